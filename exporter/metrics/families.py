@@ -204,6 +204,10 @@ SEGMENT_KL = _gauge(
 SEGMENT_NOISE = _gauge("model_segment_kl_divergence_noise", _NOISE)
 REFERENCE_MEAN = _gauge("model_feature_reference_mean", "Mean of the training values.")
 REFERENCE_STDDEV = _gauge("model_feature_reference_stddev", "Standard deviation of the training values.")
+WEIGHT = (
+    _gauge("model_feature_weight", "Share of the variation of the predictions that goes with a feature, in training."),
+    _gauge("model_feature_weight_upper", "Upper bound of the weight; 1 where it is not known."),
+)
 REFERENCE = _gauge("model_feature_reference_probability", "Smoothed training probability of a bin.")
 NOISE_RATIO = _gauge(
     "model_feature_noise_ratio",

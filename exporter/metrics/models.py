@@ -119,8 +119,16 @@ class _Templates:
             )
         ] + [
             (f.REFERENCE, probability.render(binner.reference.probability[: len(probability)])),
+            *self._weights(binner),
             *reference_quality(binner, self.labels),
         ]
+
+    def _weights(self, binner: Binner) -> Iterator[FamilyLines]:
+        """Yield how much the predictions depend on each feature, where the profile knows it."""
+        if weights := binner.profile.weights:
+            known = [weights.features[name] for name in binner.names]
+            for family, values in zip(f.WEIGHT, ([w.weight for w in known], [w.upper for w in known]), strict=True):
+                yield family, self._by_feature(family).render(np.array(values))
 
     def _by_feature(self, family: Family) -> LineTemplate:
         names = self._binner.names if self._binner else ()

@@ -15,6 +15,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.window_stats import WindowStats
 from exporter.profiles.profile import Feature
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
+from exporter.profiles.weights_record import FeatureWeight
 from exporter.stats.divergence import Floats
 
 FEATURE_ALERT = "ModelFeatureDrift"
@@ -62,6 +63,8 @@ class TargetDrift:
         Mean less the training mean, in training standard deviations.
     evidence
         Accumulated evidence of a small, lasting change in nats; NaN where it is not known, or not asked for.
+    importance
+        How much the model's answers depend on the feature; None where the profile cannot tell.
     """
 
     name: str
@@ -87,11 +90,26 @@ class TargetDrift:
     max: float
     unseen: float
     evidence: float = math.nan
+    importance: FeatureWeight | None = None
 
     @property
     def severity(self) -> float:
         """The score relative to what an alert needs: above 1 the target has drifted; -1 without values."""
         return float(_severity(np.array([self.score]), np.array([self.noise]), np.array([self.threshold]))[0])
+
+    @property
+    def effect(self) -> float:
+        """What the change can do to the model's answers: the share of values that moved, times the feature's weight.
+
+        That of an output counts in full, and so does that of a feature whose weight is not known.
+        """
+        live, trained = self.live / max(self.live.sum(), 1.0), self.trained / max(self.trained.sum(), 1.0)
+        return float(abs(live - trained).sum()) / 2 * (self.importance.weight if self.importance else 1.0)
+
+    @property
+    def is_hardly_used(self) -> bool:
+        """Whether the model hardly uses the feature."""
+        return self.importance is not None and self.importance.is_hardly_used
 
     @property
     def is_dependent(self) -> bool:
@@ -162,7 +180,10 @@ def worst(monitor: ModelMonitor, now: float, name: str | None = None) -> tuple[s
 
 
 def target_drifts(monitor: ModelMonitor, stats: WindowStats, evidence: Floats | None = None) -> list[TargetDrift]:
-    """Return the drift of all targets of a model version in one window, the most severe first.
+    """Return the drift of all targets of a model version in one window.
+
+    Where the profile tells the weights of features, those that have drifted are first, in the order of their effect.
+    The others are in the order of their severity.
 
     Parameters
     ----------
@@ -183,7 +204,13 @@ def target_drifts(monitor: ModelMonitor, stats: WindowStats, evidence: Floats | 
             drift if drift.name in OUTPUTS else replace(drift, evidence=float(evidence[drift.index]))
             for drift in drifts
         ]
-    return sorted(drifts, key=lambda drift: (-drift.severity, drift.index))
+    weighted = any(drift.importance for drift in drifts)
+
+    def rank(drift: TargetDrift) -> tuple[bool, float, int]:
+        by_effect = weighted and drift.status == "drifted"
+        return not by_effect, -(drift.effect if by_effect else drift.severity), drift.index
+
+    return sorted(drifts, key=rank)
 
 
 def _target_drifts(
@@ -210,7 +237,7 @@ def _target_drift(
     binner: Binner, stats: WindowStats, index: int, threshold: float, dependence: _Dependence
 ) -> TargetDrift:
     name, target = binner.target_names[index], binner.targets[index]
-    start = int(binner.starts[index])
+    start, weights = int(binner.starts[index]), binner.profile.weights
     live = stats.counts[start : start + len(target.counts)]
     q = binner.reference.probability[start : start + len(live)]
     prior = float(binner.reference.prior[index])
@@ -238,4 +265,5 @@ def _target_drift(
         unseen=float(stats.unseen[index]),
         trained_mean=float(binner.mean[index]),
         trained_stddev=float(binner.stddev[index]),
+        importance=weights.features.get(name) if weights and weights.are_bounded else None,
     )

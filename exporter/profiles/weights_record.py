@@ -44,6 +44,11 @@ class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fidelity: _Share
     features: dict[str, FeatureWeight]
 
+    @property
+    def are_bounded(self) -> bool:
+        """Whether the surrogate follows the model well enough to tell what a feature cannot do."""
+        return any(feature.upper < 1 for feature in self.features.values())
+
 
 def check_weights(weights: Weights, features: Collection[str]) -> None:
     """Check that weights do not contradict themselves or their profile.

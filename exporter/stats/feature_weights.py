@@ -26,8 +26,10 @@ _GROUPS = 4  # of a feature's bins, in a pair
 _LEAST_PAIR = 0.002  # share of the variance of the answers
 _MOST_PAIRS = 30
 _PAIR_COST = 1e10  # multiplications
-_DEVIATIONS = 2.0  # of chance
+_DEVIATIONS = 2.0  # of chance, in an upper bound
+_PAIR_DEVIATIONS = 3.0
 _LEAST_FIDELITY = 0.8
+_OF_CLASSES = 2 / np.pi  # share of the variance of classes that a sum of effects explains, see `changed_share`
 _LEAST_SCALE = 1e-3  # below it, a product of contrasts is 0 in nearly all rows
 
 
@@ -72,48 +74,99 @@ def measure_weights(bins: BinIndices, sizes: Sequence[int], answers: Floats, *, 
     fidelity = 1 - float((rest**2).sum() / (answers[:, held] ** 2).sum())
     shares, upper = surrogate.shares(), surrogate.upper_shares()
     if classes:
-        shares, upper = changed_share(shares), changed_share(upper)
-    follows = fidelity >= _LEAST_FIDELITY * (2 / np.pi if classes else 1)
+        shares, upper = changed_share(shares, fidelity), changed_share(upper, fidelity)
+    follows = fidelity >= _LEAST_FIDELITY * (_OF_CLASSES if classes else 1)
     return FeatureWeights(
         shares.clip(0, 1), np.maximum(shares, upper).clip(0, 1) if follows else np.ones(len(bins)), max(fidelity, 0.0)
     )
 
 
-def changed_share(shares: Floats) -> Floats:
-    """Return which share of classes changes where a part of their variance is exchanged, relative to all of it.
+def changed_share(shares: Floats, explained: float) -> Floats:
+    """Return which share of classes changes where a part of what decides them is exchanged, relative to all of it.
 
-    The formula holds for two equally frequent classes, by whether a normal score is above its mean. A part with a share
-    ``v`` of the variance of the score explains ``2·v/π`` of the variance of the classes. Where it is exchanged, classes
-    change ``2·arccos(1 − v)/π`` times as often as where the whole score is.
+    For two equally frequent classes, by whether a normal score is above its mean. If a part has a share ``v`` of the
+    variance of the score, classes change ``2·arccos(1 − v)/π`` times as often as where the whole score is exchanged. A
+    sum of effects explains ``2/π`` of the variance of such classes; where it explains more, so does each part.
 
     Parameters
     ----------
     shares
-        Shares of the variance of the classes that are explained.
+        Share of the variance of the classes that each part explains.
+    explained
+        Share that all parts explain.
 
     Examples
     --------
-    >>> changed_share(np.array([0.0, 0.001, 0.01, 0.1, 2 / np.pi, 1.0])).round(3).tolist()
+    >>> changed_share(np.array([0.0, 0.001, 0.01, 0.1, 2 / np.pi, 1.0]), 0.5).round(3).tolist()
     [0.0, 0.036, 0.113, 0.361, 1.0, 1.0]
+    >>> changed_share(np.array([0.1]), 1.0).round(3).tolist()
+    [0.287]
     """
-    return np.asarray(2 / np.pi * np.arccos(1 - (shares * np.pi / 2).clip(0, 1)), dtype=np.float64)
+    score = shares / max(explained, _OF_CLASSES)
+    return np.asarray(2 / np.pi * np.arccos(1 - score.clip(0, 1)), dtype=np.float64)
 
 
-class _Component(NamedTuple):
-    """A feature, or a pair of features: the code of each bin of each feature; codes add up to a cell."""
+class _Component:
+    """What a feature, or a pair of features, adds to the answers.
 
-    features: tuple[int, ...]
-    codes: tuple[Ints, ...]
-    size: int
+    Parameters
+    ----------
+    features
+        One or two features.
+    codes
+        For each of them, the code of each bin. Codes add up to the cell of a row.
+    size
+        Number of cells.
+    rows
+        Bins of the rows on which it is fitted, by feature.
+    outputs
+        Number of the answers' outputs ``C``.
+
+    Attributes
+    ----------
+    effect
+        What each cell adds, shape ``(C, size)``.
+    """
+
+    def __init__(
+        self, features: Sequence[int], codes: Sequence[Ints], size: int, rows: Sequence[BinIndices], outputs: int
+    ) -> None:
+        self.features, self._codes = features, codes
+        self.effect = np.zeros((outputs, size))
+        self._cells = self.cells(rows)
+        self._counts = np.bincount(self._cells, minlength=size).astype(np.float64)
 
     def cells(self, rows: Sequence[BinIndices]) -> Ints:
         """Return the cell of each row, by the bins of all features."""
-        first, *others = (codes[rows[feature]] for feature, codes in zip(self.features, self.codes, strict=True))
+        first, *others = (codes[rows[feature]] for feature, codes in zip(self.features, self._codes, strict=True))
         return first + others[0] if others else first
+
+    def answers(self, rows: Sequence[BinIndices] | None = None) -> Floats:
+        """Return what it adds to the answers of some rows, or of those on which it is fitted, shape ``(C, n)``."""
+        return self.effect.take(self._cells if rows is None else self.cells(rows), axis=1)
+
+    def fit(self, rest: Floats, variance: float) -> None:
+        """Make a step towards the effect that explains most of the rest, shrunk as far as chance explains it.
+
+        Parameters
+        ----------
+        rest
+            What remains of the answers, shape ``(C, n)``; the step is subtracted from it.
+        variance
+            Its variance, summed over the outputs.
+        """
+        size, counts = len(self._counts), self._counts
+        sums = np.array([np.bincount(self._cells, values, size) for values in rest]) + self.effect * counts
+        target = sums / (counts + shrinkage_rows(np.sqrt((sums**2).sum(axis=0)), counts, variance))
+        target -= np.where(counts > 0, (target @ counts)[:, None] / len(self._cells), 0.0)
+        step = _STEP * (target - self.effect)
+        if step.any():
+            self.effect += step
+            rest -= step.take(self._cells, axis=1)
 
 
 class _Surrogate:
-    """The sum of effects of features and pairs, fitted to answers with mean 0; see `measure_weights`.
+    """The sum of what features and pairs of features add, fitted to answers with mean 0; see `measure_weights`.
 
     Source: Y. Lou et al., *Accurate intelligible models with pairwise interactions*, KDD 2013. It is fitted in small
     steps, as by H. Nori et al., *InterpretML: a unified framework for machine learning interpretability*, 2019.
@@ -121,76 +174,55 @@ class _Surrogate:
 
     def __init__(self, bins: BinIndices, sizes: Sequence[int], answers: Floats) -> None:
         self._rows: list[BinIndices] = list(bins)
-        self._answers = answers
+        self._answers, self._rest = answers, answers.copy()
         self._squares = float((answers**2).sum())
+        outputs, count = answers.shape
         self._components = [
-            _Component((feature,), (np.arange(size, dtype=np.intp),), size) for feature, size in enumerate(sizes)
+            _Component((feature,), (np.arange(size),), size, self._rows, outputs) for feature, size in enumerate(sizes)
         ]
-        self._effects = [np.zeros((len(answers), size)) for size in sizes]
-        self.rest = answers.copy()
         self._fit()
         groups = [_group(row, size) for row, size in zip(bins, sizes, strict=True)]
         contrasts = [_contrasts(codes[row]) for codes, row in zip(groups, bins, strict=True)]
+        shares, chance = _pair_shares(contrasts, self._rest, self._squares / count)
         self._alone = np.array([self._share_alone(contrast) for contrast in contrasts])
-        shares, chance = _pair_shares(contrasts, self.rest, self._squares / bins.shape[1])
         self._of_pairs = shares.max(axis=0, initial=0.0) + _DEVIATIONS * chance
-        least = max(_LEAST_PAIR, 1.5 * _DEVIATIONS * chance)
+        least = max(_LEAST_PAIR, _PAIR_DEVIATIONS * chance)
         order = np.argsort(-np.tril(shares), axis=None)[:_MOST_PAIRS]
-        pairs = [divmod(int(index), len(groups)) for index in order]
-        found = [
-            _Component((a, b), (groups[a] * _GROUPS, groups[b]), _GROUPS**2) for a, b in pairs if shares[a, b] > least
+        pairs = [(a, b) for a, b in (divmod(int(index), len(groups)) for index in order) if shares[a, b] > least]
+        self._components += [
+            _Component((a, b), (groups[a] * _GROUPS, groups[b]), _GROUPS**2, self._rows, outputs) for a, b in pairs
         ]
-        if found:
-            self._components += found
-            self._effects += [np.zeros((len(answers), pair.size)) for pair in found]
+        if pairs:
             self._fit()
 
     def _fit(self) -> None:
-        """Continue to fit the effects of all components by backfitting; each is shrunk as far as chance explains it.
-
-        Components without an effect are looked at in some of the rounds only.
-        """
-        count = self.rest.shape[1]
-        before = float((self.rest**2).sum())
+        """Continue to fit the components by backfitting. Those without an effect have a turn in some rounds only."""
+        before = float((self._rest**2).sum())
         for number in range(_ROUNDS):
-            for index, component in enumerate(self._components):
-                effect = self._effects[index]
-                if number % _ALL_COMPONENTS and not effect.any():
-                    continue
-                cells = component.cells(self._rows)
-                rows = np.bincount(cells, minlength=component.size).astype(np.float64)
-                sums = np.array([np.bincount(cells, values, component.size) for values in self.rest]) + effect * rows
-                half = shrinkage_rows(np.sqrt((sums**2).sum(axis=0)), rows, before / count)
-                target = sums / (rows + half)
-                target -= np.where(rows > 0, (target @ rows)[:, None] / count, 0.0)
-                step = _STEP * (target - effect)
-                if step.any():
-                    self._effects[index] = effect + step
-                    self.rest -= step[:, cells]
-            after = float((self.rest**2).sum())
+            for component in self._components:
+                if number % _ALL_COMPONENTS == 0 or component.effect.any():
+                    component.fit(self._rest, before / self._rest.shape[1])
+            after = float((self._rest**2).sum())
             if before - after < _CONVERGED * self._squares:
                 break
             before = after
 
     def answers(self, rows: Sequence[BinIndices]) -> Floats:
         """Return the surrogate's answers, shape ``(C, n)``."""
-        fitted = zip(self._components, self._effects, strict=True)
-        return np.asarray(sum(effect[:, component.cells(rows)] for component, effect in fitted), dtype=np.float64)
+        fitted: Floats = np.sum([component.answers(rows) for component in self._components], axis=0)
+        return fitted
 
     def shares(self) -> Floats:
         """Return half of the mean square by which answers change where a feature is exchanged, over their variance."""
         order = np.random.default_rng(0).permutation(len(self._rows[0]))
-        changes = [0.0] * len(self._rows)
+        changes = np.zeros(len(self._rows))
         for feature, row in enumerate(self._rows):
-            exchanged = [*self._rows]
-            exchanged[feature] = row[order]
-            change = sum(
-                effect[:, component.cells(exchanged)] - effect[:, component.cells(self._rows)]
-                for component, effect in zip(self._components, self._effects, strict=True)
-                if feature in component.features
-            )
-            changes[feature] = float((np.asarray(change) ** 2).sum())
-        return np.array(changes) / (2 * self._squares)
+            rows = [*self._rows]
+            rows[feature] = row[order]
+            components = [each for each in self._components if feature in each.features and each.effect.any()]
+            change = sum(component.answers(rows) - component.answers() for component in components)
+            changes[feature] = np.square(change).sum()
+        return changes / (2 * self._squares)
 
     def upper_shares(self) -> Floats:
         """Return the most that each feature explains: alone, or in a pair, with what chance adds."""

@@ -135,7 +135,7 @@ def shrunken_means(sums: Floats, rows: Floats, variance: float) -> Floats:
 def shrinkage_rows(sums: Floats, rows: Floats, variance: float) -> float:
     """Return ``σ²/τ²``, the number of rows at which half of a bin's mean remains; infinite where τ² is 0."""
     total = rows.sum()
-    between = np.nansum(ratio(sums**2, rows))
+    between = np.sum(sums**2 / np.maximum(rows, 1))
     spread = total - np.sum(rows**2) / max(total, 1.0)
     excess = between - (np.count_nonzero(rows) - 1) * variance
     if excess <= 0 or spread <= 0:

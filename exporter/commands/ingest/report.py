@@ -48,7 +48,7 @@ def drift(monitor: ModelMonitor) -> Iterator[str]:
     yield f"{monitor.config.name} version {monitor.version} against the profile {profile}, divergences in nats:"
     table = [("feature", "divergence", "noise", "threshold", "")]
     table += [
-        (change.name, _score(change.score), _score(change.noise), f"{change.threshold:g}", _STATUSES[change.status])
+        (change.name, _score(change.score), _score(change.noise), f"{change.threshold:g}", _status(change))
         for change in drifts[:MAX_FEATURES]
     ]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
@@ -77,6 +77,11 @@ def drifted(monitor: ModelMonitor) -> list[str]:
     reading = monitor.read(NOW)[WINDOW]
     names = [change.name for change in target_drifts(monitor, reading) if change.status == "drifted"]
     return names + (["(together)"] if reading.multivariate[0] > reading.multivariate[1] else [])
+
+
+def _status(change: TargetDrift) -> str:
+    status = _STATUSES[change.status]
+    return f"{status}, hardly used" if change.status == "drifted" and change.is_hardly_used else status
 
 
 def _score(value: float) -> str:

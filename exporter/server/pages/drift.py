@@ -14,7 +14,7 @@ from exporter.monitoring.feature_budget import FeatureBudget
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.server.application import Exporter
 from exporter.server.pages import drift_charts
-from exporter.server.pages.drift_text import describe, describe_dependence, share
+from exporter.server.pages.drift_text import describe, describe_dependence, describe_importance, share
 from exporter.server.pages.model_choice import UnknownError, check, choose
 from exporter.server.pages.review_filters import parameters
 
@@ -35,6 +35,8 @@ def blueprint(exporter: Exporter) -> Blueprint:
     routes = Blueprint("drift", __name__)
     routes.add_app_template_filter(describe)
     routes.add_app_template_filter(describe_dependence)
+    routes.add_app_template_filter(describe_importance)
+    routes.add_app_template_filter(status_text)
     routes.add_app_template_filter(share)
 
     @routes.get("/drift")
@@ -51,6 +53,15 @@ def blueprint(exporter: Exporter) -> Blueprint:
         return render_template("drift.html", **context), 200
 
     return routes
+
+
+def status_text(drift: TargetDrift) -> str:
+    """Return the status of a target in a few words."""
+    return (
+        f"{STATUS[drift.status]}, hardly used"
+        if drift.status == "drifted" and drift.is_hardly_used
+        else STATUS[drift.status]
+    )
 
 
 def _context(exporter: Exporter, monitors: list[ModelMonitor], now: float) -> dict[str, Any]:
@@ -101,10 +112,11 @@ def _monitor_context(
         "selected": selected
         and {**_row(selected, ages, scores, drift_charts.SPECIAL_WIDTH), "table": drift_charts.table(selected)},
         "drifted": _drifted(drifts),
+        "hardly_used": sum(drift.status == "drifted" and drift.is_hardly_used for drift in drifts),
+        "weighted": any(drift.importance for drift in drifts),
         "count": FeatureBudget(monitor.config, monitor.binner.names).count(monitor.noise, window, stats),
         "interval": monitor.config.drift_false_alarm_interval,
         "outputs_listed": any(name in OUTPUTS for name in by_name),
-        "status": STATUS,
         "outputs": OUTPUTS,
         "time": datetime.now(UTC),
     }

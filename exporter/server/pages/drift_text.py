@@ -14,6 +14,8 @@ from exporter.stats.divergence import Floats
 
 MIN_EXPLAINED = 0.15
 """Share of the whole difference that a second statement must explain to be part of the sentence."""
+_WIDE = 0.05
+"""A weight whose upper bound is further away is given with its bound."""
 
 Statement = tuple[float, str]
 """A text, and the part of the difference that it explains."""
@@ -100,6 +102,17 @@ def describe_dependence(drift: TargetDrift) -> str:
     floors = f"{number(drift.noise)} instead of {number(drift.independent_noise)}"
     where = "In healthy windows of the past" if drift.is_learned else "In training"
     return f"{where}, values depend on those before them{as_much}, so the noise floor is {floors}."
+
+
+def describe_importance(drift: TargetDrift) -> str:
+    """Describe how much the model's answers depend on a feature; empty where the profile does not know it."""
+    known = drift.importance
+    if known is None:
+        return ""
+    if known.is_hardly_used:
+        return f"The model hardly uses it: at most {share(known.upper)} of the variation of its answers depends on it."
+    upper = f" to {share(known.upper)}" if known.upper > known.weight + _WIDE else ""
+    return f"Of the variation of the model’s answers, {share(known.weight)}{upper} depends on it."
 
 
 def _describe_change(drift: TargetDrift) -> str:
