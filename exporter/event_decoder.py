@@ -50,6 +50,7 @@ class Decoder(Generic[_Event]):
         strict = kind.__struct_config__.forbid_unknown_fields
         self._similar = {form: name for name in kind.__struct_fields__ for form in _spellings(name)} if strict else {}
         self._has_time = "time" in kind.__struct_fields__
+        self._has_label = "label" in kind.__struct_fields__
         self._one: msgspec.json.Decoder[_Event] = msgspec.json.Decoder(kind)
         self._many: msgspec.json.Decoder[list[_Event]] = msgspec.json.Decoder(list[kind])  # type: ignore[valid-type]
         refusing: Any = msgspec.defstruct(kind.__name__, [], bases=(kind,), forbid_unknown_fields=True, gc=False)
@@ -134,7 +135,10 @@ class Decoder(Generic[_Event]):
         try:
             return self._read(lambda one, _: one.decode(text), unknown)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            document = _plain(_lenient(text))
+            document = _lenient(text)
+        if self._has_label:
+            _check_label(document)
+        document = _plain(document)
         try:
             if isinstance(document, dict):
                 known = self._known(document) if self._similar else document
@@ -221,6 +225,14 @@ def _malformed(error: Exception) -> EventError:
         return EventError("", "the JSON is nested too deeply", "malformed")
     hint = "; for one object in each line use Content-Type: application/x-ndjson" if "Extra data" in str(error) else ""
     return EventError("", f"the body is not JSON: {error}{hint}", "malformed")
+
+
+def _check_label(item: Any) -> None:
+    """Refuse a label that is an infinite number, such as 1e999: as a string it would be a class."""
+    label = item.get("label") if isinstance(item, dict) else None
+    if isinstance(label, float) and math.isinf(label):
+        detail = "expected a finite number, a string or a boolean, got an infinite number"
+        raise EventError("/label", detail, "out_of_range")
 
 
 def _plain(item: Any) -> Any:

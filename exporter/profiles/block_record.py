@@ -139,8 +139,10 @@ def check_blocks(blocks: Blocks, targets: Mapping[str, object]) -> None:
 
 
 def _check_sizes(path: str, sizes: Sequence[int]) -> None:
-    if not all(1 <= size <= _LARGEST for size in sizes) or not all(low < high for low, high in pairwise(sizes)):
-        raise ProfileError(f"{path}.sizes: expected increasing whole numbers from 1 to {_LARGEST:,}")
+    # The recording rules interpolate between sizes whose logarithms to the base 2 are 1 apart.
+    if not all(1 <= size <= _LARGEST for size in sizes) or not all(high == 2 * low for low, high in pairwise(sizes)):
+        detail = f"expected whole numbers from 1 to {_LARGEST:,}, each twice the one before, such as 20, 40, 80"
+        raise ProfileError(f"{path}.sizes: {detail}; got {preview(list(sizes))}")
 
 
 def _check_scores(path: str, scores: BlockScores | CorrelationScores, sizes: int) -> None:

@@ -71,7 +71,7 @@ class CorrelationBlocks:
         if not scores or not all(map(len, scores)):
             return None
         expected = training.scale * (sizes / (sizes + size)) ** 2 * degrees / 2 * (1 / sizes + 1 / training.rows)
-        noise = noise_of_scores(scores, expected, sizes, training.rows, degrees)
+        noise = noise_of_scores(scores, expected, np.sqrt(2 / degrees), sizes, training.rows)
         return CorrelationScores(
             tuple(self._sizes), rounded(noise.quantiles), rounded(noise.effective), noise.dependent
         )

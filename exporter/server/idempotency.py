@@ -104,7 +104,7 @@ def content_digest(*content: bytes) -> bytes:
 
 def reused_key() -> Reply:
     """Return the problem for a key that was used before with another request."""
-    return problem(422, "this Idempotency-Key was already used with another body: use a new key")
+    return problem(422, "this Idempotency-Key was already used with another request: use a new key")
 
 
 def check_key(key: str) -> None:

@@ -81,7 +81,7 @@ class Ingest:
         ids
             Whether the response has the predictions' identifiers.
         """
-        digest = b"" if key is None else content_digest(body)
+        digest = b"" if key is None else content_digest(body, b"ids" if ids else b"")
         if key is not None and (previous := self.idempotency.get("predictions", key, digest)):
             return previous
         try:

@@ -16,7 +16,7 @@ import numpy as np
 from exporter.stats.divergence import NOISE_CONFIDENCE, Floats, Ints, Reference
 
 _NULL_BLOCKS = 100  # blocks of independent values to which the blocks of training are compared
-_NULL_SIZES = (20, 80, 320)
+_NULL_VALUES = 10  # values for each bin, from which on the formula of the mean holds
 _MIN_BLOCKS = 100  # with fewer, the 99 % quantile is beyond the largest score
 _SIGNIFICANCE = 3.0  # standard errors
 
@@ -105,10 +105,13 @@ def measure_noise(scores: Sequence[Floats], sizes: Sequence[int], total: Floats)
     if degrees < 1 or not len(sizes):
         return BlockNoise(np.zeros(len(sizes)), np.array(sizes, dtype=np.float64), False)
     n = np.array(sizes, dtype=np.float64)
-    return noise_of_scores(scores, _independent_mean(n, total), n, rows, degrees)
+    mean, deviation = _independent_scores(n, total)
+    return noise_of_scores(scores, mean, deviation, n, rows)
 
 
-def noise_of_scores(scores: Sequence[Floats], expected: Floats, sizes: Floats, rows: float, degrees: int) -> BlockNoise:
+def noise_of_scores(
+    scores: Sequence[Floats], expected: Floats, deviation: Floats | float, sizes: Floats, rows: float
+) -> BlockNoise:
     """Return what the scores of blocks tell; see `measure_noise`.
 
     Parameters
@@ -117,17 +120,17 @@ def noise_of_scores(scores: Sequence[Floats], expected: Floats, sizes: Floats, r
         Scores of the blocks of each of ``S`` sizes.
     expected
         Mean score of blocks of independent rows, shape ``(S,)``.
+    deviation
+        Standard deviation of their scores over the mean, of each size or of all.
     sizes
         Number of rows of a block, shape ``(S,)``.
     rows
         Number of all rows.
-    degrees
-        Degrees of freedom of a score.
     """
     means = np.array([part.mean() for part in scores])
     inflation = means / expected
     blocks = np.minimum(rows / sizes, [len(part) for part in scores])
-    errors = np.sqrt(2 / degrees * (1 / blocks + 1 / _NULL_BLOCKS))
+    errors = deviation * np.sqrt(1 / blocks + 1 / _NULL_BLOCKS)
     largest = max(float(inflation.max()), 1.0)
     quantiles = []
     tail = 1.0
@@ -141,11 +144,11 @@ def noise_of_scores(scores: Sequence[Floats], expected: Floats, sizes: Floats, r
     return BlockNoise(np.array(quantiles), sizes / np.maximum(inflation, 1.0), dependent)
 
 
-def _independent_mean(n: Floats, total: Floats) -> Floats:
-    """Return the mean score of blocks of ``n`` independent values of the same distribution.
+def _independent_scores(n: Floats, total: Floats) -> tuple[Floats, Floats]:
+    """Return the mean score of blocks of ``n`` independent values of the same distribution, and its relative deviation.
 
-    It is about ``(n/(n+m))² (K′ − 1)/2 (1/n + 1/(N − n))``. How far that is off for rare values is simulated for small
-    blocks.
+    The mean is about ``(n/(n+m))² (K′ − 1)/2 (1/n + 1/(N − n))``, and twice a score over its factors is about χ²
+    distributed. How far that is off for rare values is simulated for small blocks: the more bins, the larger ones.
     """
     rows, prior = float(total.sum()), len(total) / 2
     degrees = int((total > 0).sum()) - 1
@@ -153,14 +156,17 @@ def _independent_mean(n: Floats, total: Floats) -> Floats:
     def formula(size: Floats) -> Floats:
         return (size / (size + prior)) ** 2 * degrees / 2 * (1 / size + 1 / (rows - size))
 
-    sizes = np.array([size for size in _NULL_SIZES if size <= n.max()], dtype=np.float64)
+    sizes = n[: int(n.searchsorted(_NULL_VALUES * len(total))) + 1]
     rng = np.random.default_rng(0)
-    simulated = []
+    means, deviations = [], []
     for size in sizes:
         blocks = np.minimum(rng.multinomial(int(size), total / rows, _NULL_BLOCKS), total)
-        simulated.append(leave_out_divergence(blocks, total - blocks).mean())
-    correction = np.interp(np.log(n), np.log(sizes), np.array(simulated) / formula(sizes))
-    return np.asarray(formula(n) * correction)
+        scores = leave_out_divergence(blocks, total - blocks)
+        means.append(scores.mean())
+        deviations.append(max(scores.std() / scores.mean(), np.sqrt(2 / degrees)))
+    logs = np.log(sizes)
+    correction = np.interp(np.log(n), logs, np.array(means) / formula(sizes))
+    return np.asarray(formula(n) * correction), np.interp(np.log(n), logs, deviations)
 
 
 @dataclass(frozen=True)

@@ -188,17 +188,18 @@ def test_ids_are_generated_and_returned_on_request(shared: Served) -> None:
     assert len(answer.json["ids"][1]) > 10
 
 
-REUSED = "this Idempotency-Key was already used with another body: use a new key"
+REUSED = "this Idempotency-Key was already used with another request: use a new key"
 
 
 def test_a_key_with_another_body_is_refused(served: Served) -> None:
-    """Byte by byte; the path names the model, so it is compared, too."""
+    """Byte by byte; the path names the model and the query asks for identifiers, so they are compared, too."""
     body = json.dumps(GOOD).encode()
     sent = functools.partial(served.post, "/v1/predictions", Idempotency_Key="k-1")
     assert sent(body).status == 202
     assert sent(body).status == 202
     refused = sent(json.dumps({**GOOD, "version": "4"}).encode())
     assert (refused.status, refused.json["detail"]) == (422, REUSED)
+    assert served.post("/v1/predictions?ids=1", body, Idempotency_Key="k-1").status == 422
     assert served.post("/v1/predictions", body, Idempotency_Key="k-2").status == 202
     assert served.samples("model_attempts_total") == {f"model_attempts_total{{{LABELS}}}": 2}
     assert served.post("/v2/models/credit/infer", INFERRED, Idempotency_Key="k-1").status == 202

@@ -364,7 +364,7 @@ def test_the_page_says_why_the_noise_floor_of_dependent_values_is_high(tmp_path:
     """The floor is higher for values that depended on each other in training, and 100 of them tell less."""
     configured(tmp_path)
     ratios = {"steady": [2.0, 4.0, 8.0], "(confidence)": [1.0, 1.0, 1.0]}
-    profile = with_ratios(load(tmp_path / "loans.json"), [20, 80, 320], ratios)
+    profile = with_ratios(load(tmp_path / "loans.json"), [40, 80, 160], ratios)
     save(profile, tmp_path / "loans.json")
     server = Served(tmp_path).start()
     try:

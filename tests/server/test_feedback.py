@@ -46,6 +46,7 @@ def verdicts(server: Served) -> dict[str, float]:
         (b'{"prediction_id": "r-1", "verdict": "corrected"}', "/label", "is required"),
         (b'{"prediction_id": "r-1", "verdict": "corrected", "label": null}', "/label", "is required"),
         (b'{"prediction_id": "r-1", "verdict": "corrected", "label": NaN}', "/label", "is required"),
+        (b'{"prediction_id": "r-1", "verdict": "corrected", "label": 1e999}', "/label", "expected a finite number"),
         (b'{"prediction_id": "r-1", "verdict": "corrected", "lable": "no"}', "/lable", 'did you mean "label"?'),
         (b'{"prediction_id": "r-1", "verdict": "corrected", "Label": "no"}', "/Label", 'did you mean "label"?'),
         (b'{"predictionId": "r-1", "verdict": "accepted"}', "/predictionId", 'did you mean "prediction_id"?'),

@@ -69,6 +69,8 @@ def test_each_label_has_its_answer(shared: Served) -> None:
         (b'{"prediction_id": "r"}', "/label", "is required"),
         (b'{"prediction_id": "r", "label": null}', "/label", "is required"),
         (b'{"prediction_id": "r", "label": NaN}', "/label", "is required"),
+        (b'{"prediction_id": "r", "label": 1e999}', "/label", "expected a finite number, a string or a boolean"),
+        (b'[{"prediction_id": "r", "label": -Infinity}]', "/0/label", "expected a finite number"),
         (b'{"prediction_id": "r", "label": {"a": 1}}', "/label", "a number or a string"),
         (b'{"prediction_id": "r", "label": "%s"}' % (b"x" * 1001), "/label", "1000"),
         (b'{"label": "yes"}', "/prediction_id", "is required"),

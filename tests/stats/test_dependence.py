@@ -90,3 +90,21 @@ def test_constant_values_have_no_noise() -> None:
     """A feature with one value, or training sets too small for blocks, prove no dependence."""
     assert not measure_noise([np.zeros(5)], [20], np.array([0.0, 100.0, 0.0])).dependent
     assert not measure_noise([], [], np.array([50.0, 50.0])).dependent
+
+
+@pytest.mark.parametrize("bins", [200, 1000])
+@pytest.mark.parametrize("power", [0, 1])
+def test_independent_values_of_many_bins_are_not_dependent(bins: int, power: int) -> None:
+    """With as many bins as values in a large block, all equally frequent or most of them rare."""
+    share = np.arange(1.0, bins + 1) ** -power
+    found = 0
+    for seed in range(5):
+        values = np.random.default_rng(seed).choice(bins, ROWS, p=share / share.sum())
+        total = np.bincount(values, minlength=bins).astype(np.float64)
+        sizes = block_sizes(ROWS)
+        blocks = [blocks_of(values, size, bins) for size in sizes]
+        found += measure_noise([leave_out_divergence(part, total - part) for part in blocks], sizes, total).dependent
+        each = np.sort(values)  # rows in the order of their bins
+        blocks = [blocks_of(each, size, bins) for size in sizes]
+        assert measure_noise([leave_out_divergence(part, total - part) for part in blocks], sizes, total).dependent
+    assert found == 0
