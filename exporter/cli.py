@@ -78,6 +78,14 @@ _COMMANDS = {
         "model-exporter compare --model=digits --before=1 --after=2",
         "docs/compare.md",
     ),
+    "explain": _Command(
+        "exporter.commands.explain",
+        "find the slices that hold the most corrections, errors or drift",
+        "Find the combinations of at most two bins that hold the most of the corrections, errors, estimated loss or "
+        "drift of a model.",
+        "model-exporter explain --model=loans --of=corrections --since=6h",
+        "docs/slices.md",
+    ),
     "dataset": _Command(
         "exporter.commands.dataset",
         "turn reviewed corrections into training data",

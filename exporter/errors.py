@@ -10,6 +10,7 @@
     │   └── NoPairError      there are no two versions that served together
     ├── EventError           an event that arrived is wrong
     ├── PrometheusError      Prometheus cannot be reached, or reports an error
+    ├── SlicesError          there is nothing in which slices could be found
     ├── QueueFullError       no room left: try again later
     ├── StoreError           the database could not read or write
     │   └── StoreFullError   store.max_size leaves no room for what is kept
@@ -45,6 +46,10 @@ class NoPairError(CompareError):
 
 class PrometheusError(ExporterError):
     """Prometheus cannot be reached, or reports an error; the text says what to do."""
+
+
+class SlicesError(ExporterError):
+    """There is nothing in which slices could be found; the text says what to do."""
 
 
 class EventError(ExporterError):

@@ -7,6 +7,7 @@ import contextlib
 import sys
 import uuid
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,9 +19,10 @@ from exporter.datasets.examples import encode_lines
 from exporter.datasets.redaction import holds, redacted_pages
 from exporter.datasets.release import write_content
 from exporter.errors import ExporterError
+from exporter.monitoring.loading import load_monitors
 from exporter.storage import releases
 from exporter.storage.quarantine import count_damaged
-from exporter.storage.redaction import TABLES, open_database, purge, redact_rows
+from exporter.storage.redaction import TABLES, delete_bins, open_database, purge, redact_rows
 
 _Redacted = Mapping[str, Collection[str]]
 
@@ -41,6 +43,7 @@ def run(options: argparse.Namespace) -> int:
         print(f"{model}: {', '.join(names)}")
     with open_database(configuration.store) as connection:
         later = _redact_tables(connection, redacted, dry_run=options.dry_run)
+        _remove_bins(connection, redacted, _layouts(options.config_file), dry_run=options.dry_run)
         for row in _releases_with(connection, redacted):
             print(_redact_release(connection, row, redacted[row["model"]], dry_run=options.dry_run))
         purged = options.dry_run or purge(connection)
@@ -63,6 +66,22 @@ def _redact_tables(connection: sa.Connection, redacted: _Redacted, *, dry_run: b
         if not dry_run:
             later += redact_rows(connection, table, redacted, after=last, dry_run=False)[0]
     return later
+
+
+def _layouts(path: Path) -> set[str]:
+    """Return the layouts of the bins that an exporter with this configuration records; none if it would not start."""
+    try:
+        _, monitors = load_monitors(path)
+    except ExporterError:
+        return set()
+    return {binner.layout for model in monitors.models for binner in monitors.binners_of(model)}
+
+
+def _remove_bins(connection: sa.Connection, redacted: _Redacted, kept: Collection[str], *, dry_run: bool) -> None:
+    """Delete bins that were recorded when less was redacted."""
+    for model in redacted:
+        if number := delete_bins(connection, model, kept, dry_run=dry_run):
+            print(f"bins of {model}: {number:,} predictions {'hold redacted inputs' if dry_run else 'removed'}")
 
 
 def _releases_with(connection: sa.Connection, redacted: _Redacted) -> Iterator[releases.Row]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from exporter.features.json_columns import InputTable
-from exporter.monitoring.binner import Binner
+from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.prediction_columns import PredictionColumns, select_rows
 from exporter.monitoring.segments import Segments
 from exporter.stats.divergence import Floats, Ints
@@ -28,18 +28,22 @@ def count_events(
     inputs: Sequence[Mapping[str, Any]] | InputTable,
     predictions: Sequence[Any],
     confidences: Sequence[float],
+    *,
+    codes: Codes | None = None,
 ) -> tuple[BatchSums, int]:
     """Count events, given the inputs, predictions and confidences of those that have them.
+
+    Fills ``codes`` with the bins of those that have inputs, see `Binner.count`.
 
     Returns the sums, and the number of features received that the profile does not know.
     """
     if isinstance(inputs, InputTable):
-        return BatchSums(*binner.count_columns(*inputs, predictions, confidences=confidences)), 0
+        return BatchSums(*binner.count_columns(*inputs, predictions, confidences=confidences, codes=codes)), 0
     if segments is None:
-        row, minima, unknown = binner.count(inputs, predictions, confidences=confidences)
+        row, minima, unknown = binner.count(inputs, predictions, confidences=confidences, codes=codes)
         return BatchSums(row, minima), unknown
     row, minima, _ = binner.count([], predictions, confidences=confidences)
-    unknown, by_segment = _count_by_segment(binner, segments, inputs, row, minima)
+    unknown, by_segment = _count_by_segment(binner, segments, inputs, BatchSums(row, minima), codes)
     return BatchSums(row, minima, by_segment), unknown
 
 
@@ -54,23 +58,28 @@ def count_columns(
 
 
 def _count_by_segment(
-    binner: Binner, segments: Segments, inputs: Sequence[Mapping[str, Any]], row: Floats, minima: Floats
+    binner: Binner, segments: Segments, inputs: Sequence[Mapping[str, Any]], sums: BatchSums, codes: Codes | None
 ) -> tuple[int, Floats]:
     """Add a batch's inputs to its sums and minima, segment by segment.
 
     Returns the number of unknown features, and the counts by segment, shape ``(S · B,)``.
     """
-    parts: list[list[Mapping[str, Any]]] = [[] for _ in segments.names]
-    for event in inputs:
-        parts[segments.index_of(event)].append(event)
+    parts: list[list[int]] = [[] for _ in segments.names]
+    for position, event in enumerate(inputs):
+        parts[segments.index_of(event)].append(position)
     unknown = 0
     by_segment = np.zeros((len(parts), binner.bins))
     for index, part in enumerate(parts):
         if part:
-            part_row, part_minima, part_unknown = binner.count(part, [])
+            part_codes = binner.empty_codes(0 if codes is None else len(part))
+            part_row, part_minima, part_unknown = binner.count(
+                [inputs[i] for i in part], [], codes=None if codes is None else part_codes
+            )
+            if codes is not None:
+                codes[:, part] = part_codes
             by_segment[index] = part_row[: binner.bins]
-            row += part_row
-            np.minimum(minima, part_minima, out=minima)
+            np.add(sums.row, part_row, out=sums.row)
+            np.minimum(sums.minima, part_minima, out=sums.minima)
             unknown += part_unknown
     return unknown, by_segment.ravel()
 

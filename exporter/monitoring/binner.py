@@ -6,16 +6,19 @@ are stored one after another in flat arrays: a window is one row of sums, and al
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from exporter.features.categorical import Categorical
-from exporter.features.extract import as_list, category_counts, numeric_columns
+from exporter.features.extract import as_list, category_bins, category_counts, numeric_columns
 from exporter.features.json_columns import JsonColumnReader
 from exporter.features.numeric import Numeric
 from exporter.monitoring.noise_floors import NoiseFloors
@@ -27,6 +30,8 @@ from exporter.stats.change_evidence import ChangeEvidence
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
 from exporter.stats.distances import Distances
 from exporter.stats.divergence import Floats, Ints, Reference
+
+Codes = npt.NDArray[np.unsignedinteger]
 
 _NUMERIC = Numeric()
 _MAX_DEVIATION = 1e145  # in training standard deviations; sums of its square stay finite
@@ -91,6 +96,8 @@ class Binner:
         Estimates the quality of the predictions from counts; None where the profile was made without labels.
     width
         Length of a row of sums.
+    layout
+        Identifies the targets and their bins: only codes of the same layout compare.
     read : callable
         Reads inputs straight from JSON; see `exporter.features.json_columns.JsonColumnReader.read`.
     """
@@ -112,6 +119,9 @@ class Binner:
         self.copula = self._build_copula()
         self.profile_noise = NoiseFloors.from_profile(profile, self.target_names, self.reference, self.copula)
         self.width = self._sums_width + (self.copula.width if self.copula else 0)
+        names = msgspec.json.encode([profile.known_hash(), self.target_names])
+        self.layout = hashlib.sha256(names).hexdigest()[:32]
+        self.code_type = np.min_scalar_type(max(self.sizes, default=0))
 
     def _add_target(self, name: str, target: Feature | None) -> int | None:
         """Add an output of the model to the targets, and return its index."""
@@ -207,6 +217,8 @@ class Binner:
         predictions: Sequence[Any],
         now: float | None = None,
         confidences: Sequence[float] = (),
+        *,
+        codes: Codes | None = None,
     ) -> tuple[Floats, Floats, int]:
         """Count a batch of events.
 
@@ -220,6 +232,8 @@ class Binner:
             Unix time in seconds at which they arrived; the present when None.
         confidences
             Confidences of those events that have one.
+        codes
+            Filled with the index of each feature's bin in each event, shape ``(T, n)``; see `empty_codes`.
 
         Returns
         -------
@@ -235,7 +249,7 @@ class Binner:
             except KeyError:
                 columns[name] = values = [event.get(name) for event in inputs]
             absent += values.count(None)
-        row, minima = self.count_columns(columns, len(inputs), predictions, now, confidences)
+        row, minima = self.count_columns(columns, len(inputs), predictions, now, confidences, codes=codes)
         unknown = 0
         if sum(map(len, inputs)) + absent > len(inputs) * len(self.inputs):
             unknown = sum(len(event.keys() - self.known_inputs) for event in inputs)
@@ -248,6 +262,8 @@ class Binner:
         predictions: Sequence[Any] | Floats,
         now: float | Floats | None = None,
         confidences: Sequence[float] | Floats = (),
+        *,
+        codes: Codes | None = None,
     ) -> tuple[Floats, Floats]:
         """Count a batch in columns: lists, or arrays of numbers.
 
@@ -255,7 +271,7 @@ class Binner:
         ----------
         inputs
             Columns of ``rows`` values by the input's name; one that is absent is missing.
-        predictions, confidences
+        predictions, confidences, codes
             See `count`.
         now
             As in `count`; or the time at which each row arrived.
@@ -270,8 +286,8 @@ class Binner:
         sums = self.split(row)
         if rows:
             columns = {name: inputs[name] if name in inputs else [None] * rows for name in self.inputs}
-            matrix = self._matrix(sums, columns, rows, time.time() if now is None else now)
-            bins = self._count_numbers(sums, minima, self._row_targets, matrix)
+            matrix = self._matrix(sums, columns, rows, time.time() if now is None else now, codes)
+            bins = self._count_numbers(sums, minima, self._row_targets, matrix, codes)
             if self.copula:
                 row[self._sums_width :] = self.copula.sums(matrix[self._copula_rows], bins[self._copula_rows])
         for target, values in ((self.prediction, predictions), (self.confidence, confidences)):
@@ -283,25 +299,37 @@ class Binner:
                 self._count_numbers(sums, minima, np.array([target]), _NUMERIC.columns(values, 0.0))
         return row, minima
 
-    def _matrix(self, sums: Sums, columns: Mapping[str, Any], rows: int, now: float | Floats) -> Floats:
+    def empty_codes(self, rows: int) -> Codes:
+        """Return room for the indices of bins in so many events, shape ``(T, rows)``."""
+        return np.zeros((len(self.targets), rows), dtype=self.code_type)
+
+    def _matrix(
+        self, sums: Sums, columns: Mapping[str, Any], rows: int, now: float | Floats, codes: Codes | None
+    ) -> Floats:
         """Return the numbers of a batch, a row for each numeric feature; count its categories on the way."""
         parts = [numeric_columns([values for name, values in columns.items() if name not in self._measured])]
         for name, kind in self._measured.items():
             if isinstance(kind, Categorical):
-                self._count_categories(sums, self._targets_of[name][0], kind.labels(columns[name]))
+                self._count_categories(sums, self._targets_of[name][0], kind.labels(columns[name]), codes)
             else:
                 parts.append(kind.columns(as_list(columns[name]), now))
         return np.concatenate([part for part in parts if len(part)] or [np.empty((0, rows))])
 
-    def _count_categories(self, sums: Sums, target: int, values: Sequence[Any] | Floats) -> None:
+    def _count_categories(
+        self, sums: Sums, target: int, values: Sequence[Any] | Floats, codes: Codes | None = None
+    ) -> None:
         feature = self.targets[target]
         rare = feature.rare if isinstance(feature, CategoricalFeature) else frozenset()
+        if codes is not None:
+            codes[target] = category_bins(values, self._categories[target], rare)
         counts, unseen = category_counts(values, self._categories[target], rare)
         start = self.starts[target]
         sums.counts[start : start + len(counts)] += counts
         sums.unseen[target] += unseen
 
-    def _count_numbers(self, sums: Sums, minima: Floats, targets: Ints, matrix: Floats) -> BinIndices:
+    def _count_numbers(
+        self, sums: Sums, minima: Floats, targets: Ints, matrix: Floats, codes: Codes | None = None
+    ) -> BinIndices:
         """Count rows of numbers, and return the index of each number's bin within its target.
 
         The index of a number that is not finite has no meaning.
@@ -315,6 +343,8 @@ class Binner:
         if not all_valid:
             bad = np.where(np.isnan(matrix), self.missing[targets, None], self.invalid[targets, None])
             flat_bins = np.where(valid, flat_bins, bad)
+        if codes is not None:
+            codes[targets] = flat_bins - starts[:, None]
         counts = np.bincount(flat_bins.ravel(), minlength=self.bins)
         sums.counts[:] += counts
         sums.valid[targets] += valid.sum(axis=1)

@@ -15,7 +15,7 @@ from exporter.config.objectives import DURATION_BUCKETS
 from exporter.events import LabelledPrediction, Prediction
 from exporter.features.json_columns import InputTable
 from exporter.monitoring.batches import BatchSums, count_columns, count_events
-from exporter.monitoring.binner import Binner
+from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.confidence import are_confident
 from exporter.monitoring.counters import (
     CONFIDENCE_BUCKETS,
@@ -102,6 +102,8 @@ class ModelMonitor:
         now: float,
         segments: Sequence[int] = (),
         confident: Sequence[bool] | npt.NDArray[np.bool_] | None = None,
+        *,
+        bins: Codes | None = None,
     ) -> int:
         """Count a batch of predictions.
 
@@ -117,6 +119,8 @@ class ModelMonitor:
             Index of each event's segment, where the model has segments.
         confident
             Whether each event is confident; computed when None.
+        bins
+            Filled with the bins of the inputs, see `Binner.count`.
 
         Returns
         -------
@@ -133,7 +137,7 @@ class ModelMonitor:
         predictions = [event.prediction for event in events if event.prediction is not None]
         sums, unknown = None, 0
         if self.binner:
-            sums, unknown = count_events(self.binner, self.segments, inputs, predictions, confidences)
+            sums, unknown = count_events(self.binner, self.segments, inputs, predictions, confidences, codes=bins)
         with self._lock:
             self.counters.requests += codes
             self.counters.attempts += len(events)

@@ -139,9 +139,9 @@ class QualityEstimator:
 
     def _components(self, targets: Mapping[str, Feature], layout: Mapping[str, range]) -> list[_Part]:
         parts = []
-        for name, component in self._quality.components.items():
-            if name not in layout:
-                continue
+        self._names = [name for name in self._quality.components if name in layout]
+        for name in self._names:
+            component = self._quality.components[name]
             rows, effects = np.array(component.rows, dtype=np.float64), np.array(component.values)
             resolution = np.zeros(len(rows))
             if isinstance(targets[name], NumericFeature):
@@ -307,6 +307,20 @@ class QualityEstimator:
         shares, totals = self._residuals.read(counts)
         shift = self._residuals.sums(shares * self._residual) - self._expected_residual
         return float(shift**2 @ (totals > 0))
+
+    def losses(self) -> tuple[float, dict[str, Floats]]:
+        """Return what the bins of a single prediction add to its expected loss.
+
+        Returns
+        -------
+        tuple
+            The loss without them; and by target what each of its bins adds, NaN where that is not known. The loss is
+            the probability of a wrong class, or the absolute error.
+        """
+        if self.kind == "accuracy":
+            return 0.0, {CONFIDENCE: 1 - self.table} if self.known and len(self.table) else {}
+        effects = np.split(self._effects, self._parts.starts[1:]) if len(self._parts.starts) else []
+        return self._base, dict(zip(self._names, effects, strict=True)) if self.known else {}
 
     def expected(self, confidences: Floats) -> Floats:
         """Return the probability that predictions are right, by their confidences.

@@ -33,6 +33,7 @@ from exporter.server.notifications import Inbox
 from exporter.server.pipeline import Pipeline
 from exporter.server.retraining import Retrainer
 from exporter.server.scrapes import Scrapes
+from exporter.server.slices import Slices
 from exporter.server.stored_inputs import snapshot_inputs
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store
@@ -119,6 +120,7 @@ class Exporter:
             lambda model, version, period: sum_labels(self.store, model, version, *period),
             lambda: self._prometheus(COMPARISON_SECONDS),
         )
+        self.slices = Slices(self.store, lambda: self.pipeline.monitors, self.pipeline.bins, config.store.inputs)
         self.exposition = Exposition(
             self.registry,
             system.collectors(_disks(config)),

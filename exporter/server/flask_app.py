@@ -10,7 +10,7 @@ from flask import Flask, Response, g, render_template, request
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, NotFound
 
 from exporter.errors import EventError, StoreError
-from exporter.server.api import comparison, corrections, datasets, integrations, openapi, operations, retraining
+from exporter.server.api import comparison, corrections, datasets, integrations, openapi, operations, retraining, slices
 from exporter.server.api import ingest as api
 from exporter.server.application import Exporter
 from exporter.server.authorization import CALLER, cross_origin_error, scope, scope_error
@@ -45,6 +45,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     app.register_blueprint(datasets.blueprint(exporter))
     app.register_blueprint(comparison.blueprint(exporter))
     app.register_blueprint(retraining.blueprint(exporter))
+    app.register_blueprint(slices.blueprint(exporter))
     app.register_blueprint(operations.blueprint(exporter))
     app.register_blueprint(home.blueprint(exporter))
     app.register_blueprint(runbooks.blueprint(exporter))

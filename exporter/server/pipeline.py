@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from operator import attrgetter
 
+import numpy as np
+
 from exporter.config import Config
 from exporter.errors import QueueFullError
 from exporter.events import Prediction, make_id
@@ -22,6 +24,7 @@ from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.shared_time import STEP_SECONDS
 from exporter.profiles.profile import image_inputs
 from exporter.server.stored_inputs import prepare_inputs
+from exporter.slices.recorder import BLOCK_SECONDS, BinRecorder
 from exporter.storage import InputsPolicy, Store, prediction_rows
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,11 @@ class Pipeline:
         Counts predictions that are lost.
     shared
         Counts pairs of versions, in steps that this thread ends.
+
+    Attributes
+    ----------
+    bins : BinRecorder
+        Records the bins of predictions.
     """
 
     def __init__(
@@ -65,6 +73,7 @@ class Pipeline:
         self._state = (config, monitors)
         self._shared = shared or SharedCounts()
         self._store = store
+        self.bins = BinRecorder(store)
         self._telemetry = telemetry
         self._queue: deque[tuple[Sequence[Prediction], int]] = deque()
         self._lock = threading.Lock()
@@ -150,6 +159,7 @@ class Pipeline:
         self._closing = True
         self._wake.set()
         self._thread.join(timeout)
+        self.bins.flush()
         if lost := self._submitted - self._counted:
             self._telemetry.dropped.inc(lost)
             log.error("accepted events that were not counted before the exporter stopped: %d", lost)
@@ -171,6 +181,7 @@ class Pipeline:
             self._shared.add_step(self.monitors, time.monotonic(), time.time())
         except Exception:  # if this thread ended, nothing would be counted any more
             log.exception("versions are not compared")
+        self.bins.flush(BLOCK_SECONDS)
 
     def _count_batch(self) -> None:
         batch: list[Prediction] = []
@@ -232,8 +243,19 @@ class Pipeline:
         segment_indices = [segments.index_of(decoded.get(i)) for i in range(len(group))] if segments else []
         segment_names = [segments.names[index] for index in segment_indices] if segments else None
         rows = prediction_rows(group, confident, stored_inputs, received, segment_names)
+        inputs = columns or list(decoded.values())
+        codes = binner.empty_codes(columns.rows if columns else len(decoded)) if binner and any(stored_inputs) else None
         monitors.unknown_features[model.name] += monitor.observe(
-            group, columns or list(decoded.values()), now, segment_indices, confident
+            group, inputs, now, segment_indices, confident, bins=codes
         )
         for part in rows.parts(_CHUNK):
             self._telemetry.dropped.inc(self._store.add(part))
+        if binner and codes is not None:
+            given = [i for i, text in enumerate(raw) if text and text != b"null"] if columns else list(decoded)
+            stored = np.array([bool(stored_inputs[i]) for i in given], dtype=np.bool_)
+            chosen = [i for i in given if stored_inputs[i]]
+            try:
+                chosen_confident = [confident[i] for i in chosen]
+                self.bins.add(monitor, [group[i] for i in chosen], codes[:, stored], chosen_confident, received)
+            except Exception:  # what is counted already must not be counted again
+                log.exception("bins of predictions are not recorded")

@@ -21,6 +21,8 @@ from exporter.server.integrations.otlp import PROTOBUF
 from exporter.server.integrations.proxy_records import ProxyRecord
 from exporter.server.notifications import Notification
 from exporter.server.tokens import USER
+from exporter.slices.explain import MAX_LIMIT as MAX_SLICES
+from exporter.slices.questions import QUESTIONS
 from exporter.storage.corrections import ORDERS, STATUSES, VERDICTS
 
 JSON, NDJSON, TEXT, HTML = "application/json", "application/x-ndjson", "text/plain", "text/html"
@@ -248,6 +250,18 @@ ROUTES: dict[str, Route] = {
     ),
     "POST /v1/retrain-requests": Route(
         "Ask the trainer for a new version of a model.", {201: schemas.RetrainRequest}, RetrainBody, scope="review"
+    ),
+    "GET /v1/slices": Route(
+        "Find the combinations of bins that hold the most of a model's corrections, errors, estimated loss or drift.",
+        {200: schemas.Slices},
+        parameters=(
+            Parameter("model", str, "A configured model; by default the only one."),
+            Parameter("version", str, "A version; by default all that have the same profile."),
+            Parameter("of", _one_of(QUESTIONS), "What the slices hold; corrections by default."),
+            Parameter("since", _Time, "Predictions received at this time or later; by default those of the last day."),
+            Parameter("limit", Annotated[int, msgspec.Meta(ge=1, le=MAX_SLICES)], "Slices at most; 10 by default."),
+        ),
+        pool="slices",
     ),
     "GET /metrics": Route(
         "Return the metrics.",

@@ -20,6 +20,7 @@ POOLS = {
     "pages": 2,
     "dataset": 2,
     "comparisons": 1,
+    "slices": 1,
     "passwords": 1,
     "large": 1,
 }

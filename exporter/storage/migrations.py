@@ -90,6 +90,10 @@ def _migrate_to_7(connection: sa.Connection) -> None:
     """Add the table of requests for retraining, which `migrate` creates as it does all new tables."""
 
 
+def _migrate_to_8(connection: sa.Connection) -> None:
+    """Add the table of the bins of predictions, which `migrate` creates as it does all new tables."""
+
+
 # Version 1 supported SQLite only: the migration to 2 may use its dialect, later ones must run on both databases.
 MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     2: _migrate_to_2,
@@ -98,6 +102,7 @@ MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     5: _migrate_to_5,
     6: _migrate_to_6,
     7: _migrate_to_7,
+    8: _migrate_to_8,
 }
 """The migration to each version from the one before it."""
 SCHEMA_VERSION = max(MIGRATIONS)

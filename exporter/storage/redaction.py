@@ -14,7 +14,7 @@ from exporter.errors import StoreError
 from exporter.features.stored_inputs import remove_inputs
 from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
 from exporter.storage.migrations import SCHEMA_VERSION, stored_version
-from exporter.storage.schema import feedback, predictions, release_chunks
+from exporter.storage.schema import bin_codes, feedback, predictions, release_chunks
 
 STATEMENT_SECONDS = 3600.0
 """How long one statement may take on PostgreSQL: reading a large table takes minutes."""
@@ -138,6 +138,20 @@ def _redact_step(
     return changed
 
 
+def delete_bins(connection: sa.Connection, model: str, kept: Collection[str], *, dry_run: bool) -> int:
+    """Delete the recorded bins of a model, except those of some layouts; return of how many predictions they are.
+
+    Which inputs bins are of cannot be seen in them: after a change of what is redacted, they have another layout.
+    """
+    is_old = (bin_codes.c.model == model) & bin_codes.c.layout.not_in(list(kept))
+    number = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(bin_codes.c.rows), 0)).where(is_old)).scalar()
+    connection.rollback()
+    if not dry_run:
+        with connection.begin():
+            connection.execute(bin_codes.delete().where(is_old))
+    return int(number or 0)
+
+
 def purge(connection: sa.Connection) -> bool:
     """Free the space of what was removed, so that the files hold no copy of it; return whether that was possible."""
     connection.rollback()
@@ -145,6 +159,6 @@ def purge(connection: sa.Connection) -> bool:
         busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
         return not busy
     connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-    for table in (predictions, feedback, release_chunks):
+    for table in (predictions, feedback, bin_codes, release_chunks):
         connection.exec_driver_sql(f"VACUUM {table.name}")
     return True

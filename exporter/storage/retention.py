@@ -1,4 +1,4 @@
-"""Delete predictions that are too old or too many, old labels, and feedback whose prediction never arrived."""
+"""Delete predictions that are too old or too many with their bins, old labels, and unjoined feedback."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 import sqlalchemy as sa
 
 from exporter.config import StoreConfig
+from exporter.storage.bin_codes import delete_old_blocks
 from exporter.storage.engine import write_alone
 from exporter.storage.schema import feedback, history, is_unjoined, labels, predictions
 from exporter.storage.size import StoreSize, prediction_range
@@ -82,6 +83,7 @@ class Retention:
             deleted = connection.execute(predictions.delete().where(predictions.c.seq.in_(oldest), too_old)).rowcount
             orphans = _end_waiting(connection, oldest_kept, step)
             old_labels = _delete_labels(connection, oldest_kept, step)
+            delete_old_blocks(connection, step)
             self._unjoined_log.write(connection)
         passed = time.perf_counter() - start
         if deleted == step or passed > STEP_SECONDS:

@@ -113,6 +113,21 @@ draws = sa.Table(
     # See `exporter.storage.sample_strata`; NULL where an older version drew.
     sa.Column("strata", sa.Text),
 )
+bin_codes = sa.Table(
+    "bin_codes",
+    metadata,
+    sa.Column("seq", Key, primary_key=True, autoincrement=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("version", sa.Text, nullable=False),
+    # Of the profile and the inputs whose bins these are: other bins do not compare.
+    sa.Column("layout", sa.Text, nullable=False),
+    # When the first and the last of the predictions were received.
+    sa.Column("first", sa.Float, nullable=False),
+    sa.Column("last", sa.Float, nullable=False),
+    sa.Column("rows", sa.Integer, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Index("bin_codes_last", "model", "last"),
+)
 WAITING = -1
 """The day of a label whose prediction has not arrived."""
 labels = sa.Table(

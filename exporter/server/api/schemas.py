@@ -270,6 +270,48 @@ class RetrainRequests(msgspec.Struct):
     requests: list[RetrainRequest]
 
 
+class FoundSlice(msgspec.Struct):
+    """Predictions in one bin of the profile, or in a bin of each of two features.
+
+    ``where`` names the bins by feature. ``size`` is the number of predictions in the slice, and ``held`` what it holds
+    of the total. ``share`` is the share that it holds, ``traffic_share`` its share of the traffic, and ``ratio`` the
+    former divided by the latter. ``q_value`` is the p-value times the number of tests. ``segment_by`` is the input by
+    which the configuration can watch it.
+    """
+
+    where: dict[str, str]
+    size: int
+    share: float
+    ratio: float
+    q_value: float
+    held: float
+    traffic_share: float
+    segment_by: str | None
+    sentence: str
+
+
+class Slices(msgspec.Struct):
+    """The slices that hold the most of something.
+
+    ``predictions`` is the number of those that were looked at, and ``total`` what all of them hold. ``truncated`` tells
+    whether older predictions were left out. ``users`` is the number of users who gave the corrections.
+    """
+
+    model: str
+    version: str | None
+    of: Literal["corrections", "drift", "errors", "estimated_loss"]
+    since: str
+    until: str
+    predictions: int
+    total: float
+    tests: int
+    truncated: bool
+    users: int | None
+    largest_user_share: float | None
+    remarks: list[str]
+    slices: list[FoundSlice]
+
+
 class FieldError(msgspec.Struct):
     """A field of the body that is not valid."""
 

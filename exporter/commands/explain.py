@@ -1,0 +1,112 @@
+"""The command ``model-exporter explain``: which slices hold the most of the corrections, errors, loss or drift."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+from exporter.commands.common import add_credentials, authorization, checked, whole_number
+from exporter.errors import ExporterError
+from exporter.http_client.client import WHEN_BUSY, Client
+from exporter.slices.explain import DEFAULT_LIMIT, MAX_LIMIT
+from exporter.slices.questions import QUESTIONS
+from exporter.validation import parse_duration
+
+DEFAULT_URL = "http://127.0.0.1:9877"
+TIMEOUT = 120.0
+"""Seconds to wait for a response: searches of other clients may come first."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
+    add = parser.add_argument
+    add("--url", default=DEFAULT_URL, help="URL of the exporter (%(default)s)")
+    add_credentials(parser, "MODEL_EXPORTER")
+    add("--model", metavar="NAME", help="model; default: the only one that is configured")
+    add("--version", metavar="VERSION", help="version; default: all that have the same profile")
+    add("--of", choices=QUESTIONS, default="corrections", help="what the slices hold (%(default)s)")
+    text = "predictions since then: a time, RFC 3339, or a duration such as 6h; default: the last day"
+    add("--since", type=checked(_since), metavar="TIME", help=text)
+    add(
+        "--limit",
+        type=whole_number(1, MAX_LIMIT),
+        default=DEFAULT_LIMIT,
+        metavar="N",
+        help="slices at most (%(default)s)",
+    )
+    add("--format", choices=("table", "json"), default="table", help="format of the output (%(default)s)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Ask the exporter, and print its answer; return the exit status.
+
+    Raises
+    ------
+    ExporterError
+        When the exporter does not answer, or refuses the question.
+    """
+    names = ("model", "version", "of", "since", "limit")
+    query = {name: value for name in names if (value := getattr(options, name)) is not None}
+    with Client(
+        options.url,
+        "--url",
+        authorization=lambda: authorization(options),
+        ca_file=options.ca_file,
+        timeout=TIMEOUT,
+        retries=WHEN_BUSY,
+    ) as client:
+        response = client.request("GET", f"/v1/slices?{urlencode(query)}")
+        if response.status != 200:
+            raise ExporterError(f"{client.url}: {response.error_message()}")
+    document = json.loads(response.body)
+    print(json.dumps(document, indent=2, ensure_ascii=False) if options.format == "json" else table(document))
+    return 0
+
+
+def table(document: dict[str, Any]) -> str:
+    """Return an answer as a table with sentences."""
+    what = document["of"].replace("_", " ")
+    version = f", version {document['version']}" if document["version"] else ""
+    head = f"{document['model']}{version}: {what} from {document['since']} to {document['until']}"
+    looked = f"{document['total']:,.6g} of {document['predictions']:,} predictions"
+    if document["of"] in {"errors", "estimated_loss"} and document["total"] % 1:
+        looked = f"a loss of {document['total']:,.6g} in {document['predictions']:,} predictions"
+    lines = [head, looked, *document["remarks"]]
+    if document["truncated"]:
+        lines.append("Older predictions were left out: the search is limited in memory.")
+    if not document["slices"]:
+        return "\n".join(
+            [*lines, "", f"No combination of at most two bins holds significantly more {what} than its share."]
+        )
+    rows = [("slice", "share", "traffic", "ratio", "size", "q-value")]
+    rows += [
+        (
+            " and ".join(f"{feature} {name}" for feature, name in one["where"].items()),
+            f"{one['share']:.1%}",
+            f"{one['traffic_share']:.2%}",
+            f"{one['ratio']:.3g}",
+            f"{one['size']:,}",
+            f"{one['q_value']:.1g}",
+        )
+        for one in document["slices"]
+    ]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines += ["", *("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows), ""]
+    lines += [one["sentence"] for one in document["slices"]]
+    if segment := document["slices"][0]["segment_by"]:
+        lines.append(f"To watch the first one from now on, configure segment_by: {segment}")
+    return "\n".join(lines)
+
+
+def _since(text: str) -> str:
+    """
+    >>> _since("2026-11-24T10:00:00Z")
+    '2026-11-24T10:00:00Z'
+    """
+    try:
+        return f"{datetime.now(UTC) - timedelta(seconds=parse_duration(text)):%Y-%m-%dT%H:%M:%SZ}"
+    except (ValueError, OverflowError):
+        return text

@@ -1,0 +1,57 @@
+"""``/v1/slices``: the combinations of bins that hold the most of the corrections, errors, estimated loss or drift."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from flask import Blueprint, Response, request
+
+from exporter.errors import EventError, SlicesError
+from exporter.events import check_model
+from exporter.server.api.parameters import check_parameters, malformed, parse_time, parse_whole_number
+from exporter.server.application import Exporter
+from exporter.server.problem import json_reply, problem
+from exporter.slices.explain import DAY, DEFAULT_LIMIT, MAX_LIMIT, Asked
+from exporter.slices.questions import QUESTIONS
+from exporter.slices.report import document
+from exporter.validation import any_of, preview
+
+_PARAMETERS = ("model", "version", "of", "since", "limit")
+
+
+def blueprint(exporter: Exporter) -> Blueprint:
+    """Return the route of slices."""
+    routes = Blueprint("slices", __name__)
+
+    @routes.get("/v1/slices")
+    def slices() -> Response:
+        """``GET /v1/slices``: search for slices."""
+        try:
+            explanation, binner = exporter.slices.explain(_parse(exporter, request.args))
+        except SlicesError as error:
+            return problem(404, str(error)).flask()
+        return json_reply(200, document(explanation, binner)).flask()
+
+    return routes
+
+
+def _parse(exporter: Exporter, arguments: Mapping[str, str]) -> Asked:
+    check_parameters(arguments, _PARAMETERS)
+    models = exporter.pipeline.monitors.models
+    model = arguments.get("model") or (next(iter(models)) if len(models) == 1 else None)
+    if model is None:
+        raise EventError("", f"model: is required, one of {any_of(map(preview, models))}", "missing_field")
+    check_model(models, model)
+    text = arguments.get("of", "corrections")
+    of = next((name for name in QUESTIONS if name == text), None)
+    if of is None:
+        raise malformed(f"of: expected {any_of(QUESTIONS)}, got {preview(text)}")
+    since = parse_time("since", arguments.get("since"))
+    now = time.time()
+    if since is None:
+        since = now - DAY
+    if since >= now:
+        raise malformed("since: expected a time in the past")
+    limit = parse_whole_number("limit", arguments.get("limit"), MAX_LIMIT) or DEFAULT_LIMIT
+    return Asked(model, arguments.get("version") or None, of, since, limit)

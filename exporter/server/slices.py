@@ -1,0 +1,75 @@
+"""Searches for slices, on request."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+
+from exporter.errors import SlicesError, StoreError
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.registry import MonitorRegistry
+from exporter.slices.explain import Asked, Explanation, explain
+from exporter.slices.recorder import BinRecorder
+from exporter.storage import Store
+from exporter.validation import preview
+
+FLUSH_SECONDS = 1.0
+"""How long a search waits until the bins of the last predictions are on disk."""
+
+
+class Slices:
+    """Searches for slices in what is stored, one search at a time: each may take 200 MiB.
+
+    Parameters
+    ----------
+    store
+        The predictions, corrections and labels.
+    monitors
+        Returns the current monitors.
+    bins
+        Holds the bins of the last predictions.
+    inputs
+        ``store.inputs`` of the configuration.
+    """
+
+    def __init__(self, store: Store, monitors: Callable[[], MonitorRegistry], bins: BinRecorder, inputs: str) -> None:
+        self._store = store
+        self._monitors = monitors
+        self._bins = bins
+        self._inputs = inputs
+        self._lock = threading.Lock()
+
+    def explain(self, asked: Asked) -> tuple[Explanation, Binner]:
+        """Search for slices; return them with the binner that knows the names of their bins.
+
+        Raises
+        ------
+        SlicesError
+            When there is no profile, or no inputs are stored.
+        StoreError
+            When the database cannot be read.
+        """
+        binner = self._binner(asked.model, asked.version)
+        if binner is None:
+            raise SlicesError(
+                f"{preview(asked.model)} has no profile, and slices are combinations of its bins: "
+                "make one with 'model-exporter profile', and name it in the configuration"
+            )
+        if self._inputs == "none":
+            raise SlicesError("store.inputs is none, and slices need stored inputs: set it to all, or to sampled:0.1")
+        with self._lock:
+            if (last := self._bins.flush()) is not None:
+                with contextlib.suppress(TimeoutError, CancelledError, StoreError):
+                    last.result(FLUSH_SECONDS)
+            with self._store.reading() as connection:
+                return explain(connection, binner, asked), binner
+
+    def _binner(self, model: str, version: str | None) -> Binner | None:
+        """Return the binner of a version, or of the version that was used last."""
+        monitors = self._monitors()
+        if version is None:
+            used = sorted(monitors.of_model(model).values(), key=lambda monitor: -monitor.last_used)
+            version = used[0].version if used else ""
+        return monitors.binner(model, version) or (None if version else monitors.nearest_binner(model))

@@ -1,0 +1,215 @@
+"""Answer which slices hold the most of the corrections, errors, estimated loss or drift of a model."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+import sqlalchemy as sa
+
+from exporter.monitoring.binner import Binner
+from exporter.slices.bits import BinRows, unpack
+from exporter.slices.population import read_population
+from exporter.slices.questions import Of, Question, corrections, drift, errors, estimated_loss
+from exporter.slices.search import LEVEL, MIN_RATIO, MIN_ROWS, Bins, Slice, search
+from exporter.stats.concentration import likelihood_ratio, upper_tail
+
+DAY = 86400.0
+"""How far the search looks back by default, in seconds."""
+DEFAULT_LIMIT, MAX_LIMIT = 10, 50
+"""Slices of an answer: unless the client asks for another number, and at most."""
+
+
+class Asked(NamedTuple):
+    """A question.
+
+    Attributes
+    ----------
+    model, version
+        The model, and its version; all versions in the same bins when None.
+    of
+        What the slices should hold more than their share of.
+    since
+        Predictions since this Unix time in seconds; of drift, those of the equal time before as well.
+    limit
+        Slices at most.
+    """
+
+    model: str
+    version: str | None
+    of: Of
+    since: float
+    limit: int = DEFAULT_LIMIT
+
+
+class ExplainedSlice(NamedTuple):
+    """A slice.
+
+    Attributes
+    ----------
+    bins
+        Indices of targets, and of their bins.
+    size
+        Predictions in the slice; of drift, those since ``since``.
+    held
+        Corrections, errors, loss, or predictions since ``since``, that it holds.
+    share, traffic_share
+        Of all of those, and of all predictions; of drift, of the predictions before, or of the training values.
+    q_value
+        See `exporter.slices.search.Slice`.
+    """
+
+    bins: Bins
+    size: int
+    held: float
+    share: float
+    traffic_share: float
+    q_value: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times its rate is that of all predictions."""
+        return self.share / self.traffic_share
+
+
+class Explanation(NamedTuple):
+    """An answer.
+
+    Attributes
+    ----------
+    predictions, total
+        The predictions that were looked at; and the corrections, errors, loss, or later predictions among them.
+    since, until
+        When these predictions were received, Unix time in seconds.
+    tests
+        Number of bins and pairs that count as tests.
+    truncated
+        Whether there are older predictions since ``since`` that were not looked at.
+    users
+        See `Question`.
+    remarks
+        What a reader should know, in sentences.
+    """
+
+    asked: Asked
+    slices: list[ExplainedSlice]
+    predictions: int
+    total: float
+    since: float
+    until: float
+    tests: int
+    truncated: bool
+    users: tuple[int, float] | None
+    remarks: tuple[str, ...]
+
+
+def explain(connection: sa.Connection, binner: Binner, asked: Asked) -> Explanation:
+    """Search for slices.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    binner
+        Of the version's profile.
+    asked
+        The question.
+
+    Raises
+    ------
+    SlicesError
+        When the profile cannot answer it.
+    """
+    now = time.time()
+    since = asked.since
+    first = 2 * since - now if asked.of == "drift" else since
+    population = read_population(connection, binner, asked.model, asked.version, first)
+    if asked.of == "drift":
+        question = drift(population, since)
+        if population.rows and question.marked.all():
+            return _compared_with_training(binner, asked, question, now)
+    elif asked.of == "estimated_loss":
+        question = estimated_loss(binner, population)
+    else:
+        ask = corrections if asked.of == "corrections" else errors
+        question = ask(connection, population, asked.model, asked.version, since)
+    del population
+    return _searched(binner, asked, question, now)
+
+
+def _searched(binner: Binner, asked: Asked, question: Question, now: float) -> Explanation:
+    codes = question.population.codes
+    if asked.of != "drift":  # a low confidence says that the model doubts, and not where
+        codes = codes[: binner.confidence]
+    least = MIN_RATIO
+    if asked.of == "drift":  # the slice's share of the later predictions is compared with that of the others
+        later = float(question.marked.mean()) if len(question.marked) else 0.0
+        least = MIN_RATIO / (later * MIN_RATIO + 1 - later)
+    found = search(codes, question.marked, asked.limit, question.dependence, least)
+    rows = BinRows(codes)
+    slices = [_explained(rows, question, one, asked) for one in found.slices]
+    remarks = question.remarks
+    if found.left_out:
+        remarks += (f"Pairs of bins were not searched for {found.left_out:,} features that stand out least.",)
+    slices = [one for one in slices if one.ratio >= MIN_RATIO]  # of the loss itself, not only of large losses
+    return _explanation(asked, question, now, slices, tests=found.tests, remarks=remarks)
+
+
+def _explained(rows: BinRows, question: Question, found: Slice, asked: Asked) -> ExplainedSlice:
+    number, total = len(question.marked), float(np.count_nonzero(question.marked))
+    held, size, all_rows = float(found.held), found.size, float(number)
+    if question.weights is not None:
+        held, total = float(question.weights[unpack(rows.of(found.bins), number)].sum()), float(question.weights.sum())
+    traffic = size
+    if asked.of == "drift":  # the traffic before is what the later one is compared with
+        size, traffic, all_rows = found.held, found.size - found.held, number - total
+    return ExplainedSlice(found.bins, size, held, held / total, max(traffic, 0.5) / all_rows, found.q_value)
+
+
+def _compared_with_training(binner: Binner, asked: Asked, question: Question, now: float) -> Explanation:
+    """Compare single bins with the training data, where no predictions were made in the time before."""
+    n = question.population.rows
+    slices, tests = [], 0
+    for index, target in enumerate(binner.targets):
+        trained = np.array(target.counts, dtype=np.int64)
+        total = int(trained.sum())
+        live = np.bincount(question.population.codes[index], minlength=len(trained))
+        tested = live + trained >= MIN_ROWS
+        tests += int(np.count_nonzero(tested))
+        share, before = live / n, np.maximum(trained, 0.5) / max(total, 1)
+        for bin_index in np.flatnonzero(tested & (share > MIN_RATIO * before) & (live > 0)):
+            p = upper_tail(live[bin_index], live[bin_index] + trained[bin_index], n, n + total)
+            score = float(likelihood_ratio(live[bin_index], live[bin_index] + trained[bin_index], n, n + total))
+            size = int(live[bin_index])
+            bins = ((index, int(bin_index)),)
+            shares = float(share[bin_index]), float(before[bin_index])
+            slices.append((score, ExplainedSlice(bins, size, size, *shares, p)))
+    slices.sort(key=lambda scored: -scored[0])
+    significant = [
+        one._replace(q_value=min(one.q_value * tests, 1.0)) for _, one in slices if one.q_value * tests <= LEVEL
+    ]
+    remarks = ("There are no predictions of the time before: single bins are compared with the training data.",)
+    return _explanation(asked, question, now, significant[: asked.limit], tests=tests, remarks=remarks)
+
+
+def _explanation(
+    asked: Asked, question: Question, now: float, slices: list[ExplainedSlice], **rest: Any
+) -> Explanation:
+    times = question.population.times
+    total = np.count_nonzero(question.marked) if question.weights is None else question.weights.sum()
+    truncated = question.population.truncated
+    since = float(times.min()) if truncated and len(times) else asked.since
+    if asked.of == "drift":
+        since = max(since, asked.since)
+    return Explanation(
+        asked=asked,
+        slices=slices,
+        predictions=len(times),
+        total=float(total),
+        since=since,
+        until=now,
+        truncated=truncated,
+        users=question.users,
+        **rest,
+    )

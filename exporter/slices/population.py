@@ -1,0 +1,98 @@
+"""Read the bins of stored predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import sqlalchemy as sa
+
+from exporter.monitoring.binner import Binner
+from exporter.stats.divergence import Floats, Ints
+from exporter.storage.bin_codes import BlockFilter, Codes, hash_ids, list_blocks, read_blocks
+
+MAX_ROWS, MAX_BYTES = 2_000_000, 64 * 2**20
+"""Predictions, and bytes of their bins, that are read at most, the newest first."""
+
+
+class Population(NamedTuple):
+    """Stored predictions of one model in the bins of one profile.
+
+    Attributes
+    ----------
+    codes
+        Index of the bin of each target, shape ``(T, n)``.
+    ids
+        See `exporter.storage.bin_codes.hash_ids`, shape ``(n,)``.
+    confident
+        Shape ``(n,)``.
+    times
+        When each one was received, within a minute, Unix time in seconds, shape ``(n,)``.
+    truncated
+        Whether there are older ones that were not read.
+    """
+
+    codes: Codes
+    ids: npt.NDArray[np.uint32]
+    confident: npt.NDArray[np.bool_]
+    times: Floats
+    truncated: bool
+
+    @property
+    def rows(self) -> int:
+        """The number ``n`` of predictions."""
+        return len(self.ids)
+
+    def select(self, chosen: npt.NDArray[np.bool_]) -> Population:
+        """Return some of the predictions."""
+        if chosen.all():
+            return self
+        return self._replace(
+            codes=self.codes[:, chosen],
+            ids=self.ids[chosen],
+            confident=self.confident[chosen],
+            times=self.times[chosen],
+        )
+
+    def find(self, ids: Sequence[str]) -> Ints:
+        """Return the position of each prediction's identifier in a list, -1 where it is not there, shape ``(n,)``."""
+        if not ids:
+            return np.full(len(self.ids), -1)
+        hashes = hash_ids(ids)
+        order = np.argsort(hashes, kind="stable")
+        ordered = hashes[order]
+        positions = np.minimum(np.searchsorted(ordered, self.ids), len(ordered) - 1)
+        found: Ints = np.where(ordered[positions] == self.ids, order[positions], -1)
+        return found
+
+
+def read_population(
+    connection: sa.Connection, binner: Binner, model: str, version: str | None, since: float
+) -> Population:
+    """Read the predictions that were received since a Unix time in seconds.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    binner
+        Whose bins are wanted: predictions in the bins of another profile are not read.
+    model, version
+        Of the predictions; all versions when None.
+    since
+        Unix time in seconds.
+    """
+    targets = len(binner.targets)
+    most = min(MAX_ROWS, MAX_BYTES // max(targets * binner.code_type.itemsize, 1))
+    blocks, truncated = list_blocks(connection, BlockFilter(model, binner.layout, version, since), most)
+    rows = sum(block.rows for block in blocks)
+    codes: Any = np.empty((targets, rows), binner.code_type)
+    ids, confident, times = np.empty(rows, np.uint32), np.empty(rows, np.bool_), np.empty(rows)
+    stop = 0
+    for block, block_ids, block_confident, block_codes in read_blocks(connection, blocks, targets, binner.code_type):
+        start, stop = stop, stop + block.rows
+        ids[start:stop], confident[start:stop], times[start:stop] = block_ids, block_confident, block.last
+        codes[:, start:stop] = block_codes
+    return Population(codes[:, :stop], ids[:stop], confident[:stop], times[:stop], truncated)

@@ -1,0 +1,148 @@
+"""Collect the bins of predictions as they are counted, and store them in blocks."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from exporter.errors import StoreError
+from exporter.events import Prediction
+from exporter.features.extract import numeric_column
+from exporter.monitoring.binner import Binner, Codes
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.profiles.profile import NumericFeature
+from exporter.profiles.row_bins import feature_bins
+from exporter.storage import Store
+from exporter.storage.bin_codes import BinBlock, hash_ids, insert_block
+from exporter.storage.schema import storable
+
+log = logging.getLogger(__name__)
+
+BLOCK_ROWS, BLOCK_SECONDS = 8192, 60.0
+"""A block is stored once it has so many predictions, or its first one is as old as this."""
+MAX_BYTES = 32 * 2**20
+"""Bytes of bins that wait for their block; with more, all are stored."""
+MAX_WAITING = 16
+"""Blocks that may wait for the disk; further ones are dropped, and their predictions are missing from slices."""
+
+
+class _Part(NamedTuple):
+    """Predictions of one batch."""
+
+    received: float
+    ids: npt.NDArray[np.uint32]
+    confident: npt.NDArray[np.bool_]
+    codes: Codes
+
+
+class BinRecorder:
+    """Collects bins in memory, and stores them; safe between threads.
+
+    Only predictions whose inputs are stored are recorded, and no bins of redacted inputs.
+
+    Parameters
+    ----------
+    store
+        Where the blocks are stored.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._open: dict[tuple[str, str, str], list[_Part]] = {}
+        self._bytes = 0
+        self._waiting: deque[Future[None]] = deque()
+        self._lock = threading.Lock()
+
+    def add(
+        self,
+        monitor: ModelMonitor,
+        events: Sequence[Prediction],
+        codes: Codes,
+        confident: Sequence[bool],
+        received: float,
+    ) -> None:
+        """Add predictions of one model.
+
+        Parameters
+        ----------
+        monitor
+            Which counted them: their number is limited, and that of the versions that clients send is not.
+        events
+            The ``n`` predictions, with identifiers.
+        codes
+            The bins of their inputs, shape ``(T, n)``; those of the outputs are filled in here.
+        confident
+            Whether each one counts as confident.
+        received
+            When they arrived, Unix time in seconds.
+        """
+        binner = monitor.binner
+        if binner is None or not events:
+            return
+        outputs = (
+            (binner.prediction, [event.prediction for event in events]),
+            (binner.confidence, [event.confidence for event in events]),
+        )
+        for target, values in outputs:
+            if target is not None:
+                codes[target] = _output_bins(binner, target, values)
+        part = _Part(received, hash_ids([event.id or "" for event in events]), np.array(confident, np.bool_), codes)
+        with self._lock:
+            self._open.setdefault((monitor.config.name, monitor.version, binner.layout), []).append(part)
+            self._bytes += codes.nbytes
+            self._store_full()
+
+    def _store_full(self) -> None:
+        for key, parts in list(self._open.items()):
+            if self._bytes > MAX_BYTES or sum(len(part.ids) for part in parts) >= BLOCK_ROWS:
+                self._submit(key)
+
+    def flush(self, seconds: float = 0.0) -> Future[None] | None:
+        """Store the blocks that are so old; return what is done once the last one is on disk, None without any."""
+        oldest = time.time() - seconds
+        with self._lock:
+            for key, parts in list(self._open.items()):
+                if parts[0].received <= oldest or parts[0].received > time.time() + BLOCK_SECONDS:
+                    self._submit(key)
+            return self._waiting[-1] if self._waiting else None
+
+    def _submit(self, key: tuple[str, str, str]) -> None:
+        """Pass a block to the store. The caller holds the lock."""
+        parts = self._open.pop(key)
+        self._bytes -= sum(part.codes.nbytes for part in parts)
+        while self._waiting and self._waiting[0].done():
+            self._waiting.popleft()
+        if len(self._waiting) >= MAX_WAITING:
+            log.warning(
+                "the store is slow: predictions whose bins are not recorded: %d", sum(len(p.ids) for p in parts)
+            )
+            return
+        model, version, layout = key
+        received = [part.received for part in parts]
+        block = BinBlock(
+            storable(model),
+            version,
+            layout,
+            min(received),
+            max(received),
+            np.concatenate([part.ids for part in parts]),
+            np.concatenate([part.confident for part in parts]),
+            np.concatenate([part.codes for part in parts], axis=1),
+        )
+        try:
+            self._waiting.append(self._store.submit(lambda connection, _: insert_block(connection, block)))
+        except StoreError:
+            log.warning("the store fails: predictions whose bins are not recorded: %d", len(block.ids))
+
+
+def _output_bins(binner: Binner, target: int, values: Sequence[Any]) -> Any:
+    feature = binner.targets[target]
+    return feature_bins(feature, numeric_column(values) if isinstance(feature, NumericFeature) else values)

@@ -1,0 +1,107 @@
+"""An explanation as sentences, as JSON and as a table."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from exporter.monitoring.binner import Binner
+from exporter.profiles.profile import CategoricalFeature, NumericFeature
+from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
+from exporter.slices.explain import ExplainedSlice, Explanation
+
+_HELD = {
+    "corrections": "of the corrections",
+    "errors": "of the errors",
+    "estimated_loss": "of the estimated loss",
+    "drift": "of the predictions",
+}
+_OUTPUTS = {PREDICTION: "the prediction", CONFIDENCE: "the confidence"}
+
+
+def document(explanation: Explanation, binner: Binner) -> dict[str, Any]:
+    """Return an explanation as JSON."""
+    asked = explanation.asked
+    return {
+        "model": asked.model,
+        "version": asked.version,
+        "of": asked.of,
+        "since": _time(explanation.since),
+        "until": _time(explanation.until),
+        "predictions": explanation.predictions,
+        "total": explanation.total,
+        "tests": explanation.tests,
+        "truncated": explanation.truncated,
+        "users": explanation.users[0] if explanation.users else None,
+        "largest_user_share": explanation.users[1] if explanation.users else None,
+        "remarks": list(explanation.remarks),
+        "slices": [
+            {
+                "where": where(one, binner),
+                "size": one.size,
+                "share": one.share,
+                "ratio": one.ratio,
+                "q_value": one.q_value,
+                "held": one.held,
+                "traffic_share": one.traffic_share,
+                "segment_by": segment_by(one, binner),
+                "sentence": sentence(explanation, one, binner),
+            }
+            for one in explanation.slices
+        ],
+    }
+
+
+def where(one: ExplainedSlice, binner: Binner) -> dict[str, str]:
+    """Return the names of a slice's bins, as in the ``bin`` label, by feature."""
+    return {binner.target_names[index]: binner.targets[index].labels()[bin_index] for index, bin_index in one.bins}
+
+
+def segment_by(one: ExplainedSlice, binner: Binner) -> str | None:
+    """Return the categorical input of a slice by which ``segment_by`` can watch it; None if it has none."""
+    for index, bin_index in one.bins:
+        name, target = binner.target_names[index], binner.targets[index]
+        if isinstance(target, CategoricalFeature) and bin_index < len(target.categories) and name in binner.inputs:
+            return name
+    return None
+
+
+def sentence(explanation: Explanation, one: ExplainedSlice, binner: Binner) -> str:
+    """Return what a slice holds, for people."""
+    names = " and ".join(_named(binner, *pair) for pair in one.bins)
+    verb = "is" if explanation.asked.of == "estimated_loss" else "are"
+    rest = "before" if explanation.asked.of == "drift" else "of the traffic"
+    return (
+        f"{_share(one.share)} {_HELD[explanation.asked.of]} {verb} where {names}, {_share(one.traffic_share)} {rest}."
+    )
+
+
+def _named(binner: Binner, index: int, bin_index: int) -> str:
+    """Return a feature with the name of its bin, without the number that sorts bins."""
+    target, name = binner.targets[index], binner.target_names[index]
+    text = target.labels()[bin_index].partition(" ")[2]
+    within = "in " if isinstance(target, NumericFeature) and text[:1] in {"[", "("} else ""
+    return f"{_OUTPUTS.get(name, name)} is {within}{text}"
+
+
+def _share(value: float) -> str:
+    """
+    >>> _share(0.7234), _share(0.0432), _share(0.04), _share(0.00043)
+    ('72 %', '4.3 %', '4 %', '0.043 %')
+    """
+    return f"{100 * value:.0f} %" if value >= 0.0995 else f"{100 * value:.2g} %"
+
+
+def summary(explanation: Explanation, binner: Binner) -> str:
+    """Return the first slice's sentence, or that there is none."""
+    if explanation.slices:
+        return sentence(explanation, explanation.slices[0], binner)
+    if not explanation.predictions:
+        return "No predictions with stored inputs were received in this time."
+    if not explanation.total:
+        return f"There are no {explanation.asked.of.replace('_', ' ')} in this time."
+    return "No combination of at most two bins holds significantly more than its share."
+
+
+def _time(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
