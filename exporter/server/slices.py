@@ -20,7 +20,7 @@ FLUSH_SECONDS = 1.0
 
 
 class Slices:
-    """Searches for slices in what is stored, one search at a time: each may take 200 MiB.
+    """Searches for slices in what is stored, one search at a time: each may take 350 MiB.
 
     Parameters
     ----------

@@ -1,0 +1,62 @@
+"""``model-exporter explain``: the slices of a running exporter as a table and as JSON."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.flights import correct, events, is_planted, write_model
+from support.servers import Served, eventually
+
+
+@pytest.fixture(scope="module")
+def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """An exporter whose users corrected one slice."""
+    folder = tmp_path_factory.mktemp("flights")
+    write_model(folder)
+    server = Served(folder).start()
+    sent = events(2000, confidence=0.95)
+    assert server.post("/v1/predictions", sent).status == 202
+    correct(server, [event for event in sent if is_planted(event)], users=6)
+    eventually(lambda: server.get("/v1/slices?model=flights").json["total"])
+    yield server
+    server.stop()
+
+
+def explain(server: Served, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run the command."""
+    command = [sys.executable, "-m", "exporter.cli", "explain", f"--url={server.url}", *options]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_the_table_ends_with_sentences(flights: Served) -> None:
+    """It names the bins, and what segment_by would watch."""
+    result = explain(flights, "--model=flights", "--since=1h")
+    assert result.returncode == 0, result.stderr
+    assert "03 MQ" in result.stdout
+    assert "100 % of the corrections are where carrier is MQ and dest is ATL" in result.stdout
+    assert result.stdout.splitlines()[-1].endswith("segment_by: carrier")
+
+
+def test_json_is_the_response(flights: Served) -> None:
+    """The document is that of the route."""
+    document: Any = json.loads(explain(flights, "--model=flights", "--format=json").stdout)
+    expected = flights.get("/v1/slices?model=flights").json
+    changing = {"since", "until"}
+    assert {k: v for k, v in document.items() if k not in changing} == {
+        k: v for k, v in expected.items() if k not in changing
+    }
+
+
+def test_nothing_and_errors_are_said(flights: Served) -> None:
+    """Without slices there is a sentence; a wrong question has the exporter's answer, a wrong server a reason."""
+    result = explain(flights, "--model=flights", "--of=estimated_loss")
+    assert "No combination of at most two bins holds significantly more" in result.stdout
+    result = explain(flights, "--model=bare")
+    assert (result.returncode, '"bare" has no profile' in result.stderr) == (1, True)
+    result = explain(flights, "--model=flights", "--since=yesterday")
+    assert (result.returncode, "since: expected an RFC 3339 time" in result.stderr) == (1, True)
