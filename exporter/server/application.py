@@ -32,6 +32,7 @@ from exporter.server.integrations.pairing import RequestResponsePairer
 from exporter.server.notifications import Inbox
 from exporter.server.pipeline import Pipeline
 from exporter.server.retraining import Retrainer
+from exporter.server.review_ranker import ReviewRanker
 from exporter.server.scrapes import Scrapes
 from exporter.server.slices import Slices
 from exporter.server.stored_inputs import snapshot_inputs
@@ -148,6 +149,8 @@ class Exporter:
         self.retrainer.start()
         self._noise = NoiseLearner(lambda: self.pipeline.monitors)
         self._noise.start()
+        self._ranker = ReviewRanker(self.store, lambda: self.pipeline.monitors)
+        self._ranker.start()
         self.comparisons.start()
         self.loaded: tuple[float, ...] = ()
         self._set_loaded()
@@ -265,6 +268,7 @@ class Exporter:
         self.comparisons.close()
         self._noise.close(min(1.0, self._seconds_left()))
         self.retrainer.close(min(1.0, self._seconds_left()))
+        self._ranker.close(min(1.0, self._seconds_left()))
         self.pipeline.close(min(COUNT_SECONDS, self._seconds_left()))
         self._snapshots.close(self._seconds_left())
         if not self.store.close(self._seconds_left()):

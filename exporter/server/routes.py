@@ -23,7 +23,8 @@ from exporter.server.notifications import Notification
 from exporter.server.tokens import USER
 from exporter.slices.explain import MAX_LIMIT as MAX_SLICES
 from exporter.slices.questions import QUESTIONS
-from exporter.storage.corrections import ORDERS, STATUSES, VERDICTS
+from exporter.storage.correction_pages import ORDERS
+from exporter.storage.corrections import STATUSES, VERDICTS
 
 JSON, NDJSON, TEXT, HTML = "application/json", "application/x-ndjson", "text/plain", "text/html"
 OPENMETRICS, FORM, PNG = "application/openmetrics-text", "application/x-www-form-urlencoded", "image/png"
@@ -117,6 +118,7 @@ _QUEUE = (
         Annotated[str, msgspec.Meta(max_length=MAX_SEARCH)],
         "Text in the comment, the user, the prediction's identifier or the inputs.",
     ),
+    Parameter("alike", int, "The corrections that are like this one, which stands for them in the order informative."),
     Parameter("order", _one_of(ORDERS), "The newest first by default."),
     *_PAGE,
 )

@@ -94,6 +94,12 @@ def _migrate_to_8(connection: sa.Connection) -> None:
     """Add the table of the bins of predictions, which `migrate` creates as it does all new tables."""
 
 
+def _migrate_to_9(connection: sa.Connection) -> None:
+    """Index decisions by their time; `migrate` creates the tables of rankings as it does all new tables."""
+    if sa.inspect(connection).has_table("decisions"):
+        connection.exec_driver_sql("CREATE INDEX decisions_time ON decisions (time)")
+
+
 # Version 1 supported SQLite only: the migration to 2 may use its dialect, later ones must run on both databases.
 MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     2: _migrate_to_2,
@@ -103,6 +109,7 @@ MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     6: _migrate_to_6,
     7: _migrate_to_7,
     8: _migrate_to_8,
+    9: _migrate_to_9,
 }
 """The migration to each version from the one before it."""
 SCHEMA_VERSION = max(MIGRATIONS)

@@ -76,6 +76,27 @@ def decide_all(
     return [(is_stored, documents.get(id_)) for (id_, _), is_stored in zip(batch, stored, strict=True)]
 
 
+def count_decided(connection: sa.Connection, since: float, reviewer: str | None, model: str | None) -> int:
+    """Return how many corrections were decided, those that are pending again not counted.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    since
+        Unix time in seconds of the first decision that counts.
+    reviewer, model
+        Whose decisions on what; None for those of all.
+    """
+    decided = sa.select(decisions.c.feedback_id).where(decisions.c.time >= since)
+    if reviewer is not None:
+        decided = decided.where(decisions.c.reviewer == reviewer)
+    query = sa.select(sa.func.count()).where(feedback.c.id.in_(decided), feedback.c.status != "pending")
+    if model is not None:
+        query = query.where(feedback.c.model == model)
+    return connection.execute(query).scalar() or 0
+
+
 _in_review = sa.and_(*conditions(Filter(source="all")))
 _update = update_of_row(feedback, ("status", "reviewer", "reviewed", "revision")).where(
     feedback.c.revision == sa.bindparam("seen_revision"), _in_review

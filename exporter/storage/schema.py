@@ -91,6 +91,29 @@ decisions = sa.Table(
     sa.Column("status", sa.Text, nullable=False),
     sa.Column("label", sa.Text),
     sa.Column("revision", sa.Integer, nullable=False),
+    sa.Index("decisions_time", "time"),
+)
+# Pending corrections in the order in which they teach most; see `exporter.storage.rankings`.
+rankings = sa.Table(
+    "rankings",
+    metadata,
+    sa.Column("id", Key, primary_key=True, autoincrement=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("created", sa.Float, nullable=False),
+    # How many were pending, and the greatest identifier among them.
+    sa.Column("pending", sa.Integer, nullable=False),
+    sa.Column("newest", Key, nullable=False),
+)
+ranked = sa.Table(
+    "ranked",
+    metadata,
+    sa.Column("ranking", Key, primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True),
+    sa.Column("feedback_id", Key, nullable=False),
+    # The correction that stands for this one; NULL for those that stand for themselves.
+    sa.Column("leader", Key),
+    sa.Index("ranked_leader", "leader"),
 )
 windows = sa.Table(
     "windows",

@@ -62,6 +62,25 @@ def test_the_queue_comes_in_pages_newest_first(unchanged: Served) -> None:
     assert found[0] | {"status": "pending", "prediction": "yes", "label": "no", "revision": 1} == found[0]
 
 
+def test_the_most_informative_order_has_each_correction_once(unchanged: Served) -> None:
+    """Each says how many others it stands for, and its pages have all of them, newer ones included."""
+
+    def ranked() -> list[dict[str, Any]]:
+        found, path = [], "/v1/corrections?order=informative&limit=2"
+        while path:
+            page = unchanged.get(path).json
+            found += page["corrections"]
+            path = page["next"] and page["next"].removeprefix(unchanged.url)
+        return found
+
+    assert {one["inputs"]["age"] for one in ranked()} == set(range(5))
+    newest = [one["id"] for one in unchanged.get("/v1/corrections").json["corrections"]]
+    eventually(lambda: [one["id"] for one in ranked()] != newest, 20)
+    assert sorted(one["id"] for one in ranked()) == sorted(newest)
+    assert {one["alike"] for one in ranked()} == {0}
+    assert unchanged.get(f"/v1/corrections?alike={newest[0]}").json["corrections"] == []
+
+
 def test_a_decision_takes_the_correction_out_of_the_backlog(corrected: Served) -> None:
     """Decisions to accept, relabel, reject and undo show in the queue and in the metric."""
     one, two, three, *_ = corrected.get("/v1/corrections").json["corrections"]
@@ -93,7 +112,8 @@ def test_the_second_reviewer_learns_what_the_first_decided(corrected: Served) ->
         ("cursor=%ff", "cursor: expected the cursor in the URL next of the page before"),
         ("cursor=Y29uZmlkZW50LDAuOSwx", "cursor: it belongs to a page in the order confident, not newest"),
         ("cursor=bmV3ZXN0LG5hbiwx", "cursor: expected the cursor in the URL next of the page before"),
-        ("order=oldest", 'order: expected confident, error or newest, got "oldest"'),
+        ("order=oldest", 'order: expected confident, error, informative or newest, got "oldest"'),
+        ("alike=x", 'alike: expected a whole number from 1 to 2147483647, got "x"'),
         ("source=model", 'source: expected all, sample or user, got "model"'),
         (
             "since=yesterday",

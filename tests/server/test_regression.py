@@ -120,7 +120,7 @@ def test_errors_take_the_place_of_the_confusion_table(regression: Served) -> Non
 @example([5.0, 5.0000001, -1e120])
 def test_any_errors_have_a_chart(values: list[float]) -> None:
     """Each error is in one bar, whose address selects exactly the errors that it counts."""
-    chart = error_chart(np.array(values), ReviewQuery(Filter(), "newest", "cards", None, {}))
+    chart = error_chart(np.array(values), ReviewQuery(Filter(), "newest", "cards", None, None, {}))
     assert chart
     assert len(chart.bars) <= BARS + 4
     for bar in chart.bars:

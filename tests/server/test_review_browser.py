@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
@@ -238,6 +239,37 @@ def test_what_the_network_loses_comes_back(mistaken: Served, visit: Open) -> Non
     page.keyboard.press("a")
     eventually(lambda: settled(mistaken, accepted=1))
     visit.wrong[:] = [text for text in visit.wrong if "ERR_INTERNET_DISCONNECTED" not in text]  # type: ignore[attr-defined]
+
+
+def test_one_card_stands_for_those_like_it(mistaken: Served, visit: Open) -> None:
+    """They appear below it and are decided together only when the reviewer asks for it; the target counts each."""
+    photos = np.random.default_rng(3).integers(0, 17, (30, 8, 8)).tolist()
+    others = [mistake(f"o-{number}", inputs={"photo": photo}) for number, photo in enumerate(photos)]
+    correct(mistaken, [*others, *(mistake(f"m-{number}", inputs={"photo": photos[0][::-1]}) for number in range(4))])
+    eventually(lambda: any(one.get("alike") for one in queue(mistaken, "status=pending&order=informative")), 20)
+    page = visit("/review?order=informative&target=12")
+    link = page.get_by_role("link", name="3 more like it")
+    leader = link.locator("xpath=ancestor::article")
+    identifier = leader.get_attribute("data-id")
+    expect(page.locator("#decided-today")).to_have_text("0")
+    first = next(card for card in shown(page) if card != identifier)
+    page.locator(f"[data-id='{first}'] button[value=accepted]").click()
+    expect(page.locator("#decided-today")).to_have_text("1")
+    link.click()
+    expect(page.locator("#bulk-count")).to_have_text("4 selected")
+    expect(link).to_have_count(0)
+    place = shown(page).index(str(identifier))
+    group = shown(page)[place : place + 4]
+    page.keyboard.press("a")
+    eventually(lambda: settled(mistaken, accepted=5))
+    assert {status for status, _ in (states(mistaken)[card] for card in group)} == {"accepted"}
+    expect(page.locator("#decided-today")).to_have_text("5")
+    page.keyboard.press("u")
+    eventually(lambda: settled(mistaken, accepted=1))
+    expect(page.locator("#decided-today")).to_have_text("1")
+    page.reload()
+    expect(page.locator(".target")).to_have_text("1 of 12 today")
+    assert not serious(page)
 
 
 def test_filters_by_hand(mistaken: Served, visit: Open) -> None:

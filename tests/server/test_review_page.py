@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from support.corrections import IMAGE, correct, mistake, queue, start
 from support.pages import Page as Parsed
-from support.servers import Answer, Served, write_config
+from support.servers import Answer, Served, ask, write_config
 
 from exporter.profiles.profile import CategoricalFeature, NumericFeature
 from exporter.server.pages import review_charts
@@ -222,7 +222,7 @@ def test_filters_stand_in_the_address(reviewed: Served, query: dict[str, Any], f
         ("until=999999999999999", "until: expected a time"),
         ("confidence_from=2", "confidence_from: expected a number from 0 to 1"),
         ("view=list", "view: expected cards or table"),
-        ("order=oldest", "order: expected confident, error or newest"),
+        ("order=oldest", "order: expected confident, error, informative or newest"),
         ("cursor=x", "cursor: expected the cursor in the URL next of the page before"),
         ("endpoint=x&version=&_external=1", 'the parameter "endpoint" is not known'),
         ("modell=credit", 'the parameter "modell" is not known; did you mean "model"?'),
@@ -275,7 +275,7 @@ def test_the_chart_of_all_time(reviewed: Served, period: str) -> None:
 def test_many_labels_are_capped() -> None:
     """Of 300 labels the table shows the most frequent and says how many are left out."""
     pairs = [(f"label {number}", f"label {(number + 1) % 300}", 300 - number) for number in range(300)]
-    found = review_charts.confusion_table(pairs, ReviewQuery(Filter(), "newest", "cards", None, {}))
+    found = review_charts.confusion_table(pairs, ReviewQuery(Filter(), "newest", "cards", None, None, {}))
     assert found
     assert len(found.rows) == len(found.columns) == review_charts.MAX_LABELS
     assert "label 0" in found.rows
@@ -469,3 +469,17 @@ def test_the_home_page_leads_to_what_waits(fresh: Served) -> None:
     assert "/review?model=credit" in links
     assert "/review?model=credit&version=3&since=2026-11-24T09:00:00Z" in links
     assert Page(fresh.get("/review?model=credit&version=3&since=2026-11-24T09:00:00Z")).status == 200
+
+
+def test_the_target_counts_the_decisions_of_today(fresh: Served) -> None:
+    """Corrections that are pending again do not count, those decided twice count once; a wrong target is explained."""
+    correct(fresh, [mistake(f"m-{number}") for number in range(3)])
+    first, second, _ = (one["id"] for one in queue(fresh))
+    for correction_id, status, revision in (
+        (first, "accepted", 1), (first, "rejected", 2), (second, "accepted", 1), (second, "pending", 2),
+    ):  # fmt: skip
+        body = {"status": status, "revision": revision}
+        assert ask(f"{fresh.url}/v1/corrections/{correction_id}", body, "PATCH").status == 200
+    assert "1 of 200 today" in review(fresh, target=200, status="all").text
+    assert "of 200 today" not in fresh.get("/review").text
+    assert "target: expected a whole number from 1 to 10000, got &#34;0&#34;" in fresh.get("/review?target=0").text

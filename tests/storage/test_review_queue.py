@@ -21,8 +21,9 @@ from exporter.storage.accepted_examples import Selection, accepted_examples
 from exporter.storage.accuracy_counts import accuracy_counts
 from exporter.storage.backlog import read_state
 from exporter.storage.correction_history import correction_history
+from exporter.storage.correction_pages import Position, list_corrections
 from exporter.storage.correction_stats import overview, read_errors
-from exporter.storage.corrections import Filter, list_corrections
+from exporter.storage.corrections import Filter
 from exporter.storage.feedback_join import UnjoinedFeedback
 from exporter.storage.review_decisions import Decision, decide
 from exporter.storage.review_probes import Draw, with_feedback
@@ -121,7 +122,7 @@ def test_every_page_uses_an_index(store: Store) -> None:
     statements: list[tuple[str, Any]] = []
     with store.reading() as connection:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
-        for after in (None, (START, 5)):
+        for after in (None, Position(START, 5)):
             list_corrections(connection, Filter("digits", status="pending"), 100, after, "newest")
             list_corrections(connection, Filter("digits", source="all"), 100, after, "newest")
             list_corrections(connection, Filter("digits", status="pending"), 100, after, "confident")

@@ -20,7 +20,8 @@ from exporter.stats.accuracy import Estimate, wilson
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store, prediction_rows, review_probes
 from exporter.storage.correction_history import correction_history
-from exporter.storage.corrections import Filter, list_corrections
+from exporter.storage.correction_pages import list_corrections
+from exporter.storage.corrections import Filter
 from exporter.storage.review_decisions import Decision, decide
 from exporter.storage.review_probes import Draw, draw, select_draw
 from exporter.storage.review_samples import sample_for_review, store_sample

@@ -33,7 +33,8 @@ from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store, migrations, prediction_rows, unjoined_log
 from exporter.storage import store as database_module
 from exporter.storage.correction_history import PAGE_CHARACTERS, START, correction_history
-from exporter.storage.corrections import Filter, list_corrections
+from exporter.storage.correction_pages import list_corrections
+from exporter.storage.corrections import Filter
 from exporter.storage.engine import open_engine, shown_url, was_committed, write_beside
 from exporter.storage.migrations import SCHEMA_VERSION, migrate
 from exporter.storage.retention import Retention

@@ -17,7 +17,8 @@ from exporter.profiles.profile import MAX_RARE, CategoricalFeature
 from exporter.server.api.parameters import check_parameters, malformed, parse_time, parse_whole_number
 from exporter.server.application import Exporter
 from exporter.storage.correction_history import HistoryPosition
-from exporter.storage.corrections import ORDERS, PARAMETERS, STATUSES, VERDICTS, Filter, Position
+from exporter.storage.correction_pages import ORDERS, Position
+from exporter.storage.corrections import PARAMETERS, STATUSES, VERDICTS, Filter
 from exporter.storage.schema import label_json
 from exporter.validation import any_of, preview, suggestion
 
@@ -111,6 +112,7 @@ def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple
         error_from=_number("error_from", arguments.get("error_from")),
         error_to=_number("error_to", arguments.get("error_to")),
         q=q or None,
+        alike=parse_whole_number("alike", arguments.get("alike"), MAX_ID),
         joined=None if joined is None else _one_of("joined", joined, _JOINED) == "true",
         redacted=exporter.redacted,
     )
@@ -118,7 +120,8 @@ def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple
 
 def encode_cursor(order: str, position: Position) -> str:
     """Encode the position at which a page ended."""
-    return base64.urlsafe_b64encode(f"{order},{position[0]!r},{position[1]}".encode()).decode()
+    snapshot = f",{position.snapshot}" if position.snapshot else ""
+    return base64.urlsafe_b64encode(f"{order},{position.key!r},{position.id}{snapshot}".encode()).decode()
 
 
 def with_new_label(exporter: Exporter, correction: dict[str, Any]) -> dict[str, Any]:
@@ -175,12 +178,13 @@ def _decode_cursor(order: str, text: str | None) -> Position | None:
     if text is None:
         return None
     try:
-        cursor_order, sort_key, correction_id = base64.urlsafe_b64decode(text).decode().split(",")
-        position = float(sort_key), int(correction_id)
+        cursor_order, sort_key, correction_id, *snapshot = base64.urlsafe_b64decode(text).decode().split(",")
+        position = Position(float(sort_key), int(correction_id), *map(int, snapshot[:1]))
     except (binascii.Error, ValueError):
-        cursor_order, position = "", (math.nan, 0)
+        cursor_order, position = "", Position(math.nan, 0)
     if cursor_order in ORDERS and cursor_order != order:
         raise malformed(f"cursor: it belongs to a page in the order {cursor_order}, not {order}")
-    if cursor_order != order or not math.isfinite(position[0]) or not 0 <= position[1] <= MAX_ID:
+    is_possible = math.isfinite(position.key) and 0 <= position.id <= MAX_ID and 0 <= position.snapshot < 2**62
+    if cursor_order != order or not is_possible:
         raise malformed("cursor: expected the cursor in the URL next of the page before")
     return position

@@ -26,7 +26,9 @@ from exporter.server.application import Exporter
 from exporter.server.idempotency import IdempotencyCache
 from exporter.server.problem import Reply, json_reply, problem
 from exporter.storage.correction_history import correction_history
-from exporter.storage.corrections import find_correction, list_corrections
+from exporter.storage.correction_pages import list_corrections
+from exporter.storage.corrections import find_correction
+from exporter.storage.rankings import count_alike
 from exporter.storage.review_decisions import Decision, decide, decide_all
 from exporter.storage.review_probes import Draw
 from exporter.storage.review_samples import sample_for_review
@@ -54,11 +56,14 @@ class CorrectionsApi:
         query = parse_query(self._exporter, request.args)
         with self._exporter.store.reading() as connection:
             page, end = list_corrections(connection, query.filter, query.limit, query.after, query.order)
+            alike = count_alike(connection, page) if query.order == "informative" else None
         next_url = None
         if end:
             arguments = urlencode({**request.args.to_dict(), "cursor": encode_cursor(query.order, end)})
             next_url = f"{request.base_url}?{arguments}"
         documents = [with_new_label(self._exporter, document) for document in page]
+        if alike is not None:
+            documents = [{**document, "alike": alike.get(document["id"], 0)} for document in documents]
         return _json({"corrections": documents, "next": next_url})
 
     def list_users(self) -> Response:

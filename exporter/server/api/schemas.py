@@ -87,6 +87,7 @@ class Correction(msgspec.Struct):
     reviewed: str | None
     revision: int
     new_label: bool
+    alike: int | UnsetType = UNSET
     unreadable: list[str] | UnsetType = UNSET
 
 

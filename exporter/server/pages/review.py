@@ -27,9 +27,11 @@ from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, paramet
 from exporter.server.problem import store_problem
 from exporter.stats.accuracy import Estimate
 from exporter.storage.accuracy_counts import AccuracyCounts, accuracy_counts
+from exporter.storage.correction_pages import list_corrections
 from exporter.storage.correction_stats import overview, read_errors
-from exporter.storage.corrections import PARAMETERS, STATUSES, find_correction, list_corrections
-from exporter.storage.review_decisions import Decision, decide
+from exporter.storage.corrections import PARAMETERS, STATUSES, find_correction
+from exporter.storage.rankings import count_alike
+from exporter.storage.review_decisions import Decision, count_decided, decide
 from exporter.storage.review_probes import Draw
 from exporter.storage.review_samples import sample_for_review
 from exporter.storage.schema import label_json
@@ -132,6 +134,7 @@ class ReviewPage:
             return render_template("review.html", **context, errors=[error.detail]), 400
         with self._exporter.store.reading() as connection:
             documents, end = list_corrections(connection, query.filter, PAGE_SIZE, query.after, query.order)
+            alike = count_alike(connection, documents) if query.order == "informative" else {}
             if query.after is None:
                 context |= self._overview(connection, query, now)
         model = query.filter.model
@@ -143,6 +146,7 @@ class ReviewPage:
             query=query,
             active_filters=_active_filters(query),
             cards=review_cards.cards(documents, monitors),
+            alike=alike,
             next=query.with_changes() | {"cursor": encode_cursor(query.order, end)} if end else None,
             versions=sorted(versions),
             segments=self._segments(model),
@@ -158,6 +162,7 @@ class ReviewPage:
         pairs = [] if regression else stats.pairs  # of numbers there are as many as corrections
         return {
             "regression": regression,
+            "decided_today": count_decided(connection, now // 86400 * 86400, g.user, query.filter.model),
             "histogram": error_chart(read_errors(connection, query.filter), query) if regression else None,
             "tolerance": monitors.models[model].correction_tolerance if model else 0,
             "counts": stats.counts,
@@ -259,6 +264,7 @@ def _active_filters(query: ReviewQuery) -> list[tuple[str, dict[str, str]]]:
         "error_to": lambda: f"error below {query.args['error_to']}",
         "q": lambda: f"with “{query.args['q'][:40]}”",
         "source": lambda: {"sample": "samples", "all": "corrections and samples"}[query.filter.source],
+        "alike": lambda: f"like correction {query.filter.alike}",
         "joined": lambda: "with a logged prediction" if query.filter.joined else "without a logged prediction",
     }
     return [

@@ -11,14 +11,18 @@ from werkzeug.datastructures import MultiDict
 
 from exporter.errors import EventError
 from exporter.server.api.correction_query import parse_query
+from exporter.server.api.parameters import parse_whole_number
 from exporter.server.application import Exporter
-from exporter.storage.corrections import PARAMETERS, Filter, Position
+from exporter.storage.correction_pages import Position
+from exporter.storage.corrections import PARAMETERS, Filter
 from exporter.validation import any_of, parse_duration, preview
 
 VIEWS = ("cards", "table")
 DEFAULTS = {"status": "pending", "source": "user", "order": "newest", "view": "cards"}
-NAMES = (*PARAMETERS, "order", "view", "cursor")
+NAMES = (*PARAMETERS, "order", "view", "target", "cursor")
 """Parameters of the page, in their order in an address."""
+MAX_TARGET = 10_000
+"""Decisions that a reviewer may aim for in a day."""
 PAGE_SIZE = 50
 """Cards on a page."""
 GRAFANA = {"from": "since", "to": "until"}
@@ -32,6 +36,8 @@ class ReviewQuery(NamedTuple):
 
     Attributes
     ----------
+    target
+        How many corrections the reviewer wants to decide today; None without a target.
     args
         The parameters, without those with default values.
     """
@@ -40,6 +46,7 @@ class ReviewQuery(NamedTuple):
     order: str
     view: str
     after: Position | None
+    target: int | None
     args: dict[str, str]
 
     def with_changes(self, **changes: str | None) -> dict[str, str]:
@@ -55,7 +62,7 @@ class ReviewQuery(NamedTuple):
 def parse_review_query(exporter: Exporter, parameters: Mapping[str, str], now: float) -> ReviewQuery:
     """Parse the parameters of the page; empty ones are ignored.
 
-    In addition to the parameters of ``GET /v1/corrections``: ``status=all``, ``view``, and Grafana's periods.
+    In addition to those of ``GET /v1/corrections``: ``status=all``, ``view``, ``target``, and Grafana's periods.
 
     Raises
     ------
@@ -73,11 +80,12 @@ def parse_review_query(exporter: Exporter, parameters: Mapping[str, str], now: f
     view = query.pop("view")
     if view not in VIEWS:
         raise EventError("", f"view: expected {any_of(VIEWS)}, got {preview(view)}", "malformed")
+    target = parse_whole_number("target", query.pop("target", None), MAX_TARGET)
     if query["status"] == "all":
         del query["status"]
     page = parse_query(exporter, query)
     non_default = {name: args[name] for name in NAMES if name in args and args[name] != DEFAULTS.get(name)}
-    return ReviewQuery(page.filter, page.order, view, page.after, non_default)
+    return ReviewQuery(page.filter, page.order, view, page.after, target, non_default)
 
 
 def parameters(args: MultiDict[str, str]) -> dict[str, str]:

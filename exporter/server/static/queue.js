@@ -232,6 +232,16 @@ export class Queue {
     if (!counter) return;
     const number = Number((counter.textContent ?? "").replaceAll(",", "")) + step;
     counter.textContent = Math.max(number, 0).toLocaleString("en");
+    if (status !== "pending") this.progress(step);
+  }
+
+  /** Show how many corrections were decided today. @param {number} step */
+  progress(step) {
+    const bar = /** @type {HTMLProgressElement | null} */ (document.getElementById("progress"));
+    const text = document.getElementById("decided-today");
+    if (!bar || !text) return;
+    text.textContent = String(Math.max(Number(text.textContent) + step, 0));
+    bar.value = Number(text.textContent);
   }
 
   updateEmpty() {
@@ -245,6 +255,38 @@ export class Queue {
     return /** @type {HTMLAnchorElement | null} */ (document.getElementById("next"));
   }
 
+  /**
+   * Show the cards that are like a card below it, and select them together with it.
+   * @param {HTMLElement} card @param {HTMLAnchorElement} link to a page with them
+   */
+  async showAlike(card, link) {
+    /** @type {string | null} */
+    let address = link.href;
+    const alike = [card];
+    try {
+      while (address) {
+        const page = await fetchPage(address);
+        for (const found of page.querySelectorAll("#cards .card")) alike.push(/** @type {HTMLElement} */ (found));
+        address = /** @type {HTMLAnchorElement | null} */ (page.getElementById("next"))?.href ?? null;
+      }
+    } catch {
+      return announce("The corrections could not be loaded.");
+    }
+    const present = new Map([...this.cards(), ...this.removed.keys()].map((shown) => [shown.dataset.id, shown]));
+    let last = card.closest("li") ?? card;
+    for (const found of alike) {
+      const shown = present.get(found.dataset.id);
+      if (shown && this.removed.has(shown)) continue; // it was decided meanwhile
+      const item = shown ? (shown.closest("li") ?? shown) : document.adoptNode(found.closest("li") ?? found);
+      if (item !== last) last.after(item);
+      last = item;
+      this.select(shown ?? found, true);
+    }
+    this.showControls(this.list);
+    link.remove();
+    this.focus(card);
+  }
+
   /** Load the next page and append its cards. */
   async loadMore() {
     const link = this.next();
@@ -252,9 +294,7 @@ export class Queue {
     this.loading = true;
     let short = false;
     try {
-      const response = await fetch(link.href, { signal: AbortSignal.timeout(15000) });
-      if (!response.ok) throw new Error(String(response.status));
-      const page = new DOMParser().parseFromString(await response.text(), "text/html");
+      const page = await fetchPage(link.href);
       const present = new Set([...this.cards(), ...this.removed.keys()].map((card) => card.dataset.id));
       const wasEmpty = !this.list.querySelector(".card");
       for (const card of page.querySelectorAll("#cards .card")) {
@@ -275,4 +315,11 @@ export class Queue {
     }
     if (short) await this.loadMore(); // the page was short because its inputs are large
   }
+}
+
+/** @param {string} address @returns {Promise<Document>} */
+async function fetchPage(address) {
+  const response = await fetch(address, { signal: AbortSignal.timeout(15000) });
+  if (!response.ok) throw new Error(String(response.status));
+  return new DOMParser().parseFromString(await response.text(), "text/html");
 }

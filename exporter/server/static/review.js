@@ -115,6 +115,11 @@ function start(queue) {
   document.addEventListener("click", (event) => {
     const target = /** @type {HTMLElement} */ (event.target);
     const card = queue.cardOf(target);
+    const alike = /** @type {HTMLAnchorElement | null} */ (target.closest("a.alike"));
+    if (card && alike && !event.ctrlKey && !event.metaKey && !event.shiftKey) {
+      event.preventDefault();
+      queue.showAlike(card, alike);
+    }
     const button = target.closest("button");
     const action = button?.dataset.do;
     if (button?.id === "undo") undo();

@@ -1,0 +1,185 @@
+"""Rank pending corrections in the background; see `exporter.stats.review_order` and `exporter.storage.rankings`."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from exporter.errors import ExporterError
+from exporter.features.lenient_json import decode_inputs
+from exporter.features.similarity import DIMENSIONS, InputEncoder
+from exporter.monitoring.registry import MonitorRegistry
+from exporter.stats.divergence import Floats
+from exporter.stats.review_order import Vectors, informative_order
+from exporter.storage import Store
+from exporter.storage.rankings import (
+    SOURCES,
+    is_outdated,
+    pending_state,
+    read_inputs,
+    read_pending,
+    store_ranking,
+)
+
+log = logging.getLogger(__name__)
+
+TICK_SECONDS = 5.0
+"""Time between two looks at the queue."""
+PAUSE_SECONDS = 60.0
+"""Least time between two rankings of the same queue."""
+BUSY_SHARE = 0.05
+"""Share of the time in which corrections are ranked, at most."""
+CHOSEN = 1000
+"""Corrections that are chosen; those like them and all others come after them."""
+SAMPLE = 1000
+"""Corrections from whose inputs the encoder learns."""
+CHARACTERS = 16 * 2**20
+"""Characters of inputs that are read at a time. Longer inputs are not compared."""
+ENCODING_SECONDS = 20.0
+"""Time for the inputs of new corrections in one ranking; those of further ones follow in the next."""
+_STEP = 500
+
+
+class ReviewRanker:
+    """Ranks the pending corrections of each model, whenever there are new ones or few are left.
+
+    Parameters
+    ----------
+    store
+        The corrections.
+    monitors
+        Returns the current monitors.
+    """
+
+    def __init__(self, store: Store, monitors: Callable[[], MonitorRegistry]) -> None:
+        self._store = store
+        self._monitors = monitors
+        self._queues: dict[tuple[str, str], _Queue] = {}
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="ranking", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def close(self, timeout: float) -> None:
+        """End the thread, within a time if it ranks corrections at the moment."""
+        self._closing.set()
+        self._thread.join(timeout)
+
+    def refresh(self) -> None:
+        """Rank each queue that is due."""
+        monitors = self._monitors()
+        for key in [key for key in self._queues if key[0] not in monitors.models]:
+            del self._queues[key]
+        for model in monitors.models:
+            for source in SOURCES:
+                queue = self._queues.setdefault((model, source), _Queue(self._store, model, source))
+                if time.monotonic() >= queue.due_at and not self._closing.is_set():
+                    queue.rank(monitors, self._closing.is_set)
+
+    def _run(self) -> None:
+        while not self._closing.wait(TICK_SECONDS):
+            try:
+                self.refresh()
+            except ExporterError:
+                log.debug("corrections are not ranked", exc_info=True)  # the store logs its errors itself
+            except Exception:  # no error may end the thread
+                log.exception("corrections are not ranked")
+
+
+class _Queue:
+    """The pending corrections of a model and source, with the vectors of their inputs."""
+
+    def __init__(self, store: Store, model: str, source: str) -> None:
+        self._store, self._model, self._source = store, model, source
+        self._encoder: InputEncoder | None = None
+        self._learned_from: tuple[int, Any] = (0, None)
+        self._ids, self._vectors = np.empty(0, np.int64), np.empty((0, DIMENSIONS), np.int8)
+        self.due_at = 0.0
+
+    def rank(self, monitors: MonitorRegistry, is_closing: Callable[[], bool]) -> None:
+        """Rank the corrections, unless the last ranking still fits."""
+        started = time.monotonic()
+        with self._store.reading() as connection:
+            state = pending_state(connection, self._model, self._source)
+            if not is_outdated(connection, self._model, self._source, state):
+                return
+            pending = read_pending(connection, self._model, self._source)
+        wanted = np.array([*pending.ids, *pending.decided], np.int64)
+        self._encode(wanted, _input_types(monitors, self._model), is_closing)
+        known = np.isin(wanted, self._ids)
+        is_pending = known[: len(pending.ids)]
+        ids = wanted[: len(is_pending)][is_pending]
+        chosen = informative_order(
+            self._rows(ids),
+            _doubt(pending.confidences)[is_pending],
+            np.array(pending.kinds, np.intp)[is_pending],
+            self._rows(wanted[len(is_pending) :][known[len(is_pending) :]]),
+            CHOSEN,
+        )
+        if is_closing():
+            return
+        order = [(int(ids[row]), ids[alike].tolist()) for row, alike in chosen]
+        state = state if known.all() else (state[0], 0)  # the next ranking adds the others
+        self._store.execute(lambda connection, _: store_ranking(connection, self._model, self._source, state, order))
+        seconds = time.monotonic() - started
+        self.due_at = time.monotonic() + max(PAUSE_SECONDS, seconds * (1 / BUSY_SHARE - 1))
+
+    def _rows(self, ids: np.ndarray[Any, np.dtype[np.int64]]) -> Vectors:
+        return self._vectors[self._ids.searchsorted(ids)]
+
+    def _encode(
+        self,
+        wanted: np.ndarray[Any, np.dtype[np.int64]],
+        types: tuple[Mapping[str, str], Collection[str]],
+        is_closing: Callable[[], bool],
+    ) -> None:
+        """Encode the inputs of those corrections that have no vector yet, and forget all other vectors."""
+        size, learned_types = self._learned_from
+        if learned_types != types or (size < SAMPLE and len(wanted) >= 2 * size):
+            step = max(len(wanted) // SAMPLE, 1)
+            sample = self._decode(wanted[::step][:SAMPLE].tolist())
+            self._encoder = InputEncoder(list(sample.values()), *types)
+            self._learned_from = len(wanted), types
+            self._ids, self._vectors = self._ids[:0], self._vectors[:0]
+        assert self._encoder is not None  # noqa: S101
+        left: list[int] = wanted[~np.isin(wanted, self._ids)].tolist()
+        ids, vectors = [self._ids], [self._vectors]
+        end = time.monotonic() + ENCODING_SECONDS
+        while left and time.monotonic() < end and not is_closing():
+            decoded = self._decode(left[:_STEP])
+            ids.append(np.array(list(decoded), np.int64))
+            vectors.append(self._encoder.encode(list(decoded.values())))
+            left = [id_ for id_ in left[:_STEP] if id_ not in decoded] + left[_STEP:]
+        all_ids, rows = np.concatenate(ids), np.concatenate(vectors)
+        order = np.flatnonzero(np.isin(all_ids, wanted))
+        order = order[all_ids[order].argsort()]
+        self._ids, self._vectors = all_ids[order], rows[order]
+
+    def _decode(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """Return decoded inputs by their correction, of as many as `CHARACTERS` allows."""
+        with self._store.reading() as connection:
+            stored = read_inputs(connection, ids, CHARACTERS)
+        decoded = decode_inputs([text.encode("utf-8", "replace") for text in stored.values()])
+        return {id_: decoded.get(index, {}) for index, id_ in enumerate(stored)}
+
+
+def _doubt(confidences: Sequence[float | None]) -> Floats:
+    """Return how unsure the model was: 1 minus the confidence, and its median where there is none."""
+    doubt = 1.01 - np.array(confidences, dtype=np.float64)
+    known = doubt[~np.isnan(doubt)]
+    return np.where(np.isnan(doubt), np.median(known) if len(known) else 1.0, doubt)
+
+
+def _input_types(monitors: MonitorRegistry, model: str) -> tuple[dict[str, str], frozenset[str]]:
+    """Return the types of a model's inputs, and the names of those that are redacted."""
+    settings, binner = monitors.models[model], monitors.nearest_binner(model)
+    types = dict(binner.profile.inputs) if binner else {}
+    types |= {name: feature.type for name, feature in settings.features.items() if feature.type}
+    return types, settings.redact
