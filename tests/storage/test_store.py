@@ -455,6 +455,7 @@ TWO = ("feedback_id", "time", "verdict", "label", "user", "comment", "idempotenc
 of_all = sa.select(feedback.c.id, feedback.c.updated, *(feedback.c[name] for name in TWO[2:]))
 """Version 2 had the current feedback in the history, too."""
 TO_TWO = (
+    "DROP INDEX decisions_time",
     "DROP INDEX feedback_key",
     "DROP INDEX feedback_described",
     "ALTER TABLE feedback DROP COLUMN idempotency_key",
