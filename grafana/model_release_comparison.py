@@ -64,8 +64,8 @@ def verdict() -> Panel:
     return stat(
         "Verdict",
         (
-            "How the new version differs from the one before, as far as it is proven. If you look again and again, "
-            "chance alone shows a difference in the end: choose the moment to decide beforehand."
+            "How the new version differs from the one before, as far as it is proven. You may look at any time: if the "
+            "versions are equal, a difference is ever shown in at most 5 % of comparisons."
         ),
         BARE,
         *(

@@ -3,6 +3,8 @@
 ============  ==================================================================
 `counts`      the counters of a version in a period
 `measures`    measures of two sets of counts, with intervals and verdicts
+`methods`     how they are estimated: for one look at a chosen moment, or for any looks
+`decision`    whether the new version may be rolled out
 `versions`    which versions are compared
 `live`        counts of this exporter, over the time in which both versions served
 `prometheus`  counts of all replicas, from Prometheus

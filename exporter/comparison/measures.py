@@ -6,20 +6,11 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 from exporter.comparison.counts import Counts, Period, Quality
+from exporter.comparison.methods import FIXED, SEQUENTIAL, Method
 from exporter.stats import accuracy
-from exporter.stats.intervals import (
-    Difference,
-    Estimate,
-    bucket_quantile,
-    conservative_difference,
-    difference,
-    divergence,
-    from_band,
-    holm,
-    largest,
-    mean,
-    share,
-)
+from exporter.stats.divergence import Floats
+from exporter.stats.intervals import Difference, Estimate, difference, divergence, from_band
+from exporter.stats.sequential import COMMON, RARE, Part, Sums
 
 MIN_LABELS = 20
 """Labels that each side needs for its measured quality to be compared; with fewer, estimates are."""
@@ -88,6 +79,8 @@ class Comparison(NamedTuple):
     ----------
     shared_seconds
         Seconds in which both versions served, if both are compared over that time; None for two periods.
+    sequential
+        Whether the intervals and verdicts hold at every look.
     """
 
     model: str
@@ -95,60 +88,66 @@ class Comparison(NamedTuple):
     after: Side
     measures: list[Measure]
     shared_seconds: float | None = None
-
-
-def _share(part: float, total: float) -> Estimate | None:
-    # After a reset of a counter the counts are estimates, which need not be whole.
-    part, total = round(part), round(total)
-    return share(min(part, total), total) if total > 0 else None
+    sequential: bool = False
 
 
 class _Measured(NamedTuple):
-    """A measure of one side: the estimate, what it is computed from, and the worst feature."""
+    """A measure of one side: the estimate, what it is computed from, the counts of a share, and the worst feature."""
 
     estimate: Estimate | None
     observations: float
+    part: Part | None = None
     feature: str | None = None
 
 
-def _errors(counts: Counts) -> _Measured:
-    return _Measured(_share(counts.errors, counts.requests), counts.requests)
+def _share(method: Method, part: float, total: float) -> _Measured:
+    # After a reset of a counter the counts are estimates, which need not be whole.
+    whole = round(total)
+    if whole <= 0:
+        return _Measured(None, total)
+    counted = Part(min(round(part), whole), whole)
+    return _Measured(method.share(*counted), total, counted)
 
 
-def _latency(counts: Counts) -> _Measured:
+def _errors(counts: Counts, method: Method) -> _Measured:
+    return _share(method, counts.errors, counts.requests)
+
+
+def _latency(counts: Counts, method: Method) -> _Measured:
     requests = counts.durations[-1] if counts.durations else 0.0
-    return _Measured(bucket_quantile(counts.bounds, counts.durations, 0.95) if requests else None, requests)
+    return _Measured(method.quantile(counts.bounds, counts.durations, 0.95) if requests else None, requests)
 
 
-def _confident(counts: Counts) -> _Measured:
-    return _Measured(_share(counts.confident, counts.attempts), counts.attempts)
+def _confident(counts: Counts, method: Method) -> _Measured:
+    return _share(method, counts.confident, counts.attempts)
 
 
-def _corrected(counts: Counts) -> _Measured:
-    return _Measured(_share(counts.corrections, counts.confident), counts.confident)
+def _corrected(counts: Counts, method: Method) -> _Measured:
+    return _share(method, counts.corrections, counts.confident)
 
 
-def _drift(counts: Counts) -> _Measured:
-    estimates = {name: divergence(*feature) for name, feature in counts.features.items()}
-    if not estimates:
+def _drift(counts: Counts, method: Method) -> _Measured:
+    scores = {name: divergence(*feature).value for name, feature in counts.features.items()}
+    if not scores:
         return _Measured(None, 0.0)
-    worst = max(estimates, key=lambda name: estimates[name].value)
-    return _Measured(largest(list(estimates.values())), float(counts.features[worst].counts.sum()), worst)
+    worst = max(scores, key=scores.__getitem__)
+    observations = float(counts.features[worst].counts.sum())
+    return _Measured(method.worst_divergence(list(counts.features.values())), observations, feature=worst)
 
 
 class _Rule(NamedTuple):
-    """How a number is measured and compared."""
+    """How a number is measured and compared, and what is expected of it if it is a share."""
 
     name: str
     good: int
-    measure: Callable[[Counts], _Measured]
-    subtract: Callable[[Estimate, Estimate], Difference] = difference
+    measure: Callable[[Counts, Method], _Measured]
+    expected: Floats = RARE
 
 
 _RULES = (
     _Rule("error_ratio", -1, _errors),
-    _Rule("latency_p95_seconds", -1, _latency, conservative_difference),
-    _Rule("confident_ratio", 1, _confident),
+    _Rule("latency_p95_seconds", -1, _latency),
+    _Rule("confident_ratio", 1, _confident, COMMON),
     _Rule("correction_ratio", -1, _corrected),
     _Rule("worst_drift_nats", -1, _drift),
 )
@@ -156,15 +155,21 @@ GOOD = {rule.name: rule.good for rule in _RULES} | {"accuracy": 1, "mean_absolut
 """Of each measure, 1 where more is better, -1 where less is."""
 
 
-def compare(before: Counts, after: Counts) -> list[Measure]:
-    """Return all measures of two sides; which differences are significant is decided by Holm's method."""
-    measures = [_compare_measure(rule, before, after) for rule in _RULES]
-    measures += filter(None, [_compare_quality(before, after)])
+def compare(before: Counts, after: Counts, method: Method = FIXED) -> list[Measure]:
+    """Return all measures of two sides; the method decides together which differences are significant."""
+    measures = [_compare_measure(rule, before, after, method) for rule in _RULES]
+    measures += filter(None, [_compare_quality(before, after, method)])
     indices = [index for index, measure in enumerate(measures) if measure.difference]
     p_values = [measure.difference.p_value for measure in measures if measure.difference]
-    for index, significant in zip(indices, holm(p_values), strict=True):
+    for index, significant in zip(indices, method.significant(p_values), strict=True):
         measures[index] = measures[index]._replace(significant=significant)
     return measures
+
+
+def at_every_look(comparison: Comparison) -> Comparison:
+    """Return the comparison with intervals and verdicts that hold at every look."""
+    measures = compare(comparison.before.counts, comparison.after.counts, SEQUENTIAL)
+    return comparison._replace(measures=measures, sequential=True)
 
 
 def _is_constant(name: str, *sides: Estimate) -> bool:
@@ -175,18 +180,17 @@ def _is_constant(name: str, *sides: Estimate) -> bool:
     return name == "confident_ratio" and all(side.value == 1 for side in sides)
 
 
-def _compare_measure(rule: _Rule, before: Counts, after: Counts) -> Measure:
-    sides = rule.measure(before), rule.measure(after)
+def _compare_measure(rule: _Rule, before: Counts, after: Counts, method: Method) -> Measure:
+    sides = rule.measure(before, method), rule.measure(after, method)
     old, new = (side.estimate for side in sides)
     if rule.name == "correction_ratio" and not before.feedback and not after.feedback:
         old = new = None  # without feedback, a lack of corrections means nothing
-    change = rule.subtract(old, new) if old and new and not _is_constant(rule.name, old, new) else None
     names = tuple(side.feature for side in sides if side.feature)
     return Measure(
         name=rule.name,
         before=old,
         after=new,
-        difference=change,
+        difference=_subtract(rule, *sides, method) if old and new else None,
         significant=False,
         good=rule.good,
         observations=(sides[0].observations, sides[1].observations),
@@ -194,26 +198,38 @@ def _compare_measure(rule: _Rule, before: Counts, after: Counts) -> Measure:
     )
 
 
-def _compare_quality(before: Counts, after: Counts) -> Measure | None:
+def _subtract(rule: _Rule, before: _Measured, after: _Measured, method: Method) -> Difference | None:
+    old, new = before.estimate, after.estimate
+    if old is None or new is None or _is_constant(rule.name, old, new):
+        return None
+    if before.part and after.part:
+        return method.share_difference(before.part, after.part, rule.expected)
+    if rule.name == "latency_p95_seconds":
+        return method.quantile_difference(old, new)
+    few = min(before.observations, after.observations) < method.fewest
+    return None if few else method.divergence_difference(old, new)
+
+
+def _compare_quality(before: Counts, after: Counts, method: Method) -> Measure | None:
     """Compare the measured quality where both sides have labels, else the estimates; None where neither is there."""
     sides = before.quality, after.quality
+    regression = any(side.regression for side in sides)
     basis: Basis = "measured" if min(side.labelled for side in sides) >= MIN_LABELS else "estimated"
     if basis == "measured":
-        estimates = [_measured_quality(side) for side in sides]
+        old, new, change = _measured_quality(*sides, method)
         observations = sides[0].labelled, sides[1].labelled
     else:
-        estimates = [_from_band(side.estimated) for side in sides]
+        old, new = (_from_band(side.estimated) for side in sides)
+        change = difference(old, new) if old and new and method.estimates else None
         observations = before.attempts, after.attempts
-    old, new = estimates
     if old is None and new is None:
         return None
-    regression = any(side.regression for side in sides)
     name = "mean_absolute_error" if regression else "accuracy"
     return Measure(
         name=name,
         before=old,
         after=new,
-        difference=difference(old, new) if old and new else None,
+        difference=change,
         significant=False,
         good=GOOD[name],
         observations=observations,
@@ -221,10 +237,16 @@ def _compare_quality(before: Counts, after: Counts) -> Measure | None:
     )
 
 
-def _measured_quality(quality: Quality) -> Estimate | None:
-    if quality.regression:
-        return mean(quality.absolute_error, quality.squared_error, quality.labelled)
-    return _share(quality.correct, quality.labelled)
+def _measured_quality(
+    before: Quality, after: Quality, method: Method
+) -> tuple[Estimate | None, Estimate | None, Difference | None]:
+    if before.regression or after.regression:
+        old, new = (Sums(side.absolute_error, side.squared_error, side.labelled) for side in (before, after))
+        enough = min(old.values, new.values) >= method.fewest
+        return method.mean(old), method.mean(new), method.mean_difference(old, new) if enough else None
+    left, right = (_share(method, side.correct, side.labelled) for side in (before, after))
+    change = method.share_difference(left.part, right.part, COMMON) if left.part and right.part else None
+    return left.estimate, right.estimate, change
 
 
 def _from_band(band: accuracy.Estimate | None) -> Estimate | None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from exporter.comparison.counts import utc_time
 from exporter.comparison.measures import Comparison, Measure, Side
 from exporter.stats.intervals import CONFIDENCE, Difference, Interval, excludes_zero
+from exporter.stats.sequential import LARGE
 
 
 def titles(comparison: Comparison) -> tuple[str, str]:
@@ -165,6 +166,10 @@ def _doubt(comparison: Comparison, measure: Measure, interval: Interval) -> str:
 def _why_unknown(comparison: Comparison, measure: Measure) -> str:
     if measure.name == "worst_drift_nats" and (comparison.before.counts.changed or comparison.after.counts.changed):
         return "the training profile changed meanwhile"
+    if comparison.sequential and measure.before and measure.after and measure.name != "confident_ratio":
+        if measure.basis == "estimated":
+            return "an estimate without labels can be compared at one chosen moment only"
+        return f"each side needs {LARGE} observations"
     return {
         "error_ratio": "there are no requests",
         "latency_p95_seconds": "predictions came without duration_seconds",
@@ -198,6 +203,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
         "after": _side(comparison.after),
         "shared_seconds": comparison.shared_seconds,
         "confidence": CONFIDENCE,
+        "sequential": comparison.sequential,
         "measures": [
             _measure(measure, text) for measure, text in zip(comparison.measures, sentences(comparison), strict=True)
         ],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, TypeVar
 
+from exporter.config.margins import check_margin
 from exporter.config.objectives import OBJECTIVE_ALERTS, LatencyObjective, Objectives, check_bound, check_share
 from exporter.config.thresholds import FEATURE_ALERTS, MODEL_ALERTS
 from exporter.config.types import DISTANCES, OTHER_SEGMENT, TASKS, FeatureConfig, sampled_share
@@ -72,6 +74,7 @@ def check_document(document: Any, where: str) -> Any:
             _check_features(path, model, where)
             _check_alerts(path, model, MODEL_ALERTS)
             _check_objectives(path, model, where)
+            _check_margins(path, model)
             _check_segments(path, model)
             _check_distances(path, model)
             _check_false_alarm_interval(path, model)
@@ -148,6 +151,11 @@ def _check_objectives(path: KeyPath, model: dict[str, Any], where: str) -> None:
     elif latency is not None:
         _refuse(key, f"expected a mapping such as {{below: 0.5, share: 0.95}}, got {preview(latency)}")
     convert(objectives, Objectives, where, key[:-1])
+
+
+def _check_margins(path: KeyPath, model: dict[str, Any]) -> None:
+    for name, value in _mapping(model, "release_margins").items():
+        _parse(functools.partial(check_margin, str(name)), value, (*path, "release_margins", str(name)))
 
 
 def _check_segments(path: KeyPath, model: dict[str, Any]) -> None:

@@ -65,6 +65,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     features: dict[str, FeatureConfig] = {}
     alerts: dict[str, float] = {}
     objectives: Objectives | None = None
+    release_margins: dict[str, float] = {}
     events: tuple[_Name, ...] = ()
     max_versions: Annotated[int, msgspec.Meta(ge=1, le=1000)] = 20
     mapping: MappingConfig = MappingConfig()

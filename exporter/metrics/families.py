@@ -229,6 +229,10 @@ COMPARISON_DIFFERENCE = (
 COMPARISON_VERDICT = _gauge(
     "model_comparison_verdict", "Whether the version after is better (1) or worse (-1), or neither is proven (0)."
 )
+COMPARISON_DECISION = _gauge(
+    "model_comparison_decision",
+    "Whether the version after may be promoted (1) or must be rolled back (-1), or not yet (0).",
+)
 COMPARISON_OBSERVATIONS = _gauge(
     "model_comparison_observations", "Requests, predictions or values that a measure is computed from."
 )

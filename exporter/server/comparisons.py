@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from exporter.comparison.live import Labels, compare_live
-from exporter.comparison.measures import Comparison
+from exporter.comparison.measures import Comparison, at_every_look
 from exporter.comparison.versions import choose
 from exporter.errors import CompareError, ExporterError
 from exporter.metrics.comparisons import comparison_lines
@@ -137,7 +137,8 @@ class Comparisons:
         except CompareError:
             self._forget(model)
             return
-        self._lines[model] = list(comparison_lines([comparison]))
+        margins = self._monitors().models[model].release_margins
+        self._lines[model] = list(comparison_lines(at_every_look(comparison), margins))
         self._latest[model] = (started, comparison)
 
     def _forget(self, model: str) -> None:

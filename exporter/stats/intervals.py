@@ -61,10 +61,13 @@ class Difference:
         The best estimate of the difference.
     within
         Returns its interval at a significance level.
+    chance
+        Returns the p-value; by default it is computed from the intervals.
     """
 
     value: float
     within: Callable[[float], Interval]
+    chance: Callable[[], float] | None = None
 
     @functools.cached_property
     def interval(self) -> Interval:
@@ -74,6 +77,8 @@ class Difference:
     @functools.cached_property
     def p_value(self) -> float:
         """Probability of a difference at least as large by chance alone, at least `MIN_P_VALUE`."""
+        if self.chance:
+            return min(max(self.chance(), MIN_P_VALUE), 1.0)
 
         def zero_outside(exponent: float) -> bool:
             return excludes_zero(self.within(10**exponent))

@@ -379,9 +379,31 @@ def test_fail_if_worse_sets_the_exit_status(prometheus: str) -> None:
     assert run(f"--prometheus={prometheus}", *turned)[0] == 0
 
 
+def test_a_decision_that_may_be_looked_at_at_any_time(prometheus: str) -> None:
+    """The decision follows from the margins, is printed with its reasons, and sets the exit status."""
+    command = ("--model=digits", "--sequential", *HOUR_TWO)
+    wide = ("--margin=error_ratio=0.05", "--margin=worst_drift_nats=1")
+    result = compared(prometheus, *command)
+    assert (result["sequential"], result["decision"]) == (True, "promote")
+    assert result["measures"]["correction_ratio"]["verdict"] == "better"
+    fixed = compared(prometheus, "--model=digits", *HOUR_TWO)["measures"]["error_ratio"]["difference"]
+    interval = result["measures"]["error_ratio"]["difference"]
+    assert interval["low"] < fixed["low"] < fixed["value"] == interval["value"] < fixed["high"] < interval["high"]
+    turned = ("--before=2", "--after=1", *command)
+    code, out, _ = run(f"--prometheus={prometheus}", *turned, "--fail-if-worse")
+    assert (code, out.splitlines()[-2:]) == (
+        3,
+        ["Decision: rollback", "Correction ratio: worse by more than the margin of 1.0 points."],
+    )
+    allowed = compared(prometheus, *turned, *wide, "--margin=correction_ratio=0.1", "--fail-if-worse")
+    assert (allowed["decision"], allowed["measures"]["error_ratio"]["verdict"]) == ("promote", "worse")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (("--model=digits", "--margin=error_ratio=0.1"), "--margin needs --sequential"),
+        (("--model=digits", "--sequential", "--last=1h"), "needs counts from a fixed start on: use --from"),
         (("--model=digit",), "has no data of a model 'digit'; did you mean \"digits\"?"),
         ((), "set --model to one of: digits, outage, replaced, reset"),
         (
@@ -406,6 +428,20 @@ def test_invalid_comparisons_are_errors(prometheus: str, arguments: tuple[str, .
     code, out, err = run(f"--prometheus={prometheus}", *arguments)
     assert (code, out) == (1, "")
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("margin", "message"),
+    [
+        ("error_rate=0.1", 'is not a measure of a comparison; did you mean "error_ratio"?'),
+        ("error_ratio", "expected a measure and a number such as error_ratio=0.01"),
+        ("error_ratio=nan", "expected a number of at least 0, got NaN"),
+    ],
+)
+def test_a_margin_that_is_none_is_an_error(margin: str, message: str) -> None:
+    """The message names the valid measure or the form."""
+    code, _, err = run("--sequential", f"--margin={margin}")
+    assert (code, message in err) == (2, True), err
 
 
 def test_an_unreachable_prometheus_is_an_error(prometheus: str) -> None:

@@ -34,6 +34,7 @@ models:
     features: {image: {type: image}, age: {alerts: {ModelFeatureDrift: 0.5}}}
     alerts: {ModelCorrectionRatioHigh: 0.02, ModelLatencyHigh: 1}
     objectives: {errors: 0.99, latency: {below: 1, share: 0.95}}
+    release_margins: {error_ratio: 0.01}
     events: [orders_completed]
     max_versions: 5
     mapping:
@@ -79,6 +80,7 @@ def test_a_config_with_every_key(tmp_path):
         features={"image": FeatureConfig("image"), "age": FeatureConfig(alerts={"ModelFeatureDrift": 0.5})},
         alerts={"ModelCorrectionRatioHigh": 0.02, "ModelLatencyHigh": 1},
         objectives=Objectives(0.99, LatencyObjective(1.0, 0.95)),
+        release_margins={"error_ratio": 0.01},
         events=("orders_completed",),
         max_versions=5,
         mapping=MappingConfig(("isvc",), False, {"x": ("a", "b"), "y": "c", "z": None}, "p", "q", labels=("a", 1)),

@@ -117,7 +117,11 @@ def exported(exporter: Exporter) -> dict[tuple[str, ...], float]:
 def as_metrics(document: dict[str, Any]) -> dict[tuple[str, ...], float]:
     """What is to be exported of a document."""
     verdicts = {"worse": -1.0, "not proven": 0.0, "better": 1.0}
-    metrics: dict[tuple[str, ...], float] = {("shared_seconds",): document["shared_seconds"]}
+    decision = {"rollback": -1.0, "wait": 0.0, "promote": 1.0}[document["decision"]]
+    metrics: dict[tuple[str, ...], float] = {
+        ("shared_seconds",): document["shared_seconds"],
+        ("decision",): decision,
+    }
     for measure in document["measures"]:
         name = measure["name"]
         for side in ("before", "after"):
@@ -134,6 +138,7 @@ def test_an_incident_before_the_deployment_is_not_held_against_a_version(tmp_pat
     with exporter_of(tmp_path) as exporter:
         past = scene(exporter)
         live = asked(create_app(exporter).test_client())
+        looked_at = asked(create_app(exporter).test_client(), "?model=credit&sequential=true")
         exporter.comparisons.refresh()
         metrics = exported(exporter)
     assert live["shared_seconds"] == pytest.approx((END - DEPLOYED - 1) * STEP)
@@ -153,7 +158,7 @@ def test_an_incident_before_the_deployment_is_not_held_against_a_version(tmp_pat
     )
     periods = metrics.pop(("start_timestamp_seconds",)), metrics.pop(("end_timestamp_seconds",))
     assert periods == (BEGIN + (DEPLOYED + 1) * STEP, BEGIN + END * STEP)
-    assert metrics == pytest.approx(as_metrics(live))
+    assert metrics == pytest.approx(as_metrics(looked_at))
 
     (tmp_path / "prometheus").mkdir()
     with prometheus_of(tmp_path / "prometheus", past) as url:
@@ -163,11 +168,67 @@ def test_an_incident_before_the_deployment_is_not_held_against_a_version(tmp_pat
             queried = asked(create_app(exporter).test_client())
             scene(exporter)
             exporter.comparisons.refresh()
-            assert exported(exporter).items() >= as_metrics(queried).items()
+            assert exported(exporter).items() >= as_metrics(looked_at).items()
     for document in (json.loads(output), queried):
         assert document["measures"] == live["measures"]
         assert document["summary"] == live["summary"]
         assert document["shared_seconds"] == pytest.approx(live["shared_seconds"])
+
+
+def with_margins(folder: Path, margins: dict[str, float]) -> dict[str, Any]:
+    """What an exporter with these margins answers, given the counts that the one before it left."""
+    models = [MODELS["models"][0] | {"release_margins": margins}, MODELS["models"][1]]
+    with exporter_of(folder, models=models) as exporter:
+        return asked(create_app(exporter).test_client(), "?model=credit&sequential=true")
+
+
+def test_a_decision_holds_at_every_look(tmp_path: Path) -> None:
+    """The decision waits while the evidence is not enough, and says for what.
+
+    Margins of the configuration decide: without one a version that is corrected more often is rolled back, and with
+    large ones it is promoted.
+    """
+    with exporter_of(tmp_path) as exporter:
+        scene(exporter)
+        client = create_app(exporter).test_client()
+        fixed, looked_at = asked(client), asked(client, "?model=credit&sequential=true")
+        assert asked(client, "?model=credit&sequential=false") == fixed
+        assert client.get("/v1/compare?model=credit&sequential=yes").status_code == 400
+    assert (fixed["sequential"], "decision" in fixed, looked_at["sequential"]) == (False, False, True)
+    measures = {measure["name"]: measure for measure in looked_at["measures"]}
+    for measure in fixed["measures"]:
+        other = measures[measure["name"]]
+        assert [other[side]["value"] for side in ("before", "after", "difference")] == [
+            measure[side]["value"] for side in ("before", "after", "difference")
+        ]
+        if measure["name"] != "latency_p95_seconds":  # whose ends are bounds of buckets
+            assert other["difference"]["low"] < measure["difference"]["low"]
+            assert other["p_value"] >= measure["p_value"]
+    assert (measures["confident_ratio"]["verdict"], measures["confident_ratio"]["decision"]) == ("worse", "wait")
+    assert looked_at["decision"] == "wait"
+    assert [reason.partition(": worse by ")[0] for reason in looked_at["reasons"]] == [
+        "Error ratio",
+        "Confident ratio",
+        "Correction ratio",
+        "Worst feature drift",
+    ]
+    assert "which is neither within nor beyond the margin of 5.0 points" in looked_at["reasons"][1]
+    refused = with_margins(tmp_path, {"correction_ratio": 0})
+    assert refused["decision"] == "rollback"
+    assert refused["reasons"] == ["Correction ratio: worse by more than the margin of 0.0 points."]
+    missing = with_margins(
+        tmp_path,
+        {"error_ratio": 0.2, "confident_ratio": 0.3, "correction_ratio": 0.5, "worst_drift_nats": 3, "accuracy": 1},
+    )
+    assert missing["decision"] == "wait"
+    assert missing["reasons"] == ["Accuracy: there are no data, and it has a margin."]
+
+    margins = {"confident_ratio": 0.3, "correction_ratio": 0.5, "error_ratio": 0.2, "worst_drift_nats": 3}
+    allowed = with_margins(tmp_path, margins)
+    assert allowed["decision"] == "promote"
+    assert {measure["name"]: measure["margin"] for measure in allowed["measures"]}.items() >= margins.items()
+    assert allowed["reasons"][0] == "Error ratio: not worse by more than the margin of 20.0 points."
+    assert len(allowed["reasons"]) == 4
 
 
 def test_a_restart_keeps_the_comparison(tmp_path: Path) -> None:

@@ -10,10 +10,12 @@ from datetime import UTC, datetime
 from exporter.commands.common import add_credentials, checked, credentials
 from exporter.commands.compare.table import table
 from exporter.comparison.counts import Period
-from exporter.comparison.measures import Comparison
+from exporter.comparison.decision import decide, document_with
+from exporter.comparison.measures import Comparison, at_every_look
 from exporter.comparison.prometheus import compare_periods, compare_shared, default_window, models, versions
 from exporter.comparison.report import document
 from exporter.comparison.versions import choose
+from exporter.config.margins import parse_margin
 from exporter.errors import CompareError, NoPairError
 from exporter.http_client.prometheus import DEFAULT_URL, Prometheus
 from exporter.validation import parse_duration
@@ -40,7 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--before-from", type=_time, metavar="TIME", help="compare two periods of length --last: start of the first")
     add("--after-from", type=_time, metavar="TIME", help="start of the second period")
     add("--format", choices=("table", "json"), default="table", help="format of the output (%(default)s)")
-    add("--fail-if-worse", action="store_true", help=f"exit with status {WORSE} if a measure is significantly worse")
+    add(
+        "--fail-if-worse",
+        action="store_true",
+        help=f"exit with status {WORSE} if a measure is significantly worse, or if --sequential decides on rollback",
+    )
+    text = "intervals and verdicts that hold at every look, and a decision: promote, rollback or wait"
+    add("--sequential", action="store_true", help=text)
+    text = "by how much the version may be worse for --sequential, such as error_ratio=0.01; may be repeated"
+    add("--margin", type=checked(parse_margin), action="append", default=[], metavar="MEASURE=NUMBER", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,11 +72,14 @@ def run(args: argparse.Namespace) -> int:
         comparison = compare_selected(args, time.time())
     except NoPairError as error:
         raise CompareError(f"{error}; compare two periods with --before-from and --after-from") from None
-    if args.format == "json":
-        print(json.dumps(document(comparison), indent=2, ensure_ascii=False))
-    else:
-        print(table(comparison))
     worse = any(measure.verdict == "worse" for measure in comparison.measures)
+    result, text = document(comparison), table(comparison)
+    if args.sequential:
+        comparison = at_every_look(comparison)
+        decisions = decide(comparison, dict(args.margin))
+        worse = decisions.word == "rollback"
+        result, text = document_with(comparison, decisions), table(comparison, decisions)
+    print(json.dumps(result, indent=2, ensure_ascii=False) if args.format == "json" else text)
     return WORSE if worse and args.fail_if_worse else 0
 
 
@@ -110,6 +123,10 @@ def _check_periods(args: argparse.Namespace) -> None:
         raise CompareError("--before-from and --after-from must be set together: they start the two periods")
     if args.before_from is not None and (args.start is not None or args.end is not None):
         raise CompareError("--from and --to select one period; use --last with --before-from and --after-from")
+    if args.margin and not args.sequential:
+        raise CompareError("--margin needs --sequential: only that makes a decision")
+    if args.sequential and (args.before_from is not None or args.last is not None):
+        raise CompareError("--sequential needs counts from a fixed start on: use --from, or leave the period out")
     if args.start is not None and args.last is not None:
         raise CompareError("--from and --last cannot be used together; use --last and --to")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from exporter.comparison.decision import Decisions
 from exporter.comparison.measures import Comparison, Measure
 from exporter.comparison.report import (
     WORDINGS,
@@ -15,8 +16,8 @@ from exporter.comparison.report import (
 )
 
 
-def table(comparison: Comparison) -> str:
-    """Return the summary, both sides as a table, and a sentence for each measure."""
+def table(comparison: Comparison, decisions: Decisions | None = None) -> str:
+    """Return the summary, both sides as a table, a sentence for each measure, and the decision if there is one."""
     sides = comparison.before, comparison.after
     rows = [("", *(title[0].lower() + title[1:] for title in titles(comparison)), "difference, 95 % interval")]
     rows.append(("requests", *(f"{side.counts.requests:,.0f}" for side in sides), ""))
@@ -28,7 +29,10 @@ def table(comparison: Comparison) -> str:
     head = f"{comparison.model}, version {versions}, {periods}"
     if comparison.shared_seconds is not None:
         head += f", {minutes(comparison.shared_seconds)} in which both served"
-    return "\n".join([head, summary(comparison), "", *lines, "", *sentences(comparison)])
+    text = [head, summary(comparison), "", *lines, "", *sentences(comparison)]
+    if decisions:
+        text += ["", f"Decision: {decisions.word}", *decisions.reasons()]
+    return "\n".join(text)
 
 
 def _table_row(measure: Measure) -> tuple[str, ...]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
+from exporter.comparison.decision import decide, document_with
+from exporter.comparison.measures import at_every_look
 from exporter.comparison.report import document
 from exporter.errors import CompareError, EventError, ExporterError
 from exporter.events import check_model
-from exporter.server.api.parameters import check_parameters
+from exporter.server.api.parameters import check_parameters, parse_truth
 from exporter.server.application import Exporter
 from exporter.server.problem import json_reply, problem
 from exporter.validation import any_of, preview
@@ -20,7 +22,8 @@ def blueprint(exporter: Exporter) -> Blueprint:
     @routes.get("/v1/compare")
     def compare() -> Response:
         """``GET /v1/compare``: two versions over the time in which both served."""
-        check_parameters(request.args, ("model", "before", "after"))
+        check_parameters(request.args, ("model", "before", "after", "sequential"))
+        sequential = parse_truth("sequential", request.args.get("sequential"))
         models = exporter.pipeline.monitors.models
         model = request.args.get("model") or (next(iter(models)) if len(models) == 1 else None)
         if model is None:
@@ -32,6 +35,9 @@ def blueprint(exporter: Exporter) -> Blueprint:
             return problem(404, str(error)).flask()
         except ExporterError as error:
             return problem(502, str(error)).flask()
+        if sequential:
+            result = at_every_look(result)
+            return json_reply(200, document_with(result, decide(result, models[model].release_margins))).flask()
         return json_reply(200, document(result)).flask()
 
     return routes

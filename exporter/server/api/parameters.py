@@ -38,6 +38,13 @@ def parse_whole_number(name: str, text: str | None, most: int) -> int | None:
     return int(text)
 
 
+def parse_truth(name: str, text: str | None) -> bool:
+    """Return whether a parameter is ``true``; False without one."""
+    if text not in (None, "true", "false"):
+        raise malformed(f"{name}: expected true or false, got {preview(text)}")
+    return text == "true"
+
+
 def parse_time(name: str, text: str | None) -> float | None:
     """Return a time in Unix seconds; other forms of ISO 8601 than those of RFC 3339 are read as well."""
     if text is None:

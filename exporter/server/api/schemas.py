@@ -217,7 +217,10 @@ class MeasuredInterval(msgspec.Struct):
 
 
 class ComparedMeasure(msgspec.Struct):
-    """A measure of both versions, and their difference; null where it is not known."""
+    """A measure of both versions, and their difference; null where it is not known.
+
+    ``decision``, ``needed`` and ``margin`` are there with `sequential=true`.
+    """
 
     name: Literal[
         "error_ratio",
@@ -237,10 +240,13 @@ class ComparedMeasure(msgspec.Struct):
     features: list[str] | None
     verdict: Literal["better", "worse", "not proven", "unknown"]
     sentence: str
+    decision: Literal["promote", "rollback", "wait"] | UnsetType = UNSET
+    needed: bool | UnsetType = UNSET
+    margin: float | UnsetType = UNSET
 
 
 class Comparison(msgspec.Struct):
-    """Two versions of a model over the time in which both served."""
+    """Two versions of a model over the time in which both served; a decision with `sequential=true`."""
 
     model: str
     summary: str
@@ -248,7 +254,10 @@ class Comparison(msgspec.Struct):
     after: ComparedSide
     shared_seconds: float | None
     confidence: float
+    sequential: bool
     measures: list[ComparedMeasure]
+    decision: Literal["promote", "rollback", "wait"] | UnsetType = UNSET
+    reasons: list[str] | UnsetType = UNSET
 
 
 class RetrainRequest(msgspec.Struct):
