@@ -14,7 +14,7 @@ stakes and several ``a``, as the right ones are not known.
 
 At one look this holds for any counts, however small. At all looks together it holds for any counts of a single share,
 and for a difference where requests are split at random with a share ``ρ`` that is known; here it is estimated from the
-counts, which `benchmarks/sequential_study.py` tests with constant and with changing shares. `mean_difference` and
+counts, which `tests/stats/test_sequential.py` tests with constant and with changing shares. `mean_difference` and
 `worst_divergence` also estimate a variance, which needs many observations.
 """
 
