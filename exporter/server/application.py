@@ -144,6 +144,7 @@ class Exporter:
             self.telemetry,
             self.alerts.read,
             compare=self.comparisons.compare,
+            slices=self.slices.of_corrections,
             external_url=lambda: self.link_addresses()[0],
         )
         self.retrainer.start()

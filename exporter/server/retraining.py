@@ -21,7 +21,7 @@ from exporter.comparison.measures import Comparison
 from exporter.comparison.report import document
 from exporter.config import Config, RetrainConfig
 from exporter.datasets.release import BusyError, EmptyError, make_release, release_document
-from exporter.errors import CompareError, ConfigError, ExporterError, StoreError, StoreFullError
+from exporter.errors import CompareError, ConfigError, ExporterError, SlicesError, StoreError, StoreFullError
 from exporter.http_client.client import Client, RequestError, Response
 from exporter.http_client.webhook import read_secret, signed_headers
 from exporter.metrics.exporter import ExporterMetrics
@@ -55,6 +55,8 @@ FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS = 10.0, 3600.0
 """Time from a failed attempt to the next; it doubles each time."""
 GIVE_UP_SECONDS = 3 * 86400.0
 """How long a request is repeated."""
+SLICES_SECONDS = 7 * 86400.0
+"""How far back the slices of corrections are searched."""
 MAX_ANSWER = 1000
 """Bytes of the trainer's response that are read, for the message of an error."""
 GONE = 410
@@ -76,6 +78,8 @@ class Retrainer:
         Returns the alerts that are known.
     compare
         Compares the last two versions of a model.
+    slices
+        Returns the slices of a model's corrections since a Unix time in seconds, as in ``GET /v1/slices``.
     external_url
         Returns what links to the exporter begin with.
     """
@@ -88,6 +92,7 @@ class Retrainer:
         alerts: Callable[[], Alerts],
         *,
         compare: Callable[[str], Comparison],
+        slices: Callable[[str, float], list[dict[str, Any]]],
         external_url: Callable[[], str],
     ) -> None:
         self._config = config
@@ -95,6 +100,7 @@ class Retrainer:
         self._telemetry = telemetry
         self._alerts = alerts
         self._compare = compare
+        self._slices = slices
         self._external_url = external_url
         self._looked = -math.inf
         self._closing = threading.Event()
@@ -196,6 +202,7 @@ class Retrainer:
             **msgspec.json.decode(row["context"]),
             "release": self._release(model),
             "comparison": self._comparison(model),
+            "slices": self._correction_slices(model),
             "exporter_url": self._external_url(),
         }
         message = {"type": "model.retrain", "timestamp": rfc3339(row["created"]), "data": data}
@@ -224,6 +231,12 @@ class Retrainer:
         except ExporterError as error:
             log.warning("retraining of %s: its versions are not compared: %s", model, error)
             return None
+
+    def _correction_slices(self, model: str) -> list[dict[str, Any]]:
+        try:
+            return self._slices(model, time.time() - SLICES_SECONDS)
+        except SlicesError:  # no profile, or no stored inputs
+            return []
 
     def _send(self, settings: RetrainConfig, request_id: str, body: str) -> tuple[int, str]:
         """Send a request; return the status of the response, 0 without one, and what went wrong, empty for nothing."""

@@ -6,12 +6,14 @@ import contextlib
 import threading
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from typing import Any
 
 from exporter.errors import SlicesError, StoreError
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.slices.explain import Asked, Explanation, explain
 from exporter.slices.recorder import BinRecorder
+from exporter.slices.report import document
 from exporter.storage import Store
 from exporter.validation import preview
 
@@ -65,6 +67,17 @@ class Slices:
                     last.result(FLUSH_SECONDS)
             with self._store.reading() as connection:
                 return explain(connection, binner, asked), binner
+
+    def of_corrections(self, model: str, since: float) -> list[dict[str, Any]]:
+        """Return the slices of a model's corrections since a Unix time in seconds, as in ``GET /v1/slices``.
+
+        Raises
+        ------
+        SlicesError, StoreError
+            As for `explain`.
+        """
+        slices: list[dict[str, Any]] = document(*self.explain(Asked(model, None, "corrections", since)))["slices"]
+        return slices
 
     def _binner(self, model: str, version: str | None) -> Binner | None:
         """Return the binner of a version, or of the version that was used last."""

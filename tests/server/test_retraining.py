@@ -18,12 +18,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 from support.fake_exporter import Exporter as Trainer
 from support.fake_exporter import nobody
+from support.flights import COUNT, correct, events, is_planted, write_model
 from support.review_rows import put
 from support.servers import Served, eventually, write_config
 
 from exporter.comparison.measures import Comparison
 from exporter.config import Config, ModelConfig, RetrainConfig, StoreConfig, load
-from exporter.errors import CompareError, ConfigError, StoreError
+from exporter.errors import CompareError, ConfigError, SlicesError, StoreError
 from exporter.http_client.webhook import is_signed, read_secret, signed_headers
 from exporter.metrics.exporter import ExporterMetrics
 from exporter.monitoring.loading import load_monitors
@@ -56,6 +57,9 @@ class Setup:
         def no_pair(_: str) -> Comparison:
             raise CompareError("one version")
 
+        def no_slices(model: str, _: float) -> list[dict[str, Any]]:
+            raise SlicesError(f"{model} has no profile")
+
         known = {"url": f"{self.trainer.url}/hook", "secret_file": str(self.folder / "secret"), **settings}
         config = Config(models=(ModelConfig("digits"), ModelConfig("letters")), retrain=RetrainConfig(**known))
         return Retrainer(
@@ -64,6 +68,7 @@ class Setup:
             self.telemetry,
             lambda: Alerts(self.firing),
             compare=compare or no_pair,
+            slices=no_slices,
             external_url=lambda: "http://exporter:9877",
         )
 
@@ -115,7 +120,7 @@ def test_enough_accepted_corrections_are_released_and_sent(setup: Setup) -> None
     assert data["detail"] == "4 accepted corrections are in no release yet"
     assert data["release"]["examples"] == 5
     assert data["release"]["url"] == f"http://exporter:9877/v1/dataset/releases/{data['release']['id']}"
-    assert (data["alert"], data["comparison"]) == (None, None)
+    assert (data["alert"], data["comparison"], data["slices"]) == (None, None, [])
     retrainer.look(now + 2 * DAY)
     assert len(setup.requests()) == 1  # they are released
     put(setup.store, [ACCEPTED] * 4)
@@ -350,6 +355,27 @@ def test_a_request_by_hand_reaches_the_trainer(tmp_path: Path) -> None:
         assert received["path"] == "/"
         assert served.get("/v1/retrain-requests?model=other").json == {"requests": []}
         assert SECRET not in served.log.read_text()
+    finally:
+        served.stop()
+        trainer.close()
+
+
+def test_a_request_names_the_slices_of_the_corrections(tmp_path: Path) -> None:
+    """The trainer reads what the corrections have in common, as in the answer of the API."""
+    trainer = Trainer()
+    (tmp_path / "secret").write_text(SECRET)
+    write_model(tmp_path, retrain={"url": trainer.url, "secret_file": "secret"})
+    served = Served(tmp_path).start()
+    try:
+        sent = events(COUNT, confidence=0.95)
+        assert served.post("/v1/predictions", sent).status == 202
+        correct(served, [event for event in sent if is_planted(event)], users=6)
+        found = eventually(lambda: served.get("/v1/slices?model=flights").json["slices"])
+        assert served.post("/v1/retrain-requests", {"model": "flights"}).status == 201
+        (message,) = eventually(lambda: trainer.requests, 20)[0]["events"]
+        (one,) = message["data"]["slices"]
+        assert one == found[0]
+        assert one["sentence"].startswith("100 % of the corrections are where carrier is MQ and dest is ATL")
     finally:
         served.stop()
         trainer.close()

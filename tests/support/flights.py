@@ -26,8 +26,8 @@ def rows(count: int, seed: int) -> dict[str, Any]:
     }
 
 
-def write_model(folder: Path, **store: Any) -> Path:
-    """Write the profile and the configuration."""
+def write_model(folder: Path, *, retrain: dict[str, Any] | None = None, **store: Any) -> Path:
+    """Write the profile and the configuration, with the keys of ``store``."""
     training = rows(4000, 1)
     rng = np.random.default_rng(2)
     confidence = rng.choice([0.95, 0.55], 4000, p=[0.9, 0.1])
@@ -37,7 +37,7 @@ def write_model(folder: Path, **store: Any) -> Path:
     columns = {f"{name}_column": name for name in ("confidence", "label")} | {"prediction_column": "predicted"}
     save(build_file(folder / "training.npz", name="flights", **columns), folder / "flights.json")
     models = [{"name": "flights", "profile": "flights.json", "redact": ["pilot"]}, {"name": "bare"}]
-    return write_config(folder, {"store": store, "models": models})
+    return write_config(folder, {"store": store, "models": models} | ({"retrain": retrain} if retrain else {}))
 
 
 def events(count: int, seed: int = 3, prefix: str = "f", **members: Any) -> list[dict[str, Any]]:
