@@ -22,7 +22,6 @@ from exporter.comparison.report import document
 from exporter.config import Config, RetrainConfig
 from exporter.datasets.release import BusyError, EmptyError, make_release, release_document
 from exporter.errors import CompareError, ConfigError, ExporterError, SlicesError, StoreError, StoreFullError
-from exporter.http_client.client import Client, RequestError, Response
 from exporter.http_client.webhook import read_secret, signed_headers
 from exporter.metrics.exporter import ExporterMetrics
 from exporter.server.alerts import Alerts
@@ -240,6 +239,8 @@ class Retrainer:
 
     def _send(self, settings: RetrainConfig, request_id: str, body: str) -> tuple[int, str]:
         """Send a request; return the status of the response, 0 without one, and what went wrong, empty for nothing."""
+        from exporter.http_client.client import Client, RequestError, Response  # urllib3 takes time to load
+
         content = body.encode()
         try:
             secret = read_secret(settings.secret_file, "retrain.secret_file")

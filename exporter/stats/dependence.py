@@ -99,7 +99,7 @@ def measure_noise(scores: Sequence[Floats], sizes: Sequence[int], total: Floats)
     >>> total = counts.sum(axis=0)
     >>> noise = measure_noise([leave_out_divergence(counts, total - counts)], [80], total)
     >>> noise.dependent, int(noise.effective[0].round())
-    (True, 14)
+    (True, 18)
     """
     rows, degrees = float(total.sum()), int((total > 0).sum()) - 1
     if degrees < 1 or not len(sizes):

@@ -98,7 +98,7 @@ def changed_share(shares: Floats, explained: float) -> Floats:
     Examples
     --------
     >>> changed_share(np.array([0.0, 0.001, 0.01, 0.1, 2 / np.pi, 1.0]), 0.5).round(3).tolist()
-    [0.0, 0.036, 0.113, 0.361, 1.0, 1.0]
+    [0.0, 0.036, 0.113, 0.362, 1.0, 1.0]
     >>> changed_share(np.array([0.1]), 1.0).round(3).tolist()
     [0.287]
     """
