@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from exporter.commands.common import add_credentials, authorization, set_help
+from exporter.commands.common import set_help
+from exporter.commands.exporter_client import add_exporter_options, exporter_client
 from exporter.commands.progress import download
 from exporter.datasets import FORMATS
 from exporter.datasets.label_studio import ImportedDecision, SkippedTask, read_decisions
 from exporter.errors import ExporterError
-from exporter.http_client.client import WHEN_BUSY, Client, Response
+from exporter.http_client.client import Client, Response
 
-DEFAULT_URL = "http://127.0.0.1:9877"
 TIMEOUT = 600.0
 """Seconds to wait for a response: a release of many examples is made before it is answered."""
 MAX_REPORTED = 20
@@ -101,25 +101,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     releases.set_defaults(step=_list)
 
     for command in (release, export, annotations, releases):
-        command.add_argument("--url", default=DEFAULT_URL, help="URL of the exporter (%(default)s)")
-        add_credentials(command, "MODEL_EXPORTER")
+        add_exporter_options(command)
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the chosen subcommand; return the exit status."""
     status: int = options.step(options)
     return status
-
-
-def _client(options: argparse.Namespace) -> Client:
-    return Client(
-        options.url,
-        "--url",
-        authorization=lambda: authorization(options),
-        ca_file=options.ca_file,
-        timeout=TIMEOUT,
-        retries=WHEN_BUSY,
-    )
 
 
 def _request(client: Client, method: str, path: str, document: Any = None, **headers: str) -> Any:
@@ -143,14 +131,14 @@ def _release(options: argparse.Namespace) -> int:
     body = {"model": options.model} | ({"name": options.name} if options.name else {})
     if options.hold_back:
         body["hold_back"] = True
-    with _client(options) as client:
+    with exporter_client(options, TIMEOUT) as client:
         _print_release(_request(client, "POST", "/v1/dataset/releases", body))
     return 0
 
 
 def _list(options: argparse.Namespace) -> int:
     path = "/v1/dataset/releases" + (f"?{urlencode({'model': options.model})}" if options.model else "")
-    with _client(options) as client:
+    with exporter_client(options, TIMEOUT) as client:
         while path:
             page = _request(client, "GET", path)
             for release in page["releases"]:
@@ -170,7 +158,7 @@ def _export(options: argparse.Namespace) -> int:
     if bool(options.release) == ("model" in filters) or (options.release and filters):
         raise ExporterError("dataset export: expected RELEASE, or --model NAME and its filters")
     name = options.format or _format_of(options.output)
-    with _client(options) as client:
+    with exporter_client(options, TIMEOUT) as client:
         if options.release:
             path = f"/v1/dataset/releases/{quote(options.release, safe='')}"
             release = _request(client, "GET", path, Accept="application/json")
@@ -240,7 +228,7 @@ def _import(options: argparse.Namespace) -> int:
         raise ExporterError(f"{options.file}: cannot be read: {error.strerror}") from None
     outcomes: Counter[str] = Counter()
     reported = 0
-    with _client(options) as client:
+    with exporter_client(options, TIMEOUT) as client:
         try:
             for decision in read_decisions(export):
                 outcome, detail = _submit(client, decision)

@@ -8,14 +8,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from exporter.commands.common import add_credentials, authorization, checked, whole_number
+from exporter.commands.common import checked, whole_number
+from exporter.commands.exporter_client import add_exporter_options, exporter_client
 from exporter.errors import ExporterError
-from exporter.http_client.client import WHEN_BUSY, Client
 from exporter.slices.explain import DEFAULT_LIMIT, MAX_LIMIT
 from exporter.slices.questions import QUESTIONS
 from exporter.validation import parse_duration
 
-DEFAULT_URL = "http://127.0.0.1:9877"
 TIMEOUT = 120.0
 """Seconds to wait for a response: searches of other clients may come first."""
 
@@ -23,8 +22,7 @@ TIMEOUT = 120.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    add("--url", default=DEFAULT_URL, help="URL of the exporter (%(default)s)")
-    add_credentials(parser, "MODEL_EXPORTER")
+    add_exporter_options(parser)
     add("--model", metavar="NAME", help="model; default: the only one that is configured")
     add("--version", metavar="VERSION", help="version; default: all that have the same profile")
     add("--of", choices=QUESTIONS, default="corrections", help="what the slices hold (%(default)s)")
@@ -50,14 +48,7 @@ def run(options: argparse.Namespace) -> int:
     """
     names = ("model", "version", "of", "since", "limit")
     query = {name: value for name in names if (value := getattr(options, name)) is not None}
-    with Client(
-        options.url,
-        "--url",
-        authorization=lambda: authorization(options),
-        ca_file=options.ca_file,
-        timeout=TIMEOUT,
-        retries=WHEN_BUSY,
-    ) as client:
+    with exporter_client(options, TIMEOUT) as client:
         response = client.request("GET", f"/v1/slices?{urlencode(query)}")
         if response.status != 200:
             raise ExporterError(f"{client.url}: {response.error_message()}")

@@ -132,18 +132,19 @@ class Retrainer:
         StoreError
             When the database fails.
         """
-        config, settings = self._config(), self._config().retrain
+        config = self._config()
+        settings = config.retrain
         if settings is None:
             return
         firing = self._alerts().firing if settings.accuracy else []
         for model in (model.name for model in config.models if settings.concerns(model.name)):
             with self._store.reading() as connection:
                 last = next(iter(list_requests(connection, model, 1)), None)
+                last_created = last["created"] if last else -math.inf
+                if last and (last["next_attempt"] is not None or now - last_created < settings.interval_seconds()):
+                    continue
                 corrections = count_unreleased(connection, model) if settings.corrections else 0
                 accuracy = next(iter(list_requests(connection, model, 1, "accuracy")), None)
-            last_created = last["created"] if last else -math.inf
-            if last and (last["next_attempt"] is not None or now - last_created < settings.interval_seconds()):
-                continue
             asked = accuracy["created"] if accuracy else -math.inf
             trigger = accuracy_trigger(firing, model, asked) or corrections_trigger(settings.corrections, corrections)
             if trigger and self._record(model, trigger, last=last_created):

@@ -1,7 +1,8 @@
 """Rankings of pending corrections: the order in which they teach most, and which of them are alike.
 
 A ranking is written once and never changed, so that pages of it fit together. Corrections that are decided meanwhile
-keep their place in it, and later ones have none. There is one for users' corrections and one for samples of each model.
+keep their position in it, and later ones have none. There is one for users' corrections and one for samples of each
+model.
 """
 
 from __future__ import annotations
@@ -136,10 +137,10 @@ def store_ranking(
     values = {"model": model, "source": source, "created": time.time(), "pending": state[0], "newest": state[1]}
     number: int = connection.execute(rankings.insert().values(**values).returning(rankings.c.id)).scalar_one()
     members = ((id_, leader) for leader, alike in order for id_ in alike)
-    places = enumerate(itertools.chain(((id_, None) for id_, _ in order), members), 1)
+    positions = enumerate(itertools.chain(((id_, None) for id_, _ in order), members), 1)
     rows = [
         {"ranking": number, "position": position, "feedback_id": id_, "leader": leader}
-        for position, (id_, leader) in itertools.islice(places, MAX_ROWS)
+        for position, (id_, leader) in itertools.islice(positions, MAX_ROWS)
     ]
     if rows:
         connection.execute(ranked.insert(), rows)

@@ -7,12 +7,10 @@ from flask import Blueprint, Response, request
 from exporter.comparison.decision import decide, document_with
 from exporter.comparison.measures import at_every_look
 from exporter.comparison.report import document
-from exporter.errors import CompareError, EventError, ExporterError
-from exporter.events import check_model
-from exporter.server.api.parameters import check_parameters, parse_truth
+from exporter.errors import CompareError, ExporterError
+from exporter.server.api.parameters import check_parameters, parse_model, parse_truth
 from exporter.server.application import Exporter
 from exporter.server.problem import json_reply, problem
-from exporter.validation import any_of, preview
 
 
 def blueprint(exporter: Exporter) -> Blueprint:
@@ -25,10 +23,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         check_parameters(request.args, ("model", "before", "after", "sequential"))
         sequential = parse_truth("sequential", request.args.get("sequential"))
         models = exporter.pipeline.monitors.models
-        model = request.args.get("model") or (next(iter(models)) if len(models) == 1 else None)
-        if model is None:
-            raise EventError("", f"model: is required, one of {any_of(map(preview, models))}", "missing_field")
-        check_model(models, model)
+        model = parse_model(models, request.args.get("model"))
         try:
             result = exporter.comparisons.compare(model, request.args.get("before"), request.args.get("after"))
         except CompareError as error:

@@ -9,8 +9,9 @@ from typing import TypeVar
 import msgspec
 
 from exporter.errors import EventError
+from exporter.events import check_model
 from exporter.storage.corrections import STATUSES
-from exporter.validation import explain, json_pointer, preview, suggestion
+from exporter.validation import any_of, explain, json_pointer, preview, suggestion
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 
@@ -27,6 +28,16 @@ def check_parameters(arguments: Mapping[str, str], names: Collection[str]) -> No
             raise malformed(f"the parameter {preview(name)} is not known; {suggestion(name, names)}")
         if "\0" in text:
             raise malformed(f"{name}: expected text without the character NUL")
+
+
+def parse_model(models: Collection[str], name: str | None) -> str:
+    """Return the name of a configured model; the only one where none is named."""
+    if name:
+        check_model(models, name)
+        return name
+    if len(models) != 1:
+        raise EventError("", f"model: is required, one of {any_of(map(preview, models))}", "missing_field")
+    return next(iter(models))
 
 
 def parse_whole_number(name: str, text: str | None, most: int) -> int | None:

@@ -7,9 +7,14 @@ from collections.abc import Mapping
 
 from flask import Blueprint, Response, request
 
-from exporter.errors import EventError, SlicesError
-from exporter.events import check_model
-from exporter.server.api.parameters import check_parameters, malformed, parse_time, parse_whole_number
+from exporter.errors import SlicesError
+from exporter.server.api.parameters import (
+    check_parameters,
+    malformed,
+    parse_model,
+    parse_time,
+    parse_whole_number,
+)
 from exporter.server.application import Exporter
 from exporter.server.problem import json_reply, problem
 from exporter.slices.explain import DAY, DEFAULT_LIMIT, MAX_LIMIT, Asked
@@ -38,11 +43,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
 
 def _parse(exporter: Exporter, arguments: Mapping[str, str]) -> Asked:
     check_parameters(arguments, _PARAMETERS)
-    models = exporter.pipeline.monitors.models
-    model = arguments.get("model") or (next(iter(models)) if len(models) == 1 else None)
-    if model is None:
-        raise EventError("", f"model: is required, one of {any_of(map(preview, models))}", "missing_field")
-    check_model(models, model)
+    model = parse_model(exporter.pipeline.monitors.models, arguments.get("model"))
     text = arguments.get("of", "corrections")
     of = next((name for name in QUESTIONS if name == text), None)
     if of is None:

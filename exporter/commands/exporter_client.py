@@ -1,0 +1,36 @@
+"""What the commands that ask a running exporter share: its options, and the client."""
+
+from __future__ import annotations
+
+import argparse
+
+from exporter.commands.common import add_credentials, authorization
+from exporter.http_client.client import WHEN_BUSY, Client
+
+DEFAULT_URL = "http://127.0.0.1:9877"
+
+
+def add_exporter_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name an exporter, and hold the credentials for it."""
+    parser.add_argument("--url", default=DEFAULT_URL, help="URL of the exporter (%(default)s)")
+    add_credentials(parser, "MODEL_EXPORTER")
+
+
+def exporter_client(options: argparse.Namespace, timeout: float) -> Client:
+    """Return a client of the exporter that the options of `add_exporter_options` name.
+
+    Parameters
+    ----------
+    options
+        The options.
+    timeout
+        Seconds that each part of a response may take.
+    """
+    return Client(
+        options.url,
+        "--url",
+        authorization=lambda: authorization(options),
+        ca_file=options.ca_file,
+        timeout=timeout,
+        retries=WHEN_BUSY,
+    )
