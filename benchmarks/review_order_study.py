@@ -10,13 +10,13 @@ nobody has seen. Vectors and order are the exporter's, in one ranking.
 from __future__ import annotations
 
 import argparse
-import re
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import study_tables
 from sklearn.datasets import load_breast_cancer, load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
@@ -194,10 +194,7 @@ def main() -> None:
         lines.append(line(case, 5 if options.quick else options.repetitions))
         print(lines[-1], flush=True)
     if not options.quick:
-        text = PAGE.read_text(encoding="utf-8")
-        table = "\n".join(["<!-- study: review order -->", *lines, "<!-- end -->"])
-        text = re.sub(r"<!-- study: review order -->.*?<!-- end -->", lambda _: table, text, count=1, flags=re.DOTALL)
-        PAGE.write_text(text, encoding="utf-8")
+        study_tables.write(PAGE, {"review order": "\n".join(lines)})
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import functools
 import os
+import select
 import signal
 import sys
 import textwrap
@@ -123,16 +124,50 @@ def warn_deprecated(old: str, new: str) -> None:
     print(f"model-exporter: {old} is deprecated; use {new}", file=sys.stderr)
 
 
+class SignalEvent(threading.Event):
+    """An event that the handler of a signal may set.
+
+    A handler runs in the main thread, which may just hold the lock of `threading.Event`, and would wait for itself.
+    This one has no lock: a byte in a pipe wakes those who wait.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reader, self._writer = os.pipe()
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        """Return whether it is set."""
+        return self._is_set
+
+    def set(self) -> None:
+        """Set it, and wake those who wait."""
+        if not self._is_set:
+            self._is_set = True
+            os.write(self._writer, b"\0")
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until it is set, at most ``timeout`` seconds; return whether it is."""
+        select.select([self._reader], [], [], timeout)
+        return self._is_set
+
+    def close(self) -> None:
+        """Close the pipe; nobody waits any more."""
+        os.close(self._reader)
+        os.close(self._writer)
+
+
 @contextlib.contextmanager
 def stopping(*signals: signal.Signals) -> Iterator[threading.Event]:
     """An event that the signals set; their former handlers are put back afterwards."""
-    event = threading.Event()
+    event = SignalEvent()
     before = {number: signal.signal(number, lambda *_: event.set()) for number in signals}
     try:
         yield event
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        event.close()
 
 
 def add_config_file(parser: argparse.ArgumentParser, names: str = "") -> None:

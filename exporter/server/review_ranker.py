@@ -28,12 +28,15 @@ from exporter.storage.rankings import (
 
 log = logging.getLogger(__name__)
 
-TICK_SECONDS = 5.0
-"""Time between two looks at the queue."""
+LOOK_SECONDS = 10.0
+"""Time from a commit to a look at the queues, and between two looks. It is longer than the `FILE_SECONDS` of
+`exporter.storage.writer`: what is wrong with the file of the database is found by its check, which can name it."""
+IDLE_SECONDS = 60.0
+"""Time between two looks without a commit: feedback that waits for its prediction becomes ready by itself."""
 PAUSE_SECONDS = 60.0
 """Least time between two rankings of the same queue."""
 BUSY_SHARE = 0.05
-"""Share of the time in which corrections are ranked, at most."""
+"""Share of the time in which queues are looked at and ranked, at most."""
 CHOSEN = 1000
 """Corrections that are chosen; those like them and all others come after them."""
 SAMPLE = 1000
@@ -60,7 +63,8 @@ class ReviewRanker:
         self._store = store
         self._monitors = monitors
         self._queues: dict[tuple[str, str], _Queue] = {}
-        self._closing = threading.Event()
+        self._closing, self._committed = threading.Event(), threading.Event()
+        store.on_commit = self._committed.set
         self._thread = threading.Thread(target=self._run, name="ranking", daemon=True)
 
     def start(self) -> None:
@@ -70,6 +74,7 @@ class ReviewRanker:
     def close(self, timeout: float) -> None:
         """End the thread, within a time if it ranks corrections at the moment."""
         self._closing.set()
+        self._committed.set()
         self._thread.join(timeout)
 
     def refresh(self) -> None:
@@ -84,13 +89,19 @@ class ReviewRanker:
                     queue.rank(monitors, self._closing.is_set)
 
     def _run(self) -> None:
-        while not self._closing.wait(TICK_SECONDS):
+        pause = 0.0
+        while not self._closing.wait(pause):
+            self._committed.clear()
+            started = time.monotonic()
             try:
                 self.refresh()
             except ExporterError:
                 log.debug("corrections are not ranked", exc_info=True)  # the store logs its errors itself
             except Exception:  # no error may end the thread
                 log.exception("corrections are not ranked")
+            pause = max(LOOK_SECONDS, (time.monotonic() - started) * (1 / BUSY_SHARE - 1))
+            if not self._store.is_shared:  # others commit, too
+                self._committed.wait(IDLE_SECONDS)
 
 
 class _Queue:
@@ -105,7 +116,6 @@ class _Queue:
 
     def rank(self, monitors: MonitorRegistry, is_closing: Callable[[], bool]) -> None:
         """Rank the corrections, unless the last ranking still fits."""
-        started = time.monotonic()
         with self._store.reading() as connection:
             state = pending_state(connection, self._model, self._source)
             if not is_outdated(connection, self._model, self._source, state):
@@ -128,8 +138,7 @@ class _Queue:
         order = [(int(ids[row]), ids[alike].tolist()) for row, alike in chosen]
         state = state if known.all() else (state[0], 0)  # the next ranking adds the others
         self._store.execute(lambda connection, _: store_ranking(connection, self._model, self._source, state, order))
-        seconds = time.monotonic() - started
-        self.due_at = time.monotonic() + max(PAUSE_SECONDS, seconds * (1 / BUSY_SHARE - 1))
+        self.due_at = time.monotonic() + PAUSE_SECONDS
 
     def _rows(self, ids: np.ndarray[Any, np.dtype[np.int64]]) -> Vectors:
         return self._vectors[self._ids.searchsorted(ids)]

@@ -106,6 +106,7 @@ class DatabaseFile:
             self._page_bytes = int(connection.exec_driver_sql("PRAGMA page_size").scalar() or 0)
         self._files = _Files(*(_identity(_status(file)) for file in (path, self._log)))
         self._bytes = 0
+        sa.event.listen(connection.engine, "do_connect", self._check_place)
 
     def check(self, connection: sa.Connection) -> None:
         """Check the files, at the start of a transaction of that connection.
@@ -121,10 +122,8 @@ class DatabaseFile:
 
     def _find_fault(self, connection: sa.Connection) -> str | None:
         database, log = _status(self._path), _status(self._log)
-        for path, status, expected in zip((self._path, self._log), (database, log), self._files, strict=True):
-            if _identity(status) != expected:
-                what = "was deleted" if status is None else "was replaced by another file"
-                return f"{path} {what}: put the old one back, or restart the exporter"
+        if moved := self._find_moved(database, log):
+            return moved
         if log is not None and log.st_size and not has_header(self._log):
             return f"{self._log} was overwritten or cut: restart the exporter, and restore a backup"
         # Only VACUUM makes the file of a database smaller, to the size that the database has then.
@@ -134,6 +133,18 @@ class DatabaseFile:
             return f"{self._path} was cut to {size} bytes: restart the exporter, and restore a backup"
         self._bytes = min(size, used)
         return None
+
+    def _find_moved(self, database: os.stat_result | None, log: os.stat_result | None) -> str | None:
+        for path, status, expected in zip((self._path, self._log), (database, log), self._files, strict=True):
+            if _identity(status) != expected:
+                what = "was deleted" if status is None else "was replaced by another file"
+                return f"{path} {what}: put the old one back, or restart the exporter"
+        return None
+
+    def _check_place(self, *_: object) -> None:
+        """Refuse a new connection to a database that is not in place: SQLite would create its files anew."""
+        if fault := self._find_moved(_status(self._path), _status(self._log)):
+            raise StoreError(fault)
 
 
 def _status(path: Path) -> os.stat_result | None:

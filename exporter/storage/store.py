@@ -76,6 +76,10 @@ class Store:
         `damaged` at the last scrape.
     tolerances : Callable
         The tolerance of each model's corrections.
+    is_shared : bool
+        Whether other exporters write into the database, too.
+    on_commit : Callable
+        Called from the writer's thread after each commit.
     deadline : float
         Monotonic time until which callers wait for a commit at most: the exporter ends then.
 
@@ -102,6 +106,7 @@ class Store:
         self._on_unusable = on_unusable
         self._on_failure = on_failure
         self.tolerances = tolerances
+        self.on_commit: Callable[[], None] = lambda: None
         self.deadline = math.inf
         self._config = config
         self._damage: str | None = None
@@ -114,9 +119,9 @@ class Store:
             self.set_aside = count_damaged(config)
             migrate(config)
             self._engine = open_engine(config)
-            self._shared = is_shared(self._engine)
-            self._backlog = Backlog(self.reading, tolerances, shared=self._shared)
-            self.replica = (config.replica or socket.gethostname()) if self._shared else ""
+            self.is_shared = is_shared(self._engine)
+            self._backlog = Backlog(self.reading, tolerances, shared=self.is_shared)
+            self.replica = (config.replica or socket.gethostname()) if self.is_shared else ""
             with self._engine.begin() as connection:
                 unjoined = UnjoinedFeedback(connection, redact, tolerances, self.size)
                 labels = WaitingLabels(connection, loss)
@@ -214,7 +219,7 @@ class Store:
         """
         try:
             with self._connect() as connection:
-                if self._shared:
+                if self.is_shared:
                     connection.execution_options(isolation_level="REPEATABLE READ")
                 yield connection
         except sa.exc.SQLAlchemyError as error:
@@ -295,6 +300,7 @@ class Store:
 
     def _on_commit(self, counts: Counts) -> None:
         self._backlog.invalidate()
+        self.on_commit()
         calls: list[Callable[[], None]] = [partial(self._on_counted, item) for item in counts.feedback]
         if counts.labels.labelled:
             calls.append(partial(self._on_labelled, counts.labels.labelled))

@@ -135,6 +135,20 @@ def test_zsh_has_a_completion_script(capsys: pytest.CaptureFixture[str], tmp_pat
         subprocess.run([zsh, "-n", tmp_path / "_model-exporter"], check=True)
 
 
+def test_a_signal_at_any_moment_stops_a_command() -> None:
+    """The handler takes no lock that the interrupted thread may hold, such as that of `threading.Event`."""
+    script = (
+        "import signal\n"
+        "from exporter.commands.common import stopping\n"
+        "for number in range(2000):\n"
+        "    with stopping(signal.SIGALRM) as event:\n"
+        "        signal.setitimer(signal.ITIMER_REAL, 1e-6 * (1 + number % 200))\n"
+        "        while not event.wait(1e-6):\n"
+        "            assert not event.is_set() or event.wait()\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
 def test_a_server_loads_nothing_of_the_other_commands(tmp_path: Path) -> None:
     """The serving process loads neither scipy nor the libraries of the command line."""
     write_config(tmp_path)

@@ -236,7 +236,7 @@ def test_a_database_that_is_deleted_or_cut_is_no_longer_used(
         assert server.post("/v1/feedback", FEEDBACK).status == 201
         spoil(tmp_path / "data")
         eventually(lambda: server.get("/-/ready").status == 503, 30)
-        assert reason in server.log.read_text()
+        eventually(lambda: reason in server.log.read_text(), 1)  # it is logged a moment later
         before = server.samples(failures)[failures]
         assert before
         eventually(lambda: server.samples(failures)[failures] > before, 30)

@@ -24,6 +24,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from exporter.client import Monitor
+from exporter.commands import common
 from exporter.commands.addresses import Address
 from exporter.commands.demo import model
 from exporter.commands.demo.incidents import INCIDENTS, ActiveIncident, Incidents
@@ -184,23 +185,21 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--fd", type=int, required=True)
     options = parser.parse_args(arguments)
 
-    stopping = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
-    threading.Thread(target=_stop_at_end_of_input, args=(stopping,), daemon=True).start()
+    with common.stopping(signal.SIGINT, signal.SIGTERM) as stopping:
+        threading.Thread(target=_stop_at_end_of_input, args=(stopping,), daemon=True).start()
 
-    def monitor(version: str) -> Monitor:
-        return Monitor(options.exporter, model.NAME, version, ca_file=options.ca_file)
+        def monitor(version: str) -> Monitor:
+            return Monitor(options.exporter, model.NAME, version, ca_file=options.ca_file)
 
-    versions = Versions(options.directory, monitor)
-    exporter = Client(options.exporter, "--exporter", ca_file=options.ca_file)
-    app = create_app(versions, Incidents(), Trainer(options.directory, exporter, versions))
-    server = make_server("", 0, app, threaded=True, request_handler=_Quiet, fd=options.fd)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    stopping.wait()
-    server.shutdown()
-    server.server_close()
-    versions.close()
+        versions = Versions(options.directory, monitor)
+        exporter = Client(options.exporter, "--exporter", ca_file=options.ca_file)
+        app = create_app(versions, Incidents(), Trainer(options.directory, exporter, versions))
+        server = make_server("", 0, app, threaded=True, request_handler=_Quiet, fd=options.fd)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        stopping.wait()
+        server.shutdown()
+        server.server_close()
+        versions.close()
     return 0
 
 
