@@ -87,7 +87,7 @@ _COMMANDS = {
         "docs/slices.md",
     ),
     "dataset": _Command(
-        "exporter.commands.dataset",
+        "exporter.commands.dataset.command",
         "turn reviewed corrections into training data",
         "Turn reviewed corrections into training data: releases, exports, and annotations from Label Studio.",
         "model-exporter dataset release --model=digits --name=2026-11",

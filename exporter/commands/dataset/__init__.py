@@ -1,0 +1,1 @@
+"""The command ``model-exporter dataset``: releases, exports, and annotations to import."""

@@ -1,0 +1,30 @@
+"""Requests of the dataset commands to a running exporter."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from exporter.errors import ExporterError
+from exporter.http_client.client import Client, Response
+
+TIMEOUT = 600.0
+"""Seconds to wait for a response: a release of many examples is made before it is answered."""
+
+
+def send(client: Client, method: str, path: str, document: Any = None, **headers: str) -> Any:
+    """Return the document of a successful response."""
+    response = client.request(method, path, json=document, headers=headers)
+    if response.status >= 400:
+        raise ExporterError(f"{client.url}: {response.error_message()}")
+    return read_document(client, response)
+
+
+def read_document(client: Client, response: Response) -> Any:
+    """Return the JSON document of a response."""
+    try:
+        return json.loads(response.body)
+    except ValueError:
+        raise ExporterError(
+            f"{client.url}: expected a JSON document, got another response: is it an exporter?"
+        ) from None
