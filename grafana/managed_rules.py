@@ -37,8 +37,8 @@ _THRESHOLD = re.compile(
     r"{{ \. \| first \| value \| (?P<format>[^}]+) }}{{ end }}"
 )
 """What an alert compares with, which Prometheus asks for."""
-_LIST = re.compile(r"\s*{{-? with printf [^|]*\| query }}[^{]*{{ range .*?{{ end }}\.{{ end }}", re.DOTALL)
-"""A sentence with a list that Prometheus asks for."""
+_SENTENCE = re.compile(r"\s*{{-? with printf [^|]*\| query }}[^{]*(?:{{ range .*?{{ end }}\.)?{{ end }}", re.DOTALL)
+"""A sentence that depends on what Prometheus answers, or has a list of it."""
 _PERIOD = re.compile(r"&since={{ query [^}]*}}&until={{ query [^}]*}}")
 """The time range of a link, which Prometheus asks for."""
 _VALUE = re.compile(r"\$value\b")
@@ -155,7 +155,7 @@ def _annotation(where: str, text: str) -> str:
         lambda match: match["default"] if match["label"] == "external_url" else "{{ externalURL }}", text
     )
     text = text.replace("{{ externalURL }}/", "{{ externalURL }}")
-    text = _PERIOD.sub("", _LIST.sub("", text))
+    text = _PERIOD.sub("", _SENTENCE.sub("", text))
     text = _THRESHOLD.sub(lambda match: f"{{{{ .Values.threshold.Value | {match['format']} }}}}", text)
     # A label that the alert does not have: Prometheus writes nothing, Grafana would write "[no value]".
     text = re.sub(r"{{ \$labels\.(\w+) \| urlquery }}", r"{{ with .Labels.\1 }}{{ . | urlquery }}{{ end }}", text)

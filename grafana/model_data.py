@@ -46,6 +46,10 @@ _EXPLANATION = layout.page_link(
 _BELOW = layout.dashboard_link(
     "model-data", "Show it below", layout.VERSIONS, model="model", window="window", feature="__value.raw"
 )
+_WEIGHT = (
+    f"model_feature_weight{{{BOTH}}} and model_feature_weight_upper < 1 and on (model, version, feature) {SCORE}"
+)
+"""Of the features with a score, where it is known."""
 
 
 def dashboard() -> Dashboard:
@@ -96,20 +100,22 @@ def features_by_score() -> Panel:
         f"{each} ({score} > bool {threshold})",
         f"{each} ({score})",
         f"{each} (0 * {score} + {threshold})",
+        as_label(f"{each} ({_WEIGHT})", "weight", TENTHS_PERCENT, by),
         as_label(f"{each} (model_version_feature:mean_shift_above_noise:max{{{BOTH}}})", "shift", DEVIATIONS, by),
         as_label(f"{each} (model_version_feature:missing_excess_ratio:max{{{BOTH}}})", "missing", TENTHS_PERCENT, by),
         as_label(f"{each} (model_feature_unseen_ratio{{{BOTH},{WINDOW}}})", "unseen", TENTHS_PERCENT, by),
     )
     names = {"Value #A": "State", "Value #B": "Score", "Value #C": "Threshold"}
-    texts = {"shift": "Shift", "missing": "Missing", "unseen": "Unseen"}
-    trend = "Trend #G"
+    texts = {"weight": "Weight", "shift": "Shift", "missing": "Missing", "unseen": "Unseen"}
+    trend = "Trend #H"
     right = setting("custom.align", "right")
     return table(
         "Features by score",
         (
-            "KL divergence from training in any window (0 if below the noise floor) and its threshold; shift of the "
-            "mean; missing values above their share in training; values unseen in training. Click a feature to show "
-            "it in the panels below, or its state for an explanation."
+            "KL divergence from training in any window (0 if below the noise floor) and its threshold; how much the "
+            "model's answers depend on the feature, where that is known; shift of the mean; missing values above their "
+            "share in training; values unseen in training. Click a feature to show it in the panels below, or its "
+            "state for an explanation."
         ),
         NATS,
         *(Query(expr, kind="table") for expr in columns),
@@ -121,10 +127,10 @@ def features_by_score() -> Panel:
             # a result has no column, and so does not keep "merge" from finding the columns that all queries share.
             transformation(
                 "filterFieldsByName",
-                queries="[A-F]",
-                exclude={"names": ["Time", *(f"Value #{ref}" for ref in "DEF")]},
+                queries="[A-G]",
+                exclude={"names": ["Time", *(f"Value #{ref}" for ref in "DEFG")]},
             ),
-            transformation("timeSeriesTable", G={"timeField": "Time", "stat": "max"}),
+            transformation("timeSeriesTable", H={"timeField": "Time", "stat": "max"}),
             transformation("merge"),
             transformation(
                 "organize",

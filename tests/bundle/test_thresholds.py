@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import yaml
@@ -11,19 +13,27 @@ from support.paths import ROOT
 from exporter.config import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
 from exporter.config.objectives import DEFAULT_ERRORS, OBJECTIVE_ALERTS
 from exporter.monitoring.leading_quality import ENOUGH, LABELLED, MOST_ERROR
+from exporter.profiles.weights_record import HARDLY_USED
 from exporter.server.pages.model_rows import MACHINE_THRESHOLD, MIN_ATTEMPTS, MIN_CORRECTIONS
 
 DOCS = ROOT / "docs"
 
 
+def documents() -> Iterator[dict[str, Any]]:
+    """Each rule."""
+    for path in (ROOT / "prometheus" / "rules").glob("*.yml"):
+        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
+            yield from group["rules"]
+
+
 def rules() -> dict[str, str]:
     """The expression of each rule, by what it records or by its alert."""
-    return {
-        rule.get("record") or rule["alert"]: rule["expr"]
-        for path in (ROOT / "prometheus" / "rules").glob("*.yml")
-        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
-        for rule in group["rules"]
-    }
+    return {rule.get("record") or rule["alert"]: rule["expr"] for rule in documents()}
+
+
+def annotations() -> dict[str, dict[str, str]]:
+    """The annotations of each alert."""
+    return {rule["alert"]: rule["annotations"] for rule in documents() if "alert" in rule}
 
 
 def recorded_thresholds() -> dict[str, str]:
@@ -41,6 +51,7 @@ def test_the_home_page_marks_what_the_rules_evaluate() -> None:
         assert rules()[f"instance:threshold:{alert}"].startswith(f"{MACHINE_THRESHOLD} * ")
     assert f"model_version:corrections:increase1h >= {MIN_CORRECTIONS}\n" in rules()["ModelCorrectionRatioHigh"]
     assert f"model_version:attempts:increase1h >= {MIN_ATTEMPTS}\n" in rules()["ModelConfidentRatioLow"]
+    assert f" <= {HARDLY_USED}\" " in annotations()["ModelFeatureDrift"]["description"]
     for measure in ("accuracy", "mean_absolute_error"):
         assert f":sum >= {ENOUGH})" in rules()[f"model_version_window:{measure}:measured"]
     assert rules()["model_version:threshold:ModelAccuracyLowError"].startswith(f"{MOST_ERROR} * ")

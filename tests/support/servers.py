@@ -164,7 +164,7 @@ CONFIG: dict[str, Any] = {
 
 
 def write_config(folder: Path, config: Any = None, *, labels: bool = False) -> Path:
-    """``exporter.yml`` in a folder, with the profile it names, which knows the accuracy if there are ``labels``."""
+    """``exporter.yml`` in a folder, with the profile it names, which knows accuracy and weights if there are ``labels``."""
     if not (folder / "credit.json").exists():
         rng = np.random.default_rng(7)
         columns = {
@@ -178,6 +178,7 @@ def write_config(folder: Path, config: Any = None, *, labels: bool = False) -> P
         }
         outputs = {"prediction_column": "predicted", "confidence_column": "confidence"}
         if labels:
+            columns["predicted"] = np.where((columns["age"] < 50) == (rng.random(2000) < 0.95), "yes", "no")
             right = rng.random(2000) < columns["confidence"]
             columns["label"] = np.where(
                 right, columns["predicted"], np.where(columns["predicted"] == "yes", "no", "yes")
