@@ -26,8 +26,10 @@ from exporter.validation import (
 
 SHORTEST_WINDOW, LONGEST_WINDOW = 10, 31 * 86400
 """Length of a window in seconds."""
-SHORTEST_INTERVAL, LONGEST_INTERVAL = 3600, 3650 * 86400
-"""Time with one false alarm, or between two requests for retraining, in seconds."""
+INTERVAL = ("1h", "3650d")
+"""The shortest and the longest time with one false alarm, or between two requests for retraining."""
+LEASE = ("10s", "1d")
+"""The shortest and the longest time for which a correction is given to one reviewer."""
 RETRAIN_EXAMPLE = "https://trainer.example.org/retrain"
 
 _T = TypeVar("_T")
@@ -90,6 +92,7 @@ def check_document(document: Any, where: str) -> Any:
             _check_url(_mapping(document, "links").get(name), ("links", name), example=example)
         _check_store(_mapping(document, "store"))
         _check_retrain(_mapping(document, "retrain"), models)
+        _check_interval(("review", "lease"), _mapping(document, "review").get("lease"), LEASE)
     except _InvalidError as error:
         raise ConfigError(f"{where}: {error}") from None
     return document
@@ -179,11 +182,12 @@ def _check_false_alarm_interval(path: KeyPath, model: dict[str, Any]) -> None:
     _check_interval((*path, "drift_false_alarm_interval"), model.get("drift_false_alarm_interval"))
 
 
-def _check_interval(key: KeyPath, interval: Any) -> None:
+def _check_interval(key: KeyPath, interval: Any, bounds: tuple[str, str] = INTERVAL) -> None:
     if isinstance(interval, str) or type(interval) is int:
         seconds = _parse(parse_duration, str(interval), key)
-        if not SHORTEST_INTERVAL <= seconds <= LONGEST_INTERVAL:
-            _refuse(key, f"expected from 1h to 3650d, got {preview(interval)}")
+        shortest, longest = bounds
+        if not parse_duration(shortest) <= seconds <= parse_duration(longest):
+            _refuse(key, f"expected from {shortest} to {longest}, got {preview(interval)}")
 
 
 def _check_task(path: KeyPath, model: dict[str, Any]) -> None:

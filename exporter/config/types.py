@@ -147,6 +147,16 @@ class RetrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return parse_duration(self.interval)
 
 
+class ReviewConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How corrections are given to reviewers."""
+
+    lease: str = "10m"
+
+    def lease_seconds(self) -> float:
+        """Return for how long a correction is given to one reviewer, in seconds."""
+        return parse_duration(self.lease)
+
+
 class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds of the queue in memory."""
 
@@ -161,6 +171,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prometheus_url: str | None = None
     store: StoreConfig = StoreConfig()
     links: LinksConfig = LinksConfig()
+    review: ReviewConfig = ReviewConfig()
     retrain: RetrainConfig | None = None
     queue: QueueConfig = QueueConfig()
 

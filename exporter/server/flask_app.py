@@ -10,7 +10,17 @@ from flask import Flask, Response, g, render_template, request
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, NotFound
 
 from exporter.errors import EventError, StoreError
-from exporter.server.api import comparison, corrections, datasets, integrations, openapi, operations, retraining, slices
+from exporter.server.api import (
+    comparison,
+    corrections,
+    datasets,
+    integrations,
+    leases,
+    openapi,
+    operations,
+    retraining,
+    slices,
+)
 from exporter.server.api import ingest as api
 from exporter.server.application import Exporter
 from exporter.server.authorization import CALLER, cross_origin_error, scope, scope_error
@@ -42,6 +52,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     app.register_blueprint(api.blueprint(exporter, ingest))
     app.register_blueprint(integrations.blueprint(exporter, ingest))
     app.register_blueprint(corrections.blueprint(exporter, ingest.idempotency))
+    app.register_blueprint(leases.blueprint(exporter))
     app.register_blueprint(datasets.blueprint(exporter))
     app.register_blueprint(comparison.blueprint(exporter))
     app.register_blueprint(retraining.blueprint(exporter))

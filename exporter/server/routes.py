@@ -15,7 +15,14 @@ from exporter.datasets import FORMATS
 from exporter.events import BusinessEvent, Feedback, LabelEvent, Prediction
 from exporter.server.api import schemas
 from exporter.server.api.correction_query import MAX_LIMIT, MAX_SEARCH
-from exporter.server.api.request_bodies import BatchDecision, ReleaseRequest, RetrainBody, ReviewDecision, SampleRequest
+from exporter.server.api.request_bodies import (
+    BatchDecision,
+    LeaseChange,
+    ReleaseRequest,
+    RetrainBody,
+    ReviewDecision,
+    SampleRequest,
+)
 from exporter.server.ingest import MAX_BODY
 from exporter.server.integrations.otlp import PROTOBUF
 from exporter.server.integrations.proxy_records import ProxyRecord
@@ -192,6 +199,15 @@ ROUTES: dict[str, Route] = {
     ),
     "PATCH /v1/corrections/<int:correction_id>": Route(
         "Decide a correction.", {200: schemas.Correction}, ReviewDecision, scope="review"
+    ),
+    "POST /v1/corrections/leases": Route(
+        "Give the caller pending corrections that no other reviewer holds.",
+        {200: schemas.Assigned},
+        parameters=_QUEUE,
+        scope="review",
+    ),
+    "PUT /v1/corrections/leases": Route(
+        "Renew leases of corrections, and give others back.", {200: schemas.Leases}, LeaseChange, scope="review"
     ),
     "POST /v1/corrections/samples": Route(
         "Draw confident predictions without feedback for review.",

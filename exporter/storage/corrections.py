@@ -53,6 +53,8 @@ class Filter(NamedTuple):
         Text in the comment, the user, the prediction's identifier or the inputs; case does not matter.
     alike
         The identifier of the correction that stands for them; see `exporter.storage.rankings`.
+    without
+        A query of identifiers that are left out.
     redacted
         Inputs that are neither shown nor searched; see `exporter.storage.correction_document.correction_document`.
     """
@@ -73,10 +75,11 @@ class Filter(NamedTuple):
     error_to: float | None = None
     q: str | None = None
     alike: int | None = None
+    without: sa.Select[tuple[int]] | None = None
     redacted: Redacted = MappingProxyType({})
 
 
-PARAMETERS = tuple(name for name in Filter._fields if name != "redacted")
+PARAMETERS = tuple(name for name in Filter._fields if name not in {"redacted", "without"})
 """The fields of a `Filter` that clients choose."""
 
 
@@ -116,6 +119,8 @@ def content_conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
             result.append(column == value)
     result += label_conditions(feedback.c.prediction, label_column, chosen)
     result += _range_conditions(chosen)
+    if chosen.without is not None:
+        result.append(feedback.c.id.not_in(chosen.without))
     if chosen.alike is not None:
         is_like = ranked.c.leader == chosen.alike
         last = sa.select(sa.func.max(ranked.c.ranking)).where(is_like).scalar_subquery()

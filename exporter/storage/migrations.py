@@ -100,6 +100,10 @@ def _migrate_to_9(connection: sa.Connection) -> None:
         connection.exec_driver_sql("CREATE INDEX decisions_time ON decisions (time)")
 
 
+def _migrate_to_10(connection: sa.Connection) -> None:
+    """Add the table of leases, which `migrate` creates as it does all new tables."""
+
+
 # Version 1 supported SQLite only: the migration to 2 may use its dialect, later ones must run on both databases.
 MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     2: _migrate_to_2,
@@ -110,6 +114,7 @@ MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     7: _migrate_to_7,
     8: _migrate_to_8,
     9: _migrate_to_9,
+    10: _migrate_to_10,
 }
 """The migration to each version from the one before it."""
 SCHEMA_VERSION = max(MIGRATIONS)

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from exporter.storage.correction_document import Redacted, correction_document
 from exporter.storage.corrections import Filter, conditions
+from exporter.storage.leases import end_leases
 from exporter.storage.schema import decisions, feedback
 from exporter.storage.statements import update_of_row
 
@@ -53,7 +54,8 @@ def decide(
     Returns
     -------
     tuple
-        Whether the decision was stored, and the correction as it is now; None if there is none.
+        Whether the decision is stored, and the correction as it is now; None if there is none. A reviewer who repeats
+        a decision, because the response to it was lost, learns that it is stored.
     """
     return decide_all(connection, [(correction_id, decision)], redacted)[0]
 
@@ -71,9 +73,32 @@ def decide_all(
     ]
     if entries:
         connection.execute(decisions.insert(), entries)
+        end_leases(connection, [entry["feedback_id"] for entry in entries])
+    stored = _with_repeats(connection, batch, stored)
     query = sa.select(feedback).where(feedback.c.id.in_({id_ for id_, _ in batch}), _in_review)
     documents = {row["id"]: correction_document(row, redacted) for row in connection.execute(query).mappings()}
     return [(is_stored, documents.get(id_)) for (id_, _), is_stored in zip(batch, stored, strict=True)]
+
+
+def _with_repeats(
+    connection: sa.Connection, batch: Sequence[tuple[int, Decision]], stored: Sequence[bool]
+) -> list[bool]:
+    """Return which decisions are stored: those that are, and those that repeat the latest one of the same reviewer."""
+    late = {
+        id_ for (id_, decision), is_stored in zip(batch, stored, strict=True) if decision.reviewer and not is_stored
+    }
+    if not late:
+        return list(stored)
+    query = sa.select(decisions).join(feedback, decisions.c.feedback_id == feedback.c.id)
+    query = query.where(feedback.c.id.in_(late), decisions.c.revision == feedback.c.revision)
+    latest = {
+        row.feedback_id: Decision(row.status, row.label, row.revision - 1, row.reviewer)
+        for row in connection.execute(query)
+    }
+    return [
+        is_stored or (decision.reviewer is not None and latest.get(id_) == decision)
+        for (id_, decision), is_stored in zip(batch, stored, strict=True)
+    ]
 
 
 def count_decided(connection: sa.Connection, since: float, reviewer: str | None, model: str | None) -> int:

@@ -93,6 +93,14 @@ decisions = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Index("decisions_time", "time"),
 )
+# Corrections that a reviewer is looking at; see `exporter.storage.leases`.
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("feedback_id", Key, primary_key=True, autoincrement=False),
+    sa.Column("reviewer", sa.Text, nullable=False),
+    sa.Column("expires", sa.Float, nullable=False),
+)
 # Pending corrections in the order in which they teach most; see `exporter.storage.rankings`.
 rankings = sa.Table(
     "rankings",

@@ -49,7 +49,7 @@ def table(text: str) -> dict[str, list[str]]:
     for line in text.splitlines():
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         if cells and (code := re.match(r"`([^`]+)`", cells[0])):
-            rows[code[1]] = cells[1:]
+            rows.setdefault(code[1], cells[1:])  # `review` is a key and a scope
     return rows
 
 

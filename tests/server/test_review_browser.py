@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from support.corrections import correct, mistake, queue, start
+from support.reviewers import assigned, reviewed_by_names, token
 from support.servers import Served, eventually
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -40,12 +42,14 @@ def visit(browser: Browser, mistaken: Served) -> Iterator[Open]:
     """Opens a page as a reviewer of one's own; no page may log an error, fail, or ask another host."""
     contexts: list[BrowserContext] = []
     wrong: list[str] = []
+    servers: list[str] = []
 
     def asked(request: Any) -> None:
-        if not request.url.startswith((mistaken.url, "data:")):
+        if not request.url.startswith((*servers, "data:")):
             wrong.append(f"asked {request.url}")
 
-    def visit(path: str = "/review", **settings: Any) -> Page:
+    def visit(path: str = "/review", server: Served = mistaken, **settings: Any) -> Page:
+        servers.append(server.url)
         context = browser.new_context(**{"viewport": {"width": 1366, "height": 768}, **settings})
         contexts.append(context)
         context.set_default_timeout(10_000)
@@ -54,7 +58,7 @@ def visit(browser: Browser, mistaken: Served) -> Iterator[Open]:
         page.on("pageerror", lambda error: wrong.append(str(error)))
         page.on("dialog", lambda dialog: wrong.append(dialog.message))
         page.on("request", asked)
-        page.goto(mistaken.url + path)
+        page.goto(server.url + path)
         return page
 
     visit.wrong = wrong  # type: ignore[attr-defined]
@@ -203,6 +207,49 @@ def test_an_undo_in_haste_leaves_the_other_reviewers_decision_alone(mistaken: Se
     expect(second.locator("[data-count=accepted]")).to_have_text("1")
     expect(second.locator("[data-count=pending]")).to_have_text("0")
     assert settled(mistaken, accepted=1)
+
+
+@pytest.fixture
+def team(tmp_path: Path) -> Iterator[Served]:
+    """An exporter with 60 corrections and reviewers with names, whose leases last 10 seconds."""
+    server = reviewed_by_names(tmp_path / "team", f"sqlite:///{tmp_path}/store.db", 60, lease="10s")
+    yield server
+    server.stop()
+
+
+def test_a_page_in_use_keeps_its_cards(team: Served, visit: Open) -> None:
+    """They are renewed while somebody uses the page, a reload keeps them, and a page that nobody uses loses them."""
+    page = visit(server=team, extra_http_headers=token("anna"))
+    mine = shown(page)
+    for _ in range(6):
+        page.keyboard.press("j")
+        page.wait_for_timeout(2500)  # longer than a lease in all
+    assert not set(mine) & set(assigned(team, "ben", "limit=60"))
+    page.reload()
+    page.wait_for_timeout(300)  # what the closed page gives back arrives late
+    assert shown(page) == mine
+    assert not set(mine) & set(assigned(team, "cleo", "limit=60"))
+    eventually(lambda: set(mine) <= set(assigned(team, "ben", "limit=60")), 25)
+    page.keyboard.press("j")
+    expect(page.locator("#announcement")).to_contain_text("with other reviewers now")
+    assert not set(mine) & set(shown(page))
+
+
+def test_skipped_cards_and_those_of_a_closed_page_go_to_others(team: Served, visit: Open) -> None:
+    """At once: by the key, the button, for selected ones, and when the page is closed."""
+    page = visit(server=team, extra_http_headers=token("anna"))
+    mine = shown(page)
+    page.keyboard.press("s")
+    expect(page.locator("#toast-text")).to_have_text("Skipped: no")
+    assert current(page) == mine[1]
+    page.locator(f"[data-id='{mine[1]}'] [data-do=skip]").click()
+    for key in "xjxjs":
+        page.keyboard.press(key)
+    assert shown(page)[: len(mine) - 4] == mine[4:]
+    eventually(lambda: set(mine[:4]) <= set(assigned(team, "ben", "limit=60")))
+    assert not set(mine[4:]) & set(assigned(team, "ben", "limit=60"))
+    page.close()
+    eventually(lambda: set(mine) <= set(assigned(team, "ben", "limit=60")), 5)
 
 
 def test_where_all_are_shown_they_stay(mistaken: Served, visit: Open) -> None:

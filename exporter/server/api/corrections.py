@@ -34,6 +34,7 @@ from exporter.storage.review_probes import Draw
 from exporter.storage.review_samples import sample_for_review
 from exporter.storage.schema import label_json
 from exporter.storage.user_stats import user_stats
+from exporter.validation import preview
 
 
 class CorrectionsApi:
@@ -176,9 +177,11 @@ def _undecidable(correction_id: int) -> str:
 
 
 def _conflict(document: dict[str, Any]) -> str:
+    label = f" as {preview(document['label'])}" if document["status"] == "accepted" else ""
+    reviewer = f" by {preview(document['reviewer'])}" if document["reviewer"] else ""
     return (
-        f"another reviewer decided first: it is {document['status']} since revision {document['revision']}; "
-        "decide again on that revision to change it"
+        f"another reviewer decided first: it is {document['status']}{label}{reviewer} since revision "
+        f"{document['revision']}; decide again on that revision to change it"
     )
 
 

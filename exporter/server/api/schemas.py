@@ -118,6 +118,20 @@ class Corrections(msgspec.Struct):
     next: str | None
 
 
+class Assigned(msgspec.Struct):
+    """Pending corrections that the caller holds until ``expires``."""
+
+    corrections: list[Correction]
+    expires: str
+
+
+class Leases(msgspec.Struct):
+    """The identifiers of those corrections, of the ones in the request, that the caller holds until ``expires``."""
+
+    held: list[str]
+    expires: str
+
+
 class UserCorrections(msgspec.Struct):
     """The corrections of one user by their status."""
 

@@ -18,6 +18,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.segments import Segments
 from exporter.profiles.profile import CategoricalFeature
 from exporter.server.api.correction_query import MAX_ID, MAX_LIMIT, encode_cursor
+from exporter.server.api.leases import reviewer_lease
 from exporter.server.application import Exporter
 from exporter.server.elapsed import ago
 from exporter.server.pages import image_png, review_cards, review_charts
@@ -27,9 +28,11 @@ from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, paramet
 from exporter.server.problem import store_problem
 from exporter.stats.accuracy import Estimate
 from exporter.storage.accuracy_counts import AccuracyCounts, accuracy_counts
+from exporter.storage.correction_document import rfc3339
 from exporter.storage.correction_pages import list_corrections
 from exporter.storage.correction_stats import overview, read_errors
 from exporter.storage.corrections import PARAMETERS, STATUSES, find_correction
+from exporter.storage.leases import assign_corrections, count_held_by_others
 from exporter.storage.rankings import count_alike
 from exporter.storage.review_decisions import Decision, count_decided, decide
 from exporter.storage.review_probes import Draw
@@ -132,11 +135,16 @@ class ReviewPage:
             query = parse_review_query(self._exporter, args, now)
         except EventError as error:
             return render_template("review.html", **context, errors=[error.detail]), 400
-        with self._exporter.store.reading() as connection:
-            documents, end = list_corrections(connection, query.filter, PAGE_SIZE, query.after, query.order)
+        store, wanted = self._exporter.store, (query.filter, PAGE_SIZE, query.after)
+        is_assigned = query.filter.status == "pending" and query.filter.joined is not False and request.method != "HEAD"
+        lease = reviewer_lease(self._exporter) if is_assigned else None
+        assigned = assign_corrections(store, lease, *wanted, order=query.order) if lease else None
+        with store.reading() as connection:
+            documents, end = assigned[:2] if assigned else list_corrections(connection, *wanted, query.order)
             alike = count_alike(connection, documents) if query.order == "informative" else {}
             if query.after is None:
                 context |= self._overview(connection, query, now)
+                context["held"] = count_held_by_others(connection, query.filter, lease) if lease else 0
         model = query.filter.model
         context.setdefault("regression", self._is_regression(query, [row["prediction"] for row in documents]))
         versions = {monitor.version for monitor in monitors if model in {None, monitor.config.name}}
@@ -147,6 +155,8 @@ class ReviewPage:
             active_filters=_active_filters(query),
             cards=review_cards.cards(documents, monitors),
             alike=alike,
+            lease=lease,
+            expires=rfc3339(assigned.expires) if assigned else None,
             next=query.with_changes() | {"cursor": encode_cursor(query.order, end)} if end else None,
             versions=sorted(versions),
             segments=self._segments(model),

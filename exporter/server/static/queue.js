@@ -8,6 +8,7 @@ export class Queue {
   /** @param {HTMLElement} section */
   constructor(section) {
     this.status = section.dataset.status;
+    this.expires = section.dataset.expires; // when the last leases of the cards do
     this.list = /** @type {HTMLElement} */ (section.querySelector("#cards"));
     /** @type {Set<HTMLElement>} */
     this.selected = new Set();
@@ -39,7 +40,7 @@ export class Queue {
 
   /** Show the controls that need this script. @param {ParentNode} parent */
   showControls(parent) {
-    for (const hidden of parent.querySelectorAll(".card input[type=checkbox], .card [data-do=relabel]")) {
+    for (const hidden of parent.querySelectorAll(".card input[type=checkbox], .card [data-do=relabel], .card[data-status=pending] [data-do=skip]")) {
       /** @type {HTMLElement} */ (hidden).hidden = false;
     }
   }
@@ -123,6 +124,33 @@ export class Queue {
    * @param {HTMLElement[]} cards @param {string} status
    */
   applyDecision(cards, status) {
+    this.leave(cards, (card) => {
+      this.count(card.dataset.status, -1);
+      this.count(status, 1);
+      card.dataset.previousStatus = card.dataset.status;
+      this.mark(card, status);
+      if (this.status !== "all" && this.status !== status) this.remove(card);
+    });
+  }
+
+  /** Remove cards that stay as they are. @param {HTMLElement[]} cards */
+  skip(cards) {
+    this.leave(cards, (card) => (card.closest("li") ?? card).remove());
+  }
+
+  /** Remove cards that other reviewers have now. @param {HTMLElement[]} cards */
+  lose(cards) {
+    const shown = cards.filter((card) => card.isConnected && card.dataset.status === "pending");
+    if (!shown.length) return;
+    this.skip(shown);
+    announce(`${shown.length} ${shown.length === 1 ? "correction is" : "corrections are"} with other reviewers now.`);
+  }
+
+  /**
+   * Do something with cards that may remove them, and make the next card current.
+   * @param {HTMLElement[]} cards @param {(card: HTMLElement) => void} change
+   */
+  leave(cards, change) {
     const all = this.cards();
     const leaving = new Set(cards);
     const index = this.current ? all.indexOf(this.current) : 0;
@@ -130,11 +158,7 @@ export class Queue {
     const focused = !document.activeElement || document.activeElement === document.body || this.list.contains(document.activeElement) || document.activeElement.closest(".bulk");
     for (const card of cards) {
       this.select(card, false);
-      this.count(card.dataset.status, -1);
-      this.count(status, 1);
-      card.dataset.previousStatus = card.dataset.status;
-      this.mark(card, status);
-      if (this.status !== "all" && this.status !== status) this.remove(card);
+      change(card);
     }
     this.updateEmpty();
     if (all.length - cards.length < NEAR) this.loadMore();
@@ -169,6 +193,8 @@ export class Queue {
       const decision = /** @type {HTMLButtonElement} */ (button);
       decision.hidden = decision.value === status;
     }
+    const skip = /** @type {HTMLElement | null} */ (card.querySelector("[data-do=skip]"));
+    if (skip) skip.hidden = status !== "pending";
     this.notice(card, "");
   }
 
@@ -295,6 +321,7 @@ export class Queue {
     let short = false;
     try {
       const page = await fetchPage(link.href);
+      this.expires = page.getElementById("queue")?.dataset.expires ?? this.expires;
       const present = new Set([...this.cards(), ...this.removed.keys()].map((card) => card.dataset.id));
       const wasEmpty = !this.list.querySelector(".card");
       for (const card of page.querySelectorAll("#cards .card")) {

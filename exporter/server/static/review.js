@@ -1,5 +1,6 @@
 // The review page: keys, buttons and selection. The page works without this script, only slower.
 import { send } from "./decisions.js";
+import { giveBack, keepLeases } from "./leases.js";
 import { announce, toast } from "./messages.js";
 import { Queue } from "./queue.js";
 
@@ -75,6 +76,16 @@ function start(queue) {
     await deliver(cards.filter((card) => stored.has(card)), "pending");
   }
 
+  /** Remove pending cards from the page, and leave them to other reviewers. @param {HTMLElement[]} cards */
+  function skip(cards) {
+    const open = cards.filter((card) => card.dataset.status === "pending");
+    if (!open.length) return;
+    closeRelabel();
+    if (section?.dataset.lease) giveBack(open);
+    queue.skip(open);
+    toast(`Skipped: ${open.length === 1 ? shorten(open[0].dataset.corrected) : `${open.length} corrections`}`, done.length > 0);
+  }
+
   /** @param {HTMLElement[]} cards */
   function openRelabel(cards) {
     if (!cards.length) return;
@@ -126,6 +137,7 @@ function start(queue) {
     else if (button?.id === "keys-open") keys.showModal();
     else if (action === "cancel") closeRelabel();
     else if (action === "clear") queue.clear();
+    else if (action === "skip") skip(card ? [card] : [...queue.selected]);
     else if (action === "relabel") openRelabel(card ? [card] : [...queue.selected]);
     else if (action === "accepted" || action === "rejected") decide([...queue.selected], action);
     else if (card && target.closest(".select")) {
@@ -151,6 +163,7 @@ function start(queue) {
     a: () => decide(queue.targets(), "accepted"),
     r: () => decide(queue.targets(), "rejected"),
     l: () => openRelabel(queue.targets()),
+    s: () => skip(queue.targets()),
     u: undo,
     x: () => queue.toggle(),
     X: () => queue.selectUpTo(),
@@ -185,6 +198,7 @@ function start(queue) {
   });
 
   queue.focusFirst();
+  if (section?.dataset.lease) keepLeases(queue, Number(section.dataset.lease));
 }
 
 /** @param {string} [text] */

@@ -1,0 +1,63 @@
+"""Reviewers with names: an exporter that knows them by their tokens."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from support.corrections import correct, mistake
+from support.servers import CONFIG, Answer, Served, ask, write_config
+
+NAMES = ("anna", "ben", "cleo")
+
+
+def token(name: str) -> dict[str, str]:
+    """The header of the token of a reviewer, which is the name backwards."""
+    return {"Authorization": f"Bearer {name[::-1]}"}
+
+
+def reviewed_by_names(folder: Path, database: str, corrections: int, **review: Any) -> Served:
+    """Start an exporter with corrections, and the users whose names are `NAMES`; ``service`` may not review."""
+    folder.mkdir(exist_ok=True)
+    write_config(folder, {**CONFIG, "store": {"url": database, "replica": folder.name}, "review": review})
+    scopes = {name: ["read", "review"] for name in NAMES} | {"service": ["ingest", "feedback", "read"]}
+    tokens = [
+        {"name": name, "sha256": hashlib.sha256(name[::-1].encode()).hexdigest(), "scopes": allowed}
+        for name, allowed in scopes.items()
+    ]
+    (folder / "tokens.yml").write_text(yaml.safe_dump(tokens))
+    server = Served(folder, f"--web.tokens.file={folder / 'tokens.yml'}").start()
+    server.headers = token("service")
+    if corrections:
+        correct(server, [mistake(f"m-{number}") for number in range(corrections)])
+    return server
+
+
+def assigned(server: Served, name: str, query: str = "") -> list[str]:
+    """Take leases for a reviewer; return the identifiers of the corrections."""
+    answer = ask(f"{server.url}/v1/corrections/leases?{query}", b"", "POST", **token(name))
+    assert answer.status == 200, answer.text
+    return [one["id"] for one in answer.json["corrections"]]
+
+
+def decide(server: Served, name: str, correction_id: str, status: str, revision: int = 1, **body: Any) -> Answer:
+    """Decide a correction as a reviewer."""
+    document = {"status": status, "revision": revision, **body}
+    return ask(f"{server.url}/v1/corrections/{correction_id}", document, "PATCH", **token(name))
+
+
+def in_parallel(*calls: Any) -> list[Any]:
+    """Call functions at the same moment, each in a thread; return their results."""
+    barrier = threading.Barrier(len(calls))
+
+    def started(call: Any) -> Any:
+        barrier.wait(10)
+        return call()
+
+    with ThreadPoolExecutor(len(calls)) as threads:
+        return list(threads.map(started, calls))
