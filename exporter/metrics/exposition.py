@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, GCCollector, Metric, PlatformCollector, ProcessCollector
@@ -47,8 +48,8 @@ class Exposition:
         Returns the current monitors.
     store
         The store, for the metrics of review.
-    comparisons
-        Returns the lines of the comparisons of versions.
+    others
+        Further collectors by name: each returns lines.
     """
 
     def __init__(
@@ -57,13 +58,13 @@ class Exposition:
         collectors: Iterable[Collector],
         monitors: Callable[[], MonitorRegistry],
         store: Store,
-        comparisons: Callable[[], Iterable[FamilyLines]] = tuple,
+        others: Mapping[str, Callable[[], Iterable[FamilyLines]]] = MappingProxyType({}),
     ) -> None:
         self._registry = registry
         self._collectors = list(collectors)
         self._monitors = monitors
         self._store = store
-        self._comparisons = comparisons
+        self._others = others
         self._models = ModelsCollector()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
@@ -105,9 +106,10 @@ class Exposition:
         collect(self._models.name, lambda: self._models.collect(monitors), lines)
         # A collector of its own: without the store the metrics of the models are still there.
         collect("store", lambda: review_lines(monitors, self._store), lines)
-        collect("comparisons", self._comparisons, lines)
-        for collector in self._collectors:
-            collect(collector.name, collector.collect, system)
+        for name, collector in self._others.items():
+            collect(name, collector, lines)
+        for of_machine in self._collectors:
+            collect(of_machine.name, of_machine.collect, system)
         models = render_families(lines, openmetrics, names)
         others = encode(_Families(_select([*self._registry.collect(), *system, duration, success], names)))
         end = b"# EOF\n" if openmetrics else b""

@@ -52,6 +52,10 @@ LABELS_UNJOINED = _gauge("model_exporter_labels_unjoined", "Labels whose predict
 LABELS_UNJOINED_OLDEST = _gauge(
     "model_exporter_labels_unjoined_oldest_seconds", "Age of the oldest label whose prediction has not arrived."
 )
+RETRAIN_UNDELIVERED = _gauge(
+    "model_exporter_retrain_request_undelivered_seconds",
+    "Age of the first request for retraining that the trainer has not taken since it took one.",
+)
 EXAMPLES = _counter("model_dataset_examples_total", "Corrections released in datasets.")
 REVIEWED_ACCURACY = (
     _gauge(

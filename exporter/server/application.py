@@ -122,13 +122,6 @@ class Exporter:
             lambda: self._prometheus(COMPARISON_SECONDS),
         )
         self.slices = Slices(self.store, lambda: self.pipeline.monitors, self.pipeline.bins, config.store.inputs)
-        self.exposition = Exposition(
-            self.registry,
-            system.collectors(_disks(config)),
-            lambda: self.pipeline.monitors,
-            self.store,
-            self.comparisons.lines,
-        )
         self.trends = DriftHistory()
         self.pairs = RequestResponsePairer()
         self.registry.register(self.pairs)
@@ -148,6 +141,13 @@ class Exporter:
             external_url=lambda: self.link_addresses()[0],
         )
         self.retrainer.start()
+        self.exposition = Exposition(
+            self.registry,
+            system.collectors(_disks(config)),
+            lambda: self.pipeline.monitors,
+            self.store,
+            {"comparisons": self.comparisons.lines, "retraining": self.retrainer.lines},
+        )
         self._noise = NoiseLearner(lambda: self.pipeline.monitors)
         self._noise.start()
         self._ranker = ReviewRanker(self.store, lambda: self.pipeline.monitors)

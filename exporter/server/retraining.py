@@ -24,6 +24,8 @@ from exporter.datasets.release import BusyError, EmptyError, make_release, relea
 from exporter.errors import CompareError, ConfigError, ExporterError, SlicesError, StoreError, StoreFullError
 from exporter.http_client.webhook import read_secret, signed_headers
 from exporter.metrics.exporter import ExporterMetrics
+from exporter.metrics.families import RETRAIN_UNDELIVERED
+from exporter.metrics.lines import FamilyLines, sample_line
 from exporter.server.alerts import Alerts
 from exporter.server.retrain_triggers import Trigger, accuracy_trigger, corrections_trigger
 from exporter.storage import Store
@@ -149,6 +151,21 @@ class Retrainer:
             trigger = accuracy_trigger(firing, model, asked) or corrections_trigger(settings.corrections, corrections)
             if trigger and self._record(model, trigger, last=last_created):
                 log.info("retraining of %s is requested: %s", model, trigger.detail)
+
+    def lines(self) -> list[FamilyLines]:
+        """Return the lines of ``/metrics``.
+
+        Raises
+        ------
+        StoreError
+            When the database cannot be read.
+        """
+        config, now = self._config(), time.time()
+        if config.retrain is None:
+            return []
+        since = self._store.review_state().undelivered
+        asked = [model.name for model in config.models if config.retrain.concerns(model.name) and model.name in since]
+        return [sample_line(RETRAIN_UNDELIVERED, max(now - since[model], 0.0), model=model) for model in asked]
 
     def send_due(self, now: float) -> bool:
         """Prepare and send the next request that is due at the Unix time ``now``; return whether there was one.

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from exporter.errors import StoreError
 from exporter.storage.accuracy_counts import AccuracyCounts, accuracy_counts
 from exporter.storage.corrections import STATUSES, is_ready_correction
-from exporter.storage.schema import feedback, is_released, is_unjoined, is_waiting, labels
+from exporter.storage.schema import feedback, is_released, is_unjoined, is_waiting, labels, retrain_requests
 from exporter.storage.timeout import statement_timeout
 from exporter.storage.verdicts import Tolerances
 
@@ -36,6 +36,9 @@ class ReviewState(msgspec.Struct, frozen=True):
     unjoined, oldest_unjoined
         By model, empty for feedback that names none: feedback whose prediction has not arrived, and the Unix time of
         the oldest.
+    undelivered
+        By model: the Unix time of the first request for retraining after the last delivered one. A model whose newest
+        request was delivered is left out.
     unjoined_labels, oldest_unjoined_label
         Labels whose prediction has not arrived, and the Unix time at which the first of them did; None without any.
     """
@@ -46,6 +49,7 @@ class ReviewState(msgspec.Struct, frozen=True):
     accuracy_counts: dict[tuple[str, str], AccuracyCounts]
     unjoined: dict[str, int]
     oldest_unjoined: dict[str, float]
+    undelivered: dict[str, float]
     unjoined_labels: int
     oldest_unjoined_label: float | None
 
@@ -130,6 +134,14 @@ def read_state(connection: sa.Connection, tolerances: Tolerances) -> ReviewState
         accuracy_counts=accuracy_counts(connection, tolerances),
         unjoined={row.model or "": row.number for row in unjoined},
         oldest_unjoined={row.model or "": row.oldest for row in unjoined},
+        undelivered=_undelivered(connection),
         unjoined_labels=waiting,
         oldest_unjoined_label=connection.execute(received).scalar() if waiting else None,
     )
+
+
+def _undelivered(connection: sa.Connection) -> dict[str, float]:
+    asked, later = retrain_requests.c, retrain_requests.alias().c
+    is_passed = sa.exists().where(later.model == asked.model, later.seq > asked.seq, later.delivered.is_not(None))
+    query = sa.select(asked.model, sa.func.min(asked.created)).where(asked.delivered.is_(None), ~is_passed)
+    return {model: float(created) for model, created in connection.execute(query.group_by(asked.model))}

@@ -57,6 +57,7 @@ POLICY = (
     Alert("ModelFeedbackMissing", "0m", "info", "business"),
     Alert("ModelFeedbackUnjoined", "0m", "info", "business"),
     Alert("ModelReviewBacklog", "0m", "info", "business"),
+    Alert("ModelRetrainRequestsFailing", "5m", "warning", "business"),
     Alert("ModelEventsDropped", "5m", "warning", "exporter"),
     Alert("ModelEventsRejected", "5m", "warning", "exporter"),
     Alert("ModelStoreFailing", "5m", "warning", "exporter"),

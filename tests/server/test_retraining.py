@@ -6,6 +6,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +33,7 @@ from exporter.server.alerts import Alerts
 from exporter.server.notifications import Alert
 from exporter.server.retraining import GIVE_UP_SECONDS, LEASE_SECONDS, Retrainer, request_document
 from exporter.storage import Store
-from exporter.storage.retrain_requests import KEPT, NewRequest, add_request, list_requests
+from exporter.storage.retrain_requests import KEPT, NewRequest, add_request, list_requests, update_request
 from exporter.storage.schema import feedback, retrain_requests
 
 SECRET = "a secret of some length"
@@ -199,6 +200,40 @@ def test_a_request_is_given_up_after_days_or_when_the_receiver_is_gone(setup: Se
     assert setup.counted("abandoned") == 2
 
 
+def test_what_the_trainer_does_not_take_is_a_metric(setup: Setup) -> None:
+    """Its age counts while it is repeated and after it was given up, until the trainer takes a later one."""
+    retrainer, letters = setup.retrainer(url=nobody()), setup.retrainer(models=("letters",))
+
+    def ages(asker: Retrainer = retrainer) -> dict[str, float]:
+        pattern = re.compile(r'model_exporter_retrain_request_undelivered_seconds\{model="(\w+)"\} (\S+)\n')
+        return {found[1]: float(found[2]) for _, line in asker.lines() if (found := pattern.fullmatch(line.decode()))}
+
+    def oldest(seconds: float) -> Any:
+        return {"digits": pytest.approx(seconds, abs=5)}
+
+    assert ages() == {}
+    for age in (1000, 500):
+        assert retrainer.request("digits")
+        with setup.store.reading() as connection:
+            (row,) = list_requests(connection, "digits", 1)
+        update_request(setup.store, row["seq"], created=time.time() - age)
+        assert ages() == oldest(1000)
+        retrainer.send_due(time.time())
+        assert ages() == oldest(1000)
+        retrainer.send_due(time.time() + GIVE_UP_SECONDS)
+        assert setup.requests()[0]["status"] == "abandoned"
+        assert ages() == oldest(1000)
+    assert ages(letters) == {}  # the configuration names another model
+    retrainer = setup.retrainer()
+    assert retrainer.request("digits")
+    assert ages() == oldest(1000)
+    assert retrainer.send_due(time.time())
+    assert ages() == {}
+    assert setup.requests()[0]["status"] == "delivered"
+    assert retrainer.request("digits")
+    assert ages() == oldest(0)
+
+
 def test_a_trainer_that_trickles_its_answer_does_not_hold_the_thread(setup: Setup) -> None:
     """The status decides; the body is not awaited."""
     setup.trainer.answers = [(202, {"X-Note": "x"}, b"")]
@@ -345,7 +380,10 @@ def test_a_request_by_hand_reaches_the_trainer(tmp_path: Path) -> None:
         assert (again.status, again.json["request"]["id"]) == (409, answer.json["id"])
         assert served.post("/v1/retrain-requests", {"model": "other"}).status == 409
         assert served.post("/v1/retrain-requests", {"model": "cerdit"}).status == 400
+        undelivered = "model_exporter_retrain_request_undelivered_seconds"
+        assert list(served.samples(undelivered)) == [f'{undelivered}{{model="credit"}}']
         eventually(lambda: served.get("/v1/retrain-requests").json["requests"][0]["status"] == "delivered", 40)
+        assert not served.samples(undelivered)
         received = trainer.requests[-1]
         headers = {name.lower(): value for name, value in received["headers"].items()}
         body = msgspec.json.encode(received["events"][0])

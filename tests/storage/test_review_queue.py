@@ -247,7 +247,7 @@ def test_rare_rows_have_partial_indexes(store: Store) -> None:
         read_state(connection, lambda _: Tolerance())
         list(accepted_examples(connection, Selection("digits")))
         UnjoinedFeedback(connection, redact, lambda _: Tolerance(), store.size)
-        _, ready, unjoined, labels, released, _, examples, waiting = (
+        _, ready, unjoined, labels, released, _, _, examples, waiting = (
             " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
             for statement, values in statements.copy()
         )

@@ -164,7 +164,7 @@ CONFIG: dict[str, Any] = {
 
 
 def write_config(folder: Path, config: Any = None, *, labels: bool = False) -> Path:
-    """``exporter.yml`` in a folder, with the profile it names, which knows accuracy and weights if there are ``labels``."""
+    """``exporter.yml`` in a folder, and its profile, which knows the accuracy and weights if there are ``labels``."""
     if not (folder / "credit.json").exists():
         rng = np.random.default_rng(7)
         columns = {

@@ -41,6 +41,7 @@ _PHRASES = {
     "ModelFeedbackMissing": "no feedback",
     "ModelFeedbackUnjoined": "feedback without predictions",
     "ModelReviewBacklog": "corrections wait for review",
+    "ModelRetrainRequestsFailing": "requests for retraining fail",
 }
 
 
