@@ -18,6 +18,7 @@ from exporter.profiles.checks import Columns, warnings
 from exporter.profiles.describe import describe_lines, notes
 from exporter.profiles.describe_order import dependence_note, order_line
 from exporter.profiles.describe_quality import quality_line
+from exporter.profiles.describe_season import season_line
 from exporter.profiles.describe_weights import weights_line
 from exporter.profiles.options import Options
 from exporter.profiles.profile import CategoricalFeature, Profile, load, save
@@ -25,6 +26,7 @@ from exporter.profiles.readers.base import Batch, Source
 from exporter.profiles.readers.compression import without_gz
 from exporter.profiles.readers.files import FileSource
 from exporter.profiles.readers.store import CONFIDENCE, PREDICTION, TIME, StoreSource
+from exporter.profiles.season_record import HOURS
 from exporter.validation import any_of, parse_duration, suggestion
 
 
@@ -37,6 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, metavar="FILE", help=text)
     add("--name", help="name of the profile; default: the training file's name")
     add_table_options(parser, INPUT_TYPES)
+    text = "keep the distributions by hour (UTC) of the day or of the week, where they change with it"
+    add("--season", choices=[*HOURS], help=text)
     text = "rows are in random order; otherwise their order, or --time-column, tells how successive values depend"
     add("--shuffled", action="store_true", help=text)
     add("--strict", action="store_true", help="fail without writing a profile if there is a warning")
@@ -74,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     output = output or without_gz(options.training_file).with_suffix(".json")
     found = _warnings(source, profile, build_options)
     _print_features(profile, source.remarks)
-    _print_summary(profile)
+    _print_summary(profile, build_options)
     if "timestamp" in profile.inputs.values() and not build_options.time_column and "--time-column" not in str(found):
         print("model-exporter: ages are measured from now; set the time of a row with --time-column", file=sys.stderr)
     for text in found:
@@ -108,6 +112,10 @@ def _build_options(options: argparse.Namespace) -> Options:
             raise ExporterError(f"--type: expected NAME=TYPE such as zip=categorical, got {text}")
         types[name] = type_name
     outputs = options.prediction_column, options.confidence_column, options.time_column
+    if options.season and not (options.time_column or options.from_store):
+        raise ExporterError(
+            f"--season={options.season}: needs --time-column, which names the column with each row's time"
+        )
     if options.from_store:
         if options.label_column:
             raise ExporterError("--from-store: --label-column needs a training file")
@@ -122,6 +130,7 @@ def _build_options(options: argparse.Namespace) -> Options:
         confidence_percent=options.confidence_percent,
         time_column=outputs[2],
         label_column=options.label_column,
+        season=options.season,
         shuffled=options.shuffled,
         ignore=options.ignore,
         types=types,
@@ -163,9 +172,11 @@ def _print_features(profile: Profile, remarks: Mapping[str, str]) -> None:
             print("; ".join((f"{scalar}: {input_type.type}, {bins}", *remarks_of)))
 
 
-def _print_summary(profile: Profile) -> None:
+def _print_summary(profile: Profile, options: Options) -> None:
     if profile.blocks and (profile.blocks.sizes or not profile.blocks.is_ordered):
         print(order_line(profile.blocks))
+    if options.season:
+        print(season_line(profile.season or None, options.season))
     if profile.quality:
         print(quality_line(profile.quality))
     if profile.weights:

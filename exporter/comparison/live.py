@@ -72,11 +72,11 @@ def _counts(binner: Binner | None, totals: Floats) -> Counts:
 
 
 def _features(binner: Binner, observed: Floats) -> dict[str, Feature]:
-    features = {}
+    features, probability = {}, binner.expected(observed).reference.probability
     for name, start, size in zip(binner.names, binner.starts, binner.sizes, strict=False):
         counts = observed[start : start + size]
         if counts.sum() >= 1:
-            features[name] = Feature(counts, binner.reference.probability[start : start + size])
+            features[name] = Feature(counts, probability[start : start + size])
     return features
 
 
@@ -90,5 +90,5 @@ def _quality(sums: LabelSums, task: Task | None, binner: Binner | None, totals: 
         sums.squared_loss,
         # The losses of classes are 0 and 1, which are their own squares.
         regression=task == "regression" if task else sums.loss != sums.squared_loss,
-        estimated=estimator.estimate(observed) if estimator else None,
+        estimated=estimator.estimate(observed[: binner.bins]) if estimator and binner else None,
     )

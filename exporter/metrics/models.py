@@ -36,6 +36,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, VERDICTS
 from exporter.monitoring.drift_evidence import LIMIT
 from exporter.monitoring.feature_budget import FeatureBudget
+from exporter.monitoring.hourly_reference import Expected
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.registry import MonitorRegistry
@@ -52,6 +53,7 @@ class _Templates:
         self.delays = histogram_template(f.DELAY, DELAY_BUCKETS, **self.labels)
         self.quality = QualityTemplates(monitor, **self.labels)
         self._noise: tuple[NoiseFloors | None, list[FamilyLines]] = None, []
+        self._expected: tuple[Expected | None, list[FamilyLines]] = None, []
         self._budget: tuple[ModelConfig, FeatureBudget] | None = None
 
     def budget(self, config: ModelConfig) -> FeatureBudget:
@@ -104,24 +106,34 @@ class _Templates:
 
     @cached_property
     def reference(self) -> list[FamilyLines]:
-        """The lines about training, which never change."""
+        """The lines about training that never change."""
         binner = self._binner
         if binner is None:
             return []
         count = len(binner.names)
-        probability = self._bins(f.REFERENCE)
         return [
-            (family, self._by_feature(family).render(values[:count]))
-            for family, values in (
-                (f.REFERENCE_MEAN, binner.mean),
-                (f.REFERENCE_STDDEV, binner.stddev),
-                (f.EVIDENCE_LIMIT, np.full(count, LIMIT)),
-            )
-        ] + [
-            (f.REFERENCE, probability.render(binner.reference.probability[: len(probability)])),
+            (f.REFERENCE_STDDEV, self._by_feature(f.REFERENCE_STDDEV).render(binner.stddev[:count])),
+            (f.EVIDENCE_LIMIT, self._by_feature(f.EVIDENCE_LIMIT).render(np.full(count, LIMIT))),
             *self._weights(binner),
             *reference_quality(binner, self.labels),
         ]
+
+    def expected(self, expected: Expected) -> list[FamilyLines]:
+        """Return the lines of the training side of scores; those of the same are rendered once."""
+        known, lines = self._expected
+        if expected is not known and self._binner:
+            means, probability = self._reference_templates
+            mean = self._binner.mean + expected.shift * self._binner.scale
+            lines = [
+                (f.REFERENCE_MEAN, means.render(mean[: len(means)])),
+                (f.REFERENCE, probability.render(expected.reference.probability[: len(probability)])),
+            ]
+            self._expected = expected, lines
+        return lines
+
+    @cached_property
+    def _reference_templates(self) -> tuple[LineTemplate, LineTemplate]:
+        return self._by_feature(f.REFERENCE_MEAN), self._bins(f.REFERENCE)
 
     def _weights(self, binner: Binner) -> Iterator[FamilyLines]:
         """Yield how much the predictions depend on each feature, where the profile knows it."""
@@ -197,6 +209,7 @@ class ModelsCollector:
                 evidence = monitor.read_evidence(now)[: len(monitor.binner.names)]
                 yield f.EVIDENCE, templates.evidence.render(evidence)
                 yield f.OBSERVED, templates.bins.render(monitor.observed[: len(templates.bins)])
+                yield from templates.expected(monitor.binner.expected_at(time.time()))
             yield from _segment_counters(monitor, templates)
             yield from _segments(monitor, templates, now)
             yield from templates.reference
@@ -207,6 +220,9 @@ def window_lines(monitor: ModelMonitor, now: float) -> Iterator[FamilyLines]:
     """Return the gauges of a monitor at a monotonic time, without its counters."""
     templates = _Templates(monitor)
     yield _info(monitor, templates)
+    if monitor.binner:
+        *_, longest = monitor.read(now).values()
+        yield from templates.expected(longest.expected)
     yield from _thresholds(monitor.config, [monitor.binner] if monitor.binner else [])
     yield from _windows(monitor, templates, now)
     yield from quality_windows(monitor, templates.quality, now)

@@ -93,7 +93,7 @@ def quality_counters(monitor: ModelMonitor, templates: QualityTemplates) -> Iter
         yield sample_line(family, value, **labels)
     if len(templates.confidences) and monitor.binner:
         start = monitor.binner.starts[-1]  # the confidence is the last target
-        yield f.CONFIDENCE_OBSERVED, templates.confidences.render(monitor.observed[start:])
+        yield f.CONFIDENCE_OBSERVED, templates.confidences.render(monitor.observed[start : monitor.binner.bins])
     yield f.LABEL_DELAY, templates.delays.render(histogram_values(quality.delays))
     shown = (True, task != "regression", task != "classification")
     for (family, template), row, is_shown in zip(templates.segments.items(), quality.by_segment, shown, strict=True):

@@ -11,11 +11,15 @@ from exporter.features.json_columns import InputTable
 from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.prediction_columns import PredictionColumns, select_rows
 from exporter.monitoring.segments import Segments
+from exporter.profiles.season_record import cycle_hours
 from exporter.stats.divergence import Floats, Ints
 
 
 class BatchSums(NamedTuple):
-    """What a batch adds to a window: its row of sums, its minima, and its counts by segment, shape ``(S · B,)``."""
+    """What a batch adds to a window: its row of sums, its minima, and what it has of each segment.
+
+    The last is the observations in each bin and the events of each hour, shape ``(S · (B + H),)``.
+    """
 
     row: Floats
     minima: Floats
@@ -62,13 +66,13 @@ def _count_by_segment(
 ) -> tuple[int, Floats]:
     """Add a batch's inputs to its sums and minima, segment by segment.
 
-    Returns the number of unknown features, and the counts by segment, shape ``(S · B,)``.
+    Returns the number of unknown features, and the counts by segment, shape ``(S · (B + H),)``.
     """
     parts: list[list[int]] = [[] for _ in segments.names]
     for position, event in enumerate(inputs):
         parts[segments.index_of(event)].append(position)
     unknown = 0
-    by_segment = np.zeros((len(parts), binner.bins))
+    by_segment = np.zeros((len(parts), binner.bins + binner.hours))
     for index, part in enumerate(parts):
         if part:
             part_codes = binner.empty_codes(0 if codes is None else len(part))
@@ -77,7 +81,7 @@ def _count_by_segment(
             )
             if codes is not None:
                 codes[:, part] = part_codes
-            by_segment[index] = part_row[: binner.bins]
+            by_segment[index, : binner.bins] = part_row[: binner.bins]
             np.add(sums.row, part_row, out=sums.row)
             np.minimum(sums.minima, part_minima, out=sums.minima)
             unknown += part_unknown
@@ -85,12 +89,36 @@ def _count_by_segment(
 
 
 def _count_columns_by_segment(binner: Binner, size: int, indices: Ints, batch: PredictionColumns) -> Floats:
-    """Return the counts by segment, shape ``(S · B,)``."""
-    by_segment = np.zeros((size, binner.bins))
+    """Return the counts by segment, shape ``(S · (B + H),)``."""
+    by_segment = np.zeros((size, binner.bins + binner.hours))
     for segment in np.unique(indices):
         chosen = indices == segment
         part = {name: select_rows(batch.inputs[name], chosen) for name in binner.inputs if name in batch.inputs}
         times = batch.times[chosen] if isinstance(batch.times, np.ndarray) else batch.times
         row, _ = binner.count_columns(part, int(chosen.sum()), (), times)
-        by_segment[segment] = row[: binner.bins]
+        by_segment[segment, : binner.bins] = row[: binner.bins]
     return by_segment.ravel()
+
+
+def add_hours(binner: Binner, sums: BatchSums, seconds: Floats, segments: Sequence[int] | Ints) -> None:
+    """Add the events of a batch to its sums by their hours, where the profile has a season.
+
+    Parameters
+    ----------
+    binner
+        Has the season.
+    sums
+        Those of the batch; changed in place.
+    seconds
+        When each of the ``n`` events arrived in Unix seconds; one that is not finite has no hour.
+    segments
+        Index of each event's segment, where the model has segments.
+    """
+    if not binner.hours:
+        return
+    known = np.isfinite(seconds)
+    _, hours = cycle_hours(seconds[known], binner.hours)
+    binner.hours_of(sums.row)[:] += np.bincount(hours, minlength=binner.hours)
+    if sums.by_segment is not None:
+        by_segment = sums.by_segment.reshape(-1, binner.bins + binner.hours)
+        np.add.at(by_segment, (np.asarray(segments)[known], binner.bins + hours), 1.0)

@@ -21,11 +21,13 @@ from exporter.features.categorical import Categorical
 from exporter.features.extract import as_list, category_bins, category_counts, numeric_columns
 from exporter.features.json_columns import JsonColumnReader
 from exporter.features.numeric import Numeric
+from exporter.monitoring.hourly_reference import Expected, HourlyReference
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.profiles.correlation import Copula, restrict_correlation
 from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature, Profile
 from exporter.profiles.quality import QualityEstimator
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
+from exporter.profiles.season_record import last_hour
 from exporter.stats.change_evidence import ChangeEvidence
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
 from exporter.stats.distances import Distances
@@ -80,6 +82,10 @@ class Binner:
         χ² quantiles of the noise floors, see `exporter.profiles.profile.Profile.quantile_array`.
     reference
         Training distribution of the targets.
+    hourly
+        Training distributions by hour; None for a profile without a season.
+    hours
+        Number ``H`` of hours of the season; 0 without one.
     profile_noise
         Noise floors of the targets, as far as the profile knows; see `exporter.monitoring.noise_learner`.
     starts, missing, invalid
@@ -118,7 +124,7 @@ class Binner:
         self._index_rows()
         self.copula = self._build_copula()
         self.profile_noise = NoiseFloors.from_profile(profile, self.target_names, self.reference, self.copula)
-        self.width = self._sums_width + (self.copula.width if self.copula else 0)
+        self.width = self._copula_start + (self.copula.width if self.copula else 0)
         names = msgspec.json.encode([profile.known_hash(), self.target_names])
         self.layout = hashlib.sha256(names).hexdigest()[:32]
         self.code_type = np.min_scalar_type(max(self.sizes, default=0))
@@ -136,8 +142,12 @@ class Binner:
         self.sizes = [len(target.counts) for target in self.targets]
         self._training = np.array([count for target in self.targets for count in target.counts], dtype=np.float64)
         self.bins = len(self._training)
-        self._sums_width = self.bins + 4 * len(self.targets)
         self.reference = Reference.from_counts(self._training, self.sizes, self.quantiles)
+        self._overall = Expected(self.reference, self._training, np.zeros(len(self.targets)))
+        season = self.profile.season or None
+        self.hourly = HourlyReference.from_season(season, self.target_names, self._overall, self.quantiles)
+        self.hours = self.hourly.hours if self.hourly else 0
+        self._copula_start = self.bins + self.hours + 4 * len(self.targets)
         self.starts: Ints = self.reference.starts
         stops = self.starts + np.array(self.sizes, dtype=np.intp)
         self.missing, self.invalid = stops - 2, stops - 1
@@ -185,29 +195,52 @@ class Binner:
         bins = [self.profile.features[name] for name in correlation.features]
         return Copula([f for f in bins if isinstance(f, NumericFeature)], correlation, self.quantiles)
 
+    def expected(self, row: Floats) -> Expected:
+        """Return what a row of sums is compared with: all training values, or those of the hours of its events."""
+        return self.hourly.at(self.hours_of(row)) if self.hourly else self._overall
+
+    def expected_at(self, unix_time: float) -> Expected:
+        """Return what the events of the hour before a time are compared with, if they came evenly over the hour."""
+        return self.hourly.at(last_hour(unix_time, self.hours)) if self.hourly else self._overall
+
+    def hours_of(self, row: Floats) -> Floats:
+        """Return the number of events in each hour in a row of sums, as a view of shape ``(H,)``."""
+        return row[self.bins : self.bins + self.hours]
+
+    def distances(self, expected: Expected) -> Distances:
+        """Return the training side of the distances that a configuration may ask for."""
+        return self._distances_to(expected) if self.hourly else self._distances
+
     @cached_property
-    def distances(self) -> Distances:
-        """The training side of the distances that a configuration may ask for."""
+    def _distances(self) -> Distances:
+        return self._distances_to(self._overall)
+
+    def _distances_to(self, expected: Expected) -> Distances:
         edges = [np.array(t.edges) if isinstance(t, NumericFeature) else np.empty(0) for t in self.targets]
-        return Distances(self.reference, self._training, edges, self.centre, self.scale)
+        return Distances(expected.reference, expected.counts, edges, self.centre, self.scale)
 
     @cached_property
     def change_evidence(self) -> ChangeEvidence:
         """The training side of the evidence of slow change."""
+        return self.change_evidence_of(self.reference)
+
+    def change_evidence_of(self, reference: Reference) -> ChangeEvidence:
+        """Return the evidence of a change from a training distribution, such as that of an hour."""
         ordered = [isinstance(target, NumericFeature) for target in self.targets]
         blocks = self.profile.blocks
         dispersion = blocks.dispersions(self.target_names) if blocks else 1.0
-        return ChangeEvidence(self.reference, np.array(ordered), dispersion)
+        return ChangeEvidence(reference, np.array(ordered), dispersion)
 
     def split(self, row: Floats) -> Sums:
-        """Return the parts of a row of sums, as views."""
-        return Sums(row[: self.bins], *row[self.bins : self._sums_width].reshape(4, len(self.targets)))
+        """Return the parts of a row of sums, as views; it has the hours, too, see `hours_of`."""
+        rest = row[self.bins + self.hours : self._copula_start]
+        return Sums(row[: self.bins], *rest.reshape(4, len(self.targets)))
 
     def multivariate_drift(self, row: Floats) -> tuple[float, float]:
         """Return the drift of the correlation in a row of sums, and its noise floor; see `Copula.drift`."""
         if self.copula is None:
             return np.nan, np.nan
-        sums = row[self._sums_width :]
+        sums = row[self._copula_start :]
         score, floor = self.copula.drift(sums)
         return score, floor * float(self.profile_noise.rows.at(sums[:1])[0])
 
@@ -289,7 +322,7 @@ class Binner:
             matrix = self._matrix(sums, columns, rows, time.time() if now is None else now, codes)
             bins = self._count_numbers(sums, minima, self._row_targets, matrix, codes)
             if self.copula:
-                row[self._sums_width :] = self.copula.sums(matrix[self._copula_rows], bins[self._copula_rows])
+                row[self._copula_start :] = self.copula.sums(matrix[self._copula_rows], bins[self._copula_rows])
         for target, values in ((self.prediction, predictions), (self.confidence, confidences)):
             if target is None or not len(values):
                 continue

@@ -68,7 +68,8 @@ class FeatureBudget:
         ``floors`` are the noise floors of the targets, of which the features are the first.
         """
         features = len(self._limits)
-        p = floors.p_values(stats.kl, np.nan_to_num(stats.observations))[:features]
+        observed = np.nan_to_num(stats.observations)
+        p = floors.p_values(stats.kl, observed, stats.expected.reference)[:features]
         level = self._levels.get(window, self._level_of_run)
         return count_drifted(p, stats.kl[:features], self._limits, level)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from exporter.config import ModelConfig
 from exporter.config.objectives import DURATION_BUCKETS
 from exporter.events import LabelledPrediction, Prediction
 from exporter.features.json_columns import InputTable
-from exporter.monitoring.batches import BatchSums, count_columns, count_events
+from exporter.monitoring.batches import BatchSums, add_hours, count_columns, count_events
 from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.confidence import are_confident
 from exporter.monitoring.counters import (
@@ -70,7 +71,7 @@ class ModelMonitor:
         self.delays = Histogram(DELAY_BUCKETS)
         self._recent = RecentCounters()
         self.windows = dict(windows or config.window_seconds())
-        self.observed = np.zeros(binner.bins if binner else 0)
+        self.observed = np.zeros(binner.bins + binner.hours if binner else 0)
         self._evidence = DriftEvidence(binner, self.observed) if binner and binner.bins else None
         self.segments = Segments.from_config(config, binner.profile) if binner else None
         self.segment_counters = SegmentCounters(len(self.segments.names) if self.segments else 0)
@@ -104,6 +105,7 @@ class ModelMonitor:
         confident: Sequence[bool] | npt.NDArray[np.bool_] | None = None,
         *,
         bins: Codes | None = None,
+        unix_time: float | None = None,
     ) -> int:
         """Count a batch of predictions.
 
@@ -121,6 +123,8 @@ class ModelMonitor:
             Whether each event is confident; computed when None.
         bins
             Filled with the bins of the inputs, see `Binner.count`.
+        unix_time
+            Unix time in seconds at which events without a time arrived; the present when None, unknown when NaN.
 
         Returns
         -------
@@ -138,6 +142,8 @@ class ModelMonitor:
         sums, unknown = None, 0
         if self.binner:
             sums, unknown = count_events(self.binner, self.segments, inputs, predictions, confidences, codes=bins)
+            if self.binner.hours:
+                add_hours(self.binner, sums, _arrivals(events, unix_time), segments)
         with self._lock:
             self.counters.requests += codes
             self.counters.attempts += len(events)
@@ -154,7 +160,7 @@ class ModelMonitor:
         return unknown
 
     def observe_columns(self, batch: PredictionColumns, now: float) -> None:
-        """Count predictions in columns, none of which is an error.
+        """Count predictions in columns, none of which is an error. Those without a time have no hour.
 
         Parameters
         ----------
@@ -173,6 +179,8 @@ class ModelMonitor:
             segments = self.segments.indices_of(batch.inputs.get(self.segments.source, [None] * batch.rows))
         if self.binner:
             sums = count_columns(self.binner, self.segments, segments, batch, confidences)
+            times = np.asarray(np.nan if batch.times is None else batch.times, dtype=np.float64)
+            add_hours(self.binner, sums, np.broadcast_to(times, batch.rows), segments)
         with self._lock:
             self.counters.requests[200] += batch.rows
             self.counters.attempts += batch.rows
@@ -260,7 +268,8 @@ class ModelMonitor:
         Returns
         -------
         ndarray
-            The counters in the order of `TOTALS`, the histogram of durations, and the observations of each bin.
+            The counters in the order of `TOTALS`, the histogram of durations, the observations of each bin, and the
+            events of each hour of the profile's season.
         """
         with self._lock:
             return np.concatenate((self.counters.totals(), self.durations.counts, self.observed))
@@ -358,3 +367,9 @@ class ModelMonitor:
         """
         with self._lock:
             self._windows.restore(now, time, rings, quality)
+
+
+def _arrivals(events: Sequence[Prediction], unix_time: float | None) -> Floats:
+    """Return when each event arrived in Unix seconds, shape ``(n,)``: its own time, if it has one."""
+    now = time.time() if unix_time is None else unix_time
+    return np.array([event.time.timestamp() if event.time else now for event in events])

@@ -76,10 +76,13 @@ class NoiseFloors:
         inflation = _replace(self.inflation, {index: dependence.inflation for index, dependence in live.items()})
         return replace(self, ratio=ratio, inflation=inflation, learned=frozenset(live), confirmed=frozenset(confirmed))
 
-    def training(self, observed: Floats) -> Floats:
-        """Return the floor of the divergence of ``observed`` values from training, shape ``(..., T)``."""
+    def training(self, observed: Floats, reference: Reference | None = None) -> Floats:
+        """Return the floor of the divergence of ``observed`` values from training, shape ``(..., T)``.
+
+        ``reference`` is the training distribution of the hours of the values; that of all training values when None.
+        """
         ratio = self.ratio.at(observed)
-        return self.reference.noise(observed, ratio, ratio)
+        return (reference or self.reference).noise(observed, ratio, ratio)
 
     def recent(self, observed: Floats, earlier: Reference) -> Floats:
         """Return the floor of the divergence of ``observed`` values from an ``earlier`` window, shape ``(T,)``.
@@ -88,7 +91,7 @@ class NoiseFloors:
         """
         return earlier.noise(observed, self.ratio.at(observed), self.ratio.at(earlier.rows))
 
-    def p_values(self, score: Floats, observed: Floats) -> Floats:
+    def p_values(self, score: Floats, observed: Floats, reference: Reference | None = None) -> Floats:
         """Return the probability that a score is exceeded without drift.
 
         The score is compared with the χ² distribution, times a factor, that has the 99 % quantile of scores without
@@ -100,6 +103,8 @@ class NoiseFloors:
         ----------
         score, observed
             Divergence from training in nats, and number of values, shape ``(..., T)``.
+        reference
+            See `training`.
 
         Returns
         -------
@@ -107,14 +112,15 @@ class NoiseFloors:
             Shape ``(..., T)``; NaN where there is less to tell than from `LEAST_VALUES` independent values, or no
             training values.
         """
-        degrees = np.maximum(self.reference.degrees, 1)  # a constant has no noise, but the number of its rows is finite
-        known = (self.effective(observed) >= LEAST_VALUES) & (self.reference.rows > 0)
+        reference = reference or self.reference
+        degrees = np.maximum(reference.degrees, 1)  # a constant has no noise, but the number of its rows is finite
+        known = (self.effective(observed) >= LEAST_VALUES) & (reference.rows > 0)
         count = np.where(known, observed, LEAST_VALUES)
         ratio, inflation = self.ratio.at(count), self.inflation.at(count)
         independent = tail_ratio(np.sqrt(2 / (9 * degrees)))
         one_direction = np.sqrt(2 / 9 * (1 + (inflation - 1) * degrees) / (inflation * degrees))
         shape = np.maximum(tail_shape(independent * np.maximum(ratio / inflation, 1.0)), one_direction)
-        floor = self.reference.noise_unit(count) * degrees * independent * ratio
+        floor = reference.noise_unit(count) * degrees * independent * ratio
         return tail_probability(np.where(known, score / floor * tail_ratio(shape), np.nan), shape)
 
     def effective(self, observed: Floats) -> Floats:

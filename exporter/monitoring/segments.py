@@ -86,18 +86,19 @@ def segment_divergences(
     segments
         The segments.
     counts
-        Counts by segment, shape ``(S · B,)``.
+        Counts by segment of bins and of hours, shape ``(S · (B + H),)``.
 
     Returns
     -------
     tuple
         Two arrays of shape ``(S, T)``, NaN where nothing was observed.
     """
-    counts = counts.reshape(len(segments.names), binner.bins)
-    reference = binner.reference
-    observations = np.add.reduceat(counts, reference.starts, axis=1)
-    observed = observations > 0
-    return (
-        np.where(observed, reference.kl_divergence(counts), np.nan),
-        np.where(observed, noise.training(observations), np.nan),
-    )
+    rows = counts.reshape(len(segments.names), -1)
+    divergences, floors = np.full((2, len(rows), len(binner.targets)), np.nan)
+    for row, divergence, floor in zip(rows, divergences, floors, strict=True):
+        reference = binner.expected(row).reference
+        observations = np.add.reduceat(row[: binner.bins], reference.starts)
+        observed = observations > 0
+        divergence[observed] = reference.kl_divergence(row[: binner.bins])[observed]
+        floor[observed] = noise.training(observations, reference)[observed]
+    return divergences, floors

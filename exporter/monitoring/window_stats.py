@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from exporter.config import DISTANCES
 from exporter.monitoring.binner import Binner, Sums
+from exporter.monitoring.hourly_reference import Expected
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.stats.divergence import Floats, Reference, ratio
 
@@ -20,6 +20,8 @@ class WindowStats:
 
     Attributes
     ----------
+    expected
+        What the window is compared with.
     counts
         Number of observations in each bin, shape ``(B,)``.
     observations
@@ -29,7 +31,8 @@ class WindowStats:
     missing, invalid, unseen
         Share of the observations that are missing, invalid, or outside the training range or categories.
     shift
-        Mean less the training mean, in training standard deviations.
+        Mean less that of training (of the same hours, for targets that change with them), in training standard
+        deviations.
     kl, noise
         KL divergence from training in nats, and its noise floor.
     recent_kl, recent_noise
@@ -40,6 +43,7 @@ class WindowStats:
         Drift of the correlation between features, and its noise floor, shape ``(2,)``.
     """
 
+    expected: Expected
     counts: Floats
     observations: Floats
     mean: Floats
@@ -88,9 +92,10 @@ def compute(
     variance = np.maximum(ratio(sums.second, sums.valid) - offset**2, 0.0)
     with np.errstate(over="ignore"):
         mean, stddev = binner.centre + offset * binner.scale, np.sqrt(variance) * binner.scale
-    recent = Reference.from_counts(binner.split(earlier).counts, binner.sizes, binner.quantiles)
+    expected, recent = binner.expected(row), _recent_reference(binner, row, earlier)
     comparable = observed & (recent.rows > 0)
     return WindowStats(
+        expected=expected,
         counts=sums.counts,
         observations=np.where(observed, observations, np.nan),
         mean=mean,
@@ -100,29 +105,46 @@ def compute(
         missing=ratio(sums.counts[binner.missing], observations),
         invalid=ratio(sums.counts[binner.invalid], observations),
         unseen=ratio(sums.unseen, observations),
-        shift=np.where(binner.stddev > 0, offset, np.nan),
-        kl=np.where(observed, binner.reference.kl_divergence(sums.counts), np.nan),
-        noise=np.where(observed, noise.training(observations), np.nan),
+        shift=np.where(binner.stddev > 0, offset - expected.shift, np.nan),
+        kl=np.where(observed, expected.reference.kl_divergence(sums.counts), np.nan),
+        noise=np.where(observed, noise.training(observations, expected.reference), np.nan),
         recent_kl=np.where(comparable, recent.kl_divergence(sums.counts), np.nan),
         recent_noise=np.where(comparable, noise.recent(observations, recent), np.nan),
-        **_distances(binner, distances, sums, observed, (offset, smallest, largest)),
+        **{
+            name: np.where(observed, distance, np.nan)
+            for name, distance in _distances(binner, expected, distances, sums, (smallest, largest)).items()
+        },
         multivariate=np.array(binner.multivariate_drift(row)),
     )
 
 
+def _recent_reference(binner: Binner, row: Floats, earlier: Floats) -> Reference:
+    """Return the distribution of an earlier window, as it would have been in the hours of a row of sums."""
+    counts = binner.split(earlier).counts
+    if not binner.hourly:
+        return Reference.from_counts(counts, binner.sizes, binner.quantiles)
+    adjusted, error = binner.hourly.adjusted(counts, binner.hours_of(row), binner.hours_of(earlier))
+    recent = Reference.from_counts(adjusted, binner.sizes, binner.quantiles)
+    return replace(recent, rows=recent.rows / (1 + recent.rows * error))
+
+
 def _distances(
     binner: Binner,
+    expected: Expected,
     names: Sequence[str],
     sums: Sums,
-    observed: npt.NDArray[np.bool_],
-    statistics: tuple[Floats, Floats, Floats],
+    extremes: tuple[Floats, Floats],
 ) -> dict[str, Floats]:
-    """Return every distance, NaN for those not asked for; ``statistics`` are shift, minimum and maximum."""
-    distances = dict.fromkeys(DISTANCES, np.full(len(observed), np.nan))
+    """Return every distance, NaN for those not asked for; ``extremes`` are minimum and maximum."""
+    distances = dict.fromkeys(DISTANCES, np.full(len(sums.valid), np.nan))
+    if not names:
+        return distances
+    training = binner.distances(expected)
     for name in names:
         if name == "wasserstein":
-            distance = binner.distances.wasserstein(sums.counts, *statistics)
+            offset = ratio(sums.first, sums.valid) - expected.shift
+            distance = training.wasserstein(sums.counts, offset, *extremes)
             distances[name] = np.where(binner.stddev > 0, distance, np.nan)
         else:
-            distances[name] = np.where(observed, getattr(binner.distances, name)(sums.counts), np.nan)
+            distances[name] = getattr(training, name)(sums.counts)
     return distances

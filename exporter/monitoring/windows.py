@@ -44,7 +44,7 @@ class Windows:
                 reach = 2 if name == longest else 1  # each window is compared with the longest one before it
                 self._rings[name] = Ring(seconds, binner.width, 2 * len(binner.targets), reach)
             if segments:
-                self._segment_ring = Ring(lengths[longest], len(segments.names) * binner.bins)
+                self._segment_ring = Ring(lengths[longest], len(segments.names) * (binner.bins + binner.hours))
 
     def time(self, now: float) -> float:
         """Return the rings' time."""
@@ -72,7 +72,7 @@ class Windows:
         return list(self._rings.values())[-1].history(self.time(now), columns)
 
     def segment_counts(self, now: float) -> Floats | None:
-        """Return the counts by segment in the longest window, shape ``(S · B,)``; None without segments."""
+        """Return the counts by segment in the longest window, shape ``(S · (B + H),)``; None without segments."""
         return self._segment_ring.total(self.time(now)) if self._segment_ring else None
 
     def rings(self) -> list[Ring]:

@@ -26,7 +26,8 @@ from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality
 from exporter.profiles.readers.base import Batch, Source, take
 from exporter.profiles.readers.csv_cells import delimiter_in
 from exporter.profiles.readers.files import FileSource
-from exporter.profiles.row_order import RowOrder
+from exporter.profiles.row_order import RowOrder, time_seconds
+from exporter.profiles.season_builder import SeasonBuilder
 from exporter.profiles.sketches import CategorySketch, NumericSketch
 from exporter.profiles.type_inference import Column, ColumnTypeInference
 from exporter.profiles.weights_builder import WeightsBuilder
@@ -123,6 +124,8 @@ class _Builder:
                 raise ProfileError(f"{where}: has no column {preview(column)}; {hint}")
         if not self._rows:
             raise ProfileError(f"{where}: has no rows to profile")
+        if options.season and not options.time_column:
+            raise ProfileError(f"{where}: --season={options.season} needs the time of each row: set --time-column")
         if options.label_column and not options.prediction_column:
             detail = f"set --prediction-column, since the label {preview(options.label_column)} is compared with it"
             raise ProfileError(f"{where}: {detail}")
@@ -235,25 +238,30 @@ class _Builder:
         order = RowOrder(profile.targets(), self._rows, options, arriving)
         correlation = CorrelationBuilder(profile.features, self._rows if order.follows else 0)
         weights = WeightsBuilder(profile.features, profile.prediction, self._rows) if profile.prediction else None
+        hours = SeasonBuilder(profile.targets(), options.season) if options.season else None
         needed = dict(kinds)
-        if not order.follows:
+        if not (order.follows or hours):
             needed = {name: kind for name, kind in kinds.items() if set(kind.features(name)) & set(correlation.names)}
-        columns = {*needed, *(options.outputs() if order.follows else filter(None, [options.time_column]))}
+        columns = {*needed, *(options.outputs() if order.follows or hours else filter(None, [options.time_column]))}
         if weights:
             columns |= {*kinds, *options.outputs()}
-        passes = order.follows or weights or len(correlation.names) > 1
+        passes = order.follows or hours or weights or len(correlation.names) > 1
         for batch in self._read_pass("together", columns) if passes else ():
             if weights:
                 weights.add(batch.rows, partial(self._row_columns, batch, kinds))
             values = self._target_columns(batch, needed)
-            times, labels = (self._column(batch, name) for name in (options.time_column, options.label_column))
-            correlation.add(values, order.add(values, times, labels))
+            times = time_seconds(self._column(batch, options.time_column))
+            bins = order.add(values, times, self._column(batch, options.label_column))
+            if hours:
+                hours.add(values, times, bins)
+            correlation.add(values, bins)
         if order.needs_sorting:
             order.sort(
-                (self._target_columns(batch, kinds), self._column(batch, options.time_column))
+                (self._target_columns(batch, kinds), time_seconds(self._column(batch, options.time_column)))
                 for batch in self._read_pass("order", columns)
             )
-        together, blocks = correlation.build(), order.build()
+        season = hours.build(self._source.where, options.time_column or "") if hours else None
+        together, blocks = correlation.build(), order.build(season)
         if together and blocks.is_ordered and not order.needs_sorting:
             blocks = msgspec.structs.replace(blocks, correlation=correlation.build_blocks(together))
         return msgspec.structs.replace(
@@ -261,6 +269,7 @@ class _Builder:
             correlation=together or msgspec.UNSET,
             blocks=blocks,
             weights=(weights and weights.build()) or msgspec.UNSET,
+            season=season or msgspec.UNSET,
         )
 
     def _target_columns(self, batch: Batch, kinds: Mapping[str, InputType]) -> dict[str, Any]:

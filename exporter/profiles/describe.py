@@ -12,6 +12,7 @@ from exporter.features.text import TextState
 from exporter.profiles.block_record import Blocks
 from exporter.profiles.describe_order import dependence_note, order_line
 from exporter.profiles.describe_quality import quality_lines
+from exporter.profiles.describe_season import season_line
 from exporter.profiles.describe_weights import weights_lines
 from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature, Profile
 from exporter.stats.divergence import Floats
@@ -56,6 +57,8 @@ def describe_lines(profile: Profile) -> Iterator[str]:
     if profile.confidence:
         yield from _feature("(confidence)", "", profile.confidence, profile.blocks or None)
     yield from ("", truncate(order_line(profile.blocks or None), _WIDTH))
+    if profile.season:
+        yield truncate(season_line(profile.season, profile.season.period), _WIDTH)
     yield from (truncate(line, _WIDTH) for line in quality_lines(profile))
     yield from (truncate(line, _WIDTH) for line in weights_lines(profile.weights or None))
 

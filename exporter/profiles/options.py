@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from exporter.profiles.season_record import Period
+
 EXACT = 4_000_000
 """Distinct numbers that are held in memory, over all features; each feature holds at least 10,000."""
 
@@ -27,6 +29,9 @@ class Options(NamedTuple):
     label_column
         Column with the correct label, of rows that the model was not fitted on; needs a prediction column. It is not a
         feature.
+    season
+        Whether to keep the distributions by the hour of the day or of the week, where they change with it; needs a
+        column of times.
     shuffled
         Whether the rows are in random order, which says nothing of how successive values depend on each other.
     ignore
@@ -47,6 +52,7 @@ class Options(NamedTuple):
     confidence_percent: bool = False
     time_column: str | None = None
     label_column: str | None = None
+    season: Period | None = None
     shuffled: bool = False
     ignore: Sequence[str] = ()
     types: Mapping[str, str] = {}

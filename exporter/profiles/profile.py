@@ -22,6 +22,7 @@ from exporter.features.base import InputType
 from exporter.features.types import INPUT_TYPES, State, input_type
 from exporter.profiles.block_record import Blocks, check_blocks
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality, check_quality
+from exporter.profiles.season_record import Season, check_season
 from exporter.profiles.weights_record import Weights, check_weights
 from exporter.stats.chi2 import chi2_quantiles, quantile_array
 from exporter.stats.divergence import Floats
@@ -149,6 +150,8 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         How good the model was on labelled rows.
     blocks
         How much blocks of consecutive rows differ from each other; profiles of before have none.
+    season
+        The distributions by hour; unset where none changes with the hour, and where that was not asked for.
     weights
         How much the predictions depend on each feature; unset without predictions, and in profiles of before.
     """
@@ -169,6 +172,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     quality: Quality | msgspec.UnsetType = msgspec.UNSET
     blocks: Blocks | msgspec.UnsetType = msgspec.UNSET
     weights: Weights | msgspec.UnsetType = msgspec.UNSET
+    season: Season | msgspec.UnsetType = msgspec.UNSET
 
     def targets(self, names: Iterable[str] | None = None) -> dict[str, Feature]:
         """Return the bins of features, all when None, and after them those of the prediction and the confidence."""
@@ -272,8 +276,11 @@ def _check(profile: Profile) -> None:
     _check_inputs(profile)
     if profile.correlation:
         _check_correlation(profile.correlation, profile.features)
+    bins = {name: len(target.counts) for name, target in profile.targets().items()}
     if profile.quality:
-        check_quality(profile.quality, {name: len(target.counts) for name, target in profile.targets().items()})
+        check_quality(profile.quality, bins)
+    if profile.season:
+        check_season(profile.season, bins)
     if profile.blocks:
         check_blocks(profile.blocks, profile.targets())
     if profile.weights:

@@ -14,9 +14,10 @@ from exporter.profiles.block_builder import BlockBuilder
 from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, TIME, UNSORTED, Blocks, Times
 from exporter.profiles.options import Options
 from exporter.profiles.profile import Feature, NumericFeature
+from exporter.profiles.season_record import HOURS, Season, cycle_hours
 from exporter.profiles.type_inference import Column
 from exporter.stats.digitize import BinIndices
-from exporter.stats.divergence import Floats
+from exporter.stats.divergence import Floats, Ints
 
 MEMORY = 256 * 2**20
 """Bytes of the rows that are sorted by time in memory."""
@@ -43,7 +44,8 @@ class RowOrder:
     def __init__(self, targets: Mapping[str, Feature], rows: int, options: Options, arriving: Iterable[str]) -> None:
         self._targets, self._rows, self._options = targets, rows, options
         self._arriving = set(arriving)
-        self._blocks = BlockBuilder(targets, rows)
+        self._hours = HOURS[options.season] if options.season else 0
+        self._blocks = BlockBuilder(targets, rows, self._hours)
         self._labels = _Labels()
         self._latest = {1: -np.inf, -1: -np.inf}  # the last time in either direction
         self._times: Times | None = None
@@ -51,15 +53,21 @@ class RowOrder:
         """Whether blocks are counted: not for few rows, for shuffled ones, and once a time is before the one before."""
         self.needs_sorting = False
 
-    def add(self, columns: Mapping[str, Any], times: Column, labels: Column) -> dict[str, BinIndices]:
-        """Add a batch: values by target, times and labels. Return the bins of the values, where they were needed."""
+    def add(self, columns: Mapping[str, Any], times: Floats, labels: Column) -> dict[str, BinIndices]:
+        """Add a batch: values by target, times in Unix seconds, and labels.
+
+        Returns the bins of the values, where they were needed.
+        """
         if not self.follows:
             return {}
         if self._options.time_column:
-            self._follow(_seconds(times))
+            self._follow(times)
         elif self._options.label_column:
             self._labels.add(as_list(labels))
-        return self._blocks.add(columns) if self.follows else {}
+        return self._blocks.add(columns, self._cycle_hours(times)) if self.follows else {}
+
+    def _cycle_hours(self, times: Floats) -> Ints | None:
+        return cycle_hours(times, self._hours)[1] if self._hours else None
 
     def _follow(self, times: Floats) -> None:
         for direction in [*self._latest]:
@@ -73,7 +81,7 @@ class RowOrder:
         elif len(times):
             self._times = _measure(times, self._times)
 
-    def sort(self, batches: Iterable[tuple[Mapping[str, Any], Column]]) -> None:
+    def sort(self, batches: Iterable[tuple[Mapping[str, Any], Floats]]) -> None:
         """Count blocks in the order of time, where the rows are not sorted; see `needs_sorting`.
 
         Rows without a time are left out.
@@ -81,7 +89,7 @@ class RowOrder:
         Parameters
         ----------
         batches
-            Values by target, and times, of a second pass.
+            Values by target, and times in Unix seconds, of a second pass.
         """
         if self._rows * (_ROW_BYTES + 2 * len(self._targets)) > MEMORY:
             return
@@ -89,19 +97,20 @@ class RowOrder:
         indices = np.empty((len(self._targets), self._rows), dtype=np.int16)
         start = 0
         for columns, times in batches:
-            rows = slice(start, start + len(times))
-            seconds[rows], indices[:, rows] = _seconds(times), self._blocks.indices(columns)
-            start = rows.stop
+            part = slice(start, start + len(times))
+            seconds[part], indices[:, part] = times, self._blocks.indices(columns)
+            start = part.stop
         order = np.argsort(seconds, kind="stable")
         order = order[np.isfinite(seconds[order])]
         self._times = _measure(seconds[order], None, len(seconds) - len(order)) if len(order) else None
-        blocks = BlockBuilder(self._targets, len(order))
+        blocks = BlockBuilder(self._targets, len(order), self._hours)
         for start in range(0, len(order), _ROWS):
-            blocks.add_indices(indices[:, order[start : start + _ROWS]])
+            rows = order[start : start + _ROWS]
+            blocks.add_indices(indices[:, rows], self._cycle_hours(seconds[rows]))
         self._blocks, self.follows = blocks, True
 
-    def build(self) -> Blocks:
-        """Return the scores of the blocks."""
+    def build(self, season: Season | None = None) -> Blocks:
+        """Return the scores of the blocks; those of a season are compared with rows of the same hours."""
         options = self._options
         if options.shuffled:
             return Blocks(SHUFFLED)
@@ -109,7 +118,7 @@ class RowOrder:
             return Blocks(UNSORTED, options.time_column)
         if options.time_column:
             blocks, times = self._blocks, self._times or msgspec.UNSET
-            return Blocks(TIME, options.time_column, tuple(blocks.sizes), blocks.build(), times=times)
+            return Blocks(TIME, options.time_column, tuple(blocks.sizes), blocks.build(season), times=times)
         grouped = [name for name in self._blocks.grouped() if not self._arrives(name)]
         if self._labels.are_grouped():
             grouped.insert(0, options.label_column or "")
@@ -148,7 +157,8 @@ class _Labels:
         return 1 < distinct <= _MAX_LABELS and self._changes <= 2 * distinct and self._rows > 20 * distinct
 
 
-def _seconds(times: Column) -> Floats:
+def time_seconds(times: Column) -> Floats:
+    """Return a column of times in Unix seconds: NaN for none, an infinity for a value that is not a time."""
     if isinstance(times, np.ndarray) and times.dtype.kind in "iuf":
         return times.astype(np.float64)
     return np.array([unix_seconds(value) for value in as_list(times)], dtype=np.float64)

@@ -246,7 +246,7 @@ class Pipeline:
         inputs = columns or list(decoded.values())
         codes = binner.empty_codes(columns.rows if columns else len(decoded)) if binner and any(stored_inputs) else None
         monitors.unknown_features[model.name] += monitor.observe(
-            group, inputs, now, segment_indices, confident, bins=codes
+            group, inputs, now, segment_indices, confident, bins=codes, unix_time=received
         )
         for part in rows.parts(_CHUNK):
             self._telemetry.dropped.inc(self._store.add(part))

@@ -154,7 +154,13 @@ class ChangeEvidence:
         return total
 
 
-def measure_dispersion(blocks: Sequence[Floats], sizes: Sequence[int], total: Floats, ordered: bool) -> float:
+def measure_dispersion(
+    blocks: Sequence[Floats],
+    sizes: Sequence[int],
+    total: Floats,
+    ordered: bool,
+    others: Sequence[Floats] | None = None,
+) -> float:
     """Return the dispersion of a feature by blocks of consecutive reference values: at least 1.
 
     It is the largest, over the statistics that `ChangeEvidence` watches and over the sizes of blocks, of the variance
@@ -170,6 +176,9 @@ def measure_dispersion(blocks: Sequence[Floats], sizes: Sequence[int], total: Fl
         Counts of all values, shape ``(K,)``.
     ordered
         See `ChangeEvidence`.
+    others
+        Counts of the values with which each block is compared, shape ``(M, K)`` for each size; all when None. The
+        variance of independent values is then that of their distribution.
 
     Examples
     --------
@@ -181,8 +190,8 @@ def measure_dispersion(blocks: Sequence[Floats], sizes: Sequence[int], total: Fl
     """
     rows, used = float(total.sum()), total > 0
     share = total[used] / max(rows, 1.0)
-    others = 1 - share
-    moments = [(share * others, share * others * (others**3 + share**3))]
+    absent = 1 - share
+    moments = [(share * absent, share * absent * (absent**3 + share**3))]
     scores = np.empty((0, len(share)))
     if ordered and len(share):
         scores = _scores(Reference.from_counts(total, [len(total)]))[:, used]
@@ -194,15 +203,31 @@ def measure_dispersion(blocks: Sequence[Floats], sizes: Sequence[int], total: Fl
         return 1.0
     variance, fourth = variance[varying], fourth[varying]
     largest = 1.0
-    for counts, size in zip(blocks, sizes, strict=True):
-        deviation = counts[:, used] - size * share
+    for place, (counts, size) in enumerate(zip(blocks, sizes, strict=True)):
+        deviation, expected = counts[:, used] - size * share, size * (1 - size / rows) * variance
+        if others is not None:
+            deviation, expected = _deviations(counts[:, used], others[place][:, used], size, scores)
+            expected = expected[varying]
         squares = np.concatenate(((deviation**2).mean(axis=0), ((deviation @ scores.T) ** 2).mean(axis=0)))[varying]
-        ratio = squares / (size * variance * (1 - size / rows))
+        ratio = squares / np.maximum(expected, _LEAST_VARIANCE)
         # The ratio of so many independent blocks is about χ²(degrees)/degrees; its cube root is nearly normal.
         degrees = min(rows / size, len(counts)) / (1 + (fourth / variance**2 - 3) / size / 2)
         chance = (1 - 2 / (9 * degrees) + _SIGNIFICANCE * np.sqrt(2 / (9 * degrees))) ** 3
         largest = max(largest, float(np.where(ratio > chance, ratio, 1.0).max()))
     return largest
+
+
+def _deviations(counts: Floats, others: Floats, size: int, scores: Floats) -> tuple[Floats, Floats]:
+    """Return the deviation of blocks from other values, without the error of these, and its variance by chance.
+
+    Shape ``(M, K)``, and ``(K + scores,)``.
+    """
+    number = others.sum(axis=1, keepdims=True)
+    share = others / number
+    deviation = (counts - size * share) / np.sqrt(1 + size / number)
+    by_score = share @ (scores**2).T - (share @ scores.T) ** 2
+    variance = np.concatenate(((share * (1 - share)).mean(axis=0), by_score.mean(axis=0)))
+    return deviation, size * variance
 
 
 def _scores(reference: Reference) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,9 @@ def count_lines(lines: Lines, monitors: MonitorRegistry, refused: Refused, progr
             inputs = decode_inputs([bytes(memoryview(event.inputs)) for event in group])
             segments = monitor.segments
             indices = [segments.index_of(inputs.get(index)) for index in range(len(group))] if segments else []
-            monitors.unknown_features[model] += monitor.observe(group, list(inputs.values()), NOW, indices)
+            monitors.unknown_features[model] += monitor.observe(
+                group, list(inputs.values()), NOW, indices, unix_time=math.nan
+            )
         progress("rows", chunk.done, chunk.numbers[-1])
 
 

@@ -14,7 +14,7 @@ from exporter.monitoring.feature_budget import FeatureBudget
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.server.application import Exporter
 from exporter.server.pages import drift_charts
-from exporter.server.pages.drift_text import describe, describe_dependence, describe_importance, share
+from exporter.server.pages.drift_text import describe, describe_dependence, describe_importance, describe_season, share
 from exporter.server.pages.model_choice import UnknownError, check, choose
 from exporter.server.pages.review_filters import parameters
 
@@ -36,6 +36,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
     routes.add_app_template_filter(describe)
     routes.add_app_template_filter(describe_dependence)
     routes.add_app_template_filter(describe_importance)
+    routes.add_app_template_filter(describe_season)
     routes.add_app_template_filter(status_text)
     routes.add_app_template_filter(share)
 

@@ -104,6 +104,13 @@ def describe_dependence(drift: TargetDrift) -> str:
     return f"{where}, values depend on those before them{as_much}, so the noise floor is {floors}."
 
 
+def describe_season(drift: TargetDrift) -> str:
+    """Describe with which training values a target is compared, where they change with the hour; empty elsewhere."""
+    if drift.season is None:
+        return ""
+    return f"Changes with the hour of the {drift.season}: compared with training values of the same hours (UTC)."
+
+
 def describe_importance(drift: TargetDrift) -> str:
     """Describe how much the model's answers depend on a feature; empty where the profile does not know it."""
     known = drift.importance
