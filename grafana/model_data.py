@@ -46,9 +46,7 @@ _EXPLANATION = layout.page_link(
 _BELOW = layout.dashboard_link(
     "model-data", "Show it below", layout.VERSIONS, model="model", window="window", feature="__value.raw"
 )
-_WEIGHT = (
-    f"model_feature_weight{{{BOTH}}} and model_feature_weight_upper < 1 and on (model, version, feature) {SCORE}"
-)
+_WEIGHT = f"model_feature_weight{{{BOTH}}} and model_feature_weight_upper < 1 and on (model, version, feature) {SCORE}"
 """Of the features with a score, where it is known."""
 
 

@@ -51,7 +51,7 @@ def test_the_home_page_marks_what_the_rules_evaluate() -> None:
         assert rules()[f"instance:threshold:{alert}"].startswith(f"{MACHINE_THRESHOLD} * ")
     assert f"model_version:corrections:increase1h >= {MIN_CORRECTIONS}\n" in rules()["ModelCorrectionRatioHigh"]
     assert f"model_version:attempts:increase1h >= {MIN_ATTEMPTS}\n" in rules()["ModelConfidentRatioLow"]
-    assert f" <= {HARDLY_USED}\" " in annotations()["ModelFeatureDrift"]["description"]
+    assert f' <= {HARDLY_USED}" ' in annotations()["ModelFeatureDrift"]["description"]
     for measure in ("accuracy", "mean_absolute_error"):
         assert f":sum >= {ENOUGH})" in rules()[f"model_version_window:{measure}:measured"]
     assert rules()["model_version:threshold:ModelAccuracyLowError"].startswith(f"{MOST_ERROR} * ")

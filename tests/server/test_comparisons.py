@@ -3,101 +3,43 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 from support.fake_exporter import nobody
 from support.past import Points, prometheus_of
-from support.servers import eventually, write_config
+from support.servers import eventually
+from support.two_versions import (
+    BEGIN,
+    DEPLOYED,
+    END,
+    PER_STEP,
+    STEP,
+    asked,
+    exporter_of,
+    scene,
+    serve,
+    with_margins,
+)
 
 from exporter.comparison.counts import Period
 from exporter.comparison.prometheus import count, shared_periods
 from exporter.errors import ExporterError
-from exporter.events import Prediction
 from exporter.http_client.prometheus import Prometheus
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.monitoring.shared_time import STEP_SECONDS
 from exporter.server.application import Exporter
 from exporter.server.comparisons import Comparisons
 from exporter.server.flask_app import create_app
 from exporter.storage.label_sums import LabelSums
 
-STEP = int(STEP_SECONDS)
-BEGIN = int(time.time()) // 3600 * 3600 - 3 * 3600
-"""When version 1 begins to serve."""
-DEPLOYED, END = 80, 112
-"""The steps after which version 2 serves, too, and after which nothing comes: it serves for 8 of 28 minutes."""
-INCIDENT = range(20, 60)
-PER_STEP = 20
 NO_LABELS = LabelSums(0, 0, 0, 0)
-MODELS: dict[str, Any] = {"models": [{"name": "credit", "profile": "credit.json"}, {"name": '"><script>'}]}
-
-
-@contextmanager
-def exporter_of(folder: Path, **settings: Any) -> Iterator[Exporter]:
-    write_config(folder, MODELS | settings)
-    exporter = Exporter(folder / "exporter.yml")
-    try:
-        yield exporter
-    finally:
-        exporter.close()
-
-
-def serve(exporter: Exporter, version: str, confident: int, failing: int, corrected: int, now: float) -> None:
-    """Count the predictions and the feedback of a step."""
-    rng = np.random.default_rng(round(now))
-    monitor = exporter.pipeline.monitors.get("credit", version, now)
-    events = [
-        Prediction(
-            "credit",
-            version=version,
-            prediction="yes",
-            confidence=0.9 if n < confident else 0.5,
-            duration_seconds=0.02 * (1 + n % 3),
-            code=503 if n < failing else 200,
-        )
-        for n in range(PER_STEP)
-    ]
-    monitor.observe(events, [{"age": int(rng.integers(18, 90)), "income": 20_000.0 + n} for n in range(PER_STEP)], now)
-    for n in range(3):
-        monitor.count_feedback("corrected" if n < corrected else "accepted", n < corrected, now)
-
-
-def scene(exporter: Exporter) -> dict[str, Points]:
-    """Version 1 serves for 28 minutes, ten of them in an incident, and version 2 for the last eight.
-
-    Returns what Prometheus would have scraped at the end of each step.
-    """
-    past: dict[str, Points] = {}
-    clock = time.monotonic() + 1e6
-    for step in range(1, END + 1):
-        now = clock + step * STEP
-        dark = step in INCIDENT
-        serve(exporter, "1", 1 if dark else 18, 8 if dark else 0, 1 if dark else 0, now)
-        if step > DEPLOYED:
-            serve(exporter, "2", 16, 0, step % 2, now + 0.1)
-        exporter.shared.add_step(exporter.pipeline.monitors, now + 0.2, BEGIN + step * STEP)
-        for line in exporter.exposition.render()[0].decode().splitlines():
-            if line.startswith("model_") and not re.match("model_(exporter|system|comparison)", line):
-                series, _, value = line.rpartition(" ")
-                past.setdefault(series, []).append((BEGIN + step * STEP, float(value)))
-    return past
-
-
-def asked(client: FlaskClient, query: str = "?model=credit") -> dict[str, Any]:
-    answer = client.get(f"/v1/compare{query}")
-    assert answer.status_code == 200, answer.text
-    return dict(answer.json)
 
 
 def exported(exporter: Exporter) -> dict[tuple[str, ...], float]:
@@ -173,13 +115,6 @@ def test_an_incident_before_the_deployment_is_not_held_against_a_version(tmp_pat
         assert document["measures"] == live["measures"]
         assert document["summary"] == live["summary"]
         assert document["shared_seconds"] == pytest.approx(live["shared_seconds"])
-
-
-def with_margins(folder: Path, margins: dict[str, float]) -> dict[str, Any]:
-    """What an exporter with these margins answers, given the counts that the one before it left."""
-    models = [MODELS["models"][0] | {"release_margins": margins}, MODELS["models"][1]]
-    with exporter_of(folder, models=models) as exporter:
-        return asked(create_app(exporter).test_client(), "?model=credit&sequential=true")
 
 
 def test_a_decision_holds_at_every_look(tmp_path: Path) -> None:
