@@ -26,6 +26,7 @@ from exporter.server.application import Exporter
 from exporter.server.authorization import CALLER, cross_origin_error, scope, scope_error
 from exporter.server.ingest import MAX_BODY, Ingest
 from exporter.server.pages import drift, home, quality, review, runbooks
+from exporter.server.pages import slices as slices_page
 from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.routes import ROUTES
 from exporter.server.tokens import Caller
@@ -63,6 +64,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     app.register_blueprint(drift.blueprint(exporter))
     app.register_blueprint(quality.blueprint(exporter))
     app.register_blueprint(review.blueprint(exporter))
+    app.register_blueprint(slices_page.blueprint(exporter))
     app.register_blueprint(openapi.blueprint())
 
     @app.before_request

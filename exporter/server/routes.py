@@ -126,8 +126,16 @@ _QUEUE = (
         "Text in the comment, the user, the prediction's identifier or the inputs.",
     ),
     Parameter("alike", int, "The corrections that are like this one, which stands for them in the order informative."),
+    Parameter("where", str, "The bins of a slice, as GET /v1/slices returns them, as a JSON object."),
     Parameter("order", _one_of(ORDERS), "The newest first by default."),
     *_PAGE,
+)
+_QUESTION = (
+    Parameter("model", str, "A configured model; by default the only one."),
+    Parameter("version", str, "A version; by default all that have the same profile."),
+    Parameter("of", _one_of(QUESTIONS), "What the slices hold; corrections by default."),
+    Parameter("since", _Time, "Predictions received at this time or later; by default those of the last day."),
+    Parameter("limit", Annotated[int, msgspec.Meta(ge=1, le=MAX_SLICES)], "Slices at most; 10 by default."),
 )
 _TASKS = list[dict[str, Any]]
 _FILES: Media = {form.content_type.partition(";")[0]: None for form in FORMATS.values()} | {JSON: _TASKS}
@@ -273,13 +281,7 @@ ROUTES: dict[str, Route] = {
     "GET /v1/slices": Route(
         "Find the combinations of bins that hold the most of a model's corrections, errors, estimated loss or drift.",
         {200: schemas.Slices},
-        parameters=(
-            Parameter("model", str, "A configured model; by default the only one."),
-            Parameter("version", str, "A version; by default all that have the same profile."),
-            Parameter("of", _one_of(QUESTIONS), "What the slices hold; corrections by default."),
-            Parameter("since", _Time, "Predictions received at this time or later; by default those of the last day."),
-            Parameter("limit", Annotated[int, msgspec.Meta(ge=1, le=MAX_SLICES)], "Slices at most; 10 by default."),
-        ),
+        parameters=_QUESTION,
         pool="slices",
     ),
     "GET /metrics": Route(
@@ -299,6 +301,7 @@ ROUTES: dict[str, Route] = {
         parameters=(_MODEL, Parameter("version"), _VERSIONS, Parameter("window"), Parameter("feature")),
     ),
     "GET /quality": Route("The quality page.", _HTML_PAGE, parameters=(_MODEL, Parameter("version"), _VERSIONS)),
+    "GET /slices": Route("The page of slices.", _HTML_PAGE, parameters=_QUESTION, pool="slices"),
     "GET /review": Route("The review page.", _HTML_PAGE, parameters=(*_QUEUE, _VERSIONS)),
     "POST /review/decide": Route(
         "Decide a correction from the review page's form.", _REDIRECT, {FORM: dict[str, str]}, scope="review"

@@ -53,7 +53,7 @@ class Slices:
         StoreError
             When the database cannot be read.
         """
-        binner = self._binner(asked.model, asked.version)
+        binner = self.binner(asked.model, asked.version)
         if binner is None:
             raise SlicesError(
                 f"{preview(asked.model)} has no profile, and slices are combinations of its bins: "
@@ -79,7 +79,7 @@ class Slices:
         slices: list[dict[str, Any]] = document(*self.explain(Asked(model, None, "corrections", since)))["slices"]
         return slices
 
-    def _binner(self, model: str, version: str | None) -> Binner | None:
+    def binner(self, model: str, version: str | None) -> Binner | None:
         """Return the binner of a version, or of the version that was used last."""
         monitors = self._monitors()
         if version is None:

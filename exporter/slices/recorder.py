@@ -93,7 +93,7 @@ class BinRecorder:
         )
         for target, values in outputs:
             if target is not None:
-                codes[target] = _output_bins(binner, target, values)
+                codes[target] = output_bins(binner, target, values)
         part = _Part(received, hash_ids([event.id or "" for event in events]), np.array(confident, np.bool_), codes)
         with self._lock:
             self._open.setdefault((monitor.config.name, monitor.version, binner.layout), []).append(part)
@@ -143,6 +143,7 @@ class BinRecorder:
             log.warning("the store fails: predictions whose bins are not recorded: %d", len(block.ids))
 
 
-def _output_bins(binner: Binner, target: int, values: Sequence[Any]) -> Any:
+def output_bins(binner: Binner, target: int, values: Sequence[Any]) -> Any:
+    """Return the bins of ``n`` predictions or confidences, given the index of that target; shape ``(n,)``."""
     feature = binner.targets[target]
     return feature_bins(feature, numeric_column(values) if isinstance(feature, NumericFeature) else values)

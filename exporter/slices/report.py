@@ -9,12 +9,22 @@ from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import CategoricalFeature, NumericFeature
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
 from exporter.slices.explain import ExplainedSlice, Explanation
+from exporter.slices.search import Bins
 
 _HELD = {
     "corrections": "of the corrections",
     "errors": "of the errors",
     "estimated_loss": "of the estimated loss",
     "drift": "of the predictions",
+}
+_POPULATION = {
+    "corrections": "confident predictions with stored inputs",
+    "errors": "predictions with a label and stored inputs",
+}
+_NOTHING = {
+    "corrections": "No confident prediction of this time was corrected",
+    "errors": "No prediction of this time with a label was wrong",
+    "estimated_loss": "The profile expects no loss of the predictions of this time",
 }
 _OUTPUTS = {PREDICTION: "the prediction", CONFIDENCE: "the confidence"}
 
@@ -68,12 +78,15 @@ def segment_by(one: ExplainedSlice, binner: Binner) -> str | None:
 
 def sentence(explanation: Explanation, one: ExplainedSlice, binner: Binner) -> str:
     """Return what a slice holds, for people."""
-    names = " and ".join(_named(binner, *pair) for pair in one.bins)
     verb = "is" if explanation.asked.of == "estimated_loss" else "are"
     rest = "before" if explanation.asked.of == "drift" else "of the traffic"
-    return (
-        f"{_share(one.share)} {_HELD[explanation.asked.of]} {verb} where {names}, {_share(one.traffic_share)} {rest}."
-    )
+    held = f"{_share(one.share)} {_HELD[explanation.asked.of]}"
+    return f"{held} {verb} where {describe(one.bins, binner)}, {_share(one.traffic_share)} {rest}."
+
+
+def describe(bins: Bins, binner: Binner) -> str:
+    """Return what a slice's predictions have in common, for people."""
+    return " and ".join(_named(binner, *pair) for pair in bins)
 
 
 def _named(binner: Binner, index: int, bin_index: int) -> str:
@@ -93,13 +106,14 @@ def _share(value: float) -> str:
 
 
 def summary(explanation: Explanation, binner: Binner) -> str:
-    """Return the first slice's sentence, or that there is none."""
+    """Return the first slice's sentence, or why there is none."""
+    of = explanation.asked.of
     if explanation.slices:
         return sentence(explanation, explanation.slices[0], binner)
     if not explanation.predictions:
-        return "No predictions with stored inputs were received in this time."
+        return f"There are no {_POPULATION.get(of, 'predictions with stored inputs')} of this time."
     if not explanation.total:
-        return f"There are no {explanation.asked.of.replace('_', ' ')} in this time."
+        return f"{_NOTHING.get(of, 'No predictions of this time were received')}."
     return "No combination of at most two bins holds significantly more than its share."
 
 

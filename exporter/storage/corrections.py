@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from exporter.storage.correction_document import Redacted, correction_document
 from exporter.storage.label_numbers import label_error
@@ -19,6 +22,8 @@ STATUSES = ("accepted", "pending", "rejected")
 VERDICTS = {"user": ("corrected",), "sample": ("sampled",), "all": ("corrected", "sampled")}
 """Verdicts by source: users' corrections, and predictions without feedback that were sampled for review."""
 
+STEP, CHARACTERS = 1000, 16 * 2**20
+"""Corrections whose inputs are read at a time, and characters of these inputs, unless a single one has more."""
 WAITING_SECONDS = 3600.0
 """How long feedback that describes its prediction waits for it, before it can be reviewed without."""
 
@@ -55,6 +60,10 @@ class Filter(NamedTuple):
         The identifier of the correction that stands for them; see `exporter.storage.rankings`.
     without
         A query of identifiers that are left out.
+    where
+        The bins of a slice as JSON; it is `ids` that selects the corrections in it.
+    ids
+        Identifiers of corrections; see `exporter.slices.rows`.
     redacted
         Inputs that are neither shown nor searched; see `exporter.storage.correction_document.correction_document`.
     """
@@ -75,12 +84,31 @@ class Filter(NamedTuple):
     error_to: float | None = None
     q: str | None = None
     alike: int | None = None
+    where: str | None = None
+    ids: tuple[int, ...] | None = None
     without: sa.Select[tuple[int]] | None = None
     redacted: Redacted = MappingProxyType({})
 
 
-PARAMETERS = tuple(name for name in Filter._fields if name not in {"redacted", "without"})
+PARAMETERS = tuple(name for name in Filter._fields if name not in {"ids", "redacted", "without"})
 """The fields of a `Filter` that clients choose."""
+
+
+class JsonIds(FunctionElement[int]):
+    """The whole numbers in a JSON array: one parameter, however many they are."""
+
+    inherit_cache = True
+
+
+@compiles(JsonIds)
+def _compile(element: JsonIds, compiler: Any, **options: Any) -> str:
+    return f"(SELECT value FROM json_each({compiler.process(element.clauses, **options)}))"  # noqa: S608 (a parameter)
+
+
+@compiles(JsonIds, "postgresql")
+def _compile_for_postgresql(element: JsonIds, compiler: Any, **options: Any) -> str:
+    array = compiler.process(element.clauses, **options)
+    return f"(SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST({array} AS JSON)))"  # noqa: S608
 
 
 def conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
@@ -125,6 +153,8 @@ def content_conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
         is_like = ranked.c.leader == chosen.alike
         last = sa.select(sa.func.max(ranked.c.ranking)).where(is_like).scalar_subquery()
         result.append(feedback.c.id.in_(sa.select(ranked.c.feedback_id).where(is_like, ranked.c.ranking == last)))
+    if chosen.ids is not None:
+        result.append(feedback.c.id.bool_op("IN")(JsonIds(sa.literal(json.dumps(chosen.ids)))))
     if chosen.q is not None:
         searched = (feedback.c.comment, feedback.c.user, feedback.c.prediction_id)
         in_inputs = feedback.c.inputs.icontains(chosen.q, autoescape=True)
@@ -163,6 +193,34 @@ def label_conditions(
 def of_any_label(chosen: Filter) -> Filter:
     """Return a filter without its conditions on prediction and label."""
     return chosen._replace(label=None, predicted=None, error_from=None, error_to=None)
+
+
+def list_ids(connection: sa.Connection, chosen: Filter, most: int) -> list[int]:
+    """Return the identifiers of the corrections that a filter selects, the newest first, at most so many."""
+    query = sa.select(feedback.c.id).where(*conditions(chosen)).order_by(feedback.c.id.desc()).limit(most)
+    return list(connection.execute(query).scalars())
+
+
+def read_predictions(connection: sa.Connection, ids: Sequence[int]) -> Iterator[Sequence[Any]]:
+    """Yield the predictions of corrections with stored inputs in parts, each with `CHARACTERS` of inputs at most.
+
+    Each has the columns ``id``, ``prediction``, ``confidence``, ``inputs``, and ``time``, that of the prediction.
+    """
+    time = sa.func.coalesce(feedback.c.predicted, feedback.c.created).label("time")
+    columns = (feedback.c.id, feedback.c.prediction, feedback.c.confidence, feedback.c.inputs, time)
+    for start in range(0, len(ids), STEP):
+        is_in_step = feedback.c.id.in_(ids[start : start + STEP])
+        sizes = connection.execute(sa.select(feedback.c.id, sa.func.length(feedback.c.inputs)).where(is_in_step)).all()
+        part: list[int] = []
+        characters = 0
+        for id_, length in (row for row in sizes if row[1]):
+            if part and characters + length > CHARACTERS:
+                yield connection.execute(sa.select(*columns).where(feedback.c.id.in_(part))).all()
+                part, characters = [], 0
+            part.append(id_)
+            characters += length
+        if part:
+            yield connection.execute(sa.select(*columns).where(feedback.c.id.in_(part))).all()
 
 
 def find_correction(connection: sa.Connection, correction_id: int, redacted: Redacted) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from support.servers import Answer
 class Page(HTMLParser):
     """A page's text, its tags and the names of its table rows, in order."""
 
-    VOID = frozenset({"meta", "link"})
+    VOID = frozenset({"img", "input", "link", "meta"})
 
     def __init__(self, answer: Answer) -> None:
         super().__init__()

@@ -14,11 +14,19 @@ import msgspec
 from exporter.errors import EventError
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature
-from exporter.server.api.parameters import check_parameters, malformed, parse_time, parse_whole_number
+from exporter.server.api.parameters import (
+    check_parameters,
+    malformed,
+    parse_model,
+    parse_time,
+    parse_whole_number,
+)
 from exporter.server.application import Exporter
+from exporter.slices.report import describe
+from exporter.slices.rows import find_corrections, parse_bins
 from exporter.storage.correction_history import HistoryPosition
 from exporter.storage.correction_pages import ORDERS, Position
-from exporter.storage.corrections import PARAMETERS, STATUSES, VERDICTS, Filter
+from exporter.storage.corrections import PARAMETERS, STATUSES, VERDICTS, Filter, of_any_label
 from exporter.storage.schema import label_json
 from exporter.validation import any_of, preview, suggestion
 
@@ -32,27 +40,47 @@ _PAGING = ("cursor", "limit", "order")
 _JOINED = ("false", "true")
 
 
+class FoundSlice(NamedTuple):
+    """A slice in which corrections were looked for.
+
+    Attributes
+    ----------
+    description
+        What its predictions have in common.
+    truncated
+        Whether there are older corrections that were not looked at, see `exporter.slices.rows.MAX_ROWS`.
+    """
+
+    description: str
+    truncated: bool
+
+
 class QueueQuery(NamedTuple):
-    """The filter, order and position of a page of the queue."""
+    """The filter, order and position of a page of the queue, and the slice of the filter."""
 
     filter: Filter
     order: str
     limit: int
     after: Position | None
+    slice: FoundSlice | None
 
 
 def parse_query(exporter: Exporter, arguments: Mapping[str, str]) -> QueueQuery:
-    """Parse the query string of a page.
+    """Parse the query string of a page, and find the corrections of the slice that it names.
 
     Raises
     ------
     EventError
         When a parameter is not valid.
+    StoreError
+        When the corrections of the slice cannot be read.
     """
     selected = parse_filter(exporter, arguments, _PAGING)
     order = _one_of("order", arguments.get("order", "newest"), ORDERS)
     limit = parse_limit(arguments)
-    return QueueQuery(selected, order, limit, _decode_cursor(order, arguments.get("cursor")))
+    after = _decode_cursor(order, arguments.get("cursor"))
+    selected, found = _select_slice(exporter, selected)
+    return QueueQuery(selected, order, limit, after, found)
 
 
 def parse_limit(arguments: Mapping[str, str]) -> int:
@@ -113,9 +141,32 @@ def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple
         error_to=_number("error_to", arguments.get("error_to")),
         q=q or None,
         alike=parse_whole_number("alike", arguments.get("alike"), MAX_ID),
+        where=arguments.get("where"),
         joined=None if joined is None else _one_of("joined", joined, _JOINED) == "true",
         redacted=exporter.redacted,
     )
+
+
+def _select_slice(exporter: Exporter, chosen: Filter) -> tuple[Filter, FoundSlice | None]:
+    """Find the corrections of the slice that a filter names; return the filter with their identifiers."""
+    if chosen.where is None:
+        return chosen, None
+    try:
+        model = parse_model(exporter.pipeline.monitors.models, chosen.model)
+    except EventError as error:
+        raise malformed(f"where: {error.detail}") from None
+    binner = exporter.slices.binner(model, chosen.version)
+    if binner is None:
+        raise malformed(f"where: {preview(model)} has no profile, and slices are combinations of its bins")
+    try:
+        bins = parse_bins(binner, chosen.where)
+    except ValueError as error:
+        raise malformed(f"where: {error}") from None
+    chosen = chosen._replace(model=model)
+    looked_at = of_any_label(chosen)._replace(status=None)  # the page counts other statuses and labels as well
+    with exporter.store.reading() as connection:
+        ids, truncated = find_corrections(connection, binner, bins, looked_at)
+    return chosen._replace(ids=tuple(ids)), FoundSlice(describe(bins, binner), truncated)
 
 
 def encode_cursor(order: str, position: Position) -> str:

@@ -65,7 +65,8 @@ class CorrectionsApi:
         documents = [with_new_label(self._exporter, document) for document in page]
         if alike is not None:
             documents = [{**document, "alike": alike.get(document["id"], 0)} for document in documents]
-        return _json({"corrections": documents, "next": next_url})
+        answer = {"corrections": documents, "next": next_url}
+        return _json(answer | ({"truncated": query.slice.truncated} if query.slice else {}))
 
     def list_users(self) -> Response:
         """``GET /v1/corrections/users``: how much each user corrected."""

@@ -112,10 +112,14 @@ class CorrectionWithHistory(Correction, kw_only=True):
 
 
 class Corrections(msgspec.Struct):
-    """A page of the review queue."""
+    """A page of the review queue.
+
+    With ``where``, ``truncated`` tells whether there are older corrections that were not looked at.
+    """
 
     corrections: list[Correction]
     next: str | None
+    truncated: bool | UnsetType = UNSET
 
 
 class Assigned(msgspec.Struct):

@@ -33,7 +33,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
     def slices() -> Response:
         """``GET /v1/slices``: search for slices."""
         try:
-            explanation, binner = exporter.slices.explain(_parse(exporter, request.args))
+            explanation, binner = exporter.slices.explain(parse_question(exporter, request.args))
         except SlicesError as error:
             return problem(404, str(error)).flask()
         return json_reply(200, document(explanation, binner)).flask()
@@ -41,7 +41,14 @@ def blueprint(exporter: Exporter) -> Blueprint:
     return routes
 
 
-def _parse(exporter: Exporter, arguments: Mapping[str, str]) -> Asked:
+def parse_question(exporter: Exporter, arguments: Mapping[str, str]) -> Asked:
+    """Parse the query string of a question.
+
+    Raises
+    ------
+    EventError
+        When a parameter is not valid.
+    """
     check_parameters(arguments, _PARAMETERS)
     model = parse_model(exporter.pipeline.monitors.models, arguments.get("model"))
     text = arguments.get("of", "corrections")

@@ -17,6 +17,7 @@ from exporter.server.pages import drift_charts
 from exporter.server.pages.drift_text import describe, describe_dependence, describe_importance, describe_season, share
 from exporter.server.pages.model_choice import UnknownError, check, choose
 from exporter.server.pages.review_filters import parameters
+from exporter.server.pages.slices import slices_parameters
 
 MAX_OPEN_ROWS = 40
 """Rows that are visible; the others are behind a click."""
@@ -119,6 +120,7 @@ def _monitor_context(
         "interval": monitor.config.drift_false_alarm_interval,
         "outputs_listed": any(name in OUTPUTS for name in by_name),
         "outputs": OUTPUTS,
+        "slices": slices_parameters(model, monitor.version, "drift"),
         "time": datetime.now(UTC),
     }
 

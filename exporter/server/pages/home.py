@@ -23,9 +23,11 @@ from exporter.server.application import Exporter
 from exporter.server.elapsed import ago, parse_time
 from exporter.server.notifications import Alert
 from exporter.server.pages.drift_text import number, percent
-from exporter.server.pages.incidents import SEVERITIES, alert_severity, group_alerts
+from exporter.server.pages.incidents import DRIFT_ALERTS, SEVERITIES, alert_severity, group_alerts
 from exporter.server.pages.model_rows import MIN_ATTEMPTS, MIN_CORRECTIONS, machine_figures, model_rows
+from exporter.server.pages.slices import slices_parameters
 from exporter.server.retraining import request_document
+from exporter.slices.questions import Of
 from exporter.storage.retrain_requests import list_requests
 
 CORRECTION_WINDOW = timedelta(minutes=65)
@@ -51,6 +53,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
     routes.add_app_template_filter(alert_severity)
     routes.add_app_template_global(drift_parameters)
     routes.add_app_template_global(review_parameters)
+    routes.add_app_template_global(slices_of_alert)
     routes.add_app_template_global(dashboard_url)
 
     @routes.get("/")
@@ -165,9 +168,36 @@ def review_parameters(alert: Alert) -> dict[str, str] | None:
     if alert.name != "ModelCorrectionRatioHigh":
         return None
     parameters = {"model": model, "version": alert.labels.get("version", "")}
-    if (began := parse_time(alert.starts_at)) is None:
-        return parameters
-    return parameters | {"since": (began - CORRECTION_WINDOW).isoformat().replace("+00:00", "Z")}
+    return parameters | ({"since": since} if (since := _before(alert)) else {})
+
+
+def slices_of_alert(alert: Alert) -> dict[str, str] | None:
+    """Return the parameters of the page of slices that explains an alert; None for other alerts.
+
+    >>> labels = {"alertname": "ModelCorrectionRatioHigh", "model": "digits", "version": "3"}
+    >>> slices_of_alert(Alert("firing", labels, starts_at="2026-11-24T10:05:00Z"))
+    {'model': 'digits', 'version': '3', 'since': '2026-11-24T09:00:00Z'}
+    >>> slices_of_alert(Alert("firing", labels | {"alertname": "ModelFeatureDrift"}))
+    {'model': 'digits', 'version': '3', 'of': 'drift'}
+    """
+    labels = alert.labels
+    of: Of
+    if alert.name == "ModelCorrectionRatioHigh":
+        of = "corrections"
+    elif alert.name == "ModelAccuracyLow":
+        of = "estimated_loss" if labels.get("basis") == "estimated" else "errors"
+    elif alert.name in DRIFT_ALERTS:
+        of = "drift"
+    else:
+        return None
+    since = None if of in {"errors", "estimated_loss"} else _before(alert)
+    return slices_parameters(labels.get("model", ""), labels.get("version"), of, since)
+
+
+def _before(alert: Alert) -> str | None:
+    """Return the beginning of the period that an alert evaluated before it fired, as RFC 3339."""
+    began = parse_time(alert.starts_at)
+    return None if began is None else (began - CORRECTION_WINDOW).isoformat().replace("+00:00", "Z")
 
 
 def dashboard_url(alert: Alert, links: LinksConfig) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -22,16 +22,24 @@ from exporter.server.api.leases import reviewer_lease
 from exporter.server.application import Exporter
 from exporter.server.elapsed import ago
 from exporter.server.pages import image_png, review_cards, review_charts
+from exporter.server.pages.active_filters import active_filters
 from exporter.server.pages.regression import is_regression
 from exporter.server.pages.review_errors import error_chart
-from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, parameters, parse_review_query
+from exporter.server.pages.review_filters import (
+    PAGE_SIZE,
+    ReviewQuery,
+    parameters,
+    parse_review_query,
+)
+from exporter.server.pages.slices import slices_parameters
 from exporter.server.problem import store_problem
+from exporter.slices.rows import MAX_ROWS
 from exporter.stats.accuracy import Estimate
 from exporter.storage.accuracy_counts import AccuracyCounts, accuracy_counts
 from exporter.storage.correction_document import rfc3339
 from exporter.storage.correction_pages import list_corrections
 from exporter.storage.correction_stats import overview, read_errors
-from exporter.storage.corrections import PARAMETERS, STATUSES, find_correction
+from exporter.storage.corrections import STATUSES, find_correction
 from exporter.storage.leases import assign_corrections, count_held_by_others
 from exporter.storage.rankings import count_alike
 from exporter.storage.review_decisions import Decision, count_decided, decide
@@ -130,11 +138,13 @@ class ReviewPage:
         """Render the page of a query; only its first page has charts and filters."""
         monitors = self._exporter.pipeline.monitors
         now = time.time()
-        context: dict[str, Any] = {"models": list(monitors.models), "messages": messages or [], "now": now}
+        context: dict[str, Any] = {"models": list(monitors.models), "messages": list(messages or []), "now": now}
         try:
             query = parse_review_query(self._exporter, args, now)
         except EventError as error:
             return render_template("review.html", **context, errors=[error.detail]), 400
+        if query.slice and query.slice.truncated:
+            context["messages"].append(f"Only the newest {MAX_ROWS:,} corrections were looked at for the slice.")
         store, wanted = self._exporter.store, (query.filter, PAGE_SIZE, query.after)
         is_assigned = query.filter.status == "pending" and query.filter.joined is not False and request.method != "HEAD"
         lease = reviewer_lease(self._exporter) if is_assigned else None
@@ -152,7 +162,8 @@ class ReviewPage:
             "review.html",
             **context,
             query=query,
-            active_filters=_active_filters(query),
+            active_filters=active_filters(query),
+            slices=self._slices_question(query, now),
             cards=review_cards.cards(documents, monitors),
             alike=alike,
             lease=lease,
@@ -200,6 +211,18 @@ class ReviewPage:
         if model is None:
             return False
         return is_regression(monitors.models[model], monitors.nearest_binner(model, query.filter.version), predictions)
+
+    def _slices_question(self, query: ReviewQuery, now: float) -> dict[str, str] | None:
+        """Return the parameters of the slices of the corrections that the page shows; None where there are none."""
+        model = self._only_model(query)
+        if (
+            model is None
+            or query.filter.source == "sample"
+            or self._exporter.pipeline.monitors.nearest_binner(model) is None
+        ):
+            return None
+        since = query.args.get("since") if (query.filter.since or 0) < now else None
+        return slices_parameters(model, query.filter.version, "corrections", since)
 
     def _segments(self, model: str | None) -> tuple[str, ...]:
         monitors = self._exporter.pipeline.monitors
@@ -261,30 +284,6 @@ def _suggestions(binners: list[Binner], pairs: list[tuple[Any, Any, int]]) -> li
     )
     names |= dict.fromkeys(review_cards.abbreviate(label, MAX_LABEL) for _, label, _ in pairs if label is not None)
     return [name for name in names if len(name) <= MAX_LABEL][:MAX_SUGGESTIONS]
-
-
-def _active_filters(query: ReviewQuery) -> list[tuple[str, dict[str, str]]]:
-    """Return the active filters: a description, and the parameters without the filter."""
-    descriptions: dict[str, Callable[[], str]] = {
-        "since": lambda: f"since {review_charts.format_time(query.filter.since or 0)} UTC",
-        "until": lambda: f"until {review_charts.format_time(query.filter.until or 0)} UTC",
-        "confidence_from": lambda: f"confidence from {query.args['confidence_from']}",
-        "confidence_to": lambda: f"confidence up to {query.args['confidence_to']}",
-        "error_from": lambda: f"error from {query.args['error_from']}",
-        "error_to": lambda: f"error below {query.args['error_to']}",
-        "q": lambda: f"with “{query.args['q'][:40]}”",
-        "source": lambda: {"sample": "samples", "all": "corrections and samples"}[query.filter.source],
-        "alike": lambda: f"like correction {query.filter.alike}",
-        "joined": lambda: "with a logged prediction" if query.filter.joined else "without a logged prediction",
-    }
-    return [
-        (
-            descriptions[name]() if name in descriptions else f"{name} {query.args[name][:40]}",
-            query.with_changes(**{name: None}),
-        )
-        for name in PARAMETERS
-        if name in query.args and name != "status"
-    ]
 
 
 def _image_url(card: review_cards.Card, name: str) -> str:

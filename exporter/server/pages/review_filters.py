@@ -10,7 +10,7 @@ from typing import NamedTuple
 from werkzeug.datastructures import MultiDict
 
 from exporter.errors import EventError
-from exporter.server.api.correction_query import parse_query
+from exporter.server.api.correction_query import FoundSlice, parse_query
 from exporter.server.api.parameters import parse_whole_number
 from exporter.server.application import Exporter
 from exporter.storage.correction_pages import Position
@@ -40,6 +40,8 @@ class ReviewQuery(NamedTuple):
         How many corrections the reviewer wants to decide today; None without a target.
     args
         The parameters, without those with default values.
+    slice
+        The slice of the filter.
     """
 
     filter: Filter
@@ -48,6 +50,7 @@ class ReviewQuery(NamedTuple):
     after: Position | None
     target: int | None
     args: dict[str, str]
+    slice: FoundSlice | None = None
 
     def with_changes(self, **changes: str | None) -> dict[str, str]:
         """Return the parameters of the first page after some changes; None removes a parameter."""
@@ -85,7 +88,7 @@ def parse_review_query(exporter: Exporter, parameters: Mapping[str, str], now: f
         del query["status"]
     page = parse_query(exporter, query)
     non_default = {name: args[name] for name in NAMES if name in args and args[name] != DEFAULTS.get(name)}
-    return ReviewQuery(page.filter, page.order, view, page.after, target, non_default)
+    return ReviewQuery(page.filter, page.order, view, page.after, target, non_default, page.slice)
 
 
 def parameters(args: MultiDict[str, str]) -> dict[str, str]:

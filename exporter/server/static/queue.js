@@ -1,4 +1,5 @@
 // The cards on the page: the current one, the selected ones, the removed ones, and the next pages.
+import { fetchPage } from "./fetch_page.js";
 import { announce } from "./messages.js";
 
 const AHEAD = 1500; // pixels below the screen within which the next page is loaded
@@ -342,11 +343,4 @@ export class Queue {
     }
     if (short) await this.loadMore(); // the page was short because its inputs are large
   }
-}
-
-/** @param {string} address @returns {Promise<Document>} */
-async function fetchPage(address) {
-  const response = await fetch(address, { signal: AbortSignal.timeout(15000) });
-  if (!response.ok) throw new Error(String(response.status));
-  return new DOMParser().parseFromString(await response.text(), "text/html");
 }

@@ -1,0 +1,76 @@
+"""The page of slices: which inputs the corrections, errors, estimated loss or drift of a model come from."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from flask import Blueprint, Response, make_response, render_template, request
+
+from exporter.errors import EventError, SlicesError
+from exporter.monitoring.drift_report import OUTPUTS
+from exporter.server.api.slices import parse_question
+from exporter.server.application import Exporter
+from exporter.server.pages.review_filters import parameters, parse_time
+from exporter.slices.questions import QUESTIONS, Of
+from exporter.slices.report import document, summary
+
+PERIODS = ("1h", "6h", "1d", "7d")
+"""Times before now since when predictions are looked at."""
+DEFAULTS = {"of": "corrections", "since": "1d"}
+FRESH_SECONDS = 30
+"""How long a browser may show an answer again: a reviewer opens several pages with the same panel."""
+
+
+def slices_parameters(model: str, version: str | None, of: Of, since: str | None = None) -> dict[str, str]:
+    """Return the parameters of the page for a question.
+
+    >>> slices_parameters("digits", None, "drift")
+    {'model': 'digits', 'of': 'drift'}
+    """
+    chosen = {"model": model, "version": version, "of": of, "since": since}
+    return {name: value for name, value in chosen.items() if value and value != DEFAULTS.get(name)}
+
+
+def blueprint(exporter: Exporter) -> Blueprint:
+    """Return the page ``/slices``."""
+    routes = Blueprint("slices_page", __name__)
+
+    @routes.get("/slices")
+    def page() -> Response:
+        context, status = _context(exporter, parameters(request.args))
+        response = make_response(render_template("slices.html", **context), status)
+        response.cache_control.private = True
+        response.cache_control.max_age = FRESH_SECONDS if status == 200 else 0
+        return response
+
+    return routes
+
+
+def _context(exporter: Exporter, arguments: dict[str, str]) -> tuple[dict[str, Any], int]:
+    """Search, and return the values of the page with its status."""
+    models = exporter.pipeline.monitors.models
+    chosen = DEFAULTS | {name: value.strip() for name, value in arguments.items() if value.strip()}
+    context: dict[str, Any] = {"names": list(models), "questions": QUESTIONS, "periods": PERIODS, "chosen": chosen}
+    if "model" not in chosen and len(models) > 1:
+        return context | {"message": "Choose a model."}, 200
+    try:
+        asked = parse_question(exporter, chosen | {"since": parse_time("since", chosen["since"], time.time())})
+    except EventError as error:
+        return context | {"message": error.detail}, 400
+    chosen["model"] = asked.model
+    try:
+        explanation, binner = exporter.slices.explain(asked)
+    except SlicesError as error:
+        return context | {"message": str(error)}, 404
+    found = document(explanation, binner)
+    segment_by = models[asked.model].segment_by
+    for one in found["slices"]:
+        one["cards"] = {"model": asked.model, "where": msgspec.json.encode(one["where"]).decode()}
+        one["cards"] |= {name: chosen[name] for name in ("version", "since") if name in chosen}
+        if one["segment_by"] == segment_by:
+            one["segment_by"] = None
+    context |= {"found": found, "summary": summary(explanation, binner), "outputs": OUTPUTS, "time": datetime.now(UTC)}
+    return context, 200

@@ -1,0 +1,89 @@
+"""Which corrections are in a slice: those whose stored inputs and outputs are in its bins."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import numpy as np
+import sqlalchemy as sa
+
+from exporter.features.lenient_json import decode_inputs
+from exporter.monitoring.binner import Binner
+from exporter.slices.recorder import output_bins
+from exporter.slices.search import Bins
+from exporter.storage.correction_document import decode_label
+from exporter.storage.corrections import Filter, list_ids, read_predictions
+from exporter.validation import preview, suggestion
+
+MAX_ROWS = 100_000
+"""Corrections whose inputs are looked at, the newest ones that the rest of a filter selects."""
+
+
+def parse_bins(binner: Binner, text: str) -> Bins:
+    """Return the bins that a JSON object names by feature, as ``where`` of ``GET /v1/slices`` does.
+
+    Raises
+    ------
+    ValueError
+        When it names none, or one that the profile does not have.
+    """
+    try:
+        names = msgspec.json.decode(text, type=dict[str, str])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        names = {}
+    if not names:
+        example = '{"carrier": "03 MQ"}'
+        raise ValueError(f"expected a JSON object of features and bins such as {example}, got {preview(text)}")
+    bins: list[tuple[int, int]] = []
+    for name, label in names.items():
+        if name not in binner.target_names:
+            raise ValueError(f"the profile has no feature {preview(name)}; {suggestion(name, binner.target_names)}")
+        index = binner.target_names.index(name)
+        labels = binner.targets[index].labels()
+        if label not in labels:
+            raise ValueError(f"{preview(name)} has no bin {preview(label)}; {suggestion(label, labels)}")
+        bins.append((index, labels.index(label)))
+    return tuple(bins)
+
+
+def find_corrections(connection: sa.Connection, binner: Binner, bins: Bins, chosen: Filter) -> tuple[list[int], bool]:
+    """Return the identifiers of those corrections that are in a slice.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    binner
+        Whose bins are meant, whatever the version of a correction's prediction.
+    bins
+        The slice.
+    chosen
+        The corrections that are looked at; those without stored inputs are in no slice.
+
+    Returns
+    -------
+    tuple
+        The identifiers, and whether there are older corrections that were not looked at, see `MAX_ROWS`.
+    """
+    ids = list_ids(connection, chosen, MAX_ROWS + 1)
+    found: list[int] = []
+    for rows in read_predictions(connection, ids[:MAX_ROWS]):
+        found += [row.id for row, inside in zip(rows, _are_inside(binner, bins, rows), strict=True) if inside]
+    return found, len(ids) > MAX_ROWS
+
+
+def _are_inside(binner: Binner, bins: Bins, rows: Any) -> Any:
+    decoded = decode_inputs([row.inputs.encode("utf-8", "replace") for row in rows])
+    inputs = [decoded.get(index, {}) for index in range(len(rows))]
+    names = {binner.target_names[target] for target, _ in bins}
+    sources = [source for source, kind in binner.inputs.items() if not names.isdisjoint(kind.features(source))]
+    columns = {source: [one.get(source) for one in inputs] for source in sources}
+    codes = binner.empty_codes(len(rows))
+    binner.count_columns(columns, len(rows), (), np.array([row.time for row in rows]), codes=codes)
+    for target, _ in bins:
+        if target == binner.prediction:
+            codes[target] = output_bins(binner, target, [decode_label(row.prediction) for row in rows])
+        elif target == binner.confidence:
+            codes[target] = output_bins(binner, target, [row.confidence for row in rows])
+    return np.all([codes[target] == bin_index for target, bin_index in bins], axis=0)
