@@ -22,6 +22,7 @@ from exporter.storage import Store, releases
 from exporter.storage.accepted_examples import Selection, accepted_examples
 from exporter.storage.correction_document import rfc3339
 from exporter.storage.releases import PublishResult
+from exporter.storage.suspects import last_check, suspect_ids
 from exporter.storage.user_stats import suspicious_users
 
 log = logging.getLogger(__name__)
@@ -58,7 +59,14 @@ def slug(text: str) -> str:
 
 
 def make_release(
-    store: Store, model: str, name: str | None, by: str | None, redacted: frozenset[str], *, hold_back: bool = False
+    store: Store,
+    model: str,
+    name: str | None,
+    by: str | None,
+    redacted: frozenset[str],
+    *,
+    hold_back: bool = False,
+    exclude_suspects: bool = False,
 ) -> PublishResult:
     """Freeze a model's accepted corrections as they are now.
 
@@ -76,6 +84,8 @@ def make_release(
         Inputs that are left out.
     hold_back
         Whether to leave out users who corrected far more than others.
+    exclude_suspects
+        Whether to leave out corrections whose label may be wrong; see `exporter.storage.suspects`.
 
     Raises
     ------
@@ -90,15 +100,16 @@ def make_release(
         raise BusyError("another release is being made; try again when it is done")
     try:
         _finish_interrupted(store)
-        return _make(store, model, name, by, redacted, hold_back=hold_back)
+        lineage = _Lineage(holds_back=hold_back, excludes_suspects=exclude_suspects)
+        return _make(store, model, name, by, redacted, lineage=lineage)
     finally:
         _lock.release()
 
 
 def _make(
-    store: Store, model: str, name: str | None, by: str | None, redacted: frozenset[str], *, hold_back: bool
+    store: Store, model: str, name: str | None, by: str | None, redacted: frozenset[str], *, lineage: _Lineage
 ) -> PublishResult:
-    build, lineage = uuid.uuid4().hex, _Lineage(hold_back)
+    build = uuid.uuid4().hex
     result: PublishResult | None = None
     refused: StoreFullError | None = None
 
@@ -113,7 +124,7 @@ def _make(
     try:
         sha256, size = write_content(_encode(store, model, redacted, lineage), write)
         if not lineage.examples:
-            exception = " except what is held back" if lineage.holds_back else ""
+            exception = f" except what is {lineage.left_out}" if lineage.left_out else ""
             raise EmptyError(f"nothing of {model} is accepted{exception}: review its corrections first")
         values = {
             "id": sha256[:12],
@@ -160,12 +171,18 @@ def _encode(store: Store, model: str, redacted: frozenset[str], lineage: _Lineag
     page: Page = []
     with store.reading() as connection:
         held_back = suspicious_users(connection, model) if lineage.holds_back else set()
+        suspects, check = suspect_ids(connection, model), last_check(connection, model)
+        lineage.checked = check.time if check else None
         for row in accepted_examples(connection, Selection(model)):
             if row["user"] in held_back:
                 lineage.hold_back(row["user"])
                 continue
             if (example := to_example(row, redacted)) is None:
                 continue
+            if row["id"] in suspects:
+                lineage.suspects += 1
+                if lineage.excludes_suspects:
+                    continue
             lineage.add(example, row["predicted"])
             page.append(example)
             if len(page) == PAGE or len(row["inputs"] or "") > CHUNK // 16:
@@ -213,9 +230,10 @@ def release_document(row: releases.Row) -> dict[str, Any]:
 class _Lineage:
     """Counts where the examples of a release come from, in bounded memory."""
 
-    def __init__(self, holds_back: bool) -> None:
-        self.examples = 0
-        self.holds_back = holds_back
+    def __init__(self, *, holds_back: bool, excludes_suspects: bool) -> None:
+        self.examples = self.suspects = 0
+        self.holds_back, self.excludes_suspects = holds_back, excludes_suspects
+        self.checked: float | None = None
         self._held_back: Counter[str] = Counter()
         self._versions: Counter[str] = Counter()
         self._labels: Counter[str] = Counter()
@@ -238,13 +256,20 @@ class _Lineage:
         """Count an example that is held back."""
         _count(self._held_back, user)
 
+    @property
+    def left_out(self) -> str:
+        """What is left out, in words; empty if nothing is."""
+        words = {"held back": self.holds_back, "suspect": self.excludes_suspects}
+        return " or ".join(word for word, is_left_out in words.items() if is_left_out)
+
     def document(self) -> dict[str, Any]:
         """Return the JSON document; ``from`` and ``to`` are the times of the first and the last prediction."""
+        suspects = {"found": self.suspects, "excluded": self.excludes_suspects, "checked": rfc3339(self.checked)}
         counts = {"versions": self._versions, "labels": self._labels, "reviewers": self._reviewers}
         if self.holds_back:
             counts["held_back"] = self._held_back
         sorted_counts = {name: dict(sorted(counter.items())) for name, counter in counts.items()}
-        return {**sorted_counts, "from": rfc3339(self._first), "to": rfc3339(self._last)}
+        return {**sorted_counts, "suspects": suspects, "from": rfc3339(self._first), "to": rfc3339(self._last)}
 
 
 def _count(counter: Counter[str], name: str) -> None:

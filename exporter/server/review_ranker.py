@@ -1,27 +1,28 @@
-"""Rank pending corrections in the background; see `exporter.stats.review_order` and `exporter.storage.rankings`."""
+"""Rank pending corrections in the background, and check the labels of accepted ones.
+
+See `exporter.stats.review_order` and `exporter.storage.rankings`, and `exporter.server.label_checks`.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from exporter.errors import ExporterError
-from exporter.features.lenient_json import decode_inputs
-from exporter.features.similarity import DIMENSIONS, InputEncoder
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.server.input_vectors import InputVectors, input_types
+from exporter.server.label_checks import LabelCheck
 from exporter.stats.divergence import Floats
-from exporter.stats.review_order import Vectors, informative_order
+from exporter.stats.review_order import informative_order
 from exporter.storage import Store
 from exporter.storage.rankings import (
     SOURCES,
     is_outdated,
     pending_state,
-    read_inputs,
     read_pending,
     store_ranking,
 )
@@ -39,17 +40,10 @@ BUSY_SHARE = 0.05
 """Share of the time in which queues are looked at and ranked, at most."""
 CHOSEN = 1000
 """Corrections that are chosen; those like them and all others come after them."""
-SAMPLE = 1000
-"""Corrections from whose inputs the encoder learns."""
-CHARACTERS = 16 * 2**20
-"""Characters of inputs that are read at a time. Longer inputs are not compared."""
-ENCODING_SECONDS = 20.0
-"""Time for the inputs of new corrections in one ranking; those of further ones follow in the next."""
-_STEP = 500
 
 
 class ReviewRanker:
-    """Ranks the pending corrections of each model, whenever there are new ones or few are left.
+    """Ranks the pending corrections of each model, whenever there are new ones or few are left, and checks labels.
 
     Parameters
     ----------
@@ -63,6 +57,7 @@ class ReviewRanker:
         self._store = store
         self._monitors = monitors
         self._queues: dict[tuple[str, str], _Queue] = {}
+        self._checks: dict[str, LabelCheck] = {}
         self._closing, self._committed = threading.Event(), threading.Event()
         store.on_commit = self._committed.set
         self._thread = threading.Thread(target=self._run, name="ranking", daemon=True)
@@ -78,15 +73,20 @@ class ReviewRanker:
         self._thread.join(timeout)
 
     def refresh(self) -> None:
-        """Rank each queue that is due."""
+        """Rank each queue that is due, and check the labels of each model that is."""
         monitors = self._monitors()
         for key in [key for key in self._queues if key[0] not in monitors.models]:
             del self._queues[key]
+        for model in self._checks.keys() - monitors.models.keys():
+            del self._checks[model]
         for model in monitors.models:
             for source in SOURCES:
                 queue = self._queues.setdefault((model, source), _Queue(self._store, model, source))
                 if time.monotonic() >= queue.due_at and not self._closing.is_set():
                     queue.rank(monitors, self._closing.is_set)
+            check = self._checks.setdefault(model, LabelCheck(self._store, model))
+            if time.monotonic() >= check.due_at and not self._closing.is_set():
+                check.check(monitors, self._closing.is_set)
 
     def _run(self) -> None:
         pause = 0.0
@@ -109,9 +109,7 @@ class _Queue:
 
     def __init__(self, store: Store, model: str, source: str) -> None:
         self._store, self._model, self._source = store, model, source
-        self._encoder: InputEncoder | None = None
-        self._learned_from: tuple[int, Any] = (0, None)
-        self._ids, self._vectors = np.empty(0, np.int64), np.empty((0, DIMENSIONS), np.int8)
+        self._vectors = InputVectors(store)
         self.due_at = 0.0
 
     def rank(self, monitors: MonitorRegistry, is_closing: Callable[[], bool]) -> None:
@@ -122,15 +120,15 @@ class _Queue:
                 return
             pending = read_pending(connection, self._model, self._source)
         wanted = np.array([*pending.ids, *pending.decided], np.int64)
-        self._encode(wanted, _input_types(monitors, self._model), is_closing)
-        known = np.isin(wanted, self._ids)
+        self._vectors.update(wanted, input_types(monitors, self._model), is_closing)
+        known = self._vectors.known(wanted)
         is_pending = known[: len(pending.ids)]
         ids = wanted[: len(is_pending)][is_pending]
         chosen = informative_order(
-            self._rows(ids),
+            self._vectors.rows(ids),
             _doubt(pending.confidences)[is_pending],
             np.array(pending.kinds, np.intp)[is_pending],
-            self._rows(wanted[len(is_pending) :][known[len(is_pending) :]]),
+            self._vectors.rows(wanted[len(is_pending) :][known[len(is_pending) :]]),
             CHOSEN,
         )
         if is_closing():
@@ -140,55 +138,9 @@ class _Queue:
         self._store.execute(lambda connection, _: store_ranking(connection, self._model, self._source, state, order))
         self.due_at = time.monotonic() + PAUSE_SECONDS
 
-    def _rows(self, ids: np.ndarray[Any, np.dtype[np.int64]]) -> Vectors:
-        return self._vectors[self._ids.searchsorted(ids)]
-
-    def _encode(
-        self,
-        wanted: np.ndarray[Any, np.dtype[np.int64]],
-        types: tuple[Mapping[str, str], Collection[str]],
-        is_closing: Callable[[], bool],
-    ) -> None:
-        """Encode the inputs of those corrections that have no vector yet, and forget all other vectors."""
-        size, learned_types = self._learned_from
-        if learned_types != types or (size < SAMPLE and len(wanted) >= 2 * size):
-            step = max(len(wanted) // SAMPLE, 1)
-            sample = self._decode(wanted[::step][:SAMPLE].tolist())
-            self._encoder = InputEncoder(list(sample.values()), *types)
-            self._learned_from = len(wanted), types
-            self._ids, self._vectors = self._ids[:0], self._vectors[:0]
-        assert self._encoder is not None  # noqa: S101
-        left: list[int] = wanted[~np.isin(wanted, self._ids)].tolist()
-        ids, vectors = [self._ids], [self._vectors]
-        end = time.monotonic() + ENCODING_SECONDS
-        while left and time.monotonic() < end and not is_closing():
-            decoded = self._decode(left[:_STEP])
-            ids.append(np.array(list(decoded), np.int64))
-            vectors.append(self._encoder.encode(list(decoded.values())))
-            left = [id_ for id_ in left[:_STEP] if id_ not in decoded] + left[_STEP:]
-        all_ids, rows = np.concatenate(ids), np.concatenate(vectors)
-        order = np.flatnonzero(np.isin(all_ids, wanted))
-        order = order[all_ids[order].argsort()]
-        self._ids, self._vectors = all_ids[order], rows[order]
-
-    def _decode(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-        """Return decoded inputs by their correction, of as many as `CHARACTERS` allows."""
-        with self._store.reading() as connection:
-            stored = read_inputs(connection, ids, CHARACTERS)
-        decoded = decode_inputs([text.encode("utf-8", "replace") for text in stored.values()])
-        return {id_: decoded.get(index, {}) for index, id_ in enumerate(stored)}
-
 
 def _doubt(confidences: Sequence[float | None]) -> Floats:
     """Return how unsure the model was: 1 minus the confidence, and its median where there is none."""
     doubt = 1.01 - np.array(confidences, dtype=np.float64)
     known = doubt[~np.isnan(doubt)]
     return np.where(np.isnan(doubt), np.median(known) if len(known) else 1.0, doubt)
-
-
-def _input_types(monitors: MonitorRegistry, model: str) -> tuple[dict[str, str], frozenset[str]]:
-    """Return the types of a model's inputs, and the names of those that are redacted."""
-    settings, binner = monitors.models[model], monitors.nearest_binner(model)
-    types = dict(binner.profile.inputs) if binner else {}
-    types |= {name: feature.type for name, feature in settings.features.items() if feature.type}
-    return types, settings.redact

@@ -127,6 +127,7 @@ _QUEUE = (
     ),
     Parameter("alike", int, "The corrections that are like this one, which stands for them in the order informative."),
     Parameter("where", str, "The bins of a slice, as GET /v1/slices returns them, as a JSON object."),
+    Parameter("suspect", _one_of(("false", "true")), "Whether they are accepted ones whose label may be wrong."),
     Parameter("order", _one_of(ORDERS), "The newest first by default."),
     *_PAGE,
 )

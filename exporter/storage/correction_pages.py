@@ -18,14 +18,16 @@ from exporter.storage.corrections import (
     is_in_state,
     is_ready_correction,
     label_column,
+    of_suspect,
     verdicts_of,
 )
 from exporter.storage.label_numbers import label_error
 from exporter.storage.rankings import latest_rankings
-from exporter.storage.schema import confidence_key, feedback, ranked
+from exporter.storage.schema import confidence_key, feedback, ranked, suspects
 
-ORDERS = ("confident", "error", "informative", "newest")
-"""The most confident prediction, the largest error of a number, the most informative, or the newest one first."""
+ORDERS = ("confident", "error", "informative", "newest", "suspect")
+"""The most confident prediction, the largest error of a number, the most informative, the newest one, or the one whose
+label is most likely to be wrong first."""
 PAGE_CHARACTERS = 16 * 2**20
 """Characters of inputs, with unpacked images, in one page: with more it ends early, to bound the memory."""
 
@@ -148,7 +150,11 @@ def _page_query(
 
 
 def _order_key(order: str) -> sa.ColumnElement[float]:
-    """Return what a page is ordered by, the greatest first. Of errors there is no index: a page reads all."""
+    """Return what a page is ordered by, the greatest first. Of errors and suspects there is no index."""
+    if order == "suspect":
+        share = (suspects.c.with_likely - suspects.c.with_label) * 1.0 / suspects.c.compared
+        of_row = sa.select(share).where(of_suspect).correlate(feedback)
+        return sa.func.coalesce(of_row.scalar_subquery(), sa.literal_column("-1.0"))
     if order == "error":
         error = label_error(feedback.c.prediction, label_column)
         return sa.func.coalesce(sa.func.abs(error), sa.literal_column("-1.0"))

@@ -15,7 +15,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from exporter.storage.correction_document import Redacted, correction_document
 from exporter.storage.label_numbers import label_error
 from exporter.storage.redaction import may_hold
-from exporter.storage.schema import feedback, is_described, is_unjoined, label_json, ranked
+from exporter.storage.schema import feedback, is_accepted, is_described, is_unjoined, label_json, ranked, suspects
 
 STATUSES = ("accepted", "pending", "rejected")
 """A correction's status; accepted corrections become training data."""
@@ -34,6 +34,10 @@ is_ready = is_described & (feedback.c.created < _ready_before)
 is_ready_correction = is_ready & (sa.func.coalesce(feedback.c.verdict, "") == "corrected")
 label_column = sa.func.coalesce(feedback.c.reviewed_label, feedback.c.label)
 """The effective label: the reviewer's if there is one, else the user's."""
+
+of_suspect = (suspects.c.feedback_id == feedback.c.id) & (suspects.c.revision == feedback.c.revision) & is_accepted
+"""How a suspect joins its correction: an accepted one whose label may be wrong, see `exporter.storage.suspects`."""
+_is_suspect = sa.exists().where(of_suspect).correlate(feedback)
 
 
 class Filter(NamedTuple):
@@ -58,6 +62,8 @@ class Filter(NamedTuple):
         Text in the comment, the user, the prediction's identifier or the inputs; case does not matter.
     alike
         The identifier of the correction that stands for them; see `exporter.storage.rankings`.
+    suspect
+        Whether it is an accepted correction whose label may be wrong; see `of_suspect`.
     without
         A query of identifiers that are left out.
     where
@@ -84,6 +90,7 @@ class Filter(NamedTuple):
     error_to: float | None = None
     q: str | None = None
     alike: int | None = None
+    suspect: bool | None = None
     where: str | None = None
     ids: tuple[int, ...] | None = None
     without: sa.Select[tuple[int]] | None = None
@@ -155,6 +162,8 @@ def content_conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
         result.append(feedback.c.id.in_(sa.select(ranked.c.feedback_id).where(is_like, ranked.c.ranking == last)))
     if chosen.ids is not None:
         result.append(feedback.c.id.bool_op("IN")(JsonIds(sa.literal(json.dumps(chosen.ids)))))
+    if chosen.suspect is not None:
+        result.append(_is_suspect if chosen.suspect else ~_is_suspect)
     if chosen.q is not None:
         searched = (feedback.c.comment, feedback.c.user, feedback.c.prediction_id)
         in_inputs = feedback.c.inputs.icontains(chosen.q, autoescape=True)

@@ -123,6 +123,33 @@ ranked = sa.Table(
     sa.Column("leader", Key),
     sa.Index("ranked_leader", "leader"),
 )
+# Accepted corrections whose label may be wrong, and the last check of each model; see `exporter.storage.suspects`.
+suspects = sa.Table(
+    "suspects",
+    metadata,
+    sa.Column("feedback_id", Key, primary_key=True),
+    sa.Column("model", sa.Text, nullable=False, index=True),
+    # The correction as it was checked. With a later revision it is a suspect no more, whatever was decided.
+    sa.Column("revision", sa.Integer, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    # The label of most similar inputs; how many were compared, and how many have that label, and the correction's.
+    sa.Column("likely", sa.Text, nullable=False),
+    sa.Column("compared", sa.Integer, nullable=False),
+    sa.Column("with_likely", sa.Integer, nullable=False),
+    sa.Column("with_label", sa.Integer, nullable=False),
+)
+label_checks = sa.Table(
+    "label_checks",
+    metadata,
+    sa.Column("model", sa.Text, primary_key=True),
+    sa.Column("time", sa.Float, nullable=False),
+    # The last decision, and the last feedback, of any model before the check.
+    sa.Column("decision", Key, nullable=False),
+    sa.Column("newest", Key, nullable=False),
+    # How many accepted corrections were checked, and with how many other inputs they were compared.
+    sa.Column("checked", sa.Integer, nullable=False),
+    sa.Column("confirmed", sa.Integer, nullable=False),
+)
 windows = sa.Table(
     "windows",
     metadata,

@@ -112,7 +112,7 @@ def test_the_second_reviewer_learns_what_the_first_decided(corrected: Served) ->
         ("cursor=%ff", "cursor: expected the cursor in the URL next of the page before"),
         ("cursor=Y29uZmlkZW50LDAuOSwx", "cursor: it belongs to a page in the order confident, not newest"),
         ("cursor=bmV3ZXN0LG5hbiwx", "cursor: expected the cursor in the URL next of the page before"),
-        ("order=oldest", 'order: expected confident, error, informative or newest, got "oldest"'),
+        ("order=oldest", 'order: expected confident, error, informative, newest or suspect, got "oldest"'),
         ("alike=x", 'alike: expected a whole number from 1 to 2147483647, got "x"'),
         ("source=model", 'source: expected all, sample or user, got "model"'),
         (

@@ -13,7 +13,7 @@ from support.review_rows import START, put
 
 from exporter.config import ModelConfig, StoreConfig
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.server import review_ranker
+from exporter.server import input_vectors
 from exporter.server.review_ranker import ReviewRanker
 from exporter.storage import Store, rankings
 from exporter.storage.correction_pages import Position, list_corrections
@@ -180,7 +180,7 @@ def test_it_is_ranked_again_only_when_it_should(queue: Queue) -> None:
 
 def test_inputs_of_any_size_and_kind_are_ranked(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Unreadable, missing and very long inputs have a place as well, and redacted ones have no influence."""
-    monkeypatch.setattr(review_ranker, "CHARACTERS", 2000)
+    monkeypatch.setattr(input_vectors, "CHARACTERS", 2000)
     inputs = [None, "{", "[]", '{"at": "x"}', json.dumps({"text": "a" * 1900}), json.dumps({"text": "b" * 3000}),
               '{"name":"Ada","age":1}', '{"name":"Bob","age":1}']  # fmt: skip
     put(queue.store, [{"inputs": text, "created": START + index} for index, text in enumerate(inputs)])
@@ -192,11 +192,11 @@ def test_inputs_of_any_size_and_kind_are_ranked(queue: Queue, monkeypatch: pytes
 
 def test_what_took_too_long_follows_in_the_next_ranking(queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inputs beyond the time for them have no place in this ranking, and one in a later one."""
-    monkeypatch.setattr(review_ranker, "ENCODING_SECONDS", -1.0)
+    monkeypatch.setattr(input_vectors, "ENCODING_SECONDS", -1.0)
     add(queue, corners(20))
     queue.rank()
     assert queue.count() == 0
-    monkeypatch.setattr(review_ranker, "ENCODING_SECONDS", 20.0)
+    monkeypatch.setattr(input_vectors, "ENCODING_SECONDS", 20.0)
     queue.rank()
     assert queue.count() == 1
 

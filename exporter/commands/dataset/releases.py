@@ -24,6 +24,8 @@ def add_release(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="NAME", help="name of the release; default: derived from the content")
     text = "omit the corrections of users who sent far more than others"
     parser.add_argument("--hold-back", action="store_true", help=text)
+    text = "omit accepted corrections whose label may be wrong, until a reviewer has decided them again"
+    parser.add_argument("--exclude-suspects", action="store_true", help=text)
     parser.set_defaults(step=_release)
     add_exporter_options(parser)
 
@@ -45,8 +47,12 @@ def _release(options: argparse.Namespace) -> int:
     body = {"model": options.model} | ({"name": options.name} if options.name else {})
     if options.hold_back:
         body["hold_back"] = True
+    if options.exclude_suspects:
+        body["exclude_suspects"] = True
     with exporter_client(options, TIMEOUT) as client:
-        _print_release(send(client, "POST", "/v1/dataset/releases", body))
+        release = send(client, "POST", "/v1/dataset/releases", body)
+        _print_release(release)
+        _print_suspects(release, client.url)
     return 0
 
 
@@ -64,3 +70,22 @@ def _list(options: argparse.Namespace) -> int:
 
 def _print_release(release: Mapping[str, Any]) -> None:
     print(f"{release['id']}  {release['created'][:19]}Z  {release['examples']:>8} examples  {release['name']}")
+
+
+def _print_suspects(release: Mapping[str, Any], url: str) -> None:
+    """Tell how many labels may be wrong; a release of an older exporter does not know."""
+    suspects = release["lineage"].get("suspects")
+    if suspects is None:
+        return
+    if suspects["checked"] is None:
+        print("its labels were not checked yet")
+    elif suspects["found"]:
+        what = "left out" if suspects["excluded"] else "in it"
+        of_model = {
+            "model": release["model"],
+            "status": "accepted",
+            "suspect": "true",
+            "order": "suspect",
+            "source": "all",
+        }
+        print(f"suspect labels: {suspects['found']} {what}; review them at {url}/review?{urlencode(of_model)}")

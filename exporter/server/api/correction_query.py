@@ -19,6 +19,7 @@ from exporter.server.api.parameters import (
     malformed,
     parse_model,
     parse_time,
+    parse_truth,
     parse_whole_number,
 )
 from exporter.server.application import Exporter
@@ -124,7 +125,7 @@ def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple
         raise EventError("", f"no model {preview(model)} is configured; {hint}", "unknown_model")
     if q is not None and len(q) > MAX_SEARCH:
         raise malformed(f"q: expected at most {MAX_SEARCH} characters, got {len(q)}")
-    status, joined = arguments.get("status"), arguments.get("joined")
+    status, joined, suspect = arguments.get("status"), arguments.get("joined"), arguments.get("suspect")
     return Filter(
         model=model,
         version=arguments.get("version"),
@@ -140,6 +141,7 @@ def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple
         error_from=_number("error_from", arguments.get("error_from")),
         error_to=_number("error_to", arguments.get("error_to")),
         q=q or None,
+        suspect=None if suspect is None else parse_truth("suspect", suspect),
         alike=parse_whole_number("alike", arguments.get("alike"), MAX_ID),
         where=arguments.get("where"),
         joined=None if joined is None else _one_of("joined", joined, _JOINED) == "true",

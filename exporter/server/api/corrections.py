@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -33,6 +34,7 @@ from exporter.storage.review_decisions import Decision, decide, decide_all
 from exporter.storage.review_probes import Draw
 from exporter.storage.review_samples import sample_for_review
 from exporter.storage.schema import label_json
+from exporter.storage.suspects import suspect_documents
 from exporter.storage.user_stats import user_stats
 from exporter.validation import preview
 
@@ -58,11 +60,13 @@ class CorrectionsApi:
         with self._exporter.store.reading() as connection:
             page, end = list_corrections(connection, query.filter, query.limit, query.after, query.order)
             alike = count_alike(connection, page) if query.order == "informative" else None
+            suspects = suspect_documents(connection, page)
         next_url = None
         if end:
             arguments = urlencode({**request.args.to_dict(), "cursor": encode_cursor(query.order, end)})
             next_url = f"{request.base_url}?{arguments}"
         documents = [with_new_label(self._exporter, document) for document in page]
+        documents = [_with_suspect(document, suspects) for document in documents]
         if alike is not None:
             documents = [{**document, "alike": alike.get(document["id"], 0)} for document in documents]
         answer = {"corrections": documents, "next": next_url}
@@ -86,6 +90,7 @@ class CorrectionsApi:
             if document is None:
                 return _not_found(correction_id)
             history, end = correction_history(connection, correction_id, limit, after)
+            document = _with_suspect(document, suspect_documents(connection, [document]))
         next_url = None
         if end:
             arguments = urlencode({**request.args.to_dict(), "cursor": f"{end.feedback}-{end.decision}"})
@@ -164,6 +169,11 @@ def blueprint(exporter: Exporter, idempotency: IdempotencyCache) -> Blueprint:
 
 def _json(document: Any) -> Response:
     return json_reply(200, document).flask()
+
+
+def _with_suspect(document: dict[str, Any], suspects: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a correction's document with ``suspect``, if its label may be wrong."""
+    return {**document, "suspect": suspects[document["id"]]} if document["id"] in suspects else document
 
 
 def _not_found(correction_id: int) -> Response:

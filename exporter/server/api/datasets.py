@@ -60,7 +60,13 @@ class DatasetApi:
         model = self._model(wanted.model)
         redacted = self._exporter.pipeline.monitors.models[model].redact
         result = release.make_release(
-            self._exporter.store, model, wanted.name, g.user, redacted, hold_back=wanted.hold_back
+            self._exporter.store,
+            model,
+            wanted.name,
+            g.user,
+            redacted,
+            hold_back=wanted.hold_back,
+            exclude_suspects=wanted.exclude_suspects,
         )
         document = release.release_document(result.row)
         if result.conflict:

@@ -68,3 +68,4 @@ class ReleaseRequest(msgspec.Struct, forbid_unknown_fields=True):
     model: Annotated[str, msgspec.Meta(max_length=128)]
     name: str | None = None
     hold_back: bool = False
+    exclude_suspects: bool = False

@@ -62,6 +62,20 @@ class LabelsResult(msgspec.Struct):
     rejected: list[RejectedEvent]
 
 
+class Suspect(msgspec.Struct):
+    """Why the label of an accepted correction may be wrong.
+
+    ``compared`` is the number of similar inputs that it was compared with. Of these, ``with_likely`` have the label
+    ``likely``, and ``with_label`` that of the correction.
+    """
+
+    likely: Label
+    compared: int
+    with_likely: int
+    with_label: int
+    reason: str
+
+
 class Correction(msgspec.Struct):
     """A correction, a prediction drawn for review, or feedback that waits for its prediction."""
 
@@ -88,6 +102,7 @@ class Correction(msgspec.Struct):
     revision: int
     new_label: bool
     alike: int | UnsetType = UNSET
+    suspect: Suspect | UnsetType = UNSET
     unreadable: list[str] | UnsetType = UNSET
 
 
@@ -178,6 +193,14 @@ class SampleResult(msgspec.Struct):
     drawn: int
 
 
+class ReleasedSuspects(msgspec.Struct):
+    """Accepted corrections whose label may be wrong; ``checked`` is when labels were checked last."""
+
+    found: int
+    excluded: bool
+    checked: str | None
+
+
 class Lineage(msgspec.Struct, rename={"since": "from", "until": "to"}):
     """The origin of the examples in a release."""
 
@@ -187,6 +210,7 @@ class Lineage(msgspec.Struct, rename={"since": "from", "until": "to"}):
     since: str | None
     until: str | None
     held_back: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
+    suspects: ReleasedSuspects | msgspec.UnsetType = msgspec.UNSET
     redacted_from: str | msgspec.UnsetType = msgspec.UNSET
 
 

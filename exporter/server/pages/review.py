@@ -14,6 +14,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from exporter.config import sampled_share
 from exporter.errors import EventError, StoreError
+from exporter.features.extract import scalar_text
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.segments import Segments
 from exporter.profiles.profile import CategoricalFeature
@@ -46,6 +47,7 @@ from exporter.storage.review_decisions import Decision, count_decided, decide
 from exporter.storage.review_probes import Draw
 from exporter.storage.review_samples import sample_for_review
 from exporter.storage.schema import label_json
+from exporter.storage.suspects import suspect_documents, suspect_ids
 
 MAX_SUGGESTIONS = 1000
 """Labels that the page suggests in a field."""
@@ -152,6 +154,7 @@ class ReviewPage:
         with store.reading() as connection:
             documents, end = assigned[:2] if assigned else list_corrections(connection, *wanted, query.order)
             alike = count_alike(connection, documents) if query.order == "informative" else {}
+            suspects = suspect_documents(connection, documents)
             if query.after is None:
                 context |= self._overview(connection, query, now)
                 context["held"] = count_held_by_others(connection, query.filter, lease) if lease else 0
@@ -168,6 +171,7 @@ class ReviewPage:
             alike=alike,
             lease=lease,
             expires=rfc3339(assigned.expires) if assigned else None,
+            suspects=suspects,
             next=query.with_changes() | {"cursor": encode_cursor(query.order, end)} if end else None,
             versions=sorted(versions),
             segments=self._segments(model),
@@ -187,6 +191,7 @@ class ReviewPage:
             "histogram": error_chart(read_errors(connection, query.filter), query) if regression else None,
             "tolerance": monitors.models[model].correction_tolerance if model else 0,
             "counts": stats.counts,
+            "suspect_count": len(suspect_ids(connection, query.filter.model)),
             "unjoined": sum(
                 count
                 for name, count in self._exporter.store.review_state().unjoined.items()
@@ -237,6 +242,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
     routes.add_app_template_filter(ago)
     routes.add_app_template_filter(review_cards.abbreviate)
     routes.add_app_template_filter(review_cards.unix_time)
+    routes.add_app_template_filter(scalar_text)
     routes.add_app_template_global(_image_url, "image_url")
     page = ReviewPage(exporter)
     routes.register_error_handler(StoreError, page.store_error)

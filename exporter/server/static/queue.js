@@ -131,6 +131,7 @@ export class Queue {
       card.dataset.previousStatus = card.dataset.status;
       this.mark(card, status);
       if (this.status !== "all" && this.status !== status) this.remove(card);
+      else this.settle(card);
     });
   }
 
@@ -166,6 +167,14 @@ export class Queue {
     if (next && focused && !this.current?.isConnected) this.focus(next);
   }
 
+  /** A suspect label that was decided again is one no more. @param {HTMLElement} card */
+  settle(card) {
+    if (!("suspect" in card.dataset)) return;
+    delete card.dataset.suspect;
+    card.querySelector(".suspect")?.remove();
+    this.mark(card, card.dataset.status ?? "");
+  }
+
   /** @param {HTMLElement} card */
   remove(card) {
     const item = card.closest("li") ?? card;
@@ -192,7 +201,7 @@ export class Queue {
     }
     for (const button of card.querySelectorAll("button[name=status]")) {
       const decision = /** @type {HTMLButtonElement} */ (button);
-      decision.hidden = decision.value === status;
+      decision.hidden = decision.value === status && !("suspect" in card.dataset);
     }
     const skip = /** @type {HTMLElement | null} */ (card.querySelector("[data-do=skip]"));
     if (skip) skip.hidden = status !== "pending";

@@ -30,12 +30,15 @@ function start(queue) {
    * @param {HTMLElement[]} cards @param {Status} status @param {string} [label]
    */
   function decide(cards, status, label) {
-    const open = cards.filter((card) => card.dataset.status !== status || label !== undefined);
+    const open = cards.filter((card) => card.dataset.status !== status || label !== undefined || "suspect" in card.dataset);
     if (!open.length) return cards.length ? announce(`It is already ${status}.`) : undefined;
     closeRelabel();
-    queue.applyDecision(open, status);
-    done.push({ cards: open, status, sent: deliver(open, status, label) });
     const what = open.length === 1 ? shorten(label ?? open[0].dataset.corrected) : `${open.length} corrections`;
+    const keeps = label === undefined && open.every((card) => card.dataset.status === status);
+    queue.applyDecision(open, status);
+    const sent = deliver(open, status, label);
+    if (keeps) return toast(`Kept: ${what}`, done.length > 0); // nothing has changed that could be undone
+    done.push({ cards: open, status, sent });
     toast(`${status === "accepted" ? "Accepted" : status === "rejected" ? "Rejected" : "Pending again"}: ${what}`, true);
   }
 
@@ -120,7 +123,7 @@ function start(queue) {
     const card = queue.cardOf(decideForm);
     if (!decideForm || !card || !(button instanceof HTMLButtonElement)) return;
     event.preventDefault();
-    decide([card], /** @type {Status} */ (button.value));
+    decide([card], /** @type {Status} */ (button.value), button.dataset.label);
   });
 
   document.addEventListener("click", (event) => {
