@@ -26,10 +26,10 @@ REQUESTS = {
 """Each example's version, and how many requests its commands make."""
 
 
-def run(script: str, folder: Path) -> str:
+def run(script: str, folder: Path, **environment: str) -> str:
     """What a script prints; what it left in the background is stopped, each with its children."""
     stop = "trap 'for group in $(jobs -p); do kill -TERM -- -$group; done; wait' EXIT\n"
-    return scripts.run(f"set -em\n{stop}{script}", folder)
+    return scripts.run(f"set -em\n{stop}{script}", folder, **environment)
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +79,19 @@ def test_a_segment_without_drift_is_below_the_threshold(served: Served) -> None:
         return [value for series, value in segments if of_the_dutch in series]
 
     assert max(eventually(values)) < 0.3
+
+
+def test_the_trainer_of_the_page_takes_a_request(tmp_path: Path) -> None:
+    """The commands of retraining.md print what the page says; its check of signatures is that of the trainer."""
+    page, trainer = ROOT / "docs" / "retraining.md", ROOT / "examples" / "trainer.py"
+    text, code = page.read_text(encoding="utf-8"), trainer.read_text(encoding="utf-8")
+    (function,) = re.findall(r"^def is_genuine.*?\n\n", text.replace("```", "\n\n"), re.M | re.S)
+    assert function in code
+    (tmp_path / "examples").mkdir()
+    ports = {"9877": str(free_port()), "8000": str(free_port())}
+    (tmp_path / "examples" / "trainer.py").write_text(code.replace("8000", ports["8000"]))
+    script, printed = re.search(r"^## Try it\n.*?^```sh\n(.*?)^```\n\n```text\n(.*?)^```", text, re.M | re.S).groups()  # type: ignore[union-attr]
+    script = script.replace("model-exporter serve", "model-exporter serve --web.listen-address=127.0.0.1:9877")
+    for documented, free in ports.items():
+        script = script.replace(documented, free)
+    assert printed in run(script.replace("sleep 5", "sleep 15"), tmp_path, SOURCE=str(tmp_path))
