@@ -6,10 +6,10 @@ import base64
 import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from exporter.errors import ExporterError
+from exporter.secret_file import read_secret_file
 
 BEARER_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
 """A token of RFC 6750."""
@@ -66,11 +66,7 @@ class Credentials(NamedTuple):
         return basic_authorization(self.user, self._secret("password_file", self.password_file))
 
     def _secret(self, name: str, path: str) -> str:
-        try:
-            text = Path(path).read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
-            raise ExporterError(f"{self.setting(name)}: {path} cannot be read: {reason}") from None
+        text = read_secret_file(path, self.setting(name)).strip()
         if not (BEARER_TOKEN.fullmatch(text) if name == "bearer_token_file" else text and text.isprintable()):
             raise ExporterError(f"{self.setting(name)}: {path}: expected one line with the secret and nothing else")
         return text

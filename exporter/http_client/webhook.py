@@ -10,9 +10,9 @@ import base64
 import binascii
 import hashlib
 import hmac
-from pathlib import Path
 
 from exporter.errors import ConfigError
+from exporter.secret_file import read_secret_file
 
 PREFIX = "whsec_"
 """Secrets that begin so are base64, as the libraries of the specification have them; others are taken as text."""
@@ -20,7 +20,7 @@ MIN_BYTES = 16
 
 
 def read_secret(path: str, key: str) -> bytes:
-    """Return the secret in a file, without a line end after it.
+    """Return the secret in a file.
 
     Parameters
     ----------
@@ -32,13 +32,9 @@ def read_secret(path: str, key: str) -> bytes:
     Raises
     ------
     ConfigError
-        When the file cannot be read, or holds no secret of `MIN_BYTES` bytes.
+        When the file cannot be read, or does not hold one line with a secret of `MIN_BYTES` bytes.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8").rstrip("\r\n")
-    except (OSError, UnicodeDecodeError) as error:
-        detail = error.strerror if isinstance(error, OSError) else "is not UTF-8"
-        raise ConfigError(f"{key}: {path}: cannot be read: {detail}") from None
+    text = read_secret_file(path, key)
     if not text.startswith(PREFIX):
         secret = text.encode()
     else:

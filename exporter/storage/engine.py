@@ -13,8 +13,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from exporter.config import StoreConfig
-from exporter.errors import StoreError
-from exporter.storage.password import read_password
+from exporter.errors import ConfigError, StoreError
+from exporter.secret_file import read_secret_file
 from exporter.storage.timeout import STATEMENT_SECONDS
 
 LOCK_SECONDS = 10
@@ -72,7 +72,10 @@ def check_store(config: StoreConfig) -> None:
         raise StoreError("store.password_file: needs a postgresql:// URL; SQLite has no password")
     if address.password:
         raise StoreError("store.password_file: store.url has a password already; remove it there")
-    read_password(config.password_file)
+    try:
+        read_secret_file(config.password_file, "store.password_file")
+    except ConfigError as error:
+        raise StoreError(str(error)) from None
 
 
 def shown_url(url: str) -> str:

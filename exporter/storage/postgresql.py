@@ -11,8 +11,8 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.types.string import StrDumper
 
-from exporter.errors import StoreError
-from exporter.storage.password import read_password
+from exporter.errors import ConfigError
+from exporter.secret_file import read_secret_file
 from exporter.storage.schema import set_postgresql_options, storable
 from exporter.storage.timeout import STATEMENT_SECONDS, remaining_timeout
 
@@ -90,8 +90,8 @@ def open_postgresql(address: sa.URL, password_file: str | None, seconds: float) 
     def _connect(_: Any, __: Any, args: Any, options: dict[str, Any]) -> _Connection:
         if password_file is not None:  # read for each connection: passwords change while programs run
             try:
-                options["password"] = read_password(password_file)
-            except StoreError as error:
+                options["password"] = read_secret_file(password_file, "store.password_file")
+            except ConfigError as error:
                 raise psycopg.OperationalError(str(error)) from None
         if (limit := remaining_timeout()) is not None:
             options["connect_timeout"] = min(int(options["connect_timeout"]), math.ceil(limit))

@@ -419,7 +419,7 @@ def test_a_decision_that_may_be_looked_at_at_any_time(prometheus: str) -> None:
         (("--model=digits", f"--from={utc_time(MIDDLE)}", f"--to={utc_time(BEGIN)}"), "end after its start"),
         (("--model=digits", f"--before-from={utc_time(MIDDLE)}"), "must be set together"),
         (("--model=digits", f"--from={utc_time(MIDDLE)}", "--last=1h"), "cannot be used together"),
-        (("--bearer-token-file=/nowhere/there",), "--bearer-token-file: /nowhere/there cannot be read: No such file"),
+        (("--bearer-token-file=/nowhere/there",), "--bearer-token-file: /nowhere/there: cannot be read: No such file"),
         (("--user=me",), "--password-file: is required with --user"),
     ],
 )

@@ -331,7 +331,7 @@ def test_a_message_is_signed_as_the_specification_says(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (None, "cannot be read: No such file or directory"),
-        (b"\xff" * 20, "cannot be read: is not UTF-8"),
+        (b"\xff" * 20, "cannot be read: it is not UTF-8"),
         (b"short\n", "expected a secret of at least 16 bytes, got 5"),
         (b"whsec_not base64!", "expected base64 after whsec_"),
     ],

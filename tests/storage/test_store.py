@@ -735,7 +735,7 @@ def test_a_shown_address_has_no_secret(url: str, shown: str) -> None:
         ({"url": "postgresql://ada:secret@db"}, "got no database"),
         ({"url": "secret"}, "store.url: expected sqlite:///PATH or postgresql://USER@HOST/DATABASE"),
         ({"url": "postgresql://a@db/x", "password_file": "no"}, "/no: cannot be read: No such file or directory"),
-        ({"url": "postgresql://a@db/x", "password_file": "empty"}, "/empty: is empty; expected the password"),
+        ({"url": "postgresql://a@db/x", "password_file": "empty"}, "/empty: is empty; expected one line of text"),
         ({"url": "postgresql://a:secret@db/x", "password_file": "pw"}, "store.url has a password already"),
         ({"password_file": "pw"}, "store.password_file: needs a postgresql:// URL"),
     ],
