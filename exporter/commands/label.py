@@ -15,7 +15,7 @@ from exporter.client.encoding import rfc3339
 from exporter.commands.common import add_csv_options
 from exporter.commands.ingest import report
 from exporter.commands.ingest.checkpoint import State
-from exporter.commands.ingest.input_file import Input, open_input
+from exporter.commands.ingest.input_file import TABLES, Input, add_input_options, open_input
 from exporter.commands.ingest.json_lines import Chunk, split
 from exporter.commands.ingest.remote import Labels, Sender, json_values
 from exporter.commands.ingest.sending import add_sending_options, begin_sending, sending_client
@@ -28,7 +28,6 @@ from exporter.validation import preview
 
 ROUTE = "/v1/labels"
 DEFAULT_URL = "http://127.0.0.1:9877"
-FORMATS = ("csv", "parquet", "npz", "jsonl")
 FEW = 5
 """Labels that may all wait without a remark: perhaps their predictions have not arrived yet."""
 
@@ -36,8 +35,7 @@ FEW = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    add("file", metavar="FILE", help="CSV, Parquet, NPZ or JSON lines, also as .gz; - is standard input")
-    add("--format", choices=FORMATS, help="format of the file; default: by its name")
+    add_input_options(parser, TABLES)
     add("--exporter", default=DEFAULT_URL, metavar="URL", help="URL of the exporter (%(default)s)")
     add("--model", metavar="NAME", help="model of the predictions, if several use the same identifiers")
     text = "column with the identifier of the prediction (%(default)s)"

@@ -130,7 +130,7 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._unparsed:
                 self.flow.pause_reading()
             elif self._eof:
-                self._end_of_requests()
+                self._finish(400, "the request broke off")
 
     def _feed(self, data: bytes) -> None:
         self._overhead += len(data)
@@ -160,9 +160,10 @@ class BoundedProtocol(HttpToolsProtocol):
     def _busy(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
-    def _end_of_requests(self) -> None:
+    def _finish(self, status: int, detail: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        """Take no more requests: refuse one that has not arrived, or close once the one that has is answered."""
         if self._in_message:
-            self.fail(400, "the request broke off")
+            self.fail(status, detail, headers)
         elif self._busy:
             self.cycle.keep_alive = False
         else:
@@ -318,12 +319,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def shutdown(self) -> None:
         """Finish the requests that arrived and refuse those that have not, so that their senders try again."""
-        if self._in_message:
-            self.fail(503, "the exporter stops: nothing was taken, try again", (("retry-after", "1"),))
-        elif self._busy:
-            self.cycle.keep_alive = False
-        else:
-            self._writer.close()
+        self._finish(503, "the exporter stops: nothing was taken, try again", (("retry-after", "1"),))
 
     def check(self, now: float) -> int:
         """Close a connection that takes too long; return the bytes that it holds."""

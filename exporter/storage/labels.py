@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from exporter.events import LabelEvent, LabelledPrediction, RejectedEvent
 from exporter.features.extract import scalar_text
+from exporter.storage.correction_document import decode_label
 from exporter.storage.engine import is_shared
 from exporter.storage.label_refusal import refusal
 from exporter.storage.label_rows import LabelRow, find_rows, stored_rows, write_rows
@@ -132,7 +133,7 @@ class LabelRecorder:
             loss = _loss(self._loss, row, item.label)
             if loss is None:
                 result.rejected.append(
-                    RejectedEvent(index, "/label", refusal(_decode(row.prediction), item.label), "wrong_type")
+                    RejectedEvent(index, "/label", refusal(decode_label(row.prediction), item.label), "wrong_type")
                 )
                 return False
         result.accepted += 1
@@ -195,7 +196,7 @@ class WaitingLabels:
         for row in stored_rows(connection, awaited.ids, [WAITING], lock=True):
             if prediction := awaited.find(row.prediction_id, row.model):
                 row.join(prediction)
-                row.loss = _loss(self._loss, row, _decode(row.label))
+                row.loss = _loss(self._loss, row, decode_label(row.label))
                 joined.append(row)
         write_rows(connection, joined)
         shared = is_shared(connection)
@@ -215,7 +216,7 @@ def _find(rows: dict[str, list[LabelRow]], item: LabelEvent) -> LabelRow:
 
 
 def _loss(loss: Loss, row: LabelRow, label: Any) -> float | None:
-    prediction = _decode(row.prediction)
+    prediction = decode_label(row.prediction)
     return None if prediction is None else loss(row.model or "", row.version or "", prediction, label)
 
 
@@ -225,22 +226,14 @@ def _counted(row: LabelRow, shared: bool) -> LabelledPrediction:
         row.model or "",
         row.version or "",
         predicted,
-        _decode(row.prediction),
+        decode_label(row.prediction),
         row.confidence,
         row.segment,
-        _decode(row.label),
-        None if row.stored_loss is None else _decode(row.stored),
+        decode_label(row.label),
+        None if row.stored_loss is None else decode_label(row.stored),
         max((row.time or 0.0) - predicted, 0.0),
         -math.inf if shared or row.received is None else row.received,
     )
-
-
-def _decode(text: str | None) -> Any:
-    """Return the value of stored JSON; None where it is not readable, as another program may have written it."""
-    try:
-        return None if text is None else msgspec.json.decode(text)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
 
 
 def _size(row: LabelRow) -> int:

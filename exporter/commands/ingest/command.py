@@ -10,7 +10,7 @@ from pathlib import Path
 
 from exporter.commands.common import add_config_file, add_table_options
 from exporter.commands.ingest import quality_report, report
-from exporter.commands.ingest.input_file import FORMATS, Input, open_input
+from exporter.commands.ingest.input_file import FORMATS, Input, add_input_options, open_input
 from exporter.commands.ingest.json_lines import Lines
 from exporter.commands.ingest.local import (
     choose_monitor,
@@ -39,8 +39,7 @@ DRIFTED = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    add("file", metavar="FILE", help="CSV, Parquet, NPZ or JSON lines, also as .gz; - is standard input")
-    add("--format", choices=FORMATS, help="format of the file; default: by its name")
+    add_input_options(parser, FORMATS)
     add_config_file(parser)
     add("--profile", type=Path, metavar="FILE", help="profile of the model, instead of a configuration")
     add("--model", metavar="NAME", help="model of the rows; default: the only one")

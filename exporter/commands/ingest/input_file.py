@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import fcntl
 import json
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +18,17 @@ from exporter.errors import BatchError
 from exporter.profiles.readers.compression import is_gzip, path_of, plain_copy, without_gz
 from exporter.validation import any_of, similar_file
 
-FORMATS = ("csv", "parquet", "npz", "jsonl", "predictions")
+TABLES = ("csv", "parquet", "npz", "jsonl")
+FORMATS = (*TABLES, "predictions")
 """The last is JSON lines of predictions as ``POST /v1/predictions`` accepts them."""
 _SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".npz": "npz", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+
+
+def add_input_options(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
+    """Add the file of `open_input`, and its format."""
+    text = "CSV, Parquet, NPZ or JSON lines, also as .gz; - is standard input"
+    parser.add_argument("file", metavar="FILE", help=text)
+    parser.add_argument("--format", choices=formats, help="format of the file; default: by its name")
 
 
 class Input(NamedTuple):
