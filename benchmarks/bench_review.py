@@ -72,7 +72,7 @@ def fill(url: str, many: int, corrections: int) -> None:
         if first % (many // max(corrections // BATCH, 1)) == 0 or size < BATCH:
             corrected = min(BATCH, corrections, size)
             store.flush(600)
-            store.record_feedback([_correction(event, rng) for event in events[:corrected]], None)
+            store.submit_feedback([_correction(event, rng) for event in events[:corrected]], None).result(600)
     if not store.flush(600) or not store.close(600):
         raise SystemExit("not everything was written")
     print(f"{'filled through the store':52} {time.perf_counter() - start:12,.4g} s")
