@@ -12,7 +12,8 @@ DEFAULT_URL = "http://127.0.0.1:9877"
 
 def add_exporter_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that name an exporter, and hold the credentials for it."""
-    parser.add_argument("--url", default=DEFAULT_URL, help="URL of the exporter (%(default)s)")
+    text = "URL of the exporter (%(default)s)"
+    parser.add_argument("--exporter", "--url", default=DEFAULT_URL, metavar="URL", help=text)
     add_credentials(parser, "MODEL_EXPORTER")
 
 
@@ -27,8 +28,8 @@ def exporter_client(options: argparse.Namespace, timeout: float) -> Client:
         Seconds that each part of a response may take.
     """
     return Client(
-        options.url,
-        "--url",
+        options.exporter,
+        "--exporter",
         authorization=lambda: authorization(options),
         ca_file=options.ca_file,
         timeout=timeout,

@@ -29,7 +29,7 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def explain(server: Served, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    command = [sys.executable, "-m", "exporter.cli", "explain", f"--url={server.url}", *options]
+    command = [sys.executable, "-m", "exporter.cli", "explain", f"--exporter={server.url}", *options]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
