@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
-from support.corrections import correct, mistake, queue, start
+from support.corrections import EVIL, accept_suspects, correct, mistake, queue, start
 from support.reviewers import assigned, reviewed_by_names, token
 from support.servers import Served, eventually
 
@@ -317,6 +317,36 @@ def test_one_card_stands_for_those_like_it(mistaken: Served, visit: Open) -> Non
     page.reload()
     expect(page.locator(".target")).to_have_text("1 of 12 today")
     assert not serious(page)
+
+
+def test_suspect_labels_are_kept_or_changed(mistaken: Served, visit: Open) -> None:
+    """Each is decided with a key or a click, and leaves the page; a changed one can be undone, a kept one cannot."""
+    accept_suspects(mistaken)
+    page = visit()
+    page.get_by_text("3 accepted labels may be wrong").click()
+    first, second, third = shown(page)
+    expect(page.get_by_text("most similar are labelled maybe")).to_have_count(3)
+    assert current(page) == first
+    assert serious(page) == []
+    page.keyboard.press("a")
+    expect(page.locator("#toast-text")).to_have_text(f"Kept: {EVIL}")
+    expect(page.locator("#undo")).to_be_hidden()
+    assert shown(page) == [second, third]
+    page.locator(f".card[data-id='{second}']").get_by_role("button", name="Change to maybe").click()
+    expect(page.locator("#toast-text")).to_have_text("Accepted: maybe")
+    eventually(lambda: states(mistaken)[second] == ("accepted", "maybe"))
+    assert shown(page) == [third]
+    eventually(lambda: [one["id"] for one in queue(mistaken, "suspect=true")] == [third])
+    assert states(mistaken)[first] == ("accepted", EVIL)
+    page.keyboard.press("u")
+    eventually(lambda: states(mistaken)[second] == ("pending", EVIL))
+    page.goto(f"{mistaken.url}/review?status=accepted&order=suspect")
+    card = page.locator(f".card[data-id='{third}']")
+    card.get_by_role("button", name=f"Keep {EVIL}").click()
+    expect(card.get_by_text("most similar are labelled maybe")).to_have_count(0)
+    expect(card.get_by_role("button", name="Accept", exact=False)).to_have_count(0)
+    eventually(lambda: not queue(mistaken, "suspect=true"))
+    assert third in shown(page), "where accepted ones are shown, it stays"
 
 
 def test_filters_by_hand(mistaken: Served, visit: Open) -> None:

@@ -222,7 +222,7 @@ def test_filters_stand_in_the_address(reviewed: Served, query: dict[str, Any], f
         ("until=999999999999999", "until: expected a time"),
         ("confidence_from=2", "confidence_from: expected a number from 0 to 1"),
         ("view=list", "view: expected cards or table"),
-        ("order=oldest", "order: expected confident, error, informative or newest"),
+        ("order=oldest", "order: expected confident, error, informative, newest or suspect"),
         ("cursor=x", "cursor: expected the cursor in the URL next of the page before"),
         ("endpoint=x&version=&_external=1", 'the parameter "endpoint" is not known'),
         ("modell=credit", 'the parameter "modell" is not known; did you mean "model"?'),

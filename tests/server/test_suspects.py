@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
-from support.corrections import correct, mistake, queue, start
+from support.corrections import EVIL, accept_suspects, queue, start
 from support.pages import Page as Parsed
-from support.servers import Served, ask, eventually
+from support.servers import Served, ask
 
 from exporter.cli import main
-
-EVIL = "<b>no</b>"
 
 
 class Page(Parsed):
@@ -24,18 +21,9 @@ class Page(Parsed):
 
 @pytest.fixture(scope="module")
 def suspected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """An exporter with sixty accepted labels of two groups, and three labels that do not fit their group."""
+    """An exporter with three suspect labels."""
     server = start(tmp_path_factory.mktemp("suspected"))
-    rng = np.random.default_rng(1)
-    for label, income, count in ((EVIL, 10_000, 30), ("maybe", 90_000, 30), (EVIL, 90_000, 3)):
-        events = [
-            mistake(f"{label}-{income}-{count}-{number}", "tickets", "1", inputs={"income": income + float(noise)})
-            for number, noise in enumerate(rng.normal(0, 1000, count))
-        ]
-        correct(server, events, label=label)
-    decisions = [{"id": one["id"], "revision": one["revision"], "status": "accepted"} for one in queue(server)]
-    assert ask(f"{server.url}/v1/corrections", decisions, "PATCH").status == 200
-    eventually(lambda: suspects(server), 60)
+    accept_suspects(server)
     yield server
     server.stop()
 

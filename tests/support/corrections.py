@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from support.servers import CONFIG, Served, eventually, write_config
+from support.servers import CONFIG, Served, ask, eventually, write_config
 
 CREDIT = CONFIG["models"][0]
 CONFIGURATION = {"models": [CREDIT, {"name": "tickets"}, {"name": "many"}]}
+EVIL = "<b>no</b>"
+"""A label that would be markup if it were not escaped."""
 IMAGE = np.random.default_rng(8).integers(0, 17, (8, 8)).tolist()
 
 
@@ -46,3 +48,17 @@ def queue(server: Served, query: str = "") -> list[dict[str, Any]]:
     """The corrections that fit a query."""
     corrections: list[dict[str, Any]] = server.get(f"/v1/corrections?limit=1000&{query}").json["corrections"]
     return corrections
+
+
+def accept_suspects(server: Served) -> None:
+    """Accept sixty labels of two groups and three that do not fit their group; wait until these are suspects."""
+    rng = np.random.default_rng(1)
+    for label, income, count in ((EVIL, 10_000, 30), ("maybe", 90_000, 30), (EVIL, 90_000, 3)):
+        events = [
+            mistake(f"{label}-{income}-{count}-{number}", "tickets", "1", inputs={"income": income + float(noise)})
+            for number, noise in enumerate(rng.normal(0, 1000, count))
+        ]
+        correct(server, events, label=label)
+    decisions = [{"id": one["id"], "revision": one["revision"], "status": "accepted"} for one in queue(server)]
+    assert ask(f"{server.url}/v1/corrections", decisions, "PATCH").status == 200
+    eventually(lambda: len(queue(server, "suspect=true")) == 3, 60)
