@@ -37,9 +37,9 @@ _THRESHOLD = re.compile(
     r"{{ \. \| first \| value \| (?P<format>[^}]+) }}{{ end }}"
 )
 """What an alert compares with, which Prometheus asks for."""
-_SENTENCE = re.compile(r"\s*{{-? with printf [^|]*\| query }}[^{]*(?:{{ range .*?{{ end }}\.)?{{ end }}", re.DOTALL)
+_SENTENCE = re.compile(r"\s*{{- with printf .*?\.{{ end }}", re.DOTALL)
 """A sentence that depends on what Prometheus answers, or has a list of it."""
-_PERIOD = re.compile(r"&since={{ query [^}]*}}&until={{ query [^}]*}}")
+_PERIOD = re.compile(r"&since={{ query [^}]*}}(?:&until={{ query [^}]*}})?")
 """The time range of a link, which Prometheus asks for."""
 _VALUE = re.compile(r"\$value\b")
 

@@ -245,6 +245,8 @@ COMPARISON_PERIOD = (
     _gauge("model_comparison_end_timestamp_seconds", "Unix time up to which both versions served."),
 )
 COMPARISON_SHARED = _gauge("model_comparison_shared_seconds", "Time in which both versions served, without gaps.")
+SLICE_SHARE = _gauge("model_slice_share", "Share of what a slice holds, such as the corrections of the last hour.")
+SLICE_TRAFFIC = _gauge("model_slice_traffic_share", "Share of the predictions of that time that are in a slice.")
 BATCH_ROWS = _gauge("model_batch_rows", "Rows counted in the last batch.")
 BATCH_REJECTED = _gauge("model_batch_rejected_rows", "Rows refused in the last batch.")
 BATCH_CONFIDENT = _gauge(

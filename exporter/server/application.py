@@ -34,6 +34,7 @@ from exporter.server.pipeline import Pipeline
 from exporter.server.retraining import Retrainer
 from exporter.server.review_ranker import ReviewRanker
 from exporter.server.scrapes import Scrapes
+from exporter.server.slice_watch import SliceWatch
 from exporter.server.slices import Slices
 from exporter.server.stored_inputs import snapshot_inputs
 from exporter.stats.tolerance import Tolerance
@@ -122,6 +123,7 @@ class Exporter:
             lambda: self._prometheus(COMPARISON_SECONDS),
         )
         self.slices = Slices(self.store, lambda: self.pipeline.monitors, self.pipeline.bins, config.store.inputs)
+        self._slice_watch = SliceWatch(lambda: self.pipeline.monitors, self.slices.explain)
         self.trends = DriftHistory()
         self.pairs = RequestResponsePairer()
         self.registry.register(self.pairs)
@@ -146,13 +148,18 @@ class Exporter:
             system.collectors(_disks(config)),
             lambda: self.pipeline.monitors,
             self.store,
-            {"comparisons": self.comparisons.lines, "retraining": self.retrainer.lines},
+            {
+                "comparisons": self.comparisons.lines,
+                "retraining": self.retrainer.lines,
+                "slices": self._slice_watch.lines,
+            },
         )
         self._noise = NoiseLearner(lambda: self.pipeline.monitors)
         self._noise.start()
         self._ranker = ReviewRanker(self.store, lambda: self.pipeline.monitors)
         self._ranker.start()
         self.comparisons.start()
+        self._slice_watch.start()
         self.loaded: tuple[float, ...] = ()
         self._set_loaded()
         self.ready = True
@@ -270,6 +277,7 @@ class Exporter:
         self._noise.close(min(1.0, self._seconds_left()))
         self.retrainer.close(min(1.0, self._seconds_left()))
         self._ranker.close(min(1.0, self._seconds_left()))
+        self._slice_watch.close(min(1.0, self._seconds_left()))
         self.pipeline.close(min(COUNT_SECONDS, self._seconds_left()))
         self._snapshots.close(self._seconds_left())
         if not self.store.close(self._seconds_left()):

@@ -209,6 +209,9 @@ def test_annotations_are_rendered(tmp_path: Path) -> None:
     assert shown["ModelCorrectionRatioHigh"]["review_url"] == (
         "http://127.0.0.1:9877/review?model=a+%22b%22%26c&version=3%2F4"
     )
+    assert shown["ModelCorrectionRatioHigh"]["slices_url"] == (
+        "http://127.0.0.1:9877/slices?model=a+%22b%22%26c&version=3%2F4"
+    )
     assert shown["ModelExporterDown"]["summary"] == "The model exporter host:9877 is down"
 
 

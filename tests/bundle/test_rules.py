@@ -231,11 +231,14 @@ def test_annotations(alert: Alert) -> None:
     notes = rule["annotations"]
     on_review = {"ModelCorrectionRatioHigh", "ModelFeedbackUnjoined", "ModelReviewBacklog"}
     reviewed = {"review_url"} if alert.name in on_review else set()
-    assert set(notes) == {"summary", "description", "runbook_url", "dashboard_url"} | reviewed
+    explained = {"ModelAccuracyLow", "ModelCorrectionRatioHigh", "ModelFeatureDrift", "ModelFeaturesDrifted"}
+    sliced = {"slices_url"} if alert.name in explained else set()
+    assert set(notes) == {"summary", "description", "runbook_url", "dashboard_url"} | reviewed | sliced
     assert "$value" in notes["description"]
     runbook, dashboard = (ADDRESS.sub(r"<\1>", notes[name]) for name in ("runbook_url", "dashboard_url"))
     assert runbook == f"<external_url>/runbooks/{alert.name}"
     assert reviewed <= {name for name in notes if ADDRESS.sub(r"<\1>", notes[name]).startswith("<external_url>/review")}
+    assert sliced <= {name for name in notes if ADDRESS.sub(r"<\1>", notes[name]).startswith("<external_url>/slices")}
     says_more = {"ModelExporterDown": "exporter", "ModelAccuracyLow": "quality"}
     assert dashboard.partition("?")[0] == f"<dashboards_url>/d/model-{says_more.get(alert.name, alert.layer)}"
     for label in ("model", "version", "feature"):
