@@ -8,7 +8,6 @@ import sys
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -16,7 +15,7 @@ import sqlalchemy as sa
 from exporter import config
 from exporter.commands.common import add_config_file
 from exporter.datasets.examples import encode_lines
-from exporter.datasets.redaction import holds, redacted_pages
+from exporter.datasets.redaction import holds, redacted_lineage, redacted_pages
 from exporter.datasets.release import write_content
 from exporter.errors import ExporterError
 from exporter.monitoring.loading import load_monitors
@@ -106,7 +105,7 @@ def _redact_release(connection: sa.Connection, row: releases.Row, names: Collect
 
     pages = redacted_pages(releases.read_chunks(lambda: _reading(connection), row), names)
     sha256, size = write_content((encode_lines(page) for page in pages), write)
-    lineage: dict[str, Any] = msgspec.json.decode(row["lineage"])
+    lineage = redacted_lineage(msgspec.json.decode(row["lineage"]), names)
     lineage.setdefault("redacted_from", row["sha256"])
     values = {"build": build, "sha256": sha256, "bytes": size, "lineage": msgspec.json.encode(lineage).decode()}
     with connection.begin():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any
 
 import msgspec
 
@@ -26,6 +27,18 @@ def holds(chunks: Iterable[bytes], names: Collection[str]) -> bool:
             return True
         end = text[-overlap:] if overlap else b""
     return False
+
+
+def redacted_lineage(lineage: Mapping[str, Any], redacted: Collection[str]) -> dict[str, Any]:
+    """Return the lineage of a release without the slices of redacted inputs: a bin may be named after a value.
+
+    >>> redacted_lineage({"slices": [{"input": "name", "where": {"name": "00 Ada"}}]}, ["name"])
+    {'slices': []}
+    """
+    slices = lineage.get("slices")
+    if not slices:
+        return dict(lineage)
+    return {**lineage, "slices": [one for one in slices if one["input"] not in redacted]}
 
 
 def redacted_pages(chunks: Iterator[bytes], redacted: Collection[str]) -> Iterator[Page]:

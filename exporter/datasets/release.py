@@ -8,16 +8,15 @@ import re
 import threading
 import time
 import uuid
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import msgspec
 
-from exporter.datasets.examples import Example, ExampleId, Page, Pages, decode_lines, encode_lines, to_example
-from exporter.datasets.redaction import redacted_pages
+from exporter.datasets.examples import ExampleId, Page, Pages, decode_lines, encode_lines, to_example
+from exporter.datasets.lineage import Details, Lineage
+from exporter.datasets.redaction import redacted_lineage, redacted_pages
 from exporter.errors import StoreError, StoreFullError
-from exporter.features.extract import scalar_text
 from exporter.storage import Store, releases
 from exporter.storage.accepted_examples import Selection, accepted_examples
 from exporter.storage.correction_document import rfc3339
@@ -31,10 +30,6 @@ CHUNK = 2**20
 """Bytes in a chunk before it is compressed."""
 PAGE = 256
 """Examples that are encoded at a time, at most."""
-ENTRIES = 1000
-"""Labels, versions and reviewers that a lineage counts by name, at most; others are counted under ``…``."""
-MAX_NAME = 200
-"""Characters of a label in a lineage, at most."""
 NAME = re.compile(r"(?![0-9a-f]{12}\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """A valid name of a release: a file can have it, and it is not an identifier."""
 
@@ -65,6 +60,7 @@ def make_release(
     by: str | None,
     redacted: frozenset[str],
     *,
+    details: Details | None = None,
     hold_back: bool = False,
     exclude_suspects: bool = False,
 ) -> PublishResult:
@@ -82,6 +78,8 @@ def make_release(
         The user who makes the release.
     redacted
         Inputs that are left out.
+    details
+        What counts the examples in more ways than `Lineage`.
     hold_back
         Whether to leave out users who corrected far more than others.
     exclude_suspects
@@ -100,14 +98,14 @@ def make_release(
         raise BusyError("another release is being made; try again when it is done")
     try:
         _finish_interrupted(store)
-        lineage = _Lineage(holds_back=hold_back, excludes_suspects=exclude_suspects)
-        return _make(store, model, name, by, redacted, lineage=lineage)
+        lineage = Lineage(details, holds_back=hold_back, excludes_suspects=exclude_suspects)
+        return _make(store, model, name, by, redacted=redacted, lineage=lineage)
     finally:
         _lock.release()
 
 
 def _make(
-    store: Store, model: str, name: str | None, by: str | None, redacted: frozenset[str], *, lineage: _Lineage
+    store: Store, model: str, name: str | None, by: str | None, *, redacted: frozenset[str], lineage: Lineage
 ) -> PublishResult:
     build = uuid.uuid4().hex
     result: PublishResult | None = None
@@ -166,7 +164,7 @@ def write_content(content: Iterator[bytes], write: Callable[[int, bytes], object
     return digest.hexdigest(), size
 
 
-def _encode(store: Store, model: str, redacted: frozenset[str], lineage: _Lineage) -> Iterator[bytes]:
+def _encode(store: Store, model: str, redacted: frozenset[str], lineage: Lineage) -> Iterator[bytes]:
     """Yield the release's lines, from one query: decisions that are made meanwhile are left out."""
     page: Page = []
     with store.reading() as connection:
@@ -186,9 +184,11 @@ def _encode(store: Store, model: str, redacted: frozenset[str], lineage: _Lineag
             lineage.add(example, row["predicted"])
             page.append(example)
             if len(page) == PAGE or len(row["inputs"] or "") > CHUNK // 16:
+                lineage.add_page(page)
                 yield encode_lines(page)
                 page.clear()
     if page:
+        lineage.add_page(page)
         yield encode_lines(page)
 
 
@@ -216,62 +216,12 @@ def frozen_pages(store: Store, row: releases.Row, redacted: frozenset[str]) -> P
     return lambda: redacted_pages(releases.read_chunks(store.reading, row), redacted)
 
 
-def release_document(row: releases.Row) -> dict[str, Any]:
-    """Return a release as its JSON document."""
+def release_document(row: releases.Row, redacted: Collection[str]) -> dict[str, Any]:
+    """Return a release as its JSON document, without what is known of redacted inputs."""
     keys = ("id", "name", "model", "sha256", "examples", "bytes")
     return {
         **{key: row[key] for key in keys},
         "created": rfc3339(row["created"]),
         "by": row["by"],
-        "lineage": msgspec.Raw(row["lineage"].encode()),
+        "lineage": redacted_lineage(msgspec.json.decode(row["lineage"]), redacted),
     }
-
-
-class _Lineage:
-    """Counts where the examples of a release come from, in bounded memory."""
-
-    def __init__(self, *, holds_back: bool, excludes_suspects: bool) -> None:
-        self.examples = self.suspects = 0
-        self.holds_back, self.excludes_suspects = holds_back, excludes_suspects
-        self.checked: float | None = None
-        self._held_back: Counter[str] = Counter()
-        self._versions: Counter[str] = Counter()
-        self._labels: Counter[str] = Counter()
-        self._reviewers: Counter[str] = Counter()
-        self._first: float | None = None
-        self._last: float | None = None
-
-    def add(self, example: Example, predicted: float | None) -> None:
-        """Count an example."""
-        self.examples += 1
-        _count(self._versions, example.version)
-        _count(self._labels, "null" if example.label is None else scalar_text(example.label))
-        if example.reviewer is not None:
-            _count(self._reviewers, example.reviewer)
-        if predicted is not None:
-            self._first = predicted if self._first is None else min(self._first, predicted)
-            self._last = predicted if self._last is None else max(self._last, predicted)
-
-    def hold_back(self, user: str) -> None:
-        """Count an example that is held back."""
-        _count(self._held_back, user)
-
-    @property
-    def left_out(self) -> str:
-        """What is left out, in words; empty if nothing is."""
-        words = {"held back": self.holds_back, "suspect": self.excludes_suspects}
-        return " or ".join(word for word, is_left_out in words.items() if is_left_out)
-
-    def document(self) -> dict[str, Any]:
-        """Return the JSON document; ``from`` and ``to`` are the times of the first and the last prediction."""
-        suspects = {"found": self.suspects, "excluded": self.excludes_suspects, "checked": rfc3339(self.checked)}
-        counts = {"versions": self._versions, "labels": self._labels, "reviewers": self._reviewers}
-        if self.holds_back:
-            counts["held_back"] = self._held_back
-        sorted_counts = {name: dict(sorted(counter.items())) for name, counter in counts.items()}
-        return {**sorted_counts, "suspects": suspects, "from": rfc3339(self._first), "to": rfc3339(self._last)}
-
-
-def _count(counter: Counter[str], name: str) -> None:
-    short = name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…"
-    counter[short if short in counter or len(counter) < ENTRIES else "…"] += 1

@@ -140,6 +140,7 @@ class Exporter:
             self.alerts.read,
             compare=self.comparisons.compare,
             slices=self.slices.of_corrections,
+            details=self.slices.release_details,
             external_url=lambda: self.link_addresses()[0],
         )
         self.retrainer.start()

@@ -20,6 +20,7 @@ import msgspec
 from exporter.comparison.measures import Comparison
 from exporter.comparison.report import document
 from exporter.config import Config, RetrainConfig
+from exporter.datasets.lineage import Details
 from exporter.datasets.release import BusyError, EmptyError, make_release, release_document
 from exporter.errors import CompareError, ConfigError, ExporterError, SlicesError, StoreError, StoreFullError
 from exporter.http_client.webhook import read_secret, signed_headers
@@ -81,6 +82,8 @@ class Retrainer:
         Compares the last two versions of a model.
     slices
         Returns the slices of a model's corrections since a Unix time in seconds, as in ``GET /v1/slices``.
+    details
+        Returns what counts the examples of a model's release; see `exporter.datasets.release.make_release`.
     external_url
         Returns what links to the exporter begin with.
     """
@@ -94,6 +97,7 @@ class Retrainer:
         *,
         compare: Callable[[str], Comparison],
         slices: Callable[[str, float], list[dict[str, Any]]],
+        details: Callable[[str], Details | None],
         external_url: Callable[[], str],
     ) -> None:
         self._config = config
@@ -102,6 +106,7 @@ class Retrainer:
         self._alerts = alerts
         self._compare = compare
         self._slices = slices
+        self._details = details
         self._external_url = external_url
         self._looked = -math.inf
         self._closing = threading.Event()
@@ -230,13 +235,13 @@ class Retrainer:
     def _release(self, model: str) -> dict[str, Any] | None:
         redacted = next((entry.redact for entry in self._config().models if entry.name == model), frozenset())
         try:
-            row = make_release(self._store, model, None, None, redacted).row
+            row = make_release(self._store, model, None, None, redacted, details=self._details(model)).row
         except EmptyError:
             return None
         except StoreFullError as error:
             log.warning("retraining of %s: its corrections are not released: %s", model, error)
             return None
-        return {**release_document(row), "url": f"{self._external_url()}/v1/dataset/releases/{row['id']}"}
+        return {**release_document(row, redacted), "url": f"{self._external_url()}/v1/dataset/releases/{row['id']}"}
 
     def _comparison(self, model: str) -> dict[str, Any] | None:
         try:

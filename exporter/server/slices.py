@@ -10,9 +10,11 @@ from typing import Any
 
 from exporter.errors import SlicesError, StoreError
 from exporter.monitoring.binner import Binner
+from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.slices.explain import Asked, Explanation, explain
 from exporter.slices.recorder import BinRecorder
+from exporter.slices.release_details import ReleaseDetails
 from exporter.slices.report import document
 from exporter.storage import Store
 from exporter.validation import preview
@@ -78,6 +80,14 @@ class Slices:
         """
         slices: list[dict[str, Any]] = document(*self.explain(Asked(model, None, "corrections", since)))["slices"]
         return slices
+
+    def release_details(self, model: str) -> ReleaseDetails:
+        """Return what counts the examples of a model's release by slice, in the bins of the version used last."""
+        monitors = self._monitors()
+        binner = self.binner(model, None)
+        config = monitors.models.get(model)
+        scorer = Scorer.of_model(config, binner.profile if binner else None) if config else Scorer()
+        return ReleaseDetails(binner, scorer)
 
     def binner(self, model: str, version: str | None) -> Binner | None:
         """Return the binner of a version, or of the version that was used last."""

@@ -12,8 +12,8 @@ from exporter.monitoring.binner import Binner
 from exporter.slices.bits import BinRows, unpack
 from exporter.slices.population import read_population
 from exporter.slices.questions import Of, Question, corrections, drift, errors, estimated_loss
-from exporter.slices.search import LEVEL, MIN_RATIO, MIN_ROWS, Bins, Slice, search
-from exporter.stats.concentration import likelihood_ratio, upper_tail
+from exporter.slices.search import MIN_RATIO, Bins, Slice, search
+from exporter.slices.training_shares import grown_bins
 
 DAY = 86400.0
 """How far the search looks back by default, in seconds."""
@@ -169,28 +169,15 @@ def _explained(rows: BinRows, question: Question, found: Slice, asked: Asked) ->
 
 def _compared_with_training(binner: Binner, asked: Asked, question: Question, now: float) -> Explanation:
     """Compare single bins with the training data, where no predictions were made in the time before."""
-    n = question.population.rows
-    slices, tests = [], 0
-    for index, target in enumerate(binner.targets):
-        trained = np.array(target.counts, dtype=np.int64)
-        total = int(trained.sum())
-        live = np.bincount(question.population.codes[index], minlength=len(trained))
-        tested = live + trained >= MIN_ROWS
-        tests += int(np.count_nonzero(tested))
-        share, before = live / n, np.maximum(trained, 0.5) / max(total, 1)
-        for bin_index in np.flatnonzero(tested & (share > MIN_RATIO * before) & (live > 0)):
-            p = upper_tail(live[bin_index], live[bin_index] + trained[bin_index], n, n + total)
-            score = float(likelihood_ratio(live[bin_index], live[bin_index] + trained[bin_index], n, n + total))
-            size = int(live[bin_index])
-            bins = ((index, int(bin_index)),)
-            shares = float(share[bin_index]), float(before[bin_index])
-            slices.append((score, ExplainedSlice(bins, size, size, *shares, p)))
-    slices.sort(key=lambda scored: -scored[0])
-    significant = [
-        one._replace(q_value=min(one.q_value * tests, 1.0)) for _, one in slices if one.q_value * tests <= LEVEL
+    population = question.population
+    counts = [np.bincount(codes, minlength=size) for codes, size in zip(population.codes, binner.sizes, strict=True)]
+    grown, tests = grown_bins(binner, counts, population.rows)
+    slices = [
+        ExplainedSlice(((one.target, one.bin_index),), one.size, one.size, one.share, one.training_share, one.q_value)
+        for one in grown[: asked.limit]
     ]
     remarks = ("There are no predictions of the time before: single bins are compared with the training data.",)
-    return _explanation(asked, question, now, significant[: asked.limit], tests=tests, remarks=remarks)
+    return _explanation(asked, question, now, slices, tests=tests, remarks=remarks)
 
 
 def _explanation(

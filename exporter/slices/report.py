@@ -47,7 +47,7 @@ def document(explanation: Explanation, binner: Binner) -> dict[str, Any]:
         "remarks": list(explanation.remarks),
         "slices": [
             {
-                "where": where(one, binner),
+                "where": where(one.bins, binner),
                 "size": one.size,
                 "share": one.share,
                 "ratio": one.ratio,
@@ -62,9 +62,9 @@ def document(explanation: Explanation, binner: Binner) -> dict[str, Any]:
     }
 
 
-def where(one: ExplainedSlice, binner: Binner) -> dict[str, str]:
+def where(bins: Bins, binner: Binner) -> dict[str, str]:
     """Return the names of a slice's bins, as in the ``bin`` label, by feature."""
-    return {binner.target_names[index]: binner.targets[index].labels()[bin_index] for index, bin_index in one.bins}
+    return {binner.target_names[index]: binner.targets[index].labels()[bin_index] for index, bin_index in bins}
 
 
 def segment_by(one: ExplainedSlice, binner: Binner) -> str | None:

@@ -494,6 +494,11 @@ def test_a_release_is_frozen_with_its_lineage(served: Served) -> None:
         "versions": {"3": 750, "4": 750},
         "labels": {"maybe": 500, "no": 1000},
         "reviewers": {"ada": 1500},
+        "predictions": {"yes": 1500},
+        "outcomes": {"maybe": {"yes": 500}, "no": {"yes": 1000}},
+        "sources": {"user": 1500},
+        "without_inputs": 0,
+        "slices": made["lineage"]["slices"],
         "from": "2023-11-14T22:13:20Z",
         "to": "2023-11-14T22:38:19Z",
     }

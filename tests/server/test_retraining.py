@@ -70,6 +70,7 @@ class Setup:
             lambda: Alerts(self.firing),
             compare=compare or no_pair,
             slices=no_slices,
+            details=lambda _: None,
             external_url=lambda: "http://exporter:9877",
         )
 

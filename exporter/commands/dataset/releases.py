@@ -9,6 +9,7 @@ from urllib.parse import urlencode, urlsplit
 
 from exporter.commands.common import set_help
 from exporter.commands.dataset.requests import TIMEOUT, send
+from exporter.commands.dataset.summary import summary
 from exporter.commands.exporter_client import add_exporter_options, exporter_client
 
 
@@ -51,8 +52,10 @@ def _release(options: argparse.Namespace) -> int:
         body["exclude_suspects"] = True
     with exporter_client(options, TIMEOUT) as client:
         release = send(client, "POST", "/v1/dataset/releases", body)
-        _print_release(release)
-        _print_suspects(release, client.url)
+    _print_release(release)
+    for line in summary(release["lineage"]):
+        print(line)
+    _print_suspects(release, client.url)
     return 0
 
 

@@ -65,10 +65,11 @@ class DatasetApi:
             wanted.name,
             g.user,
             redacted,
+            details=self._exporter.slices.release_details(model),
             hold_back=wanted.hold_back,
             exclude_suspects=wanted.exclude_suspects,
         )
-        document = release.release_document(result.row)
+        document = release.release_document(result.row, redacted)
         if result.conflict:
             same = {"name": "other examples", "content": "the same examples"}[result.conflict]
             detail = f"there already is a release {result.row['name']} of {same}, and releases do not change"
@@ -90,7 +91,7 @@ class DatasetApi:
         if len(rows) > limit:
             arguments = urlencode({**request.args.to_dict(), "cursor": rows[limit - 1]["seq"]})
             next_url = f"{request.base_url}?{arguments}"
-        documents = [release.release_document(row) for row in rows[:limit]]
+        documents = [release.release_document(row, self._redacted(row["model"])) for row in rows[:limit]]
         return json_reply(200, {"releases": documents, "next": next_url}).flask()
 
     def download(self, key: str) -> Response:
@@ -101,10 +102,10 @@ class DatasetApi:
             row = releases.find_release(connection, key)
         if row is None:
             return problem(404, f"there is no release {preview(key)}").flask()
+        store, redacted = self._exporter.store, self._redacted(row["model"])
         accepted = request.accept_mimetypes.best_match([form.content_type.partition(";")[0], "application/json"])
         if "format" not in request.args and accepted == "application/json":
-            return json_reply(200, release.release_document(row), (("Vary", "Accept"),)).flask()
-        store, redacted = self._exporter.store, self._exporter.redacted.get(row["model"], frozenset())
+            return json_reply(200, release.release_document(row, redacted), (("Vary", "Accept"),)).flask()
         if form.name != "jsonl" or (redacted and redaction.holds(releases.read_chunks(store.reading, row), redacted)):
             # Without the release's ETag: its SHA-256 is not that of what remains.
             return self._write(form, release.frozen_pages(store, row, redacted), row["model"], row["name"])
@@ -124,6 +125,9 @@ class DatasetApi:
             types |= {name: feature.type for name, feature in settings.features.items() if feature.type}
             types = {name: type_name for name, type_name in types.items() if name not in settings.redact}
         return _streamed(form.write(pages, types), form.content_type, _headers(name, form))
+
+    def _redacted(self, model: str) -> frozenset[str]:
+        return self._exporter.redacted.get(model, frozenset())
 
     def _model(self, name: str | None) -> str:
         models = self._exporter.pipeline.monitors.models

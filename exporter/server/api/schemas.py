@@ -201,14 +201,32 @@ class ReleasedSuspects(msgspec.Struct):
     checked: str | None
 
 
+class ReleaseSlice(msgspec.Struct):
+    """A bin that holds more of the examples than of the training data."""
+
+    where: dict[str, str]
+    input: str
+    examples: int
+    share: float
+    training_share: float
+    labels: dict[str, int]
+
+
 class Lineage(msgspec.Struct, rename={"since": "from", "until": "to"}):
-    """The origin of the examples in a release."""
+    """The origin of the examples in a release, and what is in them; releases of older exporters have less."""
 
     versions: dict[str, int]
     labels: dict[str, int]
     reviewers: dict[str, int]
     since: str | None
     until: str | None
+    predictions: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
+    outcomes: dict[str, dict[str, int]] | msgspec.UnsetType = msgspec.UNSET
+    sources: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
+    without_inputs: int | msgspec.UnsetType = msgspec.UNSET
+    slices: list[ReleaseSlice] | msgspec.UnsetType | None = msgspec.UNSET
+    label_quantiles: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
+    error_quantiles: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     held_back: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
     suspects: ReleasedSuspects | msgspec.UnsetType = msgspec.UNSET
     redacted_from: str | msgspec.UnsetType = msgspec.UNSET
