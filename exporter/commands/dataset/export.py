@@ -61,10 +61,10 @@ def _export(options: argparse.Namespace) -> int:
             path = f"/v1/dataset/releases/{quote(options.release, safe='')}"
             release = send(client, "GET", path, Accept="application/json")
             sha256 = release["sha256"] if name == "jsonl" else None
-            size = _download(client, f"{path}?format={name}", options.output, sha256)
+            size = download_content(client, f"{path}?format={name}", options.output, sha256)
         else:
             query = urlencode({**filters, "format": name})
-            size = _download(client, f"/v1/dataset?{query}", options.output, None)
+            size = download_content(client, f"/v1/dataset?{query}", options.output, None)
     print(f"{size} bytes written to {options.output}")
     return 0
 
@@ -91,7 +91,7 @@ def _open(partial: Path, output: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
             yield compressed
 
 
-def _download(client: Client, path: str, output: Path, sha256: str | None) -> int:
+def download_content(client: Client, path: str, output: Path, sha256: str | None) -> int:
     """Write a response's body to a file, all of it or nothing, and return its size in bytes."""
     partial = output.with_name(output.name + ".partial")
     size, digest = 0, hashlib.sha256()
