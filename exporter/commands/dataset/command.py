@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-from exporter.commands.dataset import evaluate, export, label_studio, releases
+from exporter.commands.dataset import check, evaluate, export, label_studio, releases
 
 _COMMANDS = {
     "release": (releases.add_release, "freeze the accepted corrections of a model as a release"),
     "export": (export.add_export, "write a release, or all accepted corrections, to a file"),
+    "check": (check.add_check, "find near-duplicates in a release, and examples that are training rows"),
     "evaluate": (evaluate.add_evaluate, "compare a candidate model's predictions with the labels of a release"),
     "import": (label_studio.add_import, "import annotations from Label Studio"),
     "list": (releases.add_list, "list the releases, the newest first"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from exporter.commands.dataset.candidate import Candidate, Labelled, match, read
 from exporter.commands.dataset.evaluation import Evaluation, guess_task
 from exporter.commands.dataset.evaluation_report import text
 from exporter.commands.dataset.release_file import ReleaseFile, open_release
+from exporter.commands.dataset.requests import write_document
 from exporter.commands.exporter_client import add_exporter_options
 from exporter.commands.ingest.input_file import Input, open_input
 from exporter.commands.ingest.table import Roles, column_type, output_types
@@ -94,7 +94,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     }
     print("\n".join(text(document)))
     if options.output:
-        _write(options.output, document)
+        write_document(options.output, document)
     return FAILED if any(not condition["holds"] for condition in conditions) else 0
 
 
@@ -182,10 +182,3 @@ def _counts(where: str, candidate: Candidate, evaluation: Evaluation) -> dict[st
 def _remarks(examples: Labelled) -> list[str]:
     corrections = sum(source != "sample" for source in examples.sources)
     return [_BIASED.format(corrections=corrections)] if corrections else []
-
-
-def _write(output: Path, document: dict[str, Any]) -> None:
-    try:
-        output.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ExporterError(f"{output}: cannot be written: {error.strerror}") from None

@@ -1,8 +1,9 @@
-"""Requests of the dataset commands to a running exporter."""
+"""Requests of the dataset commands to a running exporter, and what they write to files."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from exporter.errors import ExporterError
@@ -28,3 +29,17 @@ def read_document(client: Client, response: Response) -> Any:
         raise ExporterError(
             f"{client.url}: expected a JSON document, got another response: is it an exporter?"
         ) from None
+
+
+def write_document(output: Path, document: Any) -> None:
+    """Write a document to a file, as JSON.
+
+    Raises
+    ------
+    ExporterError
+        When it cannot be written.
+    """
+    try:
+        output.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ExporterError(f"{output}: cannot be written: {error.strerror}") from None
