@@ -16,7 +16,7 @@ from exporter.stats.change_evidence import measure_dispersion
 from exporter.stats.dependence import block_sizes, leave_out_divergence, measure_noise
 from exporter.stats.digitize import BinIndices
 from exporter.stats.divergence import Floats, Ints
-from exporter.stats.season import other_values, relative_noise
+from exporter.stats.season import OtherHours, relative_noise
 
 PARTS = 4  # a large block is the sum of so many parts; blocks begin at each part, so they overlap
 _GROUPS = 1000  # small blocks are the beginnings of at most so many groups of rows
@@ -91,13 +91,16 @@ class BlockBuilder:
 
     def build(self, season: Season | None = None) -> dict[str, BlockScores]:
         """Return the scores by target. Those that change with the hour are compared with rows of the same hours."""
-        by_hour = season.targets if season else {}
-        hours = [part.astype(np.float64) for part in self._hours.blocks()] if self._hours and by_hour else []
+        by_hour = {
+            name: np.array(values.counts, dtype=np.float64)
+            for name, values in (season.targets if season else {}).items()
+        }
+        other_hours = []
+        if self._hours and by_hour:
+            rows = next(iter(by_hour.values())).sum(axis=1)  # each row has a value of each target
+            other_hours = [OtherHours(part[:, : len(rows)].astype(np.float64), rows) for part in self._hours.blocks()]
         return {
-            name: target.scores(
-                self.sizes, (np.array(by_hour[name].counts, dtype=np.float64), hours) if name in by_hour else None
-            )
-            for name, target in self._targets.items()
+            name: target.scores(self.sizes, other_hours, by_hour.get(name)) for name, target in self._targets.items()
         }
 
 
@@ -182,32 +185,30 @@ class _TargetBlocks:
         kept = [*self._small.values(), *(large.kept for large in self._large)]
         return [np.concatenate(parts) for parts in kept]
 
-    def scores(self, sizes: Sequence[int], season: tuple[Floats, Sequence[Floats]] | None = None) -> BlockScores:
+    def scores(
+        self, sizes: Sequence[int], other_hours: Sequence[OtherHours] = (), by_hour: Floats | None = None
+    ) -> BlockScores:
         """Return the scores of the blocks.
 
-        With a ``season``, the counts of all rows by hour and bin, and those of the blocks by hour, blocks are compared
-        with rows of the same hours.
+        With the counts of all rows by hour and bin, blocks are compared with other rows of the same hours.
         """
         blocks = [part.astype(np.float64) for part in self.blocks()]
         counts = self._total + np.bincount(self._waiting, minlength=self._bins)
         total = self._frozen(counts)
         frozen = [self._frozen(part) for part in blocks]
         others = [total - own for own in frozen]
-        if season:
-            others = [
-                other_values(own, hours[:, : len(season[0])], season[0])
-                for own, hours in zip(frozen, season[1], strict=True)
-            ]
+        if by_hour is not None:
+            others = [hours.values(own, by_hour) for own, hours in zip(frozen, other_hours, strict=True)]
         scores = [
             leave_out_divergence(self._frozen(part, counts), rest) for part, rest in zip(blocks, others, strict=True)
         ]
-        if season:
+        if by_hour is not None:
             scores = [
                 part * relative_noise(rest, total, size) for part, rest, size in zip(scores, others, sizes, strict=True)
             ]
         noise = measure_noise(scores, sizes, total)
         dispersion = measure_dispersion(
-            frozen, sizes, total, isinstance(self.feature, NumericFeature), others if season else None
+            frozen, sizes, total, isinstance(self.feature, NumericFeature), others if by_hour is not None else None
         )
         return BlockScores(
             rounded(noise.quantiles), rounded(noise.effective), noise.dependent, float(f"{dispersion:.4g}")

@@ -261,6 +261,8 @@ class _Builder:
                 for batch in self._read_pass("order", columns)
             )
         season = hours.build(self._source.where, options.time_column or "") if hours else None
+        if season:  # they go together because they follow the time, which a short window does not show
+            correlation.leave_out(season.targets)
         together, blocks = correlation.build(), order.build(season)
         if together and blocks.is_ordered and not order.needs_sorting:
             blocks = msgspec.structs.replace(blocks, correlation=correlation.build_blocks(together))

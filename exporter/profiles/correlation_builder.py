@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -81,13 +81,26 @@ class CorrelationBuilder:
         self._blocks.add(scores, complete)
         self._rows += rows
 
+    def leave_out(self, names: Collection[str]) -> None:
+        """Leave features out, when all rows have been added."""
+        kept = [index for index, name in enumerate(self.names) if name not in names]
+        if 2 <= len(kept) < len(self.names):
+            columns = self._copula.columns_of(kept)
+            self._groups = self._groups[:, columns]
+            self._blocks.restrict(columns)
+            self._features = [self._features[index] for index in kept]
+            self._copula = Copula(self._features)
+        self.names = tuple(self.names[index] for index in kept)
+
     def build(self) -> Correlation | None:
         """Return the correlation; None where fewer than two features vary, or too few rows are complete."""
         size = len(self.names)
+        if size < 2:
+            return None
         sums = self._groups.sum(axis=0)
         correlation, _ = self._copula.correlation(sums)
         rows = int(sums[0])
-        if size < 2 or not np.isfinite(correlation).all() or rows < 2 * size:
+        if not np.isfinite(correlation).all() or rows < 2 * size:
             return None
         lower = tuple(np.round(correlation[np.tril_indices(size, -1)], 6).tolist())
         unscaled = Correlation(self.names, rows, 1.0, lower)

@@ -73,9 +73,8 @@ def season_effect(counts: Floats) -> SeasonEffect:
     # An hour counts as often as all groups have it, also in a group that has few values of it.
     weight = np.sqrt(hourly / hourly.sum())
     deviation = weight * (counts - expected) / np.maximum(observed, 1.0) / np.sqrt(share)
-    products = np.array(
-        [np.einsum("ghk,jhk->gj", deviation, np.roll(deviation, -hour, axis=1), optimize=True) for hour in range(hours)]
-    )
+    flat = deviation.reshape(groups, -1)
+    products = np.array([flat @ np.roll(deviation, -hour, axis=1).reshape(groups, -1).T for hour in range(hours)])
     pairs = np.triu_indices(groups, 1)
 
     def divergence(rotation: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> Floats:
@@ -88,37 +87,52 @@ def season_effect(counts: Floats) -> SeasonEffect:
     return SeasonEffect(found, float(1 + (by_chance >= found).sum()) / (1 + _ROTATIONS))
 
 
-def other_values(blocks: Floats, hours: Floats, by_hour: Floats) -> Floats:
-    """Return the counts of other values at the hours of blocks, as many as are as exact as they are.
-
-    The distribution is the mixture of those of the hours, weighted by the values that a block has in each. The block is
-    left out of it; of a block of several hours only its sum is known, which is taken out of all of them alike.
+class OtherHours:
+    """The other values at the hours of blocks of values.
 
     Parameters
     ----------
-    blocks, hours
-        Counts of each of ``M`` blocks by bin and by hour, shape ``(M, K)`` and ``(M, H)``.
+    hours
+        Counts of each of ``M`` blocks by hour, shape ``(M, H)``.
     by_hour
-        Counts of all values, shape ``(H, K)``.
-
-    Returns
-    -------
-    ndarray
-        Shape ``(M, K)``. It adds up to ``1 / Σ w²/N`` with the weights ``w`` and the other values ``N`` of each hour.
+        Counts of all values by hour, shape ``(H,)``.
 
     Examples
     --------
-    >>> by_hour = np.array([[8.0, 6.0], [50.0, 50.0]])
-    >>> other_values(np.array([[1.0, 3.0]]), np.array([[4.0, 0.0]]), by_hour).round(9).tolist()
+    >>> other = OtherHours(np.array([[4.0, 0.0]]), np.array([14.0, 100.0]))
+    >>> other.values(np.array([[1.0, 3.0]]), np.array([[8.0, 6.0], [50.0, 50.0]])).round(9).tolist()
     [[7.0, 3.0]]
     """
-    size = hours.sum(axis=1, keepdims=True)
-    rest = np.maximum(by_hour.sum(axis=1) - hours, 1.0)
-    factor = hours / size / rest
-    own = (factor * hours).sum(axis=1, keepdims=True) / size
-    share = np.maximum(factor @ by_hour - own * blocks, 0.0)
-    share /= share.sum(axis=1, keepdims=True)
-    return np.asarray(share / ((hours / size) ** 2 / rest).sum(axis=1, keepdims=True))
+
+    def __init__(self, hours: Floats, by_hour: Floats) -> None:
+        size = hours.sum(axis=1, keepdims=True)
+        rest = np.maximum(by_hour - hours, 1.0)
+        weight = hours / size
+        self._factor = weight / rest
+        self._own = (self._factor * weight).sum(axis=1, keepdims=True)
+        self._number = 1 / (weight * self._factor).sum(axis=1, keepdims=True)
+
+    def values(self, blocks: Floats, by_hour: Floats) -> Floats:
+        """Return the counts of other values by bin, as many as are as exact as they are.
+
+        The distribution is the mixture of those of the hours, weighted by the values that a block has in each. The
+        block is left out of it; of a block of several hours only its sum is known, which is taken out of all of them
+        alike.
+
+        Parameters
+        ----------
+        blocks, by_hour
+            Counts of the blocks, shape ``(M, K)``, and of all values by hour, ``(H, K)``.
+
+        Returns
+        -------
+        ndarray
+            Shape ``(M, K)``. It adds up to ``1 / Σ w²/N`` with the weights ``w`` and the other values ``N`` of each
+            hour.
+        """
+        share = np.maximum(self._factor @ by_hour - self._own * blocks, 0.0)
+        share *= self._number / share.sum(axis=1, keepdims=True)
+        return np.asarray(share)
 
 
 def relative_noise(others: Floats, total: Floats, size: int) -> Floats:
@@ -127,7 +141,7 @@ def relative_noise(others: Floats, total: Floats, size: int) -> Floats:
     Parameters
     ----------
     others
-        See `other_values`, shape ``(M, K)``.
+        See `OtherHours.values`, shape ``(M, K)``.
     total
         Counts of all values, shape ``(K,)``.
     size

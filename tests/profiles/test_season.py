@@ -191,3 +191,23 @@ def test_a_season_survives_the_file(tmp_path: Path) -> None:
     made = profile(tmp_path, season="day")
     save(made, tmp_path / "loans.json")
     assert load(tmp_path / "loans.json").season == made.season
+
+
+def test_features_with_a_season_are_left_out_of_the_correlations(tmp_path: Path) -> None:
+    """The correlation of the others, and the scores of its blocks, are as if the others were alone."""
+    rng = np.random.default_rng(5)
+    rows = training()
+    rows |= {"height": rng.normal(size=10_000), "rent": rows["income"] + rng.normal(size=10_000)}
+    rows["weight"] = rows["height"] + np.cumsum(rng.normal(size=10_000)) / 50
+    np.savez(tmp_path / "all.npz", **rows)
+    made = build_file(tmp_path / "all.npz", name="p", time_column="at", season="day")
+    assert list(season_of(made).targets) == ["income", "meal", "rent"]
+    np.savez(tmp_path / "some.npz", **{name: rows[name] for name in ("at", "age", "height", "weight")})
+    alone = build_file(tmp_path / "some.npz", name="p", time_column="at")
+    assert made.correlation == alone.correlation
+    assert made.blocks
+    assert alone.blocks
+    assert made.blocks.correlation
+    assert made.blocks.correlation == alone.blocks.correlation
+    np.savez(tmp_path / "few.npz", **{name: rows[name] for name in ("at", "age", "income", "rent")})
+    assert not build_file(tmp_path / "few.npz", time_column="at", season="day").correlation
