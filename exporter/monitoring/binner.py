@@ -28,7 +28,7 @@ from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeatur
 from exporter.profiles.quality import QualityEstimator
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
 from exporter.profiles.season_record import last_hour
-from exporter.stats.change_evidence import ChangeEvidence
+from exporter.stats.change_evidence import MOST_ROWS, MOST_ROWS_OF_HOUR, ChangeEvidence
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
 from exporter.stats.distances import Distances
 from exporter.stats.divergence import Floats, Ints, Reference
@@ -229,7 +229,10 @@ class Binner:
         ordered = [isinstance(target, NumericFeature) for target in self.targets]
         blocks = self.profile.blocks
         dispersion = blocks.dispersions(self.target_names) if blocks else 1.0
-        return ChangeEvidence(reference, np.array(ordered), dispersion)
+        most_rows = np.full(len(self.targets), MOST_ROWS)
+        if self.hourly:
+            most_rows[self.hourly.targets] = MOST_ROWS_OF_HOUR
+        return ChangeEvidence(reference, np.array(ordered), dispersion, most_rows)
 
     def split(self, row: Floats) -> Sums:
         """Return the parts of a row of sums, as views; it has the hours, too, see `hours_of`."""

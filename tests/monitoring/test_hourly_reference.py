@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from support.seasons import START, columns, profile
+from support.seasons import START, columns, profile, training
 
 from exporter.comparison.live import compare_live
 from exporter.config import ModelConfig, StoreConfig
@@ -26,8 +26,10 @@ from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.window_stats import WindowStats
+from exporter.profiles.builder import build_file
 from exporter.profiles.profile import Profile
 from exporter.profiles.season_record import Season
+from exporter.stats.change_evidence import ChangeEvidence
 from exporter.stats.divergence import Floats, Reference
 from exporter.stats.intervals import divergence
 from exporter.storage import Store
@@ -279,3 +281,21 @@ def test_the_report_of_a_window_has_the_training_of_its_hours(seasonal: Profile)
     assert income.mean - income.trained_mean == pytest.approx(0, abs=0.2)
     trained, live = income.trained / income.trained.sum(), income.live / income.live.sum()
     assert abs(trained - live).sum() / 2 < 0.15
+
+
+def test_the_evidence_takes_an_hour_as_known_from_few_rows(tmp_path: Path) -> None:
+    """Within an hour the mean moves on: values that lie nearly half-way to the next hour are no evidence."""
+    path = tmp_path / "training.npz"
+    np.savez(path, **training(56, 100_000))
+    binner = Binner(build_file(path, time_column="at", season="day"))
+    assert binner.hourly
+    hour, later = (binner.hourly.at(np.eye(24)[place]).reference for place in (0, 1))
+    detectors = binner.change_evidence_of(hour), ChangeEvidence(hour, np.array([True, False, True]))
+    found = []
+    for detector in detectors:
+        state = np.zeros(detector.size)
+        for _ in range(100):
+            detector.update(state, 100 * (0.55 * hour.probability + 0.45 * later.probability), LIMIT)
+        found.append(float(detector.read(state)[binner.names.index("income")]))
+    assert found[0] < LIMIT / 2
+    assert found[1] > LIMIT

@@ -302,3 +302,15 @@ def test_independent_values_have_no_dispersion() -> None:
         builder = BlockBuilder({"x": numeric_feature(values.copy(), 20)}, len(values))
         builder.add({"x": values})
         assert builder.build()["x"].dispersion == 1.0
+
+
+def test_a_reference_that_counts_for_fewer_rows_needs_a_larger_change() -> None:
+    """A tenth of a standard deviation: evidence against 10,000 rows, none against as many that count for 1,000."""
+    reference, counts = training(EQUAL, 10_000, 2), 200 * live(shifted(0.1), 2)
+    detector = ChangeEvidence(reference, ordered(reference), most_rows=np.array([MOST_ROWS, 1000]))
+    state = np.zeros(detector.size)
+    for _ in range(200):
+        detector.update(state, counts, LIMIT)
+    known, less = detector.read(state)
+    assert known > LIMIT
+    assert less < LIMIT / 4
