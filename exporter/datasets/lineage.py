@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from importlib.metadata import version
 from typing import Any, Protocol
 
 from exporter.datasets.examples import Example, Page
@@ -36,6 +37,17 @@ class Lineage:
         What else counts the examples.
     holds_back, excludes_suspects
         Whether the examples of some users, or those whose label may be wrong, are left out.
+
+    Attributes
+    ----------
+    suspects
+        Examples whose label may be wrong.
+    checked
+        When labels were checked last, Unix time in seconds.
+    parent
+        Identifier of the model's release before this one.
+    sampling
+        See `exporter.storage.accuracy_counts.sampled_strata`.
     """
 
     def __init__(
@@ -44,6 +56,8 @@ class Lineage:
         self.examples = self.suspects = 0
         self.holds_back, self.excludes_suspects = holds_back, excludes_suspects
         self.checked: float | None = None
+        self.parent: str | None = None
+        self.sampling: dict[str, dict[str, Any]] = {}
         self._details = details
         self._without_inputs = 0
         self._held_back: Counter[str] = Counter()
@@ -110,8 +124,11 @@ class Lineage:
                 "excluded": self.excludes_suspects,
                 "checked": rfc3339(self.checked),
             },
+            **({"sampling": self.sampling} if self._sources["sample"] else {}),
             "from": rfc3339(self._first),
             "to": rfc3339(self._last),
+            "parent": self.parent,
+            "exporter_version": version("model-exporter"),
             **(self._details.document() if self._details else {}),
         }
 

@@ -19,6 +19,7 @@ from exporter.datasets.redaction import redacted_lineage, redacted_pages
 from exporter.errors import StoreError, StoreFullError
 from exporter.storage import Store, releases
 from exporter.storage.accepted_examples import Selection, accepted_examples
+from exporter.storage.accuracy_counts import sampled_strata
 from exporter.storage.correction_document import rfc3339
 from exporter.storage.releases import PublishResult
 from exporter.storage.suspects import last_check, suspect_ids
@@ -171,6 +172,8 @@ def _encode(store: Store, model: str, redacted: frozenset[str], lineage: Lineage
         held_back = suspicious_users(connection, model) if lineage.holds_back else set()
         suspects, check = suspect_ids(connection, model), last_check(connection, model)
         lineage.checked = check.time if check else None
+        lineage.sampling = sampled_strata(connection, model)
+        lineage.parent = next((row["id"] for row in releases.list_releases(connection, model, 1, None)), None)
         for row in accepted_examples(connection, Selection(model)):
             if row["user"] in held_back:
                 lineage.hold_back(row["user"])

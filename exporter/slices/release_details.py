@@ -36,6 +36,7 @@ class ReleaseDetails:
 
     def __init__(self, binner: Binner | None, scorer: Scorer) -> None:
         self._scorer = scorer
+        self._profile = binner.profile.known_hash() if binner else None
         self._slices = _Slices(binner, LabelNames(scorer.classes)) if binner and binner.names else None
         self._labels, self._errors = _Quantiles(), _Quantiles()
 
@@ -54,8 +55,8 @@ class ReleaseDetails:
             self._slices.add(with_inputs, classes=not numbers)
 
     def document(self) -> dict[str, Any]:
-        """Return the members ``slices``, and for a regression ``label_quantiles`` and ``error_quantiles``."""
-        result: dict[str, Any] = {"slices": self._slices.document() if self._slices else None}
+        """Return the profile's hash, the slices, and for a regression quantiles of the labels and of the errors."""
+        result: dict[str, Any] = {"profile": self._profile, "slices": self._slices.document() if self._slices else None}
         if self._labels.count:
             result |= {"label_quantiles": self._labels.document(), "error_quantiles": self._errors.document()}
         return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -72,6 +72,29 @@ def accuracy_counts(connection: sa.Connection, tolerances: Tolerances) -> dict[t
             counts = count_strata(connection, drawn, stored_strata(row))
             if counts.reviewed:
                 result[row.model, row.version] = counts
+    return result
+
+
+def sampled_strata(connection: sa.Connection, model: str) -> dict[str, dict[str, Any]]:
+    """Return what weights a model's samples, by version, for the `LATEST` versions.
+
+    Returns
+    -------
+    dict
+        Of each version ``edges``, ``confident`` and ``seen`` as in `Strata`, and ``with_feedback``: how many of the
+        confident predictions users gave feedback on, by stratum.
+    """
+    query = sa.select(draws).where(draws.c.model == model).order_by(draws.c.time.desc(), draws.c.version).limit(LATEST)
+    result = {}
+    for row in connection.execute(query).all():
+        strata = stored_strata(row)
+        counts = count_strata(connection, Drawn(model, row.version, row.since, row.time, Tolerance()), strata)
+        result[row.version] = {
+            "edges": strata.edges,
+            "confident": counts.population,
+            "with_feedback": counts.known,
+            "seen": strata.seen,
+        }
     return result
 
 

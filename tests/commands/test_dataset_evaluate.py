@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +239,68 @@ def test_the_same_id_twice_and_predictions_of_another_kind(tmp_path: Path) -> No
     release = write_release(tmp_path / "release.jsonl", [{"label": "late"}])
     result = evaluate(release, write_csv(tmp_path / "new.csv", {1: "late"}), "--task=regression")
     assert "no prediction compares with its label; the models' task is regression (--task)" in result.stderr
+
+
+def test_samples_are_weighted_by_their_strata(tmp_path: Path) -> None:
+    """Where few of many predictions were sampled, each sample stands for more of them."""
+    low = [{"source": "sample", "confidence": 0.85, "label": "late", "prediction": "late"} for _ in range(40)]
+    high = [{"source": "sample", "confidence": 0.99, "label": "late", "prediction": "late"} for _ in range(10)]
+    release = write_release(tmp_path / "release.jsonl", [*low, *high, {}])
+    strata = {"edges": [0.9], "confident": [100, 1000, 0], "with_feedback": [0, 100, 0], "seen": 1100}
+    (tmp_path / "lineage.json").write_text(json.dumps({"lineage": {"sampling": {"3": strata}}}))
+    table = write_csv(tmp_path / "new.csv", {n: "late" if n > 20 else "on time" for n in range(1, 52)})
+    found = document(tmp_path, release, table, "--lineage", tmp_path / "lineage.json")
+    assert found["sources"]["sample"]["accuracy"]["value"] == 0.6
+    assert (found["estimated"]["samples"], found["estimated"]["predictions"]) == (50, 1000)
+    assert found["estimated"]["accuracy"]["value"] == pytest.approx(0.1 * 0.5 + 0.9)
+    assert found["estimated"]["accuracy"]["lower"] < 0.95 < found["estimated"]["accuracy"]["upper"]
+    assert found["estimated"]["current_accuracy"]["value"] == 1.0
+    assert "estimated by 50 samples" in evaluate(release, table, "--lineage", tmp_path / "lineage.json").stdout
+    assert document(tmp_path, release, table)["estimated"] is None
+    (tmp_path / "lineage.json").write_text(json.dumps({"lineage": {"sampling": {"3": strata | {"confident": [1]}}}}))
+    result = evaluate(release, table, "--lineage", tmp_path / "lineage.json")
+    assert (
+        "lineage.json: expected what dataset export --lineage writes: expected 3 strata, got 1 and 3" in result.stderr
+    )
+
+
+def test_the_lineage_of_a_release_has_plain_fields(served: Served, tmp_path: Path) -> None:
+    """An experiment tracker gets a name, a digest, a source, and counts; and the samples have weights."""
+    with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
+        row = {"edges": [0.95], "confident": [90, 10, 0], "seen": 100}
+        values = ("credit", "3", 1.8e9, 1.6e9, 100, json.dumps(row))
+        database.execute(
+            "INSERT INTO draws (model, version, time, since, confident, strata) VALUES (?,?,?,?,?,?)", values
+        )
+    put_examples(served, [{"label": "no"}, sample(), sample()])
+    made = served.post("/v1/dataset/releases", {"model": "credit", "name": "autumn"}).json
+    assert made["lineage"]["sampling"] == {
+        "3": {"edges": [0.95], "confident": [90, 10, 0], "with_feedback": [1, 0, 0], "seen": 100}
+    }
+    command = [sys.executable, "-m", "exporter.cli", "dataset", "export", "autumn", f"--exporter={served.url}"]
+    command += ["-o", str(tmp_path / "autumn.jsonl"), "--lineage", str(tmp_path / "autumn.json")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    lineage = json.loads((tmp_path / "autumn.json").read_text())
+    assert lineage == {
+        "name": "autumn",
+        "digest": made["id"],
+        "source": f"{served.url}/v1/dataset/releases/autumn",
+        "source_type": "http",
+        "created_at": made["created"],
+        "created_by": None,
+        "model": "credit",
+        "sha256": made["sha256"],
+        "examples": 3,
+        "bytes": made["bytes"],
+        "versions": ["3"],
+        "profile": made["lineage"]["profile"],
+        "parent": None,
+        "exporter_version": made["lineage"]["exporter_version"],
+        "lineage": made["lineage"],
+    }
+    table = write_csv(tmp_path / "new.csv", {1: "no", 2: "yes", 3: "yes"})
+    found = document(tmp_path, tmp_path / "autumn.jsonl", table, "--lineage", tmp_path / "autumn.json")
+    assert (found["estimated"]["samples"], found["estimated"]["predictions"]) == (2, 99)
+    of_exporter = document(tmp_path, "autumn", table, f"--exporter={served.url}")
+    assert of_exporter["estimated"] == found["estimated"]

@@ -18,10 +18,12 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import bcrypt
+import msgspec
 import psutil
 import pyarrow.parquet as pq
 import pytest
@@ -502,6 +504,9 @@ def test_a_release_is_frozen_with_its_lineage(served: Served) -> None:
         "suspects": {"found": 0, "excluded": False, "checked": None},
         "from": "2023-11-14T22:13:20Z",
         "to": "2023-11-14T22:38:19Z",
+        "profile": msgspec.json.decode((served.folder / "credit.json").read_bytes())["hash"],
+        "parent": None,
+        "exporter_version": version("model-exporter"),
     }
     examples = 'model_dataset_examples_total{model="credit"}'
     assert served.samples("model_dataset_examples_total")[examples] == 1500
@@ -510,6 +515,7 @@ def test_a_release_is_frozen_with_its_lineage(served: Served) -> None:
     assert served.get("/v1/dataset/releases/first").body == bytes_.body
     second = served.post("/v1/dataset/releases", {"model": "credit", "name": "second"}).json
     assert second["examples"] == 1498
+    assert second["lineage"]["parent"] == made["id"]
     assert served.samples("model_dataset_examples_total")[examples] == 1500
     listed = served.get("/v1/dataset/releases?model=credit").json
     assert listed == {"releases": [second, made], "next": None}

@@ -7,12 +7,15 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from exporter.commands.common import add_csv_options, checked, set_help
 from exporter.commands.dataset.candidate import Candidate, Labelled, match, read_examples
 from exporter.commands.dataset.evaluation import Evaluation, guess_task
 from exporter.commands.dataset.evaluation_report import text
 from exporter.commands.dataset.release_file import ReleaseFile, open_release
 from exporter.commands.dataset.requests import write_document
+from exporter.commands.dataset.weighted import REMARK, SampledStrata, Sampling, estimate
 from exporter.commands.exporter_client import add_exporter_options
 from exporter.commands.ingest.input_file import Input, open_input
 from exporter.commands.ingest.table import Roles, column_type, output_types
@@ -32,6 +35,12 @@ _BIASED = (
     "random sample of the traffic, and neither are these figures. The current model was wrong on nearly all of them by "
     "selection, so a difference in favour of the candidate is to be expected."
 )
+
+
+class _LineageFile(msgspec.Struct):
+    """What is read of the file that ``dataset export --lineage`` writes."""
+
+    lineage: Sampling
 
 
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
@@ -61,6 +70,8 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
         "condition: the 95 %% interval excludes that the candidate is worse than the current model by more than this"
     )
     add("--margin", type=number, metavar="NUMBER", help=help_)
+    help_ = "what dataset export --lineage wrote, where RELEASE is a file: weights of the samples"
+    add("--lineage", type=Path, metavar="FILE", help=help_)
     add("-o", "--output", type=Path, metavar="FILE", help="write the evaluation to a file, as JSON")
     parser.set_defaults(step=_evaluate)
     add_exporter_options(parser)
@@ -85,11 +96,14 @@ def _evaluate(options: argparse.Namespace) -> int:
         raise ExporterError(
             f"{where}: {_incomplete(candidate, evaluation)}: a condition needs a prediction of each example"
         )
+    sampling = _sampling(options, release)
+    weighted = estimate(evaluation, examples, sampling) if sampling and task == "classification" else None
     document = {
         "release": _release(release, len(examples.places)),
         "predictions": _counts(where, candidate, evaluation),
         **evaluation.document(binner),
-        "remarks": _remarks(examples),
+        "estimated": weighted,
+        "remarks": _remarks(examples) + ([REMARK] if weighted else []),
         "conditions": conditions,
     }
     print("\n".join(text(document)))
@@ -157,6 +171,20 @@ def _incomplete(candidate: Candidate, evaluation: Evaluation) -> str:
     }
     reasons = ", ".join(f"{number:,} {what}" for what, number in parts.items() if number)
     return f"{reasons} ({candidate.refused.first[0]})" if candidate.refused.first else reasons
+
+
+def _sampling(options: argparse.Namespace, release: ReleaseFile) -> dict[str, SampledStrata]:
+    """Return what weights the samples of the release, which a file alone does not tell."""
+    if release.document:
+        return msgspec.convert(release.document["lineage"], Sampling).sampling or {}
+    if not options.lineage:
+        return {}
+    try:
+        return msgspec.json.decode(options.lineage.read_bytes(), type=_LineageFile).lineage.sampling or {}
+    except OSError as error:
+        raise ExporterError(f"{options.lineage}: cannot be read: {error.strerror}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ExporterError(f"{options.lineage}: expected what dataset export --lineage writes: {error}") from None
 
 
 def _release(release: ReleaseFile, examples: int) -> dict[str, Any]:

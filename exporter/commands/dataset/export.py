@@ -7,13 +7,13 @@ import contextlib
 import gzip
 import hashlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import quote, urlencode
 
 from exporter.commands.common import set_help
-from exporter.commands.dataset.requests import TIMEOUT, send
+from exporter.commands.dataset.requests import TIMEOUT, send, write_document
 from exporter.commands.exporter_client import add_exporter_options, exporter_client
 from exporter.commands.progress import download
 from exporter.datasets import FORMATS
@@ -43,6 +43,8 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="file to write")
     text = "format of the file; default: that of its ending, or jsonl; a file that ends in .gz is compressed"
     parser.add_argument("--format", choices=tuple(FORMATS), help=text)
+    help_ = "file for the origin of the release as JSON, for an experiment tracker or a registry"
+    parser.add_argument("--lineage", type=Path, metavar="FILE", help=help_)
     parser.add_argument("--model", metavar="NAME", help="export this model's accepted corrections instead of a release")
     for name, text in _FILTERS.items():
         parser.add_argument(f"--{name}", metavar=name.upper(), help=f"with --model: only corrections {text}")
@@ -53,6 +55,8 @@ def add_export(parser: argparse.ArgumentParser) -> None:
 def _export(options: argparse.Namespace) -> int:
     filters = {name: getattr(options, name) for name in ("model", "version", "label", "since", "until")}
     filters = {name: value for name, value in filters.items() if value is not None}
+    if options.lineage and not options.release:
+        raise ExporterError("--lineage: only a release has one; name a release")
     if bool(options.release) == ("model" in filters) or (options.release and filters):
         raise ExporterError("dataset export: expected RELEASE, or --model NAME and its filters")
     name = options.format or _format_of(options.output)
@@ -62,11 +66,39 @@ def _export(options: argparse.Namespace) -> int:
             release = send(client, "GET", path, Accept="application/json")
             sha256 = release["sha256"] if name == "jsonl" else None
             size = download_content(client, f"{path}?format={name}", options.output, sha256)
+            if options.lineage:
+                write_document(options.lineage, lineage_document(release, f"{client.url}{path}"))
         else:
             query = urlencode({**filters, "format": name})
             size = download_content(client, f"/v1/dataset?{query}", options.output, None)
     print(f"{size} bytes written to {options.output}")
     return 0
+
+
+def lineage_document(release: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return the origin of a release in the plain fields that experiment trackers and registries have.
+
+    Parameters
+    ----------
+    release
+        The exporter's document.
+    source
+        URL of the release.
+    """
+    lineage = release["lineage"]
+    fields = {name: release[name] for name in ("model", "sha256", "examples", "bytes")}
+    return {
+        "name": release["name"],
+        "digest": release["id"],
+        "source": source,
+        "source_type": "http",
+        "created_at": release["created"],
+        "created_by": release["by"],
+        **fields,
+        "versions": sorted(lineage["versions"]),
+        **{name: lineage.get(name) for name in ("profile", "parent", "exporter_version")},
+        "lineage": lineage,
+    }
 
 
 def _format_of(output: Path) -> str:

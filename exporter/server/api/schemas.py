@@ -212,6 +212,15 @@ class ReleaseSlice(msgspec.Struct):
     labels: dict[str, int]
 
 
+class ReleasedStrata(msgspec.Struct):
+    """What weights the samples of a version: confident predictions, and those with feedback, by stratum."""
+
+    edges: list[float] | None
+    confident: list[int]
+    with_feedback: list[int]
+    seen: int
+
+
 class Lineage(msgspec.Struct, rename={"since": "from", "until": "to"}):
     """The origin of the examples in a release, and what is in them; releases of older exporters have less."""
 
@@ -229,6 +238,10 @@ class Lineage(msgspec.Struct, rename={"since": "from", "until": "to"}):
     error_quantiles: dict[str, float] | msgspec.UnsetType = msgspec.UNSET
     held_back: dict[str, int] | msgspec.UnsetType = msgspec.UNSET
     suspects: ReleasedSuspects | msgspec.UnsetType = msgspec.UNSET
+    sampling: dict[str, ReleasedStrata] | msgspec.UnsetType = msgspec.UNSET
+    profile: str | msgspec.UnsetType | None = msgspec.UNSET
+    parent: str | msgspec.UnsetType | None = msgspec.UNSET
+    exporter_version: str | msgspec.UnsetType = msgspec.UNSET
     redacted_from: str | msgspec.UnsetType = msgspec.UNSET
 
 
