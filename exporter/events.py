@@ -47,7 +47,8 @@ NO_VERSION = "unknown"
 class Prediction(msgspec.Struct, gc=False):
     """A request to a model, answered or failed; see ``POST /v1/predictions`` in the API documentation.
 
-    ``inputs`` stays undecoded JSON: only the aggregator needs its values, and the store saves the text.
+    ``inputs`` stays undecoded JSON: only the aggregator needs its values, and the store saves the text. With
+    ``shadow``, no user saw the answer: it is only compared with the one that the user saw.
     """
 
     model: _Name
@@ -59,6 +60,7 @@ class Prediction(msgspec.Struct, gc=False):
     confidence: _Share | None = None
     duration_seconds: _Seconds | None = None
     code: _Code | None = None
+    shadow: bool = False
 
 
 class Feedback(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -197,10 +199,19 @@ def check_model(models: Collection[str], model: str | None) -> None:
         raise EventError("/model", detail, "unknown_model")
 
 
-def check_models(models: Collection[str], events: Iterable[Prediction]) -> None:
-    """Raise an error if a prediction is of a model that is not in the configuration, see `check_model`."""
+def check_predictions(models: Collection[str], events: Sequence[Prediction]) -> None:
+    """Raise an error for a model that is not in the configuration, or for a shadow answer without an identifier.
+
+    Raises
+    ------
+    EventError
+        At the first one.
+    """
     for model in {event.model for event in events}.difference(models):
         check_model(models, model)
+    if any(event.shadow and not event.id for event in events):
+        detail = "is required with shadow: the identifier of the prediction that the user saw"
+        raise EventError("/id", detail, "missing_field")
 
 
 def make_id() -> str:

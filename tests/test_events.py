@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from exporter.errors import REASONS, EventError
 from exporter.event_decoder import Decoder
-from exporter.events import BusinessEvent, Feedback, Prediction, check_models
+from exporter.events import BusinessEvent, Feedback, Prediction, check_predictions
 from exporter.features.lenient_json import decode_inputs
 
-PREDICTIONS = Decoder(Prediction, lambda events: check_models(["digits", "credit"], events))
+PREDICTIONS = Decoder(Prediction, lambda events: check_predictions(["digits", "credit"], events))
 FEEDBACK = Decoder(Feedback, lambda _: None)
 EVENTS = Decoder(BusinessEvent, lambda _: None)
 

@@ -57,6 +57,9 @@ class Monitor:
         Seconds that one request may take.
     give_up
         Seconds after which a batch that cannot be sent is dropped.
+    shadow
+        Whether no user sees the answers of this version: they are only compared with those of the version that users
+        see, to the same requests. Then `record` needs the ``id`` that the other monitor returned.
     """
 
     def __init__(
@@ -73,12 +76,14 @@ class Monitor:
         interval: float = 1.0,
         timeout: float = 5.0,
         give_up: float = 300.0,
+        shadow: bool = False,
     ) -> None:
         self._model = model
+        self._shadow = shadow
         self._transport = Transport(url, timeout, token_file, ca_file)
         self.sender = Sender(
             self._transport,
-            functools.partial(encode_event, model=model, version=version),
+            functools.partial(encode_event, model=model, version=version, shadow=shadow),
             f"monitor {model}",
             capacity=capacity,
             capacity_bytes=capacity_bytes,
@@ -149,6 +154,10 @@ class Monitor:
                 context = None
             if id is not None:
                 event_id = str(id)
+            elif self._shadow:
+                event_id = "" if context is None else context.id
+                if not event_id:
+                    raise ValueError("a shadow answer needs the id of the prediction that the user saw")
             elif context is None or context.recorded:
                 event_id = time_ordered_id(now)
             else:
@@ -161,7 +170,7 @@ class Monitor:
                 confidence = snapshot(confidence)[0]
             moment = now if time is None else rfc3339(time)
             event = (size + EVENT_BYTES, event_id, moment, copy, prediction, confidence, duration_seconds, code)
-            if context is None:
+            if context is None or self._shadow:
                 self.sender.add(event)
             else:
                 context.defer(self.sender, event)

@@ -27,7 +27,7 @@ EVENT_BYTES = 256
 """About the size of an event without its inputs."""
 
 
-def encode_event(event: Event, model: str, version: str | None) -> bytes:
+def encode_event(event: Event, model: str, version: str | None, shadow: bool = False) -> bytes:
     """Encode an event as the JSON that the exporter expects."""
     _, event_id, moment, inputs, prediction, confidence, seconds, code = event
     return encode_document(
@@ -41,6 +41,7 @@ def encode_event(event: Event, model: str, version: str | None) -> bytes:
             "confidence": clamp_confidence(confidence),
             "duration_seconds": seconds,
             "code": 200 if code is None else code,
+            **({"shadow": True} if shadow else {}),
         }
     )
 

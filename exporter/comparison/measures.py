@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 from exporter.comparison.counts import Counts, Period, Quality
 from exporter.comparison.methods import FIXED, SEQUENTIAL, Method
+from exporter.comparison.same_requests import SameRequests
 from exporter.stats import accuracy
 from exporter.stats.divergence import Floats
 from exporter.stats.intervals import Difference, Estimate, difference, divergence, from_band
@@ -81,6 +82,8 @@ class Comparison(NamedTuple):
         Seconds in which both versions served, if both are compared over that time; None for two periods.
     sequential
         Whether the intervals and verdicts hold at every look.
+    same_requests
+        Requests that both versions answered, users having seen the version before; None without any.
     """
 
     model: str
@@ -89,6 +92,7 @@ class Comparison(NamedTuple):
     measures: list[Measure]
     shared_seconds: float | None = None
     sequential: bool = False
+    same_requests: SameRequests | None = None
 
 
 class _Measured(NamedTuple):
@@ -170,6 +174,13 @@ def at_every_look(comparison: Comparison) -> Comparison:
     """Return the comparison with intervals and verdicts that hold at every look."""
     measures = compare(comparison.before.counts, comparison.after.counts, SEQUENTIAL)
     return comparison._replace(measures=measures, sequential=True)
+
+
+def shadow_only(model: str, before: str, after: str, same: SameRequests) -> Comparison:
+    """Return the comparison of a version that users see with one that has answered the same requests only."""
+    counts = Counts(0, 0, 0, 0, 0, 0, (), (), {}, ())
+    sides = Side(before, same.period, counts), Side(after, same.period, counts)
+    return Comparison(model, *sides, measures=[], same_requests=same)
 
 
 def _is_constant(name: str, *sides: Estimate) -> bool:

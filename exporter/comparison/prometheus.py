@@ -9,12 +9,14 @@ import numpy as np
 
 from exporter.comparison.counts import Counts, Feature, Period, Quality, add
 from exporter.comparison.measures import Comparison, Side, compare
+from exporter.comparison.same_requests import SameRequests
 from exporter.comparison.versions import never_together
 from exporter.errors import CompareError
 from exporter.http_client.prometheus import Prometheus, quoted
 from exporter.monitoring.registry import OTHER_VERSION, version_sort_key
 from exporter.monitoring.shared_time import STEP_SECONDS, SharedTime
 from exporter.stats.accuracy import Estimate
+from exporter.stats.sequential import Sums
 from exporter.validation import parse_duration, suggestion
 
 LOOKBACK = "30d"
@@ -231,6 +233,41 @@ def _other_versions(prometheus: Prometheus, model: str, period: Period) -> str:
     query = f"count by (version) (last_over_time(model_info{{model={quoted(model)}}}[{seconds}s]))"
     names = sorted((sample.labels["version"] for sample in prometheus.query(query, period.end)), key=version_sort_key)
     return f"; versions with data: {', '.join(names)}" if names else "; nor has any other version"
+
+
+def same_requests(
+    prometheus: Prometheus, model: str, pair: tuple[str | None, str | None], period: Period
+) -> tuple[str, str, SameRequests] | None:
+    """Return two versions that answered the same requests in a period, and what was counted of them.
+
+    Parameters
+    ----------
+    pair
+        The version that users saw, and the one that they did not see; None for any. Of several pairs, the one with the
+        most requests is returned.
+
+    Raises
+    ------
+    PrometheusError
+        When a query fails.
+    """
+    chosen = [f"model={quoted(model)}"]
+    chosen += [f"{side}={quoted(name)}" for side, name in zip(("before", "after"), pair, strict=True) if name]
+    seconds = max(round(period.end - period.start), 1)
+
+    def increases(name: str) -> dict[tuple[str, str], float]:
+        series = f"model_shadow_{name}_total{{{','.join(chosen)}}}"
+        samples = prometheus.query(increase(series, "before, after", seconds), period.end)
+        return {(sample.labels["before"], sample.labels["after"]): sample.value for sample in samples}
+
+    pairs = increases("pairs")
+    found = max(pairs, key=pairs.__getitem__, default=None)
+    if found is None or pairs[found] < 1:
+        return None
+    absolute = increases("absolute_difference").get(found)
+    squared = increases("squared_difference").get(found, 0.0)
+    differences = None if absolute is None else Sums(absolute, squared, pairs[found])
+    return *found, SameRequests(period, pairs[found], increases("disagreements").get(found, 0.0), differences)
 
 
 def models(prometheus: Prometheus, now: float) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from exporter.comparison.counts import utc_time
 from exporter.comparison.measures import Comparison, Measure, Side
+from exporter.comparison.same_requests import SameRequests
 from exporter.stats.intervals import CONFIDENCE, Difference, Interval, excludes_zero
 from exporter.stats.sequential import LARGE
 
@@ -115,7 +116,21 @@ def summary(comparison: Comparison) -> str:
     parts = [f"{after} compared with {than}: {', '.join(proven) or 'no difference is proven'}"]
     parts += [f"not proven: {_and(named['not proven'])}"] if proven and "not proven" in named else []
     parts += [f"not compared: {_and(named['unknown'])}"] if "unknown" in named else []
-    return "; ".join(parts) + "."
+    same = comparison.same_requests
+    return "; ".join(parts) + "." + (f" {same_requests_sentence(same, comparison.sequential)}" if same else "")
+
+
+def same_requests_sentence(same: SameRequests, sequential: bool) -> str:
+    """Say how often the answers of two versions to the same requests differ."""
+    ratio = same.disagreement(sequential)
+    interval = interval_text(WORDINGS["error_ratio"], ratio.interval())
+    text = (
+        f"Of {same.pairs:,.0f} requests that both answered, {percent(ratio.value)} ({interval}) got different answers"
+    )
+    if mean := same.mean_difference(sequential):
+        low, high = map(_plain, mean.interval())
+        text += f"; the mean absolute difference is {_plain(mean.value)} ({low} to {high})"
+    return f"{text}."
 
 
 def _and(names: list[str]) -> str:
@@ -204,6 +219,7 @@ def document(comparison: Comparison) -> dict[str, Any]:
         "shared_seconds": comparison.shared_seconds,
         "confidence": CONFIDENCE,
         "sequential": comparison.sequential,
+        "same_requests": comparison.same_requests and _same_requests(comparison.same_requests, comparison.sequential),
         "measures": [
             _measure(measure, text) for measure, text in zip(comparison.measures, sentences(comparison), strict=True)
         ],
@@ -226,6 +242,19 @@ def _measure(measure: Measure, text: str) -> dict[str, Any]:
         "features": list(measure.features) if measure.features else None,
         "verdict": measure.verdict,
         "sentence": text,
+    }
+
+
+def _same_requests(same: SameRequests, sequential: bool) -> dict[str, Any]:
+    ratio, mean = same.disagreement(sequential), same.mean_difference(sequential)
+    return {
+        "pairs": same.pairs,
+        "disagreements": same.disagreements,
+        "from": utc_time(same.period.start),
+        "to": utc_time(same.period.end),
+        "disagreement_ratio": _interval(ratio.value, ratio.interval()),
+        "mean_absolute_difference": mean and _interval(mean.value, mean.interval()),
+        "sentence": same_requests_sentence(same, sequential),
     }
 
 

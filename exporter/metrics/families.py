@@ -247,6 +247,32 @@ COMPARISON_PERIOD = (
 COMPARISON_SHARED = _gauge("model_comparison_shared_seconds", "Time in which both versions served, without gaps.")
 SLICE_SHARE = _gauge("model_slice_share", "Share of what a slice holds, such as the corrections of the last hour.")
 SLICE_TRAFFIC = _gauge("model_slice_traffic_share", "Share of the predictions of that time that are in a slice.")
+SHADOW_ANSWERS = _counter("model_shadow_predictions_total", "Answers of a version that no user saw.")
+SHADOW_ERRORS = _counter("model_shadow_errors_total", "Answers that no user saw with a 5xx code.")
+SHADOW_UNPAIRED = _counter(
+    "model_shadow_unpaired_total",
+    "Answers that no user saw, without the answer of another version to the same request.",
+)
+SHADOW_PAIRS = _counter("model_shadow_pairs_total", "Requests that a version without users answered, too.")
+SHADOW_DISAGREEMENTS = _counter(
+    "model_shadow_disagreements_total", "Requests to which the two versions gave different answers."
+)
+SHADOW_DIFFERENCE = _counter(
+    "model_shadow_absolute_difference_total", "Sum of the absolute differences of the answers of two versions."
+)
+SHADOW_SQUARED_DIFFERENCE = _counter(
+    "model_shadow_squared_difference_total", "Sum of the squared differences of the answers of two versions."
+)
+SHADOW_RATIO = (
+    _gauge("model_shadow_disagreement_ratio", "Share of the requests to which two versions gave different answers."),
+    _gauge("model_shadow_disagreement_ratio_lower", "Lower bound of its 95 % confidence interval."),
+    _gauge("model_shadow_disagreement_ratio_upper", "Upper bound of its 95 % confidence interval."),
+)
+SHADOW_MEAN_DIFFERENCE = (
+    _gauge("model_shadow_mean_absolute_difference", "Mean absolute difference of the answers of two versions."),
+    _gauge("model_shadow_mean_absolute_difference_lower", "Lower bound of its 95 % confidence interval."),
+    _gauge("model_shadow_mean_absolute_difference_upper", "Upper bound of its 95 % confidence interval."),
+)
 BATCH_ROWS = _gauge("model_batch_rows", "Rows counted in the last batch.")
 BATCH_REJECTED = _gauge("model_batch_rejected_rows", "Rows refused in the last batch.")
 BATCH_CONFIDENT = _gauge(

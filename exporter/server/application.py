@@ -19,6 +19,7 @@ from exporter.http_client.credentials import Credentials
 from exporter.metrics import system
 from exporter.metrics.exporter import ExporterMetrics, LinksCollector
 from exporter.metrics.exposition import Exposition
+from exporter.metrics.shadow import shadow_lines
 from exporter.monitoring.history import DriftHistory
 from exporter.monitoring.loading import load_monitors
 from exporter.monitoring.noise_learner import NoiseLearner
@@ -121,6 +122,7 @@ class Exporter:
             self.shared,
             lambda model, version, period: sum_labels(self.store, model, version, *period),
             lambda: self._prometheus(COMPARISON_SECONDS),
+            shadow=self.pipeline.shadow,
         )
         self.slices = Slices(self.store, lambda: self.pipeline.monitors, self.pipeline.bins, config.store.inputs)
         self._slice_watch = SliceWatch(lambda: self.pipeline.monitors, self.slices.explain)
@@ -153,6 +155,7 @@ class Exporter:
                 "comparisons": self.comparisons.lines,
                 "retraining": self.retrainer.lines,
                 "slices": self._slice_watch.lines,
+                "shadow": lambda: shadow_lines(self.pipeline.shadow.read(time.monotonic())),
             },
         )
         self._noise = NoiseLearner(lambda: self.pipeline.monitors)
@@ -233,6 +236,7 @@ class Exporter:
                 raise
             monitors.adopt(self.pipeline.monitors)
             self.pipeline.reconfigure(config, monitors)
+            self.pipeline.shadow.forget([*monitors.models])
             self._set_loaded()
             log.info("configuration reloaded from %s", self._path)
 

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from exporter.comparison.live import Labels, compare_live
-from exporter.comparison.measures import Comparison, at_every_look
+from exporter.comparison.measures import Comparison, at_every_look, shadow_only
+from exporter.comparison.same_requests import SameRequests
 from exporter.comparison.versions import choose
 from exporter.errors import CompareError, ExporterError
 from exporter.metrics.comparisons import comparison_lines
 from exporter.metrics.lines import FamilyLines
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.shadow_answers import ShadowAnswers
 from exporter.monitoring.shared_counts import SharedCounts
 
 if TYPE_CHECKING:
@@ -41,6 +43,8 @@ class Comparisons:
         Sums up the labelled predictions of a version.
     prometheus
         Returns the Prometheus to ask; None where none is configured.
+    shadow
+        Has counted the requests that two versions answered.
     seconds
         Least time from one refresh of the metrics to the next.
     """
@@ -51,8 +55,11 @@ class Comparisons:
         shared: SharedCounts,
         labels: Labels,
         prometheus: Callable[[], Prometheus | None],
+        *,
+        shadow: ShadowAnswers,
         seconds: float = REFRESH_SECONDS,
     ) -> None:
+        self._shadow = shadow
         self._seconds = seconds
         self._monitors = monitors
         self._shared = shared
@@ -74,15 +81,26 @@ class Comparisons:
         self._thread.join(1.0)
 
     def compare(self, model: str, before: str | None = None, after: str | None = None) -> Comparison:
-        """Compare two versions of a configured model over the time in which both served.
+        """Compare two versions of a configured model over the time in which both served, and on the same requests.
 
         Raises
         ------
         CompareError
-            When a version is not known, or they never served at the same time.
+            When a version is not known, or they never served at the same time, nor answered the same requests.
         ExporterError
             When Prometheus is configured, and cannot be queried.
         """
+        try:
+            comparison = self._compare_served(model, before, after)
+        except CompareError:
+            found = self._shadow.pair(model, before, after)
+            if found is None:
+                raise
+            return shadow_only(model, *found[:2], SameRequests.of(found[2]))
+        found = self._shadow.pair(model, comparison.before.version, comparison.after.version)
+        return comparison._replace(same_requests=found and SameRequests.of(found[2]))
+
+    def _compare_served(self, model: str, before: str | None = None, after: str | None = None) -> Comparison:
         prometheus = self._prometheus()
         if prometheus is None:
             return compare_live(self._shared, self._labels, self._monitors().scorer, model, before=before, after=after)
@@ -133,7 +151,7 @@ class Comparisons:
             self._forget(model)
             return
         try:
-            comparison = self.compare(model)
+            comparison = self._compare_served(model)
         except CompareError:
             self._forget(model)
             return

@@ -12,7 +12,7 @@ import msgspec
 
 from exporter.errors import EventError, QueueFullError, StoreError, StoreFullError
 from exporter.event_decoder import Decoder
-from exporter.events import BusinessEvent, Feedback, Prediction, RejectedEvent, check_models, make_id
+from exporter.events import BusinessEvent, Feedback, Prediction, RejectedEvent, check_predictions, make_id
 from exporter.features.lenient_json import decode_inputs
 from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
@@ -61,7 +61,7 @@ class Ingest:
     def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
         pipeline = exporter.pipeline
-        self._predictions = Decoder(Prediction, lambda events: check_models(pipeline.monitors.models, events))
+        self._predictions = Decoder(Prediction, lambda events: check_predictions(pipeline.monitors.models, events))
         self._feedback = Decoder(Feedback, lambda items: check_feedback(pipeline.monitors.models, items))
         self._events = Decoder(BusinessEvent, lambda events: check_business_events(pipeline.monitors.models, events))
         self._accepted_counter = functools.cache(exporter.telemetry.events.labels)

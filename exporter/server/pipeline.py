@@ -20,6 +20,7 @@ from exporter.metrics.exporter import ExporterMetrics
 from exporter.monitoring.confidence import are_confident
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.shadow_answers import ShadowAnswers
 from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.shared_time import STEP_SECONDS
 from exporter.profiles.profile import image_inputs
@@ -60,6 +61,8 @@ class Pipeline:
     ----------
     bins : BinRecorder
         Records the bins of predictions.
+    shadow : ShadowAnswers
+        Compares the answers that no user saw with those that users saw.
     """
 
     def __init__(
@@ -74,6 +77,10 @@ class Pipeline:
         self._shared = shared or SharedCounts()
         self._store = store
         self.bins = BinRecorder(store)
+        self.shadow = ShadowAnswers(
+            lambda model, version: self.monitors.scorer(model, version),  # noqa: PLW0108 (monitors are replaced)
+            store.tolerances,
+        )
         self._telemetry = telemetry
         self._queue: deque[tuple[Sequence[Prediction], int]] = deque()
         self._lock = threading.Lock()
@@ -204,6 +211,10 @@ class Pipeline:
         config, monitors = self._state
         now = time.monotonic()
         groups: dict[ModelMonitor, list[Prediction]] = {}  # versions that share a monitor are counted together
+        shadows = [event for event in events if event.shadow and event.model in monitors.models]
+        if shadows:  # first: what users saw is remembered only where there are shadow answers
+            events = [event for event in events if not event.shadow]
+            self._compare(shadows, now)
         for (name, version), run in itertools.groupby(events, _MODEL_AND_VERSION):
             if name in monitors.models:
                 groups.setdefault(monitors.get(name, version, now), []).extend(run)
@@ -219,6 +230,12 @@ class Pipeline:
                         self._count_group(config, monitors, monitor, [event])
                     except Exception:
                         self._telemetry.dropped.inc()
+
+    def _compare(self, events: Sequence[Prediction], now: float) -> None:
+        try:
+            self.shadow.add(events, now, time.time())
+        except Exception:  # what is counted already must not be counted again
+            log.exception("answers of two versions are not compared")
 
     def _count_group(
         self, config: Config, monitors: MonitorRegistry, monitor: ModelMonitor, group: Sequence[Prediction]
@@ -248,6 +265,8 @@ class Pipeline:
         monitors.unknown_features[model.name] += monitor.observe(
             group, inputs, now, segment_indices, confident, bins=codes, unix_time=received
         )
+        if self.shadow.awaits(model.name, now):
+            self._compare(group, now)
         for part in rows.parts(_CHUNK):
             self._telemetry.dropped.inc(self._store.add(part))
         if binner and codes is not None:

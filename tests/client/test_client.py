@@ -78,6 +78,31 @@ def test_records_arrive_complete_and_in_order(exporter: Exporter) -> None:
     ]
 
 
+def test_a_shadow_answer_has_the_identifier_of_what_the_user_saw(exporter: Exporter) -> None:
+    """It is given, or that of the surrounding request, of which it takes nothing else; without one it is dropped."""
+    with monitoring(exporter.url) as monitor, monitoring(exporter.url, shadow=True) as shadow:
+
+        @monitor.watch
+        def predict(age: int) -> str:
+            shadow.record(prediction="no")
+            return "yes"
+
+        predict(41)
+        assert shadow.record(id="r-17", prediction="no", duration_seconds=0.1) == "r-17"
+        assert shadow.record(prediction="no") == ""
+        assert monitor.flush()
+        assert shadow.flush()
+        assert (monitor.sent, shadow.sent, shadow.dropped) == (1, 2, 1)
+    events = exporter.events()
+    (seen,) = (event for event in events if "shadow" not in event)
+    inside, given = (event for event in events if event.pop("shadow", False) is True)
+    assert (seen["inputs"], seen["prediction"]) == ({"age": 41}, "yes")
+    assert inside.pop("time") and given.pop("time")
+    answer = {"model": "digits", "version": "3", "prediction": "no", "code": 200}
+    assert inside == {"id": seen["id"], **answer}
+    assert given == {"id": "r-17", "duration_seconds": 0.1, **answer}
+
+
 def test_ids_follow_time() -> None:
     """Generated identifiers are distinct and sort by creation time."""
     with monitoring(nobody()) as monitor:

@@ -544,3 +544,29 @@ def test_a_real_exporter_is_compared_by_its_counts(tmp_path: Path) -> None:
         assert drift["verdict"] == "worse"
         verdicts = [result["measures"][name]["verdict"] for name in ("error_ratio", "correction_ratio")]
         assert verdicts == ["better", "better"]
+
+
+def test_answers_to_the_same_requests_are_compared_before_users_see_them(tmp_path: Path) -> None:
+    """From the counters of all replicas, with the version that has not served yet; the last pair of several."""
+    now = int(time.time())
+    past: dict[str, Points] = {}
+    for instance, size in (("a", 150), ("b", 50)):
+        labels = f'model="price",before="1",after="2",instance="{instance}"'
+        totals = {"pairs": 1.0, "disagreements": 0.75, "absolute_difference": 1.5, "squared_difference": 3.5}
+        for name, each in totals.items():
+            points = [(now - 600, 0.0), (now - 60, each * size)]
+            past[f"model_shadow_{name}_total{{{labels}}}"] = points
+    past['model_shadow_pairs_total{model="price",before="1",after="0"}'] = [(now - 600, 20.0)]
+    with prometheus_of(tmp_path, past) as url:
+        command = [sys.executable, "-m", "exporter.cli", "compare", f"--prometheus={url}", "--model=price"]
+        text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+        output = subprocess.run([*command, "--after=2", "--format=json"], check=True, capture_output=True, timeout=60)
+        assert subprocess.run([*command, "--after=3"], check=False, capture_output=True, timeout=60).returncode == 1
+    document = json.loads(output.stdout)
+    assert [document[side]["version"] for side in ("before", "after")] == ["1", "2"]
+    same = document["same_requests"]
+    assert (same["pairs"], same["disagreements"]) == (200, 150)
+    low, high = share(150, 200).interval()
+    assert same["disagreement_ratio"] == pytest.approx({"value": 0.75, "low": low, "high": high})
+    assert same["mean_absolute_difference"]["value"] == 1.5
+    assert same["sentence"] in text

@@ -42,7 +42,8 @@ EVENTS = [
 @pytest.fixture(scope="module")
 def busy(shared: Served) -> Served:
     """An exporter that has seen a little of everything."""
-    shared.post("/v1/predictions", EVENTS)
+    shadow = {"model": "credit", "version": "4", "prediction": "yes", "shadow": True}
+    shared.post("/v1/predictions", [shadow | {"id": f"g-{number}"} for number in range(4)] + EVENTS)
     shared.post("/v1/predictions", {"model": 'bare "model"\\ 模型', "version": '2 "\\ версия', "confidence": 2})
     shared.post("/v1/predictions", {"model": 'bare "model"\\ 模型', "version": '2 "\\ версия'})
     feedback = {"prediction_id": "g-18", "verdict": "corrected", "label": "no"}

@@ -228,7 +228,14 @@ def test_the_metrics_are_refreshed_in_a_thread(tmp_path: Path) -> None:
     """They appear without a request, follow the counts, and a model that is no longer configured has none."""
     with exporter_of(tmp_path) as exporter:
         monitors = exporter.pipeline.monitors
-        comparisons = Comparisons(lambda: monitors, exporter.shared, lambda *_: NO_LABELS, lambda: None, seconds=0.01)
+        comparisons = Comparisons(
+            lambda: monitors,
+            exporter.shared,
+            lambda *_: NO_LABELS,
+            lambda: None,
+            shadow=exporter.pipeline.shadow,
+            seconds=0.01,
+        )
         comparisons.start()
         assert comparisons.lines() == []
         scene(exporter)

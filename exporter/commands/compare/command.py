@@ -11,8 +11,16 @@ from exporter.commands.common import add_credentials, checked, credentials
 from exporter.commands.compare.table import table
 from exporter.comparison.counts import Period
 from exporter.comparison.decision import decide, document_with
-from exporter.comparison.measures import Comparison, at_every_look
-from exporter.comparison.prometheus import compare_periods, compare_shared, default_window, models, versions
+from exporter.comparison.measures import Comparison, at_every_look, shadow_only
+from exporter.comparison.prometheus import (
+    WINDOW,
+    compare_periods,
+    compare_shared,
+    default_window,
+    models,
+    same_requests,
+    versions,
+)
 from exporter.comparison.report import document
 from exporter.comparison.versions import choose
 from exporter.config.margins import parse_margin
@@ -93,7 +101,23 @@ def compare_selected(args: argparse.Namespace, now: float) -> Comparison:
         starts = args.before_from, args.after_from
         periods = [_checked(Period(start, start + (args.last or HOUR)), now) for start in starts]
         return compare_periods(prometheus, model, (args.before or after, periods[0]), (after, periods[1]))
-    window = _window(args, now)
+    selected, end = _window(args, now), now if args.end is None else args.end
+    period = selected or Period(end - WINDOW, end)
+    try:
+        comparison = _compare_served(args, prometheus, model, selected, now)
+    except CompareError:
+        found = same_requests(prometheus, model, (args.before, args.after), period)
+        if found is None:
+            raise
+        return shadow_only(model, *found)
+    found = same_requests(prometheus, model, (comparison.before.version, comparison.after.version), period)
+    return comparison._replace(same_requests=found and found[2])
+
+
+def _compare_served(
+    args: argparse.Namespace, prometheus: Prometheus, model: str, window: Period | None, now: float
+) -> Comparison:
+    """Compare two versions over the time in which both served, in a window or in the default one."""
     if window and args.before and args.after:
         pair = choose(model, (args.before, args.after), args.before, args.after)  # they may be older than 30 days
     else:

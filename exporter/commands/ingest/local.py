@@ -15,7 +15,7 @@ from exporter.commands.progress import Progress
 from exporter.config import ModelConfig
 from exporter.errors import BatchError
 from exporter.event_decoder import Decoder
-from exporter.events import LabelledPrediction, Prediction, check_models
+from exporter.events import LabelledPrediction, Prediction, check_predictions
 from exporter.features.extract import as_list, is_missing
 from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.binner import Binner
@@ -139,13 +139,13 @@ def _first(names: Collection[str]) -> str:
 
 def count_lines(lines: Lines, monitors: MonitorRegistry, refused: Refused, progress: Progress) -> None:
     """Count predictions in the wire format, of any models and versions."""
-    decoder = Decoder(Prediction, lambda events: check_models(monitors.models, events))
+    decoder = Decoder(Prediction, lambda events: check_predictions(monitors.models, events))
     for chunk in lines:
         events, rejected = decoder.decode(b"\n".join(chunk.lines), lines=True)
         for error in rejected:
             refused.add(chunk.numbers[error.index], error.pointer.removeprefix("/"), error.detail)
         groups: dict[tuple[str, str | None], list[Prediction]] = {}
-        for event in events:
+        for event in (event for event in events if not event.shadow):
             groups.setdefault((event.model, event.version), []).append(event)
         for (model, version), group in groups.items():
             monitor = monitors.get(model, version, NOW)

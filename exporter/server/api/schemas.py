@@ -318,6 +318,18 @@ class ComparedMeasure(msgspec.Struct):
     margin: float | UnsetType = UNSET
 
 
+class SameRequests(msgspec.Struct, rename={"since": "from", "until": "to"}):
+    """Requests that both versions answered: users saw the version before, and nobody the version after."""
+
+    pairs: float
+    disagreements: float
+    since: str
+    until: str
+    disagreement_ratio: MeasuredInterval
+    mean_absolute_difference: MeasuredInterval | None
+    sentence: str
+
+
 class Comparison(msgspec.Struct):
     """Two versions of a model over the time in which both served; a decision with `sequential=true`."""
 
@@ -328,6 +340,7 @@ class Comparison(msgspec.Struct):
     shared_seconds: float | None
     confidence: float
     sequential: bool
+    same_requests: SameRequests | None
     measures: list[ComparedMeasure]
     decision: Literal["promote", "rollback", "wait"] | UnsetType = UNSET
     reasons: list[str] | UnsetType = UNSET

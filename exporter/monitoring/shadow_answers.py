@@ -1,0 +1,254 @@
+"""Pair the answers of two versions to the same request, of which users saw one, and count how often they differ."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from exporter.events import NO_VERSION, Prediction
+from exporter.monitoring.outcome import Scorer
+from exporter.monitoring.registry import OTHER_VERSION
+from exporter.stats.tolerance import Tolerance
+
+WAIT_SECONDS = 300.0
+"""How long an answer waits for the one of the other version."""
+MAX_REQUESTS = 50_000
+"""Requests whose answers wait, of all models together; the oldest make room."""
+MAX_PAIRS, MAX_VERSIONS = 10, 20
+"""Pairs of versions, and versions without users, that are counted by name for each model; the others are ``other``."""
+_MAX_WAITING = 4  # versions whose answers wait for the one that the user saw
+_MAX_TEXT = 64
+_Answer = str | int | float | bool
+
+
+class PairCounts:
+    """What was counted of the answers of two versions to the same requests.
+
+    Attributes
+    ----------
+    pairs, disagreements
+        Requests that both answered, and those of them with different answers: another class, or a number that differs
+        by more than the model's tolerance.
+    numbers, absolute, squared
+        Pairs of numbers, and the sums of their differences in the unit of the prediction, absolute and squared.
+    first, last
+        When the first and the last pair was complete, Unix time in seconds.
+    """
+
+    __slots__ = ("absolute", "disagreements", "first", "last", "numbers", "pairs", "squared")
+
+    def __init__(self, now: float) -> None:
+        self.pairs = self.disagreements = self.numbers = 0
+        self.absolute = self.squared = 0.0
+        self.first = self.last = now
+
+    def add(self, distance: float | None, differs: bool, now: float) -> None:
+        """Count a pair, given the distance of two numbers."""
+        self.pairs += 1
+        self.disagreements += differs
+        if distance is not None:
+            self.numbers += 1
+            self.absolute += distance
+            self.squared += distance * distance
+        self.last = now
+
+    def copy(self) -> PairCounts:
+        """Return a copy."""
+        other = PairCounts(self.first)
+        for name in self.__slots__:
+            setattr(other, name, getattr(self, name))
+        return other
+
+
+class VersionCounts:
+    """What was counted of a version whose answers no user saw.
+
+    Attributes
+    ----------
+    answers, errors
+        Its answers, and those with a 5xx code.
+    unpaired
+        Answers that were compared with none: the other one did not come in time, or is of another type or the same
+        version.
+    """
+
+    __slots__ = ("answers", "errors", "unpaired")
+
+    def __init__(self) -> None:
+        self.answers = self.errors = self.unpaired = 0
+
+
+class Paired(NamedTuple):
+    """Two answers to the same request: the versions, of which users saw ``before``, and whether they differ."""
+
+    model: str
+    before: str
+    after: str
+    id: str
+    differs: bool
+
+
+class _Request:
+    """The answers to a request that have arrived."""
+
+    __slots__ = ("arrived", "done", "served", "waiting")
+
+    def __init__(self, now: float) -> None:
+        self.arrived = now
+        self.served: tuple[str, _Answer] | None = None
+        self.waiting: dict[str, _Answer] = {}
+        self.done: set[str] = set()
+
+
+class ShadowAnswers:
+    """Answers that no user saw, with ``shadow`` set, and what they are compared with; safe between threads.
+
+    A shadow answer is compared with the first answer of another version to the request with the same identifier.
+    Answers that users saw are remembered only while shadow answers of the model arrive.
+
+    Parameters
+    ----------
+    scorer
+        Takes a model and a version; returns what compares its predictions.
+    tolerance
+        Takes a model; returns by how much two numbers may differ.
+    """
+
+    def __init__(self, scorer: Callable[[str, str], Scorer], tolerance: Callable[[str], Tolerance]) -> None:
+        self._scorer = scorer
+        self._tolerance = tolerance
+        self._requests: OrderedDict[tuple[str, str], _Request] = OrderedDict()
+        self._seen: dict[str, float] = {}
+        self._pairs: dict[str, dict[tuple[str, str], PairCounts]] = {}
+        self._versions: dict[str, dict[str, VersionCounts]] = {}
+        self._lock = threading.Lock()
+
+    def awaits(self, model: str, now: float) -> bool:
+        """Return whether shadow answers of a model have arrived lately, at the monotonic time ``now`` in seconds."""
+        return now - self._seen.get(model, -WAIT_SECONDS) < WAIT_SECONDS
+
+    def add(self, events: Sequence[Prediction], now: float, unix_time: float) -> list[Paired]:
+        """Count shadow answers, and return the pairs that are complete now.
+
+        Parameters
+        ----------
+        events
+            Predictions with an identifier, with ``shadow`` set or not.
+        now, unix_time
+            Monotonic and Unix time in seconds.
+        """
+        paired: list[Paired] = []
+        with self._lock:
+            self._expire(now)
+            for event in events:
+                version = event.version or NO_VERSION
+                failed = (event.code or 200) >= 500
+                if event.shadow:
+                    self._seen[event.model] = now
+                    counts = self._version(event.model, version)
+                    counts.answers += 1
+                    counts.errors += failed
+                if event.prediction is not None and not failed:
+                    paired += self._answer(event, version, _compact(event.prediction), now, unix_time)
+        return paired
+
+    def _answer(self, event: Prediction, version: str, answer: _Answer, now: float, unix_time: float) -> list[Paired]:
+        key = event.model, event.id or ""
+        request = self._requests.get(key)
+        if request is None:
+            request = self._requests[key] = _Request(now)
+            if len(self._requests) > MAX_REQUESTS:
+                self._drop(*self._requests.popitem(last=False))
+        if not event.shadow:
+            if request.served is not None:
+                return []  # feedback refers to the first one, too
+            request.served = version, answer
+            waiting, request.waiting = request.waiting, {}
+        elif version in request.done or version in request.waiting:
+            return []
+        elif request.served is None:
+            if len(request.waiting) < _MAX_WAITING:
+                request.waiting[version] = answer
+            else:
+                self._version(event.model, version).unpaired += 1
+            return []
+        else:
+            waiting = {version: answer}
+        pairs = (self._pair(key, request, other, shadow, unix_time) for other, shadow in waiting.items())
+        return [pair for pair in pairs if pair]
+
+    def _pair(
+        self, key: tuple[str, str], request: _Request, version: str, shadow: _Answer, unix_time: float
+    ) -> Paired | None:
+        model, id_ = key
+        served, answer = request.served or (NO_VERSION, "")
+        request.done.add(version)
+        scorer = self._scorer(model, served)
+        distance = scorer.loss(answer, shadow)
+        if distance is None or served == version:
+            self._version(model, version).unpaired += 1
+            return None
+        differs = distance > 0
+        if scorer.is_number(answer):
+            differs = not self._tolerance(model).accepts(float(answer), float(shadow))
+        else:
+            distance = None
+        pairs = self._pairs.setdefault(model, {})
+        names = (served, version)
+        if names not in pairs and len(pairs) >= MAX_PAIRS:
+            names = (OTHER_VERSION, OTHER_VERSION)
+        pairs.setdefault(names, PairCounts(unix_time)).add(distance, differs, unix_time)
+        return Paired(model, *names, id_, differs)
+
+    def _version(self, model: str, version: str) -> VersionCounts:
+        versions = self._versions.setdefault(model, {})
+        if version not in versions and len(versions) >= MAX_VERSIONS:
+            version = OTHER_VERSION
+        return versions.setdefault(version, VersionCounts())
+
+    def _expire(self, now: float) -> None:
+        while self._requests and now - next(iter(self._requests.values())).arrived > WAIT_SECONDS:
+            self._drop(*self._requests.popitem(last=False))
+
+    def _drop(self, key: tuple[str, str], request: _Request) -> None:
+        for version in request.waiting:
+            self._version(key[0], version).unpaired += 1
+
+    def read(self, now: float) -> dict[str, tuple[dict[str, VersionCounts], dict[tuple[str, str], PairCounts]]]:
+        """Return what was counted, by model: of each version, and of each pair of the version users saw and another."""
+        with self._lock:
+            self._expire(now)
+            return {
+                model: (dict(versions), {pair: counts.copy() for pair, counts in self._pairs.get(model, {}).items()})
+                for model, versions in self._versions.items()
+            }
+
+    def pair(self, model: str, before: str | None, after: str | None) -> tuple[str, str, PairCounts] | None:
+        """Return the counts of two versions, or of the pair with the last answers; None without any."""
+        with self._lock:
+            found = [
+                (counts.last, pair, counts.copy())
+                for pair, counts in self._pairs.get(model, {}).items()
+                if before in {None, pair[0]} and after in {None, pair[1]}
+            ]
+        if not found:
+            return None
+        _, pair, counts = max(found, key=lambda one: one[0])
+        return (*pair, counts)
+
+    def forget(self, models: Sequence[str]) -> None:
+        """Forget the models that are no longer configured."""
+        with self._lock:
+            for counted in (self._pairs, self._versions, self._seen):
+                for model in counted.keys() - set(models):
+                    del counted[model]
+
+
+def _compact(answer: _Answer) -> _Answer:
+    """Return an answer, or the hash of a long text, which is equal where the texts are."""
+    if isinstance(answer, str) and len(answer) > _MAX_TEXT:
+        return hashlib.sha256(answer.encode("utf-8", "surrogatepass")).hexdigest()
+    return answer
