@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.integrate import quad
+from scipy.optimize import brentq
+from scipy.special import xlogy
+from scipy.stats import binom, dirichlet_multinomial, entropy, multinomial, norm
 
 from exporter.stats.intervals import Difference, excludes_zero
 from exporter.stats.sequential import (
@@ -170,3 +173,111 @@ def test_a_real_difference_of_means_and_of_drift_is_found() -> None:
     far = worst_divergence([np.array([4000.0, *[1000 / 9] * 9])], [training], 1.2)
     assert far_difference(near, far).interval.low > 0.5
     assert isinstance(far_difference(near, far), Difference)
+
+
+# ---- independent computations: each bet played one after another, and integrals that are computed numerically
+
+
+def played(outcomes: np.ndarray, claimed: float, odds: float) -> float:
+    """The capital of who bets on each outcome, 1 or 0, against the claim that its probability is ``claimed``."""
+    capital = 1.0
+    stake = (odds - 1) / (1 - claimed + claimed * odds)
+    for outcome in outcomes:
+        capital *= 1 + stake * (outcome - claimed)
+    return capital
+
+
+@pytest.mark.parametrize(("part", "total"), [(0, 40), (3, 60), (50, 120), (45, 50), (30, 30)])
+def test_the_interval_of_a_share_is_that_of_the_bets(part: int, total: int) -> None:
+    """Its ends are where the mean capital of all stakes, played in any order, reaches 2/α, as a root finder says."""
+    outcomes = np.random.default_rng(1).permutation(np.arange(total) < part).astype(float)
+    ratios = [math.exp(2.0**exponent) for exponent in range(-5, 3)]
+
+    def excess(claimed: float, power: int) -> float:
+        return float(np.mean([played(outcomes, claimed, odds**power) for odds in ratios])) - 2 / 0.05
+
+    low, high = share(part, total).interval()
+    tiny = 1e-12
+    assert low == pytest.approx(brentq(excess, tiny, part / total, (1,)) if part else 0.0, abs=1e-9)
+    expected = brentq(excess, part / total, 1 - tiny, (-1,)) if part < total else 1.0
+    assert high == pytest.approx(expected, abs=1e-9)
+
+
+def bet_on_difference(sides: np.ndarray, outcomes: np.ndarray, split: float, odds: float, base: float) -> float:
+    """The capital of who bets against equal shares ``base`` of two versions, request after request."""
+    if base <= 0.5:
+        stake = split * (1 - split) * (odds - 1) / (1 - split + split * odds)
+    else:
+        stake = split * (1 - split) * (1 - 1 / odds) / (1 - split + split / odds)
+    # No request may lose everything: neither one of the version after without an event, nor one before with one.
+    losses = [split / base if base else np.inf, (1 - split) / (1 - base) if base < 1 else np.inf]
+    gains = [(1 - split) / base if base else np.inf, split / (1 - base) if base < 1 else np.inf]
+    stake = float(np.clip(stake, -0.999 * min(gains), 0.999 * min(losses)))
+    capital = 1.0
+    for after, outcome in zip(sides, outcomes, strict=True):
+        capital *= 1 + (stake / split if after else -stake / (1 - split)) * (outcome - base)
+    return capital
+
+
+@pytest.mark.parametrize("weights", [RARE, COMMON], ids=["rare", "common"])
+@pytest.mark.parametrize(("before", "after"), [((2, 60), (9, 60)), ((30, 50), (20, 70)), ((0, 40), (6, 30))])
+def test_the_p_value_of_a_difference_is_that_of_the_bets(
+    before: tuple[int, int], after: tuple[int, int], weights: np.ndarray
+) -> None:
+    """The p-value is twice the inverse of the weighted mean capital, whatever the order of the requests."""
+    rng = np.random.default_rng(2)
+    order = rng.permutation(before[1] + after[1])
+    sides = np.repeat([False, True], [before[1], after[1]])[order]
+    events = [np.arange(total) < part for part, total in (before, after)]
+    outcomes = np.concatenate(events)[order].astype(float)
+    split = after[1] / len(order)
+    capitals = [
+        sum(
+            weight / 8 * bet_on_difference(sides, outcomes, split, math.exp(sign * 2.0**exponent), base)
+            for weight, base in zip(weights.ravel().tolist(), (0.0, 0.15, 0.5, 0.85, 1.0), strict=True)
+            for exponent in range(-5, 3)
+        )
+        for sign in (1, -1)
+    ]
+    result = share_difference(Part(*before), Part(*after), weights)
+    assert result.p_value == pytest.approx(min(2 / max(*capitals, 1.0), 1.0), rel=1e-9)
+
+
+@pytest.mark.parametrize("values", [100, 1000, 50_000])
+def test_the_interval_of_a_mean_is_that_of_a_normal_mixture(values: int) -> None:
+    """Its half-width is where the mixture of likelihood ratios over normal effects, integrated numerically, is 1/α."""
+    deviation = 1.5
+
+    def mixture(half: float) -> float:
+        total = half * values / deviation  # the sum of standardized values
+        prior = norm(0, 0.1)
+
+        def integrand(effect: float) -> float:
+            return float(math.exp(effect * total - effect**2 * values / 2) * prior.pdf(effect))
+
+        peak = total / (values + 100)
+        around = 12 / math.sqrt(values + 100)
+        return float(quad(integrand, peak - around, peak + around, epsabs=0, epsrel=1e-10)[0]) - 1 / 0.05
+
+    half = brentq(mixture, 1e-6, 10 * deviation / math.sqrt(values), xtol=1e-12)
+    sums = Sums(0.0, values * deviation**2, float(values))
+    assert mean(sums).interval() == pytest.approx((-half, half), rel=1e-6)
+
+
+@pytest.mark.parametrize("counts", [(700.0, 200.0, 100.0), (40.0, 0.0, 60.0), (250.0, 250.0, 250.0, 250.0)])
+def test_the_interval_of_a_divergence_is_that_of_a_dirichlet_mixture(counts: tuple[float, ...]) -> None:
+    """Its lower end adds what scipy's Dirichlet-multinomial likelihood loses against the best fit of the counts."""
+    live, bins, total = np.array(counts), len(counts), sum(counts)
+    training = np.arange(1, bins + 1) / sum(range(1, bins + 1))
+    share_of = live / total
+    score = entropy(share_of, training)
+    ways = multinomial.logpmf(live, int(total), share_of) - float(xlogy(live, share_of).sum())
+    mixture = dirichlet_multinomial.logpmf(live.astype(int), np.full(bins, 0.5), int(total)) - ways
+    regret = float(xlogy(live, share_of).sum()) - mixture
+    blend = (live + 0.5) / (total + bins / 2)
+    surprise = np.log(blend / training)
+    variance = float(np.average(surprise**2, weights=blend) - np.average(surprise, weights=blend) ** 2)
+    half = float(np.diff(mean(Sums(0.0, variance * total, total)).within(0.025))[0]) / 2
+    low = score - half - (math.log(1 / 0.025) + regret) / total
+    result = worst_divergence([live], [training], float(score)).interval()
+    assert result == pytest.approx((max(low, 0.0), score + half), rel=1e-9)
