@@ -233,7 +233,8 @@ class Pipeline:
 
     def _compare(self, events: Sequence[Prediction], now: float) -> None:
         try:
-            self.shadow.add(events, now, time.time())
+            received = time.time()
+            self.bins.add_pairs(self.shadow.add(events, now, received), received)
         except Exception:  # what is counted already must not be counted again
             log.exception("answers of two versions are not compared")
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from exporter.monitoring.binner import Binner
 from exporter.slices.bits import BinRows, unpack
 from exporter.slices.population import read_population
-from exporter.slices.questions import Of, Question, corrections, drift, errors, estimated_loss
+from exporter.slices.questions import Of, Question, corrections, disagreement, drift, errors, estimated_loss
 from exporter.slices.search import MIN_RATIO, Bins, Slice, search
 from exporter.slices.training_shares import grown_bins
 
@@ -132,7 +132,7 @@ def explain(connection: sa.Connection, binner: Binner, asked: Asked) -> Explanat
     elif asked.of == "estimated_loss":
         question = estimated_loss(binner, population)
     else:
-        ask = corrections if asked.of == "corrections" else errors
+        ask = {"corrections": corrections, "disagreement": disagreement, "errors": errors}[asked.of]
         question = ask(connection, population, asked.model, asked.version, since)
     del population
     return _searched(binner, asked, question, now)

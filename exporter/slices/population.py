@@ -58,9 +58,12 @@ class Population(NamedTuple):
 
     def find(self, ids: Sequence[str]) -> Ints:
         """Return the position of each prediction's identifier in a list, -1 where it is not there, shape ``(n,)``."""
-        if not ids:
+        return self.find_hashes(hash_ids(ids))
+
+    def find_hashes(self, hashes: npt.NDArray[np.uint32]) -> Ints:
+        """Return the same of the hashes of identifiers."""
+        if not len(hashes):
             return np.full(len(self.ids), -1)
-        hashes = hash_ids(ids)
         order = np.argsort(hashes, kind="stable")
         ordered = hashes[order]
         positions = np.minimum(np.searchsorted(ordered, self.ids), len(ordered) - 1)

@@ -13,9 +13,10 @@ from exporter.monitoring.binner import Binner
 from exporter.slices.dependence import ByTime, ByUser, Dependence
 from exporter.slices.population import Population
 from exporter.stats.divergence import Floats, Ints
+from exporter.storage.bin_codes import read_paired
 from exporter.storage.marked_predictions import MAX_MARKED, read_corrections, read_losses
 
-Of = Literal["corrections", "drift", "errors", "estimated_loss"]
+Of = Literal["corrections", "disagreement", "drift", "errors", "estimated_loss"]
 QUESTIONS: tuple[Of, ...] = get_args(Of)
 """What can be asked for."""
 LATE_SECONDS = 86400.0
@@ -91,6 +92,20 @@ def errors(
     if np.isin(losses, (0.0, 1.0)).all():
         return Question(population, losses > 0, remarks=remarks)
     return Question(population, large(losses), losses, remarks=remarks)
+
+
+def disagreement(
+    connection: sa.Connection, population: Population, model: str, version: str | None, since: float
+) -> Question:
+    """Ask for the slices of predictions to which a version without users gave more than its share of other answers."""
+    paired = read_paired(connection, model, version, since - LATE_SECONDS, MAX_MARKED)
+    if paired is None:
+        nothing = np.zeros(population.rows, np.bool_)
+        return Question(population.select(nothing), nothing[:0])
+    position = population.find_hashes(paired.ids)
+    answered = position >= 0
+    remark = f"The answers of version {paired.after}, which no user saw, are compared with those of {paired.before}."
+    return Question(population.select(answered), paired.differs[position[answered]], remarks=(remark,))
 
 
 def estimated_loss(binner: Binner, population: Population) -> Question:

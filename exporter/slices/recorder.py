@@ -18,10 +18,11 @@ from exporter.events import Prediction
 from exporter.features.extract import numeric_column
 from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.shadow_answers import Paired
 from exporter.profiles.profile import NumericFeature
 from exporter.profiles.row_bins import feature_bins
 from exporter.storage import Store
-from exporter.storage.bin_codes import BinBlock, hash_ids, insert_block
+from exporter.storage.bin_codes import PAIRED, BinBlock, hash_ids, insert_block
 from exporter.storage.schema import storable
 
 log = logging.getLogger(__name__)
@@ -95,9 +96,23 @@ class BinRecorder:
             if target is not None:
                 codes[target] = output_bins(binner, target, values)
         part = _Part(received, hash_ids([event.id or "" for event in events]), np.array(confident, np.bool_), codes)
+        self._append((monitor.config.name, monitor.version, binner.layout), part)
+
+    def add_pairs(self, pairs: Sequence[Paired], received: float) -> None:
+        """Add predictions that two versions answered, without bins, see `read_paired`."""
+        by_versions: dict[tuple[str, str, str], list[Paired]] = {}
+        for pair in pairs:
+            key = pair.model, storable(pair.before), storable(f"{PAIRED}{pair.after}")
+            by_versions.setdefault(key, []).append(pair)
+        for key, group in by_versions.items():
+            differs = np.array([pair.differs for pair in group], np.bool_)
+            codes = np.empty((0, len(group)), np.uint8)
+            self._append(key, _Part(received, hash_ids([pair.id for pair in group]), differs, codes))
+
+    def _append(self, key: tuple[str, str, str], part: _Part) -> None:
         with self._lock:
-            self._open.setdefault((monitor.config.name, monitor.version, binner.layout), []).append(part)
-            self._bytes += codes.nbytes
+            self._open.setdefault(key, []).append(part)
+            self._bytes += part.codes.nbytes
             self._store_full()
 
     def _store_full(self) -> None:

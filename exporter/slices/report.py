@@ -13,16 +13,19 @@ from exporter.slices.search import Bins
 
 _HELD = {
     "corrections": "of the corrections",
+    "disagreement": "of the different answers",
     "errors": "of the errors",
     "estimated_loss": "of the estimated loss",
     "drift": "of the predictions",
 }
 _POPULATION = {
     "corrections": "confident predictions with stored inputs",
+    "disagreement": "predictions with stored inputs and an answer of a version in shadow mode",
     "errors": "predictions with a label and stored inputs",
 }
 _NOTHING = {
     "corrections": "No confident prediction of this time was corrected",
+    "disagreement": "Both versions gave the same answers to all requests of this time",
     "errors": "No prediction of this time with a label was wrong",
     "estimated_loss": "The profile expects no loss of the predictions of this time",
 }

@@ -13,6 +13,8 @@ import sqlalchemy as sa
 from exporter.storage.schema import bin_codes, predictions, storable
 
 Codes = npt.NDArray[np.unsignedinteger]
+PAIRED = "shadow "
+"""How the layout of blocks without bins begins: they hold which predictions got another answer, and from whom."""
 READ = 50
 """Rows of the table that one query reads."""
 
@@ -144,6 +146,57 @@ def read_blocks(
             confident = np.frombuffer(data, np.uint8, rows, 4 * rows).view(np.bool_)
             codes = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"), rows * targets, 5 * rows)
             yield block, ids, confident, codes.reshape(targets, rows)
+
+
+class PairedAnswers(NamedTuple):
+    """Predictions that a version without users answered, too.
+
+    Attributes
+    ----------
+    before, after
+        The version that users saw, and the other one.
+    ids
+        `hash_ids` of each prediction's identifier, shape ``(n,)``.
+    differs
+        Whether the answers differ, shape ``(n,)``.
+    """
+
+    before: str
+    after: str
+    ids: npt.NDArray[np.uint32]
+    differs: npt.NDArray[np.bool_]
+
+
+def read_paired(
+    connection: sa.Connection, model: str, version: str | None, since: float, rows: int
+) -> PairedAnswers | None:
+    """Return the newest predictions of the two versions that were compared last; None without any.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    model, version
+        Of the predictions that users saw; any version when None.
+    since
+        Unix time in seconds.
+    rows
+        Predictions at most.
+    """
+    table = bin_codes.c
+    query = sa.select(table.version, table.layout).where(
+        table.model == model, table.last >= since, table.layout.startswith(PAIRED, autoescape=True)
+    )
+    if version is not None:
+        query = query.where(table.version == version)
+    last = connection.execute(query.order_by(table.last.desc(), table.seq.desc()).limit(1)).first()
+    if last is None:
+        return None
+    blocks, _ = list_blocks(connection, BlockFilter(model, last.layout, last.version, since), rows)
+    parts = [(ids, differs) for _, ids, differs, _ in read_blocks(connection, blocks, 0, np.uint8)]
+    ids = np.concatenate([part[0] for part in parts] or [np.empty(0, np.uint32)])
+    differs = np.concatenate([part[1] for part in parts] or [np.empty(0, np.bool_)])
+    return PairedAnswers(last.version, last.layout.removeprefix(PAIRED), ids, differs)
 
 
 def delete_old_blocks(connection: sa.Connection, limit: int) -> None:

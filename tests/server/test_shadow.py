@@ -15,7 +15,7 @@ from exporter.stats import intervals, sequential
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """An exporter that got 400 requests, to every tenth of which the second version gives another answer."""
+    """An exporter that got 400 requests, of which the second version answers 40 in another way, of young people."""
     folder = tmp_path_factory.mktemp("shadow")
     models = [
         {"name": "credit", "profile": "credit.json"},
@@ -28,10 +28,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     # The first answer tells the exporter that shadow answers arrive.
     candidate.record(id="r-0", prediction="yes")
     assert candidate.flush()
-    for number in range(400):
-        inputs = {"age": int(rng.integers(18, 90)), "country": "NL"}
-        id_ = users.record(id=f"r-{number}", inputs=inputs, prediction="yes", confidence=0.9)
-        candidate.record(id=id_, prediction="no" if number % 10 == 5 else "yes", confidence=0.6)
+    ages = rng.permutation(np.concatenate([rng.integers(18, 26, 60), rng.integers(26, 90, 340)])).tolist()
+    young = [number for number, age in enumerate(ages) if age < 26]
+    for number, age in enumerate(ages):
+        id_ = users.record(id=f"r-{number}", inputs={"age": age, "country": "NL"}, prediction="yes", confidence=0.9)
+        candidate.record(id=id_, prediction="no" if number in young[:40] else "yes", confidence=0.6)
     assert users.flush() and candidate.flush()
     assert (users.sent, candidate.sent, candidate.dropped) == (400, 401, 0)
     users.close()
@@ -124,6 +125,21 @@ def test_versions_are_compared_before_users_see_the_second(server: Served) -> No
     assert looked_at["same_requests"]["disagreement_ratio"]["low"] < same["disagreement_ratio"]["low"]
     assert looked_at["same_requests"]["mean_absolute_difference"]["high"] > same["mean_absolute_difference"]["high"]
     assert server.get("/v1/compare?model=price&before=2&after=1").status == 404
+
+
+def test_slices_say_where_the_answers_differ(server: Served) -> None:
+    """Young people get another answer more often than others; requests that one version answered are not looked at."""
+    found = server.get("/v1/slices?model=credit&of=disagreement").json
+    assert (found["predictions"], found["total"]) == (400, 40)
+    assert found["remarks"] == ["The answers of version 4, which no user saw, are compared with those of 3."]
+    (first, *_) = found["slices"]
+    assert [*first["where"]] == ["age"] and first["share"] > 0.5 > 2 * first["traffic_share"]
+    assert "of the different answers are where age is" in first["sentence"]
+    assert server.get("/v1/slices?model=credit&of=disagreement&version=4").json["predictions"] == 0
+    assert server.get("/slices?model=credit&of=disagreement").text.count("of the different answers are where age is")
+    body = [{"model": "credit", "version": "3", "inputs": {"age": 20}, "prediction": "yes"}]
+    assert server.post("/v1/predictions", body).status == 202
+    assert server.get("/v1/slices?model=credit&of=disagreement").json["predictions"] == 400
 
 
 def test_a_shadow_answer_needs_an_identifier(server: Served) -> None:
