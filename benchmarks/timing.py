@@ -18,6 +18,9 @@ import numpy as np
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.profile import Profile, save
 
+READY_SECONDS = 180.0
+"""How long a server may take until it is ready."""
+
 
 def median_seconds(call: Callable[[], object], runs: int = 7) -> float:
     """Return the median processor seconds of a call in this thread, after one call that is not counted."""
@@ -54,15 +57,21 @@ def serving(command: list[str], port: int) -> Iterator[subprocess.Popen[bytes]]:
     """Run a server on a port until the block ends."""
     child = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(200):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=1).close()
-                break
-            time.sleep(0.05)
+        _wait_until_ready(child, port)
         yield child
     finally:
         child.terminate()
         child.wait()
+
+
+def _wait_until_ready(child: subprocess.Popen[bytes], port: int) -> None:
+    until = time.monotonic() + READY_SECONDS
+    while child.poll() is None and time.monotonic() < until:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/-/ready", timeout=5).close()
+            return
+        time.sleep(0.05)
+    raise SystemExit(f"the server on port {port} was not ready within {READY_SECONDS:.0f} s")
 
 
 @contextlib.contextmanager

@@ -154,7 +154,7 @@ def test_without_corrections_no_version_is_trained(demo: Demo) -> None:
         retrain(demo.folder, demo.exporter_client, demo.client, lambda _: None)
     assert model.versions(demo.folder) == ["1"]
     with pytest.raises(StackError, match="no response"):
-        flywheel.review(Client("http://127.0.0.1:9", "--exporter"), demo.folder)
+        next(flywheel.pending(Client("http://127.0.0.1:9", "--exporter")))
 
 
 def test_training_skips_held_back_and_repeated_images() -> None:
@@ -242,7 +242,7 @@ def test_enough_accepted_corrections_train_a_version_without_anybody(demo: Demo)
     demo.incidents.begin("dark", 3600)
     corrections, _ = demo.mistakes()
     eventually(lambda: demo.pending() == corrections)
-    assert flywheel.review(demo.exporter_client, demo.folder)["accepted"] > 50
+    assert flywheel.review(demo.exporter_client, demo.folder, flywheel.pending(demo.exporter_client))["accepted"] > 50
     eventually(lambda: ask(f"{demo.url}/healthz").json["versions"] == ["1", "2"], 90)
     (asked,) = demo.exporter.get("/v1/retrain-requests").json["requests"]
     assert (asked["reason"], asked["status"]) == ("corrections", "delivered")

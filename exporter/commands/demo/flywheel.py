@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -20,13 +21,26 @@ from exporter.commands.demo.incidents import Incidents
 from exporter.errors import StackError
 from exporter.http_client.client import Client, RequestError
 
-MAX_CORRECTIONS = 5000
-"""Corrections that are reviewed at most."""
 _PAGE = 500
 
 
-def review(exporter: Client, directory: Path) -> Counter[str]:
-    """Decide the pending corrections: accept the right ones, reject the wrong ones.
+def pending(exporter: Client, order: str = "newest") -> Iterator[dict[str, Any]]:
+    """Yield the pending corrections in an order of the API.
+
+    Raises
+    ------
+    StackError
+        When the exporter cannot be reached or refuses a request.
+    """
+    path: str | None = f"/v1/corrections?model={model.NAME}&status=pending&order={order}&limit={_PAGE}"
+    while path:
+        page = json.loads(request(exporter, "GET", path))
+        yield from page["corrections"]
+        path = page["next"] and f"/v1/corrections?{urlsplit(page['next']).query}"
+
+
+def review(exporter: Client, directory: Path, corrections: Iterable[dict[str, Any]]) -> Counter[str]:
+    """Decide corrections: accept the right ones, reject the wrong ones.
 
     Returns
     -------
@@ -41,19 +55,15 @@ def review(exporter: Client, directory: Path) -> Counter[str]:
     """
     labels = _true_labels(directory)
     counts: Counter[str] = Counter()
-    path: str | None = f"/v1/corrections?model={model.NAME}&status=pending&limit={_PAGE}"
-    while path and counts.total() < MAX_CORRECTIONS:
-        page = json.loads(request(exporter, "GET", path))
-        for correction in page["corrections"]:
-            label = labels.get(_key((correction["inputs"] or {}).get("image")))
-            if label is None:
-                counts["left"] += 1
-                continue
-            status = "accepted" if correction["label"] == label else "rejected"
-            decision = {"status": status, "revision": correction["revision"]}
-            decided = request(exporter, "PATCH", f"/v1/corrections/{correction['id']}", decision, empty_on=409)
-            counts[status if decided else "left"] += 1
-        path = page["next"] and f"/v1/corrections?{urlsplit(page['next']).query}"
+    for correction in corrections:
+        label = labels.get(_key((correction["inputs"] or {}).get("image")))
+        if label is None:
+            counts["left"] += 1
+            continue
+        status = "accepted" if correction["label"] == label else "rejected"
+        decision = {"status": status, "revision": correction["revision"]}
+        decided = request(exporter, "PATCH", f"/v1/corrections/{correction['id']}", decision, empty_on=409)
+        counts[status if decided else "left"] += 1
     return counts
 
 

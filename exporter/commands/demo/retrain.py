@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from exporter.commands.demo.training_set import evaluate
 from exporter.errors import StackError
 from exporter.http_client.client import Client
 
+MAX_CORRECTIONS = 5000
+"""Corrections that are reviewed at most."""
 SECONDS = 180.0
 """How long to wait for the next version."""
 POLL_SECONDS = 0.5
@@ -41,16 +44,27 @@ def retrain(directory: Path, exporter: Client, service: Client, say: Callable[[s
     StackError
         When a step fails, or the release has no image to train on.
     """
-    reviewed = flywheel.review(exporter, directory)
+    reviewed = flywheel.review(exporter, directory, itertools.islice(flywheel.pending(exporter), MAX_CORRECTIONS))
     say(
         f"the demo reviews, since it knows the true labels: {reviewed['accepted']} corrections accepted, "
         f"{reviewed['rejected']} rejected because the user was wrong, {reviewed['left']} left"
     )
     old = model.versions(directory)[-1]
-    new = _wait(_ask(exporter), exporter, service, say)
+    new = train(exporter, service, say)
     for line in evaluate(directory, old, new):
         say(line)
     return new
+
+
+def train(exporter: Client, service: Client, say: Callable[[str], None]) -> str:
+    """Let the exporter ask the trainer for a new version, wait until it is served, report each step and return it.
+
+    Raises
+    ------
+    StackError
+        When a step fails, or the release has no image to train on.
+    """
+    return _wait(_ask(exporter), exporter, service, say)
 
 
 def _ask(exporter: Client) -> str:
@@ -78,5 +92,8 @@ def _wait(asked: str, exporter: Client, service: Client, say: Callable[[str], No
         if time.monotonic() > until:
             page = json.loads(flywheel.request(exporter, "GET", f"/v1/retrain-requests?model={model.NAME}"))
             error = next((entry["error"] for entry in page["requests"] if entry["id"] == asked), None)
-            raise StackError(f"no version was trained within {SECONDS:.0f} s ({error or progress['state']})")
+            raise StackError(
+                f"no version was trained within {SECONDS:.0f} s ({error or progress['state']}); the trainer is at "
+                f"{service.url}/retrain: is that retrain.url in {model.CONFIG_FILE}?"
+            )
         time.sleep(POLL_SECONDS)

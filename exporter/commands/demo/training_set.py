@@ -33,21 +33,30 @@ def training_images(examples: list[dict[str, Any]]) -> tuple[model.Images, npt.N
     return np.array(images).reshape(-1, 8, 8), np.array([label for _, label in by_image.values()], dtype=np.int64)
 
 
-def evaluate(directory: Path, old: str, new: str) -> list[str]:
-    """Report the accuracy of both versions on images of the held-back teachers, dark and as they are."""
+def held_back_images(directory: Path, incident: str | None) -> tuple[model.Images, npt.NDArray[np.int64]]:
+    """Return the images of the held-back teachers as the camera of an incident takes them, and their digits."""
     images, labels = model.held_out(directory)
     indices = [index for index in range(len(images)) if model.teacher(index) in model.HELD_BACK]
-    images, labels = images[indices], labels[indices]
-    incidents, lines = Incidents(), []
+    incidents = Incidents()
+    incidents.begin(incident, 3600)
+    return np.array([incidents.apply(image) for image in images[indices]]), labels[indices]
+
+
+def evaluate(directory: Path, old: str, new: str) -> list[str]:
+    """Report the accuracy of both versions on images of the held-back teachers, dark and as they are."""
+    lines = []
     for light, incident in (("dark", "dark"), ("normal", None)):
-        incidents.begin(incident, 3600)
-        rows = model.rows(np.array([incidents.apply(image) for image in images]))
+        images, labels = held_back_images(directory, incident)
         accuracies = []
         for version in (old, new):
-            classifier = model.load(directory, version)
-            digits = classifier.classes_[classifier.predict_proba(rows).argmax(1)]
-            accuracy = share(int((digits == labels).sum()), len(rows))
+            accuracy = share(count_right(directory, version, images, labels), len(images))
             low, high = accuracy.interval()
             accuracies.append(f"version {version} {accuracy.value:.1%} ({low:.1%} to {high:.1%})")
-        lines.append(f"accuracy on {len(rows)} {light} images of the teachers held back: {' and '.join(accuracies)}")
+        lines.append(f"accuracy on {len(images)} {light} images of the teachers held back: {' and '.join(accuracies)}")
     return lines
+
+
+def count_right(directory: Path, version: str, images: model.Images, labels: npt.NDArray[np.int64]) -> int:
+    """Return how many images a version recognises."""
+    classifier = model.load(directory, version)
+    return int((classifier.classes_[classifier.predict_proba(model.rows(images)).argmax(1)] == labels).sum())
