@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 
-from exporter.stats.divergence import Floats
-from exporter.stats.intervals import Difference, Interval, mean, normal_quantile
+import numpy as np
+
+from exporter.stats.divergence import Floats, Ints
+from exporter.stats.intervals import Difference, Estimate, Interval, mean, normal_quantile
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -87,3 +89,43 @@ def paired_mean_difference(differences: Floats) -> Difference:
     """
     estimate = mean(float(differences.sum()), float(differences @ differences), len(differences))
     return Difference(estimate.value, estimate.within)
+
+
+def stratified_mean(values: Floats, strata: Ints, sizes: Floats) -> Estimate | None:
+    """Estimate the mean of a population from a sample that is random within each stratum, with a normal interval.
+
+    Strata without values are left out; one with a single value takes the variance of all values (Cochran, *Sampling
+    Techniques*, 1977, 5.3).
+
+    Parameters
+    ----------
+    values
+        Of the ``n`` sampled, at least one, shape ``(n,)``.
+    strata
+        Stratum of each, shape ``(n,)``.
+    sizes
+        Size of the ``H`` strata, shape ``(H,)``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> found = stratified_mean(np.array([1.0, 3.0, 10.0, 10.0]), np.array([0, 0, 1, 1]), np.array([90.0, 10.0, 5.0]))
+    >>> round(found.value, 3), [round(end, 3) for end in found.interval()]
+    (2.8, [1.036, 4.564])
+    """
+    number = np.bincount(strata, minlength=len(sizes))
+    weights = np.where(number > 0, sizes, 0.0)
+    if not weights.any():
+        return None
+    weights = weights / weights.sum()
+    means = np.bincount(strata, values, len(sizes)) / np.maximum(number, 1)
+    squares = np.bincount(strata, np.square(values - means[strata]), len(sizes))
+    variances = np.where(number > 1, squares / np.maximum(number - 1, 1), float(np.var(values)))
+    error = math.sqrt(float(np.sum(weights**2 * variances / np.maximum(number, 1))))
+    value = float(weights @ means)
+
+    def within(level: float) -> Interval:
+        half = normal_quantile(level) * error
+        return Interval(value - half, value + half)
+
+    return Estimate(value, within)

@@ -264,6 +264,20 @@ def test_samples_are_weighted_by_their_strata(tmp_path: Path) -> None:
     )
 
 
+def test_errors_of_samples_are_weighted_by_their_strata(tmp_path: Path) -> None:
+    """The mean of each stratum counts by its size."""
+    members = {"source": "sample", "label": 10.5, "prediction": 11.5}
+    examples = [members | {"confidence": 0.8} for _ in range(10)] + [members | {"confidence": 0.95} for _ in range(10)]
+    release = write_release(tmp_path / "release.jsonl", examples)
+    strata = {"edges": [0.9], "confident": [100, 300, 0], "with_feedback": [0, 0, 0], "seen": 400}
+    (tmp_path / "lineage.json").write_text(json.dumps({"lineage": {"sampling": {"3": strata}}}))
+    table = write_csv(tmp_path / "new.csv", {n: 10.5 + (4 if n <= 10 else 2) for n in range(1, 21)})
+    found = document(tmp_path, release, table, "--lineage", tmp_path / "lineage.json")
+    assert found["mean_absolute_error"]["value"] == 3.0
+    assert found["estimated"]["mean_absolute_error"]["value"] == pytest.approx(0.25 * 4 + 0.75 * 2)
+    assert found["estimated"]["current_mean_absolute_error"]["value"] == 1.0
+
+
 def test_the_lineage_of_a_release_has_plain_fields(served: Served, tmp_path: Path) -> None:
     """An experiment tracker gets a name, a digest, a source, and counts; and the samples have weights."""
     with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:

@@ -692,7 +692,9 @@ def test_annotations_come_back_from_label_studio(served: Served, tmp_path: Path)
     assert (first["label"], first["reviewer"], first["status"]) == (9, "label-studio:bea@example.org", "accepted")
     assert (second["label"], second["reviewer"]) == (7, "label-studio:12")
     assert (by_id[ids[3]]["label"], by_id[ids[5]]["status"]) == ("no", "rejected")
-    assert "0 accepted, 4 unchanged" in command(served, "import", str(tmp_path / "export.json"))
+    assert "2 accepted, 2 unchanged" in command(served, "import", str(tmp_path / "export.json"))  # accepted before
+    after = served.get("/v1/corrections?limit=1000").json["corrections"]
+    assert {correction["id"]: correction for correction in after} == by_id
     (tmp_path / "export.json").write_text("{}")
     assert "is not an export of Label Studio" in command(served, "import", str(tmp_path / "export.json"), status=1)
 

@@ -97,7 +97,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             f"{where}: {_incomplete(candidate, evaluation)}: a condition needs a prediction of each example"
         )
     sampling = _sampling(options, release)
-    weighted = estimate(evaluation, examples, sampling) if sampling and task == "classification" else None
+    weighted = estimate(evaluation, examples, sampling) if sampling else None
     document = {
         "release": _release(release, len(examples.places)),
         "predictions": _counts(where, candidate, evaluation),

@@ -46,8 +46,8 @@ def _measures(document: Mapping[str, Any]) -> Iterator[str]:
     for title, member in (("source", "sources"), ("version", "versions")):
         rows += [_row(f"{title} {truncate(key, WIDTH)}", one, name) for key, one in document[member].items()]
     if weighted := document["estimated"]:
-        shares = _share(weighted["accuracy"]), _share(weighted["current_accuracy"])
-        rows.append((f"estimated by {weighted['samples']:,} samples", f"{weighted['predictions']:,}", *shares, "", ""))
+        estimated = {"difference": None, "examples": weighted["predictions"], **weighted}
+        rows.append(_row(f"estimated by {weighted['samples']:,} samples", estimated, name))
     for one in document["slices"] or ():
         bins = " and ".join(f"{feature} is {bin_.partition(' ')[2]}" for feature, bin_ in one["where"].items())
         rows.append(_row(truncate(bins, WIDTH), one, name))

@@ -9,8 +9,11 @@ import msgspec
 import numpy as np
 
 from exporter.commands.dataset.candidate import Labelled
-from exporter.commands.dataset.evaluation import Evaluation
-from exporter.stats.accuracy import Estimate, estimate_accuracy
+from exporter.commands.dataset.evaluation import Evaluation, estimate_document
+from exporter.config import Task
+from exporter.stats.accuracy import estimate_accuracy
+from exporter.stats.divergence import Floats, Ints
+from exporter.stats.paired import stratified_mean
 from exporter.stats.strata import stratum_of
 
 REMARK = (
@@ -42,47 +45,55 @@ class Sampling(msgspec.Struct):
 def estimate(
     evaluation: Evaluation, examples: Labelled, sampling: Mapping[str, SampledStrata]
 ) -> dict[str, Any] | None:
-    """Return the weighted accuracy of both models on confident predictions without feedback; None without samples.
+    """Return the weighted accuracy, or error, of both models on confident predictions without feedback.
 
     Parameters
     ----------
     evaluation
-        Of a classification.
+        Of the two models.
     examples
         The release.
     sampling
         By version.
+
+    Returns
+    -------
+    dict or None
+        JSON; None without samples.
     """
     both = ~np.isnan(evaluation.current_losses)
     places = np.flatnonzero(evaluation.evaluated)[both]
-    new, old = evaluation.losses[both] == 0, evaluation.current_losses[both] == 0
     sources, versions = np.array(examples.sources, object)[places], np.array(examples.versions, object)[places]
     confidences = examples.confidences[places]
-    rest, decided, right, current_right, seen = [], [], [], [], 0
+    rest: list[Floats] = []
+    strata_of: Ints = np.full(len(places), -1, np.intp)
+    seen = start = 0
     for version, strata in sampling.items():
         chosen = (sources == "sample") & (versions == version)
-        size = len(strata.confident)
-        places_of = np.zeros(len(chosen), np.intp) if strata.edges is None else stratum_of(confidences, strata.edges)
-        rest.append(np.maximum(np.subtract(strata.confident, strata.with_feedback), 0))
-        decided.append(np.bincount(places_of[chosen], minlength=size))
-        right.append(np.bincount(places_of[chosen & new], minlength=size))
-        current_right.append(np.bincount(places_of[chosen & old], minlength=size))
+        strata_of[chosen] = start + (0 if strata.edges is None else stratum_of(confidences[chosen], strata.edges))
+        rest.append(np.maximum(np.subtract(strata.confident, strata.with_feedback, dtype=np.float64), 0.0))
+        start += len(strata.confident)
         seen += strata.seen
-    if not decided or not sum(int(counts.sum()) for counts in decided):
+    sampled = strata_of >= 0
+    population = np.concatenate(rest) if rest else np.empty(0)
+    if not sampled.any() or not population.any():
         return None
-    population, number = np.concatenate(rest), np.concatenate(decided)
-    none = np.zeros(len(population))
-    estimates = [
-        estimate_accuracy(population, none, none, number, np.concatenate(counts), seen=seen or None)
-        for counts in (right, current_right)
-    ]
+    name = "mean_absolute_error" if evaluation.task == "regression" else "accuracy"
     return {
-        "samples": int(number.sum()),
+        "samples": int(np.count_nonzero(sampled)),
         "predictions": int(population.sum()),
-        "accuracy": _document(estimates[0]),
-        "current_accuracy": _document(estimates[1]),
+        **{
+            prefix + name: _estimated(losses[both][sampled], strata_of[sampled], population, evaluation.task, seen)
+            for prefix, losses in (("", evaluation.losses), ("current_", evaluation.current_losses))
+        },
     }
 
 
-def _document(found: Estimate) -> dict[str, float]:
-    return {"value": found.value, "lower": found.lower, "upper": found.upper}
+def _estimated(losses: Floats, strata: Ints, population: Floats, task: Task, seen: int) -> dict[str, float] | None:
+    if task == "regression":
+        found = stratified_mean(losses, strata, population)
+        return estimate_document(found) if found else None
+    none, size = np.zeros(len(population)), len(population)
+    decided, right = np.bincount(strata, minlength=size), np.bincount(strata[losses == 0], minlength=size)
+    value, lower, upper = estimate_accuracy(population, none, none, decided, right, seen=seen or None)
+    return {"value": value, "lower": lower, "upper": upper}
