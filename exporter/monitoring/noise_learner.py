@@ -1,9 +1,10 @@
 """Learn from live traffic how much values depend on each other, where training does not show it.
 
 A model version learns from the sub-windows of its longest window and of the one before it. It does not learn from
-drift: not while the longest window has drifted further than what it would learn explains, and, once it has learned for
-as long as the longest window, not where any window has drifted for more than a tenth of the time. What was as long ago
-as the longest window counts e times less than what is.
+drift: a fault that begins and ends once is no dependence, see `measure_dependence`. Nothing is learned while the longest
+window has drifted further than what would be learned explains, and, once a version has learned for twice as long as the
+longest window, nothing where any window has drifted for more than a tenth of the time. What was as long ago as the
+longest window counts e times less than what is.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ class NoiseLearner:
         candidates = {
             index: dependence
             for index in binner.profile_noise.independent
-            if now - learned.since.get(index, now) < seconds or learned.drifted[index] <= _MOST_DRIFT
+            if now - learned.since.get(index, now) < 2 * seconds or learned.drifted[index] <= _MOST_DRIFT
             if (dependence := self._measure(monitor, binner, index, now))
         }
         explained = binner.profile_noise.with_live(candidates).training(windows[longest].observations)
@@ -123,7 +124,8 @@ class NoiseLearner:
                 learned.live[index], learned.proven[index] = dependence, now
             elif now - learned.proven.get(index, -math.inf) > _KEPT * seconds:
                 learned.live.pop(index, None)
-        monitor.noise = binner.profile_noise.with_live(learned.live, learned.since.keys() - learned.live.keys())
+        confirmed = {index for index, since in learned.since.items() if now - since >= seconds} - learned.live.keys()
+        monitor.noise = binner.profile_noise.with_live(learned.live, confirmed)
 
     def _measure(self, monitor: ModelMonitor, binner: Binner, index: int, now: float) -> LiveDependence | None:
         start = int(binner.starts[index])

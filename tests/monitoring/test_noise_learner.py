@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from scipy.signal import lfilter
 from support.blocks import with_ratios
 
@@ -27,8 +28,8 @@ def dependent(minutes: int, seed: int = 1) -> Floats:
     return np.asarray(lfilter([np.sqrt(1 - 0.97**2)], [1, -0.97], noise)[1000:].reshape(minutes, -1))
 
 
-def independent(minutes: int, seed: int = 1) -> Floats:
-    return np.random.default_rng(seed).normal(size=(minutes, PER_MINUTE))
+def independent(minutes: int, seed: int = 1, rate: int = PER_MINUTE) -> Floats:
+    return np.random.default_rng(seed).normal(size=(minutes, rate))
 
 
 class Live:
@@ -81,6 +82,30 @@ def test_a_change_of_independent_values_is_not_learned() -> None:
     live = Live()
     live.feed(independent(400) + np.linspace(0, 3, 400)[:, None])
     assert live.ratio < 1.3
+
+
+@pytest.mark.parametrize("start", [0, 30, 150])
+@pytest.mark.parametrize(("minutes", "shift"), [(10, 1.0), (10, 2.0), (20, 4.0), (60, 2.0)])
+def test_a_fault_that_ends_is_not_learned(start: int, minutes: int, shift: float) -> None:
+    """The alert fires as long as the fault lasts, and a second fault is seen as well as the first."""
+    live = Live()
+    live.feed(independent(start + 3, seed=2, rate=60) + np.repeat([0.0, shift], [start, 3])[:, None])
+    assert live.feed(independent(minutes - 3, seed=4, rate=60) + shift) > 0.5
+    highest = 1.0
+    for minute in independent(150, seed=5, rate=60):
+        live.feed(minute[None])
+        highest = max(highest, live.ratio)
+    assert highest < 1.3
+
+
+def test_a_fault_hides_no_dependence() -> None:
+    """Where values depend on each other, the floor after a fault is about that without the fault."""
+    healthy, faulty = Live(), Live()
+    shift = np.where((np.arange(300) >= 150) & (np.arange(300) < 170), 4.0, 0.0)
+    healthy.feed(dependent(300))
+    faulty.feed(dependent(300) + shift[:, None])
+    assert healthy.ratio > 3
+    assert 0.6 < faulty.ratio / healthy.ratio < 1.6
 
 
 def test_a_fault_that_comes_and_goes_is_not_learned() -> None:

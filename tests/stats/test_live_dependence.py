@@ -42,6 +42,36 @@ def test_independent_values_are_not_called_dependent(rate: int) -> None:
     assert found <= 2
 
 
+@pytest.mark.parametrize("bins", [2, 3, 20])
+@pytest.mark.parametrize("length", [5, 10, 20, 60])
+def test_a_fault_is_not_called_dependence(bins: int, length: int) -> None:
+    """Whatever its length, and however few bins there are; at most one time in fifty."""
+    rng = np.random.default_rng(5)
+    probability, faulty = np.full(bins, 1 / bins), np.arange(1, bins + 1) / (bins * (bins + 1) / 2)
+    found = 0
+    for _ in range(50):
+        counts = rng.multinomial(100, probability, 120)
+        begin = int(rng.integers(0, 120 - length))
+        counts[begin : begin + length] = rng.multinomial(100, faulty, length)
+        dependence = measure_dependence(counts.astype(np.float64), probability)
+        found += dependence is not None and dependence.dependent
+    assert found <= 1
+
+
+def test_a_fault_does_not_hide_dependence() -> None:
+    """The median ratio of dependent values is within a half of that without the fault, for a shift of any size."""
+    rng = np.random.default_rng(6)
+    ratios = []
+    for _ in range(20):
+        values = autoregressive(0.9, rng, 2400)
+        fault = (np.arange(2400) >= 1000) & (np.arange(2400) < 1400)
+        found = [measure_dependence(counts_of(values + shift * fault), PROBABILITY) for shift in (0, 1, 2, 4)]
+        ratios.append([dependence.ratio[2] if dependence else np.nan for dependence in found])
+    without, *faulty = np.median(ratios, axis=0)
+    assert without > 2
+    assert all(0.8 < ratio / without < 1.5 for ratio in faulty)
+
+
 def test_rare_values_are_not_called_dependent() -> None:
     """A category that comes once in three hundred times makes large differences by chance."""
     rng = np.random.default_rng(3)
