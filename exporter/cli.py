@@ -19,7 +19,7 @@ from exporter.commands.cpu import disable_slow_avx512
 from exporter.errors import ExporterError
 
 DEFAULT_ADDRESS = "127.0.0.1:9877"
-_EXTRAS = {"aiohttp": "proxy", "joblib": "demo", "sklearn": "demo"}
+_EXTRAS = {"aiohttp": "proxy", "confluent_kafka": "kafka", "joblib": "demo", "sklearn": "demo"}
 """Which extra of the package installs a module; ``server`` all others."""
 
 
@@ -61,6 +61,13 @@ _COMMANDS = {
         "Send a table of true labels to an exporter, which joins them with the predictions by their identifiers.",
         "model-exporter label repaid.csv --id-column=loan --label-column=repaid",
         "docs/batch.md#labels",
+    ),
+    "consume": _Command(
+        "exporter.commands.consume.command",
+        "send the messages of Kafka topics to an exporter",
+        "Consume predictions, feedback and labels from the topics of a Kafka cluster, and send them to an exporter.",
+        "model-exporter consume --bootstrap-servers=kafka:9092 --topic=loans --topic=repaid=labels",
+        "docs/kafka.md",
     ),
     "token": _Command(
         "exporter.commands.token",

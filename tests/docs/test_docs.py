@@ -232,13 +232,16 @@ def test_every_command_and_flag_is_documented(capsys: pytest.CaptureFixture[str]
 
     commands = set(re.findall(r"^ {4}(\S+)(?: {2,}|$)", helped(), re.M)) - {"COMMAND"}
     assert commands == set(re.findall(r"^\| `([a-z-]+)` \|", section("configuration.md", "Command line"), re.M))
+    own_pages = {"proxy": "proxy.md", "consume": "kafka.md"}
     for command in commands:
         inner = re.findall(r"^ {4}(\w+) {2,}", helped(command), re.M) if command == "dataset" else ()
         helps = [helped(command, subcommand) for subcommand in inner] or [helped(command)]
         flags = {flag for text in helps for flag in re.findall(r"(?<![\w-])--[\w.-]+", text.split("options:")[1])}
         flags -= {"--help"}
-        if command in {"profile", "proxy"}:
-            text = document("profiles.md") if command == "profile" else section("proxy.md", "Options")
+        if command == "profile":
+            text = document("profiles.md")
+        elif command in own_pages:
+            text = section(own_pages[command], "Options")
         else:
             text = section("configuration.md", f"`{command}`")
         assert {row for row in table(text) if row.startswith("--")} == flags, command
@@ -296,13 +299,14 @@ def test_every_metric_is_documented(examples: tuple[list[Example], str]) -> None
 
 @pytest.mark.parametrize("path", [README, ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))], ids=lambda p: p.name)
 def test_documents_name_only_metrics_that_exist(path: Path) -> None:
-    """All documents name only metrics that are in metrics.md or proxy.md."""
+    """All documents name only metrics that are in metrics.md, proxy.md or kafka.md."""
     named = set(re.findall(r"(?<![\w:])model_[a-z][a-z_]*[a-z](?![\w:])", path.read_text(encoding="utf-8")))
     documented = table(document("metrics.md")).keys() | {
         "model_name",
         "model_version",
     }  # members of inference protocols
-    documented |= table(section("proxy.md", "Its own metrics")).keys()
+    for page in ("proxy.md", "kafka.md"):
+        documented |= table(section(page, "Its own metrics")).keys()
     assert named <= documented, named - documented
 
 

@@ -1,0 +1,186 @@
+"""The command ``model-exporter consume``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+import signal
+from pathlib import Path
+from typing import Any
+
+import prometheus_client
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+
+from exporter.commands import logs
+from exporter.commands.addresses import Address, address
+from exporter.commands.common import (
+    add_credentials,
+    add_log_options,
+    authorization,
+    stopping,
+    whole_number,
+)
+from exporter.commands.consume.consumer import Relay
+from exporter.commands.consume.dead_letters import DeadLetters
+from exporter.commands.consume.kinds import KINDS
+from exporter.commands.consume.metrics import ConsumerMetrics
+from exporter.commands.consume.sending import GIVE_UP, Poster
+from exporter.commands.exporter_client import DEFAULT_URL
+from exporter.errors import ExporterError
+from exporter.events import MAX_REJECTED
+from exporter.http_client.client import Client
+from exporter.validation import preview
+
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_OWN = {
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": False,
+}
+"""Settings of the consumer on which it depends that no message is lost."""
+
+log = logging.getLogger("exporter.commands.consume")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
+    add = parser.add_argument
+    text = f"topic, and what its messages hold: {', '.join(KINDS)}; repeatable; without KIND, predictions"
+    add("--topic", action="append", required=True, type=_topic, metavar="NAME[=KIND]", help=text)
+    add("--bootstrap-servers", metavar="HOST:PORT,…", help="brokers of the cluster")
+    add("--group", default="model-exporter", metavar="NAME", help="consumer group (%(default)s)")
+    text = "properties of librdkafka, one key=value a line: security, timeouts, group.instance.id"
+    add("--kafka.config.file", type=Path, metavar="FILE", help=text)
+    text = "topic for messages that the exporter refuses; without one, they are logged and dropped"
+    add("--dead-letter-topic", type=_topic_name, metavar="NAME", help=text)
+    text = "messages of a request to the exporter, at most (%(default)s)"
+    add("--batch-size", type=whole_number(1, MAX_REJECTED), default=MAX_REJECTED, metavar="N", help=text)
+    add("--exporter", default=DEFAULT_URL, metavar="URL", help="URL of the exporter (%(default)s)")
+    add_credentials(parser, "MODEL_EXPORTER")
+    text = "address of the consumer's own metrics (%(default)s)"
+    add("--web.listen-address", type=address, default="127.0.0.1:9882", metavar="HOST:PORT", help=text)
+    add_log_options(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Take messages to the exporter until a signal says to stop."""
+    logs.configure(options.log_level, options.log_format)
+    kinds = dict(options.topic)
+    if options.dead_letter_topic in kinds:
+        raise ExporterError(f"--dead-letter-topic: {options.dead_letter_topic} is also a --topic: it would never end")
+    settings = _settings(options)
+    metrics = ConsumerMetrics(list(kinds))
+    with stopping(signal.SIGINT, signal.SIGTERM) as stop, _client(options) as client:
+        consumer = _create(Consumer, options, {"auto.offset.reset": "earliest"} | settings | _OWN)
+        dead_letters = None
+        if options.dead_letter_topic:
+            shared = {key: value for key, value in settings.items() if not key.startswith("group.")}
+            dead_letters = DeadLetters(
+                _create(Producer, options, shared | {"enable.idempotence": True}), options.dead_letter_topic
+            )
+        relay = Relay(
+            consumer,
+            {topic: KINDS[kind] for topic, kind in kinds.items()},
+            Poster(client, options.group, metrics.on_retry),
+            dead_letters=dead_letters,
+            metrics=metrics,
+            batch_size=options.batch_size,
+        )
+        server = _listen(options.web_listen_address, metrics)
+        try:
+            relay.run(stop)
+        finally:
+            consumer.close()
+            server.shutdown()
+            log.info("stopped")
+    return 0
+
+
+def _client(options: argparse.Namespace) -> Client:
+    return Client(
+        options.exporter,
+        "--exporter",
+        authorization=lambda: authorization(options),
+        ca_file=options.ca_file,
+        timeout=GIVE_UP,
+    )
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the properties of the consumer and of the producer of dead letters."""
+    path = options.kafka_config_file
+    settings: dict[str, Any] = _properties(path) if path else {}
+    for key in _OWN.keys() | {"group.id"}:
+        if key in settings:
+            why = "set it with --group" if key == "group.id" else "it must not be set: offsets are committed by hand"
+            raise ExporterError(f"--kafka.config.file: {path}: {key}: {why}")
+    if options.bootstrap_servers:
+        settings["bootstrap.servers"] = options.bootstrap_servers
+    if "bootstrap.servers" not in settings and "test.mock.num.brokers" not in settings:
+        raise ExporterError("--bootstrap-servers: name the brokers of the cluster, such as kafka:9092")
+    return settings | {"group.id": options.group, "client.id": "model-exporter", "error_cb": _on_error}
+
+
+def _properties(path: Path) -> dict[str, str]:
+    """Read a file of properties.
+
+    Raises
+    ------
+    ExporterError
+        When it cannot be read, or a line is not ``key=value``.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not text"
+        raise ExporterError(f"--kafka.config.file: {path} cannot be read: {reason}") from None
+    properties = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        key, equals, value = line.partition("=")
+        if not equals or not key.strip():
+            raise ExporterError(f"--kafka.config.file: {path}: line {number}: expected key=value")
+        properties[key.strip()] = value.strip()
+    return properties
+
+
+def _create(kind: Any, options: argparse.Namespace, settings: dict[str, Any]) -> Any:
+    try:
+        return kind(settings, logger=logging.getLogger("exporter.commands.consume.librdkafka"))
+    except KafkaException as error:
+        where = f"--kafka.config.file: {options.kafka_config_file}: " if options.kafka_config_file else ""
+        raise ExporterError(f"{where}{error.args[0].str()}") from None
+
+
+def _on_error(error: KafkaError) -> None:
+    log.warning("Kafka: %s", error.str())
+
+
+def _listen(where: Address, metrics: ConsumerMetrics) -> Any:
+    try:
+        server, _ = prometheus_client.start_http_server(where.port, where.host or "0.0.0.0", metrics.registry)  # noqa: S104
+    except OSError as error:
+        raise ExporterError(f"cannot listen on {where}: {error.strerror or error}") from None
+    log.info("metrics on http://%s/metrics", Address(where.host, server.server_port))
+    return server
+
+
+def _topic(text: str) -> tuple[str, str]:
+    """Parse ``NAME[=KIND]``; a type for argparse.
+
+    >>> _topic("loans=labels")
+    ('loans', 'labels')
+    """
+    name, _, kind = text.partition("=")
+    if kind and kind not in KINDS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(KINDS)} after =, got {preview(kind)}")
+    return _topic_name(name), kind or "predictions"
+
+
+def _topic_name(text: str) -> str:
+    if not _TOPIC.fullmatch(text):
+        expected = "expected up to 249 letters, digits, dots, hyphens and underscores"
+        raise argparse.ArgumentTypeError(f"{expected}, got {preview(text)}")
+    return text

@@ -1,0 +1,250 @@
+"""``model-exporter consume``: Kafka's protocol by librdkafka's own brokers, a real exporter, and what goes wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.fake_exporter import Exporter
+from support.kafka import Cluster
+from support.servers import Served, ask, eventually, free_port, write_config
+
+from exporter.cli import main
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Cluster:
+    """Three brokers."""
+    return Cluster(3)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """An exporter that the tests of this module share."""
+    folder = tmp_path_factory.mktemp("served")
+    write_config(folder)
+    server = Served(folder).start()
+    yield server
+    server.stop()
+
+
+class Consuming:
+    """A consumer in its own process."""
+
+    def __init__(self, folder: Path, cluster: Cluster, exporter: str, *flags: str, name: str = "consumer") -> None:
+        self.web = free_port()
+        self.log = folder / f"{name}.log"
+        command = [sys.executable, "-m", "exporter.cli", "consume", f"--bootstrap-servers={cluster.servers}"]
+        command += [f"--exporter={exporter}", f"--web.listen-address=127.0.0.1:{self.web}", *flags]
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def samples(self) -> dict[str, float]:
+        """Values of the consumer's own metrics by series."""
+        assert self.process.poll() is None, self.log.read_text()
+        with contextlib.suppress(OSError):
+            lines = ask(f"http://127.0.0.1:{self.web}/metrics").text.splitlines()
+            return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] != "#")}
+        return {}
+
+    def count(self, topic: str, result: str) -> float:
+        """Messages of a topic with a result."""
+        return self.samples().get(f'model_consumer_messages_total{{result="{result}",topic="{topic}"}}', 0)
+
+    def lags(self) -> list[float]:
+        """The lag of each partition."""
+        return [lag for name, lag in self.samples().items() if name.startswith("model_consumer_lag{")]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop the process."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@contextlib.contextmanager
+def consuming(
+    folder: Path, cluster: Cluster, exporter: str, *flags: str, name: str = "consumer"
+) -> Iterator[Consuming]:
+    """A consumer that is ended with the test."""
+    consumer = Consuming(folder, cluster, exporter, *flags, name=name)
+    try:
+        yield consumer
+    finally:
+        consumer.process.kill()
+        consumer.process.wait()
+
+
+def prediction(number: int, **changed: object) -> dict[str, object]:
+    """A prediction."""
+    inputs = {"age": 18 + number % 70, "country": "NL"}
+    return {"id": f"k-{number}", "model": "credit", "version": "kafka", "inputs": inputs, "prediction": "yes"} | changed
+
+
+def test_predictions_feedback_and_labels_reach_the_exporter(tmp_path: Path, cluster: Cluster, served: Served) -> None:
+    """Each topic has its kind; what the exporter took is committed, and its lag is 0."""
+    flags = ["--topic=flow", "--topic=flow.feedback=feedback", "--topic=flow.labels=labels", "--group=flow"]
+    cluster.produce("flow", (prediction(number) for number in range(3000)))
+    feedback = [{"prediction_id": f"k-{n}", "verdict": "corrected", "label": "no", "user": "u"} for n in range(30)]
+    cluster.produce("flow.feedback", feedback)
+    cluster.produce("flow.labels", [{"prediction_id": f"k-{n}", "label": "yes"} for n in range(500)])
+    with consuming(tmp_path, cluster, served.url, *flags) as consumer:
+        eventually(lambda: consumer.count("flow", "accepted") == 3000, 60)
+        eventually(lambda: consumer.count("flow.labels", "accepted") == 500, 20)
+        eventually(lambda: consumer.count("flow.feedback", "accepted") == 30, 20)
+        eventually(lambda: cluster.committed("flow", "flow") == 3000)
+        eventually(lambda: consumer.lags() == [0] * 12, 30)
+        assert consumer.stop() == 0
+    requests = served.samples("model_requests_total")
+    assert sum(count for name, count in requests.items() if 'version="kafka"' in name) == 3000
+    corrections = served.get("/v1/corrections?model=credit&version=kafka&limit=100").json["corrections"]
+    assert len(corrections) == 30
+
+
+def test_messages_that_cannot_be_used_go_to_the_dead_letter_topic(
+    tmp_path: Path, cluster: Cluster, served: Served
+) -> None:
+    """They keep their value, key and headers, with the reason; good messages beside them are counted."""
+    poison = [
+        b"not JSON",
+        b'{"model": "credit"},{"model": "credit"}',
+        b"[]",
+        b"\xff\xfe",
+        b'{"a": "\xff"}',
+        b"[" * 9999,
+    ]
+    poison += [{"model": "somebody else's"}, prediction(1, confidence=7), b" "]
+    cluster.produce(
+        "mixed",
+        [prediction(1, version="mixed"), *poison, None, prediction(2, version="mixed")],
+        headers={"trace": b"t-1"},
+    )
+    with consuming(
+        tmp_path, cluster, served.url, "--topic=mixed", "--dead-letter-topic=dead", "--group=mixed"
+    ) as consumer:
+        letters = cluster.read("dead", len(poison))
+        eventually(lambda: consumer.count("mixed", "dead_letter") == len(poison))
+        eventually(lambda: consumer.count("mixed", "accepted") == 2)
+        assert consumer.count("mixed", "empty") == 1
+        eventually(lambda: cluster.committed("mixed", "mixed") == len(poison) + 3)
+    expected = {value if isinstance(value, bytes) else json.dumps(value).encode() for value in poison}
+    assert {letter.value() for letter in letters} == expected
+    reasons = {letter.value(): dict(letter.headers() or ()) for letter in letters}
+    assert b"confidence" in reasons[json.dumps(prediction(1, confidence=7)).encode()]["model-exporter-error"]
+    for headers in reasons.values():
+        assert headers["trace"] == b"t-1"
+        assert headers["model-exporter-topic"] == b"mixed"
+        assert headers["model-exporter-error"]
+
+
+def test_without_a_dead_letter_topic_they_are_logged_and_dropped(
+    tmp_path: Path, cluster: Cluster, served: Served
+) -> None:
+    """The log names the topic, the partition, the offset and the reason."""
+    cluster.produce("dropped", [b"{}"] * 5)
+    with consuming(tmp_path, cluster, served.url, "--topic=dropped", "--group=dropped") as consumer:
+        eventually(lambda: consumer.count("dropped", "dropped") == 5, 30)
+        assert "at offset 0" in consumer.log.read_text()
+        assert "model" in consumer.log.read_text()
+
+
+def test_nothing_is_committed_while_the_exporter_is_away(tmp_path: Path, cluster: Cluster) -> None:
+    """Messages are consumed again until the exporter takes them, and each is counted once."""
+    write_config(tmp_path)
+    server = Served(tmp_path)
+    cluster.produce("away", (prediction(number) for number in range(700)))
+    with consuming(tmp_path, cluster, server.url, "--topic=away", "--group=away") as consumer:
+        eventually(lambda: "consumed again" in consumer.log.read_text(), 60)
+        assert cluster.committed("away", "away") == 0
+        server.start()
+        try:
+            eventually(lambda: cluster.committed("away", "away") == 700, 60)
+            counted = server.samples("model_requests_total")
+            assert sum(counted.values()) == 700
+        finally:
+            server.stop()
+
+
+def test_a_consumer_that_is_killed_loses_nothing(tmp_path: Path, cluster: Cluster, served: Served) -> None:
+    """Others take its partitions; at each rebalance, at most one request is counted twice, and no feedback."""
+    total, batch = 20_000, 100
+    flags = ["--topic=killed", "--topic=killed.feedback=feedback", "--group=killed", f"--batch-size={batch}"]
+    settings = tmp_path / "kafka.properties"
+    settings.write_text("# short, so that the others notice soon\nsession.timeout.ms=6000\nheartbeat.interval.ms=500\n")
+    flags.append(f"--kafka.config.file={settings}")
+    events = (prediction(number, id=f"x-{number}", version="killed") for number in range(total))
+    cluster.produce("killed", events)
+    feedback = [{"prediction_id": f"x-{n}", "verdict": "corrected", "label": "no"} for n in range(300)]
+    cluster.produce("killed.feedback", feedback)
+    with (
+        consuming(tmp_path, cluster, served.url, *flags, name="a") as first,
+        consuming(tmp_path, cluster, served.url, *flags, name="b") as second,
+    ):
+        eventually(lambda: first.count("killed", "accepted") + second.count("killed", "accepted") > 500, 60, 0.01)
+        first.stop(signal.SIGKILL)
+        eventually(lambda: cluster.committed("killed", "killed") == total, 90)
+        eventually(lambda: cluster.committed("killed.feedback", "killed") == 300, 60)
+    requests = served.samples("model_requests_total")
+    counted = sum(count for name, count in requests.items() if 'version="killed"' in name)
+    assert total <= counted <= total + 3 * batch
+    listed = "/v1/corrections?model=credit&version=killed&limit=500"
+    eventually(lambda: len(served.get(listed).json["corrections"]) == 300)
+    assert served.samples("model_corrections_total")['model_corrections_total{model="credit",version="killed"}'] == 300
+
+
+def test_a_cloud_event_keeps_its_attributes(tmp_path: Path, cluster: Cluster, exporter: Exporter) -> None:
+    """A message of another format is a request of its own, with the headers that its binding for HTTP has."""
+    kind = b"org.kubeflow.serving.inference.request"
+    headers = [
+        ("ce_type", kind),
+        ("ce_id", b"7"),
+        ("content-type", b"application/json"),
+    ]
+    cluster.produce("kserve", [{"instances": [[1]]}], headers=headers)
+    with consuming(tmp_path, cluster, exporter.url, "--topic=kserve=kserve", "--group=kserve") as consumer:
+        eventually(lambda: consumer.count("kserve", "accepted") == 1, 30)
+    assert consumer
+    (request,) = [request for request in exporter.requests if request["path"] == "/v1/kserve"]
+    assert request["headers"]["ce-type"] == kind.decode()
+    assert request["headers"]["Content-Type"] == "application/json"
+
+
+def test_a_refused_token_ends_the_consumer(tmp_path: Path, cluster: Cluster, served: Served) -> None:
+    """The message says what the exporter said; nothing is committed."""
+    cluster.produce("refused", [prediction(1)])
+    with consuming(tmp_path, cluster, f"{served.url}/elsewhere", "--topic=refused", "--group=refused") as consumer:
+        assert consumer.process.wait(60) == 1
+    assert "404" in consumer.log.read_text()
+    assert cluster.committed("refused", "refused") == 0
+
+
+@pytest.mark.parametrize(
+    ("flags", "properties", "message"),
+    [
+        (["--topic=a=b"], "", "--topic: expected one of predictions, feedback"),
+        (["--topic=a b"], "", "--topic: expected up to 249 letters"),
+        (["--topic=a"], "", "--bootstrap-servers: name the brokers"),
+        (["--topic=a", "--dead-letter-topic=a", "--bootstrap-servers=x:1"], "", "a is also a --topic"),
+        (["--topic=a"], "bootstrap.servers", "line 1: expected key=value"),
+        (["--topic=a"], "bootstrap.servers=x:1\nenable.auto.commit=true", "enable.auto.commit: it must not be set"),
+        (["--topic=a"], "bootstrap.servers=x:1\ngroup.id=g", "group.id: set it with --group"),
+        (["--topic=a"], "bootstrap.servers=x:1\nno.such=1", 'No such configuration property: "no.such"'),
+    ],
+)
+def test_a_mistake_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], properties: str, message: str
+) -> None:
+    """The message names the option or the file, what is wrong and what would be right."""
+    path = tmp_path / "kafka.properties"
+    path.write_text(properties)
+    given = [f"--kafka.config.file={path}"] if properties else []
+    try:
+        assert main(["consume", *flags, *given]) == 1
+    except SystemExit as error:
+        assert error.code == 2
+    assert message in capsys.readouterr().err

@@ -1,0 +1,49 @@
+"""A Kafka cluster for the tests: the brokers that librdkafka has in it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from confluent_kafka import Consumer, Message, Producer, TopicPartition
+
+
+class Cluster:
+    """Brokers on free ports, which live as long as this object. They create a topic with its first message."""
+
+    def __init__(self, brokers: int = 1) -> None:
+        self._brokers = Producer({"test.mock.num.brokers": brokers, "log_level": 0})
+        found = self._brokers.list_topics(timeout=10).brokers.values()
+        self.servers = ",".join(f"{broker.host}:{broker.port}" for broker in found)
+        self._producer = Producer({"bootstrap.servers": self.servers, "linger.ms": 5, "log_level": 0})
+
+    def produce(self, topic: str, values: Iterable[Any], **options: Any) -> None:
+        """Append messages to a topic; what is neither bytes nor None is written as JSON."""
+        for number, value in enumerate(values):
+            encoded = value if isinstance(value, bytes | None) else json.dumps(value).encode()
+            self._producer.produce(topic, encoded, key=str(number), **options)
+            self._producer.poll(0)
+        assert self._producer.flush(20) == 0
+
+    def read(self, topic: str, number: int) -> list[Message]:
+        """Return the first messages of a topic, once there are as many."""
+        options = {"bootstrap.servers": self.servers, "group.id": "reader", "auto.offset.reset": "earliest"}
+        consumer = Consumer(options | {"log_level": 0, "enable.auto.commit": False})
+        consumer.subscribe([topic])
+        messages: list[Message] = []
+        deadline = time.monotonic() + 20
+        while len(messages) < number:
+            assert time.monotonic() < deadline, f"{len(messages)} of {number} messages"
+            messages += [message for message in consumer.consume(number, 0.2) if not message.error()]
+        consumer.close()
+        return messages
+
+    def committed(self, topic: str, group: str = "model-exporter") -> int:
+        """Return how many messages of a topic the consumer group has committed, over all partitions."""
+        consumer = Consumer({"bootstrap.servers": self.servers, "group.id": group, "log_level": 0})
+        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
+        offsets = consumer.committed([TopicPartition(topic, number) for number in partitions], timeout=10)
+        consumer.close()
+        return sum(max(item.offset, 0) for item in offsets)
