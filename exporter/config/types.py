@@ -151,6 +151,7 @@ class ReviewConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How corrections are given to reviewers."""
 
     lease: str = "10m"
+    second_opinion: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
 
     def lease_seconds(self) -> float:
         """Return for how long a correction is given to one reviewer, in seconds."""

@@ -42,6 +42,7 @@ from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store
 from exporter.storage.engine import check_url, is_shared
 from exporter.storage.label_sums import sum_labels
+from exporter.storage.second_opinions import OpinionRule
 from exporter.validation import preview
 
 if TYPE_CHECKING:
@@ -303,6 +304,11 @@ class Exporter:
         """Return the tolerance of a model's corrections."""
         model = self.pipeline.monitors.models.get(name)
         return model.tolerance() if model else Tolerance()
+
+    @property
+    def opinion_rule(self) -> OpinionRule:
+        """Which corrections get a second opinion, and when two reviewers agree."""
+        return OpinionRule(self.config.review.second_opinion, self.tolerance)
 
     def _count_verdict(self, verdict: CountedFeedback) -> None:
         monitors = self.pipeline.monitors

@@ -32,6 +32,7 @@ from exporter.slices.explain import MAX_LIMIT as MAX_SLICES
 from exporter.slices.questions import QUESTIONS
 from exporter.storage.correction_pages import ORDERS
 from exporter.storage.corrections import STATUSES, VERDICTS
+from exporter.storage.second_opinions import STATES as OPINION_STATES
 
 JSON, NDJSON, TEXT, HTML = "application/json", "application/x-ndjson", "text/plain", "text/html"
 OPENMETRICS, FORM, PNG = "application/openmetrics-text", "application/x-www-form-urlencoded", "image/png"
@@ -128,6 +129,7 @@ _QUEUE = (
     Parameter("alike", int, "The corrections that are like this one, which stands for them in the order informative."),
     Parameter("where", str, "The bins of a slice, as GET /v1/slices returns them, as a JSON object."),
     Parameter("suspect", _one_of(("false", "true")), "Whether they are accepted ones whose label may be wrong."),
+    Parameter("second_opinion", _one_of(OPINION_STATES), "What became of the second opinion."),
     Parameter("order", _one_of(ORDERS), "The newest first by default."),
     *_PAGE,
 )

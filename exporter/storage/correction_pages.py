@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.storage.correction_document import correction_document
+from exporter.storage.correction_document import Redacted, correction_document
 from exporter.storage.corrections import (
     STATUSES,
     Filter,
@@ -77,19 +77,26 @@ def list_corrections(
     """
     # Identifiers first: inputs may be large, and only those of a page are read.
     keys, snapshot = _page_keys(connection, chosen, limit, after, order)
-    ids = _that_fit(connection, [row.id for row in keys[:limit]])
+    documents, shown = read_documents(connection, [row.id for row in keys[:limit]], chosen.redacted)
+    end = Position(keys[shown - 1].key, keys[shown - 1].id, snapshot) if len(keys) > shown else None
+    return documents, end
+
+
+def read_documents(
+    connection: sa.Connection, ids: Sequence[int], redacted: Redacted
+) -> tuple[list[dict[str, Any]], int]:
+    """Return the documents of corrections, as many as `PAGE_CHARACTERS` allows, and how many identifiers they are."""
+    ids = _that_fit(connection, ids)
     rows = {row["id"]: row for row in connection.execute(sa.select(feedback).where(feedback.c.id.in_(ids))).mappings()}
     documents: list[dict[str, Any]] = []
     size = shown = 0
     for shown, id_ in enumerate(ids, 1):
-        document = correction_document(rows[id_], chosen.redacted) if id_ in rows else None
+        document = correction_document(rows[id_], redacted) if id_ in rows else None
         size += len(memoryview(document["inputs"])) if document and document["inputs"] else 0
         if documents and size > PAGE_CHARACTERS:
-            shown -= 1  # noqa: PLW2901 (the page ends before this one)
-            break
+            return documents, shown - 1  # the page ends before this one
         documents += [document] if document else []
-    end = Position(keys[shown - 1].key, ids[shown - 1], snapshot) if len(keys) > shown else None
-    return documents, end
+    return documents, shown
 
 
 def _page_keys(
@@ -161,7 +168,7 @@ def _order_key(order: str) -> sa.ColumnElement[float]:
     return confidence_key if order == "confident" else feedback.c.created
 
 
-def _that_fit(connection: sa.Connection, ids: list[int]) -> list[int]:
+def _that_fit(connection: sa.Connection, ids: Sequence[int]) -> Sequence[int]:
     """Return the first of these corrections, as many as `PAGE_CHARACTERS` allows, but at least one."""
     sizes = sa.select(feedback.c.id, sa.func.length(feedback.c.inputs)).where(feedback.c.id.in_(ids))
     size = {id_: length or 0 for id_, length in connection.execute(sizes)}

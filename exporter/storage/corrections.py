@@ -16,6 +16,7 @@ from exporter.storage.correction_document import Redacted, correction_document
 from exporter.storage.label_numbers import label_error
 from exporter.storage.redaction import may_hold
 from exporter.storage.schema import feedback, is_accepted, is_described, is_unjoined, label_json, ranked, suspects
+from exporter.storage.second_opinions import in_state
 
 STATUSES = ("accepted", "pending", "rejected")
 """A correction's status; accepted corrections become training data."""
@@ -26,6 +27,8 @@ STEP, CHARACTERS = 1000, 16 * 2**20
 """Corrections whose inputs are read at a time, and characters of these inputs, unless a single one has more."""
 WAITING_SECONDS = 3600.0
 """How long feedback that describes its prediction waits for it, before it can be reviewed without."""
+MAX_COUNTED = 10_000
+"""Corrections that are counted by their identifiers."""
 
 _ready_before = sa.bindparam("ready_before", callable_=lambda: time.time() - WAITING_SECONDS, type_=sa.Float)
 is_ready = is_described & (feedback.c.created < _ready_before)
@@ -65,11 +68,13 @@ class Filter(NamedTuple):
     suspect
         Whether it is an accepted correction whose label may be wrong; see `of_suspect`.
     without
-        A query of identifiers that are left out.
+        Queries of identifiers that are left out.
     where
         The bins of a slice as JSON; it is `ids` that selects the corrections in it.
     ids
         Identifiers of corrections; see `exporter.slices.rows`.
+    second_opinion
+        One of `exporter.storage.second_opinions.STATES`.
     redacted
         Inputs that are neither shown nor searched; see `exporter.storage.correction_document.correction_document`.
     """
@@ -93,7 +98,8 @@ class Filter(NamedTuple):
     suspect: bool | None = None
     where: str | None = None
     ids: tuple[int, ...] | None = None
-    without: sa.Select[tuple[int]] | None = None
+    second_opinion: str | None = None
+    without: tuple[sa.Select[tuple[int]], ...] = ()
     redacted: Redacted = MappingProxyType({})
 
 
@@ -154,8 +160,9 @@ def content_conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
             result.append(column == value)
     result += label_conditions(feedback.c.prediction, label_column, chosen)
     result += _range_conditions(chosen)
-    if chosen.without is not None:
-        result.append(feedback.c.id.not_in(chosen.without))
+    result += [feedback.c.id.not_in(ids) for ids in chosen.without]
+    if chosen.second_opinion is not None:
+        result.append(feedback.c.id.in_(in_state(chosen.second_opinion)))
     if chosen.alike is not None:
         is_like = ranked.c.leader == chosen.alike
         last = sa.select(sa.func.max(ranked.c.ranking)).where(is_like).scalar_subquery()
@@ -230,6 +237,14 @@ def read_predictions(connection: sa.Connection, ids: Sequence[int]) -> Iterator[
             characters += length
         if part:
             yield connection.execute(sa.select(*columns).where(feedback.c.id.in_(part))).all()
+
+
+def count_among(connection: sa.Connection, chosen: Filter, ids: sa.Select[tuple[int]]) -> int:
+    """Return how many of the first `MAX_COUNTED` corrections of a query a filter selects."""
+    # The numbers themselves: with the query in its place, a database may read all corrections.
+    numbers = connection.execute(ids.limit(MAX_COUNTED)).scalars().all()
+    query = sa.select(sa.func.count()).where(feedback.c.id.in_(numbers), *conditions(chosen))
+    return connection.execute(query).scalar_one() if numbers else 0
 
 
 def find_correction(connection: sa.Connection, correction_id: int, redacted: Redacted) -> dict[str, Any] | None:

@@ -108,6 +108,10 @@ def _migrate_to_11(connection: sa.Connection) -> None:
     """Add the tables of labels that may be wrong, which `migrate` creates as it does all new tables."""
 
 
+def _migrate_to_12(connection: sa.Connection) -> None:
+    """Add the table of second opinions, which `migrate` creates as it does all new tables."""
+
+
 # Version 1 supported SQLite only: the migration to 2 may use its dialect, later ones must run on both databases.
 MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     2: _migrate_to_2,
@@ -120,6 +124,7 @@ MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     9: _migrate_to_9,
     10: _migrate_to_10,
     11: _migrate_to_11,
+    12: _migrate_to_12,
 }
 """The migration to each version from the one before it."""
 SCHEMA_VERSION = max(MIGRATIONS)

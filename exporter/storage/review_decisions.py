@@ -12,6 +12,7 @@ from exporter.storage.correction_document import Redacted, correction_document
 from exporter.storage.corrections import Filter, conditions
 from exporter.storage.leases import end_leases
 from exporter.storage.schema import decisions, feedback
+from exporter.storage.second_opinions import NO_SECOND_OPINIONS, OpinionRule, SecondOpinions, as_before, in_state
 from exporter.storage.statements import update_of_row
 
 
@@ -36,7 +37,11 @@ class Decision(NamedTuple):
 
 
 def decide(
-    connection: sa.Connection, correction_id: int, decision: Decision, redacted: Redacted
+    connection: sa.Connection,
+    correction_id: int,
+    decision: Decision,
+    redacted: Redacted,
+    rule: OpinionRule = NO_SECOND_OPINIONS,
 ) -> tuple[bool, dict[str, Any] | None]:
     """Decide a correction, unless another reviewer was first.
 
@@ -50,6 +55,8 @@ def decide(
         The decision.
     redacted
         Inputs that are not shown; see `correction_document`.
+    rule
+        Which corrections get a second opinion.
 
     Returns
     -------
@@ -57,26 +64,34 @@ def decide(
         Whether the decision is stored, and the correction as it is now; None if there is none. A reviewer who repeats
         a decision, because the response to it was lost, learns that it is stored.
     """
-    return decide_all(connection, [(correction_id, decision)], redacted)[0]
+    return decide_all(connection, [(correction_id, decision)], redacted, rule)[0]
 
 
 def decide_all(
-    connection: sa.Connection, batch: Sequence[tuple[int, Decision]], redacted: Redacted
+    connection: sa.Connection,
+    batch: Sequence[tuple[int, Decision]],
+    redacted: Redacted,
+    rule: OpinionRule = NO_SECOND_OPINIONS,
 ) -> list[tuple[bool, dict[str, Any] | None]]:
     """Decide corrections in order; see `decide`. Each is returned as it is after the last decision."""
     now = time.time()
-    stored = [_store(connection, id_, decision, now) for id_, decision in batch]
+    opinions = SecondOpinions(connection, {id_ for id_, _ in batch}, rule)
+    revisions = [
+        opinions.decide(id_, decision, now) or _store(connection, opinions, id_, decision, now)
+        for id_, decision in batch
+    ]
     entries = [
-        {"feedback_id": id_, "time": now, **decision._asdict(), "revision": decision.revision + 1}
-        for (id_, decision), is_stored in zip(batch, stored, strict=True)
-        if is_stored
+        {"feedback_id": id_, "time": now, **decision._asdict(), "revision": revision}
+        for (id_, decision), revision in zip(batch, revisions, strict=True)
+        if revision
     ]
     if entries:
         connection.execute(decisions.insert(), entries)
         end_leases(connection, [entry["feedback_id"] for entry in entries])
-    stored = _with_repeats(connection, batch, stored)
+    stored = _with_repeats(connection, batch, [revision is not None for revision in revisions])
     query = sa.select(feedback).where(feedback.c.id.in_({id_ for id_, _ in batch}), _in_review)
     documents = {row["id"]: correction_document(row, redacted) for row in connection.execute(query).mappings()}
+    documents |= {id_: as_before(documents[id_]) for id_ in opinions.withdrawn & documents.keys()}
     return [(is_stored, documents.get(id_)) for (id_, _), is_stored in zip(batch, stored, strict=True)]
 
 
@@ -91,12 +106,16 @@ def _with_repeats(
         return list(stored)
     query = sa.select(decisions).join(feedback, decisions.c.feedback_id == feedback.c.id)
     query = query.where(feedback.c.id.in_(late), decisions.c.revision == feedback.c.revision)
-    latest = {
-        row.feedback_id: Decision(row.status, row.label, row.revision - 1, row.reviewer)
-        for row in connection.execute(query)
-    }
+    latest = {row.feedback_id: row for row in connection.execute(query)}
+
+    def is_repeat(decision: Decision, latest: sa.Row[Any] | None) -> bool:
+        if latest is None or decision.reviewer is None:
+            return False
+        is_same = (latest.reviewer, latest.status, latest.label) == (decision.reviewer, decision.status, decision.label)
+        return is_same and latest.revision - decision.revision in {1, 2}  # a second opinion is the second change
+
     return [
-        is_stored or (decision.reviewer is not None and latest.get(id_) == decision)
+        is_stored or is_repeat(decision, latest.get(id_))
         for (id_, decision), is_stored in zip(batch, stored, strict=True)
     ]
 
@@ -116,7 +135,8 @@ def count_decided(connection: sa.Connection, since: float, reviewer: str | None,
     decided = sa.select(decisions.c.feedback_id).where(decisions.c.time >= since)
     if reviewer is not None:
         decided = decided.where(decisions.c.reviewer == reviewer)
-    query = sa.select(sa.func.count()).where(feedback.c.id.in_(decided), feedback.c.status != "pending")
+    is_decided = (feedback.c.status != "pending") | feedback.c.id.in_(in_state("disputed"))
+    query = sa.select(sa.func.count()).where(feedback.c.id.in_(decided), is_decided)
     if model is not None:
         query = query.where(feedback.c.model == model)
     return connection.execute(query).scalar() or 0
@@ -129,8 +149,10 @@ _update = update_of_row(feedback, ("status", "reviewer", "reviewed", "revision")
 _update_with_label = _update.values(reviewed_label=sa.bindparam("new_label"))
 
 
-def _store(connection: sa.Connection, correction_id: int, decision: Decision, now: float) -> bool:
-    """Store a decision; return whether the correction still had the revision that the reviewer saw."""
+def _store(
+    connection: sa.Connection, opinions: SecondOpinions, correction_id: int, decision: Decision, now: float
+) -> int | None:
+    """Store a decision; return the new revision, None if the correction has another one than the reviewer saw."""
     values = {
         "row_id": correction_id,
         "seen_revision": decision.revision,
@@ -140,5 +162,10 @@ def _store(connection: sa.Connection, correction_id: int, decision: Decision, no
         "new_revision": decision.revision + 1,
     }
     if decision.label is None and decision.status != "pending":
-        return bool(connection.execute(_update, values).rowcount)
-    return bool(connection.execute(_update_with_label, {**values, "new_label": decision.label}).rowcount)
+        result = connection.execute(_update, values)
+    else:
+        result = connection.execute(_update_with_label, {**values, "new_label": decision.label})
+    if not result.rowcount:
+        return None
+    opinions.follow(correction_id, decision, now)
+    return decision.revision + 1

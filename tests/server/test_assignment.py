@@ -178,3 +178,81 @@ def test_no_acknowledged_decision_is_lost_when_the_exporter_is_killed(team: Serv
         again = decide(team, "anna", correction, "accepted")
         assert (again.status == 200) is (not stored or stored[0]["reviewer"] == "anna")
         assert len(history(team, correction)) == 1
+
+
+@pytest.fixture
+def doubled(tmp_path: Path, database: str) -> Iterator[Served]:
+    """An exporter with four corrections, each of which gets a second opinion."""
+    server = reviewed_by_names(tmp_path / "doubled", database, 4, second_opinion=1.0)
+    yield server
+    server.stop()
+
+
+def test_a_second_reviewer_decides_without_seeing_the_first_decision(doubled: Served) -> None:
+    """On the page, in the list of assigned ones, and in the correction itself; others see what was decided."""
+    (correction,) = assigned(doubled, "anna", "limit=1")
+    path = f"/v1/corrections/{correction}"
+    before = doubled.get(path, **token("ben")).json
+    assert decide(doubled, "anna", correction, "accepted", label="maybe").status == 200
+    assert doubled.get(path, **token("cleo")).json["second_opinion"]["state"] == "awaited"
+    ids, text = cards(doubled, "ben")
+    assert correction in ids
+    assert "anna" not in text
+    assert "maybe" not in doubled.get("/review?view=table", **token("ben")).text
+    assert doubled.get(path, **token("ben")).json == before
+    assert decide(doubled, "anna", correction, "rejected").json["detail"] == (
+        'you decided it before: it is accepted as "maybe" since revision 2; decide again on that revision to change it'
+    )
+    given = decide(doubled, "ben", correction, "rejected").json
+    assert (given["status"], given["reviewer"], given["revision"]) == ("pending", None, 3)
+    assert [(one["reviewer"], one["status"]) for one in history(doubled, correction)] == [
+        ("anna", "accepted"), ("ben", "rejected"),
+    ]  # fmt: skip
+
+
+def test_disputed_corrections_are_in_no_dataset_until_somebody_settles_them(doubled: Served) -> None:
+    """They are pending, can be listed, and the cards have both decisions."""
+    agreed, disputed, *_ = assigned(doubled, "anna")
+    for correction in (agreed, disputed):
+        decide(doubled, "anna", correction, "accepted")
+        decide(doubled, "ben", correction, "accepted", **({"label": "maybe"} if correction == disputed else {}))
+    pending = {'model_corrections_pending{model="credit"}': 3.0}
+    assert doubled.samples("model_corrections_pending").items() >= pending.items()
+    assert len(doubled.get("/v1/dataset?model=credit").text.splitlines()) == 1
+    (listed,) = doubled.get("/v1/corrections?second_opinion=disputed").json["corrections"]
+    decisions = listed["second_opinion"]["decisions"]
+    assert [(one["reviewer"], one["label"]) for one in decisions] == [("anna", "no"), ("ben", "maybe")]
+    assert "1 is disputed: two reviewers decided differently" in cards(doubled, "cleo")[1]
+    for view in ("cards", "table"):
+        found, text = cards(doubled, "cleo", f"second_opinion=disputed&view={view}")
+        assert found == [disputed]
+        assert "Disputed: anna accepted no, ben accepted maybe." in text
+    release = ask(f"{doubled.url}/v1/dataset/releases", {"model": "credit"}, "POST", **token("anna")).json
+    assert release["examples"] == 1
+    assert decide(doubled, "cleo", disputed, "accepted", 3).status == 200
+    assert len(doubled.get("/v1/dataset?model=credit").text.splitlines()) == 2
+    wrong = doubled.get("/v1/corrections?second_opinion=open")
+    assert "second_opinion: expected agreed, awaited, disputed or settled" in wrong.json["detail"]
+
+
+def test_two_decisions_at_the_same_moment_are_two_opinions(doubled: Served) -> None:
+    """Neither reviewer saw the other's, so that both are kept, whoever is first."""
+    for correction in assigned(doubled, "cleo"):
+        answers = in_parallel(
+            lambda correction=correction: decide(doubled, "anna", correction, "accepted"),
+            lambda correction=correction: decide(doubled, "ben", correction, "rejected"),
+        )
+        assert [answer.status for answer in answers] == [200, 200]
+        assert {one["reviewer"] for one in history(doubled, correction)} == {"anna", "ben"}
+        state = doubled.get(f"/v1/corrections/{correction}").json
+        assert (state["status"], state["second_opinion"]["state"]) == ("pending", "disputed")
+
+
+def test_decisions_without_a_script_are_second_opinions_too(doubled: Served) -> None:
+    """The form of a card has the revision that its reviewer was shown."""
+    (correction,) = assigned(doubled, "anna", "limit=1")
+    decide(doubled, "anna", correction, "accepted")
+    form = f"id={correction}&revision=1&status=accepted".encode()
+    headers = {**token("ben"), "Content-Type": "application/x-www-form-urlencoded"}
+    assert ask(f"{doubled.url}/review/decide", form, "POST", **headers).status in {200, 303}
+    assert doubled.get(f"/v1/corrections/{correction}").json["second_opinion"]["state"] == "agreed"

@@ -12,7 +12,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from support.corrections import EVIL, accept_suspects, correct, mistake, queue, start
-from support.reviewers import assigned, reviewed_by_names, token
+from support.reviewers import assigned, decide, reviewed_by_names, token
 from support.servers import Served, eventually
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -250,6 +250,51 @@ def test_skipped_cards_and_those_of_a_closed_page_go_to_others(team: Served, vis
     assert not set(mine[4:]) & set(assigned(team, "ben", "limit=60"))
     page.close()
     eventually(lambda: set(mine) <= set(assigned(team, "ben", "limit=60")), 5)
+
+
+@pytest.fixture
+def doubled(tmp_path: Path) -> Iterator[Served]:
+    """An exporter with three corrections and reviewers with names, where each correction gets a second opinion."""
+    server = reviewed_by_names(tmp_path / "doubled", f"sqlite:///{tmp_path}/store.db", 3, second_opinion=1.0)
+    yield server
+    server.stop()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_second_opinion_by_keyboard(doubled: Served, visit: Open, scheme: str) -> None:
+    """It is given, taken back and given anew like a first decision; disputed cards have both, legible on a phone."""
+    ids = assigned(doubled, "anna")
+    for correction in ids:
+        decide(doubled, "anna", correction, "accepted", label="maybe")
+
+    def states() -> list[str]:
+        found = doubled.get("/v1/corrections").json["corrections"]
+        return sorted(one.get("second_opinion", {}).get("state", "") for one in found)
+
+    page = visit(server=doubled, extra_http_headers=token("ben"), color_scheme=scheme)
+    counts = page.locator("nav.tabs").inner_text()
+    first = current(page)
+    page.keyboard.press("r")
+    eventually(lambda: states() == ["awaited", "awaited", "disputed"])
+    page.keyboard.press("u")
+    eventually(lambda: states() == ["awaited"] * 3)
+    expect(page.locator(f"[data-id='{first}'] .corrected")).to_have_text("no")
+    for key in "rr":
+        page.keyboard.press(key)
+    page.keyboard.press("l")
+    page.keyboard.type("maybe")
+    page.keyboard.press("Enter")
+    eventually(lambda: states() == ["agreed", "disputed", "disputed"])
+    expect(page.locator("#empty")).to_be_visible()
+    assert page.locator("nav.tabs").inner_text() == counts
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    page = visit(server=doubled, extra_http_headers=token("cleo"), color_scheme=scheme, **phone)
+    page.get_by_role("link", name="2 are disputed").click()
+    expect(page.locator(".opinions")).to_have_text(["Disputed: anna accepted maybe, ben rejected."] * 2)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert not serious(page)
+    page.keyboard.press("a")
+    eventually(lambda: states() == ["agreed", "disputed", "settled"])
 
 
 def test_where_all_are_shown_they_stay(mistaken: Served, visit: Open) -> None:

@@ -13,8 +13,8 @@ from support.reviewers import in_parallel
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.storage import Store, leases
-from exporter.storage.corrections import Filter
-from exporter.storage.leases import Lease, assign_corrections, count_held_by_others, give_back, take_leases
+from exporter.storage.corrections import Filter, count_among
+from exporter.storage.leases import Assigner, Lease, give_back, held_by_others, take_leases
 from exporter.storage.review_decisions import Decision, decide
 
 PENDING = Filter(status="pending")
@@ -31,8 +31,7 @@ def store(database: str) -> Iterator[Store]:
 
 def assign(store: Store, reviewer: str, limit: int = 4, seconds: float = 60.0) -> list[int]:
     lease = Lease(reviewer, seconds)
-    page = assign_corrections(store, lease, PENDING, limit, None, order="newest").corrections
-    return [int(document["id"]) for document in page]
+    return [int(document["id"]) for document in Assigner(lease, PENDING, limit, None).assign(store).corrections]
 
 
 def test_each_reviewer_gets_other_corrections(store: Store) -> None:
@@ -42,8 +41,9 @@ def test_each_reviewer_gets_other_corrections(store: Store) -> None:
     assert assign(store, "cleo") == [2, 1]
     assert assign(store, "dora") == []
     with store.reading() as connection:
-        assert count_held_by_others(connection, PENDING, Lease("anna", 60)) == 6
-        assert count_held_by_others(connection, PENDING._replace(model="loans"), Lease("anna", 60)) == 0
+        others = held_by_others(connection, Lease("anna", 60))
+        assert count_among(connection, PENDING, others) == 6
+        assert count_among(connection, PENDING._replace(model="loans"), others) == 0
 
 
 def test_reviewers_who_ask_at_the_same_moment_get_different_ones(store: Store) -> None:

@@ -21,6 +21,7 @@ from exporter.server.api.correction_query import (
     with_new_label,
 )
 from exporter.server.api.ingest import idempotency_key
+from exporter.server.api.leases import reviewer_lease
 from exporter.server.api.parameters import convert_body, parse_json
 from exporter.server.api.request_bodies import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.application import Exporter
@@ -29,11 +30,13 @@ from exporter.server.problem import Reply, json_reply, problem
 from exporter.storage.correction_history import correction_history
 from exporter.storage.correction_pages import list_corrections
 from exporter.storage.corrections import find_correction
+from exporter.storage.leases import is_asked
 from exporter.storage.rankings import count_alike
 from exporter.storage.review_decisions import Decision, decide, decide_all
 from exporter.storage.review_probes import Draw
 from exporter.storage.review_samples import sample_for_review
 from exporter.storage.schema import label_json
+from exporter.storage.second_opinions import as_before, with_second_opinions
 from exporter.storage.suspects import suspect_documents
 from exporter.storage.user_stats import user_stats
 from exporter.validation import preview
@@ -59,6 +62,7 @@ class CorrectionsApi:
         query = parse_query(self._exporter, request.args)
         with self._exporter.store.reading() as connection:
             page, end = list_corrections(connection, query.filter, query.limit, query.after, query.order)
+            page = with_second_opinions(connection, page)
             alike = count_alike(connection, page) if query.order == "informative" else None
             suspects = suspect_documents(connection, page)
         next_url = None
@@ -90,7 +94,12 @@ class CorrectionsApi:
             if document is None:
                 return _not_found(correction_id)
             history, end = correction_history(connection, correction_id, limit, after)
-            document = _with_suspect(document, suspect_documents(connection, [document]))
+            lease = reviewer_lease(self._exporter)
+            if lease and is_asked(connection, correction_id, lease):
+                document, history = as_before(document), [entry for entry in history if "reviewer" not in entry]
+            else:
+                (document,) = with_second_opinions(connection, [document])
+                document = _with_suspect(document, suspect_documents(connection, [document]))
         next_url = None
         if end:
             arguments = urlencode({**request.args.to_dict(), "cursor": f"{end.feedback}-{end.decision}"})
@@ -102,15 +111,15 @@ class CorrectionsApi:
         decision = _decision(convert_body(ReviewDecision, parse_json(request.get_data())))
         if correction_id > MAX_ID:
             return problem(404, _undecidable(correction_id)).flask()
-        store, redacted = self._exporter.store, self._exporter.redacted
+        store, redacted, rule = self._exporter.store, self._exporter.redacted, self._exporter.opinion_rule
         stored, document = store.execute(
-            lambda connection, _: decide(connection, correction_id, decision, redacted), len(request.get_data())
+            lambda connection, _: decide(connection, correction_id, decision, redacted, rule), len(request.get_data())
         )
         if document is None:
             return problem(404, _undecidable(correction_id)).flask()
         document = with_new_label(self._exporter, document)
         if not stored:
-            return problem(409, _conflict(document), correction=document).flask()
+            return problem(409, _conflict(document, decision.reviewer), correction=document).flask()
         return _json(document)
 
     def decide_several(self) -> Response:
@@ -120,21 +129,23 @@ class CorrectionsApi:
             first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
             detail = f"no decision was stored, {len(errors)} of them are not valid: {first}"
             return problem(400, detail, errors).flask()
-        store, redacted = self._exporter.store, self._exporter.redacted
+        store, redacted, rule = self._exporter.store, self._exporter.redacted, self._exporter.opinion_rule
         outcomes = store.execute(
-            lambda connection, _: decide_all(connection, decisions, redacted), len(request.get_data())
+            lambda connection, _: decide_all(connection, decisions, redacted, rule), len(request.get_data())
         )
         results = [
-            self._result(correction_id, stored, document)
-            for (correction_id, _), (stored, document) in zip(decisions, outcomes, strict=True)
+            self._result(correction_id, decision, stored, document)
+            for (correction_id, decision), (stored, document) in zip(decisions, outcomes, strict=True)
         ]
         return _json({"results": results})
 
-    def _result(self, correction_id: int, stored: bool, document: dict[str, Any] | None) -> dict[str, Any]:
+    def _result(
+        self, correction_id: int, decision: Decision, stored: bool, document: dict[str, Any] | None
+    ) -> dict[str, Any]:
         result: dict[str, Any] = {"id": str(correction_id), "taken": stored}
         if document is None:
             return result | {"status": 404, "detail": _undecidable(correction_id)}
-        result |= {"status": 200} if stored else {"status": 409, "detail": _conflict(document)}
+        result |= {"status": 200} if stored else {"status": 409, "detail": _conflict(document, decision.reviewer)}
         return result | {"correction": with_new_label(self._exporter, document)}
 
     def draw_sample(self) -> Response:
@@ -187,12 +198,16 @@ def _undecidable(correction_id: int) -> str:
     )
 
 
-def _conflict(document: dict[str, Any]) -> str:
+def _conflict(document: dict[str, Any], reviewer: str | None) -> str:
+    """Return the detail of a decision on another revision than the correction's."""
     label = f" as {preview(document['label'])}" if document["status"] == "accepted" else ""
-    reviewer = f" by {preview(document['reviewer'])}" if document["reviewer"] else ""
+    if reviewer is not None and document["reviewer"] == reviewer:
+        who, by = "you decided it before", ""
+    else:
+        who, by = "another reviewer decided first", f" by {preview(first)}" if (first := document["reviewer"]) else ""
     return (
-        f"another reviewer decided first: it is {document['status']}{label}{reviewer} since revision "
-        f"{document['revision']}; decide again on that revision to change it"
+        f"{who}: it is {document['status']}{label}{by} since revision {document['revision']}; "
+        "decide again on that revision to change it"
     )
 
 

@@ -13,7 +13,7 @@ from exporter.server.authorization import CALLER
 from exporter.server.problem import json_reply, problem
 from exporter.server.tokens import Caller
 from exporter.storage.correction_document import rfc3339
-from exporter.storage.leases import Lease, assign_corrections, give_back, take_leases
+from exporter.storage.leases import Assigner, Lease, give_back, take_leases
 
 NAMELESS = (
     "a lease belongs to a reviewer, and this exporter does not know who asks: set up users or tokens, "
@@ -42,7 +42,9 @@ def blueprint(exporter: Exporter) -> Blueprint:
         lease = reviewer_lease(exporter)
         if lease is None:
             return problem(403, NAMELESS).flask()
-        assigned = assign_corrections(exporter.store, lease, query.filter, query.limit, query.after, order=query.order)
+        asks = exporter.config.review.second_opinion > 0
+        page = query.filter, query.limit, query.after
+        assigned = Assigner(lease, *page, order=query.order, second_opinions=asks).assign(exporter.store)
         documents = [with_new_label(exporter, document) for document in assigned.corrections]
         return json_reply(200, {"corrections": documents, "expires": rfc3339(assigned.expires)}).flask()
 

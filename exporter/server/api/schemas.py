@@ -76,6 +76,22 @@ class Suspect(msgspec.Struct):
     reason: str
 
 
+class Opinion(msgspec.Struct):
+    """A reviewer's decision on a correction that gets two."""
+
+    reviewer: str
+    status: Literal["accepted", "rejected"]
+    label: Label
+    time: str | None
+
+
+class SecondOpinion(msgspec.Struct):
+    """Whether the second reviewer decided as the first one, with the decisions so far."""
+
+    state: Literal["agreed", "awaited", "disputed", "settled"]
+    decisions: list[Opinion]
+
+
 class Correction(msgspec.Struct):
     """A correction, a prediction drawn for review, or feedback that waits for its prediction."""
 
@@ -103,6 +119,7 @@ class Correction(msgspec.Struct):
     new_label: bool
     alike: int | UnsetType = UNSET
     suspect: Suspect | UnsetType = UNSET
+    second_opinion: SecondOpinion | UnsetType = UNSET
     unreadable: list[str] | UnsetType = UNSET
 
 

@@ -40,13 +40,14 @@ from exporter.storage.accuracy_counts import AccuracyCounts, accuracy_counts
 from exporter.storage.correction_document import rfc3339
 from exporter.storage.correction_pages import list_corrections
 from exporter.storage.correction_stats import overview, read_errors
-from exporter.storage.corrections import STATUSES, find_correction
-from exporter.storage.leases import assign_corrections, count_held_by_others
+from exporter.storage.corrections import STATUSES, count_among, find_correction
+from exporter.storage.leases import Assigner, held_by_others
 from exporter.storage.rankings import count_alike
 from exporter.storage.review_decisions import Decision, count_decided, decide
 from exporter.storage.review_probes import Draw
 from exporter.storage.review_samples import sample_for_review
 from exporter.storage.schema import label_json
+from exporter.storage.second_opinions import in_state, with_second_opinions
 from exporter.storage.suspects import suspect_documents, suspect_ids
 
 MAX_SUGGESTIONS = 1000
@@ -86,9 +87,9 @@ class ReviewPage:
         text, label_type = form.get("label", "").strip(), form.get("label_type", "string")
         label = label_json(review_cards.parse_label(text, label_type)) if text and status == "accepted" else None
         decision = Decision(status, label, int(revision), g.user)
-        store, redacted = self._exporter.store, self._exporter.redacted
+        store, redacted, rule = self._exporter.store, self._exporter.redacted, self._exporter.opinion_rule
         stored, document = store.execute(
-            lambda connection, _: decide(connection, int(correction_id), decision, redacted), len(text)
+            lambda connection, _: decide(connection, int(correction_id), decision, redacted, rule), len(text)
         )
         if stored:
             return redirect(_address(back), 303)
@@ -150,14 +151,21 @@ class ReviewPage:
         store, wanted = self._exporter.store, (query.filter, PAGE_SIZE, query.after)
         is_assigned = query.filter.status == "pending" and query.filter.joined is not False and request.method != "HEAD"
         lease = reviewer_lease(self._exporter) if is_assigned else None
-        assigned = assign_corrections(store, lease, *wanted, order=query.order) if lease else None
+        asks = self._exporter.config.review.second_opinion > 0
+        assigner = Assigner(lease, *wanted, order=query.order, second_opinions=asks) if lease else None
+        assigned = assigner.assign(store) if assigner else None
         with store.reading() as connection:
             documents, end = assigned[:2] if assigned else list_corrections(connection, *wanted, query.order)
+            blind = assigned.blind if assigned else frozenset()
+            told = with_second_opinions(connection, [one for one in documents if one["id"] not in blind])
             alike = count_alike(connection, documents) if query.order == "informative" else {}
-            suspects = suspect_documents(connection, documents)
+            suspects = suspect_documents(connection, told)
             if query.after is None:
                 context |= self._overview(connection, query, now)
-                context["held"] = count_held_by_others(connection, query.filter, lease) if lease else 0
+                others = held_by_others(connection, lease) if lease else None
+                context["held"] = 0 if others is None else count_among(connection, query.filter, others)
+                pending = query.filter._replace(status="pending")
+                context["disputed"] = count_among(connection, pending, in_state("disputed"))
         model = query.filter.model
         context.setdefault("regression", self._is_regression(query, [row["prediction"] for row in documents]))
         versions = {monitor.version for monitor in monitors if model in {None, monitor.config.name}}
@@ -170,6 +178,8 @@ class ReviewPage:
             cards=review_cards.cards(documents, monitors),
             alike=alike,
             lease=lease,
+            blind=blind,
+            opinions={one["id"]: one["second_opinion"] for one in told if "second_opinion" in one},
             expires=rfc3339(assigned.expires) if assigned else None,
             suspects=suspects,
             next=query.with_changes() | {"cursor": encode_cursor(query.order, end)} if end else None,

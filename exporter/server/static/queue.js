@@ -126,8 +126,8 @@ export class Queue {
    */
   applyDecision(cards, status) {
     this.leave(cards, (card) => {
-      this.count(card.dataset.status, -1);
-      this.count(status, 1);
+      this.count(card, card.dataset.status, -1);
+      this.count(card, status, 1);
       card.dataset.previousStatus = card.dataset.status;
       this.mark(card, status);
       if (this.status !== "all" && this.status !== status) this.remove(card);
@@ -221,8 +221,8 @@ export class Queue {
    */
   restore(card, status, detail) {
     status ??= card.dataset.previousStatus ?? "pending";
-    this.count(card.dataset.status, -1);
-    this.count(status, 1);
+    this.count(card, card.dataset.status, -1);
+    this.count(card, status, 1);
     this.putBack(card);
     this.mark(card, status);
     this.notice(card, detail);
@@ -232,8 +232,8 @@ export class Queue {
   restoreAll(cards) {
     for (const card of cards) {
       card.dataset.previousStatus = card.dataset.status;
-      this.count(card.dataset.status, -1);
-      this.count("pending", 1);
+      this.count(card, card.dataset.status, -1);
+      this.count(card, "pending", 1);
       this.mark(card, "pending");
       if (this.status === "all" || this.status === "pending") this.putBack(card);
       else if (card.isConnected) this.remove(card);
@@ -244,7 +244,7 @@ export class Queue {
 
   /** Remove a card whose correction no longer exists. @param {HTMLElement} card */
   forget(card) {
-    this.count(card.dataset.status, -1);
+    this.count(card, card.dataset.status, -1);
     this.removed.delete(card);
     (card.closest("li") ?? card).remove();
     this.updateEmpty();
@@ -262,13 +262,14 @@ export class Queue {
     this.updateEmpty();
   }
 
-  /** @param {string | undefined} status @param {number} step */
-  count(status, step) {
+  /** @param {HTMLElement} card @param {string | undefined} status @param {number} step */
+  count(card, status, step) {
     const counter = document.querySelector(`[data-count="${status}"]`);
     if (!counter) return;
+    if (status !== "pending") this.progress(step);
+    if ("uncounted" in card.dataset) return; // it is counted with the first decision
     const number = Number((counter.textContent ?? "").replaceAll(",", "")) + step;
     counter.textContent = Math.max(number, 0).toLocaleString("en");
-    if (status !== "pending") this.progress(step);
   }
 
   /** Show how many corrections were decided today. @param {number} step */
