@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from exporter.metrics import families as f
 from exporter.metrics.lines import FamilyLines, sample_line
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.stats.agreement import Agreement
 
 if TYPE_CHECKING:
     from exporter.storage import Store
@@ -29,6 +30,8 @@ def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLine
         if model in state.oldest:
             yield sample_line(f.OLDEST, max(now - state.oldest[model], 0.0), model=model)
         yield sample_line(f.EXAMPLES, state.examples.get(model, 0), model=model)
+        if model in state.agreement:
+            yield from _agreement_lines(state.agreement[model], state.disputed.get(model, 0), model)
     for model in dict.fromkeys((*monitors.models, "", *state.unjoined)):
         yield sample_line(f.UNJOINED, state.unjoined.get(model, 0), model=model)
         if model in state.oldest_unjoined:
@@ -43,3 +46,12 @@ def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLine
         for family, value in zip(f.REVIEWED_ACCURACY, counts.estimate(), strict=True):
             yield sample_line(family, value, **labels)
         yield sample_line(f.REVIEWED, counts.reviewed, **labels)
+
+
+def _agreement_lines(agreement: Agreement, disputed: int, model: str) -> Iterator[FamilyLines]:
+    yield sample_line(f.DISPUTED, disputed, model=model)
+    yield sample_line(f.AGREEMENT_CORRECTIONS, agreement.pairs, model=model)
+    yield sample_line(f.AGREEMENT_RATIO, agreement.agreed / agreement.pairs, model=model)
+    for family, value in zip(f.AGREEMENT_KAPPA, agreement[2:], strict=True):
+        if value is not None:
+            yield sample_line(family, value, model=model)

@@ -197,6 +197,11 @@ ROUTES: dict[str, Route] = {
     "GET /v1/corrections/users": Route(
         "Count the corrections of each user.", {200: schemas.Users}, parameters=(_MODEL._replace(required=True),)
     ),
+    "GET /v1/corrections/agreement": Route(
+        "Return how far reviewers agree, from second opinions.",
+        {200: schemas.ReviewerAgreement},
+        parameters=(_MODEL._replace(required=True),),
+    ),
     "GET /v1/corrections/<int:correction_id>": Route(
         "Return a correction with its history.",
         {200: schemas.CorrectionWithHistory},

@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
 from exporter.storage.correction_document import Redacted, correction_document
 from exporter.storage.corrections import Filter, conditions
+from exporter.storage.decision import Decision
 from exporter.storage.leases import end_leases
 from exporter.storage.schema import decisions, feedback
 from exporter.storage.second_opinions import NO_SECOND_OPINIONS, OpinionRule, SecondOpinions, as_before, in_state
 from exporter.storage.statements import update_of_row
-
-
-class Decision(NamedTuple):
-    """A reviewer's decision.
-
-    Attributes
-    ----------
-    status
-        One of `exporter.storage.corrections.STATUSES`.
-    label
-        The reviewer's label as stored JSON; None keeps the label. The label of a correction that becomes pending again
-        is the user's.
-    revision
-        The revision that the reviewer saw.
-    """
-
-    status: str
-    label: str | None
-    revision: int
-    reviewer: str | None
 
 
 def decide(

@@ -256,3 +256,41 @@ def test_decisions_without_a_script_are_second_opinions_too(doubled: Served) -> 
     headers = {**token("ben"), "Content-Type": "application/x-www-form-urlencoded"}
     assert ask(f"{doubled.url}/review/decide", form, "POST", **headers).status in {200, 303}
     assert doubled.get(f"/v1/corrections/{correction}").json["second_opinion"]["state"] == "agreed"
+
+
+def test_how_far_reviewers_agree(doubled: Served) -> None:
+    """In the API by pair, in the metrics, and on the page; kappa is absent while all decisions are the same."""
+    path = "/v1/corrections/agreement?model=credit"
+    nothing = doubled.get(path).json
+    assert (nothing["corrections"], nothing["kappa"], nothing["reviewers"]) == (0, None, [])
+    assert doubled.samples("model_review_agreement_ratio", "model_corrections_disputed") == {}
+    ids = assigned(doubled, "anna")
+    for correction in ids[:2]:
+        decide(doubled, "anna", correction, "accepted")
+        decide(doubled, "ben", correction, "accepted")
+    assert doubled.get(path).json | {"agreed": 2, "kappa": None} == doubled.get(path).json
+    names = [f"model_review_agreement_{name}" for name in ("corrections", "ratio", "kappa", "kappa_lower")]
+    assert set(doubled.samples(*names)) == {f'{name}{{model="credit"}}' for name in names[:2]}
+    text = cards(doubled, "cleo")[1]
+    assert "Two reviewers agree in 100 % of 2 cards that both decided; kappa is not defined" in text
+    decide(doubled, "ben", ids[2], "rejected")
+    decide(doubled, "anna", ids[2], "rejected")
+    decide(doubled, "cleo", ids[3], "rejected")
+    decide(doubled, "ben", ids[3], "accepted")
+    found = doubled.get(path).json
+    assert (found["corrections"], found["agreed"], found["disputed"], found["awaited"]) == (4, 3, 1, 0)
+    assert found["kappa"] == pytest.approx(0.5)
+    assert found["kappa_lower"] < 0.5 < found["kappa_upper"]
+    assert [(one["reviewers"], one["agreed"], one["corrections"]) for one in found["reviewers"]] == [
+        (["anna", "ben"], 3, 3), (["ben", "cleo"], 0, 1),
+    ]  # fmt: skip
+    samples = doubled.samples(*names, "model_corrections_disputed")
+    assert samples == {
+        'model_corrections_disputed{model="credit"}': 1,
+        'model_review_agreement_corrections{model="credit"}': 4,
+        'model_review_agreement_ratio{model="credit"}': 0.75,
+        'model_review_agreement_kappa{model="credit"}': pytest.approx(found["kappa"]),
+        'model_review_agreement_kappa_lower{model="credit"}': pytest.approx(found["kappa_lower"]),
+    }
+    assert "kappa 0.50 (95 % interval" in cards(doubled, "cleo")[1]
+    assert doubled.get("/v1/corrections/agreement").status == 400

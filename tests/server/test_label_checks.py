@@ -19,7 +19,8 @@ from exporter.server.label_checks import LabelCheck
 from exporter.storage import Store, suspects
 from exporter.storage.correction_pages import list_corrections
 from exporter.storage.corrections import Filter
-from exporter.storage.review_decisions import Decision, decide_all
+from exporter.storage.decision import Decision
+from exporter.storage.review_decisions import decide_all
 from exporter.storage.schema import feedback, label_checks
 from exporter.storage.suspects import suspect_documents, suspect_ids
 

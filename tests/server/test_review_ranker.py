@@ -18,8 +18,9 @@ from exporter.server.review_ranker import ReviewRanker
 from exporter.storage import Store, rankings
 from exporter.storage.correction_pages import Position, list_corrections
 from exporter.storage.corrections import Filter
+from exporter.storage.decision import Decision
 from exporter.storage.rankings import count_alike
-from exporter.storage.review_decisions import Decision, decide_all
+from exporter.storage.review_decisions import decide_all
 from exporter.storage.schema import feedback, ranked
 
 

@@ -14,8 +14,9 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.storage import Store, leases
 from exporter.storage.corrections import Filter, count_among
+from exporter.storage.decision import Decision
 from exporter.storage.leases import Assigner, Lease, give_back, held_by_others, take_leases
-from exporter.storage.review_decisions import Decision, decide
+from exporter.storage.review_decisions import decide
 
 PENDING = Filter(status="pending")
 

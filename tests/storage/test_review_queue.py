@@ -24,8 +24,9 @@ from exporter.storage.correction_history import correction_history
 from exporter.storage.correction_pages import Position, list_corrections
 from exporter.storage.correction_stats import overview, read_errors
 from exporter.storage.corrections import Filter
+from exporter.storage.decision import Decision
 from exporter.storage.feedback_join import UnjoinedFeedback
-from exporter.storage.review_decisions import Decision, decide
+from exporter.storage.review_decisions import decide
 from exporter.storage.review_probes import Draw, with_feedback
 from exporter.storage.review_samples import sample_for_review
 
@@ -247,12 +248,14 @@ def test_rare_rows_have_partial_indexes(store: Store) -> None:
         read_state(connection, lambda _: Tolerance())
         list(accepted_examples(connection, Selection("digits")))
         UnjoinedFeedback(connection, redact, lambda _: Tolerance(), store.size)
-        _, ready, unjoined, labels, released, _, _, examples, waiting = (
+        _, ready, unjoined, labels, released, _, agreement, disputed, _, examples, waiting = (
             " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
             for statement, values in statements.copy()
         )
     assert "feedback_described" in ready
     assert "USING COVERING INDEX feedback_queue (verdict=? AND joined=? AND status=?)" in unjoined
+    assert "second_opinions_given" in agreement
+    assert "second_opinions_state" in disputed
     assert "feedback_released" in released
     assert "COVERING INDEX" in labels
     assert "USING INDEX feedback_dataset (model=? AND id>?)" in examples

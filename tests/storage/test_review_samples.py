@@ -22,7 +22,8 @@ from exporter.storage import CountedFeedback, Store, prediction_rows, review_pro
 from exporter.storage.correction_history import correction_history
 from exporter.storage.correction_pages import list_corrections
 from exporter.storage.corrections import Filter
-from exporter.storage.review_decisions import Decision, decide
+from exporter.storage.decision import Decision
+from exporter.storage.review_decisions import decide
 from exporter.storage.review_probes import Draw, draw, select_draw
 from exporter.storage.review_samples import sample_for_review, store_sample
 from exporter.storage.sample_strata import Strata, stored_strata

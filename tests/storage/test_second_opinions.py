@@ -16,8 +16,9 @@ from exporter.storage.accepted_examples import Selection, accepted_examples
 from exporter.storage.backlog import read_state
 from exporter.storage.correction_pages import list_corrections
 from exporter.storage.corrections import Filter, count_among
+from exporter.storage.decision import Decision
 from exporter.storage.leases import Assigner, Assignment, Lease
-from exporter.storage.review_decisions import Decision, count_decided, decide, decide_all
+from exporter.storage.review_decisions import count_decided, decide, decide_all
 from exporter.storage.schema import decisions, feedback
 from exporter.storage.second_opinions import OpinionRule, in_state, is_chosen, with_second_opinions
 

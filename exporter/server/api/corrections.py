@@ -30,11 +30,13 @@ from exporter.server.problem import Reply, json_reply, problem
 from exporter.storage.correction_history import correction_history
 from exporter.storage.correction_pages import list_corrections
 from exporter.storage.corrections import find_correction
+from exporter.storage.decision import Decision
 from exporter.storage.leases import is_asked
 from exporter.storage.rankings import count_alike
-from exporter.storage.review_decisions import Decision, decide, decide_all
+from exporter.storage.review_decisions import decide, decide_all
 from exporter.storage.review_probes import Draw
 from exporter.storage.review_samples import sample_for_review
+from exporter.storage.reviewer_agreement import reviewer_agreement
 from exporter.storage.schema import label_json
 from exporter.storage.second_opinions import as_before, with_second_opinions
 from exporter.storage.suspects import suspect_documents
@@ -78,12 +80,23 @@ class CorrectionsApi:
 
     def list_users(self) -> Response:
         """``GET /v1/corrections/users``: how much each user corrected."""
+        model = self._model()
+        with self._exporter.store.reading() as connection:
+            return _json(user_stats(connection, model))
+
+    def show_agreement(self) -> Response:
+        """``GET /v1/corrections/agreement``: how far reviewers agree."""
+        model = self._model()
+        with self._exporter.store.reading() as connection:
+            return _json(reviewer_agreement(connection, model))
+
+    def _model(self) -> str:
+        """Return the model that the only parameter of the request names."""
         model = request.args.get("model")
         if set(request.args) != {"model"} or model is None:
             raise EventError("", "expected the parameter model, and no other", "missing_field")
         check_model(self._exporter.pipeline.monitors.models, model)
-        with self._exporter.store.reading() as connection:
-            return _json(user_stats(connection, model))
+        return model
 
     def show(self, correction_id: int) -> Response:
         """``GET /v1/corrections/<id>``: a correction with a page of its history."""
@@ -171,6 +184,7 @@ def blueprint(exporter: Exporter, idempotency: IdempotencyCache) -> Blueprint:
     api = CorrectionsApi(exporter, idempotency)
     routes.get("")(api.list_corrections)
     routes.get("/users")(api.list_users)
+    routes.get("/agreement")(api.show_agreement)
     routes.get("/<int:correction_id>")(api.show)
     routes.patch("/<int:correction_id>")(api.decide)
     routes.patch("")(api.decide_several)

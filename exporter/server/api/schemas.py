@@ -188,6 +188,31 @@ class Users(msgspec.Struct):
     median: int
 
 
+class Agreed(msgspec.Struct, kw_only=True):
+    """How many corrections two reviewers decided, in how many they agree, and Cohen's kappa with its 95 % interval."""
+
+    corrections: int
+    agreed: int
+    kappa: float | None
+    kappa_lower: float | None
+    kappa_upper: float | None
+
+
+class AgreedPair(Agreed, kw_only=True):
+    """The agreement of two reviewers."""
+
+    reviewers: list[str]
+
+
+class ReviewerAgreement(Agreed, kw_only=True):
+    """The agreement of all reviewers of a model, and of each two; the most corrections first."""
+
+    model: str
+    awaited: int
+    disputed: int
+    reviewers: list[AgreedPair]
+
+
 class DecisionResult(msgspec.Struct):
     """The result of one of several decisions."""
 

@@ -25,6 +25,7 @@ from exporter.server.elapsed import ago
 from exporter.server.pages import image_png, review_cards, review_charts
 from exporter.server.pages.active_filters import active_filters
 from exporter.server.pages.regression import is_regression
+from exporter.server.pages.review_agreement import agreement_sentence
 from exporter.server.pages.review_errors import error_chart
 from exporter.server.pages.review_filters import (
     PAGE_SIZE,
@@ -41,11 +42,13 @@ from exporter.storage.correction_document import rfc3339
 from exporter.storage.correction_pages import list_corrections
 from exporter.storage.correction_stats import overview, read_errors
 from exporter.storage.corrections import STATUSES, count_among, find_correction
+from exporter.storage.decision import Decision
 from exporter.storage.leases import Assigner, held_by_others
 from exporter.storage.rankings import count_alike
-from exporter.storage.review_decisions import Decision, count_decided, decide
+from exporter.storage.review_decisions import count_decided, decide
 from exporter.storage.review_probes import Draw
 from exporter.storage.review_samples import sample_for_review
+from exporter.storage.reviewer_agreement import read_agreement
 from exporter.storage.schema import label_json
 from exporter.storage.second_opinions import in_state, with_second_opinions
 from exporter.storage.suspects import suspect_documents, suspect_ids
@@ -211,6 +214,11 @@ class ReviewPage:
             "time_chart": review_charts.time_chart(stats.rates, stats.step, query, now),
             "predicted": _options([pair[0] for pair in pairs], query.filter.predicted),
             "labels": _options([pair[1] for pair in pairs], query.filter.label),
+            "agreement": [
+                (name, agreement_sentence(found))
+                for name, found in read_agreement(connection).items()
+                if query.filter.model in {None, name}
+            ],
             "accuracy": _accuracy(accuracy_counts(connection, self._exporter.tolerance), query),
             "suggestions": {name: _suggestions(monitors.binners_of(name), pairs) for name in monitors.models},
         }
