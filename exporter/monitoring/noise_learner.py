@@ -1,10 +1,10 @@
 """Learn from live traffic how much values depend on each other, where training does not show it.
 
 A model version learns from the sub-windows of its longest window and of the one before it. It does not learn from
-drift: a fault that begins and ends once is no dependence, see `measure_dependence`. Nothing is learned while the longest
-window has drifted further than what would be learned explains, and, once a version has learned for twice as long as the
-longest window, nothing where any window has drifted for more than a tenth of the time. What was as long ago as the
-longest window counts e times less than what is.
+drift: a fault that begins and ends once is no dependence, see `measure_dependence`. Nothing is learned while the
+longest window has drifted further than what would be learned explains, and, once a version has learned for twice as
+long as the longest window, nothing where any window has drifted for more than a tenth of the time. What was as long ago
+as the longest window counts e times less than what is.
 """
 
 from __future__ import annotations

@@ -122,7 +122,7 @@ def _differences(counts: Floats, group: int, smoothed: Floats) -> tuple[Floats, 
 
 
 def _effective_degrees(differences: Floats, squares: Floats, limit: float, apart: int) -> float:
-    """Return the degrees of freedom of differences with limited squares; those less than ``apart`` steps off overlap."""
+    """Return the degrees of freedom of differences with limited squares; within ``apart`` steps they overlap."""
     limited = np.minimum(squares, limit)
     directions = differences * np.sqrt(limited / np.maximum(squares, 1e-300))[:, None]
     rows = len(squares) // apart
