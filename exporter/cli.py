@@ -69,6 +69,14 @@ _COMMANDS = {
         "model-exporter consume --bootstrap-servers=kafka:9092 --topic=loans --topic=repaid=labels",
         "docs/kafka.md",
     ),
+    "suspects": _Command(
+        "exporter.commands.suspects",
+        "find labels of a training file that may be wrong",
+        "Find labels of a training file that may be wrong: with the probabilities of classes by a model that was not "
+        "trained on the row, or by the labels of similar rows.",
+        "model-exporter suspects training.parquet --label-column=paid --probability-prefix=p_ -o suspects.csv",
+        "docs/dataset.md#labels-of-training-files",
+    ),
     "token": _Command(
         "exporter.commands.token",
         "create a bearer token",
