@@ -14,14 +14,14 @@ from exporter.stats import intervals, sequential
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def server(shared_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """An exporter that got 400 requests, of which the second version answers 40 in another way, of young people."""
     folder = tmp_path_factory.mktemp("shadow")
     models = [
         {"name": "credit", "profile": "credit.json"},
         {"name": "price", "task": "regression", "correction_tolerance": 0.5},
     ]
-    served = Served(write_config(folder, {"models": models}).parent).start()
+    served = Served(write_config(folder, {"models": models, "store": {"url": shared_database}}).parent).start()
     rng = np.random.default_rng(3)
     users = Monitor(served.url, "credit", "3", interval=0.05)
     candidate = Monitor(served.url, "credit", "4", interval=0.05, shadow=True)
