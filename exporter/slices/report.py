@@ -96,8 +96,30 @@ def _named(binner: Binner, index: int, bin_index: int) -> str:
     """Return a feature with the name of its bin, without the number that sorts bins."""
     target, name = binner.targets[index], binner.target_names[index]
     text = target.labels()[bin_index].partition(" ")[2]
-    within = "in " if isinstance(target, NumericFeature) and text[:1] in {"[", "("} else ""
-    return f"{_OUTPUTS.get(name, name)} is {within}{text}"
+    if isinstance(target, NumericFeature):
+        text = _number_bin(text)
+    return f"{_OUTPUTS.get(name, name)} is {text}"
+
+
+def _number_bin(text: str) -> str:
+    """
+    Return the name of a bin of numbers in words, with three digits, or with more where its ends would look the same.
+
+    >>> _number_bin("[0.488738, 0.63931)"), _number_bin("(12345.6, 23456]"), _number_bin("below 3.53125")
+    ('between 0.489 and 0.639', 'between 12,346 and 23,456', 'below 3.53')
+    >>> _number_bin("[5.123, 5.1234)"), _number_bin("7"), _number_bin("missing"), _number_bin("above 1e+06")
+    ('between 5.123 and 5.1234', '7', 'missing', 'above 1,000,000')
+    """
+    if text[0] in "[(":
+        ends = [float(end) for end in text[1:-1].split(", ")]
+        shown = next((pair for digits in (3, 4, 5) if len({*(pair := _rounded(ends, digits))}) == 2), _rounded(ends, 6))
+        return f"between {shown[0]} and {shown[1]}"
+    side, _, edge = text.partition(" ")
+    return f"{side} {_rounded([float(edge)], 3)[0]}" if edge else text
+
+
+def _rounded(numbers: list[float], digits: int) -> list[str]:
+    return [f"{x:,.0f}" if 10**digits <= abs(x) < 1e9 else f"{x:.{digits}g}" for x in numbers]
 
 
 def _share(value: float) -> str:

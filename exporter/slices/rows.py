@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
 import numpy as np
 import sqlalchemy as sa
 
+from exporter.features.base import InputType
+from exporter.features.categorical import Categorical
 from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.binner import Binner
+from exporter.profiles.row_bins import feature_bins
 from exporter.slices.recorder import output_bins
 from exporter.slices.search import Bins
+from exporter.stats.divergence import Floats
 from exporter.storage.correction_document import decode_label
 from exporter.storage.corrections import Filter, list_ids, read_predictions
 from exporter.validation import preview, suggestion
 
-MAX_ROWS = 100_000
-"""Corrections whose inputs are looked at, the newest ones that the rest of a filter selects."""
+MAX_ROWS, MAX_SECONDS = 100_000, 5.0
+"""Corrections whose inputs are looked at, the newest ones that the rest of a filter selects, and time for it."""
 
 
 def parse_bins(binner: Binner, text: str) -> Bins:
@@ -64,26 +69,38 @@ def find_corrections(connection: sa.Connection, binner: Binner, bins: Bins, chos
     Returns
     -------
     tuple
-        The identifiers, and whether there are older corrections that were not looked at, see `MAX_ROWS`.
+        The identifiers, and whether there are older corrections that were not looked at: more than `MAX_ROWS`, or than
+        can be looked at in `MAX_SECONDS`, such as large images.
     """
+    end = time.monotonic() + MAX_SECONDS
     ids = list_ids(connection, chosen, MAX_ROWS + 1)
     found: list[int] = []
     for rows in read_predictions(connection, ids[:MAX_ROWS]):
         found += [row.id for row, inside in zip(rows, _are_inside(binner, bins, rows), strict=True) if inside]
+        if time.monotonic() > end:
+            return found, min(row.id for row in rows) > ids[-1]
     return found, len(ids) > MAX_ROWS
 
 
 def _are_inside(binner: Binner, bins: Bins, rows: Any) -> Any:
     decoded = decode_inputs([row.inputs.encode("utf-8", "replace") for row in rows])
-    inputs = [decoded.get(index, {}) for index in range(len(rows))]
-    names = {binner.target_names[target] for target, _ in bins}
-    sources = [source for source, kind in binner.inputs.items() if not names.isdisjoint(kind.features(source))]
-    columns = {source: [one.get(source) for one in inputs] for source in sources}
-    codes = binner.empty_codes(len(rows))
-    binner.count_columns(columns, len(rows), (), np.array([row.time for row in rows]), codes=codes)
-    for target, _ in bins:
+    times = np.array([row.time for row in rows])
+    inside = np.ones(len(rows), np.bool_)
+    for target, bin_index in bins:
         if target == binner.prediction:
-            codes[target] = output_bins(binner, target, [decode_label(row.prediction) for row in rows])
+            codes = output_bins(binner, target, [decode_label(row.prediction) for row in rows])
         elif target == binner.confidence:
-            codes[target] = output_bins(binner, target, [row.confidence for row in rows])
-    return np.all([codes[target] == bin_index for target, bin_index in bins], axis=0)
+            codes = output_bins(binner, target, [row.confidence for row in rows])
+        else:
+            name = binner.target_names[target]
+            source, kind = next((s, k) for s, k in binner.inputs.items() if name in k.features(s))
+            values = [decoded.get(index, {}).get(source) for index in range(len(rows))]
+            codes = feature_bins(binner.targets[target], _values(kind, name, source, values, times))
+        inside &= codes == bin_index
+    return inside
+
+
+def _values(kind: InputType, name: str, source: str, values: list[Any], times: Floats) -> Any:
+    if isinstance(kind, Categorical):
+        return kind.labels(values)
+    return kind.columns(values, times)[kind.features(source).index(name)]

@@ -226,7 +226,9 @@ def read_predictions(connection: sa.Connection, ids: Sequence[int]) -> Iterator[
     columns = (feedback.c.id, feedback.c.prediction, feedback.c.confidence, feedback.c.inputs, time)
     for start in range(0, len(ids), STEP):
         is_in_step = feedback.c.id.in_(ids[start : start + STEP])
-        sizes = connection.execute(sa.select(feedback.c.id, sa.func.length(feedback.c.inputs)).where(is_in_step)).all()
+        sizes = connection.execute(
+            sa.select(feedback.c.id, sa.func.length(feedback.c.inputs)).where(is_in_step).order_by(feedback.c.id.desc())
+        ).all()
         part: list[int] = []
         characters = 0
         for id_, length in (row for row in sizes if row[1]):

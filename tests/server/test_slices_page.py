@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from html import escape
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -203,6 +202,16 @@ def test_only_an_answer_is_shown_again(shops: Served) -> None:
     assert shops.get("/slices?model=bare").headers["Cache-Control"] == "private, max-age=0"
 
 
+def test_the_quality_page_links_to_the_slices_of_the_errors(flights: Served) -> None:
+    """Measured and estimated errors have a link each."""
+    links = [str(attrs["href"]) for tag, attrs in Page(flights.get("/quality?model=flights")).tags if tag == "a"]
+    found = [link for link in links if link.startswith("/slices")]
+    assert [dict(parse_qsl(urlsplit(link).query))["of"] for link in found] == ["errors", "estimated_loss"]
+    errors, expected = (Page(flights.get(link)) for link in found)
+    assert "100 % of the errors are where carrier is MQ and dest is ATL" in errors.text
+    assert (expected.status, "holds significantly more than its share" in expected.text) == (200, True)
+
+
 def test_an_alert_on_the_home_page_links_to_the_slices(shops: Served) -> None:
     """An alert that slices may explain has a link to them, and the others have none."""
     for name, expected in (("ModelCorrectionRatioHigh", 1), ("ModelFeatureDrift", 1), ("ModelLatencyHigh", 0)):
@@ -217,22 +226,29 @@ def test_an_alert_on_the_home_page_links_to_the_slices(shops: Served) -> None:
             assert all(Page(shops.get(link)).status == 200 for link in found)
 
 
-def test_slices_of_flights_suggest_what_to_watch(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """An exporter with more flights of a carrier than in training, whose users corrected those to one airport."""
+    folder = tmp_path_factory.mktemp("flights")
+    write_model(folder)
+    server = Served(folder).start()
+    sent = flight_events(COUNT, confidence=0.95)
+    for event in sent[::3]:
+        event["inputs"]["carrier"] = "MQ"
+    assert server.post("/v1/predictions", sent).status == 202
+    correct(server, [event for event in sent if is_planted(event)], users=7)
+    labels = [{"prediction_id": e["id"], "label": "on time" if is_planted(e) else "late"} for e in sent]
+    assert server.post("/v1/labels", labels).status in {200, 201}
+    eventually(lambda: server.get("/v1/slices?model=flights").json["total"])
+    yield server
+    server.stop()
+
+
+def test_slices_of_flights_suggest_what_to_watch(flights: Served) -> None:
     """A categorical slice names the input for segment_by; drift links to the drift of its features."""
-    write_model(tmp_path)
-    server = Served(tmp_path).start()
-    try:
-        sent = flight_events(COUNT, confidence=0.95)
-        for event in sent[::3]:
-            event["inputs"]["carrier"] = "MQ"
-        assert server.post("/v1/predictions", sent).status == 202
-        correct(server, [event for event in sent if is_planted(event)], users=7)
-        eventually(lambda: server.get("/v1/slices?model=flights").json["total"])
-        assert "To watch it: segment_by: carrier" in Page(server.get("/slices?model=flights")).text
-        page = Page(server.get("/slices?model=flights&of=drift"))
-        assert "of the predictions are where carrier is MQ" in page.text
-        assert "Drift of carrier" in page.text
-        (link,) = {str(attrs["href"]) for tag, attrs in page.tags if "feature=" in str(attrs.get("href"))}
-        assert Page(server.get(link)).rows()
-    finally:
-        server.stop()
+    assert "To watch it: segment_by: carrier" in Page(flights.get("/slices?model=flights")).text
+    page = Page(flights.get("/slices?model=flights&of=drift"))
+    assert "of the predictions are where carrier is MQ" in page.text
+    assert "Drift of carrier" in page.text
+    (link,) = {str(attrs["href"]) for tag, attrs in page.tags if "feature=" in str(attrs.get("href"))}
+    assert Page(flights.get(link)).rows()

@@ -35,7 +35,6 @@ from exporter.server.pages.review_filters import (
 )
 from exporter.server.pages.slices import slices_parameters
 from exporter.server.problem import store_problem
-from exporter.slices.rows import MAX_ROWS
 from exporter.stats.accuracy import Estimate
 from exporter.storage.accuracy_counts import AccuracyCounts, accuracy_counts
 from exporter.storage.correction_document import rfc3339
@@ -150,7 +149,7 @@ class ReviewPage:
         except EventError as error:
             return render_template("review.html", **context, errors=[error.detail]), 400
         if query.slice and query.slice.truncated:
-            context["messages"].append(f"Only the newest {MAX_ROWS:,} corrections were looked at for the slice.")
+            context["messages"].append("Only the newest corrections were looked at for the slice.")
         store, wanted = self._exporter.store, (query.filter, PAGE_SIZE, query.after)
         is_assigned = query.filter.status == "pending" and query.filter.joined is not False and request.method != "HEAD"
         lease = reviewer_lease(self._exporter) if is_assigned else None

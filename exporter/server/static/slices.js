@@ -2,6 +2,7 @@
 import { fetchPage } from "./fetch_page.js";
 
 const TIMEOUT = 120_000; // other searches may come first
+const MOST = "3"; // slices in a panel; the page behind the link has more
 
 for (const panel of document.querySelectorAll("[data-slices]")) load(/** @type {HTMLElement} */ (panel));
 
@@ -14,11 +15,13 @@ async function load(panel) {
   panel.prepend(note);
   panel.setAttribute("aria-busy", "true");
   try {
-    const found = (await fetchPage(link.href, TIMEOUT)).getElementById("slices");
+    const address = new URL(link.href);
+    address.searchParams.set("limit", MOST);
+    const found = (await fetchPage(address.href, TIMEOUT)).getElementById("slices");
     if (!found) throw new Error("no slices");
     found.removeAttribute("id"); // a page may have several panels
     note.replaceWith(document.adoptNode(found));
-    link.textContent = "Other times and questions";
+    link.textContent = "All slices, other times and questions";
     const summary = panel.closest("details")?.querySelector("summary");
     if (summary) summary.textContent += ` (${found.querySelectorAll("li").length})`; // on a phone it is closed
   } catch {

@@ -1,0 +1,88 @@
+"""Which corrections are in a slice, whatever their inputs are, on both databases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.flights import write_model
+from support.review_rows import put
+
+from exporter.config import StoreConfig
+from exporter.monitoring.binner import Binner
+from exporter.profiles.profile import load
+from exporter.slices import rows
+from exporter.slices.rows import find_corrections, parse_bins
+from exporter.storage import Store, corrections
+from exporter.storage.corrections import Filter
+
+
+@pytest.fixture
+def store(database: str) -> Iterator[Store]:
+    """An empty store."""
+    store = Store(StoreConfig(url=database), lambda _: None)
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="module")
+def binner(tmp_path_factory: pytest.TempPathFactory) -> Binner:
+    """The bins of flights."""
+    folder: Path = tmp_path_factory.mktemp("model")
+    write_model(folder)
+    return Binner(load(folder / "flights.json"), {"pilot"})
+
+
+def found(store: Store, binner: Binner, **where: str) -> tuple[list[int], bool]:
+    """Return the corrections in bins, each named without its number."""
+    names = {
+        name: next(label for label in binner.targets[binner.target_names.index(name)].labels() if label[3:] == text)
+        for name, text in where.items()
+    }
+    with store.reading() as connection:
+        bins = parse_bins(binner, json.dumps(names))
+        ids, truncated = find_corrections(connection, binner, bins, Filter(model="digits"))
+    return sorted(ids), truncated
+
+
+def test_every_input_is_in_a_bin(store: Store, binner: Binner) -> None:
+    """Unknown, missing and invalid values are in their bins; what is stored and cannot be read has missing values."""
+    inputs = ['{"carrier": "MQ"}', '{"carrier": "X"}', '{"carrier": null}', "{}", '{"carrier": {}}', '{"carrier', ""]
+    put(store, [{"inputs": text} for text in inputs])
+    assert found(store, binner, carrier="MQ") == ([1], False)
+    assert found(store, binner, carrier="other") == ([2], False)
+    assert found(store, binner, carrier="missing")[0] == [3, 4, 6]
+    assert found(store, binner, carrier="invalid") == ([5], False)
+
+
+def test_numbers_that_are_none_are_found(store: Store, binner: Binner) -> None:
+    """A number above all of training, a missing one and a text each have their bin, together with another input."""
+    distances = ("1e9", "null", '"far"', "NaN", "1e999")
+    put(store, [{"inputs": f'{{"carrier": "MQ", "distance": {text}}}'} for text in distances])
+    above = next(
+        label[3:] for label in binner.targets[binner.target_names.index("distance")].labels() if "above" in label
+    )
+    assert found(store, binner, carrier="MQ", distance=above) == ([1], False)
+    assert found(store, binner, carrier="MQ", distance="missing")[0] == [2, 4]
+    assert found(store, binner, carrier="MQ", distance="invalid")[0] == [3, 5]
+
+
+def test_a_look_is_bounded_in_rows_and_time(store: Store, binner: Binner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest corrections are looked at first, and the answer says if there are older ones."""
+    put(store, [{"inputs": '{"carrier": "MQ"}'} for _ in range(25)])
+    monkeypatch.setattr(corrections, "STEP", 10)
+    assert found(store, binner, carrier="MQ") == (list(range(1, 26)), False)
+    monkeypatch.setattr(rows, "MAX_ROWS", 20)
+    assert found(store, binner, carrier="MQ") == (list(range(6, 26)), True)
+    monkeypatch.setattr(rows, "MAX_SECONDS", 0.0)
+    assert found(store, binner, carrier="MQ") == (list(range(16, 26)), True)
+
+
+def test_large_inputs_are_read_in_parts(store: Store, binner: Binner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An input that is larger than a part is read alone."""
+    monkeypatch.setattr(corrections, "CHARACTERS", 50)
+    texts = ['{"carrier": "MQ"}', json.dumps({"carrier": "MQ", "dest": "x" * 100}), '{"carrier": "MQ"}'] * 3
+    put(store, [{"inputs": text} for text in texts])
+    assert found(store, binner, carrier="MQ")[0] == list(range(1, 10))
