@@ -623,12 +623,15 @@ def test_the_examples_of_the_client_page(exporter: Exporter) -> None:
     page = (ROOT / "docs" / "client.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", page, re.M | re.S)
     _python("\n".join(blocks).replace("http://127.0.0.1:9877", exporter.url))
-    events = exporter.events()
+    events = [event for event in exporter.events() if "shadow" not in event]
+    (shadow,) = (event for event in exporter.events() if "shadow" in event)
     assert [event["inputs"] for event in events] == [
         {"age": 41, "country": "NL"},
         {"age": 41, "country": "NL"},
         {"age": 41, "income": 2500},
+        {"age": 41, "country": "NL"},
     ]
+    assert (shadow["id"], shadow["version"]) == (events[-1]["id"], "4")
     assert all(event["prediction"] in {"yes", "no"} and event["confidence"] > 0.5 for event in events)
 
 
