@@ -142,6 +142,26 @@ def test_messages_that_cannot_be_used_go_to_the_dead_letter_topic(
         assert headers["model-exporter-error"]
 
 
+def test_a_message_that_the_dead_letter_topic_does_not_take_blocks_no_others(
+    tmp_path: Path, cluster: Cluster, served: Served
+) -> None:
+    """Of a message that is too large for it, the reason and the origin are kept."""
+    path = tmp_path / "kafka.properties"
+    path.write_text("message.max.bytes=2000")
+    large = prediction(1, confidence=7, comment="x" * 3000)
+    cluster.produce("large", [large, prediction(2, version="large"), prediction(3, confidence=7)])
+    flags = ["--topic=large", "--dead-letter-topic=small", "--group=large", f"--kafka.config.file={path}"]
+    with consuming(tmp_path, cluster, served.url, *flags) as consumer:
+        eventually(lambda: consumer.count("large", "dead_letter") == 2, 30)
+        eventually(lambda: consumer.count("large", "accepted") == 1, 30)
+        eventually(lambda: cluster.committed("large", "large") == 3)
+        letters = cluster.read("small", 2)
+    values = {letter.value(): dict(letter.headers() or ()) for letter in letters}
+    assert set(values) == {None, json.dumps(prediction(3, confidence=7)).encode()}
+    assert values[None]["model-exporter-error"].startswith(b"too large for this topic, only its origin is kept: /conf")
+    assert {"model-exporter-topic", "model-exporter-partition", "model-exporter-offset"} <= values[None].keys()
+
+
 def test_without_a_dead_letter_topic_they_are_logged_and_dropped(
     tmp_path: Path, cluster: Cluster, served: Served
 ) -> None:
@@ -229,9 +249,12 @@ def test_a_refused_token_ends_the_consumer(tmp_path: Path, cluster: Cluster, ser
         (["--topic=a=b"], "", "--topic: expected one of predictions, feedback"),
         (["--topic=a b"], "", "--topic: expected up to 249 letters"),
         (["--topic=a"], "", "--bootstrap-servers: name the brokers"),
+        (["--topic=a", "--topic=a=labels", "--bootstrap-servers=x:1"], "", "--topic: a is named twice"),
         (["--topic=a", "--dead-letter-topic=a", "--bootstrap-servers=x:1"], "", "a is also a --topic"),
         (["--topic=a"], "bootstrap.servers", "line 1: expected key=value"),
         (["--topic=a"], "bootstrap.servers=x:1\nenable.auto.commit=true", "enable.auto.commit: it must not be set"),
+        (["--topic=a"], "group.protocol=consumer", 'group.protocol: expected classic, got "consumer"'),
+        (["--topic=a"], "partition.assignment.strategy=cooperative-sticky", "expected range, roundrobin or range,"),
         (["--topic=a"], "bootstrap.servers=x:1\ngroup.id=g", "group.id: set it with --group"),
         (["--topic=a"], "bootstrap.servers=x:1\nno.such=1", 'No such configuration property: "no.such"'),
     ],

@@ -29,7 +29,7 @@ class Cluster:
 
     def read(self, topic: str, number: int) -> list[Message]:
         """Return the first messages of a topic, once there are as many."""
-        options = {"bootstrap.servers": self.servers, "group.id": "reader", "auto.offset.reset": "earliest"}
+        options = {"bootstrap.servers": self.servers, "group.id": f"reader-{topic}", "auto.offset.reset": "earliest"}
         consumer = Consumer(options | {"log_level": 0, "enable.auto.commit": False})
         consumer.subscribe([topic])
         messages: list[Message] = []

@@ -30,7 +30,7 @@ from exporter.commands.exporter_client import DEFAULT_URL
 from exporter.errors import ExporterError
 from exporter.events import MAX_REJECTED
 from exporter.http_client.client import Client
-from exporter.validation import preview
+from exporter.validation import any_of, preview
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _OWN = {
@@ -39,6 +39,11 @@ _OWN = {
     "enable.partition.eof": False,
 }
 """Settings of the consumer on which it depends that no message is lost."""
+_CLASSIC = {
+    "group.protocol": ("classic",),
+    "partition.assignment.strategy": ("range", "roundrobin", "range,roundrobin"),
+}
+"""Values that others of its settings may have: the consumer assigns all of its partitions at once."""
 
 log = logging.getLogger("exporter.commands.consume")
 
@@ -67,6 +72,9 @@ def run(options: argparse.Namespace) -> int:
     """Take messages to the exporter until a signal says to stop."""
     logs.configure(options.log_level, options.log_format)
     kinds = dict(options.topic)
+    if len(kinds) < len(options.topic):
+        names = [name for name, _ in options.topic]
+        raise ExporterError(f"--topic: {next(name for name in names if names.count(name) > 1)} is named twice")
     if options.dead_letter_topic in kinds:
         raise ExporterError(f"--dead-letter-topic: {options.dead_letter_topic} is also a --topic: it would never end")
     settings = _settings(options)
@@ -115,6 +123,10 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         if key in settings:
             why = "set it with --group" if key == "group.id" else "it must not be set: offsets are committed by hand"
             raise ExporterError(f"--kafka.config.file: {path}: {key}: {why}")
+    for key, allowed in _CLASSIC.items():
+        if key in settings and settings[key] not in allowed:
+            wrong = f"expected {any_of(allowed)}, got {preview(settings[key])}"
+            raise ExporterError(f"--kafka.config.file: {path}: {key}: {wrong}")
     if options.bootstrap_servers:
         settings["bootstrap.servers"] = options.bootstrap_servers
     if "bootstrap.servers" not in settings and "test.mock.num.brokers" not in settings:
