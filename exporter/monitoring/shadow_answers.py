@@ -6,7 +6,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from exporter.events import NO_VERSION, Prediction
 from exporter.monitoring.outcome import Scorer
@@ -19,7 +19,9 @@ MAX_REQUESTS = 50_000
 """Requests whose answers wait, of all models together; the oldest make room."""
 MAX_PAIRS, MAX_VERSIONS = 10, 20
 """Pairs of versions, and versions without users, that are counted by name for each model; the others are ``other``."""
-_MAX_WAITING = 4  # versions whose answers wait for the one that the user saw
+UNUSED_SECONDS = 86400.0
+"""A name that was not used for so long makes room for another one."""
+_MAX_ANSWERS = 4  # versions whose answers to the same request are compared
 _MAX_TEXT = 64
 _Answer = str | int | float | bool
 
@@ -72,13 +74,16 @@ class VersionCounts:
         Its answers, and those with a 5xx code.
     unpaired
         Answers that were compared with none: the other one did not come in time, or is of another type or the same
-        version.
+        version, or too many versions answered the request.
+    last
+        When the last answer arrived, Unix time in seconds.
     """
 
-    __slots__ = ("answers", "errors", "unpaired")
+    __slots__ = ("answers", "errors", "last", "unpaired")
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
         self.answers = self.errors = self.unpaired = 0
+        self.last = now
 
 
 class Paired(NamedTuple):
@@ -124,6 +129,7 @@ class ShadowAnswers:
         self._seen: dict[str, float] = {}
         self._pairs: dict[str, dict[tuple[str, str], PairCounts]] = {}
         self._versions: dict[str, dict[str, VersionCounts]] = {}
+        self._time = 0.0
         self._lock = threading.Lock()
 
     def awaits(self, model: str, now: float) -> bool:
@@ -143,6 +149,7 @@ class ShadowAnswers:
         paired: list[Paired] = []
         with self._lock:
             self._expire(now)
+            self._time = unix_time
             for event in events:
                 version = event.version or NO_VERSION
                 failed = (event.code or 200) >= 500
@@ -151,6 +158,7 @@ class ShadowAnswers:
                     counts = self._version(event.model, version)
                     counts.answers += 1
                     counts.errors += failed
+                    counts.last = unix_time
                 if event.prediction is not None and not failed:
                     paired += self._answer(event, version, _compact(event.prediction), now, unix_time)
         return paired
@@ -169,11 +177,11 @@ class ShadowAnswers:
             waiting, request.waiting = request.waiting, {}
         elif version in request.done or version in request.waiting:
             return []
+        elif len(request.done) + len(request.waiting) >= _MAX_ANSWERS:
+            self._version(event.model, version).unpaired += 1
+            return []
         elif request.served is None:
-            if len(request.waiting) < _MAX_WAITING:
-                request.waiting[version] = answer
-            else:
-                self._version(event.model, version).unpaired += 1
+            request.waiting[version] = answer
             return []
         else:
             waiting = {version: answer}
@@ -198,16 +206,27 @@ class ShadowAnswers:
             distance = None
         pairs = self._pairs.setdefault(model, {})
         names = (served, version)
-        if names not in pairs and len(pairs) >= MAX_PAIRS:
+        if names not in pairs and not self._has_room(pairs, MAX_PAIRS):
             names = (OTHER_VERSION, OTHER_VERSION)
         pairs.setdefault(names, PairCounts(unix_time)).add(distance, differs, unix_time)
         return Paired(model, *names, id_, differs)
 
     def _version(self, model: str, version: str) -> VersionCounts:
         versions = self._versions.setdefault(model, {})
-        if version not in versions and len(versions) >= MAX_VERSIONS:
+        if version not in versions and not self._has_room(versions, MAX_VERSIONS):
             version = OTHER_VERSION
-        return versions.setdefault(version, VersionCounts())
+        return versions.setdefault(version, VersionCounts(self._time))
+
+    def _has_room(self, counted: dict[Any, Any], most: int) -> bool:
+        """Return whether one more name may be counted; the one that was last used before all others may make room."""
+        names = [name for name in counted if name not in (OTHER_VERSION, (OTHER_VERSION, OTHER_VERSION))]
+        if len(names) < most:
+            return True
+        oldest = min(names, key=lambda name: counted[name].last)
+        if self._time - counted[oldest].last < UNUSED_SECONDS:
+            return False
+        del counted[oldest]
+        return True
 
     def _expire(self, now: float) -> None:
         while self._requests and now - next(iter(self._requests.values())).arrived > WAIT_SECONDS:
