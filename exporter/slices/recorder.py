@@ -32,7 +32,8 @@ BLOCK_ROWS, BLOCK_SECONDS = 8192, 60.0
 MAX_BYTES = 32 * 2**20
 """Bytes of bins that wait for their block; with more, all are stored."""
 MAX_WAITING = 16
-"""Blocks that may wait for the disk; further ones are dropped, and their predictions are missing from slices."""
+"""Blocks that may wait for the disk before others are stored, one of each version; with more, those are dropped, and
+their predictions are missing from slices."""
 
 
 class _Part(NamedTuple):
@@ -116,26 +117,32 @@ class BinRecorder:
             self._store_full()
 
     def _store_full(self) -> None:
+        has_room = self._has_room()
         for key, parts in list(self._open.items()):
             if self._bytes > MAX_BYTES or sum(len(part.ids) for part in parts) >= BLOCK_ROWS:
-                self._submit(key)
+                self._submit(key, has_room)
 
     def flush(self, seconds: float = 0.0) -> Future[None] | None:
         """Store the blocks that are so old; return what is done once the last one is on disk, None without any."""
         oldest = time.time() - seconds
         with self._lock:
+            has_room = self._has_room()
             for key, parts in list(self._open.items()):
                 if parts[0].received <= oldest or parts[0].received > time.time() + BLOCK_SECONDS:
-                    self._submit(key)
+                    self._submit(key, has_room)
             return self._waiting[-1] if self._waiting else None
 
-    def _submit(self, key: tuple[str, str, str]) -> None:
+    def _has_room(self) -> bool:
+        """Return whether further blocks may wait for the disk. The caller holds the lock."""
+        while self._waiting and self._waiting[0].done():
+            self._waiting.popleft()
+        return len(self._waiting) < MAX_WAITING
+
+    def _submit(self, key: tuple[str, str, str], has_room: bool) -> None:
         """Pass a block to the store. The caller holds the lock."""
         parts = self._open.pop(key)
         self._bytes -= sum(part.codes.nbytes for part in parts)
-        while self._waiting and self._waiting[0].done():
-            self._waiting.popleft()
-        if len(self._waiting) >= MAX_WAITING:
+        if not has_room:
             log.warning(
                 "the store is slow: predictions whose bins are not recorded: %d", sum(len(p.ids) for p in parts)
             )

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.stored_inputs import remove_inputs
+from exporter.storage.bin_codes import PAIRED
 from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
 from exporter.storage.migrations import SCHEMA_VERSION, stored_version
 from exporter.storage.schema import bin_codes, feedback, predictions, release_chunks
@@ -141,9 +142,11 @@ def _redact_step(
 def delete_bins(connection: sa.Connection, model: str, kept: Collection[str], *, dry_run: bool) -> int:
     """Delete the recorded bins of a model, except those of some layouts; return of how many predictions they are.
 
-    Which inputs bins are of cannot be seen in them: after a change of what is redacted, they have another layout.
+    Which inputs bins are of cannot be seen in them: after a change of what is redacted, they have another layout. The
+    blocks of `PAIRED` have no bins.
     """
-    is_old = (bin_codes.c.model == model) & bin_codes.c.layout.not_in(list(kept))
+    has_bins = ~bin_codes.c.layout.startswith(PAIRED, autoescape=True)
+    is_old = (bin_codes.c.model == model) & has_bins & bin_codes.c.layout.not_in(list(kept))
     number = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(bin_codes.c.rows), 0)).where(is_old)).scalar()
     connection.rollback()
     if not dry_run:

@@ -27,6 +27,7 @@ from exporter.monitoring.batches import count_events
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.segments import Segments
+from exporter.monitoring.shadow_answers import Paired
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import NumericFeature, load
 from exporter.profiles.row_bins import feature_bins
@@ -184,10 +185,24 @@ def test_memory_is_bounded_while_the_store_is_slow(binner: Binner, monkeypatch: 
     assert young.blocks == 2
 
 
+def test_versions_whose_blocks_are_due_together_are_all_stored(store: Store) -> None:
+    """However many they are: the store is not slow because of it."""
+    bins = BinRecorder(store)
+    number = recorder.MAX_WAITING + 5
+    bins.add_pairs([Paired(f"model-{one}", "1", "2", "a", differs=True) for one in range(number)], 1000.0)
+    flushed = bins.flush(60)
+    assert flushed is not None
+    flushed.result(10)
+    with store.reading() as connection:
+        assert connection.execute(sa.select(sa.func.count()).select_from(bin_codes)).scalar() == number
+
+
 def test_redact_removes_bins_of_what_is_redacted_now(tmp_path: Path) -> None:
-    """Bins that were recorded when less was redacted are counted, and then deleted; others stay."""
+    """Bins that were recorded when less was redacted are counted, and then deleted; answers in shadow mode stay."""
     path = write_model(tmp_path, url=f"sqlite:///{tmp_path}/store.db")
     server = Served(tmp_path).start()
+    shadows = [event | {"version": "2", "prediction": "late", "shadow": True} for event in events(40)]
+    assert server.post("/v1/predictions", shadows).status == 202
     assert server.post("/v1/predictions", events(40)).status == 202
     server.stop()
     config = yaml.safe_load(path.read_text())
@@ -200,15 +215,15 @@ def test_redact_removes_bins_of_what_is_redacted_now(tmp_path: Path) -> None:
         with sqlite3.connect(tmp_path / "store.db") as connection:
             return int(connection.execute("SELECT count(*) FROM bin_codes").fetchone()[0])
 
-    assert blocks() == 1
+    assert blocks() == 2
     assert "bins of flights" not in redact()
     config["models"][0]["redact"] = ["pilot", "carrier"]
     path.write_text(yaml.safe_dump(config))
     text = redact("--dry-run")
     assert "bins of flights: 40 predictions hold redacted inputs" in text
-    assert blocks() == 1
+    assert blocks() == 2
     assert "bins of flights: 40 predictions removed" in redact()
-    assert blocks() == 0
+    assert blocks() == 1
 
 
 def test_the_training_rows_have_the_redacted_input() -> None:
