@@ -59,7 +59,7 @@ class LabelCheck:
         if is_closing():
             return
         if not known.all():
-            state = state._replace(decision=0)  # the next check adds the others
+            state, self._seen = state._replace(decision=0), 0  # the next check adds the others
         self._store.execute(lambda connection, _: store_check(connection, self._model, state, rows, found))
         self.due_at = time.monotonic() + PAUSE_SECONDS
 

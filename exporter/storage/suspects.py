@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from exporter.events import MAX_COMPARED
 from exporter.features.extract import scalar_text
 from exporter.storage.correction_document import decode_label
 from exporter.storage.corrections import STATUSES, label_column, of_suspect
@@ -93,10 +94,13 @@ def is_outdated(connection: sa.Connection, model: str, state: CheckState, seen: 
 
 
 def read_labelled(connection: sa.Connection, model: str) -> list[LabelledRow]:
-    """Read accepted corrections and confirmed predictions, without their inputs; see `MAX_ACCEPTED`."""
+    """Read accepted corrections and confirmed predictions, without their inputs; see `MAX_ACCEPTED`.
+
+    Labels above `MAX_COMPARED` characters are left out: all are in memory at once.
+    """
     accepted = (
         sa.select(feedback.c.id, label_column.label("label"), feedback.c.revision)
-        .where(feedback.c.model == model, is_accepted, label_column.is_not(None))
+        .where(feedback.c.model == model, is_accepted, sa.func.length(label_column) <= MAX_COMPARED)
         .order_by(feedback.c.id.desc())
         .limit(MAX_ACCEPTED)
     )
@@ -104,7 +108,7 @@ def read_labelled(connection: sa.Connection, model: str) -> list[LabelledRow]:
     confirmed = (
         sa.select(feedback.c.id, feedback.c.prediction.label("label"), sa.null().label("revision"))
         .where(feedback.c.verdict == "accepted", feedback.c.joined, feedback.c.status.in_(map(sa.literal, STATUSES)))
-        .where(feedback.c.model == model, feedback.c.prediction.is_not(None), ~is_accepted)
+        .where(feedback.c.model == model, sa.func.length(feedback.c.prediction) <= MAX_COMPARED, ~is_accepted)
         .order_by(feedback.c.created.desc())
         .limit(MAX_CONFIRMED)
     )

@@ -219,6 +219,24 @@ def test_what_took_too_long_follows_in_the_next_check(checked: Checked, monkeypa
     assert checked.check() == {wrong}
 
 
+def test_a_check_for_new_feedback_that_took_too_long_is_finished_by_the_next(
+    checked: Checked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rest follows at once, not after the next decision."""
+    two_corners(checked)
+    checked.check()
+    checked.checks["digits"] = LabelCheck(checked.store, "digits")
+    checked.check()
+    checked.add([None], [0], verdict="accepted")  # type: ignore[list-item]
+    with monkeypatch.context() as patch:
+        patch.setattr(suspects, "CONFIRMED_SECONDS", -1.0)
+        patch.setattr(input_vectors, "ENCODING_SECONDS", -1.0)
+        checked.check()
+    (partial,) = checked.times()
+    checked.check()
+    assert checked.times() != [partial]
+
+
 def test_only_the_newest_labels_are_compared(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the bounds, older corrections stay as they were."""
     wrong = two_corners(checked)
@@ -256,3 +274,15 @@ def test_a_release_of_nothing_but_suspects_is_refused(checked: Checked, monkeypa
     checked.decide(*(set(range(1, 62)) - {wrong}), status="rejected")
     with pytest.raises(EmptyError, match="nothing of digits is accepted except what is suspect"):
         make_release(checked.store, "digits", None, None, frozenset(), exclude_suspects=True)
+
+
+def test_long_labels_are_not_checked(checked: Checked) -> None:
+    """All labels are in memory at once: those of more than 1,000 characters are left out, predictions as well."""
+    wrong = two_corners(checked)
+    text = json.dumps("x" * 1000)
+    checked.add([text] * 5, [0] * 5)
+    checked.add([None] * 5, [0] * 5, verdict="accepted", prediction=text)  # type: ignore[list-item]
+    with checked.store.reading() as connection:
+        rows = suspects.read_labelled(connection, "digits")
+    assert (len(rows), max(len(row.label) for row in rows)) == (61, 3)
+    assert checked.check() == {wrong}
