@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 MAX_AWAITED = 1000
-"""Corrections that await a second opinion for the longest time, among which those of a page are looked for."""
+"""Corrections that await a second opinion for the longest time, of the chosen model: a page has some of them."""
 TRANSACTION_SECONDS = 60.0
 """By how much a lease may seem too long: it is newer than the transaction that reads it, whose clock stands still."""
 
@@ -141,7 +141,10 @@ class Assigner:
         without = [held]
         if self._after:  # those of the pages before are on them
             without.append(sa.select(leases.c.feedback_id).where(leases.c.reviewer == self._lease.reviewer))
-        ids = connection.execute(awaited_from(self._lease.reviewer).limit(MAX_AWAITED)).scalars().all()
+        awaited = awaited_from(self._lease.reviewer)
+        if self._chosen.model is not None:
+            awaited = awaited.where(second_opinions.c.model == self._chosen.model)
+        ids = connection.execute(awaited.limit(MAX_AWAITED)).scalars().all()
         chosen = self._chosen._replace(status=None, without=tuple(without))
         query = sa.select(feedback.c.id).where(feedback.c.id.in_(ids), *conditions(chosen)).limit(limit)
         documents, _ = read_documents(connection, list(connection.execute(query).scalars()), chosen.redacted)

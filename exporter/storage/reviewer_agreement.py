@@ -22,10 +22,11 @@ _table = second_opinions.c
 def read_agreement(connection: sa.Connection) -> dict[str, Agreement]:
     """Return how far reviewers agree, by model; see `MAX_OPINIONS`."""
     models = sa.select(_table.model).where(_table.second_time.is_not(None), _table.model.is_not(None)).distinct()
-    return {
+    found = {
         model: agreement((row.first_category, row.second_category) for row in _latest(connection, model))
         for model in connection.execute(models).scalars().all()
     }
+    return {model: one for model, one in found.items() if one.pairs}  # opinions may be taken back between two queries
 
 
 def reviewer_agreement(connection: sa.Connection, model: str) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def category(status: str, label: str | None, user_label: str | None) -> str:
     """
     if status == "rejected":
         return "rejected"
-    if label is None or user_label is None or label in label_spellings(user_label):
+    if label is None or (user_label is not None and label in label_spellings(user_label)):
         return "accepted"
     try:
         text = scalar_text(msgspec.json.decode(label))

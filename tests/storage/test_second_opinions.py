@@ -19,6 +19,7 @@ from exporter.storage.corrections import Filter, count_among
 from exporter.storage.decision import Decision
 from exporter.storage.leases import Assigner, Assignment, Lease
 from exporter.storage.review_decisions import count_decided, decide, decide_all
+from exporter.storage.reviewer_agreement import read_agreement
 from exporter.storage.schema import decisions, feedback
 from exporter.storage.second_opinions import OpinionRule, in_state, is_chosen, with_second_opinions
 
@@ -89,6 +90,36 @@ def test_filters_that_would_show_the_first_decision_ask_for_none(store: Store) -
     assert assign(store, "ben", PENDING._replace(model="prices")).blind == frozenset()
     assert assign(store, "ben", PENDING._replace(model="digits")).blind == {"1"}
     assert Assigner(Lease("ben", 60), PENDING, 10, None).assign(store).blind == frozenset()
+
+
+def test_opinions_on_another_model_do_not_hide_those_on_the_chosen_one(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many corrections of another model await a second opinion for longer, a reviewer of one is asked."""
+    monkeypatch.setattr("exporter.storage.leases.MAX_AWAITED", 1)
+    give(store, "anna", "accepted", 1)
+    give(store, "anna", "accepted", 1, number=3)
+    assert assign(store, "ben", PENDING._replace(model="prices")).blind == {"3"}
+
+
+def test_opinions_that_are_taken_back_meanwhile_have_no_agreement(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model whose only second opinion is taken back between two queries has none."""
+    give(store, "anna", "accepted", 1)
+    give(store, "ben", "accepted", 1)
+    with store.reading() as connection:
+        assert read_agreement(connection)["digits"].pairs == 1
+        monkeypatch.setattr("exporter.storage.reviewer_agreement._latest", lambda *_: [])
+        assert read_agreement(connection) == {}
+
+
+def test_labels_of_reviewers_are_compared_where_the_user_gave_none(store: Store) -> None:
+    """Earlier versions took corrections without a label; two reviewers who label one differently do not agree."""
+    put(store, [{"label": None}])
+    give(store, "anna", "accepted", 1, '"8"', 5)
+    give(store, "ben", "accepted", 1, '"9"', 5)
+    assert opinion(store, 5)["state"] == "disputed"  # type: ignore[index]
 
 
 def test_a_page_has_some_second_opinions_and_without_others_only_these(store: Store) -> None:
