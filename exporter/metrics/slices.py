@@ -15,14 +15,19 @@ MAX_NAME = 200
 
 
 def slice_lines(explanation: Explanation, binner: Binner, version: str) -> Iterator[FamilyLines]:
-    """Return the lines of the slices of a version."""
+    """Return the lines of the slices of a version; of slices that are named the same, those of the first one."""
+    seen = set()
     for one in explanation.slices:
         name = describe(one.bins, binner)
+        name = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+        if name in seen:
+            continue
+        seen.add(name)
         labels = {
             "model": explanation.asked.model,
             "version": version,
             "of": explanation.asked.of,
-            "slice": name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…",
+            "slice": name,
         }
         yield sample_line(f.SLICE_SHARE, one.share, **labels)
         yield sample_line(f.SLICE_TRAFFIC, one.traffic_share, **labels)

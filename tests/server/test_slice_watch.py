@@ -106,3 +106,18 @@ def test_long_names_are_cut(exporter: Exporter, monkeypatch: pytest.MonkeyPatch)
     send(exporter, sent, [*filter(is_planted, sent)])
     exporter._slice_watch.refresh()
     assert [labels[3] for labels in exported(exporter)["model_slice_share"]] == ["carrier i…"]
+
+
+def test_slices_with_the_same_name_are_one_series(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where two slices look the same, as cut names or bins of large numbers do, the first one has the series."""
+    monkeypatch.setattr("exporter.metrics.slices.describe", lambda *_: "the same")
+    sent = events(COUNT, confidence=0.95)
+    corrected = [event for event in sent if event["inputs"]["carrier"] == "MQ" or event["inputs"]["dest"] == "ATL"]
+    client = send(exporter, sent, corrected)
+    found = client.get("/v1/slices?model=flights&version=1&limit=3").json["slices"]  # type: ignore[index]
+    assert len(found) > 1
+    exporter._slice_watch.refresh()
+    text = exporter.metrics("", ())[0].decode()
+    assert [line for line in text.splitlines() if line.startswith("model_slice_share{")] == [
+        f'model_slice_share{{model="flights",version="1",of="corrections",slice="the same"}} {found[0]["share"]!r}'
+    ]

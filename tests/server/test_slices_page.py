@@ -187,6 +187,8 @@ def test_review_and_drift_link_to_their_slices(shops: Served) -> None:
         ("model=shops&of=drift", 200, "single bins are compared with the training data"),
         ("model=shops&since=2026-01-01T00:00:00Z&version=2", 200, "There are no confident predictions"),
         ("model=&of=", 200, "Choose a model."),
+        ("endpoint=review", 200, "Choose a model."),
+        ("model=shops&endpoint=review&_external=1&_scheme=javascript", 400, 'the parameter "endpoint" is not known'),
     ],
 )
 def test_the_page_says_why_there_are_no_slices(shops: Served, query: str, status: int, text: str) -> None:

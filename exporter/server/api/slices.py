@@ -22,7 +22,7 @@ from exporter.slices.questions import QUESTIONS
 from exporter.slices.report import document
 from exporter.validation import any_of, preview
 
-_PARAMETERS = ("model", "version", "of", "since", "limit")
+PARAMETERS = ("model", "version", "of", "since", "limit")
 
 
 def blueprint(exporter: Exporter) -> Blueprint:
@@ -49,7 +49,7 @@ def parse_question(exporter: Exporter, arguments: Mapping[str, str]) -> Asked:
     EventError
         When a parameter is not valid.
     """
-    check_parameters(arguments, _PARAMETERS)
+    check_parameters(arguments, PARAMETERS)
     model = parse_model(exporter.pipeline.monitors.models, arguments.get("model"))
     text = arguments.get("of", "corrections")
     of = next((name for name in QUESTIONS if name == text), None)

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, make_response, render_template, request
 
 from exporter.errors import EventError, SlicesError
 from exporter.monitoring.drift_report import OUTPUTS
-from exporter.server.api.slices import parse_question
+from exporter.server.api.slices import PARAMETERS, parse_question
 from exporter.server.application import Exporter
 from exporter.server.pages.review_filters import parameters, parse_time
 from exporter.slices.questions import QUESTIONS, Of
@@ -52,12 +52,13 @@ def blueprint(exporter: Exporter) -> Blueprint:
 def _context(exporter: Exporter, arguments: dict[str, str]) -> tuple[dict[str, Any], int]:
     """Search, and return the values of the page with its status."""
     models = exporter.pipeline.monitors.models
-    chosen = DEFAULTS | {name: value.strip() for name, value in arguments.items() if value.strip()}
+    given = DEFAULTS | {name: value.strip() for name, value in arguments.items() if value.strip()}
+    chosen = {name: value for name, value in given.items() if name in PARAMETERS}  # of which links are made
     context: dict[str, Any] = {"names": list(models), "questions": QUESTIONS, "periods": PERIODS, "chosen": chosen}
     if "model" not in chosen and len(models) > 1:
         return context | {"message": "Choose a model."}, 200
     try:
-        asked = parse_question(exporter, chosen | {"since": parse_time("since", chosen["since"], time.time())})
+        asked = parse_question(exporter, given | {"since": parse_time("since", given["since"], time.time())})
     except EventError as error:
         return context | {"message": error.detail}, 400
     chosen["model"] = asked.model
