@@ -226,7 +226,7 @@ def test_acknowledged_labels_survive_a_kill(server: Served) -> None:
 
     sender = threading.Thread(target=label)
     sender.start()
-    eventually(lambda: len(acknowledged) > 60)
+    eventually(lambda: len(acknowledged) > 60, 60)
     server.stop(signal.SIGKILL)
     sender.join()
     server.start()
