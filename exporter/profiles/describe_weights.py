@@ -8,11 +8,15 @@ from exporter.profiles.weights_record import Weights
 
 _BAR = 30
 _NAMED = 3
+_NOTHING = 0.005
+"""A share of the variance of the predictions that is shown as 0 %."""
 
 
 def weights_line(weights: Weights) -> str:
     """Return in a line which features the model's answers depend on."""
     heaviest = sorted(weights.features.items(), key=lambda item: -item[1].weight)[:_NAMED]
+    if weights.fidelity < _NOTHING:
+        return "(weights)  predictions were not found to depend on any feature"
     named = ", ".join(f"{name} ({100 * feature.weight:.0f} %)" for name, feature in heaviest)
     unused = sum(feature.is_hardly_used for feature in weights.features.values())
     rest = f"; {unused:,} of {len(weights.features):,} features are hardly used" if unused else ""

@@ -49,6 +49,14 @@ def test_weights_are_learned_from_predictions_and_described(tmp_path: Path) -> N
     assert [line.split("%")[-2].split()[-4] for line in lines[-4:-2]] == ["used", "country"]
 
 
+def test_predictions_at_random_depend_on_no_feature(tmp_path: Path) -> None:
+    """The description says so, and ranks nothing."""
+    data = columns() | {"predicted": np.random.default_rng(1).choice(["yes", "no"], ROWS)}
+    assert "(weights)  predictions were not found to depend on any feature" in [
+        *describe_lines(profiled(tmp_path, data))
+    ]
+
+
 @pytest.mark.parametrize("options", [{"shuffled": True}, {"time_column": "when"}])
 def test_the_order_of_the_rows_does_not_matter(tmp_path: Path, options: dict[str, Any]) -> None:
     """Also without a pass over blocks, and where rows must be sorted by time."""
