@@ -94,17 +94,18 @@ class HourlyReference:
         total = hours.sum()
         if total <= 0:
             return self._overall
-        weight = hours / total
+        known = hours > 0
+        weight, rows_of, counts_of = hours[known] / total, self._rows[known], self._counts[known]
         reference, shift = self._overall.reference, self._overall.shift.copy()
         rows, quantile, degrees = reference.rows.copy(), reference.quantile.copy(), reference.degrees.copy()
         probability, counts = reference.probability.copy(), self._overall.counts.copy()
-        rows[self.targets] = 1 / (weight**2 @ (1 / self._rows))
-        mixture = weight @ (self._counts / self._rows[:, self._owner])
+        rows[self.targets] = 1 / (weight**2 @ (1 / rows_of))
+        mixture = weight @ (counts_of / rows_of[:, self._owner])
         counts[self._bins] = mixture * rows[self.targets][self._owner]
-        probability[self._bins] = weight @ self._probability
+        probability[self._bins] = weight @ self._probability[known]
         degrees[self.targets] = np.maximum(np.add.reduceat((mixture > 0).astype(np.intp), self._starts) - 1, 0)
         quantile[self.targets] = self._quantiles[degrees[self.targets]]
-        shift[self.targets] = weight @ self._shifts
+        shift[self.targets] = weight @ self._shifts[known]
         changed = replace(reference, rows=rows, probability=probability, quantile=quantile, degrees=degrees)
         return Expected(changed, counts, shift, has_hours=True)
 

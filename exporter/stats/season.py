@@ -105,12 +105,12 @@ class OtherHours:
     """
 
     def __init__(self, hours: Floats, by_hour: Floats) -> None:
-        size = hours.sum(axis=1, keepdims=True)
-        rest = np.maximum(by_hour - hours, 1.0)
-        weight = hours / size
-        self._factor = weight / rest
-        self._own = (self._factor * weight).sum(axis=1, keepdims=True)
-        self._number = 1 / (weight * self._factor).sum(axis=1, keepdims=True)
+        rest = by_hour - hours
+        counted = np.where(rest > 0, hours, 0.0)
+        weight = counted / np.maximum(counted.sum(axis=1, keepdims=True), 1.0)
+        self._factor = weight / np.maximum(rest, 1.0)
+        self._own = (self._factor * hours).sum(axis=1, keepdims=True) / hours.sum(axis=1, keepdims=True)
+        self._error = (weight * self._factor).sum(axis=1, keepdims=True)
 
     def values(self, blocks: Floats, by_hour: Floats) -> Floats:
         """Return the counts of other values by bin, as many as are as exact as they are.
@@ -128,11 +128,12 @@ class OtherHours:
         -------
         ndarray
             Shape ``(M, K)``. It adds up to ``1 / Σ w²/N`` with the weights ``w`` and the other values ``N`` of each
-            hour.
+            hour. An hour without other values is left out; a block that has only such hours is compared with the other
+            values of all hours.
         """
         share = np.maximum(self._factor @ by_hour - self._own * blocks, 0.0)
-        share *= self._number / share.sum(axis=1, keepdims=True)
-        return np.asarray(share)
+        total = self._error * share.sum(axis=1, keepdims=True)
+        return np.divide(share, total, out=by_hour.sum(axis=0) - blocks, where=total > 0)
 
 
 def relative_noise(others: Floats, total: Floats, size: int) -> Floats:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -65,6 +66,25 @@ def test_blocks_are_compared_with_rows_of_the_same_hours(tmp_path: Path) -> None
     assert not any(scores.dependent for scores in after.values())
     assert after["income"].dispersion == after["meal"].dispersion == 1
     assert after["age"] == before["age"]
+
+
+def test_an_hour_of_a_single_day_does_not_change_the_noise_floor(tmp_path: Path) -> None:
+    """The rows of one hour are of one day, 20 in all: a block that holds them has no others to compare them with."""
+    at = np.concatenate(
+        [
+            START - 14 * DAY + day * DAY + hour * 3600 + np.arange(rows) * 36
+            for day in range(14)
+            for hour in range(24)
+            if (rows := 100 if hour != 3 else 20 * (day == 3))
+        ]
+    )
+    np.savez(tmp_path / "training.npz", at=at, income=daily(np.random.default_rng(4), at))
+    save(build_file(tmp_path / "training.npz", time_column="at", season="day"), tmp_path / "profile.json")
+    made = load(tmp_path / "profile.json")
+    assert made.blocks
+    scores = made.blocks.targets["income"]
+    assert (list(season_of(made).targets), scores.dependent, scores.dispersion) == (["income"], False, 1.0)
+    assert all(smaller > larger for smaller, larger in itertools.pairwise(scores.quantiles))
 
 
 def test_dependence_within_the_hours_is_still_found(tmp_path: Path) -> None:
