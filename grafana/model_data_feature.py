@@ -44,7 +44,7 @@ def _short(expr: str) -> str:
 
 
 _GROWN = f"sum by (bin) (increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
-_TRAINED = f"max by (version, bin) (model_feature_reference_probability{{{_ONE}}})"
+_TRAINED = f"max by (version, bin) (avg_over_time(model_feature_reference_probability{{{_ONE}}}[$__range]))"
 _LIVE_SHARE = f"{_GROWN} / on () group_left () (sum({_GROWN}) > 0)"
 _TRAINED_SHARE = f"sum by (bin) ({_TRAINED}) / on () group_left () sum({_TRAINED})"
 
