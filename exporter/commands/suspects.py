@@ -160,6 +160,8 @@ def _by_inputs(table: Table, types: Mapping[str, str], where: str, refused: Refu
     encoder: InputEncoder | None = None
     for batch in table:
         rows = list(_labelled(batch, refused))
+        if not rows:
+            continue
         if len(numbers) + len(rows) > MAX_COMPARED:
             hint = "set --probability-prefix, or check a part of the file"
             raise BatchError(f"{where}: expected at most {MAX_COMPARED:,} rows whose inputs are compared: {hint}")

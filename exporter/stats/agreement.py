@@ -80,4 +80,4 @@ def agreement(pairs: Iterable[tuple[str, str]]) -> Agreement:
     middle = (share + Z**2 / (2 * effective)) / (1 + Z**2 / effective)
     reach = Z * math.sqrt(share * (1 - share) / effective + Z**2 / (4 * effective**2)) / (1 + Z**2 / effective)
     lower, upper = ((end - by_chance) / (1 - by_chance) for end in (middle - reach, middle + reach))
-    return Agreement(total, agreed, kappa, lower, min(upper, 1.0))
+    return Agreement(total, agreed, kappa, max(lower, -1.0), min(upper, 1.0))

@@ -100,7 +100,7 @@ def _compare_neighbours(counts: Floats, group: int, share: Floats, smoothed: Flo
     squares = (differences**2).sum(axis=1)
     ordered = np.sort(squares)
     median = float(ordered[len(squares) // 2])
-    effective_degrees = min(max(_effective_degrees(differences, squares, median, 2 * group), 1.0), degrees)
+    effective_degrees = max(min(_effective_degrees(differences, squares, median, 2 * group), degrees), 1.0)
     mean = median / _chi2_quantile(effective_degrees, 0.0) * effective_degrees
     independent = 6 * group * len(counts) / (4 * group**2 + 5)  # differences with the same information (Howe)
     known = effective_degrees * independent / _median_error(effective_degrees) ** 2

@@ -31,7 +31,8 @@ def test_kappa_is_that_of_scikit_learn() -> None:
         assert found.kappa == pytest.approx(cohen_kappa_score(firsts, seconds), abs=1e-12)
         assert found.lower is not None
         assert found.upper is not None
-        assert found.lower - 1e-12 <= found.kappa <= found.upper <= 1
+        assert -1 <= found.lower <= found.kappa + 1e-12
+        assert found.kappa <= found.upper <= 1
         assert found.agreed == sum(first == second for first, second in pairs)
 
 
@@ -54,6 +55,7 @@ def test_reviewers_who_always_decide_the_same() -> None:
     assert agreement([same] * 40) == Agreement(40, 40)
     one = agreement([same] * 30 + [("accepted", "rejected")] * 10)
     assert one.kappa == pytest.approx(0, abs=1e-12)
+    assert agreement([same] * 9 + [("accepted", "rejected")]).lower == -1  # no kappa is lower
     never = agreement([("accepted", "rejected")])
     assert never.kappa == 0
     assert never.lower == 0

@@ -103,6 +103,16 @@ def test_repeated_values_tell_as_much_as_one() -> None:
     assert (dependence.inflation <= SIZES).all()
 
 
+@pytest.mark.parametrize("other", range(20))
+def test_few_values_of_which_one_differs_prove_nothing(other: int) -> None:
+    """Of 20 sub-windows with a value each, one has the value that is the more frequent one in training."""
+    counts = np.zeros((20, 5))
+    counts[:, 0] = 1
+    counts[other] = (0, 1, 0, 0, 0)
+    dependence = measure_dependence(counts, np.array([0.44, 0.55, 0.004, 0.003, 0.003]))
+    assert dependence is None or not dependence.dependent
+
+
 def test_a_past_that_tells_nothing() -> None:
     """Nothing is known from few sub-windows, from none, or of a constant; empty ones do not count."""
     counts = counts_of(np.random.default_rng(4).normal(size=1200))
