@@ -133,7 +133,7 @@ class OtherHours:
         """
         share = np.maximum(self._factor @ by_hour - self._own * blocks, 0.0)
         total = self._error * share.sum(axis=1, keepdims=True)
-        return np.divide(share, total, out=by_hour.sum(axis=0) - blocks, where=total > 0)
+        return np.asarray(np.divide(share, total, out=by_hour.sum(axis=0) - blocks, where=total > 0))
 
 
 def relative_noise(others: Floats, total: Floats, size: int) -> Floats:
