@@ -264,6 +264,8 @@ class ShadowAnswers:
             for counted in (self._pairs, self._versions, self._seen):
                 for model in counted.keys() - set(models):
                     del counted[model]
+            for key in [key for key in self._requests if key[0] not in models]:
+                del self._requests[key]
 
 
 def _compact(answer: _Answer) -> _Answer:
