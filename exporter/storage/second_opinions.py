@@ -97,6 +97,8 @@ class SecondOpinions:
             if is_current and row["state"] in {"disputed", "settled"}:
                 state = "disputed" if decision.status == "pending" else "settled"
                 self._save(row | {"state": state, "revision": decision.revision + 1})
+        elif row and is_current:  # the first decision is undone, or changed after others may have seen it
+            self._delete(correction_id)
         elif decision.status != "pending" and decision.reviewer and is_chosen(correction_id, self._rule.share):
             subject = self._read(correction_id)
             first = {"reviewer": decision.reviewer, "status": decision.status, "label": subject.reviewed_label}
@@ -112,8 +114,6 @@ class SecondOpinions:
                     **_NO_SECOND,
                 }
             )
-        elif row:
-            self._delete(correction_id)
 
     def _give(self, row: dict[str, Any], decision: Decision, now: float) -> int | None:
         subject = self._read(row["feedback_id"])
