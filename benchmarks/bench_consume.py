@@ -21,7 +21,7 @@ from confluent_kafka import Consumer, Producer
 from offered import FEATURES
 from timing import exporter, free_port, report
 
-MESSAGES, BATCH, ROUNDS = 300_000, 1000, 3
+MESSAGES, BATCH, ROUNDS = 50_000, 1000, 3  # the brokers keep 5 MiB of a partition, and delete what is older
 
 
 def cluster() -> tuple[Producer, str]:
@@ -40,7 +40,7 @@ def fill(servers: str, topic: str) -> None:
         value = json.dumps(event | {"confidence": 0.9, "code": 200})
         while True:
             try:
-                producer.produce(topic, value)
+                producer.produce(topic, value, key=str(number))
                 break
             except BufferError:
                 producer.poll(0.1)
