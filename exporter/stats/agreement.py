@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-Z = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution."""
+from exporter.stats.accuracy import wilson
 
 
 class Agreement(NamedTuple):
@@ -77,7 +75,6 @@ def agreement(pairs: Iterable[tuple[str, str]]) -> Agreement:
         else:
             variance += count / total * ((seconds[first] + firsts[second]) / total * (1 - kappa)) ** 2
     effective = min(total * share * (1 - share) / variance, total) if variance > 0 and 0 < share < 1 else float(total)
-    middle = (share + Z**2 / (2 * effective)) / (1 + Z**2 / effective)
-    reach = Z * math.sqrt(share * (1 - share) / effective + Z**2 / (4 * effective**2)) / (1 + Z**2 / effective)
-    lower, upper = ((end - by_chance) / (1 - by_chance) for end in (middle - reach, middle + reach))
+    _, *ends = wilson(share * effective, effective)
+    lower, upper = ((end - by_chance) / (1 - by_chance) for end in ends)
     return Agreement(total, agreed, kappa, max(lower, -1.0), min(upper, 1.0))
