@@ -128,11 +128,11 @@ class HourlyReference:
         error = np.zeros(len(self._overall.shift))
         if hours.sum() <= 0 or earlier_hours.sum() <= 0:
             return earlier, error
-        ratio = self.at(hours).reference.probability / self.at(earlier_hours).reference.probability
+        share, earlier_share = hours / hours.sum(), earlier_hours / earlier_hours.sum()
+        changed = earlier.copy()
+        changed[self._bins] *= (share @ self._probability) / (earlier_share @ self._probability)
         starts, owner = self._overall.reference.starts, self._overall.reference.owner
-        changed = earlier * ratio
         before, after = np.add.reduceat(earlier, starts), np.add.reduceat(changed, starts)
         scale = np.divide(before, after, out=np.ones_like(before), where=after > 0)
-        difference = hours / hours.sum() - earlier_hours / earlier_hours.sum()
-        error[self.targets] = difference**2 @ (1 / self._rows)
+        error[self.targets] = (share - earlier_share) ** 2 @ (1 / self._rows)
         return np.asarray(changed * scale[owner]), error
