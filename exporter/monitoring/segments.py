@@ -94,11 +94,19 @@ def segment_divergences(
         Two arrays of shape ``(S, T)``, NaN where nothing was observed.
     """
     rows = counts.reshape(len(segments.names), -1)
-    divergences, floors = np.full((2, len(rows), len(binner.targets)), np.nan)
-    for row, divergence, floor in zip(rows, divergences, floors, strict=True):
-        reference = binner.expected(row).reference
-        observations = np.add.reduceat(row[: binner.bins], reference.starts)
-        observed = observations > 0
-        divergence[observed] = reference.kl_divergence(row[: binner.bins])[observed]
-        floor[observed] = noise.training(observations, reference)[observed]
+    # Without a season, all segments are compared with the same values, and so at once.
+    parts = rows[:, None] if binner.hourly else rows[None]
+    scores = [_divergences(binner, noise, part) for part in parts]
+    divergences, floors = map(np.concatenate, zip(*scores, strict=True))
     return divergences, floors
+
+
+def _divergences(binner: Binner, noise: NoiseFloors, rows: Floats) -> tuple[Floats, Floats]:
+    """Return the divergences and floors of rows that are compared with the same training values."""
+    counts, reference = rows[:, : binner.bins], binner.expected(rows[0]).reference
+    observations = np.add.reduceat(counts, reference.starts, axis=1)
+    observed = observations > 0
+    return (
+        np.where(observed, reference.kl_divergence(counts), np.nan),
+        np.where(observed, noise.training(observations, reference), np.nan),
+    )
