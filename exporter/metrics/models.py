@@ -6,7 +6,7 @@ The text of each line before its value is prepared once for a model version; a s
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from weakref import WeakKeyDictionary
 
@@ -40,6 +40,7 @@ from exporter.monitoring.hourly_reference import Expected
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.window_stats import WindowStats
 
 
 class _Templates:
@@ -203,7 +204,7 @@ class ModelsCollector:
                 templates = self._templates[monitor] = _Templates(monitor)
             yield from _counters(monitor, templates)
             yield from quality_counters(monitor, templates.quality)
-            yield from _windows(monitor, templates, now)
+            yield from _windows(monitor, templates, monitor.read(now), now)
             yield from quality_windows(monitor, templates.quality, now)
             if monitor.binner:
                 evidence = monitor.read_evidence(now)[: len(monitor.binner.names)]
@@ -220,11 +221,12 @@ def window_lines(monitor: ModelMonitor, now: float) -> Iterator[FamilyLines]:
     """Return the gauges of a monitor at a monotonic time, without its counters."""
     templates = _Templates(monitor)
     yield _info(monitor, templates)
-    if monitor.binner:
-        *_, longest = monitor.read(now).values()
+    windows = monitor.read(now)
+    if windows:
+        *_, longest = windows.values()
         yield from templates.expected(longest.expected)
     yield from _thresholds(monitor.config, [monitor.binner] if monitor.binner else [])
-    yield from _windows(monitor, templates, now)
+    yield from _windows(monitor, templates, windows, now)
     yield from quality_windows(monitor, templates.quality, now)
     yield from _segments(monitor, templates, now)
     yield from templates.reference
@@ -278,13 +280,15 @@ def _counters(monitor: ModelMonitor, templates: _Templates) -> Iterator[FamilyLi
     yield f.DELAY, templates.delays.render(histogram_values(monitor.delays))
 
 
-def _windows(monitor: ModelMonitor, templates: _Templates, now: float) -> Iterator[FamilyLines]:
+def _windows(
+    monitor: ModelMonitor, templates: _Templates, windows: Mapping[str, WindowStats], now: float
+) -> Iterator[FamilyLines]:
     if monitor.binner is None or monitor.noise is None:
         return
     count = len(monitor.binner.names)
     fields = f.FEATURE_WINDOW | {name: f.FEATURE_DISTANCE[name] for name in monitor.config.drift}
     past = monitor.read_past_variance(now)
-    for window, stats in monitor.read(now).items():
+    for window, stats in windows.items():
         for field, family in fields.items():
             yield family, templates.features[field, window].render(getattr(stats, field)[:count])
         drifted = templates.budget(monitor.config).count(monitor.noise, window, stats)
