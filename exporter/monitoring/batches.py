@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from exporter.events import Prediction
 from exporter.features.json_columns import InputTable
 from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.prediction_columns import PredictionColumns, select_rows
@@ -100,13 +102,22 @@ def _count_columns_by_segment(binner: Binner, size: int, indices: Ints, batch: P
     return by_segment.ravel()
 
 
+def arrival_times(events: Sequence[Prediction], unix_time: float | None) -> Floats:
+    """Return when each event arrived in Unix seconds, shape ``(n,)``: its own time, if it has one.
+
+    Otherwise ``unix_time``; the present when None.
+    """
+    now = time.time() if unix_time is None else unix_time
+    return np.array([event.time.timestamp() if event.time else now for event in events])
+
+
 def add_hours(binner: Binner, sums: BatchSums, seconds: Floats, segments: Sequence[int] | Ints) -> None:
-    """Add the events of a batch to its sums by their hours, where the profile has a season.
+    """Add the events of a batch to its sums by their hours.
 
     Parameters
     ----------
     binner
-        Has the season.
+        Its profile has a season.
     sums
         Those of the batch; changed in place.
     seconds
@@ -114,8 +125,6 @@ def add_hours(binner: Binner, sums: BatchSums, seconds: Floats, segments: Sequen
     segments
         Index of each event's segment, where the model has segments.
     """
-    if not binner.hours:
-        return
     known = np.isfinite(seconds)
     _, hours = cycle_hours(seconds[known], binner.hours)
     binner.hours_of(sums.row)[:] += np.bincount(hours, minlength=binner.hours)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +14,7 @@ from exporter.config import ModelConfig
 from exporter.config.objectives import DURATION_BUCKETS
 from exporter.events import LabelledPrediction, Prediction
 from exporter.features.json_columns import InputTable
-from exporter.monitoring.batches import BatchSums, add_hours, count_columns, count_events
+from exporter.monitoring.batches import BatchSums, add_hours, arrival_times, count_columns, count_events
 from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.confidence import are_confident
 from exporter.monitoring.counters import (
@@ -143,7 +142,7 @@ class ModelMonitor:
         if self.binner:
             sums, unknown = count_events(self.binner, self.segments, inputs, predictions, confidences, codes=bins)
             if self.binner.hours:
-                add_hours(self.binner, sums, _arrivals(events, unix_time), segments)
+                add_hours(self.binner, sums, arrival_times(events, unix_time), segments)
         with self._lock:
             self.counters.requests += codes
             self.counters.attempts += len(events)
@@ -179,8 +178,9 @@ class ModelMonitor:
             segments = self.segments.indices_of(batch.inputs.get(self.segments.source, [None] * batch.rows))
         if self.binner:
             sums = count_columns(self.binner, self.segments, segments, batch, confidences)
-            times = np.asarray(np.nan if batch.times is None else batch.times, dtype=np.float64)
-            add_hours(self.binner, sums, np.broadcast_to(times, batch.rows), segments)
+            if self.binner.hours:
+                times = np.asarray(np.nan if batch.times is None else batch.times, dtype=np.float64)
+                add_hours(self.binner, sums, np.broadcast_to(times, batch.rows), segments)
         with self._lock:
             self.counters.requests[200] += batch.rows
             self.counters.attempts += batch.rows
@@ -367,9 +367,3 @@ class ModelMonitor:
         """
         with self._lock:
             self._windows.restore(now, time, rings, quality)
-
-
-def _arrivals(events: Sequence[Prediction], unix_time: float | None) -> Floats:
-    """Return when each event arrived in Unix seconds, shape ``(n,)``: its own time, if it has one."""
-    now = time.time() if unix_time is None else unix_time
-    return np.array([event.time.timestamp() if event.time else now for event in events])
