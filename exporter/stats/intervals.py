@@ -108,7 +108,7 @@ def share(part: int, total: int) -> Estimate:
     value = part / total
 
     def within(level: float) -> Interval:
-        spread = normal_quantile(level) ** 2 / total
+        spread = _normal_quantile(level) ** 2 / total
         centre = (value + spread / 2) / (1 + spread)
         half = math.sqrt(spread * (value * (1 - value) + spread / 4)) / (1 + spread)
         return Interval(max(centre - half, 0.0) if part else 0.0, min(centre + half, 1.0) if part < total else 1.0)
@@ -134,7 +134,7 @@ def mean(total: float, total_of_squares: float, count: float) -> Estimate:
     """
     value = total / count
     error = math.sqrt(max(total_of_squares / count - value**2, 0.0) / count)
-    return Estimate(value, lambda level: _normal_interval(value, error, error, level))
+    return Estimate(value, lambda level: normal_interval(value, error, error, level))
 
 
 def from_band(value: float, lower: float, upper: float) -> Estimate:
@@ -143,13 +143,14 @@ def from_band(value: float, lower: float, upper: float) -> Estimate:
     >>> [round(end, 3) for end in from_band(0.9, 0.85, 0.92).interval(0.99)]
     [0.834, 0.926]
     """
-    quantile = normal_quantile(1 - CONFIDENCE)
+    quantile = _normal_quantile(1 - CONFIDENCE)
     below, above = (value - lower) / quantile, (upper - value) / quantile
-    return Estimate(value, lambda level: _normal_interval(value, below, above, level))
+    return Estimate(value, lambda level: normal_interval(value, below, above, level))
 
 
-def _normal_interval(value: float, below: float, above: float, level: float) -> Interval:
-    quantile = normal_quantile(level)
+def normal_interval(value: float, below: float, above: float, level: float) -> Interval:
+    """Return the normal interval of a value, given its standard error in either direction."""
+    quantile = _normal_quantile(level)
     return Interval(value - quantile * below, value + quantile * above)
 
 
@@ -230,7 +231,7 @@ def bucket_quantile(bounds: Sequence[float], counts: Sequence[float], share_belo
     edges = [(0.0, 0.0), *zip(bounds, counts, strict=True)]
 
     def within(level: float) -> Interval:
-        margin = normal_quantile(level) * math.sqrt(share_below * (1 - share_below) / total)
+        margin = _normal_quantile(level) * math.sqrt(share_below * (1 - share_below) / total)
         below = [edge for edge, count in edges if count / total < share_below - margin]
         above = [edge for edge, count in edges if count / total > share_below + margin]
         return Interval(max(below, default=0.0), min(above, default=math.inf))
@@ -285,7 +286,7 @@ def divergence(counts: Floats, probability: Floats) -> Estimate:
     centre = max(score - shrinkage * degrees / (2 * n), 0.0)
 
     def within(level: float) -> Interval:
-        margin = normal_quantile(level) * error
+        margin = _normal_quantile(level) * error
         return Interval(max(0.0, centre - margin), centre + margin)
 
     return Estimate(centre, within)
@@ -328,6 +329,6 @@ def holm(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]
 
 
 @functools.lru_cache(maxsize=1024)  # for many features at the same level
-def normal_quantile(level: float) -> float:
+def _normal_quantile(level: float) -> float:
     """Return how many standard deviations hold all but ``level`` of a normal distribution, on both sides together."""
     return -_STANDARD.inv_cdf(level / 2)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from exporter.stats.divergence import Floats, Ints
-from exporter.stats.intervals import Difference, Estimate, Interval, mean, normal_quantile
+from exporter.stats.intervals import Difference, Estimate, Interval, mean, normal_interval
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -66,8 +66,8 @@ def paired_share_difference(gained: int, lost: int, total: int) -> Difference:
     centre, error = more - less, math.sqrt((more + less - (more - less) ** 2) / size)
 
     def within(level: float) -> Interval:
-        half = normal_quantile(level) * error
-        return Interval(max(centre - half, -1.0), min(centre + half, 1.0))
+        low, high = normal_interval(centre, error, error, level)
+        return Interval(max(low, -1.0), min(high, 1.0))
 
     return Difference((gained - lost) / total, within, lambda: mcnemar(gained, lost))
 
@@ -123,9 +123,4 @@ def stratified_mean(values: Floats, strata: Ints, sizes: Floats) -> Estimate | N
     variances = np.where(number > 1, squares / np.maximum(number - 1, 1), float(np.var(values)))
     error = math.sqrt(float(np.sum(weights**2 * variances / np.maximum(number, 1))))
     value = float(weights @ means)
-
-    def within(level: float) -> Interval:
-        half = normal_quantile(level) * error
-        return Interval(value - half, value + half)
-
-    return Estimate(value, within)
+    return Estimate(value, lambda level: normal_interval(value, error, error, level))
