@@ -1,7 +1,6 @@
 """Count batches of inputs in the frozen bins of a profile.
 
-The scalar features of a model, its prediction and its confidence are its *targets*. The bins and sums of all targets
-are stored one after another in flat arrays: a window is one row of sums, and all scores are one vector operation.
+The sums of all targets are stored one after another: a window is one row of sums.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Collection, Mapping, Sequence
-from functools import cached_property
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -21,17 +19,13 @@ from exporter.features.categorical import Categorical
 from exporter.features.extract import as_list, category_bins, category_counts, numeric_columns
 from exporter.features.json_columns import JsonColumnReader
 from exporter.features.numeric import Numeric
-from exporter.monitoring.hourly_reference import Expected, HourlyReference
 from exporter.monitoring.noise_floors import NoiseFloors
+from exporter.monitoring.targets import Targets
 from exporter.profiles.correlation import Copula, restrict_correlation
-from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature, Profile
+from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile
 from exporter.profiles.quality import QualityEstimator
-from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
-from exporter.profiles.season_record import last_hour
-from exporter.stats.change_evidence import MOST_ROWS, MOST_ROWS_OF_HOUR, ChangeEvidence
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
-from exporter.stats.distances import Distances
-from exporter.stats.divergence import Floats, Ints, Reference
+from exporter.stats.divergence import Floats, Ints
 
 Codes = npt.NDArray[np.unsignedinteger]
 
@@ -54,8 +48,8 @@ class Sums(NamedTuple):
     unseen: Floats
 
 
-class Binner:
-    """Count batches of inputs and predictions in the bins of a profile.
+class Binner(Targets):
+    """Count batches of inputs and predictions in the bins of a profile; its targets are those of the inputs.
 
     Parameters
     ----------
@@ -68,32 +62,8 @@ class Binner:
     ----------
     inputs
         Type of each input that is counted.
-    names
-        Names of the ``F`` features. The prediction and the confidence, where profiled, are further targets after them.
-    prediction, confidence
-        Their indices among the targets; None where the profile has none.
-    targets, target_names
-        Frozen bins and name of each of the ``T`` targets; the outputs' names are `PREDICTION` and `CONFIDENCE`.
-    sizes
-        Number of bins of each target.
-    bins
-        Number ``B`` of all bins.
-    quantiles
-        χ² quantiles of the noise floors, see `exporter.profiles.profile.Profile.quantile_array`.
-    reference
-        Training distribution of the targets.
-    hourly
-        Training distributions by hour; None for a profile without a season.
-    hours
-        Number ``H`` of hours of the season; 0 without one.
     profile_noise
         Noise floors of the targets, as far as the profile knows; see `exporter.monitoring.noise_learner`.
-    starts, missing, invalid
-        Index of the first bin, the bin of missing values and the bin of invalid ones, shape ``(T,)``.
-    mean, stddev
-        Statistics of the training values, shape ``(T,)``; NaN for categories.
-    centre, scale
-        The mean and standard deviation that values are centred and scaled by, shape ``(T,)``; always finite.
     copula
         Correlation of the numeric features; None where the profile has none.
     known_inputs
@@ -109,57 +79,27 @@ class Binner:
     """
 
     def __init__(self, profile: Profile, redacted: Collection[str] = ()) -> None:
-        self.profile = profile
         self.inputs = {name: kind for name, kind in profile.input_types().items() if name not in redacted}
+        super().__init__(profile, [name for source, kind in self.inputs.items() for name in kind.features(source)])
         self.read = JsonColumnReader(self.inputs).read
         self.known_inputs = {*profile.inputs, *redacted}
-        self.names = [name for source, kind in self.inputs.items() for name in kind.features(source)]
-        self.targets: list[Feature] = [profile.features[name] for name in self.names]
-        self.target_names = list(self.names)
-        self.prediction = self._add_target(PREDICTION, profile.prediction)
-        self.confidence = self._add_target(CONFIDENCE, profile.confidence or None)
         self.quality = QualityEstimator.from_profile(profile, self.names)
-        self.quantiles = profile.quantile_array()
-        self._index_bins()
+        self._index_values()
         self._index_rows()
         self.copula = self._build_copula()
         self.profile_noise = NoiseFloors.from_profile(profile, self.target_names, self.reference, self.copula)
+        self._copula_start = self.bins + self.hours + 4 * len(self.targets)
         self.width = self._copula_start + (self.copula.width if self.copula else 0)
         names = msgspec.json.encode([profile.known_hash(), self.target_names])
         self.layout = hashlib.sha256(names).hexdigest()[:32]
         self.code_type = np.min_scalar_type(max(self.sizes, default=0))
 
-    def _add_target(self, name: str, target: Feature | None) -> int | None:
-        """Add an output of the model to the targets, and return its index."""
-        if target is None:
-            return None
-        self.target_names.append(name)
-        self.targets.append(target)
-        return len(self.targets) - 1
-
-    def _index_bins(self) -> None:
-        """Lay out the bins and training statistics of all targets."""
-        self.sizes = [len(target.counts) for target in self.targets]
-        self._training = np.array([count for target in self.targets for count in target.counts], dtype=np.float64)
-        self.bins = len(self._training)
-        self.reference = Reference.from_counts(self._training, self.sizes, self.quantiles)
-        self._overall = Expected(self.reference, self._training, np.zeros(len(self.targets)))
-        season = self.profile.season or None
-        self.hourly = HourlyReference.from_season(season, self.target_names, self._overall, self.quantiles)
-        self.hours = self.hourly.hours if self.hourly else 0
-        self._copula_start = self.bins + self.hours + 4 * len(self.targets)
-        self.starts: Ints = self.reference.starts
-        stops = self.starts + np.array(self.sizes, dtype=np.intp)
-        self.missing, self.invalid = stops - 2, stops - 1
-        numeric = [target if isinstance(target, NumericFeature) else None for target in self.targets]
-        self.mean = np.array([np.nan if n is None or n.mean is None else n.mean for n in numeric])
-        self.stddev = np.array([np.nan if n is None or n.stddev is None else n.stddev for n in numeric])
-        self.centre = np.nan_to_num(self.mean)
-        self.scale = np.where(self.stddev > 0, self.stddev, np.maximum(abs(self.centre), 1.0))
-        edges = [n.edges if n else () for n in numeric]
+    def _index_values(self) -> None:
+        """Prepare finding the bins of numbers and of categories."""
+        edges = [n.edges if n else () for n in self.numeric]
         self._edges = pad_edges(edges)
         self._above = self.starts + np.array([len(feature_edges) for feature_edges in edges], dtype=np.intp)
-        self._single_precision = {index for index, n in enumerate(numeric) if n and n.precision == "single"}
+        self._single_precision = {index for index, n in enumerate(self.numeric) if n and n.precision == "single"}
         self._categories = [
             {name: index for index, name in enumerate(target.categories)}
             if isinstance(target, CategoricalFeature)
@@ -194,45 +134,6 @@ class Binner:
         self._copula_rows = [rows[name] for name in correlation.features]
         bins = [self.profile.features[name] for name in correlation.features]
         return Copula([f for f in bins if isinstance(f, NumericFeature)], correlation, self.quantiles)
-
-    def expected(self, row: Floats) -> Expected:
-        """Return what a row of sums is compared with: all training values, or those of the hours of its events."""
-        return self.hourly.at(self.hours_of(row)) if self.hourly else self._overall
-
-    def expected_at(self, unix_time: float) -> Expected:
-        """Return what the events of the hour before a time are compared with, if they came evenly over the hour."""
-        return self.hourly.at(last_hour(unix_time, self.hours)) if self.hourly else self._overall
-
-    def hours_of(self, row: Floats) -> Floats:
-        """Return the number of events in each hour in a row of sums, as a view of shape ``(H,)``."""
-        return row[self.bins : self.bins + self.hours]
-
-    def distances(self, expected: Expected) -> Distances:
-        """Return the training side of the distances that a configuration may ask for."""
-        return self._distances_to(expected) if self.hourly else self._distances
-
-    @cached_property
-    def _distances(self) -> Distances:
-        return self._distances_to(self._overall)
-
-    def _distances_to(self, expected: Expected) -> Distances:
-        edges = [np.array(t.edges) if isinstance(t, NumericFeature) else np.empty(0) for t in self.targets]
-        return Distances(expected.reference, expected.counts, edges, self.centre, self.scale)
-
-    @cached_property
-    def change_evidence(self) -> ChangeEvidence:
-        """The training side of the evidence of slow change."""
-        return self.change_evidence_of(self.reference)
-
-    def change_evidence_of(self, reference: Reference) -> ChangeEvidence:
-        """Return the evidence of a change from a training distribution, such as that of an hour."""
-        ordered = [isinstance(target, NumericFeature) for target in self.targets]
-        blocks = self.profile.blocks
-        dispersion = blocks.dispersions(self.target_names) if blocks else 1.0
-        most_rows = np.full(len(self.targets), MOST_ROWS)
-        if self.hourly:
-            most_rows[self.hourly.targets] = MOST_ROWS_OF_HOUR
-        return ChangeEvidence(reference, np.array(ordered), dispersion, most_rows)
 
     def split(self, row: Floats) -> Sums:
         """Return the parts of a row of sums, as views; it has the hours, too, see `hours_of`."""
