@@ -120,12 +120,16 @@ def find_suspects(labels: Ints, probabilities: Floats) -> Suspects:
 
     Examples
     --------
-    Five rows of two classes; the fourth has the label of the other class:
+    Five rows of two classes; the fourth has the label of the other class. The only row with that class as its label has
+    a probability of 0.9, so 0.8 is too little to be confident of it:
 
     >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9], [0.2, 0.8], [0.9, 0.1]])
     >>> suspects = find_suspects(np.array([0, 0, 1, 0, 0]), probabilities)
     >>> suspects.rows.tolist(), suspects.classes.tolist(), suspects.margin.round(2).tolist()
     ([], [], [])
+
+    With a probability of 1 it is found:
+
     >>> suspects = find_suspects(np.array([0, 0, 1, 0, 0]), probabilities.round())
     >>> suspects.rows.tolist(), suspects.classes.tolist(), suspects.margin.round(2).tolist()
     ([3], [1], [-1.0])
