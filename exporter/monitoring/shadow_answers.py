@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any, NamedTuple
 
 from exporter.events import NO_VERSION, Prediction
@@ -56,13 +57,6 @@ class PairCounts:
             self.absolute += distance
             self.squared += distance * distance
         self.last = now
-
-    def copy(self) -> PairCounts:
-        """Return a copy."""
-        other = PairCounts(self.first)
-        for name in self.__slots__:
-            setattr(other, name, getattr(self, name))
-        return other
 
 
 class VersionCounts:
@@ -241,7 +235,7 @@ class ShadowAnswers:
         with self._lock:
             self._expire(now)
             return {
-                model: (dict(versions), {pair: counts.copy() for pair, counts in self._pairs.get(model, {}).items()})
+                model: (dict(versions), {pair: copy(counts) for pair, counts in self._pairs.get(model, {}).items()})
                 for model, versions in self._versions.items()
             }
 
@@ -249,7 +243,7 @@ class ShadowAnswers:
         """Return the counts of two versions, or of the pair with the last answers; None without any."""
         with self._lock:
             found = [
-                (counts.last, pair, counts.copy())
+                (counts.last, pair, copy(counts))
                 for pair, counts in self._pairs.get(model, {}).items()
                 if before in {None, pair[0]} and after in {None, pair[1]}
             ]
