@@ -110,15 +110,12 @@ class Targets:
 
     def distances(self, expected: Expected) -> Distances:
         """Return the training side of the distances that a configuration may ask for."""
-        return self._distances_to(expected) if self.hourly else self._distances
+        return self._distances.with_training(expected.reference, expected.counts) if self.hourly else self._distances
 
     @cached_property
     def _distances(self) -> Distances:
-        return self._distances_to(self._overall)
-
-    def _distances_to(self, expected: Expected) -> Distances:
         edges = [np.array(n.edges if n else ()) for n in self.numeric]
-        return Distances(expected.reference, expected.counts, edges, self.centre, self.scale)
+        return Distances(self.reference, self._overall.counts, edges, self.centre, self.scale)
 
     @cached_property
     def change_evidence(self) -> ChangeEvidence:

@@ -7,6 +7,7 @@ for them.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 
 import numpy as np
 
@@ -69,6 +70,12 @@ class Distances:
                 self._widths[start + 1 : start + len(values)] = np.diff(scaled)
                 self._ends[:, index] = scaled[0], scaled[-1]
         self._cumulative = self._shares_below(counts)
+
+    def with_training(self, reference: Reference, counts: Floats) -> Distances:
+        """Return the distances from another training distribution in the same bins."""
+        other = copy(self)
+        other.reference, other._cumulative = reference, self._shares_below(counts)
+        return other
 
     def _scaled(self, values: Floats, index: int | slice) -> Floats:
         """Return values in training standard deviations from the training mean, clipped to finite numbers."""
