@@ -12,9 +12,9 @@ from exporter.profiles.block_record import BlockScores
 from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature
 from exporter.profiles.row_bins import feature_bins
 from exporter.profiles.season_record import Season
-from exporter.stats.change_evidence import measure_dispersion
 from exporter.stats.dependence import block_sizes, leave_out_divergence, measure_noise
 from exporter.stats.digitize import BinIndices
+from exporter.stats.dispersion import measure_dispersion
 from exporter.stats.divergence import Floats, Ints
 from exporter.stats.season import OtherHours, relative_noise
 

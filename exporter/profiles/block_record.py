@@ -32,7 +32,7 @@ class BlockScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dependent
         Whether successive values depend on each other.
     dispersion
-        See `exporter.stats.change_evidence.measure_dispersion`.
+        See `exporter.stats.dispersion.measure_dispersion`.
     """
 
     quantiles: tuple[float, ...]

@@ -9,7 +9,6 @@ out.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +28,6 @@ HEADROOM = 6.0
 _MOST_EXTREME = 4.0  # a larger score means that most values lie in one bin; then single bins show a change better
 _LEAST_INFORMATION = 1e-4  # nats a value; the ratios of other alternatives are nearly 1, whatever the values
 _LEAST_WEIGHT = 1e-9  # less than that of any alternative in use
-_SIGNIFICANCE = 4.0  # standard errors by which a dispersion must exceed 1, of hundreds that are measured
-_LEAST_VARIANCE = 1e-9
 _LARGEST = 60.0  # nats of one update; exp of it is far from the largest float, and of its negative far from 0
 
 
@@ -98,7 +95,7 @@ class ChangeEvidence:
         divisor = np.broadcast_to(np.asarray(dispersion, dtype=np.float64), (features,))
         self._known = reference.rows > 0
         rows = np.minimum(np.maximum(reference.rows, 1.0), most_rows) / divisor
-        scores = _scores(reference)
+        scores = rank_scores(reference)
         use = ordered & (np.maximum.reduceat(np.abs(scores).max(axis=0), self._starts) <= _MOST_EXTREME)
         self._ratios = _tilts(reference, np.where(use[self._owner], scores, 0.0), rows) / divisor[self._owner]
         inside, outside, information = _bin_ratios(reference, rows)
@@ -159,83 +156,7 @@ class ChangeEvidence:
         return total
 
 
-def measure_dispersion(
-    blocks: Sequence[Floats],
-    sizes: Sequence[int],
-    total: Floats,
-    ordered: bool,
-    others: Sequence[Floats] | None = None,
-) -> float:
-    """Return the dispersion of a feature by blocks of consecutive reference values: at least 1.
-
-    It is the largest, over the statistics that `ChangeEvidence` watches and over the sizes of blocks, of the variance
-    between blocks over that of independent values. Those that independent values may well have count as 1.
-
-    Parameters
-    ----------
-    blocks
-        Counts of ``M`` blocks by bin for each size, shape ``(M, K)``.
-    sizes
-        Number of values of a block.
-    total
-        Counts of all values, shape ``(K,)``.
-    ordered
-        See `ChangeEvidence`.
-    others
-        Counts of the values with which each block is compared, shape ``(M, K)`` for each size; all when None. The
-        variance of independent values is then that of their distribution.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> bins = np.repeat(rng.integers(4, size=2000), 5)  # each value comes five times
-    >>> counts = np.stack([np.bincount(block, minlength=4) for block in bins.reshape(-1, 50)]).astype(float)
-    >>> 4 < measure_dispersion([counts], [50], counts.sum(axis=0), ordered=False) < 6
-    True
-    """
-    rows, used = float(total.sum()), total > 0
-    share = total[used] / max(rows, 1.0)
-    absent = 1 - share
-    moments = [(share * absent, share * absent * (absent**3 + share**3))]
-    scores = np.empty((0, len(share)))
-    if ordered and len(share):
-        scores = _scores(Reference.from_counts(total, [len(total)]))[:, used]
-        scores = scores - (scores @ share)[:, None]
-        moments.append((scores**2 @ share, scores**4 @ share))
-    variance, fourth = np.concatenate(moments, axis=1)
-    varying = variance > _LEAST_VARIANCE
-    if not varying.any():
-        return 1.0
-    variance, fourth = variance[varying], fourth[varying]
-    largest = 1.0
-    for place, (counts, size) in enumerate(zip(blocks, sizes, strict=True)):
-        deviation, expected = counts[:, used] - size * share, size * (1 - size / rows) * variance
-        if others is not None:
-            deviation, expected = _deviations(counts[:, used], others[place][:, used], size, scores)
-            expected = expected[varying]
-        squares = np.concatenate(((deviation**2).mean(axis=0), ((deviation @ scores.T) ** 2).mean(axis=0)))[varying]
-        ratio = squares / np.maximum(expected, _LEAST_VARIANCE)
-        # The ratio of so many independent blocks is about χ²(degrees)/degrees; its cube root is nearly normal.
-        degrees = min(rows / size, len(counts)) / (1 + (fourth / variance**2 - 3) / size / 2)
-        chance = (1 - 2 / (9 * degrees) + _SIGNIFICANCE * np.sqrt(2 / (9 * degrees))) ** 3
-        largest = max(largest, float(np.where(ratio > chance, ratio, 1.0).max()))
-    return largest
-
-
-def _deviations(counts: Floats, others: Floats, size: int, scores: Floats) -> tuple[Floats, Floats]:
-    """Return the deviation of blocks from other values, without the error of these, and its variance by chance.
-
-    Shape ``(M, K)``, and ``(K + scores,)``.
-    """
-    number = others.sum(axis=1, keepdims=True)
-    share = others / number
-    deviation = (counts - size * share) / np.sqrt(1 + size / number)
-    by_score = share @ (scores**2).T - (share @ scores.T) ** 2
-    variance = np.concatenate(((share * (1 - share)).mean(axis=0), by_score.mean(axis=0)))
-    return deviation, size * variance
-
-
-def _scores(reference: Reference) -> Floats:
+def rank_scores(reference: Reference) -> Floats:
     """Return the scores of location and spread, shape ``(2, B)``: uncorrelated, with mean 0 and variance 1."""
     q, starts, owner = reference.probability.copy(), reference.starts, reference.owner
     last = np.append(starts[1:], len(q)) - 1

@@ -13,7 +13,8 @@ from scipy.signal import lfilter
 
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.block_builder import BlockBuilder
-from exporter.stats.change_evidence import HEADROOM, MOST_ROWS, SIGMAS, SIZES, ChangeEvidence, measure_dispersion
+from exporter.stats.change_evidence import HEADROOM, MOST_ROWS, SIGMAS, SIZES, ChangeEvidence
+from exporter.stats.dispersion import measure_dispersion
 from exporter.stats.divergence import Floats, Reference
 
 LIMIT = math.log(365 * 1440)
