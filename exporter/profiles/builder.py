@@ -31,7 +31,7 @@ from exporter.profiles.season_builder import SeasonBuilder
 from exporter.profiles.sketches import CategorySketch, NumericSketch
 from exporter.profiles.type_inference import Column, ColumnTypeInference
 from exporter.profiles.weights_builder import WeightsBuilder
-from exporter.stats.divergence import Ints
+from exporter.stats.divergence import Floats, Ints
 from exporter.validation import preview, suggestion
 
 AnySketch = NumericSketch | CategorySketch
@@ -250,15 +250,14 @@ class _Builder:
             if weights:
                 weights.add(batch.rows, partial(self._row_columns, batch, kinds))
             values = self._target_columns(batch, needed)
-            times = time_seconds(self._column(batch, options.time_column))
+            times = self._times(batch) if order.follows or hours else np.empty(0)
             bins = order.add(values, times, self._column(batch, options.label_column))
             if hours:
                 hours.add(values, times, bins)
             correlation.add(values, bins)
         if order.needs_sorting:
             order.sort(
-                (self._target_columns(batch, kinds), time_seconds(self._column(batch, options.time_column)))
-                for batch in self._read_pass("order", columns)
+                (self._target_columns(batch, kinds), self._times(batch)) for batch in self._read_pass("order", columns)
             )
         season = hours.build(self._source.where, options.time_column or "") if hours else None
         if season:  # they go together because they follow the time, which a short window does not show
@@ -308,6 +307,11 @@ class _Builder:
     def _column(self, batch: Batch, name: str | None) -> Column:
         """Return a column of a batch, None in each row where it is absent."""
         return batch.columns.get(name or "", (None,) * batch.rows)
+
+    def _times(self, batch: Batch) -> Floats:
+        """Return the time of each row of a batch in Unix seconds; empty without a column of times."""
+        column = self._options.time_column
+        return time_seconds(self._column(batch, column)) if column else np.empty(0)
 
     def _feature_columns(self, batch: Batch, name: str, kind: InputType) -> Sequence[Any]:
         values = self._column(batch, name)

@@ -54,7 +54,7 @@ class RowOrder:
         self.needs_sorting = False
 
     def add(self, columns: Mapping[str, Any], times: Floats, labels: Column) -> dict[str, BinIndices]:
-        """Add a batch: values by target, times in Unix seconds, and labels.
+        """Add a batch: values by target, times in Unix seconds where rows have a time, and labels.
 
         Returns the bins of the values, where they were needed.
         """
