@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_report import thresholds
 from exporter.monitoring.model_monitor import ModelMonitor
@@ -56,7 +56,7 @@ class _Learned:
     proven: dict[int, float] = field(default_factory=dict)
 
 
-class NoiseLearner:
+class NoiseLearner(BackgroundTask):
     """Set the noise floors of all model versions by their past, in a thread of its own.
 
     Parameters
@@ -66,32 +66,19 @@ class NoiseLearner:
     """
 
     def __init__(self, monitors: Callable[[], MonitorRegistry]) -> None:
+        super().__init__("noise", "noise floors are not learned", SECONDS, busy_share=_BUSY_SHARE, at_once=True)
         self._monitors = monitors
         self._learned: WeakKeyDictionary[ModelMonitor, _Learned] = WeakKeyDictionary()
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="noise", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def close(self, timeout: float) -> None:
-        """End the thread, for which this waits ``timeout`` seconds at most."""
-        self._closing.set()
-        self._thread.join(timeout)
-
-    def _run(self) -> None:
-        pause = 0.0
-        while not self._closing.wait(pause):
-            started = time.monotonic()
-            for monitor in self._monitors():
-                if self._closing.is_set():
-                    return
-                try:
-                    self.learn(monitor, time.monotonic())
-                except Exception:  # no error may end the thread
-                    log.exception("noise floors of %r are not learned", monitor.config.name)
-            pause = max(SECONDS, (time.monotonic() - started) * (1 / _BUSY_SHARE - 1))
+    def refresh(self) -> None:
+        """Set the noise floors of all versions."""
+        for monitor in self._monitors():
+            if self.closing.is_set():
+                return
+            try:
+                self.learn(monitor, time.monotonic())
+            except Exception:  # an error of one version may not stop the others
+                log.exception("noise floors of %r are not learned", monitor.config.name)
 
     def learn(self, monitor: ModelMonitor, now: float) -> None:
         """Set the noise floors of a version by its past, at the monotonic time ``now`` in seconds."""

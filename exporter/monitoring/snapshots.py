@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -19,6 +18,7 @@ import numpy as np
 
 from exporter.errors import StoreError
 from exporter.monitoring import pair_snapshots
+from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.packed import pack, unpack
 from exporter.monitoring.pair_snapshots import PairSaver
@@ -132,7 +132,7 @@ def decode(data: bytes) -> Snapshot:
     return snapshot
 
 
-class SnapshotSaver:
+class SnapshotSaver(BackgroundTask):
     """Save the windows of all versions in the store, in a thread of its own.
 
     Parameters
@@ -159,30 +159,26 @@ class SnapshotSaver:
         shared: SharedCounts | None = None,
         seconds: float = SECONDS,
     ) -> None:
+        super().__init__("snapshots", "windows are not saved", seconds)
         self._store = store
         self._pairs = PairSaver(store, shared or SharedCounts())
         self._monitors = monitors
-        self._seconds = seconds
         self._saved: WeakKeyDictionary[ModelMonitor, tuple[int, int]] = WeakKeyDictionary()
         self.lease = ReplicaLease(store)
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
 
     def close(self, timeout: float = 10.0) -> None:
         """Stop the thread, for which this waits ``timeout`` seconds at most, and save for the last time."""
-        self._closing.set()
-        self._thread.join(timeout)
+        super().close(timeout)
         self.save(time.monotonic(), time.time())
         self._logged(self.lease.release)
 
+    def refresh(self) -> None:
+        """Save what has changed by now."""
+        self.save(time.monotonic(), time.time())
+
     def _run(self) -> None:
         self._logged(lambda: self.lease.renew(time.monotonic()))
-        while not self._closing.wait(self._seconds):
-            self.save(time.monotonic(), time.time())
+        super()._run()
 
     def save(self, now: float, unix_time: float) -> None:
         """Save the versions that have changed since the last time, and delete those that no longer exist."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from exporter.comparison.versions import choose
 from exporter.errors import CompareError, ExporterError
 from exporter.metrics.comparisons import comparison_lines
 from exporter.metrics.lines import FamilyLines
+from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shadow_answers import ShadowAnswers
 from exporter.monitoring.shared_counts import SharedCounts
@@ -30,7 +30,7 @@ BUSY_SHARE = 0.05
 """Share of the time in which comparisons for the metrics are computed, at most."""
 
 
-class Comparisons:
+class Comparisons(BackgroundTask):
     """Compares versions by what this exporter counted, or by what Prometheus has of all replicas.
 
     Parameters
@@ -59,8 +59,8 @@ class Comparisons:
         shadow: ShadowAnswers,
         seconds: float = REFRESH_SECONDS,
     ) -> None:
+        super().__init__("comparison", "versions are not compared", seconds, busy_share=BUSY_SHARE)
         self._shadow = shadow
-        self._seconds = seconds
         self._monitors = monitors
         self._shared = shared
         self._labels = labels
@@ -68,17 +68,6 @@ class Comparisons:
         self._latest: dict[str, tuple[float, Comparison]] = {}
         self._lines: dict[str, list[FamilyLines]] = {}
         self._failure = ""
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="comparison", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread that refreshes the metrics."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """End the thread, which may still wait for Prometheus."""
-        self._closing.set()
-        self._thread.join(1.0)
 
     def compare(self, model: str, before: str | None = None, after: str | None = None) -> Comparison:
         """Compare two versions of a configured model over the time in which both served, and on the same requests.
@@ -139,7 +128,7 @@ class Comparisons:
                 log.exception("versions of %r are not compared", model)
                 self._forget(model)
                 failure = f"versions of {model!r} are not compared; see the exporter's log"
-            if self._closing.is_set():
+            if self.closing.is_set():
                 return
         for model in self._latest.keys() - set(models):
             self._forget(model)
@@ -162,13 +151,3 @@ class Comparisons:
     def _forget(self, model: str) -> None:
         self._latest.pop(model, None)
         self._lines.pop(model, None)
-
-    def _run(self) -> None:
-        pause = self._seconds
-        while not self._closing.wait(pause):
-            started = time.monotonic()
-            try:
-                self.refresh()
-            except Exception:  # no error may end the thread
-                log.exception("versions are not compared")
-            pause = max(self._seconds, (time.monotonic() - started) * (1 / BUSY_SHARE - 1))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from exporter.http_client.webhook import read_secret, signed_headers
 from exporter.metrics.exporter import ExporterMetrics
 from exporter.metrics.families import RETRAIN_UNDELIVERED
 from exporter.metrics.lines import FamilyLines, sample_line
+from exporter.monitoring.background import BackgroundTask
 from exporter.server.alerts import Alerts
 from exporter.server.retrain_triggers import Trigger, accuracy_trigger, corrections_trigger
 from exporter.storage import Store
@@ -65,7 +65,7 @@ GONE = 410
 """The status by which a receiver says that it takes no more requests of this kind."""
 
 
-class Retrainer:
+class Retrainer(BackgroundTask):
     """Records, prepares and sends the requests, in a thread of its own.
 
     Parameters
@@ -100,6 +100,7 @@ class Retrainer:
         details: Callable[[str], Details | None],
         external_url: Callable[[], str],
     ) -> None:
+        super().__init__("retrain", "requests for retraining wait", DUE_SECONDS)
         self._config = config
         self._store = store
         self._telemetry = telemetry
@@ -109,17 +110,6 @@ class Retrainer:
         self._details = details
         self._external_url = external_url
         self._looked = -math.inf
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="retrain", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def close(self, timeout: float) -> None:
-        """End the thread, for which this waits ``timeout`` seconds at most: it may wait for the trainer."""
-        self._closing.set()
-        self._thread.join(timeout)
 
     def request(self, model: str) -> Row | None:
         """Record a request that a person or a program made; None while another one of the model is open.
@@ -280,22 +270,22 @@ class Retrainer:
     def _count(self, status: str) -> None:
         self._telemetry.retrain_requests.labels(status).inc()
 
-    def _run(self) -> None:
-        pause = DUE_SECONDS
-        while not self._closing.wait(pause):
-            pause = DUE_SECONDS
-            try:
-                if time.monotonic() - self._looked >= SECONDS:
-                    self._looked = time.monotonic()
-                    self.look(time.time())
-                while not self._closing.is_set() and self.send_due(time.time()):
-                    pass
-            except ExporterError as error:
-                pause = FAILURE_SECONDS
-                log.warning("requests for retraining wait: %s", error)
-            except Exception:  # no error may end the thread
-                pause = FAILURE_SECONDS
-                log.exception("requests for retraining wait")
+    def refresh(self) -> None:
+        """Look for a reason to ask for a new version, and send the requests that are due."""
+        if time.monotonic() - self._looked >= SECONDS:
+            self._looked = time.monotonic()
+            self.look(time.time())
+        while not self.closing.is_set() and self.send_due(time.time()):
+            pass
+        self.seconds = DUE_SECONDS
+
+    def on_error(self, error: Exception) -> None:
+        """Log an error, and wait longer."""
+        self.seconds = FAILURE_SECONDS
+        if isinstance(error, ExporterError):
+            log.warning("requests for retraining wait: %s", error)
+        else:
+            super().on_error(error)
 
 
 def request_document(row: Row) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from exporter.errors import ExporterError
+from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.input_vectors import InputVectors, input_types
 from exporter.server.label_checks import LabelCheck
@@ -42,7 +43,7 @@ CHOSEN = 1000
 """Corrections that are chosen; those like them and all others come after them."""
 
 
-class ReviewRanker:
+class ReviewRanker(BackgroundTask):
     """Ranks the pending corrections of each model, whenever there are new ones or few are left, and checks labels.
 
     Parameters
@@ -54,23 +55,19 @@ class ReviewRanker:
     """
 
     def __init__(self, store: Store, monitors: Callable[[], MonitorRegistry]) -> None:
+        super().__init__("ranking", "corrections are not ranked", LOOK_SECONDS, busy_share=BUSY_SHARE, at_once=True)
         self._store = store
         self._monitors = monitors
         self._queues: dict[tuple[str, str], _Queue] = {}
         self._checks: dict[str, LabelCheck] = {}
-        self._closing, self._committed = threading.Event(), threading.Event()
+        self._committed = threading.Event()
         store.on_commit = self._committed.set
-        self._thread = threading.Thread(target=self._run, name="ranking", daemon=True)
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def close(self, timeout: float) -> None:
-        """End the thread, within a time if it ranks corrections at the moment."""
-        self._closing.set()
+    def close(self, timeout: float = 1.0) -> None:
+        """End the thread, also while it waits for a commit."""
+        self.closing.set()
         self._committed.set()
-        self._thread.join(timeout)
+        super().close(timeout)
 
     def refresh(self) -> None:
         """Rank each queue that is due, and check the labels of each model that is."""
@@ -82,26 +79,26 @@ class ReviewRanker:
         for model in monitors.models:
             for source in SOURCES:
                 queue = self._queues.setdefault((model, source), _Queue(self._store, model, source))
-                if time.monotonic() >= queue.due_at and not self._closing.is_set():
-                    queue.rank(monitors, self._closing.is_set)
+                if time.monotonic() >= queue.due_at and not self.closing.is_set():
+                    queue.rank(monitors, self.closing.is_set)
             check = self._checks.setdefault(model, LabelCheck(self._store, model))
-            if time.monotonic() >= check.due_at and not self._closing.is_set():
-                check.check(monitors, self._closing.is_set)
+            if time.monotonic() >= check.due_at and not self.closing.is_set():
+                check.check(monitors, self.closing.is_set)
 
-    def _run(self) -> None:
-        pause = 0.0
-        while not self._closing.wait(pause):
-            self._committed.clear()
-            started = time.monotonic()
-            try:
-                self.refresh()
-            except ExporterError:
-                log.debug("corrections are not ranked", exc_info=True)  # the store logs its errors itself
-            except Exception:  # no error may end the thread
-                log.exception("corrections are not ranked")
-            pause = max(LOOK_SECONDS, (time.monotonic() - started) * (1 / BUSY_SHARE - 1))
-            if not self._store.is_shared:  # others commit, too
-                self._committed.wait(IDLE_SECONDS)
+    def on_error(self, error: Exception) -> None:
+        """Log an error; the store logs its own itself."""
+        if isinstance(error, ExporterError):
+            log.debug("corrections are not ranked", exc_info=True)
+        else:
+            super().on_error(error)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a commit, or for a while where others commit, too; and then for so many seconds."""
+        if seconds and not self._store.is_shared:
+            self._committed.wait(IDLE_SECONDS)
+        is_closing = super().wait(seconds)
+        self._committed.clear()
+        return is_closing
 
 
 class _Queue:

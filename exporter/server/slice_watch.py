@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -11,13 +9,12 @@ from types import MappingProxyType
 from exporter.errors import ExporterError, SlicesError
 from exporter.metrics.lines import FamilyLines
 from exporter.metrics.slices import slice_lines
+from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.slices.explain import Asked, Explanation
 from exporter.slices.search import MIN_HELD
-
-log = logging.getLogger(__name__)
 
 ALERT = "ModelCorrectionRatioHigh"
 REFRESH_SECONDS = 60.0
@@ -30,7 +27,7 @@ MAX_SLICES = 3
 """Slices of a version that have metrics: their names change with the incident, and each is a series."""
 
 
-class SliceWatch:
+class SliceWatch(BackgroundTask):
     """Searches for the slices of the corrections of those versions that users correct too often.
 
     Parameters
@@ -49,20 +46,10 @@ class SliceWatch:
         explain: Callable[[Asked], tuple[Explanation, Binner]],
         seconds: float = REFRESH_SECONDS,
     ) -> None:
-        self._monitors, self._explain, self._seconds = monitors, explain, seconds
+        super().__init__("slices", "slices are not searched for the metrics", seconds, busy_share=BUSY_SHARE)
+        self._monitors, self._explain = monitors, explain
         self._lines: Mapping[tuple[str, str], list[FamilyLines]] = MappingProxyType({})
         self._failure = ""
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="slices", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread that refreshes the metrics."""
-        self._thread.start()
-
-    def close(self, timeout: float) -> None:
-        """End the thread, within a time if it searches at the moment."""
-        self._closing.set()
-        self._thread.join(timeout)
 
     def lines(self) -> list[FamilyLines]:
         """Return the lines of ``/metrics``, as of the last refresh.
@@ -81,7 +68,7 @@ class SliceWatch:
         found: dict[tuple[str, str], list[FamilyLines]] = {}
         failure = ""
         for monitor in self._monitors():
-            if self._closing.is_set():
+            if self.closing.is_set():
                 return
             if not is_corrected_too_often(monitor, time.monotonic()):
                 continue
@@ -95,16 +82,10 @@ class SliceWatch:
                 failure = str(error)
         self._lines, self._failure = found, failure
 
-    def _run(self) -> None:
-        pause = self._seconds
-        while not self._closing.wait(pause):
-            started = time.monotonic()
-            try:
-                self.refresh()
-            except Exception:  # no error may end the thread, nor leave old numbers
-                log.exception("slices are not searched for the metrics")
-                self._failure = "slices are not searched for the metrics; see the exporter's log"
-            pause = max(self._seconds, (time.monotonic() - started) * (1 / BUSY_SHARE - 1))
+    def on_error(self, error: Exception) -> None:
+        """Log an error, and leave no old numbers."""
+        super().on_error(error)
+        self._failure = "slices are not searched for the metrics; see the exporter's log"
 
 
 def is_corrected_too_often(monitor: ModelMonitor, now: float) -> bool:
