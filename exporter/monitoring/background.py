@@ -26,6 +26,8 @@ class BackgroundTask(ABC):
 
     Attributes
     ----------
+    failure : str
+        What is logged with an error.
     seconds : float
         Least pause; `refresh` may change it.
     closing : threading.Event
@@ -37,7 +39,7 @@ class BackgroundTask(ABC):
     ) -> None:
         self.seconds = seconds
         self.closing = threading.Event()
-        self._failure_text = failure
+        self.failure = failure
         self._busy_share = busy_share
         self._first_pause = 0.0 if at_once else seconds
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -57,7 +59,7 @@ class BackgroundTask(ABC):
 
     def on_error(self, _error: Exception) -> None:
         """Log an error of `refresh`, while it is handled."""
-        logging.getLogger(type(self).__module__).exception(self._failure_text)
+        logging.getLogger(type(self).__module__).exception(self.failure)
 
     def wait(self, seconds: float) -> bool:
         """Wait until the next call is due; return whether the thread should end instead."""

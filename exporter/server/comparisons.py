@@ -13,8 +13,7 @@ from exporter.comparison.same_requests import SameRequests
 from exporter.comparison.versions import choose
 from exporter.errors import CompareError, ExporterError
 from exporter.metrics.comparisons import comparison_lines
-from exporter.metrics.lines import FamilyLines
-from exporter.monitoring.background import BackgroundTask
+from exporter.metrics.refreshed import RefreshedMetrics
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shadow_answers import ShadowAnswers
 from exporter.monitoring.shared_counts import SharedCounts
@@ -30,7 +29,7 @@ BUSY_SHARE = 0.05
 """Share of the time in which comparisons for the metrics are computed, at most."""
 
 
-class Comparisons(BackgroundTask):
+class Comparisons(RefreshedMetrics):
     """Compares versions by what this exporter counted, or by what Prometheus has of all replicas.
 
     Parameters
@@ -59,15 +58,13 @@ class Comparisons(BackgroundTask):
         shadow: ShadowAnswers,
         seconds: float = REFRESH_SECONDS,
     ) -> None:
-        super().__init__("comparison", "versions are not compared", seconds, busy_share=BUSY_SHARE)
+        super().__init__("comparison", "versions are not compared", seconds, BUSY_SHARE)
         self._shadow = shadow
         self._monitors = monitors
         self._shared = shared
         self._labels = labels
         self._prometheus = prometheus
         self._latest: dict[str, tuple[float, Comparison]] = {}
-        self._lines: dict[str, list[FamilyLines]] = {}
-        self._failure = ""
 
     def compare(self, model: str, before: str | None = None, after: str | None = None) -> Comparison:
         """Compare two versions of a configured model over the time in which both served, and on the same requests.
@@ -102,18 +99,6 @@ class Comparisons(BackgroundTask):
         if latest and time.monotonic() - at < REFRESH_SECONDS and pair == (latest.before.version, latest.after.version):
             return latest
         return compare_shared(prometheus, model, pair, default_window([appeared[version] for version in pair], now))
-
-    def lines(self) -> list[FamilyLines]:
-        """Return the lines of ``/metrics``, as of the last refresh.
-
-        Raises
-        ------
-        ExporterError
-            When the last refresh failed.
-        """
-        if self._failure:
-            raise ExporterError(self._failure)
-        return [line for lines in list(self._lines.values()) for line in lines]
 
     def refresh(self) -> None:
         """Compare the two versions of each model that appeared last."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 
 from exporter.errors import ExporterError, SlicesError
 from exporter.metrics.lines import FamilyLines
+from exporter.metrics.refreshed import RefreshedMetrics
 from exporter.metrics.slices import slice_lines
-from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
@@ -27,7 +26,7 @@ MAX_SLICES = 3
 """Slices of a version that have metrics: their names change with the incident, and each is a series."""
 
 
-class SliceWatch(BackgroundTask):
+class SliceWatch(RefreshedMetrics):
     """Searches for the slices of the corrections of those versions that users correct too often.
 
     Parameters
@@ -46,22 +45,8 @@ class SliceWatch(BackgroundTask):
         explain: Callable[[Asked], tuple[Explanation, Binner]],
         seconds: float = REFRESH_SECONDS,
     ) -> None:
-        super().__init__("slices", "slices are not searched for the metrics", seconds, busy_share=BUSY_SHARE)
+        super().__init__("slices", "slices are not searched for the metrics", seconds, BUSY_SHARE)
         self._monitors, self._explain = monitors, explain
-        self._lines: Mapping[tuple[str, str], list[FamilyLines]] = MappingProxyType({})
-        self._failure = ""
-
-    def lines(self) -> list[FamilyLines]:
-        """Return the lines of ``/metrics``, as of the last refresh.
-
-        Raises
-        ------
-        ExporterError
-            When the last refresh failed.
-        """
-        if self._failure:
-            raise ExporterError(self._failure)
-        return [line for lines in self._lines.values() for line in lines]
 
     def refresh(self) -> None:
         """Search for the slices of each version that users correct too often."""
@@ -81,11 +66,6 @@ class SliceWatch(BackgroundTask):
             except ExporterError as error:
                 failure = str(error)
         self._lines, self._failure = found, failure
-
-    def on_error(self, error: Exception) -> None:
-        """Log an error, and leave no old numbers."""
-        super().on_error(error)
-        self._failure = "slices are not searched for the metrics; see the exporter's log"
 
 
 def is_corrected_too_often(monitor: ModelMonitor, now: float) -> bool:

@@ -1,0 +1,35 @@
+"""Metrics that a thread refreshes now and then, because they cost too much for a scrape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from exporter.errors import ExporterError
+from exporter.metrics.lines import FamilyLines
+from exporter.monitoring.background import BackgroundTask
+
+
+class RefreshedMetrics(BackgroundTask):
+    """A task whose ``refresh`` sets the lines of ``/metrics`` by some key, and what has failed, empty for nothing."""
+
+    def __init__(self, name: str, failure: str, seconds: float, busy_share: float) -> None:
+        super().__init__(name, failure, seconds, busy_share=busy_share)
+        self._lines: dict[Any, list[FamilyLines]] = {}
+        self._failure = ""
+
+    def lines(self) -> list[FamilyLines]:
+        """Return the lines of ``/metrics``, as of the last refresh.
+
+        Raises
+        ------
+        ExporterError
+            When the last refresh failed.
+        """
+        if self._failure:
+            raise ExporterError(self._failure)
+        return [line for lines in list(self._lines.values()) for line in lines]
+
+    def on_error(self, error: Exception) -> None:
+        """Log an error, and leave no old numbers."""
+        super().on_error(error)
+        self._failure = f"{self.failure}; see the exporter's log"
