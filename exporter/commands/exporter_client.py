@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+import urllib3
+
 from exporter.commands.common import add_credentials, authorization
 from exporter.http_client.client import WHEN_BUSY, Client
 
@@ -17,8 +19,10 @@ def add_exporter_options(parser: argparse.ArgumentParser) -> None:
     add_credentials(parser, "MODEL_EXPORTER")
 
 
-def exporter_client(options: argparse.Namespace, timeout: float) -> Client:
-    """Return a client of the exporter that the options of `add_exporter_options` name.
+def exporter_client(
+    options: argparse.Namespace, timeout: float, *, retries: urllib3.Retry = WHEN_BUSY, user_in_url: bool = False
+) -> Client:
+    """Return a client of the exporter in ``--exporter``, with the credentials in the options of `add_credentials`.
 
     Parameters
     ----------
@@ -26,6 +30,8 @@ def exporter_client(options: argparse.Namespace, timeout: float) -> Client:
         The options.
     timeout
         Seconds that each part of a response may take.
+    retries, user_in_url
+        See `Client`.
     """
     return Client(
         options.exporter,
@@ -33,5 +39,6 @@ def exporter_client(options: argparse.Namespace, timeout: float) -> Client:
         authorization=lambda: authorization(options),
         ca_file=options.ca_file,
         timeout=timeout,
-        retries=WHEN_BUSY,
+        retries=retries,
+        user_in_url=user_in_url,
     )

@@ -13,6 +13,7 @@ import numpy as np
 
 from exporter.client.encoding import rfc3339
 from exporter.commands.common import add_csv_options
+from exporter.commands.exporter_client import DEFAULT_URL
 from exporter.commands.ingest import report
 from exporter.commands.ingest.checkpoint import State
 from exporter.commands.ingest.input_file import TABLES, Input, add_input_options, open_input
@@ -27,7 +28,6 @@ from exporter.profiles.readers.files import FileSource
 from exporter.validation import preview
 
 ROUTE = "/v1/labels"
-DEFAULT_URL = "http://127.0.0.1:9877"
 FEW = 5
 """Labels that may all wait without a remark: perhaps their predictions have not arrived yet."""
 

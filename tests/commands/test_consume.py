@@ -24,16 +24,6 @@ def cluster() -> Cluster:
     return Cluster(3)
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """An exporter that the tests of this module share."""
-    folder = tmp_path_factory.mktemp("served")
-    write_config(folder)
-    server = Served(folder).start()
-    yield server
-    server.stop()
-
-
 class Consuming:
     """A consumer in its own process."""
 
@@ -86,28 +76,28 @@ def prediction(number: int, **changed: object) -> dict[str, object]:
     return {"id": f"k-{number}", "model": "credit", "version": "kafka", "inputs": inputs, "prediction": "yes"} | changed
 
 
-def test_predictions_feedback_and_labels_reach_the_exporter(tmp_path: Path, cluster: Cluster, served: Served) -> None:
+def test_predictions_feedback_and_labels_reach_the_exporter(tmp_path: Path, cluster: Cluster, shared: Served) -> None:
     """Each topic has its kind; what the exporter took is committed, and its lag is 0."""
     flags = ["--topic=flow", "--topic=flow.feedback=feedback", "--topic=flow.labels=labels", "--group=flow"]
     cluster.produce("flow", (prediction(number) for number in range(3000)))
     feedback = [{"prediction_id": f"k-{n}", "verdict": "corrected", "label": "no", "user": "u"} for n in range(30)]
     cluster.produce("flow.feedback", feedback)
     cluster.produce("flow.labels", [{"prediction_id": f"k-{n}", "label": "yes"} for n in range(500)])
-    with consuming(tmp_path, cluster, served.url, *flags) as consumer:
+    with consuming(tmp_path, cluster, shared.url, *flags) as consumer:
         eventually(lambda: consumer.count("flow", "accepted") == 3000, 60)
         eventually(lambda: consumer.count("flow.labels", "accepted") == 500, 20)
         eventually(lambda: consumer.count("flow.feedback", "accepted") == 30, 20)
         eventually(lambda: cluster.committed("flow", "flow") == 3000)
         eventually(lambda: consumer.lags() == [0] * 12, 30)
         assert consumer.stop() == 0
-    requests = served.samples("model_requests_total")
+    requests = shared.samples("model_requests_total")
     assert sum(count for name, count in requests.items() if 'version="kafka"' in name) == 3000
-    corrections = served.get("/v1/corrections?model=credit&version=kafka&limit=100").json["corrections"]
+    corrections = shared.get("/v1/corrections?model=credit&version=kafka&limit=100").json["corrections"]
     assert len(corrections) == 30
 
 
 def test_messages_that_cannot_be_used_go_to_the_dead_letter_topic(
-    tmp_path: Path, cluster: Cluster, served: Served
+    tmp_path: Path, cluster: Cluster, shared: Served
 ) -> None:
     """They keep their value, key and headers, with the reason; good messages beside them are counted."""
     poison = [
@@ -125,7 +115,7 @@ def test_messages_that_cannot_be_used_go_to_the_dead_letter_topic(
         headers={"trace": b"t-1"},
     )
     with consuming(
-        tmp_path, cluster, served.url, "--topic=mixed", "--dead-letter-topic=dead", "--group=mixed"
+        tmp_path, cluster, shared.url, "--topic=mixed", "--dead-letter-topic=dead", "--group=mixed"
     ) as consumer:
         letters = cluster.read("dead", len(poison))
         eventually(lambda: consumer.count("mixed", "dead_letter") == len(poison))
@@ -143,7 +133,7 @@ def test_messages_that_cannot_be_used_go_to_the_dead_letter_topic(
 
 
 def test_a_message_that_the_dead_letter_topic_does_not_take_blocks_no_others(
-    tmp_path: Path, cluster: Cluster, served: Served
+    tmp_path: Path, cluster: Cluster, shared: Served
 ) -> None:
     """Of a message that is too large for it, the reason and the origin are kept."""
     path = tmp_path / "kafka.properties"
@@ -151,7 +141,7 @@ def test_a_message_that_the_dead_letter_topic_does_not_take_blocks_no_others(
     large = prediction(1, confidence=7, comment="x" * 3000)
     cluster.produce("large", [large, prediction(2, version="large"), prediction(3, confidence=7)])
     flags = ["--topic=large", "--dead-letter-topic=small", "--group=large", f"--kafka.config.file={path}"]
-    with consuming(tmp_path, cluster, served.url, *flags) as consumer:
+    with consuming(tmp_path, cluster, shared.url, *flags) as consumer:
         eventually(lambda: consumer.count("large", "dead_letter") == 2, 30)
         eventually(lambda: consumer.count("large", "accepted") == 1, 30)
         eventually(lambda: cluster.committed("large", "large") == 3)
@@ -163,11 +153,11 @@ def test_a_message_that_the_dead_letter_topic_does_not_take_blocks_no_others(
 
 
 def test_without_a_dead_letter_topic_they_are_logged_and_dropped(
-    tmp_path: Path, cluster: Cluster, served: Served
+    tmp_path: Path, cluster: Cluster, shared: Served
 ) -> None:
     """The log names the topic, the partition, the offset and the reason."""
     cluster.produce("dropped", [b"{}"] * 5)
-    with consuming(tmp_path, cluster, served.url, "--topic=dropped", "--group=dropped") as consumer:
+    with consuming(tmp_path, cluster, shared.url, "--topic=dropped", "--group=dropped") as consumer:
         eventually(lambda: consumer.count("dropped", "dropped") == 5, 30)
         assert "at offset 0" in consumer.log.read_text()
         assert "model" in consumer.log.read_text()
@@ -190,7 +180,7 @@ def test_nothing_is_committed_while_the_exporter_is_away(tmp_path: Path, cluster
             server.stop()
 
 
-def test_a_consumer_that_is_killed_loses_nothing(tmp_path: Path, cluster: Cluster, served: Served) -> None:
+def test_a_consumer_that_is_killed_loses_nothing(tmp_path: Path, cluster: Cluster, shared: Served) -> None:
     """Others take its partitions; at each rebalance, at most one request is counted twice, and no feedback."""
     total, batch = 20_000, 100
     flags = ["--topic=killed", "--topic=killed.feedback=feedback", "--group=killed", f"--batch-size={batch}"]
@@ -202,19 +192,19 @@ def test_a_consumer_that_is_killed_loses_nothing(tmp_path: Path, cluster: Cluste
     feedback = [{"prediction_id": f"x-{n}", "verdict": "corrected", "label": "no"} for n in range(300)]
     cluster.produce("killed.feedback", feedback)
     with (
-        consuming(tmp_path, cluster, served.url, *flags, name="a") as first,
-        consuming(tmp_path, cluster, served.url, *flags, name="b") as second,
+        consuming(tmp_path, cluster, shared.url, *flags, name="a") as first,
+        consuming(tmp_path, cluster, shared.url, *flags, name="b") as second,
     ):
         eventually(lambda: first.count("killed", "accepted") + second.count("killed", "accepted") > 500, 60, 0.01)
         first.stop(signal.SIGKILL)
         eventually(lambda: cluster.committed("killed", "killed") == total, 90)
         eventually(lambda: cluster.committed("killed.feedback", "killed") == 300, 60)
-    requests = served.samples("model_requests_total")
+    requests = shared.samples("model_requests_total")
     counted = sum(count for name, count in requests.items() if 'version="killed"' in name)
     assert total <= counted <= total + 3 * batch
     listed = "/v1/corrections?model=credit&version=killed&limit=500"
-    eventually(lambda: len(served.get(listed).json["corrections"]) == 300)
-    assert served.samples("model_corrections_total")['model_corrections_total{model="credit",version="killed"}'] == 300
+    eventually(lambda: len(shared.get(listed).json["corrections"]) == 300)
+    assert shared.samples("model_corrections_total")['model_corrections_total{model="credit",version="killed"}'] == 300
 
 
 def test_a_cloud_event_keeps_its_attributes(tmp_path: Path, cluster: Cluster, exporter: Exporter) -> None:
@@ -234,10 +224,10 @@ def test_a_cloud_event_keeps_its_attributes(tmp_path: Path, cluster: Cluster, ex
     assert request["headers"]["Content-Type"] == "application/json"
 
 
-def test_a_refused_token_ends_the_consumer(tmp_path: Path, cluster: Cluster, served: Served) -> None:
+def test_a_refused_token_ends_the_consumer(tmp_path: Path, cluster: Cluster, shared: Served) -> None:
     """The message says what the exporter said; nothing is committed."""
     cluster.produce("refused", [prediction(1)])
-    with consuming(tmp_path, cluster, f"{served.url}/elsewhere", "--topic=refused", "--group=refused") as consumer:
+    with consuming(tmp_path, cluster, f"{shared.url}/elsewhere", "--topic=refused", "--group=refused") as consumer:
         assert consumer.process.wait(60) == 1
     assert "404" in consumer.log.read_text()
     assert cluster.committed("refused", "refused") == 0

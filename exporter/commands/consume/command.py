@@ -17,7 +17,6 @@ from exporter.commands.addresses import Address, address
 from exporter.commands.common import (
     add_credentials,
     add_log_options,
-    authorization,
     stopping,
     whole_number,
 )
@@ -26,10 +25,10 @@ from exporter.commands.consume.dead_letters import DeadLetters
 from exporter.commands.consume.kinds import KINDS
 from exporter.commands.consume.metrics import ConsumerMetrics
 from exporter.commands.consume.sending import GIVE_UP, Poster
-from exporter.commands.exporter_client import DEFAULT_URL
+from exporter.commands.exporter_client import DEFAULT_URL, exporter_client
 from exporter.errors import ExporterError
 from exporter.events import MAX_REJECTED
-from exporter.http_client.client import Client
+from exporter.http_client.client import NO_RETRY
 from exporter.validation import any_of, preview
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -79,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
         raise ExporterError(f"--dead-letter-topic: {options.dead_letter_topic} is also a --topic: it would never end")
     settings = _settings(options)
     metrics = ConsumerMetrics(list(kinds))
-    with stopping(signal.SIGINT, signal.SIGTERM) as stop, _client(options) as client:
+    with stopping(signal.SIGINT, signal.SIGTERM) as stop, exporter_client(options, GIVE_UP, retries=NO_RETRY) as client:
         consumer = _create(Consumer, options, {"auto.offset.reset": "earliest"} | settings | _OWN)
         dead_letters = None
         if options.dead_letter_topic:
@@ -103,16 +102,6 @@ def run(options: argparse.Namespace) -> int:
             server.shutdown()
             log.info("stopped")
     return 0
-
-
-def _client(options: argparse.Namespace) -> Client:
-    return Client(
-        options.exporter,
-        "--exporter",
-        authorization=lambda: authorization(options),
-        ca_file=options.ca_file,
-        timeout=GIVE_UP,
-    )
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:

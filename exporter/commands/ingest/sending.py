@@ -6,11 +6,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from exporter.commands.common import add_credentials, authorization, checked, whole_number
+from exporter.commands.common import add_credentials, checked, whole_number
+from exporter.commands.exporter_client import exporter_client
 from exporter.commands.ingest.checkpoint import State, begin
 from exporter.commands.ingest.input_file import Input
 from exporter.events import MAX_REJECTED
-from exporter.http_client.client import Client
+from exporter.http_client.client import NO_RETRY, Client
 from exporter.validation import parse_duration
 
 TIMEOUT = 60.0
@@ -33,14 +34,7 @@ def add_sending_options(parser: argparse.ArgumentParser, command: str, deprecate
 
 def sending_client(options: argparse.Namespace) -> Client:
     """Return a client of the exporter in ``--exporter``."""
-    return Client(
-        options.exporter,
-        "--exporter",
-        user_in_url=True,
-        authorization=lambda: authorization(options),
-        ca_file=options.ca_file,
-        timeout=TIMEOUT,
-    )
+    return exporter_client(options, TIMEOUT, retries=NO_RETRY, user_in_url=True)
 
 
 def begin_sending(options: argparse.Namespace, source: Input, to: str) -> tuple[State, Path | None]:
