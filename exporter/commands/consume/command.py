@@ -118,9 +118,9 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
             raise ExporterError(f"--kafka.config.file: {path}: {key}: {wrong}")
     if options.bootstrap_servers:
         settings["bootstrap.servers"] = options.bootstrap_servers
-    if "bootstrap.servers" not in settings and "test.mock.num.brokers" not in settings:
+    if "bootstrap.servers" not in settings:
         raise ExporterError("--bootstrap-servers: name the brokers of the cluster, such as kafka:9092")
-    return settings | {"group.id": options.group, "client.id": "model-exporter", "error_cb": _on_error}
+    return {"client.id": "model-exporter"} | settings | {"group.id": options.group, "error_cb": _on_error}
 
 
 def _properties(path: Path) -> dict[str, str]:
