@@ -1,9 +1,10 @@
-"""Fixtures: a fresh exporter, one that a module shares, one that only keeps what it is sent, and databases."""
+"""Fixtures: a fresh exporter, one that a module shares, one that only keeps what it is sent, databases, a browser."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import support.bytecode  # noqa: F401 - before all that is slow to compile
@@ -11,6 +12,9 @@ from support.fake_exporter import Exporter
 from support.paths import ROOT
 from support.postgres import Postgres, running
 from support.servers import Served, write_config
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 DATABASES = ("sqlite", "postgresql")
 LONGEST = (
@@ -84,3 +88,46 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def shared_database(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The same for a database that a module's tests share."""
     return new_database(request, tmp_path_factory.mktemp("database"))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """One browser for all tests of a module."""
+    from playwright.sync_api import sync_playwright  # slow to import
+    from support.browser import CHROMIUM
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
+    """Opens a page as a visitor of its own; no page may log an error, fail, or ask another host."""
+    contexts: list[BrowserContext] = []
+    wrong: list[str] = []
+    servers: list[str] = []
+
+    def asked(request: Any) -> None:
+        if not request.url.startswith((*servers, "data:")):
+            wrong.append(f"asked {request.url}")
+
+    def visit(path: str, server: Served, **settings: Any) -> Page:
+        servers.append(server.url)
+        context = browser.new_context(**{"viewport": {"width": 1366, "height": 768}, **settings})
+        contexts.append(context)
+        context.set_default_timeout(10_000)
+        page = context.new_page()
+        page.on("console", lambda message: wrong.append(message.text) if message.type in {"error", "warning"} else None)
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.on("dialog", lambda dialog: wrong.append(dialog.message))
+        page.on("request", asked)
+        page.goto(server.url + path)
+        return page
+
+    visit.wrong = wrong  # type: ignore[attr-defined]
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not wrong

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser, expect
 from pyarrow import parquet
+from support.browser import needs_chromium, serious
 from support.corrections import pending
 from support.labelled_rows import classes, send
 from support.servers import Served, eventually, write_config
@@ -19,8 +18,7 @@ from support.servers import Served, eventually, write_config
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+pytestmark = needs_chromium
 STROKE = 4  # pixels of a label's outline, in the colour of the panel, on both sides together
 LONG = '"<b>' + "x" * 200
 PATHS = (
@@ -34,15 +32,6 @@ PATHS = (
     "/runbooks/ModelFeatureDrift",
     "/nothing",
 )
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all tests."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +100,7 @@ def test_pages_fit_a_phone_and_have_no_serious_fault(fleet: Served, browser: Bro
         page.goto(fleet.url + path)
         page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-        found = Axe().run(page).response["violations"]
-        assert [one["id"] for one in found if one["impact"] in {"serious", "critical"}] == []
+        assert serious(page) == []
         context.close()
 
 

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
+from support.browser import needs_chromium, serious
 from support.corrections import EVIL, accept_suspects, correct, mistake, queue, start
 from support.reviewers import assigned, decide, reviewed_by_names, token
 from support.servers import Served, eventually
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+pytestmark = needs_chromium
 Open = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all tests."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -38,34 +27,14 @@ def mistaken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.fixture
-def visit(browser: Browser, mistaken: Served) -> Iterator[Open]:
-    """Opens a page as a reviewer of one's own; no page may log an error, fail, or ask another host."""
-    contexts: list[BrowserContext] = []
-    wrong: list[str] = []
-    servers: list[str] = []
+def visit(mistaken: Served, visit: Open) -> Open:  # in this order: pages are closed before the exporter stops
+    """Opens a page of the fresh exporter as a reviewer of one's own, by default the page of corrections."""
 
-    def asked(request: Any) -> None:
-        if not request.url.startswith((*servers, "data:")):
-            wrong.append(f"asked {request.url}")
+    def opened(path: str = "/review", server: Served = mistaken, **settings: Any) -> Page:
+        return visit(path, server, **settings)
 
-    def visit(path: str = "/review", server: Served = mistaken, **settings: Any) -> Page:
-        servers.append(server.url)
-        context = browser.new_context(**{"viewport": {"width": 1366, "height": 768}, **settings})
-        contexts.append(context)
-        context.set_default_timeout(10_000)
-        page = context.new_page()
-        page.on("console", lambda message: wrong.append(message.text) if message.type in {"error", "warning"} else None)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("dialog", lambda dialog: wrong.append(dialog.message))
-        page.on("request", asked)
-        page.goto(server.url + path)
-        return page
-
-    visit.wrong = wrong  # type: ignore[attr-defined]
-    yield visit
-    for context in contexts:
-        context.close()
-    assert not wrong
+    opened.wrong = visit.wrong  # type: ignore[attr-defined]
+    return opened
 
 
 def current(page: Page) -> str | None:
@@ -85,16 +54,6 @@ def states(server: Served) -> dict[str, tuple[str, Any]]:
 def settled(server: Served, **wanted: int) -> bool:
     found = [status for status, _ in states(server).values()]
     return all(found.count(status) == count for status, count in wanted.items())
-
-
-def serious(page: Page) -> list[str]:
-    """Faults that axe calls serious or critical."""
-    found = Axe().run(page).response["violations"]
-    return [
-        f"{page.url} {fault['id']}: {[node['html'][:200] for node in fault['nodes'][:3]]}"
-        for fault in found
-        if fault["impact"] in {"serious", "critical"}
-    ]
 
 
 def test_fifty_mistakes_by_keyboard_alone(mistaken: Served, visit: Open) -> None:

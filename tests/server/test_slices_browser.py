@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
+from support.browser import needs_chromium, serious
 from support.flights import COUNT, correct, events, is_planted, write_model
 from support.servers import Served, eventually
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+pytestmark = needs_chromium
+Open = Callable[..., Page]
 SENTENCE = "are where carrier is MQ and dest is ATL"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """One browser for all tests."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -39,34 +29,22 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     server.stop()
 
 
-def visit(browser: Browser, server: Served, path: str, **settings: object) -> Page:
-    """Open a page that may log no error."""
-    page = browser.new_context(**{"viewport": {"width": 1366, "height": 768}, **settings}).new_page()  # type: ignore[arg-type]
-    page.on("pageerror", lambda error: pytest.fail(str(error)))
-    page.goto(server.url + path)
-    return page
-
-
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", ["/slices?model=flights", "/review?model=flights", "/drift?model=flights"])
-def test_slices_fit_a_phone_and_have_no_serious_fault(
-    flights: Served, browser: Browser, path: str, scheme: str
-) -> None:
+def test_slices_fit_a_phone_and_have_no_serious_fault(flights: Served, visit: Open, path: str, scheme: str) -> None:
     """With the slices loaded, nothing is wider than the screen of a phone, and axe finds no serious fault."""
     for width in (390, 1366):
-        page = visit(browser, flights, path, viewport={"width": width, "height": 844}, color_scheme=scheme)
+        page = visit(path, flights, viewport={"width": width, "height": 844}, color_scheme=scheme)
         page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
         expect(page.locator("[data-slices] a, ol.slices").last).to_be_visible()
         expect(page.locator("[aria-busy]")).to_have_count(0)
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-        found = Axe().run(page).response["violations"]
-        assert [one["id"] for one in found if one["impact"] in {"serious", "critical"}] == []
-        page.context.close()
+        assert serious(page) == []
 
 
-def test_a_reviewer_gets_from_the_panel_to_the_first_decision_by_keyboard(flights: Served, browser: Browser) -> None:
+def test_a_reviewer_gets_from_the_panel_to_the_first_decision_by_keyboard(flights: Served, visit: Open) -> None:
     """The link of a slice shows its cards alone, and the first one has the focus: a key decides it."""
-    page = visit(browser, flights, "/review?model=flights")
+    page = visit("/review?model=flights", flights)
     expect(page.locator("[data-slices]")).to_contain_text(SENTENCE)
     expect(page.get_by_text("Slices (1)")).to_be_visible()
     link = page.get_by_role("link", name="Review these corrections")
@@ -77,18 +55,16 @@ def test_a_reviewer_gets_from_the_panel_to_the_first_decision_by_keyboard(flight
     assert before == sum(map(is_planted, events(COUNT)))
     page.keyboard.press("a")
     expect(page.locator('[data-count="pending"]')).to_have_text(str(before - 1))
-    page.context.close()
 
 
-def test_without_a_script_the_panel_is_a_link(flights: Served, browser: Browser) -> None:
+def test_without_a_script_the_panel_is_a_link(flights: Served, visit: Open) -> None:
     """The link leads to the page of slices, and that to the cards."""
-    page = visit(browser, flights, "/review?model=flights", java_script_enabled=False)
+    page = visit("/review?model=flights", flights, java_script_enabled=False)
     page.get_by_text("Slices", exact=True).click()
     page.get_by_role("link", name="Find where the corrections come from").click()
     expect(page.locator("ol.slices")).to_contain_text(SENTENCE)
     page.get_by_role("link", name="Review these corrections").click()
     expect(page.get_by_role("list", name="Filters")).to_contain_text("carrier is MQ and dest is ATL")
-    page.context.close()
 
 
 def test_a_search_that_fails_leaves_the_link(flights: Served, browser: Browser) -> None:
