@@ -191,12 +191,17 @@ def _short(label: Any) -> str:
     return text if len(text) <= _LABEL else f"{text[:_LABEL]}…"
 
 
-def suspect_ids(connection: sa.Connection, model: str | None) -> set[int]:
-    """Return the corrections of a model, or of all, that are suspects."""
-    query = sa.select(feedback.c.id).where(of_suspect)
+def suspect_ids(connection: sa.Connection, model: str) -> set[int]:
+    """Return the corrections of a model that are suspects."""
+    return set(connection.execute(sa.select(feedback.c.id).where(of_suspect, suspects.c.model == model)).scalars())
+
+
+def count_suspects(connection: sa.Connection, model: str | None) -> int:
+    """Return how many corrections of a model, or of all, are suspects."""
+    query = sa.select(sa.func.count()).select_from(suspects).join(feedback, of_suspect)
     if model is not None:
         query = query.where(suspects.c.model == model)
-    return set(connection.execute(query).scalars())
+    return connection.execute(query).scalar_one()
 
 
 def last_check(connection: sa.Connection, model: str) -> Any:

@@ -27,12 +27,7 @@ from exporter.server.pages.active_filters import active_filters
 from exporter.server.pages.regression import is_regression
 from exporter.server.pages.review_agreement import agreement_sentence
 from exporter.server.pages.review_errors import error_chart
-from exporter.server.pages.review_filters import (
-    PAGE_SIZE,
-    ReviewQuery,
-    parameters,
-    parse_review_query,
-)
+from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, parameters, parse_review_query
 from exporter.server.pages.slices import slices_parameters
 from exporter.server.problem import store_problem
 from exporter.stats.accuracy import Estimate
@@ -50,7 +45,7 @@ from exporter.storage.review_samples import sample_for_review
 from exporter.storage.reviewer_agreement import read_agreement
 from exporter.storage.schema import label_json
 from exporter.storage.second_opinions import in_state, with_second_opinions
-from exporter.storage.suspects import suspect_documents, suspect_ids
+from exporter.storage.suspects import count_suspects, suspect_documents
 
 MAX_SUGGESTIONS = 1000
 """Labels that the page suggests in a field."""
@@ -203,7 +198,7 @@ class ReviewPage:
             "histogram": error_chart(read_errors(connection, query.filter), query) if regression else None,
             "tolerance": monitors.models[model].correction_tolerance if model else 0,
             "counts": stats.counts,
-            "suspect_count": len(suspect_ids(connection, query.filter.model)),
+            "suspect_count": count_suspects(connection, query.filter.model),
             "unjoined": sum(
                 count
                 for name, count in self._exporter.store.review_state().unjoined.items()
