@@ -42,7 +42,6 @@ from exporter.storage.rankings import count_alike
 from exporter.storage.review_decisions import count_decided, decide
 from exporter.storage.review_probes import Draw
 from exporter.storage.review_samples import sample_for_review
-from exporter.storage.reviewer_agreement import read_agreement
 from exporter.storage.schema import label_json
 from exporter.storage.second_opinions import in_state, with_second_opinions
 from exporter.storage.suspects import count_suspects, suspect_documents
@@ -191,6 +190,7 @@ class ReviewPage:
         stats = overview(connection, query.filter)
         model = self._only_model(query)
         regression = self._is_regression(query, [pair[0] for pair in stats.pairs])
+        state = self._exporter.store.review_state()
         pairs = [] if regression else stats.pairs  # of numbers there are as many as corrections
         return {
             "regression": regression,
@@ -199,18 +199,14 @@ class ReviewPage:
             "tolerance": monitors.models[model].correction_tolerance if model else 0,
             "counts": stats.counts,
             "suspect_count": count_suspects(connection, query.filter.model),
-            "unjoined": sum(
-                count
-                for name, count in self._exporter.store.review_state().unjoined.items()
-                if query.filter.model in {None, name}
-            ),
+            "unjoined": sum(count for name, count in state.unjoined.items() if query.filter.model in {None, name}),
             "confusion": review_charts.confusion_table(pairs, query) if model else None,
             "time_chart": review_charts.time_chart(stats.rates, stats.step, query, now),
             "predicted": _options([pair[0] for pair in pairs], query.filter.predicted),
             "labels": _options([pair[1] for pair in pairs], query.filter.label),
             "agreement": [
                 (name, agreement_sentence(found))
-                for name, found in read_agreement(connection).items()
+                for name, found in state.agreement.items()
                 if query.filter.model in {None, name}
             ],
             "accuracy": _accuracy(accuracy_counts(connection, self._exporter.tolerance), query),
