@@ -13,7 +13,9 @@ from exporter.server.authorization import CALLER
 from exporter.server.problem import json_reply, problem
 from exporter.server.tokens import Caller
 from exporter.storage.correction_document import rfc3339
-from exporter.storage.leases import Assigner, Lease, give_back, take_leases
+from exporter.storage.correction_pages import Position
+from exporter.storage.corrections import Filter
+from exporter.storage.leases import Assigner, Assignment, Lease, give_back, take_leases
 
 NAMELESS = (
     "a lease belongs to a reviewer, and this exporter does not know who asks: set up users or tokens, "
@@ -29,6 +31,20 @@ def reviewer_lease(exporter: Exporter) -> Lease | None:
     return Lease(caller.name, exporter.config.review.lease_seconds())
 
 
+def assign(
+    exporter: Exporter, lease: Lease, chosen: Filter, limit: int, after: Position | None, *, order: str
+) -> Assignment:
+    """Give a page of corrections to the holder of a lease, some of which may await a second opinion.
+
+    Raises
+    ------
+    StoreError
+        When the database cannot be read.
+    """
+    asks = exporter.config.review.second_opinion > 0
+    return Assigner(lease, chosen, limit, after, order=order, second_opinions=asks).assign(exporter.store)
+
+
 def blueprint(exporter: Exporter) -> Blueprint:
     """Return the routes of leases."""
     routes = Blueprint("leases", __name__, url_prefix="/v1/corrections/leases")
@@ -42,9 +58,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         lease = reviewer_lease(exporter)
         if lease is None:
             return problem(403, NAMELESS).flask()
-        asks = exporter.config.review.second_opinion > 0
-        page = query.filter, query.limit, query.after
-        assigned = Assigner(lease, *page, order=query.order, second_opinions=asks).assign(exporter.store)
+        assigned = assign(exporter, lease, query.filter, query.limit, query.after, order=query.order)
         documents = [with_new_label(exporter, document) for document in assigned.corrections]
         return json_reply(200, {"corrections": documents, "expires": rfc3339(assigned.expires)}).flask()
 

@@ -19,7 +19,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.segments import Segments
 from exporter.profiles.profile import CategoricalFeature
 from exporter.server.api.correction_query import MAX_ID, MAX_LIMIT, encode_cursor
-from exporter.server.api.leases import reviewer_lease
+from exporter.server.api.leases import assign, reviewer_lease
 from exporter.server.application import Exporter
 from exporter.server.elapsed import ago
 from exporter.server.pages import image_png, review_cards, review_charts
@@ -37,7 +37,7 @@ from exporter.storage.correction_pages import list_corrections
 from exporter.storage.correction_stats import overview, read_errors
 from exporter.storage.corrections import STATUSES, count_among, find_correction
 from exporter.storage.decision import Decision
-from exporter.storage.leases import Assigner, held_by_others
+from exporter.storage.leases import held_by_others
 from exporter.storage.rankings import count_alike
 from exporter.storage.review_decisions import count_decided, decide
 from exporter.storage.review_probes import Draw
@@ -144,13 +144,11 @@ class ReviewPage:
             return render_template("review.html", **context, errors=[error.detail]), 400
         if query.slice and query.slice.truncated:
             context["messages"].append("Only the newest corrections were looked at for the slice.")
-        store, wanted = self._exporter.store, (query.filter, PAGE_SIZE, query.after)
+        wanted = query.filter, PAGE_SIZE, query.after
         is_assigned = query.filter.status == "pending" and query.filter.joined is not False and request.method != "HEAD"
         lease = reviewer_lease(self._exporter) if is_assigned else None
-        asks = self._exporter.config.review.second_opinion > 0
-        assigner = Assigner(lease, *wanted, order=query.order, second_opinions=asks) if lease else None
-        assigned = assigner.assign(store) if assigner else None
-        with store.reading() as connection:
+        assigned = assign(self._exporter, lease, *wanted, order=query.order) if lease else None
+        with self._exporter.store.reading() as connection:
             documents, end = assigned[:2] if assigned else list_corrections(connection, *wanted, query.order)
             blind = assigned.blind if assigned else frozenset()
             told = with_second_opinions(connection, [one for one in documents if one["id"] not in blind])
