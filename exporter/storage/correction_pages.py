@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
-import itertools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +20,7 @@ from exporter.storage.corrections import (
     verdicts_of,
 )
 from exporter.storage.label_numbers import label_error
+from exporter.storage.parts import parts
 from exporter.storage.rankings import latest_rankings
 from exporter.storage.schema import confidence_key, feedback, ranked, suspects
 
@@ -172,5 +171,4 @@ def _that_fit(connection: sa.Connection, ids: Sequence[int]) -> Sequence[int]:
     """Return the first of these corrections, as many as `PAGE_CHARACTERS` allows, but at least one."""
     sizes = sa.select(feedback.c.id, sa.func.length(feedback.c.inputs)).where(feedback.c.id.in_(ids))
     size = {id_: length or 0 for id_, length in connection.execute(sizes)}
-    total = list(itertools.accumulate(size.get(id_, 0) for id_ in ids))
-    return ids[: max(bisect.bisect_right(total, PAGE_CHARACTERS), 1)]
+    return next(parts(((id_, size.get(id_, 0)) for id_ in ids), PAGE_CHARACTERS), [])

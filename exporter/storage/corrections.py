@@ -14,6 +14,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from exporter.storage.correction_document import Redacted, correction_document
 from exporter.storage.label_numbers import label_error
+from exporter.storage.parts import parts
 from exporter.storage.redaction import may_hold
 from exporter.storage.schema import feedback, is_accepted, is_described, is_unjoined, label_json, ranked, suspects
 from exporter.storage.second_opinions import in_state
@@ -226,18 +227,9 @@ def read_predictions(connection: sa.Connection, ids: Sequence[int]) -> Iterator[
     columns = (feedback.c.id, feedback.c.prediction, feedback.c.confidence, feedback.c.inputs, time)
     for start in range(0, len(ids), STEP):
         is_in_step = feedback.c.id.in_(ids[start : start + STEP])
-        sizes = connection.execute(
-            sa.select(feedback.c.id, sa.func.length(feedback.c.inputs)).where(is_in_step).order_by(feedback.c.id.desc())
-        ).all()
-        part: list[int] = []
-        characters = 0
-        for id_, length in (row for row in sizes if row[1]):
-            if part and characters + length > CHARACTERS:
-                yield connection.execute(sa.select(*columns).where(feedback.c.id.in_(part))).all()
-                part, characters = [], 0
-            part.append(id_)
-            characters += length
-        if part:
+        query = sa.select(feedback.c.id, sa.func.length(feedback.c.inputs)).where(is_in_step)
+        sizes = connection.execute(query.order_by(feedback.c.id.desc())).all()
+        for part in parts((row for row in sizes if row[1]), CHARACTERS):
             yield connection.execute(sa.select(*columns).where(feedback.c.id.in_(part))).all()
 
 

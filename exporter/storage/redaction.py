@@ -15,6 +15,7 @@ from exporter.features.stored_inputs import remove_inputs
 from exporter.storage.bin_codes import PAIRED
 from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
 from exporter.storage.migrations import SCHEMA_VERSION, stored_version
+from exporter.storage.parts import parts
 from exporter.storage.schema import bin_codes, feedback, predictions, release_chunks
 
 STATEMENT_SECONDS = 3600.0
@@ -104,13 +105,7 @@ def redact_rows(
         connection.rollback()
         if not sizes:
             return changed, last
-        step: list[int] = []
-        characters = 0
-        for id_, length in sizes:
-            if step and characters + length > STEP_CHARACTERS:
-                break
-            step.append(id_)
-            characters += length
+        step = next(parts(sizes, STEP_CHARACTERS))
         changed += _redact_step(connection, table, redacted, step, dry_run=dry_run)
         after = step[-1]
 
