@@ -10,10 +10,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote, urlencode
+from urllib.parse import urlencode
 
 from exporter.commands.common import set_help
-from exporter.commands.dataset.requests import TIMEOUT, send, write_document
+from exporter.commands.dataset.requests import TIMEOUT, read_release, write_document
 from exporter.commands.exporter_client import add_exporter_options, exporter_client
 from exporter.commands.progress import download
 from exporter.datasets import FORMATS
@@ -62,8 +62,7 @@ def _export(options: argparse.Namespace) -> int:
     name = options.format or _format_of(options.output)
     with exporter_client(options, TIMEOUT) as client:
         if options.release:
-            path = f"/v1/dataset/releases/{quote(options.release, safe='')}"
-            release = send(client, "GET", path, Accept="application/json")
+            path, release = read_release(client, options.release)
             sha256 = release["sha256"] if name == "jsonl" else None
             size = download_content(client, f"{path}?format={name}", options.output, sha256)
             if options.lineage:

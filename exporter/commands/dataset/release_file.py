@@ -10,12 +10,11 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
-from urllib.parse import quote
 
 import msgspec
 
 from exporter.commands.dataset.export import download_content
-from exporter.commands.dataset.requests import TIMEOUT, send
+from exporter.commands.dataset.requests import TIMEOUT, read_release
 from exporter.commands.exporter_client import exporter_client
 from exporter.datasets.examples import Example
 from exporter.errors import ExporterError
@@ -79,9 +78,8 @@ def open_release(name: str, options: argparse.Namespace) -> Iterator[ReleaseFile
         yield ReleaseFile(Path(name), name, None)
         return
     with tempfile.TemporaryDirectory() as folder, exporter_client(options, TIMEOUT) as client:
-        path = f"/v1/dataset/releases/{quote(name, safe='')}"
         try:
-            document = send(client, "GET", path, Accept="application/json")
+            path, document = read_release(client, name)
         except ExporterError as error:
             raise ExporterError(f"{name}: is no file here, and no release of the exporter: {error}") from None
         file = Path(folder) / "release.jsonl"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from exporter.errors import ExporterError
 from exporter.http_client.client import Client, Response
@@ -29,6 +30,12 @@ def read_document(client: Client, response: Response) -> Any:
         raise ExporterError(
             f"{client.url}: expected a JSON document, got another response: is it an exporter?"
         ) from None
+
+
+def read_release(client: Client, name: str) -> tuple[str, dict[str, Any]]:
+    """Return the path of a release, given its identifier or name, and the exporter's document of it."""
+    path = f"/v1/dataset/releases/{quote(name, safe='')}"
+    return path, send(client, "GET", path, Accept="application/json")
 
 
 def write_document(output: Path, document: Any) -> None:
