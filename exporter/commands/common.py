@@ -1,4 +1,4 @@
-"""What the commands share: help texts, credentials, signals that stop."""
+"""What the commands share: help texts, credentials, signals that stop, tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import signal
 import sys
 import textwrap
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -215,6 +215,17 @@ def add_csv_options(parser: argparse.ArgumentParser, types: Iterable[str]) -> No
     add("--delimiter", type=_delimiter, default=",", metavar="CHARACTER", help=delimiter)
     decimal = "decimal point of numbers in CSV (%(default)s)"
     add("--decimal", choices=(".", ","), default=".", metavar="CHARACTER", help=decimal)
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield the rows of a table as lines, with columns of equal width.
+
+    >>> list(aligned([("slice", "size"), ("a", "1")]))
+    ['slice  size', 'a      1']
+    """
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:

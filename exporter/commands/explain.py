@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from exporter.commands.common import checked, whole_number
+from exporter.commands.common import aligned, checked, whole_number
 from exporter.commands.exporter_client import add_exporter_options, exporter_client
 from exporter.errors import ExporterError
 from exporter.slices.explain import DEFAULT_LIMIT, MAX_LIMIT
@@ -84,8 +84,7 @@ def table(document: dict[str, Any]) -> str:
         )
         for one in document["slices"]
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines += ["", *("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows), ""]
+    lines += ["", *aligned(rows), ""]
     lines += [one["sentence"] for one in document["slices"]]
     if segment := document["slices"][0]["segment_by"]:
         lines.append(f"To watch the first one from now on, configure segment_by: {segment}")

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.commands.common import add_csv_options
+from exporter.commands.common import add_csv_options, aligned
 from exporter.commands.ingest.input_file import TABLES, Input, add_input_options, open_input
 from exporter.commands.ingest.report import count, reasons
 from exporter.commands.ingest.table import Refused, Roles, Rows, Table, column_type
@@ -71,10 +71,9 @@ def run(options: argparse.Namespace) -> int:
     )
     for line in reasons(refused):
         print(line)
-    cells = [[str(value) for value in row] for row in [head, *found[:SHOWN]]] if found else []
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for row in cells:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    shown = [head, *found[:SHOWN]] if found else []
+    for line in aligned([[str(value) for value in row] for row in shown]):
+        print(line)
     if len(found) > SHOWN:
         print(f"and {len(found) - SHOWN:,} more" + ("" if options.output else "; -o FILE writes them all"))
     return 0

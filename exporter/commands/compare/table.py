@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from exporter.commands.common import aligned
 from exporter.comparison.decision import Decisions
 from exporter.comparison.measures import Comparison, Measure
 from exporter.comparison.report import (
@@ -22,14 +23,12 @@ def table(comparison: Comparison, decisions: Decisions | None = None) -> str:
     rows = [("", *(title[0].lower() + title[1:] for title in titles(comparison)), "difference, 95 % interval")]
     rows.append(("requests", *(f"{side.counts.requests:,.0f}" for side in sides), ""))
     rows += [_table_row(measure) for measure in comparison.measures]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     periods = ", and ".join(dict.fromkeys(str(side.period) for side in sides))
     versions = " and ".join(dict.fromkeys(side.version for side in sides))
     head = f"{comparison.model}, version {versions}, {periods}"
     if comparison.shared_seconds is not None:
         head += f", {minutes(comparison.shared_seconds)} in which both served"
-    text = [head, summary(comparison), "", *lines, "", *sentences(comparison)]
+    text = [head, summary(comparison), "", *aligned(rows), "", *sentences(comparison)]
     if decisions:
         text += ["", f"Decision: {decisions.word}", *decisions.reasons()]
     return "\n".join(text)

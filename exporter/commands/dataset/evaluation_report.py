@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from exporter.commands.common import aligned
 from exporter.profiles.describe import truncate
 from exporter.stats.intervals import MIN_P_VALUE
 
@@ -51,7 +52,7 @@ def _measures(document: Mapping[str, Any]) -> Iterator[str]:
     for one in document["slices"] or ():
         bins = " and ".join(f"{feature} is {bin_.partition(' ')[2]}" for feature, bin_ in one["where"].items())
         rows.append(_row(truncate(bins, WIDTH), one, name))
-    yield from _table(rows)
+    yield from aligned(rows)
     if "root_mean_squared_error" in document:
         yield f"root mean squared error {document['root_mean_squared_error']:.6g}"
 
@@ -61,7 +62,7 @@ def _classes(classes: Sequence[Mapping[str, Any]], left_out: int) -> Iterator[st
     for one in classes:
         shares = _share(one["recall"]), _share(one["precision"])
         rows.append((truncate(one["label"], WIDTH), f"{one['examples']:,}", f"{one['predicted']:,}", *shares))
-    yield from _table(rows)
+    yield from aligned(rows)
     if left_out:
         yield f"{left_out:,} more classes"
     if new := [truncate(one["label"], WIDTH) for one in classes if not one["examples"]]:
@@ -110,12 +111,6 @@ def _number(estimate: Mapping[str, float] | None) -> str:
     if estimate is None:
         return "–"
     return f"{estimate['value']:.4g} ({estimate['lower']:.4g} to {estimate['upper']:.4g})"
-
-
-def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _p_value(p: float) -> str:
