@@ -49,7 +49,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Send the labels of a file; return the exit status."""
     start = time.monotonic()
-    with sending_client(options) as client, open_input(options.file, options.format) as source, Progress() as progress:
+    with (
+        sending_client(options) as client,
+        open_input(options.file, options.format, TABLES) as source,
+        Progress() as progress,
+    ):
         columns = f"labels of {options.label_column} by {options.id_column}"
         of_model = f" of model {options.model}" if options.model else ""
         state, path = begin_sending(options, source, f"{client.url} {columns}{of_model}")
@@ -113,7 +117,7 @@ def _table(options: argparse.Namespace, source: Input, refused: Refused) -> Tabl
     reader = FileSource(
         source.path,
         output_types(roles) | dict(map(column_type, options.type)),
-        kind="jsonl" if source.kind == "predictions" else source.kind,
+        kind=source.kind,
         where=source.where,
         delimiter=options.delimiter,
         decimal=options.decimal,

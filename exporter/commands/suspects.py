@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     """Find the suspects of a file; return the exit status."""
     refused = Refused()
     types = dict(map(column_type, options.type))
-    with open_input(options.file, options.format) as source:
+    with open_input(options.file, options.format, TABLES) as source:
         where = source.where
         table = _table(options, types, source, refused)
         if options.probability_prefix is not None:
@@ -83,7 +83,7 @@ def _table(options: argparse.Namespace, types: Mapping[str, str], source: Input,
     open_file = functools.partial(
         FileSource,
         source.path,
-        kind="jsonl" if source.kind == "predictions" else source.kind,
+        kind=source.kind,
         where=source.where,
         delimiter=options.delimiter,
         decimal=options.decimal,

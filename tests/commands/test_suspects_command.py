@@ -172,3 +172,9 @@ def test_labels_are_classes_by_their_text(tmp_path: Path) -> None:
     path.write_text("\n".join(map(json.dumps, rows)))
     assert main(["suspects", str(path), "--probability-prefix=p_", f"--output={output}"]) == 0
     assert found(output) == [0]
+
+
+def test_the_formats_of_standard_input_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a format, those that the command takes are named; predictions in the wire format have no label."""
+    assert main(["suspects", "-"]) == 1
+    assert "--format: is required for standard input: csv, parquet, npz or jsonl\n" in capsys.readouterr().err

@@ -17,7 +17,7 @@ from exporter.commands.dataset.release_file import ReleaseFile, open_release
 from exporter.commands.dataset.requests import write_document
 from exporter.commands.dataset.weighted import REMARK, SampledStrata, Sampling, estimate
 from exporter.commands.exporter_client import add_exporter_options
-from exporter.commands.ingest.input_file import Input, open_input
+from exporter.commands.ingest.input_file import TABLES, Input, open_input
 from exporter.commands.ingest.table import Roles, column_type, output_types
 from exporter.config import Task
 from exporter.errors import ExporterError
@@ -29,7 +29,6 @@ from exporter.profiles.readers.files import FileSource
 
 FAILED = 3
 """Exit status when a condition does not hold."""
-FORMATS = ("csv", "parquet", "npz", "jsonl")
 _BIASED = (
     "{corrections:,} of the examples are corrections: mistakes of the current model that users noticed. They are not a "
     "random sample of the traffic, and neither are these figures. The current model was wrong on nearly all of them by "
@@ -55,7 +54,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("release", metavar="RELEASE", help="identifier or name of a release, or a file that dataset export wrote")
     add("file", metavar="FILE", help="predictions: CSV, Parquet, NPZ or JSON lines, also as .gz; - is standard input")
-    add("--format", choices=FORMATS, help="format of the file; default: by its name")
+    add("--format", choices=TABLES, help="format of the file; default: by its name")
     add("--id-column", default="id", metavar="NAME", help="column with the id of the example (%(default)s)")
     help_ = "column with the candidate's prediction (%(default)s)"
     add("--prediction-column", default="prediction", metavar="NAME", help=help_)
@@ -84,7 +83,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         examples = read_examples(release, binner)
         task: Task = options.task or (task_of(profile) if profile else None) or guess_task(examples)
         _check_conditions(options, task)
-        with open_input(options.file, options.format) as source:
+        with open_input(options.file, options.format, TABLES) as source:
             roles = Roles(id=options.id_column, prediction=options.prediction_column)
             candidate = match(_table(options, source, roles, examples), roles, examples)
             where = source.where
@@ -136,7 +135,7 @@ def _table(options: argparse.Namespace, source: Input, roles: Roles, examples: L
         output_types(roles)
         | ({options.prediction_column: kind} if kind else {})
         | dict(map(column_type, options.type)),
-        kind="jsonl" if source.kind == "predictions" else source.kind,
+        kind=source.kind,
         where=source.where,
         delimiter=options.delimiter,
         decimal=options.decimal,

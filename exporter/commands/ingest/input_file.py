@@ -53,7 +53,7 @@ class Input(NamedTuple):
 
 
 @contextlib.contextmanager
-def open_input(name: str, kind: str | None) -> Iterator[Input]:
+def open_input(name: str, kind: str | None, formats: Sequence[str] = FORMATS) -> Iterator[Input]:
     """Open a file or standard input until the block ends.
 
     Compressed input and standard input are copied to a temporary file: some formats are read from their end,
@@ -64,7 +64,9 @@ def open_input(name: str, kind: str | None) -> Iterator[Input]:
     name
         Of the file, ``-`` for standard input.
     kind
-        One of `FORMATS`; None to tell it by the file's name.
+        One of the formats; None to tell it by the file's name.
+    formats
+        `FORMATS`, or `TABLES` where JSON lines are always a table.
 
     Raises
     ------
@@ -73,9 +75,9 @@ def open_input(name: str, kind: str | None) -> Iterator[Input]:
     """
     if name == "-":
         if kind is None:
-            raise BatchError(f"--format: is required for standard input: {any_of(FORMATS)}")
+            raise BatchError(f"--format: is required for standard input: {any_of(formats)}")
         with _plain_file(_stdin(), "standard input") as path:
-            yield Input(path, "standard input", _detect_predictions(path, kind), None)
+            yield Input(path, "standard input", _detected(path, kind, formats), None)
         return
     file = Path(name)
     kind = kind or _kind_of_name(file)
@@ -83,13 +85,13 @@ def open_input(name: str, kind: str | None) -> Iterator[Input]:
     before = os.fstat(stream.fileno())
     if not stat.S_ISREG(before.st_mode):  # a pipe, such as a shell's <(…)
         with stream, _plain_file(stream, name) as path:
-            yield Input(path, name, _detect_predictions(path, kind), None)
+            yield Input(path, name, _detected(path, kind, formats), None)
         return
     with stream:
         with contextlib.suppress(OSError):  # not every file system has locks
             _lock(stream, name)
         with _plain_file(stream, name) if is_gzip(stream) else contextlib.nullcontext(file) as path:
-            yield Input(path, name, _detect_predictions(path, kind), file)
+            yield Input(path, name, _detected(path, kind, formats), file)
         after = file.stat()
     if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
         sizes = f"from {before.st_size:,} to {after.st_size:,} bytes"
@@ -138,9 +140,9 @@ def _plain_file(stream: BufferedReader, where: str) -> Iterator[Path]:
         yield path_of(copy)
 
 
-def _detect_predictions(path: Path, kind: str) -> str:
-    """Return the format: JSON lines are predictions if the first of them has an object of inputs."""
-    if kind != "jsonl":
+def _detected(path: Path, kind: str, formats: Sequence[str]) -> str:
+    """Return the format: JSON lines may be predictions, and are if the first of them has an object of inputs."""
+    if kind != "jsonl" or "predictions" not in formats:
         return kind
     with path.open("rb") as file:
         first = next((line for line in iter(lambda: file.readline(2**24), b"") if line.strip()), b"")
