@@ -13,7 +13,7 @@ import msgspec
 
 from exporter.datasets import FORMATS
 from exporter.events import BusinessEvent, Feedback, LabelEvent, Prediction
-from exporter.server.api import schemas
+from exporter.server.api import correction_schemas, schemas
 from exporter.server.api.correction_query import MAX_LIMIT, MAX_SEARCH
 from exporter.server.api.request_bodies import (
     BatchDecision,
@@ -192,42 +192,47 @@ ROUTES: dict[str, Route] = {
         "Receive Alertmanager's notifications.", {200: dict[str, Any]}, Notification, (_KEY,), scope="ingest"
     ),
     "GET /v1/corrections": Route(
-        "List corrections in the review queue.", {200: schemas.Corrections}, parameters=_QUEUE
+        "List corrections in the review queue.", {200: correction_schemas.Corrections}, parameters=_QUEUE
     ),
     "GET /v1/corrections/users": Route(
-        "Count the corrections of each user.", {200: schemas.Users}, parameters=(_MODEL._replace(required=True),)
+        "Count the corrections of each user.",
+        {200: correction_schemas.Users},
+        parameters=(_MODEL._replace(required=True),),
     ),
     "GET /v1/corrections/agreement": Route(
         "Return how far reviewers agree, from second opinions.",
-        {200: schemas.ReviewerAgreement},
+        {200: correction_schemas.ReviewerAgreement},
         parameters=(_MODEL._replace(required=True),),
     ),
     "GET /v1/corrections/<int:correction_id>": Route(
         "Return a correction with its history.",
-        {200: schemas.CorrectionWithHistory},
+        {200: correction_schemas.CorrectionWithHistory},
         parameters=(
             Parameter("limit", _Page, "Entries of the history on a page."),
             Parameter("cursor", str, "From the URL history_next of the page before."),
         ),
     ),
     "PATCH /v1/corrections": Route(
-        "Decide several corrections.", {200: schemas.DecisionResults}, list[BatchDecision], scope="review"
+        "Decide several corrections.", {200: correction_schemas.DecisionResults}, list[BatchDecision], scope="review"
     ),
     "PATCH /v1/corrections/<int:correction_id>": Route(
-        "Decide a correction.", {200: schemas.Correction}, ReviewDecision, scope="review"
+        "Decide a correction.", {200: correction_schemas.Correction}, ReviewDecision, scope="review"
     ),
     "POST /v1/corrections/leases": Route(
         "Give the caller pending corrections that no other reviewer holds.",
-        {200: schemas.Assigned},
+        {200: correction_schemas.Assigned},
         parameters=_QUEUE,
         scope="review",
     ),
     "PUT /v1/corrections/leases": Route(
-        "Renew leases of corrections, and give others back.", {200: schemas.Leases}, LeaseChange, scope="review"
+        "Renew leases of corrections, and give others back.",
+        {200: correction_schemas.Leases},
+        LeaseChange,
+        scope="review",
     ),
     "POST /v1/corrections/samples": Route(
         "Draw confident predictions without feedback for review.",
-        {201: schemas.SampleResult},
+        {201: correction_schemas.SampleResult},
         SampleRequest,
         (_KEY,),
         scope="review",
