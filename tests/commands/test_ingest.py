@@ -9,9 +9,11 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -31,11 +33,12 @@ from support.servers import Served, ask, eventually, free_port
 from exporter.cli import main
 from exporter.commands.ingest.checkpoint import State
 from exporter.commands.ingest.command import DRIFTED
+from exporter.metrics.families import FAMILIES
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import load, save
 
 OUTPUTS = ("--prediction-column=prediction", "--confidence-column=confidence", "--id-column=id")
-ALERTS = quote('ALERTS{version=~"dark|well"}')
+LAST_RUN = ROOT / "prometheus" / "batch" / "last_run.yml"
 PUSHGATEWAY = shutil.which("prometheus-pushgateway") or "pushgateway"
 
 
@@ -352,6 +355,22 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
     yield [folder / "well.csv", f"--version={'x' * 129}"], "--version: expected 1 to 128 characters, got 129"
     yield [folder / "well.csv", "--exporter=http://127.0.0.1:1"], "--model: is required with --exporter"
     yield [folder / "well.csv", "--exporter=http://127.0.0.1:1", "--push=x"], "--push: cannot be used with --exporter"
+    remote_write = [folder / "well.csv", "--push-protocol=remote-write"]
+    yield remote_write, "--push: is required with --push-protocol"
+    path = "--push: expected a URL with the path of remote write, such as http://127.0.0.1:9090/api/v1/write, got http://h:1"
+    yield [*remote_write, "--push=http://h:1"], path
+    headers = tmp_path / "headers"
+    headers.write_text("X-Scope-OrgID: a\nsecret\n")
+    yield (
+        [folder / "well.csv", f"--push-headers-file={headers}"],
+        "--push-headers-file: needs --push-protocol=remote-write",
+    )
+    for file, problem in (
+        (headers, "line 2: expected NAME: VALUE"),
+        (tmp_path / "none", "cannot be read: No such file"),
+    ):
+        flags = ["--push=http://h:1/write", f"--push-headers-file={file}"]
+        yield [*remote_write, *flags], f"--push-headers-file: {file}: {problem}"
     yield (
         [folder / "well.csv", "--exporter=9877", "--model=m"],
         "--exporter: expected a URL such as http://127.0.0.1:9877, got 9877",
@@ -489,10 +508,16 @@ def test_a_failing_pushgateway_is_an_error(
     status, _, err = ingest(capsys, *arguments, f"--push={gateway}/elsewhere")
     assert status == 1
     assert "did not accept the metrics: 404" in err
+    status, _, err = ingest(capsys, *arguments, f"--push={gateway}/elsewhere", "--push-protocol=remote-write")
+    assert status == 1
+    assert f"--push: {gateway}/elsewhere did not accept the metrics: 404" in err
 
 
 def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, tmp_path: Path) -> None:
-    """Pushed gauges of a drifted run fire the shipped rules; those of a healthy run do not."""
+    """The gauges of a drifted run fire the shipped rules, however they are pushed; those of a healthy run do not.
+
+    Prometheus forgets what is pushed by remote write; the rules for batches keep it.
+    """
     document = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
     (scrape,) = re.findall(r"^```yaml\n(scrape_configs:.*?)^```$", document, re.M | re.S)
     port = free_port()
@@ -501,39 +526,107 @@ def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, t
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(tmp_path / "rules" / "*.yml")]
     (tmp_path / "rules").mkdir()
-    for file in ("data.yml", "business.yml", "system.yml"):
-        rules = yaml.safe_load((ROOT / "prometheus" / "rules" / file).read_text())
+    shipped = [ROOT / "prometheus" / "rules" / name for name in ("data.yml", "business.yml", "system.yml")]
+    for file in (*shipped, LAST_RUN):
+        rules = yaml.safe_load(file.read_text())
         for group in rules["groups"]:
             group["interval"] = "1s"
-        (tmp_path / "rules" / file).write_text(yaml.safe_dump(rules))
+        (tmp_path / "rules" / file.name).write_text(yaml.safe_dump(rules))
     (missing,) = re.findall(r"^```yaml\n(groups:.*?)^```$", document, re.M | re.S)
     (tmp_path / "rules" / "batch.yml").write_text(missing)
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
     dark = scores(2500, shift=2.0).set_column(1, "age", pa.array([None] * 2500, pa.int64()))
     parquet.write_table(dark, tmp_path / "dark.parquet")
-    for version, file in (("dark", tmp_path / "dark.parquet"), ("well", folder / "well.parquet")):
-        flags = (f"--profile={folder / 'loans.json'}", f"--version={version}", f"--push={gateway}", *OUTPUTS)
-        assert main(["ingest", str(file), *flags]) == 0
 
-    def seen() -> set[tuple[str, str]]:
-        values = ask(f"{url}/api/v1/query?query={ALERTS}").json["data"]["result"]
-        return {(series["metric"]["alertname"], series["metric"]["version"]) for series in values}
+    def push(version: str, file: Path, *flags: str) -> None:
+        profile = f"--profile={folder / 'loans.json'}"
+        assert main(["ingest", str(file), profile, f"--version={version}", *flags, *OUTPUTS]) == 0
+
+    def found(query: str) -> list[dict[str, str]]:
+        return [one["metric"] for one in ask(f"{url}/api/v1/query?query={quote(query)}").json["data"]["result"]]
+
+    def fired() -> set[tuple[str, str]]:
+        return {(series["alertname"], series["version"]) for series in found('ALERTS{version!=""}')}
+
+    def written(version: str) -> set[tuple[tuple[str, str], ...]]:
+        """Pushed series that have not been forgotten yet."""
+        pushed = found(f'{{job="model-exporter-batch",version="{version}",instance=""}}')
+        return {tuple(sorted(series.items())) for series in pushed}
 
     alerts = ("ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing", "ModelFeaturesDrifted")
-    expected = {(name, "dark") for name in alerts}
-    flags = [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]
+    expected = {(name, version) for name in alerts for version in ("dark", "dark-written")}
+    flags = ["--web.enable-remote-write-receiver", "--query.lookback-delta=5s"]
+    flags += [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]
     command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}", *flags]
     with running(tmp_path, "prometheus", command, url):
-        eventually(lambda: seen() >= expected, 30)
-        assert seen() == expected
+        push("dark", tmp_path / "dark.parquet", f"--push={gateway}")
+        push("well", folder / "well.parquet", f"--push={gateway}")
+        (flags,) = re.findall(r"--push=\S+ --push-protocol=remote-write$", document, re.M)
+        remote_write = flags.replace("http://127.0.0.1:9090", url).split()
+        push("dark-written", tmp_path / "dark.parquet", *remote_write)
+        push("well-written", folder / "well.parquet", *remote_write, f"--textfile={tmp_path / 'out.prom'}")
+        arrived = written("well-written")
+        eventually(lambda: fired() >= expected, 30)
+        eventually(lambda: not written("dark-written") | written("well-written"), 30)
+        assert fired() == expected
+        held = {series["__name__"] for series in found('{job="model-exporter-last-run",version="well-written"}')}
         rules = ask(f"{url}/api/v1/rules").json["data"]["groups"]
         assert [rule["lastError"] for group in rules for rule in group["rules"] if rule["health"] == "err"] == []
+    exported = {
+        tuple(sorted({"__name__": sample.name, "job": "model-exporter-batch", **sample.labels}.items()))
+        for family in text_string_to_metric_families((tmp_path / "out.prom").read_text())
+        for sample in family.samples
+    }
+    assert arrived == exported
+    assert held >= {dict(labels)["__name__"] for labels in exported}
+
+
+def test_what_a_run_exports_is_kept_by_the_rules_for_batches() -> None:
+    """There is a rule for each gauge of a run: all but those that only a running exporter has."""
+    served = r"model_(exporter|corrections|review|reviewed|comparison|shadow|slice|objective|feature_recent)_.*"
+    others = {"model_objective", "model_confidence_threshold", "model_feature_drift_evidence"}
+    gauges = [family.name for family in FAMILIES if family.kind == "gauge" and family.name not in others]
+    (group,) = yaml.safe_load(LAST_RUN.read_text())["groups"]
+    assert [rule["record"] for rule in group["rules"]] == [name for name in gauges if not re.fullmatch(served, name)]
+    for rule in group["rules"]:
+        assert rule["expr"] == f'last_over_time({rule["record"]}{{job="model-exporter-batch"}}[26h])'
+        assert rule["labels"] == {"job": "model-exporter-last-run"}
+
+
+def test_remote_write_sends_the_headers_of_a_file(folder: Path, tmp_path: Path) -> None:
+    """Credentials and tenants come from a file, and a request has a bounded number of series."""
+    requests: list[tuple[dict[str, str], int]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            requests.append((dict(self.headers), len(body)))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    (tmp_path / "headers").write_text("Authorization: Bearer abc\n\nX-Scope-OrgID:team a\n")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server, pytest.MonkeyPatch.context() as patch:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        patch.setattr("exporter.commands.ingest.remote_write.SERIES", 50)
+        flags = (f"--push=http://127.0.0.1:{server.server_port}/write", "--push-protocol=remote-write")
+        headers_file = f"--push-headers-file={tmp_path / 'headers'}"
+        assert (
+            main(["ingest", str(folder / "well.csv"), f"--profile={folder / 'loans.json'}", *flags, headers_file]) == 0
+        )
+        server.shutdown()
+    assert len(requests) > 2
+    for headers, _ in requests:
+        assert headers["Authorization"] == "Bearer abc" and headers["X-Scope-OrgID"] == "team a"
+        assert headers["X-Prometheus-Remote-Write-Version"] == "0.1.0"
 
 
 def test_the_commands_of_the_batch_page(gateway: str, exporter: Served, tmp_path: Path) -> None:
     """The commands of docs/batch.md print the documented output, and end with visible drift."""
     page = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
-    first, quality, push, send, label = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
+    first, quality, push, _, send, label = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
     parquet.write_table(scores(3000, seed=1), tmp_path / "training.parquet")
     parquet.write_table(scores(2500, shift=2.0), tmp_path / "scores.parquet")
     install, *commands = first.splitlines(keepends=True)

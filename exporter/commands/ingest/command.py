@@ -22,6 +22,7 @@ from exporter.commands.ingest.local import (
 )
 from exporter.commands.ingest.pushgateway import Gateway, Run, write
 from exporter.commands.ingest.remote import Labels, Sender, table_chunks
+from exporter.commands.ingest.remote_write import RemoteWrite
 from exporter.commands.ingest.sending import BATCH, add_sending_options, begin_sending, sending_client
 from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, column_type, output_types
 from exporter.commands.progress import Progress
@@ -46,7 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--version", metavar="VERSION", help="version of the model")
     add("--id-column", metavar="NAME", help="column that identifies a prediction, for feedback on it")
     add_table_options(parser, INPUT_TYPES)
-    add("--push", metavar="URL", help="push the run's metrics to this Pushgateway")
+    add("--push", metavar="URL", help="push the run's metrics to this server")
+    text = "how to push: to a Pushgateway, or by Prometheus' remote write (pushgateway)"
+    add("--push-protocol", choices=("pushgateway", "remote-write"), help=text)
+    text = "file with headers for remote write: NAME: VALUE, one a line"
+    add("--push-headers-file", type=Path, metavar="FILE", help=text)
     add("--job", default="model-exporter-batch", metavar="NAME", help="job label of the pushed metrics (%(default)s)")
     add("--textfile", type=Path, metavar="FILE", help="write the run's metrics to a .prom file for node_exporter")
     add("--fail-on-drift", action="store_true", help=f"exit with status {DRIFTED} if anything has drifted")
@@ -80,7 +85,7 @@ def _count(options: argparse.Namespace, roles: Roles) -> int:
     start = time.monotonic()
     if options.textfile and options.textfile.suffix != ".prom":
         raise BatchError(f"--textfile: {options.textfile}: expected a name that ends in .prom, as node_exporter does")
-    gateway = Gateway(options.push, options.job, options.ca_file) if options.push else None
+    receiver = _receiver(options)
     monitors = _monitors(options)
     refused = Refused()
     with open_input(options.file, options.format) as source, Progress() as progress:
@@ -100,8 +105,19 @@ def _count(options: argparse.Namespace, roles: Roles) -> int:
     _print_lines(report.rows(source.where, total, total - refused.count, refused, seconds))
     for text in remarks:
         print(f"model-exporter: {source.where}: {text}", file=sys.stderr)
-    _publish(runs, labelled, options.textfile, gateway)
+    _publish(runs, labelled, options.textfile, receiver)
     return DRIFTED if options.fail_on_drift and any(report.drifted(run.monitor) for run in runs) else 0
+
+
+def _receiver(options: argparse.Namespace) -> Gateway | RemoteWrite | None:
+    """Return the server that the run's metrics are pushed to, if any."""
+    if options.push_protocol and not options.push:
+        raise BatchError("--push: is required with --push-protocol")
+    if options.push_protocol == "remote-write":
+        return RemoteWrite(options.push, options.job, options.push_headers_file, options.ca_file)
+    if options.push_headers_file:
+        raise BatchError("--push-headers-file: needs --push-protocol=remote-write")
+    return Gateway(options.push, options.job, options.ca_file) if options.push else None
 
 
 def _monitors(options: argparse.Namespace) -> MonitorRegistry:
@@ -115,7 +131,7 @@ def _monitors(options: argparse.Namespace) -> MonitorRegistry:
     return monitors_of_config(path)
 
 
-def _publish(runs: list[Run], labelled: int, textfile: Path | None, gateway: Gateway | None) -> None:
+def _publish(runs: list[Run], labelled: int, textfile: Path | None, receiver: Gateway | RemoteWrite | None) -> None:
     """Print the drift and the quality of runs, and hand their metrics to Prometheus."""
     for run in runs:
         if run.monitor.binner:
@@ -124,10 +140,9 @@ def _publish(runs: list[Run], labelled: int, textfile: Path | None, gateway: Gat
     if textfile:
         write(textfile, runs)
         print(f"metrics written to {textfile}")
-    if gateway:
-        for run in runs:
-            gateway.push(run)
-        print(f"metrics pushed to {gateway.url}")
+    if receiver:
+        receiver.push(runs)
+        print(f"metrics pushed to {receiver.url}")
 
 
 def _print_lines(lines: Iterable[str]) -> None:
@@ -219,7 +234,7 @@ def _send(options: argparse.Namespace, roles: Roles) -> int:
 
 
 def _check_send_options(options: argparse.Namespace, roles: Roles) -> None:
-    for flag in ("push", "textfile", "fail_on_drift", "config_file"):
+    for flag in ("push", "push_protocol", "push_headers_file", "textfile", "fail_on_drift", "config_file"):
         if getattr(options, flag):
             name = flag.replace("_", "-") if flag != "config_file" else "config.file"
             raise BatchError(f"--{name}: cannot be used with --exporter, which counts the rows")

@@ -7,7 +7,7 @@ import contextlib
 import os
 import tempfile
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,9 +24,9 @@ from exporter.metrics.models import window_lines
 from exporter.monitoring.model_monitor import ModelMonitor
 
 TIMEOUT = 30.0
-"""Seconds that a Pushgateway may take to answer."""
+"""Seconds that the server may take to answer."""
 RETRIES = 4
-"""A Pushgateway that restarts is tried again at once, then after two, four and eight seconds."""
+"""A server that restarts is tried again at once, then after two, four and eight seconds."""
 
 
 class Run(NamedTuple):
@@ -79,22 +79,11 @@ class Gateway:
     """
 
     def __init__(self, url: str, job: str, ca_file: str | None = None) -> None:
-        retries = Retry(
-            RETRIES, allowed_methods=None, status_forcelist=range(500, 600), backoff_factor=1, raise_on_status=False
-        )
-        self._client = Client(
-            url,
-            "--push",
-            example="http://127.0.0.1:9091",
-            user_in_url=True,
-            ca_file=ca_file,
-            timeout=TIMEOUT,
-            retries=retries,
-        )
+        self._client = push_client(url, "http://127.0.0.1:9091", ca_file)
         self.url = self._client.url
         self._job = job
 
-    def push(self, run: Run) -> None:
+    def push(self, runs: Sequence[Run]) -> None:
         """Replace the metrics of the previous run of the same job, model and version.
 
         Raises
@@ -102,15 +91,40 @@ class Gateway:
         BatchError
             When the Pushgateway does not accept them.
         """
-        labels = {"job": self._job, "model": run.monitor.config.name, "version": run.monitor.version}
-        path = f"/metrics/{'/'.join(_segment(*label) for label in labels.items())}"
-        headers = {"Content-Type": "text/plain; version=0.0.4"}
-        try:
-            response = self._client.request("PUT", path, exposition([run]), headers=headers)
-        except RequestError as error:
-            raise BatchError(f"--push: {self.url} did not accept the metrics: {error.reason}") from None
-        if response.status >= 300:
-            raise BatchError(f"--push: {self.url} did not accept the metrics: {response.error_message()}")
+        for run in runs:
+            labels = {"job": self._job, "model": run.monitor.config.name, "version": run.monitor.version}
+            path = f"/metrics/{'/'.join(_segment(*label) for label in labels.items())}"
+            headers = {"Content-Type": "text/plain; version=0.0.4"}
+            send(self._client, "PUT", path, exposition([run]), headers=headers)
+
+
+def push_client(url: str, example: str, ca_file: str | None) -> Client:
+    """Return a client of the server of ``--push``; ``example`` is a URL for error messages."""
+    retries = Retry(
+        RETRIES,
+        allowed_methods=None,
+        status_forcelist=range(500, 600),
+        backoff_factor=1,
+        raise_on_status=False,
+        retry_after_max=round(TIMEOUT),
+    )
+    return Client(url, "--push", example=example, user_in_url=True, ca_file=ca_file, timeout=TIMEOUT, retries=retries)
+
+
+def send(client: Client, method: str, path: str, body: bytes, *, headers: Mapping[str, str]) -> None:
+    """Send metrics.
+
+    Raises
+    ------
+    BatchError
+        When the server does not accept them.
+    """
+    try:
+        response = client.request(method, path, body, headers=headers)
+    except RequestError as error:
+        raise BatchError(f"--push: {client.url} did not accept the metrics: {error.reason}") from None
+    if response.status >= 300:
+        raise BatchError(f"--push: {client.url} did not accept the metrics: {response.error_message()}")
 
 
 def _segment(name: str, value: str) -> str:

@@ -1,0 +1,129 @@
+"""The metrics of a run, pushed by Prometheus' remote write protocol, version 1.0.
+
+Source: https://prometheus.io/docs/specs/prw/remote_write_spec/
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import urllib.parse
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.commands.ingest.pushgateway import Run, exposition, push_client, send
+from exporter.errors import BatchError
+
+EXAMPLE = "http://127.0.0.1:9090/api/v1/write"
+SERIES = 2000
+"""Series in a request: as many as Prometheus itself sends."""
+MAX_HEADERS = 64 * 1024
+"""Bytes of a file with headers."""
+_HEADERS = {
+    "Content-Type": "application/x-protobuf",
+    "Content-Encoding": "snappy",
+    "X-Prometheus-Remote-Write-Version": "0.1.0",
+}
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([ -~]+)")
+
+
+class RemoteWrite:
+    """A server that receives samples by remote write, such as Prometheus, Mimir or Grafana Cloud.
+
+    Parameters
+    ----------
+    url
+        Its URL with the path, with ``USER:PASSWORD@`` where it requires authentication.
+    job
+        The ``job`` label of what is pushed.
+    headers_file
+        File with further headers, ``NAME: VALUE``, one on each line.
+    ca_file
+        File with the certificates to trust instead of the system's.
+
+    Raises
+    ------
+    ExporterError
+        When the URL, a header or a file is not valid.
+    """
+
+    def __init__(self, url: str, job: str, headers_file: Path | None = None, ca_file: str | None = None) -> None:
+        self._client = push_client(url, EXAMPLE, ca_file)
+        if not urllib.parse.urlsplit(self._client.url).path:
+            raise BatchError(
+                f"--push: expected a URL with the path of remote write, such as {EXAMPLE}, got {self._client.url}"
+            )
+        self._headers = _HEADERS | (_read_headers(headers_file) if headers_file else {})
+        self.url, self._job = self._client.url, job
+
+    def push(self, runs: Sequence[Run]) -> None:
+        """Push the metrics of runs.
+
+        Raises
+        ------
+        BatchError
+            When the server does not accept them.
+        """
+        series = [message for run in runs for message in _series(run, self._job)]
+        for start in range(0, len(series), SERIES):
+            request = b"".join(_field(1, message) for message in series[start : start + SERIES])
+            body = pa.compress(request, codec="snappy", asbytes=True)
+            send(self._client, "POST", "", body, headers=self._headers)
+
+
+def _series(run: Run, job: str) -> Iterator[bytes]:
+    """Yield the message ``TimeSeries`` of each sample: labels in field 1, in the order of their names, samples in 2."""
+    sample_time = b"\x10" + _varint(round(run.end * 1000))
+    for family in text_string_to_metric_families(exposition([run]).decode()):
+        for sample in family.samples:
+            labels = {"__name__": sample.name, "job": job, **sample.labels}
+            value = b"\x09" + struct.pack("<d", sample.value)
+            yield b"".join(_labels(labels)) + _field(2, value + sample_time)
+
+
+def _labels(labels: Mapping[str, str]) -> Iterator[bytes]:
+    for name, value in sorted(labels.items()):
+        if value:  # an empty label is none
+            yield _field(1, _field(1, name.encode()) + _field(2, value.encode()))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    r"""Return a field of a protobuf message that holds bytes, a text or a message.
+
+    >>> _field(2, b"testing")
+    b'\x12\x07testing'
+    """
+    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    r"""
+    >>> _varint(150)
+    b'\x96\x01'
+    """
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+def _read_headers(path: Path) -> dict[str, str]:
+    try:
+        with path.open("rb") as file:
+            lines = file.read(MAX_HEADERS).decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise BatchError(f"--push-headers-file: {path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BatchError(f"--push-headers-file: {path}: cannot be read: it is not UTF-8") from None
+    headers = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            match = _HEADER.fullmatch(line.strip())
+            if not match:  # without showing a secret
+                raise BatchError(f"--push-headers-file: {path}: line {number}: expected NAME: VALUE in ASCII")
+            headers[match[1]] = match[2]
+    return headers
