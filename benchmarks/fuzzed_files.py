@@ -12,7 +12,7 @@ import msgspec
 from hostile import as_yaml, mutated, text
 
 from exporter.errors import ConfigError
-from exporter.monitoring import loading
+from exporter.monitoring import model_files
 from exporter.monitoring.binner import Binner
 from exporter.profiles import profile
 from exporter.server import tokens, web_config
@@ -73,7 +73,7 @@ class Files:
         start = time.process_time()
         try:
             if kind == "config":
-                loading.load_monitors(path)
+                model_files.load_monitors(path)
             elif kind == "profile":
                 Binner(profile.load(path), frozenset({"name"}))
             elif kind == "web":

@@ -292,19 +292,22 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _check_config(options: argparse.Namespace) -> int:
-    from exporter.monitoring.loading import load_monitors
+    from exporter.monitoring.model_files import load_valid
     from exporter.server import web_config
 
     path = options.config or options.config_file or Path("exporter.yml")
-    config, monitors = load_monitors(path)
+    loaded = load_valid(path)
     web_config.load(options.web_config_file, options.web_tokens_file)
-    for model in config.models:
-        binner = monitors.nearest_binner(model.name)
+    for model in loaded.config.models:
+        binner = loaded.monitors.nearest_binner(model.name)
         inputs = f"{len(binner.names)} features in {len(binner.targets)} profiled targets" if binner else "no profile"
         inputs += f" ({len(model.profiles)} versions have their own)" if model.profiles else ""
         print(f"{model.name}: {inputs}, windows {', '.join(model.windows)}")
-    print(f"{path} is valid")
-    return 0
+    valid = loaded.valid.values()
+    for fault in loaded.faults:
+        print(f"model-exporter: {fault}", file=sys.stderr)
+    print(f"{path} is valid" + (f"; in models_folder, {sum(valid)} of {len(valid)} files are" if valid else ""))
+    return 1 if loaded.faults else 0
 
 
 if __name__ == "__main__":

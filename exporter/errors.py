@@ -4,6 +4,7 @@
 
     ExporterError
     ├── ConfigError          exporter.yml or a file it names is wrong
+    │   ├── ModelFileError   files of models_folder are wrong
     │   └── ProfileError     a training profile is wrong or foreign
     ├── BatchError           rows of a batch job cannot be read, sent or pushed
     ├── CompareError         there is no data of what is to be compared
@@ -26,6 +27,10 @@ class ExporterError(Exception):
 
 class ConfigError(ExporterError):
     """A configuration file is wrong; the text names the file, the key, what is wrong and what would be right."""
+
+
+class ModelFileError(ConfigError):
+    """Files of ``models_folder`` are wrong; everything else in the configuration is in use."""
 
 
 class ProfileError(ConfigError):

@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     target: Path = options.target
     if target.is_dir():
         target /= f"model-exporter-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
-    summary = back_up(config.load(options.config_file).store, target)
+    summary = back_up(config.load_own(options.config_file).store, target)
     print(f"{target}: {describe(summary)}")
     return 0
 

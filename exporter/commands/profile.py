@@ -144,6 +144,8 @@ def _stored_predictions(options: argparse.Namespace) -> tuple[Source, dict[str, 
     configuration = config.load(options.config_file)
     models = {model.name: model for model in configuration.models}
     name = options.model or (next(iter(models)) if len(models) == 1 else None)
+    if not models:
+        raise ExporterError(f"{options.config_file}: no model is configured")
     if name is None:
         raise ExporterError(f"--model: expected {any_of(models)}")
     if name not in models:

@@ -18,7 +18,7 @@ from exporter.datasets.examples import encode_lines
 from exporter.datasets.redaction import holds, redacted_lineage, redacted_pages
 from exporter.datasets.release import write_content
 from exporter.errors import ExporterError
-from exporter.monitoring.loading import load_monitors
+from exporter.monitoring.model_files import load_monitors
 from exporter.storage import releases
 from exporter.storage.quarantine import count_damaged
 from exporter.storage.redaction import TABLES, delete_bins, open_database, purge, redact_rows

@@ -19,6 +19,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Verify a backup, restore it, and print what it holds."""
-    summary = restore(config.load(options.config_file).store, options.backup)
+    summary = restore(config.load_own(options.config_file).store, options.backup)
     print(f"{options.backup} is restored: {describe(summary)}. Start the exporter now.")
     return 0

@@ -1,6 +1,7 @@
 """Read ``exporter.yml`` into frozen, typed objects; hold every default."""
 
-from exporter.config.loading import load
+from exporter.config.loading import load, load_models, load_own, model_files
+from exporter.config.model_names import ModelNames
 from exporter.config.thresholds import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
 from exporter.config.types import (
     DISTANCES,
@@ -29,11 +30,15 @@ __all__ = [
     "LinksConfig",
     "MappingConfig",
     "ModelConfig",
+    "ModelNames",
     "QueueConfig",
     "RetrainConfig",
     "ReviewConfig",
     "StoreConfig",
     "Task",
     "load",
+    "load_models",
+    "load_own",
+    "model_files",
     "sampled_share",
 ]

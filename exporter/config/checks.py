@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NoReturn, TypeVar
 
 from exporter.config.margins import check_margin
@@ -36,7 +36,7 @@ _T = TypeVar("_T")
 _V = TypeVar("_V")
 
 
-class _InvalidError(Exception):
+class InvalidKeyError(Exception):
     """A value is invalid: the path of its key, and what is wrong with it."""
 
     def __init__(self, path: KeyPath, detail: str) -> None:
@@ -44,7 +44,7 @@ class _InvalidError(Exception):
 
 
 def _refuse(path: KeyPath, detail: str) -> NoReturn:
-    raise _InvalidError(path, detail)
+    raise InvalidKeyError(path, detail)
 
 
 def _entries(document: dict[str, Any], key: str) -> Iterator[tuple[int, Any]]:
@@ -69,36 +69,64 @@ def check_document(document: Any, where: str) -> Any:
     """
     if not isinstance(document, dict):
         raise ConfigError(f"{where}: expected keys such as models: and store:, got {preview(document)}")
-    models = {("models", index): model for index, model in _entries(document, "models") if isinstance(model, dict)}
     try:
-        _check_names(models)
-        for path, model in models.items():
-            _check_features(path, model, where)
-            _check_alerts(path, model, MODEL_ALERTS)
-            _check_objectives(path, model, where)
-            _check_margins(path, model)
-            _check_segments(path, model)
-            _check_distances(path, model)
-            _check_false_alarm_interval(path, model)
-            _check_task(path, model)
-            _check_windows(path, model, "windows")
-            _check_windows(path, model, "quality_windows")
-            if (tolerance := model.get("correction_tolerance")) is not None:
-                _parse(parse_tolerance, tolerance, (*path, "correction_tolerance"))
-        _check_mapped_names(models)
+        models = _check_models(document, where)
         _check_url(document.get("external_url"), ("external_url",))
         _check_url(document.get("prometheus_url"), ("prometheus_url",), _PROMETHEUS_PASSWORD, "http://127.0.0.1:9090")
         for name, example in _LINK_EXAMPLES.items():
             _check_url(_mapping(document, "links").get(name), ("links", name), example=example)
         _check_store(_mapping(document, "store"))
-        _check_retrain(_mapping(document, "retrain"), models)
+        _check_retrain(_mapping(document, "retrain"))
+        if document.get("models_folder") is None:
+            names = [model["name"] for model in models.values() if isinstance(model.get("name"), str)]
+            check_retrained(_entries(_mapping(document, "retrain"), "models"), names)
         _check_interval(("review", "lease"), _mapping(document, "review").get("lease"), LEASE)
-    except _InvalidError as error:
+    except InvalidKeyError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return document
+
+
+def check_model_file(document: Any, where: str) -> Any:
+    """Return a parsed file of ``models_folder`` once it is checked; ``where`` names the file in messages.
+
+    Raises
+    ------
+    ConfigError
+        At the first mistake; the text names the file and the path of the key.
+    """
+    if not isinstance(document, dict):
+        raise ConfigError(f"{where}: expected the key models:, got {preview(document)}")
+    if "models" not in document:
+        raise ConfigError(f"{where}: models: is required: a list of models, as in exporter.yml")
+    try:
+        _check_models(document, where)
+    except InvalidKeyError as error:
         raise ConfigError(f"{where}: {error}") from None
     return document
 
 
 _Models = dict[tuple[str, int], dict[str, Any]]
+
+
+def _check_models(document: dict[str, Any], where: str) -> _Models:
+    """Check the models of a document, and return them by their paths."""
+    models = {("models", index): model for index, model in _entries(document, "models") if isinstance(model, dict)}
+    _check_names(models)
+    for path, model in models.items():
+        _check_features(path, model, where)
+        _check_alerts(path, model, MODEL_ALERTS)
+        _check_objectives(path, model, where)
+        _check_margins(path, model)
+        _check_segments(path, model)
+        _check_distances(path, model)
+        _check_false_alarm_interval(path, model)
+        _check_task(path, model)
+        _check_windows(path, model, "windows")
+        _check_windows(path, model, "quality_windows")
+        if (tolerance := model.get("correction_tolerance")) is not None:
+            _parse(parse_tolerance, tolerance, (*path, "correction_tolerance"))
+    _check_mapped_names(models)
+    return models
 
 
 def _check_names(models: _Models) -> None:
@@ -252,13 +280,22 @@ def _check_store(store: dict[str, Any]) -> None:
             _parse(check, str(value), ("store", key))
 
 
-def _check_retrain(retrain: dict[str, Any], models: _Models) -> None:
+def _check_retrain(retrain: dict[str, Any]) -> None:
     _check_url(retrain.get("url"), ("retrain", "url"), "every request is signed with the secret", RETRAIN_EXAMPLE)
-    names = [name for model in models.values() if isinstance(name := model.get("name"), str)]
-    for index, name in _entries(retrain, "models"):
+    _check_interval(("retrain", "interval"), retrain.get("interval"))
+
+
+def check_retrained(retrained: Iterable[tuple[int, Any]], names: Collection[str]) -> None:
+    """Refuse a name in ``retrain.models`` that is not among the ``names`` of all models.
+
+    Raises
+    ------
+    InvalidKeyError
+        Its text names the key.
+    """
+    for index, name in retrained:
         if isinstance(name, str) and name not in names:
             _refuse(("retrain", "models", index), f"no model {preview(name)} is configured; {suggestion(name, names)}")
-    _check_interval(("retrain", "interval"), retrain.get("interval"))
 
 
 def _parse(parse: Callable[[_V], _T], value: _V, path: KeyPath) -> _T:

@@ -164,10 +164,17 @@ class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     capacity: Annotated[int, msgspec.Meta(ge=1, le=10_000_000)] = 100_000
 
 
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The contents of ``exporter.yml``."""
+class ModelFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The contents of a file of ``models_folder``."""
 
     models: Annotated[tuple[ModelConfig, ...], msgspec.Meta(min_length=1)]
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The contents of ``exporter.yml``; ``models_folder`` is absolute once loaded."""
+
+    models: tuple[ModelConfig, ...] = ()
+    models_folder: str | None = None
     external_url: str | None = None
     prometheus_url: str | None = None
     store: StoreConfig = StoreConfig()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -96,3 +96,28 @@ class LinksCollector:
         for model in models:
             family.add_metric([model, external_url, dashboards_url], 1)
         yield family
+
+
+class ModelFilesCollector:
+    """Collects whether each file of ``models_folder`` is valid; nothing without the folder.
+
+    Parameters
+    ----------
+    valid
+        Returns whether each file is valid, by its name in the folder.
+    """
+
+    def __init__(self, valid: Callable[[], Mapping[str, bool]]) -> None:
+        self._valid = valid
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the metric."""
+        if files := self._valid():
+            family = GaugeMetricFamily(
+                "model_exporter_model_file_valid",
+                "Whether a file of models_folder is valid, so that its models are in use as it has them.",
+                labels=["file"],
+            )
+            for file, valid in files.items():
+                family.add_metric([file], valid)
+            yield family

@@ -1,9 +1,11 @@
-"""Load the configuration and the profiles that it names."""
+"""Load ``exporter.yml``, and the profiles that the models of a file name."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from exporter import config as configuration
 from exporter.config import Config, ModelConfig
@@ -11,7 +13,6 @@ from exporter.errors import ConfigError, ProfileError, StoreError
 from exporter.http_client.webhook import read_secret
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import task_of
-from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import CategoricalFeature, Profile
 from exporter.profiles.profile import load as load_profile
 from exporter.validation import preview, suggestion
@@ -19,8 +20,16 @@ from exporter.validation import preview, suggestion
 log = logging.getLogger(__name__)
 
 
-def load_monitors(path: Path) -> tuple[Config, MonitorRegistry]:
-    """Read the configuration and the profiles that it names.
+class Part(NamedTuple):
+    """The models of one file, with their profiles."""
+
+    models: tuple[ModelConfig, ...]
+    binners: Mapping[str, Binner]
+    version_binners: Mapping[tuple[str, str], Binner]
+
+
+def load_base(path: Path) -> Config:
+    """Read ``exporter.yml`` without its ``models_folder``, and what it names except for the profiles.
 
     Raises
     ------
@@ -29,16 +38,27 @@ def load_monitors(path: Path) -> tuple[Config, MonitorRegistry]:
     """
     from exporter.storage.engine import check_store  # only here: a profile alone needs no SQLAlchemy
 
-    config = configuration.load(path)
+    config = configuration.load_own(path)
     try:
         check_store(config.store)
     except StoreError as error:
         raise ConfigError(f"{path}: {error}") from None
     if config.retrain:
         read_secret(config.retrain.secret_file, f"{path}: retrain.secret_file")
+    return config
+
+
+def load_part(path: Path, models: tuple[ModelConfig, ...]) -> Part:
+    """Read the profiles of a file's models.
+
+    Raises
+    ------
+    ConfigError
+        When any of them is wrong.
+    """
     binners: dict[str, Binner] = {}
     version_binners: dict[tuple[str, str], Binner] = {}
-    for index, model in enumerate(config.models):
+    for index, model in enumerate(models):
         where = f"{path}: models[{index}]"
         profiles = _load_profiles(where, model)
         if not profiles:
@@ -53,7 +73,7 @@ def load_monitors(path: Path) -> tuple[Config, MonitorRegistry]:
                 binners[model.name] = Binner(profile, model.redact)
             else:
                 version_binners[model.name, version] = Binner(profile, model.redact)
-    return config, MonitorRegistry({model.name: model for model in config.models}, binners, version_binners)
+    return Part(models, binners, version_binners)
 
 
 def _load_profiles(where: str, model: ModelConfig) -> dict[str | None, tuple[str, Profile]]:

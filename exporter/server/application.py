@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry
 
 from exporter.config import Config
-from exporter.errors import ConfigError
+from exporter.errors import ConfigError, ModelFileError
 from exporter.events import LabelledPrediction
 from exporter.http_client.credentials import Credentials
 from exporter.metrics import system
-from exporter.metrics.exporter import ExporterMetrics, LinksCollector
+from exporter.metrics.exporter import ExporterMetrics, LinksCollector, ModelFilesCollector
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.shadow import shadow_lines
 from exporter.monitoring.history import DriftHistory
-from exporter.monitoring.loading import load_monitors
+from exporter.monitoring.model_files import Loaded, load_folder, load_valid
 from exporter.monitoring.noise_learner import NoiseLearner
 from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.snapshots import SnapshotSaver, restore
@@ -30,6 +30,7 @@ from exporter.server.alerts import AlertSource
 from exporter.server.client_log import ClientLog
 from exporter.server.comparisons import Comparisons
 from exporter.server.integrations.pairing import RequestResponsePairer
+from exporter.server.model_file_watch import ModelFileWatch
 from exporter.server.notifications import Inbox
 from exporter.server.pipeline import Pipeline
 from exporter.server.retraining import Retrainer
@@ -82,6 +83,8 @@ class Exporter:
         The alerts that are known.
     retrainer : Retrainer
         Asks for new versions of models.
+    files : Loaded
+        The configuration in use, with what is wrong with files of ``models_folder``.
     loaded : tuple of float
         Unix times of the last two times at which the configuration was read, or of the first.
 
@@ -99,7 +102,8 @@ class Exporter:
         self._clients: dict[float, Prometheus] = {}
         self._unusable_log_at = -math.inf
         self._stop_by = math.inf
-        config, monitors = load_monitors(path)
+        self.files = load_valid(path)
+        config, monitors = self.files.config, self.files.monitors
         self.registry = CollectorRegistry(auto_describe=False)
         self.telemetry = ExporterMetrics(self.registry)
         self.clients = ClientLog(self.telemetry)
@@ -131,6 +135,7 @@ class Exporter:
         self.pairs = RequestResponsePairer()
         self.registry.register(self.pairs)
         self.registry.register(LinksCollector(lambda: (self.pipeline.monitors.models, *self.link_addresses())))
+        self.registry.register(ModelFilesCollector(lambda: self.files.valid))
         self._snapshots = SnapshotSaver(self.store, lambda: self.pipeline.monitors, self.shared)
         self._snapshots.start()
         self.inbox = Inbox()
@@ -167,6 +172,9 @@ class Exporter:
         self._slice_watch.start()
         self.loaded: tuple[float, ...] = ()
         self._set_loaded()
+        self._report_faults()
+        self._watch = ModelFileWatch(lambda: self.files, self.reload_models, self.telemetry.reload_successful)
+        self._watch.start()
         self.ready = True
         self.address = "http://127.0.0.1:9877"
         self.reloaders: list[Callable[[], None]] = []
@@ -217,17 +225,20 @@ class Exporter:
         """Read the configuration again; if the new one is not valid, the old one stays in use.
 
         Models that did not change keep their counters and windows. The store is opened only once, so that
-        a change of ``store`` requires a restart.
+        a change of ``store`` requires a restart. If a file of ``models_folder`` is not valid, its last valid version
+        stays in use, and all others are reloaded.
 
         Raises
         ------
+        ModelFileError
+            When files of ``models_folder`` are not valid.
         ConfigError
-            When the new configuration is not valid.
+            When the new configuration is not valid otherwise.
         """
         with self._reloading:
             try:
-                config, monitors = load_monitors(self._path)
-                if config.store != self.config.store:
+                files = load_valid(self._path, self.files)
+                if files.config.store != self.config.store:
                     raise ConfigError(f"{self._path}: store: a change needs a restart")
                 for reloader in self.reloaders:
                     reloader()
@@ -235,11 +246,40 @@ class Exporter:
                 self.telemetry.reload_successful.set(0)
                 log.error("reload: %s", error)
                 raise
-            monitors.adopt(self.pipeline.monitors)
-            self.pipeline.reconfigure(config, monitors)
-            self.pipeline.shadow.forget([*monitors.models])
-            self._set_loaded()
             log.info("configuration reloaded from %s", self._path)
+            self._use(files)
+        if files.faults:
+            raise ModelFileError("\n".join(map(str, files.faults)))
+
+    def reload_models(self) -> None:
+        """Read the files of ``models_folder`` that have changed, and nothing else.
+
+        Raises
+        ------
+        ConfigError
+            When the folder cannot be read.
+        """
+        with self._reloading:
+            self._use(load_folder(self.files))
+
+    def _use(self, files: Loaded) -> None:
+        before = self.pipeline.monitors
+        files.monitors.adopt(before)
+        self.pipeline.reconfigure(files.config, files.monitors)
+        self.pipeline.shadow.forget([*files.monitors.models])
+        self.files = files
+        now, earlier = files.monitors.models.keys(), before.models.keys()
+        for what, names in (("added", now - earlier), ("removed", earlier - now)):
+            if names:
+                log.info("models %s: %s", what, ", ".join(map(repr, sorted(names))))
+        if not files.faults:
+            self._set_loaded()
+        self._report_faults()
+
+    def _report_faults(self) -> None:
+        for fault in self.files.faults:
+            self.telemetry.reload_successful.set(0)
+            log.error("%s", fault)
 
     def _set_loaded(self) -> None:
         now = time.time()
@@ -259,7 +299,8 @@ class Exporter:
             "a damaged database or write-ahead log was set aside: see runbook ModelStoreFailing": self.store.set_aside,
             "windows are not saved: another exporter has the same store.replica": self._snapshots.lease.holder,
         }
-        return [text for text, applies in texts.items() if applies]
+        invalid = [f"{name} is not valid: see the home page" for name, valid in self.files.valid.items() if not valid]
+        return [text for text, applies in texts.items() if applies] + invalid
 
     def metrics(self, accept: str, names: Collection[str]) -> tuple[bytes, str]:
         """Return the exposition; see `Exposition.render`.
@@ -279,6 +320,7 @@ class Exporter:
     def close(self) -> None:
         """Count and store what is queued, within `STOP_SECONDS`, and end the threads."""
         self.stop()
+        self._watch.close(min(1.0, self._seconds_left()))
         self.comparisons.close()
         self._noise.close(min(1.0, self._seconds_left()))
         self.retrainer.close(min(1.0, self._seconds_left()))

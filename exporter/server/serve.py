@@ -19,7 +19,7 @@ from pathlib import Path
 import uvicorn
 import uvloop
 
-from exporter.errors import ConfigError
+from exporter.errors import ConfigError, ModelFileError
 from exporter.server.acceptor import Acceptor
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
@@ -246,6 +246,8 @@ def _max_connections() -> int:
 def _reload(exporter: Exporter) -> None:
     try:
         exporter.reload()
+    except ModelFileError:
+        log.warning("all other files of models_folder are in use")
     except ConfigError:
         log.warning("the configuration before stays")
     except Exception:

@@ -41,6 +41,8 @@ def log_state(exporter: Exporter) -> None:
             log.info("model %r: %s", model.name, _profiles(model, exporter.pipeline.monitors))
         else:
             log.warning("model %r has no profile: its inputs are not monitored", model.name)
+    if not exporter.config.models:
+        log.warning("no model is configured yet: %s has no valid file", exporter.files.folder)
     restored = sum(1 for _ in exporter.pipeline.monitors)
     if restored:
         log.info("versions whose windows were restored from the database: %d", restored)

@@ -288,6 +288,7 @@ def test_every_metric_is_documented(examples: tuple[list[Example], str]) -> None
         labels[name] = {label for sample in family.samples for label in sample.labels}
     gpu = re.findall(r"_PREFIX\}(gpu_\w+)", (ROOT / "exporter" / "metrics" / "system.py").read_text())
     types |= {f"model_system_{name}": "gauge" for name in gpu}  # not on every machine
+    types["model_exporter_model_file_valid"] = "gauge"  # only with models_folder
     assert {name for name in rows if re.match(r"(model|process|python)_", name)} == types.keys()
     for name, kind in types.items():
         assert rows[name][0] == kind, name

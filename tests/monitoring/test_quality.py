@@ -17,7 +17,7 @@ from exporter.config import ModelConfig
 from exporter.errors import ConfigError
 from exporter.events import LabelledPrediction, Prediction
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.loading import load_monitors
+from exporter.monitoring.model_files import load_monitors
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.outcome import MAX_LABELS, LabelNames, Scorer
 from exporter.monitoring.prediction_columns import PredictionColumns

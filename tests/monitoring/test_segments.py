@@ -13,7 +13,7 @@ from exporter.config import ModelConfig
 from exporter.errors import ConfigError
 from exporter.events import Prediction
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.loading import load_monitors
+from exporter.monitoring.model_files import load_monitors
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.segments import DEFAULT_SEGMENTS, Segments
 from exporter.monitoring.window import SLOTS

@@ -28,7 +28,7 @@ from exporter.config import Config, ModelConfig, RetrainConfig, StoreConfig, loa
 from exporter.errors import CompareError, ConfigError, SlicesError, StoreError
 from exporter.http_client.webhook import is_signed, read_secret, signed_headers
 from exporter.metrics.exporter import ExporterMetrics
-from exporter.monitoring.loading import load_monitors
+from exporter.monitoring.model_files import load_monitors
 from exporter.server.alerts import Alerts
 from exporter.server.notifications import Alert
 from exporter.server.retraining import GIVE_UP_SECONDS, LEASE_SECONDS, Retrainer, request_document

@@ -19,7 +19,7 @@ from support.servers import CONFIG, Answer, Served, ask, eventually, write_confi
 
 from exporter.config import StoreConfig
 from exporter.features.png_codec import PREFIX
-from exporter.monitoring.loading import load_monitors
+from exporter.monitoring.model_files import load_monitors
 from exporter.server.pages import review_cards
 from exporter.storage.engine import open_engine
 

@@ -27,7 +27,7 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.events import Feedback, Prediction
 from exporter.features.png_codec import pack_image
-from exporter.monitoring.loading import load_monitors
+from exporter.monitoring.model_files import load_monitors
 from exporter.profiles.readers.store import StoreSource
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store, migrations, prediction_rows, unjoined_log

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from exporter.events import LabelledPrediction, Prediction, check_predictions
 from exporter.features.extract import as_list, is_missing
 from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.loading import load_monitors
+from exporter.monitoring.model_files import load_valid
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
@@ -35,14 +36,17 @@ NOW = 0.0
 
 
 def monitors_of_config(config: Path) -> MonitorRegistry:
-    """Return monitors, for one run, of each model in a configuration.
+    """Return monitors, for one run, of each model in a configuration, and print what is wrong with others' files.
 
     Raises
     ------
     ConfigError
         When it or a profile is not valid.
     """
-    _, monitors = load_monitors(config)
+    loaded = load_valid(config)
+    for fault in loaded.faults:
+        print(f"model-exporter: {fault}", file=sys.stderr)
+    monitors = loaded.monitors
     return MonitorRegistry(monitors.models, monitors.binners, monitors.version_binners, {WINDOW: 1.0})
 
 
@@ -69,6 +73,8 @@ def choose_monitor(monitors: MonitorRegistry, model: str | None, version: str | 
     """
     models = list(monitors.models)
     name = model or (models[0] if len(models) == 1 else None)
+    if not models:
+        raise BatchError("no model is configured")
     if name is None:
         raise BatchError(f"--model: expected {any_of(models)}")
     if name not in models:

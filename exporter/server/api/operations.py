@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
-from exporter.errors import ConfigError
+from exporter.errors import ConfigError, ModelFileError
 from exporter.server.api.probes import TEXT, Probes
 from exporter.server.application import Exporter
 from exporter.server.problem import Reply, problem
@@ -34,6 +34,8 @@ def blueprint(exporter: Exporter) -> Blueprint:
     def reload() -> Response:
         try:
             exporter.reload()
+        except ModelFileError as error:
+            return problem(500, f"all other files are in use: {error}").flask()
         except ConfigError as error:
             return problem(500, f"the configuration before stays: {error}").flask()
         return Reply(200, b"", content_type=TEXT).flask()

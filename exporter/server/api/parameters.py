@@ -35,6 +35,8 @@ def parse_model(models: Collection[str], name: str | None) -> str:
     if name:
         check_model(models, name)
         return name
+    if not models:
+        raise EventError("", "model: is required, and no model is configured", "missing_field")
     if len(models) != 1:
         raise EventError("", f"model: is required, one of {any_of(map(preview, models))}", "missing_field")
     return next(iter(models))

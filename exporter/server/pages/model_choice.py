@@ -39,8 +39,10 @@ def choose(
     Raises
     ------
     UnknownError
-        When one of them does not exist.
+        When one of them does not exist, or no model is configured.
     """
+    if not configured:
+        raise UnknownError("No model is configured")
     found = list(monitors)
     if model is not None:
         check("model", model, configured, "is configured")

@@ -1,0 +1,224 @@
+"""The models of ``exporter.yml`` and of the files in its ``models_folder``: a bad file leaves the others in use."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from exporter import config as configuration
+from exporter.config import Config, ModelConfig, ModelNames
+from exporter.config.checks import InvalidKeyError, check_retrained
+from exporter.errors import ConfigError
+from exporter.monitoring.loading import Part, load_base, load_part
+from exporter.monitoring.registry import MonitorRegistry
+
+Stamp = tuple[int, ...] | None
+"""Device, inode, size and times of a file, which change when it is written or replaced; None if it is not there."""
+
+
+class FilePart(NamedTuple):
+    """The models of a file in ``models_folder``, and the stamps of it and its profiles before they were read."""
+
+    part: Part
+    stamps: Mapping[Path, Stamp]
+
+
+class Fault(NamedTuple):
+    """What is wrong with a file.
+
+    Attributes
+    ----------
+    file
+        The file: one of ``models_folder``, or ``exporter.yml`` where it names a model that no file has.
+    detail
+        The file, the key, what is wrong with it and what would be right.
+    kept
+        The models of the file's last valid version, which stay in use.
+    """
+
+    file: Path
+    detail: str
+    kept: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        names = ", ".join(self.kept)
+        return f"{self.detail} (models in use from its last valid version: {names})" if names else self.detail
+
+
+class Loaded(NamedTuple):
+    """The configuration in use.
+
+    Attributes
+    ----------
+    path
+        ``exporter.yml``.
+    base
+        Its contents, with its own models alone.
+    config
+        The same with the models of all files.
+    monitors
+        The monitors of all models.
+    own
+        The models of ``exporter.yml``.
+    parts
+        The models in use of each file in ``models_folder``: those of its last valid version.
+    faults
+        What is wrong with files.
+    stamps
+        The files of ``models_folder`` and the profiles that they name, before they were read.
+    """
+
+    path: Path
+    base: Config
+    config: Config
+    monitors: MonitorRegistry
+    own: Part
+    parts: Mapping[Path, FilePart]
+    faults: tuple[Fault, ...]
+    stamps: Mapping[Path, Stamp]
+
+    @property
+    def folder(self) -> Path | None:
+        """The ``models_folder``."""
+        return Path(self.base.models_folder) if self.base.models_folder is not None else None
+
+    @property
+    def valid(self) -> dict[str, bool]:
+        """Whether each file of ``models_folder`` is valid, by its name in the folder."""
+        faulty = {fault.file for fault in self.faults}
+        files = {*self.parts, *faulty} - {self.path}
+        return {str(file.relative_to(self.folder)): file not in faulty for file in sorted(files) if self.folder}
+
+    def changed(self) -> Mapping[Path, Stamp] | None:
+        """Return the stamps of now if files of ``models_folder`` or their profiles have changed, else None.
+
+        Raises
+        ------
+        ConfigError
+            When the folder cannot be read.
+        """
+        if self.folder is None:
+            return None
+        stamps = _stamps([*configuration.model_files(self.folder), *self.stamps])
+        return None if stamps == self.stamps else stamps
+
+
+def load_monitors(path: Path) -> tuple[Config, MonitorRegistry]:
+    """Read the configuration, the files of its ``models_folder``, and the profiles that they name.
+
+    Raises
+    ------
+    ConfigError
+        When any of them is wrong.
+    """
+    loaded = load_valid(path)
+    if loaded.faults:
+        raise ConfigError("\n".join(fault.detail for fault in loaded.faults))
+    return loaded.config, loaded.monitors
+
+
+def load_valid(path: Path, before: Loaded | None = None) -> Loaded:
+    """Read the configuration, and of the files in its ``models_folder`` those that are valid.
+
+    Parameters
+    ----------
+    path
+        ``exporter.yml``.
+    before
+        The configuration in use; its models stay in use where a file is no longer valid.
+
+    Raises
+    ------
+    ConfigError
+        When ``exporter.yml`` or a profile that it names is wrong, or the folder cannot be read.
+    """
+    base = load_base(path)
+    return _load_folder(path, base, load_part(path, base.models), before)
+
+
+def load_folder(before: Loaded) -> Loaded:
+    """Read the files of ``models_folder`` that have changed, and nothing else.
+
+    Raises
+    ------
+    ConfigError
+        When the folder cannot be read.
+    """
+    return _load_folder(before.path, before.base, before.own, before)
+
+
+def _load_folder(path: Path, base: Config, own: Part, before: Loaded | None) -> Loaded:
+    files = configuration.model_files(Path(base.models_folder)) if base.models_folder is not None else []
+    older = before.parts if before else {}
+    unchanged = {file for file in files if file in older and _stamps(older[file].stamps) == older[file].stamps}
+    names = ModelNames()
+    names.add(own.models, str(path))
+    parts: dict[Path, FilePart] = {}
+    faults: list[Fault] = []
+    stamps: dict[Path, Stamp] = {}
+    for file in sorted(files, key=lambda file: (file not in unchanged, file not in older, file)):
+        try:
+            read = older[file] if file in unchanged else _read(file, stamps)
+            stamps |= read.stamps
+            names.add(read.part.models, str(file))
+            parts[file] = read
+        except ConfigError as error:
+            faults.append(Fault(file, str(error), _keep(file, older, names, parts)))
+    models = [model for part in (own, *(parts[file].part for file in files if file in parts)) for model in part.models]
+    if base.models_folder is not None and base.retrain:
+        try:
+            check_retrained(enumerate(base.retrain.models), [model.name for model in models])
+        except InvalidKeyError as error:
+            faults.append(Fault(path, f"{path}: {error}"))
+    config = msgspec.structs.replace(base, models=tuple(models))
+    return Loaded(path, base, config, _monitors(models, own, parts), own, parts, tuple(faults), stamps)
+
+
+def _read(file: Path, stamps: dict[Path, Stamp]) -> FilePart:
+    """Read a file and its profiles, and add their stamps, also if something is wrong with them."""
+    own = _stamps([file])
+    stamps |= own
+    models = configuration.load_models(file)
+    paths = (path for model in models for path in (model.profile, *model.profiles.values()) if path is not None)
+    own |= _stamps(map(Path, paths))
+    stamps |= own
+    return FilePart(load_part(file, models), own)
+
+
+def _keep(
+    file: Path, older: Mapping[Path, FilePart], names: ModelNames, parts: dict[Path, FilePart]
+) -> tuple[str, ...]:
+    """Keep the models of a file's last valid version in use, unless their names are taken now; return their names."""
+    if file not in older:
+        return ()
+    try:
+        names.add(older[file].part.models, str(file))
+    except ConfigError:
+        return ()
+    parts[file] = older[file]
+    return tuple(model.name for model in older[file].part.models)
+
+
+def _monitors(models: Iterable[ModelConfig], own: Part, parts: Mapping[Path, FilePart]) -> MonitorRegistry:
+    every = [own, *(part for part, _ in parts.values())]
+    return MonitorRegistry(
+        {model.name: model for model in models},
+        dict(chain.from_iterable(part.binners.items() for part in every)),
+        dict(chain.from_iterable(part.version_binners.items() for part in every)),
+    )
+
+
+def _stamps(paths: Iterable[Path]) -> dict[Path, Stamp]:
+    return {path: _stamp(path) for path in paths}
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

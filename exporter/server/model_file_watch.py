@@ -1,0 +1,59 @@
+"""Watch the files of ``models_folder``, so that models are added, changed and removed without a request."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from prometheus_client import Gauge
+
+from exporter.errors import ConfigError
+from exporter.monitoring.background import BackgroundTask
+from exporter.monitoring.model_files import Loaded, Stamp
+
+log = logging.getLogger(__name__)
+
+SECONDS = 5.0
+"""Time between two looks at the folder."""
+
+
+class ModelFileWatch(BackgroundTask):
+    """Looks at the files' sizes and times; reloads once two looks in a row find the same change.
+
+    A file that is being written when the first look finds it is not read before it is complete.
+
+    Parameters
+    ----------
+    files
+        Returns the configuration in use.
+    reload
+        Reads the files that have changed.
+    successful
+        The metric of the last reload.
+    """
+
+    def __init__(self, files: Callable[[], Loaded], reload: Callable[[], None], successful: Gauge) -> None:
+        super().__init__("model files", "models_folder is not reloaded", SECONDS)
+        self._files = files
+        self._reload = reload
+        self._successful = successful
+        self._seen: Mapping[Path, Stamp] | None = None
+        self._failure = ""
+
+    def refresh(self) -> None:
+        """Look once."""
+        stamps = self._files().changed()
+        if self._failure or (stamps is not None and stamps == self._seen):
+            self._reload()
+            self._failure = ""
+        self._seen = stamps
+
+    def on_error(self, error: Exception) -> None:
+        """Report that the folder cannot be read, once; its models stay in use."""
+        if not isinstance(error, ConfigError):
+            super().on_error(error)
+        elif self._failure != str(error):
+            self._failure = str(error)
+            self._successful.set(0)
+            log.error("%s; the models of before stay in use", error)
