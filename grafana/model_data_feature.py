@@ -167,7 +167,7 @@ def stddev() -> Panel:
 
 
 def missing() -> Panel:
-    trained = f'sum(max by (bin) (model_feature_reference_probability{{{_ONE},bin=~"[0-9]+ (missing|invalid)"}}))'
+    trained = f"max(model_feature_reference_missing_ratio{{{_ONE}}})"
     threshold = f"max(model_feature:threshold:ModelFeatureMissing{{{MODEL},{FEATURE}}})"
     return time_series(
         "$feature: missing and invalid",

@@ -21,7 +21,7 @@ _HIGHEST = (
 """The highest score over its threshold, of each feature, in the time range."""
 WORST_FIRST = (
     f"sort_desc({_HIGHEST.replace(' @ end()', '')}"
-    f" or -1 * group by (feature) (model_feature_reference_probability{{{BOTH}}}))"
+    f" or -1 * group by (feature) (model_feature_reference_missing_ratio{{{BOTH}}}))"
 )
 """All features, the one with the highest score over its threshold in the time range first."""
 _ROWS = 30

@@ -22,6 +22,9 @@ Task = Literal["classification", "regression"]
 TASKS: tuple[str, ...] = get_args(Task)
 """What a model does: its predictions are classes or numbers."""
 
+MetricsLevel = Literal["full", "summary"]
+"""How many series a model has: with those of every bin, or without them."""
+
 OTHER_SEGMENT = "other"
 """The segment of all values that have no segment of their own."""
 
@@ -58,6 +61,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
     quality_windows: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ("1d", "7d")
     drift: tuple[Distance, ...] = ()
+    metrics: MetricsLevel = "full"
     drift_false_alarm_interval: str = "30d"
     redact: frozenset[str] = frozenset()
     segment_by: _Name | None = None

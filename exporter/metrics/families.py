@@ -222,6 +222,9 @@ WEIGHT = (
     _gauge("model_feature_weight", "Share of the variation of the predictions that goes with a feature, in training."),
     _gauge("model_feature_weight_upper", "Upper bound of the weight; 1 where it is not known."),
 )
+REFERENCE_MISSING = _gauge(
+    "model_feature_reference_missing_ratio", "Smoothed training probability of a missing or invalid value."
+)
 REFERENCE = _gauge("model_feature_reference_probability", "Smoothed training probability of a bin.")
 NOISE_RATIO = _gauge(
     "model_feature_noise_ratio",

@@ -55,6 +55,7 @@ class _Templates:
         self.quality = QualityTemplates(monitor, **self.labels)
         self._noise: tuple[NoiseFloors | None, list[FamilyLines]] = None, []
         self._expected: tuple[Expected | None, list[FamilyLines]] = None, []
+        self._bin_probability: tuple[Expected | None, list[FamilyLines]] = None, []
         self._budget: tuple[ModelConfig, FeatureBudget] | None = None
 
     def budget(self, config: ModelConfig) -> FeatureBudget:
@@ -123,18 +124,33 @@ class _Templates:
         """Return the lines of the training side of scores; those of the same are rendered once."""
         known, lines = self._expected
         if expected is not known and self._binner:
-            means, probability = self._reference_templates
+            means, missing_shares = self._reference_templates
             mean = self._binner.mean + expected.shift * self._binner.scale
+            probability = expected.reference.probability
+            missing = probability[self._binner.missing] + probability[self._binner.invalid]
             lines = [
                 (f.REFERENCE_MEAN, means.render(mean[: len(means)])),
-                (f.REFERENCE, probability.render(expected.reference.probability[: len(probability)])),
+                (f.REFERENCE_MISSING, missing_shares.render(missing[: len(missing_shares)])),
             ]
             self._expected = expected, lines
         return lines
 
+    def bin_probability(self, expected: Expected) -> list[FamilyLines]:
+        """Return the lines of the training probability of each bin; those of the same are rendered once."""
+        known, lines = self._bin_probability
+        if expected is not known:
+            template = self._reference_bins
+            lines = [(f.REFERENCE, template.render(expected.reference.probability[: len(template)]))]
+            self._bin_probability = expected, lines
+        return lines
+
     @cached_property
     def _reference_templates(self) -> tuple[LineTemplate, LineTemplate]:
-        return self._by_feature(f.REFERENCE_MEAN), self._bins(f.REFERENCE)
+        return self._by_feature(f.REFERENCE_MEAN), self._by_feature(f.REFERENCE_MISSING)
+
+    @cached_property
+    def _reference_bins(self) -> LineTemplate:
+        return self._bins(f.REFERENCE)
 
     def _weights(self, binner: Binner) -> Iterator[FamilyLines]:
         """Yield how much the predictions depend on each feature, where the profile knows it."""
@@ -209,12 +225,14 @@ class ModelsCollector:
             if monitor.binner:
                 evidence = monitor.read_evidence(now)[: len(monitor.binner.names)]
                 yield f.EVIDENCE, templates.evidence.render(evidence)
-                yield f.OBSERVED, templates.bins.render(monitor.observed[: len(templates.bins)])
-                yield from templates.expected(monitor.binner.expected_at(time.time()))
+                expected = monitor.binner.expected_at(time.time())
+                yield from templates.expected(expected)
+                if _has_bins(monitor):
+                    yield f.OBSERVED, templates.bins.render(monitor.observed[: len(templates.bins)])
+                    yield from _for_sums(monitor, templates, expected)
             yield from _segment_counters(monitor, templates)
             yield from _segments(monitor, templates, now)
             yield from templates.reference
-            yield from templates.noise(monitor.noise)
 
 
 def window_lines(monitor: ModelMonitor, now: float) -> Iterator[FamilyLines]:
@@ -225,11 +243,22 @@ def window_lines(monitor: ModelMonitor, now: float) -> Iterator[FamilyLines]:
     if windows:
         *_, longest = windows.values()
         yield from templates.expected(longest.expected)
+        if _has_bins(monitor):
+            yield from _for_sums(monitor, templates, longest.expected)
     yield from _thresholds(monitor.config, [monitor.binner] if monitor.binner else [])
     yield from _windows(monitor, templates, windows, now)
     yield from quality_windows(monitor, templates.quality, now)
     yield from _segments(monitor, templates, now)
     yield from templates.reference
+
+
+def _has_bins(monitor: ModelMonitor) -> bool:
+    return monitor.config.metrics == "full"
+
+
+def _for_sums(monitor: ModelMonitor, templates: _Templates, expected: Expected) -> Iterator[FamilyLines]:
+    """Yield the training side from which Prometheus computes the score and the noise floor of all replicas together."""
+    yield from templates.bin_probability(expected)
     yield from templates.noise(monitor.noise)
 
 

@@ -154,6 +154,7 @@ def _counts_alike(model: ModelConfig, other: ModelConfig) -> bool:
             model,
             alerts={},
             drift=(),
+            metrics="full",
             features={},
             events=(),
             confidence_threshold=None,

@@ -188,6 +188,7 @@ SCENARIOS = {
             f'model_feature_reference_probability{{{MODEL},feature="age",bin="{name}"}}': Steps(((50, share),))
             for name, share in BINS.items()
         }
+        | {f'model_feature_reference_missing_ratio{{{MODEL},feature="age"}}': Steps(((50, BINS["03 missing"]),))}
         | {
             f'model_feature_observations_total{{{MODEL},feature="age",bin="{name}"}}': Counter(((20, 1), (30, rate)))
             for name, rate in zip(BINS, (20, 0, 0), strict=True)
