@@ -20,6 +20,8 @@ from exporter.datasets.release import write_content
 from exporter.errors import ExporterError
 from exporter.monitoring.model_files import load_monitors
 from exporter.storage import releases
+from exporter.storage.engine import write_alone
+from exporter.storage.packed_inputs import delete_retired_dictionaries, retire_dictionaries
 from exporter.storage.quarantine import count_damaged
 from exporter.storage.redaction import TABLES, delete_bins, open_database, purge, redact_rows
 
@@ -58,12 +60,19 @@ def run(options: argparse.Namespace) -> int:
 def _redact_tables(connection: sa.Connection, redacted: _Redacted, *, dry_run: bool) -> int:
     """Clean the tables; return how many rows with redacted inputs were stored meanwhile, and cleaned, too."""
     later = 0
+    if not dry_run:
+        with connection.begin():
+            write_alone(connection)  # of predictions that are stored at this moment, none is committed later
+            retire_dictionaries(connection, redacted)
     what = "hold redacted inputs" if dry_run else "cleaned"
     for table in TABLES:
         changed, last = redact_rows(connection, table, redacted, dry_run=dry_run)
         print(f"{table}: {changed:,} rows {what}")
         if not dry_run:
             later += redact_rows(connection, table, redacted, after=last, dry_run=False)[0]
+    if not dry_run:
+        with connection.begin():
+            delete_retired_dictionaries(connection)
     return later
 
 

@@ -112,6 +112,12 @@ def _migrate_to_12(connection: sa.Connection) -> None:
     """Add the table of second opinions, which `migrate` creates as it does all new tables."""
 
 
+def _migrate_to_13(connection: sa.Connection) -> None:
+    """Add the compressed inputs of predictions; `migrate` creates the table of dictionaries as it does all new ones."""
+    kind = "BYTEA" if is_shared(connection) else "BLOB"
+    connection.exec_driver_sql(f"ALTER TABLE predictions ADD COLUMN packed {kind}")
+
+
 # Version 1 supported SQLite only: the migration to 2 may use its dialect, later ones must run on both databases.
 MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     2: _migrate_to_2,
@@ -125,6 +131,7 @@ MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     10: _migrate_to_10,
     11: _migrate_to_11,
     12: _migrate_to_12,
+    13: _migrate_to_13,
 }
 """The migration to each version from the one before it."""
 SCHEMA_VERSION = max(MIGRATIONS)

@@ -9,11 +9,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from exporter.storage.packed_inputs import unpack
 from exporter.storage.schema import predictions
 from exporter.storage.statements import CompiledStatement, Values
 
-COPIED = ("model", "version", "time", "prediction", "confidence", "confident", "inputs", "segment")
-"""What is read of a prediction for its feedback."""
+COPIED = ("model", "version", "time", "prediction", "confidence", "confident", "inputs", "packed", "segment")
+"""What is read of a prediction for its feedback; its inputs are returned as text."""
 
 _first, _last = sa.func.min(predictions.c.day), sa.func.max(predictions.c.day)
 # Each in a subquery of its own: both in one query would read the whole index.
@@ -45,7 +46,8 @@ def find_predictions(
     count = 1 << (len(days) - 1).bit_length()  # a power of two, so that there are few different statements
     parameters = dict(zip(_day_names(count), itertools.chain(days, itertools.repeat(days[-1]))))  # noqa: B905 (endless)
     values = [parameters | {"id": id_, "given_model": model} for id_, model in wanted]
-    return _first_prediction(count).first_rows(connection, values)
+    found = _first_prediction(count).first_rows(connection, values)
+    return [row and {**row, "inputs": unpack(connection, row)} for row in found]
 
 
 def is_given_model(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from exporter.config import sampled_share
 from exporter.events import NO_VERSION, Label, Prediction
+from exporter.storage.packed_inputs import InputsPacker
 from exporter.storage.schema import label_json, predictions, storable
 from exporter.storage.statements import driver_connection
 
@@ -29,7 +30,7 @@ ROWS_PER_STATEMENT = 32
 
 _NAMES = ", ".join(COLUMNS)
 _COPY = f"COPY predictions ({_NAMES}) FROM STDIN"
-_WIDTH, _INPUTS = len(PER_ROW), PER_ROW.index("inputs")
+_WIDTH, _INPUTS, _PACKED = len(PER_ROW), PER_ROW.index("inputs"), PER_ROW.index("packed")
 
 
 class Rows(msgspec.Struct, frozen=True, gc=False):
@@ -67,6 +68,20 @@ class Rows(msgspec.Struct, frozen=True, gc=False):
         """Split into parts of at most this number of rows."""
         for start in range(0, len(self.values), rows * _WIDTH):
             yield Rows(self.shared, self.values[start : start + rows * _WIDTH])
+
+
+def pack_rows(connection: sa.Connection, group: Sequence[Rows], packer: InputsPacker) -> list[Rows]:
+    """Return rows with their inputs compressed, in the transaction that inserts them; see `InputsPacker.pack`."""
+    model = SHARED.index("model")
+    packer.begin(connection, {rows.shared[model] for rows in group})
+    packed = []
+    for rows in group:
+        texts, values = rows.values[_INPUTS::_WIDTH], rows.values.copy()
+        frames = packer.pack(connection, rows.shared[model], texts)
+        values[_INPUTS::_WIDTH] = [None if frame else text for text, frame in zip(texts, frames, strict=True)]
+        values[_PACKED::_WIDTH] = frames
+        packed.append(Rows(rows.shared, values))
+    return packed
 
 
 def insert_predictions(connection: sa.Connection, group: Sequence[Rows]) -> None:
@@ -137,6 +152,7 @@ def prediction_rows(
         [event.duration_seconds for event in events],
         confident,
         [text.decode("utf-8", "replace") or None for text in inputs],
+        itertools.repeat(None, len(events)),
         segments or [None] * len(events),
         strict=True,
     )

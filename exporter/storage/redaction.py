@@ -15,13 +15,16 @@ from exporter.features.stored_inputs import remove_inputs
 from exporter.storage.bin_codes import PAIRED
 from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
 from exporter.storage.migrations import SCHEMA_VERSION, stored_version
+from exporter.storage.packed_inputs import InputsPacker, dictionary_of, retired_dictionaries, unpack
 from exporter.storage.parts import parts
-from exporter.storage.schema import bin_codes, feedback, predictions, release_chunks
+from exporter.storage.schema import bin_codes, feedback, input_dictionaries, predictions, release_chunks
 
 STATEMENT_SECONDS = 3600.0
 """How long one statement may take on PostgreSQL: reading a large table takes minutes."""
 STEP_ROWS, STEP_CHARACTERS = 500, 4 * 2**20
 """Rows and characters of inputs that are changed in one transaction: an exporter may wait for it."""
+PACKED_CHARACTERS = 10
+"""Assumed characters of inputs for each byte that they take compressed."""
 TABLES = {"predictions": (predictions, predictions.c.seq), "feedback": (feedback, feedback.c.id)}
 """The tables with inputs, by name, and the key of each."""
 
@@ -96,17 +99,22 @@ def redact_rows(
         The number of rows that had redacted inputs, and the last key of the table.
     """
     rows, key = TABLES[table]
-    held = [(rows.c.model == model) & may_hold(rows.c.inputs, names) for model, names in redacted.items()]
+    packed = rows.c.packed if table == "predictions" else sa.null()
+    held = [
+        (rows.c.model == model) & (may_hold(rows.c.inputs, names) | packed.is_not(None))
+        for model, names in redacted.items()
+    ]
     last = connection.execute(sa.select(sa.func.max(key))).scalar() or 0
-    changed = 0
+    changed, packer = 0, InputsPacker()
     while True:
-        query = sa.select(key, sa.func.length(rows.c.inputs)).where(key > after, key <= last, sa.or_(*held))
+        size = sa.func.coalesce(sa.func.length(rows.c.inputs), PACKED_CHARACTERS * sa.func.length(packed), 0)
+        query = sa.select(key, size).where(key > after, key <= last, sa.or_(*held))
         sizes = connection.execute(query.order_by(key).limit(STEP_ROWS)).all()
         connection.rollback()
         if not sizes:
             return changed, last
         step = next(parts(sizes, STEP_CHARACTERS))
-        changed += _redact_step(connection, table, redacted, step, dry_run=dry_run)
+        changed += _redact_step(connection, table, redacted, step, packer, dry_run=dry_run)
         after = step[-1]
 
 
@@ -115,22 +123,33 @@ def _redact_step(
     table: str,
     redacted: Mapping[str, Collection[str]],
     keys: Collection[int],
+    packer: InputsPacker,
     *,
     dry_run: bool,
 ) -> int:
     rows, key = TABLES[table]
-    stored = connection.execute(sa.select(key, rows.c.model, rows.c.inputs).where(key.in_(keys))).all()
+    columns = [rows.c[name] for name in ("model", "inputs", "packed") if name in rows.c]
+    stored = connection.execute(sa.select(key.label("key"), *columns).where(key.in_(keys))).mappings().all()
+    retired = retired_dictionaries(connection)
+    texts = {row["key"]: (unpack(connection, row) if row.get("packed") else row["inputs"]) or "" for row in stored}
     connection.rollback()
     changed = 0
     with connection.begin():
-        for id_, model, inputs in stored:
-            cleaned = remove_inputs(inputs, redacted[model])
-            if cleaned == inputs:
+        packer.begin(connection, redacted)
+        for row in stored:
+            text = texts[row["key"]]
+            cleaned = remove_inputs(text, redacted[row["model"]])
+            changed += cleaned != text
+            if dry_run or (cleaned == text and dictionary_of(row.get("packed")) not in retired):
                 continue
-            changed += 1
-            if not dry_run:
-                is_unchanged = (key == id_) & (rows.c.inputs == inputs)
-                connection.execute(rows.update().where(is_unchanged).values(inputs=cleaned or None))
+            values: dict[str, str | bytes | None] = {"inputs": cleaned or None}
+            is_unchanged = key == row["key"]
+            if "packed" in row:
+                (packed,) = packer.pack(connection, row["model"], [cleaned])
+                values = {"inputs": None if packed else cleaned or None, "packed": packed}
+            else:
+                is_unchanged &= rows.c.inputs == row["inputs"]
+            connection.execute(rows.update().where(is_unchanged).values(values))
     return changed
 
 
@@ -157,6 +176,6 @@ def purge(connection: sa.Connection) -> bool:
         busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
         return not busy
     connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-    for table in (predictions, feedback, bin_codes, release_chunks):
+    for table in (predictions, input_dictionaries, feedback, bin_codes, release_chunks):
         connection.exec_driver_sql(f"VACUUM {table.name}")
     return True

@@ -17,7 +17,7 @@ from exporter.stats.strata import Integers, add_edges, allocate, shares, stratum
 from exporter.stats.tolerance import Tolerance
 from exporter.storage.accuracy_counts import Drawn, count_strata
 from exporter.storage.sample_strata import Strata, stored_strata
-from exporter.storage.schema import draws, feedback, predictions
+from exporter.storage.schema import draws, feedback, has_inputs, predictions
 from exporter.storage.size import prediction_range
 
 MIN_PROBES, MAX_PROBES = 10_000, 200_000
@@ -258,6 +258,6 @@ def _confident(chosen: Draw) -> sa.Select[Any]:
     condition = predictions.c.confident & predictions.c.prediction.is_not(None) & (predictions.c.model == chosen.model)
     if chosen.version is not None:
         condition &= predictions.c.version == chosen.version
-    drawable = predictions.c.inputs.is_not(None) if chosen.with_inputs else sa.true()
+    drawable = has_inputs if chosen.with_inputs else sa.true()
     columns = (predictions.c.seq, predictions.c.id, predictions.c.version, predictions.c.confidence)
     return sa.select(*columns, drawable.label("drawable")).where(condition)

@@ -11,6 +11,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from exporter.storage.feedback_join import Redact, prediction_snapshot
+from exporter.storage.packed_inputs import unpack
 from exporter.storage.review_probes import STEP, Draw, Sample, draw, select_draw, with_feedback
 from exporter.storage.sample_strata import stored_strata
 from exporter.storage.schema import draws, feedback, history, predictions
@@ -66,7 +67,11 @@ def store_sample(store: Store, connection: sa.Connection, sample: Sample, review
         rows = connection.execute(sa.select(predictions).where(is_next)).mappings().all()
         # Feedback may have arrived since they were drawn.
         known = with_feedback(connection, model, [row["id"] for row in rows])
-        samples = [_sample_row(row, now, redact) for row in rows if row["id"] not in known]
+        samples = [
+            _sample_row({**row, "inputs": unpack(connection, row)}, now, redact)
+            for row in rows
+            if row["id"] not in known
+        ]
         if samples:
             store.size.require(connection, text_bytes(samples))
             connection.execute(feedback.insert(), samples)

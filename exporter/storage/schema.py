@@ -31,9 +31,26 @@ predictions = sa.Table(
     sa.Column("code", sa.Integer, nullable=False),
     sa.Column("duration_seconds", sa.Float),
     sa.Column("confident", sa.Boolean, nullable=False),
+    # The JSON of the inputs: as text, or compressed, see `exporter.storage.packed_inputs`.
     sa.Column("inputs", sa.Text),
+    sa.Column("packed", sa.LargeBinary),
     sa.Column("segment", sa.Text),
     sa.Index("predictions_day_id", "day", "id"),
+)
+has_inputs = predictions.c.inputs.is_not(None) | predictions.c.packed.is_not(None)
+input_dictionaries = sa.Table(
+    "input_dictionaries",
+    metadata,
+    # The one by which frames name it.
+    sa.Column("id", Key, primary_key=True, autoincrement=False),
+    sa.Column("model", sa.Text, nullable=False, index=True),
+    sa.Column("created", sa.Float, nullable=False),
+    # The compressed share of the samples, and the names of their inputs, as JSON.
+    sa.Column("share", sa.Float, nullable=False),
+    sa.Column("names", sa.Text, nullable=False),
+    # Nothing more is compressed with it: an input of the samples is redacted.
+    sa.Column("retired", sa.Boolean, nullable=False),
+    sa.Column("data", sa.LargeBinary, nullable=False),
 )
 feedback = sa.Table(
     "feedback",

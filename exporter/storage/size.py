@@ -152,7 +152,7 @@ def _mean_row_bytes(connection: sa.Connection) -> float:
             stored = sa.func.length(sa.cast(column, sa.LargeBinary))
         return sa.func.coalesce(stored, 0)
 
-    texts = [column for column in predictions.c if isinstance(column.type, sa.Text)]
+    texts = [column for column in predictions.c if isinstance(column.type, sa.Text | sa.LargeBinary)]
     # 28 bytes of a row's header, some 64 of its numbers; 44 of both index entries, in pages that are 70 % full.
     row_bytes = sum(map(size, texts), start=sa.literal(0)) + 28 + 64 + (44 + size(predictions.c.id)) / 0.7
     query = sa.select(sa.func.count(), sa.func.avg(row_bytes)).where(predictions.c.seq.in_(sample))

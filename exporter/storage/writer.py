@@ -16,8 +16,9 @@ import sqlalchemy as sa
 from exporter.errors import StoreError, StoreFullError
 from exporter.storage.engine import error_message, is_unavailable, was_committed, write_alone, write_beside
 from exporter.storage.joins import Counts, Joined, Joins
+from exporter.storage.packed_inputs import InputsPacker
 from exporter.storage.prediction_buffer import GROUP, PredictionBuffer
-from exporter.storage.prediction_rows import Rows, insert_predictions
+from exporter.storage.prediction_rows import Rows, insert_predictions, pack_rows
 from exporter.storage.retention import Retention
 from exporter.storage.write_transactions import WriteTransactions
 
@@ -90,6 +91,7 @@ class Writer:
         self._on_commit = on_commit
         self._on_failure = on_failure
         self._buffer = PredictionBuffer()
+        self._packer = InputsPacker()
         self._jobs: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._closing = self._failing = False
@@ -292,7 +294,7 @@ class Writer:
             counts = Counts.empty()
             self._uncertain = None
             transaction = write_beside(connection)
-            insert_predictions(connection, group)
+            insert_predictions(connection, pack_rows(connection, group, self._packer))
             joined = self._joins.join(connection, group, counts)
             self._uncertain = _Group(transaction, len(group), joined, counts)
             return self._uncertain

@@ -18,6 +18,8 @@ from support.servers import Served, ask, eventually, write_config
 
 from exporter.config import StoreConfig
 from exporter.storage.engine import open_engine
+from exporter.storage.packed_inputs import unpack
+from exporter.storage.schema import feedback, input_dictionaries, predictions
 
 SECRET = "Ada Lovelace 1815"
 OTHER = "kept-note"
@@ -112,10 +114,10 @@ def stored(folder: Path, model: str = "loans") -> list[str]:
     url = yaml.safe_load((folder / "exporter.yml").read_text())["store"]["url"]
     engine = open_engine(StoreConfig(url=url))
     with engine.connect() as connection:
-        query = "SELECT inputs FROM {} WHERE model = :model"
-        tables = ("predictions", "feedback")
-        rows = [connection.execute(sa.text(query.format(table)), {"model": model}).scalars() for table in tables]
-        result = [str(text) for texts in rows for text in texts]
+        rows = connection.execute(sa.select(predictions).where(predictions.c.model == model)).mappings()
+        result = [str(unpack(connection, row)) for row in rows.all()]
+        result += map(str, connection.execute(sa.select(feedback.c.inputs).where(feedback.c.model == model)).scalars())
+        result += connection.execute(sa.select(input_dictionaries.c.names)).scalars()
     engine.dispose()
     return result
 
@@ -187,14 +189,18 @@ def test_nothing_is_left_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     write_config(tmp_path, configuration(f"sqlite:///{path}"))
     server = Served(tmp_path).start()
-    events = [{"model": "loans", "inputs": {"name": f"{SECRET}-{n}", "note": "x" * 3000}} for n in range(300)]
-    assert server.post("/v1/predictions", events).status == 202
-    assert server.samples("model_attempts_total")
-    eventually(lambda: len(stored(tmp_path)) == 300)
+    for first in (0, 100, 200):  # the later ones are compressed with a dictionary that was trained on the first ones
+        numbers = range(first, first + 100)
+        events = [{"model": "loans", "inputs": {"name": f"{SECRET}-{n}", "note": "x" * 3000}} for n in numbers]
+        assert server.post("/v1/predictions", events).status == 202
+        eventually(lambda: len(stored(tmp_path)) == numbers.stop + 1)  # noqa: B023 (called at once)
+    assert "name" in stored(tmp_path)[-1]
     redact(server, "name")
     result = command(tmp_path)
     assert result.returncode == 0, result.stderr
     assert "predictions: 300 rows cleaned" in result.stdout
+    assert SECRET not in "".join(stored(tmp_path))
+    assert stored(tmp_path)[-1] == '["note"]'  # the dictionary is another one
     server.stop()
     with contextlib.closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)

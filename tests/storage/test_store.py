@@ -7,6 +7,7 @@ import functools
 import logging
 import re
 import resource
+import secrets
 import sqlite3
 import threading
 import time
@@ -38,7 +39,7 @@ from exporter.storage.corrections import Filter
 from exporter.storage.engine import open_engine, shown_url, was_committed, write_beside
 from exporter.storage.migrations import SCHEMA_VERSION, migrate
 from exporter.storage.retention import Retention
-from exporter.storage.schema import feedback, history, metadata, predictions, schema_table
+from exporter.storage.schema import feedback, history, input_dictionaries, metadata, predictions, schema_table
 from exporter.storage.size import StoreSize
 from exporter.storage.window_snapshots import delete_other_snapshots, load_snapshots, save_snapshot
 
@@ -366,7 +367,7 @@ def test_the_size_is_bounded(database: str, start: Callable[..., Exporter]) -> N
     """Beyond max_size the oldest predictions are deleted until the rest fits, and no more; feedback is kept."""
     exporter = start(database, max_size="4MiB")
     for block in range(10):
-        noise = b'{"x":"' + bytes(str(block), "ascii") * 1000 + b'"}'
+        noise = f'{{"x":"{block}{block}{block}{secrets.token_urlsafe(1000)}"}}'.encode()
         exporter.predict(*(f"p-{block}-{number}" for number in range(1000)), inputs=noise)
         exporter.store.flush(10)
         if block == 0:
@@ -399,6 +400,33 @@ def test_stored_predictions_are_read_for_profiling(database: str, start: Callabl
         batches = [batch.columns for batch in source.batches()]
         assert [n for columns in batches for n in columns["n"]] == list(range(5000))
         assert [image for columns in batches for image in columns["image"]] == images
+
+
+def test_inputs_are_compressed_and_read_as_they_were_sent(database: str, start: Callable[..., Exporter]) -> None:
+    """With what a model's inputs have in common, each row is small; feedback and profiles have the JSON as it came."""
+    exporter = start(database)
+    texts = [f'{{"age": {number}, "income": {number}.50, "note": "caf\u00e9 é"}}'.encode() for number in range(1000)]
+    for number, text in enumerate(texts[:600]):
+        exporter.predict(f"p-{number}", inputs=text)
+    assert exporter.store.flush(10)
+    again = start(database, replica="b") if exporter.store.is_shared else exporter
+    for number, text in enumerate(texts[600:], 600):
+        again.predict(f"p-{number}", inputs=text)
+    assert again.store.flush(10)
+    with again.store.reading() as connection:
+        size = sa.func.coalesce(sa.func.length(predictions.c.packed), sa.func.length(predictions.c.inputs))
+        is_packed = predictions.c.packed.is_not(None)
+        packed = connection.execute(sa.select(sa.func.count()).where(is_packed)).scalar_one()
+        mean = connection.execute(sa.select(sa.func.avg(size))).scalar_one()
+        assert connection.execute(sa.select(sa.func.count()).select_from(input_dictionaries)).scalar() == 1
+    assert 300 < packed < 600
+    assert mean < 45
+    source = StoreSource(StoreConfig(url=database), "m", "1", time.time() - 3600)
+    assert [age for batch in source.batches() for age in batch.columns["age"]] == list(range(1000))
+    assert [exporter.say(f"p-{number}").joined for number in (3, 999)] == [True, True]
+    with exporter.store.reading() as connection:
+        found = connection.execute(sa.select(feedback.c.inputs).order_by(feedback.c.id)).scalars().all()
+    assert found == [texts[3].decode(), texts[999].decode()]
 
 
 def test_a_database_error_does_not_show_the_password(postgres: Postgres) -> None:
@@ -455,6 +483,7 @@ TWO = ("feedback_id", "time", "verdict", "label", "user", "comment", "idempotenc
 of_all = sa.select(feedback.c.id, feedback.c.updated, *(feedback.c[name] for name in TWO[2:]))
 """Version 2 had the current feedback in the history, too."""
 TO_TWO = (
+    "ALTER TABLE predictions DROP COLUMN packed",
     "DROP INDEX decisions_time",
     "DROP INDEX feedback_key",
     "DROP INDEX feedback_described",

@@ -18,10 +18,12 @@ from exporter.profiles.readers.base import Batch, Source, to_columns
 from exporter.profiles.type_inference import Column
 from exporter.storage.correction_document import decode_label
 from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
-from exporter.storage.schema import predictions
+from exporter.storage.packed_inputs import unpack
+from exporter.storage.schema import has_inputs, predictions
 
 PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"
 """Columns of a `StoreSource` beside the inputs."""
+_READ = ("inputs", "packed", "prediction", "confidence", "received")
 PASS_SECONDS = 3600.0
 """Timeout of a query in seconds."""
 
@@ -58,10 +60,7 @@ class StoreSource(Source):
         self._engine = open_engine(store, PASS_SECONDS)
         table = predictions.c
         self._chosen = (
-            (table.day >= int(since // 86400))
-            & (table.received >= since)
-            & (table.model == model)
-            & table.inputs.is_not(None)
+            (table.day >= int(since // 86400)) & (table.received >= since) & (table.model == model) & has_inputs
         )
         if version:
             self._chosen &= table.version == version
@@ -83,20 +82,22 @@ class StoreSource(Source):
     def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:  # noqa: ARG002
         """See `Source.batches`."""
         table = predictions.c
-        query = sa.select(table.inputs, table.prediction, table.confidence, table.received).where(self._chosen)
+        query = sa.select(*(table[name] for name in _READ)).where(self._chosen)
         read = 0
         with self._reading() as connection:
             result = connection.execution_options(yield_per=2000).execute(query.order_by(table.seq))
             for part in result.partitions():
                 read += len(part)
-                columns: dict[str, Column] = dict(to_columns([self._inputs(row.inputs) for row in part]))
+                columns: dict[str, Column] = dict(
+                    to_columns([self._inputs(unpack(connection, row._mapping)) for row in part])
+                )
                 columns[PREDICTION] = [decode_label(row.prediction) for row in part]
                 columns[CONFIDENCE] = [row.confidence for row in part]
                 columns[TIME] = [row.received for row in part]
                 yield Batch(columns, len(part), read / max(self._rows, 1))
 
-    def _inputs(self, text: str) -> dict[str, Any]:
-        text = remove_inputs(text, self._redacted)
+    def _inputs(self, stored: str | None) -> dict[str, Any]:
+        text = remove_inputs(stored or "", self._redacted)
         try:
             return msgspec.json.decode(text, type=dict[str, Any])
         except (msgspec.MsgspecError, RecursionError):

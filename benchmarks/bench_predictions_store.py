@@ -1,0 +1,132 @@
+"""Measure the bytes that a stored prediction of 30 inputs takes: its row, its inputs and each index.
+
+The store's own writer fills the database. For PostgreSQL, the same rows are copied to tables with the inputs as text,
+as they come and with PostgreSQL's own compression. `docs/scale.md` has the table.
+
+    python benchmarks/bench_predictions_store.py [PREDICTIONS]
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from exporter.config import StoreConfig
+from exporter.events import Prediction
+from exporter.storage import Store, prediction_rows
+from exporter.storage.engine import open_engine
+from exporter.storage.packed_inputs import unpack
+from exporter.storage.schema import predictions
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.postgres import running
+
+BATCH = 1000
+RNG = random.Random(1)
+AMOUNTS = ("balance", "average_balance_3m", "average_balance_12m", "max_balance_12m", "income", "rent")
+SPENT = ("spend_groceries", "spend_travel", "spend_online", "spend_energy")
+COUNTS = ("age", "months_on_book", "late_payments", "inquiries_6m", "accounts_open", "accounts_closed", "salary_day")
+SHARES = ("debt_ratio", "utilization", "risk_region", "score_external")
+CATEGORIES = {
+    "country": ("NL", "DE", "FR", "BE", "ES"),
+    "channel": ("web", "app", "branch"),
+    "device": ("ios", "android", "desktop"),
+    "employment": ("employed", "self-employed", "retired", "student"),
+    "region": ("north", "south", "east", "west"),
+    "product": ("card", "loan", "mortgage"),
+    "segment": ("private", "premium", "business"),
+}
+FLAGS = ("has_mortgage", "has_car")
+
+
+def inputs() -> bytes:
+    """Return the JSON of 30 inputs, as a credit model has them."""
+    values: dict[str, Any] = {name: round(RNG.gauss(1500, 900), 2) for name in AMOUNTS}
+    values |= {name: round(RNG.lognormvariate(5, 1), 2) for name in SPENT}
+    values |= {name: RNG.randrange(90) for name in COUNTS}
+    values |= {name: round(RNG.random(), 4) for name in SHARES}
+    values |= {name: RNG.choice(names) for name, names in CATEGORIES.items()}
+    values |= {name: RNG.random() < 0.4 for name in FLAGS}
+    return json.dumps(values).encode()
+
+
+def fill(store: Store, count: int) -> None:
+    """Store predictions."""
+    for _ in range(0, count, BATCH):
+        ids = [f"{RNG.getrandbits(128):032x}" for _ in range(BATCH)]
+        events = [
+            Prediction("credit", id=name, version="3", prediction="approve", confidence=0.93, duration_seconds=0.012)
+            for name in ids
+        ]
+        rows = prediction_rows(events, [True] * BATCH, [inputs() for _ in ids], time.time())
+        while store.add(rows):
+            time.sleep(0.01)
+    if not store.flush(600):
+        raise SystemExit("not stored")
+
+
+def show(what: str, found: Iterator[Any], count: int) -> None:
+    """Print bytes a prediction."""
+    parts = [(name, size / count) for name, size in found]
+    detail = ", ".join(f"{name} {size:.0f}" for name, size in parts)
+    print(f"{what:44} {sum(size for _, size in parts):6.0f} bytes a prediction: {detail}", flush=True)
+
+
+def as_text(store: Store, connection: sa.Connection, name: str) -> sa.Table:
+    """Copy the predictions to a table of this name, with their inputs as text."""
+    table = predictions.to_metadata(sa.MetaData(), name=name)
+    for index in table.indexes:
+        index.name = f"{name}_day_id"
+    table.create(connection)
+    if name == "lz4":  # PostgreSQL's own compression, of rows that are as short as it allows
+        change = "SET (toast_tuple_target = 128), ALTER inputs SET STORAGE MAIN, ALTER inputs SET COMPRESSION lz4"
+        connection.exec_driver_sql(f"ALTER TABLE {name} {change}")
+    with store.reading() as source:
+        result = source.execution_options(yield_per=BATCH).execute(sa.select(predictions)).mappings()
+        for part in result.partitions():
+            rows = [{**row, "inputs": unpack(source, row), "packed": None} for row in part]
+            connection.execute(table.insert(), rows)
+    return table
+
+
+def sizes(connection: sa.Connection, table: str) -> Iterator[Any]:
+    """Yield the name and the bytes of a table and of each of its indexes."""
+    if connection.dialect.name == "sqlite":  # Python's SQLite is usually built with dbstat
+        query = "SELECT name, sum(pgsize) FROM dbstat WHERE name = :name OR name = :name || '_day_id' GROUP BY name"
+    else:
+        query = (
+            "SELECT 'table', pg_table_size(CAST(:name AS regclass)) UNION ALL SELECT relname, pg_relation_size(c.oid) "
+            "FROM pg_index JOIN pg_class c ON c.oid = indexrelid WHERE indrelid = CAST(:name AS regclass)"
+        )
+    yield from connection.execute(sa.text(query), {"name": table})
+
+
+def main() -> None:
+    """Print the sizes."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
+    print(f"{count} predictions; JSON of inputs: {sum(len(inputs()) for _ in range(1000)) / 1000:.0f} bytes")
+    with tempfile.TemporaryDirectory() as folder, running() as server:
+        for url in (f"sqlite:///{folder}/store.db", server.url()):
+            store = Store(StoreConfig(url=url), lambda _: None)
+            fill(store, count)
+            with store.reading() as connection:
+                show(f"{connection.dialect.name}, as stored", sizes(connection, "predictions"), count)
+            engine = open_engine(StoreConfig(url=url), 600)
+            for name in ("plain", "lz4") if store.is_shared else ("plain",):
+                with engine.begin() as connection:
+                    as_text(store, connection, name)
+                    show(f"{connection.dialect.name}, inputs as text, {name}", sizes(connection, name), count)
+            engine.dispose()
+            store.close()
+
+
+if __name__ == "__main__":
+    main()
