@@ -14,6 +14,7 @@ import yaml
 from support.paths import ROOT
 from support.servers import Served, write_config
 
+from exporter.cli import main
 from grafana import kubernetes
 
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -200,3 +201,16 @@ def test_kserve_logs_to_the_service() -> None:
     assert address and inference["spec"]["predictor"]["logger"]["mode"] == "all"
     assert address[1] == service["metadata"]["name"] and int(address[2]) == service["spec"]["ports"][0]["port"]
     assert f"| `POST {address[3]}`" in (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
+
+
+def test_the_batch_jobs_run_their_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    """The jobs send to the exporter's service, and the commands know their flags: only the volume is not there."""
+    (service,) = of("Service")
+    jobs = [one["spec"]["jobTemplate"]["spec"]["template"]["spec"] for one in of("CronJob")]
+    assert len(jobs) == 2
+    for pod in jobs:
+        (container,) = pod["containers"]
+        assert f"--exporter=http://{service['metadata']['name']}.monitoring:9877" in container["args"]
+        assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+        assert main(container["args"]) == 1
+        assert f"{container['args'][1]}: cannot be read: there is no such file" in capsys.readouterr().err

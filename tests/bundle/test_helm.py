@@ -1,0 +1,199 @@
+"""The Helm chart, rendered by Helm's own engine: the manifests of deploy/kubernetes/ with values."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import importlib.metadata
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import helm_python
+import kubernetes_validate
+import pytest
+import yaml
+from support.paths import ROOT
+
+from exporter.config import load
+
+FOLDER = ROOT / "deploy" / "helm"
+CHART = helm_python.Chart.load(FOLDER)
+OF_HELM = {"app.kubernetes.io/instance", "app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart"}
+"""Labels that the manifests do not have."""
+EVERYTHING = yaml.safe_load("""
+fullnameOverride: monitor
+image: {repository: registry.example/model-exporter, tag: "2", pullPolicy: Always}
+imagePullSecrets: [{name: registry}]
+config: {models: [{name: loans}], queue: {capacity: 10000000}, store: {url: "postgresql://exporter@postgres:5433/monitoring"}}
+profiles: {loans.json: '{"a": "{{ b }}\\n"}'}
+database: {port: 5433}
+extraArgs: [--web.config.file=/etc/web/web.yml, --web.open-metrics]
+extraEnv: [{name: TZ, value: UTC}]
+extraVolumes: [{name: web, secret: {secretName: web}}]
+extraVolumeMounts: [{name: web, mountPath: /etc/web, readOnly: true}]
+tls: true
+podAnnotations: {team: loans}
+nodeSelector: {disk: fast}
+tolerations: [{key: batch, operator: Exists}]
+affinity: {nodeAffinity: {}}
+service: {sessionAffinity: None}
+autoscaling: {enabled: true, queueLength: "10000"}
+podDisruptionBudget: {maxUnavailable: 50%}
+networkPolicy: {extraEgress: [{ports: [{port: 9090}]}]}
+serviceMonitor: {endpoint: {tlsConfig: {insecureSkipVerify: true}}}
+""")
+"""Values that use every part of the templates."""
+NOTHING = {
+    "database": {"passwordSecret": {"name": ""}},
+    "resources": {},
+    "networkPolicy": {"clientNamespaceLabels": None},
+    **{part: {"enabled": False} for part in ("podDisruptionBudget", "serviceMonitor", "rules", "dashboards")},
+}
+
+
+def rendered(values: dict[str, Any] | None = None, name: str = "model-exporter") -> dict[tuple[str, str], Any]:
+    """What an installation creates, by kind and name."""
+    texts = CHART.render(values, name=name, namespace="monitoring")
+    documents = [
+        one for file, text in texts.items() if file.endswith(".yaml") for one in yaml.safe_load_all(text) if one
+    ]
+    return {(document["kind"], document["metadata"]["name"]): document for document in documents}
+
+
+def without_labels(value: Any) -> Any:
+    """A document without the labels that only the chart sets, also in its selectors."""
+    if isinstance(value, dict):
+        return {key: without_labels(one) for key, one in value.items() if key not in OF_HELM}
+    return [without_labels(one) for one in value] if isinstance(value, list) else value
+
+
+def test_the_default_values_are_the_manifests() -> None:
+    """The chart installs what ``kubectl apply --kustomize`` does, rules and dashboards included."""
+    command = ["kustomize", "build", ROOT / "deploy" / "kubernetes"]
+    built = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    manifests = {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(built)}
+    assert without_labels(rendered()) == manifests
+
+
+@pytest.mark.parametrize("values", [EVERYTHING, NOTHING], ids=["everything", "nothing"])
+def test_the_manifests_match_the_schema_of_kubernetes(values: dict[str, Any]) -> None:
+    """No field is missing, of a wrong type, or unknown to the oldest and the newest Kubernetes."""
+    for document in rendered(values).values():
+        if document["apiVersion"] != "monitoring.coreos.com/v1":
+            for version in ("1.30", "1.37"):
+                kubernetes_validate.validate(document, version, strict=True)
+
+
+def test_values_change_the_manifests(tmp_path: Path) -> None:
+    """Each value does what its comment says."""
+    found = rendered(EVERYTHING)
+    pod = found["StatefulSet", "monitor"]["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    assert container["image"] == "registry.example/model-exporter:2"
+    assert container["args"][-2:] == EVERYTHING["extraArgs"]
+    assert [one["name"] for one in container["env"]] == ["PGPASSWORD", "TZ"]
+    assert container["readinessProbe"]["httpGet"]["scheme"] == "HTTPS"
+    assert pod["metadata"]["annotations"].keys() == {"checksum/config", "team"}
+    for key in ("nodeSelector", "tolerations", "affinity", "imagePullSecrets"):
+        assert pod["spec"][key] == EVERYTHING[key]
+    assert "replicas" not in found["StatefulSet", "monitor"]["spec"]
+    scaler = found["HorizontalPodAutoscaler", "monitor"]["spec"]
+    assert scaler["scaleTargetRef"] == {"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "monitor"}
+    averages = [(one["type"], one[one["type"].lower()]["target"]["averageValue"]) for one in scaler["metrics"]]
+    assert averages == [("Resource", "700m"), ("Pods", "10000")]
+    metric = scaler["metrics"][1]["pods"]["metric"]["name"]
+    assert f"| `{metric}` |" in (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    (endpoint,) = found["ServiceMonitor", "monitor"]["spec"]["endpoints"]
+    assert endpoint == {"port": "http", "interval": "15s", "scheme": "https", "tlsConfig": {"insecureSkipVerify": True}}
+    ports = [port["port"] for rule in found["NetworkPolicy", "monitor"]["spec"]["egress"] for port in rule["ports"]]
+    assert ports == [53, 53, 5433, 9090]
+    data = found["ConfigMap", "monitor"]["data"]
+    assert data["loans.json"] == EVERYTHING["profiles"]["loans.json"]
+    (tmp_path / "exporter.yml").write_text(data["exporter.yml"])
+    assert load(tmp_path / "exporter.yml").queue.capacity == 10_000_000
+    assert {kind for kind, _ in rendered(NOTHING)} == {"Service", "StatefulSet", "NetworkPolicy"}
+
+
+def test_releases_of_other_names_do_not_share_pods() -> None:
+    """Names begin with that of the release, selectors name it, and the job is still the one that the rules name."""
+    found = rendered(name="team-a")
+    assert {name.removeprefix("team-a-model-exporter") for _, name in found} >= {"", "-overview"}
+    pods = found["StatefulSet", "team-a-model-exporter"]["spec"]["template"]
+    service = found["Service", "team-a-model-exporter"]
+    assert service["spec"]["selector"] == pods["metadata"]["labels"]
+    assert service["spec"]["selector"]["app.kubernetes.io/instance"] == "team-a"
+    assert service["metadata"]["labels"]["app.kubernetes.io/name"] == "model-exporter"
+    assert pods["spec"]["volumes"][0]["configMap"]["name"] == "team-a-model-exporter"
+    long = rendered(name="a" * 53)
+    assert max(len(name) for _, name in long) <= 63
+
+
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        ({"replica": 3}, "replica"),
+        ({"replicas": "3"}, "got string, want integer"),
+        ({"service": {"sessionAffinity": "Client"}}, "sessionAffinity"),
+        ({"serviceMonitor": {"interval": 15}}, "got number, want string"),
+        ({"fullnameOverride": "Model"}, "fullnameOverride"),
+    ],
+)
+def test_a_wrong_value_is_refused(wrong: dict[str, Any], message: str) -> None:
+    """The message names the value."""
+    with pytest.raises(helm_python.HelmValuesError, match=message):
+        CHART.validate_schema(wrong)
+
+
+def test_autoscaling_needs_a_metric() -> None:
+    """The message says what to set."""
+    with pytest.raises(helm_python.HelmRenderError, match="autoscaling: set cpu or queueLength"):
+        rendered({"autoscaling": {"enabled": True, "cpu": ""}})
+
+
+def test_the_chart_passes_helm_lint() -> None:
+    """There is nothing to say but that an icon is recommended, and the versions are the package's."""
+    for version in ("v1.30.0", "v1.37.0"):
+        report = helm_python.lint(FOLDER, EVERYTHING, strict=True, kube_version=version)
+        assert [one["error"] for one in report["messages"]] == ["icon is recommended"] and not report["errors"]
+    assert CHART.metadata["version"] == CHART.metadata["appVersion"] == importlib.metadata.version("model-exporter")
+
+
+def described(values: yaml.MappingNode, schema: dict[str, Any]) -> Iterator[tuple[str, int]]:
+    """The values that the schema describes one by one, with the number of their line."""
+    assert {key.value for key, _ in values.value} == schema["properties"].keys() - {"global"}
+    for key, value in values.value:
+        part = schema["properties"][key.value]
+        if "properties" in part:
+            yield from described(value, part)
+        else:
+            yield key.value, key.start_mark.line
+
+
+def test_each_value_has_a_comment_and_a_schema() -> None:
+    """The line above a value explains it."""
+    text = (FOLDER / "values.yaml").read_text(encoding="utf-8")
+    schema = json.loads((FOLDER / "values.schema.json").read_text(encoding="utf-8"))
+    above = ["", *text.splitlines()]
+    bare = [name for name, line in described(yaml.compose(text), schema) if not above[line].lstrip().startswith("# ")]
+    assert bare == []
+
+
+def test_notes_name_what_is_missing() -> None:
+    """The notes say what the pods wait for, and how to reach them."""
+    notes = CHART.render(name="model-exporter", namespace="monitoring")["model-exporter/templates/NOTES.txt"]
+    assert "ConfigMap model-exporter " in notes and "Secret model-exporter-database " in notes
+    assert "http://model-exporter.monitoring:9877" in notes
+    everything = CHART.render(EVERYTHING, name="x", namespace="y")["model-exporter/templates/NOTES.txt"]
+    assert "ConfigMap" not in everything and "https://monitor.y:9877" in everything
+
+
+def test_a_release_fits_into_a_secret() -> None:
+    """Helm keeps the chart and the manifests in a Secret, which holds at most 1 MiB."""
+    parts = [*CHART.files, *CHART.templates]
+    chart = [{"name": part["name"], "data": base64.b64encode(part["data"].encode()).decode()} for part in parts]
+    manifest = "\n---\n".join(CHART.render(name="model-exporter", namespace="monitoring").values())
+    release = gzip.compress(json.dumps({"chart": chart, "manifest": manifest}).encode())
+    assert len(base64.b64encode(base64.b64encode(release))) < 1 << 20
