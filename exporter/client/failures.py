@@ -166,7 +166,8 @@ def error_detail(status: int, response: bytes) -> str:
     try:
         problem = json.loads(response)
         summary = f"{status} {problem.get('detail') or problem['error']}"
-        details = [f"{error['pointer']}: {error['detail']}" for error in problem.get("errors", [])[:5]]
+        errors = problem.get("errors", [])[:5]
+        details = [f"{error['pointer']}: {error['detail']}".removeprefix(": ") for error in errors]
         return "; ".join([summary, *(detail for detail in details if detail not in summary)])
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return f"{status} {response[:300].decode(errors='replace').strip()}".rstrip()

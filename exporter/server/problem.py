@@ -66,7 +66,8 @@ def store_problem(error: StoreError) -> Reply:
 
 def event_problem(error: EventError, status: int = 400) -> Reply:
     """Return the problem for a body that cannot be decoded."""
-    return problem(status, error.detail, [{"pointer": error.pointer, "detail": error.detail}])
+    errors = [{"pointer": error.pointer, "detail": error.detail}]
+    return problem(status, _with_pointer(**errors[0]), errors)
 
 
 def events_problem(rejected: list[RejectedEvent], many: bool) -> Reply:
@@ -75,9 +76,7 @@ def events_problem(rejected: list[RejectedEvent], many: bool) -> Reply:
         {"pointer": f"/{event.index}{event.pointer}" if many else event.pointer, "detail": event.detail}
         for event in rejected[:MAX_ERRORS]
     ]
-    first = errors[0]
-    where = f"{first['pointer']}: " if first["pointer"] else ""
-    return problem(400, f"{_count(len(rejected))}{where}{first['detail']}", errors)
+    return problem(400, f"{_count(len(rejected))}{_with_pointer(**errors[0])}", errors)
 
 
 def rejected_document(rejected: Sequence[RejectedEvent]) -> list[dict[str, object]]:
@@ -87,6 +86,10 @@ def rejected_document(rejected: Sequence[RejectedEvent]) -> list[dict[str, objec
     """
     listed = [*rejected[:MAX_ERRORS], *rejected[MAX_ERRORS:][-1:]]
     return [{"index": r.index, "pointer": r.pointer, "detail": r.detail} for r in listed]
+
+
+def _with_pointer(pointer: str, detail: str) -> str:
+    return f"{pointer}: {detail}" if pointer else detail
 
 
 def _count(rejected: int) -> str:

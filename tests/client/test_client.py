@@ -390,6 +390,9 @@ def test_a_label_is_sent_with_its_model(exporter: Exporter) -> None:
         exporter.answers = [(400, {}, {**problem, "detail": "/label: is required"})]
         with pytest.raises(ExporterError, match=r"label refused: 400 /label: is required$"):
             monitor.label("r-17", None)
+        exporter.answers = [(400, {}, {"detail": "is no JSON", "errors": [{"pointer": "", "detail": "is no JSON"}]})]
+        with pytest.raises(ExporterError, match=r"label refused: 400 is no JSON$"):
+            monitor.label("r-17", None)
     label = exporter.requests[0]["events"][0]
     assert label.pop("model") == exporter.requests[1]["events"][0]["model"]
     assert label == {"prediction_id": "r-17", "label": 1, "time": "2025-11-24T16:00:00Z"}

@@ -100,6 +100,12 @@ def test_the_second_reviewer_learns_what_the_first_decided(corrected: Served) ->
     assert patch(corrected, correction_id, status="accepted", revision=1).status == 200
     late = patch(corrected, correction_id, status="rejected", revision=1)
     assert (late.status, late.json["correction"]["status"], late.json["correction"]["revision"]) == (409, "accepted", 2)
+    assert patch(corrected, correction_id, status="pending", revision=2).status == 200
+    changed = patch(corrected, correction_id, status="rejected", revision=2)
+    assert (changed.status, changed.json["detail"].partition(" since")[0]) == (
+        409,
+        "the correction has changed: it is pending",
+    )
 
 
 @pytest.mark.parametrize(
@@ -147,9 +153,11 @@ def test_invalid_parameters_are_explained(shared: Served, query: str, message: s
     ],
 )
 def test_an_invalid_decision_names_its_field(shared: Served, body: Any, pointer: str) -> None:
-    """An invalid decision is a 400 with the pointer; one on an unknown correction is a 404."""
+    """An invalid decision is a 400 with the pointer, also in its detail; one on an unknown correction is a 404."""
     answer = ask(f"{shared.url}/v1/corrections/1", body, "PATCH")
-    assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, pointer)
+    (error,) = answer.json["errors"]
+    assert (answer.status, error["pointer"]) == (400, pointer)
+    assert answer.json["detail"] == (f"{pointer}: {error['detail']}" if pointer else error["detail"])
     assert patch(shared, "999", status="accepted", revision=1).status == 404
 
 

@@ -413,6 +413,8 @@ def test_decisions_without_a_script(fresh: Served) -> None:
     assert "Another reviewer decided first: it is accepted now." in Page(late).text
     post(fresh, "/review/decide", id=first, revision=2, status="pending", back="")
     assert ids(review(fresh)) == [first]
+    late = post(fresh, "/review/decide", id=first, revision=2, status="rejected", back="")
+    assert (late.status, "The correction has changed, and is pending again." in Page(late).text) == (409, True)
     for wrong in ({"id": "x"}, {"revision": "x"}, {"status": "done"}, {"id": str(2**70)}):
         form = {"id": first, "revision": 3, "status": "accepted"} | wrong
         assert post(fresh, "/review/decide", **form).status == 400

@@ -217,6 +217,8 @@ def _conflict(document: dict[str, Any], reviewer: str | None) -> str:
     label = f" as {preview(document['label'])}" if document["status"] == "accepted" else ""
     if reviewer is not None and document["reviewer"] == reviewer:
         who, by = "you decided it before", ""
+    elif document["status"] == "pending":  # new feedback of the user, a decision taken back, or two that differ
+        who, by = "the correction has changed", ""
     else:
         who, by = "another reviewer decided first", f" by {preview(first)}" if (first := document["reviewer"]) else ""
     return (

@@ -91,6 +91,8 @@ class ReviewPage:
             return redirect(_address(back), 303)
         if not document:
             return self._render(back, [f"There is no correction {correction_id}."], 404)
+        if document["status"] == "pending":
+            return self._render(back, ["The correction has changed, and is pending again."], 409)
         reviewer = document["reviewer"] or "Another reviewer"
         return self._render(back, [f"{reviewer} decided first: it is {document['status']} now."], 409)
 

@@ -65,6 +65,8 @@ function toResult({ status, detail = "", correction }) {
   if (status === 200) return { stored: true, correction, detail };
   if (status === 404) return { stored: false, missing: true, detail: "The correction no longer exists." };
   if (!correction) return { stored: false, detail };
+  const changed = "The correction has changed, and is pending again. Decide again to change it.";
+  if (correction.status === "pending") return { stored: false, correction, detail: changed };
   const reviewer = correction.reviewer ?? "Another reviewer";
   const label = correction.status === "accepted" ? ` as ${String(correction.label).slice(0, 80)}` : "";
   const text = `${reviewer} decided first: ${correction.status}${label}. Decide again to change it.`;
