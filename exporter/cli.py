@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from exporter.commands.addresses import address
 from exporter.commands.common import Parser, add_config_file, add_log_options, set_help
 from exporter.commands.cpu import disable_slow_avx512
 from exporter.errors import ExporterError
+from exporter.validation import printable
 
 DEFAULT_ADDRESS = "127.0.0.1:9877"
 _EXTRAS = {"aiohttp": "proxy", "confluent_kafka": "kafka", "joblib": "demo", "sklearn": "demo"}
@@ -155,6 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     if "profile" in given:
         disable_slow_avx512()
+    if logging.lastResort:  # what prints the warnings of commands that do not configure logging
+        logging.lastResort.setFormatter(logging.Formatter("model-exporter: warning: %(message)s"))
     try:
         options = build_parser(given).parse_args(given)
         status: int = options.run(options)
@@ -166,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f'model-exporter: {name} is not installed: in its checkout, pip install ".[{extra}]"', file=sys.stderr)
         return 1
     except ExporterError as error:
-        print(f"model-exporter: {error}", file=sys.stderr)
+        print(f"model-exporter: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -70,6 +70,17 @@ def preview(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def printable(text: str) -> str:
+    r"""Escape the characters of a text that a terminal or a viewer would interpret; line ends stay.
+
+    >>> print(printable("\x1b[31mred"))
+    \u001b[31mred
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+
+
 def any_of(words: Iterable[str]) -> str:
     """Return words as a list of alternatives.
 

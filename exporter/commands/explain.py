@@ -13,7 +13,7 @@ from exporter.commands.exporter_client import add_exporter_options, exporter_cli
 from exporter.errors import ExporterError
 from exporter.slices.explain import DEFAULT_LIMIT, MAX_LIMIT
 from exporter.slices.questions import QUESTIONS
-from exporter.validation import parse_duration
+from exporter.validation import parse_duration, printable
 
 TIMEOUT = 120.0
 """Seconds to wait for a response: searches of other clients may come first."""
@@ -53,7 +53,8 @@ def run(options: argparse.Namespace) -> int:
         if response.status != 200:
             raise ExporterError(f"{client.url}: {response.error_message()}")
     document = json.loads(response.body)
-    print(json.dumps(document, indent=2, ensure_ascii=False) if options.format == "json" else table(document))
+    as_json = options.format == "json"
+    print(printable(json.dumps(document, indent=2, ensure_ascii=False) if as_json else table(document)))
     return 0
 
 

@@ -56,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
     ):
         columns = f"labels of {options.label_column} by {options.id_column}"
         of_model = f" of model {options.model}" if options.model else ""
-        state, path = begin_sending(options, source, f"{client.url} {columns}{of_model}")
+        state, path = begin_sending(options, source, f"{client.url} as {columns}{of_model}")
         if state.done:
             return 0
         refused = Refused(state.rows)

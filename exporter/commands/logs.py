@@ -6,6 +6,8 @@ import json
 import logging
 from datetime import UTC, datetime
 
+from exporter.validation import printable
+
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
 
@@ -27,18 +29,13 @@ class Formatter(logging.Formatter):
         if record.exc_info:
             fields["traceback"] = self.formatException(record.exc_info)
         if self._as_json:
-            return _escaped(json.dumps(fields, ensure_ascii=False))
+            return printable(json.dumps(fields, ensure_ascii=False))
         return " ".join(f"{key}={_quote(value)}" for key, value in fields.items())
 
 
 def _quote(value: str) -> str:
     plain = value.isascii() and value.isprintable() and value and not set(' "=') & set(value)
-    return value if plain else _escaped(json.dumps(value, ensure_ascii=False))
-
-
-def _escaped(text: str) -> str:
-    """Escape the characters of a JSON text that a terminal or a viewer would interpret, such as control characters."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    return value if plain else printable(json.dumps(value, ensure_ascii=False))
 
 
 def configure(level: str, style: str) -> None:

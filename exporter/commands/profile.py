@@ -27,7 +27,7 @@ from exporter.profiles.readers.compression import without_gz
 from exporter.profiles.readers.files import FileSource
 from exporter.profiles.readers.store import CONFIDENCE, PREDICTION, TIME, StoreSource
 from exporter.profiles.season_record import HOURS
-from exporter.validation import any_of, parse_duration, suggestion
+from exporter.validation import any_of, parse_duration, printable, suggestion
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     if "timestamp" in profile.inputs.values() and not build_options.time_column and "--time-column" not in str(found):
         print("model-exporter: ages are measured from now; set the time of a row with --time-column", file=sys.stderr)
     for text in found:
-        print(f"model-exporter: warning: {text}", file=sys.stderr)
+        print(f"model-exporter: warning: {printable(text)}", file=sys.stderr)
     if found and options.strict:
         raise ProfileError(f"{source.where}: {len(found)} warnings with --strict: {output} was not written")
     save(profile, output)
@@ -171,15 +171,15 @@ def _print_features(profile: Profile, remarks: Mapping[str, str]) -> None:
             bins = f"{size - 3} categories" if isinstance(feature, CategoricalFeature) else f"{size} bins"
             dependence = dependence_note(profile.blocks or None, scalar, feature)
             remarks_of = [*notes(feature), *filter(None, [dependence]), *remark]
-            print("; ".join((f"{scalar}: {input_type.type}, {bins}", *remarks_of)))
+            print(printable("; ".join((f"{scalar}: {input_type.type}, {bins}", *remarks_of))))
 
 
 def _print_summary(profile: Profile, options: Options) -> None:
     if profile.blocks and (profile.blocks.sizes or not profile.blocks.is_ordered):
-        print(order_line(profile.blocks))
+        print(printable(order_line(profile.blocks)))
     if options.season:
-        print(season_line(profile.season or None, options.season))
+        print(printable(season_line(profile.season or None, options.season)))
     if profile.quality:
         print(quality_line(profile.quality))
     if profile.weights:
-        print(weights_line(profile.weights))
+        print(printable(weights_line(profile.weights)))

@@ -108,7 +108,7 @@ def _check_features(where: str, model: ModelConfig, profiles: dict[str | None, t
         if feature.alerts and not {name, *(key for key in features if key.startswith(f"{name}."))} & features:
             raise ConfigError(f"{here}.alerts: the profile has no statistics of it")
     for name in sorted(model.redact.difference(*(profile.inputs for _, profile in profiles.values()))):
-        log.warning("%s.redact: %r is not an input of the profile", where, name)
+        log.warning("%s.redact: %s is not an input of the profile", where, preview(name))
 
 
 def _check_segments(where: str, model: ModelConfig, profile: Profile, file: str) -> None:

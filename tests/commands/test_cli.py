@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from support.paths import ROOT
 from support.servers import write_config
 
@@ -92,6 +93,39 @@ def test_errors_name_a_file_with_a_similar_name(tmp_path: Path, line: str, capsy
     meant = re.search(r"did you mean (\S+)\?\n$", capsys.readouterr().err)
     assert meant
     assert Path(meant[1]).is_file()
+
+
+def test_what_a_file_holds_cannot_control_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Control characters of names and cells are escaped, in errors and in what a command prints."""
+    path = tmp_path / "rows.csv"
+    path.write_text("\x1b[31mage,b\n" + "1,x\n2,y\n" * 150)
+    assert main(["profile", str(path)]) == 0
+    path.write_text("a,b\n1,2,\x1b[31m3\n")
+    assert main(["profile", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert "\\u001b[31mage: numeric" in out
+    assert "\\u001b[31m3" in err
+    assert (out + err).replace("\n", "").isprintable()
+
+
+def test_a_folder_is_not_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder whose name ends like a file's is an error that says so."""
+    (tmp_path / "rows.csv").mkdir()
+    assert main(["profile", str(tmp_path / "rows.csv")]) == 1
+    assert capsys.readouterr().err.endswith("rows.csv: cannot be read: it is a folder\n")
+
+
+def test_a_warning_of_a_command_says_that_it_is_one(tmp_path: Path) -> None:
+    """A configuration with a warning is valid."""
+    path = write_config(tmp_path)
+    configuration = yaml.safe_load(path.read_text())
+    configuration["models"][0]["redact"] = ["student_name"]
+    path.write_text(yaml.safe_dump(configuration))
+    command = [sys.executable, "-m", "exporter.cli", "check-config", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr == (
+        f'model-exporter: warning: {path}: models[0].redact: "student_name" is not an input of the profile\n'
+    )
 
 
 def test_errors_without_a_similar_word_suggest_nothing(capsys: pytest.CaptureFixture[str]) -> None:

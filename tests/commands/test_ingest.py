@@ -822,10 +822,25 @@ def test_an_unfinished_run_is_not_continued_elsewhere(
     status, _, err = ingest(capsys, file, *flags, "--version=b")
     assert status == 1
     assert f"its first 1,000 rows were sent to {exporter.url} model loans version a: finish it there, or remove" in err
+    state.rows = 0
+    path.write_bytes(msgspec.json.encode(state))
+    _, _, err = ingest(capsys, file, *flags, "--version=b")
+    assert f"its first rows may have been sent to {exporter.url} model loans version a: finish it there" in err
     path.write_text("{}")
     status, _, err = ingest(capsys, file, *flags)
     assert status == 1
     assert f"{path}: is not a state file" in err
+
+
+def test_a_run_that_sends_nothing_leaves_no_state(
+    folder: Path, exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After a wrong column, the command with the right one and for another exporter is a new run."""
+    file = tmp_path / "s.csv"
+    shutil.copy(folder / "well.csv", file)
+    flags = (f"--exporter={exporter.url}", "--model=loans")
+    assert "has no column" in ingest(capsys, file, *flags, "--prediction-column=predicted")[2]
+    assert [*tmp_path.iterdir()] == [file]
 
 
 def test_an_unreachable_or_unknown_server_is_an_error(

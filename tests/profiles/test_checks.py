@@ -82,6 +82,7 @@ BAD: dict[str, tuple[str, Any, str]] = {
     "numbers of shuffled rows": ("customer", _shuffled(range(2 * ROWS)), "is an identifier"),
     "large numbers": ("accountId", _shuffled(range(10**9, 10**9 + ROWS * 97, 97)), "is an identifier"),
     "texts": ("transaction", [f"T-{n:06}" for n in _shuffled(range(10**5))], "is an identifier"),
+    "texts without zeros before the number": ("visitor", [f"v{n}" for n in _shuffled(range(ROWS))], "is an identifier"),
     "texts without a digit": (
         "user_id",
         [f"user-{chr(97 + n // 26)}{chr(97 + n % 26)}" for n in range(ROWS)],

@@ -87,7 +87,8 @@ def begin(path: Path | None, file: Path, to: str, batch_size: int, appendable: b
         if state.done:
             return new, ""
         advice = f"finish it there, or remove {path} to send it from its start"
-        raise BatchError(f"{file}: its first {state.rows:,} rows were sent to {state.to}: {advice}")
+        sent = f"its first {state.rows:,} rows were sent" if state.rows else "its first rows may have been sent"
+        raise BatchError(f"{file}: {sent} to {state.to}: {advice}")
     state.done = state.done and same
     state.size, state.sha256 = size, digest
     return state, f"the first {state.rows:,} rows were sent before ({path})"

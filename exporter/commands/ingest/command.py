@@ -31,7 +31,7 @@ from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.readers.files import FileSource
-from exporter.validation import preview
+from exporter.validation import preview, printable
 
 DRIFTED = 3
 """Exit status of ``--fail-on-drift``."""
@@ -147,7 +147,7 @@ def _publish(runs: list[Run], labelled: int, textfile: Path | None, receiver: Ga
 
 def _print_lines(lines: Iterable[str]) -> None:
     for line in lines:
-        print(line)
+        print(printable(line))
 
 
 def _table(

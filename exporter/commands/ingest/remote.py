@@ -113,11 +113,14 @@ class Sender:
         BatchError
             When the exporter does not accept them; the state says how many it did.
         """
-        save(self._path, self.state)
+        is_saved = False
         for chunk in chunks:
             if len(chunk.lines) < self.state.batch_size and self._path is not None:
                 self.state.sending = chunk.numbers[-1]  # if the file grows, this batch must end here all the same
+                is_saved = False
+            if not is_saved:  # before anything is sent: a file that cannot be read leaves no state
                 save(self._path, self.state)
+            is_saved = True
             key = f"{self.state.run}-{chunk.numbers[0]}"
             accepted, refused = self._send(chunk, self._route, self._refused, key)
             labels = self._labels.of(chunk, refused)

@@ -83,7 +83,8 @@ class FileSource(Source):
         if reader is None:
             raise ProfileError(f"{path}: expected a file that ends in {any_of(_READERS)}, and then perhaps in .gz")
         if not path.is_file():
-            raise ProfileError(f"{path}: cannot be read: there is no such file{similar_file(path)}")
+            reason = "it is a folder" if path.is_dir() else f"there is no such file{similar_file(path)}"
+            raise ProfileError(f"{path}: cannot be read: {reason}")
         self._decompress()
         self._types = types or {}
         self._others = others
