@@ -62,7 +62,7 @@ dashboards kubernetes: $(STAMP)  ## generate the dashboards, the rules for Grafa
 	$(BIN)/python -m grafana
 
 LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-  --no-annotate $(UPGRADE) --extra demo --extra kafka --extra proxy pyproject.toml
+  --no-annotate $(UPGRADE) --extra demo --extra engines --extra kafka --extra proxy pyproject.toml
 
 lock:  ## write both lock files anew from pyproject.toml: what the image holds, and that with the developers' tools
 	$(LOCK) --group build --output-file requirements.lock

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from exporter import config
 from exporter.commands.common import add_config_file, add_table_options, whole_number
@@ -15,7 +17,7 @@ from exporter.errors import ConfigError, ExporterError, ProfileError
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.builder import build
 from exporter.profiles.checks import Columns, warnings
-from exporter.profiles.describe import describe_lines, notes
+from exporter.profiles.describe import describe_lines, notes, truncate
 from exporter.profiles.describe_order import dependence_note, order_line
 from exporter.profiles.describe_quality import quality_line
 from exporter.profiles.describe_season import season_line
@@ -28,6 +30,9 @@ from exporter.profiles.readers.files import FileSource
 from exporter.profiles.readers.store import CONFIDENCE, PREDICTION, TIME, StoreSource
 from exporter.profiles.season_record import HOURS
 from exporter.validation import any_of, parse_duration, printable, suggestion
+
+DATABASE = "MODEL_EXPORTER_DATABASE"
+"""The variable with the default of ``--database``, which may hold a password."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,56 +57,109 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_file(parser, "the database")
     add("--model", metavar="NAME", help="model whose predictions are read from the database")
     add("--version", metavar="VERSION", help="version of that model; default: all")
+    _add_engine_options(parser)
     add("--last", default="7d", metavar="DURATION", help="how far back predictions are read (%(default)s)")
+
+
+def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--table", metavar="NAME", help="profile a table of a database or lake, where it is, instead of a file")
+    text = "URL of the database of --table, such as duckdb:///FILE, postgresql://HOST/NAME or spark://HOST (${})"
+    add("--database", default=os.environ.get(DATABASE), metavar="URL", help=text.format(DATABASE))
+    add("--database-password-file", metavar="FILE", help="file with the password for --database")
+    add("--engine", choices=("duckdb",), help="read the training file with DuckDB: for files beyond memory")
 
 
 def run(options: argparse.Namespace) -> int:
     """Create a profile, or describe one; return the exit status."""
-    if sum((options.training_file is not None, options.describe is not None, options.from_store)) != 1:
-        raise ExporterError("profile: expected one of TRAINING_FILE, --from-store or --describe PROFILE")
+    chosen = options.training_file, options.describe, options.from_store or None, options.table
+    if sum(value is not None for value in chosen) != 1:
+        raise ExporterError("profile: expected one of TRAINING_FILE, --table, --from-store or --describe PROFILE")
     if options.describe:
         for line in describe_lines(load(options.describe)):
             print(line)
         return 0
-    build_options = _build_options(options)
-    source: Source
-    if options.from_store:
-        source, expected = _stored_predictions(options)
-        build_options = build_options._replace(expected=expected)
-    else:
-        source = FileSource(
-            options.training_file, build_options.known_types(), delimiter=options.delimiter, decimal=options.decimal
-        )
-    with Progress(log=True) as progress:
-        profile = build(source, build_options, progress)
-    output = options.output or (Path(f"{source.name}.json") if options.from_store else None)
-    output = output or without_gz(options.training_file).with_suffix(".json")
-    found = _warnings(source, profile, build_options)
-    _print_features(profile, source.remarks)
-    _print_summary(profile, build_options)
-    if "timestamp" in profile.inputs.values() and not build_options.time_column and "--time-column" not in str(found):
+    made = _profile_table(options) if options.table or options.engine else _profile_rows(options)
+    profile, output = made.profile, options.output or made.output
+    _print_features(profile, made.remarks)
+    _print_summary(profile, made.options)
+    if (
+        "timestamp" in profile.inputs.values()
+        and not made.options.time_column
+        and "--time-column" not in str(made.warnings)
+    ):
         print("model-exporter: ages are measured from now; set the time of a row with --time-column", file=sys.stderr)
-    for text in found:
+    for text in made.warnings:
         print(f"model-exporter: warning: {printable(text)}", file=sys.stderr)
-    if found and options.strict:
-        raise ProfileError(f"{source.where}: {len(found)} warnings with --strict: {output} was not written")
+    if made.warnings and options.strict:
+        raise ProfileError(f"{made.where}: {len(made.warnings)} warnings with --strict: {output} was not written")
     save(profile, output)
     print(f"{profile.rows} rows profiled into {output}")
     return 0
 
 
-def _warnings(source: Source, profile: Profile, options: Options) -> list[str]:
-    """Return what would alarm for ever, with the flag that corrects it."""
+class _Made(NamedTuple):
+    """A profile, with where it is written by default and what is said of it."""
+
+    profile: Profile
+    output: Path
+    where: str
+    options: Options
+    warnings: list[str]
+    remarks: Mapping[str, str] = {}
+
+
+def _profile_rows(options: argparse.Namespace) -> _Made:
+    """Profile a file, or the stored predictions, which are read row by row."""
+    build_options = _build_options(options)
+    source: Source
+    if options.from_store:
+        source, expected = _stored_predictions(options)
+        build_options = build_options._replace(expected=expected)
+        output = Path(f"{source.name}.json")
+    else:
+        source = FileSource(
+            options.training_file, build_options.known_types(), delimiter=options.delimiter, decimal=options.decimal
+        )
+        output = without_gz(options.training_file).with_suffix(".json")
+    with Progress(log=True) as progress:
+        profile = build(source, build_options, progress)
     sample = next(source.batches(), Batch({}, 0, 1.0)).columns
-    columns = Columns(
-        options.prediction_column,
-        options.confidence_column,
-        options.time_column,
-        options.label_column,
-        [*options.types],
-        source.cells_are_texts,
-    )
-    return [*warnings(profile, sample, columns, options.bins)]
+    found = [*warnings(profile, sample, _columns(build_options, source.cells_are_texts), build_options.bins)]
+    return _Made(profile, output, source.where, build_options, found, source.remarks)
+
+
+def _profile_table(options: argparse.Namespace) -> _Made:
+    """Profile a table, or a file, by the aggregates that an engine computes."""
+    try:
+        from exporter.profiles.engines.build import build_table
+        from exporter.profiles.engines.connection import open_file, open_table
+    except ModuleNotFoundError as error:
+        needed = "--table" if options.table else "--engine"
+        extra = f"{needed} needs {error.name}: pip install 'model-exporter[engines]'"
+        raise ExporterError(f"profile: {extra}") from None
+    build_options = _build_options(options)
+    if options.table:
+        if not options.database:
+            raise ExporterError(f"--table={options.table}: set --database, or {DATABASE}, to the URL of its database")
+        table = open_table(options.database, options.table, options.database_password_file)
+        output = Path(f"{table.name}.json")
+    else:
+        if not options.training_file:
+            raise ExporterError(f"--engine={options.engine}: needs a TRAINING_FILE")
+        table = open_file(options.training_file)
+        output = without_gz(options.training_file).with_suffix(".json")
+    with table, Progress(log=True) as progress:
+        profile, skipped, sample = build_table(table, build_options, progress)
+    found = [*(f"{truncate(name, 40)}: {text}" for name, text in skipped.items())]
+    found += warnings(profile, sample, _columns(build_options, False), build_options.bins)
+    return _Made(profile, output, table.where, build_options, found)
+
+
+def _columns(options: Options, cells_are_texts: bool) -> Columns:
+    """Return what `exporter.profiles.checks.warnings` is told of the columns."""
+    outputs = options.prediction_column, options.confidence_column, options.time_column, options.label_column
+    return Columns(*outputs, [*options.types], cells_are_texts)
 
 
 def _build_options(options: argparse.Namespace) -> Options:

@@ -17,7 +17,8 @@ from exporter.profiles.profile import Correlation, NumericFeature
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
 from exporter.stats.divergence import Floats, Ints, ratio
 
-_MAX_SCORE = 6.0  # scores are clipped, so that one extreme value does not decide the correlation
+MAX_SCORE = 6.0
+"""Scores are clipped, so that one extreme value does not decide the correlation."""
 _RIDGE = 0.05  # weight of the identity in both matrices: the correlation of features that are copies has no inverse
 _CACHED_WHITENINGS = 16
 
@@ -44,7 +45,7 @@ class Copula:
         self, features: Sequence[NumericFeature], training: Correlation | None = None, quantiles: Floats | None = None
     ) -> None:
         self._edges = pad_edges([feature.edges for feature in features])
-        maps = [_score_map(feature) for feature in features]
+        maps = [score_map(feature) for feature in features]
         self._low, self._base, self._slope = (pad_edges([parts[part] for parts in maps]).T.ravel() for part in range(3))
         self._starts = np.arange(0, len(self._base), len(self._edges) + 1)
         self._variance = np.array([score_variance(feature) for feature in features])
@@ -94,7 +95,7 @@ class Copula:
             np.subtract(matrix, scores, out=scores)
             scores *= self._slope.take(indices)
             scores += self._base.take(indices)
-        np.clip(scores, -_MAX_SCORE, _MAX_SCORE, out=scores)
+        np.clip(scores, -MAX_SCORE, MAX_SCORE, out=scores)
         scores[np.isnan(scores)] = 0.0
         return scores
 
@@ -191,8 +192,8 @@ def restrict_correlation(correlation: Correlation, names: Collection[str]) -> Co
     )
 
 
-def _score_map(feature: NumericFeature) -> tuple[Floats, Floats, Floats]:
-    """Return a piecewise linear map from values to scores: start, score there and slope of each of ``E + 1`` bins."""
+def score_map(feature: NumericFeature) -> tuple[Floats, Floats, Floats]:
+    """Return the piecewise linear map from values to scores: start, score there and slope of each of ``E + 1`` bins."""
     edges = np.array(feature.edges)
     counts = np.array(feature.counts[1 : len(edges)], dtype=np.float64)
     total = max(counts.sum(), 1.0)

@@ -12,13 +12,14 @@ from exporter.profiles.correlation import Copula, score_variance
 from exporter.profiles.correlation_blocks import CorrelationBlocks
 from exporter.profiles.profile import Correlation, Feature, NumericFeature
 from exporter.stats.digitize import BinIndices
-from exporter.stats.divergence import Floats
+from exporter.stats.divergence import Floats, Ints
 
 MAX_FEATURES = 32
 """Only the first features of a profile are compared, so that memory and time stay small."""
 _MIN_VARIANCE = 0.25  # of the scores; below it a feature is nearly constant: one value in more than 90 % of the rows
 _MAX_EMPTY = 0.05  # share of rows without a value; only complete rows count, so such a feature would cost too many
-_GROUPS = 20
+GROUPS = 20
+"""Groups to which rows are dealt."""
 
 
 class CorrelationBuilder:
@@ -49,7 +50,7 @@ class CorrelationBuilder:
         self.names = tuple(chosen)[:MAX_FEATURES]
         self._features = [chosen[name] for name in self.names]
         self._copula = Copula(self._features)
-        self._groups = np.zeros((_GROUPS, self._copula.width))
+        self._groups = np.zeros((GROUPS, self._copula.width))
         self._rows = 0
         self._blocks = CorrelationBlocks(self._copula, len(self.names), ordered_rows)
         self._scores: Floats = np.empty((0, 0))
@@ -73,13 +74,17 @@ class CorrelationBuilder:
             inner = None if found is None else np.minimum(found, len(self._features[index].edges))[None]
             scores[index] = self._copula.scores(column[None], inner, slice(index, index + 1))
         all_complete = complete.all()
-        for group in range(_GROUPS):
-            rows_of_group = slice((group - self._rows) % _GROUPS, None, _GROUPS)
+        for group in range(GROUPS):
+            rows_of_group = slice((group - self._rows) % GROUPS, None, GROUPS)
             part = scores[:, rows_of_group]
             part = np.ascontiguousarray(part) if all_complete else part.compress(complete[rows_of_group], axis=1)
             self._groups[group] += self._copula.sum_scores(part)
         self._blocks.add(scores, complete)
         self._rows += rows
+
+    def add_sums(self, groups: Ints, sums: Floats) -> None:
+        """Add rows of sums that were computed elsewhere, see `Copula.sums`, to the groups with the given numbers."""
+        self._groups[groups] += sums
 
     def leave_out(self, names: Collection[str]) -> None:
         """Leave features out, when all rows have been added."""
@@ -118,7 +123,7 @@ class CorrelationBuilder:
         for group in range(groups):
             sums = self._groups[group::groups].sum(axis=0)
             score, _ = copula.score(sums)
-            if not np.isnan(score):
+            if not np.isnan(score) and sums[0] < training.rows:
                 difference = 1 / sums[0] - 1 / training.rows  # the group is part of the training rows
                 expected = (sums[0] / (sums[0] + size)) ** 2 * size * (size - 1) / 4 * difference
                 excess.append(score / expected)

@@ -109,8 +109,9 @@ def test_stored_predictions_become_a_profile(shop, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], 'profile: expected one of TRAINING_FILE, --from-store or --describe PROFILE'),
-        (["a.csv", "--from-store"], 'profile: expected one of TRAINING_FILE, --from-store or --describe PROFILE'),
+        ([], 'profile: expected one of TRAINING_FILE, --table, --from-store or --describe PROFILE'),
+        (["a.csv", "--from-store"],
+         'profile: expected one of TRAINING_FILE, --table, --from-store or --describe PROFILE'),
         (["--from-store"], "--model: expected shop or other"),
         (["--from-store", "--model=shopp"], '--model: is not in exporter.yml; did you mean "shop"?'),
         (["--from-store", "--model=shop", "--last=1x"], '--last: expected a duration such as 5m or 1h, got "1x"'),

@@ -1,0 +1,115 @@
+"""Build a profile of a table where it is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import date
+from typing import Any, NamedTuple
+
+import msgspec
+
+from exporter.errors import ProfileError
+from exporter.features.base import InputType
+from exporter.profiles.block_record import SHUFFLED, Blocks
+from exporter.profiles.builder import Progress
+from exporter.profiles.engines.categories import categorical_features
+from exporter.profiles.engines.columns import (
+    SAMPLE,
+    check_columns,
+    feature_columns,
+    has_values,
+    infer_inputs,
+    output_columns,
+)
+from exporter.profiles.engines.connection import EngineTable
+from exporter.profiles.engines.numbers import numeric_features
+from exporter.profiles.engines.together import measure_correlation
+from exporter.profiles.options import Options
+from exporter.profiles.profile import Feature, NumericFeature, Profile
+from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
+from exporter.validation import preview
+
+
+class Profiled(NamedTuple):
+    """A profile of a table.
+
+    Attributes
+    ----------
+    profile
+        The profile.
+    skipped
+        Why a column is left out, by column.
+    sample
+        Some rows, by column.
+    """
+
+    profile: Profile
+    skipped: Mapping[str, str]
+    sample: Mapping[str, Any]
+
+
+def build_table(table: EngineTable, options: Options, progress: Progress) -> Profiled:
+    """Build a profile of a table.
+
+    Raises
+    ------
+    ProfileError
+        When it cannot be read, has no rows or no input, or lacks a named column.
+    """
+    check_columns(table, options)
+    rows = int(table.row(table.rows.aggregate(n=table.rows.count()))["n"])
+    if not rows:
+        raise ProfileError(f"{table.where}: has no rows to profile")
+    sample = _sample(table)
+    kinds, skipped = infer_inputs(table, options, sample)
+    if not kinds:
+        raise ProfileError(f"{table.where}: has no input: expected a column of numbers, texts, booleans or times")
+    _check_names(table, kinds)
+    columns = feature_columns(table, kinds, options, time.time()) | output_columns(table, options)
+    found = 0
+
+    def done() -> None:
+        nonlocal found
+        found += 1
+        progress("values", found / len(columns), rows)
+
+    numbers = {name: column.values for name, column in columns.items() if not column.categorical}
+    categories = {name: column.values for name, column in columns.items() if column.categorical}
+    bins: dict[str, Feature] = {**numeric_features(table, numbers, options.bins, done)}
+    bins |= categorical_features(table, categories, options.categories, done)
+    for name, column in columns.items():
+        if column.single and isinstance(feature := bins[name], NumericFeature):
+            bins[name] = msgspec.structs.replace(feature, precision="single")
+    confidence = bins.get(CONFIDENCE)
+    features = {name: bins[name] for kind, made in kinds.items() for name in made.features(kind)}
+    profile = Profile(
+        name=options.name or table.name,
+        rows=rows,
+        inputs={name: kind.type for name, kind in kinds.items()},
+        features=features,
+        prediction=bins.get(PREDICTION),
+        confidence=confidence if isinstance(confidence, NumericFeature) else msgspec.UNSET,
+        correlation=measure_correlation(table, numbers, features, rows) or msgspec.UNSET,
+        blocks=Blocks(SHUFFLED),
+    )
+    return Profiled(profile, skipped, sample)
+
+
+def _sample(table: EngineTable) -> dict[str, list[Any]]:
+    """Return some rows; times as texts, as they are in files."""
+    names = [name for name, dtype in table.rows.schema().items() if has_values(dtype)]
+    rows = table.lists(table.rows.select(*names).limit(SAMPLE)) if names else {}
+    return {
+        name: [value.isoformat() if isinstance(value, date) else value for value in values]
+        for name, values in rows.items()
+    }
+
+
+def _check_names(table: EngineTable, kinds: Mapping[str, InputType]) -> None:
+    names: set[str] = set()
+    for name, kind in kinds.items():
+        if duplicates := names.intersection(kind.features(name)):
+            detail = f"two features are called {preview(min(duplicates))}; rename or ignore a column"
+            raise ProfileError(f"{table.where}: {detail}")
+        names.update(kind.features(name))

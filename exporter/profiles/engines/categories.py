@@ -1,0 +1,55 @@
+"""Bins of the categories in a table: the most frequent ones, whatever the number of the others."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+
+import ibis
+
+from exporter.features.extract import scalar_text
+from exporter.profiles.bin_edges import categorical_feature
+from exporter.profiles.engines.connection import EngineTable
+from exporter.profiles.engines.expressions import Expression, count, is_missing
+from exporter.profiles.profile import MAX_RARE, CategoricalFeature
+from exporter.profiles.sketches import MAX_CATEGORY
+
+
+def categorical_features(
+    table: EngineTable, columns: Mapping[str, Expression], top: int, done: Callable[[], None]
+) -> dict[str, CategoricalFeature]:
+    """Return the bins of some columns.
+
+    Parameters
+    ----------
+    table
+        The table.
+    columns
+        Expressions of categories by the name of the feature.
+    top
+        Number of categories with a bin of their own.
+    done
+        Called when the bins of one of them are known.
+    """
+    features = {}
+    for name, column in columns.items():
+        features[name] = _feature(table, column, top)
+        done()
+    return features
+
+
+def _feature(table: EngineTable, column: Expression, top: int) -> CategoricalFeature:
+    missing = is_missing(column)
+    row = table.row(table.rows.aggregate(rows=table.rows.count(), missing=count(missing)))
+    rows, empty = int(row["rows"]), int(row["missing"] or 0)
+    kept = ~missing & (column.length() <= MAX_CATEGORY) if column.type().is_string() else ~missing
+    values = table.rows.select(value=column, kept=kept).filter(lambda t: t.kept)
+    groups = values.group_by("value").aggregate(n=values.count())
+    found = table.columns(groups.order_by(ibis.desc("n"), "value").limit(top + MAX_RARE))
+    counts: Counter[str] = Counter()
+    for value, times in zip(found["value"].tolist(), found["n"].tolist(), strict=True):
+        counts[scalar_text(value)] += times
+    more = rows - empty - sum(counts.values())
+    if more < 0:
+        raise table.changed()
+    return categorical_feature(counts, empty, 0, top, more)

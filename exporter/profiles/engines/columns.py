@@ -1,0 +1,192 @@
+"""Which columns of a table are inputs, and the expressions of their features."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import ibis
+
+from exporter.errors import ProfileError
+from exporter.features.base import FEW_VALUES, InputType
+from exporter.features.types import INPUT_TYPES, input_type
+from exporter.profiles.engines.connection import EngineTable
+from exporter.profiles.engines.expressions import Expression
+from exporter.profiles.options import Options
+from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
+from exporter.profiles.type_inference import ColumnTypeInference
+from exporter.validation import preview, suggestion
+
+SAMPLE = 1000
+"""Rows that are read to tell times and long texts from categories, and to find what would alarm for ever."""
+_ACCEPTED = {
+    "numeric": {"numeric"},
+    "boolean": {"boolean"},
+    "categorical": {"numeric", "boolean", "string"},
+    "timestamp": {"timestamp"},
+}
+
+
+class Inputs(NamedTuple):
+    """The inputs of a table.
+
+    Attributes
+    ----------
+    kinds
+        Type of each input by column.
+    skipped
+        Why a column is left out, by column.
+    """
+
+    kinds: dict[str, InputType]
+    skipped: dict[str, str]
+
+
+class Column(NamedTuple):
+    """The values of a feature or of an output.
+
+    Attributes
+    ----------
+    values
+        An expression.
+    categorical
+        Whether they are categories.
+    single
+        Whether they are numbers of 32 bits.
+    """
+
+    values: Expression
+    categorical: bool
+    single: bool = False
+
+
+def check_columns(table: EngineTable, options: Options) -> None:
+    """Raise ProfileError where the options name a column that the table does not have, or need single rows."""
+    names = table.rows.columns
+    for column in [*options.outputs(), *options.ignore, *options.types]:
+        if column not in names:
+            raise ProfileError(f"{table.where}: has no column {preview(column)}; {suggestion(column, names)}")
+    for kind in options.types.values():
+        if kind not in INPUT_TYPES:
+            hint = suggestion(kind, INPUT_TYPES)
+            raise ProfileError(f"{table.where}: {preview(kind)} is not a valid input type; {hint}")
+    for option, value in (("--label-column", options.label_column), ("--season", options.season)):
+        if value:
+            raise ProfileError(f"{table.where}: {option}={value} needs single rows: profile a file with some of them")
+
+
+def infer_inputs(table: EngineTable, options: Options, sample: Mapping[str, Sequence[Any]]) -> Inputs:
+    """Return the inputs by the types of the columns; texts are inspected in a sample."""
+    kinds: dict[str, InputType] = {}
+    skipped: dict[str, str] = {}
+    others = {*options.outputs(), *options.ignore}
+    for name, dtype in table.rows.schema().items():
+        if name in others:
+            continue
+        family = _family(dtype)
+        kind = options.types.get(name) or _inferred(family, sample.get(name, ()))
+        if family in _ACCEPTED.get(kind, ()):
+            kinds[name] = input_type(kind)
+        elif name in options.types:
+            detail = f"{preview(name)} has the type {dtype}, which cannot be {kind}: cast it in a view of the table"
+            raise ProfileError(f"{table.where}: {detail}")
+        elif family == "string":
+            advice = f"set --type={name}=categorical" if kind == "text" else "cast it to a timestamp in a view"
+            skipped[name] = (
+                f"holds {kind} values of the type {dtype}, and is left out: {advice}, or set --ignore={name}"
+            )
+        else:
+            skipped[name] = f"has the type {dtype}, which no input has, and is left out: set --ignore={name}"
+    return Inputs(kinds, skipped)
+
+
+def has_values(dtype: Any) -> bool:
+    """Return whether there is an input type for values of a type of Ibis."""
+    return _family(dtype) != "other"
+
+
+def _family(dtype: Any) -> str:
+    if dtype.is_boolean():
+        return "boolean"
+    if dtype.is_numeric():
+        return "numeric"
+    if dtype.is_timestamp() or dtype.is_date():
+        return "timestamp"
+    return "string" if dtype.is_string() or dtype.is_uuid() else "other"
+
+
+def _inferred(family: str, values: Sequence[Any]) -> str:
+    texts = [str(value) for value in values if value is not None]
+    if family != "string" or not texts:
+        return "categorical" if family == "string" else family
+    inference = ColumnTypeInference()
+    inference.add(texts)
+    return inference.type()
+
+
+def feature_columns(
+    table: EngineTable, kinds: Mapping[str, InputType], options: Options, now: float
+) -> dict[str, Column]:
+    """Return the values of each feature by its name; ages are measured from the column of times, else from ``now``."""
+    columns = {}
+    arrival = _seconds(table, options.time_column) if options.time_column else ibis.literal(now)
+    for name, kind in kinds.items():
+        if kind.type == "timestamp":
+            age, hour = kind.features(name)
+            columns[age] = Column(arrival - _seconds(table, name), False)
+            columns[hour] = Column(table.rows[name].cast("timestamp").hour(), False)
+        else:
+            columns[name] = _plain(table.rows[name], kind.categorical)
+    return columns
+
+
+def _seconds(table: EngineTable, name: str) -> Expression:
+    """Return the times in a column in Unix seconds."""
+    column = table.rows[name]
+    if column.type().is_numeric():
+        return column
+    if _family(column.type()) != "timestamp":
+        detail = (
+            f"{preview(name)} has the type {column.type()}, which is not one of times: cast it in a view of the table"
+        )
+        raise ProfileError(f"{table.where}: {detail}")
+    return column.cast("timestamp").epoch_seconds()
+
+
+def _plain(column: Expression, categorical: bool) -> Column:
+    """Return a column with values that every engine compares alike: decimals as floats, and UUIDs as texts."""
+    dtype = column.type()
+    if dtype.is_decimal():
+        return Column(column.cast("float64"), categorical)
+    if dtype.is_uuid():
+        return Column(column.cast("string"), categorical)
+    return Column(column, categorical, not categorical and dtype.is_float32())
+
+
+def output_columns(table: EngineTable, options: Options) -> dict[str, Column]:
+    """Return the values of the prediction and of the confidence."""
+    columns = {}
+    if name := options.prediction_column:
+        column = table.rows[name]
+        family = _family(column.type())
+        if family not in _ACCEPTED["categorical"]:
+            detail = f"{preview(name)} has the type {column.type()}: expected a prediction that is a number or a text"
+            raise ProfileError(f"{table.where}: {detail}")
+        kind = options.types.get(name)
+        regression = kind == "numeric" or (kind is None and family == "numeric" and _is_regression(table, column))
+        columns[PREDICTION] = _plain(column, not regression)
+    if name := options.confidence_column:
+        column = table.rows[name]
+        if not column.type().is_numeric():
+            detail = f"{preview(name)} has the type {column.type()}: expected a confidence from 0 to 1"
+            raise ProfileError(f"{table.where}: {detail}")
+        values = _plain(column, False)
+        columns[CONFIDENCE] = Column(values.values / 100.0, False) if options.confidence_percent else values
+    return columns
+
+
+def _is_regression(table: EngineTable, column: Expression) -> bool:
+    """Return whether predictions are numbers with fractions, or many."""
+    values = table.rows.select(value=column.cast("float64"))
+    found = table.columns(values.filter(values.value.notnull()).distinct().limit(FEW_VALUES + 1))["value"].tolist()
+    return len(found) > FEW_VALUES or not all(value.is_integer() for value in found)

@@ -1,0 +1,193 @@
+"""Tables of databases and lakes, and files as DuckDB reads them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import ibis
+import numpy as np
+import numpy.typing as npt
+
+from exporter.errors import ExporterError, ProfileError
+from exporter.profiles.engines.expressions import Expression
+from exporter.profiles.readers.compression import without_gz
+from exporter.secret_file import read_secret_file
+from exporter.validation import any_of, preview, similar_file, suggestion
+
+MEMORY = "1500MB"
+"""Memory of an embedded DuckDB, unless its URL sets ``memory_limit``. What does not fit is in temporary files."""
+PASSWORD = "--database-password-file"  # noqa: S105
+_FILES = {".parquet": "read_parquet", ".csv": "read_csv", ".jsonl": "read_json", ".ndjson": "read_json"}
+_OWN = frozenset({"builtins", "exporter", "numpy"})
+
+
+class EngineTable:
+    """A table in an engine; a context manager, which ends the connection.
+
+    Attributes
+    ----------
+    where
+        Name of the table in messages.
+    name
+        Default name of a profile of it.
+    rows
+        The table as an expression.
+    engine
+        Name of the engine.
+    """
+
+    def __init__(self, where: str, name: str, rows: Expression, secrets: Sequence[str] = ()) -> None:
+        self.where, self.name, self.rows = where, name, rows
+        self._connection = ibis.get_backend(rows)
+        self.engine: str = self._connection.name
+        self._secrets = secrets
+
+    def __enter__(self) -> EngineTable:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._connection.disconnect()
+
+    def columns(self, query: Expression) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns of a query's result, which has no nulls: numbers as arrays, else arrays of objects."""
+        found = {}
+        for name, values in self._read(query).items():
+            kind = query[name].type()
+            if kind.is_numeric() and not kind.is_decimal():
+                found[name] = values.to_numpy().astype(np.int64 if kind.is_integer() else np.float64)
+            else:
+                found[name] = np.empty(len(values), dtype=object)
+                found[name][:] = values.to_pylist()
+        return found
+
+    def lists(self, query: Expression) -> dict[str, list[Any]]:
+        """Return the columns of a query's result as lists, None for null."""
+        return {name: values.to_pylist() for name, values in self._read(query).items()}
+
+    def row(self, query: Expression) -> dict[str, Any]:
+        """Return the only row of a query's result; its values may be None."""
+        return {name: values[0] for name, values in self.lists(query).items()}
+
+    def _read(self, query: Expression) -> dict[str, Any]:
+        with engine_errors(self.where, self._secrets):
+            result = query.to_pyarrow()
+            return dict(zip(result.column_names, result.columns, strict=True))
+
+    def changed(self) -> ProfileError:
+        """Return the error for a table of which two queries saw different rows."""
+        return ProfileError(
+            f"{self.where}: changed while it was read: profile a table that nobody writes, or a snapshot"
+        )
+
+
+@contextlib.contextmanager
+def engine_errors(where: str, secrets: Sequence[str] = ()) -> Iterator[None]:
+    """Turn the errors of an engine and of its driver into one line, without secrets."""
+    try:
+        yield
+    except ExporterError:
+        raise
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] in _OWN and not isinstance(error, OSError):
+            raise
+        text = " ".join(str(error).split())[:500] or type(error).__name__
+        for secret in secrets:
+            text = text.replace(secret, "***")
+        raise ProfileError(f"{where}: cannot be read: {text}") from None
+
+
+def open_table(url: str, name: str, password_file: str | None) -> EngineTable:
+    """Open a table of a database.
+
+    Parameters
+    ----------
+    url
+        The database, as Ibis takes it.
+    name
+        The table; one of another schema as ``schema.table``.
+    password_file
+        A file with the password.
+
+    Raises
+    ------
+    ProfileError
+        When there is no such table, or no connection. The text has no password.
+    """
+    try:
+        parts = urlsplit(url)
+        password = unquote(parts.password or "")
+    except ValueError:
+        raise ProfileError("--database: is not a URL such as duckdb:///training.db or postgresql://host/name") from None
+    if password_file:
+        if password:
+            raise ProfileError(f"{PASSWORD}: the URL of --database has a password already; remove it there")
+        password = read_secret_file(password_file, PASSWORD)
+    host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
+    database = f"{parts.scheme}://{host}{parts.path}"
+    secrets = [*filter(None, [password, parts.password, *dict(parse_qsl(parts.query)).values()])]
+    with engine_errors(database, secrets):
+        connection = _connect(url, password)
+        try:
+            table, rows = _find(connection, name, database)
+        except Exception:
+            connection.disconnect()
+            raise
+        return EngineTable(f"{database}: {name}", table, rows, secrets)
+
+
+def _connect(url: str, password: str) -> Any:
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    match parts.scheme:
+        case "duckdb":
+            text = unquote(parts.netloc + parts.path)
+            path = next((Path(p) for p in (text.removeprefix("/"), text) if Path(p).is_file()), None)
+            if path is None:
+                raise ProfileError(f"--database: {text}: there is no such file{similar_file(Path(text))}")
+            return ibis.duckdb.connect(path, read_only=True, **{"memory_limit": MEMORY, **options})
+        case "postgres" | "postgresql":
+            return ibis.connect(url, **({"password": password} if password else {}))
+        case "spark":
+            from pyspark.sql import SparkSession
+
+            master = parts.netloc if parts.netloc.startswith("local") else f"spark://{parts.netloc}"
+            return ibis.pyspark.connect(SparkSession.builder.master(master).config(map=options).getOrCreate())
+        case "":
+            raise ProfileError("--database: expected a URL such as duckdb:///training.db or postgresql://host/name")
+        case _:
+            return ibis.connect(url, **({"password": password} if password else {}))
+
+
+def _find(connection: Any, name: str, database: str) -> tuple[str, Expression]:
+    """Return the name of a table without that of its schema, and its rows."""
+    tables = connection.list_tables()
+    if name in tables:
+        return name, connection.table(name)
+    schema, dot, table = name.rpartition(".")
+    if dot and table in (others := connection.list_tables(database=schema)):
+        return table, connection.table(table, database=schema)
+    raise ProfileError(f"{database}: has no table {preview(name)}; {suggestion(name, others if dot else tables)}")
+
+
+def open_file(path: Path) -> EngineTable:
+    """Open a Parquet, CSV or JSON lines file with DuckDB.
+
+    Raises
+    ------
+    ProfileError
+        When it cannot be read, or has another format.
+    """
+    plain = without_gz(path)
+    reader = _FILES.get(plain.suffix.lower())
+    if reader is None:
+        raise ProfileError(f"{path}: expected a file that ends in {any_of(_FILES)} with --engine=duckdb")
+    if not path.is_file():
+        raise ProfileError(f"{path}: cannot be read: there is no such file{similar_file(path)}")
+    with engine_errors(str(path)):
+        connection = ibis.duckdb.connect(memory_limit=MEMORY)
+        return EngineTable(str(path), plain.stem, getattr(connection, reader)(path))

@@ -1,0 +1,69 @@
+"""Correlation of the features of a table, from sums that the engine computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations_with_replacement
+
+import numpy as np
+
+from exporter.profiles.correlation import MAX_SCORE, score_map
+from exporter.profiles.correlation_builder import GROUPS, CorrelationBuilder
+from exporter.profiles.engines.connection import EngineTable
+from exporter.profiles.engines.expressions import Expression, finite, literal, row_hash, search
+from exporter.profiles.profile import Correlation, Feature, NumericFeature
+
+ROWS = 1_000_000
+"""About so many rows are compared, chosen by a hash of their values."""
+_PLACES = 2**12  # of a score, so that sums of products are whole numbers
+_STEPS = 1_000_000
+_MIN_DISTINCT = 0.5  # hashes for each row; with fewer they would choose values, not rows
+
+
+def measure_correlation(
+    table: EngineTable, columns: Mapping[str, Expression], features: Mapping[str, Feature], rows: int
+) -> Correlation | None:
+    """Return the correlation of the features; None where fewer than two vary, or too few rows are complete.
+
+    Where many rows are equal, all rows are compared, in one group.
+    """
+    builder = CorrelationBuilder(features)
+    if len(builder.names) < 2:
+        return None
+    numbers = {f"x{place}": finite(columns[name]) for place, name in enumerate(builder.names)}
+    chosen = table.rows.select(hash=row_hash(table.rows, table.engine), **numbers)
+    found = table.row(chosen.aggregate(distinct=chosen.hash.approx_nunique()))
+    groups, steps = 1, 1
+    if found["distinct"] >= _MIN_DISTINCT * rows:
+        groups, steps = GROUPS, GROUPS * _STEPS
+        kept = max(int(min(1.0, ROWS / rows) * _STEPS), 1) * GROUPS
+        chosen = chosen.filter(chosen.hash % steps < kept)
+    for place in range(len(numbers)):
+        chosen = chosen.filter(chosen[f"x{place}"].notnull())
+    scores = {
+        f"z{place}": _score(chosen[f"x{place}"], feature)
+        for place, name in enumerate(builder.names)
+        if isinstance(feature := features[name], NumericFeature)
+    }
+    # The limit is never reached. It keeps an engine from computing a score again for each product.
+    scored = chosen.select(group=chosen.hash % groups, **scores).limit(rows)
+    sums = {f"s{place}": scored[name].sum() for place, name in enumerate(scores)}
+    pairs = enumerate(combinations_with_replacement(scores, 2))
+    products = {f"p{place}": (scored[one] * scored[other]).sum() for place, (one, other) in pairs}
+    result = table.columns(scored.group_by("group").aggregate(n=scored.count(), **sums, **products))
+    places = np.concatenate(([1], np.full(len(sums), _PLACES), np.full(len(products), _PLACES**2)))
+    values = np.stack([result[name].astype(np.float64) for name in ("n", *sums, *products)], axis=-1)
+    builder.add_sums(result["group"].astype(np.intp), values / places)
+    return builder.build()
+
+
+def _score(number: Expression, feature: NumericFeature) -> Expression:
+    """Return the normal scores of numbers as whole numbers, see `exporter.profiles.correlation.Copula.scores`."""
+    parts = zip(*(part.tolist() for part in score_map(feature)), strict=True)
+    leaves = [
+        ((number - literal(low)) * literal(slope) + literal(base)).clip(-MAX_SCORE, MAX_SCORE)
+        if slope
+        else literal(base)
+        for low, base, slope in parts
+    ]
+    return (search(number, feature.edges, leaves) * float(_PLACES)).round().cast("int64")

@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import psycopg
+import pytest
+
+from exporter.cli import main
+from exporter.errors import ProfileError
+from exporter.profiles.builder import build_file
+from exporter.profiles.engines.build import build_table
+from exporter.profiles.engines.connection import EngineTable, open_file, open_table
+from exporter.profiles.engines.numbers import PARTS
+from exporter.profiles.options import Options
+from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile, load
+
+ROWS = 20_000
+TABLE = f"""
+    SELECT setseed(0.5), i,
+        sqrt(-2 * ln(random() + 1e-12)) * cos(6.283 * random()) AS normal,
+        CASE WHEN random() < 0.05 THEN NULL ELSE exp(8 * random()) END AS skewed,
+        CASE WHEN random() < 0.02 THEN 'nan'::DOUBLE WHEN random() < 0.02 THEN 'inf'::DOUBLE
+            ELSE random() END AS faulty,
+        (10 * random())::INTEGER AS digit, random() < 0.3 AS flag, 7 AS constant,
+        CASE WHEN i = 0 THEN 1e300 ELSE random() END AS outlier,
+        'c' || (80 * random() * random())::INTEGER AS city,
+        (100 * random())::DECIMAL(9, 2) AS price, random()::FLOAT AS single,
+        (random() < 0.4)::INTEGER AS answer, random() AS sure
+    FROM range({ROWS}) rows(i)
+"""
+OUTPUTS = {"prediction_column": "answer", "confidence_column": "sure"}
+
+
+def build(table: EngineTable, **options: object) -> Profile:
+    """The profile of a table, with the options of `Options`."""
+    with table:
+        return build_table(table, Options(**options), lambda *_: None).profile
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the same table as ``training.parquet`` and in ``training.db``."""
+    path = tmp_path_factory.mktemp("engines")
+    with duckdb.connect(path / "training.db") as connection:
+        connection.execute(f'CREATE TABLE training AS SELECT * EXCLUDE (i, "setseed(0.5)") FROM ({TABLE})')
+        connection.execute(f"COPY training TO '{path / 'training.parquet'}'")
+    return path
+
+
+def agrees(found: NumericFeature | CategoricalFeature, expected: NumericFeature | CategoricalFeature) -> bool:
+    """Whether bins are those of the file: the same categories, or the same shares of the numbers within the error."""
+    if isinstance(expected, CategoricalFeature):
+        return found == expected
+    assert isinstance(found, NumericFeature)
+    error = 2 * sum(expected.counts[:-2]) / 20 / PARTS + 1
+    same = found.counts[-2:] == expected.counts[-2:] and np.allclose(
+        *((bins.min, bins.max, bins.mean, bins.stddev) for bins in (found, expected)),
+        rtol=1e-6,
+        atol=1e-6 * (expected.stddev or 1),
+    )
+    return same and bool(np.abs(np.subtract(found.counts, expected.counts)).max() <= error)
+
+
+def test_a_table_has_the_profile_of_the_file(folder):
+    """Bins agree within the stated error, and all else to the last row; the same table gives the same profile twice."""
+    expected = build_file(folder / "training.parquet", shuffled=True, **OUTPUTS)
+    table = open_table(f"duckdb:///{folder / 'training.db'}", "training", None)
+    found = build(table, **OUTPUTS)
+    assert found.inputs == expected.inputs
+    assert [*found.targets()] == [*expected.targets()]
+    assert [name for name, bins in found.targets().items() if not agrees(bins, expected.targets()[name])] == []
+    assert found.features["single"].precision == "single"
+    assert found.correlation.features == expected.correlation.features
+    assert np.abs(np.subtract(found.correlation.values, expected.correlation.values)).max() < 1e-3
+    assert found.correlation.scale == pytest.approx(expected.correlation.scale, abs=0.2)
+    assert build(open_file(folder / "training.parquet"), **OUTPUTS).digest() == found.digest()
+
+
+def test_postgresql_gives_the_same_bins_as_duckdb(folder, postgres):
+    """Engines agree on each edge, count and moment; a name may have capitals, spaces, quotes and a schema."""
+    url = postgres.url()
+    with duckdb.connect(folder / "training.db", read_only=True) as connection:
+        rows = connection.execute("SELECT * FROM training").fetchall()
+        names = [column[0] for column in connection.description]
+    types = {
+        "flag": "boolean",
+        "city": "text",
+        "price": "numeric(9, 2)",
+        "single": "real",
+        "digit": "int",
+        "answer": "int",
+    }
+    columns = ", ".join(f'"{name}" {types.get(name, "double precision")}' for name in names)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(f'CREATE SCHEMA lake; CREATE TABLE lake."The ""Table""" ({columns})')
+        with connection.cursor().copy('COPY lake."The ""Table""" FROM STDIN') as copy:
+            for row in rows:
+                copy.write_row(row)
+    found = build(open_table(url, 'lake.The "Table"', None), **OUTPUTS)
+    assert found.targets() == build(open_file(folder / "training.parquet"), **OUTPUTS).targets()
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a database with tables that are unusual."""
+    path = tmp_path_factory.mktemp("odd") / "odd.db"
+    with duckdb.connect(path) as connection:
+        connection.execute("""
+            CREATE TABLE empty (x DOUBLE);
+            CREATE TABLE "a ""b"" c" AS SELECT i AS "the ""x", {'a': i} AS nested, i % 3 || ' o''clock' AS "c'd",
+                TIMESTAMP '2026-01-01' + INTERVAL (i) HOUR AS made, DATE '2026-02-01' AS arrived,
+                NULL::DOUBLE AS nothing,
+                'a long text of many words ' || i AS note, 'NaN'::DOUBLE AS nan
+                FROM range(400) rows(i);
+            CREATE TABLE wide AS SELECT 'k' || least(i, 290000) AS key,
+                1.7976931348623157e308 * (i % 2 * 2 - 1) AS huge,
+                1e-310 * (i % 5) AS tiny FROM range(300000) rows(i);
+        """)
+    return f"duckdb:///{path}"
+
+
+def test_a_table_of_unusual_columns_is_profiled(odd, tmp_path, capsys):
+    """Quotes are only names; times have an age; columns of other types are left out with a message."""
+    output = tmp_path / "odd.json"
+    command = ["profile", '--table=a "b" c', f"--database={odd}", f"--output={output}", "--time-column=arrived"]
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert (
+        "nested: has the type struct<a: int64>, which no input has, and is left out: set --ignore=nested" in printed.err
+    )
+    assert "note: holds text values of the type string, and is left out: set --type=note=categorical" in printed.err
+    profile = load(output)
+    assert profile.inputs == {
+        'the "x': "numeric",
+        "c'd": "categorical",
+        "made": "timestamp",
+        "nothing": "numeric",
+        "nan": "numeric",
+    }
+    assert profile.name == 'a "b" c'
+    assert profile.features["made.age_seconds"].max == 31 * 86400
+    assert profile.features["made.hour"].max == 23
+    assert profile.features["nothing"].counts == profile.features["nan"].counts == (0, 400, 0)
+    assert profile.features["c'd"].categories == ("0 o'clock", "1 o'clock", "2 o'clock")
+
+
+def test_many_categories_and_extreme_numbers_are_profiled(odd):
+    """Only the most frequent categories are kept, and numbers at the limits of floats have their bins."""
+    profile = build(open_table(odd, "wide", None))
+    key, huge, tiny = (profile.features[name] for name in ("key", "huge", "tiny"))
+    assert (key.categories[0], key.counts[0], len(key.rare)) == ("k290000", 10_000, 10_000)
+    assert sum(key.counts) == 300_000
+    assert (huge.min, huge.max, huge.counts[1]) == (-1.7976931348623157e308, 1.7976931348623157e308, 150_000)
+    assert [count for count in tiny.counts if count] == [60_000] * 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--table=empty"], "odd.db: empty: has no rows to profile"),
+        (["--table=emtpy"], 'odd.db: has no table "emtpy"; did you mean "empty"?'),
+        (["--table=wide", "--ignore=hug"], 'odd.db: wide: has no column "hug"; did you mean "huge"?'),
+        (["--table=wide", "--type=huge=text"], '"huge" has the type float64, which cannot be text: cast it in a view'),
+        (["--table=wide", "--label-column=key", "--prediction-column=tiny"], "--label-column=key needs single rows"),
+        (["--table=wide", "--time-column=key"], '"key" has the type string, which is not one of times'),
+        (["--table=wide", "--database=duckdb:///missing.db"], "missing.db: there is no such file"),
+        (["--table=wide", "--database=wide.db"], "--database: expected a URL such as duckdb:///training.db"),
+        (["--table=wide", "--database="], "--table=wide: set --database, or MODEL_EXPORTER_DATABASE, to the URL"),
+        (["--engine=duckdb"], "profile: expected one of TRAINING_FILE, --table, --from-store or --describe"),
+    ],
+)
+def test_what_cannot_be_profiled_is_explained(odd, capsys, options, message):
+    """A message names the table, the column, what is wrong, and what would be right."""
+    assert main(["profile", f"--database={odd}", *options]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_database_that_goes_away_is_an_error_without_its_password(postgres, tmp_path):
+    """The message names the table, and neither it nor the profile holds the password."""
+    (tmp_path / "password").write_text("s3cret\n")
+    url = postgres.url().replace("postgresql://postgres@", "postgresql://postgres:s3cret@")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE rows AS SELECT i AS a, i AS b FROM generate_series(1, 1000) i")
+        table = open_table(url.replace(":s3cret", ""), "rows", str(tmp_path / "password"))
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = "
+
+        def interrupt(*_: object) -> None:
+            connection.execute(end + "current_database()")
+
+        with (
+            table,
+            pytest.raises(ProfileError, match=r"^postgresql:///test_\d+: rows: cannot be read: .*terminat") as raised,
+        ):
+            build_table(table, Options(), interrupt)
+    with pytest.raises(ProfileError) as refused:
+        open_table("postgresql://postgres:s3cret@127.0.0.1:1/none", "rows", None)
+    assert "cannot be read" in str(refused.value)
+    assert "s3cret" not in f"{raised.value}{refused.value}"
