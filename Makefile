@@ -28,7 +28,7 @@ $(RUNS): requirements.lock pyproject.toml
 	@touch $(RUNS)
 
 $(STAMP): $(RUNS) requirements-dev.lock
-	@echo "Installing what the tests need beside them: about 500 MB more ..."
+	@echo "Installing what the tests need beside them: about 750 MB more ..."
 	$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $(STAMP)
 

@@ -1,4 +1,4 @@
-"""Write the dashboards, the PrometheusRule and the rules for Grafana from their source."""
+"""Write the dashboards, the PrometheusRule, the rules for Grafana and those for batches from their source."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from grafana import (
     kubernetes,
+    last_run,
     managed_rules,
     model_business,
     model_data,
@@ -95,6 +96,7 @@ def main() -> None:
     write(options.output / "grafana" / "import", {name: importable(text) for name, text in dashboards.items()})
     write(options.output / "grafana" / "alerting", managed_rules.files())
     write(options.output / "deploy" / "kubernetes", {"rules.yaml": kubernetes.prometheus_rule()})
+    write(options.output / "prometheus" / "batch", {"last_run.yml": last_run.file()})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from urllib3 import Retry
 
 from exporter.commands.ingest.local import NOW
 from exporter.errors import BatchError
-from exporter.http_client.client import Client, RequestError
+from exporter.http_client.client import TRANSIENT, Client, RequestError
 from exporter.metrics import families as f
 from exporter.metrics.exposition import render_families
 from exporter.metrics.lines import Family, FamilyLines, render_lines, series_prefix
@@ -103,7 +103,7 @@ def push_client(url: str, example: str, ca_file: str | None) -> Client:
     retries = Retry(
         RETRIES,
         allowed_methods=None,
-        status_forcelist=range(500, 600),
+        status_forcelist=TRANSIENT,
         backoff_factor=1,
         raise_on_status=False,
         retry_after_max=round(TIMEOUT),
