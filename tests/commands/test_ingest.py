@@ -645,6 +645,20 @@ def test_the_commands_of_the_batch_page(gateway: str, exporter: Served, tmp_path
     assert "1,250 joined their prediction, 50 wait for theirs; of these 1,300, 1 as before\n" in output
 
 
+def test_the_commands_of_the_crontab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The commands know the flags of the documented crontab: only the tables are not there."""
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
+    (crontab,) = re.findall(r"^```crontab\n(.*?)^```$", page, re.M | re.S)
+    commands = re.findall(r"flock --nonblock \S+ model-exporter (.*) > \S+$", crontab, re.M)
+    assert [command.split()[0] for command in commands] == ["ingest", "label"]
+    for command in commands:
+        assert main(command.split()) == 1
+        assert f"{command.split()[1]}: cannot be read: there is no such file" in capsys.readouterr().err
+
+
 def shell(script: str, folder: Path) -> str:
     """What a script prints."""
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_PROXY": "127.0.0.1"}
