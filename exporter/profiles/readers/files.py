@@ -221,7 +221,8 @@ class FileSource(Source):
             include_columns=chosen,
             column_types={name: pa.float64() if name in plain else pa.binary() for name in names},
         )
-        with self._path.open("rb") as file, csv.open_csv(file, convert_options=convert, **options) as reader:
+        # The reader's thread may outlive it: with a file of Python's, it would abort an interpreter that exits.
+        with pa.OSFile(str(self._path)) as file, csv.open_csv(file, convert_options=convert, **options) as reader:
             for batch in reader:
                 read = zip(chosen, batch.columns, strict=True)
                 columns = [column if name in plain else _decoded(name, column) for name, column in read]
