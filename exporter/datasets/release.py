@@ -13,9 +13,10 @@ from typing import Any
 
 import msgspec
 
-from exporter.datasets.examples import ExampleId, Page, Pages, decode_lines, encode_lines, to_example
+from exporter.datasets.examples import ExampleId, Page, Pages, decode_lines, encode_lines
 from exporter.datasets.lineage import Details, Lineage
 from exporter.datasets.redaction import redacted_lineage, redacted_pages
+from exporter.datasets.stored import to_example
 from exporter.errors import StoreError, StoreFullError
 from exporter.storage import Store, releases
 from exporter.storage.accepted_examples import Selection, accepted_examples

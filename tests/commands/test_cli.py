@@ -209,6 +209,17 @@ def test_a_batch_with_a_profile_loads_no_database(tmp_path: Path) -> None:
     assert loaded_by(script, tmp_path).endswith("\n[]\n")
 
 
+@pytest.mark.parametrize("command", ["dataset", "suspects", "label"])
+def test_commands_that_ask_an_exporter_load_no_database(tmp_path: Path, command: str) -> None:
+    """Loading SQLAlchemy would take most of the time of their help."""
+    script = (
+        "import sys; from exporter.cli import build_parser\n"
+        f"build_parser([{command!r}])\n"
+        "print(sorted({'sqlalchemy', 'psycopg', 'flask'} & set(sys.modules)))\n"
+    )
+    assert loaded_by(script, tmp_path) == "[]\n"
+
+
 def loaded_by(script: str, folder: Path) -> str:
     """Return the output of a Python script."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -14,9 +14,6 @@ from exporter.config import Task
 from exporter.features.extract import scalar_text
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import Scorer
-from exporter.slices.questions import large
-from exporter.slices.report import where
-from exporter.slices.search import search
 from exporter.stats.intervals import Difference, Estimate, mean, share
 from exporter.stats.paired import paired_mean_difference, paired_share_difference
 
@@ -152,6 +149,10 @@ class Evaluation:
 
     def _slices(self, binner: Binner) -> Iterator[dict[str, Any]]:
         """Yield the slices that hold more than their share of the candidate's errors."""
+        from exporter.slices.questions import large  # loads sqlalchemy, which most commands on datasets do not need
+        from exporter.slices.report import where
+        from exporter.slices.search import search
+
         known = self._examples.has_inputs[self.evaluated]
         if self._examples.codes is None or not known.any():
             return

@@ -9,7 +9,8 @@ import msgspec
 from flask import Blueprint, Response, g, request
 
 from exporter.datasets import FORMATS, Format, redaction, release
-from exporter.datasets.examples import Pages, stored_pages
+from exporter.datasets.examples import Pages
+from exporter.datasets.stored import stored_pages
 from exporter.errors import EventError
 from exporter.events import check_model
 from exporter.server.api.parameters import check_parameters, convert_body, parse_json, parse_time, parse_whole_number
