@@ -249,6 +249,6 @@ def _reload(exporter: Exporter) -> None:
     except ModelFileError:
         log.warning("all other files of models_folder are in use")
     except ConfigError:
-        log.warning("the configuration before stays")
+        log.warning("the previous configuration stays in effect")
     except Exception:
-        log.exception("the configuration before stays")
+        log.exception("the previous configuration stays in effect")

@@ -78,7 +78,9 @@ class Slices:
         SlicesError, StoreError
             As for `explain`.
         """
-        slices: list[dict[str, Any]] = document(*self.explain(Asked(model, None, "corrections", since)))["slices"]
+        explanation, binner = self.explain(Asked(model, None, "corrections", since))
+        watched = self._monitors().models[model].segment_by
+        slices: list[dict[str, Any]] = document(explanation, binner, watched)["slices"]
         return slices
 
     def release_details(self, model: str) -> ReleaseDetails:

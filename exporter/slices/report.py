@@ -32,8 +32,8 @@ _NOTHING = {
 _OUTPUTS = {PREDICTION: "the prediction", CONFIDENCE: "the confidence"}
 
 
-def document(explanation: Explanation, binner: Binner) -> dict[str, Any]:
-    """Return an explanation as JSON."""
+def document(explanation: Explanation, binner: Binner, watched: str | None = None) -> dict[str, Any]:
+    """Return an explanation as JSON; ``watched`` is the model's ``segment_by``, which needs no hint."""
     asked = explanation.asked
     return {
         "model": asked.model,
@@ -57,7 +57,7 @@ def document(explanation: Explanation, binner: Binner) -> dict[str, Any]:
                 "q_value": one.q_value,
                 "held": one.held,
                 "traffic_share": one.traffic_share,
-                "segment_by": segment_by(one, binner),
+                "segment_by": by if (by := segment_by(one, binner)) != watched else None,
                 "sentence": sentence(explanation, one, binner),
             }
             for one in explanation.slices

@@ -537,11 +537,11 @@ def test_the_same_release_twice_is_one(served: Served) -> None:
     assert first.json == again.json == nameless.json
     renamed = served.post("/v1/dataset/releases", {"model": "credit", "name": "two"})
     assert (renamed.status, renamed.json["release"]) == (409, first.json)
-    assert renamed.json["detail"].startswith("there already is a release one of the same examples")
+    assert renamed.json["detail"].startswith('there already is a release "one" of the same examples')
     ask(f"{served.url}/v1/corrections/1", {"status": "rejected", "revision": 2}, "PATCH")
     changed = served.post("/v1/dataset/releases", {"model": "credit", "name": "one"})
     assert changed.status == 409
-    assert changed.json["detail"].startswith("there already is a release one of other examples")
+    assert changed.json["detail"].startswith('there already is a release "one" of other examples')
     cached = served.get("/v1/dataset/releases/one", If_None_Match=f'"{first.json["sha256"]}"')
     assert (cached.status, cached.body) == (304, b"")
     with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db")) as database:

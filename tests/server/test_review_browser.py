@@ -256,6 +256,19 @@ def test_a_second_opinion_by_keyboard(doubled: Served, visit: Open, scheme: str)
     eventually(lambda: states() == ["agreed", "disputed", "settled"])
 
 
+def test_undo_does_not_cover_the_next_decision(mistaken: Served, visit: Open) -> None:
+    """On a phone the next card is scrolled until its buttons are above the message of the last decision."""
+    correct(mistaken, [mistake(f"m-{number}") for number in range(5)])
+    page = visit(viewport={"width": 390, "height": 700}, has_touch=True, is_mobile=True)
+    for rejected in (1, 2):
+        page.locator(".card").first.get_by_role("button", name="Reject").tap()
+        eventually(lambda rejected=rejected: settled(mistaken, rejected=rejected))
+        buttons, message = page.locator(".card .decide").first.bounding_box(), page.locator("#toast").bounding_box()
+        assert buttons
+        assert message
+        assert buttons["y"] + buttons["height"] <= message["y"]
+
+
 def test_where_all_are_shown_they_stay(mistaken: Served, visit: Open) -> None:
     """Decided cards stay, with what was decided, in the view of all; a further page has the same keys."""
     correct(mistaken, [mistake(f"m-{number}") for number in range(52)])

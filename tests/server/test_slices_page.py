@@ -150,6 +150,7 @@ def test_the_page_links_each_slice_to_its_cards(shops: Served) -> None:
     assert f"96 % of the corrections are where shop is {HOSTILE}, 12 % of the traffic." in page.text
     assert "<b>{d}" not in page.source
     assert "segment_by: shop" not in page.text  # it is watched already
+    assert [one["segment_by"] for one in shops.get("/v1/slices?model=shops").json["slices"]] == [None]
     (link,) = [str(attrs["href"]) for tag, attrs in page.tags if tag == "a" and "where=" in str(attrs.get("href"))]
     assert dict(parse_qsl(urlsplit(link).query))["since"] == "1d"
     cards = Page(shops.get(link))

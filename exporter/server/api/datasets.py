@@ -73,7 +73,7 @@ class DatasetApi:
         document = release.release_document(result.row, redacted)
         if result.conflict:
             same = {"name": "other examples", "content": "the same examples"}[result.conflict]
-            detail = f"there already is a release {result.row['name']} of {same}, and releases do not change"
+            detail = f"there already is a release {preview(result.row['name'])} of {same}, and releases do not change"
             return problem(409, detail, release=document).flask()
         location = ("Location", f"{request.path}/{document['id']}")
         return json_reply(201 if result.new else 200, document, (location,)).flask()

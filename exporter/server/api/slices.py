@@ -33,10 +33,12 @@ def blueprint(exporter: Exporter) -> Blueprint:
     def slices() -> Response:
         """``GET /v1/slices``: search for slices."""
         try:
-            explanation, binner = exporter.slices.explain(parse_question(exporter, request.args))
+            asked = parse_question(exporter, request.args)
+            explanation, binner = exporter.slices.explain(asked)
         except SlicesError as error:
             return problem(404, str(error)).flask()
-        return json_reply(200, document(explanation, binner)).flask()
+        watched = exporter.pipeline.monitors.models[asked.model].segment_by
+        return json_reply(200, document(explanation, binner, watched)).flask()
 
     return routes
 

@@ -66,12 +66,9 @@ def _context(exporter: Exporter, arguments: dict[str, str]) -> tuple[dict[str, A
         explanation, binner = exporter.slices.explain(asked)
     except SlicesError as error:
         return context | {"message": str(error)}, 404
-    found = document(explanation, binner)
-    segment_by = models[asked.model].segment_by
+    found = document(explanation, binner, models[asked.model].segment_by)
     for one in found["slices"]:
         one["cards"] = {"model": asked.model, "where": msgspec.json.encode(one["where"]).decode()}
         one["cards"] |= {name: chosen[name] for name in ("version", "since") if name in chosen}
-        if one["segment_by"] == segment_by:
-            one["segment_by"] = None
     context |= {"found": found, "summary": summary(explanation, binner), "outputs": OUTPUTS, "time": datetime.now(UTC)}
     return context, 200
