@@ -39,7 +39,7 @@ from exporter.monitoring.feature_budget import FeatureBudget
 from exporter.monitoring.hourly_reference import Expected
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import NoiseFloors
-from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
 from exporter.monitoring.window_stats import WindowStats
 
 
@@ -223,8 +223,9 @@ class ModelsCollector:
             yield from _windows(monitor, templates, monitor.read(now), now)
             yield from quality_windows(monitor, templates.quality, now)
             if monitor.binner:
-                evidence = monitor.read_evidence(now)[: len(monitor.binner.names)]
-                yield f.EVIDENCE, templates.evidence.render(evidence)
+                if now - monitor.last_used <= IDLE_SECONDS:  # evidence of a version that was replaced never ends
+                    evidence = monitor.read_evidence(now)[: len(monitor.binner.names)]
+                    yield f.EVIDENCE, templates.evidence.render(evidence)
                 expected = monitor.binner.expected_at(time.time())
                 yield from templates.expected(expected)
                 if _has_bins(monitor):

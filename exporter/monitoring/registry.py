@@ -86,6 +86,7 @@ class MonitorRegistry:
             monitor.last_used = now
             return monitor
         if now < self._full_until.get(model, 0.0) and (other := versions.get(OTHER_VERSION)):
+            other.last_used = now
             return other
         with self._lock:
             named = {key: monitor for key, monitor in versions.items() if key != OTHER_VERSION}

@@ -19,7 +19,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_evidence import LIMIT
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.packed import pack
-from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.block_record import FILE, TIME, Blocks, BlockScores
 from exporter.profiles.profile import Profile
@@ -167,7 +167,7 @@ def test_a_snapshot_of_an_earlier_release_has_no_evidence() -> None:
 
 
 def test_gauges_of_features_and_of_their_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A series for each feature, none for the prediction; the limit is there from the beginning."""
+    """A series for each feature, none for the prediction, until a day without an event; the limit is always there."""
     clock = [100.0]
     monkeypatch.setattr("exporter.metrics.models.time.monotonic", lambda: clock[0])
     monitors = MonitorRegistry({"m": ModelConfig("m")}, {"m": BINNER})
@@ -186,6 +186,10 @@ def test_gauges_of_features_and_of_their_limits(tmp_path: Path, monkeypatch: pyt
     assert series("model_feature_drift_evidence") == {}
     assert series("model_feature_drift_evidence_limit") == {"age": LIMIT, "country": LIMIT}
     clock[0] += 61
+    assert series("model_feature_drift_evidence").keys() == {"age", "country"}
+    clock[0] += IDLE_SECONDS
+    assert series("model_feature_drift_evidence") == {}
+    monitors.get("m", "3", clock[0])
     assert series("model_feature_drift_evidence").keys() == {"age", "country"}
     store.close()
 
