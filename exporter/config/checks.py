@@ -278,6 +278,16 @@ def _check_store(store: dict[str, Any]) -> None:
         value = store.get(key)
         if isinstance(value, str) or type(value) is int:
             _parse(check, str(value), ("store", key))
+    _check_archive(store.get("archive"))
+
+
+def _check_archive(archive: Any) -> None:
+    scheme, separator, rest = archive.partition("://") if isinstance(archive, str) else ("", "", "")
+    expected = "expected the path of a folder, or a URL such as s3://BUCKET/FOLDER, gs://… or abfs://…"
+    if archive == "" or (separator and (scheme not in {"s3", "gs", "abfs", "abfss", "hdfs"} or not rest)):
+        _refuse(("store", "archive"), f"{expected}, got {preview(archive)}")
+    if scheme == "s3" and "@" in rest.partition("/")[0]:
+        _refuse(("store", "archive"), "expected a URL without keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
 
 
 def _check_retrain(retrain: dict[str, Any]) -> None:

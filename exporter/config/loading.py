@@ -60,8 +60,12 @@ def load_own(path: Path) -> Config:
     url = config.store.url
     if (relative := url.removeprefix("sqlite:///")) != url and not relative.startswith((":", "/")):
         url = f"sqlite:///{folder / relative}"
-    secret = config.store.password_file
-    store = msgspec.structs.replace(config.store, url=url, password_file=str(folder / secret) if secret else None)
+    secret, archive = config.store.password_file, config.store.archive
+    if archive is not None and "://" not in archive:
+        archive = str(folder / archive)
+    store = msgspec.structs.replace(
+        config.store, url=url, password_file=str(folder / secret) if secret else None, archive=archive
+    )
     retrain = config.retrain
     if retrain:
         retrain = msgspec.structs.replace(retrain, secret_file=str(folder / retrain.secret_file))

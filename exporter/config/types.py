@@ -114,7 +114,7 @@ def _by_length(windows: Iterable[str]) -> dict[str, float]:
 
 
 class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where predictions and feedback are stored, and for how long; ``password_file`` is absolute once loaded."""
+    """Where predictions and feedback are stored, and for how long; paths are absolute once loaded."""
 
     url: str = "sqlite:///data/model-exporter.db"
     retention: str = "30d"
@@ -122,6 +122,7 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_size: str | None = None
     password_file: str | None = None
     replica: _Name | None = None
+    archive: str | None = None
 
 
 class LinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

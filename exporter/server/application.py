@@ -27,6 +27,7 @@ from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.snapshots import SnapshotSaver, restore
 from exporter.profiles.profile import image_inputs
 from exporter.server.alerts import AlertSource
+from exporter.server.archiver import Archiver
 from exporter.server.client_log import ClientLog
 from exporter.server.comparisons import Comparisons
 from exporter.server.integrations.pairing import RequestResponsePairer
@@ -168,6 +169,10 @@ class Exporter:
         self._noise.start()
         self._ranker = ReviewRanker(self.store, lambda: self.pipeline.monitors)
         self._ranker.start()
+        self._archiver: Archiver | None = None
+        if config.store.archive is not None:
+            self._archiver = Archiver(config.store, self.store, self.snapshot, self.telemetry.archived.inc)
+            self._archiver.start()
         self.comparisons.start()
         self._slice_watch.start()
         self.loaded: tuple[float, ...] = ()
@@ -326,6 +331,8 @@ class Exporter:
         self.retrainer.close(min(1.0, self._seconds_left()))
         self._ranker.close(min(1.0, self._seconds_left()))
         self._slice_watch.close(min(1.0, self._seconds_left()))
+        if self._archiver:
+            self._archiver.close(min(1.0, self._seconds_left()))
         self.pipeline.close(min(COUNT_SECONDS, self._seconds_left()))
         self._snapshots.close(self._seconds_left())
         if not self.store.close(self._seconds_left()):

@@ -118,6 +118,10 @@ def _migrate_to_13(connection: sa.Connection) -> None:
     connection.exec_driver_sql(f"ALTER TABLE predictions ADD COLUMN packed {kind}")
 
 
+def _migrate_to_14(connection: sa.Connection) -> None:
+    """Add the table of what is archived, which `migrate` creates as it does all new tables."""
+
+
 # Version 1 supported SQLite only: the migration to 2 may use its dialect, later ones must run on both databases.
 MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     2: _migrate_to_2,
@@ -132,6 +136,7 @@ MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     11: _migrate_to_11,
     12: _migrate_to_12,
     13: _migrate_to_13,
+    14: _migrate_to_14,
 }
 """The migration to each version from the one before it."""
 SCHEMA_VERSION = max(MIGRATIONS)

@@ -9,6 +9,7 @@ import time
 import sqlalchemy as sa
 
 from exporter.config import StoreConfig
+from exporter.storage.archive import archived_up_to
 from exporter.storage.bin_codes import delete_old_blocks
 from exporter.storage.engine import write_alone
 from exporter.storage.schema import feedback, history, is_unjoined, labels, predictions
@@ -22,6 +23,8 @@ SECONDS, SIZE_SECONDS = 60.0, 5.0
 """Time between two sweeps that find nothing to delete: without a maximum size, and with one."""
 JUMP_SECONDS, HOLD_SECONDS = 60.0, 3600.0
 """After a clock jumped by more than the first, nothing is deleted for its age during the second: it may be wrong."""
+LOG_SECONDS = 60.0
+"""Time between two lines that tell that predictions are lost to the archive."""
 STEP_SECONDS = 0.05
 """How long one step may lock the database: the number of rows in a step follows from it."""
 STEP, MIN_STEP, MAX_STEP = 200, 10, 5000
@@ -41,6 +44,8 @@ class Retention:
 
     def __init__(self, config: StoreConfig, size: StoreSize) -> None:
         self._seconds = parse_duration(config.retention)
+        self._archives = config.archive is not None
+        self._lost_log_at = -math.inf
         self._size = size
         self._step = STEP
         self._unjoined_log = UnjoinedLog()
@@ -77,6 +82,8 @@ class Retention:
             write_alone(connection)
             surplus = self._surplus(connection)
             too_old = sa.true() if surplus else predictions.c.received < oldest_kept
+            if self._archives:
+                too_old &= self._is_archived(connection, surplus)
             limit = min(step, surplus) if surplus else step
             # The oldest have the lowest numbers: only they are read.
             oldest = sa.select(predictions.c.seq).order_by(predictions.c.seq).limit(limit)
@@ -89,6 +96,16 @@ class Retention:
         if deleted == step or passed > STEP_SECONDS:
             self._step = int(min(max(step * min(STEP_SECONDS / passed, 2), MIN_STEP), MAX_STEP))
         return deleted == limit or step in {orphans, old_labels}
+
+    def _is_archived(self, connection: sa.Connection, surplus: int) -> sa.ColumnElement[bool]:
+        """Return the condition for what may be deleted: beyond the maximum size, also what is not archived yet."""
+        last = archived_up_to(connection)
+        if not surplus:
+            return predictions.c.seq <= last
+        if prediction_range(connection).start > last and time.monotonic() >= self._lost_log_at:
+            self._lost_log_at = time.monotonic() + LOG_SECONDS
+            log.error("predictions are deleted that are not archived: the store is larger than store.max_size")
+        return sa.true()
 
     def _surplus(self, connection: sa.Connection) -> int:
         """Estimate how many predictions exceed the maximum size."""

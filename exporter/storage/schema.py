@@ -52,6 +52,8 @@ input_dictionaries = sa.Table(
     sa.Column("retired", sa.Boolean, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
+# The number of the last archived prediction, in one row; see `exporter.storage.archive`.
+archived = sa.Table("archived", metadata, sa.Column("seq", Key, primary_key=True, autoincrement=False))
 feedback = sa.Table(
     "feedback",
     metadata,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from exporter.features.lenient_json import lenient_inputs
 from exporter.features.stored_inputs import remove_inputs
 from exporter.profiles.readers.base import Batch, Source, to_columns
 from exporter.profiles.type_inference import Column
+from exporter.storage.archive import Archive, archived_up_to
 from exporter.storage.correction_document import decode_label
 from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
 from exporter.storage.packed_inputs import unpack
@@ -23,7 +24,7 @@ from exporter.storage.schema import has_inputs, predictions
 
 PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"
 """Columns of a `StoreSource` beside the inputs."""
-_READ = ("inputs", "packed", "prediction", "confidence", "received")
+_COLUMNS = ("inputs", "prediction", "confidence", "received")
 PASS_SECONDS = 3600.0
 """Timeout of a query in seconds."""
 
@@ -64,10 +65,16 @@ class StoreSource(Source):
         )
         if version:
             self._chosen &= table.version == version
+        self._archive = Archive(store.archive) if store.archive is not None else None
+        self._asked = model, version, since
         with self._reading() as connection:
+            self._archived = archived_up_to(connection) if self._archive else 0
+            self._chosen &= table.seq > self._archived
             last = connection.execute(sa.select(sa.func.max(table.seq)).where(self._chosen)).scalar()
             self._chosen &= table.seq <= (last or 0)  # the same rows in each pass, although new ones arrive
             self._rows = connection.execute(sa.select(sa.func.count()).where(self._chosen)).scalar() or 0
+        if self._archive and self._archived:
+            self._rows += self._archive.count(*self._asked, self._archived)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -81,20 +88,25 @@ class StoreSource(Source):
 
     def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:  # noqa: ARG002
         """See `Source.batches`."""
-        table = predictions.c
-        query = sa.select(*(table[name] for name in _READ)).where(self._chosen)
         read = 0
+        for part in self._parts():
+            read += len(part)
+            columns: dict[str, Column] = dict(to_columns([self._inputs(row["inputs"] or "") for row in part]))
+            columns[PREDICTION] = [decode_label(row["prediction"]) for row in part]
+            columns[CONFIDENCE] = [row["confidence"] for row in part]
+            columns[TIME] = [row["received"] for row in part]
+            yield Batch(columns, len(part), read / max(self._rows, 1))
+
+    def _parts(self) -> Iterator[list[Mapping[str, Any]]]:
+        """Yield the predictions of the archive, then those of the database."""
+        if self._archive and self._archived:
+            for part in self._archive.batches(list(_COLUMNS), *self._asked, self._archived):
+                yield [{**row, "received": row["received"].timestamp()} for row in part]
+        query = sa.select(*(predictions.c[name] for name in (*_COLUMNS, "packed"))).where(self._chosen)
         with self._reading() as connection:
-            result = connection.execution_options(yield_per=2000).execute(query.order_by(table.seq))
-            for part in result.partitions():
-                read += len(part)
-                columns: dict[str, Column] = dict(
-                    to_columns([self._inputs(unpack(connection, row._mapping)) for row in part])
-                )
-                columns[PREDICTION] = [decode_label(row.prediction) for row in part]
-                columns[CONFIDENCE] = [row.confidence for row in part]
-                columns[TIME] = [row.received for row in part]
-                yield Batch(columns, len(part), read / max(self._rows, 1))
+            query = query.order_by(predictions.c.seq).execution_options(yield_per=2000)
+            for rows in connection.execute(query).mappings().partitions():
+                yield [{**row, "inputs": unpack(connection, row)} for row in rows]
 
     def _inputs(self, stored: str | None) -> dict[str, Any]:
         text = remove_inputs(stored or "", self._redacted)

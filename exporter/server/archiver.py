@@ -1,0 +1,96 @@
+"""Archives predictions before the retention deletes them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import sqlalchemy as sa
+
+from exporter.config import StoreConfig
+from exporter.errors import StoreError
+from exporter.monitoring.background import BackgroundTask
+from exporter.storage import Store
+from exporter.storage.archive import Archive, Part, set_archived
+from exporter.storage.engine import error_message, is_shared, open_engine
+from exporter.validation import parse_duration
+
+log = logging.getLogger(__name__)
+
+SECONDS = 60.0
+"""Pause between two looks for predictions to archive."""
+READ_SECONDS = 600.0
+"""How long a statement may take on PostgreSQL."""
+_ARCHIVE_LOCK = 0x61726368  # the advisory lock of the exporter that archives
+
+
+class Archiver(BackgroundTask):
+    """Writes what is older than the retention to the archive, in parts; of several exporters, one at a time does it.
+
+    Parameters
+    ----------
+    config
+        The configuration of the store; its ``archive`` is set.
+    store
+        The store.
+    redact
+        See `exporter.storage.feedback_join.Redact`.
+    count
+        Called with the number of predictions that were archived.
+    """
+
+    def __init__(
+        self,
+        config: StoreConfig,
+        store: Store,
+        redact: Callable[[str, str | None], str | None],
+        count: Callable[[float], Any],
+    ) -> None:
+        super().__init__("archive", "predictions could not be archived", SECONDS)
+        self._store, self._redact, self._count = store, redact, count
+        self._archive = Archive(config.archive or "")
+        self._retention = parse_duration(config.retention)
+        self._engine = open_engine(config, READ_SECONDS)
+
+    def refresh(self) -> None:
+        """Archive the days that are older than the retention."""
+        while not self.closing.is_set():
+            part = self._write()
+            if part.last is not None:
+                self._store.execute(partial(_set, part.last))
+                self._count(part.rows)
+                log.info("%d predictions were archived in %s", part.rows, self._archive.location)
+            if not part.is_full:
+                return
+
+    def close(self, timeout: float = 1.0) -> None:
+        """See `BackgroundTask.close`."""
+        super().close(timeout)
+        self._engine.dispose()
+
+    def on_error(self, error: Exception) -> None:
+        """Say why predictions are kept; the next call tries again."""
+        if not isinstance(error, StoreError | sa.exc.SQLAlchemyError):
+            super().on_error(error)
+            return
+        self._store.report_failure()
+        log.error("predictions are kept until they can be archived: %s", error_message(error))
+
+    def _write(self) -> Part:
+        before_day = int((time.time() - self._retention) // 86400)
+        with self._engine.connect() as connection:
+            if not is_shared(connection):
+                return self._archive.write_part(connection, before_day, self._redact)
+            if not connection.execute(sa.select(sa.func.pg_try_advisory_lock(_ARCHIVE_LOCK))).scalar():
+                return Part(None, 0, False)
+            try:
+                return self._archive.write_part(connection, before_day, self._redact)
+            finally:
+                connection.execute(sa.select(sa.func.pg_advisory_unlock(_ARCHIVE_LOCK)))
+
+
+def _set(last: int, connection: sa.Connection, _: Any) -> None:
+    set_archived(connection, last)

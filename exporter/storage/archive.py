@@ -1,0 +1,264 @@
+"""The archive: predictions as Parquet files in a folder or an object store, before the retention deletes them.
+
+A part holds the predictions that follow the last archived one, in the order of their numbers, and is named after its
+first number. The database keeps the last archived number, and is told of a part once it is complete: whatever is killed
+in between, the next attempt writes the same predictions to the same name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from exporter.errors import StoreError
+from exporter.storage.packed_inputs import unpack
+from exporter.storage.schema import archived, predictions
+
+PART_ROWS, PART_BYTES = 250_000, 64 * 2**20
+"""Predictions of a part, and bytes of its files, at most; a part is made in memory."""
+GROUP_ROWS, GROUP_CHARACTERS = 20_000, 16 * 2**20
+"""Predictions of a row group, and characters of their inputs, at most."""
+FETCHED_ROWS = 200
+"""Predictions that are fetched at a time."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class Part(NamedTuple):
+    """What was written.
+
+    Attributes
+    ----------
+    last
+        The number of the last prediction; None if there was none to archive.
+    rows
+        How many predictions.
+    is_full
+        Whether there may be more.
+    """
+
+    last: int | None
+    rows: int
+    is_full: bool
+
+
+def archived_up_to(connection: sa.Connection) -> int:
+    """Return the number of the last archived prediction; 0 for none."""
+    return connection.execute(sa.select(sa.func.max(archived.c.seq))).scalar() or 0
+
+
+def set_archived(connection: sa.Connection, seq: int) -> None:
+    """Store the number of the last archived prediction."""
+    connection.execute(archived.delete())
+    connection.execute(archived.insert().values(seq=seq))
+
+
+class Archive:
+    """The place of the archive.
+
+    Parameters
+    ----------
+    location
+        ``store.archive``: the path of a folder, or a URL of pyarrow's file systems such as ``s3://bucket/folder``.
+    """
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+
+    def write_part(
+        self, connection: sa.Connection, before_day: int, redact: Callable[[str, str | None], str | None]
+    ) -> Part:
+        """Write the predictions that follow the last archived one.
+
+        Parameters
+        ----------
+        connection
+            To read with.
+        before_day
+            Predictions that were received before this day, in days since 1970, are archived.
+        redact
+            See `exporter.storage.feedback_join.Redact`.
+
+        Raises
+        ------
+        StoreError
+            When the files cannot be written.
+        """
+        first = archived_up_to(connection) + 1
+        query = sa.select(predictions).where(predictions.c.seq >= first).order_by(predictions.c.seq).limit(PART_ROWS)
+        files: dict[int, _DayFile] = {}
+        last, rows, is_full = None, 0, False
+        with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
+            for row in result.mappings():
+                is_full = rows == PART_ROWS - 1 or sum(file.size for file in files.values()) > PART_BYTES
+                if row["day"] >= before_day:
+                    is_full = False
+                    break
+                file = files.setdefault(row["day"], _DayFile())
+                file.add({**row, "inputs": redact(row["model"], unpack(connection, row))})
+                last, rows = row["seq"], rows + 1
+                if is_full:
+                    break
+        connection.rollback()
+        for day, file in files.items():
+            self._write(f"date={_EPOCH + timedelta(day):%Y-%m-%d}", f"{first:020}.parquet", file.content())
+        return Part(last, rows, is_full)
+
+    def _write(self, folder: str, name: str, content: Any) -> None:
+        """Write a file, which has its name once it is complete and on disk."""
+        from pyarrow.fs import LocalFileSystem
+
+        with self._explained("cannot be written"):
+            files, root = self._open()
+            files.create_dir(f"{root}/{folder}")
+            target = f"{root}/{folder}/{name}"
+            if not isinstance(files, LocalFileSystem):  # an object appears when it is complete
+                with files.open_output_stream(target) as stream:
+                    stream.write(content)
+                return
+            partial = Path(root, folder, f".{name}.partial")
+            with partial.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+            for changed in (partial.parent, Path(root)):
+                descriptor = os.open(changed, os.O_RDONLY)
+                os.fsync(descriptor)
+                os.close(descriptor)
+
+    def batches(
+        self, names: list[str], model: str, version: str | None, since: float, up_to: int
+    ) -> Iterator[list[Mapping[str, Any]]]:
+        """Yield archived predictions with inputs in the order of their numbers.
+
+        Parameters
+        ----------
+        names
+            The columns.
+        model, version
+            Of the predictions; any version when None.
+        since
+            Unix time in seconds from which they were received.
+        up_to
+            The number of the last prediction.
+
+        Raises
+        ------
+        StoreError
+            When the archive cannot be read.
+        """
+        with self._explained("cannot be read"):
+            for batch in self._dataset().to_batches(
+                columns=names,
+                filter=_chosen(model, version, since, up_to),
+                batch_size=2000,
+                batch_readahead=1,
+                fragment_readahead=1,
+            ):
+                if batch.num_rows:
+                    yield batch.to_pylist()
+
+    def count(self, model: str, version: str | None, since: float, up_to: int) -> int:
+        """Return the number of predictions that `batches` yields."""
+        with self._explained("cannot be read"):
+            return int(self._dataset().count_rows(filter=_chosen(model, version, since, up_to)))
+
+    def _dataset(self) -> Any:
+        from pyarrow import dataset
+
+        files, root = self._open()
+        return dataset.dataset(root, _schema(), filesystem=files, format="parquet")
+
+    def _open(self) -> tuple[Any, str]:
+        """Return the file system, and the path in it."""
+        from pyarrow.fs import FileSystem, LocalFileSystem
+
+        if "://" not in self.location:
+            return LocalFileSystem(), self.location
+        files, root = FileSystem.from_uri(self.location)
+        return files, root.rstrip("/")
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are among these
+            detail = str(error).split("\n", 1)[0]
+            raise StoreError(f"store.archive: {self.location}: {what}: {detail}") from None
+
+
+class _DayFile:
+    """The Parquet file of a part's predictions of one day, in memory."""
+
+    def __init__(self) -> None:
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetWriter
+
+        self._buffer = pa.BufferOutputStream()
+        self._writer = ParquetWriter(self._buffer, _schema(), compression="zstd")
+        self._rows: list[Mapping[str, Any]] = []
+        self._characters = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that are written."""
+        return int(self._buffer.tell())
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add a prediction."""
+        times = {name: datetime.fromtimestamp(row[name], UTC) for name in ("time", "received")}
+        self._rows.append({**row, **times})
+        self._characters += len(row["inputs"] or "")
+        if len(self._rows) == GROUP_ROWS or self._characters > GROUP_CHARACTERS:
+            self._flush()
+
+    def content(self) -> Any:
+        """Return the whole file."""
+        self._flush()
+        self._writer.close()
+        return self._buffer.getvalue()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, _schema()))
+        self._rows, self._characters = [], 0
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    time = pa.timestamp("us", "UTC")
+    return pa.schema(
+        {
+            "seq": pa.int64(),
+            "id": pa.string(),
+            "model": pa.string(),
+            "version": pa.string(),
+            "time": time,
+            "received": time,
+            "prediction": pa.string(),
+            "confidence": pa.float64(),
+            "code": pa.int32(),
+            "duration_seconds": pa.float64(),
+            "confident": pa.bool_(),
+            "segment": pa.string(),
+            "inputs": pa.string(),
+        }
+    )
+
+
+def _chosen(model: str, version: str | None, since: float, up_to: int) -> Any:
+    from pyarrow import dataset
+
+    field = dataset.field
+    chosen = (field("model") == model) & (field("received") >= datetime.fromtimestamp(max(since, 0.0), UTC))
+    chosen &= (field("seq") <= up_to) & field("inputs").is_valid()
+    return chosen if version is None else chosen & (field("version") == version)

@@ -1,0 +1,146 @@
+"""The archive: what leaves the retention is in Parquet files first, whatever fails in between."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from pyarrow import parquet
+
+from exporter.config import StoreConfig
+from exporter.events import Feedback, Prediction
+from exporter.profiles.readers.store import StoreSource
+from exporter.server.archiver import Archiver
+from exporter.storage import Store, archive, prediction_rows
+from exporter.storage.engine import open_engine
+from exporter.storage.retention import Retention
+from exporter.storage.schema import feedback, predictions
+from exporter.storage.size import StoreSize
+
+DAY = 86400
+TODAY = int(time.time() // DAY)
+
+
+class Archived:
+    """A store with an archive, and what its exporter does in the background."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.config = StoreConfig(url=url, retention="36h", archive=str(folder))
+        self.folder, self.counts = folder, 0.0
+        self.store = Store(self.config, lambda _: None)
+        self.archiver = Archiver(self.config, self.store, lambda _, inputs: inputs, self._count)
+
+    def _count(self, number: float) -> None:
+        self.counts += number
+
+    def predict(self, days_ago: int, *numbers: int) -> None:
+        """Store predictions of the model m that were received at noon of an earlier day."""
+        events = [Prediction("m", id=f"p-{n}", version="1", prediction="7", confidence=0.9) for n in numbers]
+        inputs = [f'{{"number": {n}}}'.encode() for n in numbers]
+        received = (TODAY - days_ago + 0.5) * DAY if days_ago else time.time()
+        assert self.store.add(prediction_rows(events, [True] * len(numbers), inputs, received)) == 0
+        assert self.store.flush(10)
+
+    def sweep(self) -> int:
+        """Delete what the retention may; return how many predictions are left."""
+        engine = open_engine(self.config)
+        try:
+            while Retention(self.config, StoreSize(None)).sweep(engine, 0):
+                pass
+            with engine.connect() as connection:
+                return connection.execute(sa.select(sa.func.count()).select_from(predictions)).scalar_one()
+        finally:
+            engine.dispose()
+
+    def files(self) -> dict[str, list[str]]:
+        """The identifiers in each file."""
+        found = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(self.folder)): parquet.read_table(path)["id"].to_pylist() for path in found}
+
+    def read(self) -> list[Any]:
+        """An input of all predictions, as a profile reads them."""
+        source = StoreSource(self.config, "m", None, 0.0)
+        return [number for batch in source.batches() for number in batch.columns["number"]]
+
+
+@pytest.fixture
+def archived(database: str, tmp_path: Path) -> Iterator[Archived]:
+    """A store with an archive."""
+    archived = Archived(database, tmp_path / "archive")
+    archived.archiver.start()  # its first look is a minute later
+    yield archived
+    archived.archiver.close()
+    archived.store.close()
+
+
+def day(days_ago: int) -> str:
+    """The folder of a day."""
+    return f"date={time.strftime('%Y-%m-%d', time.gmtime((TODAY - days_ago) * DAY))}"
+
+
+def test_predictions_are_archived_before_they_are_deleted(archived: Archived, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each day is a folder, parts are small, nothing is in two of them, and profiles read the archive and the rest."""
+    monkeypatch.setattr(archive, "PART_ROWS", 4)
+    archived.predict(5, *range(6))
+    archived.predict(3, *range(6, 9))
+    archived.predict(0, 9)
+    feedback_result = archived.store.record_feedback([Feedback("p-1", verdict="corrected", label="8")], None)
+    assert [result.joined for result in feedback_result] == [True]
+    assert archived.sweep() == 10
+    archived.archiver.refresh()
+    parts = {
+        f"{day(5)}/{1:020}.parquet": ["p-0", "p-1", "p-2", "p-3"],
+        f"{day(5)}/{5:020}.parquet": ["p-4", "p-5"],
+        f"{day(3)}/{5:020}.parquet": ["p-6", "p-7"],
+        f"{day(3)}/{9:020}.parquet": ["p-8"],
+    }
+    assert (archived.files(), archived.counts) == (parts, 9)
+    assert archived.read() == list(range(10))  # what is in both is read once
+    assert archived.sweep() == 1
+    assert archived.read() == list(range(10))
+    archived.archiver.refresh()
+    assert (archived.files(), archived.counts) == (parts, 9)
+    with archived.store.reading() as connection:
+        assert connection.execute(sa.select(feedback.c.inputs)).scalars().all() == ['{"number": 1}']
+
+
+def test_an_exporter_that_was_killed_writes_the_same_file(archived: Archived, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that the database was not told of is written again to the same name; nothing is deleted meanwhile."""
+    archived.predict(3, *range(5))
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(archived.store, "execute", killed)
+        with pytest.raises(KeyboardInterrupt):
+            archived.archiver.refresh()
+    name = f"{day(3)}/{1:020}.parquet"
+    assert archived.files() == {name: [f"p-{n}" for n in range(5)]}
+    assert archived.sweep() == 5
+    archived.predict(3, 5)
+    archived.archiver.refresh()
+    assert archived.files() == {name: [f"p-{n}" for n in range(6)]}
+    assert archived.sweep() == 0
+    assert archived.read() == list(range(6))
+
+
+def test_predictions_stay_while_the_archive_cannot_be_written(
+    archived: Archived, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says why, and once it can be written again, nothing is missing."""
+    archived.predict(3, *range(5))
+    archived.folder.write_text("a file, not a folder")
+    with caplog.at_level(logging.ERROR), pytest.raises(Exception, match=r"store\.archive") as caught:
+        archived.archiver.refresh()
+    archived.archiver.on_error(caught.value)
+    assert f"kept until they can be archived: store.archive: {archived.folder}: cannot be written" in caplog.text
+    assert archived.sweep() == 5
+    archived.folder.unlink()
+    archived.archiver.refresh()
+    assert (archived.sweep(), archived.read()) == (0, list(range(5)))
