@@ -1,11 +1,13 @@
-"""Measure what models cost Prometheus: series, memory and rule evaluation, by number of models.
+"""Measure what models cost Prometheus and the exporter, by number of models and by their setting ``metrics``.
 
-Runs a real exporter and a real Prometheus with the configuration and rules of this project, each size
-for a bit more than a minute. ``docs/scale.md`` has the figures.
+Runs a real exporter and a real Prometheus with the configuration and rules of this project, each size for a few
+minutes, and extrapolates to 1,000 models. Arguments are the numbers of models. ``docs/scale.md`` has the figures.
 """
 
 from __future__ import annotations
 
+import argparse
+import gzip
 import json
 import shutil
 import sys
@@ -18,13 +20,15 @@ from urllib.parse import quote
 import msgspec
 import numpy as np
 import psutil
+from scipy import stats
 from timing import free_port, profile, serving
 
 from exporter.profiles.profile import save
 
 ROOT = Path(__file__).parents[1]
-SECONDS = 75
-"""Time in which the rules are evaluated about ten times."""
+FEATURES = 50
+MANY = 1000
+"""Number of models for which is extrapolated."""
 
 
 def ask(port: int, expression: str) -> float:
@@ -33,7 +37,7 @@ def ask(port: int, expression: str) -> float:
         return float(json.load(answer)["data"]["result"][0]["value"][1])
 
 
-def send(port: int, models: int, features: int) -> None:
+def send(port: int, models: int) -> None:
     """Send a hundred predictions of each model."""
     rng = np.random.default_rng(3)
     for model in range(models):
@@ -46,21 +50,34 @@ def send(port: int, models: int, features: int) -> None:
                 "confidence": 0.9,
                 "duration_seconds": 0.01,
             }
-            for row in rng.normal(size=(100, features)).tolist()
+            for row in rng.normal(size=(100, FEATURES)).tolist()
         ]
         body = msgspec.json.encode(events)
         request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/predictions", body)
         urllib.request.urlopen(request).close()
 
 
-def measure(models: int, features: int) -> None:
-    """Measure one size, and print its line."""
+def exposition(port: int) -> tuple[float, int, int]:
+    """Return the seconds of a scrape without compression, and the bytes of the text and of the compressed text."""
+    times, text = [], b""
+    for _ in range(5):
+        start = time.perf_counter()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            text = answer.read()
+        times.append(time.perf_counter() - start)
+    return min(times), len(text), len(gzip.compress(text, 6))
+
+
+def measure(models: int, level: str, options: argparse.Namespace) -> dict[str, float]:
+    """Measure one size and level, and print its line."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        save(profile(features), folder / "profile.json")
-        names = ", ".join(f"{{name: m{number}, profile: profile.json}}" for number in range(models))
+        save(profile(FEATURES), folder / "profile.json")
+        names = ", ".join(f"{{name: m{number}, profile: profile.json, metrics: {level}}}" for number in range(models))
         (folder / "exporter.yml").write_text(f"models: [{names}]\n")
         shutil.copytree(ROOT / "prometheus", folder / "prometheus")
+        configuration = folder / "prometheus/prometheus.yml"
+        configuration.write_text(configuration.read_text().replace("_interval: 5s", f"_interval: {options.interval}s"))
         port, prometheus = free_port(), free_port()
         for target in (folder / "prometheus/targets").glob("*.yml"):
             where = port if target.stem == "model-exporter" else prometheus
@@ -72,30 +89,69 @@ def measure(models: int, features: int) -> None:
             f"--storage.tsdb.path={folder}/tsdb",
         ]
         with (
-            serving([*exporter, f"--web.listen-address=127.0.0.1:{port}"], port),
+            serving([*exporter, f"--web.listen-address=127.0.0.1:{port}"], port) as server,
             serving([*scraper, f"--web.listen-address=127.0.0.1:{prometheus}"], prometheus) as child,
         ):
-            end = time.monotonic() + SECONDS
-            while time.monotonic() < end:
-                send(port, models, features)
-                time.sleep(5)
-            scraped = ask(prometheus, 'scrape_samples_scraped{job="model-exporter"}')
-            head = ask(prometheus, "prometheus_tsdb_head_series")
-            rules = ask(prometheus, "sum(max_over_time(prometheus_rule_group_last_duration_seconds[30s]))")
-            samples = ask(prometheus, "rate(prometheus_tsdb_head_samples_appended_total{type='float'}[30s])")
-            memory = psutil.Process(child.pid).memory_info().rss / 2**20
-            took = ask(prometheus, 'scrape_duration_seconds{job="model-exporter"}')
-            print(
-                f"{models:4} models x {features} features: {scraped:9,.0f} series scraped in {1e3 * took:5.0f} ms, "
-                f"{head:9,.0f} in the head, {samples:8,.0f} samples/s, rules {rules:6.3f} s a round, {memory:6.0f} MiB",
-                flush=True,
-            )
+            end, memory = time.monotonic() + options.seconds, 0
+            sent = -options.interval
+            while (now := time.monotonic()) < end:
+                if now - sent >= options.interval:
+                    send(port, models)
+                    sent = now
+                time.sleep(1)
+                if end - now < 2 * options.interval:  # between collections of garbage it rises and falls
+                    memory = max(memory, psutil.Process(child.pid).memory_info().rss)
+            took, size, compressed = exposition(port)
+            found = {
+                "scraped": ask(prometheus, 'scrape_samples_scraped{job="model-exporter"}'),
+                "head": ask(prometheus, "prometheus_tsdb_head_series"),
+                "cores": ask(
+                    prometheus,
+                    "sum(prometheus_rule_group_last_duration_seconds / prometheus_rule_group_interval_seconds)",
+                ),
+                "slowest": ask(
+                    prometheus,
+                    "max(prometheus_rule_group_last_duration_seconds / prometheus_rule_group_interval_seconds)",
+                ),
+                "memory": memory / 2**20,
+            }
+            of_server = psutil.Process(server.pid).memory_info().rss / 2**20
+    print(
+        f"{models:4} models, {level:7}: {found['scraped']:9,.0f} series scraped, {found['head']:9,.0f} in the head, "
+        f"Prometheus {found['memory']:6,.0f} MiB, rules {found['cores']:5.2f} cores, the slowest group "
+        f"{found['slowest']:4.0%} of its interval; a scrape {1e3 * took:5.0f} ms, {size / 1e6:6.2f} MB, "
+        f"{compressed / 1e6:5.2f} MB compressed, exporter {of_server:5.0f} MiB",
+        flush=True,
+    )
+    return found
+
+
+def extrapolate(sizes: list[int], values: list[float]) -> tuple[float, float]:
+    """Return the value of the line through those of the sizes at `MANY` models, and half its 95 % prediction interval.
+
+    The interval is that of least squares with normal errors of the same variance.
+    """
+    x, y = np.array(sizes, dtype=float), np.array(values)
+    fit = stats.linregress(x, y)
+    spread = np.sqrt(np.sum((y - fit.intercept - fit.slope * x) ** 2) / (len(x) - 2))
+    error = spread * np.sqrt(1 + 1 / len(x) + (MANY - x.mean()) ** 2 / np.sum((x - x.mean()) ** 2))
+    return float(fit.intercept + fit.slope * MANY), float(stats.t.ppf(0.975, len(x) - 2) * error)
 
 
 def main() -> None:
     """Print the figures."""
-    for models, features in ((1, 10), (1, 50), (10, 50), (30, 50)):
-        measure(models, features)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", type=int, nargs="*", default=[10, 30, 60, 100])
+    parser.add_argument("--interval", type=int, default=30, help="seconds between scrapes and between predictions")
+    parser.add_argument("--seconds", type=int, default=150, help="time for each size")
+    parser.add_argument("--level", choices=["full", "summary"], action="append")
+    options = parser.parse_args()
+    for level in options.level or ["full", "summary"]:
+        measured = [measure(models, level, options) for models in options.models]
+        for what, unit in (("head", "series"), ("memory", "MiB"), ("cores", "cores for rules")):
+            if len(measured) > 2:
+                value, error = extrapolate(options.models, [found[what] for found in measured])
+                print(f"{MANY} models, {level}: {value:,.1f} ± {error:,.1f} {unit}", flush=True)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from grafana.style import (
 
 _ONE = f"{BOTH},{FEATURE}"
 _WINDOWED = f"{_ONE},{WINDOW}"
+_NO_BINS = f"{NO_PROFILE}, or metrics: summary"
 _DRIFT = layout.page_link("drift", "Explanation", layout.VERSIONS, model="model", window="window", feature="feature")
 
 
@@ -71,7 +72,7 @@ def histogram() -> Panel:
         Query(_short(_TRAINED_SHARE), "training", "table"),
         by="edge",
         links=[_DRIFT],
-        empty=NO_PROFILE,
+        empty=_NO_BINS,
         least=0,
         transformations=_by_bin(**{"Value #A": "live", "Value #B": "training"}),
         overrides=[
@@ -91,7 +92,7 @@ def ratio() -> Panel:
         Query(_short(f"clamp({smoothed} / on (bin) ({_TRAINED_SHARE}), 0.1, 10)"), "ratio", "table"),
         by="edge",
         links=[_DRIFT],
-        empty=NO_PROFILE,
+        empty=_NO_BINS,
         transformations=_by_bin(Value="ratio"),
         overrides=[
             for_field(
