@@ -57,8 +57,14 @@ def send(port: int, models: int) -> None:
         urllib.request.urlopen(request).close()
 
 
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the processor time that a process has used."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
 def exposition(port: int) -> tuple[float, int, int]:
-    """Return the seconds of a scrape without compression, and the bytes of the text and of the compressed text."""
+    """Return the least seconds of a scrape without compression, and the bytes of the text, plain and compressed."""
     times, text = [], b""
     for _ in range(5):
         start = time.perf_counter()
@@ -92,7 +98,8 @@ def measure(models: int, level: str, options: argparse.Namespace) -> dict[str, f
             serving([*exporter, f"--web.listen-address=127.0.0.1:{port}"], port) as server,
             serving([*scraper, f"--web.listen-address=127.0.0.1:{prometheus}"], prometheus) as child,
         ):
-            end, memory = time.monotonic() + options.seconds, 0
+            end, memory, since = time.monotonic() + options.seconds, 0, (0.0, 0.0)
+            process = psutil.Process(child.pid)
             sent = -options.interval
             while (now := time.monotonic()) < end:
                 if now - sent >= options.interval:
@@ -100,26 +107,21 @@ def measure(models: int, level: str, options: argparse.Namespace) -> dict[str, f
                     sent = now
                 time.sleep(1)
                 if end - now < 2 * options.interval:  # between collections of garbage it rises and falls
-                    memory = max(memory, psutil.Process(child.pid).memory_info().rss)
+                    memory = max(memory, process.memory_info().rss)
+                    since = since if since[0] else (now, cpu_seconds(process))
+            used = (cpu_seconds(process) - since[1]) / (time.monotonic() - since[0])
             took, size, compressed = exposition(port)
             found = {
                 "scraped": ask(prometheus, 'scrape_samples_scraped{job="model-exporter"}'),
                 "head": ask(prometheus, "prometheus_tsdb_head_series"),
-                "cores": ask(
-                    prometheus,
-                    "sum(prometheus_rule_group_last_duration_seconds / prometheus_rule_group_interval_seconds)",
-                ),
-                "slowest": ask(
-                    prometheus,
-                    "max(prometheus_rule_group_last_duration_seconds / prometheus_rule_group_interval_seconds)",
-                ),
+                "cores": used,
                 "memory": memory / 2**20,
             }
             of_server = psutil.Process(server.pid).memory_info().rss / 2**20
     print(
         f"{models:4} models, {level:7}: {found['scraped']:9,.0f} series scraped, {found['head']:9,.0f} in the head, "
-        f"Prometheus {found['memory']:6,.0f} MiB, rules {found['cores']:5.2f} cores, the slowest group "
-        f"{found['slowest']:4.0%} of its interval; a scrape {1e3 * took:5.0f} ms, {size / 1e6:6.2f} MB, "
+        f"Prometheus {found['memory']:6,.0f} MiB and {found['cores']:5.2f} processors; "
+        f"a scrape {1e3 * took:5.0f} ms, {size / 1e6:6.2f} MB, "
         f"{compressed / 1e6:5.2f} MB compressed, exporter {of_server:5.0f} MiB",
         flush=True,
     )
@@ -148,7 +150,7 @@ def main() -> None:
     options = parser.parse_args()
     for level in options.level or ["full", "summary"]:
         measured = [measure(models, level, options) for models in options.models]
-        for what, unit in (("head", "series"), ("memory", "MiB"), ("cores", "cores for rules")):
+        for what, unit in (("head", "series"), ("memory", "MiB"), ("cores", "processors")):
             if len(measured) > 2:
                 value, error = extrapolate(options.models, [found[what] for found in measured])
                 print(f"{MANY} models, {level}: {value:,.1f} ± {error:,.1f} {unit}", flush=True)

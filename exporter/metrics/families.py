@@ -164,6 +164,13 @@ FEATURE_WINDOW = {
         "Noise floor: the recent divergence that sampling alone exceeds with a probability of 1 %.",
     ),
 }
+REPLICAS = {
+    "kl": _gauge(
+        "model_feature_replicas_kl_divergence",
+        "KL divergence of the longest window of all replicas together from training, in nats.",
+    ),
+    "noise": _gauge("model_feature_replicas_kl_divergence_noise", _NOISE),
+}
 EVIDENCE = _gauge(
     "model_feature_drift_evidence", "Accumulated evidence that the feature differs from training for good, in nats."
 )

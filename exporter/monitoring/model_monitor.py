@@ -276,16 +276,19 @@ class ModelMonitor:
 
     def read(self, now: float) -> dict[str, WindowStats]:
         """Return the statistics of each window at the monotonic time ``now`` in seconds, by its spelling."""
-        with self._lock:
-            rows = self._windows.read(now)
         if not self.binner or not self.noise:
             return {}
+        rows = self.read_rows(now)
         return {name: compute(self.binner, self.noise, self.config.drift, row) for name, row in rows.items()}
+
+    def read_rows(self, now: float) -> dict[str, tuple[Floats, Floats, Floats]]:
+        """Return the sums and minima of each window, the shortest first, and the sums of the longest one before it."""
+        with self._lock:
+            return self._windows.read(now)
 
     def read_counts(self, now: float) -> dict[str, Floats]:
         """Return the observations in each bin of all targets, shape ``(B,)``, by window; nothing without a profile."""
-        with self._lock:
-            rows = self._windows.read(now)
+        rows = self.read_rows(now)
         return {name: self.binner.split(row).counts for name, (row, _, _) in rows.items() if self.binner}
 
     def read_evidence(self, now: float) -> Floats:

@@ -34,6 +34,7 @@ from exporter.server.integrations.pairing import RequestResponsePairer
 from exporter.server.model_file_watch import ModelFileWatch
 from exporter.server.notifications import Inbox
 from exporter.server.pipeline import Pipeline
+from exporter.server.replica_drift import ReplicaDrift
 from exporter.server.retraining import Retrainer
 from exporter.server.review_ranker import ReviewRanker
 from exporter.server.scrapes import Scrapes
@@ -132,6 +133,7 @@ class Exporter:
         )
         self.slices = Slices(self.store, lambda: self.pipeline.monitors, self.pipeline.bins, config.store.inputs)
         self._slice_watch = SliceWatch(lambda: self.pipeline.monitors, self.slices.explain)
+        self._replicas = ReplicaDrift(self.store, lambda: self.pipeline.monitors)
         self.trends = DriftHistory()
         self.pairs = RequestResponsePairer()
         self.registry.register(self.pairs)
@@ -160,21 +162,20 @@ class Exporter:
             self.store,
             {
                 "comparisons": self.comparisons.lines,
+                "replicas": self._replicas.lines,
                 "retraining": self.retrainer.lines,
                 "slices": self._slice_watch.lines,
                 "shadow": lambda: shadow_lines(self.pipeline.shadow.read(time.monotonic())),
             },
         )
         self._noise = NoiseLearner(lambda: self.pipeline.monitors)
-        self._noise.start()
         self._ranker = ReviewRanker(self.store, lambda: self.pipeline.monitors)
-        self._ranker.start()
         self._archiver: Archiver | None = None
         if config.store.archive is not None:
             self._archiver = Archiver(config.store, self.store, self.snapshot, self.telemetry.archived.inc)
             self._archiver.start()
-        self.comparisons.start()
-        self._slice_watch.start()
+        for task in (self._noise, self._ranker, self.comparisons, self._slice_watch, self._replicas):
+            task.start()
         self.loaded: tuple[float, ...] = ()
         self._set_loaded()
         self._report_faults()
@@ -333,6 +334,7 @@ class Exporter:
         self._slice_watch.close(min(1.0, self._seconds_left()))
         if self._archiver:
             self._archiver.close(min(1.0, self._seconds_left()))
+        self._replicas.close(min(1.0, self._seconds_left()))
         self.pipeline.close(min(COUNT_SECONDS, self._seconds_left()))
         self._snapshots.close(self._seconds_left())
         if not self.store.close(self._seconds_left()):

@@ -48,6 +48,20 @@ def load_snapshots(store: Store) -> list[tuple[str, str, bytes]]:
     return [(model, version, data) for model, version, data in rows]
 
 
+def load_other_replicas(store: Store, model: str, version: str, since: float) -> list[bytes]:
+    """Return the snapshots of a version that other replicas have saved since a Unix time.
+
+    Raises
+    ------
+    StoreError
+        See `Store.reading`.
+    """
+    is_other = (windows.c.replica != store.replica) & (windows.c.model == model) & (windows.c.version == version)
+    with store.reading() as connection:
+        rows = connection.execute(sa.select(windows.c.data).where(is_other & (windows.c.saved > since)))
+        return [bytes(data) for (data,) in rows]
+
+
 def delete_other_snapshots(store: Store, live: Collection[tuple[str, str]]) -> None:
     """Delete this replica's snapshots of other models and versions, and those of replicas that no longer exist."""
     is_own = (windows.c.replica == store.replica) & (windows.c.model != _LEASE)

@@ -1,0 +1,105 @@
+"""Compute the drift of all replicas together, of models that Prometheus has no bins of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+from exporter.errors import StoreError
+from exporter.metrics import families as f
+from exporter.metrics.lines import FamilyLines, render_lines, series_prefix
+from exporter.metrics.refreshed import RefreshedMetrics
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.snapshots import decode, restore_version
+from exporter.monitoring.window_stats import WindowStats, compute
+from exporter.storage import Store
+from exporter.storage.window_snapshots import load_other_replicas
+
+REFRESH_SECONDS = 60.0
+"""Least time from one refresh of the metrics to the next."""
+BUSY_SHARE = 0.05
+"""Share of the time in which snapshots are read, at most."""
+
+
+class ReplicaDrift(RefreshedMetrics):
+    """Adds the longest windows of the replicas that share a database, for models with ``metrics: summary``.
+
+    Parameters
+    ----------
+    store
+        Has the snapshots of the other replicas, see `exporter.monitoring.snapshots`.
+    monitors
+        Returns the current monitors.
+    seconds
+        Least time from one refresh of the metrics to the next.
+    """
+
+    def __init__(self, store: Store, monitors: Callable[[], MonitorRegistry], seconds: float = REFRESH_SECONDS) -> None:
+        super().__init__("replicas", "the drift of all replicas together is not computed", seconds, BUSY_SHARE)
+        self._store, self._monitors = store, monitors
+
+    def refresh(self) -> None:
+        """Compute the drift of each version that another replica has counted, too."""
+        found: dict[tuple[str, str], list[FamilyLines]] = {}
+        failure = ""
+        for monitor in self._monitors() if self._store.replica else ():
+            if self.closing.is_set():
+                return
+            model, version = monitor.config.name, monitor.version
+            if monitor.config.metrics != "summary" or not monitor.binner:
+                continue
+            unix_time = time.time()
+            since = unix_time - max(monitor.windows.values())
+            try:
+                snapshots = load_other_replicas(self._store, model, version, since)
+            except StoreError as error:
+                failure = str(error)
+                continue
+            if stats := of_all_replicas(monitor, snapshots, time.monotonic(), unix_time):
+                found[model, version] = list(_lines(monitor, stats))
+        self._lines, self._failure = found, failure
+
+
+def of_all_replicas(
+    monitor: ModelMonitor, snapshots: Iterable[bytes], now: float, unix_time: float
+) -> WindowStats | None:
+    """Return the statistics of the longest window of a version on this replica and on others.
+
+    Parameters
+    ----------
+    monitor
+        The version on this replica; it has a profile.
+    snapshots
+        Those of the other replicas. One that is damaged, or has another profile or other windows, does not count.
+    now, unix_time
+        Monotonic and Unix time in seconds.
+
+    Returns
+    -------
+    WindowStats or None
+        Minima, maxima and the recent divergence are those of this replica. None if no snapshot counts.
+    """
+    binner, noise = monitor.binner, monitor.noise
+    if binner is None or noise is None:
+        return None
+    *_, (window, (own, minima, earlier)) = monitor.read_rows(now).items()
+    row = own
+    for data in snapshots:
+        other = ModelMonitor(monitor.config, monitor.version, binner)
+        try:
+            fits = restore_version(other, decode(data), now, unix_time) is not None
+        except ValueError:
+            continue
+        if fits:
+            row = row + other.read_rows(now)[window][0]
+    return None if row is own else compute(binner, noise, (), (row, minima, earlier))
+
+
+def _lines(monitor: ModelMonitor, stats: WindowStats) -> Iterator[FamilyLines]:
+    """Yield the drift of a version on all replicas together, given the statistics of their longest window."""
+    names = monitor.binner.names if monitor.binner else []
+    labels = {"model": monitor.config.name, "version": monitor.version}
+    for field, family in f.REPLICAS.items():
+        prefixes = [series_prefix(family.name, **labels, feature=name) for name in names]
+        yield family, render_lines(prefixes, getattr(stats, field)[: len(names)])
