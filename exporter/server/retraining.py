@@ -174,12 +174,14 @@ class Retrainer(BackgroundTask):
         row = claim_due(self._store, now, now + LEASE_SECONDS) if settings else None
         if settings is None or row is None:
             return False
+        began = time.monotonic()
         try:
             body = row["body"] or self._prepare(row)
             status, error = self._send(settings, row["id"], body)
         except BusyError:  # another release is being made
             update_request(self._store, row["seq"], next_attempt=now + DUE_SECONDS)
             return True
+        now += time.monotonic() - began  # the pause begins when the trainer has answered, or has not for too long
         if not error:
             update_request(self._store, row["seq"], next_attempt=None, delivered=now, error=None)
             self._count("delivered")

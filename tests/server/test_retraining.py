@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +32,13 @@ from exporter.metrics.exporter import ExporterMetrics
 from exporter.monitoring.model_files import load_monitors
 from exporter.server.alerts import Alerts
 from exporter.server.notifications import Alert
-from exporter.server.retraining import GIVE_UP_SECONDS, LEASE_SECONDS, Retrainer, request_document
+from exporter.server.retraining import (
+    FIRST_RETRY_SECONDS,
+    GIVE_UP_SECONDS,
+    LEASE_SECONDS,
+    Retrainer,
+    request_document,
+)
 from exporter.storage import Store
 from exporter.storage.retrain_requests import KEPT, NewRequest, add_request, list_requests, update_request
 from exporter.storage.schema import feedback, retrain_requests
@@ -179,6 +186,18 @@ def test_a_trainer_that_answers_500_for_a_day_gets_the_request_in_the_end(setup:
     assert len(bodies) == 1
     assert len({received["headers"]["webhook-id"] for received in setup.trainer.requests}) == 1
     assert setup.counted("failed") == attempts - 1
+
+
+def test_the_pause_begins_when_the_trainer_has_not_answered(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trainer that hangs until the timeout is not asked again at once."""
+    monkeypatch.setattr("exporter.server.retraining.TIMEOUT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        retrainer, now = setup.retrainer(url=f"http://127.0.0.1:{hanging.getsockname()[1]}/"), time.time()
+        retrainer.request("digits")
+        assert retrainer.send_due(now + 1)
+        assert not retrainer.send_due(now + 1 + FIRST_RETRY_SECONDS + 0.4)
+        assert retrainer.send_due(now + 1 + FIRST_RETRY_SECONDS + 5)
+    assert setup.requests()[0]["error"] == "timed out"
 
 
 def test_a_request_is_given_up_after_days_or_when_the_receiver_is_gone(setup: Setup) -> None:
