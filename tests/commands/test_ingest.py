@@ -842,11 +842,12 @@ def test_an_unfinished_run_is_not_continued_elsewhere(
 def test_a_run_that_sends_nothing_leaves_no_state(
     folder: Path, exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """After a wrong column, the command with the right one and for another exporter is a new run."""
+    """After a wrong column or URL, the command with the right one and for another exporter is a new run."""
     file = tmp_path / "s.csv"
     shutil.copy(folder / "well.csv", file)
     flags = (f"--exporter={exporter.url}", "--model=loans")
     assert "has no column" in ingest(capsys, file, *flags, "--prediction-column=predicted")[2]
+    assert "404" in ingest(capsys, file, f"--exporter={exporter.url}/v2", "--model=loans", *OUTPUTS)[2]
     assert [*tmp_path.iterdir()] == [file]
 
 

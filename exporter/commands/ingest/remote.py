@@ -104,6 +104,7 @@ class Sender:
         self._route = route
         self.totals: Counter[str] = Counter()
         self._warned = False
+        self._is_new = not state.time  # it was never saved
 
     def send(self, chunks: Iterable[Chunk], on_chunk: Callable[[Chunk], None]) -> None:
         """Send batches and save in the state what was acknowledged.
@@ -141,6 +142,8 @@ class Sender:
         response = self._post(path, b"\n".join(chunk.lines), key)
         accepted = response.status in {200, 201, 202}
         if not accepted and response.status != 400:
+            if path == self._route and response.status not in TRANSIENT:
+                self._forget_unsent()
             tried = f", for {self._give_up:g} s" if response.status in TRANSIENT else ""
             raise self._stopped(response.error_message() + tried)
         try:
@@ -172,6 +175,11 @@ class Sender:
         if not self._warned:
             print(f"{self._client.url}: {reason}: trying again", file=sys.stderr)
         self._warned = True
+
+    def _forget_unsent(self) -> None:
+        """Remove the state of a run of which nothing was taken: with the right URL or token, it is a new run."""
+        if self._path is not None and self._is_new and not self.state.rows and not self._warned:
+            self._path.unlink(missing_ok=True)
 
     def _stopped(self, reason: str) -> BatchError:
         sent = f"{self.state.rows:,} rows are sent"
