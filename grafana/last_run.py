@@ -9,7 +9,7 @@ from grafana import rules
 
 JOB = "model-exporter-batch"
 _SERVED = re.compile(
-    r"model_(exporter_|corrections_|review|comparison_|shadow_|slice_|objective|feature_recent_).*"
+    r"model_(exporter_|corrections_|review|comparison_|shadow_|slice_|objective|feature_recent_|feature_replicas_).*"
     r"|model_confidence_threshold|model_feature_drift_evidence"
 )
 """Gauges that only a running exporter has."""

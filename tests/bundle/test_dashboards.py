@@ -159,7 +159,9 @@ def test_stale_files_are_removed(tmp_path: Path) -> None:
     (tmp_path / "grafana" / "dashboards" / "model-old.json").write_text("{}")
     subprocess.run([sys.executable, "-m", "grafana", f"--output={tmp_path}"], check=True, cwd=ROOT)
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert sorted(path.stem for path in written) == sorted([*UIDS, *UIDS, "rules", "alerts", "recording-rules"])
+    assert sorted(path.stem for path in written) == sorted(
+        [*UIDS, *UIDS, "rules", "alerts", "recording-rules", "last_run"]
+    )
 
 
 @pytest.mark.parametrize("uid", UIDS)
