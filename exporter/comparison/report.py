@@ -113,7 +113,8 @@ def summary(comparison: Comparison) -> str:
         named.setdefault(measure.verdict, []).append(title(measure))
     proven = [f"{verdict} in {_and(named[verdict])}" for verdict in ("worse", "better") if verdict in named]
     than = before[0].lower() + before[1:]
-    parts = [f"{after} compared with {than}: {', '.join(proven) or 'no difference is proven'}"]
+    nothing = "no difference is proven" if comparison.measures else "only answers to the same requests"
+    parts = [f"{after} compared with {than}: {', '.join(proven) or nothing}"]
     parts += [f"not proven: {_and(named['not proven'])}"] if proven and "not proven" in named else []
     parts += [f"not compared: {_and(named['unknown'])}"] if "unknown" in named else []
     same = comparison.same_requests
