@@ -1,4 +1,4 @@
-"""Measure the bytes that a stored prediction of 30 inputs takes: its row, its inputs and each index.
+"""Measure the bytes that a stored prediction of 30 inputs takes: its row, each index, and in the archive.
 
 The store's own writer fills the database. For PostgreSQL, the same rows are copied to tables with the inputs as text,
 as they come and with PostgreSQL's own compression. `docs/scale.md` has the table.
@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.events import Prediction
 from exporter.storage import Store, prediction_rows
+from exporter.storage.archive import Archive, set_archived
 from exporter.storage.engine import open_engine
 from exporter.storage.packed_inputs import unpack
 from exporter.storage.schema import predictions
@@ -109,6 +110,21 @@ def sizes(connection: sa.Connection, table: str) -> Iterator[Any]:
     yield from connection.execute(sa.text(query), {"name": table})
 
 
+def archive(engine: sa.Engine, folder: Path, count: int) -> None:
+    """Archive the predictions, and print the bytes and the time that it takes."""
+    start, rows, target = time.process_time(), 0, Archive(str(folder))
+    with engine.connect() as connection:
+        while rows < count:
+            part = target.write_part(connection, 10**6, lambda _, inputs: inputs)
+            rows += part.rows
+            with connection.begin():
+                set_archived(connection, part.last or 0)
+    seconds = time.process_time() - start
+    size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+    taken = f"{size / rows:.0f} bytes a prediction, {1e6 * seconds / rows:,.0f} µs of processor time"
+    print(f"{engine.dialect.name}, archive: {taken}")
+
+
 def main() -> None:
     """Print the sizes."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
@@ -120,6 +136,7 @@ def main() -> None:
             with store.reading() as connection:
                 show(f"{connection.dialect.name}, as stored", sizes(connection, "predictions"), count)
             engine = open_engine(StoreConfig(url=url), 600)
+            archive(engine, Path(folder) / engine.dialect.name, count)
             for name in ("plain", "lz4") if store.is_shared else ("plain",):
                 with engine.begin() as connection:
                     as_text(store, connection, name)

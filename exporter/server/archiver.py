@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 SECONDS = 60.0
 """Pause between two looks for predictions to archive."""
+BUSY_SHARE = 0.5
+"""Share of the time that archiving takes, at most: events are counted beside it."""
 READ_SECONDS = 600.0
 """How long a statement may take on PostgreSQL."""
 _ARCHIVE_LOCK = 0x61726368  # the advisory lock of the exporter that archives
@@ -49,22 +51,22 @@ class Archiver(BackgroundTask):
         redact: Callable[[str, str | None], str | None],
         count: Callable[[float], Any],
     ) -> None:
-        super().__init__("archive", "predictions could not be archived", SECONDS)
+        super().__init__("archive", "predictions could not be archived", SECONDS, busy_share=BUSY_SHARE)
         self._store, self._redact, self._count = store, redact, count
-        self._archive = Archive(config.archive or "")
+        self._archive = Archive(config.archive or "", config.archive_share)
         self._retention = parse_duration(config.retention)
         self._engine = open_engine(config, READ_SECONDS)
 
     def refresh(self) -> None:
-        """Archive the days that are older than the retention."""
-        while not self.closing.is_set():
-            part = self._write()
-            if part.last is not None:
-                self._store.execute(partial(_set, part.last))
-                self._count(part.rows)
-                log.info("%d predictions were archived in %s", part.rows, self._archive.location)
-            if not part.is_full:
-                return
+        """Archive one part of the days that are older than the retention."""
+        self.seconds = SECONDS
+        part = self._write()
+        if part.last is not None:
+            self._store.execute(partial(_set, part.last))
+            self._count(part.rows)
+            log.info("%d predictions were archived in %s", part.rows, self._archive.location)
+        if part.is_full:
+            self.seconds = 0.0
 
     def close(self, timeout: float = 1.0) -> None:
         """See `BackgroundTask.close`."""

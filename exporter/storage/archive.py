@@ -7,8 +7,10 @@ in between, the next attempt writes the same predictions to the same name.
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +20,8 @@ import sqlalchemy as sa
 
 from exporter.errors import StoreError
 from exporter.storage.packed_inputs import unpack
-from exporter.storage.schema import archived, predictions
+from exporter.storage.prediction_rows import is_sampled
+from exporter.storage.schema import archived, feedback, predictions
 
 PART_ROWS, PART_BYTES = 250_000, 64 * 2**20
 """Predictions of a part, and bytes of its files, at most; a part is made in memory."""
@@ -65,10 +68,12 @@ class Archive:
     ----------
     location
         ``store.archive``: the path of a folder, or a URL of pyarrow's file systems such as ``s3://bucket/folder``.
+    share
+        ``store.archive_share``: the share of confident predictions without feedback that is archived.
     """
 
-    def __init__(self, location: str) -> None:
-        self.location = location
+    def __init__(self, location: str, share: float = 1.0) -> None:
+        self.location, self.share = location, share
 
     def write_part(
         self, connection: sa.Connection, before_day: int, redact: Callable[[str, str | None], str | None]
@@ -91,23 +96,38 @@ class Archive:
         """
         first = archived_up_to(connection) + 1
         query = sa.select(predictions).where(predictions.c.seq >= first).order_by(predictions.c.seq).limit(PART_ROWS)
-        files: dict[int, _DayFile] = {}
-        last, rows, is_full = None, 0, False
+        files: defaultdict[int, _DayFile] = defaultdict(_DayFile)
+        last, read, rows, is_full = None, 0, 0, False
         with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
-            for row in result.mappings():
-                is_full = rows == PART_ROWS - 1 or sum(file.size for file in files.values()) > PART_BYTES
-                if row["day"] >= before_day:
-                    is_full = False
-                    break
-                file = files.setdefault(row["day"], _DayFile())
-                file.add({**row, "inputs": redact(row["model"], unpack(connection, row))})
-                last, rows = row["seq"], rows + 1
-                if is_full:
+            for fetched in result.mappings().partitions():
+                old = list(itertools.takewhile(lambda row: row["day"] < before_day, fetched))
+                for row, weight in zip(old, self._weights(connection, old), strict=True):
+                    if weight:
+                        inputs = redact(row["model"], unpack(connection, row))
+                        files[row["day"]].add({**row, "inputs": inputs, "weight": weight})
+                        rows += 1
+                if old:
+                    last, read = old[-1]["seq"], read + len(old)
+                is_full = read == PART_ROWS or sum(file.size for file in files.values()) > PART_BYTES
+                if is_full or len(old) < len(fetched):
                     break
         connection.rollback()
         for day, file in files.items():
             self._write(f"date={_EPOCH + timedelta(day):%Y-%m-%d}", f"{first:020}.parquet", file.content())
         return Part(last, rows, is_full)
+
+    def _weights(self, connection: sa.Connection, rows: Sequence[Mapping[Any, Any]]) -> list[float]:
+        """Return for how many predictions each of these stands in the archive; 0 for one that is left out."""
+        if self.share == 1:
+            return [1.0] * len(rows)
+        ids = [row["id"] for row in rows if row["confident"]]
+        query = sa.select(feedback.c.prediction_id).where(feedback.c.prediction_id.in_(ids))
+        known = set(connection.execute(query).scalars())
+        chance = [row["confident"] and row["id"] not in known for row in rows]
+        return [
+            1.0 if not by_chance else is_sampled(row["id"], self.share) / self.share
+            for row, by_chance in zip(rows, chance, strict=True)
+        ]
 
     def _write(self, folder: str, name: str, content: Any) -> None:
         """Write a file, which has its name once it is complete and on disk."""
@@ -251,6 +271,7 @@ def _schema() -> Any:
             "confident": pa.bool_(),
             "segment": pa.string(),
             "inputs": pa.string(),
+            "weight": pa.float64(),
         }
     )
 

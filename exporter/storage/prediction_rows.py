@@ -169,6 +169,11 @@ def _label_texts(labels: Sequence[Label]) -> list[str | None]:
     return [texts[label] for label in labels]
 
 
+def is_sampled(prediction_id: str, share: float) -> bool:
+    """Return whether a prediction is in the sample of a share, by a hash of its identifier: every exporter agrees."""
+    return zlib.crc32(prediction_id.encode("utf-8", "replace")) < share * 2**32
+
+
 class InputsPolicy:
     """Decides which predictions' inputs are stored: ``store.inputs`` of the configuration."""
 
@@ -190,9 +195,8 @@ class InputsPolicy:
         inputs
             The JSON of each event's inputs.
         """
-        if self._share is not None:  # by a hash of the identifier: every exporter chooses the same
-            limit = self._share * 2**32
-            selected: Sequence[bool] = [zlib.crc32((event.id or "").encode()) < limit for event in events]
+        if self._share is not None:
+            selected: Sequence[bool] = [is_sampled(event.id or "", self._share) for event in events]
         elif self._text == "confident":
             selected = confident
         else:

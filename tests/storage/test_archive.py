@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from pyarrow import parquet
@@ -38,12 +39,27 @@ class Archived:
     def _count(self, number: float) -> None:
         self.counts += number
 
-    def predict(self, days_ago: int, *numbers: int) -> None:
+    def run(self, archiver: Archiver) -> None:
+        """Archive until there is nothing more, as the exporter does with pauses between."""
+        archiver.seconds = 0.0
+        while not archiver.seconds:
+            archiver.refresh()
+
+    def archive(self, share: float) -> int:
+        """Archive with this share; return the number of predictions."""
+        config = msgspec.structs.replace(self.config, archive_share=share)
+        archiver = Archiver(config, self.store, lambda _, inputs: inputs, self._count)
+        archiver.start()
+        self.run(archiver)
+        archiver.close()
+        return int(self.counts)
+
+    def predict(self, days_ago: int, *numbers: int, confident: bool = True) -> None:
         """Store predictions of the model m that were received at noon of an earlier day."""
         events = [Prediction("m", id=f"p-{n}", version="1", prediction="7", confidence=0.9) for n in numbers]
         inputs = [f'{{"number": {n}}}'.encode() for n in numbers]
         received = (TODAY - days_ago + 0.5) * DAY if days_ago else time.time()
-        assert self.store.add(prediction_rows(events, [True] * len(numbers), inputs, received)) == 0
+        assert self.store.add(prediction_rows(events, [confident] * len(numbers), inputs, received)) == 0
         assert self.store.flush(10)
 
     def sweep(self) -> int:
@@ -62,9 +78,9 @@ class Archived:
         found = sorted(path for path in self.folder.rglob("*") if path.is_file())
         return {str(path.relative_to(self.folder)): parquet.read_table(path)["id"].to_pylist() for path in found}
 
-    def read(self) -> list[Any]:
+    def read(self, share: float = 1.0) -> list[Any]:
         """An input of all predictions, as a profile reads them."""
-        source = StoreSource(self.config, "m", None, 0.0)
+        source = StoreSource(msgspec.structs.replace(self.config, archive_share=share), "m", None, 0.0)
         return [number for batch in source.batches() for number in batch.columns["number"]]
 
 
@@ -86,13 +102,14 @@ def day(days_ago: int) -> str:
 def test_predictions_are_archived_before_they_are_deleted(archived: Archived, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each day is a folder, parts are small, nothing is in two of them, and profiles read the archive and the rest."""
     monkeypatch.setattr(archive, "PART_ROWS", 4)
+    monkeypatch.setattr(archive, "FETCHED_ROWS", 2)
     archived.predict(5, *range(6))
     archived.predict(3, *range(6, 9))
     archived.predict(0, 9)
     feedback_result = archived.store.record_feedback([Feedback("p-1", verdict="corrected", label="8")], None)
     assert [result.joined for result in feedback_result] == [True]
     assert archived.sweep() == 10
-    archived.archiver.refresh()
+    archived.run(archived.archiver)
     parts = {
         f"{day(5)}/{1:020}.parquet": ["p-0", "p-1", "p-2", "p-3"],
         f"{day(5)}/{5:020}.parquet": ["p-4", "p-5"],
@@ -103,10 +120,28 @@ def test_predictions_are_archived_before_they_are_deleted(archived: Archived, mo
     assert archived.read() == list(range(10))  # what is in both is read once
     assert archived.sweep() == 1
     assert archived.read() == list(range(10))
-    archived.archiver.refresh()
+    archived.run(archived.archiver)
     assert (archived.files(), archived.counts) == (parts, 9)
     with archived.store.reading() as connection:
         assert connection.execute(sa.select(feedback.c.inputs)).scalars().all() == ['{"number": 1}']
+
+
+def test_a_sampled_archive_keeps_what_matters_whole(archived: Archived) -> None:
+    """Of confident predictions without feedback a share is archived; weights give back how many there were."""
+    archived.predict(3, *range(2000))
+    archived.predict(3, *range(2000, 2200), confident=False)
+    corrected = [f"p-{n}" for n in range(300)]
+    archived.store.record_feedback([Feedback(name, verdict="corrected", label="8") for name in corrected], None)
+    assert archived.archive(0.1) < 1000
+    (table,) = (parquet.read_table(path) for path in archived.folder.rglob("*.parquet"))
+    unsure = [f"p-{n}" for n in range(2000, 2200)]
+    assert set(table["id"].to_pylist()) >= {*unsure, *corrected}
+    assert set(table["weight"].to_pylist()) == {1.0, 10.0}
+    assert sum(table["weight"].to_pylist()) == pytest.approx(2200, rel=0.2)
+    archived.predict(0, *range(2200, 4200))
+    read = archived.read(0.1)
+    assert len(read) == pytest.approx(420, rel=0.25)
+    assert sum(n < 2000 for n in read) == pytest.approx(200, rel=0.3)  # corrected predictions are not read more often
 
 
 def test_an_exporter_that_was_killed_writes_the_same_file(archived: Archived, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -119,12 +154,12 @@ def test_an_exporter_that_was_killed_writes_the_same_file(archived: Archived, mo
     with monkeypatch.context() as patch:
         patch.setattr(archived.store, "execute", killed)
         with pytest.raises(KeyboardInterrupt):
-            archived.archiver.refresh()
+            archived.run(archived.archiver)
     name = f"{day(3)}/{1:020}.parquet"
     assert archived.files() == {name: [f"p-{n}" for n in range(5)]}
     assert archived.sweep() == 5
     archived.predict(3, 5)
-    archived.archiver.refresh()
+    archived.run(archived.archiver)
     assert archived.files() == {name: [f"p-{n}" for n in range(6)]}
     assert archived.sweep() == 0
     assert archived.read() == list(range(6))
@@ -137,10 +172,10 @@ def test_predictions_stay_while_the_archive_cannot_be_written(
     archived.predict(3, *range(5))
     archived.folder.write_text("a file, not a folder")
     with caplog.at_level(logging.ERROR), pytest.raises(Exception, match=r"store\.archive") as caught:
-        archived.archiver.refresh()
+        archived.run(archived.archiver)
     archived.archiver.on_error(caught.value)
     assert f"kept until they can be archived: store.archive: {archived.folder}: cannot be written" in caplog.text
     assert archived.sweep() == 5
     archived.folder.unlink()
-    archived.archiver.refresh()
+    archived.run(archived.archiver)
     assert (archived.sweep(), archived.read()) == (0, list(range(5)))

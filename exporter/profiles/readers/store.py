@@ -20,11 +20,12 @@ from exporter.storage.archive import Archive, archived_up_to
 from exporter.storage.correction_document import decode_label
 from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
 from exporter.storage.packed_inputs import unpack
+from exporter.storage.prediction_rows import is_sampled
 from exporter.storage.schema import has_inputs, predictions
 
 PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"
 """Columns of a `StoreSource` beside the inputs."""
-_COLUMNS = ("inputs", "prediction", "confidence", "received")
+_COLUMNS = ("id", "inputs", "prediction", "confidence", "received")
 PASS_SECONDS = 3600.0
 """Timeout of a query in seconds."""
 
@@ -65,7 +66,7 @@ class StoreSource(Source):
         )
         if version:
             self._chosen &= table.version == version
-        self._archive = Archive(store.archive) if store.archive is not None else None
+        self._archive = Archive(store.archive, store.archive_share) if store.archive is not None else None
         self._asked = model, version, since
         with self._reading() as connection:
             self._archived = archived_up_to(connection) if self._archive else 0
@@ -89,8 +90,11 @@ class StoreSource(Source):
     def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:  # noqa: ARG002
         """See `Source.batches`."""
         read = 0
-        for part in self._parts():
-            read += len(part)
+        share = self._archive.share if self._archive and self._archived else 1.0
+        for rows in self._parts():
+            read += len(rows)
+            # Of a sampled archive, and of what is not in it yet, the same random share is read.
+            part = [row for row in rows if is_sampled(row["id"], share)]
             columns: dict[str, Column] = dict(to_columns([self._inputs(row["inputs"] or "") for row in part]))
             columns[PREDICTION] = [decode_label(row["prediction"]) for row in part]
             columns[CONFIDENCE] = [row["confidence"] for row in part]
