@@ -42,7 +42,7 @@ TOKENS: Any = [{"name": "scorer", "sha256": "ab" * 32, "scopes": ["ingest", "rea
 
 
 class Files:
-    """Four kinds of files in a folder with the valid profile ``credit.json``."""
+    """Five kinds of files in a folder with the valid profile ``credit.json``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -51,14 +51,17 @@ class Files:
         self._web = {"basic_auth_users": {"alice": bcrypt.hashpw(b"x", bcrypt.gensalt(4)).decode()}}
         self._tls = {"tls_server_config": {"cert_file": "no.crt", "key_file": "no.key"}}
         self._config = {**CONFIG, "models": [{**CONFIG["models"][0], "profile": str(folder / "credit.json")}]}
+        (folder / "fuzzed-folder").mkdir()
+        (folder / "fuzzed-folder.yml").write_text("models: [{name: own}]\nmodels_folder: fuzzed-folder")
 
     def one(self, rng: Random) -> tuple[str, bytes]:
         """Return a kind of file, and its content."""
-        kind = rng.choice(("config", "profile", "web", "tokens"))
+        kind = rng.choice(("config", "models", "profile", "web", "tokens"))
         if kind == "profile":
             return kind, text(rng, mutated(rng, self._profile))
         web = self._web | self._tls if rng.random() < 0.5 else self._web
-        return kind, as_yaml(rng, {"config": self._config, "web": web, "tokens": TOKENS}[kind])
+        models = {"models": self._config["models"]}
+        return kind, as_yaml(rng, {"config": self._config, "models": models, "web": web, "tokens": TOKENS}[kind])
 
     def read(self, kind: str, content: bytes) -> tuple[bool, float]:
         """Return whether the exporter accepts the file, and the processor seconds that it took.
@@ -68,12 +71,14 @@ class Files:
         Exception
             Anything other than a `ConfigError` is a fault, and so is a message of several lines or of excessive length.
         """
-        path = self._folder / f"fuzzed-{kind}"
+        path = self._folder / ("fuzzed-folder/models.yml" if kind == "models" else f"fuzzed-{kind}")
         path.write_bytes(content)
         start = time.process_time()
         try:
             if kind == "config":
                 model_files.load_monitors(path)
+            elif kind == "models":
+                model_files.load_monitors(self._folder / "fuzzed-folder.yml")
             elif kind == "profile":
                 Binner(profile.load(path), frozenset({"name"}))
             elif kind == "web":

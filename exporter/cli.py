@@ -309,7 +309,7 @@ def _check_config(options: argparse.Namespace) -> int:
         print(f"{model.name}: {inputs}, windows {', '.join(model.windows)}")
     valid = loaded.valid.values()
     for fault in loaded.faults:
-        print(f"model-exporter: {fault}", file=sys.stderr)
+        print(f"model-exporter: {printable(str(fault))}", file=sys.stderr)
     print(f"{path} is valid" + (f"; in models_folder, {sum(valid)} of {len(valid)} files are" if valid else ""))
     return 1 if loaded.faults else 0
 

@@ -25,7 +25,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import load
-from exporter.validation import any_of, preview, suggestion
+from exporter.validation import any_of, preview, printable, suggestion
 
 WINDOW = "run"
 """The value of the ``window`` label."""
@@ -45,7 +45,7 @@ def monitors_of_config(config: Path) -> MonitorRegistry:
     """
     loaded = load_valid(config)
     for fault in loaded.faults:
-        print(f"model-exporter: {fault}", file=sys.stderr)
+        print(f"model-exporter: warning: {printable(str(fault))}", file=sys.stderr)
     monitors = loaded.monitors
     return MonitorRegistry(monitors.models, monitors.binners, monitors.version_binners, {WINDOW: 1.0})
 
