@@ -9,7 +9,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -145,6 +145,8 @@ class SnapshotSaver(BackgroundTask):
         Counts of pairs of versions, which are saved, too.
     seconds
         Time between two snapshots.
+    is_complete
+        Returns whether all models are known. While some are not, as their file is not valid, no snapshot is deleted.
 
     Attributes
     ----------
@@ -158,11 +160,13 @@ class SnapshotSaver(BackgroundTask):
         monitors: Callable[[], MonitorRegistry],
         shared: SharedCounts | None = None,
         seconds: float = SECONDS,
+        is_complete: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__("snapshots", "windows are not saved", seconds)
         self._store = store
         self._pairs = PairSaver(store, shared or SharedCounts())
         self._monitors = monitors
+        self._is_complete = is_complete
         self._saved: WeakKeyDictionary[ModelMonitor, tuple[int, int]] = WeakKeyDictionary()
         self.lease = ReplicaLease(store)
 
@@ -203,7 +207,8 @@ class SnapshotSaver(BackgroundTask):
                 self._save_version(monitor.config.name, monitor.version, encode(monitor, now, unix_time))
                 self._saved[monitor] = counted
         live = {(monitor.config.name, monitor.version) for monitor in monitors} | self._pairs.save()
-        delete_other_snapshots(self._store, live)
+        if self._is_complete():
+            delete_other_snapshots(self._store, live)
 
     def _save_version(self, model: str, version: str, data: bytes) -> None:
         if len(data) > MAX_BYTES:
@@ -213,7 +218,13 @@ class SnapshotSaver(BackgroundTask):
 
 
 def restore(
-    store: Store, monitors: MonitorRegistry, now: float, unix_time: float, shared: SharedCounts | None = None
+    store: Store,
+    monitors: MonitorRegistry,
+    now: float,
+    unix_time: float,
+    shared: SharedCounts | None = None,
+    *,
+    models: Collection[str] | None = None,
 ) -> None:
     """Restore the windows that the store holds, those of the most recently used versions first, and pairs of versions.
 
@@ -225,12 +236,15 @@ def restore(
     store
         The store.
     monitors
-        Monitors of the configuration, still empty.
+        Monitors of the configuration, still empty where something is restored.
     now, unix_time
         Monotonic and Unix time in seconds.
     shared
         Counts of pairs of versions, still empty.
+    models
+        The models to restore, instead of all.
     """
+    wanted = monitors.models if models is None else models
     try:
         rows = load_snapshots(store)
     except StoreError as error:
@@ -239,7 +253,7 @@ def restore(
     pair_snapshots.restore(rows, monitors, shared or SharedCounts())
     restored: list[tuple[float, ModelMonitor]] = []
     for model, version, data in rows:
-        if model not in monitors.models or pair_snapshots.SEPARATOR in version:
+        if model not in wanted or pair_snapshots.SEPARATOR in version:
             continue
         monitor = ModelMonitor(monitors.models[model], version, monitors.binner(model, version))
         try:

@@ -139,7 +139,9 @@ class Exporter:
         self.registry.register(self.pairs)
         self.registry.register(LinksCollector(lambda: (self.pipeline.monitors.models, *self.link_addresses())))
         self.registry.register(ModelFilesCollector(lambda: self.files.valid))
-        self._snapshots = SnapshotSaver(self.store, lambda: self.pipeline.monitors, self.shared)
+        self._snapshots = SnapshotSaver(
+            self.store, lambda: self.pipeline.monitors, self.shared, is_complete=lambda: not self.files.faults
+        )
         self._snapshots.start()
         self.inbox = Inbox()
         self.scrapes = Scrapes()
@@ -271,11 +273,15 @@ class Exporter:
     def _use(self, files: Loaded) -> None:
         before = self.pipeline.monitors
         files.monitors.adopt(before)
+        if (
+            added := files.monitors.models.keys() - before.models.keys()
+        ):  # their file may not have been valid at the start
+            restore(self.store, files.monitors, time.monotonic(), time.time(), models=added)
         self.pipeline.reconfigure(files.config, files.monitors)
         self.pipeline.shadow.forget([*files.monitors.models])
         self.files = files
-        now, earlier = files.monitors.models.keys(), before.models.keys()
-        for what, names in (("added", now - earlier), ("removed", earlier - now)):
+        removed = before.models.keys() - files.monitors.models.keys()
+        for what, names in (("added", added), ("removed", removed)):
             if names:
                 log.info("models %s: %s", what, ", ".join(map(repr, sorted(names))))
         if not files.faults:

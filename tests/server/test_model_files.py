@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from flask.testing import FlaskClient
 from support.servers import write_config
@@ -148,6 +150,22 @@ def test_an_exporter_starts_with_an_invalid_file(fleet: Fleet, capsys: pytest.Ca
     fleet.write("worse.yml", "models: [{name: worse}]")
     fleet.exporter._watch.close()
     assert fleet.look() == ["bad", "loans", "own", "worse"] and fleet.successful() == 1
+
+
+def test_windows_outlive_a_start_with_an_invalid_file(fleet: Fleet) -> None:
+    """They are kept in the database, and are back when the file is valid again."""
+    path, text = fleet.folder.parent / "exporter.yml", (fleet.folder / "loans.yml").read_text()
+    event = Prediction("loans", version="1", inputs=msgspec.Raw(b'{"age": 40}'))
+    fleet.exporter.pipeline.submit([event] * 7, 1)
+    fleet.exporter.close()
+    fleet.write("loans.yml", "models: [")
+    fleet.exporter = Exporter(path)
+    fleet.exporter._watch.close()
+    fleet.exporter._snapshots.save(time.monotonic(), time.time())
+    fleet.write("loans.yml", text)
+    assert fleet.look() == ["loans", "own"]
+    monitor = fleet.exporter.pipeline.monitors.of_model("loans")["1"]
+    assert monitor.read(time.monotonic())["1h"].observations[0] == 7
 
 
 def test_a_volume_of_a_config_map_is_followed(fleet: Fleet) -> None:
