@@ -273,9 +273,8 @@ class Exporter:
     def _use(self, files: Loaded) -> None:
         before = self.pipeline.monitors
         files.monitors.adopt(before)
-        if (
-            added := files.monitors.models.keys() - before.models.keys()
-        ):  # their file may not have been valid at the start
+        added = files.monitors.models.keys() - before.models.keys()
+        if added:  # their file may not have been valid at the start
             restore(self.store, files.monitors, time.monotonic(), time.time(), models=added)
         self.pipeline.reconfigure(files.config, files.monitors)
         self.pipeline.shadow.forget([*files.monitors.models])
