@@ -21,8 +21,15 @@ import msgspec
 import numpy as np
 import psutil
 from scipy import stats
-from timing import free_port, profile, serving
+from timing import free_port, median_seconds, profile, serving
 
+from exporter.config import ModelConfig
+from exporter.config.types import MetricsLevel
+from exporter.events import Prediction
+from exporter.metrics.exposition import render_families
+from exporter.metrics.models import ModelsCollector
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import save
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +79,31 @@ def exposition(port: int) -> tuple[float, int, int]:
             text = answer.read()
         times.append(time.perf_counter() - start)
     return min(times), len(text), len(gzip.compress(text, 6))
+
+
+def scrape_cost(level: MetricsLevel, models: int = 20) -> None:
+    """Print the processor time that the lines of a model take in a scrape, and their compression."""
+    binner, now = Binner(profile(FEATURES)), time.monotonic()
+    monitors = MonitorRegistry(
+        {f"m{number}": ModelConfig(f"m{number}", metrics=level) for number in range(models)},
+        {f"m{number}": binner for number in range(models)},
+    )
+    values = np.random.default_rng(3).normal(size=(100, FEATURES)).tolist()
+    rows = [{f"f{number}": value for number, value in enumerate(row)} for row in values]
+    for name in monitors.models:
+        monitors.get(name, "1", now).observe([Prediction(name)] * len(rows), rows, now)
+    collector = ModelsCollector()
+
+    def render() -> bytes:
+        return b"".join(render_families(collector.collect(monitors)))
+
+    text = render()
+    seconds, compression = median_seconds(render), median_seconds(lambda: gzip.compress(text, 1))
+    print(
+        f"a model, {level}: {1e3 * seconds / models:.2f} ms of a scrape, {1e3 * compression / models:.2f} ms to "
+        f"compress {len(text) / models / 1e3:.0f} kB",
+        flush=True,
+    )
 
 
 def measure(models: int, level: str, options: argparse.Namespace) -> dict[str, float]:
@@ -159,6 +191,7 @@ def main() -> None:
     parser.add_argument("--level", choices=["full", "summary"], action="append")
     options = parser.parse_args()
     for level in options.level or ["full", "summary"]:
+        scrape_cost(level)
         measured = [measure(models, level, options) for models in options.models]
         for what, unit in (
             ("head", "series"),
