@@ -85,6 +85,27 @@ class BlockBuilder:
             target.add(row)
         self._add_hours(hours)
 
+    @property
+    def cuts(self) -> list[int]:
+        """The ends of the segments of a group of rows in which `add_counts` takes rows; the last is its size."""
+        return next((target.cuts for target in self._targets.values()), [])
+
+    def add_counts(self, name: str, segments: npt.NDArray[np.uint32], rest: Ints) -> None:
+        """Add all rows of a target, counted elsewhere by bin.
+
+        Bins are those of the feature, then one of values at the minimum and one of values at the maximum of training.
+
+        Parameters
+        ----------
+        name
+            The target.
+        segments
+            Counts of the ``G`` complete groups of rows, shape ``(G, len(cuts), bins)``.
+        rest
+            Counts of the rows after them, shape ``(bins,)``.
+        """
+        self._targets[name].add_counts(segments, rest)
+
     def grouped(self) -> list[str]:
         """Return the targets by which the rows are grouped or sorted: the rows of a bin follow one another."""
         return [name for name, target in self._targets.items() if target.is_grouped()]
@@ -139,6 +160,22 @@ class _TargetBlocks:
             self._parts.append(self._count(rows.reshape(groups * PARTS, -1)).astype(np.float64))
         if sum(map(len, self._parts)) * self._bins >= _PENDING:
             self._add_parts()
+
+    @property
+    def cuts(self) -> list[int]:
+        """See `BlockBuilder.cuts`."""
+        return sorted({*self._small, *(self._group * part // PARTS for part in range(1, PARTS + 1))})
+
+    def add_counts(self, segments: npt.NDArray[np.uint32], rest: Ints) -> None:
+        """See `BlockBuilder.add_counts`."""
+        ends = dict(zip(self.cuts, np.cumsum(segments, axis=1, dtype=np.uint32).swapaxes(0, 1), strict=True))
+        for size, kept in self._small.items():
+            kept.append(ends[size])
+        parts = np.stack([ends[self._group * part // PARTS] for part in range(1, PARTS + 1)], axis=1)
+        parts = np.diff(parts.astype(np.float64), axis=1, prepend=0.0)
+        self._parts.append(parts.reshape(-1, self._bins))
+        self._add_parts()
+        self._waiting = np.repeat(np.arange(self._bins, dtype=np.int16), rest)
 
     def _add_parts(self) -> None:
         parts = np.concatenate(self._parts) if self._parts else np.empty((0, self._bins))

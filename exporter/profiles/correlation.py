@@ -17,8 +17,7 @@ from exporter.profiles.profile import Correlation, NumericFeature
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
 from exporter.stats.divergence import Floats, Ints, ratio
 
-MAX_SCORE = 6.0
-"""Scores are clipped, so that one extreme value does not decide the correlation."""
+_MAX_SCORE = 6.0  # scores are clipped, so that one extreme value does not decide the correlation
 _RIDGE = 0.05  # weight of the identity in both matrices: the correlation of features that are copies has no inverse
 _CACHED_WHITENINGS = 16
 
@@ -95,7 +94,7 @@ class Copula:
             np.subtract(matrix, scores, out=scores)
             scores *= self._slope.take(indices)
             scores += self._base.take(indices)
-        np.clip(scores, -MAX_SCORE, MAX_SCORE, out=scores)
+        np.clip(scores, -_MAX_SCORE, _MAX_SCORE, out=scores)
         scores[np.isnan(scores)] = 0.0
         return scores
 

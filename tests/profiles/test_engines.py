@@ -1,36 +1,41 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import duckdb
+import ibis
 import numpy as np
 import psycopg
 import pytest
+import sqlglot
 
 from exporter.cli import main
 from exporter.errors import ProfileError
 from exporter.profiles.builder import build_file
 from exporter.profiles.engines.build import build_table
 from exporter.profiles.engines.connection import EngineTable, open_file, open_table
+from exporter.profiles.engines.expressions import row_hash
 from exporter.profiles.engines.numbers import PARTS
 from exporter.profiles.options import Options
 from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile, load
 
 ROWS = 20_000
 TABLE = f"""
-    SELECT setseed(0.5), i,
+    SELECT setseed(0.5), i, 1700000000 + (7919 * i) % {ROWS} AS at,
         sqrt(-2 * ln(random() + 1e-12)) * cos(6.283 * random()) AS normal,
         CASE WHEN random() < 0.05 THEN NULL ELSE exp(8 * random()) END AS skewed,
         CASE WHEN random() < 0.02 THEN 'nan'::DOUBLE WHEN random() < 0.02 THEN 'inf'::DOUBLE
             ELSE random() END AS faulty,
         (10 * random())::INTEGER AS digit, random() < 0.3 AS flag, 7 AS constant,
         CASE WHEN i = 0 THEN 1e300 ELSE random() END AS outlier,
-        'c' || (80 * random() * random())::INTEGER AS city,
+        'c' || (80 * random() * random())::INTEGER AS city, 7919 * i % {ROWS} // 90 % 5 AS shift,
         (100 * random())::DECIMAL(9, 2) AS price, random()::FLOAT AS single,
         (random() < 0.4)::INTEGER AS answer, random() AS sure
     FROM range({ROWS}) rows(i)
 """
-OUTPUTS = {"prediction_column": "answer", "confidence_column": "sure"}
+OUTPUTS = {"prediction_column": "answer", "confidence_column": "sure", "time_column": "at"}
 
 
 def build(table: EngineTable, **options: object) -> Profile:
@@ -65,7 +70,7 @@ def agrees(found: NumericFeature | CategoricalFeature, expected: NumericFeature 
 
 def test_a_table_has_the_profile_of_the_file(folder):
     """Bins agree within the stated error, and all else to the last row; the same table gives the same profile twice."""
-    expected = build_file(folder / "training.parquet", shuffled=True, **OUTPUTS)
+    expected = build_file(folder / "training.parquet", **OUTPUTS)
     table = open_table(f"duckdb:///{folder / 'training.db'}", "training", None)
     found = build(table, **OUTPUTS)
     assert found.inputs == expected.inputs
@@ -75,6 +80,17 @@ def test_a_table_has_the_profile_of_the_file(folder):
     assert found.correlation.features == expected.correlation.features
     assert np.abs(np.subtract(found.correlation.values, expected.correlation.values)).max() < 1e-3
     assert found.correlation.scale == pytest.approx(expected.correlation.scale, abs=0.2)
+    assert (found.blocks.order, found.blocks.sizes, found.blocks.times) == (
+        "time",
+        expected.blocks.sizes,
+        expected.blocks.times,
+    )
+    for name, scores in expected.blocks.targets.items():
+        if isinstance(expected.targets()[name], CategoricalFeature):
+            assert found.blocks.targets[name] == scores
+        else:
+            assert np.allclose(found.blocks.targets[name].quantiles, scores.quantiles, rtol=0.3)
+    assert [name for name, scores in found.blocks.targets.items() if scores.dependent] == ["shift"]
     assert build(open_file(folder / "training.parquet"), **OUTPUTS).digest() == found.digest()
 
 
@@ -91,6 +107,8 @@ def test_postgresql_gives_the_same_bins_as_duckdb(folder, postgres):
         "single": "real",
         "digit": "int",
         "answer": "int",
+        "at": "bigint",
+        "shift": "int",
     }
     columns = ", ".join(f'"{name}" {types.get(name, "double precision")}' for name in names)
     with psycopg.connect(url, autocommit=True) as connection:
@@ -99,7 +117,8 @@ def test_postgresql_gives_the_same_bins_as_duckdb(folder, postgres):
             for row in rows:
                 copy.write_row(row)
     found = build(open_table(url, 'lake.The "Table"', None), **OUTPUTS)
-    assert found.targets() == build(open_file(folder / "training.parquet"), **OUTPUTS).targets()
+    expected = build(open_file(folder / "training.parquet"), **OUTPUTS)
+    assert (found.targets(), found.blocks) == (expected.targets(), expected.blocks)
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +217,28 @@ def test_a_database_that_goes_away_is_an_error_without_its_password(postgres, tm
         open_table("postgresql://postgres:s3cret@127.0.0.1:1/none", "rows", None)
     assert "cannot be read" in str(refused.value)
     assert "s3cret" not in f"{raised.value}{refused.value}"
+
+
+DIALECTS = ("bigquery", "databricks", "postgres", "snowflake", "trino")
+
+
+def test_every_query_compiles_for_the_warehouses(folder, monkeypatch):
+    """The queries of a profile are valid SQL of each warehouse, as its dialect's parser reads it again."""
+    queries = []
+
+    def recorded(method: Callable[[EngineTable, Any], Any]) -> Callable[[EngineTable, Any], Any]:
+        return lambda table, query: (queries.append(query), method(table, query))[1]
+
+    for method in ("_read", "kept"):
+        monkeypatch.setattr(EngineTable, method, recorded(getattr(EngineTable, method)))
+    with open_file(folder / "training.parquet") as table:
+        table.engine = "another"  # DuckDB has a hash of its own
+        names = ["skewed", "single", "price", "flag", "city", "at"]
+        table.rows = table.rows.select(*names, made=table.rows["at"].cast("timestamp"))
+        build_table(table, Options(time_column="at"), lambda *_: None)
+        hash_of_trino = table.rows.select(hash=row_hash(table.rows, "trino"))
+    for dialect in DIALECTS:
+        others = [query for query in queries if not query.op().find(ibis.expr.operations.Hash)]
+        for query in queries if dialect != "trino" else [*others, hash_of_trino]:
+            [statement] = sqlglot.parse(ibis.to_sql(query, dialect=dialect), read=dialect)
+            assert statement.find(sqlglot.exp.Select)

@@ -21,9 +21,11 @@ from exporter.profiles.engines.columns import (
     has_values,
     infer_inputs,
     output_columns,
+    seconds,
 )
 from exporter.profiles.engines.connection import EngineTable
 from exporter.profiles.engines.numbers import numeric_features
+from exporter.profiles.engines.order import time_blocks
 from exporter.profiles.engines.together import measure_correlation
 from exporter.profiles.options import Options
 from exporter.profiles.profile import Feature, NumericFeature, Profile
@@ -77,7 +79,8 @@ def build_table(table: EngineTable, options: Options, progress: Progress) -> Pro
     numbers = {name: column.values for name, column in columns.items() if not column.categorical}
     categories = {name: column.values for name, column in columns.items() if column.categorical}
     bins: dict[str, Feature] = {**numeric_features(table, numbers, options.bins, done)}
-    bins |= categorical_features(table, categories, options.categories, done)
+    categorical, texts = categorical_features(table, categories, options.categories, done)
+    bins |= categorical
     for name, column in columns.items():
         if column.single and isinstance(feature := bins[name], NumericFeature):
             bins[name] = msgspec.structs.replace(feature, precision="single")
@@ -93,6 +96,12 @@ def build_table(table: EngineTable, options: Options, progress: Progress) -> Pro
         correlation=measure_correlation(table, numbers, features, rows) or msgspec.UNSET,
         blocks=Blocks(SHUFFLED),
     )
+    if (arrival := options.time_column) and not options.shuffled:
+        targets = {
+            name: (columns[name].values, feature, texts.get(name, {})) for name, feature in profile.targets().items()
+        }
+        blocks = time_blocks(table, arrival, seconds(table, arrival), targets, progress)
+        profile = msgspec.structs.replace(profile, blocks=blocks)
     return Profiled(profile, skipped, sample)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import ibis
 
@@ -14,11 +15,14 @@ from exporter.profiles.engines.expressions import Expression, count, is_missing
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature
 from exporter.profiles.sketches import MAX_CATEGORY
 
+Texts = dict[str, list[Any]]
+"""The values of a column by their text: a decimal and a float may have the same."""
+
 
 def categorical_features(
     table: EngineTable, columns: Mapping[str, Expression], top: int, done: Callable[[], None]
-) -> dict[str, CategoricalFeature]:
-    """Return the bins of some columns.
+) -> tuple[dict[str, CategoricalFeature], dict[str, Texts]]:
+    """Return the bins of some columns, and the values that have the texts of their categories.
 
     Parameters
     ----------
@@ -31,14 +35,14 @@ def categorical_features(
     done
         Called when the bins of one of them are known.
     """
-    features = {}
+    features, values = {}, {}
     for name, column in columns.items():
-        features[name] = _feature(table, column, top)
+        features[name], values[name] = _feature(table, column, top)
         done()
-    return features
+    return features, values
 
 
-def _feature(table: EngineTable, column: Expression, top: int) -> CategoricalFeature:
+def _feature(table: EngineTable, column: Expression, top: int) -> tuple[CategoricalFeature, Texts]:
     missing = is_missing(column)
     row = table.row(table.rows.aggregate(rows=table.rows.count(), missing=count(missing)))
     rows, empty = int(row["rows"]), int(row["missing"] or 0)
@@ -47,9 +51,12 @@ def _feature(table: EngineTable, column: Expression, top: int) -> CategoricalFea
     groups = values.group_by("value").aggregate(n=values.count())
     found = table.columns(groups.order_by(ibis.desc("n"), "value").limit(top + MAX_RARE))
     counts: Counter[str] = Counter()
+    texts: Texts = defaultdict(list)
     for value, times in zip(found["value"].tolist(), found["n"].tolist(), strict=True):
         counts[scalar_text(value)] += times
+        texts[scalar_text(value)].append(value)
     more = rows - empty - sum(counts.values())
     if more < 0:
         raise table.changed()
-    return categorical_feature(counts, empty, 0, top, more)
+    feature = categorical_feature(counts, empty, 0, top, more)
+    return feature, {text: texts[text] for text in feature.categories}

@@ -129,18 +129,18 @@ def feature_columns(
 ) -> dict[str, Column]:
     """Return the values of each feature by its name; ages are measured from the column of times, else from ``now``."""
     columns = {}
-    arrival = _seconds(table, options.time_column) if options.time_column else ibis.literal(now)
+    arrival = seconds(table, options.time_column) if options.time_column else ibis.literal(now)
     for name, kind in kinds.items():
         if kind.type == "timestamp":
             age, hour = kind.features(name)
-            columns[age] = Column(arrival - _seconds(table, name), False)
+            columns[age] = Column(arrival - seconds(table, name), False)
             columns[hour] = Column(table.rows[name].cast("timestamp").hour(), False)
         else:
             columns[name] = _plain(table.rows[name], kind.categorical)
     return columns
 
 
-def _seconds(table: EngineTable, name: str) -> Expression:
+def seconds(table: EngineTable, name: str) -> Expression:
     """Return the times in a column in Unix seconds."""
     column = table.rows[name]
     if column.type().is_numeric():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -72,6 +73,17 @@ class EngineTable:
     def row(self, query: Expression) -> dict[str, Any]:
         """Return the only row of a query's result; its values may be None."""
         return {name: values[0] for name, values in self.lists(query).items()}
+
+    def kept(self, query: Expression) -> Expression:
+        """Return the result of a query in a temporary table, which ends with the connection.
+
+        An engine without temporary tables computes the query again each time.
+        """
+        with engine_errors(self.where, self._secrets):
+            try:
+                return self._connection.create_table(ibis.util.gen_name("profile"), query, temp=True)
+            except (NotImplementedError, ibis.common.exceptions.UnsupportedOperationError):
+                return query.cache() if self.engine == "pyspark" else query
 
     def _read(self, query: Expression) -> dict[str, Any]:
         with engine_errors(self.where, self._secrets):
@@ -149,7 +161,7 @@ def _connect(url: str, password: str) -> Any:
             path = next((Path(p) for p in (text.removeprefix("/"), text) if Path(p).is_file()), None)
             if path is None:
                 raise ProfileError(f"--database: {text}: there is no such file{similar_file(Path(text))}")
-            return ibis.duckdb.connect(path, read_only=True, **{"memory_limit": MEMORY, **options})
+            return _duckdb(path, read_only=True, **options)
         case "postgres" | "postgresql":
             return ibis.connect(url, **({"password": password} if password else {}))
         case "spark":
@@ -161,6 +173,12 @@ def _connect(url: str, password: str) -> Any:
             raise ProfileError("--database: expected a URL such as duckdb:///training.db or postgresql://host/name")
         case _:
             return ibis.connect(url, **({"password": password} if password else {}))
+
+
+def _duckdb(path: Path | None = None, **options: Any) -> Any:
+    """Connect to DuckDB with bounded memory, and with temporary files where the system has them."""
+    defaults = {"memory_limit": MEMORY, "temp_directory": tempfile.gettempdir()}
+    return ibis.duckdb.connect(*filter(None, [path]), **{**defaults, **options})
 
 
 def _find(connection: Any, name: str, database: str) -> tuple[str, Expression]:
@@ -189,5 +207,5 @@ def open_file(path: Path) -> EngineTable:
     if not path.is_file():
         raise ProfileError(f"{path}: cannot be read: there is no such file{similar_file(path)}")
     with engine_errors(str(path)):
-        connection = ibis.duckdb.connect(memory_limit=MEMORY)
+        connection = _duckdb()
         return EngineTable(str(path), plain.stem, getattr(connection, reader)(path))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
 import ibis
+
+from exporter.profiles.profile import CategoricalFeature, Feature
 
 _Item = TypeVar("_Item")
 Expression = Any
@@ -64,16 +66,50 @@ def count(condition: Expression) -> Expression:
     return ibis.ifelse(condition, 1, 0).sum()
 
 
+def block_bin(column: Expression, feature: Feature, values: Mapping[str, Sequence[Any]]) -> Expression:
+    """Return the bin of each value, as `exporter.profiles.block_builder.BlockBuilder` counts them.
+
+    Parameters
+    ----------
+    column
+        The column.
+    feature
+        Its frozen bins.
+    values
+        The column's values for each text that has a category of its own.
+    """
+    if isinstance(feature, CategoricalFeature):
+        other = len(feature.categories)
+        places = [(value, place) for place, text in enumerate(feature.categories) for value in values[text]]
+        known = [(column == (literal(value) if isinstance(value, float) else value), place) for value, place in places]
+        return ibis.cases((is_missing(column), other + 1), *known, else_=other)
+    numbers, top = finite(column), len(feature.edges)
+    found: list[tuple[Expression, Any]] = [(is_missing(column), top + 1), (numbers.isnull(), top + 2)]
+    if feature.edges and feature.min is not None and feature.max is not None:
+        extremes = (numbers >= literal(feature.max), top + 4), (numbers <= literal(feature.min), top + 3)
+        found += [*extremes, (numbers.notnull(), search(numbers, feature.edges, range(top + 1)))]
+    return ibis.cases(*found, else_=0)
+
+
 def row_hash(table: Expression, engine: str) -> Expression:
     """Return a whole number from 0 for each row: the same for equal rows, and evenly spread over different ones."""
     names = [name for name, dtype in table.schema().items() if not dtype.is_nested()]
     if engine == "duckdb":  # of the texts of all values it would take a hundred times as long
         row = ibis.struct({name: table[name] for name in names})
-        hashed = ibis.udf.scalar.builtin(_duckdb_hash, name="hash", signature=((row.type(),), "uint64"))
+        hashed = ibis.udf.scalar.builtin(_function, name="hash", signature=((row.type(),), "uint64"))
         return (hashed(row) % 2**62).cast("int64")
-    texts = [table[name].cast("string").fill_null("") for name in names]
-    return ibis.literal("\x1f").join(texts).hash().abs()
+    text = ibis.literal("\x1f").join([table[name].cast("string").fill_null("") for name in names])
+    if engine == "trino":
+        steps = (
+            ("to_utf8", "string", "binary"),
+            ("xxhash64", "binary", "binary"),
+            ("from_big_endian_64", "binary", "int64"),
+        )
+        for name, given, result in steps:
+            text = ibis.udf.scalar.builtin(_function, name=name, signature=((given,), result))(text)
+        return text.abs()
+    return text.hash().abs()
 
 
-def _duckdb_hash(row: Any) -> Any:
-    """Stand for DuckDB's function."""
+def _function(value: Any) -> Any:
+    """Stand for a function of an engine."""

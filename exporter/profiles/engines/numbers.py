@@ -146,7 +146,7 @@ def _count_cells(table: EngineTable, column: Expression, ranges: list[_Range]) -
     rows = rows.mutate(place=search(rows.number, cuts, leaves))
     rows = rows.filter(rows.place.notnull())
     rows = rows.mutate(cell=rows.place.floor().cast("int32"))
-    rows = rows.mutate(inner=((rows.place - rows.cell) * float(_PLACES)).floor().cast("int64"))
+    rows = rows.mutate(inner=((rows.place - rows.cell) * float(_PLACES)).floor().cast("int32"))
     found = table.columns(
         rows.group_by("cell").aggregate(
             n=rows.count(),

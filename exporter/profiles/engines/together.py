@@ -7,13 +7,13 @@ from itertools import combinations_with_replacement
 
 import numpy as np
 
-from exporter.profiles.correlation import MAX_SCORE, score_map
+from exporter.profiles.correlation import score_map
 from exporter.profiles.correlation_builder import GROUPS, CorrelationBuilder
 from exporter.profiles.engines.connection import EngineTable
 from exporter.profiles.engines.expressions import Expression, finite, literal, row_hash, search
 from exporter.profiles.profile import Correlation, Feature, NumericFeature
 
-ROWS = 1_000_000
+ROWS = 250_000
 """About so many rows are compared, chosen by a hash of their values."""
 _PLACES = 2**12  # of a score, so that sums of products are whole numbers
 _STEPS = 1_000_000
@@ -58,12 +58,10 @@ def measure_correlation(
 
 
 def _score(number: Expression, feature: NumericFeature) -> Expression:
-    """Return the normal scores of numbers as whole numbers, see `exporter.profiles.correlation.Copula.scores`."""
+    """Return the normal scores of training values as whole numbers, see `exporter.profiles.correlation.Copula`."""
     parts = zip(*(part.tolist() for part in score_map(feature)), strict=True)
     leaves = [
-        ((number - literal(low)) * literal(slope) + literal(base)).clip(-MAX_SCORE, MAX_SCORE)
-        if slope
-        else literal(base)
+        (number - literal(low)) * literal(slope) + literal(base) if slope else literal(base)
         for low, base, slope in parts
     ]
-    return (search(number, feature.edges, leaves) * float(_PLACES)).round().cast("int64")
+    return (search(number, feature.edges, leaves) * float(_PLACES) + 0.5).floor().cast("int32")
