@@ -1,7 +1,8 @@
 """Measure which drift the windows of single replicas show, and that of all replicas together, in windows of few values.
 
 With ``metrics: summary``, ModelFeatureDrift knows the windows of each replica; with ``metrics: full``, it also knows
-the sum of all. ``docs/scale.md`` has the table.
+the sum of all. Also measure what it costs replicas with ``summary`` to compute the sum themselves. ``docs/scale.md``
+has the figures.
 """
 
 from __future__ import annotations
@@ -9,10 +10,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 from study_tables import percents, table
-from timing import profile
+from timing import median_seconds, profile
 
-from exporter.config import THRESHOLDS
+from exporter.config import THRESHOLDS, ModelConfig
 from exporter.monitoring.binner import Binner
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.prediction_columns import PredictionColumns
+from exporter.monitoring.snapshots import encode
+from exporter.server.replica_drift import of_all_replicas
 from exporter.stats.divergence import Floats
 
 WINDOWS = 20_000
@@ -26,8 +31,25 @@ def found(binner: Binner, counts: Floats) -> npt.NDArray[np.bool_]:
     return np.asarray((score > floor) & (score > THRESHOLD))
 
 
+def cost(features: int = 50, others: int = 2) -> None:
+    """Print what adding the windows of other replicas costs for a version, after two hours of traffic."""
+    binner, rng = Binner(profile(features)), np.random.default_rng(1)
+    monitors = [ModelMonitor(ModelConfig("m", metrics="summary"), "1", binner) for _ in range(others + 1)]
+    end = 7200.0
+    for monitor in monitors:
+        for at in np.arange(0.0, end, 30.0):
+            values = {f"f{number}": rng.normal(size=20) for number in range(features)}
+            monitor.observe_columns(PredictionColumns(20, values), float(at))
+    own, *rest = monitors
+    snapshots = [encode(other, end, 1e9) for other in rest]
+    seconds = median_seconds(lambda: of_all_replicas(own, snapshots, end, 1e9))
+    size = sum(map(len, snapshots)) / 1e6
+    print(f"{features} features on {others + 1} replicas: {1e3 * seconds:.0f} ms, {size:.2f} MB of snapshots")
+
+
 def main() -> None:
-    """Print the table."""
+    """Print the figures."""
+    cost()
     binner = Binner(profile(1))
     rng = np.random.default_rng(5)
     shares = []
