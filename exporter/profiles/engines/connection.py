@@ -167,8 +167,8 @@ def _connect(url: str, password: str) -> Any:
         case "spark":
             from pyspark.sql import SparkSession
 
-            master = parts.netloc if parts.netloc.startswith("local") else f"spark://{parts.netloc}"
-            return ibis.pyspark.connect(SparkSession.builder.master(master).config(map=options).getOrCreate())
+            builder = SparkSession.builder.master(f"spark://{parts.netloc}").config(map=options)
+            return ibis.pyspark.connect(builder.getOrCreate())
         case "":
             raise ProfileError("--database: expected a URL such as duckdb:///training.db or postgresql://host/name")
         case _:
