@@ -77,7 +77,7 @@ class Retention:
             When the database fails.
         """
         oldest_kept = self._oldest_kept()
-        step, start = min(max(self._step, 2 * added), MAX_STEP), time.perf_counter()
+        step = min(max(self._step, 2 * added), MAX_STEP)
         with engine.begin() as connection:
             write_alone(connection)
             surplus = self._surplus(connection)
@@ -87,12 +87,13 @@ class Retention:
             limit = min(step, surplus) if surplus else step
             # The oldest have the lowest numbers: only they are read.
             oldest = sa.select(predictions.c.seq).order_by(predictions.c.seq).limit(limit)
+            start = time.perf_counter()  # what else a step does takes as long with fewer rows
             deleted = connection.execute(predictions.delete().where(predictions.c.seq.in_(oldest), too_old)).rowcount
+            passed = time.perf_counter() - start
             orphans = _end_waiting(connection, oldest_kept, step)
             old_labels = _delete_labels(connection, oldest_kept, step)
             delete_old_blocks(connection, step)
             self._unjoined_log.write(connection)
-        passed = time.perf_counter() - start
         if deleted == step or passed > STEP_SECONDS:
             self._step = int(min(max(step * min(STEP_SECONDS / passed, 2), MIN_STEP), MAX_STEP))
         return deleted == limit or step in {orphans, old_labels}
