@@ -187,13 +187,23 @@ def test_many_categories_and_extreme_numbers_are_profiled(odd):
         (["--table=wide", "--database=duckdb:///missing.db"], "missing.db: there is no such file"),
         (["--table=wide", "--database=wide.db"], "--database: expected a URL such as duckdb:///training.db"),
         (["--table=wide", "--database="], "--table=wide: set --database, or MODEL_EXPORTER_DATABASE, to the URL"),
+        (
+            ["--table=t", "--database=lake://u:s3cret@host/a"],
+            "lake://host/a: cannot be read: Don't know how to connect to '***'",
+        ),
+        (
+            ["--table=t", "--database=bigquery://project/a"],
+            "bigquery://project/a: cannot be read: Failed to import the bigquery backend",
+        ),
         (["--engine=duckdb"], "profile: expected one of TRAINING_FILE, --table, --from-store or --describe"),
     ],
 )
 def test_what_cannot_be_profiled_is_explained(odd, capsys, options, message):
     """A message names the table, the column, what is wrong, and what would be right."""
     assert main(["profile", f"--database={odd}", *options]) == 1
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message in error
+    assert "s3cret" not in error
 
 
 def test_a_database_that_goes_away_is_an_error_without_its_password(postgres, tmp_path):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -98,14 +98,17 @@ class EngineTable:
 
 
 @contextlib.contextmanager
-def engine_errors(where: str, secrets: Sequence[str] = ()) -> Iterator[None]:
-    """Turn the errors of an engine and of its driver into one line, without secrets."""
+def engine_errors(where: str, secrets: Sequence[str] = (), own: Collection[str] = _OWN) -> Iterator[None]:
+    """Turn the errors of an engine and of its driver into one line, without secrets.
+
+    Errors of the packages in ``own``, which are bugs, are left as they are.
+    """
     try:
         yield
     except ExporterError:
         raise
     except Exception as error:
-        if type(error).__module__.partition(".")[0] in _OWN and not isinstance(error, OSError):
+        if type(error).__module__.partition(".")[0] in own and not isinstance(error, OSError):
             raise
         text = " ".join(str(error).split())[:500] or type(error).__name__
         for secret in secrets:
@@ -142,7 +145,7 @@ def open_table(url: str, name: str, password_file: str | None) -> EngineTable:
     host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
     database = f"{parts.scheme}://{host}{parts.path}"
     secrets = [*filter(None, [password, parts.password, *dict(parse_qsl(parts.query)).values()])]
-    with engine_errors(database, secrets):
+    with engine_errors(database, [url, *secrets], own=()):  # a driver may be missing, and Ibis may not know the URL
         connection = _connect(url, password)
         try:
             table, rows = _find(connection, name, database)
