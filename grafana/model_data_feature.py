@@ -168,7 +168,7 @@ def stddev() -> Panel:
 
 
 def missing() -> Panel:
-    trained = f"max(model_feature_reference_missing_ratio{{{_ONE}}})"
+    trained = f"max(model_feature_reference_missing_ratio{{{_WINDOWED}}})"
     threshold = f"max(model_feature:threshold:ModelFeatureMissing{{{MODEL},{FEATURE}}})"
     return time_series(
         "$feature: missing and invalid",

@@ -148,6 +148,10 @@ FEATURE_WINDOW = {
     "max": _gauge("model_feature_max", "Largest value in the window."),
     "missing": _gauge("model_feature_missing_ratio", "Share of the window's observations without a value."),
     "invalid": _gauge("model_feature_invalid_ratio", "Share of the window's observations of a wrong type."),
+    "reference_missing": _gauge(
+        "model_feature_reference_missing_ratio",
+        "Smoothed training probability of a missing or invalid value, in the hours of the window's events.",
+    ),
     "unseen": _gauge(
         "model_feature_unseen_ratio", "Share of the window's observations outside the training range or categories."
     ),
@@ -228,9 +232,6 @@ REFERENCE_STDDEV = _gauge("model_feature_reference_stddev", "Standard deviation 
 WEIGHT = (
     _gauge("model_feature_weight", "Share of the variation of the predictions that goes with a feature, in training."),
     _gauge("model_feature_weight_upper", "Upper bound of the weight; 1 where it is not known."),
-)
-REFERENCE_MISSING = _gauge(
-    "model_feature_reference_missing_ratio", "Smoothed training probability of a missing or invalid value."
 )
 REFERENCE = _gauge("model_feature_reference_probability", "Smoothed training probability of a bin.")
 NOISE_RATIO = _gauge(

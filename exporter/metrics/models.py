@@ -124,14 +124,9 @@ class _Templates:
         """Return the lines of the training side of scores; those of the same are rendered once."""
         known, lines = self._expected
         if expected is not known and self._binner:
-            means, missing_shares = self._reference_templates
+            means = self._reference_means
             mean = self._binner.mean + expected.shift * self._binner.scale
-            probability = expected.reference.probability
-            missing = probability[self._binner.missing] + probability[self._binner.invalid]
-            lines = [
-                (f.REFERENCE_MEAN, means.render(mean[: len(means)])),
-                (f.REFERENCE_MISSING, missing_shares.render(missing[: len(missing_shares)])),
-            ]
+            lines = [(f.REFERENCE_MEAN, means.render(mean[: len(means)]))]
             self._expected = expected, lines
         return lines
 
@@ -145,8 +140,8 @@ class _Templates:
         return lines
 
     @cached_property
-    def _reference_templates(self) -> tuple[LineTemplate, LineTemplate]:
-        return self._by_feature(f.REFERENCE_MEAN), self._by_feature(f.REFERENCE_MISSING)
+    def _reference_means(self) -> LineTemplate:
+        return self._by_feature(f.REFERENCE_MEAN)
 
     @cached_property
     def _reference_bins(self) -> LineTemplate:

@@ -30,6 +30,8 @@ class WindowStats:
         Statistics of the valid values.
     missing, invalid, unseen
         Share of the observations that are missing, invalid, or outside the training range or categories.
+    reference_missing
+        Smoothed training probability of a missing or invalid value.
     shift
         Mean less that of training (of the same hours, for targets that change with them), in training standard
         deviations.
@@ -53,6 +55,7 @@ class WindowStats:
     missing: Floats
     invalid: Floats
     unseen: Floats
+    reference_missing: Floats
     shift: Floats
     kl: Floats
     noise: Floats
@@ -94,6 +97,7 @@ def compute(
         mean, stddev = binner.centre + offset * binner.scale, np.sqrt(variance) * binner.scale
     expected, recent = binner.expected(row), _recent_reference(binner, row, earlier)
     comparable = observed & (recent.rows > 0)
+    probability = expected.reference.probability
     return WindowStats(
         expected=expected,
         counts=sums.counts,
@@ -105,6 +109,7 @@ def compute(
         missing=ratio(sums.counts[binner.missing], observations),
         invalid=ratio(sums.counts[binner.invalid], observations),
         unseen=ratio(sums.unseen, observations),
+        reference_missing=probability[binner.missing] + probability[binner.invalid],
         shift=np.where(binner.stddev > 0, offset - expected.shift, np.nan),
         kl=np.where(observed, expected.reference.kl_divergence(sums.counts), np.nan),
         noise=np.where(observed, noise.training(observations, expected.reference), np.nan),

@@ -82,7 +82,7 @@ def test_the_missing_share_of_training_is_that_of_its_bins(monitors: MonitorRegi
         if series.startswith('model_feature_reference_probability{model="m",version="1",feature="age"')
         and series.endswith((' missing"}', ' invalid"}'))
     ]
-    share = float(values['model_feature_reference_missing_ratio{model="m",version="1",feature="age"}'])
+    share = float(values['model_feature_reference_missing_ratio{model="m",version="1",feature="age",window="5m"}'])
     assert len(of_bins) == 2
     assert share == pytest.approx(sum(of_bins))
     assert share == pytest.approx(0.1, abs=0.002)

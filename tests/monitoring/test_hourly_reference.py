@@ -123,9 +123,11 @@ def test_the_reference_of_a_window_is_that_of_its_hours(seasonal: Profile) -> No
     assert stats.kl[age] == binner.reference.kl_divergence(stats.counts)[age]
     assert stats.noise[age] == binner.reference.noise(stats.observations)[age]
     feed(monitor, START + 6 * HOUR, 30)
-    expected = monitor.read(START + 6 * HOUR + 1799)["1d"].expected
+    day = monitor.read(START + 6 * HOUR + 1799)["1d"]
+    expected = day.expected
     q = [(hours[hour] + 0.5) / (hours[hour].sum() + hours.shape[1] / 2) for hour in (5, 6)]
     assert expected.reference.probability[bins] == pytest.approx(q[0] / 4 + q[1] * 3 / 4, rel=1e-9)
+    assert day.reference_missing[index] == pytest.approx((q[0] / 4 + q[1] * 3 / 4)[-2:].sum(), rel=1e-9)
     rows = 1 / (1 / 16 / hours[5].sum() + 9 / 16 / hours[6].sum())
     assert expected.reference.rows[index] == pytest.approx(rows)
     assert expected.counts[bins].sum() == pytest.approx(rows)
