@@ -139,6 +139,9 @@ def test_releases_of_other_names_do_not_share_pods() -> None:
         ({"service": {"sessionAffinity": "Client"}}, "sessionAffinity"),
         ({"serviceMonitor": {"interval": 15}}, "got number, want string"),
         ({"fullnameOverride": "Model"}, "fullnameOverride"),
+        ({"profiles": {"exporter.yml": "models: []"}}, "invalid propertyName 'exporter.yml'"),
+        ({"profiles": {"a: b.json": ""}}, "invalid propertyName 'a: b.json'"),
+        ({"serviceMonitor": {"endpoint": {"interval": "30s"}}}, "invalid propertyName 'interval'"),
     ],
 )
 def test_a_wrong_value_is_refused(wrong: dict[str, Any], message: str) -> None:
@@ -147,10 +150,35 @@ def test_a_wrong_value_is_refused(wrong: dict[str, Any], message: str) -> None:
         CHART.validate_schema(wrong)
 
 
-def test_autoscaling_needs_a_metric() -> None:
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"autoscaling": {"enabled": True, "cpu": ""}}, "autoscaling: set cpu or queueLength"),
+        ({"profiles": {"loans.json": "{}"}}, "profiles: need config"),
+    ],
+)
+def test_values_that_need_others_are_refused(values: dict[str, Any], message: str) -> None:
     """The message says what to set."""
-    with pytest.raises(helm_python.HelmRenderError, match="autoscaling: set cpu or queueLength"):
-        rendered({"autoscaling": {"enabled": True, "cpu": ""}})
+    with pytest.raises(helm_python.HelmRenderError, match=message):
+        rendered(values)
+
+
+def test_names_that_yaml_reads_as_other_types_stay_names() -> None:
+    """Labels and names of digits, or ``true``, are strings, as Kubernetes requires."""
+    values = {
+        "config": {"models": [{"name": "loans"}]},
+        "profiles": {"1": "{}"},
+        "modelsConfigMap": "2",
+        "database": {"passwordSecret": {"name": "3", "key": "4"}},
+        "autoscaling": {"enabled": True},
+    }
+    documents = [*rendered(values, "123").values(), *rendered({"fullnameOverride": "true", **values}).values()]
+    for document in documents:
+        if document["apiVersion"] != "monitoring.coreos.com/v1":
+            kubernetes_validate.validate(document, "1.30", strict=True)
+        assert {type(one) for one in [document["metadata"]["name"], *document["metadata"]["labels"].values()]} == {str}
+        if document["kind"] == "ConfigMap":
+            assert {type(key) for key in document["data"]} == {str}
 
 
 def test_the_chart_passes_helm_lint() -> None:

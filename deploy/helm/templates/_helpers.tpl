@@ -11,7 +11,7 @@
 
 {{- define "model-exporter.selectorLabels" -}}
 app.kubernetes.io/name: model-exporter
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "model-exporter.labels" -}}
