@@ -14,7 +14,7 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.monitoring.background import BackgroundTask
 from exporter.storage import Store
-from exporter.storage.archive import Archive, Part, set_archived
+from exporter.storage.archive import Archive, set_archived
 from exporter.storage.engine import error_message, is_shared, open_engine
 from exporter.validation import parse_duration
 
@@ -60,7 +60,20 @@ class Archiver(BackgroundTask):
     def refresh(self) -> None:
         """Archive one part of the days that are older than the retention."""
         self.seconds = SECONDS
-        part = self._write()
+        with self._engine.connect() as connection:
+            if not is_shared(connection):
+                self._archive_part(connection)
+            elif connection.execute(sa.select(sa.func.pg_try_advisory_lock(_ARCHIVE_LOCK))).scalar():
+                try:
+                    self._archive_part(connection)
+                finally:
+                    connection.rollback()  # after an error, PostgreSQL refuses further statements
+                    connection.execute(sa.select(sa.func.pg_advisory_unlock(_ARCHIVE_LOCK)))
+
+    def _archive_part(self, connection: sa.Connection) -> None:
+        """Write a part, and tell the database of it."""
+        before_day = int((time.time() - self._retention) // 86400)
+        part = self._archive.write_part(connection, before_day, self._redact)
         if part.last is not None:
             self._store.execute(partial(_set, part.last))
             self._count(part.rows)
@@ -80,18 +93,6 @@ class Archiver(BackgroundTask):
             return
         self._store.report_failure()
         log.error("predictions are kept until they can be archived: %s", error_message(error))
-
-    def _write(self) -> Part:
-        before_day = int((time.time() - self._retention) // 86400)
-        with self._engine.connect() as connection:
-            if not is_shared(connection):
-                return self._archive.write_part(connection, before_day, self._redact)
-            if not connection.execute(sa.select(sa.func.pg_try_advisory_lock(_ARCHIVE_LOCK))).scalar():
-                return Part(None, 0, False)
-            try:
-                return self._archive.write_part(connection, before_day, self._redact)
-            finally:
-                connection.execute(sa.select(sa.func.pg_advisory_unlock(_ARCHIVE_LOCK)))
 
 
 def _set(last: int, connection: sa.Connection, _: Any) -> None:

@@ -29,6 +29,8 @@ GROUP_ROWS, GROUP_CHARACTERS = 20_000, 16 * 2**20
 """Predictions of a row group, and characters of their inputs, at most."""
 FETCHED_ROWS = 200
 """Predictions that are fetched at a time."""
+ROW_BYTES = 1000
+"""Assumed bytes of memory of a prediction without its inputs, until its row group is written."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -137,6 +139,9 @@ class Archive:
             files, root = self._open()
             files.create_dir(f"{root}/{folder}")
             target = f"{root}/{folder}/{name}"
+            if _holds_others(files, target, content):
+                hint = "give each database an archive of its own; after a restore, move this file elsewhere"
+                raise StoreError(f"store.archive: {target}: holds predictions of another database: {hint}")
             if not isinstance(files, LocalFileSystem):  # an object appears when it is complete
                 with files.open_output_stream(target) as stream:
                     stream.write(content)
@@ -227,8 +232,8 @@ class _DayFile:
 
     @property
     def size(self) -> int:
-        """Bytes that are written."""
-        return int(self._buffer.tell())
+        """Bytes in memory: those that are written, and about those that wait for their row group."""
+        return int(self._buffer.tell()) + self._characters + ROW_BYTES * len(self._rows)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a prediction."""
@@ -250,6 +255,20 @@ class _DayFile:
         if self._rows:
             self._writer.write_table(pa.Table.from_pylist(self._rows, _schema()))
         self._rows, self._characters = [], 0
+
+
+def _holds_others(files: Any, target: str, content: Any) -> bool:
+    """Return whether there is such a file with other predictions under the numbers of these."""
+    from pyarrow import BufferReader
+    from pyarrow.fs import FileType
+    from pyarrow.parquet import ParquetFile
+
+    if files.get_file_info(target).type == FileType.NotFound:
+        return False
+    with files.open_input_file(target) as file:
+        tables = [ParquetFile(source).read(columns=["seq", "id"]) for source in (file, BufferReader(content))]
+    stored, new = (dict(zip(*(table[name].to_pylist() for name in ("seq", "id")), strict=True)) for table in tables)
+    return any(stored.get(seq, id_) != id_ for seq, id_ in new.items())
 
 
 def _schema() -> Any:

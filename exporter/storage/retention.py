@@ -82,8 +82,11 @@ class Retention:
             write_alone(connection)
             surplus = self._surplus(connection)
             too_old = sa.true() if surplus else predictions.c.received < oldest_kept
+            archived = archived_up_to(connection)
             if self._archives:
-                too_old &= self._is_archived(connection, surplus)
+                too_old &= self._is_archived(connection, surplus, archived)
+            if archived:  # SQLite would give the numbers of what is archived again, once the table is empty
+                too_old &= predictions.c.seq < sa.select(sa.func.max(predictions.c.seq)).scalar_subquery()
             limit = min(step, surplus) if surplus else step
             # The oldest have the lowest numbers: only they are read.
             oldest = sa.select(predictions.c.seq).order_by(predictions.c.seq).limit(limit)
@@ -98,9 +101,8 @@ class Retention:
             self._step = int(min(max(step * min(STEP_SECONDS / passed, 2), MIN_STEP), MAX_STEP))
         return deleted == limit or step in {orphans, old_labels}
 
-    def _is_archived(self, connection: sa.Connection, surplus: int) -> sa.ColumnElement[bool]:
+    def _is_archived(self, connection: sa.Connection, surplus: int, last: int) -> sa.ColumnElement[bool]:
         """Return the condition for what may be deleted: beyond the maximum size, also what is not archived yet."""
-        last = archived_up_to(connection)
         if not surplus:
             return predictions.c.seq <= last
         if prediction_range(connection).start > last and time.monotonic() >= self._lost_log_at:

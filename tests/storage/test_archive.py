@@ -12,8 +12,10 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from pyarrow import parquet
+from support.postgres import Postgres
 
 from exporter.config import StoreConfig
+from exporter.errors import StoreError
 from exporter.events import Feedback, Prediction
 from exporter.profiles.readers.store import StoreSource
 from exporter.server.archiver import Archiver
@@ -161,8 +163,72 @@ def test_an_exporter_that_was_killed_writes_the_same_file(archived: Archived, mo
     archived.predict(3, 5)
     archived.run(archived.archiver)
     assert archived.files() == {name: [f"p-{n}" for n in range(6)]}
-    assert archived.sweep() == 0
+    assert archived.sweep() == 1
     assert archived.read() == list(range(6))
+
+
+def test_numbers_of_archived_predictions_are_not_given_again(archived: Archived) -> None:
+    """After a time without predictions, those that follow are archived before they are deleted, too."""
+    archived.predict(5, *range(5))
+    archived.run(archived.archiver)
+    assert archived.sweep() == 1  # the newest stays until another one arrives
+    archived.predict(3, *range(5, 8))
+    assert archived.sweep() == 3
+    archived.run(archived.archiver)
+    assert (archived.sweep(), archived.read()) == (1, list(range(8)))
+
+
+def test_other_exporters_wait_until_a_part_is_recorded(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No part is written twice, or recorded in another order."""
+    archived = Archived(postgres.url(), tmp_path / "archive")
+    other = Archiver(archived.config, archived.store, lambda _, inputs: inputs, archived._count)
+    archived.predict(3, *range(5))
+    execute, written = archived.store.execute, []
+
+    def late(*arguments: Any) -> Any:
+        monkeypatch.setattr(archived.store, "execute", execute)
+        other.refresh()
+        written.append(archived.counts)
+        return execute(*arguments)
+
+    monkeypatch.setattr(archived.store, "execute", late)
+    archived.archiver.refresh()
+    assert (written, archived.counts) == ([0.0], 5)
+    for archiver in (archived.archiver, other):
+        archiver.start()
+        archiver.close()
+    archived.store.close()
+
+
+def test_days_with_few_predictions_share_the_memory_of_a_part(
+    archived: Archived, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part ends once what waits in memory is too large, although no row group of a day is full."""
+    monkeypatch.setattr(archive, "PART_BYTES", 5 * archive.ROW_BYTES)
+    monkeypatch.setattr(archive, "FETCHED_ROWS", 2)
+    for days_ago in (6, 5, 4, 3):
+        archived.predict(days_ago, 2 * days_ago, 2 * days_ago + 1)
+    archived.archiver.refresh()
+    assert archived.counts == 6
+    archived.run(archived.archiver)
+    assert archived.counts == 8
+
+
+def test_files_of_another_database_are_not_overwritten(archived: Archived, tmp_path: Path) -> None:
+    """Two databases number their predictions alike: with one archive, the second keeps its own, and reports it."""
+    archived.predict(3, *range(5))
+    archived.run(archived.archiver)
+    second = Archived(f"sqlite:///{tmp_path / 'second.db'}", archived.folder)
+    second.predict(3, *range(5, 10))
+    with pytest.raises(StoreError, match=rf"store\.archive: .*/{1:020}\.parquet: holds predictions of another"):
+        second.run(second.archiver)
+    assert second.sweep() == 5
+    assert archived.read() == list(range(5))
+    second.archiver.start()
+    second.archiver.close()
+    second.store.close()
 
 
 def test_predictions_stay_while_the_archive_cannot_be_written(
@@ -178,4 +244,4 @@ def test_predictions_stay_while_the_archive_cannot_be_written(
     assert archived.sweep() == 5
     archived.folder.unlink()
     archived.run(archived.archiver)
-    assert (archived.sweep(), archived.read()) == (0, list(range(5)))
+    assert (archived.sweep(), archived.read()) == (1, list(range(5)))
