@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import os
 import re
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -81,6 +83,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
 
 
+def is_utf8(text: str) -> bool:
+    """Return whether a text can be written as UTF-8; names of files need not."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
 def any_of(words: Iterable[str]) -> str:
     """Return words as a list of alternatives.
 
@@ -103,8 +110,18 @@ def similar_file(path: Path) -> str:
         names = [file.name for file in itertools.islice(path.parent.iterdir(), MAX_FILES)]
     except OSError:
         return ""
+    if path.name in names or os.path.lexists(path):
+        return ""
     name = closest(path.name, names)
-    return f"; did you mean {path.with_name(name)}?" if name and not path.exists() else ""
+    return f"; did you mean {path.with_name(name)}?" if name else ""
+
+
+def is_special(path: Path) -> bool:
+    """Return whether a path is that of a folder, a pipe or a device: reading it fails, or might never end."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def suggestion(word: str, valid: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from exporter.config.model_names import ModelNames
 from exporter.config.types import Config, ModelConfig, ModelFile
 from exporter.config.yaml_file import load_yaml
 from exporter.errors import ConfigError
-from exporter.validation import convert
+from exporter.validation import convert, is_special, is_utf8, printable
 
 SUFFIXES = {".yml", ".yaml"}
 """What the names of files in ``models_folder`` end with; others, such as profiles, are not read."""
@@ -110,7 +110,9 @@ def load_models(file: Path) -> tuple[ModelConfig, ...]:
     ConfigError
         At the first mistake.
     """
-    if file.exists() and not file.is_file():  # reading a pipe might never end
+    if not is_utf8(str(file)):  # metrics and pages are, and show it
+        raise ConfigError(f"{printable(str(file))}: its name is not UTF-8")
+    if is_special(file):
         raise ConfigError(f"{file}: is not a file")
     models = convert(check_model_file(load_yaml(file), str(file)), ModelFile, str(file)).models
     return _with_absolute_profiles(models, file.absolute().parent)

@@ -11,6 +11,8 @@ import yaml
 from exporter.errors import ConfigError
 from exporter.validation import similar_file
 
+MAX_CHARACTERS = 16 * 2**20
+"""Most characters in a YAML file."""
 MAX_NODES = 1_000_000
 """Most values in a YAML file."""
 _UNFIT = re.compile("[\0\ud800-\udfff]")
@@ -40,7 +42,11 @@ def load_yaml(path: Path) -> Any:
         When the file cannot be read or is not YAML; the text names the line.
     """
     try:
-        document = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506 (a SafeLoader)
+        with path.open(encoding="utf-8") as file:
+            text = file.read(MAX_CHARACTERS + 1)
+        if len(text) > MAX_CHARACTERS:
+            raise ConfigError(f"{path}: has more than {MAX_CHARACTERS:,} characters")
+        document = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}{similar_file(path)}") from None
     except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:

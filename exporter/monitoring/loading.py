@@ -15,7 +15,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import task_of
 from exporter.profiles.profile import CategoricalFeature, Profile
 from exporter.profiles.profile import load as load_profile
-from exporter.validation import preview, suggestion
+from exporter.validation import is_special, preview, suggestion
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +83,8 @@ def _load_profiles(where: str, model: ModelConfig) -> dict[str | None, tuple[str
         files.insert(0, (None, "profile", model.profile))
     profiles: dict[str | None, tuple[str, Profile]] = {}
     for version, key, file in files:
+        if is_special(Path(file)):
+            raise ConfigError(f"{where}.{key}: {file}: is not a file")
         try:
             profiles[version] = file, load_profile(Path(file))
         except ProfileError as error:

@@ -15,6 +15,7 @@ from exporter.config.checks import InvalidKeyError, check_retrained
 from exporter.errors import ConfigError
 from exporter.monitoring.loading import Part, load_base, load_part
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.validation import printable
 
 Stamp = tuple[int, ...] | None
 """Device, inode, size and times of a file, which change when it is written or replaced; None if it is not there."""
@@ -91,7 +92,8 @@ class Loaded(NamedTuple):
         """Whether each file of ``models_folder`` is valid, by its name in the folder."""
         faulty = {fault.file for fault in self.faults}
         files = {*self.parts, *faulty} - {self.path}
-        return {str(file.relative_to(self.folder)): file not in faulty for file in sorted(files) if self.folder}
+        names = {file: printable(str(file.relative_to(self.folder))) for file in sorted(files) if self.folder}
+        return {name: file not in faulty for file, name in names.items()}
 
     def changed(self) -> Mapping[Path, Stamp] | None:
         """Return the stamps of now if files of ``models_folder`` or their profiles have changed, else None.

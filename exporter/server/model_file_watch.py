@@ -16,12 +16,15 @@ log = logging.getLogger(__name__)
 
 SECONDS = 5.0
 """Time between two looks at the folder."""
+MAX_LOOKS = 12
+"""Looks in a row that may find different changes."""
 
 
 class ModelFileWatch(BackgroundTask):
     """Looks at the files' sizes and times; reloads once two looks in a row find the same change.
 
-    A file that is being written when the first look finds it is not read before it is complete.
+    A file that is being written when the first look finds it is not read before it is complete. If some file changes at
+    every look, all are read after `MAX_LOOKS`: it may not keep the changes of others from being used.
 
     Parameters
     ----------
@@ -39,21 +42,27 @@ class ModelFileWatch(BackgroundTask):
         self._reload = reload
         self._successful = successful
         self._seen: Mapping[Path, Stamp] | None = None
+        self._changed_looks = 0
         self._failure = ""
 
     def refresh(self) -> None:
         """Look once."""
         stamps = self._files().changed()
-        if self._failure or (stamps is not None and stamps == self._seen):
+        self._changed_looks = self._changed_looks + 1 if stamps is not None else 0
+        if self._failure or (stamps is not None and (stamps == self._seen or self._changed_looks > MAX_LOOKS)):
             self._reload()
             self._failure = ""
+            self._changed_looks = 0
         self._seen = stamps
 
     def on_error(self, error: Exception) -> None:
-        """Report that the folder cannot be read, once; its models stay in use."""
-        if not isinstance(error, ConfigError):
+        """Report an error once, such as a folder that cannot be read; the models in use stay so."""
+        failure = f"{type(error).__name__}: {error}"
+        if failure == self._failure:
+            return
+        self._failure = failure
+        self._successful.set(0)
+        if isinstance(error, ConfigError):
+            log.error("%s; the models in use stay so", error)
+        else:
             super().on_error(error)
-        elif self._failure != str(error):
-            self._failure = str(error)
-            self._successful.set(0)
-            log.error("%s; the models of before stay in use", error)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -17,8 +18,10 @@ from exporter.events import Prediction
 from exporter.server.api.probes import Probes
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
+from exporter.server.model_file_watch import MAX_LOOKS
 
 SUCCESSFUL = "model_exporter_config_last_reload_successful"
+PIPE = "models: [{name: x, profile: pipe}]"
 
 
 class Fleet:
@@ -203,3 +206,58 @@ def test_names_of_retrained_models_may_come_from_the_folder(fleet: Fleet) -> Non
     assert answer.status_code == 500
     assert 'retrain.models[1]: no model "lones" is configured; did you mean "loans"?' in answer.json["detail"]
     assert fleet.exporter.config.retrain and fleet.valid() == {"loans.yml": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        (b"\xff.yml", lambda path: path.write_text("models: [{name: x}]"), "its name is not UTF-8"),
+        (b"pipe.yml", os.mkfifo, "pipe.yml: is not a file"),
+        (b"a.yml", lambda path: path.symlink_to(path.name), "a.yml: cannot be read: Too many levels of symbolic links"),
+        (b"b.yml", lambda path: path.write_text(PIPE), "/pipe: is not a file"),
+        (b"c.yml", lambda path: path.write_text("#" * (2**24 + 1)), "c.yml: has more than 16,777,216 characters"),
+    ],
+)
+def test_no_file_keeps_the_others_from_being_used(
+    fleet: Fleet, name: bytes, make: Callable[[Path], None], message: str
+) -> None:
+    """Pipes, links to themselves, huge files and names that are not UTF-8 are reported, also in metrics and pages."""
+    os.mkfifo(fleet.folder / "pipe")
+    make(fleet.folder / os.fsdecode(name))
+    fleet.write("good.yml", "models: [{name: good}]")
+    assert fleet.look() == ["good", "loans", "own"]
+    (fault,) = fleet.exporter.files.faults
+    assert fault.detail.endswith(message)
+    text = fleet.exporter.metrics("", ())[0].decode()
+    assert 'model_exporter_model_file_valid{file="good.yml"} 1.0' in text and '.yml"} 0.0' in text
+    assert fleet.client.get("/").status_code == 200 and Probes(fleet.exporter).ready().status == 200
+    assert message in fleet.client.post("/-/reload").json["detail"]
+
+
+def test_a_file_that_always_changes_does_not_hold_others_back(fleet: Fleet) -> None:
+    """After a minute of changes, all files are read."""
+    fleet.write("good.yml", "models: [{name: good}]")
+    for number in range(MAX_LOOKS):
+        fleet.write("log.yml", "#" * number)
+        fleet.exporter._watch.refresh()
+    assert "good" not in fleet.exporter.pipeline.monitors.models
+    fleet.write("log.yml", "models: [")
+    fleet.exporter._watch.refresh()
+    assert sorted(fleet.exporter.pipeline.monitors.models) == ["good", "loans", "own"]
+
+
+def test_an_unexpected_error_is_reported_once(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The metric says that nothing is reloaded, until it is."""
+
+    def fail() -> None:
+        raise MemoryError
+
+    fleet.write("good.yml", "models: [{name: good}]")
+    with monkeypatch.context() as patched:
+        patched.setattr(fleet.exporter._watch, "_reload", fail)
+        assert fleet.look() == fleet.look() == ["loans", "own"]
+    assert fleet.successful() == 0
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+    assert fleet.look() == ["good", "loans", "own"] and fleet.successful() == 1
