@@ -136,6 +136,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> str:
             CREATE TABLE wide AS SELECT 'k' || least(i, 290000) AS key,
                 1.7976931348623157e308 * (i % 2 * 2 - 1) AS huge,
                 1e-310 * (i % 5) AS tiny FROM range(300000) rows(i);
+            CREATE TABLE ids AS SELECT (18446744073709551614 + (i % 2)::UBIGINT)::UBIGINT AS id FROM range(300) rows(i);
         """)
     return f"duckdb:///{path}"
 
@@ -173,6 +174,8 @@ def test_many_categories_and_extreme_numbers_are_profiled(odd):
     assert sum(key.counts) == 300_000
     assert (huge.min, huge.max, huge.counts[1]) == (-1.7976931348623157e308, 1.7976931348623157e308, 150_000)
     assert [count for count in tiny.counts if count] == [60_000] * 5
+    ids = build(open_table(odd, "ids", None), types={"id": "categorical"}).features["id"]
+    assert ids.categories == ("18446744073709551614", "18446744073709551615")
 
 
 @pytest.mark.parametrize(
@@ -194,6 +197,15 @@ def test_many_categories_and_extreme_numbers_are_profiled(odd):
         (
             ["--table=t", "--database=bigquery://project/a"],
             "bigquery://project/a: cannot be read: Failed to import the bigquery backend",
+        ),
+        (["--table=t", "--database=postgresql://u:s3cret/x@host/a"], "--database: is not a URL such as duckdb:///"),
+        (
+            ["--table=t", "--database=postgresql://u:12/s3cret@host/a"],
+            "--database: has an @ after the host: a password",
+        ),
+        (
+            ["--table=t", "--database=postgresql://u:12#s3cret@host/a"],
+            "--database: has an @ after the host: a password",
         ),
         (["--engine=duckdb"], "profile: expected one of TRAINING_FILE, --table, --from-store or --describe"),
     ],
@@ -227,6 +239,22 @@ def test_a_database_that_goes_away_is_an_error_without_its_password(postgres, tm
         open_table("postgresql://postgres:s3cret@127.0.0.1:1/none", "rows", None)
     assert "cannot be read" in str(refused.value)
     assert "s3cret" not in f"{raised.value}{refused.value}"
+
+
+def test_a_csv_file_is_read_as_it_is_without_an_engine(tmp_path, capsys):
+    """The options of CSV hold for an engine, too, and a name with brackets is the name of one file."""
+    path = tmp_path / "train[1].csv"
+    path.write_text("price;kind\n" + "".join(f"{n},5;k{n % 3}\n" for n in range(300)))
+    (tmp_path / "train1.csv").write_text("price\n1\n")
+    profiles = []
+    for engine in ([], ["--engine=duckdb"]):
+        output = tmp_path / f"{len(engine)}.json"
+        arguments = [str(path), "--shuffled", "--delimiter=;", "--decimal=,", *engine, f"--output={output}"]
+        assert main(["profile", *arguments]) == 0
+        profiles.append(load(output))
+    one, other = (profile.features for profile in profiles)
+    assert (one["price"].min, one["price"].max) == (other["price"].min, other["price"].max) == (0.5, 299.5)
+    assert one["kind"] == other["kind"]
 
 
 DIALECTS = ("bigquery", "databricks", "postgres", "snowflake", "trino")

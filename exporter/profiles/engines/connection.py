@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from exporter.validation import any_of, preview, similar_file, suggestion
 MEMORY = "1500MB"
 """Memory of an embedded DuckDB, unless its URL sets ``memory_limit``. What does not fit is in temporary files."""
 PASSWORD = "--database-password-file"  # noqa: S105
+_EXAMPLES = f"a URL such as duckdb:///training.db or postgresql://host/name; a password may be in {PASSWORD}"
 _FILES = {".parquet": "read_parquet", ".csv": "read_csv", ".jsonl": "read_json", ".ndjson": "read_json"}
 _OWN = frozenset({"builtins", "exporter", "numpy"})
 
@@ -60,7 +62,8 @@ class EngineTable:
         for name, values in self._read(query).items():
             kind = query[name].type()
             if kind.is_numeric() and not kind.is_decimal():
-                found[name] = values.to_numpy().astype(np.int64 if kind.is_integer() else np.float64)
+                integer = np.uint64 if kind.is_unsigned_integer() else np.int64
+                found[name] = values.to_numpy().astype(integer if kind.is_integer() else np.float64)
             else:
                 found[name] = np.empty(len(values), dtype=object)
                 found[name][:] = values.to_pylist()
@@ -135,14 +138,17 @@ def open_table(url: str, name: str, password_file: str | None) -> EngineTable:
     """
     try:
         parts = urlsplit(url)
-        password = unquote(parts.password or "")
+        host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
     except ValueError:
-        raise ProfileError("--database: is not a URL such as duckdb:///training.db or postgresql://host/name") from None
+        raise ProfileError(f"--database: is not {_EXAMPLES}") from None
+    if parts.scheme != "duckdb" and "@" in parts.path + parts.query.partition("=")[0] + parts.fragment:
+        # What is shown of the URL would hold a part of the password.
+        raise ProfileError(f"--database: has an @ after the host: a password with special characters is in {PASSWORD}")
+    password = unquote(parts.password or "")
     if password_file:
         if password:
             raise ProfileError(f"{PASSWORD}: the URL of --database has a password already; remove it there")
         password = read_secret_file(password_file, PASSWORD)
-    host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
     database = f"{parts.scheme}://{host}{parts.path}"
     secrets = [*filter(None, [password, parts.password, *dict(parse_qsl(parts.query)).values()])]
     with engine_errors(database, [url, *secrets], own=()):  # a driver may be missing, and Ibis may not know the URL
@@ -173,7 +179,7 @@ def _connect(url: str, password: str) -> Any:
             builder = SparkSession.builder.master(f"spark://{parts.netloc}").config(map=options)
             return ibis.pyspark.connect(builder.getOrCreate())
         case "":
-            raise ProfileError("--database: expected a URL such as duckdb:///training.db or postgresql://host/name")
+            raise ProfileError(f"--database: expected {_EXAMPLES}")
         case _:
             return ibis.connect(url, **({"password": password} if password else {}))
 
@@ -195,8 +201,15 @@ def _find(connection: Any, name: str, database: str) -> tuple[str, Expression]:
     raise ProfileError(f"{database}: has no table {preview(name)}; {suggestion(name, others if dot else tables)}")
 
 
-def open_file(path: Path) -> EngineTable:
+def open_file(path: Path, delimiter: str = ",", decimal: str = ".") -> EngineTable:
     """Open a Parquet, CSV or JSON lines file with DuckDB.
+
+    Parameters
+    ----------
+    path
+        The file.
+    delimiter, decimal
+        What separates the cells of a CSV file, and the decimal point of its numbers.
 
     Raises
     ------
@@ -211,4 +224,6 @@ def open_file(path: Path) -> EngineTable:
         raise ProfileError(f"{path}: cannot be read: there is no such file{similar_file(path)}")
     with engine_errors(str(path)):
         connection = _duckdb()
-        return EngineTable(str(path), plain.stem, getattr(connection, reader)(path))
+        options = {"delim": delimiter, "decimal_separator": decimal} if reader == "read_csv" else {}
+        # DuckDB would read all files that a name with brackets or asterisks matches.
+        return EngineTable(str(path), plain.stem, getattr(connection, reader)(glob.escape(str(path)), **options))
