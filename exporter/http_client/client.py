@@ -282,7 +282,8 @@ def _split(url: str, option: str, example: str) -> urllib.parse.SplitResult:
     except ValueError:  # no port, or half an IPv6 address
         valid = False
     if not valid:
-        raise ExporterError(f"{option}: expected a URL such as {example}, got {re.sub('//.*@', '//…@', url)}")
+        without_secrets = re.sub(r"\?.+", "?…", re.sub("//.*@", "//…@", url))
+        raise ExporterError(f"{option}: expected a URL such as {example}, got {without_secrets}")
     return parts
 
 

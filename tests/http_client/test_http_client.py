@@ -123,9 +123,10 @@ def test_a_url_that_is_not_valid_is_refused(url: str) -> None:
         Client(url, "--url")
 
 
-def test_a_password_in_a_url_is_never_shown(exporter: Exporter) -> None:
-    """It is accepted only where the option says so, and is sent as basic authentication."""
-    for url in ("http://me:s3cret@127.0.0.1:9877", "htp://me:s3cret@127.0.0.1:9877"):
+def test_a_secret_in_a_url_is_never_shown(exporter: Exporter) -> None:
+    """A password is accepted only where the option says so, and is sent as basic authentication; a query never is."""
+    urls = ["http://me:s3cret@127.0.0.1:9877", "htp://me:s3cret@127.0.0.1:9877", "http://127.0.0.1:9877/?token=s3cret"]
+    for url in urls:
         with pytest.raises(ExporterError) as caught:
             Client(url, "--url")
         assert "s3cret" not in str(caught.value)
