@@ -17,8 +17,7 @@ from typing import NamedTuple
 from exporter.commands.addresses import address
 from exporter.commands.common import Parser, add_config_file, add_log_options, set_help
 from exporter.commands.cpu import disable_slow_avx512
-from exporter.errors import ExporterError
-from exporter.validation import printable
+from exporter.errors import ExporterError, printable
 
 DEFAULT_ADDRESS = "127.0.0.1:9877"
 _EXTRAS = {"aiohttp": "proxy", "confluent_kafka": "kafka", "joblib": "demo", "sklearn": "demo"}

@@ -20,6 +20,8 @@
 
 from __future__ import annotations
 
+import json
+
 
 class ExporterError(Exception):
     """Base of every error this package raises on purpose; its text is meant for people."""
@@ -109,3 +111,14 @@ class StoreFullError(StoreError):
 
 class StackError(ExporterError):
     """A program of the stack is missing, its port is taken, or it did not become ready."""
+
+
+def printable(text: str) -> str:
+    r"""Escape the characters of a text that a terminal or a viewer would interpret; line ends stay.
+
+    >>> print(printable("\x1b[31mred"))
+    \u001b[31mred
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)

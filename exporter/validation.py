@@ -72,17 +72,6 @@ def preview(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
-def printable(text: str) -> str:
-    r"""Escape the characters of a text that a terminal or a viewer would interpret; line ends stay.
-
-    >>> print(printable("\x1b[31mred"))
-    \u001b[31mred
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
-
-
 def is_utf8(text: str) -> bool:
     """Return whether a text can be written as UTF-8; names of files need not."""
     return not any("\ud800" <= c <= "\udfff" for c in text)

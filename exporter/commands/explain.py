@@ -10,10 +10,10 @@ from urllib.parse import urlencode
 
 from exporter.commands.common import aligned, checked, whole_number
 from exporter.commands.exporter_client import add_exporter_options, exporter_client
-from exporter.errors import ExporterError
+from exporter.errors import ExporterError, printable
 from exporter.slices.explain import DEFAULT_LIMIT, MAX_LIMIT
 from exporter.slices.questions import QUESTIONS
-from exporter.validation import parse_duration, printable
+from exporter.validation import parse_duration
 
 TIMEOUT = 120.0
 """Seconds to wait for a response: searches of other clients may come first."""

@@ -6,7 +6,7 @@ import json
 import logging
 from datetime import UTC, datetime
 
-from exporter.validation import printable
+from exporter.errors import printable
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 

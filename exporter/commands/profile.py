@@ -13,7 +13,7 @@ from typing import NamedTuple
 from exporter import config
 from exporter.commands.common import add_config_file, add_table_options, whole_number
 from exporter.commands.progress import Progress
-from exporter.errors import ConfigError, ExporterError, ProfileError
+from exporter.errors import ConfigError, ExporterError, ProfileError, printable
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.builder import build
 from exporter.profiles.checks import Columns, warnings
@@ -29,7 +29,7 @@ from exporter.profiles.readers.compression import without_gz
 from exporter.profiles.readers.files import FileSource
 from exporter.profiles.readers.store import CONFIDENCE, PREDICTION, TIME, StoreSource
 from exporter.profiles.season_record import HOURS
-from exporter.validation import any_of, parse_duration, printable, suggestion
+from exporter.validation import any_of, parse_duration, suggestion
 
 DATABASE = "MODEL_EXPORTER_DATABASE"
 """The variable with the default of ``--database``, which may hold a password."""

@@ -15,8 +15,8 @@ from exporter.config.checks import check_document, check_model_file
 from exporter.config.model_names import ModelNames
 from exporter.config.types import Config, ModelConfig, ModelFile
 from exporter.config.yaml_file import load_yaml
-from exporter.errors import ConfigError
-from exporter.validation import convert, is_special, is_utf8, printable
+from exporter.errors import ConfigError, printable
+from exporter.validation import convert, is_special, is_utf8
 
 SUFFIXES = {".yml", ".yaml"}
 """What the names of files in ``models_folder`` end with; others, such as profiles, are not read."""

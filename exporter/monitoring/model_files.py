@@ -12,10 +12,9 @@ import msgspec
 from exporter import config as configuration
 from exporter.config import Config, ModelConfig, ModelNames
 from exporter.config.checks import InvalidKeyError, check_retrained
-from exporter.errors import ConfigError
+from exporter.errors import ConfigError, printable
 from exporter.monitoring.loading import Part, load_base, load_part
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.validation import printable
 
 Stamp = tuple[int, ...] | None
 """Device, inode, size and times of a file, which change when it is written or replaced; None if it is not there."""

@@ -26,12 +26,12 @@ from exporter.commands.ingest.remote_write import RemoteWrite
 from exporter.commands.ingest.sending import BATCH, add_sending_options, begin_sending, sending_client
 from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, column_type, output_types
 from exporter.commands.progress import Progress
-from exporter.errors import BatchError
+from exporter.errors import BatchError, printable
 from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.readers.files import FileSource
-from exporter.validation import preview, printable
+from exporter.validation import preview
 
 DRIFTED = 3
 """Exit status of ``--fail-on-drift``."""

@@ -14,7 +14,7 @@ from exporter.commands.ingest.json_lines import Lines
 from exporter.commands.ingest.table import Refused, Rows, Table
 from exporter.commands.progress import Progress
 from exporter.config import ModelConfig
-from exporter.errors import BatchError
+from exporter.errors import BatchError, printable
 from exporter.event_decoder import Decoder
 from exporter.events import LabelledPrediction, Prediction, check_predictions
 from exporter.features.extract import as_list, is_missing
@@ -25,7 +25,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import load
-from exporter.validation import any_of, preview, printable, suggestion
+from exporter.validation import any_of, preview, suggestion
 
 WINDOW = "run"
 """The value of the ``window`` label."""
