@@ -72,7 +72,7 @@ def _redact_tables(connection: sa.Connection, redacted: _Redacted, *, dry_run: b
             later += redact_rows(connection, table, redacted, after=last, dry_run=False)[0]
     if not dry_run:
         with connection.begin():
-            delete_retired_dictionaries(connection)
+            delete_retired_dictionaries(connection, redacted)
     return later
 
 

@@ -277,6 +277,7 @@ class Exporter:
         if added:  # their file may not have been valid at the start
             restore(self.store, files.monitors, time.monotonic(), time.time(), models=added)
         self.pipeline.reconfigure(files.config, files.monitors)
+        self.store.forget_samples()
         self.pipeline.shadow.forget([*files.monitors.models])
         self.files = files
         removed = before.models.keys() - files.monitors.models.keys()

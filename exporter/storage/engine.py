@@ -151,12 +151,18 @@ def write_alone(connection: sa.Connection) -> None:
 def write_beside(connection: sa.Connection) -> int | None:
     """Exclude other exporters' `write_alone` until the end of this transaction; others may add predictions.
 
+    On SQLite, nothing else writes from here on, not even ``redact``: its driver would begin the transaction only with
+    the first statement that writes, and what was read before need not be true any more.
+
     Returns
     -------
     int or None
         The transaction's number for `was_committed`; None for SQLite, whose commits are never uncertain.
     """
-    return _lock(connection, "pg_advisory_xact_lock_shared") if is_shared(connection) else None
+    if is_shared(connection):
+        return _lock(connection, "pg_advisory_xact_lock_shared")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    return None
 
 
 def _lock(connection: sa.Connection, function: str) -> int:

@@ -228,6 +228,7 @@ def retired_dictionaries(connection: sa.Connection) -> Collection[int]:
     return set(connection.execute(query).scalars())
 
 
-def delete_retired_dictionaries(connection: sa.Connection) -> None:
-    """Delete the retired dictionaries, once no prediction is compressed with them."""
-    connection.execute(input_dictionaries.delete().where(input_dictionaries.c.retired))
+def delete_retired_dictionaries(connection: sa.Connection, models: Collection[str]) -> None:
+    """Delete the retired dictionaries of some models, once no prediction is compressed with them."""
+    is_unused = input_dictionaries.c.retired & input_dictionaries.c.model.in_(models)
+    connection.execute(input_dictionaries.delete().where(is_unused))

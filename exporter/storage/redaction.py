@@ -131,13 +131,12 @@ def _redact_step(
     columns = [rows.c[name] for name in ("model", "inputs", "packed") if name in rows.c]
     stored = connection.execute(sa.select(key.label("key"), *columns).where(key.in_(keys))).mappings().all()
     retired = retired_dictionaries(connection)
-    texts = {row["key"]: (unpack(connection, row) if row.get("packed") else row["inputs"]) or "" for row in stored}
     connection.rollback()
     changed = 0
     with connection.begin():
         packer.begin(connection, redacted)
         for row in stored:
-            text = texts[row["key"]]
+            text = (unpack(connection, row) if row.get("packed") else row["inputs"]) or ""  # one at a time in memory
             cleaned = remove_inputs(text, redacted[row["model"]])
             changed += cleaned != text
             if dry_run or (cleaned == text and dictionary_of(row.get("packed")) not in retired):

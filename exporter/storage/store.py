@@ -263,6 +263,10 @@ class Store:
         """The number of predictions that are not on disk yet."""
         return self._writer.waiting
 
+    def forget_samples(self) -> None:
+        """Train dictionaries of inputs on what arrives from now on: what is redacted may have changed."""
+        self._writer.forget_samples()
+
     def flush(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds for all queued predictions to reach the disk; return whether they did."""
         deadline = time.monotonic() + timeout

@@ -124,6 +124,10 @@ class Writer:
         """The number of predictions that are not on disk yet."""
         return self._buffer.rows
 
+    def forget_samples(self) -> None:
+        """See `Store.forget_samples`."""
+        self._packer = InputsPacker()
+
     def close(self, timeout: float) -> None:
         """Write what waits, within ``timeout`` seconds, and stop."""
         with self._wake:

@@ -7,6 +7,7 @@ import json
 import sqlite3
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,12 @@ import yaml
 from support.servers import Served, ask, eventually, write_config
 
 from exporter.config import StoreConfig
-from exporter.storage.engine import open_engine
-from exporter.storage.packed_inputs import unpack
+from exporter.events import Prediction
+from exporter.storage.engine import open_engine, write_beside
+from exporter.storage.migrations import migrate
+from exporter.storage.packed_inputs import InputsPacker, delete_retired_dictionaries, unpack
+from exporter.storage.prediction_rows import insert_predictions, pack_rows, prediction_rows
+from exporter.storage.redaction import open_database, redact_rows
 from exporter.storage.schema import feedback, input_dictionaries, predictions
 
 SECRET = "Ada Lovelace 1815"
@@ -206,6 +211,64 @@ def test_nothing_is_left_in_the_file(tmp_path: Path) -> None:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     for file in tmp_path.glob("store.db*"):
         assert SECRET.encode() not in file.read_bytes(), file
+
+
+def test_a_dictionary_is_not_trained_on_what_was_redacted_before(tmp_path: Path) -> None:
+    """Inputs that waited in memory for a dictionary are not in one that is made after the reload."""
+    path = tmp_path / "store.db"
+    write_config(tmp_path, configuration(f"sqlite:///{path}"))
+    server = Served(tmp_path).start()
+    for first in (0, 60):
+        numbers = range(first, first + 60)
+        events = [{"model": "loans", "inputs": {"name": f"{SECRET}-{n}", "note": "x" * 3000}} for n in numbers]
+        assert server.post("/v1/predictions", events).status == 202
+        eventually(lambda: len(stored(tmp_path)) >= numbers.stop)  # noqa: B023 (called at once)
+        if not first:
+            redact(server, "name")
+            assert command(tmp_path).returncode == 0
+    more = [{"model": "loans", "inputs": {"note": "x" * 3000}}] * 60
+    assert server.post("/v1/predictions", more).status == 202
+    eventually(lambda: len(stored(tmp_path)) == 181)
+    assert stored(tmp_path)[-1] == '["note"]'
+    server.stop()
+    for file in tmp_path.glob("store.db*"):
+        assert SECRET.encode() not in file.read_bytes(), file
+
+
+def test_dictionaries_in_use_are_kept(tmp_path: Path) -> None:
+    """Neither an interrupted run before, nor predictions that are stored at this moment, lose their dictionary."""
+    url = f"sqlite:///{tmp_path / 'store.db'}"
+    migrate(StoreConfig(url=url))
+    first, second = (open_engine(StoreConfig(url=url)) for _ in range(2))
+    row = {"created": 0.0, "share": 0.1, "names": "[]", "retired": True, "data": b""}
+    with first.begin() as connection:
+        for id_, model in enumerate(("loans", "other")):
+            connection.execute(input_dictionaries.insert().values(**row, id=id_, model=model))
+    with first.begin() as connection:
+        delete_retired_dictionaries(connection, ["loans"])
+        assert connection.execute(sa.select(input_dictionaries.c.model)).scalars().all() == ["other"]
+    with first.begin() as storing, second.connect() as connection:
+        assert write_beside(storing) is None
+        connection.exec_driver_sql("PRAGMA busy_timeout=0").close()
+        with pytest.raises(sa.exc.OperationalError, match="locked"):
+            delete_retired_dictionaries(connection, ["other"])
+    first.dispose()
+    second.dispose()
+
+
+def test_rows_are_cleaned_in_bounded_memory(tmp_path: Path) -> None:
+    """However small inputs are compressed, not all of a step are decompressed at the same time."""
+    config = StoreConfig(url=f"sqlite:///{tmp_path / 'store.db'}")
+    migrate(config)
+    events = [Prediction("loans", id=f"p-{n}") for n in range(60)]
+    rows = prediction_rows(events, [True] * 60, [b'{"name": "Ada", "note": "%b"}' % (b"x" * 10**6)] * 60, 0.0)
+    with open_database(config) as connection:
+        with connection.begin():
+            insert_predictions(connection, pack_rows(connection, [rows], InputsPacker()))
+        tracemalloc.start()
+        assert redact_rows(connection, "predictions", {"loans": ["name"]}, dry_run=False) == (60, 60)
+        assert tracemalloc.get_traced_memory()[1] < 15e6
+        tracemalloc.stop()
 
 
 def test_rows_that_are_stored_meanwhile_are_cleaned(server: Served, folder: Path) -> None:
