@@ -286,8 +286,12 @@ def _check_archive(archive: Any) -> None:
     expected = "expected the path of a folder, or a URL such as s3://BUCKET/FOLDER, gs://… or abfs://…"
     if archive == "" or (separator and (scheme not in {"s3", "gs", "abfs", "abfss", "hdfs"} or not rest)):
         _refuse(("store", "archive"), f"{expected}, got {preview(archive)}")
-    if scheme == "s3" and "@" in rest.partition("/")[0]:
-        _refuse(("store", "archive"), "expected a URL without keys: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    user, at, _ = rest.partition("/")[0].rpartition("@")
+    if at and (scheme == "s3" or ":" in user):  # abfs://CONTAINER@ACCOUNT… has no key
+        names = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"}.get(
+            scheme, "those of the service in the environment"
+        )
+        _refuse(("store", "archive"), f"expected a URL without keys: set {names}")
 
 
 def _check_retrain(retrain: dict[str, Any]) -> None:

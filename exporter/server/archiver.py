@@ -77,7 +77,7 @@ class Archiver(BackgroundTask):
         if part.last is not None:
             self._store.execute(partial(_set, part.last))
             self._count(part.rows)
-            log.info("%d predictions were archived in %s", part.rows, self._archive.location)
+            log.info("%d predictions were archived in %s", part.rows, self._archive.shown)
         if part.is_full:
             self.seconds = 0.0
 

@@ -72,10 +72,16 @@ class Archive:
         ``store.archive``: the path of a folder, or a URL of pyarrow's file systems such as ``s3://bucket/folder``.
     share
         ``store.archive_share``: the share of confident predictions without feedback that is archived.
+
+    Attributes
+    ----------
+    shown : str
+        The location for messages: without its query, which may hold a key.
     """
 
     def __init__(self, location: str, share: float = 1.0) -> None:
         self.location, self.share = location, share
+        self.shown, _, self._query = location.partition("?")
 
     def write_part(
         self, connection: sa.Connection, before_day: int, redact: Callable[[str, str | None], str | None]
@@ -215,7 +221,9 @@ class Archive:
             yield
         except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are among these
             detail = str(error).split("\n", 1)[0]
-            raise StoreError(f"store.archive: {self.location}: {what}: {detail}") from None
+            if self._query:
+                detail = detail.replace(self._query, "***")
+            raise StoreError(f"store.archive: {self.shown}: {what}: {detail}") from None
 
 
 class _DayFile:

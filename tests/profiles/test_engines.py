@@ -104,6 +104,7 @@ def test_postgresql_gives_the_same_bins_as_duckdb(folder, postgres):
         "flag": "boolean",
         "city": "text",
         "price": "numeric(9, 2)",
+        "normal": "numeric",
         "single": "real",
         "digit": "int",
         "answer": "int",

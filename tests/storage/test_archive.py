@@ -245,3 +245,11 @@ def test_predictions_stay_while_the_archive_cannot_be_written(
     archived.folder.unlink()
     archived.run(archived.archiver)
     assert (archived.sweep(), archived.read()) == (1, list(range(5)))
+
+
+def test_errors_of_the_archive_show_no_key() -> None:
+    """The query of a URL may hold one, so messages leave it out."""
+    place = archive.Archive("s3://bucket/folder?token=s3cret")
+    with pytest.raises(StoreError, match=r"^store\.archive: s3://bucket/folder: cannot be read: ") as raised:
+        place.count("m", None, 0.0, 1)
+    assert "s3cret" not in f"{raised.value}{place.shown}"

@@ -21,6 +21,7 @@ from exporter.profiles.engines.columns import (
     has_values,
     infer_inputs,
     output_columns,
+    plain,
     seconds,
 )
 from exporter.profiles.engines.connection import EngineTable
@@ -107,8 +108,10 @@ def build_table(table: EngineTable, options: Options, progress: Progress) -> Pro
 
 def _sample(table: EngineTable) -> dict[str, list[Any]]:
     """Return some rows; times as texts, as they are in files."""
-    names = [name for name, dtype in table.rows.schema().items() if has_values(dtype)]
-    rows = table.lists(table.rows.select(*names).limit(SAMPLE)) if names else {}
+    chosen = [table.rows[name] for name, dtype in table.rows.schema().items() if has_values(dtype)]
+    # Decimals as floats: those of PostgreSQL may have more digits than Arrow's.
+    columns = [plain(column, False).values.name(column.get_name()) for column in chosen]
+    rows = table.lists(table.rows.select(*columns).limit(SAMPLE)) if columns else {}
     return {
         name: [value.isoformat() if isinstance(value, date) else value for value in values]
         for name, values in rows.items()

@@ -136,7 +136,7 @@ def feature_columns(
             columns[age] = Column(arrival - seconds(table, name), False)
             columns[hour] = Column(table.rows[name].cast("timestamp").hour(), False)
         else:
-            columns[name] = _plain(table.rows[name], kind.categorical)
+            columns[name] = plain(table.rows[name], kind.categorical)
     return columns
 
 
@@ -153,7 +153,7 @@ def seconds(table: EngineTable, name: str) -> Expression:
     return column.cast("timestamp").epoch_seconds()
 
 
-def _plain(column: Expression, categorical: bool) -> Column:
+def plain(column: Expression, categorical: bool) -> Column:
     """Return a column with values that every engine compares alike: decimals as floats, and UUIDs as texts."""
     dtype = column.type()
     if dtype.is_decimal():
@@ -174,13 +174,13 @@ def output_columns(table: EngineTable, options: Options) -> dict[str, Column]:
             raise ProfileError(f"{table.where}: {detail}")
         kind = options.types.get(name)
         regression = kind == "numeric" or (kind is None and family == "numeric" and _is_regression(table, column))
-        columns[PREDICTION] = _plain(column, not regression)
+        columns[PREDICTION] = plain(column, not regression)
     if name := options.confidence_column:
         column = table.rows[name]
         if not column.type().is_numeric():
             detail = f"{preview(name)} has the type {column.type()}: expected a confidence from 0 to 1"
             raise ProfileError(f"{table.where}: {detail}")
-        values = _plain(column, False)
+        values = plain(column, False)
         columns[CONFIDENCE] = Column(values.values / 100.0, False) if options.confidence_percent else values
     return columns
 
