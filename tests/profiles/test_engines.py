@@ -15,7 +15,7 @@ from exporter.cli import main
 from exporter.errors import ProfileError
 from exporter.profiles.builder import build_file
 from exporter.profiles.engines.build import build_table
-from exporter.profiles.engines.connection import EngineTable, open_file, open_table
+from exporter.profiles.engines.connection import EngineTable, open_file, open_table, spark_settings
 from exporter.profiles.engines.expressions import row_hash
 from exporter.profiles.engines.numbers import PARTS
 from exporter.profiles.options import Options
@@ -256,6 +256,21 @@ def test_a_csv_file_is_read_as_it_is_without_an_engine(tmp_path, capsys):
     one, other = (profile.features for profile in profiles)
     assert (one["price"].min, one["price"].max) == (other["price"].min, other["price"].max) == (0.5, 299.5)
     assert one["kind"] == other["kind"]
+
+
+@pytest.mark.parametrize(
+    ("host", "options", "master"),
+    [
+        ("host:7077", {}, "spark://host:7077"),
+        ("", {"spark.master": "local[2]"}, "local[2]"),
+        ("", {"spark.sql.catalogImplementation": "hive"}, None),
+    ],
+)
+def test_the_url_of_spark_names_the_master_or_leaves_it_to_the_settings(host, options, master):
+    """Without a host, the master is that of spark.master in the URL, else the one that Spark is configured with."""
+    settings = spark_settings(host, options)
+    assert settings.get("spark.master") == master
+    assert settings.items() >= options.items()
 
 
 DIALECTS = ("bigquery", "databricks", "postgres", "snowflake", "trino")

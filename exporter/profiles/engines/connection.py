@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import glob
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -176,12 +176,27 @@ def _connect(url: str, password: str) -> Any:
         case "spark":
             from pyspark.sql import SparkSession
 
-            builder = SparkSession.builder.master(f"spark://{parts.netloc}").config(map=options)
-            return ibis.pyspark.connect(builder.getOrCreate())
+            session = SparkSession.builder.config(map=spark_settings(parts.netloc, options)).getOrCreate()
+            return ibis.pyspark.connect(session)
         case "":
             raise ProfileError(f"--database: expected {_EXAMPLES}")
         case _:
             return ibis.connect(url, **({"password": password} if password else {}))
+
+
+def spark_settings(host: str, options: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a Spark session.
+
+    Parameters
+    ----------
+    host
+        Host and port of a standalone master; empty where ``options``, ``spark-defaults.conf`` or Spark's default names
+        the master.
+    options
+        Other settings, which come first.
+    """
+    master = {"spark.master": f"spark://{host}"} if host else {}
+    return {"spark.ui.showConsoleProgress": "false", **master, **options}
 
 
 def _duckdb(path: Path | None = None, **options: Any) -> Any:
