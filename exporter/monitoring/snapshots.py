@@ -240,20 +240,20 @@ def restore(
     now, unix_time
         Monotonic and Unix time in seconds.
     shared
-        Counts of pairs of versions, still empty.
+        Counts of pairs of versions, still empty; None to restore no pairs.
     models
-        The models to restore, instead of all.
+        The models to restore, instead of all. Only their snapshots are read.
     """
-    wanted = monitors.models if models is None else models
     try:
-        rows = load_snapshots(store)
+        rows = load_snapshots(store, models)
     except StoreError as error:
         log.warning("windows start empty: %s", error)
         return
-    pair_snapshots.restore(rows, monitors, shared or SharedCounts())
+    if shared is not None:
+        pair_snapshots.restore(rows, monitors, shared)
     restored: list[tuple[float, ModelMonitor]] = []
     for model, version, data in rows:
-        if model not in wanted or pair_snapshots.SEPARATOR in version:
+        if model not in monitors.models or pair_snapshots.SEPARATOR in version:
             continue
         monitor = ModelMonitor(monitors.models[model], version, monitors.binner(model, version))
         try:

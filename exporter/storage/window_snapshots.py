@@ -40,11 +40,13 @@ def save_snapshot(store: Store, model: str, version: str, data: bytes) -> None:
     store.execute(write)
 
 
-def load_snapshots(store: Store) -> list[tuple[str, str, bytes]]:
-    """Return models, versions and snapshots of this replica."""
-    is_own = (windows.c.replica == store.replica) & (windows.c.model != _LEASE)
+def load_snapshots(store: Store, models: Collection[str] | None = None) -> list[tuple[str, str, bytes]]:
+    """Return models, versions and snapshots of this replica, of some models or of all."""
+    is_wanted = (windows.c.replica == store.replica) & (windows.c.model != _LEASE)
+    if models is not None:
+        is_wanted &= windows.c.model.in_(models)
     with store.reading() as connection:
-        rows = connection.execute(sa.select(windows.c.model, windows.c.version, windows.c.data).where(is_own)).all()
+        rows = connection.execute(sa.select(windows.c.model, windows.c.version, windows.c.data).where(is_wanted)).all()
     return [(model, version, data) for model, version, data in rows]
 
 

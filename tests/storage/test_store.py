@@ -519,7 +519,8 @@ def test_an_older_database_is_upgraded_with_its_data(first_version: str, start: 
             (None, "2"),
         ]
     assert exporter.count(feedback, feedback.c.reviewed_label == '"2"', feedback.c.reviewer == "bob") == 1
-    assert load_snapshots(exporter.store) == [("m", "1", b"\x01\x23")]
+    assert load_snapshots(exporter.store) == load_snapshots(exporter.store, {"m"}) == [("m", "1", b"\x01\x23")]
+    assert load_snapshots(exporter.store, {"other"}) == []
     exporter.predict("p-3")
     eventually(lambda: [verdict.correction for verdict in exporter.counted] == [True])
 
