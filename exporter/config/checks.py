@@ -285,7 +285,8 @@ def _check_archive(archive: Any) -> None:
     scheme, separator, rest = archive.partition("://") if isinstance(archive, str) else ("", "", "")
     expected = "expected the path of a folder, or a URL such as s3://BUCKET/FOLDER, gs://… or abfs://…"
     if archive == "" or (separator and (scheme not in {"s3", "gs", "abfs", "abfss", "hdfs"} or not rest)):
-        _refuse(("store", "archive"), f"{expected}, got {preview(archive)}")
+        got = f"{scheme}://" if separator else archive  # the rest may have a password
+        _refuse(("store", "archive"), f"{expected}, got {preview(got)}")
     user, at, _ = rest.partition("/")[0].rpartition("@")
     if at and (scheme == "s3" or ":" in user):  # abfs://CONTAINER@ACCOUNT… has no key
         names = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"}.get(

@@ -365,8 +365,11 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
         [folder / "well.csv", f"--push-headers-file={headers}"],
         "--push-headers-file: needs --push-protocol=remote-write",
     )
+    large = tmp_path / "large"
+    large.write_text("X-Scope-OrgID: a\n" * 5000)
     for file, problem in (
         (headers, "line 2: expected NAME: VALUE"),
+        (large, "expected at most 65,536 bytes"),
         (tmp_path / "none", "cannot be read: No such file"),
     ):
         flags = ["--push=http://h:1/write", f"--push-headers-file={file}"]

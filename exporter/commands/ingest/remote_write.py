@@ -114,11 +114,14 @@ def _varint(value: int) -> bytes:
 def _read_headers(path: Path) -> dict[str, str]:
     try:
         with path.open("rb") as file:
-            lines = file.read(MAX_HEADERS).decode("utf-8-sig").splitlines()
+            content = file.read(MAX_HEADERS + 1)
+        lines = content.decode("utf-8-sig").splitlines()
     except OSError as error:
         raise BatchError(f"--push-headers-file: {path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise BatchError(f"--push-headers-file: {path}: cannot be read: it is not UTF-8") from None
+    if len(content) > MAX_HEADERS:
+        raise BatchError(f"--push-headers-file: {path}: expected at most {MAX_HEADERS:,} bytes")
     headers = {}
     for number, line in enumerate(lines, 1):
         if line.strip():
