@@ -7,7 +7,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -34,7 +35,6 @@ EVERY = {
 }
 """All panels, those in folded rows, too."""
 PANELS = [(uid, panel) for uid, panels in EVERY.items() for panel in panels if panel["type"] != "row"]
-NAMES = [f"{uid}/{panel['id']}" for uid, panel in PANELS]
 TYPES = {"timeseries", "heatmap", "stat", "state-timeline", "table", "barchart", "bargauge", "row"}
 TRANSFORMATIONS = {"filterFieldsByName", "timeSeriesTable", "merge", "organize", "joinByField", "sortBy"}
 UIDS = [
@@ -139,6 +139,47 @@ def expressions(board: dict[str, Any]) -> list[tuple[str, str, bool]]:
 
 
 ALL = [one for board in BOARDS.values() for one in expressions(board)]
+
+
+def for_each_panel(check: Callable[[str, dict[str, Any]], None]) -> Callable[..., None]:
+    """Check all panels of a dashboard in one test: a test of its own for each takes longer than the check."""
+
+    def check_dashboard(uid: str) -> None:
+        for of_board, panel in PANELS:
+            if of_board == uid:
+                with named(f"{panel['id']}: {panel['title']}"):
+                    check(uid, panel)
+
+    check_dashboard.__doc__ = check.__doc__
+    return pytest.mark.parametrize("uid", UIDS)(check_dashboard)
+
+
+def for_each_expression(check: Callable[[str, str, str, bool], None]) -> Callable[..., None]:
+    """Check all expressions of a dashboard in one test."""
+
+    def check_dashboard(prometheus: str, uid: str) -> None:
+        for where, expr, instant in ALL:
+            if re.split(r"[ /]", where)[0] == uid:
+                with named(where):
+                    check(prometheus, where, expr, instant)
+
+    check_dashboard.__doc__ = check.__doc__
+    return pytest.mark.parametrize("uid", UIDS)(check_dashboard)
+
+
+@contextmanager
+def named(where: str) -> Iterator[None]:
+    """Say of what an assertion is that fails."""
+    try:
+        yield
+    except AssertionError as error:
+        error.add_note(where)
+        raise
+
+
+def test_every_panel_and_expression_is_of_a_dashboard() -> None:
+    """The tests of all dashboards leave out none."""
+    assert {uid for uid, _ in PANELS} == {*UIDS} == {re.split(r"[ /]", where)[0] for where, _, _ in ALL}
 
 
 # ---- form
@@ -258,7 +299,7 @@ def test_the_first_pages_fit_a_screen(uid: str) -> None:
     assert bottoms["Models" if uid == "model-fleet" else "Alerts"] <= 640
 
 
-@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
+@for_each_panel
 def test_a_panel_is_described(uid: str, panel: dict[str, Any]) -> None:
     """A panel has a title, a description, a unit, a text for no data, short names and the data source variable."""
     defaults = panel["fieldConfig"]["defaults"]
@@ -272,7 +313,7 @@ def test_a_panel_is_described(uid: str, panel: dict[str, Any]) -> None:
         assert all(target["legendFormat"] != "__auto" for target in targets(panel))
 
 
-@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
+@for_each_panel
 def test_a_panel_uses_no_deprecated_type(uid: str, panel: dict[str, Any]) -> None:
     """Panels use neither Angular nor fields or transformations that Grafana has replaced."""
     assert panel["type"] in TYPES
@@ -290,7 +331,7 @@ def test_a_panel_uses_no_deprecated_type(uid: str, panel: dict[str, Any]) -> Non
         assert old not in text
 
 
-@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
+@for_each_panel
 def test_missing_values_are_not_drawn_as_numbers(uid: str, panel: dict[str, Any]) -> None:
     """Grafana draws the text for no data in place of a missing value if it is a number, as a blank is in JavaScript."""
     config = panel["fieldConfig"]
@@ -339,7 +380,7 @@ def _check_sparkline(panel: dict[str, Any]) -> None:
     assert [entry["refId"] for entry in targets(panel) if not re.fullmatch(others.strip("/"), entry["refId"])] == [ref]
 
 
-@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
+@for_each_panel
 def test_thresholds_are_series(uid: str, panel: dict[str, Any]) -> None:
     """No panel contains a threshold as a number; thresholds come from rules or are noise floors."""
     steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
@@ -350,7 +391,7 @@ def test_thresholds_are_series(uid: str, panel: dict[str, Any]) -> None:
             assert re.search(r"(model(_version)?(_feature)?|instance):threshold:Model\w+|:error_budget", target["expr"])
 
 
-@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
+@for_each_panel
 def test_colour_means_state(uid: str, panel: dict[str, Any]) -> None:
     """Colours of states are used for states, thresholds and failed requests only; the palette has none of them."""
     config = panel["fieldConfig"]
@@ -370,7 +411,7 @@ def test_colour_means_state(uid: str, panel: dict[str, Any]) -> None:
                 )
 
 
-@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
+@for_each_panel
 def test_lines_of_one_panel_differ(uid: str, panel: dict[str, Any]) -> None:
     """Several values with names of their own have different colours or dashes."""
     if panel["type"] != "timeseries":
@@ -403,7 +444,7 @@ def test_the_palette_is_readable(colour: str) -> None:
     assert (_lightness(colour) + 0.05) / (_lightness("#181b1f") + 0.05) >= 1.9
 
 
-@pytest.mark.parametrize(("uid", "panel"), PANELS, ids=NAMES)
+@for_each_panel
 def test_overrides_name_existing_fields(uid: str, panel: dict[str, Any]) -> None:
     """An override names a column, a query or, with the palette, a series that the panel may have."""
     columns = {"edge", "upto"}
@@ -557,7 +598,7 @@ def answer(url: str, expr: str, *, instant: bool, ago: int = 0) -> list[Any]:
     return result
 
 
-@pytest.mark.parametrize(("where", "expr", "instant"), ALL, ids=[f"{where}-{i}" for i, (where, *_) in enumerate(ALL)])
+@for_each_expression
 def test_an_expression_returns_data(prometheus: str, where: str, expr: str, instant: bool) -> None:
     """Every panel and every annotation finds something in an hour in which a model goes wrong.
 
@@ -573,7 +614,7 @@ def test_an_expression_returns_data(prometheus: str, where: str, expr: str, inst
     assert result or later_rank or set(metrics) <= set(QUIET) or any(part in expr for part in UNMET), expr
 
 
-@pytest.mark.parametrize(("where", "expr", "instant"), ALL, ids=[f"{where}-{i}" for i, (where, *_) in enumerate(ALL)])
+@for_each_expression
 def test_an_expression_uses_existing_metrics_and_labels(prometheus: str, where: str, expr: str, instant: bool) -> None:
     """Each metric belongs to the exporter, a rule or Prometheus, and each label is one that its series have."""
     metrics, used = names(Chosen().into(expr))

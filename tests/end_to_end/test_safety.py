@@ -179,6 +179,7 @@ def test_sql_is_made_of_constants_and_parameters() -> None:
             )
             for value in ("on", "off")
         ),
+        ("storage/migrations.py", "ALTER TABLE predictions ADD COLUMN packed {kind}"),
         ("storage/redaction.py", "VACUUM {table.name}"),
         ("storage/size.py", "PRAGMA {name}"),
     }

@@ -21,27 +21,27 @@ def study() -> ModuleType:
 
 
 def test_the_study_finds_what_the_document_says(study):
-    """Where only covariates move, the estimate beats a constant; under a concept change nothing narrows.
+    """Where only covariates move, a classifier's estimate beats a constant; under a concept change nothing narrows.
 
     Late labels widen the intervals until they cover a concept change, too, and no others by much.
     """
     rng = np.random.default_rng(study.SEED)
-    cases = [case for _ in range(2) for case in study.quality_data.simulated(rng, 10, 2000)]
+    simulated = [case for _ in range(2) for case in study.quality_data.simulated(rng, 10, 2000)]
+    cases = [case for case in simulated if case.name.endswith("classifier")]
     results = {result.case.name: result for result in study.pooled(study.evaluate(case, None) for case in cases)}
-    for kind in ("classifier", "regression"):
-        moved, same, changed = (
-            results[f"{change}, {kind}"] for change in ("covariate shift", "no change", "concept change")
-        )
-        error = abs(moved.estimates - moved.measured).mean()
-        assert error < 0.6 * abs(moved.constant - moved.measured).mean()
-        for result in (moved, same):
-            assert len(result.covered) == 20
-            assert result.covered.mean() >= 0.85
-            assert result.half <= study.widened(result).half < 1.25 * result.half
-        width = np.median(same.upper - same.lower)
-        assert (changed.upper - changed.lower).min() > 0.9 * width
-        assert changed.covered.mean() < 0.5
-        assert study.widened(changed).covered.mean() >= 2 * changed.covered.mean()
+    moved, same, changed = (
+        results[f"{change}, classifier"] for change in ("covariate shift", "no change", "concept change")
+    )
+    error = abs(moved.estimates - moved.measured).mean()
+    assert error < 0.6 * abs(moved.constant - moved.measured).mean()
+    for result in (moved, same):
+        assert len(result.covered) == 20
+        assert result.covered.mean() >= 0.85
+        assert result.half <= study.widened(result).half < 1.25 * result.half
+    width = np.median(same.upper - same.lower)
+    assert (changed.upper - changed.lower).min() > 0.9 * width
+    assert changed.covered.mean() < 0.5
+    assert study.widened(changed).covered.mean() >= 2 * changed.covered.mean()
 
 
 def test_the_document_has_every_table_of_the_study(study):
