@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := $(VENV)/.runs
 STAMP := $(VENV)/.installed
-# Four workers for each processor: most tests wait for a server. A module's tests share its servers, so they stay together.
+# Three workers for each processor: most tests wait for a server. A module's tests share its servers, so they stay together.
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadscope --no-loadscope-reorder
-WORKERS := $(shell expr 4 \* $$(nproc))
+WORKERS := $(shell expr 3 \* $$(nproc))
 FAST := tests/config tests/stats tests/features tests/profiles tests/monitoring tests/metrics tests/test_*.py
 
 help:  ## this list

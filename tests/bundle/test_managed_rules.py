@@ -222,7 +222,7 @@ def yaml_text(text: str) -> str:
 
 # ---- queries
 
-SCENARIOS = ("business", "data", "exporter", "quality", "system")
+SCENARIOS = ("data", "exporter", "system")
 """Promtool's tests that take seconds and in which alerts fire."""
 
 
