@@ -34,7 +34,7 @@ def _names(models: Iterable[ModelConfig]) -> Iterator[tuple[KeyPath, str, str]]:
     """Yield each name with its key and its meaning."""
     for index, model in enumerate(models):
         yield ("models", index, "name"), model.name, "a model"
-        for place, name in enumerate(model.mapping.names):
+        for position, name in enumerate(model.mapping.names):
             if name != model.name:
                 meaning = f"among the mapping.names of {preview(model.name)}"
-                yield ("models", index, "mapping", "names", place), name, meaning
+                yield ("models", index, "mapping", "names", position), name, meaning

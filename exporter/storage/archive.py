@@ -64,7 +64,7 @@ def set_archived(connection: sa.Connection, seq: int) -> None:
 
 
 class Archive:
-    """The place of the archive.
+    """The Parquet files of the archive, in a folder or an object store.
 
     Parameters
     ----------

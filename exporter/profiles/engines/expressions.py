@@ -50,7 +50,7 @@ def is_missing(column: Expression) -> Expression:
 
 
 def search(number: Expression, cuts: Sequence[float], leaves: Sequence[Any]) -> Expression:
-    """Return the leaf of each number: that whose place is how many of the ascending cuts are at or below the number.
+    """Return the leaf of each number: that whose index is the number of ascending cuts that are at or below it.
 
     It is a tree of comparisons, which an engine evaluates as fast as a function of its own. A null has the last leaf.
     """
@@ -80,8 +80,8 @@ def block_bin(column: Expression, feature: Feature, values: Mapping[str, Sequenc
     """
     if isinstance(feature, CategoricalFeature):
         other = len(feature.categories)
-        places = [(value, place) for place, text in enumerate(feature.categories) for value in values[text]]
-        known = [(column == (literal(value) if isinstance(value, float) else value), place) for value, place in places]
+        indexes = [(value, index) for index, text in enumerate(feature.categories) for value in values[text]]
+        known = [(column == (literal(value) if isinstance(value, float) else value), index) for value, index in indexes]
         return ibis.cases((is_missing(column), other + 1), *known, else_=other)
     numbers, top = finite(column), len(feature.edges)
     found: list[tuple[Expression, Any]] = [(is_missing(column), top + 1), (numbers.isnull(), top + 2)]

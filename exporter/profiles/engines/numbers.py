@@ -25,7 +25,7 @@ PARTS = 16
 """A cell of several values holds at most the share of a bin divided by this: the error of an edge's rank."""
 _CELLS = 4096
 _ROUNDS = 40  # each divides by at least `PARTS`; all finite numbers of 64 bits are told apart after half of them
-_PLACES = 2**15  # of a value within its cell, so that sums of squares are whole numbers of 64 bits
+_CELL_STEPS = 2**15  # in which a cell is counted, so that sums of squares are whole numbers of 64 bits
 
 
 class _Range(NamedTuple):
@@ -35,8 +35,8 @@ class _Range(NamedTuple):
     high: float
     cells: int
 
-    def place(self, number: Expression) -> Expression:
-        """Return the cell of a number with the place in it as fraction."""
+    def position(self, number: Expression) -> Expression:
+        """Return the cell of a number, with its position in the cell as fraction."""
         width = self.high - self.low
         scale = 0.5 if math.isinf(width) else 2.0**600 if width < 1e-290 else 1.0
         low, width = self.low * scale, self.high * scale - self.low * scale
@@ -94,13 +94,13 @@ def _extremes(table: EngineTable, columns: Mapping[str, Expression]) -> dict[str
     found = {}
     for names in batches([*columns]):
         statistics: dict[str, Expression] = {}
-        for place, name in enumerate(names):
+        for index, name in enumerate(names):
             numbers, missing = finite(columns[name]), count(is_missing(columns[name]))
             parts = numbers.count(), missing, count(numbers.isnull()) - missing, numbers.min(), numbers.max()
-            statistics |= {f"s{part}_{place}": value for part, value in enumerate(parts)}
+            statistics |= {f"s{part}_{index}": value for part, value in enumerate(parts)}
         row = table.row(table.rows.aggregate(**statistics))
-        for place, name in enumerate(names):
-            valid, missing, invalid, low, high = (row[f"s{part}_{place}"] or 0 for part in range(5))
+        for index, name in enumerate(names):
+            valid, missing, invalid, low, high = (row[f"s{part}_{index}"] or 0 for part in range(5))
             found[name] = _Extremes(int(valid), int(missing), int(invalid), float(low), float(high))
     return found
 
@@ -140,13 +140,13 @@ def _count_cells(table: EngineTable, column: Expression, ranges: list[_Range]) -
     for start, part in zip(starts.tolist(), ranges, strict=False):
         # The largest finite number has none above it; nothing else is there.
         cuts += [part.low, min(math.nextafter(part.high, math.inf), sys.float_info.max)]
-        leaves += [part.place(rows.number) + float(start), nowhere]
+        leaves += [part.position(rows.number) + float(start), nowhere]
     if ranges[-1].high == sys.float_info.max:
         leaves[-1] = leaves[-2]
-    rows = rows.mutate(place=search(rows.number, cuts, leaves))
-    rows = rows.filter(rows.place.notnull())
-    rows = rows.mutate(cell=rows.place.floor().cast("int32"))
-    rows = rows.mutate(inner=((rows.place - rows.cell) * float(_PLACES)).floor().cast("int32"))
+    rows = rows.mutate(position=search(rows.number, cuts, leaves))
+    rows = rows.filter(rows.position.notnull())
+    rows = rows.mutate(cell=rows.position.floor().cast("int32"))
+    rows = rows.mutate(inner=((rows.position - rows.cell) * float(_CELL_STEPS)).floor().cast("int32"))
     found = table.columns(
         rows.group_by("cell").aggregate(
             n=rows.count(),
@@ -163,9 +163,9 @@ def _count_cells(table: EngineTable, column: Expression, ranges: list[_Range]) -
     index = starts.searchsorted(cell, side="right") - 1
     first, last, parts = np.array(ranges).T[:, index]
     inner = found["first"] / n
-    share = np.minimum((cell - starts[index] + (inner + 0.5) / _PLACES) / parts, 1.0)
+    share = np.minimum((cell - starts[index] + (inner + 0.5) / _CELL_STEPS) / parts, 1.0)
     mean = first * (1 - share) + last * share  # their difference may overflow
-    spread = np.sqrt(np.maximum(found["second"] / n - inner**2, 0.0)) / _PLACES / parts * (last / 2 - first / 2) * 2
+    spread = np.sqrt(np.maximum(found["second"] / n - inner**2, 0.0)) / _CELL_STEPS / parts * (last / 2 - first / 2) * 2
     single = low == high
     return _Cells(
         n.astype(np.intp), low, high, np.where(single, low, np.clip(mean, low, high)), np.where(single, 0.0, spread)

@@ -39,7 +39,7 @@ def time_blocks(
     progress
         Called after each target.
     """
-    bins = {f"b{place}": block_bin(*target).cast("int16") for place, target in enumerate(targets.values())}
+    bins = {f"b{index}": block_bin(*target).cast("int16") for index, target in enumerate(targets.values())}
     rows = table.rows.select(seconds=finite(seconds), hash=row_hash(table.rows, table.engine), **bins)
     timed = table.row(
         rows.aggregate(rows=rows.count(), n=rows.seconds.count(), first=rows.seconds.min(), last=rows.seconds.max())
@@ -55,13 +55,13 @@ def time_blocks(
     rows = rows.mutate(row=ibis.row_number().over(order_by=[rows.seconds, rows.hash]))
     segment = search(rows.row % cuts[-1], [float(cut) for cut in cuts[:-1]], range(len(cuts)))
     rows = rows.select(
-        place=((rows.row / cuts[-1]).floor() * len(cuts) + segment).cast("int32"), **{n: rows[n] for n in bins}
+        block=((rows.row / cuts[-1]).floor() * len(cuts) + segment).cast("int32"), **{n: rows[n] for n in bins}
     )
     kept = table.kept(rows)
     for (name, (_, feature, _)), bin_name in zip(targets.items(), bins, strict=True):
-        found = table.columns(kept.group_by(["place", bin_name]).aggregate(n=kept.count()))
+        found = table.columns(kept.group_by(["block", bin_name]).aggregate(n=kept.count()))
         counts = np.zeros(((groups + 1) * len(cuts), len(feature.counts) + 2), dtype=np.uint32)
-        counts[found["place"], found[bin_name]] = found["n"]
+        counts[found["block"], found[bin_name]] = found["n"]
         complete = counts[: groups * len(cuts)].reshape(groups, len(cuts), -1)
         builder.add_counts(name, complete, counts[groups * len(cuts) :].sum(axis=0, dtype=np.int64))
         progress("order", (int(bin_name[1:]) + 1) / len(bins), known)

@@ -15,7 +15,7 @@ from exporter.profiles.profile import Correlation, Feature, NumericFeature
 
 ROWS = 250_000
 """About so many rows are compared, chosen by a hash of their values."""
-_PLACES = 2**12  # of a score, so that sums of products are whole numbers
+_SCALE = 2**12  # of a score, so that sums of products are whole numbers
 _STEPS = 1_000_000
 _MIN_DISTINCT = 0.5  # hashes for each row; with fewer they would choose values, not rows
 
@@ -30,7 +30,7 @@ def measure_correlation(
     builder = CorrelationBuilder(features)
     if len(builder.names) < 2:
         return None
-    numbers = {f"x{place}": finite(columns[name]) for place, name in enumerate(builder.names)}
+    numbers = {f"x{index}": finite(columns[name]) for index, name in enumerate(builder.names)}
     chosen = table.rows.select(hash=row_hash(table.rows, table.engine), **numbers)
     found = table.row(chosen.aggregate(distinct=chosen.hash.approx_nunique()))
     groups, steps = 1, 1
@@ -38,22 +38,22 @@ def measure_correlation(
         groups, steps = GROUPS, GROUPS * _STEPS
         kept = max(int(min(1.0, ROWS / rows) * _STEPS), 1) * GROUPS
         chosen = chosen.filter(chosen.hash % steps < kept)
-    for place in range(len(numbers)):
-        chosen = chosen.filter(chosen[f"x{place}"].notnull())
+    for index in range(len(numbers)):
+        chosen = chosen.filter(chosen[f"x{index}"].notnull())
     scores = {
-        f"z{place}": _score(chosen[f"x{place}"], feature)
-        for place, name in enumerate(builder.names)
+        f"z{index}": _score(chosen[f"x{index}"], feature)
+        for index, name in enumerate(builder.names)
         if isinstance(feature := features[name], NumericFeature)
     }
     # The limit is never reached. It keeps an engine from computing a score again for each product.
     scored = chosen.select(group=chosen.hash % groups, **scores).limit(rows)
-    sums = {f"s{place}": scored[name].sum() for place, name in enumerate(scores)}
+    sums = {f"s{index}": scored[name].sum() for index, name in enumerate(scores)}
     pairs = enumerate(combinations_with_replacement(scores, 2))
-    products = {f"p{place}": (scored[one] * scored[other]).sum() for place, (one, other) in pairs}
+    products = {f"p{index}": (scored[one] * scored[other]).sum() for index, (one, other) in pairs}
     result = table.columns(scored.group_by("group").aggregate(n=scored.count(), **sums, **products))
-    places = np.concatenate(([1], np.full(len(sums), _PLACES), np.full(len(products), _PLACES**2)))
+    scales = np.concatenate(([1], np.full(len(sums), _SCALE), np.full(len(products), _SCALE**2)))
     values = np.stack([result[name].astype(np.float64) for name in ("n", *sums, *products)], axis=-1)
-    builder.add_sums(result["group"].astype(np.intp), values / places)
+    builder.add_sums(result["group"].astype(np.intp), values / scales)
     return builder.build()
 
 
@@ -64,4 +64,4 @@ def _score(number: Expression, feature: NumericFeature) -> Expression:
         (number - literal(low)) * literal(slope) + literal(base) if slope else literal(base)
         for low, base, slope in parts
     ]
-    return (search(number, feature.edges, leaves) * float(_PLACES) + 0.5).floor().cast("int32")
+    return (search(number, feature.edges, leaves) * float(_SCALE) + 0.5).floor().cast("int32")

@@ -95,7 +95,7 @@ class StoreSource(Source):
             read += len(rows)
             # Of a sampled archive, and of what is not in it yet, the same random share is read.
             part = [row for row in rows if is_sampled(row["id"], share)]
-            columns: dict[str, Column] = dict(to_columns([self._inputs(row["inputs"] or "") for row in part]))
+            columns: dict[str, Column] = dict(to_columns([self._inputs(row["inputs"]) for row in part]))
             columns[PREDICTION] = [decode_label(row["prediction"]) for row in part]
             columns[CONFIDENCE] = [row["confidence"] for row in part]
             columns[TIME] = [row["received"] for row in part]
