@@ -20,6 +20,7 @@ from exporter.metrics import system
 from exporter.metrics.exporter import ExporterMetrics, LinksCollector, ModelFilesCollector
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.shadow import shadow_lines
+from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.history import DriftHistory
 from exporter.monitoring.model_files import Loaded, load_folder, load_valid
 from exporter.monitoring.noise_learner import NoiseLearner
@@ -156,7 +157,6 @@ class Exporter:
             details=self.slices.release_details,
             external_url=lambda: self.link_addresses()[0],
         )
-        self.retrainer.start()
         self.exposition = Exposition(
             self.registry,
             system.collectors(_disks(config)),
@@ -170,13 +170,17 @@ class Exporter:
                 "shadow": lambda: shadow_lines(self.pipeline.shadow.read(time.monotonic())),
             },
         )
-        self._noise = NoiseLearner(lambda: self.pipeline.monitors)
-        self._ranker = ReviewRanker(self.store, lambda: self.pipeline.monitors)
-        self._archiver: Archiver | None = None
+        self._tasks: list[BackgroundTask] = [
+            self.comparisons,
+            NoiseLearner(lambda: self.pipeline.monitors),
+            self.retrainer,
+            ReviewRanker(self.store, lambda: self.pipeline.monitors),
+            self._slice_watch,
+            self._replicas,
+        ]
         if config.store.archive is not None:
-            self._archiver = Archiver(config.store, self.store, self.snapshot, self.telemetry.archived.inc)
-            self._archiver.start()
-        for task in (self._noise, self._ranker, self.comparisons, self._slice_watch, self._replicas):
+            self._tasks.append(Archiver(config.store, self.store, self.snapshot, self.telemetry.archived.inc))
+        for task in self._tasks:
             task.start()
         self.loaded: tuple[float, ...] = ()
         self._set_loaded()
@@ -332,15 +336,8 @@ class Exporter:
     def close(self) -> None:
         """Count and store what is queued, within `STOP_SECONDS`, and end the threads."""
         self.stop()
-        self._watch.close(min(1.0, self._seconds_left()))
-        self.comparisons.close()
-        self._noise.close(min(1.0, self._seconds_left()))
-        self.retrainer.close(min(1.0, self._seconds_left()))
-        self._ranker.close(min(1.0, self._seconds_left()))
-        self._slice_watch.close(min(1.0, self._seconds_left()))
-        if self._archiver:
-            self._archiver.close(min(1.0, self._seconds_left()))
-        self._replicas.close(min(1.0, self._seconds_left()))
+        for task in (self._watch, *self._tasks):
+            task.close(min(1.0, self._seconds_left()))
         self.pipeline.close(min(COUNT_SECONDS, self._seconds_left()))
         self._snapshots.close(self._seconds_left())
         if not self.store.close(self._seconds_left()):
