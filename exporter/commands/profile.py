@@ -27,7 +27,6 @@ from exporter.profiles.profile import CategoricalFeature, Profile, load, save
 from exporter.profiles.readers.base import Batch, Source
 from exporter.profiles.readers.compression import without_gz
 from exporter.profiles.readers.files import FileSource
-from exporter.profiles.readers.store import CONFIDENCE, PREDICTION, TIME, StoreSource
 from exporter.profiles.season_record import HOURS
 from exporter.validation import any_of, parse_duration, suggestion
 
@@ -181,6 +180,8 @@ def _build_options(options: argparse.Namespace) -> Options:
             raise ExporterError(
                 "--from-store: the columns of prediction, confidence and time are those of the database"
             )
+        from exporter.profiles.readers.store import CONFIDENCE, PREDICTION, TIME  # loads SQLAlchemy
+
         outputs = PREDICTION, CONFIDENCE, TIME
     return Options(
         options.name,
@@ -199,6 +200,8 @@ def _build_options(options: argparse.Namespace) -> Options:
 
 def _stored_predictions(options: argparse.Namespace) -> tuple[Source, dict[str, str]]:
     """Return a model's predictions in the database, and the types of its inputs by its configuration and profile."""
+    from exporter.profiles.readers.store import StoreSource
+
     configuration = config.load(options.config_file)
     models = {model.name: model for model in configuration.models}
     name = options.model or (next(iter(models)) if len(models) == 1 else None)

@@ -209,8 +209,8 @@ def test_a_batch_with_a_profile_loads_no_database(tmp_path: Path) -> None:
     assert loaded_by(script, tmp_path).endswith("\n[]\n")
 
 
-@pytest.mark.parametrize("command", ["dataset", "suspects", "label"])
-def test_commands_that_ask_an_exporter_load_no_database(tmp_path: Path, command: str) -> None:
+@pytest.mark.parametrize("command", ["dataset", "label", "profile", "suspects"])
+def test_commands_without_a_database_load_none(tmp_path: Path, command: str) -> None:
     """Loading SQLAlchemy would take most of the time of their help."""
     script = (
         "import sys; from exporter.cli import build_parser\n"
