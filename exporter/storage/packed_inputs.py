@@ -176,14 +176,14 @@ def unpack(connection: sa.Connection, row: Mapping[Any, Any]) -> str | None:
     connection
         To read the dictionary with.
     row
-        The columns ``inputs`` and ``packed`` of the prediction.
+        The column ``inputs``, and ``packed`` where the table has it.
     """
-    packed = row["packed"]
+    packed = row.get("packed")
     if packed is None:
         text: str | None = row["inputs"]
         return text
     try:
-        id_ = zstd.get_frame_info(packed).dictionary_id
+        id_ = dictionary_of(packed)
         return zstd.decompress(packed, _dictionary(connection, id_) if id_ else None).decode("utf-8", "replace")
     except (zstd.ZstdError, LookupError, ValueError) as error:
         log.error("the inputs of a prediction cannot be decompressed: %s", error)

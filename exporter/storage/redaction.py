@@ -136,7 +136,7 @@ def _redact_step(
     with connection.begin():
         packer.begin(connection, redacted)
         for row in stored:
-            text = (unpack(connection, row) if row.get("packed") else row["inputs"]) or ""  # one at a time in memory
+            text = unpack(connection, row) or ""  # one at a time in memory
             cleaned = remove_inputs(text, redacted[row["model"]])
             changed += cleaned != text
             if dry_run or (cleaned == text and dictionary_of(row.get("packed")) not in retired):

@@ -171,8 +171,6 @@ def _connect(url: str, password: str) -> Any:
             if path is None:
                 raise ProfileError(f"--database: {text}: there is no such file{similar_file(Path(text))}")
             return _duckdb(path, read_only=True, **options)
-        case "postgres" | "postgresql":
-            return ibis.connect(url, **({"password": password} if password else {}))
         case "spark":
             from pyspark.sql import SparkSession
 
