@@ -17,7 +17,7 @@ from typing import NamedTuple
 from exporter.commands.addresses import address
 from exporter.commands.common import Parser, add_config_file, add_log_options, set_help
 from exporter.commands.cpu import disable_slow_avx512
-from exporter.errors import ExporterError, printable
+from exporter.errors import ExporterError, UsageError, printable
 
 DEFAULT_ADDRESS = "127.0.0.1:9877"
 _EXTRAS = {"aiohttp": "proxy", "confluent_kafka": "kafka", "joblib": "demo", "sklearn": "demo"}
@@ -170,7 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except ExporterError as error:
         print(f"model-exporter: {printable(str(error))}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -6,6 +6,7 @@
     ├── ConfigError          exporter.yml or a file it names is wrong
     │   ├── ModelFileError   files of models_folder are wrong
     │   └── ProfileError     a training profile is wrong or foreign
+    ├── UsageError           options of a command do not go together
     ├── BatchError           rows of a batch job cannot be read, sent or pushed
     ├── CompareError         there is no data of what is to be compared
     │   └── NoPairError      there are no two versions that served together
@@ -37,6 +38,10 @@ class ModelFileError(ConfigError):
 
 class ProfileError(ConfigError):
     """A training profile cannot be read, or training data cannot be profiled."""
+
+
+class UsageError(ExporterError):
+    """An option of a command is missing, is not valid, or does not go with the others; the exit status is 2."""
 
 
 class BatchError(ExporterError):

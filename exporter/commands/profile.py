@@ -13,7 +13,7 @@ from typing import NamedTuple
 from exporter import config
 from exporter.commands.common import add_config_file, add_table_options, whole_number
 from exporter.commands.progress import Progress
-from exporter.errors import ConfigError, ExporterError, ProfileError, printable
+from exporter.errors import ExporterError, ProfileError, UsageError, printable
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.builder import build
 from exporter.profiles.checks import Columns, warnings
@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> int:
     """Create a profile, or describe one; return the exit status."""
     chosen = options.training_file, options.describe, options.from_store or None, options.table
     if sum(value is not None for value in chosen) != 1:
-        raise ExporterError("profile: expected one of TRAINING_FILE, --table, --from-store or --describe PROFILE")
+        raise UsageError("profile: expected one of TRAINING_FILE, --table, --from-store or --describe PROFILE")
     if options.describe:
         for line in describe_lines(load(options.describe)):
             print(line)
@@ -140,12 +140,12 @@ def _profile_table(options: argparse.Namespace) -> _Made:
     build_options = _build_options(options)
     if options.table:
         if not options.database:
-            raise ExporterError(f"--table={options.table}: set --database, or {DATABASE}, to the URL of its database")
+            raise UsageError(f"--table={options.table}: set --database, or {DATABASE}, to the URL of its database")
         table = open_table(options.database, options.table, options.database_password_file)
         output = Path(f"{table.name}.json")
     else:
         if not options.training_file:
-            raise ExporterError(f"--engine={options.engine}: needs a TRAINING_FILE")
+            raise UsageError(f"--engine={options.engine}: needs a TRAINING_FILE")
         table = open_file(options.training_file, options.delimiter, options.decimal)
         output = without_gz(options.training_file).with_suffix(".json")
     with table, Progress(log=True) as progress:
@@ -166,20 +166,16 @@ def _build_options(options: argparse.Namespace) -> Options:
     for text in options.type:
         name, equals, type_name = text.rpartition("=")
         if not equals:
-            raise ExporterError(f"--type: expected NAME=TYPE such as zip=categorical, got {text}")
+            raise UsageError(f"--type: expected NAME=TYPE such as zip=categorical, got {text}")
         types[name] = type_name
     outputs = options.prediction_column, options.confidence_column, options.time_column
     if options.season and not (options.time_column or options.from_store):
-        raise ExporterError(
-            f"--season={options.season}: needs --time-column, which names the column with each row's time"
-        )
+        raise UsageError(f"--season={options.season}: needs --time-column, which names the column with each row's time")
     if options.from_store:
         if options.label_column:
-            raise ExporterError("--from-store: --label-column needs a training file")
+            raise UsageError("--from-store: --label-column needs a training file")
         if any(outputs):
-            raise ExporterError(
-                "--from-store: the columns of prediction, confidence and time are those of the database"
-            )
+            raise UsageError("--from-store: the columns of prediction, confidence and time are those of the database")
         from exporter.profiles.readers.store import CONFIDENCE, PREDICTION, TIME  # loads SQLAlchemy
 
         outputs = PREDICTION, CONFIDENCE, TIME
@@ -214,7 +210,7 @@ def _stored_predictions(options: argparse.Namespace) -> tuple[Source, dict[str, 
     try:
         seconds = parse_duration(options.last)
     except ValueError as error:
-        raise ConfigError(f"--last: {error}") from None
+        raise UsageError(f"--last: {error}") from None
     model = models[name]
     path = Path(model.profile) if model.profile else None
     expected = dict(load(path).inputs) if path and path.exists() else {}

@@ -18,12 +18,13 @@ from urllib.parse import parse_qsl
 
 from exporter.errors import EventError, QueueFullError
 from exporter.server import wsgi
+from exporter.server.api.parameters import parse_ids
 from exporter.server.api.probes import Probes
 from exporter.server.application import Exporter
 from exporter.server.authorization import CALLER, OPEN, SAFE, cross_origin_error, scope_error
 from exporter.server.client_log import set_client
 from exporter.server.ingest import NDJSON, ONE_ACCEPTED, Ingest
-from exporter.server.problem import INTERNAL_ERROR, Reply, problem
+from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem
 from exporter.server.request import (
     SMALL_BODY,
     ClientDisconnectedError,
@@ -180,7 +181,11 @@ class Application:
         kind = request.headers.get(b"content-type", _JSON)
         lines = kind != _JSON and kind.partition(b";")[0].strip().lower().decode("latin-1") in NDJSON
         query = request.scope["query_string"]
-        ids = bool(query) and ("ids", "1") in parse_qsl(request.query)
+        try:
+            ids = bool(query) and parse_ids(dict(parse_qsl(request.query, keep_blank_values=True)).get("ids"))
+        except EventError as error:
+            self._exporter.clients.reject(error)
+            return event_problem(error)
         key = request.header("idempotency-key")
         if self._exporter.pipeline.crowded:  # whoever counts what has come needs the processor more
             await asyncio.sleep(CROWDED_SECONDS * (1 + len(body) // SMALL_BODY))

@@ -145,7 +145,7 @@ _FILES: Media = {form.content_type.partition(";")[0]: None for form in FORMATS.v
 _HTML_PAGE: dict[int, Any] = {200: {HTML: None}}
 _PROBE: dict[int, Any] = {200: {TEXT: None}}
 _REDIRECT: dict[int, Any] = {303: {HTML: None}, 200: {HTML: None}}
-_IDS = Parameter("ids", Literal["1"], "Returns the identifiers of the accepted predictions.")
+_IDS = Parameter("ids", Literal["0", "1"], "With 1, returns the identifiers of the accepted predictions.")
 _INFER: tuple[dict[int, Any], Any, tuple[Parameter, ...]] = (
     {202: schemas.AcceptedEvents},
     {JSON: dict[str, Any] | list[dict[str, Any]], NDJSON: None},

@@ -428,8 +428,6 @@ def test_a_decision_that_may_be_looked_at_at_any_time(prometheus: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--model=digits", "--margin=error_ratio=0.1"), "--margin needs --sequential"),
-        (("--model=digits", "--sequential", "--last=1h"), "needs counts from a fixed start on: use --from"),
         (("--model=digit",), "has no data of a model 'digit'; did you mean \"digits\"?"),
         ((), "set --model to one of: digits, outage, replaced, reset"),
         (
@@ -443,8 +441,6 @@ def test_a_decision_that_may_be_looked_at_at_any_time(prometheus: str) -> None:
         (("--model=digits", "--before=1", "--after=1"), "are the same version"),
         (("--model=digits", "--last=1h"), "version '1' of 'digits' has no data from"),
         (("--model=digits", f"--from={utc_time(MIDDLE)}", f"--to={utc_time(BEGIN)}"), "end after its start"),
-        (("--model=digits", f"--before-from={utc_time(MIDDLE)}"), "must be set together"),
-        (("--model=digits", f"--from={utc_time(MIDDLE)}", "--last=1h"), "cannot be used together"),
         (("--bearer-token-file=/nowhere/there",), "--bearer-token-file: /nowhere/there: cannot be read: No such file"),
         (("--user=me",), "--password-file: is required with --user"),
     ],
@@ -454,6 +450,21 @@ def test_invalid_comparisons_are_errors(prometheus: str, arguments: tuple[str, .
     code, out, err = run(f"--prometheus={prometheus}", *arguments)
     assert (code, out) == (1, "")
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--margin=error_ratio=0.1",), "--margin needs --sequential"),
+        (("--sequential", "--last=1h"), "needs counts from a fixed start on: use --from"),
+        ((f"--before-from={utc_time(MIDDLE)}",), "must be set together"),
+        ((f"--from={utc_time(MIDDLE)}", "--last=1h"), "cannot be used together"),
+    ],
+)
+def test_options_that_do_not_go_together_are_invalid_usage(arguments: tuple[str, ...], message: str) -> None:
+    """The message names the options, and the exit status is that of invalid usage."""
+    code, out, err = run("--model=digits", *arguments)
+    assert (code, out, message in err) == (2, "", True), err
 
 
 @pytest.mark.parametrize(

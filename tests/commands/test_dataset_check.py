@@ -44,7 +44,7 @@ def check(folder: Path, inputs: list[Any], *arguments: str, status: int = 0) -> 
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert result.returncode == status, result.stderr
     assert "Traceback" not in result.stderr
-    if status == 1:
+    if status:
         return result.stderr
     return json.loads((folder / "found.json").read_text()) | {"printed": result.stdout}
 
@@ -115,7 +115,7 @@ def test_what_cannot_be_checked(folder: Path, inputs: list[Any], table: str, mes
 
 def test_options(folder: Path) -> None:
     """A leak needs training data, and a tolerance is a small number."""
-    assert "--fail-on-leak: set --training" in check(folder, [], "--fail-on-leak", status=1)
+    assert "--fail-on-leak: set --training" in check(folder, [], "--fail-on-leak", status=2)
     assert "expected a number above 0 and up to 1, got '2'" in subprocess.run(
         [sys.executable, "-m", "exporter.cli", "dataset", "check", "x", "--profile=p", "--tolerance=2"],
         cwd=folder, capture_output=True, text=True, check=False,

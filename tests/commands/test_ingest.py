@@ -343,8 +343,6 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
         [folder / "well.predictions.jsonl", config, "--model=loans"],
         "which name their model, version and inputs themselves",
     )
-    yield [folder / "well.csv", "--type=age"], "--type: expected NAME=TYPE"
-    yield [folder / "well.csv", "--textfile=out.txt"], "expected a name that ends in .prom"
     yield [folder / "well.csv", f"--textfile={tmp_path}/no/out.prom"], "cannot be written: No such file or directory"
     for address in ("localhost:9091", "http://h:port", "http://[::1"):
         yield [folder / "well.csv", f"--push={address}"], "--push: expected a URL such as http://127.0.0.1:9091, got "
@@ -352,19 +350,9 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
         [folder / "well.csv", "--exporter=http://[::1", "--model=m"],
         "--exporter: expected a URL such as http://127.0.0.1:9877, got http://[::1",
     )
-    yield [folder / "well.csv", f"--version={'x' * 129}"], "--version: expected 1 to 128 characters, got 129"
-    yield [folder / "well.csv", "--exporter=http://127.0.0.1:1"], "--model: is required with --exporter"
-    yield [folder / "well.csv", "--exporter=http://127.0.0.1:1", "--push=x"], "--push: cannot be used with --exporter"
     remote_write = [folder / "well.csv", "--push-protocol=remote-write"]
-    yield remote_write, "--push: is required with --push-protocol"
-    path = "--push: expected a URL with the path of remote write, such as http://127.0.0.1:9090/api/v1/write, got http://h:1"
-    yield [*remote_write, "--push=http://h:1"], path
     headers = tmp_path / "headers"
     headers.write_text("X-Scope-OrgID: a\nsecret\n")
-    yield (
-        [folder / "well.csv", f"--push-headers-file={headers}"],
-        "--push-headers-file: needs --push-protocol=remote-write",
-    )
     large = tmp_path / "large"
     large.write_text("X-Scope-OrgID: a\n" * 5000)
     for file, problem in (
@@ -380,13 +368,28 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
     )
 
 
+def misused(folder: Path) -> Iterator[tuple[list[Any], str]]:
+    """Options that are not valid together, and what the message says."""
+    table = folder / "well.csv"
+    yield [table, "--type=age"], "--type: expected NAME=TYPE"
+    yield [table, "--textfile=out.txt"], "expected a name that ends in .prom"
+    yield [table, f"--version={'x' * 129}"], "--version: expected 1 to 128 characters, got 129"
+    yield [table, "--exporter=http://127.0.0.1:1"], "--model: is required with --exporter"
+    yield [table, "--exporter=http://127.0.0.1:1", "--push=x"], "--push: cannot be used with --exporter"
+    yield [table, "--push-protocol=remote-write"], "--push: is required with --push-protocol"
+    path = "--push: expected a URL with the path of remote write, such as http://127.0.0.1:9090/api/v1/write, got http://h:1"
+    yield [table, "--push-protocol=remote-write", "--push=http://h:1"], path
+    yield [table, "--push-headers-file=headers"], "--push-headers-file: needs --push-protocol=remote-write"
+
+
 def test_errors_end_with_a_message(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each error ends with status 1 and a message that names it; nothing is counted."""
-    for arguments, message in broken(folder, tmp_path):
+    """Each error ends with a message that names it, and status 1, or 2 if the usage is invalid; nothing is counted."""
+    failures = [*((1, *failure) for failure in broken(folder, tmp_path)), *((2, *usage) for usage in misused(folder))]
+    for expected, arguments, message in failures:
         has_target = any("--config.file" in str(flag) or "--exporter" in str(flag) for flag in arguments)
         flags = [] if has_target else [f"--profile={folder / 'loans.json'}"]
         status, _, err = ingest(capsys, *arguments, *flags)
-        assert status == 1, arguments
+        assert status == expected, arguments
         assert message in err.splitlines()[-1], arguments
 
 

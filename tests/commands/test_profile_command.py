@@ -107,27 +107,28 @@ def test_stored_predictions_become_a_profile(shop, capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "status", "message"),
     [
-        ([], 'profile: expected one of TRAINING_FILE, --table, --from-store or --describe PROFILE'),
-        (["a.csv", "--from-store"],
+        ([], 2, 'profile: expected one of TRAINING_FILE, --table, --from-store or --describe PROFILE'),
+        (["a.csv", "--from-store"], 2,
          'profile: expected one of TRAINING_FILE, --table, --from-store or --describe PROFILE'),
-        (["--from-store"], "--model: expected shop or other"),
-        (["--from-store", "--model=shopp"], '--model: is not in exporter.yml; did you mean "shop"?'),
-        (["--from-store", "--model=shop", "--last=1x"], '--last: expected a duration such as 5m or 1h, got "1x"'),
-        (["--from-store", "--model=shop"], "store.url: there is no database sqlite:////FOLDER/data/model-exporter.db"),
-        (["--from-store", "--model=shop", "--prediction-column=p"],
+        (["--from-store"], 1, "--model: expected shop or other"),
+        (["--from-store", "--model=shopp"], 1, '--model: is not in exporter.yml; did you mean "shop"?'),
+        (["--from-store", "--model=shop", "--last=1x"], 2, '--last: expected a duration such as 5m or 1h, got "1x"'),
+        (["--from-store", "--model=shop"], 1,
+         "store.url: there is no database sqlite:////FOLDER/data/model-exporter.db"),
+        (["--from-store", "--model=shop", "--prediction-column=p"], 2,
          "--from-store: the columns of prediction, confidence and time are those of the database"),
-        (["--from-store", "--model=shop", "--label-column=p"], "--from-store: --label-column needs a training file"),
-        (["--describe=a.json"], "a.json: cannot be read: No such file or directory"),
-        (["a.csv", "--type=age"], "--type: expected NAME=TYPE such as zip=categorical, got age"),
+        (["--from-store", "--model=shop", "--label-column=p"], 2, "--from-store: --label-column needs a training file"),
+        (["--describe=a.json"], 1, "a.json: cannot be read: No such file or directory"),
+        (["a.csv", "--type=age"], 2, "--type: expected NAME=TYPE such as zip=categorical, got age"),
     ],
 )  # fmt: skip
-def test_invalid_usage_is_explained(tmp_path, monkeypatch, capsys, options, message):
-    """Each error on the command line is one line with the valid alternative, and nothing is written."""
+def test_invalid_usage_is_explained(tmp_path, monkeypatch, capsys, options, status, message):
+    """Each error on the command line is one line with the valid alternative; the status is 2 unless a file decides."""
     (tmp_path / "exporter.yml").write_text(json.dumps({"models": [{"name": "shop"}, {"name": "other"}]}))
     monkeypatch.chdir(tmp_path)
-    assert main(["profile", *options]) == 1
+    assert main(["profile", *options]) == status
     error = capsys.readouterr().err.replace(str(tmp_path), "/FOLDER")
     assert error == f"model-exporter: {message}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["exporter.yml"]

@@ -604,6 +604,7 @@ def command(served: Served, *arguments: str, status: int = 0, **environment: str
 
 def test_a_release_from_the_command_line(served: Served, tmp_path: Path) -> None:
     """A release is made, listed and written to a file with the right hash; a failure leaves no file."""
+    assert command(served, "list", "--model=credit") == "model-exporter: there is no release of model credit yet\n"
     fill(served, 700)
     assert "700 examples  autumn" in command(served, "release", "--model=credit", "--name=autumn")
     (listed,) = served.get("/v1/dataset/releases").json["releases"]
@@ -632,7 +633,7 @@ def test_a_release_from_the_command_line(served: Served, tmp_path: Path) -> None
     with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
         database.execute("UPDATE release_chunks SET data = ?", (zlib.compress(output.read_bytes()[:-2] + b" \n"),))
     assert "SHA-256" in command(served, "export", "autumn", "-o", str(tmp_path / "broken"), status=1)
-    assert "expected RELEASE, or --model" in command(served, "export", "-o", str(tmp_path / "broken"), status=1)
+    assert "expected RELEASE, or --model" in command(served, "export", "-o", str(tmp_path / "broken"), status=2)
     assert sorted(path.name for path in tmp_path.iterdir() if "broken" in path.name or "spring" in path.name) == []
 
 

@@ -186,6 +186,10 @@ def test_ids_are_generated_and_returned_on_request(shared: Served) -> None:
     answer = shared.post("/v1/predictions?ids=1", [{"model": "credit", "id": "mine"}, {"model": "credit"}])
     assert answer.json["ids"][0] == "mine"
     assert len(answer.json["ids"][1]) > 10
+    assert "ids" not in shared.post("/v1/predictions?ids=0", {"model": "credit"}).json
+    for path in ("/v1/predictions?ids=maybe", "/v1/exchanges?ids=maybe"):
+        refused = shared.post(path, {"model": "credit"})
+        assert (refused.status, refused.json["detail"]) == (400, 'ids: expected 1 or 0, got "maybe"')
 
 
 REUSED = "this Idempotency-Key was already used with another request: use a new key"
@@ -638,7 +642,10 @@ def test_all_runbooks_are_listed_by_layer(shared: Served) -> None:
     assert listed == {rule["alert"]: (rule["labels"]["layer"], rule["labels"]["severity"]) for rule in rules}
     assert "more than 0.3 nats (KL divergence) away from training, and above the noise floor, for five minutes." in page
     assert "Severity:" not in page
-    assert all('<a href="/runbooks/"' in shared.get(path).text for path in ("/", "/drift", "/runbooks/Watchdog"))
+    for path in ("/", "/drift", "/runbooks/Watchdog"):
+        assert re.findall(r'<a href="([^"]+)"(?: aria-current="page")?>\w+</a>$', shared.get(path).text, re.M)[:6] == [
+            "/", "/drift", "/quality", "/slices", "/review", "/runbooks/",
+        ]  # fmt: skip
 
 
 def test_people_get_a_page_for_an_error(shared: Served) -> None:

@@ -24,7 +24,7 @@ from exporter.comparison.prometheus import (
 from exporter.comparison.report import document
 from exporter.comparison.versions import choose
 from exporter.config.margins import parse_margin
-from exporter.errors import CompareError, NoPairError
+from exporter.errors import CompareError, NoPairError, UsageError
 from exporter.http_client.prometheus import DEFAULT_URL, Prometheus
 from exporter.validation import parse_duration
 
@@ -144,15 +144,15 @@ def _checked(period: Period, now: float) -> Period:
 
 def _check_periods(args: argparse.Namespace) -> None:
     if (args.before_from is None) != (args.after_from is None):
-        raise CompareError("--before-from and --after-from must be set together: they start the two periods")
+        raise UsageError("--before-from and --after-from must be set together: they start the two periods")
     if args.before_from is not None and (args.start is not None or args.end is not None):
-        raise CompareError("--from and --to select one period; use --last with --before-from and --after-from")
+        raise UsageError("--from and --to select one period; use --last with --before-from and --after-from")
     if args.margin and not args.sequential:
-        raise CompareError("--margin needs --sequential: only that makes a decision")
+        raise UsageError("--margin needs --sequential: only that makes a decision")
     if args.sequential and (args.before_from is not None or args.last is not None):
-        raise CompareError("--sequential needs counts from a fixed start on: use --from, or leave the period out")
+        raise UsageError("--sequential needs counts from a fixed start on: use --from, or leave the period out")
     if args.start is not None and args.last is not None:
-        raise CompareError("--from and --last cannot be used together; use --last and --to")
+        raise UsageError("--from and --last cannot be used together; use --last and --to")
 
 
 def _only_model(prometheus: Prometheus, now: float) -> str:

@@ -26,7 +26,7 @@ from exporter.commands.consume.kinds import KINDS
 from exporter.commands.consume.metrics import ConsumerMetrics
 from exporter.commands.consume.sending import GIVE_UP, Poster
 from exporter.commands.exporter_client import DEFAULT_URL, exporter_client
-from exporter.errors import ExporterError
+from exporter.errors import ExporterError, UsageError
 from exporter.events import MAX_REJECTED
 from exporter.http_client.client import NO_RETRY
 from exporter.validation import any_of, preview
@@ -73,9 +73,9 @@ def run(options: argparse.Namespace) -> int:
     kinds = dict(options.topic)
     if len(kinds) < len(options.topic):
         names = [name for name, _ in options.topic]
-        raise ExporterError(f"--topic: {next(name for name in names if names.count(name) > 1)} is named twice")
+        raise UsageError(f"--topic: {next(name for name in names if names.count(name) > 1)} is named twice")
     if options.dead_letter_topic in kinds:
-        raise ExporterError(f"--dead-letter-topic: {options.dead_letter_topic} is also a --topic: it would never end")
+        raise UsageError(f"--dead-letter-topic: {options.dead_letter_topic} is also a --topic: it would never end")
     settings = _settings(options)
     metrics = ConsumerMetrics(list(kinds))
     with stopping(signal.SIGINT, signal.SIGTERM) as stop, exporter_client(options, GIVE_UP, retries=NO_RETRY) as client:
@@ -119,7 +119,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     if options.bootstrap_servers:
         settings["bootstrap.servers"] = options.bootstrap_servers
     if "bootstrap.servers" not in settings:
-        raise ExporterError("--bootstrap-servers: name the brokers of the cluster, such as kafka:9092")
+        raise UsageError("--bootstrap-servers: name the brokers of the cluster, such as kafka:9092")
     return {"client.id": "model-exporter"} | settings | {"group.id": options.group, "error_cb": _on_error}
 
 

@@ -17,7 +17,7 @@ from exporter.commands.dataset.requests import write_document
 from exporter.commands.exporter_client import add_exporter_options
 from exporter.commands.ingest.table import Roles, cell_types, column_type
 from exporter.commands.progress import Progress
-from exporter.errors import ExporterError
+from exporter.errors import ExporterError, UsageError
 from exporter.features.extract import scalar_text
 from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.binner import Binner
@@ -76,7 +76,7 @@ class _Training(NamedTuple):
 
 def _check(options: argparse.Namespace) -> int:
     if options.fail_on_leak and not options.training:
-        raise ExporterError("--fail-on-leak: set --training, the file with the training data")
+        raise UsageError("--fail-on-leak: set --training, the file with the training data")
     binner = Binner(load(options.profile))
     training = _open_training(options, binner) if options.training else None
     with open_release(options.release, options) as release, Progress() as progress:

@@ -20,7 +20,7 @@ from exporter.commands.exporter_client import add_exporter_options
 from exporter.commands.ingest.input_file import TABLES, Input, open_input
 from exporter.commands.ingest.table import Roles, column_type, output_types
 from exporter.config import Task
-from exporter.errors import ExporterError
+from exporter.errors import ExporterError, UsageError
 from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import task_of
@@ -123,7 +123,7 @@ def _check_conditions(options: argparse.Namespace, task: Task) -> None:
     if getattr(options, flag) is not None:
         raise ExporterError(f"--{flag.replace('_', '-')}: cannot be used for a {task}; use {other}, or set --task")
     if options.at_least is not None and options.at_least > 1:
-        raise ExporterError(f"--at-least: expected a share from 0 to 1, got {options.at_least:g}")
+        raise UsageError(f"--at-least: expected a share from 0 to 1, got {options.at_least:g}")
 
 
 def _table(options: argparse.Namespace, source: Input, roles: Roles, examples: Labelled) -> FileSource:

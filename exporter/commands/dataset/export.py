@@ -17,7 +17,7 @@ from exporter.commands.dataset.requests import TIMEOUT, read_release, write_docu
 from exporter.commands.exporter_client import add_exporter_options, exporter_client
 from exporter.commands.progress import download
 from exporter.datasets import FORMATS
-from exporter.errors import ExporterError
+from exporter.errors import ExporterError, UsageError
 from exporter.http_client.client import Client, Response
 
 _SUFFIXES = {f".{form.suffix}": form.name for form in FORMATS.values() if form.suffix != "json"}
@@ -56,9 +56,9 @@ def _export(options: argparse.Namespace) -> int:
     filters = {name: getattr(options, name) for name in ("model", "version", "label", "since", "until")}
     filters = {name: value for name, value in filters.items() if value is not None}
     if options.lineage and not options.release:
-        raise ExporterError("--lineage: only a release has one; name a release")
+        raise UsageError("--lineage: only a release has one; name a release")
     if bool(options.release) == ("model" in filters) or (options.release and filters):
-        raise ExporterError("dataset export: expected RELEASE, or --model NAME and its filters")
+        raise UsageError("dataset export: expected RELEASE, or --model NAME and its filters")
     name = options.format or _format_of(options.output)
     with exporter_client(options, TIMEOUT) as client:
         if options.release:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode, urlsplit
@@ -61,13 +62,18 @@ def _release(options: argparse.Namespace) -> int:
 
 def _list(options: argparse.Namespace) -> int:
     path = "/v1/dataset/releases" + (f"?{urlencode({'model': options.model})}" if options.model else "")
+    found = False
     with exporter_client(options, TIMEOUT) as client:
         while path:
             page = send(client, "GET", path)
             for release in page["releases"]:
+                found = True
                 _print_release(release)
             query = urlsplit(page["next"] or "").query
             path = f"/v1/dataset/releases?{query}" if query else ""
+    if not found:
+        of_model = f" of model {options.model}" if options.model else ""
+        print(f"model-exporter: there is no release{of_model} yet", file=sys.stderr)
     return 0
 
 

@@ -26,7 +26,7 @@ from exporter.commands.ingest.remote_write import RemoteWrite
 from exporter.commands.ingest.sending import BATCH, add_sending_options, begin_sending, sending_client
 from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, column_type, output_types
 from exporter.commands.progress import Progress
-from exporter.errors import BatchError, printable
+from exporter.errors import BatchError, UsageError, printable
 from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
     for flag in ("model", "version"):
         name = getattr(options, flag)
         if name is not None and not 0 < len(name) <= 128:
-            raise BatchError(f"--{flag}: expected 1 to 128 characters, got {len(name)}")
+            raise UsageError(f"--{flag}: expected 1 to 128 characters, got {len(name)}")
     roles = Roles(
         options.prediction_column,
         options.confidence_column,
@@ -76,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
     )
     if roles.label and not roles.prediction:
         detail = f"set --prediction-column, since the label {preview(roles.label)} is compared with it"
-        raise BatchError(f"--label-column: {detail}")
+        raise UsageError(f"--label-column: {detail}")
     return _send(options, roles) if options.exporter else _count(options, roles)
 
 
@@ -84,7 +84,7 @@ def _count(options: argparse.Namespace, roles: Roles) -> int:
     """Count the rows in this process."""
     start = time.monotonic()
     if options.textfile and options.textfile.suffix != ".prom":
-        raise BatchError(f"--textfile: {options.textfile}: expected a name that ends in .prom, as node_exporter does")
+        raise UsageError(f"--textfile: {options.textfile}: expected a name that ends in .prom, as node_exporter does")
     receiver = _receiver(options)
     monitors = _monitors(options)
     refused = Refused()
@@ -112,17 +112,17 @@ def _count(options: argparse.Namespace, roles: Roles) -> int:
 def _receiver(options: argparse.Namespace) -> Gateway | RemoteWrite | None:
     """Return the server that the run's metrics are pushed to, if any."""
     if options.push_protocol and not options.push:
-        raise BatchError("--push: is required with --push-protocol")
+        raise UsageError("--push: is required with --push-protocol")
     if options.push_protocol == "remote-write":
         return RemoteWrite(options.push, options.job, options.push_headers_file, options.ca_file)
     if options.push_headers_file:
-        raise BatchError("--push-headers-file: needs --push-protocol=remote-write")
+        raise UsageError("--push-headers-file: needs --push-protocol=remote-write")
     return Gateway(options.push, options.job, options.ca_file) if options.push else None
 
 
 def _monitors(options: argparse.Namespace) -> MonitorRegistry:
     if options.profile and options.config_file:
-        raise BatchError("ingest: expected --profile or --config.file, got both")
+        raise UsageError("ingest: expected --profile or --config.file, got both")
     if options.profile:
         return monitors_of_profile(options.profile, options.model)
     path = options.config_file or Path("exporter.yml")
@@ -208,7 +208,7 @@ def _send(options: argparse.Namespace, roles: Roles) -> int:
         if are_events:
             _refuse_column_options(options, roles)
         elif not options.model:
-            raise BatchError("--model: is required with --exporter: name the model of these rows")
+            raise UsageError("--model: is required with --exporter: name the model of these rows")
         rows_of = "" if are_events else f" model {options.model} version {options.version or 'unknown'}"
         state, path = begin_sending(options, source, client.url + rows_of)
         if state.done:
@@ -237,6 +237,6 @@ def _check_send_options(options: argparse.Namespace, roles: Roles) -> None:
     for flag in ("push", "push_protocol", "push_headers_file", "textfile", "fail_on_drift", "config_file"):
         if getattr(options, flag):
             name = flag.replace("_", "-") if flag != "config_file" else "config.file"
-            raise BatchError(f"--{name}: cannot be used with --exporter, which counts the rows")
+            raise UsageError(f"--{name}: cannot be used with --exporter, which counts the rows")
     if roles.label and not roles.id:
-        raise BatchError("--label-column: set --id-column, since an exporter joins labels with predictions by it")
+        raise UsageError("--label-column: set --id-column, since an exporter joins labels with predictions by it")

@@ -14,7 +14,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import NamedTuple
 
-from exporter.errors import BatchError
+from exporter.errors import BatchError, UsageError
 from exporter.profiles.readers.compression import is_gzip, path_of, plain_copy, without_gz
 from exporter.validation import any_of, similar_file
 
@@ -75,7 +75,7 @@ def open_input(name: str, kind: str | None, formats: Sequence[str] = FORMATS) ->
     """
     if name == "-":
         if kind is None:
-            raise BatchError(f"--format: is required for standard input: {any_of(formats)}")
+            raise UsageError(f"--format: is required for standard input: {any_of(formats)}")
         with _plain_file(_stdin(), "standard input") as path:
             yield Input(path, "standard input", _detected(path, kind, formats), None)
         return

@@ -15,7 +15,7 @@ import pyarrow as pa
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.commands.ingest.pushgateway import Run, exposition, push_client, send
-from exporter.errors import BatchError
+from exporter.errors import BatchError, UsageError
 
 EXAMPLE = "http://127.0.0.1:9090/api/v1/write"
 SERIES = 2000
@@ -53,7 +53,7 @@ class RemoteWrite:
     def __init__(self, url: str, job: str, headers_file: Path | None = None, ca_file: str | None = None) -> None:
         self._client = push_client(url, EXAMPLE, ca_file)
         if not urllib.parse.urlsplit(self._client.url).path:
-            raise BatchError(
+            raise UsageError(
                 f"--push: expected a URL with the path of remote write, such as {EXAMPLE}, got {self._client.url}"
             )
         self._headers = _HEADERS | (_read_headers(headers_file) if headers_file else {})

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from exporter.errors import BatchError
+from exporter.errors import BatchError, UsageError
 from exporter.events import FIRST_YEAR, LAST_YEAR, MAX_ID, MAX_LABEL
 from exporter.features.extract import as_list, confidence_column, numeric_column, scalar_text
 from exporter.features.timestamp import unix_seconds
@@ -295,12 +295,12 @@ def column_type(text: str) -> tuple[str, str]:
 
     Raises
     ------
-    BatchError
+    UsageError
         When it is not valid.
     """
     name, equals, type_name = text.rpartition("=")
     if not equals or not name:
-        raise BatchError(f"--type: expected NAME=TYPE such as zip=categorical, got {text}")
+        raise UsageError(f"--type: expected NAME=TYPE such as zip=categorical, got {text}")
     if type_name not in INPUT_TYPES:
-        raise BatchError(f"--type: {preview(type_name)} is not a valid type; {suggestion(type_name, INPUT_TYPES)}")
+        raise UsageError(f"--type: {preview(type_name)} is not a valid type; {suggestion(type_name, INPUT_TYPES)}")
     return name, type_name

@@ -22,7 +22,7 @@ from exporter.commands.proxy.metrics import Metrics, ProxyCollector, create_app
 from exporter.commands.proxy.recorder import MAX_COPY, Recorder
 from exporter.commands.proxy.server import ProxyServer
 from exporter.commands.proxy.upstream import Connector, Upstream, client
-from exporter.errors import ExporterError
+from exporter.errors import ExporterError, UsageError
 
 DRAIN_SECONDS = 25.0
 """What requests under way get to end in, of the 30 s that Kubernetes gives."""
@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> int:
     """Pass on and record until a signal says to stop."""
     logs.configure(options.log_level, options.log_format)
     if options.record_path and not options.model:
-        raise ExporterError("--record.path: needs a --model, which such paths do not name")
+        raise UsageError("--record.path: needs a --model, which such paths do not name")
     to = upstream.parse(options.upstream, options.upstream_ca_file)
     target = Transport(options.exporter, 5.0, options.exporter_token_file, options.exporter_ca_file)
     recorder = Recorder(target, options.model, options.version, options.record_path, options.record_body_limit)

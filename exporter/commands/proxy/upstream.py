@@ -11,7 +11,7 @@ from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
 from aiohttp.tracing import Trace
 
-from exporter.errors import ExporterError
+from exporter.errors import ExporterError, UsageError
 
 MAX_FIELD = 64 * 1024
 """Bytes of a line or field in the head of a response."""
@@ -32,7 +32,7 @@ def parse(url: str, ca_file: str | None = None) -> Upstream:
 
     Raises
     ------
-    ExporterError
+    UsageError
         When it cannot be one.
     """
     expected = "expected the model server's address, such as http://127.0.0.1:8080"
@@ -40,11 +40,11 @@ def parse(url: str, ca_file: str | None = None) -> Upstream:
     try:
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
     except ValueError as error:
-        raise ExporterError(f"--upstream: {error}; {expected}") from None
+        raise UsageError(f"--upstream: {error}; {expected}") from None
     if not (port and parts.hostname) or parts.query or parts.fragment or not url.isascii() or not url.isprintable():
-        raise ExporterError(f"--upstream: {expected}")
+        raise UsageError(f"--upstream: {expected}")
     if parts.username is not None:
-        raise ExporterError("--upstream: a user in the address is not passed on: clients send their own Authorization")
+        raise UsageError("--upstream: a user in the address is not passed on: clients send their own Authorization")
     context = None
     if parts.scheme == "https":
         try:
@@ -52,7 +52,7 @@ def parse(url: str, ca_file: str | None = None) -> Upstream:
         except (OSError, ssl.SSLError) as error:
             raise ExporterError(f"--upstream.ca-file: {ca_file}: {error}") from None
     elif ca_file:
-        raise ExporterError("--upstream.ca-file: is for an --upstream of https://")
+        raise UsageError("--upstream.ca-file: is for an --upstream of https://")
     return Upstream(parts.scheme, parts.hostname, port, parts.path.rstrip("/"), context)
 
 

@@ -7,6 +7,7 @@ import time
 from flask import Blueprint, Response, request
 
 from exporter.errors import EventError
+from exporter.server.api.parameters import parse_ids
 from exporter.server.application import Exporter
 from exporter.server.ingest import NDJSON, Ingest
 from exporter.server.labels import Labels
@@ -21,7 +22,8 @@ def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
     @routes.post("/predictions")
     def predictions() -> Response:
         lines = request.mimetype in NDJSON
-        return ingest.predictions(request.get_data(), lines, idempotency_key(), request.args.get("ids") == "1").flask()
+        ids = parse_ids(request.args.get("ids"))
+        return ingest.predictions(request.get_data(), lines, idempotency_key(), ids).flask()
 
     @routes.post("/feedback")
     def feedback() -> Response:

@@ -14,6 +14,7 @@ from flask import Blueprint, Response, request
 from exporter.errors import EventError
 from exporter.events import MAX_REJECTED, Prediction, RejectedEvent
 from exporter.server.api.ingest import idempotency_key
+from exporter.server.api.parameters import parse_ids
 from exporter.server.application import Exporter
 from exporter.server.ingest import MAX_BODY, NDJSON, Ingest
 from exporter.server.integrations import ConfiguredModel, ModelNames, PayloadPair, seldon, to_predictions
@@ -250,12 +251,12 @@ def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
     @routes.post("/v2/models/<model>/infer")
     @routes.post("/v2/models/<model>/versions/<version>/infer")
     def infer(model: str, version: str | None = None) -> Response:
-        body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, request.args.get("ids") == "1"
+        body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, parse_ids(request.args.get("ids"))
         return once("infer", lambda: payloads.infer(model, version, body, ndjson, ids))
 
     @routes.post("/v1/exchanges")
     def exchanges() -> Response:
-        body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, request.args.get("ids") == "1"
+        body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, parse_ids(request.args.get("ids"))
         return once("exchanges", lambda: payloads.exchanges(body, ndjson, ids))
 
     @routes.post("/v1/seldon/feedback")

@@ -58,6 +58,13 @@ def parse_truth(name: str, text: str | None) -> bool:
     return text == "true"
 
 
+def parse_ids(text: str | None) -> bool:
+    """Return whether the parameter ``ids`` asks for the identifiers of the accepted events."""
+    if text not in (None, "0", "1"):
+        raise malformed(f"ids: expected 1 or 0, got {preview(text)}")
+    return text == "1"
+
+
 def parse_time(name: str, text: str | None) -> float | None:
     """Return a time in Unix seconds; other forms of ISO 8601 than those of RFC 3339 are read as well."""
     if text is None:
