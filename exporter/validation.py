@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import itertools
 import json
 import os
@@ -37,6 +38,8 @@ _KINDS = {
     "array": "an array",
     "datetime": "an RFC 3339 time",
 }
+_YAML_KINDS = _KINDS | {"object": "a mapping", "array": "a list"}
+_type_info = functools.cache(msgspec.inspect.type_info)
 _BOUNDS = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 _UNIT_WORDS = ("seconds", "minutes", "hours", "days", "weeks", "years")
@@ -192,8 +195,8 @@ def _unit_hint(text: str) -> str:
     return f'; did you mean "{parts[1]}{parts[2].upper() or "G"}{parts[3] if parts[2] else "i"}B"?'
 
 
-def _kind(names: str) -> str:
-    words = [_KINDS.get(name.strip(), name.strip()) for name in names.split("|")]
+def _kind(names: str, kinds: Mapping[str, str]) -> str:
+    words = [kinds.get(name.strip(), name.strip()) for name in names.split("|")]
     return any_of(word for word in words if word != "null")
 
 
@@ -212,6 +215,7 @@ def explain(
     document: Any,
     valid: Sequence[str] = (),
     choices: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    yaml: bool = False,
 ) -> tuple[KeyPath, str, str]:
     """Explain what msgspec refused, for the author of the document.
 
@@ -225,6 +229,8 @@ def explain(
         Valid keys in place of an unknown one.
     choices
         Valid values by the key of an enumeration.
+    yaml
+        Whether the document is YAML, whose authors know lists and mappings; those of JSON know arrays and objects.
 
     Returns
     -------
@@ -253,7 +259,8 @@ def explain(
     if match := re.fullmatch(r"Expected `(int|float)` (<=|>=|<|>) (\S+)", text):
         return path, f"expected {_KINDS[match[1]]} of {_BOUNDS[match[2]]} {float(match[3]):g}{got}", "out_of_range"
     words = choices.get(str(path[-1])) if path else None
-    detail = f"expected {any_of(words)}{got}" if words else _explain_type(text, value, got)
+    kinds = _YAML_KINDS if yaml else _KINDS
+    detail = f"expected {any_of(words)}{got}" if words else _explain_type(text, value, got, kinds)
     return path, detail, "wrong_type"
 
 
@@ -262,18 +269,18 @@ def _count_of(number: str, characters: bool) -> str:
     return f"{number} {singular if number == '1' else plural}"
 
 
-def _explain_type(text: str, value: Any, got: str) -> str:
+def _explain_type(text: str, value: Any, got: str, kinds: Mapping[str, str]) -> str:
     if match := re.fullmatch(r"Expected `([^`]*)`, got `[^`]*`", text):
         entry = preview(value)
         hint = f"; for a single entry write [{entry}]" if match[1] == "array" and got and entry[-1] != "…" else ""
-        return f"expected {_kind(match[1])}{got}{hint if value is not None else ''}"
+        return f"expected {_kind(match[1], kinds)}{got}{hint if value is not None else ''}"
     if "RFC3339" in text or "timezone" in text:
         return f'expected an RFC 3339 time such as "2026-11-24T10:00:00Z"{got}'
     return f"{text[:1].lower()}{text[1:]}{got}"
 
 
 def convert(document: Any, kind: type[_T], where: str, base: KeyPath = (), quoted: bool = True) -> _T:
-    """Convert a document to a typed struct. Without ``quoted`` no message shows a value, which may be a secret.
+    """Convert a YAML document to a typed struct. Without ``quoted`` no message shows a value, which may be a secret.
 
     Raises
     ------
@@ -283,7 +290,7 @@ def convert(document: Any, kind: type[_T], where: str, base: KeyPath = (), quote
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
-        path, detail, _ = explain(error, document)
+        path, detail, _ = explain(error, document, yaml=True)
         if detail.startswith("is not known"):
             detail = f"is not known; {suggestion(str(path[-1]), _keys(kind, path[:-1]))}"
         if not quoted:
@@ -293,7 +300,7 @@ def convert(document: Any, kind: type[_T], where: str, base: KeyPath = (), quote
 
 def _keys(kind: Any, path: KeyPath) -> tuple[str, ...]:
     """Return the keys of the struct at ``path`` below ``kind``."""
-    info: Any = msgspec.inspect.type_info(kind)
+    info: Any = _type_info(kind)
     for step in path:
         if isinstance(step, int):
             info = info.item_type

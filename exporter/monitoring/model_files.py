@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +18,10 @@ from exporter.monitoring.registry import MonitorRegistry
 
 Stamp = tuple[int, ...] | None
 """Device, inode, size and times of a file, which change when it is written or replaced; None if it is not there."""
+
+
+SHOWN_FAULTS = 20
+"""Files that are not valid and are named; more are counted."""
 
 
 class FilePart(NamedTuple):
@@ -91,8 +95,26 @@ class Loaded(NamedTuple):
         """Whether each file of ``models_folder`` is valid, by its name in the folder."""
         faulty = {fault.file for fault in self.faults}
         files = {*self.parts, *faulty} - {self.path}
-        names = {file: printable(str(file.relative_to(self.folder))) for file in sorted(files) if self.folder}
-        return {name: file not in faulty for file, name in names.items()}
+        return {self._name(file): file not in faulty for file in sorted(files)}
+
+    @property
+    def invalid(self) -> list[str]:
+        """Which files are not valid, in a line each: the first ones by name, and the number of others."""
+        return self._shown(f"{self._name(fault.file)} is not valid: see the home page" for fault in self.faults)
+
+    @property
+    def problems(self) -> list[str]:
+        """What is wrong with these files."""
+        return self._shown(map(str, self.faults))
+
+    def _shown(self, lines: Iterable[str]) -> list[str]:
+        more = len(self.faults) - SHOWN_FAULTS
+        counted = [f"{more} more files are not valid: model-exporter check-config lists all"] * (more > 0)
+        return [*islice(lines, SHOWN_FAULTS), *counted]
+
+    def _name(self, file: Path) -> str:
+        folder = self.folder
+        return printable(str(file.relative_to(folder)) if folder and file.is_relative_to(folder) else file.name)
 
     def changed(self) -> Mapping[Path, Stamp] | None:
         """Return the stamps of now if files of ``models_folder`` or their profiles have changed, else None.

@@ -261,7 +261,7 @@ class Exporter:
             log.info("configuration reloaded from %s", self._path)
             self._use(files)
         if files.faults:
-            raise ModelFileError("\n".join(map(str, files.faults)))
+            raise ModelFileError("\n".join(files.problems))
 
     def reload_models(self) -> None:
         """Read the files of ``models_folder`` that have changed, and nothing else.
@@ -293,9 +293,9 @@ class Exporter:
         self._report_faults()
 
     def _report_faults(self) -> None:
-        for fault in self.files.faults:
+        for problem in self.files.problems:
             self.telemetry.reload_successful.set(0)
-            log.error("%s", fault)
+            log.error("%s", problem)
 
     def _set_loaded(self) -> None:
         now = time.time()
@@ -315,8 +315,7 @@ class Exporter:
             "a damaged database or write-ahead log was set aside: see runbook ModelStoreFailing": self.store.set_aside,
             "windows are not saved: another exporter has the same store.replica": self._snapshots.lease.holder,
         }
-        invalid = [f"{name} is not valid: see the home page" for name, valid in self.files.valid.items() if not valid]
-        return [text for text, applies in texts.items() if applies] + invalid
+        return [text for text, applies in texts.items() if applies] + self.files.invalid
 
     def metrics(self, accept: str, names: Collection[str]) -> tuple[bytes, str]:
         """Return the exposition; see `Exposition.render`.

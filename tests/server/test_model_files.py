@@ -136,6 +136,21 @@ def test_an_invalid_file_leaves_all_models_in_use(fleet: Fleet, caplog: pytest.L
     assert fleet.client.post("/-/reload").status_code == 200
 
 
+def test_of_many_invalid_files_the_first_are_named(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    """The log, readiness, the home page and a reload name 20, and tell how many others there are."""
+    for number in range(25):
+        fleet.write(f"team-{number:02}.yml", "models: [{}]")
+    fleet.look()
+    others = "5 more files are not valid: model-exporter check-config lists all"
+    assert sum("team-" in message for message in caplog.messages) == 20 and others in caplog.messages
+    for text in (
+        Probes(fleet.exporter).ready().body.decode(),
+        fleet.client.get("/").text,
+        fleet.client.post("/-/reload").json["detail"],
+    ):
+        assert "team-19.yml" in text and "team-20.yml" not in text and others in text
+
+
 def test_an_exporter_starts_with_an_invalid_file(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
     """Models of other files serve; `check-config` lists what is wrong, and fails."""
     path = fleet.folder.parent / "exporter.yml"

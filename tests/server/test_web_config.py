@@ -58,8 +58,8 @@ def load(folder: Path, text: str) -> WebConfig:
 GOOD = "cert_file: server.crt, key_file: server.key"
 BAD = [
     ("basic_auth_user: {}", 'basic_auth_user: is not known; did you mean "basic_auth_users"?'),
-    ("[]\n# a list", "the document: expected an object"),
-    ("basic_auth_users: [alice]", "basic_auth_users: expected an object"),
+    ("[]\n# a list", "the document: expected a mapping"),
+    ("basic_auth_users: [alice]", "basic_auth_users: expected a mapping"),
     (
         "basic_auth_users: {alice: hunter2}",
         "basic_auth_users.alice: expected a bcrypt hash such as htpasswd -nBC 10 alice prints",
@@ -248,13 +248,13 @@ def test_a_reload_forgets_only_passwords_that_changed(tmp_path: Path) -> None:
 
 HASH = hashlib.sha256(b"secret").hexdigest()
 BAD_TOKENS = [
-    ("tokens: []", "the document: expected an array"),
-    ("[hunter2]", "[0]: expected an object"),
+    ("tokens: []", "the document: expected a list"),
+    ("[hunter2]", "[0]: expected a mapping"),
     (f"- {{sha256: {HASH}, scopes: [read]}}", "[0].name: is required"),
     (f"- {{name: '', sha256: {HASH}, scopes: [read]}}", "[0].name: expected at least 1 character"),
     (f"- {{name: a, sha256: {HASH}}}", "[0].scopes: is required"),
     (f"- {{name: a, sha256: {HASH}, scopes: []}}", "[0].scopes: expected at least 1 entry"),
-    (f"- {{name: a, sha256: {HASH}, scopes: read}}", "[0].scopes: expected an array"),
+    (f"- {{name: a, sha256: {HASH}, scopes: read}}", "[0].scopes: expected a list"),
     (
         f"- {{name: a, sha256: {HASH}, scopes: [read, injest]}}",
         '[0].scopes[1]: "injest" is not a valid scope; did you mean "ingest"?',
