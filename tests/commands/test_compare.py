@@ -4,8 +4,6 @@ import base64
 import itertools
 import json
 import math
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
 from support.past import Points, prometheus_of
+from support.processes import run_command
 from support.programs import running
 from support.servers import Served, ask, eventually, free_port, write_config
 
@@ -282,8 +281,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
-    command = [sys.executable, "-m", "exporter.cli", "compare", *arguments]
-    process = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    process = run_command("compare", *arguments)
     return process.returncode, process.stdout, process.stderr
 
 
@@ -595,11 +593,13 @@ def test_answers_to_the_same_requests_are_compared_before_users_see_them(tmp_pat
             past[f"model_shadow_{name}_total{{{labels}}}"] = points
     past['model_shadow_pairs_total{model="price",before="1",after="0"}'] = [(now - 600, 20.0)]
     with prometheus_of(tmp_path, past) as url:
-        command = [sys.executable, "-m", "exporter.cli", "compare", f"--prometheus={url}", "--model=price"]
-        text = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-        output = subprocess.run([*command, "--after=2", "--format=json"], check=True, capture_output=True, timeout=60)
-        assert subprocess.run([*command, "--after=3"], check=False, capture_output=True, timeout=60).returncode == 1
-    document = json.loads(output.stdout)
+        command = f"--prometheus={url}", "--model=price"
+        status, text, _ = run(*command)
+        assert status == 0
+        status, output, _ = run(*command, "--after=2", "--format=json")
+        assert status == 0
+        assert run(*command, "--after=3")[0] == 1
+    document = json.loads(output)
     assert [document[side]["version"] for side in ("before", "after")] == ["1", "2"]
     same = document["same_requests"]
     assert (same["pairs"], same["disagreements"]) == (200, 150)

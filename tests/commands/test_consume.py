@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.fake_exporter import Exporter
 from support.kafka import Cluster
+from support.processes import ForkedCommand
 from support.servers import Served, ask, eventually, free_port, write_config
 
 from exporter.cli import main
@@ -30,10 +29,8 @@ class Consuming:
     def __init__(self, folder: Path, cluster: Cluster, exporter: str, *flags: str, name: str = "consumer") -> None:
         self.web = free_port()
         self.log = folder / f"{name}.log"
-        command = [sys.executable, "-m", "exporter.cli", "consume", f"--bootstrap-servers={cluster.servers}"]
-        command += [f"--exporter={exporter}", f"--web.listen-address=127.0.0.1:{self.web}", *flags]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        command = ["consume", f"--bootstrap-servers={cluster.servers}", f"--exporter={exporter}"]
+        self.process = ForkedCommand([*command, f"--web.listen-address=127.0.0.1:{self.web}", *flags], self.log)
 
     def samples(self) -> dict[str, float]:
         """Values of the consumer's own metrics by series."""

@@ -6,7 +6,6 @@ import gzip
 import json
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from support.examples import put_examples, sample
 from support.flights import CARRIERS, rows, write_model
+from support.processes import run_command
 from support.servers import Served
 
 EXAMPLE: dict[str, Any] = {
@@ -42,8 +42,7 @@ def write_csv(path: Path, predictions: dict[Any, Any]) -> Path:
 
 def evaluate(*arguments: Any) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    command = [sys.executable, "-m", "exporter.cli", "dataset", "evaluate", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_command("dataset", "evaluate", *map(str, arguments))
 
 
 def document(folder: Path, *arguments: Any) -> Any:
@@ -291,9 +290,8 @@ def test_the_lineage_of_a_release_has_plain_fields(served: Served, tmp_path: Pat
     assert made["lineage"]["sampling"] == {
         "3": {"edges": [0.95], "confident": [90, 10, 0], "with_feedback": [1, 0, 0], "seen": 100}
     }
-    command = [sys.executable, "-m", "exporter.cli", "dataset", "export", "autumn", f"--exporter={served.url}"]
-    command += ["-o", str(tmp_path / "autumn.jsonl"), "--lineage", str(tmp_path / "autumn.json")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    files = ["-o", str(tmp_path / "autumn.jsonl"), "--lineage", str(tmp_path / "autumn.json")]
+    result = run_command("dataset", "export", "autumn", f"--exporter={served.url}", *files)
     assert result.returncode == 0, result.stderr
     lineage = json.loads((tmp_path / "autumn.json").read_text())
     assert lineage == {

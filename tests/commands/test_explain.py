@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from support.flights import correct, events, is_planted, write_model
+from support.processes import run_command
 from support.servers import Served, eventually
 
 
@@ -29,8 +29,7 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 def explain(server: Served, *options: str) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    command = [sys.executable, "-m", "exporter.cli", "explain", f"--exporter={server.url}", *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_command("explain", f"--exporter={server.url}", *options)
 
 
 def test_the_table_ends_with_sentences(flights: Served) -> None:

@@ -16,7 +16,6 @@ import socket
 import ssl
 import struct
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +24,7 @@ from typing import Any
 
 import pytest
 from support.paths import ROOT
+from support.processes import ForkedCommand, run_command
 from support.servers import Answer, Served, ask, eventually, free_port
 
 ROWS = {"inputs": [
@@ -45,11 +45,9 @@ class Proxied:
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "proxy.log"
         url = f"http://127.0.0.1:{upstream}" if isinstance(upstream, int) else upstream
-        command = [sys.executable, "-m", "exporter.cli", "proxy", f"--upstream={url}", f"--exporter={exporter}"]
+        command = ["proxy", f"--upstream={url}", f"--exporter={exporter}"]
         command += [f"--listen-address=127.0.0.1:{self.port}", f"--web.listen-address=127.0.0.1:{self.web}", *flags]
-        with self.log.open("wb") as log:
-            limited = ["prlimit", f"--nofile={files}", *command]
-            self.process = subprocess.Popen(limited, stdout=log, stderr=log)
+        self.process = ForkedCommand(command, self.log, files=files)
         eventually(self._there, 20)
 
     def _there(self) -> bool:
@@ -294,7 +292,7 @@ def test_oversized_batches_are_split(shared: Served, models: int, proxied: Start
     rows = b'{"instances":[' + b"1," * 25_999 + b"1]}"
     for _ in range(2):
         assert ask(f"{proxy.url}/v1/models/credit:predict", rows, Accept_Encoding="gzip").status == 200
-    eventually(lambda: proxy.sample("records_sent_total") == 2, 20)
+    eventually(lambda: proxy.sample("records_sent_total") == 2)
     eventually(lambda: counted(shared, 200, "many") == 52_000)
 
 
@@ -990,8 +988,7 @@ def test_sigterm_drains_requests(shared: Served, proxied: Start) -> None:
 )
 def test_invalid_options(flags: list[str], message: str) -> None:
     """Each error is named with its option, and no secret is in the message."""
-    command = [sys.executable, "-m", "exporter.cli", "proxy", "--listen-address=127.0.0.1:0", *flags]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    result = run_command("proxy", "--listen-address=127.0.0.1:0", *flags)
     assert result.returncode in {1, 2}
     assert message in result.stderr
     assert "secret" not in result.stderr
@@ -999,9 +996,8 @@ def test_invalid_options(flags: list[str], message: str) -> None:
 
 def test_a_port_that_is_taken(proxied: Start, models: int) -> None:
     """The address is in the message."""
-    command = [sys.executable, "-m", "exporter.cli", "proxy", "--upstream=http://127.0.0.1:1"]
-    command += [f"--listen-address=127.0.0.1:{models}", "--web.listen-address=127.0.0.1:0"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    addresses = f"--listen-address=127.0.0.1:{models}", "--web.listen-address=127.0.0.1:0"
+    result = run_command("proxy", "--upstream=http://127.0.0.1:1", *addresses)
     assert (result.returncode, f"cannot listen on 127.0.0.1:{models}" in result.stderr) == (1, True)
 
 

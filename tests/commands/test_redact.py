@@ -6,7 +6,6 @@ import contextlib
 import json
 import sqlite3
 import subprocess
-import sys
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 import yaml
+from support.processes import run_command
 from support.servers import Served, ask, eventually, write_config
 
 from exporter.config import StoreConfig
@@ -83,8 +83,7 @@ def redact(server: Served, *names: str) -> None:
 
 def command(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     """Run the command."""
-    arguments = [sys.executable, "-m", "exporter.cli", "redact", f"--config.file={folder / 'exporter.yml'}", *flags]
-    return subprocess.run(arguments, capture_output=True, text=True, check=False)
+    return run_command("redact", f"--config.file={folder / 'exporter.yml'}", *flags)
 
 
 def responses(server: Served) -> Iterator[bytes]:
@@ -138,8 +137,7 @@ def test_what_is_redacted_later_is_gone_everywhere(server: Served, folder: Path)
     assert "name: redacted, never shown" in server.get("/review?status=all&model=loans").text
     frozen = server.get("/v1/dataset/releases/before?format=jsonl")
     assert (frozen.headers["ETag"], frozen.text.count(OTHER)) == (None, 4)
-    export = [sys.executable, "-m", "exporter.cli", "dataset", "export", "before", "-o", str(folder / "a.jsonl")]
-    result = subprocess.run([*export, f"--url={server.url}"], capture_output=True, text=True, check=False)
+    result = run_command("dataset", "export", "before", "-o", str(folder / "a.jsonl"), f"--url={server.url}")
     assert (result.returncode, "are left out" in result.stderr) == (0, True), result.stderr
 
     before = server.get("/v1/dataset/releases/before", Accept="application/json").json
@@ -182,8 +180,7 @@ def test_a_profile_of_stored_predictions_leaves_it_out(server: Served, folder: P
     redact(server, "name")
     arguments = ["profile", "--from-store", f"--config.file={folder / 'exporter.yml'}", "--model=loans"]
     profile = folder / "profile.json"
-    run = [sys.executable, "-m", "exporter.cli", *arguments, f"--output={profile}"]
-    result = subprocess.run(run, capture_output=True, text=True, check=False)
+    result = run_command(*arguments, f"--output={profile}")
     assert result.returncode == 0, result.stderr
     assert set(json.loads(profile.read_text())["inputs"]) == {"note", "age"}
     assert SECRET not in profile.read_text()

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from typing import Any
 
 from support.examples import put_examples, sample
+from support.processes import run_command
 from support.servers import CONFIG, Served, ask, write_config
 
 
@@ -20,8 +19,7 @@ def make(served: Served, model: str = "credit") -> Any:
 
 def command(served: Served, *arguments: str) -> str:
     """Return what a subcommand of dataset prints."""
-    run = [sys.executable, "-m", "exporter.cli", "dataset", *arguments, f"--url={served.url}"]
-    result = subprocess.run(run, capture_output=True, text=True, check=False)
+    result = run_command("dataset", *arguments, f"--url={served.url}")
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
 from support.fake_exporter import nobody
 from support.past import Points, prometheus_of
+from support.processes import run_command
 from support.servers import eventually
 from support.two_versions import (
     BEGIN,
@@ -104,8 +103,7 @@ def test_an_incident_before_the_deployment_is_not_held_against_a_version(tmp_pat
 
     (tmp_path / "prometheus").mkdir()
     with prometheus_of(tmp_path / "prometheus", past) as url:
-        command = [sys.executable, "-m", "exporter.cli", "compare", f"--prometheus={url}", "--format=json"]
-        output = subprocess.run([*command, "--model=credit"], check=True, capture_output=True, timeout=60).stdout
+        output = run_command("compare", f"--prometheus={url}", "--format=json", "--model=credit").stdout
         with exporter_of(tmp_path, prometheus_url=url) as exporter:
             queried = asked(create_app(exporter).test_client())
             scene(exporter)

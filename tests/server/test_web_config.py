@@ -7,8 +7,6 @@ import hashlib
 import signal
 import socket
 import ssl
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -334,11 +332,8 @@ def secured(folder: Path, tmp_path: Path) -> Iterator[Served]:
         f"tls_server_config: {{{GOOD}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: authority.crt}}\n"
         f"basic_auth_users: {{alice: {hashed(PASSWORD)}}}\n"
     )
-    server = Served(tmp_path)
-    flags = [f"--web.listen-address=127.0.0.1:{server.port}", f"--web.config.file={folder / 'secured.yml'}"]
-    command = [sys.executable, "-m", "exporter.cli", "serve", f"--config.file={tmp_path / 'exporter.yml'}", *flags]
-    with server.log.open("ab") as log:
-        server.process = subprocess.Popen(command, stdout=log, stderr=log)
+    server = Served(tmp_path, f"--web.config.file={folder / 'secured.yml'}")
+    server.launch()
     yield server
     server.stop(signal.SIGTERM)
 

@@ -8,20 +8,22 @@ import signal
 import socket
 import ssl
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import yaml
 
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile import save
+from exporter.profiles.profile import Profile, save
+from support.processes import ForkedCommand
 
 
 def free_port() -> int:
@@ -95,15 +97,12 @@ class Served:
         self.log = folder / "log"
         self.headers: dict[str, str] = {}
         self._flags = flags
-        self.process: subprocess.Popen[bytes]
+        self.process: ForkedCommand | subprocess.Popen[bytes]
 
     def launch(self) -> None:
         """Start the process, whatever becomes of it."""
-        command = [sys.executable, "-m", "exporter.cli", "serve", f"--config.file={self.folder / 'exporter.yml'}"]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, f"--web.listen-address=127.0.0.1:{self.port}", *self._flags], stdout=log, stderr=log
-            )
+        command = ["serve", f"--config.file={self.folder / 'exporter.yml'}"]
+        self.process = ForkedCommand([*command, f"--web.listen-address=127.0.0.1:{self.port}", *self._flags], self.log)
 
     def start(self) -> Served:
         """Start the process and wait until it is ready."""
@@ -163,29 +162,35 @@ CONFIG: dict[str, Any] = {
 }
 
 
+@cache
+def credit_profile(labels: bool) -> Profile:
+    """The profile of `CONFIG`, which knows the accuracy and weights if there are ``labels``."""
+    rng = np.random.default_rng(7)
+    columns = {
+        "age": rng.integers(18, 90, 2000).astype(float),
+        "income": rng.lognormal(10, 1, 2000),
+        "country": rng.choice(["NL", "DE", "FR"], 2000, p=[0.6, 0.3, 0.1]),
+        "photo": rng.integers(0, 17, (2000, 8, 8)),
+        "name": rng.choice(["Ada", "Bob"], 2000),
+        "predicted": rng.choice(["yes", "no"], 2000),
+        "confidence": rng.beta(4, 1, 2000),
+    }
+    outputs = {"prediction_column": "predicted", "confidence_column": "confidence"}
+    if labels:
+        columns["predicted"] = np.where((columns["age"] < 50) == (rng.random(2000) < 0.95), "yes", "no")
+        right = rng.random(2000) < columns["confidence"]
+        columns["label"] = np.where(right, columns["predicted"], np.where(columns["predicted"] == "yes", "no", "yes"))
+        outputs["label_column"] = "label"
+    with TemporaryDirectory() as folder:
+        training = Path(folder, "training.npz")
+        np.savez(training, **columns)
+        return build_file(training, name="credit", **outputs)
+
+
 def write_config(folder: Path, config: Any = None, *, labels: bool = False) -> Path:
     """``exporter.yml`` in a folder, and its profile, which knows the accuracy and weights if there are ``labels``."""
     if not (folder / "credit.json").exists():
-        rng = np.random.default_rng(7)
-        columns = {
-            "age": rng.integers(18, 90, 2000).astype(float),
-            "income": rng.lognormal(10, 1, 2000),
-            "country": rng.choice(["NL", "DE", "FR"], 2000, p=[0.6, 0.3, 0.1]),
-            "photo": rng.integers(0, 17, (2000, 8, 8)),
-            "name": rng.choice(["Ada", "Bob"], 2000),
-            "predicted": rng.choice(["yes", "no"], 2000),
-            "confidence": rng.beta(4, 1, 2000),
-        }
-        outputs = {"prediction_column": "predicted", "confidence_column": "confidence"}
-        if labels:
-            columns["predicted"] = np.where((columns["age"] < 50) == (rng.random(2000) < 0.95), "yes", "no")
-            right = rng.random(2000) < columns["confidence"]
-            columns["label"] = np.where(
-                right, columns["predicted"], np.where(columns["predicted"] == "yes", "no", "yes")
-            )
-            outputs["label_column"] = "label"
-        np.savez(folder / "training.npz", **columns)
-        save(build_file(folder / "training.npz", name="credit", **outputs), folder / "credit.json")
+        save(credit_profile(labels), folder / "credit.json")
     path = folder / "exporter.yml"
     path.write_text(yaml.safe_dump(CONFIG if config is None else config, allow_unicode=True))
     return path
