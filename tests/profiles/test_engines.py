@@ -122,6 +122,38 @@ def test_postgresql_gives_the_same_bins_as_duckdb(folder, postgres):
     assert (found.targets(), found.blocks) == (expected.targets(), expected.blocks)
 
 
+def test_types_of_postgresql_are_read_left_out_or_named_in_the_error(postgres, tmp_path, capsys):
+    """Enumerations are categories, infinite times are invalid; a column that cannot be converted is named."""
+    url, output = postgres.url(), tmp_path / "types.json"
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("""
+            CREATE TYPE mood AS ENUM ('good', 'bad');
+            CREATE TABLE types AS SELECT i % 50 AS n, (CASE WHEN i % 4 = 0 THEN 'good' ELSE 'bad' END)::mood AS mood,
+                CASE WHEN i % 8 = 0 THEN 'infinity' ELSE '2026-01-01' END::timestamptz AS at,
+                i::numeric::money AS paid, int4range(i, i + 2) AS span FROM generate_series(0, 399) i;
+            CREATE VIEW vast AS SELECT n, CASE WHEN row_number() OVER () > 1000 THEN 10.0 ^ 400 END AS v
+                FROM types, generate_series(1, 3);
+            CREATE TABLE bare ();
+        """)
+    command = ["profile", f"--database={url}", f"--output={output}"]
+    assert main([*command, "--table=types"]) == 0
+    printed = capsys.readouterr().err
+    assert "paid: cannot be read, and is left out: cannot cast type money to double precision: cast it" in printed
+    assert "span: has the type INT4RANGE, which no input has, and is left out: set --ignore=span" in printed
+    assert main([*command, "--table=types", "--ignore=paid"]) == 0
+    assert "paid" not in capsys.readouterr().err
+    features = load(output).features
+    assert (features["mood"].categories, features["mood"].counts[:2]) == (("bad", "good"), (300, 100))
+    assert features["at.age_seconds"].counts[-2:] == (0, 50)
+    for options, message in {
+        "--table=types --prediction-column=paid": '"paid" has the type decimal(19, 4), and cannot be read: cannot cast',
+        "--table=vast": 'vast: "v" cannot be read: "1000',
+        "--table=bare": "bare: has no columns",
+    }.items():
+        assert main([*command, *options.split()]) == 1
+        assert message in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The URL of a database with tables that are unusual."""
@@ -131,7 +163,9 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> str:
             CREATE TABLE empty (x DOUBLE);
             CREATE TABLE "a ""b"" c" AS SELECT i AS "the ""x", {'a': i} AS nested, i % 3 || ' o''clock' AS "c'd",
                 TIMESTAMP '2026-01-01' + INTERVAL (i) HOUR AS made, DATE '2026-02-01' AS arrived,
-                NULL::DOUBLE AS nothing,
+                NULL::DOUBLE AS nothing, NULL::VARCHAR AS blank, NULL::BOOLEAN AS "no flag",
+                union_value(number := i) AS mixed, CASE WHEN i = 0 THEN 'infinity'::TIMESTAMP WHEN i = 1
+                    THEN TIMESTAMP '20000-01-01' ELSE TIMESTAMP '2026-02-01' - INTERVAL (i) DAY END AS "far",
                 'a long text of many words ' || i AS note, 'NaN'::DOUBLE AS nan
                 FROM range(400) rows(i);
             CREATE TABLE wide AS SELECT 'k' || least(i, 290000) AS key,
@@ -143,7 +177,10 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def test_a_table_of_unusual_columns_is_profiled(odd, tmp_path, capsys):
-    """Quotes are only names; times have an age; columns of other types are left out with a message."""
+    """Quotes are only names; times have an age; columns of other types are left out with a message.
+
+    A column without any value is numeric whatever its type, as it is in a file.
+    """
     output = tmp_path / "odd.json"
     command = ["profile", '--table=a "b" c', f"--database={odd}", f"--output={output}", "--time-column=arrived"]
     assert main(command) == 0
@@ -151,6 +188,7 @@ def test_a_table_of_unusual_columns_is_profiled(odd, tmp_path, capsys):
     assert (
         "nested: has the type struct<a: int64>, which no input has, and is left out: set --ignore=nested" in printed.err
     )
+    assert "mixed: has the type UNION<number BIGINT>, which no input has, and is left out" in printed.err
     assert "note: holds text values of the type string, and is left out: set --type=note=categorical" in printed.err
     profile = load(output)
     assert profile.inputs == {
@@ -158,12 +196,20 @@ def test_a_table_of_unusual_columns_is_profiled(odd, tmp_path, capsys):
         "c'd": "categorical",
         "made": "timestamp",
         "nothing": "numeric",
+        "blank": "numeric",
+        "no flag": "numeric",
+        "far": "timestamp",
         "nan": "numeric",
     }
     assert profile.name == 'a "b" c'
     assert profile.features["made.age_seconds"].max == 31 * 86400
     assert profile.features["made.hour"].max == 23
-    assert profile.features["nothing"].counts == profile.features["nan"].counts == (0, 400, 0)
+    for name in ("nothing", "nan", "blank", "no flag"):
+        assert profile.features[name].counts == (0, 400, 0)
+    assert (profile.features["far.age_seconds"].min < -5e11, profile.features["far.age_seconds"].counts[-2]) == (
+        True,
+        1,
+    )
     assert profile.features["c'd"].categories == ("0 o'clock", "1 o'clock", "2 o'clock")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from datetime import date
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,18 +14,16 @@ from exporter.profiles.block_record import SHUFFLED, Blocks
 from exporter.profiles.builder import Progress
 from exporter.profiles.engines.categories import categorical_features
 from exporter.profiles.engines.columns import (
-    SAMPLE,
     check_columns,
     feature_columns,
-    has_values,
     infer_inputs,
     output_columns,
-    plain,
     seconds,
 )
 from exporter.profiles.engines.connection import EngineTable
 from exporter.profiles.engines.numbers import numeric_features
 from exporter.profiles.engines.order import time_blocks
+from exporter.profiles.engines.sample import read_sample
 from exporter.profiles.engines.together import measure_correlation
 from exporter.profiles.options import Options
 from exporter.profiles.profile import Feature, NumericFeature, Profile
@@ -64,8 +61,8 @@ def build_table(table: EngineTable, options: Options, progress: Progress) -> Pro
     rows = int(table.row(table.rows.aggregate(n=table.rows.count()))["n"])
     if not rows:
         raise ProfileError(f"{table.where}: has no rows to profile")
-    sample = _sample(table)
-    kinds, skipped = infer_inputs(table, options, sample)
+    sample, unreadable = read_sample(table, options)
+    kinds, skipped = infer_inputs(table, options, sample, unreadable)
     if not kinds:
         raise ProfileError(f"{table.where}: has no input: expected a column of numbers, texts, booleans or times")
     _check_names(table, kinds)
@@ -104,18 +101,6 @@ def build_table(table: EngineTable, options: Options, progress: Progress) -> Pro
         blocks = time_blocks(table, arrival, seconds(table, arrival), targets, progress)
         profile = msgspec.structs.replace(profile, blocks=blocks)
     return Profiled(profile, skipped, sample)
-
-
-def _sample(table: EngineTable) -> dict[str, list[Any]]:
-    """Return some rows; times as texts, as they are in files."""
-    chosen = [table.rows[name] for name, dtype in table.rows.schema().items() if has_values(dtype)]
-    # Decimals as floats: those of PostgreSQL may have more digits than Arrow's.
-    columns = [plain(column, False).values.name(column.get_name()) for column in chosen]
-    rows = table.lists(table.rows.select(*columns).limit(SAMPLE)) if columns else {}
-    return {
-        name: [value.isoformat() if isinstance(value, date) else value for value in values]
-        for name, values in rows.items()
-    }
 
 
 def _check_names(table: EngineTable, kinds: Mapping[str, InputType]) -> None:

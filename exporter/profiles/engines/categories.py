@@ -37,7 +37,8 @@ def categorical_features(
     """
     features, values = {}, {}
     for name, column in columns.items():
-        features[name], values[name] = _feature(table, column, top)
+        with table.reading(name):
+            features[name], values[name] = _feature(table, column, top)
         done()
     return features, values
 

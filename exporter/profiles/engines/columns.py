@@ -11,14 +11,13 @@ from exporter.errors import ProfileError
 from exporter.features.base import FEW_VALUES, InputType
 from exporter.features.types import INPUT_TYPES, input_type
 from exporter.profiles.engines.connection import EngineTable
-from exporter.profiles.engines.expressions import Expression
+from exporter.profiles.engines.expressions import Expression, batches
 from exporter.profiles.options import Options
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
 from exporter.profiles.type_inference import ColumnTypeInference
 from exporter.validation import preview, suggestion
 
-SAMPLE = 1000
-"""Rows that are read to tell times and long texts from categories, and to find what would alarm for ever."""
+_CAST = "cast it in a view of the table"
 _ACCEPTED = {
     "numeric": {"numeric"},
     "boolean": {"boolean"},
@@ -75,34 +74,91 @@ def check_columns(table: EngineTable, options: Options) -> None:
             raise ProfileError(f"{table.where}: {option}={value} needs single rows: profile a file with some of them")
 
 
-def infer_inputs(table: EngineTable, options: Options, sample: Mapping[str, Sequence[Any]]) -> Inputs:
-    """Return the inputs by the types of the columns; texts are inspected in a sample."""
+def infer_inputs(
+    table: EngineTable, options: Options, sample: Mapping[str, Sequence[Any]], unreadable: Mapping[str, str]
+) -> Inputs:
+    """Return the inputs by the types of the columns; texts are inspected in a sample.
+
+    Parameters
+    ----------
+    table
+        The table.
+    options
+        What is chosen.
+    sample, unreadable
+        See `exporter.profiles.engines.sample.Sample`.
+
+    Raises
+    ------
+    ProfileError
+        When a column that the options name cannot be read, or cannot have the type that they give it.
+    """
     kinds: dict[str, InputType] = {}
     skipped: dict[str, str] = {}
     others = {*options.outputs(), *options.ignore}
+    for name in {*unreadable}.intersection((*options.outputs(), *options.types)):
+        raise type_error(table, name, f"and cannot be read: {unreadable[name]}: {_CAST}")
+    chosen = others | {*options.types}
+    empty = _without_values(table, [n for n, values in sample.items() if n not in chosen and not _any(values)])
     for name, dtype in table.rows.schema().items():
         if name in others:
             continue
         family = _family(dtype)
         kind = options.types.get(name) or _inferred(family, sample.get(name, ()))
-        if family in _ACCEPTED.get(kind, ()):
+        if name in unreadable:
+            skipped[name] = (
+                f"cannot be read, and is left out: {unreadable[name]}: cast it in a view, or set --ignore={name}"
+            )
+        elif name in empty:
+            kinds[name] = input_type("numeric")  # as in a file, which may have no types
+        elif family in _ACCEPTED.get(kind, ()):
             kinds[name] = input_type(kind)
         elif name in options.types:
-            detail = f"{preview(name)} has the type {dtype}, which cannot be {kind}: cast it in a view of the table"
-            raise ProfileError(f"{table.where}: {detail}")
+            raise type_error(table, name, f"which cannot be {kind}: {_CAST}")
         elif family == "string":
             advice = f"set --type={name}=categorical" if kind == "text" else "cast it to a timestamp in a view"
             skipped[name] = (
                 f"holds {kind} values of the type {dtype}, and is left out: {advice}, or set --ignore={name}"
             )
         else:
-            skipped[name] = f"has the type {dtype}, which no input has, and is left out: set --ignore={name}"
+            skipped[name] = (
+                f"has the type {type_name(table, name)}, which no input has, and is left out: set --ignore={name}"
+            )
     return Inputs(kinds, skipped)
 
 
 def has_values(dtype: Any) -> bool:
     """Return whether there is an input type for values of a type of Ibis."""
     return _family(dtype) != "other"
+
+
+def is_time(dtype: Any) -> bool:
+    """Return whether values of a type of Ibis are times."""
+    return _family(dtype) == "timestamp"
+
+
+def type_name(table: EngineTable, name: str) -> str:
+    """Return the type of a column as a user knows it: that of the engine where Ibis has none of its own."""
+    dtype = table.rows[name].type()
+    return dtype.raw_type.sql().strip('"')[:60] if dtype.is_unknown() else str(dtype)
+
+
+def type_error(table: EngineTable, name: str, detail: str) -> ProfileError:
+    """Return the error for a column of a type that its use does not allow."""
+    return ProfileError(f"{table.where}: {preview(name)} has the type {type_name(table, name)}, {detail}")
+
+
+def _any(values: Sequence[Any]) -> bool:
+    return any(value is not None for value in values)
+
+
+def _without_values(table: EngineTable, names: Sequence[str]) -> set[str]:
+    """Return which columns are null in all rows."""
+    found: dict[str, int] = {}
+    for part in batches(names):
+        row = table.row(table.rows.aggregate(**{f"n{index}": table.rows[n].count() for index, n in enumerate(part)}))
+        found |= zip(part, row.values(), strict=True)
+    return {name for name, values in found.items() if not values}
 
 
 def _family(dtype: Any) -> str:
@@ -136,7 +192,10 @@ def feature_columns(
             columns[age] = Column(arrival - seconds(table, name), False)
             columns[hour] = Column(table.rows[name].cast("timestamp").hour(), False)
         else:
-            columns[name] = plain(table.rows[name], kind.categorical)
+            column = table.rows[name]
+            if not (kind.categorical or column.type().is_numeric()):  # null in all rows
+                column = ibis.ifelse(column.isnull(), ibis.null("float64"), 0.0)
+            columns[name] = plain(column, kind.categorical)
     return columns
 
 
@@ -145,12 +204,9 @@ def seconds(table: EngineTable, name: str) -> Expression:
     column = table.rows[name]
     if column.type().is_numeric():
         return column
-    if _family(column.type()) != "timestamp":
-        detail = (
-            f"{preview(name)} has the type {column.type()}, which is not one of times: cast it in a view of the table"
-        )
-        raise ProfileError(f"{table.where}: {detail}")
-    return column.cast("timestamp").epoch_seconds()
+    if not is_time(column.type()):
+        raise type_error(table, name, f"which is not one of times: {_CAST}")
+    return column.cast("timestamp").epoch_seconds().cast("float64")  # Ibis takes them for 32-bit integers
 
 
 def plain(column: Expression, categorical: bool) -> Column:
@@ -170,16 +226,14 @@ def output_columns(table: EngineTable, options: Options) -> dict[str, Column]:
         column = table.rows[name]
         family = _family(column.type())
         if family not in _ACCEPTED["categorical"]:
-            detail = f"{preview(name)} has the type {column.type()}: expected a prediction that is a number or a text"
-            raise ProfileError(f"{table.where}: {detail}")
+            raise type_error(table, name, "expected a prediction that is a number or a text")
         kind = options.types.get(name)
         regression = kind == "numeric" or (kind is None and family == "numeric" and _is_regression(table, column))
         columns[PREDICTION] = plain(column, not regression)
     if name := options.confidence_column:
         column = table.rows[name]
         if not column.type().is_numeric():
-            detail = f"{preview(name)} has the type {column.type()}: expected a confidence from 0 to 1"
-            raise ProfileError(f"{table.where}: {detail}")
+            raise type_error(table, name, "expected a confidence from 0 to 1")
         values = plain(column, False)
         columns[CONFIDENCE] = Column(values.values / 100.0, False) if options.confidence_percent else values
     return columns

@@ -26,6 +26,11 @@ MEMORY = "1500MB"
 PASSWORD = "--database-password-file"  # noqa: S105
 _EXAMPLES = f"a URL such as duckdb:///training.db or postgresql://host/name; a password may be in {PASSWORD}"
 _FILES = {".parquet": "read_parquet", ".csv": "read_csv", ".jsonl": "read_json", ".ndjson": "read_json"}
+_UNREADABLE = "cannot be read"
+_ENUMERATIONS = """
+    SELECT attname FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+    WHERE typtype = 'e' AND attrelid = format('%%I.%%I', coalesce(%s::text, current_schema()), %s::text)::regclass
+"""
 _OWN = frozenset({"builtins", "exporter", "numpy"})
 
 
@@ -93,6 +98,42 @@ class EngineTable:
             result = query.to_pyarrow()
             return dict(zip(result.column_names, result.columns, strict=True))
 
+    @contextlib.contextmanager
+    def reading(self, name: str) -> Iterator[None]:
+        """Name a column, or a feature, in the errors of the queries meanwhile, unless none is answered any more."""
+        try:
+            yield
+        except ProfileError as error:
+            unreadable = f"{self.where}: {_UNREADABLE}"
+            if not str(error).startswith(unreadable) or not self._answers():
+                raise
+            raise ProfileError(f"{self.where}: {preview(name)} {str(error).removeprefix(f'{self.where}: ')}") from None
+
+    def failures(self, queries: Mapping[str, Expression], error: ProfileError) -> dict[str, str]:
+        """Return which queries fail, and why, after the ``error`` of a query that did the same for all columns.
+
+        Raises
+        ------
+        ProfileError
+            The ``error``, when no query is answered any more, or each of these.
+        """
+        found = {}
+        for name, query in queries.items() if self._answers() else ():
+            try:
+                self.lists(query)
+            except ProfileError as failure:
+                found[name] = str(failure).removeprefix(f"{self.where}: {_UNREADABLE}: ")
+        if not found:
+            raise error
+        return found
+
+    def _answers(self) -> bool:
+        try:
+            self.lists(self.rows.select(one=ibis.literal(1)).limit(1))
+        except ProfileError:
+            return False
+        return True
+
     def changed(self) -> ProfileError:
         """Return the error for a table of which two queries saw different rows."""
         return ProfileError(
@@ -113,10 +154,10 @@ def engine_errors(where: str, secrets: Sequence[str] = (), own: Collection[str] 
     except Exception as error:
         if type(error).__module__.partition(".")[0] in own and not isinstance(error, OSError):
             raise
-        text = " ".join(str(error).split())[:500] or type(error).__name__
+        text = " ".join(str(error).partition("\nLINE ")[0].split())[:500] or type(error).__name__  # without the SQL
         for secret in secrets:
             text = text.replace(secret, "***")
-        raise ProfileError(f"{where}: cannot be read: {text}") from None
+        raise ProfileError(f"{where}: {_UNREADABLE}: {text}") from None
 
 
 def open_table(url: str, name: str, password_file: str | None) -> EngineTable:
@@ -154,7 +195,8 @@ def open_table(url: str, name: str, password_file: str | None) -> EngineTable:
     with engine_errors(database, [url, *secrets], own=()):  # a driver may be missing, and Ibis may not know the URL
         connection = _connect(url, password)
         try:
-            table, rows = _find(connection, name, database)
+            with engine_errors(f"{database}: {name}", [url, *secrets], own=()):
+                table, rows = _find(connection, name, database)
         except Exception:
             connection.disconnect()
             raise
@@ -174,8 +216,15 @@ def _connect(url: str, password: str) -> Any:
         case "spark":
             from pyspark.sql import SparkSession
 
-            session = SparkSession.builder.config(map=spark_settings(parts.netloc, options)).getOrCreate()
-            return ibis.pyspark.connect(session)
+            settings = spark_settings(parts.netloc, options)
+            try:
+                return ibis.pyspark.connect(SparkSession.builder.config(map=settings).getOrCreate())
+            except Exception as error:
+                if "stopped SparkContext" not in str(error):  # as Spark stops it where no master answers
+                    raise
+                master = settings.get("spark.master", "the configured one")
+                detail = f"the master {master} took no application: Spark's own messages say why"
+                raise ProfileError(f"--database: {detail}") from None
         case "":
             raise ProfileError(f"--database: expected {_EXAMPLES}")
         case _:
@@ -207,11 +256,24 @@ def _find(connection: Any, name: str, database: str) -> tuple[str, Expression]:
     """Return the name of a table without that of its schema, and its rows."""
     tables = connection.list_tables()
     if name in tables:
-        return name, connection.table(name)
+        return name, _rows(connection, name, None, database)
     schema, dot, table = name.rpartition(".")
     if dot and table in (others := connection.list_tables(database=schema)):
-        return table, connection.table(table, database=schema)
+        return table, _rows(connection, table, schema, database)
     raise ProfileError(f"{database}: has no table {preview(name)}; {suggestion(name, others if dot else tables)}")
+
+
+def _rows(connection: Any, table: str, schema: str | None, database: str) -> Expression:
+    """Return the rows of a table; values of PostgreSQL's enumerations as the texts that Ibis takes them for."""
+    try:
+        rows = connection.table(table, database=schema)
+    except ibis.common.exceptions.TableNotFound:  # it is in the list
+        raise ProfileError(f"{database}: {table}: has no columns") from None
+    if connection.name != "postgres":
+        return rows
+    with connection.con.cursor() as cursor:
+        found = cursor.execute(_ENUMERATIONS, [schema, table]).fetchall()
+    return rows.mutate(**{name: rows[name].concat("") for (name,) in found if rows[name].type().is_string()})
 
 
 def open_file(path: Path, delimiter: str = ",", decimal: str = ".") -> EngineTable:

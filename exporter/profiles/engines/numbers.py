@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import ibis
 import numpy as np
 
+from exporter.errors import ProfileError
 from exporter.profiles.bin_edges import ValueCounts, binned_feature
 from exporter.profiles.engines.connection import EngineTable
 from exporter.profiles.engines.expressions import Expression, batches, count, finite, is_missing, literal, search
 from exporter.profiles.profile import NumericFeature
 from exporter.stats.divergence import Floats, Ints
+from exporter.validation import preview
 
 PARTS = 16
 """A cell of several values holds at most the share of a bin divided by this: the error of an edge's rank."""
@@ -85,7 +87,8 @@ def numeric_features(
     """
     features = {}
     for name, extremes in _extremes(table, columns).items():
-        features[name] = _feature(table, columns[name], extremes, bins)
+        with table.reading(name):
+            features[name] = _feature(table, columns[name], extremes, bins)
         done()
     return features
 
@@ -93,16 +96,24 @@ def numeric_features(
 def _extremes(table: EngineTable, columns: Mapping[str, Expression]) -> dict[str, _Extremes]:
     found = {}
     for names in batches([*columns]):
-        statistics: dict[str, Expression] = {}
-        for index, name in enumerate(names):
-            numbers, missing = finite(columns[name]), count(is_missing(columns[name]))
-            parts = numbers.count(), missing, count(numbers.isnull()) - missing, numbers.min(), numbers.max()
-            statistics |= {f"s{part}_{index}": value for part, value in enumerate(parts)}
-        row = table.row(table.rows.aggregate(**statistics))
+        queries = {name: _statistics(columns[name], index) for index, name in enumerate(names)}
+        together = {key: value for query in queries.values() for key, value in query.items()}
+        try:
+            row = table.row(table.rows.aggregate(**together))
+        except ProfileError as error:
+            failures = table.failures({name: table.rows.aggregate(**query) for name, query in queries.items()}, error)
+            detail = "; ".join(f"{preview(name)} cannot be read: {text}" for name, text in failures.items())
+            raise ProfileError(f"{table.where}: {detail}") from None
         for index, name in enumerate(names):
             valid, missing, invalid, low, high = (row[f"s{part}_{index}"] or 0 for part in range(5))
             found[name] = _Extremes(int(valid), int(missing), int(invalid), float(low), float(high))
     return found
+
+
+def _statistics(column: Expression, index: int) -> dict[str, Expression]:
+    numbers, missing = finite(column), count(is_missing(column))
+    parts = numbers.count(), missing, count(numbers.isnull()) - missing, numbers.min(), numbers.max()
+    return {f"s{part}_{index}": value for part, value in enumerate(parts)}
 
 
 def _feature(table: EngineTable, column: Expression, extremes: _Extremes, bins: int) -> NumericFeature:
