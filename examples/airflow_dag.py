@@ -4,9 +4,24 @@ from datetime import datetime, timedelta
 
 from airflow.providers.standard.operators.bash import BashOperator
 from airflow.sdk import DAG
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 COLUMNS = "--prediction-column prediction --confidence-column confidence --id-column id"
-AGAIN = {"retries": 5, "retry_delay": timedelta(minutes=5)}
+
+
+class ModelExporter(BashOperator):
+    """A command that is repeated, except after status 2 (invalid usage) and 3 (drift): the result would be the same."""
+
+    def __init__(self, **arguments):
+        again = {"retries": 5, "retry_delay": timedelta(minutes=5), "skip_on_exit_code": [2, 3]}
+        super().__init__(**again, **arguments)
+
+    def execute(self, context):
+        try:
+            return super().execute(context)
+        except AirflowSkipException:
+            raise AirflowFailException("invalid usage or drift: another attempt would end the same") from None
+
 
 with DAG(
     "loans",
@@ -17,24 +32,21 @@ with DAG(
     default_args={"cwd": "/srv/loans"},
 ):
     score = BashOperator(task_id="score", bash_command="python score.py --out scores.parquet", retries=1)
-    # Exit status 3 means drift. Another attempt would find the same.
-    check = BashOperator(
+    check = ModelExporter(
         task_id="check",
         bash_command=f"model-exporter ingest scores.parquet --profile loans.json --model loans --version 3 {COLUMNS} "
         "--push http://127.0.0.1:9091 --fail-on-drift",
     )
     publish = BashOperator(task_id="publish", bash_command="python publish.py scores.parquet")
     # Users can give feedback on these predictions. A retry continues where the attempt before it stopped.
-    send = BashOperator(
+    send = ModelExporter(
         task_id="send",
         bash_command="model-exporter ingest scores.parquet --exporter http://127.0.0.1:9877 --model loans --version 3 "
         f"{COLUMNS}",
-        **AGAIN,
     )
-    label = BashOperator(
+    label = ModelExporter(
         task_id="label",
         bash_command="model-exporter label repaid.csv --model loans --id-column loan --label-column repaid "
         "--time-column paid_on",
-        **AGAIN,
     )
     score >> check >> publish >> send >> label

@@ -114,6 +114,8 @@ def test_values_change_the_manifests(tmp_path: Path) -> None:
     assert data["loans.json"] == EVERYTHING["profiles"]["loans.json"]
     (tmp_path / "exporter.yml").write_text(data["exporter.yml"])
     assert load(tmp_path / "exporter.yml").queue.capacity == 10_000_000
+    pod = rendered({"database": {"passwordSecret": None}})["StatefulSet", "model-exporter"]["spec"]["template"]
+    assert "env" not in pod["spec"]["containers"][0]
     assert {kind for kind, _ in rendered(NOTHING)} == {"Service", "StatefulSet", "NetworkPolicy"}
 
 
@@ -135,6 +137,7 @@ def test_releases_of_other_names_do_not_share_pods() -> None:
     "wrong, message",
     [
         ({"replica": 3}, "replica"),
+        ({"database": None}, "missing property 'database'"),
         ({"replicas": "3"}, "got string, want integer"),
         ({"service": {"sessionAffinity": "Client"}}, "sessionAffinity"),
         ({"serviceMonitor": {"interval": 15}}, "got number, want string"),
