@@ -8,17 +8,14 @@ in between, the next attempt writes the same predictions to the same name.
 from __future__ import annotations
 
 import itertools
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.errors import StoreError
+from exporter.storage.archive_files import ArchiveFiles, another_database, schema
 from exporter.storage.packed_inputs import unpack
 from exporter.storage.prediction_rows import is_sampled
 from exporter.storage.schema import archived, feedback, predictions
@@ -80,8 +77,8 @@ class Archive:
     """
 
     def __init__(self, location: str, share: float = 1.0) -> None:
-        self.location, self.share = location, share
-        self.shown, _, self._query = location.partition("?")
+        self._files, self.share = ArchiveFiles(location), share
+        self.shown = self._files.shown
 
     def write_part(
         self, connection: sa.Connection, before_day: int, redact: Callable[[str, str | None], str | None]
@@ -120,8 +117,7 @@ class Archive:
                 if is_full or len(old) < len(fetched):
                     break
         connection.rollback()
-        for day, file in files.items():
-            self._write(f"date={_EPOCH + timedelta(day):%Y-%m-%d}", f"{first:020}.parquet", file.content())
+        self._write(files, first)
         return Part(last, rows, is_full)
 
     def _weights(self, connection: sa.Connection, rows: Sequence[Mapping[Any, Any]]) -> list[float]:
@@ -137,31 +133,14 @@ class Archive:
             for row, by_chance in zip(rows, chance, strict=True)
         ]
 
-    def _write(self, folder: str, name: str, content: Any) -> None:
-        """Write a file, which has its name once it is complete and on disk."""
-        from pyarrow.fs import LocalFileSystem
-
-        with self._explained("cannot be written"):
-            files, root = self._open()
-            files.create_dir(f"{root}/{folder}")
-            target = f"{root}/{folder}/{name}"
-            if _holds_others(files, target, content):
-                hint = "give each database an archive of its own; after a restore, move this file elsewhere"
-                raise StoreError(f"store.archive: {target}: holds predictions of another database: {hint}")
-            if not isinstance(files, LocalFileSystem):  # an object appears when it is complete
-                with files.open_output_stream(target) as stream:
-                    stream.write(content)
-                return
-            partial = Path(root, folder, f".{name}.partial")
-            with partial.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-            for changed in (partial.parent, Path(root)):
-                descriptor = os.open(changed, os.O_RDONLY)
-                os.fsync(descriptor)
-                os.close(descriptor)
+    def _write(self, files: Mapping[int, _DayFile], first: int) -> None:
+        named = {f"date={_EPOCH + timedelta(day):%Y-%m-%d}/{first:020}.parquet": file for day, file in files.items()}
+        with self._files.explained("cannot be written"):
+            # Before its first part is recorded, a database has no other files than those of this part.
+            if first == 1 and named and (others := set(self._files.names()) - named.keys()):
+                raise another_database(f"{self.shown}/{min(others)}")
+            for name, file in named.items():
+                self._files.write(name, file.content())
 
     def batches(
         self, names: list[str], model: str, version: str | None, since: float, up_to: int
@@ -175,7 +154,7 @@ class Archive:
         model, version
             Of the predictions; any version when None.
         since
-            Unix time in seconds from which they were received.
+            Unix time in seconds from which they were received: files of earlier days are not opened.
         up_to
             The number of the last prediction.
 
@@ -184,8 +163,8 @@ class Archive:
         StoreError
             When the archive cannot be read.
         """
-        with self._explained("cannot be read"):
-            for batch in self._dataset().to_batches(
+        with self._files.explained("cannot be read"):
+            for batch in self._files.dataset().to_batches(
                 columns=names,
                 filter=_chosen(model, version, since, up_to),
                 batch_size=2000,
@@ -197,33 +176,8 @@ class Archive:
 
     def count(self, model: str, version: str | None, since: float, up_to: int) -> int:
         """Return the number of predictions that `batches` yields."""
-        with self._explained("cannot be read"):
-            return int(self._dataset().count_rows(filter=_chosen(model, version, since, up_to)))
-
-    def _dataset(self) -> Any:
-        from pyarrow import dataset
-
-        files, root = self._open()
-        return dataset.dataset(root, _schema(), filesystem=files, format="parquet")
-
-    def _open(self) -> tuple[Any, str]:
-        """Return the file system, and the path in it."""
-        from pyarrow.fs import FileSystem, LocalFileSystem
-
-        if "://" not in self.location:
-            return LocalFileSystem(), self.location
-        files, root = FileSystem.from_uri(self.location)
-        return files, root.rstrip("/")
-
-    @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
-        try:
-            yield
-        except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are among these
-            detail = str(error).split("\n", 1)[0]
-            if self._query:
-                detail = detail.replace(self._query, "***")
-            raise StoreError(f"store.archive: {self.shown}: {what}: {detail}") from None
+        with self._files.explained("cannot be read"):
+            return int(self._files.dataset().count_rows(filter=_chosen(model, version, since, up_to)))
 
 
 class _DayFile:
@@ -234,7 +188,7 @@ class _DayFile:
         from pyarrow.parquet import ParquetWriter
 
         self._buffer = pa.BufferOutputStream()
-        self._writer = ParquetWriter(self._buffer, _schema(), compression="zstd")
+        self._writer = ParquetWriter(self._buffer, schema(), compression="zstd")
         self._rows: list[Mapping[str, Any]] = []
         self._characters = 0
 
@@ -261,52 +215,15 @@ class _DayFile:
         import pyarrow as pa
 
         if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, _schema()))
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema()))
         self._rows, self._characters = [], 0
-
-
-def _holds_others(files: Any, target: str, content: Any) -> bool:
-    """Return whether there is such a file with other predictions under the numbers of these."""
-    from pyarrow import BufferReader
-    from pyarrow.fs import FileType
-    from pyarrow.parquet import ParquetFile
-
-    if files.get_file_info(target).type == FileType.NotFound:
-        return False
-    with files.open_input_file(target) as file:
-        tables = [ParquetFile(source).read(columns=["seq", "id"]) for source in (file, BufferReader(content))]
-    stored, new = (dict(zip(*(table[name].to_pylist() for name in ("seq", "id")), strict=True)) for table in tables)
-    return any(stored.get(seq, id_) != id_ for seq, id_ in new.items())
-
-
-def _schema() -> Any:
-    import pyarrow as pa
-
-    time = pa.timestamp("us", "UTC")
-    return pa.schema(
-        {
-            "seq": pa.int64(),
-            "id": pa.string(),
-            "model": pa.string(),
-            "version": pa.string(),
-            "time": time,
-            "received": time,
-            "prediction": pa.string(),
-            "confidence": pa.float64(),
-            "code": pa.int32(),
-            "duration_seconds": pa.float64(),
-            "confident": pa.bool_(),
-            "segment": pa.string(),
-            "inputs": pa.string(),
-            "weight": pa.float64(),
-        }
-    )
 
 
 def _chosen(model: str, version: str | None, since: float, up_to: int) -> Any:
     from pyarrow import dataset
 
     field = dataset.field
-    chosen = (field("model") == model) & (field("received") >= datetime.fromtimestamp(max(since, 0.0), UTC))
+    start = datetime.fromtimestamp(max(since, 0.0), UTC)
+    chosen = (field("date") >= start.date()) & (field("received") >= start) & (field("model") == model)
     chosen &= (field("seq") <= up_to) & field("inputs").is_valid()
     return chosen if version is None else chosen & (field("version") == version)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,6 +170,39 @@ def test_an_exporter_that_was_killed_writes_the_same_file(archived: Archived, mo
     assert archived.read() == list(range(6))
 
 
+def archive_until_killed(url: str, folder: str) -> None:
+    """Archive in parts of 20 predictions, and delete what is archived."""
+    archive.PART_ROWS, archive.FETCHED_ROWS = 20, 5
+    archived = Archived(url, Path(folder))
+    while True:
+        archived.archiver.refresh()
+        archived.sweep()
+
+
+def test_nothing_is_lost_or_repeated_when_the_process_is_killed(database: str, tmp_path: Path) -> None:
+    """SIGKILL while parts are written, recorded and deleted: all predictions are read, each of them once."""
+    archived = Archived(database, tmp_path / "archive")
+    archived.predict(5, *range(400))
+    archived.store.close()
+    command = [sys.executable, __file__, database, str(archived.folder)]
+    child = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)})
+    try:
+        while len(list(archived.folder.rglob("*.parquet"))) < 5:
+            assert child.poll() is None
+            time.sleep(0.005)
+    finally:
+        child.kill()
+        child.wait()
+    again = Archived(database, archived.folder)
+    assert len(list(archived.folder.rglob("*.parquet"))) < 20
+    assert sorted(again.read()) == list(range(400))
+    again.run(again.archiver)
+    assert (again.sweep(), sorted(again.read())) == (1, list(range(400)))
+    again.archiver.start()
+    again.archiver.close()
+    again.store.close()
+
+
 def test_numbers_of_archived_predictions_are_not_given_again(archived: Archived) -> None:
     """After a time without predictions, those that follow are archived before they are deleted, too."""
     archived.predict(5, *range(5))
@@ -226,6 +262,9 @@ def test_files_of_another_database_are_not_overwritten(archived: Archived, tmp_p
         second.run(second.archiver)
     assert second.sweep() == 5
     assert archived.read() == list(range(5))
+    archived.folder.joinpath(day(3)).rename(archived.folder / day(4))
+    with pytest.raises(StoreError, match=rf"{day(4)}/{1:020}\.parquet: holds predictions of another"):
+        second.run(second.archiver)
     second.archiver.start()
     second.archiver.close()
     second.store.close()
@@ -253,3 +292,7 @@ def test_errors_of_the_archive_show_no_key() -> None:
     with pytest.raises(StoreError, match=r"^store\.archive: s3://bucket/folder: cannot be read: ") as raised:
         place.count("m", None, 0.0, 1)
     assert "s3cret" not in f"{raised.value}{place.shown}"
+
+
+if __name__ == "__main__":
+    archive_until_killed(*sys.argv[1:])

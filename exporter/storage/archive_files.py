@@ -1,0 +1,147 @@
+"""The Parquet files of the archive: their columns, and how they are listed, read and written."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from exporter.errors import StoreError
+
+
+class ArchiveFiles:
+    """Files in a folder or an object store.
+
+    Parameters
+    ----------
+    location
+        ``store.archive``: the path of a folder, or a URL of pyarrow's file systems such as ``s3://bucket/folder``.
+
+    Attributes
+    ----------
+    shown : str
+        The location for messages: without its query, which may hold a key.
+    """
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+        self.shown, _, self._query = location.partition("?")
+
+    @functools.cached_property
+    def _opened(self) -> tuple[Any, str]:
+        """The file system, and the path in it."""
+        from pyarrow.fs import FileSystem, LocalFileSystem
+
+        if "://" not in self._location:
+            return LocalFileSystem(), self._location
+        system, root = FileSystem.from_uri(self._location)
+        return system, root.rstrip("/")
+
+    @contextmanager
+    def explained(self, what: str) -> Iterator[None]:
+        """Raise errors of files as a `StoreError` that says what cannot be done."""
+        try:
+            yield
+        except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are among these
+            detail = str(error).split("\n", 1)[0]
+            if self._query:
+                detail = detail.replace(self._query, "***")
+            raise StoreError(f"store.archive: {self.shown}: {what}: {detail}") from None
+
+    def dataset(self) -> Any:
+        """Return all files as one data set of pyarrow, with the day of their folder as the column ``date``."""
+        import pyarrow as pa
+        from pyarrow import dataset
+
+        system, root = self._opened
+        day = pa.schema({"date": pa.date32()})
+        columns = pa.unify_schemas([schema(), day])
+        partitioning = dataset.partitioning(day, flavor="hive")
+        return dataset.dataset(root, columns, "parquet", system, partitioning)
+
+    def names(self) -> list[str]:
+        """Return the names of all files below the location in order, such as ``date=2026-11-27/00…1.parquet``."""
+        from pyarrow.fs import FileSelector
+
+        system, root = self._opened
+        found = system.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
+        return sorted(info.path.removeprefix(f"{root}/") for info in found if info.extension == "parquet")
+
+    def write(self, name: str, content: Any) -> None:
+        """Write a file, which has its name once it is complete and on disk.
+
+        Raises
+        ------
+        StoreError
+            When there is a file of this name with other predictions under the numbers of these.
+        """
+        from pyarrow.fs import LocalFileSystem
+
+        system, root = self._opened
+        target = f"{root}/{name}"
+        system.create_dir(target.rpartition("/")[0])
+        if _holds_others(system, target, content):
+            raise another_database(target)
+        if not isinstance(system, LocalFileSystem):  # an object appears when it is complete
+            with system.open_output_stream(target) as stream:
+                stream.write(content)
+            return
+        path = Path(target)
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        for changed in (path.parent, Path(root)):
+            descriptor = os.open(changed, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+
+
+def another_database(path: str) -> StoreError:
+    """Return the error of a file that this database did not write."""
+    hint = "give each database an archive of its own; after a restore, move this file elsewhere"
+    return StoreError(f"store.archive: {path}: holds predictions of another database: {hint}")
+
+
+def _holds_others(system: Any, target: str, content: Any) -> bool:
+    """Return whether there is such a file with other predictions under the numbers of these."""
+    from pyarrow import BufferReader
+    from pyarrow.fs import FileType
+    from pyarrow.parquet import ParquetFile
+
+    if system.get_file_info(target).type == FileType.NotFound:
+        return False
+    with system.open_input_file(target) as file:
+        tables = [ParquetFile(source).read(columns=["seq", "id"]) for source in (file, BufferReader(content))]
+    stored, new = (dict(zip(*(table[name].to_pylist() for name in ("seq", "id")), strict=True)) for table in tables)
+    return any(stored.get(seq, id_) != id_ for seq, id_ in new.items())
+
+
+def schema() -> Any:
+    """Return the columns, see ``docs/configuration.md``."""
+    import pyarrow as pa
+
+    time = pa.timestamp("us", "UTC")
+    return pa.schema(
+        {
+            "seq": pa.int64(),
+            "id": pa.string(),
+            "model": pa.string(),
+            "version": pa.string(),
+            "time": time,
+            "received": time,
+            "prediction": pa.string(),
+            "confidence": pa.float64(),
+            "code": pa.int32(),
+            "duration_seconds": pa.float64(),
+            "confident": pa.bool_(),
+            "segment": pa.string(),
+            "inputs": pa.string(),
+            "weight": pa.float64(),
+        }
+    )
