@@ -1,4 +1,4 @@
-"""The command ``model-exporter redact``: remove from the database what was stored before it was redacted."""
+"""The command ``model-exporter redact``: remove from the store what was stored before it was redacted."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from exporter.datasets.release import write_content
 from exporter.errors import ExporterError
 from exporter.monitoring.model_files import load_monitors
 from exporter.storage import releases
+from exporter.storage.archive_redaction import redact_archive
 from exporter.storage.engine import write_alone
 from exporter.storage.packed_inputs import delete_retired_dictionaries, retire_dictionaries
 from exporter.storage.quarantine import count_damaged
@@ -30,12 +31,12 @@ _Redacted = Mapping[str, Collection[str]]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    add_config_file(parser, "the database and what is redacted")
+    add_config_file(parser, "the database, its archive, and what is redacted")
     parser.add_argument("--dry-run", action="store_true", help="only count what holds redacted inputs")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Clean the database; return the exit status."""
+    """Clean the database and its archive; return the exit status."""
     configuration = config.load(options.config_file)
     redacted = {model.name: sorted(model.redact) for model in configuration.models if model.redact}
     if not redacted:
@@ -48,6 +49,10 @@ def run(options: argparse.Namespace) -> int:
         for row in _releases_with(connection, redacted):
             print(_redact_release(connection, row, redacted[row["model"]], dry_run=options.dry_run))
         purged = options.dry_run or purge(connection)
+    if configuration.store.archive is not None:
+        files, number = redact_archive(configuration.store.archive, redacted, dry_run=options.dry_run)
+        what = "hold redacted inputs" if options.dry_run else "cleaned"
+        print(f"archive: {number:,} predictions in {files:,} files {what}")
     if later:
         _remark(f"{later} rows were stored meanwhile: reload the exporter, then run this again")
     if not purged:

@@ -63,28 +63,47 @@ class ArchiveFiles:
         return dataset.dataset(root, columns, "parquet", system, partitioning)
 
     def names(self) -> list[str]:
-        """Return the names of all files below the location in order, such as ``date=2026-11-27/00…1.parquet``."""
+        """Return the names of all files below the location such as ``date=2026-11-27/00…1.parquet``."""
         from pyarrow.fs import FileSelector
 
         system, root = self._opened
         found = system.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
-        return sorted(info.path.removeprefix(f"{root}/") for info in found if info.extension == "parquet")
+        return [info.path.removeprefix(f"{root}/") for info in found if info.extension == "parquet"]
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Any]:
+        """Open a file as pyarrow's ``ParquetFile``."""
+        from pyarrow.parquet import ParquetFile
+
+        system, root = self._opened
+        with system.open_input_file(f"{root}/{name}") as file, ParquetFile(file) as parquet:
+            yield parquet
 
     def write(self, name: str, content: Any) -> None:
-        """Write a file, which has its name once it is complete and on disk.
+        """Write a file, or write one again.
 
         Raises
         ------
         StoreError
             When there is a file of this name with other predictions under the numbers of these.
         """
-        from pyarrow.fs import LocalFileSystem
+        from pyarrow.fs import FileType
 
         system, root = self._opened
         target = f"{root}/{name}"
         system.create_dir(target.rpartition("/")[0])
-        if _holds_others(system, target, content):
-            raise another_database(target)
+        if system.get_file_info(target).type != FileType.NotFound:
+            with self.open(name) as stored:
+                if _holds_others(stored, content):
+                    raise another_database(target)
+        self.replace(name, content)
+
+    def replace(self, name: str, content: Any) -> None:
+        """Write a file in an existing folder, which has its name once it is complete and on disk."""
+        from pyarrow.fs import LocalFileSystem
+
+        system, root = self._opened
+        target = f"{root}/{name}"
         if not isinstance(system, LocalFileSystem):  # an object appears when it is complete
             with system.open_output_stream(target) as stream:
                 stream.write(content)
@@ -108,18 +127,14 @@ def another_database(path: str) -> StoreError:
     return StoreError(f"store.archive: {path}: holds predictions of another database: {hint}")
 
 
-def _holds_others(system: Any, target: str, content: Any) -> bool:
-    """Return whether there is such a file with other predictions under the numbers of these."""
+def _holds_others(stored: Any, content: Any) -> bool:
+    """Return whether a file has other predictions under the numbers of these."""
     from pyarrow import BufferReader
-    from pyarrow.fs import FileType
     from pyarrow.parquet import ParquetFile
 
-    if system.get_file_info(target).type == FileType.NotFound:
-        return False
-    with system.open_input_file(target) as file:
-        tables = [ParquetFile(source).read(columns=["seq", "id"]) for source in (file, BufferReader(content))]
-    stored, new = (dict(zip(*(table[name].to_pylist() for name in ("seq", "id")), strict=True)) for table in tables)
-    return any(stored.get(seq, id_) != id_ for seq, id_ in new.items())
+    tables = [file.read(columns=["seq", "id"]) for file in (stored, ParquetFile(BufferReader(content)))]
+    known, new = (dict(zip(*(table[name].to_pylist() for name in ("seq", "id")), strict=True)) for table in tables)
+    return any(known.get(seq, id_) != id_ for seq, id_ in new.items())
 
 
 def schema() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import subprocess
@@ -14,9 +15,11 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
+import yaml
 from pyarrow import parquet
 from support.postgres import Postgres
 
+from exporter.commands import redact
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.events import Feedback, Prediction
@@ -268,6 +271,44 @@ def test_files_of_another_database_are_not_overwritten(archived: Archived, tmp_p
     second.archiver.start()
     second.archiver.close()
     second.store.close()
+
+
+def test_redact_cleans_the_archive(
+    archived: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No file holds what is redacted, other predictions stay, and an interrupted command is run again."""
+    monkeypatch.setattr(archive, "GROUP_ROWS", 2)
+    for days_ago in (5, 4):
+        archived.predict(days_ago, *range(1000 * days_ago, 1000 * days_ago + 3))
+    archived.run(archived.archiver)
+    models = [{"name": "m", "redact": ["number"]}, {"name": "other"}]
+    store = {"url": archived.config.url, "archive": str(archived.folder), "retention": "36h"}
+    path = tmp_path / "exporter.yml"
+    path.write_text(yaml.safe_dump({"store": store, "models": models}))
+    before = archived.files()
+
+    def clean(*, dry_run: bool = False) -> str:
+        assert redact.run(argparse.Namespace(config_file=path, dry_run=dry_run)) == 0
+        return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("archive"))
+
+    def stored() -> list[str | None]:
+        tables = [parquet.read_table(path) for path in sorted(archived.folder.rglob("*.parquet"))]
+        return [text for table in tables for text in table["inputs"].to_pylist()]
+
+    assert clean(dry_run=True) == "archive: 6 predictions in 2 files hold redacted inputs"
+    replace = Path.replace
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", lambda self, target: replace(self, target) and 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            clean()
+    assert stored() == ["{}"] * 3 + [f'{{"number": {n}}}' for n in range(4000, 4003)]
+    assert clean() == "archive: 3 predictions in 1 files cleaned"
+    assert (stored(), archived.files()) == (["{}"] * 6, before)
+    assert clean() == "archive: 0 predictions in 0 files cleaned"
+    damaged = next(archived.folder.rglob("*.parquet"))
+    damaged.write_bytes(b"PAR1")
+    with pytest.raises(StoreError, match=rf"{day(5)}/{1:020}\.parquet cannot be cleaned; run the command again"):
+        clean()
 
 
 def test_predictions_stay_while_the_archive_cannot_be_written(
