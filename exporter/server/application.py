@@ -42,6 +42,7 @@ from exporter.server.scrapes import Scrapes
 from exporter.server.slice_watch import SliceWatch
 from exporter.server.slices import Slices
 from exporter.server.stored_inputs import snapshot_inputs
+from exporter.slices.drifting_hours import DriftingHours
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store
 from exporter.storage.engine import check_url, is_shared
@@ -179,7 +180,10 @@ class Exporter:
             self._replicas,
         ]
         if config.store.archive is not None:
-            self._tasks.append(Archiver(config.store, self.store, self.snapshot, self.telemetry.archived.inc))
+            has_drift = DriftingHours(lambda: self.pipeline.monitors)
+            self._tasks.append(
+                Archiver(config.store, self.store, self.snapshot, has_drift, self.telemetry.archived.inc)
+            )
         for task in self._tasks:
             task.start()
         self.loaded: tuple[float, ...] = ()

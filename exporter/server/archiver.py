@@ -14,7 +14,7 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.monitoring.background import BackgroundTask
 from exporter.storage import Store
-from exporter.storage.archive import Archive, set_archived
+from exporter.storage.archive import Archive, HasDrift, set_archived
 from exporter.storage.engine import error_message, is_shared, open_engine
 from exporter.validation import parse_duration
 
@@ -40,6 +40,8 @@ class Archiver(BackgroundTask):
         The store.
     redact
         See `exporter.storage.feedback_join.Redact`.
+    has_drift
+        See `exporter.storage.archive.HasDrift`.
     count
         Called with the number of predictions that were archived.
     """
@@ -49,10 +51,11 @@ class Archiver(BackgroundTask):
         config: StoreConfig,
         store: Store,
         redact: Callable[[str, str | None], str | None],
+        has_drift: HasDrift,
         count: Callable[[float], Any],
     ) -> None:
         super().__init__("archive", "predictions could not be archived", SECONDS, busy_share=BUSY_SHARE)
-        self._store, self._redact, self._count = store, redact, count
+        self._store, self._redact, self._has_drift, self._count = store, redact, has_drift, count
         self._archive = Archive(config.archive or "", config.archive_share)
         self._retention = parse_duration(config.retention)
         self._engine = open_engine(config, READ_SECONDS)
@@ -73,7 +76,7 @@ class Archiver(BackgroundTask):
     def _archive_part(self, connection: sa.Connection) -> None:
         """Write a part, and tell the database of it."""
         before_day = int((time.time() - self._retention) // 86400)
-        part = self._archive.write_part(connection, before_day, self._redact)
+        part = self._archive.write_part(connection, before_day, self._redact, self._has_drift)
         if part.last is not None:
             self._store.execute(partial(_set, part.last))
             self._count(part.rows)

@@ -31,6 +31,10 @@ ROW_BYTES = 1000
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+HasDrift = Callable[[sa.Connection, str, str, float], bool]
+"""Whether a version of a model had drift when a prediction was received, at a Unix time in seconds."""
+
+
 class Part(NamedTuple):
     """What was written.
 
@@ -68,7 +72,7 @@ class Archive:
     location
         ``store.archive``: the path of a folder, or a URL of pyarrow's file systems such as ``s3://bucket/folder``.
     share
-        ``store.archive_share``: the share of confident predictions without feedback that is archived.
+        ``store.archive_share``: the share of confident predictions without feedback or drift that is archived.
 
     Attributes
     ----------
@@ -81,7 +85,11 @@ class Archive:
         self.shown = self._files.shown
 
     def write_part(
-        self, connection: sa.Connection, before_day: int, redact: Callable[[str, str | None], str | None]
+        self,
+        connection: sa.Connection,
+        before_day: int,
+        redact: Callable[[str, str | None], str | None],
+        has_drift: HasDrift,
     ) -> Part:
         """Write the predictions that follow the last archived one.
 
@@ -93,6 +101,8 @@ class Archive:
             Predictions that were received before this day, in days since 1970, are archived.
         redact
             See `exporter.storage.feedback_join.Redact`.
+        has_drift
+            See `HasDrift`.
 
         Raises
         ------
@@ -106,7 +116,7 @@ class Archive:
         with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
             for fetched in result.mappings().partitions():
                 old = list(itertools.takewhile(lambda row: row["day"] < before_day, fetched))
-                for row, weight in zip(old, self._weights(connection, old), strict=True):
+                for row, weight in zip(old, self._weights(connection, old, has_drift), strict=True):
                     if weight:
                         inputs = redact(row["model"], unpack(connection, row))
                         files[row["day"]].add({**row, "inputs": inputs, "weight": weight})
@@ -120,14 +130,21 @@ class Archive:
         self._write(files, first)
         return Part(last, rows, is_full)
 
-    def _weights(self, connection: sa.Connection, rows: Sequence[Mapping[Any, Any]]) -> list[float]:
+    def _weights(
+        self, connection: sa.Connection, rows: Sequence[Mapping[Any, Any]], has_drift: HasDrift
+    ) -> list[float]:
         """Return for how many predictions each of these stands in the archive; 0 for one that is left out."""
         if self.share == 1:
             return [1.0] * len(rows)
         ids = [row["id"] for row in rows if row["confident"]]
         query = sa.select(feedback.c.prediction_id).where(feedback.c.prediction_id.in_(ids))
         known = set(connection.execute(query).scalars())
-        chance = [row["confident"] and row["id"] not in known for row in rows]
+        chance = [
+            row["confident"]
+            and row["id"] not in known
+            and not has_drift(connection, row["model"], row["version"], row["received"])
+            for row in rows
+        ]
         return [
             1.0 if not by_chance else is_sampled(row["id"], self.share) / self.share
             for row, by_chance in zip(rows, chance, strict=True)

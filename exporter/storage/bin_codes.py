@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -91,12 +92,15 @@ class BlockFilter(NamedTuple):
         Of the predictions; all versions when None.
     since
         Unix time in seconds; a block that is partly older is not selected.
+    until
+        Unix time in seconds; nor is one that is partly as new as this.
     """
 
     model: str
     layout: str
     version: str | None
     since: float
+    until: float = math.inf
 
 
 def list_blocks(connection: sa.Connection, chosen: BlockFilter, rows: int) -> tuple[list[StoredBlock], bool]:
@@ -113,11 +117,14 @@ def list_blocks(connection: sa.Connection, chosen: BlockFilter, rows: int) -> tu
     )
     # Of an indexed column, too.
     query = query.where(table.last >= chosen.since)
+    if chosen.until < math.inf:
+        query = query.where(table.last < chosen.until)
     if chosen.version is not None:
         query = query.where(table.version == chosen.version)
     blocks: list[StoredBlock] = []
     total = 0
-    result = connection.execution_options(yield_per=1000).execute(query.order_by(table.last.desc(), table.seq.desc()))
+    query = query.order_by(table.last.desc(), table.seq.desc())
+    result = connection.execute(query, execution_options={"yield_per": 1000})
     for row in result:
         total += row.rows
         if total > rows:

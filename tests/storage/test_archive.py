@@ -23,9 +23,15 @@ from exporter.commands import redact
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.events import Feedback, Prediction
+from exporter.monitoring.model_files import load_monitors
+from exporter.profiles.builder import build_file
+from exporter.profiles.profile import save
 from exporter.profiles.readers.store import StoreSource
 from exporter.server.archiver import Archiver
+from exporter.slices.drifting_hours import DriftingHours
+from exporter.slices.recorder import BinRecorder
 from exporter.storage import Store, archive, prediction_rows
+from exporter.storage.archive import HasDrift
 from exporter.storage.engine import open_engine
 from exporter.storage.retention import Retention
 from exporter.storage.schema import feedback, predictions
@@ -42,7 +48,13 @@ class Archived:
         self.config = StoreConfig(url=url, retention="36h", archive=str(folder))
         self.folder, self.counts = folder, 0.0
         self.store = Store(self.config, lambda _: None)
-        self.archiver = Archiver(self.config, self.store, lambda _, inputs: inputs, self._count)
+        self.has_drift: HasDrift = lambda *_: False
+        self.archiver = self.make_archiver()
+
+    def make_archiver(self, share: float = 1.0) -> Archiver:
+        """What archives in the background, with a share."""
+        config = msgspec.structs.replace(self.config, archive_share=share)
+        return Archiver(config, self.store, lambda _, inputs: inputs, self.has_drift, self._count)
 
     def _count(self, number: float) -> None:
         self.counts += number
@@ -55,8 +67,7 @@ class Archived:
 
     def archive(self, share: float) -> int:
         """Archive with this share; return the number of predictions."""
-        config = msgspec.structs.replace(self.config, archive_share=share)
-        archiver = Archiver(config, self.store, lambda _, inputs: inputs, self._count)
+        archiver = self.make_archiver(share)
         archiver.start()
         self.run(archiver)
         archiver.close()
@@ -173,6 +184,34 @@ def test_an_exporter_that_was_killed_writes_the_same_file(archived: Archived, mo
     assert archived.read() == list(range(6))
 
 
+def test_hours_of_drift_are_archived_whole(archived: Archived, tmp_path: Path) -> None:
+    """While an input had drifted from training, every prediction is archived, with the weight 1."""
+    training, path = tmp_path / "training.csv", tmp_path / "exporter.yml"
+    training.write_text("number\n" + "\n".join(map(str, range(1000))))
+    save(build_file(training, name="m"), tmp_path / "m.json")
+    path.write_text(yaml.safe_dump({"models": [{"name": "m", "profile": "m.json"}]}))
+    _, monitors = load_monitors(path)
+    monitor, bins = monitors.get("m", "1", time.time()), BinRecorder(archived.store)
+    assert monitor.binner is not None
+    for days_ago, numbers in ((4, range(2000, 3000)), (3, range(1000))):
+        archived.predict(days_ago, *numbers)
+        codes = monitor.binner.empty_codes(1000)
+        monitor.binner.count([{"number": number} for number in numbers], [], codes=codes)
+        events = [Prediction("m", id=f"p-{number}", version="1") for number in numbers]
+        bins.add(monitor, events, codes, [True] * 1000, (TODAY - days_ago + 0.5) * DAY)
+        last = bins.flush()
+        assert last is not None
+        last.result(10)
+    archived.has_drift = DriftingHours(lambda: monitors)
+    archived.archive(0.1)
+    tables = {path.parent.name: parquet.read_table(path) for path in archived.folder.rglob("*.parquet")}
+    assert tables[day(4)]["weight"].to_pylist() == [1.0] * 1000
+    thinned = tables[day(3)]["weight"].to_pylist()
+    assert (set(thinned), len(thinned)) == ({10.0}, pytest.approx(100, rel=0.35))
+    drifted = sum(number >= 2000 for number in archived.read(0.1))
+    assert drifted == pytest.approx(100, rel=0.35)  # a profile reads the same share of all
+
+
 def archive_until_killed(url: str, folder: str) -> None:
     """Archive in parts of 20 predictions, and delete what is archived."""
     archive.PART_ROWS, archive.FETCHED_ROWS = 20, 5
@@ -222,7 +261,7 @@ def test_other_exporters_wait_until_a_part_is_recorded(
 ) -> None:
     """No part is written twice, or recorded in another order."""
     archived = Archived(postgres.url(), tmp_path / "archive")
-    other = Archiver(archived.config, archived.store, lambda _, inputs: inputs, archived._count)
+    other = archived.make_archiver()
     archived.predict(3, *range(5))
     execute, written = archived.store.execute, []
 
