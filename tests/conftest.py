@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import support.bytecode  # noqa: F401 - before all that is slow to compile
+import support.environment  # noqa: F401 - before all that is slow to import
 from support.fake_exporter import Exporter
 from support.paths import ROOT
 from support.postgres import Postgres, running

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,19 @@ WRONG = (3, 40, 60, 120)
 """Rows of the file whose label is changed, the first row is 0."""
 
 
-def iris() -> list[dict[str, Any]]:
-    """Rows of iris with the probabilities of a model that did not see them, and with four wrong labels."""
+@cache
+def scored() -> tuple[Any, Any, Any]:
+    """The inputs of iris, labels of which four are wrong, and probabilities by a model that did not see the row."""
     rows, truth = load_iris(return_X_y=True)
     labels = truth.copy()
     labels[list(WRONG)] = (labels[list(WRONG)] + 1) % 3
     scores = cross_val_predict(LogisticRegression(max_iter=500), rows, labels, cv=5, method="predict_proba")
+    return rows, labels, scores
+
+
+def iris() -> list[dict[str, Any]]:
+    """The same as rows of a file."""
+    rows, labels, scores = scored()
     return [
         {"a": a, "b": b, "c": c, "d": d, "kind": f"k{label}", **{f"p_k{number}": p for number, p in enumerate(score)}}
         for (a, b, c, d), label, score in zip(rows.tolist(), labels.tolist(), scores.tolist(), strict=True)
@@ -176,5 +184,5 @@ def test_labels_are_classes_by_their_text(tmp_path: Path) -> None:
 
 def test_the_formats_of_standard_input_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     """Without a format, those that the command takes are named; predictions in the wire format have no label."""
-    assert main(["suspects", "-"]) == 1
+    assert main(["suspects", "-"]) == 2
     assert "--format: is required for standard input: csv, parquet, npz or jsonl\n" in capsys.readouterr().err

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as main() sets it before it imports numpy
 _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(
     ["exporter.cli", "exporter.server.application", "exporter.server.serve"]
