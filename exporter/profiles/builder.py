@@ -16,7 +16,7 @@ from exporter.features.base import InputType
 from exporter.features.categorical import Categorical
 from exporter.features.extract import as_list, confidence_column
 from exporter.features.timestamp import unix_seconds
-from exporter.features.types import INPUT_TYPES, LEARNERS, Learner, State, input_type
+from exporter.features.types import LEARNERS, Learner, State, input_type
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.correlation_builder import CorrelationBuilder
 from exporter.profiles.options import Options
@@ -124,15 +124,7 @@ class _Builder:
                 raise ProfileError(f"{where}: has no column {preview(column)}; {hint}")
         if not self._rows:
             raise ProfileError(f"{where}: has no rows to profile")
-        if options.season and not options.time_column:
-            raise ProfileError(f"{where}: --season={options.season} needs the time of each row: set --time-column")
-        if options.label_column and not options.prediction_column:
-            detail = f"set --prediction-column, since the label {preview(options.label_column)} is compared with it"
-            raise ProfileError(f"{where}: {detail}")
-        for kind in options.types.values():
-            if kind not in INPUT_TYPES:
-                hint = suggestion(kind, INPUT_TYPES)
-                raise ProfileError(f"{where}: {preview(kind)} is not a valid input type; {hint}")
+        options.check(where)
 
     def _infer_inputs(self) -> dict[str, str]:
         options = self._options

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from exporter.errors import ProfileError
+from exporter.features.types import INPUT_TYPES
 from exporter.profiles.season_record import Period
+from exporter.validation import preview, suggestion
 
 EXACT = 4_000_000
 """Distinct numbers that are held in memory, over all features; each feature holds at least 10,000."""
@@ -69,3 +72,15 @@ class Options(NamedTuple):
     def known_types(self) -> dict[str, str]:
         """Return the types of columns that are known before any data are read."""
         return {**self.types, **({self.confidence_column: "numeric"} if self.confidence_column else {})}
+
+    def check(self, where: str) -> None:
+        """Raise ProfileError, with the name ``where`` of the data, where options do not go together."""
+        if self.season and not self.time_column:
+            raise ProfileError(f"{where}: --season={self.season} needs the time of each row: set --time-column")
+        if self.label_column and not self.prediction_column:
+            detail = f"set --prediction-column, since the label {preview(self.label_column)} is compared with it"
+            raise ProfileError(f"{where}: {detail}")
+        for kind in self.types.values():
+            if kind not in INPUT_TYPES:
+                hint = suggestion(kind, INPUT_TYPES)
+                raise ProfileError(f"{where}: {preview(kind)} is not a valid input type; {hint}")

@@ -5,27 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
 import numpy as np
 
 from exporter.features.extract import is_missing, numeric_column, scalar_text
 from exporter.profiles.profile import Feature, NumericFeature
-from exporter.profiles.quality_record import (
-    CONFIDENCE,
-    MAX_COMPONENTS,
-    MAX_RESIDUALS,
-    PREDICTION,
-    BinEffects,
-    Quality,
-)
+from exporter.profiles.quality_learning import LARGE, LARGEST_ERROR, learn_accuracy, learn_error, most_rows, rounded
+from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality
 from exporter.profiles.row_bins import RowBins, feature_bins
 from exporter.stats.digitize import BinIndices
 from exporter.stats.divergence import Floats, Ints
-from exporter.stats.quality import Effects, LabelledBins, calibrated, variance_between
-
-_CELLS = 20_000_000
-_ROWS = 200_000
-_LARGE = 0.95
+from exporter.stats.labelled_bins import BinArrays
 
 
 class _Sample(NamedTuple):
@@ -60,10 +49,10 @@ class QualityBuilder:
         confidence = targets.get(CONFIDENCE)
         self._confidence = confidence if isinstance(confidence, NumericFeature) else None
         size = len(confidence.counts) if confidence else 0
-        self._in_bin, self._right = np.zeros(size), np.zeros(size)
+        self._in_bin = np.zeros((2, size))  # labelled rows in each bin of the confidence, and those that are right
         self._rows = self._unusable = 0
         self._total = 0.0
-        self._most = max(min(_ROWS, _CELLS // max(len(targets), 1)), 1)
+        self._most = most_rows(len(targets))
         self._random = np.random.default_rng(0)
         self._threshold = np.inf
         self._sample: list[_Sample] = []
@@ -97,8 +86,8 @@ class QualityBuilder:
         self._total += float(losses.sum())
         if self._confidence and confidences is not None and not self.is_regression:
             bins = feature_bins(self._confidence, confidences[usable])
-            self._in_bin += np.bincount(bins, minlength=len(self._in_bin))
-            self._right += np.bincount(bins, 1 - losses, len(self._in_bin))
+            size = self._in_bin.shape[1]
+            self._in_bin += np.bincount(bins, minlength=size), np.bincount(bins, 1 - losses, size)
         priorities = self._random.random(len(usable))
         chosen = np.flatnonzero(priorities < self._threshold)
         rows = usable[chosen]
@@ -114,7 +103,7 @@ class QualityBuilder:
             predicted, actual = numeric_column(predictions), numeric_column(labels)
             with np.errstate(over="ignore", invalid="ignore"):
                 losses = abs(predicted - actual)
-            losses[~np.isfinite(losses)] = np.nan
+            losses[~(losses <= LARGEST_ERROR)] = np.nan
             return losses, int((~np.isnan(predicted) & ~np.isnan(actual)).sum())
         present = [not (is_missing(a) or is_missing(b)) for a, b in zip(predictions, labels, strict=True)]
         pairs = zip(map(_text, predictions), map(_text, labels), present, strict=True)
@@ -147,67 +136,17 @@ class QualityBuilder:
         sample = sample.take(np.argsort(sample.times, kind="stable"))
         mean, size = self._total / self._rows, len(sample.losses)
         if self.is_regression:
-            quality = Quality("absolute_error", self._rows, _rounded(mean), self._unusable, sampled=size)
-            return self._learn_error(quality, sample)
-        quality = Quality("accuracy", self._rows, _rounded(1 - mean), self._unusable, sampled=size)
-        return self._learn_accuracy(quality, sample) if self._confidence else quality
+            quality = Quality("absolute_error", self._rows, rounded(mean), self._unusable, sampled=size)
+            large = float(np.quantile(sample.losses, LARGE))
+            return learn_error(quality, self._names, self._labelled(sample), sample.losses, large)
+        quality = Quality("accuracy", self._rows, rounded(1 - mean), self._unusable, sampled=size)
+        if not self._confidence:
+            return quality
+        sample = sample.take(np.flatnonzero(sample.bins[self._names.index(CONFIDENCE)] < self._in_bin.shape[1] - 2))
+        return learn_accuracy(quality, self._names, self._labelled(sample), 1 - sample.losses, self._in_bin)
 
-    def _learn_accuracy(self, quality: Quality, sample: _Sample) -> Quality:
-        """Return the quality with the calibration, and with the features that go with what it leaves unexplained."""
-        accuracy = np.full(len(self._in_bin), np.nan)
-        accuracy[:-2] = calibrated(self._in_bin[:-2], self._right[:-2])
-        residuals = 1 - sample.losses - accuracy[sample.bins[self._names.index(CONFIDENCE)]]
-        return self._with_residuals(
-            quality,
-            sample,
-            residuals,
-            calibration_rows=tuple(map(int, self._in_bin)),
-            calibration_right=tuple(map(int, self._right)),
-        )
-
-    def _learn_error(self, quality: Quality, sample: _Sample) -> Quality:
-        """Return the quality with the components of the error, and with the features that go with what they leave."""
-        labelled = LabelledBins(sample.bins, self._bins.sizes)
-        chosen = labelled.explaining(sample.losses, MAX_COMPONENTS)
-        effects = labelled.fit(sample.losses, chosen)
-        residuals = sample.losses - sample.losses.mean() - labelled.expected(chosen, effects)
-        squares = residuals**2
-        spread = labelled.fit(squares, chosen)
-        components = {
-            self._names[target]: _bin_effects(effect, of_square)
-            for target, effect, of_square in zip(chosen, effects, spread, strict=True)
-        }
-        return self._with_residuals(
-            quality,
-            sample,
-            residuals,
-            components=components,
-            variance=_rounded(float(squares.mean())),
-            large=_rounded(float(np.quantile(sample.losses, _LARGE))),
-        )
-
-    def _with_residuals(self, quality: Quality, sample: _Sample, residuals: Floats, **fields: Any) -> Quality:
-        known = np.flatnonzero(np.isfinite(residuals))
-        sample, residuals = sample.take(known), residuals[known]
-        associated = LabelledBins(sample.bins, self._bins.sizes).associated(residuals, MAX_RESIDUALS)
-        return msgspec.structs.replace(
-            quality,
-            residuals={self._names[target]: _bin_effects(effect) for target, effect in associated.items()},
-            between_periods=_rounded(variance_between(residuals, sample.times)),
-            **fields,
-        )
-
-
-def _bin_effects(effect: Effects, of_square: Effects | None = None) -> BinEffects:
-    variances = of_square.values.tolist() if of_square else []
-    return BinEffects(
-        tuple(map(int, effect.rows)), tuple(map(_rounded, effect.values.tolist())), tuple(map(_rounded, variances))
-    )
-
-
-def _rounded(number: float) -> float:
-    """Return a number with six digits: enough for an estimate, and short in the file."""
-    return float(f"{number:.6g}")
+    def _labelled(self, sample: _Sample) -> BinArrays:
+        return BinArrays(sample.bins, self._bins.sizes, int(np.isfinite(sample.times).sum()))
 
 
 def _text(value: Any) -> str | None:

@@ -232,7 +232,19 @@ def test_many_categories_and_extreme_numbers_are_profiled(odd):
         (["--table=emtpy"], 'odd.db: has no table "emtpy"; did you mean "empty"?'),
         (["--table=wide", "--ignore=hug"], 'odd.db: wide: has no column "hug"; did you mean "huge"?'),
         (["--table=wide", "--type=huge=text"], '"huge" has the type float64, which cannot be text: cast it in a view'),
-        (["--table=wide", "--label-column=key", "--prediction-column=tiny"], "--label-column=key needs single rows"),
+        (["--table=wide", "--label-column=key"], 'set --prediction-column, since the label "key" is compared with it'),
+        (
+            ["--table=wide", "--label-column=key", "--prediction-column=huge", "--type=huge=numeric"],
+            '"key" has the type string, and predictions have the type float64: expected labels that are numbers',
+        ),
+        (
+            ['--table=a "b" c', "--label-column=made", "--prediction-column=c'd"],
+            "predictions have the type string: expected labels that are numbers or booleans or texts; cast them",
+        ),
+        (
+            ["--table=wide", "--label-column=ky", "--prediction-column=tiny"],
+            'wide: has no column "ky"; did you mean "key"?',
+        ),
         (["--table=wide", "--time-column=key"], '"key" has the type string, which is not one of times'),
         (["--table=wide", "--database=duckdb:///missing.db"], "missing.db: there is no such file"),
         (["--table=wide", "--database=wide.db"], "--database: expected a URL such as duckdb:///training.db"),
@@ -344,9 +356,13 @@ def test_every_query_compiles_for_the_warehouses(folder, monkeypatch):
         monkeypatch.setattr(EngineTable, method, recorded(getattr(EngineTable, method)))
     with open_file(folder / "training.parquet") as table:
         table.engine = "another"  # DuckDB has a hash of its own
-        names = ["skewed", "single", "price", "flag", "city", "at"]
+        names = ["skewed", "single", "price", "flag", "city", "at", "digit"]
         table.rows = table.rows.select(*names, made=table.rows["at"].cast("timestamp"))
-        build_table(table, Options(time_column="at"), lambda *_: None)
+        outputs = {"prediction_column": "digit", "confidence_column": "single", "label_column": "city"}
+        build_table(table, Options(time_column="at", **outputs), lambda *_: None)
+        outputs = {"prediction_column": "price", "label_column": "single"}
+        table.rows = table.rows.select("skewed", "price", "single")
+        build_table(table, Options(**outputs), lambda *_: None)
         hash_of_trino = table.rows.select(hash=row_hash(table.rows, "trino"))
     for dialect in DIALECTS:
         others = [query for query in queries if not query.op().find(ibis.expr.operations.Hash)]

@@ -393,7 +393,7 @@ def test_small_batches_and_a_sample_give_nearly_the_same(tmp_path, monkeypatch):
     options = Options(**CLASSIFIER)
     whole = build(FileSource(path, options.known_types()), options)
     assert build(FileSource(path, options.known_types(), block=20_000), options) == whole
-    monkeypatch.setattr("exporter.profiles.quality_builder._ROWS", 1000)
+    monkeypatch.setattr("exporter.profiles.quality_learning._ROWS", 1000)
     sampled = build(FileSource(path, options.known_types(), block=20_000), options).quality
     assert sampled.sampled == 1000
     assert sampled.overall == whole.quality.overall

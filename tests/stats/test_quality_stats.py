@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
-from exporter.stats.quality import LabelledBins, calibrated, isotonic, shrunken_means, variance_between
+from exporter.stats.labelled_bins import BinArrays
+from exporter.stats.quality import calibrated, isotonic, shrunken_means
 
 RNG = np.random.default_rng(3)
 
@@ -37,8 +38,8 @@ def test_differences_by_chance_are_shrunk_away():
     np.testing.assert_allclose(shrunken_means(true * rows, rows, 1.0), true, atol=0.02)
 
 
-def labelled(columns: list[np.ndarray], bins: int) -> LabelledBins:
-    return LabelledBins(np.array(columns, dtype=np.int16), [bins] * len(columns))
+def labelled(columns: list[np.ndarray], bins: int) -> BinArrays:
+    return BinArrays(np.array(columns, dtype=np.int16), [bins] * len(columns))
 
 
 def test_the_targets_that_explain_a_value_are_found_in_order_of_their_weight():
@@ -84,18 +85,23 @@ def test_what_explains_only_one_part_of_the_time_is_not_chosen():
     assert labelled([period[shuffled]], 10).explaining(values[shuffled], 4) == [0]
 
 
+def variance_between(residuals: np.ndarray, timed: int) -> float:
+    """The variance between the periods of the first ``timed`` rows."""
+    return BinArrays(np.empty((0, len(residuals)), dtype=np.int16), [], timed).variance_between(residuals)
+
+
 def test_periods_that_drift_apart_have_a_larger_variance_than_independent_ones():
     """A later period differs more where the difference grows with the distance in time."""
     drifting = np.repeat(np.linspace(-1, 1, 20), 200)
     independent = np.repeat(RNG.permutation(np.linspace(-1, 1, 20)), 200)
-    noise, order = RNG.normal(size=4000) * 0.1, np.arange(4000.0)
-    assert variance_between(independent + noise, order) < 0.6
-    assert variance_between(drifting + noise, order) > 1.5
+    noise = RNG.normal(size=4000) * 0.1
+    assert variance_between(independent + noise, 4000) < 0.6
+    assert variance_between(drifting + noise, 4000) > 1.5
 
 
 def test_few_or_untimed_rows_have_no_periods():
     """Without the times of at least 150 rows, nothing is said of the difference between periods."""
     residuals = np.repeat([0.0, 1.0], 70)
-    assert variance_between(residuals, np.arange(140.0)) == 0
-    assert variance_between(np.repeat([0.0, 1.0], 700), np.full(1400, np.nan)) == 0
-    assert variance_between(np.repeat([0.0, 1.0], 700), np.arange(1400.0)) == pytest.approx(5 / 19 + 18 / 19)
+    assert variance_between(residuals, 140) == 0
+    assert variance_between(np.repeat([0.0, 1.0], 700), 0) == 0
+    assert variance_between(np.repeat([0.0, 1.0], 700), 1400) == pytest.approx(5 / 19 + 18 / 19)

@@ -21,8 +21,10 @@ from exporter.profiles.engines.columns import (
     seconds,
 )
 from exporter.profiles.engines.connection import EngineTable
+from exporter.profiles.engines.expressions import Target
 from exporter.profiles.engines.numbers import numeric_features
 from exporter.profiles.engines.order import time_blocks
+from exporter.profiles.engines.quality import measure_quality
 from exporter.profiles.engines.sample import read_sample
 from exporter.profiles.engines.together import measure_correlation
 from exporter.profiles.options import Options
@@ -94,12 +96,17 @@ def build_table(table: EngineTable, options: Options, progress: Progress) -> Pro
         correlation=measure_correlation(table, numbers, features, rows) or msgspec.UNSET,
         blocks=Blocks(SHUFFLED),
     )
-    if (arrival := options.time_column) and not options.shuffled:
-        targets = {
-            name: (columns[name].values, feature, texts.get(name, {})) for name, feature in profile.targets().items()
-        }
-        blocks = time_blocks(table, arrival, seconds(table, arrival), targets, progress)
+    targets = {
+        name: Target(columns[name].values, feature, texts.get(name, {})) for name, feature in profile.targets().items()
+    }
+    arrival = options.time_column
+    times = seconds(table, arrival) if arrival else None
+    if arrival and not options.shuffled:
+        blocks = time_blocks(table, arrival, times, targets, progress)
         profile = msgspec.structs.replace(profile, blocks=blocks)
+    if options.label_column:
+        quality = measure_quality(table, options.label_column, targets, times, progress)
+        profile = msgspec.structs.replace(profile, quality=quality or msgspec.UNSET)
     return Profiled(profile, skipped, sample)
 
 

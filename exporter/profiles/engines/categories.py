@@ -4,19 +4,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import ibis
 
 from exporter.features.extract import scalar_text
 from exporter.profiles.bin_edges import categorical_feature
 from exporter.profiles.engines.connection import EngineTable
-from exporter.profiles.engines.expressions import Expression, count, is_missing
+from exporter.profiles.engines.expressions import Expression, Texts, count, is_missing
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature
 from exporter.profiles.sketches import MAX_CATEGORY
-
-Texts = dict[str, list[Any]]
-"""The values of a column by their text: a decimal and a float may have the same."""
 
 
 def categorical_features(

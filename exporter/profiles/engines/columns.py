@@ -9,7 +9,7 @@ import ibis
 
 from exporter.errors import ProfileError
 from exporter.features.base import FEW_VALUES, InputType
-from exporter.features.types import INPUT_TYPES, input_type
+from exporter.features.types import input_type
 from exporter.profiles.engines.connection import EngineTable
 from exporter.profiles.engines.expressions import Expression, batches
 from exporter.profiles.options import Options
@@ -65,13 +65,10 @@ def check_columns(table: EngineTable, options: Options) -> None:
     for column in [*options.outputs(), *options.ignore, *options.types]:
         if column not in names:
             raise ProfileError(f"{table.where}: has no column {preview(column)}; {suggestion(column, names)}")
-    for kind in options.types.values():
-        if kind not in INPUT_TYPES:
-            hint = suggestion(kind, INPUT_TYPES)
-            raise ProfileError(f"{table.where}: {preview(kind)} is not a valid input type; {hint}")
-    for option, value in (("--label-column", options.label_column), ("--season", options.season)):
-        if value:
-            raise ProfileError(f"{table.where}: {option}={value} needs single rows: profile a file with some of them")
+    options.check(table.where)
+    if options.season:
+        detail = f"--season={options.season} needs single rows: profile a file with some of them"
+        raise ProfileError(f"{table.where}: {detail}")
 
 
 def infer_inputs(
@@ -103,7 +100,7 @@ def infer_inputs(
     for name, dtype in table.rows.schema().items():
         if name in others:
             continue
-        family = _family(dtype)
+        family = type_family(dtype)
         kind = options.types.get(name) or _inferred(family, sample.get(name, ()))
         if name in unreadable:
             skipped[name] = (
@@ -129,12 +126,12 @@ def infer_inputs(
 
 def has_values(dtype: Any) -> bool:
     """Return whether there is an input type for values of a type of Ibis."""
-    return _family(dtype) != "other"
+    return type_family(dtype) != "other"
 
 
 def is_time(dtype: Any) -> bool:
     """Return whether values of a type of Ibis are times."""
-    return _family(dtype) == "timestamp"
+    return type_family(dtype) == "timestamp"
 
 
 def type_name(table: EngineTable, name: str) -> str:
@@ -161,7 +158,7 @@ def _without_values(table: EngineTable, names: Sequence[str]) -> set[str]:
     return {name for name, values in found.items() if not values}
 
 
-def _family(dtype: Any) -> str:
+def type_family(dtype: Any) -> str:
     if dtype.is_boolean():
         return "boolean"
     if dtype.is_numeric():
@@ -224,7 +221,7 @@ def output_columns(table: EngineTable, options: Options) -> dict[str, Column]:
     columns = {}
     if name := options.prediction_column:
         column = table.rows[name]
-        family = _family(column.type())
+        family = type_family(column.type())
         if family not in _ACCEPTED["categorical"]:
             raise type_error(table, name, "expected a prediction that is a number or a text")
         kind = options.types.get(name)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import ibis
 
@@ -14,8 +14,18 @@ from exporter.profiles.profile import CategoricalFeature, Feature
 _Item = TypeVar("_Item")
 Expression = Any
 """An expression of Ibis. Its types would add nothing: the columns of a table are known only when it is opened."""
+Texts = dict[str, list[Any]]
+"""The values of a column by their text: a decimal and a float may have the same."""
 BATCH = 50
 """Columns whose statistics are computed in one query."""
+
+
+class Target(NamedTuple):
+    """A feature or an output of a table: an expression, its frozen bins, and the values of each category."""
+
+    values: Expression
+    feature: Feature
+    texts: Texts
 
 
 def batches(items: Sequence[_Item]) -> Iterator[list[_Item]]:
@@ -66,29 +76,28 @@ def count(condition: Expression) -> Expression:
     return ibis.ifelse(condition, 1, 0).sum()
 
 
-def block_bin(column: Expression, feature: Feature, values: Mapping[str, Sequence[Any]]) -> Expression:
-    """Return the bin of each value, as `exporter.profiles.block_builder.BlockBuilder` counts them.
-
-    Parameters
-    ----------
-    column
-        The column.
-    feature
-        Its frozen bins.
-    values
-        The column's values for each text that has a category of its own.
-    """
+def row_bin(target: Target) -> Expression:
+    """Return the bin of each value, in the order of the counts of the target."""
+    column, feature, values = target
     if isinstance(feature, CategoricalFeature):
         other = len(feature.categories)
         indexes = [(value, index) for index, text in enumerate(feature.categories) for value in values[text]]
         known = [(column == (literal(value) if isinstance(value, float) else value), index) for value, index in indexes]
         return ibis.cases((is_missing(column), other + 1), *known, else_=other)
     numbers, top = finite(column), len(feature.edges)
-    found: list[tuple[Expression, Any]] = [(is_missing(column), top + 1), (numbers.isnull(), top + 2)]
-    if feature.edges and feature.min is not None and feature.max is not None:
-        extremes = (numbers >= literal(feature.max), top + 4), (numbers <= literal(feature.min), top + 3)
-        found += [*extremes, (numbers.notnull(), search(numbers, feature.edges, range(top + 1)))]
-    return ibis.cases(*found, else_=0)
+    inside = search(numbers, feature.edges, range(top + 1))
+    return ibis.cases((is_missing(column), top + 1), (numbers.isnull(), top + 2), else_=inside)
+
+
+def block_bin(target: Target) -> Expression:
+    """Return the bin of each value, as `exporter.profiles.block_builder.BlockBuilder` counts them."""
+    column, feature, _ = target
+    found = row_bin(target)
+    if isinstance(feature, CategoricalFeature) or feature.min is None or feature.max is None:
+        return found
+    numbers, top = finite(column), len(feature.edges)
+    extremes = (numbers >= literal(feature.max), top + 4), (numbers <= literal(feature.min), top + 3)
+    return ibis.cases(*extremes, else_=found)
 
 
 def row_hash(table: Expression, engine: str) -> Expression:

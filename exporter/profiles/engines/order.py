@@ -11,17 +11,15 @@ import numpy as np
 from exporter.profiles.block_builder import BlockBuilder
 from exporter.profiles.block_record import TIME, Blocks, Times
 from exporter.profiles.builder import Progress
-from exporter.profiles.engines.categories import Texts
 from exporter.profiles.engines.connection import EngineTable
-from exporter.profiles.engines.expressions import Expression, block_bin, finite, row_hash, search
-from exporter.profiles.profile import Feature
+from exporter.profiles.engines.expressions import Expression, Target, block_bin, finite, row_hash, search
 
 
 def time_blocks(
     table: EngineTable,
     column: str,
     seconds: Expression,
-    targets: Mapping[str, tuple[Expression, Feature, Texts]],
+    targets: Mapping[str, Target],
     progress: Progress,
 ) -> Blocks:
     """Return the scores of blocks of successive rows. Rows with the same time are in random order.
@@ -35,18 +33,18 @@ def time_blocks(
     seconds
         Its times in Unix seconds.
     targets
-        Values, frozen bins, and the values of each category, by target.
+        The features and the outputs.
     progress
         Called after each target.
     """
-    bins = {f"b{index}": block_bin(*target).cast("int16") for index, target in enumerate(targets.values())}
+    bins = {f"b{index}": block_bin(target).cast("int16") for index, target in enumerate(targets.values())}
     rows = table.rows.select(seconds=finite(seconds), hash=row_hash(table.rows, table.engine), **bins)
     timed = table.row(
         rows.aggregate(rows=rows.count(), n=rows.seconds.count(), first=rows.seconds.min(), last=rows.seconds.max())
     )
     known = int(timed["n"])
     times = Times(int(timed["rows"]) - known, timed["first"], timed["last"]) if known else msgspec.UNSET
-    builder = BlockBuilder({name: feature for name, (_, feature, _) in targets.items()}, known)
+    builder = BlockBuilder({name: target.feature for name, target in targets.items()}, known)
     if not builder.sizes:
         return Blocks(TIME, column, times=times)
     cuts = builder.cuts
@@ -58,9 +56,9 @@ def time_blocks(
         block=((rows.row / cuts[-1]).floor() * len(cuts) + segment).cast("int32"), **{n: rows[n] for n in bins}
     )
     kept = table.kept(rows)
-    for (name, (_, feature, _)), bin_name in zip(targets.items(), bins, strict=True):
+    for (name, target), bin_name in zip(targets.items(), bins, strict=True):
         found = table.columns(kept.group_by(["block", bin_name]).aggregate(n=kept.count()))
-        counts = np.zeros(((groups + 1) * len(cuts), len(feature.counts) + 2), dtype=np.uint32)
+        counts = np.zeros(((groups + 1) * len(cuts), len(target.feature.counts) + 2), dtype=np.uint32)
         counts[found["block"], found[bin_name]] = found["n"]
         complete = counts[: groups * len(cuts)].reshape(groups, len(cuts), -1)
         builder.add_counts(name, complete, counts[groups * len(cuts) :].sum(axis=0, dtype=np.int64))

@@ -9,6 +9,7 @@ import numpy as np
 
 from exporter.profiles.correlation import score_map
 from exporter.profiles.correlation_builder import GROUPS, CorrelationBuilder
+from exporter.profiles.engines.chosen import choose
 from exporter.profiles.engines.connection import EngineTable
 from exporter.profiles.engines.expressions import Expression, finite, literal, row_hash, search
 from exporter.profiles.profile import Correlation, Feature, NumericFeature
@@ -16,8 +17,6 @@ from exporter.profiles.profile import Correlation, Feature, NumericFeature
 ROWS = 250_000
 """About so many rows are compared, chosen by a hash of their values."""
 _SCALE = 2**12  # of a score, so that sums of products are whole numbers
-_STEPS = 1_000_000
-_MIN_DISTINCT = 0.5  # hashes for each row; with fewer they would choose values, not rows
 
 
 def measure_correlation(
@@ -32,12 +31,8 @@ def measure_correlation(
         return None
     numbers = {f"x{index}": finite(columns[name]) for index, name in enumerate(builder.names)}
     chosen = table.rows.select(hash=row_hash(table.rows, table.engine), **numbers)
-    found = table.row(chosen.aggregate(distinct=chosen.hash.approx_nunique()))
-    groups, steps = 1, 1
-    if found["distinct"] >= _MIN_DISTINCT * rows:
-        groups, steps = GROUPS, GROUPS * _STEPS
-        kept = max(int(min(1.0, ROWS / rows) * _STEPS), 1) * GROUPS
-        chosen = chosen.filter(chosen.hash % steps < kept)
+    chosen, differ = choose(table, chosen, rows, ROWS)
+    groups = GROUPS if differ else 1
     for index in range(len(numbers)):
         chosen = chosen.filter(chosen[f"x{index}"].notnull())
     scores = {
