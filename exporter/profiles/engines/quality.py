@@ -9,10 +9,9 @@ from typing import NamedTuple
 import ibis
 import numpy as np
 
-from exporter.errors import ProfileError
 from exporter.profiles.builder import Progress
 from exporter.profiles.engines.chosen import choose
-from exporter.profiles.engines.columns import plain, type_family
+from exporter.profiles.engines.columns import plain, type_error, type_family
 from exporter.profiles.engines.connection import EngineTable
 from exporter.profiles.engines.expressions import (
     Expression,
@@ -29,7 +28,6 @@ from exporter.profiles.engines.numbers import numeric_features
 from exporter.profiles.profile import NumericFeature
 from exporter.profiles.quality_learning import LARGE, LARGEST_ERROR, learn_accuracy, learn_error, most_rows, rounded
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality
-from exporter.validation import preview
 
 _BINS = 20
 _WHOLE = 2.0**53
@@ -117,11 +115,10 @@ def _in_order(
 
 def _labels(table: EngineTable, column: str, accepted: Mapping[str, str], prediction: Expression) -> Expression:
     """Return the labels; an error where they are none of the ``accepted`` kinds, which it names."""
-    dtype = table.rows[column].type()
-    if type_family(dtype) not in accepted:
+    if type_family(table.rows[column].type()) not in accepted:
         expected = " or ".join(accepted.values())
-        detail = f"{preview(column)} has the type {dtype}, and predictions have the type {prediction.type()}"
-        raise ProfileError(f"{table.where}: {detail}: expected labels that are {expected}; cast them in a view")
+        detail = f"and predictions have the type {prediction.type()}: expected labels that are {expected}"
+        raise type_error(table, column, f"{detail}; cast them in a view")
     return plain(table.rows[column], False).values
 
 
