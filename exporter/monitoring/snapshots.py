@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
@@ -37,6 +36,8 @@ SECONDS = 30.0
 """Seconds between snapshots: at most so much of the windows is lost when the process is killed."""
 MAX_BYTES = 32 * 2**20
 """Largest compressed snapshot that is saved."""
+MAX_SECONDS = 1e12
+"""Largest time in a snapshot: the numbers of sub-windows then fit into 64 bits."""
 
 
 _RingBytes = tuple[bytes, bytes, bytes]
@@ -127,8 +128,8 @@ def decode(data: bytes) -> Snapshot:
         When the data are not a snapshot.
     """
     snapshot = unpack(data, Snapshot)
-    if not all(map(math.isfinite, (snapshot.unix_time, snapshot.ring_time, snapshot.idle))):
-        raise ValueError("its times are not numbers")
+    if not all(abs(time) < MAX_SECONDS for time in (snapshot.unix_time, snapshot.ring_time, snapshot.idle)):
+        raise ValueError("its times are not possible")
     return snapshot
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 
@@ -15,6 +16,8 @@ from exporter.monitoring.snapshots import decode, restore_version
 from exporter.monitoring.window_stats import WindowStats, compute
 from exporter.storage import Store
 from exporter.storage.window_snapshots import load_other_replicas
+
+log = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 60.0
 """Least time from one refresh of the metrics to the next."""
@@ -42,7 +45,7 @@ class ReplicaDrift(RefreshedMetrics):
     def refresh(self) -> None:
         """Compute the drift of each version that another replica has counted, too."""
         found: dict[tuple[str, str], list[FamilyLines]] = {}
-        failure = ""
+        failure, damaged = "", list[str]()
         for monitor in self._monitors() if self._store.replica else ():
             if self.closing.is_set():
                 return
@@ -56,13 +59,15 @@ class ReplicaDrift(RefreshedMetrics):
             except StoreError as error:
                 failure = str(error)
                 continue
-            if stats := of_all_replicas(monitor, snapshots, time.monotonic(), unix_time):
+            if stats := of_all_replicas(monitor, snapshots, time.monotonic(), unix_time, damaged):
                 found[model, version] = list(_lines(monitor, stats))
+        if damaged:
+            log.warning("%d snapshots of other replicas do not count, such as one %s", len(damaged), damaged[0])
         self._lines, self._failure = found, failure
 
 
 def of_all_replicas(
-    monitor: ModelMonitor, snapshots: Iterable[bytes], now: float, unix_time: float
+    monitor: ModelMonitor, snapshots: Iterable[bytes], now: float, unix_time: float, damaged: list[str]
 ) -> WindowStats | None:
     """Return the statistics of the longest window of a version on this replica and on others.
 
@@ -74,6 +79,8 @@ def of_all_replicas(
         Those of the other replicas. One that is damaged, or has another profile or other windows, does not count.
     now, unix_time
         Monotonic and Unix time in seconds.
+    damaged
+        Gets the version of each damaged snapshot, and what is wrong with it.
 
     Returns
     -------
@@ -89,7 +96,8 @@ def of_all_replicas(
         other = ModelMonitor(monitor.config, monitor.version, binner)
         try:
             fits = restore_version(other, decode(data), now, unix_time) is not None
-        except ValueError:
+        except ValueError as error:
+            damaged.append(f"of model {monitor.config.name!r} version {monitor.version!r}: {error}")
             continue
         if fits:
             row = row + other.read_rows(now)[window][0]

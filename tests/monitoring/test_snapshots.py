@@ -263,6 +263,8 @@ def damaged() -> dict[str, bytes]:
         "no numbers": packed(rings=[(ticks, np.full(len(sums) // 8, np.nan).tobytes(), lows), *rest]),
         "the future": packed(rings=[((np.frombuffer(ticks, np.int64) + 5).tobytes(), sums, lows), *rest]),
         "a time that is none": packed(ring_time=float("nan")),
+        "a time beyond 64 bits": packed(ring_time=1e300),
+        "a time long ago": packed(unix_time=-1e300),
         "a ring of the quality missing": packed(quality=snapshot.quality[1:]),
         "a ring of the quality too wide": packed(quality=[snapshot.rings[0], *snapshot.quality[1:]]),
     }

@@ -16,7 +16,8 @@ from exporter.config import ModelConfig
 from exporter.events import Prediction
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.snapshots import encode
+from exporter.monitoring.packed import pack
+from exporter.monitoring.snapshots import decode, encode
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.server.application import Exporter
@@ -40,13 +41,13 @@ def test_replicas_together_have_the_score_of_one_that_saw_everything() -> None:
     own, *others = (monitor(values[start : start + 10]) for start in (0, 10, 20))
     unix_time = 1e9
     snapshots = [encode(other, NOW, unix_time) for other in others]
-    together = of_all_replicas(own, snapshots, NOW, unix_time)
+    together = of_all_replicas(own, snapshots, NOW, unix_time, [])
     whole = monitor(values).read(NOW)["1h"]
     assert together is not None
     assert (together.kl[0], together.noise[0]) == pytest.approx((whole.kl[0], whole.noise[0]))
     assert together.kl[0] > max(together.noise[0], 0.3)
     assert not any((one.read(NOW)["1h"].kl > one.read(NOW)["1h"].noise).any() for one in (own, *others))
-    later = of_all_replicas(monitor(values[:10], now=NOW + 4000), snapshots, NOW + 4000, unix_time + 4000)
+    later = of_all_replicas(monitor(values[:10], now=NOW + 4000), snapshots, NOW + 4000, unix_time + 4000, [])
     assert later is not None
     assert later.observations[0] == 10
 
@@ -54,9 +55,18 @@ def test_replicas_together_have_the_score_of_one_that_saw_everything() -> None:
 def test_a_snapshot_that_does_not_fit_is_left_out() -> None:
     """A damaged one, and one of other windows; without any other, there is no score of several replicas."""
     other_windows = monitor(VALUES[:10], msgspec.structs.replace(SUMMARY, windows=("10m",)))
-    snapshots = [b"damaged", encode(other_windows, NOW, 1e9)]
-    assert of_all_replicas(monitor(VALUES[:10]), snapshots, NOW, 1e9) is None
-    assert of_all_replicas(monitor(VALUES[:10]), [], NOW, 1e9) is None
+    good = encode(monitor(VALUES[10:20]), NOW, 1e9)
+    forged = pack(msgspec.structs.replace(decode(good), ring_time=1e300))
+    snapshots, damaged = [b"damaged", encode(other_windows, NOW, 1e9), forged], list[str]()
+    assert of_all_replicas(monitor(VALUES[:10]), snapshots, NOW, 1e9, damaged) is None
+    assert damaged == [
+        "of model 'm' version '1': Error -3 while decompressing data: incorrect header check",
+        "of model 'm' version '1': its times are not possible",
+    ]
+    assert of_all_replicas(monitor(VALUES[:10]), [], NOW, 1e9, []) is None
+    together = of_all_replicas(monitor(VALUES[:10]), [*snapshots, good], NOW, 1e9, [])
+    assert together is not None
+    assert together.observations[0] == 20
 
 
 def test_replicas_that_share_a_database_export_it(postgres: Postgres, tmp_path: Path) -> None:
