@@ -31,6 +31,8 @@ from exporter.validation import explain, format_path, preview, similar_file
 FORMAT = "model-exporter-profile/1"
 MAX_VALUES = 10**15
 """Most training values of a feature: up to here, floating-point shares are exact enough to see one more value."""
+MAX_MIB = 256
+"""Largest file of a profile. With weekly seasons, 1,000 numeric features of 24 bins take 36 MiB."""
 MAX_RARE = 10_000
 """Most rare categories that a profile keeps; categories beyond them count as unseen."""
 
@@ -223,16 +225,25 @@ def _numbered(names: list[str]) -> list[str]:
 
 
 def save(profile: Profile, path: Path) -> None:
-    """Write a profile as indented JSON, with the time, its hash and its noise quantiles; the file appears at once."""
+    """Write a profile as indented JSON, with the time, its hash and its noise quantiles; the file appears at once.
+
+    Raises
+    ------
+    ProfileError
+        When it would be larger than those that can be read.
+    """
     profile = msgspec.structs.replace(
         profile,
         created=datetime.now(UTC).replace(microsecond=0),
         hash=profile.digest(),
         noise_quantiles={str(degrees): quantile for degrees, quantile in profile.quantiles().items()},
     )
+    data = msgspec.json.format(msgspec.json.encode(profile, order="deterministic"), indent=1) + b"\n"
+    if len(data) > MAX_MIB * 2**20:
+        raise ProfileError(f"{path}: would be larger than {MAX_MIB} MiB: profile fewer columns, bins or categories")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(msgspec.json.format(msgspec.json.encode(profile, order="deterministic"), indent=1) + b"\n")
+    partial.write_bytes(data)
     partial.replace(path)
 
 
@@ -246,6 +257,8 @@ def load(path: Path) -> Profile:
         or contradicts itself.
     """
     try:
+        if path.stat().st_size > MAX_MIB * 2**20:
+            raise ProfileError(f"{path}: is not a profile: it is larger than {MAX_MIB} MiB")
         document = msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise ProfileError(f"{path}: cannot be read: {error.strerror}{similar_file(path)}") from None

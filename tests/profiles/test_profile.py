@@ -86,6 +86,18 @@ def test_a_profile_without_a_hash_is_read(path):
     assert load(path).rows == 103
 
 
+def test_a_large_profile_is_neither_read_nor_written(path, tmp_path, monkeypatch):
+    """A file above the limit is refused before it is read; one that would be above it is not written."""
+    made = load(path)
+    with path.open("ab") as file:
+        file.truncate(3 * 2**30)
+    assert refusal(path) == "FILE: is not a profile: it is larger than 256 MiB"
+    monkeypatch.setattr("exporter.profiles.profile.MAX_MIB", 0)
+    with pytest.raises(ProfileError, match=r"new\.json: would be larger than 0 MiB: profile fewer columns, bins or"):
+        save(made, tmp_path / "new.json")
+    assert not (tmp_path / "new.json").exists()
+
+
 def test_a_missing_profile(tmp_path):
     """A missing file is named."""
     assert refusal(tmp_path / "no.json") == "FILE: cannot be read: No such file or directory"
