@@ -152,7 +152,7 @@ class Binner(Targets):
         self,
         inputs: Sequence[Mapping[str, Any]],
         predictions: Sequence[Any],
-        now: float | None = None,
+        now: float | Floats | None = None,
         confidences: Sequence[float] = (),
         *,
         codes: Codes | None = None,
@@ -166,7 +166,7 @@ class Binner(Targets):
         predictions
             Predictions of those events that have one.
         now
-            Unix time in seconds at which they arrived; the present when None.
+            Unix time in seconds at which they arrived, or each of them did; the present when None.
         confidences
             Confidences of those events that have one.
         codes
@@ -208,10 +208,8 @@ class Binner(Targets):
         ----------
         inputs
             Columns of ``rows`` values by the input's name; one that is absent is missing.
-        predictions, confidences, codes
+        predictions, now, confidences, codes
             See `count`.
-        now
-            As in `count`; or the time at which each row arrived.
 
         Returns
         -------

@@ -133,7 +133,7 @@ class Exporter:
             lambda: self._prometheus(COMPARISON_SECONDS),
             shadow=self.pipeline.shadow,
         )
-        self.slices = Slices(self.store, lambda: self.pipeline.monitors, self.pipeline.bins, config.store.inputs)
+        self.slices = Slices(self.store, lambda: self.pipeline.monitors, self.pipeline.bins, config.store)
         self._slice_watch = SliceWatch(lambda: self.pipeline.monitors, self.slices.explain)
         self._replicas = ReplicaDrift(self.store, lambda: self.pipeline.monitors)
         self.trends = DriftHistory()

@@ -8,10 +8,12 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import Any
 
+from exporter.config import StoreConfig
 from exporter.errors import SlicesError, StoreError
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.slices.archived import ArchivedPredictions
 from exporter.slices.explain import Asked, Explanation, explain
 from exporter.slices.recorder import BinRecorder
 from exporter.slices.release_details import ReleaseDetails
@@ -34,15 +36,18 @@ class Slices:
         Returns the current monitors.
     bins
         Holds the bins of the last predictions.
-    inputs
-        ``store.inputs`` of the configuration.
+    config
+        The configuration of the store.
     """
 
-    def __init__(self, store: Store, monitors: Callable[[], MonitorRegistry], bins: BinRecorder, inputs: str) -> None:
+    def __init__(
+        self, store: Store, monitors: Callable[[], MonitorRegistry], bins: BinRecorder, config: StoreConfig
+    ) -> None:
         self._store = store
         self._monitors = monitors
         self._bins = bins
-        self._inputs = inputs
+        self._inputs = config.inputs
+        self._archived = ArchivedPredictions(config) if config.archive is not None else None
         self._lock = threading.Lock()
 
     def explain(self, asked: Asked) -> tuple[Explanation, Binner]:
@@ -53,7 +58,7 @@ class Slices:
         SlicesError
             When there is no profile, or no inputs are stored.
         StoreError
-            When the database cannot be read.
+            When the database or the archive cannot be read.
         """
         binner = self.binner(asked.model, asked.version)
         if binner is None:
@@ -68,7 +73,7 @@ class Slices:
                 with contextlib.suppress(TimeoutError, CancelledError, StoreError):
                     last.result(FLUSH_SECONDS)
             with self._store.reading() as connection:
-                return explain(connection, binner, asked), binner
+                return explain(connection, binner, asked, self._archived), binner
 
     def of_corrections(self, model: str, since: float) -> list[dict[str, Any]]:
         """Return the slices of a model's corrections since a Unix time in seconds, as in ``GET /v1/slices``.

@@ -9,11 +9,13 @@ import numpy as np
 import sqlalchemy as sa
 
 from exporter.monitoring.binner import Binner
+from exporter.slices.archived import ArchivedPredictions
 from exporter.slices.bits import BinRows, unpack
 from exporter.slices.population import read_population
 from exporter.slices.questions import Of, Question, corrections, disagreement, drift, errors, estimated_loss
 from exporter.slices.search import MIN_RATIO, Bins, Slice, search
 from exporter.slices.training_shares import grown_bins
+from exporter.storage.bin_codes import BlockFilter
 
 DAY = 86400.0
 """How far the search looks back by default, in seconds."""
@@ -104,7 +106,9 @@ class Explanation(NamedTuple):
     remarks: tuple[str, ...]
 
 
-def explain(connection: sa.Connection, binner: Binner, asked: Asked) -> Explanation:
+def explain(
+    connection: sa.Connection, binner: Binner, asked: Asked, archived: ArchivedPredictions | None = None
+) -> Explanation:
     """Search for slices.
 
     Parameters
@@ -115,16 +119,25 @@ def explain(connection: sa.Connection, binner: Binner, asked: Asked) -> Explanat
         Of the version's profile.
     asked
         The question.
+    archived
+        Predictions that have left the database.
 
     Raises
     ------
     SlicesError
         When the profile cannot answer it.
+    StoreError
+        When the archive cannot be read.
     """
     now = time.time()
     since = asked.since
     first = 2 * since - now if asked.of == "drift" else since
     population = read_population(connection, binner, asked.model, asked.version, first)
+    if archived:
+        chosen = BlockFilter(asked.model, binner.layout, asked.version, first)
+        population = archived.before(connection, population, binner, chosen)
+    if asked.of != "corrections":
+        population = population.select(population.is_sampled)
     if asked.of == "drift":
         question = drift(population, since)
         if population.rows and question.marked.all():
@@ -142,14 +155,15 @@ def _searched(binner: Binner, asked: Asked, question: Question, now: float) -> E
     codes = question.population.codes
     if asked.of != "drift":  # a low confidence says that the model doubts, and not where
         codes = codes[: binner.confidence]
-    least = MIN_RATIO
-    if asked.of == "drift":  # the slice's share of the later predictions is compared with that of the others
-        later = float(question.marked.mean()) if len(question.marked) else 0.0
-        least = MIN_RATIO / (later * MIN_RATIO + 1 - later)
+    marked = float(question.marked.mean()) if len(question.marked) else 0.0
+    # The ratio in what was read, where the ratio in all predictions is the least one.
+    least = 1 / (marked + (1 - marked) / MIN_RATIO - question.others * marked * (1 - 1 / MIN_RATIO))
     found = search(codes, question.marked, asked.limit, question.dependence, least)
     rows = BinRows(codes)
     slices = [_explained(rows, question, one, asked) for one in found.slices]
     remarks = question.remarks
+    if question.population.share < 1:
+        remarks += (f"The archive is sampled: {100 * question.population.share:g} % of the predictions are compared.",)
     if found.left_out:
         remarks += (f"Pairs of bins were not searched for {found.left_out:,} features that stand out least.",)
     slices = [one for one in slices if one.ratio >= MIN_RATIO]  # of the loss itself, not only of large losses
@@ -161,9 +175,12 @@ def _explained(rows: BinRows, question: Question, found: Slice, asked: Asked) ->
     held, size, all_rows = float(found.held), found.size, float(number)
     if question.weights is not None:
         held, total = float(question.weights[unpack(rows.of(found.bins), number)].sum()), float(question.weights.sum())
-    traffic = size
+    traffic: float = size
     if asked.of == "drift":  # the traffic before is what the later one is compared with
         size, traffic, all_rows = found.held, found.size - found.held, number - total
+    elif question.others < 1:  # each one that is not marked stands for several
+        traffic = found.held + (found.size - found.held) / question.others
+        size, all_rows = round(traffic), total + (number - total) / question.others
     return ExplainedSlice(found.bins, size, held, held / total, max(traffic, 0.5) / all_rows, found.q_value)
 
 

@@ -32,6 +32,8 @@ class Population(NamedTuple):
         When each one was received, within a minute, Unix time in seconds, shape ``(n,)``.
     truncated
         Whether there are older ones that were not read.
+    share
+        Of the older ones, only a random share may be here, and others that were chosen; see `is_sampled`.
     """
 
     codes: Codes
@@ -39,11 +41,17 @@ class Population(NamedTuple):
     confident: npt.NDArray[np.bool_]
     times: Floats
     truncated: bool
+    share: float = 1.0
 
     @property
     def rows(self) -> int:
         """The number ``n`` of predictions."""
         return len(self.ids)
+
+    @property
+    def is_sampled(self) -> npt.NDArray[np.bool_]:
+        """Which predictions are in the random share, by `exporter.storage.prediction_rows.is_sampled`."""
+        return np.asarray(self.ids < self.share * 2**32)
 
     def select(self, chosen: npt.NDArray[np.bool_]) -> Population:
         """Return some of the predictions."""
@@ -88,8 +96,8 @@ def read_population(
         Unix time in seconds.
     """
     targets = len(binner.targets)
-    most = min(MAX_ROWS, MAX_BYTES // max(targets * binner.code_type.itemsize, 1))
-    blocks, truncated = list_blocks(connection, BlockFilter(model, binner.layout, version, since), most)
+    chosen = BlockFilter(model, binner.layout, version, since)
+    blocks, truncated = list_blocks(connection, chosen, most_rows(binner))
     rows = sum(block.rows for block in blocks)
     codes: Any = np.empty((targets, rows), binner.code_type)
     ids, confident, times = np.empty(rows, np.uint32), np.empty(rows, np.bool_), np.empty(rows)
@@ -99,3 +107,8 @@ def read_population(
         ids[start:stop], confident[start:stop], times[start:stop] = block_ids, block_confident, block.last
         codes[:, start:stop] = block_codes
     return Population(codes[:, :stop], ids[:stop], confident[:stop], times[:stop], truncated)
+
+
+def most_rows(binner: Binner) -> int:
+    """Return how many predictions are read at most."""
+    return min(MAX_ROWS, MAX_BYTES // max(len(binner.targets) * binner.code_type.itemsize, 1))

@@ -44,6 +44,9 @@ class Question(NamedTuple):
         Which of them depend on each other; None if none do.
     remarks
         What a reader should know, in sentences.
+    others
+        Share of the predictions that are not marked which were read; 0 where they are of another time, and the marked
+        ones are compared with them alone.
     users
         Number of users who gave the corrections, and the largest share of one of them; None for anything else.
     """
@@ -54,6 +57,7 @@ class Question(NamedTuple):
     dependence: Dependence | None = None
     remarks: tuple[str, ...] = ()
     users: tuple[int, float] | None = None
+    others: float = 1.0
 
 
 def corrections(
@@ -63,6 +67,8 @@ def corrections(
     population = population.select(population.confident)
     stored = read_corrections(connection, model, version, since - LATE_SECONDS)
     position = population.find(stored.ids)
+    chosen = (position >= 0) | population.is_sampled  # corrected predictions are archived whole
+    population, position = population.select(chosen), position[chosen]
     marked = position >= 0
     named: dict[str, int] = {}
     # Where nobody was named, each correction counts as one of a user of its own.
@@ -76,7 +82,9 @@ def corrections(
             f"One user gave {100 * largest:.0f} % of the corrections: slices that only this user shows are left out."
         )
     dependence = ByUser(of_marked, population.rows) if len(of_marked) else None
-    return Question(population, marked, None, dependence, tuple(remarks), (len(number), largest))
+    return Question(
+        population, marked, None, dependence, tuple(remarks), (len(number), largest), others=population.share
+    )
 
 
 def errors(
@@ -139,7 +147,7 @@ def drift(population: Population, since: float) -> Question:
             times = population.times[period]
             step = max(float(np.ptp(times)), 1e-9) / BLOCKS
             blocks[period] = number * BLOCKS + np.minimum((times - times.min()) / step, BLOCKS - 1).astype(np.intp)
-    return Question(population, later, dependence=ByTime(blocks, later) if population.rows else None)
+    return Question(population, later, dependence=ByTime(blocks, later) if population.rows else None, others=0.0)
 
 
 def large(losses: Floats) -> npt.NDArray[np.bool_]:

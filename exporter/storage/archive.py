@@ -8,6 +8,7 @@ in between, the next attempt writes the same predictions to the same name.
 from __future__ import annotations
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -62,6 +63,40 @@ def set_archived(connection: sa.Connection, seq: int) -> None:
     """Store the number of the last archived prediction."""
     connection.execute(archived.delete())
     connection.execute(archived.insert().values(seq=seq))
+
+
+class ArchiveFilter(NamedTuple):
+    """Selects archived predictions with inputs.
+
+    Attributes
+    ----------
+    model, version
+        Of the predictions; any version when None.
+    since, until
+        Unix time in seconds from which, and before which, they were received: files of other days are not opened.
+    up_to
+        The number of the last prediction.
+    """
+
+    model: str
+    version: str | None
+    since: float
+    up_to: int
+    until: float = math.inf
+
+    @property
+    def expression(self) -> Any:
+        """The condition, as an expression of pyarrow."""
+        from pyarrow import dataset
+
+        field = dataset.field
+        start = datetime.fromtimestamp(max(self.since, 0.0), UTC)
+        chosen = (field("date") >= start.date()) & (field("received") >= start) & (field("model") == self.model)
+        chosen &= (field("seq") <= self.up_to) & field("inputs").is_valid()
+        if self.until < math.inf:
+            end = datetime.fromtimestamp(self.until, UTC)
+            chosen &= (field("date") <= end.date()) & (field("received") < end)
+        return chosen if self.version is None else chosen & (field("version") == self.version)
 
 
 class Archive:
@@ -159,21 +194,8 @@ class Archive:
             for name, file in named.items():
                 self._files.write(name, file.content())
 
-    def batches(
-        self, names: list[str], model: str, version: str | None, since: float, up_to: int
-    ) -> Iterator[list[Mapping[str, Any]]]:
-        """Yield archived predictions with inputs in the order of their numbers.
-
-        Parameters
-        ----------
-        names
-            The columns.
-        model, version
-            Of the predictions; any version when None.
-        since
-            Unix time in seconds from which they were received: files of earlier days are not opened.
-        up_to
-            The number of the last prediction.
+    def batches(self, names: list[str], chosen: ArchiveFilter) -> Iterator[list[Mapping[str, Any]]]:
+        """Yield columns of archived predictions with inputs in the order of their numbers.
 
         Raises
         ------
@@ -181,20 +203,34 @@ class Archive:
             When the archive cannot be read.
         """
         with self._files.explained("cannot be read"):
-            for batch in self._files.dataset().to_batches(
-                columns=names,
-                filter=_chosen(model, version, since, up_to),
-                batch_size=2000,
-                batch_readahead=1,
-                fragment_readahead=1,
-            ):
-                if batch.num_rows:
-                    yield batch.to_pylist()
+            yield from _read(self._files.dataset(), names, chosen)
 
-    def count(self, model: str, version: str | None, since: float, up_to: int) -> int:
+    def newest_files(self, names: list[str], chosen: ArchiveFilter) -> Iterator[Iterator[list[Mapping[str, Any]]]]:
+        """Yield for each file what `batches` yields of it, that with the newest predictions first."""
+        with self._files.explained("cannot be read"):
+            dataset = self._files.dataset()
+            fragments = list(dataset.get_fragments(filter=chosen.expression))
+            for fragment in sorted(fragments, key=lambda fragment: str(fragment.path), reverse=True):
+                yield _read(fragment, names, chosen, schema=dataset.schema)
+
+    def count(self, chosen: ArchiveFilter) -> int:
         """Return the number of predictions that `batches` yields."""
         with self._files.explained("cannot be read"):
-            return int(self._files.dataset().count_rows(filter=_chosen(model, version, since, up_to)))
+            return int(self._files.dataset().count_rows(filter=chosen.expression))
+
+
+def _read(source: Any, names: list[str], chosen: ArchiveFilter, **options: Any) -> Iterator[list[Mapping[str, Any]]]:
+    for batch in source.to_batches(
+        columns=names,
+        filter=chosen.expression,
+        use_threads=False,
+        batch_size=2000,
+        batch_readahead=1,
+        fragment_readahead=1,
+        **options,
+    ):
+        if batch.num_rows:
+            yield batch.to_pylist()
 
 
 class _DayFile:
@@ -234,13 +270,3 @@ class _DayFile:
         if self._rows:
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema()))
         self._rows, self._characters = [], 0
-
-
-def _chosen(model: str, version: str | None, since: float, up_to: int) -> Any:
-    from pyarrow import dataset
-
-    field = dataset.field
-    start = datetime.fromtimestamp(max(since, 0.0), UTC)
-    chosen = (field("date") >= start.date()) & (field("received") >= start) & (field("model") == model)
-    chosen &= (field("seq") <= up_to) & field("inputs").is_valid()
-    return chosen if version is None else chosen & (field("version") == version)

@@ -134,6 +134,16 @@ def list_blocks(connection: sa.Connection, chosen: BlockFilter, rows: int) -> tu
     return blocks[::-1], False
 
 
+def oldest_block(connection: sa.Connection, chosen: BlockFilter) -> float:
+    """Return when the oldest block began, Unix time in seconds, whenever that was; infinity without any."""
+    table = bin_codes.c
+    query = sa.select(table.first).where(table.model == chosen.model, table.layout == chosen.layout)
+    if chosen.version is not None:
+        query = query.where(table.version == chosen.version)
+    first = connection.execute(query.order_by(table.last).limit(1)).scalar()
+    return math.inf if first is None else float(first)
+
+
 def read_blocks(
     connection: sa.Connection, blocks: Sequence[StoredBlock], targets: int, dtype: npt.DTypeLike
 ) -> Iterator[tuple[StoredBlock, npt.NDArray[np.uint32], npt.NDArray[np.bool_], Codes]]:

@@ -370,7 +370,7 @@ def test_errors_of_the_archive_show_no_key() -> None:
     """The query of a URL may hold one, so messages leave it out."""
     place = archive.Archive("s3://bucket/folder?token=s3cret")
     with pytest.raises(StoreError, match=r"^store\.archive: s3://bucket/folder: cannot be read: ") as raised:
-        place.count("m", None, 0.0, 1)
+        place.count(archive.ArchiveFilter("m", None, 0.0, 1))
     assert "s3cret" not in f"{raised.value}{place.shown}"
 
 

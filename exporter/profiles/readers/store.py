@@ -16,7 +16,7 @@ from exporter.features.lenient_json import lenient_inputs
 from exporter.features.stored_inputs import remove_inputs
 from exporter.profiles.readers.base import Batch, Source, to_columns
 from exporter.profiles.type_inference import Column
-from exporter.storage.archive import Archive, archived_up_to
+from exporter.storage.archive import Archive, ArchiveFilter, archived_up_to
 from exporter.storage.correction_document import decode_label
 from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
 from exporter.storage.packed_inputs import unpack
@@ -67,15 +67,15 @@ class StoreSource(Source):
         if version:
             self._chosen &= table.version == version
         self._archive = Archive(store.archive, store.archive_share) if store.archive is not None else None
-        self._asked = model, version, since
         with self._reading() as connection:
             self._archived = archived_up_to(connection) if self._archive else 0
             self._chosen &= table.seq > self._archived
             last = connection.execute(sa.select(sa.func.max(table.seq)).where(self._chosen)).scalar()
             self._chosen &= table.seq <= (last or 0)  # the same rows in each pass, although new ones arrive
             self._rows = connection.execute(sa.select(sa.func.count()).where(self._chosen)).scalar() or 0
+        self._of_archive = ArchiveFilter(model, version, since, self._archived)
         if self._archive and self._archived:
-            self._rows += self._archive.count(*self._asked, self._archived)
+            self._rows += self._archive.count(self._of_archive)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sa.Connection]:
@@ -104,7 +104,7 @@ class StoreSource(Source):
     def _parts(self) -> Iterator[list[Mapping[str, Any]]]:
         """Yield the predictions of the archive, then those of the database."""
         if self._archive and self._archived:
-            for part in self._archive.batches(list(_COLUMNS), *self._asked, self._archived):
+            for part in self._archive.batches(list(_COLUMNS), self._of_archive):
                 yield [{**row, "received": row["received"].timestamp()} for row in part]
         query = sa.select(*(predictions.c[name] for name in (*_COLUMNS, "packed"))).where(self._chosen)
         with self._reading() as connection:

@@ -1,0 +1,108 @@
+"""Read the bins of archived predictions: those of their inputs, as nothing else of them is stored."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+
+from exporter.config import StoreConfig
+from exporter.features.lenient_json import decode_inputs
+from exporter.monitoring.binner import Binner
+from exporter.slices.population import Population, most_rows
+from exporter.slices.recorder import output_bins
+from exporter.storage.archive import Archive, ArchiveFilter, archived_up_to
+from exporter.storage.bin_codes import BlockFilter, hash_ids, oldest_block
+from exporter.storage.correction_document import decode_label
+from exporter.validation import parse_duration
+
+MAX_ROWS = 300_000
+"""Archived predictions that are read at most, the newest first: their bins are computed."""
+_COLUMNS = ["id", "inputs", "prediction", "confidence", "confident", "received"]
+
+
+class ArchivedPredictions:
+    """The predictions that have left the database.
+
+    Parameters
+    ----------
+    config
+        The configuration of the store; its ``archive`` is set.
+    """
+
+    def __init__(self, config: StoreConfig) -> None:
+        self._archive = Archive(config.archive or "", config.archive_share)
+        self._retention = parse_duration(config.retention)
+
+    def before(
+        self, connection: sa.Connection, population: Population, binner: Binner, asked: BlockFilter
+    ) -> Population:
+        """Return a population with the archived predictions before it.
+
+        Parameters
+        ----------
+        connection
+            To read with.
+        population
+            The predictions whose bins are stored.
+        binner
+            Whose bins are wanted, whatever the profile that a version had.
+        asked
+            Which predictions are wanted.
+
+        Returns
+        -------
+        Population
+            The same, if there are none; else its ``share`` is that of the archive.
+
+        Raises
+        ------
+        StoreError
+            When the archive cannot be read.
+        """
+        last = archived_up_to(connection)
+        until = oldest_block(connection, asked)
+        connection.rollback()
+        room = min(MAX_ROWS, most_rows(binner) - population.rows)
+        if population.truncated or not last or asked.since >= min(until, time.time() - self._retention):
+            return population
+        chosen = ArchiveFilter(asked.model, asked.version, asked.since, last, until)
+        parts: list[Population] = []
+        for batches in self._archive.newest_files(_COLUMNS, chosen):
+            parts[:0] = [_binned(binner, rows) for rows in batches]
+            if sum(part.rows for part in parts) > room:
+                break
+        archived = sum(part.rows for part in parts)
+        joined = _join([*parts, population])._replace(share=self._archive.share if archived else 1.0)
+        if archived <= room:
+            return joined
+        newest = np.arange(joined.rows) >= archived - room
+        return joined.select(newest)._replace(truncated=True)
+
+
+def _binned(binner: Binner, rows: Sequence[Mapping[str, Any]]) -> Population:
+    decoded = decode_inputs([(row["inputs"] or "").encode("utf-8", "replace") for row in rows])
+    times = np.array([row["received"].timestamp() for row in rows])
+    codes = binner.empty_codes(len(rows))
+    binner.count([decoded.get(index, {}) for index in range(len(rows))], [], times, codes=codes)
+    for target, values in (
+        (binner.prediction, [decode_label(row["prediction"]) for row in rows]),
+        (binner.confidence, [row["confidence"] for row in rows]),
+    ):
+        if target is not None:
+            codes[target] = output_bins(binner, target, values)
+    ids = hash_ids([row["id"] for row in rows])
+    confident = np.array([row["confident"] for row in rows], np.bool_)
+    return Population(codes, ids, confident, times, truncated=False)
+
+
+def _join(parts: Sequence[Population]) -> Population:
+    """Return populations as one; the last one has the newest predictions."""
+    codes, ids, confident, times = (
+        np.concatenate(arrays, axis=-1) for arrays in zip(*(itertools.islice(part, 4) for part in parts), strict=True)
+    )
+    return parts[-1]._replace(codes=codes, ids=ids, confident=confident, times=times)

@@ -1,0 +1,126 @@
+"""Slices of archived predictions: those of the same predictions while they were in the database."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from support.flights import COUNT, events, is_planted, write_model
+
+from exporter.config import ModelConfig, StoreConfig
+from exporter.events import Feedback, Prediction
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.profiles.profile import load
+from exporter.server.archiver import Archiver
+from exporter.slices import archived
+from exporter.slices.archived import ArchivedPredictions
+from exporter.slices.explain import Asked, Explanation, explain
+from exporter.slices.population import Population, read_population
+from exporter.slices.recorder import BinRecorder
+from exporter.storage import Store, prediction_rows
+from exporter.storage.bin_codes import BlockFilter
+from exporter.storage.schema import bin_codes
+
+DAYS = 86400.0
+
+
+class Flights:
+    """Predictions of two earlier days whose bins were recorded; the planted slice, and 40 others, were corrected."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = StoreConfig(url=f"sqlite:///{folder / 'store.db'}", retention="36h", archive=str(folder / "a"))
+        write_model(folder)
+        self.binner = Binner(load(folder / "flights.json"), redacted=("pilot",))
+        self.store = Store(self.config, lambda _: None)
+        sent = events(COUNT)
+        self.since = (time.time() // DAYS - 5) * DAYS
+        monitor, bins = ModelMonitor(ModelConfig(name="flights"), "1", self.binner), BinRecorder(self.store)
+        for part, received in ((sent[:2000], self.since + 10.0), (sent[2000:], self.since + DAYS)):
+            predictions = [Prediction("flights", e["id"], "1", prediction="late", confidence=0.9) for e in part]
+            confident, inputs = [e["confidence"] > 0.8 for e in part], [json.dumps(e["inputs"]).encode() for e in part]
+            assert self.store.add(prediction_rows(predictions, confident, inputs, received)) == 0
+            codes = self.binner.empty_codes(len(part))
+            self.binner.count([e["inputs"] for e in part], [], received, codes=codes)
+            bins.add(monitor, predictions, codes, confident, received)
+            last = bins.flush()
+            assert last is not None
+            last.result(10)
+        assert self.store.flush(10)
+        self.confident = [e for e in sent if e["confidence"] > 0.8]
+        self.planted = [e["id"] for e in self.confident if is_planted(e)]
+        wrong = [*self.planted, *[e["id"] for e in self.confident if not is_planted(e)][:40]]
+        feedback = [
+            Feedback(id_, verdict="corrected", label="on time", user=f"u{n % 7}") for n, id_ in enumerate(wrong)
+        ]
+        self.store.record_feedback(feedback, None)
+
+    def explain(self, share: float = 1.0) -> Explanation:
+        """Ask for the slices of the corrections."""
+        asked = Asked("flights", None, "corrections", self.since)
+        config = msgspec.structs.replace(self.config, archive_share=share)
+        with self.store.reading() as connection:
+            return explain(connection, self.binner, asked, ArchivedPredictions(config))
+
+    def archive(self, share: float = 1.0) -> None:
+        """Write the archive, and delete the bins as the retention does."""
+        config = msgspec.structs.replace(self.config, archive_share=share)
+        archiver = Archiver(config, self.store, lambda _, inputs: inputs, lambda *_: False, lambda _: None)
+        archiver.start()
+        archiver.refresh()
+        archiver.close()
+        self.store.execute(lambda connection, _: connection.execute(bin_codes.delete()))
+
+    def read(self) -> Population:
+        """All predictions, ordered by identifier."""
+        asked = BlockFilter("flights", self.binner.layout, "1", self.since)
+        with self.store.reading() as connection:
+            stored = read_population(connection, self.binner, asked.model, asked.version, asked.since)
+            found = ArchivedPredictions(self.config).before(connection, stored, self.binner, asked)
+        order = np.argsort(found.ids)
+        return found._replace(
+            codes=found.codes[:, order],
+            ids=found.ids[order],
+            confident=found.confident[order],
+            times=found.times[order],
+        )
+
+
+@pytest.fixture
+def flights(tmp_path: Path) -> Flights:
+    """A store with an archive."""
+    return Flights(tmp_path)
+
+
+def test_archived_predictions_have_the_same_slices(flights: Flights, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every bin of every prediction is the same, whether it was recorded or computed again; the newest come first."""
+    before, stored = flights.explain(), flights.read()
+    flights.archive()
+    after, read = flights.explain(), flights.read()
+    assert before.slices == after.slices
+    assert (before.predictions, before.total, after.remarks) == (after.predictions, after.total, ())
+    for expected, found in zip(stored[:4], read[:4], strict=True):
+        assert np.array_equal(expected, found)
+    monkeypatch.setattr(archived, "MAX_ROWS", 1500)
+    newest = flights.read()
+    assert (newest.rows, newest.truncated) == (1500, True)
+    assert np.count_nonzero(newest.times >= flights.since + DAYS) == COUNT - 2000
+    flights.store.close()
+
+
+def test_a_sampled_archive_has_all_corrections(flights: Flights) -> None:
+    """Corrected predictions are archived whole, and compared with a sample of the others."""
+    (expected,) = flights.explain().slices
+    flights.archive(0.1)
+    found = flights.explain(0.1)
+    assert found.total == len(flights.planted) + 40
+    assert found.predictions == pytest.approx(found.total + len(flights.confident) / 10, rel=0.2)
+    assert found.remarks == ("The archive is sampled: 10 % of the predictions are compared.",)
+    (first,) = found.slices
+    assert (first.bins, first.share) == (expected.bins, expected.share)
+    assert (first.size, first.ratio) == (expected.size, pytest.approx(expected.ratio, rel=0.25))
+    flights.store.close()
