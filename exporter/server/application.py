@@ -32,6 +32,7 @@ from exporter.server.archiver import Archiver
 from exporter.server.client_log import ClientLog
 from exporter.server.comparisons import Comparisons
 from exporter.server.integrations.pairing import RequestResponsePairer
+from exporter.server.late_joiner import LateJoiner
 from exporter.server.model_file_watch import ModelFileWatch
 from exporter.server.notifications import Inbox
 from exporter.server.pipeline import Pipeline
@@ -180,6 +181,7 @@ class Exporter:
             self._replicas,
         ]
         if config.store.archive is not None:
+            self._tasks.append(LateJoiner(config.store, self.store))
             has_drift = DriftingHours(lambda: self.pipeline.monitors)
             self._tasks.append(
                 Archiver(config.store, self.store, self.snapshot, has_drift, self.telemetry.archived.inc)

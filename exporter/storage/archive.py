@@ -10,13 +10,13 @@ from __future__ import annotations
 import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.storage.archive_files import ArchiveFiles, another_database, schema
+from exporter.storage.archive_files import ArchiveFiles, another_database, schema, schema_with_day
 from exporter.storage.packed_inputs import unpack
 from exporter.storage.prediction_rows import is_sampled
 from exporter.storage.schema import archived, feedback, predictions
@@ -66,23 +66,29 @@ def set_archived(connection: sa.Connection, seq: int) -> None:
 
 
 class ArchiveFilter(NamedTuple):
-    """Selects archived predictions with inputs.
+    """Selects archived predictions.
 
     Attributes
     ----------
     model, version
-        Of the predictions; any version when None.
+        Of the predictions, which have inputs; any when None.
     since, until
         Unix time in seconds from which, and before which, they were received: files of other days are not opened.
     up_to
         The number of the last prediction.
+    after
+        The number after which the first one comes.
+    ids
+        Their identifiers; any when None.
     """
 
-    model: str
+    model: str | None
     version: str | None
     since: float
     up_to: int
     until: float = math.inf
+    after: int = 0
+    ids: Collection[str] | None = None
 
     @property
     def expression(self) -> Any:
@@ -91,12 +97,16 @@ class ArchiveFilter(NamedTuple):
 
         field = dataset.field
         start = datetime.fromtimestamp(max(self.since, 0.0), UTC)
-        chosen = (field("date") >= start.date()) & (field("received") >= start) & (field("model") == self.model)
-        chosen &= (field("seq") <= self.up_to) & field("inputs").is_valid()
+        chosen = (field("date") >= start.date()) & (field("received") >= start)
+        chosen &= (field("seq") > self.after) & (field("seq") <= self.up_to)
         if self.until < math.inf:
             end = datetime.fromtimestamp(self.until, UTC)
             chosen &= (field("date") <= end.date()) & (field("received") < end)
-        return chosen if self.version is None else chosen & (field("version") == self.version)
+        if self.model is not None:
+            chosen &= (field("model") == self.model) & field("inputs").is_valid()
+        if self.version is not None:
+            chosen &= field("version") == self.version
+        return chosen if self.ids is None else chosen & field("id").isin(list(self.ids))
 
 
 class Archive:
@@ -195,7 +205,7 @@ class Archive:
                 self._files.write(name, file.content())
 
     def batches(self, names: list[str], chosen: ArchiveFilter) -> Iterator[list[Mapping[str, Any]]]:
-        """Yield columns of archived predictions with inputs in the order of their numbers.
+        """Yield columns of archived predictions in the order of their numbers.
 
         Raises
         ------
@@ -203,15 +213,43 @@ class Archive:
             When the archive cannot be read.
         """
         with self._files.explained("cannot be read"):
-            yield from _read(self._files.dataset(), names, chosen)
+            yield from _read(self._files.dataset(), names, chosen.expression)
 
     def newest_files(self, names: list[str], chosen: ArchiveFilter) -> Iterator[Iterator[list[Mapping[str, Any]]]]:
         """Yield for each file what `batches` yields of it, that with the newest predictions first."""
         with self._files.explained("cannot be read"):
-            dataset = self._files.dataset()
-            fragments = list(dataset.get_fragments(filter=chosen.expression))
-            for fragment in sorted(fragments, key=lambda fragment: str(fragment.path), reverse=True):
-                yield _read(fragment, names, chosen, schema=dataset.schema)
+            for file in self._newest(chosen):
+                yield _read(file, names, chosen.expression, schema=schema_with_day())
+
+    def find(self, names: list[str], ids: Collection[str], up_to: int) -> Iterator[list[Mapping[str, Any]]]:
+        """Yield columns of the predictions with some identifiers, the newest file first; nothing of others is read.
+
+        Parameters
+        ----------
+        names, up_to
+            See `batches` and `ArchiveFilter`.
+        ids
+            The identifiers.
+
+        Yields
+        ------
+        list
+            Found predictions; none, once for each file without any.
+        """
+        chosen = ArchiveFilter(None, None, 0.0, up_to, ids=ids)
+        with self._files.explained("cannot be read"):
+            for file in self._newest(chosen):
+                numbers = _read(file, ["seq"], chosen.expression, schema=schema_with_day())
+                found = [row["seq"] for batch in numbers for row in batch]
+                if not found:
+                    yield []
+                    continue
+                between = ArchiveFilter(None, None, 0.0, max(found), ids=ids, after=min(found) - 1)
+                yield from _read(file, names, between.expression, schema=schema_with_day())
+
+    def _newest(self, chosen: ArchiveFilter) -> list[Any]:
+        files = self._files.dataset().get_fragments(filter=chosen.expression)
+        return sorted(files, key=lambda file: str(file.path), reverse=True)
 
     def count(self, chosen: ArchiveFilter) -> int:
         """Return the number of predictions that `batches` yields."""
@@ -219,16 +257,10 @@ class Archive:
             return int(self._files.dataset().count_rows(filter=chosen.expression))
 
 
-def _read(source: Any, names: list[str], chosen: ArchiveFilter, **options: Any) -> Iterator[list[Mapping[str, Any]]]:
-    for batch in source.to_batches(
-        columns=names,
-        filter=chosen.expression,
-        use_threads=False,
-        batch_size=2000,
-        batch_readahead=1,
-        fragment_readahead=1,
-        **options,
-    ):
+def _read(source: Any, names: list[str], chosen: Any, **options: Any) -> Iterator[list[Mapping[str, Any]]]:
+    """Yield rows of a data set of pyarrow, or with the option ``schema`` of one of its files."""
+    options |= {"batch_size": 2000, "use_threads": False, "batch_readahead": 1, "fragment_readahead": 1}
+    for batch in source.to_batches(columns=names, filter=chosen, **options):
         if batch.num_rows:
             yield batch.to_pylist()
 

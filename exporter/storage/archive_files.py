@@ -47,6 +47,8 @@ class ArchiveFiles:
             yield
         except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are among these
             detail = str(error).split("\n", 1)[0]
+            if isinstance(error, FileNotFoundError) and not error.errno:  # the message is a path alone
+                detail = f"there is no {detail}"
             if self._query:
                 detail = detail.replace(self._query, "***")
             raise StoreError(f"store.archive: {self.shown}: {what}: {detail}") from None
@@ -57,9 +59,8 @@ class ArchiveFiles:
         from pyarrow import dataset
 
         system, root = self._opened
-        day = pa.schema({"date": pa.date32()})
-        columns = pa.unify_schemas([schema(), day])
-        partitioning = dataset.partitioning(day, flavor="hive")
+        columns = schema_with_day()
+        partitioning = dataset.partitioning(pa.schema([columns.field("date")]), flavor="hive")
         return dataset.dataset(root, columns, "parquet", system, partitioning)
 
     def names(self) -> list[str]:
@@ -160,3 +161,10 @@ def schema() -> Any:
             "weight": pa.float64(),
         }
     )
+
+
+def schema_with_day() -> Any:
+    """Return the columns, and the day of the folder as ``date``."""
+    import pyarrow as pa
+
+    return schema().append(pa.field("date", pa.date32()))

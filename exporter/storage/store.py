@@ -128,7 +128,8 @@ class Store:
             self._recorder = FeedbackRecorder(unjoined, redact, tolerances, self.size)
             self._labels = LabelRecorder(labels.ids, self.size, loss)
             retention = Retention(config, self.size)
-            self._writer = Writer(self._engine, retention, Joins(unjoined, labels), self._on_commit, self._failed)
+            self._joins = Joins(unjoined, labels)
+            self._writer = Writer(self._engine, retention, self._joins, self._on_commit, self._failed)
         except BaseException as error:
             self._unlock()
             if isinstance(error, sa.exc.SQLAlchemyError | OSError):
@@ -207,6 +208,18 @@ class Store:
         The writer works on nothing else meanwhile: split many labels in several calls.
         """
         return self.execute(lambda connection, counts: self._labels.record(connection, items, counts.labels))
+
+    def join(self, group: Sequence[Rows]) -> int:
+        """Join the feedback and the labels that wait for predictions which have left the database; see `execute`.
+
+        Returns
+        -------
+        int
+            The number of predictions that were waited for.
+        """
+        joined = self.execute(lambda connection, counts: self._joins.join(connection, group, counts))
+        self.execute(lambda *_: self._joins.forget(joined))
+        return len(set.union(*joined))
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:

@@ -22,19 +22,20 @@ from support.postgres import Postgres
 from exporter.commands import redact
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.events import Feedback, Prediction
+from exporter.events import Feedback, LabelEvent, Prediction
 from exporter.monitoring.model_files import load_monitors
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 from exporter.profiles.readers.store import StoreSource
 from exporter.server.archiver import Archiver
+from exporter.server.late_joiner import LateJoiner
 from exporter.slices.drifting_hours import DriftingHours
 from exporter.slices.recorder import BinRecorder
-from exporter.storage import Store, archive, prediction_rows
+from exporter.storage import CountedFeedback, Store, archive, late_rows, prediction_rows
 from exporter.storage.archive import HasDrift
 from exporter.storage.engine import open_engine
 from exporter.storage.retention import Retention
-from exporter.storage.schema import feedback, predictions
+from exporter.storage.schema import feedback, labels, predictions
 from exporter.storage.size import StoreSize
 
 DAY = 86400
@@ -47,7 +48,8 @@ class Archived:
     def __init__(self, url: str, folder: Path) -> None:
         self.config = StoreConfig(url=url, retention="36h", archive=str(folder))
         self.folder, self.counts = folder, 0.0
-        self.store = Store(self.config, lambda _: None)
+        self.counted: list[CountedFeedback] = []
+        self.store = Store(self.config, self.counted.append)
         self.has_drift: HasDrift = lambda *_: False
         self.archiver = self.make_archiver()
 
@@ -310,6 +312,44 @@ def test_files_of_another_database_are_not_overwritten(archived: Archived, tmp_p
     second.archiver.start()
     second.archiver.close()
     second.store.close()
+
+
+def test_late_feedback_is_joined_with_archived_predictions(
+    archived: Archived, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After the retention, a correction gets its inputs from the archive, and a label its prediction; each once."""
+    monkeypatch.setattr(archive, "PART_ROWS", 4)
+    archived.predict(5, *range(10))
+    archived.run(archived.archiver)
+    assert archived.sweep() == 1
+    corrections = [Feedback(name, verdict="corrected", label="8") for name in ("p-1", "p-6", "never")]
+    assert [result.joined for result in archived.store.record_feedback(corrections, None)] == [False] * 3
+    archived.store.record_labels([LabelEvent("p-2", label="7")])
+    joiner = LateJoiner(archived.config, archived.store)
+    joiner.refresh()
+
+    def joined() -> list[tuple[Any, ...]]:
+        query = sa.select(feedback.c.prediction_id, feedback.c.inputs, feedback.c.confident).where(feedback.c.joined)
+        with archived.store.reading() as connection:
+            return [tuple(row) for row in connection.execute(query.order_by(feedback.c.id))]
+
+    assert joined() == []  # their predictions may be on their way
+    monkeypatch.setattr(late_rows, "WAITED", -1.0)
+    archived.folder.rename(archived.folder.with_name("away"))
+    with pytest.raises(StoreError) as raised:
+        joiner.refresh()
+    joiner.on_error(raised.value)
+    assert f"late feedback was not joined: store.archive: {archived.folder}: cannot be read: there is no" in caplog.text
+    archived.folder.with_name("away").rename(archived.folder)
+    for _ in range(2):
+        joiner.refresh()
+        assert joined() == [("p-1", '{"number": 1}', True), ("p-6", '{"number": 6}', True)]
+    assert [(counted.verdict, counted.correction) for counted in archived.counted] == [("corrected", True)] * 2
+    with archived.store.reading() as connection:
+        labelled = connection.execute(sa.select(labels.c.day, labels.c.loss)).one()
+    assert tuple(labelled) == (TODAY - 5, 0.0)
+    joiner.start()
+    joiner.close()
 
 
 def test_redact_cleans_the_archive(
