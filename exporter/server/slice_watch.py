@@ -50,7 +50,7 @@ class SliceWatch(RefreshedMetrics):
 
     def refresh(self) -> None:
         """Search for the slices of each version that users correct too often."""
-        found: dict[tuple[str, str], list[FamilyLines]] = {}
+        found: dict[tuple[str, str, frozenset[str]], list[FamilyLines]] = {}
         failure = ""
         for monitor in self._monitors():
             if self.closing.is_set():
@@ -60,12 +60,18 @@ class SliceWatch(RefreshedMetrics):
             model, version = monitor.config.name, monitor.version
             asked = Asked(model, version, "corrections", time.time() - PERIOD_SECONDS, MAX_SLICES)
             try:
-                found[model, version] = list(slice_lines(*self._explain(asked), version))
+                found[model, version, monitor.config.redact] = list(slice_lines(*self._explain(asked), version))
             except SlicesError:  # no profile, or no stored inputs
                 continue
             except ExporterError as error:
                 failure = str(error)
         self._lines, self._failure = found, failure
+
+    def is_current(self, key: tuple[str, str, frozenset[str]]) -> bool:
+        """Return whether the model redacts what it did then: the names of slices hold values of inputs."""
+        model, _, redact = key
+        config = self._monitors().models.get(model)
+        return config is not None and config.redact == redact
 
 
 def is_corrected_too_often(monitor: ModelMonitor, now: float) -> bool:

@@ -61,6 +61,10 @@ def test_slices_are_exported_while_a_version_is_corrected_too_often(exporter: Ex
         "model_slice_share": {labels: pytest.approx(found["share"])},
         "model_slice_traffic_share": {labels: pytest.approx(found["traffic_share"])},
     }
+    path = exporter.files.path
+    path.write_text(path.read_text().replace("pilot", "carrier"))
+    exporter.reload()
+    assert not any(exported(exporter).values()), "no name has a value of an input that is redacted now"
 
 
 def test_slices_end_with_the_alert(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
