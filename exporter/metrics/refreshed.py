@@ -29,7 +29,7 @@ class RefreshedMetrics(BackgroundTask):
             raise ExporterError(self._failure)
         return [line for key, lines in list(self._lines.items()) if self.is_current(key) for line in lines]
 
-    def is_current(self, key: Any) -> bool:
+    def is_current(self, key: Any) -> bool:  # noqa: ARG002 (for those that override it)
         """Return whether lines that were set before may still be shown."""
         return True
 

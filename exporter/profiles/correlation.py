@@ -104,7 +104,7 @@ class Copula:
         return np.concatenate([[scores.shape[1]], scores.sum(axis=1), products[self._pairs]])
 
     def columns_of(self, features: Sequence[int]) -> Ints:
-        """Return the places in a row of sums of what a copula of some features, in ascending order, would have."""
+        """Return the positions in a row of sums of what a copula of some features, in ascending order, would have."""
         pairs = np.isin(self._pairs, features).all(axis=0)
         return np.concatenate(([0], 1 + np.array(features, dtype=np.intp), 1 + self._size + np.flatnonzero(pairs)))
 

@@ -58,11 +58,11 @@ class SeasonBuilder:
             return
         cycle, hour = cycle_hours(seconds[timed], self._hours)
         self._range = min(self._range[0], seconds[timed].min()), max(self._range[1], seconds[timed].max())
-        place = cycle % GROUPS * self._hours + hour
+        group_hour = cycle % GROUPS * self._hours + hour
         for name, target in self._targets.items():
             bins = known[name] if name in known else feature_bins(target, columns[name])
             counts = self._counts[name]
-            index = place * counts.shape[2] + bins[timed]
+            index = group_hour * counts.shape[2] + bins[timed]
             counts += np.bincount(index, minlength=counts.size).reshape(counts.shape).astype(np.uint32)
             if name in self._sums:
                 mean, stddev = self._scales[name]

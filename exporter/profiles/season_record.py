@@ -71,10 +71,10 @@ def last_hour(unix_time: float, hours: int) -> Floats:
     >>> last_hour(7200.0 + 900.0, 24)[:4].tolist()
     [0.0, 0.75, 0.25, 0.0]
     """
-    _, places = cycle_hours(np.array([unix_time - 3600, unix_time]), hours)
+    _, indices = cycle_hours(np.array([unix_time - 3600, unix_time]), hours)
     share = unix_time % 3600 / 3600
     weights = np.zeros(hours)
-    weights[places] = 1 - share, share
+    weights[indices] = 1 - share, share
     return weights
 
 

@@ -126,11 +126,11 @@ def check_labels(models: Mapping[str, ModelConfig], items: Sequence[LabelEvent])
 
 
 def _renumbered(events: Sequence[RejectedEvent], refused: Sequence[RejectedEvent]) -> Sequence[Any]:
-    """Number events by their place in the body: until now it is that among those which were not refused."""
+    """Number events by their index in the body: until now it is that among those which were not refused."""
     if events and refused:
         before = {event.index for event in refused}
         last = events[-1].index + len(before) + 1
-        places = [index for index in range(last) if index not in before]
+        indices = [index for index in range(last) if index not in before]
         for event in events:
-            event.index = places[event.index]
+            event.index = indices[event.index]
     return events

@@ -102,8 +102,8 @@ class _Slices:
             if one.size >= MIN_HELD
         ][:MAX_SLICES]
 
-    def _labels_in(self, place: int) -> dict[str, int]:
-        return {label: int(counts[place]) for label, counts in sorted(self._by_label.items()) if counts[place]}
+    def _labels_in(self, position: int) -> dict[str, int]:
+        return {label: int(counts[position]) for label, counts in sorted(self._by_label.items()) if counts[position]}
 
 
 class _Quantiles:

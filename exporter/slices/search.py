@@ -145,11 +145,11 @@ class _Search:
         columns.sort(key=lambda column: (-column[0], column[1]))
         result = []
         for _, feature, bins in columns[:MAX_FEATURES]:
-            places = np.zeros(len(sizes[feature]), dtype=np.intp)
-            places[bins] = np.arange(1, len(bins) + 1)
+            codes = np.zeros(len(sizes[feature]), dtype=np.intp)
+            codes[bins] = np.arange(1, len(bins) + 1)
             result.append(
                 _Column(
-                    feature, bins, places[self._codes[feature][sample]], places[self._marked_codes[feature][of_marked]]
+                    feature, bins, codes[self._codes[feature][sample]], codes[self._marked_codes[feature][of_marked]]
                 )
             )
         return sorted(result, key=lambda column: column.feature)

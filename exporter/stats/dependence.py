@@ -223,9 +223,9 @@ class NoiseRatio:
             return np.ones_like(observed)
         knots, logs, slopes, features = self._segments
         with np.errstate(divide="ignore"):
-            place = np.clip(np.log(observed), knots[0], knots[-1])
-        left = knots[1:].searchsorted(place)
-        return np.asarray(np.exp(logs[features, left] + (place - knots[left]) * slopes[features, left]))
+            log_observed = np.clip(np.log(observed), knots[0], knots[-1])
+        left = knots[1:].searchsorted(log_observed)
+        return np.asarray(np.exp(logs[features, left] + (log_observed - knots[left]) * slopes[features, left]))
 
     @cached_property
     def _segments(self) -> tuple[Floats, Floats, Floats, Ints]:

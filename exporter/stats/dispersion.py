@@ -63,10 +63,10 @@ def measure_dispersion(
         return 1.0
     variance, fourth = variance[varying], fourth[varying]
     largest = 1.0
-    for place, (counts, size) in enumerate(zip(blocks, sizes, strict=True)):
+    for index, (counts, size) in enumerate(zip(blocks, sizes, strict=True)):
         deviation, expected = counts[:, used] - size * share, size * (1 - size / rows) * variance
         if others is not None:
-            deviation, expected = _deviations(counts[:, used], others[place][:, used], size, scores)
+            deviation, expected = _deviations(counts[:, used], others[index][:, used], size, scores)
             expected = expected[varying]
         squares = np.concatenate(((deviation**2).mean(axis=0), ((deviation @ scores.T) ** 2).mean(axis=0)))[varying]
         ratio = squares / np.maximum(expected, _LEAST_VARIANCE)

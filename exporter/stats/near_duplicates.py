@@ -89,7 +89,7 @@ class NearRows:
         self._hashes, self._entered = hashes[order], entered[order]
 
     def pairs(self, rows: Rows) -> Iterator[tuple[Ints, Ints]]:
-        """Yield the places of near pairs: of the row here, and of that in the set, two arrays of shape ``(p,)``."""
+        """Yield the indices of near pairs: of the row here, and of that in the set, two arrays of shape ``(p,)``."""
         keys, numbers = _with_kinds(rows), _finite(rows.numbers)
         hashes = self._hash(self._cells(numbers), keys)
         first = np.searchsorted(self._hashes, hashes, "left")
@@ -125,7 +125,7 @@ class NearRows:
         return result
 
     def _enter(self, rows: Rows) -> tuple[npt.NDArray[np.uint64], Ints]:
-        """Return the hash of each cell that a row touches, and the row's place."""
+        """Return the hash of each cell that a row touches, and the row's index."""
         numbers = _finite(rows.numbers)
         low, high = self._cells(numbers - self._tolerance), self._cells(numbers + self._tolerance)
         spans = high - low

@@ -66,7 +66,7 @@ def list_corrections(
     after
         Where the previous page ended, in the same order.
     order
-        One of `ORDERS`; corrections without a confidence, or an error, come last. So do those without a place in the
+        One of `ORDERS`; corrections without a confidence, or an error, come last. So do those without a position in the
         order ``informative``, the newest first: it has the pending ones that are looked at first.
 
     Returns
@@ -114,9 +114,9 @@ def _page_keys(
         query = query.join_from(ranked, feedback, ranked.c.feedback_id == feedback.c.id)
         query = query.where(is_ranked, *conditions(chosen))
         if after:
-            place = -after.key
-            is_later = (ranked.c.position > place) | (feedback.c.id > after.id)
-            query = query.where(ranked.c.position >= place, is_later)
+            position = -after.key
+            is_later = (ranked.c.position > position) | (feedback.c.id > after.id)
+            query = query.where(ranked.c.position >= position, is_later)
         keys += connection.execute(query.order_by(ranked.c.position, feedback.c.id).limit(limit + 1))
         after = None
     if len(keys) <= limit:

@@ -27,8 +27,8 @@ class Labelled(NamedTuple):
 
     Attributes
     ----------
-    places
-        Place of each example by its identifier.
+    indices
+        Index of each example by its identifier.
     labels, predictions
         JSON values: the label, and what the current model predicted.
     confidences
@@ -41,7 +41,7 @@ class Labelled(NamedTuple):
         Whether the inputs of an example are known, shape ``(n,)``.
     """
 
-    places: Mapping[str, int]
+    indices: Mapping[str, int]
     labels: list[Any]
     predictions: list[Any]
     confidences: Floats
@@ -148,34 +148,34 @@ def match(source: Source, roles: Roles, examples: Labelled) -> Candidate:
     """
     refused = Refused()
     table = Table(source, roles, refused)
-    predictions: list[Any] = [None] * len(examples.places)
+    predictions: list[Any] = [None] * len(examples.indices)
     rows: dict[int, int] = {}
     unknown: dict[str, None] = {}
     unknown_count = repeated_count = 0
     for number, identifier, prediction in _entries(table):
         if identifier is None:
             refused.add(number, roles.id or "", "has no identifier")
-        elif (place := examples.places.get(identifier)) is None:
+        elif (index := examples.indices.get(identifier)) is None:
             unknown_count += 1
             if len(unknown) < MAX_IDS:
                 unknown[identifier] = None
         elif prediction is None:
             refused.add(number, roles.prediction or "", "has no prediction")
-        elif place not in rows:
-            rows[place], predictions[place] = number, prediction
-        elif predictions[place] == prediction:
+        elif index not in rows:
+            rows[index], predictions[index] = number, prediction
+        elif predictions[index] == prediction:
             repeated_count += 1
         else:
-            detail = f"{preview(identifier)} has another prediction in row {rows[place]}"
+            detail = f"{preview(identifier)} has another prediction in row {rows[index]}"
             refused.add(number, roles.id or "", detail)
     if not table.rows:
         raise BatchError(f"{source.where}: has no rows")
     if not rows:
         first = f"{preview(next(iter(unknown)))} is the first of the table, " if unknown else ""
         reason = refused.first[0] if refused.first else "no identifier is that of an example"
-        known = preview(next(iter(examples.places)))
+        known = preview(next(iter(examples.indices)))
         raise BatchError(f"{source.where}: has no prediction of an example: {reason}; {first}{known} of the release")
-    missing = [identifier for identifier, place in examples.places.items() if place not in rows]
+    missing = [identifier for identifier, index in examples.indices.items() if index not in rows]
     return Candidate(
         predictions, table.rows, missing[:MAX_IDS], len(missing), list(unknown), unknown_count, repeated_count, refused
     )

@@ -179,8 +179,8 @@ def _leaks(
     while batch is not None:
         for here, there in near.pairs(compared.rows(batch.columns, batch.rows, learn=False)):
             number.update(there.tolist())
-            for place, example in zip(here.tolist(), there.tolist(), strict=True):
-                first.setdefault(example, row + place + 1)
+            for index, example in zip(here.tolist(), there.tolist(), strict=True):
+                first.setdefault(example, row + index + 1)
         row += batch.rows
         progress("training rows", batch.done, row)
         batch = next(training.batches, None)

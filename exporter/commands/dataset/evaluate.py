@@ -98,7 +98,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     sampling = _sampling(options, release)
     weighted = estimate(evaluation, examples, sampling) if sampling else None
     document = {
-        "release": _release(release, len(examples.places)),
+        "release": _release(release, len(examples.indices)),
         "predictions": _counts(where, candidate, evaluation),
         **evaluation.document(binner),
         "estimated": weighted,

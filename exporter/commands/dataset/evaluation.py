@@ -130,9 +130,9 @@ class Evaluation:
 
     def _classes(self) -> tuple[list[dict[str, Any]], int]:
         """Return recall and precision of each class, and how many classes are left out."""
-        places = np.flatnonzero(self.evaluated).tolist()
-        labels = [scalar_text(self._examples.labels[place]) for place in places]
-        predictions = [scalar_text(self._candidate.predictions[place]) for place in places]
+        indices = np.flatnonzero(self.evaluated).tolist()
+        labels = [scalar_text(self._examples.labels[index]) for index in indices]
+        predictions = [scalar_text(self._candidate.predictions[index]) for index in indices]
         actual, predicted = Counter(labels), Counter(predictions)
         right = Counter(label for label, prediction in zip(labels, predictions, strict=True) if label == prediction)
         names = sorted(actual | predicted, key=lambda name: (-actual[name], -predicted[name], name))

@@ -62,11 +62,11 @@ def estimate(
         JSON; None without samples.
     """
     both = ~np.isnan(evaluation.current_losses)
-    places = np.flatnonzero(evaluation.evaluated)[both]
-    sources, versions = np.array(examples.sources, object)[places], np.array(examples.versions, object)[places]
-    confidences = examples.confidences[places]
+    indices = np.flatnonzero(evaluation.evaluated)[both]
+    sources, versions = np.array(examples.sources, object)[indices], np.array(examples.versions, object)[indices]
+    confidences = examples.confidences[indices]
     rest: list[Floats] = []
-    strata_of: Ints = np.full(len(places), -1, np.intp)
+    strata_of: Ints = np.full(len(indices), -1, np.intp)
     seen = start = 0
     for version, strata in sampling.items():
         chosen = (sources == "sample") & (versions == version)

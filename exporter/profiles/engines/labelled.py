@@ -41,7 +41,7 @@ class TableBins(LabelledBins[Values]):
     table
         The table.
     rows
-        Its labelled rows, each with its place ``row``, the bins of the targets ``b0`` and so on, and a ``number``.
+        Its labelled rows, each with its position ``row``, the bins of the targets ``b0`` and so on, and a ``number``.
     sizes, number, timed
         See `LabelledBins`.
     """

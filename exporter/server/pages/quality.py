@@ -67,8 +67,8 @@ class Axis(NamedTuple):
     low: float
     high: float
 
-    def place(self, value: float) -> float:
-        """Return the place of a value in percent of the width."""
+    def position(self, value: float) -> float:
+        """Return the position of a value in percent of the width."""
         return 100 * (value - self.low) / ((self.high - self.low) or 1.0)
 
 
