@@ -162,9 +162,8 @@ CONFIG: dict[str, Any] = {
 }
 
 
-@cache
-def credit_profile(labels: bool) -> Profile:
-    """The profile of `CONFIG`, which knows the accuracy and weights if there are ``labels``."""
+def credit_training(labels: bool) -> dict[str, Any]:
+    """The columns of the training data of `CONFIG`."""
     rng = np.random.default_rng(7)
     columns = {
         "age": rng.integers(18, 90, 2000).astype(float),
@@ -175,15 +174,22 @@ def credit_profile(labels: bool) -> Profile:
         "predicted": rng.choice(["yes", "no"], 2000),
         "confidence": rng.beta(4, 1, 2000),
     }
-    outputs = {"prediction_column": "predicted", "confidence_column": "confidence"}
     if labels:
         columns["predicted"] = np.where((columns["age"] < 50) == (rng.random(2000) < 0.95), "yes", "no")
         right = rng.random(2000) < columns["confidence"]
         columns["label"] = np.where(right, columns["predicted"], np.where(columns["predicted"] == "yes", "no", "yes"))
+    return columns
+
+
+@cache
+def credit_profile(labels: bool) -> Profile:
+    """The profile of `CONFIG`, which knows the accuracy and weights if there are ``labels``."""
+    outputs = {"prediction_column": "predicted", "confidence_column": "confidence"}
+    if labels:
         outputs["label_column"] = "label"
     with TemporaryDirectory() as folder:
         training = Path(folder, "training.npz")
-        np.savez(training, **columns)
+        np.savez(training, **credit_training(labels))
         return build_file(training, name="credit", **outputs)
 
 
