@@ -198,7 +198,7 @@ def test_standard_input_is_read(folder: Path) -> None:
     assert b"loans version unknown against the profile loans" in result.stdout
     assert result.stderr == b""  # no bar where nobody looks
     result = subprocess.run(command, input=data, capture_output=True, check=False)
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert b"--format: is required for standard input: csv, parquet, npz, jsonl or predictions" in result.stderr
 
 

@@ -210,10 +210,10 @@ def test_what_labels_need(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
     profile = f"--profile={folder / 'loans.json'}"
     status, _, err = ingest(capsys, folder / "tonight.csv", profile, LABELS)
     detail = '--label-column: set --prediction-column, since the label "outcome" is compared with it'
-    assert (status, detail in err) == (1, True)
+    assert (status, detail in err) == (2, True)
     exporter = ("--exporter=http://127.0.0.1:1", "--model=loans", "--prediction-column=prediction", LABELS)
     status, _, err = ingest(capsys, folder / "tonight.csv", *exporter)
-    assert (status, "--label-column: set --id-column, since an exporter joins labels" in err) == (1, True)
+    assert (status, "--label-column: set --id-column, since an exporter joins labels" in err) == (2, True)
     (tmp_path / "p.jsonl").write_text('{"model": "loans", "inputs": {}}')
     status, _, err = ingest(capsys, tmp_path / "p.jsonl", profile, *OUTPUTS, LABELS)
     assert (status, "remove --model, --version, --type and the names of columns" in err) == (1, True)

@@ -166,7 +166,7 @@ def test_times_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 def test_a_season_needs_times(tmp_path: Path, capsys: Any) -> None:
     """Neither the command nor the library takes one without the column of times."""
     np.savez(tmp_path / "training.npz", **training())
-    assert main(["profile", str(tmp_path / "training.npz"), "--season=day"]) == 1
+    assert main(["profile", str(tmp_path / "training.npz"), "--season=day"]) == 2
     assert "--season=day: needs --time-column" in capsys.readouterr().err
     with pytest.raises(ProfileError, match="--season=day needs the time of each row: set --time-column"):
         build_file(tmp_path / "training.npz", season="day")
