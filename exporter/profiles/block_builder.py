@@ -106,6 +106,11 @@ class BlockBuilder:
         """
         self._targets[name].add_counts(segments, rest)
 
+    def add_hour_counts(self, segments: npt.NDArray[np.uint32], rest: Ints) -> None:
+        """Add the hours of all rows, with two empty bins after them, as `add_counts` adds the bins of a target."""
+        if self._hours:
+            self._hours.add_counts(segments, rest)
+
     def grouped(self) -> list[str]:
         """Return the targets by which the rows are grouped or sorted: the rows of a bin follow one another."""
         return [name for name, target in self._targets.items() if target.is_grouped()]

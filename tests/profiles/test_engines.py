@@ -364,9 +364,10 @@ def test_every_query_compiles_for_the_warehouses(folder, monkeypatch):
     with open_file(folder / "training.parquet") as table:
         table.engine = "another"  # DuckDB has a hash of its own
         names = ["skewed", "single", "price", "flag", "city", "at", "digit"]
+        table.rows = table.rows.mutate(at=table.rows["at"] * 60)  # the rows of two weeks
         table.rows = table.rows.select(*names, made=table.rows["at"].cast("timestamp"))
         outputs = {"prediction_column": "digit", "confidence_column": "single", "label_column": "city"}
-        build_table(table, Options(time_column="at", bins=4, categories=4, **outputs), lambda *_: None)
+        build_table(table, Options(time_column="at", season="day", bins=4, categories=4, **outputs), lambda *_: None)
         outputs = {"prediction_column": "price", "label_column": "single"}
         table.rows = table.rows.select("skewed", "price", "single")
         build_table(table, Options(bins=4, **outputs), lambda *_: None)

@@ -23,13 +23,15 @@ from exporter.profiles.engines.columns import (
 from exporter.profiles.engines.connection import EngineTable
 from exporter.profiles.engines.expressions import Target
 from exporter.profiles.engines.numbers import numeric_features
-from exporter.profiles.engines.order import time_blocks
+from exporter.profiles.engines.order import Arrival, time_blocks
 from exporter.profiles.engines.quality import measure_quality
 from exporter.profiles.engines.sample import read_sample
+from exporter.profiles.engines.season import hourly_season
 from exporter.profiles.engines.together import measure_correlation
 from exporter.profiles.options import Options
 from exporter.profiles.profile import Feature, NumericFeature, Profile
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
+from exporter.profiles.season_record import HOURS
 from exporter.validation import preview
 
 
@@ -93,21 +95,35 @@ def build_table(table: EngineTable, options: Options, progress: Progress) -> Pro
         features=features,
         prediction=bins.get(PREDICTION),
         confidence=confidence if isinstance(confidence, NumericFeature) else msgspec.UNSET,
-        correlation=measure_correlation(table, numbers, features, rows) or msgspec.UNSET,
         blocks=Blocks(SHUFFLED),
     )
     targets = {
         name: Target(columns[name].values, feature, texts.get(name, {})) for name, feature in profile.targets().items()
     }
-    arrival = options.time_column
-    times = seconds(table, arrival) if arrival else None
-    if arrival and not options.shuffled:
-        blocks = time_blocks(table, arrival, times, targets, progress)
-        profile = msgspec.structs.replace(profile, blocks=blocks)
+    profile, arrival = _follow_times(table, options, profile, targets, progress)
+    seasonal = profile.season.targets if profile.season else ()
+    correlation = measure_correlation(table, numbers, features, rows, seasonal)
+    profile = msgspec.structs.replace(profile, correlation=correlation or msgspec.UNSET)
     if options.label_column:
-        quality = measure_quality(table, options.label_column, targets, times, progress)
+        quality = measure_quality(table, options.label_column, targets, arrival and arrival.seconds, progress)
         profile = msgspec.structs.replace(profile, quality=quality or msgspec.UNSET)
     return Profiled(profile, skipped, sample)
+
+
+def _follow_times(
+    table: EngineTable, options: Options, profile: Profile, targets: Mapping[str, Target], progress: Progress
+) -> tuple[Profile, Arrival | None]:
+    """Return the profile with what the times of the rows tell, and these times."""
+    if not options.time_column:
+        return profile, None
+    arrival = Arrival(options.time_column, seconds(table, options.time_column))
+    if options.season:
+        season = hourly_season(table, arrival, options.season, targets, progress)
+        arrival = arrival._replace(hours=HOURS[options.season], season=season)
+        profile = msgspec.structs.replace(profile, season=season or msgspec.UNSET)
+    if not options.shuffled:
+        profile = msgspec.structs.replace(profile, blocks=time_blocks(table, arrival, targets, progress))
+    return profile, arrival
 
 
 def _check_names(table: EngineTable, kinds: Mapping[str, InputType]) -> None:

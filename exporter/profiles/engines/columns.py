@@ -66,9 +66,6 @@ def check_columns(table: EngineTable, options: Options) -> None:
         if column not in names:
             raise ProfileError(f"{table.where}: has no column {preview(column)}; {suggestion(column, names)}")
     options.check(table.where)
-    if options.season:
-        detail = f"--season={options.season} needs single rows: profile a file with some of them"
-        raise ProfileError(f"{table.where}: {detail}")
 
 
 def infer_inputs(

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from exporter.profiles.engines.connection import EngineTable
 from exporter.profiles.engines.expressions import Expression, literal, search
+from exporter.profiles.engines.sums import exact_sums
 from exporter.stats.divergence import Floats, Ints
 from exporter.stats.labelled_bins import FOLDS, LabelledBins, Moments
-
-_STEPS = 2.0**22
-"""Parts of a number, twice over: sums of whole numbers, exact to 2⁻⁴⁴ of the largest, of up to 10¹² rows."""
 
 
 class Values(NamedTuple):
@@ -26,7 +22,7 @@ class Values(NamedTuple):
     rows
         The rows, with their ``number`` and their bins.
     bound
-        A power of two that no absolute value exceeds.
+        A number that no absolute value exceeds.
     """
 
     rows: Expression
@@ -52,13 +48,13 @@ class TableBins(LabelledBins[Values]):
 
     def values(self, largest: float) -> Values:
         """Return the numbers of the rows, of which ``largest`` is the largest absolute value."""
-        return _bounded(self._rows, largest)
+        return Values(self._rows, largest)
 
     def by_bin(self, target: int, values: Values) -> tuple[Floats, Floats]:
         """See `LabelledBins.by_bin`."""
         rows = values.rows
         fold = (rows.row * float(FOLDS) / float(max(self.rows, 1))).floor().cast("int16")
-        found = self._grouped(rows.mutate(bin=rows[f"b{target}"], fold=fold), ["bin", "fold"], values.bound)
+        found = exact_sums(self._table, rows.mutate(bin=rows[f"b{target}"], fold=fold), ["bin", "fold"], values.bound)
         counts, sums = np.zeros((2, self.sizes[target], FOLDS))
         counts[found["bin"], found["fold"]] = found["n"]
         sums[found["bin"], found["fold"]] = found["sum"]
@@ -76,7 +72,7 @@ class TableBins(LabelledBins[Values]):
         for total, part in ((sums, values), (squares, self.squares(values))):
             period = search(part.rows.row, starts[1:-1].tolist(), range(len(starts) - 1)).cast("int16")
             rows = part.rows.mutate(period=period).filter(part.rows.row < int(starts[-1]))
-            found = self._grouped(rows, ["period"], part.bound)
+            found = exact_sums(self._table, rows, ["period"], part.bound)
             total[found["period"]] = found["sum"]
         rows = np.diff(starts)
         return sums / rows, np.maximum(squares - sums**2 / rows, 0.0) / (rows - 1)
@@ -98,27 +94,12 @@ class TableBins(LabelledBins[Values]):
             numbers -= search(values.rows[f"b{target}"], cuts, [*map(literal, effect.tolist())])
             bound += float(abs(effect).max())
         rows = values.rows.mutate(number=numbers)
-        return _bounded(self._table.kept(rows) if effects else rows, bound)
+        return Values(self._table.kept(rows) if effects else rows, bound)
 
     def squares(self, values: Values) -> Values:
         """See `LabelledBins.squares`."""
         return Values(values.rows.mutate(number=values.rows.number * values.rows.number), values.bound**2)
 
     def _mean(self, values: Values) -> float:
-        found = self._grouped(values.rows.mutate(all=values.rows.row * 0), ["all"], values.bound)
+        found = exact_sums(self._table, values.rows.mutate(all=values.rows.row * 0), ["all"], values.bound)
         return float(found["sum"][0]) / self.rows
-
-    def _grouped(self, rows: Expression, keys: list[str], bound: float) -> dict[str, npt.NDArray[Any]]:
-        """Return the number of rows in each group, and the sum of their numbers."""
-        scaled = rows.select(*keys, scaled=rows.number * literal(_STEPS / bound))
-        whole = scaled.scaled.floor()
-        parts = scaled.select(*keys, one=whole.cast("int64"), two=((scaled.scaled - whole) * literal(_STEPS)).floor())
-        sums = {"one": parts.one.sum(), "two": parts.two.cast("int64").sum()}
-        found = self._table.columns(parts.group_by(keys).aggregate(n=parts.count(), **sums))
-        found["sum"] = (found["one"] + found["two"] / _STEPS) * (bound / _STEPS)
-        return found
-
-
-def _bounded(rows: Expression, largest: float) -> Values:
-    exponent = max(math.frexp(largest)[1], -240)  # its fourth power is not 0
-    return Values(rows, math.ldexp(1.0, exponent))

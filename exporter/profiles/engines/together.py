@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -20,11 +20,16 @@ _SCALE = 2**12  # of a score, so that sums of products are whole numbers
 
 
 def measure_correlation(
-    table: EngineTable, columns: Mapping[str, Expression], features: Mapping[str, Feature], rows: int
+    table: EngineTable,
+    columns: Mapping[str, Expression],
+    features: Mapping[str, Feature],
+    rows: int,
+    without: Collection[str],
 ) -> Correlation | None:
     """Return the correlation of the features; None where fewer than two vary, or too few rows are complete.
 
-    Where many rows are equal, all rows are compared, in one group.
+    Where many rows are equal, all rows are compared, in one group. The features in ``without``, those with a season,
+    are left out of the result.
     """
     builder = CorrelationBuilder(features)
     if len(builder.names) < 2:
@@ -49,6 +54,7 @@ def measure_correlation(
     scales = np.concatenate(([1], np.full(len(sums), _SCALE), np.full(len(products), _SCALE**2)))
     values = np.stack([result[name].astype(np.float64) for name in ("n", *sums, *products)], axis=-1)
     builder.add_sums(result["group"].astype(np.intp), values / scales)
+    builder.leave_out(without)
     return builder.build()
 
 
