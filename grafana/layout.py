@@ -25,7 +25,8 @@ from grafana.queries import INSTANCE, MODEL, MODEL_OR_NONE
 from grafana.style import CRITICAL, DATASOURCE, GREY, INFO, NEUTRAL, WARNING, Link
 
 TAG = "model-exporter"
-TIME = "since=${__from:date:iso}&until=${__to:date:iso}"
+SINCE = "since=${__from:date:iso}"
+TIME = f"{SINCE}&until=${{__to:date:iso}}"
 EXPORTER = "${exporter_url:raw}"
 _ALL = ".+"
 
@@ -36,12 +37,13 @@ VERSIONS = "${version:queryparam}"
 def page_link(page: str, title: str, versions: str = "", **parameters: str) -> Link:
     """Return a link to a page of the exporter, with labels of a value or the selected variables.
 
-    The review page also gets the time range; the drift page always shows the current windows.
+    The review page also gets the time range, and the page of slices its start; the drift page always shows the current
+    windows.
 
     Parameters
     ----------
     page
-        ``drift`` or ``review``.
+        ``drift``, ``review`` or ``slices``.
     title
         Text of the link.
     versions
@@ -50,7 +52,7 @@ def page_link(page: str, title: str, versions: str = "", **parameters: str) -> L
         Query parameters and the source of their values, such as ``version="__field.labels.version"``.
     """
     arguments = [f"{name}=${{{source}:percentencode}}" for name, source in parameters.items()]
-    arguments += filter(None, [versions, TIME if page == "review" else ""])
+    arguments += filter(None, [versions, {"review": TIME, "slices": SINCE}.get(page, "")])
     return Link(title, f"{EXPORTER}/{page}?{'&'.join(arguments)}", outside=True)
 
 

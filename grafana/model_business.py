@@ -5,6 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import layout
+from grafana import model_business_review as review
 from grafana import model_business_segments as segments
 from grafana.alert_timeline import alerts_over_time
 from grafana.bars import bar_gauge
@@ -30,17 +31,20 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(0, 5, {17: alerts()}),
             layout.row(100, "From attempt to correction", 5),
             *layout.side_by_side(6, 9, {1: funnel(), 2: correction_ratio()}, (10, 14)),
-            *layout.side_by_side(15, 9, {3: attempts(), 4: confident_ratio()}),
+            *layout.side_by_side(15, 9, {3: attempts(), 4: confident_ratio(), 18: segments.slices()}, (7, 7, 10)),
             *layout.side_by_side(24, 10, {5: confidence(), 6: feedback()}),
             layout.row(101, "The flywheel: review and release", 34),
             *layout.side_by_side(35, 8, {7: pending(), 8: oldest(), 9: releases(), 10: flywheel()}, (7, 7, 6, 4)),
             *layout.side_by_side(43, 8, {14: reviewed(), 15: delay(), 16: unjoined()}),
+            *layout.side_by_side(
+                51, 8, {19: review.agreement(), 20: review.second_opinions(), 21: review.retraining()}
+            ),
             layout.row(
                 102,
                 "Segments and business events, for models that have them",
-                51,
+                59,
                 layout.side_by_side(
-                    52, 8, {11: segments.corrections(), 12: segments.attempts(), 13: segments.events()}
+                    60, 8, {11: segments.corrections(), 12: segments.attempts(), 13: segments.events()}
                 ),
             ),
         ],

@@ -9,6 +9,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 from exporter.errors import REASONS, WARNINGS
 from exporter.metrics.exporter import SOURCES
 from grafana import layout
+from grafana import model_exporter_store as store
 from grafana.panels import state_timeline, table, time_series
 from grafana.queries import INSTANCE, by_rank
 from grafana.style import (
@@ -16,14 +17,12 @@ from grafana.style import (
     BYTES,
     COUNT,
     EVENTS_PER_SECOND,
-    PALETTE,
     SECONDS,
     SINCE,
     SUCCESS,
     Query,
     for_field,
     for_query,
-    matching_series,
     named_series,
     palette,
     transformation,
@@ -49,11 +48,13 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(0, 5, {1: up(), 2: collectors(), 3: reloads()}),
             layout.row(100, "Events", 5),
             *layout.side_by_side(6, 8, {4: taken(), 5: refused(), 6: lost()}),
-            *layout.side_by_side(14, 8, {7: queue(), 8: unknown_features(), 9: notifications()}),
+            *layout.side_by_side(14, 8, {7: queue(), 8: unknown_features(), 9: notifications(), 20: retraining()}),
             layout.row(101, "Cost and store", 22),
             *layout.side_by_side(23, 8, {10: collector_durations(), 11: scrapes(), 12: series()}),
             *layout.side_by_side(31, 8, {13: memory(), 14: cpu(), 15: files(), 16: builds()}, (5, 5, 5, 9)),
-            *layout.side_by_side(39, 8, {17: store_size(), 18: waiting_labels(), 19: oldest_label()}, (12, 6, 6)),
+            *layout.side_by_side(
+                39, 8, {17: store.size(), 18: store.waiting_labels(), 19: store.oldest_label()}, (12, 6, 6)
+            ),
         ],
     )
 
@@ -73,9 +74,17 @@ def collectors() -> Panel:
 
 
 def reloads() -> Panel:
-    expr = f"min by (instance) (model_exporter_config_last_reload_successful{{{INSTANCE}}})"
-    text = "Whether the last reload of the configuration succeeded. If not, the previous configuration is in effect."
-    return _health("Configuration", text, expr, "{{instance}}")
+    return state_timeline(
+        "Configuration",
+        (
+            "Whether the last reload of the configuration succeeded. If not, the previous configuration is in effect. "
+            "Below, files of models_folder that are not valid, at most five."
+        ),
+        Query(f"min by (instance) (model_exporter_config_last_reload_successful{{{INSTANCE}}})", "{{instance}}"),
+        Query(f"topk(5, min by (file) (model_exporter_model_file_valid{{{INSTANCE}}}) == 0)", "{{file}}"),
+        empty="no exporter is scraped",
+        names=SUCCESS,
+    )
 
 
 def _rate(metric: str, by: str) -> str:
@@ -170,6 +179,24 @@ def notifications() -> Panel:
     )
 
 
+def retraining() -> Panel:
+    return time_series(
+        "Requests for retraining",
+        (
+            "Requests for a new version in the hour before, of all models: requested, delivered to the trainer, "
+            "attempts that failed and are repeated, and requests that were given up."
+        ),
+        COUNT,
+        Query(
+            f"sum by (status) (increase(model_exporter_retrain_requests_total{{{INSTANCE}}}[1h]))",
+            "{{status}}",
+        ),
+        empty="no retrain in exporter.yml, or no exporter is scraped",
+        overrides=named_series(("requested", "delivered", "failed", "abandoned")),
+        top=1,
+    )
+
+
 def collector_durations() -> Panel:
     return _lines(
         "Time of a scrape by collector",
@@ -221,50 +248,6 @@ def files() -> Panel:
         Query(f"process_open_fds{{{_JOB}}}", "open {{instance}}"),
         Query(f"process_max_fds{{{_JOB}}}", "limit", role="reference"),
         logarithmic_from=10,
-    )
-
-
-def store_size() -> Panel:
-    return time_series(
-        "Size of the store",
-        (
-            "Predictions are deleted to stay below the maximum size; feedback and what else is kept is not. "
-            "ModelStoreFull fires when it is above the threshold."
-        ),
-        BYTES,
-        Query(f"model_exporter_store_bytes{{{INSTANCE}}}", "{{part}} {{instance}}"),
-        Query(f"model_exporter_store_max_bytes{{{INSTANCE}}} < +Inf", "maximum {{instance}}", role="reference"),
-        Query(
-            f"model_exporter_store_max_bytes{{{INSTANCE}}} * on (instance) group_left ()"
-            f" instance:threshold:ModelStoreFull{{{INSTANCE}}} < +Inf",
-            "threshold of kept {{instance}}",
-            role="threshold",
-        ),
-        overrides=matching_series({"^kept ": PALETTE[0], "^predictions ": PALETTE[1]}),
-        empty="no exporter is scraped",
-        least=0,
-    )
-
-
-def waiting_labels() -> Panel:
-    return _lines(
-        "Labels without a prediction",
-        (
-            "They count in no metric until their prediction arrives, and are deleted after store.retention. If they "
-            "stay, check that they go to the exporter that got the predictions, with the identifiers that these had."
-        ),
-        COUNT,
-        Query(f"model_exporter_labels_unjoined{{{INSTANCE}}}", "{{instance}}"),
-    )
-
-
-def oldest_label() -> Panel:
-    return time_series(
-        "Oldest label without a prediction",
-        "Time since the oldest label arrived whose prediction has not. If it grows, the prediction may never come.",
-        SECONDS,
-        Query(f"model_exporter_labels_unjoined_oldest_seconds{{{INSTANCE}}}", "{{instance}}"),
-        empty="no label waits",
     )
 
 

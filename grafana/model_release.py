@@ -8,7 +8,8 @@ from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, VariableModel, VariableOption
 
 from grafana import layout
-from grafana.model_release_comparison import comparison, shared_time, verdict
+from grafana import model_release_shadow as shadow
+from grafana.model_release_comparison import comparison, decision, shared_time, verdict
 from grafana.model_release_quality import accuracy_over_time, error_over_time
 from grafana.panels import stat, table, time_series
 from grafana.queries import AFTER, BEFORE, EARLIER, MODEL
@@ -44,21 +45,24 @@ def dashboard() -> Dashboard:
         ],
         [
             layout.row(103, "Last two versions, over the time both served", 0),
-            *layout.side_by_side(1, 3, {14: verdict(), 15: shared_time()}, (18, 6)),
+            *layout.side_by_side(1, 3, {14: verdict(), 19: decision(), 15: shared_time()}, (14, 4, 6)),
             *layout.side_by_side(4, 8, {16: comparison()}),
             layout.row(101, "Over time: versions $before and $after", 12),
             *layout.side_by_side(13, 8, {7: requests_over_time(), 8: errors_over_time(), 9: latency_over_time()}),
             *layout.side_by_side(21, 8, {10: confident_over_time(), 11: corrected_over_time(), 12: drift_over_time()}),
             *layout.side_by_side(29, 8, {17: accuracy_over_time(), 18: error_over_time()}),
+            layout.row(104, "Shadow mode: answers that no user sees", 37),
+            *layout.side_by_side(38, 6, {20: shadow.pairs()}),
+            *layout.side_by_side(44, 8, {21: shadow.different(), 22: shadow.answers()}),
             layout.row(
                 100,
                 "Two periods: $before and $after over the whole time range",
-                37,
+                52,
                 [
                     *layout.side_by_side(
-                        38, 6, {1: requests(), 2: errors(), 3: latency(), 4: confident(), 5: corrected(), 6: drift()}
+                        53, 6, {1: requests(), 2: errors(), 3: latency(), 4: confident(), 5: corrected(), 6: drift()}
                     ),
-                    *layout.side_by_side(44, 9, {13: features()}),
+                    *layout.side_by_side(59, 9, {13: features()}),
                 ],
             ),
         ],

@@ -35,6 +35,7 @@ _MEASURES = {
     "worst_drift_nats": "Drift of the worst feature, nats",
 }
 """How the table names a measure, in the unit that `_scaled` gives it."""
+_DECISIONS = {"-1": ("rollback", CRITICAL), "0": ("wait", GREY), "1": ("promote", OK)}
 _VERDICTS = {"-1": ("worse", CRITICAL), "0": ("not proven", GREY), "1": ("better", OK)}
 
 
@@ -90,6 +91,27 @@ def _named(expr: str, verdict: int) -> str:
         says = wording.more if verdict == GOOD[name] else wording.less
         expr = f'label_replace({expr}, "says", "{says}", "measure", "{name}")'
     return expr
+
+
+def decision() -> Panel:
+    """Return what the comparison says to do with the new version."""
+    return stat(
+        "Decision",
+        (
+            "Promote: each measure that is needed is proven not to be worse by more than its margin. Rollback: one is "
+            "proven to be worse by more. Wait: neither is proven yet. The margins are release_margins of exporter.yml."
+        ),
+        BARE,
+        Query(_compared("decision", "before, after"), "decision", "instant"),
+        state=True,
+        named=False,
+        mappings=[
+            ValueMap(
+                options={v: ValueMappingResult(text=text, color=colour) for v, (text, colour) in _DECISIONS.items()}
+            )
+        ],
+        empty="nothing to compare",
+    )
 
 
 def shared_time() -> Panel:

@@ -87,7 +87,7 @@ def by_version(expr: str, legend: str) -> tuple[Query, Query]:
     return Query(f"{expr} and {last}", legend), Query(f"{expr} unless {last}", legend, role="older")
 
 
-def by_rank(expr: str, size: str, label: str, count: int = 6) -> list[Query]:
+def by_rank(expr: str, size: str, label: str, count: int = 6, legend: str | None = None) -> list[Query]:
     """Return the series of an expression that are the largest, a query for each, so that each has its colour.
 
     Parameters
@@ -97,11 +97,14 @@ def by_rank(expr: str, size: str, label: str, count: int = 6) -> list[Query]:
     size
         By what they are ranked, one number for each value of the label over the whole time range.
     label
-        The label that tells them apart.
+        The label that tells them apart, or several.
+    legend
+        The name of each series; by default its label.
     """
     ranks = [f"topk({rank}, {size})" for rank in range(1, count + 1)]
     only = [ranks[0], *(f"({rank} unless {before})" for before, rank in pairwise(ranks))]
-    return [Query(f"{expr} and on ({label}) {one}", f"{{{{{label}}}}}", role="ranked") for one in only]
+    legend = legend or f"{{{{{label}}}}}"
+    return [Query(f"{expr} and on ({label}) {one}", legend, role="ranked") for one in only]
 
 
 def increase(metric: str, selector: str, by: str, over: str = "$__range") -> str:

@@ -64,6 +64,7 @@ QUIET = {
     "model_version:threshold:ModelAccuracyLowError": "the recorded model is no regression",
     "model_segment_labelled_predictions_total": "the recorded model has no segments",
     "model_segment_correct_predictions_total": "the recorded model has no segments",
+    "model_exporter_model_file_valid": "the recorded exporter has no folder of models",
     "model_version_feature:drift_evidence:combined": "it is absent until an exporter has watched for a minute",
     "model_feature_recent_kl_divergence": "it is absent until an exporter has watched for more than its longest window",
 }
@@ -120,6 +121,7 @@ class Chosen:
 
 
 ALL_VERSIONS = Chosen(everything=frozenset({"version"}))
+REGRESSION = Chosen(model=recorded.ODD, version=recorded.ODD_VERSION)
 
 
 def targets(panel: dict[str, Any]) -> list[dict[str, Any]]:
@@ -462,7 +464,8 @@ def test_overrides_name_existing_fields(uid: str, panel: dict[str, Any]) -> None
         assert matcher["options"] in {"byName": columns, "byFrameRefID": refs}[matcher["id"]]
 
 
-TIME = "since=${__from:date:iso}&until=${__to:date:iso}"
+SINCE = "since=${__from:date:iso}"
+TIME = f"{SINCE}&until=${{__to:date:iso}}"
 
 
 @pytest.mark.parametrize("uid", UIDS)
@@ -496,18 +499,20 @@ def test_panel_links_keep_the_selection() -> None:
     assert {re.sub(r"\?.*|/Model\$.*", "", url) for _, _, url in urls} == {
         *(f"/d/{uid}" for uid in ("model-overview", "model-system", "model-data", "model-business")),
         "/d/model-${__data.fields.Layer:percentencode}",
-        *(f"${{exporter_url:raw}}/{page}" for page in ("drift", "review", "runbooks")),
+        *(f"${{exporter_url:raw}}/{page}" for page in ("drift", "review", "runbooks", "slices")),
     }
     for uid, panel, url in urls:
         if "/runbooks/" in url:
             continue
         assert re.search(r"[?&](var-)?model=\$|__all_variables", url), url
-        assert ("__url_time_range" in url or url.endswith(f"&{TIME}")) != ("/drift?" in url), url
+        timed = "__url_time_range" in url or url.endswith(f"&{SINCE if '/slices?' in url else TIME}")
+        assert timed != ("/drift?" in url), url
         # A model of the fleet, its backlog and its unjoined feedback are of no version.
         assert re.search(r"version|__all_variables", url) or (uid, panel) in {
             ("model-fleet", 6),
             ("model-business", 7),
             ("model-business", 16),
+            ("model-business", 20),
         }
 
 
@@ -602,10 +607,13 @@ def answer(url: str, expr: str, *, instant: bool, ago: int = 0) -> list[Any]:
 def test_an_expression_returns_data(prometheus: str, where: str, expr: str, instant: bool) -> None:
     """Every panel and every annotation finds something in an hour in which a model goes wrong.
 
-    With one version chosen; or with all, since that one is either the last or one of those before it.
+    With one version chosen; or with all, since that one is either the last or one of those before it; or for a model
+    that predicts numbers.
     """
     metrics, _ = names(Chosen().into(expr))
-    result = any(answer(prometheus, chosen.into(expr), instant=instant) for chosen in (Chosen(), ALL_VERSIONS))
+    result = any(
+        answer(prometheus, chosen.into(expr), instant=instant) for chosen in (Chosen(), ALL_VERSIONS, REGRESSION)
+    )
     uid, _, note = where.partition(" ")
     if note in {"Critical alerts", "Warnings", "Infos"}:  # of one severity at least
         of_alerts = [one for place, one, _ in ALL if place.startswith(f"{uid} ") and "ALERTS" in one]

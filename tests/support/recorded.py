@@ -20,11 +20,14 @@ import yaml
 
 from exporter.comparison.counts import Counts, Feature, Period
 from exporter.comparison.measures import Comparison, Side, at_every_look
+from exporter.metrics import families as f
 from exporter.metrics.comparisons import comparison_lines
 from exporter.metrics.exposition import render_families
+from exporter.metrics.lines import sample_line
 from support.paths import ROOT
 from support.programs import quickened_rules, running
-from support.servers import Served, ask, free_port, write_config
+from support.reviewers import assigned, decide, token, with_names
+from support.servers import CONFIG, Served, ask, free_port, write_config
 
 RULES = ROOT / "prometheus" / "rules"
 STEP = 15
@@ -75,7 +78,10 @@ def traffic(server: Served, turn: int, rng: np.random.Generator) -> None:
                 "code": 500 if wrong and number == 9 else 200,
             }
         )
-    events.append({"model": ODD, "version": ODD_VERSION, "confidence": 0.9, "duration_seconds": 0.1})
+        events.append({"id": f"{turn}-{number}", "model": "credit", "version": "5", "prediction": "no", "shadow": True})
+    odd = {"id": f"odd-{turn}", "model": ODD, "prediction": float(turn)}
+    events.append({**odd, "version": ODD_VERSION, "confidence": 0.9, "duration_seconds": 0.1})
+    events.append({**odd, "version": "2", "prediction": turn + 1.5, "shadow": True})
     if turn == 0:
         events.append({"model": "credit", "version": "2", "inputs": {"age": 40.0}})  # that vanished soon
     if turn == SCRAPES // 2:  # a misspelt feature and member, and a model that is not configured
@@ -98,8 +104,11 @@ def traffic(server: Served, turn: int, rng: np.random.Generator) -> None:
         decisions = [
             {"id": correction["id"], "revision": correction["revision"], "status": "accepted"} for correction in waiting
         ]
-        assert ask(f"{server.url}/v1/corrections", decisions, "PATCH").status == 200
+        assert ask(f"{server.url}/v1/corrections", decisions, "PATCH", **token("anna")).status == 200
         assert server.post("/v1/dataset/releases", {"model": "credit"}).status == 201
+        for number, correction in enumerate(assigned(server, "ben", "source=all")):
+            assert decide(server, "ben", correction, "accepted" if number else "rejected").status == 200
+        assert server.post("/v1/retrain-requests", {"model": "credit"}).status == 201
 
 
 def compared() -> str:
@@ -114,6 +123,14 @@ def compared() -> str:
     comparison = at_every_look(Comparison("credit", *sides, [], 900.0))
     lines = render_families(comparison_lines(comparison, {}), openmetrics=True)
     return b"".join(lines).decode()
+
+
+def sliced() -> str:
+    """What an exporter exposes of a slice, for which it searches once a minute."""
+    found = {f.SLICE_SHARE: 0.6, f.SLICE_TRAFFIC: 0.1}
+    labels = {"model": "credit", "version": "3", "of": "corrections", "slice": "country is FR"}
+    lines = [sample_line(family, share, **labels) for family, share in found.items()]
+    return b"".join(render_families(lines, openmetrics=True)).decode()
 
 
 def families(exposition: str) -> dict[str, tuple[list[str], list[str]]]:
@@ -140,9 +157,9 @@ def families(exposition: str) -> dict[str, tuple[list[str], list[str]]]:
 def openmetrics(scrapes: list[str], times: list[int]) -> str:
     """One document of many expositions, each with its time; with what Prometheus adds to each."""
     merged: dict[str, tuple[list[str], list[str]]] = {}
-    comparison = compared()
+    searched = compared() + sliced()
     for scrape, at in zip(scrapes, times, strict=True):
-        for name, (comments, samples) in families(OF_A_SCRAPE + comparison + scrape).items():
+        for name, (comments, samples) in families(OF_A_SCRAPE + searched + scrape).items():
             _, all_samples = merged.setdefault(name, (comments, []))
             all_samples += [f"{sample} {at}" for sample in samples]
     lines = [line for comments, samples in merged.values() for line in (*comments, *samples)]
@@ -192,9 +209,12 @@ def prometheus(folder: Path, *, rules: bool) -> Iterator[str]:
 
 def record(folder: Path) -> int:
     """Write the blocks; returns the Unix time of the end of the hour."""
-    write_config(folder, labels=True)
+    (folder / "secret").write_text(16 * "a")
+    (folder / "secret").chmod(0o600)
+    retrain = {"url": f"http://127.0.0.1:{free_port()}", "secret_file": "secret", "corrections": 0}
+    write_config(folder, {**CONFIG, "review": {"second_opinion": 1.0}, "retrain": retrain}, labels=True)
     rng = np.random.default_rng(5)
-    server = Served(folder).start()
+    server = with_names(folder, "review")
     try:
         scrapes = []
         for turn in range(SCRAPES):

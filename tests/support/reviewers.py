@@ -25,7 +25,15 @@ def reviewed_by_names(folder: Path, database: str, corrections: int, **review: A
     """Start an exporter with corrections, and the users whose names are `NAMES`; ``service`` may not review."""
     folder.mkdir(exist_ok=True)
     write_config(folder, {**CONFIG, "store": {"url": database, "replica": folder.name}, "review": review})
-    scopes = {name: ["read", "review"] for name in NAMES} | {"service": ["ingest", "feedback", "read"]}
+    server = with_names(folder)
+    if corrections:
+        correct(server, [mistake(f"m-{number}") for number in range(corrections)])
+    return server
+
+
+def with_names(folder: Path, *more: str) -> Served:
+    """Start an exporter of the configuration in a folder, whose service has ``more`` scopes than it needs."""
+    scopes = {name: ["read", "review"] for name in NAMES} | {"service": ["ingest", "feedback", "read", *more]}
     tokens = [
         {"name": name, "sha256": hashlib.sha256(name[::-1].encode()).hexdigest(), "scopes": allowed}
         for name, allowed in scopes.items()
@@ -33,8 +41,6 @@ def reviewed_by_names(folder: Path, database: str, corrections: int, **review: A
     (folder / "tokens.yml").write_text(yaml.safe_dump(tokens))
     server = Served(folder, f"--web.tokens.file={folder / 'tokens.yml'}").start()
     server.headers = token("service")
-    if corrections:
-        correct(server, [mistake(f"m-{number}") for number in range(corrections)])
     return server
 
 
