@@ -13,7 +13,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,12 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.events import Prediction
+from exporter.monitoring.binner import Binner
+from exporter.profiles.builder import build_file
+from exporter.slices.archived import read_bins
 from exporter.storage import Store, prediction_rows
-from exporter.storage.archive import Archive, set_archived
+from exporter.storage.archive import Archive, ArchiveFilter, set_archived
+from exporter.storage.archive_redaction import redact_archive
 from exporter.storage.engine import open_engine
 from exporter.storage.packed_inputs import unpack
 from exporter.storage.schema import predictions
@@ -111,11 +115,11 @@ def sizes(connection: sa.Connection, table: str) -> Iterator[Any]:
 
 
 def archive(engine: sa.Engine, folder: Path, count: int) -> None:
-    """Archive the predictions, and print the bytes and the time that it takes."""
+    """Archive the predictions, and print the bytes, and the time that it takes to write and to read them."""
     start, rows, target = time.process_time(), 0, Archive(str(folder))
     with engine.connect() as connection:
         while rows < count:
-            part = target.write_part(connection, 10**6, lambda _, inputs: inputs)
+            part = target.write_part(connection, 10**6, lambda _, inputs: inputs, lambda *_: False)
             rows += part.rows
             with connection.begin():
                 set_archived(connection, part.last or 0)
@@ -123,6 +127,19 @@ def archive(engine: sa.Engine, folder: Path, count: int) -> None:
     size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
     taken = f"{size / rows:.0f} bytes a prediction, {1e6 * seconds / rows:,.0f} µs of processor time"
     print(f"{engine.dialect.name}, archive: {taken}")
+    training = folder.with_suffix(".jsonl")
+    training.write_bytes(b"\n".join(inputs() for _ in range(5000)))
+    binner = Binner(build_file(training, name="credit"))
+    ways: dict[str, Callable[[], object]] = {
+        "look for identifiers": lambda: list(target.find(["id"], {"none"}, rows)),
+        "bins for slices": lambda: read_bins(target, binner, ArchiveFilter("credit", "3", 0.0, rows), rows),
+        "redact nothing": lambda: redact_archive(str(folder), {"credit": ["none"]}, dry_run=False),
+        "redact all": lambda: redact_archive(str(folder), {"credit": ["rent"]}, dry_run=False),
+    }
+    for what, read in ways.items():
+        start = time.process_time()
+        read()
+        print(f"archive, {what}: {1e6 * (time.process_time() - start) / rows:.1f} µs of processor time a prediction")
 
 
 def main() -> None:

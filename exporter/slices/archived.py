@@ -71,17 +71,23 @@ class ArchivedPredictions:
         if population.truncated or not last or asked.since >= min(until, time.time() - self._retention):
             return population
         chosen = ArchiveFilter(asked.model, asked.version, asked.since, last, until)
-        parts: list[Population] = []
-        for batches in self._archive.newest_files(_COLUMNS, chosen):
-            parts[:0] = [_binned(binner, rows) for rows in batches]
-            if sum(part.rows for part in parts) > room:
-                break
+        parts = read_bins(self._archive, binner, chosen, room)
         archived = sum(part.rows for part in parts)
         joined = _join([*parts, population])._replace(share=self._archive.share if archived else 1.0)
         if archived <= room:
             return joined
         newest = np.arange(joined.rows) >= archived - room
         return joined.select(newest)._replace(truncated=True)
+
+
+def read_bins(archive: Archive, binner: Binner, chosen: ArchiveFilter, rows: int) -> list[Population]:
+    """Return archived predictions in parts, of the newest files until there are more than so many."""
+    parts: list[Population] = []
+    for batches in archive.newest_files(_COLUMNS, chosen):
+        parts[:0] = [_binned(binner, batch) for batch in batches]
+        if sum(part.rows for part in parts) > rows:
+            break
+    return parts
 
 
 def _binned(binner: Binner, rows: Sequence[Mapping[str, Any]]) -> Population:

@@ -99,9 +99,9 @@ class Archived:
         found = sorted(path for path in self.folder.rglob("*") if path.is_file())
         return {str(path.relative_to(self.folder)): parquet.read_table(path)["id"].to_pylist() for path in found}
 
-    def read(self, share: float = 1.0) -> list[Any]:
+    def read(self, share: float = 1.0, since: float = 0.0) -> list[Any]:
         """An input of all predictions, as a profile reads them."""
-        source = StoreSource(msgspec.structs.replace(self.config, archive_share=share), "m", None, 0.0)
+        source = StoreSource(msgspec.structs.replace(self.config, archive_share=share), "m", None, since)
         return [number for batch in source.batches() for number in batch.columns["number"]]
 
 
@@ -404,6 +404,17 @@ def test_predictions_stay_while_the_archive_cannot_be_written(
     archived.folder.unlink()
     archived.run(archived.archiver)
     assert (archived.sweep(), archived.read()) == (1, list(range(5)))
+
+
+def test_files_of_earlier_days_are_not_opened(archived: Archived) -> None:
+    """What a profile of the last days does not need is not read, and cannot make it fail."""
+    archived.predict(5, *range(5))
+    archived.predict(3, *range(5, 8))
+    archived.run(archived.archiver)
+    archived.folder.joinpath(day(5), f"{1:020}.parquet").write_bytes(b"damaged")
+    assert archived.read(since=(TODAY - 4) * DAY) == [5, 6, 7]
+    with pytest.raises(StoreError, match="cannot be read"):
+        archived.read()
 
 
 def test_errors_of_the_archive_show_no_key() -> None:
