@@ -133,8 +133,8 @@ def archive(engine: sa.Engine, folder: Path, count: int) -> None:
     ways: dict[str, Callable[[], object]] = {
         "look for identifiers": lambda: list(target.find(["id"], {"none"}, rows)),
         "bins for slices": lambda: read_bins(target, binner, ArchiveFilter("credit", "3", 0.0, rows), rows),
-        "redact nothing": lambda: redact_archive(str(folder), {"credit": ["none"]}, dry_run=False),
-        "redact all": lambda: redact_archive(str(folder), {"credit": ["rent"]}, dry_run=False),
+        "redact nothing": lambda: redact_archive(str(folder), {"credit": ["none"]}, rows, dry_run=False),
+        "redact all": lambda: redact_archive(str(folder), {"credit": ["rent"]}, rows, dry_run=False),
     }
     for what, read in ways.items():
         start = time.process_time()

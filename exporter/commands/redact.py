@@ -20,6 +20,7 @@ from exporter.datasets.release import write_content
 from exporter.errors import ExporterError
 from exporter.monitoring.model_files import load_monitors
 from exporter.storage import releases
+from exporter.storage.archive import archived_up_to
 from exporter.storage.archive_redaction import redact_archive
 from exporter.storage.engine import write_alone
 from exporter.storage.packed_inputs import delete_retired_dictionaries, retire_dictionaries
@@ -49,10 +50,9 @@ def run(options: argparse.Namespace) -> int:
         for row in _releases_with(connection, redacted):
             print(_redact_release(connection, row, redacted[row["model"]], dry_run=options.dry_run))
         purged = options.dry_run or purge(connection)
+        archived = archived_up_to(connection)
     if configuration.store.archive is not None:
-        files, number = redact_archive(configuration.store.archive, redacted, dry_run=options.dry_run)
-        what = "hold redacted inputs" if options.dry_run else "cleaned"
-        print(f"archive: {number:,} predictions in {files:,} files {what}")
+        _redact_archive(configuration.store.archive, redacted, archived, dry_run=options.dry_run)
     if later:
         _remark(f"{later} rows were stored meanwhile: reload the exporter, then run this again")
     if not purged:
@@ -79,6 +79,16 @@ def _redact_tables(connection: sa.Connection, redacted: _Redacted, *, dry_run: b
         with connection.begin():
             delete_retired_dictionaries(connection, redacted)
     return later
+
+
+def _redact_archive(location: str, redacted: _Redacted, last: int, *, dry_run: bool) -> None:
+    """Clean the archive, of which the database knows the predictions up to a number."""
+    cleaned = redact_archive(location, redacted, last, dry_run=dry_run)
+    what = "hold redacted inputs" if dry_run else "cleaned"
+    print(f"archive: {cleaned.predictions:,} predictions in {cleaned.files:,} files {what}")
+    if cleaned.left_out:
+        hint = "run this again once the exporter has archived them"
+        _remark(f"{cleaned.left_out} files of the archive are not finished, and were left out: {hint}")
 
 
 def _layouts(path: Path) -> set[str]:

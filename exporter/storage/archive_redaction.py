@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from exporter.features.stored_inputs import remove_inputs
 from exporter.storage.archive_files import ArchiveFiles
@@ -11,11 +11,18 @@ from exporter.storage.archive_files import ArchiveFiles
 _Redacted = Mapping[str, Collection[str]]
 
 
-def redact_archive(location: str, redacted: _Redacted, *, dry_run: bool) -> tuple[int, int]:
+class Cleaned(NamedTuple):
+    """The numbers of files, and of predictions in them, that had redacted inputs; and of files that were left out."""
+
+    files: int
+    predictions: int
+    left_out: int
+
+
+def redact_archive(location: str, redacted: _Redacted, last: int, *, dry_run: bool) -> Cleaned:
     """Write the files that hold redacted inputs again without these; each is replaced once the new one is complete.
 
-    One file, and one of its row groups as text, are in memory at a time. Files that an exporter adds meanwhile are
-    looked at, too.
+    One file, and one of its row groups as text, are in memory at a time.
 
     Parameters
     ----------
@@ -23,13 +30,11 @@ def redact_archive(location: str, redacted: _Redacted, *, dry_run: bool) -> tupl
         ``store.archive``.
     redacted
         Names of inputs by model.
+    last
+        The number of the last archived prediction: an exporter may be writing files that begin after it, and
+        does so without redacted inputs.
     dry_run
         Whether to count only.
-
-    Returns
-    -------
-    tuple
-        The number of files, and of predictions in them, that had redacted inputs.
 
     Raises
     ------
@@ -37,20 +42,20 @@ def redact_archive(location: str, redacted: _Redacted, *, dry_run: bool) -> tupl
         When a file cannot be read or written.
     """
     archive = ArchiveFiles(location)
-    files = predictions = 0
-    seen: set[str] = set()
-    while new := _names(archive) - seen:
-        for name in sorted(new):
-            with archive.explained(f"{name} cannot be cleaned; run the command again to continue"):
-                changed = _redact_file(archive, name, redacted, dry_run=dry_run)
-            files, predictions = files + (changed > 0), predictions + changed
-        seen |= new
-    return files, predictions
-
-
-def _names(archive: ArchiveFiles) -> set[str]:
     with archive.explained("cannot be read"):
-        return set(archive.names())
+        names = sorted(archive.names())
+    finished = [name for name in names if _first_number(name) <= last]
+    files = predictions = 0
+    for name in finished:
+        with archive.explained(f"{name} cannot be cleaned; run the command again to continue"):
+            changed = _redact_file(archive, name, redacted, dry_run=dry_run)
+        files, predictions = files + (changed > 0), predictions + changed
+    return Cleaned(files, predictions, len(names) - len(finished))
+
+
+def _first_number(name: str) -> int:
+    stem = name.rpartition("/")[2].removesuffix(".parquet")
+    return int(stem) if stem.isdecimal() else 0
 
 
 def _redact_file(archive: ArchiveFiles, name: str, redacted: _Redacted, *, dry_run: bool) -> int:

@@ -384,6 +384,10 @@ def test_redact_cleans_the_archive(
     assert clean() == "archive: 3 predictions in 1 files cleaned"
     assert (stored(), archived.files()) == (["{}"] * 6, before)
     assert clean() == "archive: 0 predictions in 0 files cleaned"
+    unfinished = archived.folder / day(4) / f"{7:020}.parquet"
+    unfinished.write_bytes(b"an exporter may write it again at this moment")
+    assert redact.run(argparse.Namespace(config_file=path, dry_run=False)) == 0
+    assert "model-exporter: 1 files of the archive are not finished, and were left out" in capsys.readouterr().err
     damaged = next(archived.folder.rglob("*.parquet"))
     damaged.write_bytes(b"PAR1")
     with pytest.raises(StoreError, match=rf"{day(5)}/{1:020}\.parquet cannot be cleaned; run the command again"):
