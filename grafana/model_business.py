@@ -12,7 +12,7 @@ from grafana.bars import bar_gauge
 from grafana.confidence_histogram import confidence
 from grafana.panels import stat, time_series
 from grafana.queries import BOTH, DAY_AGO, MODEL, by_version, increase
-from grafana.style import COUNT, HOURS, SECONDS, SHARE, WHOLE, Query
+from grafana.style import COUNT, HOURS, SECONDS, SHARE, WHOLE, Query, for_query, palette
 
 _MISTAKES = layout.page_link(
     "review", "Review corrections", model="__field.labels.model", version="__field.labels.version"
@@ -28,23 +28,23 @@ def dashboard() -> Dashboard:
         "What users do with the predictions, and how their corrections become training data.",
         [layout.model_variable(), layout.versions_variable()],
         [
-            *layout.side_by_side(0, 5, {17: alerts()}),
-            layout.row(100, "From attempt to correction", 5),
-            *layout.side_by_side(6, 9, {1: funnel(), 2: correction_ratio()}, (10, 14)),
-            *layout.side_by_side(15, 9, {3: attempts(), 4: confident_ratio(), 18: segments.slices()}, (7, 7, 10)),
-            *layout.side_by_side(24, 10, {5: confidence(), 6: feedback()}),
-            layout.row(101, "The flywheel: review and release", 34),
-            *layout.side_by_side(35, 8, {7: pending(), 8: oldest(), 9: releases(), 10: flywheel()}, (7, 7, 6, 4)),
-            *layout.side_by_side(43, 8, {14: reviewed(), 15: delay(), 16: unjoined()}),
+            *layout.side_by_side(0, 7, {17: alerts()}),
+            layout.row(100, "From attempt to correction", 7),
+            *layout.side_by_side(8, 9, {1: funnel(), 2: correction_ratio()}, (10, 14)),
+            *layout.side_by_side(17, 9, {3: attempts(), 4: confident_ratio(), 18: segments.slices()}, (7, 7, 10)),
+            *layout.side_by_side(26, 10, {5: confidence(), 6: feedback()}),
+            layout.row(101, "The flywheel: review and release", 36),
+            *layout.side_by_side(37, 8, {7: pending(), 8: oldest(), 9: releases(), 10: flywheel()}, (7, 7, 6, 4)),
+            *layout.side_by_side(45, 8, {14: reviewed(), 15: delay(), 16: unjoined()}),
             *layout.side_by_side(
-                51, 8, {19: review.agreement(), 20: review.second_opinions(), 21: review.retraining()}
+                53, 8, {19: review.agreement(), 20: review.second_opinions(), 21: review.retraining()}
             ),
             layout.row(
                 102,
                 "Segments and business events, for models that have them",
-                59,
+                61,
                 layout.side_by_side(
-                    60, 8, {11: segments.corrections(), 12: segments.attempts(), 13: segments.events()}
+                    62, 8, {11: segments.corrections(), 12: segments.attempts(), 13: segments.events()}
                 ),
             ),
         ],
@@ -251,6 +251,7 @@ def delay() -> Panel:
 
 
 def unjoined() -> Panel:
+    unnamed = 'model_exporter_feedback_unjoined{model=""}'
     return time_series(
         "Feedback without a prediction",
         (
@@ -259,7 +260,11 @@ def unjoined() -> Panel:
         ),
         COUNT,
         Query(f"max by (model) (model_exporter_feedback_unjoined{{{MODEL}}})", "{{model}}"),
-        Query('max(model_exporter_feedback_unjoined{model=""}) > 0', "no model named"),
+        Query(
+            f"max({unnamed}) and on () max(max_over_time({unnamed}[$__range] @ end())) > 0",
+            "no model named",
+        ),
         empty="no feedback",
+        overrides=[for_query(1, *palette(0))],
         value_links=[layout.page_link("review", "List it", "joined=false", model="__field.labels.model")],
     )

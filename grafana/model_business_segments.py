@@ -88,7 +88,10 @@ def slices() -> Panel:
         ],
         overrides=[
             for_field(
-                "Slice", setting("links", [{"title": link.title, "url": link.url, "targetBlank": True}]), unit=TEXT
+                "Slice",
+                setting("links", [{"title": link.title, "url": link.url, "targetBlank": True}]),
+                setting("custom.cellOptions", {"type": "auto", "wrapText": True}),
+                unit=TEXT,
             ),
             *(for_field(name, decimals=0, width=95) for name in ("Corrections", "Predictions")),
             for_field("Version", unit=TEXT, width=70),

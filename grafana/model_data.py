@@ -24,6 +24,7 @@ from grafana.style import (
     COUNT,
     NATS,
     NO_PROFILE,
+    NOT_IN_LEGEND,
     OK,
     TEXT,
     WARNING,
@@ -77,12 +78,8 @@ def dashboard() -> Dashboard:
                 47, 8, {7: model_data_feature.stddev(), 8: model_data_feature.missing(), 9: model_data_feature.unseen()}
             ),
             layout.row(102, "Slow change, all features together, predictions, and correlations between features", 55),
-            *layout.side_by_side(
-                56,
-                9,
-                {20: evidence(), 21: many(), 10: prediction(), 11: together(), 12: observations()},
-                (6, 4, 6, 4, 4),
-            ),
+            *layout.side_by_side(56, 9, {20: evidence(), 21: many(), 10: prediction()}),
+            *layout.side_by_side(65, 8, {11: together(), 12: observations()}),
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts="data",
@@ -237,7 +234,7 @@ def prediction() -> Panel:
             "threshold",
             role="threshold",
         ),
-        overrides=[for_query(3, setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False}))],
+        overrides=[for_query(3, NOT_IN_LEGEND)],
         empty="no predictions in the profile, or no data",
     )
 

@@ -22,14 +22,11 @@ from grafana.style import (
     SUCCESS,
     Query,
     for_field,
-    for_query,
     named_series,
-    palette,
     transformation,
 )
 
 _lines = functools.partial(time_series, empty="no exporter is scraped")
-_COLLECTORS = ("models", "comparisons", "store", "cpu", "memory", "disk", "gpu")
 _UP = 'up{job="model-exporter",' + INSTANCE + "}"
 
 
@@ -45,22 +42,23 @@ def dashboard() -> Dashboard:
             )
         ],
         [
-            *layout.side_by_side(0, 5, {1: up(), 2: collectors(), 3: reloads()}),
-            layout.row(100, "Events", 5),
-            *layout.side_by_side(6, 8, {4: taken(), 5: refused(), 6: lost()}),
-            *layout.side_by_side(14, 8, {7: queue(), 8: unknown_features(), 9: notifications(), 20: retraining()}),
-            layout.row(101, "Cost and store", 22),
-            *layout.side_by_side(23, 8, {10: collector_durations(), 11: scrapes(), 12: series()}),
-            *layout.side_by_side(31, 8, {13: memory(), 14: cpu(), 15: files(), 16: builds()}, (5, 5, 5, 9)),
+            *layout.side_by_side(0, 8, {1: up(), 2: collectors(), 3: reloads()}),
+            layout.row(100, "Events", 8),
+            *layout.side_by_side(9, 8, {4: taken(), 5: refused(), 6: lost()}),
+            *layout.side_by_side(17, 8, {7: queue(), 8: unknown_features(), 9: notifications(), 20: retraining()}),
+            layout.row(101, "Cost and store", 25),
+            *layout.side_by_side(26, 8, {10: collector_durations(), 11: scrapes(), 12: series()}),
+            *layout.side_by_side(34, 8, {13: memory(), 14: cpu(), 15: files(), 16: builds()}, (5, 5, 5, 9)),
             *layout.side_by_side(
-                39, 8, {17: store.size(), 18: store.waiting_labels(), 19: store.oldest_label()}, (12, 6, 6)
+                42, 8, {17: store.size(), 18: store.waiting_labels(), 19: store.oldest_label()}, (12, 6, 6)
             ),
         ],
     )
 
 
 def _health(title: str, description: str, expr: str, legend: str) -> Panel:
-    return state_timeline(title, description, Query(expr, legend), empty="no exporter is scraped", names=SUCCESS)
+    query, empty = Query(expr, legend), "no exporter is scraped"
+    return state_timeline(title, description, query, empty=empty, names=SUCCESS, show_values=False)
 
 
 def up() -> Panel:
@@ -84,6 +82,7 @@ def reloads() -> Panel:
         Query(f"topk(5, min by (file) (model_exporter_model_file_valid{{{INSTANCE}}}) == 0)", "{{file}}"),
         empty="no exporter is scraped",
         names=SUCCESS,
+        show_values=False,
     )
 
 
@@ -130,14 +129,13 @@ def lost() -> Panel:
     return _lines(
         "Events lost, and failures of the store",
         (
-            "Events a second that were accepted and then lost, and failed reads and writes of the store. Alerts fire "
-            "above 0."
+            "Events a second that were accepted and then lost, and failed reads and writes of the store, of all chosen "
+            "exporters. Alerts fire above 0, and name the exporter."
         ),
         EVENTS_PER_SECOND,
-        Query(_rate("model_exporter_events_dropped_total", "instance"), "lost {{instance}}"),
-        Query(_rate("model_exporter_store_errors_total", "instance"), "failed {{instance}}"),
+        Query(f"sum({_rate('model_exporter_events_dropped_total', 'instance')})", "lost"),
+        Query(f"sum({_rate('model_exporter_store_errors_total', 'instance')})", "failed reads and writes"),
         top=1,
-        overrides=[for_query(0, *palette(0)), for_query(1, *palette(1))],
     )
 
 
@@ -147,7 +145,7 @@ def queue() -> Panel:
         "Predictions waiting to be counted, and the number at which the exporter answers 503. The axis is logarithmic.",
         COUNT,
         Query(f"model_exporter_queue_length{{{INSTANCE}}}", "waiting {{instance}}"),
-        Query(f"model_exporter_queue_capacity{{{INSTANCE}}}", "may wait {{instance}}", role="reference"),
+        Query(f"min(model_exporter_queue_capacity{{{INSTANCE}}})", "may wait", role="reference"),
         logarithmic_from=1,
     )
 
@@ -194,16 +192,24 @@ def retraining() -> Panel:
         empty="no retrain in exporter.yml, or no exporter is scraped",
         overrides=named_series(("requested", "delivered", "failed", "abandoned")),
         top=1,
+        decimals=0,
     )
 
 
 def collector_durations() -> Panel:
+    duration = f"model_exporter_collector_duration_seconds{{{INSTANCE}}}"
     return _lines(
         "Time of a scrape by collector",
-        "Duration of each collector in a scrape, in the slowest exporter. The axis is logarithmic.",
+        (
+            "Duration of the six collectors that took longest on average in the time range, in the slowest exporter. "
+            "The axis is logarithmic."
+        ),
         SECONDS,
-        Query(f"max by (collector) (model_exporter_collector_duration_seconds{{{INSTANCE}}})", "{{collector}}"),
-        overrides=named_series(_COLLECTORS),
+        *by_rank(
+            f"max by (collector) ({duration})",
+            f"max by (collector) (avg_over_time({duration}[$__range] @ end()))",
+            "collector",
+        ),
         logarithmic_from=0.0001,
     )
 
@@ -246,7 +252,7 @@ def files() -> Panel:
         "Open files and connections of the exporter, and their limit. The axis is logarithmic.",
         COUNT,
         Query(f"process_open_fds{{{_JOB}}}", "open {{instance}}"),
-        Query(f"process_max_fds{{{_JOB}}}", "limit", role="reference"),
+        Query(f"min(process_max_fds{{{_JOB}}})", "limit", role="reference"),
         logarithmic_from=10,
     )
 

@@ -15,6 +15,7 @@ from grafana.style import (
     COUNT,
     DEVIATIONS,
     NATS,
+    NOT_IN_LEGEND,
     PER_SECOND,
     SECONDS,
     SHARE,
@@ -22,7 +23,6 @@ from grafana.style import (
     Link,
     Query,
     for_query,
-    setting,
     value_mappings,
 )
 
@@ -30,7 +30,7 @@ _NO_PROFILE = "no profile, or no data"
 _NO_REQUESTS = "no requests"
 _WIDTHS = (3, 7, 7, 7)
 """Of the state of a layer, and its three panels."""
-_DAY_AGO = for_query(1, setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False}))
+_DAY_AGO = for_query(1, NOT_IN_LEGEND)
 """Grey and dotted on each panel. The description and the tooltip name it, because the legend has room for two."""
 
 

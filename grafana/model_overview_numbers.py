@@ -35,7 +35,7 @@ def answered() -> Panel:
     every = f"sum(increase(model_requests_total{{{BOTH}}}[1h]))"
     failed = f'sum(increase(model_requests_total{{{BOTH},code=~"5.."}}[1h]))'
     return _number(
-        "Requests without an error, last hour",
+        "Successful requests, last hour",
         f"Share of requests without a 5xx code. Red: more errors than the threshold allows. {_TOGETHER}",
         f"1 - ({failed} or 0 * {every}) / ({every} > 0)",
         f"< 1 - max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
@@ -85,9 +85,9 @@ def accuracy() -> Panel:
 def corrected() -> Panel:
     corrections = f"sum(model_version:corrections:increase1h{{{BOTH}}})"
     return _number(
-        "Confident predictions that users corrected, last hour",
-        "Share of the confident predictions. Red: above the alert's threshold, with three corrections or more. "
-        + _TOGETHER,
+        "Corrected predictions, last hour",
+        "Share of the confident predictions that users corrected. Red: above the alert's threshold, with three "
+        f"corrections or more. {_TOGETHER}",
         f"({corrections} or 0 * {_CONFIDENT}) / ({_CONFIDENT} > 0) and sum(model_feedback_total{{{BOTH}}}) > 0",
         f"> max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}) and {corrections} >= 3",
         CRITICAL,

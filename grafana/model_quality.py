@@ -12,6 +12,7 @@ from grafana.panels import table, time_series
 from grafana.queries import BOTH, MODEL, WINDOW, by_rank, increase
 from grafana.style import (
     COUNT,
+    NOT_IN_LEGEND,
     PALETTE,
     POINTS,
     SECONDS,
@@ -29,7 +30,6 @@ _IN_WINDOW = f"{BOTH},{WINDOW}"
 _BY = "by (model, version)"
 _NO_LABELS = "no labels"
 _NO_QUALITY = "no labels, and no labelled rows in the profile"
-_NOT_IN_LEGEND = {"legend": True, "tooltip": False, "viz": False}
 
 
 def dashboard() -> Dashboard:
@@ -103,7 +103,7 @@ def _estimated_and_measured(
         least=None,
         overrides=[
             *(for_query(i, setting("color", {"mode": "shades", "fixedColor": PALETTE[i]})) for i in range(2)),
-            *(for_query(i, setting("custom.hideFrom", _NOT_IN_LEGEND)) for i in hidden),
+            *(for_query(i, NOT_IN_LEGEND) for i in hidden),
         ],
     )
 
@@ -161,7 +161,7 @@ def estimates() -> Panel:
             "the same inputs have other labels than before, or the labels are those of the worst cases."
         ),
         POINTS,
-        Query(f"100 * avg {_BY} ({difference})", "{{version}}"),
+        Query(f"100 * avg {_BY} ({difference})", "version {{version}}"),
         empty=f"{_NO_LABELS}, or no labelled rows in the profile",
         least=None,
     )
@@ -175,7 +175,7 @@ def calibration() -> Panel:
             "10 %, predictions with a confidence of 90 % may be right in 80 % of cases."
         ),
         SHARE,
-        Query(f"max {_BY} (model_calibration_error{{{_IN_WINDOW}}})", "{{version}}"),
+        Query(f"max {_BY} (model_calibration_error{{{_IN_WINDOW}}})", "version {{version}}"),
         empty=f"{_NO_LABELS}, or no confidences",
         top=0.01,
     )

@@ -38,6 +38,8 @@ _MEASURES = {
 _DECISIONS = {"-1": ("rollback", CRITICAL), "0": ("wait", GREY), "1": ("promote", OK)}
 _VERDICTS = {"-1": ("worse", CRITICAL), "0": ("not proven", GREY), "1": ("better", OK)}
 
+_SENTENCES = {"-2": CRITICAL, "-1": GREY, "0": GREY, "2": OK}
+"""Twice the verdict; -1 is that of a text for no data."""
 
 _REPLICA = "model, before, after, instance, job"
 _CHOSEN = f"topk (1, sum by ({_REPLICA}) (model_comparison_observations{{{MODEL}}}))"
@@ -62,6 +64,7 @@ def _scaled(name: str, selector: str = "") -> str:
 def verdict() -> Panel:
     """Return a sentence for each difference that is proven, or one that says that none is."""
     every = _compared("verdict")
+    nothing = f"vector(-1) unless on () {every}"
     return stat(
         "Verdict",
         (
@@ -70,7 +73,11 @@ def verdict() -> Panel:
         ),
         BARE,
         *(
-            Query(_named(f"{every} == {value}", value), "Version {{after}} {{says}} than version {{before}}", "instant")
+            Query(
+                f"2 * ({_named(f'{every} == {value}', value)})",
+                "Version {{after}} {{says}} than version {{before}}",
+                "instant",
+            )
             for value in (-1, 1)
         ),
         Query(
@@ -78,9 +85,14 @@ def verdict() -> Panel:
             "Version {{after}} is not proven to be better or worse than version {{before}}",
             "instant",
         ),
+        Query(
+            f'label_replace({nothing}, "says", "No two versions served at the same time", "", "")',
+            "{{says}}",
+            "instant",
+        ),
         state=True,
         sentences=True,
-        mappings=[ValueMap(options={v: ValueMappingResult(color=colour) for v, (_, colour) in _VERDICTS.items()})],
+        mappings=[ValueMap(options={v: ValueMappingResult(color=colour) for v, colour in _SENTENCES.items()})],
         empty="no two versions served at the same time",
     )
 
@@ -158,7 +170,7 @@ def comparison() -> Panel:
             ),
         ],
         overrides=[
-            for_field("Measure", setting("mappings", _named_measures()), unit=TEXT, width=300),
+            for_field("Measure", setting("mappings", _named_measures()), unit=TEXT, width=262),
             for_field("Verdict", *state_cell(_VERDICTS), unit=BARE, noValue="–", width=110),
             *(for_field(name, unit=BARE, decimals=2, noValue="–", minWidth=85) for name in list(columns)[1:6]),
             *(for_field(name, unit=WHOLE, decimals=0, noValue="–", minWidth=85) for name in list(columns)[6:]),

@@ -6,11 +6,10 @@ from grafana_foundation_sdk.models.dashboard import Panel
 
 from grafana.panels import time_series
 from grafana.queries import AFTER, BEFORE, EARLIER, MODEL, WINDOW
-from grafana.style import COUNT, PALETTE, SHARE, Query, for_query, setting
+from grafana.style import COUNT, NOT_IN_LEGEND, PALETTE, SHARE, Query, for_query, setting
 
 _NO_QUALITY = "fewer than 20 labels, and no labelled rows in the profile"
 _DOTTED = setting("custom.lineStyle", {"fill": "dash", "dash": [3, 4]})
-_NOT_IN_LEGEND = setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False})
 
 
 def accuracy_over_time() -> Panel:
@@ -67,6 +66,6 @@ def _quality(title: str, description: str, unit: str, name: str, threshold: str,
         overrides=[
             *(for_query(i + 4, setting("color", {"mode": "fixed", "fixedColor": PALETTE[i]}), _DOTTED) for i in (0, 1)),
             *(for_query(i, _DOTTED) for i in (6, 7)),
-            *(for_query(i, _NOT_IN_LEGEND) for i in (2, 3, 6, 7)),
+            *(for_query(i, NOT_IN_LEGEND) for i in (2, 3, 6, 7)),
         ],
     )

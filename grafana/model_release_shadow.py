@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models.dashboard import Panel
 
 from grafana.panels import table, time_series
 from grafana.queries import MODEL, by_rank, increase
-from grafana.style import COUNT, PER_SECOND, SHARE, TEXT, WHOLE, Query, for_field, transformation
+from grafana.style import COUNT, EVENTS_PER_SECOND, SHARE, TEXT, WHOLE, Query, for_field, transformation
 
 _NONE = "no version in shadow mode"
 _PAIR = "before, after"
@@ -73,10 +73,11 @@ def pairs() -> Panel:
             ),
         ],
         overrides=[
-            *(for_field(name, unit=TEXT, minWidth=120) for name in ("In shadow mode", "Users saw")),
+            *(for_field(name, unit=TEXT, width=135) for name in ("In shadow mode", "Users saw")),
             for_field("Compared", unit=WHOLE, decimals=0, minWidth=95),
             *(for_field(name, decimals=2, noValue="–", minWidth=95) for name in list(columns)[1:4] + list(columns)[7:]),
-            *(for_field(name, unit=COUNT, noValue="–", minWidth=95) for name in list(columns)[4:7]),
+            for_field("Mean difference", unit=COUNT, noValue="–", width=135),
+            *(for_field(name, unit=COUNT, noValue="–", minWidth=70) for name in ("from", "to")),
         ],
     )
 
@@ -116,7 +117,7 @@ def answers() -> Panel:
             "Answers a second of versions in shadow mode: compared with what users saw, not compared because the other "
             "answer did not come within five minutes or is of another kind, and failed with a 5xx code."
         ),
-        PER_SECOND,
+        EVENTS_PER_SECOND,
         Query(rate("pairs"), "compared"),
         Query(rate("unpaired"), "not compared"),
         Query(rate("errors"), "failed"),

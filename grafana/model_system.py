@@ -14,11 +14,13 @@ from grafana.style import (
     COUNT,
     CRITICAL,
     NEUTRAL,
+    NOT_IN_LEGEND,
     PER_SECOND,
     SECONDS,
     SHARE,
     WARNING,
     Query,
+    for_query,
     matching_series,
     named_series,
 )
@@ -146,7 +148,7 @@ def error_budget() -> Panel:
 
 
 def latency_budget() -> Panel:
-    title = "Slow requests in the windows of the budget"
+    title = "Slow requests in the budget's windows"
     what = "take longer than the latency of the model's objective"
     return _windows("latency", title, what, "ModelLatencyBudgetBurn", "no objective, or no durations")
 
@@ -242,6 +244,7 @@ def memory_bytes() -> Panel:
         Query(f"model_system_memory_used_bytes{{{INSTANCE}}}", "used {{instance}}"),
         Query(f"model_system_memory_limit_bytes{{{INSTANCE}}}", "limit {{instance}}", role="reference"),
         empty="no scrape",
+        overrides=[for_query(1, NOT_IN_LEGEND)],
     )
 
 

@@ -93,6 +93,10 @@ An empty text or a blank would be the number 0 to Grafana, which would then draw
 """
 
 
+NOT_IN_LEGEND = setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False})
+"""Leaves series out of the legend, which has no room for all."""
+
+
 def for_field(
     name: str, *settings: DynamicConfigValue, **more: object
 ) -> tuple[MatcherConfig, list[DynamicConfigValue]]:
