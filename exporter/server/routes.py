@@ -6,15 +6,11 @@ It is read by authorization, the dispatch of requests, the OpenAPI document and 
 from __future__ import annotations
 
 import re
-from datetime import datetime
-from typing import Annotated, Any, Literal, NamedTuple
-
-import msgspec
+from typing import Any, NamedTuple
 
 from exporter.datasets import FORMATS
 from exporter.events import BusinessEvent, Feedback, LabelEvent, Prediction
 from exporter.server.api import correction_schemas, schemas
-from exporter.server.api.correction_query import MAX_LIMIT, MAX_SEARCH
 from exporter.server.api.request_bodies import (
     BatchDecision,
     LeaseChange,
@@ -27,27 +23,24 @@ from exporter.server.ingest import MAX_BODY
 from exporter.server.integrations.otlp import PROTOBUF
 from exporter.server.integrations.proxy_records import ProxyRecord
 from exporter.server.notifications import Notification
+from exporter.server.route_parameters import (
+    FORMAT,
+    IDS,
+    KEY,
+    MODEL,
+    PERIOD,
+    QUESTION,
+    QUEUE,
+    VERSIONS,
+    PageSize,
+    Parameter,
+)
 from exporter.server.tokens import USER
-from exporter.slices.explain import MAX_LIMIT as MAX_SLICES
-from exporter.slices.questions import QUESTIONS
-from exporter.storage.correction_pages import ORDERS
-from exporter.storage.corrections import STATUSES, VERDICTS
-from exporter.storage.second_opinions import STATES as OPINION_STATES
 
 JSON, NDJSON, TEXT, HTML = "application/json", "application/x-ndjson", "text/plain", "text/html"
 OPENMETRICS, FORM, PNG = "application/openmetrics-text", "application/x-www-form-urlencoded", "image/png"
 Media = dict[str, Any]
 """Types by media type; None for text and files, which no type describes."""
-
-
-class Parameter(NamedTuple):
-    """A parameter of the query, or a header."""
-
-    name: str
-    type: Any = str
-    description: str = ""
-    required: bool = False
-    location: str = "query"
 
 
 class Route(NamedTuple):
@@ -83,78 +76,20 @@ class Route(NamedTuple):
     gzip: bool = False
 
 
-def _one_of(values: Any) -> Any:
-    return Literal[tuple(sorted(values))]
-
-
-_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-_Time = Annotated[datetime, msgspec.Meta(tz=True)]
-_Page = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
-_KEY = Parameter(
-    "Idempotency-Key",
-    Annotated[str, msgspec.Meta(min_length=1, max_length=255)],
-    "Makes a retried request count once.",
-    location="header",
-)
-_MODEL = Parameter("model", str, "A configured model.")
-_FORMAT = Parameter("format", _one_of(FORMATS), "The format of the file; JSON lines by default.")
-_PERIOD = (
-    Parameter("since", _Time, "Corrections received at this time or later."),
-    Parameter("until", _Time, "Corrections received before this time."),
-)
-_PAGE = (
-    Parameter("limit", _Page, "Entries on a page."),
-    Parameter("cursor", str, "From the URL next of the page before."),
-)
-_VERSIONS = Parameter("var-version", list[str], "The version, as Grafana links have it; repeated for several versions.")
-_QUEUE = (
-    _MODEL,
-    Parameter("version"),
-    Parameter("segment"),
-    Parameter("status", _one_of(STATUSES)),
-    Parameter("label", str, "The label of the review, or of the user without one, as JSON or plain text."),
-    Parameter("predicted", str, "The prediction, as JSON or plain text."),
-    Parameter("source", _one_of(VERDICTS), "Users' corrections by default."),
-    Parameter("joined", _one_of(("false", "true")), "With false, all feedback whose prediction has not arrived."),
-    *_PERIOD,
-    Parameter("confidence_from", _Share),
-    Parameter("confidence_to", _Share),
-    Parameter("error_from", float, "The label minus the prediction, where both are numbers."),
-    Parameter("error_to", float, "The same; exclusive."),
-    Parameter(
-        "q",
-        Annotated[str, msgspec.Meta(max_length=MAX_SEARCH)],
-        "Text in the comment, the user, the prediction's identifier or the inputs.",
-    ),
-    Parameter("alike", int, "The corrections that are like this one, which stands for them in the order informative."),
-    Parameter("where", str, "The bins of a slice, as GET /v1/slices returns them, as a JSON object."),
-    Parameter("suspect", _one_of(("false", "true")), "Whether they are accepted ones whose label may be wrong."),
-    Parameter("second_opinion", _one_of(OPINION_STATES), "What became of the second opinion."),
-    Parameter("order", _one_of(ORDERS), "The newest first by default."),
-    *_PAGE,
-)
-_QUESTION = (
-    Parameter("model", str, "A configured model; by default the only one."),
-    Parameter("version", str, "A version; by default all that have the same profile."),
-    Parameter("of", _one_of(QUESTIONS), "What the slices hold; corrections by default."),
-    Parameter("since", _Time, "Predictions received at this time or later; by default those of the last day."),
-    Parameter("limit", Annotated[int, msgspec.Meta(ge=1, le=MAX_SLICES)], "Slices at most; 10 by default."),
-)
 _TASKS = list[dict[str, Any]]
 _FILES: Media = {form.content_type.partition(";")[0]: None for form in FORMATS.values()} | {JSON: _TASKS}
 _HTML_PAGE: dict[int, Any] = {200: {HTML: None}}
 _PROBE: dict[int, Any] = {200: {TEXT: None}}
 _REDIRECT: dict[int, Any] = {303: {HTML: None}, 200: {HTML: None}}
-_IDS = Parameter("ids", Literal["0", "1"], "With 1, returns the identifiers of the accepted predictions.")
 _INFER: tuple[dict[int, Any], Any, tuple[Parameter, ...]] = (
     {202: schemas.AcceptedEvents},
     {JSON: dict[str, Any] | list[dict[str, Any]], NDJSON: None},
-    (_KEY, _IDS),
+    (KEY, IDS),
 )
 _RECORDS: tuple[dict[int, Any], Any, tuple[Parameter, ...]] = (
     {200: {JSON: dict[str, Any], PROTOBUF: None}},
     {JSON: dict[str, Any], PROTOBUF: None},
-    (_KEY,),
+    (KEY,),
 )
 
 ROUTES: dict[str, Route] = {
@@ -162,14 +97,14 @@ ROUTES: dict[str, Route] = {
         "Record predictions.",
         {202: schemas.AcceptedEvents},
         {JSON: Prediction | list[Prediction], NDJSON: None},
-        (_KEY, _IDS),
+        (KEY, IDS),
         scope="ingest",
     ),
     "POST /v1/feedback": Route(
         "Record users' feedback; it is on disk before the response.",
         {201: schemas.FeedbackResult | schemas.FeedbackResults, 200: schemas.FeedbackResult | schemas.FeedbackResults},
         Feedback | list[Feedback],
-        (_KEY,),
+        (KEY,),
         scope="feedback",
         pool="feedback",
     ),
@@ -177,7 +112,7 @@ ROUTES: dict[str, Route] = {
         "Record true labels of predictions; they are on disk before the response.",
         {201: schemas.LabelsResult, 200: schemas.LabelsResult},
         {JSON: LabelEvent | list[LabelEvent], NDJSON: None},
-        (_KEY,),
+        (KEY,),
         scope="feedback",
         pool="labels",
     ),
@@ -185,30 +120,30 @@ ROUTES: dict[str, Route] = {
         "Count business events.",
         {202: schemas.AcceptedEvents},
         BusinessEvent | list[BusinessEvent],
-        (_KEY,),
+        (KEY,),
         scope="ingest",
     ),
     "POST /v1/notifications": Route(
-        "Receive Alertmanager's notifications.", {200: dict[str, Any]}, Notification, (_KEY,), scope="ingest"
+        "Receive Alertmanager's notifications.", {200: dict[str, Any]}, Notification, (KEY,), scope="ingest"
     ),
     "GET /v1/corrections": Route(
-        "List corrections in the review queue.", {200: correction_schemas.Corrections}, parameters=_QUEUE
+        "List corrections in the review queue.", {200: correction_schemas.Corrections}, parameters=QUEUE
     ),
     "GET /v1/corrections/users": Route(
         "Count the corrections of each user.",
         {200: correction_schemas.Users},
-        parameters=(_MODEL._replace(required=True),),
+        parameters=(MODEL._replace(required=True),),
     ),
     "GET /v1/corrections/agreement": Route(
         "Return how far reviewers agree, from second opinions.",
         {200: correction_schemas.ReviewerAgreement},
-        parameters=(_MODEL._replace(required=True),),
+        parameters=(MODEL._replace(required=True),),
     ),
     "GET /v1/corrections/<int:correction_id>": Route(
         "Return a correction with its history.",
         {200: correction_schemas.CorrectionWithHistory},
         parameters=(
-            Parameter("limit", _Page, "Entries of the history on a page."),
+            Parameter("limit", PageSize, "Entries of the history on a page."),
             Parameter("cursor", str, "From the URL history_next of the page before."),
         ),
     ),
@@ -221,7 +156,7 @@ ROUTES: dict[str, Route] = {
     "POST /v1/corrections/leases": Route(
         "Give the caller pending corrections that no other reviewer holds.",
         {200: correction_schemas.Assigned},
-        parameters=_QUEUE,
+        parameters=QUEUE,
         scope="review",
     ),
     "PUT /v1/corrections/leases": Route(
@@ -234,18 +169,18 @@ ROUTES: dict[str, Route] = {
         "Draw confident predictions without feedback for review.",
         {201: correction_schemas.SampleResult},
         SampleRequest,
-        (_KEY,),
+        (KEY,),
         scope="review",
     ),
     "GET /v1/dataset": Route(
         "Download the accepted corrections of a model.",
         {200: _FILES},
         parameters=(
-            _MODEL._replace(required=True),
-            _FORMAT,
+            MODEL._replace(required=True),
+            FORMAT,
             Parameter("version"),
             Parameter("label", str, "The label of the review, or of the user without one."),
-            *_PERIOD,
+            *PERIOD,
         ),
         pool="dataset",
     ),
@@ -260,8 +195,8 @@ ROUTES: dict[str, Route] = {
         "List the releases, the newest first.",
         {200: schemas.Releases},
         parameters=(
-            _MODEL,
-            Parameter("limit", _Page, "Entries on a page."),
+            MODEL,
+            Parameter("limit", PageSize, "Entries on a page."),
             Parameter("cursor", int, "From the URL next of the page before."),
         ),
         pool="dataset",
@@ -269,7 +204,7 @@ ROUTES: dict[str, Route] = {
     "GET /v1/dataset/releases/<key>": Route(
         "Download a release, or return its document.",
         {200: _FILES | {JSON: schemas.Release | _TASKS}},
-        parameters=(_FORMAT,),
+        parameters=(FORMAT,),
         pool="dataset",
     ),
     "GET /v1/compare": Route(
@@ -286,7 +221,7 @@ ROUTES: dict[str, Route] = {
     "GET /v1/retrain-requests": Route(
         "List the requests for retraining, the newest first.",
         {200: schemas.RetrainRequests},
-        parameters=(_MODEL, Parameter("limit", _Page, "Requests that are listed.")),
+        parameters=(MODEL, Parameter("limit", PageSize, "Requests that are listed.")),
     ),
     "POST /v1/retrain-requests": Route(
         "Ask the trainer for a new version of a model.", {201: schemas.RetrainRequest}, RetrainBody, scope="review"
@@ -294,7 +229,7 @@ ROUTES: dict[str, Route] = {
     "GET /v1/slices": Route(
         "Find the combinations of bins that hold the most of a model's corrections, errors, estimated loss or drift.",
         {200: schemas.Slices},
-        parameters=_QUESTION,
+        parameters=QUESTION,
         pool="slices",
     ),
     "GET /metrics": Route(
@@ -311,11 +246,11 @@ ROUTES: dict[str, Route] = {
     "GET /drift": Route(
         "The drift page.",
         _HTML_PAGE,
-        parameters=(_MODEL, Parameter("version"), _VERSIONS, Parameter("window"), Parameter("feature")),
+        parameters=(MODEL, Parameter("version"), VERSIONS, Parameter("window"), Parameter("feature")),
     ),
-    "GET /quality": Route("The quality page.", _HTML_PAGE, parameters=(_MODEL, Parameter("version"), _VERSIONS)),
-    "GET /slices": Route("The page of slices.", _HTML_PAGE, parameters=_QUESTION, pool="slices"),
-    "GET /review": Route("The review page.", _HTML_PAGE, parameters=(*_QUEUE, _VERSIONS)),
+    "GET /quality": Route("The quality page.", _HTML_PAGE, parameters=(MODEL, Parameter("version"), VERSIONS)),
+    "GET /slices": Route("The page of slices.", _HTML_PAGE, parameters=QUESTION, pool="slices"),
+    "GET /review": Route("The review page.", _HTML_PAGE, parameters=(*QUEUE, VERSIONS)),
     "POST /review/decide": Route(
         "Decide a correction from the review page's form.", _REDIRECT, {FORM: dict[str, str]}, scope="review"
     ),
@@ -329,7 +264,7 @@ ROUTES: dict[str, Route] = {
         "Record requests and responses that a proxy captured.",
         {202: schemas.AcceptedEvents},
         {JSON: ProxyRecord | list[ProxyRecord], NDJSON: None},
-        (_KEY, _IDS),
+        (KEY, IDS),
         scope="ingest",
         pool="payloads",
     ),
@@ -337,7 +272,7 @@ ROUTES: dict[str, Route] = {
         "Record requests and responses that KServe's logger sends as CloudEvents.",
         {202: dict[str, Any]},
         {JSON: Any},
-        (_KEY,),
+        (KEY,),
         scope="ingest",
         pool="payloads",
     ),
@@ -351,7 +286,7 @@ ROUTES: dict[str, Route] = {
         "Record Seldon's feedback messages.",
         {201: dict[str, Any], 200: dict[str, Any]},
         dict[str, Any],
-        (_MODEL, _KEY),
+        (MODEL, KEY),
         scope="feedback",
         pool="feedback",
     ),

@@ -23,7 +23,7 @@ from exporter.profiles.profile import NumericFeature
 from exporter.profiles.row_bins import feature_bins
 from exporter.storage import Store
 from exporter.storage.bin_codes import PAIRED, BinBlock, hash_ids, insert_block
-from exporter.storage.schema import storable
+from exporter.storage.stored_text import storable
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from exporter.storage.schema import bin_codes, predictions, storable
+from exporter.storage.schema import bin_codes, predictions
+from exporter.storage.stored_text import storable
 
 Codes = npt.NDArray[np.unsignedinteger]
 PAIRED = "shadow "

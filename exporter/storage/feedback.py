@@ -14,9 +14,10 @@ from exporter.stats.tolerance import Tolerance
 from exporter.storage.feedback_batch import CONTENT, EMPTY_ROW, FeedbackBatch
 from exporter.storage.feedback_join import CountedFeedback, Redact, UnjoinedFeedback, count, prediction_snapshot
 from exporter.storage.prediction_lookup import find_predictions, stored_days
-from exporter.storage.schema import feedback, history, label_json, storable
+from exporter.storage.schema import feedback, history
 from exporter.storage.size import StoreSize
 from exporter.storage.statements import CompiledStatement, Values
+from exporter.storage.stored_text import label_json, storable
 from exporter.storage.verdicts import Tolerances, effective_verdict
 
 BATCH = 16

@@ -10,8 +10,9 @@ import sqlalchemy as sa
 
 from exporter.errors import StoreFullError
 from exporter.storage.prediction_rows import Rows
-from exporter.storage.schema import feedback, history, label_spellings
+from exporter.storage.schema import feedback, history
 from exporter.storage.size import StoreSize
+from exporter.storage.stored_text import label_spellings
 from exporter.storage.verdicts import LONGEST_NUMBER, Tolerances, effective_verdict, is_within
 from exporter.storage.waiting_ids import AwaitedPredictions, WaitingIds
 

@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from exporter.events import MAX_COMPARED
 from exporter.storage.engine import is_shared
-from exporter.storage.schema import WAITING, labels, storable
+from exporter.storage.schema import WAITING, labels
 from exporter.storage.statements import CompiledStatement, driver_connection, update_of_row
+from exporter.storage.stored_text import storable
 
 Models = Mapping[str | None, Collection[str]]
 """Identifiers of predictions by the model that was named with them; None where none was."""

@@ -21,8 +21,9 @@ from exporter.storage.engine import is_shared
 from exporter.storage.label_refusal import refusal
 from exporter.storage.label_rows import LabelRow, find_rows, stored_rows, write_rows
 from exporter.storage.prediction_rows import Rows
-from exporter.storage.schema import WAITING, is_waiting, label_json, label_spellings, labels, storable
+from exporter.storage.schema import WAITING, is_waiting, labels
 from exporter.storage.size import StoreSize
+from exporter.storage.stored_text import label_json, label_spellings, storable
 from exporter.storage.waiting_ids import AwaitedPredictions, WaitingIds
 
 ROW_BYTES = 200

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from exporter.stats.tolerance import Tolerance
-from exporter.storage.schema import label_spellings
+from exporter.storage.stored_text import label_spellings
 
 Tolerances = Callable[[str], Tolerance]
 """Takes a model, and returns its tolerance."""

@@ -28,8 +28,8 @@ from exporter.slices.rows import find_corrections, parse_bins
 from exporter.storage.correction_history import HistoryPosition
 from exporter.storage.correction_pages import ORDERS, Position
 from exporter.storage.corrections import PARAMETERS, STATUSES, VERDICTS, Filter, of_any_label
-from exporter.storage.schema import label_json
 from exporter.storage.second_opinions import STATES as OPINION_STATES
+from exporter.storage.stored_text import label_json
 from exporter.validation import any_of, preview, suggestion
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000

@@ -37,8 +37,8 @@ from exporter.storage.review_decisions import decide, decide_all
 from exporter.storage.review_probes import Draw
 from exporter.storage.review_samples import sample_for_review
 from exporter.storage.reviewer_agreement import reviewer_agreement
-from exporter.storage.schema import label_json
 from exporter.storage.second_opinions import as_before, with_second_opinions
+from exporter.storage.stored_text import label_json
 from exporter.storage.suspects import suspect_documents
 from exporter.storage.user_stats import user_stats
 from exporter.validation import preview

@@ -20,7 +20,7 @@ from exporter.server.problem import json_reply, problem
 from exporter.server.streaming import STREAMED
 from exporter.storage import releases
 from exporter.storage.accepted_examples import Selection
-from exporter.storage.schema import label_json
+from exporter.storage.stored_text import label_json
 from exporter.validation import preview, suggestion
 
 DEFAULT_LIMIT = 100

@@ -42,8 +42,8 @@ from exporter.storage.rankings import count_alike
 from exporter.storage.review_decisions import count_decided, decide
 from exporter.storage.review_probes import Draw
 from exporter.storage.review_samples import sample_for_review
-from exporter.storage.schema import label_json
 from exporter.storage.second_opinions import in_state, with_second_opinions
+from exporter.storage.stored_text import label_json
 from exporter.storage.suspects import count_suspects, suspect_documents
 
 MAX_SUGGESTIONS = 1000

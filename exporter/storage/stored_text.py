@@ -1,0 +1,38 @@
+"""How labels, predictions and other texts are written in the tables."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import msgspec
+
+from exporter.features.extract import scalar_text
+
+
+def label_json(value: Any) -> str | None:
+    """Encode a label or a prediction as the stored JSON text; None stays None."""
+    return None if value is None else msgspec.json.encode(value).decode()
+
+
+def label_spellings(stored: str) -> set[str]:
+    """Return the stored labels that are the same label as a stored one: as in profiles, 7, 7.0 and "7" are.
+
+    >>> sorted(label_spellings("7")), label_spellings('"yes"')
+    (['"7"', '7', '7.0'], {'"yes"'})
+    """
+    try:
+        text = scalar_text(msgspec.json.decode(stored))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):  # an older version, or another program, wrote it
+        return {stored}
+    spellings = {stored, msgspec.json.encode(text).decode()}
+    with contextlib.suppress(msgspec.MsgspecError, ValueError, OverflowError):
+        value = msgspec.json.decode(text, type=int | float | bool)
+        numbers = (value, float(value)) if type(value) is int else (value,)
+        spellings |= {msgspec.json.encode(same).decode() for same in numbers if scalar_text(same) == text}
+    return spellings
+
+
+def storable(text: str) -> str:
+    """Replace NUL in a text, which PostgreSQL does not accept."""
+    return text.replace("\0", "\ufffd") if "\0" in text else text
