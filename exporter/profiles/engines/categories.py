@@ -10,7 +10,7 @@ import ibis
 from exporter.features.extract import scalar_text
 from exporter.profiles.bin_edges import categorical_feature
 from exporter.profiles.engines.connection import EngineTable
-from exporter.profiles.engines.expressions import Expression, Texts, count, is_missing
+from exporter.profiles.engines.expressions import Expression, Texts, batches, count, is_missing
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature
 from exporter.profiles.sketches import MAX_CATEGORY
 
@@ -32,17 +32,21 @@ def categorical_features(
         Called when the bins of one of them are known.
     """
     features, values = {}, {}
-    for name, column in columns.items():
-        with table.reading(name):
-            features[name], values[name] = _feature(table, column, top)
-        done()
+    for names in batches([*columns]):
+        missing = {f"n{index}": count(is_missing(columns[name])) for index, name in enumerate(names)}
+        row = table.row(table.rows.aggregate(rows=table.rows.count(), **missing))
+        for index, name in enumerate(names):
+            empty = int(row[f"n{index}"] or 0)
+            with table.reading(name):
+                features[name], values[name] = _feature(table, columns[name], int(row["rows"]), empty, top)
+            done()
     return features, values
 
 
-def _feature(table: EngineTable, column: Expression, top: int) -> tuple[CategoricalFeature, Texts]:
+def _feature(
+    table: EngineTable, column: Expression, rows: int, empty: int, top: int
+) -> tuple[CategoricalFeature, Texts]:
     missing = is_missing(column)
-    row = table.row(table.rows.aggregate(rows=table.rows.count(), missing=count(missing)))
-    rows, empty = int(row["rows"]), int(row["missing"] or 0)
     kept = ~missing & (column.length() <= MAX_CATEGORY) if column.type().is_string() else ~missing
     values = table.rows.select(value=column, kept=kept).filter(lambda t: t.kept)
     groups = values.group_by("value").aggregate(n=values.count())

@@ -15,9 +15,13 @@ from exporter.profiles.block_record import TIME, Blocks, Times
 from exporter.profiles.builder import Progress
 from exporter.profiles.engines.connection import EngineTable
 from exporter.profiles.engines.expressions import Expression, Target, block_bin, finite, row_hash, search
+from exporter.profiles.engines.numbers import numeric_features
 from exporter.profiles.season_record import Season
 from exporter.stats.divergence import Ints
 
+PART = 1_000_000
+"""About so many rows are sorted as one. An engine sorts several such parts of a table at the same time."""
+_MOST_PARTS = 500
 _LATEST = 1e15  # seconds; hours of later times are no whole numbers of 64 bits
 _MONDAY = 72.0  # see `exporter.profiles.season_record.cycle_hours`
 
@@ -78,8 +82,11 @@ def time_blocks(table: EngineTable, arrival: Arrival, targets: Mapping[str, Targ
         return Blocks(TIME, arrival.column, times=times)
     cuts = builder.cuts
     groups = known // cuts[-1]
+    edges, before = _parts(table, arrival, known)
     rows = rows.filter(rows.seconds.notnull())
-    rows = rows.mutate(row=ibis.row_number().over(order_by=[rows.seconds, rows.hash]))
+    rows = rows.mutate(start=search(rows.seconds, edges, before))
+    within = ibis.row_number().over(group_by=rows.start if edges else None, order_by=[rows.seconds, rows.hash])
+    rows = rows.mutate(row=rows.start + within)
     segment = search(rows.row % cuts[-1], [float(cut) for cut in cuts[:-1]], range(len(cuts)))
     rows = rows.select(
         block=((rows.row / cuts[-1]).floor() * len(cuts) + segment).cast("int32"), **{n: rows[n] for n in bins}
@@ -100,3 +107,12 @@ def time_blocks(table: EngineTable, arrival: Arrival, targets: Mapping[str, Targ
     if season:
         builder.add_hour_counts(*count("hour", arrival.hours + 2))
     return Blocks(TIME, arrival.column, tuple(builder.sizes), builder.build(season), times=times)
+
+
+def _parts(table: EngineTable, arrival: Arrival, known: int) -> tuple[tuple[float, ...], list[int]]:
+    """Return times that divide the rows into parts of about equal size, and the number of rows before each part."""
+    if known < 2 * PART:
+        return (), [0]
+    parts = min(known // PART, _MOST_PARTS)
+    feature = numeric_features(table, {arrival.column: arrival.seconds}, parts, lambda: None)[arrival.column]
+    return feature.edges, np.cumsum([0, *feature.counts[:-3]]).tolist()

@@ -45,8 +45,10 @@ def measure_correlation(
         for index, name in enumerate(builder.names)
         if isinstance(feature := features[name], NumericFeature)
     }
-    # The limit is never reached. It keeps an engine from computing a score again for each product.
-    scored = chosen.select(group=chosen.hash % groups, **scores).limit(rows)
+    scored = chosen.select(group=chosen.hash % groups, **scores)
+    if table.engine != "pyspark":  # which would bring all rows to one executor
+        # The limit is never reached. It keeps an engine from computing a score again for each product.
+        scored = scored.limit(rows)
     sums = {f"s{index}": scored[name].sum() for index, name in enumerate(scores)}
     pairs = enumerate(combinations_with_replacement(scores, 2))
     products = {f"p{index}": (scored[one] * scored[other]).sum() for index, (one, other) in pairs}
