@@ -4,10 +4,11 @@
 profiles each with DuckDB. The floor is what DuckDB alone takes for 19 approximate quantiles, mean and deviation of each
 number, the counts between the quantiles, and the 50 most frequent values of each other column. All have 1.5 GB of
 memory. The tables need 1.2 GB of disk: the largest is a view of ten links to the file of 10 million rows, whose numbers
-and keys differ by file. ``--few`` takes four of the columns.
+and keys differ by file. ``--few`` takes four of the columns. ``--timed`` takes a column of times with them, and counts
+blocks of successive rows; the floor then sorts the bins by time, too, and counts them by thousand rows.
 
-``--spark MASTER`` profiles the first table in Spark instead, by number of partitions. MASTER is ``local[2]`` or
-``spark://HOST:PORT``; pyspark must be installed.
+``--spark MASTER`` profiles the first table in Spark instead, by number of partitions, and the floor is that of Spark.
+MASTER is ``local[2]`` or ``spark://HOST:PORT``; pyspark must be installed. It goes with ``--few`` and ``--timed``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 NUMBERS = [f"n{place}" for place in range(22)]
 OTHERS = [f"c{place}" for place in range(8)]
@@ -25,6 +28,8 @@ MEMORY = "1500MB"
 SIZES = [1_000_000, 10_000_000, 100_000_000]
 BASE = SIZES[0]
 FEW_NUMBERS, FEW_OTHERS = 3, 1
+SHARES = [share / 20 for share in range(1, 20)]
+SORTED = "CREATE TEMPORARY TABLE study_sorted"
 
 
 def table_sql(rows: int) -> str:
@@ -86,9 +91,36 @@ def make_tables(folder: Path) -> Path:
             connection.execute(f"CREATE OR REPLACE VIEW rows{rows} AS SELECT * FROM '{file}'")
             few_here = ", ".join([*NUMBERS[:FEW_NUMBERS], *OTHERS[:FEW_OTHERS]])
             connection.execute(f"CREATE OR REPLACE VIEW few{rows} AS SELECT {few_here} FROM '{file}'")
+            connection.execute(
+                f"CREATE OR REPLACE VIEW timed{rows} AS SELECT {few_here}, "
+                f"(7919 * file_row_number % {rows})::DOUBLE AS arrived "
+                f"FROM read_parquet('{file}', file_row_number = true)"
+            )
         connection.execute(f"CREATE OR REPLACE VIEW rows{SIZES[2]} AS SELECT {columns} FROM '{links}/*.parquet'")
         connection.execute(f"CREATE OR REPLACE VIEW few{SIZES[2]} AS SELECT {few} FROM '{links}/*.parquet'")
     return path
+
+
+def floor_queries(run: Callable[[str], list[Any]], quantiles: str, table: str) -> None:
+    """Compute quantiles and counts in plain SQL, and counts of blocks of a table with times."""
+    few = not table.startswith("rows")
+    bins = []
+    for name in NUMBERS[:FEW_NUMBERS] if few else NUMBERS:
+        found = f"{quantiles.format(name)}, avg({name}), stddev({name}), min({name}), max({name})"
+        edges = sorted({float(edge) for edge in run(f"SELECT {found} FROM {table}")[0][0]})
+        above = [f"{name} < CAST({edge!r} AS DOUBLE)" for edge in edges]
+        run(f"SELECT {', '.join(f'count(*) FILTER (WHERE {part})' for part in above)} FROM {table}")
+        bins.append(" + ".join(f"CAST({part} AS TINYINT)" for part in above))
+    for name in OTHERS[:FEW_OTHERS] if few else OTHERS:
+        top = run(f"SELECT {name}, count(*) n FROM {table} GROUP BY 1 ORDER BY n DESC LIMIT 50")
+        cases = (f"WHEN {name} = '{row[0]}' THEN {index}" for index, row in enumerate(top))
+        bins.append(f"CASE {' '.join(cases)} END")
+    if table.startswith("timed"):
+        columns = ", ".join(f"{part} AS b{index}" for index, part in enumerate(bins))
+        block = "CAST(floor((row_number() OVER (ORDER BY arrived) - 1) / 1000) AS BIGINT)"
+        run(f"{SORTED} AS SELECT {block} AS block, {columns} FROM {table}")
+        for index in range(len(bins)):
+            run(f"SELECT count(*) FROM (SELECT block, b{index}, count(*) FROM study_sorted GROUP BY 1, 2)")
 
 
 def floor(path: Path, table: str) -> None:
@@ -97,16 +129,7 @@ def floor(path: Path, table: str) -> None:
 
     settings = {"memory_limit": MEMORY, "temp_directory": str(path.parent)}
     with duckdb.connect(path, read_only=True, config=settings) as connection:
-        few = table.startswith("few")
-        shares = [share / 20 for share in range(1, 20)]
-        for name in NUMBERS[:FEW_NUMBERS] if few else NUMBERS:
-            found = f"approx_quantile({name}, {shares}), avg({name}), stddev({name}), min({name}), max({name})"
-            row = connection.execute(f"SELECT {found} FROM {table}").fetchone()
-            edges = sorted({float(edge) for edge in row[0]})
-            counts = ", ".join(f"count(*) FILTER ({name} < {edge!r}::DOUBLE)" for edge in edges)
-            connection.execute(f"SELECT {counts} FROM {table}").fetchall()
-        for name in OTHERS[:FEW_OTHERS] if few else OTHERS:
-            connection.execute(f"SELECT {name}, count(*) n FROM {table} GROUP BY 1 ORDER BY n DESC LIMIT 50").fetchall()
+        floor_queries(lambda sql: connection.execute(sql).fetchall(), f"approx_quantile({{}}, {SHARES})", table)
 
 
 def engine(path: Path, table: str) -> None:
@@ -122,7 +145,8 @@ def engine(path: Path, table: str) -> None:
         def progress(step: str, *_: float) -> None:
             seen[step] = time.monotonic()
 
-        profile = build_table(opened, Options(), progress).profile
+        options = Options(time_column="arrived" if table.startswith("timed") else None)
+        profile = build_table(opened, options, progress).profile
         print(profile.digest()[:12], f"bins {seen.get('values', start) - start:.1f} s")
 
 
@@ -133,8 +157,8 @@ def reader(path: Path, table: str) -> None:
     print(build_file(path.with_name(f"{table.removeprefix('rows')}.parquet"), shuffled=True).digest()[:12])
 
 
-def spark(master: str, path: Path, partitions: int) -> None:
-    """Profile with Spark, by number of partitions."""
+def spark(master: str, path: Path, partitions: int, table: str) -> None:
+    """Profile with Spark, and compute the floor there, by number of partitions."""
     import ibis
     from pyspark.sql import SparkSession
 
@@ -143,11 +167,29 @@ def spark(master: str, path: Path, partitions: int) -> None:
     from exporter.profiles.options import Options
 
     session = SparkSession.builder.master(master).config("spark.sql.shuffle.partitions", partitions).getOrCreate()
-    session.read.parquet(str(path)).repartition(partitions).createOrReplaceTempView("study")
-    with EngineTable(master, "study", ibis.pyspark.connect(session).table("study")) as table:
+    session.sparkContext.setLogLevel("ERROR")
+    rows = session.read.parquet(str(path)).repartition(partitions)
+    if not table.startswith("rows"):
+        names = [*NUMBERS[:FEW_NUMBERS], *OTHERS[:FEW_OTHERS]]
+        times = [f"pmod(xxhash64({', '.join(names)}), {BASE}) AS arrived"] if table.startswith("timed") else []
+        rows = rows.selectExpr(*names, *times)
+    rows.createOrReplaceTempView(table)
+    options = Options(time_column="arrived" if table.startswith("timed") else None)
+
+    def run(sql: str) -> list[Any]:
+        if sql.startswith(SORTED):
+            session.sql(sql.partition(" AS ")[2]).cache().createOrReplaceTempView("study_sorted")
+            return []
+        return session.sql(sql).collect()
+
+    with EngineTable(master, table, ibis.pyspark.connect(session).table(table)) as opened:
+        session.sql(f"SELECT count(*) FROM {table}").collect()  # the executors have started
         start = time.monotonic()
-        profile = build_table(table, Options(), lambda *_: None).profile
-        print(f"{partitions} partitions: {time.monotonic() - start:.1f} s, {profile.digest()[:12]}", flush=True)
+        profile = build_table(opened, options, lambda *_: None).profile
+        profiled = time.monotonic()
+        floor_queries(run, f"percentile_approx({{}}, array({', '.join(map(str, SHARES))}))", table)
+        found = f"profile {profiled - start:.1f} s, floor {time.monotonic() - profiled:.1f} s"
+        print(f"{table} {partitions} partitions: {found}, {profile.digest()[:12]}", flush=True)
 
 
 def measure(part: str, path: Path, table: str) -> None:
@@ -171,6 +213,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--rows", type=int, nargs="+", choices=SIZES, default=SIZES)
     parser.add_argument("--few", action="store_true", help="four of the columns instead of all thirty")
+    parser.add_argument("--timed", action="store_true", help="these and a column of times")
     parser.add_argument("--part", choices=PARTS)
     parser.add_argument("--table")
     parser.add_argument("--spark", metavar="MASTER")
@@ -181,13 +224,14 @@ def main() -> None:
         PARTS[options.part](path, options.table)
         return
     make_tables(options.folder)
+    kind = "timed" if options.timed else "few" if options.few else "rows"
     if options.spark:
         for partitions in options.partitions:
-            spark(options.spark, options.folder / f"{SIZES[0]}.parquet", partitions)
+            spark(options.spark, options.folder / f"{BASE}.parquet", partitions, f"{kind}{BASE}")
         return
     for rows in options.rows:
-        for part in ["engine", "floor"] if options.few or rows == SIZES[2] else PARTS:
-            measure(part, path, f"{'few' if options.few else 'rows'}{rows}")
+        for part in PARTS if kind == "rows" and rows < SIZES[2] else ["engine", "floor"]:
+            measure(part, path, f"{kind}{rows}")
 
 
 PARTS = {"engine": engine, "floor": floor, "reader": reader}
