@@ -1,1 +1,1 @@
-"""The HTTP side: Flask for what people ask, a fast door for what services and Prometheus do."""
+"""``serve``: HTTP, the queue of events, the JSON API, the pages, and the formats of other servers."""

@@ -328,7 +328,7 @@ class Exporter:
 
         Except under overload, it includes all events that were acknowledged before.
         """
-        if not self.pipeline.crowded:
+        if not self.pipeline.is_half_full:
             self.pipeline.settle(0.5)
         self.trends.sample(self.pipeline.monitors, time.monotonic())
         return self.exposition.render(accept, names)

@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 LARGE_BODY = 512 * 1024
 """Bytes from which a body is decoded in a thread: the loop must not wait for it."""
-CROWDED_SECONDS = 0.005
+BACKPRESSURE_SECONDS = 0.005
 """Time that a client waits longer for its answer, for each 16 KiB of body, while the queue is more than half full."""
 REFUSAL_SECONDS = 0.1
 """Time that a client without valid credentials waits for its 401, so that a flood of them costs little."""
@@ -149,7 +149,7 @@ class Application:
             caller = await self._pools["passwords"].run(lambda: web.authenticated(authorization), request.client)
         if caller is None:
             await asyncio.sleep(REFUSAL_SECONDS)
-            raise RequestError(problem(401, web.wanted, headers=web.challenges))
+            raise RequestError(problem(401, web.missing_credentials, headers=web.challenges))
         request.caller = caller
         set_client(request.client, caller.name)
         self._check_rate(caller)
@@ -187,8 +187,8 @@ class Application:
             self._exporter.clients.reject(error)
             return event_problem(error)
         key = request.header("idempotency-key")
-        if self._exporter.pipeline.crowded:  # whoever counts what has come needs the processor more
-            await asyncio.sleep(CROWDED_SECONDS * (1 + len(body) // SMALL_BODY))
+        if self._exporter.pipeline.is_half_full:  # whoever counts what has come needs the processor more
+            await asyncio.sleep(BACKPRESSURE_SECONDS * (1 + len(body) // SMALL_BODY))
         if len(body) <= LARGE_BODY:
             return self._ingest.predictions(body, lines, key, ids)
         pool = self._pools["large"]

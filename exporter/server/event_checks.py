@@ -38,12 +38,12 @@ def describe_member(name: str) -> tuple[str, bool]:
     >>> describe_member("confidance")
     ('is not known and is ignored; did you mean "confidence"?', True)
     """
-    meant = _meant_member(name) if len(name) <= MAX_ID else None
+    meant = _similar_member(name) if len(name) <= MAX_ID else None
     return f"is not known and is ignored{f'; did you mean {preview(meant)}?' if meant else ''}", bool(meant)
 
 
 @functools.lru_cache(1000)
-def _meant_member(name: str) -> str | None:
+def _similar_member(name: str) -> str | None:
     close = difflib.get_close_matches(name, Prediction.__struct_fields__, n=1, cutoff=0.75)
     return _MEANT.get(name.lower()) or (close[0] if close else None)
 

@@ -110,7 +110,7 @@ class Pipeline:
         return self._thread.is_alive()
 
     @property
-    def crowded(self) -> bool:
+    def is_half_full(self) -> bool:
         """Whether more than half of the queue is in use, so that counting it takes more than a moment."""
         return self._submitted - self._counted > self._state[0].queue.capacity // 2
 

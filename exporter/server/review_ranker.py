@@ -123,7 +123,7 @@ class _Queue:
         ids = wanted[: len(is_pending)][is_pending]
         chosen = informative_order(
             self._vectors.rows(ids),
-            _doubt(pending.confidences)[is_pending],
+            _uncertainty(pending.confidences)[is_pending],
             np.array(pending.kinds, np.intp)[is_pending],
             self._vectors.rows(wanted[len(is_pending) :][known[len(is_pending) :]]),
             CHOSEN,
@@ -136,8 +136,8 @@ class _Queue:
         self.due_at = time.monotonic() + PAUSE_SECONDS
 
 
-def _doubt(confidences: Sequence[float | None]) -> Floats:
+def _uncertainty(confidences: Sequence[float | None]) -> Floats:
     """Return how unsure the model was: 1 minus the confidence, and its median where there is none."""
-    doubt = 1.01 - np.array(confidences, dtype=np.float64)
-    known = doubt[~np.isnan(doubt)]
-    return np.where(np.isnan(doubt), np.median(known) if len(known) else 1.0, doubt)
+    uncertainty = 1.01 - np.array(confidences, dtype=np.float64)
+    known = uncertainty[~np.isnan(uncertainty)]
+    return np.where(np.isnan(uncertainty), np.median(known) if len(known) else 1.0, uncertainty)

@@ -110,7 +110,7 @@ class WebConfig:
         return bool(self.users) or self.tokens is not None
 
     @property
-    def wanted(self) -> str:
+    def missing_credentials(self) -> str:
         """The message for a request without valid credentials."""
         credentials = ["a user with a password"] * bool(self.users)
         credentials += ["a bearer token"] * (self.tokens is not None)

@@ -511,13 +511,13 @@ def test_bodies_are_not_read_before_authentication(exporter: Exporter, monkeypat
     assert answers[0].startswith(b"HTTP/1.1 400 ")
 
 
-@pytest.mark.parametrize("crowded", [False, True])
+@pytest.mark.parametrize("half_full", [False, True])
 def test_a_crowded_queue_slows_each_client_down(
-    exporter: Exporter, monkeypatch: pytest.MonkeyPatch, crowded: bool
+    exporter: Exporter, monkeypatch: pytest.MonkeyPatch, half_full: bool
 ) -> None:
-    """While the queue is crowded, a client waits longer for each response, but it gets one."""
-    monkeypatch.setattr(asgi, "CROWDED_SECONDS", 0.2)
-    monkeypatch.setattr(type(exporter.pipeline), "crowded", crowded)
+    """While more than half of the queue is in use, a client waits longer for each response, but it gets one."""
+    monkeypatch.setattr(asgi, "BACKPRESSURE_SECONDS", 0.2)
+    monkeypatch.setattr(type(exporter.pipeline), "is_half_full", half_full)
     took: list[float] = []
 
     def clients(port: int, _: Server) -> None:
@@ -532,13 +532,13 @@ def test_a_crowded_queue_slows_each_client_down(
         served(Application(exporter, WebConfig()), clients)
     finally:
         exporter.close()
-    assert (took[0] > 0.5) is crowded
+    assert (took[0] > 0.5) is half_full
 
 
 def test_a_crowded_queue_slows_batches_down_by_their_size(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that wait no longer than single events would fill the queue, and be refused."""
-    monkeypatch.setattr(asgi, "CROWDED_SECONDS", 0.1)
-    monkeypatch.setattr(type(exporter.pipeline), "crowded", True)
+    monkeypatch.setattr(asgi, "BACKPRESSURE_SECONDS", 0.1)
+    monkeypatch.setattr(type(exporter.pipeline), "is_half_full", True)
     body = b'[{"model": "credit"}%b]' % b" ".ljust(10 * 16 * 1024)
     took: list[float] = []
 

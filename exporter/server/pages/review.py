@@ -153,9 +153,9 @@ class ReviewPage:
         with self._exporter.store.reading() as connection:
             documents, end = assigned[:2] if assigned else list_corrections(connection, *wanted, query.order)
             blind = assigned.blind if assigned else frozenset()
-            told = with_second_opinions(connection, [one for one in documents if one["id"] not in blind])
+            shown = with_second_opinions(connection, [one for one in documents if one["id"] not in blind])
             alike = count_alike(connection, documents) if query.order == "informative" else {}
-            suspects = suspect_documents(connection, told)
+            suspects = suspect_documents(connection, shown)
             if query.after is None:
                 context |= self._overview(connection, query, now)
                 others = held_by_others(connection, lease) if lease else None
@@ -175,7 +175,7 @@ class ReviewPage:
             alike=alike,
             lease=lease,
             blind=blind,
-            opinions={one["id"]: one["second_opinion"] for one in told if "second_opinion" in one},
+            opinions={one["id"]: one["second_opinion"] for one in shown if "second_opinion" in one},
             expires=rfc3339(assigned.expires) if assigned else None,
             suspects=suspects,
             next=query.with_changes() | {"cursor": encode_cursor(query.order, end)} if end else None,
