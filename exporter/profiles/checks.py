@@ -13,7 +13,7 @@ from exporter.features.extract import as_list
 from exporter.features.timestamp import unix_seconds
 from exporter.profiles.describe import truncate
 from exporter.profiles.describe_order import order_warnings
-from exporter.profiles.profile import NumericFeature, Profile
+from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile
 from exporter.profiles.quality_checks import label_warnings
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
 from exporter.profiles.readers.csv_cells import delimiter_in
@@ -86,6 +86,8 @@ def warnings(profile: Profile, sample: Mapping[str, Column], columns: Columns, b
     for name, values in sample.items():
         if name in {columns.prediction, columns.confidence, columns.label}:
             text = _decimal_comma(name, _strings(values), columns.is_csv)
+            if name == columns.prediction and name not in columns.chosen:
+                text = text or _inexact_classes(name, values, profile)
         elif name in profile.inputs and name not in columns.chosen:
             text = _column(name, values, profile, columns)
         else:
@@ -195,6 +197,19 @@ def _confidence(name: str, texts: list[str], profile: Profile) -> str | None:
     if feature.min >= 0 and feature.max <= 100:
         return f"is in percent: {_PERCENT}"
     return f"is not a confidence from 0 to 1, but {feature.min:g} to {feature.max:g}: {without}"
+
+
+def _inexact_classes(name: str, values: Column, profile: Profile) -> str | None:
+    """Return what is wrong with predictions that are whole numbers, if floats do not tell all of them apart."""
+    if not (isinstance(values, np.ndarray) and values.dtype.kind == "f"):
+        return None
+    if not isinstance(classes := profile.prediction, CategoricalFeature):
+        return None
+    if all(abs(float(text)) < 2**53 for text in classes.categories):
+        return None
+    return (
+        f"has whole numbers from 2^53, of which neighbours count as one: set {_flag('--type', f'{name}=categorical')}"
+    )
 
 
 def _strings(values: Column) -> list[str]:

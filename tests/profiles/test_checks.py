@@ -165,6 +165,18 @@ def test_decimal_commas(write: Write, profile: Profile, tmp_path: Path) -> None:
         assert profile(tmp_path / f"training.{suffix}", *_flags(warning)) == (0, [])
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_classes_that_floats_do_not_tell_apart(write: Write, profile: Profile, suffix: str) -> None:
+    """Predictions from 2^53 are counted one by one with the flag that the warning names."""
+    classes = [2**53 + n % 3 for n in range(ROWS)]
+    path = write({"x": np.linspace(0, 1, ROWS) ** 2, "answer": classes}, suffix)
+    _, [warning] = profile(path, "--prediction-column=answer")
+    assert warning.startswith("answer: has whole numbers from 2^53")
+    assert profile(path, "--prediction-column=answer", *_flags(warning)) == (0, [])
+    prediction = load(path.with_suffix(".json")).prediction
+    assert prediction.categories == tuple(str(2**53 + n) for n in range(3))
+
+
 @pytest.mark.parametrize("suffix", FORMATS)
 @pytest.mark.parametrize("values", [range(50, 50 + ROWS), [f"{n % 101} %" for n in range(ROWS)], ["93%"] * ROWS])
 def test_a_confidence_in_percent(write: Write, profile: Profile, suffix: str, values: Sequence[Any]) -> None:
