@@ -37,13 +37,18 @@ class WeightsBuilder:
         Those of the prediction.
     rows
         Number of rows that will be added.
+
+    Attributes
+    ----------
+    most
+        From how many of them it is learned, at most.
     """
 
     def __init__(self, features: Mapping[str, Feature], prediction: Feature, rows: int) -> None:
         self._names, self._prediction = [*features], prediction
         self._bins = RowBins({**features, PREDICTION: prediction})
-        parts = min(rows, _ROWS, max(_CELLS // (len(features) + 1), 1))
-        edges = np.linspace(0, rows, parts + 1).astype(np.intp)
+        self.most = min(rows, _ROWS, max(_CELLS // (len(features) + 1), 1))
+        edges = np.linspace(0, rows, self.most + 1).astype(np.intp)
         self._chosen: Ints = np.random.default_rng(0).integers(edges[:-1], edges[1:])
         self._rows = 0
         self._sample: list[BinIndices] = []
@@ -64,6 +69,10 @@ class WeightsBuilder:
         self._rows += rows
         if len(chosen):
             self._sample.append(self._bins.indices(columns(chosen), len(chosen)))
+
+    def add_bins(self, bins: BinIndices) -> None:
+        """Add rows that were chosen elsewhere: the bins of features, then those of the prediction, ``(T + 1, n)``."""
+        self._sample.append(bins)
 
     def build(self) -> Weights | None:
         """Return the weights; None with too few rows with a prediction, or if nearly all predictions are the same."""

@@ -28,6 +28,7 @@ from exporter.profiles.engines.quality import measure_quality
 from exporter.profiles.engines.sample import read_sample
 from exporter.profiles.engines.season import hourly_season
 from exporter.profiles.engines.together import measure_correlation
+from exporter.profiles.engines.weights import learn_weights
 from exporter.profiles.options import Options
 from exporter.profiles.profile import Feature, NumericFeature, Profile
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
@@ -104,6 +105,10 @@ def build_table(table: EngineTable, options: Options, progress: Progress) -> Pro
     seasonal = profile.season.targets if profile.season else ()
     correlation = measure_correlation(table, numbers, features, rows, seasonal)
     profile = msgspec.structs.replace(profile, correlation=correlation or msgspec.UNSET)
+    if PREDICTION in targets:
+        inputs = {name: targets[name] for name in features}
+        weights = learn_weights(table, inputs, targets[PREDICTION], rows, progress)
+        profile = msgspec.structs.replace(profile, weights=weights or msgspec.UNSET)
     if options.label_column:
         quality = measure_quality(table, options.label_column, targets, arrival and arrival.seconds, progress)
         profile = msgspec.structs.replace(profile, quality=quality or msgspec.UNSET)
