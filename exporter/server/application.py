@@ -6,15 +6,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
 from exporter.config import Config
 from exporter.errors import ConfigError, ModelFileError
-from exporter.events import LabelledPrediction
 from exporter.http_client.credentials import Credentials
 from exporter.metrics import system
 from exporter.metrics.exporter import ExporterMetrics, LinksCollector, ModelFilesCollector
@@ -31,6 +30,7 @@ from exporter.server.alerts import AlertSource
 from exporter.server.archiver import Archiver
 from exporter.server.client_log import ClientLog
 from exporter.server.comparisons import Comparisons
+from exporter.server.feedback_counter import FeedbackCounter
 from exporter.server.integrations.pairing import RequestResponsePairer
 from exporter.server.late_joiner import LateJoiner
 from exporter.server.model_file_watch import ModelFileWatch
@@ -45,11 +45,10 @@ from exporter.server.slices import Slices
 from exporter.server.stored_inputs import snapshot_inputs
 from exporter.slices.drifting_hours import DriftingHours
 from exporter.stats.tolerance import Tolerance
-from exporter.storage import CountedFeedback, Store
+from exporter.storage import Store
 from exporter.storage.engine import check_url, is_shared
 from exporter.storage.label_sums import sum_labels
 from exporter.storage.second_opinions import OpinionRule
-from exporter.validation import preview
 
 if TYPE_CHECKING:
     from exporter.http_client.prometheus import Prometheus
@@ -64,8 +63,6 @@ STOP_SECONDS = 12.0
 """Time from a request to stop until the process ends, whatever hangs: Kubernetes waits for 30 s by default."""
 COUNT_SECONDS = 5.0
 """How much of that the counting of queued events may take."""
-UNUSABLE_LOG_SECONDS = 60.0
-"""Time between two lines about labels that do not count."""
 
 
 class Exporter:
@@ -105,22 +102,22 @@ class Exporter:
         self._path = path
         self._reloading, self._connecting = threading.Lock(), threading.Lock()
         self._clients: dict[float, Prometheus] = {}
-        self._unusable_log_at = -math.inf
         self._stop_by = math.inf
         self.files = load_valid(path)
         config, monitors = self.files.config, self.files.monitors
         self.registry = CollectorRegistry(auto_describe=False)
         self.telemetry = ExporterMetrics(self.registry)
         self.clients = ClientLog(self.telemetry)
+        counter = FeedbackCounter(lambda: self.pipeline.monitors, self.telemetry.rejected)
         self.store = Store(
             config.store,
-            self._count_verdict,
+            counter.count_feedback,
             self.telemetry.store_errors.inc,
             self.snapshot,
             tolerances=self.tolerance,
-            on_labelled=self._count_labels,
-            on_unusable=self._count_unusable,
-            loss=self._loss,
+            on_labelled=counter.count_labels,
+            on_unusable=counter.count_unusable,
+            loss=counter.loss,
         )
         self.telemetry.quarantined_files.set_function(lambda: self.store.damaged)
         self.telemetry.watch_size(self.store.size)
@@ -368,37 +365,6 @@ class Exporter:
     def opinion_rule(self) -> OpinionRule:
         """Which corrections get a second opinion, and when two reviewers agree."""
         return OpinionRule(self.config.review.second_opinion, self.tolerance)
-
-    def _count_verdict(self, verdict: CountedFeedback) -> None:
-        monitors = self.pipeline.monitors
-        if verdict.model in monitors.models:
-            now = time.monotonic()
-            monitor = monitors.get(verdict.model, verdict.version, now)
-            monitor.count_feedback(verdict.verdict, verdict.correction, now, verdict.segment, verdict.delay)
-
-    def _loss(self, model: str, version: str, prediction: Any, label: Any) -> float | None:
-        return self.pipeline.monitors.scorer(model, version).loss(prediction, label)
-
-    def _count_labels(self, labels: Sequence[LabelledPrediction]) -> None:
-        monitors, now, unix_now = self.pipeline.monitors, time.monotonic(), time.time()
-        versions: dict[tuple[str, str], list[LabelledPrediction]] = {}
-        for label in labels:
-            versions.setdefault((label.model, label.version), []).append(label)
-        for (model, version), group in versions.items():
-            if model in monitors.models:
-                monitors.get(model, version, now).count_labels(group, now, unix_now)
-
-    def _count_unusable(self, ids: Sequence[str]) -> None:
-        """Count labels that waited for their predictions and cannot be compared with them; log that once a minute."""
-        self.telemetry.rejected.labels("wrong_type").inc(len(ids))
-        now = time.monotonic()
-        if now >= self._unusable_log_at:
-            self._unusable_log_at = now + UNUSABLE_LOG_SECONDS
-            log.warning(
-                "%d labels cannot be compared with their predictions, such as that of %s: they do not count",
-                len(ids),
-                preview(ids[0], 130),
-            )
 
 
 def _disks(config: Config) -> list[Path]:
