@@ -60,7 +60,7 @@ def test_a_reviewer_gets_from_the_panel_to_the_first_decision_by_keyboard(flight
 def test_without_a_script_the_panel_is_a_link(flights: Served, visit: Open) -> None:
     """The link leads to the page of slices, and that to the cards."""
     page = visit("/review?model=flights", flights, java_script_enabled=False)
-    page.get_by_text("Slices", exact=True).click()
+    page.locator("summary", has_text="Slices").click()
     page.get_by_role("link", name="Find where the corrections come from").click()
     expect(page.locator("ol.slices")).to_contain_text(SENTENCE)
     page.get_by_role("link", name="Review these corrections").click()

@@ -208,7 +208,7 @@ def test_only_an_answer_is_shown_again(shops: Served) -> None:
 def test_the_quality_page_links_to_the_slices_of_the_errors(flights: Served) -> None:
     """Measured and estimated errors have a link each."""
     links = [str(attrs["href"]) for tag, attrs in Page(flights.get("/quality?model=flights")).tags if tag == "a"]
-    found = [link for link in links if link.startswith("/slices")]
+    found = [link for link in links if link.startswith("/slices?")]
     assert [dict(parse_qsl(urlsplit(link).query))["of"] for link in found] == ["errors", "estimated_loss"]
     errors, expected = (Page(flights.get(link)) for link in found)
     assert "100 % of the errors are where carrier is MQ and dest is ATL" in errors.text
@@ -224,7 +224,7 @@ def test_an_alert_on_the_home_page_links_to_the_slices(shops: Served) -> None:
             document = {"status": status, "alerts": [alert | {"status": status, "endsAt": "2026-11-24T11:00:00Z"}]}
             assert shops.post("/v1/notifications", document).status == 200
             links = [str(attrs["href"]) for tag, attrs in Page(shops.get("/")).tags if tag == "a"]
-            found = [link for link in links if link.startswith("/slices")]
+            found = [link for link in links if link.startswith("/slices?")]
             assert len(found) == (expected if status == "firing" else 0)
             assert all(Page(shops.get(link)).status == 200 for link in found)
 
