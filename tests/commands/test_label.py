@@ -145,9 +145,11 @@ def test_rejected_rows_are_named(exporter: Served, tmp_path: Path, capsys: pytes
 def test_what_is_wrong_is_named(
     exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
-    """The option, the column or the exporter; the status is 1."""
+    """The option, the column or the exporter; the status is 2 where the option alone is wrong, otherwise 1."""
     path = write(table(10), tmp_path / "labels.csv")
-    assert main(["label", str(path), f"--exporter={exporter.url}", *flags]) == 1
+    assert main(["label", str(path), f"--exporter={exporter.url}", *flags]) == (
+        2 if flags == ["--type=label=nothing"] else 1
+    )
     assert message in capsys.readouterr().err
 
 
