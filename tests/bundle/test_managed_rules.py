@@ -222,7 +222,7 @@ def yaml_text(text: str) -> str:
 
 # ---- queries
 
-SCENARIOS = ("data", "exporter", "system")
+SCENARIOS = ("business", "data", "errors", "exporter", "quality", "system")
 """Promtool's tests that take seconds and in which alerts fire."""
 
 

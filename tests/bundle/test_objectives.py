@@ -236,16 +236,14 @@ OUTAGES = (
 )
 
 
-def test_incidents_with_few_requests_fire_in_time(tmp_path: Path) -> None:
-    """10 % of 5 requests a minute, and outages down to a request an hour; replicas add up, with their first errors.
-
-    The requests are scraped at the longest interval.
-    """
+@pytest.mark.parametrize("interval", INTERVALS)
+def test_incidents_with_few_requests_fire_in_time(tmp_path: Path, interval: int) -> None:
+    """10 % of 5 requests a minute, and outages down to a request an hour; replicas add up, with their first errors."""
     start, names = 370, [f"{outage.every} {outage.replicas}" for outage in OUTAGES]
     series = []
     for name, outage in zip(names, OUTAGES, strict=True):
         requests = steady(outage.every, start + 130, start, outage.fails_every)
-        series += counters(spread(requests, outage.replicas), INTERVALS[-1], start + 130, name)
+        series += counters(spread(requests, outage.replicas), interval, start + 130, name)
     checks = [
         expect(start + moment, [n for n, o in zip(names, OUTAGES, strict=True) if moment >= o.fires], period)
         for moment in (2, 126)
@@ -255,7 +253,7 @@ def test_incidents_with_few_requests_fire_in_time(tmp_path: Path) -> None:
         for moment, firing in ((outage.silent, []), (outage.fires, [name])):
             of_model = FIRING.replace("{", f'{{model="{name}",')
             checks.append(expect(start + moment, firing) | {"expr": f"group by (model) ({of_model})"})
-    check(tmp_path, INTERVALS[-1], series, checks, 30)
+    check(tmp_path, interval, series, checks, 30)
 
 
 @pytest.mark.parametrize("interval", INTERVALS)

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from support.recorded import RULES, promtool
 
-SHORTEST, LONGEST = 5, 60
+INTERVALS = (5, 60)
 """Seconds."""
 EVALUATIONS = {"system": 13, "exporter": 13, "data": 29, "business": 29}
 """Seconds between evaluations: no multiple of a scrape interval, and shorter than what the layer's alerts wait for."""
@@ -264,18 +264,28 @@ def check(folder: Path, tests: dict[str, Any]) -> None:
     promtool("test", "rules", folder / "intervals.yml")
 
 
-@pytest.mark.parametrize(
-    ("layer", "interval"), [("system", SHORTEST), ("exporter", SHORTEST), *((layer, LONGEST) for layer in EVALUATIONS)]
-)
+@pytest.mark.parametrize("interval", INTERVALS)
+@pytest.mark.parametrize("layer", ["system", "data", "business", "exporter"])
 def test_alerts_at_a_scrape_interval(tmp_path: Path, layer: str, interval: int) -> None:
     """Each alert is silent before and fires soon after, evaluated at moments between the scrapes."""
     scenarios = {name: scenario for name, scenario in SCENARIOS.items() if scenario.rules == layer}
     check(tmp_path, document(RULES / f"{layer}.yml", scenarios, interval, EVALUATIONS[layer]))
 
 
-def test_alerts_over_days_at_the_longest_scrape_interval(tmp_path: Path) -> None:
+@pytest.mark.parametrize("interval", INTERVALS)
+def test_alerts_over_days_at_a_scrape_interval(tmp_path: Path, interval: int) -> None:
     """Alerts that compare days are silent before and fire soon after."""
-    check(tmp_path, document(RULES / "business.yml", DAYS, LONGEST, 290))
+    rules, scenario = yaml.safe_load((RULES / "business.yml").read_text(encoding="utf-8")), DAYS["days"]
+    if interval == 5:  # a day at 5 s has more samples than the 10,000 that promtool reads for a query
+        for group in rules["groups"]:
+            group["rules"] = [rule for rule in group["rules"] if "Feedback" not in rule.get("alert", "")]
+        silent, firing = (
+            {alert: moments for alert, moments in alerts.items() if "Feedback" not in alert}
+            for alerts in (scenario.silent, scenario.firing)
+        )
+        scenario = scenario._replace(silent=silent, firing=firing)
+    (tmp_path / "business.yml").write_text(yaml.safe_dump(rules))
+    check(tmp_path, document(tmp_path / "business.yml", {"days": scenario}, interval, 290))
 
 
 def test_every_alert_that_depends_on_a_range_is_tested() -> None:

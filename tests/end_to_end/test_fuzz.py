@@ -71,7 +71,7 @@ def test_no_request_is_a_fault(target: Target) -> None:
 def test_no_event_is_a_fault(target: Target) -> None:
     """Any JSON, or nearly JSON, in place of an event or of its inputs is accepted or refused."""
 
-    @settings(FREE, max_examples=400)
+    @settings(FREE, max_examples=1000)
     @given(SEEDS)
     def check(seed: int) -> None:
         rng = Random(seed)
@@ -90,7 +90,7 @@ def test_no_event_is_a_fault(target: Target) -> None:
 def test_no_file_is_a_fault(files: Files) -> None:
     """A randomly changed configuration, profile, user or token file is accepted, or refused with a message."""
 
-    @settings(FREE, max_examples=100)
+    @settings(FREE, max_examples=250)
     @given(SEEDS)
     def check(seed: int) -> None:
         assert files.read(*files.one(Random(seed)))[1] < 10

@@ -363,7 +363,7 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClien
     exporter.close()
 
 
-@settings(max_examples=100, deadline=2000)
+@settings(max_examples=300, deadline=2000)
 @given(
     path=st.sampled_from(["/v1/kserve", "/v1/seldon/feedback", "/v2/models/credit/infer", "/v1/logs", "/v1/traces"]),
     body=SENT | st.lists(SENT, max_size=3),

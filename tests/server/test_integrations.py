@@ -752,7 +752,7 @@ def bodies() -> st.SearchStrategy[bytes]:
     return st.builds(lambda item, rest: json.dumps(item).encode() + rest, documents, st.binary(max_size=12))
 
 
-@settings(max_examples=150, deadline=1000)
+@settings(max_examples=400, deadline=1000)
 @given(request=bodies(), response=bodies(), head=st.none() | st.integers(-1, 300), model=st.sampled_from(MODELS))
 def test_any_exchange_is_taken_or_refused_clearly(
     request: bytes, response: bytes, head: int | None, model: ConfiguredModel
@@ -769,7 +769,7 @@ def test_any_exchange_is_taken_or_refused_clearly(
         assert event.confidence is None or (0 <= event.confidence <= 1 and math.isfinite(event.confidence))
 
 
-@settings(max_examples=100, deadline=1000)
+@settings(max_examples=300, deadline=1000)
 @given(
     body=bodies() | st.binary(), route=st.sampled_from(["pair", "lines", "event", "batch", "feedback", "json", "proto"])
 )
@@ -795,7 +795,7 @@ def test_any_body_is_taken_or_refused_clearly(body: bytes, route: str) -> None:
         assert route == "feedback"
 
 
-@settings(max_examples=100, deadline=1000)
+@settings(max_examples=300, deadline=1000)
 @given(
     data=st.data(),
     name=st.sampled_from(["triton_binary.bin", "triton_small_floats.bin", "otlp_traces.pb", "otlp_logs.pb"]),

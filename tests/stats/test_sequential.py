@@ -94,14 +94,14 @@ def test_the_true_difference_is_inside_at_every_look(before: float, after: float
     """The interval of a difference, and of either share, holds the truth at all looks in 95 % of runs."""
     rng = np.random.default_rng(8)
     outside = 0
-    for _ in range(20):
+    for _ in range(40):
         for old, new in counted(rng, before, after, np.full(len(LOOKS), 0.3))[::4]:
             change = share_difference(old, new, COMMON if before > 0.5 else RARE).interval
             one = share(*new).interval()
             if not (change.low <= after - before <= change.high and one.low <= after <= one.high):
                 outside += 1
                 break
-    assert outside <= 2
+    assert outside <= 4
 
 
 @given(
