@@ -291,7 +291,8 @@ def _serve(options: argparse.Namespace) -> int:
         serve(exporter, host or "0.0.0.0", port, web, options.web_unix_socket)  # noqa: S104 (what :9877 means)
     finally:
         exporter.close()
-    return 0
+    logging.shutdown()
+    os._exit(0)  # Python would wait for threads, such as one that reads an archive which does not answer
 
 
 def _check_config(options: argparse.Namespace) -> int:

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterator
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.monitoring.background import BackgroundTask
 from exporter.storage import Store
-from exporter.storage.archive import Archive
+from exporter.storage.archive import Archive, archived_up_to
 from exporter.storage.late_rows import LateRows, find_archived
+from exporter.storage.prediction_rows import Rows
 
 log = logging.getLogger(__name__)
 
 SECONDS, BUSY_SHARE = 600.0, 0.05
 """Pause between two looks for what waits, and share of the time that looking into the archive takes, at most."""
 SEARCH_SECONDS = 30.0
-"""Time after which a search ends: the oldest files of a large archive are not looked at."""
+"""Time after which a search is interrupted; the next call continues it."""
 
 
 class LateJoiner(BackgroundTask):
@@ -35,22 +37,25 @@ class LateJoiner(BackgroundTask):
         super().__init__("late-joins", "late feedback was not joined", SECONDS, busy_share=BUSY_SHARE)
         self._archive = Archive(config.archive or "", config.archive_share)
         self._store, self._late = store, LateRows()
+        self._search: Iterator[list[Rows]] | None = None
 
     def refresh(self) -> None:
-        """Look for the predictions of what waits since the last look."""
+        """Continue the search that was interrupted, or look for the predictions of what waits since the last look."""
         end = time.monotonic() + SEARCH_SECONDS
-        with self._store.reading() as connection:
-            ids = self._late.identifiers(connection)
-            for rows in find_archived(connection, self._archive, ids):
-                if rows and (number := self._store.join(rows)):
-                    log.info("feedback or labels of %d archived predictions were joined", number)
-                ids.difference_update(*(row.ids for row in rows))
-                if not ids or time.monotonic() > end or self.closing.is_set():
-                    break
+        if self._search is None:
+            with self._store.reading() as connection:
+                waiting, last = self._late.waiting(connection), archived_up_to(connection)
+            self._search = find_archived(self._archive, last, waiting)
+        for rows in self._search:
+            if rows and (number := self._store.join(rows)):
+                log.info("feedback or labels of %d archived predictions were joined", number)
+            if time.monotonic() > end or self.closing.is_set():
+                return
+        self._search = None
 
     def on_error(self, error: Exception) -> None:
         """Log what the database or the archive says; the next call looks for everything that waits again."""
-        self._late = LateRows()
+        self._late, self._search = LateRows(), None
         if isinstance(error, StoreError):
             log.error("%s: %s", self.failure, error)
         else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,13 +82,19 @@ class ArchivedPredictions:
 
 
 def read_bins(archive: Archive, binner: Binner, chosen: ArchiveFilter, rows: int) -> list[Population]:
-    """Return archived predictions in parts, of the newest files until there are more than so many."""
-    parts: list[Population] = []
+    """Return archived predictions in parts, the newest ones, until there are more than so many."""
+    parts: deque[Population] = deque()
     for batches in archive.newest_files(_COLUMNS, chosen):
-        parts[:0] = [_binned(binner, batch) for batch in batches]
+        room = rows - sum(part.rows for part in parts)
+        file: deque[Population] = deque()
+        for batch in batches:
+            file.append(_binned(binner, batch))
+            while sum(part.rows for part in file) - file[0].rows > room:  # the bins of a whole file may be too many
+                file.popleft()
+        parts.extendleft(reversed(file))
         if sum(part.rows for part in parts) > rows:
             break
-    return parts
+    return list(parts)
 
 
 def _binned(binner: Binner, rows: Sequence[Mapping[str, Any]]) -> Population:

@@ -64,6 +64,8 @@ def _redact_file(archive: ArchiveFiles, name: str, redacted: _Redacted, *, dry_r
     from pyarrow.parquet import ParquetWriter
 
     with archive.open(name) as file:
+        if not {"model", "inputs"}.issubset(file.schema_arrow.names):
+            raise ValueError("it has no columns model and inputs, so no exporter wrote it: move it to another folder")
         groups = range(file.num_row_groups)
         parts = (file.read_row_group(group, columns=["model", "inputs"]) for group in groups)
         changed = sum(_cleaned(part, redacted)[1] for part in parts)

@@ -8,52 +8,71 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from exporter.storage.archive import Archive, archived_up_to
+from exporter.storage.archive import Archive
 from exporter.storage.prediction_rows import PER_ROW, SHARED, Rows
 from exporter.storage.schema import feedback, is_unjoined, is_waiting, labels
 
 MAX_ROWS = 10_000
-"""Identifiers that are looked for at a time."""
+"""Feedback, and labels, that are looked for at a time."""
 WAITED = 600.0
 """Seconds that feedback or a label has waited, so that its prediction is not on its way."""
 _TABLES = (
-    (feedback.c.id, feedback.c.prediction_id, feedback.c.created, is_unjoined),
-    (labels.c.id, labels.c.prediction_id, labels.c.received, is_waiting),
+    (feedback.c.id, feedback.c.prediction_id, feedback.c.model, feedback.c.created, is_unjoined),
+    (labels.c.id, labels.c.prediction_id, labels.c.model, labels.c.received, is_waiting),
 )
 
 
+Waiting = set[tuple[str, str | None]]
+"""Identifiers of predictions, each with the model that feedback or a label names; None for any model."""
+
+
 class LateRows:
-    """Finds the archived predictions for which feedback or labels wait; looks for each identifier once."""
+    """Lists the predictions for which feedback or labels wait, each once."""
 
     def __init__(self) -> None:
         self._after = [0, 0]
 
-    def identifiers(self, connection: sa.Connection) -> set[str]:
-        """Return identifiers of predictions that were not returned before."""
-        found: set[str] = set()
-        for table, (key, id_, arrived, waits) in enumerate(_TABLES):
-            query = sa.select(key, id_).where(waits, key > self._after[table], arrived < time.time() - WAITED)
+    def waiting(self, connection: sa.Connection) -> Waiting:
+        """Return those that were not returned before."""
+        found: Waiting = set()
+        for table, (key, id_, model, arrived, waits) in enumerate(_TABLES):
+            query = sa.select(key, id_, model).where(waits, key > self._after[table], arrived < time.time() - WAITED)
             rows = connection.execute(query.where(id_.is_not(None)).order_by(key).limit(MAX_ROWS)).all()
-            found.update(row[1] for row in rows)
+            found.update((row[1], row[2]) for row in rows)
             self._after[table] = max([self._after[table], *(row[0] for row in rows)])
         return found
 
 
-def find_archived(connection: sa.Connection, archive: Archive, ids: set[str]) -> Iterator[list[Rows]]:
-    """Yield archived predictions with these identifiers, the newest file first; none for a file without any.
+def find_archived(archive: Archive, last: int, waiting: Waiting) -> Iterator[list[Rows]]:
+    """Yield the archived predictions for which something waits, the newest file first; none for a file without any.
+
+    Parameters
+    ----------
+    archive
+        The archive.
+    last
+        The number of the last archived prediction.
+    waiting
+        What waits; found predictions are removed, and the search ends when nothing is left.
 
     Raises
     ------
     StoreError
         When the archive cannot be read.
     """
-    last = archived_up_to(connection)
-    connection.rollback()
-    if not last or not ids:
+    if not last or not waiting:
         return
     names = [name for name in (*SHARED, *PER_ROW) if name not in {"day", "packed"}]
-    for found in archive.find(names, ids, last):
+    for batch in archive.find(names, {id_ for id_, _ in waiting}, last):
+        found = [row for row in batch if not waiting.isdisjoint(_awaited_by(row))]
         yield [_row(row) for row in found]
+        waiting.difference_update(*map(_awaited_by, found))
+        if not waiting:
+            return
+
+
+def _awaited_by(row: Mapping[str, Any]) -> Waiting:
+    return {(row["id"], None), (row["id"], row["model"])}
 
 
 def _row(found: Mapping[str, Any]) -> Rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import msgspec
 import numpy as np
 import pytest
 from support.flights import COUNT, events, is_planted, write_model
+from support.servers import Served
 
 from exporter.config import ModelConfig, StoreConfig
 from exporter.events import Feedback, Prediction
@@ -22,7 +24,7 @@ from exporter.slices.archived import ArchivedPredictions
 from exporter.slices.explain import Asked, Explanation, explain
 from exporter.slices.population import Population, read_population
 from exporter.slices.recorder import BinRecorder
-from exporter.storage import Store, prediction_rows
+from exporter.storage import Store, archive, prediction_rows
 from exporter.storage.bin_codes import BlockFilter
 from exporter.storage.schema import bin_codes
 
@@ -98,6 +100,7 @@ def flights(tmp_path: Path) -> Flights:
 
 def test_archived_predictions_have_the_same_slices(flights: Flights, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every bin of every prediction is the same, whether it was recorded or computed again; the newest come first."""
+    monkeypatch.setattr(archive, "GROUP_ROWS", 300)
     before, stored = flights.explain(), flights.read()
     flights.archive()
     after, read = flights.explain(), flights.read()
@@ -109,7 +112,31 @@ def test_archived_predictions_have_the_same_slices(flights: Flights, monkeypatch
     newest = flights.read()
     assert (newest.rows, newest.truncated) == (1500, True)
     assert np.count_nonzero(newest.times >= flights.since + DAYS) == COUNT - 2000
+    files, chosen = archive.Archive(str(flights.config.archive)), archive.ArchiveFilter("flights", None, 0.0, COUNT)
+    parts = archived.read_bins(files, flights.binner, chosen, 1500)
+    assert 1500 < sum(part.rows for part in parts) <= 1800  # of the older file, the last parts alone are kept
     flights.store.close()
+
+
+def test_a_store_of_objects_that_hangs_delays_no_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that reads the archive ends with the process."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    store = Store(StoreConfig(url=f"sqlite:///{tmp_path / 'store.db'}"), lambda _: None)
+    store.execute(lambda connection, _: archive.set_archived(connection, 1))
+    store.close()
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        address = f"127.0.0.1:{hanging.getsockname()[1]}"
+        location = f"s3://bucket/folder?scheme=http&region=x&endpoint_override={address}"
+        write_model(tmp_path, url=f"sqlite:///{tmp_path / 'store.db'}", retention="36h", archive=location)
+        server = Served(tmp_path).start()
+        path = "/v1/slices?model=flights&since=2026-01-01T00:00:00Z"
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            hanging.settimeout(30)
+            with hanging.accept()[0]:
+                client.close()
+                assert server.stop() == 0
 
 
 def test_a_sampled_archive_has_all_corrections(flights: Flights) -> None:

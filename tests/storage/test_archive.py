@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 import sqlalchemy as sa
 import yaml
@@ -27,6 +28,7 @@ from exporter.monitoring.model_files import load_monitors
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 from exporter.profiles.readers.store import StoreSource
+from exporter.server import late_joiner
 from exporter.server.archiver import Archiver
 from exporter.server.late_joiner import LateJoiner
 from exporter.slices.drifting_hours import DriftingHours
@@ -75,9 +77,9 @@ class Archived:
         archiver.close()
         return int(self.counts)
 
-    def predict(self, days_ago: int, *numbers: int, confident: bool = True) -> None:
-        """Store predictions of the model m that were received at noon of an earlier day."""
-        events = [Prediction("m", id=f"p-{n}", version="1", prediction="7", confidence=0.9) for n in numbers]
+    def predict(self, days_ago: int, *numbers: int, confident: bool = True, model: str = "m") -> None:
+        """Store predictions of a model that were received at noon of an earlier day."""
+        events = [Prediction(model, id=f"p-{n}", version="1", prediction="7", confidence=0.9) for n in numbers]
         inputs = [f'{{"number": {n}}}'.encode() for n in numbers]
         received = (TODAY - days_ago + 0.5) * DAY if days_ago else time.time()
         assert self.store.add(prediction_rows(events, [confident] * len(numbers), inputs, received)) == 0
@@ -317,14 +319,19 @@ def test_files_of_another_database_are_not_overwritten(archived: Archived, tmp_p
 def test_late_feedback_is_joined_with_archived_predictions(
     archived: Archived, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After the retention, a correction gets its inputs from the archive, and a label its prediction; each once."""
+    """A correction gets its inputs from the archive, and a label its prediction, each once and of the named model.
+
+    A search that takes too long is continued.
+    """
     monkeypatch.setattr(archive, "PART_ROWS", 4)
+    monkeypatch.setattr(late_joiner, "SEARCH_SECONDS", -1.0)
     archived.predict(5, *range(10))
+    archived.predict(3, 2, model="other")
     archived.run(archived.archiver)
     assert archived.sweep() == 1
     corrections = [Feedback(name, verdict="corrected", label="8") for name in ("p-1", "p-6", "never")]
     assert [result.joined for result in archived.store.record_feedback(corrections, None)] == [False] * 3
-    archived.store.record_labels([LabelEvent("p-2", label="7")])
+    archived.store.record_labels([LabelEvent("p-2", model="m", label="7")])
     joiner = LateJoiner(archived.config, archived.store)
     joiner.refresh()
 
@@ -341,6 +348,8 @@ def test_late_feedback_is_joined_with_archived_predictions(
     joiner.on_error(raised.value)
     assert f"late feedback was not joined: store.archive: {archived.folder}: cannot be read: there is no" in caplog.text
     archived.folder.with_name("away").rename(archived.folder)
+    for _ in range(4):  # files, and the end
+        joiner.refresh()
     for _ in range(2):
         joiner.refresh()
         assert joined() == [("p-1", '{"number": 1}', True), ("p-6", '{"number": 6}', True)]
@@ -388,7 +397,10 @@ def test_redact_cleans_the_archive(
     unfinished.write_bytes(b"an exporter may write it again at this moment")
     assert redact.run(argparse.Namespace(config_file=path, dry_run=False)) == 0
     assert "model-exporter: 1 files of the archive are not finished, and were left out" in capsys.readouterr().err
-    damaged = next(archived.folder.rglob("*.parquet"))
+    parquet.write_table(pa.table({"x": [1]}), archived.folder / "mine.parquet")
+    with pytest.raises(StoreError, match=r"mine\.parquet cannot be cleaned; .* has no columns model and inputs"):
+        clean()
+    damaged = next(archived.folder.rglob("date=*/*.parquet"))
     damaged.write_bytes(b"PAR1")
     with pytest.raises(StoreError, match=rf"{day(5)}/{1:020}\.parquet cannot be cleaned; run the command again"):
         clean()
