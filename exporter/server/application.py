@@ -180,9 +180,9 @@ class Exporter:
         if config.store.archive is not None:
             self._tasks.append(LateJoiner(config.store, self.store))
             has_drift = DriftingHours(lambda: self.pipeline.monitors)
-            self._tasks.append(
-                Archiver(config.store, self.store, self.snapshot, has_drift, self.telemetry.archived.inc)
-            )
+            count, store = self.telemetry.archived.inc, self.store
+            archiver = Archiver(config.store, store, self.snapshot, has_drift, count, redacted=lambda: self.redacted)
+            self._tasks.append(archiver)
         for task in self._tasks:
             task.start()
         self.loaded: tuple[float, ...] = ()

@@ -40,8 +40,8 @@ class Archiver(BackgroundTask):
         The store.
     redact
         See `exporter.storage.feedback_join.Redact`.
-    has_drift
-        See `exporter.storage.archive.HasDrift`.
+    has_drift, redacted
+        See `exporter.storage.archive.Archive.write_part`.
     count
         Called with the number of predictions that were archived.
     """
@@ -53,9 +53,12 @@ class Archiver(BackgroundTask):
         redact: Callable[[str, str | None], str | None],
         has_drift: HasDrift,
         count: Callable[[float], Any],
+        *,
+        redacted: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__("archive", "predictions could not be archived", SECONDS, busy_share=BUSY_SHARE)
-        self._store, self._redact, self._has_drift, self._count = store, redact, has_drift, count
+        self._store, self._count = store, count
+        self._redact, self._has_drift, self._redacted = redact, has_drift, redacted
         self._archive = Archive(config.archive or "", config.archive_share)
         self._retention = parse_duration(config.retention)
         self._engine = open_engine(config, READ_SECONDS)
@@ -76,7 +79,7 @@ class Archiver(BackgroundTask):
     def _archive_part(self, connection: sa.Connection) -> None:
         """Write a part, and tell the database of it."""
         before_day = int((time.time() - self._retention) // 86400)
-        part = self._archive.write_part(connection, before_day, self._redact, self._has_drift)
+        part = self._archive.write_part(connection, before_day, self._redact, self._has_drift, self._redacted)
         if part.last is not None:
             self._store.execute(partial(_set, part.last))
             self._count(part.rows)

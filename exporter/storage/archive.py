@@ -135,6 +135,7 @@ class Archive:
         before_day: int,
         redact: Callable[[str, str | None], str | None],
         has_drift: HasDrift,
+        redacted: Callable[[], object] = lambda: None,
     ) -> Part:
         """Write the predictions that follow the last archived one.
 
@@ -148,13 +149,15 @@ class Archive:
             See `exporter.storage.feedback_join.Redact`.
         has_drift
             See `HasDrift`.
+        redacted
+            Returns what is redacted: if that changes before all is read, nothing is written, as rows have more inputs.
 
         Raises
         ------
         StoreError
             When the files cannot be written.
         """
-        first = archived_up_to(connection) + 1
+        first, redacted_before = archived_up_to(connection) + 1, redacted()
         query = sa.select(predictions).where(predictions.c.seq >= first).order_by(predictions.c.seq).limit(PART_ROWS)
         files: defaultdict[int, _DayFile] = defaultdict(_DayFile)
         last, read, rows, is_full = None, 0, 0, False
@@ -172,6 +175,8 @@ class Archive:
                 if is_full or len(old) < len(fetched):
                     break
         connection.rollback()
+        if redacted() != redacted_before:
+            return Part(None, 0, is_full=True)
         self._write(files, first)
         return Part(last, rows, is_full)
 

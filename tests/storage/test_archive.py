@@ -406,6 +406,25 @@ def test_redact_cleans_the_archive(
         clean()
 
 
+def test_a_part_is_read_again_if_more_is_redacted_meanwhile(archived: Archived) -> None:
+    """The command that redacts does not know of a part that is not written yet."""
+    archived.predict(3, *range(5))
+    redacted = [False]
+
+    def redact_from_now_on(_: str, inputs: str | None) -> str | None:
+        shown = "{}" if redacted[0] else inputs
+        redacted[0] = True
+        return shown
+
+    parts = (archived.config, archived.store, redact_from_now_on, archived.has_drift, archived._count)
+    archiver = Archiver(*parts, redacted=lambda: [*redacted])
+    archiver.start()
+    archived.run(archiver)
+    archiver.close()
+    (path,) = archived.folder.rglob("*.parquet")
+    assert (parquet.read_table(path)["inputs"].to_pylist(), archived.counts) == (["{}"] * 5, 5)
+
+
 def test_predictions_stay_while_the_archive_cannot_be_written(
     archived: Archived, caplog: pytest.LogCaptureFixture
 ) -> None:
