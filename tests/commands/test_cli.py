@@ -89,6 +89,7 @@ def test_errors_name_what_was_probably_meant(line: str, hint: str, capsys: pytes
 def test_errors_name_a_file_with_a_similar_name(tmp_path: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     """A missing file is an error that names the one of its folder that was probably meant."""
     write_config(tmp_path)
+    (tmp_path / "training.npz").touch()
     assert main(line.replace("{}", str(tmp_path)).split()) == 1
     meant = re.search(r"did you mean (\S+)\?\n$", capsys.readouterr().err)
     assert meant
