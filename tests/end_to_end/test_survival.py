@@ -414,7 +414,7 @@ def test_a_clock_that_jumps_loses_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     }.items():
         monkeypatch.setenv(name, str(value))
     write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db", "max_size": "1GB"}})
-    server = Served(tmp_path).start()
+    server = Served(tmp_path, forked=False).start()
     monkeypatch.undo()
     window = 'model_feature_window_observations{model="credit",version="3",feature="age",window="5m"}'
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -84,25 +85,39 @@ def ask(url: str, body: Any = None, method: str | None = None, **headers: str) -
 class Served:
     """An exporter that serves.
 
+    Parameters
+    ----------
+    folder
+        Of its configuration and log.
+    flags
+        Options of the command.
+    forked
+        Whether its process is a `ForkedCommand`; a library that is to be loaded before all others needs a new one.
+
     Attributes
     ----------
     headers
         Sent with each request.
     """
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, *flags: str, forked: bool = True) -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "log"
         self.headers: dict[str, str] = {}
-        self._flags = flags
+        self._flags, self._forked = flags, forked
         self.process: ForkedCommand | subprocess.Popen[bytes]
 
     def launch(self) -> None:
         """Start the process, whatever becomes of it."""
         command = ["serve", f"--config.file={self.folder / 'exporter.yml'}"]
-        self.process = ForkedCommand([*command, f"--web.listen-address=127.0.0.1:{self.port}", *self._flags], self.log)
+        command += [f"--web.listen-address=127.0.0.1:{self.port}", *self._flags]
+        if self._forked:
+            self.process = ForkedCommand(command, self.log)
+            return
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([sys.executable, "-m", "exporter.cli", *command], stdout=log, stderr=log)
 
     def start(self) -> Served:
         """Start the process and wait until it is ready."""
