@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import gc
 import logging
 import resource
@@ -54,7 +55,10 @@ SECURITY_HEADERS = (
     ("Referrer-Policy", "same-origin"),  # no-referrer would make browsers hide the Origin of our own forms
 )
 """Headers of every response, whoever makes it: the application, or the protocol that refuses a request."""
+MAPPED_BYTES = 2**20
+"""Allocations from this size on are mapped each by itself: the system gets them back once they are freed."""
 _CHECK_TICKS = 5  # uvicorn ticks ten times a second
+_M_MMAP_THRESHOLD = -3  # glibc's malloc.h
 
 
 def serve(exporter: Exporter, host: str, port: int, web: WebConfig, path: Path | None = None) -> None:
@@ -88,6 +92,7 @@ def serve(exporter: Exporter, host: str, port: int, web: WebConfig, path: Path |
 
 
 def _serve(exporter: Exporter, web: WebConfig, sockets: list[socket.socket]) -> None:
+    _map_large_allocations()
     sys.setswitchinterval(0.001)  # the loop must not wait long for the aggregator's Python
     app = Application(exporter, web)
     server = Server(exporter, app, web, _max_connections())
@@ -252,3 +257,12 @@ def _reload(exporter: Exporter) -> None:
         log.warning("the previous configuration stays in effect")
     except Exception:
         log.exception("the previous configuration stays in effect")
+
+
+def _map_large_allocations() -> None:
+    """Fix the size from which glibc maps allocations; otherwise it rises to 32 MiB, and large bodies fragment the heap.
+
+    Without it, 50 bodies of 15 MiB that do not end took 440 MiB instead of 200. Other C libraries have no such setting.
+    """
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
