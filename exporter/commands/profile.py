@@ -146,7 +146,7 @@ def _profile_table(options: argparse.Namespace) -> _Made:
     else:
         if not options.training_file:
             raise UsageError(f"--engine={options.engine}: needs a TRAINING_FILE")
-        table = open_file(options.training_file, options.delimiter, options.decimal)
+        table = open_file(options.training_file, options.delimiter, options.decimal, build_options.known_types())
         output = without_gz(options.training_file).with_suffix(".json")
     with table, Progress(log=True) as progress:
         profile, skipped, sample = build_table(table, build_options, progress)

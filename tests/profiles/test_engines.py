@@ -317,20 +317,38 @@ def test_a_database_that_goes_away_is_an_error_without_its_password(postgres, tm
     assert "s3cret" not in f"{raised.value}{refused.value}"
 
 
-def test_a_csv_file_is_read_as_it_is_without_an_engine(tmp_path, capsys):
-    """The options of CSV hold for an engine, too, and a name with brackets is the name of one file."""
+CSV = """price;kind;prediction;truth;code;at;day;clock;gap;empty
+"""
+CSV_ROW = "{n},5;k{k};{answer};{truth};0{n};2026-09-{day:02d}T10:00:00Z;{day}.9.2026;22:15:00;{gap};"
+
+
+@pytest.mark.parametrize("types", [[], ["--type=price=categorical", "--type=code=numeric"]])
+def test_a_csv_file_is_read_as_it_is_without_an_engine(tmp_path, types):
+    """The options and types of CSV hold for an engine, too, and a name with brackets is the name of one file."""
     path = tmp_path / "train[1].csv"
-    path.write_text("price;kind\n" + "".join(f"{n},5;k{n % 3}\n" for n in range(300)))
+    rows = (
+        CSV_ROW.format(
+            n=n, k=n % 3, answer=["no", "yes"][n % 3 > 0], truth=["True", "false"][n % 2], day=1 + n % 28,
+            gap=["NA", " 7 "][n % 2],
+        )
+        for n in range(300)
+    )  # fmt: skip
+    path.write_text(CSV + "\n".join(rows))
     (tmp_path / "train1.csv").write_text("price\n1\n")
     profiles = []
     for engine in ([], ["--engine=duckdb"]):
         output = tmp_path / f"{len(engine)}.json"
-        arguments = [str(path), "--shuffled", "--delimiter=;", "--decimal=,", *engine, f"--output={output}"]
-        assert main(["profile", *arguments]) == 0
+        options = ["--shuffled", "--delimiter=;", "--decimal=,", "--prediction-column=prediction", *types]
+        assert main(["profile", str(path), *options, *engine, f"--output={output}"]) == 0
         profiles.append(load(output))
-    one, other = (profile.features for profile in profiles)
-    assert (one["price"].min, one["price"].max) == (other["price"].min, other["price"].max) == (0.5, 299.5)
-    assert one["kind"] == other["kind"]
+    one, other = profiles
+    assert one.inputs == other.inputs
+    assert one.prediction == other.prediction
+    for name in ("kind", "truth", "day", "clock", "gap"):
+        assert one.features[name] == other.features[name]
+    if not types:
+        assert one.features["code"] == other.features["code"]
+        assert (one.features["price"].min, one.features["price"].max) == (0.5, 299.5)
 
 
 @pytest.mark.parametrize(

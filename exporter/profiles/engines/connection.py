@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.errors import ExporterError, ProfileError
+from exporter.profiles.engines.csv_file import with_types
 from exporter.profiles.engines.expressions import Expression
 from exporter.profiles.readers.compression import without_gz
 from exporter.secret_file import read_secret_file
@@ -276,7 +277,9 @@ def _rows(connection: Any, table: str, schema: str | None, database: str) -> Exp
     return rows.mutate(**{name: rows[name].concat("") for (name,) in found if rows[name].type().is_string()})
 
 
-def open_file(path: Path, delimiter: str = ",", decimal: str = ".") -> EngineTable:
+def open_file(
+    path: Path, delimiter: str = ",", decimal: str = ".", types: Mapping[str, str] | None = None
+) -> EngineTable:
     """Open a Parquet, CSV or JSON lines file with DuckDB.
 
     Parameters
@@ -285,6 +288,8 @@ def open_file(path: Path, delimiter: str = ",", decimal: str = ".") -> EngineTab
         The file.
     delimiter, decimal
         What separates the cells of a CSV file, and the decimal point of its numbers.
+    types
+        Input types that were chosen, by column; for a CSV file.
 
     Raises
     ------
@@ -299,6 +304,8 @@ def open_file(path: Path, delimiter: str = ",", decimal: str = ".") -> EngineTab
         raise ProfileError(f"{path}: cannot be read: there is no such file{similar_file(path)}")
     with engine_errors(str(path)):
         connection = _duckdb()
-        options = {"delim": delimiter, "decimal_separator": decimal} if reader == "read_csv" else {}
+        is_csv = reader == "read_csv"
+        options = {"delim": delimiter, "quote": '"', "skip": 0, "all_varchar": True, "header": True} if is_csv else {}
         # DuckDB would read all files that a name with brackets or asterisks matches.
-        return EngineTable(str(path), plain.stem, getattr(connection, reader)(glob.escape(str(path)), **options))
+        rows = getattr(connection, reader)(glob.escape(str(path)), **options)
+        return EngineTable(str(path), plain.stem, with_types(rows, decimal, types or {}) if is_csv else rows)

@@ -18,8 +18,8 @@ CODES = "digits that begin with 0 are read as texts, unless --type says otherwis
 WORDS = "NA and the like are read as texts; only an empty cell is missing"
 """The remark on a column of texts that has such cells."""
 _KINDS: tuple[CellKind, ...] = get_args(CellKind)
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
-_MOMENT = r"^\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)?)?$"
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+MOMENT = r"^\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)?)?$"
 _DECIMAL_COMMA = r"^(\s*[+-]?\d*),(\d+([eE][+-]?\d+)?\s*)$"
 _DELIMITERS = {";": '";"', "\t": "tab", "|": '"|"'}
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
@@ -151,7 +151,7 @@ def _cast(column: Any, trimmed: Any, kind: str) -> Any:
     if kind == "text":
         return column
     if kind == "moment":
-        if _any_matches(trimmed, _MOMENT, other=True):
+        if _any_matches(trimmed, MOMENT, other=True):
             raise pa.ArrowInvalid("a cell is not a time")
         return trimmed
     return trimmed.cast(pa.float64() if kind == "number" else pa.bool_())
@@ -170,4 +170,4 @@ def _single(cell: str | None, kind: str) -> Any:
         return None
     if kind == "truth":
         return _TRUTHS.get(cell.lower(), cell)
-    return float(cell) if _NUMBER.fullmatch(cell) else cell  # a time may be in Unix seconds
+    return float(cell) if NUMBER.fullmatch(cell) else cell  # a time may be in Unix seconds
