@@ -223,8 +223,9 @@ class Archive:
     def newest_files(self, names: list[str], chosen: ArchiveFilter) -> Iterator[Iterator[list[Mapping[str, Any]]]]:
         """Yield for each file what `batches` yields of it, that with the newest predictions first."""
         with self._files.explained("cannot be read"):
-            for file in self._newest(chosen):
-                yield _read(file, names, chosen.expression, schema=schema_with_day())
+            expression = chosen.expression
+            for file in self._newest(expression):
+                yield _read(file, names, expression, schema=schema_with_day())
 
     def find(self, names: list[str], ids: Collection[str], up_to: int) -> Iterator[list[Mapping[str, Any]]]:
         """Yield columns of the predictions with some identifiers, the newest file first; nothing of others is read.
@@ -241,10 +242,10 @@ class Archive:
         list
             Found predictions; none, once for each file without any.
         """
-        chosen = ArchiveFilter(None, None, 0.0, up_to, ids=ids)
         with self._files.explained("cannot be read"):
+            chosen = ArchiveFilter(None, None, 0.0, up_to, ids=ids).expression
             for file in self._newest(chosen):
-                numbers = _read(file, ["seq"], chosen.expression, schema=schema_with_day())
+                numbers = _read(file, ["seq"], chosen, schema=schema_with_day())
                 found = [row["seq"] for batch in numbers for row in batch]
                 if not found:
                     yield []
@@ -252,8 +253,8 @@ class Archive:
                 between = ArchiveFilter(None, None, 0.0, max(found), ids=ids, after=min(found) - 1)
                 yield from _read(file, names, between.expression, schema=schema_with_day())
 
-    def _newest(self, chosen: ArchiveFilter) -> list[Any]:
-        files = self._files.dataset().get_fragments(filter=chosen.expression)
+    def _newest(self, expression: Any) -> list[Any]:
+        files = self._files.dataset().get_fragments(filter=expression)
         return sorted(files, key=lambda file: str(file.path), reverse=True)
 
     def count(self, chosen: ArchiveFilter) -> int:

@@ -9,7 +9,7 @@ import ibis
 
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.engines.expressions import Expression
-from exporter.profiles.readers.csv_cells import MISSING, MOMENT, NUMBER
+from exporter.profiles.readers.csv_cells import DECIMAL_COMMA, MISSING, MOMENT, NUMBER
 
 _TYPES = {"number": "float64", "truth": "boolean", "moment": "timestamp"}
 _PATTERNS = {
@@ -31,30 +31,25 @@ def with_types(rows: Expression, decimal: str, given: Mapping[str, str]) -> Expr
     given
         Input types of columns that were chosen. A column keeps its texts if one of them is not of that type.
     """
-    values = {name: _value(rows[name]) for name in rows.columns}
-    numbers = {name: _with_points(value) if decimal == "," else value for name, value in values.items()}
+    read = {name: _readings(rows[name], decimal) for name in rows.columns}
     facts: dict[str, Any] = {}
-    for index, name in enumerate(rows.columns):
+    for index, cells in enumerate(read.values()):
         for kind, pattern in _PATTERNS.items():
-            cells = numbers[name] if kind == "number" else values[name]
-            facts[f"{kind}{index}"] = cells.re_search(pattern).all()
-        facts[f"digits{index}"] = values[name].re_search(r"^\d+$").all() & values[name].re_search(r"^0\d").any()
-    (fits,) = rows.aggregate(**facts).to_pyarrow().to_pylist()
+            facts[f"{kind}{index}"] = cells[kind].re_search(pattern).all()
+        facts[f"codes{index}"] = cells["number"].re_search(r"^\d+$").all() & cells["number"].re_search(r"^0\d").any()
+    (found,) = rows.aggregate(**facts).to_pyarrow().to_pylist()
     typed = {}
-    for index, name in enumerate(rows.columns):
+    for index, (name, cells) in enumerate(read.items()):
         chosen = INPUT_TYPES[given[name]].cells if given.get(name) in INPUT_TYPES else None
-        kinds = [kind for kind in _PATTERNS if fits[f"{kind}{index}"] is not False and chosen in {None, kind}]
-        if kinds and not (fits[f"digits{index}"] and chosen is None):
-            cells = numbers[name] if kinds[0] == "number" else values[name]
-            typed[name] = cells.cast(_TYPES[kinds[0]])
+        fitting = [kind for kind in _PATTERNS if found[f"{kind}{index}"] is not False and chosen in {None, kind}]
+        if fitting and (chosen or not found[f"codes{index}"]):
+            typed[name] = cells[fitting[0]].cast(_TYPES[fitting[0]])
     return rows.mutate(**typed) if typed else rows
 
 
-def _value(column: Expression) -> Expression:
-    """Return trimmed cells, null where they mean no value."""
+def _readings(column: Expression, decimal: str) -> dict[str, Expression]:
+    """Return the cells as each kind reads them: trimmed, null where they mean no value, and numbers with a point."""
     trimmed = column.strip()
-    return ibis.ifelse(trimmed.lower().isin([*MISSING, ""]), ibis.null("string"), trimmed)
-
-
-def _with_points(column: Expression) -> Expression:
-    return column.re_replace(r"^([+-]?\d*),(\d+([eE][+-]?\d+)?)$", r"\1.\2")
+    cells = ibis.ifelse(trimmed.lower().isin([*MISSING, ""]), ibis.null("string"), trimmed)
+    number = cells.re_replace(DECIMAL_COMMA, r"\1.\2") if decimal == "," else cells
+    return {"number": number, "truth": cells, "moment": cells}

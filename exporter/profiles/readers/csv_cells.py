@@ -20,7 +20,7 @@ WORDS = "NA and the like are read as texts; only an empty cell is missing"
 _KINDS: tuple[CellKind, ...] = get_args(CellKind)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 MOMENT = r"^\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)?)?$"
-_DECIMAL_COMMA = r"^(\s*[+-]?\d*),(\d+([eE][+-]?\d+)?\s*)$"
+DECIMAL_COMMA = r"^(\s*[+-]?\d*),(\d+([eE][+-]?\d+)?\s*)$"
 _DELIMITERS = {";": '";"', "\t": "tab", "|": '"|"'}
 _TRUTHS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -106,7 +106,7 @@ class CsvColumn:
 
         if self._decimal == ".":
             return column
-        return compute.replace_substring_regex(column, _DECIMAL_COMMA, r"\1.\2")
+        return compute.replace_substring_regex(column, DECIMAL_COMMA, r"\1.\2")
 
 
 def delimiter_in(names: Collection[str]) -> str | None:
