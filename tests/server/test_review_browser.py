@@ -252,6 +252,7 @@ def test_a_second_opinion_by_keyboard(doubled: Served, visit: Open, scheme: str)
     expect(page.locator(".opinions")).to_have_text(["Disputed: anna accepted maybe, ben rejected."] * 2)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
     assert not serious(page)
+    expect(page.locator("#cards .card").first).to_be_focused()
     page.keyboard.press("a")
     eventually(lambda: states() == ["agreed", "disputed", "settled"])
 

@@ -53,6 +53,7 @@ def test_a_reviewer_gets_from_the_panel_to_the_first_decision_by_keyboard(flight
     expect(page.get_by_role("list", name="Filters")).to_contain_text("carrier is MQ and dest is ATL")
     before = int(page.locator('[data-count="pending"]').inner_text())
     assert before == sum(map(is_planted, events(COUNT)))
+    expect(page.locator("#cards .card").first).to_be_focused()
     page.keyboard.press("a")
     expect(page.locator('[data-count="pending"]')).to_have_text(str(before - 1))
 
