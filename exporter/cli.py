@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import importlib
 import logging
 import os
-import signal
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from exporter.commands.addresses import address
-from exporter.commands.common import Parser, add_config_file, add_log_options, set_help
+from exporter.commands.common import Parser, set_help
 from exporter.commands.cpu import disable_slow_avx512
 from exporter.errors import ExporterError, UsageError, printable
 
-DEFAULT_ADDRESS = "127.0.0.1:9877"
 _EXTRAS = {"aiohttp": "proxy", "confluent_kafka": "kafka", "joblib": "demo", "sklearn": "demo"}
 """Which extra of the package installs a module; ``server`` all others."""
 
@@ -35,6 +31,20 @@ class _Command(NamedTuple):
 
 
 _COMMANDS = {
+    "serve": _Command(
+        "exporter.commands.serve",
+        "receive predictions and feedback, and serve /metrics",
+        "Receive predictions and feedback of models, and serve their metrics at /metrics.",
+        "model-exporter serve --config.file=exporter.yml --web.listen-address=:9877",
+        "docs/configuration.md#serve",
+    ),
+    "check-config": _Command(
+        "exporter.commands.check_config",
+        "check a configuration and its profiles",
+        "Check a configuration and the profiles that it names. The exit status is 1 if anything is wrong.",
+        "model-exporter check-config exporter.yml",
+        "docs/configuration.md#check-config",
+    ),
     "profile": _Command(
         "exporter.commands.profile",
         "create a training profile",
@@ -193,8 +203,6 @@ def build_parser(commands: Collection[str]) -> argparse.ArgumentParser:
     text = "print the version and exit"
     parser.add_argument("--version", action="version", version=version("model-exporter"), help=text)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_serve(subparsers.add_parser("serve", help="receive predictions and feedback, and serve /metrics"))
-    _add_check_config(subparsers.add_parser("check-config", help="check a configuration and its profiles"))
     for name, command in _COMMANDS.items():
         subparser = subparsers.add_parser(name, help=command.summary)
         set_help(subparser, command.description, command.example, command.page)
@@ -204,42 +212,6 @@ def build_parser(commands: Collection[str]) -> argparse.ArgumentParser:
             subparser.set_defaults(run=module.run)
     _add_completion(subparsers.add_parser("completion", help="print the completion script of a shell"))
     return parser
-
-
-def _add_serve(parser: argparse.ArgumentParser) -> None:
-    set_help(
-        parser,
-        "Receive predictions and feedback of models, and serve their metrics at /metrics.",
-        "model-exporter serve --config.file=exporter.yml --web.listen-address=:9877",
-        "docs/configuration.md#serve",
-    )
-    add_config_file(parser)
-    text = "address to listen on (%(default)s); without a host on every address"
-    parser.add_argument("--web.listen-address", type=address, default=DEFAULT_ADDRESS, metavar="HOST:PORT", help=text)
-    parser.add_argument("--web.unix-socket", type=Path, metavar="FILE", help="Unix socket to listen on as well")
-    _add_web_files(parser)
-    text = "serve /metrics and probes without authentication"
-    parser.add_argument("--web.open-metrics", action="store_true", help=text)
-    add_log_options(parser)
-    parser.set_defaults(run=_serve)
-
-
-def _add_check_config(parser: argparse.ArgumentParser) -> None:
-    set_help(
-        parser,
-        "Check a configuration and the profiles that it names. The exit status is 1 if anything is wrong.",
-        "model-exporter check-config exporter.yml",
-        "docs/configuration.md#check-config",
-    )
-    parser.add_argument("config", nargs="?", type=Path, metavar="FILE", help="configuration (exporter.yml)")
-    add_config_file(parser)
-    _add_web_files(parser)
-    parser.set_defaults(run=_check_config)
-
-
-def _add_web_files(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--web.config.file", type=Path, metavar="FILE", help="file with TLS and users")
-    parser.add_argument("--web.tokens.file", type=Path, metavar="FILE", help="file with bearer tokens")
 
 
 def _add_completion(parser: argparse.ArgumentParser) -> None:
@@ -269,49 +241,6 @@ def _complete_file_names(parser: argparse.ArgumentParser, completion: Mapping[st
                 _complete_file_names(subparser, completion)
         elif action.type is Path or action.metavar == "FILE":
             action.complete = completion  # type: ignore[attr-defined]  # where shtab looks for it
-
-
-def _serve(options: argparse.Namespace) -> int:
-    gc.disable()  # what is allocated at the start stays: there is nothing to collect
-    from exporter.commands import logs
-    from exporter.server import start_log, web_config
-    from exporter.server.application import Exporter
-    from exporter.server.serve import serve
-
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # before there is anything to reload
-    logs.configure(options.log_level, options.log_format)
-    host, port = options.web_listen_address
-    config_file = options.config_file or Path("exporter.yml")
-    start_log.log_version(config_file)
-    web = web_config.load(options.web_config_file, options.web_tokens_file, options.web_open_metrics)
-    exporter = Exporter(config_file)
-    start_log.log_state(exporter)
-    exporter.reloaders.append(lambda: web.reload(options.web_config_file, options.web_tokens_file))
-    try:
-        serve(exporter, host or "0.0.0.0", port, web, options.web_unix_socket)  # noqa: S104 (what :9877 means)
-    finally:
-        exporter.close()
-    logging.shutdown()
-    os._exit(0)  # Python would wait for threads, such as one that reads an archive which does not answer
-
-
-def _check_config(options: argparse.Namespace) -> int:
-    from exporter.monitoring.model_files import load_valid
-    from exporter.server import web_config
-
-    path = options.config or options.config_file or Path("exporter.yml")
-    loaded = load_valid(path)
-    web_config.load(options.web_config_file, options.web_tokens_file)
-    for model in loaded.config.models:
-        binner = loaded.monitors.nearest_binner(model.name)
-        inputs = f"{len(binner.names)} features in {len(binner.targets)} profiled targets" if binner else "no profile"
-        inputs += f" ({len(model.profiles)} versions have their own)" if model.profiles else ""
-        print(f"{model.name}: {inputs}, windows {', '.join(model.windows)}")
-    valid = loaded.valid.values()
-    for fault in loaded.faults:
-        print(f"model-exporter: {printable(str(fault))}", file=sys.stderr)
-    print(f"{path} is valid" + (f"; in models_folder, {sum(valid)} of {len(valid)} files are" if valid else ""))
-    return 1 if loaded.faults else 0
 
 
 if __name__ == "__main__":

@@ -177,6 +177,12 @@ def add_config_file(parser: argparse.ArgumentParser, names: str = "") -> None:
     parser.add_argument("--config.file", type=Path, default=default, metavar="FILE", help=text)
 
 
+def add_web_files(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name the files with TLS, users and tokens."""
+    parser.add_argument("--web.config.file", type=Path, metavar="FILE", help="file with TLS and users")
+    parser.add_argument("--web.tokens.file", type=Path, metavar="FILE", help="file with bearer tokens")
+
+
 def add_log_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a server's log."""
     levels, formats = ("debug", "info", "warn", "error"), ("logfmt", "json")

@@ -20,7 +20,7 @@ _FORKSERVER = multiprocessing.get_context("forkserver")
 _FORKSERVER.set_forkserver_preload(
     ["exporter.cli", "exporter.server.application", "exporter.server.serve"]
     + [f"exporter.commands.{name}.command" for name in ("proxy", "consume", "dataset", "compare")]
-    + [f"exporter.commands.{name}" for name in ("explain", "redact")]
+    + [f"exporter.commands.{name}" for name in ("explain", "redact", "serve")]
 )
 
 
