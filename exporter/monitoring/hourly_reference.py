@@ -68,6 +68,7 @@ class HourlyReference:
         self._owner = np.searchsorted(self.targets, reference.owner[self._bins])
         values = [season.targets[names[target]] for target in self.targets]
         self._counts = np.concatenate([np.array(v.counts, dtype=np.float64) for v in values], axis=1)
+        self._counts[:, overall.counts[self._bins] == 0] = 0  # such as outputs that are missing: they are left out
         self._starts = np.flatnonzero(np.diff(self._owner, prepend=-1))
         rows = np.add.reduceat(self._counts, self._starts, axis=1)
         known = rows >= LEAST_ROWS

@@ -75,26 +75,27 @@ class Targets:
         self.scale = np.where(self.stddev > 0, self.stddev, np.maximum(abs(self.centre), 1.0))
 
     def _add_target(self, name: str, target: Feature | None) -> int | None:
-        """Add an output of the model to the targets, and return its index."""
-        if target is None:
+        """Add an output of the model to the targets, and return its index; None where no training row has it."""
+        if target is None or target.counts[-2] == sum(target.counts):
             return None
         self.target_names.append(name)
         self.targets.append(target)
         return len(self.targets) - 1
 
     def _index_bins(self) -> None:
-        """Lay out the bins of all targets, and their training values."""
+        """Lay out the bins of all targets, and their training values; of outputs, those of rows that have one."""
         self.sizes = [len(target.counts) for target in self.targets]
         training = np.array([count for target in self.targets for count in target.counts], dtype=np.float64)
         self.bins = len(training)
+        stops = np.cumsum(self.sizes, dtype=np.intp)
+        self.missing, self.invalid = stops - 2, stops - 1
+        training[self.missing[len(self.names) :]] = 0  # live events without an output are not counted, either
         self.reference = Reference.from_counts(training, self.sizes, self.quantiles)
         self._overall = Expected(self.reference, training, np.zeros(len(self.targets)))
         season = self.profile.season or None
         self.hourly = HourlyReference.from_season(season, self.target_names, self._overall, self.quantiles)
         self.hours = self.hourly.hours if self.hourly else 0
         self.starts: Ints = self.reference.starts
-        stops = self.starts + np.array(self.sizes, dtype=np.intp)
-        self.missing, self.invalid = stops - 2, stops - 1
 
     def expected(self, row: Floats) -> Expected:
         """Return what a row of sums is compared with: all training values, or those of the hours of its events."""

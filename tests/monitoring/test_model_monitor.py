@@ -332,6 +332,22 @@ def test_confidences_are_scored_against_those_of_training():
         assert stats.kl[-1] > 0.3 > stats.noise[-1] == alone.noise(np.array([300.0]))[0]
 
 
+def test_outputs_that_are_missing_are_left_out_on_both_sides():
+    """Live events as training rows, half of them without prediction and confidence, are no drift of either."""
+    classes = categorical_feature({"a": 60, "b": 40}, 100, 0)
+    values = [0.6, 0.7, 0.8, 0.9] * 25
+    trained = numeric_feature(np.array([*values, *[np.nan] * 100]))
+    events = [Prediction("m", prediction="a" if n < 60 else "b", confidence=sure) for n, sure in enumerate(values)]
+    events += [Prediction("m")] * 100
+    profile = Profile("p", 200, {"x": "numeric"}, {"x": numeric_feature(np.arange(9.0))}, classes, confidence=trained)
+    monitor = ModelMonitor(ModelConfig("m", windows=("5m",)), "1", Binner(profile))
+    monitor.observe(events, [{"x": 5}], 100.0)
+    stats = monitor.read(101.0)["5m"]
+    assert (stats.kl[1:] < stats.noise[1:]).all()
+    empty = categorical_feature({}, 100, 0)
+    assert Binner(Profile("p", 100, {"x": "numeric"}, {"x": numeric_feature(np.arange(9.0))}, empty)).prediction is None
+
+
 def test_a_profile_without_confidence_has_no_confidence_target():
     """Without training confidences live ones are counted in the histogram only."""
     monitor = monitor_of(x=[1.0, 2.0, 3.0])
