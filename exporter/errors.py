@@ -6,7 +6,7 @@
     ├── ConfigError          exporter.yml or a file it names is wrong
     │   ├── ModelFileError   files of models_folder are wrong
     │   └── ProfileError     a training profile is wrong or foreign
-    ├── UsageError           options of a command do not go together
+    ├── UsageError           options of a command are not valid, or do not go together
     ├── BatchError           rows of a batch job cannot be read, sent or pushed
     ├── CompareError         there is no data of what is to be compared
     │   └── NoPairError      there are no two versions that served together

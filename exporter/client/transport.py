@@ -57,7 +57,7 @@ class Transport:
         token_file: str | os.PathLike[str] | None,
         ca_file: str | os.PathLike[str] | None = None,
     ) -> None:
-        parts, port = _split(url)
+        parts, port = split_address(url)
         is_local = parts.scheme == "unix"
         port = port or (443 if parts.scheme == "https" else 80)
         path = urllib.parse.unquote(parts.path) if is_local else None
@@ -204,8 +204,24 @@ def connect_unix(path: str, timeout: float | None) -> socket.socket:
     return connection
 
 
-def _split(url: str) -> tuple[urllib.parse.SplitResult, int | None]:
-    """Split the exporter's address, and return its port, too."""
+def without_secrets(url: str) -> str:
+    """Return a URL for messages, valid or not, without its user, password and query.
+
+    >>> without_secrets("http://me:secret@host/path?token=secret")
+    'http://…@host/path?…'
+    """
+    return re.sub(r"\?.+", "?…", re.sub(r"^(\w+://)?.*@", r"\1…@", url))
+
+
+def split_address(url: str) -> tuple[urllib.parse.SplitResult, int | None]:
+    """Split the exporter's address, and return its port, too.
+
+    Raises
+    ------
+    ExporterError
+        When it is not valid. The text has no password.
+    """
+    shown = without_secrets(url)
     try:
         parts = urllib.parse.urlsplit(url)
     except ValueError as error:
@@ -214,12 +230,12 @@ def _split(url: str) -> tuple[urllib.parse.SplitResult, int | None]:
     is_remote = parts.scheme in {"http", "https"} and bool(parts.hostname)
     if not (is_local or is_remote) or parts.query or parts.fragment:
         raise ExporterError(
-            f"{url}: expected the exporter's address, such as http://127.0.0.1:9877 or unix:///run/exporter.sock"
+            f"{shown}: expected the exporter's address, such as http://127.0.0.1:9877 or unix:///run/exporter.sock"
         )
     try:
         return parts, parts.port
     except ValueError as error:
-        raise ExporterError(f"{url}: {error}") from None
+        raise ExporterError(f"{shown}: {error}") from None
 
 
 def _authorization(parts: urllib.parse.SplitResult) -> dict[str, str]:

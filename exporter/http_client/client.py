@@ -5,7 +5,6 @@ The requests go past any proxy that the environment names: they are for servers 
 
 from __future__ import annotations
 
-import re
 import socket
 import ssl
 import time
@@ -19,8 +18,8 @@ import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError
 
 from exporter.client.failures import Server, error_detail, expects_tls, explain_tls_error, tls_context
-from exporter.client.transport import connect_unix
-from exporter.errors import ExporterError
+from exporter.client.transport import connect_unix, without_secrets
+from exporter.errors import ExporterError, UsageError
 from exporter.http_client.credentials import basic_authorization
 
 MAX_BODY = 64 << 20
@@ -95,8 +94,10 @@ class Client:
 
     Raises
     ------
+    UsageError
+        When the URL is not valid.
     ExporterError
-        When the URL or the file with certificates is not valid.
+        When the file with certificates is not valid.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Client:
         self._authorization = authorization
         if parts.username is not None:
             if not user_in_url:
-                raise ExporterError(f"{option}: give the user with --user and the password with --password-file")
+                raise UsageError(f"{option}: give the user with --user and the password with --password-file")
             user, password = map(urllib.parse.unquote, (parts.username, parts.password or ""))
             self._authorization = lambda: basic_authorization(user, password)
         self._retries = retries
@@ -282,8 +283,7 @@ def _split(url: str, option: str, example: str) -> urllib.parse.SplitResult:
     except ValueError:  # no port, or half an IPv6 address
         valid = False
     if not valid:
-        without_secrets = re.sub(r"\?.+", "?…", re.sub("//.*@", "//…@", url))
-        raise ExporterError(f"{option}: expected a URL such as {example}, got {without_secrets}")
+        raise UsageError(f"{option}: expected a URL such as {example}, got {without_secrets(url)}")
     return parts
 
 

@@ -79,6 +79,34 @@ def test_errors_name_what_was_probably_meant(line: str, hint: str, capsys: pytes
 @pytest.mark.parametrize(
     "line",
     [
+        "compare --model=m --prometheus",
+        "consume --topic=t --bootstrap-servers=127.0.0.1:1 --exporter",
+        "dataset release --model=m --name=n --exporter",
+        "demo --incident=dark --service",
+        "demo --retrain --exporter",
+        "explain --model=m --exporter",
+        "ingest {}/rows.csv --model=m --exporter",
+        "ingest {}/rows.csv --profile={}/credit.json --push",
+        "label {}/rows.csv --id-column=a --label-column=b --exporter",
+        "proxy --upstream=http://a --exporter",
+        "proxy --upstream",
+    ],
+)
+def test_a_url_that_is_not_valid_is_invalid_usage(
+    tmp_path: Path, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit status is 2, and the message names the option and no password."""
+    write_config(tmp_path)
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    assert main([*line.replace("{}", str(tmp_path)).split(), "htp://me:s3cret@h"]) == 2
+    error = capsys.readouterr().err
+    assert f"model-exporter: {line.rsplit(maxsplit=1)[-1]}: " in error
+    assert "s3cret" not in error
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
         "check-config {}/exporter.yaml",
         "serve --config.file={}/exporter.yaml",
         "profile {}/trainig.npz",

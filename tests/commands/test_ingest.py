@@ -344,12 +344,6 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
         "which name their model, version and inputs themselves",
     )
     yield [folder / "well.csv", f"--textfile={tmp_path}/no/out.prom"], "cannot be written: No such file or directory"
-    for address in ("localhost:9091", "http://h:port", "http://[::1"):
-        yield [folder / "well.csv", f"--push={address}"], "--push: expected a URL such as http://127.0.0.1:9091, got "
-    yield (
-        [folder / "well.csv", "--exporter=http://[::1", "--model=m"],
-        "--exporter: expected a URL such as http://127.0.0.1:9877, got http://[::1",
-    )
     remote_write = [folder / "well.csv", "--push-protocol=remote-write"]
     headers = tmp_path / "headers"
     headers.write_text("X-Scope-OrgID: a\nsecret\n")
@@ -362,10 +356,6 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
     ):
         flags = ["--push=http://h:1/write", f"--push-headers-file={file}"]
         yield [*remote_write, *flags], f"--push-headers-file: {file}: {problem}"
-    yield (
-        [folder / "well.csv", "--exporter=9877", "--model=m"],
-        "--exporter: expected a URL such as http://127.0.0.1:9877, got 9877",
-    )
 
 
 def misused(folder: Path) -> Iterator[tuple[list[Any], str]]:
@@ -379,6 +369,11 @@ def misused(folder: Path) -> Iterator[tuple[list[Any], str]]:
     yield [table, "--push-protocol=remote-write"], "--push: is required with --push-protocol"
     path = "--push: expected a URL with the path of remote write, such as http://127.0.0.1:9090/api/v1/write, got http://h:1"
     yield [table, "--push-protocol=remote-write", "--push=http://h:1"], path
+    for address in ("localhost:9091", "http://h:port", "http://[::1"):
+        yield [table, f"--push={address}"], "--push: expected a URL such as http://127.0.0.1:9091, got "
+    for address in ("9877", "http://[::1"):
+        message = f"--exporter: expected a URL such as http://127.0.0.1:9877, got {address}"
+        yield [table, f"--exporter={address}", "--model=m"], message
     yield [table, "--push-headers-file=headers"], "--push-headers-file: needs --push-protocol=remote-write"
 
 

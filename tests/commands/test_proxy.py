@@ -981,7 +981,7 @@ def test_sigterm_drains_requests(shared: Served, proxied: Start) -> None:
         (["--upstream=http://a", "--record.path=/x"], "--record.path: needs a --model"),
         (["--upstream=http://a", "--upstream.timeout=0"], "expected seconds above 0 and up to 86400, got '0'"),
         (["--upstream=http://a", "--record.body-limit=1G"], "expected 0 to 4194304 bytes, got '1G'"),
-        (["--upstream=http://a", "--exporter=nowhere"], "nowhere: expected the exporter's address"),
+        (["--upstream=http://a", "--exporter=u:secret@nowhere"], "--exporter: …@nowhere: expected the exporter's"),
         (["--upstream=http://a", "--exporter.token-file=/nothing"], "the exporter's token: "),
         (["--upstream=http://a", "--upstream.host=a b"], "expected a host such as models.example.com"),
     ],

@@ -131,6 +131,7 @@ def _describe(incident: ActiveIncident) -> str:
 def _demo(args: argparse.Namespace) -> None:
     model.ensure(args.directory, _say)
     with common.stopping(signal.SIGINT, signal.SIGTERM) as stopping, contextlib.ExitStack() as stack:
+        prometheus = Prometheus(args.prometheus)
         exporter = stack.enter_context(_exporter_client(args))
         _wait_until_healthy(exporter, "/-/healthy", stopping, 5, _no_exporter(args))
         child = None if args.service else stack.enter_context(_service(args))
@@ -145,7 +146,7 @@ def _demo(args: argparse.Namespace) -> None:
         stack.callback(traffic.stop)
         _say(f"{args.rate:g} requests a second to the model service at {client.url}, monitored by {args.exporter}")
         if not stopping.is_set():
-            steps = _Steps(args, exporter, client, traffic)
+            steps = _Steps(args, exporter, client, traffic, prometheus)
             functions = {"sample": steps.sample, "retrain": steps.retrain, "compare": steps.compare}
             wait = functools.partial(_wait, stopping, child)
             events = scenario.Scenario(scenario.service_client(client.url), traffic.counts, wait, _say, functions)
@@ -167,8 +168,11 @@ def _wait(stopping: threading.Event, child: subprocess.Popen[bytes] | None, seco
 class _Steps:
     """The steps of the scenario that are not incidents."""
 
-    def __init__(self, args: argparse.Namespace, exporter: Client, service: Client, traffic: Traffic) -> None:
+    def __init__(
+        self, args: argparse.Namespace, exporter: Client, service: Client, traffic: Traffic, prometheus: Prometheus
+    ) -> None:
         self._args = args
+        self._prometheus = prometheus
         self._exporter = exporter
         self._service = service
         self._traffic = traffic
@@ -196,7 +200,7 @@ class _Steps:
             raise StackError("there is no second version: the retraining failed, or the scenario has none")
         before, after = versions[-2:]
         period = Period(self._since, time.time())
-        comparison = compare_shared(Prometheus(self._args.prometheus), model.NAME, (before, after), period)
+        comparison = compare_shared(self._prometheus, model.NAME, (before, after), period)
         _say(f"  all numbers: {scenario.program()} compare --model={model.NAME} --from={utc_time(period.start)}")
         # The correction ratio, which the demo is about, comes last: `up` shows the last two lines.
         for measure in sorted(comparison.measures, key=lambda measure: measure.name == "correction_ratio"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from exporter.client.transport import Transport
+from exporter.client.transport import Transport, split_address
 from exporter.commands import logs
 from exporter.commands.addresses import Address, address
 from exporter.commands.common import add_log_options, seconds
@@ -87,6 +87,10 @@ def run(options: argparse.Namespace) -> int:
     if options.record_path and not options.model:
         raise UsageError("--record.path: needs a --model, which such paths do not name")
     to = upstream.parse(options.upstream, options.upstream_ca_file)
+    try:
+        split_address(options.exporter)
+    except ExporterError as error:
+        raise UsageError(f"--exporter: {error}") from None
     target = Transport(options.exporter, 5.0, options.exporter_token_file, options.exporter_ca_file)
     recorder = Recorder(target, options.model, options.version, options.record_path, options.record_body_limit)
     sys.setswitchinterval(_SWITCH_SECONDS)
