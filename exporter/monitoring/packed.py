@@ -15,15 +15,21 @@ def pack(value: msgspec.Struct) -> bytes:
     return zlib.compress(msgspec.msgpack.encode(value), 1)
 
 
-def unpack(data: bytes, kind: type[_T]) -> _T:
+def unpack(data: bytes, kind: type[_T], max_bytes: int) -> _T:
     """Return the struct in the data.
 
     Raises
     ------
     ValueError
-        When the data do not hold one.
+        When the data do not hold one, or have more than ``max_bytes`` uncompressed.
     """
     try:
-        return msgspec.msgpack.decode(zlib.decompress(data), type=kind)
-    except (zlib.error, msgspec.MsgspecError) as error:
+        decompressor = zlib.decompressobj()
+        content = decompressor.decompress(data, max_bytes + 1)
+        if len(content) > max_bytes:
+            raise ValueError(f"it has more than {max_bytes:,} bytes uncompressed")
+        return msgspec.msgpack.decode(content, type=kind)
+    except zlib.error:
+        raise ValueError("its compression is damaged") from None
+    except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from None

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 SEPARATOR = "\n"
 """Separates the two versions in the key of a pair's row; no version holds it."""
+MAX_BYTES = 64 * 2**20
+"""Largest pair, uncompressed: that of a profile with four million bins."""
 
 
 class _Side(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
@@ -55,7 +57,7 @@ def decode(data: bytes, model: str, monitors: MonitorRegistry) -> Pair | None:
     ValueError
         When the data are not a pair.
     """
-    saved = unpack(data, _Pair)
+    saved = unpack(data, _Pair, MAX_BYTES)
     sides = []
     for side in (saved.before, saved.after):
         binner = monitors.binner(model, side.version)

@@ -36,6 +36,8 @@ SECONDS = 30.0
 """Seconds between snapshots: at most so much of the windows is lost when the process is killed."""
 MAX_BYTES = 32 * 2**20
 """Largest compressed snapshot that is saved."""
+SPARE_BYTES = 64 * 2**20
+"""What a snapshot may have beyond the rings: its evidence, or the larger rings of an earlier profile."""
 MAX_SECONDS = 1e12
 """Largest time in a snapshot: the numbers of sub-windows then fit into 64 bits."""
 
@@ -119,15 +121,16 @@ def _as_bytes(rings: Sequence[RingRows]) -> list[_RingBytes]:
     return [(ticks.tobytes(), sums.tobytes(), minima.tobytes()) for ticks, sums, minima in rings]
 
 
-def decode(data: bytes) -> Snapshot:
+def decode(data: bytes, monitor: ModelMonitor) -> Snapshot:
     """Return the snapshot in the data.
 
     Raises
     ------
     ValueError
-        When the data are not a snapshot.
+        When the data are not a snapshot, or one much larger than the monitor's rings, uncompressed.
     """
-    snapshot = unpack(data, Snapshot)
+    rings = *monitor.all_rings(), *monitor.quality.rings.values()
+    snapshot = unpack(data, Snapshot, SPARE_BYTES + 2 * sum(ring.nbytes for ring in rings))
     if not all(abs(time) < MAX_SECONDS for time in (snapshot.unix_time, snapshot.ring_time, snapshot.idle)):
         raise ValueError("its times are not possible")
     return snapshot
@@ -258,7 +261,7 @@ def restore(
             continue
         monitor = ModelMonitor(monitors.models[model], version, monitors.binner(model, version))
         try:
-            idle = restore_version(monitor, decode(data), now, unix_time)
+            idle = restore_version(monitor, decode(data, monitor), now, unix_time)
         except ValueError as error:
             log.warning(
                 "windows of model %r version %r start empty: the snapshot is damaged: %s", model, version, error

@@ -128,6 +128,11 @@ class Ring:
         """The number of sums and of minima in a row."""
         return self._sums.shape[1], self._minima.shape[1]
 
+    @property
+    def nbytes(self) -> int:
+        """The bytes of memory that all rows take."""
+        return self._ticks.nbytes + self._sums.nbytes + self._minima.nbytes
+
     def dump(self, now: float) -> tuple[Ticks, Floats, Floats]:
         """Return copies of the rows that are kept: the numbers of their sub-windows, sums and minima."""
         tick = int(now // self.step)

@@ -95,7 +95,7 @@ def of_all_replicas(
     for data in snapshots:
         other = ModelMonitor(monitor.config, monitor.version, binner)
         try:
-            fits = restore_version(other, decode(data), now, unix_time) is not None
+            fits = restore_version(other, decode(data, other), now, unix_time) is not None
         except ValueError as error:
             damaged.append(f"of model {monitor.config.name!r} version {monitor.version!r}: {error}")
             continue

@@ -125,7 +125,7 @@ def test_a_restart_changes_nothing() -> None:
     feed(monitor, now + 5, 10, 0.25)
     data = snapshots.encode(monitor, now + 6, unix_time=1e9)
     restored = monitor_of()
-    snapshots.restore_version(restored, snapshots.decode(data), 50.0, 1e9 + 30)
+    snapshots.restore_version(restored, snapshots.decode(data, restored), 50.0, 1e9 + 30)
     assert restored.read_evidence(50.0)[:2] == pytest.approx(monitor.read_evidence(now + 66)[:2])
     assert monitor.read_evidence(now + 66)[0] > 1
     assert not restored.observed.any()  # counters begin at zero
@@ -148,8 +148,8 @@ def test_a_damaged_snapshot_is_refused(evidence: tuple[bytes, bytes]) -> None:
     """It starts empty, as other damaged snapshots do."""
     monitor = monitor_of()
     feed(monitor, 5.0)
-    snapshot = snapshots.decode(snapshots.encode(monitor, 6.0, 1e9))
-    damaged = snapshots.decode(pack(msgspec.structs.replace(snapshot, evidence=evidence)))
+    snapshot = snapshots.decode(snapshots.encode(monitor, 6.0, 1e9), monitor)
+    damaged = snapshots.decode(pack(msgspec.structs.replace(snapshot, evidence=evidence)), monitor)
     with pytest.raises(ValueError):
         snapshots.restore_version(monitor_of(), damaged, 50.0, 1e9)
 
@@ -159,7 +159,7 @@ def test_a_snapshot_of_an_earlier_release_has_no_evidence() -> None:
     monitor = monitor_of()
     feed(monitor, 5.0)
     fields = msgspec.msgpack.decode(zlib.decompress(snapshots.encode(monitor, 6.0, 1e9)))
-    earlier = snapshots.decode(zlib.compress(msgspec.msgpack.encode(fields[:-1])))
+    earlier = snapshots.decode(zlib.compress(msgspec.msgpack.encode(fields[:-1])), monitor)
     restored = monitor_of()
     snapshots.restore_version(restored, earlier, 7.0, 1e9 + 1)
     assert np.isnan(restored.read_evidence(7.0)).all()

@@ -344,7 +344,7 @@ def test_windows_survive_a_restart(prediction: Feature | None) -> None:
     count(before, labelled("yes", "yes", age=60.0, confidence=0.7), labelled("yes", "no", age=2 * DAY))
     data = encode(before, NOW, UNIX)
     after = monitor_of(prediction)
-    assert restore_version(after, decode(data), 7.0, UNIX + 600) is not None
+    assert restore_version(after, decode(data, after), 7.0, UNIX + 600) is not None
     assert after.read_quality(7.0) == before.read_quality(NOW + 600)
     assert after.quality.labelled == 0
     after.count_labels([labelled("yes", "yes", age=60.0)], 7.0, UNIX + 600)
@@ -357,7 +357,7 @@ def test_other_windows_of_the_quality_start_empty() -> None:
     before.observe([Prediction("m", prediction="yes")] * 3, [{"c": "NL"}], NOW)
     count(before, labelled("yes", "yes"))
     after = monitor_of(CLASSES, quality_windows=("14d",))
-    assert restore_version(after, decode(encode(before, NOW, UNIX)), NOW, UNIX) is not None
+    assert restore_version(after, decode(encode(before, NOW, UNIX), after), NOW, UNIX) is not None
     assert after.read_quality(NOW) == {}
     assert after.read(NOW)["1h"].observations[0] == 1
     bare = monitor_of(None, quality_windows=("14d",))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,7 +123,7 @@ def test_windows_agree_with_counting_by_hand(steps: list[tuple[float, bool, floa
             elapsed += max(pause + step, 0.0)
             now = start / 2 + pause
             fresh = ModelMonitor(monitor.config, "1", BINNER)
-            snapshots.restore_version(fresh, decode(data), now, wall)
+            snapshots.restore_version(fresh, decode(data, fresh), now, wall)
             monitors = monitors_of(windows=("5m", "1h", "24h"))
             monitors.put(fresh)
         else:  # it goes on; a step of the wall clock does nothing
@@ -211,7 +213,8 @@ def test_a_snapshot_of_an_older_version_keeps_its_windows(store: Store) -> None:
     """A snapshot from before the quality was measured has no rings of it, and those of the inputs fit."""
     before = monitors_of()
     feed(before, "1", 100.0)
-    snapshot = decode(encode(before.get("m", "1", 100.0), 100.0, WALL))
+    monitor = before.get("m", "1", 100.0)
+    snapshot = decode(encode(monitor, 100.0, WALL), monitor)
     older = [getattr(snapshot, name) for name in ("fingerprint", "unix_time", "ring_time", "idle", "rings")]
     data = zlib.compress(msgspec.msgpack.encode(older))
     row = {"replica": store.replica, "model": "m", "version": "1", "saved": WALL, "data": data}
@@ -244,8 +247,9 @@ def test_versions_without_a_profile_are_saved_once_they_have_labels(store: Store
 def damaged() -> dict[str, bytes]:
     monitors = monitors_of()
     feed(monitors, "1", 100.0)
-    good = encode(monitors.get("m", "1", 100.0), 100.0, WALL)
-    snapshot = decode(good)
+    monitor = monitors.get("m", "1", 100.0)
+    good = encode(monitor, 100.0, WALL)
+    snapshot = decode(good, monitor)
 
     def packed(**changes: Any) -> bytes:
         return zlib.compress(msgspec.msgpack.encode(msgspec.structs.replace(snapshot, **changes)))
@@ -284,6 +288,27 @@ def test_a_damaged_snapshot_is_logged_and_skipped(store: Store, caplog: pytest.L
         restore(store, after, 5.0, WALL)
     assert list(counted(after, 5.0)) == ["good"]
     assert "windows of model 'm' version '1' start empty: the snapshot is damaged: " in caplog.text
+
+
+def test_the_memory_that_a_snapshot_takes_is_bounded(store: Store, caplog: pytest.LogCaptureFixture) -> None:
+    """It is decompressed up to 64 MiB more than twice its windows, and the log says so."""
+    row = {
+        "replica": store.replica,
+        "model": "m",
+        "version": "1",
+        "saved": WALL,
+        "data": zlib.compress(bytes(2**27), 1),
+    }
+    store.execute(lambda connection, _: connection.execute(windows.insert().values(row)))
+    after = monitors_of()
+    tracemalloc.start()
+    try:
+        restore(store, after, 5.0, WALL)
+        assert tracemalloc.get_traced_memory()[1] < 2**27 + 2**25  # zlib joins the parts of its output in the end
+    finally:
+        tracemalloc.stop()
+    assert counted(after, 5.0) == {}
+    assert re.search(r"the snapshot is damaged: it has more than [\d,]+ bytes uncompressed", caplog.text)
 
 
 def test_the_store_has_snapshots_of_current_versions_only(any_store: Store) -> None:

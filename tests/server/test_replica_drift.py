@@ -55,12 +55,13 @@ def test_replicas_together_have_the_score_of_one_that_saw_everything() -> None:
 def test_a_snapshot_that_does_not_fit_is_left_out() -> None:
     """A damaged one, and one of other windows; without any other, there is no score of several replicas."""
     other_windows = monitor(VALUES[:10], msgspec.structs.replace(SUMMARY, windows=("10m",)))
-    good = encode(monitor(VALUES[10:20]), NOW, 1e9)
-    forged = pack(msgspec.structs.replace(decode(good), ring_time=1e300))
+    own = monitor(VALUES[10:20])
+    good = encode(own, NOW, 1e9)
+    forged = pack(msgspec.structs.replace(decode(good, own), ring_time=1e300))
     snapshots, damaged = [b"damaged", encode(other_windows, NOW, 1e9), forged], list[str]()
     assert of_all_replicas(monitor(VALUES[:10]), snapshots, NOW, 1e9, damaged) is None
     assert damaged == [
-        "of model 'm' version '1': Error -3 while decompressing data: incorrect header check",
+        "of model 'm' version '1': its compression is damaged",
         "of model 'm' version '1': its times are not possible",
     ]
     assert of_all_replicas(monitor(VALUES[:10]), [], NOW, 1e9, []) is None
