@@ -20,7 +20,7 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from study_tables import table
 
-from exporter.stats.accuracy import Estimate, estimate_accuracy, wilson
+from exporter.stats.accuracy import IntervalEstimate, estimate_accuracy, wilson
 from exporter.stats.divergence import Floats
 from exporter.stats.strata import add_edges, allocate, shares, stratum_of
 
@@ -80,7 +80,7 @@ def real() -> Iterator[Case]:
         yield Case(name, confidence[chosen], wrong[chosen])
 
 
-def review(case: Case, rng: np.random.Generator, goal: Callable[..., Floats]) -> Iterator[Estimate]:
+def review(case: Case, rng: np.random.Generator, goal: Callable[..., Floats]) -> Iterator[IntervalEstimate]:
     """Yield the estimate after each draw, when all of its samples are decided."""
     edges: list[float] = []
     confidence, wrong = np.empty(0), np.empty(0)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from exporter.stats.accuracy import Estimate
+from exporter.stats.accuracy import IntervalEstimate
 from exporter.stats.divergence import Floats
 
 
@@ -52,7 +52,7 @@ class Quality(NamedTuple):
     absolute_error: float = 0.0
     squared_error: float = 0.0
     regression: bool = False
-    estimated: Estimate | None = None
+    estimated: IntervalEstimate | None = None
 
 
 class Counts(NamedTuple):
@@ -134,7 +134,9 @@ def _add_quality(parts: Sequence[Counts]) -> Quality:
         absolute_error=sum(part.quality.absolute_error for part in parts),
         squared_error=sum(part.quality.squared_error for part in parts),
         regression=any(part.quality.regression for part in parts),
-        estimated=Estimate(*(float(np.average(list(n), weights=weights)) for n in numbers)) if estimated else None,
+        estimated=IntervalEstimate(*(float(np.average(list(n), weights=weights)) for n in numbers))
+        if estimated
+        else None,
     )
 
 

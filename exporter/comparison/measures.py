@@ -260,5 +260,5 @@ def _measured_quality(
     return left.estimate, right.estimate, change
 
 
-def _from_band(band: accuracy.Estimate | None) -> Estimate | None:
+def _from_band(band: accuracy.IntervalEstimate | None) -> Estimate | None:
     return band and from_band(*band)

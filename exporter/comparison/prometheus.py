@@ -15,7 +15,7 @@ from exporter.errors import CompareError
 from exporter.http_client.prometheus import Prometheus, quoted
 from exporter.monitoring.registry import OTHER_VERSION, version_sort_key
 from exporter.monitoring.shared_time import STEP_SECONDS, SharedTime
-from exporter.stats.accuracy import Estimate
+from exporter.stats.accuracy import IntervalEstimate
 from exporter.stats.sequential import Sums
 from exporter.validation import parse_duration, suggestion
 
@@ -202,7 +202,7 @@ def _quality(increases: Callable[[str], dict[tuple[str, ...], float]]) -> Qualit
     return Quality(labelled, correct, absolute, squared, bool(found[2]) and (not found[1] or absolute > 0))
 
 
-def _estimated(prometheus: Prometheus, labels: str, period: Period) -> Estimate | None:
+def _estimated(prometheus: Prometheus, labels: str, period: Period) -> IntervalEstimate | None:
     """Return the mean of the estimates in a period, and of their bands; of the shortest window that there is."""
     seconds = round(period.end - period.start)
     for name in ("model_estimated_accuracy", "model_estimated_mean_absolute_error"):
@@ -212,7 +212,7 @@ def _estimated(prometheus: Prometheus, labels: str, period: Period) -> Estimate 
             numbers.append({s.labels["window"]: s.value for s in prometheus.query(query, period.end)})
         windows = sorted(set.intersection(*map(set, numbers)), key=parse_duration)
         if windows:
-            return Estimate(*(values[windows[0]] for values in numbers))
+            return IntervalEstimate(*(values[windows[0]] for values in numbers))
     return None
 
 

@@ -20,10 +20,10 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import DELAY_BUCKETS
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.window_quality import WindowQuality
-from exporter.stats.accuracy import Estimate
+from exporter.stats.accuracy import IntervalEstimate
 from exporter.stats.divergence import Floats
 
-_ABSENT = Estimate(math.nan, math.nan, math.nan)
+_ABSENT = IntervalEstimate(math.nan, math.nan, math.nan)
 _MEASURED = (
     f.WINDOW_LABELLED,
     f.WINDOW_UNLABELLED,

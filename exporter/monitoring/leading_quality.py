@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.window_quality import WindowQuality
-from exporter.stats.accuracy import Estimate
+from exporter.stats.accuracy import IntervalEstimate
 
 Kind = Literal["accuracy", "absolute_error"]
 ALERT = "ModelAccuracyLow"
@@ -42,7 +42,7 @@ class Leading(NamedTuple):
 
     basis: Literal["measured", "estimated"]
     window: str
-    estimate: Estimate
+    estimate: IntervalEstimate
     number: float
     limit: float
     excess: float
@@ -57,7 +57,7 @@ def kind_of(monitor: ModelMonitor) -> Kind:
     return "absolute_error" if is_number else "accuracy"
 
 
-def measured(window: WindowQuality | None, kind: Kind) -> Estimate | None:
+def measured(window: WindowQuality | None, kind: Kind) -> IntervalEstimate | None:
     """Return the measured quality of a window; None without labels."""
     if window is None:
         return None
@@ -125,12 +125,12 @@ def _limit(monitor: ModelMonitor, reference: float) -> float:
     return reference - monitor.config.threshold(ALERT) if kind_of(monitor) == "accuracy" else MOST_ERROR * reference
 
 
-def _excess(kind: Kind, estimate: Estimate, limit: float) -> float:
+def _excess(kind: Kind, estimate: IntervalEstimate, limit: float) -> float:
     """Return how far the whole interval is beyond a threshold, relative to it; 0 when it is not."""
     end = limit - estimate.upper if kind == "accuracy" else estimate.lower - limit
     return end / limit if end > 0 and limit > 0 else 0.0
 
 
-def _is_within(kind: Kind, estimate: Estimate, limit: float) -> bool:
+def _is_within(kind: Kind, estimate: IntervalEstimate, limit: float) -> bool:
     """Return whether the whole interval is within a threshold."""
     return estimate.lower >= limit if kind == "accuracy" else estimate.upper <= limit

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from exporter.stats.accuracy import Estimate, Z, calibration_error_by_chance, wilson
+from exporter.stats.accuracy import IntervalEstimate, Z, calibration_error_by_chance, wilson
 from exporter.stats.divergence import Floats
 
 CONFIDENCE_BINS = 10
@@ -73,10 +73,10 @@ class WindowQuality(NamedTuple):
 
     predictions: float
     labelled: float
-    accuracy: Estimate | None
+    accuracy: IntervalEstimate | None
     calibration_error: float
     rated: tuple[list[float], list[float]]
-    absolute_error: Estimate | None
+    absolute_error: IntervalEstimate | None
     squared_error: float
     expected: float
     expected_variance: float
@@ -117,13 +117,13 @@ def _share(part: float, whole: float) -> float:
     return min(part / whole, 1.0) if whole > 0 else math.nan
 
 
-def _mean_error(numbers: float, absolute: float, squared: float) -> Estimate:
+def _mean_error(numbers: float, absolute: float, squared: float) -> IntervalEstimate:
     mean = absolute / numbers
     if numbers < MIN_ERRORS or not _are_exact(numbers, absolute, squared):
-        return Estimate(mean, math.nan, math.nan)
+        return IntervalEstimate(mean, math.nan, math.nan)
     variance = max(squared / numbers - mean**2, 0.0) * numbers / (numbers - 1)
     half = Z * math.sqrt(variance / numbers)
-    return Estimate(mean, max(mean - half, 0.0), mean + half)
+    return IntervalEstimate(mean, max(mean - half, 0.0), mean + half)
 
 
 def _are_exact(numbers: float, absolute: float, squared: float) -> bool:

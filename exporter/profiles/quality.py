@@ -14,7 +14,7 @@ import numpy as np
 
 from exporter.profiles.profile import Feature, NumericFeature, Profile
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality
-from exporter.stats.accuracy import Estimate, Z, wilson
+from exporter.stats.accuracy import IntervalEstimate, Z, wilson
 from exporter.stats.divergence import Floats, Ints
 from exporter.stats.quality import bin_resolution, calibrated, nearest_known
 
@@ -208,7 +208,7 @@ class QualityEstimator:
             return "empty"
         return "unconfident" if self._lacking_share(counts) > _MOST_UNSUPPORTED else "unsupported"
 
-    def estimate(self, counts: Floats, past: float = 0.0) -> Estimate | None:
+    def estimate(self, counts: Floats, past: float = 0.0) -> IntervalEstimate | None:
         """Return the accuracy or mean absolute error that the labels of a window will probably show.
 
         The interval is one of 95 % for what will be measured in this window. Its variance has four parts: the chance
@@ -226,7 +226,7 @@ class QualityEstimator:
 
         Returns
         -------
-        Estimate
+        IntervalEstimate
             None without observations, with fewer than `LEAST_ROWS` labelled rows, or where more than half of the
             observations of a target that matters are in bins without labelled rows, or lack a confidence.
         """
@@ -257,25 +257,25 @@ class QualityEstimator:
         return variance + float(abs(shares - self._trained) @ self._resolution) ** 2
 
     @property
-    def reference(self) -> Estimate:
+    def reference(self) -> IntervalEstimate:
         """`overall` with the 95 % interval that its limited number of rows leaves."""
         if self.kind == "accuracy":
             return wilson(self.overall * self.rows, self.rows)
         variance = self._base_variance + float(self._trained @ (self._variances + self._effects**2))
         half = Z * float(np.sqrt(max(variance, 0.0) / max(self.rows, 1)))
-        return Estimate(self.overall, max(self.overall - half, 0.0), self.overall + half)
+        return IntervalEstimate(self.overall, max(self.overall - half, 0.0), self.overall + half)
 
     def observed(self, counts: Floats) -> float:
         """Return how many predictions an estimate is of."""
         return float(counts[self._count.start : self._count.stop].sum())
 
-    def _widened(self, value: float, half: float, unsupported: float) -> Estimate:
+    def _widened(self, value: float, half: float, unsupported: float) -> IntervalEstimate:
         """Return the estimate with the interval that unsupported predictions widen, within what is possible."""
         lower, upper = (1 - unsupported) * (value - half), (1 - unsupported) * (value + half)
         if self.kind == "accuracy":
-            return Estimate(value, min(max(lower, 0.0), value), max(min(upper + unsupported, 1.0), value))
+            return IntervalEstimate(value, min(max(lower, 0.0), value), max(min(upper + unsupported, 1.0), value))
         upper = max(upper + unsupported * self._quality.large, value + half)
-        return Estimate(value, min(max(lower, 0.0), value), upper)
+        return IntervalEstimate(value, min(max(lower, 0.0), value), upper)
 
     def _unsupported_share(self, counts: Floats) -> float:
         """Return the largest share of a target's observations in bins without labelled rows, or that are lacking."""

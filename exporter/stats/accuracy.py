@@ -17,15 +17,15 @@ PRIOR = 2.0
 """Labels for which the share of all strata stands in each stratum's variance."""
 
 
-class Estimate(NamedTuple):
-    """A share with its 95 % confidence interval."""
+class IntervalEstimate(NamedTuple):
+    """An estimated share or error with its 95 % confidence interval."""
 
     value: float
     lower: float
     upper: float
 
 
-def wilson(right: float, decided: float) -> Estimate:
+def wilson(right: float, decided: float) -> IntervalEstimate:
     """Return the share of a random sample with its score interval (Wilson, 1927).
 
     >>> [round(number, 4) for number in wilson(45, 50)]
@@ -35,7 +35,7 @@ def wilson(right: float, decided: float) -> Estimate:
     centre = (share + spread / 2) / (1 + spread)
     half = Z / (1 + spread) * sqrt(share * (1 - share) / decided + spread / decided / 4)
     # The ends at 0 and 1 are exact: rounding would leave 4e-17.
-    return Estimate(
+    return IntervalEstimate(
         share, max(centre - half, 0.0) if right else 0.0, min(centre + half, 1.0) if right < decided else 1.0
     )
 
@@ -76,7 +76,7 @@ def estimate_accuracy(
     right: ArrayLike,
     *,
     seen: int | None = None,
-) -> Estimate:
+) -> IntervalEstimate:
     """Return the accuracy of all confident predictions, estimated in strata.
 
     Predictions with feedback are known; the others are estimated from random samples, one in each stratum. With K of N
@@ -112,7 +112,7 @@ def estimate_accuracy(
     known_right = float(np.sum(known_right))
     total = float(known.sum() + rest.sum())
     if total and not rest.any():
-        return Estimate(*[known_right / total] * 3)
+        return IntervalEstimate(*[known_right / total] * 3)
     weights = rest / rest.sum() if total else decided / decided.sum()
     share = _share(weights, decided, right)
     shares = np.divide(right, decided, out=np.full(len(weights), share), where=decided > 0)
@@ -127,7 +127,7 @@ def estimate_accuracy(
     size = mean * (1 - mean) / variance
     bounds = wilson(share * size, size)
     others = float(rest.sum())
-    return Estimate(*((known_right + others * p) / total if total else p for p in (share, *bounds[1:])))
+    return IntervalEstimate(*((known_right + others * p) / total if total else p for p in (share, *bounds[1:])))
 
 
 def _share(weights: Floats, decided: Floats, right: Floats) -> float:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from exporter.stats.accuracy import Estimate, estimate_accuracy
+from exporter.stats.accuracy import IntervalEstimate, estimate_accuracy
 from exporter.stats.tolerance import Tolerance
 from exporter.storage.label_numbers import is_within_tolerance
 from exporter.storage.sample_strata import Strata, count_columns, counts_by_stratum, stored_strata
@@ -55,7 +55,7 @@ class AccuracyCounts(msgspec.Struct):
         """How many samples are decided."""
         return sum(self.decided)
 
-    def estimate(self) -> Estimate:
+    def estimate(self) -> IntervalEstimate:
         """Return the accuracy with its interval; at least one sample is decided."""
         counts = (self.population, self.known, self.known_right, self.decided, self.right)
         return estimate_accuracy(*counts, seen=self.seen)

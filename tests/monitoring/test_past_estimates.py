@@ -17,7 +17,7 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.window_quality import miss_variance
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import Profile
-from exporter.stats.accuracy import Estimate
+from exporter.stats.accuracy import IntervalEstimate
 from exporter.storage.labels import LabelledPrediction
 
 DAY = 86400.0
@@ -58,7 +58,7 @@ def observed(profile: Profile, days: list[float], labels: int = 500, age: float 
     return monitors
 
 
-def estimated(monitors: MonitorRegistry) -> Estimate:
+def estimated(monitors: MonitorRegistry) -> IntervalEstimate:
     """What is estimated for the last hour, from the metrics."""
     text = b"".join(render_families(ModelsCollector().collect(monitors))).decode()
     found = {
@@ -67,10 +67,10 @@ def estimated(monitors: MonitorRegistry) -> Estimate:
         for sample in family.samples
         if sample.labels.get("window") == "1h"
     }
-    return Estimate(*(found[f"model_estimated_accuracy{end}"] for end in ("", "_lower", "_upper")))
+    return IntervalEstimate(*(found[f"model_estimated_accuracy{end}"] for end in ("", "_lower", "_upper")))
 
 
-def width(estimate: Estimate) -> float:
+def width(estimate: IntervalEstimate) -> float:
     return estimate.upper - estimate.lower
 
 

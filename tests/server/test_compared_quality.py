@@ -18,7 +18,7 @@ from exporter.events import LabelEvent, Prediction
 from exporter.monitoring.shared_time import STEP_SECONDS
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
-from exporter.stats.accuracy import Estimate
+from exporter.stats.accuracy import IntervalEstimate
 
 PERIOD = Period(0, 3600)
 
@@ -43,8 +43,8 @@ def said(before: Counts, after: Counts) -> str:
 
 def test_accuracy_is_measured_where_both_sides_have_labels() -> None:
     """With labels on both sides their shares are compared, whatever the estimates say."""
-    before = counts(labelled=1000, correct=800, estimated=Estimate(0.99, 0.98, 1.0))
-    after = counts(labelled=500, correct=450, estimated=Estimate(0.5, 0.4, 0.6))
+    before = counts(labelled=1000, correct=800, estimated=IntervalEstimate(0.99, 0.98, 1.0))
+    after = counts(labelled=500, correct=450, estimated=IntervalEstimate(0.5, 0.4, 0.6))
     measure = quality_of(before, after)
     assert measure
     assert (measure.name, measure.basis, measure.verdict, measure.observations) == (
@@ -59,15 +59,15 @@ def test_accuracy_is_measured_where_both_sides_have_labels() -> None:
 
 def test_accuracy_is_estimated_where_one_side_has_too_few_labels() -> None:
     """Estimates are compared by their bands; overlapping ones prove nothing."""
-    before = counts(labelled=1000, correct=900, estimated=Estimate(0.9, 0.88, 0.92))
-    after = counts(labelled=MIN_LABELS - 1, correct=0, estimated=Estimate(0.8, 0.78, 0.82))
+    before = counts(labelled=1000, correct=900, estimated=IntervalEstimate(0.9, 0.88, 0.92))
+    after = counts(labelled=MIN_LABELS - 1, correct=0, estimated=IntervalEstimate(0.8, 0.78, 0.82))
     measure = quality_of(before, after)
     assert measure
     assert (measure.basis, measure.verdict, measure.observations) == ("estimated", "worse", (1000, 1000))
     assert said(before, after).startswith(
         "Version 2 is right less often as estimated: 80.0 % of predictions against 90"
     )
-    near = counts(estimated=Estimate(0.89, 0.86, 0.92))
+    near = counts(estimated=IntervalEstimate(0.89, 0.86, 0.92))
     assert said(before, near).startswith("Estimated accuracy: no significant difference, 89.0 %")
 
 
@@ -84,7 +84,7 @@ def test_errors_of_numbers_are_compared_by_their_mean() -> None:
 
 
 @pytest.mark.parametrize(
-    ("after", "verdict"), [(counts(), None), (counts(estimated=Estimate(0.9, 0.8, 1.0)), "unknown")]
+    ("after", "verdict"), [(counts(), None), (counts(estimated=IntervalEstimate(0.9, 0.8, 1.0)), "unknown")]
 )
 def test_what_is_not_known_is_not_compared(after: Counts, verdict: str | None) -> None:
     """Without labels and estimates nothing is said; with those of one side, that the other has none."""
@@ -99,8 +99,8 @@ def test_what_is_not_known_is_not_compared(after: Counts, verdict: str | None) -
 def test_stretches_of_time_are_added() -> None:
     """Counts of labels are summed, and estimates averaged by the number of predictions."""
     parts: Sequence[Counts] = (
-        counts(300, labelled=10, correct=5, estimated=Estimate(0.9, 0.8, 1.0)),
-        counts(100, labelled=20, correct=9, estimated=Estimate(0.5, 0.4, 0.6)),
+        counts(300, labelled=10, correct=5, estimated=IntervalEstimate(0.9, 0.8, 1.0)),
+        counts(100, labelled=20, correct=9, estimated=IntervalEstimate(0.5, 0.4, 0.6)),
         counts(0),
     )
     quality = add(parts).quality

@@ -15,7 +15,7 @@ from exporter.monitoring.window_quality import sums_of_labels, window_quality
 from exporter.profiles.builder import build_file
 from exporter.profiles.quality import QualityEstimator
 from exporter.server.pages.quality_text import describe_estimates, describe_leading
-from exporter.stats.accuracy import Estimate, wilson
+from exporter.stats.accuracy import IntervalEstimate, wilson
 
 
 def estimator(folder: Path, rows: int, kind: str) -> tuple[QualityEstimator, int]:
@@ -52,7 +52,9 @@ def test_the_reference_of_few_rows_may_be_off_by_its_own_chance(tmp_path: Path) 
         made, _ = estimator(tmp_path, rows, kind)
         value = made.overall * 0.97
         measured = (
-            wilson(round(value * 4000), 4000) if kind == "accuracy" else Estimate(value, value * 0.98, value * 1.02)
+            wilson(round(value * 4000), 4000)
+            if kind == "accuracy"
+            else IntervalEstimate(value, value * 0.98, value * 1.02)
         )
         text = describe_leading(
             "accuracy" if kind == "accuracy" else "absolute_error",

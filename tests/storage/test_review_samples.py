@@ -16,7 +16,7 @@ from support.servers import eventually
 from exporter.config import StoreConfig
 from exporter.errors import StoreFullError
 from exporter.events import Feedback, Prediction
-from exporter.stats.accuracy import Estimate, wilson
+from exporter.stats.accuracy import IntervalEstimate, wilson
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store, prediction_rows, review_probes
 from exporter.storage.correction_history import correction_history
@@ -211,7 +211,7 @@ def strata_of(store: Store, version: str = "1") -> Strata:
         return stored_strata(connection.execute(select_draw("digits", version)).one())
 
 
-def estimate(store: Store, version: str = "1") -> Estimate:
+def estimate(store: Store, version: str = "1") -> IntervalEstimate:
     """The accuracy that the samples show."""
     return store.review_state().accuracy_counts["digits", version].estimate()
 

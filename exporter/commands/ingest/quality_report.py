@@ -9,7 +9,7 @@ from exporter.commands.ingest.local import NOW, WINDOW
 from exporter.commands.ingest.report import count
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
-from exporter.stats.accuracy import Estimate
+from exporter.stats.accuracy import IntervalEstimate
 from exporter.stats.divergence import Floats
 
 _NAMES = {"accuracy": "accuracy", "absolute_error": "mean absolute error"}
@@ -65,14 +65,14 @@ def _estimated(estimator: QualityEstimator, counts: Floats) -> Iterator[_Line]:
 def _references(estimator: QualityEstimator) -> Iterator[_Line]:
     """Yield what a measured value is compared with and, where it is of other rows, what an estimate is."""
     name, rows = f"{_NAMES[estimator.kind]} in the profile", count(estimator.rows, "labelled row")
-    yield name, *_numbers(estimator.kind, Estimate(estimator.overall, math.nan, math.nan)), f"on {rows}"
+    yield name, *_numbers(estimator.kind, IntervalEstimate(estimator.overall, math.nan, math.nan)), f"on {rows}"
     if estimator.estimated_rows < estimator.rows:
-        overall = Estimate(estimator.estimated_overall, math.nan, math.nan)
+        overall = IntervalEstimate(estimator.estimated_overall, math.nan, math.nan)
         note = f"on the {estimator.estimated_rows:,} of them with a confidence, which alone are estimated"
         yield name, *_numbers(estimator.kind, overall), note
 
 
-def _numbers(kind: str, estimate: Estimate) -> tuple[str, str]:
+def _numbers(kind: str, estimate: IntervalEstimate) -> tuple[str, str]:
     """Return a figure and its interval, which is empty if it is not known."""
     if kind == "accuracy":
         texts = [f"{100 * number:.1f}" for number in estimate]

@@ -32,9 +32,9 @@ from exporter.server.pages.quality_text import (
     interval,
 )
 from exporter.server.pages.review_filters import parameters
-from exporter.stats.accuracy import Estimate, wilson
+from exporter.stats.accuracy import IntervalEstimate, wilson
 
-_NOTHING = Estimate(math.nan, math.nan, math.nan)
+_NOTHING = IntervalEstimate(math.nan, math.nan, math.nan)
 
 
 class Row(NamedTuple):
@@ -55,7 +55,7 @@ class Row(NamedTuple):
     """
 
     name: str
-    estimate: Estimate
+    estimate: IntervalEstimate
     numbers: tuple[str, ...]
     remark: str = ""
     note: str = ""
@@ -143,9 +143,9 @@ def _context(monitor: ModelMonitor, now: float) -> dict[str, Any]:
     }
 
 
-def _estimates(monitor: ModelMonitor, kind: Kind, now: float) -> tuple[dict[str, Estimate], list[Row]]:
+def _estimates(monitor: ModelMonitor, kind: Kind, now: float) -> tuple[dict[str, IntervalEstimate], list[Row]]:
     """Return what is estimated for each window that has an estimate, and a row for each window."""
-    estimates: dict[str, Estimate] = {}
+    estimates: dict[str, IntervalEstimate] = {}
     rows: list[Row] = []
     if monitor.binner and (estimator := monitor.binner.quality):
         past = monitor.read_past_variance(now)
@@ -174,7 +174,7 @@ def _segment_rows(monitor: ModelMonitor, kind: Kind) -> list[Row]:
         if labelled and kind == "accuracy":
             rows.append(Row(name, wilson(round(right), round(labelled)), (f"{labelled:,.0f}",)))
         elif labelled:
-            rows.append(Row(name, Estimate(error / labelled, math.nan, math.nan), (f"{labelled:,.0f}",)))
+            rows.append(Row(name, IntervalEstimate(error / labelled, math.nan, math.nan), (f"{labelled:,.0f}",)))
     return rows
 
 
@@ -188,7 +188,7 @@ def _axis(kind: Kind, rows: Sequence[Row], references: Sequence[float]) -> Axis:
 
 
 def _checked(
-    monitor: ModelMonitor, labelled: Mapping[str, WindowQuality], estimates: Mapping[str, Estimate], now: float
+    monitor: ModelMonitor, labelled: Mapping[str, WindowQuality], estimates: Mapping[str, IntervalEstimate], now: float
 ) -> str:
     """Say how good the estimates were in the longest window that tells."""
     kind, estimator = kind_of(monitor), monitor.binner.quality if monitor.binner else None

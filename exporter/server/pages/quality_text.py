@@ -10,7 +10,7 @@ from exporter.monitoring.window_quality import WindowQuality
 from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
 from exporter.server.elapsed import duration
 from exporter.server.pages.drift_text import number, percent
-from exporter.stats.accuracy import Estimate, Z
+from exporter.stats.accuracy import IntervalEstimate, Z
 
 NAMES: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "mean absolute error"}
 _SHORT: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "error"}
@@ -28,10 +28,10 @@ def figure(kind: Kind, value: float) -> str:
     return percent(value) if kind == "accuracy" else number(value)
 
 
-def interval(kind: Kind, estimate: Estimate) -> str:
+def interval(kind: Kind, estimate: IntervalEstimate) -> str:
     """Return the ends of an interval; a dash where they are not known.
 
-    >>> interval("absolute_error", Estimate(4.2, 4.0, 4.4))
+    >>> interval("absolute_error", IntervalEstimate(4.2, 4.0, 4.4))
     '4 to 4.4'
     """
     if math.isnan(estimate.lower):
@@ -67,7 +67,7 @@ def describe_leading(kind: Kind, leading: Leading, reference: QualityEstimator |
     return f"{text} {_compare(kind, estimate, reference)}" if reference else text
 
 
-def _compare(kind: Kind, estimate: Estimate, reference: QualityEstimator) -> str:
+def _compare(kind: Kind, estimate: IntervalEstimate, reference: QualityEstimator) -> str:
     """Compare a measured quality with that on the profile's labelled rows."""
     overall = f"On the labelled rows of the profile, the {_SHORT[kind]} is {figure(kind, reference.overall)}"
     if math.isnan(estimate.lower):
@@ -80,14 +80,14 @@ def _compare(kind: Kind, estimate: Estimate, reference: QualityEstimator) -> str
     return f"{overall}: the model is {'better' if better else 'worse'} than there, by more than chance explains."
 
 
-def _differ_by_chance(measured: Estimate, reference: Estimate) -> bool:
+def _differ_by_chance(measured: IntervalEstimate, reference: IntervalEstimate) -> bool:
     """Return whether the 95 % interval of a difference holds 0 (Newcombe, 1998, method 10).
 
     The reference is of few rows, then of many:
 
-    >>> _differ_by_chance(Estimate(0.8, 0.76, 0.84), Estimate(0.85, 0.81, 0.88))
+    >>> _differ_by_chance(IntervalEstimate(0.8, 0.76, 0.84), IntervalEstimate(0.85, 0.81, 0.88))
     True
-    >>> _differ_by_chance(Estimate(0.8, 0.76, 0.84), Estimate(0.85, 0.84, 0.86))
+    >>> _differ_by_chance(IntervalEstimate(0.8, 0.76, 0.84), IntervalEstimate(0.85, 0.84, 0.86))
     False
     """
     if measured.value > reference.value:
@@ -114,7 +114,7 @@ def describe_absence(reason: str, kind: Kind) -> str:
 
 
 def describe_estimates(
-    kind: Kind, name: str, window: WindowQuality, estimate: Estimate | None, learned: float = 0.0
+    kind: Kind, name: str, window: WindowQuality, estimate: IntervalEstimate | None, learned: float = 0.0
 ) -> str:
     """Say how good the estimates have been for labelled predictions; nothing where that is not known.
 
@@ -154,10 +154,10 @@ def describe_estimates(
     )
 
 
-def _expected(window: WindowQuality, learned: float) -> Estimate:
+def _expected(window: WindowQuality, learned: float) -> IntervalEstimate:
     """Return the accuracy that was expected, with the 95 % interval of what would then be measured."""
     mean, half = window.expected, Z * math.sqrt(window.expected_variance + learned)
-    return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0))
+    return IntervalEstimate(mean, max(mean - half, 0.0), min(mean + half, 1.0))
 
 
 def describe_calibration(window: WindowQuality) -> tuple[str, str]:

@@ -30,7 +30,7 @@ from exporter.server.pages.review_errors import error_chart
 from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, parameters, parse_review_query
 from exporter.server.pages.slices import slices_parameters
 from exporter.server.problem import store_problem
-from exporter.stats.accuracy import Estimate
+from exporter.stats.accuracy import IntervalEstimate
 from exporter.storage.accuracy_counts import AccuracyCounts, accuracy_counts
 from exporter.storage.correction_document import rfc3339
 from exporter.storage.correction_pages import list_corrections
@@ -272,7 +272,7 @@ def _is_number(text: str) -> bool:
 
 def _accuracy(
     by_version: Mapping[tuple[str, str], AccuracyCounts], query: ReviewQuery
-) -> list[tuple[str, str, Estimate, AccuracyCounts]]:
+) -> list[tuple[str, str, IntervalEstimate, AccuracyCounts]]:
     """Return the accuracy that reviewed samples show, by the selected models and versions."""
     return [
         (model, version, counts.estimate(), counts)
