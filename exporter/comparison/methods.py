@@ -9,6 +9,7 @@ from exporter.comparison.counts import Feature
 from exporter.stats import intervals, sequential
 from exporter.stats.divergence import Floats
 from exporter.stats.intervals import CONFIDENCE, Difference, Estimate
+from exporter.stats.multiple_tests import holm
 from exporter.stats.sequential import Part, Sums
 
 MEASURES = 6
@@ -91,7 +92,7 @@ FIXED = Method(
     mean=_mean,
     mean_difference=_mean_difference,
     fewest=1,
-    significant=intervals.holm,
+    significant=holm,
     estimates=True,
 )
 """For one look at a moment that was chosen beforehand."""

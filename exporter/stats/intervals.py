@@ -1,4 +1,4 @@
-"""Confidence intervals of measured numbers and of their differences, and which differences are significant.
+"""Confidence intervals of measured numbers and of their differences.
 
 Pure functions of counts. An estimate has an interval at any significance level; two estimates have a difference, with
 its interval and its p-value, which is the level at which the interval just touches zero. So a p-value and the interval
@@ -307,25 +307,6 @@ def largest(estimates: Sequence[Estimate]) -> Estimate:
         return Interval(max(interval.low for interval in intervals), max(interval.high for interval in intervals))
 
     return Estimate(max(estimate.value for estimate in estimates), within)
-
-
-def holm(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]:
-    """Return which of several differences are significant, so that all verdicts together err in 5 % of cases at most.
-
-    The step-down method of Holm (1979), which scipy does not have: the smallest p-value is held against ``level/m``,
-    the next against ``level/(m - 1)``, until the first that fails.
-
-    >>> holm([0.04, 0.001, 0.012])
-    [True, True, True]
-    >>> holm([0.04, 0.001, 0.03])
-    [False, True, False]
-    """
-    significant = [False] * len(p_values)
-    for passed, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        if p_values[index] > level / (len(p_values) - passed):
-            break
-        significant[index] = True
-    return significant
 
 
 @functools.lru_cache(maxsize=1024)  # for many features at the same level
