@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from exporter.profiles.profile import NumericFeature, Profile
-from exporter.profiles.quality import LEAST_ROWS
+from exporter.profiles.quality_estimator import LEAST_ROWS
 from exporter.profiles.quality_record import Quality
 from exporter.stats.quality import calibrated
 

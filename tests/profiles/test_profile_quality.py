@@ -13,7 +13,7 @@ from exporter.profiles.builder import build, build_file
 from exporter.profiles.describe_quality import quality_lines
 from exporter.profiles.options import Options
 from exporter.profiles.profile import Profile, load, save
-from exporter.profiles.quality import QualityEstimator
+from exporter.profiles.quality_estimator import QualityEstimator
 from exporter.profiles.readers.files import FileSource
 
 Columns = dict[str, np.ndarray]

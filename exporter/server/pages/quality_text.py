@@ -7,7 +7,7 @@ import math
 from exporter.monitoring.counters import Histogram, bucket_quantile, only_bucket
 from exporter.monitoring.leading_quality import Kind, Leading, measured
 from exporter.monitoring.window_quality import WindowQuality
-from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
+from exporter.profiles.quality_estimator import LEAST_ROWS, QualityEstimator
 from exporter.server.elapsed import duration
 from exporter.server.pages.drift_text import number, percent
 from exporter.stats.accuracy import IntervalEstimate, Z

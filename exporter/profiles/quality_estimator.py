@@ -12,42 +12,17 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from exporter.profiles.bin_shares import BinShares
 from exporter.profiles.profile import Feature, NumericFeature, Profile
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality
 from exporter.stats.accuracy import IntervalEstimate, Z, wilson
-from exporter.stats.divergence import Floats, Ints
+from exporter.stats.divergence import Floats
 from exporter.stats.quality import bin_resolution, calibrated, nearest_known
 
 LEAST_ROWS = 20
 """With fewer labelled rows nothing is estimated."""
 _MOST_UNSUPPORTED = 0.5
 _LEAST_VARIANCE = 0.05  # of the reference's
-
-
-class _Shares:
-    """Read the shares of the bins of some targets from the counts of all targets.
-
-    Parameters
-    ----------
-    bins
-        Indices of each target's bins among all bins.
-    """
-
-    def __init__(self, bins: Sequence[range]) -> None:
-        sizes = [len(part) for part in bins]
-        self.starts: Ints = np.cumsum([0, *sizes[:-1]], dtype=np.intp)[: len(bins)]
-        self._owner = np.repeat(np.arange(len(bins)), sizes)
-        self._indices: Ints = np.array([index for part in bins for index in part], dtype=np.intp)
-
-    def read(self, counts: Floats) -> tuple[Floats, Floats]:
-        """Return the share of each bin within its target, and the number of values of each target."""
-        chosen = counts[self._indices]
-        totals = self.sums(chosen)
-        return chosen / np.maximum(totals, 1e-300)[self._owner], totals
-
-    def sums(self, values: Floats) -> Floats:
-        """Return the sum over the bins of each target."""
-        return np.add.reduceat(values, self.starts) if len(self.starts) else np.empty(0)
 
 
 class _Part(NamedTuple):
@@ -152,7 +127,7 @@ class QualityEstimator:
 
     def _prepare(self, parts: Sequence[_Part], rows: float) -> None:
         """Lay out what the parts add to the estimate, and to its variance."""
-        self._parts = _Shares([part.bins for part in parts])
+        self._parts = BinShares([part.bins for part in parts])
         none = [np.empty(0)]
         self._effects = np.concatenate([part.effects for part in parts] or none)
         self._variances = np.concatenate([part.variances for part in parts] or none)
@@ -168,7 +143,7 @@ class QualityEstimator:
     def _watch(self, targets: Mapping[str, Feature], layout: Mapping[str, range], parts: Sequence[_Part]) -> None:
         """Lay out the residuals, and which bins have no labelled rows."""
         residuals = {name: part for name, part in self._quality.residuals.items() if name in layout}
-        self._residuals = _Shares([layout[name] for name in residuals])
+        self._residuals = BinShares([layout[name] for name in residuals])
         rows = [np.array(part.rows, dtype=np.float64) for part in residuals.values()]
         none = [np.empty(0)]
         self._residual = np.concatenate([np.array(part.values) for part in residuals.values()] or none)
@@ -178,10 +153,10 @@ class QualityEstimator:
         watched += [(layout[name], part == 0) for name, part in zip(residuals, rows, strict=True)]
         if PREDICTION in targets:
             watched.append((layout[PREDICTION], np.array(targets[PREDICTION].counts) == 0))
-        self._watched = _Shares([bins for bins, _ in watched])
+        self._watched = BinShares([bins for bins, _ in watched])
         self._unsupported = np.concatenate([empty for _, empty in watched] or none).astype(np.float64)
         others = {name: target for name, target in targets.items() if layout[name] not in {bins for bins, _ in watched}}
-        self._others = _Shares([layout[name] for name in others])
+        self._others = BinShares([layout[name] for name in others])
         empty = [np.array(target.counts) == 0 for target in others.values()]
         self._unknown = np.concatenate(empty or none).astype(np.float64)
 
