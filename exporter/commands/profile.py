@@ -16,7 +16,6 @@ from exporter.commands.progress import Progress
 from exporter.errors import ExporterError, ProfileError, UsageError, printable
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.builder import build
-from exporter.profiles.checks import Columns, warnings
 from exporter.profiles.describe import describe_lines, notes, truncate
 from exporter.profiles.describe_order import dependence_note, order_line
 from exporter.profiles.describe_quality import quality_line
@@ -28,6 +27,7 @@ from exporter.profiles.readers.base import Batch, Source
 from exporter.profiles.readers.compression import without_gz
 from exporter.profiles.readers.files import FileSource
 from exporter.profiles.season_record import HOURS
+from exporter.profiles.training_warnings import Columns, warnings
 from exporter.validation import any_of, parse_duration, suggestion
 
 DATABASE = "MODEL_EXPORTER_DATABASE"
@@ -156,7 +156,7 @@ def _profile_table(options: argparse.Namespace) -> _Made:
 
 
 def _columns(options: Options, cells_are_texts: bool) -> Columns:
-    """Return what `exporter.profiles.checks.warnings` is told of the columns."""
+    """Return what `exporter.profiles.training_warnings.warnings` is told of the columns."""
     outputs = options.prediction_column, options.confidence_column, options.time_column, options.label_column
     return Columns(*outputs, [*options.types], cells_are_texts)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from exporter.profiles.profile import NumericFeature, Profile
-from exporter.profiles.quality_checks import without_confidence
 from exporter.profiles.quality_record import Quality
+from exporter.profiles.quality_warnings import without_confidence
 from exporter.stats.accuracy import wilson
 from exporter.stats.quality import calibrated
 

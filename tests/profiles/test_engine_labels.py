@@ -13,12 +13,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from exporter.profiles.builder import build_file
-from exporter.profiles.checks import Columns, warnings
 from exporter.profiles.engines.build import build_table
 from exporter.profiles.engines.connection import EngineTable, open_file, open_table
 from exporter.profiles.options import Options
 from exporter.profiles.profile import Profile
 from exporter.profiles.quality_record import Quality
+from exporter.profiles.training_warnings import Columns, warnings
 
 ROWS = 3_000
 CLASSIFIER = {"prediction_column": "class", "confidence_column": "sure", "label_column": "truth", "time_column": "at"}

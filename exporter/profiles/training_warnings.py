@@ -1,4 +1,4 @@
-"""Find what in training data would alarm for ever: live data can never resemble it."""
+"""Warn of training data that live data can never resemble, so that alerts on drift would fire for ever."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from exporter.features.timestamp import unix_seconds
 from exporter.profiles.describe import truncate
 from exporter.profiles.describe_order import order_warnings
 from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile
-from exporter.profiles.quality_checks import label_warnings
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
+from exporter.profiles.quality_warnings import label_warnings
 from exporter.profiles.readers.csv_cells import delimiter_in
 from exporter.profiles.type_inference import Column
 from exporter.stats.divergence import Floats
@@ -47,7 +47,7 @@ class Columns(NamedTuple):
     Attributes
     ----------
     prediction, confidence, time
-        See `exporter.profiles.builder.Options`.
+        See `exporter.profiles.options.Options`.
     label
         The column with the correct label.
     chosen

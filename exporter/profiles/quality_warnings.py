@@ -1,4 +1,4 @@
-"""Find what in labelled rows makes an estimate of the quality useless or wrong."""
+"""Warn of labelled rows that make an estimate of the quality useless or wrong."""
 
 from __future__ import annotations
 
