@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from timing import free_port, profile, serving
 
 from exporter.config import StoreConfig
-from exporter.profiles.profile import save
+from exporter.profiles.profile_file import save
 from exporter.storage.engine import open_engine
 from exporter.storage.migrations import migrate
 from exporter.storage.packed_inputs import zstd

@@ -28,7 +28,7 @@ from survival import database
 from timing import free_port, profile, serving
 
 from exporter.events import Feedback, LabelEvent
-from exporter.profiles.profile import save
+from exporter.profiles.profile_file import save
 from exporter.server.application import Exporter
 from exporter.server.ingest import Ingest
 

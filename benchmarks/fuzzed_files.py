@@ -14,7 +14,7 @@ from hostile import as_yaml, mutated, text
 from exporter.errors import ConfigError
 from exporter.monitoring import model_files
 from exporter.monitoring.binner import Binner
-from exporter.profiles import profile
+from exporter.profiles import profile_file
 from exporter.server import tokens, web_config
 
 CONFIG: Any = {
@@ -80,7 +80,7 @@ class Files:
             elif kind == "models":
                 model_files.load_monitors(self._folder / "fuzzed-folder.yml")
             elif kind == "profile":
-                Binner(profile.load(path), frozenset({"name"}))
+                Binner(profile_file.load(path), frozenset({"name"}))
             elif kind == "web":
                 web_config.load(path)
             else:

@@ -22,7 +22,8 @@ from exporter.profiles.describe_quality import quality_line
 from exporter.profiles.describe_season import season_line
 from exporter.profiles.describe_weights import weights_line
 from exporter.profiles.options import Options
-from exporter.profiles.profile import CategoricalFeature, Profile, load, save
+from exporter.profiles.profile import CategoricalFeature, Profile
+from exporter.profiles.profile_file import load, save
 from exporter.profiles.readers.base import Batch, Source
 from exporter.profiles.readers.compression import without_gz
 from exporter.profiles.readers.files import FileSource

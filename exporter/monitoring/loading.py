@@ -14,7 +14,7 @@ from exporter.http_client.webhook import read_secret
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import task_of
 from exporter.profiles.profile import CategoricalFeature, Profile
-from exporter.profiles.profile import load as load_profile
+from exporter.profiles.profile_file import load as load_profile
 from exporter.validation import is_special, preview, suggestion
 
 log = logging.getLogger(__name__)

@@ -33,7 +33,7 @@ from exporter.events import Prediction
 from exporter.http_client.client import Client as HttpClient
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.profiles import profile
+from exporter.profiles import profile_file
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +85,7 @@ def judged(directory: Path, incident: str | None) -> tuple[float, float, dict[st
     probabilities = classifier.predict_proba(model.rows(seen))
     digits, confidence = classifier.classes_[probabilities.argmax(axis=1)], probabilities.max(axis=1)
     settings = config.load(directory / "exporter.yml").models[0]
-    binner = Binner(profile.load(Path(settings.profile)))
+    binner = Binner(profile_file.load(Path(settings.profile)))
     monitor = ModelMonitor(settings, "1", binner)
     events = [
         Prediction("digits", prediction=str(d), confidence=float(c)) for d, c in zip(digits, confidence, strict=True)
@@ -107,7 +107,7 @@ def test_prepare_writes_what_an_exporter_needs(directory: Path) -> None:
     """The configuration loads, its profile is of the training part only, and both parts together are all digits."""
     settings = config.load(directory / "exporter.yml")
     (digits,) = settings.models
-    trained = profile.load(Path(digits.profile))
+    trained = profile_file.load(Path(digits.profile))
     held_images, held_labels = model.held_out(directory)
     with np.load(directory / "training.npz") as training:
         assert sorted(training) == ["confidence", "device", "image", "label", "prediction"]
@@ -129,7 +129,7 @@ def test_prepare_writes_what_an_exporter_needs(directory: Path) -> None:
 def test_prepare_is_deterministic(directory: Path, tmp_path: Path) -> None:
     """The same model and the same bins come out each time."""
     model.prepare(tmp_path)
-    again, first = (profile.load(path / "digits.json") for path in (tmp_path, directory))
+    again, first = (profile_file.load(path / "digits.json") for path in (tmp_path, directory))
     assert again.features == first.features
     images, _ = model.held_out(tmp_path)
     rows = model.rows(images)

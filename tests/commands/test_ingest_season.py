@@ -15,7 +15,7 @@ from support.seasons import START, columns, profile
 from support.servers import Served, write_config
 
 from exporter.cli import main
-from exporter.profiles.profile import save
+from exporter.profiles.profile_file import save
 
 SAME_HOURS = "compared with training values of the same hours of the day: "
 SIX = START + 6.5 * 3600

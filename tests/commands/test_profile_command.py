@@ -27,7 +27,8 @@ from exporter.commands.progress import Progress
 from exporter.monitoring.binner import Binner
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.describe import describe_lines
-from exporter.profiles.profile import Profile, load
+from exporter.profiles.profile import Profile
+from exporter.profiles.profile_file import load
 
 EVERYTHING = {"models": [{"name": "shop", "profile": "shop.json"}, {"name": "other"}]}
 

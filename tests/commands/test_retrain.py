@@ -25,7 +25,7 @@ from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
 from exporter.http_client.client import Client
 from exporter.http_client.webhook import signed_headers
-from exporter.profiles import profile
+from exporter.profiles import profile_file
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_the_dark_camera_is_learnt(demo: Demo) -> None:
     demo.mistakes()
     info = demo.exporter.samples("model_info")
     for version in ("1", "2"):
-        trained = profile.load(demo.folder / model.files_of(version).profile)
+        trained = profile_file.load(demo.folder / model.files_of(version).profile)
         assert f'model_info{{model="digits",version="{version}",profile="{trained.hash[:12]}"}}' in info
     after = demo.exporter.samples("model_attempts_total")
     shares = [after[f'model_attempts_total{{model="digits",version="{version}"}}'] for version in ("1", "2")]

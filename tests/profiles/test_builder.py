@@ -17,7 +17,7 @@ from exporter.monitoring.binner import Binner
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.builder import build, build_file
 from exporter.profiles.options import Options
-from exporter.profiles.profile import load, save
+from exporter.profiles.profile_file import load, save
 from exporter.profiles.readers.files import FileSource
 
 RNG = np.random.default_rng(11)

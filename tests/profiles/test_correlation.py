@@ -19,7 +19,8 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.correlation_builder import MAX_FEATURES, CorrelationBuilder, measure_correlation
-from exporter.profiles.profile import Correlation, Profile, load, save
+from exporter.profiles.profile import Correlation, Profile
+from exporter.profiles.profile_file import load, save
 
 Columns = dict[str, npt.NDArray[np.float64]]
 NAMES = ("a", "b", "c", "d")

@@ -20,7 +20,8 @@ from exporter.profiles.engines.connection import EngineTable, open_file, open_ta
 from exporter.profiles.engines.expressions import row_hash
 from exporter.profiles.engines.numbers import PARTS
 from exporter.profiles.options import Options
-from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile, load
+from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile
+from exporter.profiles.profile_file import load
 
 ROWS = 20_000
 TABLE = f"""

@@ -17,7 +17,7 @@ from support.servers import Served
 
 from exporter.errors import ProfileError
 from exporter.monitoring.binner import Binner
-from exporter.profiles.profile import load, save
+from exporter.profiles.profile_file import load, save
 
 OLD_PROFILE = DATA / "profiles" / "without_noise_quantiles.json"
 """A profile with inputs of every type, written before profiles had quantiles."""

@@ -12,7 +12,8 @@ from exporter.monitoring.binner import Binner
 from exporter.profiles.builder import build, build_file
 from exporter.profiles.describe_quality import quality_lines
 from exporter.profiles.options import Options
-from exporter.profiles.profile import Profile, load, save
+from exporter.profiles.profile import Profile
+from exporter.profiles.profile_file import load, save
 from exporter.profiles.quality_estimator import QualityEstimator
 from exporter.profiles.readers.files import FileSource
 

@@ -25,7 +25,8 @@ from exporter.profiles.builder import build_file
 from exporter.profiles.describe import describe_lines
 from exporter.profiles.describe_order import order_line, order_warnings
 from exporter.profiles.options import Options
-from exporter.profiles.profile import Feature, Profile, load, save
+from exporter.profiles.profile import Feature, Profile
+from exporter.profiles.profile_file import load, save
 from exporter.profiles.row_order import RowOrder
 from exporter.stats.divergence import Floats
 

@@ -17,7 +17,8 @@ from support.seasons import DAY, START, daily, profile, training
 from exporter.cli import main
 from exporter.errors import ProfileError
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile import Profile, load, save
+from exporter.profiles.profile import Profile
+from exporter.profiles.profile_file import load, save
 from exporter.profiles.season_record import HourlyValues, Season
 
 

@@ -13,7 +13,8 @@ import pytest
 from exporter.errors import ProfileError
 from exporter.profiles.builder import build_file
 from exporter.profiles.describe import describe_lines
-from exporter.profiles.profile import Profile, load, save
+from exporter.profiles.profile import Profile
+from exporter.profiles.profile_file import load, save
 
 ROWS = 24_000
 OUTPUT = {"prediction_column": "predicted"}

@@ -17,7 +17,7 @@ from exporter.config import ModelConfig, StoreConfig
 from exporter.events import Feedback, Prediction
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.profiles.profile import load
+from exporter.profiles.profile_file import load
 from exporter.server.archiver import Archiver
 from exporter.slices import archived
 from exporter.slices.archived import ArchivedPredictions

@@ -29,7 +29,8 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.segments import Segments
 from exporter.monitoring.shadow_answers import Paired
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile import NumericFeature, load
+from exporter.profiles.profile import NumericFeature
+from exporter.profiles.profile_file import load
 from exporter.profiles.row_bins import feature_bins
 from exporter.slices import population, recorder
 from exporter.slices.population import read_population

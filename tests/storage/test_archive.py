@@ -26,7 +26,7 @@ from exporter.errors import StoreError
 from exporter.events import Feedback, LabelEvent, Prediction
 from exporter.monitoring.model_files import load_monitors
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile import save
+from exporter.profiles.profile_file import save
 from exporter.profiles.readers.store import StoreSource
 from exporter.server import late_joiner
 from exporter.server.archiver import Archiver

@@ -22,7 +22,7 @@ from exporter.features.extract import scalar_text
 from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.binner import Binner
 from exporter.profiles.describe import truncate
-from exporter.profiles.profile import load
+from exporter.profiles.profile_file import load
 from exporter.profiles.readers.base import Batch
 from exporter.profiles.readers.files import FileSource
 from exporter.stats.near_duplicates import NearRows, Rows

@@ -24,7 +24,7 @@ from exporter.errors import ExporterError, UsageError
 from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import task_of
-from exporter.profiles.profile import load
+from exporter.profiles.profile_file import load
 from exporter.profiles.readers.files import FileSource
 
 FAILED = 3

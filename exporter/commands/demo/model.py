@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from exporter.errors import StackError
 from exporter.profiles import builder as training
-from exporter.profiles import profile
+from exporter.profiles import profile_file
 
 Images = npt.NDArray[np.float64]
 """Grey values from 0 (black) to 16 (white), a white digit on black; shape ``(n, 8, 8)``."""
@@ -144,7 +144,7 @@ def train(directory: Path, version: str, images: Images, labels: npt.NDArray[np.
             label_column="label",
             shuffled=True,  # the images are, and live ones are drawn at random
         )
-        profile.save(trained, directory / files.profile)
+        profile_file.save(trained, directory / files.profile)
     except OSError as error:
         raise _cannot_write(directory, error) from None
 
@@ -241,7 +241,7 @@ def prepared(directory: Path) -> bool:
     if not all((directory / name).is_file() for name in FILES):
         return False
     with np.load(directory / files_of(VERSION).training) as data:
-        return "device" in data and bool(profile.load(directory / files_of(VERSION).profile).quality)
+        return "device" in data and bool(profile_file.load(directory / files_of(VERSION).profile).quality)
 
 
 def ensure(directory: Path, report: Callable[[str], None]) -> None:

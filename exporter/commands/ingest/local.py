@@ -24,7 +24,7 @@ from exporter.monitoring.model_files import load_valid
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.profiles.profile import load
+from exporter.profiles.profile_file import load
 from exporter.validation import any_of, preview, suggestion
 
 WINDOW = "run"
