@@ -261,13 +261,15 @@ def test_undo_does_not_cover_the_next_decision(mistaken: Served, visit: Open) ->
     """On a phone the next card is scrolled until its buttons are above the message of the last decision."""
     correct(mistaken, [mistake(f"m-{number}") for number in range(5)])
     page = visit(viewport={"width": 390, "height": 700}, has_touch=True, is_mobile=True)
+
+    def uncovered() -> bool:
+        buttons, message = page.locator(".card .decide").first.bounding_box(), page.locator("#toast").bounding_box()
+        return bool(buttons and message and buttons["y"] + buttons["height"] <= message["y"])
+
     for rejected in (1, 2):
         page.locator(".card").first.get_by_role("button", name="Reject").tap()
         eventually(lambda rejected=rejected: settled(mistaken, rejected=rejected))
-        buttons, message = page.locator(".card .decide").first.bounding_box(), page.locator("#toast").bounding_box()
-        assert buttons
-        assert message
-        assert buttons["y"] + buttons["height"] <= message["y"]
+        eventually(uncovered)
 
 
 def test_where_all_are_shown_they_stay(mistaken: Served, visit: Open) -> None:
