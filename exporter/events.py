@@ -22,6 +22,8 @@ _process = os.urandom(5).hex()
 
 MAX_ID, MAX_LABEL = 128, 100_000
 """Longest identifier, and longest prediction or label, in characters."""
+NO_EVENTS = "the body has no events"
+"""What is wrong with an empty array, and with NDJSON without a line."""
 MAX_REJECTED = 1000
 """Most rejected events of a request that are explained; the rest of the request is then ignored."""
 MAX_COMPARED = 1000

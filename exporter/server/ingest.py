@@ -12,7 +12,7 @@ import msgspec
 
 from exporter.errors import EventError, QueueFullError, StoreError, StoreFullError
 from exporter.event_decoder import Decoder
-from exporter.events import BusinessEvent, Feedback, Prediction, RejectedEvent, check_predictions, make_id
+from exporter.events import NO_EVENTS, BusinessEvent, Feedback, Prediction, RejectedEvent, check_predictions, make_id
 from exporter.features.lenient_json import decode_inputs
 from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
@@ -279,7 +279,7 @@ class Ingest:
 
 def _no_valid_event(rejected: list[RejectedEvent], many: bool) -> Reply:
     if not rejected:
-        return event_problem(EventError("", "the body has no events", "malformed"))
+        return event_problem(EventError("", NO_EVENTS, "malformed"))
     return events_problem(rejected, many)
 
 

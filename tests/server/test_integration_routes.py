@@ -150,6 +150,21 @@ def test_ndjson_of_pairs_accepts_valid_lines_and_reports_the_others(served: Serv
     assert samples['model_exporter_events_rejected_total{reason="malformed"}'] == 2
 
 
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/v2/models/credit/infer", "application/json"),
+        ("/v2/models/credit/infer", "application/x-ndjson"),
+        ("/v1/exchanges", "application/json"),
+        ("/v1/kserve", "application/cloudevents-batch+json"),
+    ],
+)
+def test_a_body_without_events_is_refused(served: Served, path: str, content_type: str) -> None:
+    """An empty array, or NDJSON without a line, is not acknowledged."""
+    answer = served.post(path, b"\n" if "ndjson" in content_type else b"[]", Content_Type=content_type)
+    assert (answer.status, answer.json["detail"]) == (400, "the body has no events")
+
+
 def test_seldons_feedback_corrects_what_its_logger_sent(served: Served) -> None:
     """Predictions with a puid, logged by events, are corrected by Seldon's feedback message."""
     for side in ("request", "response"):

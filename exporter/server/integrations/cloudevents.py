@@ -12,6 +12,7 @@ from urllib.parse import unquote
 import msgspec
 
 from exporter.errors import EventError
+from exporter.events import NO_EVENTS
 from exporter.server.integrations.payload import convert, decode_one
 from exporter.validation import preview
 
@@ -73,7 +74,7 @@ def read_events(headers: Mapping[str, str], body: bytes) -> list[LoggedMessage |
     Raises
     ------
     EventError
-        When the body itself cannot be decoded.
+        When the body itself cannot be decoded, or has no event.
     """
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in {STRUCTURED, BATCH}:
@@ -81,6 +82,8 @@ def read_events(headers: Mapping[str, str], body: bytes) -> list[LoggedMessage |
         return [_message(attributes, body, headers.get("inference-header-content-length"))]
     document = decode_one(body)
     events = convert(document, list[Any]) if media_type == BATCH else [document]
+    if not events:
+        raise EventError("", NO_EVENTS, "malformed")
     return [_message_or_error(event) for event in events]
 
 

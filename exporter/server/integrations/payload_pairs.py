@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import msgspec
 
 from exporter.errors import EventError
+from exporter.events import NO_EVENTS
 from exporter.server.integrations.detect import request_from_json, response_from_json
 from exporter.server.integrations.mapping import PayloadPair
 from exporter.server.integrations.payload import convert, decode_one
@@ -37,13 +38,20 @@ def split_pairs(body: bytes, ndjson: bool) -> Iterator[Any]:
     Raises
     ------
     EventError
-        When the body is not JSON.
+        When the body is not JSON, or has no pair.
     """
+    documents: Iterator[Any]
     if ndjson:
-        yield from (_decode_line(line) for line in io.BytesIO(body) if line.strip())
-        return
-    document = decode_one(body)
-    yield from document if isinstance(document, list) else [document]
+        documents = (_decode_line(line) for line in io.BytesIO(body) if line.strip())
+    else:
+        document = decode_one(body)
+        documents = iter(document if isinstance(document, list) else [document])
+    for first in documents:
+        yield first
+        break
+    else:
+        raise EventError("", NO_EVENTS, "malformed")
+    yield from documents
 
 
 def _decode_line(line: bytes) -> Any:
