@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     web = web_config.load(options.web_config_file, options.web_tokens_file, options.web_open_metrics)
     exporter = Exporter(config_file)
     start_log.log_state(exporter)
-    exporter.reloaders.append(lambda: web.reload(options.web_config_file, options.web_tokens_file))
+    exporter.reloader.others.append(lambda: web.reload(options.web_config_file, options.web_tokens_file))
     try:
         serve(exporter, host or "0.0.0.0", port, web, options.web_unix_socket)  # noqa: S104 (what :9877 means)
     finally:

@@ -1,8 +1,7 @@
-"""The live state of one version of one model: counters, histograms and windows."""
+"""Count what happens to one version of one model, and read it: counters, histograms and windows."""
 
 from __future__ import annotations
 
-import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,90 +9,25 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exporter.config import ModelConfig
-from exporter.config.objectives import DURATION_BUCKETS
 from exporter.events import LabelledPrediction, Prediction
 from exporter.features.json_columns import InputTable
 from exporter.monitoring.batches import BatchSums, add_hours, arrival_times, count_columns, count_events
-from exporter.monitoring.binner import Binner, Codes
+from exporter.monitoring.binner import Codes
 from exporter.monitoring.confidence import are_confident
-from exporter.monitoring.counters import (
-    CONFIDENCE_BUCKETS,
-    DELAY_BUCKETS,
-    Counters,
-    Histogram,
-    SegmentCounters,
-)
-from exporter.monitoring.drift_evidence import DriftEvidence
-from exporter.monitoring.noise_floors import NoiseFloors
-from exporter.monitoring.outcome import Scorer
+from exporter.monitoring.monitor_state import MonitorState
 from exporter.monitoring.prediction_columns import PredictionColumns
-from exporter.monitoring.quality import Quality
-from exporter.monitoring.recent import Recent, RecentCounters
-from exporter.monitoring.segments import Segments, segment_divergences
-from exporter.monitoring.window import Ring
+from exporter.monitoring.recent import Recent
+from exporter.monitoring.segments import segment_divergences
 from exporter.monitoring.window_quality import WindowQuality
 from exporter.monitoring.window_stats import WindowStats, compute
-from exporter.monitoring.windows import RingRows, Windows
 from exporter.stats.divergence import Floats
 
 _LABELS = 2000
 """Labels that are counted at once."""
 
 
-class ModelMonitor:
-    """Counters, histograms and windows of one model version; safe between threads.
-
-    Parameters
-    ----------
-    config
-        The model.
-    version
-        Value of the ``version`` label.
-    binner
-        Counts inputs in the bins of the profile; None without a profile, then inputs are not counted.
-    windows
-        Window lengths in seconds by their spelling, instead of the model's.
-    """
-
-    def __init__(
-        self, config: ModelConfig, version: str, binner: Binner | None, windows: Mapping[str, float] | None = None
-    ) -> None:
-        self.config = config
-        self.version = version
-        self.binner = binner
-        self._noise = binner.profile_noise if binner else None
-        self.last_used = 0.0
-        self.counters = Counters(events=dict.fromkeys(config.events, 0.0))
-        self.durations = Histogram(DURATION_BUCKETS)
-        self.confidences = Histogram(CONFIDENCE_BUCKETS)
-        self.delays = Histogram(DELAY_BUCKETS)
-        self._recent = RecentCounters()
-        self.windows = dict(windows or config.window_seconds())
-        self.observed = np.zeros(binner.bins + binner.hours if binner else 0)
-        self._evidence = DriftEvidence(binner, self.observed) if binner and binner.bins else None
-        self.segments = Segments.from_config(config, binner.profile) if binner else None
-        self.segment_counters = SegmentCounters(len(self.segments.names) if self.segments else 0)
-        self.quality = Quality(
-            Scorer.of_model(config, binner.profile if binner else None),
-            windows or config.quality_window_seconds(),
-            self.segments,
-            binner.quality.expected if binner and binner.quality and binner.quality.kind == "accuracy" else None,
-        )
-        self._windows = Windows(self.windows, binner, self.segments, self.quality)
-        self._lock = threading.Lock()
-
-    @property
-    def noise(self) -> NoiseFloors | None:
-        """The noise floors, which `exporter.monitoring.noise_learner` sets by live values; None without a profile."""
-        return self._noise
-
-    @noise.setter
-    def noise(self, noise: NoiseFloors) -> None:
-        with self._lock:
-            self._noise = noise
-            if self._evidence:
-                self._evidence.follow(noise)
+class ModelMonitor(MonitorState):
+    """Counts the predictions, feedback and labels of one model version, and reads the counts; safe between threads."""
 
     def observe(
         self,
@@ -198,13 +132,6 @@ class ModelMonitor:
         if sums is not None:
             self.observed += sums.row[: len(self.observed)]
             self._windows.add(now, sums)
-
-    def reconfigure(self, config: ModelConfig) -> None:
-        """Use another configuration that counts in the same way."""
-        with self._lock:
-            self.config = config
-            for event in config.events:
-                self.counters.events.setdefault(event, 0.0)
 
     def count_feedback(
         self, verdict: str, correction: bool, now: float, segment: str | None = None, delay: float | None = None
@@ -330,43 +257,3 @@ class ModelMonitor:
         if not self.binner or not self.noise or not self.segments or counts is None:
             return np.empty((0, 0)), np.empty((0, 0))
         return segment_divergences(self.binner, self.noise, self.segments, counts)
-
-    def all_rings(self) -> list[Ring]:
-        """Return the rings of the inputs' windows, the shortest first, and that of the segments, if there are any."""
-        return self._windows.rings()
-
-    def dump(self, now: float) -> tuple[float, list[RingRows], list[RingRows]]:
-        """Return the rings' time at the monotonic time ``now``, and copies of the rows of inputs and of the quality."""
-        with self._lock:
-            return self._windows.dump(now)
-
-    def dump_evidence(self) -> tuple[Floats, Floats]:
-        """Return copies of what `DriftEvidence.restore` needs; empty without a profile."""
-        with self._lock:
-            return self._evidence.dump() if self._evidence else (np.empty(0), np.empty(0))
-
-    def restore_evidence(self, state: Floats, counts: Floats) -> None:
-        """Continue with the evidence of an older process; see `DriftEvidence.restore`."""
-        with self._lock:
-            if self._evidence:
-                self._evidence.restore(state, counts)
-
-    def restore(self, now: float, time: float, rings: Sequence[RingRows], quality: Sequence[RingRows]) -> None:
-        """Continue with the windows of an older process.
-
-        Parameters
-        ----------
-        now
-            Monotonic time in seconds.
-        time
-            The rings' time now: the time at which they were dumped, and the seconds since.
-        rings, quality
-            The rows of each ring, as from `dump`; without ``quality`` its windows start empty.
-
-        Raises
-        ------
-        ValueError
-            When they are not rows of such rings.
-        """
-        with self._lock:
-            self._windows.restore(now, time, rings, quality)

@@ -1,27 +1,23 @@
-"""The exporter: its configuration, state and threads, from start to shutdown."""
+"""The exporter: make its parts, start its threads, and stop them."""
 
 from __future__ import annotations
 
 import logging
 import math
-import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry
 
 from exporter.config import Config
-from exporter.errors import ConfigError, ModelFileError
-from exporter.http_client.credentials import Credentials
 from exporter.metrics import system
 from exporter.metrics.exporter import ExporterMetrics, LinksCollector, ModelFilesCollector
 from exporter.metrics.exposition import Exposition
 from exporter.metrics.shadow import shadow_lines
 from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.history import DriftHistory
-from exporter.monitoring.model_files import Loaded, load_folder, load_valid
+from exporter.monitoring.model_files import load_valid
 from exporter.monitoring.noise_learner import NoiseLearner
 from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.snapshots import SnapshotSaver, restore
@@ -36,12 +32,15 @@ from exporter.server.late_joiner import LateJoiner
 from exporter.server.model_file_watch import ModelFileWatch
 from exporter.server.notifications import Inbox
 from exporter.server.pipeline import Pipeline
+from exporter.server.prometheus_clients import ALERTS_SECONDS, COMPARISON_SECONDS, PrometheusClients
+from exporter.server.reload import Reloader
 from exporter.server.replica_drift import ReplicaDrift
 from exporter.server.retraining import Retrainer
 from exporter.server.review_ranker import ReviewRanker
 from exporter.server.scrapes import Scrapes
 from exporter.server.slice_watch import SliceWatch
 from exporter.server.slices import Slices
+from exporter.server.status import Status
 from exporter.server.stored_inputs import snapshot_inputs
 from exporter.slices.drifting_hours import DriftingHours
 from exporter.stats.tolerance import Tolerance
@@ -50,15 +49,8 @@ from exporter.storage.engine import check_url, is_shared
 from exporter.storage.label_sums import sum_labels
 from exporter.storage.second_opinions import OpinionRule
 
-if TYPE_CHECKING:
-    from exporter.http_client.prometheus import Prometheus
-
 log = logging.getLogger(__name__)
 
-PROMETHEUS_SECONDS = 10.0
-"""Time that Prometheus has for each part of a response."""
-COMPARISON_SECONDS = 20.0
-"""The same for a comparison, which may read a week of counters. A stop waits for it, too."""
 STOP_SECONDS = 12.0
 """Time from a request to stop until the process ends, whatever hangs: Kubernetes waits for 30 s by default."""
 COUNT_SECONDS = 5.0
@@ -85,10 +77,10 @@ class Exporter:
         The alerts that are known.
     retrainer : Retrainer
         Asks for new versions of models.
-    files : Loaded
-        The configuration in use, with what is wrong with files of ``models_folder``.
-    loaded : tuple of float
-        Unix times of the last two times at which the configuration was read, or of the first.
+    reloader : Reloader
+        Knows the configuration in use, and replaces it.
+    status : Status
+        What the probes say.
 
     Raises
     ------
@@ -99,12 +91,9 @@ class Exporter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self._reloading, self._connecting = threading.Lock(), threading.Lock()
-        self._clients: dict[float, Prometheus] = {}
         self._stop_by = math.inf
-        self.files = load_valid(path)
-        config, monitors = self.files.config, self.files.monitors
+        files = load_valid(path)
+        config, monitors = files.config, files.monitors
         self.registry = CollectorRegistry(auto_describe=False)
         self.telemetry = ExporterMetrics(self.registry)
         self.clients = ClientLog(self.telemetry)
@@ -124,11 +113,13 @@ class Exporter:
         self.shared = SharedCounts()
         restore(self.store, monitors, time.monotonic(), time.time(), self.shared)
         self.pipeline = Pipeline(config, monitors, self.store, self.telemetry, self.shared)
+        self.reloader = Reloader(files, self.pipeline, self.store, self.telemetry)
+        prometheus = PrometheusClients(lambda: self.config.prometheus_url)
         self.comparisons = Comparisons(
             lambda: self.pipeline.monitors,
             self.shared,
             lambda model, version, period: sum_labels(self.store, model, version, *period),
-            lambda: self._prometheus(COMPARISON_SECONDS),
+            lambda: prometheus.get(COMPARISON_SECONDS),
             shadow=self.pipeline.shadow,
         )
         self.slices = Slices(self.store, lambda: self.pipeline.monitors, self.pipeline.bins, config.store)
@@ -138,14 +129,17 @@ class Exporter:
         self.pairs = RequestResponsePairer()
         self.registry.register(self.pairs)
         self.registry.register(LinksCollector(lambda: (self.pipeline.monitors.models, *self.link_addresses())))
-        self.registry.register(ModelFilesCollector(lambda: self.files.valid))
+        self.registry.register(ModelFilesCollector(lambda: self.reloader.files.valid))
         self._snapshots = SnapshotSaver(
-            self.store, lambda: self.pipeline.monitors, self.shared, is_complete=lambda: not self.files.faults
+            self.store, lambda: self.pipeline.monitors, self.shared, is_complete=lambda: not self.reloader.files.faults
         )
         self._snapshots.start()
+        self.status = Status(self.pipeline, self.store, self._snapshots.lease, self.reloader)
         self.inbox = Inbox()
         self.scrapes = Scrapes()
-        self.alerts = AlertSource(lambda: self.prometheus, self.inbox, self.scrapes, lambda: self.loaded)
+        self.alerts = AlertSource(
+            lambda: prometheus.get(ALERTS_SECONDS), self.inbox, self.scrapes, lambda: self.reloader.loaded
+        )
         self.retrainer = Retrainer(
             lambda: self.config,
             self.store,
@@ -185,14 +179,11 @@ class Exporter:
             self._tasks.append(archiver)
         for task in self._tasks:
             task.start()
-        self.loaded: tuple[float, ...] = ()
-        self._set_loaded()
-        self._report_faults()
-        self._watch = ModelFileWatch(lambda: self.files, self.reload_models, self.telemetry.reload_successful)
+        self._watch = ModelFileWatch(
+            lambda: self.reloader.files, self.reloader.reload_models, self.telemetry.reload_successful
+        )
         self._watch.start()
-        self.ready = True
         self.address = "http://127.0.0.1:9877"
-        self.reloaders: list[Callable[[], None]] = []
 
     @property
     def config(self) -> Config:
@@ -212,114 +203,6 @@ class Exporter:
         external_url = self.config.external_url or self.address
         return external_url.rstrip("/"), (self.config.links.grafana or external_url).rstrip("/")
 
-    @property
-    def prometheus(self) -> Prometheus | None:
-        """The Prometheus at ``prometheus_url``; None without the key.
-
-        Raises
-        ------
-        ExporterError
-            When the file with certificates cannot be read.
-        """
-        return self._prometheus(PROMETHEUS_SECONDS)
-
-    def _prometheus(self, timeout: float) -> Prometheus | None:
-        url = self.config.prometheus_url
-        if url is None:
-            return None
-        with self._connecting:
-            client = self._clients.get(timeout)
-            if client is None or client.url != url.rstrip("/"):
-                from exporter.http_client.prometheus import Prometheus  # urllib3 takes time to load
-
-                credentials = Credentials.from_environment("PROMETHEUS")
-                client = self._clients[timeout] = Prometheus(url, "prometheus_url", credentials, timeout)
-            return client
-
-    def reload(self) -> None:
-        """Read the configuration again; if the new one is not valid, the old one stays in use.
-
-        Models that did not change keep their counters and windows. The store is opened only once, so that
-        a change of ``store`` requires a restart. If a file of ``models_folder`` is not valid, its last valid version
-        stays in use, and all others are reloaded.
-
-        Raises
-        ------
-        ModelFileError
-            When files of ``models_folder`` are not valid.
-        ConfigError
-            When the new configuration is not valid otherwise.
-        """
-        with self._reloading:
-            try:
-                files = load_valid(self._path, self.files)
-                if files.config.store != self.config.store:
-                    raise ConfigError(f"{self._path}: store: a change needs a restart")
-                for reloader in self.reloaders:
-                    reloader()
-            except Exception as error:  # of any type: the metric must not keep reporting success
-                self.telemetry.reload_successful.set(0)
-                log.error("reload: %s", error)
-                raise
-            log.info("configuration reloaded from %s", self._path)
-            self._use(files)
-        if files.faults:
-            raise ModelFileError("\n".join(files.problems))
-
-    def reload_models(self) -> None:
-        """Read the files of ``models_folder`` that have changed, and nothing else.
-
-        Raises
-        ------
-        ConfigError
-            When the folder cannot be read.
-        """
-        with self._reloading:
-            self._use(load_folder(self.files))
-
-    def _use(self, files: Loaded) -> None:
-        before = self.pipeline.monitors
-        files.monitors.adopt(before)
-        added = files.monitors.models.keys() - before.models.keys()
-        if added:  # their file may not have been valid at the start
-            restore(self.store, files.monitors, time.monotonic(), time.time(), models=added)
-        self.pipeline.reconfigure(files.config, files.monitors)
-        self.store.forget_samples()
-        self.pipeline.shadow.forget([*files.monitors.models])
-        self.files = files
-        removed = before.models.keys() - files.monitors.models.keys()
-        for what, names in (("added", added), ("removed", removed)):
-            if names:
-                log.info("models %s: %s", what, ", ".join(map(repr, sorted(names))))
-        if not files.faults:
-            self._set_loaded()
-        self._report_faults()
-
-    def _report_faults(self) -> None:
-        for problem in self.files.problems:
-            self.telemetry.reload_successful.set(0)
-            log.error("%s", problem)
-
-    def _set_loaded(self) -> None:
-        now = time.time()
-        self.loaded = (*self.loaded[-1:], now)
-        self.telemetry.reload_successful.set(1)
-        self.telemetry.reload_time.set(now)
-
-    @property
-    def alive(self) -> bool:
-        """Whether the threads of the queue and of the store run."""
-        return self.pipeline.alive and self.store.alive
-
-    @property
-    def warnings(self) -> list[str]:
-        """What an operator should look into although events are accepted and stored."""
-        texts = {
-            "a damaged database or write-ahead log was set aside: see runbook ModelStoreFailing": self.store.set_aside,
-            "windows are not saved: another exporter has the same store.replica": self._snapshots.lease.holder,
-        }
-        return [text for text, applies in texts.items() if applies] + self.files.invalid
-
     def metrics(self, accept: str, names: Collection[str]) -> tuple[bytes, str]:
         """Return the exposition; see `Exposition.render`.
 
@@ -332,7 +215,7 @@ class Exporter:
 
     def stop(self) -> None:
         """Let everything end within `STOP_SECONDS` from the first call; `close` then waits no longer than that."""
-        self.ready = False
+        self.status.ready = False
         self._stop_by = self.store.deadline = min(self._stop_by, time.monotonic() + STOP_SECONDS)
 
     def close(self) -> None:

@@ -250,7 +250,7 @@ def _max_connections() -> int:
 
 def _reload(exporter: Exporter) -> None:
     try:
-        exporter.reload()
+        exporter.reloader.reload()
     except ModelFileError:
         log.warning("all other files of models_folder are in use")
     except ConfigError:

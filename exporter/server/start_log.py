@@ -42,7 +42,7 @@ def log_state(exporter: Exporter) -> None:
         else:
             log.warning("model %r has no profile: its inputs are not monitored", model.name)
     if not exporter.config.models:
-        log.warning("no model is configured yet: %s has no valid file", exporter.files.folder)
+        log.warning("no model is configured yet: %s has no valid file", exporter.reloader.files.folder)
     restored = sum(1 for _ in exporter.pipeline.monitors)
     if restored:
         log.info("versions whose windows were restored from the database: %d", restored)

@@ -41,7 +41,7 @@ def test_versions_that_are_gone_take_no_memory(tmp_path: Path) -> None:
         for number in range(5):
             name = f"model-{number}"
             write_config(tmp_path, {"models": [{"name": name, "profile": "credit.json"}]})
-            exporter.reload()
+            exporter.reloader.reload()
             assert page.post("/v1/predictions", json={"model": name, "version": "1"}).status_code == 202
             exporter.pipeline.settle(5)
             seen += [weakref.ref(monitor) for monitor in exporter.pipeline.monitors]

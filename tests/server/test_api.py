@@ -424,9 +424,9 @@ def test_an_unexpected_exception_in_a_reload_shows_in_the_metric(tmp_path: Path)
     """After any exception the metric no longer reports that the last reload succeeded."""
     exporter = Exporter(write_config(tmp_path))
     try:
-        exporter.reloaders.append((tmp_path / "gone").unlink)
+        exporter.reloader.others.append((tmp_path / "gone").unlink)
         with pytest.raises(FileNotFoundError):
-            exporter.reload()
+            exporter.reloader.reload()
         assert exporter.registry.get_sample_value("model_exporter_config_last_reload_successful") == 0
     finally:
         exporter.close()

@@ -47,7 +47,7 @@ class Fleet:
 
     def valid(self) -> dict[str, float | None]:
         """The values of the metrics of the files."""
-        names = self.exporter.files.valid
+        names = self.exporter.reloader.files.valid
         metric = "model_exporter_model_file_valid"
         return {name: self.exporter.registry.get_sample_value(metric, {"file": name}) for name in names}
 
@@ -84,8 +84,8 @@ def test_files_add_change_and_remove_models(fleet: Fleet) -> None:
     assert "cards" not in fleet.exporter.pipeline.monitors.models
     assert fleet.look() == ["cards", "fraud", "loans", "own"]
     assert fleet.count("cards", 1) == 1 and fleet.count("loans", 1) == 4
-    loaded = fleet.exporter.loaded
-    assert fleet.look() and fleet.exporter.loaded is loaded, "a file that did not change is not read again"
+    loaded = fleet.exporter.reloader.loaded
+    assert fleet.look() and fleet.exporter.reloader.loaded is loaded, "a file that did not change is not read again"
     fleet.write("cards.yml", "models: [{name: cards, windows: [1h]}]")
     (fleet.folder / "loans.yml").unlink()
     assert fleet.look() == ["cards", "own"]
@@ -98,11 +98,11 @@ def test_a_profile_that_is_built_again_is_read(fleet: Fleet) -> None:
     text = (fleet.folder / "credit.json").read_text()
     (fleet.folder / "credit.json").unlink()
     fleet.look()
-    (fault,) = fleet.exporter.files.faults
+    (fault,) = fleet.exporter.reloader.files.faults
     assert fault.kept == ("loans",) and "models[0].profile: " in fault.detail
     (fleet.folder / "credit.json").write_text(text.replace('"credit"', '"debit"'))
     fleet.look()
-    (fault,) = fleet.exporter.files.faults
+    (fault,) = fleet.exporter.reloader.files.faults
     assert "its hash differs" in fault.detail
     (fleet.folder / "credit.json").write_text(text)
     assert fleet.look() == ["loans", "own"]
@@ -241,7 +241,7 @@ def test_no_file_keeps_the_others_from_being_used(
     make(fleet.folder / os.fsdecode(name))
     fleet.write("good.yml", "models: [{name: good}]")
     assert fleet.look() == ["good", "loans", "own"]
-    (fault,) = fleet.exporter.files.faults
+    (fault,) = fleet.exporter.reloader.files.faults
     assert fault.detail.endswith(message)
     text = fleet.exporter.metrics("", ())[0].decode()
     assert 'model_exporter_model_file_valid{file="good.yml"} 1.0' in text and '.yml"} 0.0' in text

@@ -61,9 +61,9 @@ def test_slices_are_exported_while_a_version_is_corrected_too_often(exporter: Ex
         "model_slice_share": {labels: pytest.approx(found["share"])},
         "model_slice_traffic_share": {labels: pytest.approx(found["traffic_share"])},
     }
-    path = exporter.files.path
+    path = exporter.reloader.files.path
     path.write_text(path.read_text().replace("pilot", "carrier"))
-    exporter.reload()
+    exporter.reloader.reload()
     assert not any(exported(exporter).values()), "no name has a value of an input that is redacted now"
 
 

@@ -33,7 +33,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
     @routes.post("/-/reload")
     def reload() -> Response:
         try:
-            exporter.reload()
+            exporter.reloader.reload()
         except ModelFileError as error:
             return problem(500, f"all other files are in use: {error}").flask()
         except ConfigError as error:

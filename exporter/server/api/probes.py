@@ -42,19 +42,21 @@ class Probes:
 
     def healthy(self) -> Reply:
         """Return whether the process runs (``GET /-/healthy``)."""
-        if self._exporter.alive:
+        if self._exporter.status.alive:
             return _text("model-exporter is healthy.\n")
         return _text("a thread of model-exporter has stopped: see its log, and restart it.\n", 503)
 
     def ready(self) -> Reply:
         """Return whether events are accepted (``GET /-/ready``); a ready exporter may have warnings."""
-        if not self._exporter.ready:
+        if not self._exporter.status.ready:
             return _text("model-exporter is stopping.\n", 503)
         if self._exporter.store.fault:  # the log has it; a probe may be open to everyone
             return _text(
                 "model-exporter cannot store anything: see its log for what is wrong with its database.\n", 503
             )
-        return _text("".join(["model-exporter is ready.\n", *(f"warning: {w}\n" for w in self._exporter.warnings)]))
+        return _text(
+            "".join(["model-exporter is ready.\n", *(f"warning: {w}\n" for w in self._exporter.status.warnings)])
+        )
 
 
 def takes_gzip(encodings: str) -> bool:

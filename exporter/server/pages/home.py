@@ -75,7 +75,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
             rows=rows[:open_rows],
             more_rows=rows[open_rows:],
             models=exporter.config.models,
-            problems=exporter.files.problems,
+            problems=exporter.reloader.files.problems,
             names={model.name for model in exporter.config.models},
             silent=[model.name for model in exporter.config.models if model.name not in seen],
             webhook=f"{exporter.link_addresses()[0]}/v1/notifications",

@@ -1,0 +1,122 @@
+"""Reload the configuration: all of it when asked to, or the files of ``models_folder`` that have changed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from exporter.errors import ConfigError, ModelFileError
+from exporter.metrics.exporter import ExporterMetrics
+from exporter.monitoring.model_files import Loaded, load_folder, load_valid
+from exporter.monitoring.snapshots import restore
+from exporter.server.pipeline import Pipeline
+from exporter.storage import Store
+
+log = logging.getLogger(__name__)
+
+
+class Reloader:
+    """Knows the configuration in use, and replaces it.
+
+    Parameters
+    ----------
+    files
+        The configuration at the start.
+    pipeline
+        Uses the configuration.
+    store
+        Has the windows of models that are added.
+    telemetry
+        Has the metrics of reloads.
+
+    Attributes
+    ----------
+    files : Loaded
+        The configuration in use, with what is wrong with files of ``models_folder``.
+    loaded : tuple of float
+        Unix times of the last two times at which the configuration was read, or of the first.
+    others : list of callable
+        Called by `reload`, to read again what else there is, such as users and tokens.
+    """
+
+    def __init__(self, files: Loaded, pipeline: Pipeline, store: Store, telemetry: ExporterMetrics) -> None:
+        self.files = files
+        self.loaded: tuple[float, ...] = ()
+        self.others: list[Callable[[], None]] = []
+        self._pipeline, self._store, self._telemetry = pipeline, store, telemetry
+        self._lock = threading.Lock()
+        self._set_loaded()
+        self._report_faults()
+
+    def reload(self) -> None:
+        """Read the configuration again; if the new one is not valid, the old one stays in use.
+
+        Models that did not change keep their counters and windows. The store is opened only once, so that
+        a change of ``store`` requires a restart. If a file of ``models_folder`` is not valid, its last valid version
+        stays in use, and all others are reloaded.
+
+        Raises
+        ------
+        ModelFileError
+            When files of ``models_folder`` are not valid.
+        ConfigError
+            When the new configuration is not valid otherwise.
+        """
+        with self._lock:
+            path = self.files.path
+            try:
+                files = load_valid(path, self.files)
+                if files.config.store != self.files.config.store:
+                    raise ConfigError(f"{path}: store: a change needs a restart")
+                for reload in self.others:
+                    reload()
+            except Exception as error:  # of any type: the metric must not keep reporting success
+                self._telemetry.reload_successful.set(0)
+                log.error("reload: %s", error)
+                raise
+            log.info("configuration reloaded from %s", path)
+            self._use(files)
+        if files.faults:
+            raise ModelFileError("\n".join(files.problems))
+
+    def reload_models(self) -> None:
+        """Read the files of ``models_folder`` that have changed, and nothing else.
+
+        Raises
+        ------
+        ConfigError
+            When the folder cannot be read.
+        """
+        with self._lock:
+            self._use(load_folder(self.files))
+
+    def _use(self, files: Loaded) -> None:
+        before = self._pipeline.monitors
+        files.monitors.adopt(before)
+        added = files.monitors.models.keys() - before.models.keys()
+        if added:  # their file may not have been valid at the start
+            restore(self._store, files.monitors, time.monotonic(), time.time(), models=added)
+        self._pipeline.reconfigure(files.config, files.monitors)
+        self._store.forget_samples()
+        self._pipeline.shadow.forget([*files.monitors.models])
+        self.files = files
+        removed = before.models.keys() - files.monitors.models.keys()
+        for what, names in (("added", added), ("removed", removed)):
+            if names:
+                log.info("models %s: %s", what, ", ".join(map(repr, sorted(names))))
+        if not files.faults:
+            self._set_loaded()
+        self._report_faults()
+
+    def _report_faults(self) -> None:
+        for problem in self.files.problems:
+            self._telemetry.reload_successful.set(0)
+            log.error("%s", problem)
+
+    def _set_loaded(self) -> None:
+        now = time.time()
+        self.loaded = (*self.loaded[-1:], now)
+        self._telemetry.reload_successful.set(1)
+        self._telemetry.reload_time.set(now)
