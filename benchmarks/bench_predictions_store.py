@@ -119,7 +119,7 @@ def archive(engine: sa.Engine, folder: Path, count: int) -> None:
     start, rows, target = time.process_time(), 0, Archive(str(folder))
     with engine.connect() as connection:
         while rows < count:
-            part = target.write_part(connection, 10**6, lambda _, inputs: inputs, lambda *_: False)
+            part = target.write_part(connection, 10**6, lambda _, inputs: inputs, lambda *_: False, dict)
             rows += part.rows
             with connection.begin():
                 set_archived(connection, part.last or 0)

@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -251,6 +252,13 @@ def seconds(text: str) -> float:
         if 0 < (number := float(text)) <= 86_400:
             return number
     raise argparse.ArgumentTypeError(f"expected seconds above 0 and up to 86400, got {text!r}")
+
+
+def moment(text: str) -> datetime:
+    """Parse a time, RFC 3339, local without an offset; a type for argparse."""
+    with contextlib.suppress(ValueError, OverflowError):
+        return datetime.fromisoformat(text).astimezone(UTC)
+    raise argparse.ArgumentTypeError(f"expected a time such as 2026-11-24T10:00:00Z, got {text!r}")
 
 
 def checked(parse: Callable[[str], _Value]) -> Callable[[str], _Value]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from exporter.commands.common import aligned, checked, whole_number
+from exporter.commands.common import aligned, moment, whole_number
 from exporter.commands.exporter_client import add_exporter_options, exporter_client
 from exporter.errors import ExporterError, printable
 from exporter.slices.explain import DEFAULT_LIMIT, MAX_LIMIT
@@ -26,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="NAME", help="model; default: the only one that is configured")
     add("--version", metavar="VERSION", help="version; default: all that have the same profile")
     add("--of", choices=QUESTIONS, default="corrections", help="what the slices hold (%(default)s)")
-    text = "predictions since then: a time, RFC 3339, or a duration such as 6h; default: the last day"
-    add("--since", type=checked(_since), metavar="TIME", help=text)
+    text = "predictions since then: a duration such as 6h, or a time, RFC 3339; default: the last day"
+    add("--since", type=_since, metavar="TIME", help=text)
     add(
         "--limit",
         type=whole_number(1, MAX_LIMIT),
@@ -97,7 +98,12 @@ def _since(text: str) -> str:
     >>> _since("2026-11-24T10:00:00Z")
     '2026-11-24T10:00:00Z'
     """
-    try:
-        return f"{datetime.now(UTC) - timedelta(seconds=parse_duration(text)):%Y-%m-%dT%H:%M:%SZ}"
-    except (ValueError, OverflowError):
-        return text
+    since: datetime | None = None
+    with contextlib.suppress(ValueError, OverflowError):
+        since = datetime.now(UTC) - timedelta(seconds=parse_duration(text))
+    with contextlib.suppress(argparse.ArgumentTypeError):
+        since = since or moment(text)
+    if since is None:
+        expected = "expected a duration such as 6h, or a time such as 2026-11-24T10:00:00Z"
+        raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
+    return since.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -50,9 +50,10 @@ def run(options: argparse.Namespace) -> int:
         for row in _releases_with(connection, redacted):
             print(_redact_release(connection, row, redacted[row["model"]], dry_run=options.dry_run))
         purged = options.dry_run or purge(connection)
-        archived = archived_up_to(connection)
-    if configuration.store.archive is not None:
-        _redact_archive(configuration.store.archive, redacted, archived, dry_run=options.dry_run)
+        if configuration.store.archive is not None:
+            archived = archived_up_to(connection)
+            connection.rollback()
+            _redact_archive(configuration.store.archive, redacted, archived, dry_run=options.dry_run)
     if later:
         _remark(f"{later} rows were stored meanwhile: reload the exporter, then run this again")
     if not purged:

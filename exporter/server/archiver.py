@@ -54,7 +54,7 @@ class Archiver(BackgroundTask):
         has_drift: HasDrift,
         count: Callable[[float], Any],
         *,
-        redacted: Callable[[], object] = lambda: None,
+        redacted: Callable[[], object],
     ) -> None:
         super().__init__("archive", "predictions could not be archived", SECONDS, busy_share=BUSY_SHARE)
         self._store, self._count = store, count

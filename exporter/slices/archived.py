@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,11 @@ from exporter.config import StoreConfig
 from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.binner import Binner
 from exporter.slices.population import Population, most_rows
-from exporter.slices.recorder import output_bins
+from exporter.slices.recorder import BLOCK_SECONDS, output_bins
 from exporter.storage.archive import Archive, ArchiveFilter, archived_up_to
 from exporter.storage.bin_codes import BlockFilter, hash_ids, oldest_block
-from exporter.storage.correction_document import decode_label
+from exporter.storage.correction_document import decode_label, rfc3339
+from exporter.storage.schema import predictions
 from exporter.validation import parse_duration
 
 MAX_ROWS = 300_000
@@ -74,11 +76,37 @@ class ArchivedPredictions:
         chosen = ArchiveFilter(asked.model, asked.version, asked.since, last, until)
         parts = read_bins(self._archive, binner, chosen, room)
         archived = sum(part.rows for part in parts)
-        joined = _join([*parts, population])._replace(share=self._archive.share if archived else 1.0)
+        if not archived:
+            return population
+        remarks = _left_out(connection, last, until)
+        joined = _join([*parts, population])._replace(share=self._archive.share, remarks=remarks)
         if archived <= room:
             return joined
         newest = np.arange(joined.rows) >= archived - room
         return joined.select(newest)._replace(truncated=True)
+
+
+def _left_out(connection: sa.Connection, last: int, until: float) -> tuple[str, ...]:
+    """Return a remark if predictions that are not archived are older than the bins, whose profile or redaction is new.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    last
+        The number of the last archived prediction.
+    until
+        When the oldest block of bins began, Unix time in seconds.
+    """
+    query = sa.select(predictions.c.received).where(predictions.c.seq > last).order_by(predictions.c.seq).limit(1)
+    oldest = connection.execute(query).scalar()
+    connection.rollback()
+    if oldest is None or oldest > until - BLOCK_SECONDS:
+        return ()
+    if until == math.inf:
+        return ("Bins of the present profile are not recorded yet: only archived predictions are looked at.",)
+    since = rfc3339(float(math.ceil(until)))
+    return (f"Bins of the present profile are recorded since {since}: earlier predictions only if they are archived.",)
 
 
 def read_bins(archive: Archive, binner: Binner, chosen: ArchiveFilter, rows: int) -> list[Population]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +16,8 @@ from exporter.slices.population import read_population
 from exporter.slices.questions import Of, Question, corrections, disagreement, drift, errors, estimated_loss
 from exporter.slices.search import MIN_RATIO, Bins, Slice, search
 from exporter.slices.training_shares import grown_bins
-from exporter.storage.bin_codes import BlockFilter
+from exporter.storage.bin_codes import BlockFilter, recorded_versions
+from exporter.validation import any_of, preview
 
 DAY = 86400.0
 """How far the search looks back by default, in seconds."""
@@ -132,10 +134,12 @@ def explain(
     now = time.time()
     since = asked.since
     first = 2 * since - now if asked.of == "drift" else since
-    population = read_population(connection, binner, asked.model, asked.version, first)
+    chosen = BlockFilter(asked.model, binner.layout, asked.version, first)
+    population = read_population(connection, binner, chosen)
     if archived:
-        chosen = BlockFilter(asked.model, binner.layout, asked.version, first)
         population = archived.before(connection, population, binner, chosen)
+    if not population.rows and asked.version is not None:
+        population = population._replace(remarks=_other_versions(connection, asked, first))
     if asked.of != "corrections":
         population = population.select(population.is_sampled)
     if asked.of == "drift":
@@ -149,6 +153,13 @@ def explain(
         question = ask(connection, population, asked.model, asked.version, since)
     del population
     return _searched(binner, asked, question, now)
+
+
+def _other_versions(connection: sa.Connection, asked: Asked, since: float) -> tuple[str, ...]:
+    """Return a remark with the versions that have predictions, where the one that was asked for has none."""
+    others = [preview(name) for name in recorded_versions(connection, asked.model, since) if name != asked.version]
+    hint = f"; there are some of {any_of(others)}" if others else ""
+    return (f"There are no predictions of version {preview(asked.version)} with recorded bins of this time{hint}.",)
 
 
 def _searched(binner: Binner, asked: Asked, question: Question, now: float) -> Explanation:
@@ -198,7 +209,7 @@ def _compared_with_training(binner: Binner, asked: Asked, question: Question, no
 
 
 def _explanation(
-    asked: Asked, question: Question, now: float, slices: list[ExplainedSlice], **rest: Any
+    asked: Asked, question: Question, now: float, slices: list[ExplainedSlice], remarks: Iterable[str], **rest: Any
 ) -> Explanation:
     times = question.population.times
     total = np.count_nonzero(question.marked) if question.weights is None else question.weights.sum()
@@ -215,5 +226,6 @@ def _explanation(
         until=now,
         truncated=truncated,
         users=question.users,
+        remarks=(*question.population.remarks, *remarks),
         **rest,
     )

@@ -34,6 +34,8 @@ class Population(NamedTuple):
         Whether there are older ones that were not read.
     share
         Of the older ones, only a random share may be here, and others that were chosen; see `is_sampled`.
+    remarks
+        What a reader should know, in sentences.
     """
 
     codes: Codes
@@ -42,6 +44,7 @@ class Population(NamedTuple):
     times: Floats
     truncated: bool
     share: float = 1.0
+    remarks: tuple[str, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -79,24 +82,19 @@ class Population(NamedTuple):
         return found
 
 
-def read_population(
-    connection: sa.Connection, binner: Binner, model: str, version: str | None, since: float
-) -> Population:
-    """Read the predictions that were received since a Unix time in seconds.
+def read_population(connection: sa.Connection, binner: Binner, chosen: BlockFilter) -> Population:
+    """Read the predictions that a filter selects, the newest ones.
 
     Parameters
     ----------
     connection
         To read with.
     binner
-        Whose bins are wanted: predictions in the bins of another profile are not read.
-    model, version
-        Of the predictions; all versions when None.
-    since
-        Unix time in seconds.
+        Whose bins are wanted.
+    chosen
+        Selects blocks of its layout: predictions in the bins of another profile are not read.
     """
     targets = len(binner.targets)
-    chosen = BlockFilter(model, binner.layout, version, since)
     blocks, truncated = list_blocks(connection, chosen, most_rows(binner))
     rows = sum(block.rows for block in blocks)
     codes: Any = np.empty((targets, rows), binner.code_type)

@@ -135,7 +135,7 @@ class Archive:
         before_day: int,
         redact: Callable[[str, str | None], str | None],
         has_drift: HasDrift,
-        redacted: Callable[[], object] = lambda: None,
+        redacted: Callable[[], object],
     ) -> Part:
         """Write the predictions that follow the last archived one.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections.abc import Iterator
@@ -10,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from exporter.errors import StoreError
+
+RETRY_SECONDS = 30
+"""How long a request to Google Cloud Storage is tried again after an error."""
 
 
 class ArchiveFiles:
@@ -37,8 +41,12 @@ class ArchiveFiles:
 
         if "://" not in self._location:
             return LocalFileSystem(), self._location
-        system, root = FileSystem.from_uri(self._location)
-        return system, root.rstrip("/")
+        location = self._location
+        if location.startswith("gs://") and "retry_limit_seconds=" not in self._query:
+            location += f"{'&' if self._query else '?'}retry_limit_seconds={RETRY_SECONDS}"  # instead of 15 minutes
+        system, root = FileSystem.from_uri(location)
+        # Of S3, that of a URL tries 31 times to get an answer, and a copy, as others that Python makes, 3 times.
+        return copy.copy(system) if system.type_name == "s3" else system, root.rstrip("/")
 
     @contextmanager
     def explained(self, what: str) -> Iterator[None]:

@@ -145,6 +145,14 @@ def oldest_block(connection: sa.Connection, chosen: BlockFilter) -> float:
     return math.inf if first is None else float(first)
 
 
+def recorded_versions(connection: sa.Connection, model: str, since: float) -> list[str]:
+    """Return the versions of a model with bins of predictions since a Unix time in seconds, at most 20."""
+    table = bin_codes.c
+    chosen = (table.model == model, table.last >= since, ~table.layout.startswith(PAIRED, autoescape=True))
+    query = sa.select(table.version).where(*chosen).distinct().order_by(table.version).limit(20)
+    return list(connection.execute(query).scalars())
+
+
 def read_blocks(
     connection: sa.Connection, blocks: Sequence[StoredBlock], targets: int, dtype: npt.DTypeLike
 ) -> Iterator[tuple[StoredBlock, npt.NDArray[np.uint32], npt.NDArray[np.bool_], Codes]]:
@@ -217,12 +225,13 @@ def read_paired(
     return PairedAnswers(last.version, last.layout.removeprefix(PAIRED), ids, differs)
 
 
-def delete_old_blocks(connection: sa.Connection, limit: int) -> None:
+def delete_old_blocks(connection: sa.Connection, limit: int, keep: float = 0.0) -> None:
     """Delete blocks all of whose predictions were deleted: they are as old as predictions may be, or the store is full.
 
-    Only whole blocks are deleted, the oldest first, at most ``limit``.
+    Only whole blocks are deleted, the oldest first, at most ``limit``; those of the last ``keep`` seconds before the
+    oldest prediction stay.
     """
-    oldest = sa.select(predictions.c.received).order_by(predictions.c.seq).limit(1).scalar_subquery()
+    oldest = sa.select(predictions.c.received - keep).order_by(predictions.c.seq).limit(1).scalar_subquery()
     numbers = sa.select(bin_codes.c.seq).order_by(bin_codes.c.seq).limit(limit)
     is_old = (bin_codes.c.last < oldest) | ~sa.exists(sa.select(predictions.c.seq))
     connection.execute(bin_codes.delete().where(bin_codes.c.seq.in_(numbers), is_old))

@@ -38,6 +38,15 @@ def rename_database(path: Path, reason: str) -> str:
     return aside
 
 
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file or folder until it is closed; return False if another process has the lock."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 class DatabaseLock:
     """Keeps other exporters from a database file. The lock ends with the process, however that ends.
 
@@ -57,15 +66,13 @@ class DatabaseLock:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not try_lock(self._descriptor):
             owner = os.read(self._descriptor, 20).decode("ascii", "replace").strip() or "unknown"
             self.release()
             raise StoreError(
                 f"store.url: {path} is in use by another exporter, process {owner}: stop it, give each its own "
                 "file, or let them share a PostgreSQL database"
-            ) from None
+            )
         os.truncate(self._descriptor, 0)
         os.write(self._descriptor, f"{os.getpid()}\n".encode())
 

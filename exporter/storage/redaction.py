@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.stored_inputs import remove_inputs
 from exporter.storage.bin_codes import PAIRED
+from exporter.storage.database_file import try_lock
 from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
 from exporter.storage.migrations import SCHEMA_VERSION, stored_version
 from exporter.storage.packed_inputs import InputsPacker, dictionary_of, retired_dictionaries, unpack
@@ -27,6 +30,8 @@ PACKED_CHARACTERS = 10
 """Assumed characters of inputs for each byte that they take compressed."""
 TABLES = {"predictions": (predictions, predictions.c.seq), "feedback": (feedback, feedback.c.id)}
 """The tables with inputs, by name, and the key of each."""
+
+_REDACT_LOCK = 0x72656461  # the advisory lock of a command that redacts
 
 MAX_NAMES = 200
 """Names that one condition looks for; with more, every row may hold one of them."""
@@ -52,14 +57,14 @@ def open_database(config: StoreConfig) -> Iterator[sa.Connection]:
     Raises
     ------
     StoreError
-        When there is none, it is of another version, or it cannot be read or written.
+        When there is none, it is of another version, another command redacts it, or it cannot be read or written.
     """
     address, url = check_url(config.url), shown_url(config.url)
     if not is_shared(address) and not Path(address.database or "").is_file():
         raise StoreError(f"store.url: there is no database {url}")
     engine = open_engine(config, STATEMENT_SECONDS)
     try:
-        with engine.connect() as connection:
+        with engine.connect() as connection, _alone(connection, url):
             if (version := stored_version(connection)) != SCHEMA_VERSION:
                 hint = "start an exporter of this version once"
                 raise StoreError(f"store.url: {url} has schema {version}, expected {SCHEMA_VERSION}: {hint}")
@@ -71,6 +76,21 @@ def open_database(config: StoreConfig) -> Iterator[sa.Connection]:
         raise StoreError(f"store.url: {url}: {error_message(error)}; run the command again to continue") from None
     finally:
         engine.dispose()
+
+
+@contextmanager
+def _alone(connection: sa.Connection, url: str) -> Iterator[None]:
+    """Keep other commands that redact away: each writes rows and files of the archive as it has read them."""
+    with contextlib.ExitStack() as stack:
+        if is_shared(connection):
+            is_free = connection.execute(sa.select(sa.func.pg_try_advisory_lock(_REDACT_LOCK))).scalar()
+        else:  # SQLite locks the file itself, see `exporter.storage.database_file`
+            descriptor = os.open(Path(connection.engine.url.database or "").parent, os.O_RDONLY | os.O_CLOEXEC)
+            stack.callback(os.close, descriptor)
+            is_free = try_lock(descriptor)
+        if not is_free:
+            raise StoreError(f"store.url: {url}: another redact command is running: wait until it ends")
+        yield
 
 
 def redact_rows(

@@ -25,6 +25,8 @@ JUMP_SECONDS, HOLD_SECONDS = 60.0, 3600.0
 """After a clock jumped by more than the first, nothing is deleted for its age during the second: it may be wrong."""
 LOG_SECONDS = 60.0
 """Time between two lines that tell that predictions are lost to the archive."""
+HOUR = 3600.0
+"""Seconds."""
 STEP_SECONDS = 0.05
 """How long one step may lock the database: the number of rows in a step follows from it."""
 STEP, MIN_STEP, MAX_STEP = 200, 10, 5000
@@ -45,6 +47,7 @@ class Retention:
     def __init__(self, config: StoreConfig, size: StoreSize) -> None:
         self._seconds = parse_duration(config.retention)
         self._archives = config.archive is not None
+        self._samples = config.archive is not None and config.archive_share < 1
         self._lost_log_at = -math.inf
         self._size = size
         self._step = STEP
@@ -95,7 +98,8 @@ class Retention:
             passed = time.perf_counter() - start
             orphans = _end_waiting(connection, oldest_kept, step)
             old_labels = _delete_labels(connection, oldest_kept, step)
-            delete_old_blocks(connection, step)
+            # Whether an hour had drift is asked until all of it is archived.
+            delete_old_blocks(connection, step, HOUR if self._samples and not surplus else 0.0)
             self._unjoined_log.write(connection)
         if deleted == step or passed > STEP_SECONDS:
             self._step = int(min(max(step * min(STEP_SECONDS / passed, 2), MIN_STEP), MAX_STEP))

@@ -57,5 +57,8 @@ def test_nothing_and_errors_are_said(flights: Served) -> None:
     assert "No combination of at most two bins holds significantly more" in result.stdout
     result = explain(flights, "--model=bare")
     assert (result.returncode, '"bare" has no profile' in result.stderr) == (1, True)
-    result = explain(flights, "--model=flights", "--since=yesterday")
-    assert (result.returncode, "since: expected an RFC 3339 time" in result.stderr) == (1, True)
+    result = explain(flights, "--model=flights", "--since=60")
+    expected = "--since: expected a duration such as 6h, or a time such as 2026-11-24T10:00:00Z, got '60'"
+    assert (result.returncode, expected in result.stderr) == (2, True)
+    result = explain(flights, "--model=flights", "--version=99")
+    assert 'no predictions of version "99" with recorded bins of this time; there are some of "1"' in result.stdout

@@ -18,6 +18,7 @@ from support.processes import run_command
 from support.servers import Served, ask, eventually, write_config
 
 from exporter.config import StoreConfig
+from exporter.errors import StoreError
 from exporter.events import Prediction
 from exporter.storage.engine import open_engine, write_beside
 from exporter.storage.migrations import migrate
@@ -266,6 +267,17 @@ def test_rows_are_cleaned_in_bounded_memory(tmp_path: Path) -> None:
         assert redact_rows(connection, "predictions", {"loans": ["name"]}, dry_run=False) == (60, 60)
         assert tracemalloc.get_traced_memory()[1] < 15e6
         tracemalloc.stop()
+
+
+def test_a_second_command_is_refused(database: str) -> None:
+    """Two commands at once would write the same rows and files."""
+    config = StoreConfig(url=database)
+    migrate(config)
+    second = open_database(config)
+    with open_database(config), pytest.raises(StoreError, match="another redact command is running"):
+        second.__enter__()
+    with open_database(config):
+        pass
 
 
 def test_rows_that_are_stored_meanwhile_are_cleaned(server: Served, folder: Path) -> None:

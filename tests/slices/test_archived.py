@@ -71,7 +71,8 @@ class Flights:
     def archive(self, share: float = 1.0) -> None:
         """Write the archive, and delete the bins as the retention does."""
         config = msgspec.structs.replace(self.config, archive_share=share)
-        archiver = Archiver(config, self.store, lambda _, inputs: inputs, lambda *_: False, lambda _: None)
+        parts = (config, self.store, lambda _, inputs: inputs, lambda *_: False, lambda _: None)
+        archiver = Archiver(*parts, redacted=dict)
         archiver.start()
         archiver.refresh()
         archiver.close()
@@ -81,7 +82,7 @@ class Flights:
         """All predictions, ordered by identifier."""
         asked = BlockFilter("flights", self.binner.layout, "1", self.since)
         with self.store.reading() as connection:
-            stored = read_population(connection, self.binner, asked.model, asked.version, asked.since)
+            stored = read_population(connection, self.binner, asked)
             found = ArchivedPredictions(self.config).before(connection, stored, self.binner, asked)
         order = np.argsort(found.ids)
         return found._replace(
@@ -115,6 +116,22 @@ def test_archived_predictions_have_the_same_slices(flights: Flights, monkeypatch
     files, chosen = archive.Archive(str(flights.config.archive)), archive.ArchiveFilter("flights", None, 0.0, COUNT)
     parts = archived.read_bins(files, flights.binner, chosen, 1500)
     assert 1500 < sum(part.rows for part in parts) <= 1800  # of the older file, the last parts alone are kept
+    flights.store.close()
+
+
+def test_predictions_without_bins_between_the_archive_and_the_bins_are_named(flights: Flights) -> None:
+    """After a change of the profile or of what is redacted, the answer says which predictions it leaves out."""
+    flights.archive()
+    event = Prediction("flights", "new", "1", prediction="late", confidence=0.9)
+    assert flights.store.add(prediction_rows([event], [True], [b"{}"], time.time() - 3600)) == 0
+    assert flights.store.flush(10)
+    remark = "Bins of the present profile are not recorded yet: only archived predictions are looked at."
+    assert flights.explain().remarks == (remark,)
+    row = {"model": "flights", "version": "1", "layout": flights.binner.layout, "rows": 0, "data": b""}
+    row |= {"first": 1.8e9, "last": 1.8e9}
+    flights.store.execute(lambda connection, _: connection.execute(bin_codes.insert().values(row)))
+    (remark,) = flights.explain().remarks
+    assert remark.startswith("Bins of the present profile are recorded since 2027-01-15T08:00:00Z: earlier predictions")
     flights.store.close()
 
 

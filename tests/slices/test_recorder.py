@@ -36,7 +36,7 @@ from exporter.slices import population, recorder
 from exporter.slices.population import read_population
 from exporter.slices.recorder import BinRecorder
 from exporter.storage import Store
-from exporter.storage.bin_codes import delete_old_blocks
+from exporter.storage.bin_codes import BlockFilter, delete_old_blocks
 from exporter.storage.prediction_rows import prediction_rows
 from exporter.storage.schema import bin_codes
 
@@ -99,11 +99,11 @@ def test_what_is_recorded_is_read_again(store: Store, binner: Binner) -> None:
     assert last is not None
     last.result(10)
     with store.reading() as connection:
-        found = read_population(connection, binner, "flights", None, 0.0)
+        found = read_population(connection, binner, BlockFilter("flights", binner.layout, None, 0.0))
         assert (found.rows, found.truncated) == (80, False)
-        assert read_population(connection, binner, "flights", "2", 0.0).rows == 30
-        assert read_population(connection, binner, "flights", None, 1000.1).rows == 0
-        assert read_population(connection, binner, "other", None, 0.0).rows == 0
+        assert read_population(connection, binner, BlockFilter("flights", binner.layout, "2", 0.0)).rows == 30
+        assert read_population(connection, binner, BlockFilter("flights", binner.layout, None, 1000.1)).rows == 0
+        assert read_population(connection, binner, BlockFilter("other", binner.layout, None, 0.0)).rows == 0
     position = found.find([event["id"] for event in sent])
     assert sorted(position.tolist()) == list(range(80))
     for name in ("carrier", "distance"):
@@ -130,7 +130,7 @@ def test_the_newest_are_read_where_there_are_too_many(
         flushed.result(10)
     monkeypatch.setattr(population, "MAX_ROWS", 100)
     with store.reading() as connection:
-        found = read_population(connection, binner, "flights", None, 0.0)
+        found = read_population(connection, binner, BlockFilter("flights", binner.layout, None, 0.0))
     assert (found.rows, found.truncated, found.times.min()) == (80, True, 1003.0)
 
 

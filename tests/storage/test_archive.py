@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
+import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.events import Feedback, LabelEvent, Prediction
 from exporter.monitoring.model_files import load_monitors
+from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile_file import save
 from exporter.profiles.readers.store import StoreSource
@@ -58,7 +62,7 @@ class Archived:
     def make_archiver(self, share: float = 1.0) -> Archiver:
         """What archives in the background, with a share."""
         config = msgspec.structs.replace(self.config, archive_share=share)
-        return Archiver(config, self.store, lambda _, inputs: inputs, self.has_drift, self._count)
+        return Archiver(config, self.store, lambda _, inputs: inputs, self.has_drift, self._count, redacted=dict)
 
     def _count(self, number: float) -> None:
         self.counts += number
@@ -79,11 +83,27 @@ class Archived:
 
     def predict(self, days_ago: int, *numbers: int, confident: bool = True, model: str = "m") -> None:
         """Store predictions of a model that were received at noon of an earlier day."""
+        received = (TODAY - days_ago + 0.5) * DAY if days_ago else time.time()
+        self._predict(received, numbers, confident, model)
+
+    def _predict(self, received: float, numbers: Sequence[int], confident: bool, model: str) -> None:
         events = [Prediction(model, id=f"p-{n}", version="1", prediction="7", confidence=0.9) for n in numbers]
         inputs = [f'{{"number": {n}}}'.encode() for n in numbers]
-        received = (TODAY - days_ago + 0.5) * DAY if days_ago else time.time()
         assert self.store.add(prediction_rows(events, [confident] * len(numbers), inputs, received)) == 0
         assert self.store.flush(10)
+
+    def record(self, monitors: MonitorRegistry, received: float, numbers: Sequence[int]) -> None:
+        """Store confident predictions of the model ``m`` with their bins."""
+        self._predict(received, numbers, True, "m")
+        monitor, bins = monitors.get("m", "1", time.time()), BinRecorder(self.store)
+        assert monitor.binner is not None
+        codes = monitor.binner.empty_codes(len(numbers))
+        monitor.binner.count([{"number": number} for number in numbers], [], codes=codes)
+        events = [Prediction("m", id=f"p-{number}", version="1") for number in numbers]
+        bins.add(monitor, events, codes, [True] * len(numbers), received)
+        last = bins.flush()
+        assert last is not None
+        last.result(10)
 
     def sweep(self) -> int:
         """Delete what the retention may; return how many predictions are left."""
@@ -188,24 +208,20 @@ def test_an_exporter_that_was_killed_writes_the_same_file(archived: Archived, mo
     assert archived.read() == list(range(6))
 
 
-def test_hours_of_drift_are_archived_whole(archived: Archived, tmp_path: Path) -> None:
-    """While an input had drifted from training, every prediction is archived, with the weight 1."""
+@pytest.fixture
+def monitors(tmp_path: Path) -> MonitorRegistry:
+    """A model whose input ``number`` was from 0 to 999 in training."""
     training, path = tmp_path / "training.csv", tmp_path / "exporter.yml"
     training.write_text("number\n" + "\n".join(map(str, range(1000))))
     save(build_file(training, name="m"), tmp_path / "m.json")
     path.write_text(yaml.safe_dump({"models": [{"name": "m", "profile": "m.json"}]}))
-    _, monitors = load_monitors(path)
-    monitor, bins = monitors.get("m", "1", time.time()), BinRecorder(archived.store)
-    assert monitor.binner is not None
+    return load_monitors(path)[1]
+
+
+def test_hours_of_drift_are_archived_whole(archived: Archived, monitors: MonitorRegistry) -> None:
+    """While an input had drifted from training, every prediction is archived, with the weight 1."""
     for days_ago, numbers in ((4, range(2000, 3000)), (3, range(1000))):
-        archived.predict(days_ago, *numbers)
-        codes = monitor.binner.empty_codes(1000)
-        monitor.binner.count([{"number": number} for number in numbers], [], codes=codes)
-        events = [Prediction("m", id=f"p-{number}", version="1") for number in numbers]
-        bins.add(monitor, events, codes, [True] * 1000, (TODAY - days_ago + 0.5) * DAY)
-        last = bins.flush()
-        assert last is not None
-        last.result(10)
+        archived.record(monitors, (TODAY - days_ago + 0.5) * DAY, numbers)
     archived.has_drift = DriftingHours(lambda: monitors)
     archived.archive(0.1)
     tables = {path.parent.name: parquet.read_table(path) for path in archived.folder.rglob("*.parquet")}
@@ -214,6 +230,26 @@ def test_hours_of_drift_are_archived_whole(archived: Archived, tmp_path: Path) -
     assert (set(thinned), len(thinned)) == ({10.0}, pytest.approx(100, rel=0.35))
     drifted = sum(number >= 2000 for number in archived.read(0.1))
     assert drifted == pytest.approx(100, rel=0.35)  # a profile reads the same share of all
+
+
+def test_an_hour_of_drift_is_whole_after_a_restart(
+    archived: Archived, monitors: MonitorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the exporter knows of an hour is not lost with its first predictions, whose bins showed the drift."""
+    monkeypatch.setattr(archive, "PART_ROWS", 300)
+    archived.config = msgspec.structs.replace(archived.config, archive_share=0.1)
+    hour = (TODAY - 4) * DAY
+    for minute, numbers in ((10.0, range(2000, 2300)), (20.0, range(100))):
+        archived.record(monitors, hour + 60 * minute, numbers)
+    for _ in range(2):  # a part, and a restart
+        archived.has_drift = DriftingHours(lambda: monitors)
+        archiver = archived.make_archiver(0.1)
+        archiver.start()
+        archiver.refresh()
+        archiver.close()
+        archived.sweep()
+    tables = [parquet.read_table(path) for path in archived.folder.rglob("*.parquet")]
+    assert [weight for table in tables for weight in table["weight"].to_pylist()] == [1.0] * 400
 
 
 def archive_until_killed(url: str, folder: str) -> None:
@@ -400,7 +436,7 @@ def test_redact_cleans_the_archive(
     parquet.write_table(pa.table({"x": [1]}), archived.folder / "mine.parquet")
     with pytest.raises(StoreError, match=r"mine\.parquet cannot be cleaned; .* has no columns model and inputs"):
         clean()
-    damaged = next(archived.folder.rglob("date=*/*.parquet"))
+    damaged = min(archived.folder.rglob("date=*/*.parquet"))
     damaged.write_bytes(b"PAR1")
     with pytest.raises(StoreError, match=rf"{day(5)}/{1:020}\.parquet cannot be cleaned; run the command again"):
         clean()
@@ -458,6 +494,29 @@ def test_errors_of_the_archive_show_no_key() -> None:
     with pytest.raises(StoreError, match=r"^store\.archive: s3://bucket/folder: cannot be read: ") as raised:
         place.count(archive.ArchiveFilter("m", None, 0.0, 1))
     assert "s3cret" not in f"{raised.value}{place.shown}"
+
+
+def test_an_object_store_that_does_not_answer_is_asked_three_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that gets no answer holds a search or a command for seconds, not for minutes."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        query = f"scheme=http&region=x&endpoint_override=127.0.0.1:{server.getsockname()[1]}"
+        asked = []
+
+        def hang_up() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    server.accept()[0].close()
+                    asked.append(True)
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(StoreError, match="NETWORK_CONNECTION"):
+            archive.Archive(f"s3://bucket/folder?{query}").count(archive.ArchiveFilter("m", None, 0.0, 1))
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert len(asked) == 3
 
 
 if __name__ == "__main__":

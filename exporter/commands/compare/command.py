@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from datetime import UTC, datetime
 
-from exporter.commands.common import add_credentials, checked, credentials
+from exporter.commands.common import add_credentials, checked, credentials, moment
 from exporter.commands.compare.table import table
 from exporter.comparison.counts import Period
 from exporter.comparison.decision import decide, document_with
@@ -165,8 +164,4 @@ def _only_model(prometheus: Prometheus, now: float) -> str:
 
 
 def _time(text: str) -> float:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a time such as 2026-11-24T10:00:00Z, got {text!r}") from None
-    return moment.astimezone(UTC).timestamp()
+    return moment(text).timestamp()
