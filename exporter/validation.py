@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 import functools
 import itertools
@@ -67,7 +68,9 @@ def format_path(path: KeyPath) -> str:
 
 
 def preview(value: Any, limit: int = 60) -> str:
-    """Return a value as JSON, cut to ``limit`` characters."""
+    """Return a value as JSON, a date as it is, cut to ``limit`` characters."""
+    if isinstance(value, datetime.date):  # YAML has dates
+        return str(value)
     try:
         text = json.dumps(value, ensure_ascii=False, default=str)
     except (ValueError, RecursionError):  # it contains itself, or is nested too deeply
@@ -273,6 +276,8 @@ def _explain_type(text: str, value: Any, got: str, kinds: Mapping[str, str]) -> 
     if match := re.fullmatch(r"Expected `([^`]*)`, got `[^`]*`", text):
         entry = preview(value)
         hint = f"; for a single entry write [{entry}]" if match[1] == "array" and got and entry[-1] != "…" else ""
+        if match[1] == "str" and kinds is _YAML_KINDS and isinstance(value, int | float | datetime.date):
+            hint = "; put it in quotes"
         return f"expected {_kind(match[1], kinds)}{got}{hint if value is not None else ''}"
     if "RFC3339" in text or "timezone" in text:
         return f'expected an RFC 3339 time such as "2026-11-24T10:00:00Z"{got}'

@@ -16,10 +16,29 @@ MAX_CHARACTERS = 16 * 2**20
 MAX_NODES = 1_000_000
 """Most values in a YAML file."""
 _UNFIT = re.compile("[\0\ud800-\udfff]")
+_STANDARD = "tag:yaml.org,2002:"
+_TOKENS = {
+    "block end": "the end of the indented lines",
+    "block mapping start": "a mapping that is indented differently",
+    "block sequence start": "a list that is indented differently",
+    "document end": "the end of the document",
+    "document start": "another document",
+    "scalar": "a value",
+    "stream end": "the end of the file",
+}
+"""What PyYAML's names of tokens mean."""
 
 
 class _Loader(yaml.SafeLoader):
-    """A SafeLoader that refuses duplicate keys."""
+    """A SafeLoader that refuses duplicate keys, and names the line of every error."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError, AttributeError, TypeError):  # of scalars such as 2026-13-45 or !!int x
+            kind = node.tag.removeprefix(_STANDARD)  # the value is not shown: it may be a secret
+            problem = f"the value is not a valid {kind}; put a text in quotes"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark) from None
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -49,19 +68,34 @@ def load_yaml(path: Path) -> Any:
         document = yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}{similar_file(path)}") from None
-    except (yaml.YAMLError, ValueError, RecursionError, LookupError, AttributeError, TypeError) as error:
-        # PyYAML raises the last three for a scalar that does not have the type of its tag, such as !!int x.
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not text in UTF-8: byte {error.start + 1} is wrong") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: is nested too deeply") from None
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        problem = getattr(error, "problem", None) or error
-        if isinstance(error, LookupError | AttributeError | TypeError):
-            problem = "a value is not of the type of its tag"
-        raise ConfigError(f"{where}: is not YAML: {problem}") from None
+        raise ConfigError(f"{where}: is not YAML: {_explain(getattr(error, 'problem', None) or str(error))}") from None
     try:
         _count(document, {})
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
     return document
+
+
+def _explain(problem: str) -> str:
+    """Return a problem of PyYAML in the words of its users.
+
+    >>> _explain("expected ',' or ']', but got '<stream end>'")
+    "expected ',' or ']', but got the end of the file"
+    """
+    if problem.startswith("could not determine a constructor for the tag "):
+        tag = problem.split("'")[1].replace(_STANDARD, "!!")
+        return f"the tag {tag} is not known"
+    if problem.startswith("found character '\\t'"):
+        return "there is a tab, where only spaces may be"
+    problem = problem.replace("but found another document", "expected one document, but found another one")
+    return re.sub("'?<([a-z ]+)>'?", lambda token: _TOKENS.get(token[1], token[1]), problem)
 
 
 def _count(item: Any, counted: dict[int, int]) -> int:

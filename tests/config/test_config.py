@@ -154,8 +154,8 @@ def test_an_absolute_url_is_unchanged(tmp_path, url):
     ("content", "message"),
     [
         (None, "FILE: cannot be read: No such file or directory"),
-        (b"models: \xff", "FILE: is not YAML: 'utf-8' codec can't decode byte 0xff in position 8: invalid start byte"),
-        (b"[" * 5000, "FILE: is not YAML: maximum recursion depth exceeded"),
+        (b"models: \xff", "FILE: is not text in UTF-8: byte 9 is wrong"),
+        (b"[" * 5000, "FILE: is nested too deeply"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_an_error(tmp_path, content, message):
