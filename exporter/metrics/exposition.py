@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_OPENMETRICS, _TEXT = "application/openmetrics-text", "text/plain"
+
 
 class _Families:
     """Metric families in the form of a registry, for prometheus_client's encoders."""
@@ -80,8 +82,8 @@ class Exposition:
         names
             Only these families or samples; all when empty.
         """
-        encode, content_type = choose_encoder(accept)
-        openmetrics = content_type.startswith("application/openmetrics-text")
+        openmetrics = takes_openmetrics(accept)
+        encode, content_type = choose_encoder(f"{_OPENMETRICS}; version=1.0.0" if openmetrics else "")
         duration = GaugeMetricFamily(
             "model_exporter_collector_duration_seconds", "Duration of a collector's scrape.", labels=["collector"]
         )
@@ -126,6 +128,30 @@ class Exposition:
                 continue
             gauges |= {sample.name: sample.value for sample in samples if not sample.labels}
         return gauges
+
+
+def takes_openmetrics(accept: str) -> bool:
+    """Return whether an ``Accept`` header prefers OpenMetrics 1 to the text format; `choose_encoder` ignores weights.
+
+    >>> takes_openmetrics('application/openmetrics-text; version="1.0.0"; q=0.5, text/plain;q=0.4')
+    True
+    >>> [takes_openmetrics(f"{_OPENMETRICS};{rest}") for rest in ("version=2.0.0", "q=0", "q=0.1, text/plain;q=0.9")]
+    [False, False, False]
+    """
+    weights = {_OPENMETRICS: 0.0, _TEXT: 0.0}
+    for part in accept.lower().replace(" ", "").split(","):
+        media_type, *rest = part.split(";")
+        parameters = {name: value.strip('"') for name, _, value in (parameter.partition("=") for parameter in rest)}
+        if media_type == _TEXT or (media_type == _OPENMETRICS and parameters.get("version", "1").startswith("1")):
+            weights[media_type] = max(weights[media_type], _weight(parameters.get("q", "1")))
+    return 0 < weights[_OPENMETRICS] >= weights[_TEXT]
+
+
+def _weight(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 def render_families(

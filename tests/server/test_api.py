@@ -513,6 +513,9 @@ def test_metrics_have_two_formats_and_can_be_compressed_and_filtered(shared: Ser
     openmetrics = shared.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert openmetrics.text.endswith("# EOF\n")
     assert "# TYPE model_attempts counter" in openmetrics.text
+    for accept in ("application/openmetrics-text; version=next", "application/openmetrics-text;q=0.1, text/plain"):
+        answer = shared.get("/metrics?name[]=model_info", Accept=accept)
+        assert (answer.status, answer.headers["Content-Type"][:25]) == (200, "text/plain; version=0.0.4")
     names = {line.split("{")[0] for line in shared.get("/metrics?name[]=model_info").text.splitlines()[2:]}
     assert names == {"model_info"}
 
