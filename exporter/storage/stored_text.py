@@ -20,6 +20,8 @@ def label_spellings(stored: str) -> set[str]:
 
     >>> sorted(label_spellings("7")), label_spellings('"yes"')
     (['"7"', '7', '7.0'], {'"yes"'})
+    >>> sorted(label_spellings("-0.0"))
+    ['"0"', '-0.0', '0', '0.0']
     """
     try:
         text = scalar_text(msgspec.json.decode(stored))
@@ -28,7 +30,7 @@ def label_spellings(stored: str) -> set[str]:
     spellings = {stored, msgspec.json.encode(text).decode()}
     with contextlib.suppress(msgspec.MsgspecError, ValueError, OverflowError):
         value = msgspec.json.decode(text, type=int | float | bool)
-        numbers = (value, float(value)) if type(value) is int else (value,)
+        numbers = (value, float(value), -float(value)) if type(value) is int else (value,)  # the last one for -0.0
         spellings |= {msgspec.json.encode(same).decode() for same in numbers if scalar_text(same) == text}
     return spellings
 

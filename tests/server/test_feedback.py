@@ -80,7 +80,17 @@ def test_valid_feedback_of_an_array_is_stored_beside_what_is_refused(shared: Ser
     assert [(item["index"], item["pointer"]) for item in answer.json["rejected"]] == [(1, "/label")]
 
 
-SAME = [("7", 7), (7, "7"), (7, 7.0), (0.5, "0.5"), (1e22, 1e22), (True, "true"), ("yes", "yes"), (10**18, str(10**18))]
+SAME = [
+    ("7", 7),
+    (7, "7"),
+    (7, 7.0),
+    (0, -0.0),
+    (0.5, "0.5"),
+    (1e22, 1e22),
+    (True, "true"),
+    ("yes", "yes"),
+    (10**18, str(10**18)),
+]
 DIFFERENT = [("7", "7.0"), (True, 1), ("yes", "Yes"), (None, "none"), ("", " "), (2, True)]
 
 
