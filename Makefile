@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUNS := $(VENV)/.runs
 STAMP := $(VENV)/.installed
+SPARK := $(VENV)/.spark
 # Three workers for each processor: most tests wait for a server. A module's tests share its servers, so they stay together.
 PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadscope --no-loadscope-reorder
 WORKERS := $(shell expr 3 \* $$(nproc))
@@ -32,6 +33,11 @@ $(STAMP): $(RUNS) requirements-dev.lock
 	$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $(STAMP)
 
+$(SPARK): $(STAMP) requirements-spark.lock
+	@echo "Installing PySpark: about 480 MB more ..."
+	$(INSTALL) --require-hashes -r requirements-spark.lock
+	@touch $(SPARK)
+
 install: $(STAMP)  ## the virtual environment with everything, from the hashed lock files
 
 up: $(RUNS)  ## exporter, demo, Prometheus, Alertmanager, and Grafana if it is there; Ctrl-C stops them
@@ -49,6 +55,12 @@ test: programs $(STAMP)  ## every test, against real servers
 test-fast: $(STAMP)  ## the tests that start no server: under a minute
 	$(PYTEST) $(FAST)
 
+java:
+	@"$${JAVA_HOME:+$$JAVA_HOME/bin/}java" -version >/dev/null 2>&1 || { echo "make test-spark needs Java 17 or 21, in JAVA_HOME or on the PATH. Debian: apt-get install openjdk-17-jre-headless" >&2; exit 1; }
+
+test-spark: java $(SPARK)  ## profiles of tables in Spark, locally and on a cluster; not among those of `make test`
+	$(BIN)/python -m pytest tests/spark
+
 lint: $(STAMP)  ## style and types; rules and configurations are among the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -61,12 +73,14 @@ bench: $(STAMP)  ## the benchmarks, each beside what it is measured against
 dashboards kubernetes: $(STAMP)  ## generate the dashboards, the rules for Grafana and the PrometheusRule for Kubernetes
 	$(BIN)/python -m grafana
 
-LOCK = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
-  --no-annotate $(UPGRADE) --extra demo --extra engines --extra kafka --extra proxy pyproject.toml
+COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
+  --no-annotate $(UPGRADE)
+LOCK = $(COMPILE) --extra demo --extra engines --extra kafka --extra proxy pyproject.toml
 
-lock:  ## write both lock files anew from pyproject.toml: what the image holds, and that with the developers' tools
+lock:  ## write the lock files anew from pyproject.toml: what the image holds, that with the developers' tools, and PySpark
 	$(LOCK) --group build --output-file requirements.lock
 	$(LOCK) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+	$(COMPILE) --group spark --constraint requirements-dev.lock --output-file requirements-spark.lock
 
 upgrade: UPGRADE = --upgrade
 upgrade: lock  ## the same with the newest version of each package; then run `make test`
@@ -76,4 +90,4 @@ outdated: $(STAMP)  ## list the packages that have a newer version, and the imag
 	@$(BIN)/python -m pip --disable-pip-version-check list --outdated --exclude model-exporter --exclude grafana_foundation_sdk --exclude pip
 	@sed -n 's/^ *image: \(.*@sha256\)/\1/p; s/^FROM \(.*@sha256:[0-9a-f]*\)$$/\1/p' docker-compose.yml Dockerfile
 
-.PHONY: help install up down programs test test-fast lint bench dashboards kubernetes lock upgrade outdated
+.PHONY: help install up down programs test test-fast test-spark java lint bench dashboards kubernetes lock upgrade outdated

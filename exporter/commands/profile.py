@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 from exporter import config
 from exporter.commands.common import add_config_file, add_table_options, whole_number
+from exporter.commands.ingest.table import column_type
 from exporter.commands.progress import Progress
 from exporter.errors import ExporterError, ProfileError, UsageError, printable
 from exporter.features.types import INPUT_TYPES
@@ -29,10 +31,16 @@ from exporter.profiles.readers.compression import without_gz
 from exporter.profiles.readers.files import FileSource
 from exporter.profiles.season_record import HOURS
 from exporter.profiles.training_warnings import Columns, warnings
-from exporter.validation import any_of, parse_duration, suggestion
+from exporter.validation import any_of, parse_duration, preview, suggestion
 
 DATABASE = "MODEL_EXPORTER_DATABASE"
 """The variable with the default of ``--database``, which may hold a password."""
+_SOURCES = {
+    "training_file": ("TRAINING_FILE", {"engine", "delimiter", "decimal"}),
+    "table": ("--table", {"database", "database_password_file"}),
+    "from_store": ("--from-store", {"config_file", "model", "version", "last"}),
+}
+"""What is profiled by the option that names it, and the options that only this has."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--version", metavar="VERSION", help="version of that model; default: all")
     _add_engine_options(parser)
     add("--last", default="7d", metavar="DURATION", help="how far back predictions are read (%(default)s)")
+    parser.set_defaults(defaults=vars(parser.parse_args([])))
 
 
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:
@@ -72,14 +81,13 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Create a profile, or describe one; return the exit status."""
-    chosen = options.training_file, options.describe, options.from_store or None, options.table
-    if sum(value is not None for value in chosen) != 1:
-        raise UsageError("profile: expected one of TRAINING_FILE, --table, --from-store or --describe PROFILE")
+    _check_options(options)
     if options.describe:
-        for line in describe_lines(load(options.describe)):
+        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+        for line in describe_lines(load(options.describe), max(width, 80)):
             print(line)
         return 0
-    made = _profile_table(options) if options.table or options.engine else _profile_rows(options)
+    made = _profile_table(options) if options.table is not None or options.engine else _profile_rows(options)
     profile, output = made.profile, options.output or made.output
     _print_features(profile, made.remarks)
     _print_summary(profile, made.options)
@@ -92,10 +100,34 @@ def run(options: argparse.Namespace) -> int:
     for text in made.warnings:
         print(f"model-exporter: warning: {printable(text)}", file=sys.stderr)
     if made.warnings and options.strict:
-        raise ProfileError(f"{made.where}: {len(made.warnings)} warnings with --strict: {output} was not written")
+        number = "a warning" if len(made.warnings) == 1 else f"{len(made.warnings)} warnings"
+        raise ProfileError(f"{made.where}: {number} with --strict: {output} was not written")
     save(profile, output)
     print(f"{profile.rows} rows profiled into {output}")
     return 0
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuse options that do not go together, or would have no effect."""
+    given = {name for name, value in options.defaults.items() if getattr(options, name) != value}
+    chosen = given & {*_SOURCES, "describe"}
+    if len(chosen) != 1:
+        raise UsageError("profile: expected one of TRAINING_FILE, --table, --from-store or --describe PROFILE")
+    if "describe" in chosen and (others := sorted(given - chosen)):
+        raise UsageError(f"{_flag(others[0])}: --describe only prints a profile: leave out one of them")
+    for source, (name, own) in _SOURCES.items():
+        if source not in chosen and (others := sorted(given & own)):
+            raise UsageError(f"{_flag(others[0])}: goes only with {name}: leave it out")
+    if options.label_column and not (options.prediction_column or options.from_store):
+        detail = f"set --prediction-column, since the label {preview(options.label_column)} is compared with it"
+        raise UsageError(f"--label-column: {detail}")
+    if options.confidence_percent and not options.confidence_column:
+        raise UsageError("--confidence-percent: needs --confidence-column, which names the column that is in percent")
+
+
+def _flag(name: str) -> str:
+    """Return how an option is written whose value has this name."""
+    return f"--{name.replace('_', '-')}".replace("config-file", "config.file")
 
 
 class _Made(NamedTuple):
@@ -139,14 +171,12 @@ def _profile_table(options: argparse.Namespace) -> _Made:
         extra = f"{needed} needs {error.name}: pip install 'model-exporter[engines]'"
         raise ExporterError(f"profile: {extra}") from None
     build_options = _build_options(options)
-    if options.table:
+    if options.table is not None:
         if not options.database:
             raise UsageError(f"--table={options.table}: set --database, or {DATABASE}, to the URL of its database")
         table = open_table(options.database, options.table, options.database_password_file)
         output = Path(f"{table.name}.json")
     else:
-        if not options.training_file:
-            raise UsageError(f"--engine={options.engine}: needs a TRAINING_FILE")
         table = open_file(options.training_file, options.delimiter, options.decimal, build_options.known_types())
         output = without_gz(options.training_file).with_suffix(".json")
     with table, Progress(log=True) as progress:
@@ -163,12 +193,6 @@ def _columns(options: Options, cells_are_texts: bool) -> Columns:
 
 
 def _build_options(options: argparse.Namespace) -> Options:
-    types = {}
-    for text in options.type:
-        name, equals, type_name = text.rpartition("=")
-        if not equals:
-            raise UsageError(f"--type: expected NAME=TYPE such as zip=categorical, got {text}")
-        types[name] = type_name
     outputs = options.prediction_column, options.confidence_column, options.time_column
     if options.season and not (options.time_column or options.from_store):
         raise UsageError(f"--season={options.season}: needs --time-column, which names the column with each row's time")
@@ -189,7 +213,7 @@ def _build_options(options: argparse.Namespace) -> Options:
         season=options.season,
         shuffled=options.shuffled,
         ignore=options.ignore,
-        types=types,
+        types=dict(map(column_type, options.type)),
         bins=options.bins,
         categories=options.categories,
     )

@@ -1,4 +1,4 @@
-"""Describe a profile with text and small histograms, for a terminal of 80 columns."""
+"""Describe a profile with text and small histograms."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from exporter.profiles.describe_weights import weights_lines
 from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature, Profile
 from exporter.stats.divergence import Floats
 
-_WIDTH = 80
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _CELLS = 48
 _SHOWN = 8
@@ -40,37 +39,37 @@ def notes(feature: Feature) -> list[str]:
     return remarks
 
 
-def describe_lines(profile: Profile) -> Iterator[str]:
-    """Yield the description line by line."""
+def describe_lines(profile: Profile, width: int = 80) -> Iterator[str]:
+    """Yield the description line by line, each of at most ``width`` columns of a terminal, 80 or more."""
     made = f", made {profile.created:%Y-%m-%d %H:%M} UTC" if profile.created else ""
-    yield truncate(f"{profile.name}: {profile.rows:,} rows{made}, hash {profile.hash[:12] or 'none'}", _WIDTH)
+    yield truncate(f"{profile.name}: {profile.rows:,} rows{made}, hash {profile.hash[:12] or 'none'}", width)
     for name, kind in profile.input_types().items():
         state = (profile.learned or {}).get(name)
         if isinstance(state, TextState):
-            yield from ("", truncate(f"{name}  text, {len(state.words):,} words known", _WIDTH))
+            yield from ("", truncate(f"{name}  text, {len(state.words):,} words known", width))
         elif isinstance(state, EmbeddingState):
-            yield from ("", truncate(f"{name}  embedding of {len(state.centroid)} numbers", _WIDTH))
+            yield from ("", truncate(f"{name}  embedding of {len(state.centroid)} numbers", width))
         for feature in kind.features(name):
-            yield from _feature(feature, kind.type, profile.features[feature], profile.blocks or None)
+            yield from _feature(feature, kind.type, profile.features[feature], profile.blocks or None, width)
     if profile.prediction:
-        yield from _feature("(prediction)", "", profile.prediction, profile.blocks or None)
+        yield from _feature("(prediction)", "", profile.prediction, profile.blocks or None, width)
     if profile.confidence:
-        yield from _feature("(confidence)", "", profile.confidence, profile.blocks or None)
-    yield from ("", truncate(order_line(profile.blocks or None), _WIDTH))
+        yield from _feature("(confidence)", "", profile.confidence, profile.blocks or None, width)
+    yield from ("", truncate(order_line(profile.blocks or None), width))
     if profile.season:
-        yield truncate(season_line(profile.season, profile.season.period), _WIDTH)
-    yield from (truncate(line, _WIDTH) for line in quality_lines(profile))
-    yield from (truncate(line, _WIDTH) for line in weights_lines(profile.weights or None))
+        yield truncate(season_line(profile.season, profile.season.period), width)
+    yield from (truncate(line, width) for line in quality_lines(profile))
+    yield from (truncate(line, width) for line in weights_lines(profile.weights or None))
 
 
-def _feature(name: str, kind: str, feature: Feature, blocks: Blocks | None) -> Iterator[str]:
+def _feature(name: str, kind: str, feature: Feature, blocks: Blocks | None, width: int) -> Iterator[str]:
     parts = [kind] if kind else []
     if isinstance(feature, NumericFeature) and feature.edges and feature.min != feature.max:
         parts.append(f"mean {feature.mean:.4g}, stddev {feature.stddev:.4g}, {feature.min:.4g} to {feature.max:.4g}")
     yield ""
-    yield truncate(f"{truncate(name, 32)}  {'; '.join(parts + notes(feature))}".rstrip(), _WIDTH)
+    yield truncate(f"{truncate(name, width - 48)}  {'; '.join(parts + notes(feature))}".rstrip(), width)
     if note := dependence_note(blocks, name, feature):
-        yield f"  {note}"
+        yield truncate(f"  {note}", width)
     if isinstance(feature, CategoricalFeature):
         yield from _bars(feature)
     elif feature.edges and feature.min != feature.max:

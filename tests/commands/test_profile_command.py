@@ -11,6 +11,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -28,7 +29,7 @@ from exporter.monitoring.binner import Binner
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.describe import describe_lines
 from exporter.profiles.profile import Profile
-from exporter.profiles.profile_file import load
+from exporter.profiles.profile_file import load, save
 
 EVERYTHING = {"models": [{"name": "shop", "profile": "shop.json"}, {"name": "other"}]}
 
@@ -123,6 +124,17 @@ def test_stored_predictions_become_a_profile(shop, capsys):
         (["--from-store", "--model=shop", "--label-column=p"], 2, "--from-store: --label-column needs a training file"),
         (["--describe=a.json"], 1, "a.json: cannot be read: No such file or directory"),
         (["a.csv", "--type=age"], 2, "--type: expected NAME=TYPE such as zip=categorical, got age"),
+        (["a.csv", "--type=age=numbr"], 2, '--type: "numbr" is not a valid type; did you mean "numeric"?'),
+        (["a.csv", "--label-column=p"], 2,
+         '--label-column: set --prediction-column, since the label "p" is compared with it'),
+        (["a.csv", "--confidence-percent"], 2,
+         "--confidence-percent: needs --confidence-column, which names the column that is in percent"),
+        (["a.csv", "--database=duckdb:///a.db"], 2, "--database: goes only with --table: leave it out"),
+        (["a.csv", "--config.file=a.yml"], 2, "--config.file: goes only with --from-store: leave it out"),
+        (["--table=a", "--last=1d"], 2, "--last: goes only with --from-store: leave it out"),
+        (["--table=a", "--engine=duckdb"], 2, "--engine: goes only with TRAINING_FILE: leave it out"),
+        (["--from-store", "--delimiter=;"], 2, "--delimiter: goes only with TRAINING_FILE: leave it out"),
+        (["--describe=a.json", "--bins=9"], 2, "--bins: --describe only prints a profile: leave out one of them"),
     ],
 )  # fmt: skip
 def test_invalid_usage_is_explained(tmp_path, monkeypatch, capsys, options, status, message):
@@ -188,13 +200,17 @@ def columns_of(line: str) -> int:
     return sum(1 + (unicodedata.east_asian_width(character) in "FW") for character in line)
 
 
-def test_a_profile_is_described_in_eighty_columns(shop, capsys):
-    """The description has a line of the numbers and a histogram for each feature, none wider than a terminal."""
-    assert main(["profile", "--describe", str(shop.folder / "shop.json")]) == 0
+def test_a_profile_is_described(shop, tmp_path, capsys):
+    """Each feature has a line of numbers and a histogram; lines are cut for a terminal, and whole in a file."""
+    profile = load(shop.folder / "shop.json")
+    assert max(map(columns_of, describe_lines(profile))) <= 80
+    path, name = tmp_path / "long.json", "n" * 90
+    save(msgspec.structs.replace(profile, name=name), path)
+    assert main(["profile", "--describe", str(path)]) == 0
     out = capsys.readouterr().out
-    assert max(map(columns_of, out.splitlines())) <= 80
-    for name in [*load(shop.folder / "shop.json").features, "(prediction)", "(confidence)"]:
-        assert f"\n{name[:31]}" in out
+    assert out.startswith(f"{name}: ")
+    for name in [*profile.features, "(prediction)", "(confidence)"]:
+        assert f"\n{name}" in out
     assert "\nmember  boolean\n  false " in out
     assert "embedding of 6 numbers" in out
 
@@ -217,7 +233,7 @@ def test_the_quality_on_labelled_rows_is_described(tmp_path, capsys):
         assert "over 2,000 labelled rows" in capsys.readouterr().out
         assert main(["profile", "--describe", str(tmp_path / "a.json")]) == 0
         described.append(capsys.readouterr().out)
-        assert max(map(columns_of, described[-1].splitlines())) <= 80
+        assert max(map(columns_of, describe_lines(load(tmp_path / "a.json")))) <= 80
     assert re.search(
         r"\n\(quality\)  accuracy 7\d\.\d % \(7\d\.\d to 7\d\.\d %\) over 2,000 labelled rows\n", described[0]
     )

@@ -232,7 +232,7 @@ def test_strict_fails_and_writes_nothing(write: Write, capsys: pytest.CaptureFix
     """With --strict a warning is an error; a type that is given says that the column is right as it is."""
     path = write({"age": ages(), "row": range(ROWS)}, "csv")
     assert main(["profile", str(path), "--strict"]) == 1
-    assert "with --strict" in capsys.readouterr().err.splitlines()[-1]
+    assert "csv: a warning with --strict: " in capsys.readouterr().err.splitlines()[-1]
     assert not path.with_suffix(".json").exists()
     assert main(["profile", str(path), "--strict", "--type=row=numeric"]) == 0
     assert path.with_suffix(".json").exists()

@@ -15,7 +15,7 @@ import ibis
 import numpy as np
 import numpy.typing as npt
 
-from exporter.errors import ExporterError, ProfileError
+from exporter.errors import ExporterError, ProfileError, UsageError
 from exporter.profiles.engines.csv_file import with_types
 from exporter.profiles.engines.expressions import Expression
 from exporter.profiles.readers.compression import without_gz
@@ -177,19 +177,21 @@ def open_table(url: str, name: str, password_file: str | None) -> EngineTable:
     ------
     ProfileError
         When there is no such table, or no connection. The text has no password.
+    UsageError
+        When the URL is not valid, or has a password beside that of the file.
     """
     try:
         parts = urlsplit(url)
         host = (parts.hostname or "") + (f":{parts.port}" if parts.port else "")
     except ValueError:
-        raise ProfileError(f"--database: is not {_EXAMPLES}") from None
+        raise UsageError(f"--database: is not {_EXAMPLES}") from None
     if parts.scheme != "duckdb" and "@" in parts.path + parts.query.partition("=")[0] + parts.fragment:
         # What is shown of the URL would hold a part of the password.
-        raise ProfileError(f"--database: has an @ after the host: a password with special characters is in {PASSWORD}")
+        raise UsageError(f"--database: has an @ after the host: a password with special characters is in {PASSWORD}")
     password = unquote(parts.password or "")
     if password_file:
         if password:
-            raise ProfileError(f"{PASSWORD}: the URL of --database has a password already; remove it there")
+            raise UsageError(f"{PASSWORD}: the URL of --database has a password already; remove it there")
         password = read_secret_file(password_file, PASSWORD)
     database = f"{parts.scheme}://{host}{parts.path}"
     secrets = [*filter(None, [password, parts.password, *dict(parse_qsl(parts.query)).values()])]
@@ -227,8 +229,11 @@ def _connect(url: str, password: str) -> Any:
                 detail = f"the master {master} took no application: Spark's own messages say why"
                 raise ProfileError(f"--database: {detail}") from None
         case "":
-            raise ProfileError(f"--database: expected {_EXAMPLES}")
-        case _:
+            raise UsageError(f"--database: expected {_EXAMPLES}")
+        case scheme:
+            engines = [*(entry.name for entry in ibis.util.backend_entry_points()), "postgresql", "spark"]
+            if scheme not in engines:
+                raise UsageError(f"--database: Ibis has no engine {preview(scheme)}; {suggestion(scheme, engines)}")
             return ibis.connect(url, **({"password": password} if password else {}))
 
 

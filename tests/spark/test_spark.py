@@ -1,0 +1,204 @@
+"""Profiles of a table in Spark; ``make test-spark`` runs these tests, and ``make test`` does not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import duckdb
+import numpy as np
+import pyspark
+import pytest
+from support.paths import ROOT
+from support.servers import ask, eventually, free_port
+
+from exporter.profiles.profile import Profile
+from exporter.profiles.profile_file import load
+
+ROWS = 20_000
+TABLE = f"""
+    SELECT *, (price + 20 * random() > 60)::INTEGER AS answer, random() AS sure FROM (
+        SELECT 1700000000 + 7919 * i % {ROWS} AS at, 7919 * i % {ROWS} // 90 % 5 AS shift, random() < 0.3 AS flag,
+            CASE WHEN random() < 0.05 THEN NULL WHEN random() < 0.02 THEN 'nan'::DOUBLE
+                WHEN random() < 0.02 THEN 'inf'::DOUBLE ELSE exp(8 * random()) END AS skewed,
+            'c' || (80 * random() * random())::INTEGER AS city, (100 * random())::DECIMAL(9, 2) AS price
+        FROM range({ROWS}) rows(i))
+"""
+COLUMNS = ["--prediction-column=answer", "--confidence-column=sure", "--time-column=at"]
+SETTINGS = {
+    "spark.driver.host": "127.0.0.1",
+    "spark.executor.memory": "512m",
+    "spark.sql.catalogImplementation": "hive",
+    "spark.sql.shuffle.partitions": "4",
+    "spark.ui.enabled": "false",
+}
+ENVIRONMENT = {
+    **os.environ,
+    "JAVA_TOOL_OPTIONS": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",  # most of the time goes into compiling
+    "PYTHONPATH": str(ROOT),
+    "SPARK_DAEMON_MEMORY": "256m",
+    "SPARK_LOCAL_IP": "127.0.0.1",
+}
+SPARK = Path(pyspark.__file__).parent
+SECONDS = 600.0
+"""How long a profile may take on a busy machine."""
+
+
+class Command:
+    """A running ``model-exporter profile`` in Spark.
+
+    Parameters
+    ----------
+    folder
+        Folder with the metastore of the table.
+    master
+        Host and port of a standalone master; empty for that of the settings.
+    settings
+        Settings of Spark beside `SETTINGS`.
+    """
+
+    def __init__(self, folder: Path, output: Path, master: str = "", **settings: Any) -> None:
+        url = f"spark://{master}/?{urlencode(SETTINGS | settings)}"
+        command = [sys.executable, "-m", "exporter.cli", "profile", "--table=training", f"--database={url}", *COLUMNS]
+        self.process = subprocess.Popen(
+            [*command, f"--output={output}"], cwd=folder, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True
+        )
+
+    def end(self) -> tuple[int, str]:
+        """Wait for its end; return the exit status and what it wrote to standard error."""
+        try:
+            _, errors = self.process.communicate(timeout=SECONDS)
+        finally:
+            self.process.kill()
+        return self.process.returncode, errors
+
+
+class Cluster:
+    """A standalone master and two workers, each in a session of its own with the executors that it starts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        port, self._page = free_port(), free_port()
+        self.master = f"127.0.0.1:{port}"
+        at = ["--host=127.0.0.1", f"--port={port}", f"--webui-port={self._page}"]
+        self._master = self._start("master.Master", *at)
+        self.workers: list[subprocess.Popen[bytes]] = []
+        try:
+            eventually(lambda: self._state() is not None, seconds=SECONDS)
+            for name in ("one", "two"):
+                at = ["--host=127.0.0.1", "--webui-port=0", f"--work-dir={folder / name}"]
+                self.workers.append(
+                    self._start("worker.Worker", *at, "--cores=1", "--memory=600m", f"spark://{self.master}")
+                )
+            eventually(lambda: (self._state() or {}).get("aliveworkers") == 2, seconds=SECONDS)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _start(self, name: str, *options: str) -> subprocess.Popen[bytes]:
+        words = [word for option in options for word in option.split("=")]
+        with (self._folder / "cluster.log").open("ab") as log:
+            return subprocess.Popen(
+                [SPARK / "bin" / "spark-class", f"org.apache.spark.deploy.{name}", *words],
+                cwd=self._folder, env=ENVIRONMENT, stdout=log, stderr=log, start_new_session=True,
+            )  # fmt: skip
+
+    def _state(self) -> dict[str, Any] | None:
+        try:
+            return ask(f"http://127.0.0.1:{self._page}/json/").json
+        except (OSError, ValueError):  # it is starting
+            return None
+
+    def end(self, process: subprocess.Popen[bytes]) -> None:
+        """End a worker with its executors, or the master, as a machine that fails."""
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def stop(self) -> None:
+        for process in (*self.workers, self._master):
+            if process.poll() is None:
+                self.end(process)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``training.parquet``, and a metastore whose table ``training`` is this file."""
+    path = tmp_path_factory.mktemp("spark")
+    with duckdb.connect(config={"threads": 1}) as connection:
+        connection.execute("SELECT setseed(0.5)")
+        connection.execute(f"COPY ({TABLE}) TO '{path / 'training.parquet'}' (ROW_GROUP_SIZE 4096)")
+    statement = f"CREATE TABLE training USING parquet LOCATION '{(path / 'training.parquet').as_uri()}'"
+    made = subprocess.run(
+        [SPARK / "bin" / "spark-sql", "--master", "local[1]", "-e", statement],
+        cwd=path, env=ENVIRONMENT, capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(folder: Path) -> Profile:
+    """The profile of the same rows by DuckDB."""
+    command = [sys.executable, "-m", "exporter.cli", "profile", "training.parquet", "--engine=duckdb", *COLUMNS]
+    subprocess.run([*command, "--output=duckdb.json"], cwd=folder, env=ENVIRONMENT, check=True, timeout=SECONDS)
+    return load(folder / "duckdb.json")
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A standalone cluster; the last test ends one of its workers."""
+    made = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield made
+    made.stop()
+
+
+def assert_agrees(found: Profile, expected: Profile) -> None:
+    """Check that bins and blocks are the same, and that the correlation, of other rows, is the same within chance."""
+    assert found.targets() == expected.targets()
+    assert found.blocks == expected.blocks
+    assert found.correlation.features == expected.correlation.features
+    assert np.abs(np.subtract(found.correlation.values, expected.correlation.values)).max() < 1e-3
+    assert found.weights.features.keys() == expected.weights.features.keys()
+
+
+def test_local_spark_gives_the_profile_of_duckdb(folder, expected, tmp_path):
+    """With ``local[2]`` each edge, count, moment and block is that of DuckDB."""
+    status, errors = Command(folder, tmp_path / "spark.json", **{"spark.master": "local[2]"}).end()
+    assert status == 0, errors
+    assert_agrees(load(tmp_path / "spark.json"), expected)
+
+
+def test_a_cluster_gives_the_profile_of_duckdb(folder, expected, tmp_path, cluster):
+    """So it is on a standalone master with two workers."""
+    status, errors = Command(folder, tmp_path / "spark.json", cluster.master).end()
+    assert status == 0, errors
+    assert_agrees(load(tmp_path / "spark.json"), expected)
+
+
+def jobs(page: int) -> int:
+    """Return how many jobs of the application with this page have ended."""
+    try:
+        (application,) = ask(f"http://127.0.0.1:{page}/api/v1/applications").json
+        return len(ask(f"http://127.0.0.1:{page}/api/v1/applications/{application['id']}/jobs?status=succeeded").json)
+    except (OSError, ValueError):
+        return 0
+
+
+def test_a_cluster_that_loses_a_worker_gives_the_same_profile(folder, expected, tmp_path, cluster):
+    """Spark repeats on the other worker what the lost one had."""
+    page = free_port()
+    command = Command(
+        folder, tmp_path / "spark.json", cluster.master, **{"spark.ui.enabled": "true", "spark.ui.port": page}
+    )
+    eventually(lambda: jobs(page) >= 10 or command.process.poll() is not None, seconds=SECONDS)
+    assert command.process.poll() is None
+    cluster.end(cluster.workers[0])
+    status, errors = command.end()
+    assert status == 0, errors
+    assert_agrees(load(tmp_path / "spark.json"), expected)
