@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -13,25 +12,24 @@ import numpy as np
 
 from exporter.errors import ProfileError
 from exporter.features.base import InputType
-from exporter.features.categorical import Categorical
-from exporter.features.extract import as_list, confidence_column
+from exporter.features.extract import as_list
 from exporter.features.timestamp import unix_seconds
 from exporter.features.types import LEARNERS, Learner, State, input_type
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.correlation_builder import CorrelationBuilder
+from exporter.profiles.feature_columns import FeatureColumns
 from exporter.profiles.options import Options
 from exporter.profiles.profile import Feature, NumericFeature, Profile
 from exporter.profiles.quality_builder import QualityBuilder
-from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality
-from exporter.profiles.readers.base import Batch, Source, take
+from exporter.profiles.quality_record import Quality
+from exporter.profiles.readers.base import Batch, Source
 from exporter.profiles.readers.csv_cells import delimiter_in
 from exporter.profiles.readers.files import FileSource
-from exporter.profiles.row_order import RowOrder, time_seconds
+from exporter.profiles.row_order import RowOrder
 from exporter.profiles.season_builder import SeasonBuilder
 from exporter.profiles.sketches import CategorySketch, NumericSketch
-from exporter.profiles.type_inference import Column, ColumnTypeInference
+from exporter.profiles.type_inference import ColumnTypeInference
 from exporter.profiles.weights_builder import WeightsBuilder
-from exporter.stats.divergence import Floats, Ints
 from exporter.validation import preview, suggestion
 
 AnySketch = NumericSketch | CategorySketch
@@ -71,10 +69,8 @@ class _Builder:
         self._source = source
         self._options = options
         self._progress = progress
-        self._now = time.time()
         self._columns: dict[str, ColumnTypeInference] = {}
         self._rows = 0
-        self._single_precision: set[str] = set()  # numeric columns of 32-bit numbers
 
     def build(self) -> Profile:
         options = self._options
@@ -82,6 +78,7 @@ class _Builder:
         self._inspect_columns(source_columns)
         self._check_options()
         inputs = self._infer_inputs()
+        self._values = FeatureColumns(options, self._output_types())
         learners = self._learn(inputs)
         learned: dict[str, State] = {name: learner.state() for name, learner in learners.items()}
         kinds = {
@@ -174,14 +171,14 @@ class _Builder:
             whole = []
         bins: dict[str, list[Feature]] = {}
         for name, values in self._source.read_columns(whole) if whole else ():
-            self._note_precision(name, values)
+            self._values.note_precision(name, values)
             column = values.astype(np.float64, copy=False)
             bins[name] = [numeric_feature(column, options.bins, overwrite=True)]
             self._progress("values", len(bins) / len(kinds), self._rows)
         numbers = sum(len(kind.features(name)) for name, kind in kinds.items() if not kind.categorical)
         rest = {name: kind for name, kind in kinds.items() if name not in bins}
         bins |= {name: [sketch.feature() for sketch in part] for name, part in self._sketch(rest, numbers).items()}
-        for name in self._single_precision:
+        for name in self._values.single_precision:
             if isinstance(feature := bins[name][0], NumericFeature):
                 bins[name] = [msgspec.structs.replace(feature, precision="single")]
         return bins
@@ -209,14 +206,14 @@ class _Builder:
         needed = {*kinds, *filter(None, [options.time_column])}
         for batch in self._read_pass("values", needed) if kinds else ():
             for name, kind in kinds.items():
-                for sketch, column in zip(sketches[name], self._feature_columns(batch, name, kind), strict=True):
+                for sketch, column in zip(sketches[name], self._values.features(batch, name, kind), strict=True):
                     sketch.add(column)
         inexact = [name for name, part in sketches.items() if not all(sketch.exact for sketch in part)]
         for sketch in [sketch for name in inexact for sketch in sketches[name] if not sketch.exact]:
             sketch.start_second_pass()
         for batch in self._read_pass("bins", needed) if inexact else ():
             for name in inexact:
-                for sketch, column in zip(sketches[name], self._feature_columns(batch, name, kinds[name]), strict=True):
+                for sketch, column in zip(sketches[name], self._values.features(batch, name, kinds[name]), strict=True):
                     if not sketch.exact:
                         sketch.count(column)
         return sketches
@@ -240,16 +237,17 @@ class _Builder:
         passes = order.follows or hours or weights or len(correlation.names) > 1
         for batch in self._read_pass("together", columns) if passes else ():
             if weights:
-                weights.add(batch.rows, partial(self._row_columns, batch, kinds))
-            values = self._target_columns(batch, needed)
-            times = self._times(batch) if order.follows or hours else np.empty(0)
-            bins = order.add(values, times, self._column(batch, options.label_column))
+                weights.add(batch.rows, partial(self._values.target_rows, batch, kinds))
+            values = self._values.targets(batch, needed)
+            times = self._values.times(batch) if order.follows or hours else np.empty(0)
+            bins = order.add(values, times, self._values.column(batch, options.label_column))
             if hours:
                 hours.add(values, times, bins)
             correlation.add(values, bins)
         if order.needs_sorting:
             order.sort(
-                (self._target_columns(batch, kinds), self._times(batch)) for batch in self._read_pass("order", columns)
+                (self._values.targets(batch, kinds), self._values.times(batch))
+                for batch in self._read_pass("order", columns)
             )
         season = hours.build(self._source.where, options.time_column or "") if hours else None
         if season:  # they go together because they follow the time, which a short window does not show
@@ -265,20 +263,6 @@ class _Builder:
             season=season or msgspec.UNSET,
         )
 
-    def _target_columns(self, batch: Batch, kinds: Mapping[str, InputType]) -> dict[str, Any]:
-        """Return the values of a batch by feature, and those of the outputs."""
-        found: dict[str, Any] = {}
-        for name, kind in kinds.items():
-            found |= zip(kind.features(name), self._feature_columns(batch, name, kind), strict=True)
-        types, options = self._output_types(), self._options
-        outputs = {PREDICTION: options.prediction_column, CONFIDENCE: options.confidence_column}
-        return found | {o: self._feature_columns(batch, n, types[n])[0] for o, n in outputs.items() if n}
-
-    def _row_columns(self, batch: Batch, kinds: Mapping[str, InputType], rows: Ints) -> dict[str, Any]:
-        """Return what `_target_columns` does, for some rows of a batch."""
-        part = Batch({name: take(values, rows) for name, values in batch.columns.items()}, len(rows), batch.done)
-        return self._target_columns(part, kinds)
-
     def _measure_quality(self, kinds: Mapping[str, InputType], profile: Profile) -> Quality | None:
         """Compare the predictions with the labels, where there are labels."""
         options, types = self._options, self._output_types()
@@ -288,40 +272,10 @@ class _Builder:
         confidence = options.confidence_column
         for batch in self._read_pass("labels", {*kinds, *options.outputs()}):
             builder.add(
-                as_list(self._column(batch, options.prediction_column)),
-                as_list(self._column(batch, options.label_column)),
-                self._feature_columns(batch, confidence, types[confidence])[0] if confidence else None,
-                [unix_seconds(when) for when in as_list(self._column(batch, options.time_column))],
-                partial(self._row_columns, batch, kinds),
+                as_list(self._values.column(batch, options.prediction_column)),
+                as_list(self._values.column(batch, options.label_column)),
+                self._values.features(batch, confidence, types[confidence])[0] if confidence else None,
+                [unix_seconds(when) for when in as_list(self._values.column(batch, options.time_column))],
+                partial(self._values.target_rows, batch, kinds),
             )
         return builder.build()
-
-    def _column(self, batch: Batch, name: str | None) -> Column:
-        """Return a column of a batch, None in each row where it is absent."""
-        return batch.columns.get(name or "", (None,) * batch.rows)
-
-    def _times(self, batch: Batch) -> Floats:
-        """Return the time of each row of a batch in Unix seconds; empty without a column of times."""
-        column = self._options.time_column
-        return time_seconds(self._column(batch, column)) if column else np.empty(0)
-
-    def _feature_columns(self, batch: Batch, name: str, kind: InputType) -> Sequence[Any]:
-        values = self._column(batch, name)
-        if name == self._options.confidence_column:
-            values = confidence_column(as_list(values), self._options.confidence_percent)
-        if kind.type != "numeric":
-            values = as_list(values)
-        else:
-            self._note_precision(name, values)
-        if isinstance(kind, Categorical):
-            return [kind.labels(values)]
-        now: Any = self._now
-        if self._options.time_column and kind.type == "timestamp":
-            times = as_list(self._column(batch, self._options.time_column))
-            now = np.array([unix_seconds(value) for value in times])
-        return list(kind.columns(values, now))
-
-    def _note_precision(self, name: str, values: Column) -> None:
-        """Remember a column of 32-bit numbers."""
-        if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.dtype.itemsize < 8:
-            self._single_precision.add(name)
