@@ -10,7 +10,7 @@ PYTEST = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --dist=loadscope --no
 WORKERS := $(shell expr 3 \* $$(nproc))
 FAST := tests/config tests/stats tests/features tests/profiles tests/monitoring tests/metrics tests/test_*.py
 
-help:  ## this list
+help:  ## list these commands
 	@sed -n 's/^\([a-z -]*\):.*##/\1\t/p' $(MAKEFILE_LIST)
 
 # What `make up` needs, and nothing else: a first look should not wait for the tests' tools. Modules that are never
@@ -38,36 +38,36 @@ $(SPARK): $(STAMP) requirements-spark.lock
 	$(INSTALL) --require-hashes -r requirements-spark.lock
 	@touch $(SPARK)
 
-install: $(STAMP)  ## the virtual environment with everything, from the hashed lock files
+install: $(STAMP)  ## install everything into .venv, from the hashed lock files
 
-up: $(RUNS)  ## exporter, demo, Prometheus, Alertmanager, and Grafana if it is there; Ctrl-C stops them
+up: $(RUNS)  ## start exporter, demo, Prometheus, Alertmanager, and Grafana if it is installed; Ctrl-C stops them
 	@exec $(BIN)/model-exporter up
 
 down:  ## stop what `make up` started, crashed or not
 	@[ ! -x $(BIN)/model-exporter ] || $(BIN)/model-exporter up --down
 
-programs:  ## the servers and programs that the tests start: installed as root on Debian or Ubuntu, named elsewhere
+programs:  ## install the programs that the tests start, as root on Debian or Ubuntu; elsewhere, name them
 	@tests/programs.sh
 
-test: programs $(STAMP)  ## every test, against real servers
+test: programs $(STAMP)  ## run all tests, against real servers
 	$(PYTEST) tests
 
-test-fast: $(STAMP)  ## the tests that start no server: under a minute
+test-fast: $(STAMP)  ## run the tests that start no server, in under a minute
 	$(PYTEST) $(FAST)
 
 java:
 	@"$${JAVA_HOME:+$$JAVA_HOME/bin/}java" -version >/dev/null 2>&1 || { echo "make test-spark needs Java 17 or 21, in JAVA_HOME or on the PATH. Debian: apt-get install openjdk-17-jre-headless" >&2; exit 1; }
 
-test-spark: java $(SPARK)  ## profiles of tables in Spark, locally and on a cluster; not among those of `make test`
+test-spark: java $(SPARK)  ## run the tests of profiles in Spark, locally and on a cluster; `make test` leaves them out
 	$(BIN)/python -m pytest tests/spark
 
-lint: $(STAMP)  ## style and types; rules and configurations are among the tests
+lint: $(STAMP)  ## check style and types; tests check rules and configurations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
 bench: export OPENBLAS_NUM_THREADS := 1
-bench: $(STAMP)  ## the benchmarks, each beside what it is measured against
+bench: $(STAMP)  ## run the benchmarks, each with a peer or a floor in the same run
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
 dashboards kubernetes: $(STAMP)  ## generate the dashboards, the rules for Grafana and the PrometheusRule for Kubernetes

@@ -1,4 +1,4 @@
-"""Describe what is wrong with a document: the path, the value and what would be right."""
+"""Explain what is wrong with a document: the path, the value, and what would be right."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ASGI middleware, as `exporter.client.wsgi` is for WSGI; a module of its own, as asyncio takes long to import."""
+"""ASGI middleware: time and count a service's requests; imported on demand, because asyncio loads slowly."""
 
 from __future__ import annotations
 

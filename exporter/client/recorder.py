@@ -1,4 +1,4 @@
-"""What decorators and wrapped models need of a `Monitor`."""
+"""The interface of `Monitor` that decorators and wrapped models use."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from exporter.storage.backup import BackupSummary, back_up
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    text = "new file of the backup; in a directory it is named by the time"
+    text = "new file for the backup; in a directory, the file is named after the time"
     parser.add_argument("target", type=Path, metavar="FILE", help=text)
     add_config_file(parser, "the database")
 

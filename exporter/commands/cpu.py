@@ -1,4 +1,4 @@
-"""Settings of numpy for the processor, which must be made before numpy is imported."""
+"""Settings for the processor that must be made before numpy is imported."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1, MAX_LIMIT),
         default=DEFAULT_LIMIT,
         metavar="N",
-        help="slices at most (%(default)s)",
+        help="maximum number of slices (%(default)s)",
     )
     add("--format", choices=("table", "json"), default="table", help="format of the output (%(default)s)")
 

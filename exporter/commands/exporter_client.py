@@ -1,4 +1,4 @@
-"""What the commands that ask a running exporter share: its options, and the client."""
+"""Options and client, shared by the commands that send requests to a running exporter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a command is, on standard error: a bar on a terminal, which is removed at the end."""
+"""Show the progress of a command on standard error: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 

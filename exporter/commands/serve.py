@@ -19,7 +19,7 @@ DEFAULT_ADDRESS = "127.0.0.1:9877"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add_config_file(parser)
-    text = "address to listen on (%(default)s); without a host on every address"
+    text = "address to listen on (%(default)s); without a host, all addresses"
     parser.add_argument("--web.listen-address", type=address, default=DEFAULT_ADDRESS, metavar="HOST:PORT", help=text)
     parser.add_argument("--web.unix-socket", type=Path, metavar="FILE", help="Unix socket to listen on as well")
     add_web_files(parser)

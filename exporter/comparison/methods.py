@@ -1,4 +1,4 @@
-"""How measures of two sides are estimated and subtracted: for one look at a chosen moment, or for any looks."""
+"""Methods that estimate and subtract measures: for one look at a chosen moment, or for any number of looks."""
 
 from __future__ import annotations
 

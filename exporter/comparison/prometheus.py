@@ -1,4 +1,4 @@
-"""Counters of a version in a period, as whole numbers from Prometheus, and the time in which two versions served."""
+"""Read the counters of a version in a period from Prometheus, and the time in which two versions served."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the answers of two versions to the same requests differ, before a user sees those of the second."""
+"""Compare the answers of two versions to the same requests, of which users saw only the first version's."""
 
 from __future__ import annotations
 

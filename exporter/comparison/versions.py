@@ -1,4 +1,4 @@
-"""Which versions are compared."""
+"""Choose the versions to compare."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""By how much a new version may be worse and still be rolled out: the margins, their defaults, and their checks."""
+"""The margins of a release: by how much a new version may be worse, their defaults, and their checks."""
 
 from __future__ import annotations
 

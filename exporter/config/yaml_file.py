@@ -1,4 +1,4 @@
-"""Read YAML files that people write: no duplicate keys, nothing that cannot be stored, bounded in size."""
+"""Read YAML files that people write, of bounded size; refuse duplicate keys and values that cannot be stored."""
 
 from __future__ import annotations
 

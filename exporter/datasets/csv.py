@@ -1,4 +1,4 @@
-"""CSV: a row per example, a column per input, and nothing that a spreadsheet would run as a formula."""
+"""CSV: a row per example, a column per input; cells that a spreadsheet would run as formulas are defused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Count where the examples of a release come from, and what is in them."""
+"""Count the origins of a release's examples, and its labels."""
 
 from __future__ import annotations
 

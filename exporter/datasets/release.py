@@ -1,4 +1,4 @@
-"""Make releases: the accepted corrections of a model so far, frozen for a training run."""
+"""Make releases: the accepted corrections of a model, frozen for a training run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collect the metrics of comparisons: of each model, the version that appeared last against the one before."""
+"""Collect the comparison of each model's newest version with the version before."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics that a thread refreshes now and then, because they cost too much for a scrape."""
+"""Metrics that a background thread refreshes, because they cost too much for a scrape."""
 
 from __future__ import annotations
 

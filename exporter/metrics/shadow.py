@@ -1,4 +1,4 @@
-"""The metrics of versions that answer the requests of users, whose answers no user sees."""
+"""Collect the metrics of versions in shadow mode."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The text of a model's metrics before their values, and lines that rarely change."""
+"""Render a model's metric names and labels once, and lines that rarely change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Work that a thread of its own repeats for as long as the exporter runs."""
+"""Repeat a task in a background thread until the exporter stops."""
 
 from __future__ import annotations
 

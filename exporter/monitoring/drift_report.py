@@ -1,4 +1,4 @@
-"""The drift of each target of a model version beside its training, for pages and commands."""
+"""Report the drift of each target of a model version, for pages and commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a window is compared with: all training values, or those of the hours of its events."""
+"""The training distribution that a window is compared with: all values, or those of the hours of its events."""
 
 from __future__ import annotations
 

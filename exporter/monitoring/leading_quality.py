@@ -1,4 +1,4 @@
-"""The figure that says how good a model version is, of all that is measured and estimated in its windows."""
+"""Choose the figure that represents the quality of a version from all measured and estimated windows."""
 
 from __future__ import annotations
 

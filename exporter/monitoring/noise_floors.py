@@ -1,4 +1,4 @@
-"""The noise floors of live scores: as high as values that depend on each other need."""
+"""The noise floors of live scores, raised where values depend on each other."""
 
 from __future__ import annotations
 

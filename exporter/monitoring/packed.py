@@ -1,4 +1,4 @@
-"""The format of what is saved over a restart: a struct as compressed MessagePack."""
+"""Encode saved state: a struct as compressed MessagePack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model version did in the windows of its alerts: the last minute, five minutes and hour."""
+"""Counts of a model version over the windows of its alerts: the last minute, five minutes and hour."""
 
 from __future__ import annotations
 

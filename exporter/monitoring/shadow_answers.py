@@ -1,4 +1,4 @@
-"""Pair the answers of two versions to the same request, of which users saw one, and count how often they differ."""
+"""Pair the answers of two versions to the same request, and count how often they differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The time in which two versions serve, from the steps in which they had requests."""
+"""The time in which two versions served together, from the steps in which they had requests."""
 
 from __future__ import annotations
 

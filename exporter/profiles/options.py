@@ -1,4 +1,4 @@
-"""How training data are profiled."""
+"""Options of profiling."""
 
 from __future__ import annotations
 

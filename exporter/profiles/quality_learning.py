@@ -1,4 +1,4 @@
-"""Learn from labelled rows in bins what goes with the quality: the same from a file and from a table of an engine."""
+"""Learn the quality from binned labelled rows, in the same way for files and for tables of an engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether Prometheus evaluates the rules of all layers."""
+"""Check whether Prometheus evaluates the rules of all layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The alerts of the home page, and whether others may fire that it does not know of.
+"""Find the alerts for the home page, and whether it may miss others.
 
 Alerts come from Prometheus, where ``prometheus_url`` is configured, or from the notifications of Alertmanager. That
 none is known does not mean that none fires: both must also show Watchdog, which the project's rules let fire always,

@@ -1,4 +1,4 @@
-"""The ASGI application: who sends a request, and which thread answers it.
+"""The ASGI application: authenticate a request, and choose the thread pool that answers it.
 
 ``POST /v1/predictions`` and probes are answered on the event loop, and ``POST /v1/feedback`` there, too, once it is
 on disk. Scrapes have threads of their own, and equal ones that wait share one response. All other routes are Flask's,

@@ -1,4 +1,4 @@
-"""Periods and times as people read them."""
+"""Format periods and times for people."""
 
 from __future__ import annotations
 

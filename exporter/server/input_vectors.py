@@ -1,4 +1,4 @@
-"""Vectors of the inputs of corrections, which are read and encoded once; see `exporter.features.similarity`."""
+"""Cache the vectors of the inputs of corrections; see `exporter.features.similarity`."""
 
 from __future__ import annotations
 

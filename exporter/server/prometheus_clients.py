@@ -1,4 +1,4 @@
-"""Clients of the Prometheus at ``prometheus_url``, one for each time that its responses may take."""
+"""Clients of the Prometheus at ``prometheus_url``, each with its own timeout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compute the drift of all replicas together, of models that Prometheus has no bins of."""
+"""Compute the drift of all replicas together for models with ``metrics: summary``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find requests in the bytes of a connection, and refuse those that are no HTTP/1.1 or larger than they may be."""
+"""Find requests in the bytes of a connection, and refuse those that are not HTTP/1.1 or are too large."""
 
 from __future__ import annotations
 

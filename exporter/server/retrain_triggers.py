@@ -1,4 +1,4 @@
-"""Why a model should be retrained: its accuracy fell, or enough of its mistakes are known."""
+"""Decide whether a model should be retrained: its accuracy fell, or enough of its mistakes are known."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parameters of the routes, those of several routes once."""
+"""The parameters of the routes."""
 
 from __future__ import annotations
 

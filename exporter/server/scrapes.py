@@ -1,4 +1,4 @@
-"""When this exporter was scraped: repeatedly, by the same server."""
+"""Detect whether a Prometheus scrapes this exporter: repeated scrapes by the same server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server from start to end: its addresses, TLS, signals, and what is still open when it stops."""
+"""Run the server: addresses, TLS, signals, and open connections when it stops."""
 
 from __future__ import annotations
 

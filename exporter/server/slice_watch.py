@@ -1,4 +1,4 @@
-"""Watch where corrections come from while users correct a version too often: the metrics of its slices."""
+"""Refresh the metrics of slices while users correct a version too often."""
 
 from __future__ import annotations
 

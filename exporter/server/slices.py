@@ -1,4 +1,4 @@
-"""Searches for slices, on request."""
+"""Search for slices on request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the exporter logs at the start: version, configuration, database, models, and who may send requests."""
+"""Log the start: version, configuration, database, models, and who may send requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Thread pools by the kind of request, in which clients take turns: neither a kind nor a client can starve another."""
+"""Thread pools by kind of request, in which clients take turns, so that none starves another."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Begin requests in turn, so that no connection waits long for what others have sent."""
+"""Begin requests of connections in turn, so that no connection waits for all requests of another."""
 
 from __future__ import annotations
 

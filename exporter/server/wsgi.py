@@ -1,4 +1,4 @@
-"""From ASGI to a WSGI application and back."""
+"""Call a WSGI application from ASGI."""
 
 from __future__ import annotations
 

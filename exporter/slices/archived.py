@@ -1,4 +1,4 @@
-"""Read the bins of archived predictions: those of their inputs, as nothing else of them is stored."""
+"""Read the bins of archived predictions, computed from their inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets of rows as bits: the rows of a bin, and how many of them are in another set."""
+"""Sets of rows as bit arrays: the rows of a bin, and the size of intersections."""
 
 from __future__ import annotations
 

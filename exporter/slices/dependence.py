@@ -1,4 +1,4 @@
-"""Which rows depend on each other: the corrections of one user, and the predictions of one block of time."""
+"""Correct for rows that depend on each other: corrections of one user, and predictions of one block of time."""
 
 from __future__ import annotations
 

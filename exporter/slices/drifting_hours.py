@@ -1,4 +1,4 @@
-"""In which hours the inputs of a model version had drifted, by the bins that were recorded of them."""
+"""Find the hours in which inputs of a model version had drifted, from recorded bins."""
 
 from __future__ import annotations
 

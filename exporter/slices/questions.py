@@ -1,4 +1,4 @@
-"""What slices may hold more than their share of: which predictions are looked at, and which of them are marked."""
+"""The questions that slices answer: which predictions are searched, and which of them are marked."""
 
 from __future__ import annotations
 

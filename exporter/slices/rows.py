@@ -1,4 +1,4 @@
-"""Which corrections are in a slice: those whose stored inputs and outputs are in its bins."""
+"""Find the corrections in a slice, by the bins of their stored inputs and outputs."""
 
 from __future__ import annotations
 

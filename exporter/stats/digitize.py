@@ -1,4 +1,4 @@
-"""Find the bin of many numbers at once."""
+"""Find the bins of many numbers at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much the dependence of successive values inflates the variance of their sums, by blocks of values."""
+"""Estimate from blocks of values by how much dependence inflates the variance of their sums."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dependence of live values on those before them, measured by the counts of successive sub-windows.
+"""Estimate the dependence of successive live values from the counts of sub-windows.
 
 Neighbouring groups of sub-windows are compared with each other, as by the overlapping Allan variance (Howe, Allan and
 Barnes 1981). Independent values differ by chance; values that depend on each other differ more. A change of the

@@ -1,4 +1,4 @@
-"""The order in which corrections teach most: doubtful, in a dense region, and unlike those before.
+"""Order corrections by how informative they are: doubtful, in a dense region, and unlike earlier ones.
 
 Corrections are chosen one after another. Each is the one with the greatest product of the model's doubt, the square
 root of the density, and the distance from all that were chosen or decided before: the density-weighted uncertainty of

@@ -1,4 +1,4 @@
-"""How far a corrected number may be from the prediction and still accept it."""
+"""The tolerance of corrections: by how much a corrected number may differ and still accept the prediction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bins of stored predictions: many predictions in a row, so that a million are read in a moment."""
+"""Store the bins of predictions in blocks, so that a million can be read quickly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What waits for predictions is joined as they arrive, and what counts with the commit of a transaction."""
+"""Join waiting feedback and labels with predictions as these arrive, and report what was joined after the commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Feedback and labels that arrived after their prediction had left the database: the archive may have it."""
+"""Feedback and labels that arrived after their prediction had left the database; the archive may have it."""
 
 from __future__ import annotations
 

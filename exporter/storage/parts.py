@@ -1,4 +1,4 @@
-"""Parts of rows with long inputs, to bound the memory that one query takes."""
+"""Divide rows with long inputs into parts, to bound the memory of a query."""
 
 from __future__ import annotations
 

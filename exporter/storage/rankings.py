@@ -1,4 +1,4 @@
-"""Rankings of pending corrections: the order in which they teach most, and which of them are alike.
+"""Store rankings of pending corrections: the most informative first, with groups of similar ones.
 
 A ranking is written once and never changed, so that pages of it fit together. Corrections that are decided meanwhile
 keep their position in it, and later ones have none. There is one for users' corrections and one for samples of each

@@ -1,4 +1,4 @@
-"""Corrections by user: a few very active users must not decide what the next model learns."""
+"""Count corrections by user, to find users who correct far more than others."""
 
 from __future__ import annotations
 

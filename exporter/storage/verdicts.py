@@ -1,4 +1,4 @@
-"""What a verdict means: a correction to the prediction, or to a number within the model's tolerance, accepts it."""
+"""Interpret a verdict: a correction to the prediction, or within the model's tolerance of it, accepts it."""
 
 from __future__ import annotations
 

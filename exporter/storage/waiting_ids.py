@@ -1,4 +1,4 @@
-"""The identifiers of predictions for which something waits: which of a group's predictions are among them."""
+"""Remember identifiers that feedback or labels wait for, and find those among new predictions."""
 
 from __future__ import annotations
 

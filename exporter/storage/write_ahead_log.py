@@ -1,4 +1,4 @@
-"""SQLite's write-ahead log, as far as SQLite says nothing about it: transactions that it cannot read are ignored.
+"""Find transactions in SQLite's write-ahead log that SQLite would silently ignore.
 
 The format is that of https://www.sqlite.org/fileformat2.html#walformat.
 """

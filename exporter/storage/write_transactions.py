@@ -1,4 +1,4 @@
-"""Runs calls in the writer's transactions."""
+"""Run calls in the writer's transactions."""
 
 from __future__ import annotations
 

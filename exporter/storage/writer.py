@@ -1,4 +1,4 @@
-"""The one thread that writes: it commits predictions in groups and feedback as it comes, and deletes old rows."""
+"""The writer thread: commit predictions in groups and feedback as it arrives, and delete old rows."""
 
 from __future__ import annotations
 

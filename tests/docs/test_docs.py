@@ -415,7 +415,7 @@ def test_the_bounds_of_the_store_are_in_the_architecture() -> None:
 
 def test_links_are_valid() -> None:
     """Relative links between the documents point to files and headings that exist."""
-    for path in (README, ROOT / "SECURITY.md", *DOCS.glob("*.md")):
+    for path in (README, ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]*(?:#[\w-]+)?)\)", path.read_text(encoding="utf-8")):
             file, _, anchor = target.partition("#")
             destination = path.parent / file if file else path

@@ -1,4 +1,4 @@
-"""``model-exporter compare``: whether the new version is better, and whether that is real."""
+"""The command ``model-exporter compare``: whether a new version is better, and whether chance explains it."""
 
 from __future__ import annotations
 

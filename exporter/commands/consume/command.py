@@ -1,4 +1,4 @@
-"""The command ``model-exporter consume``."""
+"""The command ``model-exporter consume``: send the messages of Kafka topics to an exporter."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--kafka.config.file", type=Path, metavar="FILE", help=text)
     text = "topic for messages that the exporter refuses; without one, they are logged and dropped"
     add("--dead-letter-topic", type=_topic_name, metavar="NAME", help=text)
-    text = "messages of a request to the exporter, at most (%(default)s)"
+    text = "maximum number of messages in a request to the exporter (%(default)s)"
     add("--batch-size", type=whole_number(1, MAX_REJECTED), default=MAX_REJECTED, metavar="N", help=text)
     add("--exporter", default=DEFAULT_URL, metavar="URL", help="URL of the exporter (%(default)s)")
     add_credentials(parser, "MODEL_EXPORTER")

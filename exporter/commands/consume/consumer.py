@@ -1,4 +1,4 @@
-"""The loop: messages are consumed, posted, and only then committed."""
+"""The consumer's loop: poll messages, post them to the exporter, then commit their offsets."""
 
 from __future__ import annotations
 

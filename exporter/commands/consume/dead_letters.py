@@ -1,4 +1,4 @@
-"""The dead-letter topic: messages that the exporter refused, with the reason."""
+"""Write messages that the exporter refused to the dead-letter topic, with the reason."""
 
 from __future__ import annotations
 

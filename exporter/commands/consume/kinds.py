@@ -1,4 +1,4 @@
-"""What the messages of a topic hold, and the route that takes them."""
+"""The kinds of messages that a topic may hold, and the exporter's route for each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages posted to the exporter, and what it says about each of them."""
+"""Post messages to the exporter, and read from its response which of them it refused."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from exporter.validation import preview
 FOUND = 3
 """Exit status of ``--fail-on-leak``."""
 TOLERANCE = 0.01
-"""How far numbers of near-duplicates may be, in training standard deviations."""
+"""How far apart numbers of near-duplicates may be, in training standard deviations."""
 MAX_SHOWN, MAX_LISTED = 20, 1000
 """Examples that are named on standard output, and in the file."""
 
@@ -50,7 +50,7 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     add("--profile", type=Path, required=True, metavar="FILE", help="profile of the model, made from the training data")
     add("--training", type=Path, metavar="FILE", help="training data: CSV, Parquet, NPZ or JSON lines, also as .gz")
     add_csv_options(parser, INPUT_TYPES)
-    help_ = "how far numbers of near-duplicates may be, in training standard deviations (%(default)s)"
+    help_ = "how far apart numbers of near-duplicates may be, in training standard deviations (%(default)s)"
     add("--tolerance", type=checked(_tolerance), default=TOLERANCE, metavar="NUMBER", help=help_)
     help_ = f"exit with status {FOUND} if an example is, or nearly is, a training row"
     add("--fail-on-leak", action="store_true", help=help_)

@@ -1,4 +1,4 @@
-"""Convert inputs to what is compared: numbers in training standard deviations, and keys of everything else."""
+"""Convert inputs for the search for near-duplicates: numbers to training standard deviations, all others to keys."""
 
 from __future__ import annotations
 

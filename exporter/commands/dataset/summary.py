@@ -1,4 +1,4 @@
-"""What a release holds, as text."""
+"""Describe the content of a release as text."""
 
 from __future__ import annotations
 

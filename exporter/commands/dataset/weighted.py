@@ -1,4 +1,4 @@
-"""Estimate what a release's samples say about the predictions from which they were drawn."""
+"""Estimate the quality on all predictions from the samples in a release, weighted by their strata."""
 
 from __future__ import annotations
 

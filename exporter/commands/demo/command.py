@@ -1,4 +1,4 @@
-"""``model-exporter demo``: prepare, serve, send traffic and run the scenario, and leave nothing behind."""
+"""The command ``model-exporter demo``: prepare the files, serve the model, send traffic and run the scenario."""
 
 from __future__ import annotations
 

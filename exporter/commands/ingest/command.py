@@ -1,4 +1,4 @@
-"""The command ``model-exporter ingest``."""
+"""The command ``model-exporter ingest``: measure the drift of a scored table, or send its rows to an exporter."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--push", metavar="URL", help="push the run's metrics to this server")
     text = "how to push: to a Pushgateway, or by Prometheus' remote write (pushgateway)"
     add("--push-protocol", choices=("pushgateway", "remote-write"), help=text)
-    text = "file with headers for remote write: NAME: VALUE, one a line"
+    text = "file with headers for remote write: one NAME: VALUE per line"
     add("--push-headers-file", type=Path, metavar="FILE", help=text)
     add("--job", default="model-exporter-batch", metavar="NAME", help="job label of the pushed metrics (%(default)s)")
     add("--textfile", type=Path, metavar="FILE", help="write the run's metrics to a .prom file for node_exporter")

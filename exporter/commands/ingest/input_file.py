@@ -1,4 +1,4 @@
-"""The input: a file or standard input, plain or compressed, that does not change while it is read."""
+"""Open the input, a file or standard input, plain or compressed, and refuse a file that changes while it is read."""
 
 from __future__ import annotations
 

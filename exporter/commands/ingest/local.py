@@ -1,4 +1,4 @@
-"""Rows counted in this process, in one window that is the whole run."""
+"""Count the rows of a run in this process, in one window."""
 
 from __future__ import annotations
 

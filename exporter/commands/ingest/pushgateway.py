@@ -1,4 +1,4 @@
-"""The metrics of a run, pushed to a Pushgateway or written to a file for node_exporter."""
+"""Push the metrics of a run to a Pushgateway, or write them to a file for node_exporter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run prints about its quality: measured with labels, and estimated without them."""
+"""Print the quality of a run: measured with labels, and estimated without them."""
 
 from __future__ import annotations
 

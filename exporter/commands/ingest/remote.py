@@ -1,4 +1,4 @@
-"""Rows sent to an exporter, batch after batch, each acknowledged before the next."""
+"""Send rows to an exporter, batch by batch, each acknowledged before the next."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run prints at its end: rows, rejected rows, and a table of drift."""
+"""Print the report of a run: rows, rejected rows, and a table of drift."""
 
 from __future__ import annotations
 

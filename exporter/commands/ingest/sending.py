@@ -1,4 +1,4 @@
-"""What the commands that send a file to an exporter share: options, the client, and where to continue."""
+"""Options, client and resuming, shared by the commands that send a file to an exporter."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def add_sending_options(parser: argparse.ArgumentParser, command: str, deprecate
     """Add the options of a command that sends a file; ``deprecated`` is that of `add_credentials`."""
     add = parser.add_argument
     add_credentials(parser, "MODEL_EXPORTER", deprecated=deprecated)
-    text = "rows of a request to the exporter (%(default)s)"
+    text = "rows in a request to the exporter (%(default)s)"
     add("--batch-size", type=whole_number(1, MAX_REJECTED), default=BATCH, metavar="N", help=text)
     text = "how long to retry when the exporter does not respond or is full (%(default)s)"
     add("--give-up", type=checked(parse_duration), default="5m", metavar="DURATION", help=text)

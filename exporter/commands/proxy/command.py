@@ -1,4 +1,4 @@
-"""The command ``proxy``."""
+"""The command ``model-exporter proxy``: record the requests to a model server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One request on its way to the model server, and the response on its way back."""
+"""Forward one request to the model server, and its response to the client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is kept of a request and its response, and sent to the exporter in the background."""
+"""Record requests and responses, and send the records to the exporter in the background."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server that clients connect to: a bound on connections, and responses to what is not HTTP."""
+"""The proxy's server: bound the number of connections, and respond to bytes that are not HTTP."""
 
 from __future__ import annotations
 

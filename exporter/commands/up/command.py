@@ -1,4 +1,4 @@
-"""``model-exporter up``: start the programs, supervise them, and stop them all."""
+"""The command ``model-exporter up``: start the programs, supervise them, and stop them all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One program as a child process: free port, start, readiness, end."""
+"""One program as a child process: choose its port, start it, wait until it is ready, and stop it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Decompress files: some formats are read from their end, and some twice, so that gzip cannot be read as it comes."""
+"""Decompress training files to temporary ones, because readers need to seek or to read twice."""
 
 from __future__ import annotations
 

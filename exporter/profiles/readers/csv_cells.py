@@ -1,4 +1,4 @@
-"""Infer what the columns of a CSV file hold: cells are texts, and only a whole column tells whether they are more."""
+"""Infer the types of the columns of a CSV file from all their cells."""
 
 from __future__ import annotations
 

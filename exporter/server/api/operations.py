@@ -1,4 +1,4 @@
-"""``/metrics`` and ``/-/``: Flask's routes of what Prometheus and operators ask."""
+"""Flask's routes for Prometheus and operators: ``/metrics`` and ``/-/``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``/v1/retrain-requests``: what was asked of the trainer, and a request by hand."""
+"""``/v1/retrain-requests``: list the requests for retraining, and make one by hand."""
 
 from __future__ import annotations
 
