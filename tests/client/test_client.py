@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.certificates import certificate
-from support.fake_exporter import Exporter, eventually, nobody
+from support.fake_exporter import Exporter, nobody
 from support.paths import ROOT
-from support.servers import Served, write_config
+from support.servers import Served, eventually, write_config
 
 from exporter import client
 from exporter.client import Monitor

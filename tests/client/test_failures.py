@@ -20,8 +20,8 @@ from fastapi import FastAPI
 from sklearn.linear_model import LogisticRegression
 from support.applications import asgi_server, ask
 from support.certificates import certificate, serve_tls, signed_by
-from support.fake_exporter import Exporter, eventually, nobody
-from support.servers import Served, write_config
+from support.fake_exporter import Exporter, nobody
+from support.servers import Served, eventually, write_config
 
 from exporter import Monitor
 from exporter.errors import ExporterError

@@ -19,7 +19,8 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 from support.applications import asgi_server, ask, wsgi_server
-from support.fake_exporter import Exporter, eventually
+from support.fake_exporter import Exporter
+from support.servers import eventually
 
 from exporter import Monitor
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from support.fake_exporter import Exporter, eventually, nobody
+from support.fake_exporter import Exporter, nobody
+from support.servers import eventually
 
 from exporter import config
 from exporter.client import Monitor as Client

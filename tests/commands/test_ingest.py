@@ -28,6 +28,7 @@ from pyarrow import csv, parquet
 from support.blocks import with_ratios
 from support.labelled_rows import with_outcomes
 from support.paths import ROOT
+from support.programs import answers
 from support.servers import Served, ask, eventually, free_port
 
 from exporter.cli import main
@@ -458,13 +459,6 @@ def running(folder: Path, name: str, command: list[str], url: str) -> Iterator[N
         finally:
             child.terminate()
             child.wait(20)
-
-
-def answers(url: str) -> bool:
-    try:
-        return ask(url).status == 200
-    except OSError:
-        return False
 
 
 @pytest.fixture(scope="module")

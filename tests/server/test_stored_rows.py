@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from PIL import Image
+from support.corrections import queue
 from support.servers import CONFIG, Answer, Served, ask, eventually, write_config
 
 from exporter.config import StoreConfig
@@ -62,12 +63,6 @@ def send(server: Served, events: list[dict[str, Any]]) -> None:
     feedback = [{"prediction_id": each["id"], "verdict": "corrected", "label": "no"} for each in events]
     assert server.post("/v1/feedback", feedback).status == 201
     eventually(lambda: len(queue(server)) == before + len(events))
-
-
-def queue(server: Served, query: str = "") -> list[dict[str, Any]]:
-    """The corrections that a query selects."""
-    corrections: list[dict[str, Any]] = server.get(f"/v1/corrections?limit=1000&{query}").json["corrections"]
-    return corrections
 
 
 def plant(folder: Path, **values: Any) -> None:

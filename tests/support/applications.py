@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from werkzeug.serving import make_server
 
-from support.fake_exporter import eventually
+from support.servers import eventually
 
 
 @contextlib.contextmanager
