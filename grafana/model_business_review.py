@@ -39,17 +39,19 @@ def second_opinions() -> Panel:
     return stat(
         "Second opinions",
         (
-            "Corrections with a second opinion, the latest 10,000; the share in which both reviewers agree; and those "
-            "that are disputed and wait for a third decision. Click a number to see the disputed ones."
+            "Corrections that wait for a second opinion; those that have one, the latest 10,000; the share of them in "
+            "which both reviewers agree; and those that are disputed and wait for a third decision. Click a number to "
+            "see the disputed ones."
         ),
         WHOLE,
+        Query(_of_model("model_corrections_awaiting_second_opinion"), "waiting", "instant"),
         Query(_of_model("model_review_agreement_corrections"), "given", "instant"),
         Query(_of_model("model_review_agreement_ratio"), "agree", "instant"),
         Query(_of_model("model_corrections_disputed"), "disputed", "instant"),
         empty=_NO_OPINIONS,
         decimals=0,
         stacked=True,
-        overrides=[for_query(1, setting("unit", SHARE))],
+        overrides=[for_query(2, setting("unit", SHARE))],
         value_links=[
             layout.page_link("review", "Settle them", "second_opinion=disputed", model="__field.labels.model")
         ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, VariableSort
 
-from grafana import layout, model_data_feature
+from grafana import layout, model_data_feature, model_data_segments
 from grafana.alert_timeline import alerts_over_time
 from grafana.cells import DEVIATIONS, TENTHS_PERCENT, as_label
 from grafana.model_data_summary import (
@@ -80,6 +80,12 @@ def dashboard() -> Dashboard:
             layout.row(102, "Slow change, all features together, predictions, and correlations between features", 55),
             *layout.side_by_side(56, 9, {20: evidence(), 21: many(), 10: prediction()}),
             *layout.side_by_side(65, 8, {11: together(), 12: observations()}),
+            layout.row(
+                103,
+                "Segments, for models that have them",
+                73,
+                layout.side_by_side(74, 9, {22: model_data_segments.worst(), 23: model_data_segments.of_feature()}),
+            ),
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts="data",

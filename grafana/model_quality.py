@@ -67,7 +67,7 @@ def alerts() -> Panel:
 def _estimated_and_measured(
     title: str, description: str, unit: str, name: str, limit: str, empty: str, of_estimates: Sequence[Query] = ()
 ) -> Panel:
-    """Return a quantity that labels show and that the profile estimates, with the interval of the estimate.
+    """Return a quantity that labels show and that the profile estimates, each with its interval.
 
     Gauges of replicas cannot be added up: the value is their mean, and the interval contains those of all.
 
@@ -88,21 +88,26 @@ def _estimated_and_measured(
             f"max {_BY} (model_reference_{name}_overall{{{BOTH}}})", f"labelled rows of the profile {of}", role="past"
         ),
         Query(limit, f"threshold {of}", role="threshold"),
+        Query(f"min {_BY} (model_{name}_lower{{{_IN_WINDOW}}})", f"measured, at least {of}", role="older"),
+        Query(f"max {_BY} (model_{name}_upper{{{_IN_WINDOW}}})", f"measured, at most {of}", role="older"),
         *of_estimates,
     ]
-    hidden = [i for i, query in enumerate(queries) if query.role in {"reference", "past"}]
+    hidden = [i for i, query in enumerate(queries) if query.role in {"reference", "past", "older"}]
     return time_series(
         title,
         (
-            f"{description} Grey: the 95 % interval of the estimate, for what labels will show. Dotted: on the "
-            "labelled rows of the profile."
+            f"{description} Thin lines: the 95 % interval of the measured value and, in grey, that of the estimate for "
+            "what labels will show. Dotted: on the labelled rows of the profile."
         ),
         unit,
         *queries,
         empty=empty,
         least=None,
         overrides=[
-            *(for_query(i, setting("color", {"mode": "shades", "fixedColor": PALETTE[i]})) for i in range(2)),
+            *(
+                for_query(i, setting("color", {"mode": "shades", "fixedColor": PALETTE[place]}))
+                for i, place in ((0, 0), (1, 1), (6, 0), (7, 0))
+            ),
             *(for_query(i, NOT_IN_LEGEND) for i in hidden),
         ],
     )

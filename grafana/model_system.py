@@ -5,6 +5,7 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import layout
+from grafana import model_system_batch as batch
 from grafana.alert_timeline import alerts_over_time
 from grafana.bars import heatmap
 from grafana.panels import time_series
@@ -54,6 +55,14 @@ def dashboard() -> Dashboard:
             layout.row(102, "The exporter's machine or container", 36),
             *layout.side_by_side(37, 8, {7: cpu(), 8: memory(), 9: memory_bytes(), 10: disk()}),
             layout.row(103, "GPU", 45, layout.side_by_side(46, 8, {11: gpu(), 12: gpu_memory()})),
+            layout.row(
+                105,
+                "Batches, for models that model-exporter ingest counts",
+                54,
+                layout.side_by_side(
+                    55, 8, {18: batch.rows(), 19: batch.age(), 20: batch.duration(), 21: batch.confident_ratio()}
+                ),
+            ),
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts="system",

@@ -65,6 +65,9 @@ REVIEWED_ACCURACY = (
     _gauge("model_reviewed_accuracy_upper", "Upper bound of the 95 % confidence interval of the reviewed accuracy."),
 )
 REVIEWED = _gauge("model_reviewed_predictions", "Sampled confident predictions decided by a reviewer.")
+AWAITING_OPINION = _gauge(
+    "model_corrections_awaiting_second_opinion", "Corrections that one reviewer decided and a second one has not yet."
+)
 DISPUTED = _gauge("model_corrections_disputed", "Corrections that two reviewers decided differently, not settled yet.")
 AGREEMENT_CORRECTIONS = _gauge(
     "model_review_agreement_corrections", "Corrections that two reviewers decided, the second without seeing the first."

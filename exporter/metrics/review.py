@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from exporter.metrics import families as f
 from exporter.metrics.lines import FamilyLines, sample_line
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.stats.agreement import Agreement
 
 if TYPE_CHECKING:
     from exporter.storage import Store
+    from exporter.storage.backlog import ReviewState
 
 
 def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLines]:
@@ -30,8 +30,7 @@ def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLine
         if model in state.oldest:
             yield sample_line(f.OLDEST, max(now - state.oldest[model], 0.0), model=model)
         yield sample_line(f.EXAMPLES, state.examples.get(model, 0), model=model)
-        if model in state.agreement:
-            yield from _agreement_lines(state.agreement[model], state.disputed.get(model, 0), model)
+        yield from _second_opinion_lines(state, model)
     for model in dict.fromkeys((*monitors.models, "", *state.unjoined)):
         yield sample_line(f.UNJOINED, state.unjoined.get(model, 0), model=model)
         if model in state.oldest_unjoined:
@@ -48,8 +47,13 @@ def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLine
         yield sample_line(f.REVIEWED, counts.reviewed, **labels)
 
 
-def _agreement_lines(agreement: Agreement, disputed: int, model: str) -> Iterator[FamilyLines]:
-    yield sample_line(f.DISPUTED, disputed, model=model)
+def _second_opinion_lines(state: ReviewState, model: str) -> Iterator[FamilyLines]:
+    agreement = state.agreement.get(model)
+    if agreement or model in state.awaited:
+        yield sample_line(f.AWAITING_OPINION, state.awaited.get(model, 0), model=model)
+    if agreement is None:
+        return
+    yield sample_line(f.DISPUTED, state.disputed.get(model, 0), model=model)
     yield sample_line(f.AGREEMENT_CORRECTIONS, agreement.pairs, model=model)
     yield sample_line(f.AGREEMENT_RATIO, agreement.agreed / agreement.pairs, model=model)
     for family, value in zip(f.AGREEMENT_KAPPA, agreement[2:], strict=True):

@@ -13,7 +13,7 @@ from exporter.errors import StoreError
 from exporter.stats.agreement import Agreement
 from exporter.storage.accuracy_counts import AccuracyCounts, accuracy_counts
 from exporter.storage.corrections import STATUSES, is_ready_correction
-from exporter.storage.reviewer_agreement import count_disputed, read_agreement
+from exporter.storage.reviewer_agreement import count_open, read_agreement
 from exporter.storage.schema import feedback, is_released, is_unjoined, is_waiting, labels, retrain_requests
 from exporter.storage.timeout import statement_timeout
 from exporter.storage.verdicts import Tolerances
@@ -35,8 +35,9 @@ class ReviewState(msgspec.Struct, frozen=True):
         By model: corrections that wait for review, the Unix time of the oldest, and released examples.
     accuracy_counts
         By model and version.
-    agreement, disputed
-        By model: how far reviewers agree, where there are second opinions, and corrections that wait for a settlement.
+    agreement, awaited, disputed
+        By model: how far reviewers agree, where there are second opinions; corrections that wait for a second opinion;
+        and those that wait for a settlement.
     unjoined, oldest_unjoined
         By model, empty for feedback that names none: feedback whose prediction has not arrived, and the Unix time of
         the oldest.
@@ -52,6 +53,7 @@ class ReviewState(msgspec.Struct, frozen=True):
     examples: dict[str, int]
     accuracy_counts: dict[tuple[str, str], AccuracyCounts]
     agreement: dict[str, Agreement]
+    awaited: dict[str, int]
     disputed: dict[str, int]
     unjoined: dict[str, int]
     oldest_unjoined: dict[str, float]
@@ -139,7 +141,7 @@ def read_state(connection: sa.Connection, tolerances: Tolerances) -> ReviewState
         examples={model: int(total) for model, total in connection.execute(examples)},
         accuracy_counts=accuracy_counts(connection, tolerances),
         agreement=read_agreement(connection),
-        disputed=count_disputed(connection),
+        **count_open(connection),
         unjoined={row.model or "": row.number for row in unjoined},
         oldest_unjoined={row.model or "": row.oldest for row in unjoined},
         undelivered=_undelivered(connection),

@@ -13,6 +13,8 @@ from exporter.storage.second_opinions import in_state
 
 MAX_OPINIONS = 10_000
 """The latest second opinions of a model, from which the agreement is computed."""
+OPEN_STATES = ("awaited", "disputed")
+"""The states in which a correction waits for another reviewer."""
 MAX_REVIEWERS = 100
 """Pairs of reviewers that are returned, those with the most second opinions."""
 
@@ -46,15 +48,19 @@ def reviewer_agreement(connection: sa.Connection, model: str) -> dict[str, Any]:
     return {
         "model": model,
         **_document(agreement(pairs)),
-        **{state: _count(connection, model, state) for state in ("awaited", "disputed")},
+        **{state: _count(connection, model, state) for state in OPEN_STATES},
         "reviewers": [{"reviewers": names, **_document(agreement(given))} for names, given in most],
     }
 
 
-def count_disputed(connection: sa.Connection) -> dict[str, int]:
-    """Return how many corrections are disputed, by model."""
-    disputed = in_state("disputed").with_only_columns(_table.model, sa.func.count()).group_by(_table.model)
-    return {model: count for model, count in connection.execute(disputed) if model is not None}
+def count_open(connection: sa.Connection) -> dict[str, dict[str, int]]:
+    """Return how many corrections wait for another reviewer: for each of `OPEN_STATES`, the number by model."""
+    return {state: _count_by_model(connection, state) for state in OPEN_STATES}
+
+
+def _count_by_model(connection: sa.Connection, state: str) -> dict[str, int]:
+    counts = in_state(state).with_only_columns(_table.model, sa.func.count()).group_by(_table.model)
+    return {model: count for model, count in connection.execute(counts) if model is not None}
 
 
 def _latest(connection: sa.Connection, model: str) -> sa.CursorResult[Any]:

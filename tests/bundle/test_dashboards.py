@@ -56,6 +56,8 @@ QUIET = {
     "model_exporter_store_max_bytes": "it is infinite without store.max_size, and then not drawn",
     "instance:threshold:ModelStoreFull": "it is drawn with the maximum size",
     "model_mean_absolute_error": "the recorded model is no regression",
+    "model_mean_absolute_error_lower": "the recorded model is no regression",
+    "model_mean_absolute_error_upper": "the recorded model is no regression",
     "model_reference_mean_absolute_error_overall": "the recorded model is no regression",
     "model_estimated_mean_absolute_error": "the recorded model is no regression",
     "model_estimated_mean_absolute_error_lower": "the recorded model is no regression",

@@ -261,12 +261,15 @@ def test_decisions_without_a_script_are_second_opinions_too(doubled: Served) -> 
 def test_how_far_reviewers_agree(doubled: Served) -> None:
     """In the API by pair, in the metrics, and on the page; kappa is absent while all decisions are the same."""
     path = "/v1/corrections/agreement?model=credit"
+    awaiting = "model_corrections_awaiting_second_opinion"
     nothing = doubled.get(path).json
     assert (nothing["corrections"], nothing["kappa"], nothing["reviewers"]) == (0, None, [])
-    assert doubled.samples("model_review_agreement_ratio", "model_corrections_disputed") == {}
+    assert doubled.samples("model_review_agreement_ratio", "model_corrections_disputed", awaiting) == {}
     ids = assigned(doubled, "anna")
     for correction in ids[:2]:
         decide(doubled, "anna", correction, "accepted")
+    assert doubled.samples(awaiting, "model_corrections_disputed") == {f'{awaiting}{{model="credit"}}': 2}
+    for correction in ids[:2]:
         decide(doubled, "ben", correction, "accepted")
     assert doubled.get(path).json | {"agreed": 2, "kappa": None} == doubled.get(path).json
     names = [f"model_review_agreement_{name}" for name in ("corrections", "ratio", "kappa", "kappa_lower")]
@@ -284,8 +287,9 @@ def test_how_far_reviewers_agree(doubled: Served) -> None:
     assert [(one["reviewers"], one["agreed"], one["corrections"]) for one in found["reviewers"]] == [
         (["anna", "ben"], 3, 3), (["ben", "cleo"], 0, 1),
     ]  # fmt: skip
-    samples = doubled.samples(*names, "model_corrections_disputed")
+    samples = doubled.samples(*names, "model_corrections_disputed", awaiting)
     assert samples == {
+        f'{awaiting}{{model="credit"}}': 0,
         'model_corrections_disputed{model="credit"}': 1,
         'model_review_agreement_corrections{model="credit"}': 4,
         'model_review_agreement_ratio{model="credit"}': 0.75,

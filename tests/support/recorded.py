@@ -133,6 +133,14 @@ def sliced() -> str:
     return b"".join(render_families(lines, openmetrics=True)).decode()
 
 
+def batch() -> str:
+    """What a run of ``model-exporter ingest`` pushes about itself."""
+    run = {f.BATCH_ROWS: 2500, f.BATCH_REJECTED: 3, f.BATCH_CONFIDENT: 0.8, f.BATCH_DURATION: 0.1}
+    of_run = run | {f.BATCH_SUCCESS: time.time() - HOUR}
+    lines = [sample_line(family, value, model="credit", version="3") for family, value in of_run.items()]
+    return b"".join(render_families(lines, openmetrics=True)).decode()
+
+
 def families(exposition: str) -> dict[str, tuple[list[str], list[str]]]:
     """Comments and samples of an exposition by family; samples are given the labels of a scrape."""
     by_family: dict[str, tuple[list[str], list[str]]] = {}
@@ -157,9 +165,9 @@ def families(exposition: str) -> dict[str, tuple[list[str], list[str]]]:
 def openmetrics(scrapes: list[str], times: list[int]) -> str:
     """One document of many expositions, each with its time; with what Prometheus adds to each."""
     merged: dict[str, tuple[list[str], list[str]]] = {}
-    searched = compared() + sliced()
+    others = compared() + sliced() + batch()
     for scrape, at in zip(scrapes, times, strict=True):
-        for name, (comments, samples) in families(OF_A_SCRAPE + searched + scrape).items():
+        for name, (comments, samples) in families(OF_A_SCRAPE + others + scrape).items():
             _, all_samples = merged.setdefault(name, (comments, []))
             all_samples += [f"{sample} {at}" for sample in samples]
     lines = [line for comments, samples in merged.values() for line in (*comments, *samples)]
