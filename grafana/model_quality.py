@@ -88,11 +88,11 @@ def _estimated_and_measured(
             f"max {_BY} (model_reference_{name}_overall{{{BOTH}}})", f"labelled rows of the profile {of}", role="past"
         ),
         Query(limit, f"threshold {of}", role="threshold"),
-        Query(f"min {_BY} (model_{name}_lower{{{_IN_WINDOW}}})", f"measured, at least {of}", role="older"),
-        Query(f"max {_BY} (model_{name}_upper{{{_IN_WINDOW}}})", f"measured, at most {of}", role="older"),
+        Query(f"min {_BY} (model_{name}_lower{{{_IN_WINDOW}}})", f"measured, at least {of}", role="bound"),
+        Query(f"max {_BY} (model_{name}_upper{{{_IN_WINDOW}}})", f"measured, at most {of}", role="bound"),
         *of_estimates,
     ]
-    hidden = [i for i, query in enumerate(queries) if query.role in {"reference", "past", "older"}]
+    hidden = [i for i, query in enumerate(queries) if query.role in {"reference", "past", "bound"}]
     return time_series(
         title,
         (
@@ -104,10 +104,7 @@ def _estimated_and_measured(
         empty=empty,
         least=None,
         overrides=[
-            *(
-                for_query(i, setting("color", {"mode": "shades", "fixedColor": PALETTE[place]}))
-                for i, place in ((0, 0), (1, 1), (6, 0), (7, 0))
-            ),
+            *(for_query(i, setting("color", {"mode": "shades", "fixedColor": PALETTE[i]})) for i in range(2)),
             *(for_query(i, NOT_IN_LEGEND) for i in hidden),
         ],
     )

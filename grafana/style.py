@@ -62,14 +62,14 @@ class Query:
         Evaluated over the time range, also as buckets of a heatmap, or at its end, also as rows of a table or buckets
         of a histogram.
     role
-        How to draw it: a value, one of several series by rank, a value of an older version, a threshold, a past value,
-        or a training value.
+        How to draw it: a value, one of several series by rank, a value of an older version, a bound of a value's
+        interval, a threshold, a past value, or a training value.
     """
 
     expr: str
     legend: str = "__auto"
     kind: Literal["range", "heatmap", "instant", "table", "buckets"] = "range"
-    role: Literal["value", "ranked", "older", "threshold", "past", "reference"] = "value"
+    role: Literal["value", "ranked", "older", "bound", "threshold", "past", "reference"] = "value"
 
 
 @dataclass(frozen=True)
@@ -221,8 +221,10 @@ def _line(colour: str, dash: list[int] | None = None) -> list[DynamicConfigValue
     ]
 
 
+_DARKER_AND_THIN = [setting("color", {"mode": "shades", "fixedColor": DARKER}), setting("custom.lineWidth", 1)]
 ROLES: dict[str, list[DynamicConfigValue]] = {
-    "older": [setting("color", {"mode": "shades", "fixedColor": DARKER}), setting("custom.lineWidth", 1)],
+    "older": _DARKER_AND_THIN,
+    "bound": _DARKER_AND_THIN,
     "threshold": _line(CRITICAL, dash=[8, 6]),
     "past": _line(GREY, dash=[3, 4]),
     "reference": _line(GREY),

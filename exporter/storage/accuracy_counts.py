@@ -40,6 +40,8 @@ class AccuracyCounts(msgspec.Struct):
     ----------
     pending
         Samples that wait for a decision.
+    since, until
+        Unix times of the oldest prediction that could be drawn, and of the last draw.
     """
 
     population: list[int]
@@ -49,6 +51,8 @@ class AccuracyCounts(msgspec.Struct):
     right: list[int]
     pending: list[int]
     seen: int
+    since: float
+    until: float
 
     @property
     def reviewed(self) -> int:
@@ -130,7 +134,8 @@ def count_strata(connection: sa.Connection, drawn: Drawn, strata: Strata) -> Acc
             _add(right, [-number for number in rows])
         elif verdict == "corrected":
             _add(known_right, rows)
-    return AccuracyCounts(list(strata.confident), known, known_right, decided, right, pending, strata.seen)
+    by_stratum = (known, known_right, decided, right, pending)
+    return AccuracyCounts(list(strata.confident), *by_stratum, strata.seen, drawn.since, drawn.time)
 
 
 def _add(total: list[int], rows: list[int]) -> None:

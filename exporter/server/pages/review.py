@@ -250,6 +250,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
     routes.add_app_template_filter(ago)
     routes.add_app_template_filter(review_cards.abbreviate)
     routes.add_app_template_filter(review_cards.unix_time)
+    routes.add_app_template_filter(review_charts.format_time)
     routes.add_app_template_filter(scalar_text)
     routes.add_app_template_global(_image_url, "image_url")
     page = ReviewPage(exporter)
