@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from playwright.sync_api import Browser, expect
 from pyarrow import parquet
-from support.browser import needs_chromium, serious
+from support.browser import in_every_look, needs_chromium, serious
 from support.corrections import pending
 from support.labelled_rows import classes, send
 from support.servers import Served, eventually, write_config
@@ -90,18 +90,16 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     server.stop()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", PATHS)
-def test_pages_fit_a_phone_and_have_no_serious_fault(fleet: Served, browser: Browser, path: str, scheme: str) -> None:
+def test_pages_fit_a_phone_and_have_no_serious_fault(fleet: Served, browser: Browser, path: str) -> None:
     """Nothing is wider than the screen of a phone, and axe finds no serious fault there and on a screen."""
-    for width in (390, 1366):
-        context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)  # type: ignore[arg-type]
-        page = context.new_page()
-        page.goto(fleet.url + path)
-        page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
-        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-        assert serious(page) == []
-        context.close()
+    page = browser.new_page()
+    page.goto(fleet.url + path)
+    page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
+    for look in in_every_look(page):
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), look
+        assert serious(page) == [], look
+    page.close()
 
 
 @pytest.mark.parametrize("width", [390, 1366])

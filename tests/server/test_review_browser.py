@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
-from support.browser import needs_chromium, serious
+from support.browser import in_both_schemes, needs_chromium, serious
 from support.corrections import EVIL, accept_suspects, correct, mistake, queue, start
 from support.reviewers import assigned, decide, reviewed_by_names, token
 from support.servers import Served, eventually
@@ -219,8 +219,7 @@ def doubled(tmp_path: Path) -> Iterator[Served]:
     server.stop()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_second_opinion_by_keyboard(doubled: Served, visit: Open, scheme: str) -> None:
+def test_a_second_opinion_by_keyboard(doubled: Served, visit: Open) -> None:
     """It is given, taken back and given anew like a first decision; disputed cards have both, legible on a phone."""
     ids = assigned(doubled, "anna")
     for correction in ids:
@@ -230,7 +229,7 @@ def test_a_second_opinion_by_keyboard(doubled: Served, visit: Open, scheme: str)
         found = doubled.get("/v1/corrections").json["corrections"]
         return sorted(one.get("second_opinion", {}).get("state", "") for one in found)
 
-    page = visit(server=doubled, extra_http_headers=token("ben"), color_scheme=scheme)
+    page = visit(server=doubled, extra_http_headers=token("ben"))
     counts = page.locator("nav.tabs").inner_text()
     first = current(page)
     page.keyboard.press("r")
@@ -247,11 +246,12 @@ def test_a_second_opinion_by_keyboard(doubled: Served, visit: Open, scheme: str)
     expect(page.locator("#empty")).to_be_visible()
     assert page.locator("nav.tabs").inner_text() == counts
     phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
-    page = visit(server=doubled, extra_http_headers=token("cleo"), color_scheme=scheme, **phone)
+    page = visit(server=doubled, extra_http_headers=token("cleo"), **phone)
     page.get_by_role("link", name="2 are disputed").click()
     expect(page.locator(".opinions")).to_have_text(["Disputed: anna accepted maybe, ben rejected."] * 2)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    assert not serious(page)
+    for scheme in in_both_schemes(page):
+        assert not serious(page), scheme
     expect(page.locator("#cards .card").first).to_be_focused()
     page.keyboard.press("a")
     eventually(lambda: states() == ["agreed", "disputed", "settled"])
@@ -452,18 +452,18 @@ def test_images_are_enlarged_and_crisp(varied: Served, visit: Open) -> None:
     assert tallest <= 200
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_fault(varied: Served, visit: Open, scheme: str) -> None:
+def test_axe_finds_no_serious_fault(varied: Served, visit: Open) -> None:
     """Every page in light and dark: contrast, names, roles; the dark one is dark."""
     faults = []
     for path in ("/", "/drift", "/review", "/review?view=table"):
-        page = visit(path, color_scheme=scheme, reduced_motion="reduce")
+        page = visit(path, reduced_motion="reduce")
         if path.startswith("/review"):
             page.keyboard.press("x")
             page.keyboard.press("l")
-        faults += serious(page)
-        ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (ground == "rgb(255, 255, 255)") is (scheme == "light")
+        for scheme in in_both_schemes(page):
+            faults += serious(page)
+            ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
+            assert (ground == "rgb(255, 255, 255)") is (scheme == "light")
     assert not faults
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from typing import Literal
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -10,6 +12,22 @@ from playwright.sync_api import Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+
+
+def in_both_schemes(page: Page) -> Iterator[str]:
+    """The page in light, and then in dark, without loading it again."""
+    schemes: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+    for scheme in schemes:
+        page.emulate_media(color_scheme=scheme)
+        yield scheme
+
+
+def in_every_look(page: Page) -> Iterator[tuple[str, int]]:
+    """The page in both schemes, each as wide as a phone and a screen."""
+    for scheme in in_both_schemes(page):
+        for width in (390, 1366):
+            page.set_viewport_size({"width": width, "height": 844})
+            yield scheme, width
 
 
 def serious(page: Page) -> list[str]:
