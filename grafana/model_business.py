@@ -212,7 +212,7 @@ def flywheel() -> Panel:
 
 def reviewed() -> Panel:
     return time_series(
-        "Accuracy of confident predictions, from a reviewed sample",
+        "Accuracy in reviewed samples",
         (
             "Share of right predictions among the confident ones, estimated from reviewed samples, with the 95 % "
             "confidence interval. It includes mistakes that users do not report."

@@ -68,7 +68,7 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(
                 0, 4, {14: drifted(), 15: worst(), 16: shifted(), 17: missing(), 18: window_size()}, (5, 7, 4, 4, 4)
             ),
-            layout.row(100, "Features of version $version", 4),
+            layout.row(100, "Features, version: $version", 4),
             *layout.side_by_side(5, 11, {1: features_by_score(), 2: features_over_time()}, (16, 8)),
             *layout.side_by_side(16, 12, {13: features_by_time(), 3: data_alerts()}),
             layout.row(101, "$feature", 28),

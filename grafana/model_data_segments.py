@@ -50,5 +50,5 @@ def of_feature() -> Panel:
         NATS,
         *by_rank(f"max by (segment) (model_segment_kl_divergence{{{one}}})", _highest(one), "segment"),
         Query(f"max(model_segment_kl_divergence_noise{{{one}}})", "highest noise", role="reference"),
-        empty=f"{_NO_SEGMENTS}; constant in a segment if it is segment_by",
+        empty="no segment_by, no profile, no data, or the feature that segment_by names",
     )

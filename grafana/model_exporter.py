@@ -141,7 +141,7 @@ def lost() -> Panel:
 
 def queue() -> Panel:
     return _lines(
-        "Queue",
+        "Predictions in the queue",
         "Predictions waiting to be counted, and the number at which the exporter answers 503. The axis is logarithmic.",
         COUNT,
         Query(f"model_exporter_queue_length{{{INSTANCE}}}", "waiting {{instance}}"),
@@ -168,7 +168,7 @@ def unknown_features() -> Panel:
 
 def notifications() -> Panel:
     return _lines(
-        "Notifications received",
+        "Notifications a minute",
         "Alerts a minute that Alertmanager sent to the exporter's inbox.",
         COUNT,
         Query(f"60 * {_rate('model_exporter_notifications_total', 'status')}", "{{status}}"),
@@ -243,7 +243,7 @@ def memory() -> Panel:
 def cpu() -> Panel:
     expr = f"rate(process_cpu_seconds_total{{{_JOB}}}[$__rate_interval])"
     text = "Processors in use by the exporter."
-    return _lines("Processors", text, BARE, Query(expr, "{{instance}}"))
+    return _lines("Processors in use", text, BARE, Query(expr, "{{instance}}"))
 
 
 def files() -> Panel:

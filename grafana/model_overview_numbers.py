@@ -46,7 +46,7 @@ def answered() -> Panel:
 
 def budget_left() -> Panel:
     return _number(
-        "Error budget left, 30 days",
+        "Error budget left",
         "Share that is left of the errors, or of the slow requests, that the model's objectives allow in 30 days: the "
         "lower one, for all versions. Red: an objective is missed.",
         f"min(model:error_budget_remaining:ratio30d{{{MODEL}}})",

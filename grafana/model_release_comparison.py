@@ -29,7 +29,7 @@ _MEASURES = {
     "error_ratio": "Errors, % of requests",
     "latency_p95_seconds": "Latency p95, ms",
     "confident_ratio": "Confident, % of predictions",
-    "correction_ratio": "Corrected, % of confident predictions",
+    "correction_ratio": "Corrected, % of confident",
     "accuracy": "Right, % of predictions",
     "mean_absolute_error": "Mean absolute error",
     "worst_drift_nats": "Drift of the worst feature, nats",

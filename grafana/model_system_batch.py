@@ -6,7 +6,7 @@ from grafana_foundation_sdk.models.dashboard import Panel
 
 from grafana.panels import time_series
 from grafana.queries import BOTH
-from grafana.style import COUNT, HOURS, SECONDS, SHARE, Query
+from grafana.style import COUNT, HOURS, SECONDS, SHARE, Query, for_query, palette
 
 _NO_BATCHES = "no batch was counted"
 
@@ -24,6 +24,7 @@ def rows() -> Panel:
         _of_batch("rows", "counted {{version}}"),
         _of_batch("rejected_rows", "refused {{version}}"),
         empty=_NO_BATCHES,
+        overrides=[for_query(i, *palette(i)) for i in range(2)],
         stepped=True,
     )
 
