@@ -130,7 +130,7 @@ def test_the_worst_stand_first(drifting: Served) -> None:
     assert "Every value is 5.25; training has values from" in page.text
     samples = drifting.samples("model_feature_kl_divergence")
     score = samples['model_feature_kl_divergence{model="loans",version="3",feature="sensor",window="1h"}']
-    assert f"<dt>KL divergence</dt><dd>{score:.3g}</dd>" in page.source
+    assert f"<dt>KL divergence</dt><dd>{score:.3g} nats</dd>" in page.source
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_a_prediction_without_a_confidence_is_not_counted_among_them(drifting: S
     labels = '{model="loans",version="3",window="1h"}'
     score, noise = (samples[f"model_confidence_kl_divergence{name}{labels}"] for name in ("", "_noise"))
     assert score > 0.3 > noise > 0
-    assert f"<dt>KL divergence</dt><dd>{score:.3g}</dd>" in page.source
+    assert f"<dt>KL divergence</dt><dd>{score:.3g} nats</dd>" in page.source
     assert not [series for series in samples if 'model="many"' in series or 'model="bare"' in series]
 
 
@@ -274,7 +274,7 @@ def test_both_pages_show_the_score_of_the_same_window(drifting: Served) -> None:
     assert window and score
     page = drifting.get("/drift?model=loans&version=3").text
     assert re.search(rf'aria-current="true">{window[1]}</a>', page)
-    assert f"<dt>KL divergence</dt><dd>{score[1]}</dd>" in page
+    assert f"<dt>KL divergence</dt><dd>{score[1]} nats</dd>" in page
 
 
 def test_a_small_lasting_change_is_told_in_words(tmp_path: Path) -> None:
