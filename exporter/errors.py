@@ -49,7 +49,7 @@ class BatchError(ExporterError):
 
 
 class CompareError(ExporterError):
-    """There is no data of what is to be compared; the text says what to do."""
+    """There is no data to compare; the text says what to do."""
 
 
 class NoPairError(CompareError):

@@ -228,7 +228,7 @@ def _malformed(error: Exception) -> EventError:
 
 
 def _check_label(item: Any) -> None:
-    """Refuse a label that is an infinite number, such as 1e999: as a string it would be a class."""
+    """Refuse an infinite number as a label, such as 1e999; decoded as a string, it would count as a class."""
     label = item.get("label") if isinstance(item, dict) else None
     if isinstance(label, float) and math.isinf(label):
         detail = "expected a finite number, a string or a boolean, got an infinite number"

@@ -181,7 +181,7 @@ def parse_size(text: str) -> int:
 
 
 def _duration_hint(text: str) -> str:
-    """Return what is missing from a number without a unit, or what was meant by one with a word."""
+    """Return a hint for a number without a unit, or with a word such as minutes."""
     parts = re.fullmatch(r"\s*(\d{1,9})\s*([a-z]*)\s*", text.lower())
     if not parts or not int(parts[1]):
         return ""

@@ -34,7 +34,7 @@ def log_errors() -> Iterator[None]:
 
 
 class Middleware:
-    """What the WSGI and the ASGI middleware share: which requests to record, and their identifiers."""
+    """Base of the WSGI and the ASGI middleware: choose the requests to record, and their identifiers."""
 
     def __init__(self, sender: Sender, app: Any, paths: Sequence[str] | None, trust_ids: bool) -> None:
         self._sender = sender

@@ -20,7 +20,7 @@ def _bar(*columns: ProgressColumn) -> Bar:
 
 
 class Progress:
-    """How much of a file is read; a context manager.
+    """A context manager that shows how much of a file has been read.
 
     Parameters
     ----------

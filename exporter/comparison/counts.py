@@ -31,7 +31,7 @@ class Feature(NamedTuple):
 
 
 class Quality(NamedTuple):
-    """How good the predictions of a version were: by their labels, and as estimated without labels.
+    """The quality of a version's predictions: measured with labels, and estimated without them.
 
     Attributes
     ----------

@@ -17,7 +17,7 @@ WORDS: dict[Word, float] = {"rollback": -1.0, "wait": 0.0, "promote": 1.0}
 
 
 class Decision(NamedTuple):
-    """What to do with the new version, or what one measure says about it.
+    """A decision about the new version, or about one measure of it.
 
     Attributes
     ----------

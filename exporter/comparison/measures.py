@@ -140,7 +140,7 @@ def _drift(counts: Counts, method: Method) -> _Measured:
 
 
 class _Rule(NamedTuple):
-    """How a number is measured and compared, and what is expected of it if it is a share."""
+    """The rule of a measure: how it is computed and compared, and, for a share, its expected size."""
 
     name: str
     good: int

@@ -20,7 +20,7 @@ EACH_LEVEL = (1 - CONFIDENCE) / MEASURES
 
 
 class Method(NamedTuple):
-    """How each kind of number is estimated, subtracted, and judged.
+    """The functions that estimate, subtract and test each kind of number.
 
     Attributes
     ----------

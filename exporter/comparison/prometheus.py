@@ -243,7 +243,7 @@ def _other_versions(prometheus: Prometheus, model: str, period: Period) -> str:
 def same_requests(
     prometheus: Prometheus, model: str, pair: tuple[str | None, str | None], period: Period
 ) -> tuple[str, str, SameRequests] | None:
-    """Return two versions that answered the same requests in a period, and what was counted of them.
+    """Return two versions that answered the same requests in a period, and the counts of their answers.
 
     Parameters
     ----------

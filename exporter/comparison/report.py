@@ -45,7 +45,7 @@ def _plain(value: float) -> str:
 
 
 class Wording(NamedTuple):
-    """The title of a measure, what less and more of it is, and how its values and intervals are formatted."""
+    """The title of a measure, its words for less and more, and the formats of its values and intervals."""
 
     title: str
     less: str

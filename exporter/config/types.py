@@ -39,7 +39,7 @@ class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MappingConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How the tensors and columns of another server map to a model's inputs and outputs."""
+    """The mapping of another server's tensors and columns to a model's inputs and outputs."""
 
     names: tuple[_Name, ...] = ()
     batched: bool = True
@@ -154,7 +154,7 @@ class RetrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ReviewConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How corrections are given to reviewers."""
+    """The settings of the review."""
 
     lease: str = "10m"
     second_opinion: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0

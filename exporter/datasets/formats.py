@@ -17,7 +17,7 @@ FIELDS = tuple(name for name in Example.__struct_fields__ if name != "inputs")
 
 
 class Format(NamedTuple):
-    """How a dataset is written.
+    """A format in which a dataset is written.
 
     Attributes
     ----------

@@ -97,7 +97,7 @@ class Lineage:
 
     @property
     def left_out(self) -> str:
-        """What is left out, in words; empty if nothing is."""
+        """Name the kinds of examples that are left out; empty if there are none."""
         words = {"held back": self.holds_back, "suspect": self.excludes_suspects}
         return " or ".join(word for word, is_left_out in words.items() if is_left_out)
 

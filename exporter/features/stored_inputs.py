@@ -35,7 +35,7 @@ def readable(text: str) -> str:
 
 
 def remove_inputs(text: str, names: Collection[str]) -> str:
-    """Return stored inputs without some of them, in canonical JSON; unchanged if they have none of these.
+    """Return stored inputs without the named ones, in canonical JSON; unchanged if they hold none of them.
 
     >>> remove_inputs('{"n\\\\u0061me": "Ada", "age": 41}', {"name"}), remove_inputs('{"name"', {"name"})
     ('{"age":41}', '')

@@ -122,7 +122,7 @@ class Prometheus:
             raise self._foreign() from None
 
     def get(self, path: str, max_body: int = MAX_BODY) -> Any:
-        """Return the member ``data`` of a response, such as that of ``/api/v1/alerts``.
+        """Request a path, such as ``/api/v1/alerts``, and return the member ``data`` of the response.
 
         Parameters
         ----------

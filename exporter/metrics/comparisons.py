@@ -12,7 +12,7 @@ from exporter.metrics.lines import FamilyLines, sample_line
 
 
 def comparison_lines(comparison: Comparison, margins: Mapping[str, float]) -> Iterator[FamilyLines]:
-    """Return the lines of a comparison; what is not known, such as a bound without a limit, has no line.
+    """Return the lines of a comparison; unknown values and infinite bounds have no line.
 
     Parameters
     ----------

@@ -161,7 +161,7 @@ class ModelTemplates:
 
 
 def _noise_ratios(names: Sequence[str], noise: NoiseFloors, labels: dict[str, str]) -> Iterator[FamilyLines]:
-    """Return how much dependence raises the noise floors of features; nothing of those whose values do not depend."""
+    """Return the factors by which dependence raises noise floors, of features whose values depend on each other."""
     ratio = noise.ratio
     dependent = [index for index in range(len(names)) if (ratio.ratio[index] > 1).any()]
     if not dependent:

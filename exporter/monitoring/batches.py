@@ -18,7 +18,7 @@ from exporter.stats.divergence import Floats, Ints
 
 
 class BatchSums(NamedTuple):
-    """What a batch adds to a window: its row of sums, its minima, and what it has of each segment.
+    """The sums of a batch for a window: its row of sums, its minima, and the same for each segment.
 
     The last is the observations in each bin and the events of each hour, shape ``(S · (B + H),)``.
     """

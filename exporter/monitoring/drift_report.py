@@ -27,7 +27,7 @@ OUTPUT_ALERTS = {PREDICTION: PREDICTION_ALERT, CONFIDENCE: CONFIDENCE_ALERT}
 
 
 class _Dependence(NamedTuple):
-    """What it means for one target in one window that values depend on each other; see `TargetDrift`."""
+    """The effect of dependent values on one target in one window; see `TargetDrift`."""
 
     independent_noise: float
     effective: float
@@ -104,7 +104,7 @@ class TargetDrift:
 
     @property
     def effect(self) -> float:
-        """What the change can do to the model's answers: the share of values that moved, times the feature's weight.
+        """The possible effect on the model's answers: the share of values that moved, times the feature's weight.
 
         That of an output counts in full, and so does that of a feature whose weight is not known.
         """

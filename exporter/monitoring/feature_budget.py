@@ -23,7 +23,7 @@ Simulated, see the documentation's section "Many features".
 
 
 class FeatureCount(NamedTuple):
-    """How many features have drifted, and of how many."""
+    """The number of drifted features, and of compared ones."""
 
     drifted: float
     compared: float

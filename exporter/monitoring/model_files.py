@@ -33,7 +33,7 @@ class FilePart(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """What is wrong with a file.
+    """A problem of a file.
 
     Attributes
     ----------
@@ -100,12 +100,12 @@ class Loaded(NamedTuple):
 
     @property
     def invalid(self) -> list[str]:
-        """Which files are not valid, in a line each: the first ones by name, and the number of others."""
+        """One line for each invalid file: the first ones by name, then the number of the others."""
         return self._shown(f"{self._name(fault.file)} is not valid: see the home page" for fault in self.faults)
 
     @property
     def problems(self) -> list[str]:
-        """What is wrong with these files."""
+        """The problems of the files."""
         return self._shown(map(str, self.faults))
 
     def _shown(self, lines: Iterable[str]) -> list[str]:

@@ -28,7 +28,7 @@ _Answer = str | int | float | bool
 
 
 class PairCounts:
-    """What was counted of the answers of two versions to the same requests.
+    """Counts of the answers of two versions to the same requests.
 
     Attributes
     ----------
@@ -60,7 +60,7 @@ class PairCounts:
 
 
 class VersionCounts:
-    """What was counted of a version whose answers no user saw.
+    """Counts of a version in shadow mode.
 
     Attributes
     ----------

@@ -48,7 +48,7 @@ class Side:
     _base: Floats | None = None
 
     def watch(self, monitor: ModelMonitor) -> bool:
-        """Count what a monitor counts from now on; return whether its counts have the same meaning as those so far."""
+        """Follow a monitor from now on; return whether its counts can be added to the earlier ones."""
         if self._monitor() is not monitor:
             if bins_of(monitor.binner) != bins_of(self.binner):
                 return False

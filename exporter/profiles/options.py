@@ -15,7 +15,7 @@ EXACT = 4_000_000
 
 
 class Options(NamedTuple):
-    """How to profile.
+    """Options of a profile.
 
     Attributes
     ----------

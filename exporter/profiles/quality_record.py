@@ -19,7 +19,7 @@ _Positive = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class BinEffects(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What the bins of a feature add to an expected value.
+    """The effect of each bin of a feature on an expected value.
 
     Attributes
     ----------

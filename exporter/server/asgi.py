@@ -69,7 +69,7 @@ _ONE_ACCEPTED_BODY = {"type": "http.response.body", "body": ONE_ACCEPTED.body}
 
 
 class Application:
-    """What is served.
+    """The ASGI application.
 
     Parameters
     ----------
@@ -250,7 +250,7 @@ class Application:
 
 
 def _check_framing(request: Request) -> None:
-    """Refuse what the parser lets pass, and what another server might read in another way."""
+    """Refuse messages that the parser accepts but that another server might read differently."""
     coding = request.headers.get(b"transfer-encoding")
     if coding is not None and (coding.lower() != b"chunked" or request.scope["http_version"] != "1.1"):
         raise RequestError(problem(501, "expected no transfer coding but chunked, and that in HTTP/1.1"))

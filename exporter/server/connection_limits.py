@@ -13,7 +13,7 @@ HELD_BYTES = 128 * 2**20
 
 
 def check_connections(connections: Collection[Any], now: float, most: int) -> None:
-    """Close connections that take too long, those that hold most, and those idle for longest where there are many.
+    """Close connections that take too long or hold too much memory and, if there are many, those idle for longest.
 
     Of ``most`` connections, a tenth stays free for clients that are yet to come.
     """

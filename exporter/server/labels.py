@@ -88,7 +88,7 @@ class Labels:
         return json_reply(200 if result.repeated == result.accepted else 201, document)
 
     def _store(self, items: Sequence[LabelEvent], start: int, total: LabelsResult) -> None:
-        """Store some labels in one transaction, and add what became of them to the total."""
+        """Store some labels in one transaction, and add their results to the total."""
         result = self._exporter.store.record_labels(items)
         for name in ("accepted", "joined", "waiting", "repeated", "changed"):
             setattr(total, name, getattr(total, name) + getattr(result, name))

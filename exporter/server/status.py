@@ -37,7 +37,7 @@ class Status:
 
     @property
     def warnings(self) -> list[str]:
-        """What an operator should look into although events are accepted and stored."""
+        """Problems that an operator should look into although events are accepted and stored."""
         texts = {
             "a damaged database or write-ahead log was set aside: see runbook ModelStoreFailing": self._store.set_aside,
             "windows are not saved: another exporter has the same store.replica": self._lease.holder,

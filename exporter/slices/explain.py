@@ -73,7 +73,7 @@ class ExplainedSlice(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """How many times its rate is that of all predictions."""
+        """The rate in the slice, divided by that of all predictions."""
         return self.share / self.traffic_share
 
 

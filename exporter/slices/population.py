@@ -53,7 +53,7 @@ class Population(NamedTuple):
 
     @property
     def is_sampled(self) -> npt.NDArray[np.bool_]:
-        """Which predictions are in the random share, by `exporter.storage.prediction_rows.is_sampled`."""
+        """Whether each prediction is in the random share, by `exporter.storage.prediction_rows.is_sampled`."""
         return np.asarray(self.ids < self.share * 2**32)
 
     def select(self, chosen: npt.NDArray[np.bool_]) -> Population:

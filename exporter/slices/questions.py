@@ -30,7 +30,7 @@ DOMINANT = 0.5
 
 
 class Question(NamedTuple):
-    """What to search for.
+    """A question: what slices to search for.
 
     Attributes
     ----------

@@ -130,7 +130,7 @@ class _Search:
         return likelihood_ratio(held, size, self._total, self._rows)
 
     def _promising(self, sizes: Sequence[Ints], held: Sequence[Ints]) -> list[_Column]:
-        """Return the features of which pairs are searched, with the bins of which a pair may stand out."""
+        """Return the features whose pairs are searched, with the bins whose pairs may be significant."""
         generator = np.random.default_rng(0)
         sample = _sample(generator, np.arange(self._rows), SAMPLE)
         of_marked = _sample(generator, np.arange(self._total), SAMPLE)

@@ -23,7 +23,7 @@ _SIGNIFICANCE = 3.0  # standard errors
 
 @dataclass(frozen=True)
 class BlockNoise:
-    """What the scores of blocks of consecutive training rows tell about one feature.
+    """The noise of one feature, by the scores of blocks of consecutive training rows.
 
     Attributes
     ----------

@@ -82,7 +82,7 @@ def measure_weights(bins: BinIndices, sizes: Sequence[int], answers: Floats, *, 
 
 
 def changed_share(shares: Floats, explained: float) -> Floats:
-    """Return which share of classes changes where a part of what decides them is exchanged, relative to all of it.
+    """Return the share of classes that change if a part of the score is exchanged, relative to exchanging all of it.
 
     For two equally frequent classes, by whether a normal score is above its mean. If a part has a share ``v`` of the
     variance of the score, classes change ``2·arccos(1 − v)/π`` times as often as where the whole score is exchanged. A
@@ -107,7 +107,7 @@ def changed_share(shares: Floats, explained: float) -> Floats:
 
 
 class _Component:
-    """What a feature, or a pair of features, adds to the answers.
+    """The effect of a feature, or of a pair of features, on the answers.
 
     Parameters
     ----------
@@ -258,7 +258,7 @@ def _contrasts(groups: Ints) -> npt.NDArray[np.float32]:
 
 
 def _pair_shares(contrasts: Sequence[npt.NDArray[np.float32]], rest: Floats, variance: float) -> tuple[Floats, float]:
-    """Return which share of the variance of the answers each pair of features explains, of what remains of them.
+    """Return the share of the answers' variance that each pair of features explains, from the residuals.
 
     With many features, some of the rows are used.
 

@@ -26,7 +26,7 @@ _Values = TypeVar("_Values")
 
 
 class Effects(NamedTuple):
-    """What the bins of a target add to an expected value.
+    """The effect of each bin of a target on an expected value.
 
     Attributes
     ----------

@@ -20,7 +20,7 @@ _ROTATIONS = 9999
 
 
 class SeasonEffect(NamedTuple):
-    """How much a distribution changes with the hour.
+    """The change of a distribution with the hour.
 
     Attributes
     ----------

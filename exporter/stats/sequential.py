@@ -48,7 +48,7 @@ _BISECTIONS = 50
 
 
 class Part(NamedTuple):
-    """How many of how many; whole numbers, the total above 0."""
+    """A part of a total: whole numbers, the total above 0."""
 
     part: int
     total: int

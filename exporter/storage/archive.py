@@ -37,7 +37,7 @@ HasDrift = Callable[[sa.Connection, str, str, float], bool]
 
 
 class Part(NamedTuple):
-    """What was written.
+    """The part that was written.
 
     Attributes
     ----------
@@ -221,7 +221,7 @@ class Archive:
             yield from _read(self._files.dataset(), names, chosen.expression)
 
     def newest_files(self, names: list[str], chosen: ArchiveFilter) -> Iterator[Iterator[list[Mapping[str, Any]]]]:
-        """Yield for each file what `batches` yields of it, that with the newest predictions first."""
+        """Yield the batches of each file, the file with the newest predictions first."""
         with self._files.explained("cannot be read"):
             expression = chosen.expression
             for file in self._newest(expression):

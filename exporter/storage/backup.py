@@ -31,7 +31,7 @@ _COUNTS = """SELECT
 
 
 class BackupSummary(NamedTuple):
-    """What a database holds.
+    """The contents of a database, counted.
 
     Attributes
     ----------

@@ -25,7 +25,7 @@ BATCH = 16
 
 
 class FeedbackResult(msgspec.Struct):
-    """What was recorded of one feedback.
+    """The result of one recorded feedback.
 
     ``repeat`` is set when it was recorded before, ``joined`` when its prediction is known, and ``conflict`` when its
     idempotency key was used before with other feedback: then nothing of its request was recorded.

@@ -16,7 +16,7 @@ Joined = tuple[set[str], set[str]]
 
 
 class Counts(NamedTuple):
-    """What counts with the commit of a transaction; each attempt of it has its own, so that nothing counts twice."""
+    """Counts that apply when a transaction is committed; each attempt has its own, so that nothing counts twice."""
 
     feedback: list[CountedFeedback]
     labels: LabelCounts
@@ -34,7 +34,7 @@ class Joins(NamedTuple):
     labels: WaitingLabels
 
     def join(self, connection: sa.Connection, group: Sequence[Rows], counts: Counts) -> Joined:
-        """Join what waits for these predictions, in the transaction that writes them; ``counts`` is extended."""
+        """Join waiting feedback and labels in the transaction that writes these predictions; extend ``counts``."""
         feedback = self.feedback.join(connection, group, counts.feedback)
         return feedback, self.labels.join(connection, group, counts.labels)
 

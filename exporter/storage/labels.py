@@ -42,7 +42,7 @@ class LabelCounts(NamedTuple):
 
 
 class LabelsResult(msgspec.Struct):
-    """What became of some labels.
+    """The results of recorded labels.
 
     Attributes
     ----------

@@ -189,7 +189,7 @@ def delete_bins(connection: sa.Connection, model: str, kept: Collection[str], *,
 
 
 def purge(connection: sa.Connection) -> bool:
-    """Free the space of what was removed, so that the files hold no copy of it; return whether that was possible."""
+    """Free the space of removed inputs, so that the files hold no copy of them; return whether that was possible."""
     connection.rollback()
     if not is_shared(connection):
         busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()

@@ -106,7 +106,7 @@ class Retention:
         return deleted == limit or step in {orphans, old_labels}
 
     def _is_archived(self, connection: sa.Connection, surplus: int, last: int) -> sa.ColumnElement[bool]:
-        """Return the condition for what may be deleted: beyond the maximum size, also what is not archived yet."""
+        """Return the condition of rows that may be deleted: archived ones and, beyond the maximum size, all."""
         if not surplus:
             return predictions.c.seq <= last
         if prediction_range(connection).start > last and time.monotonic() >= self._lost_log_at:

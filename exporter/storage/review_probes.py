@@ -141,7 +141,7 @@ class _Probes:
 
 
 class _Plan:
-    """How many predictions of a version are drawn from each stratum.
+    """The number of predictions of a version that are drawn from each stratum.
 
     Parameters
     ----------

@@ -246,7 +246,7 @@ class Store:
             return self._engine.connect()
 
     def review_state(self) -> ReviewState:
-        """Return what waits for review and what was released.
+        """Return the state of the review queue, and of releases.
 
         Raises
         ------
@@ -277,7 +277,7 @@ class Store:
         return self._writer.waiting
 
     def forget_samples(self) -> None:
-        """Train dictionaries of inputs on what arrives from now on: what is redacted may have changed."""
+        """Train dictionaries on inputs that arrive from now on, because the redacted inputs may have changed."""
         self._writer.forget_samples()
 
     def flush(self, timeout: float) -> bool:

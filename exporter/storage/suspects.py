@@ -54,7 +54,7 @@ class CheckState(NamedTuple):
 
 
 class Suspect(NamedTuple):
-    """What is wrong with the label of an accepted correction; see the table ``suspects``."""
+    """A suspect label of an accepted correction; see the table ``suspects``."""
 
     row: LabelledRow
     likely: str

@@ -104,7 +104,7 @@ class Relay:
             self._done[topic, message.partition] = message.offset + 1
 
     def _settle(self, stopping: threading.Event) -> None:
-        """Commit what is done. Take no other messages until that works, so that few come twice."""
+        """Commit the offsets of handled messages, and wait until that succeeds, so that few messages come twice."""
         while self._done and not self._commit() and not stopping.is_set():
             self._consumer.pause(self._consumer.assignment())
             if (message := self._consumer.poll(0.1)) is not None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Kind(NamedTuple):
-    """What the messages of a topic hold.
+    """A kind of message that a topic may hold.
 
     Attributes
     ----------

@@ -19,7 +19,7 @@ log = logging.getLogger("exporter.commands.consume")
 
 
 class ConsumerMetrics:
-    """What is counted while messages pass.
+    """The counters of a consumer.
 
     Parameters
     ----------

@@ -113,7 +113,7 @@ def _open_training(options: argparse.Namespace, binner: Binner) -> _Training:
 
 
 def _inputs(release: ReleaseFile, binner: Binner, training: _Training | None) -> tuple[list[str], list[str]]:
-    """Return the inputs of the profile that are compared, and those that are not, as one side has none of them."""
+    """Return the inputs that are compared, and those that are not because one side lacks them."""
     seen: set[str] = set()
     for page in release.pages():
         for example in page:

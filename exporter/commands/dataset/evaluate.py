@@ -37,7 +37,7 @@ _BIASED = (
 
 
 class _LineageFile(msgspec.Struct):
-    """What is read of the file that ``dataset export --lineage`` writes."""
+    """The members that are read from a file of ``dataset export --lineage``."""
 
     lineage: Sampling
 

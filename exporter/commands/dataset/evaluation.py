@@ -26,14 +26,14 @@ Mask = npt.NDArray[np.bool_]
 
 
 def guess_task(examples: Labelled) -> Task:
-    """Return what a model does whose profile is not known: numbers with a decimal point are those of a regression."""
+    """Guess the task of a model without a profile: numbers with a decimal point mean a regression."""
     known = [prediction for prediction in examples.predictions if prediction is not None]
     is_number = Scorer().is_number
     return "regression" if known and all(map(is_number, known)) else "classification"
 
 
 class Evaluation:
-    """What the labels of a release say about two models.
+    """The evaluation of two models on the labels of a release.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class Evaluation:
 
     @property
     def incomparable(self) -> int:
-        """How many predictions of the candidate do not compare with the label."""
+        """The number of the candidate's predictions that cannot be compared with their label."""
         given = sum(prediction is not None for prediction in self._candidate.predictions)
         return given - len(self.losses)
 

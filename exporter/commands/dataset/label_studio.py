@@ -66,7 +66,7 @@ def _import(options: argparse.Namespace) -> int:
 
 
 def _submit(client: Client, decision: ImportedDecision | SkippedTask) -> tuple[str, str]:
-    """Send what annotators decided on a task; return one of `_OUTCOMES` and what to report of it."""
+    """Send the decision of annotators on a task; return one of `_OUTCOMES` and a line for the report."""
     if isinstance(decision, SkippedTask):
         return decision.reason, decision.detail
     if decision.keeps_label:

@@ -23,7 +23,7 @@ REMARK = (
 
 
 class SampledStrata(msgspec.Struct):
-    """What weights the samples of a version; see `exporter.storage.accuracy_counts.sampled_strata`."""
+    """The strata that weight the samples of a version; see `exporter.storage.accuracy_counts.sampled_strata`."""
 
     edges: tuple[float, ...] | None
     confident: tuple[int, ...]
@@ -37,7 +37,7 @@ class SampledStrata(msgspec.Struct):
 
 
 class Sampling(msgspec.Struct):
-    """What is read of the lineage of a release."""
+    """The members that are read from the lineage of a release."""
 
     sampling: dict[str, SampledStrata] | None = None
 

@@ -39,7 +39,7 @@ class Phase:
     seconds: float
 
     def describe(self, previous: str | None) -> tuple[str, str]:
-        """Return what happens and what to look for, after an incident or None."""
+        """Describe a phase: what happens and what to look for, after another phase or at the start (None)."""
         if self.name == HEALTHY:
             return (f"{_HEALTHY} again", _RECOVERY_SYMPTOMS) if previous else (_HEALTHY, _HEALTHY_SYMPTOMS)
         return INCIDENTS[self.name].description, INCIDENTS[self.name].symptoms

@@ -81,7 +81,7 @@ def _season(drifts: Sequence[TargetDrift]) -> Iterator[str]:
 
 
 def drifted(monitor: ModelMonitor) -> list[str]:
-    """Return the names of what has drifted: what the alerts, such as ModelFeatureDrift, would fire for."""
+    """Return the names of drifted targets, for which alerts such as ModelFeatureDrift would fire."""
     reading = monitor.read(NOW)[WINDOW]
     names = [change.name for change in target_drifts(monitor, reading) if change.status == "drifted"]
     return names + (["(together)"] if reading.multivariate[0] > reading.multivariate[1] else [])

@@ -145,7 +145,7 @@ async def _listen(runner: web.BaseRunner, where: Address, what: str) -> None:
 
 
 async def _drain(runner: web.ServerRunner, server: ProxyServer) -> None:
-    """Close idle connections, answer what is under way, and cut what takes too long."""
+    """Close idle connections, finish running requests, and abort those that take too long."""
     try:
         async with asyncio.timeout(DRAIN_SECONDS):
             await runner.cleanup()

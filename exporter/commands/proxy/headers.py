@@ -75,7 +75,7 @@ def for_client(raw: RawHeaders, headers: MultiMapping[str], name: str) -> CIMult
 
 
 def _unambiguous(request: web.BaseRequest) -> RawHeaders:
-    """Return the headers without those whose underscores some servers take for hyphens, where that name has a meaning.
+    """Drop headers that some servers would confuse with meaningful ones, because they read underscores as hyphens.
 
     WSGI and CGI do not tell ``X_Forwarded_For`` from ``X-Forwarded-For``.
     """

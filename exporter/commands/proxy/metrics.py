@@ -19,7 +19,7 @@ _QUIET_SECONDS = 10.0
 
 
 class Metrics:
-    """What is counted while requests pass.
+    """The counters of the proxy.
 
     Attributes
     ----------

@@ -224,7 +224,7 @@ def tail(path: Path, count: int) -> list[str]:
 
 
 def _end_with_parent() -> Callable[[], None] | None:
-    """Return what a child runs first, so that it gets SIGTERM when this process is killed."""
+    """Return a function that a child runs first, so that it gets SIGTERM when this process is killed."""
     if sys.platform != "linux":
         return None
     prctl, parent = ctypes.CDLL(None).prctl, os.getpid()

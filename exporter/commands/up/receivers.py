@@ -46,7 +46,7 @@ def _is_configured(kind: str, integration: dict[str, Any], shared: dict[str, Any
 def usable(
     config: dict[str, Any], folder: Path, *, inbox: str, smarthost: str | None
 ) -> tuple[dict[str, Any], list[str]]:
-    """Return the configuration without the receivers that cannot work, and these, such as ``Slack to team``.
+    """Return the configuration without unusable receivers, and the names of those, such as ``Slack to team``.
 
     Parameters
     ----------

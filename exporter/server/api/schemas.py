@@ -46,7 +46,7 @@ class FeedbackResults(msgspec.Struct):
 
 
 class LabelsResult(msgspec.Struct):
-    """What became of labels.
+    """The results of recorded labels.
 
     ``accepted`` ones are on disk: ``joined`` with their predictions, or ``waiting`` for them. ``repeated`` ones equal
     the label before, ``changed`` ones replace another.

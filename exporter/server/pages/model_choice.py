@@ -14,7 +14,7 @@ class UnknownError(Exception):
 
 
 class Choice(NamedTuple):
-    """What was chosen.
+    """The chosen model and version.
 
     Attributes
     ----------
