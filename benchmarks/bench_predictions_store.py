@@ -27,6 +27,7 @@ from exporter.slices.archived import read_bins
 from exporter.storage import Store, prediction_rows
 from exporter.storage.archive import Archive, ArchiveFilter, set_archived
 from exporter.storage.archive_redaction import redact_archive
+from exporter.storage.archive_writer import ArchiveWriter
 from exporter.storage.engine import open_engine
 from exporter.storage.packed_inputs import unpack
 from exporter.storage.schema import predictions
@@ -116,10 +117,10 @@ def sizes(connection: sa.Connection, table: str) -> Iterator[Any]:
 
 def archive(engine: sa.Engine, folder: Path, count: int) -> None:
     """Archive the predictions, and print the bytes, and the time that it takes to write and to read them."""
-    start, rows, target = time.process_time(), 0, Archive(str(folder))
+    start, rows, target, writer = time.process_time(), 0, Archive(str(folder)), ArchiveWriter(str(folder))
     with engine.connect() as connection:
         while rows < count:
-            part = target.write_part(connection, 10**6, lambda _, inputs: inputs, lambda *_: False, dict)
+            part = writer.write_part(connection, 10**6, lambda _, inputs: inputs, lambda *_: False, dict)
             rows += part.rows
             with connection.begin():
                 set_archived(connection, part.last or 0)

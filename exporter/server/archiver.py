@@ -14,7 +14,8 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.monitoring.background import BackgroundTask
 from exporter.storage import Store
-from exporter.storage.archive import Archive, HasDrift, set_archived
+from exporter.storage.archive import set_archived
+from exporter.storage.archive_writer import ArchiveWriter, HasDrift
 from exporter.storage.engine import error_message, is_shared, open_engine
 from exporter.validation import parse_duration
 
@@ -41,7 +42,7 @@ class Archiver(BackgroundTask):
     redact
         See `exporter.storage.feedback_join.Redact`.
     has_drift, redacted
-        See `exporter.storage.archive.Archive.write_part`.
+        See `exporter.storage.archive_writer.ArchiveWriter.write_part`.
     count
         Called with the number of predictions that were archived.
     """
@@ -59,7 +60,7 @@ class Archiver(BackgroundTask):
         super().__init__("archive", "predictions could not be archived", SECONDS, busy_share=BUSY_SHARE)
         self._store, self._count = store, count
         self._redact, self._has_drift, self._redacted = redact, has_drift, redacted
-        self._archive = Archive(config.archive or "", config.archive_share)
+        self._archive = ArchiveWriter(config.archive or "", config.archive_share)
         self._retention = parse_duration(config.retention)
         self._engine = open_engine(config, READ_SECONDS)
 

@@ -25,7 +25,7 @@ from exporter.validation import parse_duration
 
 MAX_ROWS = 300_000
 """Archived predictions that are read at most, the newest first: their bins are computed."""
-_COLUMNS = ["id", "inputs", "prediction", "confidence", "confident", "received"]
+_COLUMNS = ["id", "inputs", "prediction", "confidence", "confident", "received", "loss"]
 
 
 class ArchivedPredictions:
@@ -138,7 +138,8 @@ def _binned(binner: Binner, rows: Sequence[Mapping[str, Any]]) -> Population:
             codes[target] = output_bins(binner, target, values)
     ids = hash_ids([row["id"] for row in rows])
     confident = np.array([row["confident"] for row in rows], np.bool_)
-    return Population(codes, ids, confident, times, truncated=False)
+    losses = np.array([row["loss"] for row in rows], np.float64)
+    return Population(codes, ids, confident, times, truncated=False, losses=losses)
 
 
 def _join(parts: Sequence[Population]) -> Population:
@@ -146,4 +147,5 @@ def _join(parts: Sequence[Population]) -> Population:
     codes, ids, confident, times = (
         np.concatenate(arrays, axis=-1) for arrays in zip(*(itertools.islice(part, 4) for part in parts), strict=True)
     )
-    return parts[-1]._replace(codes=codes, ids=ids, confident=confident, times=times)
+    losses = np.concatenate([np.full(part.rows, np.nan) if part.losses is None else part.losses for part in parts])
+    return parts[-1]._replace(codes=codes, ids=ids, confident=confident, times=times, losses=losses)

@@ -36,6 +36,9 @@ class Population(NamedTuple):
         Of the older ones, only a random share may be here, and others that were chosen; see `is_sampled`.
     remarks
         What a reader should know, in sentences.
+    losses
+        Of archived predictions with a label, see `exporter.storage.labels.Loss`; NaN for others, shape ``(n,)``. None
+        if no prediction is archived.
     """
 
     codes: Codes
@@ -45,6 +48,7 @@ class Population(NamedTuple):
     truncated: bool
     share: float = 1.0
     remarks: tuple[str, ...] = ()
+    losses: Floats | None = None
 
     @property
     def rows(self) -> int:
@@ -65,6 +69,7 @@ class Population(NamedTuple):
             ids=self.ids[chosen],
             confident=self.confident[chosen],
             times=self.times[chosen],
+            losses=None if self.losses is None else self.losses[chosen],
         )
 
     def find(self, ids: Sequence[str]) -> Ints:

@@ -93,10 +93,11 @@ def errors(
     """Ask for the slices of predictions with a label that hold more than their share of the errors."""
     stored = read_losses(connection, model, version, since - LATE_SECONDS)
     position = population.find(stored.ids)
-    labelled = position >= 0
-    losses = np.array(stored.losses)[position[labelled]] if stored.ids else np.empty(0)
+    losses = np.full(population.rows, np.nan) if population.losses is None else population.losses.copy()
+    losses[position >= 0] = np.array(stored.losses)[position[position >= 0]]
     remarks = (f"Only the newest {MAX_MARKED:,} labels were read.",) if stored.truncated else ()
-    population = population.select(labelled)
+    labelled = ~np.isnan(losses)
+    population, losses = population.select(labelled), losses[labelled]
     if np.isin(losses, (0.0, 1.0)).all():
         return Question(population, losses > 0, remarks=remarks)
     return Question(population, large(losses), losses, remarks=remarks)

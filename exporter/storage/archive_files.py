@@ -167,6 +167,9 @@ def schema() -> Any:
             "segment": pa.string(),
             "inputs": pa.string(),
             "weight": pa.float64(),
+            "label": pa.string(),
+            "label_time": time,
+            "loss": pa.float64(),
         }
     )
 

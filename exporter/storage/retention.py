@@ -25,6 +25,8 @@ JUMP_SECONDS, HOLD_SECONDS = 60.0, 3600.0
 """After a clock jumped by more than the first, nothing is deleted for its age during the second: it may be wrong."""
 LOG_SECONDS = 60.0
 """Time between two lines that tell that predictions are lost to the archive."""
+MAX_DAY = 10**6
+"""A day after all others."""
 HOUR = 3600.0
 """Seconds."""
 STEP_SECONDS = 0.05
@@ -97,7 +99,7 @@ class Retention:
             deleted = connection.execute(predictions.delete().where(predictions.c.seq.in_(oldest), too_old)).rowcount
             passed = time.perf_counter() - start
             orphans = _end_waiting(connection, oldest_kept, step)
-            old_labels = _delete_labels(connection, oldest_kept, step)
+            old_labels = _delete_labels(connection, oldest_kept, step, archived if self._archives else None)
             # Whether an hour had drift is asked until all of it is archived.
             delete_old_blocks(connection, step, HOUR if self._samples and not surplus else 0.0)
             self._unjoined_log.write(connection)
@@ -122,10 +124,16 @@ class Retention:
         return math.ceil((1 - limit / used) * len(prediction_range(connection)))
 
 
-def _delete_labels(connection: sa.Connection, oldest_kept: float, limit: int) -> int:
-    """Delete labels that arrived too long ago, and return their number, at most ``limit``."""
+def _delete_labels(connection: sa.Connection, oldest_kept: float, limit: int, archived: int | None) -> int:
+    """Delete labels that arrived too long ago, and return their number, at most ``limit``.
+
+    Those of predictions that are to be archived stay: ``archived`` is the number of the last one that is.
+    """
     oldest = sa.select(labels.c.id).order_by(labels.c.id).limit(limit)
     is_old = labels.c.id.in_(oldest) & (labels.c.received < oldest_kept)
+    if archived is not None:
+        first = sa.select(predictions.c.day).where(predictions.c.seq > archived).order_by(predictions.c.seq).limit(1)
+        is_old &= labels.c.day < sa.func.coalesce(first.scalar_subquery(), MAX_DAY)
     return connection.execute(labels.delete().where(is_old)).rowcount
 
 

@@ -14,7 +14,7 @@ from support.flights import COUNT, events, is_planted, write_model
 from support.servers import Served
 
 from exporter.config import ModelConfig, StoreConfig
-from exporter.events import Feedback, Prediction
+from exporter.events import Feedback, LabelEvent, Prediction
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.profile_file import load
@@ -23,10 +23,11 @@ from exporter.slices import archived
 from exporter.slices.archived import ArchivedPredictions
 from exporter.slices.explain import Asked, Explanation, explain
 from exporter.slices.population import Population, read_population
+from exporter.slices.questions import Of
 from exporter.slices.recorder import BinRecorder
-from exporter.storage import Store, archive, prediction_rows
+from exporter.storage import Store, archive, archive_writer, prediction_rows
 from exporter.storage.bin_codes import BlockFilter
-from exporter.storage.schema import bin_codes
+from exporter.storage.schema import bin_codes, labels
 
 DAYS = 86400.0
 
@@ -61,9 +62,9 @@ class Flights:
         ]
         self.store.record_feedback(feedback, None)
 
-    def explain(self, share: float = 1.0) -> Explanation:
-        """Ask for the slices of the corrections."""
-        asked = Asked("flights", None, "corrections", self.since)
+    def explain(self, share: float = 1.0, of: Of = "corrections") -> Explanation:
+        """Ask for slices."""
+        asked = Asked("flights", None, of, self.since)
         config = msgspec.structs.replace(self.config, archive_share=share)
         with self.store.reading() as connection:
             return explain(connection, self.binner, asked, ArchivedPredictions(config))
@@ -101,7 +102,7 @@ def flights(tmp_path: Path) -> Flights:
 
 def test_archived_predictions_have_the_same_slices(flights: Flights, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every bin of every prediction is the same, whether it was recorded or computed again; the newest come first."""
-    monkeypatch.setattr(archive, "GROUP_ROWS", 300)
+    monkeypatch.setattr(archive_writer, "GROUP_ROWS", 300)
     before, stored = flights.explain(), flights.read()
     flights.archive()
     after, read = flights.explain(), flights.read()
@@ -116,6 +117,23 @@ def test_archived_predictions_have_the_same_slices(flights: Flights, monkeypatch
     files, chosen = archive.Archive(str(flights.config.archive)), archive.ArchiveFilter("flights", None, 0.0, COUNT)
     parts = archived.read_bins(files, flights.binner, chosen, 1500)
     assert 1500 < sum(part.rows for part in parts) <= 1800  # of the older file, the last parts alone are kept
+    flights.store.close()
+
+
+def test_errors_of_archived_predictions_have_the_same_slices(flights: Flights) -> None:
+    """Labels are archived with their predictions; one that arrives later is in the database, and counts first."""
+    planted = set(flights.planted)
+    events = [LabelEvent(e["id"], label="on time" if e["id"] in planted else "late") for e in flights.confident]
+    assert flights.store.record_labels(events).joined == len(events)
+    before = flights.explain(of="errors")
+    flights.archive()
+    flights.store.execute(lambda connection, _: connection.execute(labels.delete()))
+    after = flights.explain(of="errors")
+    assert (before.slices, before.total) == (after.slices, len(planted)) == (after.slices, after.total)
+    row = {"day": 0, "prediction_id": flights.planted[0], "model": "flights", "label": '"late"', "loss": 0.0}
+    row |= {"version": "1", "predicted": flights.since, "time": 0.0, "received": 0.0}
+    flights.store.execute(lambda connection, _: connection.execute(labels.insert().values(row)))
+    assert flights.explain(of="errors").total == len(planted) - 1
     flights.store.close()
 
 

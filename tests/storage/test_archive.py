@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,8 @@ from exporter.server.archiver import Archiver
 from exporter.server.late_joiner import LateJoiner
 from exporter.slices.drifting_hours import DriftingHours
 from exporter.slices.recorder import BinRecorder
-from exporter.storage import CountedFeedback, Store, archive, late_rows, prediction_rows
-from exporter.storage.archive import HasDrift
+from exporter.storage import CountedFeedback, Store, archive, archive_writer, late_rows, prediction_rows
+from exporter.storage.archive_writer import HasDrift
 from exporter.storage.engine import open_engine
 from exporter.storage.retention import Retention
 from exporter.storage.schema import feedback, labels, predictions
@@ -144,8 +145,8 @@ def day(days_ago: int) -> str:
 
 def test_predictions_are_archived_before_they_are_deleted(archived: Archived, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each day is a folder, parts are small, nothing is in two of them, and profiles read the archive and the rest."""
-    monkeypatch.setattr(archive, "PART_ROWS", 4)
-    monkeypatch.setattr(archive, "FETCHED_ROWS", 2)
+    monkeypatch.setattr(archive_writer, "PART_ROWS", 4)
+    monkeypatch.setattr(archive_writer, "FETCHED_ROWS", 2)
     archived.predict(5, *range(6))
     archived.predict(3, *range(6, 9))
     archived.predict(0, 9)
@@ -167,6 +168,34 @@ def test_predictions_are_archived_before_they_are_deleted(archived: Archived, mo
     assert (archived.files(), archived.counts) == (parts, 9)
     with archived.store.reading() as connection:
         assert connection.execute(sa.select(feedback.c.inputs)).scalars().all() == ['{"number": 1}']
+
+
+def test_labels_are_archived_with_their_predictions(archived: Archived) -> None:
+    """The archive has the label and its loss; the database keeps a label until its prediction is archived."""
+    archived.predict(3, *range(4))
+    archived.predict(3, 1, model="other")
+    events = [LabelEvent("p-1", model="m", label="7"), LabelEvent("p-2", label="8"), LabelEvent("never", label="7")]
+    assert archived.store.record_labels(events).joined == 2
+    old = labels.update().values(received=(TODAY - 3) * DAY, time=(TODAY - 2) * DAY)
+    archived.store.execute(lambda connection, _: connection.execute(old))
+
+    def stored() -> list[str]:
+        with archived.store.reading() as connection:
+            return sorted(connection.execute(sa.select(labels.c.prediction_id)).scalars())
+
+    archived.sweep()
+    assert stored() == ["p-1", "p-2"]
+    archived.run(archived.archiver)
+    table = parquet.read_table(next(archived.folder.rglob("*.parquet")))
+    assert table.select(["label", "loss"]).to_pylist() == [
+        {"label": None, "loss": None},
+        {"label": '"7"', "loss": 0.0},
+        {"label": '"8"', "loss": 1.0},
+        *[{"label": None, "loss": None}] * 2,
+    ]
+    assert table["label_time"].drop_null().to_pylist() == [datetime.fromtimestamp((TODAY - 2) * DAY, UTC)] * 2
+    archived.sweep()
+    assert stored() == []
 
 
 def test_a_sampled_archive_keeps_what_matters_whole(archived: Archived) -> None:
@@ -236,7 +265,7 @@ def test_an_hour_of_drift_is_whole_after_a_restart(
     archived: Archived, monitors: MonitorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the exporter knows of an hour is not lost with its first predictions, whose bins showed the drift."""
-    monkeypatch.setattr(archive, "PART_ROWS", 300)
+    monkeypatch.setattr(archive_writer, "PART_ROWS", 300)
     archived.config = msgspec.structs.replace(archived.config, archive_share=0.1)
     hour = (TODAY - 4) * DAY
     for minute, numbers in ((10.0, range(2000, 2300)), (20.0, range(100))):
@@ -254,7 +283,7 @@ def test_an_hour_of_drift_is_whole_after_a_restart(
 
 def archive_until_killed(url: str, folder: str) -> None:
     """Archive in parts of 20 predictions, and delete what is archived."""
-    archive.PART_ROWS, archive.FETCHED_ROWS = 20, 5
+    archive_writer.PART_ROWS, archive_writer.FETCHED_ROWS = 20, 5
     archived = Archived(url, Path(folder))
     while True:
         archived.archiver.refresh()
@@ -324,8 +353,8 @@ def test_days_with_few_predictions_share_the_memory_of_a_part(
     archived: Archived, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part ends once what waits in memory is too large, although no row group of a day is full."""
-    monkeypatch.setattr(archive, "PART_BYTES", 5 * archive.ROW_BYTES)
-    monkeypatch.setattr(archive, "FETCHED_ROWS", 2)
+    monkeypatch.setattr(archive_writer, "PART_BYTES", 5 * archive_writer.ROW_BYTES)
+    monkeypatch.setattr(archive_writer, "FETCHED_ROWS", 2)
     for days_ago in (6, 5, 4, 3):
         archived.predict(days_ago, 2 * days_ago, 2 * days_ago + 1)
     archived.archiver.refresh()
@@ -359,7 +388,7 @@ def test_late_feedback_is_joined_with_archived_predictions(
 
     A search that takes too long is continued.
     """
-    monkeypatch.setattr(archive, "PART_ROWS", 4)
+    monkeypatch.setattr(archive_writer, "PART_ROWS", 4)
     monkeypatch.setattr(late_joiner, "SEARCH_SECONDS", -1.0)
     archived.predict(5, *range(10))
     archived.predict(3, 2, model="other")
@@ -401,7 +430,7 @@ def test_redact_cleans_the_archive(
     archived: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No file holds what is redacted, other predictions stay, and an interrupted command is run again."""
-    monkeypatch.setattr(archive, "GROUP_ROWS", 2)
+    monkeypatch.setattr(archive_writer, "GROUP_ROWS", 2)
     for days_ago in (5, 4):
         archived.predict(days_ago, *range(1000 * days_ago, 1000 * days_ago + 3))
     archived.run(archived.archiver)
