@@ -121,7 +121,7 @@ class _Builder:
                 raise ProfileError(f"{where}: has no column {preview(column)}; {hint}")
         if not self._rows:
             raise ProfileError(f"{where}: has no rows to profile")
-        options.check(where)
+        options.check(where, self._columns)
 
     def _infer_inputs(self) -> dict[str, str]:
         options = self._options

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import NamedTuple
 
 from exporter.errors import ProfileError
 from exporter.features.types import INPUT_TYPES
+from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
 from exporter.profiles.season_record import Period
 from exporter.validation import preview, suggestion
 
@@ -73,8 +74,12 @@ class Options(NamedTuple):
         """Return the types of columns that are known before any data are read."""
         return {**self.types, **({self.confidence_column: "numeric"} if self.confidence_column else {})}
 
-    def check(self, where: str) -> None:
-        """Raise ProfileError, with the name ``where`` of the data, where options do not go together."""
+    def check(self, where: str, columns: Container[str]) -> None:
+        """Raise ProfileError, with the name ``where`` of the data, where options and columns do not go together."""
+        for name, column in ((PREDICTION, self.prediction_column), (CONFIDENCE, self.confidence_column)):
+            if column and name in columns and name not in {*self.outputs(), *self.ignore}:
+                detail = f"the column {preview(name)} has the name that profiles give the column {preview(column)}"
+                raise ProfileError(f"{where}: {detail}; rename it, or set --ignore={preview(name)}")
         if self.season and not self.time_column:
             raise ProfileError(f"{where}: --season={self.season} needs the time of each row: set --time-column")
         if self.label_column and not self.prediction_column:

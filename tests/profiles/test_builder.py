@@ -474,6 +474,14 @@ def test_two_features_of_one_name_are_refused(tmp_path):
         build_file(path)
 
 
+def test_a_column_with_the_name_of_an_output_is_refused(tmp_path):
+    """The name that a profile gives the predictions, or the confidences, is not that of a feature beside them."""
+    path = lines(tmp_path / "a.jsonl", [{"(prediction)": n, "p": "x"} for n in range(9)])
+    with pytest.raises(ProfileError, match=r'column "\(prediction\)" has the name that profiles give the column "p"'):
+        build_file(path, prediction_column="p")
+    assert build_file(path, prediction_column="p", ignore=["(prediction)"]).features == {}
+
+
 def test_the_type_of_a_prediction_can_be_given(tmp_path):
     """A few integers are classes, unless the type is given as numeric."""
     path = lines(tmp_path / "a.jsonl", [{"x": 1, "p": n % 3} for n in range(30)])

@@ -65,7 +65,7 @@ def check_columns(table: EngineTable, options: Options) -> None:
     for column in [*options.outputs(), *options.ignore, *options.types]:
         if column not in names:
             raise ProfileError(f"{table.where}: has no column {preview(column)}; {suggestion(column, names)}")
-    options.check(table.where)
+    options.check(table.where, names)
 
 
 def infer_inputs(
