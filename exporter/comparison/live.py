@@ -48,7 +48,7 @@ def compare_live(
     before, after = choose(model, shared.versions(model), before, after)
     totals = shared.totals(model, before, after)
     if totals is None:
-        raise never_together(model, before, after, " since this exporter counts them")
+        raise never_together(model, before, after, " since this exporter counts them, or for less than 30 seconds")
     period = Period(totals.start, totals.end)
     sides = []
     for version, binner, row in (totals.before, totals.after):
