@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from confluent_kafka import KafkaError
 from support.fake_exporter import Exporter
-from support.kafka import Cluster
+from support.kafka import HEARTBEAT, Cluster, FailingBroker
 from support.processes import ForkedCommand
 from support.servers import Served, ask, eventually, free_port, write_config
 
@@ -26,7 +27,9 @@ def cluster() -> Cluster:
 class Consuming:
     """A consumer in its own process."""
 
-    def __init__(self, folder: Path, cluster: Cluster, exporter: str, *flags: str, name: str = "consumer") -> None:
+    def __init__(
+        self, folder: Path, cluster: Cluster | FailingBroker, exporter: str, *flags: str, name: str = "consumer"
+    ) -> None:
         self.web = free_port()
         self.log = folder / f"{name}.log"
         command = ["consume", f"--bootstrap-servers={cluster.servers}", f"--exporter={exporter}"]
@@ -56,7 +59,7 @@ class Consuming:
 
 @contextlib.contextmanager
 def consuming(
-    folder: Path, cluster: Cluster, exporter: str, *flags: str, name: str = "consumer"
+    folder: Path, cluster: Cluster | FailingBroker, exporter: str, *flags: str, name: str = "consumer"
 ) -> Iterator[Consuming]:
     """A consumer that is ended with the test."""
     consumer = Consuming(folder, cluster, exporter, *flags, name=name)
@@ -221,6 +224,16 @@ def test_a_cloud_event_keeps_its_attributes(tmp_path: Path, cluster: Cluster, ex
     (request,) = [request for request in exporter.requests if request["path"] == "/v1/kserve"]
     assert request["headers"]["ce-type"] == kind.decode()
     assert request["headers"]["Content-Type"] == "application/json"
+
+
+def test_another_consumer_with_the_same_id_ends_the_consumer(tmp_path: Path, shared: Served) -> None:
+    """Brokers tell the earlier one at its next heartbeat; without the end it would wait for ever."""
+    broker = FailingBroker("t", HEARTBEAT, KafkaError.FENCED_INSTANCE_ID)
+    properties = tmp_path / "kafka.properties"
+    properties.write_text("group.instance.id=a\nheartbeat.interval.ms=100\n")
+    with consuming(tmp_path, broker, shared.url, "--topic=t", f"--kafka.config.file={properties}") as consumer:
+        assert consumer.process.wait(30) == 1
+    assert "another consumer has the same group.instance.id: give each one its own" in consumer.log.read_text()
 
 
 def test_a_refused_token_ends_the_consumer(tmp_path: Path, cluster: Cluster, shared: Served) -> None:

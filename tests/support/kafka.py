@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import time
 from collections.abc import Iterable
 from typing import Any
 
-from confluent_kafka import Consumer, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, Message, Producer, TopicPartition, cimpl
 
 
 class Cluster:
@@ -47,3 +48,27 @@ class Cluster:
         offsets = consumer.committed([TopicPartition(topic, number) for number in partitions], timeout=10)
         consumer.close()
         return sum(max(item.offset, 0) for item in offsets)
+
+
+HEARTBEAT = 12
+"""A kind of request, by its number in Kafka's protocol."""
+
+
+class FailingBroker:
+    """A broker with a topic that answers requests of one kind with an error; it lives as long as the process."""
+
+    def __init__(self, topic: str, kind: int, error: int) -> None:
+        library = ctypes.CDLL(cimpl.__file__)  # finds the functions of librdkafka, with which it is linked
+        pointer = ctypes.c_void_p
+        library.rd_kafka_conf_new.restype = library.rd_kafka_new.restype = pointer
+        library.rd_kafka_mock_cluster_new.restype = pointer
+        library.rd_kafka_mock_cluster_bootstraps.restype = ctypes.c_char_p
+        configuration = pointer(library.rd_kafka_conf_new())
+        library.rd_kafka_conf_set(configuration, b"log_level", b"0", None, ctypes.c_size_t(0))
+        client = library.rd_kafka_new(0, configuration, None, ctypes.c_size_t(0))
+        cluster = pointer(library.rd_kafka_mock_cluster_new(pointer(client), 1))
+        library.rd_kafka_mock_topic_create(cluster, topic.encode(), 1, 1)
+        library.rd_kafka_mock_group_initial_rebalance_delay_ms(cluster, ctypes.c_int32(0))
+        errors = (ctypes.c_int * 100)(*[error] * 100)
+        library.rd_kafka_mock_push_request_errors_array(cluster, ctypes.c_int16(kind), ctypes.c_size_t(100), errors)
+        self.servers = library.rd_kafka_mock_cluster_bootstraps(cluster).decode()

@@ -67,7 +67,8 @@ class Relay:
         Raises
         ------
         ExporterError
-            When the exporter refuses requests, or another consumer has this one's ``group.instance.id``.
+            When the exporter refuses requests, another consumer has this one's ``group.instance.id``, or librdkafka has
+            another fatal error.
         """
         self._consumer.subscribe(
             list(self._kinds), on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
@@ -118,7 +119,7 @@ class Relay:
         except KafkaException as error:
             self._metrics.commit_failures.inc()
             self._metrics.log_now_and_then("commit", "offsets are not committed yet: %s", error.args[0].str())
-            self._raise_if_fenced(error.args[0])
+            self._raise_if_fatal(error.args[0])
             return False
         self._done = {}
         return True
@@ -159,12 +160,17 @@ class Relay:
         self._done = {}
 
     def _on_error(self, error: KafkaError) -> None:
-        self._raise_if_fenced(error)
+        self._raise_if_fatal(error)
         self._metrics.log_now_and_then(error.name(), "%s: %s", "Kafka", error.str())
 
-    def _raise_if_fenced(self, error: KafkaError) -> None:
-        if error.code() in {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED}:
+    def _raise_if_fatal(self, error: KafkaError) -> None:
+        """Raise an error after which the consumer would get no messages any more."""
+        is_fatal = error.fatal() or error.code() == KafkaError._FATAL
+        fenced = error.code() in {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED}
+        if fenced or (is_fatal and "group.instance.id" in error.str()):
             raise ExporterError("another consumer has the same group.instance.id: give each one its own")
+        if is_fatal:
+            raise ExporterError(f"Kafka: {error.str()}")
 
 
 def _convert(message: KafkaMessage) -> Message:
