@@ -20,7 +20,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from exporter.config import StoreConfig
-from exporter.events import Prediction
+from exporter.events import LabelEvent, Prediction
 from exporter.monitoring.binner import Binner
 from exporter.profiles.builder import build_file
 from exporter.slices.archived import read_bins
@@ -77,6 +77,15 @@ def fill(store: Store, count: int) -> None:
             time.sleep(0.01)
     if not store.flush(600):
         raise SystemExit("not stored")
+
+
+def label(store: Store) -> None:
+    """Record a label of each prediction."""
+    with store.reading() as connection:
+        ids = list(connection.execute(sa.select(predictions.c.id)).scalars())
+    for start in range(0, len(ids), BATCH):
+        names = ids[start : start + BATCH]
+        store.record_labels([LabelEvent(name, label=RNG.choice(("approve", "reject"))) for name in names])
 
 
 def show(what: str, found: Iterator[Any], count: int) -> None:
@@ -153,6 +162,7 @@ def main() -> None:
             fill(store, count)
             with store.reading() as connection:
                 show(f"{connection.dialect.name}, as stored", sizes(connection, "predictions"), count)
+            label(store)
             engine = open_engine(StoreConfig(url=url), 600)
             archive(engine, Path(folder) / engine.dialect.name, count)
             for name in ("plain", "lz4") if store.is_shared else ("plain",):
