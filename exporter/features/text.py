@@ -209,7 +209,7 @@ class Text(InputType):
     @classmethod
     def accepts_state(cls, state: Any) -> bool:
         """See `InputType.accepts_state`."""
-        return isinstance(state, TextState)
+        return isinstance(state, TextState) and all(0 <= word < 2**32 for word in state.words)
 
     @classmethod
     def from_state(cls, state: Any) -> Text:

@@ -226,6 +226,8 @@ def test_learned_state_is_restored(tmp_path):
         ({"learned": {}}, 'FILE: learned.t: is not what the text input "t" learns in training'),
         ({"learned": {"t": LEARNED["v"], "v": LEARNED["v"]}},
          'FILE: learned.t: is not what the text input "t" learns in training'),
+        ({"learned": LEARNED | {"t": TextState((2**32,))}},
+         'FILE: learned.t: is not what the text input "t" learns in training'),
         ({"learned": LEARNED | {"v": EmbeddingState((0.5,), ((1.0, 0.0),))}},
          'FILE: learned.v: is not what the embedding input "v" learns in training'),
         ({"learned": LEARNED | {"v": EmbeddingState((), ())}},
