@@ -182,7 +182,8 @@ def _profile_table(options: argparse.Namespace) -> _Made:
     with table, Progress(log=True) as progress:
         profile, skipped, sample = build_table(table, build_options, progress)
     found = [*(f"{truncate(name, 40)}: {text}" for name, text in skipped.items())]
-    found += warnings(profile, sample, _columns(build_options, False), build_options.bins)
+    is_csv = options.table is None and without_gz(options.training_file).suffix.lower() == ".csv"
+    found += warnings(profile, sample, _columns(build_options, is_csv), build_options.bins)
     return _Made(profile, output, table.where, build_options, found)
 
 

@@ -137,7 +137,11 @@ def test_types_of_postgresql_are_read_left_out_or_named_in_the_error(postgres, t
             CREATE TYPE mood AS ENUM ('good', 'bad');
             CREATE TABLE types AS SELECT i % 50 AS n, (CASE WHEN i % 4 = 0 THEN 'good' ELSE 'bad' END)::mood AS mood,
                 CASE WHEN i % 8 = 0 THEN 'infinity' ELSE '2026-01-01' END::timestamptz AS at,
-                i::numeric::money AS paid, int4range(i, i + 2) AS span FROM generate_series(0, 399) i;
+                i::numeric::money AS paid, int4range(i, i + 2) AS span, 'pg_class'::regclass AS object, i::oid AS row
+                FROM generate_series(0, 399) i;
+            CREATE SCHEMA "my.lake";
+            CREATE MATERIALIZED VIEW "my.lake"."t.1" AS SELECT n, mood FROM types;
+            CREATE TABLE objects AS SELECT object FROM types;
             CREATE VIEW vast AS SELECT n, CASE WHEN row_number() OVER () > 1000 THEN 10.0 ^ 400 END AS v
                 FROM types, generate_series(1, 3);
             CREATE TABLE bare ();
@@ -146,16 +150,21 @@ def test_types_of_postgresql_are_read_left_out_or_named_in_the_error(postgres, t
     assert main([*command, "--table=types"]) == 0
     printed = capsys.readouterr().err
     assert "paid: cannot be read, and is left out: cannot cast type money to double precision: cast it" in printed
-    assert "span: has the type INT4RANGE, which no input has, and is left out: set --ignore=span" in printed
+    for name, kind in {"span": "INT4RANGE", "object": "regclass", "row": "oid"}.items():
+        assert f"{name}: has the type {kind}, which no input has, and is left out: set --ignore={name}" in printed
     assert main([*command, "--table=types", "--ignore=paid"]) == 0
     assert "paid" not in capsys.readouterr().err
     features = load(output).features
     assert (features["mood"].categories, features["mood"].counts[:2]) == (("bad", "good"), (300, 100))
     assert features["at.age_seconds"].counts[-2:] == (0, 50)
+    assert main([*command, "--table=my.lake.t.1"]) == 0
+    assert {*load(output).features} == {"n", "mood"}
     for options, message in {
         "--table=types --prediction-column=paid": '"paid" has the type decimal(19, 4), and cannot be read: cannot cast',
         "--table=vast": 'vast: "v" cannot be read: "1000',
         "--table=bare": "bare: has no columns",
+        "--table=objects": 'objects: has no input: "object" has the type regclass, which no input has',
+        "--table=my.lake.t.2": 'has no table "my.lake.t.2"; did you mean "t.1"?',
     }.items():
         assert main([*command, *options.split()]) == 1
         assert message in capsys.readouterr().err
@@ -351,6 +360,30 @@ def test_a_csv_file_is_read_as_it_is_without_an_engine(tmp_path, types):
     if not types:
         assert one.features["code"] == other.features["code"]
         assert (one.features["price"].min, one.features["price"].max) == (0.5, 299.5)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b,a\n", 'is not CSV: the column "a" is duplicated'),
+        ("a,b,A\n", 'DuckDB does not tell the columns "a" and "A" apart: rename one, or leave out --engine'),
+        ("\xe9,b,c\n", "is not CSV: the header is not UTF-8"),
+        ("\n", "has no rows to profile"),
+        ("a,b,c\n1,2,3\n4,5\n", 'cannot be read: line 3, "4,5": expected 3 fields, got 2'),
+        ("a,b,c\n1,2,3\n4,5,6,7\n", 'cannot be read: line 3, "4,5,6,7": expected 3 fields, got 4'),
+        ('a,b\n1,"x\n2,y\n', 'line 2, "1,\\"x": a field in quotes does not end, or goes on after its quote'),
+        ("a,b\n1,\xe9\n", 'line 2, "1,?": is not UTF-8'),
+        ("a,b\n1,2\n3,4\r\n", "cannot be read: is not CSV, or its lines end in different ways"),
+    ],
+)
+def test_a_csv_file_that_duckdb_cannot_read_is_explained_in_one_line(tmp_path, capsys, text, message):
+    """The message names the file, the line, and what is wrong, without DuckDB's own advice."""
+    path = tmp_path / "rows.csv"
+    path.write_bytes(text.encode("latin-1"))
+    assert main(["profile", str(path), "--engine=duckdb"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"model-exporter: {path}: ")
+    assert error.endswith(f"{message}\n")
 
 
 @pytest.mark.parametrize(

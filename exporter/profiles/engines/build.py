@@ -69,7 +69,9 @@ def build_table(table: EngineTable, options: Options, progress: Progress) -> Pro
     sample, unreadable = read_sample(table, options)
     kinds, skipped = infer_inputs(table, options, sample, unreadable)
     if not kinds:
-        raise ProfileError(f"{table.where}: has no input: expected a column of numbers, texts, booleans or times")
+        detail = "; ".join(f"{preview(name)} {text}" for name, text in [*skipped.items()][:3])
+        expected = detail or "expected a column of numbers, texts, booleans or times"
+        raise ProfileError(f"{table.where}: has no input: {expected}")
     _check_names(table, kinds)
     columns = feature_columns(table, kinds, options, time.time()) | output_columns(table, options)
     found = 0

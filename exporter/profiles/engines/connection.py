@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.errors import ExporterError, ProfileError, UsageError
-from exporter.profiles.engines.csv_file import with_types
+from exporter.profiles.engines.csv_file import column_names, csv_error, with_types
 from exporter.profiles.engines.expressions import Expression
+from exporter.profiles.engines.find import find_table
 from exporter.profiles.readers.compression import without_gz
 from exporter.secret_file import read_secret_file
 from exporter.validation import any_of, preview, similar_file, suggestion
@@ -28,10 +29,6 @@ PASSWORD = "--database-password-file"  # noqa: S105
 _EXAMPLES = f"a URL such as duckdb:///training.db or postgresql://host/name; a password may be in {PASSWORD}"
 _FILES = {".parquet": "read_parquet", ".csv": "read_csv", ".jsonl": "read_json", ".ndjson": "read_json"}
 _UNREADABLE = "cannot be read"
-_ENUMERATIONS = """
-    SELECT attname FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
-    WHERE typtype = 'e' AND attrelid = format('%%I.%%I', coalesce(%s::text, current_schema()), %s::text)::regclass
-"""
 _OWN = frozenset({"builtins", "exporter", "numpy"})
 
 
@@ -155,10 +152,10 @@ def engine_errors(where: str, secrets: Sequence[str] = (), own: Collection[str] 
     except Exception as error:
         if type(error).__module__.partition(".")[0] in own and not isinstance(error, OSError):
             raise
-        text = " ".join(str(error).partition("\nLINE ")[0].split())[:500] or type(error).__name__  # without the SQL
+        text = csv_error(str(error)) or " ".join(str(error).partition("\nLINE ")[0].split())[:500]  # without the SQL
         for secret in secrets:
             text = text.replace(secret, "***")
-        raise ProfileError(f"{where}: {_UNREADABLE}: {text}") from None
+        raise ProfileError(f"{where}: {_UNREADABLE}: {text or type(error).__name__}") from None
 
 
 def open_table(url: str, name: str, password_file: str | None) -> EngineTable:
@@ -199,7 +196,7 @@ def open_table(url: str, name: str, password_file: str | None) -> EngineTable:
         connection = _connect(url, password)
         try:
             with engine_errors(f"{database}: {name}", [url, *secrets], own=()):
-                table, rows = _find(connection, name, database)
+                table, rows = find_table(connection, name, database)
         except Exception:
             connection.disconnect()
             raise
@@ -258,30 +255,6 @@ def _duckdb(path: Path | None = None, **options: Any) -> Any:
     return ibis.duckdb.connect(*filter(None, [path]), **{**defaults, **options})
 
 
-def _find(connection: Any, name: str, database: str) -> tuple[str, Expression]:
-    """Return the name of a table without that of its schema, and its rows."""
-    tables = connection.list_tables()
-    if name in tables:
-        return name, _rows(connection, name, None, database)
-    schema, dot, table = name.rpartition(".")
-    if dot and table in (others := connection.list_tables(database=schema)):
-        return table, _rows(connection, table, schema, database)
-    raise ProfileError(f"{database}: has no table {preview(name)}; {suggestion(name, others if dot else tables)}")
-
-
-def _rows(connection: Any, table: str, schema: str | None, database: str) -> Expression:
-    """Return the rows of a table; values of PostgreSQL's enumerations as the texts that Ibis takes them for."""
-    try:
-        rows = connection.table(table, database=schema)
-    except ibis.common.exceptions.TableNotFound:  # it is in the list
-        raise ProfileError(f"{database}: {table}: has no columns") from None
-    if connection.name != "postgres":
-        return rows
-    with connection.con.cursor() as cursor:
-        found = cursor.execute(_ENUMERATIONS, [schema, table]).fetchall()
-    return rows.mutate(**{name: rows[name].concat("") for (name,) in found if rows[name].type().is_string()})
-
-
 def open_file(
     path: Path, delimiter: str = ",", decimal: str = ".", types: Mapping[str, str] | None = None
 ) -> EngineTable:
@@ -308,9 +281,12 @@ def open_file(
     if not path.is_file():
         raise ProfileError(f"{path}: cannot be read: there is no such file{similar_file(path)}")
     with engine_errors(str(path)):
-        connection = _duckdb()
-        is_csv = reader == "read_csv"
-        options = {"delim": delimiter, "quote": '"', "skip": 0, "all_varchar": True, "header": True} if is_csv else {}
+        names = column_names(path, delimiter)
+        connection, options = _duckdb(), {}
+        if reader == "read_csv":
+            if not names:
+                raise ProfileError(f"{path}: has no rows to profile")
+            options = {"columns": dict.fromkeys(names, "string"), "delim": delimiter, "quote": '"', "escape": '"'}
         # DuckDB would read all files that a name with brackets or asterisks matches.
         rows = getattr(connection, reader)(glob.escape(str(path)), **options)
-        return EngineTable(str(path), plain.stem, with_types(rows, decimal, types or {}) if is_csv else rows)
+        return EngineTable(str(path), plain.stem, with_types(rows, decimal, types or {}) if options else rows)

@@ -138,7 +138,8 @@ class FileSource(Source):
         except _MALFORMED as error:
             delimiter = self._other_delimiter()
             hint = f"; set --delimiter={delimiter}" if delimiter else ""
-            raise ProfileError(f"{self.where}: is not {self._kind.upper()}: {error}{hint}") from None
+            text = " ".join(str(error).split())[:500]  # pyarrow may quote several lines of the file
+            raise ProfileError(f"{self.where}: is not {self._kind.upper()}: {text}{hint}") from None
 
     def _other_delimiter(self) -> str | None:
         """Return the delimiter of a CSV file whose header has another one than it was read with."""
