@@ -311,4 +311,6 @@ def _keys(kind: Any, path: KeyPath) -> tuple[str, ...]:
             info = info.item_type
         else:
             info = next(field.type for field in info.fields if field.encode_name == step)
+        if isinstance(info, msgspec.inspect.UnionType):  # a struct or None
+            info = next(kind for kind in info.types if isinstance(kind, msgspec.inspect.StructType))
     return tuple(field.encode_name for field in info.fields)
