@@ -24,9 +24,9 @@ def slice_lines(explanation: Explanation, binner: Binner, version: str) -> Itera
             continue
         seen.add(name)
         labels = {
-            "model": explanation.asked.model,
+            "model": explanation.query.model,
             "version": version,
-            "of": explanation.asked.of,
+            "of": explanation.query.of,
             "slice": name,
         }
         yield sample_line(f.SLICE_SHARE, one.share, **labels)

@@ -12,8 +12,8 @@ from exporter.metrics.slices import slice_lines
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.slices.explain import Asked, Explanation
-from exporter.slices.search import MIN_HELD
+from exporter.slices.explain import Explanation, SliceQuery
+from exporter.slices.search import MIN_MARKED
 
 ALERT = "ModelCorrectionRatioHigh"
 REFRESH_SECONDS = 60.0
@@ -42,7 +42,7 @@ class SliceWatch(RefreshedMetrics):
     def __init__(
         self,
         monitors: Callable[[], MonitorRegistry],
-        explain: Callable[[Asked], tuple[Explanation, Binner]],
+        explain: Callable[[SliceQuery], tuple[Explanation, Binner]],
         seconds: float = REFRESH_SECONDS,
     ) -> None:
         super().__init__("slices", "slices are not searched for the metrics", seconds, BUSY_SHARE)
@@ -58,9 +58,9 @@ class SliceWatch(RefreshedMetrics):
             if not is_corrected_too_often(monitor, time.monotonic()):
                 continue
             model, version = monitor.config.name, monitor.version
-            asked = Asked(model, version, "corrections", time.time() - PERIOD_SECONDS, MAX_SLICES)
+            query = SliceQuery(model, version, "corrections", time.time() - PERIOD_SECONDS, MAX_SLICES)
             try:
-                found[model, version, monitor.config.redact] = list(slice_lines(*self._explain(asked), version))
+                found[model, version, monitor.config.redact] = list(slice_lines(*self._explain(query), version))
             except SlicesError:  # no profile, or no stored inputs
                 continue
             except ExporterError as error:
@@ -80,4 +80,4 @@ def is_corrected_too_often(monitor: ModelMonitor, now: float) -> bool:
     ``now`` is a monotonic time in seconds. Fewer corrections than make a slice are not enough.
     """
     recent = monitor.recent(now)
-    return recent.corrections >= MIN_HELD and recent.correction_ratio > monitor.config.threshold(ALERT)
+    return recent.corrections >= MIN_MARKED and recent.correction_ratio > monitor.config.threshold(ALERT)

@@ -14,7 +14,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.slices.archived import ArchivedPredictions
-from exporter.slices.explain import Asked, Explanation, explain
+from exporter.slices.explain import Explanation, SliceQuery, explain
 from exporter.slices.recorder import BinRecorder
 from exporter.slices.release_details import ReleaseDetails
 from exporter.slices.report import document
@@ -50,7 +50,7 @@ class Slices:
         self._archived = ArchivedPredictions(config) if config.archive is not None else None
         self._lock = threading.Lock()
 
-    def explain(self, asked: Asked) -> tuple[Explanation, Binner]:
+    def explain(self, query: SliceQuery) -> tuple[Explanation, Binner]:
         """Search for slices; return them with the binner that knows the names of their bins.
 
         Raises
@@ -60,10 +60,10 @@ class Slices:
         StoreError
             When the database or the archive cannot be read.
         """
-        binner = self.binner(asked.model, asked.version)
+        binner = self.binner(query.model, query.version)
         if binner is None:
             raise SlicesError(
-                f"{preview(asked.model)} has no profile, and slices are combinations of its bins: "
+                f"{preview(query.model)} has no profile, and slices are combinations of its bins: "
                 "make one with 'model-exporter profile', and name it in the configuration"
             )
         if self._inputs == "none":
@@ -73,7 +73,7 @@ class Slices:
                 with contextlib.suppress(TimeoutError, CancelledError, StoreError):
                     last.result(FLUSH_SECONDS)
             with self._store.reading() as connection:
-                return explain(connection, binner, asked, self._archived), binner
+                return explain(connection, binner, query, self._archived), binner
 
     def of_corrections(self, model: str, since: float) -> list[dict[str, Any]]:
         """Return the slices of a model's corrections since a Unix time in seconds, as in ``GET /v1/slices``.
@@ -83,7 +83,7 @@ class Slices:
         SlicesError, StoreError
             As for `explain`.
         """
-        explanation, binner = self.explain(Asked(model, None, "corrections", since))
+        explanation, binner = self.explain(SliceQuery(model, None, "corrections", since))
         watched = self._monitors().models[model].segment_by
         slices: list[dict[str, Any]] = document(explanation, binner, watched)["slices"]
         return slices

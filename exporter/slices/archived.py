@@ -42,7 +42,7 @@ class ArchivedPredictions:
         self._retention = parse_duration(config.retention)
 
     def before(
-        self, connection: sa.Connection, population: Population, binner: Binner, asked: BlockFilter
+        self, connection: sa.Connection, population: Population, binner: Binner, blocks: BlockFilter
     ) -> Population:
         """Return a population with the archived predictions before it.
 
@@ -54,7 +54,7 @@ class ArchivedPredictions:
             The predictions whose bins are stored.
         binner
             Whose bins are wanted, whatever the profile that a version had.
-        asked
+        blocks
             Which predictions are wanted.
 
         Returns
@@ -68,12 +68,12 @@ class ArchivedPredictions:
             When the archive cannot be read.
         """
         last = archived_up_to(connection)
-        until = oldest_block(connection, asked)
+        until = oldest_block(connection, blocks)
         connection.rollback()
         room = min(MAX_ROWS, most_rows(binner) - population.rows)
-        if population.truncated or not last or asked.since >= min(until, time.time() - self._retention):
+        if population.truncated or not last or blocks.since >= min(until, time.time() - self._retention):
             return population
-        chosen = ArchiveFilter(asked.model, asked.version, asked.since, last, until)
+        chosen = ArchiveFilter(blocks.model, blocks.version, blocks.since, last, until)
         parts = read_bins(self._archive, binner, chosen, room)
         archived = sum(part.rows for part in parts)
         if not archived:

@@ -25,7 +25,7 @@ DEFAULT_LIMIT, MAX_LIMIT = 10, 50
 """Slices of an answer: unless the client asks for another number, and at most."""
 
 
-class Asked(NamedTuple):
+class SliceQuery(NamedTuple):
     """A question.
 
     Attributes
@@ -56,7 +56,7 @@ class ExplainedSlice(NamedTuple):
         Indices of targets, and of their bins.
     size
         Predictions in the slice; of drift, those since ``since``.
-    held
+    marked
         Corrections, errors, loss, or predictions since ``since``, that it holds.
     share, traffic_share
         Of all of those, and of all predictions; of drift, of the predictions before, or of the training values.
@@ -66,7 +66,7 @@ class ExplainedSlice(NamedTuple):
 
     bins: Bins
     size: int
-    held: float
+    marked: float
     share: float
     traffic_share: float
     q_value: float
@@ -96,7 +96,7 @@ class Explanation(NamedTuple):
         What a reader should know, in sentences.
     """
 
-    asked: Asked
+    query: SliceQuery
     slices: list[ExplainedSlice]
     predictions: int
     total: float
@@ -109,7 +109,7 @@ class Explanation(NamedTuple):
 
 
 def explain(
-    connection: sa.Connection, binner: Binner, asked: Asked, archived: ArchivedPredictions | None = None
+    connection: sa.Connection, binner: Binner, query: SliceQuery, archived: ArchivedPredictions | None = None
 ) -> Explanation:
     """Search for slices.
 
@@ -119,7 +119,7 @@ def explain(
         To read with.
     binner
         Of the version's profile.
-    asked
+    query
         The question.
     archived
         Predictions that have left the database.
@@ -132,93 +132,96 @@ def explain(
         When the archive cannot be read.
     """
     now = time.time()
-    since = asked.since
-    first = 2 * since - now if asked.of == "drift" else since
-    chosen = BlockFilter(asked.model, binner.layout, asked.version, first)
+    since = query.since
+    first = 2 * since - now if query.of == "drift" else since
+    chosen = BlockFilter(query.model, binner.layout, query.version, first)
     population = read_population(connection, binner, chosen)
     if archived:
         population = archived.before(connection, population, binner, chosen)
-    if not population.rows and asked.version is not None:
-        population = population._replace(remarks=_other_versions(connection, asked, first))
-    if asked.of != "corrections":
+    if not population.rows and query.version is not None:
+        population = population._replace(remarks=_other_versions(connection, query, first))
+    if query.of != "corrections":
         population = population.select(population.is_sampled)
-    if asked.of == "drift":
+    if query.of == "drift":
         question = drift(population, since)
         if population.rows and question.marked.all():
-            return _compared_with_training(binner, asked, question, now)
-    elif asked.of == "estimated_loss":
+            return _compared_with_training(binner, query, question, now)
+    elif query.of == "estimated_loss":
         question = estimated_loss(binner, population)
     else:
-        ask = {"corrections": corrections, "disagreement": disagreement, "errors": errors}[asked.of]
-        question = ask(connection, population, asked.model, asked.version, since)
+        ask = {"corrections": corrections, "disagreement": disagreement, "errors": errors}[query.of]
+        question = ask(connection, population, query.model, query.version, since)
     del population
-    return _searched(binner, asked, question, now)
+    return _searched(binner, query, question, now)
 
 
-def _other_versions(connection: sa.Connection, asked: Asked, since: float) -> tuple[str, ...]:
+def _other_versions(connection: sa.Connection, query: SliceQuery, since: float) -> tuple[str, ...]:
     """Return a remark with the versions that have predictions, where the one that was asked for has none."""
-    others = [preview(name) for name in recorded_versions(connection, asked.model, since) if name != asked.version]
+    others = [preview(name) for name in recorded_versions(connection, query.model, since) if name != query.version]
     hint = f"; there are some of {any_of(others)}" if others else ""
-    return (f"There are no predictions of version {preview(asked.version)} with recorded bins of this time{hint}.",)
+    return (f"There are no predictions of version {preview(query.version)} with recorded bins of this time{hint}.",)
 
 
-def _searched(binner: Binner, asked: Asked, question: Question, now: float) -> Explanation:
+def _searched(binner: Binner, query: SliceQuery, question: Question, now: float) -> Explanation:
     codes = question.population.codes
-    if asked.of != "drift":  # a low confidence says that the model doubts, and not where
+    if query.of != "drift":  # a low confidence says that the model doubts, and not where
         codes = codes[: binner.confidence]
     marked = float(question.marked.mean()) if len(question.marked) else 0.0
     # The ratio in what was read, where the ratio in all predictions is the least one.
     least = 1 / (marked + (1 - marked) / MIN_RATIO - question.others * marked * (1 - 1 / MIN_RATIO))
-    found = search(codes, question.marked, asked.limit, question.dependence, least)
+    found = search(codes, question.marked, query.limit, question.dependence, least)
     rows = BinRows(codes)
-    slices = [_explained(rows, question, one, asked) for one in found.slices]
+    slices = [_explained(rows, question, one, query) for one in found.slices]
     remarks = question.remarks
     if question.population.share < 1:
         remarks += (f"The archive is sampled: {100 * question.population.share:g} % of the predictions are compared.",)
     if found.left_out:
         remarks += (f"Pairs of bins were not searched for {found.left_out:,} features that stand out least.",)
     slices = [one for one in slices if one.ratio >= MIN_RATIO]  # of the loss itself, not only of large losses
-    return _explanation(asked, question, now, slices, tests=found.tests, remarks=remarks)
+    return _explanation(query, question, now, slices, tests=found.tests, remarks=remarks)
 
 
-def _explained(rows: BinRows, question: Question, found: Slice, asked: Asked) -> ExplainedSlice:
+def _explained(rows: BinRows, question: Question, found: Slice, query: SliceQuery) -> ExplainedSlice:
     number, total = len(question.marked), float(np.count_nonzero(question.marked))
-    held, size, all_rows = float(found.held), found.size, float(number)
+    marked, size, all_rows = float(found.marked), found.size, float(number)
     if question.weights is not None:
-        held, total = float(question.weights[unpack(rows.of(found.bins), number)].sum()), float(question.weights.sum())
+        marked, total = (
+            float(question.weights[unpack(rows.of(found.bins), number)].sum()),
+            float(question.weights.sum()),
+        )
     traffic: float = size
-    if asked.of == "drift":  # the traffic before is what the later one is compared with
-        size, traffic, all_rows = found.held, found.size - found.held, number - total
+    if query.of == "drift":  # the traffic before is what the later one is compared with
+        size, traffic, all_rows = found.marked, found.size - found.marked, number - total
     elif question.others < 1:  # each one that is not marked stands for several
-        traffic = found.held + (found.size - found.held) / question.others
+        traffic = found.marked + (found.size - found.marked) / question.others
         size, all_rows = round(traffic), total + (number - total) / question.others
-    return ExplainedSlice(found.bins, size, held, held / total, max(traffic, 0.5) / all_rows, found.q_value)
+    return ExplainedSlice(found.bins, size, marked, marked / total, max(traffic, 0.5) / all_rows, found.q_value)
 
 
-def _compared_with_training(binner: Binner, asked: Asked, question: Question, now: float) -> Explanation:
+def _compared_with_training(binner: Binner, query: SliceQuery, question: Question, now: float) -> Explanation:
     """Compare single bins with the training data, where no predictions were made in the time before."""
     population = question.population
     counts = [np.bincount(codes, minlength=size) for codes, size in zip(population.codes, binner.sizes, strict=True)]
     grown, tests = grown_bins(binner, counts, population.rows)
     slices = [
         ExplainedSlice(((one.target, one.bin_index),), one.size, one.size, one.share, one.training_share, one.q_value)
-        for one in grown[: asked.limit]
+        for one in grown[: query.limit]
     ]
     remarks = ("There are no predictions of the time before: single bins are compared with the training data.",)
-    return _explanation(asked, question, now, slices, tests=tests, remarks=remarks)
+    return _explanation(query, question, now, slices, tests=tests, remarks=remarks)
 
 
 def _explanation(
-    asked: Asked, question: Question, now: float, slices: list[ExplainedSlice], remarks: Iterable[str], **rest: Any
+    query: SliceQuery, question: Question, now: float, slices: list[ExplainedSlice], remarks: Iterable[str], **rest: Any
 ) -> Explanation:
     times = question.population.times
     total = np.count_nonzero(question.marked) if question.weights is None else question.weights.sum()
     truncated = question.population.truncated
-    since = float(times.min()) if truncated and len(times) else asked.since
-    if asked.of == "drift":
-        since = max(since, asked.since)
+    since = float(times.min()) if truncated and len(times) else query.since
+    if query.of == "drift":
+        since = max(since, query.since)
     return Explanation(
-        asked=asked,
+        query=query,
         slices=slices,
         predictions=len(times),
         total=float(total),

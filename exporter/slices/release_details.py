@@ -13,7 +13,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import LabelNames, Scorer
 from exporter.profiles.sketches import QuantileSketch
 from exporter.slices.report import where
-from exporter.slices.search import MIN_HELD
+from exporter.slices.search import MIN_MARKED
 from exporter.slices.training_shares import grown_bins
 from exporter.stats.divergence import Ints
 
@@ -99,7 +99,7 @@ class _Slices:
                 "labels": self._labels_in(int(self._starts[one.target]) + one.bin_index),
             }
             for one in grown
-            if one.size >= MIN_HELD
+            if one.size >= MIN_MARKED
         ][:MAX_SLICES]
 
     def _labels_in(self, position: int) -> dict[str, int]:

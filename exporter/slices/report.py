@@ -11,7 +11,7 @@ from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
 from exporter.slices.explain import ExplainedSlice, Explanation
 from exporter.slices.search import Bins
 
-_HELD = {
+_PARTS = {
     "corrections": "of the corrections",
     "disagreement": "of the different answers",
     "errors": "of the errors",
@@ -34,11 +34,11 @@ _OUTPUTS = {PREDICTION: "the prediction", CONFIDENCE: "the confidence"}
 
 def document(explanation: Explanation, binner: Binner, watched: str | None = None) -> dict[str, Any]:
     """Return an explanation as JSON; ``watched`` is the model's ``segment_by``, which needs no hint."""
-    asked = explanation.asked
+    query = explanation.query
     return {
-        "model": asked.model,
-        "version": asked.version,
-        "of": asked.of,
+        "model": query.model,
+        "version": query.version,
+        "of": query.of,
         "since": _time(explanation.since),
         "until": _time(explanation.until),
         "predictions": explanation.predictions,
@@ -55,7 +55,7 @@ def document(explanation: Explanation, binner: Binner, watched: str | None = Non
                 "share": one.share,
                 "ratio": one.ratio,
                 "q_value": one.q_value,
-                "held": one.held,
+                "held": one.marked,
                 "traffic_share": one.traffic_share,
                 "segment_by": by if (by := segment_by(one, binner)) != watched else None,
                 "sentence": sentence(explanation, one, binner),
@@ -81,10 +81,10 @@ def segment_by(one: ExplainedSlice, binner: Binner) -> str | None:
 
 def sentence(explanation: Explanation, one: ExplainedSlice, binner: Binner) -> str:
     """Return what a slice holds, for people."""
-    verb = "is" if explanation.asked.of == "estimated_loss" else "are"
-    rest = "before" if explanation.asked.of == "drift" else "of the traffic"
-    held = f"{_share(one.share)} {_HELD[explanation.asked.of]}"
-    return f"{held} {verb} where {describe(one.bins, binner)}, {_share(one.traffic_share)} {rest}."
+    verb = "is" if explanation.query.of == "estimated_loss" else "are"
+    rest = "before" if explanation.query.of == "drift" else "of the traffic"
+    part = f"{_share(one.share)} {_PARTS[explanation.query.of]}"
+    return f"{part} {verb} where {describe(one.bins, binner)}, {_share(one.traffic_share)} {rest}."
 
 
 def describe(bins: Bins, binner: Binner) -> str:
@@ -132,7 +132,7 @@ def _share(value: float) -> str:
 
 def summary(explanation: Explanation, binner: Binner) -> str:
     """Return the first slice's sentence, or why there is none."""
-    of = explanation.asked.of
+    of = explanation.query.of
     if explanation.slices:
         return sentence(explanation, explanation.slices[0], binner)
     if not explanation.predictions:

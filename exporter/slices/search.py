@@ -26,7 +26,7 @@ from exporter.stats.divergence import Floats, Ints
 
 LEVEL = 0.05
 """Probability at most that any slice of the list is false."""
-MIN_ROWS, MIN_HELD = 20, 5
+MIN_ROWS, MIN_MARKED = 20, 5
 """Rows, and marked rows, that a slice has at least."""
 MIN_RATIO = 1.2
 """How many times its share of all rows a slice holds at least, unless the caller wants another ratio."""
@@ -49,15 +49,15 @@ class Slice(NamedTuple):
     ----------
     bins
         One or two pairs of a feature and the index of its bin.
-    size, held
-        Rows, and marked rows.
+    size, marked
+        Numbers of rows, and of marked rows.
     q_value
         p-value times the number of tests, at most 1; of the rows that the slices before it do not hold.
     """
 
     bins: Bins
     size: int
-    held: int
+    marked: int
     q_value: float
 
 
@@ -110,7 +110,7 @@ class _Search:
 
     def run(self, limit: int) -> Found:
         sizes = [_counts(row) for row in self._codes]
-        held = [np.bincount(row, minlength=len(size)) for row, size in zip(self._marked_codes, sizes, strict=True)]
+        marked = [np.bincount(row, minlength=len(size)) for row, size in zip(self._marked_codes, sizes, strict=True)]
         supported = np.array([np.count_nonzero(size >= MIN_ROWS) for size in sizes])
         tests = int(supported.sum() + (supported.sum() ** 2 - np.square(supported).sum()) // 2)
         self._tests, self._bins = max(tests, 1), int(supported.sum())
@@ -118,27 +118,27 @@ class _Search:
         candidates: list[Bins] = [
             ((feature, int(index)),)
             for feature in range(len(sizes))
-            for index in np.flatnonzero((sizes[feature] >= MIN_ROWS) & (held[feature] >= MIN_HELD))
-            if self._score(held[feature][index], sizes[feature][index]) >= self._least
+            for index in np.flatnonzero((sizes[feature] >= MIN_ROWS) & (marked[feature] >= MIN_MARKED))
+            if self._score(marked[feature][index], sizes[feature][index]) >= self._least
         ]
-        chosen = self._promising(sizes, held)
+        chosen = self._promising(sizes, marked)
         candidates += self._pairs(chosen)
         left_out = int(np.count_nonzero(supported)) - len(chosen)
         return Found(self._choose(candidates, limit), tests, max(left_out, 0) if len(chosen) == MAX_FEATURES else 0)
 
-    def _score(self, held: Floats | Ints, size: Floats | Ints) -> Floats:
-        return likelihood_ratio(held, size, self._total, self._rows)
+    def _score(self, marked: Floats | Ints, size: Floats | Ints) -> Floats:
+        return likelihood_ratio(marked, size, self._total, self._rows)
 
-    def _promising(self, sizes: Sequence[Ints], held: Sequence[Ints]) -> list[_Column]:
+    def _promising(self, sizes: Sequence[Ints], marked: Sequence[Ints]) -> list[_Column]:
         """Return the features whose pairs are searched, with the bins whose pairs may be significant."""
         generator = np.random.default_rng(0)
         sample = _sample(generator, np.arange(self._rows), SAMPLE)
         of_marked = _sample(generator, np.arange(self._total), SAMPLE)
         self._scale, self._marked_scale = self._rows / len(sample), self._total / len(of_marked)
         columns: list[tuple[float, int, Ints]] = []
-        for feature, (size, marks) in enumerate(zip(sizes, held, strict=True)):
+        for feature, (size, marks) in enumerate(zip(sizes, marked, strict=True)):
             best = self._score(marks, np.maximum(marks, MIN_ROWS))
-            bins = np.flatnonzero((size >= MIN_ROWS) & (marks >= MIN_HELD) & (best >= self._least))
+            bins = np.flatnonzero((size >= MIN_ROWS) & (marks >= MIN_MARKED) & (best >= self._least))
             if len(bins):
                 bins = np.sort(bins[np.argsort(-marks[bins], kind="stable")[:MAX_BINS]])
                 columns.append((float(self._score(marks, np.maximum(size, 1)).max()), feature, bins))
@@ -159,8 +159,8 @@ class _Search:
         found = [self._cells(first, second) for first, second in itertools.combinations(columns, 2)]
         if not found:
             return []
-        bins, held, size = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        score = self._score(held, np.maximum(size, held))
+        bins, marked, size = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        score = self._score(marked, np.maximum(size, marked))
         best = np.flatnonzero(score >= self._least)
         best = np.sort(best[np.argsort(-score[best], kind="stable")[:MAX_CANDIDATES]])
         return [((first, one), (second, other)) for first, one, second, other in bins[best].tolist()]
@@ -177,20 +177,20 @@ class _Search:
         width = len(second.bins) + 1
         shape = (len(first.bins) + 1, width)
         cells = shape[0] * width
-        held = np.bincount(first.marked * width + second.marked, minlength=cells).reshape(shape)[1:, 1:]
+        marked = np.bincount(first.marked * width + second.marked, minlength=cells).reshape(shape)[1:, 1:]
         size = np.bincount(first.sampled * width + second.sampled, minlength=cells).reshape(shape)[1:, 1:]
-        most = _bound(held, self._marked_scale, 1) * (self._rows / self._total)
+        most = _bound(marked, self._marked_scale, 1) * (self._rows / self._total)
         kept = np.nonzero(
-            (most > self._ratio * _bound(size, self._scale, -1)) & (held * self._marked_scale >= MIN_HELD)
+            (most > self._ratio * _bound(size, self._scale, -1)) & (marked * self._marked_scale >= MIN_MARKED)
         )
         one, other = first.bins[kept[0]], second.bins[kept[1]]
         bins = np.stack([np.full_like(one, first.feature), one, np.full_like(other, second.feature), other], axis=1)
-        return bins, np.multiply(held[kept], self._marked_scale), np.multiply(size[kept] + 0.5, self._scale)
+        return bins, np.multiply(marked[kept], self._marked_scale), np.multiply(size[kept] + 0.5, self._scale)
 
     def _choose(self, candidates: list[Bins], limit: int) -> list[Slice]:
         """Take the slice that stands out most, then the next one among the rows that it does not hold, and so on."""
         sizes = np.array([count(self._all.of(bins)) for bins in candidates], dtype=np.float64)
-        helds = np.array([count(self._marked.of(bins)) for bins in candidates], dtype=np.float64)
+        marked = np.array([count(self._marked.of(bins)) for bins in candidates], dtype=np.float64)
         rest = _Rest(pack(np.ones(self._rows, np.bool_)), pack(np.ones(self._total, np.bool_)), self._rows, self._total)
         result: list[Slice] = []
         size_now, open_ = sizes.copy(), sizes >= MIN_ROWS
@@ -200,11 +200,11 @@ class _Search:
                 break
             index, q_value = picked
             bins = candidates[index]
-            share = helds[index] / self._total * self._rows / sizes[index]
+            share = marked[index] / self._total * self._rows / sizes[index]
             open_[index] = False
             if share < self._ratio:
                 continue
-            result.append(Slice(bins, int(sizes[index]), int(helds[index]), q_value))
+            result.append(Slice(bins, int(sizes[index]), int(marked[index]), q_value))
             taken = rest.without(self._all.of(bins), self._marked.of(bins))
             size_now = np.maximum(size_now - (rest.rows - taken.rows), 0)  # at least so many are left
             rest = taken
@@ -214,13 +214,13 @@ class _Search:
         self, candidates: list[Bins], rest: _Rest, size_now: Floats, open_: npt.NDArray[np.bool_]
     ) -> tuple[int, float] | None:
         """Return the slice that stands out most in the rest, and its q-value; None if none is significant."""
-        held = np.array(
+        marked = np.array(
             [count(self._marked.of(c) & rest.marked) if o else 0 for c, o in zip(candidates, open_, strict=True)],
             dtype=np.float64,
         )
-        open_ &= held >= MIN_HELD
+        open_ &= marked >= MIN_MARKED
         exact = np.zeros(len(candidates), np.bool_)
-        score = np.where(open_, likelihood_ratio(held, np.maximum(size_now, held), rest.total, rest.rows), 0.0)
+        score = np.where(open_, likelihood_ratio(marked, np.maximum(size_now, marked), rest.total, rest.rows), 0.0)
         tried = np.zeros(len(candidates), np.bool_)
         while True:
             index = int(np.where(tried, 0.0, score).argmax())
@@ -228,29 +228,29 @@ class _Search:
                 return None
             if not exact[index]:
                 size_now[index], exact[index] = count(self._all.of(candidates[index]) & rest.all), True
-                score[index] = likelihood_ratio(held[index], size_now[index], rest.total, rest.rows)
+                score[index] = likelihood_ratio(marked[index], size_now[index], rest.total, rest.rows)
                 continue
             tried[index] = True
-            if size_now[index] < MIN_ROWS or held[index] * rest.rows < self._ratio * size_now[index] * rest.total:
+            if size_now[index] < MIN_ROWS or marked[index] * rest.rows < self._ratio * size_now[index] * rest.total:
                 continue
-            q_value = self._q_value(candidates[index], rest, int(size_now[index]), int(held[index]))
-            if q_value <= LEVEL and self._exceeds_its_bins(candidates[index], rest, size_now[index], held[index]):
+            q_value = self._q_value(candidates[index], rest, int(size_now[index]), int(marked[index]))
+            if q_value <= LEVEL and self._exceeds_its_bins(candidates[index], rest, size_now[index], marked[index]):
                 return index, q_value
 
-    def _q_value(self, bins: Bins, rest: _Rest, size: int, held: int) -> float:
-        p = upper_tail(held, size, rest.total, rest.rows)
+    def _q_value(self, bins: Bins, rest: _Rest, size: int, marked: int) -> float:
+        p = upper_tail(marked, size, rest.total, rest.rows)
         if p * self._tests <= LEVEL:
             inside = self._all.of(bins) & rest.all
             p = max(p, self._dependence.upper_tail(inside, rest.all, self._marked_rows))
         return min(p * self._tests, 1.0)
 
-    def _exceeds_its_bins(self, bins: Bins, rest: _Rest, size: float, held: float) -> bool:
+    def _exceeds_its_bins(self, bins: Bins, rest: _Rest, size: float, marked: float) -> bool:
         """Return whether a pair holds more than its share of each of its bins; they may differ from the rest, too."""
         if len(bins) == 1:
             return True
         for parent in bins:
             of_all, of_marked = self._all.of((parent,)) & rest.all, self._marked.of((parent,)) & rest.marked
-            p = upper_tail(int(held), int(size), count(of_marked), count(of_all))
+            p = upper_tail(int(marked), int(size), count(of_marked), count(of_all))
             if p * self._bins > _PARENT_LEVEL:
                 return False
         return True

@@ -74,7 +74,7 @@ def test_slices_end_with_the_alert(exporter: Exporter, monkeypatch: pytest.Monke
     exporter._slice_watch.refresh()
     assert exported(exporter)["model_slice_share"]
     with monkeypatch.context() as patch:
-        patch.setattr(slice_watch, "MIN_HELD", COUNT)
+        patch.setattr(slice_watch, "MIN_MARKED", COUNT)
         exporter._slice_watch.refresh()
         assert not any(exported(exporter).values())
     (monitor,) = exporter.pipeline.monitors

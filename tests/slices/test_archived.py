@@ -21,7 +21,7 @@ from exporter.profiles.profile_file import load
 from exporter.server.archiver import Archiver
 from exporter.slices import archived
 from exporter.slices.archived import ArchivedPredictions
-from exporter.slices.explain import Asked, Explanation, explain
+from exporter.slices.explain import Explanation, SliceQuery, explain
 from exporter.slices.population import Population, read_population
 from exporter.slices.questions import Of
 from exporter.slices.recorder import BinRecorder
@@ -64,10 +64,10 @@ class Flights:
 
     def explain(self, share: float = 1.0, of: Of = "corrections") -> Explanation:
         """Ask for slices."""
-        asked = Asked("flights", None, of, self.since)
+        query = SliceQuery("flights", None, of, self.since)
         config = msgspec.structs.replace(self.config, archive_share=share)
         with self.store.reading() as connection:
-            return explain(connection, self.binner, asked, ArchivedPredictions(config))
+            return explain(connection, self.binner, query, ArchivedPredictions(config))
 
     def archive(self, share: float = 1.0) -> None:
         """Write the archive, and delete the bins as the retention does."""
@@ -81,10 +81,10 @@ class Flights:
 
     def read(self) -> Population:
         """All predictions, ordered by identifier."""
-        asked = BlockFilter("flights", self.binner.layout, "1", self.since)
+        query = BlockFilter("flights", self.binner.layout, "1", self.since)
         with self.store.reading() as connection:
-            stored = read_population(connection, self.binner, asked)
-            found = ArchivedPredictions(self.config).before(connection, stored, self.binner, asked)
+            stored = read_population(connection, self.binner, query)
+            found = ArchivedPredictions(self.config).before(connection, stored, self.binner, query)
         order = np.argsort(found.ids)
         return found._replace(
             codes=found.codes[:, order],

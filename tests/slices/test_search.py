@@ -36,7 +36,7 @@ def test_planted_slices_are_found_in_their_order() -> None:
     found = search(codes, marked, 10)
     assert [one.bins for one in found.slices] == [((1, 4), (6, 2)), ((3, 7),)]
     first = (codes[1] == 4) & (codes[6] == 2)
-    assert (found.slices[0].size, found.slices[0].held) == (first.sum(), (first & marked).sum())
+    assert (found.slices[0].size, found.slices[0].marked) == (first.sum(), (first & marked).sum())
     assert found.tests == FEATURES * BINS + FEATURES * (FEATURES - 1) // 2 * BINS**2
 
 

@@ -17,7 +17,7 @@ from exporter.server.api.parameters import (
 )
 from exporter.server.application import Exporter
 from exporter.server.problem import json_reply, problem
-from exporter.slices.explain import DAY, DEFAULT_LIMIT, MAX_LIMIT, Asked
+from exporter.slices.explain import DAY, DEFAULT_LIMIT, MAX_LIMIT, SliceQuery
 from exporter.slices.questions import QUESTIONS
 from exporter.slices.report import document
 from exporter.validation import any_of, preview
@@ -33,17 +33,17 @@ def blueprint(exporter: Exporter) -> Blueprint:
     def slices() -> Response:
         """``GET /v1/slices``: search for slices."""
         try:
-            asked = parse_question(exporter, request.args)
-            explanation, binner = exporter.slices.explain(asked)
+            query = parse_question(exporter, request.args)
+            explanation, binner = exporter.slices.explain(query)
         except SlicesError as error:
             return problem(404, str(error)).flask()
-        watched = exporter.pipeline.monitors.models[asked.model].segment_by
+        watched = exporter.pipeline.monitors.models[query.model].segment_by
         return json_reply(200, document(explanation, binner, watched)).flask()
 
     return routes
 
 
-def parse_question(exporter: Exporter, arguments: Mapping[str, str]) -> Asked:
+def parse_question(exporter: Exporter, arguments: Mapping[str, str]) -> SliceQuery:
     """Parse the query string of a question.
 
     Raises
@@ -64,4 +64,4 @@ def parse_question(exporter: Exporter, arguments: Mapping[str, str]) -> Asked:
     if since >= now:
         raise malformed("since: expected a time in the past")
     limit = parse_whole_number("limit", arguments.get("limit"), MAX_LIMIT) or DEFAULT_LIMIT
-    return Asked(model, arguments.get("version") or None, of, since, limit)
+    return SliceQuery(model, arguments.get("version") or None, of, since, limit)

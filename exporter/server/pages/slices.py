@@ -58,17 +58,17 @@ def _context(exporter: Exporter, arguments: dict[str, str]) -> tuple[dict[str, A
     if "model" not in chosen and len(models) > 1:
         return context | {"message": "Choose a model."}, 200
     try:
-        asked = parse_question(exporter, given | {"since": parse_time("since", given["since"], time.time())})
+        query = parse_question(exporter, given | {"since": parse_time("since", given["since"], time.time())})
     except EventError as error:
         return context | {"message": error.detail}, 400
-    chosen["model"] = asked.model
+    chosen["model"] = query.model
     try:
-        explanation, binner = exporter.slices.explain(asked)
+        explanation, binner = exporter.slices.explain(query)
     except SlicesError as error:
         return context | {"message": str(error)}, 404
-    found = document(explanation, binner, models[asked.model].segment_by)
+    found = document(explanation, binner, models[query.model].segment_by)
     for one in found["slices"]:
-        one["cards"] = {"model": asked.model, "where": msgspec.json.encode(one["where"]).decode()}
+        one["cards"] = {"model": query.model, "where": msgspec.json.encode(one["where"]).decode()}
         one["cards"] |= {name: chosen[name] for name in ("version", "since") if name in chosen}
     context |= {"found": found, "summary": summary(explanation, binner), "outputs": OUTPUTS, "time": datetime.now(UTC)}
     return context, 200
