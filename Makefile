@@ -77,7 +77,7 @@ COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-ha
   --no-annotate $(UPGRADE)
 LOCK = $(COMPILE) --extra demo --extra engines --extra kafka --extra proxy pyproject.toml
 
-lock:  ## write the lock files anew from pyproject.toml: what the image holds, that with the developers' tools, and PySpark
+lock:  ## write the lock files from pyproject.toml: for the image, for developers, and for Spark
 	$(LOCK) --group build --output-file requirements.lock
 	$(LOCK) --group dev --constraint requirements.lock --output-file requirements-dev.lock
 	$(COMPILE) --group spark --constraint requirements-dev.lock --output-file requirements-spark.lock

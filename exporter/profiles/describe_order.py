@@ -55,10 +55,10 @@ def dependence_note(blocks: Blocks | None, name: str, feature: Feature) -> str |
     return f"the noise floor of {values} successive values is {higher}that of independent ones"
 
 
-def order_warnings(profile: Profile, told: Collection[str]) -> Iterator[str]:
+def order_warnings(profile: Profile, warned: Collection[str]) -> Iterator[str]:
     """Yield what is wrong with the order of the rows, with the flag that corrects it.
 
-    Inputs in ``told`` have a warning already.
+    Inputs in ``warned`` have a warning already.
     """
     blocks = profile.blocks
     if not blocks:
@@ -75,7 +75,7 @@ def order_warnings(profile: Profile, told: Collection[str]) -> Iterator[str]:
     if blocks.times and blocks.sizes:
         yield from _time_warnings(blocks.times, column, profile.rows)
     for name, scores in blocks.targets.items():
-        if name.partition(".")[0] in told or name in told:
+        if name.partition(".")[0] in warned or name in warned:
             continue
         if scores.dependent and scores.quantiles[-1] > _THRESHOLD and scores.effective[-1] < blocks.sizes[-1] / 3:
             found = f"even {blocks.sizes[-1]:,} successive rows can be {scores.quantiles[-1]:.2g} nats from all rows"

@@ -81,7 +81,7 @@ def warnings(profile: Profile, sample: Mapping[str, Column], columns: Columns, b
     if columns.is_csv and (delimiter := delimiter_in(profile.inputs)):
         yield f"all columns are read as one: set --delimiter={delimiter}"
         return
-    told = {*columns.chosen}
+    warned = {*columns.chosen}
     outputs = {columns.prediction: PREDICTION, columns.confidence: CONFIDENCE}
     for name, values in sample.items():
         if name in {columns.prediction, columns.confidence, columns.label}:
@@ -93,7 +93,7 @@ def warnings(profile: Profile, sample: Mapping[str, Column], columns: Columns, b
         else:
             continue
         if text:
-            told.add(outputs.get(name, name))
+            warned.add(outputs.get(name, name))
             yield f"{truncate(name, 40) or 'a column without a name'}: {text}"
         elif name == columns.confidence and (text := _confidence(name, _strings(values), profile)):
             yield f"{truncate(name, 40)}: {text}"
@@ -101,7 +101,7 @@ def warnings(profile: Profile, sample: Mapping[str, Column], columns: Columns, b
         fewer = profile.rows // ROWS_PER_BIN
         advice = f", or set --bins={fewer}" if fewer >= 2 else ""
         yield f"{profile.rows} rows are few for {bins} bins: profile at least {ROWS_PER_BIN * bins}{advice}"
-    yield from order_warnings(profile, told)
+    yield from order_warnings(profile, warned)
     if columns.label:
         yield from (f"{truncate(columns.label, 40)}: {text}" for text in label_warnings(profile))
 

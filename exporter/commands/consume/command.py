@@ -75,7 +75,8 @@ def run(options: argparse.Namespace) -> int:
         names = [name for name, _ in options.topic]
         raise UsageError(f"--topic: {next(name for name in names if names.count(name) > 1)} is named twice")
     if options.dead_letter_topic in kinds:
-        raise UsageError(f"--dead-letter-topic: {options.dead_letter_topic} is also a --topic: it would never end")
+        topic = options.dead_letter_topic
+        raise UsageError(f"--dead-letter-topic: {topic} is also a --topic, so refused messages would come back")
     settings = _settings(options)
     metrics = ConsumerMetrics(list(kinds))
     with stopping(signal.SIGINT, signal.SIGTERM) as stop, exporter_client(options, GIVE_UP, retries=NO_RETRY) as client:
