@@ -140,6 +140,9 @@ def explain(
         population = archived.before(connection, population, binner, chosen)
     if not population.rows and query.version is not None:
         population = population._replace(remarks=_other_versions(connection, query, first))
+    elif query.version is None:
+        remarks = (*population.remarks, *_left_out_versions(connection, chosen))
+        population = population._replace(remarks=remarks)
     if query.of != "corrections":
         population = population.select(population.is_sampled)
     if query.of == "drift":
@@ -160,6 +163,15 @@ def _other_versions(connection: sa.Connection, query: SliceQuery, since: float) 
     others = [preview(name) for name in recorded_versions(connection, query.model, since) if name != query.version]
     hint = f"; there are some of {any_of(others)}" if others else ""
     return (f"There are no predictions of version {preview(query.version)} with recorded bins of this time{hint}.",)
+
+
+def _left_out_versions(connection: sa.Connection, chosen: BlockFilter) -> tuple[str, ...]:
+    """Return a remark with the versions whose predictions are in the bins of other profiles."""
+    versions = recorded_versions(connection, chosen.model, chosen.since, other_layout=chosen.layout)
+    if not versions:
+        return ()
+    names = any_of(preview(name) for name in versions)
+    return (f"Without predictions of version {names}, whose profile has other bins: choose a version to see them.",)
 
 
 def _searched(binner: Binner, query: SliceQuery, question: Question, now: float) -> Explanation:

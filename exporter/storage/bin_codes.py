@@ -145,11 +145,18 @@ def oldest_block(connection: sa.Connection, chosen: BlockFilter) -> float:
     return math.inf if first is None else float(first)
 
 
-def recorded_versions(connection: sa.Connection, model: str, since: float) -> list[str]:
-    """Return the versions of a model with bins of predictions since a Unix time in seconds, at most 20."""
+def recorded_versions(
+    connection: sa.Connection, model: str, since: float, other_layout: str | None = None
+) -> list[str]:
+    """Return the versions of a model with bins of predictions since a Unix time in seconds, at most 20.
+
+    With ``other_layout``, only those without any in this layout.
+    """
     table = bin_codes.c
     chosen = (table.model == model, table.last >= since, ~table.layout.startswith(PAIRED, autoescape=True))
-    query = sa.select(table.version).where(*chosen).distinct().order_by(table.version).limit(20)
+    query = sa.select(table.version).where(*chosen).group_by(table.version).order_by(table.version).limit(20)
+    if other_layout is not None:
+        query = query.having(sa.func.max(sa.case((table.layout == other_layout, 1), else_=0)) == 0)
     return list(connection.execute(query).scalars())
 
 

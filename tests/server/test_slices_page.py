@@ -33,6 +33,9 @@ def shops(shared_database: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     )
     save(build_file(folder / "training.npz", name="shops", prediction_column="answer"), folder / "shops.json")
     models = [{"name": "shops", "profile": "shops.json", "segment_by": "shop", "redact": ["secret"]}, {"name": "bare"}]
+    np.savez(folder / "other.npz", shop=columns["shop"], amount=columns["amount"] + 100)
+    save(build_file(folder / "other.npz", name="other"), folder / "other.json")
+    models.append({"name": "retrained", "profile": "shops.json", "profiles": {"2": "other.json"}})
     write_config(folder, {"store": {"url": shared_database}, "models": models})
     server = Served(folder).start()
     assert server.post("/v1/predictions", events()).status == 202
@@ -118,7 +121,7 @@ def test_numbers_and_outputs_have_bins_too(shops: Served) -> None:
 @pytest.mark.parametrize(
     ("parameters", "detail"),
     [
-        ({"where": '{"shop": "01 north"}'}, 'where: model: is required, one of "shops" or "bare"'),
+        ({"where": '{"shop": "01 north"}'}, 'where: model: is required, one of "shops", "bare" or "retrained"'),
         ({"model": "bare", "where": '{"shop": "01 north"}'}, 'where: "bare" has no profile'),
         (
             {"model": "shops", "where": "shop:north"},
@@ -197,6 +200,33 @@ def test_the_page_says_why_there_are_no_slices(shops: Served, query: str, status
     answer = shops.get(f"/slices?{query}", Accept="text/html")
     assert (answer.status, answer.headers["Content-Type"]) == (status, "text/html; charset=utf-8")
     assert text in Page(answer).text
+
+
+def test_versions_with_other_bins_are_named_and_can_be_chosen(shops: Served) -> None:
+    """Predictions of two profiles are not searched together: the page says which are left out, and links to them."""
+
+    def predict(version: str) -> None:
+        sent = [
+            event | {"id": f"{version}-{event['id']}", "model": "retrained", "version": version} for event in events()
+        ]
+        assert shops.post("/v1/predictions", sent[:20]).status == 202
+
+    predict("1")
+    eventually(lambda: shops.get("/v1/slices?model=retrained").json["predictions"] == 20)
+    assert shops.get("/v1/slices?model=retrained").json["remarks"] == []
+    predict("2")
+    asked = "/v1/slices?model=retrained"
+    answer = eventually(lambda: (a := shops.get(asked).json)["remarks"] and a["predictions"] == 20 and a)
+    assert answer["remarks"] == [
+        'Without predictions of version "1", whose profile has other bins: choose a version to see them.'
+    ]
+    page = Page(shops.get("/slices?model=retrained"))
+    assert "Without predictions of version" in page.text
+    (link,) = [
+        str(attrs["href"]) for tag, attrs in page.tags if tag == "a" and "version=1" in (attrs.get("href") or "")
+    ]
+    assert shops.get("/v1/slices?model=retrained&version=1").json["remarks"] == []
+    assert "Slices of retrained, version 1" in Page(shops.get(link)).text
 
 
 def test_only_an_answer_is_shown_again(shops: Served) -> None:

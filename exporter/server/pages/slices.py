@@ -55,6 +55,7 @@ def _context(exporter: Exporter, arguments: dict[str, str]) -> tuple[dict[str, A
     given = DEFAULTS | {name: value.strip() for name, value in arguments.items() if value.strip()}
     chosen = {name: value for name, value in given.items() if name in PARAMETERS}  # of which links are made
     context: dict[str, Any] = {"names": list(models), "questions": QUESTIONS, "periods": PERIODS, "chosen": chosen}
+    context["versions"] = []
     if "model" not in chosen and len(models) > 1:
         return context | {"message": "Choose a model."}, 200
     try:
@@ -62,6 +63,7 @@ def _context(exporter: Exporter, arguments: dict[str, str]) -> tuple[dict[str, A
     except EventError as error:
         return context | {"message": error.detail}, 400
     chosen["model"] = query.model
+    context["versions"] = sorted(one.version for one in exporter.pipeline.monitors.of_model(query.model).values())
     try:
         explanation, binner = exporter.slices.explain(query)
     except SlicesError as error:
