@@ -114,6 +114,10 @@ class StoreFullError(StoreError):
     """There is no room in ``store.max_size`` for what is never deleted; nothing was stored."""
 
 
+class ArchiveError(StoreError):
+    """The archive could not be read or written; the next attempt may take as long until it fails."""
+
+
 class StackError(ExporterError):
     """A program of the stack is missing, its port is taken, or it did not become ready."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from exporter.errors import EventError, StoreError, StoreFullError
+from exporter.errors import ArchiveError, EventError, StoreError, StoreFullError
 from exporter.events import MAX_REJECTED, RejectedEvent
 
 if TYPE_CHECKING:
@@ -58,9 +58,11 @@ def problem(
 
 
 def store_problem(error: StoreError) -> Reply:
-    """Return the problem when the store cannot read or write, or has no room: then a retry does not help."""
+    """Return the problem when the store cannot read or write; without ``Retry-After`` if a retry does not help soon."""
     if isinstance(error, StoreFullError):
         return problem(507, str(error))
+    if isinstance(error, ArchiveError):
+        return problem(503, str(error))
     return problem(503, str(error), headers=(("Retry-After", "5"),))
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from exporter.errors import StoreError
+from exporter.errors import ArchiveError, StoreError
 
 RETRY_SECONDS = 30
 """How long a request to Google Cloud Storage is tried again after an error."""
@@ -50,7 +50,7 @@ class ArchiveFiles:
 
     @contextmanager
     def explained(self, what: str) -> Iterator[None]:
-        """Raise errors of files as a `StoreError` that says what cannot be done."""
+        """Raise errors of files as an `ArchiveError` that says what cannot be done."""
         try:
             yield
         except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are among these
@@ -59,7 +59,7 @@ class ArchiveFiles:
                 detail = f"there is no {detail}"
             if self._query:
                 detail = detail.replace(self._query, "***")
-            raise StoreError(f"store.archive: {self.shown}: {what}: {detail}") from None
+            raise ArchiveError(f"store.archive: {self.shown}: {what}: {detail}") from None
 
     def dataset(self) -> Any:
         """Return all files as one data set of pyarrow, with the day of their folder as the column ``date``."""

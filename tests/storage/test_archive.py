@@ -36,6 +36,7 @@ from exporter.profiles.readers.store import StoreSource
 from exporter.server import late_joiner
 from exporter.server.archiver import Archiver
 from exporter.server.late_joiner import LateJoiner
+from exporter.server.problem import store_problem
 from exporter.slices.drifting_hours import DriftingHours
 from exporter.slices.recorder import BinRecorder
 from exporter.storage import CountedFeedback, Store, archive, archive_writer, late_rows, prediction_rows
@@ -541,11 +542,13 @@ def test_an_object_store_that_does_not_answer_is_asked_three_times(monkeypatch: 
 
         thread = threading.Thread(target=hang_up)
         thread.start()
-        with pytest.raises(StoreError, match="NETWORK_CONNECTION"):
+        with pytest.raises(StoreError, match="NETWORK_CONNECTION") as raised:
             archive.Archive(f"s3://bucket/folder?{query}").count(archive.ArchiveFilter("m", None, 0.0, 1))
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
     assert len(asked) == 3
+    reply = store_problem(raised.value)
+    assert (reply.status, dict(reply.headers)) == (503, {})  # a client that tries again waits as long each time
 
 
 if __name__ == "__main__":
