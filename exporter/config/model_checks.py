@@ -9,7 +9,7 @@ from exporter.config.keys import check_interval, entries, mapping, parse, refuse
 from exporter.config.margins import check_margin
 from exporter.config.objectives import OBJECTIVE_ALERTS, LatencyObjective, Objectives, check_bound, check_share
 from exporter.config.thresholds import FEATURE_ALERTS, MODEL_ALERTS
-from exporter.config.types import DISTANCES, OTHER_SEGMENT, TASKS, FeatureConfig
+from exporter.config.types import DISTANCES, METRICS_LEVELS, OTHER_SEGMENT, TASKS, FeatureConfig
 from exporter.features.types import INPUT_TYPES
 from exporter.validation import KeyPath, convert, parse_duration, parse_tolerance, preview, suggestion
 
@@ -31,7 +31,8 @@ def check_models(document: dict[str, Any], where: str) -> _Models:
         _check_segments(path, model)
         _check_distances(path, model)
         _check_false_alarm_interval(path, model)
-        _check_task(path, model)
+        _check_word(path, model, "task", "task", TASKS)
+        _check_word(path, model, "metrics", "level of metrics", METRICS_LEVELS)
         _check_windows(path, model, "windows")
         _check_windows(path, model, "quality_windows")
         if (tolerance := model.get("correction_tolerance")) is not None:
@@ -121,10 +122,10 @@ def _check_false_alarm_interval(path: KeyPath, model: dict[str, Any]) -> None:
     check_interval((*path, "drift_false_alarm_interval"), model.get("drift_false_alarm_interval"))
 
 
-def _check_task(path: KeyPath, model: dict[str, Any]) -> None:
-    task = model.get("task")
-    if isinstance(task, str) and task not in TASKS:
-        refuse((*path, "task"), f"{preview(task)} is not a valid task; {suggestion(task, TASKS)}")
+def _check_word(path: KeyPath, model: dict[str, Any], key: str, noun: str, valid: tuple[str, ...]) -> None:
+    word = model.get(key)
+    if isinstance(word, str) and word not in valid:
+        refuse((*path, key), f"{preview(word)} is not a valid {noun}; {suggestion(word, valid)}")
 
 
 def _check_windows(path: KeyPath, model: dict[str, Any], name: str) -> None:

@@ -23,6 +23,7 @@ TASKS: tuple[str, ...] = get_args(Task)
 """What a model does: its predictions are classes or numbers."""
 
 MetricsLevel = Literal["full", "summary"]
+METRICS_LEVELS: tuple[str, ...] = get_args(MetricsLevel)
 """How many series a model has: with those of every bin, or without them."""
 
 OTHER_SEGMENT = "other"
