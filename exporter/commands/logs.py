@@ -44,3 +44,4 @@ def configure(level: str, style: str) -> None:
     handler.setFormatter(Formatter(style))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("exporter").setLevel(LEVELS[level])
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each retry; the commands log those now and then

@@ -178,6 +178,7 @@ def test_nothing_is_committed_while_the_exporter_is_away(tmp_path: Path, cluster
             eventually(lambda: cluster.committed("away", "away") == 700, 60)
             counted = server.samples("model_requests_total")
             assert sum(counted.values()) == 700
+            assert "urllib3" not in consumer.log.read_text()
         finally:
             server.stop()
 
