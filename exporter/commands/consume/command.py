@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import prometheus_client
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer
 
 from exporter.commands import logs
 from exporter.commands.addresses import Address, address
@@ -45,6 +45,7 @@ _CLASSIC = {
 """Values that others of its settings may have: the consumer assigns all of its partitions at once."""
 
 log = logging.getLogger("exporter.commands.consume")
+_LIBRARY_LOG = logging.getLogger("exporter.commands.consume.librdkafka")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,8 +78,9 @@ def run(options: argparse.Namespace) -> int:
     if options.dead_letter_topic in kinds:
         topic = options.dead_letter_topic
         raise UsageError(f"--dead-letter-topic: {topic} is also a --topic, so refused messages would come back")
-    settings = _settings(options)
     metrics = ConsumerMetrics(list(kinds))
+    settings = _settings(options) | {"error_cb": metrics.on_kafka_error}
+    _LIBRARY_LOG.addFilter(metrics.limit)
     with stopping(signal.SIGINT, signal.SIGTERM) as stop, exporter_client(options, GIVE_UP, retries=NO_RETRY) as client:
         consumer = _create(Consumer, options, {"auto.offset.reset": "earliest"} | settings | _OWN)
         dead_letters = None
@@ -121,7 +123,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         settings["bootstrap.servers"] = options.bootstrap_servers
     if "bootstrap.servers" not in settings:
         raise UsageError("--bootstrap-servers: name the brokers of the cluster, such as kafka:9092")
-    return {"client.id": "model-exporter"} | settings | {"group.id": options.group, "error_cb": _on_error}
+    return {"client.id": "model-exporter"} | settings | {"group.id": options.group}
 
 
 def _properties(path: Path) -> dict[str, str]:
@@ -150,14 +152,10 @@ def _properties(path: Path) -> dict[str, str]:
 
 def _create(kind: Any, options: argparse.Namespace, settings: dict[str, Any]) -> Any:
     try:
-        return kind(settings, logger=logging.getLogger("exporter.commands.consume.librdkafka"))
+        return kind(settings, logger=_LIBRARY_LOG)
     except KafkaException as error:
         where = f"--kafka.config.file: {options.kafka_config_file}: " if options.kafka_config_file else ""
         raise ExporterError(f"{where}{error.args[0].str()}") from None
-
-
-def _on_error(error: KafkaError) -> None:
-    log.warning("Kafka: %s", error.str())
 
 
 def _listen(where: Address, metrics: ConsumerMetrics) -> Any:

@@ -161,7 +161,7 @@ class Relay:
 
     def _on_error(self, error: KafkaError) -> None:
         self._raise_if_fatal(error)
-        self._metrics.log_now_and_then(error.name(), "%s: %s", "Kafka", error.str())
+        self._metrics.on_kafka_error(error)
 
     def _raise_if_fatal(self, error: KafkaError) -> None:
         """Raise an error after which the consumer would get no messages any more."""

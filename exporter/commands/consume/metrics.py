@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, PlatformCollector, ProcessCollector
 
 RESULTS = ("accepted", "dead_letter", "dropped", "empty")
@@ -85,7 +85,20 @@ class ConsumerMetrics:
 
     def log_now_and_then(self, key: str, text: str, *values: object) -> None:
         """Log a warning, unless one of the same key was logged a moment ago."""
-        now = time.monotonic()
-        if now - self._logged.get(key, -_QUIET_SECONDS) >= _QUIET_SECONDS:
-            self._logged[key] = now
+        if self._is_due(key):
             log.warning(text, *values)
+
+    def on_kafka_error(self, error: KafkaError) -> None:
+        """Log an error of librdkafka now and then: while no broker answers, it reports 20 of them a second."""
+        self.log_now_and_then(error.name(), "%s: %s", "Kafka", error.str())
+
+    def limit(self, record: logging.LogRecord) -> bool:
+        """Return whether to log a line of librdkafka: one of each kind, which it begins with, now and then."""
+        return self._is_due(f"librdkafka {record.getMessage().partition(' ')[0]}")
+
+    def _is_due(self, key: str) -> bool:
+        now = time.monotonic()
+        if now - self._logged.get(key, -_QUIET_SECONDS) < _QUIET_SECONDS:
+            return False
+        self._logged[key] = now
+        return True
