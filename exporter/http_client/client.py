@@ -283,7 +283,8 @@ def _split(url: str, option: str, example: str) -> urllib.parse.SplitResult:
     except ValueError:  # no port, or half an IPv6 address
         valid = False
     if not valid:
-        raise UsageError(f"{option}: expected a URL such as {example}, got {without_secrets(url)}")
+        kind = "a URL without ? and #," if "?" in url or "#" in url else "a URL"
+        raise UsageError(f"{option}: expected {kind} such as {example}, got {without_secrets(url)}")
     return parts
 
 

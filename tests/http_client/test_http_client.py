@@ -13,7 +13,7 @@ import pytest
 from support.fake_exporter import Exporter, nobody
 
 from exporter.commands import common
-from exporter.errors import ExporterError
+from exporter.errors import ExporterError, UsageError
 from exporter.http_client.client import MAX_BODY, WHEN_BUSY, Client, RequestError, retry_for
 from exporter.http_client.credentials import basic_authorization
 
@@ -114,13 +114,17 @@ def test_a_unix_socket_is_reached(tmp_path: Path) -> None:
         Client(f"unix://{tmp_path}/none", "--exporter").request("GET", "/")
 
 
-@pytest.mark.parametrize(
-    "url", ["localhost:9877", "http://", "http://h:port", "http://[::1", "unix://x/y", "http://h/?a"]
-)
+@pytest.mark.parametrize("url", ["localhost:9877", "http://", "http://h:port", "http://[::1", "unix://x/y"])
 def test_a_url_that_is_not_valid_is_refused(url: str) -> None:
     """The message names the option, and an example."""
-    with pytest.raises(ExporterError, match=r"^--url: expected a URL such as http://127\.0\.0\.1:9877, got "):
+    with pytest.raises(UsageError, match=r"^--url: expected a URL such as http://127\.0\.0\.1:9877, got "):
         Client(url, "--url")
+
+
+def test_a_url_with_a_query_is_refused() -> None:
+    """The message says that there may be none, and does not show it."""
+    with pytest.raises(UsageError, match=r"^--url: expected a URL without \? and #, such as \S+, got http://h/\?…$"):
+        Client("http://h/?token=s3cret", "--url")
 
 
 def test_a_secret_in_a_url_is_never_shown(exporter: Exporter) -> None:
