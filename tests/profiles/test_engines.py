@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from exporter.errors import ProfileError
 from exporter.profiles.builder import build_file
 from exporter.profiles.engines import order
 from exporter.profiles.engines.build import build_table
-from exporter.profiles.engines.connection import EngineTable, open_file, open_table, spark_settings
+from exporter.profiles.engines.connection import EngineTable, open_file, open_table
 from exporter.profiles.engines.expressions import row_hash
 from exporter.profiles.engines.numbers import PARTS
+from exporter.profiles.engines.spark import spark_settings
 from exporter.profiles.options import Options
 from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile
 from exporter.profiles.profile_file import load
@@ -399,6 +401,13 @@ def test_the_url_of_spark_names_the_master_or_leaves_it_to_the_settings(host, op
     settings = spark_settings(host, options)
     assert settings.get("spark.master") == master
     assert settings.items() >= options.items()
+
+
+def test_spark_without_its_package_says_what_to_install(monkeypatch, capsys):
+    """The message names the package."""
+    monkeypatch.setitem(sys.modules, "pyspark.sql", None)
+    assert main(["profile", "--table=t", "--database=spark://host:7077"]) == 1
+    assert "--database: Spark needs PySpark of the version of the cluster: pip install" in capsys.readouterr().err
 
 
 DIALECTS = ("bigquery", "databricks", "postgres", "snowflake", "trino")

@@ -152,7 +152,7 @@ def expected(folder: Path) -> Profile:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A standalone cluster; the last test ends one of its workers."""
+    """A standalone cluster; the last tests end one of its workers, and then all of it."""
     made = Cluster(tmp_path_factory.mktemp("cluster"))
     yield made
     made.stop()
@@ -190,15 +190,30 @@ def jobs(page: int) -> int:
         return 0
 
 
-def test_a_cluster_that_loses_a_worker_gives_the_same_profile(folder, expected, tmp_path, cluster):
-    """Spark repeats on the other worker what the lost one had."""
+@pytest.fixture
+def running(folder: Path, tmp_path: Path, cluster: Cluster) -> Command:
+    """A command in the middle of its work on the cluster."""
     page = free_port()
-    command = Command(
-        folder, tmp_path / "spark.json", cluster.master, **{"spark.ui.enabled": "true", "spark.ui.port": page}
-    )
+    settings = {"spark.ui.enabled": "true", "spark.ui.port": page, "spark.network.timeout": "60s"}
+    command = Command(folder, tmp_path / "spark.json", cluster.master, **settings)
     eventually(lambda: jobs(page) >= 10 or command.process.poll() is not None, seconds=SECONDS)
-    assert command.process.poll() is None
+    if command.process.poll() is not None:
+        pytest.fail(command.end()[1])
+    return command
+
+
+def test_a_cluster_that_loses_a_worker_gives_the_same_profile(expected, tmp_path, cluster, running):
+    """Spark repeats on the other worker what the lost one had."""
     cluster.end(cluster.workers[0])
-    status, errors = command.end()
+    status, errors = running.end()
     assert status == 0, errors
     assert_agrees(load(tmp_path / "spark.json"), expected)
+
+
+def test_a_cluster_that_is_lost_is_an_error(tmp_path, cluster, running):
+    """Without executors the command ends, and writes no profile."""
+    cluster.stop()
+    status, errors = running.end()
+    assert status == 1
+    assert errors.splitlines()[-1].endswith(": cannot be read: Spark has lost all executors")
+    assert not (tmp_path / "spark.json").exists()

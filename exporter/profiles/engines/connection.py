@@ -19,6 +19,7 @@ from exporter.errors import ExporterError, ProfileError, UsageError
 from exporter.profiles.engines.csv_file import column_names, csv_error, with_types
 from exporter.profiles.engines.expressions import Expression
 from exporter.profiles.engines.find import find_table
+from exporter.profiles.engines.spark import connect_spark, spark_error
 from exporter.profiles.readers.compression import without_gz
 from exporter.secret_file import read_secret_file
 from exporter.validation import any_of, preview, similar_file, suggestion
@@ -152,7 +153,11 @@ def engine_errors(where: str, secrets: Sequence[str] = (), own: Collection[str] 
     except Exception as error:
         if type(error).__module__.partition(".")[0] in own and not isinstance(error, OSError):
             raise
-        text = csv_error(str(error)) or " ".join(str(error).partition("\nLINE ")[0].split())[:500]  # without the SQL
+        text = (
+            csv_error(str(error))
+            or spark_error(str(error))
+            or " ".join(str(error).partition("\nLINE ")[0].split())[:500]
+        )  # without the SQL
         for secret in secrets:
             text = text.replace(secret, "***")
         raise ProfileError(f"{where}: {_UNREADABLE}: {text or type(error).__name__}") from None
@@ -214,17 +219,7 @@ def _connect(url: str, password: str) -> Any:
                 raise ProfileError(f"--database: {text}: there is no such file{similar_file(Path(text))}")
             return _duckdb(path, read_only=True, **options)
         case "spark":
-            from pyspark.sql import SparkSession
-
-            settings = spark_settings(parts.netloc, options)
-            try:
-                return ibis.pyspark.connect(SparkSession.builder.config(map=settings).getOrCreate())
-            except Exception as error:
-                if "stopped SparkContext" not in str(error):  # as Spark stops it where no master answers
-                    raise
-                master = settings.get("spark.master", "the configured one")
-                detail = f"the master {master} took no application: Spark's own messages say why"
-                raise ProfileError(f"--database: {detail}") from None
+            return connect_spark(parts.netloc, options)
         case "":
             raise UsageError(f"--database: expected {_EXAMPLES}")
         case scheme:
@@ -232,21 +227,6 @@ def _connect(url: str, password: str) -> Any:
             if scheme not in engines:
                 raise UsageError(f"--database: Ibis has no engine {preview(scheme)}; {suggestion(scheme, engines)}")
             return ibis.connect(url, **({"password": password} if password else {}))
-
-
-def spark_settings(host: str, options: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of a Spark session.
-
-    Parameters
-    ----------
-    host
-        Host and port of a standalone master; empty where ``options``, ``spark-defaults.conf`` or Spark's default names
-        the master.
-    options
-        Other settings, which come first.
-    """
-    master = {"spark.master": f"spark://{host}"} if host else {}
-    return {"spark.ui.showConsoleProgress": "false", **master, **options}
 
 
 def _duckdb(path: Path | None = None, **options: Any) -> Any:
