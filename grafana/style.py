@@ -221,10 +221,9 @@ def _line(colour: str, dash: list[int] | None = None) -> list[DynamicConfigValue
     ]
 
 
-_DARKER_AND_THIN = [setting("color", {"mode": "shades", "fixedColor": DARKER}), setting("custom.lineWidth", 1)]
 ROLES: dict[str, list[DynamicConfigValue]] = {
-    "older": _DARKER_AND_THIN,
-    "bound": _DARKER_AND_THIN,
+    "older": [setting("color", {"mode": "shades", "fixedColor": DARKER}), setting("custom.lineWidth", 1)],
+    "bound": _line(NEUTRAL),
     "threshold": _line(CRITICAL, dash=[8, 6]),
     "past": _line(GREY, dash=[3, 4]),
     "reference": _line(GREY),
