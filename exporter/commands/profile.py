@@ -25,7 +25,7 @@ from exporter.profiles.describe_season import season_line
 from exporter.profiles.describe_weights import weights_line
 from exporter.profiles.options import Options
 from exporter.profiles.profile import CategoricalFeature, Profile
-from exporter.profiles.profile_file import load, save
+from exporter.profiles.profile_file import check_writable, load, save
 from exporter.profiles.readers.base import Batch, Source
 from exporter.profiles.readers.compression import without_gz
 from exporter.profiles.readers.files import FileSource
@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
             print(line)
         return 0
     made = _profile_table(options) if options.table is not None or options.engine else _profile_rows(options)
-    profile, output = made.profile, options.output or made.output
+    profile, output = made.profile, made.output
     _print_features(profile, made.remarks)
     _print_summary(profile, made.options)
     if (
@@ -131,7 +131,7 @@ def _flag(name: str) -> str:
 
 
 class _Made(NamedTuple):
-    """A profile, with where it is written by default and what is said of it."""
+    """A profile, with where it is written and what is said of it."""
 
     profile: Profile
     output: Path
@@ -148,12 +148,13 @@ def _profile_rows(options: argparse.Namespace) -> _Made:
     if options.from_store:
         source, expected = _stored_predictions(options)
         build_options = build_options._replace(expected=expected)
-        output = Path(f"{source.name}.json")
+        default = Path(f"{source.name}.json")
     else:
         source = FileSource(
             options.training_file, build_options.known_types(), delimiter=options.delimiter, decimal=options.decimal
         )
-        output = without_gz(options.training_file).with_suffix(".json")
+        default = without_gz(options.training_file).with_suffix(".json")
+    output = _output(options, default)
     with Progress(log=True) as progress:
         profile = build(source, build_options, progress)
     sample = next(source.batches(), Batch({}, 0, 1.0)).columns
@@ -175,16 +176,23 @@ def _profile_table(options: argparse.Namespace) -> _Made:
         if not options.database:
             raise UsageError(f"--table={options.table}: set --database, or {DATABASE}, to the URL of its database")
         table = open_table(options.database, options.table, options.database_password_file)
-        output = Path(f"{table.name}.json")
+        default = Path(f"{table.name.replace('/', '_')}.json")
     else:
         table = open_file(options.training_file, options.delimiter, options.decimal, build_options.known_types())
-        output = without_gz(options.training_file).with_suffix(".json")
+        default = without_gz(options.training_file).with_suffix(".json")
     with table, Progress(log=True) as progress:
+        output = _output(options, default)
         profile, skipped, sample = build_table(table, build_options, progress)
     found = [*(f"{truncate(name, 40)}: {text}" for name, text in skipped.items())]
     is_csv = options.table is None and without_gz(options.training_file).suffix.lower() == ".csv"
     found += warnings(profile, sample, _columns(build_options, is_csv), build_options.bins)
     return _Made(profile, output, table.where, build_options, found)
+
+
+def _output(options: argparse.Namespace, default: Path) -> Path:
+    output: Path = options.output or default
+    check_writable(output)
+    return output
 
 
 def _columns(options: Options, cells_are_texts: bool) -> Columns:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -29,7 +31,7 @@ def save(profile: Profile, path: Path) -> None:
     Raises
     ------
     ProfileError
-        When it would be larger than those that can be read.
+        When it would be larger than those that can be read, or cannot be written.
     """
     profile = msgspec.structs.replace(
         profile,
@@ -40,10 +42,26 @@ def save(profile: Profile, path: Path) -> None:
     data = msgspec.json.format(msgspec.json.encode(profile, order="deterministic"), indent=1) + b"\n"
     if len(data) > MAX_MIB * 2**20:
         raise ProfileError(f"{path}: would be larger than {MAX_MIB} MiB: profile fewer columns, bins or categories")
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(data)
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise ProfileError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def check_writable(path: Path) -> None:
+    """Raise ProfileError when no profile can be written there: before the work rather than after it."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.is_dir():
+        raise ProfileError(f"{path}: cannot be written: it is a folder")
+    if not folder.is_dir():
+        raise ProfileError(f"{path}: cannot be written: {folder} is not a folder")
+    if not os.access(folder, os.W_OK):
+        raise ProfileError(f"{path}: cannot be written: {folder} is read-only")
 
 
 def load(path: Path) -> Profile:

@@ -147,6 +147,19 @@ def test_invalid_usage_is_explained(tmp_path, monkeypatch, capsys, options, stat
     assert [path.name for path in tmp_path.iterdir()] == ["exporter.yml"]
 
 
+@pytest.mark.parametrize(
+    ("output", "reason"),
+    [("folder", "it is a folder"), ("a.csv/p.json", "/FOLDER/a.csv is not a folder"), ("/proc/p.json", "No such file")],
+)
+def test_a_profile_that_cannot_be_written_is_an_error(tmp_path, capsys, output, reason):
+    """The message says why, and nothing is left behind."""
+    (tmp_path / "a.csv").write_text("a\n1\n2\n")
+    (tmp_path / "folder").mkdir()
+    assert main(["profile", str(tmp_path / "a.csv"), f"--output={tmp_path / output}"]) == 1
+    assert f"{output}: cannot be written: {reason}" in capsys.readouterr().err.replace(str(tmp_path), "/FOLDER")
+    assert {path.name for path in tmp_path.iterdir()} == {"a.csv", "folder"}
+
+
 def test_a_version_without_stored_predictions_is_an_error(shop, capsys):
     """A version without stored predictions cannot be profiled."""
     options = [f"--config.file={shop.folder / 'exporter.yml'}", "--from-store", "--model=shop", "--version=none"]
