@@ -45,8 +45,12 @@ class ArchiveFiles:
         if location.startswith("gs://") and "retry_limit_seconds=" not in self._query:
             location += f"{'&' if self._query else '?'}retry_limit_seconds={RETRY_SECONDS}"  # instead of 15 minutes
         system, root = FileSystem.from_uri(location)
-        # Of S3, that of a URL tries 31 times to get an answer, and a copy, as others that Python makes, 3 times.
-        return copy.copy(system) if system.type_name == "s3" else system, root.rstrip("/")
+        if system.type_name == "s3":
+            # That of a URL tries a request 31 times; a copy, as others that Python makes, 3 times. A copy that lacks
+            # an option of the URL, such as tls_verify_certificates, is not equal.
+            copied = copy.copy(system)
+            system = copied if copied == system else system
+        return system, root.rstrip("/")
 
     @contextmanager
     def explained(self, what: str) -> Iterator[None]:

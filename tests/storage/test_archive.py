@@ -22,6 +22,8 @@ import pytest
 import sqlalchemy as sa
 import yaml
 from pyarrow import parquet
+from support.certificates import certificate
+from support.fake_exporter import Exporter
 from support.postgres import Postgres
 
 from exporter.commands import redact
@@ -549,6 +551,20 @@ def test_an_object_store_that_does_not_answer_is_asked_three_times(monkeypatch: 
     assert len(asked) == 3
     reply = store_problem(raised.value)
     assert (reply.status, dict(reply.headers)) == (503, {})  # a client that tries again waits as long each time
+
+
+def test_options_of_an_object_store_are_kept(
+    tmp_path: Path, exporter: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fewer tries do not cost the option that a private certificate needs."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    certificate(tmp_path, "private")
+    exporter.serve_tls(tmp_path / "private.crt", tmp_path / "private.key")
+    address = exporter.url.removeprefix("https://")
+    place = archive.Archive(f"s3://bucket/folder?region=x&endpoint_override={address}&tls_verify_certificates=false")
+    with pytest.raises(StoreError, match="HTTP status 501"):  # what answers is no object store
+        place.count(archive.ArchiveFilter("m", None, 0.0, 1))
 
 
 if __name__ == "__main__":
