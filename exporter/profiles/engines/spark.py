@@ -57,7 +57,8 @@ def spark_settings(host: str, options: Mapping[str, str]) -> dict[str, str]:
 
 def spark_error(text: str) -> str | None:
     """Return what an error means that follows from `_watch`; None for another error."""
-    return "Spark has lost all executors" if "SparkContext was shut down" in text else None
+    stopped = "SparkContext was shut down", "stopped SparkContext"
+    return "Spark has lost all executors" if any(words in text for words in stopped) else None
 
 
 def _watch(context: Any) -> None:
@@ -76,6 +77,6 @@ def _watch(context: Any) -> None:
         if executors or not known or not context.statusTracker().getActiveJobsIds():
             seen = time.monotonic()
         elif time.monotonic() - seen > patience:
-            context.stop()
+            spark.stop()  # not the session of Python, which another thread is using
             return
         time.sleep(1)
