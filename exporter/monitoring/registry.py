@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
 import msgspec
@@ -15,6 +15,7 @@ from exporter.events import NO_VERSION
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.outcome import Scorer
+from exporter.monitoring.shared_time import GAP_SECONDS
 
 OTHER_VERSION = "other"
 IDLE_SECONDS = 86400.0
@@ -141,6 +142,16 @@ def version_sort_key(version: str) -> list[tuple[int, int | str]]:
     ['9', '10', 'v2']
     """
     return [(0, int(part)) if part.isdecimal() else (1, part) for part in re.findall(r"\d+|\D+", version)]
+
+
+def serving(monitors: Iterable[ModelMonitor]) -> list[ModelMonitor]:
+    """Return the monitors used within `GAP_SECONDS` before the last use of any of them, in their order.
+
+    Of versions that serve at the same time, the one used last is another one at each look.
+    """
+    found = list(monitors)
+    last = max((monitor.last_used for monitor in found), default=0.0)
+    return [monitor for monitor in found if monitor.last_used >= last - GAP_SECONDS]
 
 
 def _hash(binner: Binner | None) -> str | None:

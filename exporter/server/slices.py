@@ -12,7 +12,7 @@ from exporter.config import StoreConfig
 from exporter.errors import SlicesError, StoreError
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import Scorer
-from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.registry import MonitorRegistry, serving
 from exporter.slices.archived import ArchivedPredictions
 from exporter.slices.explain import Explanation, SliceQuery, explain
 from exporter.slices.recorder import BinRecorder
@@ -89,7 +89,7 @@ class Slices:
         return slices
 
     def release_details(self, model: str) -> ReleaseDetails:
-        """Return what counts the examples of a model's release by slice, in the bins of the version used last."""
+        """Return what counts the examples of a model's release by slice, in the bins of the version that serves."""
         monitors = self._monitors()
         binner = self.binner(model, None)
         config = monitors.models.get(model)
@@ -97,9 +97,9 @@ class Slices:
         return ReleaseDetails(binner, scorer)
 
     def binner(self, model: str, version: str | None) -> Binner | None:
-        """Return the binner of a version, or of the version that was used last."""
+        """Return the binner of a version, or of the version that appeared last among those that serve."""
         monitors = self._monitors()
         if version is None:
-            used = sorted(monitors.of_model(model).values(), key=lambda monitor: -monitor.last_used)
-            version = used[0].version if used else ""
+            found = serving(monitors.of_model(model).values())
+            version = found[-1].version if found else ""
         return monitors.binner(model, version) or (None if version else monitors.nearest_binner(model))

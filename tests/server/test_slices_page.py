@@ -220,6 +220,11 @@ def test_versions_with_other_bins_are_named_and_can_be_chosen(shops: Served) -> 
     assert answer["remarks"] == [
         'Without predictions of version "1", whose profile has other bins: choose a version to see them.'
     ]
+    assert (
+        shops.post("/v1/predictions", {**events()[0], "id": "late", "model": "retrained", "version": "1"}).status == 202
+    )
+    shops.samples()  # by then it is counted
+    assert shops.get(asked).json["remarks"] == answer["remarks"], "versions that serve at the same time took turns"
     page = Page(shops.get("/slices?model=retrained"))
     assert "Without predictions of version" in page.text
     (link,) = [

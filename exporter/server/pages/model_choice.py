@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.registry import serving
 from exporter.validation import preview, suggestion
 
 
@@ -34,7 +35,9 @@ class Choice(NamedTuple):
 def choose(
     configured: Sequence[str], monitors: Iterable[ModelMonitor], model: str | None, version: str | None
 ) -> Choice:
-    """Return the chosen model and version; by default the one with a profile that was used last.
+    """Return the chosen model and version; by default one that serves and has a profile.
+
+    That is the first such model of the configuration, and its version that appeared last.
 
     Raises
     ------
@@ -58,7 +61,8 @@ def choose(
         found = [monitor for monitor in found if monitor.version == version]
     if not found:
         return Choice(model or configured[0], versions if model else [], None)
-    monitor = max(found, key=lambda monitor: (monitor.binner is not None, monitor.last_used))
+    found = serving(monitor for monitor in found if monitor.binner is not None) or serving(found)
+    monitor = [one for one in found if one.config.name == found[0].config.name][-1]
     siblings = [other.version for other in monitors if other.config.name == monitor.config.name]
     return Choice(monitor.config.name, sorted(siblings), monitor)
 
