@@ -513,6 +513,10 @@ def test_metrics_have_two_formats_and_can_be_compressed_and_filtered(shared: Ser
     openmetrics = shared.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert openmetrics.text.endswith("# EOF\n")
     assert "# TYPE model_attempts counter" in openmetrics.text
+    assert openmetrics.headers["Content-Type"].endswith("; escaping=underscores")
+    of_prometheus_3 = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;q=0.3"
+    answer = shared.get("/metrics", Accept=of_prometheus_3)
+    assert answer.headers["Content-Type"].endswith("; escaping=allow-utf-8")
     for accept in ("application/openmetrics-text; version=next", "application/openmetrics-text;q=0.1, text/plain"):
         answer = shared.get("/metrics?name[]=model_info", Accept=accept)
         assert (answer.status, answer.headers["Content-Type"][:25]) == (200, "text/plain; version=0.0.4")
