@@ -55,9 +55,12 @@ def save(profile: Profile, path: Path) -> None:
 
 def check_writable(path: Path) -> None:
     """Raise ProfileError when no profile can be written there: before the work rather than after it."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if path.is_dir():
-        raise ProfileError(f"{path}: cannot be written: it is a folder")
+    try:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir():
+            raise ProfileError(f"{path}: cannot be written: it is a folder")
+    except OSError as error:  # such as a name that is too long, or a folder that may not be entered
+        raise ProfileError(f"{path}: cannot be written: {error.strerror}") from None
     if not folder.is_dir():
         raise ProfileError(f"{path}: cannot be written: {folder} is not a folder")
     if not os.access(folder, os.W_OK):

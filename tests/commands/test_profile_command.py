@@ -149,7 +149,12 @@ def test_invalid_usage_is_explained(tmp_path, monkeypatch, capsys, options, stat
 
 @pytest.mark.parametrize(
     ("output", "reason"),
-    [("folder", "it is a folder"), ("a.csv/p.json", "/FOLDER/a.csv is not a folder"), ("/proc/p.json", "No such file")],
+    [
+        ("folder", "it is a folder"),
+        ("a.csv/p.json", "/FOLDER/a.csv is not a folder"),
+        ("/proc/p.json", "No such file"),
+        (f"{'n' * 300}/p.json", "File name too long"),
+    ],
 )
 def test_a_profile_that_cannot_be_written_is_an_error(tmp_path, capsys, output, reason):
     """The message says why, and nothing is left behind."""
