@@ -589,8 +589,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with recorded.prometheus(folder, rules=True) as url:
         for layer, severity in (("system", "critical"), ("data", "warning"), ("business", "critical")):
             firing = f'ALERTS{{alertstate="firing",layer="{layer}",model="credit",severity="{severity}"}}'
-            eventually(lambda firing=firing: answer(url, firing, instant=True), 60, 0.3)
-        eventually(lambda: answer(url, 'ALERTS{alertname="Watchdog"}', instant=True), 60, 0.3)
+            eventually(lambda firing=firing: answer(url, firing, instant=True), 180, 0.3)
+        eventually(lambda: answer(url, 'ALERTS{alertname="Watchdog"}', instant=True), 180, 0.3)
         NOW.append(time.time())
         yield url
         NOW.clear()

@@ -64,7 +64,7 @@ def test_an_incident_is_two_messages(tmp_path: Path) -> None:
     with alertmanager(tmp_path) as server:
         received = server.received
         replay(server)
-        eventually(lambda: len(received.mailed(TEAM)) == len(received.at("/slack")) == 2, 30)
+        eventually(lambda: len(received.mailed(TEAM)) == len(received.at("/slack")) == 2)
         first, over = received.mailed(TEAM)
         assert first["Subject"] == "[critical] digits, 6 alerts: ModelCorrectionRatioHigh of digits"
         assert lines(first) == [

@@ -191,7 +191,7 @@ def test_annotations_are_rendered(tmp_path: Path) -> None:
     url = f"http://127.0.0.1:{(port := free_port())}"
     command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}", f"--web.listen-address=127.0.0.1:{port}"]
     with running(tmp_path, "prometheus", [*command, f"--storage.tsdb.path={tmp_path / 'tsdb'}"], url):
-        eventually(lambda: len(ask(f"{url}/api/v1/alerts").json["data"]["alerts"]) == len(ALERTS), 20)
+        eventually(lambda: len(ask(f"{url}/api/v1/alerts").json["data"]["alerts"]) == len(ALERTS))
         alerts = ask(f"{url}/api/v1/alerts").json["data"]["alerts"]
     shown = {alert["labels"]["alertname"]: alert["annotations"] for alert in alerts}
     for name, notes in shown.items():

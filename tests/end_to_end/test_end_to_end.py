@@ -140,7 +140,7 @@ def test_an_incident_is_notified_and_resolved(chain: Chain) -> None:
         traffic(chain, dark=False, broken=False)
         return bool(chain.query(f"model_version:requests:rate1m{{{labels}}} > 0"))
 
-    eventually(healthy, 30, 0.1)
+    eventually(healthy, every=0.1)
     assert not chain.firing() & {"ModelErrorRatioHigh", "ModelExporterDown"}
 
     def photo_drifts() -> list[Any]:
@@ -153,8 +153,8 @@ def test_an_incident_is_notified_and_resolved(chain: Chain) -> None:
         traffic(chain, dark=True, broken=True)
         return "ModelErrorRatioHigh" in chain.firing() and bool(photo_drifts())
 
-    eventually(broken_and_dark, 60, 0.1)
-    paged = eventually(lambda: [a for a in chain.paged if a["labels"]["alertname"] == "ModelErrorRatioHigh"], 20)[0]
+    eventually(broken_and_dark, 120, 0.1)
+    paged = eventually(lambda: [a for a in chain.paged if a["labels"]["alertname"] == "ModelErrorRatioHigh"])[0]
     assert paged["status"] == "firing"
     assert paged["labels"]["version"] == "7"
     assert "1" in paged["annotations"]["description"]
@@ -169,7 +169,7 @@ def test_an_incident_is_notified_and_resolved(chain: Chain) -> None:
         traffic(chain, dark=False, broken=False)
         return any(a["status"] == "resolved" and a["labels"]["alertname"] == "ModelErrorRatioHigh" for a in chain.paged)
 
-    eventually(recovered, 100, 0.1)
+    eventually(recovered, 200, 0.1)
 
 
 def test_the_recorded_divergence_is_that_of_the_gauge(chain: Chain) -> None:
@@ -182,7 +182,7 @@ def test_the_recorded_divergence_is_that_of_the_gauge(chain: Chain) -> None:
         gauge = chain.exporter.samples("model_feature_kl_divergence")[series]
         return bool(recorded) and abs(float(recorded[0]["value"][1]) / gauge - 1) < 0.05
 
-    eventually(agree, 30)
+    eventually(agree)
 
 
 def test_every_alert_and_recording_rule_is_loaded_and_healthy(chain: Chain) -> None:
@@ -209,7 +209,7 @@ def test_a_killed_prometheus_comes_back_and_alerts_go_on(chain: Chain) -> None:
     chain.program.start()
     assert chain.query(f'count_over_time(up{{job="model-exporter"}}[10s] @ {moment})')
     eventually(broken, 60, 0.1)
-    eventually(lambda: chain.query("model_version:requests:rate1m"), 30)
+    eventually(lambda: chain.query("model_version:requests:rate1m"))
     assert not [alert for alert in chain.paged[notified:] if alert["labels"]["alertname"] == "ModelExporterDown"]
     assert "resolved" not in {
         alert["status"] for alert in chain.paged[notified:] if alert["labels"]["alertname"] == "ModelErrorRatioHigh"
@@ -219,5 +219,5 @@ def test_a_killed_prometheus_comes_back_and_alerts_go_on(chain: Chain) -> None:
 def test_a_dead_exporter_is_an_alert(chain: Chain) -> None:
     """When the exporter is down, ModelExporterDown fires instead of its other alerts."""
     chain.exporter.stop()
-    eventually(lambda: "ModelExporterDown" in chain.firing(), 30)
-    eventually(lambda: any(a["labels"]["alertname"] == "ModelExporterDown" for a in chain.paged), 20)
+    eventually(lambda: "ModelExporterDown" in chain.firing())
+    eventually(lambda: any(a["labels"]["alertname"] == "ModelExporterDown" for a in chain.paged))

@@ -84,11 +84,11 @@ def test_the_recorded_divergence_is_that_of_the_pooled_data(replicas: tuple[list
         return value is not None and abs(value / expected() - 1) < 0.05
 
     send(servers[0], 10, 40)
-    eventually(recorded, 30)
+    eventually(recorded)
     for server, count, mean in zip(servers, (1500, 300, 60), (40, 60, 75), strict=True):
         send(server, count, mean)  # the counters of the last two begin with this: a first value is not lost
     send(servers[2], 2000, 30, version="4")  # a replica that is a version ahead
-    eventually(agrees, 30)
+    eventually(agrees)
     alone = servers[2].samples("model_feature_kl_divergence")[f'model_feature_kl_divergence{{{FEATURE},window="1h"}}']
     assert abs(alone / expected() - 1) > 0.2  # each replica by itself tells another story
     assert recorded("kl_divergence_noise_ratio") == pytest.approx(RATIOS[-1])
@@ -97,7 +97,7 @@ def test_the_recorded_divergence_is_that_of_the_pooled_data(replicas: tuple[list
     servers[0].stop()
     servers[0].start()
     send(servers[0], 800, 25)
-    eventually(agrees, 30)
+    eventually(agrees)
 
 
 def test_a_second_exporter_with_the_same_name_has_a_warning(postgres: Postgres, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_the_most_informative_order_has_each_correction_once(unchanged: Served) 
 
     assert {one["inputs"]["age"] for one in ranked()} == set(range(5))
     newest = [one["id"] for one in unchanged.get("/v1/corrections").json["corrections"]]
-    eventually(lambda: [one["id"] for one in ranked()] != newest, 20)
+    eventually(lambda: [one["id"] for one in ranked()] != newest)
     assert sorted(one["id"] for one in ranked()) == sorted(newest)
     assert {one["alike"] for one in ranked()} == {0}
     assert unchanged.get(f"/v1/corrections?alike={newest[0]}").json["corrections"] == []

@@ -270,7 +270,7 @@ def test_beyond_its_size_the_store_refuses_feedback_and_keeps_what_it_has(tmp_pa
             samples = served.samples("model_exporter_store_bytes")
             return tuple(samples[f'model_exporter_store_bytes{{part="{part}"}}'] for part in ("kept", "predictions"))
 
-        eventually(lambda: bytes_by_part()[0] > 4e6 and sum(bytes_by_part()) <= 6e6, 30)
+        eventually(lambda: bytes_by_part()[0] > 4e6 and sum(bytes_by_part()) <= 6e6)
         assert served.samples("model_exporter_store_max_bytes") == {"model_exporter_store_max_bytes": 6e6}
         predict(served, "late")
         log = served.log.read_text()

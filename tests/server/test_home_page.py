@@ -494,11 +494,11 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         for model in ("credit", "plain", "slow"):
             for version in ("3", "4"):
                 assert served.post("/v1/predictions", {"model": model, "version": version}).status == 202
-        page = eventually(lambda: when(served, "1 alert firing, 2 pending"), 20)
+        page = eventually(lambda: when(served, "1 alert firing, 2 pending"))
         assert "Prometheus does not scrape this exporter." in page
         assert "<span>not known</span>" in page
         ask(f"{url}/-/reload", b"")
-        page = eventually(lambda: when(served, "Prometheus does not", without=True), 20)
+        page = eventually(lambda: when(served, "Prometheus does not", without=True))
         text = page.replace("\N{NO-BREAK SPACE}", " ")
         assert "credit: 4.2 % errors" in text
         assert re.findall(r'<a href="(.*?)">(\w+ budget of 30 days .*?)</a>', text) == [
@@ -518,26 +518,26 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         burning = burning.replace("layer: business", "layer: business\n      model: credit")
         (tmp_path / "rules.yml").write_text(burning)
         ask(f"{url}/-/reload", b"")
-        page = eventually(lambda: when(served, "error budget used up too fast"), 20)
+        page = eventually(lambda: when(served, "error budget used up too fast"))
         assert "error budget of 30 days" not in page, "a budget that does not have the failures of its alert yet"
         assert "latency budget of 30 days" in page
         (tmp_path / "rules.yml").write_text(yaml.safe_dump(RULES).replace("vector(1) > 2", "up / on() {job!=''}"))
         ask(f"{url}/-/reload", b"")
-        page = eventually(lambda: when(served, "Prometheus cannot evaluate all rules."), 20)
+        page = eventually(lambda: when(served, "Prometheus cannot evaluate all rules."))
         assert "The evaluation of Never fails: " in page
         (tmp_path / "rules.yml").write_text(yaml.safe_dump(RULES).replace("layer: data", "layer: none"))
         ask(f"{url}/-/reload", b"")
-        page = eventually(lambda: when(served, "Prometheus does not evaluate all alerts of this project."), 20)
+        page = eventually(lambda: when(served, "Prometheus does not evaluate all alerts of this project."))
         assert "It has no alert of these layers: data. Load all files" in page
         program.kill()
-        page = eventually(lambda: when(served, "Prometheus does not respond."), 20)
+        page = eventually(lambda: when(served, "Prometheus does not respond."))
         assert "cannot be reached (Connection refused)" in page
         assert "What is shown is from its last response" in page
         assert "1 alert firing, 2 pending" in page
         (tmp_path / "rules.yml").write_text("groups: []\n")
         shutil.rmtree(tmp_path / "data")
         program.start()
-        page = eventually(lambda: when(served, "Prometheus does not evaluate the alerts of this project"), 20)
+        page = eventually(lambda: when(served, "Prometheus does not evaluate the alerts of this project"))
         assert "No alert is firing" not in page
 
 

@@ -164,7 +164,7 @@ def test_a_model_without_a_profile_is_measured(labelled: Served) -> None:
         == 201
     )
     sentence = "The mean absolute error of the 3 labelled predictions of the last 7d is 0.5."
-    eventually(lambda: sentence in words(quality(labelled, model="free")), 30)
+    eventually(lambda: sentence in words(quality(labelled, model="free")))
     page = quality(labelled, model="free")
     assert page.source.count("<rect") == 0
     assert "Create one from rows" in page.text
@@ -192,7 +192,7 @@ def test_a_calibration_error_that_chance_explains_is_not_shown(labelled: Served)
     assert labelled.post("/v1/predictions", events).status == 202
     labels = [{"prediction_id": f"g-{index}", "label": "yes" if index < 6 else "no"} for index in range(8)]
     assert labelled.post("/v1/labels", labels).status == 201
-    found = eventually(lambda: re.search(r" 8 0 (\S+) by chance (\S+) %", words(quality(labelled, model="few"))), 30)
+    found = eventually(lambda: re.search(r" 8 0 (\S+) by chance (\S+) %", words(quality(labelled, model="few"))))
     assert (found[1], float(found[2])) == ("–", pytest.approx(13, abs=1))
     assert re.search(r"900 100 [\d.]+ % by chance [\d.]+ %", words(quality(labelled, model="loans")))
 
@@ -208,7 +208,7 @@ def test_what_users_sent_is_text(labelled: Served) -> None:
     labels = [{"prediction_id": f"s-{index}", "label": f"<u>{index % 50}"} for index in range(60)]
     assert labelled.post("/v1/labels", labels).status == 201
     page = quality(labelled, model=STRANGE, version=version)
-    eventually(lambda: "Predicted and actual classes" in quality(labelled, model=STRANGE).text, 30)
+    eventually(lambda: "Predicted and actual classes" in quality(labelled, model=STRANGE).text)
     page = quality(labelled, model=STRANGE, version=version)
     assert page.status == 200
     assert not re.search("<(i|u|b)>", page.source)
@@ -227,7 +227,7 @@ def test_labels_that_wait_and_what_a_restart_begins_anew(tmp_path: Path) -> None
         assert waits in words(quality(server, model="loans"))  # of which no version is known
         event = {"model": "loans", "version": "3", "prediction": "yes"}
         assert server.post("/v1/predictions", [event | {"id": "w-0"}]).status == 202
-        eventually(lambda: "1 label of any model waits for" in words(quality(server, model="loans")), 30)
+        eventually(lambda: "1 label of any model waits for" in words(quality(server, model="loans")))
         text = words(quality(server, model="loans"))
         assert "100 % of the 1 labelled prediction" in text and "Predicted and actual classes" in text
         server.stop()
@@ -236,7 +236,7 @@ def test_labels_that_wait_and_what_a_restart_begins_anew(tmp_path: Path) -> None
         assert "100 % of the 1 labelled prediction" in text and "Predicted and actual classes" not in text
         assert "No label has arrived since the exporter started: the delay of labels, segments and classes are" in text
         assert server.post("/v1/predictions", [event | {"id": "w-1"}]).status == 202
-        eventually(lambda: "Predicted and actual classes" in words(quality(server, model="loans")), 30)
+        eventually(lambda: "Predicted and actual classes" in words(quality(server, model="loans")))
         assert "for a prediction that has not arrived" not in words(quality(server, model="loans"))
     finally:
         server.stop()

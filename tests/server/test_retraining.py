@@ -402,7 +402,7 @@ def test_a_request_by_hand_reaches_the_trainer(tmp_path: Path) -> None:
         assert served.post("/v1/retrain-requests", {"model": "cerdit"}).status == 400
         undelivered = "model_exporter_retrain_request_undelivered_seconds"
         assert list(served.samples(undelivered)) == [f'{undelivered}{{model="credit"}}']
-        eventually(lambda: served.get("/v1/retrain-requests").json["requests"][0]["status"] == "delivered", 40)
+        eventually(lambda: served.get("/v1/retrain-requests").json["requests"][0]["status"] == "delivered")
         assert not served.samples(undelivered)
         received = trainer.requests[-1]
         headers = {name.lower(): value for name, value in received["headers"].items()}
@@ -430,7 +430,7 @@ def test_a_request_names_the_slices_of_the_corrections(tmp_path: Path) -> None:
         correct(served, [event for event in sent if is_planted(event)], users=6)
         found = eventually(lambda: served.get("/v1/slices?model=flights").json["slices"])
         assert served.post("/v1/retrain-requests", {"model": "flights"}).status == 201
-        (message,) = eventually(lambda: trainer.requests, 20)[0]["events"]
+        (message,) = eventually(lambda: trainer.requests)[0]["events"]
         (one,) = message["data"]["slices"]
         assert one == found[0]
         assert one["sentence"].startswith("100 % of the corrections are where carrier is MQ and dest is ATL")

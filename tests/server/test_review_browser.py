@@ -188,7 +188,7 @@ def test_a_page_in_use_keeps_its_cards(team: Served, visit: Open) -> None:
     page.wait_for_timeout(300)  # what the closed page gives back arrives late
     assert shown(page) == mine
     assert not set(mine) & set(assigned(team, "cleo", "limit=60"))
-    eventually(lambda: set(mine) <= set(assigned(team, "ben", "limit=60")), 25)
+    eventually(lambda: set(mine) <= set(assigned(team, "ben", "limit=60")))
     page.keyboard.press("j")
     expect(page.locator("#announcement")).to_contain_text("with other reviewers now")
     assert not set(mine) & set(shown(page))
@@ -313,7 +313,7 @@ def test_one_card_stands_for_those_like_it(mistaken: Served, visit: Open) -> Non
     photos = np.random.default_rng(3).integers(0, 17, (30, 8, 8)).tolist()
     others = [mistake(f"o-{number}", inputs={"photo": photo}) for number, photo in enumerate(photos)]
     correct(mistaken, [*others, *(mistake(f"m-{number}", inputs={"photo": photos[0][::-1]}) for number in range(4))])
-    eventually(lambda: any(one.get("alike") for one in queue(mistaken, "status=pending&order=informative")), 20)
+    eventually(lambda: any(one.get("alike") for one in queue(mistaken, "status=pending&order=informative")))
     page = visit("/review?order=informative&target=12")
     link = page.get_by_role("link", name="3 more like it")
     leader = link.locator("xpath=ancestor::article")

@@ -360,7 +360,7 @@ def test_mutual_tls_and_a_password_are_required(folder: Path, secured: Served) -
             return None
 
     alice = basic("alice", PASSWORD)
-    eventually(lambda: status("client", alice), 15)
+    eventually(lambda: status("client", alice))
     assert status("client", alice) == 200
     assert status("client", alice, ssl.TLSVersion.TLSv1_2) == 200
     assert status("client", basic("alice", "wrong")) == 401

@@ -35,7 +35,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def eventually(check: Callable[[], Any], seconds: float = 30.0, every: float = 0.05) -> Any:
+def eventually(check: Callable[[], Any], seconds: float = 60.0, every: float = 0.05) -> Any:
     """The first truthy answer of ``check``; fails the test when none came in time."""
     deadline = time.monotonic() + seconds
     while not (answer := check()):
