@@ -28,6 +28,8 @@ def unpack(data: bytes, kind: type[_T], max_bytes: int) -> _T:
         content = decompressor.decompress(data, max_bytes + 1)
         if len(content) > max_bytes:
             raise ValueError(f"it has more than {max_bytes:,} bytes uncompressed")
+        if not decompressor.eof:
+            raise ValueError("its end is missing")
         return msgspec.msgpack.decode(content, type=kind)
     except zlib.error:
         raise ValueError("its compression is damaged") from None

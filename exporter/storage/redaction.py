@@ -85,11 +85,17 @@ def _alone(connection: sa.Connection, url: str) -> Iterator[None]:
         if is_shared(connection):
             is_free = connection.execute(sa.select(sa.func.pg_try_advisory_lock(_REDACT_LOCK))).scalar()
         else:  # SQLite locks the file itself, see `exporter.storage.database_file`
-            descriptor = os.open(Path(connection.engine.url.database or "").parent, os.O_RDONLY | os.O_CLOEXEC)
+            folder = Path(connection.engine.url.database or "").parent
+            try:
+                descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+            except OSError as error:
+                raise StoreError(f"store.url: {url}: {folder}: {error.strerror}") from None
             stack.callback(os.close, descriptor)
             is_free = try_lock(descriptor)
         if not is_free:
-            raise StoreError(f"store.url: {url}: another redact command is running: wait until it ends")
+            raise StoreError(
+                f"store.url: {url}: another redact command is running on it, or in its folder: wait until it ends"
+            )
         yield
 
 

@@ -361,4 +361,4 @@ def test_other_windows_of_the_quality_start_empty() -> None:
     assert after.read_quality(NOW) == {}
     assert after.read(NOW)["1h"].observations[0] == 1
     bare = monitor_of(None, quality_windows=("14d",))
-    assert restore_version(bare, decode(encode(monitor_of(None), NOW, UNIX)), NOW, UNIX) is None
+    assert restore_version(bare, decode(encode(monitor_of(None), NOW, UNIX), bare), NOW, UNIX) is None
