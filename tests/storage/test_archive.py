@@ -542,7 +542,7 @@ def test_an_object_store_that_does_not_answer_is_asked_three_times(monkeypatch: 
                     server.accept()[0].close()
                     asked.append(True)
 
-        thread = threading.Thread(target=hang_up)
+        thread = threading.Thread(target=hang_up, daemon=True)
         thread.start()
         with pytest.raises(StoreError, match="NETWORK_CONNECTION") as raised:
             archive.Archive(f"s3://bucket/folder?{query}").count(archive.ArchiveFilter("m", None, 0.0, 1))
