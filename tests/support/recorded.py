@@ -165,9 +165,10 @@ def families(exposition: str) -> dict[str, tuple[list[str], list[str]]]:
 def openmetrics(scrapes: list[str], times: list[int]) -> str:
     """One document of many expositions, each with its time; with what Prometheus adds to each."""
     merged: dict[str, tuple[list[str], list[str]]] = {}
-    others = compared() + sliced() + batch()
+    others = families(OF_A_SCRAPE + compared() + sliced() + batch())
     for scrape, at in zip(scrapes, times, strict=True):
-        for name, (comments, samples) in families(OF_A_SCRAPE + others + scrape).items():
+        # Where recording takes more than a minute, the exporter compares versions and searches for slices, too.
+        for name, (comments, samples) in (families(scrape) | others).items():
             _, all_samples = merged.setdefault(name, (comments, []))
             all_samples += [f"{sample} {at}" for sample in samples]
     lines = [line for comments, samples in merged.values() for line in (*comments, *samples)]
