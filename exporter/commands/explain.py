@@ -18,6 +18,11 @@ from exporter.validation import parse_duration
 
 TIMEOUT = 120.0
 """Seconds to wait for a response: searches of other clients may come first."""
+_LOOKED_AT = {
+    "corrections": "confident predictions",
+    "disagreement": "predictions with an answer in shadow mode",
+    "errors": "predictions with a label",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,9 +69,10 @@ def table(document: dict[str, Any]) -> str:
     what = document["of"].replace("_", " ")
     version = f", version {document['version']}" if document["version"] else ""
     head = f"{document['model']}{version}: {what} from {document['since']} to {document['until']}"
-    looked = f"{document['total']:,.6g} of {document['predictions']:,} predictions"
+    looked_at = _LOOKED_AT.get(document["of"], "predictions")
+    looked = f"{document['total']:,.6g} of {document['predictions']:,} {looked_at}"
     if document["of"] in {"errors", "estimated_loss"} and document["total"] % 1:
-        looked = f"a loss of {document['total']:,.6g} in {document['predictions']:,} predictions"
+        looked = f"a loss of {document['total']:,.6g} in {document['predictions']:,} {looked_at}"
     lines = [head, looked, *document["remarks"]]
     if document["truncated"]:
         lines.append("Older predictions were left out: the search is limited in memory.")
@@ -74,7 +80,7 @@ def table(document: dict[str, Any]) -> str:
         return "\n".join(
             [*lines, "", f"No combination of at most two bins holds significantly more {what} than its share."]
         )
-    rows = [("slice", "share", "traffic", "ratio", "size", "q-value")]
+    rows = [("slice", "share", document["compared_with"], "ratio", "size", "q-value")]
     rows += [
         (
             " and ".join(f"{feature} {name}" for feature, name in one["where"].items()),

@@ -102,8 +102,9 @@ def run(options: argparse.Namespace) -> int:
     if made.warnings and options.strict:
         number = "a warning" if len(made.warnings) == 1 else f"{len(made.warnings)} warnings"
         raise ProfileError(f"{made.where}: {number} with --strict: {output} was not written")
+    replaced = ", which replaces the file that was there" if output.is_file() else ""
     save(profile, output)
-    print(f"{profile.rows} rows profiled into {output}")
+    print(f"{profile.rows} rows profiled into {output}{replaced}")
     return 0
 
 

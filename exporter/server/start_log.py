@@ -70,9 +70,11 @@ def log_access(web: WebConfig, host: str) -> None:
 
 
 def _database(store: StoreConfig, replica: str) -> str:
+    # The query of an archive's URL may hold a key.
+    archived = f" and then archived in {store.archive.partition('?')[0]}" if store.archive else ""
     parts = [
         f"database {shown_url(store.url)}",
-        f"predictions are kept for {store.retention}",
+        f"predictions are kept for {store.retention}{archived}",
         f"inputs {store.inputs}",
     ]
     if store.max_size:

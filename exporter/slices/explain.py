@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import sqlalchemy as sa
@@ -45,6 +45,10 @@ class SliceQuery(NamedTuple):
     of: Of
     since: float
     limit: int = DEFAULT_LIMIT
+
+
+ComparedWith = Literal["before", "traffic", "training"]
+"""Predictions of the time before; all that are looked at; the training data."""
 
 
 class ExplainedSlice(NamedTuple):
@@ -94,6 +98,8 @@ class Explanation(NamedTuple):
         See `Question`.
     remarks
         What a reader should know, in sentences.
+    compared_with
+        What the share of a slice is compared with.
     """
 
     query: SliceQuery
@@ -106,6 +112,7 @@ class Explanation(NamedTuple):
     truncated: bool
     users: tuple[int, float] | None
     remarks: tuple[str, ...]
+    compared_with: ComparedWith
 
 
 def explain(
@@ -220,7 +227,8 @@ def _compared_with_training(binner: Binner, query: SliceQuery, question: Questio
         for one in grown[: query.limit]
     ]
     remarks = ("There are no predictions of the time before: single bins are compared with the training data.",)
-    return _explanation(query, question, now, slices, tests=tests, remarks=remarks)
+    explanation = _explanation(query, question, now, slices, tests=tests, remarks=remarks)
+    return explanation._replace(compared_with="training")
 
 
 def _explanation(
@@ -242,5 +250,6 @@ def _explanation(
         truncated=truncated,
         users=question.users,
         remarks=(*question.population.remarks, *remarks),
+        compared_with="before" if query.of == "drift" else "traffic",
         **rest,
     )

@@ -29,6 +29,7 @@ _NOTHING = {
     "errors": "No prediction of this time with a label was wrong",
     "estimated_loss": "The profile expects no loss of the predictions of this time",
 }
+_COMPARED = {"before": "before", "traffic": "of the traffic", "training": "in the training data"}
 _OUTPUTS = {PREDICTION: "the prediction", CONFIDENCE: "the confidence"}
 
 
@@ -48,6 +49,7 @@ def document(explanation: Explanation, binner: Binner, watched: str | None = Non
         "users": explanation.users[0] if explanation.users else None,
         "largest_user_share": explanation.users[1] if explanation.users else None,
         "remarks": list(explanation.remarks),
+        "compared_with": explanation.compared_with,
         "slices": [
             {
                 "where": where(one.bins, binner),
@@ -82,9 +84,9 @@ def segment_by(one: ExplainedSlice, binner: Binner) -> str | None:
 def sentence(explanation: Explanation, one: ExplainedSlice, binner: Binner) -> str:
     """Return what a slice holds, for people."""
     verb = "is" if explanation.query.of == "estimated_loss" else "are"
-    rest = "before" if explanation.query.of == "drift" else "of the traffic"
     part = f"{_share(one.share)} {_PARTS[explanation.query.of]}"
-    return f"{part} {verb} where {describe(one.bins, binner)}, {_share(one.traffic_share)} {rest}."
+    rest = f"{_share(one.traffic_share)} {_COMPARED[explanation.compared_with]}"
+    return f"{part} {verb} where {describe(one.bins, binner)}, {rest}."
 
 
 def describe(bins: Bins, binner: Binner) -> str:

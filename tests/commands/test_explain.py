@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
 from typing import Any
@@ -37,6 +38,8 @@ def test_the_table_ends_with_sentences(flights: Served) -> None:
     result = explain(flights, "--model=flights", "--since=1h")
     assert result.returncode == 0, result.stderr
     assert "03 MQ" in result.stdout
+    assert " of 2,000 confident predictions" in result.stdout.splitlines()[1]
+    assert "share   traffic" in result.stdout
     assert "100 % of the corrections are where carrier is MQ and dest is ATL" in result.stdout
     assert result.stdout.splitlines()[-1].endswith("segment_by: carrier")
 
@@ -62,3 +65,14 @@ def test_nothing_and_errors_are_said(flights: Served) -> None:
     assert (result.returncode, expected in result.stderr) == (2, True)
     result = explain(flights, "--model=flights", "--version=99")
     assert 'no predictions of version "99" with recorded bins of this time; there are some of "1"' in result.stdout
+
+
+def test_drift_names_what_it_is_compared_with(flights: Served) -> None:
+    """Without predictions of the time before, the column and the sentences name the training data."""
+    planted = [event | {"id": f"2-{event['id']}", "version": "2"} for event in events(2000) if is_planted(event)]
+    assert flights.post("/v1/predictions", planted).status == 202
+    asked = "/v1/slices?model=flights&version=2&of=drift"
+    eventually(lambda: flights.get(asked).json["total"] == len(planted))
+    output = explain(flights, "--model=flights", "--version=2", "--of=drift").stdout
+    assert re.search(r"^slice +share +training +ratio", output, re.M), output
+    assert re.search(r"of the predictions are where carrier is MQ, .* % in the training data\.$", output, re.M), output

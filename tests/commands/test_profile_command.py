@@ -194,6 +194,8 @@ def test_unusual_columns_are_reported(tmp_path, capsys):
         "model-exporter: warning: d: is an identifier, different in every row: set --ignore=d",
         "model-exporter: warning: 100 rows are few for 20 bins: profile at least 200, or set --bins=10",
     ]
+    assert main(["profile", str(tmp_path / "a.jsonl"), "--type=e=numeric"]) == 0
+    assert capsys.readouterr().out.endswith("a.json, which replaces the file that was there\n")
 
 
 def test_surprising_interpretations_of_csv_are_reported(tmp_path, capsys):

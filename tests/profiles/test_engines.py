@@ -263,7 +263,7 @@ def test_many_categories_and_extreme_numbers_are_profiled(odd):
             'wide: has no column "ky"; did you mean "key"?',
         ),
         (["--table=wide", "--time-column=key"], '"key" has the type string, which is not one of times'),
-        (["--table=wide", "--database=duckdb:///missing.db"], "missing.db: there is no such file"),
+        (["--table=wide", "--database=duckdb:///no.db"], f"--database: {Path.cwd() / 'no.db'}: there is no such file"),
         (
             ["--table=t", "--database=bigquery://project/a"],
             "bigquery://project/a: cannot be read: Failed to import the bigquery backend",

@@ -27,7 +27,7 @@ def lines(server: Served) -> list[tuple[str, str]]:
 
 def test_a_start_says_what_runs(tmp_path: Path) -> None:
     """Version, configuration, a new database, each model with its profile, the address, and that anyone may ask."""
-    write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///data/store.db", "retention": "7d"}})
+    write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///data/store.db", "retention": "7d", "archive": "old"}})
     server = Served(tmp_path).start()
     try:
         logged = lines(server)
@@ -36,7 +36,8 @@ def test_a_start_says_what_runs(tmp_path: Path) -> None:
             ("info", rf"starting model-exporter {re.escape(version('model-exporter'))} with Python 3\.\d+\.\d+ "
              rf"as process {server.process.pid}, configuration {tmp_path}/exporter.yml"),
             ("info", rf"{database} has no tables yet: creating them, with schema \d+"),
-            ("info", rf"database {database}, predictions are kept for 7d, inputs all"),
+            ("info", rf"database {database}, predictions are kept for 7d and then archived in {tmp_path}/old, "
+             "inputs all"),
             ("info", rf"model 'credit': profile {tmp_path}/credit.json \(5 inputs, 2000 rows\); windows 5m, 1h"),
             ("warn", "model .* has no profile: its inputs are not monitored"),
             ("info", f"listening on {server.url}"),

@@ -214,9 +214,10 @@ def _connect(url: str, password: str) -> Any:
     match parts.scheme:
         case "duckdb":
             text = unquote(parts.netloc + parts.path)
-            path = next((Path(p) for p in (text.removeprefix("/"), text) if Path(p).is_file()), None)
+            first = Path(text.removeprefix("/")).absolute()
+            path = next((p for p in (first, Path(text)) if p.is_file()), None)
             if path is None:
-                raise ProfileError(f"--database: {text}: there is no such file{similar_file(Path(text))}")
+                raise ProfileError(f"--database: {first}: there is no such file{similar_file(first)}")
             return _duckdb(path, read_only=True, **options)
         case "spark":
             return connect_spark(parts.netloc, options)

@@ -258,6 +258,8 @@ class Slices(msgspec.Struct):
 
     ``predictions`` is the number of those that were looked at, and ``total`` what all of them hold. ``truncated`` tells
     whether older predictions were left out. ``users`` is the number of users who gave the corrections.
+    ``compared_with`` tells what ``traffic_share`` is a share of: the predictions that were looked at, those before, or
+    the training data.
     """
 
     model: str
@@ -272,6 +274,7 @@ class Slices(msgspec.Struct):
     users: int | None
     largest_user_share: float | None
     remarks: list[str]
+    compared_with: Literal["before", "traffic", "training"]
     slices: list[FoundSlice]
 
 
