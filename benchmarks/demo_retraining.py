@@ -70,7 +70,7 @@ def demo(folder: Path) -> Iterator[Running]:
     with serving([*command, f"--web.listen-address=127.0.0.1:{exporter_port}"], exporter_port):
         exporter, incidents = Client(exporter_url, "--exporter", timeout=60), Incidents()
         versions = Versions(folder, lambda version: Monitor(exporter_url, model.NAME, version))
-        app = service.create_app(versions, incidents, Trainer(folder, exporter, versions))
+        app = service.create_app(versions, incidents, Trainer(folder, exporter, versions, print), exporter.url)
         server = make_server("127.0.0.1", service_port, app, threaded=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:

@@ -54,8 +54,8 @@ def running(directory: Path, exporter: Exporter) -> Iterator[tuple[str, Incident
 @contextmanager
 def serving(directory: Path, exporter: Exporter) -> Iterator[tuple[str, Incidents, Client]]:
     versions, incidents = Versions(directory, lambda v: Client(exporter.url, "digits", v, interval=0.01)), Incidents(1)
-    trainer = Trainer(directory, HttpClient("http://127.0.0.1:9", "--exporter"), versions)
-    app = service.create_app(versions, incidents, trainer)
+    trainer = Trainer(directory, HttpClient("http://127.0.0.1:9", "--exporter"), versions, lambda _: None)
+    app = service.create_app(versions, incidents, trainer, exporter.url)
     server = service.make_server("127.0.0.1", 0, app, threaded=True, request_handler=service._Quiet)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
@@ -470,7 +470,10 @@ def test_the_whole_demo(directory: Path, exporter: Exporter) -> None:
     code, out, err = Demo(*by_hand, "errors").end()
     assert (code, err) == (0, "")
     assert out.startswith("For 1m30s a dependency of the service breaks")
-    assert "demo --incident=none" in out
+    assert "\nLook for:\n- the error ratio rises to 5 %\n- ModelErrorRatioHigh" in out
+    assert "\n  " in out and "demo --incident=none" in out
+    with urllib.request.urlopen(f"http://{listen}/", timeout=10) as page:
+        assert f'href="{exporter.url}/review"' in page.read().decode()
     assert ask(f"http://{listen}/incident")[1]["name"] == "errors"
     assert "errors, started by hand, for 1m" in demo.process.stdout.readline()
     assert "look for:" in demo.process.stdout.readline()

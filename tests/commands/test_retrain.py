@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import threading
 import time
@@ -46,7 +47,9 @@ class Demo:
         self.incidents = Incidents(1)
         self.versions = Versions(folder, lambda v: Monitor(self.exporter.url, model.NAME, v, interval=0.01))
         self.exporter_client = Client(self.exporter.url, "--exporter")
-        app = service.create_app(self.versions, self.incidents, Trainer(folder, self.exporter_client, self.versions))
+        self.said: list[str] = []
+        trainer = Trainer(folder, self.exporter_client, self.versions, self.said.append)
+        app = service.create_app(self.versions, self.incidents, trainer, self.exporter.url)
         self._server = service.make_server("127.0.0.1", port, app, threaded=True, request_handler=service._Quiet)
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         self.url = f"http://127.0.0.1:{self._server.port}"
@@ -244,6 +247,9 @@ def test_enough_accepted_corrections_train_a_version_without_anybody(demo: Demo)
     eventually(lambda: demo.pending() == corrections)
     assert flywheel.review(demo.exporter_client, demo.folder, flywheel.pending(demo.exporter_client))["accepted"] > 50
     eventually(lambda: ask(f"{demo.url}/healthz").json["versions"] == ["1", "2"], 90)
+    assert re.match("the exporter asks for the next version: .* accepted corrections are in no release", demo.said[0])
+    assert demo.said[1].startswith("  release digits-")
+    eventually(lambda: demo.said[-1].startswith("  version 2 is trained on"))
     (asked,) = demo.exporter.get("/v1/retrain-requests").json["requests"]
     assert (asked["reason"], asked["status"]) == ("corrections", "delivered")
     assert "It took the request." in demo.exporter.get("/").text

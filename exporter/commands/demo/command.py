@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from exporter.commands import addresses, common
 from exporter.commands.demo import flywheel, model, scenario, service
 from exporter.commands.demo.incidents import INCIDENTS, ActiveIncident
 from exporter.commands.demo.retrain import retrain
+from exporter.commands.demo.scenario import say
 from exporter.commands.demo.traffic import Traffic
 from exporter.comparison.counts import Period, utc_time
 from exporter.comparison.prometheus import compare_shared
@@ -29,9 +31,15 @@ from exporter.http_client.prometheus import DEFAULT_URL, Prometheus
 
 ADDRESS = "127.0.0.1:8000"
 NONE = "none"
-_DURATIONS = ", ".join(
-    f"{scenario.format_seconds(incident.seconds)} for {name}" for name, incident in INCIDENTS.items()
+_INCIDENTS = "\n".join(
+    textwrap.fill(
+        f"{name:<8} {scenario.format_seconds(incident.seconds):<5} {incident.description}",
+        width=78,
+        subsequent_indent=" " * 15,
+    )
+    for name, incident in INCIDENTS.items()
 )
+"""Each incident with its usual duration, for the help."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,10 +63,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prepare", action="store_true", help="only write the files into the folder")
     text = "only review the corrections, train a version on a release of them, and serve it beside the old one"
     add("--retrain", action="store_true", help=text)
+    add = parser.add_argument_group(
+        "incidents, each with the time that its alerts take to fire", _INCIDENTS
+    ).add_argument
     text = f"only start this incident in the running service; the scenario pauses; '{NONE}' ends the active one"
     add("--incident", choices=[*sorted(INCIDENTS), NONE], help=text)
-    text = f"duration of the incident; default: long enough for its alerts to fire, {_DURATIONS}"
-    add("--seconds", type=common.seconds, metavar="N", help=text)
+    add("--seconds", type=common.seconds, metavar="N", help="duration of the incident; default: the time above")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,9 +88,9 @@ def run(args: argparse.Namespace) -> int:
         _incident(args)
     elif args.retrain:
         with _exporter_client(args) as exporter, _service_client(args) as client:
-            version = retrain(args.directory, exporter, client, _say)
+            version = retrain(args.directory, exporter, client, say)
         program = scenario.program()
-        _say(f"next: {program} demo --incident=dark, and then {program} compare --after={version}")
+        say(f"next: {program} demo --incident=dark, and then {program} compare --after={version}")
     elif args.prepare:
         model.prepare(args.directory)
         print(f"{args.directory}: wrote {', '.join(model.FILES)}")
@@ -108,19 +118,18 @@ def _incident(args: argparse.Namespace) -> None:
     incident = INCIDENTS[args.incident]
     seconds = incident.seconds if args.seconds is None else args.seconds
     previous = scenario.trigger(client, args.incident, seconds)
-    print(f"For {scenario.format_seconds(seconds)} {incident.description}. Look for: {incident.symptoms}.")
+    print(f"For {scenario.format_seconds(seconds)} {incident.description}.")
+    print("Look for:")
+    for symptom in incident.symptoms.split("; "):
+        print(textwrap.fill(symptom, width=100, initial_indent="- ", subsequent_indent="  "))
     if "ModelFeatureChanged" in incident.symptoms:
-        print(
-            "ModelFeatureChanged compares the last 5 minutes with the traffic before, which must have been healthy. "
-            "It is less sensitive when the same incident was active within the last hour."
-        )
+        print("ModelFeatureChanged compares the last 5 minutes with the traffic before, which must have been healthy.")
+        print("It is less sensitive when the same incident was active within the last hour.")
     if previous.name:
         print(f"It replaces {_describe(previous)}.")
     option = "" if client.url == f"http://{ADDRESS}" else f" --service={client.url}"
-    print(
-        f"The scenario pauses until the incident is over. To end it now: "
-        f"{scenario.program()} demo --incident={NONE}{option}"
-    )
+    print("The scenario pauses until the incident is over. To end it now:")
+    print(f"  {scenario.program()} demo --incident={NONE}{option}")
 
 
 def _describe(incident: ActiveIncident) -> str:
@@ -129,7 +138,7 @@ def _describe(incident: ActiveIncident) -> str:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    model.ensure(args.directory, _say)
+    model.ensure(args.directory, say)
     with common.stopping(signal.SIGINT, signal.SIGTERM) as stopping, contextlib.ExitStack() as stack:
         prometheus = Prometheus(args.prometheus)
         exporter = stack.enter_context(_exporter_client(args))
@@ -140,18 +149,18 @@ def _demo(args: argparse.Namespace) -> None:
         users = Monitor(args.exporter, model.NAME, model.VERSION, ca_file=args.ca_file)
         monitor = stack.enter_context(contextlib.closing(users))
         traffic = Traffic(
-            client.url, monitor, *model.held_out(args.directory), rate=args.rate, exporter=exporter, say=_say
+            client.url, monitor, *model.held_out(args.directory), rate=args.rate, exporter=exporter, say=say
         )
         traffic.start()
         stack.callback(traffic.stop)
-        _say(f"{args.rate:g} requests a second to the model service at {client.url}, monitored by {args.exporter}")
+        say(f"{args.rate:g} requests a second to the model service at {client.url}, monitored by {args.exporter}")
         if not stopping.is_set():
             steps = _Steps(args, exporter, client, traffic, prometheus)
             functions = {"sample": steps.sample, "retrain": steps.retrain, "compare": steps.compare}
             wait = functools.partial(_wait, stopping, child)
-            events = scenario.Scenario(scenario.service_client(client.url), traffic.counts, wait, _say, functions)
+            events = scenario.Scenario(scenario.service_client(client.url), traffic.counts, wait, say, functions)
             events.run(args.phases, repeat=args.repeat)
-        _say("stopping")
+        say("stopping")
 
 
 def _wait(stopping: threading.Event, child: subprocess.Popen[bytes] | None, seconds: float) -> bool:
@@ -181,17 +190,17 @@ class _Steps:
     def sample(self) -> None:
         """Review a random sample, from which the accuracy of the confident predictions is estimated."""
         reviewed = flywheel.review_sample(self._exporter, self._args.directory)
-        _say(
+        say(
             f"  the demo reviews a random sample of confident predictions: {reviewed['right']} are right, "
             f"{reviewed['wrong']} wrong, {reviewed['left']} impossible to judge"
         )
 
     def retrain(self) -> None:
         """Train and deploy the next version; from then on users send only images that it was not trained on."""
-        retrain(self._args.directory, self._exporter, self._service, lambda line: _say(f"  {line}"))
+        retrain(self._args.directory, self._exporter, self._service, lambda line: say(f"  {line}"))
         self._traffic.use_teachers(model.HELD_BACK)
         self._since = time.time()
-        _say(f"  until the comparison only pupils of {', '.join(sorted(model.HELD_BACK))} send images")
+        say(f"  until the comparison only pupils of {', '.join(sorted(model.HELD_BACK))} send images")
 
     def compare(self) -> None:
         """Compare the last two versions, since the newer one was deployed."""
@@ -201,10 +210,10 @@ class _Steps:
         before, after = versions[-2:]
         period = Period(self._since, time.time())
         comparison = compare_shared(self._prometheus, model.NAME, (before, after), period)
-        _say(f"  all numbers: {scenario.program()} compare --model={model.NAME} --from={utc_time(period.start)}")
+        say(f"  all numbers: {scenario.program()} compare --model={model.NAME} --from={utc_time(period.start)}")
         # The correction ratio, which the demo is about, comes last: `up` shows the last two lines.
         for measure in sorted(comparison.measures, key=lambda measure: measure.name == "correction_ratio"):
-            _say(f"  {sentence(comparison, measure)}")
+            say(f"  {sentence(comparison, measure)}")
 
 
 @contextlib.contextmanager
@@ -267,10 +276,6 @@ def _service_url(args: argparse.Namespace) -> str:
         return str(args.service).rstrip("/")
     host, port = args.listen_address
     return f"http://{addresses.Address('127.0.0.1' if host in {'', '0.0.0.0'} else host, port)}"  # noqa: S104 (compared)
-
-
-def _say(text: str) -> None:
-    print(time.strftime("%H:%M:%S"), text, flush=True)
 
 
 def _rate(text: str) -> float:

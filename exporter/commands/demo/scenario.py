@@ -79,6 +79,11 @@ def format_seconds(seconds: float) -> str:
     return (f"{minutes}m" if minutes else "") + (f"{rest}s" if rest or not minutes else "")
 
 
+def say(text: str) -> None:
+    """Print a line with the time: ``up`` shows such lines of the demo's log."""
+    print(time.strftime("%H:%M:%S"), text, flush=True)
+
+
 def program() -> str:
     """Return how to type this command: its name if it is on the PATH, else its path from the working directory."""
     path = Path(sys.executable).with_name("model-exporter")

@@ -19,29 +19,55 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flask import Flask, Response, abort, g, request
+from flask import Flask, Response, abort, g, render_template_string, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import WSGIRequestHandler, make_server
 
 from exporter.client import Monitor
 from exporter.commands import common
 from exporter.commands.addresses import Address
-from exporter.commands.demo import model
+from exporter.commands.demo import model, scenario
 from exporter.commands.demo.incidents import INCIDENTS, ActiveIncident, Incidents
 from exporter.commands.demo.trainer import RefusedError, Trainer
 from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
 from exporter.http_client.client import Client
 
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta name="color-scheme" content="light dark">
+<title>The demo's model service</title>
+<h1>The demo's model service</h1>
+<p>It reads handwritten digits for the demo's simulated users. What it does is shown by the exporter that monitors it:
+<a href="{{ exporter }}/">{{ exporter }}/</a>, with its <a href="{{ exporter }}/drift">drift</a> and the
+<a href="{{ exporter }}/review">corrections to review</a>.</p>
+<ul>
+<li><code>POST /predict</code> reads a digit: <code>{"image": [[0, 5, 13, 9, 1, 0, 0, 0], ...]}</code>, 8 rows of 8
+numbers from 0 (black) to 16 (white)</li>
+<li><a href="/healthz"><code>GET /healthz</code></a> names the versions that are served</li>
+<li><a href="/incident"><code>GET /incident</code></a> names the active incident, <code>POST /incident</code> starts or
+ends one</li>
+<li><code>POST /retrain</code> takes the exporter's requests for the next version</li>
+</ul>
+</html>
+"""
 
-def create_app(versions: Versions, incidents: Incidents, trainer: Trainer) -> Flask:
-    """Return the service: ``POST /predict``, ``GET /healthz``, ``GET`` and ``POST /incident``, ``POST /retrain``."""
+
+def create_app(versions: Versions, incidents: Incidents, trainer: Trainer, exporter: str) -> Flask:
+    """Return the service: ``POST /predict``, ``GET /healthz``, ``GET`` and ``POST /incident``, ``POST /retrain``.
+
+    ``GET /`` says so to people, with links to the ``exporter``, its URL.
+    """
     app = Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = 64 * 1024
     _add_predict(app, versions, incidents)
     _add_health(app, versions)
     _add_trainer(app, trainer)
     _add_incident(app, incidents)
+
+    @app.get("/")
+    def page() -> str:
+        return render_template_string(_PAGE, exporter=exporter.rstrip("/"))
 
     @app.errorhandler(HTTPException)
     def problem(error: HTTPException) -> tuple[dict[str, str | None], int]:
@@ -193,7 +219,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         versions = Versions(options.directory, monitor)
         exporter = Client(options.exporter, "--exporter", ca_file=options.ca_file)
-        app = create_app(versions, Incidents(), Trainer(options.directory, exporter, versions))
+        trainer = Trainer(options.directory, exporter, versions, scenario.say)
+        app = create_app(versions, Incidents(), trainer, exporter.url)
         server = make_server("", 0, app, threaded=True, request_handler=_Quiet, fd=options.fd)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         stopping.wait()

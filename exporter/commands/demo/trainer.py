@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,11 +42,14 @@ class Training(NamedTuple):
         What was done so far.
     version
         The new version, once it is served.
+    announced
+        Whether the lines are printed as well: the exporter asked by itself, and nobody waits for them.
     """
 
     state: str
     lines: tuple[str, ...] = ()
     version: str | None = None
+    announced: bool = False
 
 
 class Trainer:
@@ -60,12 +63,15 @@ class Trainer:
         HTTP client of the exporter.
     versions
         Serves the new version.
+    say
+        Prints a line.
     """
 
-    def __init__(self, directory: Path, exporter: Client, versions: Versions) -> None:
+    def __init__(self, directory: Path, exporter: Client, versions: Versions, say: Callable[[str], None]) -> None:
         self._directory = directory
         self._exporter = exporter
         self._versions = versions
+        self._say = say
         self._lock, self._training = threading.Lock(), threading.Lock()
         self._known: dict[str, Training] = {}
 
@@ -84,7 +90,8 @@ class Trainer:
             raise RefusedError("the signature is not that of the body")
         try:
             is_recent = abs(time.time() - int(timestamp)) <= TOLERANCE_SECONDS
-            release = json.loads(body)["data"]["release"]
+            data = json.loads(body)["data"]
+            release = data["release"]
         except (ValueError, LookupError, TypeError):
             raise RefusedError("expected a request for retraining") from None
         if not is_recent:
@@ -94,7 +101,10 @@ class Trainer:
                 return
             if len(self._known) == KNOWN:
                 del self._known[next(iter(self._known))]
-            self._known[message_id] = Training("running")
+            announced = data.get("reason") not in {None, "manual"}
+            self._known[message_id] = Training("running", announced=announced)
+        if announced:
+            self._say(f"the exporter asks for the next version: {data.get('detail')}")
         threading.Thread(target=self._train, args=(message_id, release), name="trainer", daemon=True).start()
 
     def progress(self, request_id: str) -> Training | None:
@@ -134,7 +144,7 @@ class Trainer:
         model.configure(self._directory)
         flywheel.request(self._exporter, "POST", "/-/reload")
         self._versions.deploy(new)
-        served = f"has a profile of them, and is served beside version {old}"
+        served = f"has a profile of them, and serves half of the requests, beside version {old}"
         self._report(request_id, f"version {new} is trained on {len(images)} images, {served}")
         return new
 
@@ -142,3 +152,5 @@ class Trainer:
         with self._lock:
             training = self._known[request_id]
             self._known[request_id] = training._replace(state=state, lines=(*training.lines, line))
+        if training.announced:
+            self._say(f"  {'failed: ' if state == 'failed' else ''}{line}")
