@@ -64,6 +64,9 @@ class ExplainedSlice(NamedTuple):
         Corrections, errors, loss, or predictions since ``since``, that it holds.
     share, traffic_share
         Of all of those, and of all predictions; of drift, of the predictions before, or of the training values.
+    ratio
+        The rate in the slice, divided by that of all predictions. With a ``traffic_share`` of 0, the one that half a
+        prediction or training value would be takes its place.
     q_value
         See `exporter.slices.search.Slice`.
     """
@@ -73,12 +76,8 @@ class ExplainedSlice(NamedTuple):
     marked: float
     share: float
     traffic_share: float
+    ratio: float
     q_value: float
-
-    @property
-    def ratio(self) -> float:
-        """The rate in the slice, divided by that of all predictions."""
-        return self.share / self.traffic_share
 
 
 class Explanation(NamedTuple):
@@ -214,7 +213,8 @@ def _explained(rows: BinRows, question: Question, found: Slice, query: SliceQuer
     elif question.others < 1:  # each one that is not marked stands for several
         traffic = found.marked + (found.size - found.marked) / question.others
         size, all_rows = round(traffic), total + (number - total) / question.others
-    return ExplainedSlice(found.bins, size, marked, marked / total, max(traffic, 0.5) / all_rows, found.q_value)
+    share, ratio = marked / total, marked / total / (max(traffic, 0.5) / all_rows)
+    return ExplainedSlice(found.bins, size, marked, share, traffic / all_rows, ratio, found.q_value)
 
 
 def _compared_with_training(binner: Binner, query: SliceQuery, question: Question, now: float) -> Explanation:
@@ -222,11 +222,12 @@ def _compared_with_training(binner: Binner, query: SliceQuery, question: Questio
     population = question.population
     counts = [np.bincount(codes, minlength=size) for codes, size in zip(population.codes, binner.sizes, strict=True)]
     grown, tests = grown_bins(binner, counts, population.rows)
-    slices = [
-        ExplainedSlice(((one.target, one.bin_index),), one.size, one.size, one.share, one.training_share, one.q_value)
-        for one in grown[: query.limit]
-    ]
-    remarks = ("There are no predictions of the time before: single bins are compared with the training data.",)
+    slices = []
+    for one in grown[: query.limit]:
+        trained = one.training_share if binner.targets[one.target].counts[one.bin_index] else 0.0
+        bins, ratio = ((one.target, one.bin_index),), one.share / one.training_share
+        slices.append(ExplainedSlice(bins, one.size, one.size, one.share, trained, ratio, one.q_value))
+    remarks = ("No predictions of the time before are recorded, so single bins are compared with the training data.",)
     explanation = _explanation(query, question, now, slices, tests=tests, remarks=remarks)
     return explanation._replace(compared_with="training")
 

@@ -597,6 +597,7 @@ def test_models_are_sorted_by_trouble_and_marked(served: Served) -> None:
     assert 'data-label="Confident, 1 h" class="number">–<' in rows["bare"], "it sends no confidence"
     assert 'data-label="p95, 5 min" class="number">–<' in rows["bare"]
     assert "No prediction since the exporter started: quiet." in source
+    assert "this table counts requests, attempts and corrections since then. The figures of alerts are from" in source
     figures, _, explanation = source.partition("<details>\n<summary>How to read these figures</summary>")
     assert "This machine: CPU" in re.sub(r"\s+", " ", figures)
     assert "A dash means that nothing was counted" in explanation.partition("</details>")[0]

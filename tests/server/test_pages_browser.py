@@ -172,6 +172,9 @@ def test_the_classes_stay_beside_their_numbers(fleet: Served, browser: Browser) 
     assert classes
     assert found
     assert classes["x"] == found["x"]
+    right = region.get_by_role("columnheader", name="Right").bounding_box()
+    assert right
+    assert right["x"] + right["width"] <= classes["x"] + classes["width"] + 1
     page.close()
 
 

@@ -88,14 +88,16 @@ def test_fifty_mistakes_by_keyboard_alone(mistaken: Served, visit: Open) -> None
 
 
 def test_undo_takes_the_last_decisions_back(mistaken: Served, visit: Open) -> None:
-    """One key after the other, the cards come back where they stood, with the user's label."""
+    """One key after the other, the cards come back where they stood; a label that no other card has is called new."""
     correct(mistaken, [mistake(f"m-{number}") for number in range(4)])
     page = visit()
     order = shown(page)
     page.keyboard.press("a")
+    expect(page.locator("#toast-text")).to_have_text("Accepted: no")
     page.keyboard.press("l")
     page.keyboard.type("maybe")
     page.keyboard.press("Enter")
+    expect(page.locator("#toast-text")).to_have_text("Accepted with a new label: maybe")
     eventually(lambda: states(mistaken)[order[1]] == ("accepted", "maybe"))
     page.keyboard.press("u")
     expect(page.locator("#toast-text")).to_have_text("Undone: yes")
@@ -257,10 +259,14 @@ def test_a_second_opinion_by_keyboard(doubled: Served, visit: Open) -> None:
     eventually(lambda: states() == ["agreed", "disputed", "settled"])
 
 
-def test_undo_does_not_cover_the_next_decision(mistaken: Served, visit: Open) -> None:
-    """On a phone the next card is scrolled until its buttons are above the message of the last decision."""
-    correct(mistaken, [mistake(f"m-{number}") for number in range(5)])
-    page = visit(viewport={"width": 390, "height": 700}, has_touch=True, is_mobile=True)
+@pytest.mark.parametrize("width", [390, 1366])
+def test_undo_does_not_cover_the_next_decision(mistaken: Served, visit: Open, width: int) -> None:
+    """The next card is scrolled until its buttons, in one line, are above the message of the last decision."""
+    correct(mistaken, [mistake(f"m-{number}", inputs={"age": 40 + number}) for number in range(5)])
+    page = visit(viewport={"width": width, "height": 700}, has_touch=True, is_mobile=width < 1000)
+    buttons = page.locator(".card .decide").first.locator("button:visible").all()
+    assert len({round(box["y"]) for button in buttons if (box := button.bounding_box())}) == 1
+    assert len(buttons) == 4
 
     def uncovered() -> bool:
         buttons, message = page.locator(".card .decide").first.bounding_box(), page.locator("#toast").bounding_box()

@@ -40,6 +40,8 @@ MAX_LISTED_ALERTS = 50
 MAX_NAMES = 6
 """Names of alerts in the head of an incident; the others are counted."""
 MAX_NOTIFICATIONS = 20
+LONGEST = 3600
+"""The longest period of a figure that begins with the exporter's start, in seconds."""
 MAX_REQUESTS = 50
 """Newest requests for retraining among which the page looks for the last one of each model."""
 
@@ -47,6 +49,7 @@ MAX_REQUESTS = 50
 def blueprint(exporter: Exporter) -> Blueprint:
     """Return the home page."""
     routes = Blueprint("pages", __name__)
+    started, start = datetime.now(UTC), time.monotonic()
     routes.add_app_template_filter(percent)
     routes.add_app_template_filter(number)
     routes.add_app_template_filter(time_tag)
@@ -73,6 +76,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
             states={layer: _state(layer, alerts.firing) for layer in LAYERS},
             pending_by_layer=Counter(alert.labels.get("layer") for alert in alerts.pending),
             rows=rows[:open_rows],
+            started=started if time.monotonic() - start < LONGEST else None,
             more_rows=rows[open_rows:],
             models=exporter.config.models,
             problems=exporter.reloader.files.problems,

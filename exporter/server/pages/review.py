@@ -211,6 +211,7 @@ class ReviewPage:
             ],
             "accuracy": _accuracy(accuracy_counts(connection, self._exporter.tolerance), query),
             "suggestions": {name: _suggestions(monitors.binners_of(name), pairs) for name in monitors.models},
+            "complete": {name for name in monitors.models if _are_complete(monitors.binners_of(name))},
         }
 
     def _only_model(self, query: ReviewQuery) -> str | None:
@@ -299,6 +300,12 @@ def _suggestions(binners: list[Binner], pairs: list[tuple[Any, Any, int]]) -> li
     )
     names |= dict.fromkeys(review_cards.abbreviate(label, MAX_LABEL) for _, label, _ in pairs if label is not None)
     return [name for name in names if len(name) <= MAX_LABEL][:MAX_SUGGESTIONS]
+
+
+def _are_complete(binners: list[Binner]) -> bool:
+    """Return whether the suggestions hold all labels that the model had in training."""
+    targets = [binner.profile.prediction for binner in binners]
+    return bool(targets) and all(isinstance(one, CategoricalFeature) and not one.rare for one in targets)
 
 
 def _image_url(card: review_cards.Card, name: str) -> str:

@@ -15,6 +15,8 @@ export function toast(text, undoable) {
   const box = /** @type {HTMLElement} */ (document.getElementById("toast"));
   /** @type {HTMLElement} */ (document.getElementById("toast-text")).textContent = text;
   /** @type {HTMLElement} */ (document.getElementById("undo")).hidden = !undoable;
+  const appears = box.hidden;
   box.hidden = false;
+  if (appears) document.activeElement?.closest(".card")?.scrollIntoView({ block: "nearest" }); // it may be below the toast
   announce(text);
 }

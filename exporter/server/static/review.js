@@ -33,13 +33,15 @@ function start(queue) {
     const open = cards.filter((card) => card.dataset.status !== status || label !== undefined || "suspect" in card.dataset);
     if (!open.length) return cards.length ? announce(`It is already ${status}.`) : undefined;
     closeRelabel();
-    const what = open.length === 1 ? shorten(label ?? open[0].dataset.corrected) : `${open.length} corrections`;
+    const isNew = label !== undefined && isUnknown(open[0], label);
+    const many = isNew ? `${shorten(label)}, ${open.length} corrections` : `${open.length} corrections`;
+    const what = open.length === 1 ? shorten(label ?? open[0].dataset.corrected) : many;
     const keeps = label === undefined && open.every((card) => card.dataset.status === status);
     queue.applyDecision(open, status);
     const sent = deliver(open, status, label);
     if (keeps) return toast(`Kept: ${what}`, done.length > 0); // nothing has changed that could be undone
     done.push({ cards: open, status, sent });
-    toast(`${status === "accepted" ? "Accepted" : status === "rejected" ? "Rejected" : "Pending again"}: ${what}`, true);
+    toast(`${isNew ? "Accepted with a new label" : status === "accepted" ? "Accepted" : status === "rejected" ? "Rejected" : "Pending again"}: ${what}`, true);
   }
 
   /**
@@ -202,6 +204,15 @@ function start(queue) {
 
   queue.focusFirst();
   if (section?.dataset.lease) keepLeases(queue, Number(section.dataset.lease));
+}
+
+/**
+ * Whether the page knows all labels that a card's model had in training, and this is none of them.
+ * @param {HTMLElement} card @param {string} label
+ */
+function isUnknown(card, label) {
+  const known = document.getElementById(`labels-${card.dataset.modelIndex}`);
+  return known?.dataset.complete !== undefined && ![...known.children].some((option) => option.getAttribute("value") === label);
 }
 
 /** @param {string} [text] */
