@@ -272,6 +272,8 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     sent = flight_events(COUNT, confidence=0.95)
     for event in sent[::3]:
         event["inputs"]["carrier"] = "MQ"
+    for event in sent[1::15]:
+        event["inputs"]["carrier"] = "a new one"
     assert server.post("/v1/predictions", sent).status == 202
     correct(server, [event for event in sent if is_planted(event)], users=7)
     labels = [{"prediction_id": e["id"], "label": "on time" if is_planted(e) else "late"} for e in sent]
@@ -286,6 +288,7 @@ def test_slices_of_flights_suggest_what_to_watch(flights: Served) -> None:
     assert "To watch it: segment_by: carrier" in Page(flights.get("/slices?model=flights")).text
     page = Page(flights.get("/slices?model=flights&of=drift"))
     assert re.search(r"of the predictions are where carrier is MQ, [\d.]+\W% in the training data", page.text)
+    assert re.search(r"carrier is other, 0\W% in the training data", page.text), "no flight in training had that one"
     assert "Drift of carrier" in page.text
     (link,) = {str(attrs["href"]) for tag, attrs in page.tags if "feature=" in str(attrs.get("href"))}
     assert Page(flights.get(link)).rows()
