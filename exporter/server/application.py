@@ -81,6 +81,8 @@ class Exporter:
         Knows the configuration in use, and replaces it.
     status : Status
         What the probes say.
+    started : float
+        When this object was made, Unix time in seconds.
 
     Raises
     ------
@@ -91,7 +93,7 @@ class Exporter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._stop_by = math.inf
+        self.started, self._stop_by = time.time(), math.inf
         files = load_valid(path)
         config, monitors = files.config, files.monitors
         self.registry = CollectorRegistry(auto_describe=False)

@@ -40,8 +40,8 @@ MAX_LISTED_ALERTS = 50
 MAX_NAMES = 6
 """Names of alerts in the head of an incident; the others are counted."""
 MAX_NOTIFICATIONS = 20
-LONGEST = 3600
-"""The longest period of a figure that begins with the exporter's start, in seconds."""
+START_SECONDS = 3600.0
+"""How long after the start the page says that counts begin with it."""
 MAX_REQUESTS = 50
 """Newest requests for retraining among which the page looks for the last one of each model."""
 
@@ -49,7 +49,6 @@ MAX_REQUESTS = 50
 def blueprint(exporter: Exporter) -> Blueprint:
     """Return the home page."""
     routes = Blueprint("pages", __name__)
-    started, start = datetime.now(UTC), time.monotonic()
     routes.add_app_template_filter(percent)
     routes.add_app_template_filter(number)
     routes.add_app_template_filter(time_tag)
@@ -76,7 +75,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
             states={layer: _state(layer, alerts.firing) for layer in LAYERS},
             pending_by_layer=Counter(alert.labels.get("layer") for alert in alerts.pending),
             rows=rows[:open_rows],
-            started=started if time.monotonic() - start < LONGEST else None,
+            started=_recent_start(exporter.started),
             more_rows=rows[open_rows:],
             models=exporter.config.models,
             problems=exporter.reloader.files.problems,
@@ -214,6 +213,11 @@ def dashboard_url(alert: Alert, links: LinksConfig) -> str | None:
     """
     path = re.search(r"/d/[^/?#\s]+(\?\S*)?$", alert.annotations.get("dashboard_url", ""))
     return f"{links.grafana.rstrip('/')}{path[0]}" if links.grafana and path else None
+
+
+def _recent_start(started: float) -> datetime | None:
+    """Return when the exporter started, if that is less than `START_SECONDS` ago."""
+    return datetime.fromtimestamp(started, UTC) if time.time() - started < START_SECONDS else None
 
 
 def _state(layer: str, firing: list[Alert]) -> str:
