@@ -35,6 +35,8 @@ class Reloader:
     ----------
     files : Loaded
         The configuration in use, with what is wrong with files of ``models_folder``.
+    failure : str or None
+        Why the last reload failed.
     loaded : tuple of float
         Unix times of the last two times at which the configuration was read, or of the first.
     others : list of callable
@@ -43,6 +45,7 @@ class Reloader:
 
     def __init__(self, files: Loaded, pipeline: Pipeline, store: Store, telemetry: ExporterMetrics) -> None:
         self.files = files
+        self.failure: str | None = None
         self.loaded: tuple[float, ...] = ()
         self.others: list[Callable[[], None]] = []
         self._pipeline, self._store, self._telemetry = pipeline, store, telemetry
@@ -74,6 +77,7 @@ class Reloader:
                     reload()
             except Exception as error:  # of any type: the metric must not keep reporting success
                 self._telemetry.reload_successful.set(0)
+                self.failure = str(error) if isinstance(error, ConfigError) else "see the log"
                 log.error("reload: %s", error)
                 raise
             log.info("configuration reloaded from %s", path)
@@ -101,7 +105,7 @@ class Reloader:
         self._pipeline.reconfigure(files.config, files.monitors)
         self._store.forget_samples()
         self._pipeline.shadow.forget([*files.monitors.models])
-        self.files = files
+        self.files, self.failure = files, None
         removed = before.models.keys() - files.monitors.models.keys()
         for what, names in (("added", added), ("removed", removed)):
             if names:

@@ -410,11 +410,13 @@ def test_reload_keeps_the_old_configuration_when_the_new_one_is_wrong(served: Se
     assert 'models[0].retract: is not known; did you mean "redact"?' in answer.json["detail"]
     name = "model_exporter_config_last_reload_successful"
     assert served.samples(name) == {name: 0}
+    assert "The last reload failed, and the configuration before it stays in use:" in served.get("/").text
     (served.folder / "exporter.yml").write_text(
         good.replace("- contracts", "- contracts\n  - visits").replace("bare", "bald")
     )
     served.process.send_signal(signal.SIGHUP)
     eventually(lambda: served.samples(name) == {name: 1})
+    assert "The last reload failed" not in served.get("/").text
     assert served.post("/v1/predictions", {"model": 'bald "model"\\ 模型'}).status == 202
     write_config(served.folder)
     assert served.post("/-/reload", b"").status == 200
