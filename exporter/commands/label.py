@@ -20,8 +20,9 @@ from exporter.commands.ingest.input_file import TABLES, Input, add_input_options
 from exporter.commands.ingest.json_lines import Chunk, split
 from exporter.commands.ingest.remote import Labels, Sender, json_values
 from exporter.commands.ingest.sending import add_sending_options, begin_sending, sending_client
-from exporter.commands.ingest.table import Refused, Roles, Rows, Table, column_type, output_types
+from exporter.commands.ingest.table import Refused, Roles, Rows, Table, output_types
 from exporter.commands.progress import Progress
+from exporter.commands.type_option import column_type
 from exporter.errors import BatchError
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.readers.files import FileSource

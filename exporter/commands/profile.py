@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from exporter import config
 from exporter.commands.common import add_config_file, add_table_options, whole_number
-from exporter.commands.ingest.table import column_type
 from exporter.commands.progress import Progress
+from exporter.commands.type_option import column_type
 from exporter.errors import ExporterError, ProfileError, UsageError, printable
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.builder import build

@@ -15,8 +15,9 @@ from exporter.commands.dataset.compared_inputs import ComparedInputs
 from exporter.commands.dataset.release_file import ReleaseFile, open_release
 from exporter.commands.dataset.requests import write_document
 from exporter.commands.exporter_client import add_exporter_options
-from exporter.commands.ingest.table import Roles, cell_types, column_type
+from exporter.commands.ingest.table import Roles, cell_types
 from exporter.commands.progress import Progress
+from exporter.commands.type_option import column_type
 from exporter.errors import ExporterError, UsageError
 from exporter.features.extract import scalar_text
 from exporter.features.types import INPUT_TYPES

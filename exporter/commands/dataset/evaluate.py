@@ -18,7 +18,8 @@ from exporter.commands.dataset.requests import write_document
 from exporter.commands.dataset.weighted import REMARK, SampledStrata, Sampling, estimate
 from exporter.commands.exporter_client import add_exporter_options
 from exporter.commands.ingest.input_file import TABLES, Input, open_input
-from exporter.commands.ingest.table import Roles, column_type, output_types
+from exporter.commands.ingest.table import Roles, output_types
+from exporter.commands.type_option import column_type
 from exporter.config import Task
 from exporter.errors import ExporterError, UsageError
 from exporter.features.types import INPUT_TYPES

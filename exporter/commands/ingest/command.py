@@ -24,8 +24,9 @@ from exporter.commands.ingest.pushgateway import Gateway, Run, write
 from exporter.commands.ingest.remote import Labels, Sender, table_chunks
 from exporter.commands.ingest.remote_write import RemoteWrite
 from exporter.commands.ingest.sending import BATCH, add_sending_options, begin_sending, sending_client
-from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, column_type, output_types
+from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, output_types
 from exporter.commands.progress import Progress
+from exporter.commands.type_option import column_type
 from exporter.errors import BatchError, UsageError, printable
 from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.model_monitor import ModelMonitor

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from exporter.errors import BatchError, UsageError
+from exporter.errors import BatchError
 from exporter.events import FIRST_YEAR, LAST_YEAR, MAX_ID, MAX_LABEL
 from exporter.features.extract import as_list, confidence_column, numeric_column, scalar_text
 from exporter.features.timestamp import unix_seconds
@@ -20,7 +20,7 @@ from exporter.monitoring.prediction_columns import select_rows
 from exporter.profiles.profile import CategoricalFeature, Feature, Profile
 from exporter.profiles.readers.base import Source
 from exporter.stats.divergence import Floats
-from exporter.validation import closest, preview, suggestion
+from exporter.validation import closest, preview
 
 MAX_REPORTED = 10
 """Refused rows whose reasons are kept."""
@@ -288,19 +288,3 @@ def _is_number(name: str) -> bool:
         return scalar_text(float(name)) == name
     except (ValueError, OverflowError):
         return False
-
-
-def column_type(text: str) -> tuple[str, str]:
-    """Return the column and its type in the value of ``--type``.
-
-    Raises
-    ------
-    UsageError
-        When it is not valid.
-    """
-    name, equals, type_name = text.rpartition("=")
-    if not equals or not name:
-        raise UsageError(f"--type: expected NAME=TYPE such as zip=categorical, got {text}")
-    if type_name not in INPUT_TYPES:
-        raise UsageError(f"--type: {preview(type_name)} is not a valid type; {suggestion(type_name, INPUT_TYPES)}")
-    return name, type_name
