@@ -14,6 +14,7 @@ from exporter.config import ModelConfig, StoreConfig
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.application import Exporter
 from exporter.server.web_config import WebConfig
+from exporter.storage.archive_files import ArchiveFiles
 from exporter.storage.engine import shown_url
 
 log = logging.getLogger(__name__)
@@ -70,8 +71,7 @@ def log_access(web: WebConfig, host: str) -> None:
 
 
 def _database(store: StoreConfig, replica: str) -> str:
-    # The query of an archive's URL may hold a key.
-    archived = f" and then archived in {store.archive.partition('?')[0]}" if store.archive else ""
+    archived = f" and then archived in {ArchiveFiles(store.archive).shown}" if store.archive else ""
     parts = [
         f"database {shown_url(store.url)}",
         f"predictions are kept for {store.retention}{archived}",

@@ -46,12 +46,12 @@ def split_pairs(body: bytes, ndjson: bool) -> Iterator[Any]:
     else:
         document = decode_one(body)
         documents = iter(document if isinstance(document, list) else [document])
-    for first in documents:
-        yield first
-        break
-    else:
+    is_empty = True
+    for document in documents:
+        is_empty = False
+        yield document
+    if is_empty:
         raise EventError("", NO_EVENTS, "malformed")
-    yield from documents
 
 
 def _decode_line(line: bytes) -> Any:
