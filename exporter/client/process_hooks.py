@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import os
 import sys
 import time
@@ -24,8 +23,7 @@ class _Sender(Protocol):
     def flush(self, timeout: float) -> bool: ...
     def close(self, timeout: float) -> None: ...
     def before_fork(self, timeout: float) -> None: ...
-    def disconnect(self) -> None: ...
-    def reset(self) -> None: ...
+    def reset_in_child(self) -> None: ...
 
 
 _senders: weakref.WeakSet[_Sender] = weakref.WeakSet()
@@ -64,9 +62,7 @@ def _before_fork() -> None:
 def _after_fork_in_child() -> None:
     ids.discard_random()
     for sender in list(_senders):
-        with contextlib.suppress(Exception):
-            sender.disconnect()  # closes this process's copy of the socket; the parent's stays open
-        sender.reset()
+        sender.reset_in_child()
 
 
 atexit.register(_close_all)

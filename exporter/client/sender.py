@@ -77,11 +77,16 @@ class Sender:
         self._path = path
         self._batch_bytes = batch_bytes
         self._closed = False
-        self.reset()
+        self._reset()
         process_hooks.register(self)
 
-    def reset(self) -> None:
-        """Start with a new lock and connection, without events and counts: a forked process must not share them."""
+    def reset_in_child(self) -> None:
+        """Share nothing with the process that this one was forked from: no lock, connection, event or count."""
+        with contextlib.suppress(OSError):
+            self._connection.close_in_child()
+        self._reset()
+
+    def _reset(self) -> None:
         # A signal handler or a finalizer may record while this thread holds the lock: hence the RLock.
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)

@@ -180,6 +180,15 @@ class KeepAliveConnection:
             self._connection.close()
         self._connection = None
 
+    def close_in_child(self) -> None:
+        """Close a forked process's copy of the socket; the parent's stays open.
+
+        Do not close the response: the parent's thread may have held the lock of its buffer, which nobody releases here.
+        """
+        if self._connection is not None and self._connection.sock is not None:
+            os.close(self._connection.sock.detach())
+        self._connection = None
+
 
 class _UnixConnection(http.client.HTTPConnection):
     """HTTP over a socket in the file system."""

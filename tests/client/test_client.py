@@ -672,7 +672,8 @@ def test_an_exporter_on_a_unix_socket(tmp_path) -> None:
 def test_the_sender_thread_stops_for_a_fork(exporter: Exporter) -> None:
     """The sender's thread has ended when its process forks, and starts again with the next event."""
     _python(
-        "import os, sys, threading; from exporter import Monitor\n"
+        "import os, sys, threading; from exporter import Monitor; from exporter.client import process_hooks, sender\n"
+        "process_hooks._FORK_SECONDS = sender._JOIN_SECONDS = 20  # a busy machine takes longer than users wait\n"
         "monitor = Monitor(sys.argv[1], 'digits', interval=0.01)\n"
         "seen = []\n"
         "os.register_at_fork(after_in_parent=lambda: seen.append(threading.active_count()))\n"
@@ -686,3 +687,29 @@ def test_the_sender_thread_stops_for_a_fork(exporter: Exporter) -> None:
         exporter.url,
     )
     assert len({request["peer"] for request in exporter.requests}) == 1
+
+
+def test_a_fork_while_a_response_arrives() -> None:
+    """The child of a process whose thread waits for the rest of a response goes on, and the parent gets the rest."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        code = (
+            "import os, sys, time; from exporter import Monitor; monitor = Monitor(sys.argv[1], 'digits', interval=0.01)\n"
+            "monitor.record(id='1')\n"
+            "child = os.fork()\n"
+            "if not child: os._exit(0)\n"
+            "deadline = time.monotonic() + 30\n"
+            "while not (ended := os.waitpid(child, os.WNOHANG)[0]) and time.monotonic() < deadline: time.sleep(0.01)\n"
+            "if not ended: os.kill(child, 9)\n"
+            "print('ended' if ended else 'hangs', flush=True)\n"
+            "assert monitor.flush(20) and monitor.sent == 1, monitor.sent"
+        )
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True) as process:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 202 Accepted\r\nContent-Length: 15\r\n\r\n")
+                assert process.stdout is not None
+                assert process.stdout.readline() == "ended\n"
+                connection.sendall(b'{"accepted": 1}')
+                assert process.wait(30) == 0
