@@ -693,7 +693,8 @@ def test_a_fork_while_a_response_arrives() -> None:
     """The child of a process whose thread waits for the rest of a response goes on, and the parent gets the rest."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         code = (
-            "import os, sys, time; from exporter import Monitor; monitor = Monitor(sys.argv[1], 'digits', interval=0.01)\n"
+            "import os, sys, time; from exporter import Monitor\n"
+            "monitor = Monitor(sys.argv[1], 'digits', interval=0.01)\n"
             "monitor.record(id='1')\n"
             "child = os.fork()\n"
             "if not child: os._exit(0)\n"
