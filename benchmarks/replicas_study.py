@@ -17,7 +17,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.snapshots import encode
-from exporter.server.replica_drift import of_all_replicas
+from exporter.server.tasks.replica_drift import of_all_replicas
 from exporter.stats.divergence import Floats
 
 WINDOWS = 20_000

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from exporter.datasets.examples import Example, Page
 from exporter.features.extract import scalar_text
-from exporter.storage.correction_document import rfc3339
+from exporter.storage.review.correction_document import rfc3339
 
 ENTRIES = 1000
 """Labels, versions and reviewers that a lineage counts by name, at most; others are counted under ``…``."""
@@ -47,7 +47,7 @@ class Lineage:
     parent
         Identifier of the model's release before this one.
     sampling
-        See `exporter.storage.accuracy_counts.sampled_strata`.
+        See `exporter.storage.review.accuracy_counts.sampled_strata`.
     """
 
     def __init__(

@@ -19,12 +19,12 @@ from exporter.datasets.redaction import redacted_lineage, redacted_pages
 from exporter.datasets.stored import to_example
 from exporter.errors import StoreError, StoreFullError
 from exporter.storage import Store, releases
-from exporter.storage.accepted_examples import Selection, accepted_examples
-from exporter.storage.accuracy_counts import sampled_strata
-from exporter.storage.correction_document import rfc3339
 from exporter.storage.releases import PublishResult
-from exporter.storage.suspects import last_check, suspect_ids
-from exporter.storage.user_stats import suspicious_users
+from exporter.storage.review.accepted_examples import Selection, accepted_examples
+from exporter.storage.review.accuracy_counts import sampled_strata
+from exporter.storage.review.correction_document import rfc3339
+from exporter.storage.review.suspects import last_check, suspect_ids
+from exporter.storage.review.user_stats import suspicious_users
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def make_release(
     hold_back
         Whether to leave out users who corrected far more than others.
     exclude_suspects
-        Whether to leave out corrections whose label may be wrong; see `exporter.storage.suspects`.
+        Whether to leave out corrections whose label may be wrong; see `exporter.storage.review.suspects`.
 
     Raises
     ------

@@ -12,8 +12,8 @@ import msgspec
 from exporter.datasets.examples import Example, Page, Pages
 from exporter.features.lenient_json import lenient_inputs
 from exporter.storage import Store
-from exporter.storage.accepted_examples import Selection, accepted_examples
-from exporter.storage.correction_document import decode_label, rfc3339
+from exporter.storage.review.accepted_examples import Selection, accepted_examples
+from exporter.storage.review.correction_document import decode_label, rfc3339
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ def _page(store: Store, selection: Selection, redacted: frozenset[str], after: i
 
 
 def to_example(row: Mapping[Any, Any], redacted: frozenset[str]) -> Example | None:
-    """Convert a row of `exporter.storage.accepted_examples.accepted_examples`; None if its label cannot be read."""
+    """Convert a row of `exporter.storage.review.accepted_examples`; return None if its label cannot be read."""
     inputs = decode_inputs(row["inputs"])
     if inputs and redacted:
         inputs = {name: value for name, value in inputs.items() if name not in redacted}

@@ -12,7 +12,7 @@ from exporter.monitoring.registry import MonitorRegistry
 
 if TYPE_CHECKING:
     from exporter.storage import Store
-    from exporter.storage.backlog import ReviewState
+    from exporter.storage.review.backlog import ReviewState
 
 
 def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLines]:

@@ -23,31 +23,31 @@ from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.snapshots import SnapshotSaver, restore
 from exporter.profiles.profile import image_inputs
 from exporter.server.alerts import AlertSource
-from exporter.server.archiver import Archiver
 from exporter.server.client_log import ClientLog
-from exporter.server.comparisons import Comparisons
 from exporter.server.feedback_counter import FeedbackCounter
 from exporter.server.integrations.pairing import RequestResponsePairer
-from exporter.server.late_joiner import LateJoiner
-from exporter.server.model_file_watch import ModelFileWatch
 from exporter.server.notifications import Inbox
 from exporter.server.pipeline import Pipeline
 from exporter.server.prometheus_clients import ALERTS_SECONDS, COMPARISON_SECONDS, PrometheusClients
 from exporter.server.reload import Reloader
-from exporter.server.replica_drift import ReplicaDrift
-from exporter.server.retraining import Retrainer
-from exporter.server.review_ranker import ReviewRanker
 from exporter.server.scrapes import Scrapes
-from exporter.server.slice_watch import SliceWatch
 from exporter.server.slices import Slices
 from exporter.server.status import Status
 from exporter.server.stored_inputs import snapshot_inputs
+from exporter.server.tasks.archiver import Archiver
+from exporter.server.tasks.comparisons import Comparisons
+from exporter.server.tasks.late_joiner import LateJoiner
+from exporter.server.tasks.model_file_watch import ModelFileWatch
+from exporter.server.tasks.replica_drift import ReplicaDrift
+from exporter.server.tasks.retraining import Retrainer
+from exporter.server.tasks.review_ranker import ReviewRanker
+from exporter.server.tasks.slice_watch import SliceWatch
 from exporter.slices.drifting_hours import DriftingHours
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import Store
 from exporter.storage.engine import check_url, is_shared
 from exporter.storage.label_sums import sum_labels
-from exporter.storage.second_opinions import OpinionRule
+from exporter.storage.review.second_opinions import OpinionRule
 
 log = logging.getLogger(__name__)
 

@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from exporter.errors import EventError, QueueFullError
-from exporter.server import wsgi
 from exporter.server.api.parameters import parse_ids
 from exporter.server.api.probes import Probes
 from exporter.server.application import Exporter
 from exporter.server.authorization import CALLER, OPEN, SAFE, cross_origin_error, scope_error
 from exporter.server.client_log import set_client
-from exporter.server.ingest import NDJSON, ONE_ACCEPTED, Ingest
-from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem
-from exporter.server.request import (
+from exporter.server.http import wsgi
+from exporter.server.http.problem import INTERNAL_ERROR, Reply, event_problem, problem
+from exporter.server.http.request import (
     SMALL_BODY,
     ClientDisconnectedError,
     InflightBytes,
@@ -35,10 +34,11 @@ from exporter.server.request import (
     Scope,
     Send,
 )
-from exporter.server.response import StreamLimit, respond, stream
+from exporter.server.http.response import StreamLimit, respond, stream
+from exporter.server.http.streaming import STREAMS, Streamed
+from exporter.server.http.thread_pools import ThreadPools
+from exporter.server.ingest import NDJSON, ONE_ACCEPTED, Ingest
 from exporter.server.routes import ROUTES, Route, find
-from exporter.server.streaming import STREAMS, Streamed
-from exporter.server.thread_pools import ThreadPools
 from exporter.server.tokens import Caller
 from exporter.server.web_config import WebConfig
 from exporter.validation import preview

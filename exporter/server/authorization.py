@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from exporter.server.problem import Reply, problem
+from exporter.server.http.problem import Reply, problem
 from exporter.server.routes import ROUTES
 from exporter.server.tokens import USER, Caller
 from exporter.validation import preview

@@ -17,8 +17,7 @@ from exporter.features.lenient_json import decode_inputs
 from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
 from exporter.server.event_checks import check_business_events, check_feedback, describe_member, time_off
-from exporter.server.idempotency import IdempotencyCache, check_key, content_digest, reused_key
-from exporter.server.problem import (
+from exporter.server.http.problem import (
     Reply,
     event_problem,
     events_problem,
@@ -27,6 +26,7 @@ from exporter.server.problem import (
     rejected_document,
     store_problem,
 )
+from exporter.server.idempotency import IdempotencyCache, check_key, content_digest, reused_key
 from exporter.server.stored_inputs import prepare_inputs
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, commit_timeout
 from exporter.validation import json_pointer, preview

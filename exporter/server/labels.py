@@ -11,8 +11,15 @@ from exporter.errors import EventError, StoreError, StoreFullError
 from exporter.event_decoder import Decoder
 from exporter.events import LabelEvent, RejectedEvent, check_model
 from exporter.server.application import Exporter
+from exporter.server.http.problem import (
+    Reply,
+    event_problem,
+    events_problem,
+    json_reply,
+    rejected_document,
+    store_problem,
+)
 from exporter.server.idempotency import IdempotencyCache
-from exporter.server.problem import Reply, event_problem, events_problem, json_reply, rejected_document, store_problem
 from exporter.storage import LabelsResult
 
 MAX_LABELS = 10_000

@@ -11,9 +11,9 @@ from exporter.datasets import FORMATS
 from exporter.server.api.correction_query import MAX_LIMIT, MAX_SEARCH
 from exporter.slices.explain import MAX_LIMIT as MAX_SLICES
 from exporter.slices.questions import QUESTIONS
-from exporter.storage.correction_pages import ORDERS
-from exporter.storage.corrections import STATUSES, VERDICTS
-from exporter.storage.second_opinions import STATES as OPINION_STATES
+from exporter.storage.review.correction_pages import ORDERS
+from exporter.storage.review.corrections import STATUSES, VERDICTS
+from exporter.storage.review.second_opinions import STATES as OPINION_STATES
 
 
 class Parameter(NamedTuple):

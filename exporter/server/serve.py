@@ -21,14 +21,14 @@ import uvicorn
 import uvloop
 
 from exporter.errors import ConfigError, ModelFileError
-from exporter.server.acceptor import Acceptor
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
-from exporter.server.connection_limits import all_finished, check_connections
-from exporter.server.protocol import MAX_REFUSALS, BoundedProtocol
-from exporter.server.sockets import BACKLOG, listen, listen_at
+from exporter.server.http.acceptor import Acceptor
+from exporter.server.http.connection_limits import all_finished, check_connections
+from exporter.server.http.protocol import MAX_REFUSALS, BoundedProtocol
+from exporter.server.http.sockets import BACKLOG, listen, listen_at
+from exporter.server.http.turns import Turns
 from exporter.server.start_log import log_access
-from exporter.server.turns import Turns
 from exporter.server.web_config import WebConfig
 
 log = logging.getLogger(__name__)

@@ -16,11 +16,11 @@ import sqlalchemy as sa
 
 from exporter.events import LabelEvent, LabelledPrediction, RejectedEvent
 from exporter.features.extract import scalar_text
-from exporter.storage.correction_document import decode_label
 from exporter.storage.engine import is_shared
 from exporter.storage.label_refusal import refusal
 from exporter.storage.label_rows import LabelRow, find_rows, stored_rows, write_rows
 from exporter.storage.prediction_rows import Rows
+from exporter.storage.review.correction_document import decode_label
 from exporter.storage.schema import WAITING, is_waiting, labels
 from exporter.storage.size import StoreSize
 from exporter.storage.stored_text import label_json, label_spellings, storable

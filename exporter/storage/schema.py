@@ -106,7 +106,7 @@ decisions = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Index("decisions_time", "time"),
 )
-# Corrections that a reviewer is looking at; see `exporter.storage.leases`.
+# Corrections that a reviewer is looking at; see `exporter.storage.review.leases`.
 leases = sa.Table(
     "leases",
     metadata,
@@ -114,7 +114,7 @@ leases = sa.Table(
     sa.Column("reviewer", sa.Text, nullable=False),
     sa.Column("expires", sa.Float, nullable=False),
 )
-# Corrections that two reviewers decide; see `exporter.storage.second_opinions`.
+# Corrections that two reviewers decide; see `exporter.storage.review.second_opinions`.
 second_opinions = sa.Table(
     "second_opinions",
     metadata,
@@ -137,7 +137,7 @@ second_opinions = sa.Table(
     sa.Index("second_opinions_state", "state", "first_time"),
     sa.Index("second_opinions_given", "model", "second_time"),
 )
-# Pending corrections in the order in which they teach most; see `exporter.storage.rankings`.
+# Pending corrections in the order in which they teach most; see `exporter.storage.review.rankings`.
 rankings = sa.Table(
     "rankings",
     metadata,
@@ -159,7 +159,7 @@ ranked = sa.Table(
     sa.Column("leader", Key),
     sa.Index("ranked_leader", "leader"),
 )
-# Accepted corrections whose label may be wrong, and the last check of each model; see `exporter.storage.suspects`.
+# Accepted corrections whose label may be wrong, and the last check of each model: `exporter.storage.review.suspects`.
 suspects = sa.Table(
     "suspects",
     metadata,
@@ -204,7 +204,7 @@ draws = sa.Table(
     # When the oldest prediction that could be drawn was received, and the number of confident predictions.
     sa.Column("since", sa.Float, nullable=False),
     sa.Column("confident", sa.Integer, nullable=False),
-    # See `exporter.storage.sample_strata`; NULL where an older version drew.
+    # See `exporter.storage.review.sample_strata`; NULL where an older version drew.
     sa.Column("strata", sa.Text),
 )
 bin_codes = sa.Table(

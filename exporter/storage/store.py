@@ -22,7 +22,6 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.events import Feedback, LabelEvent, LabelledPrediction
 from exporter.stats.tolerance import Tolerance
-from exporter.storage.backlog import SCRAPE_TIMEOUT_SECONDS, Backlog, ReviewState
 from exporter.storage.database_file import DatabaseLock, database_path
 from exporter.storage.engine import error_message, is_damage, is_shared, open_engine, shown_url
 from exporter.storage.feedback import FeedbackRecorder, FeedbackResult
@@ -33,6 +32,7 @@ from exporter.storage.migrations import migrate
 from exporter.storage.prediction_rows import Rows
 from exporter.storage.quarantine import count_damaged, quarantine
 from exporter.storage.retention import Retention
+from exporter.storage.review.backlog import SCRAPE_TIMEOUT_SECONDS, Backlog, ReviewState
 from exporter.storage.size import StoreSize
 from exporter.storage.timeout import statement_timeout
 from exporter.storage.verdicts import Tolerances

@@ -30,7 +30,7 @@ from exporter.profiles.builder import build_file
 from exporter.profiles.profile_file import save
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
-from exporter.server.sockets import listen
+from exporter.server.http.sockets import listen
 
 GOOD = {
     "id": "r-17",

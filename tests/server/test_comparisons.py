@@ -34,8 +34,8 @@ from exporter.errors import ExporterError
 from exporter.http_client.prometheus import Prometheus
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.application import Exporter
-from exporter.server.comparisons import Comparisons
 from exporter.server.flask_app import create_app
+from exporter.server.tasks.comparisons import Comparisons
 from exporter.storage.label_sums import LabelSums
 
 NO_LABELS = LabelSums(0, 0, 0, 0)
@@ -302,7 +302,7 @@ def test_an_error_in_one_comparison_leaves_no_old_numbers(tmp_path: Path, monkey
         scene(exporter)
         exporter.comparisons.refresh()
         assert exporter.comparisons.lines()
-        monkeypatch.setattr("exporter.server.comparisons.compare_live", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr("exporter.server.tasks.comparisons.compare_live", lambda *_, **__: 1 / 0)
         exporter.comparisons.refresh()
         errors = []
         for _ in range(2):

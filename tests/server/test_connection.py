@@ -22,13 +22,14 @@ import uvloop
 from support.certificates import certificate
 from support.servers import CONFIG, eventually, write_config
 
-from exporter.server import asgi, connection_limits, protocol, serve, web_config
+from exporter.server import asgi, serve, web_config
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
-from exporter.server.protocol import MAX_REFUSALS, BoundedProtocol
-from exporter.server.request import join_headers
+from exporter.server.http import connection_limits, protocol
+from exporter.server.http.protocol import MAX_REFUSALS, BoundedProtocol
+from exporter.server.http.request import join_headers
+from exporter.server.http.sockets import listen
 from exporter.server.serve import Server
-from exporter.server.sockets import listen
 from exporter.server.tokens import user
 from exporter.server.web_config import WebConfig
 

@@ -14,15 +14,16 @@ from support.review_rows import START, put
 from exporter.config import ModelConfig, StoreConfig
 from exporter.datasets.release import EmptyError, make_release
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.server import input_vectors
-from exporter.server.label_checks import LabelCheck
-from exporter.storage import Store, suspects
-from exporter.storage.correction_pages import list_corrections
-from exporter.storage.corrections import Filter
-from exporter.storage.decision import Decision
-from exporter.storage.review_decisions import decide_all
+from exporter.server.tasks import input_vectors
+from exporter.server.tasks.label_checks import LabelCheck
+from exporter.storage import Store
+from exporter.storage.review import suspects
+from exporter.storage.review.correction_pages import list_corrections
+from exporter.storage.review.corrections import Filter
+from exporter.storage.review.decision import Decision
+from exporter.storage.review.review_decisions import decide_all
+from exporter.storage.review.suspects import suspect_documents, suspect_ids
 from exporter.storage.schema import feedback, label_checks
-from exporter.storage.suspects import suspect_documents, suspect_ids
 
 MODELS = {
     "digits": ModelConfig("digits", redact=frozenset({"name"})),

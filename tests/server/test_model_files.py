@@ -18,7 +18,7 @@ from exporter.events import Prediction
 from exporter.server.api.probes import Probes
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
-from exporter.server.model_file_watch import MAX_LOOKS
+from exporter.server.tasks.model_file_watch import MAX_LOOKS
 
 SUCCESSFUL = "model_exporter_config_last_reload_successful"
 PIPE = "models: [{name: x, profile: pipe}]"

@@ -20,7 +20,7 @@ from exporter.profiles.builder import build_file
 from exporter.profiles.profile_file import save
 from exporter.server.pages.review_errors import BARS, error_chart
 from exporter.server.pages.review_filters import ReviewQuery
-from exporter.storage.corrections import Filter
+from exporter.storage.review.corrections import Filter
 
 CONFIG = """
 models:

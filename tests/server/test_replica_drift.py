@@ -21,7 +21,7 @@ from exporter.monitoring.snapshots import decode, encode
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.server.application import Exporter
-from exporter.server.replica_drift import of_all_replicas
+from exporter.server.tasks.replica_drift import of_all_replicas
 
 VALUES = np.random.default_rng(1).normal(size=1000)
 BINNER = Binner(Profile("p", 1000, {"age": "numeric"}, {"age": numeric_feature(VALUES)}))

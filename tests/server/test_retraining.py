@@ -32,7 +32,7 @@ from exporter.metrics.exporter import ExporterMetrics
 from exporter.monitoring.model_files import load_monitors
 from exporter.server.alerts import Alerts
 from exporter.server.notifications import Alert
-from exporter.server.retraining import (
+from exporter.server.tasks.retraining import (
     FIRST_RETRY_SECONDS,
     GIVE_UP_SECONDS,
     LEASE_SECONDS,
@@ -190,7 +190,7 @@ def test_a_trainer_that_answers_500_for_a_day_gets_the_request_in_the_end(setup:
 
 def test_the_pause_begins_when_the_trainer_has_not_answered(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     """A trainer that hangs until the timeout is not asked again at once."""
-    monkeypatch.setattr("exporter.server.retraining.TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr("exporter.server.tasks.retraining.TIMEOUT_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         retrainer, now = setup.retrainer(url=f"http://127.0.0.1:{hanging.getsockname()[1]}/"), time.time()
         retrainer.request("digits")

@@ -23,7 +23,7 @@ from exporter.server.pages import review_charts
 from exporter.server.pages.image_png import png
 from exporter.server.pages.outliers import describe_category, describe_number
 from exporter.server.pages.review_filters import ReviewQuery
-from exporter.storage.corrections import Filter
+from exporter.storage.review.corrections import Filter
 
 
 class Page(Parsed):

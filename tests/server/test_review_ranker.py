@@ -13,14 +13,15 @@ from support.review_rows import START, put
 
 from exporter.config import ModelConfig, StoreConfig
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.server import input_vectors
-from exporter.server.review_ranker import ReviewRanker
-from exporter.storage import Store, rankings
-from exporter.storage.correction_pages import Position, list_corrections
-from exporter.storage.corrections import Filter
-from exporter.storage.decision import Decision
-from exporter.storage.rankings import count_alike
-from exporter.storage.review_decisions import decide_all
+from exporter.server.tasks import input_vectors
+from exporter.server.tasks.review_ranker import ReviewRanker
+from exporter.storage import Store
+from exporter.storage.review import rankings
+from exporter.storage.review.correction_pages import Position, list_corrections
+from exporter.storage.review.corrections import Filter
+from exporter.storage.review.decision import Decision
+from exporter.storage.review.rankings import count_alike
+from exporter.storage.review.review_decisions import decide_all
 from exporter.storage.schema import feedback, ranked
 
 

@@ -13,9 +13,9 @@ from support.flights import COUNT, events, is_planted, write_model
 from support.servers import eventually
 
 from exporter.errors import StoreError
-from exporter.server import slice_watch
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
+from exporter.server.tasks import slice_watch
 
 
 @pytest.fixture

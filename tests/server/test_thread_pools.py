@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from exporter.errors import QueueFullError
-from exporter.server import thread_pools
-from exporter.server.thread_pools import ThreadPool
+from exporter.server.http import thread_pools
+from exporter.server.http.thread_pools import ThreadPool
 
 
 def test_clients_take_turns() -> None:

@@ -18,7 +18,7 @@ from exporter.events import Feedback, LabelEvent, Prediction
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.profile_file import load
-from exporter.server.archiver import Archiver
+from exporter.server.tasks.archiver import Archiver
 from exporter.slices import archived
 from exporter.slices.archived import ArchivedPredictions
 from exporter.slices.explain import Explanation, SliceQuery, explain

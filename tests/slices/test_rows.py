@@ -15,8 +15,9 @@ from exporter.monitoring.binner import Binner
 from exporter.profiles.profile_file import load
 from exporter.slices import rows
 from exporter.slices.rows import find_corrections, parse_bins
-from exporter.storage import Store, corrections
-from exporter.storage.corrections import Filter
+from exporter.storage import Store
+from exporter.storage.review import corrections
+from exporter.storage.review.corrections import Filter
 
 
 @pytest.fixture

@@ -35,10 +35,10 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile_file import save
 from exporter.profiles.readers.store import StoreSource
-from exporter.server import late_joiner
-from exporter.server.archiver import Archiver
-from exporter.server.late_joiner import LateJoiner
-from exporter.server.problem import store_problem
+from exporter.server.http.problem import store_problem
+from exporter.server.tasks import late_joiner
+from exporter.server.tasks.archiver import Archiver
+from exporter.server.tasks.late_joiner import LateJoiner
 from exporter.slices.drifting_hours import DriftingHours
 from exporter.slices.recorder import BinRecorder
 from exporter.storage import CountedFeedback, Store, archive, archive_writer, late_rows, prediction_rows

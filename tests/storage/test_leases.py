@@ -12,11 +12,12 @@ from support.reviewers import in_parallel
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.storage import Store, leases
-from exporter.storage.corrections import Filter, count_among
-from exporter.storage.decision import Decision
-from exporter.storage.leases import Assigner, Lease, give_back, held_by_others, take_leases
-from exporter.storage.review_decisions import decide
+from exporter.storage import Store
+from exporter.storage.review import leases
+from exporter.storage.review.corrections import Filter, count_among
+from exporter.storage.review.decision import Decision
+from exporter.storage.review.leases import Assigner, Lease, give_back, held_by_others, take_leases
+from exporter.storage.review.review_decisions import decide
 
 PENDING = Filter(status="pending")
 

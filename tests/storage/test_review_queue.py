@@ -17,18 +17,18 @@ from support.review_rows import START, pick, predict, put, redact
 from exporter.config import StoreConfig
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import Store
-from exporter.storage.accepted_examples import Selection, accepted_examples
-from exporter.storage.accuracy_counts import accuracy_counts
-from exporter.storage.backlog import read_state
-from exporter.storage.correction_history import correction_history
-from exporter.storage.correction_pages import Position, list_corrections
-from exporter.storage.correction_stats import overview, read_errors
-from exporter.storage.corrections import Filter
-from exporter.storage.decision import Decision
 from exporter.storage.feedback_join import UnjoinedFeedback
-from exporter.storage.review_decisions import decide
-from exporter.storage.review_probes import Draw, with_feedback
-from exporter.storage.review_samples import sample_for_review
+from exporter.storage.review.accepted_examples import Selection, accepted_examples
+from exporter.storage.review.accuracy_counts import accuracy_counts
+from exporter.storage.review.backlog import read_state
+from exporter.storage.review.correction_history import correction_history
+from exporter.storage.review.correction_pages import Position, list_corrections
+from exporter.storage.review.correction_stats import overview, read_errors
+from exporter.storage.review.corrections import Filter
+from exporter.storage.review.decision import Decision
+from exporter.storage.review.review_decisions import decide
+from exporter.storage.review.review_probes import Draw, with_feedback
+from exporter.storage.review.review_samples import sample_for_review
 
 
 @pytest.fixture

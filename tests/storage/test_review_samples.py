@@ -18,15 +18,16 @@ from exporter.errors import StoreFullError
 from exporter.events import Feedback, Prediction
 from exporter.stats.accuracy import IntervalEstimate, wilson
 from exporter.stats.tolerance import Tolerance
-from exporter.storage import CountedFeedback, Store, prediction_rows, review_probes
-from exporter.storage.correction_history import correction_history
-from exporter.storage.correction_pages import list_corrections
-from exporter.storage.corrections import Filter
-from exporter.storage.decision import Decision
-from exporter.storage.review_decisions import decide
-from exporter.storage.review_probes import Draw, draw, select_draw
-from exporter.storage.review_samples import sample_for_review, store_sample
-from exporter.storage.sample_strata import Strata, stored_strata
+from exporter.storage import CountedFeedback, Store, prediction_rows
+from exporter.storage.review import review_probes
+from exporter.storage.review.correction_history import correction_history
+from exporter.storage.review.correction_pages import list_corrections
+from exporter.storage.review.corrections import Filter
+from exporter.storage.review.decision import Decision
+from exporter.storage.review.review_decisions import decide
+from exporter.storage.review.review_probes import Draw, draw, select_draw
+from exporter.storage.review.review_samples import sample_for_review, store_sample
+from exporter.storage.review.sample_strata import Strata, stored_strata
 from exporter.storage.schema import draws, feedback, history, predictions
 
 

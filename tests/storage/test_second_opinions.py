@@ -12,16 +12,16 @@ from support.review_rows import put
 from exporter.config import StoreConfig
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import Store
-from exporter.storage.accepted_examples import Selection, accepted_examples
-from exporter.storage.backlog import read_state
-from exporter.storage.correction_pages import list_corrections
-from exporter.storage.corrections import Filter, count_among
-from exporter.storage.decision import Decision
-from exporter.storage.leases import Assigner, Assignment, Lease
-from exporter.storage.review_decisions import count_decided, decide, decide_all
-from exporter.storage.reviewer_agreement import read_agreement
+from exporter.storage.review.accepted_examples import Selection, accepted_examples
+from exporter.storage.review.backlog import read_state
+from exporter.storage.review.correction_pages import list_corrections
+from exporter.storage.review.corrections import Filter, count_among
+from exporter.storage.review.decision import Decision
+from exporter.storage.review.leases import Assigner, Assignment, Lease
+from exporter.storage.review.review_decisions import count_decided, decide, decide_all
+from exporter.storage.review.reviewer_agreement import read_agreement
+from exporter.storage.review.second_opinions import OpinionRule, in_state, is_chosen, with_second_opinions
 from exporter.storage.schema import decisions, feedback
-from exporter.storage.second_opinions import OpinionRule, in_state, is_chosen, with_second_opinions
 
 ALL = OpinionRule(1.0, lambda model: Tolerance(amount=0.5) if model == "prices" else Tolerance())
 PENDING = Filter(status="pending", source="all")
@@ -97,7 +97,7 @@ def test_opinions_on_another_model_do_not_hide_those_on_the_chosen_one(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many corrections of another model await a second opinion for longer, a reviewer of one is asked."""
-    monkeypatch.setattr("exporter.storage.leases.MAX_AWAITED", 1)
+    monkeypatch.setattr("exporter.storage.review.leases.MAX_AWAITED", 1)
     give(store, "anna", "accepted", 1)
     give(store, "anna", "accepted", 1, number=3)
     assert assign(store, "ben", PENDING._replace(model="prices")).blind == {"3"}
@@ -111,7 +111,7 @@ def test_opinions_that_are_taken_back_meanwhile_have_no_agreement(
     give(store, "ben", "accepted", 1)
     with store.reading() as connection:
         assert read_agreement(connection)["digits"].pairs == 1
-        monkeypatch.setattr("exporter.storage.reviewer_agreement._latest", lambda *_: [])
+        monkeypatch.setattr("exporter.storage.review.reviewer_agreement._latest", lambda *_: [])
         assert read_agreement(connection) == {}
 
 

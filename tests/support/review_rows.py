@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from exporter.storage import Store
-from exporter.storage.correction_pages import list_corrections
-from exporter.storage.corrections import Filter
+from exporter.storage.review.correction_pages import list_corrections
+from exporter.storage.review.corrections import Filter
 from exporter.storage.schema import feedback, predictions
 
 START = 1_790_000_000.0

@@ -23,7 +23,7 @@ REMARK = (
 
 
 class SampledStrata(msgspec.Struct):
-    """The strata that weight the samples of a version; see `exporter.storage.accuracy_counts.sampled_strata`."""
+    """The strata that weight the samples of a version; see `exporter.storage.review.accuracy_counts.sampled_strata`."""
 
     edges: tuple[float, ...] | None
     confident: tuple[int, ...]

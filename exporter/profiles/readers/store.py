@@ -17,10 +17,10 @@ from exporter.features.stored_inputs import remove_inputs
 from exporter.profiles.readers.base import Batch, Source, to_columns
 from exporter.profiles.type_inference import Column
 from exporter.storage.archive import Archive, ArchiveFilter, archived_up_to
-from exporter.storage.correction_document import decode_label
 from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
 from exporter.storage.packed_inputs import unpack
 from exporter.storage.prediction_rows import is_sampled
+from exporter.storage.review.correction_document import decode_label
 from exporter.storage.schema import has_inputs, predictions
 
 PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"

@@ -10,7 +10,7 @@ from exporter.comparison.report import document
 from exporter.errors import CompareError, ExporterError
 from exporter.server.api.parameters import check_parameters, parse_model, parse_truth
 from exporter.server.application import Exporter
-from exporter.server.problem import json_reply, problem
+from exporter.server.http.problem import json_reply, problem
 
 
 def blueprint(exporter: Exporter) -> Blueprint:

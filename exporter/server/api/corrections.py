@@ -25,22 +25,22 @@ from exporter.server.api.leases import reviewer_lease
 from exporter.server.api.parameters import convert_body, parse_json
 from exporter.server.api.request_bodies import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.application import Exporter
+from exporter.server.http.problem import Reply, json_reply, problem
 from exporter.server.idempotency import IdempotencyCache
-from exporter.server.problem import Reply, json_reply, problem
-from exporter.storage.correction_history import correction_history
-from exporter.storage.correction_pages import list_corrections
-from exporter.storage.corrections import find_correction
-from exporter.storage.decision import Decision
-from exporter.storage.leases import is_asked
-from exporter.storage.rankings import count_alike
-from exporter.storage.review_decisions import decide, decide_all
-from exporter.storage.review_probes import Draw
-from exporter.storage.review_samples import sample_for_review
-from exporter.storage.reviewer_agreement import reviewer_agreement
-from exporter.storage.second_opinions import as_before, with_second_opinions
+from exporter.storage.review.correction_history import correction_history
+from exporter.storage.review.correction_pages import list_corrections
+from exporter.storage.review.corrections import find_correction
+from exporter.storage.review.decision import Decision
+from exporter.storage.review.leases import is_asked
+from exporter.storage.review.rankings import count_alike
+from exporter.storage.review.review_decisions import decide, decide_all
+from exporter.storage.review.review_probes import Draw
+from exporter.storage.review.review_samples import sample_for_review
+from exporter.storage.review.reviewer_agreement import reviewer_agreement
+from exporter.storage.review.second_opinions import as_before, with_second_opinions
+from exporter.storage.review.suspects import suspect_documents
+from exporter.storage.review.user_stats import user_stats
 from exporter.storage.stored_text import label_json
-from exporter.storage.suspects import suspect_documents
-from exporter.storage.user_stats import user_stats
 from exporter.validation import preview
 
 

@@ -16,10 +16,10 @@ from exporter.events import check_model
 from exporter.server.api.parameters import check_parameters, convert_body, parse_json, parse_time, parse_whole_number
 from exporter.server.api.request_bodies import ReleaseRequest
 from exporter.server.application import Exporter
-from exporter.server.problem import json_reply, problem
-from exporter.server.streaming import STREAMED
+from exporter.server.http.problem import json_reply, problem
+from exporter.server.http.streaming import STREAMED
 from exporter.storage import releases
-from exporter.storage.accepted_examples import Selection
+from exporter.storage.review.accepted_examples import Selection
 from exporter.storage.stored_text import label_json
 from exporter.validation import preview, suggestion
 

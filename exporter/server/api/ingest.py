@@ -9,9 +9,9 @@ from flask import Blueprint, Response, request
 from exporter.errors import EventError
 from exporter.server.api.parameters import parse_ids
 from exporter.server.application import Exporter
+from exporter.server.http.problem import Reply, event_problem, json_reply
 from exporter.server.ingest import NDJSON, Ingest
 from exporter.server.labels import Labels
-from exporter.server.problem import Reply, event_problem, json_reply
 
 
 def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:

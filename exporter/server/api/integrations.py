@@ -16,6 +16,7 @@ from exporter.events import MAX_REJECTED, Prediction, RejectedEvent
 from exporter.server.api.ingest import idempotency_key
 from exporter.server.api.parameters import parse_ids
 from exporter.server.application import Exporter
+from exporter.server.http.problem import Reply, event_problem
 from exporter.server.ingest import MAX_BODY, NDJSON, Ingest
 from exporter.server.integrations import ConfiguredModel, ModelNames, PayloadPair, seldon, to_predictions
 from exporter.server.integrations.cloudevents import BATCH, LoggedMessage, read_events
@@ -26,7 +27,6 @@ from exporter.server.integrations.payload import MAX_ROWS, decode_json, decompre
 from exporter.server.integrations.payload_pairs import read_pair, split_pairs
 from exporter.server.integrations.proxy_records import read_record
 from exporter.server.integrations.seldon_feedback import feedback_documents
-from exporter.server.problem import Reply, event_problem
 
 _LARGE = 2**20
 _GRPC_CODES = {400: 3, 413: 3, 415: 3, 503: 14}  # INVALID_ARGUMENT and UNAVAILABLE

@@ -10,12 +10,12 @@ from exporter.server.api.parameters import convert_body, malformed, parse_json
 from exporter.server.api.request_bodies import LeaseChange
 from exporter.server.application import Exporter
 from exporter.server.authorization import CALLER
-from exporter.server.problem import json_reply, problem
+from exporter.server.http.problem import json_reply, problem
 from exporter.server.tokens import Caller
-from exporter.storage.correction_document import rfc3339
-from exporter.storage.correction_pages import Position
-from exporter.storage.corrections import Filter
-from exporter.storage.leases import Assigner, Assignment, Lease, give_back, take_leases
+from exporter.storage.review.correction_document import rfc3339
+from exporter.storage.review.correction_pages import Position
+from exporter.storage.review.corrections import Filter
+from exporter.storage.review.leases import Assigner, Assignment, Lease, give_back, take_leases
 
 NAMELESS = (
     "a lease belongs to a reviewer, and this exporter does not know who asks: set up users or tokens, "

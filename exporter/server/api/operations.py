@@ -7,7 +7,7 @@ from flask import Blueprint, Response, request
 from exporter.errors import ConfigError, ModelFileError
 from exporter.server.api.probes import TEXT, Probes
 from exporter.server.application import Exporter
-from exporter.server.problem import Reply, problem
+from exporter.server.http.problem import Reply, problem
 
 
 def blueprint(exporter: Exporter) -> Blueprint:

@@ -10,7 +10,7 @@ import msgspec
 
 from exporter.errors import EventError
 from exporter.events import check_model
-from exporter.storage.corrections import STATUSES
+from exporter.storage.review.corrections import STATUSES
 from exporter.validation import any_of, explain, json_pointer, preview, suggestion
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)

@@ -6,7 +6,7 @@ import gzip
 from collections.abc import Collection
 
 from exporter.server.application import Exporter
-from exporter.server.problem import Reply
+from exporter.server.http.problem import Reply
 
 TEXT = "text/plain; charset=utf-8"
 

@@ -8,8 +8,8 @@ from exporter.events import check_model
 from exporter.server.api.parameters import check_parameters, convert_body, parse_json, parse_whole_number
 from exporter.server.api.request_bodies import RetrainBody
 from exporter.server.application import Exporter
-from exporter.server.problem import json_reply, problem
-from exporter.server.retraining import request_document
+from exporter.server.http.problem import json_reply, problem
+from exporter.server.tasks.retraining import request_document
 from exporter.storage.retrain_requests import list_requests
 from exporter.validation import preview
 

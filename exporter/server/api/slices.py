@@ -16,7 +16,7 @@ from exporter.server.api.parameters import (
     parse_whole_number,
 )
 from exporter.server.application import Exporter
-from exporter.server.problem import json_reply, problem
+from exporter.server.http.problem import json_reply, problem
 from exporter.slices.explain import DAY, DEFAULT_LIMIT, MAX_LIMIT, SliceQuery
 from exporter.slices.questions import QUESTIONS
 from exporter.slices.report import document

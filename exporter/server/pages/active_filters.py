@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from exporter.server.pages.review_charts import format_time
 from exporter.server.pages.review_filters import ReviewQuery
-from exporter.storage.corrections import PARAMETERS
+from exporter.storage.review.corrections import PARAMETERS
 
 
 def active_filters(query: ReviewQuery) -> list[tuple[str, dict[str, str]]]:

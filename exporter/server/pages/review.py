@@ -22,6 +22,7 @@ from exporter.server.api.correction_query import MAX_ID, MAX_LIMIT, encode_curso
 from exporter.server.api.leases import assign, reviewer_lease
 from exporter.server.application import Exporter
 from exporter.server.elapsed import ago
+from exporter.server.http.problem import store_problem
 from exporter.server.pages import image_png, review_cards, review_charts
 from exporter.server.pages.active_filters import active_filters
 from exporter.server.pages.regression import is_regression
@@ -29,22 +30,21 @@ from exporter.server.pages.review_agreement import agreement_sentence
 from exporter.server.pages.review_errors import error_chart
 from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, parameters, parse_review_query
 from exporter.server.pages.slices import slices_parameters
-from exporter.server.problem import store_problem
 from exporter.stats.accuracy import IntervalEstimate
-from exporter.storage.accuracy_counts import AccuracyCounts, accuracy_counts
-from exporter.storage.correction_document import rfc3339
-from exporter.storage.correction_pages import list_corrections
-from exporter.storage.correction_stats import overview, read_errors
-from exporter.storage.corrections import STATUSES, count_among, find_correction
-from exporter.storage.decision import Decision
-from exporter.storage.leases import held_by_others
-from exporter.storage.rankings import count_alike
-from exporter.storage.review_decisions import count_decided, decide
-from exporter.storage.review_probes import Draw
-from exporter.storage.review_samples import sample_for_review
-from exporter.storage.second_opinions import in_state, with_second_opinions
+from exporter.storage.review.accuracy_counts import AccuracyCounts, accuracy_counts
+from exporter.storage.review.correction_document import rfc3339
+from exporter.storage.review.correction_pages import list_corrections
+from exporter.storage.review.correction_stats import overview, read_errors
+from exporter.storage.review.corrections import STATUSES, count_among, find_correction
+from exporter.storage.review.decision import Decision
+from exporter.storage.review.leases import held_by_others
+from exporter.storage.review.rankings import count_alike
+from exporter.storage.review.review_decisions import count_decided, decide
+from exporter.storage.review.review_probes import Draw
+from exporter.storage.review.review_samples import sample_for_review
+from exporter.storage.review.second_opinions import in_state, with_second_opinions
+from exporter.storage.review.suspects import count_suspects, suspect_documents
 from exporter.storage.stored_text import label_json
-from exporter.storage.suspects import count_suspects, suspect_documents
 
 MAX_SUGGESTIONS = 1000
 """Labels that the page suggests in a field."""

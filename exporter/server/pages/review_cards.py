@@ -20,7 +20,7 @@ from exporter.server.api.correction_query import is_new
 from exporter.server.pages.image_png import is_image
 from exporter.server.pages.outliers import find_outliers
 from exporter.server.pages.regression import difference, is_regression
-from exporter.storage.corrections import WAITING_SECONDS
+from exporter.storage.review.corrections import WAITING_SECONDS
 
 MAX_TEXT = 20_000
 """Characters of a text that a card shows."""

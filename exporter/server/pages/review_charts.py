@@ -11,7 +11,7 @@ from typing import Any
 
 from exporter.server.pages.review_cards import abbreviate
 from exporter.server.pages.review_filters import ReviewQuery, rfc3339
-from exporter.storage.correction_stats import BARS
+from exporter.storage.review.correction_stats import BARS
 from exporter.storage.stored_text import label_json
 
 MAX_LABELS = 10
@@ -19,7 +19,7 @@ MAX_LABELS = 10
 MAX_HORIZONTAL = 3
 """Characters of a horizontal label above its column; longer labels are vertical."""
 STEPS = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 86400, 7 * 86400, 28 * 86400, 364 * 86400)
-"""Seconds per bar: whole multiples of the buckets of `exporter.storage.correction_stats`."""
+"""Seconds per bar: whole multiples of the buckets of `exporter.storage.review.correction_stats`."""
 
 FIRST, LAST = -62135596800, 253402300799
 """Unix times of the first and last second that `datetime` can represent."""

@@ -13,8 +13,8 @@ from exporter.errors import EventError
 from exporter.server.api.correction_query import FoundSlice, parse_query
 from exporter.server.api.parameters import parse_whole_number
 from exporter.server.application import Exporter
-from exporter.storage.correction_pages import Position
-from exporter.storage.corrections import PARAMETERS, Filter
+from exporter.storage.review.correction_pages import Position
+from exporter.storage.review.corrections import PARAMETERS, Filter
 from exporter.validation import any_of, parse_duration, preview
 
 VIEWS = ("cards", "table")

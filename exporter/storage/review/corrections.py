@@ -12,12 +12,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from exporter.storage.correction_document import Redacted, correction_document
 from exporter.storage.label_numbers import label_error
 from exporter.storage.parts import parts
 from exporter.storage.redaction import may_hold
+from exporter.storage.review.correction_document import Redacted, correction_document
+from exporter.storage.review.second_opinions import in_state
 from exporter.storage.schema import feedback, is_accepted, is_described, is_unjoined, ranked, suspects
-from exporter.storage.second_opinions import in_state
 from exporter.storage.stored_text import label_json
 
 STATUSES = ("accepted", "pending", "rejected")
@@ -41,7 +41,7 @@ label_column = sa.func.coalesce(feedback.c.reviewed_label, feedback.c.label)
 """The effective label: the reviewer's if there is one, else the user's."""
 
 of_suspect = (suspects.c.feedback_id == feedback.c.id) & (suspects.c.revision == feedback.c.revision) & is_accepted
-"""How a suspect joins its correction: an accepted one whose label may be wrong, see `exporter.storage.suspects`."""
+"""The join of a suspect with its correction, which is accepted but may have a wrong label; see `suspects`."""
 _is_suspect = sa.exists().where(of_suspect).correlate(feedback)
 
 
@@ -66,7 +66,7 @@ class Filter(NamedTuple):
     q
         Text in the comment, the user, the prediction's identifier or the inputs; case does not matter.
     alike
-        The identifier of the correction that stands for them; see `exporter.storage.rankings`.
+        The identifier of the correction that stands for them; see `exporter.storage.review.rankings`.
     suspect
         Whether it is an accepted correction whose label may be wrong; see `of_suspect`.
     without
@@ -76,9 +76,9 @@ class Filter(NamedTuple):
     ids
         Identifiers of corrections; see `exporter.slices.rows`.
     second_opinion
-        One of `exporter.storage.second_opinions.STATES`.
+        One of `exporter.storage.review.second_opinions.STATES`.
     redacted
-        Inputs that are neither shown nor searched; see `exporter.storage.correction_document.correction_document`.
+        Inputs that are neither shown nor searched; see `exporter.storage.review.correction_document`.
     """
 
     model: str | None = None

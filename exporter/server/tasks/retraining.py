@@ -28,9 +28,8 @@ from exporter.metrics.families import RETRAIN_UNDELIVERED
 from exporter.metrics.lines import FamilyLines, sample_line
 from exporter.monitoring.background import BackgroundTask
 from exporter.server.alerts import Alerts
-from exporter.server.retrain_triggers import Trigger, accuracy_trigger, corrections_trigger
+from exporter.server.tasks.retrain_triggers import Trigger, accuracy_trigger, corrections_trigger
 from exporter.storage import Store
-from exporter.storage.correction_document import rfc3339
 from exporter.storage.retrain_requests import (
     NewRequest,
     Row,
@@ -40,6 +39,7 @@ from exporter.storage.retrain_requests import (
     list_requests,
     update_request,
 )
+from exporter.storage.review.correction_document import rfc3339
 
 log = logging.getLogger(__name__)
 

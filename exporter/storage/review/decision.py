@@ -11,7 +11,7 @@ class Decision(NamedTuple):
     Attributes
     ----------
     status
-        One of `exporter.storage.corrections.STATUSES`.
+        One of `exporter.storage.review.corrections.STATUSES`.
     label
         The reviewer's label as stored JSON; None keeps the label. The label of a correction that becomes pending again
         is the user's.

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.storage.corrections import Filter, conditions, label_column
+from exporter.storage.review.corrections import Filter, conditions, label_column
 from exporter.storage.schema import feedback, ranked, rankings
 
 SOURCES = ("user", "sample")

@@ -9,8 +9,9 @@ import numpy as np
 import sqlalchemy as sa
 
 from exporter.stats.divergence import Floats
-from exporter.storage.correction_document import decode_label
-from exporter.storage.corrections import (
+from exporter.storage.label_numbers import label_error
+from exporter.storage.review.correction_document import decode_label
+from exporter.storage.review.corrections import (
     STATUSES,
     Filter,
     conditions,
@@ -18,7 +19,6 @@ from exporter.storage.corrections import (
     label_conditions,
     of_any_label,
 )
-from exporter.storage.label_numbers import label_error
 from exporter.storage.schema import feedback
 
 MAX_CELLS = 1000

@@ -8,9 +8,9 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
-from exporter.server.problem import Reply
-from exporter.server.request import Request, Send
-from exporter.server.streaming import STREAMS, Streamed
+from exporter.server.http.problem import Reply
+from exporter.server.http.request import Request, Send
+from exporter.server.http.streaming import STREAMS, Streamed
 
 log = logging.getLogger(__name__)
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from exporter.storage.correction_document import Redacted, correction_document
-from exporter.storage.corrections import Filter, conditions
-from exporter.storage.decision import Decision
-from exporter.storage.leases import end_leases
+from exporter.storage.review.correction_document import Redacted, correction_document
+from exporter.storage.review.corrections import Filter, conditions
+from exporter.storage.review.decision import Decision
+from exporter.storage.review.leases import end_leases
+from exporter.storage.review.second_opinions import NO_SECOND_OPINIONS, OpinionRule, SecondOpinions, as_before, in_state
 from exporter.storage.schema import decisions, feedback
-from exporter.storage.second_opinions import NO_SECOND_OPINIONS, OpinionRule, SecondOpinions, as_before, in_state
 from exporter.storage.statements import update_of_row
 
 

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.storage.correction_document import Redacted, correction_document
-from exporter.storage.corrections import (
+from exporter.storage.label_numbers import label_error
+from exporter.storage.parts import parts
+from exporter.storage.review.correction_document import Redacted, correction_document
+from exporter.storage.review.corrections import (
     STATUSES,
     Filter,
     conditions,
@@ -19,9 +21,7 @@ from exporter.storage.corrections import (
     of_suspect,
     verdicts_of,
 )
-from exporter.storage.label_numbers import label_error
-from exporter.storage.parts import parts
-from exporter.storage.rankings import latest_rankings
+from exporter.storage.review.rankings import latest_rankings
 from exporter.storage.schema import confidence_key, feedback, ranked, suspects
 
 ORDERS = ("confident", "error", "informative", "newest", "suspect")

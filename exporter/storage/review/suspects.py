@@ -14,8 +14,8 @@ import sqlalchemy as sa
 
 from exporter.events import MAX_COMPARED
 from exporter.features.extract import scalar_text
-from exporter.storage.correction_document import decode_label
-from exporter.storage.corrections import STATUSES, label_column, of_suspect
+from exporter.storage.review.correction_document import decode_label
+from exporter.storage.review.corrections import STATUSES, label_column, of_suspect
 from exporter.storage.schema import decisions, feedback, is_accepted, label_checks, suspects
 
 MAX_ACCEPTED = 20_000

@@ -11,11 +11,18 @@ import numpy as np
 from exporter.features.extract import scalar_text
 from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.server.input_vectors import InputVectors, input_types
+from exporter.server.tasks.input_vectors import InputVectors, input_types
 from exporter.stats.neighbours import unlike_neighbours
 from exporter.storage import Store
-from exporter.storage.correction_document import decode_label
-from exporter.storage.suspects import LabelledRow, Suspect, current_state, is_outdated, read_labelled, store_check
+from exporter.storage.review.correction_document import decode_label
+from exporter.storage.review.suspects import (
+    LabelledRow,
+    Suspect,
+    current_state,
+    is_outdated,
+    read_labelled,
+    store_check,
+)
 
 PAUSE_SECONDS = 60.0
 """Least time between two checks of the same model."""

@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from exporter.stats.divergence import Floats
 from exporter.stats.strata import Integers, add_edges, allocate, shares, stratum_of
 from exporter.stats.tolerance import Tolerance
-from exporter.storage.accuracy_counts import Drawn, count_strata
-from exporter.storage.sample_strata import Strata, stored_strata
+from exporter.storage.review.accuracy_counts import Drawn, count_strata
+from exporter.storage.review.sample_strata import Strata, stored_strata
 from exporter.storage.schema import draws, feedback, has_inputs, predictions
 from exporter.storage.size import prediction_range
 
@@ -207,7 +207,7 @@ class _Plan:
 
 
 def draw(connection: sa.Connection, chosen: Draw, count: int, rng: np.random.Generator, tolerance: Tolerance) -> Sample:
-    """Draw a sample; see `exporter.storage.review_samples.sample_for_review`."""
+    """Draw a sample; see `exporter.storage.review.review_samples.sample_for_review`."""
     numbers = prediction_range(connection)
     if not numbers:
         return Sample(chosen.model, 0.0, {})

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from exporter.stats.accuracy import IntervalEstimate, estimate_accuracy
 from exporter.stats.tolerance import Tolerance
 from exporter.storage.label_numbers import is_within_tolerance
-from exporter.storage.sample_strata import Strata, count_columns, counts_by_stratum, stored_strata
+from exporter.storage.review.sample_strata import Strata, count_columns, counts_by_stratum, stored_strata
 from exporter.storage.schema import draws, feedback, has_reviewed_label
 from exporter.storage.verdicts import Tolerances
 

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from exporter.errors import QueueFullError
+from exporter.server.http.problem import Reply, problem
 from exporter.server.ingest import MAX_BODY
-from exporter.server.problem import Reply, problem
 from exporter.server.tokens import Caller
 
 Scope = MutableMapping[str, Any]

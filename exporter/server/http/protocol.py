@@ -3,7 +3,7 @@
 Uvicorn parses HTTP/1.1 with httptools and runs the application. `BoundedProtocol` adds what uvicorn leaves to a
 proxy in front: limits on the time a request takes to arrive, the number of connections, the requests read ahead of
 the one being answered, and the answers that wait for a client to read them. Limits on the size of a request are in
-`exporter.server.request_parser`.
+`exporter.server.http.request_parser`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from exporter.server.problem import Reply, problem
-from exporter.server.request_parser import RequestParser
-from exporter.server.response_writer import ResponseWriter
-from exporter.server.turns import Turns
+from exporter.server.http.problem import Reply, problem
+from exporter.server.http.request_parser import RequestParser
+from exporter.server.http.response_writer import ResponseWriter
+from exporter.server.http.turns import Turns
 
 HEAD_SECONDS = 15.0
 """Time in which a head must arrive."""

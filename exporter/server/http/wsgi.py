@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
 from exporter.errors import StoreError
-from exporter.server.problem import Reply, store_problem
-from exporter.server.request import Request
-from exporter.server.streaming import STREAMED, Streamed
+from exporter.server.http.problem import Reply, store_problem
+from exporter.server.http.request import Request
+from exporter.server.http.streaming import STREAMED, Streamed
 
 if TYPE_CHECKING:
     from flask import Flask

@@ -1,6 +1,6 @@
 """Rank pending corrections in the background, and check the labels of accepted ones.
 
-See `exporter.stats.review_order` and `exporter.storage.rankings`, and `exporter.server.label_checks`.
+See `exporter.stats.review_order` and `exporter.storage.review.rankings`, and `exporter.server.tasks.label_checks`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 from exporter.errors import ExporterError
 from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.server.input_vectors import InputVectors, input_types
-from exporter.server.label_checks import LabelCheck
+from exporter.server.tasks.input_vectors import InputVectors, input_types
+from exporter.server.tasks.label_checks import LabelCheck
 from exporter.stats.divergence import Floats
 from exporter.stats.review_order import informative_order
 from exporter.storage import Store
-from exporter.storage.rankings import (
+from exporter.storage.review.rankings import (
     SOURCES,
     is_outdated,
     pending_state,

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Collection
 from typing import Any
 
-from exporter.server.protocol import BoundedProtocol
+from exporter.server.http.protocol import BoundedProtocol
 
 HELD_BYTES = 128 * 2**20
 """Bytes that all connections together may hold: answers that nobody reads, and requests that wait."""

@@ -10,8 +10,8 @@ from uvicorn import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from exporter.server.problem import Reply
-from exporter.server.response_writer import ResponseWriter
+from exporter.server.http.problem import Reply
+from exporter.server.http.response_writer import ResponseWriter
 
 MAX_HEAD = 64 * 1024
 """Bytes of a head, of trailers, or of the lines between chunks."""
@@ -23,7 +23,7 @@ _FRAMING = (b"content-length", b"transfer-encoding")
 
 
 class RequestParser(HttpToolsProtocol):
-    """What a connection does with the bytes that it receives; `exporter.server.protocol.BoundedProtocol` is the rest.
+    """What a connection does with the bytes that it receives; `exporter.server.http.protocol` has the rest.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from exporter.storage.corrections import STATUSES, Filter, conditions
+from exporter.storage.review.corrections import STATUSES, Filter, conditions
 from exporter.storage.schema import feedback
 
 MAX_USERS = 1000

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.storage.correction_document import decode_label, rfc3339
+from exporter.storage.review.correction_document import decode_label, rfc3339
 from exporter.storage.schema import decisions, feedback, history
 
 PAGE_CHARACTERS = 4 * 2**20

@@ -13,7 +13,7 @@ from exporter.features.similarity import DIMENSIONS, InputEncoder
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.stats.review_order import Vectors
 from exporter.storage import Store
-from exporter.storage.rankings import read_inputs
+from exporter.storage.review.rankings import read_inputs
 
 SAMPLE = 1000
 """Corrections from whose inputs the encoder learns."""
