@@ -19,7 +19,7 @@ from exporter.profiles.engines import order
 from exporter.profiles.engines.build import build_table
 from exporter.profiles.engines.connection import EngineTable, open_file, open_table
 from exporter.profiles.engines.expressions import row_hash
-from exporter.profiles.engines.numbers import PARTS
+from exporter.profiles.engines.numeric_bins import PARTS
 from exporter.profiles.engines.spark import spark_settings
 from exporter.profiles.options import Options
 from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile

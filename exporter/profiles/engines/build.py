@@ -12,7 +12,7 @@ from exporter.errors import ProfileError
 from exporter.features.base import InputType
 from exporter.profiles.block_record import SHUFFLED, Blocks
 from exporter.profiles.builder import Progress
-from exporter.profiles.engines.categories import categorical_features
+from exporter.profiles.engines.category_bins import categorical_features
 from exporter.profiles.engines.columns import (
     check_columns,
     feature_columns,
@@ -21,13 +21,13 @@ from exporter.profiles.engines.columns import (
     seconds,
 )
 from exporter.profiles.engines.connection import EngineTable
+from exporter.profiles.engines.correlation import measure_correlation
 from exporter.profiles.engines.expressions import Target
-from exporter.profiles.engines.numbers import numeric_features
+from exporter.profiles.engines.first_rows import read_first_rows
+from exporter.profiles.engines.numeric_bins import numeric_features
 from exporter.profiles.engines.order import Arrival, time_blocks
 from exporter.profiles.engines.quality import measure_quality
-from exporter.profiles.engines.sample import read_sample
 from exporter.profiles.engines.season import hourly_season
-from exporter.profiles.engines.together import measure_correlation
 from exporter.profiles.engines.weights import learn_weights
 from exporter.profiles.options import Options
 from exporter.profiles.profile import Feature, NumericFeature, Profile
@@ -46,7 +46,7 @@ class Profiled(NamedTuple):
     skipped
         Why a column is left out, by column.
     sample
-        Some rows, by column.
+        The first rows, by column.
     """
 
     profile: Profile
@@ -66,20 +66,20 @@ def build_table(table: EngineTable, options: Options, progress: Progress) -> Pro
     rows = int(table.row(table.rows.aggregate(n=table.rows.count()))["n"])
     if not rows:
         raise ProfileError(f"{table.where}: has no rows to profile")
-    sample, unreadable = read_sample(table, options)
-    kinds, skipped = infer_inputs(table, options, sample, unreadable)
-    if not kinds:
+    sample, unreadable = read_first_rows(table, options)
+    input_types, skipped = infer_inputs(table, options, sample, unreadable)
+    if not input_types:
         detail = "; ".join(f"{preview(name)} {text}" for name, text in [*skipped.items()][:3])
         expected = detail or "expected a column of numbers, texts, booleans or times"
         raise ProfileError(f"{table.where}: has no input: {expected}")
-    _check_names(table, kinds)
-    columns = feature_columns(table, kinds, options, time.time()) | output_columns(table, options)
-    found = 0
+    _check_names(table, input_types)
+    columns = feature_columns(table, input_types, options, time.time()) | output_columns(table, options)
+    finished = 0
 
     def done() -> None:
-        nonlocal found
-        found += 1
-        progress("values", found / len(columns), rows)
+        nonlocal finished
+        finished += 1
+        progress("values", finished / len(columns), rows)
 
     numbers = {name: column.values for name, column in columns.items() if not column.categorical}
     categories = {name: column.values for name, column in columns.items() if column.categorical}
@@ -90,11 +90,12 @@ def build_table(table: EngineTable, options: Options, progress: Progress) -> Pro
         if column.single and isinstance(feature := bins[name], NumericFeature):
             bins[name] = msgspec.structs.replace(feature, precision="single")
     confidence = bins.get(CONFIDENCE)
-    features = {name: bins[name] for kind, made in kinds.items() for name in made.features(kind)}
+    names = (feature for name, input_type in input_types.items() for feature in input_type.features(name))
+    features = {name: bins[name] for name in names}
     profile = Profile(
         name=options.name or table.name,
         rows=rows,
-        inputs={name: kind.type for name, kind in kinds.items()},
+        inputs={name: input_type.type for name, input_type in input_types.items()},
         features=features,
         prediction=bins.get(PREDICTION),
         confidence=confidence if isinstance(confidence, NumericFeature) else msgspec.UNSET,
@@ -133,10 +134,10 @@ def _follow_times(
     return profile, arrival
 
 
-def _check_names(table: EngineTable, kinds: Mapping[str, InputType]) -> None:
+def _check_names(table: EngineTable, input_types: Mapping[str, InputType]) -> None:
     names: set[str] = set()
-    for name, kind in kinds.items():
-        if duplicates := names.intersection(kind.features(name)):
+    for name, input_type in input_types.items():
+        if duplicates := names.intersection(input_type.features(name)):
             detail = f"two features are called {preview(min(duplicates))}; rename or ignore a column"
             raise ProfileError(f"{table.where}: {detail}")
-        names.update(kind.features(name))
+        names.update(input_type.features(name))

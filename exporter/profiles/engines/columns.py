@@ -80,7 +80,7 @@ def infer_inputs(
     options
         What is chosen.
     sample, unreadable
-        See `exporter.profiles.engines.sample.Sample`.
+        See `exporter.profiles.engines.first_rows.FirstRows`.
 
     Raises
     ------

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from exporter.errors import ExporterError, ProfileError, UsageError
 from exporter.profiles.engines.csv_file import column_names, csv_error, with_types
 from exporter.profiles.engines.expressions import Expression
-from exporter.profiles.engines.find import find_table
+from exporter.profiles.engines.find_table import find_table
 from exporter.profiles.engines.spark import connect_spark, spark_error
 from exporter.profiles.readers.compression import without_gz
 from exporter.secret_file import read_secret_file

@@ -15,7 +15,7 @@ from exporter.profiles.block_record import TIME, Blocks, Times
 from exporter.profiles.builder import Progress
 from exporter.profiles.engines.connection import EngineTable
 from exporter.profiles.engines.expressions import Expression, Target, block_bin, finite, row_hash, search
-from exporter.profiles.engines.numbers import numeric_features
+from exporter.profiles.engines.numeric_bins import numeric_features
 from exporter.profiles.season_record import Season
 from exporter.stats.divergence import Ints
 

@@ -10,7 +10,6 @@ import ibis
 import numpy as np
 
 from exporter.profiles.builder import Progress
-from exporter.profiles.engines.chosen import choose
 from exporter.profiles.engines.columns import plain, type_error, type_family
 from exporter.profiles.engines.connection import EngineTable
 from exporter.profiles.engines.expressions import (
@@ -23,8 +22,9 @@ from exporter.profiles.engines.expressions import (
     row_bin,
     row_hash,
 )
-from exporter.profiles.engines.labelled import TableBins, Values
-from exporter.profiles.engines.numbers import numeric_features
+from exporter.profiles.engines.hash_sample import sample_rows
+from exporter.profiles.engines.labelled_sums import TableBins, Values
+from exporter.profiles.engines.numeric_bins import numeric_features
 from exporter.profiles.profile import NumericFeature
 from exporter.profiles.quality_learning import LARGE, LARGEST_ERROR, learn_accuracy, learn_error, most_rows, rounded
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality
@@ -81,7 +81,7 @@ def measure_quality(
     rows = rows.filter(rows.number.notnull())
     sample = rows
     if number > (most := most_rows(len(targets))):
-        sample, _ = choose(table, rows, number, most)
+        sample, _ = sample_rows(table, rows, number, most)
     sampled = int(table.row(sample.aggregate(n=sample.count()))["n"])
     unusable = found["known"] - number
     if is_regression:

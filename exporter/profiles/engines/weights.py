@@ -9,9 +9,9 @@ import ibis
 import numpy as np
 
 from exporter.profiles.builder import Progress
-from exporter.profiles.engines.chosen import choose
 from exporter.profiles.engines.connection import EngineTable
 from exporter.profiles.engines.expressions import Target, row_bin, row_hash
+from exporter.profiles.engines.hash_sample import sample_rows
 from exporter.profiles.weights_builder import WeightsBuilder
 from exporter.profiles.weights_record import Weights
 
@@ -41,7 +41,7 @@ def learn_weights(
     bins = {f"b{index}": row_bin(target).cast("int16") for index, target in enumerate((*features.values(), prediction))}
     rows = table.rows.select(hash=row_hash(table.rows, table.engine), **bins)
     if number > builder.most:
-        rows, differ = choose(table, rows, number, builder.most)
+        rows, differ = sample_rows(table, rows, number, builder.most)
         if not differ:
             rows = rows.mutate(row=ibis.row_number().over(order_by=rows.hash))
             rows = rows.filter(rows.row % math.ceil(number / builder.most) == 0)

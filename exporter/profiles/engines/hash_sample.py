@@ -1,4 +1,4 @@
-"""Some rows of a table, chosen by a hash of their values."""
+"""Sample the rows of a table by a hash of their values, which gives the same sample each time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ _STEPS = 1_000_000
 _MIN_DISTINCT = 0.5  # hashes for each row; with fewer they would choose values, not rows
 
 
-def choose(table: EngineTable, rows: Expression, number: int, most: int) -> tuple[Expression, bool]:
-    """Return about ``most`` of the rows, and whether most rows differ. Where they do not, all are returned.
+def sample_rows(table: EngineTable, rows: Expression, number: int, most: int) -> tuple[Expression, bool]:
+    """Return about ``most`` of the rows, and whether most rows differ; all rows where they do not.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ def choose(table: EngineTable, rows: Expression, number: int, most: int) -> tupl
     number
         Number of the rows.
     most
-        About how many are chosen. They are spread evenly over the hashes modulo `GROUPS`.
+        About how many are returned. They are spread evenly over the hashes modulo `GROUPS`.
     """
     found = table.row(rows.aggregate(distinct=rows.hash.approx_nunique()))
     if found["distinct"] < _MIN_DISTINCT * number:

@@ -15,8 +15,8 @@ ROWS = 1000
 """Rows that are read to tell times and long texts from categories, and to find what would alarm for ever."""
 
 
-class Sample(NamedTuple):
-    """Some rows of a table.
+class FirstRows(NamedTuple):
+    """The first rows of a table.
 
     Attributes
     ----------
@@ -30,8 +30,8 @@ class Sample(NamedTuple):
     unreadable: dict[str, str]
 
 
-def read_sample(table: EngineTable, options: Options) -> Sample:
-    """Return some rows of the columns that are not ignored and whose type an input may have.
+def read_first_rows(table: EngineTable, options: Options) -> FirstRows:
+    """Return the first rows of the columns that are not ignored and whose type an input may have.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def read_sample(table: EngineTable, options: Options) -> Sample:
         queries = {name: table.rows.select(column).limit(ROWS) for name, column in columns.items()}
         unreadable = table.failures(queries, error)
         rows = _read(table, {name: column for name, column in columns.items() if name not in unreadable})
-    return Sample({n: [*map(_text, v)] if is_time(schema[n]) else v for n, v in rows.items()}, unreadable)
+    return FirstRows({n: [*map(_text, v)] if is_time(schema[n]) else v for n, v in rows.items()}, unreadable)
 
 
 def _readable(table: EngineTable, name: str) -> Expression:

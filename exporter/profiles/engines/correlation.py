@@ -9,9 +9,9 @@ import numpy as np
 
 from exporter.profiles.correlation import score_map
 from exporter.profiles.correlation_builder import GROUPS, CorrelationBuilder
-from exporter.profiles.engines.chosen import choose
 from exporter.profiles.engines.connection import EngineTable
 from exporter.profiles.engines.expressions import Expression, finite, literal, row_hash, search
+from exporter.profiles.engines.hash_sample import sample_rows
 from exporter.profiles.profile import Correlation, Feature, NumericFeature
 
 ROWS = 250_000
@@ -23,32 +23,31 @@ def measure_correlation(
     table: EngineTable,
     columns: Mapping[str, Expression],
     features: Mapping[str, Feature],
-    rows: int,
-    without: Collection[str],
+    number: int,
+    seasonal: Collection[str],
 ) -> Correlation | None:
     """Return the correlation of the features; None where fewer than two vary, or too few rows are complete.
 
-    Where many rows are equal, all rows are compared, in one group. The features in ``without``, those with a season,
-    are left out of the result.
+    Where many rows are equal, all rows are compared, in one group. The result leaves out the ``seasonal`` features.
     """
     builder = CorrelationBuilder(features)
     if len(builder.names) < 2:
         return None
     numbers = {f"x{index}": finite(columns[name]) for index, name in enumerate(builder.names)}
-    chosen = table.rows.select(hash=row_hash(table.rows, table.engine), **numbers)
-    chosen, differ = choose(table, chosen, rows, ROWS)
+    sample = table.rows.select(hash=row_hash(table.rows, table.engine), **numbers)
+    sample, differ = sample_rows(table, sample, number, ROWS)
     groups = GROUPS if differ else 1
     for index in range(len(numbers)):
-        chosen = chosen.filter(chosen[f"x{index}"].notnull())
+        sample = sample.filter(sample[f"x{index}"].notnull())
     scores = {
-        f"z{index}": _score(chosen[f"x{index}"], feature)
+        f"z{index}": _score(sample[f"x{index}"], feature)
         for index, name in enumerate(builder.names)
         if isinstance(feature := features[name], NumericFeature)
     }
-    scored = chosen.select(group=chosen.hash % groups, **scores)
+    scored = sample.select(group=sample.hash % groups, **scores)
     if table.engine != "pyspark":  # which would bring all rows to one executor
         # The limit is never reached. It keeps an engine from computing a score again for each product.
-        scored = scored.limit(rows)
+        scored = scored.limit(number)
     sums = {f"s{index}": scored[name].sum() for index, name in enumerate(scores)}
     pairs = enumerate(combinations_with_replacement(scores, 2))
     products = {f"p{index}": (scored[one] * scored[other]).sum() for index, (one, other) in pairs}
@@ -56,7 +55,7 @@ def measure_correlation(
     scales = np.concatenate(([1], np.full(len(sums), _SCALE), np.full(len(products), _SCALE**2)))
     values = np.stack([result[name].astype(np.float64) for name in ("n", *sums, *products)], axis=-1)
     builder.add_sums(result["group"].astype(np.intp), values / scales)
-    builder.leave_out(without)
+    builder.leave_out(seasonal)
     return builder.build()
 
 
