@@ -1,7 +1,7 @@
 """Processes of ``model-exporter`` that are forked from one that has imported its modules.
 
 The tests start hundreds of them, and importing would take most of a start. What runs is the same: the command's
-``main`` in a process of its own.
+``main`` in a process of its own. `support.preloaded` has the modules.
 """
 
 from __future__ import annotations
@@ -13,15 +13,26 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from functools import cache
+from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
-_FORKSERVER.set_forkserver_preload(
-    ["exporter.cli", "exporter.server.application", "exporter.server.serve"]
-    + [f"exporter.commands.{name}.command" for name in ("proxy", "consume", "dataset", "compare")]
-    + [f"exporter.commands.{name}" for name in ("explain", "redact", "serve")]
-)
+
+
+@cache
+def _start_forkserver() -> None:
+    """Start the server that forks; it finds what it imports only by ``PYTHONPATH``, which its children do not have."""
+    _FORKSERVER.set_forkserver_preload(["support.preloaded"])
+    path = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    try:
+        forkserver.ensure_running()
+    finally:
+        del os.environ["PYTHONPATH"]
+        if path is not None:
+            os.environ["PYTHONPATH"] = path
 
 
 class ForkedCommand:
@@ -42,6 +53,7 @@ class ForkedCommand:
     def __init__(
         self, arguments: Sequence[str], output: Path, errors: Path | None = None, files: int | None = None
     ) -> None:
+        _start_forkserver()
         output.touch()
         streams = (output, errors or output)
         self._process = _FORKSERVER.Process(target=_run, args=(arguments, streams, files, Path.cwd(), dict(os.environ)))
