@@ -117,7 +117,7 @@ def visit(browser: Browser) -> Iterator[Callable[..., Page]]:
         servers.append(server.url)
         context = browser.new_context(**{"viewport": {"width": 1366, "height": 768}, **settings})
         contexts.append(context)
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(60_000)
         page = context.new_page()
         page.on("console", lambda message: wrong.append(message.text) if message.type in {"error", "warning"} else None)
         page.on("pageerror", lambda error: wrong.append(str(error)))

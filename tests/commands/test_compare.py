@@ -566,7 +566,7 @@ def test_a_real_exporter_is_compared_by_its_counts(tmp_path: Path) -> None:
             result = ask(query).json["data"]["result"]
             return bool(result) and float(result[0]["value"][1]) == 1233
 
-        eventually(scraped, 30)
+        eventually(scraped)
         begins = (f"--before-from={utc_time(started)}", f"--after-from={utc_time(started)}")  # both in one period
         result = compared(url, "--model=credit", "--before=1", "--after=2", *begins, "--last=2m")
         assert [result[side]["requests"] for side in ("before", "after")] == [600, 600]

@@ -48,7 +48,7 @@ class Proxied:
         command = ["proxy", f"--upstream={url}", f"--exporter={exporter}"]
         command += [f"--listen-address=127.0.0.1:{self.port}", f"--web.listen-address=127.0.0.1:{self.web}", *flags]
         self.process = ForkedCommand(command, self.log, files=files)
-        eventually(self._there, 20)
+        eventually(self._there)
 
     def _there(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -62,7 +62,7 @@ class Proxied:
         return self.process.wait(timeout=40)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(("127.0.0.1", self.port), timeout=15)
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60)
 
     def raw(self, sent: bytes) -> bytes:
         """What comes back for some bytes until the connection ends."""
@@ -462,14 +462,14 @@ def test_bodies_are_streamed(proxied: Start) -> None:
         connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         for number in (b"1", b"2"):
             connection.sendall(b"9\r\ndata: %b\n\n\r\n" % number)
-            assert parts.wait(10)
+            assert parts.wait(60)
             parts.clear()
         connection.sendall(b"0\r\nX-Tail: t\r\n\r\n")
 
     proxy = proxied(script)
     with proxy.connect() as connection:
         connection.sendall(b"POST /s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\none\r\n")
-        assert parts.wait(10)
+        assert parts.wait(60)
         parts.clear()
         connection.sendall(b"3\r\ntwo\r\n")
         time.sleep(0.1)
@@ -723,7 +723,7 @@ def test_a_truncated_response_is_never_complete(shared: Served, proxied: Start, 
 
     before = counted(shared, 502)
     proxy = proxied(script, exporter=shared.url)
-    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=60)
     connection.request("POST", "/v2/models/credit/infer", json.dumps(ROWS))
     with pytest.raises((http.client.IncompleteRead, ConnectionResetError)):
         connection.getresponse().read()
@@ -845,7 +845,7 @@ def test_a_loop_is_detected(tmp_path: Path, proxied: Start) -> None:
 
     def script(connection: socket.socket) -> None:
         head = head_of(connection)
-        with socket.create_connection(("127.0.0.1", ports[0]), timeout=10) as back:
+        with socket.create_connection(("127.0.0.1", ports[0]), timeout=60) as back:
             back.sendall(head)
             connection.sendall(head_of(back) + everything(back))
 
@@ -871,8 +871,8 @@ def test_a_client_that_goes_away(shared: Served, proxied: Start) -> None:
         connection.sendall(
             b"POST /v2/models/credit/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
-        assert request_received.wait(10)
-    assert let_go.wait(10)
+        assert request_received.wait(60)
+    assert let_go.wait(60)
     eventually(lambda: counted(shared, 499) == 2)
     assert proxy.sample("requests_in_flight") == 0
     with proxy.connect() as connection:  # in the middle of a body
@@ -948,7 +948,7 @@ def test_sigterm_drains_requests(shared: Served, proxied: Start) -> None:
 
     def script(connection: socket.socket) -> None:
         head_of(connection)
-        assert go.wait(15)
+        assert go.wait(60)
         answer(connection, json.dumps({**RESPONSE, "model_version": "stop"}).encode())
 
     proxy = proxied(script, exporter=shared.url)

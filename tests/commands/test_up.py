@@ -238,7 +238,7 @@ def test_ctrl_c_on_a_terminal_stops_the_stack(stack: Stack) -> None:
     os.close(terminal)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
-    assert time.monotonic() - pressed < 10
+    assert time.monotonic() - pressed < 30
     assert seen.rstrip().endswith(b"Everything has stopped.")
     frame = next(part for part in seen.split(b"\x1b[H") if b"3 up" in part)
     frame = frame.partition(b"\x1b[?1049l")[0].replace(b"^C", b"")  # what the terminal echoes
@@ -274,7 +274,7 @@ def test_down_stops_a_running_stack(stack: Stack) -> None:
     stack.start("--no-demo").says("Prometheus is ready")
     assert "Stopped stack, exporter, alertmanager, prometheus." in stack.run("--down").stdout
     assert stack.process is not None
-    assert stack.process.wait(timeout=5) == 0
+    assert stack.process.wait(timeout=60) == 0
     assert "Everything has stopped." in stack.said
     assert not stack.left()
     assert "No stack is running in" in stack.run("--down").stdout

@@ -152,7 +152,7 @@ def served(folder: Path) -> Iterator[str]:
         command = [str(COMMAND), "serve", "--web.listen-address=127.0.0.1:0"]
         process = subprocess.Popen(command, cwd=folder, stderr=log)
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while True:
             text = (folder / "log").read_text()
             assert process.poll() is None, text
@@ -165,7 +165,7 @@ def served(folder: Path) -> Iterator[str]:
         yield address[0]
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 def shell(script: str, folder: Path, curl: str = "") -> str:
@@ -175,7 +175,7 @@ def shell(script: str, folder: Path, curl: str = "") -> str:
 
 
 def read(url: str) -> str:
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=10) as response:
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=60) as response:
         return str(response.read().decode())
 
 
@@ -183,7 +183,7 @@ def stored(address: str, folder: Path) -> str:
     """The metrics, once every accepted prediction is on disk: feedback on it is then joined at once."""
     metrics = read(f"{address}/metrics")
     accepted = re.search(r'^model_exporter_events_total\{source="predictions"\} (\S+)$', metrics, re.M)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     with contextlib.closing(sqlite3.connect(folder / "data" / "model-exporter.db")) as database:
         while database.execute("SELECT count(*) FROM predictions").fetchone()[0] < float(accepted[1]):  # type: ignore[index]
             assert time.monotonic() < deadline

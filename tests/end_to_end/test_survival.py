@@ -358,7 +358,7 @@ def test_a_disk_that_is_full_or_read_only_is_a_clear_answer(tmp_path: Path, disk
         server.stop()
         subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
         server.launch()
-        assert server.process.wait(20) == 1
+        assert server.process.wait(60) == 1
         assert "store.url: cannot open" in server.log.read_text().splitlines()[-1]
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
         server.start()

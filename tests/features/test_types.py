@@ -85,9 +85,9 @@ WRONG = [
 @pytest.mark.parametrize("value", WRONG, ids=range(len(WRONG)))
 def test_any_value_is_counted_once_in_each_feature(binner, value):
     """Any input value is counted in one bin of each of its features, quickly, and raises nothing."""
-    begun = time.monotonic()
+    begun = time.process_time()
     row, _, unknown = binner.count([dict.fromkeys(binner.inputs, value)] * 3, [])
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
     sums = binner.split(row)
     assert np.add.reduceat(sums.counts, binner.starts).tolist() == [3] * len(binner.names)
     assert np.isfinite(row).all()

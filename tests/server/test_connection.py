@@ -157,7 +157,7 @@ def test_many_new_connections_are_accepted_in_few_passes_of_the_loop() -> None:
 
     async def busy(scope: Any, receive: Any, send: Any) -> None:
         seen.set()
-        opened.wait(10)
+        opened.wait(60)
         while len(servers[0].server_state.connections) <= 64:
             passes.append(1)
             await asyncio.sleep(0)
@@ -167,7 +167,7 @@ def test_many_new_connections_are_accepted_in_few_passes_of_the_loop() -> None:
         servers.append(server)
         first = Reading(port)
         first.socket.sendall(GET.replace(b"Host", b"Connection: close\r\nHost"))
-        assert seen.wait(10)
+        assert seen.wait(60)
         many = [Reading(port) for _ in range(64)]
         opened.set()
         assert first.all().startswith(b"HTTP/1.1 200 ")
@@ -194,7 +194,7 @@ def test_closed_connections_are_freed() -> None:
                 time.sleep(0.001)
                 refs.extend(weakref.ref(connection) for connection in connections(server))
                 connection.socket.close()
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while server.server_state.connections:
             assert time.monotonic() < until
             time.sleep(0.01)
@@ -211,9 +211,9 @@ def test_closed_connections_are_freed() -> None:
 def test_headers_are_joined_once() -> None:
     """The work of joining headers grows with their number, not with its square."""
     many = [(b"%d" % (number % 10), b"x") for number in range(200_000)]
-    begun = time.monotonic()
+    begun = time.process_time()
     assert join_headers(many)[b"0"] == b", ".join([b"x"] * 20_000)
-    assert time.monotonic() - begun < 5
+    assert time.process_time() - begun < 5
 
 
 def test_clients_that_read_slowly_are_disconnected(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,7 +224,7 @@ def test_clients_that_read_slowly_are_disconnected(exporter: Exporter, monkeypat
     def client(port: int, server: Server) -> None:
         connection = Reading(port)
         connection.socket.setblocking(False)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while time.monotonic() < until and not ended:
             try:
                 connection.socket.send(GET.replace(b"/ ", b"/metrics ") * 1000)
@@ -312,7 +312,7 @@ def test_a_client_that_reads_nothing_is_disconnected(exporter: Exporter, monkeyp
         connection = Reading(port)
         connection.socket.sendall(GET.replace(b"/ ", b"/metrics ") * 1000)
         connection.socket.setblocking(False)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 60
         while time.monotonic() < until and not ended:
             try:
                 connection.socket.send(GET)
@@ -361,7 +361,7 @@ def test_a_refused_request_gets_no_100_continue(
     """A request that is refused while its password is hashed causes no error, even if it expects a 100."""
     web = WebConfig(users={"ada": "$2b$04$" + "a" * 53})
     go_on = threading.Event()
-    monkeypatch.setattr(web, "authenticated", lambda _: go_on.wait(10) and user("ada"))
+    monkeypatch.setattr(web, "authenticated", lambda _: go_on.wait(60) and user("ada"))
     got: list[bytes] = []
     app = Application(exporter, web)
 
@@ -428,7 +428,7 @@ def test_memory_of_bodies_is_released(exporter: Exporter) -> None:
         while any(thread.is_alive() for thread in threads):
             most[0] = max(most[0], app.inflight.total)
             time.sleep(0.001)
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while (server.server_state.connections or app.inflight.total) and time.monotonic() < until:
             time.sleep(0.02)
         held.append(app.inflight.total)
@@ -454,7 +454,7 @@ def test_a_body_in_a_thread_counts_until_it_is_processed(exporter: Exporter, mon
 
     def predictions(*_: object) -> None:
         working.set()
-        go_on.wait(10)
+        go_on.wait(60)
 
     monkeypatch.setattr(app._ingest, "predictions", predictions)
 
@@ -462,7 +462,7 @@ def test_a_body_in_a_thread_counts_until_it_is_processed(exporter: Exporter, mon
         connection = Reading(port)
         head = OF_A_MEGABYTE.replace(b"1000000", b"%d" % size).replace(b"Host", b"Authorization: Basic YTpi\r\nHost")
         connection.socket.sendall(head + b" " * size)
-        assert working.wait(10)
+        assert working.wait(60)
         connection.socket.setsockopt(
             socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
         )  # it is gone, not silent
@@ -470,7 +470,7 @@ def test_a_body_in_a_thread_counts_until_it_is_processed(exporter: Exporter, mon
         time.sleep(0.3)
         held.append(app.inflight.total)
         go_on.set()
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while app.inflight.total and time.monotonic() < until:
             time.sleep(0.01)
         held.append(app.inflight.total)
@@ -486,7 +486,7 @@ def test_bodies_are_not_read_before_authentication(exporter: Exporter, monkeypat
     """A body is not read while the password of its request is hashed; a client may disconnect meanwhile."""
     web = WebConfig(users={"ada": "$2b$04$" + "a" * 53})
     go_on = threading.Event()
-    monkeypatch.setattr(web, "authenticated", lambda _: go_on.wait(10) and user("ada"))
+    monkeypatch.setattr(web, "authenticated", lambda _: go_on.wait(60) and user("ada"))
     seen: list[int] = []
     answers: list[bytes] = []
     head = OF_A_MEGABYTE.replace(b"Host", b"Authorization: Basic YTpi\r\nHost")
@@ -565,7 +565,7 @@ def test_scrapes_that_wait_share_a_response(exporter: Exporter, monkeypatch: pyt
 
     def slow(*arguments: Any) -> Any:
         rendered.append(arguments)
-        go_on.wait(10)
+        go_on.wait(60)
         return metrics(*arguments)
 
     monkeypatch.setattr(app._probes, "metrics", slow)

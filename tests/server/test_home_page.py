@@ -557,7 +557,7 @@ def test_a_silent_prometheus_delays_the_page_for_a_second(tmp_path: Path) -> Non
         for _ in range(2):
             start = time.monotonic()
             page = client.get("/").text
-            assert time.monotonic() - start < 3
+            assert time.monotonic() - start < 8  # it is asked for 10 seconds
             assert heading(page) == "Prometheus does not respond"
             assert "no response yet" in page
         exporter.close()

@@ -75,7 +75,7 @@ def post(server: Served, path: str, **form: Any) -> Answer:
     headers = {"Content-Type": "application/x-www-form-urlencoded"}
     request = Request(server.url + path, urlencode(form).encode(), headers)
     try:
-        with opener.open(request, timeout=10) as answer:
+        with opener.open(request, timeout=60) as answer:
             return Answer(answer.status, answer.read(), answer.headers)
     except OSError as error:
         return Answer(error.code, error.read(), error.headers)  # type: ignore[attr-defined]

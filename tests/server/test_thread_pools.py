@@ -21,7 +21,7 @@ def test_clients_take_turns() -> None:
 
         def first() -> None:
             begun.set()
-            go_on.wait(10)
+            go_on.wait(60)
 
         async def ask(client: str) -> None:
             await pool.run(lambda: order.append(client), client)
@@ -47,7 +47,7 @@ def test_a_cancelled_request_gives_up_its_turn() -> None:
 
     async def run() -> None:
         pool, go_on = ThreadPool("test", 1), threading.Event()
-        running = asyncio.create_task(pool.run(lambda: go_on.wait(10), "one"))
+        running = asyncio.create_task(pool.run(lambda: go_on.wait(60), "one"))
         waiting = [asyncio.create_task(pool.run(str, client)) for client in ("one", "other", "third")]
         await asyncio.sleep(0)
         waiting[0].cancel()
@@ -70,12 +70,12 @@ def test_a_client_cannot_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None
     async def run() -> None:
         pool, go_on = ThreadPool("test", 1), threading.Event()
         running = [
-            asyncio.create_task(pool.run(lambda: go_on.wait(10), client)) for client in ("one", "one", "one", "other")
+            asyncio.create_task(pool.run(lambda: go_on.wait(60), client)) for client in ("one", "one", "one", "other")
         ]
         await asyncio.sleep(0)
         with pytest.raises(QueueFullError):
             await pool.run(str, "one")
-        running.append(asyncio.create_task(pool.run(lambda: go_on.wait(10), "other")))
+        running.append(asyncio.create_task(pool.run(lambda: go_on.wait(60), "other")))
         await asyncio.sleep(0)
         with pytest.raises(QueueFullError):
             await pool.run(str, "third")

@@ -350,7 +350,7 @@ def test_mutual_tls_and_a_password_are_required(folder: Path, secured: Served) -
         headers = {"Authorization": header} if header else {}
         request = urllib.request.Request(f"https://127.0.0.1:{secured.port}/metrics", headers=headers)
         try:
-            with urllib.request.urlopen(request, context=context, timeout=10) as answer:
+            with urllib.request.urlopen(request, context=context, timeout=60) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             error.close()

@@ -16,7 +16,7 @@ class Cluster:
 
     def __init__(self, brokers: int = 1) -> None:
         self._brokers = Producer({"test.mock.num.brokers": brokers, "log_level": 0})
-        found = self._brokers.list_topics(timeout=10).brokers.values()
+        found = self._brokers.list_topics(timeout=60).brokers.values()
         self.servers = ",".join(f"{broker.host}:{broker.port}" for broker in found)
         self._producer = Producer({"bootstrap.servers": self.servers, "linger.ms": 5, "log_level": 0})
 
@@ -34,7 +34,7 @@ class Cluster:
         consumer = Consumer(options | {"log_level": 0, "enable.auto.commit": False})
         consumer.subscribe([topic])
         messages: list[Message] = []
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while len(messages) < number:
             assert time.monotonic() < deadline, f"{len(messages)} of {number} messages"
             messages += [message for message in consumer.consume(number, 0.2) if not message.error()]
@@ -44,8 +44,8 @@ class Cluster:
     def committed(self, topic: str, group: str = "model-exporter") -> int:
         """Return how many messages of a topic the consumer group has committed, over all partitions."""
         consumer = Consumer({"bootstrap.servers": self.servers, "group.id": group, "log_level": 0})
-        partitions = consumer.list_topics(topic, timeout=10).topics[topic].partitions
-        offsets = consumer.committed([TopicPartition(topic, number) for number in partitions], timeout=10)
+        partitions = consumer.list_topics(topic, timeout=60).topics[topic].partitions
+        offsets = consumer.committed([TopicPartition(topic, number) for number in partitions], timeout=60)
         consumer.close()
         return sum(max(item.offset, 0) for item in offsets)
 

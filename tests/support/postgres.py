@@ -68,7 +68,7 @@ class Postgres:
             self.process = subprocess.Popen(
                 command, cwd=self._folder, stdout=log, stderr=log, start_new_session=True, **self._user
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(psycopg.OperationalError), self.connect() as connection:
                 connection.execute("SELECT 1")

@@ -62,7 +62,7 @@ def in_parallel(*calls: Any) -> list[Any]:
     barrier = threading.Barrier(len(calls))
 
     def started(call: Any) -> Any:
-        barrier.wait(10)
+        barrier.wait(60)
         return call()
 
     with ThreadPoolExecutor(len(calls)) as threads:

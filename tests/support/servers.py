@@ -77,7 +77,7 @@ def ask(url: str, body: Any = None, method: str | None = None, **headers: str) -
     names = {name.replace("_", "-"): value for name, value in headers.items()}
     request = urllib.request.Request(url, data, {"Content-Type": "application/json", **names}, method=method)
     try:
-        with urllib.request.urlopen(request, timeout=10, context=_UNVERIFIED) as answer:
+        with urllib.request.urlopen(request, timeout=60, context=_UNVERIFIED) as answer:
             return Answer(answer.status, answer.read(), answer.headers)
     except urllib.error.HTTPError as error:
         return Answer(error.code, error.read(), error.headers)
@@ -137,7 +137,7 @@ class Served:
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             os.kill(self.process.pid, number)
-        return self.process.wait(timeout=20)
+        return self.process.wait(timeout=60)
 
     def get(self, path: str, **headers: str) -> Answer:
         return ask(self.url + path, **{**self.headers, **headers})
@@ -147,7 +147,7 @@ class Served:
 
     def samples(self, *names: str) -> dict[str, float]:
         """Values by series, those of ``names`` if any are given, once all that was accepted is counted."""
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while any(self._scrape("model_exporter_queue_length").values()) and time.monotonic() < deadline:
             time.sleep(0.05)
         return self._scrape(*names)
