@@ -29,6 +29,7 @@ MAX_FILES = 1000
 _AT = re.compile(r" - at `(key` in `)?\$?(.*)`$")
 _LONGEST = 128  # longest word that is compared: the time grows with the square of its length
 _STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
+_TIME = 'an RFC 3339 time such as "2026-11-24T10:00:00Z"'
 _KINDS = {
     "str": "a string",
     "int": "a whole number",
@@ -37,11 +38,12 @@ _KINDS = {
     "null": "null",
     "object": "an object",
     "array": "an array",
-    "datetime": "an RFC 3339 time",
+    "datetime": _TIME,
 }
 _YAML_KINDS = _KINDS | {"object": "a mapping", "array": "a list"}
 _type_info = functools.cache(msgspec.inspect.type_info)
 _BOUNDS = {"<=": "at most", ">=": "at least", "<": "less than", ">": "more than"}
+_NUMBER = re.compile(r"-?\d{1,9}(\.\d{1,9})?")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800, "y": 31536000}
 _UNIT_WORDS = ("seconds", "minutes", "hours", "days", "weeks", "years")
 _BYTES = {f"{prefix}{unit}": base ** (power + 1)
@@ -260,7 +262,9 @@ def explain(
         bound = f"{_BOUNDS[match[1]]} {_count_of(match[2], isinstance(value, str))}"
         return path, f"expected {bound}{size}", "too_long" if match[1] == "<=" else "wrong_type"
     if match := re.fullmatch(r"Expected `(int|float)` (<=|>=|<|>) (\S+)", text):
-        return path, f"expected {_KINDS[match[1]]} of {_BOUNDS[match[2]]} {float(match[3]):g}{got}", "out_of_range"
+        limit = float(match[3])
+        percent = f"; write {value / 100:g} for {value:g} %" if limit == 1 and exists and 2 <= value <= 100 else ""
+        return path, f"expected {_KINDS[match[1]]} of {_BOUNDS[match[2]]} {limit:g}{got}{percent}", "out_of_range"
     words = choices.get(str(path[-1])) if path else None
     kinds = _YAML_KINDS if yaml else _KINDS
     detail = f"expected {any_of(words)}{got}" if words else _explain_type(text, value, got, kinds)
@@ -276,11 +280,14 @@ def _explain_type(text: str, value: Any, got: str, kinds: Mapping[str, str]) -> 
     if match := re.fullmatch(r"Expected `([^`]*)`, got `[^`]*`", text):
         entry = preview(value)
         hint = f"; for a single entry write [{entry}]" if match[1] == "array" and got and entry[-1] != "…" else ""
-        if match[1] == "str" and kinds is _YAML_KINDS and isinstance(value, int | float | datetime.date):
+        kind = match[1].removesuffix(" | null")
+        if kind == "str" and isinstance(value, int | float | datetime.date):
             hint = "; put it in quotes"
+        elif kind in {"int", "float"} and isinstance(value, str) and _NUMBER.fullmatch(value):
+            hint = "; write it without quotes"
         return f"expected {_kind(match[1], kinds)}{got}{hint if value is not None else ''}"
     if "RFC3339" in text or "timezone" in text:
-        return f'expected an RFC 3339 time such as "2026-11-24T10:00:00Z"{got}'
+        return f"expected {_TIME}{got}"
     return f"{text[:1].lower()}{text[1:]}{got}"
 
 

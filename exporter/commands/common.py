@@ -48,6 +48,8 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             word = unknown[0].partition("=")[0]
             hint = _did_you_mean(word, self._option_string_actions if word.startswith("-") else ())
+            if word.endswith((".yml", ".yaml")) and "--config.file" in self._option_string_actions:
+                hint = f"; did you mean --config.file={word}?"
             self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
         return options, unknown
 

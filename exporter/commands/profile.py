@@ -91,12 +91,10 @@ def run(options: argparse.Namespace) -> int:
     profile, output = made.profile, made.output
     _print_features(profile, made.remarks)
     _print_summary(profile, made.options)
-    if (
-        "timestamp" in profile.inputs.values()
-        and not made.options.time_column
-        and "--time-column" not in str(made.warnings)
-    ):
-        print("model-exporter: ages are measured from now; set the time of a row with --time-column", file=sys.stderr)
+    times = [name for name, kind in profile.inputs.items() if kind == "timestamp"]
+    if times and not made.options.time_column and "--time-column" not in str(made.warnings):
+        text = f"the age of {printable(times[0])} is measured from now: set --time-column to the time of a row"
+        print(f"model-exporter: {text}", file=sys.stderr)
     for text in made.warnings:
         print(f"model-exporter: warning: {printable(text)}", file=sys.stderr)
     if made.warnings and options.strict:

@@ -89,7 +89,9 @@ def load(path: Path) -> Profile:
     version = document.get("format") if isinstance(document, dict) else None
     if version != FORMAT:
         detail = f"its format is {preview(version)}" if version else "it has no format"
-        raise ProfileError(f"{path}: is not a profile that this version reads: {detail}, expected {preview(FORMAT)}")
+        raise ProfileError(
+            f"{path}: is not a profile that this version reads: {detail}, expected {preview(FORMAT)}: make it again"
+        )
     try:
         profile = msgspec.convert(document, Profile)
     except msgspec.ValidationError as error:

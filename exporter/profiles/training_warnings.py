@@ -31,6 +31,16 @@ _SPREAD = 3
 """The whole numbers of an identifier cover at most so many times the number of rows."""
 _YEAR = 365.25 * 86400
 _UNITS_OF_SECONDS = (1.0, 1e3, 1e6, 1e9)
+_OUTPUTS = {
+    "confidence": "--confidence-column",
+    "label": "--label-column",
+    "prediction": "--prediction-column",
+    "predicted": "--prediction-column",
+    "target": "--label-column",
+    "y_pred": "--prediction-column",
+    "y_true": "--label-column",
+}
+"""Names of columns that are seldom inputs, and the option that says what they are."""
 _UNNAMED = re.compile(r"|Unnamed: \d+|__index_level_\d+__")
 _ID_NAME = re.compile(r"(?:.*[^a-z])?(?:id|uuid|guid|pk|idx|index)|.*[a-z](?:Id|ID|Uuid|UUID)", re.DOTALL)
 _TIME_NAME = re.compile(r"(?:.*[^a-z])?(?:at|date|datetime|epoch|time|timestamp|ts)|.*[a-z](?:At|Date|Time)", re.DOTALL)
@@ -107,6 +117,8 @@ def warnings(profile: Profile, sample: Mapping[str, Column], columns: Columns, b
 
 
 def _column(name: str, values: Column, profile: Profile, columns: Columns) -> str | None:
+    if option := _OUTPUTS.get(name.lower()):
+        return f"is read as an input: set {_flag(option, name)} if it is an output, or {_ignore(name)}"
     if _UNNAMED.fullmatch(name):
         return f"is probably the index of a table: set {_ignore(name)}"
     kind = profile.inputs[name]

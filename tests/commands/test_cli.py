@@ -64,6 +64,7 @@ def test_help_ends_with_an_example_and_a_page(prog: str) -> None:
         ("serv", "did you mean serve?"),
         ("dataset exprt", "did you mean export?"),
         ("serve --config-file=exporter.yml", "did you mean --config.file?"),
+        ("serve loans.yml", "did you mean --config.file=loans.yml?"),
         ("serve --web.listen-adress :1", "did you mean --web.listen-address?"),
         ("serve --log.level=warning", "did you mean warn?"),
     ],

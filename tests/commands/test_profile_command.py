@@ -190,7 +190,7 @@ def test_unusual_columns_are_reported(tmp_path, capsys):
         f"100 rows profiled into {tmp_path / 'a.json'}",
     ]
     assert err.splitlines() == [
-        "model-exporter: ages are measured from now; set the time of a row with --time-column",
+        "model-exporter: the age of t is measured from now: set --time-column to the time of a row",
         "model-exporter: warning: d: is an identifier, different in every row: set --ignore=d",
         "model-exporter: warning: 100 rows are few for 20 bins: profile at least 200, or set --bins=10",
     ]
@@ -339,6 +339,26 @@ def test_a_quick_profile_shows_no_progress(tmp_path: Path, capsys):
     (tmp_path / "a.csv").write_text("x\n" + "1\n2\n" * 100)
     assert main(["profile", str(tmp_path / "a.csv")]) == 0
     assert not capsys.readouterr().err
+
+
+def test_an_empty_csv_file_is_named(tmp_path, capsys):
+    """The message says that it is empty, and nothing of CSV."""
+    path = tmp_path / "a.csv"
+    path.touch()
+    assert main(["profile", str(path)]) == 1
+    assert capsys.readouterr().err == f"model-exporter: {path}: is empty\n"
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+@pytest.mark.parametrize(("encoding", "advice"), [("utf-16", "UTF-16"), ("latin-1", "WINDOWS-1252")])
+def test_text_in_another_encoding_is_refused_with_the_conversion(tmp_path, capsys, name, encoding, advice):
+    """A file that is not UTF-8 is named, with the command that converts it."""
+    path = tmp_path / name
+    text = "name\nJosé\n" if name == "a.csv" else '{"name": "José"}\n'
+    path.write_bytes(text.encode(encoding))
+    assert main(["profile", str(path)]) == 1
+    message = f"is not text in UTF-8: convert it, for example with iconv -f {advice} -t UTF-8"
+    assert capsys.readouterr().err == f"model-exporter: {path}: {message}\n"
 
 
 @pytest.mark.parametrize(

@@ -126,7 +126,9 @@ def test_another_format_or_version_is_refused(tmp_path, content, found):
     """JSON without the profile format, or of another version, is refused with both."""
     path = tmp_path / "x.json"
     path.write_text(content)
-    message = f'FILE: is not a profile that this version reads: {found}, expected "model-exporter-profile/1"'
+    message = (
+        f'FILE: is not a profile that this version reads: {found}, expected "model-exporter-profile/1": make it again'
+    )
     assert refusal(path) == message
 
 

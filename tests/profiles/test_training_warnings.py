@@ -93,6 +93,7 @@ BAD: dict[str, tuple[str, Any, str]] = {
     "Unix seconds": ("seen", time.time() - 1e7 + 60.0 * np.arange(ROWS), "is a time, which only grows"),
     "shuffled milliseconds": ("created_at", _shuffled(1_750_000_000_000 + 977 * np.arange(ROWS)), "is a time"),
     "days as numbers": ("day", [20250100 + n // 20 for n in range(20, ROWS + 20)], "is a time"),
+    "a prediction": ("predicted", [f"{n % 3}" for n in range(ROWS)], "is read as an input"),
     "dates with points": ("on", [f"{n % 28 + 1:02}.03.2025" for n in range(ROWS)], "holds dates that are not RFC 3339"),
 }
 
@@ -276,8 +277,8 @@ def test_ordinary_columns_are_right(write: Write, profile: Profile, suffix: str,
 
 @pytest.mark.parametrize("name", ["breast_cancer", "diabetes", "digits"])
 def test_real_data_are_right(write: Write, profile: Profile, name: str) -> None:
-    """Nothing is said of the datasets that scikit-learn brings, apart from those of fewer than 200 rows."""
-    frame = getattr(datasets, f"load_{name}")(as_frame=True).frame
+    """Nothing is said of the inputs that scikit-learn brings, in datasets of at least 200 rows."""
+    frame = getattr(datasets, f"load_{name}")(as_frame=True).data
     assert [profile(write(dict(frame), suffix))[1] for suffix in FORMATS] == [[]] * 3
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import json
+import re
 import weakref
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -136,10 +138,24 @@ class FileSource(Source):
         except OSError as error:
             raise ProfileError(f"{self.where}: cannot be read: {error.strerror or error}") from None
         except _MALFORMED as error:
+            text = " ".join(str(error).split())[:500]  # pyarrow may quote several lines of the file
+            if problem := self._not_text(text):
+                raise ProfileError(f"{self.where}: {problem}") from None
             delimiter = self._other_delimiter()
             hint = f"; set --delimiter={delimiter}" if delimiter else ""
-            text = " ".join(str(error).split())[:500]  # pyarrow may quote several lines of the file
             raise ProfileError(f"{self.where}: is not {self._kind.upper()}: {text}{hint}") from None
+
+    def _not_text(self, detail: str) -> str | None:
+        """Return what is wrong with an empty file, or with text that is not UTF-8, of which readers say ``detail``."""
+        with self._path.open("rb") as file:
+            start = file.read(2)
+        if not start:
+            return "is empty"
+        utf_16 = start in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}
+        if self._kind not in {"csv", "jsonl"} or not (utf_16 or re.search("utf-?8", detail, re.IGNORECASE)):
+            return None
+        encoding = "UTF-16" if utf_16 else "WINDOWS-1252"
+        return f"is not text in UTF-8: convert it, for example with iconv -f {encoding} -t UTF-8"
 
     def _other_delimiter(self) -> str | None:
         """Return the delimiter of a CSV file whose header has another one than it was read with."""
