@@ -149,7 +149,7 @@ class Application:
             caller = await self._pools["passwords"].run(lambda: web.authenticated(authorization), request.client)
         if caller is None:
             await asyncio.sleep(REFUSAL_SECONDS)
-            raise RequestError(problem(401, web.missing_credentials, headers=web.challenges))
+            raise RequestError(problem(401, web.refusal(authorization), headers=web.challenges))
         request.caller = caller
         set_client(request.client, caller.name)
         self._check_rate(caller)

@@ -109,12 +109,12 @@ class WebConfig:
         """Whether requests must be authenticated."""
         return bool(self.users) or self.tokens is not None
 
-    @property
-    def missing_credentials(self) -> str:
-        """The message for a request without valid credentials."""
+    def refusal(self, authorization: str | None) -> str:
+        """Return the message for a request without valid credentials, whatever its header ``Authorization`` holds."""
         credentials = ["a user with a password"] * bool(self.users)
         credentials += ["a bearer token"] * (self.tokens is not None)
-        return f"{' or '.join(credentials)} is required"
+        sent = "; those in the header Authorization are not valid" if authorization else ""
+        return f"{' or '.join(credentials)} is required{sent}"
 
     @property
     def challenges(self) -> tuple[tuple[str, str], ...]:

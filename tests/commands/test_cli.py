@@ -160,7 +160,7 @@ def test_a_warning_of_a_command_says_that_it_is_one(tmp_path: Path) -> None:
 
 def test_errors_without_a_similar_word_suggest_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing is better than a wrong suggestion."""
-    for line in ("xyzzy", "serve --frobnicate", "serve exporter.yml"):
+    for line in ("xyzzy", "serve --frobnicate", "serve exporter"):
         with pytest.raises(SystemExit):
             main(line.split())
         assert "did you mean" not in capsys.readouterr().err

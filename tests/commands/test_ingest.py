@@ -857,6 +857,7 @@ def test_an_unreachable_or_unknown_server_is_an_error(
     status, _, err = ingest(capsys, file, f"--exporter={address}", *flags, "--give-up=1s", f"--state={tmp_path / 'a'}")
     assert status == 1
     assert f"{address}: Connection refused, for 1 s; 0 rows are sent" in err
+    assert not (tmp_path / "a").exists()
     status, _, err = ingest(capsys, file, f"--exporter={gateway}", *flags, f"--state={tmp_path / 'b'}")
     assert status == 1
     assert f"{gateway}: 404" in err

@@ -111,12 +111,14 @@ def test_each_route_requires_its_scope(server: Served, method: str, path: str, b
 
 
 def test_a_401_names_the_ways_to_authenticate(server: Served) -> None:
-    """A 401 offers both schemes and names the missing credentials."""
+    """A 401 offers both schemes, and says whether credentials are missing or not valid."""
     answer = server.post("/v1/predictions", PREDICTION, Authorization=bearer("wrong"))
     assert (answer.status, answer.headers["Content-Type"]) == (401, "application/problem+json")
     challenges = answer.headers.get_all("WWW-Authenticate")  # type: ignore[attr-defined]
     assert challenges == ['Basic realm="model-exporter"', 'Bearer realm="model-exporter"']
-    assert answer.json["detail"] == "a user with a password or a bearer token is required"
+    required = "a user with a password or a bearer token is required"
+    assert answer.json["detail"] == f"{required}; those in the header Authorization are not valid"
+    assert server.post("/v1/predictions", PREDICTION).json["detail"] == required
 
 
 def test_a_flood_without_credentials_is_answered_slowly(server: Served) -> None:

@@ -25,6 +25,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile_file import load
+from exporter.profiles.readers.csv_cells import delimiter_in
 from exporter.validation import any_of, preview, suggestion
 
 WINDOW = "run"
@@ -97,7 +98,8 @@ def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progr
     labelled = 0
     for rows in table:
         if table.seen and not inputs & table.seen.keys():
-            hint = suggestion(next(iter(table.seen)), inputs)
+            delimiter = delimiter_in(table.seen)
+            hint = f"set --delimiter={delimiter}" if delimiter else suggestion(next(iter(table.seen)), inputs)
             raise BatchError(f"{where}: has no column of the model's profile, but {_first(table.seen)}; {hint}")
         for start in range(0, len(rows.numbers), SLICE):
             part = slice(start, start + SLICE)

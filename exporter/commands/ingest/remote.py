@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -22,6 +24,7 @@ from exporter.features.extract import as_list
 from exporter.http_client.client import TRANSIENT, Client, RequestError, Response, retry_for
 
 _SLICE = 500
+_REFUSED = os.strerror(errno.ECONNREFUSED)
 
 _encoder = msgspec.json.Encoder()
 
@@ -104,6 +107,7 @@ class Sender:
         self._route = route
         self.totals: Counter[str] = Counter()
         self._warned = False
+        self._reached = False  # an attempt failed after it may have reached the exporter
         self._is_new = not state.time  # it was never saved
 
     def send(self, chunks: Iterable[Chunk], on_chunk: Callable[[Chunk], None]) -> None:
@@ -169,16 +173,26 @@ class Sender:
         try:
             return self._client.request("POST", path, body, headers=headers, retries=retries)
         except RequestError as error:
+            self._note(error.reason)
+            self._forget_unsent()
             raise self._stopped(f"{error.reason}, for {self._give_up:g} s") from None
+        except KeyboardInterrupt:
+            if self._warned:  # else the first attempt was interrupted, and may have reached the exporter
+                self._forget_unsent()
+            raise
+
+    def _note(self, reason: str) -> None:
+        self._reached = self._reached or reason != _REFUSED
 
     def _warn(self, reason: str) -> None:
+        self._note(reason)
         if not self._warned:
             print(f"{self._client.url}: {reason}: trying again", file=sys.stderr)
         self._warned = True
 
     def _forget_unsent(self) -> None:
         """Remove the state of a run of which nothing was taken: with the right URL or token, it is a new run."""
-        if self._path is not None and self._is_new and not self.state.rows and not self._warned:
+        if self._path is not None and self._is_new and not self.state.rows and not self._reached:
             self._path.unlink(missing_ok=True)
 
     def _stopped(self, reason: str) -> BatchError:
