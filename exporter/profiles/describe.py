@@ -120,8 +120,9 @@ def _columns(character: str) -> int:
 
 def truncate(text: str, width: int) -> str:
     """Cut a text to a number of columns of a terminal, and replace control characters."""
-    printable = "".join(character if character.isprintable() else "�" for character in text[: width + 1])
-    if sum(map(_columns, printable)) <= width:
+    longest = 4 * width  # combining marks take no column
+    printable = "".join(character if character.isprintable() else "�" for character in text[:longest])
+    if sum(map(_columns, printable)) <= width and len(text) <= longest:
         return printable
     while sum(map(_columns, printable)) > width - 1:
         printable = printable[:-1]

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyarrow import csv, parquet
 from support.rows import training
@@ -27,7 +27,7 @@ from exporter.commands.cpu import disable_slow_avx512
 from exporter.commands.progress import Progress
 from exporter.monitoring.binner import Binner
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
-from exporter.profiles.describe import describe_lines
+from exporter.profiles.describe import describe_lines, truncate
 from exporter.profiles.profile import Profile
 from exporter.profiles.profile_file import load, save
 
@@ -217,7 +217,9 @@ def test_surprising_interpretations_of_csv_are_reported(tmp_path, capsys):
 
 
 def columns_of(line: str) -> int:
-    return sum(1 + (unicodedata.east_asian_width(character) in "FW") for character in line)
+    """Return the columns of a terminal that a line takes: none for a combining mark, two for a wide character."""
+    shown = [character for character in line if not unicodedata.combining(character)]
+    return sum(1 + (unicodedata.east_asian_width(character) in "FW") for character in shown)
 
 
 def test_a_profile_is_described(shop, tmp_path, capsys):
@@ -285,7 +287,15 @@ def test_a_histogram_has_the_shape_of_the_data():
     assert set(zeros[1:]) == {"▁"}
 
 
+def test_a_text_with_combining_marks_is_cut_by_its_columns():
+    """A mark takes no column; what is left out is replaced by an ellipsis."""
+    letters = "e\u0301" * 40
+    assert truncate(letters, 40) == letters
+    assert truncate(f"{letters} and more", 40) == f"{letters[:-2]}…"
+
+
 @settings(max_examples=60, deadline=None)
+@example([0.0], {"0" * 16 + "\u094d": 1999}, "0")
 @given(
     st.lists(st.floats(), min_size=1, max_size=60),
     st.dictionaries(st.text(max_size=60), st.integers(1, 10**9), max_size=12),
