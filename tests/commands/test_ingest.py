@@ -725,7 +725,7 @@ def test_rows_that_the_exporter_refuses_are_named(
     assert status == 0
     first, *reasons = out.splitlines()
     assert "30 rows, 28 accepted, 2 rejected" in first
-    assert reasons[0] == "  row 5, version: expected a string, got 7"
+    assert reasons[0] == "  row 5, version: expected a string, got 7; put it in quotes"
     assert reasons[1].startswith("  row 13: expected an object such as")
     assert attempts(exporter, "refused") == 28
     (tmp_path / "bad.csv").write_text("age,confidence\n1,0.5\n3,4\n")
