@@ -132,7 +132,7 @@ def archive(engine: sa.Engine, folder: Path, count: int) -> None:
             part = writer.write_part(connection, 10**6, lambda _, inputs: inputs, lambda *_: False, dict)
             rows += part.rows
             with connection.begin():
-                set_archived(connection, part.last or 0)
+                set_archived(connection, seq=part.last or 0)
     seconds = time.process_time() - start
     size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
     taken = f"{size / rows:.0f} bytes a prediction, {1e6 * seconds / rows:,.0f} µs of processor time"

@@ -85,6 +85,22 @@ class ArchivedPredictions:
         newest = np.arange(joined.rows) >= archived - room
         return joined.select(newest)._replace(truncated=True)
 
+    def with_late_losses(self, population: Population, blocks: BlockFilter) -> Population:
+        """Return a population of `before` with the losses of labels that came too late to be in its archived rows.
+
+        Raises
+        ------
+        StoreError
+            When the archive cannot be read.
+        """
+        if population.losses is None:
+            return population
+        losses = population.losses.copy()
+        for ids, late in self._archive.late_losses(ArchiveFilter(blocks.model, None, blocks.since, 0)):
+            positions = population.find(ids[::-1])  # the newest of several labels of a prediction
+            losses[positions >= 0] = np.array(late[::-1])[positions[positions >= 0]]
+        return population._replace(losses=losses)
+
 
 def _left_out(connection: sa.Connection, last: int, until: float) -> tuple[str, ...]:
     """Return a remark if predictions that are not archived are older than the bins, whose profile or redaction is new.

@@ -144,6 +144,8 @@ def explain(
     population = read_population(connection, binner, chosen)
     if archived:
         population = archived.before(connection, population, binner, chosen)
+        if query.of == "errors":
+            population = archived.with_late_losses(population, chosen)
     if not population.rows and query.version is not None:
         population = population._replace(remarks=_other_versions(connection, query, first))
     elif query.version is None:

@@ -7,11 +7,14 @@ import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from exporter.errors import ArchiveError, StoreError
 
+LABELS = "_labels"
+"""The folder of late labels. pyarrow and Spark do not read names that begin with an underscore as predictions."""
 RETRY_SECONDS = 30
 """How long a request to Google Cloud Storage is tried again after an error."""
 
@@ -75,8 +78,19 @@ class ArchiveFiles:
         partitioning = dataset.partitioning(pa.schema([columns.field("date")]), flavor="hive")
         return dataset.dataset(root, columns, "parquet", system, partitioning)
 
+    def late_labels(self, since: date) -> Any:
+        """Return the files of late labels that arrived since a day as one data set of pyarrow, the oldest first."""
+        from pyarrow import dataset
+        from pyarrow.fs import FileSelector
+
+        system, root = self._opened
+        first = f"{root}/{labels_name(since, 0)}"
+        found = system.get_file_info(FileSelector(f"{root}/{LABELS}", allow_not_found=True))
+        paths = sorted(info.path for info in found if info.path >= first and info.extension == "labels")
+        return dataset.dataset(paths, label_schema(), "parquet", system)
+
     def names(self) -> list[str]:
-        """Return the names of all files below the location such as ``date=2026-11-27/00…1.parquet``."""
+        """Return the names of all files of predictions such as ``date=2026-11-27/00…1.parquet``."""
         from pyarrow.fs import FileSelector
 
         system, root = self._opened
@@ -134,6 +148,14 @@ class ArchiveFiles:
             os.close(descriptor)
 
 
+def labels_name(arrived: date, first: int) -> str:
+    """Return the name of a file of late labels: the day on which they arrived, and the number of the first one.
+
+    It does not end with ``parquet``, so that patterns such as ``**/*.parquet`` find files of predictions alone.
+    """
+    return f"{LABELS}/{arrived}-{first:020}.labels"
+
+
 def another_database(path: str) -> StoreError:
     """Return the error of a file that this database did not write."""
     hint = "give each database an archive of its own; after a restore, move this file elsewhere"
@@ -176,6 +198,15 @@ def schema() -> Any:
             "loss": pa.float64(),
         }
     )
+
+
+def label_schema() -> Any:
+    """Return the columns of late labels."""
+    import pyarrow as pa
+
+    names = ("seq", "id", "model", "label", "label_time", "loss", "received")
+    fields = [schema().field(name) for name in names]
+    return pa.schema([*fields, pa.field("date", pa.date32())])
 
 
 def schema_with_day() -> Any:

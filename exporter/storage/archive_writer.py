@@ -10,27 +10,25 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import date, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from exporter.storage.archive import archived_up_to
-from exporter.storage.archive_files import ArchiveFiles, another_database, schema
+from exporter.storage.archive_files import ArchiveFiles, another_database, label_schema, labels_name, schema
 from exporter.storage.label_rows import stored_rows
 from exporter.storage.packed_inputs import unpack
+from exporter.storage.parquet_buffer import ParquetBuffer
 from exporter.storage.prediction_rows import is_sampled
-from exporter.storage.schema import feedback, predictions
+from exporter.storage.schema import feedback, late_labels, predictions
 
 PART_ROWS, PART_BYTES = 250_000, 64 * 2**20
-"""Predictions of a part, and bytes of its files, at most; a part is made in memory."""
-GROUP_ROWS, GROUP_CHARACTERS = 20_000, 16 * 2**20
-"""Predictions of a row group, and characters of their inputs, at most."""
+"""Predictions, or late labels, of a part, and bytes of its files, at most; a part is made in memory."""
 FETCHED_ROWS = 200
 """Predictions that are fetched at a time."""
-ROW_BYTES = 1000
-"""Assumed bytes of memory of a prediction without its inputs, until its row group is written."""
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = date(1970, 1, 1)
 
 
 HasDrift = Callable[[sa.Connection, str, str, float], bool]
@@ -43,9 +41,9 @@ class Part(NamedTuple):
     Attributes
     ----------
     last
-        The number of the last prediction; None if there was none to archive.
+        The number of the last prediction, or label; None if there was none to archive.
     rows
-        How many predictions.
+        How many.
     is_full
         Whether there may be more.
     """
@@ -105,7 +103,7 @@ class ArchiveWriter:
         """
         first, redacted_before = archived_up_to(connection) + 1, redacted()
         query = sa.select(predictions).where(predictions.c.seq >= first).order_by(predictions.c.seq).limit(PART_ROWS)
-        files: defaultdict[int, _DayFile] = defaultdict(_DayFile)
+        files: defaultdict[int, ParquetBuffer] = defaultdict(partial(ParquetBuffer, schema()))
         last, read, rows, is_full = None, 0, 0, False
         with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
             for fetched in result.mappings().partitions():
@@ -128,6 +126,33 @@ class ArchiveWriter:
         self._write(files, first)
         return Part(last, rows, is_full)
 
+    def write_late_labels(self, connection: sa.Connection, before_day: int) -> Part:
+        """Write labels that were queued before a day, in days since 1970, to one file for each day on which they were.
+
+        Raises
+        ------
+        StoreError
+            When the files cannot be written.
+        """
+        query = sa.select(late_labels).order_by(late_labels.c.seq).limit(PART_ROWS)
+        files: dict[int, tuple[str, ParquetBuffer]] = {}
+        last, rows, is_full = None, 0, False
+        with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
+            for row in itertools.takewhile(lambda row: row["received"] < before_day * 86400, result.mappings()):
+                day = int(row["received"] // 86400)
+                if day not in files:
+                    files[day] = labels_name(_date(day), row["seq"]), ParquetBuffer(label_schema())
+                files[day][1].add({**row, "date": _date(row["day"])})
+                last, rows = row["seq"], rows + 1
+                is_full = rows == PART_ROWS or sum(file.size for _, file in files.values()) > PART_BYTES
+                if is_full:
+                    break
+        connection.rollback()
+        with self._files.explained("cannot be written"):
+            for name, file in files.values():
+                self._files.write(name, file.content())
+        return Part(last, rows, is_full)
+
     def _weights(
         self, connection: sa.Connection, rows: Sequence[Mapping[Any, Any]], has_drift: HasDrift
     ) -> list[float]:
@@ -148,14 +173,18 @@ class ArchiveWriter:
             for row, by_chance in zip(rows, chance, strict=True)
         ]
 
-    def _write(self, files: Mapping[int, _DayFile], first: int) -> None:
-        named = {f"date={_EPOCH + timedelta(day):%Y-%m-%d}/{first:020}.parquet": file for day, file in files.items()}
+    def _write(self, files: Mapping[int, ParquetBuffer], first: int) -> None:
+        named = {f"date={_date(day)}/{first:020}.parquet": file for day, file in files.items()}
         with self._files.explained("cannot be written"):
             # Before its first part is recorded, a database has no other files than those of this part.
             if first == 1 and named and (others := set(self._files.names()) - named.keys()):
                 raise another_database(f"{self.shown}/{min(others)}")
             for name, file in named.items():
                 self._files.write(name, file.content())
+
+
+def _date(day: int) -> date:
+    return _EPOCH + timedelta(day)
 
 
 def _key(row: Mapping[Any, Any]) -> tuple[int, str, str]:
@@ -168,47 +197,8 @@ def _labels(connection: sa.Connection, rows: Sequence[Mapping[Any, Any]]) -> dic
     return {
         (label.day, label.prediction_id, label.model): {
             "label": label.label,
-            "label_time": None if label.time is None else datetime.fromtimestamp(label.time, UTC),
+            "label_time": label.time,
             "loss": label.loss,
         }
         for label in found
     }
-
-
-class _DayFile:
-    """The Parquet file of a part's predictions of one day, in memory."""
-
-    def __init__(self) -> None:
-        import pyarrow as pa
-        from pyarrow.parquet import ParquetWriter
-
-        self._buffer = pa.BufferOutputStream()
-        self._writer = ParquetWriter(self._buffer, schema(), compression="zstd")
-        self._rows: list[Mapping[str, Any]] = []
-        self._characters = 0
-
-    @property
-    def size(self) -> int:
-        """Bytes in memory: those that are written, and about those that wait for their row group."""
-        return int(self._buffer.tell()) + self._characters + ROW_BYTES * len(self._rows)
-
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Add a prediction."""
-        times = {name: datetime.fromtimestamp(row[name], UTC) for name in ("time", "received")}
-        self._rows.append({**row, **times})
-        self._characters += len(row["inputs"] or "") + len(row.get("label") or "")
-        if len(self._rows) == GROUP_ROWS or self._characters > GROUP_CHARACTERS:
-            self._flush()
-
-    def content(self) -> Any:
-        """Return the whole file."""
-        self._flush()
-        self._writer.close()
-        return self._buffer.getvalue()
-
-    def _flush(self) -> None:
-        import pyarrow as pa
-
-        if self._rows:
-            self._writer.write_table(pa.Table.from_pylist(self._rows, schema()))
-        self._rows, self._characters = [], 0

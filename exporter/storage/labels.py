@@ -19,6 +19,7 @@ from exporter.features.extract import scalar_text
 from exporter.storage.engine import is_shared
 from exporter.storage.label_refusal import refusal
 from exporter.storage.label_rows import LabelRow, find_rows, stored_rows, write_rows
+from exporter.storage.late_labels import LateLabels
 from exporter.storage.prediction_rows import Rows
 from exporter.storage.review.correction_document import decode_label
 from exporter.storage.schema import WAITING, is_waiting, labels
@@ -80,10 +81,12 @@ class LabelRecorder:
         Refuses labels that it has no room for.
     loss
         Compares labels with predictions.
+    late
+        Gets labels of archived predictions.
     """
 
-    def __init__(self, waiting: WaitingIds, size: StoreSize, loss: Loss) -> None:
-        self._waiting = waiting
+    def __init__(self, waiting: WaitingIds, size: StoreSize, loss: Loss, late: LateLabels) -> None:
+        self._waiting, self._late = waiting, late
         self._size = size
         self._loss = loss
 
@@ -117,9 +120,11 @@ class LabelRecorder:
             if self._set(row, index, item, now, result):
                 changed[id(row)] = row
         new = [row for row in changed.values() if row.id is None]
-        if new:
-            self._size.require(connection, sum(map(_size, new)))
+        late = self._late.choose(connection, changed.values())
+        if new or late:
+            self._size.require(connection, sum(map(_size, (*new, *late))))
         write_rows(connection, changed.values())
+        self._late.queue(connection, late)
         for row in new:
             if row.predicted is None:
                 self._waiting.add(row.prediction_id)
@@ -162,6 +167,8 @@ class WaitingLabels:
         To read the identifiers for which labels wait.
     loss
         Compares labels with predictions.
+    late
+        Gets labels of archived predictions.
 
     Attributes
     ----------
@@ -169,8 +176,8 @@ class WaitingLabels:
         The identifiers of their predictions.
     """
 
-    def __init__(self, connection: sa.Connection, loss: Loss) -> None:
-        self._loss = loss
+    def __init__(self, connection: sa.Connection, loss: Loss, late: LateLabels) -> None:
+        self._loss, self._late = loss, late
         self.ids = WaitingIds(connection, labels.c.prediction_id, is_waiting)
 
     def join(self, connection: sa.Connection, group: Sequence[Rows], counts: LabelCounts) -> set[str]:
@@ -200,6 +207,7 @@ class WaitingLabels:
                 row.loss = _loss(self._loss, row, decode_label(row.label))
                 joined.append(row)
         write_rows(connection, joined)
+        self._late.queue(connection, self._late.choose(connection, joined))
         shared = is_shared(connection)
         counts.labelled.extend(_counted(row, shared) for row in joined if row.loss is not None)
         counts.unusable.extend(row.prediction_id for row in joined if row.loss is None)

@@ -122,6 +122,12 @@ def _migrate_to_14(connection: sa.Connection) -> None:
     """Add the table of what is archived, which `migrate` creates as it does all new tables."""
 
 
+def _migrate_to_15(connection: sa.Connection) -> None:
+    """Add the day before which predictions are archived; `migrate` creates the table of late labels."""
+    if sa.inspect(connection).has_table("archived"):
+        connection.exec_driver_sql("ALTER TABLE archived ADD COLUMN day INTEGER")
+
+
 # Version 1 supported SQLite only: the migration to 2 may use its dialect, later ones must run on both databases.
 MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     2: _migrate_to_2,
@@ -137,6 +143,7 @@ MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
     12: _migrate_to_12,
     13: _migrate_to_13,
     14: _migrate_to_14,
+    15: _migrate_to_15,
 }
 """The migration to each version from the one before it."""
 SCHEMA_VERSION = max(MIGRATIONS)

@@ -46,8 +46,29 @@ input_dictionaries = sa.Table(
     sa.Column("retired", sa.Boolean, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
-# The number of the last archived prediction, in one row; see `exporter.storage.archive`.
-archived = sa.Table("archived", metadata, sa.Column("seq", Key, primary_key=True, autoincrement=False))
+# In one row: the number of the last archived prediction, and the day before which predictions are being archived; see
+# `exporter.storage.archive`.
+archived = sa.Table(
+    "archived",
+    metadata,
+    sa.Column("seq", Key, primary_key=True, autoincrement=False),
+    sa.Column("day", sa.Integer),
+)
+# Labels that came too late for the archived row of their prediction, until they are archived; see
+# `exporter.storage.late_labels`.
+late_labels = sa.Table(
+    "late_labels",
+    metadata,
+    sa.Column("seq", Key, primary_key=True, autoincrement=True),
+    sa.Column("day", sa.Integer, nullable=False),
+    sa.Column("id", sa.Text, nullable=False),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("label", sa.Text, nullable=False),
+    sa.Column("label_time", sa.Float),
+    sa.Column("loss", sa.Float),
+    sa.Column("received", sa.Float, nullable=False),
+    sqlite_autoincrement=True,  # files are named after the numbers, so none may be given twice
+)
 feedback = sa.Table(
     "feedback",
     metadata,

@@ -28,6 +28,7 @@ from exporter.storage.feedback import FeedbackRecorder, FeedbackResult
 from exporter.storage.feedback_join import CountedFeedback, Redact, UnjoinedFeedback
 from exporter.storage.joins import Counts, Joins
 from exporter.storage.labels import LabelRecorder, LabelsResult, Loss, WaitingLabels, class_loss
+from exporter.storage.late_labels import LateLabels
 from exporter.storage.migrations import migrate
 from exporter.storage.prediction_rows import Rows
 from exporter.storage.quarantine import count_damaged, quarantine
@@ -122,11 +123,12 @@ class Store:
             self.is_shared = is_shared(self._engine)
             self._backlog = Backlog(self.reading, tolerances, shared=self.is_shared)
             self.replica = (config.replica or socket.gethostname()) if self.is_shared else ""
+            late = LateLabels(archives=config.archive is not None)
             with self._engine.begin() as connection:
                 unjoined = UnjoinedFeedback(connection, redact, tolerances, self.size)
-                labels = WaitingLabels(connection, loss)
+                labels = WaitingLabels(connection, loss, late)
             self._recorder = FeedbackRecorder(unjoined, redact, tolerances, self.size)
-            self._labels = LabelRecorder(labels.ids, self.size, loss)
+            self._labels = LabelRecorder(labels.ids, self.size, loss, late)
             retention = Retention(config, self.size)
             self._joins = Joins(unjoined, labels)
             self._writer = Writer(self._engine, retention, self._joins, self._on_commit, self._failed)

@@ -25,9 +25,9 @@ from exporter.slices.explain import Explanation, SliceQuery, explain
 from exporter.slices.population import Population, read_population
 from exporter.slices.questions import Of
 from exporter.slices.recorder import BinRecorder
-from exporter.storage import Store, archive, archive_writer, prediction_rows
+from exporter.storage import Store, archive, parquet_buffer, prediction_rows
 from exporter.storage.bin_codes import BlockFilter
-from exporter.storage.schema import bin_codes, labels
+from exporter.storage.schema import bin_codes, labels, late_labels
 
 DAYS = 86400.0
 
@@ -102,7 +102,7 @@ def flights(tmp_path: Path) -> Flights:
 
 def test_archived_predictions_have_the_same_slices(flights: Flights, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every bin of every prediction is the same, whether it was recorded or computed again; the newest come first."""
-    monkeypatch.setattr(archive_writer, "GROUP_ROWS", 300)
+    monkeypatch.setattr(parquet_buffer, "GROUP_ROWS", 300)
     before, stored = flights.explain(), flights.read()
     flights.archive()
     after, read = flights.explain(), flights.read()
@@ -121,7 +121,7 @@ def test_archived_predictions_have_the_same_slices(flights: Flights, monkeypatch
 
 
 def test_errors_of_archived_predictions_have_the_same_slices(flights: Flights) -> None:
-    """Labels are archived with their predictions; one that arrives later is in the database, and counts first."""
+    """Labels are archived with their predictions, and late ones after them; the database's count first."""
     planted = set(flights.planted)
     events = [LabelEvent(e["id"], label="on time" if e["id"] in planted else "late") for e in flights.confident]
     assert flights.store.record_labels(events).joined == len(events)
@@ -133,6 +133,13 @@ def test_errors_of_archived_predictions_have_the_same_slices(flights: Flights) -
     row = {"day": 0, "prediction_id": flights.planted[0], "model": "flights", "label": '"late"', "loss": 0.0}
     row |= {"version": "1", "predicted": flights.since, "time": 0.0, "received": 0.0}
     flights.store.execute(lambda connection, _: connection.execute(labels.insert().values(row)))
+    assert flights.explain(of="errors").total == len(planted) - 1
+    flights.store.execute(lambda connection, _: connection.execute(labels.delete()))
+    row = {"day": flights.since // DAYS, "model": "flights", "label": '"late"', "received": flights.since + 2 * DAYS}
+    changes = [(flights.planted[0], 0.0), (flights.planted[1], 0.0), (flights.planted[0], 1.0), ("never", 0.0)]
+    late = [row | {"id": id_, "loss": loss} for id_, loss in changes]
+    flights.store.execute(lambda connection, _: connection.execute(late_labels.insert(), late))
+    flights.archive()
     assert flights.explain(of="errors").total == len(planted) - 1
     flights.store.close()
 
@@ -158,7 +165,7 @@ def test_a_store_of_objects_that_hangs_delays_no_stop(tmp_path: Path, monkeypatc
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     store = Store(StoreConfig(url=f"sqlite:///{tmp_path / 'store.db'}"), lambda _: None)
-    store.execute(lambda connection, _: archive.set_archived(connection, 1))
+    store.execute(lambda connection, _: archive.set_archived(connection, seq=1))
     store.close()
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         address = f"127.0.0.1:{hanging.getsockname()[1]}"

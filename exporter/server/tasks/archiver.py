@@ -1,4 +1,4 @@
-"""Archives predictions before the retention deletes them."""
+"""Archives predictions before the retention deletes them, and labels that arrive after that."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.monitoring.background import BackgroundTask
 from exporter.storage import Store
-from exporter.storage.archive import set_archived
+from exporter.storage.archive import archived_before, set_archived
 from exporter.storage.archive_writer import ArchiveWriter, HasDrift
 from exporter.storage.engine import error_message, is_shared, open_engine
+from exporter.storage.late_labels import forget_late_labels
 from exporter.validation import parse_duration
 
 log = logging.getLogger(__name__)
@@ -78,14 +79,21 @@ class Archiver(BackgroundTask):
                     connection.execute(sa.select(sa.func.pg_advisory_unlock(_ARCHIVE_LOCK)))
 
     def _archive_part(self, connection: sa.Connection) -> None:
-        """Write a part, and tell the database of it."""
+        """Write a part of the predictions, and one of late labels, and tell the database of each."""
         before_day = int((time.time() - self._retention) // 86400)
+        if archived_before(connection) < before_day:  # labels that arrive from now on may be too late for the part
+            connection.rollback()
+            self._store.execute(partial(_set, day=before_day))
         part = self._archive.write_part(connection, before_day, self._redact, self._has_drift, self._redacted)
         if part.last is not None:
-            self._store.execute(partial(_set, part.last))
+            self._store.execute(partial(_set, seq=part.last))
             self._count(part.rows)
             log.info("%d predictions were archived in %s", part.rows, self._archive.shown)
-        if part.is_full:
+        late = self._archive.write_late_labels(connection, int(time.time() // 86400))
+        if late.last is not None:
+            self._store.execute(partial(_forget, late.last))
+            log.info("%d late labels were archived in %s", late.rows, self._archive.shown)
+        if part.is_full or late.is_full:
             self.seconds = 0.0
 
     def close(self, timeout: float = 1.0) -> None:
@@ -102,5 +110,9 @@ class Archiver(BackgroundTask):
         log.error("predictions are kept until they can be archived: %s", error_message(error))
 
 
-def _set(last: int, connection: sa.Connection, _: Any) -> None:
-    set_archived(connection, last)
+def _set(connection: sa.Connection, _: Any, **values: int) -> None:
+    set_archived(connection, **values)
+
+
+def _forget(last: int, connection: sa.Connection, _: Any) -> None:
+    forget_late_labels(connection, last)
