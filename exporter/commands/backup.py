@@ -6,9 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from exporter import config
 from exporter.commands.common import add_config_file
-from exporter.storage.backup import BackupSummary, back_up
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,18 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Write and verify a backup, and print what it holds."""
+    from exporter import config
+    from exporter.storage.backup import back_up  # loads SQLAlchemy
+
     target: Path = options.target
     if target.is_dir():
         target /= f"model-exporter-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}.db"
     summary = back_up(config.load_own(options.config_file).store, target)
-    print(f"{target}: {describe(summary)}")
+    print(f"{target}: {summary.describe()}")
     return 0
-
-
-def describe(summary: BackupSummary) -> str:
-    """Return in words what a verified backup holds."""
-    return (
-        f"{summary.bytes / 2**20:.1f} MiB, verified: {summary.predictions:,} predictions, "
-        f"{summary.labels:,} labels, {summary.feedback:,} feedback ({summary.pending:,} to review), "
-        f"{summary.releases:,} releases, windows of {summary.windows:,} versions"
-    )

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from exporter.commands.common import add_config_file, add_web_files
 from exporter.errors import printable
-from exporter.monitoring.model_files import load_valid
-from exporter.server import web_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what is configured, and what is wrong; the status is 1 if anything is."""
+    from exporter.monitoring.model_files import load_valid  # loads numpy
+    from exporter.server import web_config
+
     path = options.config or options.config_file or Path("exporter.yml")
     loaded = load_valid(path)
     web_config.load(options.web_config_file, options.web_tokens_file)

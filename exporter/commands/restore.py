@@ -5,10 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from exporter import config
-from exporter.commands.backup import describe
 from exporter.commands.common import add_config_file
-from exporter.storage.backup import restore
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Verify a backup, restore it, and print what it holds."""
+    from exporter import config
+    from exporter.storage.backup import restore  # loads SQLAlchemy
+
     summary = restore(config.load_own(options.config_file).store, options.backup)
-    print(f"{options.backup} is restored: {describe(summary)}. Start the exporter now.")
+    print(f"{options.backup} is restored: {summary.describe()}. Start the exporter now.")
     return 0

@@ -14,7 +14,8 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.registry import MonitorRegistry, serving
 from exporter.slices.archived import ArchivedPredictions
-from exporter.slices.explain import Explanation, SliceQuery, explain
+from exporter.slices.explain import Explanation, explain
+from exporter.slices.query import SliceQuery
 from exporter.slices.recorder import BinRecorder
 from exporter.slices.release_details import ReleaseDetails
 from exporter.slices.report import document

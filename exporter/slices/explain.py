@@ -13,39 +13,12 @@ from exporter.monitoring.binner import Binner
 from exporter.slices.archived import ArchivedPredictions
 from exporter.slices.bits import BinRows, unpack
 from exporter.slices.population import read_population
-from exporter.slices.questions import Of, Question, corrections, disagreement, drift, errors, estimated_loss
+from exporter.slices.query import SliceQuery
+from exporter.slices.questions import Question, corrections, disagreement, drift, errors, estimated_loss
 from exporter.slices.search import MIN_RATIO, Bins, Slice, search
 from exporter.slices.training_shares import grown_bins
 from exporter.storage.bin_codes import BlockFilter, recorded_versions
 from exporter.validation import any_of, preview
-
-DAY = 86400.0
-"""How far the search looks back by default, in seconds."""
-DEFAULT_LIMIT, MAX_LIMIT = 10, 50
-"""Slices of an answer: unless the client asks for another number, and at most."""
-
-
-class SliceQuery(NamedTuple):
-    """A question.
-
-    Attributes
-    ----------
-    model, version
-        The model, and its version; all versions in the same bins when None.
-    of
-        What the slices should hold more than their share of.
-    since
-        Predictions since this Unix time in seconds; of drift, those of the equal time before as well.
-    limit
-        Slices at most.
-    """
-
-    model: str
-    version: str | None
-    of: Of
-    since: float
-    limit: int = DEFAULT_LIMIT
-
 
 ComparedWith = Literal["before", "traffic", "training"]
 """Predictions of the time before; all that are looked at; the training data."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +16,6 @@ from exporter.stats.divergence import Floats, Ints
 from exporter.storage.bin_codes import read_paired
 from exporter.storage.marked_predictions import MAX_MARKED, read_corrections, read_losses
 
-Of = Literal["corrections", "disagreement", "drift", "errors", "estimated_loss"]
-QUESTIONS: tuple[Of, ...] = get_args(Of)
-"""What can be asked for."""
 LATE_SECONDS = 86400.0
 """How much earlier than its prediction feedback may arrive, and a prediction may have been made."""
 LARGE_SHARE = 0.1

@@ -50,6 +50,14 @@ class BackupSummary(NamedTuple):
     releases: int
     windows: int
 
+    def describe(self) -> str:
+        """Return the contents of a verified backup as text."""
+        return (
+            f"{self.bytes / 2**20:.1f} MiB, verified: {self.predictions:,} predictions, "
+            f"{self.labels:,} labels, {self.feedback:,} feedback ({self.pending:,} to review), "
+            f"{self.releases:,} releases, windows of {self.windows:,} versions"
+        )
+
 
 def back_up(config: StoreConfig, target: Path) -> BackupSummary:
     """Copy the database to a new file, verify the copy, and give it its name once it is on disk.

@@ -239,12 +239,12 @@ def test_a_batch_with_a_profile_loads_no_database(tmp_path: Path) -> None:
     assert loaded_by(script, tmp_path).endswith("\n[]\n")
 
 
-@pytest.mark.parametrize("command", ["dataset", "label", "profile", "suspects"])
-def test_commands_without_a_database_load_none(tmp_path: Path, command: str) -> None:
-    """Loading SQLAlchemy would take most of the time of their help."""
+def test_the_help_of_commands_loads_no_database(tmp_path: Path) -> None:
+    """Loading SQLAlchemy would take most of the time of the help. `demo` is a service in Flask."""
+    commands = [*_COMMANDS.keys() - {"demo", "redact"}]
     script = (
         "import sys; from exporter.cli import build_parser\n"
-        f"build_parser([{command!r}])\n"
+        f"build_parser({commands!r})\n"
         "print(sorted({'sqlalchemy', 'psycopg', 'flask'} & set(sys.modules)))\n"
     )
     assert loaded_by(script, tmp_path) == "[]\n"

@@ -21,9 +21,9 @@ from exporter.profiles.profile_file import load
 from exporter.server.tasks.archiver import Archiver
 from exporter.slices import archived
 from exporter.slices.archived import ArchivedPredictions
-from exporter.slices.explain import Explanation, SliceQuery, explain
+from exporter.slices.explain import Explanation, explain
 from exporter.slices.population import Population, read_population
-from exporter.slices.questions import Of
+from exporter.slices.query import Of, SliceQuery
 from exporter.slices.recorder import BinRecorder
 from exporter.storage import Store, archive, parquet_buffer, prediction_rows
 from exporter.storage.bin_codes import BlockFilter

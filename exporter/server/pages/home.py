@@ -27,7 +27,7 @@ from exporter.server.pages.incidents import DRIFT_ALERTS, SEVERITIES, alert_seve
 from exporter.server.pages.model_rows import MIN_ATTEMPTS, MIN_CORRECTIONS, machine_figures, model_rows
 from exporter.server.pages.slices import slices_parameters
 from exporter.server.tasks.retraining import request_document
-from exporter.slices.questions import Of
+from exporter.slices.query import Of
 from exporter.storage.retrain_requests import list_requests
 
 CORRECTION_WINDOW = timedelta(minutes=65)

@@ -12,7 +12,8 @@ from exporter.metrics.slices import slice_lines
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.slices.explain import Explanation, SliceQuery
+from exporter.slices.explain import Explanation
+from exporter.slices.query import SliceQuery
 from exporter.slices.search import MIN_MARKED
 
 ALERT = "ModelCorrectionRatioHigh"
