@@ -220,9 +220,9 @@ def add_csv_options(parser: argparse.ArgumentParser, types: Iterable[str]) -> No
     add = parser.add_argument
     text = f"type of a column: {', '.join(types)}; repeatable"
     add("--type", action="append", default=[], metavar="NAME=TYPE", help=text)
-    delimiter = "what separates the fields of CSV (%(default)s)"
+    delimiter = "field separator of CSV (%(default)s)"
     add("--delimiter", type=_delimiter, default=",", metavar="CHARACTER", help=delimiter)
-    decimal = "decimal point of numbers in CSV (%(default)s)"
+    decimal = "decimal separator of numbers in CSV (%(default)s)"
     add("--decimal", choices=(".", ","), default=".", metavar="CHARACTER", help=decimal)
 
 

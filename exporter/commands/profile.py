@@ -52,13 +52,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, metavar="FILE", help=text)
     add("--name", help="name of the profile; default: the training file's name")
     add_table_options(parser, INPUT_TYPES)
-    text = "keep the distributions by hour (UTC) of the day or of the week, where they change with it"
+    text = "also keep distributions by hour (UTC) of the day or of the week, for features that change with it"
     add("--season", choices=[*HOURS], help=text)
-    text = "rows are in random order; otherwise their order, or --time-column, tells how successive values depend"
+    text = "rows are in random order: do not measure how much successive values depend on each other"
     add("--shuffled", action="store_true", help=text)
     add("--strict", action="store_true", help="fail without writing a profile if there is a warning")
-    categories = "categories with a bin of their own (%(default)s)"
-    add("--bins", type=whole_number(2, 10_000), default=20, metavar="N", help="bins of a number (%(default)s)")
+    categories = "number of categories with a bin of their own (%(default)s)"
+    add(
+        "--bins",
+        type=whole_number(2, 10_000),
+        default=20,
+        metavar="N",
+        help="number of bins of a numeric feature (%(default)s)",
+    )
     add("--categories", type=whole_number(2, 10_000), default=50, metavar="N", help=categories)
     add("--describe", type=Path, metavar="PROFILE", help="only print what is in a profile")
     add("--from-store", action="store_true", help="profile the predictions in the database instead of a file")
@@ -72,11 +78,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _add_engine_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--table", metavar="NAME", help="profile a table of a database or lake, where it is, instead of a file")
+    add("--table", metavar="NAME", help="profile a table inside its database or lake, instead of a file")
     text = "URL of the database of --table, such as duckdb:///FILE, postgresql://HOST/NAME or spark://HOST (${})"
     add("--database", default=os.environ.get(DATABASE), metavar="URL", help=text.format(DATABASE))
     add("--database-password-file", metavar="FILE", help="file with the password for --database")
-    add("--engine", choices=("duckdb",), help="read the training file with DuckDB: for files beyond memory")
+    add(
+        "--engine",
+        choices=("duckdb",),
+        help="read the training file with DuckDB, for files that are larger than memory",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_input_options(parser, TABLES)
     add("--label-column", default="label", metavar="NAME", help="column with the label (%(default)s)")
-    text = "what the names of the columns with the probability of each class begin with; default: compare inputs"
+    text = "prefix of the columns with the probabilities of the classes; default: compare inputs"
     add("--probability-prefix", metavar="PREFIX", help=text)
     add("--ignore", action="append", default=[], metavar="NAME", help="column that is not compared; repeatable")
     add("-o", "--output", type=Path, metavar="FILE", help="CSV file to write all suspects to")

@@ -113,7 +113,7 @@ def _count(item: Any, counted: dict[int, int]) -> int:
     if total := counted.get(id(item)):
         return total
     if total == 0:
-        raise ValueError("an alias stands in what it names")
+        raise ValueError("an alias refers to a value that contains it")
     counted[id(item)] = 0
     inner = (*item.keys(), *item.values()) if isinstance(item, dict) else item
     total = 1 + sum(_count(value, counted) for value in inner)

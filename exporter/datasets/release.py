@@ -124,8 +124,8 @@ def _make(
     try:
         sha256, size = write_content(_encode(store, model, redacted, lineage), write)
         if not lineage.examples:
-            exception = f" except what is {lineage.left_out}" if lineage.left_out else ""
-            raise EmptyError(f"nothing of {model} is accepted{exception}: review its corrections first")
+            exception = f", except those that are {lineage.left_out}" if lineage.left_out else ""
+            raise EmptyError(f"no correction of {model} is accepted{exception}: review its corrections first")
         values = {
             "id": sha256[:12],
             "name": name or f"{slug(model)}-{sha256[:12]}",

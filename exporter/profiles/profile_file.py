@@ -98,7 +98,9 @@ def load(path: Path) -> Profile:
         key_path, detail, _ = explain(error, document)
         raise ProfileError(f"{path}: {format_path(key_path)}: {detail}") from None
     if profile.hash and profile.hash != profile.digest():
-        raise ProfileError(f"{path}: was changed after it was made: its hash differs; make it again, or drop the hash")
+        raise ProfileError(
+            f"{path}: was changed after it was written: its hash does not match; create it again, or remove the hash"
+        )
     try:
         _check(profile)
     except ProfileError as error:

@@ -253,9 +253,9 @@ def _check_framing(request: Request) -> None:
     """Refuse messages that the parser accepts but that another server might read differently."""
     coding = request.headers.get(b"transfer-encoding")
     if coding is not None and (coding.lower() != b"chunked" or request.scope["http_version"] != "1.1"):
-        raise RequestError(problem(501, "expected no transfer coding but chunked, and that in HTTP/1.1"))
+        raise RequestError(problem(501, "expected no Transfer-Encoding, or chunked in HTTP/1.1"))
     if b"," in request.headers.get(b"host", b""):
-        raise RequestError(problem(400, "the request is no HTTP/1.1: expected one Host field"))
+        raise RequestError(problem(400, "the request is not valid HTTP/1.1: expected one Host header"))
 
 
 def _refused(request: Request, route: Route) -> Reply | None:

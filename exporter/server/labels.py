@@ -109,12 +109,14 @@ class Labels:
             self._exporter.clients.reject(EventError("", str(error), "overloaded"))
         if not stored:
             return store_problem(error)
-        detail = f"the first {stored:,} labels are stored, and a repeat of them changes nothing; of the others: {error}"
+        detail = (
+            f"the first {stored:,} labels are stored, and sending them again changes nothing; of the others: {error}"
+        )
         return store_problem(type(error)(detail))
 
 
 def check_labels(models: Mapping[str, ModelConfig], items: Sequence[LabelEvent]) -> None:
-    """Check that labels have a value, a time that has come, and no model that is not configured.
+    """Check that labels have a value, a time that is not in the future, and no model that is not configured.
 
     Raises
     ------
@@ -128,7 +130,9 @@ def check_labels(models: Mapping[str, ModelConfig], items: Sequence[LabelEvent])
         if item.label is None:
             raise EventError("/label", "is required: a string, a number or a boolean", "missing_field")
         if item.time is not None and item.time > latest:
-            detail = f"expected a time that has come, got {item.time.isoformat()}; is the client's clock right?"
+            detail = (
+                f"expected a time that is not in the future, got {item.time.isoformat()}; is the client's clock right?"
+            )
             raise EventError("/time", detail, "out_of_range")
 
 

@@ -187,7 +187,7 @@ class Server(uvicorn.Server):
             if context := self._web.context():
                 self._acceptors[0].context = context
         except OSError as error:  # SSLError among them
-            log.warning("the certificates before stay: %s", error.strerror or error)
+            log.warning("the previous certificates stay in use: %s", error.strerror or error)
 
     def _stop(self) -> None:
         self._exporter.stop()
@@ -254,9 +254,9 @@ def _reload(exporter: Exporter) -> None:
     except ModelFileError:
         log.warning("all other files of models_folder are in use")
     except ConfigError:
-        log.warning("the previous configuration stays in effect")
+        log.warning("the previous configuration stays in use")
     except Exception:
-        log.exception("the previous configuration stays in effect")
+        log.exception("the previous configuration stays in use")
 
 
 def _map_large_allocations() -> None:

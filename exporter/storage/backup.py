@@ -120,7 +120,7 @@ def verify(path: Path) -> BackupSummary:
             raise StoreError(f"{path}: is damaged: {result}")
         for name, build, sha256 in database.execute("SELECT name, build, sha256 FROM releases").fetchall():
             if _release_hash(database, build) != sha256:
-                raise StoreError(f"{path}: the content of the release {name} is not that of its hash {sha256}")
+                raise StoreError(f"{path}: the content of the release {name} does not match its SHA-256 {sha256}")
         labels = "(SELECT count(*) FROM labels)" if "labels" in tables else "0"  # an older version has none
         counts = database.execute(_COUNTS.format(labels=labels)).fetchone()
     return BackupSummary(path.stat().st_size, *counts)
@@ -204,6 +204,6 @@ def _explained(what: str) -> Iterator[None]:
     try:
         yield
     except FileExistsError as error:
-        raise StoreError(f"{what}: {error.filename} exists: another backup runs, or delete it") from None
+        raise StoreError(f"{what}: {error.filename} exists: another backup is running; if not, delete it") from None
     except (OSError, sqlite3.Error, zlib.error) as error:
         raise StoreError(f"{what}: {getattr(error, 'strerror', None) or error}") from None

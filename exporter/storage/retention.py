@@ -62,7 +62,7 @@ class Retention:
         now, monotonic = time.time(), time.monotonic()
         jumped, self._offset = now - monotonic - self._offset, now - monotonic
         if abs(jumped) > JUMP_SECONDS:
-            log.warning("the clock jumped by %+.0f s: nothing is deleted for its age for an hour", jumped)
+            log.warning("the clock jumped by %+.0f s: for an hour, nothing is deleted because of its age", jumped)
             self._held_until = monotonic + HOLD_SECONDS
         return now - self._seconds if monotonic >= self._held_until else -math.inf
 

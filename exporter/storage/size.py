@@ -87,7 +87,7 @@ class StoreSize:
         kept = self._kept(connection, self.limit - size)
         if kept + size > self.limit:
             detail = (
-                f"the store has no room: feedback and what else is kept has {kept / 1e6:.0f} MB of the "
+                f"the store has no room: feedback and what else is kept takes {kept / 1e6:.0f} MB of the "
                 f"{self.limit / 1e6:.0f} MB of store.max_size; nothing was stored"
             )
             if time.monotonic() >= self._log_at:

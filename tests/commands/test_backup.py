@@ -157,7 +157,7 @@ def other_release(path: Path) -> str:
     with contextlib.closing(sqlite3.connect(path)) as database:
         database.execute("UPDATE releases SET sha256 = 'other'")
         database.commit()
-    return "the content of the release one is not that of its hash"
+    return "the content of the release one does not match its SHA-256"
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_a_copy_that_fails_its_check_is_no_backup(
     (tmp_path / "store.db").write_bytes((example / "backup.db").read_bytes())
     other_release(tmp_path / "store.db")
     assert run(tmp_path, "backup", tmp_path / "backup.db") == 1
-    assert "not that of its hash" in capsys.readouterr().err
+    assert "does not match its SHA-256" in capsys.readouterr().err
     assert not list(tmp_path.glob("backup.db*"))
 
 

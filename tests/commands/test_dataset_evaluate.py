@@ -237,7 +237,7 @@ def test_the_same_id_twice_and_predictions_of_another_kind(tmp_path: Path) -> No
     assert 'release.jsonl: has two examples with the id "5"' in evaluate(release, table).stderr
     release = write_release(tmp_path / "release.jsonl", [{"label": "late"}])
     result = evaluate(release, write_csv(tmp_path / "new.csv", {1: "late"}), "--task=regression")
-    assert "no prediction compares with its label; the models' task is regression (--task)" in result.stderr
+    assert "no prediction can be compared with its label; the models' task is regression (--task)" in result.stderr
 
 
 def test_samples_are_weighted_by_their_strata(tmp_path: Path) -> None:

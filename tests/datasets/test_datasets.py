@@ -342,7 +342,7 @@ def test_a_client_that_goes_away_ends_the_export(served: Served) -> None:
         with closing(socket.create_connection(("127.0.0.1", served.port))) as client:
             client.sendall(b"GET /v1/dataset?model=credit HTTP/1.1\r\nHost: x\r\n\r\n")
             assert client.recv(100).startswith(b"HTTP/1.1 200")
-    eventually(lambda: served.log.read_text().count("the client went away") == 10)
+    eventually(lambda: served.log.read_text().count("the client disconnected") == 10)
     assert len(lines(served.get("/v1/dataset?model=credit"))) == 5000
 
 
@@ -367,7 +367,7 @@ def test_an_error_half_way_breaks_the_connection(served: Served) -> None:
             database.execute("ALTER TABLE feedback RENAME TO gone")
         with pytest.raises((http.client.IncompleteRead, ConnectionError)):
             body.read()
-    eventually(lambda: "/v1/dataset: the answer broke off" in served.log.read_text())
+    eventually(lambda: "/v1/dataset: the response ended too early" in served.log.read_text())
     early = served.get("/v1/dataset?model=credit")
     assert (early.status, early.headers["Retry-After"]) == (503, "5")
 
@@ -551,7 +551,7 @@ def test_the_same_release_twice_is_one(served: Served) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
-        ({"model": "credit"}, 409, "nothing of credit is accepted: review its corrections first"),
+        ({"model": "credit"}, 409, "no correction of credit is accepted: review its corrections first"),
         ({"model": "credits"}, 400, "did you mean"),
         ({}, 400, "is required"),
         ({"model": "credit", "name": "../etc"}, 400, "expected 1 to 100 letters"),

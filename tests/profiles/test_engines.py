@@ -368,7 +368,7 @@ def test_a_csv_file_is_read_as_it_is_without_an_engine(tmp_path, types):
     ("text", "message"),
     [
         ("a,b,a\n", 'is not CSV: the column "a" is duplicated'),
-        ("a,b,A\n", 'DuckDB does not tell the columns "a" and "A" apart: rename one, or leave out --engine'),
+        ("a,b,A\n", 'DuckDB cannot tell the columns "a" and "A" apart: rename one, or leave out --engine'),
         ("\xe9,b,c\n", "is not CSV: the header is not UTF-8"),
         ("\n", "has no rows to profile"),
         ("a,b,c\n1,2,3\n4,5\n", 'cannot be read: line 3, "4,5": expected 3 fields, got 2'),

@@ -78,7 +78,10 @@ def test_whitespace_is_no_change(path):
 def test_a_changed_profile_is_refused(path):
     """The hash detects one changed count, and the message has instructions."""
     edit(path, '"rows": 102', '"rows": 103')
-    assert refusal(path) == "FILE: was changed after it was made: its hash differs; make it again, or drop the hash"
+    assert (
+        refusal(path)
+        == "FILE: was changed after it was written: its hash does not match; create it again, or remove the hash"
+    )
 
 
 def test_a_profile_without_a_hash_is_read(path):

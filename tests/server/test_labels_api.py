@@ -79,7 +79,7 @@ def test_each_label_has_its_answer(shared: Served) -> None:
         (b'{"prediction_id": "a\\u0000b", "label": "yes"}', "/prediction_id", "no control characters"),
         (b'{"prediction_id": "r", "label": "yes", "model": "kredit"}', "/model", 'did you mean "credit"?'),
         (b'{"prediction_id": "r", "lable": "yes"}', "/lable", 'did you mean "label"?'),
-        (b'{"prediction_id": "r", "label": "y", "time": "2200-01-01T00:00:00Z"}', "/time", "a time that has come"),
+        (b'{"prediction_id": "r", "label": "y", "time": "2200-01-01T00:00:00Z"}', "/time", "not in the future"),
         (b'{"prediction_id": "r", "label": "y", "time": "2026-01-01T00:00:00"}', "/time", ""),
         (b"[", "", "is not JSON"),
         (b"[]", "", "the body has no labels"),

@@ -156,7 +156,7 @@ class Relay:
         log.info("revoked: %s", _names(partitions))
 
     def _on_lost(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        log.warning("lost, for the brokers did not hear from this consumer: %s", _names(partitions))
+        log.warning("lost, because the brokers did not hear from this consumer: %s", _names(partitions))
         self._done = {}
 
     def _on_error(self, error: KafkaError) -> None:

@@ -52,7 +52,7 @@ class DeadLetters:
             self._produce(Refusal(message, f"too large for this topic, only its origin is kept: {detail}"))
         self._flush()
         if self._too_large:
-            raise UnavailableError(f"{self._topic}: the topic takes no messages of {MAX_DETAIL} bytes")
+            raise UnavailableError(f"{self._topic}: the topic does not accept messages of {MAX_DETAIL} bytes")
 
     def _produce(
         self,

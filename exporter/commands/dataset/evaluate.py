@@ -90,7 +90,9 @@ def _evaluate(options: argparse.Namespace) -> int:
             where = source.where
     evaluation = Evaluation(examples, candidate, task)
     if not len(evaluation.losses):
-        raise ExporterError(f"{where}: no prediction compares with its label; the models' task is {task} (--task)")
+        raise ExporterError(
+            f"{where}: no prediction can be compared with its label; the models' task is {task} (--task)"
+        )
     conditions = _conditions(options, evaluation)
     if conditions and not (candidate.is_complete and not evaluation.incomparable):
         raise ExporterError(

@@ -47,7 +47,11 @@ def add_export(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lineage", type=Path, metavar="FILE", help=help_)
     parser.add_argument("--model", metavar="NAME", help="export this model's accepted corrections instead of a release")
     for name, text in _FILTERS.items():
-        parser.add_argument(f"--{name}", metavar=name.upper(), help=f"with --model: only corrections {text}")
+        parser.add_argument(
+            f"--{name}",
+            metavar="TIME" if name in {"since", "until"} else name.upper(),
+            help=f"with --model: only corrections {text}",
+        )
     parser.set_defaults(step=_export)
     add_exporter_options(parser)
 

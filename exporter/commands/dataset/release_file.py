@@ -81,7 +81,7 @@ def open_release(name: str, options: argparse.Namespace) -> Iterator[ReleaseFile
         try:
             path, document = read_release(client, name)
         except ExporterError as error:
-            raise ExporterError(f"{name}: is no file here, and no release of the exporter: {error}") from None
+            raise ExporterError(f"{name}: is neither a file here nor a release of the exporter: {error}") from None
         file = Path(folder) / "release.jsonl"
         download_content(client, f"{path}?format=jsonl", file, document["sha256"])
         yield ReleaseFile(file, name, document)

@@ -56,10 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--service", metavar="URL", help="use the model service at this URL instead of starting one")
     text = "URL of Prometheus, for the comparison of two versions (%(default)s)"
     add("--prometheus", default=DEFAULT_URL, metavar="URL", help=text)
-    add("--rate", type=_rate, default=10.0, metavar="N", help="requests of users per second (%(default)g)")
+    add("--rate", type=_rate, default=10.0, metavar="N", help="user requests per second (%(default)g)")
     text = "phases of the scenario (%(default)s)"
     add("--phases", type=common.checked(scenario.parse), default=scenario.DEFAULT, help=text)
-    add("--repeat", action="store_true", help="repeat the scenario without end")
+    add("--repeat", action="store_true", help="repeat the scenario until Ctrl-C")
     add("--prepare", action="store_true", help="only write the files into the folder")
     text = "only review the corrections, train a version on a release of them, and serve it beside the old one"
     add("--retrain", action="store_true", help=text)

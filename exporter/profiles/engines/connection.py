@@ -189,7 +189,7 @@ def open_table(url: str, name: str, password_file: str | None) -> EngineTable:
         raise UsageError(f"--database: is not {_EXAMPLES}") from None
     if parts.scheme != "duckdb" and "@" in parts.path + parts.query.partition("=")[0] + parts.fragment:
         # What is shown of the URL would hold a part of the password.
-        raise UsageError(f"--database: has an @ after the host: a password with special characters is in {PASSWORD}")
+        raise UsageError(f"--database: has an @ after the host: pass a password with special characters in {PASSWORD}")
     password = unquote(parts.password or "")
     if password_file:
         if password:

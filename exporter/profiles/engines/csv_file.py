@@ -55,7 +55,7 @@ def column_names(path: Path, delimiter: str) -> list[str]:
         raise ProfileError(f"{path}: is not {suffix[1:].upper()}: {error}") from None
     for name in names:
         if others := [other for other in names if other != name and other.lower() == name.lower()]:
-            detail = f"DuckDB does not tell the columns {preview(name)} and {preview(others[0])} apart: rename one"
+            detail = f"DuckDB cannot tell the columns {preview(name)} and {preview(others[0])} apart: rename one"
             raise ProfileError(f"{path}: {detail}, or leave out --engine")
     return [name or f"column{index}" for index, name in enumerate(names)]
 

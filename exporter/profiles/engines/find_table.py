@@ -93,4 +93,6 @@ def _table(connection: Any, table: str, place: str | tuple[str] | None, database
     try:
         return connection.table(table, database=place)
     except ibis.common.exceptions.TableNotFound:  # it is in the list
-        raise ProfileError(f"{database}: {table}: has no columns, or shows a table that is gone") from None
+        raise ProfileError(
+            f"{database}: {table}: has no columns, or is a view of a table that no longer exists"
+        ) from None

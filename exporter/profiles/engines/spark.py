@@ -34,7 +34,7 @@ def connect_spark(host: str, options: Mapping[str, str]) -> Any:
         if "stopped SparkContext" not in str(error):  # as Spark stops it where no master answers
             raise
         master = settings.get("spark.master", "the configured one")
-        detail = f"the master {master} took no application: Spark's own messages say why"
+        detail = f"the master {master} did not accept the application: see the messages of Spark"
         raise ProfileError(f"--database: {detail}") from None
     threading.Thread(target=_watch, args=(session.sparkContext,), daemon=True).start()
     return ibis.pyspark.connect(session)

@@ -208,7 +208,7 @@ def _not_found(correction_id: int) -> Response:
 def _undecidable(correction_id: int) -> str:
     return (
         f"there is no correction {correction_id} to decide; feedback that waits for its prediction can be decided "
-        "after an hour, if it brought model, inputs and prediction"
+        "after an hour, if it came with a model, inputs and a prediction"
     )
 
 

@@ -37,7 +37,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         except ModelFileError as error:
             return problem(500, f"all other files are in use: {error}").flask()
         except ConfigError as error:
-            return problem(500, f"the previous configuration stays in effect: {error}").flask()
+            return problem(500, f"the previous configuration stays in use: {error}").flask()
         return Reply(200, b"", content_type=TEXT).flask()
 
     return routes

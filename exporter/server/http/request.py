@@ -56,7 +56,7 @@ class InflightBytes:
         """
         self.total += size
         if self.total > INFLIGHT_BYTES:
-            raise QueueFullError("too many bodies arrive at this moment")
+            raise QueueFullError("too many request bodies are being received")
 
 
 class Request:

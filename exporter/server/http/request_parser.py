@@ -59,7 +59,7 @@ class RequestParser(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 data = self._decline_upgrade() + data[upgrade.args[0] :]
             except httptools.HttpParserError as error:
-                self.fail(400, f"the request is no HTTP/1.1: {error}")
+                self.fail(400, f"the request is not valid HTTP/1.1: {error}")
         if self._overhead > MAX_HEAD:
             self.fail(431, f"expected a head of at most {MAX_HEAD} bytes")
 
@@ -103,7 +103,7 @@ class RequestParser(HttpToolsProtocol):
             return
         version = self.parser.get_http_version()
         if version not in {"1.0", "1.1"}:
-            self.fail(400, f"the request is no HTTP/1.1: its version is {version}")
+            self.fail(400, f"the request is not valid HTTP/1.1: its version is {version}")
             return
         if self.url[:1] != b"/":
             self.url = _NO_PATH.sub(rb"\1/", self.url)

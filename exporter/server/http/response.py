@@ -93,7 +93,7 @@ async def stream(
         while chunk is not None:
             for start in range(0, len(chunk), PIECE):
                 if disconnected.done():
-                    log.info("%s: the client went away", request.path)
+                    log.info("%s: the client disconnected", request.path)
                     return
                 async with limit.sending(request):
                     body = chunk[start : start + PIECE]
@@ -101,9 +101,9 @@ async def stream(
             chunk = await step(lambda: next(streamed.rest, None))
         await send({"type": "http.response.body"})
     except TimeoutError:
-        log.warning("%s: the client took nothing for too long", request.path)
+        log.warning("%s: the client stopped reading the response", request.path)
     except Exception:
-        log.exception("%s: the answer broke off", request.path)
+        log.exception("%s: the response ended too early", request.path)
     finally:
         disconnected.cancel()
         with contextlib.suppress(RuntimeError, ValueError):  # the threads have ended, or still make a piece

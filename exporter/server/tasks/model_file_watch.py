@@ -56,13 +56,13 @@ class ModelFileWatch(BackgroundTask):
         self._seen = stamps
 
     def on_error(self, error: Exception) -> None:
-        """Report an error once, such as a folder that cannot be read; the models in use stay so."""
+        """Report an error once, such as a folder that cannot be read; the current models stay in use."""
         failure = f"{type(error).__name__}: {error}"
         if failure == self._failure:
             return
         self._failure = failure
         self._successful.set(0)
         if isinstance(error, ConfigError):
-            log.error("%s; the models in use stay so", error)
+            log.error("%s; the current models stay in use", error)
         else:
             super().on_error(error)

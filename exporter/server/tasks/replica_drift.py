@@ -62,7 +62,7 @@ class ReplicaDrift(RefreshedMetrics):
             if stats := of_all_replicas(monitor, snapshots, time.monotonic(), unix_time, damaged):
                 found[model, version] = list(_lines(monitor, stats))
         if damaged:
-            log.warning("%d snapshots of other replicas do not count, such as one %s", len(damaged), damaged[0])
+            log.warning("%d snapshots of other replicas are ignored, such as one %s", len(damaged), damaged[0])
         self._lines, self._failure = found, failure
 
 
