@@ -18,7 +18,7 @@ from exporter.commands.ingest import report
 from exporter.commands.ingest.checkpoint import State
 from exporter.commands.ingest.input_file import TABLES, Input, add_input_options, open_input
 from exporter.commands.ingest.json_lines import Chunk, split
-from exporter.commands.ingest.remote import Labels, Sender, json_values
+from exporter.commands.ingest.remote import RowLabels, Sender, json_values
 from exporter.commands.ingest.sending import add_sending_options, begin_sending, sending_client
 from exporter.commands.ingest.table import Refused, Roles, Rows, Table, output_types
 from exporter.commands.progress import Progress
@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         table = _table(options, source, refused)
         labels = _Labels(table, refused, options.id_column, options.model)
         sender = Sender(
-            client, state, path, refused, labels=Labels(None, refused), give_up=options.give_up, route=ROUTE
+            client, state, path, refused, labels=RowLabels(None, refused), give_up=options.give_up, route=ROUTE
         )
         sender.send(labels.chunks(state), lambda chunk: progress("labels", chunk.done, chunk.numbers[-1]))
         if not table.rows:

@@ -21,7 +21,7 @@ from exporter.commands.ingest.local import (
     monitors_with_rows,
 )
 from exporter.commands.ingest.pushgateway import Gateway, Run, write
-from exporter.commands.ingest.remote import Labels, Sender, table_chunks
+from exporter.commands.ingest.remote import RowLabels, Sender, table_chunks
 from exporter.commands.ingest.remote_write import RemoteWrite
 from exporter.commands.ingest.sending import BATCH, add_sending_options, begin_sending, sending_client
 from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, output_types
@@ -214,7 +214,7 @@ def _send(options: argparse.Namespace, roles: Roles) -> int:
         state, path = begin_sending(options, source, client.url + rows_of)
         if state.done:
             return 0
-        refused, labels = Refused(state.rows), Labels(roles.label, Refused(state.rows))
+        refused, labels = Refused(state.rows), RowLabels(roles.label, Refused(state.rows))
         rows: Lines | Table
         if are_events:
             limits = {"max_lines": state.batch_size, "after": state.rows, "end": state.sending}

@@ -29,7 +29,7 @@ _REFUSED = os.strerror(errno.ECONNREFUSED)
 _encoder = msgspec.json.Encoder()
 
 
-class Labels:
+class RowLabels:
     """The labels of rows that are sent.
 
     Parameters
@@ -94,7 +94,7 @@ class Sender:
         path: Path | None,
         refused: Refused,
         *,
-        labels: Labels,
+        labels: RowLabels,
         give_up: float,
         route: str = "/v1/predictions",
     ) -> None:
@@ -212,13 +212,13 @@ def _rejected(document: Any, accepted: bool) -> Iterator[tuple[int, str, str]]:
         yield int(index), "/".join(rest), str(item["detail"])
 
 
-def table_chunks(table: Table, state: State, model: str, version: str | None, labels: Labels) -> Iterator[Chunk]:
+def table_chunks(table: Table, state: State, model: str, version: str | None, labels: RowLabels) -> Iterator[Chunk]:
     """Yield a table's rows as lines of JSON, in the same batches however the file is read, and add their labels."""
     lines = ((*row, rows.done) for rows in table for row in _encode(rows, state.rows, model, version, labels))
     return split(lines, state.batch_size, state.sending)
 
 
-def _encode(rows: Rows, after: int, model: str, version: str | None, labels: Labels) -> Iterator[tuple[int, bytes]]:
+def _encode(rows: Rows, after: int, model: str, version: str | None, labels: RowLabels) -> Iterator[tuple[int, bytes]]:
     """Yield the number and the JSON of each row after one that was sent before, and add its label."""
     first = int(np.searchsorted(rows.numbers, after, side="right"))
     common = {"model": model, **({} if version is None else {"version": version})}
