@@ -16,7 +16,7 @@ from exporter.monitoring.binner import Codes
 from exporter.monitoring.confidence import are_confident
 from exporter.monitoring.monitor_state import MonitorState
 from exporter.monitoring.prediction_columns import PredictionColumns
-from exporter.monitoring.recent import Recent
+from exporter.monitoring.recent_counters import Recent
 from exporter.monitoring.segments import segment_divergences
 from exporter.monitoring.window_quality import WindowQuality
 from exporter.monitoring.window_stats import WindowStats, compute
@@ -37,7 +37,7 @@ class ModelMonitor(MonitorState):
         segments: Sequence[int] = (),
         confident: Sequence[bool] | npt.NDArray[np.bool_] | None = None,
         *,
-        bins: Codes | None = None,
+        codes: Codes | None = None,
         unix_time: float | None = None,
     ) -> int:
         """Count a batch of predictions.
@@ -54,7 +54,7 @@ class ModelMonitor(MonitorState):
             Index of each event's segment, where the model has segments.
         confident
             Whether each event is confident; computed when None.
-        bins
+        codes
             Filled with the bins of the inputs, see `Binner.count`.
         unix_time
             Unix time in seconds at which events without a time arrived; the present when None, unknown when NaN.
@@ -64,7 +64,7 @@ class ModelMonitor(MonitorState):
         int
             Number of features received that the profile does not know.
         """
-        codes = Counter([200 if event.code is None else event.code for event in events])
+        requests = Counter([200 if event.code is None else event.code for event in events])
         confidences = [event.confidence for event in events if event.confidence is not None]
         durations = [event.duration_seconds for event in events if event.duration_seconds is not None]
         if confident is None:
@@ -74,16 +74,16 @@ class ModelMonitor(MonitorState):
         predictions = [event.prediction for event in events if event.prediction is not None]
         sums, unknown = None, 0
         if self.binner:
-            sums, unknown = count_events(self.binner, self.segments, inputs, predictions, confidences, codes=bins)
+            sums, unknown = count_events(self.binner, self.segments, inputs, predictions, confidences, codes=codes)
             if self.binner.hours:
                 add_hours(self.binner, sums, arrival_times(events, unix_time), segments)
         with self._lock:
-            self.counters.requests += codes
+            self.counters.requests += requests
             self.counters.attempts += len(events)
             confident_count = int(np.count_nonzero(confident))
             self.counters.confident += confident_count
             self.segment_counters.observe(segments, confident)
-            errors = sum(times for code, times in codes.items() if code >= 500)
+            errors = sum(times for code, times in requests.items() if code >= 500)
             self._recent.count_predictions(now, len(events), errors, confident_count)
             if confidences:
                 self.confidences.observe(confidences)

@@ -15,9 +15,9 @@ from exporter.monitoring.drift_evidence import DriftEvidence
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.quality import Quality
-from exporter.monitoring.recent import RecentCounters
+from exporter.monitoring.recent_counters import RecentCounters
+from exporter.monitoring.ring import Ring
 from exporter.monitoring.segments import Segments
-from exporter.monitoring.window import Ring
 from exporter.monitoring.windows import RingRows, Windows
 from exporter.stats.divergence import Floats
 

@@ -8,9 +8,9 @@ import math
 import msgspec
 import numpy as np
 
-from exporter.monitoring.packed import pack, unpack
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shared_counts import Pair, SharedCounts, Side, bins_of, totals_size
+from exporter.monitoring.snapshot_encoding import pack, unpack
 from exporter.storage import Store
 from exporter.storage.window_snapshots import save_snapshot
 

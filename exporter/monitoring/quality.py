@@ -18,8 +18,8 @@ from exporter.events import LabelledPrediction
 from exporter.features.extract import scalar_text
 from exporter.monitoring.counters import DELAY_BUCKETS, Histogram
 from exporter.monitoring.outcome import LabelNames, Scorer
+from exporter.monitoring.ring import Ring, Ticks
 from exporter.monitoring.segments import Segments
-from exporter.monitoring.window import Ring, Ticks
 from exporter.monitoring.window_quality import (
     PERIODS,
     WIDTH,

@@ -19,11 +19,11 @@ from exporter.errors import StoreError
 from exporter.monitoring import pair_snapshots
 from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.packed import pack, unpack
 from exporter.monitoring.pair_snapshots import PairSaver
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.ring import Ring
 from exporter.monitoring.shared_counts import SharedCounts
-from exporter.monitoring.window import Ring
+from exporter.monitoring.snapshot_encoding import pack, unpack
 from exporter.monitoring.window_quality import WIDTH
 from exporter.monitoring.windows import RingRows
 from exporter.stats.divergence import Floats

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from exporter.monitoring.batches import BatchSums
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.quality import Quality
+from exporter.monitoring.ring import Ring, Ticks
 from exporter.monitoring.segments import Segments
-from exporter.monitoring.window import Ring, Ticks
 from exporter.stats.divergence import Floats
 
 RingRows = tuple[Ticks, Floats, Floats]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -19,6 +19,7 @@ from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.history import DriftHistory
 from exporter.monitoring.model_files import load_valid
 from exporter.monitoring.noise_learner import NoiseLearner
+from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.snapshots import SnapshotSaver, restore
 from exporter.profiles.profile import image_inputs
@@ -33,7 +34,7 @@ from exporter.server.reload import Reloader
 from exporter.server.scrapes import Scrapes
 from exporter.server.slices import Slices
 from exporter.server.status import Status
-from exporter.server.stored_inputs import snapshot_inputs
+from exporter.server.stored_inputs import feedback_inputs
 from exporter.server.tasks.archiver import Archiver
 from exporter.server.tasks.comparisons import Comparisons
 from exporter.server.tasks.late_joiner import LateJoiner
@@ -69,20 +70,40 @@ class Exporter:
     ----------
     address : str
         Where the exporter listens, as a URL; links begin with it if no ``external_url`` is configured.
-    scrapes : Scrapes
-        The scrapes of this exporter.
+    started : float
+        When this object was made, Unix time in seconds.
+    registry : CollectorRegistry
+        The exporter's own metrics, which `telemetry` counts.
+    client_log : ClientLog
+        Counts and logs the events that are refused.
+    store : Store
+        The database.
+    pipeline : Pipeline
+        The queue of predictions; has the configuration and the monitors in use.
+    reloader : Reloader
+        Replaces the configuration and the monitors.
+    shared : SharedCounts
+        Counts of pairs of versions while both serve.
+    comparisons : Comparisons
+        Compares versions.
+    slices : Slices
+        Searches for slices.
+    drift_history : DriftHistory
+        The drift scores of the last hour.
+    pairer : RequestResponsePairer
+        Requests and responses of model servers that wait for each other.
     inbox : Inbox
         The notifications of Alertmanager.
+    scrapes : Scrapes
+        The scrapes of this exporter.
     alerts : AlertSource
         The alerts that are known.
     retrainer : Retrainer
         Asks for new versions of models.
-    reloader : Reloader
-        Knows the configuration in use, and replaces it.
+    exposition : Exposition
+        Renders ``/metrics``.
     status : Status
         What the probes say.
-    started : float
-        When this object was made, Unix time in seconds.
 
     Raises
     ------
@@ -94,46 +115,30 @@ class Exporter:
 
     def __init__(self, path: Path) -> None:
         self.started, self._stop_by = time.time(), math.inf
+        self.address = "http://127.0.0.1:9877"
         files = load_valid(path)
         config, monitors = files.config, files.monitors
         self.registry = CollectorRegistry(auto_describe=False)
         self.telemetry = ExporterMetrics(self.registry)
-        self.clients = ClientLog(self.telemetry)
-        counter = FeedbackCounter(lambda: self.pipeline.monitors, self.telemetry.rejected)
-        self.store = Store(
-            config.store,
-            counter.count_feedback,
-            self.telemetry.store_errors.inc,
-            self.snapshot,
-            tolerances=self.tolerance,
-            on_labelled=counter.count_labels,
-            on_unusable=counter.count_unusable,
-            loss=counter.loss,
-        )
-        self.telemetry.quarantined_files.set_function(lambda: self.store.damaged)
-        self.telemetry.watch_size(self.store.size)
+        self.client_log = ClientLog(self.telemetry)
+        self.store = self._open_store(config)
         self.shared = SharedCounts()
         restore(self.store, monitors, time.monotonic(), time.time(), self.shared)
         self.pipeline = Pipeline(config, monitors, self.store, self.telemetry, self.shared)
         self.reloader = Reloader(files, self.pipeline, self.store, self.telemetry)
         prometheus = PrometheusClients(lambda: self.config.prometheus_url)
         self.comparisons = Comparisons(
-            lambda: self.pipeline.monitors,
+            self._monitors,
             self.shared,
             lambda model, version, period: sum_labels(self.store, model, version, *period),
             lambda: prometheus.get(COMPARISON_SECONDS),
             shadow=self.pipeline.shadow,
         )
-        self.slices = Slices(self.store, lambda: self.pipeline.monitors, self.pipeline.bins, config.store)
-        self._slice_watch = SliceWatch(lambda: self.pipeline.monitors, self.slices.explain)
-        self._replicas = ReplicaDrift(self.store, lambda: self.pipeline.monitors)
-        self.trends = DriftHistory()
-        self.pairs = RequestResponsePairer()
-        self.registry.register(self.pairs)
-        self.registry.register(LinksCollector(lambda: (self.pipeline.monitors.models, *self.link_addresses())))
-        self.registry.register(ModelFilesCollector(lambda: self.reloader.files.valid))
+        self.slices = Slices(self.store, self._monitors, self.pipeline.bins, config.store)
+        self.drift_history = DriftHistory()
+        self.pairer = RequestResponsePairer()
         self._snapshots = SnapshotSaver(
-            self.store, lambda: self.pipeline.monitors, self.shared, is_complete=lambda: not self.reloader.files.faults
+            self.store, self._monitors, self.shared, is_complete=lambda: not self.reloader.files.faults
         )
         self._snapshots.start()
         self.status = Status(self.pipeline, self.store, self._snapshots.lease, self.reloader)
@@ -152,40 +157,65 @@ class Exporter:
             details=self.slices.release_details,
             external_url=lambda: self.link_addresses()[0],
         )
-        self.exposition = Exposition(
-            self.registry,
-            system.collectors(_disks(config)),
-            lambda: self.pipeline.monitors,
-            self.store,
-            {
-                "comparisons": self.comparisons.lines,
-                "replicas": self._replicas.lines,
-                "retraining": self.retrainer.lines,
-                "slices": self._slice_watch.lines,
-                "shadow": lambda: shadow_lines(self.pipeline.shadow.read(time.monotonic())),
-            },
-        )
-        self._tasks: list[BackgroundTask] = [
-            self.comparisons,
-            NoiseLearner(lambda: self.pipeline.monitors),
-            self.retrainer,
-            ReviewRanker(self.store, lambda: self.pipeline.monitors),
-            self._slice_watch,
-            self._replicas,
-        ]
-        if config.store.archive is not None:
-            self._tasks.append(LateJoiner(config.store, self.store))
-            has_drift = DriftingHours(lambda: self.pipeline.monitors)
-            count, store = self.telemetry.archived.inc, self.store
-            archiver = Archiver(config.store, store, self.snapshot, has_drift, count, redacted=lambda: self.redacted)
-            self._tasks.append(archiver)
+        slice_watch = SliceWatch(self._monitors, self.slices.explain)
+        replicas = ReplicaDrift(self.store, self._monitors)
+        self.exposition = self._make_exposition(slice_watch, replicas)
+        self._tasks = [*self._make_tasks(), slice_watch, replicas]
         for task in self._tasks:
             task.start()
         self._watch = ModelFileWatch(
             lambda: self.reloader.files, self.reloader.reload_models, self.telemetry.reload_successful
         )
         self._watch.start()
-        self.address = "http://127.0.0.1:9877"
+
+    def _open_store(self, config: Config) -> Store:
+        counter = FeedbackCounter(self._monitors, self.telemetry.rejected)
+        store = Store(
+            config.store,
+            counter.count_feedback,
+            self.telemetry.store_errors.inc,
+            self.feedback_inputs,
+            tolerances=self.tolerance,
+            on_labelled=counter.count_labels,
+            on_unusable=counter.count_unusable,
+            loss=counter.loss,
+        )
+        self.telemetry.quarantined_files.set_function(store.count_set_aside)
+        self.telemetry.watch_size(store.size)
+        return store
+
+    def _make_exposition(self, slice_watch: SliceWatch, replicas: ReplicaDrift) -> Exposition:
+        self.registry.register(self.pairer)
+        self.registry.register(LinksCollector(lambda: (self._monitors().models, *self.link_addresses())))
+        self.registry.register(ModelFilesCollector(lambda: self.reloader.files.valid))
+        return Exposition(
+            self.registry,
+            system.collectors(_disks(self.config)),
+            self._monitors,
+            self.store,
+            {
+                "comparisons": self.comparisons.lines,
+                "replicas": replicas.lines,
+                "retraining": self.retrainer.lines,
+                "slices": slice_watch.lines,
+                "shadow": lambda: shadow_lines(self.pipeline.shadow.read(time.monotonic())),
+            },
+        )
+
+    def _make_tasks(self) -> Iterator[BackgroundTask]:
+        yield self.comparisons
+        yield NoiseLearner(self._monitors)
+        yield self.retrainer
+        yield ReviewRanker(self.store, self._monitors)
+        config, store = self.config.store, self.store
+        if config.archive is not None:
+            yield LateJoiner(config, store)
+            has_drift, count = DriftingHours(self._monitors), self.telemetry.archived.inc
+            yield Archiver(config, store, self.feedback_inputs, has_drift, count, redacted=lambda: self.redacted)
+
+    def _monitors(self) -> MonitorRegistry:
+        """Return the current monitors, which a reload replaces."""
+        return self.pipeline.monitors
 
     @property
     def config(self) -> Config:
@@ -195,7 +225,7 @@ class Exporter:
     @property
     def redacted(self) -> dict[str, frozenset[str]]:
         """Names of inputs that must not be shown, by model."""
-        return {name: model.redact for name, model in self.pipeline.monitors.models.items() if model.redact}
+        return {name: model.redact for name, model in self._monitors().models.items() if model.redact}
 
     def link_addresses(self) -> tuple[str, str]:
         """Return what links to the exporter and to Grafana's dashboards begin with.
@@ -212,7 +242,7 @@ class Exporter:
         """
         if not self.pipeline.is_half_full:
             self.pipeline.settle(0.5)
-        self.trends.sample(self.pipeline.monitors, time.monotonic())
+        self.drift_history.sample(self._monitors(), time.monotonic())
         return self.exposition.render(accept, names)
 
     def stop(self) -> None:
@@ -233,17 +263,17 @@ class Exporter:
     def _seconds_left(self) -> float:
         return max(self._stop_by - time.monotonic(), 0.0)
 
-    def snapshot(self, name: str, inputs: str | None) -> str | None:
+    def feedback_inputs(self, name: str, inputs: str | None) -> str | None:
         """Return the inputs of a prediction as its feedback stores them: without redacted ones, and images as PNG."""
-        monitors = self.pipeline.monitors
+        monitors = self._monitors()
         model, binner = monitors.models.get(name), monitors.nearest_binner(name)
         if not inputs or model is None:
             return inputs
-        return snapshot_inputs(inputs, model.redact, image_inputs(model, binner.profile if binner else None)) or None
+        return feedback_inputs(inputs, model.redact, image_inputs(model, binner.profile if binner else None)) or None
 
     def tolerance(self, name: str) -> Tolerance:
         """Return the tolerance of a model's corrections."""
-        model = self.pipeline.monitors.models.get(name)
+        model = self._monitors().models.get(name)
         return model.tolerance() if model else Tolerance()
 
     @property

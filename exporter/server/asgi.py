@@ -125,7 +125,7 @@ class Application:
             return await self._dispatch(request, route, body)
         except RequestError as error:
             if error.reply.status == 413:
-                self._exporter.clients.reject(EventError("", "the body is too large", "too_large"))
+                self._exporter.client_log.reject(EventError("", "the body is too large", "too_large"))
             return error.reply
         except QueueFullError as error:
             return _busy(error) if request.method in SAFE else self._ingest.overload_reply(error)
@@ -157,7 +157,7 @@ class Application:
     def _check_rate(self, caller: Caller) -> None:
         if caller.bucket and (wait := caller.bucket.take(time.monotonic())):
             detail = f"the token {preview(caller.name)} may send {caller.bucket.rate:g} requests a second"
-            self._exporter.clients.reject(EventError("", detail, "rate_limited"))
+            self._exporter.client_log.reject(EventError("", detail, "rate_limited"))
             raise RequestError(problem(429, detail, headers=(("Retry-After", str(math.ceil(wait))),)))
 
     # --- which route --------------------------------------------------------------------------
@@ -175,7 +175,7 @@ class Application:
         environ = wsgi.environment(request, body)
         if request.caller:
             environ[CALLER] = request.caller
-        return await self._pools[route.pool].run(lambda: wsgi.run(self._pages(), environ), request.client)
+        return await self._pools[route.pool].run(lambda: wsgi.run(self._flask_app(), environ), request.client)
 
     async def _predictions(self, request: Request, body: bytes) -> Reply:
         kind = request.headers.get(b"content-type", _JSON)
@@ -184,7 +184,7 @@ class Application:
         try:
             ids = bool(query) and parse_ids(dict(parse_qsl(request.query, keep_blank_values=True)).get("ids"))
         except EventError as error:
-            self._exporter.clients.reject(error)
+            self._exporter.client_log.reject(error)
             return event_problem(error)
         key = request.header("idempotency-key")
         if self._exporter.pipeline.is_half_full:  # whoever counts what has come needs the processor more
@@ -228,7 +228,7 @@ class Application:
             self._scrapes.pop(key, None)
             raise
 
-    def _pages(self) -> Flask:
+    def _flask_app(self) -> Flask:
         """Flask's application, made for the first request of it: without visitors it takes no memory."""
         with self._loading:
             if self._flask is None:

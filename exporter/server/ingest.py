@@ -65,7 +65,7 @@ class Ingest:
         self._feedback = Decoder(Feedback, lambda items: check_feedback(pipeline.monitors.models, items))
         self._events = Decoder(BusinessEvent, lambda events: check_business_events(pipeline.monitors.models, events))
         self._accepted_counter = functools.cache(exporter.telemetry.events.labels)
-        self.idempotency = IdempotencyCache(exporter.clients)
+        self.idempotency = IdempotencyCache(exporter.client_log)
 
     def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> Reply:
         """Queue the predictions in a body (``POST /v1/predictions``).
@@ -91,10 +91,10 @@ class Ingest:
         except QueueFullError as error:
             return self.overload_reply(error)
         except EventError as error:
-            self._exporter.clients.reject(error)
+            self._exporter.client_log.reject(error)
             return event_problem(error)
         if rejected or not events:
-            self._exporter.clients.reject_events(rejected)
+            self._exporter.client_log.reject_events(rejected)
             if not events:
                 return _no_valid_event(rejected, lines or body.lstrip()[:1] == b"[")
         if ids:
@@ -103,7 +103,7 @@ class Ingest:
                     event.id = make_id()
         if full := self.enqueue("predictions", events, len(body)):
             return full
-        reply = _accepted(202, events, rejected, ids, self._warn_of_member(events[0].model, unknown))
+        reply = _accepted(events, rejected, ids, self._warn_of_member(events[0].model, unknown))
         return reply if key is None else self.idempotency.remember("predictions", key, digest, reply)
 
     def enqueue(self, source: str, events: Sequence[Prediction], size: int) -> Reply | None:
@@ -114,7 +114,7 @@ class Ingest:
             return self.overload_reply(error)
         self._accepted_counter(source).inc(len(events))
         if detail := time_off(events):
-            self._exporter.clients.warn("time_off", detail)
+            self._exporter.client_log.warn("time_off", detail)
         return None
 
     def _warn_of_member(self, model: str, unknown: Sequence[str]) -> list[dict[str, str]]:
@@ -123,7 +123,7 @@ class Ingest:
             return []
         name = unknown[0]
         detail, is_mistake = describe_member(name)
-        self._exporter.clients.warn("unknown_member", f"{preview(name)} in predictions of {preview(model)} {detail}")
+        self._exporter.client_log.warn("unknown_member", f"{preview(name)} in predictions of {preview(model)} {detail}")
         return [{"pointer": json_pointer((name,)), "detail": detail}] if is_mistake else []
 
     def check_capacity(self) -> Reply | None:
@@ -136,7 +136,7 @@ class Ingest:
 
     def overload_reply(self, error: QueueFullError) -> Reply:
         """Count a request that is refused because a queue is full, and return its response."""
-        self._exporter.clients.reject(EventError("", str(error), "overloaded"))
+        self._exporter.client_log.reject(EventError("", str(error), "overloaded"))
         return problem(503, f"{error}: nothing was accepted, try again", headers=_RETRY)
 
     def submit(
@@ -166,7 +166,7 @@ class Ingest:
         ids
             Whether the response has the predictions' identifiers.
         """
-        self._exporter.clients.reject_events(rejected)
+        self._exporter.client_log.reject_events(rejected)
         if rejected and not events:
             return events_problem(list(rejected), many)
         if ids:
@@ -175,7 +175,7 @@ class Ingest:
         size = max(size, sum(len(memoryview(event.inputs)) for event in events))
         if events and (full := self.enqueue(source, events, size)):
             return full
-        return _accepted(202, events, rejected, ids)
+        return _accepted(events, rejected, ids)
 
     def feedback(self, body: bytes, key: str | None) -> Reply:
         """Store the feedback in a body before returning (``POST /v1/feedback``)."""
@@ -211,21 +211,21 @@ class Ingest:
                 check_key(key)
             items, rejected = self._feedback.decode(body)
         except EventError as error:
-            self._exporter.clients.reject(error)
+            self._exporter.client_log.reject(error)
             return event_problem(error)
-        self._exporter.clients.reject_events(rejected)
+        self._exporter.client_log.reject_events(rejected)
         if not items:
             return _no_valid_event(rejected, many)
         if len(items) > MAX_FEEDBACK:
             count = f"expected at most {MAX_FEEDBACK} feedback objects in a request, got {len(items)}"
             detail = f"{count}: send them in several requests"
             return event_problem(EventError("", detail, "too_large"), 413)
-        self._redact(items)
+        self._prepare_inputs(items)
         return _FeedbackRequest(items, rejected, many)
 
     def _store_problem(self, error: StoreError) -> Reply:
         if isinstance(error, StoreFullError):
-            self._exporter.clients.reject(EventError("", str(error), "overloaded"))
+            self._exporter.client_log.reject(EventError("", str(error), "overloaded"))
         return store_problem(error)
 
     def _feedback_reply(self, request: _FeedbackRequest, results: Sequence[FeedbackResult]) -> Reply:
@@ -251,18 +251,18 @@ class Ingest:
         try:
             events, rejected = self._events.decode(body)
         except EventError as error:
-            self._exporter.clients.reject(error)
+            self._exporter.client_log.reject(error)
             return event_problem(error)
-        self._exporter.clients.reject_events(rejected)
+        self._exporter.client_log.reject_events(rejected)
         if not events:
             return _no_valid_event(rejected, body.lstrip()[:1] == b"[")
         monitors = self._exporter.pipeline.monitors
         for event in events:
             monitors.get(event.model, event.version, time.monotonic()).count_event(event.event, event.value)
         self._exporter.telemetry.events.labels("events").inc(len(events))
-        return _accepted(202, events, rejected, False)
+        return _accepted(events, rejected, False)
 
-    def _redact(self, items: Sequence[Feedback]) -> None:
+    def _prepare_inputs(self, items: Sequence[Feedback]) -> None:
         """Remove from the inputs of feedback what must not be stored, and convert images to PNG."""
         config, monitors = self._exporter.config, self._exporter.pipeline.monitors
         for feedback in items:
@@ -284,7 +284,6 @@ def _no_valid_event(rejected: list[RejectedEvent], many: bool) -> Reply:
 
 
 def _accepted(
-    status: int,
     events: Sequence[Any],
     rejected: Sequence[RejectedEvent],
     ids: bool,
@@ -297,7 +296,7 @@ def _accepted(
         document["ids"] = [event.id for event in events]
     if warnings:
         document["warnings"] = warnings
-    return json_reply(status, document)
+    return json_reply(202, document)
 
 
 def _feedback_document(result: FeedbackResult) -> dict[str, Any]:

@@ -61,15 +61,15 @@ class Labels:
         return self._idempotency.once("labels", key, lambda: self._record(body, lines), body)
 
     def _record(self, body: bytes, lines: bool) -> Reply:
-        clients = self._exporter.clients
+        client_log = self._exporter.client_log
         try:
             items, refused = self._decoder.decode(body, lines)
             if not items and not refused:
                 raise EventError("", "the body has no labels", "malformed")
         except EventError as error:
-            clients.reject(error)
+            client_log.reject(error)
             return event_problem(error)
-        clients.reject_events(refused)
+        client_log.reject_events(refused)
         if len(items) > MAX_LABELS:
             detail = f"expected at most {MAX_LABELS:,} labels in a request, got {len(items):,}: send several requests"
             return event_problem(EventError("", detail, "too_large"), 413)
@@ -79,7 +79,7 @@ class Labels:
                 self._store(items[start : start + CHUNK], start, result)
             except StoreError as error:
                 return self._failed(error, start)
-        clients.reject_events(result.rejected)
+        client_log.reject_events(result.rejected)
         rejected = [*refused, *_renumbered(result.rejected, refused)]
         rejected.sort(key=lambda event: event.index)
         if not result.accepted:
@@ -106,7 +106,7 @@ class Labels:
 
     def _failed(self, error: StoreError, stored: int) -> Reply:
         if isinstance(error, StoreFullError):
-            self._exporter.clients.reject(EventError("", str(error), "overloaded"))
+            self._exporter.client_log.reject(EventError("", str(error), "overloaded"))
         if not stored:
             return store_problem(error)
         detail = (

@@ -48,7 +48,7 @@ def _encode(inputs: Mapping[str, Any], packed: Mapping[str, str]) -> bytes:
     return b"{%s}" % b",".join(filter(None, parts))
 
 
-def snapshot_inputs(text: str, redacted: frozenset[str], images: frozenset[str]) -> str:
+def feedback_inputs(text: str, redacted: frozenset[str], images: frozenset[str]) -> str:
     """Return stored inputs as feedback stores them: without redacted inputs, and with all images as PNG."""
     text = remove_inputs(text, redacted)
     try:

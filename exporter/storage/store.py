@@ -74,7 +74,7 @@ class Store:
     replica : str
         The name under which this exporter saves snapshots: a shared database holds those of several exporters.
     set_aside : int
-        `damaged` at the last scrape.
+        The last result of `count_set_aside`.
     tolerances : Callable
         The tolerance of each model's corrections.
     is_shared : bool
@@ -267,9 +267,8 @@ class Store:
         """What is wrong with the file of an SQLite database, so that nothing is stored until somebody acts."""
         return self._writer.fault or self._damage
 
-    @property
-    def damaged(self) -> int:
-        """The number of damaged databases and write-ahead logs beside the database in use; reads its directory."""
+    def count_set_aside(self) -> int:
+        """Count the damaged databases and write-ahead logs beside the database in use; reads its directory."""
         self.set_aside = count_damaged(self._config)
         return self.set_aside
 

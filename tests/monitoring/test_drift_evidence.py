@@ -18,8 +18,8 @@ from exporter.monitoring import snapshots
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_evidence import LIMIT
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.packed import pack
 from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
+from exporter.monitoring.snapshot_encoding import pack
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.block_record import FILE, TIME, Blocks, BlockScores
 from exporter.profiles.profile import Profile

@@ -15,8 +15,8 @@ from exporter.events import Prediction
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_files import load_monitors
 from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.ring import SLOTS
 from exporter.monitoring.segments import DEFAULT_SEGMENTS, Segments
-from exporter.monitoring.window import SLOTS
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
 

@@ -16,7 +16,7 @@ from exporter.config import ModelConfig
 from exporter.events import Prediction
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.packed import pack
+from exporter.monitoring.snapshot_encoding import pack
 from exporter.monitoring.snapshots import decode, encode
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.profile import Profile

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, entropy
 
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.window import Ring
+from exporter.monitoring.ring import Ring
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.stats.chi2 import chi2_quantiles, quantile_array

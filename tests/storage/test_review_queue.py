@@ -27,8 +27,8 @@ from exporter.storage.review.correction_stats import overview, read_errors
 from exporter.storage.review.corrections import Filter
 from exporter.storage.review.decision import Decision
 from exporter.storage.review.review_decisions import decide
-from exporter.storage.review.review_probes import Draw, with_feedback
 from exporter.storage.review.review_samples import sample_for_review
+from exporter.storage.review.stratified_draw import Draw, with_feedback
 
 
 @pytest.fixture

@@ -19,15 +19,15 @@ from exporter.events import Feedback, Prediction
 from exporter.stats.accuracy import IntervalEstimate, wilson
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store, prediction_rows
-from exporter.storage.review import review_probes
+from exporter.storage.review import stratified_draw
 from exporter.storage.review.correction_history import correction_history
 from exporter.storage.review.correction_pages import list_corrections
 from exporter.storage.review.corrections import Filter
 from exporter.storage.review.decision import Decision
 from exporter.storage.review.review_decisions import decide
-from exporter.storage.review.review_probes import Draw, draw, select_draw
 from exporter.storage.review.review_samples import sample_for_review, store_sample
 from exporter.storage.review.sample_strata import Strata, stored_strata
+from exporter.storage.review.stratified_draw import Draw, draw, select_draw
 from exporter.storage.schema import draws, feedback, history, predictions
 
 
@@ -347,11 +347,11 @@ def test_a_draw_reads_a_bounded_number_of_rows(store: Store, monkeypatch: pytest
     """Never more than the maximum, and where a stratum is short of predictions, four times as many as at first."""
     predict(store, confidences(CONFIDENCES.tolist()))
     read: list[int] = []
-    monkeypatch.setattr(review_probes, "MIN_PROBES", 100)
-    monkeypatch.setattr(review_probes, "STEP", 100)
+    monkeypatch.setattr(stratified_draw, "MIN_READ", 100)
+    monkeypatch.setattr(stratified_draw, "STEP", 100)
     for most, times, count in ((3000, 1, 90), (3000, 4, 90), (500, 4, 700)):
-        monkeypatch.setattr(review_probes, "MAX_PROBES", most)
-        monkeypatch.setattr(review_probes, "MORE", times)
+        monkeypatch.setattr(stratified_draw, "MAX_READ", most)
+        monkeypatch.setattr(stratified_draw, "MORE", times)
         with store.reading() as connection:
             sample = draw(connection, Draw("digits"), count, np.random.default_rng(2), Tolerance())
         read.append(len(sample.versions["1"].confidences))

@@ -34,10 +34,10 @@ from exporter.storage.review.decision import Decision
 from exporter.storage.review.leases import is_asked
 from exporter.storage.review.rankings import count_alike
 from exporter.storage.review.review_decisions import decide, decide_all
-from exporter.storage.review.review_probes import Draw
 from exporter.storage.review.review_samples import sample_for_review
 from exporter.storage.review.reviewer_agreement import reviewer_agreement
 from exporter.storage.review.second_opinions import as_before, with_second_opinions
+from exporter.storage.review.stratified_draw import Draw
 from exporter.storage.review.suspects import suspect_documents
 from exporter.storage.review.user_stats import user_stats
 from exporter.storage.stored_text import label_json
@@ -171,7 +171,7 @@ class CorrectionsApi:
         draw, reviewer = Draw(sample.model, sample.version, stored_in_part), g.user
 
         def reply() -> Reply:
-            store, redact = self._exporter.store, self._exporter.snapshot
+            store, redact = self._exporter.store, self._exporter.feedback_inputs
             count = sample_for_review(store, draw, sample.count, reviewer, redact)
             return json_reply(201, {"drawn": count})
 

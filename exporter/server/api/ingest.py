@@ -47,7 +47,7 @@ def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
         try:
             alerts = exporter.inbox.take(body, time.monotonic())
         except EventError as error:
-            exporter.clients.reject(error)
+            exporter.client_log.reject(error)
             return event_problem(error)
         for alert in alerts:
             exporter.telemetry.notifications.labels("resolved" if alert.status == "resolved" else "firing").inc()

@@ -54,20 +54,20 @@ class PayloadIngest:
 
     def kserve(self, headers: dict[str, str], body: bytes) -> Reply:
         """``POST /v1/kserve``: pair logged requests and responses, and take those that are complete."""
-        pairs, paired = self._exporter.pairs, list[LoggedMessage]()
+        pairer, paired = self._exporter.pairer, list[LoggedMessage]()
 
         def decode() -> Iterator[_Item]:
             for message in read_events(headers, body):
                 if isinstance(message, EventError):
                     yield message
-                elif counterpart := pairs.pair(message):
+                elif counterpart := pairer.pair(message):
                     paired.append(counterpart)
                     yield partial(self._logged, message, counterpart)
 
         reply = self._take("kserve", body, decode, many=headers.get("content-type", "").startswith(BATCH))
         if reply.status == 503:  # the sender retries with its message, which must find its counterpart then
             for message in paired:
-                pairs.pair(message)
+                pairer.pair(message)
         return reply
 
     def infer(self, model: str, version: str | None, body: bytes, ndjson: bool, ids: bool) -> Reply:
@@ -128,7 +128,7 @@ class PayloadIngest:
                 accepted, rejected = _decode_all(items)
         except EventError as error:
             return self._refuse(error), []
-        self._exporter.clients.reject_events(rejected)
+        self._exporter.client_log.reject_events(rejected)
         size = max(len(body), sum(len(memoryview(event.inputs)) for event in accepted))
         return self._ingest.enqueue(signal, accepted, size) if accepted else None, rejected
 
@@ -188,7 +188,7 @@ class PayloadIngest:
         return self._model(*models) if len(models) == 1 else None
 
     def _refuse(self, error: EventError) -> Reply:
-        self._exporter.clients.reject(error)
+        self._exporter.client_log.reject(error)
         return event_problem(error, 413 if error.reason == "too_large" else 400)
 
 

@@ -46,7 +46,7 @@ def blueprint(exporter: Exporter) -> Blueprint:
         exporter.pipeline.settle(0.2)
         now = time.monotonic()
         monitors = list(exporter.pipeline.monitors)
-        exporter.trends.sample(monitors, now)
+        exporter.drift_history.sample(monitors, now)
         context: dict[str, Any] = {"monitors": monitors, "names": [model.name for model in exporter.config.models]}
         try:
             context |= _context(exporter, monitors, now)
@@ -105,7 +105,7 @@ def _monitor_context(
     by_name = {drift.name: drift for drift in drifts}
     if feature is not None:
         check("feature", feature, by_name, f"is in the profile of {model}")
-    ages, scores = exporter.trends.scores(monitor, window, now)
+    ages, scores = exporter.drift_history.scores(monitor, window, now)
     selected = by_name[feature] if feature is not None else drifts[0] if drifts else None
     return {
         **context,

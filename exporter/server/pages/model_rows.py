@@ -11,7 +11,7 @@ from exporter.config.objectives import DURATION_BUCKETS
 from exporter.monitoring.drift_report import TargetDrift, worst
 from exporter.monitoring.leading_quality import kind_of, leading_quality
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.recent import Recent
+from exporter.monitoring.recent_counters import Recent
 from exporter.server.notifications import Alert
 from exporter.server.pages.budgets import describe_budgets
 from exporter.server.pages.drift_text import number, percent

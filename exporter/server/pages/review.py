@@ -40,9 +40,9 @@ from exporter.storage.review.decision import Decision
 from exporter.storage.review.leases import held_by_others
 from exporter.storage.review.rankings import count_alike
 from exporter.storage.review.review_decisions import count_decided, decide
-from exporter.storage.review.review_probes import Draw
 from exporter.storage.review.review_samples import sample_for_review
 from exporter.storage.review.second_opinions import in_state, with_second_opinions
+from exporter.storage.review.stratified_draw import Draw
 from exporter.storage.review.suspects import count_suspects, suspect_documents
 from exporter.storage.stored_text import label_json
 
@@ -103,7 +103,7 @@ class ReviewPage:
         if model not in exporter.pipeline.monitors.models or not (_is_number(count) and 1 <= int(count) <= MAX_LIMIT):
             abort(400, f"expected model as one that is configured, and count as a number from 1 to {MAX_LIMIT}")
         draw = Draw(model, version or None, sampled_share(exporter.config.store.inputs) is not None)
-        drawn = sample_for_review(exporter.store, draw, int(count), g.user, exporter.snapshot)
+        drawn = sample_for_review(exporter.store, draw, int(count), g.user, exporter.feedback_inputs)
         back = {"model": model, "source": "sample"} | ({"version": version} if version else {})
         if not drawn:
             return self._render(back, ["No sample was drawn: there are no confident predictions without feedback."])

@@ -12,8 +12,8 @@ import sqlalchemy as sa
 
 from exporter.storage.feedback_join import Redact, prediction_snapshot
 from exporter.storage.packed_inputs import unpack
-from exporter.storage.review.review_probes import STEP, Draw, Sample, draw, select_draw, with_feedback
 from exporter.storage.review.sample_strata import stored_strata
+from exporter.storage.review.stratified_draw import STEP, Draw, Sample, draw, select_draw, with_feedback
 from exporter.storage.schema import draws, feedback, history, predictions
 from exporter.storage.size import text_bytes
 from exporter.storage.store import Store

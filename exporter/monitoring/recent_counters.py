@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from exporter.config.objectives import DURATION_BUCKETS
 from exporter.monitoring.counters import bucket_quantile, only_bucket
-from exporter.monitoring.window import Ring
+from exporter.monitoring.ring import Ring
 from exporter.stats.divergence import Ints
 
 MINUTE, FIVE_MINUTES, HOUR = 60.0, 300.0, 3600.0

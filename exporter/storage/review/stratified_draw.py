@@ -20,7 +20,7 @@ from exporter.storage.review.sample_strata import Strata, stored_strata
 from exporter.storage.schema import draws, feedback, has_inputs, predictions
 from exporter.storage.size import prediction_range
 
-MIN_PROBES, MAX_PROBES = 10_000, 200_000
+MIN_READ, MAX_READ = 10_000, 200_000
 """Rows that one draw reads: at least the first, for a good estimate of how many are confident; at most the second."""
 MORE = 4
 """At first, candidates are looked for until there are so many times those to draw; where a stratum needs more, so many
@@ -80,12 +80,12 @@ class _Candidate(NamedTuple):
     confidence: float
 
 
-class _Probes:
+class _RandomRows:
     """Reads rows at random numbers of the table, none twice.
 
     Attributes
     ----------
-    probed, searched : int
+    numbers_read, searched : int
         How many numbers were read, and among how many of them candidates were looked for.
     confidences : dict
         By version, those of all confident predictions that were read, NaN for none.
@@ -99,9 +99,9 @@ class _Probes:
         self._connection = connection
         self._model = chosen.model
         self._query = _confident(chosen)
-        self._numbers = (numbers.start + rng.choice(len(numbers), min(len(numbers), MAX_PROBES), False)).tolist()
+        self._numbers = (numbers.start + rng.choice(len(numbers), min(len(numbers), MAX_READ), False)).tolist()
         self._ids: set[str] = set()
-        self.probed = self.searched = 0
+        self.numbers_read = self.searched = 0
         self.confidences: defaultdict[str, list[float]] = defaultdict(list)
         self.candidates: defaultdict[str, list[_Candidate]] = defaultdict(list)
         self.versions: list[str] = []
@@ -118,9 +118,9 @@ class _Probes:
         most
             Once there are so many candidates, no more are looked for.
         """
-        while self.probed < len(self._numbers) and not enough():
-            step = self._numbers[self.probed : self.probed + STEP]
-            self.probed += len(step)
+        while self.numbers_read < len(self._numbers) and not enough():
+            step = self._numbers[self.numbers_read : self.numbers_read + STEP]
+            self.numbers_read += len(step)
             rows = {row.seq: row for row in self._connection.execute(self._query.where(predictions.c.seq.in_(step)))}
             ordered = [rows[seq] for seq in step if seq in rows]  # in their random order, not that of the table
             for row in ordered:
@@ -149,7 +149,7 @@ class _Plan:
         To read with.
     drawn
         The version.
-    probes
+    rows
         The rows that were read first.
     count
         How many predictions are drawn.
@@ -157,14 +157,14 @@ class _Plan:
         Rows in the table for each that was read.
     """
 
-    def __init__(self, connection: sa.Connection, drawn: Drawn, probes: _Probes, count: int, scale: float) -> None:
-        confidences = np.array(probes.confidences[drawn.version])
+    def __init__(self, connection: sa.Connection, drawn: Drawn, rows: _RandomRows, count: int, scale: float) -> None:
+        confidences = np.array(rows.confidences[drawn.version])
         row = connection.execute(select_draw(drawn.model, drawn.version)).one_or_none()
         before = (stored_strata(row).edges if row else None) or ()
         earlier = count_strata(connection, drawn, Strata(None, (0,), 0))
         self.edges = add_edges(before, confidences, earlier.reviewed + sum(earlier.pending) + count)
         self._count, self._width = count, len(self.edges) + 2
-        self._candidates = probes.candidates[drawn.version]
+        self._candidates = rows.candidates[drawn.version]
         strata = stratum_of(confidences, self.edges)
         seen = np.bincount(strata, minlength=self._width)
         counts = count_strata(connection, drawn, Strata(tuple(self.edges), (0,) * self._width, 0))
@@ -175,7 +175,7 @@ class _Plan:
         decided = np.array(counts.decided, float)
         self._goal = shares(sizes, claimed, decided, decided - counts.right) if found.any() else sizes
         self._labels = [done + waiting for done, waiting in zip(counts.decided, counts.pending, strict=True)]
-        self._missing = self._allocate(np.ceil(found * scale * probes.probed / probes.searched)) - found
+        self._missing = self._allocate(np.ceil(found * scale * rows.numbers_read / rows.searched)) - found
 
     @property
     def is_complete(self) -> bool:
@@ -212,30 +212,28 @@ def draw(connection: sa.Connection, chosen: Draw, count: int, rng: np.random.Gen
     if not numbers:
         return Sample(chosen.model, 0.0, {})
     since = connection.execute(sa.select(predictions.c.received).where(predictions.c.seq == numbers.start)).scalar()
-    probes = _Probes(connection, chosen, numbers, rng)
-    probes.read(
-        lambda: probes.probed >= MIN_PROBES and len(probes.versions) >= count, lambda *_: True, most=MORE * count
-    )
-    counts, scale = Counter(probes.versions[:count]), len(numbers) / probes.probed
+    rows = _RandomRows(connection, chosen, numbers, rng)
+    rows.read(lambda: rows.numbers_read >= MIN_READ and len(rows.versions) >= count, lambda *_: True, most=MORE * count)
+    counts, scale = Counter(rows.versions[:count]), len(numbers) / rows.numbers_read
     # A client may send any number of versions; of those that are not drawn, only earlier samples need new counts.
     before = connection.execute(sa.select(draws.c.version).where(draws.c.model == chosen.model)).scalars()
-    versions = dict.fromkeys((*counts, *filter(probes.confidences.__contains__, before)))
+    versions = dict.fromkeys((*counts, *filter(rows.confidences.__contains__, before)))
     now = time.time()
     plans = {}
     for version in versions:
         drawn = Drawn(chosen.model, version, since or 0.0, now, tolerance)
-        plans[version] = _Plan(connection, drawn, probes, counts[version], scale)
-    limit = MORE * probes.probed
-    probes.read(
-        lambda: probes.probed >= limit or all(plan.is_complete for plan in plans.values()),
+        plans[version] = _Plan(connection, drawn, rows, counts[version], scale)
+    limit = MORE * rows.numbers_read
+    rows.read(
+        lambda: rows.numbers_read >= limit or all(plan.is_complete for plan in plans.values()),
         lambda version, confidence: version in plans and plans[version].take(confidence),
     )
-    scale = len(numbers) / probes.probed
+    scale = len(numbers) / rows.numbers_read
     return Sample(
         chosen.model,
         since or 0.0,
         {
-            version: VersionSample(plan.choose(), plan.edges, np.array(probes.confidences[version]), scale)
+            version: VersionSample(plan.choose(), plan.edges, np.array(rows.confidences[version]), scale)
             for version, plan in plans.items()
         },
     )
