@@ -55,8 +55,6 @@ class NearRows:
         The set.
     tolerance
         How far each number of a near row may be.
-    seed
-        Of the random offsets of the grid.
 
     Attributes
     ----------
@@ -72,13 +70,13 @@ class NearRows:
     [([0], [2])]
     """
 
-    def __init__(self, rows: Rows, tolerance: float, seed: int = 7) -> None:
+    def __init__(self, rows: Rows, tolerance: float) -> None:
         self.truncated = 0
         self._tolerance = tolerance * (1 + 1e-9)
         self._keys = _with_kinds(rows)
         self._numbers = np.ascontiguousarray(_finite(rows.numbers).T)
         features = len(rows.numbers)
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(7)  # the same offsets of the grid each time
         self._width = 2 * tolerance / (ENTRIES ** (1 / max(features, 1)) - 1)
         self._pairs_at_once = max(_NUMBERS // max(features, 1), 1)
         self._offsets = rng.random((features, 1))

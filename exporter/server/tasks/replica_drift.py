@@ -34,12 +34,10 @@ class ReplicaDrift(RefreshedMetrics):
         Has the snapshots of the other replicas, see `exporter.monitoring.snapshots`.
     monitors
         Returns the current monitors.
-    seconds
-        Least time from one refresh of the metrics to the next.
     """
 
-    def __init__(self, store: Store, monitors: Callable[[], MonitorRegistry], seconds: float = REFRESH_SECONDS) -> None:
-        super().__init__("replicas", "the drift of all replicas together is not computed", seconds, BUSY_SHARE)
+    def __init__(self, store: Store, monitors: Callable[[], MonitorRegistry]) -> None:
+        super().__init__("replicas", "the drift of all replicas together is not computed", REFRESH_SECONDS, BUSY_SHARE)
         self._store, self._monitors = store, monitors
 
     def refresh(self) -> None:

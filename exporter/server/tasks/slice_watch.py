@@ -36,17 +36,14 @@ class SliceWatch(RefreshedMetrics):
         Returns the current monitors.
     explain
         Searches for slices.
-    seconds
-        Least time from one refresh of the metrics to the next.
     """
 
     def __init__(
         self,
         monitors: Callable[[], MonitorRegistry],
         explain: Callable[[SliceQuery], tuple[Explanation, Binner]],
-        seconds: float = REFRESH_SECONDS,
     ) -> None:
-        super().__init__("slices", "slices are not searched for the metrics", seconds, BUSY_SHARE)
+        super().__init__("slices", "slices are not searched for the metrics", REFRESH_SECONDS, BUSY_SHARE)
         self._monitors, self._explain = monitors, explain
 
     def refresh(self) -> None:
