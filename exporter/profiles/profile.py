@@ -200,7 +200,7 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return stored | chi2_quantiles(missing) if missing else stored
 
     def _noise_degrees(self) -> set[int]:
-        """Degrees of freedom: one less than the bins with values, and the pairs of the features that vary."""
+        """Return degrees of freedom: one less than the bins with values, and the pairs of the features that vary."""
         most_bins = max((len(target.counts) for target in self.targets().values()), default=0)
         correlated = len(self.correlation.features) if self.correlation else 0
         return {*range(1, most_bins), *(size * (size - 1) // 2 for size in range(2, correlated + 1))}

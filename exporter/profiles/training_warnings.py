@@ -149,7 +149,7 @@ def _numbers(name: str, values: Column, feature: NumericFeature, rows: int) -> s
 
 
 def _is_time(name: str, numbers: Floats) -> bool:
-    """Whether numbers are times of recent years in any unit, or dates such as 20261124."""
+    """Return whether numbers are times of recent years in any unit, or dates such as 20261124."""
     if not (_is_sorted(numbers) or _TIME_NAME.fullmatch(name)) or numbers.min() == numbers.max():
         return False
     now = time.time()

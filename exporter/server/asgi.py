@@ -54,7 +54,7 @@ BACKPRESSURE_SECONDS = 0.005
 """Time that a client waits longer for its answer, for each 16 KiB of body, while the queue is more than half full."""
 REFUSAL_SECONDS = 0.1
 """Time that a client without valid credentials waits for its 401, so that a flood of them costs little."""
-_OTHER = Route("Whatever Flask answers.", {})
+_OTHER = Route("Not in the table: Flask answers it.", {})
 _PREDICTIONS, _FEEDBACK = ROUTES["POST /v1/predictions"], ROUTES["POST /v1/feedback"]
 _JSON = b"application/json"
 _ONE_ACCEPTED = {
@@ -201,6 +201,7 @@ class Application:
         return await pool.run(lambda: self._ingest.feedback(body, key), request.client)
 
     async def _probe(self, request: Request) -> Reply:
+        """Answer a probe or a scrape."""
         if request.path == "/-/healthy":
             return self._probes.healthy()
         if request.path == "/-/ready":
@@ -229,7 +230,7 @@ class Application:
             raise
 
     def _flask_app(self) -> Flask:
-        """Flask's application, made for the first request of it: without visitors it takes no memory."""
+        """Return Flask's application. The first request of it makes it: without visitors it takes no memory."""
         with self._loading:
             if self._flask is None:
                 from exporter.server.flask_app import create_app

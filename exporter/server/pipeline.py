@@ -248,6 +248,7 @@ class Pipeline:
         images = image_inputs(model, monitor.binner.profile if monitor.binner else None)
         segments, binner = monitor.segments, monitor.binner
         needs_values = model.redact or images or segments
+        # Where only the binner needs the inputs, it reads their JSON into columns itself, which is faster.
         columns = binner.read(raw) if binner and not needs_values else None
         decoded = decode_inputs(raw) if needs_values or (binner and columns is None) else {}
         for event in group:
@@ -270,12 +271,12 @@ class Pipeline:
             self._compare(group, now)
         for part in rows.parts(_CHUNK):
             self._telemetry.dropped.inc(self._store.add(part))
-        if binner and codes is not None:
-            given = [i for i, text in enumerate(raw) if text and text != b"null"] if columns else list(decoded)
-            stored = np.array([bool(stored_inputs[i]) for i in given], dtype=np.bool_)
-            chosen = [i for i in given if stored_inputs[i]]
+        if codes is not None:
+            with_inputs = [i for i, text in enumerate(raw) if text and text != b"null"] if columns else list(decoded)
+            is_stored = np.array([bool(stored_inputs[i]) for i in with_inputs], dtype=np.bool_)
+            stored = [i for i in with_inputs if stored_inputs[i]]
+            stored_confident = [confident[i] for i in stored]
             try:
-                chosen_confident = [confident[i] for i in chosen]
-                self.bins.add(monitor, [group[i] for i in chosen], codes[:, stored], chosen_confident, received)
+                self.bins.add(monitor, [group[i] for i in stored], codes[:, is_stored], stored_confident, received)
             except Exception:  # what is counted already must not be counted again
                 log.exception("bins of predictions are not recorded")

@@ -134,7 +134,7 @@ def _set_pragma(connection: sqlite3.Connection, pragma: str) -> None:
 
 
 def is_shared(database: sa.URL | sa.Engine | sa.Connection) -> bool:
-    """Whether several exporters may write to this database at the same time."""
+    """Return whether several exporters may write to this database at the same time."""
     name = database.get_backend_name() if isinstance(database, sa.URL) else database.dialect.name
     return name == "postgresql"
 
@@ -172,7 +172,7 @@ def _lock(connection: sa.Connection, function: str) -> int:
 
 
 def was_committed(connection: sa.Connection, transaction: int) -> bool:
-    """Whether a transaction was committed whose connection was lost before the server confirmed it.
+    """Return whether a transaction was committed whose connection was lost before the server confirmed it.
 
     Raises
     ------
@@ -186,7 +186,7 @@ def was_committed(connection: sa.Connection, transaction: int) -> bool:
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """Whether the database could not be reached, so that another statement would fail, too."""
+    """Return whether the database could not be reached, so that another statement would fail, too."""
     if not isinstance(error, sa.exc.DBAPIError):
         return isinstance(error, sa.exc.TimeoutError)
     if error.connection_invalidated or _state(error.orig) == "55P03":  # lock_not_available
@@ -195,13 +195,13 @@ def is_unavailable(error: BaseException) -> bool:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether SQLite found its file damaged."""
+    """Return whether SQLite found its file damaged."""
     cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
     return isinstance(cause, sqlite3.DatabaseError) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _DAMAGE_CODES
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether the same transaction would probably succeed now: it collided with another one."""
+    """Return whether the same transaction would probably succeed now: it collided with another one."""
     collisions = {"40P01", "40001"}  # deadlock_detected, serialization_failure
     return isinstance(error, sa.exc.DBAPIError) and _state(error.orig) in collisions
 

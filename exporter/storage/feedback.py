@@ -239,7 +239,7 @@ def _given_content(item: Feedback) -> dict[str, Any]:
 
 
 def _is_same(recorded: Values, item: Feedback) -> bool:
-    """Whether feedback repeats what was recorded with its idempotency key.
+    """Return whether feedback repeats what was recorded with its idempotency key.
 
     A correction may have been recorded as accepted: its label was the prediction, or within the tolerance at that time.
     """

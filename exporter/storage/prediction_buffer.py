@@ -28,7 +28,7 @@ class PredictionBuffer:
         self.rows = self._bytes = 0
 
     def has_room(self, rows: Rows, size: int) -> bool:
-        """Whether these rows, with so many bytes of inputs, may be added."""
+        """Return whether these rows, with so many bytes of inputs, may be added."""
         return self.rows + len(rows) <= MAX_ROWS and self._bytes + size <= MAX_BYTES
 
     def append(self, rows: Rows, size: int) -> None:

@@ -51,7 +51,7 @@ def find_predictions(
 
 
 def is_given_model(column: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
-    """Whether a column is the parameter ``given_model``, or that is NULL."""
+    """Return whether a column is the parameter ``given_model``, or that is NULL."""
     model = sa.bindparam("given_model", type_=sa.Text)
     return model.is_(None) | (column == model)
 

@@ -11,7 +11,7 @@ from exporter.server.http.problem import Reply, problem
 
 
 def blueprint(exporter: Exporter) -> Blueprint:
-    """The routes of operations, answered as Prometheus answers them."""
+    """Return the routes of operations, answered as Prometheus answers them."""
     routes = Blueprint("operations", __name__)
 
     probes = Probes(exporter)

@@ -252,7 +252,7 @@ class BoundedProtocol(RequestParser):
         return math.inf if self._busy or (self._in_message and not self._in_head) else self._head_since
 
     def holds_long(self, now: float) -> bool:
-        """Whether the connection has held bytes for longer than a moment."""
+        """Return whether the connection has held bytes for longer than a moment."""
         return now - self._held_since > 1
 
 
