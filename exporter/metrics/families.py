@@ -54,7 +54,7 @@ LABELS_UNJOINED_OLDEST = _gauge(
 )
 RETRAIN_UNDELIVERED = _gauge(
     "model_exporter_retrain_request_undelivered_seconds",
-    "Age of the first request for retraining that the trainer has not taken since it took one.",
+    "Age of the oldest request for retraining since the last one that the trainer accepted.",
 )
 EXAMPLES = _counter("model_dataset_examples_total", "Corrections released in datasets.")
 REVIEWED_ACCURACY = (
@@ -72,7 +72,9 @@ DISPUTED = _gauge("model_corrections_disputed", "Corrections that two reviewers 
 AGREEMENT_CORRECTIONS = _gauge(
     "model_review_agreement_corrections", "Corrections that two reviewers decided, the second without seeing the first."
 )
-AGREEMENT_RATIO = _gauge("model_review_agreement_ratio", "Share of these corrections in which both reviewers agree.")
+AGREEMENT_RATIO = _gauge(
+    "model_review_agreement_ratio", "Share of the corrections with two decisions on which both reviewers agree."
+)
 AGREEMENT_KAPPA = (
     _gauge("model_review_agreement_kappa", "Cohen's kappa of first and second decisions of reviewers."),
     _gauge("model_review_agreement_kappa_lower", "Lower bound of the 95 % confidence interval of kappa."),
@@ -98,8 +100,12 @@ CALIBRATION_ERROR = _gauge(
 )
 ABSOLUTE = (
     _gauge("model_mean_absolute_error", "Mean absolute error of the window's labelled predictions."),
-    _gauge("model_mean_absolute_error_lower", "Lower bound of its 95 % confidence interval."),
-    _gauge("model_mean_absolute_error_upper", "Upper bound of its 95 % confidence interval."),
+    _gauge(
+        "model_mean_absolute_error_lower", "Lower bound of the 95 % confidence interval of the mean absolute error."
+    ),
+    _gauge(
+        "model_mean_absolute_error_upper", "Upper bound of the 95 % confidence interval of the mean absolute error."
+    ),
 )
 SQUARED = _gauge("model_root_mean_squared_error", "Root mean squared error of the window's labelled predictions.")
 LABELLED_ESTIMATE = _gauge(
@@ -234,7 +240,7 @@ REFERENCE_MEAN = _gauge("model_feature_reference_mean", "Mean of the training va
 REFERENCE_STDDEV = _gauge("model_feature_reference_stddev", "Standard deviation of the training values.")
 WEIGHT = (
     _gauge("model_feature_weight", "Share of the variation of the predictions that goes with a feature, in training."),
-    _gauge("model_feature_weight_upper", "Upper bound of the weight; 1 where it is not known."),
+    _gauge("model_feature_weight_upper", "Upper bound of the weight of a feature; 1 where it is not known."),
 )
 REFERENCE = _gauge("model_feature_reference_probability", "Smoothed training probability of a bin.")
 NOISE_RATIO = _gauge(
@@ -250,7 +256,7 @@ COMPARISON_VALUE = _gauge(
     "model_comparison_value", "A measure of a version while both served, in seconds, in nats or as a share."
 )
 COMPARISON_DIFFERENCE = (
-    _gauge("model_comparison_difference", "The measure after less that before."),
+    _gauge("model_comparison_difference", "The measure of the version after, less that of the version before."),
     _gauge("model_comparison_difference_lower", "Lower bound of the 95 % confidence interval of the difference."),
     _gauge("model_comparison_difference_upper", "Upper bound of the 95 % confidence interval of the difference."),
 )
@@ -265,14 +271,14 @@ COMPARISON_OBSERVATIONS = _gauge(
     "model_comparison_observations", "Requests, predictions or values that a measure is computed from."
 )
 COMPARISON_PERIOD = (
-    _gauge("model_comparison_start_timestamp_seconds", "Unix time at which both versions began to serve."),
+    _gauge("model_comparison_start_timestamp_seconds", "Unix time from which both versions served."),
     _gauge("model_comparison_end_timestamp_seconds", "Unix time up to which both versions served."),
 )
 COMPARISON_SHARED = _gauge("model_comparison_shared_seconds", "Time in which both versions served, without gaps.")
 SLICE_SHARE = _gauge("model_slice_share", "Share of what a slice holds, such as the corrections of the last hour.")
 SLICE_TRAFFIC = _gauge("model_slice_traffic_share", "Share of the predictions of that time that are in a slice.")
 SHADOW_ANSWERS = _counter("model_shadow_predictions_total", "Answers of a version that no user saw.")
-SHADOW_ERRORS = _counter("model_shadow_errors_total", "Answers that no user saw with a 5xx code.")
+SHADOW_ERRORS = _counter("model_shadow_errors_total", "Answers with a 5xx code that no user saw.")
 SHADOW_UNPAIRED = _counter(
     "model_shadow_unpaired_total",
     "Answers that no user saw, without the answer of another version to the same request.",
@@ -289,13 +295,25 @@ SHADOW_SQUARED_DIFFERENCE = _counter(
 )
 SHADOW_RATIO = (
     _gauge("model_shadow_disagreement_ratio", "Share of the requests to which two versions gave different answers."),
-    _gauge("model_shadow_disagreement_ratio_lower", "Lower bound of its 95 % confidence interval."),
-    _gauge("model_shadow_disagreement_ratio_upper", "Upper bound of its 95 % confidence interval."),
+    _gauge(
+        "model_shadow_disagreement_ratio_lower",
+        "Lower bound of the 95 % confidence interval of the share of different answers.",
+    ),
+    _gauge(
+        "model_shadow_disagreement_ratio_upper",
+        "Upper bound of the 95 % confidence interval of the share of different answers.",
+    ),
 )
 SHADOW_MEAN_DIFFERENCE = (
     _gauge("model_shadow_mean_absolute_difference", "Mean absolute difference of the answers of two versions."),
-    _gauge("model_shadow_mean_absolute_difference_lower", "Lower bound of its 95 % confidence interval."),
-    _gauge("model_shadow_mean_absolute_difference_upper", "Upper bound of its 95 % confidence interval."),
+    _gauge(
+        "model_shadow_mean_absolute_difference_lower",
+        "Lower bound of the 95 % confidence interval of the mean absolute difference.",
+    ),
+    _gauge(
+        "model_shadow_mean_absolute_difference_upper",
+        "Upper bound of the 95 % confidence interval of the mean absolute difference.",
+    ),
 )
 BATCH_ROWS = _gauge("model_batch_rows", "Rows counted in the last batch.")
 BATCH_REJECTED = _gauge("model_batch_rejected_rows", "Rows refused in the last batch.")
