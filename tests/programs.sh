@@ -9,7 +9,7 @@ packages=(
   "prometheus-alertmanager amtool"
   "prometheus-pushgateway prometheus-pushgateway pushgateway"
   "postgresql initdb"
-  "chromium chromium chromium-browser"
+  "chromium-headless-shell chromium-headless-shell chromium chromium-browser"
   "docker-compose docker-compose"
   "faketime faketime"
   "kustomize kustomize"

@@ -20,6 +20,7 @@ import bcrypt
 import pytest
 import yaml
 from playwright.sync_api import Page, sync_playwright
+from support.browser import CHROMIUM
 from support.servers import Answer, Served, ask, eventually, write_config
 
 from exporter.server import authorization as access
@@ -370,7 +371,7 @@ def test_a_browser_is_refused_from_another_origin_only(served: Served, name: str
     own = f"http://{name}:{served.port}"
     options = ["--no-sandbox", "--host-resolver-rules=MAP *.test 127.0.0.1"]
     with site() as port, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=options)
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
         page = browser.new_page()
         page.goto(f"http://evil.test:{port}/")
         assert submitted(page, own) == 403
