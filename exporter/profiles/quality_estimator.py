@@ -171,17 +171,19 @@ class QualityEstimator:
         shares, _ = self._parts.read(counts)
         return max(float(self._base + shares @ self._effects), 0.0)
 
-    def absence(self, counts: Floats) -> Literal["few", "empty", "unconfident", "unsupported"]:
+    def absence(self, counts: Floats) -> Literal["few", "empty", "unconfident", "unsupported", "wide"]:
         """Return why there is no estimate.
 
-        There are too few labelled rows, no observations, too few predictions with a confidence, or observations unlike
-        the labelled rows. The counts are those for which `estimate` returns None.
+        There are too few labelled rows, no observations, too few predictions with a confidence, observations unlike
+        the labelled rows, or an interval that excludes nothing. The counts are those for which `estimate` returns None.
         """
         if not self.known:
             return "few"
         if np.isnan(self.value(counts)):
             return "empty"
-        return "unconfident" if self._lacking_share(counts) > _MOST_UNSUPPORTED else "unsupported"
+        if self._lacking_share(counts) > _MOST_UNSUPPORTED:
+            return "unconfident"
+        return "unsupported" if self._is_unsupported(counts) else "wide"
 
     def estimate(self, counts: Floats, past: float = 0.0) -> IntervalEstimate | None:
         """Return the accuracy or mean absolute error that the labels of a window will probably show.
@@ -202,14 +204,14 @@ class QualityEstimator:
         Returns
         -------
         IntervalEstimate
-            None without observations, with fewer than `LEAST_ROWS` labelled rows, or where more than half of the
-            observations of a target that matters are in bins without labelled rows, or lack a confidence.
+            None without observations, with fewer than `LEAST_ROWS` labelled rows, where more than half of the
+            observations of a target that matters are in bins without labelled rows, or lack a confidence, and where
+            the interval of an accuracy is that from 0 to 1.
         """
         observed = self.observed(counts) if self.known else 0.0
         if not observed:
             return None
-        unsupported = self._unsupported_share(counts)
-        if max(unsupported, self._unknown_share(counts)) > _MOST_UNSUPPORTED:
+        if self._is_unsupported(counts):
             return None
         shares, _ = self._parts.read(counts)
         value = self.value(counts)
@@ -218,7 +220,8 @@ class QualityEstimator:
         variance += self._learned_variance(shares)
         variance += self._shift_variance(counts) + self._quality.between_periods + past
         half = Z * float(np.sqrt(variance))
-        return self._widened(value, half, unsupported)
+        found = self._widened(value, half, self._unsupported_share(counts))
+        return None if self.kind == "accuracy" and found.lower <= 0 and found.upper >= 1 else found
 
     def learned_variance(self, counts: Floats) -> float:
         """Return the variance of an estimate by the error of what was learned from the labelled rows.
@@ -251,6 +254,9 @@ class QualityEstimator:
             return IntervalEstimate(value, min(max(lower, 0.0), value), max(min(upper + unsupported, 1.0), value))
         upper = max(upper + unsupported * self._quality.large, value + half)
         return IntervalEstimate(value, min(max(lower, 0.0), value), upper)
+
+    def _is_unsupported(self, counts: Floats) -> bool:
+        return max(self._unsupported_share(counts), self._unknown_share(counts)) > _MOST_UNSUPPORTED
 
     def _unsupported_share(self, counts: Floats) -> float:
         """Return the largest share of a target's observations in bins without labelled rows, or that are lacking."""

@@ -122,8 +122,14 @@ def estimated_loss(binner: Binner, population: Population) -> Question:
     SlicesError
         When the profile does not know the quality of the predictions.
     """
-    constant, effects = binner.quality.losses() if binner.quality else (0.0, {})
+    quality = binner.quality
+    constant, effects = quality.losses() if quality else (0.0, {})
     if not effects:
+        if quality and quality.known and quality.kind == "absolute_error":
+            raise SlicesError(
+                "of=estimated_loss finds nothing: on the labelled rows of the profile, no feature went together with "
+                "larger errors"
+            )
         raise SlicesError(
             "of=estimated_loss needs a profile made with --label-column, and for a classifier --confidence-column, "
             "on at least 20 labelled rows"

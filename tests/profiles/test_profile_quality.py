@@ -304,6 +304,16 @@ def test_too_few_labelled_rows_with_a_confidence_leave_the_overall_accuracy(tmp_
     assert made.estimated_rows == (1500 if labelled > 0.9 else 750)
 
 
+def test_an_interval_that_excludes_nothing_is_no_estimate(tmp_path):
+    """Where past estimates were so far off that any accuracy is possible, there is none, and it is said why."""
+    rng = np.random.default_rng(6)
+    binner, made = estimator(profiled(tmp_path, classified(rng, 2000), **CLASSIFIER))
+    live = counts(binner, classified(rng, 100))
+    assert made.estimate(live, 0.05).lower > 0
+    assert made.estimate(live, 1.0) is None
+    assert made.absence(live) == "wide"
+
+
 @pytest.mark.parametrize("own", [0.0, 0.5])
 def test_predictions_that_lack_a_confidence_are_unsupported(tmp_path, own):
     """More of them than among the labelled rows widen the interval, and beyond half of them there is no estimate."""

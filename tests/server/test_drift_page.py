@@ -89,6 +89,7 @@ def configured(folder: Path) -> Path:
         {"name": STRANGE, "profile": "loans.json"},
         {"name": "bare"},
         {"name": "silent", "profile": "loans.json"},
+        {"name": "described", "profile": "loans.json"},
     ]
     return write_config(folder, {"models": models})
 
@@ -227,6 +228,17 @@ def test_a_model_without_profile_or_traffic_says_what_is_missing(drifting: Serve
     assert "bare has no profile" in bare.text
     assert "No prediction of silent was received since the exporter started" in silent.text
     assert drift(drifting).status == 200
+
+
+def test_a_window_without_values_has_no_shares(drifting: Served) -> None:
+    """Nothing is known of a version that only got feedback on predictions that were not logged: not that it is 0 %."""
+    described = {"model": "described", "version": "1", "prediction": "yes", "label": "no"}
+    assert drifting.post("/v1/feedback", described).status == 201
+    page = drift(drifting, model="described")
+    assert "No values in the last 1h." in page.text
+    assert "% now" not in page.text.replace("\N{NO-BREAK SPACE}", " ")
+    assert "– nats" not in page.text
+    assert "– to –" not in page.text
 
 
 def test_an_exporter_without_traffic_has_a_page(served: Served) -> None:

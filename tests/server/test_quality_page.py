@@ -145,8 +145,9 @@ def test_what_is_missing_is_said_with_what_to_do(labelled: Served) -> None:
     assert "No prediction in the windows has a label. Send labels" in waiting.text
     assert f"model-exporter label labels.csv --exporter {labelled.url} " in waiting.text
     assert "is not known: no prediction in the windows has a label, and nothing can be estimated." in plain.text
-    for page in (plain, bare):
+    for page, lacking in ((plain, "The profile of plain has no labels"), (bare, "create a profile")):
         assert "--label-column label" in page.text
+        assert lacking in page.text
     assert "No prediction of silent was received since the exporter started" in silent.text
     unknown = quality(labelled, model="loan")
     assert unknown.status == 404
@@ -167,7 +168,7 @@ def test_a_model_without_a_profile_is_measured(labelled: Served) -> None:
     eventually(lambda: sentence in words(quality(labelled, model="free")))
     page = quality(labelled, model="free")
     assert page.source.count("<rect") == 0
-    assert "Create one from rows" in page.text
+    assert "free has no profile, so nothing is estimated. Create one from rows" in page.text
 
 
 def test_the_home_page_has_one_figure_of_each(labelled: Served) -> None:

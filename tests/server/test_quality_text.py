@@ -30,11 +30,11 @@ def estimator(folder: Path, rows: int, kind: str) -> tuple[QualityEstimator, int
     return made, sum(len(target.counts) for target in profile.targets(binner.names).values())
 
 
-def checked(made: QualityEstimator, bins: int, right: float) -> str:
-    """What is said of 4,000 labels, of which so many are right and 80 % were expected to be."""
-    losses: npt.NDArray[np.float64] = (np.arange(4000) >= right * 4000).astype(np.float64)
-    all_of = np.full(4000, 0.8)
-    window = window_quality(sums_of_labels(losses, np.zeros(4000, dtype=np.bool_), all_of, all_of).sum(axis=0))
+def checked(made: QualityEstimator, bins: int, right: float, labels: int = 4000) -> str:
+    """What is said of labels of which so many are right and 80 % were expected to be."""
+    losses: npt.NDArray[np.float64] = (np.arange(labels) >= right * labels).astype(np.float64)
+    all_of = np.full(labels, 0.8)
+    window = window_quality(sums_of_labels(losses, np.zeros(labels, dtype=np.bool_), all_of, all_of).sum(axis=0))
     return describe_estimates("accuracy", "1d", window, None, made.learned_variance(np.zeros(bins)))
 
 
@@ -43,6 +43,7 @@ def test_a_calibration_of_few_rows_may_be_off_by_its_own_chance(tmp_path: Path) 
     few, many = estimator(tmp_path, 400, "accuracy"), estimator(tmp_path, 40_000, "accuracy")
     assert "The estimate was good" in checked(*few, 0.82)
     assert "The estimate was too high" in checked(*few, 0.7)
+    assert "so few labels tell little" in checked(*few, 0.5, labels=2)
     assert "The estimate was too low, by more than chance explains" in checked(*many, 0.82)
 
 

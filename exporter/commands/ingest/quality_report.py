@@ -20,6 +20,7 @@ _ABSENCES = {
         "too few rows have a valid confidence: their share is less than half of that among the profile's labelled rows"
     ),
     "unsupported": "more than half of the rows are unlike any labelled row of the profile",
+    "wide": "the rows are so few, or so unlike the profile's labelled rows, that any accuracy is possible",
 }
 _Line = tuple[str, str, str, str]
 

@@ -126,7 +126,7 @@ def _monitor_context(
 
 
 def _drifted(drifts: Sequence[TargetDrift]) -> str:
-    """Return which have drifted, with their verb; features are counted, outputs named. Nothing if none has."""
+    """Return the beginning of a sentence: which have drifted, with their verb. Nothing if none has."""
     names = [drift.name for drift in drifts if drift.status == "drifted"]
     features = sum(name not in OUTPUTS for name in names)
     total = sum(drift.name not in OUTPUTS for drift in drifts)
@@ -134,7 +134,8 @@ def _drifted(drifts: Sequence[TargetDrift]) -> str:
     parts += [f"the {text}" for name, text in OUTPUTS.items() if name in names]
     *first, last = parts or [""]
     verb = "has" if len(names) == 1 else "have"
-    return f"{', '.join(first)} and {last} {verb}" if first else last and f"{last} {verb}"
+    text = f"{', '.join(first)} and {last} {verb}" if first else last and f"{last} {verb}"
+    return text[:1].upper() + text[1:]
 
 
 def _row(drift: TargetDrift, ages: Any, scores: Any, special_width: float) -> dict[str, Any]:

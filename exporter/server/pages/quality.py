@@ -125,6 +125,7 @@ def _context(monitor: ModelMonitor, now: float) -> dict[str, Any]:
         "kind": kind,
         "name": NAMES[kind],
         "estimator": estimator,
+        "profiled": monitor.binner is not None,
         "axis": _axis(kind, [*measured_rows, *estimated_rows, *segments], references),
         "reference": references[0],
         "measured": measured_rows,

@@ -101,15 +101,19 @@ def _differ_by_chance(measured: IntervalEstimate, reference: IntervalEstimate) -
 
 def describe_absence(reason: str, kind: Kind) -> str:
     """Say why there is no estimate; see `QualityEstimator.absence`."""
-    needed = "confidence" if kind == "accuracy" else "prediction"
+    needed = "has a valid confidence" if kind == "accuracy" else "is a number"
     return {
         "few": f"The profile has fewer than {LEAST_ROWS} labelled rows to estimate it from.",
-        "empty": f"No prediction with a valid {needed}.",
+        "empty": f"There is no prediction, or none that {needed}.",
         "unconfident": (
             "Too few predictions have a valid confidence: their share is less than half of that among the labelled "
             "rows of the profile."
         ),
         "unsupported": "More than half of the predictions are unlike any labelled row of the profile.",
+        "wide": (
+            "The predictions are so few, or so unlike the labelled rows of the profile, that any accuracy from 0 % to "
+            "100 % is possible."
+        ),
     }[reason]
 
 
@@ -145,6 +149,8 @@ def describe_estimates(
         text = f"In the last {name}, an error of {expected} is estimated ({range_text})"
         text += f", and {figure(kind, value)} is measured."
     if estimate.lower <= value <= estimate.upper:
+        if window.labelled < LEAST_ROWS:
+            return f"{text} The difference is not more than chance explains, but so few labels tell little."
         return f"{text} The estimate was good: the difference is not more than chance explains."
     too = "high" if value < estimate.value else "low"
     return (
