@@ -26,13 +26,18 @@ class _Sender(Protocol):
     def reset_in_child(self) -> None: ...
 
 
-_senders: weakref.WeakSet[_Sender] = weakref.WeakSet()
+_senders: set[weakref.ref[_Sender]] = set()
 _workers: set[int] = set()
 
 
 def register(sender: _Sender) -> None:
     """Flush this sender at forks and at the end of the process."""
-    _senders.add(sender)
+    _senders.add(weakref.ref(sender, _senders.discard))
+
+
+def _living() -> list[_Sender]:
+    """Return the senders; another thread may make one meanwhile, while which a `weakref.WeakSet` raises an error."""
+    return [sender for reference in list(_senders) if (sender := reference()) is not None]
 
 
 def flush_at_exit_of_worker() -> None:
@@ -44,24 +49,24 @@ def flush_at_exit_of_worker() -> None:
 
 
 def _flush_all() -> None:
-    for sender in list(_senders):
+    for sender in _living():
         sender.flush(_EXIT_SECONDS)
 
 
 def _close_all() -> None:
-    for sender in list(_senders):
+    for sender in _living():
         sender.close(_EXIT_SECONDS)
 
 
 def _before_fork() -> None:
     deadline = time.monotonic() + _FORK_SECONDS
-    for sender in list(_senders):
+    for sender in _living():
         sender.before_fork(deadline - time.monotonic())
 
 
 def _after_fork_in_child() -> None:
     ids.discard_random()
-    for sender in list(_senders):
+    for sender in _living():
         sender.reset_in_child()
 
 

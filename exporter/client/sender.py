@@ -113,7 +113,8 @@ class Sender:
             self._bytes += event[0]
             waiting = len(buffer)
             while waiting > self.capacity or self._bytes > self._capacity_bytes:
-                self._bytes -= buffer.popleft()[0]
+                size = buffer.popleft()[0]  # a signal handler may record here, and change the sum
+                self._bytes -= size
                 self.dropped += 1
                 self._overflow += 1
                 waiting -= 1
@@ -131,7 +132,8 @@ class Sender:
         """Log a failure: the first of its cause as a warning, then for debugging only, lest the log overflow."""
         level = logging.DEBUG if failure.cause in self._warned else logging.WARNING
         self._warned.add(failure.cause)
-        _log.log(level, "%s: %s", self._transport.display_url, failure.detail)
+        with contextlib.suppress(Exception):  # of the service's own handler
+            _log.log(level, "%s: %s", self._transport.display_url, failure.detail)
 
     def flush(self, timeout: float) -> bool:
         """Send the buffered events; return whether all were sent in time."""
@@ -139,8 +141,8 @@ class Sender:
             if self._buffer:
                 self._start_thread()
             self._flushing += 1
-            self._changed.notify_all()
             try:
+                self._changed.notify_all()
                 return self._changed.wait_for(lambda: not self._buffer and not self._sending, timeout)
             finally:
                 self._flushing -= 1
@@ -228,7 +230,8 @@ class Sender:
                 lambda: self._flushing or self._closed or len(self._buffer) >= self._batch_size, self._interval
             )
             batch = [self._buffer.popleft() for _ in range(min(len(self._buffer), self._batch_size))]
-            self._bytes -= sum(event[0] for event in batch)
+            size = sum(event[0] for event in batch)  # a finalizer may record here, and change the sum
+            self._bytes -= size
             self._sending = len(batch)
         return batch
 

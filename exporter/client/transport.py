@@ -17,10 +17,13 @@ from typing import Any
 
 from exporter.client import failures
 from exporter.client.failures import Failure, Server, tls_context
+from exporter.client.timed_response import TimedResponse
 from exporter.errors import ExporterError
 
 FAILURES = (OSError, ValueError, http.client.HTTPException)
 """What a request raises when there is no response."""
+_MAX_RESPONSE = 4 << 20
+"""Bytes of a response, more than an exporter sends."""
 _TRY_LATER = frozenset({408, 425, 429})
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750
 
@@ -33,7 +36,7 @@ class Transport:
     url
         ``http://…``, ``https://…`` or ``unix:///path/of/the/socket``.
     timeout
-        Seconds one request may take.
+        Seconds that connecting may take, and then sending, and then the response.
     token_file
         A file with a bearer token.
     ca_file
@@ -87,11 +90,16 @@ class Transport:
     def connect(self) -> http.client.HTTPConnection:
         """Return a connection to the exporter, which opens with its first request."""
         scheme, host, port, path = self._server
+        connection: http.client.HTTPConnection
         if path is not None:
-            return _UnixConnection(path, self._timeout)
-        if scheme == "https":
-            return http.client.HTTPSConnection(host, port, timeout=self._timeout, context=tls_context(self._ca_file))
-        return http.client.HTTPConnection(host, port, timeout=self._timeout)
+            connection = _UnixConnection(path, self._timeout)
+        elif scheme == "https":
+            context = tls_context(self._ca_file)
+            connection = http.client.HTTPSConnection(host, port, timeout=self._timeout, context=context)
+        else:
+            connection = http.client.HTTPConnection(host, port, timeout=self._timeout)
+        connection.response_class = TimedResponse
+        return connection
 
     def post(
         self, connection: http.client.HTTPConnection, path: str, body: bytes, content_type: str, key: str
@@ -102,7 +110,10 @@ class Transport:
             headers["Authorization"] = f"Bearer {_read_token(self._token_file)}"
         connection.request("POST", self._prefix + path, body, headers)
         response = connection.getresponse()
-        return response.status, dict(response.headers), response.read()
+        content = response.read(_MAX_RESPONSE)
+        if response.length or len(content) == _MAX_RESPONSE:  # it ended early, or does not end
+            raise http.client.IncompleteRead(content[:0], response.length)
+        return response.status, dict(response.headers), content
 
     def explain_error(self, error: Exception) -> Failure:
         """Explain one of `FAILURES`."""

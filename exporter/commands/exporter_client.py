@@ -20,7 +20,12 @@ def add_exporter_options(parser: argparse.ArgumentParser) -> None:
 
 
 def exporter_client(
-    options: argparse.Namespace, timeout: float, *, retries: urllib3.Retry = WHEN_BUSY, user_in_url: bool = False
+    options: argparse.Namespace,
+    timeout: float,
+    *,
+    downloads: bool = False,
+    retries: urllib3.Retry = WHEN_BUSY,
+    user_in_url: bool = False,
 ) -> Client:
     """Return a client of the exporter in ``--exporter``, with the credentials in the options of `add_credentials`.
 
@@ -28,9 +33,7 @@ def exporter_client(
     ----------
     options
         The options.
-    timeout
-        Seconds that each part of a response may take.
-    retries, user_in_url
+    timeout, downloads, retries, user_in_url
         See `Client`.
     """
     return Client(
@@ -39,6 +42,7 @@ def exporter_client(
         authorization=lambda: authorization(options),
         ca_file=options.ca_file,
         timeout=timeout,
+        downloads=downloads,
         retries=retries,
         user_in_url=user_in_url,
     )

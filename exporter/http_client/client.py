@@ -18,6 +18,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError
 
 from exporter.client.failures import Server, error_detail, expects_tls, explain_tls_error, tls_context
+from exporter.client.timed_response import TimedResponse
 from exporter.client.transport import connect_unix, without_secrets
 from exporter.errors import ExporterError, UsageError
 from exporter.http_client.credentials import basic_authorization
@@ -81,7 +82,9 @@ class Client:
     ca_option
         Name of the option or variable that ``ca_file`` comes from, for error messages.
     timeout
-        Seconds that connecting may take, and each wait for data.
+        Seconds that connecting may take, and then a response.
+    downloads
+        Whether ``timeout`` is that of each wait for a part of a response, however long all of it takes.
     retries
         When a request is repeated; see `NO_RETRY`, `WHEN_BUSY` and `retry_for`.
     connections
@@ -111,6 +114,7 @@ class Client:
         ca_file: str | None = None,
         ca_option: str = "--ca-file",
         timeout: float = 30.0,
+        downloads: bool = False,
         retries: urllib3.Retry = NO_RETRY,
         connections: int = 1,
     ) -> None:
@@ -135,6 +139,9 @@ class Client:
         self._pool = pools[parts.scheme](
             parts.hostname or "localhost", parts.port, timeout=timeout, maxsize=connections, **special
         )
+        if not downloads:
+            timed: Any = type("TimedConnection", (self._pool.ConnectionCls,), {"response_class": TimedResponse})
+            self._pool.ConnectionCls = timed
         self._server = Server(parts.scheme, self._pool.host, self._pool.port or 0)
         self._ca_option = ca_option
 

@@ -44,7 +44,7 @@ class Prometheus:
     credentials
         Sent with each request.
     timeout
-        Seconds that connecting may take, and each wait for data.
+        Seconds that connecting may take, and then a response.
 
     Raises
     ------

@@ -3,6 +3,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime as dt
+import gc
+import logging
 import re
 import signal
 import socket
@@ -10,19 +12,22 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from support.certificates import certificate
+from support.dripping_server import DRIPS, dripping_server
 from support.fake_exporter import Exporter, nobody
 from support.paths import ROOT
 from support.servers import Served, eventually, write_config
 
 from exporter import client
-from exporter.client import Monitor
+from exporter.client import Monitor, process_hooks
 from exporter.errors import ExporterError
 
 
@@ -411,6 +416,28 @@ def test_feedback_raises_when_it_is_not_stored(exporter: Exporter) -> None:
         monitor.feedback("r-17", "corrected")
 
 
+@pytest.mark.parametrize(("begin", "again"), DRIPS)
+def test_feedback_waits_no_longer_than_the_timeout(begin: bytes, again: bytes) -> None:
+    """A server that sends a byte now and then does not hold the service's thread."""
+    with (
+        dripping_server(begin, again) as url,
+        monitoring(url, timeout=0.1) as monitor,
+        pytest.raises(ExporterError, match="timed out"),
+    ):
+        monitor.feedback("r-1", "accepted")
+
+
+@pytest.mark.parametrize("head", [b"", b"Content-Length: 8388608\r\n"])
+def test_a_response_is_read_into_bounded_memory(head: bytes) -> None:
+    """A response of many bytes is an error."""
+    with (
+        dripping_server(b"HTTP/1.1 200 OK\r\n" + head + b"\r\n", b"x" * (8 << 20), times=1) as url,
+        monitoring(url) as monitor,
+        pytest.raises(ExporterError, match="IncompleteRead"),
+    ):
+        monitor.feedback("r-1", "accepted")
+
+
 def test_prefix_and_basic_authentication(exporter: Exporter) -> None:
     """A path in the URL is a prefix, user and password become basic authentication and are not shown."""
     url = exporter.url.replace("//", "//ada:l%40ce@") + "/monitoring/"
@@ -588,6 +615,88 @@ def test_a_signal_that_records_while_recording(exporter: Exporter) -> None:
         "assert monitor.sent == len(own) + len(seen) == len({*own, *seen}), (monitor.sent, len(own), len(seen))",
         exporter.url,
     )
+
+
+def test_events_recorded_while_the_sizes_of_others_are_summed() -> None:
+    """What a signal handler or a finalizer records in the middle of a record or of a batch counts with its size."""
+
+    class Interrupted(deque[Any]):
+        def popleft(self) -> Any:
+            event = super().popleft()
+            if event == (100,):
+                sender.add((20,))
+            return event
+
+    class Finalized:
+        def __init__(self) -> None:
+            self.cycle = self
+
+        def __del__(self) -> None:
+            sender.add((7,))
+
+    with monitoring(nobody(), capacity=1, interval=0) as monitor:
+        sender = monitor.sender
+        sender._start_thread = lambda: None  # type: ignore[method-assign]
+        sender._buffer = Interrupted()
+        sender.add((100,))
+        sender.add((100,))
+        assert [*sender._buffer] == [(20,)]
+        assert sender._bytes == 20
+        sender._buffer = deque()
+        sender._bytes = 0
+        threshold = gc.get_threshold()
+        try:
+            for allocations in range(1, 20):  # one of them is in the middle
+                sender.add((20,))
+                gc.disable()
+                Finalized()
+                gc.set_threshold(gc.get_count()[0] + allocations, *threshold[1:])
+                gc.enable()
+                sender._next_batch()
+                gc.collect(0)
+                assert sender._bytes == sum(event[0] for event in sender._buffer)
+        finally:
+            gc.set_threshold(*threshold)
+
+
+def test_an_interrupted_flush_leaves_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After Ctrl+C in the middle of `flush`, events are sent in batches as before."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    with monitoring(nobody()) as monitor:
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(monitor.sender._changed, "notify_all", interrupt)
+            monitor.flush(0)
+        assert not monitor.sender._flushing
+
+
+def test_a_monitor_made_during_a_fork() -> None:
+    """A thread may make a monitor while another one forks its process."""
+    made = [Monitor(nobody(), "digits"), Monitor(nobody(), "digits")]
+
+    def another_thread(*_: object) -> Any:
+        made.append(Monitor(nobody(), "digits"))
+        return another_thread
+
+    sys.settrace(another_thread)  # at each line
+    try:
+        process_hooks._before_fork()
+    finally:
+        sys.settrace(None)
+    assert len(made) > 2
+
+
+def test_a_handler_of_the_log_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`record` raises nothing even where the service's own handler of the log does."""
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", lambda _: 1 / 0)
+    monkeypatch.setattr(logging.getLogger("exporter.client"), "handlers", [handler])
+    with monitoring(nobody()) as monitor:
+        monitor.close(0)
+        assert monitor.record(id="r-1") == "r-1"
+        assert monitor.dropped == 1
 
 
 def test_the_package_exports_the_monitor() -> None:

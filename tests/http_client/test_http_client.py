@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import itertools
 import socket
 import threading
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from support.dripping_server import DRIPS, dripping_server
 from support.fake_exporter import Exporter, nobody
 
+from exporter.client import timed_response
 from exporter.commands import common
 from exporter.errors import ExporterError, UsageError
 from exporter.http_client.client import MAX_BODY, WHEN_BUSY, Client, RequestError, retry_for
@@ -95,6 +100,30 @@ def test_a_request_has_a_timeout() -> None:
         pytest.raises(RequestError, match="timed out"),
     ):
         client.request("GET", "/")
+
+
+@pytest.mark.parametrize(("begin", "again"), DRIPS)
+def test_a_response_has_a_timeout(begin: bytes, again: bytes) -> None:
+    """The timeout limits the whole response, even while its bytes arrive one by one."""
+    with (
+        dripping_server(begin, again) as url,
+        Client(url, "--url", timeout=0.1) as client,
+        pytest.raises(RequestError, match="timed out"),
+    ):
+        client.request("GET", "/")
+
+
+def test_a_download_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For a download, the timeout limits each wait only."""
+    hours = itertools.count(step=3600)
+    monkeypatch.setattr(timed_response, "time", SimpleNamespace(monotonic=lambda: next(hours)))
+    for downloads in (True, False):
+        with (
+            dripping_server(b"HTTP/1.1 200 OK\r\n\r\n", b"x", times=3) as url,
+            Client(url, "--url", downloads=downloads) as client,
+            contextlib.nullcontext() if downloads else pytest.raises(RequestError, match="timed out"),
+        ):
+            assert client.request("GET", "/").body == b"xxx"
 
 
 def test_a_unix_socket_is_reached(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def _export(options: argparse.Namespace) -> int:
     if bool(options.release) == ("model" in filters) or (options.release and filters):
         raise UsageError("dataset export: expected RELEASE, or --model NAME and its filters")
     name = options.format or _format_of(options.output)
-    with exporter_client(options, TIMEOUT) as client:
+    with exporter_client(options, TIMEOUT, downloads=True) as client:
         if options.release:
             path, release = read_release(client, options.release)
             sha256 = release["sha256"] if name == "jsonl" else None

@@ -77,7 +77,7 @@ def open_release(name: str, options: argparse.Namespace) -> Iterator[ReleaseFile
     if Path(name).is_file():
         yield ReleaseFile(Path(name), name, None)
         return
-    with tempfile.TemporaryDirectory() as folder, exporter_client(options, TIMEOUT) as client:
+    with tempfile.TemporaryDirectory() as folder, exporter_client(options, TIMEOUT, downloads=True) as client:
         try:
             path, document = read_release(client, name)
         except ExporterError as error:
