@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import os
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -15,6 +17,8 @@ from exporter.errors import ArchiveError, StoreError
 
 LABELS = "_labels"
 """The folder of late labels. pyarrow and Spark do not read names that begin with an underscore as predictions."""
+LIST_SECONDS = 60.0
+"""How long a list of the files may take: all that reads begins with it, and so ends in time where a store hangs."""
 RETRY_SECONDS = 30
 """How long a request to Google Cloud Storage is tried again after an error."""
 
@@ -61,7 +65,7 @@ class ArchiveFiles:
         try:
             yield
         except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are among these
-            detail = str(error).split("\n", 1)[0]
+            detail = str(error).split("\n", 1)[0] or "it does not answer"  # a TimeoutError has no message
             if isinstance(error, FileNotFoundError) and not error.errno:  # the message is a path alone
                 detail = f"there is no {detail}"
             if self._query:
@@ -76,7 +80,7 @@ class ArchiveFiles:
         system, root = self._opened
         columns = schema_with_day()
         partitioning = dataset.partitioning(pa.schema([columns.field("date")]), flavor="hive")
-        return dataset.dataset(root, columns, "parquet", system, partitioning)
+        return _listed(dataset.dataset, root, columns, "parquet", system, partitioning)
 
     def late_labels(self, since: date) -> Any:
         """Return the files of late labels that arrived since a day as one data set of pyarrow, the oldest first."""
@@ -85,7 +89,7 @@ class ArchiveFiles:
 
         system, root = self._opened
         first = f"{root}/{labels_name(since, 0)}"
-        found = system.get_file_info(FileSelector(f"{root}/{LABELS}", allow_not_found=True))
+        found = _listed(system.get_file_info, FileSelector(f"{root}/{LABELS}", allow_not_found=True))
         paths = sorted(info.path for info in found if info.path >= first and info.extension == "labels")
         return dataset.dataset(paths, label_schema(), "parquet", system)
 
@@ -94,7 +98,7 @@ class ArchiveFiles:
         from pyarrow.fs import FileSelector
 
         system, root = self._opened
-        found = system.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
+        found = _listed(system.get_file_info, FileSelector(root, allow_not_found=True, recursive=True))
         return [info.path.removeprefix(f"{root}/") for info in found if info.extension == "parquet"]
 
     @contextmanager
@@ -146,6 +150,23 @@ class ArchiveFiles:
             descriptor = os.open(changed, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
+
+
+def _listed(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the result of a call that lists files; raise TimeoutError after `LIST_SECONDS`.
+
+    pyarrow has no limit for some stores, and cannot be interrupted: its thread is left behind then.
+    """
+    result: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call(*arguments))
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="archive-list", daemon=True).start()
+    return result.result(LIST_SECONDS)
 
 
 def labels_name(arrived: date, first: int) -> str:

@@ -104,6 +104,7 @@ class ArchiveWriter:
         first, redacted_before = archived_up_to(connection) + 1, redacted()
         query = sa.select(predictions).where(predictions.c.seq >= first).order_by(predictions.c.seq).limit(PART_ROWS)
         files: defaultdict[int, ParquetBuffer] = defaultdict(partial(ParquetBuffer, schema()))
+        labelled: set[int] = set()
         last, read, rows, is_full = None, 0, 0, False
         with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
             for fetched in result.mappings().partitions():
@@ -113,7 +114,10 @@ class ArchiveWriter:
                 labels = _labels(connection, [row for row, _ in chosen])
                 for row, weight in chosen:
                     inputs = redact(row["model"], unpack(connection, row))
-                    files[row["day"]].add({**row, "inputs": inputs, "weight": weight, **labels.get(_key(row), {})})
+                    key = hash(_key(row))  # a label is of the first prediction with its identifier
+                    label = labels.get(_key(row)) if key not in labelled else None
+                    labelled.update({key} if label else ())
+                    files[row["day"]].add({**row, "inputs": inputs, "weight": weight, **(label or {})})
                 rows += len(chosen)
                 if old:
                     last, read = old[-1]["seq"], read + len(old)

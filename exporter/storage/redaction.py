@@ -85,17 +85,15 @@ def _alone(connection: sa.Connection, url: str) -> Iterator[None]:
         if is_shared(connection):
             is_free = connection.execute(sa.select(sa.func.pg_try_advisory_lock(_REDACT_LOCK))).scalar()
         else:  # SQLite locks the file itself, see `exporter.storage.database_file`
-            folder = Path(connection.engine.url.database or "").parent
+            path = Path(f"{connection.engine.url.database}.redact-lock")
             try:
-                descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except OSError as error:
-                raise StoreError(f"store.url: {url}: {folder}: {error.strerror}") from None
+                raise StoreError(f"store.url: {url}: {path}: {error.strerror}") from None
             stack.callback(os.close, descriptor)
             is_free = try_lock(descriptor)
         if not is_free:
-            raise StoreError(
-                f"store.url: {url}: another redact command is running on it, or in its folder: wait until it ends"
-            )
+            raise StoreError(f"store.url: {url}: another redact command is running on it: wait until it ends")
         yield
 
 

@@ -269,14 +269,16 @@ def test_rows_are_cleaned_in_bounded_memory(tmp_path: Path) -> None:
         tracemalloc.stop()
 
 
-def test_a_second_command_is_refused(database: str) -> None:
-    """Two commands at once would write the same rows and files."""
+def test_a_second_command_is_refused(database: str, tmp_path: Path) -> None:
+    """Two commands at once would write the same rows and files; those of another database are others."""
     config = StoreConfig(url=database)
     migrate(config)
     second = open_database(config)
     with open_database(config), pytest.raises(StoreError, match="another redact command is running"):
         second.__enter__()
-    with open_database(config):
+    other = StoreConfig(url=f"sqlite:///{tmp_path / 'other.db'}")
+    migrate(other)
+    with open_database(config), open_database(other):
         pass
 
 

@@ -41,7 +41,16 @@ from exporter.server.tasks.archiver import Archiver
 from exporter.server.tasks.late_joiner import LateJoiner
 from exporter.slices.drifting_hours import DriftingHours
 from exporter.slices.recorder import BinRecorder
-from exporter.storage import CountedFeedback, Store, archive, archive_writer, late_rows, parquet_buffer, prediction_rows
+from exporter.storage import (
+    CountedFeedback,
+    Store,
+    archive,
+    archive_files,
+    archive_writer,
+    late_rows,
+    parquet_buffer,
+    prediction_rows,
+)
 from exporter.storage.archive_writer import HasDrift
 from exporter.storage.engine import open_engine
 from exporter.storage.retention import Retention
@@ -177,6 +186,7 @@ def test_labels_are_archived_with_their_predictions(archived: Archived) -> None:
     """The archive has the label and its loss; the database keeps a label until its prediction is archived."""
     archived.predict(3, *range(4))
     archived.predict(3, 1, model="other")
+    archived.predict(3, 1)  # a label is of the first prediction with its identifier
     events = [LabelEvent("p-1", model="m", label="7"), LabelEvent("p-2", label="8"), LabelEvent("never", label="7")]
     assert archived.store.record_labels(events).joined == 2
     old = labels.update().values(received=(TODAY - 3) * DAY, time=(TODAY - 2) * DAY)
@@ -194,7 +204,7 @@ def test_labels_are_archived_with_their_predictions(archived: Archived) -> None:
         {"label": None, "loss": None},
         {"label": '"7"', "loss": 0.0},
         {"label": '"8"', "loss": 1.0},
-        *[{"label": None, "loss": None}] * 2,
+        *[{"label": None, "loss": None}] * 3,
     ]
     assert table["label_time"].drop_null().to_pylist() == [datetime.fromtimestamp((TODAY - 2) * DAY, UTC)] * 2
     archived.sweep()
@@ -597,6 +607,17 @@ def test_an_object_store_that_does_not_answer_is_asked_three_times(monkeypatch: 
     assert len(asked) == 3
     reply = store_problem(raised.value)
     assert (reply.status, dict(reply.headers)) == (503, {})  # a client that tries again waits as long each time
+
+
+def test_an_object_store_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the store, and however often it is asked, a list of its files has a limit of time."""
+    monkeypatch.setattr(archive_files, "LIST_SECONDS", 0.1)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        query = f"scheme=http&region=x&endpoint_override=127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(StoreError, match=r"s3://bucket/folder: cannot be read: it does not answer$"):
+            archive.Archive(f"s3://bucket/folder?{query}").count(archive.ArchiveFilter("m", None, 0.0, 1))
 
 
 def test_options_of_an_object_store_are_kept(
