@@ -44,4 +44,8 @@ if [ ! -e "$policy" ]; then
   trap 'rm -f "$policy"' EXIT
 fi
 apt-get update -qq
+# Ubuntu and older releases of Debian have no headless shell.
+if ! apt-cache show chromium-headless-shell >/dev/null 2>&1; then
+  missing=("${missing[@]/chromium-headless-shell/chromium}")
+fi
 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
