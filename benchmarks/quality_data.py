@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -90,9 +90,9 @@ def synthetic(rng: Rng, rows: int, classifier: bool, concept: float = 0.0) -> tu
     return x, (score + rng.normal(size=rows) * (0.3 + abs(x.e))).to_numpy()
 
 
-def simulated(rng: Rng, count: int, size: int) -> Iterator[Case]:
-    """Yield streams with a covariate shift, a label shift and a concept change."""
-    for classifier in (True, False):
+def simulated(rng: Rng, count: int, size: int, kinds: Sequence[bool] = (True, False)) -> Iterator[Case]:
+    """Yield streams with a covariate shift, a label shift and a concept change, of classifiers and regressions."""
+    for classifier in kinds:
         kind = "classifier" if classifier else "regression"
         model = fitted(*synthetic(rng, 10_000, classifier), classifier)
         reference = predictions(model, *synthetic(rng, 10_000, classifier))

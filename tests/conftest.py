@@ -29,7 +29,6 @@ LONGEST = (
     "storage/test_store.py",
     "commands/test_up.py",
     "datasets/test_datasets.py",
-    "profiles/test_weights.py",
     "monitoring/test_noise_learner.py",
     "commands/test_proxy.py",
     "commands/test_demo.py",
