@@ -16,7 +16,7 @@ from exporter.profiles.describe_order import order_warnings
 from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
 from exporter.profiles.quality_warnings import label_warnings
-from exporter.profiles.readers.csv_cells import delimiter_in
+from exporter.profiles.readers.csv_cells import MOMENT, delimiter_in
 from exporter.profiles.type_inference import Column
 from exporter.stats.divergence import Floats
 from exporter.validation import preview
@@ -48,6 +48,7 @@ _ID = re.compile(r"[A-Za-z_]{0,12}[-_#:]?\d+|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-
 _DECIMAL_COMMA = re.compile(r"\s*[+-]?(\d+|\d*,\d+)([eE][+-]?\d+)?\s*")
 _THOUSANDS = re.compile(r"\s*[+-]?[1-9]\d{0,2}(,\d{3})*\s*")
 _PERCENT = "set --confidence-percent"
+_RFC_3339 = re.compile(MOMENT)
 _DATE = re.compile(r"(\d{1,2}[./-]\d{1,2}[./-]\d{4}|\d{4}[./]\d{1,2}[./]\d{1,2})([ T]\d{1,2}:\d\d.*)?")
 
 
@@ -178,7 +179,7 @@ def _is_sorted(numbers: Floats) -> bool:
 def _texts(name: str, texts: list[str]) -> str | None:
     if len(texts) < _FEW:
         return None
-    if all(map(_DATE.fullmatch, texts)):
+    if all(_DATE.fullmatch(text) or _RFC_3339.match(text) for text in texts):
         return f"holds dates that are not RFC 3339, and are read as text: set {_ignore(name)}"
     if len(set(texts)) == len(texts):
         named = _ID_NAME.fullmatch(name) and not any(re.search(r"\s", text) for text in texts)

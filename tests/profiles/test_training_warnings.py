@@ -94,6 +94,11 @@ BAD: dict[str, tuple[str, Any, str]] = {
     "shuffled milliseconds": ("created_at", _shuffled(1_750_000_000_000 + 977 * np.arange(ROWS)), "is a time"),
     "days as numbers": ("day", [20250100 + n // 20 for n in range(20, ROWS + 20)], "is a time"),
     "a prediction": ("predicted", [f"{n % 3}" for n in range(ROWS)], "is read as an input"),
+    "dates in two formats": (
+        "on",
+        [f"2025-03-{n % 28 + 1:02}" if n % 9 else f"{n % 28 + 1:02}/03/2025" for n in range(ROWS)],
+        "holds dates that are not RFC 3339",
+    ),
     "dates with points": ("on", [f"{n % 28 + 1:02}.03.2025" for n in range(ROWS)], "holds dates that are not RFC 3339"),
 }
 
