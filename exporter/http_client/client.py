@@ -218,6 +218,10 @@ class Client:
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+class InterruptedWait(KeyboardInterrupt):
+    """Ctrl-C between two attempts of a request: none is in progress."""
+
+
 def retry_for(seconds: float, on_retry: Callable[[str], None]) -> urllib3.Retry:
     """Return a policy that repeats a request until it succeeds or fails for good, for some seconds.
 
@@ -258,10 +262,13 @@ class _RetryUntil(urllib3.Retry):
 
     def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
         last = self.history[-1]
-        if last.status != 503:
-            response_error = Response(last.status or 0, b"").error_message()
-            self.on_retry(self.explain(last.error) if last.error else response_error)
-        super().sleep(response)
+        try:
+            if last.status != 503:
+                response_error = Response(last.status or 0, b"").error_message()
+                self.on_retry(self.explain(last.error) if last.error else response_error)
+            super().sleep(response)
+        except KeyboardInterrupt:
+            raise InterruptedWait from None
 
 
 class _UnixConnection(urllib3.connection.HTTPConnection):

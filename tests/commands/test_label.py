@@ -175,6 +175,18 @@ def test_an_interrupted_run_continues(exporter: Served, tmp_path: Path) -> None:
     assert f"{ROWS:,} labels accepted" in out
 
 
+def test_an_interrupt_while_the_port_is_wrong_leaves_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between two refused attempts: nothing was sent, so the command with the right port is a new run."""
+
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    path = write(table(10), tmp_path / "labels.csv")
+    monkeypatch.setattr(time, "sleep", interrupt)
+    assert main(["label", str(path), "--exporter=http://127.0.0.1:1"]) == 130
+    assert [*tmp_path.iterdir()] == [path]
+
+
 def with_wrong_rows(path: Path) -> Path:
     """Write 1,500 labels whose time has not come, and a good one after them."""
     times = ["2200-01-01T00:00:00Z"] * 1500 + ["2026-11-24T10:00:00Z"]

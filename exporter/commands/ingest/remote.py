@@ -21,7 +21,7 @@ from exporter.commands.ingest.json_lines import Chunk, split
 from exporter.commands.ingest.table import Refused, Rows, Table
 from exporter.errors import BatchError
 from exporter.features.extract import as_list
-from exporter.http_client.client import TRANSIENT, Client, RequestError, Response, retry_for
+from exporter.http_client.client import TRANSIENT, Client, InterruptedWait, RequestError, Response, retry_for
 
 _SLICE = 500
 _REFUSED = os.strerror(errno.ECONNREFUSED)
@@ -176,9 +176,8 @@ class Sender:
             self._note(error.reason)
             self._forget_unsent()
             raise self._stopped(f"{error.reason}, for {self._give_up:g} s") from None
-        except KeyboardInterrupt:
-            if self._warned:  # else the first attempt was interrupted, and may have reached the exporter
-                self._forget_unsent()
+        except InterruptedWait:
+            self._forget_unsent()
             raise
 
     def _note(self, reason: str) -> None:
