@@ -151,6 +151,7 @@ def bare_array() -> bytes:
     return file.getvalue()
 
 
+CONVERT = "convert it, for example with iconv -f WINDOWS-1252 -t UTF-8"
 OWN_NAME = "save each column under its own name"
 NOT_NPZ = "FILE: is not NPZ: expected what numpy.savez writes"
 MISTAKES = [
@@ -160,11 +161,11 @@ MISTAKES = [
         b"PK",
         "FILE: expected a file that ends in .csv, .parquet, .npz, .jsonl or .ndjson, and then perhaps in .gz",
     ),
-    ("a.csv", b"", "FILE: is not CSV: Empty CSV file"),
+    ("a.csv", b"", "FILE: is empty"),
     ("a.csv", b"a,b\n", "FILE: has no rows to profile"),
     ("a.csv", b"a,b\n1\n", "FILE: is not CSV: CSV parse error: Expected 2 columns, got 1: 1"),
     ("a.csv", b"a,b,a\n1,2,3\n", 'FILE: is not CSV: the column "a" is duplicated'),
-    ("a.csv", b"a\n\xff\n", 'FILE: is not CSV: the column "a" is not UTF-8'),
+    ("a.csv", b"a\n\xff\n", f'FILE: is not CSV: the column "a" is not UTF-8; {CONVERT}'),
     ("a.npz", b"", NOT_NPZ),
     ("a.npz", b"text", NOT_NPZ),
     ("a.npz", bare_array(), NOT_NPZ),

@@ -36,6 +36,8 @@ _MALFORMED = (
     msgspec.MsgspecError,
 )
 
+_CONVERT = "convert it, for example with iconv -f {} -t UTF-8"
+
 
 class FileSource(Source):
     """A CSV, Parquet, NPZ or JSON lines file, plain or compressed with gzip.
@@ -138,24 +140,24 @@ class FileSource(Source):
         except OSError as error:
             raise ProfileError(f"{self.where}: cannot be read: {error.strerror or error}") from None
         except _MALFORMED as error:
-            text = " ".join(str(error).split())[:500]  # pyarrow may quote several lines of the file
-            if problem := self._not_text(text):
+            if problem := self._not_text():
                 raise ProfileError(f"{self.where}: {problem}") from None
+            text = " ".join(str(error).split())[:500]  # pyarrow may quote several lines of the file
             delimiter = self._other_delimiter()
             hint = f"; set --delimiter={delimiter}" if delimiter else ""
+            if self._kind in {"csv", "jsonl"} and re.search("utf-?8", text, re.IGNORECASE):
+                hint = f"; {_CONVERT.format('WINDOWS-1252')}"
             raise ProfileError(f"{self.where}: is not {self._kind.upper()}: {text}{hint}") from None
 
-    def _not_text(self, detail: str) -> str | None:
-        """Return what is wrong with an empty file, or with text that is not UTF-8, of which readers say ``detail``."""
+    def _not_text(self) -> str | None:
+        """Return what is wrong with an empty CSV file, or with text in UTF-16, of which readers quote the bytes."""
         with self._path.open("rb") as file:
             start = file.read(2)
-        if not start:
+        if self._kind == "csv" and not start:
             return "is empty"
-        utf_16 = start in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}
-        if self._kind not in {"csv", "jsonl"} or not (utf_16 or re.search("utf-?8", detail, re.IGNORECASE)):
-            return None
-        encoding = "UTF-16" if utf_16 else "WINDOWS-1252"
-        return f"is not text in UTF-8: convert it, for example with iconv -f {encoding} -t UTF-8"
+        if self._kind in {"csv", "jsonl"} and start in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:
+            return f"is not text in UTF-8: {_CONVERT.format('UTF-16')}"
+        return None
 
     def _other_delimiter(self) -> str | None:
         """Return the delimiter of a CSV file whose header has another one than it was read with."""
