@@ -25,7 +25,8 @@ from exporter.server.api import ingest as api
 from exporter.server.application import Exporter
 from exporter.server.authorization import CALLER, cross_origin_error, scope, scope_error
 from exporter.server.http.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
-from exporter.server.ingest import MAX_BODY, Ingest
+from exporter.server.http.request import MAX_BODY
+from exporter.server.ingest import Ingest
 from exporter.server.pages import drift, home, quality, review, runbooks
 from exporter.server.pages import slices as slices_page
 from exporter.server.routes import ROUTES

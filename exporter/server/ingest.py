@@ -33,8 +33,6 @@ from exporter.validation import json_pointer, preview
 
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 """Content types with one object per line."""
-MAX_BODY = 16 * 2**20
-"""Bytes of a request's body."""
 MAX_FEEDBACK = 1000
 """Feedback objects in one request. They are on disk before the response, and other requests wait meanwhile."""
 _RETRY = (("Retry-After", "1"),)

@@ -19,7 +19,7 @@ from exporter.server.api.request_bodies import (
     ReviewDecision,
     SampleRequest,
 )
-from exporter.server.ingest import MAX_BODY
+from exporter.server.http.request import MAX_BODY
 from exporter.server.integrations.otlp import PROTOBUF
 from exporter.server.integrations.proxy_records import ProxyRecord
 from exporter.server.notifications import Notification

@@ -17,7 +17,8 @@ from exporter.server.api.ingest import idempotency_key
 from exporter.server.api.parameters import parse_ids
 from exporter.server.application import Exporter
 from exporter.server.http.problem import Reply, event_problem
-from exporter.server.ingest import MAX_BODY, NDJSON, Ingest
+from exporter.server.http.request import MAX_BODY
+from exporter.server.ingest import NDJSON, Ingest
 from exporter.server.integrations import ConfiguredModel, ModelNames, PayloadPair, seldon, to_predictions
 from exporter.server.integrations.cloudevents import BATCH, LoggedMessage, read_events
 from exporter.server.integrations.detect import decode_request, decode_response
