@@ -22,9 +22,9 @@ from exporter.storage import Store, releases
 from exporter.storage.releases import PublishResult
 from exporter.storage.review.accepted_examples import Selection, accepted_examples
 from exporter.storage.review.accuracy_counts import sampled_strata
-from exporter.storage.review.correction_document import rfc3339
 from exporter.storage.review.suspects import last_check, suspect_ids
 from exporter.storage.review.user_stats import suspicious_users
+from exporter.storage.stored_text import rfc3339
 
 log = logging.getLogger(__name__)
 

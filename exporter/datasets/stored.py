@@ -13,7 +13,7 @@ from exporter.datasets.examples import Example, Page, Pages
 from exporter.features.lenient_json import lenient_inputs
 from exporter.storage import Store
 from exporter.storage.review.accepted_examples import Selection, accepted_examples
-from exporter.storage.review.correction_document import decode_label, rfc3339
+from exporter.storage.stored_text import decode_label, rfc3339
 
 log = logging.getLogger(__name__)
 

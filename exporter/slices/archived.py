@@ -19,8 +19,8 @@ from exporter.slices.population import Population, most_rows
 from exporter.slices.recorder import BLOCK_SECONDS, output_bins
 from exporter.storage.archive import Archive, ArchiveFilter, archived_up_to
 from exporter.storage.bin_codes import BlockFilter, hash_ids, oldest_block
-from exporter.storage.review.correction_document import decode_label, rfc3339
 from exporter.storage.schema import predictions
+from exporter.storage.stored_text import decode_label, rfc3339
 from exporter.validation import parse_duration
 
 MAX_ROWS = 300_000

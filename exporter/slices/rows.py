@@ -17,8 +17,8 @@ from exporter.profiles.row_bins import feature_bins
 from exporter.slices.recorder import output_bins
 from exporter.slices.search import Bins
 from exporter.stats.divergence import Floats
-from exporter.storage.review.correction_document import decode_label
 from exporter.storage.review.corrections import Filter, list_ids, read_predictions
+from exporter.storage.stored_text import decode_label
 from exporter.validation import preview, suggestion
 
 MAX_ROWS, MAX_SECONDS = 100_000, 5.0

@@ -21,10 +21,9 @@ from exporter.storage.label_refusal import refusal
 from exporter.storage.label_rows import LabelRow, find_rows, stored_rows, write_rows
 from exporter.storage.late_labels import LateLabels
 from exporter.storage.prediction_rows import Rows
-from exporter.storage.review.correction_document import decode_label
 from exporter.storage.schema import WAITING, is_waiting, labels
 from exporter.storage.size import StoreSize
-from exporter.storage.stored_text import label_json, label_spellings, storable
+from exporter.storage.stored_text import decode_label, label_json, label_spellings, storable
 from exporter.storage.waiting_ids import AwaitedPredictions, WaitingIds
 
 ROW_BYTES = 200

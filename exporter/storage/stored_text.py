@@ -1,8 +1,9 @@
-"""How labels, predictions and other texts are written in the tables."""
+"""How labels, predictions and other texts are written in the tables, and how they and times are read from them."""
 
 from __future__ import annotations
 
 import contextlib
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -38,3 +39,23 @@ def label_spellings(stored: str) -> set[str]:
 def storable(text: str) -> str:
     """Replace NUL in a text, which PostgreSQL does not accept."""
     return text.replace("\0", "\ufffd") if "\0" in text else text
+
+
+def decode_label(text: str | None) -> Any:
+    """Decode a stored label or prediction; None if it cannot be read."""
+    try:
+        return None if text is None else msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
+def rfc3339(seconds: float | None) -> str | None:
+    """Format Unix time as RFC 3339; None for a time that has no year of four digits.
+
+    >>> rfc3339(1795514400.0), rfc3339(-62135600400.0)
+    ('2026-11-24T10:00:00Z', None)
+    """
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return None

@@ -20,8 +20,8 @@ from exporter.storage.archive import Archive, ArchiveFilter, archived_up_to
 from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
 from exporter.storage.packed_inputs import unpack
 from exporter.storage.prediction_rows import is_sampled
-from exporter.storage.review.correction_document import decode_label
 from exporter.storage.schema import has_inputs, predictions
+from exporter.storage.stored_text import decode_label
 
 PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"
 """Columns of a `StoreSource` beside the inputs."""

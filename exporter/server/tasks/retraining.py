@@ -39,7 +39,7 @@ from exporter.storage.retrain_requests import (
     list_requests,
     update_request,
 )
-from exporter.storage.review.correction_document import rfc3339
+from exporter.storage.stored_text import rfc3339
 
 log = logging.getLogger(__name__)
 

@@ -7,13 +7,13 @@ not JSON. Such a member is null, and the document names it, so that the correcti
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from exporter.features.png_codec import unpack_json
 from exporter.features.stored_inputs import readable, remove_inputs
+from exporter.storage.stored_text import decode_label, rfc3339
 
 Redacted = Mapping[str, Collection[str]]
 """Names of inputs that are never shown, by model."""
@@ -62,23 +62,3 @@ def correction_document(row: Mapping[Any, Any], redacted: Redacted) -> dict[str,
         "source": "sample" if row["verdict"] == "sampled" else "user",
     }
     return {name: document[name] for name in _MEMBERS} | ({"unreadable": unreadable} if unreadable else {})
-
-
-def decode_label(text: str | None) -> Any:
-    """Decode a stored label or prediction; None if it cannot be read."""
-    try:
-        return None if text is None else msgspec.json.decode(text)
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):
-        return None
-
-
-def rfc3339(seconds: float | None) -> str | None:
-    """Format Unix time as RFC 3339; None for a time that has no year of four digits.
-
-    >>> rfc3339(1795514400.0), rfc3339(-62135600400.0)
-    ('2026-11-24T10:00:00Z', None)
-    """
-    try:
-        return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
-    except (ValueError, OverflowError, OSError):
-        return None

@@ -10,7 +10,6 @@ import sqlalchemy as sa
 
 from exporter.stats.divergence import Floats
 from exporter.storage.label_numbers import label_error
-from exporter.storage.review.correction_document import decode_label
 from exporter.storage.review.corrections import (
     STATUSES,
     Filter,
@@ -20,6 +19,7 @@ from exporter.storage.review.corrections import (
     of_any_label,
 )
 from exporter.storage.schema import feedback
+from exporter.storage.stored_text import decode_label
 
 MAX_CELLS = 1000
 """Pairs of prediction and label that are returned, the most frequent ones."""

@@ -16,10 +16,9 @@ import sqlalchemy as sa
 
 from exporter.features.extract import scalar_text
 from exporter.stats.tolerance import Tolerance
-from exporter.storage.review.correction_document import decode_label, rfc3339
 from exporter.storage.review.decision import Decision
 from exporter.storage.schema import decisions, feedback, second_opinions
-from exporter.storage.stored_text import label_spellings
+from exporter.storage.stored_text import decode_label, label_spellings, rfc3339
 from exporter.storage.verdicts import Tolerances, is_within
 
 STATES = ("agreed", "awaited", "disputed", "settled")
