@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     Raises
     ------
     ExporterError
-        When a port is in use, the exporter or the service cannot be reached, scikit-learn is missing, ...
+        When a port is in use, the exporter or the service cannot be reached, or scikit-learn is missing.
     """
     if args.incident:
         _incident(args)
