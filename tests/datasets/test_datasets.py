@@ -396,7 +396,7 @@ def test_a_client_that_reads_nothing_is_disconnected(tmp_path: Path) -> None:
         fill(served, 5000, inputs='{{"age": {n}, "words": "' + "word " * 1000 + '"}}')
         with reading(served.port, "/v1/dataset?model=credit") as body:
             body.read(1000)
-            eventually(lambda: "the client took nothing" in served.log.read_text())
+            eventually(lambda: "the client stopped reading" in served.log.read_text())
             with pytest.raises((http.client.IncompleteRead, ConnectionError)):
                 body.read()
     finally:
@@ -414,7 +414,7 @@ def test_an_export_that_nobody_reads_blocks_no_other(tmp_path: Path) -> None:
         with ExitStack() as stack:
             unread = [stack.enter_context(reading(served.port, "/v1/dataset?model=credit")) for _ in range(8)]
             eventually(lambda: served.get("/v1/dataset?model=credit").status == 200)
-            assert served.log.read_text().count("the client took nothing") == 1
+            assert served.log.read_text().count("the client stopped reading") == 1
             with pytest.raises((http.client.IncompleteRead, ConnectionError)):
                 unread[0].read()
             assert len(unread[-1].read().splitlines()) == 5000
@@ -443,7 +443,7 @@ def test_an_incomplete_export_is_recognisable_on_a_unix_socket(tmp_path: Path) -
             assert len(body.read().splitlines()) == 5000
         with export() as body:
             body.read(1000)
-            eventually(lambda: "the client took nothing" in served.log.read_text())
+            eventually(lambda: "the client stopped reading" in served.log.read_text())
             with pytest.raises((http.client.IncompleteRead, ConnectionError)):
                 body.read()
         with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:

@@ -291,11 +291,11 @@ def test_what_cannot_be_profiled_is_explained(odd, capsys, options, message):
         (["--table=t", "--database=postgresql://u:s3cret/x@host/a"], "--database: is not a URL such as duckdb:///"),
         (
             ["--table=t", "--database=postgresql://u:12/s3cret@host/a"],
-            "--database: has an @ after the host: a password",
+            "--database: has an @ after the host: pass a password",
         ),
         (
             ["--table=t", "--database=postgresql://u:12#s3cret@host/a"],
-            "--database: has an @ after the host: a password",
+            "--database: has an @ after the host: pass a password",
         ),
     ],
 )
