@@ -157,10 +157,10 @@ class Exporter:
             details=self.slices.release_details,
             external_url=lambda: self.link_addresses()[0],
         )
-        slice_watch = SliceWatch(self._monitors, self.slices.explain)
-        replicas = ReplicaDrift(self.store, self._monitors)
-        self.exposition = self._make_exposition(slice_watch, replicas)
-        self._tasks = [*self._make_tasks(), slice_watch, replicas]
+        self._slice_watch = SliceWatch(self._monitors, self.slices.explain)
+        self._replicas = ReplicaDrift(self.store, self._monitors)
+        self.exposition = self._make_exposition()
+        self._tasks = list(self._make_tasks())
         for task in self._tasks:
             task.start()
         self._watch = ModelFileWatch(
@@ -184,7 +184,7 @@ class Exporter:
         self.telemetry.watch_size(store.size)
         return store
 
-    def _make_exposition(self, slice_watch: SliceWatch, replicas: ReplicaDrift) -> Exposition:
+    def _make_exposition(self) -> Exposition:
         self.registry.register(self.pairer)
         self.registry.register(LinksCollector(lambda: (self._monitors().models, *self.link_addresses())))
         self.registry.register(ModelFilesCollector(lambda: self.reloader.files.valid))
@@ -195,9 +195,9 @@ class Exporter:
             self.store,
             {
                 "comparisons": self.comparisons.lines,
-                "replicas": replicas.lines,
+                "replicas": self._replicas.lines,
                 "retraining": self.retrainer.lines,
-                "slices": slice_watch.lines,
+                "slices": self._slice_watch.lines,
                 "shadow": lambda: shadow_lines(self.pipeline.shadow.read(time.monotonic())),
             },
         )
@@ -207,6 +207,8 @@ class Exporter:
         yield NoiseLearner(self._monitors)
         yield self.retrainer
         yield ReviewRanker(self.store, self._monitors)
+        yield self._slice_watch
+        yield self._replicas
         config, store = self.config.store, self.store
         if config.archive is not None:
             yield LateJoiner(config, store)
