@@ -428,4 +428,6 @@ def test_incomplete_compressed_files_are_named(tmp_path, capsys):
     for name, message in (("half.csv.gz", "is not complete gzip: "), ("table.xls.gz", "expected a file that ends in ")):
         assert main(["profile", str(tmp_path / name)]) == 1
         assert f"{name}: {message}" in capsys.readouterr().err
+    assert main(["profile", str(tmp_path / "half.csv.gz"), "--engine=duckdb"]) == 1
+    assert "half.csv.gz: is not complete gzip: " in capsys.readouterr().err
     assert list(tmp_path.glob("*.json")) == []

@@ -364,6 +364,17 @@ def test_a_csv_file_is_read_as_it_is_without_an_engine(tmp_path, types):
         assert (one.features["price"].min, one.features["price"].max) == (0.5, 299.5)
 
 
+def test_keys_that_duckdb_would_rename_are_refused(tmp_path: Path) -> None:
+    """It takes keys that differ in case for one; a key that has such an ending itself is read."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": 1, "a_1": 2}\n')
+    with open_file(path) as table:
+        assert table.rows.columns == ("a", "a_1")
+    path.write_text('{"a": 1, "A": 2}\n')
+    with pytest.raises(ProfileError, match='cannot tell the keys "a" and "A" apart: rename one, or leave out --engine'):
+        open_file(path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -19,8 +19,9 @@ from exporter.errors import ExporterError, ProfileError, UsageError
 from exporter.profiles.engines.csv_file import column_names, csv_error, with_types
 from exporter.profiles.engines.expressions import Expression
 from exporter.profiles.engines.find_table import find_table
+from exporter.profiles.engines.json_file import check_keys
 from exporter.profiles.engines.spark import connect_spark, spark_error
-from exporter.profiles.readers.compression import without_gz
+from exporter.profiles.readers.compression import check_gzip, without_gz
 from exporter.secret_file import read_secret_file
 from exporter.validation import any_of, preview, similar_file, suggestion
 
@@ -261,6 +262,10 @@ def open_file(
         raise ProfileError(f"{path}: expected a file that ends in {any_of(_FILES)} with --engine=duckdb")
     if not path.is_file():
         raise ProfileError(f"{path}: cannot be read: there is no such file{similar_file(path)}")
+    try:
+        check_gzip(path)
+    except ValueError as error:
+        raise ProfileError(f"{path}: {error}") from None
     with engine_errors(str(path)):
         names = column_names(path, delimiter)
         connection, options = _duckdb(), {}
@@ -269,5 +274,8 @@ def open_file(
                 raise ProfileError(f"{path}: has no rows to profile")
             options = {"columns": dict.fromkeys(names, "string"), "delim": delimiter, "quote": '"', "escape": '"'}
         # DuckDB would read all files that a name with brackets or asterisks matches.
-        rows = getattr(connection, reader)(glob.escape(str(path)), **options)
+        pattern = glob.escape(str(path))
+        rows = getattr(connection, reader)(pattern, **options)
+        if reader == "read_json":
+            check_keys(connection, path, pattern, rows.columns)
         return EngineTable(str(path), plain.stem, with_types(rows, decimal, types or {}) if options else rows)

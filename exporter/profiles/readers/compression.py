@@ -13,6 +13,7 @@ from typing import IO
 
 GZIP = b"\x1f\x8b"
 """The first bytes of a gzip file."""
+_INCOMPLETE = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 def without_gz(path: Path) -> Path:
@@ -49,11 +50,29 @@ def plain_copy(stream: BufferedReader) -> IO[bytes]:
             copy.flush()
             stack.pop_all()
             return copy
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    except _INCOMPLETE as error:
         raise ValueError(f"is not complete gzip: {error}") from None
     except OSError as error:
         folder = f"{tempfile.gettempdir()} (TMPDIR sets another folder)"
         raise OSError(f"cannot be copied to {folder}: {error.strerror or error}") from None
+
+
+def check_gzip(path: Path) -> None:
+    """Read a file to its end if it is gzip: who reads its rows may stop at a damaged place without an error.
+
+    Raises
+    ------
+    ValueError
+        When it is not complete gzip.
+    """
+    with path.open("rb") as stream:
+        if is_gzip(stream):
+            try:
+                with gzip.GzipFile(fileobj=stream) as source:
+                    while source.read(2**20):
+                        pass
+            except _INCOMPLETE as error:
+                raise ValueError(f"is not complete gzip: {error}") from None
 
 
 def path_of(file: IO[bytes]) -> Path:
