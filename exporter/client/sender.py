@@ -169,6 +169,7 @@ class Sender:
             unsent = 0 if self._closed else len(self._buffer) + self._sending
             self._closed = True
             self._buffer.clear()
+            self._sending = 0  # what is under way counts as dropped, so the end of the process need not wait for it
             self._changed.notify_all()
         if unsent:
             cause = "close" if self._failure is None else self._failure.cause

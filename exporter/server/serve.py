@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Generator
 from pathlib import Path
+from typing import Never
 
 import uvicorn
 import uvloop
@@ -148,7 +149,9 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
-        loop.add_signal_handler(signal.SIGHUP, lambda: threading.Thread(target=_reload, args=(self._exporter,)).start())
+        reload = threading.Event()
+        threading.Thread(target=reload_when_asked, args=(self._exporter, reload), name="sighup", daemon=True).start()
+        loop.add_signal_handler(signal.SIGHUP, reload.set)
         bound, *unix = sockets or []
         self._turns = Turns()
         self.servers = []
@@ -248,15 +251,19 @@ def _max_connections() -> int:
     return CONNECTIONS if soft == resource.RLIM_INFINITY else max(min(CONNECTIONS, soft - SPARE_FILES), 1)
 
 
-def _reload(exporter: Exporter) -> None:
-    try:
-        exporter.reloader.reload()
-    except ModelFileError:
-        log.warning("all other files of models_folder are in use")
-    except ConfigError:
-        log.warning("the previous configuration stays in use")
-    except Exception:
-        log.exception("the previous configuration stays in use")
+def reload_when_asked(exporter: Exporter, asked: threading.Event) -> Never:
+    """Reload whenever the event is set; once more if it is set, however often, during a reload."""
+    while True:
+        asked.wait()
+        asked.clear()
+        try:
+            exporter.reloader.reload()
+        except ModelFileError:
+            log.warning("all other files of models_folder are in use")
+        except ConfigError:
+            log.warning("the previous configuration stays in use")
+        except Exception:
+            log.exception("the previous configuration stays in use")
 
 
 def _map_large_allocations() -> None:

@@ -688,6 +688,16 @@ def test_a_monitor_made_during_a_fork() -> None:
     assert len(made) > 2
 
 
+def test_nothing_waits_after_close() -> None:
+    """What was under way at `close` counts as dropped; the end of the process does not wait for it."""
+    with monitoring(nobody()) as monitor:
+        monitor.record()
+        eventually(lambda: monitor.sender._failure is not None)
+        monitor.close(0)
+        assert monitor.flush(20)
+        assert monitor.dropped == 1
+
+
 def test_a_handler_of_the_log_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """`record` raises nothing even where the service's own handler of the log does."""
     handler = logging.Handler()

@@ -32,6 +32,7 @@ from exporter.profiles.profile_file import save
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.http.sockets import listen
+from exporter.server.serve import reload_when_asked
 
 GOOD = {
     "id": "r-17",
@@ -850,3 +851,21 @@ def test_localhost_is_a_valid_address(tmp_path: Path) -> None:
     server = Served(tmp_path, "--web.listen-address=localhost:0")
     server._flags = (f"--web.listen-address=localhost:{server.port}",)
     assert server.start().stop() == 0
+
+
+def test_many_signals_reload_once_more(tmp_path: Path) -> None:
+    """However often SIGHUP arrives during a reload, one thread reloads once more."""
+    exporter = Exporter(write_config(tmp_path))
+    asked, begun, go_on = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+    exporter.reloader.reload = lambda: begun.release() or go_on.acquire()  # type: ignore[method-assign, func-returns-value]
+    threading.Thread(target=reload_when_asked, args=(exporter, asked), daemon=True).start()
+    try:
+        asked.set()
+        assert begun.acquire(timeout=60)
+        for _ in range(1000):
+            asked.set()
+        go_on.release()
+        assert begun.acquire(timeout=60)
+        assert not asked.is_set()
+    finally:
+        exporter.close()
