@@ -132,12 +132,17 @@ def test_postgresql_gives_the_same_bins_as_duckdb(folder, postgres, monkeypatch)
 
 
 def test_types_of_postgresql_are_read_left_out_or_named_in_the_error(postgres, tmp_path, capsys):
-    """Enumerations are categories, infinite times are invalid; a column that cannot be converted is named."""
+    """Enumerations are categories, infinite times are invalid, domains are what they are based on; others are named."""
     url, output = postgres.url(), tmp_path / "types.json"
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("""
             CREATE TYPE mood AS ENUM ('good', 'bad');
-            CREATE TABLE types AS SELECT i % 50 AS n, (CASE WHEN i % 4 = 0 THEN 'good' ELSE 'bad' END)::mood AS mood,
+            CREATE DOMAIN price AS numeric(9, 2) CHECK (VALUE >= 0);
+            CREATE DOMAIN "Sale" AS price;
+            CREATE DOMAIN kind AS varchar(9);
+            CREATE DOMAIN spans AS int4range;
+            CREATE TABLE types AS SELECT i % 50 AS n, (i % 70)::"Sale" AS sale, ('k' || i % 3)::kind AS kind,
+                int4range(i, i + 2)::spans AS spans, (CASE WHEN i % 4 = 0 THEN 'good' ELSE 'bad' END)::mood AS mood,
                 CASE WHEN i % 8 = 0 THEN 'infinity' ELSE '2026-01-01' END::timestamptz AS at,
                 i::numeric::money AS paid, int4range(i, i + 2) AS span, 'pg_class'::regclass AS object, i::oid AS row
                 FROM generate_series(0, 399) i;
@@ -152,13 +157,14 @@ def test_types_of_postgresql_are_read_left_out_or_named_in_the_error(postgres, t
     assert main([*command, "--table=types"]) == 0
     printed = capsys.readouterr().err
     assert "paid: cannot be read, and is left out: cannot cast type money to double precision: cast it" in printed
-    for name, kind in {"span": "INT4RANGE", "object": "regclass", "row": "oid"}.items():
+    for name, kind in {"span": "INT4RANGE", "spans": "INT4RANGE", "object": "regclass", "row": "oid"}.items():
         assert f"{name}: has the type {kind}, which no input has, and is left out: set --ignore={name}" in printed
     assert main([*command, "--table=types", "--ignore=paid"]) == 0
     assert "paid" not in capsys.readouterr().err
     features = load(output).features
     assert (features["mood"].categories, features["mood"].counts[:2]) == (("bad", "good"), (300, 100))
     assert features["at.age_seconds"].counts[-2:] == (0, 50)
+    assert (features["sale"].max, features["kind"].categories) == (69.0, ("k0", "k1", "k2"))
     assert main([*command, "--table=my.lake.t.1"]) == 0
     assert {*load(output).features} == {"n", "mood"}
     for options, message in {

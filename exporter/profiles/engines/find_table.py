@@ -21,12 +21,23 @@ _ENUMERATIONS = """
     SELECT attname FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
     WHERE typtype = 'e' AND attrelid = format('%%I.%%I', coalesce(%s::text, current_schema()), %s::text)::regclass
 """
+_DOMAINS = """
+    WITH RECURSIVE types(name, oid, base, modifier) AS (
+        SELECT lower(format_type(pg_type.oid, NULL)), pg_type.oid, typbasetype, typtypmod
+            FROM pg_attribute JOIN pg_type ON pg_type.oid = atttypid
+            WHERE typtype = 'd'
+                AND attrelid = format('%%I.%%I', coalesce(%s::text, current_schema()), %s::text)::regclass
+        UNION ALL SELECT name, pg_type.oid, typbasetype, typtypmod
+            FROM types JOIN pg_type ON pg_type.oid = types.base WHERE typtype = 'd'
+    ) SELECT name, format_type(base, modifier) FROM types JOIN pg_type ON pg_type.oid = base WHERE typtype <> 'd'
+"""
 _OBJECTS = "class collation config dictionary namespace oper operator proc procedure role type"
 _UNKNOWN = {
     name: ibis.expr.datatypes.Unknown(DataType(this=DataType.Type.USERDEFINED, kind=name))
     for name in ("oid", *(f"reg{name}" for name in _OBJECTS.split()))
 }
 """Types of PostgreSQL on which Ibis fails, such as ``regclass``, and ``oid``, which it takes for a number."""
+_KNOWN = PostgresType.unknown_type_strings
 
 
 def find_table(connection: Any, name: str, database: str) -> tuple[str, Expression]:
@@ -79,13 +90,19 @@ def _tables(connection: Any, place: str | tuple[str] | None) -> list[str]:
 
 
 def _rows(connection: Any, table: str, place: str | tuple[str] | None, database: str) -> Expression:
-    """Return the rows of a table; values of PostgreSQL's enumerations as the texts that Ibis takes them for."""
+    """Return the rows of a table; values of PostgreSQL's enumerations as the texts that Ibis takes them for.
+
+    Those of a domain have the type on which it is based.
+    """
     if connection.name != "postgres":
         return _table(connection, table, place, database)
-    PostgresType.unknown_type_strings = {**PostgresType.unknown_type_strings, **_UNKNOWN}
-    rows = _table(connection, table, place, database)
     with connection.con.cursor() as cursor:
+        domains = cursor.execute(_DOMAINS, [place and place[0], table]).fetchall()
         found = cursor.execute(_ENUMERATIONS, [place and place[0], table]).fetchall()
+    PostgresType.unknown_type_strings = _KNOWN
+    based = {name: PostgresType.from_string(base) for name, base in domains}
+    PostgresType.unknown_type_strings = {**based, **_KNOWN, **_UNKNOWN}
+    rows = _table(connection, table, place, database)
     return rows.mutate(**{name: rows[name].concat("") for (name,) in found if rows[name].type().is_string()})
 
 
