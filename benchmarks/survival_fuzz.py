@@ -209,7 +209,7 @@ def _documented(request: Request, status: int, head: bytes, body: bytes) -> bool
 
 def _reload(request: Request, body: bytes) -> bool:
     """Return whether a response is the documented 500 of a reload."""
-    return request.target.startswith(b"/-/reload") and b"the configuration before stays" in body
+    return request.target.startswith(b"/-/reload") and b"the previous configuration stays in use" in body
 
 
 def ask(port: int, seeds: range, document: Any, faults: Faults, threads: int = 4) -> None:

@@ -103,7 +103,7 @@ def test_a_profile_that_is_built_again_is_read(fleet: Fleet) -> None:
     (fleet.folder / "credit.json").write_text(text.replace('"credit"', '"debit"'))
     fleet.look()
     (fault,) = fleet.exporter.reloader.files.faults
-    assert "its hash differs" in fault.detail
+    assert "its hash does not match" in fault.detail
     (fleet.folder / "credit.json").write_text(text)
     assert fleet.look() == ["loans", "own"]
     assert fleet.valid() == {"loans.yml": 1.0}
