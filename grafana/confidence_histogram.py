@@ -8,7 +8,7 @@ from grafana_foundation_sdk.models.dashboard import Panel
 
 from exporter.monitoring.counters import CONFIDENCE_BUCKETS
 from grafana.bars import bar_chart
-from grafana.queries import BOTH, MODEL
+from grafana.queries import BOTH, MODEL, increase
 from grafana.style import GREY, NEUTRAL, TEXT, WHOLE, Query, for_field, setting, transformation
 
 
@@ -16,7 +16,7 @@ def _in_bucket(below: float, bound: float) -> str:
     """Return the predictions of a bucket, which Prometheus counts with those of the buckets before."""
 
     def upto(le: float) -> str:
-        return f'sum(increase(model_prediction_confidence_bucket{{{BOTH},le="{le}"}}[$__range]))'
+        return increase("model_prediction_confidence_bucket", f'{BOTH},le="{le}"')
 
     own = f"{upto(bound)} - {upto(below)}" if below else upto(bound)
     return f'label_replace({own}, "upto", "{bound}", "", "")'
@@ -27,7 +27,7 @@ _BUCKETS = tuple(pairwise((0.0, *CONFIDENCE_BUCKETS)))
 
 
 def confidence() -> Panel:
-    any_value = f"max(increase(model_prediction_confidence_count{{{BOTH}}}[$__range])) > 0"
+    any_value = f"{increase('model_prediction_confidence_count', BOTH)} > 0"
     # A confidence of 1 may be the threshold, and then counts as confident.
     is_confident = {bound: f"{_THRESHOLD} < {bound}" if bound < 1 else _THRESHOLD for _, bound in _BUCKETS}
     confident = " or ".join(f"{_in_bucket(*bucket)} and on () {is_confident[bucket[1]]}" for bucket in _BUCKETS)

@@ -54,7 +54,7 @@ def dashboard() -> Dashboard:
 
 
 def _total(metric: str, more: str = "") -> str:
-    return f"sum(increase({metric}{{{BOTH}{more}}}[$__range]))"
+    return increase(metric, BOTH + more)
 
 
 def alerts() -> Panel:
@@ -154,7 +154,7 @@ def feedback() -> Panel:
         "Feedback over one hour: predictions that users accepted or corrected.",
         COUNT,
         *(
-            Query(f'sum(increase(model_feedback_total{{{BOTH},verdict="{verdict}"}}[1h]))', verdict)
+            Query(increase("model_feedback_total", f'{BOTH},verdict="{verdict}"', over="1h"), verdict)
             for verdict in ("accepted", "corrected")
         ),
         empty="no feedback",

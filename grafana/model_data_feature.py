@@ -7,7 +7,7 @@ from grafana_foundation_sdk.models.dashboard import DataTransformerConfig, Panel
 from grafana import layout
 from grafana.bars import bar_chart
 from grafana.panels import time_series
-from grafana.queries import BOTH, DAY_AGO, FEATURE, MODEL, WINDOW
+from grafana.queries import BOTH, DAY_AGO, FEATURE, MODEL, WINDOW, increase
 from grafana.style import (
     COUNT,
     GREY,
@@ -44,7 +44,7 @@ def _short(expr: str) -> str:
     return f'label_replace({named}, "edge", "$1$2", "bin", "{_EDGE}")'
 
 
-_GROWN = f"sum by (bin) (increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
+_GROWN = increase("model_feature_observations_total", _ONE, "bin")
 _TRAINED = f"max by (version, bin) (avg_over_time(model_feature_reference_probability{{{_ONE}}}[$__range]))"
 _LIVE_SHARE = f"{_GROWN} / on () group_left () (sum({_GROWN}) > 0)"
 _TRAINED_SHARE = f"sum by (bin) ({_TRAINED}) / on () group_left () sum({_TRAINED})"
@@ -84,7 +84,7 @@ def histogram() -> Panel:
 
 
 def ratio() -> Panel:
-    smoothed = f"({_LIVE_SHARE} or 0 * {_TRAINED_SHARE})"
+    smoothed = f"({_LIVE_SHARE} or 0 * {_TRAINED_SHARE} and on () {_GROWN} > 0)"
     return bar_chart(
         "$feature: ratio of live to training",
         "Share of values in each bin over its share in training: 1 is as in training. The axis is logarithmic.",

@@ -65,22 +65,34 @@ def alerts() -> Panel:
 
 
 def _estimated_and_measured(
-    title: str, description: str, unit: str, name: str, limit: str, empty: str, of_estimates: Sequence[Query] = ()
+    title: str,
+    description: str,
+    unit: str,
+    name: str,
+    most: str,
+    limit: str,
+    empty: str,
+    of_estimates: Sequence[Query] = (),
 ) -> Panel:
     """Return a quantity that labels show and that the profile estimates, each with its interval.
 
-    Gauges of replicas cannot be added up: the value is their mean, and the interval contains those of all.
+    What is measured is of the labels of all replicas, with an interval from 20 labels on. Estimates of replicas cannot
+    be added up: the value is their mean, and the interval contains those of all.
 
     Parameters
     ----------
+    most
+        The upper end of the interval of the measured value.
     limit
         What the measured values are compared with by the alert.
     of_estimates
         What the profile had and the limit, where they are others for estimates.
     """
     of = "{{version}}"
+    value, labels = f"(model_{name}{{{_IN_WINDOW}}} >= 0)", f"model_window_labelled_predictions{{{_IN_WINDOW}}}"
+    least = f"model_version_window:{name}_lower:measured{{{_IN_WINDOW}}}"
     queries = [
-        Query(f"avg {_BY} (model_{name}{{{_IN_WINDOW}}})", f"measured {of}"),
+        Query(f"sum {_BY} ({value} * {labels}) / sum {_BY} ({labels} and {value})", f"measured {of}"),
         Query(f"avg {_BY} (model_estimated_{name}{{{_IN_WINDOW}}})", f"estimated {of}"),
         Query(f"min {_BY} (model_estimated_{name}_lower{{{_IN_WINDOW}}})", f"at least {of}", role="reference"),
         Query(f"max {_BY} (model_estimated_{name}_upper{{{_IN_WINDOW}}})", f"at most {of}", role="reference"),
@@ -88,16 +100,16 @@ def _estimated_and_measured(
             f"max {_BY} (model_reference_{name}_overall{{{BOTH}}})", f"labelled rows of the profile {of}", role="past"
         ),
         Query(limit, f"threshold {of}", role="threshold"),
-        Query(f"min {_BY} (model_{name}_lower{{{_IN_WINDOW}}})", f"measured, at least {of}", role="bound"),
-        Query(f"max {_BY} (model_{name}_upper{{{_IN_WINDOW}}})", f"measured, at most {of}", role="bound"),
+        Query(f"max {_BY} ({least})", f"measured, at least {of}", role="bound"),
+        Query(f"max {_BY} ({most})", f"measured, at most {of}", role="bound"),
         *of_estimates,
     ]
     hidden = [i for i, query in enumerate(queries) if query.role in {"reference", "past", "bound"}]
     return time_series(
         title,
         (
-            f"{description} Thin lines: the 95 % interval of the measured value and, in grey, that of the estimate for "
-            "what labels will show. Dotted: on the labelled rows of the profile."
+            f"{description} Thin lines: the 95 % interval of the measured value, from 20 labels on, and, in grey, that "
+            "of the estimate for what labels will show. Dotted: on the labelled rows of the profile."
         ),
         unit,
         *queries,
@@ -120,6 +132,7 @@ def accuracy() -> Panel:
         "Share of the predictions of $window that are right: measured with labels, and estimated without them.",
         SHARE,
         "accuracy",
+        f"model_version_window:accuracy_upper:measured{{{_IN_WINDOW}}}",
         f"{overall} {less_threshold}",
         f"a regression, or {_NO_QUALITY}",
         (
@@ -130,11 +143,13 @@ def accuracy() -> Panel:
 
 
 def absolute_error() -> Panel:
+    error = "model_version_window:mean_absolute_error"
     return _estimated_and_measured(
         "Mean absolute error",
         "Of a regression, in the unit of the label, for the predictions of $window.",
         COUNT,
         "mean_absolute_error",
+        f"2 * {error}:measured{{{_IN_WINDOW}}} - {error}_lower:measured{{{_IN_WINDOW}}}",
         f"model_version:threshold:ModelAccuracyLowError{{{BOTH}}}",
         f"a classification, or {_NO_QUALITY}",
     )
@@ -226,7 +241,7 @@ def outcomes() -> Panel:
 def by_segment() -> Panel:
     labelled = increase("model_segment_labelled_predictions_total", BOTH, "segment", "1d")
     correct = increase("model_segment_correct_predictions_total", BOTH, "segment", "1d")
-    size = increase("model_segment_labelled_predictions_total", BOTH, "segment").replace("]", "] @ end()")
+    size = f"sum by (segment) (increase(model_segment_labelled_predictions_total{{{BOTH}}}[$__range] @ end()))"
     return time_series(
         "Accuracy by segment",
         "Share of right predictions among the labels of a day, for each of the six segments with most labels.",

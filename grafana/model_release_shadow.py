@@ -84,7 +84,7 @@ def pairs() -> Panel:
 
 def different() -> Panel:
     """Return the share of different answers over time, of the six pairs of versions that were compared most."""
-    size = increase("model_shadow_pairs_total", MODEL, _PAIR).replace("]", "] @ end()")
+    size = f"sum by ({_PAIR}) (increase(model_shadow_pairs_total{{{MODEL}}}[$__range] @ end()))"
     different = increase("model_shadow_disagreements_total", MODEL, _PAIR, "15m")
     compared = increase("model_shadow_pairs_total", MODEL, _PAIR, "15m")
     return time_series(

@@ -63,6 +63,7 @@ QUIET = {
     "model_estimated_mean_absolute_error_lower": "the recorded model is no regression",
     "model_estimated_mean_absolute_error_upper": "the recorded model is no regression",
     "model_version_window:mean_absolute_error:measured": "the recorded model is no regression",
+    "model_version_window:mean_absolute_error_lower:measured": "the recorded model is no regression",
     "model_version:threshold:ModelAccuracyLowError": "the recorded model is no regression",
     "model_segment_labelled_predictions_total": "the recorded model has no segments",
     "model_segment_correct_predictions_total": "the recorded model has no segments",
@@ -73,6 +74,7 @@ QUIET = {
 """What may find nothing in the recorded hour, and why that is right."""
 
 UNMET = (
+    "(model_mean_absolute_error{",  # the recorded model is no regression
     "< max(model:threshold:ModelConfidentRatioLow",  # the share is not low enough
     "vector(-1) unless on () max by (before, after",  # two versions served at the same time
     "0 * group by (before, after)",  # a difference of the versions is proven
@@ -116,6 +118,7 @@ class Chosen:
             ("__rate_interval", "60s"),
             ("__interval_ms", str(1000 * interval)),
             ("__interval", f"{interval}s"),
+            ("__range_s", str(recorded.HOUR)),
             ("__range", f"{recorded.HOUR}s"),
         ):
             text = text.replace(f"${name}", spelt)
@@ -793,7 +796,8 @@ FUNCTIONS = set(
         r"\w+",
         "Inf abs and avg avg_over_time bool clamp clamp_max clamp_min count count_over_time count_values end floor"
         " group histogram_quantile increase label_join"
-        " label_replace last_over_time max max_over_time min or rate round sqrt sum time topk unless vector",
+        " label_replace last_over_time max max_over_time min min_over_time or present_over_time rate round sqrt sum"
+        " time topk unless vector",
     )
 )
 EXPORTED = {
