@@ -61,8 +61,12 @@ class Postgres:
             connection.execute(f"CREATE ROLE {GUARDED} LOGIN SUPERUSER PASSWORD '{PASSWORD}'")
 
     def start(self) -> None:
-        """Start the server, and wait until it answers."""
-        command = [program("postgres"), "-D", "data", "-k", str(self._folder), "-c", "listen_addresses="]
+        """Start the server, and wait until it answers.
+
+        It does not wait for the disk, so its data would survive the end of its processes, but not of the machine.
+        """
+        command = [program("postgres"), "-D", "data", "-k", str(self._folder)]
+        command += ["-c", "listen_addresses=", "-c", "fsync=off"]
         with (self._folder / "log").open("ab") as log:
             # In a session of its own: a process group with frozen members would get a SIGHUP with its shell's end.
             self.process = subprocess.Popen(
