@@ -105,7 +105,7 @@ def test_a_table_as_csv_is_read_by_the_profile(folder: Path, training: list[dict
         ([], "age\n1\n", "release.jsonl: no example has an input of the profile"),
         ([{"age": 1}], "other\n1\n", "no example has an input of the profile that training.csv has, too"),
         ([{"age": 1}], "age\n", "training.csv: has no rows"),
-        ([{"age": 1}], "age,income\n1\n", "training.csv: is not CSV: CSV parse error: Expected 2 columns, got 1"),
+        ([{"age": 1}], "age,income\n1\n", "training.csv: is not CSV: CSV parse error: Row #2: Expected 2 columns"),
     ],
 )
 def test_what_cannot_be_checked(folder: Path, inputs: list[Any], table: str, message: str) -> None:

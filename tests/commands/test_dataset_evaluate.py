@@ -212,7 +212,7 @@ def test_a_release_of_an_exporter(served: Served, tmp_path: Path) -> None:
             'no identifier is that of an example; "7" is the first of the table, "1" of the',
         ),
         (None, "id,predicted\n1,a\n", 'new.csv: has no column "prediction"; did you mean "predicted"?'),
-        (None, "id,prediction\n1,a,b\n", "new.csv: is not CSV: CSV parse error: Expected 2 columns, got 3"),
+        (None, "id,prediction\n1,a,b\n", "new.csv: is not CSV: CSV parse error: Row #2: Expected 2 columns, got 3"),
         (None, "prediction\na\n", 'new.csv: has no column "id"'),
     ],
 )

@@ -163,7 +163,7 @@ MISTAKES = [
     ),
     ("a.csv", b"", "FILE: is empty"),
     ("a.csv", b"a,b\n", "FILE: has no rows to profile"),
-    ("a.csv", b"a,b\n1\n", "FILE: is not CSV: CSV parse error: Expected 2 columns, got 1: 1"),
+    ("a.csv", b"a,b\n1\n", "FILE: is not CSV: CSV parse error: Row #2: Expected 2 columns, got 1: 1"),
     ("a.csv", b"a,b,a\n1,2,3\n", 'FILE: is not CSV: the column "a" is duplicated'),
     ("a.csv", b"a\n\xff\n", f'FILE: is not CSV: the column "a" is not UTF-8; {CONVERT}'),
     ("a.npz", b"", NOT_NPZ),
