@@ -483,6 +483,7 @@ TWO = ("feedback_id", "time", "verdict", "label", "user", "comment", "idempotenc
 of_all = sa.select(feedback.c.id, feedback.c.updated, *(feedback.c[name] for name in TWO[2:]))
 """Version 2 had the current feedback in the history, too."""
 TO_TWO = (
+    "ALTER TABLE archived DROP COLUMN day",
     "ALTER TABLE predictions DROP COLUMN packed",
     "DROP INDEX decisions_time",
     "DROP INDEX feedback_key",
