@@ -318,7 +318,7 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
     (tmp_path / "half.parquet").write_bytes((folder / "well.parquet").read_bytes()[:5000])
     yield [tmp_path / "half.parquet"], "half.parquet: is not PARQUET: "
     (tmp_path / "empty.csv").write_text("")
-    yield [tmp_path / "empty.csv"], "empty.csv: is not CSV: Empty CSV file"
+    yield [tmp_path / "empty.csv"], "empty.csv: is empty"
     (tmp_path / "none.csv").write_text("age,income\n")
     yield [tmp_path / "none.csv"], "none.csv: has no rows"
     (tmp_path / "none.jsonl").write_text("\n\n")
