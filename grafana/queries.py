@@ -107,9 +107,6 @@ def by_rank(expr: str, size: str, label: str, count: int = 6, legend: str | None
     return [Query(f"{expr} and on ({label}) {one}", legend, role="ranked") for one in only]
 
 
-_SECONDS = {"$__range": "$__range_s", "15m": "900", "1h": "3600", "1d": "86400"}
-
-
 def increase(metric: str, selector: str, by: str = "", over: str = "$__range") -> str:
     """Return the increase of a counter over all replicas, from 0 where its series began in the period.
 
@@ -117,10 +114,11 @@ def increase(metric: str, selector: str, by: str = "", over: str = "$__range") -
     ``prometheus/rules/data.yml`` explains what is added. A period may be longer than what Prometheus keeps: then a
     series only counts as new if its process began in the period, or was scraped before.
     """
-    series, began = f"{metric}{{{selector}}}", "process_start_time_seconds"
+    series, began, cpu = f"{metric}{{{selector}}}", "process_start_time_seconds", f"process_cpu_seconds_total[{over}]"
     grown, earlier = f"increase({series}[{over}])", f"[{over}] offset {over}"
+    seconds = f"increase({cpu}) / rate({cpu})"  # of the period, whatever the counter
     first = (
         f"(min_over_time({series}[{over}]) unless present_over_time({series}{earlier}) and on (job, instance) "
-        f"({began} > time() - {_SECONDS[over]} or present_over_time({began}{earlier})))"
+        f"({began} > time() - {seconds} or present_over_time({began}{earlier})))"
     )
     return f"sum by ({by}) ({grown} + {first} or {grown})"

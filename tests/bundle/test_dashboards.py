@@ -118,7 +118,6 @@ class Chosen:
             ("__rate_interval", "60s"),
             ("__interval_ms", str(1000 * interval)),
             ("__interval", f"{interval}s"),
-            ("__range_s", str(recorded.HOUR)),
             ("__range", f"{recorded.HOUR}s"),
         ):
             text = text.replace(f"${name}", spelt)

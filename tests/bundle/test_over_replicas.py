@@ -12,15 +12,18 @@ from grafana.queries import increase
 
 def test_the_first_batch_of_a_series_counts(tmp_path: Path) -> None:
     """A series that began in the period counts from 0, unless Prometheus keeps nothing of the time before."""
-    began = "process_start_time_seconds"
+    began, cpu = "process_start_time_seconds", "process_cpu_seconds_total"
     series = {
         'm_total{job="e",instance="a",kind="old"}': "0+1x480",
         'm_total{job="e",instance="a",kind="new"}': "_x400 100x80",
         f'{began}{{job="e",instance="a"}}': "0x480",
+        f'{cpu}{{job="e",instance="a"}}': "0+1x480",
         'm_total{job="e",instance="b",kind="restarted"}': "_x400 30x80",
         f'{began}{{job="e",instance="b"}}': "_x400 6000x80",
+        f'{cpu}{{job="e",instance="b"}}': "_x400 0+1x80",
         'm_total{job="e",instance="c",kind="older than what is kept"}': "_x400 5000x80",
         f'{began}{{job="e",instance="c"}}': "_x400 0x80",
+        f'{cpu}{{job="e",instance="c"}}': "_x400 0+1x80",
     }
     expected = {"old": 240, "new": 100, "restarted": 30, "older than what is kept": 0}
     samples = {f'{{kind="{kind}"}}': float(value) for kind, value in expected.items()}
