@@ -36,7 +36,7 @@ def register(sender: _Sender) -> None:
 
 
 def _living() -> list[_Sender]:
-    """Return the senders; another thread may make one meanwhile, while which a `weakref.WeakSet` raises an error."""
+    """Return the senders. Another thread may make one meanwhile, which a `weakref.WeakSet` refuses during iteration."""
     return [sender for reference in list(_senders) if (sender := reference()) is not None]
 
 

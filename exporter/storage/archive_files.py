@@ -18,7 +18,7 @@ from exporter.errors import ArchiveError, StoreError
 LABELS = "_labels"
 """The folder of late labels. pyarrow and Spark do not read names that begin with an underscore as predictions."""
 LIST_SECONDS = 60.0
-"""How long a list of the files may take: all that reads begins with it, and so ends in time where a store hangs."""
+"""How long a list of the files may take. Every read begins with one, so a store that hangs ends it after this time."""
 RETRY_SECONDS = 30
 """How long a request to Google Cloud Storage is tried again after an error."""
 
