@@ -61,10 +61,14 @@ java:
 test-spark: java $(SPARK)  ## run the tests of profiles in Spark, locally and on a cluster; `make test` leaves them out
 	$(BIN)/python -m pytest tests/spark
 
-lint: $(STAMP)  ## check style and types; tests check rules and configurations
+lint: $(STAMP)  ## check style, types and size; tests check rules and configurations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/python .ci/size.py
+
+size: $(STAMP)  ## print lines of code, modules, alerts, rules, panels, flags and words beside their limits
+	@$(BIN)/python .ci/size.py
 
 bench: export OPENBLAS_NUM_THREADS := 1
 bench: $(STAMP)  ## run the benchmarks, each with a peer or a floor in the same run
@@ -90,4 +94,4 @@ outdated: $(STAMP)  ## list the packages that have a newer version, and the imag
 	@$(BIN)/python -m pip --disable-pip-version-check list --outdated --exclude model-exporter --exclude grafana_foundation_sdk --exclude pip
 	@sed -n 's/^ *image: \(.*@sha256\)/\1/p; s/^FROM \(.*@sha256:[0-9a-f]*\)$$/\1/p' docker-compose.yml Dockerfile
 
-.PHONY: help install up down programs test test-fast test-spark java lint bench dashboards kubernetes lock upgrade outdated
+.PHONY: help install up down programs test test-fast test-spark java lint size bench dashboards kubernetes lock upgrade outdated

@@ -30,7 +30,7 @@ class _Command(NamedTuple):
     page: str
 
 
-_COMMANDS = {
+COMMANDS = {
     "serve": _Command(
         "exporter.commands.serve",
         "receive predictions and feedback, and serve /metrics",
@@ -203,7 +203,7 @@ def build_parser(commands: Collection[str]) -> argparse.ArgumentParser:
     text = "print the version and exit"
     parser.add_argument("--version", action="version", version=version("model-exporter"), help=text)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, command in _COMMANDS.items():
+    for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=command.summary)
         set_help(subparser, command.description, command.example, command.page)
         if name in commands:
@@ -228,7 +228,7 @@ def _add_completion(parser: argparse.ArgumentParser) -> None:
 def _completion(options: argparse.Namespace) -> int:
     import shtab
 
-    parser = build_parser(_COMMANDS)
+    parser = build_parser(COMMANDS)
     _complete_file_names(parser, shtab.FILE)
     print(shtab.complete(parser, options.shell))
     return 0

@@ -17,9 +17,10 @@ import yaml
 from support.paths import ROOT
 from support.servers import write_config
 
-from exporter.cli import _COMMANDS, build_parser, main
+from exporter.cli import COMMANDS as MODULES
+from exporter.cli import build_parser, main
 
-COMMANDS = {"completion", *_COMMANDS}
+COMMANDS = {"completion", *MODULES}
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
@@ -31,7 +32,7 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
                 yield from parsers(subparser)
 
 
-PARSERS = {parser.prog: parser for parser in parsers(build_parser(_COMMANDS))}
+PARSERS = {parser.prog: parser for parser in parsers(build_parser(MODULES))}
 
 
 @pytest.mark.parametrize("prog", PARSERS)
@@ -193,7 +194,7 @@ def test_zsh_has_a_completion_script(capsys: pytest.CaptureFixture[str], tmp_pat
     assert main(["completion", "zsh"]) == 0
     script = capsys.readouterr().out
     assert script.startswith("#compdef model-exporter\n")
-    for name, command in _COMMANDS.items():
+    for name, command in MODULES.items():
         assert f"{name}:'{command.description}'" in script.replace("'\\''", "'")
     (tmp_path / "_model-exporter").write_text(script)
     if zsh := shutil.which("zsh"):
@@ -241,7 +242,7 @@ def test_a_batch_with_a_profile_loads_no_database(tmp_path: Path) -> None:
 
 def test_the_help_of_commands_loads_no_database(tmp_path: Path) -> None:
     """Loading SQLAlchemy would take most of the time of the help. `demo` is a service in Flask."""
-    commands = [*_COMMANDS.keys() - {"demo", "redact"}]
+    commands = [*MODULES.keys() - {"demo", "redact"}]
     script = (
         "import sys; from exporter.cli import build_parser\n"
         f"build_parser({commands!r})\n"
