@@ -26,8 +26,8 @@ from survival import Exporter, database
 from timing import report
 
 from exporter.config import StoreConfig
-from exporter.events import Feedback, Prediction
 from exporter.storage import Store, prediction_rows
+from exporter.wire.events import Feedback, Prediction
 
 ROUNDS = 400
 MANY, CLIENTS = 1000, 50

@@ -23,12 +23,12 @@ from survival import Exporter, database
 from timing import report
 
 from exporter.config import StoreConfig
-from exporter.events import LabelEvent, Prediction
 from exporter.server.labels import CHUNK, MAX_LABELS
 from exporter.storage import Store, prediction_rows
 from exporter.storage.engine import open_engine
 from exporter.storage.migrations import migrate
 from exporter.storage.schema import labels
+from exporter.wire.events import LabelEvent, Prediction
 
 LABELS = 100_000
 DAYS = 30

@@ -20,7 +20,6 @@ from typing import Any
 import sqlalchemy as sa
 
 from exporter.config import StoreConfig
-from exporter.events import LabelEvent, Prediction
 from exporter.monitoring.binner import Binner
 from exporter.profiles.builder import build_file
 from exporter.slices.archived import read_bins
@@ -31,6 +30,7 @@ from exporter.storage.archive_writer import ArchiveWriter
 from exporter.storage.engine import open_engine
 from exporter.storage.packed_inputs import unpack
 from exporter.storage.schema import predictions
+from exporter.wire.events import LabelEvent, Prediction
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.postgres import running

@@ -32,10 +32,10 @@ from survival import Exporter, database
 from timing import report
 
 from exporter.config import StoreConfig
-from exporter.events import Feedback, Prediction
 from exporter.storage import Store, prediction_rows
 from exporter.storage.engine import open_engine
 from exporter.storage.schema import feedback, rankings
+from exporter.wire.events import Feedback, Prediction
 
 DAYS = 28.0
 BATCH = 1000

@@ -20,11 +20,11 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from timing import exporter, free_port, median_seconds, profile, report, serving
 
 from exporter.config import ModelConfig, StoreConfig
-from exporter.events import Prediction
 from exporter.metrics.exposition import Exposition
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.storage import Store
+from exporter.wire.events import Prediction
 
 
 def peer(series: int) -> CollectorRegistry:

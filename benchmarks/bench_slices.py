@@ -27,10 +27,10 @@ import psutil
 from survival import database
 from timing import free_port, profile, serving
 
-from exporter.events import Feedback, LabelEvent
 from exporter.profiles.profile_file import save
 from exporter.server.application import Exporter
 from exporter.server.ingest import Ingest
+from exporter.wire.events import Feedback, LabelEvent
 
 FEATURES, BATCH, RUNS = 30, 1000, 5
 SECONDS = 8.0

@@ -20,7 +20,6 @@ from prometheus_client import CollectorRegistry
 from timing import median_seconds
 
 from exporter.config import ModelConfig, StoreConfig
-from exporter.events import Prediction
 from exporter.metrics.exposition import Exposition
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
@@ -29,6 +28,7 @@ from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.correlation_builder import measure_correlation
 from exporter.profiles.profile import Profile
 from exporter.storage import Store
+from exporter.wire.events import Prediction
 
 BATCH = 100
 Series = dict[str, list[tuple[int, float]]]

@@ -25,12 +25,12 @@ from timing import free_port, median_seconds, profile, serving
 
 from exporter.config import ModelConfig
 from exporter.config.types import MetricsLevel
-from exporter.events import Prediction
 from exporter.metrics.exposition import render_families
 from exporter.metrics.models import ModelsCollector
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile_file import save
+from exporter.wire.events import Prediction
 
 ROOT = Path(__file__).parents[1]
 FEATURES = 50

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import REASONS, EventError
-from exporter.event_decoder import Decoder
-from exporter.events import BusinessEvent, Feedback, Prediction, check_predictions
 from exporter.features.lenient_json import decode_inputs
+from exporter.wire.decoder import Decoder
+from exporter.wire.events import BusinessEvent, Feedback, Prediction, check_predictions
 
 PREDICTIONS = Decoder(Prediction, lambda events: check_predictions(["digits", "credit"], events))
 FEEDBACK = Decoder(Feedback, lambda _: None)

@@ -14,9 +14,9 @@ import numpy as np
 from exporter.datasets.examples import Example, Pages
 from exporter.datasets.formats import Format
 from exporter.errors import ExporterError
-from exporter.events import Label
 from exporter.features.extract import scalar_text
 from exporter.features.image import are_numbers, decode_image
+from exporter.wire.events import Label
 
 CHOICES = "label"
 """The ``name`` of the labelling configuration's ``Choices``."""

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from exporter.events import Prediction
 from exporter.features.json_columns import InputTable
 from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.prediction_columns import PredictionColumns, select_rows
 from exporter.monitoring.segments import Segments
 from exporter.profiles.season_record import cycle_hours
 from exporter.stats.divergence import Floats, Ints
+from exporter.wire.events import Prediction
 
 
 class BatchSums(NamedTuple):

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exporter.events import LabelledPrediction, Prediction
 from exporter.features.json_columns import InputTable
 from exporter.monitoring.batches import BatchSums, add_hours, arrival_times, count_columns, count_events
 from exporter.monitoring.binner import Codes
@@ -21,6 +20,7 @@ from exporter.monitoring.segments import segment_divergences
 from exporter.monitoring.window_quality import WindowQuality
 from exporter.monitoring.window_stats import WindowStats, compute
 from exporter.stats.divergence import Floats
+from exporter.wire.events import LabelledPrediction, Prediction
 
 _LABELS = 2000
 """Labels that are counted at once."""

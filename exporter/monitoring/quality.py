@@ -14,7 +14,6 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from exporter.events import LabelledPrediction
 from exporter.features.extract import scalar_text
 from exporter.monitoring.counters import DELAY_BUCKETS, Histogram
 from exporter.monitoring.outcome import LabelNames, Scorer
@@ -30,6 +29,7 @@ from exporter.monitoring.window_quality import (
     window_quality,
 )
 from exporter.stats.divergence import Floats, Ints
+from exporter.wire.events import LabelledPrediction
 
 ZERO_CLASSES = 10
 """Classes whose outcomes exist from the start, at 0: Prometheus sees no increase in a series that begins above 0."""

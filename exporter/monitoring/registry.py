@@ -11,11 +11,11 @@ from types import MappingProxyType
 import msgspec
 
 from exporter.config import MappingConfig, ModelConfig
-from exporter.events import NO_VERSION
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.shared_time import GAP_SECONDS
+from exporter.wire.events import NO_VERSION
 
 OTHER_VERSION = "other"
 IDLE_SECONDS = 86400.0

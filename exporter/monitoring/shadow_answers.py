@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
-from exporter.events import NO_VERSION, Prediction
 from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.registry import OTHER_VERSION
 from exporter.stats.tolerance import Tolerance
+from exporter.wire.events import NO_VERSION, Prediction
 
 WAIT_SECONDS = 300.0
 """How long an answer waits for the one of the other version."""

@@ -26,7 +26,6 @@ from exporter.profiles.profile import image_inputs
 from exporter.server.alerts import AlertSource
 from exporter.server.client_log import ClientLog
 from exporter.server.feedback_counter import FeedbackCounter
-from exporter.server.integrations.pairing import RequestResponsePairer
 from exporter.server.notifications import Inbox
 from exporter.server.pipeline import Pipeline
 from exporter.server.prometheus_clients import ALERTS_SECONDS, COMPARISON_SECONDS, PrometheusClients
@@ -49,6 +48,7 @@ from exporter.storage import Store
 from exporter.storage.engine import check_url, is_shared
 from exporter.storage.label_sums import sum_labels
 from exporter.storage.review.second_opinions import OpinionRule
+from exporter.wire.pairing import RequestResponsePairer
 
 log = logging.getLogger(__name__)
 

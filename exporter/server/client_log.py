@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from contextvars import ContextVar
 
 from exporter.errors import EventError
-from exporter.events import RejectedEvent
 from exporter.metrics.exporter import ExporterMetrics
 from exporter.validation import preview
+from exporter.wire.events import RejectedEvent
 
 log = logging.getLogger(__name__)
 

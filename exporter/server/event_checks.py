@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 from exporter.config import ModelConfig
 from exporter.errors import EventError
-from exporter.events import MAX_ID, BusinessEvent, Feedback, Prediction, check_model
 from exporter.validation import preview, suggestion
+from exporter.wire.events import MAX_ID, BusinessEvent, Feedback, Prediction, check_model
 
 MAX_TIME_OFF = timedelta(days=1)
 """Distance of a prediction's time from the exporter's clock above which one of the two is probably wrong."""

@@ -10,10 +10,10 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from exporter.events import LabelledPrediction
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.storage import CountedFeedback
 from exporter.validation import preview
+from exporter.wire.events import LabelledPrediction
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 import msgspec
 
 from exporter.errors import EventError, QueueFullError, StoreError, StoreFullError
-from exporter.event_decoder import Decoder
-from exporter.events import NO_EVENTS, BusinessEvent, Feedback, Prediction, RejectedEvent, check_predictions, make_id
 from exporter.features.lenient_json import decode_inputs
 from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
@@ -30,6 +28,16 @@ from exporter.server.idempotency import IdempotencyCache, check_key, content_dig
 from exporter.server.stored_inputs import prepare_inputs
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, commit_timeout
 from exporter.validation import json_pointer, preview
+from exporter.wire.decoder import Decoder
+from exporter.wire.events import (
+    NO_EVENTS,
+    BusinessEvent,
+    Feedback,
+    Prediction,
+    RejectedEvent,
+    check_predictions,
+    make_id,
+)
 
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 """Content types with one object per line."""

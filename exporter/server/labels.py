@@ -8,8 +8,6 @@ from typing import Any
 
 from exporter.config import ModelConfig
 from exporter.errors import EventError, StoreError, StoreFullError
-from exporter.event_decoder import Decoder
-from exporter.events import LabelEvent, RejectedEvent, check_model
 from exporter.server.application import Exporter
 from exporter.server.http.problem import (
     Reply,
@@ -21,6 +19,8 @@ from exporter.server.http.problem import (
 )
 from exporter.server.idempotency import IdempotencyCache
 from exporter.storage import LabelsResult
+from exporter.wire.decoder import Decoder
+from exporter.wire.events import LabelEvent, RejectedEvent, check_model
 
 MAX_LABELS = 10_000
 """Labels in one request."""

@@ -14,7 +14,6 @@ import numpy as np
 
 from exporter.config import Config
 from exporter.errors import QueueFullError
-from exporter.events import Prediction, make_id
 from exporter.features.lenient_json import decode_inputs
 from exporter.metrics.exporter import ExporterMetrics
 from exporter.monitoring.confidence import are_confident
@@ -27,6 +26,7 @@ from exporter.profiles.profile import image_inputs
 from exporter.server.stored_inputs import prepare_inputs
 from exporter.slices.recorder import BLOCK_SECONDS, BinRecorder
 from exporter.storage import InputsPolicy, Store, prediction_rows
+from exporter.wire.events import Prediction, make_id
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ import re
 from typing import Any, NamedTuple
 
 from exporter.datasets import FORMATS
-from exporter.events import BusinessEvent, Feedback, LabelEvent, Prediction
 from exporter.server.api import correction_schemas, schemas
 from exporter.server.api.request_bodies import (
     BatchDecision,
@@ -20,8 +19,6 @@ from exporter.server.api.request_bodies import (
     SampleRequest,
 )
 from exporter.server.http.request import MAX_BODY
-from exporter.server.integrations.otlp import PROTOBUF
-from exporter.server.integrations.proxy_records import ProxyRecord
 from exporter.server.notifications import Notification
 from exporter.server.route_parameters import (
     FORMAT,
@@ -36,6 +33,9 @@ from exporter.server.route_parameters import (
     Parameter,
 )
 from exporter.server.tokens import USER
+from exporter.wire.events import BusinessEvent, Feedback, LabelEvent, Prediction
+from exporter.wire.otlp import PROTOBUF
+from exporter.wire.proxy_records import ProxyRecord
 
 JSON, NDJSON, TEXT, HTML = "application/json", "application/x-ndjson", "text/plain", "text/html"
 OPENMETRICS, FORM, PNG = "application/openmetrics-text", "application/x-www-form-urlencoded", "image/png"

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.errors import StoreError
-from exporter.events import Prediction
 from exporter.features.extract import numeric_column
 from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.model_monitor import ModelMonitor
@@ -24,6 +23,7 @@ from exporter.profiles.row_bins import feature_bins
 from exporter.storage import Store
 from exporter.storage.bin_codes import PAIRED, BinBlock, hash_ids, insert_block
 from exporter.storage.stored_text import storable
+from exporter.wire.events import Prediction
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from exporter.events import NO_VERSION, Feedback
 from exporter.stats.tolerance import Tolerance
 from exporter.storage.feedback_batch import CONTENT, EMPTY_ROW, FeedbackBatch
 from exporter.storage.feedback_join import CountedFeedback, Redact, UnjoinedFeedback, count, prediction_snapshot
@@ -19,6 +18,7 @@ from exporter.storage.size import StoreSize
 from exporter.storage.statements import CompiledStatement, Values
 from exporter.storage.stored_text import label_json, storable
 from exporter.storage.verdicts import Tolerances, effective_verdict
+from exporter.wire.events import NO_VERSION, Feedback
 
 BATCH = 16
 """Feedback that is recorded together: the inputs of each one's prediction may have 16 MiB."""

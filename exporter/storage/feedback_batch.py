@@ -7,12 +7,12 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from exporter.events import Feedback
 from exporter.storage.engine import is_shared
 from exporter.storage.prediction_lookup import is_given_model
 from exporter.storage.schema import feedback, history
 from exporter.storage.size import StoreSize, text_bytes
 from exporter.storage.statements import CompiledStatement, update_of_row
+from exporter.wire.events import Feedback
 
 EMPTY_ROW = {column.name: None for column in feedback.c if column.name != "id"} | {"released": False, "sampled": False}
 CONTENT = ("verdict", "label", "user", "comment", "idempotency_key")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from exporter.events import MAX_COMPARED
+from exporter.wire.events import MAX_COMPARED
 
 
 def refusal(prediction: Any, label: Any) -> str:

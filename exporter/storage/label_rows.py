@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from exporter.events import MAX_COMPARED
 from exporter.storage.engine import is_shared
 from exporter.storage.schema import WAITING, labels
 from exporter.storage.statements import CompiledStatement, driver_connection, update_of_row
 from exporter.storage.stored_text import storable
+from exporter.wire.events import MAX_COMPARED
 
 Models = Mapping[str | None, Collection[str]]
 """Identifiers of predictions by the model that was named with them; None where none was."""

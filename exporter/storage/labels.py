@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import msgspec
 import sqlalchemy as sa
 
-from exporter.events import LabelEvent, LabelledPrediction, RejectedEvent
 from exporter.features.extract import scalar_text
 from exporter.storage.engine import is_shared
 from exporter.storage.label_refusal import refusal
@@ -25,6 +24,7 @@ from exporter.storage.schema import WAITING, is_waiting, labels
 from exporter.storage.size import StoreSize
 from exporter.storage.stored_text import decode_label, label_json, label_spellings, storable
 from exporter.storage.waiting_ids import AwaitedPredictions, WaitingIds
+from exporter.wire.events import LabelEvent, LabelledPrediction, RejectedEvent
 
 ROW_BYTES = 200
 """Assumed size of a label with its index entries, without its texts."""

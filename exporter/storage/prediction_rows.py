@@ -14,11 +14,11 @@ import msgspec
 import sqlalchemy as sa
 
 from exporter.config import sampled_share
-from exporter.events import NO_VERSION, Label, Prediction
 from exporter.storage.packed_inputs import InputsPacker
 from exporter.storage.schema import predictions
 from exporter.storage.statements import driver_connection
 from exporter.storage.stored_text import label_json, storable
+from exporter.wire.events import NO_VERSION, Label, Prediction
 
 SHARED = ("day", "model", "received")
 """Columns that have the same value in all rows of a request."""

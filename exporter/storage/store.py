@@ -20,7 +20,6 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.events import Feedback, LabelEvent, LabelledPrediction
 from exporter.stats.tolerance import Tolerance
 from exporter.storage.database_file import DatabaseLock, database_path
 from exporter.storage.engine import error_message, is_damage, is_shared, open_engine, shown_url
@@ -38,6 +37,7 @@ from exporter.storage.size import StoreSize
 from exporter.storage.timeout import statement_timeout
 from exporter.storage.verdicts import Tolerances
 from exporter.storage.writer import Writer
+from exporter.wire.events import Feedback, LabelEvent, LabelledPrediction
 
 log = logging.getLogger(__name__)
 

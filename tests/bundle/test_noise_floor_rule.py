@@ -17,7 +17,6 @@ from support.seasons import columns as seasonal_columns
 from support.seasons import profile as seasonal_profile
 
 from exporter.config import ModelConfig
-from exporter.events import Prediction
 from exporter.metrics.exposition import render_families
 from exporter.metrics.models import ModelsCollector
 from exporter.monitoring.binner import Binner
@@ -26,6 +25,7 @@ from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.profile import Profile
+from exporter.wire.events import Prediction
 
 VALUES = numeric_feature(np.random.default_rng(1).normal(size=1000))
 BINNER = Binner(

@@ -30,11 +30,11 @@ from exporter.commands.demo.traffic import DIGITS_OF_A_SHEET, Traffic, _Feedback
 from exporter.commands.demo.trainer import Trainer
 from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
-from exporter.events import Prediction
 from exporter.http_client.client import Client as HttpClient
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles import profile_file
+from exporter.wire.events import Prediction
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_service_answers_and_records(
     assert status == 200
     assert answer["digit"] == str(labels[0])
     assert monitor.flush()
-    (event,) = exporter.events()
+    (event,) = exporter.wire.events()
     assert (event["model"], event["version"], event["code"]) == ("digits", "1", 200)
     assert (event["id"], event["prediction"], event["confidence"]) == (
         answer["id"],
@@ -196,7 +196,7 @@ def test_service_refuses_invalid_images(
     assert status == 400
     assert answer["error"]
     assert monitor.flush()
-    (event,) = exporter.events()
+    (event,) = exporter.wire.events()
     assert event["code"] == 400
     assert "prediction" not in event
 
@@ -206,7 +206,7 @@ def test_service_refuses_a_large_body(exporter: Exporter, running: tuple[str, In
     url, _, monitor = running
     assert ask(f"{url}/predict", data=b" " * 100_000)[0] == 413
     assert monitor.flush()
-    assert [event["code"] for event in exporter.events()] == [413]
+    assert [event["code"] for event in exporter.wire.events()] == [413]
 
 
 def test_incidents_over_http(directory: Path, exporter: Exporter, running: tuple[str, Incidents, Client]) -> None:
@@ -223,7 +223,7 @@ def test_incidents_over_http(directory: Path, exporter: Exporter, running: tuple
     assert ask(f"{url}/incident")[1]["name"] is None
     ask(f"{url}/predict", {"image": image.tolist()})
     assert monitor.flush()
-    dark, light = (np.array(event["inputs"]["image"]) for event in exporter.events())
+    dark, light = (np.array(event["inputs"]["image"]) for event in exporter.wire.events())
     assert dark.mean() < 0.8 * light.mean()
     for wrong in (
         {"name": "drak"},
@@ -281,8 +281,8 @@ def test_users_correct_wrong_answers(
     assert traffic.counts["requests"] == pytest.approx(100 * took, rel=0.3)
     assert traffic.counts["failed"] == traffic.counts["undelivered"] == 0
     assert monitor.flush()
-    predictions = {event["id"]: event for event in exporter.events()}
-    feedback = exporter.events("/v1/feedback")
+    predictions = {event["id"]: event for event in exporter.wire.events()}
+    feedback = exporter.wire.events("/v1/feedback")
     corrections = [item for item in feedback if item["verdict"] == "corrected"]
     assert len(corrections) == traffic.counts["corrected"]
     for item in corrections:
@@ -292,10 +292,10 @@ def test_users_correct_wrong_answers(
         assert item["user"].startswith("teacher-")
     assert len(feedback) - len(corrections) < len(corrections)
     assert {event["inputs"]["device"] for event in predictions.values()} == set(model.DEVICES)
-    events = exporter.events("/v1/events")
+    events = exporter.wire.events("/v1/events")
     assert len(events) == traffic.counts["confident"] // DIGITS_OF_A_SHEET > 0
     assert {event["event"] for event in events} == {model.EVENT}
-    entered = [label for batch in exporter.events("/v1/labels") for label in batch]
+    entered = [label for batch in exporter.wire.events("/v1/labels") for label in batch]
     assert len(entered) == traffic.counts["labelled"]
     wrong = {item["prediction_id"] for item in corrections} & {label["prediction_id"] for label in entered}
     for label in entered:
@@ -314,7 +314,7 @@ def test_business_events_name_the_version(directory: Path, exporter: Exporter, t
         client = HttpClient(exporter.url, "--exporter")
         traffic = Traffic(url, monitor, *model.held_out(folder), rate=200, exporter=client, seed=1)
         traffic.start()
-        assert eventually(lambda: {event["version"] for event in exporter.events("/v1/events")} == {"1", "2"})
+        assert eventually(lambda: {event["version"] for event in exporter.wire.events("/v1/events")} == {"1", "2"})
         traffic.stop()
 
 
@@ -480,13 +480,13 @@ def test_the_whole_demo(directory: Path, exporter: Exporter) -> None:
     assert "It replaces errors, started by hand" in Demo(*by_hand, "dark").end()[1]
     assert "Ended dark, started by hand, with" in Demo(*by_hand, "none").end()[1]
     assert "nothing to end" in Demo(*by_hand, "none").end()[1]
-    sent = len(exporter.events())
+    sent = len(exporter.wire.events())
     code, out, err = demo.end(signal.SIGTERM)
     assert (code, err) == (0, "")
     assert out.endswith("stopping\n")
     assert not child.is_running()
-    assert len(exporter.events()) > sent  # what was recorded last was flushed
-    brightness = [np.mean(event["inputs"]["image"]) for event in exporter.events() if event["code"] == 200]
+    assert len(exporter.wire.events()) > sent  # what was recorded last was flushed
+    brightness = [np.mean(event["inputs"]["image"]) for event in exporter.wire.events() if event["code"] == 200]
     assert np.mean(brightness[:30]) > 4.5
     assert min(np.mean(brightness[start : start + 30]) for start in range(len(brightness) - 30)) < 3
     with (

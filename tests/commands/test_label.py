@@ -20,7 +20,7 @@ from support.servers import CONFIG, Served, eventually, write_config
 from exporter.cli import main
 from exporter.commands import label
 from exporter.commands.ingest import sending
-from exporter.events import MAX_REJECTED
+from exporter.wire.events import MAX_REJECTED
 
 ROWS = 12_000
 BARE = CONFIG["models"][1]["name"]

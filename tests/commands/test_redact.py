@@ -19,13 +19,13 @@ from support.servers import Served, ask, eventually, write_config
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.events import Prediction
 from exporter.storage.engine import open_engine, write_beside
 from exporter.storage.migrations import migrate
 from exporter.storage.packed_inputs import InputsPacker, delete_retired_dictionaries, unpack
 from exporter.storage.prediction_rows import insert_predictions, pack_rows, prediction_rows
 from exporter.storage.redaction import open_database, redact_rows
 from exporter.storage.schema import feedback, input_dictionaries, predictions
+from exporter.wire.events import Prediction
 
 SECRET = "Ada Lovelace 1815"
 OTHER = "kept-note"

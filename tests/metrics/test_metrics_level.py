@@ -10,13 +10,13 @@ import pytest
 from support.blocks import with_ratios
 
 from exporter.config import ModelConfig
-from exporter.events import Prediction
 from exporter.metrics.exposition import render_families
 from exporter.metrics.models import ModelsCollector, window_lines
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.profile import Profile
+from exporter.wire.events import Prediction
 
 AGES = numeric_feature(np.r_[np.random.default_rng(1).normal(size=900), np.full(100, np.nan)])
 BINNER = Binner(

@@ -10,7 +10,6 @@ import pytest
 from support.blocks import with_ratios
 
 from exporter.config import ModelConfig
-from exporter.events import Prediction
 from exporter.metrics.exposition import render_families
 from exporter.metrics.models import ModelsCollector, window_lines
 from exporter.monitoring.binner import Binner
@@ -18,6 +17,7 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.stats.live_dependence import SIZES, LiveDependence
+from exporter.wire.events import Prediction
 
 VALUES = numeric_feature(np.random.default_rng(1).normal(size=1000))
 PROFILE = Profile("p", 1000, {"age": "numeric", "income": "numeric"}, {"age": VALUES, "income": VALUES})

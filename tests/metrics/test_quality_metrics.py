@@ -14,7 +14,6 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from support.servers import CONFIG, Served, eventually, write_config
 
 from exporter.config import ModelConfig
-from exporter.events import LabelledPrediction
 from exporter.metrics.exposition import render_families
 from exporter.metrics.lines import FamilyLines, escape_label
 from exporter.metrics.models import ModelsCollector, window_lines
@@ -23,6 +22,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.builder import build_file
+from exporter.wire.events import LabelledPrediction
 
 Columns = dict[str, np.ndarray]
 

@@ -12,7 +12,6 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from exporter.config import ModelConfig, StoreConfig
-from exporter.events import Prediction
 from exporter.metrics.exposition import Exposition
 from exporter.monitoring import snapshots
 from exporter.monitoring.binner import Binner
@@ -26,6 +25,7 @@ from exporter.profiles.profile import Profile
 from exporter.stats.live_dependence import SIZES as LIVE_SIZES
 from exporter.stats.live_dependence import LiveDependence
 from exporter.storage import Store
+from exporter.wire.events import Prediction
 
 RNG = np.random.default_rng(8)
 PROFILE = Profile(

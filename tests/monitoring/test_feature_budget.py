@@ -10,7 +10,6 @@ import pytest
 from support.blocks import with_ratios
 
 from exporter.config import FeatureConfig, ModelConfig
-from exporter.events import Prediction
 from exporter.metrics.models import ModelsCollector, window_lines
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.feature_budget import FeatureBudget
@@ -22,6 +21,7 @@ from exporter.profiles.profile import Profile
 from exporter.stats.chi2 import chi2_quantiles, quantile_array
 from exporter.stats.dependence import NoiseRatio
 from exporter.stats.divergence import Reference
+from exporter.wire.events import Prediction
 
 RNG = np.random.default_rng(4)
 NAMES = [f"x{index:02d}" for index in range(30)]

@@ -13,7 +13,6 @@ from support.seasons import START, columns, profile, training
 
 from exporter.comparison.live import compare_live
 from exporter.config import ModelConfig, StoreConfig
-from exporter.events import Prediction
 from exporter.metrics.exposition import render_families
 from exporter.metrics.models import ModelsCollector
 from exporter.monitoring import snapshots
@@ -34,6 +33,7 @@ from exporter.stats.divergence import Floats, Reference
 from exporter.stats.intervals import divergence
 from exporter.storage import Store
 from exporter.storage.label_sums import LabelSums
+from exporter.wire.events import Prediction
 
 HOUR = 3600.0
 WINDOWS = ("5m", "1h", "1d")

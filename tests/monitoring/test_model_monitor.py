@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.config import ModelConfig
-from exporter.events import Prediction
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import Histogram, bucket_quantile, only_bucket
 from exporter.monitoring.model_monitor import ModelMonitor
@@ -15,6 +14,7 @@ from exporter.monitoring.window_stats import WindowStats
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.stats.divergence import Reference
+from exporter.wire.events import Prediction
 
 FINITE = st.floats(-1e12, 1e12)
 

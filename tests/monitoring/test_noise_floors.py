@@ -7,13 +7,13 @@ import pytest
 from support.blocks import with_ratios
 
 from exporter.config import ModelConfig
-from exporter.events import Prediction
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.window_stats import WindowStats
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.profile import NumericFeature, Profile
 from exporter.stats.divergence import Floats
+from exporter.wire.events import Prediction
 
 RNG = np.random.default_rng(1)
 

@@ -8,7 +8,6 @@ from scipy.signal import lfilter
 from support.blocks import with_ratios
 
 from exporter.config import ModelConfig
-from exporter.events import Prediction
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_learner import NoiseLearner
@@ -16,6 +15,7 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.stats.divergence import Floats
+from exporter.wire.events import Prediction
 
 PER_MINUTE = 10
 VALUES = numeric_feature(np.random.default_rng(1).normal(size=10_000))

@@ -15,7 +15,6 @@ from support.servers import write_config
 
 from exporter.config import ModelConfig
 from exporter.errors import ConfigError
-from exporter.events import LabelledPrediction, Prediction
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_files import load_monitors
 from exporter.monitoring.model_monitor import ModelMonitor
@@ -26,6 +25,7 @@ from exporter.monitoring.snapshots import decode, encode, restore_version
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.profile import Feature, Profile
 from exporter.stats.accuracy import wilson
+from exporter.wire.events import LabelledPrediction, Prediction
 
 NOW, UNIX = 5000.0, 1_764_028_790.0
 DAY = 86400.0

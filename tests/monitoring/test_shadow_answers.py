@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from exporter.events import Prediction
 from exporter.monitoring import shadow_answers
 from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.shadow_answers import MAX_PAIRS, MAX_VERSIONS, WAIT_SECONDS, ShadowAnswers
 from exporter.stats.tolerance import Tolerance
+from exporter.wire.events import Prediction
 
 
 def counter(task: Any = "classification", tolerance: float = 0.0) -> ShadowAnswers:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from exporter.config import ModelConfig
-from exporter.events import Prediction
 from exporter.monitoring import pair_snapshots
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import TOTALS
@@ -19,6 +18,7 @@ from exporter.monitoring.shared_counts import MAX_PAIRS, MAX_SERVING, Pair, Shar
 from exporter.monitoring.shared_time import GAP_SECONDS, STEP_SECONDS, SharedTime
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.profile import Profile
+from exporter.wire.events import Prediction
 
 WALL = 1_764_028_800.0
 GAP_STEPS = round(GAP_SECONDS / STEP_SECONDS)

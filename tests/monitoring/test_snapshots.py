@@ -20,7 +20,6 @@ from support.postgres import Postgres
 from support.servers import Served, eventually, write_config
 
 from exporter.config import ModelConfig, StoreConfig
-from exporter.events import LabelledPrediction, Prediction
 from exporter.monitoring import snapshots
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
@@ -31,6 +30,7 @@ from exporter.profiles.correlation_builder import measure_correlation
 from exporter.profiles.profile import Profile
 from exporter.storage import Store
 from exporter.storage.schema import windows
+from exporter.wire.events import LabelledPrediction, Prediction
 
 WALL = 1_764_028_790.0  # ten seconds before a midnight in UTC
 RNG = np.random.default_rng(20)

@@ -18,10 +18,10 @@ from support.servers import Served, eventually, write_config
 
 from exporter.commands.logs import Formatter
 from exporter.errors import EventError
-from exporter.events import RejectedEvent
 from exporter.metrics.exporter import ExporterMetrics
 from exporter.server import client_log
 from exporter.server.client_log import MAX_CLIENTS, MAX_LINES, ClientLog, set_client
+from exporter.wire.events import RejectedEvent
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from support.servers import write_config
 from exporter.comparison.counts import Counts, Period, Quality, add
 from exporter.comparison.measures import MIN_LABELS, Comparison, Measure, Side, compare
 from exporter.comparison.report import document, sentence, summary
-from exporter.events import LabelEvent, Prediction
 from exporter.monitoring.shared_time import STEP_SECONDS
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.stats.accuracy import IntervalEstimate
+from exporter.wire.events import LabelEvent, Prediction
 
 PERIOD = Period(0, 3600)
 

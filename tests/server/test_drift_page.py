@@ -20,7 +20,6 @@ from support.seasons import profile as seasonal_profile
 from support.servers import Served, write_config
 
 from exporter.config import THRESHOLDS, ModelConfig
-from exporter.events import Prediction
 from exporter.monitoring import history
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_report import (
@@ -37,6 +36,7 @@ from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.pages.drift_text import describe, describe_dependence
 from exporter.stats.live_dependence import SIZES, LiveDependence
+from exporter.wire.events import Prediction
 
 STRANGE = 'a "model"\\ 模型 <i>'
 ROWS = 2000

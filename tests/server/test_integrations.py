@@ -19,17 +19,16 @@ from exporter.config import MappingConfig, ModelConfig
 from exporter.errors import EventError
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
-from exporter.server.integrations import ConfiguredModel, ModelNames, PayloadPair, to_predictions
-from exporter.server.integrations.cloudevents import LoggedMessage, read_events
-from exporter.server.integrations.detect import decode_request, decode_response
-from exporter.server.integrations.mapping import MAX_COLUMNS, MAX_HINTS
-from exporter.server.integrations.otlp import read_records
-from exporter.server.integrations.otlp_request import MAX_PROTOBUF, MAX_RECORDS
-from exporter.server.integrations.pairing import MAX_SECONDS, MAX_WAITING_BYTES, RequestResponsePairer
-from exporter.server.integrations.payload import MAX_ROWS, Payload, decompress
-from exporter.server.integrations.payload_pairs import read_pair, split_pairs
-from exporter.server.integrations.seldon import decode_feedback
-from exporter.server.integrations.seldon_feedback import feedback_documents
+from exporter.wire.cloudevents import LoggedMessage, read_events
+from exporter.wire.formats import decode_request, decode_response
+from exporter.wire.mapping import MAX_COLUMNS, MAX_HINTS, ModelNames, PayloadPair, to_predictions
+from exporter.wire.otlp import MAX_PROTOBUF, MAX_RECORDS, read_records
+from exporter.wire.outputs import ConfiguredModel
+from exporter.wire.pairing import MAX_SECONDS, MAX_WAITING_BYTES, RequestResponsePairer
+from exporter.wire.pairs import read_pair, split_pairs
+from exporter.wire.payload import MAX_ROWS, Payload, decompress
+from exporter.wire.seldon import decode_feedback
+from exporter.wire.seldon_feedback import feedback_documents
 
 FOLDER = DATA / "payloads"
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from support.servers import CONFIG, Answer, Served, eventually, write_config
 
-from exporter.events import LabelEvent, Prediction
 from exporter.server.application import Exporter
+from exporter.wire.events import LabelEvent, Prediction
 
 BARE = CONFIG["models"][1]["name"]
 """A model without a profile: whether it predicts classes or numbers, each of its predictions says."""

@@ -14,11 +14,11 @@ from flask.testing import FlaskClient
 from support.servers import write_config
 
 from exporter.cli import main
-from exporter.events import Prediction
 from exporter.server.api.probes import Probes
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.tasks.model_file_watch import MAX_LOOKS
+from exporter.wire.events import Prediction
 
 SUCCESSFUL = "model_exporter_config_last_reload_successful"
 PIPE = "models: [{name: x, profile: pipe}]"

@@ -13,7 +13,6 @@ from support.postgres import Postgres
 from support.servers import write_config
 
 from exporter.config import ModelConfig
-from exporter.events import Prediction
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.snapshot_encoding import pack
@@ -22,6 +21,7 @@ from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.server.application import Exporter
 from exporter.server.tasks.replica_drift import of_all_replicas
+from exporter.wire.events import Prediction
 
 VALUES = np.random.default_rng(1).normal(size=1000)
 BINNER = Binner(Profile("p", 1000, {"age": "numeric"}, {"age": numeric_feature(VALUES)}))

@@ -14,7 +14,6 @@ from support.flights import COUNT, events, is_planted, write_model
 from support.servers import Served
 
 from exporter.config import ModelConfig, StoreConfig
-from exporter.events import Feedback, LabelEvent, Prediction
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.profile_file import load
@@ -28,6 +27,7 @@ from exporter.slices.recorder import BinRecorder
 from exporter.storage import Store, archive, parquet_buffer, prediction_rows
 from exporter.storage.bin_codes import BlockFilter
 from exporter.storage.schema import bin_codes, labels, late_labels
+from exporter.wire.events import Feedback, LabelEvent, Prediction
 
 DAYS = 86400.0
 

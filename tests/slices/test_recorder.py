@@ -21,7 +21,6 @@ from support.rows import training
 from support.servers import Served
 
 from exporter.config import ModelConfig, StoreConfig
-from exporter.events import Prediction
 from exporter.features.extract import numeric_column
 from exporter.monitoring.batches import count_events
 from exporter.monitoring.binner import Binner
@@ -39,6 +38,7 @@ from exporter.storage import Store
 from exporter.storage.bin_codes import BlockFilter, delete_old_blocks
 from exporter.storage.prediction_rows import prediction_rows
 from exporter.storage.schema import bin_codes
+from exporter.wire.events import Prediction
 
 
 @pytest.fixture(scope="module")

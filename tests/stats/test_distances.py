@@ -10,12 +10,12 @@ from scipy.spatial.distance import jensenshannon
 from scipy.stats import ks_2samp, wasserstein_distance
 
 from exporter.config import ModelConfig
-from exporter.events import Prediction
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.window_stats import WindowStats
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
+from exporter.wire.events import Prediction
 
 ALL = ("js", "ks", "psi", "wasserstein")
 

@@ -29,7 +29,6 @@ from support.postgres import Postgres
 from exporter.commands import redact
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.events import Feedback, LabelEvent, Prediction
 from exporter.monitoring.model_files import load_monitors
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.builder import build_file
@@ -56,6 +55,7 @@ from exporter.storage.engine import open_engine
 from exporter.storage.retention import Retention
 from exporter.storage.schema import feedback, labels, late_labels, predictions
 from exporter.storage.size import StoreSize
+from exporter.wire.events import Feedback, LabelEvent, Prediction
 
 DAY = 86400
 TODAY = int(time.time() // DAY)

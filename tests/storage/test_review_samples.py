@@ -15,7 +15,6 @@ from support.servers import eventually
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreFullError
-from exporter.events import Feedback, Prediction
 from exporter.stats.accuracy import IntervalEstimate, wilson
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store, prediction_rows
@@ -29,6 +28,7 @@ from exporter.storage.review.review_samples import sample_for_review, store_samp
 from exporter.storage.review.sample_strata import Strata, stored_strata
 from exporter.storage.review.stratified_draw import Draw, draw, select_draw
 from exporter.storage.schema import draws, feedback, history, predictions
+from exporter.wire.events import Feedback, Prediction
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from support.servers import CONFIG, Served, eventually, write_config
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.events import Feedback, Prediction
 from exporter.features.png_codec import pack_image
 from exporter.monitoring.model_files import load_monitors
 from exporter.profiles.readers.store import StoreSource
@@ -42,6 +41,7 @@ from exporter.storage.review.corrections import Filter
 from exporter.storage.schema import feedback, history, input_dictionaries, metadata, predictions, schema_table
 from exporter.storage.size import StoreSize
 from exporter.storage.window_snapshots import delete_other_snapshots, load_snapshots, save_snapshot
+from exporter.wire.events import Feedback, Prediction
 
 
 class Exporter:

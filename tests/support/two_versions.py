@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from flask.testing import FlaskClient
 
-from exporter.events import Prediction
 from exporter.monitoring.shared_time import STEP_SECONDS
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
+from exporter.wire.events import Prediction
 from support.past import Points
 from support.servers import write_config
 

@@ -27,9 +27,9 @@ from exporter.commands.consume.metrics import ConsumerMetrics
 from exporter.commands.consume.sending import GIVE_UP, Poster
 from exporter.commands.exporter_client import DEFAULT_URL, exporter_client
 from exporter.errors import ExporterError, UsageError
-from exporter.events import MAX_REJECTED
 from exporter.http_client.client import NO_RETRY
 from exporter.validation import any_of, preview
+from exporter.wire.events import MAX_REJECTED
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _OWN = {

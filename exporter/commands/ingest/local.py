@@ -15,8 +15,6 @@ from exporter.commands.ingest.table import Refused, Rows, Table
 from exporter.commands.progress import Progress
 from exporter.config import ModelConfig
 from exporter.errors import BatchError, printable
-from exporter.event_decoder import Decoder
-from exporter.events import LabelledPrediction, Prediction, check_predictions
 from exporter.features.extract import as_list, is_missing
 from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.binner import Binner
@@ -27,6 +25,8 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile_file import load
 from exporter.profiles.readers.csv_cells import delimiter_in
 from exporter.validation import any_of, preview, suggestion
+from exporter.wire.decoder import Decoder
+from exporter.wire.events import LabelledPrediction, Prediction, check_predictions
 
 WINDOW = "run"
 """The value of the ``window`` label."""

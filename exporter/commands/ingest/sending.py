@@ -10,9 +10,9 @@ from exporter.commands.common import add_credentials, checked, whole_number
 from exporter.commands.exporter_client import exporter_client
 from exporter.commands.ingest.checkpoint import State, begin
 from exporter.commands.ingest.input_file import Input
-from exporter.events import MAX_REJECTED
 from exporter.http_client.client import NO_RETRY, Client
 from exporter.validation import parse_duration
+from exporter.wire.events import MAX_REJECTED
 
 TIMEOUT = 60.0
 """Seconds that one request to an exporter may take."""

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.errors import BatchError
-from exporter.events import FIRST_YEAR, LAST_YEAR, MAX_ID, MAX_LABEL
 from exporter.features.extract import as_list, confidence_column, numeric_column, scalar_text
 from exporter.features.timestamp import unix_seconds
 from exporter.features.types import INPUT_TYPES
@@ -21,6 +20,7 @@ from exporter.profiles.profile import CategoricalFeature, Feature, Profile
 from exporter.profiles.readers.base import Source
 from exporter.stats.divergence import Floats
 from exporter.validation import closest, preview
+from exporter.wire.events import FIRST_YEAR, LAST_YEAR, MAX_ID, MAX_LABEL
 
 MAX_REPORTED = 10
 """Refused rows whose reasons are kept."""

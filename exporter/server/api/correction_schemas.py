@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from exporter.events import Label
+from exporter.wire.events import Label
 
 
 class Suspect(msgspec.Struct):

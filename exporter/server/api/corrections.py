@@ -10,7 +10,6 @@ from flask import Blueprint, Response, g, request
 
 from exporter.config import sampled_share
 from exporter.errors import EventError
-from exporter.events import check_model
 from exporter.server.api.correction_query import (
     MAX_ID,
     MAX_LIMIT,
@@ -42,6 +41,7 @@ from exporter.storage.review.suspects import suspect_documents
 from exporter.storage.review.user_stats import user_stats
 from exporter.storage.stored_text import label_json
 from exporter.validation import preview
+from exporter.wire.events import check_model
 
 
 class CorrectionsApi:

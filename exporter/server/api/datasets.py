@@ -12,7 +12,6 @@ from exporter.datasets import FORMATS, Format, redaction, release
 from exporter.datasets.examples import Pages
 from exporter.datasets.stored import stored_pages
 from exporter.errors import EventError
-from exporter.events import check_model
 from exporter.server.api.parameters import check_parameters, convert_body, parse_json, parse_time, parse_whole_number
 from exporter.server.api.request_bodies import ReleaseRequest
 from exporter.server.application import Exporter
@@ -22,6 +21,7 @@ from exporter.storage import releases
 from exporter.storage.review.accepted_examples import Selection
 from exporter.storage.stored_text import label_json
 from exporter.validation import preview, suggestion
+from exporter.wire.events import check_model
 
 DEFAULT_LIMIT = 100
 """Releases on a page, unless the client asks for another number."""

@@ -12,22 +12,23 @@ import msgspec
 from flask import Blueprint, Response, request
 
 from exporter.errors import EventError
-from exporter.events import MAX_REJECTED, Prediction, RejectedEvent
 from exporter.server.api.ingest import idempotency_key
 from exporter.server.api.parameters import parse_ids
 from exporter.server.application import Exporter
 from exporter.server.http.problem import Reply, event_problem
 from exporter.server.http.request import MAX_BODY
 from exporter.server.ingest import NDJSON, Ingest
-from exporter.server.integrations import ConfiguredModel, ModelNames, PayloadPair, seldon, to_predictions
-from exporter.server.integrations.cloudevents import BATCH, LoggedMessage, read_events
-from exporter.server.integrations.detect import decode_request, decode_response
-from exporter.server.integrations.otlp import PROTOBUF, PredictionRecord, error_status, export_response, read_records
-from exporter.server.integrations.otlp_request import Signal
-from exporter.server.integrations.payload import MAX_ROWS, decode_json, decompress, decompress_if_gzip
-from exporter.server.integrations.payload_pairs import read_pair, split_pairs
-from exporter.server.integrations.proxy_records import read_record
-from exporter.server.integrations.seldon_feedback import feedback_documents
+from exporter.wire import seldon
+from exporter.wire.cloudevents import BATCH, LoggedMessage, read_events
+from exporter.wire.events import MAX_REJECTED, Prediction, RejectedEvent
+from exporter.wire.formats import decode_request, decode_response
+from exporter.wire.mapping import ModelNames, PayloadPair, to_predictions
+from exporter.wire.otlp import PROTOBUF, PredictionRecord, Signal, error_status, export_response, read_records
+from exporter.wire.outputs import ConfiguredModel
+from exporter.wire.pairs import read_pair, split_pairs
+from exporter.wire.payload import MAX_ROWS, decode_json, decompress, decompress_if_gzip
+from exporter.wire.proxy_records import read_record
+from exporter.wire.seldon_feedback import feedback_documents
 
 _LARGE = 2**20
 _GRPC_CODES = {400: 3, 413: 3, 415: 3, 503: 14}  # INVALID_ARGUMENT and UNAVAILABLE

@@ -9,9 +9,9 @@ from typing import TypeVar
 import msgspec
 
 from exporter.errors import EventError
-from exporter.events import check_model
 from exporter.storage.review.corrections import STATUSES
 from exporter.validation import any_of, explain, json_pointer, preview, suggestion
+from exporter.wire.events import check_model
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 

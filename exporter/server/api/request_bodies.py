@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from exporter.events import Label
 from exporter.server.api.correction_query import MAX_ID, MAX_LIMIT
+from exporter.wire.events import Label
 
 _Id = Annotated[int, msgspec.Meta(ge=0, le=MAX_ID)]
 

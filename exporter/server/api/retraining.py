@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
-from exporter.events import check_model
 from exporter.server.api.parameters import check_parameters, convert_body, parse_json, parse_whole_number
 from exporter.server.api.request_bodies import RetrainBody
 from exporter.server.application import Exporter
@@ -12,6 +11,7 @@ from exporter.server.http.problem import json_reply, problem
 from exporter.server.tasks.retraining import request_document
 from exporter.storage.retrain_requests import list_requests
 from exporter.validation import preview
+from exporter.wire.events import check_model
 
 DEFAULT_LIMIT, MAX_LIMIT = 20, 1000
 """Requests that are listed: unless the client asks for another number, and at most."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from exporter.errors import ArchiveError, EventError, StoreError, StoreFullError
-from exporter.events import MAX_REJECTED, RejectedEvent
+from exporter.wire.events import MAX_REJECTED, RejectedEvent
 
 if TYPE_CHECKING:
     from flask import Response

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from exporter.server.integrations.cloudevents import LoggedMessage
+from exporter.wire.cloudevents import LoggedMessage
 
 MAX_WAITING = 20_000
 """Messages that wait for their counterpart."""

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 import msgspec
 
 from exporter.errors import EventError
-from exporter.events import NO_EVENTS
-from exporter.server.integrations.detect import request_from_json, response_from_json
-from exporter.server.integrations.mapping import PayloadPair
-from exporter.server.integrations.payload import convert, decode_one
+from exporter.wire.events import NO_EVENTS
+from exporter.wire.formats import request_from_json, response_from_json
+from exporter.wire.mapping import PayloadPair
+from exporter.wire.payload import convert, decode_one
 
 
 class _Pair(msgspec.Struct):

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import msgspec
 
 from exporter.errors import EventError
-from exporter.server.integrations.detect import decode_request, decode_response
-from exporter.server.integrations.mapping import PayloadPair
-from exporter.server.integrations.payload import Payload, convert, decompress_if_gzip
+from exporter.wire.formats import decode_request, decode_response
+from exporter.wire.mapping import PayloadPair
+from exporter.wire.payload import Payload, convert, decompress_if_gzip
 
 
 class ProxyRecord(msgspec.Struct):

@@ -8,10 +8,10 @@ from typing import Any
 from exporter.config import ModelConfig
 from exporter.errors import EventError
 from exporter.features.extract import scalar_text
-from exporter.server.integrations.mapping import map_inputs
-from exporter.server.integrations.outputs import ConfiguredModel, ModelOutput, read_outputs, score_classes
-from exporter.server.integrations.payload import MAX_ROWS, Column, Payload
-from exporter.server.integrations.seldon import Feedback, decode_message
+from exporter.wire.mapping import map_inputs
+from exporter.wire.outputs import ConfiguredModel, ModelOutput, read_outputs, score_classes
+from exporter.wire.payload import MAX_ROWS, Column, Payload
+from exporter.wire.seldon import Feedback, decode_message
 
 _NO_MODEL = ConfiguredModel(ModelConfig("-"))
 _EMPTY = Payload([])

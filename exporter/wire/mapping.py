@@ -13,12 +13,12 @@ import numpy as np
 
 from exporter.config import ModelConfig
 from exporter.errors import EventError
-from exporter.events import Prediction, RejectedEvent, check_names, check_times
 from exporter.features.image import are_numbers
 from exporter.features.lenient_json import sanitize
-from exporter.server.integrations.outputs import ConfiguredModel, ModelOutput, as_batch, read_outputs, unwrap
-from exporter.server.integrations.payload import Column, Payload
 from exporter.validation import explain, json_pointer, preview, suggestion
+from exporter.wire.events import Prediction, RejectedEvent, check_names, check_times
+from exporter.wire.outputs import ConfiguredModel, ModelOutput, as_batch, read_outputs, unwrap
+from exporter.wire.payload import Column, Payload
 
 MAX_COLUMNS = 10_000
 """Tensors or columns of a request."""

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from exporter.config import ModelConfig
 from exporter.errors import EventError
 from exporter.profiles.profile import CategoricalFeature, Feature, Profile
-from exporter.server.integrations.payload import MAX_ROWS, Column
 from exporter.validation import preview, suggestion
+from exporter.wire.payload import MAX_ROWS, Column
 
 CONFIDENCES = frozenset(
     ["confidence", "output_probability", "predict_proba", "proba", "probabilities", "probability", "score", "scores"]

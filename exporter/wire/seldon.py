@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from exporter.errors import EventError
-from exporter.server.integrations.payload import Column, Payload, as_rows, columns_of_rows, convert, reshape
 from exporter.validation import preview
+from exporter.wire.payload import Column, Payload, as_rows, columns_of_rows, convert, reshape
 
 MEMBERS = ("data", "strData", "jsonData", "binData")
 """A message has one of these."""

@@ -14,8 +14,8 @@ import numpy as np
 
 from exporter.errors import EventError
 from exporter.features.lenient_json import sanitize
-from exporter.server.integrations.payload import Column, Payload, convert, reshape
 from exporter.validation import preview, suggestion
+from exporter.wire.payload import Column, Payload, convert, reshape
 
 _DTYPES = {
     "BOOL": "<u1",

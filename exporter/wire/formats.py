@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from exporter.errors import EventError
-from exporter.server.integrations import open_inference, seldon
-from exporter.server.integrations.payload import (
+from exporter.validation import preview
+from exporter.wire import open_inference, seldon
+from exporter.wire.payload import (
     Column,
     Payload,
     as_rows,
@@ -16,7 +17,6 @@ from exporter.server.integrations.payload import (
     decode_json,
     named_columns,
 )
-from exporter.validation import preview
 
 _REQUEST_MEMBERS = "inputs, instances, dataframe_split, dataframe_records, data, strData, jsonData and binData"
 _RESPONSE_MEMBERS = "outputs, predictions, data, strData, jsonData, binData and error"

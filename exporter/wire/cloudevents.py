@@ -12,9 +12,9 @@ from urllib.parse import unquote
 import msgspec
 
 from exporter.errors import EventError
-from exporter.events import NO_EVENTS
-from exporter.server.integrations.payload import convert, decode_one
 from exporter.validation import preview
+from exporter.wire.events import NO_EVENTS
+from exporter.wire.payload import convert, decode_one
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"

@@ -16,9 +16,9 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from exporter.errors import EventError
-from exporter.events import MAX_REJECTED, RejectedEvent, check_names, check_times
 from exporter.features.lenient_json import parse_integer, sanitize
 from exporter.validation import explain, json_pointer, preview
+from exporter.wire.events import MAX_REJECTED, RejectedEvent, check_names, check_times
 
 MAX_NAME = 32
 """Longest unknown member that is compared with the known ones."""
