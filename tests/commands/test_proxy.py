@@ -612,6 +612,30 @@ def test_idle_upstream_connections_are_closed(proxied: Start) -> None:
     upstream.close()
 
 
+def test_requests_on_connections_that_the_model_server_closed(proxied: Start) -> None:
+    """A request of any method that meets a closed idle connection is sent once more; no client sees the difference."""
+    answered = 0
+
+    def script(connection: socket.socket) -> None:
+        nonlocal answered
+        length = re.search(rb"Content-Length: (\d+)", head_of(connection))
+        assert length is not None
+        remaining = int(length[1])
+        while remaining:
+            remaining -= len(connection.recv(min(remaining, 65536)))
+        answer(connection)
+        answered += 1
+        head_of(connection)  # the next request gets no response
+
+    upstream = Scripted(script)
+    proxy = proxied(upstream.port, "--upstream.idle=60")
+    for size in (1, 100, 1_000_000, 20, 1_000_000, 3):
+        assert ask(proxy.url + "/", b"x" * size).text == "ok"
+    assert answered == 6
+    assert proxy.sample('upstream_failures_total{reason="closed"}') == 0
+    upstream.close()
+
+
 def test_tls_to_the_model_server(tmp_path: Path, proxied: Start) -> None:
     """A model server behind https is verified, and gets the given host name and path prefix."""
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"

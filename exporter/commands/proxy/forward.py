@@ -17,7 +17,7 @@ from exporter.commands.proxy import headers
 from exporter.commands.proxy.metrics import Metrics
 from exporter.commands.proxy.recorder import Copy, Recorder
 from exporter.commands.proxy.responses import PassedResponse, parser_error, problem
-from exporter.commands.proxy.upstream import Upstream
+from exporter.commands.proxy.upstream import ATTEMPT, Attempt, Upstream
 
 CLIENT_CLOSED_REQUEST = 499
 """The code of a request whose client went away, as nginx logs it."""
@@ -129,6 +129,7 @@ class _Exchange:
         self._response: PassedResponse | None = None
         self._deadline: asyncio.Timeout | None = None
         self._awaits_body = self._awaits_reader = False  # whether the client is what takes time
+        self._response_began = False
         self._malformed = ""
         self.code = 500
 
@@ -137,8 +138,8 @@ class _Exchange:
     async def run(self) -> web.StreamResponse:
         """Pass the request on and the response back; return the response."""
         try:
-            async with asyncio.timeout(self._forwarder.timeout) as self._deadline, self._send() as answer:
-                return await self._pass_back(answer)
+            async with asyncio.timeout(self._forwarder.timeout) as self._deadline:
+                return await self._exchange()
         except aiohttp.ConnectionTimeoutError:
             return self._failed("timeout", "the model server did not take the connection in time")
         except TimeoutError:
@@ -148,9 +149,25 @@ class _Exchange:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return self._broken_off(error)
 
-    def _send(self) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        request, forwarder = self._request, self._forwarder
+    async def _exchange(self) -> web.StreamResponse:
+        """Send the request, and once more where the model server had closed an idle connection before it came.
+
+        A request whose body is still arriving could not be sent again: it gets a new connection.
+        """
         data = self._body()
+        attempt = Attempt(fresh=data is not None and not isinstance(data, bytes))
+        while True:
+            ATTEMPT.set(attempt)
+            try:
+                async with self._send(data) as answer:
+                    return await self._pass_back(answer)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError):
+                if not attempt.reused or self._response_began:
+                    raise
+            attempt = Attempt(fresh=True)
+
+    def _send(self, data: bytes | AsyncIterator[bytes] | None) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+        request, forwarder = self._request, self._forwarder
         return forwarder.client.request(
             request.method,
             forwarder.url(request),
@@ -201,6 +218,7 @@ class _Exchange:
     # --- the response -------------------------------------------------------------------------
 
     async def _pass_back(self, answer: aiohttp.ClientResponse) -> web.StreamResponse:
+        self._response_began = True
         if not 200 <= answer.status <= 999:
             raise ValueError(f"a status of {answer.status}")
         if answer.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ssl
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -56,6 +58,26 @@ def parse(url: str, ca_file: str | None = None) -> Upstream:
     return Upstream(parts.scheme, parts.hostname, port, parts.path.rstrip("/"), context)
 
 
+@dataclass(slots=True)
+class Attempt:
+    """Which connection a request is sent on.
+
+    Attributes
+    ----------
+    fresh
+        Whether to open a new connection.
+    reused
+        Whether the connection was idle before, so that the model server may just have closed it.
+    """
+
+    fresh: bool
+    reused: bool = False
+
+
+ATTEMPT: ContextVar[Attempt] = ContextVar("attempt")
+"""The attempt of the current task, in which the connector says whether it reused a connection."""
+
+
 class Connector(aiohttp.TCPConnector):
     """Connections to the model server, kept open between requests.
 
@@ -79,8 +101,10 @@ class Connector(aiohttp.TCPConnector):
 
         aiohttp would take that for the response to the next request.
         """
-        while (connection := await super()._get(key, traces)) is not None:
+        attempt = ATTEMPT.get()
+        while not attempt.fresh and (connection := await super()._get(key, traces)) is not None:
             if connection.protocol is not None and not connection.protocol.should_close:
+                attempt.reused = True
                 return connection
             connection.close()
         return None
