@@ -74,8 +74,11 @@ bench: export OPENBLAS_NUM_THREADS := 1
 bench: $(STAMP)  ## run the benchmarks, each with a peer or a floor in the same run
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-dashboards kubernetes: $(STAMP)  ## generate the dashboards, the rules for Grafana and the PrometheusRule for Kubernetes
+dashboards: $(STAMP)  ## generate the dashboards and the rules for batches
 	$(BIN)/python -m grafana
+
+release-files: $(STAMP)  ## build what Grafana imports: dashboards, and the rules for a Grafana that evaluates them itself
+	$(BIN)/python -m grafana --output=build/release
 
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
   --no-annotate $(UPGRADE)
@@ -94,4 +97,4 @@ outdated: $(STAMP)  ## list the packages that have a newer version, and the imag
 	@$(BIN)/python -m pip --disable-pip-version-check list --outdated --exclude model-exporter --exclude grafana_foundation_sdk --exclude pip
 	@sed -n 's/^ *image: \(.*@sha256\)/\1/p; s/^FROM \(.*@sha256:[0-9a-f]*\)$$/\1/p' docker-compose.yml Dockerfile
 
-.PHONY: help install up down programs test test-fast test-spark java lint size bench dashboards kubernetes lock upgrade outdated
+.PHONY: help install up down programs test test-fast test-spark java lint size bench dashboards release-files lock upgrade outdated

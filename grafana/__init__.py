@@ -1,4 +1,4 @@
-"""Dashboards as code: ``python -m grafana`` writes ``grafana/{dashboards,import}/`` and ``deploy/kubernetes/``.
+"""Dashboards as code: ``python -m grafana`` writes ``grafana/dashboards/``, with ``--output`` the files of a release.
 
 =========================  =====================================================================
 `style`                    colours, units, texts and the small parts of a panel
@@ -21,7 +21,8 @@
 `model_quality`            accuracy and errors, measured and estimated
 `model_release`            two versions, or two periods, side by side
 `model_exporter`           the exporter itself
-`kubernetes`               the rules as a PrometheusRule
+`managed_rules`            the rules for a Grafana that evaluates them itself
+`last_run`                 rules that keep the metrics of the last batch
 =========================  =====================================================================
 
 The module of a dashboard is named after its uid. Each panel is a function named after it; its title and

@@ -33,4 +33,4 @@ def file() -> str:
         for name in names
     ]
     groups = [{"name": "model-batch-last-run", "interval": "15s", "rules": held}]
-    return rules.generated({"groups": groups}, "kubernetes", _NOTES, source="exporter/metrics/families.py")
+    return rules.generated({"groups": groups}, "dashboards", _NOTES, source="exporter/metrics/families.py")

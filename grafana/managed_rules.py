@@ -41,7 +41,7 @@ _SENTENCE = re.compile(r"\s*{{- with printf .*?\.{{ end }}", re.DOTALL)
 """A sentence that depends on what Prometheus answers, or has a list of it."""
 _PERIOD = re.compile(r"&since={{ query [^}]*}}(?:&until={{ query [^}]*}})?")
 """The time range of a link, which Prometheus asks for."""
-_VALUE = re.compile(r"\$value\b")
+_VALUE = re.compile(r"{{[^}]*\$value\b[^}]*}}")
 
 
 def files() -> dict[str, str]:
@@ -65,7 +65,7 @@ def _file(kind: str, suffix: str, convert: Callable[[Mapping[str, Any]], dict[st
         for group in rules.groups()
     ]
     document = {"apiVersion": 1, "groups": [group for group in groups if group["rules"]]}
-    return rules.generated(document, "dashboards", _NOTES)
+    return rules.generated(document, "release-files", _NOTES)
 
 
 def _interval(text: str) -> str:
@@ -122,15 +122,14 @@ def _alert(rule: Mapping[str, Any]) -> dict[str, Any]:
     }
     if len(thresholds) > 1:
         raise ValueError(f"{name}: the annotations name several thresholds, expected one: {sorted(thresholds)}")
-    # Alerts have no label __name__ in Prometheus; an aggregation without labels removes nothing else.
     return {
         "uid": _uid(name),
         "title": name,
         "condition": "B",
         "data": [
-            _query("A", f"sum without () (\n{_indented(rule['expr'])}\n)\n"),
+            _query("A", _without_name(rule["expr"])),
             _fires("B", "A"),
-            *(_query("threshold", expr) for expr in thresholds),
+            *(_query("threshold", _without_name(expr)) for expr in thresholds),
         ],
         "noDataState": "OK",  # no series: the expression of an alert that does not fire
         "execErrState": "Error",
@@ -142,8 +141,19 @@ def _alert(rule: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _indented(expr: str) -> str:
-    return "\n".join(f"  {line}" for line in expr.strip().splitlines())
+def _without_name(expr: str) -> str:
+    """Return an expression whose series have no label ``__name__``.
+
+    Alerts have none in Prometheus, and Grafana joins two queries only where the labels of one contain those of the
+    other. An aggregation without labels removes nothing else.
+    """
+    lines = "\n".join(f"  {line}" for line in expr.strip().splitlines())
+    return f"sum without () (\n{lines}\n)\n"
+
+
+def _value_of(ref: str, text: str) -> str:
+    """Return a template that is empty where an alert is sent without a value of the query."""
+    return f"{{{{ with .Values.{ref} }}}}{text}{{{{ end }}}}"
 
 
 def _annotation(where: str, text: str) -> str:
@@ -156,10 +166,12 @@ def _annotation(where: str, text: str) -> str:
     )
     text = text.replace("{{ externalURL }}/", "{{ externalURL }}")
     text = _PERIOD.sub("", _SENTENCE.sub("", text))
-    text = _THRESHOLD.sub(lambda match: f"{{{{ .Values.threshold.Value | {match['format']} }}}}", text)
+    text = _THRESHOLD.sub(lambda match: _value_of("threshold", f"{{{{ .Value | {match['format']} }}}}"), text)
     # A label that the alert does not have: Prometheus writes nothing, Grafana would write "[no value]".
     text = re.sub(r"{{ \$labels\.(\w+) \| urlquery }}", r"{{ with .Labels.\1 }}{{ . | urlquery }}{{ end }}", text)
-    text = _VALUE.sub(".Values.A.Value", text.replace("$labels.", ".Labels."))
+    text = _VALUE.sub(lambda match: _value_of("A", match[0].replace("$value", ".Value")), text).replace(
+        "$labels.", ".Labels."
+    )
     if "$" in text or re.search(r"{{[^}]*\bquery\b", text):
         raise ValueError(f"{where}: Grafana's templates have no query() and no variables of this name: {text}")
     return text

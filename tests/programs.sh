@@ -12,7 +12,6 @@ packages=(
   "chromium-headless-shell chromium-headless-shell chromium chromium-browser"
   "docker-compose docker-compose"
   "faketime faketime"
-  "kustomize kustomize"
   "systemd systemd-analyze"
 )
 

@@ -24,7 +24,7 @@ from support.paths import ROOT
 from support.servers import ask, eventually
 
 from exporter.commands.up.plan import ADDRESSES, Plan
-from grafana.__main__ import files, importable
+from grafana.__main__ import files
 from grafana.style import CRITICAL, NEUTRAL, PALETTE, WARNING
 
 FOLDER = ROOT / "grafana" / "dashboards"
@@ -197,42 +197,31 @@ def test_the_dashboard_files_are_up_to_date() -> None:
     written = {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.json")}
     assert written == files()
     assert sorted(BOARDS) == UIDS
-    imported = {path.name: path.read_text(encoding="utf-8") for path in (FOLDER.parent / "import").iterdir()}
-    assert imported == {name: importable(text) for name, text in written.items()}
 
 
-def test_stale_files_are_removed(tmp_path: Path) -> None:
-    """``python -m grafana`` writes all files, and removes those of dashboards that no longer exist."""
-    (tmp_path / "grafana" / "dashboards").mkdir(parents=True)
-    (tmp_path / "grafana" / "dashboards" / "model-old.json").write_text("{}")
+def test_one_command_builds_the_files_of_a_release(tmp_path: Path) -> None:
+    """With ``--output``, ``python -m grafana`` writes dashboards and rules for Grafana, and removes stale files."""
+    (tmp_path / "dashboards").mkdir()
+    (tmp_path / "dashboards" / "model-old.json").write_text("{}")
     subprocess.run([sys.executable, "-m", "grafana", f"--output={tmp_path}"], check=True, cwd=ROOT)
-    written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert sorted(path.stem for path in written) == sorted(
-        [*UIDS, *UIDS, "rules", "alerts", "recording-rules", "last_run"]
+    written = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert sorted(written) == sorted(
+        [*(f"dashboards/{uid}.json" for uid in UIDS), "alerting/alerts.yml", "alerting/recording-rules.yml"]
     )
+    assert all(written[f"dashboards/{name}"] == text for name, text in files().items())
 
 
 @pytest.mark.parametrize("uid", UIDS)
-def test_import_asks_for_the_data_source_and_the_exporter(uid: str) -> None:
-    """Grafana's "Import" replaces ``${NAME}`` of each of ``__inputs``; the result differs in these two alone."""
-    board = json.loads((FOLDER.parent / "import" / f"{uid}.json").read_text(encoding="utf-8"))
-    kinds = {entry["name"]: entry["type"] for entry in board.pop("__inputs")}
-    assert kinds == {"DS_PROMETHEUS": "datasource", "VAR_EXPORTER_URL": "constant"}
-    panels = {panel["type"] for panel in EVERY[uid]} - {"row"}
-    assert {entry["id"] for entry in board.pop("__requires")} == {"grafana", "prometheus", *panels}
-    answers = {"DS_PROMETHEUS": "uid-of-mine", "VAR_EXPORTER_URL": "https://models.example"}
-    text = re.sub(r"\$\{(DS_\w+|VAR_\w+)\}", lambda match: answers[match[1]], json.dumps(board))
-    imported = json.loads(text)
-    variables = {variable["name"]: variable for variable in imported.pop("templating")["list"]}
-    assert variables["datasource"]["current"]["value"] == "uid-of-mine"
-    assert variables["exporter_url"]["type"] == "constant"
-    assert (
-        variables["exporter_url"]["query"] == variables["exporter_url"]["current"]["value"] == "https://models.example"
-    )
-    provisioned = dict(BOARDS[uid])
-    assert list(variables) == [variable["name"] for variable in provisioned.pop("templating")["list"]]
-    assert imported == provisioned
-    assert "127.0.0.1" not in text
+def test_a_dashboard_is_imported_as_it_is(uid: str) -> None:
+    """Grafana's "Import" needs no file of its own: the data source is a variable, and no address is in the file."""
+    board = BOARDS[uid]
+    assert "__inputs" not in board and "id" not in board
+    variables = {variable["name"]: variable for variable in board["templating"]["list"]}
+    assert variables["datasource"]["type"] == "datasource" and not variables["datasource"].get("current")
+    assert variables["exporter_url"]["query"]["query"].startswith("label_values(model_exporter_links_info{")
+    used = set(re.findall(r'"uid": "([^"]*)"', json.dumps({"p": board["panels"], "v": board["templating"]})))
+    assert used == {"${datasource}"}
+    assert "127.0.0.1" not in json.dumps(board)
 
 
 @pytest.mark.parametrize("uid", UIDS)

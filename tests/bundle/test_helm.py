@@ -1,4 +1,4 @@
-"""The Helm chart, rendered by Helm's own engine: the manifests of deploy/kubernetes/ with values."""
+"""The Helm chart, rendered by Helm's own engine: its values, and what it refuses."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import base64
 import gzip
 import importlib.metadata
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,11 @@ import helm_python
 import kubernetes_validate
 import pytest
 import yaml
+from support.chart import CHART, FOLDER, rendered
 from support.paths import ROOT
 
 from exporter.config import load
 
-FOLDER = ROOT / "deploy" / "helm"
-CHART = helm_python.Chart.load(FOLDER)
-OF_HELM = {"app.kubernetes.io/instance", "app.kubernetes.io/version", "app.kubernetes.io/managed-by", "helm.sh/chart"}
-"""Labels that the manifests do not have."""
 EVERYTHING = yaml.safe_load("""
 fullnameOverride: monitor
 image: {repository: registry.example/model-exporter, tag: "2", pullPolicy: Always}
@@ -52,30 +48,6 @@ NOTHING = {
     "networkPolicy": {"clientNamespaceLabels": None},
     **{part: {"enabled": False} for part in ("podDisruptionBudget", "serviceMonitor", "rules", "dashboards")},
 }
-
-
-def rendered(values: dict[str, Any] | None = None, name: str = "model-exporter") -> dict[tuple[str, str], Any]:
-    """What an installation creates, by kind and name."""
-    texts = CHART.render(values, name=name, namespace="monitoring")
-    documents = [
-        one for file, text in texts.items() if file.endswith(".yaml") for one in yaml.safe_load_all(text) if one
-    ]
-    return {(document["kind"], document["metadata"]["name"]): document for document in documents}
-
-
-def without_labels(value: Any) -> Any:
-    """A document without the labels that only the chart sets, also in its selectors."""
-    if isinstance(value, dict):
-        return {key: without_labels(one) for key, one in value.items() if key not in OF_HELM}
-    return [without_labels(one) for one in value] if isinstance(value, list) else value
-
-
-def test_the_default_values_are_the_manifests() -> None:
-    """The chart installs what ``kubectl apply --kustomize`` does, rules and dashboards included."""
-    command = ["kustomize", "build", ROOT / "deploy" / "kubernetes"]
-    built = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    manifests = {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(built)}
-    assert without_labels(rendered()) == manifests
 
 
 @pytest.mark.parametrize("values", [EVERYTHING, NOTHING], ids=["everything", "nothing"])

@@ -1,27 +1,24 @@
-"""The files for Kubernetes, held against what the API server checks."""
+"""What the Helm chart installs, and the examples beside it, held against what the API server checks."""
 
 from __future__ import annotations
 
 import json
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import kubernetes_validate
 import pytest
 import yaml
+from support.chart import rendered
 from support.paths import ROOT
 from support.servers import Served, write_config
 
 from exporter.cli import main
-from grafana import kubernetes
 
 FOLDER = ROOT / "deploy" / "kubernetes"
-BUILT = subprocess.run(["kustomize", "build", FOLDER], check=True, capture_output=True, text=True).stdout
-"""What ``kubectl apply --kustomize`` sends to a cluster."""
-EXAMPLES = [path.read_text(encoding="utf-8") for path in sorted((FOLDER / "examples").glob("*.yaml"))]
-DOCUMENTS = [document for text in (BUILT, *EXAMPLES) for document in yaml.safe_load_all(text)]
+EXAMPLES = [path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.yaml"))]
+DOCUMENTS = [*rendered().values(), *(document for text in EXAMPLES for document in yaml.safe_load_all(text))]
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 LABEL = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
 DATA_KEY = re.compile(r"[-._a-zA-Z0-9]+")
@@ -32,11 +29,6 @@ MEGABYTE = 1 << 20
 def strings(value: Any) -> bool:
     """Whether it is a map of strings to strings."""
     return isinstance(value, dict) and all(isinstance(part, str) for pair in value.items() for part in pair)
-
-
-def test_the_rules_are_generated() -> None:
-    """``make kubernetes`` would change nothing, byte for byte."""
-    assert (FOLDER / "rules.yaml").read_text(encoding="utf-8") == kubernetes.prometheus_rule()
 
 
 def of(kind: str) -> list[dict[str, Any]]:

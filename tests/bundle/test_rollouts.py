@@ -25,7 +25,7 @@ from exporter.comparison.decision import WORDS
 from exporter.metrics import families
 from exporter.server.flask_app import create_app
 
-FOLDER = ROOT / "deploy" / "kubernetes" / "examples"
+FOLDER = ROOT / "deploy" / "kubernetes"
 DOCUMENTS = {
     document["kind"]: document
     for name in ("argo-rollouts.yaml", "flagger.yaml")

@@ -577,7 +577,7 @@ def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, t
 
 
 def test_the_rules_for_batches_are_generated() -> None:
-    """``make kubernetes`` would change nothing, byte for byte."""
+    """``make dashboards`` would change nothing, byte for byte."""
     assert LAST_RUN.read_text(encoding="utf-8") == last_run.file()
 
 
