@@ -22,7 +22,7 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.monitoring.binner import Binner
 from exporter.profiles.builder import build_file
-from exporter.slices.archived import read_bins
+from exporter.slices.population import read_bins
 from exporter.storage import Store, prediction_rows
 from exporter.storage.archive import Archive, ArchiveFilter, set_archived
 from exporter.storage.archive_redaction import redact_archive

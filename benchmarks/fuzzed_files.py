@@ -15,7 +15,7 @@ from exporter.errors import ConfigError
 from exporter.monitoring import model_files
 from exporter.monitoring.binner import Binner
 from exporter.profiles import profile_file
-from exporter.server import tokens, web_config
+from exporter.server import access
 
 CONFIG: Any = {
     "store": {"url": "sqlite:///data/x.db", "retention": "30d", "inputs": "sampled:0.1"},
@@ -82,9 +82,9 @@ class Files:
             elif kind == "profile":
                 Binner(profile_file.load(path), frozenset({"name"}))
             elif kind == "web":
-                web_config.load(path)
+                access.load(path)
             else:
-                tokens.load(path)
+                access.load_tokens(path)
         except ConfigError as error:
             if len(str(error)) > 20_000:
                 raise ValueError(f"a message of {len(str(error))} characters") from None

@@ -28,8 +28,7 @@ import pandas as pd
 
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.row_bins import feature_bins
-from exporter.slices.dependence import ByUser
-from exporter.slices.search import Bins, search
+from exporter.slices.search import Bins, ByUser, search
 
 ROWS, BASE, FIRST = 20_000, 0.01, 3
 CATEGORIES = ("carrier", "origin", "dest", "weekday", "month")

@@ -43,7 +43,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.certificates import certificate
 from support.servers import CONFIG, Served, free_port, write_config
 
-from exporter.server.tokens import digest
+from exporter.server.access import digest
 
 MINUTES = 60.0
 LONGEST = 1.0

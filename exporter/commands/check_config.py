@@ -20,11 +20,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print what is configured, and what is wrong; the status is 1 if anything is."""
     from exporter.monitoring.model_files import load_valid  # loads numpy
-    from exporter.server import web_config
+    from exporter.server import access
 
     path = options.config or options.config_file or Path("exporter.yml")
     loaded = load_valid(path)
-    web_config.load(options.web_config_file, options.web_tokens_file)
+    access.load(options.web_config_file, options.web_tokens_file)
     for model in loaded.config.models:
         binner = loaded.monitors.nearest_binner(model.name)
         inputs = f"{len(binner.names)} features in {len(binner.targets)} profiled targets" if binner else "no profile"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from exporter.errors import ExporterError
-from exporter.http_client.credentials import BEARER_TOKEN, Credentials
+from exporter.http_client.client import BEARER_TOKEN, Credentials
 
 _Value = TypeVar("_Value")
 

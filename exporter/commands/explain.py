@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from exporter.commands.common import aligned, moment, whole_number
 from exporter.commands.exporter_client import add_exporter_options, exporter_client
 from exporter.errors import ExporterError, printable
-from exporter.slices.query import DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS
+from exporter.slices.explain import DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS
 from exporter.validation import parse_duration
 
 TIMEOUT = 120.0

@@ -31,18 +31,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Serve until a signal stops the process, which then ends at once."""
     gc.disable()  # what is allocated at the start stays, the imported modules included: there is nothing to collect
-    from exporter.server import start_log, web_config
+    from exporter.server import access
     from exporter.server.application import Exporter
-    from exporter.server.serve import serve
+    from exporter.server.serve import log_state, log_version, serve
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # before there is anything to reload
     logs.configure(options.log_level, options.log_format)
     host, port = options.web_listen_address
     config_file = options.config_file or Path("exporter.yml")
-    start_log.log_version(config_file)
-    web = web_config.load(options.web_config_file, options.web_tokens_file, options.web_open_metrics)
+    log_version(config_file)
+    web = access.load(options.web_config_file, options.web_tokens_file, options.web_open_metrics)
     exporter = Exporter(config_file)
-    start_log.log_state(exporter)
+    log_state(exporter)
     exporter.reloader.others.append(lambda: web.reload(options.web_config_file, options.web_tokens_file))
     try:
         serve(exporter, host or "0.0.0.0", port, web, options.web_unix_socket)  # noqa: S104 (what :9877 means)

@@ -7,7 +7,7 @@ import json
 import secrets
 import sys
 
-from exporter.server.tokens import SCOPES, check, digest
+from exporter.server.access import SCOPES, check_tokens, digest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
     """Create a token: print its entry for the tokens file on standard output, the token itself on standard error."""
     token = f"mex_{secrets.token_urlsafe(32)}"
     entry = {"name": options.name, "sha256": digest(token).hex(), "scopes": list(dict.fromkeys(options.scopes))}
-    check([entry], "token")
+    check_tokens([entry], "token")
     for key, value in entry.items():
         print("- " if key == "name" else "  ", key, ": ", json.dumps(value, ensure_ascii=False), sep="")
     sys.stdout.flush()

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from exporter.comparison.measures import Comparison, Measure
 from exporter.comparison.methods import EACH_LEVEL
 from exporter.comparison.report import WORDINGS, document, interval_text, title
-from exporter.config.margins import MARGINS, PROMOTED_WITHOUT
+from exporter.config.checks import MARGINS, PROMOTED_WITHOUT
 from exporter.stats.intervals import Interval
 
 Word = Literal["promote", "rollback", "wait"]

@@ -11,7 +11,7 @@ from exporter.comparison.counts import Counts, Feature, Period, Quality
 from exporter.comparison.measures import Comparison, Side, compare
 from exporter.comparison.versions import choose, never_together
 from exporter.config import Task
-from exporter.config.objectives import DURATION_BUCKETS
+from exporter.config.types import DURATION_BUCKETS
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import TOTALS
 from exporter.monitoring.outcome import Scorer

@@ -1,7 +1,6 @@
 """Read ``exporter.yml`` into frozen, typed objects; hold every default."""
 
-from exporter.config.loading import load, load_models, load_own, model_files
-from exporter.config.model_names import ModelNames
+from exporter.config.loading import ModelNames, load, load_models, load_own, model_files
 from exporter.config.thresholds import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
 from exporter.config.types import (
     DISTANCES,

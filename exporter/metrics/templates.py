@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from exporter.config import ModelConfig
-from exporter.config.objectives import DURATION_BUCKETS
+from exporter.config.types import DURATION_BUCKETS
 from exporter.metrics import families as f
 from exporter.metrics.lines import (
     Family,

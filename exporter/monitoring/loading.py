@@ -10,11 +10,11 @@ from typing import NamedTuple
 from exporter import config as configuration
 from exporter.config import Config, ModelConfig
 from exporter.errors import ConfigError, ProfileError, StoreError
-from exporter.http_client.webhook import read_secret
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import task_of
 from exporter.profiles.profile import CategoricalFeature, Profile
 from exporter.profiles.profile_file import load as load_profile
+from exporter.secret_file import read_secret
 from exporter.validation import is_special, preview, suggestion
 
 log = logging.getLogger(__name__)

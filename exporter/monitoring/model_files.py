@@ -11,8 +11,7 @@ import msgspec
 
 from exporter import config as configuration
 from exporter.config import Config, ModelConfig, ModelNames
-from exporter.config.checks import check_retrained
-from exporter.config.keys import InvalidKeyError
+from exporter.config.checks import InvalidKeyError, check_retrained
 from exporter.errors import ConfigError, printable
 from exporter.monitoring.loading import Part, load_base, load_part
 from exporter.monitoring.registry import MonitorRegistry

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from exporter.config import ModelConfig
-from exporter.config.objectives import DURATION_BUCKETS
+from exporter.config.types import DURATION_BUCKETS
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, Counters, Histogram, SegmentCounters
 from exporter.monitoring.drift_evidence import DriftEvidence

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from exporter.config.objectives import DURATION_BUCKETS
+from exporter.config.types import DURATION_BUCKETS
 from exporter.monitoring.counters import bucket_quantile, only_bucket
 from exporter.monitoring.ring import Ring
 from exporter.stats.divergence import Ints

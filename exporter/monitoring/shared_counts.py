@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from exporter.config.objectives import DURATION_BUCKETS
+from exporter.config.types import DURATION_BUCKETS
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import TOTALS
 from exporter.monitoring.model_monitor import ModelMonitor

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Counter
 
 from exporter.config import Config
+from exporter.http_client.client import Credentials
 from exporter.metrics import system
 from exporter.metrics.exporter import ExporterMetrics, LinksCollector, ModelFilesCollector
 from exporter.metrics.exposition import Exposition
@@ -23,34 +26,166 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.snapshots import SnapshotSaver, restore
 from exporter.profiles.profile import image_inputs
-from exporter.server.alerts import AlertSource
+from exporter.server.alerts import AlertSource, Inbox, Scrapes
 from exporter.server.client_log import ClientLog
-from exporter.server.feedback_counter import FeedbackCounter
-from exporter.server.notifications import Inbox
 from exporter.server.pipeline import Pipeline
-from exporter.server.prometheus_clients import ALERTS_SECONDS, COMPARISON_SECONDS, PrometheusClients
-from exporter.server.reload import Reloader
-from exporter.server.scrapes import Scrapes
-from exporter.server.slices import Slices
-from exporter.server.status import Status
+from exporter.server.reload import ModelFileWatch, Reloader
 from exporter.server.stored_inputs import feedback_inputs
 from exporter.server.tasks.archiver import Archiver
 from exporter.server.tasks.comparisons import Comparisons
 from exporter.server.tasks.late_joiner import LateJoiner
-from exporter.server.tasks.model_file_watch import ModelFileWatch
 from exporter.server.tasks.replica_drift import ReplicaDrift
 from exporter.server.tasks.retraining import Retrainer
 from exporter.server.tasks.review_ranker import ReviewRanker
-from exporter.server.tasks.slice_watch import SliceWatch
+from exporter.server.tasks.slices import Slices, SliceWatch
 from exporter.slices.drifting_hours import DriftingHours
 from exporter.stats.tolerance import Tolerance
-from exporter.storage import Store
+from exporter.storage import CountedFeedback, Store
 from exporter.storage.engine import check_url, is_shared
 from exporter.storage.label_sums import sum_labels
 from exporter.storage.review.second_opinions import OpinionRule
+from exporter.storage.window_snapshots import ReplicaLease
+from exporter.validation import preview
+from exporter.wire.events import LabelledPrediction
 from exporter.wire.pairing import RequestResponsePairer
 
+if TYPE_CHECKING:
+    from exporter.http_client.prometheus import Prometheus
+
+
+ALERTS_SECONDS = 10.0
+"""Time that Prometheus has for each part of a response."""
+COMPARISON_SECONDS = 20.0
+"""The same for a comparison, which may read a week of counters. A stop waits for it, too."""
+
+
+class PrometheusClients:
+    """Makes the clients when they are needed first, and again after another URL is configured.
+
+    Parameters
+    ----------
+    url
+        Returns ``prometheus_url``; None without the key.
+    """
+
+    def __init__(self, url: Callable[[], str | None]) -> None:
+        self._url = url
+        self._lock = threading.Lock()
+        self._clients: dict[float, Prometheus] = {}
+
+    def get(self, timeout: float) -> Prometheus | None:
+        """Return the client whose responses may take ``timeout`` seconds; None without a ``prometheus_url``.
+
+        Raises
+        ------
+        ExporterError
+            When the file with certificates cannot be read.
+        """
+        url = self._url()
+        if url is None:
+            return None
+        with self._lock:
+            client = self._clients.get(timeout)
+            if client is None or client.url != url.rstrip("/"):
+                from exporter.http_client.prometheus import Prometheus  # urllib3 takes time to load
+
+                credentials = Credentials.from_environment("PROMETHEUS")
+                client = self._clients[timeout] = Prometheus(url, "prometheus_url", credentials, timeout)
+            return client
+
+
 log = logging.getLogger(__name__)
+
+LOG_SECONDS = 60.0
+"""Time between two lines about labels that do not count."""
+
+
+class FeedbackCounter:
+    """Counts what the store has recorded; the store calls it.
+
+    Parameters
+    ----------
+    monitors
+        Returns the current monitors.
+    rejected
+        Counts events that are not accepted, by reason.
+    """
+
+    def __init__(self, monitors: Callable[[], MonitorRegistry], rejected: Counter) -> None:
+        self._monitors, self._rejected = monitors, rejected
+        self._log_at = -math.inf
+
+    def count_feedback(self, feedback: CountedFeedback) -> None:
+        """Count a user's feedback on a prediction of a configured model."""
+        monitors = self._monitors()
+        if feedback.model in monitors.models:
+            now = time.monotonic()
+            monitor = monitors.get(feedback.model, feedback.version, now)
+            monitor.count_feedback(feedback.verdict, feedback.correction, now, feedback.segment, feedback.delay)
+
+    def loss(self, model: str, version: str, prediction: Any, label: Any) -> float | None:
+        """Return how wrong a prediction is; None if it cannot be compared with the label."""
+        return self._monitors().scorer(model, version).loss(prediction, label)
+
+    def count_labels(self, labels: Sequence[LabelledPrediction]) -> None:
+        """Count predictions whose labels have become known."""
+        monitors, now, unix_now = self._monitors(), time.monotonic(), time.time()
+        versions: dict[tuple[str, str], list[LabelledPrediction]] = {}
+        for label in labels:
+            versions.setdefault((label.model, label.version), []).append(label)
+        for (model, version), group in versions.items():
+            if model in monitors.models:
+                monitors.get(model, version, now).count_labels(group, now, unix_now)
+
+    def count_unusable(self, ids: Sequence[str]) -> None:
+        """Count labels that waited for their predictions and cannot be compared with them; log that once a minute."""
+        self._rejected.labels("wrong_type").inc(len(ids))
+        now = time.monotonic()
+        if now >= self._log_at:
+            self._log_at = now + LOG_SECONDS
+            log.warning(
+                "%d labels cannot be compared with their predictions, such as that of %s: they do not count",
+                len(ids),
+                preview(ids[0], 130),
+            )
+
+
+class Status:
+    """The state of the exporter.
+
+    Parameters
+    ----------
+    pipeline, store
+        Their threads must run.
+    lease
+        Lets this exporter save its windows.
+    reloader
+        Knows which files are not valid.
+
+    Attributes
+    ----------
+    ready : bool
+        Whether events are accepted: from the start until a stop is asked for.
+    """
+
+    def __init__(self, pipeline: Pipeline, store: Store, lease: ReplicaLease, reloader: Reloader) -> None:
+        self.ready = True
+        self._pipeline, self._store, self._lease, self._reloader = pipeline, store, lease, reloader
+
+    @property
+    def alive(self) -> bool:
+        """Whether the threads of the queue and of the store run."""
+        return self._pipeline.alive and self._store.alive
+
+    @property
+    def warnings(self) -> list[str]:
+        """Problems that an operator should look into although events are accepted and stored."""
+        texts = {
+            "a damaged database or write-ahead log was set aside: see runbook ModelStoreFailing": self._store.set_aside,
+            "windows are not saved: another exporter has the same store.replica": self._lease.holder,
+        }
+        return [text for text, applies in texts.items() if applies] + self._reloader.files.invalid
+
 
 STOP_SECONDS = 12.0
 """Time from a request to stop until the process ends, whatever hangs: Kubernetes waits for 30 s by default."""

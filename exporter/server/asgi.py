@@ -8,24 +8,30 @@ in thread pools of which none can starve another.
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import io
 import logging
 import math
+import sys
 import threading
 import time
-from collections.abc import Hashable
-from typing import TYPE_CHECKING
-from urllib.parse import parse_qsl
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import parse_qsl, unquote_to_bytes
 
-from exporter.errors import EventError, QueueFullError
+from exporter.errors import EventError, QueueFullError, StoreError
+from exporter.server.access import CALLER, OPEN, SAFE, Caller, WebConfig, cross_origin_error, scope_error
 from exporter.server.api.parameters import parse_ids
 from exporter.server.api.probes import Probes
 from exporter.server.application import Exporter
-from exporter.server.authorization import CALLER, OPEN, SAFE, cross_origin_error, scope_error
 from exporter.server.client_log import set_client
-from exporter.server.http import wsgi
-from exporter.server.http.problem import INTERNAL_ERROR, Reply, event_problem, problem
+from exporter.server.http.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.http.request import (
     SMALL_BODY,
+    STREAMED,
+    STREAMS,
     ClientDisconnectedError,
     InflightBytes,
     Receive,
@@ -33,18 +39,199 @@ from exporter.server.http.request import (
     RequestError,
     Scope,
     Send,
+    Streamed,
+    StreamLimit,
+    respond,
+    stream,
 )
-from exporter.server.http.response import StreamLimit, respond, stream
-from exporter.server.http.streaming import STREAMS, Streamed
-from exporter.server.http.thread_pools import ThreadPools
 from exporter.server.ingest import NDJSON, ONE_ACCEPTED, Ingest
 from exporter.server.routes import ROUTES, Route, find
-from exporter.server.tokens import Caller
-from exporter.server.web_config import WebConfig
 from exporter.validation import preview
 
 if TYPE_CHECKING:
     from flask import Flask
+
+
+POOLS = {
+    "scrapes": 2,
+    "reload": 1,
+    "feedback": 32,
+    "labels": 1,
+    "payloads": 1,
+    "pages": 2,
+    "dataset": 2,
+    "comparisons": 1,
+    "slices": 1,
+    "passwords": 1,
+    "large": 1,
+}
+"""Threads of each pool; the table of routes names the pool of each route."""
+WAITING = 2000
+"""Requests that may wait for a thread of a pool."""
+WAITING_OF_CLIENT = WAITING // 2
+"""Requests of one client that may wait for a thread of a pool."""
+
+_Result = TypeVar("_Result")
+
+
+class ThreadPool:
+    """Threads for one kind of request, with a limit on the requests that wait for them.
+
+    A free thread takes the first request of the client that has waited longest for its turn.
+    """
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._free = threads
+        self._turns: dict[Hashable, deque[asyncio.Future[None]]] = {}
+        self._waiting: Counter[Hashable] = Counter()
+
+    async def run(self, call: Callable[[], _Result], client: Hashable) -> _Result:
+        """Run a call in one of the threads, within the limits of `bounded`."""
+        return await self.bounded(lambda: self._in_turn(call, client), client)
+
+    async def bounded(self, begin: Callable[[], Awaitable[_Result]], client: Hashable) -> _Result:
+        """Call ``begin`` and await its result.
+
+        Raises
+        ------
+        QueueFullError
+            When too many requests, or too many of this client, are waiting already.
+        """
+        if self._waiting[client] >= WAITING_OF_CLIENT or self._waiting.total() >= WAITING:
+            raise QueueFullError("too many requests are waiting")
+        self._waiting[client] += 1
+        try:
+            return await begin()
+        finally:
+            self._waiting[client] -= 1
+            if not self._waiting[client]:
+                del self._waiting[client]
+
+    async def _in_turn(self, call: Callable[[], _Result], client: Hashable) -> _Result:
+        if self._free:
+            self._free -= 1
+        else:
+            turn = asyncio.get_running_loop().create_future()
+            self._turns.setdefault(client, deque()).append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():  # the thread was given to it in the same moment
+                    self._pass_on()
+                raise
+        try:
+            return await self.step(call)
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """Give a thread that is free to the next client."""
+        while self._turns:
+            client, turns = next(iter(self._turns.items()))
+            turn = turns.popleft()
+            del self._turns[client]
+            if turns:
+                self._turns[client] = turns  # behind the other clients
+            if not turn.done():  # otherwise its request was cancelled
+                turn.set_result(None)
+                return
+        self._free += 1
+
+    async def step(self, call: Callable[[], _Result]) -> _Result:
+        """Run a further part of a request that was admitted before, in the context of its task."""
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, lambda: context.run(call))
+
+    def close(self) -> None:
+        """End the threads once they have finished their calls."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class ThreadPools:
+    """The thread pools of the server."""
+
+    def __init__(self) -> None:
+        self._pools = {name: ThreadPool(name, threads) for name, threads in POOLS.items()}
+
+    def __getitem__(self, name: str) -> ThreadPool:
+        """Return the pool of a name."""
+        return self._pools[name]
+
+    def close(self) -> None:
+        """End the threads of all pools."""
+        for pool in self._pools.values():
+            pool.close()
+
+
+_REPLACED = {"content-type", "date"}  # headers that every response gets anew
+_REPLACED_WITH_BODY = {*_REPLACED, "content-length"}
+
+
+def environment(request: Request, body: bytes) -> dict[str, Any]:
+    """Return the WSGI environment of a request."""
+    scope = request.scope
+    host, port = scope["server"] or ("", None)
+    environ: dict[str, Any] = {
+        "REQUEST_METHOD": request.method,
+        "SCRIPT_NAME": "",
+        "PATH_INFO": unquote_to_bytes(scope["raw_path"]).decode("latin-1"),
+        "QUERY_STRING": request.query,
+        "SERVER_NAME": host if port else "localhost",  # a Unix socket has neither
+        "SERVER_PORT": str(port or 80),
+        "SERVER_PROTOCOL": "HTTP/1.1",
+        "REMOTE_ADDR": request.client,
+        "CONTENT_LENGTH": str(len(body)),
+        "wsgi.version": (1, 0),
+        "wsgi.url_scheme": scope["scheme"],
+        "wsgi.input": io.BytesIO(body),
+        "wsgi.errors": sys.stderr,
+        "wsgi.multithread": True,
+        "wsgi.multiprocess": False,
+        "wsgi.run_once": False,
+    }
+    for name, value in request.headers.items():
+        if name == b"content-type":
+            environ["CONTENT_TYPE"] = value.decode("latin-1")
+        elif name not in {b"content-length", b"transfer-encoding"}:
+            environ["HTTP_" + name.decode("latin-1").upper().replace("-", "_")] = value.decode("latin-1")
+    return environ
+
+
+def run(app: Flask, environ: dict[str, Any]) -> Reply | Streamed:
+    """Run a WSGI application to its end; to the first chunk, where the response is marked to be streamed."""
+    started: list[Any] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]], _: Any = None) -> Callable[[bytes], object]:
+        started[:] = [int(status.split(maxsplit=1)[0]), headers]
+        return started.append
+
+    chunks: Any = app(environ, start_response)
+    status, headers = started[:2]
+    head = environ["REQUEST_METHOD"] == "HEAD"
+    if environ.get(STREAMED) and not head and status == 200:
+        return _stream(chunks, status, headers)
+    try:
+        body = b"".join(chunks)
+    finally:
+        if hasattr(chunks, "close"):
+            chunks.close()
+    content_type = next((value for name, value in headers if name.lower() == "content-type"), "")
+    replaced = _REPLACED if head else _REPLACED_WITH_BODY
+    rest = tuple((name, value) for name, value in headers if name.lower() not in replaced)
+    return Reply(status, body, rest, content_type)
+
+
+def _stream(chunks: Any, status: int, headers: list[tuple[str, str]]) -> Reply | Streamed:
+    try:
+        return Streamed(status, headers, next(chunks, b""), chunks, chunks.close)
+    except StoreError as error:
+        chunks.close()
+        return store_problem(error)
+    except Exception:
+        chunks.close()
+        raise
+
 
 log = logging.getLogger(__name__)
 
@@ -172,10 +359,10 @@ class Application:
             return _refused(request, route) or await self._feedback(request, body)
         if request.path in OPEN and request.method in {"GET", "HEAD"}:
             return _refused(request, route) or await self._probe(request)
-        environ = wsgi.environment(request, body)
+        environ = environment(request, body)
         if request.caller:
             environ[CALLER] = request.caller
-        return await self._pools[route.pool].run(lambda: wsgi.run(self._flask_app(), environ), request.client)
+        return await self._pools[route.pool].run(lambda: run(self._flask_app(), environ), request.client)
 
     async def _predictions(self, request: Request, body: bytes) -> Reply:
         kind = request.headers.get(b"content-type", _JSON)

@@ -10,6 +10,7 @@ from flask import Flask, Response, g, render_template, request
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, NotFound
 
 from exporter.errors import EventError, StoreError
+from exporter.server.access import CALLER, SAFE, USER, Caller, cross_origin_error, scope_error
 from exporter.server.api import (
     comparison,
     corrections,
@@ -23,14 +24,12 @@ from exporter.server.api import (
 )
 from exporter.server.api import ingest as api
 from exporter.server.application import Exporter
-from exporter.server.authorization import CALLER, cross_origin_error, scope, scope_error
 from exporter.server.http.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.http.request import MAX_BODY
 from exporter.server.ingest import Ingest
 from exporter.server.pages import drift, home, quality, review, runbooks
 from exporter.server.pages import slices as slices_page
 from exporter.server.routes import ROUTES
-from exporter.server.tokens import Caller
 from exporter.validation import any_of, closest, preview
 
 log = logging.getLogger(__name__)
@@ -78,7 +77,7 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
         g.user = caller.name if caller else None
         if caller is None or request.url_rule is None:
             return None
-        refused = scope_error(caller, scope(request.method, request.url_rule.rule))
+        refused = scope_error(caller, needed_scope(request.method, request.url_rule.rule))
         return refused.flask() if refused else None
 
     app.register_error_handler(HTTPException, http_error)
@@ -138,3 +137,15 @@ def similar_path(path: str) -> str | None:
         elif "<" not in route:
             paths.add("/".join(steps))
     return closest(path, paths - {path})
+
+
+def needed_scope(method: str, rule: str) -> str | None:
+    """Return the scope that a route requires: one of `SCOPES`, `USER`, or None if any caller may use it.
+
+    >>> needed_scope("GET", "/drift"), needed_scope("POST", "/v1/feedback"), needed_scope("GET", "/-/ready")
+    ('read', 'feedback', None)
+    """
+    route = ROUTES.get(f"{'GET' if method in SAFE else method} {rule}")
+    if route is not None:
+        return route.scope
+    return "read" if method in SAFE else USER

@@ -9,8 +9,8 @@ import msgspec
 
 from exporter.datasets import FORMATS
 from exporter.server.api.correction_query import MAX_LIMIT, MAX_SEARCH
-from exporter.slices.query import MAX_LIMIT as MAX_SLICES
-from exporter.slices.query import QUESTIONS
+from exporter.slices.explain import MAX_LIMIT as MAX_SLICES
+from exporter.slices.explain import QUESTIONS
 from exporter.storage.review.correction_pages import ORDERS
 from exporter.storage.review.corrections import STATUSES, VERDICTS
 from exporter.storage.review.second_opinions import STATES as OPINION_STATES

@@ -9,6 +9,8 @@ import re
 from typing import Any, NamedTuple
 
 from exporter.datasets import FORMATS
+from exporter.server.access import USER
+from exporter.server.alerts import Notification
 from exporter.server.api import correction_schemas, schemas
 from exporter.server.api.request_bodies import (
     BatchDecision,
@@ -19,7 +21,6 @@ from exporter.server.api.request_bodies import (
     SampleRequest,
 )
 from exporter.server.http.request import MAX_BODY
-from exporter.server.notifications import Notification
 from exporter.server.route_parameters import (
     FORMAT,
     IDS,
@@ -32,7 +33,6 @@ from exporter.server.route_parameters import (
     PageSize,
     Parameter,
 )
-from exporter.server.tokens import USER
 from exporter.wire.events import BusinessEvent, Feedback, LabelEvent, Prediction
 from exporter.wire.otlp import PROTOBUF
 from exporter.wire.proxy_records import ProxyRecord

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
+from exporter.config import StoreConfig
+from exporter.features.base import InputType
+from exporter.features.categorical import Categorical
+from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.binner import Binner
+from exporter.profiles.row_bins import feature_bins
+from exporter.slices.recorder import BLOCK_SECONDS, output_bins
+from exporter.slices.search import Bins
 from exporter.stats.divergence import Floats, Ints
-from exporter.storage.bin_codes import BlockFilter, Codes, hash_ids, list_blocks, read_blocks
+from exporter.storage.archive import Archive, ArchiveFilter, archived_up_to
+from exporter.storage.bin_codes import BlockFilter, Codes, hash_ids, list_blocks, oldest_block, read_blocks
+from exporter.storage.review.corrections import Filter, list_ids, read_predictions
+from exporter.storage.schema import predictions
+from exporter.storage.stored_text import decode_label, rfc3339
+from exporter.validation import parse_duration, preview, suggestion
 
 MAX_ROWS, MAX_BYTES = 2_000_000, 64 * 2**20
 """Predictions, and bytes of their bins, that are read at most, the newest first."""
@@ -115,3 +132,232 @@ def read_population(connection: sa.Connection, binner: Binner, chosen: BlockFilt
 def most_rows(binner: Binner) -> int:
     """Return how many predictions are read at most."""
     return min(MAX_ROWS, MAX_BYTES // max(len(binner.targets) * binner.code_type.itemsize, 1))
+
+
+MAX_ARCHIVED = 300_000
+"""Archived predictions that are read at most, the newest first: their bins are computed."""
+_COLUMNS = ["id", "inputs", "prediction", "confidence", "confident", "received", "loss"]
+
+
+class ArchivedPredictions:
+    """The predictions that have left the database.
+
+    Parameters
+    ----------
+    config
+        The configuration of the store; its ``archive`` is set.
+    """
+
+    def __init__(self, config: StoreConfig) -> None:
+        self._archive = Archive(config.archive or "", config.archive_share)
+        self._retention = parse_duration(config.retention)
+
+    def before(
+        self, connection: sa.Connection, population: Population, binner: Binner, blocks: BlockFilter
+    ) -> Population:
+        """Return a population with the archived predictions before it.
+
+        Parameters
+        ----------
+        connection
+            To read with.
+        population
+            The predictions whose bins are stored.
+        binner
+            Whose bins are wanted, whatever the profile that a version had.
+        blocks
+            Which predictions are wanted.
+
+        Returns
+        -------
+        Population
+            The same, if there are none; else its ``share`` is that of the archive.
+
+        Raises
+        ------
+        StoreError
+            When the archive cannot be read.
+        """
+        last = archived_up_to(connection)
+        until = oldest_block(connection, blocks)
+        connection.rollback()
+        room = min(MAX_ARCHIVED, most_rows(binner) - population.rows)
+        if population.truncated or not last or blocks.since >= min(until, time.time() - self._retention):
+            return population
+        chosen = ArchiveFilter(blocks.model, blocks.version, blocks.since, last, until)
+        parts = read_bins(self._archive, binner, chosen, room)
+        archived = sum(part.rows for part in parts)
+        if not archived:
+            return population
+        remarks = _left_out(connection, last, until)
+        joined = _join([*parts, population])._replace(share=self._archive.share, remarks=remarks)
+        if archived <= room:
+            return joined
+        newest = np.arange(joined.rows) >= archived - room
+        return joined.select(newest)._replace(truncated=True)
+
+    def with_late_losses(self, population: Population, blocks: BlockFilter) -> Population:
+        """Return a population of `before` with the losses of labels that came too late to be in its archived rows.
+
+        Raises
+        ------
+        StoreError
+            When the archive cannot be read.
+        """
+        if population.losses is None:
+            return population
+        losses = population.losses.copy()
+        for ids, late in self._archive.late_losses(ArchiveFilter(blocks.model, None, blocks.since, 0)):
+            positions = population.find(ids[::-1])  # the newest of several labels of a prediction
+            losses[positions >= 0] = np.array(late[::-1])[positions[positions >= 0]]
+        return population._replace(losses=losses)
+
+
+def _left_out(connection: sa.Connection, last: int, until: float) -> tuple[str, ...]:
+    """Return a remark if predictions that are not archived are older than the bins, whose profile or redaction is new.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    last
+        The number of the last archived prediction.
+    until
+        When the oldest block of bins began, Unix time in seconds.
+    """
+    query = sa.select(predictions.c.received).where(predictions.c.seq > last).order_by(predictions.c.seq).limit(1)
+    oldest = connection.execute(query).scalar()
+    connection.rollback()
+    if oldest is None or oldest > until - BLOCK_SECONDS:
+        return ()
+    if until == math.inf:
+        return ("Bins of the present profile are not recorded yet: only archived predictions are looked at.",)
+    since = rfc3339(float(math.ceil(until)))
+    return (f"Bins of the present profile are recorded since {since}: earlier predictions only if they are archived.",)
+
+
+def read_bins(archive: Archive, binner: Binner, chosen: ArchiveFilter, rows: int) -> list[Population]:
+    """Return archived predictions in parts, the newest ones, until there are more than so many."""
+    parts: deque[Population] = deque()
+    for batches in archive.newest_files(_COLUMNS, chosen):
+        room = rows - sum(part.rows for part in parts)
+        file: deque[Population] = deque()
+        for batch in batches:
+            file.append(_binned(binner, batch))
+            while sum(part.rows for part in file) - file[0].rows > room:  # the bins of a whole file may be too many
+                file.popleft()
+        parts.extendleft(reversed(file))
+        if sum(part.rows for part in parts) > rows:
+            break
+    return list(parts)
+
+
+def _binned(binner: Binner, rows: Sequence[Mapping[str, Any]]) -> Population:
+    decoded = decode_inputs([(row["inputs"] or "").encode("utf-8", "replace") for row in rows])
+    times = np.array([row["received"].timestamp() for row in rows])
+    codes = binner.empty_codes(len(rows))
+    binner.count([decoded.get(index, {}) for index in range(len(rows))], [], times, codes=codes)
+    for target, values in (
+        (binner.prediction, [decode_label(row["prediction"]) for row in rows]),
+        (binner.confidence, [row["confidence"] for row in rows]),
+    ):
+        if target is not None:
+            codes[target] = output_bins(binner, target, values)
+    ids = hash_ids([row["id"] for row in rows])
+    confident = np.array([row["confident"] for row in rows], np.bool_)
+    losses = np.array([row["loss"] for row in rows], np.float64)
+    return Population(codes, ids, confident, times, truncated=False, losses=losses)
+
+
+def _join(parts: Sequence[Population]) -> Population:
+    """Return populations as one; the last one has the newest predictions."""
+    codes, ids, confident, times = (
+        np.concatenate(arrays, axis=-1) for arrays in zip(*(itertools.islice(part, 4) for part in parts), strict=True)
+    )
+    losses = np.concatenate([np.full(part.rows, np.nan) if part.losses is None else part.losses for part in parts])
+    return parts[-1]._replace(codes=codes, ids=ids, confident=confident, times=times, losses=losses)
+
+
+MOST_LOOKED_AT, LOOK_SECONDS = 100_000, 5.0
+"""Corrections whose inputs are looked at, the newest ones that the rest of a filter selects, and time for it."""
+
+
+def parse_bins(binner: Binner, text: str) -> Bins:
+    """Return the bins that a JSON object names by feature, as ``where`` of ``GET /v1/slices`` does.
+
+    Raises
+    ------
+    ValueError
+        When it names none, or one that the profile does not have.
+    """
+    try:
+        names = msgspec.json.decode(text, type=dict[str, str])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        names = {}
+    if not names:
+        example = '{"carrier": "03 MQ"}'
+        raise ValueError(f"expected a JSON object of features and bins such as {example}, got {preview(text)}")
+    bins: list[tuple[int, int]] = []
+    for name, label in names.items():
+        if name not in binner.target_names:
+            raise ValueError(f"the profile has no feature {preview(name)}; {suggestion(name, binner.target_names)}")
+        index = binner.target_names.index(name)
+        labels = binner.targets[index].labels()
+        if label not in labels:
+            raise ValueError(f"{preview(name)} has no bin {preview(label)}; {suggestion(label, labels)}")
+        bins.append((index, labels.index(label)))
+    return tuple(bins)
+
+
+def find_corrections(connection: sa.Connection, binner: Binner, bins: Bins, chosen: Filter) -> tuple[list[int], bool]:
+    """Return the identifiers of those corrections that are in a slice.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    binner
+        Whose bins are meant, whatever the version of a correction's prediction.
+    bins
+        The slice.
+    chosen
+        The corrections that are looked at; those without stored inputs are in no slice.
+
+    Returns
+    -------
+    tuple
+        The identifiers, and whether there are older corrections that were not looked at: more than `MOST_LOOKED_AT`,
+        or than can be looked at in `LOOK_SECONDS`, such as large images.
+    """
+    end = time.monotonic() + LOOK_SECONDS
+    ids = list_ids(connection, chosen, MOST_LOOKED_AT + 1)
+    found: list[int] = []
+    for rows in read_predictions(connection, ids[:MOST_LOOKED_AT]):
+        found += [row.id for row, inside in zip(rows, _are_inside(binner, bins, rows), strict=True) if inside]
+        if time.monotonic() > end:
+            return found, min(row.id for row in rows) > ids[-1]
+    return found, len(ids) > MOST_LOOKED_AT
+
+
+def _are_inside(binner: Binner, bins: Bins, rows: Any) -> Any:
+    decoded = decode_inputs([row.inputs.encode("utf-8", "replace") for row in rows])
+    times = np.array([row.time for row in rows])
+    inside = np.ones(len(rows), np.bool_)
+    for target, bin_index in bins:
+        if target == binner.prediction:
+            codes = output_bins(binner, target, [decode_label(row.prediction) for row in rows])
+        elif target == binner.confidence:
+            codes = output_bins(binner, target, [row.confidence for row in rows])
+        else:
+            name = binner.target_names[target]
+            source, kind = next((s, k) for s, k in binner.inputs.items() if name in k.features(s))
+            values = [decoded.get(index, {}).get(source) for index in range(len(rows))]
+            codes = feature_bins(binner.targets[target], _values(kind, name, source, values, times))
+        inside &= codes == bin_index
+    return inside
+
+
+def _values(kind: InputType, name: str, source: str, values: list[Any], times: Floats) -> Any:
+    if isinstance(kind, Categorical):
+        return kind.labels(values)
+    return kind.columns(values, times)[kind.features(source).index(name)]

@@ -13,8 +13,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import LabelNames, Scorer
 from exporter.profiles.sketches import QuantileSketch
 from exporter.slices.report import where
-from exporter.slices.search import MIN_MARKED
-from exporter.slices.training_shares import grown_bins
+from exporter.slices.search import MIN_MARKED, grown_bins
 from exporter.stats.divergence import Ints
 
 MAX_SLICES = 20

@@ -14,14 +14,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from functools import lru_cache
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from exporter.slices.bits import BinRows, Bits, Codes, count, pack
-from exporter.slices.dependence import Dependence, Independent
-from exporter.stats.concentration import likelihood_ratio, upper_tail
+from exporter.monitoring.binner import Binner
+from exporter.stats.concentration import block_design_effect, clustered_upper_tail, likelihood_ratio, upper_tail
 from exporter.stats.divergence import Floats, Ints
 
 LEVEL = 0.05
@@ -298,3 +298,182 @@ def _bound(counts: Ints, scale: float, sign: int) -> Floats:
         half = _DEVIATIONS**2 / 2
         numbers = np.maximum(numbers + half + sign * _DEVIATIONS * np.sqrt(numbers + half / 2), 0.0)
     return numbers * scale
+
+
+Codes = npt.NDArray[np.unsignedinteger]
+Bits = npt.NDArray[np.uint64]
+
+MAX_BYTES = 64 * 2**20
+"""Bytes of the sets that are remembered, at most."""
+
+
+def pack(rows: npt.NDArray[np.bool_]) -> Bits:
+    """Return a set of rows as bits, the last word padded with zeros.
+
+    >>> count(pack(np.array([True, False, True])))
+    2
+    """
+    packed = np.zeros(-(-len(rows) // 64) * 8, dtype=np.uint8)
+    packed[: -(-len(rows) // 8)] = np.packbits(rows)
+    bits: Bits = packed.view(np.uint64)
+    return bits
+
+
+def unpack(bits: Bits, rows: int) -> npt.NDArray[np.bool_]:
+    """Return the inverse of `pack`, given the number of rows."""
+    return np.unpackbits(bits.view(np.uint8), count=rows).view(np.bool_)
+
+
+def count(bits: Bits) -> int:
+    """Return the number of rows in a set."""
+    return int(np.bitwise_count(bits).sum(dtype=np.int64))
+
+
+class BinRows:
+    """The rows of each bin, and of combinations of bins; the sets used last are remembered.
+
+    Parameters
+    ----------
+    codes
+        Bin of each feature in each row, shape ``(F, n)``.
+    """
+
+    def __init__(self, codes: Codes) -> None:
+        self._codes = codes
+        size = max(codes.shape[1] // 8, 1)
+        self._of_bin = lru_cache(maxsize=max(MAX_BYTES // size, 2))(self._pack)
+
+    def _pack(self, feature: int, bin_index: int) -> Bits:
+        return pack(self._codes[feature] == bin_index)
+
+    def of(self, bins: tuple[tuple[int, int], ...]) -> Bits:
+        """Return the rows that are in all of these bins, each a feature and the index of its bin."""
+        rows: Bits = self._of_bin(*bins[0])
+        for feature, bin_index in bins[1:]:
+            rows = rows & self._of_bin(feature, bin_index)
+        return rows
+
+
+class Dependence(Protocol):
+    """Corrects the p-value of a slice."""
+
+    def upper_tail(self, inside: Bits, rest: Bits, marked_rows: Ints) -> float:
+        """Return the p-value, given the rows of a slice and of the population, and the indices of all marked rows."""
+
+
+class Independent:
+    """Rows that do not depend on each other."""
+
+    def upper_tail(self, inside: Bits, rest: Bits, marked_rows: Ints) -> float:  # noqa: ARG002
+        """See `Dependence`: nothing is corrected."""
+        return 0.0
+
+
+class ByUser:
+    """The marks of one user depend on each other; see `exporter.stats.concentration.clustered_upper_tail`.
+
+    Parameters
+    ----------
+    users
+        Number of the user of each marked row, shape ``(marked,)``.
+    rows
+        Number of all rows.
+    """
+
+    def __init__(self, users: Ints, rows: int) -> None:
+        self._users, self._rows = users, rows
+
+    def upper_tail(self, inside: Bits, rest: Bits, marked_rows: Ints) -> float:
+        """See `Dependence`."""
+        chosen = unpack(rest, self._rows)[marked_rows]
+        of_slice = unpack(inside, self._rows)[marked_rows][chosen]
+        return clustered_upper_tail(self._users[chosen], of_slice, count(inside), count(rest))
+
+
+class ByTime:
+    """Predictions of the same time are alike; the marked ones are those of the later of two periods.
+
+    Parameters
+    ----------
+    blocks
+        Number of the block of time of each row, shape ``(n,)``.
+    later
+        Whether each row is of the later period, shape ``(n,)``.
+    """
+
+    def __init__(self, blocks: Ints, later: npt.NDArray[np.bool_]) -> None:
+        self._blocks, self._later = blocks, later
+        self._is_later = np.zeros(int(blocks.max()) + 1, np.bool_)
+        self._is_later[blocks[later]] = True
+
+    def upper_tail(self, inside: Bits, rest: Bits, marked_rows: Ints) -> float:  # noqa: ARG002
+        """See `Dependence`: all counts are divided by the design effect of the blocks."""
+        of_rest, of_slice = unpack(rest, len(self._blocks)), unpack(inside, len(self._blocks))
+        size = len(self._is_later)
+        effect = block_design_effect(
+            np.bincount(self._blocks[of_slice], minlength=size).astype(np.float64),
+            np.bincount(self._blocks[of_rest], minlength=size).astype(np.float64),
+            self._is_later,
+        )
+        held, marked = (int(np.count_nonzero(self._later & chosen)) for chosen in (of_slice, of_rest))
+        fewer_held, fewer_marked = math.floor(held / effect), math.ceil(marked / effect)
+        others, all_others = (math.ceil(number / effect) for number in (count(inside) - held, count(rest) - marked))
+        return upper_tail(fewer_held, fewer_held + others, fewer_marked, fewer_marked + all_others)
+
+
+class GrownBin(NamedTuple):
+    """A bin that holds more of some rows than of the training values.
+
+    Attributes
+    ----------
+    target, bin_index
+        Index of the target, and of its bin.
+    size
+        Rows in the bin.
+    share, training_share
+        Of all rows, and of the training values.
+    q_value
+        p-value times the number of tests, at most 1.
+    """
+
+    target: int
+    bin_index: int
+    size: int
+    share: float
+    training_share: float
+    q_value: float
+
+
+def grown_bins(binner: Binner, counts: Sequence[Ints], rows: int) -> tuple[list[GrownBin], int]:
+    """Find the bins that hold significantly more than their share of the training values.
+
+    Parameters
+    ----------
+    binner
+        Of the profile.
+    counts
+        Rows in each bin of the first targets.
+    rows
+        Number of all rows.
+
+    Returns
+    -------
+    tuple
+        The bins, the one that stands out most first, and the number of tests.
+    """
+    found, tests = [], 0
+    for index, live in enumerate(counts):
+        trained = np.array(binner.targets[index].counts, dtype=np.int64)
+        total = int(trained.sum())
+        tested = live + trained >= MIN_ROWS
+        tests += int(np.count_nonzero(tested))
+        share, before = live / rows, np.maximum(trained, 0.5) / max(total, 1)
+        for bin_index in np.flatnonzero(tested & (share > MIN_RATIO * before) & (live > 0)).tolist():
+            size, both = int(live[bin_index]), live[bin_index] + trained[bin_index]
+            p = upper_tail(size, int(both), rows, rows + total)
+            score = float(likelihood_ratio(live[bin_index], both, rows, rows + total))
+            shares = float(share[bin_index]), float(before[bin_index])
+            found.append((score, GrownBin(index, bin_index, size, *shares, p)))
+    found.sort(key=lambda scored: -scored[0])
+    significant = [one._replace(q_value=min(one.q_value * tests, 1.0)) for _, one in found]
+    return [one for one in significant if one.q_value <= LEVEL], tests

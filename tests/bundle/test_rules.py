@@ -14,7 +14,7 @@ from support.needed_rules import write_needed_rules
 from support.paths import ROOT
 
 from exporter.config import FEATURE_ALERTS, MODEL_ALERTS
-from exporter.config.objectives import OBJECTIVE_ALERTS
+from exporter.config.types import OBJECTIVE_ALERTS
 from exporter.stats.accuracy import wilson
 
 PROMETHEUS = ROOT / "prometheus"

@@ -11,10 +11,10 @@ import yaml
 from support.paths import ROOT
 
 from exporter.config import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
-from exporter.config.objectives import DEFAULT_ERRORS, OBJECTIVE_ALERTS
+from exporter.config.types import DEFAULT_ERRORS, OBJECTIVE_ALERTS
 from exporter.monitoring.leading_quality import ENOUGH, LABELLED, MOST_ERROR
 from exporter.profiles.weights_record import HARDLY_USED
-from exporter.server.pages.model_rows import MACHINE_THRESHOLD, MIN_ATTEMPTS, MIN_CORRECTIONS
+from exporter.server.pages.home import MACHINE_THRESHOLD, MIN_ATTEMPTS, MIN_CORRECTIONS
 
 DOCS = ROOT / "docs"
 

@@ -221,7 +221,7 @@ def test_a_server_loads_nothing_of_the_other_commands(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from exporter.cli import build_parser\n"
         "build_parser(['serve'])\n"
-        "from exporter.server import serve, web_config\n"
+        "from exporter.server import access, serve\n"
         "from exporter.server.application import Exporter; Exporter(Path('exporter.yml')).close()\n"
         "print(sorted({'scipy', 'rich', 'shtab', 'urllib3', 'sklearn'} & set(sys.modules)))\n"
     )

@@ -26,7 +26,7 @@ from support.servers import Served, ask, eventually, free_port, write_config
 from exporter.comparison.counts import Counts, Feature, Period, add, utc_time
 from exporter.comparison.measures import Comparison, Side, compare
 from exporter.comparison.report import document
-from exporter.config.objectives import DURATION_BUCKETS
+from exporter.config.types import DURATION_BUCKETS
 from exporter.stats.intervals import (
     bucket_quantile,
     conservative_difference,

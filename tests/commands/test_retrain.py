@@ -25,8 +25,8 @@ from exporter.commands.demo.training_set import evaluate, training_images
 from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
 from exporter.http_client.client import Client
-from exporter.http_client.webhook import signed_headers
 from exporter.profiles import profile_file
+from exporter.secret_file import signed_headers
 
 
 @pytest.fixture(scope="module")

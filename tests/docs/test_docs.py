@@ -27,7 +27,7 @@ from exporter import config
 from exporter.cli import main
 from exporter.errors import REASONS
 from exporter.metrics.families import FAMILIES
-from exporter.server import tokens, web_config
+from exporter.server import access
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.routes import ROUTES
@@ -104,8 +104,8 @@ def test_every_key_is_documented_with_its_default() -> None:
 
 def test_every_key_of_the_web_configuration_is_documented() -> None:
     """The keys of the web configuration file and of the tokens file have their rows."""
-    names = {f"tls_server_config.{field.encode_name}" for field in msgspec.structs.fields(web_config.TlsConfig)}
-    names |= {f"[].{field.encode_name}" for field in msgspec.structs.fields(tokens._Token)}
+    names = {f"tls_server_config.{field.encode_name}" for field in msgspec.structs.fields(access.TlsConfig)}
+    names |= {f"[].{field.encode_name}" for field in msgspec.structs.fields(access._Token)}
     rows = table(document("configuration.md"))
     assert {row for row in rows if row.startswith(("tls_server_config.", "[]."))} == names
 
@@ -115,12 +115,12 @@ def test_every_scope_is_documented_with_its_routes() -> None:
     rows = {name: cells for name, *cells in re.findall(r"^\| `?([\w ]+)`? \| (.*) \|$", section(
         "configuration.md", "Who may do what"), re.M)}  # fmt: skip
     documented = {
-        route: tokens.USER if name == "none of them" else name
+        route: access.USER if name == "none of them" else name
         for name, (text,) in rows.items()
         for route in re.findall(r"`((?:POST|PUT|PATCH|DELETE) [^`]*)`", text)
     }
     assert documented == {route: entry.scope for route, entry in ROUTES.items() if not route.startswith("GET ")}
-    assert set(tokens.SCOPES) <= rows.keys()
+    assert set(access.SCOPES) <= rows.keys()
 
 
 def test_the_documented_mapping_is_a_valid_configuration(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 from support.fake_exporter import nobody
 
 from exporter.errors import ExporterError, PrometheusError
-from exporter.http_client.credentials import Credentials
+from exporter.http_client.client import Credentials
 from exporter.http_client.prometheus import Prometheus
 
 ALERTS = b'{"status": "success", "data": {"alerts": []}}'

@@ -31,7 +31,7 @@ from exporter.profiles.builder import build_file
 from exporter.profiles.profile_file import save
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
-from exporter.server.http.sockets import listen
+from exporter.server.http.listeners import listen
 from exporter.server.serve import reload_when_asked
 
 GOOD = {

@@ -23,12 +23,12 @@ from playwright.sync_api import Page, sync_playwright
 from support.browser import CHROMIUM
 from support.servers import Answer, Served, ask, eventually, write_config
 
-from exporter.server import authorization as access
+from exporter.server import access
+from exporter.server.access import SCOPES, USER
 from exporter.server.application import Exporter
 from exporter.server.asgi import REFUSAL_SECONDS
 from exporter.server.flask_app import create_app
 from exporter.server.routes import ROUTES
-from exporter.server.tokens import SCOPES, USER
 
 PASSWORD = "a password"
 ALICE = "Basic " + base64.b64encode(f"alice:{PASSWORD}".encode()).decode()

@@ -22,16 +22,15 @@ import uvloop
 from support.certificates import certificate
 from support.servers import CONFIG, eventually, write_config
 
-from exporter.server import asgi, serve, web_config
+from exporter.server import access, asgi, serve
+from exporter.server.access import WebConfig, password_user
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
-from exporter.server.http import connection_limits, protocol
+from exporter.server.http import protocol
+from exporter.server.http.listeners import listen
 from exporter.server.http.protocol import MAX_REFUSALS, BoundedProtocol
 from exporter.server.http.request import join_headers
-from exporter.server.http.sockets import listen
 from exporter.server.serve import Server
-from exporter.server.tokens import user
-from exporter.server.web_config import WebConfig
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 OF_A_MEGABYTE = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
@@ -218,7 +217,7 @@ def test_headers_are_joined_once() -> None:
 
 def test_clients_that_read_slowly_are_disconnected(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit on unread responses also applies to clients that read a few bytes now and then."""
-    monkeypatch.setattr(connection_limits, "HELD_BYTES", 0)
+    monkeypatch.setattr(protocol, "HELD_BYTES", 0)
     ended: list[bool] = []
 
     def client(port: int, server: Server) -> None:
@@ -279,7 +278,7 @@ def test_what_a_client_does_not_read_is_counted(tmp_path: Path, tls: bool) -> No
                 received += len(connection.recv(2**16) or pytest.fail("closed too early"))
             counts.append(eventually(lambda: not held(server)))
 
-    served(large, client, web=web_config.load(tmp_path / "web.yml") if tls else WebConfig())
+    served(large, client, web=access.load(tmp_path / "web.yml") if tls else WebConfig())
     assert counts == [True, True]
 
 
@@ -361,7 +360,7 @@ def test_a_refused_request_gets_no_100_continue(
     """A request that is refused while its password is hashed causes no error, even if it expects a 100."""
     web = WebConfig(users={"ada": "$2b$04$" + "a" * 53})
     go_on = threading.Event()
-    monkeypatch.setattr(web, "authenticated", lambda _: go_on.wait(60) and user("ada"))
+    monkeypatch.setattr(web, "authenticated", lambda _: go_on.wait(60) and password_user("ada"))
     got: list[bytes] = []
     app = Application(exporter, web)
 
@@ -446,7 +445,7 @@ def test_memory_of_bodies_is_released(exporter: Exporter) -> None:
 def test_a_body_in_a_thread_counts_until_it_is_processed(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     """A body also counts while it is decoded after its password was hashed and its client has disconnected."""
     web = WebConfig(users={"ada": "$2b$04$" + "a" * 53})
-    monkeypatch.setattr(web, "authenticated", lambda _: time.sleep(0.2) or user("ada"))
+    monkeypatch.setattr(web, "authenticated", lambda _: time.sleep(0.2) or password_user("ada"))
     working, go_on = threading.Event(), threading.Event()
     held: list[int] = []
     size = 600_000
@@ -486,7 +485,7 @@ def test_bodies_are_not_read_before_authentication(exporter: Exporter, monkeypat
     """A body is not read while the password of its request is hashed; a client may disconnect meanwhile."""
     web = WebConfig(users={"ada": "$2b$04$" + "a" * 53})
     go_on = threading.Event()
-    monkeypatch.setattr(web, "authenticated", lambda _: go_on.wait(60) and user("ada"))
+    monkeypatch.setattr(web, "authenticated", lambda _: go_on.wait(60) and password_user("ada"))
     seen: list[int] = []
     answers: list[bytes] = []
     head = OF_A_MEGABYTE.replace(b"Host", b"Authorization: Basic YTpi\r\nHost")

@@ -34,7 +34,7 @@ from exporter.profiles.builder import build_file
 from exporter.profiles.profile_file import load, save
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
-from exporter.server.pages.drift_text import describe, describe_dependence
+from exporter.server.pages.drift import describe, describe_dependence
 from exporter.stats.live_dependence import SIZES, LiveDependence
 from exporter.wire.events import Prediction
 

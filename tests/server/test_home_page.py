@@ -23,16 +23,13 @@ from support.servers import CONFIG, Answer, Served, ask, eventually, free_port, 
 
 from exporter.http_client.prometheus import Sample
 from exporter.server import alerts as alert_source
-from exporter.server.alert_rules import RULES as RULES_PATH
-from exporter.server.alerts import LAYERS, from_inbox
+from exporter.server.access import WebConfig
+from exporter.server.alerts import LAYERS, MAX_FIRING, MAX_SERVERS, TIMEOUT_HEADER, Alert, Inbox, Scrapes, from_inbox
+from exporter.server.alerts import RULES as RULES_PATH
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
 from exporter.server.flask_app import create_app
-from exporter.server.notifications import MAX_FIRING, Alert, Inbox
-from exporter.server.pages.incidents import group_alerts
-from exporter.server.pages.model_rows import MACHINE_THRESHOLD, machine_figures
-from exporter.server.scrapes import MAX_SERVERS, TIMEOUT_HEADER, Scrapes
-from exporter.server.web_config import WebConfig
+from exporter.server.pages.home import MACHINE_THRESHOLD, group_alerts, machine_figures
 
 WATCHDOG = {"status": "firing", "labels": {"alertname": "Watchdog", "severity": "none", "layer": "exporter"}}
 PROMETHEUS = shutil.which("prometheus") or "prometheus"

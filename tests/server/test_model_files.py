@@ -17,7 +17,7 @@ from exporter.cli import main
 from exporter.server.api.probes import Probes
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
-from exporter.server.tasks.model_file_watch import MAX_LOOKS
+from exporter.server.reload import MAX_LOOKS
 from exporter.wire.events import Prediction
 
 SUCCESSFUL = "model_exporter_config_last_reload_successful"

@@ -15,7 +15,7 @@ from support.servers import eventually
 from exporter.errors import StoreError
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
-from exporter.server.tasks import slice_watch
+from exporter.server.tasks import slices
 
 
 @pytest.fixture
@@ -74,11 +74,11 @@ def test_slices_end_with_the_alert(exporter: Exporter, monkeypatch: pytest.Monke
     exporter._slice_watch.refresh()
     assert exported(exporter)["model_slice_share"]
     with monkeypatch.context() as patch:
-        patch.setattr(slice_watch, "MIN_MARKED", COUNT)
+        patch.setattr(slices, "MIN_MARKED", COUNT)
         exporter._slice_watch.refresh()
         assert not any(exported(exporter).values())
     (monitor,) = exporter.pipeline.monitors
-    monitor.config.alerts[slice_watch.ALERT] = 0.9
+    monitor.config.alerts[slices.ALERT] = 0.9
     exporter._slice_watch.refresh()
     assert not any(exported(exporter).values())
 

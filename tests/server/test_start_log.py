@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from support.servers import CONFIG, Served, eventually, write_config
 
-from exporter.server import web_config
-from exporter.server.start_log import log_access
+from exporter.server import access
+from exporter.server.serve import log_access
 
 ALICE = "basic_auth_users: {alice: $2b$04$PiLWnHMMQbsDeSqZUiBwWeTWWUSUqMIvOmhBVSKa0ckBZUZKjRvD6}\n"
 TOKENS = f"""
@@ -98,7 +98,7 @@ def test_who_may_send_requests(
     caplog.set_level("INFO", "exporter")
     (tmp_path / "web.yml").write_text(users)
     (tmp_path / "tokens.yml").write_text(tokens or "")
-    config = web_config.load(tmp_path / "web.yml", tmp_path / "tokens.yml" if tokens else None, open_metrics)
+    config = access.load(tmp_path / "web.yml", tmp_path / "tokens.yml" if tokens else None, open_metrics)
     log_access(config, host)
     (record,) = caplog.records
     if expected is not None:

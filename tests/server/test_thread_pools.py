@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from exporter.errors import QueueFullError
-from exporter.server.http import thread_pools
-from exporter.server.http.thread_pools import ThreadPool
+from exporter.server import asgi
+from exporter.server.asgi import ThreadPool
 
 
 def test_clients_take_turns() -> None:
@@ -64,8 +64,8 @@ def test_a_cancelled_request_gives_up_its_turn() -> None:
 
 def test_a_client_cannot_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that has the most requests waiting that it may have is refused, and others are not."""
-    monkeypatch.setattr(thread_pools, "WAITING_OF_CLIENT", 3)
-    monkeypatch.setattr(thread_pools, "WAITING", 5)
+    monkeypatch.setattr(asgi, "WAITING_OF_CLIENT", 3)
+    monkeypatch.setattr(asgi, "WAITING", 5)
 
     async def run() -> None:
         pool, go_on = ThreadPool("test", 1), threading.Event()

@@ -19,9 +19,8 @@ from support.certificates import certificate, openssl, signed_by
 from support.servers import Served, eventually, write_config
 
 from exporter.errors import ConfigError
-from exporter.server import tokens, web_config
-from exporter.server.tokens import Caller
-from exporter.server.web_config import WebConfig
+from exporter.server import access
+from exporter.server.access import Caller, WebConfig
 
 PASSWORD = "pässword: with a colon"
 
@@ -50,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load(folder: Path, text: str) -> WebConfig:
     path = folder / "web.yml"
     path.write_text(text)
-    return web_config.load(path)
+    return access.load(path)
 
 
 GOOD = "cert_file: server.crt, key_file: server.key"
@@ -161,7 +160,7 @@ def test_paths_are_relative_to_the_file(folder: Path, tmp_path: Path) -> None:
     """Paths are relative to the folder that the file is named in, also where it is a link to elsewhere."""
     (tmp_path / "real.yml").write_text(f"tls_server_config: {{{GOOD}, min_version: TLS13}}")
     (folder / "link.yml").symlink_to(tmp_path / "real.yml")
-    tls = web_config.load(folder / "link.yml").tls
+    tls = access.load(folder / "link.yml").tls
     assert tls is not None
     assert (tls.cert_file, tls.key_file) == (str(folder / "server.crt"), str(folder / "server.key"))
 
@@ -235,7 +234,7 @@ def test_a_reload_forgets_only_passwords_that_changed(tmp_path: Path) -> None:
     path = tmp_path / "web.yml"
     alice, bob = hashed("a"), hashed("b")
     path.write_text(f"basic_auth_users: {{alice: {alice}, bob: {bob}, carol: {hashed('c')}}}")
-    web = web_config.load(path)
+    web = access.load(path)
     headers = [basic("alice", "a"), basic("bob", "b"), basic("carol", "c")]
     assert all(web.authenticated(header) for header in headers)
     path.write_text(f"basic_auth_users: {{alice: {alice}, bob: {hashed('new')}}}")
@@ -292,14 +291,14 @@ def test_wrong_tokens_are_refused(tmp_path: Path, text: str, message: str) -> No
     path = tmp_path / "tokens.yml"
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
-        tokens.load(path, {"alice": ""})
+        access.load_tokens(path, {"alice": ""})
     assert str(caught.value) == f"{path}: {message}"
 
 
 def test_an_empty_tokens_file_refuses_all_requests(tmp_path: Path) -> None:
     """With a tokens file requests must be authenticated, even if the file has no tokens."""
     (tmp_path / "tokens.yml").write_text("# none yet\n")
-    empty = web_config.load(None, tmp_path / "tokens.yml")
+    empty = access.load(None, tmp_path / "tokens.yml")
     assert empty.guarded
     assert empty.authenticated(None) is empty.authenticated("Bearer ") is empty.authenticated(basic("a", "b")) is None
 

@@ -18,11 +18,9 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.profile_file import load
 from exporter.server.tasks.archiver import Archiver
-from exporter.slices import archived
-from exporter.slices.archived import ArchivedPredictions
-from exporter.slices.explain import Explanation, explain
-from exporter.slices.population import Population, read_population
-from exporter.slices.query import Of, SliceQuery
+from exporter.slices import population
+from exporter.slices.explain import Explanation, Of, SliceQuery, explain
+from exporter.slices.population import ArchivedPredictions, Population, read_population
 from exporter.slices.recorder import BinRecorder
 from exporter.storage import Store, archive, parquet_buffer, prediction_rows
 from exporter.storage.bin_codes import BlockFilter
@@ -110,12 +108,12 @@ def test_archived_predictions_have_the_same_slices(flights: Flights, monkeypatch
     assert (before.predictions, before.total, after.remarks) == (after.predictions, after.total, ())
     for expected, found in zip(stored[:4], read[:4], strict=True):
         assert np.array_equal(expected, found)
-    monkeypatch.setattr(archived, "MAX_ROWS", 1500)
+    monkeypatch.setattr(population, "MAX_ARCHIVED", 1500)
     newest = flights.read()
     assert (newest.rows, newest.truncated) == (1500, True)
     assert np.count_nonzero(newest.times >= flights.since + DAYS) == COUNT - 2000
     files, chosen = archive.Archive(str(flights.config.archive)), archive.ArchiveFilter("flights", None, 0.0, COUNT)
-    parts = archived.read_bins(files, flights.binner, chosen, 1500)
+    parts = population.read_bins(files, flights.binner, chosen, 1500)
     assert 1500 < sum(part.rows for part in parts) <= 1800  # of the older file, the last parts alone are kept
     flights.store.close()
 

@@ -13,8 +13,8 @@ from support.review_rows import put
 from exporter.config import StoreConfig
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile_file import load
-from exporter.slices import rows
-from exporter.slices.rows import find_corrections, parse_bins
+from exporter.slices import population
+from exporter.slices.population import find_corrections, parse_bins
 from exporter.storage import Store
 from exporter.storage.review import corrections
 from exporter.storage.review.corrections import Filter
@@ -75,9 +75,9 @@ def test_a_look_is_bounded_in_rows_and_time(store: Store, binner: Binner, monkey
     put(store, [{"inputs": '{"carrier": "MQ"}'} for _ in range(25)])
     monkeypatch.setattr(corrections, "STEP", 10)
     assert found(store, binner, carrier="MQ") == (list(range(1, 26)), False)
-    monkeypatch.setattr(rows, "MAX_ROWS", 20)
+    monkeypatch.setattr(population, "MOST_LOOKED_AT", 20)
     assert found(store, binner, carrier="MQ") == (list(range(6, 26)), True)
-    monkeypatch.setattr(rows, "MAX_SECONDS", 0.0)
+    monkeypatch.setattr(population, "LOOK_SECONDS", 0.0)
     assert found(store, binner, carrier="MQ") == (list(range(16, 26)), True)
 
 

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 
 from exporter.slices import search as module
-from exporter.slices.bits import BinRows, count, pack, unpack
-from exporter.slices.dependence import ByTime, ByUser
-from exporter.slices.search import Bins, search
+from exporter.slices.search import BinRows, Bins, ByTime, ByUser, count, pack, search, unpack
 
 ROWS, FEATURES, BINS = 20_000, 8, 10
 

@@ -22,7 +22,7 @@ from exporter.comparison.prometheus import (
 )
 from exporter.comparison.report import document
 from exporter.comparison.versions import choose
-from exporter.config.margins import parse_margin
+from exporter.config.checks import parse_margin
 from exporter.errors import CompareError, NoPairError, UsageError
 from exporter.http_client.prometheus import DEFAULT_URL, Prometheus
 from exporter.validation import parse_duration

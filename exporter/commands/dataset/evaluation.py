@@ -149,7 +149,7 @@ class Evaluation:
 
     def _slices(self, binner: Binner) -> Iterator[dict[str, Any]]:
         """Yield the slices that hold more than their share of the candidate's errors."""
-        from exporter.slices.questions import large  # loads sqlalchemy, which most commands on datasets do not need
+        from exporter.slices.explain import large  # loads sqlalchemy, which most commands on datasets do not need
         from exporter.slices.report import where
         from exporter.slices.search import search
 

@@ -19,7 +19,7 @@ from exporter.commands.demo.training_set import training_images
 from exporter.commands.demo.versions import Versions
 from exporter.errors import ExporterError, StackError
 from exporter.http_client.client import Client
-from exporter.http_client.webhook import is_signed, read_secret
+from exporter.secret_file import is_signed, read_secret
 
 TOLERANCE_SECONDS = 300.0
 """How old a request may be: an older one may be recorded and sent again by somebody else."""

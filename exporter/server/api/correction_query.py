@@ -23,8 +23,8 @@ from exporter.server.api.parameters import (
     parse_whole_number,
 )
 from exporter.server.application import Exporter
+from exporter.slices.population import find_corrections, parse_bins
 from exporter.slices.report import describe
-from exporter.slices.rows import find_corrections, parse_bins
 from exporter.storage.review.correction_history import HistoryPosition
 from exporter.storage.review.correction_pages import ORDERS, Position
 from exporter.storage.review.corrections import PARAMETERS, STATUSES, VERDICTS, Filter, of_any_label
@@ -50,7 +50,7 @@ class FoundSlice(NamedTuple):
     description
         What its predictions have in common.
     truncated
-        Whether there are older corrections that were not looked at, see `exporter.slices.rows.MAX_ROWS`.
+        Whether there are older corrections that were not looked at, see `exporter.slices.population.MOST_LOOKED_AT`.
     """
 
     description: str

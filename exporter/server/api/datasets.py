@@ -16,7 +16,7 @@ from exporter.server.api.parameters import check_parameters, convert_body, parse
 from exporter.server.api.request_bodies import ReleaseRequest
 from exporter.server.application import Exporter
 from exporter.server.http.problem import json_reply, problem
-from exporter.server.http.streaming import STREAMED
+from exporter.server.http.request import STREAMED
 from exporter.storage import releases
 from exporter.storage.review.accepted_examples import Selection
 from exporter.storage.stored_text import label_json

@@ -5,13 +5,12 @@ from __future__ import annotations
 import sqlalchemy as sa
 from flask import Blueprint, Response, request
 
+from exporter.server.access import CALLER, Caller
 from exporter.server.api.correction_query import parse_query, with_new_label
 from exporter.server.api.parameters import convert_body, malformed, parse_json
 from exporter.server.api.request_bodies import LeaseChange
 from exporter.server.application import Exporter
-from exporter.server.authorization import CALLER
 from exporter.server.http.problem import json_reply, problem
-from exporter.server.tokens import Caller
 from exporter.storage.review.correction_pages import Position
 from exporter.storage.review.corrections import Filter
 from exporter.storage.review.leases import Assigner, Assignment, Lease, give_back, take_leases

@@ -12,11 +12,11 @@ from typing import Any, get_origin
 import msgspec
 from flask import Blueprint, Response
 
+from exporter.server.access import USER
 from exporter.server.api.schemas import Problem
 from exporter.server.http import problem as problems
 from exporter.server.http.problem import Reply, json_reply
 from exporter.server.routes import JSON, ROUTES, Route
-from exporter.server.tokens import USER
 
 _CONVERTER = re.compile(r"<(?:(\w+)(?:\([^)]*\))?:)?(\w+)>")
 _OBJECT = dict[str, Any] | None

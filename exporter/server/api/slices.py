@@ -17,7 +17,7 @@ from exporter.server.api.parameters import (
 )
 from exporter.server.application import Exporter
 from exporter.server.http.problem import json_reply, problem
-from exporter.slices.query import DAY, DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS, SliceQuery
+from exporter.slices.explain import DAY, DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS, SliceQuery
 from exporter.slices.report import document
 from exporter.validation import any_of, preview
 

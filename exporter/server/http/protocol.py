@@ -3,23 +3,249 @@
 Uvicorn parses HTTP/1.1 with httptools and runs the application. `BoundedProtocol` adds what uvicorn leaves to a
 proxy in front: limits on the time a request takes to arrive, the number of connections, the requests read ahead of
 the one being answered, and the answers that wait for a client to read them. Limits on the size of a request are in
-`exporter.server.http.request_parser`.
+`exporter.server.http.protocol`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import heapq
 import math
+import re
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable, Collection
 from typing import Any
 
+import httptools
 from uvicorn import Config
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from exporter.server.http.problem import Reply, problem
-from exporter.server.http.request_parser import RequestParser
-from exporter.server.http.response_writer import ResponseWriter
-from exporter.server.http.turns import Turns
+
+_PIECE = 64 * 1024
+
+
+class ResponseWriter:
+    """Send responses as fast as the client reads, and a head together with the body that follows.
+
+    Two system calls cost more than the rest of a small response. A transport with TLS would encrypt all of a large one
+    at once, and not count what the client has yet to read.
+
+    Attributes
+    ----------
+    waiting : int
+        Bytes that the transport does not have yet.
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._paused = False
+        self._head = b""
+        self._pieces: deque[bytes] = deque()
+        self._closing = False
+        self.waiting = 0
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        """Send data; the head of a response waits for what follows it."""
+        if self._head:
+            data, self._head = self._head + data, b""
+        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100"):
+            self._head = data
+            return
+        if len(data) <= _PIECE and not self._pieces:
+            self._transport.write(data)
+            return
+        self._pieces.extend(data[start : start + _PIECE] for start in range(0, len(data), _PIECE))
+        self.waiting += len(data)
+        self._send()
+
+    def pause(self) -> None:
+        """Send nothing: the transport's buffer is full."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """Go on: the transport has sent what it had."""
+        self._paused = False
+        self._send()
+
+    def _send(self) -> None:
+        while self._pieces and not self._paused:
+            piece = self._pieces.popleft()
+            self.waiting -= len(piece)
+            self._transport.write(piece)
+        if self._closing and not self._pieces:
+            self._transport.close()
+
+    def flush(self) -> None:
+        """Send a head that waits."""
+        if self._head:
+            self.write(b"")
+
+    def close(self) -> None:
+        """Close the connection once everything is sent."""
+        self.flush()
+        self._closing = True
+        self._send()
+
+
+REQUESTS = 16
+"""Requests begun in a pass of the event loop, and answered in the next, if they wait for nothing."""
+
+
+class Turns:
+    """Begins a few requests in each pass of the event loop, and pipelined ones after all others."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._left = REQUESTS
+        self._single: deque[Callable[[], None]] = deque()
+        self._pipelined: deque[Callable[[], None]] = deque()
+
+    def add(self, begin: Callable[[], None], pipelined: bool) -> None:
+        """Call ``begin`` now, or in a later pass if many requests are begun in this one."""
+        if self._left == REQUESTS:
+            self._loop.call_soon(self._next_pass)
+        if self._left:
+            self._left -= 1
+            begin()
+        else:
+            (self._pipelined if pipelined else self._single).append(begin)
+
+    def _next_pass(self) -> None:
+        self._left = REQUESTS
+        if self._single or self._pipelined:
+            self._loop.call_soon(self._next_pass)
+        while self._left and (waiting := self._single or self._pipelined):
+            self._left -= 1
+            waiting.popleft()()
+
+
+MAX_HEAD = 64 * 1024
+"""Bytes of a head, of trailers, or of the lines between chunks."""
+SMALL_CHUNKS = 10_000
+"""Chunks of a few bytes that a body may have: each costs as much as a kilobyte."""
+_NOT_ASCII = re.compile(rb"[\x80-\xff]")
+_NO_PATH = re.compile(rb"(https?://[^/?]+)(?=$|\?)", re.IGNORECASE)
+_FRAMING = (b"content-length", b"transfer-encoding")
+
+
+class RequestParser(HttpToolsProtocol):
+    """What a connection does with the bytes that it receives; `exporter.server.http.protocol` has the rest.
+
+    Parameters
+    ----------
+    config, server_state
+        Uvicorn's.
+    """
+
+    _writer: ResponseWriter
+
+    def __init__(self, config: Config, server_state: ServerState) -> None:
+        super().__init__(config, server_state, {})
+        self._error: Reply | None = None  # what the client is told once its earlier requests are answered
+        self._in_message = self._in_head = False
+        self._framing = b""  # of a body beside an offer to upgrade, which its parser would skip
+        self._resuming = False
+        self._overhead = self._body_left = self._body_size = self._chunks = 0
+        self._head_since = self.loop.time()
+
+    @abstractmethod
+    def fail(self, status: int, detail: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
+        """Answer with a problem document once earlier requests are answered, and close the connection."""
+
+    def _feed(self, data: bytes) -> None:
+        """Parse bytes, and refuse a request that is not HTTP/1.1 or has too large a head."""
+        self._overhead += len(data)
+        if not self._in_message and not data.isascii():
+            line, end, rest = data.partition(b"\n")  # some clients do not percent-encode what their user typed
+            data = _NOT_ASCII.sub(lambda byte: b"%%%02X" % ord(byte[0]), line) + end + rest
+        while data and self._error is None:
+            try:
+                self.parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._decline_upgrade() + data[upgrade.args[0] :]
+            except httptools.HttpParserError as error:
+                self.fail(400, f"the request is not valid HTTP/1.1: {error}")
+        if self._overhead > MAX_HEAD:
+            self.fail(431, f"expected a head of at most {MAX_HEAD} bytes")
+
+    def _decline_upgrade(self) -> bytes:
+        """Make a new parser, for that of an offer to upgrade skips the body; return the head it needs to read one."""
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        framing, self._framing = self._framing, b""
+        self._resuming = bool(framing)
+        return b"POST / HTTP/1.1\r\n%b\r\n" % framing if framing else b""
+
+    # --- what httptools finds ---------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        if not self._resuming:
+            self._in_message = self._in_head = True
+            self._head_since = self.loop.time()
+            super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        """Take a part of the target."""
+        if not self._resuming:
+            super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; trailers are ignored."""
+        if self._in_head:
+            super().on_header(name, value)
+            if self.headers[-1][0] == b"content-length":
+                self._body_left = int(value)
+
+    def on_headers_complete(self) -> None:
+        """Start a request, or queue it."""
+        if self._resuming:
+            self._resuming = False
+            return
+        self._in_head = False
+        self._overhead = self._body_size = self._chunks = 0
+        if self._error is not None:
+            return
+        version = self.parser.get_http_version()
+        if version not in {"1.0", "1.1"}:
+            self.fail(400, f"the request is not valid HTTP/1.1: its version is {version}")
+            return
+        if self.url[:1] != b"/":
+            self.url = _NO_PATH.sub(rb"\1/", self.url)
+        if self.parser.should_upgrade():
+            self._framing = b"".join(b"%b: %b\r\n" % pair for pair in self.headers if pair[0] in _FRAMING)
+        if version == "1.0":  # which has no interim answers
+            self.expect_100_continue = False
+        super().on_headers_complete()
+        self.cycle.transport = self._writer  # type: ignore[assignment]
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        self._overhead = 0
+        self._body_left -= len(body)
+        self._body_size += len(body)
+        self._chunks += 1
+        if self._error is None:
+            super().on_body(body)
+            if self._chunks > SMALL_CHUNKS and self._body_size < 64 * self._chunks:
+                self.fail(400, "the body comes in far too many chunks")
+
+    def on_message_complete(self) -> None:
+        """End a request, unless its body follows an offer to upgrade."""
+        self._overhead = 0
+        if not self._framing:
+            self._in_message = False
+            self._body_left = 0
+            if self._error is None:
+                self.cycle.keep_alive &= self.parser.should_keep_alive()  # trailers can end the connection, too
+                super().on_message_complete()
+
 
 HEAD_SECONDS = 15.0
 """Time in which a head must arrive."""
@@ -266,3 +492,32 @@ class _Flow(FlowControl):
     def resume_reading(self) -> None:
         if self.read_paused and not self._protocol.must_wait:
             super().resume_reading()
+
+
+HELD_BYTES = 128 * 2**20
+"""Bytes that all connections together may hold: answers that nobody reads, and requests that wait."""
+
+
+def check_connections(connections: Collection[Any], now: float, most: int) -> None:
+    """Close connections that take too long or hold too much memory and, if there are many, those idle for longest.
+
+    Of ``most`` connections, a tenth stays free for clients that are yet to come.
+    """
+    held: dict[BoundedProtocol, int] = {connection: connection.check(now) for connection in list(connections)}
+    total = sum(held.values())
+    for connection in sorted(held, key=lambda one: held[one], reverse=True) if total > HELD_BYTES else ():
+        if connection.holds_long(now):
+            connection.transport.abort()
+            total -= held[connection]
+        if total <= HELD_BYTES:
+            break
+    surplus = len(held) - most * 9 // 10
+    for connection in heapq.nsmallest(surplus, held, key=lambda one: one.idle_since) if surplus > 0 else ():
+        if connection.idle_since < now:
+            connection.transport.abort()
+
+
+def all_finished(connections: Collection[Any]) -> bool:
+    """Return whether all connections are closed, except that clients may have to confirm it."""
+    transports = [connection.transport for connection in connections]
+    return all(transport.is_closing() and not transport.get_write_buffer_size() for transport in transports)

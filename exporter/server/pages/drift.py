@@ -2,22 +2,455 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 from flask import Blueprint, render_template, request
 
+from exporter.monitoring.drift_evidence import LIMIT
 from exporter.monitoring.drift_report import OUTPUTS, TargetDrift, target_drifts, worst
 from exporter.monitoring.feature_budget import FeatureBudget
+from exporter.monitoring.history import POINTS, STEP
 from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.registry import serving
+from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature
 from exporter.server.application import Exporter
-from exporter.server.pages import drift_charts
-from exporter.server.pages.drift_text import describe, describe_dependence, describe_importance, describe_season, share
-from exporter.server.pages.model_choice import UnknownError, check, choose
 from exporter.server.pages.review_filters import parameters
 from exporter.server.pages.slices import slices_parameters
+from exporter.server.text import number, quoted, share
+from exporter.stats.divergence import Floats
+from exporter.validation import preview, suggestion
+
+
+class UnknownError(Exception):
+    """A parameter of the address names something that does not exist."""
+
+
+class Choice(NamedTuple):
+    """The chosen model and version.
+
+    Attributes
+    ----------
+    model
+        A configured model.
+    versions
+        Versions of it that one can choose.
+    monitor
+        The version's monitor; None if the model has not sent a prediction.
+    """
+
+    model: str
+    versions: list[str]
+    monitor: ModelMonitor | None
+
+
+def choose(
+    configured: Sequence[str], monitors: Iterable[ModelMonitor], model: str | None, version: str | None
+) -> Choice:
+    """Return the chosen model and version; by default one that serves and has a profile.
+
+    That is the first such model of the configuration, and its version that appeared last.
+
+    Raises
+    ------
+    UnknownError
+        When one of them does not exist, or no model is configured.
+    """
+    if not configured:
+        raise UnknownError("No model is configured")
+    found = list(monitors)
+    if model is not None:
+        check("model", model, configured, "is configured")
+        found = [monitor for monitor in found if monitor.config.name == model]
+    versions = sorted({monitor.version for monitor in found})
+    if version is not None:
+        check(
+            "version",
+            version,
+            versions,
+            f"of {model or configured[0]} has sent a prediction since the exporter started",
+        )
+        found = [monitor for monitor in found if monitor.version == version]
+    if not found:
+        return Choice(model or configured[0], versions if model else [], None)
+    found = serving(monitor for monitor in found if monitor.binner is not None) or serving(found)
+    monitor = [one for one in found if one.config.name == found[0].config.name][-1]
+    siblings = [other.version for other in monitors if other.config.name == monitor.config.name]
+    return Choice(monitor.config.name, sorted(siblings), monitor)
+
+
+def check(what: str, name: str, names: Iterable[str], relation: str) -> None:
+    """Check that a name of the address exists.
+
+    Raises
+    ------
+    UnknownError
+        When it does not; the message says what would be right.
+    """
+    if name not in names:
+        raise UnknownError(f"No {what} {preview(name)} {relation}; {suggestion(name, names)}")
+
+
+MIN_EXPLAINED = 0.15
+"""Share of the whole difference that a second statement must explain to be part of the sentence."""
+_WIDE = 0.05
+"""A weight whose upper bound is further away is given with its bound."""
+
+Statement = tuple[float, str]
+"""A text, and the part of the difference that it explains."""
+
+
+def describe(drift: TargetDrift) -> str:
+    """Describe the change of a target in a sentence, and in a second one its evidence of a slow change, if any."""
+    text = _describe_window(drift)
+    if drift.status != "drifted" and drift.evidence > LIMIT:
+        text += f" Over a longer time, a small, lasting change: evidence {drift.evidence:.0f} of {LIMIT:.0f}."
+    return text
+
+
+def _describe_window(drift: TargetDrift) -> str:
+    if not drift.observations:
+        return "No values in this window."
+    if not drift.trained.sum():
+        return "The training data has no values of it to compare with."
+    if drift.status == "few":
+        count = "1 value is" if drift.observations == 1 else f"{drift.observations:,} values are"
+        return f"{count} too few: sampling noise alone can reach {number(drift.noise)}."
+    if drift.is_constant:
+        return "Constant, as in training."
+    return _describe_change(drift)
+
+
+def describe_dependence(drift: TargetDrift) -> str:
+    """Describe why the noise floor is higher than that of independent values; empty where it is not."""
+    if not drift.is_dependent:
+        return ""
+    count, effective = f"{drift.observations:,}", f"{max(round(drift.effective), 1):,}"
+    as_much = f": {count} of them tell as much as {effective} independent ones" if effective != count else ""
+    floors = f"{number(drift.noise)} instead of {number(drift.independent_noise)}"
+    where = "In healthy windows of the past" if drift.is_learned else "In training"
+    return f"{where}, values depend on those before them{as_much}, so the noise floor is {floors}."
+
+
+def describe_season(drift: TargetDrift) -> str:
+    """Describe with which training values a target is compared, where they change with the hour; empty elsewhere."""
+    if drift.season is None:
+        return ""
+    return f"Changes with the hour of the {drift.season}: compared with training values of the same hours (UTC)."
+
+
+def describe_importance(drift: TargetDrift) -> str:
+    """Describe how much the model's answers depend on a feature; empty where the profile does not know it."""
+    known = drift.importance
+    if known is None:
+        return ""
+    if known.is_hardly_used:
+        return f"The model hardly uses it: at most {share(known.upper)} of the variation of its answers depends on it."
+    upper = f" to {share(known.upper)}" if known.upper > known.weight + _WIDE else ""
+    return f"Of the variation of the model’s answers, {share(known.weight)}{upper} depends on it."
+
+
+def _describe_change(drift: TargetDrift) -> str:
+    if drift.status == "same":
+        return "No change beyond sampling noise."
+    statements = sorted(_statements(drift), key=lambda statement: -statement[0])
+    least = min(MIN_EXPLAINED * drift.weight.sum(), statements[0][0])
+    text = "; ".join(text for weight, text in statements[:2] if weight >= least)
+    return f"Small change: {text}." if drift.status == "slight" else f"{text[0].upper()}{text[1:]}."
+
+
+def _statements(drift: TargetDrift) -> Iterator[Statement]:
+    trained, live = drift.trained / drift.trained.sum(), drift.live / drift.observations
+    for index, what in ((-2, "missing"), (-1, "of the wrong type")):
+        if live[index] > trained[index]:
+            before = f"{share(trained[index])} were" if trained[index] else "none were"
+            yield drift.weight[index], f"{share(live[index])} of the values are {what}; in training {before}"
+        elif trained[index]:
+            now = share(live[index]) if live[index] else "none"
+            yield drift.weight[index], f"{now} of the values are {what}; in training {share(trained[index])} were"
+    if isinstance(drift.target, CategoricalFeature):
+        yield from _category_statements(drift, drift.target, trained, live)
+    elif drift.target.edges:
+        yield from _numeric_statements(drift, drift.target, trained, live)
+
+
+def _share_change(what: str, before: float, after: float) -> str:
+    return f"the share of {what} {'rose' if after > before else 'fell'} from {share(before)} to {share(after)}"
+
+
+def _category_statements(
+    drift: TargetDrift, target: CategoricalFeature, trained: Floats, live: Floats
+) -> Iterator[Statement]:
+    count = len(target.categories)
+    difference = np.abs(live - trained)[: count + 1].round(9)
+    # Rank categories by the change of their share, which readers see, instead of their part of the divergence.
+    weight = drift.weight[: count + 1].sum() * difference / max(difference.sum(), 1e-9)
+    order = sorted(range(count), key=lambda index: (-difference[index], live[index] < trained[index]))
+    for index in order[: 1 if count == 2 else 2]:  # of two categories, the second changes as much as the first
+        yield weight[index], _share_change(quoted(target.categories[index]), trained[index], live[index])
+    if drift.unseen > trained[count]:
+        text = f"{share(drift.unseen)} of the values are categories that are not in the training data"
+        yield max(weight[count], drift.weight[count]), text
+    elif difference[count]:
+        yield weight[count], _share_change("rare categories", trained[count], live[count])
+
+
+def _numeric_statements(
+    drift: TargetDrift, target: NumericFeature, trained: Floats, live: Floats
+) -> Iterator[Statement]:
+    edges = target.edges
+    inside, last = slice(1, len(edges)), len(edges)
+    if drift.min == drift.max and drift.trained_stddev > 0 and drift.observations > 1:
+        text = f"every value is {number(drift.min)}; training has values from {number(edges[0])} to {number(edges[-1])}"
+        yield drift.weight[: last + 1].sum(), text
+        return
+    for index, outside in ((0, f"values below {number(edges[0])}"), (last, f"values above {number(edges[-1])}")):
+        if live[index] > trained[index]:
+            yield drift.weight[index], _share_change(outside, trained[index], live[index])
+    top = 1 + int(drift.weight[inside].argmax()) if last > 1 else 0
+    total, single = drift.weight[inside].sum(), drift.weight[top] if top else 0.0
+    spread = total - single if single > total / 2 else total  # a bin that explains most of it comes first
+    if (moments := _describe_moments(drift)) is not None:
+        yield spread, moments
+    if top:
+        yield single, _share_change(_describe_bin(edges[top - 1], edges[top]), trained[top], live[top])
+
+
+def _describe_moments(drift: TargetDrift) -> str | None:
+    """Describe the change of the mean, or else of the standard deviation; None when both are small."""
+    if abs(drift.shift) >= 0.3:
+        change = f"the mean {'rose' if drift.shift > 0 else 'fell'} by {number(abs(drift.shift))}"
+        means = f"from {number(drift.trained_mean)} to {number(drift.mean)}"
+        return f"{change} training standard deviations, {means}"
+    if drift.trained_stddev > 0 and not 2 / 3 < (ratio := drift.stddev / drift.trained_stddev) < 1.5:
+        return f"the standard deviation is {number(ratio)} times that of training"
+    return None
+
+
+def _describe_bin(low: float, high: float) -> str:
+    is_single_value = high == math.nextafter(low, math.inf)
+    return f"the value {number(low)}" if is_single_value else f"values from {number(low)} to {number(high)}"
+
+
+CATEGORIES = 15
+"""Categories in a chart; the table below it has all."""
+SPECIAL_WIDTH = 20.0
+"""Width in percent of a bar for special values, such as missing ones: enough for its label on a phone."""
+WIDTHS = {"narrow": 255, "roomy": 530}
+"""The least width of a chart in pixels, on a phone and on anything wider than 40 rem, as style.css has it."""
+CHARACTER, GAP = 7.7, 6
+"""Width of a character of a label, and space between two labels, in pixels."""
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A bin, or several combined, with their share in training and now.
+
+    Attributes
+    ----------
+    special
+        The label of a bar for special values (missing, invalid, out of range, other categories); else empty.
+    """
+
+    name: str
+    trained: float
+    live: float
+    special: str = ""
+    left: float = 0.0
+    width: float = 0.0
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label below the chart.
+
+    Attributes
+    ----------
+    position
+        From the left, in percent.
+    anchor
+        The SVG anchor.
+    optional
+        Whether it is left out where it would overlap another one; else it takes the next row.
+    row
+        The row below the axis, from 0.
+    """
+
+    position: float
+    text: str
+    anchor: str = "middle"
+    optional: bool = False
+    row: int = 0
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Bars, the paths that draw them, and the labels of both axes.
+
+    Attributes
+    ----------
+    x_labels
+        The labels below the axis by the name of a width: ``narrow`` on a phone, else ``roomy``.
+    y_labels
+        Position from the top and text of each label.
+    """
+
+    bars: list[Bar]
+    trained: str
+    live: str
+    x_labels: dict[str, list[Label]]
+    y_labels: list[tuple[float, str]]
+
+
+def table(drift: TargetDrift) -> list[Bar]:
+    """Return all bins of a target."""
+    names = [label.partition(" ")[2] for label in drift.target.labels()]
+    return [Bar(*row) for row in zip(names, *_shares(drift), strict=True)]
+
+
+def distribution(drift: TargetDrift, special_width: float = SPECIAL_WIDTH) -> Chart:
+    """Return the chart of a target's distribution."""
+    bars = _position(_bars(drift), special_width)
+    top = max(max(bar.trained, bar.live) for bar in bars) * 1.05 or 1.0
+    return Chart(
+        bars=bars,
+        trained="".join(_bar_path(bar, bar.trained / top, 0.9) for bar in bars),
+        live="".join(_bar_path(bar, bar.live / top, 0.4) for bar in bars),
+        x_labels={name: _fit(_x_labels(drift.target, bars), width) for name, width in WIDTHS.items()},
+        y_labels=[(100 - 100 * tick / top, f"{100 * tick:.3g} %") for tick in _ticks(top)],
+    )
+
+
+def _shares(drift: TargetDrift) -> tuple[list[float], list[float]]:
+    trained, live = drift.trained, drift.live
+    return (trained / max(trained.sum(), 1.0)).tolist(), (live / max(live.sum(), 1.0)).tolist()
+
+
+def _bars(drift: TargetDrift) -> list[Bar]:
+    bars, target = table(drift), drift.target
+    missing, invalid = bars[-2:]
+    ends = [Bar(bar.name, bar.trained, bar.live, special=bar.name) for bar in (missing, invalid)]
+    if isinstance(target, CategoricalFeature):
+        by_share = sorted(bars[:-3], key=lambda bar: -max(bar.trained, bar.live))
+        visible = [bar for bar in bars[:-3] if bar in by_share[:CATEGORIES]]
+        rest = [bar for bar in bars[:-2] if bar not in visible]
+        others = Bar("all others", sum(b.trained for b in rest), sum(b.live for b in rest), special="others")
+        return [*visible, *(bar for bar in (others, *ends) if bar.trained or bar.live)]
+    inner = bars[1:-3] if target.edges else bars[:1]
+    if target.edges:
+        low, high = f"< {number(target.edges[0])}", f"> {number(target.edges[-1])}"
+        below, above = (Bar(b.name, b.trained, b.live, special=a) for b, a in ((bars[0], low), (bars[-3], high)))
+        bars = [below, *inner, above, *ends]
+    else:
+        bars = [*inner, *ends]
+    return [bar for bar in bars if not bar.special or bar.trained or bar.live]
+
+
+def _position(bars: list[Bar], special_width: float) -> list[Bar]:
+    regular = sum(not bar.special for bar in bars)
+    special_width = min(special_width, 48 / max(len(bars) - regular, 1))
+    regular_width = (100 - special_width * (len(bars) - regular)) / max(regular, 1)
+    left, result = 0.0, []
+    for bar in bars:
+        width = special_width if bar.special else regular_width
+        result.append(replace(bar, left=left, width=width))
+        left += width
+    return result
+
+
+def _bar_path(bar: Bar, height: float, fill: float) -> str:
+    """Return the SVG path of a bar that fills a part of its width."""
+    if not height:
+        return ""
+    width = min(bar.width, 8.0) * fill if bar.special else bar.width * fill
+    left = bar.left + (bar.width - width) / 2
+    return f"M{left:.4g} 100v-{max(100 * height, 0.7):.4g}h{width:.4g}V100z"
+
+
+def _x_labels(target: Feature, bars: list[Bar]) -> list[Label]:
+    """Return the labels below the axis, the most important first."""
+    labels = [Label(bar.left + bar.width / 2, bar.special) for bar in bars if bar.special]
+    inner = [bar for bar in bars if not bar.special]
+    if isinstance(target, NumericFeature) and target.edges and inner:
+        last = len(target.edges) - 1
+        for fraction, anchor in ((0, "start"), (1, "end"), (0.5, "middle"), (0.25, "middle"), (0.75, "middle")):
+            index = round(fraction * last)
+            text, position = number(target.edges[index]), inner[0].left + index * inner[0].width
+            if all(text != label.text for label in labels):
+                labels.append(Label(position, text, anchor, optional=True))
+    return labels
+
+
+def _fit(labels: list[Label], width: float) -> list[Label]:
+    """Return labels in rows in which none overlaps another one before it, in a chart of a width in pixels."""
+    taken: list[tuple[int, float, float]] = []
+    result = []
+    for label in labels:
+        size = len(label.text) * CHARACTER + GAP
+        left = label.position / 100 * width - {"start": 0.0, "middle": size / 2, "end": size}[label.anchor]
+        row = 0
+        while any(used == row and left < end and start < left + size for used, start, end in taken):
+            row += 1
+        if not (row and label.optional):
+            taken.append((row, left, left + size))
+            result.append(replace(label, row=row))
+    return result
+
+
+def _ticks(top: float) -> list[float]:
+    step = 10 ** math.floor(math.log10(top / 2))
+    step *= max(factor for factor in (1, 2, 5) if factor * step <= top / 2)
+    return [step * index for index in range(1, int(top / step) + 1)]
+
+
+@dataclass(frozen=True)
+class TrendLine:
+    """The history of a score.
+
+    Attributes
+    ----------
+    path
+        The SVG path.
+    threshold
+        Position of the threshold from the top.
+    top
+        The score at the top.
+    description
+        The chart in words.
+    """
+
+    path: str
+    threshold: float
+    top: float
+    description: str
+
+
+def trend(ages: Floats, scores: npt.NDArray[np.floating], drift: TargetDrift) -> TrendLine:
+    """Draw the score over the last hour up to now, with gaps while the window was empty."""
+    ages, scores = np.append(ages, 0.0), np.append(scores, drift.score)
+    present: list[float] = scores[~np.isnan(scores)].tolist()
+    top = max(*present, drift.threshold, 1e-9) * 1.1
+    path, drawing = "", False
+    for age, score in zip(ages.tolist(), scores.tolist(), strict=True):
+        if math.isnan(score):
+            drawing = False
+            continue
+        point = f"{100 - 100 * age / (STEP * POINTS):.4g} {100 - 100 * score / top:.4g}"
+        path += f"L{point}" if drawing else f"M{point}h0"  # a lone sample is a dot
+        drawing = True
+    if not present:
+        description = "No values in the last hour."
+    else:
+        scores_range = f"from {number(min(present))} to {number(max(present))}"
+        description = f"Score over the last hour: {scores_range}, now {number(drift.score)}."
+    return TrendLine(path, 100 - 100 * drift.threshold / top, top, description)
+
 
 MAX_OPEN_ROWS = 40
 """Rows that are visible; the others are behind a click."""
@@ -111,8 +544,7 @@ def _monitor_context(
         **context,
         "rows": [_row(drift, ages, scores, SMALL_CHART_SPECIAL_WIDTH) for drift in drifts],
         "max_open_rows": MAX_OPEN_ROWS,
-        "selected": selected
-        and {**_row(selected, ages, scores, drift_charts.SPECIAL_WIDTH), "table": drift_charts.table(selected)},
+        "selected": selected and {**_row(selected, ages, scores, SPECIAL_WIDTH), "table": table(selected)},
         "drifted": _drifted(drifts),
         "hardly_used": sum(drift.status == "drifted" and drift.is_hardly_used for drift in drifts),
         "weighted": any(drift.importance for drift in drifts),
@@ -141,6 +573,6 @@ def _drifted(drifts: Sequence[TargetDrift]) -> str:
 def _row(drift: TargetDrift, ages: Any, scores: Any, special_width: float) -> dict[str, Any]:
     return {
         "drift": drift,
-        "chart": drift_charts.distribution(drift, special_width),
-        "trend": drift_charts.trend(ages, scores[:, drift.index] if len(ages) else ages, drift),
+        "chart": distribution(drift, special_width),
+        "trend": trend(ages, scores[:, drift.index] if len(ages) else ages, drift),
     }

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -13,22 +16,452 @@ from flask import Blueprint, redirect, render_template, request, url_for
 from markupsafe import Markup
 from werkzeug.wrappers import Response
 
-from exporter.config import THRESHOLDS, LinksConfig
+from exporter.config import THRESHOLDS, LinksConfig, ModelConfig
+from exporter.config.types import DURATION_BUCKETS
 from exporter.errors import StoreError
-from exporter.monitoring.drift_report import CONFIDENCE_ALERT, FEATURE_ALERT, OUTPUTS, PREDICTION_ALERT
-from exporter.monitoring.leading_quality import ENOUGH
+from exporter.monitoring.drift_report import (
+    CONFIDENCE_ALERT,
+    FEATURE_ALERT,
+    OUTPUTS,
+    PREDICTION_ALERT,
+    TargetDrift,
+    worst,
+)
+from exporter.monitoring.leading_quality import ENOUGH, kind_of, leading_quality
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.recent_counters import Recent
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
-from exporter.server.alerts import LAYERS
+from exporter.server.alerts import LAYERS, Alert
 from exporter.server.application import Exporter
-from exporter.server.elapsed import ago, parse_time
-from exporter.server.notifications import Alert
-from exporter.server.pages.drift_text import number, percent
-from exporter.server.pages.incidents import DRIFT_ALERTS, SEVERITIES, alert_severity, group_alerts
-from exporter.server.pages.model_rows import MIN_ATTEMPTS, MIN_CORRECTIONS, machine_figures, model_rows
+from exporter.server.pages.quality import describe_limit, summarize
 from exporter.server.pages.slices import slices_parameters
 from exporter.server.tasks.retraining import request_document
-from exporter.slices.query import Of
+from exporter.server.text import ago, number, parse_time, percent
+from exporter.slices.explain import Of
 from exporter.storage.retrain_requests import list_requests
+
+SEVERITIES = ("critical", "warning", "info")
+MAX_PHRASES = 6
+"""Phrases of a headline, and reasons in one; the others are counted."""
+MAX_NAME = 40
+"""Characters of a feature's name or a reason in a headline."""
+_COUNTED = "ModelFeaturesDrifted"
+"""An alert on several features, whose value is their number."""
+DRIFT_ALERTS = ("ModelFeatureDrift", "ModelFeatureDriftSlow", "ModelFeatureChanged", "ModelFeatureMeanShift", _COUNTED)
+_SHARES = {
+    "ModelErrorRatioHigh": ("{} errors", "errors"),
+    "ModelCorrectionRatioHigh": ("{} corrected", "corrected too often"),
+    "ModelConfidentRatioLow": ("{} confident", "confident too rarely"),
+    "ModelHostCpuHigh": ("CPU {}", "little CPU left"),
+    "ModelHostMemoryHigh": ("memory {}", "little memory left"),
+    "ModelHostDiskHigh": ("disk {}", "disk nearly full"),
+}
+"""The phrases of alerts on a share, with and without its value."""
+_PHRASES = {
+    "ModelErrorBudgetBurn": "error budget used up too fast",
+    "ModelLatencyBudgetBurn": "latency budget used up too fast",
+    "ModelTrafficMissing": "no requests",
+    "ModelExporterDown": "exporter down",
+    "ModelPredictionDrift": "predictions drifted",
+    "ModelConfidenceDrift": "confidence drifted",
+    "ModelMultivariateDrift": "correlations changed",
+    "ModelAccuracyLow": "accuracy too low",
+    "ModelAttemptsDrop": "used much less than a week ago",
+    "ModelFeedbackMissing": "no feedback",
+    "ModelFeedbackUnjoined": "feedback without predictions",
+    "ModelReviewBacklog": "corrections wait for review",
+    "ModelRetrainRequestsFailing": "requests for retraining fail",
+}
+
+
+@dataclass(frozen=True)
+class Incident:
+    """The alerts of one model, or of a layer without one.
+
+    Attributes
+    ----------
+    name
+        The model, or the layer.
+    model
+        The model; None without one.
+    versions
+        The versions that are affected.
+    phrases
+        What is wrong, the most severe first.
+    pending
+        What else its pending alerts say, where others fire.
+    severity
+        The highest severity of its firing alerts, or ``pending``.
+    since
+        When the first of its alerts began.
+    alerts
+        Its alerts, the most severe first; pending ones are last.
+    """
+
+    name: str
+    model: str | None
+    versions: list[str]
+    phrases: list[str]
+    pending: list[str]
+    severity: str
+    since: datetime | None
+    alerts: list[Alert]
+
+    @property
+    def firing(self) -> int:
+        """The number of alerts that fire."""
+        return sum(alert.status == "firing" for alert in self.alerts)
+
+    @property
+    def named(self) -> list[Alert]:
+        """The first alert of each name, of those that fire; of all if none does."""
+        firing = [alert for alert in self.alerts if alert.status == "firing"] or self.alerts
+        return list({alert.name: alert for alert in reversed(firing)}.values())[::-1]
+
+
+def group_alerts(alerts: Iterable[Alert]) -> list[Incident]:
+    """Return the incidents, the most severe first; those of which no alert fires are last."""
+    groups: dict[tuple[str, str], list[Alert]] = {}
+    for alert in sorted(alerts, key=_rank):
+        model = alert.labels.get("model", "")
+        groups.setdefault((model, "" if model else alert.labels.get("layer", "")), []).append(alert)
+    incidents = [_incident(model, layer, group) for (model, layer), group in groups.items()]
+    return sorted(incidents, key=lambda incident: (_severity_rank(incident.severity), -incident.firing, incident.name))
+
+
+def _incident(model: str, layer: str, alerts: list[Alert]) -> Incident:
+    firing = [alert for alert in alerts if alert.status == "firing"]
+    phrases = _phrases(firing or alerts)
+    pending = _phrases([alert for alert in alerts if alert.status != "firing"]) if firing else []
+    times = [time for alert in firing or alerts if (time := parse_time(alert.starts_at))]
+    return Incident(
+        name=model or {"system": "System", "exporter": "Exporter"}.get(layer, layer or "Other alerts"),
+        model=model or None,
+        versions=sorted({alert.labels["version"] for alert in alerts if alert.labels.get("version")}),
+        phrases=phrases,
+        pending=[phrase for phrase in pending if phrase not in phrases],
+        severity=alert_severity(firing[0]) if firing else "pending",
+        since=min(times, default=None),
+        alerts=alerts,
+    )
+
+
+def alert_severity(alert: Alert) -> str:
+    """Return an alert's severity, ``info`` for one that the page does not know."""
+    severity = alert.labels.get("severity", "")
+    return severity if severity in SEVERITIES else "info"
+
+
+def _severity_rank(severity: str) -> int:
+    return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES)
+
+
+def _rank(alert: Alert) -> tuple[bool, int, bool, str, str]:
+    pending = alert.status != "firing"
+    rank = _severity_rank(alert_severity(alert))
+    return pending, rank, alert.name not in _SHARES, alert.name, alert.labels.get("feature", "")
+
+
+def _phrases(alerts: Sequence[Alert]) -> list[str]:
+    """Return what is wrong in a few words each, in the order of the alerts and without repetition."""
+    phrases: dict[str, None] = {}
+    for alert in alerts:
+        if alert.name in DRIFT_ALERTS:
+            phrase = _features([other for other in alerts if other.name in DRIFT_ALERTS], "drifted")
+        elif alert.name == "ModelFeatureMissing":
+            phrase = _features([other for other in alerts if other.name == alert.name], "missing too often")
+        elif alert.name == "ModelEventsRejected":
+            phrase = _reasons([other for other in alerts if other.name == alert.name])
+        elif alert.name in _SHARES:
+            phrase = _share_phrase([other for other in alerts if other.name == alert.name])
+        elif alert.name == "ModelLatencyHigh":
+            phrase = "slow" if alert.value is None else f"95th percentile {number(alert.value)}\N{NO-BREAK SPACE}s"
+        else:
+            phrase = _PHRASES.get(alert.name) or alert.annotation("summary")
+        phrases[phrase] = None
+    shown = list(phrases)
+    if len(shown) > MAX_PHRASES:
+        shown[MAX_PHRASES - 1 :] = [f"{len(shown) - MAX_PHRASES + 1} more"]
+    return shown
+
+
+def _features(alerts: Sequence[Alert], verb: str) -> str:
+    names = sorted({alert.labels.get("feature", "") for alert in alerts} - {""})
+    count = max(len(names), *(int(alert.value or 0) for alert in alerts if alert.name == _COUNTED), 0)
+    if count > 1:
+        return f"{count} features {verb}"
+    return f"{_cut(names[0]) if names else 'a feature'} {verb}"
+
+
+def _reasons(alerts: Sequence[Alert]) -> str:
+    reasons = sorted({alert.labels.get("reason", "") for alert in alerts} - {""})
+    shown = [_cut(reason) for reason in reasons[:MAX_PHRASES]]
+    if len(reasons) > MAX_PHRASES:
+        shown[-1] = f"{len(reasons) - MAX_PHRASES + 1} more"
+    return f"events refused: {', '.join(shown)}" if shown else "events refused"
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
+
+
+def _share_phrase(alerts: Sequence[Alert]) -> str:
+    """Return the phrase of an alert on a share, with the value of the first that has one."""
+    with_value, without = _SHARES[alerts[0].name]
+    for alert in alerts:
+        if alert.value is not None:
+            return with_value.format(percent(alert.value))
+        if text := re.search(r"(\d{1,3}(?:\.\d+)?)%", alert.annotations.get("description", "")):
+            return with_value.format(percent(float(text[1]) / 100))
+    return without
+
+
+_ALERTS = {"errors": "ModelErrorBudgetBurn", "latency": "ModelLatencyBudgetBurn"}
+_NAMES = {"errors": "error budget", "latency": "latency budget"}
+
+
+def describe_budgets(
+    model: ModelConfig, left: Mapping[tuple[str, str], float], alerts: Iterable[Alert]
+) -> tuple[tuple[str, str], ...]:
+    """Describe the budgets of the objectives that a model's configuration sets, each with the name of its alert.
+
+    A budget whose alert fires or is pending is left out: Prometheus records budgets every few minutes, so it would not
+    have the failures that the alert reports.
+
+    Parameters
+    ----------
+    model
+        The settings of the model.
+    left
+        The share that is left, by model and objective.
+    alerts
+        Alerts of the model.
+    """
+    if (objectives := model.objectives) is None:
+        return ()
+    reported = {alert.name for alert in alerts}
+    return tuple(
+        (f"{_NAMES[objective]} of 30 days ({percent(share)}): {budget(left[model.name, objective])}", alert)
+        for objective, share in objectives.set_shares().items()
+        if (model.name, objective) in left and (alert := _ALERTS[objective]) not in reported
+    )
+
+
+def budget(left: float) -> str:
+    """Return the share of a budget that is left, in words.
+
+    >>> [budget(left).replace("\\N{NO-BREAK SPACE}", " ") for left in (0.625, 0.0, -0.2, -6.2)]
+    ['62.5 % left', '0 % left', 'used up 1.2 times', 'used up 7.2 times']
+    """
+    return f"{percent(left)} left" if left >= 0 else f"used up {1 - left:.3g} times"
+
+
+UNKNOWN = "–"
+"""A figure of nothing: without confidences there is no confident share, without feedback no corrected one."""
+MIN_CORRECTIONS = 3
+"""Corrections in an hour that ModelCorrectionRatioHigh needs, as its rule has it."""
+MIN_ATTEMPTS = 20
+"""Attempts in an hour that ModelConfidentRatioLow needs, as its rule has it."""
+MACHINE_THRESHOLD = 0.9
+"""The share above which ModelHostCpuHigh and ModelHostMemoryHigh become pending, as their rules have it."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure of a model version.
+
+    Attributes
+    ----------
+    text
+        The figure.
+    severity
+        That of the alert whose threshold it violates; empty when it does not.
+    limit
+        The threshold that it violates, such as ``above 1 %``.
+    excess
+        The figure relative to its threshold; 0 when it does not violate it.
+    """
+
+    text: str
+    severity: str = ""
+    limit: str = ""
+    excess: float = 0.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """The figures of a model version; see `Recent`.
+
+    Attributes
+    ----------
+    state
+        ``critical``, ``warning`` or ``info`` when such an alert fires on it, ``pending`` when one is pending.
+    window, worst
+        The target that has drifted most, and the window; None before the first values and without a profile.
+    quality
+        How good the version is, measured or estimated, in a few words; without a text where that is not known.
+    budgets
+        The error budgets of the model, of all versions, with the name of their alerts; in its first row alone.
+    """
+
+    model: str
+    version: str
+    state: str
+    requests: int
+    errors: Figure
+    latency: Figure
+    profiled: bool
+    window: str | None
+    worst: TargetDrift | None
+    drift: Figure
+    attempts: int
+    confident: Figure
+    corrected: Figure
+    quality: Figure
+    budgets: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        """The figures that have a threshold."""
+        return self.errors, self.latency, self.drift, self.confident, self.corrected, self.quality
+
+    @property
+    def trouble(self) -> tuple[int, int, float]:
+        """How much is wrong: the worst alert, the worst violated threshold, and by how much; smaller is worse."""
+        states = (*SEVERITIES, "pending", "")
+        marked = min((states.index(figure.severity) for figure in self.figures), default=len(states))
+        return states.index(self.state), marked, -max(figure.excess for figure in self.figures)
+
+    @property
+    def troubled(self) -> bool:
+        """Whether an alert fires or is pending, or a figure violates its threshold."""
+        return bool(self.state) or any(figure.severity for figure in self.figures)
+
+
+def model_rows(
+    monitors: Iterable[ModelMonitor], alerts: Sequence[Alert], budgets: Mapping[tuple[str, str], float], now: float
+) -> list[Row]:
+    """Return the rows of all model versions at the monotonic time ``now`` in seconds, the worst first.
+
+    ``budgets`` are the shares that are left of error budgets, by model and objective.
+    """
+    monitors = list(monitors)
+    by_model: dict[str, list[Alert]] = {}
+    for alert in alerts:
+        by_model.setdefault(alert.labels.get("model", ""), []).append(alert)
+    rows = [_row(monitor, _version_state(monitor, by_model), now) for monitor in monitors]
+    rows.sort(key=lambda row: (row.trouble, row.model, row.version))
+    models = {monitor.config.name: monitor.config for monitor in monitors}
+    for index, row in enumerate(rows):
+        if model := models.pop(row.model, None):
+            own = describe_budgets(model, budgets, by_model.get(row.model, ()))
+            rows[index] = replace(row, budgets=own)
+    return rows
+
+
+def _version_state(monitor: ModelMonitor, alerts: Mapping[str, Sequence[Alert]]) -> str:
+    """Return the state of a model version: that of its worst alert."""
+    own = [
+        alert_severity(alert) if alert.status == "firing" else "pending"
+        for alert in alerts.get(monitor.config.name, ())
+        if alert.labels.get("version", monitor.version) == monitor.version
+    ]
+    return min(own, key=(*SEVERITIES, "pending").index, default="")
+
+
+def _row(monitor: ModelMonitor, state: str, now: float) -> Row:
+    model, recent = monitor.config, monitor.recent(now)
+    window, drift = worst(monitor, now) or (None, None)
+    return Row(
+        model=model.name,
+        version=monitor.version,
+        state=state,
+        requests=recent.requests,
+        errors=_above(percent(recent.error_ratio), recent.error_ratio, model, "ModelErrorRatioHigh", "critical"),
+        latency=_above(_latency(recent), recent.latency, model, "ModelLatencyHigh", "warning"),
+        profiled=monitor.binner is not None,
+        window=window,
+        worst=drift,
+        drift=_drift(drift),
+        attempts=recent.attempts,
+        confident=_confident(recent, model) if monitor.confidences.counts.any() else Figure(UNKNOWN),
+        quality=_quality(monitor, now),
+        corrected=_corrected(recent, model) if any(monitor.counters.feedback.values()) else Figure(UNKNOWN),
+    )
+
+
+def _above(text: str, value: float, model: ModelConfig, alert: str, severity: str) -> Figure:
+    """Return a figure, marked when it is above the threshold of an alert."""
+    threshold = model.threshold(alert)
+    if not value > threshold:
+        return Figure(text)
+    limit = seconds(threshold) if alert == "ModelLatencyHigh" else percent(threshold)
+    return Figure(text, severity, f"above {limit}", value / threshold if threshold else math.inf)
+
+
+def machine_figures(gauges: Mapping[str, float]) -> dict[str, Figure]:
+    """Return the use of the processor and of the memory, given the machine's gauges by name."""
+    figures = {}
+    for name, gauge in (("CPU", "cpu"), ("memory", "memory")):
+        value = gauges.get(f"model_system_{gauge}_utilization_ratio", math.nan)
+        marked = ("warning", f"above {percent(MACHINE_THRESHOLD)}") if value > MACHINE_THRESHOLD else ()
+        figures[name] = Figure(percent(value), *marked)
+    return figures
+
+
+def _latency(recent: Recent) -> str:
+    """Return the 95th percentile, or the bounds between which it lies where nothing more is known."""
+    if recent.latency_bucket is None:
+        return seconds(recent.latency)
+    low, high = recent.latency_bucket
+    return f"{low:g}–{seconds(high)}" if low else f"below {seconds(high)}"
+
+
+def _corrected(recent: Recent, model: ModelConfig) -> Figure:
+    text = percent(recent.correction_ratio)
+    if recent.corrections < MIN_CORRECTIONS:
+        return Figure(text)
+    return _above(text, recent.correction_ratio, model, "ModelCorrectionRatioHigh", "critical")
+
+
+def _confident(recent: Recent, model: ModelConfig) -> Figure:
+    """Return the confident share, marked when it is below a configured threshold. Only Prometheus knows the default."""
+    text, threshold = percent(recent.confident_ratio), model.alerts.get("ModelConfidentRatioLow")
+    if threshold is None or recent.attempts < MIN_ATTEMPTS or not recent.confident_ratio < threshold:
+        return Figure(text)
+    excess = threshold / recent.confident_ratio if recent.confident_ratio else math.inf
+    return Figure(text, "warning", f"below {percent(threshold)}", excess)
+
+
+def _quality(monitor: ModelMonitor, now: float) -> Figure:
+    """Return the leading figure of the quality, marked when its whole interval is beyond the threshold."""
+    leading = leading_quality(monitor, now)
+    if leading is None:
+        return Figure("")
+    kind = kind_of(monitor)
+    limit = describe_limit(kind, leading)
+    return Figure(summarize(kind, leading), "critical" if limit else "", limit, leading.excess)
+
+
+def _drift(drift: TargetDrift | None) -> Figure:
+    if drift is None:
+        return Figure(UNKNOWN)
+    if drift.status != "drifted":
+        return Figure(number(drift.score))
+    return Figure(number(drift.score), "warning", f"above {number(max(drift.threshold, drift.noise))}", drift.severity)
+
+
+def seconds(value: float) -> str:
+    """
+    Format a duration in seconds.
+
+    >>> [seconds(value).replace("\\N{NO-BREAK SPACE}", " ") for value in (0.2345, DURATION_BUCKETS[-1], math.nan)]
+    ['0.234 s', 'over 10 s', '–']
+    """
+    if math.isnan(value):
+        return "–"
+    return f"{'over ' if value >= DURATION_BUCKETS[-1] else ''}{value:.3g}\N{NO-BREAK SPACE}s"
+
 
 CORRECTION_WINDOW = timedelta(minutes=65)
 """The period that ModelCorrectionRatioHigh evaluates before it fires: one hour, and its five minutes of pending."""

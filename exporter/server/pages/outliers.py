@@ -12,7 +12,7 @@ from exporter.features.categorical import Categorical
 from exporter.features.extract import scalar_text
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import CategoricalFeature, NumericFeature
-from exporter.server.pages.drift_text import number, share
+from exporter.server.text import number, share
 from exporter.stats.divergence import Floats
 
 RARE = 0.01

@@ -8,7 +8,7 @@ from typing import Any
 from exporter.config import ModelConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import Scorer
-from exporter.server.pages.drift_text import number
+from exporter.server.text import number
 
 
 def is_regression(model: ModelConfig, binner: Binner | None, predictions: Iterable[Any]) -> bool:

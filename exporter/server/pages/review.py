@@ -21,7 +21,6 @@ from exporter.profiles.profile import CategoricalFeature
 from exporter.server.api.correction_query import MAX_ID, MAX_LIMIT, encode_cursor
 from exporter.server.api.leases import assign, reviewer_lease
 from exporter.server.application import Exporter
-from exporter.server.elapsed import ago
 from exporter.server.http.problem import store_problem
 from exporter.server.pages import image_png, review_cards, review_charts
 from exporter.server.pages.active_filters import active_filters
@@ -30,6 +29,7 @@ from exporter.server.pages.review_agreement import agreement_sentence
 from exporter.server.pages.review_errors import error_chart
 from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, parameters, parse_review_query
 from exporter.server.pages.slices import slices_parameters
+from exporter.server.text import ago
 from exporter.stats.accuracy import IntervalEstimate
 from exporter.storage.review.accuracy_counts import AccuracyCounts, accuracy_counts
 from exporter.storage.review.correction_pages import list_corrections

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from exporter.server.pages.drift_text import share
+from exporter.server.text import share
 from exporter.stats.agreement import Agreement
 
 

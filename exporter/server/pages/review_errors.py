@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from exporter.server.pages.drift_text import number
 from exporter.server.pages.regression import signed
 from exporter.server.pages.review_charts import Bar
 from exporter.server.pages.review_filters import ReviewQuery
+from exporter.server.text import number
 from exporter.stats.divergence import Floats
 
 BARS = 16

@@ -9,9 +9,8 @@ from pathlib import Path
 
 from flask import Blueprint, abort, render_template
 
-from exporter.server.alerts import LAYERS
+from exporter.server.alerts import LAYERS, Alert
 from exporter.server.application import Exporter
-from exporter.server.notifications import Alert
 from exporter.validation import closest, preview
 
 RUNBOOKS = Path(__file__).parents[1] / "runbooks"

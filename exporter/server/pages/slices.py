@@ -14,7 +14,7 @@ from exporter.monitoring.drift_report import OUTPUTS
 from exporter.server.api.slices import PARAMETERS, parse_question
 from exporter.server.application import Exporter
 from exporter.server.pages.review_filters import parameters, parse_time
-from exporter.slices.query import QUESTIONS, Of
+from exporter.slices.explain import QUESTIONS, Of
 from exporter.slices.report import document, summary
 
 PERIODS = ("1h", "6h", "1d", "7d")

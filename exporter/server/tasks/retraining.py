@@ -10,8 +10,8 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import msgspec
@@ -22,13 +22,13 @@ from exporter.config import Config, RetrainConfig
 from exporter.datasets.lineage import Details
 from exporter.datasets.release import BusyError, EmptyError, make_release, release_document
 from exporter.errors import CompareError, ConfigError, ExporterError, SlicesError, StoreError, StoreFullError
-from exporter.http_client.webhook import read_secret, signed_headers
 from exporter.metrics.exporter import ExporterMetrics
 from exporter.metrics.families import RETRAIN_UNDELIVERED
 from exporter.metrics.lines import FamilyLines, sample_line
 from exporter.monitoring.background import BackgroundTask
-from exporter.server.alerts import Alerts
-from exporter.server.tasks.retrain_triggers import Trigger, accuracy_trigger, corrections_trigger
+from exporter.secret_file import read_secret, signed_headers
+from exporter.server.alerts import Alert, Alerts
+from exporter.server.text import parse_time
 from exporter.storage import Store
 from exporter.storage.retrain_requests import (
     NewRequest,
@@ -40,6 +40,61 @@ from exporter.storage.retrain_requests import (
     update_request,
 )
 from exporter.storage.stored_text import rfc3339
+
+ACCURACY_ALERT = "ModelAccuracyLow"
+
+
+class Trigger(NamedTuple):
+    """Why a model should be retrained."""
+
+    reason: str
+    detail: str
+    alert: Alert | None = None
+
+    def alert_document(self) -> dict[str, Any] | None:
+        """Return the alert as its JSON document; None without one."""
+        if self.alert is None:
+            return None
+        return {
+            "name": self.alert.name,
+            "version": self.alert.labels.get("version"),
+            "starts_at": self.alert.starts_at,
+            "summary": self.alert.annotations.get("summary"),
+            "description": self.alert.annotations.get("description"),
+        }
+
+
+def accuracy_trigger(firing: Sequence[Alert], model: str, asked: float) -> Trigger | None:
+    """Return the trigger of a model's low accuracy, once an incident.
+
+    Parameters
+    ----------
+    firing
+        The alerts that fire.
+    model
+        The model.
+    asked
+        Unix time in seconds of the last request for this reason: alerts that began before were the same incident.
+    """
+    for alert in firing:
+        began = parse_time(alert.starts_at)
+        if alert.name != ACCURACY_ALERT or alert.labels.get("model") != model or began is None:
+            continue
+        if began.timestamp() > asked:
+            return Trigger("accuracy", alert.annotations.get("summary") or f"{ACCURACY_ALERT} fires", alert)
+    return None
+
+
+def corrections_trigger(enough: int, corrections: int) -> Trigger | None:
+    """Return the trigger of accepted corrections that are in no release yet; ``enough`` is 0 for never.
+
+    >>> corrections_trigger(200, 199), corrections_trigger(0, 199)
+    (None, None)
+    """
+    if not enough or corrections < enough:
+        return None
+    return Trigger("corrections", f"{corrections:,} accepted corrections are in no release yet")
+
 
 log = logging.getLogger(__name__)
 

@@ -74,7 +74,7 @@ class Filter(NamedTuple):
     where
         The bins of a slice as JSON; it is `ids` that selects the corrections in it.
     ids
-        Identifiers of corrections; see `exporter.slices.rows`.
+        Identifiers of corrections; see `exporter.slices.population`.
     second_opinion
         One of `exporter.storage.review.second_opinions.STATES`.
     redacted

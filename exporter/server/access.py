@@ -9,18 +9,129 @@ import re
 import ssl
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import bcrypt
 import msgspec
 
 from exporter.config.yaml_file import load_yaml
 from exporter.errors import ConfigError
-from exporter.server import tokens
-from exporter.server.tokens import Caller, Tokens
-from exporter.validation import any_of, convert, preview
+from exporter.server.http.problem import Reply, problem
+from exporter.validation import any_of, convert, preview, suggestion
+
+SCOPES = ("feedback", "ingest", "read", "review")
+"""The scopes of tokens."""
+USER = "user"
+"""The scope of users with a password; no token has it."""
+
+_SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
+
+
+class Bucket:
+    """The rate limit of a token, a token bucket that holds the requests of one second.
+
+    Parameters
+    ----------
+    rate
+        Requests a second.
+    """
+
+    def __init__(self, rate: float) -> None:
+        self.rate = rate
+        self._available = max(rate, 1.0)
+        self._last = 0.0
+
+    def take(self, now: float) -> float:
+        """Take one request from the bucket; return the seconds to wait if it is empty, otherwise 0.
+
+        >>> bucket = Bucket(2)
+        >>> [bucket.take(now) for now in (10.0, 10.0, 10.0, 10.5, 10.5)]
+        [0.0, 0.0, 0.5, 0.0, 0.5]
+        """
+        self._available = min(self._available + (now - self._last) * self.rate, max(self.rate, 1.0))
+        self._last = now
+        if self._available < 1:
+            return (1 - self._available) / self.rate
+        self._available -= 1
+        return 0.0
+
+
+class Caller(NamedTuple):
+    """The sender of a request: a user of the web configuration or the name of a token, which may have a rate limit."""
+
+    name: str
+    scopes: frozenset[str]
+    bucket: Bucket | None = None
+
+
+Tokens = dict[bytes, Caller]
+"""Callers by the SHA-256 of their token."""
+
+
+class _Token(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
+    sha256: Any  # not typed, so that no message shows it: it may be the token itself by mistake
+    scopes: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)]
+    rate: Annotated[float, msgspec.Meta(ge=0.001, le=1e6)] | None = None
+
+
+def password_user(name: str) -> Caller:
+    """Return the caller for a user, who has all scopes."""
+    return Caller(name, frozenset((*SCOPES, USER)))
+
+
+def digest(token: str) -> bytes:
+    """Return the SHA-256 by which a token is looked up."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def load_tokens(path: Path, users: Iterable[str] = ()) -> Tokens:
+    """Read a tokens file.
+
+    Parameters
+    ----------
+    path
+        YAML: a list of objects with ``name``, ``sha256``, ``scopes`` and optionally ``rate``.
+    users
+        Names that tokens cannot have: a name in the history must stand for one person or one program.
+
+    Raises
+    ------
+    ConfigError
+        With the file, the key, and what is wrong with it.
+    """
+    raw = load_yaml(path)
+    return check_tokens([] if raw is None else raw, str(path), users)
+
+
+def check_tokens(document: Any, where: str, users: Iterable[str] = ()) -> Tokens:
+    """Check the document of a tokens file; see `load_tokens`."""
+    names: dict[str, str] = dict.fromkeys(users, "a user of the web configuration")
+    indices: dict[bytes, int] = {}
+    callers: Tokens = {}
+    for index, token in enumerate(convert(document, tuple[_Token, ...], where, quoted=False)):
+        path = f"{where}: [{index}]"
+        if token.name in names:
+            detail = f"{preview(token.name)} is also {names[token.name]}; the history needs a name for each"
+            raise ConfigError(f"{path}.name: {detail}")
+        if not isinstance(token.sha256, str) or not _SHA256.fullmatch(token.sha256):
+            detail = "expected the SHA-256 of the token, 64 hexadecimal digits as model-exporter token prints them"
+            size = f"; got {len(token.sha256)} characters" if isinstance(token.sha256, str) else ""
+            raise ConfigError(f"{path}.sha256: {detail}{size}")
+        key = bytes.fromhex(token.sha256)
+        if key in indices:
+            raise ConfigError(f"{path}.sha256: is the same as that of [{indices[key]}]; each name needs its own token")
+        for number, scope in enumerate(token.scopes):
+            if scope not in SCOPES:
+                raise ConfigError(
+                    f"{path}.scopes[{number}]: {preview(scope)} is not a valid scope; {suggestion(scope, SCOPES)}"
+                )
+        names[token.name], indices[key] = f"the name of [{index}]", index
+        callers[key] = Caller(token.name, frozenset(token.scopes), Bucket(token.rate) if token.rate else None)
+    return callers
+
 
 _CACHED = 100  # valid credentials: bcrypt is slow by design, and every scrape would have to wait for it
 _HASH = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$([./A-Za-z0-9]{22})[./A-Za-z0-9]{31}")
@@ -147,8 +258,8 @@ class WebConfig:
         """
         scheme, _, credentials = (header or "").partition(" ")
         if scheme.lower() == "bearer":
-            return (self.tokens or {}).get(tokens.digest(credentials.strip()))
-        return self._valid.get(tokens.digest(credentials)) if scheme.lower() == "basic" else None
+            return (self.tokens or {}).get(digest(credentials.strip()))
+        return self._valid.get(digest(credentials)) if scheme.lower() == "basic" else None
 
     def authenticated(self, header: str | None) -> Caller | None:
         """Return the caller by an ``Authorization`` header; None if the credentials are not valid."""
@@ -170,9 +281,9 @@ class WebConfig:
             matches = bcrypt.checkpw(password, hashed.encode() if hashed else self._unknown_user_hash)
         if not (matches and hashed):
             return None
-        caller = tokens.user(name)
+        caller = password_user(name)
         with self._lock:
-            valid[tokens.digest(encoded)] = caller
+            valid[digest(encoded)] = caller
             if len(valid) > _CACHED:
                 valid.popitem(last=False)
         return caller
@@ -213,7 +324,7 @@ def load(path: Path | None, token_file: Path | None = None, open_metrics: bool =
         With the file, the key, and what is wrong with it.
     """
     tls, users = (None, {}) if path is None else _read(path)
-    callers = None if token_file is None else tokens.load(token_file, users)
+    callers = None if token_file is None else load_tokens(token_file, users)
     return WebConfig(tls, users, callers, open_metrics)
 
 
@@ -284,3 +395,48 @@ def _check_key_pair(cert_file: str, key_file: str, where: str) -> None:
         is_other = error.reason == "KEY_VALUES_MISMATCH"
         expected = "the key of cert_file" if is_other else "a key in PEM without a password"
         raise ConfigError(f"{where}: {key_file}: is not {expected}") from None
+
+
+CALLER = "exporter.caller"
+"""The key of the `Caller` in the WSGI environment of an authenticated request."""
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+"""Safe methods (RFC 9110)."""
+OPEN = frozenset({"/metrics", "/-/healthy", "/-/ready"})
+"""Paths that need no authentication with ``--web.open-metrics``: scrapes and probes."""
+
+
+def scope_error(caller: Caller, needed: str | None) -> Reply | None:
+    """Return the problem of a caller without the scope; None for a caller that has it."""
+    if needed is None or needed in caller.scopes:
+        return None
+    has = ", ".join(sorted(caller.scopes))
+    if needed == USER:
+        return problem(403, f"only a user with a password may do this; {preview(caller.name)} is a token")
+    detail = f"the token {preview(caller.name)} lacks the scope {needed}; it has {has}"
+    header = ("WWW-Authenticate", f'Bearer realm="model-exporter", error="insufficient_scope", scope="{needed}"')
+    return problem(403, detail, headers=(header,), scope=needed)
+
+
+def cross_origin_error(method: str, header: Callable[[str], str | None]) -> Reply | None:
+    """Return the problem of an unsafe request that a browser sends for a page of another origin; None for all others.
+
+    ``header`` returns the value of a header by its name in lower case.
+
+    Browsers name the origin of a request in headers that a page cannot change; other programs send neither.
+    ``Sec-Fetch-Site`` is the more reliable one, but browsers send it only over ``https`` and to localhost. Without
+    it, ``Origin`` must have the same host as ``Host``. Its scheme may differ, because a proxy may terminate TLS.
+    """
+    if method in SAFE:
+        return None
+    site, origin = header("sec-fetch-site"), header("origin")
+    if site is not None:
+        same_origin = site in {"same-origin", "none"}
+    else:
+        same_origin = origin is None or origin.partition("://")[2].lower() == (header("host") or "/").lower()
+    if same_origin:
+        return None
+    return problem(
+        403,
+        f"a page of another origin ({preview(origin or site)}) sent this request, and only the exporter's own pages "
+        "may send it; programs must not send an Origin header, and proxies must pass the Host header on",
+    )

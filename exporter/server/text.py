@@ -1,0 +1,92 @@
+"""Format numbers, shares, periods and times for people."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+
+def duration(seconds: float) -> str:
+    """
+    >>> duration(1), duration(20), duration(90), duration(7200), duration(200000), duration(-5)
+    ('1 second', '20 seconds', '1 minute', '2 hours', '2 days', '0 seconds')
+    """
+    units = ((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
+    size, name = next((unit for unit in units if seconds >= unit[0]), units[-1])
+    count = max(int(seconds // size), 0)
+    return f"{count:,} {name}{'' if count == 1 else 's'}"
+
+
+def ago(seconds: float) -> str:
+    """
+    >>> ago(20), ago(90), ago(7200), ago(-5)
+    ('just now', '1 minute ago', '2 hours ago', 'just now')
+    """
+    return f"{duration(seconds)} ago" if seconds >= 60 else "just now"
+
+
+def parse_time(text: str) -> datetime | None:
+    """Return a time of RFC 3339 in UTC; None when it is not one, or the time that stands for none.
+
+    >>> parse_time("2026-11-24T10:00:00.123456789Z")
+    datetime.datetime(2026, 11, 24, 10, 0, 0, 123456, tzinfo=datetime.timezone.utc)
+    >>> parse_time(""), parse_time("soon"), parse_time("0001-01-01T00:00:00Z")
+    (None, None, None)
+    """
+    try:
+        time = datetime.fromisoformat(text)
+        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+    return time if time.year > 1 else None
+
+
+def number(value: float) -> str:
+    """
+    >>> number(0.31415), number(math.nan), number(12345.0), number(1.5e12)
+    ('0.314', '–', '12,345', '1.5e+12')
+    """
+    if math.isnan(value):
+        return "–"
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e9 else f"{value:.3g}"
+
+
+def percent(part: float) -> str:
+    """
+    Format a share with three digits, or more where it would look like all.
+
+    >>> [percent(part).replace("\\N{NO-BREAK SPACE}", " ") for part in (0.13894, 0.01, 1, math.nan)]
+    ['13.9 %', '1 %', '100 %', '–']
+    >>> [percent(part).replace("\\N{NO-BREAK SPACE}", " ") for part in (0.9994, 0.9996, 0.99999, 0.9999999)]
+    ['99.9 %', '99.96 %', '99.999 %', 'over 99.999 %']
+    """
+    if math.isnan(part):
+        return "–"
+    texts = (f"{100 * part:.{digits}g}" for digits in (3, 4, 5))
+    text = next((text for text in texts if part >= 1 or float(text) < 100), "over 99.999")
+    return f"{text}\N{NO-BREAK SPACE}%"
+
+
+def share(part: float) -> str:
+    """
+    Format a share as a percentage, with a no-break space before the sign.
+
+    >>> [share(part).replace("\\N{NO-BREAK SPACE}", " ") for part in (0.3391, 0.0021, 0.9996, 0.00001, 1.0, 0.0)]
+    ['34 %', '0.21 %', 'over 99 %', 'under 0.1 %', '100 %', '0 %']
+    """
+    if 0 < part < 0.001:
+        text = "under 0.1"
+    elif 0.995 <= part < 1:
+        text = "over 99"
+    else:
+        text = f"{100 * part:.0f}" if part >= 0.0995 else f"{100 * part:.2g}"
+    return f"{text}\N{NO-BREAK SPACE}%"
+
+
+def quoted(name: str) -> str:
+    """
+    >>> quoted("NL"), quoted("a b"), quoted("x" * 50)[-4:]
+    ('NL', '“a b”', 'xx…”')
+    """
+    short = name if len(name) <= 40 else f"{name[:39]}…"
+    return short if short.isalnum() else f"“{short}”"
