@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 from drift_streams import SHARES
-from msgspec import UNSET, UnsetType
 
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
@@ -15,8 +14,7 @@ from exporter.profiles.block_builder import BlockBuilder
 from exporter.profiles.block_record import FILE, GROUPED, Blocks
 from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile
 from exporter.profiles.row_bins import feature_bins
-from exporter.stats.chi2 import chi2_quantiles, quantile_array
-from exporter.stats.divergence import Floats, Reference
+from exporter.stats.divergence import Floats, Reference, chi2_quantiles
 
 if TYPE_CHECKING:
     from drift_streams import Case
@@ -55,9 +53,9 @@ class Bins:
         )
         counts = np.array(self._feature.counts, dtype=np.float64)
         self.size = len(counts)
-        quantiles = quantile_array(chi2_quantiles(range(1, self.size)))
+        quantiles = chi2_quantiles(self.size - 1)
         self.reference = Reference.from_counts(counts, [self.size], quantiles)
-        self.independent = self._floors(UNSET)
+        self.independent = self._floors(None)
         self.floors = self.floors_of(training)
 
     def floors_of(self, rows: Floats) -> NoiseFloors:
@@ -67,7 +65,7 @@ class Bins:
         blocks = Blocks(GROUPED) if builder.grouped() else Blocks(FILE, None, tuple(builder.sizes), builder.build())
         return self._floors(blocks)
 
-    def _floors(self, blocks: Blocks | UnsetType) -> NoiseFloors:
+    def _floors(self, blocks: Blocks | None) -> NoiseFloors:
         rows = int(self.reference.rows[0])
         profile = Profile(name="m", rows=rows, inputs={}, features={_NAME: self._feature}, blocks=blocks)
         return NoiseFloors.from_profile(profile, [_NAME], self.reference, None)

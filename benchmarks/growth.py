@@ -40,7 +40,7 @@ def binner(features: int, bins: int = 20) -> Binner:
     rng = np.random.default_rng(1)
     columns = {f"f{number}": rng.normal(size=2000) for number in range(features)}
     made = {name: numeric_feature(column, bins) for name, column in columns.items()}
-    together = measure_correlation(columns, made) or msgspec.UNSET
+    together = measure_correlation(columns, made)
     return Binner(Profile("growth", 2000, dict.fromkeys(made, "numeric"), dict(made), correlation=together))
 
 

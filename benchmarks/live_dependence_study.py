@@ -14,9 +14,8 @@ from drift_streams import Case, autoregressive, sessions
 from study_tables import table
 
 from exporter.profiles.bin_edges import numeric_feature
-from exporter.stats.chi2 import chi2_quantiles, quantile_array
 from exporter.stats.dependence import NoiseRatio
-from exporter.stats.divergence import Floats, Reference
+from exporter.stats.divergence import Floats, Reference, chi2_quantiles
 from exporter.stats.live_dependence import SIZES, measure_dependence
 
 DOCS = Path(__file__).parents[1] / "docs" / "drift-study.md"
@@ -43,9 +42,7 @@ class Model:
         counts = np.array(feature.counts, dtype=np.float64)
         self.edges = np.array(feature.edges)
         self.bins = len(counts)
-        self.reference = Reference.from_counts(
-            counts, [self.bins], quantile_array(chi2_quantiles(range(1, self.bins + 1)))
-        )
+        self.reference = Reference.from_counts(counts, [self.bins], chi2_quantiles(self.bins))
 
     def count(self, values: Floats) -> Floats:
         """Return the counts of each minute, shape ``(60 · HOURS, K)``."""

@@ -21,9 +21,8 @@ from study_tables import table
 from exporter.config import THRESHOLDS
 from exporter.monitoring.feature_budget import false_alarm_levels
 from exporter.monitoring.noise_floors import NoiseFloors
-from exporter.stats.chi2 import chi2_quantiles, quantile_array
 from exporter.stats.dependence import NoiseRatio, block_sizes, leave_out_divergence, measure_noise
-from exporter.stats.divergence import Floats, Ints, Reference
+from exporter.stats.divergence import Floats, Ints, Reference, chi2_quantiles
 from exporter.stats.multiple_tests import adjusted_p_values
 
 DOCS = Path(__file__).parents[1] / "docs" / "drift-study.md"
@@ -31,7 +30,7 @@ LOOKS = 20  # in a window
 BINS = 24
 DAY = 288  # windows
 THRESHOLD = THRESHOLDS["ModelFeatureDrift"].default
-QUANTILES = quantile_array(chi2_quantiles(range(1, BINS)))
+QUANTILES = chi2_quantiles(BINS - 1)
 
 
 class Stream(NamedTuple):

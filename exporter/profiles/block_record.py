@@ -90,7 +90,7 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sizes: tuple[int, ...] = ()
     targets: dict[str, BlockScores] = {}
     correlation: CorrelationScores | None = None
-    times: Times | msgspec.UnsetType = msgspec.UNSET
+    times: Times | None = None
 
     @property
     def is_ordered(self) -> bool:

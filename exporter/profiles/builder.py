@@ -93,13 +93,14 @@ class _Builder:
             name=options.name or self._source.name,
             rows=self._rows,
             inputs=inputs,
+            input_names=tuple(inputs) if self._source.keeps_order else (),
             features=features,
             prediction=bins[prediction][0] if prediction else None,
-            confidence=confidence_bins if isinstance(confidence_bins, NumericFeature) else msgspec.UNSET,
-            learned=learned or msgspec.UNSET,
+            confidence=confidence_bins if isinstance(confidence_bins, NumericFeature) else None,
+            learned=learned,
         )
         profile = self._measure_together(kinds, profile)
-        return msgspec.structs.replace(profile, quality=self._measure_quality(kinds, profile) or msgspec.UNSET)
+        return msgspec.structs.replace(profile, quality=self._measure_quality(kinds, profile))
 
     def _inspect_columns(self, source_columns: Mapping[str, bool]) -> None:
         """Collect what decides the types of the columns, and count the rows; in a pass, if the source cannot tell."""
@@ -257,10 +258,10 @@ class _Builder:
             blocks = msgspec.structs.replace(blocks, correlation=correlation.build_blocks(together))
         return msgspec.structs.replace(
             profile,
-            correlation=together or msgspec.UNSET,
+            correlation=together,
             blocks=blocks,
-            weights=(weights and weights.build()) or msgspec.UNSET,
-            season=season or msgspec.UNSET,
+            weights=(weights and weights.build()) or None,
+            season=season,
         )
 
     def _measure_quality(self, kinds: Mapping[str, InputType], profile: Profile) -> Quality | None:

@@ -9,9 +9,8 @@ import numpy as np
 from exporter.config import THRESHOLDS
 from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, UNSORTED, Blocks, Times
 from exporter.profiles.profile import Feature, Profile
-from exporter.stats.chi2 import chi2_quantiles, quantile_array
 from exporter.stats.dependence import block_sizes
-from exporter.stats.divergence import Reference
+from exporter.stats.divergence import Reference, chi2_quantiles
 from exporter.validation import preview
 
 _VALUES = 100
@@ -46,7 +45,7 @@ def dependence_note(blocks: Blocks | None, name: str, feature: Feature) -> str |
     if not blocks or name not in blocks.targets or not blocks.targets[name].dependent:
         return None
     counts = np.array(feature.counts, dtype=np.float64)
-    quantiles = quantile_array(chi2_quantiles(range(1, np.count_nonzero(counts))))
+    quantiles = chi2_quantiles(int(np.count_nonzero(counts)) - 1)
     reference = Reference.from_counts(counts, [len(counts)], quantiles)
     values = min(_VALUES, blocks.sizes[-1])
     ratio = float(blocks.noise_ratio([name], reference).at(np.array([float(values)]))[0])

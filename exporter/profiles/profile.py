@@ -9,7 +9,7 @@ import hashlib
 import math
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
@@ -20,15 +20,14 @@ from exporter.profiles.block_record import Blocks
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality
 from exporter.profiles.season_record import Season
 from exporter.profiles.weights_record import Weights
-from exporter.stats.chi2 import chi2_quantiles, quantile_array
-from exporter.stats.divergence import Floats
+from exporter.stats.divergence import Floats, chi2_quantiles
 
 FORMAT = "model-exporter-profile/1"
 MAX_RARE = 10_000
 """Most rare categories that a profile keeps; categories beyond them count as unseen."""
 
 
-class NumericFeature(msgspec.Struct, frozen=True, tag_field="type", tag="numeric"):
+class NumericFeature(msgspec.Struct, frozen=True, tag_field="type", tag="numeric", omit_defaults=True):
     """Frozen bins of a numeric feature.
 
     Attributes
@@ -51,7 +50,7 @@ class NumericFeature(msgspec.Struct, frozen=True, tag_field="type", tag="numeric
     stddev: float | None = None
     min: float | None = None
     max: float | None = None
-    precision: Literal["single"] | msgspec.UnsetType = msgspec.UNSET
+    precision: Literal["single"] | None = None
 
     def labels(self) -> list[str]:
         """Return the values of the ``bin`` label, in the order of the bins."""
@@ -93,8 +92,6 @@ class CategoricalFeature(msgspec.Struct, frozen=True, tag_field="type", tag="cat
 
 
 Feature = NumericFeature | CategoricalFeature
-_Degrees = Annotated[str, msgspec.Meta(pattern="^[1-9][0-9]{0,8}$")]  # keys of JSON objects are strings
-_Quantile = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Correlation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -118,13 +115,17 @@ class Correlation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     values: tuple[float, ...]
 
 
-class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Profile(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="format", tag=FORMAT
+):
     """Reference distributions of a model's training data.
 
     Attributes
     ----------
     inputs
         Type of each input as a client sends it.
+    input_names
+        The inputs in the order of the training data's columns; empty where that is not known.
     features
         Frozen bins of each scalar feature. An image has several features, named ``<input>.<statistic>``.
     prediction
@@ -137,16 +138,14 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         State that some input types learned from the training data, by input.
     correlation
         Correlation of the numeric features, where at least two of them vary.
-    noise_quantiles
-        χ² quantiles of the noise floors by degrees of freedom, see `exporter.stats.chi2`.
     quality
         How good the model was on labelled rows.
     blocks
-        How much blocks of consecutive rows differ from each other; profiles of before have none.
+        How much blocks of consecutive rows differ from each other.
     season
-        The distributions by hour; unset where none changes with the hour, and where that was not asked for.
+        The distributions by hour; None where none changes with the hour, and where that was not asked for.
     weights
-        How much the predictions depend on each feature; unset without predictions, and in profiles of before.
+        How much the predictions depend on each feature; None without predictions.
     """
 
     name: str
@@ -155,21 +154,19 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     features: dict[str, Feature]
     prediction: Feature | None = None
     created: datetime | None = None
-    format: str = FORMAT
     hash: str = ""
-    # Fields that are unset in older profiles are left out of the JSON, so that the hashes of those stay valid.
-    confidence: NumericFeature | msgspec.UnsetType = msgspec.UNSET
-    learned: dict[str, State] | msgspec.UnsetType = msgspec.UNSET
-    correlation: Correlation | msgspec.UnsetType = msgspec.UNSET
-    noise_quantiles: dict[_Degrees, _Quantile] | msgspec.UnsetType = msgspec.UNSET
-    quality: Quality | msgspec.UnsetType = msgspec.UNSET
-    blocks: Blocks | msgspec.UnsetType = msgspec.UNSET
-    weights: Weights | msgspec.UnsetType = msgspec.UNSET
-    season: Season | msgspec.UnsetType = msgspec.UNSET
+    input_names: tuple[str, ...] = ()
+    confidence: NumericFeature | None = None
+    learned: dict[str, State] | None = None
+    correlation: Correlation | None = None
+    quality: Quality | None = None
+    blocks: Blocks | None = None
+    weights: Weights | None = None
+    season: Season | None = None
 
     def targets(self, names: Iterable[str] | None = None) -> dict[str, Feature]:
         """Return the bins of features, all when None, and after them those of the prediction and the confidence."""
-        outputs = {PREDICTION: self.prediction, CONFIDENCE: self.confidence or None}
+        outputs = {PREDICTION: self.prediction, CONFIDENCE: self.confidence}
         chosen = {name: self.features[name] for name in (self.features if names is None else names)}
         return {**chosen, **{name: feature for name, feature in outputs.items() if feature}}
 
@@ -181,33 +178,23 @@ class Profile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def digest(self) -> str:
         """Return the SHA-256 of the profile's canonical JSON, which identifies the bins.
 
-        The hash itself and the time are left out, and so are the noise quantiles, which follow from the bins.
+        The hash itself and the time are left out.
         """
-        body = msgspec.structs.replace(self, hash="", created=None, noise_quantiles=msgspec.UNSET)
+        body = msgspec.structs.replace(self, hash="", created=None)
         return hashlib.sha256(msgspec.json.encode(body, order="deterministic")).hexdigest()
 
     def known_hash(self) -> str:
         """Return the hash that the file holds, or, without one, compute it."""
         return self.hash or self.digest()
 
-    def quantiles(self) -> dict[int, float]:
-        """Return all χ² quantiles that the noise floors may need; those the profile lacks are computed, with scipy.
-
-        Older profiles have none. A table in the code would not do for them, since the number of bins has no bound.
-        """
-        stored = {int(degrees): quantile for degrees, quantile in (self.noise_quantiles or {}).items()}
-        missing = self._noise_degrees() - stored.keys()
-        return stored | chi2_quantiles(missing) if missing else stored
-
-    def _noise_degrees(self) -> set[int]:
-        """Return degrees of freedom: one less than the bins with values, and the pairs of the features that vary."""
-        most_bins = max((len(target.counts) for target in self.targets().values()), default=0)
-        correlated = len(self.correlation.features) if self.correlation else 0
-        return {*range(1, most_bins), *(size * (size - 1) // 2 for size in range(2, correlated + 1))}
-
     def quantile_array(self) -> Floats:
-        """Return `quantiles` as an array indexed by degrees of freedom."""
-        return quantile_array(self.quantiles())
+        """Return the χ² quantiles of all noise floors, indexed by degrees of freedom.
+
+        They are one less than the bins with values, and the pairs of the features that vary.
+        """
+        most_bins = max((len(target.counts) for target in self.targets().values()), default=1)
+        correlated = len(self.correlation.features) if self.correlation else 0
+        return chi2_quantiles(max(most_bins - 1, correlated * (correlated - 1) // 2))
 
 
 def _numbered(names: list[str]) -> list[str]:

@@ -26,7 +26,7 @@ MAX_MIB = 256
 
 
 def save(profile: Profile, path: Path) -> None:
-    """Write a profile as indented JSON, with the time, its hash and its noise quantiles; the file appears at once.
+    """Write a profile as indented JSON, with the time and its hash; the file appears at once.
 
     Raises
     ------
@@ -37,7 +37,6 @@ def save(profile: Profile, path: Path) -> None:
         profile,
         created=datetime.now(UTC).replace(microsecond=0),
         hash=profile.digest(),
-        noise_quantiles={str(degrees): quantile for degrees, quantile in profile.quantiles().items()},
     )
     data = msgspec.json.format(msgspec.json.encode(profile, order="deterministic"), indent=1) + b"\n"
     if len(data) > MAX_MIB * 2**20:
@@ -139,6 +138,8 @@ def _check_features(profile: Profile) -> None:
 
 def _check_inputs(profile: Profile) -> None:
     learned = profile.learned or {}
+    if profile.input_names and sorted(profile.input_names) != sorted(profile.inputs):
+        raise ProfileError("input_names: expected each of the inputs once, in the order of the training data")
     for name, kind in profile.inputs.items():
         if kind not in INPUT_TYPES:
             valid = ", ".join(INPUT_TYPES)

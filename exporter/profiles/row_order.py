@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from exporter.features.extract import as_list
@@ -117,7 +116,7 @@ class RowOrder:
         if self.needs_sorting and not self.follows:
             return Blocks(UNSORTED, options.time_column)
         if options.time_column:
-            blocks, times = self._blocks, self._times or msgspec.UNSET
+            blocks, times = self._blocks, self._times
             return Blocks(TIME, options.time_column, tuple(blocks.sizes), blocks.build(season), times=times)
         grouped = [name for name in self._blocks.grouped() if not self._arrives(name)]
         if self._labels.are_grouped():

@@ -18,9 +18,8 @@ from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.profile import Profile
-from exporter.stats.chi2 import chi2_quantiles, quantile_array
 from exporter.stats.dependence import NoiseRatio
-from exporter.stats.divergence import Reference
+from exporter.stats.divergence import Reference, chi2_quantiles
 from exporter.wire.events import Prediction
 
 RNG = np.random.default_rng(4)
@@ -141,7 +140,7 @@ def test_p_values_are_probabilities(observed: int) -> None:
     below, total = 0, 0
     for _ in range(20):
         training = np.bincount(np.minimum((rng.random(5000) * 20).astype(int), 19), minlength=24).astype(float)
-        reference = Reference.from_counts(training, [24], quantile_array(chi2_quantiles([19])))
+        reference = Reference.from_counts(training, [24], chi2_quantiles(19))
         floors = NoiseFloors(reference, ONE, ONE, ONE)
         live = rng.multinomial(observed, [0.05] * 20 + [0.0] * 4, 10_000).astype(float)
         p = floors.p_values(reference.kl_divergence(live), live.sum(axis=1, keepdims=True))
@@ -155,7 +154,7 @@ def test_scores_of_dependent_values_have_a_longer_tail() -> None:
     The tail is longer still where the 99 % quantile is further from the mean.
     """
     counts = np.full(20, 500.0)
-    reference = Reference.from_counts(counts, [20], quantile_array(chi2_quantiles([19])))
+    reference = Reference.from_counts(counts, [20], chi2_quantiles(19))
     one, two, six = (NoiseRatio(np.array([20.0]), np.array([[value]])) for value in (1.0, 2.0, 6.0))
     observed = np.array([1000.0])
     far = []

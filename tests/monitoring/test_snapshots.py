@@ -39,7 +39,7 @@ COLUMNS = {"x": RNG.normal(size=900), "y": RNG.normal(size=900)}
 
 def binner_of(bins: int = 20) -> Binner:
     features: dict[str, Any] = {name: numeric_feature(values, bins) for name, values in COLUMNS.items()}
-    together = measure_correlation(COLUMNS, features) or msgspec.UNSET
+    together = measure_correlation(COLUMNS, features)
     features["c"] = categorical_feature({"NL": 5, "DE": 4}, 0, 0)
     inputs = {"x": "numeric", "y": "numeric", "c": "categorical"}
     return Binner(Profile("p", 900, inputs, features, correlation=together))

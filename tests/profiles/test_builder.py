@@ -436,7 +436,7 @@ def test_confidence_has_bins_and_is_no_feature(tmp_path):
     assert profile.confidence.mean == pytest.approx(0.495)
     save(profile, tmp_path / "p.json")
     assert load(tmp_path / "p.json").confidence == profile.confidence
-    assert build_file(path).confidence is msgspec.UNSET
+    assert build_file(path).confidence is None
 
 
 @pytest.mark.parametrize("kind", ["text", "embedding", "timestamp"])

@@ -39,7 +39,7 @@ def draw(rng: np.random.Generator, rows: int, shape: str = "normal") -> Columns:
 
 def profile_of(columns: Columns) -> Profile:
     features: dict[str, Any] = {name: numeric_feature(values) for name, values in columns.items()}
-    together = measure_correlation(columns, features) or msgspec.UNSET
+    together = measure_correlation(columns, features)
     inputs = dict.fromkeys(columns, "numeric")
     return Profile("p", len(columns["a"]), inputs, features, correlation=together)
 
@@ -155,8 +155,8 @@ def test_unsuitable_columns_are_left_out() -> None:
     correlation = profile_of(wide).correlation
     assert isinstance(correlation, Correlation)
     assert len(correlation.features) == MAX_FEATURES
-    assert profile_of({"a": columns["a"]}).correlation is msgspec.UNSET
-    assert profile_of({"a": columns["a"][:3], "b": columns["b"][:3]}).correlation is msgspec.UNSET
+    assert profile_of({"a": columns["a"]}).correlation is None
+    assert profile_of({"a": columns["a"][:3], "b": columns["b"][:3]}).correlation is None
     binner = Binner(profile_of({"a": columns["a"]}))
     assert binner.copula is None
 
@@ -190,10 +190,10 @@ def test_a_profile_keeps_its_correlation(tmp_path: Path) -> None:
     profile = profile_of(draw(np.random.default_rng(17), 300))
     save(profile, tmp_path / "p.json")
     assert load(tmp_path / "p.json").correlation == profile.correlation
-    bare = msgspec.structs.replace(profile, correlation=msgspec.UNSET)
+    bare = msgspec.structs.replace(profile, correlation=None)
     assert b"correlation" not in msgspec.json.encode(bare)
     save(bare, tmp_path / "p.json")
-    assert load(tmp_path / "p.json").correlation is msgspec.UNSET
+    assert load(tmp_path / "p.json").correlation is None
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from exporter.features.embedding import EmbeddingState
 from exporter.features.text import TextState
 from exporter.features.types import input_type
 from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.builder import build_file
 from exporter.profiles.profile import NumericFeature, Profile
 from exporter.profiles.profile_file import load, save
 
@@ -222,7 +223,7 @@ def test_learned_state_is_restored(tmp_path):
     save(learned_profile(), tmp_path / "p.json")
     loaded = load(tmp_path / "p.json")
     assert (loaded.learned, loaded.confidence) == (LEARNED, learned_profile().confidence)
-    assert loaded.digest() != msgspec.structs.replace(loaded, learned=msgspec.UNSET).digest()
+    assert loaded.digest() != msgspec.structs.replace(loaded, learned=None).digest()
 
 
 @pytest.mark.parametrize(
@@ -254,3 +255,24 @@ def test_a_profile_without_the_newer_fields_keeps_its_hash():
     text = msgspec.json.encode(example())
     assert b"confidence" not in text
     assert b"learned" not in text
+
+
+def test_the_order_of_the_columns_is_kept(tmp_path):
+    """A profile knows the order of the training file's columns, whatever their names; JSON objects have their own."""
+    path = tmp_path / "training.csv"
+    path.write_text("width,age,label,height\n" + "1,2,x,3\n" * 30)
+    profile = build_file(path, ignore=["label"])
+    assert profile.input_names == ("width", "age", "height")
+    save(profile, tmp_path / "p.json")
+    assert load(tmp_path / "p.json").input_names == ("width", "age", "height")
+
+
+def test_an_order_of_other_columns_is_refused(tmp_path):
+    """The order of the columns has each input once."""
+    path = tmp_path / "training.csv"
+    path.write_text("a,b\n" + "1,2\n" * 30)
+    save(build_file(path), tmp_path / "p.json")
+    document = json.loads((tmp_path / "p.json").read_text()) | {"input_names": ["a", "a"], "hash": ""}
+    (tmp_path / "p.json").write_text(json.dumps(document))
+    with pytest.raises(ProfileError, match="input_names: expected each of the inputs once"):
+        load(tmp_path / "p.json")

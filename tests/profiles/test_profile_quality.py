@@ -343,7 +343,7 @@ def test_redacted_inputs_are_left_out(regression, classifier):
         made = QualityEstimator.from_profile(profile, binner.names)
         found = made.estimate(counts(binner, draw(np.random.default_rng(0), 500)))
         assert found.value == pytest.approx(profile.quality.overall, rel=0.1)
-    assert QualityEstimator.from_profile(msgspec.structs.replace(profile, quality=msgspec.UNSET), []) is None
+    assert QualityEstimator.from_profile(msgspec.structs.replace(profile, quality=None), []) is None
 
 
 def test_differences_between_periods_widen_the_interval(tmp_path):
@@ -384,7 +384,7 @@ def test_a_file_without_a_usable_label_has_no_quality(tmp_path):
     rows["label"] = np.full(300, np.nan)
     profile = profiled(tmp_path, rows, **CLASSIFIER)
     without = profiled(tmp_path, rows, prediction_column="predicted", confidence_column="sure", ignore=["label"])
-    assert profile.quality is msgspec.UNSET
+    assert profile.quality is None
     assert profile.digest() == without.digest()
 
 

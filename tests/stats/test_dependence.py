@@ -7,9 +7,8 @@ import pytest
 from scipy.signal import lfilter
 
 from exporter.profiles.bin_edges import numeric_feature
-from exporter.stats.chi2 import chi2_quantiles, quantile_array
 from exporter.stats.dependence import NoiseRatio, block_sizes, leave_out_divergence, measure_noise
-from exporter.stats.divergence import Floats, Reference
+from exporter.stats.divergence import Floats, Reference, chi2_quantiles
 
 ROWS = 10_000
 
@@ -27,7 +26,7 @@ def noise_of(values: Floats) -> tuple[Reference, NoiseRatio, list[int], list[flo
     blocks = [blocks_of(bins, size, len(total)) for size in sizes]
     scores = [leave_out_divergence(part, total - part) for part in blocks]
     noise = measure_noise(scores, sizes, total)
-    reference = Reference.from_counts(total, [len(total)], quantile_array(chi2_quantiles(range(1, len(total)))))
+    reference = Reference.from_counts(total, [len(total)], chi2_quantiles(len(total) - 1))
     ratio = NoiseRatio.from_quantiles(np.array(sizes, dtype=float), noise.quantiles[None], reference)
     return reference, ratio, sizes, noise.effective.tolist(), noise.dependent
 

@@ -96,9 +96,10 @@ def build_table(table: EngineTable, options: Options, progress: Progress) -> Pro
         name=options.name or table.name,
         rows=rows,
         inputs={name: input_type.type for name, input_type in input_types.items()},
+        input_names=tuple(input_types),
         features=features,
         prediction=bins.get(PREDICTION),
-        confidence=confidence if isinstance(confidence, NumericFeature) else msgspec.UNSET,
+        confidence=confidence if isinstance(confidence, NumericFeature) else None,
         blocks=Blocks(SHUFFLED),
     )
     targets = {
@@ -107,14 +108,14 @@ def build_table(table: EngineTable, options: Options, progress: Progress) -> Pro
     profile, arrival = _follow_times(table, options, profile, targets, progress)
     seasonal = profile.season.targets if profile.season else ()
     correlation = measure_correlation(table, numbers, features, rows, seasonal)
-    profile = msgspec.structs.replace(profile, correlation=correlation or msgspec.UNSET)
+    profile = msgspec.structs.replace(profile, correlation=correlation)
     if PREDICTION in targets:
         inputs = {name: targets[name] for name in features}
         weights = learn_weights(table, inputs, targets[PREDICTION], rows, progress)
-        profile = msgspec.structs.replace(profile, weights=weights or msgspec.UNSET)
+        profile = msgspec.structs.replace(profile, weights=weights)
     if options.label_column:
         quality = measure_quality(table, options.label_column, targets, arrival and arrival.seconds, progress)
-        profile = msgspec.structs.replace(profile, quality=quality or msgspec.UNSET)
+        profile = msgspec.structs.replace(profile, quality=quality)
     return Profiled(profile, skipped, sample)
 
 
@@ -128,7 +129,7 @@ def _follow_times(
     if options.season:
         season = hourly_season(table, arrival, options.season, targets, progress)
         arrival = arrival._replace(hours=HOURS[options.season], season=season)
-        profile = msgspec.structs.replace(profile, season=season or msgspec.UNSET)
+        profile = msgspec.structs.replace(profile, season=season)
     if not options.shuffled:
         profile = msgspec.structs.replace(profile, blocks=time_blocks(table, arrival, targets, progress))
     return profile, arrival

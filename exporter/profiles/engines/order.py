@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import ibis
-import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -76,7 +75,7 @@ def time_blocks(table: EngineTable, arrival: Arrival, targets: Mapping[str, Targ
         rows.aggregate(rows=rows.count(), n=rows.seconds.count(), first=rows.seconds.min(), last=rows.seconds.max())
     )
     known = int(timed["n"])
-    times = Times(int(timed["rows"]) - known, timed["first"], timed["last"]) if known else msgspec.UNSET
+    times = Times(int(timed["rows"]) - known, timed["first"], timed["last"]) if known else None
     builder = BlockBuilder({name: target.feature for name, target in targets.items()}, known, arrival.hours)
     if not builder.sizes:
         return Blocks(TIME, arrival.column, times=times)

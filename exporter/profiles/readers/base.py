@@ -42,6 +42,8 @@ class Source:
         Whether it has `read_columns`.
     cells_are_texts
         Whether it is CSV, whose content decides how cells are read.
+    keeps_order
+        Whether its columns are in the order of the training data.
     """
 
     where: str
@@ -50,6 +52,7 @@ class Source:
     rows: int | None = None
     reads_columns = False
     cells_are_texts = False
+    keeps_order = True
 
     def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:
         """Yield all rows, from the start.

@@ -50,6 +50,8 @@ class StoreSource(Source):
         When the database does not exist or cannot be read.
     """
 
+    keeps_order = False  # members of JSON objects have none
+
     def __init__(
         self, store: StoreConfig, model: str, version: str | None, since: float, redacted: Collection[str] = ()
     ) -> None:
