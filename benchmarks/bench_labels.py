@@ -25,9 +25,8 @@ from timing import report
 from exporter.config import StoreConfig
 from exporter.server.labels import CHUNK, MAX_LABELS
 from exporter.storage import Store, prediction_rows
-from exporter.storage.engine import open_engine
-from exporter.storage.migrations import migrate
-from exporter.storage.schema import labels
+from exporter.storage._engine import open_engine
+from exporter.storage._schema import labels, migrate
 from exporter.wire.events import LabelEvent, Prediction
 
 LABELS = 100_000

@@ -28,11 +28,10 @@ from timing import free_port, profile, serving
 
 from exporter.config import StoreConfig
 from exporter.profiles.profile_file import save
-from exporter.storage.engine import open_engine
-from exporter.storage.migrations import migrate
-from exporter.storage.packed_inputs import zstd
-from exporter.storage.retention import Retention
-from exporter.storage.size import StoreSize
+from exporter.storage._engine import open_engine
+from exporter.storage._predictions import zstd
+from exporter.storage._retention import Retention, StoreSize
+from exporter.storage._schema import migrate
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.postgres import running

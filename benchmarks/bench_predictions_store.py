@@ -24,12 +24,10 @@ from exporter.monitoring.binner import Binner
 from exporter.profiles.builder import build_file
 from exporter.slices.population import read_bins
 from exporter.storage import Store, prediction_rows
-from exporter.storage.archive import Archive, ArchiveFilter, set_archived
-from exporter.storage.archive_redaction import redact_archive
-from exporter.storage.archive_writer import ArchiveWriter
-from exporter.storage.engine import open_engine
-from exporter.storage.packed_inputs import unpack
-from exporter.storage.schema import predictions
+from exporter.storage._archive import Archive, ArchiveFilter, ArchiveWriter, redact_archive
+from exporter.storage._engine import open_engine
+from exporter.storage._predictions import unpack
+from exporter.storage._schema import predictions, set_archived
 from exporter.wire.events import LabelEvent, Prediction
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))

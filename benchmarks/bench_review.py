@@ -33,8 +33,8 @@ from timing import report
 
 from exporter.config import StoreConfig
 from exporter.storage import Store, prediction_rows
-from exporter.storage.engine import open_engine
-from exporter.storage.schema import feedback, rankings
+from exporter.storage._engine import open_engine
+from exporter.storage._schema import feedback, rankings
 from exporter.wire.events import Feedback, Prediction
 
 DAYS = 28.0

@@ -28,10 +28,9 @@ from exporter.config import StoreConfig
 from exporter.profiles.profile_file import save
 from exporter.server.application import Exporter
 from exporter.server.ingest import Ingest
-from exporter.storage.engine import open_engine
-from exporter.storage.migrations import migrate
-from exporter.storage.prediction_rows import COLUMNS
-from exporter.storage.schema import predictions
+from exporter.storage._engine import open_engine
+from exporter.storage._predictions import COLUMNS
+from exporter.storage._schema import migrate, predictions
 
 FEATURES, BATCH, ROUNDS, GROUP = 10, 1000, 5, 2000
 NAMES = ", ".join(COLUMNS)

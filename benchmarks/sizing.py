@@ -20,7 +20,7 @@ from exporter.profiles.builder import build_file
 from exporter.profiles.profile_file import save
 from exporter.server.application import Exporter
 from exporter.server.ingest import Ingest
-from exporter.storage.schema import feedback, predictions
+from exporter.storage._schema import feedback, predictions
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.postgres import running

@@ -15,17 +15,16 @@ import sqlalchemy as sa
 from exporter import config
 from exporter.commands.common import add_config_file
 from exporter.datasets.examples import encode_lines
-from exporter.datasets.redaction import holds, redacted_lineage, redacted_pages
-from exporter.datasets.release import write_content
+from exporter.datasets.release import holds, redacted_lineage, redacted_pages, write_content
 from exporter.errors import ExporterError
 from exporter.monitoring.model_files import load_monitors
-from exporter.storage import releases
-from exporter.storage.archive import archived_up_to
-from exporter.storage.archive_redaction import redact_archive
-from exporter.storage.engine import write_alone
-from exporter.storage.packed_inputs import delete_retired_dictionaries, retire_dictionaries
-from exporter.storage.quarantine import count_damaged
-from exporter.storage.redaction import TABLES, delete_bins, open_database, purge, redact_rows
+from exporter.storage import _releases as releases
+from exporter.storage._archive import redact_archive
+from exporter.storage._engine import write_alone
+from exporter.storage._predictions import delete_retired_dictionaries, retire_dictionaries
+from exporter.storage._redaction import TABLES, delete_bins, open_database, purge, redact_rows
+from exporter.storage._schema import archived_up_to
+from exporter.storage._sqlite import count_damaged
 
 _Redacted = Mapping[str, Collection[str]]
 

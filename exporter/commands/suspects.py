@@ -17,7 +17,7 @@ from exporter.commands.ingest.input_file import TABLES, Input, add_input_options
 from exporter.commands.ingest.report import count, reasons
 from exporter.commands.ingest.table import Refused, Roles, Rows, Table
 from exporter.commands.type_option import column_type
-from exporter.datasets.csv import csv_cell
+from exporter.datasets.formats import csv_cell
 from exporter.errors import BatchError
 from exporter.features.extract import as_list, numeric_columns, scalar_text
 from exporter.features.similarity import InputEncoder

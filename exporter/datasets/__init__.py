@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from exporter.datasets import csv, jsonl, label_studio, parquet
-from exporter.datasets.formats import Format
+from exporter.datasets import label_studio, parquet
+from exporter.datasets.formats import CSV, JSON_LINES, Format
 
 FORMATS: dict[str, Format] = {
-    format_.name: format_ for format_ in (jsonl.FORMAT, csv.FORMAT, parquet.FORMAT, label_studio.FORMAT)
+    format_.name: format_ for format_ in (JSON_LINES, CSV, parquet.FORMAT, label_studio.FORMAT)
 }
 """The formats of a dataset by name."""
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
+
+from exporter.features.lenient_json import lenient_inputs
+from exporter.storage import Store
+from exporter.storage._schema import decode_label, rfc3339
+from exporter.storage.review.accepted_examples import Selection, accepted_examples
 
 
 class Example(msgspec.Struct, gc=False):
@@ -54,3 +61,93 @@ def decode_lines(chunks: Iterator[bytes], type_: type[_Type]) -> Iterator[list[_
         *lines, rest = (rest + chunk).split(b"\n")
         if lines:
             yield [decoder.decode(line) for line in lines]
+
+
+log = logging.getLogger(__name__)
+
+PAGE = 500
+"""Examples that are read at a time, at most."""
+PAGE_CHARACTERS = 4 * 2**20
+"""Characters of inputs after which a page ends, as images are large."""
+
+_inputs = msgspec.json.Decoder(dict[str, Any])
+
+
+def stored_pages(store: Store, selection: Selection, redacted: frozenset[str]) -> Pages:
+    """Return the pages of accepted corrections.
+
+    Each page is read in a transaction of its own, so that a slow client does not hold an old state of the database.
+    Corrections that are decided after this call are left out.
+
+    Parameters
+    ----------
+    store
+        The store.
+    selection
+        Which corrections; those whose label cannot be read are left out.
+    redacted
+        Inputs that are left out: they may have been stored when less was redacted.
+    """
+    selection = selection._replace(reviewed_until=time.time())
+
+    def pages() -> Iterator[Page]:
+        after: int | None = 0
+        while after is not None:
+            page, after = _page(store, selection, redacted, after)
+            if page:
+                yield page
+
+    return pages
+
+
+def _page(store: Store, selection: Selection, redacted: frozenset[str], after: int) -> tuple[Page, int | None]:
+    page: Page = []
+    size = 0
+    with store.reading() as connection:
+        for row in accepted_examples(connection, selection, after):
+            if (example := to_example(row, redacted)) is not None:
+                page.append(example)
+            size += len(row["inputs"] or "")
+            if len(page) == PAGE or size > PAGE_CHARACTERS:
+                return page, row["id"]
+    return page, None
+
+
+def to_example(row: Mapping[Any, Any], redacted: frozenset[str]) -> Example | None:
+    """Convert a row of `exporter.storage.review.accepted_examples`; return None if its label cannot be read."""
+    inputs = decode_inputs(row["inputs"])
+    if inputs and redacted:
+        inputs = {name: value for name, value in inputs.items() if name not in redacted}
+    stored_label = row["label"] if row["reviewed_label"] is None else row["reviewed_label"]
+    label = decode_label(stored_label)
+    if label is None and stored_label not in {None, "null"}:
+        log.warning("correction %s is left out of the dataset: its label cannot be read", row["id"])
+        return None
+    sampled = row["verdict"] == "sampled"  # its label is the model's prediction, not a user's label
+    return Example(
+        id=str(row["id"]),
+        prediction_id=row["prediction_id"],
+        model=row["model"],
+        version=row["version"],
+        inputs=inputs,
+        label=label,
+        prediction=decode_label(row["prediction"]),
+        confidence=row["confidence"],
+        user_label=None if sampled else decode_label(row["label"]),
+        user=row["user"],
+        reviewer=row["reviewer"],
+        reviewed=rfc3339(row["reviewed"]),
+        predicted=rfc3339(row["predicted"]),
+        source="sample" if sampled else "user",
+        revision=row["revision"],
+    )
+
+
+def decode_inputs(text: str | None) -> dict[str, Any] | None:
+    """Decode stored inputs; of inputs that are not valid JSON, what can be read."""
+    if not text:
+        return None
+    try:
+        return _inputs.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return lenient_inputs(text.encode("utf-8", "replace"))

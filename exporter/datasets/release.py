@@ -8,29 +8,28 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
-from exporter.datasets.examples import ExampleId, Page, Pages, decode_lines, encode_lines
+from exporter.datasets.examples import Example, ExampleId, Page, Pages, decode_lines, encode_lines, to_example
 from exporter.datasets.lineage import Details, Lineage
-from exporter.datasets.redaction import redacted_lineage, redacted_pages
-from exporter.datasets.stored import to_example
 from exporter.errors import StoreError, StoreFullError
-from exporter.storage import Store, releases
-from exporter.storage.releases import PublishResult
+from exporter.storage import Store
+from exporter.storage import _releases as releases
+from exporter.storage._releases import PublishResult
+from exporter.storage._schema import rfc3339
 from exporter.storage.review.accepted_examples import Selection, accepted_examples
 from exporter.storage.review.accuracy_counts import sampled_strata
 from exporter.storage.review.suspects import last_check, suspect_ids
 from exporter.storage.review.user_stats import suspicious_users
-from exporter.storage.stored_text import rfc3339
 
 log = logging.getLogger(__name__)
 
 CHUNK = 2**20
 """Bytes in a chunk before it is compressed."""
-PAGE = 256
+RELEASE_PAGE = 256
 """Examples that are encoded at a time, at most."""
 NAME = re.compile(r"(?![0-9a-f]{12}\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 """A valid name of a release: a file can have it, and it is not an identifier."""
@@ -187,7 +186,7 @@ def _encode(store: Store, model: str, redacted: frozenset[str], lineage: Lineage
                     continue
             lineage.add(example, row["predicted"])
             page.append(example)
-            if len(page) == PAGE or len(row["inputs"] or "") > CHUNK // 16:
+            if len(page) == RELEASE_PAGE or len(row["inputs"] or "") > CHUNK // 16:
                 lineage.add_page(page)
                 yield encode_lines(page)
                 page.clear()
@@ -229,3 +228,43 @@ def release_document(row: releases.Row, redacted: Collection[str]) -> dict[str, 
         "by": row["by"],
         "lineage": redacted_lineage(msgspec.json.decode(row["lineage"]), redacted),
     }
+
+
+def holds(chunks: Iterable[bytes], names: Collection[str]) -> bool:
+    """Return whether the content of a release may hold one of these inputs: true if it does, and for few others.
+
+    A release is canonical JSON, in which a name is written in one way. The content may be cut anywhere.
+
+    >>> holds([b'{"inputs":{"na', b'me":"Ada"}}'], ["name"]), holds([b'{"inputs":{"age":41}}'], ["name"])
+    (True, False)
+    """
+    members = [msgspec.json.encode(name) + b":" for name in names]
+    overlap = max(map(len, members), default=1) - 1
+    end = b""
+    for chunk in chunks:
+        text = end + chunk
+        if any(member in text for member in members):
+            return True
+        end = text[-overlap:] if overlap else b""
+    return False
+
+
+def redacted_lineage(lineage: Mapping[str, Any], redacted: Collection[str]) -> dict[str, Any]:
+    """Return the lineage of a release without the slices of redacted inputs: a bin may be named after a value.
+
+    >>> redacted_lineage({"slices": [{"input": "name", "where": {"name": "00 Ada"}}]}, ["name"])
+    {'slices': []}
+    """
+    slices = lineage.get("slices")
+    if not slices:
+        return dict(lineage)
+    return {**lineage, "slices": [one for one in slices if one["input"] not in redacted]}
+
+
+def redacted_pages(chunks: Iterator[bytes], redacted: Collection[str]) -> Iterator[Page]:
+    """Yield the examples of a release without redacted inputs."""
+    for page in decode_lines(chunks, Example):
+        for example in page if redacted else ():
+            if example.inputs:
+                example.inputs = {name: value for name, value in example.inputs.items() if name not in redacted}
+        yield page

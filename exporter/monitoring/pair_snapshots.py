@@ -12,7 +12,7 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shared_counts import Pair, SharedCounts, Side, bins_of, totals_size
 from exporter.monitoring.snapshot_encoding import pack, unpack
 from exporter.storage import Store
-from exporter.storage.window_snapshots import save_snapshot
+from exporter.storage._snapshots import save_snapshot
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from exporter.monitoring.window_quality import WIDTH
 from exporter.monitoring.windows import RingRows
 from exporter.stats.divergence import Floats
 from exporter.storage import Store
-from exporter.storage.window_snapshots import ReplicaLease, delete_other_snapshots, load_snapshots, save_snapshot
+from exporter.storage._snapshots import ReplicaLease, delete_other_snapshots, load_snapshots, save_snapshot
 
 log = logging.getLogger(__name__)
 

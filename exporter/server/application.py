@@ -41,10 +41,10 @@ from exporter.server.tasks.slices import Slices, SliceWatch
 from exporter.slices.drifting_hours import DriftingHours
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store
-from exporter.storage.engine import check_url, is_shared
-from exporter.storage.label_sums import sum_labels
+from exporter.storage._engine import check_url, is_shared
+from exporter.storage._labels import sum_labels
+from exporter.storage._snapshots import ReplicaLease
 from exporter.storage.review.second_opinions import OpinionRule
-from exporter.storage.window_snapshots import ReplicaLease
 from exporter.validation import preview
 from exporter.wire.events import LabelledPrediction
 from exporter.wire.pairing import RequestResponsePairer

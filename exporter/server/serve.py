@@ -33,8 +33,8 @@ from exporter.server.application import Exporter
 from exporter.server.asgi import Application
 from exporter.server.http.listeners import BACKLOG, Acceptor, listen, listen_at
 from exporter.server.http.protocol import MAX_REFUSALS, BoundedProtocol, Turns, all_finished, check_connections
-from exporter.storage.archive_files import ArchiveFiles
-from exporter.storage.engine import shown_url
+from exporter.storage._archive import ArchiveFiles
+from exporter.storage._engine import shown_url
 
 log = logging.getLogger(__name__)
 

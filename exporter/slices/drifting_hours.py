@@ -11,7 +11,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_report import thresholds
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.stats.divergence import Floats
-from exporter.storage.bin_codes import BlockFilter, list_blocks, read_blocks
+from exporter.storage._bins import BlockFilter, list_blocks, read_blocks
 
 HOUR = 3600
 MAX_ROWS = 5_000_000

@@ -26,8 +26,8 @@ from exporter.slices.search import (
     unpack,
 )
 from exporter.stats.divergence import Floats, Ints
-from exporter.storage.bin_codes import BlockFilter, read_paired, recorded_versions
-from exporter.storage.marked_predictions import MAX_MARKED, read_corrections, read_losses
+from exporter.storage._bins import BlockFilter, read_paired, recorded_versions
+from exporter.storage._labels import MAX_MARKED, read_corrections, read_losses
 from exporter.validation import any_of, preview
 
 ComparedWith = Literal["before", "traffic", "training"]

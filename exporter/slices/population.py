@@ -23,11 +23,10 @@ from exporter.profiles.row_bins import feature_bins
 from exporter.slices.recorder import BLOCK_SECONDS, output_bins
 from exporter.slices.search import Bins
 from exporter.stats.divergence import Floats, Ints
-from exporter.storage.archive import Archive, ArchiveFilter, archived_up_to
-from exporter.storage.bin_codes import BlockFilter, Codes, hash_ids, list_blocks, oldest_block, read_blocks
+from exporter.storage._archive import Archive, ArchiveFilter
+from exporter.storage._bins import BlockFilter, Codes, hash_ids, list_blocks, oldest_block, read_blocks
+from exporter.storage._schema import archived_up_to, decode_label, predictions, rfc3339
 from exporter.storage.review.corrections import Filter, list_ids, read_predictions
-from exporter.storage.schema import predictions
-from exporter.storage.stored_text import decode_label, rfc3339
 from exporter.validation import parse_duration, preview, suggestion
 
 MAX_ROWS, MAX_BYTES = 2_000_000, 64 * 2**20
@@ -42,7 +41,7 @@ class Population(NamedTuple):
     codes
         Index of the bin of each target, shape ``(T, n)``.
     ids
-        See `exporter.storage.bin_codes.hash_ids`, shape ``(n,)``.
+        See `exporter.storage._bins.hash_ids`, shape ``(n,)``.
     confident
         Shape ``(n,)``.
     times
@@ -54,7 +53,7 @@ class Population(NamedTuple):
     remarks
         What a reader should know, in sentences.
     losses
-        Of archived predictions with a label, see `exporter.storage.labels.Loss`; NaN for others, shape ``(n,)``. None
+        Of archived predictions with a label, see `exporter.storage._labels.Loss`; NaN for others, shape ``(n,)``. None
         if no prediction is archived.
     """
 
@@ -74,7 +73,7 @@ class Population(NamedTuple):
 
     @property
     def is_sampled(self) -> npt.NDArray[np.bool_]:
-        """Whether each prediction is in the random share, by `exporter.storage.prediction_rows.is_sampled`."""
+        """Whether each prediction is in the random share, by `exporter.storage._predictions.is_sampled`."""
         return np.asarray(self.ids < self.share * 2**32)
 
     def select(self, chosen: npt.NDArray[np.bool_]) -> Population:

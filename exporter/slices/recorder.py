@@ -21,8 +21,8 @@ from exporter.monitoring.shadow_answers import Paired
 from exporter.profiles.profile import NumericFeature
 from exporter.profiles.row_bins import feature_bins
 from exporter.storage import Store
-from exporter.storage.bin_codes import PAIRED, BinBlock, hash_ids, insert_block
-from exporter.storage.stored_text import storable
+from exporter.storage._bins import PAIRED, BinBlock, hash_ids, insert_block
+from exporter.storage._schema import storable
 from exporter.wire.events import Prediction
 
 log = logging.getLogger(__name__)

@@ -19,12 +19,17 @@ from support.servers import Served, ask, eventually, write_config
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.storage.engine import open_engine, write_beside
-from exporter.storage.migrations import migrate
-from exporter.storage.packed_inputs import InputsPacker, delete_retired_dictionaries, unpack
-from exporter.storage.prediction_rows import insert_predictions, pack_rows, prediction_rows
-from exporter.storage.redaction import open_database, redact_rows
-from exporter.storage.schema import feedback, input_dictionaries, predictions
+from exporter.storage._engine import open_engine, write_beside
+from exporter.storage._predictions import (
+    InputsPacker,
+    delete_retired_dictionaries,
+    insert_predictions,
+    pack_rows,
+    prediction_rows,
+    unpack,
+)
+from exporter.storage._redaction import open_database, redact_rows
+from exporter.storage._schema import feedback, input_dictionaries, migrate, predictions
 from exporter.wire.events import Prediction
 
 SECRET = "Ada Lovelace 1815"

@@ -31,7 +31,7 @@ from PIL import Image
 from support.servers import Answer, Served, ask, eventually, write_config
 
 from exporter.cli import main
-from exporter.datasets.csv import csv_cell
+from exporter.datasets.formats import csv_cell
 
 EXAMPLE = {
     "id", "prediction_id", "model", "version", "inputs", "label", "prediction", "confidence", "user_label", "user",

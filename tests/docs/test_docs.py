@@ -31,7 +31,7 @@ from exporter.server import access
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.routes import ROUTES
-from exporter.storage import prediction_buffer
+from exporter.storage import _writer as prediction_buffer
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"

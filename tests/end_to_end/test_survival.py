@@ -22,9 +22,9 @@ from support.servers import CONFIG, Served, eventually, write_config
 from exporter.config import StoreConfig
 from exporter.server.application import STOP_SECONDS, Exporter
 from exporter.server.flask_app import create_app
-from exporter.storage import quarantine, retention
-from exporter.storage.retention import HOLD_SECONDS, Retention
-from exporter.storage.size import StoreSize
+from exporter.storage import _retention as retention
+from exporter.storage import _sqlite as quarantine
+from exporter.storage._retention import HOLD_SECONDS, Retention, StoreSize
 
 FEEDBACK = {"prediction_id": "p-1", "verdict": "corrected", "label": "no"}
 PREDICTION = {"id": "p-1", "model": "credit", "version": "3", "inputs": {"age": 41}, "prediction": "yes"}

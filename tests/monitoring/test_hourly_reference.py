@@ -32,7 +32,7 @@ from exporter.stats.change_evidence import ChangeEvidence
 from exporter.stats.divergence import Floats, Reference
 from exporter.stats.intervals import divergence
 from exporter.storage import Store
-from exporter.storage.label_sums import LabelSums
+from exporter.storage._labels import LabelSums
 from exporter.wire.events import Prediction
 
 HOUR = 3600.0

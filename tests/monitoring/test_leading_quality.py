@@ -11,7 +11,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.leading_quality import ENOUGH, MOST_ERROR, Leading, leading_quality
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.builder import build_file
-from exporter.storage.labels import LabelledPrediction
+from exporter.storage._labels import LabelledPrediction
 from exporter.wire.events import Prediction
 
 NOW, UNIX = 5000.0, 1_764_028_790.0

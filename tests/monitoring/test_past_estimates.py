@@ -18,7 +18,7 @@ from exporter.monitoring.window_quality import miss_variance
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import Profile
 from exporter.stats.accuracy import IntervalEstimate
-from exporter.storage.labels import LabelledPrediction
+from exporter.storage._labels import LabelledPrediction
 
 DAY = 86400.0
 ACTUAL = 0.63  # with 0.3 of the labels turned, of 0.74

@@ -29,7 +29,7 @@ from exporter.profiles.bin_edges import categorical_feature, numeric_feature
 from exporter.profiles.correlation_builder import measure_correlation
 from exporter.profiles.profile import Profile
 from exporter.storage import Store
-from exporter.storage.schema import windows
+from exporter.storage._schema import windows
 from exporter.wire.events import LabelledPrediction, Prediction
 
 WALL = 1_764_028_790.0  # ten seconds before a midnight in UTC

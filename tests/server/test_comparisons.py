@@ -36,7 +36,7 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.tasks.comparisons import Comparisons
-from exporter.storage.label_sums import LabelSums
+from exporter.storage._labels import LabelSums
 
 NO_LABELS = LabelSums(0, 0, 0, 0)
 

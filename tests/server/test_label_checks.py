@@ -17,13 +17,13 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.tasks import input_vectors
 from exporter.server.tasks.label_checks import LabelCheck
 from exporter.storage import Store
+from exporter.storage._schema import feedback, label_checks
 from exporter.storage.review import suspects
 from exporter.storage.review.correction_pages import list_corrections
 from exporter.storage.review.corrections import Filter
 from exporter.storage.review.decision import Decision
 from exporter.storage.review.review_decisions import decide_all
 from exporter.storage.review.suspects import suspect_documents, suspect_ids
-from exporter.storage.schema import feedback, label_checks
 
 MODELS = {
     "digits": ModelConfig("digits", redact=frozenset({"name"})),

@@ -13,7 +13,7 @@ from support.servers import CONFIG, write_config
 
 from exporter.server.application import Exporter
 from exporter.server.ingest import Ingest
-from exporter.storage.schema import predictions
+from exporter.storage._schema import predictions
 
 EVENTS = 2000
 

@@ -39,8 +39,8 @@ from exporter.server.tasks.retraining import (
     request_document,
 )
 from exporter.storage import Store
-from exporter.storage.retrain_requests import KEPT, NewRequest, add_request, list_requests, update_request
-from exporter.storage.schema import feedback, retrain_requests
+from exporter.storage._retraining import KEPT, NewRequest, add_request, list_requests, update_request
+from exporter.storage._schema import feedback, retrain_requests
 
 SECRET = "a secret of some length"
 ACCEPTED = {"status": "accepted", "inputs": '{"age":1}'}

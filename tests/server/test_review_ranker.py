@@ -16,13 +16,13 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.tasks import input_vectors
 from exporter.server.tasks.review_ranker import ReviewRanker
 from exporter.storage import Store
+from exporter.storage._schema import feedback, ranked
 from exporter.storage.review import rankings
 from exporter.storage.review.correction_pages import Position, list_corrections
 from exporter.storage.review.corrections import Filter
 from exporter.storage.review.decision import Decision
 from exporter.storage.review.rankings import count_alike
 from exporter.storage.review.review_decisions import decide_all
-from exporter.storage.schema import feedback, ranked
 
 
 class Queue:

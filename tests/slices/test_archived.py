@@ -22,9 +22,11 @@ from exporter.slices import population
 from exporter.slices.explain import Explanation, Of, SliceQuery, explain
 from exporter.slices.population import ArchivedPredictions, Population, read_population
 from exporter.slices.recorder import BinRecorder
-from exporter.storage import Store, archive, parquet_buffer, prediction_rows
-from exporter.storage.bin_codes import BlockFilter
-from exporter.storage.schema import bin_codes, labels, late_labels
+from exporter.storage import Store, prediction_rows
+from exporter.storage import _archive as archive
+from exporter.storage import _archive as parquet_buffer
+from exporter.storage._bins import BlockFilter
+from exporter.storage._schema import bin_codes, labels, late_labels, set_archived
 from exporter.wire.events import Feedback, LabelEvent, Prediction
 
 DAYS = 86400.0
@@ -163,7 +165,7 @@ def test_a_store_of_objects_that_hangs_delays_no_stop(tmp_path: Path, monkeypatc
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     store = Store(StoreConfig(url=f"sqlite:///{tmp_path / 'store.db'}"), lambda _: None)
-    store.execute(lambda connection, _: archive.set_archived(connection, seq=1))
+    store.execute(lambda connection, _: set_archived(connection, seq=1))
     store.close()
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         address = f"127.0.0.1:{hanging.getsockname()[1]}"

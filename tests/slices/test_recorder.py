@@ -35,9 +35,9 @@ from exporter.slices import population, recorder
 from exporter.slices.population import read_population
 from exporter.slices.recorder import BinRecorder
 from exporter.storage import Store
-from exporter.storage.bin_codes import BlockFilter, delete_old_blocks
-from exporter.storage.prediction_rows import prediction_rows
-from exporter.storage.schema import bin_codes
+from exporter.storage._bins import BlockFilter, delete_old_blocks
+from exporter.storage._predictions import prediction_rows
+from exporter.storage._schema import bin_codes
 from exporter.wire.events import Prediction
 
 

@@ -40,21 +40,12 @@ from exporter.server.tasks.archiver import Archiver
 from exporter.server.tasks.late_joiner import LateJoiner
 from exporter.slices.drifting_hours import DriftingHours
 from exporter.slices.recorder import BinRecorder
-from exporter.storage import (
-    CountedFeedback,
-    Store,
-    archive,
-    archive_files,
-    archive_writer,
-    late_rows,
-    parquet_buffer,
-    prediction_rows,
-)
-from exporter.storage.archive_writer import HasDrift
-from exporter.storage.engine import open_engine
-from exporter.storage.retention import Retention
-from exporter.storage.schema import feedback, labels, late_labels, predictions
-from exporter.storage.size import StoreSize
+from exporter.storage import CountedFeedback, Store, prediction_rows
+from exporter.storage import _archive as archive
+from exporter.storage._archive import HasDrift
+from exporter.storage._engine import open_engine
+from exporter.storage._retention import Retention, StoreSize
+from exporter.storage._schema import feedback, labels, late_labels, predictions
 from exporter.wire.events import Feedback, LabelEvent, Prediction
 
 DAY = 86400
@@ -157,8 +148,8 @@ def day(days_ago: int) -> str:
 
 def test_predictions_are_archived_before_they_are_deleted(archived: Archived, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each day is a folder, parts are small, nothing is in two of them, and profiles read the archive and the rest."""
-    monkeypatch.setattr(archive_writer, "PART_ROWS", 4)
-    monkeypatch.setattr(archive_writer, "FETCHED_ROWS", 2)
+    monkeypatch.setattr(archive, "PART_ROWS", 4)
+    monkeypatch.setattr(archive, "FETCHED_ROWS", 2)
     archived.predict(5, *range(6))
     archived.predict(3, *range(6, 9))
     archived.predict(0, 9)
@@ -221,7 +212,7 @@ def test_labels_that_come_late_are_archived(archived: Archived) -> None:
     assert archived.sweep() == 1
     for label in ("7", "8"):  # with the deletion of its prediction, the label waits for the archived one
         archived.store.record_labels([LabelEvent("p-1", model="m", label=label)])
-    archived.store.join(next(late_rows.find_archived(archive.Archive(str(archived.folder)), 4, {("p-1", "m")})))
+    archived.store.join(next(archive.find_archived(archive.Archive(str(archived.folder)), 4, {("p-1", "m")})))
     archived.store.record_labels(
         [LabelEvent("p-3", label="7"), LabelEvent("p-1", label="7"), LabelEvent("x", label="7")]
     )
@@ -323,7 +314,7 @@ def test_an_hour_of_drift_is_whole_after_a_restart(
     archived: Archived, monitors: MonitorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the exporter knows of an hour is not lost with its first predictions, whose bins showed the drift."""
-    monkeypatch.setattr(archive_writer, "PART_ROWS", 300)
+    monkeypatch.setattr(archive, "PART_ROWS", 300)
     archived.config = msgspec.structs.replace(archived.config, archive_share=0.1)
     hour = (TODAY - 4) * DAY
     for minute, numbers in ((10.0, range(2000, 2300)), (20.0, range(100))):
@@ -341,7 +332,7 @@ def test_an_hour_of_drift_is_whole_after_a_restart(
 
 def archive_until_killed(url: str, folder: str) -> None:
     """Archive in parts of 20 predictions, and delete what is archived."""
-    archive_writer.PART_ROWS, archive_writer.FETCHED_ROWS = 20, 5
+    archive.PART_ROWS, archive.FETCHED_ROWS = 20, 5
     archived = Archived(url, Path(folder))
     while True:
         archived.archiver.refresh()
@@ -412,8 +403,8 @@ def test_days_with_few_predictions_share_the_memory_of_a_part(
     archived: Archived, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A part ends once what waits in memory is too large, although no row group of a day is full."""
-    monkeypatch.setattr(archive_writer, "PART_BYTES", 5 * parquet_buffer.ROW_BYTES)
-    monkeypatch.setattr(archive_writer, "FETCHED_ROWS", 2)
+    monkeypatch.setattr(archive, "PART_BYTES", 5 * archive.ROW_BYTES)
+    monkeypatch.setattr(archive, "FETCHED_ROWS", 2)
     for days_ago in (6, 5, 4, 3):
         archived.predict(days_ago, 2 * days_ago, 2 * days_ago + 1)
     archived.archiver.refresh()
@@ -447,7 +438,7 @@ def test_late_feedback_is_joined_with_archived_predictions(
 
     A search that takes too long is continued.
     """
-    monkeypatch.setattr(archive_writer, "PART_ROWS", 4)
+    monkeypatch.setattr(archive, "PART_ROWS", 4)
     monkeypatch.setattr(late_joiner, "SEARCH_SECONDS", -1.0)
     archived.predict(5, *range(10))
     archived.predict(3, 2, model="other")
@@ -465,7 +456,7 @@ def test_late_feedback_is_joined_with_archived_predictions(
             return [tuple(row) for row in connection.execute(query.order_by(feedback.c.id))]
 
     assert joined() == []  # their predictions may be on their way
-    monkeypatch.setattr(late_rows, "WAITED", -1.0)
+    monkeypatch.setattr(archive, "WAITED", -1.0)
     archived.folder.rename(archived.folder.with_name("away"))
     with pytest.raises(StoreError) as raised:
         joiner.refresh()
@@ -489,7 +480,7 @@ def test_redact_cleans_the_archive(
     archived: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No file holds what is redacted, other predictions stay, and an interrupted command is run again."""
-    monkeypatch.setattr(parquet_buffer, "GROUP_ROWS", 2)
+    monkeypatch.setattr(archive, "GROUP_ROWS", 2)
     for days_ago in (5, 4):
         archived.predict(days_ago, *range(1000 * days_ago, 1000 * days_ago + 3))
     archived.run(archived.archiver)
@@ -611,7 +602,7 @@ def test_an_object_store_that_does_not_answer_is_asked_three_times(monkeypatch: 
 
 def test_an_object_store_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the store, and however often it is asked, a list of its files has a limit of time."""
-    monkeypatch.setattr(archive_files, "LIST_SECONDS", 0.1)
+    monkeypatch.setattr(archive, "LIST_SECONDS", 0.1)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     with socket.create_server(("127.0.0.1", 0)) as server:

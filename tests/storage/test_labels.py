@@ -18,9 +18,10 @@ from support.servers import eventually
 from exporter.config import StoreConfig
 from exporter.errors import StoreError, StoreFullError
 from exporter.monitoring.outcome import Scorer
-from exporter.storage import Store, prediction_rows, waiting_ids
-from exporter.storage.labels import LabelsResult
-from exporter.storage.schema import WAITING, labels, predictions
+from exporter.storage import Store, prediction_rows
+from exporter.storage import _predictions as waiting_ids
+from exporter.storage._labels import LabelsResult
+from exporter.storage._schema import WAITING, labels, predictions
 from exporter.wire.events import MAX_COMPARED, LabelEvent, LabelledPrediction, Prediction
 
 DAY = 86400.0

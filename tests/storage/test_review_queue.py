@@ -17,7 +17,7 @@ from support.review_rows import START, pick, predict, put, redact
 from exporter.config import StoreConfig
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import Store
-from exporter.storage.feedback_join import UnjoinedFeedback
+from exporter.storage._feedback import UnjoinedFeedback
 from exporter.storage.review.accepted_examples import Selection, accepted_examples
 from exporter.storage.review.accuracy_counts import accuracy_counts
 from exporter.storage.review.backlog import read_state

@@ -18,6 +18,7 @@ from exporter.errors import StoreFullError
 from exporter.stats.accuracy import IntervalEstimate, wilson
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store, prediction_rows
+from exporter.storage._schema import draws, feedback, history, predictions
 from exporter.storage.review import stratified_draw
 from exporter.storage.review.correction_history import correction_history
 from exporter.storage.review.correction_pages import list_corrections
@@ -27,7 +28,6 @@ from exporter.storage.review.review_decisions import decide
 from exporter.storage.review.review_samples import sample_for_review, store_sample
 from exporter.storage.review.sample_strata import Strata, stored_strata
 from exporter.storage.review.stratified_draw import Draw, draw, select_draw
-from exporter.storage.schema import draws, feedback, history, predictions
 from exporter.wire.events import Feedback, Prediction
 
 

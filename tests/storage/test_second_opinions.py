@@ -12,6 +12,7 @@ from support.review_rows import put
 from exporter.config import StoreConfig
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import Store
+from exporter.storage._schema import decisions, feedback
 from exporter.storage.review.accepted_examples import Selection, accepted_examples
 from exporter.storage.review.backlog import read_state
 from exporter.storage.review.correction_pages import list_corrections
@@ -21,7 +22,6 @@ from exporter.storage.review.leases import Assigner, Assignment, Lease
 from exporter.storage.review.review_decisions import count_decided, decide, decide_all
 from exporter.storage.review.reviewer_agreement import read_agreement
 from exporter.storage.review.second_opinions import OpinionRule, in_state, is_chosen, with_second_opinions
-from exporter.storage.schema import decisions, feedback
 
 ALL = OpinionRule(1.0, lambda model: Tolerance(amount=0.5) if model == "prices" else Tolerance())
 PENDING = Filter(status="pending", source="all")

@@ -30,17 +30,26 @@ from exporter.features.png_codec import pack_image
 from exporter.monitoring.model_files import load_monitors
 from exporter.profiles.readers.store import StoreSource
 from exporter.stats.tolerance import Tolerance
-from exporter.storage import CountedFeedback, Store, migrations, prediction_rows, unjoined_log
-from exporter.storage import store as database_module
-from exporter.storage.engine import open_engine, shown_url, was_committed, write_beside
-from exporter.storage.migrations import SCHEMA_VERSION, migrate
-from exporter.storage.retention import Retention
+from exporter.storage import CountedFeedback, Store, prediction_rows
+from exporter.storage import _retention as unjoined_log
+from exporter.storage import _schema as migrations
+from exporter.storage import _store as database_module
+from exporter.storage._engine import open_engine, shown_url, was_committed, write_beside
+from exporter.storage._retention import Retention, StoreSize
+from exporter.storage._schema import (
+    SCHEMA_VERSION,
+    feedback,
+    history,
+    input_dictionaries,
+    metadata,
+    migrate,
+    predictions,
+    schema_table,
+)
+from exporter.storage._snapshots import delete_other_snapshots, load_snapshots, save_snapshot
 from exporter.storage.review.correction_history import PAGE_CHARACTERS, START, correction_history
 from exporter.storage.review.correction_pages import list_corrections
 from exporter.storage.review.corrections import Filter
-from exporter.storage.schema import feedback, history, input_dictionaries, metadata, predictions, schema_table
-from exporter.storage.size import StoreSize
-from exporter.storage.window_snapshots import delete_other_snapshots, load_snapshots, save_snapshot
 from exporter.wire.events import Feedback, Prediction
 
 

@@ -6,9 +6,9 @@ import time
 from typing import Any
 
 from exporter.storage import Store
+from exporter.storage._schema import feedback, predictions
 from exporter.storage.review.correction_pages import list_corrections
 from exporter.storage.review.corrections import Filter
-from exporter.storage.schema import feedback, predictions
 
 _WEEK = 7 * 86400.0
 START = 1_790_000_000.0 + ((time.time() - 1_790_000_000.0) // _WEEK - 1) * _WEEK

@@ -16,12 +16,10 @@ from exporter.features.lenient_json import lenient_inputs
 from exporter.features.stored_inputs import remove_inputs
 from exporter.profiles.readers.base import Batch, Source, to_columns
 from exporter.profiles.type_inference import Column
-from exporter.storage.archive import Archive, ArchiveFilter, archived_up_to
-from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
-from exporter.storage.packed_inputs import unpack
-from exporter.storage.prediction_rows import is_sampled
-from exporter.storage.schema import has_inputs, predictions
-from exporter.storage.stored_text import decode_label
+from exporter.storage._archive import Archive, ArchiveFilter
+from exporter.storage._engine import check_url, error_message, is_shared, open_engine, shown_url
+from exporter.storage._predictions import is_sampled, unpack
+from exporter.storage._schema import archived_up_to, decode_label, has_inputs, predictions
 
 PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"
 """Columns of a `StoreSource` beside the inputs."""

@@ -26,6 +26,7 @@ from exporter.server.api.request_bodies import BatchDecision, ReviewDecision, Sa
 from exporter.server.application import Exporter
 from exporter.server.http.problem import Reply, json_reply, problem
 from exporter.server.idempotency import IdempotencyCache
+from exporter.storage._schema import label_json
 from exporter.storage.review.correction_history import correction_history
 from exporter.storage.review.correction_pages import list_corrections
 from exporter.storage.review.corrections import find_correction
@@ -39,7 +40,6 @@ from exporter.storage.review.second_opinions import as_before, with_second_opini
 from exporter.storage.review.stratified_draw import Draw
 from exporter.storage.review.suspects import suspect_documents
 from exporter.storage.review.user_stats import user_stats
-from exporter.storage.stored_text import label_json
 from exporter.validation import preview
 from exporter.wire.events import check_model
 

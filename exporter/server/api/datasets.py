@@ -8,18 +8,17 @@ from urllib.parse import urlencode
 import msgspec
 from flask import Blueprint, Response, g, request
 
-from exporter.datasets import FORMATS, Format, redaction, release
-from exporter.datasets.examples import Pages
-from exporter.datasets.stored import stored_pages
+from exporter.datasets import FORMATS, Format, release
+from exporter.datasets.examples import Pages, stored_pages
 from exporter.errors import EventError
 from exporter.server.api.parameters import check_parameters, convert_body, parse_json, parse_time, parse_whole_number
 from exporter.server.api.request_bodies import ReleaseRequest
 from exporter.server.application import Exporter
 from exporter.server.http.problem import json_reply, problem
 from exporter.server.http.request import STREAMED
-from exporter.storage import releases
+from exporter.storage import _releases as releases
+from exporter.storage._schema import label_json
 from exporter.storage.review.accepted_examples import Selection
-from exporter.storage.stored_text import label_json
 from exporter.validation import preview, suggestion
 from exporter.wire.events import check_model
 
@@ -107,7 +106,7 @@ class DatasetApi:
         accepted = request.accept_mimetypes.best_match([form.content_type.partition(";")[0], "application/json"])
         if "format" not in request.args and accepted == "application/json":
             return json_reply(200, release.release_document(row, redacted), (("Vary", "Accept"),)).flask()
-        if form.name != "jsonl" or (redacted and redaction.holds(releases.read_chunks(store.reading, row), redacted)):
+        if form.name != "jsonl" or (redacted and release.holds(releases.read_chunks(store.reading, row), redacted)):
             # Without the release's ETag: its SHA-256 is not that of what remains.
             return self._write(form, release.frozen_pages(store, row, redacted), row["model"], row["name"])
         chunks = releases.read_chunks(store.reading, row)

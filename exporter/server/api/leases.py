@@ -11,10 +11,10 @@ from exporter.server.api.parameters import convert_body, malformed, parse_json
 from exporter.server.api.request_bodies import LeaseChange
 from exporter.server.application import Exporter
 from exporter.server.http.problem import json_reply, problem
+from exporter.storage._schema import rfc3339
 from exporter.storage.review.correction_pages import Position
 from exporter.storage.review.corrections import Filter
 from exporter.storage.review.leases import Assigner, Assignment, Lease, give_back, take_leases
-from exporter.storage.stored_text import rfc3339
 
 NAMELESS = (
     "a lease belongs to a reviewer, and this exporter does not know who asks: set up users or tokens, "

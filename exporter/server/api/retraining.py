@@ -9,7 +9,7 @@ from exporter.server.api.request_bodies import RetrainBody
 from exporter.server.application import Exporter
 from exporter.server.http.problem import json_reply, problem
 from exporter.server.tasks.retraining import request_document
-from exporter.storage.retrain_requests import list_requests
+from exporter.storage._retraining import list_requests
 from exporter.validation import preview
 from exporter.wire.events import check_model
 

@@ -38,7 +38,7 @@ from exporter.server.pages.slices import slices_parameters
 from exporter.server.tasks.retraining import request_document
 from exporter.server.text import ago, number, parse_time, percent
 from exporter.slices.explain import Of
-from exporter.storage.retrain_requests import list_requests
+from exporter.storage._retraining import list_requests
 
 SEVERITIES = ("critical", "warning", "info")
 MAX_PHRASES = 6

@@ -31,6 +31,7 @@ from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, paramet
 from exporter.server.pages.slices import slices_parameters
 from exporter.server.text import ago
 from exporter.stats.accuracy import IntervalEstimate
+from exporter.storage._schema import label_json, rfc3339
 from exporter.storage.review.accuracy_counts import AccuracyCounts, accuracy_counts
 from exporter.storage.review.correction_pages import list_corrections
 from exporter.storage.review.correction_stats import overview, read_errors
@@ -43,7 +44,6 @@ from exporter.storage.review.review_samples import sample_for_review
 from exporter.storage.review.second_opinions import in_state, with_second_opinions
 from exporter.storage.review.stratified_draw import Draw
 from exporter.storage.review.suspects import count_suspects, suspect_documents
-from exporter.storage.stored_text import label_json, rfc3339
 
 MAX_SUGGESTIONS = 1000
 """Labels that the page suggests in a field."""

@@ -11,8 +11,8 @@ from typing import Any
 
 from exporter.server.pages.review_cards import abbreviate
 from exporter.server.pages.review_filters import ReviewQuery, rfc3339
+from exporter.storage._schema import label_json
 from exporter.storage.review.correction_stats import BARS
-from exporter.storage.stored_text import label_json
 
 MAX_LABELS = 10
 """Labels on each side of the confusion table."""

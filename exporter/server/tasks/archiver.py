@@ -14,10 +14,10 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.monitoring.background import BackgroundTask
 from exporter.storage import Store
-from exporter.storage.archive import archived_before, set_archived
-from exporter.storage.archive_writer import ArchiveWriter, HasDrift
-from exporter.storage.engine import error_message, is_shared, open_engine
-from exporter.storage.late_labels import forget_late_labels
+from exporter.storage._archive import ArchiveWriter, HasDrift
+from exporter.storage._engine import error_message, is_shared, open_engine
+from exporter.storage._labels import forget_late_labels
+from exporter.storage._schema import archived_before, set_archived
 from exporter.validation import parse_duration
 
 log = logging.getLogger(__name__)
@@ -41,9 +41,9 @@ class Archiver(BackgroundTask):
     store
         The store.
     redact
-        See `exporter.storage.feedback_join.Redact`.
+        See `exporter.storage._feedback.Redact`.
     has_drift, redacted
-        See `exporter.storage.archive_writer.ArchiveWriter.write_part`.
+        See `exporter.storage._archive.ArchiveWriter.write_part`.
     count
         Called with the number of predictions that were archived.
     """

@@ -14,6 +14,7 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.tasks.input_vectors import InputVectors, input_types
 from exporter.stats.neighbours import unlike_neighbours
 from exporter.storage import Store
+from exporter.storage._schema import decode_label
 from exporter.storage.review.suspects import (
     LabelledRow,
     Suspect,
@@ -22,7 +23,6 @@ from exporter.storage.review.suspects import (
     read_labelled,
     store_check,
 )
-from exporter.storage.stored_text import decode_label
 
 PAUSE_SECONDS = 60.0
 """Least time between two checks of the same model."""

@@ -10,9 +10,9 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.monitoring.background import BackgroundTask
 from exporter.storage import Store
-from exporter.storage.archive import Archive, archived_up_to
-from exporter.storage.late_rows import LateRows, find_archived
-from exporter.storage.prediction_rows import Rows
+from exporter.storage._archive import Archive, LateRows, find_archived
+from exporter.storage._predictions import Rows
+from exporter.storage._schema import archived_up_to
 
 log = logging.getLogger(__name__)
 

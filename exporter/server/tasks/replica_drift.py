@@ -15,7 +15,7 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.snapshots import decode, restore_version
 from exporter.monitoring.window_stats import WindowStats, compute
 from exporter.storage import Store
-from exporter.storage.window_snapshots import load_other_replicas
+from exporter.storage._snapshots import load_other_replicas
 
 log = logging.getLogger(__name__)
 

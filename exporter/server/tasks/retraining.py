@@ -30,7 +30,7 @@ from exporter.secret_file import read_secret, signed_headers
 from exporter.server.alerts import Alert, Alerts
 from exporter.server.text import parse_time
 from exporter.storage import Store
-from exporter.storage.retrain_requests import (
+from exporter.storage._retraining import (
     NewRequest,
     Row,
     add_request,
@@ -39,7 +39,7 @@ from exporter.storage.retrain_requests import (
     list_requests,
     update_request,
 )
-from exporter.storage.stored_text import rfc3339
+from exporter.storage._schema import rfc3339
 
 ACCURACY_ALERT = "ModelAccuracyLow"
 

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 10.0
 """Time from a commit to a look at the queues, and between two looks. It is longer than the `FILE_SECONDS` of
-`exporter.storage.writer`: what is wrong with the file of the database is found by its check, which can name it."""
+`exporter.storage._writer`: what is wrong with the file of the database is found by its check, which can name it."""
 IDLE_SECONDS = 60.0
 """Time between two looks without a commit: feedback that waits for its prediction becomes ready by itself."""
 PAUSE_SECONDS = 60.0

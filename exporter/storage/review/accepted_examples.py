@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from exporter.features.png_codec import unpack_json
-from exporter.storage.schema import feedback, is_accepted
+from exporter.storage._schema import feedback, is_accepted
 
 ROWS = 16
 """Rows that the driver fetches at a time: the inputs of a row may have 16 MiB."""

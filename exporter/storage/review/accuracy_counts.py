@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from exporter.stats.accuracy import IntervalEstimate, estimate_accuracy
 from exporter.stats.tolerance import Tolerance
-from exporter.storage.label_numbers import is_within_tolerance
+from exporter.storage._feedback import Tolerances
+from exporter.storage._labels import is_within_tolerance
+from exporter.storage._schema import draws, feedback, has_reviewed_label
 from exporter.storage.review.sample_strata import Strata, count_columns, counts_by_stratum, stored_strata
-from exporter.storage.schema import draws, feedback, has_reviewed_label
-from exporter.storage.verdicts import Tolerances
 
 LATEST = 20
 """Versions of a model that are counted: those with the latest samples."""

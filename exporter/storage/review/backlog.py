@@ -11,12 +11,12 @@ import sqlalchemy as sa
 
 from exporter.errors import StoreError
 from exporter.stats.agreement import Agreement
+from exporter.storage._engine import statement_timeout
+from exporter.storage._feedback import Tolerances
+from exporter.storage._schema import feedback, is_released, is_unjoined, is_waiting, labels, retrain_requests
 from exporter.storage.review.accuracy_counts import AccuracyCounts, accuracy_counts
 from exporter.storage.review.corrections import STATUSES, is_ready_correction
 from exporter.storage.review.reviewer_agreement import count_open, read_agreement
-from exporter.storage.schema import feedback, is_released, is_unjoined, is_waiting, labels, retrain_requests
-from exporter.storage.timeout import statement_timeout
-from exporter.storage.verdicts import Tolerances
 
 SCRAPE_TIMEOUT_SECONDS = 2.0
 """How long a scrape waits for the database, and any reader while the database is unavailable."""

@@ -13,7 +13,7 @@ import msgspec
 
 from exporter.features.png_codec import unpack_json
 from exporter.features.stored_inputs import readable, remove_inputs
-from exporter.storage.stored_text import decode_label, rfc3339
+from exporter.storage._schema import decode_label, rfc3339
 
 Redacted = Mapping[str, Collection[str]]
 """Names of inputs that are never shown, by model."""

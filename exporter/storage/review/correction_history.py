@@ -8,8 +8,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.storage.schema import decisions, feedback, history
-from exporter.storage.stored_text import decode_label, rfc3339
+from exporter.storage._schema import decisions, decode_label, feedback, history, rfc3339
 
 PAGE_CHARACTERS = 4 * 2**20
 """Characters of labels and comments after which a page ends."""

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.storage.label_numbers import label_error
-from exporter.storage.parts import parts
+from exporter.storage._labels import label_error
+from exporter.storage._predictions import parts
+from exporter.storage._schema import confidence_key, feedback, ranked, suspects
 from exporter.storage.review.correction_document import Redacted, correction_document
 from exporter.storage.review.corrections import (
     STATUSES,
@@ -22,7 +23,6 @@ from exporter.storage.review.corrections import (
     verdicts_of,
 )
 from exporter.storage.review.rankings import latest_rankings
-from exporter.storage.schema import confidence_key, feedback, ranked, suspects
 
 ORDERS = ("confident", "error", "informative", "newest", "suspect")
 """The most confident prediction, the largest error of a number, the most informative, the newest one, or the one whose

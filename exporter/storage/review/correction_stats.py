@@ -9,7 +9,8 @@ import numpy as np
 import sqlalchemy as sa
 
 from exporter.stats.divergence import Floats
-from exporter.storage.label_numbers import label_error
+from exporter.storage._labels import label_error
+from exporter.storage._schema import decode_label, feedback
 from exporter.storage.review.corrections import (
     STATUSES,
     Filter,
@@ -18,8 +19,6 @@ from exporter.storage.review.corrections import (
     label_conditions,
     of_any_label,
 )
-from exporter.storage.schema import feedback
-from exporter.storage.stored_text import decode_label
 
 MAX_CELLS = 1000
 """Pairs of prediction and label that are returned, the most frequent ones."""

@@ -12,13 +12,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from exporter.storage.label_numbers import label_error
-from exporter.storage.parts import parts
-from exporter.storage.redaction import may_hold
+from exporter.storage._labels import label_error
+from exporter.storage._predictions import parts
+from exporter.storage._redaction import may_hold
+from exporter.storage._schema import feedback, is_accepted, is_described, is_unjoined, label_json, ranked, suspects
 from exporter.storage.review.correction_document import Redacted, correction_document
 from exporter.storage.review.second_opinions import in_state
-from exporter.storage.schema import feedback, is_accepted, is_described, is_unjoined, ranked, suspects
-from exporter.storage.stored_text import label_json
 
 STATUSES = ("accepted", "pending", "rejected")
 """A correction's status; accepted corrections become training data."""

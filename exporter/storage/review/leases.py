@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import sqlalchemy as sa
 
 from exporter.errors import StoreError
-from exporter.storage.engine import is_shared
+from exporter.storage._engine import is_shared
+from exporter.storage._schema import feedback, leases, second_opinions
 from exporter.storage.review.correction_pages import Position, list_corrections, read_documents
 from exporter.storage.review.corrections import Filter, conditions
 from exporter.storage.review.second_opinions import as_before, awaited_from, disputed_by
-from exporter.storage.schema import feedback, leases, second_opinions
 
 if TYPE_CHECKING:
     from exporter.storage import Store

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from exporter.storage._schema import feedback, ranked, rankings
 from exporter.storage.review.corrections import Filter, conditions, label_column
-from exporter.storage.schema import feedback, ranked, rankings
 
 SOURCES = ("user", "sample")
 KEPT = 10

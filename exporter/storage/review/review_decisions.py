@@ -8,13 +8,13 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from exporter.storage._engine import update_of_row
+from exporter.storage._schema import decisions, feedback
 from exporter.storage.review.correction_document import Redacted, correction_document
 from exporter.storage.review.corrections import Filter, conditions
 from exporter.storage.review.decision import Decision
 from exporter.storage.review.leases import end_leases
 from exporter.storage.review.second_opinions import NO_SECOND_OPINIONS, OpinionRule, SecondOpinions, as_before, in_state
-from exporter.storage.schema import decisions, feedback
-from exporter.storage.statements import update_of_row
 
 
 def decide(

@@ -10,13 +10,13 @@ import msgspec
 import numpy as np
 import sqlalchemy as sa
 
-from exporter.storage.feedback_join import Redact, prediction_snapshot
-from exporter.storage.packed_inputs import unpack
+from exporter.storage._feedback import Redact, prediction_snapshot
+from exporter.storage._predictions import unpack
+from exporter.storage._retention import text_bytes
+from exporter.storage._schema import draws, feedback, history, predictions
+from exporter.storage._store import Store
 from exporter.storage.review.sample_strata import stored_strata
 from exporter.storage.review.stratified_draw import STEP, Draw, Sample, draw, select_draw, with_feedback
-from exporter.storage.schema import draws, feedback, history, predictions
-from exporter.storage.size import text_bytes
-from exporter.storage.store import Store
 
 
 def sample_for_review(store: Store, chosen: Draw, count: int, reviewer: str | None, redact: Redact) -> int:
@@ -41,7 +41,7 @@ def sample_for_review(store: Store, chosen: Draw, count: int, reviewer: str | No
     reviewer
         Who draws.
     redact
-        See `exporter.storage.feedback.FeedbackRecorder`.
+        See `exporter.storage._feedback.FeedbackRecorder`.
 
     Returns
     -------

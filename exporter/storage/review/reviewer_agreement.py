@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from exporter.stats.agreement import Agreement, agreement
+from exporter.storage._schema import second_opinions
 from exporter.storage.review.second_opinions import in_state
-from exporter.storage.schema import second_opinions
 
 MAX_OPINIONS = 10_000
 """The latest second opinions of a model, from which the agreement is computed."""

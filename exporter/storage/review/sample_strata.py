@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from exporter.storage.schema import feedback
+from exporter.storage._schema import feedback
 
 
 class Strata(msgspec.Struct, frozen=True):

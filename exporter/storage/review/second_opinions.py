@@ -16,10 +16,9 @@ import sqlalchemy as sa
 
 from exporter.features.extract import scalar_text
 from exporter.stats.tolerance import Tolerance
+from exporter.storage._feedback import Tolerances, is_within
+from exporter.storage._schema import decisions, decode_label, feedback, label_spellings, rfc3339, second_opinions
 from exporter.storage.review.decision import Decision
-from exporter.storage.schema import decisions, feedback, second_opinions
-from exporter.storage.stored_text import decode_label, label_spellings, rfc3339
-from exporter.storage.verdicts import Tolerances, is_within
 
 STATES = ("agreed", "awaited", "disputed", "settled")
 """The first decision waits for a second one, equals it, differs from it, or differs and was settled."""

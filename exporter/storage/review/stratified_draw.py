@@ -15,10 +15,10 @@ import sqlalchemy as sa
 from exporter.stats.divergence import Floats
 from exporter.stats.strata import Integers, add_edges, allocate, shares, stratum_of
 from exporter.stats.tolerance import Tolerance
+from exporter.storage._retention import prediction_range
+from exporter.storage._schema import draws, feedback, has_inputs, predictions
 from exporter.storage.review.accuracy_counts import Drawn, count_strata
 from exporter.storage.review.sample_strata import Strata, stored_strata
-from exporter.storage.schema import draws, feedback, has_inputs, predictions
-from exporter.storage.size import prediction_range
 
 MIN_READ, MAX_READ = 10_000, 200_000
 """Rows that one draw reads: at least the first, for a good estimate of how many are confident; at most the second."""

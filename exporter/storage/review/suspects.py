@@ -13,9 +13,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from exporter.features.extract import scalar_text
+from exporter.storage._schema import decisions, decode_label, feedback, is_accepted, label_checks, suspects
 from exporter.storage.review.corrections import STATUSES, label_column, of_suspect
-from exporter.storage.schema import decisions, feedback, is_accepted, label_checks, suspects
-from exporter.storage.stored_text import decode_label
 from exporter.wire.events import MAX_COMPARED
 
 MAX_ACCEPTED = 20_000

@@ -6,8 +6,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from exporter.storage._schema import feedback
 from exporter.storage.review.corrections import STATUSES, Filter, conditions
-from exporter.storage.schema import feedback
 
 MAX_USERS = 1000
 """Users that are returned, the most active."""

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.storage.schema import feedback, is_accepted, retrain_requests
-from exporter.storage.store import Store
+from exporter.storage._schema import feedback, is_accepted, retrain_requests
+from exporter.storage._store import Store
 
 KEPT = 1000
 """Requests of a model that are kept."""

@@ -21,22 +21,22 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.stats.tolerance import Tolerance
-from exporter.storage.database_file import DatabaseLock, database_path
-from exporter.storage.engine import error_message, is_damage, is_shared, open_engine, shown_url
-from exporter.storage.feedback import FeedbackRecorder, FeedbackResult
-from exporter.storage.feedback_join import CountedFeedback, Redact, UnjoinedFeedback
-from exporter.storage.joins import Counts, Joins
-from exporter.storage.labels import LabelRecorder, LabelsResult, Loss, WaitingLabels, class_loss
-from exporter.storage.late_labels import LateLabels
-from exporter.storage.migrations import migrate
-from exporter.storage.prediction_rows import Rows
-from exporter.storage.quarantine import count_damaged, quarantine
-from exporter.storage.retention import Retention
+from exporter.storage._engine import error_message, is_damage, is_shared, open_engine, shown_url, statement_timeout
+from exporter.storage._feedback import (
+    CountedFeedback,
+    FeedbackRecorder,
+    FeedbackResult,
+    Redact,
+    Tolerances,
+    UnjoinedFeedback,
+)
+from exporter.storage._labels import LabelRecorder, LabelsResult, LateLabels, Loss, WaitingLabels, class_loss
+from exporter.storage._predictions import Rows
+from exporter.storage._retention import Retention, StoreSize
+from exporter.storage._schema import migrate
+from exporter.storage._sqlite import DatabaseLock, count_damaged, database_path, quarantine
+from exporter.storage._writer import Counts, Joins, Writer
 from exporter.storage.review.backlog import SCRAPE_TIMEOUT_SECONDS, Backlog, ReviewState
-from exporter.storage.size import StoreSize
-from exporter.storage.timeout import statement_timeout
-from exporter.storage.verdicts import Tolerances
-from exporter.storage.writer import Writer
 from exporter.wire.events import Feedback, LabelEvent, LabelledPrediction
 
 log = logging.getLogger(__name__)

@@ -1,8 +1,71 @@
-"""The tables."""
+"""How labels, predictions and other texts are written in the tables, and how they and times are read from them."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
 import sqlalchemy as sa
+
+from exporter.config import StoreConfig
+from exporter.errors import StoreError
+from exporter.features.extract import scalar_text
+from exporter.storage._engine import is_shared, open_engine, shown_url, write_alone
+
+
+def label_json(value: Any) -> str | None:
+    """Encode a label or a prediction as the stored JSON text; None stays None."""
+    return None if value is None else msgspec.json.encode(value).decode()
+
+
+def label_spellings(stored: str) -> set[str]:
+    """Return the stored labels that are the same label as a stored one: as in profiles, 7, 7.0 and "7" are.
+
+    >>> sorted(label_spellings("7")), label_spellings('"yes"')
+    (['"7"', '7', '7.0'], {'"yes"'})
+    >>> sorted(label_spellings("-0.0"))
+    ['"0"', '-0.0', '0', '0.0']
+    """
+    try:
+        text = scalar_text(msgspec.json.decode(stored))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):  # an older version, or another program, wrote it
+        return {stored}
+    spellings = {stored, msgspec.json.encode(text).decode()}
+    with contextlib.suppress(msgspec.MsgspecError, ValueError, OverflowError):
+        value = msgspec.json.decode(text, type=int | float | bool)
+        numbers = (value, float(value), -float(value)) if type(value) is int else (value,)  # the last one for -0.0
+        spellings |= {msgspec.json.encode(same).decode() for same in numbers if scalar_text(same) == text}
+    return spellings
+
+
+def storable(text: str) -> str:
+    """Replace NUL in a text, which PostgreSQL does not accept."""
+    return text.replace("\0", "\ufffd") if "\0" in text else text
+
+
+def decode_label(text: str | None) -> Any:
+    """Decode a stored label or prediction; None if it cannot be read."""
+    try:
+        return None if text is None else msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None
+
+
+def rfc3339(seconds: float | None) -> str | None:
+    """Format Unix time as RFC 3339; None for a time that has no year of four digits.
+
+    >>> rfc3339(1795514400.0), rfc3339(-62135600400.0)
+    ('2026-11-24T10:00:00Z', None)
+    """
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):
+        return None
+
 
 Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """A number that the database assigns; of 64 bits on both, although SQLite calls that INTEGER."""
@@ -25,7 +88,7 @@ predictions = sa.Table(
     sa.Column("code", sa.Integer, nullable=False),
     sa.Column("duration_seconds", sa.Float),
     sa.Column("confident", sa.Boolean, nullable=False),
-    # The JSON of the inputs: as text, or compressed, see `exporter.storage.packed_inputs`.
+    # The JSON of the inputs: as text, or compressed, see `exporter.storage._predictions`.
     sa.Column("inputs", sa.Text),
     sa.Column("packed", sa.LargeBinary),
     sa.Column("segment", sa.Text),
@@ -47,7 +110,7 @@ input_dictionaries = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
 # In one row: the number of the last archived prediction, and the day before which predictions are being archived; see
-# `exporter.storage.archive`.
+# `exporter.storage._archive`.
 archived = sa.Table(
     "archived",
     metadata,
@@ -55,7 +118,7 @@ archived = sa.Table(
     sa.Column("day", sa.Integer),
 )
 # Labels that came too late for the archived row of their prediction, until they are archived; see
-# `exporter.storage.late_labels`.
+# `exporter.storage._labels`.
 late_labels = sa.Table(
     "late_labels",
     metadata,
@@ -326,7 +389,7 @@ release_chunks = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
 
-# Requests for retraining, see `exporter.storage.retrain_requests`.
+# Requests for retraining, see `exporter.storage._retraining`.
 retrain_requests = sa.Table(
     "retrain_requests",
     metadata,
@@ -353,3 +416,214 @@ def set_postgresql_options() -> None:
     for index in feedback.indexes:
         if index.name in _PARTIAL:
             index.dialect_kwargs["postgresql_where"] = _PARTIAL[str(index.name)][1]
+
+
+log = logging.getLogger(__name__)
+
+MIGRATION_SECONDS = 3600.0
+"""How long one statement of a migration may take."""
+
+
+def _migrate_to_2(connection: sa.Connection) -> None:
+    """Give snapshots of windows a replica and a time; mark feedback on samples; add indexes of feedback."""
+    for statement in (
+        "ALTER TABLE windows RENAME TO windows_of_one",
+        "CREATE TABLE windows (replica TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, "
+        "saved FLOAT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (replica, model, version))",
+        "INSERT INTO windows (replica, model, version, saved, data) "
+        "SELECT '', model, version, CAST(strftime('%s', 'now') AS FLOAT), data FROM windows_of_one",
+        "DROP TABLE windows_of_one",
+        "ALTER TABLE feedback ADD COLUMN sampled BOOLEAN DEFAULT 0 NOT NULL",
+        "CREATE INDEX feedback_queue ON feedback (verdict, joined, status, model, created, id)",
+        "CREATE INDEX feedback_newest ON feedback (verdict, joined, model, created, id)",
+        "CREATE INDEX feedback_surest ON feedback (verdict, joined, status, model, coalesce(confidence, -1.0), id)",
+        "CREATE INDEX feedback_known ON feedback (model, version, confident, verdict, status, created, predicted)",
+        "CREATE INDEX feedback_relabelled ON feedback (model, version, confident, status, verdict) "
+        "WHERE reviewed_label IS NOT NULL",
+        "DROP INDEX feedback_review",
+        "DROP INDEX feedback_waiting",
+        "CREATE INDEX feedback_waiting ON feedback (updated, prediction_id) WHERE joined = 0",
+        "CREATE INDEX feedback_dataset ON feedback (model, id) WHERE status = 'accepted'",
+        "DROP INDEX feedback_released",
+        "CREATE INDEX feedback_released ON feedback (model) WHERE released = 1",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+def _migrate_to_3(connection: sa.Connection) -> None:
+    """Keep the current feedback in its own table alone, with its key; the history holds what was replaced."""
+    for statement in (
+        "ALTER TABLE feedback ADD COLUMN idempotency_key TEXT",
+        "UPDATE feedback SET idempotency_key = (SELECT idempotency_key FROM feedback_history "
+        "WHERE feedback_id = feedback.id ORDER BY id DESC LIMIT 1) WHERE verdict <> 'sampled'",
+        "DELETE FROM feedback_history WHERE verdict <> 'sampled' AND id IN "
+        "(SELECT max(id) FROM feedback_history GROUP BY feedback_id)",
+        "CREATE UNIQUE INDEX feedback_key ON feedback (idempotency_key) WHERE idempotency_key IS NOT NULL",
+        "DROP INDEX feedback_newest",
+    ):
+        connection.exec_driver_sql(statement)
+
+
+def _migrate_to_4(connection: sa.Connection) -> None:
+    """Index feedback that waits for its prediction and describes it."""
+    unjoined = "NOT joined" if is_shared(connection) else "joined = 0"
+    connection.exec_driver_sql(
+        f"CREATE INDEX feedback_described ON feedback (model, status, created) WHERE {unjoined} AND version IS NOT NULL"
+    )
+
+
+def _migrate_to_5(connection: sa.Connection) -> None:
+    """Add the table of labels, which `migrate` creates as it does all new tables."""
+
+
+def _migrate_to_6(connection: sa.Connection) -> None:
+    """Store the strata of draws; index feedback with its confidence, to count it by stratum."""
+    if sa.inspect(connection).has_table("draws"):
+        connection.exec_driver_sql("ALTER TABLE draws ADD COLUMN strata TEXT")
+    connection.exec_driver_sql("DROP INDEX feedback_known")
+    connection.exec_driver_sql(
+        "CREATE INDEX feedback_known ON feedback "
+        "(model, version, confident, verdict, status, created, predicted, confidence)"
+    )
+
+
+def _migrate_to_7(connection: sa.Connection) -> None:
+    """Add the table of requests for retraining, which `migrate` creates as it does all new tables."""
+
+
+def _migrate_to_8(connection: sa.Connection) -> None:
+    """Add the table of the bins of predictions, which `migrate` creates as it does all new tables."""
+
+
+def _migrate_to_9(connection: sa.Connection) -> None:
+    """Index decisions by their time; `migrate` creates the tables of rankings as it does all new tables."""
+    if sa.inspect(connection).has_table("decisions"):
+        connection.exec_driver_sql("CREATE INDEX decisions_time ON decisions (time)")
+
+
+def _migrate_to_10(connection: sa.Connection) -> None:
+    """Add the table of leases, which `migrate` creates as it does all new tables."""
+
+
+def _migrate_to_11(connection: sa.Connection) -> None:
+    """Add the tables of labels that may be wrong, which `migrate` creates as it does all new tables."""
+
+
+def _migrate_to_12(connection: sa.Connection) -> None:
+    """Add the table of second opinions, which `migrate` creates as it does all new tables."""
+
+
+def _migrate_to_13(connection: sa.Connection) -> None:
+    """Add the compressed inputs of predictions; `migrate` creates the table of dictionaries as it does all new ones."""
+    kind = "BYTEA" if is_shared(connection) else "BLOB"
+    connection.exec_driver_sql(f"ALTER TABLE predictions ADD COLUMN packed {kind}")
+
+
+def _migrate_to_14(connection: sa.Connection) -> None:
+    """Add the table of what is archived, which `migrate` creates as it does all new tables."""
+
+
+def _migrate_to_15(connection: sa.Connection) -> None:
+    """Add the day before which predictions are archived; `migrate` creates the table of late labels."""
+    if sa.inspect(connection).has_table("archived"):
+        connection.exec_driver_sql("ALTER TABLE archived ADD COLUMN day INTEGER")
+
+
+# Version 1 supported SQLite only: the migration to 2 may use its dialect, later ones must run on both databases.
+MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
+    2: _migrate_to_2,
+    3: _migrate_to_3,
+    4: _migrate_to_4,
+    5: _migrate_to_5,
+    6: _migrate_to_6,
+    7: _migrate_to_7,
+    8: _migrate_to_8,
+    9: _migrate_to_9,
+    10: _migrate_to_10,
+    11: _migrate_to_11,
+    12: _migrate_to_12,
+    13: _migrate_to_13,
+    14: _migrate_to_14,
+    15: _migrate_to_15,
+}
+"""The migration to each version from the one before it."""
+SCHEMA_VERSION = max(MIGRATIONS)
+
+
+def migrate(config: StoreConfig) -> None:
+    """Create the tables, or migrate those of an older version.
+
+    Raises
+    ------
+    StoreError
+        When a newer version of the exporter created the database, or it cannot be opened.
+    sqlalchemy.exc.SQLAlchemyError
+        When it cannot be read or written.
+    """
+    engine = open_engine(config, MIGRATION_SECONDS)
+    try:
+        with _exclusive_transaction(engine) as connection:
+            if is_shared(connection):
+                encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
+                if encoding != "UTF8":
+                    raise StoreError(f"store.url: expected a database with the encoding UTF8, got {encoding}")
+            current = stored_version(connection)
+            if current is not None and current > SCHEMA_VERSION:
+                raise StoreError(
+                    f"store.url: the database has schema {current}, newer than this version understands; "
+                    f"it knows {SCHEMA_VERSION}: use the newer exporter"
+                )
+            for version in range((current or SCHEMA_VERSION) + 1, SCHEMA_VERSION + 1):
+                log.info("migrating the database from schema %d to %d", version - 1, version)
+                MIGRATIONS[version](connection)
+            if current is None:
+                log.info("%s has no tables yet: creating them, with schema %d", shown_url(config.url), SCHEMA_VERSION)
+            if current != SCHEMA_VERSION:
+                metadata.create_all(connection)
+                connection.execute(schema_table.delete())
+                connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))
+    finally:
+        engine.dispose()
+
+
+def stored_version(connection: sa.Connection) -> int | None:
+    """Return the version of the database's schema; None if it has no tables yet."""
+    if not sa.inspect(connection).has_table(schema_table.name):
+        return None
+    return connection.execute(sa.select(sa.func.max(schema_table.c.version))).scalar()
+
+
+@contextlib.contextmanager
+def _exclusive_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Open a transaction, changes of tables included, during which no other exporter writes."""
+    if is_shared(engine):
+        with engine.begin() as connection:
+            write_alone(connection)
+            yield connection
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        # Python's driver does not begin a transaction before CREATE or ALTER.
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            connection.exec_driver_sql("ROLLBACK")
+            raise
+        connection.exec_driver_sql("COMMIT")
+
+
+def archived_up_to(connection: sa.Connection) -> int:
+    """Return the number of the last archived prediction; 0 for none."""
+    return connection.execute(sa.select(sa.func.max(archived.c.seq))).scalar() or 0
+
+
+def archived_before(connection: sa.Connection) -> int:
+    """Return the day, since 1970, before which predictions are or are being archived; 0 for none."""
+    return connection.execute(sa.select(sa.func.max(archived.c.day))).scalar() or 0
+
+
+def set_archived(connection: sa.Connection, **values: int) -> None:
+    """Store ``seq``, the number of the last archived prediction, or ``day``, see `archived_before`."""
+    stored = connection.execute(sa.select(archived)).mappings().first() or {"seq": 0}
+    connection.execute(archived.delete())
+    connection.execute(archived.insert().values({**stored, **values}))

@@ -14,8 +14,8 @@ from collections.abc import Collection
 import sqlalchemy as sa
 
 from exporter.errors import StoreError
-from exporter.storage.schema import windows
-from exporter.storage.store import Store
+from exporter.storage._schema import windows
+from exporter.storage._store import Store
 
 LEASE_SECONDS = 90.0
 """An exporter whose lease has not changed for this long no longer runs."""

@@ -1,26 +1,186 @@
-"""The writer thread: commit predictions in groups and feedback as it arrives, and delete old rows."""
+"""Join waiting feedback and labels with predictions as these arrive, and report what was joined after the commit."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from exporter.errors import StoreError, StoreFullError
-from exporter.storage.engine import error_message, is_unavailable, was_committed, write_alone, write_beside
-from exporter.storage.joins import Counts, Joined, Joins
-from exporter.storage.packed_inputs import InputsPacker
-from exporter.storage.prediction_buffer import GROUP, PredictionBuffer
-from exporter.storage.prediction_rows import Rows, insert_predictions, pack_rows
-from exporter.storage.retention import Retention
-from exporter.storage.write_transactions import WriteTransactions
+from exporter.storage._engine import (
+    error_message,
+    is_retryable,
+    is_shared,
+    is_unavailable,
+    was_committed,
+    write_alone,
+    write_beside,
+)
+from exporter.storage._feedback import CountedFeedback, UnjoinedFeedback
+from exporter.storage._labels import LabelCounts, WaitingLabels
+from exporter.storage._predictions import InputsPacker, Rows, insert_predictions, pack_rows
+from exporter.storage._retention import Retention
+from exporter.storage._sqlite import DatabaseFile
+
+Joined = tuple[set[str], set[str]]
+"""Identifiers of predictions for which no feedback waits any more, and of those for which no label does."""
+
+
+class Counts(NamedTuple):
+    """Counts that apply when a transaction is committed; each attempt has its own, so that nothing counts twice."""
+
+    feedback: list[CountedFeedback]
+    labels: LabelCounts
+
+    @classmethod
+    def empty(cls) -> Counts:
+        """Return one without anything."""
+        return cls([], LabelCounts([], []))
+
+
+class Joins(NamedTuple):
+    """Feedback and labels that came before their prediction; used by the writer's thread alone."""
+
+    feedback: UnjoinedFeedback
+    labels: WaitingLabels
+
+    def join(self, connection: sa.Connection, group: Sequence[Rows], counts: Counts) -> Joined:
+        """Join waiting feedback and labels in the transaction that writes these predictions; extend ``counts``."""
+        feedback = self.feedback.join(connection, group, counts.feedback)
+        return feedback, self.labels.join(connection, group, counts.labels)
+
+    def forget(self, joined: Joined) -> None:
+        """Forget identifiers once their join is committed."""
+        self.feedback.ids.forget(joined[0])
+        self.labels.ids.forget(joined[1])
+
+
+MAX_ROWS = 50_000
+"""Predictions that may wait for the disk, at most."""
+MAX_BYTES = 128 * 2**20
+"""Bytes of inputs that may wait for the disk, at most."""
+GROUP = 2000
+"""Predictions in one transaction: enough to be fast, few enough that feedback does not wait long."""
+
+
+class PredictionBuffer:
+    """A bounded first-in, first-out queue of predictions; its user holds a lock while it changes.
+
+    Attributes
+    ----------
+    rows : int
+        Predictions that wait.
+    """
+
+    def __init__(self) -> None:
+        self._entries: deque[tuple[Rows, int]] = deque()
+        self.rows = self._bytes = 0
+
+    def has_room(self, rows: Rows, size: int) -> bool:
+        """Return whether these rows, with so many bytes of inputs, may be added."""
+        return self.rows + len(rows) <= MAX_ROWS and self._bytes + size <= MAX_BYTES
+
+    def append(self, rows: Rows, size: int) -> None:
+        """Add rows, with so many bytes of inputs."""
+        self._entries.append((rows, size))
+        self.rows += len(rows)
+        self._bytes += size
+
+    def next_group(self) -> list[Rows]:
+        """Return the entries to write in one transaction, without removing them."""
+        group: list[Rows] = []
+        count = 0
+        while len(group) < len(self._entries) and count < GROUP:
+            group.append(self._entries[len(group)][0])
+            count += len(group[-1])
+        return group
+
+    def remove(self, entries: int) -> int:
+        """Remove the first entries, and return the number of their rows."""
+        before = self.rows
+        for _ in range(entries):
+            rows, size = self._entries.popleft()
+            self.rows -= len(rows)
+            self._bytes -= size
+        return before - self.rows
+
+
+_ATTEMPTS = 3
+
+
+class WriteTransactions:
+    """Run calls in transactions, one after the other, and check the file of an SQLite database before each.
+
+    Parameters
+    ----------
+    engine
+        The database. SQLite keeps one connection; for PostgreSQL each transaction takes one from the pool, which
+        replaces lost ones.
+
+    Attributes
+    ----------
+    unavailable : bool
+        Whether the database could not be reached at the last attempt.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self.unavailable = False
+        self._connection = None if is_shared(engine) else engine.connect()
+        self._file = self._connection and DatabaseFile(Path(engine.url.database or "").resolve(), self._connection)
+
+    @property
+    def has_file(self) -> bool:
+        """Whether the database is a file of this machine."""
+        return self._file is not None
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing is written until somebody acts; None where the file of an SQLite database is in order."""
+        return self._file.fault if self._file else None
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection:
+            self._connection.close()
+
+    def run(self, call: Callable[[sa.Connection], _T]) -> _T:
+        """Run a call in a transaction and return its result; repeat it when it collided with another exporter's."""
+        attempts = _ATTEMPTS
+        while True:
+            attempts -= 1
+            try:
+                with self.begin() as connection:
+                    result = call(connection)
+            except Exception as error:
+                if attempts and is_retryable(error):
+                    continue
+                self.unavailable = is_unavailable(error)
+                raise
+            self.unavailable = False
+            return result
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """Begin a transaction, which is committed at the end."""
+        if self._connection is None:
+            with self._engine.begin() as connection:
+                yield connection
+        else:
+            with self._connection.begin():
+                if self._file:
+                    self._file.check(self._connection)
+                yield self._connection
+
 
 log = logging.getLogger(__name__)
 

@@ -14,13 +14,19 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.stored_inputs import remove_inputs
-from exporter.storage.bin_codes import PAIRED
-from exporter.storage.database_file import try_lock
-from exporter.storage.engine import check_url, error_message, is_shared, open_engine, shown_url
-from exporter.storage.migrations import SCHEMA_VERSION, stored_version
-from exporter.storage.packed_inputs import InputsPacker, dictionary_of, retired_dictionaries, unpack
-from exporter.storage.parts import parts
-from exporter.storage.schema import bin_codes, feedback, input_dictionaries, predictions, release_chunks
+from exporter.storage._bins import PAIRED
+from exporter.storage._engine import check_url, error_message, is_shared, open_engine, shown_url
+from exporter.storage._predictions import InputsPacker, dictionary_of, parts, retired_dictionaries, unpack
+from exporter.storage._schema import (
+    SCHEMA_VERSION,
+    bin_codes,
+    feedback,
+    input_dictionaries,
+    predictions,
+    release_chunks,
+    stored_version,
+)
+from exporter.storage._sqlite import try_lock
 
 STATEMENT_SECONDS = 3600.0
 """How long one statement may take on PostgreSQL: reading a large table takes minutes."""
@@ -84,7 +90,7 @@ def _alone(connection: sa.Connection, url: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         if is_shared(connection):
             is_free = connection.execute(sa.select(sa.func.pg_try_advisory_lock(_REDACT_LOCK))).scalar()
-        else:  # SQLite locks the file itself, see `exporter.storage.database_file`
+        else:  # SQLite locks the file itself, see `exporter.storage._sqlite`
             path = Path(f"{connection.engine.url.database}.redact-lock")
             try:
                 descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -13,9 +13,8 @@ from psycopg.types.string import StrDumper
 
 from exporter.errors import ConfigError
 from exporter.secret_file import read_secret_file
-from exporter.storage.schema import set_postgresql_options
-from exporter.storage.stored_text import storable
-from exporter.storage.timeout import STATEMENT_SECONDS, remaining_timeout
+from exporter.storage._engine import STATEMENT_SECONDS, remaining_timeout
+from exporter.storage._schema import set_postgresql_options, storable
 
 CONNECT_SECONDS = 3
 """How long connecting to PostgreSQL may take."""

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from exporter.storage.schema import bin_codes, predictions
-from exporter.storage.stored_text import storable
+from exporter.storage._schema import bin_codes, predictions, storable
 
 Codes = npt.NDArray[np.unsignedinteger]
 PAIRED = "shadow "

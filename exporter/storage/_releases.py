@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from exporter.errors import StoreError, StoreFullError
-from exporter.storage.schema import feedback, release_chunks, releases
-from exporter.storage.store import Store
+from exporter.storage._schema import feedback, release_chunks, releases
+from exporter.storage._store import Store
 
 STEP = 500
 """Rows that are changed in one transaction: feedback must not wait long for the writer."""

@@ -1,0 +1,795 @@
+"""The Parquet files of the archive: their columns, and how they are listed, read and written."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import math
+import os
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from exporter.errors import ArchiveError, StoreError
+from exporter.features.stored_inputs import remove_inputs
+from exporter.storage._labels import stored_rows
+from exporter.storage._predictions import PER_ROW, SHARED, Rows, is_sampled, unpack
+from exporter.storage._schema import (
+    archived_up_to,
+    feedback,
+    is_unjoined,
+    is_waiting,
+    labels,
+    late_labels,
+    predictions,
+)
+
+LABELS = "_labels"
+"""The folder of late labels. pyarrow and Spark do not read names that begin with an underscore as predictions."""
+LIST_SECONDS = 60.0
+"""How long a list of the files may take. Every read begins with one, so a store that hangs ends it after this time."""
+RETRY_SECONDS = 30
+"""How long a request to Google Cloud Storage is tried again after an error."""
+
+
+class ArchiveFiles:
+    """Files in a folder or an object store.
+
+    Parameters
+    ----------
+    location
+        ``store.archive``: the path of a folder, or a URL of pyarrow's file systems such as ``s3://bucket/folder``.
+
+    Attributes
+    ----------
+    shown : str
+        The location for messages: without its query, which may hold a key.
+    """
+
+    def __init__(self, location: str) -> None:
+        self._location = location
+        self.shown, _, self._query = location.partition("?")
+
+    @functools.cached_property
+    def _opened(self) -> tuple[Any, str]:
+        """The file system, and the path in it."""
+        from pyarrow.fs import FileSystem, LocalFileSystem
+
+        if "://" not in self._location:
+            return LocalFileSystem(), self._location
+        location = self._location
+        if location.startswith("gs://") and "retry_limit_seconds=" not in self._query:
+            location += f"{'&' if self._query else '?'}retry_limit_seconds={RETRY_SECONDS}"  # instead of 15 minutes
+        system, root = FileSystem.from_uri(location)
+        if system.type_name == "s3":
+            # That of a URL tries a request 31 times; a copy, as others that Python makes, 3 times. A copy that lacks
+            # an option of the URL, such as tls_verify_certificates, is not equal.
+            copied = copy.copy(system)
+            system = copied if copied == system else system
+        return system, root.rstrip("/")
+
+    @contextmanager
+    def explained(self, what: str) -> Iterator[None]:
+        """Raise errors of files as an `ArchiveError` that says what cannot be done."""
+        try:
+            yield
+        except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are among these
+            detail = str(error).split("\n", 1)[0] or "it does not answer"  # a TimeoutError has no message
+            if isinstance(error, FileNotFoundError) and not error.errno:  # the message is a path alone
+                detail = f"there is no {detail}"
+            if self._query:
+                detail = detail.replace(self._query, "***")
+            raise ArchiveError(f"store.archive: {self.shown}: {what}: {detail}") from None
+
+    def dataset(self) -> Any:
+        """Return all files as one data set of pyarrow, with the day of their folder as the column ``date``."""
+        import pyarrow as pa
+        from pyarrow import dataset
+
+        system, root = self._opened
+        columns = schema_with_day()
+        partitioning = dataset.partitioning(pa.schema([columns.field("date")]), flavor="hive")
+        return _listed(dataset.dataset, root, columns, "parquet", system, partitioning)
+
+    def late_labels(self, since: date) -> Any:
+        """Return the files of late labels that arrived since a day as one data set of pyarrow, the oldest first."""
+        from pyarrow import dataset
+        from pyarrow.fs import FileSelector
+
+        system, root = self._opened
+        first = f"{root}/{labels_name(since, 0)}"
+        found = _listed(system.get_file_info, FileSelector(f"{root}/{LABELS}", allow_not_found=True))
+        paths = sorted(info.path for info in found if info.path >= first and info.extension == "labels")
+        return dataset.dataset(paths, label_schema(), "parquet", system)
+
+    def names(self) -> list[str]:
+        """Return the names of all files of predictions such as ``date=2026-11-27/00…1.parquet``."""
+        from pyarrow.fs import FileSelector
+
+        system, root = self._opened
+        found = _listed(system.get_file_info, FileSelector(root, allow_not_found=True, recursive=True))
+        return [info.path.removeprefix(f"{root}/") for info in found if info.extension == "parquet"]
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Any]:
+        """Open a file as pyarrow's ``ParquetFile``."""
+        from pyarrow.parquet import ParquetFile
+
+        system, root = self._opened
+        with system.open_input_file(f"{root}/{name}") as file, ParquetFile(file) as parquet:
+            yield parquet
+
+    def write(self, name: str, content: Any) -> None:
+        """Write a file, or write one again.
+
+        Raises
+        ------
+        StoreError
+            When there is a file of this name with other predictions under the numbers of these.
+        """
+        from pyarrow.fs import FileType
+
+        system, root = self._opened
+        target = f"{root}/{name}"
+        system.create_dir(target.rpartition("/")[0])
+        if system.get_file_info(target).type != FileType.NotFound:
+            with self.open(name) as stored:
+                if _holds_others(stored, content):
+                    raise another_database(target)
+        self.replace(name, content)
+
+    def replace(self, name: str, content: Any) -> None:
+        """Write a file in an existing folder, which has its name once it is complete and on disk."""
+        from pyarrow.fs import LocalFileSystem
+
+        system, root = self._opened
+        target = f"{root}/{name}"
+        if not isinstance(system, LocalFileSystem):  # an object appears when it is complete
+            with system.open_output_stream(target) as stream:
+                stream.write(content)
+            return
+        path = Path(target)
+        partial = path.with_name(f".{path.name}.partial")
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+        for changed in (path.parent, Path(root)):
+            descriptor = os.open(changed, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+
+
+def _listed(call: Callable[..., Any], *arguments: Any) -> Any:
+    """Return the result of a call that lists files; raise TimeoutError after `LIST_SECONDS`.
+
+    pyarrow has no limit for some stores, and cannot be interrupted: its thread is left behind then.
+    """
+    result: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(call(*arguments))
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="archive-list", daemon=True).start()
+    return result.result(LIST_SECONDS)
+
+
+def labels_name(arrived: date, first: int) -> str:
+    """Return the name of a file of late labels: the day on which they arrived, and the number of the first one.
+
+    It does not end with ``parquet``, so that patterns such as ``**/*.parquet`` find files of predictions alone.
+    """
+    return f"{LABELS}/{arrived}-{first:020}.labels"
+
+
+def another_database(path: str) -> StoreError:
+    """Return the error of a file that this database did not write."""
+    hint = "give each database an archive of its own; after a restore, move this file elsewhere"
+    return StoreError(f"store.archive: {path}: holds predictions of another database: {hint}")
+
+
+def _holds_others(stored: Any, content: Any) -> bool:
+    """Return whether a file has other predictions under the numbers of these."""
+    from pyarrow import BufferReader
+    from pyarrow.parquet import ParquetFile
+
+    tables = [file.read(columns=["seq", "id"]) for file in (stored, ParquetFile(BufferReader(content)))]
+    known, new = (dict(zip(*(table[name].to_pylist() for name in ("seq", "id")), strict=True)) for table in tables)
+    return any(known.get(seq, id_) != id_ for seq, id_ in new.items())
+
+
+def schema() -> Any:
+    """Return the columns, see ``docs/configuration.md``."""
+    import pyarrow as pa
+
+    time = pa.timestamp("us", "UTC")
+    return pa.schema(
+        {
+            "seq": pa.int64(),
+            "id": pa.string(),
+            "model": pa.string(),
+            "version": pa.string(),
+            "time": time,
+            "received": time,
+            "prediction": pa.string(),
+            "confidence": pa.float64(),
+            "code": pa.int32(),
+            "duration_seconds": pa.float64(),
+            "confident": pa.bool_(),
+            "segment": pa.string(),
+            "inputs": pa.string(),
+            "weight": pa.float64(),
+            "label": pa.string(),
+            "label_time": time,
+            "loss": pa.float64(),
+        }
+    )
+
+
+def label_schema() -> Any:
+    """Return the columns of late labels."""
+    import pyarrow as pa
+
+    names = ("seq", "id", "model", "label", "label_time", "loss", "received")
+    fields = [schema().field(name) for name in names]
+    return pa.schema([*fields, pa.field("date", pa.date32())])
+
+
+def schema_with_day() -> Any:
+    """Return the columns, and the day of the folder as ``date``."""
+    import pyarrow as pa
+
+    return schema().append(pa.field("date", pa.date32()))
+
+
+GROUP_ROWS, GROUP_CHARACTERS = 20_000, 16 * 2**20
+"""Rows of a row group, and characters of their inputs and labels, at most."""
+ROW_BYTES = 1000
+"""Assumed bytes of memory of a row without its inputs, until its row group is written."""
+
+
+class ParquetBuffer:
+    """The Parquet file of the rows of one day.
+
+    Parameters
+    ----------
+    columns
+        A schema of pyarrow.
+    """
+
+    def __init__(self, columns: Any) -> None:
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetWriter
+
+        self._columns = columns
+        self._times = [field.name for field in columns if pa.types.is_timestamp(field.type)]
+        self._buffer = pa.BufferOutputStream()
+        self._writer = ParquetWriter(self._buffer, columns, compression="zstd")
+        self._rows: list[Mapping[str, Any]] = []
+        self._characters = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes in memory: those that are written, and about those that wait for their row group."""
+        return int(self._buffer.tell()) + self._characters + ROW_BYTES * len(self._rows)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add a row, whose times are Unix times in seconds; further values are left out."""
+        times = {name: row[name] for name in self._times if row.get(name) is not None}
+        self._rows.append({**row, **{name: datetime.fromtimestamp(time, UTC) for name, time in times.items()}})
+        self._characters += len(row.get("inputs") or "") + len(row.get("label") or "")
+        if len(self._rows) == GROUP_ROWS or self._characters > GROUP_CHARACTERS:
+            self._flush()
+
+    def content(self) -> Any:
+        """Return the whole file."""
+        self._flush()
+        self._writer.close()
+        return self._buffer.getvalue()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, self._columns))
+        self._rows, self._characters = [], 0
+
+
+_ONE_AT_A_TIME: Mapping[str, Any] = {"use_threads": False, "batch_readahead": 1, "fragment_readahead": 1}
+
+
+class ArchiveFilter(NamedTuple):
+    """Selects archived predictions.
+
+    Attributes
+    ----------
+    model, version
+        Of the predictions, which have inputs; any when None.
+    since, until
+        Unix time in seconds from which, and before which, they were received: files of other days are not opened.
+    up_to
+        The number of the last prediction.
+    after
+        The number after which the first one comes.
+    ids
+        Their identifiers; any when None.
+    """
+
+    model: str | None
+    version: str | None
+    since: float
+    up_to: int
+    until: float = math.inf
+    after: int = 0
+    ids: Collection[str] | None = None
+
+    @property
+    def expression(self) -> Any:
+        """The condition, as an expression of pyarrow."""
+        from pyarrow import dataset
+
+        field = dataset.field
+        start = datetime.fromtimestamp(max(self.since, 0.0), UTC)
+        chosen = (field("date") >= start.date()) & (field("received") >= start)
+        chosen &= (field("seq") > self.after) & (field("seq") <= self.up_to)
+        if self.until < math.inf:
+            end = datetime.fromtimestamp(self.until, UTC)
+            chosen &= (field("date") <= end.date()) & (field("received") < end)
+        if self.model is not None:
+            chosen &= (field("model") == self.model) & field("inputs").is_valid()
+        if self.version is not None:
+            chosen &= field("version") == self.version
+        return chosen if self.ids is None else chosen & field("id").isin(list(self.ids))
+
+    @property
+    def of_late_labels(self) -> Any:
+        """The condition for late labels that can be compared with their prediction, as an expression of pyarrow."""
+        from pyarrow import dataset
+
+        field = dataset.field
+        chosen = field("loss").is_valid() & (field("date") >= datetime.fromtimestamp(max(self.since, 0.0), UTC).date())
+        if self.until < math.inf:
+            chosen &= field("date") <= datetime.fromtimestamp(self.until, UTC).date()
+        return chosen if self.model is None else chosen & (field("model") == self.model)
+
+
+class Archive:
+    """The Parquet files of the archive, in a folder or an object store.
+
+    Parameters
+    ----------
+    location
+        ``store.archive``: the path of a folder, or a URL of pyarrow's file systems such as ``s3://bucket/folder``.
+    share
+        ``store.archive_share``, see `exporter.storage._archive.ArchiveWriter`.
+    """
+
+    def __init__(self, location: str, share: float = 1.0) -> None:
+        self._files, self.share = ArchiveFiles(location), share
+
+    def batches(self, names: list[str], chosen: ArchiveFilter) -> Iterator[list[Mapping[str, Any]]]:
+        """Yield columns of archived predictions in the order of their numbers.
+
+        Raises
+        ------
+        StoreError
+            When the archive cannot be read.
+        """
+        with self._files.explained("cannot be read"):
+            yield from _read(self._files.dataset(), names, chosen.expression)
+
+    def newest_files(self, names: list[str], chosen: ArchiveFilter) -> Iterator[Iterator[list[Mapping[str, Any]]]]:
+        """Yield the batches of each file, the file with the newest predictions first."""
+        with self._files.explained("cannot be read"):
+            expression = chosen.expression
+            for file in self._newest(expression):
+                yield _read(file, names, expression, schema=schema_with_day())
+
+    def find(self, names: list[str], ids: Collection[str], up_to: int) -> Iterator[list[Mapping[str, Any]]]:
+        """Yield columns of the predictions with some identifiers, the newest file first; nothing of others is read.
+
+        Parameters
+        ----------
+        names, up_to
+            See `batches` and `ArchiveFilter`.
+        ids
+            The identifiers.
+
+        Yields
+        ------
+        list
+            Found predictions; none, once for each file without any.
+        """
+        with self._files.explained("cannot be read"):
+            chosen = ArchiveFilter(None, None, 0.0, up_to, ids=ids).expression
+            for file in self._newest(chosen):
+                numbers = _read(file, ["seq"], chosen, schema=schema_with_day())
+                found = [row["seq"] for batch in numbers for row in batch]
+                if not found:
+                    yield []
+                    continue
+                between = ArchiveFilter(None, None, 0.0, max(found), ids=ids, after=min(found) - 1)
+                yield from _read(file, names, between.expression, schema=schema_with_day())
+
+    def late_losses(self, chosen: ArchiveFilter) -> Iterator[tuple[list[str], list[float]]]:
+        """Yield identifiers of predictions and their losses, of labels that came too late for `batches`, oldest first.
+
+        Parameters
+        ----------
+        chosen
+            Of the predictions; of it, the model and the times are looked at.
+        """
+        first = datetime.fromtimestamp(max(chosen.since, 0.0), UTC).date()
+        with self._files.explained("cannot be read"):
+            labels = self._files.late_labels(first)
+            read = partial(labels.to_batches, columns=["id", "loss"], filter=chosen.of_late_labels)
+            for batch in read(batch_size=100_000, **_ONE_AT_A_TIME):
+                yield batch["id"].to_pylist(), batch["loss"].to_pylist()
+
+    def _newest(self, expression: Any) -> list[Any]:
+        files = self._files.dataset().get_fragments(filter=expression)
+        return sorted(files, key=lambda file: str(file.path), reverse=True)
+
+    def count(self, chosen: ArchiveFilter) -> int:
+        """Return the number of predictions that `batches` yields."""
+        with self._files.explained("cannot be read"):
+            return int(self._files.dataset().count_rows(filter=chosen.expression))
+
+
+def _read(source: Any, names: list[str], chosen: Any, **options: Any) -> Iterator[list[Mapping[str, Any]]]:
+    """Yield rows of a data set of pyarrow, or with the option ``schema`` of one of its files."""
+    for batch in source.to_batches(columns=names, filter=chosen, batch_size=2000, **_ONE_AT_A_TIME, **options):
+        if batch.num_rows:
+            yield batch.to_pylist()
+
+
+PART_ROWS, PART_BYTES = 250_000, 64 * 2**20
+"""Predictions, or late labels, of a part, and bytes of its files, at most; a part is made in memory."""
+FETCHED_ROWS = 200
+"""Predictions that are fetched at a time."""
+_EPOCH = date(1970, 1, 1)
+
+
+HasDrift = Callable[[sa.Connection, str, str, float], bool]
+"""Whether a version of a model had drift when a prediction was received, at a Unix time in seconds."""
+
+
+class Part(NamedTuple):
+    """The part that was written.
+
+    Attributes
+    ----------
+    last
+        The number of the last prediction, or label; None if there was none to archive.
+    rows
+        How many.
+    is_full
+        Whether there may be more.
+    """
+
+    last: int | None
+    rows: int
+    is_full: bool
+
+
+class ArchiveWriter:
+    """Writes parts of the archive.
+
+    Parameters
+    ----------
+    location
+        ``store.archive``, see `exporter.storage._archive.ArchiveFiles`.
+    share
+        ``store.archive_share``: the share of confident predictions without feedback or drift that is archived.
+
+    Attributes
+    ----------
+    shown : str
+        The location for messages: without its query, which may hold a key.
+    """
+
+    def __init__(self, location: str, share: float = 1.0) -> None:
+        self._files, self._share = ArchiveFiles(location), share
+        self.shown = self._files.shown
+
+    def write_part(
+        self,
+        connection: sa.Connection,
+        before_day: int,
+        redact: Callable[[str, str | None], str | None],
+        has_drift: HasDrift,
+        redacted: Callable[[], object],
+    ) -> Part:
+        """Write the predictions that follow the last archived one.
+
+        Parameters
+        ----------
+        connection
+            To read with.
+        before_day
+            Predictions that were received before this day, in days since 1970, are archived.
+        redact
+            See `exporter.storage._feedback.Redact`.
+        has_drift
+            See `HasDrift`.
+        redacted
+            Returns what is redacted: if that changes before all is read, nothing is written, as rows have more inputs.
+
+        Raises
+        ------
+        StoreError
+            When the files cannot be written.
+        """
+        first, redacted_before = archived_up_to(connection) + 1, redacted()
+        query = sa.select(predictions).where(predictions.c.seq >= first).order_by(predictions.c.seq).limit(PART_ROWS)
+        files: defaultdict[int, ParquetBuffer] = defaultdict(partial(ParquetBuffer, schema()))
+        labelled: set[int] = set()
+        last, read, rows, is_full = None, 0, 0, False
+        with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
+            for fetched in result.mappings().partitions():
+                old = list(itertools.takewhile(lambda row: row["day"] < before_day, fetched))
+                weights = self._weights(connection, old, has_drift)
+                chosen = [(row, weight) for row, weight in zip(old, weights, strict=True) if weight]
+                labels = _labels(connection, [row for row, _ in chosen])
+                for row, weight in chosen:
+                    inputs = redact(row["model"], unpack(connection, row))
+                    key = hash(_key(row))  # a label is of the first prediction with its identifier
+                    label = labels.get(_key(row)) if key not in labelled else None
+                    labelled.update({key} if label else ())
+                    files[row["day"]].add({**row, "inputs": inputs, "weight": weight, **(label or {})})
+                rows += len(chosen)
+                if old:
+                    last, read = old[-1]["seq"], read + len(old)
+                is_full = read == PART_ROWS or sum(file.size for file in files.values()) > PART_BYTES
+                if is_full or len(old) < len(fetched):
+                    break
+        connection.rollback()
+        if redacted() != redacted_before:
+            return Part(None, 0, is_full=True)
+        self._write(files, first)
+        return Part(last, rows, is_full)
+
+    def write_late_labels(self, connection: sa.Connection, before_day: int) -> Part:
+        """Write labels that were queued before a day, in days since 1970, to one file for each day on which they were.
+
+        Raises
+        ------
+        StoreError
+            When the files cannot be written.
+        """
+        query = sa.select(late_labels).order_by(late_labels.c.seq).limit(PART_ROWS)
+        files: dict[int, tuple[str, ParquetBuffer]] = {}
+        last, rows, is_full = None, 0, False
+        with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
+            for row in itertools.takewhile(lambda row: row["received"] < before_day * 86400, result.mappings()):
+                day = int(row["received"] // 86400)
+                if day not in files:
+                    files[day] = labels_name(_date(day), row["seq"]), ParquetBuffer(label_schema())
+                files[day][1].add({**row, "date": _date(row["day"])})
+                last, rows = row["seq"], rows + 1
+                is_full = rows == PART_ROWS or sum(file.size for _, file in files.values()) > PART_BYTES
+                if is_full:
+                    break
+        connection.rollback()
+        with self._files.explained("cannot be written"):
+            for name, file in files.values():
+                self._files.write(name, file.content())
+        return Part(last, rows, is_full)
+
+    def _weights(
+        self, connection: sa.Connection, rows: Sequence[Mapping[Any, Any]], has_drift: HasDrift
+    ) -> list[float]:
+        """Return for how many predictions each of these stands in the archive; 0 for one that is left out."""
+        if self._share == 1:
+            return [1.0] * len(rows)
+        ids = [row["id"] for row in rows if row["confident"]]
+        query = sa.select(feedback.c.prediction_id).where(feedback.c.prediction_id.in_(ids))
+        known = set(connection.execute(query).scalars())
+        chance = [
+            row["confident"]
+            and row["id"] not in known
+            and not has_drift(connection, row["model"], row["version"], row["received"])
+            for row in rows
+        ]
+        return [
+            1.0 if not by_chance else is_sampled(row["id"], self._share) / self._share
+            for row, by_chance in zip(rows, chance, strict=True)
+        ]
+
+    def _write(self, files: Mapping[int, ParquetBuffer], first: int) -> None:
+        named = {f"date={_date(day)}/{first:020}.parquet": file for day, file in files.items()}
+        with self._files.explained("cannot be written"):
+            # Before its first part is recorded, a database has no other files than those of this part.
+            if first == 1 and named and (others := set(self._files.names()) - named.keys()):
+                raise another_database(f"{self.shown}/{min(others)}")
+            for name, file in named.items():
+                self._files.write(name, file.content())
+
+
+def _date(day: int) -> date:
+    return _EPOCH + timedelta(day)
+
+
+def _key(row: Mapping[Any, Any]) -> tuple[int, str, str]:
+    return row["day"], row["id"], row["model"]
+
+
+def _labels(connection: sa.Connection, rows: Sequence[Mapping[Any, Any]]) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Return the columns of the labels that predictions have, by `_key`."""
+    found = stored_rows(connection, {row["id"] for row in rows}, sorted({row["day"] for row in rows})) if rows else []
+    return {
+        (label.day, label.prediction_id, label.model): {
+            "label": label.label,
+            "label_time": label.time,
+            "loss": label.loss,
+        }
+        for label in found
+    }
+
+
+_Redacted = Mapping[str, Collection[str]]
+
+
+class Cleaned(NamedTuple):
+    """The numbers of files, and of predictions in them, that had redacted inputs; and of files that were left out."""
+
+    files: int
+    predictions: int
+    left_out: int
+
+
+def redact_archive(location: str, redacted: _Redacted, last: int, *, dry_run: bool) -> Cleaned:
+    """Write the files that hold redacted inputs again without these; each is replaced once the new one is complete.
+
+    One file, and one of its row groups as text, are in memory at a time.
+
+    Parameters
+    ----------
+    location
+        ``store.archive``.
+    redacted
+        Names of inputs by model.
+    last
+        The number of the last archived prediction: an exporter may be writing files that begin after it, and
+        does so without redacted inputs.
+    dry_run
+        Whether to count only.
+
+    Raises
+    ------
+    StoreError
+        When a file cannot be read or written.
+    """
+    archive = ArchiveFiles(location)
+    with archive.explained("cannot be read"):
+        names = sorted(archive.names())
+    finished = [name for name in names if _first_number(name) <= last]
+    files = predictions = 0
+    for name in finished:
+        with archive.explained(f"{name} cannot be cleaned; run the command again to continue"):
+            changed = _redact_file(archive, name, redacted, dry_run=dry_run)
+        files, predictions = files + (changed > 0), predictions + changed
+    return Cleaned(files, predictions, len(names) - len(finished))
+
+
+def _first_number(name: str) -> int:
+    stem = name.rpartition("/")[2].removesuffix(".parquet")
+    return int(stem) if stem.isdecimal() else 0
+
+
+def _redact_file(archive: ArchiveFiles, name: str, redacted: _Redacted, *, dry_run: bool) -> int:
+    """Return how many predictions of a file had redacted inputs."""
+    import pyarrow as pa
+    from pyarrow.parquet import ParquetWriter
+
+    with archive.open(name) as file:
+        if not {"model", "inputs"}.issubset(file.schema_arrow.names):
+            raise ValueError("it has no columns model and inputs, so no exporter wrote it: move it to another folder")
+        groups = range(file.num_row_groups)
+        parts = (file.read_row_group(group, columns=["model", "inputs"]) for group in groups)
+        changed = sum(_cleaned(part, redacted)[1] for part in parts)
+        if dry_run or not changed:
+            return changed
+        buffer = pa.BufferOutputStream()
+        with ParquetWriter(buffer, file.schema_arrow, compression="zstd") as writer:
+            for group in groups:
+                table = file.read_row_group(group)
+                inputs = pa.array(_cleaned(table, redacted)[0], pa.string())
+                writer.write_table(table.set_column(table.schema.get_field_index("inputs"), "inputs", inputs))
+    archive.replace(name, buffer.getvalue())
+    return changed
+
+
+def _cleaned(table: Any, redacted: _Redacted) -> tuple[list[str | None], int]:
+    """Return the inputs without redacted ones, and how many were changed."""
+    cleaned: list[str | None] = []
+    changed = 0
+    rows: Iterable[tuple[str, str | None]] = zip(table["model"].to_pylist(), table["inputs"].to_pylist(), strict=True)
+    for model, text in rows:
+        without = remove_inputs(text, redacted.get(model, ())) if text else text
+        changed += without != text
+        cleaned.append(without or None)
+    return cleaned, changed
+
+
+MAX_ROWS = 10_000
+"""Feedback, and labels, that are looked for at a time."""
+WAITED = 600.0
+"""Seconds that feedback or a label has waited, so that its prediction is not on its way."""
+_TABLES = (
+    (feedback.c.id, feedback.c.prediction_id, feedback.c.model, feedback.c.created, is_unjoined),
+    (labels.c.id, labels.c.prediction_id, labels.c.model, labels.c.received, is_waiting),
+)
+
+
+Waiting = set[tuple[str, str | None]]
+"""Identifiers of predictions, each with the model that feedback or a label names; None for any model."""
+
+
+class LateRows:
+    """Lists the predictions for which feedback or labels wait, each once."""
+
+    def __init__(self) -> None:
+        self._after = [0, 0]
+
+    def waiting(self, connection: sa.Connection) -> Waiting:
+        """Return those that were not returned before."""
+        found: Waiting = set()
+        for table, (key, id_, model, arrived, waits) in enumerate(_TABLES):
+            query = sa.select(key, id_, model).where(waits, key > self._after[table], arrived < time.time() - WAITED)
+            rows = connection.execute(query.where(id_.is_not(None)).order_by(key).limit(MAX_ROWS)).all()
+            found.update((row[1], row[2]) for row in rows)
+            self._after[table] = max([self._after[table], *(row[0] for row in rows)])
+        return found
+
+
+def find_archived(archive: Archive, last: int, waiting: Waiting) -> Iterator[list[Rows]]:
+    """Yield the archived predictions for which something waits, the newest file first; none for a file without any.
+
+    Parameters
+    ----------
+    archive
+        The archive.
+    last
+        The number of the last archived prediction.
+    waiting
+        What waits; found predictions are removed, and the search ends when nothing is left.
+
+    Raises
+    ------
+    StoreError
+        When the archive cannot be read.
+    """
+    if not last or not waiting:
+        return
+    names = [name for name in (*SHARED, *PER_ROW) if name not in {"day", "packed"}]
+    for batch in archive.find(names, {id_ for id_, _ in waiting}, last):
+        found = [row for row in batch if not waiting.isdisjoint(_awaited_by(row))]
+        yield [_row(row) for row in found]
+        waiting.difference_update(*map(_awaited_by, found))
+        if not waiting:
+            return
+
+
+def _awaited_by(row: Mapping[str, Any]) -> Waiting:
+    return {(row["id"], None), (row["id"], row["model"])}
+
+
+def _row(found: Mapping[str, Any]) -> Rows:
+    received = found["received"].timestamp()
+    row = {**found, "received": received, "time": found["time"].timestamp(), "day": int(received // 86400)}
+    return Rows(tuple(row[name] for name in SHARED), [row.get(name) for name in PER_ROW])

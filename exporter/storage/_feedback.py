@@ -1,0 +1,520 @@
+"""Interpret a verdict: a correction to the prediction, or within the model's tolerance of it, accepts it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+
+from exporter.errors import StoreFullError
+from exporter.stats.tolerance import Tolerance
+from exporter.storage._engine import CompiledStatement, Values, is_shared, update_of_row
+from exporter.storage._predictions import (
+    AwaitedPredictions,
+    Rows,
+    WaitingIds,
+    find_predictions,
+    is_given_model,
+    stored_days,
+)
+from exporter.storage._retention import StoreSize, text_bytes
+from exporter.storage._schema import feedback, history, label_json, label_spellings, storable
+from exporter.wire.events import NO_VERSION, Feedback
+
+Tolerances = Callable[[str], Tolerance]
+"""Takes a model, and returns its tolerance."""
+LONGEST_NUMBER = 64
+"""Characters of a stored label from which it is not read as a number."""
+
+
+def effective_verdict(verdict: str, label: str | None, prediction: str | None, tolerance: Tolerance) -> str:
+    """Return what a verdict means; labels and predictions are stored JSON.
+
+    >>> effective_verdict("corrected", '"7"', "7", Tolerance()), effective_verdict("corrected", "8", "7", Tolerance())
+    ('accepted', 'corrected')
+    >>> effective_verdict("corrected", "1.1", "1", Tolerance(0.1))
+    'accepted'
+    >>> effective_verdict("corrected", "90", "100", Tolerance(share=0.05))
+    'corrected'
+    """
+    if label is None or prediction is None:
+        return verdict
+    is_same = label in label_spellings(prediction) or is_within(label, prediction, tolerance)
+    return "accepted" if is_same else verdict
+
+
+def is_within(label: str | None, prediction: str | None, tolerance: Tolerance) -> bool:
+    """Return whether a stored label and a stored prediction are numbers that differ by no more than the tolerance."""
+    if label is None or prediction is None or not any(tolerance):
+        return False
+    predicted, actual = _number(prediction), _number(label)
+    return predicted is not None and actual is not None and tolerance.accepts(predicted, actual)
+
+
+def _number(stored: str) -> float | None:
+    """Return the number that a label is, or that its text is; None for any other label."""
+    if len(stored) > LONGEST_NUMBER:
+        return None
+    try:
+        return msgspec.json.decode(stored.strip('"'), type=float)
+    except (msgspec.MsgspecError, UnicodeError):
+        return None
+
+
+LOOKUP = 500
+"""Identifiers that are looked up in one statement."""
+Redact = Callable[[str, str | None], str | None]
+"""Takes a model and the JSON of inputs; returns the JSON without what must not be stored."""
+
+
+class CountedFeedback(msgspec.Struct):
+    """Feedback that counts now: its prediction is known, or was never logged."""
+
+    model: str
+    version: str
+    verdict: str
+    correction: bool
+    segment: str | None = None
+    delay: float | None = None
+    """Seconds from the prediction to its first feedback; None for later feedback and for unlogged predictions."""
+
+
+def prediction_snapshot(prediction: Mapping[Any, Any], redact: Redact) -> dict[str, Any]:
+    """Return the columns that feedback copies from its prediction, so that they outlive the prediction's retention."""
+    copied = {name: prediction[name] for name in ("model", "version", "prediction", "confidence", "segment")}
+    inputs = redact(prediction["model"], prediction["inputs"])
+    confident = bool(prediction["confident"])
+    return {**copied, "confident": confident, "inputs": inputs, "predicted": prediction["time"], "joined": True}
+
+
+def count(row: Mapping[Any, Any], verdict: str, counted: bool, delay: float | None) -> CountedFeedback:
+    """Return how a verdict on a joined row counts.
+
+    Parameters
+    ----------
+    row
+        A row of the table ``feedback``.
+    verdict
+        The user's verdict.
+    counted
+        Whether an earlier verdict on the prediction was counted as a correction.
+    delay
+        See `CountedFeedback`.
+    """
+    correction = bool(verdict == "corrected" and row["confident"] and not counted)
+    return CountedFeedback(row["model"], row["version"], verdict, correction, row["segment"], delay)
+
+
+class UnjoinedFeedback:
+    """Feedback whose prediction has not arrived; used by the writer's thread alone.
+
+    Parameters
+    ----------
+    connection
+        To read the identifiers for which feedback waits.
+    redact
+        Applied to a prediction's inputs before feedback copies them: they may have been stored when less was redacted.
+    tolerances
+        Decides which corrections of a number accept it.
+    size
+        Tells whether there is room for the inputs.
+
+    Attributes
+    ----------
+    ids : WaitingIds
+        The identifiers of its predictions.
+    """
+
+    def __init__(self, connection: sa.Connection, redact: Redact, tolerances: Tolerances, size: StoreSize) -> None:
+        self._redact = redact
+        self._tolerances = tolerances
+        self._size = size
+        self.ids = WaitingIds(connection, feedback.c.prediction_id, ~feedback.c.joined)
+
+    def join(self, connection: sa.Connection, group: Sequence[Rows], counted: list[CountedFeedback]) -> set[str]:
+        """Join the feedback that waits for these predictions.
+
+        Parameters
+        ----------
+        connection
+            In the transaction that writes the predictions.
+        group
+            The predictions.
+        counted
+            Feedback that counts once the transaction is committed; it is extended.
+
+        Returns
+        -------
+        set
+            Identifiers of predictions for which no feedback waits any more.
+        """
+        awaited = AwaitedPredictions(connection, group, self.ids)
+        ids = list(awaited.ids)
+        for start in range(0, len(ids), LOOKUP):
+            chosen = feedback.c.prediction_id.in_(ids[start : start + LOOKUP]) & ~feedback.c.joined
+            # Another exporter may have got the same prediction: rows that it joins at this moment are its own.
+            query = sa.select(feedback).where(chosen).order_by(feedback.c.id).with_for_update()
+            for row in connection.execute(query).mappings().all():
+                if prediction := awaited.find(row["prediction_id"], row["model"]):
+                    counted += self._join_row(connection, row, prediction)
+        return awaited.finished
+
+    def _join_row(
+        self, connection: sa.Connection, row: Mapping[Any, Any], prediction: Mapping[str, Any]
+    ) -> Iterable[CountedFeedback]:
+        """Join one row, and return how its earlier verdicts and its current one count."""
+        snapshot = prediction_snapshot(prediction, self._redact)
+        predicted, tolerance = snapshot["prediction"], self._tolerances(snapshot["model"])
+        accepts = history.c.label.in_(label_spellings(predicted) if predicted else ())
+        verdict_then = sa.case((accepts, "accepted"), else_=history.c.verdict)
+        number = sa.case((sa.func.length(history.c.label) <= LONGEST_NUMBER, history.c.label))
+        query = sa.select(verdict_then, number).where(history.c.feedback_id == row["id"]).order_by(history.c.id)
+        earlier = [
+            "accepted" if is_within(label, predicted, tolerance) else verdict
+            for verdict, label in connection.execute(query)
+        ]
+        current = effective_verdict(row["verdict"], row["label"], predicted, tolerance)
+        delay: float | None = max(row["created"] - snapshot["predicted"], 0.0)
+        corrected = False
+        for verdict in [*earlier, current]:
+            result = count(snapshot, verdict, corrected, delay)
+            corrected = corrected or result.correction
+            delay = None
+            yield result
+        try:
+            self._size.require(connection, len(snapshot["inputs"] or ""))
+        except StoreFullError:  # the feedback was acknowledged: it is joined without the inputs
+            del snapshot["inputs"]
+        if row["status"] == "pending":  # what a reviewer decided while it waited stands
+            snapshot["verdict"] = current
+        connection.execute(feedback.update().where(feedback.c.id == row["id"]).values(**snapshot, counted=corrected))
+
+
+EMPTY_ROW = {column.name: None for column in feedback.c if column.name != "id"} | {"released": False, "sampled": False}
+CONTENT = ("verdict", "label", "user", "comment", "idempotency_key")
+_CHANGED = (*CONTENT, "updated", "status", "revision", "reviewed_label", "counted")
+_find = CompiledStatement(
+    sa.select(feedback.c.id)
+    .where(
+        feedback.c.prediction_id == sa.bindparam("prediction_id"),
+        feedback.c.model.is_(None) | is_given_model(feedback.c.model),
+    )
+    .order_by(feedback.c.id)
+)
+_get = CompiledStatement(sa.select(feedback).where(feedback.c.id == sa.bindparam("row_id")))
+_insert = CompiledStatement(feedback.insert(), EMPTY_ROW)
+_insert_returning = CompiledStatement(feedback.insert().returning(feedback.c.id), EMPTY_ROW)
+_update = CompiledStatement(update_of_row(feedback, _CHANGED))
+_DESCRIPTION = ("model", "version", "prediction", "inputs")
+_describe = CompiledStatement(update_of_row(feedback, _DESCRIPTION))
+_insert_history = CompiledStatement(history.insert(), [column.name for column in history.c if column.name != "id"])
+
+
+class FeedbackBatch:
+    """Feedback that is recorded together: the stored rows on the same predictions, and their changes.
+
+    Parameters
+    ----------
+    connection
+        To read the rows.
+    items
+        The feedback.
+    """
+
+    def __init__(self, connection: sa.Connection, items: Iterable[Feedback]) -> None:
+        self._rows: dict[str | None, list[dict[str, Any]]] = {}
+        self._inserted: list[dict[str, Any]] = []
+        self._updated: dict[int, dict[str, Any]] = {}
+        self._described: dict[int, dict[str, Any]] = {}
+        self._replaced: list[tuple[dict[str, Any], dict[str, Any]]] = []
+        wanted = [
+            {"prediction_id": item.prediction_id, "given_model": item.model}
+            for item in items
+            if item.prediction_id is not None
+        ]
+        ids = sorted({row["id"] for row in _find.first_rows(connection, wanted) if row})
+        for row in _get.first_rows(connection, [{"row_id": id_} for id_ in ids]):
+            if row is not None:
+                self._rows.setdefault(row["prediction_id"], []).append(dict(row))
+
+    def find(self, item: Feedback) -> dict[str, Any] | None:
+        """Return the row on the item's prediction; of the same model, where both name one."""
+        if item.prediction_id is None:
+            return None
+        rows = self._rows.get(item.prediction_id, ())
+        return next((row for row in rows if item.model in {None, row["model"]} or row["model"] is None), None)
+
+    def insert(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Add a new row."""
+        self._inserted.append(row)
+        self._rows.setdefault(row["prediction_id"], []).append(row)
+        return row
+
+    def replace(self, row: dict[str, Any], description: Mapping[str, Any]) -> None:
+        """Move a row's feedback into the history, and return the row to review; the caller sets its new content.
+
+        Parameters
+        ----------
+        row
+            The row.
+        description
+            The columns of its prediction, if they become known now.
+        """
+        if row["verdict"] != "sampled":  # the draw is in the history already
+            self._replaced.append((row, {"time": row["updated"], **{name: row[name] for name in CONTENT}}))
+        row |= {"status": "pending", "revision": row["revision"] + 1, "reviewed_label": None, **description}
+        if "id" in row:
+            self._updated[row["id"]] = row
+            if description:
+                self._described[row["id"]] = row
+
+    def write(self, connection: sa.Connection, size: StoreSize) -> None:
+        """Write all changes if there is room for them; new rows get their identifiers."""
+        added = [*self._inserted, *self._described.values(), *(values for _, values in self._replaced)]
+        if added:
+            size.require(connection, text_bytes(added))
+        if is_shared(connection):
+            for row, result in zip(
+                self._inserted, _insert_returning.first_rows(connection, self._inserted), strict=True
+            ):
+                row["id"] = result and result["id"]
+        else:
+            for row in self._inserted:
+                row["id"] = _insert.execute(connection, row).lastrowid
+        for statement, names, rows in ((_update, _CHANGED, self._updated), (_describe, _DESCRIPTION, self._described)):
+            changes = [{"row_id": row["id"], **{f"new_{name}": row[name] for name in names}} for row in rows.values()]
+            statement.execute_many(connection, changes)
+        _insert_history.execute_many(
+            connection, [{"feedback_id": row["id"], **values} for row, values in self._replaced]
+        )
+
+
+BATCH = 16
+"""Feedback that is recorded together: the inputs of each one's prediction may have 16 MiB."""
+
+
+class FeedbackResult(msgspec.Struct):
+    """The result of one recorded feedback.
+
+    ``repeat`` is set when it was recorded before, ``joined`` when its prediction is known, and ``conflict`` when its
+    idempotency key was used before with other feedback: then nothing of its request was recorded.
+    """
+
+    id: int
+    prediction_id: str | None
+    verdict: str
+    joined: bool
+    repeat: bool
+    conflict: bool = False
+
+
+class _Submitted(NamedTuple):
+    """Feedback of a request, with its idempotency key and what was recorded with that key before."""
+
+    feedback: Feedback
+    key: str | None
+    earlier: Values | None
+
+
+class FeedbackRecorder:
+    """Records feedback and joins it with its prediction; used by the writer's thread alone.
+
+    Parameters
+    ----------
+    unjoined
+        Gets the feedback whose prediction has not arrived.
+    redact
+        Applied to a prediction's inputs before feedback copies them: they may have been stored when less was redacted.
+    tolerances
+        Decides which corrections of a number accept it.
+    size
+        Refuses feedback that it has no room for.
+    """
+
+    def __init__(self, unjoined: UnjoinedFeedback, redact: Redact, tolerances: Tolerances, size: StoreSize) -> None:
+        self._unjoined = unjoined
+        self._size = size
+        self._redact = redact
+        self._tolerances = tolerances
+
+    def record(
+        self, connection: sa.Connection, items: Sequence[Feedback], key: str | None, counted: list[CountedFeedback]
+    ) -> list[FeedbackResult]:
+        """Record the feedback of one request.
+
+        Parameters
+        ----------
+        connection
+            In a transaction, the only one that writes.
+        items
+            The feedback, checked.
+        key
+            The request's idempotency key.
+        counted
+            Feedback that counts once the transaction is committed; it is extended.
+
+        Raises
+        ------
+        StoreFullError
+            When there is no room for it; repeats need none.
+        """
+        for item in items:
+            item.prediction_id, item.version, item.user, item.comment = map(
+                _storable, (item.prediction_id, item.version, item.user, item.comment)
+            )
+        keys = [f"{key}/{index}" if key else None for index in range(len(items))]
+        earlier_items = _recorded_with(connection, keys)
+        submitted = [_Submitted(*entry) for entry in zip(items, keys, earlier_items, strict=True)]
+        for item, _, earlier in submitted:
+            if earlier is not None and not _is_same(earlier, item):  # nothing of the request must be recorded
+                id_, verdict = earlier["feedback_id"], earlier["verdict"]
+                return [FeedbackResult(id_, item.prediction_id, verdict, joined=False, repeat=True, conflict=True)]
+        days = stored_days(connection)
+        results: list[FeedbackResult] = []
+        for start in range(0, len(submitted), BATCH):
+            results += self._record_batch(connection, submitted[start : start + BATCH], counted, days)
+        return results
+
+    def _record_batch(
+        self,
+        connection: sa.Connection,
+        submitted: Sequence[_Submitted],
+        counted: list[CountedFeedback],
+        days: Sequence[int],
+    ) -> list[FeedbackResult]:
+        """Record some feedback: read all that is stored about it first, and write all changes at the end."""
+        items = [item for item, _, _ in submitted]
+        batch = FeedbackBatch(connection, items)
+        new = [
+            (item.prediction_id, item.model)
+            for item in items
+            if item.prediction_id is not None and batch.find(item) is None
+        ]
+        predictions = dict(zip(new, find_predictions(connection, new, days), strict=True))
+        recorded = [self._record_one(batch, entry, predictions, counted) for entry in submitted]
+        batch.write(connection, self._size)
+        for result, row in recorded:
+            result.id = row["id"]
+        return [result for result, _ in recorded]
+
+    def _record_one(
+        self,
+        batch: FeedbackBatch,
+        submitted: _Submitted,
+        predictions: Mapping[Any, Values | None],
+        counted: list[CountedFeedback],
+    ) -> tuple[FeedbackResult, Mapping[str, Any]]:
+        """Record one feedback in its batch; return its result and the row, which has an identifier once written."""
+        item, key, earlier = submitted
+        if earlier is not None:
+            joined = bool(earlier["joined"])
+            result = FeedbackResult(0, item.prediction_id, earlier["verdict"], joined, repeat=True)
+            return result, {"id": earlier["feedback_id"]}
+        now = time.time()
+        row = batch.find(item)
+        is_first = item.prediction_id is not None and (row is None or row["verdict"] == "sampled")
+        if row is None:
+            row = self._new_row(item, now, predictions.get((item.prediction_id, item.model)))
+            content = self._content(item, row)
+            batch.insert(row)
+        else:
+            description = {} if row["joined"] or row["version"] is not None else _description(item)
+            content = self._content(item, {**row, **description})
+            if not description and all(row[name] == value for name, value in content.items()):
+                return _result(row, repeat=True), row
+            batch.replace(row, description)
+        row |= {**content, "idempotency_key": key, "updated": now}
+        if row["joined"]:
+            delay = max(now - row["predicted"], 0.0) if is_first else None
+            counts = count(row, row["verdict"], bool(row["counted"]), delay)
+            row["counted"] = bool(row["counted"] or counts.correction)
+            counted.append(counts)
+        return _result(row, repeat=False), row
+
+    def _content(self, item: Feedback, row: Values) -> dict[str, Any]:
+        """Return the content of feedback on the prediction of a row, if that is known."""
+        content = _given_content(item)
+        tolerance = self._tolerances(row["model"]) if row["model"] is not None else Tolerance()
+        verdict = effective_verdict(item.verdict or "", content["label"], row["prediction"], tolerance)
+        return {"verdict": verdict, **content}
+
+    def _new_row(self, item: Feedback, now: float, prediction: Values | None) -> dict[str, Any]:
+        row: dict[str, Any] = {
+            **EMPTY_ROW,
+            "prediction_id": item.prediction_id,
+            "model": item.model,
+            "created": now,
+            "counted": False,
+            "confident": False,
+            "status": "pending",
+            "revision": 1,
+            "joined": item.prediction_id is None,
+        }
+        if item.prediction_id is None:
+            return row | _given(item) | {"predicted": now}
+        if prediction is not None:
+            return row | prediction_snapshot(prediction, self._redact)
+        self._unjoined.ids.add(item.prediction_id)
+        return row | _description(item)
+
+
+def _given(item: Feedback) -> dict[str, Any]:
+    """Return the columns of the prediction as its feedback describes it."""
+    inputs = bytes(memoryview(item.inputs)).decode("utf-8", "replace")
+    version, prediction = item.version or NO_VERSION, label_json(item.prediction)
+    return {"model": item.model, "version": version, "prediction": prediction, "inputs": inputs or None}
+
+
+def _description(item: Feedback) -> dict[str, Any]:
+    """Return `_given` if feedback describes its prediction well enough for a review without it, else nothing."""
+    given = _given(item)
+    return {} if None in given.values() else given
+
+
+_RESULT = (
+    feedback.c.id.label("feedback_id"),
+    *(feedback.c[name] for name in ("prediction_id", "prediction", "joined")),
+)
+_find_key = CompiledStatement(
+    sa.union_all(
+        sa.select(*_RESULT, *(feedback.c[name] for name in CONTENT)).where(
+            feedback.c.idempotency_key == sa.bindparam("key")
+        ),
+        sa.select(*_RESULT, *(history.c[name] for name in CONTENT))
+        .join_from(history, feedback, history.c.feedback_id == feedback.c.id)
+        .where(history.c.idempotency_key == sa.bindparam("key")),
+    )
+)
+
+
+def _recorded_with(connection: sa.Connection, keys: Sequence[str | None]) -> Sequence[Values | None]:
+    """Return the feedback that was recorded with each of these idempotency keys."""
+    if None in keys:
+        return [None] * len(keys)
+    return _find_key.first_rows(connection, [{"key": key} for key in keys])
+
+
+def _result(row: Values, *, repeat: bool) -> FeedbackResult:
+    return FeedbackResult(0, row["prediction_id"], row["verdict"], bool(row["joined"]), repeat)
+
+
+def _storable(text: str | None) -> str | None:
+    return text and storable(text)
+
+
+def _given_content(item: Feedback) -> dict[str, Any]:
+    """Return the columns of feedback without its verdict."""
+    return {"label": label_json(item.label), "user": item.user, "comment": item.comment}
+
+
+def _is_same(recorded: Values, item: Feedback) -> bool:
+    """Return whether feedback repeats what was recorded with its idempotency key.
+
+    A correction may have been recorded as accepted: its label was the prediction, or within the tolerance at that time.
+    """
+    content = {"prediction_id": item.prediction_id, **_given_content(item)}
+    is_verdict = recorded["verdict"] in {item.verdict, "accepted"}
+    return is_verdict and all(recorded[name] == value for name, value in content.items())

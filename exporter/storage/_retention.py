@@ -1,0 +1,342 @@
+"""How many bytes the store holds, and whether there is room for more: ``store.max_size``.
+
+Predictions are deleted to make room. The rest is kept: feedback with its history, review decisions, releases and
+snapshots. Nothing is added to it for which there would be no room even without predictions.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import sqlite3
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from exporter.config import StoreConfig
+from exporter.errors import StoreFullError
+from exporter.storage._bins import delete_old_blocks
+from exporter.storage._engine import is_shared, write_alone
+from exporter.storage._schema import archived_up_to, feedback, history, is_unjoined, labels, metadata, predictions
+from exporter.validation import parse_duration, parse_size, preview
+
+log = logging.getLogger(__name__)
+
+SAMPLE = 200
+"""Predictions whose size the database is asked for, to estimate that of all."""
+ROW_BYTES = 512
+"""Assumed size of any other row of the kept tables with its index entries, without its texts."""
+MEASURE_SECONDS = 1.0
+"""How old the mean size of a prediction may be where it decides whether there is room."""
+FULL_LOG_SECONDS = 60.0
+"""Time between two lines that tell that there is no room."""
+
+
+class Usage(NamedTuple):
+    """Bytes of the predictions, and of everything else."""
+
+    predictions: float = 0.0
+    kept: float = 0.0
+
+
+class StoreSize:
+    """Measures the store, and refuses what it has no room for; used by the writer's thread alone.
+
+    Parameters
+    ----------
+    max_size
+        ``store.max_size`` of the configuration.
+
+    Attributes
+    ----------
+    limit : int or None
+        The maximum size in bytes.
+    usage : Usage
+        As it was last measured; any thread may read it.
+    """
+
+    def __init__(self, max_size: str | None) -> None:
+        self.limit = parse_size(max_size) if max_size else None
+        self.usage = Usage()
+        self._row_bytes = 0.0
+        self._measured_at = self._log_at = -math.inf
+
+    def measure(self, connection: sa.Connection) -> Usage:
+        """Measure the store: SQLite's used pages, or PostgreSQL's tables with their indexes."""
+        self._measured_at = time.monotonic()
+        self._row_bytes = _mean_row_bytes(connection)
+        estimate = self._row_bytes * len(prediction_range(connection))
+        if is_shared(connection):  # the files of the table do not shrink, so an estimate from its rows may be less
+            self.usage = Usage(min(_table_bytes(connection, [predictions.name]), estimate), _kept_bytes(connection))
+        else:
+            used = _used_pages_bytes(connection)
+            self.usage = Usage(min(estimate, used), max(used - estimate, 0.0))
+        return self.usage
+
+    def require(self, connection: sa.Connection, size: float) -> None:
+        """Check that there is room for about ``size`` more bytes of what is kept.
+
+        Raises
+        ------
+        StoreFullError
+            When there is none, even without any predictions.
+        """
+        if self.limit is None:
+            return
+        kept = self._kept(connection, self.limit - size)
+        if kept + size > self.limit:
+            detail = (
+                f"the store has no room: feedback and what else is kept takes {kept / 1e6:.0f} MB of the "
+                f"{self.limit / 1e6:.0f} MB of store.max_size; nothing was stored"
+            )
+            if time.monotonic() >= self._log_at:
+                self._log_at = time.monotonic() + FULL_LOG_SECONDS
+                log.error("%s", detail)
+            raise StoreFullError(detail)
+
+    def _kept(self, connection: sa.Connection, enough: float) -> float:
+        """Return the bytes of what is kept, or of more than that where it does not exceed ``enough``."""
+        if is_shared(connection):
+            return _kept_bytes(connection)
+        used = _used_pages_bytes(connection)
+        if used <= enough:
+            return used
+        if not self._row_bytes or time.monotonic() > self._measured_at + MEASURE_SECONDS:
+            self.measure(connection)
+        return max(used - self._row_bytes * len(prediction_range(connection)), 0.0)
+
+
+def text_bytes(rows: Iterable[Any]) -> int:
+    """Return about how many bytes rows of the kept tables take."""
+    return sum(ROW_BYTES + sum(len(value) for value in row.values() if isinstance(value, str)) for row in rows)
+
+
+def prediction_range(connection: sa.Connection) -> range:
+    """Return the numbers of predictions, from the first to the last; few in between are unused."""
+    first = connection.execute(sa.select(sa.func.min(predictions.c.seq))).scalar()
+    last = connection.execute(sa.select(sa.func.max(predictions.c.seq))).scalar()
+    return range(0) if first is None or last is None else range(first, last + 1)
+
+
+def _used_pages_bytes(connection: sa.Connection) -> float:
+    pages, free, size = (
+        connection.exec_driver_sql(f"PRAGMA {name}").scalar() or 0
+        for name in ("page_count", "freelist_count", "page_size")
+    )
+    return float((pages - free) * size)
+
+
+def _kept_bytes(connection: sa.Connection) -> float:
+    return _table_bytes(connection, [name for name in metadata.tables if name != predictions.name])
+
+
+def _table_bytes(connection: sa.Connection, names: list[str]) -> float:
+    total = sum((sa.func.pg_total_relation_size(name) for name in names), start=sa.literal(0))
+    return float(connection.execute(sa.select(total)).scalar() or 0)
+
+
+def _mean_row_bytes(connection: sa.Connection) -> float:
+    """Return the mean bytes of a prediction for each number of `prediction_range`, from a sample."""
+    numbers = prediction_range(connection)
+    sample = random.sample(numbers, min(SAMPLE, len(numbers)))
+    if not sample:
+        return 0.0
+
+    def size(column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
+        if is_shared(connection):
+            stored = sa.func.pg_column_size(column)
+        elif sqlite3.sqlite_version_info >= (3, 43):
+            stored = sa.func.octet_length(column)  # does not read the text
+        else:
+            stored = sa.func.length(sa.cast(column, sa.LargeBinary))
+        return sa.func.coalesce(stored, 0)
+
+    texts = [column for column in predictions.c if isinstance(column.type, sa.Text | sa.LargeBinary)]
+    # 28 bytes of a row's header, some 64 of its numbers; 44 of both index entries, in pages that are 70 % full.
+    row_bytes = sum(map(size, texts), start=sa.literal(0)) + 28 + 64 + (44 + size(predictions.c.id)) / 0.7
+    query = sa.select(sa.func.count(), sa.func.avg(row_bytes)).where(predictions.c.seq.in_(sample))
+    count, mean = connection.execute(query).one()
+    return float(mean or 0) * float(count) / len(sample)
+
+
+PATIENCE_SECONDS = 60.0
+"""How long feedback waits before it is named."""
+PAUSE_SECONDS = 60.0
+"""Time between two lines."""
+NAMED, COUNTED = 5, 1000
+"""Identifiers in a line, and feedback that it counts, at most."""
+
+
+class UnjoinedLog:
+    """Writes at most one line in `PAUSE_SECONDS`."""
+
+    def __init__(self) -> None:
+        self._since = time.time() - PATIENCE_SECONDS
+        self._next = -math.inf
+
+    def write(self, connection: sa.Connection) -> None:
+        """Name feedback that waits for longer than `PATIENCE_SECONDS` now, and did not at the previous call.
+
+        Raises
+        ------
+        sqlalchemy.exc.SQLAlchemyError
+            When the database cannot be read.
+        """
+        if time.monotonic() < self._next:
+            return
+        until = time.time() - PATIENCE_SECONDS
+        waits = is_unjoined & (feedback.c.updated >= self._since) & (feedback.c.updated < until)
+        query = sa.select(feedback.c.prediction_id).where(waits).order_by(feedback.c.updated).limit(COUNTED + 1)
+        ids = connection.execute(query).scalars().all()
+        self._since, self._next = until, time.monotonic() + PAUSE_SECONDS
+        if ids:
+            names = ", ".join(preview(name, 130) for name in ids[:NAMED])
+            others = len(ids) - NAMED
+            more = "" if others <= 0 else f" and {others} more" if len(ids) <= COUNTED else " and many more"
+            log.warning(
+                "feedback waits for predictions that were not logged: %s%s; GET /v1/corrections?joined=false lists it",
+                names,
+                more,
+            )
+
+
+SECONDS, SIZE_SECONDS = 60.0, 5.0
+"""Time between two sweeps that find nothing to delete: without a maximum size, and with one."""
+JUMP_SECONDS, HOLD_SECONDS = 60.0, 3600.0
+"""After a clock jumped by more than the first, nothing is deleted for its age during the second: it may be wrong."""
+LOST_LOG_SECONDS = 60.0
+"""Time between two lines that tell that predictions are lost to the archive."""
+MAX_DAY = 10**6
+"""A day after all others."""
+HOUR = 3600.0
+"""Seconds."""
+STEP_SECONDS = 0.05
+"""How long one step may lock the database: the number of rows in a step follows from it."""
+STEP, MIN_STEP, MAX_STEP = 200, 10, 5000
+"""Rows of the first step, and bounds of any step's."""
+
+
+class Retention:
+    """Deletes in small steps, the oldest first; joined feedback and its copy of the prediction stay.
+
+    Parameters
+    ----------
+    config
+        The retention.
+    size
+        Measures the store; knows the maximum size.
+    """
+
+    def __init__(self, config: StoreConfig, size: StoreSize) -> None:
+        self._seconds = parse_duration(config.retention)
+        self._archives = config.archive is not None
+        self._samples = config.archive is not None and config.archive_share < 1
+        self._lost_log_at = -math.inf
+        self._size = size
+        self._step = STEP
+        self._unjoined_log = UnjoinedLog()
+        self._offset, self._held_until = time.time() - time.monotonic(), -math.inf
+        self.pause = SECONDS if size.limit is None else SIZE_SECONDS
+
+    def _oldest_kept(self) -> float:
+        """Return the Unix time before which predictions are too old; for an hour after a jump of the clock, none is."""
+        now, monotonic = time.time(), time.monotonic()
+        jumped, self._offset = now - monotonic - self._offset, now - monotonic
+        if abs(jumped) > JUMP_SECONDS:
+            log.warning("the clock jumped by %+.0f s: for an hour, nothing is deleted because of its age", jumped)
+            self._held_until = monotonic + HOLD_SECONDS
+        return now - self._seconds if monotonic >= self._held_until else -math.inf
+
+    def sweep(self, engine: sa.Engine, added: int) -> bool:
+        """Delete one step; return whether more is left to delete.
+
+        Parameters
+        ----------
+        engine
+            The database.
+        added
+            Predictions written since the previous step; twice as many may be deleted, so that deletion catches up.
+
+        Raises
+        ------
+        sqlalchemy.exc.SQLAlchemyError
+            When the database fails.
+        """
+        oldest_kept = self._oldest_kept()
+        step = min(max(self._step, 2 * added), MAX_STEP)
+        with engine.begin() as connection:
+            write_alone(connection)
+            surplus = self._surplus(connection)
+            too_old = sa.true() if surplus else predictions.c.received < oldest_kept
+            archived = archived_up_to(connection)
+            if self._archives:
+                too_old &= self._is_archived(connection, surplus, archived)
+            if archived:  # SQLite would give the numbers of what is archived again, once the table is empty
+                too_old &= predictions.c.seq < sa.select(sa.func.max(predictions.c.seq)).scalar_subquery()
+            limit = min(step, surplus) if surplus else step
+            # The oldest have the lowest numbers: only they are read.
+            oldest = sa.select(predictions.c.seq).order_by(predictions.c.seq).limit(limit)
+            start = time.perf_counter()  # what else a step does takes as long with fewer rows
+            deleted = connection.execute(predictions.delete().where(predictions.c.seq.in_(oldest), too_old)).rowcount
+            passed = time.perf_counter() - start
+            orphans = _end_waiting(connection, oldest_kept, step)
+            old_labels = _delete_labels(connection, oldest_kept, step, archived if self._archives else None)
+            # Whether an hour had drift is asked until all of it is archived.
+            delete_old_blocks(connection, step, HOUR if self._samples and not surplus else 0.0)
+            self._unjoined_log.write(connection)
+        if deleted == step or passed > STEP_SECONDS:
+            self._step = int(min(max(step * min(STEP_SECONDS / passed, 2), MIN_STEP), MAX_STEP))
+        return deleted == limit or step in {orphans, old_labels}
+
+    def _is_archived(self, connection: sa.Connection, surplus: int, last: int) -> sa.ColumnElement[bool]:
+        """Return the condition of rows that may be deleted: archived ones and, beyond the maximum size, all."""
+        if not surplus:
+            return predictions.c.seq <= last
+        if prediction_range(connection).start > last and time.monotonic() >= self._lost_log_at:
+            self._lost_log_at = time.monotonic() + LOST_LOG_SECONDS
+            log.error("predictions are deleted that are not archived: the store is larger than store.max_size")
+        return sa.true()
+
+    def _surplus(self, connection: sa.Connection) -> int:
+        """Estimate how many predictions exceed the maximum size."""
+        used, limit = sum(self._size.measure(connection)), self._size.limit
+        if limit is None or used <= limit:
+            return 0
+        return math.ceil((1 - limit / used) * len(prediction_range(connection)))
+
+
+def _delete_labels(connection: sa.Connection, oldest_kept: float, limit: int, archived: int | None) -> int:
+    """Delete labels that arrived too long ago, and return their number, at most ``limit``.
+
+    Those of predictions that are to be archived stay: ``archived`` is the number of the last one that is.
+    """
+    oldest = sa.select(labels.c.id).order_by(labels.c.id).limit(limit)
+    is_old = labels.c.id.in_(oldest) & (labels.c.received < oldest_kept)
+    if archived is not None:
+        first = sa.select(predictions.c.day).where(predictions.c.seq > archived).order_by(predictions.c.seq).limit(1)
+        is_old &= labels.c.day < sa.func.coalesce(first.scalar_subquery(), MAX_DAY)
+    return connection.execute(labels.delete().where(is_old)).rowcount
+
+
+def _end_waiting(connection: sa.Connection, oldest_kept: float, limit: int) -> int:
+    """End the wait for predictions that do not come: feedback that describes its own stays, other is deleted.
+
+    Returns
+    -------
+    int
+        How much feedback no longer waits; at most ``limit``.
+    """
+    query = sa.select(feedback.c.id, feedback.c.version).where(is_unjoined, feedback.c.updated < oldest_kept)
+    rows = connection.execute(query.limit(limit)).all()
+    described = [row.id for row in rows if row.version is not None]
+    orphans = [row.id for row in rows if row.version is None]
+    if described:
+        joined = feedback.update().where(feedback.c.id.in_(described))
+        connection.execute(joined.values(joined=True, predicted=feedback.c.created))
+    if orphans:
+        connection.execute(history.delete().where(history.c.feedback_id.in_(orphans)))
+        connection.execute(feedback.delete().where(feedback.c.id.in_(orphans)))
+    return len(rows)
