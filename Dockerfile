@@ -1,4 +1,4 @@
-# One image for the exporter and the demo's model service. It does not run as root.
+# Two images: `server`, the exporter, and `demo`, with the demo's model service. They do not run as root.
 FROM python:3.12.15-slim-trixie@sha256:a6e34c598f2467ed0e9a8d349809fcd8b5c603269512df273a0bb1784edc11b1 AS build
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
@@ -17,7 +17,7 @@ COPY docs/runbooks/ docs/runbooks/
 RUN pip install --no-deps --no-build-isolation . \
     && pip uninstall --yes setuptools pip
 
-FROM python:3.12.15-slim-trixie@sha256:a6e34c598f2467ed0e9a8d349809fcd8b5c603269512df273a0bb1784edc11b1
+FROM python:3.12.15-slim-trixie@sha256:a6e34c598f2467ed0e9a8d349809fcd8b5c603269512df273a0bb1784edc11b1 AS server
 
 ENV PATH=/opt/model-exporter/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -40,3 +40,12 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
 ENTRYPOINT ["model-exporter"]
 # Mount your exporter.yml at this path, with `store: {url: "sqlite:////data/model-exporter.db"}`.
 CMD ["serve", "--config.file=/etc/model-exporter/exporter.yml", "--web.listen-address=0.0.0.0:9877"]
+
+FROM server AS demo
+
+COPY demo/ /opt/demo/demo/
+ENV PYTHONPATH=/opt/demo
+ENTRYPOINT ["python", "-m", "demo"]
+CMD ["run", "--directory=/data/demo"]
+
+FROM server

@@ -41,10 +41,11 @@ $(SPARK): $(STAMP) requirements-spark.lock
 install: $(STAMP)  ## install everything into .venv, from the hashed lock files
 
 up: $(RUNS)  ## start exporter, demo, Prometheus, Alertmanager, and Grafana if it is installed; Ctrl-C stops them
-	@exec $(BIN)/model-exporter up
+	@tests/programs.sh prometheus prometheus-alertmanager
+	@exec $(BIN)/python -m demo up
 
 down:  ## stop what `make up` started, crashed or not
-	@[ ! -x $(BIN)/model-exporter ] || $(BIN)/model-exporter up --down
+	@[ ! -e $(RUNS) ] || $(BIN)/python -m demo up --down
 
 programs:  ## install the programs that the tests start, as root on Debian or Ubuntu; elsewhere, name them
 	@tests/programs.sh

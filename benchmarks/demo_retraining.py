@@ -3,7 +3,7 @@
 In each repetition the demo's users send images while its camera is dark, and correct confident mistakes. From then on
 there is a copy of the exporter for each order: the demo reviews some corrections in it, the exporter asks the demo's
 trainer for a new version over HTTP, and that version is evaluated on dark images of the teachers held back, as in
-``model-exporter demo --retrain``. The images are the demo's each time; users and random orders differ.
+``python -m demo run --retrain``. The images are the demo's each time; users and random orders differ.
 
     python benchmarks/demo_retraining.py [--quick]
 
@@ -33,14 +33,12 @@ from scipy.stats import t
 from timing import free_port, serving
 from werkzeug.serving import make_server
 
+from demo import model, retraining, service
+from demo.incidents import Incidents
+from demo.retraining import Trainer, count_right, held_back_images, train
+from demo.service import Versions
+from demo.traffic import Traffic
 from exporter.client import Monitor
-from exporter.commands.demo import flywheel, model, service
-from exporter.commands.demo.incidents import Incidents
-from exporter.commands.demo.retrain import train
-from exporter.commands.demo.traffic import Traffic
-from exporter.commands.demo.trainer import Trainer
-from exporter.commands.demo.training_set import count_right, held_back_images
-from exporter.commands.demo.versions import Versions
 from exporter.http_client.client import Client
 
 PAGE = Path(__file__).parents[1] / "docs" / "review.md"
@@ -114,11 +112,11 @@ def retrained(folder: Path, order: str, count: int, seed: int) -> str:
     """Review so many corrections in an order, and return the version that is trained then."""
     with demo(folder) as running:
         if order == "random":
-            everything = list(flywheel.pending(running.exporter))
+            everything = list(retraining.pending(running.exporter))
             chosen: list[dict[str, Any]] = random.Random(seed).sample(everything, count)
         else:
-            chosen = list(itertools.islice(flywheel.pending(running.exporter, order), count))
-        flywheel.review(running.exporter, folder, chosen)
+            chosen = list(itertools.islice(retraining.pending(running.exporter, order), count))
+        retraining.review(running.exporter, folder, chosen)
         return train(running.exporter, running.service, lambda _: None)
 
 

@@ -20,7 +20,7 @@ _EXTRAS = {"aiohttp": "proxy", "confluent_kafka": "kafka", "joblib": "demo", "sk
 """Which extra of the package installs a module; ``server`` all others."""
 
 
-class _Command(NamedTuple):
+class Command(NamedTuple):
     """A command in a module of its own, with ``add_arguments`` and ``run``, and the texts of its help."""
 
     module: str
@@ -31,56 +31,56 @@ class _Command(NamedTuple):
 
 
 COMMANDS = {
-    "serve": _Command(
+    "serve": Command(
         "exporter.commands.serve",
         "receive predictions and feedback, and serve /metrics",
         "Receive predictions and feedback of models, and serve their metrics at /metrics.",
         "model-exporter serve --config.file=exporter.yml --web.listen-address=:9877",
         "docs/configuration.md#serve",
     ),
-    "check-config": _Command(
+    "check-config": Command(
         "exporter.commands.check_config",
         "check a configuration and its profiles",
         "Check a configuration and the profiles that it names. The exit status is 1 if anything is wrong.",
         "model-exporter check-config exporter.yml",
         "docs/configuration.md#check-config",
     ),
-    "profile": _Command(
+    "profile": Command(
         "exporter.commands.profile",
         "create a training profile",
         "Create a training profile: the distributions of the training data, which drift is measured against.",
         "model-exporter profile training.parquet --prediction-column=predicted --label-column=paid -o loans.json",
         "docs/profiles.md",
     ),
-    "proxy": _Command(
+    "proxy": Command(
         "exporter.commands.proxy.command",
         "record the requests to a model server",
         "Run a proxy in front of a model server that records its requests and responses as predictions.",
         "model-exporter proxy --upstream=http://127.0.0.1:8080 --exporter=http://127.0.0.1:9877",
         "docs/proxy.md",
     ),
-    "ingest": _Command(
+    "ingest": Command(
         "exporter.commands.ingest.command",
         "measure the drift of a table that a batch job scored",
         "Measure the drift of a table that a batch job scored, or send its rows to an exporter.",
         "model-exporter ingest scores.parquet --profile=profiles/loans.json --prediction-column=prediction",
         "docs/batch.md",
     ),
-    "label": _Command(
+    "label": Command(
         "exporter.commands.label",
         "send the true labels of predictions",
         "Send a table of true labels to an exporter, which joins them with the predictions by their identifiers.",
         "model-exporter label repaid.csv --id-column=loan --label-column=repaid",
         "docs/batch.md#labels",
     ),
-    "consume": _Command(
+    "consume": Command(
         "exporter.commands.consume.command",
         "send the messages of Kafka topics to an exporter",
         "Consume predictions, feedback and labels from the topics of a Kafka cluster, and send them to an exporter.",
         "model-exporter consume --bootstrap-servers=kafka:9092 --topic=loans --topic=repaid=labels",
         "docs/kafka.md",
     ),
-    "suspects": _Command(
+    "suspects": Command(
         "exporter.commands.suspects",
         "find labels of a training file that may be wrong",
         "Find labels of a training file that may be wrong: with the probabilities of classes by a model that was not "
@@ -88,7 +88,7 @@ COMMANDS = {
         "model-exporter suspects training.parquet --label-column=paid --probability-prefix=p_ -o suspects.csv",
         "docs/dataset.md#labels-of-training-files",
     ),
-    "token": _Command(
+    "token": Command(
         "exporter.commands.token",
         "create a bearer token",
         "Create a bearer token. Print its entry for the tokens file on standard output, and the token on standard "
@@ -96,7 +96,7 @@ COMMANDS = {
         "model-exporter token loans-service --scope=ingest >> tokens.yml",
         "docs/configuration.md#tokens",
     ),
-    "compare": _Command(
+    "compare": Command(
         "exporter.commands.compare.command",
         "compare two versions of a model",
         "Compare two versions of a model, or two periods of one, with data from Prometheus: which one is better, and "
@@ -104,7 +104,7 @@ COMMANDS = {
         "model-exporter compare --model=digits --before=1 --after=2",
         "docs/compare.md",
     ),
-    "explain": _Command(
+    "explain": Command(
         "exporter.commands.explain",
         "find the slices that hold the most corrections, errors or drift",
         "Find the combinations of at most two bins that hold the most of the corrections, errors, estimated loss or "
@@ -112,21 +112,21 @@ COMMANDS = {
         "model-exporter explain --model=loans --of=corrections --since=6h",
         "docs/slices.md",
     ),
-    "dataset": _Command(
+    "dataset": Command(
         "exporter.commands.dataset.command",
         "turn reviewed corrections into training data",
         "Turn reviewed corrections into training data: releases, exports, and annotations from Label Studio.",
         "model-exporter dataset release --model=digits --name=2026-11",
         "docs/dataset.md",
     ),
-    "redact": _Command(
+    "redact": Command(
         "exporter.commands.redact",
         "remove redacted inputs from the database",
         "Remove from the database what was stored before the configuration redacted it. Exporters may run meanwhile.",
         "model-exporter redact --config.file=exporter.yml --dry-run",
         "docs/configuration.md#redact",
     ),
-    "backup": _Command(
+    "backup": Command(
         "exporter.commands.backup",
         "back up the database, also while the exporter runs",
         "Copy the SQLite database to a new file, also while the exporter runs, and verify the copy: pages, indexes, "
@@ -134,7 +134,7 @@ COMMANDS = {
         "model-exporter backup --config.file=exporter.yml /var/backups/",
         "docs/operations.md#backup-and-restore",
     ),
-    "restore": _Command(
+    "restore": Command(
         "exporter.commands.restore",
         "put a backup in the place of the database",
         "Verify a backup, and put it in the place of the SQLite database of a stopped exporter. The previous files are "
@@ -142,24 +142,29 @@ COMMANDS = {
         "model-exporter restore --config.file=exporter.yml model-exporter-20261126T020000Z.db",
         "docs/operations.md#backup-and-restore",
     ),
-    "up": _Command(
-        "exporter.commands.up.command",
-        "run the complete stack on this machine",
-        "Run the exporter, Prometheus, Alertmanager, Grafana and the demo on this machine, until Ctrl-C.",
-        "model-exporter up --no-demo",
-        "docs/configuration.md#up",
-    ),
-    "demo": _Command(
-        "exporter.commands.demo.command",
-        "run a model service with simulated users and incidents",
-        "Run a model service with simulated users, and incidents that the alerts detect.",
-        "model-exporter demo --incident=dark",
-        "docs/configuration.md#demo",
-    ),
 }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+class Program(NamedTuple):
+    """A command line: its name, the texts of its help, and its commands by name."""
+
+    name: str
+    description: str
+    example: str
+    page: str
+    commands: Mapping[str, Command]
+
+
+PROGRAM = Program(
+    "model-exporter",
+    "Prometheus exporter for machine-learning models: monitoring of their inputs, predictions and corrections.",
+    "model-exporter serve --config.file=exporter.yml",
+    "docs/configuration.md#command-line",
+    COMMANDS,
+)
+
+
+def main(arguments: Sequence[str] | None = None, program: Program = PROGRAM) -> int:
     """Run a command; return the exit status: 0 done, 1 failed, 2 invalid usage."""
     # Small matrices: more threads would wait for each other in busy loops, and take three times as long.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -167,19 +172,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "profile" in given:
         disable_slow_avx512()
     if logging.lastResort:  # what prints the warnings of commands that do not configure logging
-        logging.lastResort.setFormatter(logging.Formatter("model-exporter: warning: %(message)s"))
+        logging.lastResort.setFormatter(logging.Formatter(f"{program.name}: warning: %(message)s"))
     try:
-        options = build_parser(given).parse_args(given)
+        options = build_parser(given, program).parse_args(given)
         status: int = options.run(options)
     except ModuleNotFoundError as error:
         name = (error.name or "exporter").partition(".")[0]
         if name == "exporter":
             raise
         extra = _EXTRAS.get(name, "server")
-        print(f'model-exporter: {name} is not installed: in its checkout, pip install ".[{extra}]"', file=sys.stderr)
+        print(f'{program.name}: {name} is not installed: in its checkout, pip install ".[{extra}]"', file=sys.stderr)
         return 1
     except ExporterError as error:
-        print(f"model-exporter: {printable(str(error))}", file=sys.stderr)
+        print(f"{program.name}: {printable(str(error))}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         return 130
@@ -188,29 +193,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def build_parser(commands: Collection[str]) -> argparse.ArgumentParser:
+def build_parser(commands: Collection[str], program: Program = PROGRAM) -> argparse.ArgumentParser:
     """Return the parser of the command line, with the options of these commands.
 
     The module of a command is only imported when it is among them: it may need what a server does not have.
     """
-    parser = Parser(prog="model-exporter")
-    set_help(
-        parser,
-        "Prometheus exporter for machine-learning models: monitoring of their inputs, predictions and corrections.",
-        "model-exporter serve --config.file=exporter.yml",
-        "docs/configuration.md#command-line",
-    )
+    parser = Parser(prog=program.name)
+    set_help(parser, program.description, program.example, program.page)
     text = "print the version and exit"
     parser.add_argument("--version", action="version", version=version("model-exporter"), help=text)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, command in COMMANDS.items():
+    for name, command in program.commands.items():
         subparser = subparsers.add_parser(name, help=command.summary)
         set_help(subparser, command.description, command.example, command.page)
         if name in commands:
             module = importlib.import_module(command.module)
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
-    _add_completion(subparsers.add_parser("completion", help="print the completion script of a shell"))
+    if program is PROGRAM:
+        _add_completion(subparsers.add_parser("completion", help="print the completion script of a shell"))
     return parser
 
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Find the programs that the tests start. As root on Debian or Ubuntu, install what is missing; elsewhere say how.
+# Find the programs that the tests start, or those of the Debian packages that are named as arguments. As root on Debian or
+# Ubuntu, install what is missing; elsewhere say how. Tests of a program that the distribution does not package are skipped.
 set -euo pipefail
-PATH=$PATH:/usr/sbin:$(printf '%s:' /usr/lib/postgresql/*/bin)
+PATH=$PATH:/usr/sbin:/sbin:$(printf '%s:' /usr/lib/postgresql/*/bin)
 
 # Debian's package, then the names of its program.
 packages=(
-  "prometheus promtool"
-  "prometheus-alertmanager amtool"
+  "prometheus prometheus"
+  "prometheus-alertmanager prometheus-alertmanager alertmanager"
   "prometheus-pushgateway prometheus-pushgateway pushgateway"
   "postgresql initdb"
   "chromium-headless-shell chromium-headless-shell chromium chromium-browser"
@@ -18,6 +19,7 @@ packages=(
 missing=()
 for entry in "${packages[@]}"; do
   read -r package programs <<<"$entry"
+  if (($#)) && [[ " $* " != *" $package "* ]]; then continue; fi
   for program in $programs; do
     command -v "$program" >/dev/null && continue 2
   done
@@ -27,24 +29,37 @@ done
 
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
   {
-    echo "The tests start real servers and programs. These are missing: ${missing[*]}"
+    echo "These programs are missing on the PATH: ${missing[*]}"
     echo "On Debian or Ubuntu, run this once: sudo apt-get install --no-install-recommends ${missing[*]}"
-    echo "Elsewhere, install programs of these names and put them on the PATH: $(printf '%s\n' "${packages[@]}" | cut -d' ' -f2 | xargs)"
+    echo "Elsewhere, install this system's packages of them, or the archives of their projects (https://prometheus.io/download/)."
   } >&2
   exit 1
 fi
 
-echo "Installing the programs that the tests start: ${missing[*]} ..."
-# The tests start servers of their own. The packages' services must not start.
+apt-get update -qq
+found=()
+for package in "${missing[@]}"; do
+  # Ubuntu and older releases of Debian have no headless shell.
+  for name in "$package" "${package%-headless-shell}"; do
+    if apt-cache show "$name" >/dev/null 2>&1; then
+      found+=("$name")
+      continue 2
+    fi
+  done
+  echo "This distribution does not package $package: its tests are skipped." >&2
+done
+((${#found[@]})) || exit 0
+
+echo "Installing ${found[*]} with apt-get ..."
+# The tests and `make up` start servers of their own. The packages' services must not start, now or after a reboot.
 policy=/usr/sbin/policy-rc.d
 if [ ! -e "$policy" ]; then
   printf '#!/bin/sh\nexit 101\n' >"$policy"
   chmod +x "$policy"
   trap 'rm -f "$policy"' EXIT
 fi
-apt-get update -qq
-# Ubuntu and older releases of Debian have no headless shell.
-if ! apt-cache show chromium-headless-shell >/dev/null 2>&1; then
-  missing=("${missing[@]/chromium-headless-shell/chromium}")
-fi
-DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${found[@]}" >/dev/null
+for package in "${found[@]}"; do
+  deb-systemd-helper disable "$package.service" >/dev/null 2>&1 || true
+  update-rc.d "$package" disable >/dev/null 2>&1 || true
+done

@@ -15,7 +15,7 @@ from support.alertmanager import SECRETS, SOURCE, Running, alert, alertmanager, 
 from support.paths import ROOT
 from support.servers import ask, eventually
 
-from exporter.commands.up.receivers import usable, write
+from demo.receivers import usable, write
 from exporter.errors import ConfigError
 
 CHANGE = 30.0

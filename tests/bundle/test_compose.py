@@ -18,7 +18,7 @@ import yaml
 from support.paths import ROOT
 from support.servers import Served, write_config
 
-from exporter.commands.up.plan import ADDRESSES
+from demo.up import ADDRESSES
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 # Ports inside the containers that configuration files and commands may name.
@@ -75,8 +75,9 @@ def test_every_image_is_pinned(services: dict[str, Any]) -> None:
     for service in services.values():
         digest = "" if "build" in service else r"@sha256:[0-9a-f]{64}"
         assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+" + digest, service["image"])
-    assert {service["image"] for service in services.values() if "build" in service} == {f"model-exporter:{version}"}
-    bases = re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE)
+    ours = {service["image"] for service in services.values() if "build" in service}
+    assert ours == {f"model-exporter:{version}", f"model-exporter-demo:{version}"}
+    bases = re.findall(r"^FROM (?!server)(\S+)", DOCKERFILE, re.MULTILINE)
     assert len(set(bases)) == 1
     assert re.fullmatch(r"python:3\.12\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", bases[0])
 
@@ -188,14 +189,14 @@ def test_a_failed_preparation_is_an_error(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "exporter.commands.up.receivers",
+        "demo.receivers",
         "no.yml",
         str(tmp_path / "a.yml"),
         "--inbox=http://a/",
     ]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (result.returncode, result.stdout) == (1, "")
-    assert result.stderr.startswith("python -m exporter.commands.up.receivers: no.yml: ")
+    assert result.stderr.startswith("python -m demo.receivers: no.yml: ")
 
 
 def test_alertmanager_reads_the_prepared_configuration(services: dict[str, Any]) -> None:
@@ -220,13 +221,16 @@ def test_exporter_and_demo_use_the_prepared_files(services: dict[str, Any]) -> N
 
 def test_commands_of_our_image_are_valid(services: dict[str, Any]) -> None:
     """The compose file and the Dockerfile use options that the program has."""
+    from demo.__main__ import PROGRAM
     from exporter.cli import build_parser
 
-    default = json.loads(re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)[-1])
+    default, demo = (json.loads(text) for text in re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE))
     prepare = services["prepare"]["command"][0].splitlines()[0].split()
-    assert prepare.pop(0) == "model-exporter"
-    for arguments in (services["exporter"]["command"], services["demo"]["command"], default, prepare):
+    assert [prepare.pop(0) for _ in range(3)] == ["python", "-m", "demo"]
+    for arguments in (services["exporter"]["command"], default):
         build_parser(arguments).parse_args(arguments)
+    for arguments in (services["demo"]["command"], demo, prepare):
+        build_parser(arguments, PROGRAM).parse_args(arguments)
     for arguments in (services["exporter"]["command"], default):
         assert f"--web.listen-address=0.0.0.0:{PORTS['exporter']}" in arguments
     assert re.search(rf"^EXPOSE {PORTS['exporter']}$", DOCKERFILE, re.MULTILINE)
@@ -272,9 +276,10 @@ def test_both_lock_files_agree() -> None:
 
 
 def test_the_image_runs_without_root_on_the_locked_packages() -> None:
-    """The last stage runs as a numeric user, with packages from the lock file and their hashes."""
-    last = DOCKERFILE.split("\nFROM ")[-1]
-    assert re.findall(r"^USER (.*)$", last, re.MULTILINE) == ["10001:10001"]
+    """The stages run as a numeric user, with packages from the lock file and their hashes; the last one is the server."""
+    server = DOCKERFILE.partition(" AS server\n")[2].partition("\nFROM ")[0]
+    assert re.findall(r"^USER (.*)$", server, re.MULTILINE) == ["10001:10001"]
+    assert DOCKERFILE.endswith("\nFROM server\n")
     assert "--require-hashes" in DOCKERFILE
     assert "curl" not in DOCKERFILE
     for path in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE):

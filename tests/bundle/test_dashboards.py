@@ -23,7 +23,7 @@ from support import recorded
 from support.paths import ROOT
 from support.servers import ask, eventually
 
-from exporter.commands.up.plan import ADDRESSES, Plan
+from demo.up import ADDRESSES, Plan
 from grafana.__main__ import files
 from grafana.style import CRITICAL, NEUTRAL, PALETTE, WARNING
 

@@ -84,8 +84,6 @@ def test_errors_name_what_was_probably_meant(line: str, hint: str, capsys: pytes
         "compare --model=m --prometheus",
         "consume --topic=t --bootstrap-servers=127.0.0.1:1 --exporter",
         "dataset release --model=m --name=n --exporter",
-        "demo --incident=dark --service",
-        "demo --retrain --exporter",
         "explain --model=m --exporter",
         "ingest {}/rows.csv --model=m --exporter",
         "ingest {}/rows.csv --profile={}/credit.json --push",
@@ -241,8 +239,8 @@ def test_a_batch_with_a_profile_loads_no_database(tmp_path: Path) -> None:
 
 
 def test_the_help_of_commands_loads_no_database(tmp_path: Path) -> None:
-    """Loading SQLAlchemy would take most of the time of the help. `demo` is a service in Flask."""
-    commands = [*MODULES.keys() - {"demo", "redact"}]
+    """Loading SQLAlchemy would take most of the time of the help."""
+    commands = [*MODULES.keys() - {"redact"}]
     script = (
         "import sys; from exporter.cli import build_parser\n"
         f"build_parser({commands!r})\n"

@@ -22,7 +22,7 @@ from support.paths import ROOT
 from support.programs import ALERTMANAGER, Program, quickened_routes, quickened_rules, running
 from support.servers import Served, ask, eventually, free_port, write_config
 
-from exporter.commands.up import receivers
+from demo import receivers
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from exporter.commands.up.receivers import write
+from demo.receivers import write
 from support.paths import ROOT
 from support.servers import ask, eventually, free_port
 

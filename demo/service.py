@@ -9,29 +9,92 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import signal
 import socket
 import sys
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flask import Flask, Response, abort, g, render_template_string, request
 from werkzeug.exceptions import HTTPException
 from werkzeug.serving import WSGIRequestHandler, make_server
 
+from demo import model, scenario
+from demo.incidents import INCIDENTS, ActiveIncident, Incidents
+from demo.retraining import RefusedError, Trainer
 from exporter.client import Monitor
 from exporter.commands import common
 from exporter.commands.addresses import Address
-from exporter.commands.demo import model, scenario
-from exporter.commands.demo.incidents import INCIDENTS, ActiveIncident, Incidents
-from exporter.commands.demo.trainer import RefusedError, Trainer
-from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
 from exporter.http_client.client import Client
+
+
+class Served(NamedTuple):
+    """A version that is served."""
+
+    version: str
+    classifier: model.Classifier
+    monitor: Monitor
+
+
+class Versions:
+    """The last two versions; safe to use from many threads.
+
+    Parameters
+    ----------
+    directory
+        Folder with the trained versions.
+    monitor
+        Returns the exporter's client for a version.
+    """
+
+    def __init__(self, directory: Path, monitor: Callable[[str], Monitor]) -> None:
+        self._directory = directory
+        self._monitor = monitor
+        self._lock = threading.Lock()
+        self._served: list[Served] = []
+        for version in model.versions(directory)[-2:]:
+            self.deploy(version)
+
+    @property
+    def served(self) -> list[Served]:
+        """The versions that are served, the newest last."""
+        with self._lock:
+            return list(self._served)
+
+    def pick(self) -> Served:
+        """Return the version for a request: at random, so that both can be compared."""
+        return random.choice(self.served)  # noqa: S311 (not for security)
+
+    def deploy(self, version: str) -> None:
+        """Serve a version beside the newest so far; the one before that retires.
+
+        Raises
+        ------
+        StackError
+            When the version was not trained.
+        """
+        if version not in model.versions(self._directory):
+            raise StackError(f"version: expected one of {', '.join(model.versions(self._directory))}")
+        with self._lock:
+            if any(served.version == version for served in self._served):
+                return
+            newest = Served(version, model.load(self._directory, version), self._monitor(version))
+            retired, self._served = self._served[:-1], [*self._served[-1:], newest]
+        for served in retired:
+            served.monitor.close(timeout=3)
+
+    def close(self) -> None:
+        """Send the events that the clients still hold."""
+        for served in self.served:
+            served.monitor.close(timeout=3)
+
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -204,7 +267,7 @@ def listen(address: Address) -> socket.socket:
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve on an inherited socket until SIGINT or SIGTERM, or until standard input ends with the parent process."""
-    parser = argparse.ArgumentParser(prog="python -m exporter.commands.demo.service")
+    parser = argparse.ArgumentParser(prog="python -m demo.service")
     parser.add_argument("--directory", type=Path, required=True)
     parser.add_argument("--exporter", required=True)
     parser.add_argument("--ca-file")

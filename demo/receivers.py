@@ -112,9 +112,9 @@ def write(source: Path, target: Path, *, inbox: str, smarthost: str | None = Non
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``python -m exporter.commands.up.receivers``; return its exit status, 1 for a failure, 2 for wrong usage."""
+    """Run ``python -m demo.receivers``; return its exit status, 1 for a failure, 2 for wrong usage."""
     parser = argparse.ArgumentParser(
-        prog="python -m exporter.commands.up.receivers",
+        prog="python -m demo.receivers",
         description="Write Alertmanager's configuration without the receivers that cannot work here.",
     )
     parser.add_argument("source", type=Path, help="alertmanager.yml")

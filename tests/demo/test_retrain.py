@@ -15,14 +15,12 @@ import numpy as np
 import pytest
 from support.servers import Answer, Served, ask, eventually, free_port
 
+from demo import model, retraining, scenario, service
+from demo.incidents import Incidents
+from demo.retraining import Trainer, evaluate, retrain, training_images
+from demo.service import Versions
 from exporter import config
 from exporter.client import Monitor
-from exporter.commands.demo import flywheel, model, scenario, service
-from exporter.commands.demo.incidents import Incidents
-from exporter.commands.demo.retrain import retrain
-from exporter.commands.demo.trainer import Trainer
-from exporter.commands.demo.training_set import evaluate, training_images
-from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
 from exporter.http_client.client import Client
 from exporter.profiles import profile_file
@@ -148,7 +146,7 @@ def test_a_sample_is_reviewed(demo: Demo) -> None:
     """Each confident prediction of the sample is judged by its true label, and the accuracy is estimated from it."""
     demo.mistakes()
     eventually(lambda: demo.exporter.get("/v1/corrections?model=digits&status=pending").json["corrections"])
-    reviewed = flywheel.review_sample(demo.exporter_client, demo.folder, 30)
+    reviewed = retraining.review_sample(demo.exporter_client, demo.folder, 30)
     assert reviewed["right"] >= 28 and reviewed.total() == 30
     accuracy = demo.exporter.samples("model_reviewed_accuracy")
     assert 0.95 < accuracy['model_reviewed_accuracy{model="digits",version="1"}'] < 1
@@ -160,7 +158,7 @@ def test_without_corrections_no_version_is_trained(demo: Demo) -> None:
         retrain(demo.folder, demo.exporter_client, demo.client, lambda _: None)
     assert model.versions(demo.folder) == ["1"]
     with pytest.raises(StackError, match="no response"):
-        next(flywheel.pending(Client("http://127.0.0.1:9", "--exporter")))
+        next(retraining.pending(Client("http://127.0.0.1:9", "--exporter")))
 
 
 def test_training_skips_held_back_and_repeated_images() -> None:
@@ -249,7 +247,7 @@ def test_enough_accepted_corrections_train_a_version_without_anybody(demo: Demo)
     demo.incidents.begin("dark", 3600)
     corrections, _ = demo.mistakes()
     eventually(lambda: demo.pending() == corrections)
-    reviewed = flywheel.review(demo.exporter_client, demo.folder, flywheel.pending(demo.exporter_client))
+    reviewed = retraining.review(demo.exporter_client, demo.folder, retraining.pending(demo.exporter_client))
     assert 80 < reviewed["accepted"] < 160  # however long it took, the exporter asks once
     eventually(lambda: ask(f"{demo.url}/healthz").json["versions"] == ["1", "2"], 90)
     assert re.match("the exporter asks for the next version: .* accepted corrections are in no release", demo.said[0])

@@ -1,27 +1,169 @@
-"""Snapshots on standard output: one screen on a terminal, else a line for each change."""
+"""The state of the stack, as Prometheus and Alertmanager report it."""
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import re
 import sys
 import time
-from contextlib import AbstractContextManager, suppress
+import urllib.parse
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
-from rich.console import Console, Group, RenderableType
-from rich.layout import Layout
-from rich.live import Live
-from rich.table import Table
-from rich.text import Text
+import yaml
 
-from exporter.commands.up.status import Alert, Snapshot
+from demo.processes import tail
+from exporter.http_client.client import Client, RequestError
+from exporter.http_client.prometheus import Sample
+
+_TIMEOUT = 1.5
+MIN_PENDING_SECONDS = 10.0
+"""An alert that has been pending for less is not shown: after a start, some are pending until the first scrape."""
+DEMO_LINES = 8
+"""Lines of the demo's log that are read: more than it writes between two snapshots."""
+_FAILURES = (RequestError, ValueError, LookupError, TypeError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Alert:
+    """An alert of Prometheus.
+
+    Attributes
+    ----------
+    subject
+        The labels that say what it is about, such as model and feature.
+    since
+        When it became active, in Unix seconds.
+    notified
+        The receivers that Alertmanager sends it to.
+    """
+
+    name: str
+    state: str
+    severity: str
+    subject: str
+    since: float
+    notified: tuple[str, ...] = ()
+
+
+@dataclass
+class Snapshot:
+    """The state of the stack.
+
+    Attributes
+    ----------
+    at
+        When it was taken, in Unix seconds.
+    targets
+        Health by job and instance.
+    series
+        Samples by metric.
+    demo
+        The last lines of the demo's log.
+    unreachable
+        Servers that did not respond; their part of the snapshot is empty.
+    """
+
+    at: float = field(default_factory=time.time)
+    targets: dict[str, str] = field(default_factory=dict)
+    series: dict[str, list[Sample]] = field(default_factory=dict)
+    alerts: list[Alert] = field(default_factory=list)
+    demo: list[str] = field(default_factory=list)
+    unreachable: list[str] = field(default_factory=list)
+
+    def total(self, name: str) -> float | None:
+        """Return the sum of a metric's series; None if it has none."""
+        values = [sample.value for sample in self.series.get(name, [])]
+        return sum(values) if values else None
+
+    def largest(self, name: str) -> Sample | None:
+        """Return the series of a metric with the largest absolute value."""
+        return max(self.series.get(name, []), key=lambda sample: abs(sample.value), default=None)
+
+
+def take_snapshot(prometheus: str, alertmanager: str, metrics: Iterable[str], demo_log: Path | None) -> Snapshot:
+    """Ask the servers for their state.
+
+    Parameters
+    ----------
+    prometheus, alertmanager
+        URLs.
+    metrics
+        Names of the metrics to read.
+    demo_log
+        The demo's log; None without a demo.
+    """
+    snapshot = Snapshot()
+    try:
+        add_prometheus(snapshot, prometheus, metrics)
+    except _FAILURES:
+        snapshot.unreachable.append("Prometheus")
+    try:
+        add_receivers(snapshot, alertmanager)
+    except (*_FAILURES, yaml.YAMLError):
+        snapshot.unreachable.append("Alertmanager")
+    if demo_log is not None:
+        snapshot.demo = tail(demo_log, DEMO_LINES)
+    return snapshot
+
+
+def add_prometheus(snapshot: Snapshot, url: str, metrics: Iterable[str]) -> None:
+    """Add the series, targets and alerts of Prometheus to a snapshot."""
+    query = urllib.parse.urlencode({"query": '{__name__=~"' + "|".join(metrics) + '"}'})
+    for entry in _get(url, f"/api/v1/query?{query}")["data"]["result"]:
+        labels = dict(entry["metric"])
+        value = float(entry["value"][1])
+        if not math.isnan(value):
+            snapshot.series.setdefault(labels.pop("__name__"), []).append(Sample(labels, value))
+    for target in _get(url, "/api/v1/targets?state=active")["data"]["activeTargets"]:
+        snapshot.targets[f"{target['labels']['job']} {target['labels']['instance']}"] = target["health"]
+    for entry in _get(url, "/api/v1/alerts")["data"]["alerts"]:
+        labels = entry["labels"]
+        since = _unix_time(entry["activeAt"])
+        too_new = entry["state"] == "pending" and snapshot.at - since < MIN_PENDING_SECONDS
+        if labels.get("severity") != "none" and not too_new:
+            severity = labels.get("severity", "")
+            snapshot.alerts.append(Alert(labels["alertname"], entry["state"], severity, _subject(labels), since))
+    snapshot.alerts.sort(key=lambda alert: (alert.state != "firing", alert.severity != "critical", alert.since))
+
+
+def add_receivers(snapshot: Snapshot, url: str) -> None:
+    """Add to the alerts of a snapshot the receivers that Alertmanager sends them to."""
+    # Alertmanager also routes alerts to receivers without any integration, which send nothing.
+    config = yaml.load(_get(url, "/api/v2/status")["config"]["original"], yaml.CSafeLoader)
+    sending = {receiver["name"] for receiver in config["receivers"] if any(k.endswith("_configs") for k in receiver)}
+    notified: dict[tuple[str, str], tuple[str, ...]] = {}
+    for entry in _get(url, "/api/v2/alerts?active=true&silenced=false&inhibited=false"):
+        labels = entry["labels"]
+        names = tuple(receiver["name"] for receiver in entry["receivers"] if receiver["name"] in sending)
+        notified[labels["alertname"], _subject(labels)] = names
+    snapshot.alerts = [replace(a, notified=notified.get((a.name, a.subject), ())) for a in snapshot.alerts]
+
+
+def _subject(labels: dict[str, str]) -> str:
+    names = ("model", "version", "feature", "window", "job", "instance", "path")
+    return " ".join(labels[name] for name in names if labels.get(name))
+
+
+def _unix_time(text: str) -> float:
+    """Return the Unix time of an RFC 3339 time in UTC, without fractions of a second."""
+    return datetime.fromisoformat(text[:19] + "+00:00").timestamp()
+
+
+def _get(url: str, path: str) -> Any:
+    with Client(url, "", timeout=_TIMEOUT) as client:
+        return json.loads(client.request("GET", path).body)
+
 
 _VALUES_SECONDS = 60.0
 """Seconds between two lines with the values of a layer."""
 _PENDING_SECONDS = 60.0
 """A warning that has been pending for less gets no line: most of them resolve."""
-DEMO_HEIGHT = 4
-"""Lines of the screen for what the demo last wrote."""
 _SYSTEM = {
     "model_version:requests:rate1m": "{:.1f} requests/s",
     "model_version:request_error_ratio:rate1m": "{:.1%} errors",
@@ -48,50 +190,13 @@ METRICS = (
 """The metrics of a snapshot."""
 
 
-class ScreenDisplay(AbstractContextManager["ScreenDisplay"]):
-    """A screen that is drawn again for each snapshot."""
-
-    def __init__(self, urls: dict[str, str], console: Console) -> None:
-        self._urls = urls
-        self._console = console
-        self._events: list[str] = []
-        # Without a thread of its own, because children are forked meanwhile.
-        self._live = Live(
-            console=console, screen=True, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-        )
-
-    def __enter__(self) -> ScreenDisplay:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(OSError):  # the terminal may be gone
-            self._live.stop()
-
-    def show_event(self, text: str) -> None:
-        """Show the first line of what happened to a program."""
-        self._events.append(f"{clock(time.time())} {text.splitlines()[0]}")
-
-    def show(self, snapshot: Snapshot) -> None:
-        """Draw the screen."""
-        with suppress(OSError):
-            self._live.update(render(snapshot, self._urls, self._events, self._console.height), refresh=True)
-
-
-class LineDisplay(AbstractContextManager["LineDisplay"]):
+class Display:
     """Lines about what changed since the snapshot before."""
 
     def __init__(self) -> None:
         self._before = Snapshot()
         self._alerts: dict[tuple[str, str], Alert] = {}
         self._values_at = 0.0
-
-    def __exit__(self, *_: object) -> None:
-        """Do nothing."""
-
-    def show_event(self, text: str) -> None:
-        """Print what happened to a program."""
-        print_line(text)
 
     def show(self, snapshot: Snapshot) -> None:
         """Print the changes."""
@@ -130,79 +235,6 @@ class LineDisplay(AbstractContextManager["LineDisplay"]):
 
 def _has_line(alert: Alert, now: float) -> bool:
     return alert.state == "firing" or alert.severity != "warning" or now - alert.since >= _PENDING_SECONDS
-
-
-Display = ScreenDisplay | LineDisplay
-
-
-def create_display(urls: dict[str, str]) -> Display:
-    """Return a display for standard output; ``urls`` are those of the programs, by name."""
-    console = Console()
-    if console.is_terminal and not console.is_dumb_terminal and not console.no_color:
-        return ScreenDisplay(urls, console)
-    return LineDisplay()
-
-
-def render(snapshot: Snapshot, urls: dict[str, str], events: list[str], height: int) -> Layout:
-    """Return the screen, on which alerts get the lines that nothing else needs.
-
-    Parameters
-    ----------
-    snapshot
-        The state of the stack.
-    urls
-        URLs of the programs, by name.
-    events
-        What happened to the programs, the newest last.
-    height
-        Lines of the terminal.
-    """
-    title = Table.grid(expand=True)
-    title.add_column()
-    title.add_column(justify="right")
-    title.add_row("model-exporter up", clock(snapshot.at), style="bold")
-    head: list[RenderableType] = [title, *[_line(f"  {name:13} {url}") for name, url in urls.items()]]
-    head.append(_targets(snapshot))
-    head += [_line(f"{layer:8} {values}") for layer, values in layers(snapshot)]
-    head += [_line(f"{name} does not respond") for name in snapshot.unreachable]
-    foot = [
-        *[_line(f"! {event}") for event in events[-2:]],
-        _line(f"Ctrl-C stops everything. Open {urls['exporter']}/"),
-    ]
-    demo = Table.grid(padding=(0, 1))
-    demo.add_column(width=8)
-    demo.add_row("demo", "\n".join(map(_without_time, snapshot.demo[-2:])))
-    room = height - len(head) - len(foot)
-    lines = max(0, min(DEMO_HEIGHT, room - 2)) if snapshot.demo else 0
-    alerts = _alerts(snapshot, room - lines)
-    sections = [Layout(Group(*head), size=len(head)), Layout(Group(*alerts))]
-    sections += [Layout(demo, size=lines)] if lines else []
-    screen = Layout()
-    screen.split_column(*sections, Layout(Group(*foot), size=len(foot)))
-    return screen
-
-
-def _line(text: str, style: str = "") -> Text:
-    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
-
-
-def _targets(snapshot: Snapshot) -> Text:
-    down = [target for target, health in snapshot.targets.items() if health != "up"]
-    text = f"targets  {len(snapshot.targets) - len(down)} up"
-    if down:
-        return _line(f"{text}, {len(down)} down or new: {', '.join(down)}", "bold red")
-    return _line(text, "green" if snapshot.targets else "")
-
-
-def _alerts(snapshot: Snapshot, room: int) -> list[Text]:
-    """Return a title and a line for each alert, or for as many as there is room for."""
-    alerts = snapshot.alerts
-    firing = sum(alert.state == "firing" for alert in alerts)
-    lines = [_line(f"  {alert_text(a)}", "bold red" if a.state == "firing" else "magenta") for a in alerts]
-    if len(lines) > room - 1:
-        lines[max(0, room - 2) :] = [_line(f"  and {len(lines) - max(0, room - 2)} more")]
-    title = f"alerts   {firing} firing, {len(alerts) - firing} pending" if alerts else "alerts   none"
-    return [_line(title, "bold"), *lines]
 
 
 def alert_text(alert: Alert) -> str:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from exporter.commands.demo.model import Images
+from demo.model import Images
 
 ERROR_SHARE = 0.05
 SLOW_SHARE = 0.3

@@ -22,13 +22,13 @@ import pytest
 from support.fake_exporter import Exporter, nobody
 from support.servers import eventually
 
+from demo import model, scenario, service
+from demo.incidents import INCIDENTS, NO_INCIDENT, Incidents
+from demo.retraining import Trainer
+from demo.service import Versions
+from demo.traffic import DIGITS_OF_A_SHEET, Traffic, _Feedback
 from exporter import config
 from exporter.client import Monitor as Client
-from exporter.commands.demo import model, scenario, service
-from exporter.commands.demo.incidents import INCIDENTS, NO_INCIDENT, Incidents
-from exporter.commands.demo.traffic import DIGITS_OF_A_SHEET, Traffic, _Feedback
-from exporter.commands.demo.trainer import Trainer
-from exporter.commands.demo.versions import Versions
 from exporter.errors import StackError
 from exporter.http_client.client import Client as HttpClient
 from exporter.monitoring.binner import Binner
@@ -433,7 +433,7 @@ class Demo:
     """The command as a process."""
 
     def __init__(self, *arguments: object) -> None:
-        command = [sys.executable, "-m", "exporter.cli", "demo", *map(str, arguments)]
+        command = [sys.executable, "-m", "demo", "run", *map(str, arguments)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def end(self, number: int | None = None) -> tuple[int, str, str]:
@@ -471,7 +471,7 @@ def test_the_whole_demo(directory: Path, exporter: Exporter) -> None:
     assert (code, err) == (0, "")
     assert out.startswith("For 1m30s a dependency of the service breaks")
     assert "\nLook for:\n- the error ratio rises to 5 %\n- ModelErrorRatioHigh" in out
-    assert "\n  " in out and "demo --incident=none" in out
+    assert "\n  " in out and "python -m demo run --incident=none" in out
     with urllib.request.urlopen(f"http://{listen}/", timeout=60) as page:
         assert f'href="{exporter.url}/review"' in page.read().decode()
     assert ask(f"http://{listen}/incident")[1]["name"] == "errors"
@@ -513,7 +513,7 @@ def test_killed_service_ends_the_demo(directory: Path, exporter: Exporter) -> No
     os.kill(child.pid, signal.SIGKILL)
     code, _, err = demo.end()
     assert code == 1
-    assert err == "model-exporter: the model service exited unexpectedly with status -9\n"
+    assert err == "python -m demo: the model service exited unexpectedly with status -9\n"
 
 
 def test_busy_port(directory: Path, exporter: Exporter) -> None:

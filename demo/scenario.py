@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from exporter.commands.demo.incidents import INCIDENTS, NO_INCIDENT, ActiveIncident
+from demo.incidents import INCIDENTS, NO_INCIDENT, ActiveIncident
 from exporter.errors import ExporterError, StackError
 from exporter.http_client.client import Client, RequestError
 from exporter.validation import parse_duration, suggestion
@@ -84,12 +84,17 @@ def say(text: str) -> None:
     print(time.strftime("%H:%M:%S"), text, flush=True)
 
 
-def program() -> str:
-    """Return how to type this command: its name if it is on the PATH, else its path from the working directory."""
-    path = Path(sys.executable).with_name("model-exporter")
-    if not path.exists() or shutil.which(path.name) == str(path):
-        return path.name
+def program(name: str) -> str:
+    """Return how to type a program of this environment: its name if it is on the PATH, else its path from here."""
+    path = Path(sys.executable).with_name(name)
+    if not path.exists() or shutil.which(name) == str(path):
+        return name
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
+def demo() -> str:
+    """Return how to type ``python -m demo`` in this environment."""
+    return f"{program('python')} -m demo"
 
 
 def service_client(url: str) -> Client:
@@ -121,7 +126,7 @@ def trigger(service: Client, name: str | None, seconds: float, *, by_hand: bool 
         reason = getattr(error, "reason", error)
         raise StackError(
             f"{url}: no model service responds ({reason}); start one with 'make up' or "
-            f"'{program()} demo', or set another with --service URL"
+            f"'{demo()} run', or set another with --service URL"
         ) from None
 
 
@@ -185,7 +190,7 @@ class Scenario:
                 previous = None if phase.name == HEALTHY else phase.name
             if not repeat:
                 break
-        self.say(f"the scenario has ended, and the service stays healthy. Next: {program()} demo --incident=dark")
+        self.say(f"the scenario has ended, and the service stays healthy. Next: {demo()} run --incident=dark")
         self._run_phase(Phase(HEALTHY, math.inf))
 
     def _run_step(self, step: str) -> None:

@@ -1,4 +1,4 @@
-"""The command ``model-exporter demo``: prepare the files, serve the model, send traffic and run the scenario."""
+"""The command ``python -m demo run``: prepare the files, serve the model, send traffic and run the scenario."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from demo import model, retraining, scenario, service
+from demo.incidents import INCIDENTS, ActiveIncident
+from demo.retraining import retrain
+from demo.scenario import say
+from demo.traffic import Traffic
 from exporter.client import Monitor
 from exporter.commands import addresses, common
-from exporter.commands.demo import flywheel, model, scenario, service
-from exporter.commands.demo.incidents import INCIDENTS, ActiveIncident
-from exporter.commands.demo.retrain import retrain
-from exporter.commands.demo.scenario import say
-from exporter.commands.demo.traffic import Traffic
 from exporter.comparison.counts import Period, utc_time
 from exporter.comparison.prometheus import compare_shared
 from exporter.comparison.report import sentence
@@ -89,8 +89,8 @@ def run(args: argparse.Namespace) -> int:
     elif args.retrain:
         with _exporter_client(args) as exporter, _service_client(args) as client:
             version = retrain(args.directory, exporter, client, say)
-        program = scenario.program()
-        say(f"next: {program} demo --incident=dark, and then {program} compare --after={version}")
+        exporter_command = scenario.program("model-exporter")
+        say(f"next: {scenario.demo()} run --incident=dark, and then {exporter_command} compare --after={version}")
     elif args.prepare:
         model.prepare(args.directory)
         print(f"{args.directory}: wrote {', '.join(model.FILES)}")
@@ -129,7 +129,7 @@ def _incident(args: argparse.Namespace) -> None:
         print(f"It replaces {_describe(previous)}.")
     option = "" if client.url == f"http://{ADDRESS}" else f" --service={client.url}"
     print("The scenario pauses until the incident is over. To end it now:")
-    print(f"  {scenario.program()} demo --incident={NONE}{option}")
+    print(f"  {scenario.demo()} run --incident={NONE}{option}")
 
 
 def _describe(incident: ActiveIncident) -> str:
@@ -189,7 +189,7 @@ class _Steps:
 
     def sample(self) -> None:
         """Review a random sample, from which the accuracy of the confident predictions is estimated."""
-        reviewed = flywheel.review_sample(self._exporter, self._args.directory)
+        reviewed = retraining.review_sample(self._exporter, self._args.directory)
         say(
             f"  the demo reviews a random sample of confident predictions: {reviewed['right']} are right, "
             f"{reviewed['wrong']} wrong, {reviewed['left']} impossible to judge"
@@ -210,7 +210,8 @@ class _Steps:
         before, after = versions[-2:]
         period = Period(self._since, time.time())
         comparison = compare_shared(self._prometheus, model.NAME, (before, after), period)
-        say(f"  all numbers: {scenario.program()} compare --model={model.NAME} --from={utc_time(period.start)}")
+        command = f"{scenario.program('model-exporter')} compare --model={model.NAME} --from={utc_time(period.start)}"
+        say(f"  all numbers: {command}")
         # The correction ratio, which the demo is about, comes last: `up` shows the last two lines.
         for measure in sorted(comparison.measures, key=lambda measure: measure.name == "correction_ratio"):
             say(f"  {sentence(comparison, measure)}")
@@ -220,7 +221,7 @@ class _Steps:
 def _service(args: argparse.Namespace) -> Iterator[subprocess.Popen[bytes]]:
     """Run the service as a child; should this process be killed, the end of its standard input ends the child."""
     with service.listen(args.listen_address) as listener:
-        command = [sys.executable, "-m", "exporter.commands.demo.service", f"--directory={args.directory}"]
+        command = [sys.executable, "-m", "demo.service", f"--directory={args.directory}"]
         command += [f"--exporter={args.exporter}", f"--fd={listener.fileno()}"]
         command += [f"--ca-file={args.ca_file}"] if args.ca_file else []
         # In a session of its own, so that Ctrl-C reaches the parent alone, which first stops the traffic.
@@ -267,7 +268,7 @@ def _no_exporter(args: argparse.Namespace) -> str:
     config = args.directory / model.CONFIG_FILE
     return (
         f"{args.exporter}: no exporter responds; start one with "
-        f"'{scenario.program()} serve --config.file={config}', or set another with --exporter URL"
+        f"'{scenario.program('model-exporter')} serve --config.file={config}', or set another with --exporter URL"
     )
 
 

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from demo.model import EVENT, NAME, TEACHERS, Images, device, teacher
 from exporter.client import Monitor
-from exporter.commands.demo.model import EVENT, NAME, TEACHERS, Images, device, teacher
 from exporter.errors import ExporterError
 from exporter.http_client.client import Client
 
