@@ -276,7 +276,7 @@ def test_both_lock_files_agree() -> None:
 
 
 def test_the_image_runs_without_root_on_the_locked_packages() -> None:
-    """The stages run as a numeric user, with packages from the lock file and their hashes; the last one is the server."""
+    """The image runs as a numeric user, with packages from the lock file and their hashes; the server is last."""
     server = DOCKERFILE.partition(" AS server\n")[2].partition("\nFROM ")[0]
     assert re.findall(r"^USER (.*)$", server, re.MULTILINE) == ["10001:10001"]
     assert DOCKERFILE.endswith("\nFROM server\n")
