@@ -35,10 +35,8 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(26, 10, {5: confidence(), 6: feedback()}),
             layout.row(101, "The flywheel: review and release", 36),
             *layout.side_by_side(37, 8, {7: pending(), 8: oldest(), 9: releases(), 10: flywheel()}, (7, 7, 6, 4)),
-            *layout.side_by_side(45, 8, {14: reviewed(), 15: delay(), 16: unjoined()}),
-            *layout.side_by_side(
-                53, 8, {19: review.agreement(), 20: review.second_opinions(), 21: review.retraining()}
-            ),
+            *layout.side_by_side(45, 8, {14: reviewed(), 15: delay()}),
+            *layout.side_by_side(53, 8, {16: unjoined(), 21: review.retraining()}),
             layout.row(
                 102,
                 "Segments and business events, for models that have them",

@@ -34,8 +34,6 @@ from exporter.validation import (
     suggestion,
 )
 
-LEASE = ("10s", "1d")
-"""The shortest and the longest time for which a correction is given to one reviewer."""
 RETRAIN_EXAMPLE = "https://trainer.example.org/retrain"
 
 
@@ -60,7 +58,6 @@ def check_document(document: Any, where: str) -> Any:
         if document.get("models_folder") is None:
             names = [model["name"] for model in models.values() if isinstance(model.get("name"), str)]
             check_retrained(entries(mapping(document, "retrain"), "models"), names)
-        check_interval(("review", "lease"), mapping(document, "review").get("lease"), LEASE)
     except InvalidKeyError as error:
         raise ConfigError(f"{where}: {error}") from None
     return document

@@ -153,17 +153,6 @@ class RetrainConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return parse_duration(self.interval)
 
 
-class ReviewConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The settings of the review."""
-
-    lease: str = "10m"
-    second_opinion: Annotated[float, msgspec.Meta(ge=0, le=1)] = 0.0
-
-    def lease_seconds(self) -> float:
-        """Return for how long a correction is given to one reviewer, in seconds."""
-        return parse_duration(self.lease)
-
-
 class QueueConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Bounds of the queue in memory."""
 
@@ -185,7 +174,6 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     prometheus_url: str | None = None
     store: StoreConfig = StoreConfig()
     links: LinksConfig = LinksConfig()
-    review: ReviewConfig = ReviewConfig()
     retrain: RetrainConfig | None = None
     queue: QueueConfig = QueueConfig()
 

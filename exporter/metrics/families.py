@@ -65,21 +65,6 @@ REVIEWED_ACCURACY = (
     _gauge("model_reviewed_accuracy_upper", "Upper bound of the 95 % confidence interval of the reviewed accuracy."),
 )
 REVIEWED = _gauge("model_reviewed_predictions", "Sampled confident predictions decided by a reviewer.")
-AWAITING_OPINION = _gauge(
-    "model_corrections_awaiting_second_opinion", "Corrections that one reviewer decided and a second one has not yet."
-)
-DISPUTED = _gauge("model_corrections_disputed", "Corrections that two reviewers decided differently, not settled yet.")
-AGREEMENT_CORRECTIONS = _gauge(
-    "model_review_agreement_corrections", "Corrections that two reviewers decided, the second without seeing the first."
-)
-AGREEMENT_RATIO = _gauge(
-    "model_review_agreement_ratio", "Share of the corrections with two decisions on which both reviewers agree."
-)
-AGREEMENT_KAPPA = (
-    _gauge("model_review_agreement_kappa", "Cohen's kappa of first and second decisions of reviewers."),
-    _gauge("model_review_agreement_kappa_lower", "Lower bound of the 95 % confidence interval of kappa."),
-    _gauge("model_review_agreement_kappa_upper", "Upper bound of the 95 % confidence interval of kappa."),
-)
 OUTCOMES = _counter("model_outcomes_total", "Labelled predictions by the predicted and the actual class.")
 LABELLED = _counter("model_labelled_predictions_total", "Predictions whose label is known.")
 CORRECT = _counter("model_correct_predictions_total", "Predictions that their label proves right.")

@@ -44,7 +44,6 @@ from exporter.storage import CountedFeedback, Store
 from exporter.storage._engine import check_url, is_shared
 from exporter.storage._labels import sum_labels
 from exporter.storage._snapshots import ReplicaLease
-from exporter.storage.review.second_opinions import OpinionRule
 from exporter.validation import preview
 from exporter.wire.events import LabelledPrediction
 from exporter.wire.pairing import RequestResponsePairer
@@ -412,11 +411,6 @@ class Exporter:
         """Return the tolerance of a model's corrections."""
         model = self._monitors().models.get(name)
         return model.tolerance() if model else Tolerance()
-
-    @property
-    def opinion_rule(self) -> OpinionRule:
-        """Which corrections get a second opinion, and when two reviewers agree."""
-        return OpinionRule(self.config.review.second_opinion, self.tolerance)
 
 
 def _disks(config: Config) -> list[Path]:

@@ -16,7 +16,6 @@ from exporter.server.api import (
     corrections,
     datasets,
     integrations,
-    leases,
     openapi,
     operations,
     retraining,
@@ -53,7 +52,6 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
     app.register_blueprint(api.blueprint(exporter, ingest))
     app.register_blueprint(integrations.blueprint(exporter, ingest))
     app.register_blueprint(corrections.blueprint(exporter, ingest.idempotency))
-    app.register_blueprint(leases.blueprint(exporter))
     app.register_blueprint(datasets.blueprint(exporter))
     app.register_blueprint(comparison.blueprint(exporter))
     app.register_blueprint(retraining.blueprint(exporter))

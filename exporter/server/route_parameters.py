@@ -13,7 +13,6 @@ from exporter.slices.explain import MAX_LIMIT as MAX_SLICES
 from exporter.slices.explain import QUESTIONS
 from exporter.storage.review.correction_pages import ORDERS
 from exporter.storage.review.corrections import STATUSES, VERDICTS
-from exporter.storage.review.second_opinions import STATES as OPINION_STATES
 
 
 class Parameter(NamedTuple):
@@ -73,7 +72,6 @@ QUEUE = (
     Parameter("alike", int, "The corrections that are like this one, which stands for them in the order informative."),
     Parameter("where", str, "The bins of a slice, as GET /v1/slices returns them, as a JSON object."),
     Parameter("suspect", one_of(("false", "true")), "Whether they are accepted ones whose label may be wrong."),
-    Parameter("second_opinion", one_of(OPINION_STATES), "What became of the second opinion."),
     Parameter("order", one_of(ORDERS), "The newest first by default."),
     *_PAGE,
 )

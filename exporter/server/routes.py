@@ -14,7 +14,6 @@ from exporter.server.alerts import Notification
 from exporter.server.api import correction_schemas, schemas
 from exporter.server.api.request_bodies import (
     BatchDecision,
-    LeaseChange,
     ReleaseRequest,
     RetrainBody,
     ReviewDecision,
@@ -134,11 +133,6 @@ ROUTES: dict[str, Route] = {
         {200: correction_schemas.Users},
         parameters=(MODEL._replace(required=True),),
     ),
-    "GET /v1/corrections/agreement": Route(
-        "Return how far reviewers agree, from second opinions.",
-        {200: correction_schemas.ReviewerAgreement},
-        parameters=(MODEL._replace(required=True),),
-    ),
     "GET /v1/corrections/<int:correction_id>": Route(
         "Return a correction with its history.",
         {200: correction_schemas.CorrectionWithHistory},
@@ -152,18 +146,6 @@ ROUTES: dict[str, Route] = {
     ),
     "PATCH /v1/corrections/<int:correction_id>": Route(
         "Decide a correction.", {200: correction_schemas.Correction}, ReviewDecision, scope="review"
-    ),
-    "POST /v1/corrections/leases": Route(
-        "Give the caller pending corrections that no other reviewer holds.",
-        {200: correction_schemas.Assigned},
-        parameters=QUEUE,
-        scope="review",
-    ),
-    "PUT /v1/corrections/leases": Route(
-        "Renew leases of corrections, and give others back.",
-        {200: correction_schemas.Leases},
-        LeaseChange,
-        scope="review",
     ),
     "POST /v1/corrections/samples": Route(
         "Draw confident predictions without feedback for review.",

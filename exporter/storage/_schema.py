@@ -190,37 +190,6 @@ decisions = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Index("decisions_time", "time"),
 )
-# Corrections that a reviewer is looking at; see `exporter.storage.review.leases`.
-leases = sa.Table(
-    "leases",
-    metadata,
-    sa.Column("feedback_id", Key, primary_key=True, autoincrement=False),
-    sa.Column("reviewer", sa.Text, nullable=False),
-    sa.Column("expires", sa.Float, nullable=False),
-)
-# Corrections that two reviewers decide; see `exporter.storage.review.second_opinions`.
-second_opinions = sa.Table(
-    "second_opinions",
-    metadata,
-    sa.Column("feedback_id", Key, primary_key=True, autoincrement=False),
-    sa.Column("model", sa.Text),
-    sa.Column("state", sa.Text, nullable=False),
-    # The revision of the correction in which it is in this state; and the one that the first decision made.
-    sa.Column("revision", sa.Integer, nullable=False),
-    sa.Column("first_revision", sa.Integer, nullable=False),
-    sa.Column("first_reviewer", sa.Text, nullable=False),
-    sa.Column("first_status", sa.Text, nullable=False),
-    sa.Column("first_label", sa.Text),
-    sa.Column("first_time", sa.Float, nullable=False),
-    sa.Column("first_category", sa.Text),
-    sa.Column("second_reviewer", sa.Text),
-    sa.Column("second_status", sa.Text),
-    sa.Column("second_label", sa.Text),
-    sa.Column("second_time", sa.Float),
-    sa.Column("second_category", sa.Text),
-    sa.Index("second_opinions_state", "state", "first_time"),
-    sa.Index("second_opinions_given", "model", "second_time"),
-)
 # Pending corrections in the order in which they teach most; see `exporter.storage.review.rankings`.
 rankings = sa.Table(
     "rankings",

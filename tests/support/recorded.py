@@ -26,7 +26,7 @@ from exporter.metrics.exposition import render_families
 from exporter.metrics.lines import sample_line
 from support.paths import ROOT
 from support.programs import quickened_rules, running
-from support.reviewers import assigned, decide, token, with_names
+from support.reviewers import token, with_names
 from support.servers import CONFIG, Served, ask, free_port, write_config
 
 RULES = ROOT / "prometheus" / "rules"
@@ -106,8 +106,6 @@ def traffic(server: Served, turn: int, rng: np.random.Generator) -> None:
         ]
         assert ask(f"{server.url}/v1/corrections", decisions, "PATCH", **token("anna")).status == 200
         assert server.post("/v1/dataset/releases", {"model": "credit"}).status == 201
-        for number, correction in enumerate(assigned(server, "ben", "source=all")):
-            assert decide(server, "ben", correction, "accepted" if number else "rejected").status == 200
         assert server.post("/v1/retrain-requests", {"model": "credit"}).status == 201
 
 
@@ -221,7 +219,7 @@ def record(folder: Path) -> int:
     (folder / "secret").write_text(16 * "a")
     (folder / "secret").chmod(0o600)
     retrain = {"url": f"http://127.0.0.1:{free_port()}", "secret_file": "secret", "corrections": 0}
-    write_config(folder, {**CONFIG, "review": {"second_opinion": 1.0}, "retrain": retrain}, labels=True)
+    write_config(folder, {**CONFIG, "retrain": retrain}, labels=True)
     rng = np.random.default_rng(5)
     server = with_names(folder, "review")
     try:

@@ -21,10 +21,10 @@ def token(name: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {name[::-1]}"}
 
 
-def reviewed_by_names(folder: Path, database: str, corrections: int, **review: Any) -> Served:
+def reviewed_by_names(folder: Path, database: str, corrections: int) -> Served:
     """Start an exporter with corrections, and the users whose names are `NAMES`; ``service`` may not review."""
     folder.mkdir(exist_ok=True)
-    write_config(folder, {**CONFIG, "store": {"url": database, "replica": folder.name}, "review": review})
+    write_config(folder, {**CONFIG, "store": {"url": database, "replica": folder.name}})
     server = with_names(folder)
     if corrections:
         correct(server, [mistake(f"m-{number}") for number in range(corrections)])
@@ -44,11 +44,9 @@ def with_names(folder: Path, *more: str) -> Served:
     return server
 
 
-def assigned(server: Served, name: str, query: str = "") -> list[str]:
-    """Take leases for a reviewer; return the identifiers of the corrections."""
-    answer = ask(f"{server.url}/v1/corrections/leases?{query}", b"", "POST", **token(name))
-    assert answer.status == 200, answer.text
-    return [one["id"] for one in answer.json["corrections"]]
+def pending(server: Served, query: str = "") -> list[str]:
+    """Return the identifiers of pending corrections."""
+    return [one["id"] for one in server.get(f"/v1/corrections?status=pending&{query}").json["corrections"]]
 
 
 def decide(server: Served, name: str, correction_id: str, status: str, revision: int = 1, **body: Any) -> Answer:

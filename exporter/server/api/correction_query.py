@@ -29,7 +29,6 @@ from exporter.storage._schema import label_json
 from exporter.storage.review.correction_history import HistoryPosition
 from exporter.storage.review.correction_pages import ORDERS, Position
 from exporter.storage.review.corrections import PARAMETERS, STATUSES, VERDICTS, Filter, of_any_label
-from exporter.storage.review.second_opinions import STATES as OPINION_STATES
 from exporter.validation import any_of, preview, suggestion
 
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
@@ -126,9 +125,7 @@ def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple
         raise EventError("", f"no model {preview(model)} is configured; {hint}", "unknown_model")
     if q is not None and len(q) > MAX_SEARCH:
         raise malformed(f"q: expected at most {MAX_SEARCH} characters, got {len(q)}")
-    status, joined, suspect, opinion = (
-        arguments.get(name) for name in ("status", "joined", "suspect", "second_opinion")
-    )
+    status, joined, suspect = (arguments.get(name) for name in ("status", "joined", "suspect"))
     return Filter(
         model=model,
         version=arguments.get("version"),
@@ -147,7 +144,6 @@ def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple
         suspect=None if suspect is None else parse_truth("suspect", suspect),
         alike=parse_whole_number("alike", arguments.get("alike"), MAX_ID),
         where=arguments.get("where"),
-        second_opinion=None if opinion is None else _one_of("second_opinion", opinion, OPINION_STATES),
         joined=None if joined is None else _one_of("joined", joined, _JOINED) == "true",
         redacted=exporter.redacted,
     )

@@ -24,22 +24,6 @@ class Suspect(msgspec.Struct):
     reason: str
 
 
-class Opinion(msgspec.Struct):
-    """A reviewer's decision on a correction that gets two."""
-
-    reviewer: str
-    status: Literal["accepted", "rejected"]
-    label: Label
-    time: str | None
-
-
-class SecondOpinion(msgspec.Struct):
-    """Whether the second reviewer decided as the first one, with the decisions so far."""
-
-    state: Literal["agreed", "awaited", "disputed", "settled"]
-    decisions: list[Opinion]
-
-
 class Correction(msgspec.Struct):
     """A correction, a prediction drawn for review, or feedback that waits for its prediction."""
 
@@ -67,7 +51,6 @@ class Correction(msgspec.Struct):
     new_label: bool
     alike: int | UnsetType = UNSET
     suspect: Suspect | UnsetType = UNSET
-    second_opinion: SecondOpinion | UnsetType = UNSET
     unreadable: list[str] | UnsetType = UNSET
 
 
@@ -102,20 +85,6 @@ class Corrections(msgspec.Struct):
     truncated: bool | UnsetType = UNSET
 
 
-class Assigned(msgspec.Struct):
-    """Pending corrections that the caller holds until ``expires``."""
-
-    corrections: list[Correction]
-    expires: str
-
-
-class Leases(msgspec.Struct):
-    """The identifiers of those corrections, of the ones in the request, that the caller holds until ``expires``."""
-
-    held: list[str]
-    expires: str
-
-
 class UserCorrections(msgspec.Struct):
     """The corrections of one user by their status."""
 
@@ -134,31 +103,6 @@ class Users(msgspec.Struct):
     users: list[UserCorrections]
     total: int
     median: int
-
-
-class Agreed(msgspec.Struct, kw_only=True):
-    """How many corrections two reviewers decided, in how many they agree, and Cohen's kappa with its 95 % interval."""
-
-    corrections: int
-    agreed: int
-    kappa: float | None
-    kappa_lower: float | None
-    kappa_upper: float | None
-
-
-class AgreedPair(Agreed, kw_only=True):
-    """The agreement of two reviewers."""
-
-    reviewers: list[str]
-
-
-class ReviewerAgreement(Agreed, kw_only=True):
-    """The agreement of all reviewers of a model, and of each two; the most corrections first."""
-
-    model: str
-    awaited: int
-    disputed: int
-    reviewers: list[AgreedPair]
 
 
 class DecisionResult(msgspec.Struct):

@@ -20,7 +20,6 @@ from exporter.server.api.correction_query import (
     with_new_label,
 )
 from exporter.server.api.ingest import idempotency_key
-from exporter.server.api.leases import reviewer_lease
 from exporter.server.api.parameters import convert_body, parse_json
 from exporter.server.api.request_bodies import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.application import Exporter
@@ -31,12 +30,9 @@ from exporter.storage.review.correction_history import correction_history
 from exporter.storage.review.correction_pages import list_corrections
 from exporter.storage.review.corrections import find_correction
 from exporter.storage.review.decision import Decision
-from exporter.storage.review.leases import is_asked
 from exporter.storage.review.rankings import count_alike
 from exporter.storage.review.review_decisions import decide, decide_all
 from exporter.storage.review.review_samples import sample_for_review
-from exporter.storage.review.reviewer_agreement import reviewer_agreement
-from exporter.storage.review.second_opinions import as_before, with_second_opinions
 from exporter.storage.review.stratified_draw import Draw
 from exporter.storage.review.suspects import suspect_documents
 from exporter.storage.review.user_stats import user_stats
@@ -64,7 +60,6 @@ class CorrectionsApi:
         query = parse_query(self._exporter, request.args)
         with self._exporter.store.reading() as connection:
             page, end = list_corrections(connection, query.filter, query.limit, query.after, query.order)
-            page = with_second_opinions(connection, page)
             alike = count_alike(connection, page) if query.order == "informative" else None
             suspects = suspect_documents(connection, page)
         next_url = None
@@ -84,12 +79,6 @@ class CorrectionsApi:
         with self._exporter.store.reading() as connection:
             return _json(user_stats(connection, model))
 
-    def show_agreement(self) -> Response:
-        """``GET /v1/corrections/agreement``: how far reviewers agree."""
-        model = self._model()
-        with self._exporter.store.reading() as connection:
-            return _json(reviewer_agreement(connection, model))
-
     def _model(self) -> str:
         """Return the model that the only parameter of the request names."""
         model = request.args.get("model")
@@ -107,12 +96,7 @@ class CorrectionsApi:
             if document is None:
                 return _not_found(correction_id)
             history, end = correction_history(connection, correction_id, limit, after)
-            lease = reviewer_lease(self._exporter)
-            if lease and is_asked(connection, correction_id, lease):
-                document, history = as_before(document), [entry for entry in history if "reviewer" not in entry]
-            else:
-                (document,) = with_second_opinions(connection, [document])
-                document = _with_suspect(document, suspect_documents(connection, [document]))
+            document = _with_suspect(document, suspect_documents(connection, [document]))
         next_url = None
         if end:
             arguments = urlencode({**request.args.to_dict(), "cursor": f"{end.feedback}-{end.decision}"})
@@ -124,9 +108,9 @@ class CorrectionsApi:
         decision = _decision(convert_body(ReviewDecision, parse_json(request.get_data())))
         if correction_id > MAX_ID:
             return problem(404, _undecidable(correction_id)).flask()
-        store, redacted, rule = self._exporter.store, self._exporter.redacted, self._exporter.opinion_rule
+        store, redacted = self._exporter.store, self._exporter.redacted
         stored, document = store.execute(
-            lambda connection, _: decide(connection, correction_id, decision, redacted, rule), len(request.get_data())
+            lambda connection, _: decide(connection, correction_id, decision, redacted), len(request.get_data())
         )
         if document is None:
             return problem(404, _undecidable(correction_id)).flask()
@@ -142,9 +126,9 @@ class CorrectionsApi:
             first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
             detail = f"no decision was stored, {len(errors)} of them are not valid: {first}"
             return problem(400, detail, errors).flask()
-        store, redacted, rule = self._exporter.store, self._exporter.redacted, self._exporter.opinion_rule
+        store, redacted = self._exporter.store, self._exporter.redacted
         outcomes = store.execute(
-            lambda connection, _: decide_all(connection, decisions, redacted, rule), len(request.get_data())
+            lambda connection, _: decide_all(connection, decisions, redacted), len(request.get_data())
         )
         results = [
             self._result(correction_id, decision, stored, document)
@@ -184,7 +168,6 @@ def blueprint(exporter: Exporter, idempotency: IdempotencyCache) -> Blueprint:
     api = CorrectionsApi(exporter, idempotency)
     routes.get("")(api.list_corrections)
     routes.get("/users")(api.list_users)
-    routes.get("/agreement")(api.show_agreement)
     routes.get("/<int:correction_id>")(api.show)
     routes.patch("/<int:correction_id>")(api.decide)
     routes.patch("")(api.decide_several)
@@ -217,7 +200,7 @@ def _conflict(document: dict[str, Any], reviewer: str | None) -> str:
     label = f" as {preview(document['label'])}" if document["status"] == "accepted" else ""
     if reviewer is not None and document["reviewer"] == reviewer:
         who, by = "you decided it before", ""
-    elif document["status"] == "pending":  # new feedback of the user, a decision taken back, or two that differ
+    elif document["status"] == "pending":  # new feedback of the user, or a decision taken back
         who, by = "the correction has changed", ""
     else:
         who, by = "another reviewer decided first", f" by {preview(first)}" if (first := document["reviewer"]) else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -32,20 +31,6 @@ class BatchDecision(ReviewDecision, forbid_unknown_fields=True, kw_only=True):
     """A reviewer's decision on one of several corrections."""
 
     id: _CorrectionId
-
-
-_CorrectionIds = Annotated[tuple[_CorrectionId, ...], msgspec.Meta(max_length=MAX_LIMIT)]
-
-
-class LeaseChange(msgspec.Struct, forbid_unknown_fields=True):
-    """The corrections that the reviewer still looks at, and those that others may have.
-
-    With ``expires``, only leases that expire by then are given back: a closed page leaves those of the page after it.
-    """
-
-    hold: _CorrectionIds = ()
-    release: _CorrectionIds = ()
-    expires: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
 
 class SampleRequest(msgspec.Struct, forbid_unknown_fields=True):

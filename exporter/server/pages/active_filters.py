@@ -21,7 +21,6 @@ def active_filters(query: ReviewQuery) -> list[tuple[str, dict[str, str]]]:
         "q": lambda: f"with “{query.args['q'][:40]}”",
         "source": lambda: {"sample": "samples", "all": "corrections and samples"}[query.filter.source],
         "suspect": lambda: "with a suspect label" if query.filter.suspect else "without a suspect label",
-        "second_opinion": lambda: f"second opinion: {query.filter.second_opinion}",
         "alike": lambda: f"like correction {query.filter.alike}",
         "where": lambda: query.slice.description if query.slice else "",
         "joined": lambda: "with a logged prediction" if query.filter.joined else "without a logged prediction",

@@ -19,29 +19,25 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.segments import Segments
 from exporter.profiles.profile import CategoricalFeature
 from exporter.server.api.correction_query import MAX_ID, MAX_LIMIT, encode_cursor
-from exporter.server.api.leases import assign, reviewer_lease
 from exporter.server.application import Exporter
 from exporter.server.http.problem import store_problem
 from exporter.server.pages import image_png, review_cards, review_charts
 from exporter.server.pages.active_filters import active_filters
 from exporter.server.pages.regression import is_regression
-from exporter.server.pages.review_agreement import agreement_sentence
 from exporter.server.pages.review_errors import error_chart
 from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, parameters, parse_review_query
 from exporter.server.pages.slices import slices_parameters
 from exporter.server.text import ago
 from exporter.stats.accuracy import IntervalEstimate
-from exporter.storage._schema import label_json, rfc3339
+from exporter.storage._schema import label_json
 from exporter.storage.review.accuracy_counts import AccuracyCounts, accuracy_counts
 from exporter.storage.review.correction_pages import list_corrections
 from exporter.storage.review.correction_stats import overview, read_errors
-from exporter.storage.review.corrections import STATUSES, count_among, find_correction
+from exporter.storage.review.corrections import STATUSES, find_correction
 from exporter.storage.review.decision import Decision
-from exporter.storage.review.leases import held_by_others
 from exporter.storage.review.rankings import count_alike
 from exporter.storage.review.review_decisions import count_decided, decide
 from exporter.storage.review.review_samples import sample_for_review
-from exporter.storage.review.second_opinions import in_state, with_second_opinions
 from exporter.storage.review.stratified_draw import Draw
 from exporter.storage.review.suspects import count_suspects, suspect_documents
 
@@ -82,9 +78,9 @@ class ReviewPage:
         text, label_type = form.get("label", "").strip(), form.get("label_type", "string")
         label = label_json(review_cards.parse_label(text, label_type)) if text and status == "accepted" else None
         decision = Decision(status, label, int(revision), g.user)
-        store, redacted, rule = self._exporter.store, self._exporter.redacted, self._exporter.opinion_rule
+        store, redacted = self._exporter.store, self._exporter.redacted
         stored, document = store.execute(
-            lambda connection, _: decide(connection, int(correction_id), decision, redacted, rule), len(text)
+            lambda connection, _: decide(connection, int(correction_id), decision, redacted), len(text)
         )
         if stored:
             return redirect(_address(back), 303)
@@ -145,22 +141,12 @@ class ReviewPage:
             return render_template("review.html", **context, errors=[error.detail]), 400
         if query.slice and query.slice.truncated:
             context["messages"].append("Only the newest corrections were looked at for the slice.")
-        wanted = query.filter, PAGE_SIZE, query.after
-        is_assigned = query.filter.status == "pending" and query.filter.joined is not False and request.method != "HEAD"
-        lease = reviewer_lease(self._exporter) if is_assigned else None
-        assigned = assign(self._exporter, lease, *wanted, order=query.order) if lease else None
         with self._exporter.store.reading() as connection:
-            documents, end = assigned[:2] if assigned else list_corrections(connection, *wanted, query.order)
-            blind = assigned.blind if assigned else frozenset()
-            shown = with_second_opinions(connection, [one for one in documents if one["id"] not in blind])
+            documents, end = list_corrections(connection, query.filter, PAGE_SIZE, query.after, query.order)
             alike = count_alike(connection, documents) if query.order == "informative" else {}
-            suspects = suspect_documents(connection, shown)
+            suspects = suspect_documents(connection, documents)
             if query.after is None:
                 context |= self._overview(connection, query, now)
-                others = held_by_others(connection, lease) if lease else None
-                context["held"] = 0 if others is None else count_among(connection, query.filter, others)
-                pending = query.filter._replace(status="pending")
-                context["disputed"] = count_among(connection, pending, in_state("disputed"))
         model = query.filter.model
         context.setdefault("regression", self._is_regression(query, [row["prediction"] for row in documents]))
         versions = {monitor.version for monitor in monitors if model in {None, monitor.config.name}}
@@ -172,10 +158,6 @@ class ReviewPage:
             slices=self._slices_question(query, now),
             cards=review_cards.cards(documents, monitors),
             alike=alike,
-            lease=lease,
-            blind=blind,
-            opinions={one["id"]: one["second_opinion"] for one in shown if "second_opinion" in one},
-            expires=rfc3339(assigned.expires) if assigned else None,
             suspects=suspects,
             next=query.with_changes() | {"cursor": encode_cursor(query.order, end)} if end else None,
             versions=sorted(versions),
@@ -203,11 +185,6 @@ class ReviewPage:
             "time_chart": review_charts.time_chart(stats.rates, stats.step, query, now),
             "predicted": _options([pair[0] for pair in pairs], query.filter.predicted),
             "labels": _options([pair[1] for pair in pairs], query.filter.label),
-            "agreement": [
-                (name, agreement_sentence(found))
-                for name, found in state.agreement.items()
-                if query.filter.model in {None, name}
-            ],
             "accuracy": _accuracy(accuracy_counts(connection, self._exporter.tolerance), query),
             "suggestions": {name: _suggestions(monitors.binners_of(name), pairs) for name in monitors.models},
             "complete": {name for name in monitors.models if _are_complete(monitors.binners_of(name))},

@@ -9,7 +9,6 @@ export class Queue {
   /** @param {HTMLElement} section */
   constructor(section) {
     this.status = section.dataset.status;
-    this.expires = section.dataset.expires; // when the last leases of the cards do
     this.list = /** @type {HTMLElement} */ (section.querySelector("#cards"));
     /** @type {Set<HTMLElement>} */
     this.selected = new Set();
@@ -140,14 +139,6 @@ export class Queue {
     this.leave(cards, (card) => (card.closest("li") ?? card).remove());
   }
 
-  /** Remove cards that other reviewers have now. @param {HTMLElement[]} cards */
-  lose(cards) {
-    const shown = cards.filter((card) => card.isConnected && card.dataset.status === "pending");
-    if (!shown.length) return;
-    this.skip(shown);
-    announce(`${shown.length} ${shown.length === 1 ? "correction is" : "corrections are"} with other reviewers now.`);
-  }
-
   /**
    * Do something with cards that may remove them, and make the next card current.
    * @param {HTMLElement[]} cards @param {(card: HTMLElement) => void} change
@@ -267,7 +258,6 @@ export class Queue {
     const counter = document.querySelector(`[data-count="${status}"]`);
     if (!counter) return;
     if (status !== "pending") this.progress(step);
-    if ("uncounted" in card.dataset) return; // it is counted with the first decision
     const number = Number((counter.textContent ?? "").replaceAll(",", "")) + step;
     counter.textContent = Math.max(number, 0).toLocaleString("en");
   }
@@ -332,7 +322,6 @@ export class Queue {
     let short = false;
     try {
       const page = await fetchPage(link.href);
-      this.expires = page.getElementById("queue")?.dataset.expires ?? this.expires;
       const present = new Set([...this.cards(), ...this.removed.keys()].map((card) => card.dataset.id));
       const wasEmpty = !this.list.querySelector(".card");
       for (const card of page.querySelectorAll("#cards .card")) {

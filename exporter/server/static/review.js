@@ -1,6 +1,5 @@
 // The review page: keys, buttons and selection. The page works without this script, only slower.
 import { send } from "./decisions.js";
-import { giveBack, keepLeases } from "./leases.js";
 import { announce, toast } from "./messages.js";
 import { Queue } from "./queue.js";
 
@@ -81,12 +80,11 @@ function start(queue) {
     await deliver(cards.filter((card) => stored.has(card)), "pending");
   }
 
-  /** Remove pending cards from the page, and leave them to other reviewers. @param {HTMLElement[]} cards */
+  /** Remove pending cards from the page; they stay pending. @param {HTMLElement[]} cards */
   function skip(cards) {
     const open = cards.filter((card) => card.dataset.status === "pending");
     if (!open.length) return;
     closeRelabel();
-    if (section?.dataset.lease) giveBack(open);
     queue.skip(open);
     toast(`Skipped: ${open.length === 1 ? shorten(open[0].dataset.corrected) : `${open.length} corrections`}`, done.length > 0);
   }
@@ -203,7 +201,6 @@ function start(queue) {
   });
 
   queue.focusFirst();
-  if (section?.dataset.lease) keepLeases(queue, Number(section.dataset.lease));
 }
 
 /**

@@ -1,1 +1,1 @@
-"""The review of corrections: the queue and its orders, decisions, second opinions, samples and their statistics."""
+"""The review of corrections: the queue and its orders, decisions, samples and their statistics."""

@@ -10,13 +10,11 @@ import msgspec
 import sqlalchemy as sa
 
 from exporter.errors import StoreError
-from exporter.stats.agreement import Agreement
 from exporter.storage._engine import statement_timeout
 from exporter.storage._feedback import Tolerances
 from exporter.storage._schema import feedback, is_released, is_unjoined, is_waiting, labels, retrain_requests
 from exporter.storage.review.accuracy_counts import AccuracyCounts, accuracy_counts
 from exporter.storage.review.corrections import STATUSES, is_ready_correction
-from exporter.storage.review.reviewer_agreement import count_open, read_agreement
 
 SCRAPE_TIMEOUT_SECONDS = 2.0
 """How long a scrape waits for the database, and any reader while the database is unavailable."""
@@ -35,9 +33,6 @@ class ReviewState(msgspec.Struct, frozen=True):
         By model: corrections that wait for review, the Unix time of the oldest, and released examples.
     accuracy_counts
         By model and version.
-    agreement, awaited, disputed
-        By model: how far reviewers agree, where there are second opinions; corrections that wait for a second opinion;
-        and those that wait for a settlement.
     unjoined, oldest_unjoined
         By model, empty for feedback that names none: feedback whose prediction has not arrived, and the Unix time of
         the oldest.
@@ -52,9 +47,6 @@ class ReviewState(msgspec.Struct, frozen=True):
     oldest: dict[str, float]
     examples: dict[str, int]
     accuracy_counts: dict[tuple[str, str], AccuracyCounts]
-    agreement: dict[str, Agreement]
-    awaited: dict[str, int]
-    disputed: dict[str, int]
     unjoined: dict[str, int]
     oldest_unjoined: dict[str, float]
     undelivered: dict[str, float]
@@ -140,8 +132,6 @@ def read_state(connection: sa.Connection, tolerances: Tolerances) -> ReviewState
         oldest={row.model: min(other.oldest for other in rows if other.model == row.model) for row in rows},
         examples={model: int(total) for model, total in connection.execute(examples)},
         accuracy_counts=accuracy_counts(connection, tolerances),
-        agreement=read_agreement(connection),
-        **count_open(connection),
         unjoined={row.model or "": row.number for row in unjoined},
         oldest_unjoined={row.model or "": row.oldest for row in unjoined},
         undelivered=_undelivered(connection),

@@ -17,7 +17,6 @@ from exporter.storage._predictions import parts
 from exporter.storage._redaction import may_hold
 from exporter.storage._schema import feedback, is_accepted, is_described, is_unjoined, label_json, ranked, suspects
 from exporter.storage.review.correction_document import Redacted, correction_document
-from exporter.storage.review.second_opinions import in_state
 
 STATUSES = ("accepted", "pending", "rejected")
 """A correction's status; accepted corrections become training data."""
@@ -28,8 +27,6 @@ STEP, CHARACTERS = 1000, 16 * 2**20
 """Corrections whose inputs are read at a time, and characters of these inputs, unless a single one has more."""
 WAITING_SECONDS = 3600.0
 """How long feedback that describes its prediction waits for it, before it can be reviewed without."""
-MAX_COUNTED = 10_000
-"""Corrections that are counted by their identifiers."""
 
 _ready_before = sa.bindparam("ready_before", callable_=lambda: time.time() - WAITING_SECONDS, type_=sa.Float)
 is_ready = is_described & (feedback.c.created < _ready_before)
@@ -68,14 +65,10 @@ class Filter(NamedTuple):
         The identifier of the correction that stands for them; see `exporter.storage.review.rankings`.
     suspect
         Whether it is an accepted correction whose label may be wrong; see `of_suspect`.
-    without
-        Queries of identifiers that are left out.
     where
         The bins of a slice as JSON; it is `ids` that selects the corrections in it.
     ids
         Identifiers of corrections; see `exporter.slices.population`.
-    second_opinion
-        One of `exporter.storage.review.second_opinions.STATES`.
     redacted
         Inputs that are neither shown nor searched; see `exporter.storage.review.correction_document`.
     """
@@ -99,12 +92,10 @@ class Filter(NamedTuple):
     suspect: bool | None = None
     where: str | None = None
     ids: tuple[int, ...] | None = None
-    second_opinion: str | None = None
-    without: tuple[sa.Select[tuple[int]], ...] = ()
     redacted: Redacted = MappingProxyType({})
 
 
-PARAMETERS = tuple(name for name in Filter._fields if name not in {"ids", "redacted", "without"})
+PARAMETERS = tuple(name for name in Filter._fields if name not in {"ids", "redacted"})
 """The fields of a `Filter` that clients choose."""
 
 
@@ -161,9 +152,6 @@ def content_conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
             result.append(column == value)
     result += label_conditions(feedback.c.prediction, label_column, chosen)
     result += _range_conditions(chosen)
-    result += [feedback.c.id.not_in(ids) for ids in chosen.without]
-    if chosen.second_opinion is not None:
-        result.append(feedback.c.id.in_(in_state(chosen.second_opinion)))
     if chosen.alike is not None:
         is_like = ranked.c.leader == chosen.alike
         last = sa.select(sa.func.max(ranked.c.ranking)).where(is_like).scalar_subquery()
@@ -231,14 +219,6 @@ def read_predictions(connection: sa.Connection, ids: Sequence[int]) -> Iterator[
         sizes = connection.execute(query.order_by(feedback.c.id.desc())).all()
         for part in parts((row for row in sizes if row[1]), CHARACTERS):
             yield connection.execute(sa.select(*columns).where(feedback.c.id.in_(part))).all()
-
-
-def count_among(connection: sa.Connection, chosen: Filter, ids: sa.Select[tuple[int]]) -> int:
-    """Return how many of the first `MAX_COUNTED` corrections of a query a filter selects."""
-    # The numbers themselves: with the query in its place, a database may read all corrections.
-    numbers = connection.execute(ids.limit(MAX_COUNTED)).scalars().all()
-    query = sa.select(sa.func.count()).where(feedback.c.id.in_(numbers), *conditions(chosen))
-    return connection.execute(query).scalar_one() if numbers else 0
 
 
 def find_correction(connection: sa.Connection, correction_id: int, redacted: Redacted) -> dict[str, Any] | None:

@@ -13,16 +13,10 @@ from exporter.storage._schema import decisions, feedback
 from exporter.storage.review.correction_document import Redacted, correction_document
 from exporter.storage.review.corrections import Filter, conditions
 from exporter.storage.review.decision import Decision
-from exporter.storage.review.leases import end_leases
-from exporter.storage.review.second_opinions import NO_SECOND_OPINIONS, OpinionRule, SecondOpinions, as_before, in_state
 
 
 def decide(
-    connection: sa.Connection,
-    correction_id: int,
-    decision: Decision,
-    redacted: Redacted,
-    rule: OpinionRule = NO_SECOND_OPINIONS,
+    connection: sa.Connection, correction_id: int, decision: Decision, redacted: Redacted
 ) -> tuple[bool, dict[str, Any] | None]:
     """Decide a correction, unless another reviewer was first.
 
@@ -36,8 +30,6 @@ def decide(
         The decision.
     redacted
         Inputs that are not shown; see `correction_document`.
-    rule
-        Which corrections get a second opinion.
 
     Returns
     -------
@@ -45,34 +37,25 @@ def decide(
         Whether the decision is stored, and the correction as it is now; None if there is none. A reviewer who repeats
         a decision, because the response to it was lost, learns that it is stored.
     """
-    return decide_all(connection, [(correction_id, decision)], redacted, rule)[0]
+    return decide_all(connection, [(correction_id, decision)], redacted)[0]
 
 
 def decide_all(
-    connection: sa.Connection,
-    batch: Sequence[tuple[int, Decision]],
-    redacted: Redacted,
-    rule: OpinionRule = NO_SECOND_OPINIONS,
+    connection: sa.Connection, batch: Sequence[tuple[int, Decision]], redacted: Redacted
 ) -> list[tuple[bool, dict[str, Any] | None]]:
     """Decide corrections in order; see `decide`. Each is returned as it is after the last decision."""
     now = time.time()
-    opinions = SecondOpinions(connection, {id_ for id_, _ in batch}, rule)
-    revisions = [
-        opinions.decide(id_, decision, now) or _store(connection, opinions, id_, decision, now)
-        for id_, decision in batch
-    ]
+    stored = [_store(connection, id_, decision, now) for id_, decision in batch]
     entries = [
-        {"feedback_id": id_, "time": now, **decision._asdict(), "revision": revision}
-        for (id_, decision), revision in zip(batch, revisions, strict=True)
-        if revision
+        {"feedback_id": id_, "time": now, **decision._asdict(), "revision": decision.revision + 1}
+        for (id_, decision), is_stored in zip(batch, stored, strict=True)
+        if is_stored
     ]
     if entries:
         connection.execute(decisions.insert(), entries)
-        end_leases(connection, [entry["feedback_id"] for entry in entries])
-    stored = _with_repeats(connection, batch, [revision is not None for revision in revisions])
+    stored = _with_repeats(connection, batch, stored)
     query = sa.select(feedback).where(feedback.c.id.in_({id_ for id_, _ in batch}), _in_review)
     documents = {row["id"]: correction_document(row, redacted) for row in connection.execute(query).mappings()}
-    documents |= {id_: as_before(documents[id_]) for id_ in opinions.withdrawn & documents.keys()}
     return [(is_stored, documents.get(id_)) for (id_, _), is_stored in zip(batch, stored, strict=True)]
 
 
@@ -93,7 +76,7 @@ def _with_repeats(
         if latest is None or decision.reviewer is None:
             return False
         is_same = (latest.reviewer, latest.status, latest.label) == (decision.reviewer, decision.status, decision.label)
-        return is_same and latest.revision - decision.revision in {1, 2}  # a second opinion is the second change
+        return is_same and latest.revision == decision.revision + 1
 
     return [
         is_stored or is_repeat(decision, latest.get(id_))
@@ -116,8 +99,7 @@ def count_decided(connection: sa.Connection, since: float, reviewer: str | None,
     decided = sa.select(decisions.c.feedback_id).where(decisions.c.time >= since)
     if reviewer is not None:
         decided = decided.where(decisions.c.reviewer == reviewer)
-    is_decided = (feedback.c.status != "pending") | feedback.c.id.in_(in_state("disputed"))
-    query = sa.select(sa.func.count()).where(feedback.c.id.in_(decided), is_decided)
+    query = sa.select(sa.func.count()).where(feedback.c.id.in_(decided), feedback.c.status != "pending")
     if model is not None:
         query = query.where(feedback.c.model == model)
     return connection.execute(query).scalar() or 0
@@ -130,10 +112,8 @@ _update = update_of_row(feedback, ("status", "reviewer", "reviewed", "revision")
 _update_with_label = _update.values(reviewed_label=sa.bindparam("new_label"))
 
 
-def _store(
-    connection: sa.Connection, opinions: SecondOpinions, correction_id: int, decision: Decision, now: float
-) -> int | None:
-    """Store a decision; return the new revision, None if the correction has another one than the reviewer saw."""
+def _store(connection: sa.Connection, correction_id: int, decision: Decision, now: float) -> bool:
+    """Store a decision, unless the correction has another revision than the reviewer saw; return whether it did."""
     values = {
         "row_id": correction_id,
         "seen_revision": decision.revision,
@@ -146,7 +126,4 @@ def _store(
         result = connection.execute(_update, values)
     else:
         result = connection.execute(_update_with_label, {**values, "new_label": decision.label})
-    if not result.rowcount:
-        return None
-    opinions.follow(correction_id, decision, now)
-    return decision.revision + 1
+    return bool(result.rowcount)
