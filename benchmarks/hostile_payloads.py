@@ -176,7 +176,7 @@ def _recorded_json(name: str) -> Any:
 
 
 _RECORDED = ("kserve_request.bin", "kserve_response.bin", "mlserver_request.json", "mlserver_response.json",
-             "seldon_request.json", "seldon_response.json", "triton_json.json", "triton_binary.bin",
+             "triton_json.json", "triton_binary.bin",
              "triton_small_floats.bin")  # fmt: skip
 
 
@@ -223,8 +223,7 @@ def pairs(rng: Random) -> Payload:
     """Return the request and response of a model server in one object, or several."""
 
     def pair(rng: Random) -> Any:
-        server = rng.choice(("mlserver", "seldon"))
-        document = {side: _recorded_json(f"{server}_{side}.json") for side in ("request", "response")}
+        document = {side: _recorded_json(f"mlserver_{side}.json") for side in ("request", "response")}
         document |= {
             "id": rng.choice(IDS),
             "time": _mostly(rng, TIMES[0], TIMES),
@@ -245,11 +244,6 @@ def proxy_records(rng: Random) -> Payload:
         return _changed(rng, document)
 
     return _events(record)(rng)
-
-
-def seldon_feedback(rng: Random) -> Payload:
-    """Return a feedback message of Seldon."""
-    return Payload(text(rng, mutated(rng, _recorded_json("seldon_feedback.json"))), [])
 
 
 def _attribute_value(rng: Random, depth: int = 0) -> Any:
@@ -329,7 +323,6 @@ PAYLOADS: dict[str, Callable[[Random], Payload]] = {
     "POST /v1/kserve": kserve,
     "POST /v2/models/{model}/infer": pairs,
     "POST /v2/models/{model}/versions/{version}/infer": pairs,
-    "POST /v1/seldon/feedback": seldon_feedback,
     "POST /v1/logs": otlp("logs"),
     "POST /v1/traces": otlp("traces"),
     "POST /review/decide": _form(

@@ -45,8 +45,8 @@ from exporter.storage._engine import check_url, is_shared
 from exporter.storage._labels import sum_labels
 from exporter.storage._snapshots import ReplicaLease
 from exporter.validation import preview
+from exporter.wire.cloudevents import RequestResponsePairer
 from exporter.wire.events import LabelledPrediction
-from exporter.wire.pairing import RequestResponsePairer
 
 if TYPE_CHECKING:
     from exporter.http_client.prometheus import Prometheus

@@ -24,12 +24,12 @@ from exporter.server.api import (
 from exporter.server.api import ingest as api
 from exporter.server.application import Exporter
 from exporter.server.http.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
-from exporter.server.http.request import MAX_BODY
 from exporter.server.ingest import Ingest
 from exporter.server.pages import drift, home, quality, review, runbooks
 from exporter.server.pages import slices as slices_page
 from exporter.server.routes import ROUTES
 from exporter.validation import any_of, closest, preview
+from exporter.wire.payload import MAX_BODY
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,6 @@ from exporter.server.api.request_bodies import (
     ReviewDecision,
     SampleRequest,
 )
-from exporter.server.http.request import MAX_BODY
 from exporter.server.route_parameters import (
     FORMAT,
     IDS,
@@ -34,6 +33,7 @@ from exporter.server.route_parameters import (
 )
 from exporter.wire.events import BusinessEvent, Feedback, LabelEvent, Prediction
 from exporter.wire.otlp import PROTOBUF
+from exporter.wire.payload import MAX_BODY
 from exporter.wire.proxy_records import ProxyRecord
 
 JSON, NDJSON, TEXT, HTML = "application/json", "application/x-ndjson", "text/plain", "text/html"
@@ -263,14 +263,6 @@ ROUTES: dict[str, Route] = {
     ),
     "POST /v2/models/<model>/versions/<version>/infer": Route(
         "Record requests with their responses.", *_INFER, scope="ingest", pool="payloads"
-    ),
-    "POST /v1/seldon/feedback": Route(
-        "Record Seldon's feedback messages.",
-        {201: dict[str, Any], 200: dict[str, Any]},
-        dict[str, Any],
-        (MODEL, KEY),
-        scope="feedback",
-        pool="feedback",
     ),
     "POST /v1/logs": Route(
         "Record predictions in OpenTelemetry's log records.", *_RECORDS, scope="ingest", pool="payloads", gzip=True

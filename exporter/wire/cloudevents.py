@@ -1,20 +1,27 @@
-"""CloudEvents 1.0 over HTTP, as inference loggers send them."""
+"""CloudEvents 1.0 over HTTP, as KServe's inference logger sends them: read, and matched in bounded memory."""
 
 from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Mapping
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from exporter.errors import EventError
 from exporter.validation import preview
 from exporter.wire.events import NO_EVENTS
-from exporter.wire.payload import convert, decode_one
+from exporter.wire.formats import decode_request, decode_response
+from exporter.wire.mapping import Exchange
+from exporter.wire.payload import attempt, convert, decode_one
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
@@ -53,8 +60,6 @@ class _Attributes(msgspec.Struct):
     id: str
     type: str
     time: datetime | None = None
-    requestid: str = ""  # requestid and modelid are Seldon's
-    modelid: str = ""
     inferenceservicename: str = ""
     namespace: str = ""
     component: str = ""
@@ -84,15 +89,12 @@ def read_events(headers: Mapping[str, str], body: bytes) -> list[LoggedMessage |
     events = convert(document, list[Any]) if media_type == BATCH else [document]
     if not events:
         raise EventError("", NO_EVENTS, "malformed")
-    return [_message_or_error(event) for event in events]
+    return [attempt(_read_event, event) for event in events]
 
 
-def _message_or_error(event: Any) -> LoggedMessage | EventError:
-    try:
-        attributes = convert(event, dict[str, Any])
-        return _message(attributes, _data(attributes), attributes.get("inferenceheadercontentlength"))
-    except EventError as error:
-        return error
+def _read_event(event: Any) -> LoggedMessage:
+    attributes = convert(event, dict[str, Any])
+    return _message(attributes, _data(attributes), attributes.get("inferenceheadercontentlength"))
 
 
 def _message(attributes: Mapping[str, Any], body: bytes, json_length: Any) -> LoggedMessage:
@@ -103,19 +105,18 @@ def _message(attributes: Mapping[str, Any], body: bytes, json_length: Any) -> Lo
     if side is None:
         detail = f"expected …{' or …'.join(_SIDES)}, got {preview(event.type)}"
         raise EventError("/type", detail, "wrong_type")
-    request_id = event.requestid or event.id
     service = event.inferenceservicename
-    key = (event.namespace, service, event.component, event.endpoint, event.modelid, request_id)
-    if sum(map(len, key)) > MAX_IDENTIFIERS or not request_id:
+    key = (event.namespace, service, event.component, event.endpoint, event.id)
+    if sum(map(len, key)) > MAX_IDENTIFIERS or not event.id:
         detail = f"expected identifiers of at most {MAX_IDENTIFIERS} characters together"
         raise EventError("/id", detail, "too_long")
     return LoggedMessage(
         side,
         key,
-        request_id,
+        event.id,
         body,
         event.time if event.time and event.time.tzinfo else None,
-        (f"{event.namespace}/{service}", service, event.modelid),
+        (f"{event.namespace}/{service}", service),
         _length(json_length),
     )
 
@@ -135,3 +136,103 @@ def _data(attributes: Mapping[str, Any]) -> bytes:
     if isinstance(data, str) and "json" not in str(attributes.get("datacontenttype", "json")):
         return data.encode("utf-8", "replace")
     return msgspec.json.encode(data)
+
+
+def to_exchange(message: LoggedMessage, counterpart: LoggedMessage) -> Exchange:
+    """Decode a request and its response, in either order.
+
+    Raises
+    ------
+    EventError
+        When a body is of an unknown format, or not valid.
+    """
+    request, response = (message, counterpart) if message.side == "request" else (counterpart, message)
+    seconds = (response.time - request.time).total_seconds() if request.time and response.time else -1.0
+    inputs = decode_request(request.body, request.json_length)
+    outputs = decode_response(response.body, response.json_length)
+    return Exchange(
+        (outputs.model, *request.names),
+        inputs,
+        outputs,
+        request.id,
+        time=request.time,
+        duration_seconds=seconds if seconds >= 0 else None,
+    )
+
+
+MAX_WAITING = 20_000
+"""Messages that wait for their counterpart."""
+MAX_WAITING_BYTES = 64 * 2**20
+"""Bytes of their bodies."""
+MAX_SECONDS = 300.0
+"""Seconds that a message waits."""
+_OVERHEAD = 500  # bytes of a waiting message beside its body
+_OTHER_SIDE = {"request": "response", "response": "request"}
+_Key = tuple[str, tuple[str, ...]]
+
+
+class RequestResponsePairer(Collector):
+    """Pairs requests and responses by their key, in whichever order they arrive; thread-safe.
+
+    Parameters
+    ----------
+    clock
+        Monotonic time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._waiting: OrderedDict[_Key, tuple[float, LoggedMessage]] = OrderedDict()
+        self._bytes = 0
+        self._unpaired = dict.fromkeys(_OTHER_SIDE, 0)
+        self._lock = threading.Lock()
+
+    def pair(self, message: LoggedMessage) -> LoggedMessage | None:
+        """Remove and return the counterpart of a message; without one the message waits, and None is returned."""
+        with self._lock:
+            self._expire()
+            if counterpart := self._remove((_OTHER_SIDE[message.side], message.key)):
+                return counterpart
+            self._remove((message.side, message.key))  # sent again
+            self._waiting[message.side, message.key] = (self._clock() + MAX_SECONDS, message)
+            self._bytes += _size(message)
+            while len(self._waiting) > MAX_WAITING or self._bytes > MAX_WAITING_BYTES:
+                self._drop_oldest()
+            return None
+
+    def _remove(self, key: _Key) -> LoggedMessage | None:
+        if (entry := self._waiting.pop(key, None)) is None:
+            return None
+        self._bytes -= _size(entry[1])
+        return entry[1]
+
+    def _drop_oldest(self) -> None:
+        key = next(iter(self._waiting))
+        self._remove(key)
+        self._unpaired[key[0]] += 1
+
+    def _expire(self) -> None:
+        now = self._clock()
+        while self._waiting and next(iter(self._waiting.values()))[0] <= now:
+            self._drop_oldest()
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield how many messages wait, and how many were dropped without a counterpart."""
+        with self._lock:
+            self._expire()
+            unpaired, waiting = dict(self._unpaired), len(self._waiting)
+        counter = CounterMetricFamily(
+            "model_exporter_unpaired",
+            "Logged requests and responses whose counterpart did not arrive.",
+            labels=["side"],
+        )
+        for side, count in unpaired.items():
+            counter.add_metric([side], count)
+        yield counter
+        yield GaugeMetricFamily(
+            "model_exporter_pairs_waiting", "Logged requests and responses that wait for their counterpart.", waiting
+        )
+
+
+def _size(message: LoggedMessage) -> int:
+    return len(message.body) + sum(map(len, message.key)) + _OVERHEAD

@@ -128,7 +128,7 @@ class Decoder(Generic[_Event]):
                 self._check_events([event])
                 good.append(event)
             except EventError as error:
-                rejected.append(RejectedEvent(index, error.pointer, error.detail, error.reason))
+                rejected.append(RejectedEvent.of(error, index))
         return good, rejected
 
     def _single(self, text: bytes, unknown: list[str] | None) -> _Event:

@@ -149,6 +149,11 @@ class RejectedEvent(msgspec.Struct, gc=False):
     detail: str
     reason: str
 
+    @classmethod
+    def of(cls, error: EventError, index: int = 0) -> RejectedEvent:
+        """Return the event that an error refuses."""
+        return cls(index, error.pointer, error.detail, error.reason)
+
 
 def check_names(events: Sequence[msgspec.Struct], names: Sequence[str] = ("id", "version")) -> None:
     """Raise an error for a name with a control character, which would garble logs and terminals.

@@ -1,4 +1,4 @@
-"""Detect the format of a payload: the Open Inference Protocol version 2 or 1, MLflow's or Seldon's, and decode it."""
+"""Detect the format of a payload, and decode it: Open Inference Protocol, TensorFlow Serving, MLflow, TorchServe."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from exporter.errors import EventError
 from exporter.validation import preview
-from exporter.wire import open_inference, seldon
+from exporter.wire import open_inference
 from exporter.wire.payload import (
     Column,
     Payload,
@@ -15,11 +15,12 @@ from exporter.wire.payload import (
     columns_of_rows,
     convert,
     decode_json,
+    decompress_if_gzip,
     named_columns,
 )
 
-_REQUEST_MEMBERS = "inputs, instances, dataframe_split, dataframe_records, data, strData, jsonData and binData"
-_RESPONSE_MEMBERS = "outputs, predictions, data, strData, jsonData, binData and error"
+_REQUEST_MEMBERS = "inputs, instances, dataframe_split and dataframe_records"
+_RESPONSE_MEMBERS = "outputs, predictions and error"
 
 
 def decode_request(body: bytes, json_length: int | None = None) -> Payload:
@@ -28,7 +29,7 @@ def decode_request(body: bytes, json_length: int | None = None) -> Payload:
     Parameters
     ----------
     body
-        As it was sent.
+        As it was sent, compressed by gzip or not.
     json_length
         The ``Inference-Header-Content-Length``, if it is known.
 
@@ -37,12 +38,12 @@ def decode_request(body: bytes, json_length: int | None = None) -> Payload:
     EventError
         When the format is unknown, or the body is not valid in its format.
     """
-    return request_from_json(*decode_json(body, json_length))
+    return request_from_json(*decode_json(decompress_if_gzip(body), json_length))
 
 
 def decode_response(body: bytes, json_length: int | None = None) -> Payload:
     """Decode the outputs of a response; see `decode_request`."""
-    return response_from_json(*decode_json(body, json_length))
+    return response_from_json(*decode_json(decompress_if_gzip(body), json_length))
 
 
 def request_from_json(document: Any, rest: bytes = b"") -> Payload:
@@ -52,11 +53,8 @@ def request_from_json(document: Any, rest: bytes = b"") -> Payload:
     _check_no_trailing_bytes(rest)
     if isinstance(document, list):
         return Payload(columns_of_rows(document, "instances"))
-    if isinstance(document, Mapping):
-        if (columns := _request_columns(document)) is not None:
-            return Payload(columns)
-        if seldon.is_message(document):
-            return seldon.decode_message(document)
+    if isinstance(document, Mapping) and (columns := _request_columns(document)) is not None:
+        return Payload(columns)
     raise EventError("", f"expected a request, an object with one of {_REQUEST_MEMBERS}", "missing_field")
 
 
@@ -87,8 +85,6 @@ def response_from_json(document: Any, rest: bytes = b"") -> Payload:
     for member in ("predictions", "outputs"):
         if member in document:
             return Payload(named_columns(document[member], member), version=version)
-    if seldon.is_message(document):
-        return seldon.decode_message(document)
     if document.get("error") is not None:
         return Payload([], failed=True)
     if document and all(type(score) in {int, float} for score in document.values()):  # TorchServe: scores by label

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -20,6 +22,8 @@ from exporter.wire.events import Prediction, RejectedEvent, check_names, check_t
 from exporter.wire.outputs import ConfiguredModel, ModelOutput, as_batch, read_outputs, unwrap
 from exporter.wire.payload import Column, Payload
 
+log = logging.getLogger(__name__)
+
 MAX_COLUMNS = 10_000
 """Tensors or columns of a request."""
 MAX_HINTS = 100
@@ -27,15 +31,43 @@ MAX_HINTS = 100
 _CHANNELS = (1, 3, 4)
 
 
-class PayloadPair(NamedTuple):
+Validated = tuple[list[Prediction], list[RejectedEvent]]
+"""Predictions, and the rows that are rejected."""
+
+
+class Received(Protocol):
+    """What a format reads from one item of a body."""
+
+    @property
+    def names(self) -> Sequence[str | None]:
+        """Names of the model, the most specific first."""
+
+    @property
+    def model_version(self) -> str | None:
+        """The version of the model, if the item names it."""
+
+    def predictions(self, model: ConfiguredModel) -> Validated:
+        """Return the predictions, one per row, and the rows that are rejected.
+
+        Raises
+        ------
+        EventError
+            When the item does not fit itself, or the configuration.
+        """
+
+
+class Exchange(NamedTuple):
     """A request with its response, and what is known of both.
 
     Attributes
     ----------
+    names
+        Names of the model, the most specific first.
     id
         The identifier of the prediction; of several, the prefix of each identifier.
     """
 
+    names: Sequence[str | None]
     request: Payload
     response: Payload
     id: str | None = None
@@ -43,6 +75,44 @@ class PayloadPair(NamedTuple):
     time: datetime | None = None
     duration_seconds: float | None = None
     code: int | None = None
+
+    @property
+    def model_version(self) -> str | None:
+        """The version of the model, if request or response name it."""
+        return self.version or self.response.version or self.request.version or None
+
+    def predictions(self, model: ConfiguredModel) -> Validated:
+        """Return the predictions, one per row, and the rows that are rejected; see `Received`."""
+        outputs = read_outputs(model, self.response.columns)
+        rows = map_inputs(model, self.request.columns)
+        failed = self.response.failed
+        count = len(outputs) if rows is None else len(rows)
+        if failed:
+            count = 1 if rows is None else count
+            outputs = [ModelOutput(None)] * count
+        if len(outputs) != count:
+            sides = f"the request has {count} rows, the response {len(outputs)}"
+            raise EventError("", f"{sides}; without rows, set mapping.batched to false", "malformed")
+        base_id = self.id or self.response.id or self.request.id
+        common = {
+            "model": model.config.name,
+            "version": self.model_version,
+            "time": self.time,
+            "duration_seconds": self.duration_seconds,
+            "code": self.code if self.code is not None else 500 if failed else None,
+        }
+        documents = [
+            {
+                **common,
+                "id": base_id if count == 1 or not base_id else f"{base_id}-{index}",
+                "inputs": encode_inputs(rows[index]) if rows and rows[index] else msgspec.Raw(),
+                "prediction": output.prediction,
+                "confidence": output.confidence,
+            }
+            for index, output in enumerate(outputs)
+        ]
+        accepted, rejected = validate(documents)
+        return accepted, [msgspec.structs.replace(row, detail=f"row {row.index}: {row.detail}") for row in rejected]
 
 
 class ModelNames:
@@ -82,49 +152,7 @@ class ModelNames:
         raise EventError("/model", detail, "unknown_model")
 
 
-def to_predictions(model: ConfiguredModel, pair: PayloadPair) -> tuple[list[Prediction], list[RejectedEvent]]:
-    """Return the predictions of a pair, one per row, and the rows that are rejected.
-
-    Raises
-    ------
-    EventError
-        When request and response do not match each other, or the configuration.
-    """
-    outputs = read_outputs(model, pair.response.columns)
-    rows = map_inputs(model, pair.request.columns)
-    count = len(outputs) if rows is None else len(rows)
-    if pair.response.failed:
-        count = 1 if rows is None else count
-        outputs = [ModelOutput(None)] * count
-    if len(outputs) != count:
-        detail = (
-            f"the request has {count} rows, the response {len(outputs)}; without rows, set mapping.batched to false"
-        )
-        raise EventError("", detail, "malformed")
-    code = pair.code if pair.code is not None else 500 if pair.response.failed else None
-    base_id = pair.id or pair.response.id or pair.request.id
-    common = {
-        "model": model.config.name,
-        "version": pair.version or pair.response.version or pair.request.version or None,
-        "time": pair.time,
-        "duration_seconds": pair.duration_seconds,
-        "code": code,
-    }
-    documents = [
-        {
-            **common,
-            "id": base_id if count == 1 or not base_id else f"{base_id}-{index}",
-            "inputs": encode_inputs(rows[index]) if rows and rows[index] else msgspec.Raw(),
-            "prediction": output.prediction,
-            "confidence": output.confidence,
-        }
-        for index, output in enumerate(outputs)
-    ]
-    accepted, rejected = validate(documents)
-    return accepted, [msgspec.structs.replace(row, detail=f"row {row.index}: {row.detail}") for row in rejected]
-
-
-def validate(documents: Sequence[dict[str, Any]]) -> tuple[list[Prediction], list[RejectedEvent]]:
+def validate(documents: Sequence[dict[str, Any]]) -> Validated:
     """Validate predictions as strictly as those sent to ``POST /v1/predictions``."""
     with contextlib.suppress(msgspec.ValidationError, EventError):
         predictions = msgspec.convert(documents, list[Prediction])
@@ -139,7 +167,7 @@ def validate(documents: Sequence[dict[str, Any]]) -> tuple[list[Prediction], lis
             check_times([prediction])
             accepted.append(prediction)
         except EventError as error:
-            rejected.append(RejectedEvent(index, error.pointer, error.detail, error.reason))
+            rejected.append(RejectedEvent.of(error, index))
         except msgspec.ValidationError as error:
             path, detail, reason = explain(error, document)
             rejected.append(RejectedEvent(index, json_pointer(path), detail, reason))
@@ -167,7 +195,7 @@ def map_inputs(model: ConfiguredModel, columns: Sequence[Column]) -> list[dict[s
     if not columns:
         return None
     _check_columns(columns)
-    types = model.profile.inputs if model.profile else {}
+    types = model.inputs
     inputs: dict[str, Sequence[Any]] = {}
     unmapped = []
     for column in columns:
@@ -177,7 +205,7 @@ def map_inputs(model: ConfiguredModel, columns: Sequence[Column]) -> list[dict[s
         else:
             inputs |= mapped
     for column in unmapped:
-        guess = _guess_input(column, types, inputs) if len(unmapped) == 1 else None
+        guess = _guess_input(model, column, inputs, len(columns) == 1) if len(unmapped) == 1 else None
         inputs |= guess or {column.name: _unknown_input(model, column.values)}
     if not inputs:
         return [{} for _ in columns[0].values]
@@ -213,10 +241,10 @@ def _map_column(
 
 
 def _guess_input(
-    column: Column, types: Mapping[str, str], inputs: Mapping[str, Any]
+    model: ConfiguredModel, column: Column, inputs: Mapping[str, Any], is_only: bool
 ) -> dict[str, Sequence[Any]] | None:
     """Return the inputs in the only column that is not mapped, by what the profile expects; None if nothing fits."""
-    free = {name: input_type for name, input_type in types.items() if name not in inputs}
+    free = {name: input_type for name, input_type in model.inputs.items() if name not in inputs}
     images = [name for name, input_type in free.items() if input_type == "image"]
     first = column.values[0] if column.values else None
     if len(images) == 1 and isinstance(first, list) and first and isinstance(first[0], list):
@@ -224,9 +252,21 @@ def _guess_input(
     if len(free) == 1:
         name, input_type = next(iter(free.items()))
         return {name: _convert_values(column.values, input_type)}
-    if free and isinstance(first, list) and len(first) == len(free):
-        return _split_column(column, tuple(free))
-    return None
+    if not free or not isinstance(first, list) or not (is_only or len(first) == len(free)):
+        return None
+    names = tuple(name for name in model.order or free if name in free)
+    split = _split_column(column, names)
+    if model.order is None:
+        detail = f"has no names for its {len(names)} columns, and the profile has no order of {preview(sorted(names))}"
+        raise EventError(f"/{column.name}", f"{detail}: name them in mapping.inputs, or profile again", "malformed")
+    _log_order(model.config.name, column.name, names)
+    return split
+
+
+@functools.lru_cache(1000)
+def _log_order(model: str, tensor: str, names: tuple[str, ...]) -> None:
+    """Log, when it is first done, which inputs the columns of a tensor without names are."""
+    log.info("columns of %s of model %r are, in the order of the training file: %s", tensor, model, preview(names, 400))
 
 
 def _unknown_input(model: ConfiguredModel, values: Sequence[Any]) -> Sequence[Any]:
@@ -239,7 +279,7 @@ def _split_column(column: Column, names: tuple[str, ...]) -> dict[str, Sequence[
     values = [value if isinstance(value, list) else [value] for value in column.values]
     for value in values:
         if len(value) != len(names):
-            detail = f"expected {len(names)} values per row, for {preview(names)}, got {len(value)}"
+            detail = f"expected {len(names)} values per row, for {preview(names)}, got {len(value)}: see mapping.inputs"
             raise EventError(f"/{column.name}", detail, "malformed")
     return {name: [value[index] for value in values] for index, name in enumerate(names)}
 

@@ -12,7 +12,8 @@ import msgspec
 
 from exporter.errors import EventError
 from exporter.features.lenient_json import parse_integer, sanitize
-from exporter.wire.mapping import encode_inputs, validate
+from exporter.wire.mapping import Validated, encode_inputs, validate
+from exporter.wire.outputs import ConfiguredModel
 from exporter.wire.payload import check_size, convert, decode_json
 
 PROTOBUF = "application/x-protobuf"
@@ -21,6 +22,7 @@ GENERATED = frozenset({"chat", "embeddings", "generate_content", "text_completio
 EVALUATION = "gen_ai.evaluation.result"
 """Name of the events that hold the result of an evaluation, such as a score, of a prediction."""
 _GENAI = "gen_ai."
+_NUMBERS = ("gen_ai.usage.", "gen_ai.request.")  # numbers with these names are inputs
 _ERROR_STATUS = 2
 _ERROR_SEVERITY = 17
 _INHERITED = frozenset({"model.name", "model.version"})  # attributes that records inherit from their resource
@@ -32,21 +34,22 @@ class PredictionRecord(NamedTuple):
 
     Attributes
     ----------
-    names
-        Names of the model, the most specific first.
+    names, model_version
+        See `exporter.wire.mapping.Received`.
     fields
         Fields of the prediction, without the model.
     """
 
     names: tuple[str | None, ...]
+    model_version: str | None
     fields: dict[str, Any]
 
-    def validate(self, model: str) -> tuple[list[Any], list[Any]]:
-        """Validate it as a prediction of a configured model; see `exporter.wire.mapping.validate`."""
-        return validate([{**self.fields, "model": model}])
+    def predictions(self, model: ConfiguredModel) -> Validated:
+        """Return the prediction, or it as a rejected one; see `exporter.wire.mapping.Received`."""
+        return validate([{**self.fields, "model": model.config.name}])
 
 
-def read_records(body: bytes, signal: Signal, protobuf: bool) -> Iterator[PredictionRecord | EventError]:
+def read(body: bytes, signal: Signal, protobuf: bool) -> Iterator[PredictionRecord | EventError]:
     """Yield the predictions in an export request; a record that is wrong becomes an error in its place.
 
     Raises
@@ -93,12 +96,15 @@ def _prediction(attributes: Mapping[str, Any], record: Any, is_log: bool) -> Pre
     names = tuple(_text(attributes, key) for key in ("model.name", "gen_ai.request.model", "gen_ai.response.model"))
     model, request_model, response_model = names
     inputs = {key[len("model.input.") :]: value for key, value in attributes.items() if key.startswith("model.input.")}
-    inputs |= _genai_numbers(attributes)
+    inputs |= {
+        key: value for key, value in attributes.items() if key.startswith(_NUMBERS) and type(value) in {int, float}
+    }
     reasons = attributes.get("gen_ai.response.finish_reasons")
     reason = reasons[0] if isinstance(reasons, list) and reasons else None
     version = response_model if response_model not in {model, request_model} else None
+    version = _text(attributes, "model.version") or version
     fields = {
-        "version": _text(attributes, "model.version") or version,
+        "version": version,
         "id": _text(attributes, "model.prediction.id") or _text(attributes, "gen_ai.response.id"),
         "prediction": attributes.get("model.prediction", reason),
         "confidence": attributes.get("model.confidence"),
@@ -115,16 +121,7 @@ def _prediction(attributes: Mapping[str, Any], record: Any, is_log: bool) -> Pre
         fields["id"] = fields["id"] or _span_id(record)
     if 0 < nanoseconds < 2**63:
         fields["time"] = _EPOCH + timedelta(microseconds=nanoseconds // 1000)
-    return PredictionRecord(names, fields)
-
-
-def _genai_numbers(attributes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers of the GenAI conventions as inputs, by the last part of their name."""
-    return {
-        key.rpartition(".")[2]: value
-        for key, value in attributes.items()
-        if key.startswith(("gen_ai.usage.", "gen_ai.request.")) and type(value) in {int, float}
-    }
+    return PredictionRecord(names, version, fields)
 
 
 def _text(attributes: Mapping[str, Any], key: str) -> str | None:

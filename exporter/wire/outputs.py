@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from exporter.config import ModelConfig
+from exporter.config import ModelConfig, Task
 from exporter.errors import EventError
-from exporter.profiles.profile import CategoricalFeature, Feature, Profile
 from exporter.validation import preview, suggestion
 from exporter.wire.payload import MAX_ROWS, Column
 
@@ -18,22 +17,31 @@ CONFIDENCES = frozenset(
     ["confidence", "output_probability", "predict_proba", "proba", "probabilities", "probability", "score", "scores"]
 )
 """Names of outputs that are read as the confidence, if another output has the prediction."""
-_PLACEHOLDER = re.compile(r"t:\d+")  # Seldon's name of a class without a name
 _RANKED = re.compile(r"(-?\d{1,9}\.\d{1,30}):(\d{1,9})(?::(.+))?")  # Triton's classification: score, index, label
 _ROUNDING = 1e-3  # how far a 16-bit probability may be outside 0 to 1
 _SUM_TOLERANCE = 0.05  # how far the sum of all probabilities may be from 1
 
 
 class ConfiguredModel(NamedTuple):
-    """A model of the configuration, and its profile if it has one."""
+    """A model of the configuration, and what its profile says of it; without a profile, that is nothing.
+
+    Attributes
+    ----------
+    inputs
+        Type of each input.
+    order
+        The inputs in the order of the training file; None where it is not known.
+    task
+        Whether the predictions in training are classes or numbers.
+    classes
+        The classes in training, from `sorted_classes`.
+    """
 
     config: ModelConfig
-    profile: Profile | None = None
-
-    @property
-    def target(self) -> Feature | None:
-        """The predictions in training."""
-        return self.profile.prediction if self.profile else None
+    inputs: Mapping[str, str] = {}
+    order: Sequence[str] | None = None
+    task: Task | None = None
+    classes: Sequence[str] = ()
 
 
 class ModelOutput(NamedTuple):
@@ -65,17 +73,6 @@ def read_outputs(model: ConfiguredModel, columns: Sequence[Column]) -> list[Mode
         output._replace(confidence=_confidence(value, configured))
         for output, value in zip(outputs, confidence.values, strict=True)
     ]
-
-
-def score_classes(model: ConfiguredModel, columns: Sequence[Column]) -> Sequence[Any]:
-    """Return the classes of a response's scores, in their order; empty without scores."""
-    prediction, _ = _select(model, columns)
-    if prediction is None or not prediction.values:
-        return ()
-    first = unwrap(prediction.values[0])
-    if not isinstance(first, list):
-        return ()
-    return _classes(len(first), model.config.mapping.labels, prediction.names, model.target)
 
 
 def _select(model: ConfiguredModel, columns: Sequence[Column]) -> tuple[Column | None, Column | None]:
@@ -132,7 +129,7 @@ def _read_output(model: ConfiguredModel, value: Any, names: tuple[str, ...]) -> 
         label = ranked[3] or (labels[index] if index < len(labels) else index)
         return ModelOutput(label, _probability(float(ranked[1])))
     if not isinstance(value, list):
-        return _read_scalar(value, labels or _text_categories(model.target))
+        return _read_scalar(value, labels or _texts(model.classes))
     if not value or not set(map(type, value)) <= {int, float}:
         return ModelOutput(None)
     return _read_scores(model, value, names)
@@ -140,44 +137,39 @@ def _read_output(model: ConfiguredModel, value: Any, names: tuple[str, ...]) -> 
 
 def _read_scores(model: ConfiguredModel, scores: list[float], names: tuple[str, ...]) -> ModelOutput:
     """Return the class with the greatest score; no prediction for numbers that are not scores of classes."""
-    target, labels = model.target, model.config.mapping.labels
+    labels = model.config.mapping.labels
     probabilities = _probability(min(scores)) is not None and _probability(max(scores)) is not None
-    classes = _classes(len(scores), labels, names, target)
-    has_classes = bool(labels) or isinstance(target, CategoricalFeature) or (target is None and bool(classes))
+    classes = _classes(len(scores), labels, names, model.classes)
+    has_classes = bool(labels) or model.task == "classification" or (model.task is None and bool(classes))
     if not (has_classes or (probabilities and abs(sum(scores) - 1) <= _SUM_TOLERANCE)):
         return ModelOutput(None)
     best = max(range(len(scores)), key=scores.__getitem__)
     return ModelOutput(classes[best] if classes else best, _probability(scores[best]) if probabilities else None)
 
 
-def _classes(count: int, labels: tuple[Any, ...], names: tuple[str, ...], target: Feature | None) -> Sequence[Any]:
+def _classes(count: int, labels: Sequence[Any], names: Sequence[str], known: Sequence[str]) -> Sequence[Any]:
     """Return the classes of scores in their order: from the configuration, else the response, else the profile."""
-    if labels:
-        if len(labels) != count:
-            detail = f"mapping.labels names {len(labels)} classes, the output has {count} scores per row"
-            raise EventError("/outputs", detail, "malformed")
-        return labels
-    if len(names) == count and not all(map(_PLACEHOLDER.fullmatch, names)):
-        return names
-    categories = _categories(target)
-    return categories if len(categories) == count else ()
+    if labels and len(labels) != count:
+        detail = f"mapping.labels names {len(labels)} classes, the output has {count} scores per row"
+        raise EventError("/outputs", detail, "malformed")
+    return labels or next((classes for classes in (names, known) if len(classes) == count), ())
 
 
-def _categories(target: Feature | None) -> list[str]:
-    """Return the categories of the training predictions, in order."""
-    if not isinstance(target, CategoricalFeature):
-        return []
-    return sorted({*target.categories, *target.rare}, key=_sort_key)
+def sorted_classes(categories: Iterable[str]) -> list[str]:
+    """Sort classes as scikit-learn does: numbers by value, then texts by their characters.
+
+    >>> sorted_classes(["yes", "10", "9", "no"])
+    ['9', '10', 'no', 'yes']
+    """
+    return sorted(categories, key=_sort_key)
 
 
-def _text_categories(target: Feature | None) -> Sequence[str]:
-    """Return the categories if all are texts, so that a number must be the index of one."""
-    categories = _categories(target)
-    return categories if all(_sort_key(category)[0] == math.inf for category in categories) else ()
+def _texts(classes: Sequence[str]) -> Sequence[str]:
+    """Return the classes if all are texts, so that a number must be the index of one."""
+    return classes if all(_sort_key(name)[0] == math.inf for name in classes) else ()
 
 
 def _sort_key(category: str) -> tuple[float, str]:
-    """Sort as scikit-learn sorts classes: numbers by value, then texts by their characters."""
     try:
         return (number if math.isfinite(number := float(category)) else math.inf), category
     except ValueError:

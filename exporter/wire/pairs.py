@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any
@@ -10,10 +9,9 @@ from typing import Annotated, Any
 import msgspec
 
 from exporter.errors import EventError
-from exporter.wire.events import NO_EVENTS
 from exporter.wire.formats import request_from_json, response_from_json
-from exporter.wire.mapping import PayloadPair
-from exporter.wire.payload import convert, decode_one
+from exporter.wire.mapping import Exchange
+from exporter.wire.payload import attempt, convert, split_documents
 
 
 class _Pair(msgspec.Struct):
@@ -30,52 +28,21 @@ class _Pair(msgspec.Struct):
     code: int | None = None
 
 
-def split_pairs(body: bytes, ndjson: bool) -> Iterator[Any]:
-    """Yield the documents of the pairs in a body: one object, the entries of an array, or the lines of NDJSON.
-
-    A line that is not JSON is yielded as an `EventError`.
-
-    Raises
-    ------
-    EventError
-        When the body is not JSON, or has no pair.
-    """
-    documents: Iterator[Any]
-    if ndjson:
-        documents = (_decode_line(line) for line in io.BytesIO(body) if line.strip())
-    else:
-        document = decode_one(body)
-        documents = iter(document if isinstance(document, list) else [document])
-    is_empty = True
-    for document in documents:
-        is_empty = False
-        yield document
-    if is_empty:
-        raise EventError("", NO_EVENTS, "malformed")
-
-
-def _decode_line(line: bytes) -> Any:
-    try:
-        return decode_one(line)
-    except EventError as error:
-        return error
-
-
-def read_pair(document: Any, version: str | None = None) -> PayloadPair:
-    """Read a pair from its document.
+def read(body: bytes, ndjson: bool, model: str, version: str | None = None) -> Iterator[Exchange | EventError]:
+    """Yield the pairs in a body; one that is wrong becomes an error in its place.
 
     Parameters
     ----------
-    document
-        Decoded JSON.
-    version
-        The version of the model in the request's path.
-
-    Raises
-    ------
-    EventError
-        When a part of it is missing or wrong.
+    body, ndjson
+        See `split_documents`, which also says what is raised.
+    model, version
+        The names in the request's path.
     """
+    for document in split_documents(body, ndjson):
+        yield document if isinstance(document, EventError) else attempt(_read_pair, document, model, version)
+
+
+def _read_pair(document: Any, model: str, version: str | None) -> Exchange:
     pair = convert(document, _Pair)
     if pair.request is None and pair.response is msgspec.UNSET:
         for member, value in (("inputs", pair.inputs), ("outputs", pair.outputs)):
@@ -86,7 +53,8 @@ def read_pair(document: Any, version: str | None = None) -> PayloadPair:
     for member, value in (("request", pair.request), ("response", pair.response)):
         if value is None or value is msgspec.UNSET:
             raise EventError(f"/{member}", "is required: send request and response together", "missing_field")
-    return PayloadPair(
+    return Exchange(
+        (model,),
         request_from_json(pair.request),
         response_from_json(pair.response),
         id=pair.id,

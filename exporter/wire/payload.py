@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zlib
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
 
 from exporter.errors import EventError
 from exporter.features.lenient_json import parse_integer, sanitize
 from exporter.validation import explain, json_pointer
+from exporter.wire.events import NO_EVENTS
 
+MAX_BODY = 16 * 2**20
+"""Bytes of a body, also decompressed."""
 MAX_ROWS = 50_000
 """Predictions in one body."""
 MAX_CONTAINERS = 2_000_000
@@ -23,6 +27,7 @@ MAX_CELLS = 5_000_000
 _GZIP = b"\x1f\x8b"
 _SCANNER = json.JSONDecoder(parse_int=parse_integer)
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 
 
 class Column(NamedTuple):
@@ -111,8 +116,40 @@ def decode_one(text: bytes) -> Any:
     return document
 
 
-def decompress(body: bytes, max_bytes: int) -> bytes:
-    """Decompress a gzip body of at most ``max_bytes``.
+def attempt(read: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T | EventError:
+    """Call a function, and return the `EventError` that it raises: of several items, one that is wrong costs itself."""
+    try:
+        return read(*args, **kwargs)
+    except EventError as error:
+        return error
+
+
+def split_documents(body: bytes, ndjson: bool) -> Iterator[Any]:
+    """Yield the documents in a body: one object, the entries of an array, or the lines of NDJSON.
+
+    A line that is not JSON is yielded as an `EventError`.
+
+    Raises
+    ------
+    EventError
+        When the body is not JSON, or has no document.
+    """
+    documents: Iterator[Any]
+    if ndjson:
+        documents = (attempt(decode_one, line) for line in io.BytesIO(body) if line.strip())
+    else:
+        document = decode_one(body)
+        documents = iter(document if isinstance(document, list) else [document])
+    is_empty = True
+    for document in documents:
+        is_empty = False
+        yield document
+    if is_empty:
+        raise EventError("", NO_EVENTS, "malformed")
+
+
+def decompress(body: bytes) -> bytes:
+    """Decompress a gzip body of at most `MAX_BODY` bytes.
 
     Raises
     ------
@@ -121,19 +158,19 @@ def decompress(body: bytes, max_bytes: int) -> bytes:
     """
     decompressor = zlib.decompressobj(16 + zlib.MAX_WBITS)
     try:
-        result = decompressor.decompress(body, max_bytes + 1)
+        result = decompressor.decompress(body, MAX_BODY + 1)
     except zlib.error:
         raise EventError("", "the body is not gzip", "malformed") from None
-    if len(result) > max_bytes:
-        raise EventError("", f"the body has more than {max_bytes} bytes decompressed", "too_large")
+    if len(result) > MAX_BODY:
+        raise EventError("", f"the body has more than {MAX_BODY} bytes decompressed", "too_large")
     if not decompressor.eof or decompressor.unused_data:
         raise EventError("", "the body is truncated gzip, or has data after it", "malformed")
     return result
 
 
-def decompress_if_gzip(body: bytes, max_bytes: int) -> bytes:
+def decompress_if_gzip(body: bytes) -> bytes:
     """Decompress a body that was logged as it was compressed for its client; see `decompress`."""
-    return decompress(body, max_bytes) if body.startswith(_GZIP) else body
+    return decompress(body) if body.startswith(_GZIP) else body
 
 
 def check_size(text: bytes) -> None:

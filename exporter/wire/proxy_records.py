@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 
 from exporter.errors import EventError
+from exporter.wire.events import RejectedEvent
 from exporter.wire.formats import decode_request, decode_response
-from exporter.wire.mapping import PayloadPair
-from exporter.wire.payload import Payload, convert, decompress_if_gzip
+from exporter.wire.mapping import Exchange, Validated
+from exporter.wire.outputs import ConfiguredModel
+from exporter.wire.payload import Payload, attempt, convert, split_documents
 
 
 class ProxyRecord(msgspec.Struct):
@@ -25,50 +28,47 @@ class ProxyRecord(msgspec.Struct):
     request: bytes | None = None
     response: bytes | None = None
 
-    def without_bodies(self) -> PayloadPair:
-        """Return one prediction without inputs and output: what is known when the bodies cannot be read."""
-        return PayloadPair(
-            Payload([]),
-            Payload([], failed=True),
-            self.id,
-            version=self.version,
-            time=self.time,
-            duration_seconds=self.duration_seconds,
-            code=self.code,
-        )
+    @property
+    def names(self) -> tuple[str]:
+        """The name of the model."""
+        return (self.model,)
 
-    def decode(self, max_bytes: int) -> PayloadPair:
-        """Decode the bodies; the body of an error response is ignored.
+    @property
+    def model_version(self) -> str | None:
+        """The version of the model."""
+        return self.version
 
-        Parameters
-        ----------
-        max_bytes
-            Bytes of a decompressed body.
+    def predictions(self, model: ConfiguredModel) -> Validated:
+        """Return the predictions, and those rejected; the request counts even if its bodies cannot be read."""
+        try:
+            accepted, rejected = self._decode().predictions(model)
+        except EventError as error:
+            accepted, rejected = [], [RejectedEvent.of(error)]
+        if not accepted:
+            accepted, more = self._exchange(Payload([]), Payload([], failed=True)).predictions(model)
+            rejected += more
+        return accepted, rejected
 
-        Raises
-        ------
-        EventError
-            When a body is of an unknown format, or not valid.
-        """
-        pair = self.without_bodies()
+    def _decode(self) -> Exchange:
+        """Decode the bodies; the body of an error response is ignored."""
+        request, response = Payload([]), Payload([], failed=True)
         failed = not 200 <= self.code < 300
         if self.request is not None:
             try:
-                pair = pair._replace(request=decode_request(decompress_if_gzip(self.request, max_bytes)))
+                request = decode_request(self.request)
             except EventError:
                 if not failed:  # the server may have refused the request because it is not valid
                     raise
         if self.response is not None and not failed:
-            pair = pair._replace(response=decode_response(decompress_if_gzip(self.response, max_bytes)))
-        return pair
+            response = decode_response(self.response)
+        return self._exchange(request, response)
+
+    def _exchange(self, request: Payload, response: Payload) -> Exchange:
+        times = self.time, self.duration_seconds
+        return Exchange(self.names, request, response, self.id, self.version, *times, code=self.code)
 
 
-def read_record(document: Any) -> ProxyRecord:
-    """Read a record from its document.
-
-    Raises
-    ------
-    EventError
-        When a member is missing or wrong.
-    """
-    return convert(document, ProxyRecord)
+def read(body: bytes, ndjson: bool) -> Iterator[ProxyRecord | EventError]:
+    """Yield the records in a body, see `split_documents`; one that is wrong becomes an error in its place."""
+    for document in split_documents(body, ndjson):
+        yield document if isinstance(document, EventError) else attempt(convert, document, ProxyRecord)

@@ -127,7 +127,6 @@ ROUTES: dict[str, Any] = {
     "/v2/models/credit/infer": {"request": "secret-2"},
     "/v1/kserve": {"x": "secret-2"},
     "/v1/logs": {"resourceLogs": "secret-2"},
-    "/v1/seldon/feedback": {"reward": "secret-2"},
 }
 
 

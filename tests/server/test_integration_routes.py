@@ -92,24 +92,6 @@ def test_a_single_row_has_the_id_of_its_event(served: Served) -> None:
     assert eventually(lambda: corrections(served))[0]["prediction_id"] == "one"
 
 
-def test_seldons_logger_is_paired_by_its_request(served: Served) -> None:
-    """Seldon's messages have their own ids and a common request id; each model of a graph has its own pair."""
-    kind = "io.seldon.serving.inference"
-    graph = {"inferenceservicename": "graph", "requestid": "q", "endpoint": "default"}
-    for number, (side, model, body) in enumerate(
-        [
-            ("request", "credit", b'{"data": {"names": ["age"], "ndarray": [[41]]}}'),
-            ("request", "other", b'{"data": {"ndarray": [[1]]}}'),
-            ("response", "credit", gzip.compress(b'{"strData": "yes"}')),
-        ]
-    ):
-        answer = log(served, "", f"own-{number}", body, type=f"{kind}.{side}", modelid=model, **graph)
-    assert answer.json == {"accepted": 1, "rejected": []}
-    assert served.samples()["model_exporter_pairs_waiting"] == 1
-    served.post("/v1/feedback", {"prediction_id": "q", "verdict": "corrected", "label": "no"})
-    assert eventually(lambda: corrections(served))[0]["prediction"] == "yes"
-
-
 def test_messages_without_counterpart_wait_and_are_not_predictions(served: Served) -> None:
     """A message without its counterpart is acknowledged and waits; for an unknown model the pair is refused."""
     assert log(served, "request", "a", b'{"instances": [1]}').json == {"accepted": 0, "rejected": []}
@@ -123,13 +105,12 @@ def test_messages_without_counterpart_wait_and_are_not_predictions(served: Serve
     assert samples['model_exporter_events_total{source="kserve"}'] == 0
 
 
-@pytest.mark.parametrize("server", ["mlserver", "seldon"])
-def test_payload_pairs(served: Served, server: str) -> None:
+def test_payload_pairs(served: Served) -> None:
     """One object has a request and its response, as the package of another server writes them."""
-    pair = {side: json.loads(recorded(f"{server}_{side}.json")) for side in ("request", "response")}
+    pair = {side: json.loads(recorded(f"mlserver_{side}.json")) for side in ("request", "response")}
     answer = served.post("/v2/models/credit/versions/9/infer?ids=1", {**pair, "duration_seconds": 0.5})
     assert (answer.status, answer.json["accepted"]) == (202, 2)
-    assert answer.json["ids"] == ["s-1-0", "s-1-1"] if server == "seldon" else ["m-1-0", "m-1-1"]
+    assert answer.json["ids"] == ["m-1-0", "m-1-1"]
     samples = served.samples()
     assert samples['model_feature_mean{model="credit",version="9",feature="age",window="5m"}'] == 45.5
     assert samples['model_prediction_kl_divergence{model="credit",version="9",window="5m"}'] >= 0
@@ -163,19 +144,6 @@ def test_a_body_without_events_is_refused(served: Served, path: str, content_typ
     """An empty array, or NDJSON without a line, is not acknowledged."""
     answer = served.post(path, b"\n" if "ndjson" in content_type else b"[]", Content_Type=content_type)
     assert (answer.status, answer.json["detail"]) == (400, "the body has no events")
-
-
-def test_seldons_feedback_corrects_what_its_logger_sent(served: Served) -> None:
-    """Predictions with a puid, logged by events, are corrected by Seldon's feedback message."""
-    for side in ("request", "response"):
-        log(served, side, "x", recorded(f"seldon_{side}.json"))
-    eventually(lambda: served.samples()['model_exporter_events_total{source="kserve"}'] == 2)
-    answer = served.post("/v1/seldon/feedback?model=credit", recorded("seldon_feedback.json"))
-    assert answer.status == 201
-    verdicts = [(row["prediction_id"], row["verdict"]) for row in answer.json["feedback"]]
-    assert verdicts == [("s-1-0", "accepted"), ("s-1-1", "corrected")]
-    (correction,) = eventually(lambda: corrections(served))
-    assert (correction["prediction"], correction["label"], correction["inputs"]["age"]) == ("no", "yes", 50)
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["gzip", "plain"])
@@ -255,10 +223,6 @@ def test_bad_exports_are_refused(shared: Served, body: bytes, headers: dict[str,
         ("/v2/models/credit/infer", b'{"request": {"instances": [1]}}', "/response", "is required"),
         ("/v2/models/credit/infer", b"[" * 100_000, "", "nested too deeply"),
         ("/v2/models/credit/infer", b"[{}]", "/0/inputs", "is required"),
-        ("/v1/seldon/feedback", b"{}", "/truth", "or a reward"),
-        ("/v1/seldon/feedback", b'{"reward": 1}', "/response/meta/puid", "is required"),
-        ("/v1/seldon/feedback?model=x", b'{"reward": 1}', "/model", 'no model "x"'),
-        ("/v1/seldon/feedback", b"\xff", "", "is not JSON"),
     ],
 )
 def test_bad_bodies_get_a_problem(shared: Served, path: str, body: bytes, pointer: str, detail: str) -> None:
@@ -323,13 +287,30 @@ def test_a_version_with_its_own_profile(tmp_path: Path) -> None:
     )
     exporter = Exporter(path)
     client = create_app(exporter).test_client()
-    for version in ("1", "2"):
+    for version, status in (("1", 400), ("2", 202)):
         pair = {"request": {"instances": [[41, 1000]]}, "response": [1], "model_version": version}
-        assert client.post("/v2/models/credit/infer", json=pair).status_code == 202
+        assert client.post("/v2/models/credit/infer", json=pair).status_code == status
     metrics = exporter.metrics("", [])[0].decode()
     exporter.close()
     assert 'model_feature_mean{model="credit",version="2",feature="income",window="5m"} 1000.0' in metrics
-    assert 'model_exporter_unknown_features_total{model="credit"} 1.0' in metrics
+    assert 'model_exporter_unknown_features_total{model="credit"} 0.0' in metrics
+
+
+def test_an_error_without_a_version_counts_for_the_version_that_served_last(served: Served) -> None:
+    """The response of a failed request names no version; before any version is known, it is unknown."""
+    good = {"request": {"instances": [{"age": 41}]}, "response": {"predictions": [1], "model_version": "3"}}
+    failed = {"request": {"instances": [{"age": 41}]}, "response": {"error": "out of memory"}}
+    for pair in (failed, good, failed):
+        assert served.post("/v2/models/credit/infer", pair).status == 202
+    record = {"model": "credit", "code": 503}
+    assert served.post("/v1/exchanges", record).status == 202  # on another route
+    requests = {labels: value for labels, value in served.samples("model_requests_total").items() if value}
+    assert requests == {
+        'model_requests_total{model="credit",version="3",code="200"}': 1,
+        'model_requests_total{model="credit",version="3",code="500"}': 1,
+        'model_requests_total{model="credit",version="unknown",code="500"}': 1,
+        'model_requests_total{model="credit",version="unknown",code="503"}': 1,
+    }
 
 
 PARTS = st.recursive(
@@ -351,15 +332,13 @@ TENSORS = st.lists(
     max_size=2,
 )
 HALVES = st.dictionaries(
-    st.sampled_from(["instances", "predictions", "data", "strData", "error", "model_name"]), PARTS, max_size=2
+    st.sampled_from(["instances", "predictions", "error", "model_name"]), PARTS, max_size=2
 ) | st.fixed_dictionaries({"inputs": TENSORS, "outputs": TENSORS})
 SENT = st.fixed_dictionaries(
     {},
     optional={
         "request": HALVES | PARTS,
         "response": HALVES | PARTS,
-        "truth": HALVES | PARTS,
-        "reward": PARTS,
         "id": PARTS,
         "code": PARTS,
         "confidence": PARTS,
@@ -380,7 +359,7 @@ def application(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClien
 
 @settings(max_examples=300, deadline=2000)
 @given(
-    path=st.sampled_from(["/v1/kserve", "/v1/seldon/feedback", "/v2/models/credit/infer", "/v1/logs", "/v1/traces"]),
+    path=st.sampled_from(["/v1/kserve", "/v2/models/credit/infer", "/v1/logs", "/v1/traces"]),
     body=SENT | st.lists(SENT, max_size=3),
     kind=st.sampled_from(["", "-batch"]),
 )

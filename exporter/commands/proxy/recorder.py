@@ -25,8 +25,6 @@ _PATHS = [
         rf"/v2/models/{_NAME}(?:/versions/(?P<version>[^/]+))?/infer$",
         rf"/v1/models/{_NAME}(?:/versions/(?P<version>[^/:]+)|/labels/[^/:]+)?:predict$",
         rf"/predictions/{_NAME}(?:/(?P<version>[^/]+))?$",
-        rf"/seldon/[^/]+/{_NAME}/api/v[01]\.[01]/predictions$",
-        r"/api/v[01]\.[01]/predictions$",
         r"/invocations$",
     )
 ]

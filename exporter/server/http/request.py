@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from exporter.errors import QueueFullError
 from exporter.server.access import Caller
 from exporter.server.http.problem import Reply, problem
+from exporter.wire.payload import MAX_BODY
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -22,8 +23,6 @@ SMALL_BODY = 16 * 1024
 """Bytes up to which a body does not count there: one on each connection is as much as the bound of all others."""
 DISCARDED_BODY = 64 * 1024
 """Bytes of a refused body that are read so that its connection can be used again."""
-MAX_BODY = 16 * 2**20
-"""Bytes of a request's body."""
 MAX_DISCARDED = 8 * MAX_BODY
 """Bytes of a body that is too large that are read, so that its sender gets to read why."""
 LINGER_SECONDS = 1.5
