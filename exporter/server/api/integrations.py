@@ -183,11 +183,11 @@ def configured(config: ModelConfig, profile: Profile | None) -> ConfiguredModel:
     """Return a model with what its profile says of it."""
     if profile is None:
         return ConfiguredModel(config)
-    target = profile.prediction
+    target, order = profile.prediction, profile.input_names or None
     if isinstance(target, CategoricalFeature):
         classes = sorted_classes({*target.categories, *target.rare})
-        return ConfiguredModel(config, profile.inputs, tuple(profile.inputs), "classification", classes)
-    return ConfiguredModel(config, profile.inputs, tuple(profile.inputs), "regression" if target else None)
+        return ConfiguredModel(config, profile.inputs, order, "classification", classes)
+    return ConfiguredModel(config, profile.inputs, order, "regression" if target else None)
 
 
 def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
