@@ -20,6 +20,10 @@ class Cluster:
         self.servers = ",".join(f"{broker.host}:{broker.port}" for broker in found)
         self._producer = Producer({"bootstrap.servers": self.servers, "linger.ms": 5, "log_level": 0})
 
+    def close(self) -> None:
+        """Stop the brokers."""
+        del self._brokers
+
     def produce(self, topic: str, values: Iterable[Any], **options: Any) -> None:
         """Append messages to a topic; what is neither bytes nor None is written as JSON."""
         for number, value in enumerate(values):

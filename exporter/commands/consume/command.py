@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import signal
 from pathlib import Path
 from typing import Any
+from wsgiref.simple_server import WSGIServer
 
-import prometheus_client
 from confluent_kafka import Consumer, KafkaException, Producer
 
 from exporter.commands import logs
@@ -20,29 +21,26 @@ from exporter.commands.common import (
     stopping,
     whole_number,
 )
-from exporter.commands.consume.consumer import Relay
-from exporter.commands.consume.dead_letters import DeadLetters
-from exporter.commands.consume.kinds import KINDS
-from exporter.commands.consume.metrics import ConsumerMetrics
-from exporter.commands.consume.sending import GIVE_UP, Poster
+from exporter.commands.consume.metrics import STATISTICS_SECONDS, ConsumerMetrics
+from exporter.commands.consume.relay import DeadLetters, Relay
+from exporter.commands.consume.sending import KINDS, TIMEOUT_SECONDS, Poster
 from exporter.commands.exporter_client import DEFAULT_URL, exporter_client
 from exporter.errors import ExporterError, UsageError
 from exporter.http_client.client import NO_RETRY
-from exporter.validation import any_of, preview
+from exporter.validation import preview
 from exporter.wire.events import MAX_REJECTED
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _OWN = {
-    "enable.auto.commit": False,
+    "enable.auto.commit": True,
     "enable.auto.offset.store": False,
     "enable.partition.eof": False,
+    "statistics.interval.ms": STATISTICS_SECONDS * 1000,
 }
-"""Settings of the consumer on which it depends that no message is lost."""
-_CLASSIC = {
-    "group.protocol": ("classic",),
-    "partition.assignment.strategy": ("range", "roundrobin", "range,roundrobin"),
-}
-"""Values that others of its settings may have: the consumer assigns all of its partitions at once."""
+"""Settings of the consumer on which it depends that no message is lost, and its metrics."""
+
+_CONSUMERS = ("group.", "auto.", "session.", "heartbeat.", "partition.", "isolation.", "max.poll")
+"""How properties begin that a producer does not have."""
 
 log = logging.getLogger("exporter.commands.consume")
 _LIBRARY_LOG = logging.getLogger("exporter.commands.consume.librdkafka")
@@ -81,18 +79,22 @@ def run(options: argparse.Namespace) -> int:
     metrics = ConsumerMetrics(list(kinds))
     settings = _settings(options) | {"error_cb": metrics.on_kafka_error}
     _LIBRARY_LOG.addFilter(metrics.limit)
-    with stopping(signal.SIGINT, signal.SIGTERM) as stop, exporter_client(options, GIVE_UP, retries=NO_RETRY) as client:
-        consumer = _create(Consumer, options, {"auto.offset.reset": "earliest"} | settings | _OWN)
+    with (
+        stopping(signal.SIGINT, signal.SIGTERM) as stop,
+        exporter_client(options, TIMEOUT_SECONDS, retries=NO_RETRY) as client,
+    ):
+        callbacks = {"on_commit": metrics.on_commit, "stats_cb": metrics.on_statistics}
+        defaults = {"auto.offset.reset": "earliest", "auto.commit.interval.ms": 200}
+        consumer = _create(Consumer, options, defaults | settings | _OWN | callbacks)
         dead_letters = None
         if options.dead_letter_topic:
-            shared = {key: value for key, value in settings.items() if not key.startswith("group.")}
-            dead_letters = DeadLetters(
-                _create(Producer, options, shared | {"enable.idempotence": True}), options.dead_letter_topic
-            )
+            shared = {key: value for key, value in settings.items() if not key.startswith(_CONSUMERS)}
+            producer = _create(Producer, options, shared | {"enable.idempotence": True})
+            dead_letters = DeadLetters(producer, options.dead_letter_topic)
         relay = Relay(
             consumer,
             {topic: KINDS[kind] for topic, kind in kinds.items()},
-            Poster(client, options.group, metrics.on_retry),
+            Poster(client, options.group, metrics.on_retry, metrics.on_warning),
             dead_letters=dead_letters,
             metrics=metrics,
             batch_size=options.batch_size,
@@ -101,10 +103,14 @@ def run(options: argparse.Namespace) -> int:
         try:
             relay.run(stop)
         finally:
-            consumer.close()
+            closed = relay.close()
             server.shutdown()
+        if closed:
             log.info("stopped")
-    return 0
+            return 0
+    log.warning("stopped; the brokers did not take the last offsets in time: some messages come again")
+    logging.shutdown()
+    os._exit(0)  # librdkafka would wait for the brokers
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -113,12 +119,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     settings: dict[str, Any] = _properties(path) if path else {}
     for key in _OWN.keys() | {"group.id"}:
         if key in settings:
-            why = "set it with --group" if key == "group.id" else "it must not be set: offsets are committed by hand"
+            why = "set it with --group" if key == "group.id" else "it must not be set: the consumer sets it"
             raise ExporterError(f"--kafka.config.file: {path}: {key}: {why}")
-    for key, allowed in _CLASSIC.items():
-        if key in settings and settings[key] not in allowed:
-            wrong = f"expected {any_of(allowed)}, got {preview(settings[key])}"
-            raise ExporterError(f"--kafka.config.file: {path}: {key}: {wrong}")
     if options.bootstrap_servers:
         settings["bootstrap.servers"] = options.bootstrap_servers
     if "bootstrap.servers" not in settings:
@@ -158,9 +160,9 @@ def _create(kind: Any, options: argparse.Namespace, settings: dict[str, Any]) ->
         raise ExporterError(f"{where}{error.args[0].str()}") from None
 
 
-def _listen(where: Address, metrics: ConsumerMetrics) -> Any:
+def _listen(where: Address, metrics: ConsumerMetrics) -> WSGIServer:
     try:
-        server, _ = prometheus_client.start_http_server(where.port, where.host or "0.0.0.0", metrics.registry)  # noqa: S104
+        server = metrics.serve(where.host or "0.0.0.0", where.port)  # noqa: S104
     except OSError as error:
         raise ExporterError(f"cannot listen on {where}: {error.strerror or error}") from None
     log.info("metrics on http://%s/metrics", Address(where.host, server.server_port))

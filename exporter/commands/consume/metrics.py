@@ -1,25 +1,29 @@
-"""The consumer's own metrics."""
+"""The consumer's own metrics and probes."""
 
 from __future__ import annotations
 
+import json
 import logging
+import threading
 import time
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+from wsgiref.simple_server import WSGIServer, make_server
 
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import KafkaError
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.exposition import ThreadingWSGIServer, _SilentHandler, make_wsgi_app
 
 RESULTS = ("accepted", "dead_letter", "dropped", "empty")
-LAG_SECONDS = 10.0
-"""Time between two looks at the lag."""
-PATIENCE_SECONDS = 1.0
-"""Time in which the brokers say what is committed."""
+STATISTICS_SECONDS = 5
+"""Time between two statistics of librdkafka."""
 _QUIET_SECONDS = 10.0
 
 log = logging.getLogger("exporter.commands.consume")
 
 
 class ConsumerMetrics:
-    """The counters of a consumer.
+    """The counters of a consumer, and whether it is ready.
 
     Parameters
     ----------
@@ -41,47 +45,74 @@ class ConsumerMetrics:
         )
         self._messages = self._counter("messages", f"{text} and dropped, or without a value.", ("topic", "result"))
         self.retries = self._counter("request_retries", "Requests to the exporter that were tried again.")
-        self.commit_failures = self._counter("commit_failures", "Commits that failed: their messages come again.")
-        self.rebalances = self._counter("rebalances", "Assignments of partitions to this consumer.")
-        text = "Messages of a partition that are not committed yet."
-        self._lag = Gauge("model_consumer_lag", text, ("topic", "partition"), registry=self.registry)
-        self._lag_due = 0.0
+        self._commit_failures = self._counter("commit_failures", "Commits that failed; the next one repeats them.")
+        self._lag = self._gauge("lag", "Messages of a partition that were not read yet.", ("topic", "partition"))
+        self._is_connected = False
+        connected = self._gauge("connected", "Whether a broker of the cluster is connected.")
+        connected.set_function(lambda: self._is_connected)
+        self._rebalances = self._gauge("rebalances", "Rebalances of the group since the start of this consumer.")
+        self._success = self._gauge(
+            "last_success_timestamp_seconds", "Unix time at which the exporter last took messages; 0 before the first."
+        )
         for topic in topics:
             for result in RESULTS:
                 self._messages.labels(topic, result)
+        self._failure: str | None = None
         self._logged: dict[str, float] = {}
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(f"model_consumer_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
+        return Gauge(f"model_consumer_{name}", text, labels, registry=self.registry)
 
     def count(self, topic: str, result: str, number: int) -> None:
         """Count messages."""
         if number:
             self._messages.labels(topic, result).inc(number)
 
-    def measure_lag(self, consumer: Consumer) -> None:
-        """Measure the lag of the consumer's partitions, unless that was done a moment ago."""
-        now = time.monotonic()
-        if now < self._lag_due:
-            return
-        self._lag_due = now + LAG_SECONDS
-        lags = {}
-        try:
-            for item in consumer.committed(consumer.assignment(), timeout=PATIENCE_SECONDS):
-                ends = consumer.get_watermark_offsets(item, cached=True)  # of the last fetch
-                if ends is not None and ends[1] >= 0:
-                    lags[item.topic, str(item.partition)] = ends[1] - max(item.offset, ends[0])
-        except KafkaException as error:
-            log.debug("the lag is not known: %s", error)
-            return
+    def succeeded(self) -> None:
+        """Note that the exporter took messages."""
+        self._failure = None
+        self._success.set_to_current_time()
+
+    def failed(self, reason: str) -> None:
+        """Note, and log now and then, why messages are sent again."""
+        self._failure = reason
+        self.log_now_and_then("failed", "%s", reason)
+
+    def on_statistics(self, text: str) -> None:
+        """Read the lag of each partition, and the state of the connections, from librdkafka's statistics.
+
+        The lag is the distance from the next message to fetch to the end that the consumer may read, which is before
+        open transactions; it is absent while the partition's leader is away.
+        """
+        document: dict[str, Any] = json.loads(text)
+        up = {broker["nodeid"] for broker in document["brokers"].values() if broker["state"] == "UP"}
+        self._is_connected = bool(up)
+        self._rebalances.set(document.get("cgrp", {}).get("rebalance_cnt", 0))
         self._lag.clear()
-        for labels, lag in lags.items():
-            self._lag.labels(*labels).set(lag)
+        for topic in document["topics"].values():
+            for number, partition in topic["partitions"].items():
+                end = max(partition["ls_offset"], partition["hi_offset"] if partition["ls_offset"] < 0 else -1)
+                if partition["fetch_state"] == "active" and partition["leader"] in up and end >= 0:
+                    lag = max(end - max(partition["next_offset"], 0), 0) + partition["fetchq_cnt"]
+                    self._lag.labels(topic["topic"], number).set(lag)
+
+    def on_commit(self, error: KafkaError | None, _: object) -> None:
+        """Count and log a commit that failed."""
+        if error is not None:
+            self._commit_failures.inc()
+            self.log_now_and_then("commit", "offsets are not committed yet: %s", error.str())
 
     def on_retry(self, reason: str) -> None:
         """Count and log a request that is tried again."""
         self.retries.inc()
-        self.log_now_and_then("retry", "%s: trying again%s", reason, "")
+        self.log_now_and_then("retry", "%s: trying again", reason)
+
+    def on_warning(self, detail: str) -> None:
+        """Log a warning in a response of the exporter."""
+        self.log_now_and_then("warning", "the exporter warns: %s", detail)
 
     def log_now_and_then(self, key: str, text: str, *values: object) -> None:
         """Log a warning, unless one of the same key was logged a moment ago."""
@@ -102,3 +133,36 @@ class ConsumerMetrics:
             return False
         self._logged[key] = now
         return True
+
+    def readiness(self) -> tuple[bool, str]:
+        """Return whether messages flow, and a sentence about it."""
+        if self._failure is not None:
+            return False, self._failure
+        if not self._is_connected:
+            return False, "no broker is connected"
+        return True, "ready"
+
+    def serve(self, host: str, port: int) -> WSGIServer:
+        """Serve metrics and probes from a thread of their own.
+
+        Raises
+        ------
+        OSError
+            When the address cannot be used.
+        """
+        metrics = make_wsgi_app(self.registry)
+
+        def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            path = environ["PATH_INFO"]
+            if path == "/metrics":
+                return cast(Iterable[bytes], metrics(environ, start_response))
+            ready, text = (True, "healthy") if path == "/-/healthy" else self.readiness()
+            if path not in {"/-/healthy", "/-/ready"}:
+                ready, text = False, "see /metrics, /-/healthy and /-/ready"
+            status = "200 OK" if ready else "503 Service Unavailable" if path == "/-/ready" else "404 Not Found"
+            start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+            return [f"{text}\n".encode()]
+
+        server = make_server(host, port, app, ThreadingWSGIServer, handler_class=_SilentHandler)
+        threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
+        return server
