@@ -83,7 +83,7 @@ release-files: $(STAMP)  ## build what Grafana imports: dashboards, and the rule
 
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
   --no-annotate $(UPGRADE)
-LOCK = $(COMPILE) --extra demo --extra engines --extra kafka --extra proxy pyproject.toml
+LOCK = $(COMPILE) --extra demo --extra sql --extra kafka --extra proxy pyproject.toml
 
 lock:  ## write the lock files from pyproject.toml: for the image, for developers, and for Spark
 	$(LOCK) --group build --output-file requirements.lock

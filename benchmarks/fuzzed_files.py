@@ -30,7 +30,6 @@ CONFIG: Any = {
             "redact": ["name"],
             "segment_by": "country",
             "segments": ["NL", "DE"],
-            "drift": ["js", "psi", "ks", "wasserstein"],
             "alerts": {"ModelCorrectionRatioHigh": 0.02},
             "features": {"age": {"alerts": {"ModelFeatureDrift": 0.5}}, "photo": {"type": "image"}},
             "events": ["contracts"],

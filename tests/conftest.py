@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 DATABASES = ("sqlite", "postgresql")
 LONGEST = (
     "bundle/test_rules.py",
-    "profiles/test_engines.py",
     "server/test_review_browser.py",
     "docs/test_examples.py",
     "bundle/test_objectives.py",

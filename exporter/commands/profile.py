@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import sys
 import time
@@ -18,10 +17,9 @@ from exporter.commands.type_option import column_type
 from exporter.errors import ExporterError, ProfileError, UsageError, printable
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.builder import build
-from exporter.profiles.describe import describe_lines, notes, truncate
+from exporter.profiles.describe import describe_lines, notes
 from exporter.profiles.describe_order import dependence_note, order_line
 from exporter.profiles.describe_quality import quality_line
-from exporter.profiles.describe_season import season_line
 from exporter.profiles.describe_weights import weights_line
 from exporter.profiles.options import Options
 from exporter.profiles.profile import CategoricalFeature, Profile
@@ -29,15 +27,11 @@ from exporter.profiles.profile_file import check_writable, load, save
 from exporter.profiles.readers.base import Batch, Source
 from exporter.profiles.readers.compression import without_gz
 from exporter.profiles.readers.files import FileSource
-from exporter.profiles.season_record import HOURS
 from exporter.profiles.training_warnings import Columns, warnings
 from exporter.validation import any_of, parse_duration, preview, suggestion
 
-DATABASE = "MODEL_EXPORTER_DATABASE"
-"""The variable with the default of ``--database``, which may hold a password."""
 _SOURCES = {
-    "training_file": ("TRAINING_FILE", {"engine", "delimiter", "decimal"}),
-    "table": ("--table", {"database", "database_password_file"}),
+    "training_file": ("TRAINING_FILE", {"delimiter", "decimal"}),
     "from_store": ("--from-store", {"config_file", "model", "version", "last"}),
 }
 """What is profiled by the option that names it, and the options that only this has."""
@@ -52,8 +46,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", type=Path, metavar="FILE", help=text)
     add("--name", help="name of the profile; default: the training file's name")
     add_table_options(parser, INPUT_TYPES)
-    text = "also keep distributions by hour (UTC) of the day or of the week, for features that change with it"
-    add("--season", choices=[*HOURS], help=text)
     text = "rows are in random order: do not measure how much successive values depend on each other"
     add("--shuffled", action="store_true", help=text)
     add("--strict", action="store_true", help="fail without writing a profile if there is a warning")
@@ -71,22 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_file(parser, "the database")
     add("--model", metavar="NAME", help="model whose predictions are read from the database")
     add("--version", metavar="VERSION", help="version of that model; default: all")
-    _add_engine_options(parser)
     add("--last", default="7d", metavar="DURATION", help="how far back predictions are read (%(default)s)")
     parser.set_defaults(defaults=vars(parser.parse_args([])))
-
-
-def _add_engine_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--table", metavar="NAME", help="profile a table inside its database or lake, instead of a file")
-    text = "URL of the database of --table, such as duckdb:///FILE, postgresql://HOST/NAME or spark://HOST (${})"
-    add("--database", default=os.environ.get(DATABASE), metavar="URL", help=text.format(DATABASE))
-    add("--database-password-file", metavar="FILE", help="file with the password for --database")
-    add(
-        "--engine",
-        choices=("duckdb",),
-        help="read the training file with DuckDB, for files that are larger than memory",
-    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -97,10 +75,10 @@ def run(options: argparse.Namespace) -> int:
         for line in describe_lines(load(options.describe), max(width, 80)):
             print(line)
         return 0
-    made = _profile_table(options) if options.table is not None or options.engine else _profile_rows(options)
+    made = _profile_rows(options)
     profile, output = made.profile, made.output
     _print_features(profile, made.remarks)
-    _print_summary(profile, made.options)
+    _print_summary(profile)
     times = [name for name, kind in profile.inputs.items() if kind == "timestamp"]
     if times and not made.options.time_column and "--time-column" not in str(made.warnings):
         text = f"the age of {printable(times[0])} is measured from now: set --time-column to the time of a row"
@@ -121,7 +99,7 @@ def _check_options(options: argparse.Namespace) -> None:
     given = {name for name, value in options.defaults.items() if getattr(options, name) != value}
     chosen = given & {*_SOURCES, "describe"}
     if len(chosen) != 1:
-        raise UsageError("profile: expected one of TRAINING_FILE, --table, --from-store or --describe PROFILE")
+        raise UsageError("profile: expected one of TRAINING_FILE, --from-store or --describe PROFILE")
     if "describe" in chosen and (others := sorted(given - chosen)):
         raise UsageError(f"{_flag(others[0])}: --describe only prints a profile: leave out one of them")
     for source, (name, own) in _SOURCES.items():
@@ -171,33 +149,6 @@ def _profile_rows(options: argparse.Namespace) -> _Made:
     return _Made(profile, output, source.where, build_options, found, source.remarks)
 
 
-def _profile_table(options: argparse.Namespace) -> _Made:
-    """Profile a table, or a file, by the aggregates that an engine computes."""
-    try:
-        from exporter.profiles.engines.build import build_table
-        from exporter.profiles.engines.connection import open_file, open_table
-    except ModuleNotFoundError as error:
-        needed = "--table" if options.table else "--engine"
-        extra = f"{needed} needs {error.name}: pip install 'model-exporter[engines]'"
-        raise ExporterError(f"profile: {extra}") from None
-    build_options = _build_options(options)
-    if options.table is not None:
-        if not options.database:
-            raise UsageError(f"--table={options.table}: set --database, or {DATABASE}, to the URL of its database")
-        table = open_table(options.database, options.table, options.database_password_file)
-        default = Path(f"{table.name.replace('/', '_')}.json")
-    else:
-        table = open_file(options.training_file, options.delimiter, options.decimal, build_options.known_types())
-        default = without_gz(options.training_file).with_suffix(".json")
-    with table, Progress(log=True) as progress:
-        output = _output(options, default)
-        profile, skipped, sample = build_table(table, build_options, progress)
-    found = [*(f"{truncate(name, 40)}: {text}" for name, text in skipped.items())]
-    is_csv = options.table is None and without_gz(options.training_file).suffix.lower() == ".csv"
-    found += warnings(profile, sample, _columns(build_options, is_csv), build_options.bins)
-    return _Made(profile, output, table.where, build_options, found)
-
-
 def _output(options: argparse.Namespace, default: Path) -> Path:
     output: Path = options.output or default
     check_writable(output)
@@ -212,8 +163,6 @@ def _columns(options: Options, cells_are_texts: bool) -> Columns:
 
 def _build_options(options: argparse.Namespace) -> Options:
     outputs = options.prediction_column, options.confidence_column, options.time_column
-    if options.season and not (options.time_column or options.from_store):
-        raise UsageError(f"--season={options.season}: needs --time-column, which names the column with each row's time")
     if options.from_store:
         if options.label_column:
             raise UsageError("--from-store: --label-column needs a training file")
@@ -228,7 +177,6 @@ def _build_options(options: argparse.Namespace) -> Options:
         confidence_percent=options.confidence_percent,
         time_column=outputs[2],
         label_column=options.label_column,
-        season=options.season,
         shuffled=options.shuffled,
         ignore=options.ignore,
         types=dict(map(column_type, options.type)),
@@ -274,11 +222,9 @@ def _print_features(profile: Profile, remarks: Mapping[str, str]) -> None:
             print(printable("; ".join((f"{scalar}: {input_type.type}, {bins}", *remarks_of))))
 
 
-def _print_summary(profile: Profile, options: Options) -> None:
+def _print_summary(profile: Profile) -> None:
     if profile.blocks and (profile.blocks.sizes or not profile.blocks.is_ordered):
         print(printable(order_line(profile.blocks)))
-    if options.season:
-        print(printable(season_line(profile.season or None, options.season)))
     if profile.quality:
         print(quality_line(profile.quality))
     if profile.weights:

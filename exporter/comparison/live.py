@@ -72,7 +72,7 @@ def _counts(binner: Binner | None, totals: Floats) -> Counts:
 
 
 def _features(binner: Binner, observed: Floats) -> dict[str, Feature]:
-    features, probability = {}, binner.expected(observed).reference.probability
+    features, probability = {}, binner.reference.probability
     for name, start, size in zip(binner.names, binner.starts, binner.sizes, strict=False):
         counts = observed[start : start + size]
         if counts.sum() >= 1:

@@ -168,8 +168,7 @@ def count(prometheus: Prometheus, model: str, version: str, period: Period) -> C
     }
     bounds = tuple(sorted(buckets))
     profiles = prometheus.query(f"count by (profile) (last_over_time(model_info{labels}[{seconds}s]))", period.end)
-    # That of a feature with a season follows the hours, and replicas are not scraped at the same moment. Several
-    # profiles have no mean: the shares of their bins do not sum to 1 then.
+    # Of several profiles, the shares of the bins have no mean: they do not sum to 1 then.
     share = ("max", "last_over_time") if len(profiles) > 1 else ("avg", "avg_over_time")
     reference = prometheus.query(
         f"{share[0]} by (feature, bin) ({share[1]}(model_feature_reference_probability{labels}[{seconds}s]))",

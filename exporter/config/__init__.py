@@ -3,7 +3,6 @@
 from exporter.config.loading import ModelNames, load, load_models, load_own, model_files
 from exporter.config.thresholds import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
 from exporter.config.types import (
-    DISTANCES,
     OTHER_SEGMENT,
     Config,
     FeatureConfig,
@@ -18,7 +17,6 @@ from exporter.config.types import (
 )
 
 __all__ = [
-    "DISTANCES",
     "FEATURE_ALERTS",
     "MODEL_ALERTS",
     "OTHER_SEGMENT",

@@ -9,7 +9,6 @@ from typing import Any, NoReturn, TypeVar
 
 from exporter.config.thresholds import FEATURE_ALERTS, MODEL_ALERTS
 from exporter.config.types import (
-    DISTANCES,
     METRICS_LEVELS,
     OBJECTIVE_ALERTS,
     OTHER_SEGMENT,
@@ -210,7 +209,6 @@ def check_models(document: dict[str, Any], where: str) -> _Models:
         _check_objectives(path, model, where)
         _check_margins(path, model)
         _check_segments(path, model)
-        _check_distances(path, model)
         _check_false_alarm_interval(path, model)
         _check_word(path, model, "task", "task", TASKS)
         _check_word(path, model, "metrics", "level of metrics", METRICS_LEVELS)
@@ -290,13 +288,6 @@ def _check_segments(path: KeyPath, model: dict[str, Any]) -> None:
             refuse((*path, "segments", index), f"{preview(segment)} is duplicated")
     if model.get("segments") and model.get("segment_by") is None:
         refuse((*path, "segments"), "needs segment_by, the categorical input that has these values")
-
-
-def _check_distances(path: KeyPath, model: dict[str, Any]) -> None:
-    for index, distance in entries(model, "drift"):
-        if isinstance(distance, str) and distance not in DISTANCES:
-            detail = f"{preview(distance)} is not a valid distance; {suggestion(distance, DISTANCES)}"
-            refuse((*path, "drift", index), detail)
 
 
 def _check_false_alarm_interval(path: KeyPath, model: dict[str, Any]) -> None:

@@ -14,9 +14,6 @@ from exporter.validation import parse_duration, parse_tolerance, preview
 
 DEFAULT_CONFIDENCE_THRESHOLD = 0.8
 
-Distance = Literal["js", "ks", "psi", "wasserstein"]
-DISTANCES: tuple[str, ...] = get_args(Distance)
-"""Distances from training beside the KL divergence, computed where ``drift`` names them."""
 Task = Literal["classification", "regression"]
 TASKS: tuple[str, ...] = get_args(Task)
 """What a model does: its predictions are classes or numbers."""
@@ -60,7 +57,6 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     task: Task | None = None
     windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
     quality_windows: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ("1d", "7d")
-    drift: tuple[Distance, ...] = ()
     metrics: MetricsLevel = "full"
     drift_false_alarm_interval: str = "30d"
     redact: frozenset[str] = frozenset()

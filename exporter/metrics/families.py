@@ -182,18 +182,6 @@ FEATURE_COUNT = (
     ),
     _gauge("model_features_compared", "Features in the window with enough values to be counted as drifted."),
 )
-FEATURE_DISTANCE = {
-    "js": _gauge("model_feature_js_divergence", "Jensen-Shannon divergence of the window from training, in nats."),
-    "ks": _gauge(
-        "model_feature_ks_statistic",
-        "Kolmogorov-Smirnov statistic of the window against training, at the edges of the bins.",
-    ),
-    "psi": _gauge("model_feature_psi", "Population stability index of the window against training."),
-    "wasserstein": _gauge(
-        "model_feature_wasserstein_distance",
-        "Wasserstein distance of the window from training, in training standard deviations.",
-    ),
-}
 MULTIVARIATE = (
     _gauge("model_multivariate_drift", "Divergence of the correlation between features from training, in nats."),
     _gauge(

@@ -26,7 +26,6 @@ from exporter.metrics.quality import (
 from exporter.metrics.templates import ModelTemplates
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import VERDICTS
-from exporter.monitoring.hourly_reference import Expected
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
 from exporter.monitoring.window_stats import WindowStats
@@ -60,11 +59,9 @@ class ModelsCollector:
                 if now - monitor.last_used <= IDLE_SECONDS:  # evidence of a version that was replaced never ends
                     evidence = monitor.read_evidence(now)[: len(monitor.binner.names)]
                     yield f.EVIDENCE, templates.evidence.render(evidence)
-                expected = monitor.binner.expected_at(time.time())
-                yield from templates.expected(expected)
                 if _has_bins(monitor):
                     yield f.OBSERVED, templates.bins.render(monitor.observed[: len(templates.bins)])
-                    yield from _for_sums(monitor, templates, expected)
+                    yield from _for_sums(monitor, templates)
             yield from _segment_counters(monitor, templates)
             yield from _segments(monitor, templates, now)
             yield from templates.reference
@@ -75,11 +72,8 @@ def window_lines(monitor: ModelMonitor, now: float) -> Iterator[FamilyLines]:
     templates = ModelTemplates(monitor)
     yield _info(monitor, templates)
     windows = monitor.read(now)
-    if windows:
-        *_, longest = windows.values()
-        yield from templates.expected(longest.expected)
-        if _has_bins(monitor):
-            yield from _for_sums(monitor, templates, longest.expected)
+    if windows and _has_bins(monitor):
+        yield from _for_sums(monitor, templates)
     yield from _thresholds(monitor.config, [monitor.binner] if monitor.binner else [])
     yield from _windows(monitor, templates, windows, now)
     yield from quality_windows(monitor, templates.quality, now)
@@ -91,9 +85,9 @@ def _has_bins(monitor: ModelMonitor) -> bool:
     return monitor.config.metrics == "full"
 
 
-def _for_sums(monitor: ModelMonitor, templates: ModelTemplates, expected: Expected) -> Iterator[FamilyLines]:
+def _for_sums(monitor: ModelMonitor, templates: ModelTemplates) -> Iterator[FamilyLines]:
     """Yield the training side from which Prometheus computes the score and the noise floor of all replicas together."""
-    yield from templates.bin_probability(expected)
+    yield templates.bin_probability
     yield from templates.noise(monitor.noise)
 
 
@@ -150,7 +144,7 @@ def _windows(
     if monitor.binner is None or monitor.noise is None:
         return
     count = len(monitor.binner.names)
-    fields = f.FEATURE_WINDOW | {name: f.FEATURE_DISTANCE[name] for name in monitor.config.drift}
+    fields = f.FEATURE_WINDOW
     past = monitor.read_past_variance(now)
     for window, stats in windows.items():
         for field, family in fields.items():

@@ -23,7 +23,6 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS
 from exporter.monitoring.drift_evidence import LIMIT
 from exporter.monitoring.feature_budget import FeatureBudget
-from exporter.monitoring.hourly_reference import Expected
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import NoiseFloors
 
@@ -39,8 +38,6 @@ class ModelTemplates:
         self.delays = histogram_template(f.DELAY, DELAY_BUCKETS, **self.labels)
         self.quality = QualityTemplates(monitor, **self.labels)
         self._noise: tuple[NoiseFloors | None, list[FamilyLines]] = None, []
-        self._expected: tuple[Expected | None, list[FamilyLines]] = None, []
-        self._bin_probability: tuple[Expected | None, list[FamilyLines]] = None, []
         self._budget: tuple[ModelConfig, FeatureBudget] | None = None
 
     def budget(self, config: ModelConfig) -> FeatureBudget:
@@ -57,7 +54,7 @@ class ModelTemplates:
             (field, window): LineTemplate(
                 series_prefix(family.name, **self.labels, feature=name, window=window) for name in names
             )
-            for field, family in (f.FEATURE_WINDOW | f.FEATURE_DISTANCE).items()
+            for field, family in f.FEATURE_WINDOW.items()
             for window in self._windows
         }
 
@@ -99,38 +96,18 @@ class ModelTemplates:
             return []
         count = len(binner.names)
         return [
+            (f.REFERENCE_MEAN, self._by_feature(f.REFERENCE_MEAN).render(binner.mean[:count])),
             (f.REFERENCE_STDDEV, self._by_feature(f.REFERENCE_STDDEV).render(binner.stddev[:count])),
             (f.EVIDENCE_LIMIT, self._by_feature(f.EVIDENCE_LIMIT).render(np.full(count, LIMIT))),
             *self._weights(binner),
             *reference_quality(binner, self.labels),
         ]
 
-    def expected(self, expected: Expected) -> list[FamilyLines]:
-        """Return the lines of the training side of scores; those of the same are rendered once."""
-        known, lines = self._expected
-        if expected is not known and self._binner:
-            means = self._reference_means
-            mean = self._binner.mean + expected.shift * self._binner.scale
-            lines = [(f.REFERENCE_MEAN, means.render(mean[: len(means)]))]
-            self._expected = expected, lines
-        return lines
-
-    def bin_probability(self, expected: Expected) -> list[FamilyLines]:
-        """Return the lines of the training probability of each bin; those of the same are rendered once."""
-        known, lines = self._bin_probability
-        if expected is not known:
-            template = self._reference_bins
-            lines = [(f.REFERENCE, template.render(expected.reference.probability[: len(template)]))]
-            self._bin_probability = expected, lines
-        return lines
-
     @cached_property
-    def _reference_means(self) -> LineTemplate:
-        return self._by_feature(f.REFERENCE_MEAN)
-
-    @cached_property
-    def _reference_bins(self) -> LineTemplate:
-        return self._bins(f.REFERENCE)
+    def bin_probability(self) -> FamilyLines:
+        """The lines of the training probability of each bin."""
+        template, binner = self._bins(f.REFERENCE), self._binner
+        return f.REFERENCE, template.render(binner.reference.probability[: len(template)]) if binner else b""
 
     def _weights(self, binner: Binner) -> Iterator[FamilyLines]:
         """Yield how much the predictions depend on each feature, where the profile knows it."""

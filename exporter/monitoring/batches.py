@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,15 +11,13 @@ from exporter.features.json_columns import InputTable
 from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.prediction_columns import PredictionColumns, select_rows
 from exporter.monitoring.segments import Segments
-from exporter.profiles.season_record import cycle_hours
 from exporter.stats.divergence import Floats, Ints
-from exporter.wire.events import Prediction
 
 
 class BatchSums(NamedTuple):
     """The sums of a batch for a window: its row of sums, its minima, and the same for each segment.
 
-    The last is the observations in each bin and the events of each hour, shape ``(S · (B + H),)``.
+    The last is the observations in each bin, shape ``(S · B,)``.
     """
 
     row: Floats
@@ -68,13 +65,13 @@ def _count_by_segment(
 ) -> tuple[int, Floats]:
     """Add a batch's inputs to its sums and minima, segment by segment.
 
-    Returns the number of unknown features, and the counts by segment, shape ``(S · (B + H),)``.
+    Returns the number of unknown features, and the counts by segment, shape ``(S · B,)``.
     """
     parts: list[list[int]] = [[] for _ in segments.names]
     for position, event in enumerate(inputs):
         parts[segments.index_of(event)].append(position)
     unknown = 0
-    by_segment = np.zeros((len(parts), binner.bins + binner.hours))
+    by_segment = np.zeros((len(parts), binner.bins))
     for index, part in enumerate(parts):
         if part:
             part_codes = binner.empty_codes(0 if codes is None else len(part))
@@ -91,8 +88,8 @@ def _count_by_segment(
 
 
 def _count_columns_by_segment(binner: Binner, size: int, indices: Ints, batch: PredictionColumns) -> Floats:
-    """Return the counts by segment, shape ``(S · (B + H),)``."""
-    by_segment = np.zeros((size, binner.bins + binner.hours))
+    """Return the counts by segment, shape ``(S · B,)``."""
+    by_segment = np.zeros((size, binner.bins))
     for segment in np.unique(indices):
         chosen = indices == segment
         part = {name: select_rows(batch.inputs[name], chosen) for name in binner.inputs if name in batch.inputs}
@@ -100,34 +97,3 @@ def _count_columns_by_segment(binner: Binner, size: int, indices: Ints, batch: P
         row, _ = binner.count_columns(part, int(chosen.sum()), (), times)
         by_segment[segment, : binner.bins] = row[: binner.bins]
     return by_segment.ravel()
-
-
-def arrival_times(events: Sequence[Prediction], unix_time: float | None) -> Floats:
-    """Return when each event arrived in Unix seconds, shape ``(n,)``: its own time, if it has one.
-
-    Otherwise ``unix_time``; the present when None.
-    """
-    now = time.time() if unix_time is None else unix_time
-    return np.array([event.time.timestamp() if event.time else now for event in events])
-
-
-def add_hours(binner: Binner, sums: BatchSums, seconds: Floats, segments: Sequence[int] | Ints) -> None:
-    """Add the events of a batch to its sums by their hours.
-
-    Parameters
-    ----------
-    binner
-        Its profile has a season.
-    sums
-        Those of the batch; changed in place.
-    seconds
-        When each of the ``n`` events arrived in Unix seconds; one that is not finite has no hour.
-    segments
-        Index of each event's segment, where the model has segments.
-    """
-    known = np.isfinite(seconds)
-    _, hours = cycle_hours(seconds[known], binner.hours)
-    binner.hours_of(sums.row)[:] += np.bincount(hours, minlength=binner.hours)
-    if sums.by_segment is not None:
-        by_segment = sums.by_segment.reshape(-1, binner.bins + binner.hours)
-        np.add.at(by_segment, (np.asarray(segments)[known], binner.bins + hours), 1.0)

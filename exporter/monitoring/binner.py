@@ -88,7 +88,7 @@ class Binner(Targets):
         self._index_rows()
         self.copula = self._build_copula()
         self.profile_noise = NoiseFloors.from_profile(profile, self.target_names, self.reference, self.copula)
-        self._copula_start = self.bins + self.hours + 4 * len(self.targets)
+        self._copula_start = self.bins + 4 * len(self.targets)
         self.width = self._copula_start + (self.copula.width if self.copula else 0)
         names = msgspec.json.encode([profile.known_hash(), self.target_names])
         self.layout = hashlib.sha256(names).hexdigest()[:32]
@@ -136,8 +136,8 @@ class Binner(Targets):
         return Copula([f for f in bins if isinstance(f, NumericFeature)], correlation, self.quantiles)
 
     def split(self, row: Floats) -> Sums:
-        """Return the parts of a row of sums, as views; it has the hours, too, see `hours_of`."""
-        rest = row[self.bins + self.hours : self._copula_start]
+        """Return the parts of a row of sums, as views."""
+        rest = row[self.bins : self._copula_start]
         return Sums(row[: self.bins], *rest.reshape(4, len(self.targets)))
 
     def multivariate_drift(self, row: Floats) -> tuple[float, float]:

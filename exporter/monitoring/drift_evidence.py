@@ -47,13 +47,11 @@ class DriftEvidence:
     binner
         Has the training distribution.
     observed
-        What was counted in each bin, and of each hour, since the start, shape ``(B + H,)``. The owner adds to it in
-        place.
+        What was counted in each bin since the start, shape ``(B,)``. The owner adds to it in place.
     """
 
     def __init__(self, binner: Binner, observed: Floats) -> None:
         self._binner = binner
-        self._hours = np.zeros(binner.hours)
         self._detector = binner.change_evidence
         self._in_doubt = _in_doubt(binner)
         self._observed = observed
@@ -83,16 +81,8 @@ class DriftEvidence:
         self._next = now + UPDATE_SECONDS
         counts = self._observed - self._counted
         if counts.any():
-            self._follow_hours(counts[self._binner.bins :])
-            self._detector.update(self._state, counts[: self._binner.bins] / self._divisor, LIMIT)
+            self._detector.update(self._state, counts / self._divisor, LIMIT)
             self._counted[:] = self._observed
-
-    def _follow_hours(self, counts: Floats) -> None:
-        """Compare with the training values of the hours of the events, whose number is given by hour."""
-        hours = counts / max(counts.sum(), 1.0)
-        if (hours != self._hours).any() and self._binner.hourly:
-            self._hours = hours
-            self._detector = self._binner.change_evidence_of(self._binner.hourly.at(hours).reference)
 
     def read(self, now: float) -> Floats:
         """Return the evidence of each target in nats, shape ``(T,)``.

@@ -15,7 +15,6 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.window_stats import WindowStats
 from exporter.profiles.profile import Feature
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
-from exporter.profiles.season_record import Period
 from exporter.profiles.weights_record import FeatureWeight
 from exporter.stats.divergence import Floats
 
@@ -45,8 +44,7 @@ class TargetDrift:
     index
         Index of the target.
     trained, live
-        Number of values in each bin, in training and in the window, shape ``(K,)``. Those of training are of the hours
-        of the window's events, if ``season`` is set.
+        Number of values in each bin, in training and in the window, shape ``(K,)``.
     weight
         Contribution of each bin to the difference, shape ``(K,)``: ``(p − q)·ln(p/q)`` of the smoothed shares.
     score, noise, threshold
@@ -67,8 +65,6 @@ class TargetDrift:
         Accumulated evidence of a small, lasting change in nats; NaN where it is not known, or not asked for.
     importance
         How much the model's answers depend on the feature; None where the profile cannot tell.
-    season
-        ``day`` or ``week``, where training values change with its hour; else None.
     """
 
     name: str
@@ -95,7 +91,6 @@ class TargetDrift:
     unseen: float
     evidence: float = math.nan
     importance: FeatureWeight | None = None
-    season: Period | None = None
 
     @property
     def severity(self) -> float:
@@ -224,7 +219,7 @@ def _target_drifts(
     binner, noise = monitor.binner, monitor.noise
     if binner is None or noise is None:
         return []
-    independent = stats.expected.reference.noise(stats.observations).tolist()
+    independent = binner.reference.noise(stats.observations).tolist()
     effective = noise.effective(stats.observations).tolist()
     return [
         _target_drift(
@@ -244,8 +239,7 @@ def _target_drift(
     name, target = binner.target_names[index], binner.targets[index]
     start, weights = int(binner.starts[index]), binner.profile.weights
     live = stats.counts[start : start + len(target.counts)]
-    expected, season = stats.expected, binner.profile.season
-    q = expected.reference.probability[start : start + len(live)]
+    q = binner.reference.probability[start : start + len(live)]
     prior = float(binner.reference.prior[index])
     p = (live + prior * q) / (live.sum() + prior)
     return TargetDrift(
@@ -253,7 +247,7 @@ def _target_drift(
         index=index,
         alert=OUTPUT_ALERTS.get(name, FEATURE_ALERT),
         target=target,
-        trained=expected.counts[start : start + len(live)],
+        trained=binner.training[start : start + len(live)],
         live=live,
         weight=(p - q) * np.log(p / q),
         score=float(stats.kl[index]),
@@ -269,8 +263,7 @@ def _target_drift(
         min=float(stats.min[index]),
         max=float(stats.max[index]),
         unseen=float(stats.unseen[index]),
-        trained_mean=float(binner.mean[index] + expected.shift[index] * binner.stddev[index]),
+        trained_mean=float(binner.mean[index]),
         trained_stddev=float(binner.stddev[index]),
         importance=weights.features.get(name) if weights and weights.are_bounded else None,
-        season=season.period if season and name in season.targets and stats.expected.has_hours else None,
     )

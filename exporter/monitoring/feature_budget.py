@@ -69,7 +69,7 @@ class FeatureBudget:
         """
         features = len(self._limits)
         observed = np.nan_to_num(stats.observations)
-        p = floors.p_values(stats.kl, observed, stats.expected.reference)[:features]
+        p = floors.p_values(stats.kl, observed)[:features]
         level = self._levels.get(window, self._level_of_run)
         return count_drifted(p, stats.kl[:features], self._limits, level)
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.features.json_columns import InputTable
-from exporter.monitoring.batches import BatchSums, add_hours, arrival_times, count_columns, count_events
+from exporter.monitoring.batches import BatchSums, count_columns, count_events
 from exporter.monitoring.binner import Codes
 from exporter.monitoring.confidence import are_confident
 from exporter.monitoring.monitor_state import MonitorState
@@ -38,7 +38,6 @@ class ModelMonitor(MonitorState):
         confident: Sequence[bool] | npt.NDArray[np.bool_] | None = None,
         *,
         codes: Codes | None = None,
-        unix_time: float | None = None,
     ) -> int:
         """Count a batch of predictions.
 
@@ -56,8 +55,6 @@ class ModelMonitor(MonitorState):
             Whether each event is confident; computed when None.
         codes
             Filled with the bins of the inputs, see `Binner.count`.
-        unix_time
-            Unix time in seconds at which events without a time arrived; the present when None, unknown when NaN.
 
         Returns
         -------
@@ -75,8 +72,6 @@ class ModelMonitor(MonitorState):
         sums, unknown = None, 0
         if self.binner:
             sums, unknown = count_events(self.binner, self.segments, inputs, predictions, confidences, codes=codes)
-            if self.binner.hours:
-                add_hours(self.binner, sums, arrival_times(events, unix_time), segments)
         with self._lock:
             self.counters.requests += requests
             self.counters.attempts += len(events)
@@ -93,7 +88,7 @@ class ModelMonitor(MonitorState):
         return unknown
 
     def observe_columns(self, batch: PredictionColumns, now: float) -> None:
-        """Count predictions in columns, none of which is an error. Those without a time have no hour.
+        """Count predictions in columns, none of which is an error.
 
         Parameters
         ----------
@@ -112,9 +107,6 @@ class ModelMonitor(MonitorState):
             segments = self.segments.indices_of(batch.inputs.get(self.segments.source, [None] * batch.rows))
         if self.binner:
             sums = count_columns(self.binner, self.segments, segments, batch, confidences)
-            if self.binner.hours:
-                times = np.asarray(np.nan if batch.times is None else batch.times, dtype=np.float64)
-                add_hours(self.binner, sums, np.broadcast_to(times, batch.rows), segments)
         with self._lock:
             self.counters.requests[200] += batch.rows
             self.counters.attempts += batch.rows
@@ -195,8 +187,7 @@ class ModelMonitor(MonitorState):
         Returns
         -------
         ndarray
-            The counters in the order of `TOTALS`, the histogram of durations, the observations of each bin, and the
-            events of each hour of the profile's season.
+            The counters in the order of `TOTALS`, the histogram of durations, and the observations of each bin.
         """
         with self._lock:
             return np.concatenate((self.counters.totals(), self.durations.counts, self.observed))
@@ -206,7 +197,7 @@ class ModelMonitor(MonitorState):
         if not self.binner or not self.noise:
             return {}
         rows = self.read_rows(now)
-        return {name: compute(self.binner, self.noise, self.config.drift, row) for name, row in rows.items()}
+        return {name: compute(self.binner, self.noise, row) for name, row in rows.items()}
 
     def read_rows(self, now: float) -> dict[str, tuple[Floats, Floats, Floats]]:
         """Return the sums and minima of each window, the shortest first, and the sums of the longest one before it."""

@@ -51,7 +51,7 @@ class MonitorState:
         self.delays = Histogram(DELAY_BUCKETS)
         self._recent = RecentCounters()
         self.windows = dict(windows or config.window_seconds())
-        self.observed = np.zeros(binner.bins + binner.hours if binner else 0)
+        self.observed = np.zeros(binner.bins if binner else 0)
         self._evidence = DriftEvidence(binner, self.observed) if binner and binner.bins else None
         self.segments = Segments.from_config(config, binner.profile) if binner else None
         self.segment_counters = SegmentCounters(len(self.segments.names) if self.segments else 0)

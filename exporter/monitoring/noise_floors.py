@@ -91,7 +91,7 @@ class NoiseFloors:
         """
         return earlier.noise(observed, self.ratio.at(observed), self.ratio.at(earlier.rows))
 
-    def p_values(self, score: Floats, observed: Floats, reference: Reference | None = None) -> Floats:
+    def p_values(self, score: Floats, observed: Floats) -> Floats:
         """Return the probability that a score is exceeded without drift.
 
         The score is compared with the χ² distribution, times a factor, that has the 99 % quantile of scores without
@@ -103,8 +103,6 @@ class NoiseFloors:
         ----------
         score, observed
             Divergence from training in nats, and number of values, shape ``(..., T)``.
-        reference
-            See `training`.
 
         Returns
         -------
@@ -112,7 +110,7 @@ class NoiseFloors:
             Shape ``(..., T)``; NaN where there is less to tell than from `LEAST_VALUES` independent values, or no
             training values.
         """
-        reference = reference or self.reference
+        reference = self.reference
         degrees = np.maximum(reference.degrees, 1)  # a constant has no noise, but the number of its rows is finite
         known = (self.effective(observed) >= LEAST_VALUES) & (reference.rows > 0)
         count = np.where(known, observed, LEAST_VALUES)

@@ -165,7 +165,6 @@ def _counts_alike(model: ModelConfig, other: ModelConfig) -> bool:
         return msgspec.structs.replace(
             model,
             alerts={},
-            drift=(),
             metrics="full",
             features={},
             events=(),

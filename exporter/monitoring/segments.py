@@ -86,24 +86,14 @@ def segment_divergences(
     segments
         The segments.
     counts
-        Counts by segment of bins and of hours, shape ``(S · (B + H),)``.
+        Counts by segment and bin, shape ``(S · B,)``.
 
     Returns
     -------
     tuple
         Two arrays of shape ``(S, T)``, NaN where nothing was observed.
     """
-    rows = counts.reshape(len(segments.names), -1)
-    # Without a season, all segments are compared with the same values, and so at once.
-    parts = rows[:, None] if binner.hourly else rows[None]
-    scores = [_divergences(binner, noise, part) for part in parts]
-    divergences, floors = map(np.concatenate, zip(*scores, strict=True))
-    return divergences, floors
-
-
-def _divergences(binner: Binner, noise: NoiseFloors, rows: Floats) -> tuple[Floats, Floats]:
-    """Return the divergences and floors of rows that are compared with the same training values."""
-    counts, reference = rows[:, : binner.bins], binner.expected(rows[0]).reference
+    counts, reference = counts.reshape(len(segments.names), -1), binner.reference
     observations = np.add.reduceat(counts, reference.starts, axis=1)
     observed = observations > 0
     return (

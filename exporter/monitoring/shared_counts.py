@@ -256,7 +256,7 @@ def _sides(pair: Pair) -> tuple[Side, Side]:
 
 def totals_size(binner: Binner | None) -> int:
     """Return the length of `ModelMonitor.totals`."""
-    return len(TOTALS) + len(DURATION_BUCKETS) + 1 + (binner.bins + binner.hours if binner else 0)
+    return len(TOTALS) + len(DURATION_BUCKETS) + 1 + (binner.bins if binner else 0)
 
 
 def bins_of(binner: Binner | None) -> str:

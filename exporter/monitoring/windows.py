@@ -44,7 +44,7 @@ class Windows:
                 reach = 2 if name == longest else 1  # each window is compared with the longest one before it
                 self._rings[name] = Ring(seconds, binner.width, 2 * len(binner.targets), reach)
             if segments:
-                self._segment_ring = Ring(lengths[longest], len(segments.names) * (binner.bins + binner.hours))
+                self._segment_ring = Ring(lengths[longest], len(segments.names) * (binner.bins))
 
     def time(self, now: float) -> float:
         """Return the rings' time."""

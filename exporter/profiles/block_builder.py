@@ -9,14 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.profiles.block_record import BlockScores
-from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature
+from exporter.profiles.profile import Feature, NumericFeature
 from exporter.profiles.row_bins import feature_bins
-from exporter.profiles.season_record import Season
 from exporter.stats.dependence import block_sizes, leave_out_divergence, measure_noise
 from exporter.stats.digitize import BinIndices
 from exporter.stats.dispersion import measure_dispersion
 from exporter.stats.divergence import Floats, Ints
-from exporter.stats.season import OtherHours, relative_noise
 
 PARTS = 4  # a large block is the sum of so many parts; blocks begin at each part, so they overlap
 _GROUPS = 1000  # small blocks are the beginnings of at most so many groups of rows
@@ -39,8 +37,6 @@ class BlockBuilder:
         Frozen bins of features, of the prediction and of the confidence.
     rows
         Number of rows that will be added.
-    hours
-        Number of hours of a season; with 0 the hours of the rows are not counted.
 
     Attributes
     ----------
@@ -48,28 +44,21 @@ class BlockBuilder:
         Block sizes; none for fewer than 200 rows.
     """
 
-    def __init__(self, targets: Mapping[str, Feature], rows: int, hours: int = 0) -> None:
+    def __init__(self, targets: Mapping[str, Feature], rows: int) -> None:
         self.sizes = block_sizes(rows)
-        bins = sum(len(target.counts) + 2 for target in targets.values()) + hours
+        bins = sum(len(target.counts) + 2 for target in targets.values())
         most = int(np.clip(_MEMORY / 4 / max(bins * len(self.sizes), 1), _FEWEST, _MOST))
         self._targets = {name: _TargetBlocks(target, self.sizes, rows, most) for name, target in targets.items()}
-        by_hour = CategoricalFeature((), (0,) * hours)
-        self._hours = _TargetBlocks(by_hour, self.sizes, rows, most) if hours else None
 
-    def add(self, columns: Mapping[str, Sequence[Any] | Floats], hours: Ints | None = None) -> dict[str, BinIndices]:
+    def add(self, columns: Mapping[str, Sequence[Any] | Floats]) -> dict[str, BinIndices]:
         """Add the next rows: a column of values for each target, see `exporter.profiles.row_bins.feature_bins`.
 
-        ``hours`` are those of the rows, where they are counted. Returns the bins of the values by target.
+        Returns the bins of the values by target.
         """
         found = {name: feature_bins(target.feature, columns[name]) for name, target in self._targets.items()}
         for name, target in self._targets.items():
             target.add(target.with_extremes(found[name], columns[name]))
-        self._add_hours(hours)
         return found
-
-    def _add_hours(self, hours: Ints | None) -> None:
-        if self._hours and hours is not None:
-            self._hours.add(hours.astype(np.int16))
 
     def indices(self, columns: Mapping[str, Sequence[Any] | Floats]) -> BinIndices:
         """Return the values of all targets as `add_indices` takes them, shape ``(T, n)``."""
@@ -79,11 +68,10 @@ class BlockBuilder:
         ]
         return np.array(rows, dtype=np.int16)
 
-    def add_indices(self, indices: BinIndices, hours: Ints | None = None) -> None:
-        """Add the next rows, from `indices`, and their hours, where they are counted."""
+    def add_indices(self, indices: BinIndices) -> None:
+        """Add the next rows, from `indices`."""
         for row, target in zip(indices, self._targets.values(), strict=True):
             target.add(row)
-        self._add_hours(hours)
 
     @property
     def cuts(self) -> list[int]:
@@ -106,28 +94,13 @@ class BlockBuilder:
         """
         self._targets[name].add_counts(segments, rest)
 
-    def add_hour_counts(self, segments: npt.NDArray[np.uint32], rest: Ints) -> None:
-        """Add the hours of all rows, with two empty bins after them, as `add_counts` adds the bins of a target."""
-        if self._hours:
-            self._hours.add_counts(segments, rest)
-
     def grouped(self) -> list[str]:
         """Return the targets by which the rows are grouped or sorted: the rows of a bin follow one another."""
         return [name for name, target in self._targets.items() if target.is_grouped()]
 
-    def build(self, season: Season | None = None) -> dict[str, BlockScores]:
-        """Return the scores by target. Those that change with the hour are compared with rows of the same hours."""
-        by_hour = {
-            name: np.array(values.counts, dtype=np.float64)
-            for name, values in (season.targets if season else {}).items()
-        }
-        other_hours = []
-        if self._hours and by_hour:
-            rows = next(iter(by_hour.values())).sum(axis=1)  # each row has a value of each target
-            other_hours = [OtherHours(part[:, : len(rows)].astype(np.float64), rows) for part in self._hours.blocks()]
-        return {
-            name: target.scores(self.sizes, other_hours, by_hour.get(name)) for name, target in self._targets.items()
-        }
+    def build(self) -> dict[str, BlockScores]:
+        """Return the scores by target."""
+        return {name: target.scores(self.sizes) for name, target in self._targets.items()}
 
 
 class _TargetBlocks:
@@ -227,31 +200,18 @@ class _TargetBlocks:
         kept = [*self._small.values(), *(large.kept for large in self._large)]
         return [np.concatenate(parts) for parts in kept]
 
-    def scores(
-        self, sizes: Sequence[int], other_hours: Sequence[OtherHours] = (), by_hour: Floats | None = None
-    ) -> BlockScores:
-        """Return the scores of the blocks.
-
-        With the counts of all rows by hour and bin, blocks are compared with other rows of the same hours.
-        """
+    def scores(self, sizes: Sequence[int]) -> BlockScores:
+        """Return the scores of the blocks."""
         blocks = [part.astype(np.float64) for part in self.blocks()]
         counts = self._total + np.bincount(self._waiting, minlength=self._bins)
         total = self._frozen(counts)
         frozen = [self._frozen(part) for part in blocks]
-        others = [total - own for own in frozen]
-        if by_hour is not None:
-            others = [hours.values(own, by_hour) for own, hours in zip(frozen, other_hours, strict=True)]
         scores = [
-            leave_out_divergence(self._frozen(part, counts), rest) for part, rest in zip(blocks, others, strict=True)
+            leave_out_divergence(self._frozen(part, counts), total - own)
+            for part, own in zip(blocks, frozen, strict=True)
         ]
-        if by_hour is not None:
-            scores = [
-                part * relative_noise(rest, total, size) for part, rest, size in zip(scores, others, sizes, strict=True)
-            ]
         noise = measure_noise(scores, sizes, total)
-        dispersion = measure_dispersion(
-            frozen, sizes, total, isinstance(self.feature, NumericFeature), others if by_hour is not None else None
-        )
+        dispersion = measure_dispersion(frozen, sizes, total, isinstance(self.feature, NumericFeature))
         return BlockScores(
             rounded(noise.quantiles), rounded(noise.effective), noise.dependent, float(f"{dispersion:.4g}")
         )

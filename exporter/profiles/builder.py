@@ -26,7 +26,6 @@ from exporter.profiles.readers.base import Batch, Source
 from exporter.profiles.readers.csv_cells import delimiter_in
 from exporter.profiles.readers.files import FileSource
 from exporter.profiles.row_order import RowOrder
-from exporter.profiles.season_builder import SeasonBuilder
 from exporter.profiles.sketches import CategorySketch, NumericSketch
 from exporter.profiles.type_inference import ColumnTypeInference
 from exporter.profiles.weights_builder import WeightsBuilder
@@ -228,32 +227,26 @@ class _Builder:
         order = RowOrder(profile.targets(), self._rows, options, arriving)
         correlation = CorrelationBuilder(profile.features, self._rows if order.follows else 0)
         weights = WeightsBuilder(profile.features, profile.prediction, self._rows) if profile.prediction else None
-        hours = SeasonBuilder(profile.targets(), options.season) if options.season else None
         needed = dict(kinds)
-        if not (order.follows or hours):
+        if not order.follows:
             needed = {name: kind for name, kind in kinds.items() if set(kind.features(name)) & set(correlation.names)}
-        columns = {*needed, *(options.outputs() if order.follows or hours else filter(None, [options.time_column]))}
+        columns = {*needed, *(options.outputs() if order.follows else filter(None, [options.time_column]))}
         if weights:
             columns |= {*kinds, *options.outputs()}
-        passes = order.follows or hours or weights or len(correlation.names) > 1
+        passes = order.follows or weights or len(correlation.names) > 1
         for batch in self._read_pass("together", columns) if passes else ():
             if weights:
                 weights.add(batch.rows, partial(self._values.target_rows, batch, kinds))
             values = self._values.targets(batch, needed)
-            times = self._values.times(batch) if order.follows or hours else np.empty(0)
+            times = self._values.times(batch) if order.follows else np.empty(0)
             bins = order.add(values, times, self._values.column(batch, options.label_column))
-            if hours:
-                hours.add(values, times, bins)
             correlation.add(values, bins)
         if order.needs_sorting:
             order.sort(
                 (self._values.targets(batch, kinds), self._values.times(batch))
                 for batch in self._read_pass("order", columns)
             )
-        season = hours.build(self._source.where, options.time_column or "") if hours else None
-        if season:  # they go together because they follow the time, which a short window does not show
-            correlation.leave_out(season.targets)
-        together, blocks = correlation.build(), order.build(season)
+        together, blocks = correlation.build(), order.build()
         if together and blocks.is_ordered and not order.needs_sorting:
             blocks = msgspec.structs.replace(blocks, correlation=correlation.build_blocks(together))
         return msgspec.structs.replace(
@@ -261,7 +254,6 @@ class _Builder:
             correlation=together,
             blocks=blocks,
             weights=(weights and weights.build()) or None,
-            season=season,
         )
 
     def _measure_quality(self, kinds: Mapping[str, InputType], profile: Profile) -> Quality | None:

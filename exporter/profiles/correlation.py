@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from exporter.profiles.profile import Correlation, NumericFeature
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
-from exporter.stats.divergence import Floats, Ints, ratio
+from exporter.stats.divergence import Floats, ratio
 
 _MAX_SCORE = 6.0  # scores are clipped, so that one extreme value does not decide the correlation
 _RIDGE = 0.05  # weight of the identity in both matrices: the correlation of features that are copies has no inverse
@@ -102,11 +102,6 @@ class Copula:
         """Return the row of sums of the scores of complete rows, see `sums`."""
         products = scores @ scores.T
         return np.concatenate([[scores.shape[1]], scores.sum(axis=1), products[self._pairs]])
-
-    def columns_of(self, features: Sequence[int]) -> Ints:
-        """Return the positions in a row of sums of what a copula of some features, in ascending order, would have."""
-        pairs = np.isin(self._pairs, features).all(axis=0)
-        return np.concatenate(([0], 1 + np.array(features, dtype=np.intp), 1 + self._size + np.flatnonzero(pairs)))
 
     def correlation(self, sums: Floats) -> tuple[Floats, Floats]:
         """Return the correlation of the scores, shape ``(d, d)``, and their variance, ``(d,)``; NaN if constant."""

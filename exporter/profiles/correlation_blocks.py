@@ -10,7 +10,7 @@ from exporter.profiles.block_record import CorrelationScores
 from exporter.profiles.correlation import Copula
 from exporter.profiles.profile import Correlation
 from exporter.stats.dependence import block_sizes, noise_of_scores
-from exporter.stats.divergence import Floats, Ints
+from exporter.stats.divergence import Floats
 
 _MOST = 100  # blocks of each size that are scored
 _MOST_PARTS = 10_000
@@ -57,11 +57,6 @@ class CorrelationBlocks:
 
     def _sum(self, scores: Floats, complete: npt.NDArray[np.bool_]) -> Floats:
         return self._copula.sum_scores(scores if complete.all() else scores[:, complete])
-
-    def restrict(self, columns: Ints) -> None:
-        """Keep only some of the sums, when all rows have been added; see `Copula.columns_of`."""
-        for blocks in self._blocks:
-            blocks.kept = [part[:, columns] for part in blocks.kept]
 
     def build(self, copula: Copula, training: Correlation) -> CorrelationScores | None:
         """Return the scores by the correlation in training; None without blocks."""

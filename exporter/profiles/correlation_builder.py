@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 
 import numpy as np
@@ -85,17 +85,6 @@ class CorrelationBuilder:
     def add_sums(self, groups: Ints, sums: Floats) -> None:
         """Add rows of sums that were computed elsewhere, see `Copula.sums`, to the groups with the given numbers."""
         self._groups[groups] += sums
-
-    def leave_out(self, names: Collection[str]) -> None:
-        """Leave features out, when all rows have been added."""
-        kept = [index for index, name in enumerate(self.names) if name not in names]
-        if 2 <= len(kept) < len(self.names):
-            columns = self._copula.columns_of(kept)
-            self._groups = self._groups[:, columns]
-            self._blocks.restrict(columns)
-            self._features = [self._features[index] for index in kept]
-            self._copula = Copula(self._features)
-        self.names = tuple(self.names[index] for index in kept)
 
     def build(self) -> Correlation | None:
         """Return the correlation; None where fewer than two features vary, or too few rows are complete."""

@@ -12,7 +12,6 @@ from exporter.features.text import TextState
 from exporter.profiles.block_record import Blocks
 from exporter.profiles.describe_order import dependence_note, order_line
 from exporter.profiles.describe_quality import quality_lines
-from exporter.profiles.describe_season import season_line
 from exporter.profiles.describe_weights import weights_lines
 from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature, Profile
 from exporter.stats.divergence import Floats
@@ -56,8 +55,6 @@ def describe_lines(profile: Profile, width: int = 80) -> Iterator[str]:
     if profile.confidence:
         yield from _feature("(confidence)", "", profile.confidence, profile.blocks or None, width)
     yield from ("", truncate(order_line(profile.blocks or None), width))
-    if profile.season:
-        yield truncate(season_line(profile.season, profile.season.period), width)
     yield from (truncate(line, width) for line in quality_lines(profile))
     yield from (truncate(line, width) for line in weights_lines(profile.weights or None))
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from exporter.errors import ProfileError
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
-from exporter.profiles.season_record import Period
 from exporter.validation import preview, suggestion
 
 EXACT = 4_000_000
@@ -33,9 +32,6 @@ class Options(NamedTuple):
     label_column
         Column with the correct label, of rows that the model was not fitted on; needs a prediction column. It is not a
         feature.
-    season
-        Whether to keep the distributions by the hour of the day or of the week, where they change with it; needs a
-        column of times.
     shuffled
         Whether the rows are in random order, which says nothing of how successive values depend on each other.
     ignore
@@ -56,7 +52,6 @@ class Options(NamedTuple):
     confidence_percent: bool = False
     time_column: str | None = None
     label_column: str | None = None
-    season: Period | None = None
     shuffled: bool = False
     ignore: Sequence[str] = ()
     types: Mapping[str, str] = {}
@@ -80,8 +75,6 @@ class Options(NamedTuple):
             if column and name in columns and name not in {*self.outputs(), *self.ignore}:
                 detail = f"the column {preview(name)} has the name that profiles give the column {preview(column)}"
                 raise ProfileError(f"{where}: {detail}; rename it, or set --ignore={preview(name)}")
-        if self.season and not self.time_column:
-            raise ProfileError(f"{where}: --season={self.season} needs the time of each row: set --time-column")
         if self.label_column and not self.prediction_column:
             detail = f"set --prediction-column, since the label {preview(self.label_column)} is compared with it"
             raise ProfileError(f"{where}: {detail}")

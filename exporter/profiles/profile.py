@@ -18,7 +18,6 @@ from exporter.features.base import InputType
 from exporter.features.types import State, input_type
 from exporter.profiles.block_record import Blocks
 from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality
-from exporter.profiles.season_record import Season
 from exporter.profiles.weights_record import Weights
 from exporter.stats.divergence import Floats, chi2_quantiles
 
@@ -142,8 +141,6 @@ class Profile(
         How good the model was on labelled rows.
     blocks
         How much blocks of consecutive rows differ from each other.
-    season
-        The distributions by hour; None where none changes with the hour, and where that was not asked for.
     weights
         How much the predictions depend on each feature; None without predictions.
     """
@@ -162,7 +159,6 @@ class Profile(
     quality: Quality | None = None
     blocks: Blocks | None = None
     weights: Weights | None = None
-    season: Season | None = None
 
     def targets(self, names: Iterable[str] | None = None) -> dict[str, Feature]:
         """Return the bins of features, all when None, and after them those of the prediction and the confidence."""

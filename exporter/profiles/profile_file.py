@@ -15,14 +15,13 @@ from exporter.features.types import INPUT_TYPES
 from exporter.profiles.block_record import check_blocks
 from exporter.profiles.profile import FORMAT, CategoricalFeature, Correlation, Feature, NumericFeature, Profile
 from exporter.profiles.quality_record import check_quality
-from exporter.profiles.season_record import check_season
 from exporter.profiles.weights_record import check_weights
 from exporter.validation import explain, format_path, preview, similar_file
 
 MAX_VALUES = 10**15
 """Most training values of a feature: up to here, floating-point shares are exact enough to see one more value."""
 MAX_MIB = 256
-"""Largest file of a profile. With weekly seasons, 1,000 numeric features of 24 bins take 36 MiB."""
+"""Largest file of a profile."""
 
 
 def save(profile: Profile, path: Path) -> None:
@@ -115,8 +114,6 @@ def _check(profile: Profile) -> None:
     bins = {name: len(target.counts) for name, target in profile.targets().items()}
     if profile.quality:
         check_quality(profile.quality, bins)
-    if profile.season:
-        check_season(profile.season, bins)
     if profile.blocks:
         check_blocks(profile.blocks, profile.targets())
     if profile.weights:

@@ -13,10 +13,9 @@ from exporter.profiles.block_builder import BlockBuilder
 from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, TIME, UNSORTED, Blocks, Times
 from exporter.profiles.options import Options
 from exporter.profiles.profile import Feature, NumericFeature
-from exporter.profiles.season_record import HOURS, Season, cycle_hours
 from exporter.profiles.type_inference import Column
 from exporter.stats.digitize import BinIndices
-from exporter.stats.divergence import Floats, Ints
+from exporter.stats.divergence import Floats
 
 MEMORY = 256 * 2**20
 """Bytes of the rows that are sorted by time in memory."""
@@ -43,8 +42,7 @@ class RowOrder:
     def __init__(self, targets: Mapping[str, Feature], rows: int, options: Options, arriving: Iterable[str]) -> None:
         self._targets, self._rows, self._options = targets, rows, options
         self._arriving = set(arriving)
-        self._hours = HOURS[options.season] if options.season else 0
-        self._blocks = BlockBuilder(targets, rows, self._hours)
+        self._blocks = BlockBuilder(targets, rows)
         self._labels = _Labels()
         self._latest = {1: -np.inf, -1: -np.inf}  # the last time in either direction
         self._times: Times | None = None
@@ -63,10 +61,7 @@ class RowOrder:
             self._follow(times)
         elif self._options.label_column:
             self._labels.add(as_list(labels))
-        return self._blocks.add(columns, self._cycle_hours(times)) if self.follows else {}
-
-    def _cycle_hours(self, times: Floats) -> Ints | None:
-        return cycle_hours(times, self._hours)[1] if self._hours else None
+        return self._blocks.add(columns) if self.follows else {}
 
     def _follow(self, times: Floats) -> None:
         for direction in [*self._latest]:
@@ -102,14 +97,14 @@ class RowOrder:
         order = np.argsort(seconds, kind="stable")
         order = order[np.isfinite(seconds[order])]
         self._times = _measure(seconds[order], None, len(seconds) - len(order)) if len(order) else None
-        blocks = BlockBuilder(self._targets, len(order), self._hours)
+        blocks = BlockBuilder(self._targets, len(order))
         for start in range(0, len(order), _ROWS):
             rows = order[start : start + _ROWS]
-            blocks.add_indices(indices[:, rows], self._cycle_hours(seconds[rows]))
+            blocks.add_indices(indices[:, rows])
         self._blocks, self.follows = blocks, True
 
-    def build(self, season: Season | None = None) -> Blocks:
-        """Return the scores of the blocks; those of a season are compared with rows of the same hours."""
+    def build(self) -> Blocks:
+        """Return the scores of the blocks."""
         options = self._options
         if options.shuffled:
             return Blocks(SHUFFLED)
@@ -117,7 +112,7 @@ class RowOrder:
             return Blocks(UNSORTED, options.time_column)
         if options.time_column:
             blocks, times = self._blocks, self._times
-            return Blocks(TIME, options.time_column, tuple(blocks.sizes), blocks.build(season), times=times)
+            return Blocks(TIME, options.time_column, tuple(blocks.sizes), blocks.build(), times=times)
         grouped = [name for name in self._blocks.grouped() if not self._arrives(name)]
         if self._labels.are_grouped():
             grouped.insert(0, options.label_column or "")

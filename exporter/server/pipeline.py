@@ -265,7 +265,7 @@ class Pipeline:
         inputs = columns or list(decoded.values())
         codes = binner.empty_codes(columns.rows if columns else len(decoded)) if binner and any(stored_inputs) else None
         monitors.unknown_features[model.name] += monitor.observe(
-            group, inputs, now, segment_indices, confident, codes=codes, unix_time=received
+            group, inputs, now, segment_indices, confident, codes=codes
         )
         if self.shadow.awaits(model.name, now):
             self._compare(group, now)

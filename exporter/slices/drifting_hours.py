@@ -61,10 +61,9 @@ class DriftingHours:
             return False
         chosen = BlockFilter(model, binner.layout, version, hour * HOUR, (hour + 1) * HOUR)
         counts = _counts(connection, binner, chosen)
-        expected = binner.expected_at((hour + 1) * HOUR).reference
         observed = np.add.reduceat(counts, binner.starts) if len(binner.starts) else counts
         limits = thresholds(config, binner.target_names)
-        drifted = expected.kl_divergence(counts) > np.maximum(limits, binner.profile_noise.training(observed, expected))
+        drifted = binner.reference.kl_divergence(counts) > np.maximum(limits, binner.profile_noise.training(observed))
         return bool(drifted[: len(binner.names)].any())
 
 

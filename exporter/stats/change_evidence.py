@@ -21,8 +21,6 @@ SIGMAS = 4.0
 """Standard errors by which the reference may be wrong: about 3 in 100,000 for each alternative."""
 MOST_ROWS = 10_000
 """More reference values do not make it more sensitive: they would find differences too small to matter."""
-MOST_ROWS_OF_HOUR = 1000
-"""The same of a reference that changes with the hour: within an hour, values differ from it, too."""
 HEADROOM = 6.0
 """How far the evidence of an alternative rises above the limit, in nats: it soon falls again when a change is gone."""
 _MOST_EXTREME = 4.0  # a larger score means that most values lie in one bin; then single bins show a change better
@@ -60,8 +58,6 @@ class ChangeEvidence:
     dispersion
         ``D``, at least 1: the factor by which dependence inflates the variance of a sum of many values; shape ``(F,)``
         or one for all. It divides the log-likelihood ratios and the number of reference values.
-    most_rows
-        Number of reference values that count at most, shape ``(F,)`` or one for all.
 
     Attributes
     ----------
@@ -88,13 +84,12 @@ class ChangeEvidence:
         reference: Reference,
         ordered: npt.NDArray[np.bool_],
         dispersion: npt.ArrayLike = 1.0,
-        most_rows: npt.ArrayLike = MOST_ROWS,
     ) -> None:
         self._starts, self._owner = reference.starts, reference.owner
         features = len(reference.starts)
         divisor = np.broadcast_to(np.asarray(dispersion, dtype=np.float64), (features,))
         self._known = reference.rows > 0
-        rows = np.minimum(np.maximum(reference.rows, 1.0), most_rows) / divisor
+        rows = np.minimum(np.maximum(reference.rows, 1.0), MOST_ROWS) / divisor
         scores = rank_scores(reference)
         use = ordered & (np.maximum.reduceat(np.abs(scores).max(axis=0), self._starts) <= _MOST_EXTREME)
         self._ratios = _tilts(reference, np.where(use[self._owner], scores, 0.0), rows) / divisor[self._owner]

@@ -18,7 +18,6 @@ def measure_dispersion(
     sizes: Sequence[int],
     total: Floats,
     ordered: bool,
-    others: Sequence[Floats] | None = None,
 ) -> float:
     """Return the dispersion of a feature by blocks of consecutive reference values: at least 1.
 
@@ -36,9 +35,6 @@ def measure_dispersion(
         Counts of all values, shape ``(K,)``.
     ordered
         See `exporter.stats.change_evidence.ChangeEvidence`.
-    others
-        Counts of the values with which each block is compared, shape ``(M, K)`` for each size; all when None. The
-        variance of independent values is then that of their distribution.
 
     Examples
     --------
@@ -63,11 +59,8 @@ def measure_dispersion(
         return 1.0
     variance, fourth = variance[varying], fourth[varying]
     largest = 1.0
-    for index, (counts, size) in enumerate(zip(blocks, sizes, strict=True)):
+    for counts, size in zip(blocks, sizes, strict=True):
         deviation, expected = counts[:, used] - size * share, size * (1 - size / rows) * variance
-        if others is not None:
-            deviation, expected = _deviations(counts[:, used], others[index][:, used], size, scores)
-            expected = expected[varying]
         squares = np.concatenate(((deviation**2).mean(axis=0), ((deviation @ scores.T) ** 2).mean(axis=0)))[varying]
         ratio = squares / np.maximum(expected, _LEAST_VARIANCE)
         # The ratio of so many independent blocks is about χ²(degrees)/degrees; its cube root is nearly normal.
@@ -75,16 +68,3 @@ def measure_dispersion(
         chance = (1 - 2 / (9 * degrees) + _SIGNIFICANCE * np.sqrt(2 / (9 * degrees))) ** 3
         largest = max(largest, float(np.where(ratio > chance, ratio, 1.0).max()))
     return largest
-
-
-def _deviations(counts: Floats, others: Floats, size: int, scores: Floats) -> tuple[Floats, Floats]:
-    """Return the deviation of blocks from other values, without the error of these, and its variance by chance.
-
-    Shape ``(M, K)``, and ``(K + scores,)``.
-    """
-    number = others.sum(axis=1, keepdims=True)
-    share = others / number
-    deviation = (counts - size * share) / np.sqrt(1 + size / number)
-    by_score = share @ (scores**2).T - (share @ scores.T) ** 2
-    variance = np.concatenate(((share * (1 - share)).mean(axis=0), by_score.mean(axis=0)))
-    return deviation, size * variance

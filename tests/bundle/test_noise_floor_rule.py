@@ -8,20 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import yaml
 from support.blocks import with_ratios
 from support.recorded import RULES, promtool
-from support.seasons import START
-from support.seasons import columns as seasonal_columns
-from support.seasons import profile as seasonal_profile
 
 from exporter.config import ModelConfig
 from exporter.metrics.exposition import render_families
 from exporter.metrics.models import ModelsCollector
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.profile import Profile
@@ -81,40 +75,6 @@ def test_rule_and_exporter_have_the_same_noise_floor(tmp_path: Path) -> None:
         agree = f"count(abs({recorded} / expected_{record} - 1) < {tolerance})"
         sample = {"labels": "{}", "value": 3 * len(numbers)}
         test["promql_expr_test"].append({"expr": agree, "eval_time": "5m", "exp_samples": [sample]})
-    document = {"rule_files": [str(RULES / "data.yml")], "evaluation_interval": "1m", "tests": [test]}
-    (tmp_path / "test.yml").write_text(yaml.safe_dump(document))
-    promtool("test", "rules", tmp_path / "test.yml")
-
-
-def test_rule_and_exporter_compare_with_the_same_hours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A feature that changes with the hour: the score and the floor of two replicas together in the hour before."""
-    binner = Binner(seasonal_profile(tmp_path, season="day"))
-    monkeypatch.setattr("exporter.metrics.models.time.time", lambda: START + 7 * 3600.0)
-    rows = seasonal_columns(np.random.default_rng(2), np.full(400, START + 6.5 * 3600))
-    whole = ModelMonitor(ModelConfig("m"), "1", binner)
-    given = []
-    for replica, part in (("a", slice(0, 100)), ("b", slice(100, 400))):
-        registry = MonitorRegistry({"m": ModelConfig("m")}, {"m": binner})
-        for monitor in (whole, registry.get("m", "1", 0.0)):
-            columns = PredictionColumns(
-                part.stop - part.start, {name: values[part] for name, values in rows.items()}, times=START + 6.5 * 3600
-            )
-            monitor.observe_columns(columns, 0.0)
-        text = b"".join(render_families(ModelsCollector().collect(registry)))
-        given += [
-            {"series": f'{name.decode()},instance="{replica}"}}', "values": f"{value.decode()}x10"}
-            for name, value in NEEDED.findall(text)
-        ]
-    stats = whole.read(0.0)["1h"]
-    test: dict[str, Any] = {"interval": "1m", "input_series": given, "promql_expr_test": []}
-    for record, tolerance, expected in (("", 1e-6, stats.kl), ("_noise", 0.02, stats.noise)):
-        for feature in ("income", "meal"):
-            recorded = f'model_version_feature:kl_divergence{record}:increase1h{{feature="{feature}"}}'
-            value = float(expected[binner.names.index(feature)])
-            assert value > 0
-            sample = {"labels": "{}", "value": 1}
-            expression = f"count(abs({recorded} / {value!r} - 1) < {tolerance})"
-            test["promql_expr_test"].append({"expr": expression, "eval_time": "5m", "exp_samples": [sample]})
     document = {"rule_files": [str(RULES / "data.yml")], "evaluation_interval": "1m", "tests": [test]}
     (tmp_path / "test.yml").write_text(yaml.safe_dump(document))
     promtool("test", "rules", tmp_path / "test.yml")

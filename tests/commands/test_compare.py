@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import json
 import math
 import threading
@@ -254,29 +253,11 @@ def of_outage() -> dict[str, Points]:
     return series
 
 
-def of_season() -> dict[str, Points]:
-    """Return the series of two versions on two replicas, with a feature that follows the time, as its training does."""
-    series = {}
-    for version, replica in itertools.product("12", (0, 1)):
-        labels = f'model="seasons",version="{version}",instance="{replica}"'
-        times = range(BEGIN + 7 * replica, BEGIN + 3601, STEP)  # the replicas are scraped at different moments
-        series[f'model_info{{{labels},profile="p"}}'] = [(at, 1.0) for at in times]
-        for name in (f'model_requests_total{{{labels},code="200"}}', f"model_attempts_total{{{labels}}}"):
-            series[name] = [(at, 10.0 * place) for place, at in enumerate(times)]
-        for bin_, sign in (("00 a", 1), ("01 b", -1)):
-            bin_labels = f'{labels},feature="hour",bin="{bin_}"'
-            share = [0.5 + sign * ((at - BEGIN) / 3600 - 0.5) * 0.9 for at in times]
-            series[f"model_feature_reference_probability{{{bin_labels}}}"] = list(zip(times, share, strict=True))
-            total = itertools.accumulate(10 * each for each in share)
-            series[f"model_feature_observations_total{{{bin_labels}}}"] = list(zip(times, total, strict=True))
-    return series
-
-
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Two versions that share the traffic of the second hour, one that restarts, and one that replaces another."""
     past = of_version("1", BEGIN) | of_version("2", MIDDLE) | of_restart() | of_replacement() | of_outage()
-    with prometheus_of(tmp_path_factory.mktemp("compare"), past | of_season()) as url:
+    with prometheus_of(tmp_path_factory.mktemp("compare"), past) as url:
         yield url
 
 
@@ -376,13 +357,6 @@ def test_a_restart_loses_at_most_two_scrapes(prometheus: str) -> None:
     assert "without duration_seconds" in result["measures"]["latency_p95_seconds"]["sentence"]
     assert result["measures"]["worst_drift_nats"]["verdict"] == "unknown"
     assert "the training profile changed meanwhile" in result["measures"]["worst_drift_nats"]["sentence"]
-
-
-def test_a_feature_with_a_season_is_compared_with_training_of_the_whole_period(prometheus: str) -> None:
-    """Not with that of the last hour; nor do the hours, or the replicas, look like a change of the profile."""
-    drift = compared(prometheus, "--model=seasons", f"--to={utc_time(BEGIN + 3600)}")["measures"]["worst_drift_nats"]
-    assert drift["features"] == ["hour", "hour"]
-    assert [drift[side]["value"] for side in ("before", "after")] == pytest.approx([0, 0], abs=1e-3)
 
 
 def test_a_retired_version_does_not_serve_again_after_an_outage(prometheus: str) -> None:

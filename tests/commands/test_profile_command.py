@@ -111,9 +111,9 @@ def test_stored_predictions_become_a_profile(shop, capsys):
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        ([], 2, 'profile: expected one of TRAINING_FILE, --table, --from-store or --describe PROFILE'),
+        ([], 2, 'profile: expected one of TRAINING_FILE, --from-store or --describe PROFILE'),
         (["a.csv", "--from-store"], 2,
-         'profile: expected one of TRAINING_FILE, --table, --from-store or --describe PROFILE'),
+         'profile: expected one of TRAINING_FILE, --from-store or --describe PROFILE'),
         (["--from-store"], 1, "--model: expected shop or other"),
         (["--from-store", "--model=shopp"], 1, '--model: is not in exporter.yml; did you mean "shop"?'),
         (["--from-store", "--model=shop", "--last=1x"], 2, '--last: expected a duration such as 5m or 1h, got "1x"'),
@@ -129,10 +129,8 @@ def test_stored_predictions_become_a_profile(shop, capsys):
          '--label-column: set --prediction-column, since the label "p" is compared with it'),
         (["a.csv", "--confidence-percent"], 2,
          "--confidence-percent: needs --confidence-column, which names the column that is in percent"),
-        (["a.csv", "--database=duckdb:///a.db"], 2, "--database: goes only with --table: leave it out"),
         (["a.csv", "--config.file=a.yml"], 2, "--config.file: goes only with --from-store: leave it out"),
-        (["--table=a", "--last=1d"], 2, "--last: goes only with --from-store: leave it out"),
-        (["--table=a", "--engine=duckdb"], 2, "--engine: goes only with TRAINING_FILE: leave it out"),
+        (["a.csv", "--last=1d"], 2, "--last: goes only with --from-store: leave it out"),
         (["--from-store", "--delimiter=;"], 2, "--delimiter: goes only with TRAINING_FILE: leave it out"),
         (["--describe=a.json", "--bins=9"], 2, "--bins: --describe only prints a profile: leave out one of them"),
     ],
@@ -428,6 +426,4 @@ def test_incomplete_compressed_files_are_named(tmp_path, capsys):
     for name, message in (("half.csv.gz", "is not complete gzip: "), ("table.xls.gz", "expected a file that ends in ")):
         assert main(["profile", str(tmp_path / name)]) == 1
         assert f"{name}: {message}" in capsys.readouterr().err
-    assert main(["profile", str(tmp_path / "half.csv.gz"), "--engine=duckdb"]) == 1
-    assert "half.csv.gz: is not complete gzip: " in capsys.readouterr().err
     assert list(tmp_path.glob("*.json")) == []

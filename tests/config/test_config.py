@@ -27,7 +27,6 @@ models:
     correction_tolerance: 2.5 %
     windows: [1h, 10m, 1h30m]
     quality_windows: [14d]
-    drift: [psi, js]
     redact: [student_name]
     segment_by: country
     segments: [NL, DE]
@@ -73,7 +72,6 @@ def test_a_config_with_every_key(tmp_path):
         correction_tolerance="2.5 %",
         windows=("1h", "10m", "1h30m"),
         quality_windows=("14d",),
-        drift=("psi", "js"),
         redact=frozenset({"student_name"}),
         segment_by="country",
         segments=("NL", "DE"),

@@ -14,7 +14,6 @@ PAGES = [path for path in sorted((ROOT / "docs").glob("*.md")) if "<!-- study: "
 LIVE = "live_dependence_study", ("live-dependence",)
 MANY = "many_features_study", ("many-false-alarms", "many-power")
 SAMPLING = "sampling_study", ("sampling",)
-SEASON = "season_study", ("season-windows", "season-evidence")
 OBJECTIVES = "objectives_study", ("false-alarms", "delays")
 
 
@@ -48,7 +47,7 @@ def test_a_table_without_marks_is_an_error(benchmarks, tmp_path: Path) -> None:
         benchmarks("study_tables").write(page, {"b": "y"})
 
 
-@pytest.mark.parametrize(("study", "names"), [LIVE, MANY, SAMPLING, SEASON, OBJECTIVES])
+@pytest.mark.parametrize(("study", "names"), [LIVE, MANY, SAMPLING, OBJECTIVES])
 def test_a_study_has_the_tables_of_its_page(benchmarks, study: str, names: tuple[str, ...]) -> None:
     """The page that a study writes has the marks of its tables."""
     module = benchmarks(study)

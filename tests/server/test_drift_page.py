@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -15,8 +14,6 @@ import yaml
 from support.blocks import with_ratios
 from support.pages import Page
 from support.paths import ROOT
-from support.seasons import columns as seasonal_columns
-from support.seasons import profile as seasonal_profile
 from support.servers import Served, write_config
 
 from exporter.config import THRESHOLDS, ModelConfig
@@ -427,27 +424,3 @@ def test_the_page_says_how_many_drifted_with_one_budget(drifting: Served) -> Non
     assert 'href="/runbooks/ModelFeaturesDrifted"' in page.source
     few = drift(drifting, model=STRANGE, version='1 "β" <b>/版&x=1', window="1h")
     assert "budget" not in few.text
-
-
-def test_the_page_says_which_features_have_a_season(tmp_path: Path) -> None:
-    """The columns of training are those of the hours of the window, and a value of these hours has not drifted."""
-    save(seasonal_profile(tmp_path, season="day"), tmp_path / "loans.json")
-    write_config(tmp_path, {"models": [{"name": "loans", "profile": "loans.json"}]})
-    server = Served(tmp_path).start()
-    try:
-        at = datetime.now(UTC).replace(hour=6, minute=30).isoformat()
-        inputs = seasonal_columns(np.random.default_rng(2), np.full(300, 6.5 * 3600))
-        for name in ("income", "age"):
-            inputs[name] = inputs[name].tolist()
-        events = [
-            {"model": "loans", "version": "1", "time": at, "inputs": dict(zip(inputs, row, strict=True))}
-            for row in zip(*inputs.values(), strict=True)
-        ]
-        assert server.post("/v1/predictions", events).status == 202
-        page = drift(server, feature="income", window="1h")
-        words = "Changes with the hour of the day: compared with training values of the same hours (UTC)."
-        assert words in page.text
-        assert "No change beyond sampling noise." in page.text
-        assert words not in drift(server, feature="age", window="1h").text
-    finally:
-        server.stop()

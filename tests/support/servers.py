@@ -167,7 +167,6 @@ CONFIG: dict[str, Any] = {
             "redact": ["name"],
             "segment_by": "country",
             "segments": ["NL", "DE"],
-            "drift": ["js", "psi", "ks", "wasserstein"],
             "alerts": {"ModelCorrectionRatioHigh": 0.02},
             "features": {"age": {"alerts": {"ModelFeatureDrift": 0.5}}},
             "objectives": {"errors": 0.99, "latency": {"below": 1, "share": 0.9}},

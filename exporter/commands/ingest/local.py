@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -160,9 +159,7 @@ def count_lines(lines: Lines, monitors: MonitorRegistry, refused: Refused, progr
             inputs = decode_inputs([bytes(memoryview(event.inputs)) for event in group])
             segments = monitor.segments
             indices = [segments.index_of(inputs.get(index)) for index in range(len(group))] if segments else []
-            monitors.unknown_features[model] += monitor.observe(
-                group, list(inputs.values()), NOW, indices, unix_time=math.nan
-            )
+            monitors.unknown_features[model] += monitor.observe(group, list(inputs.values()), NOW, indices)
         progress("rows", chunk.done, chunk.numbers[-1])
 
 

@@ -58,7 +58,6 @@ def drift(monitor: ModelMonitor) -> Iterator[str]:
     if len(drifts) > MAX_FEATURES:
         yield f"  and {count(len(drifts) - MAX_FEATURES, 'feature')} below these"
     yield from _dependence([change for change in drifts[:MAX_FEATURES] if change.is_dependent])
-    yield from _season([change for change in drifts[:MAX_FEATURES] if change.season])
     score, noise = reading.multivariate.tolist()
     if score > noise:
         yield f"  the features are related differently than in training: {score:.3g}, above its noise of {noise:.3g}"
@@ -71,13 +70,6 @@ def _dependence(drifts: Sequence[TargetDrift]) -> Iterator[str]:
         yield f"  in training, values depend on those before them, which raises the noise of {names}:"
         least = min(drifts, key=lambda change: change.effective / change.observations)
         yield f"  {least.observations:,} of {least.name} tell as much as {least.effective:,.0f} independent ones"
-
-
-def _season(drifts: Sequence[TargetDrift]) -> Iterator[str]:
-    """Say what is compared with training values of the same hours."""
-    if drifts:
-        names = ", ".join(change.name for change in drifts)
-        yield f"  compared with training values of the same hours of the {drifts[0].season}: {names}"
 
 
 def drifted(monitor: ModelMonitor) -> list[str]:

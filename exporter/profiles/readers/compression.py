@@ -57,24 +57,6 @@ def plain_copy(stream: BufferedReader) -> IO[bytes]:
         raise OSError(f"cannot be copied to {folder}: {error.strerror or error}") from None
 
 
-def check_gzip(path: Path) -> None:
-    """Read a file to its end if it is gzip: who reads its rows may stop at a damaged place without an error.
-
-    Raises
-    ------
-    ValueError
-        When it is not complete gzip.
-    """
-    with path.open("rb") as stream:
-        if is_gzip(stream):
-            try:
-                with gzip.GzipFile(fileobj=stream) as source:
-                    while source.read(2**20):
-                        pass
-            except _INCOMPLETE as error:
-                raise ValueError(f"is not complete gzip: {error}") from None
-
-
 def path_of(file: IO[bytes]) -> Path:
     """Return a path that opens a temporary file again."""
     return Path(f"/proc/self/fd/{file.fileno()}")

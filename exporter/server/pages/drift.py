@@ -138,13 +138,6 @@ def describe_dependence(drift: TargetDrift) -> str:
     return f"{where}, values depend on those before them{as_much}, so the noise floor is {floors}."
 
 
-def describe_season(drift: TargetDrift) -> str:
-    """Describe with which training values a target is compared, where they change with the hour; empty elsewhere."""
-    if drift.season is None:
-        return ""
-    return f"Changes with the hour of the {drift.season}: compared with training values of the same hours (UTC)."
-
-
 def describe_importance(drift: TargetDrift) -> str:
     """Describe how much the model's answers depend on a feature; empty where the profile does not know it."""
     known = drift.importance
@@ -470,7 +463,6 @@ def blueprint(exporter: Exporter) -> Blueprint:
     routes.add_app_template_filter(describe)
     routes.add_app_template_filter(describe_dependence)
     routes.add_app_template_filter(describe_importance)
-    routes.add_app_template_filter(describe_season)
     routes.add_app_template_filter(status_text)
     routes.add_app_template_filter(share)
 

@@ -99,7 +99,7 @@ def of_all_replicas(
             continue
         if fits:
             row = row + other.read_rows(now)[window][0]
-    return None if row is own else compute(binner, noise, (), (row, minima, earlier))
+    return None if row is own else compute(binner, noise, (row, minima, earlier))
 
 
 def _lines(monitor: ModelMonitor, stats: WindowStats) -> Iterator[FamilyLines]:
