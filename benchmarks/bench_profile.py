@@ -21,7 +21,7 @@ import pyarrow as pa
 from pyarrow import parquet
 from timing import report
 
-from exporter.commands.cpu import disable_slow_avx512
+from exporter.cli import disable_slow_avx512
 from exporter.profiles.bin_edges import numeric_feature
 from exporter.profiles.builder import build_file
 

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from demo import scenario
-from exporter.commands.addresses import address
+from exporter.commands.common import address
 from exporter.errors import StackError
 from exporter.http_client.client import Client, RequestError
 

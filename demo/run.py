@@ -21,7 +21,7 @@ from demo.retraining import retrain
 from demo.scenario import say
 from demo.traffic import Traffic
 from exporter.client import Monitor
-from exporter.commands import addresses, common
+from exporter.commands import common
 from exporter.comparison.counts import Period, utc_time
 from exporter.comparison.prometheus import compare_shared
 from exporter.comparison.report import sentence
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"file with the certificates to trust instead of the system's, in PEM (${variable})"
     add("--ca-file", default=os.environ.get(variable), metavar="FILE", help=text)
     text = "address of the model service (%(default)s)"
-    add("--listen-address", type=addresses.address, default=ADDRESS, metavar="HOST:PORT", help=text)
+    add("--listen-address", type=common.address, default=ADDRESS, metavar="HOST:PORT", help=text)
     add("--service", metavar="URL", help="use the model service at this URL instead of starting one")
     text = "URL of Prometheus, for the comparison of two versions (%(default)s)"
     add("--prometheus", default=DEFAULT_URL, metavar="URL", help=text)
@@ -276,7 +276,7 @@ def _service_url(args: argparse.Namespace) -> str:
     if args.service:
         return str(args.service).rstrip("/")
     host, port = args.listen_address
-    return f"http://{addresses.Address('127.0.0.1' if host in {'', '0.0.0.0'} else host, port)}"  # noqa: S104 (compared)
+    return f"http://{common.Address('127.0.0.1' if host in {'', '0.0.0.0'} else host, port)}"  # noqa: S104 (compared)
 
 
 def _rate(text: str) -> float:

@@ -30,7 +30,7 @@ from demo.incidents import INCIDENTS, ActiveIncident, Incidents
 from demo.retraining import RefusedError, Trainer
 from exporter.client import Monitor
 from exporter.commands import common
-from exporter.commands.addresses import Address
+from exporter.commands.common import Address
 from exporter.errors import StackError
 from exporter.http_client.client import Client
 

@@ -18,7 +18,7 @@ from demo import model, receivers, scenario, status
 from demo.processes import Child, PidFile, Program, require_free, stop_leftovers, stop_stack
 from demo.status import METRICS, Display, print_line
 from exporter.commands import common
-from exporter.commands.addresses import address
+from exporter.commands.common import address
 from exporter.errors import StackError
 
 ADDRESSES = {

@@ -5,20 +5,113 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
-import functools
 import os
 import select
 import signal
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from exporter.errors import ExporterError
-from exporter.http_client.client import BEARER_TOKEN, Credentials
+from exporter.errors import UsageError
+from exporter.validation import preview, suggestion
+
+if TYPE_CHECKING:  # urllib3 and numpy are loaded by the commands that need them
+    import urllib3
+
+    from exporter.http_client.client import Client, Credentials
+
+
+class Address(NamedTuple):
+    """Where a server listens; the host is empty for every interface."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """``HOST:PORT``, an IPv6 address in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def address(text: str) -> Address:
+    """Parse ``HOST:PORT``; a type for argparse.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        When the text is not an address.
+
+    >>> address("[::1]:9877")
+    Address(host='::1', port=9877)
+    """
+    host, _, port = text.rpartition(":")
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) <= 65535):
+        raise argparse.ArgumentTypeError(f"expected HOST:PORT such as 127.0.0.1:9877, got {text!r}")
+    return Address(host.strip("[]"), int(port))
+
+
+LOG_SECONDS = 10.0
+"""Seconds between two lines of progress in a log."""
+DRAW_SECONDS = 0.1
+"""Seconds between two changes of the line on a terminal."""
+
+
+class Progress:
+    """A context manager that shows how much of a file has been read or written.
+
+    Parameters
+    ----------
+    log
+        Whether to write a line every `LOG_SECONDS` where standard error is not a terminal.
+    """
+
+    def __init__(self, *, log: bool = False) -> None:
+        self._terminal = sys.stderr.isatty()
+        self._log = log
+        self._shown = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._terminal:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+    def __call__(self, step: str, share: float | None, count: int, unit: str = "rows") -> None:
+        """Show the step, the share that is done (None if unknown), and the count so far."""
+        now = time.monotonic()
+        if now - self._shown < (DRAW_SECONDS if self._terminal else LOG_SECONDS):
+            return
+        self._shown = now
+        text = f"{step}: " + ("" if share is None else f"{share:.0%}, ") + f"{count:,} {unit}"
+        if self._terminal:
+            print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        elif self._log:
+            print(text, file=sys.stderr, flush=True)
+
+
+def column_type(text: str) -> tuple[str, str]:
+    """Return the column and its type in the value of ``--type``.
+
+    Raises
+    ------
+    UsageError
+        When it is not valid.
+    """
+    from exporter.features.types import INPUT_TYPES
+
+    name, equals, type_name = text.rpartition("=")
+    if not equals or not name:
+        raise UsageError(f"--type: expected NAME=TYPE such as zip=categorical, got {text}")
+    if type_name not in INPUT_TYPES:
+        raise UsageError(f"--type: {preview(type_name)} is not a valid type; {suggestion(type_name, INPUT_TYPES)}")
+    return name, type_name
+
 
 _Value = TypeVar("_Value")
 
@@ -73,7 +166,7 @@ def set_help(parser: argparse.ArgumentParser, description: str, example: str, pa
     parser.epilog = f"example:\n  {example}\n\ndocumentation: {page}"
 
 
-def add_credentials(parser: argparse.ArgumentParser, server: str, *, deprecated: str | None = None) -> None:
+def add_credentials(parser: argparse.ArgumentParser, server: str) -> None:
     """Add the options that hold the credentials for a server, and the certificates to trust.
 
     Parameters
@@ -82,8 +175,6 @@ def add_credentials(parser: argparse.ArgumentParser, server: str, *, deprecated:
         The command's.
     server
         Begins the names of the environment variables that hold the defaults.
-    deprecated
-        A variable that used to hold the token itself; it is still read, with a warning.
     """
     variable = f"{server}_USER"
     text = f"user for basic authentication (${variable})"
@@ -96,7 +187,6 @@ def add_credentials(parser: argparse.ArgumentParser, server: str, *, deprecated:
     for flag, text in files.items():
         variable = f"{server}_{flag.upper().replace('-', '_')}"
         parser.add_argument(f"--{flag}", default=os.environ.get(variable), metavar="FILE", help=f"{text} (${variable})")
-    parser.set_defaults(deprecated_variable=deprecated)
 
 
 def authorization(options: argparse.Namespace) -> str | None:
@@ -107,24 +197,14 @@ def authorization(options: argparse.Namespace) -> str | None:
     ExporterError
         When a file cannot be read, or does not hold one line of text.
     """
-    header = credentials(options).header()
-    if header is None and options.deprecated_variable and (token := os.environ.get(options.deprecated_variable)):
-        if not BEARER_TOKEN.fullmatch(token):
-            raise ExporterError(f"{options.deprecated_variable}: is not a bearer token")
-        warn_deprecated(f"${options.deprecated_variable}", "--bearer-token-file or $MODEL_EXPORTER_BEARER_TOKEN_FILE")
-        return f"Bearer {token}"
-    return header
+    return credentials(options).header()
 
 
 def credentials(options: argparse.Namespace) -> Credentials:
     """Return the credentials in the options of `add_credentials`."""
+    from exporter.http_client.client import Credentials
+
     return Credentials(options.user, options.password_file, options.bearer_token_file, options.ca_file)
-
-
-@functools.cache
-def warn_deprecated(old: str, new: str) -> None:
-    """Warn on standard error, once, that an option or a variable has another name now."""
-    print(f"model-exporter: {old} is deprecated; use {new}", file=sys.stderr)
 
 
 class SignalEvent(threading.Event):
@@ -280,3 +360,44 @@ def _delimiter(text: str) -> str:
     if len(delimiter) != 1 or not delimiter.isascii() or delimiter in '"\r\n\0':
         raise argparse.ArgumentTypeError(f"expected one character such as ; or the word tab, got {text!r}")
     return delimiter
+
+
+DEFAULT_URL = "http://127.0.0.1:9877"
+
+
+def add_exporter_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that name an exporter, and hold the credentials for it."""
+    text = "URL of the exporter (%(default)s)"
+    parser.add_argument("--exporter", default=DEFAULT_URL, metavar="URL", help=text)
+    add_credentials(parser, "MODEL_EXPORTER")
+
+
+def exporter_client(
+    options: argparse.Namespace,
+    timeout: float,
+    *,
+    downloads: bool = False,
+    retries: urllib3.Retry | None = None,
+    user_in_url: bool = False,
+) -> Client:
+    """Return a client of the exporter in ``--exporter``, with the credentials in the options of `add_credentials`.
+
+    Parameters
+    ----------
+    options
+        The options.
+    timeout, downloads, retries, user_in_url
+        See `Client`.
+    """
+    from exporter.http_client.client import WHEN_BUSY, Client
+
+    return Client(
+        options.exporter,
+        "--exporter",
+        authorization=lambda: authorization(options),
+        ca_file=options.ca_file,
+        timeout=timeout,
+        downloads=downloads,
+        retries=retries or WHEN_BUSY,
+        user_in_url=user_in_url,
+    )

@@ -9,8 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from exporter.commands.common import aligned, moment, whole_number
-from exporter.commands.exporter_client import add_exporter_options, exporter_client
+from exporter.commands.common import add_exporter_options, aligned, exporter_client, moment, whole_number
 from exporter.errors import ExporterError, printable
 from exporter.slices.explain import DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS
 from exporter.validation import parse_duration

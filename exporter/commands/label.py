@@ -12,8 +12,7 @@ import msgspec
 import numpy as np
 
 from exporter.client.encoding import rfc3339
-from exporter.commands.common import add_csv_options
-from exporter.commands.exporter_client import DEFAULT_URL
+from exporter.commands.common import DEFAULT_URL, Progress, add_csv_options, column_type
 from exporter.commands.ingest import report
 from exporter.commands.ingest.checkpoint import State
 from exporter.commands.ingest.input_file import TABLES, Input, add_input_options, open_input
@@ -21,8 +20,6 @@ from exporter.commands.ingest.json_lines import Chunk, split
 from exporter.commands.ingest.remote import RowLabels, Sender, json_values
 from exporter.commands.ingest.sending import add_sending_options, begin_sending, sending_client
 from exporter.commands.ingest.table import Refused, Roles, Rows, Table, output_types
-from exporter.commands.progress import Progress
-from exporter.commands.type_option import column_type
 from exporter.errors import BatchError
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.readers.files import FileSource

@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from exporter import config
-from exporter.commands.common import add_config_file, add_table_options, whole_number
-from exporter.commands.progress import Progress
-from exporter.commands.type_option import column_type
+from exporter.commands.common import Progress, add_config_file, add_table_options, column_type, whole_number
 from exporter.errors import ExporterError, ProfileError, UsageError, printable
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.builder import build

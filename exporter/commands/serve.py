@@ -10,8 +10,7 @@ import signal
 from pathlib import Path
 
 from exporter.commands import logs
-from exporter.commands.addresses import address
-from exporter.commands.common import add_config_file, add_log_options, add_web_files
+from exporter.commands.common import add_config_file, add_log_options, add_web_files, address
 
 DEFAULT_ADDRESS = "127.0.0.1:9877"
 

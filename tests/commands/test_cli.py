@@ -182,7 +182,7 @@ def test_bash_completes_commands_and_options(capsys: pytest.CaptureFixture[str])
     assert completions(script, "model-exporter", "") >= COMMANDS
     assert completions(script, "model-exporter", "in") == {"ingest"}
     assert "--fail-on-drift" in completions(script, "model-exporter", "ingest", "--f")
-    commands = {"release", "export", "import", "list", "evaluate", "check"}
+    commands = {"release", "export", "import", "list", "check"}
     assert completions(script, "model-exporter", "dataset", "") >= commands
     assert completions(script, "model-exporter", "compare", "--format", "") >= {"table", "json"}
 
@@ -221,7 +221,7 @@ def test_a_server_loads_nothing_of_the_other_commands(tmp_path: Path) -> None:
         "build_parser(['serve'])\n"
         "from exporter.server import access, serve\n"
         "from exporter.server.application import Exporter; Exporter(Path('exporter.yml')).close()\n"
-        "print(sorted({'scipy', 'rich', 'shtab', 'urllib3', 'sklearn'} & set(sys.modules)))\n"
+        "print(sorted({'scipy', 'shtab', 'urllib3', 'sklearn'} & set(sys.modules)))\n"
     )
     assert loaded_by(script, tmp_path) == "[]\n"
 

@@ -59,7 +59,7 @@ def _errors(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 def test_the_demo_trusts_a_private_authority(exporter: Served, folder: Path, tmp_path: Path) -> None:
     """The demo, its users and its model service send to an exporter with --ca-file; without it, the demo refuses."""
     url = f"https://127.0.0.1:{exporter.port}"
-    command = [sys.executable, "-m", "exporter.cli", "demo", f"--directory={tmp_path}", f"--exporter={url}"]
+    command = [sys.executable, "-m", "demo", "run", f"--directory={tmp_path}", f"--exporter={url}"]
     command += [f"--listen-address=127.0.0.1:{free_port()}", "--rate=50", "--phases=healthy=2s"]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert refused.returncode == 1 and "set --ca-file to the authority's certificate" in refused.stderr
@@ -86,7 +86,7 @@ def test_the_exporters_certificate(
 
     def run(url: str, *more: str) -> tuple[int, str]:
         if command == "dataset":
-            return _errors(capsys, "dataset", "list", f"--url={url}", *more)
+            return _errors(capsys, "dataset", "list", f"--exporter={url}", *more)
         file = str(exporter.folder / "scores.csv")
         state = f"--state={tmp_path / url.partition(':')[0]}"
         return _errors(capsys, "ingest", file, f"--exporter={url}", "--model=credit", "--give-up=1s", state, *more)
@@ -107,7 +107,7 @@ def test_the_exporters_certificate(
 
 def test_https_to_a_plain_port(shared: Served, capsys: pytest.CaptureFixture[str]) -> None:
     """The URL that works is named."""
-    status, error = _errors(capsys, "dataset", "list", f"--url=https://127.0.0.1:{shared.port}")
+    status, error = _errors(capsys, "dataset", "list", f"--exporter=https://127.0.0.1:{shared.port}")
     assert status == 1
     assert f"the port does not speak TLS: use http://127.0.0.1:{shared.port}" in error
 

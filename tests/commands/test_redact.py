@@ -143,7 +143,7 @@ def test_what_is_redacted_later_is_gone_everywhere(server: Served, folder: Path)
     assert "name: redacted, never shown" in server.get("/review?status=all&model=loans").text
     frozen = server.get("/v1/dataset/releases/before?format=jsonl")
     assert (frozen.headers["ETag"], frozen.text.count(OTHER)) == (None, 4)
-    result = run_command("dataset", "export", "before", "-o", str(folder / "a.jsonl"), f"--url={server.url}")
+    result = run_command("dataset", "export", "before", "-o", str(folder / "a.jsonl"), f"--exporter={server.url}")
     assert (result.returncode, "are left out" in result.stderr) == (0, True), result.stderr
 
     before = server.get("/v1/dataset/releases/before", Accept="application/json").json

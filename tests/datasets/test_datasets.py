@@ -607,7 +607,7 @@ def command(served: Served, *arguments: str, status: int = 0, **environment: str
     with redirect_stdout(printed), redirect_stderr(printed), pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
-        assert main(["dataset", *arguments, f"--url={served.url}"]) == status, printed.getvalue()
+        assert main(["dataset", *arguments, f"--exporter={served.url}"]) == status, printed.getvalue()
     return printed.getvalue()
 
 
@@ -659,7 +659,7 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
         assert command(served, "list", "--user=ada", f"--password-file={tmp_path / 'password'}") == none
         named = {"MODEL_EXPORTER_USER": "ada", "MODEL_EXPORTER_PASSWORD_FILE": str(tmp_path / "password")}
         assert command(served, "list", **named) == none
-        output = command(served, "list", "--url=http://ada:s3cret@127.0.0.1", status=1)
+        output = command(served, "list", "--exporter=http://ada:s3cret@127.0.0.1", status=1)
         assert "s3cret" not in output
     finally:
         served.stop()

@@ -19,7 +19,7 @@ def make(served: Served, model: str = "credit") -> Any:
 
 def command(served: Served, *arguments: str) -> str:
     """Return what a subcommand of dataset prints."""
-    result = run_command("dataset", *arguments, f"--url={served.url}")
+    result = run_command("dataset", *arguments, f"--exporter={served.url}")
     assert result.returncode == 0, result.stderr
     return result.stdout
 

@@ -327,7 +327,7 @@ def test_your_own_model_in_five_lines(tmp_path: Path) -> None:
         python = blocks(text, "python")[0].replace(ADDRESS, address) + "assert monitor.flush()\n"
         subprocess.run([sys.executable, "-c", python], check=True, timeout=30)
         stored(address, tmp_path)
-        shell(re.sub(r"(dataset \w+)", rf"\1 --url {address}", loop).replace(ADDRESS, address), tmp_path)
+        shell(re.sub(r"(dataset \w+)", rf"\1 --exporter {address}", loop).replace(ADDRESS, address), tmp_path)
     examples = [json.loads(line) for line in (tmp_path / "autumn.jsonl").read_text().splitlines()]
     assert [(e["prediction_id"], e["prediction"], e["label"]) for e in examples] == [
         (f"r-{number}", "yes", "no") for number in (17, 18)

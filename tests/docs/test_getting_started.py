@@ -40,7 +40,7 @@ def test_the_commands_of_getting_started(tmp_path: Path) -> None:
         else:
             promised[number - 1] = text
     script = script.replace("model-exporter serve", "model-exporter serve --web.listen-address=127.0.0.1:9877")
-    script = re.sub(r"(model-exporter dataset \w+)", r"\1 --url=http://127.0.0.1:9877", script)
+    script = re.sub(r"(model-exporter dataset \w+)", r"\1 --exporter=http://127.0.0.1:9877", script)
     for port in ("9877", "9090", "9093"):
         free = str(free_port())
         script = script.replace(f":{port}", f":{free}")

@@ -180,23 +180,3 @@ def test_a_token_is_read_for_each_request(exporter: Exporter, tmp_path: Path) ->
     with pytest.raises(ExporterError, match=r"--bearer-token-file: .*: expected one line") as caught:
         common.authorization(options)
     assert "words" not in str(caught.value).replace(str(file), "")
-
-
-def test_the_deprecated_variable_is_read_with_a_warning(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """MODEL_EXPORTER_TOKEN still holds a token, with lower precedence than the options; the warning is printed once."""
-    common.warn_deprecated.cache_clear()
-    monkeypatch.setenv("MODEL_EXPORTER_TOKEN", "t-1")
-    parser = argparse.ArgumentParser()
-    common.add_credentials(parser, "MODEL_EXPORTER", deprecated="MODEL_EXPORTER_TOKEN")
-    options = parser.parse_args([])
-    assert [common.authorization(options) for _ in range(2)] == ["Bearer t-1"] * 2
-    warning = "model-exporter: $MODEL_EXPORTER_TOKEN is deprecated; use --bearer-token-file or "
-    assert capsys.readouterr().err == f"{warning}$MODEL_EXPORTER_BEARER_TOKEN_FILE\n"
-    monkeypatch.setenv("MODEL_EXPORTER_TOKEN", "two words")
-    with pytest.raises(ExporterError, match="MODEL_EXPORTER_TOKEN: is not a bearer token"):
-        common.authorization(options)
-    other = argparse.ArgumentParser()
-    common.add_credentials(other, "MODEL_EXPORTER")
-    assert common.authorization(other.parse_args([])) is None

@@ -57,7 +57,7 @@ def test_suspects_are_listed_decided_and_left_out(suspected: Served, capsys: pyt
         answer = ask(f"{suspected.url}/v1/corrections/{one['id']}", body | {"revision": one["revision"]}, "PATCH")
         assert (answer.status, answer.json["label"], "suspect" in answer.json) == (200, label, False)
     assert [one["id"] for one in suspects(suspected)] == [found[0]["id"]]
-    flags = ["--model=tickets", f"--url={suspected.url}"]
+    flags = ["--model=tickets", f"--exporter={suspected.url}"]
     assert main(["dataset", "release", *flags]) == 0
     address = f"{suspected.url}/review?model=tickets&status=accepted&suspect=true&order=suspect&source=all"
     assert f"suspect labels: 1 in it; review them at {address}" in capsys.readouterr().out

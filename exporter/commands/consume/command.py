@@ -14,17 +14,19 @@ from wsgiref.simple_server import WSGIServer
 from confluent_kafka import Consumer, KafkaException, Producer
 
 from exporter.commands import logs
-from exporter.commands.addresses import Address, address
 from exporter.commands.common import (
+    DEFAULT_URL,
+    Address,
     add_credentials,
     add_log_options,
+    address,
+    exporter_client,
     stopping,
     whole_number,
 )
 from exporter.commands.consume.metrics import STATISTICS_SECONDS, ConsumerMetrics
 from exporter.commands.consume.relay import DeadLetters, Relay
 from exporter.commands.consume.sending import KINDS, TIMEOUT_SECONDS, Poster
-from exporter.commands.exporter_client import DEFAULT_URL, exporter_client
 from exporter.errors import ExporterError, UsageError
 from exporter.http_client.client import NO_RETRY
 from exporter.validation import preview

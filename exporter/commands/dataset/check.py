@@ -3,29 +3,43 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gzip
+import hashlib
+import math
+import tempfile
+import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
+import msgspec
 import numpy as np
 
-from exporter.commands.common import add_csv_options, checked, set_help
-from exporter.commands.dataset.compared_inputs import ComparedInputs
-from exporter.commands.dataset.release_file import ReleaseFile, open_release
-from exporter.commands.dataset.requests import write_document
-from exporter.commands.exporter_client import add_exporter_options
+from exporter.commands.common import (
+    Progress,
+    add_csv_options,
+    add_exporter_options,
+    checked,
+    column_type,
+    exporter_client,
+    set_help,
+)
+from exporter.commands.dataset.requests import TIMEOUT, download_content, read_release, write_document
 from exporter.commands.ingest.table import Roles, cell_types
-from exporter.commands.progress import Progress
-from exporter.commands.type_option import column_type
+from exporter.datasets.examples import Example
 from exporter.errors import ExporterError, UsageError
-from exporter.features.extract import scalar_text
+from exporter.features.extract import as_list, numeric_columns, scalar_text
+from exporter.features.timestamp import unix_seconds
 from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.binner import Binner
 from exporter.profiles.describe import truncate
 from exporter.profiles.profile_file import load
 from exporter.profiles.readers.base import Batch
+from exporter.profiles.readers.compression import is_gzip
 from exporter.profiles.readers.files import FileSource
+from exporter.stats.divergence import Ints
 from exporter.stats.near_duplicates import NearRows, Rows
 from exporter.validation import preview
 
@@ -218,3 +232,167 @@ def _list(found: dict[str, Any], name: Any) -> Iterator[str]:
     if shown := found["found"][:MAX_SHOWN]:
         more = f", and {found['examples'] - len(shown):,} more" if found["examples"] > len(shown) else ""
         yield f"  {', '.join(truncate(name(one), 80) for one in shown)}{more}"
+
+
+_MISSING, _UNKNOWN = 0, -1
+
+
+class ComparedInputs:
+    """Converts inputs.
+
+    Numbers are centred and scaled by the training values. Categories, texts, images and all other inputs get a number
+    for each different value; those of a release are learned.
+
+    Parameters
+    ----------
+    binner
+        Of the profile.
+    names
+        Inputs of the profile that are compared; kept as an attribute.
+    """
+
+    def __init__(self, binner: Binner, names: Sequence[str]) -> None:
+        self.names = names
+        kinds = {name: kind.type for name, kind in binner.inputs.items() if name in names}
+        self._numeric = [name for name, kind in kinds.items() if kind == "numeric"]
+        self._others = {name: kind for name, kind in kinds.items() if kind != "numeric"}
+        targets = [binner.target_names.index(name) for name in self._numeric]
+        self._centre, self._scale = binner.centre[targets, None], binner.scale[targets, None]
+        self._known: dict[str, dict[Any, int]] = {name: {} for name in self._others}
+
+    def rows(self, columns: Mapping[str, Any], count: int, *, learn: bool) -> Rows:
+        """Return what is compared of rows.
+
+        Parameters
+        ----------
+        columns
+            Their inputs; one that is absent is missing.
+        count
+            Their number ``n``.
+        learn
+            Whether the values are those of a release; values that are not learned are equal to none.
+        """
+        missing: list[None] = [None] * count
+        with np.errstate(over="ignore", invalid="ignore"):
+            numbers = numeric_columns([columns.get(name, missing) for name in self._numeric]).reshape(-1, count)
+            numbers = (numbers - self._centre) / self._scale
+        keys: Ints = np.empty((len(self._others), count), np.intp)
+        for row, (name, kind) in zip(keys, self._others.items(), strict=True):
+            known = self._known[name]
+            values = [_key(value, kind) for value in _items(columns.get(name, missing))]
+            if learn:
+                row[:] = [_MISSING if value is None else known.setdefault(value, len(known) + 1) for value in values]
+            else:
+                row[:] = [_MISSING if value is None else known.get(value, _UNKNOWN) for value in values]
+        return Rows(numbers, keys)
+
+
+def _items(values: Any) -> Sequence[Any]:
+    """Return a column as single values; rows of an array with several dimensions stay arrays."""
+    return list(values) if isinstance(values, np.ndarray) and values.ndim > 1 else as_list(values)
+
+
+def _key(value: Any, kind: str) -> Any:
+    """Return what two equal values share; None for a missing one.
+
+    >>> _key(7.0, "categorical"), _key([[1, 2]], "image") == _key(np.array([[1, 2]], np.uint8), "image")
+    ('7', True)
+    """
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if kind == "timestamp":
+        return unix_seconds(value)
+    if isinstance(value, str):
+        return value if len(value) <= 64 else _digest(value.encode("utf-8", "surrogatepass"))
+    if isinstance(value, bool | int | float):
+        return scalar_text(value)
+    try:
+        array = np.asarray(value, np.float64)
+        return _digest(repr(array.shape).encode() + array.tobytes())
+    except (ValueError, TypeError, OverflowError):
+        return _digest(repr(value).encode("utf-8", "surrogatepass"))
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+PAGE = 1000
+"""Examples that are read at a time."""
+
+
+class ReleaseFile(NamedTuple):
+    """The content of a release in a file.
+
+    Attributes
+    ----------
+    path
+        JSON lines, plain or compressed with gzip.
+    where
+        The release's name in messages.
+    document
+        What the exporter says about it; None if the release was named by a file.
+    """
+
+    path: Path
+    where: str
+    document: dict[str, Any] | None
+
+    def pages(self) -> Iterator[list[Example]]:
+        """Yield the examples.
+
+        Raises
+        ------
+        ExporterError
+            When a line is not an example, with its number.
+        """
+        decoder = msgspec.json.Decoder(Example)
+        page: list[Example] = []
+        try:
+            with _open(self.path) as file:
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        page.append(_example(decoder, line, f"{self.where}: line {number}"))
+                    if len(page) == PAGE:
+                        yield page
+                        page = []
+        except (OSError, EOFError, zlib.error) as error:
+            raise ExporterError(f"{self.where}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        if page:
+            yield page
+
+
+@contextlib.contextmanager
+def open_release(name: str, options: argparse.Namespace) -> Iterator[ReleaseFile]:
+    """Open a release until the block ends: the file of this name, else the release of an exporter.
+
+    Raises
+    ------
+    ExporterError
+        When there is neither, or the exporter cannot be asked.
+    """
+    if Path(name).is_file():
+        yield ReleaseFile(Path(name), name, None)
+        return
+    with tempfile.TemporaryDirectory() as folder, exporter_client(options, TIMEOUT, downloads=True) as client:
+        try:
+            path, document = read_release(client, name)
+        except ExporterError as error:
+            raise ExporterError(f"{name}: is neither a file here nor a release of the exporter: {error}") from None
+        file = Path(folder) / "release.jsonl"
+        download_content(client, f"{path}?format=jsonl", file, document["sha256"])
+        yield ReleaseFile(file, name, document)
+
+
+@contextlib.contextmanager
+def _open(path: Path) -> Iterator[IO[bytes]]:
+    with path.open("rb") as file:
+        yield cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if is_gzip(file) else file
+
+
+def _example(decoder: msgspec.json.Decoder[Example], line: bytes, where: str) -> Example:
+    try:
+        return decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        detail = f"expected an example as dataset export writes it with --format=jsonl: {error}"
+        raise ExporterError(f"{where}: {detail}") from None

@@ -3,16 +3,242 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode, urlsplit
 
-from exporter.commands.dataset import check, evaluate, export, label_studio, releases
+from exporter.commands.common import add_exporter_options, exporter_client, set_help
+from exporter.commands.dataset import check, label_studio
+from exporter.commands.dataset.requests import TIMEOUT, download_content, read_release, send, write_document
+from exporter.datasets import FORMATS
+from exporter.errors import ExporterError, UsageError
+from exporter.profiles.describe import truncate
+
+MAX_SHOWN = 10
+"""Values of a count that are shown, the most frequent first."""
+MAX_WIDTH = 60
+"""Columns of a name, at most."""
+_COUNTS = ("labels", "predictions", "sources", "versions")
+_QUANTILES = {"label_quantiles": "labels", "error_quantiles": "errors"}
+
+
+def summary(lineage: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines that describe the examples of a release."""
+    numbers = "label_quantiles" in lineage
+    for member in _COUNTS[2:] if numbers else _COUNTS:
+        if counts := lineage.get(member):
+            yield f"{member}: {_counts(counts)}"
+    for member, title in _QUANTILES.items():
+        if quantiles := lineage.get(member):
+            yield f"{title}: " + ", ".join(f"{name} {value:.6g}" for name, value in quantiles.items())
+    if missing := lineage.get("without_inputs"):
+        yield f"without inputs: {missing:,}"
+    for one in lineage.get("slices") or ():
+        names = " and ".join(f"{name} is {truncate(bin_, MAX_WIDTH)}" for name, bin_ in one["where"].items())
+        shares = f"{100 * one['share']:.3g} % of the examples, {100 * one['training_share']:.3g} % of the training data"
+        labels = f": {_counts(one['labels'])}" if one["labels"] else ""
+        yield f"slice: {names}: {shares}{labels}"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    """
+    >>> _counts({"no": 1, "yes": 1200})
+    'yes 1,200, no 1'
+    """
+    ordered = sorted(counts.items(), key=lambda entry: -entry[1])
+    shown = [f"{truncate(name, MAX_WIDTH)} {number:,}" for name, number in ordered[:MAX_SHOWN]]
+    return ", ".join([*shown, *([f"{len(ordered) - MAX_SHOWN} more"] if len(ordered) > MAX_SHOWN else [])])
+
+
+def add_release(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``dataset release``."""
+    set_help(
+        parser,
+        "Create a release of the accepted corrections of a model. Its content never changes.",
+        "model-exporter dataset release --model=digits --name=2026-11",
+        "docs/dataset.md#releases",
+    )
+    parser.add_argument("--model", required=True, metavar="NAME", help="model whose corrections are released")
+    parser.add_argument("--name", metavar="NAME", help="name of the release; default: derived from the content")
+    text = "omit the corrections of users who sent far more than others"
+    parser.add_argument("--hold-back", action="store_true", help=text)
+    text = "omit accepted corrections whose label may be wrong, until a reviewer has decided them again"
+    parser.add_argument("--exclude-suspects", action="store_true", help=text)
+    parser.set_defaults(step=_release)
+    add_exporter_options(parser)
+
+
+def add_list(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``dataset list``."""
+    set_help(
+        parser,
+        "List the releases, the newest first.",
+        "model-exporter dataset list --model=digits",
+        "docs/dataset.md#releases",
+    )
+    parser.add_argument("--model", metavar="NAME", help="only releases of this model")
+    parser.set_defaults(step=_list)
+    add_exporter_options(parser)
+
+
+def _release(options: argparse.Namespace) -> int:
+    body = {"model": options.model} | ({"name": options.name} if options.name else {})
+    if options.hold_back:
+        body["hold_back"] = True
+    if options.exclude_suspects:
+        body["exclude_suspects"] = True
+    with exporter_client(options, TIMEOUT) as client:
+        release = send(client, "POST", "/v1/dataset/releases", body)
+    _print_release(release)
+    for line in summary(release["lineage"]):
+        print(line)
+    _print_suspects(release, client.url)
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    path = "/v1/dataset/releases" + (f"?{urlencode({'model': options.model})}" if options.model else "")
+    found = False
+    with exporter_client(options, TIMEOUT) as client:
+        while path:
+            page = send(client, "GET", path)
+            for release in page["releases"]:
+                found = True
+                _print_release(release)
+            query = urlsplit(page["next"] or "").query
+            path = f"/v1/dataset/releases?{query}" if query else ""
+    if not found:
+        of_model = f" of model {options.model}" if options.model else ""
+        print(f"model-exporter: there is no release{of_model} yet", file=sys.stderr)
+    return 0
+
+
+def _print_release(release: Mapping[str, Any]) -> None:
+    print(f"{release['id']}  {release['created'][:19]}Z  {release['examples']:>8} examples  {release['name']}")
+
+
+def _print_suspects(release: Mapping[str, Any], url: str) -> None:
+    """Tell how many labels may be wrong; a release of an older exporter does not know."""
+    suspects = release["lineage"].get("suspects")
+    if suspects is None:
+        return
+    if suspects["checked"] is None:
+        print("its labels were not checked yet")
+    elif suspects["found"]:
+        what = "left out" if suspects["excluded"] else "in it"
+        of_model = {
+            "model": release["model"],
+            "status": "accepted",
+            "suspect": "true",
+            "order": "suspect",
+            "source": "all",
+        }
+        print(f"suspect labels: {suspects['found']} {what}; review them at {url}/review?{urlencode(of_model)}")
+
+
+_SUFFIXES = {f".{form.suffix}": form.name for form in FORMATS.values() if form.suffix != "json"}
+"""Formats by the ending of a file; JSON is also what any program may call its JSON lines."""
+_OTHER_COMPRESSIONS = frozenset({".7z", ".bz2", ".lz4", ".xz", ".zip", ".zst"})
+_FILTERS = {
+    "version": "of this version of the model",
+    "label": "with this label",
+    "since": "from this time on, RFC 3339",
+    "until": "before this time, RFC 3339",
+}
+
+
+def add_export(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``dataset export``."""
+    set_help(
+        parser,
+        "Write a release, or all accepted corrections of a model, to a file.",
+        "model-exporter dataset export 2026-11 -o corrections.parquet",
+        "docs/dataset.md",
+    )
+    parser.add_argument("release", nargs="?", metavar="RELEASE", help="identifier or name of a release")
+    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="file to write")
+    text = "format of the file; default: that of its ending, or jsonl; a file that ends in .gz is compressed"
+    parser.add_argument("--format", choices=tuple(FORMATS), help=text)
+    help_ = "file for the origin of the release as JSON, for an experiment tracker or a registry"
+    parser.add_argument("--lineage", type=Path, metavar="FILE", help=help_)
+    parser.add_argument("--model", metavar="NAME", help="export this model's accepted corrections instead of a release")
+    for name, text in _FILTERS.items():
+        parser.add_argument(
+            f"--{name}",
+            metavar="TIME" if name in {"since", "until"} else name.upper(),
+            help=f"with --model: only corrections {text}",
+        )
+    parser.set_defaults(step=_export)
+    add_exporter_options(parser)
+
+
+def _export(options: argparse.Namespace) -> int:
+    filters = {name: getattr(options, name) for name in ("model", "version", "label", "since", "until")}
+    filters = {name: value for name, value in filters.items() if value is not None}
+    if options.lineage and not options.release:
+        raise UsageError("--lineage: only a release has one; name a release")
+    if bool(options.release) == ("model" in filters) or (options.release and filters):
+        raise UsageError("dataset export: expected RELEASE, or --model NAME and its filters")
+    name = options.format or _format_of(options.output)
+    with exporter_client(options, TIMEOUT, downloads=True) as client:
+        if options.release:
+            path, release = read_release(client, options.release)
+            sha256 = release["sha256"] if name == "jsonl" else None
+            size = download_content(client, f"{path}?format={name}", options.output, sha256)
+            if options.lineage:
+                write_document(options.lineage, lineage_document(release, f"{client.url}{path}"))
+        else:
+            query = urlencode({**filters, "format": name})
+            size = download_content(client, f"/v1/dataset?{query}", options.output, None)
+    print(f"{size} bytes written to {options.output}")
+    return 0
+
+
+def lineage_document(release: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return the origin of a release in the plain fields that experiment trackers and registries have.
+
+    Parameters
+    ----------
+    release
+        The exporter's document.
+    source
+        URL of the release.
+    """
+    lineage = release["lineage"]
+    fields = {name: release[name] for name in ("model", "sha256", "examples", "bytes")}
+    return {
+        "name": release["name"],
+        "digest": release["id"],
+        "source": source,
+        "source_type": "http",
+        "created_at": release["created"],
+        "created_by": release["by"],
+        **fields,
+        "versions": sorted(lineage["versions"]),
+        **{name: lineage.get(name) for name in ("profile", "parent", "exporter_version")},
+        "lineage": lineage,
+    }
+
+
+def _format_of(output: Path) -> str:
+    """Return the format that the ending of a file stands for."""
+    suffix = output.suffix.lower()
+    if suffix in _OTHER_COMPRESSIONS:
+        expected = f"expected {output.with_suffix('')} or {output.with_suffix('.gz')}"
+        raise ExporterError(f"{output}: cannot be compressed as {suffix}: {expected}, or set --format")
+    if suffix == ".gz":
+        return _format_of(output.with_suffix(""))
+    return _SUFFIXES.get(suffix, "jsonl")
+
 
 _COMMANDS = {
-    "release": (releases.add_release, "freeze the accepted corrections of a model as a release"),
-    "export": (export.add_export, "write a release, or all accepted corrections, to a file"),
+    "release": (add_release, "freeze the accepted corrections of a model as a release"),
+    "export": (add_export, "write a release, or all accepted corrections, to a file"),
     "check": (check.add_check, "find near-duplicates in a release, and examples that are training rows"),
-    "evaluate": (evaluate.add_evaluate, "compare a candidate model's predictions with the labels of a release"),
     "import": (label_studio.add_import, "import annotations from Label Studio"),
-    "list": (releases.add_list, "list the releases, the newest first"),
+    "list": (add_list, "list the releases, the newest first"),
 }
 """What adds the options of each subcommand, and its summary."""
 

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exporter.commands.common import set_help
+from exporter.commands.common import add_exporter_options, exporter_client, set_help
 from exporter.commands.dataset.requests import TIMEOUT, read_document
-from exporter.commands.exporter_client import add_exporter_options, exporter_client
 from exporter.datasets.label_studio import ImportedDecision, SkippedTask, read_decisions
 from exporter.errors import ExporterError
 from exporter.http_client.client import Client

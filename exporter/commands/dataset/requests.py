@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
+import hashlib
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
+from exporter.commands.common import Progress
 from exporter.errors import ExporterError
 from exporter.http_client.client import Client, Response
 
@@ -50,3 +56,42 @@ def write_document(output: Path, document: Any) -> None:
         output.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise ExporterError(f"{output}: cannot be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _open(partial: Path, output: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    """Open the file to write; the same content compressed is always the same file."""
+    with partial.open("wb") as file:
+        if output.suffix.lower() != ".gz":
+            yield file
+            return
+        with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as compressed:
+            yield compressed
+
+
+def download_content(client: Client, path: str, output: Path, sha256: str | None) -> int:
+    """Write a response's body to a file, all of it or nothing, and return its size in bytes."""
+    partial = output.with_name(output.name + ".partial")
+    size, digest = 0, hashlib.sha256()
+    try:
+        with client.open("GET", path) as response:
+            if response.status != 200:
+                raise ExporterError(f"{path}: {Response(response.status, response.read(2**20)).error_message()}")
+            if sha256 is not None and response.headers.get("ETag") is None:
+                sha256 = None
+                print("inputs that were redacted since the release are left out: its SHA-256 differs", file=sys.stderr)
+            with _open(partial, output) as file, Progress() as progress:
+                for piece in response.stream(2**18):
+                    file.write(piece)
+                    digest.update(piece)
+                    size += len(piece)
+                    progress(output.name, None, size, "bytes")
+        if sha256 is not None and digest.hexdigest() != sha256:
+            raise ExporterError(f"{path}: SHA-256 is {digest.hexdigest()}, not {sha256}: {output} is not written")
+        size = partial.stat().st_size
+        partial.replace(output)
+    except OSError as error:
+        raise ExporterError(f"{output}: cannot be written: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return size

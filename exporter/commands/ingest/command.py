@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from exporter.commands.common import add_config_file, add_table_options
+from exporter.commands.common import Progress, add_config_file, add_table_options, column_type
 from exporter.commands.ingest import quality_report, report
 from exporter.commands.ingest.input_file import FORMATS, Input, add_input_options, open_input
 from exporter.commands.ingest.json_lines import Lines
@@ -25,8 +25,6 @@ from exporter.commands.ingest.remote import RowLabels, Sender, table_chunks
 from exporter.commands.ingest.remote_write import RemoteWrite
 from exporter.commands.ingest.sending import BATCH, add_sending_options, begin_sending, sending_client
 from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, output_types
-from exporter.commands.progress import Progress
-from exporter.commands.type_option import column_type
 from exporter.errors import BatchError, UsageError, printable
 from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.model_monitor import ModelMonitor
@@ -57,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--textfile", type=Path, metavar="FILE", help="write the run's metrics to a .prom file for node_exporter")
     add("--fail-on-drift", action="store_true", help=f"exit with status {DRIFTED} if anything has drifted")
     add("--exporter", metavar="URL", help="send the rows to this exporter, which counts them")
-    add_sending_options(parser, "ingest", deprecated="MODEL_EXPORTER_TOKEN")
+    add_sending_options(parser, "ingest")
 
 
 def run(options: argparse.Namespace) -> int:

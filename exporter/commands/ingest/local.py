@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from exporter.commands.common import Progress
 from exporter.commands.ingest.json_lines import Lines
 from exporter.commands.ingest.table import Refused, Rows, Table
-from exporter.commands.progress import Progress
 from exporter.config import ModelConfig
 from exporter.errors import BatchError, printable
 from exporter.features.extract import as_list, is_missing

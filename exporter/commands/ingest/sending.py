@@ -6,8 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from exporter.commands.common import add_credentials, checked, whole_number
-from exporter.commands.exporter_client import exporter_client
+from exporter.commands.common import add_credentials, checked, exporter_client, whole_number
 from exporter.commands.ingest.checkpoint import State, begin
 from exporter.commands.ingest.input_file import Input
 from exporter.http_client.client import NO_RETRY, Client
@@ -20,10 +19,10 @@ BATCH = MAX_REJECTED
 """Rows of a request, at most and by default: an exporter does not look at the rest after as many wrong ones."""
 
 
-def add_sending_options(parser: argparse.ArgumentParser, command: str, deprecated: str | None = None) -> None:
-    """Add the options of a command that sends a file; ``deprecated`` is that of `add_credentials`."""
+def add_sending_options(parser: argparse.ArgumentParser, command: str) -> None:
+    """Add the options of a command that sends a file."""
     add = parser.add_argument
-    add_credentials(parser, "MODEL_EXPORTER", deprecated=deprecated)
+    add_credentials(parser, "MODEL_EXPORTER")
     text = "rows in a request to the exporter (%(default)s)"
     add("--batch-size", type=whole_number(1, MAX_REJECTED), default=BATCH, metavar="N", help=text)
     text = "how long to retry when the exporter does not respond or is full (%(default)s)"

@@ -14,8 +14,7 @@ from aiohttp import web
 
 from exporter.client.transport import Transport, split_address
 from exporter.commands import logs
-from exporter.commands.addresses import Address, address
-from exporter.commands.common import add_log_options, seconds
+from exporter.commands.common import Address, add_log_options, address, seconds
 from exporter.commands.proxy import upstream
 from exporter.commands.proxy.forward import Forwarder
 from exporter.commands.proxy.metrics import Metrics, ProxyCollector, create_app
