@@ -21,7 +21,7 @@ from exporter.errors import ConfigError
 from exporter.server.http.problem import Reply, problem
 from exporter.validation import any_of, convert, preview, suggestion
 
-SCOPES = ("feedback", "ingest", "read", "review")
+SCOPES = ("feedback", "ingest", "notify", "read", "review")
 """The scopes of tokens."""
 USER = "user"
 """The scope of users with a password; no token has it."""

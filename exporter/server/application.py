@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
 import math
 import threading
@@ -28,6 +29,8 @@ from exporter.monitoring.snapshots import SnapshotSaver, restore
 from exporter.profiles.profile import image_inputs
 from exporter.server.alerts import AlertSource, Inbox, Scrapes
 from exporter.server.client_log import ClientLog
+from exporter.server.http.problem import Reply
+from exporter.server.idempotency import IdempotencyCache
 from exporter.server.pipeline import Pipeline
 from exporter.server.reload import ModelFileWatch, Reloader
 from exporter.server.stored_inputs import feedback_inputs
@@ -210,6 +213,8 @@ class Exporter:
         The exporter's own metrics, which `telemetry` counts.
     client_log : ClientLog
         Counts and logs the events that are refused.
+    idempotency : IdempotencyCache
+        The responses to requests with an ``Idempotency-Key``.
     store : Store
         The database.
     pipeline : Pipeline
@@ -255,6 +260,7 @@ class Exporter:
         self.registry = CollectorRegistry(auto_describe=False)
         self.telemetry = ExporterMetrics(self.registry)
         self.client_log = ClientLog(self.telemetry)
+        self.idempotency = IdempotencyCache(self.client_log)
         self.store = self._open_store(config)
         self.shared = SharedCounts()
         restore(self.store, monitors, time.monotonic(), time.time(), self.shared)
@@ -418,3 +424,59 @@ def _disks(config: Config) -> list[Path]:
     if is_shared(database) or not (database.database or "").startswith("/"):
         return [Path("/")]
     return [Path("/"), Path(database.database or "/")]
+
+
+TEXT = "text/plain; charset=utf-8"
+
+
+def metrics(exporter: Exporter, accept: str, encodings: str, names: Collection[str]) -> Reply:
+    """Return the metrics (``GET /metrics``).
+
+    Parameters
+    ----------
+    exporter
+        The exporter's state.
+    accept, encodings
+        The request's ``Accept`` and ``Accept-Encoding``.
+    names
+        The families or samples to return; all of them without any.
+    """
+    body, content_type = exporter.metrics(accept, names)
+    headers: tuple[tuple[str, str], ...] = (("Vary", "Accept, Accept-Encoding"),)
+    if len(body) > 1000 and takes_gzip(encodings):
+        body = gzip.compress(body, compresslevel=1, mtime=0)
+        headers += (("Content-Encoding", "gzip"),)
+    return Reply(200, body, headers, content_type)
+
+
+def healthy(exporter: Exporter) -> Reply:
+    """Return whether the process runs (``GET /-/healthy``), in the words of Prometheus."""
+    if exporter.status.alive:
+        return _text("model-exporter is healthy.\n")
+    return _text("a thread of model-exporter has stopped: see its log, and restart it.\n", 503)
+
+
+def ready(exporter: Exporter) -> Reply:
+    """Return whether events are accepted (``GET /-/ready``); a ready exporter may have warnings."""
+    if not exporter.status.ready:
+        return _text("model-exporter is stopping.\n", 503)
+    if exporter.store.fault:  # the log has it; a probe may be open to everyone
+        return _text("model-exporter cannot store anything: see its log for what is wrong with its database.\n", 503)
+    return _text("".join(["model-exporter is ready.\n", *(f"warning: {w}\n" for w in exporter.status.warnings)]))
+
+
+def takes_gzip(encodings: str) -> bool:
+    """Return whether an ``Accept-Encoding`` header allows gzip.
+
+    >>> takes_gzip("deflate, gzip;q=0.5"), takes_gzip("*"), takes_gzip("gzip; q=0, *"), takes_gzip("")
+    (True, True, False, False)
+    """
+    weights = {}
+    for part in encodings.lower().split(","):
+        coding, _, weight = part.replace(" ", "").partition(";q=")
+        weights[coding] = weight.strip("0.") != "" if weight else True
+    return weights.get("gzip", weights.get("*", False))
+
+
+def _text(text: str, status: int = 200) -> Reply:
+    return Reply(status, text.encode(), content_type=TEXT)

@@ -24,8 +24,7 @@ from urllib.parse import parse_qsl, unquote_to_bytes
 from exporter.errors import EventError, QueueFullError, StoreError
 from exporter.server.access import CALLER, OPEN, SAFE, Caller, WebConfig, cross_origin_error, scope_error
 from exporter.server.api.parameters import parse_ids
-from exporter.server.api.probes import Probes
-from exporter.server.application import Exporter
+from exporter.server.application import Exporter, healthy, metrics, ready
 from exporter.server.client_log import set_client
 from exporter.server.http.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.http.request import (
@@ -241,7 +240,7 @@ BACKPRESSURE_SECONDS = 0.005
 """Time that a client waits longer for its answer, for each 16 KiB of body, while the queue is more than half full."""
 REFUSAL_SECONDS = 0.1
 """Time that a client without valid credentials waits for its 401, so that a flood of them costs little."""
-_OTHER = Route("Not in the table: Flask answers it.", {})
+_OTHER = Route("", "Not in the table: Flask answers it.", {})
 _PREDICTIONS, _FEEDBACK = ROUTES["POST /v1/predictions"], ROUTES["POST /v1/feedback"]
 _JSON = b"application/json"
 _ONE_ACCEPTED = {
@@ -270,7 +269,6 @@ class Application:
         self._exporter = exporter
         self._web = web
         self._ingest = Ingest(exporter)
-        self._probes = Probes(exporter)
         self._pools = ThreadPools()
         self._scrapes: dict[tuple[str, str, tuple[str, ...]], asyncio.Future[Reply]] = {}
         self._flask: Flask | None = None
@@ -390,9 +388,9 @@ class Application:
     async def _probe(self, request: Request) -> Reply:
         """Answer a probe or a scrape."""
         if request.path == "/-/healthy":
-            return self._probes.healthy()
+            return healthy(self._exporter)
         if request.path == "/-/ready":
-            return self._probes.ready()
+            return ready(self._exporter)
         names = tuple(value for key, value in parse_qsl(request.query) if key == "name[]")
         key = (request.header("accept") or "", request.header("accept-encoding") or "", names)
         scrape = self._scrapes.get(key)
@@ -408,7 +406,7 @@ class Application:
 
         def render() -> Reply:
             self._scrapes.pop(key, None)
-            return self._probes.metrics(*key)
+            return metrics(self._exporter, *key)
 
         try:
             return await self._pools["scrapes"].run(render, client)
@@ -422,7 +420,7 @@ class Application:
             if self._flask is None:
                 from exporter.server.flask_app import create_app
 
-                self._flask = create_app(self._exporter, self._ingest)
+                self._flask = create_app(self._exporter)
             return self._flask
 
     async def _stream(self, request: Request, streamed: Streamed, send: Send) -> None:

@@ -2,85 +2,78 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import logging
 import traceback
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
 
 import msgspec
 from flask import Flask, Response, g, render_template, request
 from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAllowed, NotFound
 
+from exporter.datasets.release import EmptyError
 from exporter.errors import EventError, StoreError
 from exporter.server.access import CALLER, SAFE, USER, Caller, cross_origin_error, scope_error
-from exporter.server.api import (
-    comparison,
-    corrections,
-    datasets,
-    integrations,
-    openapi,
-    operations,
-    retraining,
-    slices,
-)
-from exporter.server.api import ingest as api
 from exporter.server.application import Exporter
 from exporter.server.http.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
-from exporter.server.ingest import Ingest
 from exporter.server.pages import drift, home, quality, review, runbooks
-from exporter.server.pages import slices as slices_page
 from exporter.server.routes import ROUTES
 from exporter.validation import any_of, closest, preview
 from exporter.wire.payload import MAX_BODY
 
 log = logging.getLogger(__name__)
 
+PAGES: tuple[ModuleType, ...] = (drift, home, quality, review, runbooks)
+"""The pages that have functions of their own for their templates."""
 
-def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
-    """Return the Flask application of an exporter. Users and tokens are not checked here but by the ASGI application.
 
-    Parameters
-    ----------
-    exporter
-        The exporter's state.
-    ingest
-        Shared with the ASGI application; by default a new one.
-    """
-    app = Flask(__name__)
+class _Flask(Flask):
+    """Takes responses that are independent of the framework, too."""
+
+    def make_response(self, rv: Any) -> Response:
+        return super().make_response(rv.flask() if isinstance(rv, Reply) else rv)
+
+
+def create_app(exporter: Exporter) -> Flask:
+    """Return the Flask application of an exporter; the ASGI application has authenticated its requests."""
+    app = _Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.url_map.merge_slashes = False  # no redirects, which would name the Host of the request
     app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = app.jinja_env.keep_trailing_newline = True
-    ingest = ingest or Ingest(exporter)
-    app.register_blueprint(api.blueprint(exporter, ingest))
-    app.register_blueprint(integrations.blueprint(exporter, ingest))
-    app.register_blueprint(corrections.blueprint(exporter, ingest.idempotency))
-    app.register_blueprint(datasets.blueprint(exporter))
-    app.register_blueprint(comparison.blueprint(exporter))
-    app.register_blueprint(retraining.blueprint(exporter))
-    app.register_blueprint(slices.blueprint(exporter))
-    app.register_blueprint(operations.blueprint(exporter))
-    app.register_blueprint(home.blueprint(exporter))
-    app.register_blueprint(runbooks.blueprint(exporter))
-    app.register_blueprint(drift.blueprint(exporter))
-    app.register_blueprint(quality.blueprint(exporter))
-    app.register_blueprint(review.blueprint(exporter))
-    app.register_blueprint(slices_page.blueprint(exporter))
-    app.register_blueprint(openapi.blueprint())
+    for page in PAGES:
+        app.jinja_env.filters |= getattr(page, "FILTERS", {})
+        app.jinja_env.globals |= getattr(page, "GLOBALS", {})
+    made: dict[Any, Any] = {}
+    for key, route in ROUTES.items():
+        method, _, rule = key.partition(" ")
+        endpoint, view = _handler(route.handler, exporter, made)
+        app.add_url_rule(rule, endpoint, view, methods=[method], strict_slashes=rule != "/runbooks/")
 
     @app.before_request
-    def _permit() -> Response | None:
+    def _permit() -> Any:
         """Check the origin of a request and the scope of an authenticated caller; set ``flask.g.user`` to its name."""
+        if request.environ["PATH_INFO"].startswith("//"):  # which Werkzeug would take for one slash
+            raise NotFound
         # The ASGI application has checked the origin already; under another WSGI server only this does.
         if error := cross_origin_error(request.method, request.headers.get):
-            return error.flask()
+            return error
         caller: Caller | None = request.environ.get(CALLER)
         g.user = caller.name if caller else None
         if caller is None or request.url_rule is None:
             return None
-        refused = scope_error(caller, needed_scope(request.method, request.url_rule.rule))
-        return refused.flask() if refused else None
+        return scope_error(caller, needed_scope(request.method, request.url_rule.rule))
 
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(EventError, lambda error: event_problem(error).flask())
-    app.register_error_handler(StoreError, lambda error: _for_people(store_problem(error)))
+    app.register_error_handler(EmptyError, lambda error: problem(409, str(error)).flask())
+
+    @app.errorhandler(StoreError)
+    def _store_error(error: StoreError) -> Any:
+        is_review = request.path.startswith("/review")
+        return review.store_error(exporter, error) if is_review else _for_people(store_problem(error))
 
     @app.errorhandler(Exception)
     def _unexpected(error: Exception) -> Response:
@@ -89,6 +82,32 @@ def create_app(exporter: Exporter, ingest: Ingest | None = None) -> Flask:
         return http_error(InternalServerError(INTERNAL_ERROR))
 
     return app
+
+
+def _handler(name: str, exporter: Exporter, made: dict[Any, Any]) -> tuple[str, Callable[..., Any]]:
+    """Return the endpoint and the function of a route's handler.
+
+    Parameters
+    ----------
+    name
+        See `Route.handler`.
+    exporter
+        What it is given.
+    made
+        The objects of the classes that have handlers, and the handlers; each is made once.
+    """
+    module, _, path = name.partition(":")
+    owner, _, method = path.rpartition(".")
+    code: Any = importlib.import_module(f"exporter.server.{module}")
+    endpoint = f"{module.rpartition('.')[2]}.{method}"
+    if name not in made and owner:
+        kind = getattr(code, owner)
+        if kind not in made:
+            made[kind] = kind(exporter)
+        made[name] = getattr(made[kind], method)
+    elif name not in made:
+        made[name] = functools.partial(getattr(code, method), exporter)
+    return endpoint, made[name]
 
 
 def http_error(error: HTTPException) -> Response:

@@ -24,7 +24,7 @@ from exporter.server.http.problem import (
     rejected_document,
     store_problem,
 )
-from exporter.server.idempotency import IdempotencyCache, check_key, content_digest, reused_key
+from exporter.server.idempotency import check_key, content_digest, reused_key
 from exporter.server.stored_inputs import prepare_inputs
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, commit_timeout
 from exporter.validation import json_pointer, preview
@@ -71,7 +71,6 @@ class Ingest:
         self._feedback = Decoder(Feedback, lambda items: check_feedback(pipeline.monitors.models, items))
         self._events = Decoder(BusinessEvent, lambda events: check_business_events(pipeline.monitors.models, events))
         self._accepted_counter = functools.cache(exporter.telemetry.events.labels)
-        self.idempotency = IdempotencyCache(exporter.client_log)
 
     def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> Reply:
         """Queue the predictions in a body (``POST /v1/predictions``).
@@ -88,7 +87,7 @@ class Ingest:
             Whether the response has the predictions' identifiers.
         """
         digest = b"" if key is None else content_digest(body, b"ids" if ids else b"")
-        if key is not None and (previous := self.idempotency.get("predictions", key, digest)):
+        if key is not None and (previous := self._exporter.idempotency.get("predictions", key, digest)):
             return previous
         try:
             self._exporter.pipeline.check_capacity()
@@ -110,7 +109,7 @@ class Ingest:
         if full := self.enqueue("predictions", events, len(body)):
             return full
         reply = _accepted(events, rejected, ids, self._warn_of_member(events[0].model, unknown))
-        return reply if key is None else self.idempotency.remember("predictions", key, digest, reply)
+        return reply if key is None else self._exporter.idempotency.remember("predictions", key, digest, reply)
 
     def enqueue(self, source: str, events: Sequence[Prediction], size: int) -> Reply | None:
         """Queue checked predictions of ``size`` bytes; return the response to send if the queue is full."""
@@ -251,7 +250,7 @@ class Ingest:
 
     def events(self, body: bytes, key: str | None) -> Reply:
         """Count the business events in a body (``POST /v1/events``)."""
-        return self.idempotency.once("events", key, lambda: self._count_events(body), body)
+        return self._exporter.idempotency.once("events", key, lambda: self._count_events(body), body)
 
     def _count_events(self, body: bytes) -> Reply:
         try:

@@ -17,7 +17,6 @@ from exporter.server.http.problem import (
     rejected_document,
     store_problem,
 )
-from exporter.server.idempotency import IdempotencyCache
 from exporter.storage import LabelsResult
 from exporter.wire.decoder import Decoder
 from exporter.wire.events import LabelEvent, RejectedEvent, check_model
@@ -37,13 +36,10 @@ class Labels:
     ----------
     exporter
         The exporter that stores them.
-    idempotency
-        Remembers responses by their key.
     """
 
-    def __init__(self, exporter: Exporter, idempotency: IdempotencyCache) -> None:
+    def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
-        self._idempotency = idempotency
         self._decoder = Decoder(LabelEvent, lambda items: check_labels(exporter.pipeline.monitors.models, items))
 
     def record(self, body: bytes, lines: bool, key: str | None) -> Reply:
@@ -58,7 +54,7 @@ class Labels:
         key
             The ``Idempotency-Key`` header.
         """
-        return self._idempotency.once("labels", key, lambda: self._record(body, lines), body)
+        return self._exporter.idempotency.once("labels", key, lambda: self._record(body, lines), body)
 
     def _record(self, body: bytes, lines: bool) -> Reply:
         client_log = self._exporter.client_log

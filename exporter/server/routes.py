@@ -5,36 +5,110 @@ It is read by authorization, the dispatch of requests, the OpenAPI document and 
 
 from __future__ import annotations
 
+import functools
 import re
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from datetime import datetime
+from importlib.metadata import version
+from types import UnionType
+from typing import Annotated, Any, Literal, NamedTuple, get_origin
+
+import msgspec
 
 from exporter.datasets import FORMATS
 from exporter.server.access import USER
 from exporter.server.alerts import Notification
 from exporter.server.api import correction_schemas, schemas
-from exporter.server.api.request_bodies import (
+from exporter.server.api.correction_query import MAX_LIMIT, MAX_SEARCH
+from exporter.server.api.schemas import (
     BatchDecision,
+    Problem,
     ReleaseRequest,
     RetrainBody,
     ReviewDecision,
     SampleRequest,
 )
-from exporter.server.route_parameters import (
-    FORMAT,
-    IDS,
-    KEY,
-    MODEL,
-    PERIOD,
-    QUESTION,
-    QUEUE,
-    VERSIONS,
-    PageSize,
-    Parameter,
-)
+from exporter.server.http import problem as problems
+from exporter.server.http.problem import Reply, json_reply
+from exporter.slices.explain import MAX_LIMIT as MAX_SLICES
+from exporter.slices.explain import QUESTIONS
+from exporter.storage.review.correction_pages import ORDERS
+from exporter.storage.review.corrections import STATUSES, VERDICTS
 from exporter.wire.events import BusinessEvent, Feedback, LabelEvent, Prediction
 from exporter.wire.otlp import PROTOBUF
 from exporter.wire.payload import MAX_BODY
 from exporter.wire.proxy_records import ProxyRecord
+
+
+class Parameter(NamedTuple):
+    """A parameter of the query, or a header."""
+
+    name: str
+    type: Any = str
+    description: str = ""
+    required: bool = False
+    location: str = "query"
+
+
+def one_of(values: Any) -> Any:
+    """Return the type of a parameter that has one of these values."""
+    return Literal[tuple(sorted(values))]
+
+
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Time = Annotated[datetime, msgspec.Meta(tz=True)]
+PageSize = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
+KEY = Parameter(
+    "Idempotency-Key",
+    Annotated[str, msgspec.Meta(min_length=1, max_length=255)],
+    "Makes a retried request count once.",
+    location="header",
+)
+MODEL = Parameter("model", str, "A configured model.")
+FORMAT = Parameter("format", one_of(FORMATS), "The format of the file; JSON lines by default.")
+PERIOD = (
+    Parameter("since", _Time, "Corrections received at this time or later."),
+    Parameter("until", _Time, "Corrections received before this time."),
+)
+_PAGE = (
+    Parameter("limit", PageSize, "Entries on a page."),
+    Parameter("cursor", str, "From the URL next of the page before."),
+)
+VERSIONS = Parameter("var-version", list[str], "The version, as Grafana links have it; repeated for several versions.")
+QUEUE = (
+    MODEL,
+    Parameter("version"),
+    Parameter("segment"),
+    Parameter("status", one_of(STATUSES)),
+    Parameter("label", str, "The label of the review, or of the user without one, as JSON or plain text."),
+    Parameter("predicted", str, "The prediction, as JSON or plain text."),
+    Parameter("source", one_of(VERDICTS), "Users' corrections by default."),
+    Parameter("joined", one_of(("false", "true")), "With false, all feedback whose prediction has not arrived."),
+    *PERIOD,
+    Parameter("confidence_from", _Share),
+    Parameter("confidence_to", _Share),
+    Parameter("error_from", float, "The label minus the prediction, where both are numbers."),
+    Parameter("error_to", float, "The same; exclusive."),
+    Parameter(
+        "q",
+        Annotated[str, msgspec.Meta(max_length=MAX_SEARCH)],
+        "Text in the comment, the user, the prediction's identifier or the inputs.",
+    ),
+    Parameter("alike", int, "The corrections that are like this one, which stands for them in the order informative."),
+    Parameter("where", str, "The bins of a slice, as GET /v1/slices returns them, as a JSON object."),
+    Parameter("suspect", one_of(("false", "true")), "Whether they are accepted ones whose label may be wrong."),
+    Parameter("order", one_of(ORDERS), "The newest first by default."),
+    *_PAGE,
+)
+QUESTION = (
+    Parameter("model", str, "A configured model; by default the only one."),
+    Parameter("version", str, "A version; by default all that have the same profile."),
+    Parameter("of", one_of(QUESTIONS), "What the slices hold; corrections by default."),
+    Parameter("since", _Time, "Predictions received at this time or later; by default those of the last day."),
+    Parameter("limit", Annotated[int, msgspec.Meta(ge=1, le=MAX_SLICES)], "Slices at most; 10 by default."),
+)
+IDS = Parameter("ids", Literal["0", "1"], "With 1, returns the identifiers of the accepted predictions.")
+
 
 JSON, NDJSON, TEXT, HTML = "application/json", "application/x-ndjson", "text/plain", "text/html"
 OPENMETRICS, FORM, PNG = "application/openmetrics-text", "application/x-www-form-urlencoded", "image/png"
@@ -47,6 +121,10 @@ class Route(NamedTuple):
 
     Attributes
     ----------
+    handler
+        The function of the exporter and of the variables in the path that answers, or the method of a class of the
+        exporter: the module below ``exporter.server``, a colon, and its name. It is imported at the first request of
+        any page, so that an exporter without visitors loads no framework.
     summary
         What the operation does.
     responses
@@ -65,6 +143,7 @@ class Route(NamedTuple):
         Whether the body may be compressed, as collectors send it.
     """
 
+    handler: str
     summary: str
     responses: dict[int, Any]
     body: Any = None
@@ -93,6 +172,7 @@ _RECORDS: tuple[dict[int, Any], Any, tuple[Parameter, ...]] = (
 
 ROUTES: dict[str, Route] = {
     "POST /v1/predictions": Route(
+        "api.operations:Events.predictions",
         "Record predictions.",
         {202: schemas.AcceptedEvents},
         {JSON: Prediction | list[Prediction], NDJSON: None},
@@ -100,6 +180,7 @@ ROUTES: dict[str, Route] = {
         scope="ingest",
     ),
     "POST /v1/feedback": Route(
+        "api.operations:Events.feedback",
         "Record users' feedback; it is on disk before the response.",
         {201: schemas.FeedbackResult | schemas.FeedbackResults, 200: schemas.FeedbackResult | schemas.FeedbackResults},
         Feedback | list[Feedback],
@@ -108,6 +189,7 @@ ROUTES: dict[str, Route] = {
         pool="feedback",
     ),
     "POST /v1/labels": Route(
+        "api.operations:Events.labels",
         "Record true labels of predictions; they are on disk before the response.",
         {201: schemas.LabelsResult, 200: schemas.LabelsResult},
         {JSON: LabelEvent | list[LabelEvent], NDJSON: None},
@@ -116,6 +198,7 @@ ROUTES: dict[str, Route] = {
         pool="labels",
     ),
     "POST /v1/events": Route(
+        "api.operations:Events.business_events",
         "Count business events.",
         {202: schemas.AcceptedEvents},
         BusinessEvent | list[BusinessEvent],
@@ -123,17 +206,27 @@ ROUTES: dict[str, Route] = {
         scope="ingest",
     ),
     "POST /v1/notifications": Route(
-        "Receive Alertmanager's notifications.", {200: dict[str, Any]}, Notification, (KEY,), scope="ingest"
+        "api.operations:Events.notifications",
+        "Receive Alertmanager's notifications.",
+        {200: dict[str, Any]},
+        Notification,
+        (KEY,),
+        scope="notify",
     ),
     "GET /v1/corrections": Route(
-        "List corrections in the review queue.", {200: correction_schemas.Corrections}, parameters=QUEUE
+        "api.corrections:CorrectionsApi.list_corrections",
+        "List corrections in the review queue.",
+        {200: correction_schemas.Corrections},
+        parameters=QUEUE,
     ),
     "GET /v1/corrections/users": Route(
+        "api.corrections:CorrectionsApi.list_users",
         "Count the corrections of each user.",
         {200: correction_schemas.Users},
         parameters=(MODEL._replace(required=True),),
     ),
     "GET /v1/corrections/<int:correction_id>": Route(
+        "api.corrections:CorrectionsApi.show",
         "Return a correction with its history.",
         {200: correction_schemas.CorrectionWithHistory},
         parameters=(
@@ -142,12 +235,21 @@ ROUTES: dict[str, Route] = {
         ),
     ),
     "PATCH /v1/corrections": Route(
-        "Decide several corrections.", {200: correction_schemas.DecisionResults}, list[BatchDecision], scope="review"
+        "api.corrections:CorrectionsApi.decide_several",
+        "Decide several corrections.",
+        {200: correction_schemas.DecisionResults},
+        list[BatchDecision],
+        scope="review",
     ),
     "PATCH /v1/corrections/<int:correction_id>": Route(
-        "Decide a correction.", {200: correction_schemas.Correction}, ReviewDecision, scope="review"
+        "api.corrections:CorrectionsApi.decide",
+        "Decide a correction.",
+        {200: correction_schemas.Correction},
+        ReviewDecision,
+        scope="review",
     ),
     "POST /v1/corrections/samples": Route(
+        "api.corrections:CorrectionsApi.draw_sample",
         "Draw confident predictions without feedback for review.",
         {201: correction_schemas.SampleResult},
         SampleRequest,
@@ -155,6 +257,7 @@ ROUTES: dict[str, Route] = {
         scope="review",
     ),
     "GET /v1/dataset": Route(
+        "api.datasets:DatasetApi.stream",
         "Download the accepted corrections of a model.",
         {200: _FILES},
         parameters=(
@@ -167,6 +270,7 @@ ROUTES: dict[str, Route] = {
         pool="dataset",
     ),
     "POST /v1/dataset/releases": Route(
+        "api.datasets:DatasetApi.make_release",
         "Freeze the accepted corrections of a model in a release.",
         {201: schemas.Release, 200: schemas.Release},
         ReleaseRequest,
@@ -174,6 +278,7 @@ ROUTES: dict[str, Route] = {
         pool="dataset",
     ),
     "GET /v1/dataset/releases": Route(
+        "api.datasets:DatasetApi.list_releases",
         "List the releases, the newest first.",
         {200: schemas.Releases},
         parameters=(
@@ -184,12 +289,14 @@ ROUTES: dict[str, Route] = {
         pool="dataset",
     ),
     "GET /v1/dataset/releases/<key>": Route(
+        "api.datasets:DatasetApi.download",
         "Download a release, or return its document.",
         {200: _FILES | {JSON: schemas.Release | _TASKS}},
         parameters=(FORMAT,),
         pool="dataset",
     ),
     "GET /v1/compare": Route(
+        "api.operations:compare",
         "Compare two versions over the time in which both served.",
         {200: schemas.Comparison},
         parameters=(
@@ -201,48 +308,67 @@ ROUTES: dict[str, Route] = {
         pool="comparisons",
     ),
     "GET /v1/retrain-requests": Route(
+        "api.operations:list_retrain_requests",
         "List the requests for retraining, the newest first.",
         {200: schemas.RetrainRequests},
         parameters=(MODEL, Parameter("limit", PageSize, "Requests that are listed.")),
     ),
     "POST /v1/retrain-requests": Route(
-        "Ask the trainer for a new version of a model.", {201: schemas.RetrainRequest}, RetrainBody, scope="review"
+        "api.operations:request_retraining",
+        "Ask the trainer for a new version of a model.",
+        {201: schemas.RetrainRequest},
+        RetrainBody,
+        scope="review",
     ),
     "GET /v1/slices": Route(
+        "api.operations:slices",
         "Find the combinations of bins that hold the most of a model's corrections, errors, estimated loss or drift.",
         {200: schemas.Slices},
         parameters=QUESTION,
         pool="slices",
     ),
     "GET /metrics": Route(
+        "api.operations:metrics",
         "Return the metrics.",
         {200: {TEXT: None, OPENMETRICS: None}},
         parameters=(Parameter("name[]", list[str], "Return only these metrics."),),
         pool="scrapes",
     ),
-    "GET /-/healthy": Route("Return whether the process runs.", _PROBE, scope=None),
-    "GET /-/ready": Route("Return whether events are accepted.", _PROBE, scope=None),
-    "POST /-/reload": Route("Reload the configuration.", _PROBE, scope=USER, pool="reload"),
-    "PUT /-/reload": Route("Reload the configuration.", _PROBE, scope=USER, pool="reload"),
-    "GET /": Route("The home page.", _HTML_PAGE),
+    "GET /-/healthy": Route("application:healthy", "Return whether the process runs.", _PROBE, scope=None),
+    "GET /-/ready": Route("application:ready", "Return whether events are accepted.", _PROBE, scope=None),
+    "POST /-/reload": Route("api.operations:reload", "Reload the configuration.", _PROBE, scope=USER, pool="reload"),
+    "PUT /-/reload": Route("api.operations:reload", "Reload the configuration.", _PROBE, scope=USER, pool="reload"),
+    "GET /": Route("pages.home:page", "The home page.", _HTML_PAGE),
     "GET /drift": Route(
+        "pages.drift:page",
         "The drift page.",
         _HTML_PAGE,
         parameters=(MODEL, Parameter("version"), VERSIONS, Parameter("window"), Parameter("feature")),
     ),
-    "GET /quality": Route("The quality page.", _HTML_PAGE, parameters=(MODEL, Parameter("version"), VERSIONS)),
-    "GET /slices": Route("The page of slices.", _HTML_PAGE, parameters=QUESTION, pool="slices"),
-    "GET /review": Route("The review page.", _HTML_PAGE, parameters=(*QUEUE, VERSIONS)),
+    "GET /quality": Route(
+        "pages.quality:page", "The quality page.", _HTML_PAGE, parameters=(MODEL, Parameter("version"), VERSIONS)
+    ),
+    "GET /slices": Route("pages.slices:page", "The page of slices.", _HTML_PAGE, parameters=QUESTION, pool="slices"),
+    "GET /review": Route("pages.review:ReviewPage.page", "The review page.", _HTML_PAGE, parameters=(*QUEUE, VERSIONS)),
     "POST /review/decide": Route(
-        "Decide a correction from the review page's form.", _REDIRECT, {FORM: dict[str, str]}, scope="review"
+        "pages.review:ReviewPage.decide",
+        "Decide a correction from the review page's form.",
+        _REDIRECT,
+        {FORM: dict[str, str]},
+        scope="review",
     ),
     "POST /review/samples": Route(
-        "Draw a sample from the review page's form.", _REDIRECT, {FORM: dict[str, str]}, scope="review"
+        "pages.review:ReviewPage.draw_sample",
+        "Draw a sample from the review page's form.",
+        _REDIRECT,
+        {FORM: dict[str, str]},
+        scope="review",
     ),
     "GET /v1/corrections/<int:correction_id>/inputs/<path:name>.png": Route(
-        "Return an image input as PNG.", {200: {PNG: None}}
+        "pages.review:ReviewPage.image", "Return an image input as PNG.", {200: {PNG: None}}
     ),
     "POST /v1/exchanges": Route(
+        "api.integrations:PayloadIngest.exchanges",
         "Record requests and responses that a proxy captured.",
         {202: schemas.AcceptedEvents},
         {JSON: ProxyRecord | list[ProxyRecord], NDJSON: None},
@@ -251,6 +377,7 @@ ROUTES: dict[str, Route] = {
         pool="payloads",
     ),
     "POST /v1/kserve": Route(
+        "api.integrations:PayloadIngest.kserve",
         "Record requests and responses that KServe's logger sends as CloudEvents.",
         {202: dict[str, Any]},
         {JSON: Any},
@@ -259,29 +386,43 @@ ROUTES: dict[str, Route] = {
         pool="payloads",
     ),
     "POST /v2/models/<model>/infer": Route(
-        "Record requests with their responses.", *_INFER, scope="ingest", pool="payloads"
+        "api.integrations:PayloadIngest.infer",
+        "Record requests with their responses.",
+        *_INFER,
+        scope="ingest",
+        pool="payloads",
     ),
     "POST /v2/models/<model>/versions/<version>/infer": Route(
-        "Record requests with their responses.", *_INFER, scope="ingest", pool="payloads"
+        "api.integrations:PayloadIngest.infer",
+        "Record requests with their responses.",
+        *_INFER,
+        scope="ingest",
+        pool="payloads",
     ),
     "POST /v1/logs": Route(
-        "Record predictions in OpenTelemetry's log records.", *_RECORDS, scope="ingest", pool="payloads", gzip=True
+        "api.integrations:PayloadIngest.logs",
+        "Record predictions in OpenTelemetry's log records.",
+        *_RECORDS,
+        scope="ingest",
+        pool="payloads",
+        gzip=True,
     ),
     "POST /v1/traces": Route(
-        "Record predictions in OpenTelemetry's spans.", *_RECORDS, scope="ingest", pool="payloads", gzip=True
+        "api.integrations:PayloadIngest.traces",
+        "Record predictions in OpenTelemetry's spans.",
+        *_RECORDS,
+        scope="ingest",
+        pool="payloads",
+        gzip=True,
     ),
-    "GET /runbooks/": Route("The runbooks of all alerts.", _HTML_PAGE),
-    "GET /runbooks/<name>": Route("The runbook of an alert.", _HTML_PAGE),
-    "GET /d/<uid>": Route("Redirect a link to a dashboard to Grafana, or to the page that replaces it.", _REDIRECT),
-    "GET /openapi.json": Route("Return this document.", {200: dict[str, Any]}),
+    "GET /runbooks/": Route("pages.runbooks:contents", "The runbooks of all alerts.", _HTML_PAGE),
+    "GET /runbooks/<name>": Route("pages.runbooks:page", "The runbook of an alert.", _HTML_PAGE),
+    "GET /d/<uid>": Route(
+        "pages.home:dashboard", "Redirect a link to a dashboard to Grafana, or to the page that replaces it.", _REDIRECT
+    ),
+    "GET /openapi.json": Route("routes:openapi", "Return this document.", {200: dict[str, Any]}),
 }
 """By method and Flask's rule. A test compares the table with the routes of the application."""
-_STATIC = {route: entry for route, entry in ROUTES.items() if "<" not in route}
-_PATTERNS = [
-    (re.compile(re.sub(r"<path:\w+>", ".+", re.sub(r"<(?:int:)?\w+>", "[^/]+", re.escape(route)))), entry)
-    for route, entry in ROUTES.items()
-    if "<" in route
-]
 
 
 def find(method: str, path: str) -> Route | None:
@@ -290,7 +431,142 @@ def find(method: str, path: str) -> Route | None:
     >>> find("HEAD", "/metrics").pool, find("POST", "/v2/models/m/infer").scope, find("GET", "/nothing")
     ('scrapes', 'ingest', None)
     """
-    text = f"{'GET' if method == 'HEAD' else method} {path}"
-    if entry := _STATIC.get(text):
+    method = "GET" if method == "HEAD" else method
+    if entry := ROUTES.get(f"{method} {path}"):
         return entry
-    return next((entry for pattern, entry in _PATTERNS if pattern.fullmatch(text)), None)
+    from werkzeug.exceptions import HTTPException  # imported with the first request of a rule with variables
+
+    try:
+        return ROUTES[_variable_rules().match(path, method)[0]]
+    except HTTPException:
+        return None
+
+
+@functools.cache
+def _variable_rules() -> Any:
+    from werkzeug.routing import Map, Rule
+
+    rules = [route.split(" ") for route in ROUTES if "<" in route]
+    return Map([Rule(rule, methods=[method], endpoint=f"{method} {rule}") for method, rule in rules]).bind("")
+
+
+_CONVERTER = re.compile(r"<(?:(\w+)(?:\([^)]*\))?:)?(\w+)>")
+_OBJECT = dict[str, Any] | None
+_ABOUT = (
+    "Monitors deployed models and manages users' corrections. "
+    "Without configured users and tokens no authentication is required. With them, each operation requires a token "
+    "with the scope listed at bearer, or a user with a password."
+)
+
+
+def openapi(_exporter: object) -> Reply:
+    """``GET /openapi.json``: return the OpenAPI document."""
+    return _reply()
+
+
+@functools.cache
+def _reply() -> Reply:
+    return json_reply(200, document())
+
+
+def document() -> dict[str, Any]:
+    """Build the OpenAPI document of all `ROUTES`."""
+    components: dict[str, Any] = {}
+
+    def schema(type_: Any) -> dict[str, Any]:
+        """Return the JSON schema of a type, and add those of its structs to the components."""
+        if isinstance(type_, UnionType) and any(map(_is_struct, type_.__args__)):
+            return {"anyOf": list(map(schema, type_.__args__))}
+        if get_origin(type_) is list and _is_struct(type_.__args__[0]):
+            return {"type": "array", "items": schema(type_.__args__[0])}
+        (result,), structs = msgspec.json.schema_components(
+            [_describable(type_)], ref_template="#/components/schemas/{name}"
+        )
+        components.update(structs)
+        return dict(result)
+
+    problem = {"description": "The error.", "content": {problems.CONTENT_TYPE: {"schema": schema(Problem)}}}
+    paths: dict[str, dict[str, Any]] = {}
+    for route, operation in ROUTES.items():
+        method, _, rule = route.partition(" ")
+        path = paths.setdefault(_CONVERTER.sub(r"{\2}", rule), {})
+        path[method.lower()] = _operation(operation, rule, schema)
+    for component in components.values():
+        if "description" in component:  # without the attributes, which are for readers of the code
+            component["description"] = component["description"].partition("\n")[0].replace("``", "`")
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "model-exporter", "version": version("model-exporter"), "description": _ABOUT},
+        "paths": paths,
+        "components": {
+            "schemas": dict(sorted(components.items())),
+            "responses": {"Problem": problem},
+            "securitySchemes": {
+                "basic": {"type": "http", "scheme": "basic"},
+                "bearer": {"type": "http", "scheme": "bearer"},
+            },
+        },
+    }
+
+
+_Schema = Callable[[Any], dict[str, Any]]
+
+
+def _operation(operation: Route, rule: str, schema: _Schema) -> dict[str, Any]:
+    parameters: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "in": "path",
+            "required": True,
+            "schema": {"type": "integer", "minimum": 0} if converter == "int" else {"type": "string"},
+        }
+        for converter, name in _CONVERTER.findall(rule)
+    ]
+    for parameter in operation.parameters:
+        entry = {
+            "name": parameter.name,
+            "in": parameter.location,
+            "required": parameter.required,
+            "schema": schema(parameter.type),
+        }
+        parameters.append(entry | ({"description": parameter.description} if parameter.description else {}))
+    responses: dict[str, Any] = {
+        str(status): {"description": operation.summary, "content": _content(type_, schema)}
+        for status, type_ in operation.responses.items()
+    }
+    result: dict[str, Any] = {"summary": operation.summary, "security": _security(operation.scope)}
+    if parameters:
+        result["parameters"] = parameters
+    if operation.body is not None:
+        result["requestBody"] = {"required": True, "content": _content(operation.body, schema)}
+    return {**result, "responses": {**responses, "default": {"$ref": "#/components/responses/Problem"}}}
+
+
+def _security(scope: str | None) -> list[dict[str, list[str]]]:
+    basic: list[dict[str, list[str]]] = [{"basic": []}]
+    return basic if scope == USER else [*basic, {"bearer": [] if scope is None else [scope]}]
+
+
+def _content(type_: Any, schema: _Schema) -> dict[str, Any]:
+    """Return the schemas by media type; a type that is not a `Media` is JSON."""
+    media = type_ if isinstance(type_, dict) else {JSON: type_}
+    return {name: {} if item is None else {"schema": schema(item)} for name, item in media.items()}
+
+
+def _is_struct(type_: Any) -> bool:
+    return isinstance(get_origin(type_) or type_, type) and (
+        issubclass(type_, msgspec.Struct) if get_origin(type_) is None else _is_struct(type_.__args__[0])
+    )
+
+
+def _describable(type_: Any) -> Any:
+    """Return a type whose raw JSON members are objects, because a schema cannot describe raw JSON."""
+    if not _is_struct(type_) or all(field.type is not msgspec.Raw for field in msgspec.structs.fields(type_)):
+        return type_
+    members = [
+        (field.encode_name, _OBJECT, None)
+        if field.type is msgspec.Raw
+        else (field.encode_name, field.type, *(() if field.required else (field.default,)))
+        for field in msgspec.structs.fields(type_)
+    ]
+    return msgspec.defstruct(type_.__name__, members, namespace={"__doc__": type_.__doc__}, kw_only=True)

@@ -20,8 +20,7 @@ from support.servers import Served, ask, eventually, free_port, write_config
 
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile_file import load, save
-from exporter.server.api.probes import Probes
-from exporter.server.application import Exporter
+from exporter.server.application import Exporter, ready
 
 RATIOS = [2.0, 3.0, 4.0, 5.0]
 FEATURE = 'model="credit",version="3",feature="age"'
@@ -109,11 +108,11 @@ def test_a_second_exporter_with_the_same_name_has_a_warning(postgres: Postgres, 
         for seconds in (30.0, 60.0, 90.0):
             for exporter in (first, second):
                 exporter._snapshots.save(start + seconds, time.time() + seconds)
-        ready = Probes(second).ready()
-        assert ready.status == 200
-        assert b"warning: windows are not saved: another exporter has the same store.replica" in ready.body
+        answer = ready(second)
+        assert answer.status == 200
+        assert b"warning: windows are not saved: another exporter has the same store.replica" in answer.body
         assert second.registry.get_sample_value("model_exporter_store_errors_total")
-        assert Probes(first).ready().body == b"model-exporter is ready.\n"
+        assert ready(first).body == b"model-exporter is ready.\n"
         assert first.registry.get_sample_value("model_exporter_store_errors_total") == 0
     finally:
         first.close()

@@ -71,7 +71,7 @@ QUESTIONS: list[tuple[str, str, Any, str | None]] = [
     ("POST", "/v1/predictions", PREDICTION, "ingest"),
     ("POST", "/v1/predictions?ids=1", PREDICTION, "ingest"),
     ("POST", "/v1/events", {"event": "contracts", "model": "credit"}, "ingest"),
-    ("POST", "/v1/notifications", HOOK, "ingest"),
+    ("POST", "/v1/notifications", HOOK, "notify"),
     ("POST", "/v1/feedback", WORD, "feedback"),
     ("PATCH", "/v1/corrections/99", {"status": "accepted", "revision": 1}, "review"),
     ("GET", "/v1/corrections", None, "read"),

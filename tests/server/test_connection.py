@@ -560,14 +560,14 @@ def test_scrapes_that_wait_share_a_response(exporter: Exporter, monkeypatch: pyt
     """However many scrapes hang or wait, probes are answered, and equal scrapes that wait are rendered once."""
     app = Application(exporter, WebConfig())
     go_on, rendered = threading.Event(), []
-    metrics = app._probes.metrics
+    metrics = exporter.metrics
 
     def slow(*arguments: Any) -> Any:
         rendered.append(arguments)
         go_on.wait(60)
         return metrics(*arguments)
 
-    monkeypatch.setattr(app._probes, "metrics", slow)
+    monkeypatch.setattr(exporter, "metrics", slow)
     answers: list[bytes] = []
 
     def clients(port: int, _: Server) -> None:

@@ -14,8 +14,7 @@ from flask.testing import FlaskClient
 from support.servers import write_config
 
 from exporter.cli import main
-from exporter.server.api.probes import Probes
-from exporter.server.application import Exporter
+from exporter.server.application import Exporter, ready
 from exporter.server.flask_app import create_app
 from exporter.server.reload import MAX_LOOKS
 from exporter.wire.events import Prediction
@@ -122,8 +121,8 @@ def test_an_invalid_file_leaves_all_models_in_use(fleet: Fleet, caplog: pytest.L
     assert f"{wrong} (models in use from its last valid version: loans)" in caplog.messages
     assert taken in caplog.messages
     assert fleet.valid() == {"a.yml": 0, "good.yml": 1, "loans.yml": 0} and fleet.successful() == 0
-    ready = Probes(fleet.exporter).ready()
-    assert ready.status == 200 and b"warning: loans.yml is not valid: see the home page\n" in ready.body
+    answer = ready(fleet.exporter)
+    assert answer.status == 200 and b"warning: loans.yml is not valid: see the home page\n" in answer.body
     page = fleet.client.get("/").text
     assert "models[0].profil: is not known; did you mean &#34;profile&#34;?" in page
     answer = fleet.client.post("/-/reload")
@@ -144,7 +143,7 @@ def test_of_many_invalid_files_the_first_are_named(fleet: Fleet, caplog: pytest.
     others = "5 more files are not valid: model-exporter check-config lists all"
     assert sum("team-" in message for message in caplog.messages) == 20 and others in caplog.messages
     for text in (
-        Probes(fleet.exporter).ready().body.decode(),
+        ready(fleet.exporter).body.decode(),
         fleet.client.get("/").text,
         fleet.client.post("/-/reload").json["detail"],
     ):
@@ -245,7 +244,7 @@ def test_no_file_keeps_the_others_from_being_used(
     assert fault.detail.endswith(message)
     text = fleet.exporter.metrics("", ())[0].decode()
     assert 'model_exporter_model_file_valid{file="good.yml"} 1.0' in text and '.yml"} 0.0' in text
-    assert fleet.client.get("/").status_code == 200 and Probes(fleet.exporter).ready().status == 200
+    assert fleet.client.get("/").status_code == 200 and ready(fleet.exporter).status == 200
     assert message in fleet.client.post("/-/reload").json["detail"]
 
 

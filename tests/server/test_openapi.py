@@ -13,11 +13,10 @@ import pytest
 from support.servers import Served, ask, eventually, write_config
 
 from exporter.server.access import SCOPES, USER
-from exporter.server.api.openapi import document
 from exporter.server.api.schemas import Problem
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
-from exporter.server.routes import ROUTES
+from exporter.server.routes import ROUTES, document
 
 METHODS = {"get", "put", "post", "delete", "patch", "head", "options", "trace"}
 

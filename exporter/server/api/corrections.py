@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from flask import Blueprint, Response, g, request
+from flask import Response, g, request
 
 from exporter.config import sampled_share
 from exporter.errors import EventError
@@ -19,12 +19,11 @@ from exporter.server.api.correction_query import (
     parse_query,
     with_new_label,
 )
-from exporter.server.api.ingest import idempotency_key
+from exporter.server.api.operations import idempotency_key
 from exporter.server.api.parameters import convert_body, parse_json
-from exporter.server.api.request_bodies import BatchDecision, ReviewDecision, SampleRequest
+from exporter.server.api.schemas import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.application import Exporter
 from exporter.server.http.problem import Reply, json_reply, problem
-from exporter.server.idempotency import IdempotencyCache
 from exporter.storage._schema import label_json
 from exporter.storage.review.correction_history import correction_history
 from exporter.storage.review.correction_pages import list_corrections
@@ -47,13 +46,10 @@ class CorrectionsApi:
     ----------
     exporter
         The store and the models.
-    idempotency
-        Answers retried requests.
     """
 
-    def __init__(self, exporter: Exporter, idempotency: IdempotencyCache) -> None:
+    def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
-        self._idempotency = idempotency
 
     def list_corrections(self) -> Response:
         """``GET /v1/corrections``: a page of the queue."""
@@ -159,20 +155,7 @@ class CorrectionsApi:
             count = sample_for_review(store, draw, sample.count, reviewer, redact)
             return json_reply(201, {"drawn": count})
 
-        return self._idempotency.once("samples", idempotency_key(), reply, request.get_data()).flask()
-
-
-def blueprint(exporter: Exporter, idempotency: IdempotencyCache) -> Blueprint:
-    """Return the routes of the review queue."""
-    routes = Blueprint("corrections", __name__, url_prefix="/v1/corrections")
-    api = CorrectionsApi(exporter, idempotency)
-    routes.get("")(api.list_corrections)
-    routes.get("/users")(api.list_users)
-    routes.get("/<int:correction_id>")(api.show)
-    routes.patch("/<int:correction_id>")(api.decide)
-    routes.patch("")(api.decide_several)
-    routes.post("/samples")(api.draw_sample)
-    return routes
+        return self._exporter.idempotency.once("samples", idempotency_key(), reply, request.get_data()).flask()
 
 
 def _json(document: Any) -> Response:

@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from urllib.parse import urlencode
 
 import msgspec
-from flask import Blueprint, Response, g, request
+from flask import Response, g, request
 
 from exporter.datasets import FORMATS, Format, release
 from exporter.datasets.examples import Pages, stored_pages
 from exporter.errors import EventError
 from exporter.server.api.parameters import check_parameters, convert_body, parse_json, parse_time, parse_whole_number
-from exporter.server.api.request_bodies import ReleaseRequest
+from exporter.server.api.schemas import ReleaseRequest
 from exporter.server.application import Exporter
-from exporter.server.http.problem import json_reply, problem
+from exporter.server.http.problem import Reply, json_reply, problem
 from exporter.server.http.request import STREAMED
 from exporter.storage import _releases as releases
 from exporter.storage._schema import label_json
@@ -54,7 +54,7 @@ class DatasetApi:
         pages = stored_pages(self._exporter.store, selection, redacted)
         return self._write(form, pages, model, f"{release.slug(model)}-dataset")
 
-    def make_release(self) -> Response:
+    def make_release(self) -> Reply:
         """``POST /v1/dataset/releases``: freeze the accepted corrections of a model."""
         wanted = _release_request(request.get_data())
         model = self._model(wanted.model)
@@ -73,11 +73,11 @@ class DatasetApi:
         if result.conflict:
             same = {"name": "other examples", "content": "the same examples"}[result.conflict]
             detail = f"there already is a release {preview(result.row['name'])} of {same}, and releases do not change"
-            return problem(409, detail, release=document).flask()
+            return problem(409, detail, release=document)
         location = ("Location", f"{request.path}/{document['id']}")
-        return json_reply(201 if result.new else 200, document, (location,)).flask()
+        return json_reply(201 if result.new else 200, document, (location,))
 
-    def list_releases(self) -> Response:
+    def list_releases(self) -> Reply:
         """``GET /v1/dataset/releases``: a page of the releases."""
         check_parameters(request.args, ("model", "limit", "cursor"))
         model = request.args.get("model")
@@ -92,20 +92,20 @@ class DatasetApi:
             arguments = urlencode({**request.args.to_dict(), "cursor": rows[limit - 1]["seq"]})
             next_url = f"{request.base_url}?{arguments}"
         documents = [release.release_document(row, self._redacted(row["model"])) for row in rows[:limit]]
-        return json_reply(200, {"releases": documents, "next": next_url}).flask()
+        return json_reply(200, {"releases": documents, "next": next_url})
 
-    def download(self, key: str) -> Response:
+    def download(self, key: str) -> Reply | Response:
         """``GET /v1/dataset/releases/<key>``: a release as a file, or its document."""
         check_parameters(request.args, ("format",))
         form = _format()
         with self._exporter.store.reading() as connection:
             row = releases.find_release(connection, key)
         if row is None:
-            return problem(404, f"there is no release {preview(key)}").flask()
+            return problem(404, f"there is no release {preview(key)}")
         store, redacted = self._exporter.store, self._redacted(row["model"])
         accepted = request.accept_mimetypes.best_match([form.content_type.partition(";")[0], "application/json"])
         if "format" not in request.args and accepted == "application/json":
-            return json_reply(200, release.release_document(row, redacted), (("Vary", "Accept"),)).flask()
+            return json_reply(200, release.release_document(row, redacted), (("Vary", "Accept"),))
         if form.name != "jsonl" or (redacted and release.holds(releases.read_chunks(store.reading, row), redacted)):
             # Without the release's ETag: its SHA-256 is not that of what remains.
             return self._write(form, release.frozen_pages(store, row, redacted), row["model"], row["name"])
@@ -135,22 +135,6 @@ class DatasetApi:
             raise EventError("", f"model: is required; {suggestion('', models)}", "missing_field")
         check_model(models, name)
         return name
-
-
-def blueprint(exporter: Exporter) -> Blueprint:
-    """Return the routes of datasets."""
-    routes = Blueprint("dataset", __name__, url_prefix="/v1/dataset")
-    api = DatasetApi(exporter)
-    routes.register_error_handler(release.EmptyError, _empty_error)
-    routes.get("")(api.stream)
-    routes.post("/releases")(api.make_release)
-    routes.get("/releases")(api.list_releases)
-    routes.get("/releases/<key>")(api.download)
-    return routes
-
-
-def _empty_error(error: release.EmptyError) -> Response:
-    return problem(409, str(error)).flask()
 
 
 def _headers(name: str, form: Format) -> dict[str, str]:

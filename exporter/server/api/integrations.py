@@ -8,12 +8,12 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import msgspec
-from flask import Blueprint, Response, request
+from flask import request
 
 from exporter.config import ModelConfig
 from exporter.errors import EventError
 from exporter.profiles.profile import CategoricalFeature, Profile
-from exporter.server.api.ingest import idempotency_key
+from exporter.server.api.operations import idempotency_key
 from exporter.server.api.parameters import parse_ids
 from exporter.server.application import Exporter
 from exporter.server.http.problem import Reply, event_problem
@@ -40,18 +40,47 @@ class PayloadIngest:
     ----------
     exporter
         Its configured models and profiles.
-    ingest
-        Queues the predictions.
     """
 
-    def __init__(self, exporter: Exporter, ingest: Ingest) -> None:
+    def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
-        self._ingest = ingest
+        self._ingest = Ingest(exporter)
         self._large_body = threading.Lock()
         self._served_last: dict[tuple[str, str], str] = {}
 
-    def kserve(self, headers: dict[str, str], body: bytes) -> Reply:
+    def kserve(self) -> Reply:
         """``POST /v1/kserve``: pair logged requests and responses, and take those that are complete."""
+        headers, body = {name.lower(): value for name, value in request.headers.items()}, request.get_data()
+        return self._once("kserve", lambda: self._kserve(headers, body))
+
+    def infer(self, model: str, version: str | None = None) -> Reply:
+        """``POST /v2/models/<model>/infer``: take requests with their responses."""
+        body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, parse_ids(request.args.get("ids"))
+        return self._once("infer", lambda: self._infer(model, version, body, ndjson, ids))
+
+    def exchanges(self) -> Reply:
+        """``POST /v1/exchanges``: take the records of a proxy."""
+        body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, parse_ids(request.args.get("ids"))
+        return self._once("exchanges", lambda: self._exchanges(body, ndjson, ids))
+
+    def logs(self) -> Reply:
+        """``POST /v1/logs``: take an export request of log records."""
+        return self._once_otlp("logs")
+
+    def traces(self) -> Reply:
+        """``POST /v1/traces``: take an export request of spans."""
+        return self._once_otlp("traces")
+
+    def _once_otlp(self, signal: Signal) -> Reply:
+        body, encoding = request.get_data(), request.headers.get("Content-Encoding", "identity")
+        protobuf = request.mimetype == PROTOBUF
+        return self._once(signal, lambda: self._otlp(signal, body, encoding, protobuf))
+
+    def _once(self, route: str, call: Callable[[], Reply]) -> Reply:
+        content = request.full_path.encode(), request.get_data()  # the path may name the model
+        return self._exporter.idempotency.once(route, idempotency_key(), call, *content)
+
+    def _kserve(self, headers: dict[str, str], body: bytes) -> Reply:
         pairer, paired = self._exporter.pairer, list[LoggedMessage]()
 
         def read() -> Iterator[Received | EventError]:
@@ -68,8 +97,7 @@ class PayloadIngest:
                 pairer.pair(message)
         return reply
 
-    def infer(self, model: str, version: str | None, body: bytes, ndjson: bool, ids: bool) -> Reply:
-        """``POST /v2/models/<model>/infer``: take requests with their responses."""
+    def _infer(self, model: str, version: str | None, body: bytes, ndjson: bool, ids: bool) -> Reply:
 
         def read() -> _Items:
             self._names().resolve([model])
@@ -77,13 +105,12 @@ class PayloadIngest:
 
         return self._take("infer", body, read, ndjson or body.lstrip()[:1] == b"[", ids)
 
-    def exchanges(self, body: bytes, ndjson: bool, ids: bool) -> Reply:
-        """``POST /v1/exchanges``: take the records of a proxy."""
+    def _exchanges(self, body: bytes, ndjson: bool, ids: bool) -> Reply:
         many = ndjson or body.lstrip()[:1] == b"["
         return self._take("exchanges", body, lambda: proxy_records.read(body, ndjson), many, ids)
 
-    def otlp(self, signal: Signal, body: bytes, encoding: str, protobuf: bool) -> Reply:
-        """``POST /v1/logs`` and ``/v1/traces``: take an export request, and answer as OTLP specifies."""
+    def _otlp(self, signal: Signal, body: bytes, encoding: str, protobuf: bool) -> Reply:
+        """Take an export request, and answer as OTLP specifies."""
         content_type = PROTOBUF if protobuf else "application/json"
         problem, rejected = self._export(signal, body, encoding, protobuf)
         if problem:
@@ -188,44 +215,3 @@ def configured(config: ModelConfig, profile: Profile | None) -> ConfiguredModel:
         classes = sorted_classes({*target.categories, *target.rare})
         return ConfiguredModel(config, profile.inputs, order, "classification", classes)
     return ConfiguredModel(config, profile.inputs, order, "regression" if target else None)
-
-
-def blueprint(exporter: Exporter, ingest: Ingest) -> Blueprint:
-    """Return the routes of other servers' formats."""
-    routes = Blueprint("integrations", __name__)
-    payloads = PayloadIngest(exporter, ingest)
-
-    def once(route: str, call: Callable[[], Reply]) -> Response:
-        content = request.full_path.encode(), request.get_data()  # the path may name the model
-        return ingest.idempotency.once(route, idempotency_key(), call, *content).flask()
-
-    @routes.post("/v1/kserve")
-    def kserve() -> Response:
-        headers, body = {name.lower(): value for name, value in request.headers.items()}, request.get_data()
-        return once("kserve", lambda: payloads.kserve(headers, body))
-
-    @routes.post("/v2/models/<model>/infer")
-    @routes.post("/v2/models/<model>/versions/<version>/infer")
-    def infer(model: str, version: str | None = None) -> Response:
-        body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, parse_ids(request.args.get("ids"))
-        return once("infer", lambda: payloads.infer(model, version, body, ndjson, ids))
-
-    @routes.post("/v1/exchanges")
-    def exchanges() -> Response:
-        body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, parse_ids(request.args.get("ids"))
-        return once("exchanges", lambda: payloads.exchanges(body, ndjson, ids))
-
-    @routes.post("/v1/logs")
-    def logs() -> Response:
-        return export("logs")
-
-    @routes.post("/v1/traces")
-    def traces() -> Response:
-        return export("traces")
-
-    def export(signal: Signal) -> Response:
-        body, encoding = request.get_data(), request.headers.get("Content-Encoding", "identity")
-        protobuf = request.mimetype == PROTOBUF
-        return once(signal, lambda: payloads.otlp(signal, body, encoding, protobuf))
-
-    return routes

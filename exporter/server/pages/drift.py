@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from flask import Blueprint, render_template, request
+from flask import render_template, request
 
 from exporter.monitoring.drift_evidence import LIMIT
 from exporter.monitoring.drift_report import OUTPUTS, TargetDrift, target_drifts, worst
@@ -457,29 +457,18 @@ STATUS = {
 SMALL_CHART_SPECIAL_WIDTH = 6.0
 
 
-def blueprint(exporter: Exporter) -> Blueprint:
-    """Return the page ``/drift``."""
-    routes = Blueprint("drift", __name__)
-    routes.add_app_template_filter(describe)
-    routes.add_app_template_filter(describe_dependence)
-    routes.add_app_template_filter(describe_importance)
-    routes.add_app_template_filter(status_text)
-    routes.add_app_template_filter(share)
-
-    @routes.get("/drift")
-    def page() -> tuple[str, int]:
-        exporter.pipeline.settle(0.2)
-        now = time.monotonic()
-        monitors = list(exporter.pipeline.monitors)
-        exporter.drift_history.sample(monitors, now)
-        context: dict[str, Any] = {"monitors": monitors, "names": [model.name for model in exporter.config.models]}
-        try:
-            context |= _context(exporter, monitors, now)
-        except UnknownError as error:
-            return render_template("drift.html", **context, unknown=str(error)), 404
-        return render_template("drift.html", **context), 200
-
-    return routes
+def page(exporter: Exporter) -> tuple[str, int]:
+    """``GET /drift``: the drift page."""
+    exporter.pipeline.settle(0.2)
+    now = time.monotonic()
+    monitors = list(exporter.pipeline.monitors)
+    exporter.drift_history.sample(monitors, now)
+    context: dict[str, Any] = {"monitors": monitors, "names": [model.name for model in exporter.config.models]}
+    try:
+        context |= _context(exporter, monitors, now)
+    except UnknownError as error:
+        return render_template("drift.html", **context, unknown=str(error)), 404
+    return render_template("drift.html", **context), 200
 
 
 def status_text(drift: TargetDrift) -> str:
@@ -568,3 +557,7 @@ def _row(drift: TargetDrift, ages: Any, scores: Any, special_width: float) -> di
         "chart": distribution(drift, special_width),
         "trend": trend(ages, scores[:, drift.index] if len(ages) else ages, drift),
     }
+
+
+FILTERS = {f.__name__: f for f in (describe, describe_dependence, describe_importance, status_text, share)}
+"""Functions of the template."""

@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
 
-from flask import Blueprint, redirect, render_template, request, url_for
+from flask import redirect, render_template, request, url_for
 from markupsafe import Markup
 from werkzeug.wrappers import Response
 
@@ -479,67 +479,54 @@ MAX_REQUESTS = 50
 """Newest requests for retraining among which the page looks for the last one of each model."""
 
 
-def blueprint(exporter: Exporter) -> Blueprint:
-    """Return the home page."""
-    routes = Blueprint("pages", __name__)
-    routes.add_app_template_filter(percent)
-    routes.add_app_template_filter(number)
-    routes.add_app_template_filter(time_tag)
-    routes.add_app_template_filter(alert_severity)
-    routes.add_app_template_global(drift_parameters)
-    routes.add_app_template_global(review_parameters)
-    routes.add_app_template_global(slices_of_alert)
-    routes.add_app_template_global(dashboard_url)
+def page(exporter: Exporter) -> str:
+    """``GET /``: the home page."""
+    exporter.pipeline.settle(0.2)
+    alerts = exporter.alerts.read()
+    rows = model_rows(exporter.pipeline.monitors, alerts.alerts, alerts.budgets, time.monotonic())
+    open_rows = max(MAX_OPEN_ROWS, sum(row.troubled for row in rows))
+    seen = {row.model for row in rows}
+    return render_template(
+        "home.html",
+        alerts=alerts,
+        incidents=group_alerts(alerts.alerts),
+        max_open_incidents=MAX_OPEN_INCIDENTS,
+        max_listed=MAX_LISTED_ALERTS,
+        max_names=MAX_NAMES,
+        states={layer: _state(layer, alerts.firing) for layer in LAYERS},
+        pending_by_layer=Counter(alert.labels.get("layer") for alert in alerts.pending),
+        rows=rows[:open_rows],
+        started=_recent_start(exporter.started),
+        more_rows=rows[open_rows:],
+        models=exporter.config.models,
+        problems=exporter.reloader.files.problems,
+        reload_failure=exporter.reloader.failure,
+        names={model.name for model in exporter.config.models},
+        silent=[model.name for model in exporter.config.models if model.name not in seen],
+        webhook=f"{exporter.link_addresses()[0]}/v1/notifications",
+        links=exporter.config.links,
+        last=exporter.inbox.last()[:MAX_NOTIFICATIONS],
+        machine=machine_figures(exporter.exposition.machine()),
+        outputs=OUTPUTS,
+        drift_threshold=THRESHOLDS[FEATURE_ALERT].default,
+        pending_corrections=_pending(exporter),
+        retrain_requests=_retrain_requests(exporter),
+        min_attempts=MIN_ATTEMPTS,
+        min_corrections=MIN_CORRECTIONS,
+        enough_labels=ENOUGH,
+        dashboard=uid if re.fullmatch(r"[\w-]{1,40}", uid := request.args.get("dashboard", "")) else None,
+    )
 
-    @routes.get("/")
-    def home() -> str:
-        exporter.pipeline.settle(0.2)
-        alerts = exporter.alerts.read()
-        rows = model_rows(exporter.pipeline.monitors, alerts.alerts, alerts.budgets, time.monotonic())
-        open_rows = max(MAX_OPEN_ROWS, sum(row.troubled for row in rows))
-        seen = {row.model for row in rows}
-        return render_template(
-            "home.html",
-            alerts=alerts,
-            incidents=group_alerts(alerts.alerts),
-            max_open_incidents=MAX_OPEN_INCIDENTS,
-            max_listed=MAX_LISTED_ALERTS,
-            max_names=MAX_NAMES,
-            states={layer: _state(layer, alerts.firing) for layer in LAYERS},
-            pending_by_layer=Counter(alert.labels.get("layer") for alert in alerts.pending),
-            rows=rows[:open_rows],
-            started=_recent_start(exporter.started),
-            more_rows=rows[open_rows:],
-            models=exporter.config.models,
-            problems=exporter.reloader.files.problems,
-            reload_failure=exporter.reloader.failure,
-            names={model.name for model in exporter.config.models},
-            silent=[model.name for model in exporter.config.models if model.name not in seen],
-            webhook=f"{exporter.link_addresses()[0]}/v1/notifications",
-            links=exporter.config.links,
-            last=exporter.inbox.last()[:MAX_NOTIFICATIONS],
-            machine=machine_figures(exporter.exposition.machine()),
-            outputs=OUTPUTS,
-            drift_threshold=THRESHOLDS[FEATURE_ALERT].default,
-            pending_corrections=_pending(exporter),
-            retrain_requests=_retrain_requests(exporter),
-            min_attempts=MIN_ATTEMPTS,
-            min_corrections=MIN_CORRECTIONS,
-            enough_labels=ENOUGH,
-            dashboard=uid if re.fullmatch(r"[\w-]{1,40}", uid := request.args.get("dashboard", "")) else None,
-        )
 
-    @routes.get("/d/<uid>")
-    def dashboard(uid: str) -> Response:
-        query = request.query_string.decode("ascii", "replace")
-        if grafana := exporter.config.links.grafana:
-            return redirect(f"{grafana.rstrip('/')}/d/{quote(uid)}?{query}", 303)
-        if uid != "model-data":
-            return redirect(url_for("pages.home", dashboard=uid), 303)
-        chosen = {name: request.args.get(f"var-{name}", "") for name in ("model", "version", "feature")}
-        return redirect(f"{url_for('drift.page')}?{urlencode({k: v for k, v in chosen.items() if v})}", 303)
-
-    return routes
+def dashboard(exporter: Exporter, uid: str) -> Response:
+    """``GET /d/<uid>``: redirect a link to a dashboard to Grafana, or to the page that replaces it."""
+    query = request.query_string.decode("ascii", "replace")
+    if grafana := exporter.config.links.grafana:
+        return redirect(f"{grafana.rstrip('/')}/d/{quote(uid)}?{query}", 303)
+    if uid != "model-data":
+        return redirect(url_for("home.page", dashboard=uid), 303)
+    chosen = {name: request.args.get(f"var-{name}", "") for name in ("model", "version", "feature")}
+    return redirect(f"{url_for('drift.page')}?{urlencode({k: v for k, v in chosen.items() if v})}", 303)
 
 
 def time_tag(text: str | datetime | None) -> Markup:
@@ -658,3 +645,8 @@ def _state(layer: str, firing: list[Alert]) -> str:
     """Return the worst severity of a layer's firing alerts, ``ok`` without any."""
     own: list[Any] = [alert_severity(alert) for alert in firing if alert.labels.get("layer") == layer]
     return min(own, key=SEVERITIES.index, default="ok")
+
+
+FILTERS = {"percent": percent, "number": number, "time_tag": time_tag, "alert_severity": alert_severity}
+GLOBALS = {f.__name__: f for f in (drift_parameters, review_parameters, slices_of_alert, dashboard_url)}
+"""Functions of the templates of all pages."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from flask import Blueprint, render_template, request
+from flask import render_template, request
 
 from exporter.errors import StoreError
 from exporter.monitoring.counters import Histogram, bucket_quantile, only_bucket
@@ -358,31 +358,24 @@ class Axis(NamedTuple):
         return 100 * (value - self.low) / ((self.high - self.low) or 1.0)
 
 
-def blueprint(exporter: Exporter) -> Blueprint:
-    """Return the page ``/quality``."""
-    routes = Blueprint("quality", __name__)
-    routes.add_app_template_filter(counted)
-
-    @routes.get("/quality")
-    def page() -> tuple[str, int]:
-        exporter.pipeline.settle(0.2)
-        monitors = list(exporter.pipeline.monitors)
-        names = [model.name for model in exporter.config.models]
-        model, version = map(parameters(request.args).get, ("model", "version"))
-        try:
-            chosen = choose(names, monitors, model, version)
-        except UnknownError as error:
-            return render_template("quality.html", names=names, unknown=str(error)), 404
-        context: dict[str, Any] = {"names": names, "model": chosen.model, "versions": chosen.versions}
-        if chosen.monitor is not None:
-            context |= _context(chosen.monitor, time.monotonic())
-        else:
-            binners = exporter.pipeline.monitors.binners_of(chosen.model)
-            context["estimator"] = next((binner.quality for binner in binners if binner.quality), None)
-        context["waiting"] = _waiting_labels(exporter)
-        return render_template("quality.html", **context), 200
-
-    return routes
+def page(exporter: Exporter) -> tuple[str, int]:
+    """``GET /quality``: the quality page."""
+    exporter.pipeline.settle(0.2)
+    monitors = list(exporter.pipeline.monitors)
+    names = [model.name for model in exporter.config.models]
+    model, version = map(parameters(request.args).get, ("model", "version"))
+    try:
+        chosen = choose(names, monitors, model, version)
+    except UnknownError as error:
+        return render_template("quality.html", names=names, unknown=str(error)), 404
+    context: dict[str, Any] = {"names": names, "model": chosen.model, "versions": chosen.versions}
+    if chosen.monitor is not None:
+        context |= _context(chosen.monitor, time.monotonic())
+    else:
+        binners = exporter.pipeline.monitors.binners_of(chosen.model)
+        context["estimator"] = next((binner.quality for binner in binners if binner.quality), None)
+    context["waiting"] = _waiting_labels(exporter)
+    return render_template("quality.html", **context), 200
 
 
 def _waiting_labels(exporter: Exporter) -> str:
@@ -487,3 +480,7 @@ def _checked(
         for name, window in reversed(list(labelled.items()))
     )
     return next(filter(None, texts), "")
+
+
+FILTERS = {"counted": counted}
+"""Functions of the template."""

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 import sqlalchemy as sa
-from flask import Blueprint, Response, abort, g, redirect, render_template, request, url_for
+from flask import Response, abort, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from exporter.config import sampled_share
@@ -124,12 +124,6 @@ class ReviewPage:
         response.add_etag()
         return response.make_conditional(request)
 
-    def store_error(self, error: StoreError) -> tuple[str, int, dict[str, str]]:
-        """Return the page with the error of the store."""
-        models = list(self._exporter.pipeline.monitors.models)
-        reply = store_problem(error)
-        return render_template("review.html", models=models, errors=[str(error)]), reply.status, dict(reply.headers)
-
     def _render(self, args: dict[str, str], messages: list[str] | None = None, status: int = 200) -> _Page:
         """Render the page of a query; only its first page has charts and filters."""
         monitors = self._exporter.pipeline.monitors
@@ -221,24 +215,6 @@ class ReviewPage:
         return tuple(segments.names) if segments else ()
 
 
-def blueprint(exporter: Exporter) -> Blueprint:
-    """Return the page ``/review``, its forms, and the images of its cards."""
-    routes = Blueprint("review", __name__)
-    routes.add_app_template_filter(ago)
-    routes.add_app_template_filter(review_cards.abbreviate)
-    routes.add_app_template_filter(review_cards.unix_time)
-    routes.add_app_template_filter(review_charts.format_time)
-    routes.add_app_template_filter(scalar_text)
-    routes.add_app_template_global(_image_url, "image_url")
-    page = ReviewPage(exporter)
-    routes.register_error_handler(StoreError, page.store_error)
-    routes.get("/review")(page.page)
-    routes.post("/review/decide")(page.decide)
-    routes.post("/review/samples")(page.draw_sample)
-    routes.get("/v1/corrections/<int:correction_id>/inputs/<path:name>.png")(page.image)
-    return routes
-
-
 def _address(args: Mapping[str, str]) -> str:
     """Return the address of the page with parameters from a client, some of whose names `url_for` reserves."""
     return f"{url_for('review.page')}?{urlencode(args)}" if args else url_for("review.page")
@@ -288,3 +264,17 @@ def _image_url(card: review_cards.Card, name: str) -> str:
     """Return the address of an image input; it changes with the image, so that browsers may cache it."""
     version = zlib.crc32(f"{card.document['prediction_id']} {card.document['predicted']}".encode())
     return url_for("review.image", correction_id=card.document["id"], name=name, v=f"{version:08x}")
+
+
+def store_error(exporter: Exporter, error: StoreError) -> tuple[str, int, dict[str, str]]:
+    """Return the page with an error of the store."""
+    models, reply = list(exporter.pipeline.monitors.models), store_problem(error)
+    return render_template("review.html", models=models, errors=[str(error)]), reply.status, dict(reply.headers)
+
+
+FILTERS = {
+    f.__name__: f
+    for f in (ago, review_cards.abbreviate, review_cards.unix_time, review_charts.format_time, scalar_text)
+}
+GLOBALS = {"image_url": _image_url}
+"""Functions of the templates."""

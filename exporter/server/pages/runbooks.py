@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from flask import Blueprint, abort, render_template
+from flask import abort, render_template
 
 from exporter.server.alerts import LAYERS, Alert
 from exporter.server.application import Exporter
@@ -34,27 +34,21 @@ class Entry:
     severity: str
 
 
-def blueprint(exporter: Exporter) -> Blueprint:
-    """Return the pages below ``/runbooks``."""
-    routes = Blueprint("runbooks", __name__)
-    routes.add_app_template_global(runbook_url)
+def contents(_exporter: Exporter) -> str:
+    """``GET /runbooks/``: the runbooks of all alerts."""
+    return render_template("runbooks.html", layers=by_layer())
 
-    @routes.get("/runbooks/", strict_slashes=False)
-    def contents() -> str:
-        return render_template("runbooks.html", layers=by_layer())
 
-    @routes.get("/runbooks/<name>")
-    def page(name: str) -> str:
-        if not re.fullmatch(r"[A-Za-z]{1,100}", name) or not (path := RUNBOOKS / f"{name}.md").is_file():
-            similar = closest(name, (path.stem for path in RUNBOOKS.glob("*.md")))
-            hint = f"did you mean {similar}?" if similar else "/runbooks/ lists all"
-            abort(404, f"there is no runbook for an alert {preview(name)}; {hint}")
-        text = path.read_text(encoding="utf-8")
-        for default, address in zip(_ADDRESSES, exporter.link_addresses(), strict=True):
-            text = text.replace(default, address)
-        return render_template("runbook.html", name=name, text=_link_alerts(_html(text), name))
-
-    return routes
+def page(exporter: Exporter, name: str) -> str:
+    """``GET /runbooks/<name>``: the runbook of an alert."""
+    if not re.fullmatch(r"[A-Za-z]{1,100}", name) or not (path := RUNBOOKS / f"{name}.md").is_file():
+        similar = closest(name, (path.stem for path in RUNBOOKS.glob("*.md")))
+        hint = f"did you mean {similar}?" if similar else "/runbooks/ lists all"
+        abort(404, f"there is no runbook for an alert {preview(name)}; {hint}")
+    text = path.read_text(encoding="utf-8")
+    for default, address in zip(_ADDRESSES, exporter.link_addresses(), strict=True):
+        text = text.replace(default, address)
+    return render_template("runbook.html", name=name, text=_link_alerts(_html(text), name))
 
 
 def runbook_url(alert: Alert) -> str | None:
@@ -96,3 +90,7 @@ def _link_alerts(html: str, name: str) -> str:
     parts = re.split(r"(<code.*?</code>|<[^>]*>)", html, flags=re.S)
     parts[::2] = [re.sub(rf"\b({others})\b", r'<a href="/runbooks/\1">\1</a>', part) for part in parts[::2]]
     return "".join(parts)
+
+
+GLOBALS = {"runbook_url": runbook_url}
+"""Functions of the templates of all pages."""

@@ -7,11 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from flask import Blueprint, Response, make_response, render_template, request
+from flask import Response, make_response, render_template, request
 
 from exporter.errors import EventError, SlicesError
 from exporter.monitoring.drift_report import OUTPUTS
-from exporter.server.api.slices import PARAMETERS, parse_question
+from exporter.server.api.operations import SLICES_PARAMETERS, parse_question
 from exporter.server.application import Exporter
 from exporter.server.pages.review_filters import parameters, parse_time
 from exporter.slices.explain import QUESTIONS, Of
@@ -34,26 +34,20 @@ def slices_parameters(model: str, version: str | None, of: Of, since: str | None
     return {name: value for name, value in chosen.items() if value and value != DEFAULTS.get(name)}
 
 
-def blueprint(exporter: Exporter) -> Blueprint:
-    """Return the page ``/slices``."""
-    routes = Blueprint("slices_page", __name__)
-
-    @routes.get("/slices")
-    def page() -> Response:
-        context, status = _context(exporter, parameters(request.args))
-        response = make_response(render_template("slices.html", **context), status)
-        response.cache_control.private = True
-        response.cache_control.max_age = FRESH_SECONDS if status == 200 else 0
-        return response
-
-    return routes
+def page(exporter: Exporter) -> Response:
+    """``GET /slices``: the page of slices."""
+    context, status = _context(exporter, parameters(request.args))
+    response = make_response(render_template("slices.html", **context), status)
+    response.cache_control.private = True
+    response.cache_control.max_age = FRESH_SECONDS if status == 200 else 0
+    return response
 
 
 def _context(exporter: Exporter, arguments: dict[str, str]) -> tuple[dict[str, Any], int]:
     """Search, and return the values of the page with its status."""
     models = exporter.pipeline.monitors.models
     given = DEFAULTS | {name: value.strip() for name, value in arguments.items() if value.strip()}
-    chosen = {name: value for name, value in given.items() if name in PARAMETERS}  # of which links are made
+    chosen = {name: value for name, value in given.items() if name in SLICES_PARAMETERS}  # of which links are made
     context: dict[str, Any] = {"names": list(models), "questions": QUESTIONS, "periods": PERIODS, "chosen": chosen}
     context["versions"] = []
     if "model" not in chosen and len(models) > 1:
