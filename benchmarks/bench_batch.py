@@ -13,9 +13,8 @@ from timing import median_seconds, profile, report
 from exporter.commands.ingest.local import NOW, WINDOW, choose_monitor, count_table, monitors_of_profile
 from exporter.commands.ingest.table import Refused, Roles, Table, cell_types
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.profiles.profile import NumericFeature
-from exporter.profiles.profile_file import save
-from exporter.profiles.readers.files import FileSource
+from exporter.profiles.profile import NumericFeature, save
+from exporter.profiles.sources.files import FileSource
 
 ROWS = 1_000_000
 FEATURES = 30

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 
 ROWS, EXAMPLES, NUMBERS, CATEGORIES, COPIES = 1_000_000, 10_000, 25, 5, 100
 MEMBERS = {

@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from timing import free_port, profile, serving
 
 from exporter.config import StoreConfig
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 from exporter.storage._engine import open_engine
 from exporter.storage._predictions import zstd
 from exporter.storage._retention import Retention, StoreSize

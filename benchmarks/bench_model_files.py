@@ -17,7 +17,7 @@ from typing import TypeVar
 from timing import profile
 
 from exporter.monitoring.model_files import load_folder, load_valid
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 
 FEATURES = 50
 _T = TypeVar("_T")

@@ -11,7 +11,7 @@ from exporter.features.embedding import EmbeddingLearner
 from exporter.features.text import TextLearner
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.ring import Ring
-from exporter.profiles.correlation_builder import measure_correlation
+from exporter.profiles.correlation import measure_correlation
 from exporter.profiles.profile import NumericFeature
 from exporter.stats.divergence import Reference
 

@@ -22,7 +22,7 @@ from pyarrow import parquet
 from timing import report
 
 from exporter.cli import disable_slow_avx512
-from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.bins import numeric_feature
 from exporter.profiles.builder import build_file
 
 FEATURES = 30

@@ -27,7 +27,7 @@ import psutil
 from survival import database
 from timing import free_port, profile, serving
 
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 from exporter.server.application import Exporter
 from exporter.server.ingest import Ingest
 from exporter.wire.events import Feedback, LabelEvent

@@ -25,7 +25,7 @@ import sqlalchemy as sa
 from timing import profile, report
 
 from exporter.config import StoreConfig
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 from exporter.server.application import Exporter
 from exporter.server.ingest import Ingest
 from exporter.storage._engine import open_engine

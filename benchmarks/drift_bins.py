@@ -9,11 +9,9 @@ import numpy.typing as npt
 from drift_streams import SHARES
 
 from exporter.monitoring.noise_floors import NoiseFloors
-from exporter.profiles.bin_edges import categorical_feature, numeric_feature
-from exporter.profiles.block_builder import BlockBuilder
-from exporter.profiles.block_record import FILE, GROUPED, Blocks
-from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile
-from exporter.profiles.row_bins import feature_bins
+from exporter.profiles.bins import categorical_feature, feature_bins, numeric_feature
+from exporter.profiles.blocks import BlockBuilder
+from exporter.profiles.profile import FILE, GROUPED, Blocks, CategoricalFeature, NumericFeature, Profile
 from exporter.stats.divergence import Floats, Reference, chi2_quantiles
 
 if TYPE_CHECKING:

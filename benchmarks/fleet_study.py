@@ -36,7 +36,7 @@ from timing import free_port, profile, serving
 
 from exporter.client import Monitor
 from exporter.errors import ExporterError
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 
 ROOT = Path(__file__).parents[1]
 FEATURES = 5

@@ -14,7 +14,7 @@ from hostile import as_yaml, mutated, text
 from exporter.errors import ConfigError
 from exporter.monitoring import model_files
 from exporter.monitoring.binner import Binner
-from exporter.profiles import profile_file
+from exporter.profiles import profile as profile_file
 from exporter.server import access
 
 CONFIG: Any = {

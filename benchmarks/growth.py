@@ -24,8 +24,8 @@ from exporter.metrics.exposition import Exposition
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.profiles.bin_edges import numeric_feature
-from exporter.profiles.correlation_builder import measure_correlation
+from exporter.profiles.bins import numeric_feature
+from exporter.profiles.correlation import measure_correlation
 from exporter.profiles.profile import Profile
 from exporter.storage import Store
 from exporter.wire.events import Prediction

@@ -13,7 +13,7 @@ import study_tables
 from drift_streams import Case, autoregressive, sessions
 from study_tables import table
 
-from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.bins import numeric_feature
 from exporter.stats.dependence import NoiseRatio
 from exporter.stats.divergence import Floats, Reference, chi2_quantiles
 from exporter.stats.live_dependence import SIZES, measure_dependence

@@ -30,7 +30,7 @@ from quality_data import Case
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.window_quality import PERIODS, miss_variance
 from exporter.profiles.builder import build_file
-from exporter.profiles.quality_estimator import QualityEstimator
+from exporter.profiles.quality import QualityEstimator
 from exporter.stats.accuracy import Z
 
 DOCS = Path(__file__).parents[1] / "docs" / "quality-study.md"

@@ -29,7 +29,7 @@ from exporter.metrics.exposition import render_families
 from exporter.metrics.models import ModelsCollector
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 from exporter.wire.events import Prediction
 
 ROOT = Path(__file__).parents[1]

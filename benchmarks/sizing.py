@@ -17,7 +17,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 from exporter.server.application import Exporter
 from exporter.server.ingest import Ingest
 from exporter.storage._schema import feedback, predictions

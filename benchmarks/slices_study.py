@@ -26,8 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from exporter.profiles.bin_edges import categorical_feature, numeric_feature
-from exporter.profiles.row_bins import feature_bins
+from exporter.profiles.bins import categorical_feature, feature_bins, numeric_feature
 from exporter.slices.search import Bins, ByUser, search
 
 ROWS, BASE, FIRST = 20_000, 0.01, 3

@@ -11,8 +11,8 @@ import numpy as np
 from drift_streams import CASES, SHARES, Rng
 from scipy import stats
 
-from exporter.profiles.bin_edges import categorical_feature, numeric_feature
-from exporter.profiles.block_builder import BlockBuilder
+from exporter.profiles.bins import categorical_feature, numeric_feature
+from exporter.profiles.blocks import BlockBuilder
 from exporter.profiles.profile import Feature, NumericFeature
 from exporter.stats.digitize import bin_indices, pad_edges
 from exporter.stats.divergence import Floats, Reference

@@ -26,7 +26,7 @@ from offered import Load, batch, capacity
 from survival import Exporter
 from timing import profile
 
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 
 EVENTS = 100
 """Predictions in a request."""

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from exporter.profiles.bin_edges import numeric_feature
-from exporter.profiles.profile import Profile
-from exporter.profiles.profile_file import save
+from exporter.profiles.bins import numeric_feature
+from exporter.profiles.profile import Profile, save
 
 READY_SECONDS = 180.0
 """How long a server may take until it is ready."""

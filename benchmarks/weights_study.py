@@ -24,10 +24,9 @@ from drift_tables import table
 from scipy.stats import spearmanr
 from weights_cases import Data, models, real, shipped, simulated
 
+from exporter.profiles.bins import feature_bins
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile import NumericFeature, Profile
-from exporter.profiles.row_bins import feature_bins
-from exporter.profiles.weights_record import HARDLY_USED
+from exporter.profiles.profile import HARDLY_USED, NumericFeature, Profile
 
 Rng = np.random.Generator
 ROWS, TESTED, REPEATS = 40_000, 4_000, 3

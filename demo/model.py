@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from exporter.errors import StackError
 from exporter.profiles import builder as training
-from exporter.profiles import profile_file
+from exporter.profiles import profile as profile_file
 
 Images = npt.NDArray[np.float64]
 """Grey values from 0 (black) to 16 (white), a white digit on black; shape ``(n, 8, 8)``."""

@@ -22,7 +22,7 @@ from exporter.commands.ingest.sending import add_sending_options, begin_sending,
 from exporter.commands.ingest.table import Refused, Roles, Rows, Table, output_types
 from exporter.errors import BatchError
 from exporter.features.types import INPUT_TYPES
-from exporter.profiles.readers.files import FileSource
+from exporter.profiles.sources.files import FileSource
 from exporter.validation import preview
 
 ROUTE = "/v1/labels"

@@ -15,16 +15,11 @@ from exporter.commands.common import Progress, add_config_file, add_table_option
 from exporter.errors import ExporterError, ProfileError, UsageError, printable
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.builder import build
-from exporter.profiles.describe import describe_lines, notes
-from exporter.profiles.describe_order import dependence_note, order_line
-from exporter.profiles.describe_quality import quality_line
-from exporter.profiles.describe_weights import weights_line
-from exporter.profiles.options import Options
-from exporter.profiles.profile import CategoricalFeature, Profile
-from exporter.profiles.profile_file import check_writable, load, save
-from exporter.profiles.readers.base import Batch, Source
-from exporter.profiles.readers.compression import without_gz
-from exporter.profiles.readers.files import FileSource
+from exporter.profiles.columns import Options
+from exporter.profiles.describe import dependence_note, describe_lines, notes, order_line, quality_line, weights_line
+from exporter.profiles.profile import CategoricalFeature, Profile, check_writable, load, save
+from exporter.profiles.sources.base import Batch, Source, without_gz
+from exporter.profiles.sources.files import FileSource
 from exporter.profiles.training_warnings import Columns, warnings
 from exporter.validation import any_of, parse_duration, preview, suggestion
 
@@ -166,7 +161,7 @@ def _build_options(options: argparse.Namespace) -> Options:
             raise UsageError("--from-store: --label-column needs a training file")
         if any(outputs):
             raise UsageError("--from-store: the columns of prediction, confidence and time are those of the database")
-        from exporter.profiles.readers.store import CONFIDENCE, PREDICTION, TIME  # loads SQLAlchemy
+        from exporter.profiles.sources.store import CONFIDENCE, PREDICTION, TIME  # loads SQLAlchemy
 
         outputs = PREDICTION, CONFIDENCE, TIME
     return Options(
@@ -185,7 +180,7 @@ def _build_options(options: argparse.Namespace) -> Options:
 
 def _stored_predictions(options: argparse.Namespace) -> tuple[Source, dict[str, str]]:
     """Return a model's predictions in the database, and the types of its inputs by its configuration and profile."""
-    from exporter.profiles.readers.store import StoreSource
+    from exporter.profiles.sources.store import StoreSource
 
     configuration = config.load(options.config_file)
     models = {model.name: model for model in configuration.models}

@@ -21,7 +21,7 @@ from exporter.errors import BatchError
 from exporter.features.extract import as_list, numeric_columns, scalar_text
 from exporter.features.similarity import InputEncoder
 from exporter.features.types import INPUT_TYPES
-from exporter.profiles.readers.files import FileSource
+from exporter.profiles.sources.files import FileSource
 from exporter.stats.confident_learning import find_suspects
 from exporter.stats.divergence import Floats
 from exporter.stats.neighbours import MIN_NEIGHBOURS, unlike_neighbours

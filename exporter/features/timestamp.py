@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from exporter.features.base import ColumnSample, InputType
+from exporter.features.extract import as_list
 from exporter.stats.divergence import Floats
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)?)?", re.ASCII)
@@ -37,6 +38,13 @@ def unix_seconds(value: Any) -> float:
     if type(value) in {int, float} and not abs(value) >= _MAX_SECONDS:
         return float(value)
     return math.inf
+
+
+def time_seconds(times: Any) -> Floats:
+    """Return a column of times in Unix seconds: NaN for none, an infinity for a value that is not a time."""
+    if isinstance(times, np.ndarray) and times.dtype.kind in "iuf":
+        return times.astype(np.float64)
+    return np.array([unix_seconds(value) for value in as_list(times)], dtype=np.float64)
 
 
 class Timestamp(InputType):

@@ -23,7 +23,7 @@ from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.targets import Targets
 from exporter.profiles.correlation import Copula, restrict_correlation
 from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile
-from exporter.profiles.quality_estimator import QualityEstimator
+from exporter.profiles.quality import QualityEstimator
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
 from exporter.stats.divergence import Floats, Ints
 

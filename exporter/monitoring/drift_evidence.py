@@ -8,7 +8,7 @@ import numpy as np
 
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.noise_floors import NoiseFloors
-from exporter.profiles.block_record import TIME
+from exporter.profiles.profile import TIME
 from exporter.stats.divergence import Floats
 
 UPDATE_SECONDS = 60.0

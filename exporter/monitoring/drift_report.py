@@ -13,9 +13,7 @@ from exporter.config import ModelConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.window_stats import WindowStats
-from exporter.profiles.profile import Feature
-from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
-from exporter.profiles.weights_record import FeatureWeight
+from exporter.profiles.profile import CONFIDENCE, PREDICTION, Feature, FeatureWeight
 from exporter.stats.divergence import Floats
 
 FEATURE_ALERT = "ModelFeatureDrift"

@@ -13,7 +13,7 @@ from exporter.errors import ConfigError, ProfileError, StoreError
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.outcome import task_of
 from exporter.profiles.profile import CategoricalFeature, Profile
-from exporter.profiles.profile_file import load as load_profile
+from exporter.profiles.profile import load as load_profile
 from exporter.secret_file import read_secret
 from exporter.validation import is_special, preview, suggestion
 

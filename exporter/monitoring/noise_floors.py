@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from exporter.profiles.block_record import Blocks, CorrelationScores
 from exporter.profiles.correlation import Copula
-from exporter.profiles.profile import Profile
+from exporter.profiles.profile import Blocks, CorrelationScores, Profile
 from exporter.stats.dependence import NoiseRatio
 from exporter.stats.divergence import Floats, Reference
 from exporter.stats.live_dependence import SIZES, LiveDependence

@@ -10,8 +10,7 @@ from functools import cached_property
 
 import numpy as np
 
-from exporter.profiles.profile import Feature, NumericFeature, Profile
-from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
+from exporter.profiles.profile import CONFIDENCE, PREDICTION, Feature, NumericFeature, Profile
 from exporter.stats.change_evidence import ChangeEvidence
 from exporter.stats.divergence import Floats, Ints, Reference
 

@@ -15,20 +15,15 @@ from exporter.features.base import InputType
 from exporter.features.extract import as_list
 from exporter.features.timestamp import unix_seconds
 from exporter.features.types import LEARNERS, Learner, State, input_type
-from exporter.profiles.bin_edges import numeric_feature
-from exporter.profiles.correlation_builder import CorrelationBuilder
-from exporter.profiles.feature_columns import FeatureColumns
-from exporter.profiles.options import Options
-from exporter.profiles.profile import Feature, NumericFeature, Profile
-from exporter.profiles.quality_builder import QualityBuilder
-from exporter.profiles.quality_record import Quality
-from exporter.profiles.readers.base import Batch, Source
-from exporter.profiles.readers.csv_cells import delimiter_in
-from exporter.profiles.readers.files import FileSource
-from exporter.profiles.row_order import RowOrder
-from exporter.profiles.sketches import CategorySketch, NumericSketch
-from exporter.profiles.type_inference import ColumnTypeInference
-from exporter.profiles.weights_builder import WeightsBuilder
+from exporter.profiles.bins import CategorySketch, NumericSketch, numeric_feature
+from exporter.profiles.blocks import RowOrder
+from exporter.profiles.columns import ColumnTypeInference, FeatureColumns, Options
+from exporter.profiles.correlation import CorrelationBuilder
+from exporter.profiles.profile import Feature, NumericFeature, Profile, Quality
+from exporter.profiles.row_learning import QualityBuilder, WeightsBuilder
+from exporter.profiles.sources.base import Batch, Source
+from exporter.profiles.sources.csv_cells import delimiter_in
+from exporter.profiles.sources.files import FileSource
 from exporter.validation import preview, suggestion
 
 AnySketch = NumericSketch | CategorySketch

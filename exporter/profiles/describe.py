@@ -9,12 +9,22 @@ import numpy as np
 
 from exporter.features.embedding import EmbeddingState
 from exporter.features.text import TextState
-from exporter.profiles.block_record import Blocks
-from exporter.profiles.describe_order import dependence_note, order_line
-from exporter.profiles.describe_quality import quality_lines
-from exporter.profiles.describe_weights import weights_lines
-from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature, Profile
-from exporter.stats.divergence import Floats
+from exporter.profiles.profile import (
+    FILE,
+    GROUPED,
+    SHUFFLED,
+    Blocks,
+    CategoricalFeature,
+    Feature,
+    NumericFeature,
+    Profile,
+    Quality,
+    Weights,
+)
+from exporter.stats.accuracy import wilson
+from exporter.stats.divergence import Floats, Reference, chi2_quantiles
+from exporter.stats.quality import calibrated
+from exporter.validation import preview
 
 _LEVELS = " ▁▂▃▄▅▆▇█"
 _CELLS = 48
@@ -128,3 +138,132 @@ def truncate(text: str, width: int) -> str:
 
 def _padded(text: str, width: int) -> str:
     return text + " " * (width - sum(map(_columns, text)))
+
+
+_VALUES = 100
+_LINES = 10
+_MOST_WITHOUT_CONFIDENCE = 0.05
+_BAR = 30
+_INDEPENDENT = "values are taken as independent"
+
+
+def order_line(blocks: Blocks | None) -> str:
+    """Return in which order the rows are, and what follows from it."""
+    if not blocks:
+        return f"(order)  not known; {_INDEPENDENT}"
+    column = preview(blocks.column)
+    if not blocks.is_ordered:
+        order = {SHUFFLED: "shuffled", GROUPED: f"grouped by {column}"}.get(blocks.order, f"not that of {column}")
+        return f"(order)  {order}; {_INDEPENDENT}"
+    where = "that of the file" if blocks.order == FILE else f"by {column}"
+    if blocks.times and blocks.times.unreadable:
+        where += f" without {blocks.times.unreadable:,} rows"
+    if not blocks.sizes:
+        rows = "rows" if blocks.order == FILE else "rows with a time"
+        return f"(order)  {where}; too few {rows} to tell whether values depend on each other"
+    dependent = sum(scores.dependent for scores in blocks.targets.values())
+    found = f"depend on each other in {dependent} of {len(blocks.targets)} targets" if dependent else "are independent"
+    return f"(order)  {where}; values {found}"
+
+
+def dependence_note(blocks: Blocks | None, name: str, feature: Feature) -> str | None:
+    """Return by how much dependence raises the noise floor of a target; None if its values are independent."""
+    if not blocks or name not in blocks.targets or not blocks.targets[name].dependent:
+        return None
+    counts = np.array(feature.counts, dtype=np.float64)
+    quantiles = chi2_quantiles(int(np.count_nonzero(counts)) - 1)
+    reference = Reference.from_counts(counts, [len(counts)], quantiles)
+    values = min(_VALUES, blocks.sizes[-1])
+    ratio = float(blocks.noise_ratio([name], reference).at(np.array([float(values)]))[0])
+    times = f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
+    higher = "" if times == "1.0" else f"{times} times "
+    return f"the noise floor of {values} successive values is {higher}that of independent ones"
+
+
+def without_confidence(quality: Quality) -> str:
+    """Say which part of the labelled rows is left out because it has no confidence; nothing where that is 5 % or less.
+
+    Parameters
+    ----------
+    quality
+        A classifier's.
+    """
+    rows, right = quality.calibrated_rows, quality.calibrated_right
+    if quality.without_confidence <= _MOST_WITHOUT_CONFIDENCE or not rows:
+        return ""
+    return (
+        f"{100 * quality.without_confidence:.1f} % of the labelled rows have no valid confidence, and are left out of "
+        f"estimates and of what these are compared with: {100 * right / rows:.1f} % of the others are right, "
+        f"{100 * quality.overall:.1f} % of all"
+    )
+
+
+def quality_line(quality: Quality) -> str:
+    """Return the overall quality in a line."""
+    rows = f"{quality.rows:,} labelled rows"
+    if quality.kind == "absolute_error":
+        return f"(quality)  mean absolute error {quality.overall:.4g} over {rows}"
+    _, lower, upper = wilson(round(quality.overall * quality.rows), quality.rows)
+    interval = f"{100 * lower:.1f} to {100 * upper:.1f} %"
+    return f"(quality)  accuracy {100 * quality.overall:.1f} % ({interval}) over {rows}"
+
+
+def quality_lines(profile: Profile) -> Iterator[str]:
+    """Yield how good the model was: overall, by confidence, and what explains the rest."""
+    quality = profile.quality
+    if not quality:
+        return
+    yield from ("", quality_line(quality))
+    if left_out := without_confidence(quality):
+        yield f"  {left_out}"
+    if quality.calibration_rows and isinstance(profile.confidence, NumericFeature):
+        yield from _calibration(profile.confidence, quality)
+    if quality.kind == "absolute_error":
+        names = ", ".join(quality.components) or "nothing"
+        yield f"  error expected by: {names}"
+    if quality.residuals:
+        others = "other " if quality.components or quality.calibration_rows else ""
+        yield f"  {others}features that go with the quality: {', '.join(quality.residuals)}"
+
+
+def _calibration(confidence: NumericFeature, quality: Quality) -> Iterator[str]:
+    """Yield the accuracy for each bin of the confidence, several bins in a line where there are many."""
+    rows, right = np.array(quality.calibration_rows[:-2]), np.array(quality.calibration_right[:-2])
+    accuracy = calibrated(rows.astype(np.float64), right.astype(np.float64))
+    known = np.flatnonzero(rows)
+    for group in np.array_split(known, min(_LINES, len(known))):
+        total = rows[group].sum()
+        low = confidence.edges[max(group[0] - 1, 0)]
+        high = confidence.edges[min(group[-1], len(confidence.edges) - 1)]
+        expected = float(accuracy[group] @ rows[group] / total)
+        bar = "█" * round(_BAR * expected)
+        yield f"  confidence {low:.3f} to {high:.3f}  {bar:{_BAR}} {100 * expected:5.1f} % right of {total:,}"
+
+
+_NAMED = 3
+_NOTHING = 0.005
+"""A share of the variance of the predictions that is shown as 0 %."""
+
+
+def weights_line(weights: Weights) -> str:
+    """Return in a line which features the model's answers depend on."""
+    heaviest = sorted(weights.features.items(), key=lambda item: -item[1].weight)[:_NAMED]
+    if weights.fidelity < _NOTHING:
+        return "(weights)  predictions were not found to depend on any feature"
+    named = ", ".join(f"{name} ({100 * feature.weight:.0f} %)" for name, feature in heaviest)
+    unused = sum(feature.is_hardly_used for feature in weights.features.values())
+    rest = f"; {unused:,} of {len(weights.features):,} features are hardly used" if unused else ""
+    return f"(weights)  predictions depend most on {named}{rest}"
+
+
+def weights_lines(weights: Weights | None) -> Iterator[str]:
+    """Yield how much the answers depend on each feature, the most important first."""
+    if not weights:
+        return
+    yield from ("", weights_line(weights))
+    yield f"  a surrogate, fitted to {weights.rows:,} rows, explains {100 * weights.fidelity:.0f} % of the predictions"
+    for name, feature in sorted(weights.features.items(), key=lambda item: (-item[1].weight, -item[1].upper)):
+        bar = "█" * round(_BAR * feature.weight)
+        most = f"at most {100 * feature.upper:.0f} %" if feature.upper < 1 else ""
+        note = "hardly used" if feature.is_hardly_used else most
+        yield f"  {100 * feature.weight:4.0f} % {bar:{_BAR}} {name}  {note}".rstrip()

@@ -5,21 +5,344 @@ Live values are counted in the bins of the profile, so a score never depends on 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
-from collections.abc import Iterable
-from datetime import datetime
-from typing import Literal
+import os
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Literal
 
 import msgspec
+import numpy as np
 
 from exporter.config import ModelConfig
+from exporter.errors import ProfileError
 from exporter.features.base import InputType
-from exporter.features.types import State, input_type
-from exporter.profiles.block_record import Blocks
-from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality
-from exporter.profiles.weights_record import Weights
-from exporter.stats.divergence import Floats, chi2_quantiles
+from exporter.features.types import INPUT_TYPES, State, input_type
+from exporter.stats.dependence import NoiseRatio
+from exporter.stats.divergence import Floats, Reference, chi2_quantiles
+from exporter.validation import explain, format_path, preview, similar_file
+
+FILE, TIME, SHUFFLED, GROUPED, UNSORTED = "file", "time", "shuffled", "grouped", "unsorted"
+"""Order of the rows: that of the file; of a column of times; none, as the user says; grouped by the values of a column;
+or not that of the column of times, and too many to sort."""
+_LARGEST = 2**40  # rows of a block
+_ORDERS = (FILE, TIME, SHUFFLED, GROUPED, UNSORTED)
+
+
+class BlockScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Scores of one target's blocks; see `exporter.stats.dependence.BlockNoise`.
+
+    Attributes
+    ----------
+    quantiles
+        99 % quantile of the scores in nats, for each block size.
+    effective
+        How many independent values tell as much as a block, for each block size.
+    dependent
+        Whether successive values depend on each other.
+    dispersion
+        See `exporter.stats.dispersion.measure_dispersion`.
+    """
+
+    quantiles: tuple[float, ...]
+    effective: tuple[float, ...]
+    dependent: bool
+    dispersion: float = 1.0
+
+
+class CorrelationScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Scores of the correlation of features in blocks: the fields of `BlockScores`, with sizes of their own."""
+
+    sizes: tuple[int, ...]
+    quantiles: tuple[float, ...]
+    effective: tuple[float, ...]
+    dependent: bool
+
+
+class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The times of the training rows.
+
+    Attributes
+    ----------
+    unreadable
+        Rows without a time that can be read. They are left out of the blocks.
+    earliest, latest
+        The first and the last time in Unix seconds.
+    """
+
+    unreadable: int
+    earliest: float
+    latest: float
+
+
+class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Scores of blocks of consecutive training rows.
+
+    Attributes
+    ----------
+    order
+        `FILE`, `TIME`, `SHUFFLED`, `GROUPED` or `UNSORTED`.
+    column
+        The column of times, or that by which rows are grouped.
+    sizes
+        Block sizes, ascending; none where the rows have no order or are fewer than 200.
+    targets
+        The scores by feature, ``(prediction)`` and ``(confidence)``.
+    correlation
+        The scores of the correlation of the features; None where it is not known.
+    times
+        What the column of times holds; unset without one, and in older profiles.
+    """
+
+    order: str
+    column: str | None = None
+    sizes: tuple[int, ...] = ()
+    targets: dict[str, BlockScores] = {}
+    correlation: CorrelationScores | None = None
+    times: Times | None = None
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the order of the rows is that in which they arrived."""
+        return self.order in {FILE, TIME}
+
+    def dispersions(self, names: Sequence[str]) -> Floats:
+        """Return the dispersion of each of ``F`` targets by their names, shape ``(F,)``; 1 where it is not known."""
+        return np.array([self.targets[name].dispersion if name in self.targets else 1.0 for name in names])
+
+    def noise_ratio(self, names: Sequence[str], reference: Reference) -> NoiseRatio:
+        """Return by how much dependence raises the noise floors of some targets.
+
+        Parameters
+        ----------
+        names
+            Names of the ``F`` targets of the reference.
+        reference
+            Gives the noise floor of independent values.
+        """
+        chosen = [self.targets.get(name) for name in names]
+        if not any(scores and scores.dependent for scores in chosen):
+            return NoiseRatio.of_independent_values(len(names))
+        unknown = (np.nan,) * len(self.sizes)
+        quantiles = np.array([scores.quantiles if scores and scores.dependent else unknown for scores in chosen])
+        return NoiseRatio.from_quantiles(np.array(self.sizes, dtype=np.float64), quantiles, reference)
+
+
+def check_blocks(blocks: Blocks, targets: Mapping[str, object]) -> None:
+    """Raise ProfileError where the record contradicts itself, or the ``targets`` of the profile."""
+    if blocks.order not in _ORDERS:
+        raise ProfileError(f"blocks.order: {preview(blocks.order)} is not one of {', '.join(_ORDERS)}")
+    _check_sizes("blocks", blocks.sizes)
+    for name, scores in blocks.targets.items():
+        if name not in targets:
+            raise ProfileError(f"blocks.targets: {preview(name)} is not a feature of the profile")
+        if not 1 <= scores.dispersion < np.inf:
+            path = f"blocks.targets.{name}.dispersion"
+            raise ProfileError(f"{path}: expected a number of at least 1, got {preview(scores.dispersion)}")
+        _check_scores(f"blocks.targets.{name}", scores, len(blocks.sizes))
+    if blocks.correlation:
+        _check_sizes("blocks.correlation", blocks.correlation.sizes)
+        _check_scores("blocks.correlation", blocks.correlation, len(blocks.correlation.sizes))
+    if blocks.times and (blocks.times.unreadable < 0 or blocks.times.earliest > blocks.times.latest):
+        raise ProfileError("blocks.times: expected unreadable of at least 0, and earliest of at most latest")
+
+
+def _check_sizes(path: str, sizes: Sequence[int]) -> None:
+    # The recording rules interpolate between sizes whose logarithms to the base 2 are 1 apart.
+    if not all(1 <= size <= _LARGEST for size in sizes) or not all(high == 2 * low for low, high in pairwise(sizes)):
+        detail = f"expected whole numbers from 1 to {_LARGEST:,}, each twice the one before, such as 20, 40, 80"
+        raise ProfileError(f"{path}.sizes: {detail}; got {preview(list(sizes))}")
+
+
+def _check_scores(path: str, scores: BlockScores | CorrelationScores, sizes: int) -> None:
+    if scores.dependent and not sizes:
+        raise ProfileError(f"{path}.dependent: expected false, since there are no sizes")
+    for field, values in (("quantiles", scores.quantiles), ("effective", scores.effective)):
+        if len(values) != sizes or not all(0 <= value < np.inf for value in values):
+            raise ProfileError(f"{path}.{field}: expected {sizes} numbers of at least 0, got {preview(list(values))}")
+
+
+PREDICTION, CONFIDENCE = "(prediction)", "(confidence)"
+"""Names of the outputs among the features."""
+MAX_COMPONENTS, MAX_RESIDUALS = 4, 20
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Positive = Annotated[float, msgspec.Meta(ge=0)]
+
+
+class BinEffects(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The effect of each bin of a feature on an expected value.
+
+    Attributes
+    ----------
+    rows
+        Number of labelled rows in each of the feature's ``K`` bins.
+    values
+        What each bin adds.
+    variances
+        What each bin adds to the variance of the loss; empty where it is not used.
+    """
+
+    rows: tuple[_Count, ...]
+    values: tuple[float, ...]
+    variances: tuple[float, ...] = ()
+
+
+class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How good the model was on labelled rows. The loss of a row is 1 or 0, wrong or right, or the absolute error.
+
+    Attributes
+    ----------
+    kind
+        ``"accuracy"`` of a classifier, or the mean ``"absolute_error"`` of a regression.
+    rows
+        Number of rows with a prediction and a label that can be compared.
+    overall
+        Accuracy or mean absolute error over all of them.
+    unusable
+        Number of rows whose label cannot be compared with a prediction.
+    calibration_rows, calibration_right
+        Number of labelled rows in each bin of the confidence, and of those that are right; empty for a regression and
+        without a confidence.
+    sampled
+        Number of rows from which everything below was learned.
+    components
+        For a regression, what the bins of a few features add to the expected error.
+    residuals
+        Features whose bins go with what the calibration or the components leave unexplained: the mean residual of
+        each bin. Where such features shift, the estimate is less certain.
+    variance
+        For a regression, the variance of the error that the components leave.
+    large
+        For a regression, an error that 95 % of the rows do not exceed.
+    between_periods
+        Variance of the mean residual from one period to another; 0 where the times of the rows are not known.
+    """
+
+    kind: Literal["accuracy", "absolute_error"]
+    rows: _Count
+    overall: _Positive
+    unusable: _Count = 0
+    calibration_rows: tuple[_Count, ...] = ()
+    calibration_right: tuple[_Count, ...] = ()
+    sampled: _Count = 0
+    components: dict[str, BinEffects] = {}
+    residuals: dict[str, BinEffects] = {}
+    variance: _Positive = 0.0
+    large: _Positive = 0.0
+    between_periods: _Positive = 0.0
+
+    @property
+    def calibrated_rows(self) -> int:
+        """Number of labelled rows with a valid confidence, those that the calibration has."""
+        return sum(self.calibration_rows[:-2])
+
+    @property
+    def calibrated_right(self) -> int:
+        """Number of these rows that are right."""
+        return sum(self.calibration_right[:-2])
+
+    @property
+    def without_confidence(self) -> float:
+        """Share of the labelled rows without a valid confidence; 0 without a calibration."""
+        rows = sum(self.calibration_rows)
+        return 1 - self.calibrated_rows / rows if rows else 0.0
+
+
+def check_quality(quality: Quality, bins: Mapping[str, int]) -> None:
+    """Check that a quality does not contradict itself or its profile.
+
+    Parameters
+    ----------
+    quality
+        The quality.
+    bins
+        Number of bins of each feature and output of the profile.
+
+    Raises
+    ------
+    ProfileError
+        When it does.
+    """
+    if quality.kind == "accuracy" and quality.overall > 1:
+        raise ProfileError("quality.overall: expected an accuracy from 0 to 1")
+    rows, right = quality.calibration_rows, quality.calibration_right
+    expected = bins.get(CONFIDENCE, 0)
+    if rows and (len(rows) != expected or len(right) != expected or any(map(int.__gt__, right, rows))):
+        detail = f"expected {expected} counts, one for each bin of the confidence, and no more right ones than rows"
+        raise ProfileError(f"quality.calibration_rows: {detail}")
+    for field, effects in (("components", quality.components), ("residuals", quality.residuals)):
+        for name, effect in effects.items():
+            if name not in bins:
+                raise ProfileError(f"quality.{field}: {preview(name)} is not a feature of the profile")
+            lengths = {len(effect.rows), len(effect.values), len(effect.variances) or bins[name]}
+            if lengths != {bins[name]} or not _are_finite((*effect.values, *effect.variances)):
+                raise ProfileError(f"quality.{field}.{name}: expected {bins[name]} numbers, one for each bin")
+    if not _are_finite((quality.overall, quality.variance, quality.large, quality.between_periods)):
+        raise ProfileError("quality: expected finite numbers")
+
+
+def _are_finite(numbers: Iterable[float]) -> bool:
+    return all(map(math.isfinite, numbers))
+
+
+HARDLY_USED = 0.03
+"""A model hardly uses a feature whose weight is at most this."""
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+
+class FeatureWeight(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much the model's answers depend on a feature; see `exporter.stats.feature_weights.FeatureWeights`."""
+
+    weight: _Share
+    upper: _Share
+
+    @property
+    def is_hardly_used(self) -> bool:
+        """Whether the weight is small beyond doubt."""
+        return self.upper <= HARDLY_USED
+
+
+class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much the model's answers depend on each feature.
+
+    Attributes
+    ----------
+    rows
+        Number of training rows from which it was learned.
+    fidelity
+        Share of the variance of the answers that the surrogate explains.
+    features
+        The weight of each feature of the profile.
+    """
+
+    rows: int
+    fidelity: _Share
+    features: dict[str, FeatureWeight]
+
+    @property
+    def are_bounded(self) -> bool:
+        """Whether the surrogate follows the model well enough to tell what a feature cannot do."""
+        return any(feature.upper < 1 for feature in self.features.values())
+
+
+def check_weights(weights: Weights, features: Collection[str]) -> None:
+    """Check that weights do not contradict themselves or their profile.
+
+    Raises
+    ------
+    ProfileError
+        When they do.
+    """
+    if different := weights.features.keys() ^ set(features):
+        raise ProfileError(f"weights.features: expected a weight of each feature; {preview(min(different))} differs")
+    for name, weight in weights.features.items():
+        if weight.upper < weight.weight:
+            raise ProfileError(f"weights.features.{name}.upper: expected at least the weight {weight.weight:g}")
+
 
 FORMAT = "model-exporter-profile/1"
 MAX_RARE = 10_000
@@ -203,3 +526,148 @@ def image_inputs(model: ModelConfig, profile: Profile | None) -> frozenset[str]:
     profiled = profile.inputs if profile else {}
     configured = {name: feature.type for name, feature in model.features.items()}
     return frozenset(name for name, kind in (*profiled.items(), *configured.items()) if kind == "image")
+
+
+MAX_VALUES = 10**15
+"""Most training values of a feature: up to here, floating-point shares are exact enough to see one more value."""
+MAX_MIB = 256
+"""Largest file of a profile."""
+
+
+def save(profile: Profile, path: Path) -> None:
+    """Write a profile as indented JSON, with the time and its hash; the file appears at once.
+
+    Raises
+    ------
+    ProfileError
+        When it would be larger than those that can be read, or cannot be written.
+    """
+    profile = msgspec.structs.replace(
+        profile,
+        created=datetime.now(UTC).replace(microsecond=0),
+        hash=profile.digest(),
+    )
+    data = msgspec.json.format(msgspec.json.encode(profile, order="deterministic"), indent=1) + b"\n"
+    if len(data) > MAX_MIB * 2**20:
+        raise ProfileError(f"{path}: would be larger than {MAX_MIB} MiB: profile fewer columns, bins or categories")
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise ProfileError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def check_writable(path: Path) -> None:
+    """Raise ProfileError when no profile can be written there: before the work rather than after it."""
+    try:
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir():
+            raise ProfileError(f"{path}: cannot be written: it is a folder")
+    except OSError as error:  # such as a name that is too long, or a folder that may not be entered
+        raise ProfileError(f"{path}: cannot be written: {error.strerror}") from None
+    if not folder.is_dir():
+        raise ProfileError(f"{path}: cannot be written: {folder} is not a folder")
+    if not os.access(folder, os.W_OK):
+        raise ProfileError(f"{path}: cannot be written: {folder} is read-only")
+
+
+def load(path: Path) -> Profile:
+    """Read a profile.
+
+    Raises
+    ------
+    ProfileError
+        When the file cannot be read, is not a profile, has another format version, was changed after it was written,
+        or contradicts itself.
+    """
+    try:
+        if path.stat().st_size > MAX_MIB * 2**20:
+            raise ProfileError(f"{path}: is not a profile: it is larger than {MAX_MIB} MiB")
+        document = msgspec.json.decode(path.read_bytes())
+    except OSError as error:
+        raise ProfileError(f"{path}: cannot be read: {error.strerror}{similar_file(path)}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise ProfileError(
+            f"{path}: is not a profile: expected the JSON that 'model-exporter profile' writes"
+        ) from None
+    version = document.get("format") if isinstance(document, dict) else None
+    if version != FORMAT:
+        detail = f"its format is {preview(version)}" if version else "it has no format"
+        raise ProfileError(
+            f"{path}: is not a profile that this version reads: {detail}, expected {preview(FORMAT)}: make it again"
+        )
+    try:
+        profile = msgspec.convert(document, Profile)
+    except msgspec.ValidationError as error:
+        key_path, detail, _ = explain(error, document)
+        raise ProfileError(f"{path}: {format_path(key_path)}: {detail}") from None
+    if profile.hash and profile.hash != profile.digest():
+        raise ProfileError(
+            f"{path}: was changed after it was written: its hash does not match; create it again, or remove the hash"
+        )
+    try:
+        _check(profile)
+    except ProfileError as error:
+        raise ProfileError(f"{path}: {error}") from None
+    return profile
+
+
+def _check(profile: Profile) -> None:
+    _check_features(profile)
+    _check_inputs(profile)
+    if profile.correlation:
+        _check_correlation(profile.correlation, profile.features)
+    bins = {name: len(target.counts) for name, target in profile.targets().items()}
+    if profile.quality:
+        check_quality(profile.quality, bins)
+    if profile.blocks:
+        check_blocks(profile.blocks, profile.targets())
+    if profile.weights:
+        check_weights(profile.weights, profile.features)
+
+
+def _check_features(profile: Profile) -> None:
+    for name, feature in profile.targets().items():
+        numeric = isinstance(feature, NumericFeature)
+        inner = len(feature.edges) if isinstance(feature, NumericFeature) else len(feature.categories)
+        if len(feature.counts) != inner + 3 or min(feature.counts) < 0:
+            expected = f"{inner + 3} counts of at least 0 for {inner} {'edges' if numeric else 'categories'}"
+            raise ProfileError(f"features.{name}.counts: expected {expected}, got {len(feature.counts)}")
+        if sum(feature.counts) > MAX_VALUES:
+            raise ProfileError(f"features.{name}.counts: expected at most {MAX_VALUES:g} values in total")
+        if isinstance(feature, NumericFeature) and not all(low < high for low, high in pairwise(feature.edges)):
+            raise ProfileError(f"features.{name}.edges: expected increasing numbers")
+
+
+def _check_inputs(profile: Profile) -> None:
+    learned = profile.learned or {}
+    if profile.input_names and sorted(profile.input_names) != sorted(profile.inputs):
+        raise ProfileError("input_names: expected each of the inputs once, in the order of the training data")
+    for name, kind in profile.inputs.items():
+        if kind not in INPUT_TYPES:
+            valid = ", ".join(INPUT_TYPES)
+            raise ProfileError(f"inputs.{name}: {preview(kind)} is not a valid type; valid values: {valid}")
+        if not INPUT_TYPES[kind].accepts_state(learned.get(name)):
+            raise ProfileError(f"learned.{name}: is not what the {kind} input {preview(name)} learns in training")
+    for name, made in profile.input_types().items():
+        expected = CategoricalFeature if made.categorical else NumericFeature
+        for feature in made.features(name):
+            if not isinstance(profile.features.get(feature), expected):
+                raise ProfileError(f"features.{feature}: expected bins of the {made.type} input {preview(name)}")
+
+
+def _check_correlation(correlation: Correlation, features: dict[str, Feature]) -> None:
+    size = len(correlation.features)
+    for name in correlation.features:
+        feature = features.get(name)
+        if not isinstance(feature, NumericFeature) or not feature.edges:
+            raise ProfileError(f"correlation.features: {preview(name)} is not a numeric feature of the profile")
+    if len(set(correlation.features)) < size or len(correlation.values) != size * (size - 1) // 2:
+        expected = f"{size * (size - 1) // 2} numbers for {size} different features"
+        raise ProfileError(f"correlation.values: expected {expected}, got {len(correlation.values)}")
+    if size < 2 or correlation.rows < 1 or correlation.scale <= 0 or max(map(abs, correlation.values)) > 1:
+        raise ProfileError("correlation: expected at least two features, rows, and numbers from -1 to 1")

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
+from exporter.config import THRESHOLDS
 from exporter.features.extract import as_list
 from exporter.features.timestamp import unix_seconds
-from exporter.profiles.describe import truncate
-from exporter.profiles.describe_order import order_warnings
-from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile
-from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
-from exporter.profiles.quality_warnings import label_warnings
-from exporter.profiles.readers.csv_cells import MOMENT, delimiter_in
-from exporter.profiles.type_inference import Column
+from exporter.profiles.describe import truncate, without_confidence
+from exporter.profiles.profile import (
+    CONFIDENCE,
+    GROUPED,
+    PREDICTION,
+    UNSORTED,
+    CategoricalFeature,
+    NumericFeature,
+    Profile,
+    Quality,
+    Times,
+)
+from exporter.profiles.quality import LEAST_ROWS
+from exporter.profiles.sources.base import Column
+from exporter.profiles.sources.csv_cells import MOMENT, delimiter_in
+from exporter.stats.dependence import block_sizes
 from exporter.stats.divergence import Floats
+from exporter.stats.quality import calibrated
 from exporter.validation import preview
 
 ROWS_PER_BIN = 10
@@ -29,7 +40,10 @@ _FEW, _FEW_UNNAMED = 10, 50
 """With fewer values in the sample, or with fewer where the name is no hint, chance explains what they look like."""
 _SPREAD = 3
 """The whole numbers of an identifier cover at most so many times the number of rows."""
-_YEAR = 365.25 * 86400
+_THRESHOLD = THRESHOLDS["ModelFeatureDrift"].default
+_MAX_UNREADABLE = 0.01  # share of rows
+_FIRST_YEAR, _LAST_YEAR = 1990, 2100
+_YEAR = 31_556_952.0  # seconds of the mean year of the calendar
 _UNITS_OF_SECONDS = (1.0, 1e3, 1e6, 1e9)
 _OUTPUTS = {
     "confidence": "--confidence-column",
@@ -58,7 +72,7 @@ class Columns(NamedTuple):
     Attributes
     ----------
     prediction, confidence, time
-        See `exporter.profiles.options.Options`.
+        See `exporter.profiles.columns.Options`.
     label
         The column with the correct label.
     chosen
@@ -238,3 +252,111 @@ def _ignore(name: str) -> str:
 def _flag(flag: str, name: str) -> str:
     """Return a flag with a name as a shell reads it."""
     return f"{flag}={name}" if re.fullmatch(r"[\w.-]+", name) else f'{flag}="{name}"'
+
+
+def order_warnings(profile: Profile, warned: Collection[str]) -> Iterator[str]:
+    """Yield what is wrong with the order of the rows, with the flag that corrects it.
+
+    Inputs in ``warned`` have a warning already.
+    """
+    blocks = profile.blocks
+    if not blocks:
+        return
+    column = preview(blocks.column)
+    if blocks.order == GROUPED:
+        advice = "set --time-column, or --shuffled if there is no time"
+        yield f"rows are grouped by {column}, which is not the order in which they arrived: {advice}"
+    elif blocks.order == UNSORTED:
+        advice = "sort the file by it, or set --shuffled"
+        yield f"rows are not in the order of {column}, and too many to sort in memory: {advice}"
+    elif blocks.column and not blocks.sizes and block_sizes(profile.rows):
+        yield f"{column}: too few rows have a time: expected an RFC 3339 time or Unix seconds in each row"
+    if blocks.times and blocks.sizes:
+        yield from _time_warnings(blocks.times, column, profile.rows)
+    for name, scores in blocks.targets.items():
+        if name.partition(".")[0] in warned or name in warned:
+            continue
+        if scores.dependent and scores.quantiles[-1] > _THRESHOLD and scores.effective[-1] < blocks.sizes[-1] / 3:
+            found = f"even {blocks.sizes[-1]:,} successive rows can be {scores.quantiles[-1]:.2g} nats from all rows"
+            advice = "profile a longer time, or set --shuffled if the order of the rows has no meaning"
+            yield f"{name}: {found}, so less drift is not seen: {advice}"
+
+
+def _time_warnings(times: Times, column: str, rows: int) -> Iterator[str]:
+    if times.unreadable > _MAX_UNREADABLE * rows:
+        found = f"{times.unreadable:,} of {rows:,} rows have no readable time in {column}"
+        yield f"{found} and are left out of the order: expected an RFC 3339 time or Unix seconds"
+    first, last = (_year(seconds) for seconds in (times.earliest, times.latest))
+    if last < _FIRST_YEAR:
+        years = f"in {last}" if first == last else f"before {last + 1}"
+        yield f"the times in {column} lie {years}: is this the column of times?"
+    elif first > _LAST_YEAR:
+        yield f"the times in {column} lie after {_LAST_YEAR}: expected Unix seconds, not milliseconds"
+
+
+def _year(seconds: float) -> int:
+    """Return the year of a time in Unix seconds, also of one that no date can hold."""
+    return 1970 + int(seconds // _YEAR)
+
+
+_LINES = 10
+_MOST_WITHOUT_CONFIDENCE = 0.05
+_BAR = 30
+
+
+_FEW_ROWS = 500
+_LEAST_RANGE = 0.02
+_REVERSED = -3.0  # standard deviations of a correlation by chance
+
+
+def label_warnings(profile: Profile) -> Iterator[str]:
+    """Yield a line for each thing that makes the labels of a profile useless, with what to change."""
+    quality = profile.quality
+    if not quality:
+        yield "no row has both a prediction and a label that can be compared with it, so no quality is known"
+        return
+    regression = quality.kind == "absolute_error"
+    if quality.unusable:
+        expected = "are not numbers, as the predictions are" if regression else "are neither text nor numbers"
+        yield f"{quality.unusable} labels {expected}, and are left out"
+    if quality.rows < LEAST_ROWS:
+        yield f"only {quality.rows} rows have a label: with fewer than {LEAST_ROWS} nothing is estimated"
+        return
+    if quality.rows < _FEW_ROWS:
+        yield f"{quality.rows} labelled rows are few: with at least {_FEW_ROWS} the intervals are narrower"
+    if quality.overall == (0.0 if regression else 1.0):
+        yield "every prediction is right: label rows that the model was not fitted on"
+    elif quality.overall == 0.0:
+        yield "no label equals its prediction: write both in the same way, such as 1 and 1, not 1 and yes"
+    elif not regression:
+        yield from _calibration_warnings(profile, quality)
+
+
+def _calibration_warnings(profile: Profile, quality: Quality) -> Iterator[str]:
+    """Yield what makes the calibration useless."""
+    if not isinstance(profile.confidence, NumericFeature):
+        yield "without a confidence, accuracy cannot be estimated for rows without labels: set --confidence-column"
+        return
+    rows = np.array(quality.calibration_rows[:-2], dtype=np.float64)
+    right = np.array(quality.calibration_right[:-2], dtype=np.float64)
+    if not rows.sum():
+        yield "no labelled row has a confidence, so accuracy cannot be estimated for rows without labels"
+        return
+    if left_out := without_confidence(quality):
+        yield f"{left_out}: give every prediction a confidence"
+    if np.ptp(calibrated(rows, right)) < _LEAST_RANGE:
+        if _correlation(rows, right) * np.sqrt(rows.sum()) < _REVERSED:
+            yield "predictions with a higher confidence are wrong more often: check that the confidence is not reversed"
+        else:
+            yield "the confidence says nothing about which predictions are right: all estimates will be nearly equal"
+
+
+def _correlation(rows: np.ndarray, right: np.ndarray) -> float:
+    """Return the correlation of the confidence's rank and of being right."""
+    total = rows.sum()
+    rank = (np.cumsum(rows) - rows / 2) / total
+    mean, accuracy = rank @ rows / total, right.sum() / total
+    variance = (rank - mean) ** 2 @ rows / total
+    covariance = (rank - mean) @ right / total
+    spread = np.sqrt(variance * accuracy * (1 - accuracy))
+    return float(covariance / spread) if spread > 0 else 0.0

@@ -19,7 +19,7 @@ from exporter.features.base import InputType
 from exporter.features.categorical import Categorical
 from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.binner import Binner
-from exporter.profiles.row_bins import feature_bins
+from exporter.profiles.bins import feature_bins
 from exporter.slices.recorder import BLOCK_SECONDS, output_bins
 from exporter.slices.search import Bins
 from exporter.stats.divergence import Floats, Ints

@@ -18,8 +18,8 @@ from exporter.features.extract import numeric_column
 from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.shadow_answers import Paired
+from exporter.profiles.bins import feature_bins
 from exporter.profiles.profile import NumericFeature
-from exporter.profiles.row_bins import feature_bins
 from exporter.storage import Store
 from exporter.storage._bins import PAIRED, BinBlock, hash_ids, insert_block
 from exporter.storage._schema import storable

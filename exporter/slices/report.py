@@ -6,8 +6,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from exporter.monitoring.binner import Binner
-from exporter.profiles.profile import CategoricalFeature, NumericFeature
-from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
+from exporter.profiles.profile import CONFIDENCE, PREDICTION, CategoricalFeature, NumericFeature
 from exporter.slices.explain import ExplainedSlice, Explanation
 from exporter.slices.search import Bins
 

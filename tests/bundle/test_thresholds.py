@@ -13,7 +13,7 @@ from support.paths import ROOT
 from exporter.config import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
 from exporter.config.types import DEFAULT_ERRORS, OBJECTIVE_ALERTS
 from exporter.monitoring.leading_quality import ENOUGH, LABELLED, MOST_ERROR
-from exporter.profiles.weights_record import HARDLY_USED
+from exporter.profiles.profile import HARDLY_USED
 from exporter.server.pages.home import MACHINE_THRESHOLD, MIN_ATTEMPTS, MIN_CORRECTIONS
 
 DOCS = ROOT / "docs"

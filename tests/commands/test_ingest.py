@@ -35,7 +35,7 @@ from exporter.cli import main
 from exporter.commands.ingest.checkpoint import State
 from exporter.commands.ingest.command import DRIFTED
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile_file import load, save
+from exporter.profiles.profile import load, save
 from grafana import last_run
 
 OUTPUTS = ("--prediction-column=prediction", "--confidence-column=confidence", "--id-column=id")

@@ -21,7 +21,7 @@ from support.servers import Served, eventually
 
 from exporter.cli import main
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 
 COLUMNS = {"prediction_column": "prediction", "confidence_column": "confidence", "label_column": "outcome"}
 OUTPUTS = ("--prediction-column=prediction", "--confidence-column=confidence", "--id-column=id")

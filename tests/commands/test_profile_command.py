@@ -27,10 +27,9 @@ from exporter.cli import disable_slow_avx512, main
 from exporter.commands import common
 from exporter.commands.common import Progress
 from exporter.monitoring.binner import Binner
-from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.describe import describe_lines, truncate
-from exporter.profiles.profile import Profile
-from exporter.profiles.profile_file import load, save
+from exporter.profiles.profile import Profile, load, save
 
 EVERYTHING = {"models": [{"name": "shop", "profile": "shop.json"}, {"name": "other"}]}
 

@@ -19,7 +19,7 @@ from sklearn.model_selection import cross_val_predict
 
 from exporter.cli import main
 from exporter.commands import suspects
-from exporter.profiles.readers.base import ROWS
+from exporter.profiles.sources.base import ROWS
 
 WRONG = (3, 40, 60, 120)
 """Rows of the file whose label is changed, the first row is 0."""

@@ -33,7 +33,7 @@ from exporter.errors import StackError
 from exporter.http_client.client import Client as HttpClient
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.profiles import profile_file
+from exporter.profiles import profile as profile_file
 from exporter.wire.events import Prediction
 
 

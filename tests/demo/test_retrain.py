@@ -23,7 +23,7 @@ from exporter import config
 from exporter.client import Monitor
 from exporter.errors import StackError
 from exporter.http_client.client import Client
-from exporter.profiles import profile_file
+from exporter.profiles import profile as profile_file
 from exporter.secret_file import signed_headers
 
 

@@ -19,7 +19,7 @@ from support.programs import quickened_rules, running
 from support.servers import Served, ask, eventually, free_port, write_config
 
 from exporter.monitoring.binner import Binner
-from exporter.profiles.profile_file import load, save
+from exporter.profiles.profile import load, save
 from exporter.server.application import Exporter, ready
 
 RATIOS = [2.0, 3.0, 4.0, 5.0]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from exporter.features.json_columns import MAX_ORDERS
 from exporter.monitoring.binner import Binner
-from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
 
 NAMES = ("age", "height", "country")

@@ -19,7 +19,7 @@ from exporter.features.timestamp import unix_seconds
 from exporter.features.types import INPUT_TYPES, LEARNERS, input_type
 from exporter.monitoring.binner import Binner
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile_file import load, save
+from exporter.profiles.profile import load, save
 
 NOW = 1_800_000_000.0
 

@@ -14,7 +14,7 @@ from exporter.metrics.exposition import render_families
 from exporter.metrics.models import ModelsCollector, window_lines
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.bins import numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.wire.events import Prediction
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.monitoring.binner import Binner
-from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import NumericFeature, Profile
 from exporter.stats.digitize import bin_indices, pad_edges
 

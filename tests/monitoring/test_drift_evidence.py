@@ -19,9 +19,8 @@ from exporter.monitoring.drift_evidence import LIMIT
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
 from exporter.monitoring.snapshot_encoding import pack
-from exporter.profiles.bin_edges import categorical_feature, numeric_feature
-from exporter.profiles.block_record import FILE, TIME, Blocks, BlockScores
-from exporter.profiles.profile import Profile
+from exporter.profiles.bins import categorical_feature, numeric_feature
+from exporter.profiles.profile import FILE, TIME, Blocks, BlockScores, Profile
 from exporter.stats.live_dependence import SIZES as LIVE_SIZES
 from exporter.stats.live_dependence import LiveDependence
 from exporter.storage import Store

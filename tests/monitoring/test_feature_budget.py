@@ -16,7 +16,7 @@ from exporter.monitoring.feature_budget import FeatureBudget
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.bins import numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.stats.dependence import NoiseRatio
 from exporter.stats.divergence import Reference, chi2_quantiles

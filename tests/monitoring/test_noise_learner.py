@@ -12,7 +12,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_learner import NoiseLearner
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.bins import numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.stats.divergence import Floats
 from exporter.wire.events import Prediction

@@ -22,7 +22,7 @@ from exporter.monitoring.outcome import MAX_LABELS, LabelNames, Scorer
 from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.snapshots import decode, encode, restore_version
-from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import Feature, Profile
 from exporter.stats.accuracy import wilson
 from exporter.wire.events import LabelledPrediction, Prediction

@@ -16,7 +16,7 @@ from exporter.monitoring.model_files import load_monitors
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.ring import SLOTS
 from exporter.monitoring.segments import DEFAULT_SEGMENTS, Segments
-from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.wire.events import Prediction
 

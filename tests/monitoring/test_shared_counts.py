@@ -16,7 +16,7 @@ from exporter.monitoring.pair_snapshots import SEPARATOR, decode, encode, restor
 from exporter.monitoring.registry import OTHER_VERSION, MonitorRegistry
 from exporter.monitoring.shared_counts import MAX_PAIRS, MAX_SERVING, Pair, SharedCounts, Side, totals_size
 from exporter.monitoring.shared_time import GAP_SECONDS, STEP_SECONDS, SharedTime
-from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.bins import numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.wire.events import Prediction
 

@@ -25,8 +25,8 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.snapshots import SnapshotSaver, decode, encode, restore
-from exporter.profiles.bin_edges import categorical_feature, numeric_feature
-from exporter.profiles.correlation_builder import measure_correlation
+from exporter.profiles.bins import categorical_feature, numeric_feature
+from exporter.profiles.correlation import measure_correlation
 from exporter.profiles.profile import Profile
 from exporter.storage import Store
 from exporter.storage._schema import windows

@@ -14,11 +14,11 @@ from pyarrow import parquet
 
 from exporter.errors import ProfileError
 from exporter.monitoring.binner import Binner
-from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.bins import numeric_feature
 from exporter.profiles.builder import build, build_file
-from exporter.profiles.options import Options
-from exporter.profiles.profile_file import load, save
-from exporter.profiles.readers.files import FileSource
+from exporter.profiles.columns import Options
+from exporter.profiles.profile import load, save
+from exporter.profiles.sources.files import FileSource
 
 RNG = np.random.default_rng(11)
 ROWS = 400

@@ -16,10 +16,9 @@ from exporter.config import ModelConfig
 from exporter.errors import ProfileError
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.profiles.bin_edges import numeric_feature
-from exporter.profiles.correlation_builder import MAX_FEATURES, CorrelationBuilder, measure_correlation
-from exporter.profiles.profile import Correlation, Profile
-from exporter.profiles.profile_file import load, save
+from exporter.profiles.bins import numeric_feature
+from exporter.profiles.correlation import MAX_FEATURES, CorrelationBuilder, measure_correlation
+from exporter.profiles.profile import Correlation, Profile, load, save
 from exporter.wire.events import Prediction
 
 Columns = dict[str, npt.NDArray[np.float64]]

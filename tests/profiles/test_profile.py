@@ -13,10 +13,9 @@ from exporter.errors import ProfileError
 from exporter.features.embedding import EmbeddingState
 from exporter.features.text import TextState
 from exporter.features.types import input_type
-from exporter.profiles.bin_edges import categorical_feature, numeric_feature
+from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile import NumericFeature, Profile
-from exporter.profiles.profile_file import load, save
+from exporter.profiles.profile import NumericFeature, Profile, load, save
 
 
 def example() -> Profile:
@@ -97,7 +96,7 @@ def test_a_large_profile_is_neither_read_nor_written(path, tmp_path, monkeypatch
     with path.open("ab") as file:
         file.truncate(3 * 2**30)
     assert refusal(path) == "FILE: is not a profile: it is larger than 256 MiB"
-    monkeypatch.setattr("exporter.profiles.profile_file.MAX_MIB", 0)
+    monkeypatch.setattr("exporter.profiles.profile.MAX_MIB", 0)
     with pytest.raises(ProfileError, match=r"new\.json: would be larger than 0 MiB: profile fewer columns, bins or"):
         save(made, tmp_path / "new.json")
     assert not (tmp_path / "new.json").exists()

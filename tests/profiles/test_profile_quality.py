@@ -10,12 +10,11 @@ import pytest
 from exporter.errors import ProfileError
 from exporter.monitoring.binner import Binner
 from exporter.profiles.builder import build, build_file
-from exporter.profiles.describe_quality import quality_lines
-from exporter.profiles.options import Options
-from exporter.profiles.profile import Profile
-from exporter.profiles.profile_file import load, save
-from exporter.profiles.quality_estimator import QualityEstimator
-from exporter.profiles.readers.files import FileSource
+from exporter.profiles.columns import Options
+from exporter.profiles.describe import quality_lines
+from exporter.profiles.profile import Profile, load, save
+from exporter.profiles.quality import QualityEstimator
+from exporter.profiles.sources.files import FileSource
 
 Columns = dict[str, np.ndarray]
 CLASSIFIER = {"prediction_column": "predicted", "confidence_column": "sure", "label_column": "label"}
@@ -404,7 +403,7 @@ def test_small_batches_and_a_sample_give_nearly_the_same(tmp_path, monkeypatch):
     options = Options(**CLASSIFIER)
     whole = build(FileSource(path, options.known_types()), options)
     assert build(FileSource(path, options.known_types(), block=20_000), options) == whole
-    monkeypatch.setattr("exporter.profiles.quality_learning._ROWS", 1000)
+    monkeypatch.setattr("exporter.profiles.row_learning._ROWS", 1000)
     sampled = build(FileSource(path, options.known_types(), block=20_000), options).quality
     assert sampled.sampled == 1000
     assert sampled.overall == whole.quality.overall

@@ -17,17 +17,27 @@ from scipy.signal import lfilter
 from exporter.cli import main
 from exporter.errors import ProfileError
 from exporter.monitoring.binner import Binner
-from exporter.profiles import row_order
-from exporter.profiles.bin_edges import numeric_feature
-from exporter.profiles.block_builder import BlockBuilder
-from exporter.profiles.block_record import FILE, GROUPED, SHUFFLED, TIME, UNSORTED, Blocks, BlockScores, Times
+from exporter.profiles import blocks as row_order
+from exporter.profiles.bins import numeric_feature
+from exporter.profiles.blocks import BlockBuilder, RowOrder
 from exporter.profiles.builder import build_file
-from exporter.profiles.describe import describe_lines
-from exporter.profiles.describe_order import order_line, order_warnings
-from exporter.profiles.options import Options
-from exporter.profiles.profile import Feature, Profile
-from exporter.profiles.profile_file import load, save
-from exporter.profiles.row_order import RowOrder
+from exporter.profiles.columns import Options
+from exporter.profiles.describe import describe_lines, order_line
+from exporter.profiles.profile import (
+    FILE,
+    GROUPED,
+    SHUFFLED,
+    TIME,
+    UNSORTED,
+    Blocks,
+    BlockScores,
+    Feature,
+    Profile,
+    Times,
+    load,
+    save,
+)
+from exporter.profiles.training_warnings import order_warnings
 from exporter.stats.divergence import Floats
 
 ROWS = 4000
@@ -131,8 +141,8 @@ def test_batches_do_not_matter(write: Any, monkeypatch: pytest.MonkeyPatch) -> N
     """Any size of batches gives the same blocks."""
     path = write(columns())
     whole = blocks_of(build_file(path))
-    monkeypatch.setattr("exporter.profiles.readers.csv_cells.ROWS", 37, raising=False)
-    monkeypatch.setattr("exporter.profiles.readers.base.ROWS", 37)
+    monkeypatch.setattr("exporter.profiles.sources.csv_cells.ROWS", 37, raising=False)
+    monkeypatch.setattr("exporter.profiles.sources.base.ROWS", 37)
     assert blocks_of(build_file(path)) == whole
 
 
@@ -230,8 +240,8 @@ def test_missing_and_constant_stretches(write: Any) -> None:
 
 def test_many_rows_cost_bounded_memory(write: Any) -> None:
     """However many rows there are, at most some thousand blocks of each size are kept."""
-    from exporter.profiles.bin_edges import numeric_feature
-    from exporter.profiles.block_builder import BlockBuilder
+    from exporter.profiles.bins import numeric_feature
+    from exporter.profiles.blocks import BlockBuilder
 
     values = np.random.default_rng(7).normal(size=50_000)
     builder = BlockBuilder({"x": numeric_feature(values.copy(), 20)}, 40 * len(values))
@@ -249,7 +259,7 @@ def test_older_profiles(write: Any, tmp_path: Path) -> None:
     save(profile, tmp_path / "old.json")
     old = load(tmp_path / "old.json")
     assert b"blocks" not in (tmp_path / "old.json").read_bytes()
-    assert "(order)  not known, since the profile is older" in "\n".join(describe_lines(old))
+    assert "(order)  not known" in "\n".join(describe_lines(old))
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.profiles.bin_edges import categorical_feature, numeric_feature
-from exporter.profiles.sketches import MAX_CATEGORY, CategorySketch, NumericSketch, QuantileSketch
+from exporter.profiles.bins import (
+    MAX_CATEGORY,
+    CategorySketch,
+    NumericSketch,
+    QuantileSketch,
+    categorical_feature,
+    numeric_feature,
+)
 
 RNG = np.random.default_rng(2)
 STREAMS = {

@@ -17,7 +17,7 @@ import pytest
 from sklearn import datasets
 
 from exporter.cli import main
-from exporter.profiles.profile_file import load
+from exporter.profiles.profile import load
 
 ROWS = 400
 FORMATS = ("csv", "jsonl", "parquet")

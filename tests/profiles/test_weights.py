@@ -13,8 +13,7 @@ import pytest
 from exporter.errors import ProfileError
 from exporter.profiles.builder import build_file
 from exporter.profiles.describe import describe_lines
-from exporter.profiles.profile import Profile
-from exporter.profiles.profile_file import load, save
+from exporter.profiles.profile import Profile, load, save
 
 ROWS = 24_000
 OUTPUT = {"prediction_column": "predicted"}

@@ -28,7 +28,7 @@ from support.servers import CONFIG, Served, ask, eventually, write_config
 
 from exporter.errors import StackError
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.http.listeners import listen

@@ -28,7 +28,7 @@ from exporter.monitoring.drift_report import (
 )
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile_file import load, save
+from exporter.profiles.profile import load, save
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.pages.drift import describe, describe_dependence

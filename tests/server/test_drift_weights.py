@@ -11,8 +11,7 @@ from support.pages import Page
 from support.servers import Served, write_config
 
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile_file import save
-from exporter.profiles.weights_record import FeatureWeight
+from exporter.profiles.profile import FeatureWeight, save
 
 ROWS = 20_000
 

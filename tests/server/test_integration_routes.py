@@ -17,7 +17,7 @@ from support.paths import DATA
 from support.servers import CONFIG, Answer, Served, eventually, write_config
 
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.http.request import MAX_BODY

@@ -16,7 +16,7 @@ from support.labelled_rows import classes, send
 from support.servers import Served, eventually, write_config
 
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 
 pytestmark = needs_chromium
 STROKE = 4  # pixels of a label's outline, in the colour of the panel, on both sides together

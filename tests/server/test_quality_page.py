@@ -15,7 +15,7 @@ from support.pages import Page
 from support.servers import Served, eventually, write_config
 
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 
 STRANGE = 'a "model"\\ 模型 <i>'
 COLUMNS: dict[str, Any] = {"prediction_column": "prediction", "label_column": "outcome"}

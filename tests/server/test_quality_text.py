@@ -13,7 +13,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.leading_quality import Leading
 from exporter.monitoring.window_quality import sums_of_labels, window_quality
 from exporter.profiles.builder import build_file
-from exporter.profiles.quality_estimator import QualityEstimator
+from exporter.profiles.quality import QualityEstimator
 from exporter.server.pages.quality import describe_estimates, describe_leading
 from exporter.stats.accuracy import IntervalEstimate, wilson
 

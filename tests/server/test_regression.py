@@ -17,7 +17,7 @@ from support.pages import Page as Parsed
 from support.servers import Served, ask, eventually
 
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 from exporter.server.pages.review_errors import BARS, error_chart
 from exporter.server.pages.review_filters import ReviewQuery
 from exporter.storage.review.corrections import Filter

@@ -17,7 +17,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.snapshot_encoding import pack
 from exporter.monitoring.snapshots import decode, encode
-from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.bins import numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.server.application import Exporter
 from exporter.server.tasks.replica_drift import of_all_replicas

@@ -17,7 +17,7 @@ from support.pages import Page
 from support.servers import Served, eventually, write_config
 
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 
 HOSTILE = 'a,b:"c" & <b>{d}</b>'
 """A category with everything that addresses, JSON and HTML write differently."""

@@ -16,7 +16,7 @@ from support.servers import Served
 from exporter.config import ModelConfig, StoreConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.profiles.profile_file import load
+from exporter.profiles.profile import load
 from exporter.server.tasks.archiver import Archiver
 from exporter.slices import population
 from exporter.slices.explain import Explanation, Of, SliceQuery, explain

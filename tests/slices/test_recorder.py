@@ -27,10 +27,9 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.segments import Segments
 from exporter.monitoring.shadow_answers import Paired
+from exporter.profiles.bins import feature_bins
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile import NumericFeature
-from exporter.profiles.profile_file import load
-from exporter.profiles.row_bins import feature_bins
+from exporter.profiles.profile import NumericFeature, load
 from exporter.slices import population, recorder
 from exporter.slices.population import read_population
 from exporter.slices.recorder import BinRecorder

@@ -12,7 +12,7 @@ from support.review_rows import put
 
 from exporter.config import StoreConfig
 from exporter.monitoring.binner import Binner
-from exporter.profiles.profile_file import load
+from exporter.profiles.profile import load
 from exporter.slices import population
 from exporter.slices.population import find_corrections, parse_bins
 from exporter.storage import Store

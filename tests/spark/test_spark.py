@@ -18,8 +18,7 @@ import pytest
 from support.paths import ROOT
 from support.servers import ask, eventually, free_port
 
-from exporter.profiles.profile import Profile
-from exporter.profiles.profile_file import load
+from exporter.profiles.profile import Profile, load
 
 ROWS = 20_000
 TABLE = f"""

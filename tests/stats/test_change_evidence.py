@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.signal import lfilter
 
-from exporter.profiles.bin_edges import numeric_feature
-from exporter.profiles.block_builder import BlockBuilder
+from exporter.profiles.bins import numeric_feature
+from exporter.profiles.blocks import BlockBuilder
 from exporter.stats.change_evidence import HEADROOM, MOST_ROWS, SIGMAS, SIZES, ChangeEvidence
 from exporter.stats.dispersion import measure_dispersion
 from exporter.stats.divergence import Floats, Reference

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.bins import numeric_feature
 from exporter.stats.dependence import NoiseRatio, block_sizes, leave_out_divergence, measure_noise
 from exporter.stats.divergence import Floats, Reference, chi2_quantiles
 

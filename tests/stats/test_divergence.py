@@ -8,7 +8,7 @@ from scipy.stats import chi2, entropy
 
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.ring import Ring
-from exporter.profiles.bin_edges import numeric_feature
+from exporter.profiles.bins import numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.stats.divergence import Reference, chi2_quantiles, ratio
 

@@ -32,8 +32,8 @@ from exporter.errors import StoreError
 from exporter.monitoring.model_files import load_monitors
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile_file import save
-from exporter.profiles.readers.store import StoreSource
+from exporter.profiles.profile import save
+from exporter.profiles.sources.store import StoreSource
 from exporter.server.http.problem import store_problem
 from exporter.server.tasks import late_joiner
 from exporter.server.tasks.archiver import Archiver

@@ -28,7 +28,7 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.png_codec import pack_image
 from exporter.monitoring.model_files import load_monitors
-from exporter.profiles.readers.store import StoreSource
+from exporter.profiles.sources.store import StoreSource
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store, prediction_rows
 from exporter.storage import _retention as unjoined_log

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import numpy as np
 
-from exporter.profiles.block_record import FILE, Blocks, BlockScores
-from exporter.profiles.profile import Profile
+from exporter.profiles.profile import FILE, Blocks, BlockScores, Profile
 from exporter.stats.divergence import Reference
 
 

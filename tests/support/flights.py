@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import save
 from support.servers import Served, write_config
 
 CARRIERS, AIRPORTS = ["UA", "AA", "DL", "MQ"], ["ATL", "ORD", "LAX", "BOS", "MIA"]

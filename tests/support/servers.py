@@ -23,8 +23,7 @@ import numpy as np
 import yaml
 
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile import Profile
-from exporter.profiles.profile_file import save
+from exporter.profiles.profile import Profile, save
 from support.processes import ForkedCommand
 
 

@@ -35,10 +35,9 @@ from exporter.features.timestamp import unix_seconds
 from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.binner import Binner
 from exporter.profiles.describe import truncate
-from exporter.profiles.profile_file import load
-from exporter.profiles.readers.base import Batch
-from exporter.profiles.readers.compression import is_gzip
-from exporter.profiles.readers.files import FileSource
+from exporter.profiles.profile import load
+from exporter.profiles.sources.base import Batch, is_gzip
+from exporter.profiles.sources.files import FileSource
 from exporter.stats.divergence import Ints
 from exporter.stats.near_duplicates import NearRows, Rows
 from exporter.validation import preview

@@ -29,7 +29,7 @@ from exporter.errors import BatchError, UsageError, printable
 from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.profiles.readers.files import FileSource
+from exporter.profiles.sources.files import FileSource
 from exporter.validation import preview
 
 DRIFTED = 3

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from exporter.errors import BatchError, UsageError
-from exporter.profiles.readers.compression import is_gzip, path_of, plain_copy, without_gz
+from exporter.profiles.sources.base import is_gzip, path_of, plain_copy, without_gz
 from exporter.validation import any_of, similar_file
 
 TABLES = ("csv", "parquet", "npz", "jsonl")

@@ -21,8 +21,8 @@ from exporter.monitoring.model_files import load_valid
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.profiles.profile_file import load
-from exporter.profiles.readers.csv_cells import delimiter_in
+from exporter.profiles.profile import load
+from exporter.profiles.sources.csv_cells import delimiter_in
 from exporter.validation import any_of, preview, suggestion
 from exporter.wire.decoder import Decoder
 from exporter.wire.events import LabelledPrediction, Prediction, check_predictions

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from exporter.commands.ingest.local import NOW, WINDOW
 from exporter.commands.ingest.report import count
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.profiles.quality_estimator import LEAST_ROWS, QualityEstimator
+from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
 from exporter.stats.accuracy import IntervalEstimate
 from exporter.stats.divergence import Floats
 

@@ -17,7 +17,7 @@ from exporter.features.timestamp import unix_seconds
 from exporter.features.types import INPUT_TYPES
 from exporter.monitoring.prediction_columns import select_rows
 from exporter.profiles.profile import CategoricalFeature, Feature, Profile
-from exporter.profiles.readers.base import Source
+from exporter.profiles.sources.base import Source
 from exporter.stats.divergence import Floats
 from exporter.validation import closest, preview
 from exporter.wire.events import FIRST_YEAR, LAST_YEAR, MAX_ID, MAX_LABEL

@@ -30,7 +30,7 @@ from exporter.monitoring.drift_report import (
 from exporter.monitoring.leading_quality import ENOUGH, kind_of, leading_quality
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.recent_counters import Recent
-from exporter.profiles.quality_record import CONFIDENCE, PREDICTION
+from exporter.profiles.profile import CONFIDENCE, PREDICTION
 from exporter.server.alerts import LAYERS, Alert
 from exporter.server.application import Exporter
 from exporter.server.pages.quality import describe_limit, summarize

@@ -18,7 +18,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.outcome import OTHER
 from exporter.monitoring.registry import version_sort_key
 from exporter.monitoring.window_quality import WindowQuality
-from exporter.profiles.quality_estimator import LEAST_ROWS, QualityEstimator
+from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
 from exporter.server.application import Exporter
 from exporter.server.pages.drift import UnknownError, choose
 from exporter.server.pages.review_filters import parameters

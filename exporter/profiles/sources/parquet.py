@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.profiles.readers.base import ROWS, Batch, ColumnarFile
-from exporter.profiles.type_inference import Column
+from exporter.profiles.sources.base import ROWS, Batch, Column, ColumnarFile
 from exporter.validation import preview
 
 

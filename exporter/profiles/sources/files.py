@@ -16,12 +16,20 @@ import msgspec
 
 from exporter.errors import ProfileError
 from exporter.features.lenient_json import parse_integer, sanitize
-from exporter.profiles.readers.base import Batch, ColumnarFile, Source, to_columns
-from exporter.profiles.readers.compression import is_gzip, path_of, plain_copy, without_gz
-from exporter.profiles.readers.csv_cells import CsvColumn, delimiter_in
-from exporter.profiles.readers.npz import Npz
-from exporter.profiles.readers.parquet import Parquet, as_arrays, check_unique_names
-from exporter.profiles.type_inference import Column
+from exporter.profiles.sources.base import (
+    Batch,
+    Column,
+    ColumnarFile,
+    Source,
+    is_gzip,
+    path_of,
+    plain_copy,
+    to_columns,
+    without_gz,
+)
+from exporter.profiles.sources.csv_cells import CsvColumn, delimiter_in
+from exporter.profiles.sources.npz import Npz
+from exporter.profiles.sources.parquet import Parquet, as_arrays, check_unique_names
 from exporter.validation import any_of, preview, similar_file
 
 # Errors of pyarrow (its own derive from these), numpy, zipfile and msgspec for a file that is not what its name says.

@@ -1,6 +1,6 @@
 """Estimate a model's accuracy or mean absolute error from bin counts of a window, without labels.
 
-The profile knows how good the model was on labelled rows, see `exporter.profiles.quality_record`. The estimate assumes
+The profile knows how good the model was on labelled rows, see `exporter.profiles.profile`. The estimate assumes
 that this still holds within each bin. It follows inputs and confidences that move (covariate shift), and cannot see
 that the labels of the same inputs have changed (concept change).
 """
@@ -12,11 +12,9 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from exporter.profiles.bin_shares import BinShares
-from exporter.profiles.profile import Feature, NumericFeature, Profile
-from exporter.profiles.quality_record import CONFIDENCE, PREDICTION, Quality
+from exporter.profiles.profile import CONFIDENCE, PREDICTION, Feature, NumericFeature, Profile, Quality
 from exporter.stats.accuracy import IntervalEstimate, Z, wilson
-from exporter.stats.divergence import Floats
+from exporter.stats.divergence import Floats, Ints
 from exporter.stats.quality import bin_resolution, calibrated, nearest_known
 
 LEAST_ROWS = 20
@@ -320,3 +318,29 @@ class QualityEstimator:
             return np.full(len(confidences), np.nan)
         accuracy = self.table[self._edges.searchsorted(confidences, side="right")]
         return np.where(np.isfinite(confidences), accuracy, np.nan)
+
+
+class BinShares:
+    """Read the shares of the bins of some targets from the counts of all targets.
+
+    Parameters
+    ----------
+    bins
+        Indices of each target's bins among all bins.
+    """
+
+    def __init__(self, bins: Sequence[range]) -> None:
+        sizes = [len(part) for part in bins]
+        self.starts: Ints = np.cumsum([0, *sizes[:-1]], dtype=np.intp)[: len(bins)]
+        self._owner = np.repeat(np.arange(len(bins)), sizes)
+        self._indices: Ints = np.array([index for part in bins for index in part], dtype=np.intp)
+
+    def read(self, counts: Floats) -> tuple[Floats, Floats]:
+        """Return the share of each bin within its target, and the number of values of each target."""
+        chosen = counts[self._indices]
+        totals = self.sums(chosen)
+        return chosen / np.maximum(totals, 1e-300)[self._owner], totals
+
+    def sums(self, values: Floats) -> Floats:
+        """Return the sum over the bins of each target."""
+        return np.add.reduceat(values, self.starts) if len(self.starts) else np.empty(0)

@@ -14,8 +14,7 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.lenient_json import lenient_inputs
 from exporter.features.stored_inputs import remove_inputs
-from exporter.profiles.readers.base import Batch, Source, to_columns
-from exporter.profiles.type_inference import Column
+from exporter.profiles.sources.base import Batch, Column, Source, to_columns
 from exporter.storage._archive import Archive, ArchiveFilter
 from exporter.storage._engine import check_url, error_message, is_shared, open_engine, shown_url
 from exporter.storage._predictions import is_sampled, unpack

@@ -1,0 +1,489 @@
+"""Frozen bins of one column of training data: equal-frequency bins of numbers, and the most frequent categories."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from exporter.features.extract import category_bins, scalar_text
+from exporter.profiles.profile import MAX_RARE, CategoricalFeature, Feature, NumericFeature
+from exporter.stats.digitize import BinIndices, bin_indices
+from exporter.stats.divergence import Floats, Ints
+
+_EXPANDED = 8_000_000  # up to here all values are summed one by one, which loses the fewest digits
+
+
+class ValueCounts:
+    """Counts of the training values of a column in fine cells: distinct values, or small ranges of values.
+
+    Parameters
+    ----------
+    starts
+        Start of each of ``C`` cells, ascending.
+    counts
+        Number of values in each, shape ``(C,)``.
+    single
+        Whether a cell holds a single value, shape ``(C,)``; all do when None.
+    top
+        The largest value; the last start when None.
+    """
+
+    def __init__(
+        self, starts: Floats, counts: Ints, single: npt.NDArray[np.bool_] | None = None, top: float | None = None
+    ) -> None:
+        self.starts = starts
+        self._counts, self._single, self._top = counts, single, top
+        self._before = np.concatenate(([0], np.cumsum(counts)))
+        self.total = int(self._before[-1])
+
+    @property
+    def top(self) -> float:
+        """The largest value."""
+        return float(self.starts[-1]) if self._top is None else self._top
+
+    def edges(self, bins: int) -> tuple[float, ...]:
+        """Return the edges of equal-frequency bins that consist of whole cells.
+
+        A value with more than a bin's share of the rows has a bin of its own.
+
+        Parameters
+        ----------
+        bins
+            Number of bins to aim at.
+
+        Examples
+        --------
+        >>> ValueCounts(np.arange(8.0), np.ones(8, np.intp)).edges(4)[:-1]
+        (0.0, 2.0, 4.0, 6.0)
+        >>> cells = ValueCounts(np.array([0.0, 1, 2, 3, 4]), np.array([6, 1, 1, 1, 1]))
+        >>> [float(round(edge, 6)) for edge in cells.edges(2)]
+        [0.0, 0.0, 4.0]
+        """
+        if not self.total:
+            return ()
+        share = self.total / bins
+        edges = [float(self.starts[0])]
+        start = 0
+        for value, stop, after in [*self.frequent_values(share), (math.inf, self.total, self.total)]:
+            parts = max(1, round((stop - start) / share))
+            ranks = start + np.ceil((stop - start) * np.arange(1, parts) / parts).astype(np.intp)
+            edges += self.starts_at_ranks(ranks, value)
+            if after > stop:
+                edges += [value, math.nextafter(value, math.inf)]
+            start = after
+        edges.append(math.nextafter(self.top, math.inf))
+        return tuple(edge for edge in np.unique(edges).tolist() if edge < np.inf)  # JSON has no infinity
+
+    def frequent_values(self, count: float) -> list[tuple[float, int, int]]:
+        """Return the values that occur more than ``count`` times, ascending.
+
+        With each value come the number of values below it, and of those not above it.
+        """
+        frequent = self._counts > count
+        cells = np.flatnonzero(frequent if self._single is None else frequent & self._single)
+        columns = self.starts[cells], self._before[cells], self._before[cells + 1]
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+    def starts_at_ranks(self, ranks: Ints, limit: float) -> list[float]:
+        """Return the start of the first cell with at least each number of values before it, if below a limit."""
+        return self._starts_below(self._before.searchsorted(ranks), limit)
+
+    def _starts_below(self, cells: Ints, limit: float) -> list[float]:
+        starts: list[float] = self.starts[cells[cells < len(self.starts)]].tolist()
+        return [start for start in starts if start < limit]
+
+    def counts_below(self, values: Sequence[float]) -> Ints:
+        """Return how many training values are in cells that start below each of the values."""
+        return self._before[self.starts.searchsorted(values)]
+
+    def moments(self) -> tuple[float, float]:
+        """Return the mean and the population standard deviation; cells must hold single values."""
+        if self.total <= _EXPANDED:
+            return _moments(np.repeat(self.starts, self._counts))
+        scale = _scale(self.starts)
+        small = self.starts / scale
+        mean = np.average(small, weights=self._counts)
+        return float(mean * scale), float(np.sqrt(np.average((small - mean) ** 2, weights=self._counts)) * scale)
+
+
+class SortedValues(ValueCounts):
+    """Training values in ascending order: each is a cell, so nothing needs to be counted."""
+
+    def __init__(self, values: Floats) -> None:
+        self.starts = values
+        self._top = None
+        self.total = len(values)
+
+    def frequent_values(self, count: float) -> list[tuple[float, int, int]]:
+        """See `ValueCounts.frequent_values`."""
+        candidates = np.unique(self.starts[:: max(int(count), 1)])  # every value that occurs more often is among them
+        first, after = self.starts.searchsorted(candidates), self.starts.searchsorted(candidates, side="right")
+        frequent = after - first > count
+        return list(zip(*(part[frequent].tolist() for part in (candidates, first, after)), strict=True))
+
+    def starts_at_ranks(self, ranks: Ints, limit: float) -> list[float]:
+        """See `ValueCounts.starts_at_ranks`."""
+        return self._starts_below(self.starts.searchsorted(self.starts[ranks - 1], side="right"), limit)
+
+    def counts_below(self, values: Sequence[float]) -> Ints:
+        """See `ValueCounts.counts_below`."""
+        return self.starts.searchsorted(values)
+
+    def moments(self) -> tuple[float, float]:
+        """See `ValueCounts.moments`; overwrites the values."""
+        return _moments(self.starts)
+
+
+def _scale(ordered: Floats) -> float:
+    """Return a scale that keeps the squares of huge values finite."""
+    return float(max(abs(ordered[0]), abs(ordered[-1]), 1e-300))
+
+
+def _moments(ordered: Floats) -> tuple[float, float]:
+    """Return mean and standard deviation of values in ascending order, and overwrite the values.
+
+    numpy's pairwise sums lose the fewest digits.
+    """
+    scale = _scale(ordered)
+    ordered /= scale
+    mean = ordered.sum() / len(ordered)
+    ordered -= mean
+    ordered *= ordered
+    return float(mean * scale), float(np.sqrt(ordered.sum() / len(ordered)) * scale)
+
+
+def numeric_feature(column: Floats, bins: int = 20, *, overwrite: bool = False) -> NumericFeature:
+    """Return the bins of a column of numbers; NaN is missing, an infinity is invalid. May ``overwrite`` the column."""
+    valid = np.isfinite(column)
+    all_valid = valid.all()
+    missing = 0 if all_valid else int(np.isnan(column).sum())
+    finite = column if all_valid else column[valid]
+    finite = np.add(finite, 0.0, out=finite if overwrite else None)  # no negative zero
+    finite.sort()
+    cells = SortedValues(finite) if len(finite) <= _EXPANDED else ValueCounts(*np.unique(finite, return_counts=True))
+    return binned_feature(cells, missing, len(column) - missing - len(finite), bins)
+
+
+def binned_feature(
+    cells: ValueCounts, missing: int, invalid: int, bins: int, moments: tuple[float, float] | None = None
+) -> NumericFeature:
+    """Return the bins of counted numbers; ``moments`` are mean and standard deviation, for cells that are ranges."""
+    edges = cells.edges(bins)
+    if not edges:
+        return NumericFeature((), (0, missing, invalid))
+    counts = np.diff(cells.counts_below(edges), prepend=0, append=cells.total)
+    low, high = float(cells.starts[0]), cells.top
+    mean, stddev = moments or cells.moments()
+    return NumericFeature(
+        edges=edges,
+        counts=(*counts.tolist(), missing, invalid),
+        mean=mean,
+        stddev=stddev if low < high else 0.0,
+        min=low,
+        max=high,
+    )
+
+
+def categorical_feature(
+    counts: Mapping[str, int], missing: int, invalid: int, top: int = 50, more: int = 0
+) -> CategoricalFeature:
+    """Return the bins of categories from the count of each, and of ``more`` values of further categories."""
+    ordered = sorted(counts, key=lambda name: (-counts[name], name))
+    frequent, rare = ordered[:top], ordered[top:]
+    return CategoricalFeature(
+        categories=tuple(frequent),
+        counts=(*(counts[name] for name in frequent), sum(counts[name] for name in rare) + more, missing, invalid),
+        rare=frozenset(rare[:MAX_RARE]),
+    )
+
+
+class RowBins:
+    """The bins of some features, or of other targets.
+
+    Parameters
+    ----------
+    features
+        Frozen bins of ``T`` features by name.
+
+    Attributes
+    ----------
+    sizes
+        Number of bins of each feature, in their order.
+    """
+
+    def __init__(self, features: Mapping[str, Feature]) -> None:
+        self._features = features
+        self.sizes = [len(feature.counts) for feature in features.values()]
+
+    def indices(self, columns: Mapping[str, Sequence[Any] | Floats], rows: int) -> BinIndices:
+        """Return the bin of each value, in the order of `NumericFeature.counts` and `CategoricalFeature.counts`.
+
+        Parameters
+        ----------
+        columns
+            Columns of ``rows`` values by the feature's name: an array of numbers, in which NaN is missing and an
+            infinity is invalid, or a list of categories.
+        rows
+            Number of rows.
+
+        Returns
+        -------
+        ndarray
+            Shape ``(T, rows)``.
+        """
+        result = np.empty((len(self._features), rows), dtype=np.int16)
+        for row, (name, feature) in zip(result, self._features.items(), strict=True):
+            row[:] = feature_bins(feature, columns[name])
+        return result
+
+
+def feature_bins(feature: Feature, values: Sequence[Any] | Floats) -> BinIndices:
+    """Return the bin of each of ``n`` values of a feature, shape ``(n,)``; see `RowBins.indices`.
+
+    >>> from exporter.profiles.profile import NumericFeature
+    >>> feature_bins(NumericFeature((0.0, 1.0), (0, 1, 0, 0, 0)), np.array([-1, 0.5, 9, np.nan, np.inf])).tolist()
+    [0, 1, 2, 3, 4]
+    """
+    if isinstance(feature, CategoricalFeature):
+        known = {name: index for index, name in enumerate(feature.categories)}
+        return category_bins(values, known, feature.rare).astype(np.int16)
+    numbers = np.asarray(values, dtype=np.float64)
+    if feature.precision:
+        with np.errstate(over="ignore"):
+            single = numbers.astype(np.float32).astype(np.float64)
+        numbers = np.where(np.isinf(single), numbers, single)
+    bins: BinIndices = bin_indices(np.array(feature.edges)[:, None], numbers[None])[0]
+    if len(feature.edges) + 4 > np.iinfo(bins.dtype).max:  # two more than there are bins, which callers may use
+        bins = bins.astype(np.int16)
+    finite = np.isfinite(numbers)
+    if not finite.all():
+        bins[~finite] = len(feature.edges) + 2
+        bins[np.isnan(numbers)] = len(feature.edges) + 1
+    return bins
+
+
+MAX_CATEGORIES = 100_000
+"""Most distinct categories of an input that are counted in one pass."""
+MAX_CATEGORY = 500
+"""Longest category in characters. A longer one is counted in ``other``, so that a profile stays small."""
+_SCALARS = frozenset({str, bool, int, float})
+_CELLS = 64  # cells for each bin, so that bins made of whole cells have nearly equal counts
+
+
+class QuantileSketch:
+    """Quantiles of a stream in bounded memory.
+
+    A full buffer is sorted, and every second value moves to the next level with twice the weight (of a longer buffer
+    every fourth with four times the weight, and so on), starting with the first and the last value alternately (Manku,
+    Rajagopalan and Lindsay 1998; with a random start it is the KLL sketch of Karnin, Lang and Liberty 2016). It is
+    deterministic, so the same data give the same profile. The rank error for ``n`` values is at most
+    ``n · log₂(n/size)/size``, and usually far smaller, since errors cancel.
+
+    Parameters
+    ----------
+    size
+        Number of values in a buffer; there are ``log₂(n/size)`` buffers.
+    """
+
+    def __init__(self, size: int = 4096) -> None:
+        self._size = size
+        self._levels: list[Floats] = []
+        self._turns: list[int] = []
+
+    def add(self, values: Floats, level: int = 0) -> None:
+        """Add values with the weight ``2**level``."""
+        while len(self._levels) <= level:
+            self._levels.append(np.empty(0))
+            self._turns.append(0)
+        held = np.concatenate((self._levels[level], values))
+        if len(held) < self._size:
+            self._levels[level] = held
+            return
+        up = max((len(held) // self._size).bit_length() - 1, 1)  # skip levels as long as a full buffer remains
+        step = 2**up
+        even = len(held) // step * step
+        held, self._levels[level] = np.sort(held[:even]), held[even:]
+        turn, self._turns[level] = self._turns[level], 1 - self._turns[level]
+        self.add(held[turn * (step - 1) :: step], level + up)
+
+    def quantiles(self, shares: Floats) -> Floats:
+        """Return the quantiles at the given shares."""
+        values = np.concatenate(self._levels)
+        weights = np.concatenate([np.full(len(held), 2.0**level) for level, held in enumerate(self._levels)])
+        order = np.argsort(values, kind="stable")
+        ranks = np.cumsum(weights[order])
+        quantiles: Floats = values[order][np.minimum(ranks.searchsorted(shares * ranks[-1]), len(values) - 1)]
+        return quantiles
+
+
+class NumericSketch:
+    """The values of a column of numbers; NaN is missing, an infinity is invalid.
+
+    Parameters
+    ----------
+    bins
+        Number of bins to aim at.
+    most
+        Most distinct values that are counted in one pass.
+
+    Attributes
+    ----------
+    exact
+        Whether one pass was enough.
+    """
+
+    def __init__(self, bins: int, most: int) -> None:
+        self.exact = True
+        self.missing = self.invalid = self.valid = 0
+        self._bins, self._most = bins, most
+        self._distinct: Floats = np.empty(0)
+        self._counts: Ints = np.empty(0, dtype=np.intp)
+        self._pending: list[Floats] = []
+        self._waiting = 0
+        self._sketch: QuantileSketch | None = None
+        self._low, self._high = math.inf, -math.inf
+        self._first = self._second = 0.0
+        self._centre, self._scale = 0.0, 1.0
+
+    def add(self, column: Floats) -> None:
+        """Add some of the values."""
+        finite = column[np.isfinite(column)] + 0.0  # no negative zero
+        missing = int(np.isnan(column).sum())
+        self.missing += missing
+        self.invalid += len(column) - missing - len(finite)
+        self.valid += len(finite)
+        if not len(finite):
+            return
+        self._low, self._high = min(self._low, float(finite.min())), max(self._high, float(finite.max()))
+        if self._sketch:
+            self._sketch.add(finite)
+            return
+        self._pending.append(finite)
+        self._waiting += len(finite)
+        if self._waiting > max(self._most, len(self._distinct)):
+            self._merge()
+        if len(self._distinct) > self._most:
+            self.exact, self._sketch = False, QuantileSketch()
+            for level in range(int(self._counts.max()).bit_length()):  # a count is a sum of powers of two
+                self._sketch.add(self._distinct[(self._counts >> level) & 1 == 1], level)
+            self._distinct, self._counts = np.empty(0), np.empty(0, dtype=np.intp)
+
+    def _merge(self) -> None:
+        new, counts = np.unique(np.concatenate([np.empty(0), *self._pending]), return_counts=True)
+        self._distinct, indices = np.unique(np.concatenate((self._distinct, new)), return_inverse=True)
+        totals = np.bincount(indices, weights=np.concatenate((self._counts, counts)), minlength=len(self._distinct))
+        self._counts = totals.astype(np.intp)
+        self._pending, self._waiting = [], 0
+
+    def start_second_pass(self) -> None:
+        """Fix the cells in which the second pass counts."""
+        assert self._sketch  # noqa: S101
+        points = _CELLS * self._bins
+        quantiles = self._sketch.quantiles(np.arange(1, points) / points)
+        frequent = quantiles[1:][quantiles[1:] == quantiles[:-1]]  # these values may need a bin of their own
+        starts = np.concatenate(([self._low], quantiles, frequent, np.nextafter(frequent, np.inf)))
+        self._distinct = np.unique(starts[starts <= self._high])
+        self._counts = np.zeros(len(self._distinct), dtype=np.intp)
+        self._centre = float(quantiles[len(quantiles) // 2])
+        self._scale = max(abs(self._low), abs(self._high))
+        if (spread := self._high - self._low) < math.inf:
+            self._scale = spread
+
+    def count(self, column: Floats) -> None:
+        """Count some of the values in the second pass."""
+        finite = np.sort(column[np.isfinite(column)]) + 0.0
+        self._counts += np.diff(finite.searchsorted(self._distinct), append=len(finite))
+        halves = finite / 2 - self._centre / 2  # the difference of two halves cannot overflow
+        shifted = halves / (self._scale / 2)
+        self._first += float(shifted.sum())
+        self._second += float(shifted @ shifted)
+
+    def feature(self) -> NumericFeature:
+        """Return the frozen bins."""
+        if self.exact:
+            self._merge()
+            return binned_feature(ValueCounts(self._distinct, self._counts), self.missing, self.invalid, self._bins)
+        single = np.append(self._distinct[1:] == np.nextafter(self._distinct[:-1], np.inf), False)
+        offset = self._first / self.valid
+        moments = (
+            self._centre + offset * self._scale,
+            math.sqrt(max(self._second / self.valid - offset**2, 0.0)) * self._scale,
+        )
+        cells = ValueCounts(self._distinct, self._counts, single, self._high)
+        return binned_feature(cells, self.missing, self.invalid, self._bins, moments)
+
+
+class CategorySketch:
+    """The values of a column of categories.
+
+    Parameters
+    ----------
+    top
+        Number of categories with their own bin.
+    most
+        Most distinct categories that are counted in one pass.
+
+    Attributes
+    ----------
+    exact
+        Whether one pass was enough. Whenever there are more than ``most``, the rarest half is dropped.
+    """
+
+    def __init__(self, top: int, most: int = MAX_CATEGORIES) -> None:
+        self.exact = True
+        self.missing = self.invalid = self.long = 0
+        self._top, self._most = top, most
+        self._counts: Counter[str] = Counter()
+        self._more = 0
+
+    def add(self, labels: Sequence[Any]) -> None:
+        """Add some of the values."""
+        counts, missing, invalid, long = _count_labels(labels)
+        self.missing += missing
+        self.invalid += invalid
+        self.long += long
+        self._counts.update(counts)
+        if len(self._counts) > self._most:
+            self.exact = False
+            self._counts = Counter(dict(self._counts.most_common(self._most // 2)))
+
+    def start_second_pass(self) -> None:
+        """Fix the categories that the second pass counts."""
+        self._counts = Counter(dict.fromkeys(dict(self._counts.most_common(self._top + MAX_RARE)), 0))
+
+    def count(self, labels: Sequence[Any]) -> None:
+        """Count some of the values in the second pass."""
+        for name, times in _count_labels(labels)[0].items():
+            if name in self._counts:
+                self._counts[name] += times
+            else:
+                self._more += times
+
+    def feature(self) -> CategoricalFeature:
+        """Return the frozen bins."""
+        return categorical_feature(self._counts, self.missing, self.invalid, self._top, self._more + self.long)
+
+
+def _count_labels(labels: Sequence[Any]) -> tuple[Counter[str], int, int, int]:
+    """Return the count of each category, and how many values are missing, of the wrong type, and too long."""
+    types = set(map(type, labels)) - {type(None)}
+    if len(types) == 1 and types <= _SCALARS:  # equal values of different types, such as 1 and true, have other texts
+        pairs: Iterable[tuple[Any, int]] = Counter(labels).items()
+    else:
+        pairs = ((value, 1) for value in labels)
+    counts: Counter[str] = Counter()
+    missing = invalid = 0
+    for value, times in pairs:
+        if isinstance(value, str | bool | int | float) and value == value:  # noqa: PLR0124 (not NaN)
+            counts[scalar_text(value)] += times
+        elif value is None or isinstance(value, float):
+            missing += times
+        else:
+            invalid += times
+    long = sum(counts.pop(name) for name in [name for name in counts if len(name) > MAX_CATEGORY])
+    return counts, missing, invalid, long
