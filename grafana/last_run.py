@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 
-from exporter.metrics.families import FAMILIES
+from exporter.metrics.exposition import FAMILIES
 from grafana import rules
 
 JOB = "model-exporter-batch"
 _SERVED = re.compile(
-    r"model_(exporter_|corrections_|review|comparison_|shadow_|slice_|objective|feature_recent_|feature_replicas_).*"
+    r"model_(exporter_|system_|corrections_|review|comparison_|shadow_|slice_|objective|feature_recent_|feature_replicas_).*"
     r"|model_confidence_threshold|model_feature_drift_evidence"
 )
 """Gauges that only a running exporter has."""
@@ -33,4 +33,4 @@ def file() -> str:
         for name in names
     ]
     groups = [{"name": "model-batch-last-run", "interval": "15s", "rules": held}]
-    return rules.generated({"groups": groups}, "dashboards", _NOTES, source="exporter/metrics/families.py")
+    return rules.generated({"groups": groups}, "dashboards", _NOTES, source="exporter/metrics/")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.core import GaugeMetricFamily, Metric
 
 from exporter.errors import REASONS, WARNINGS
+from exporter.metrics.lines import Family, Metrics
 from exporter.storage._retention import StoreSize
 
 SOURCES = ("predictions", "feedback", "labels", "events", "kserve", "infer", "exchanges", "logs", "traces")
 """The sources of events: the last part of the route that receives them."""
+SECTION = "The exporter itself"
 
 
 class ExporterMetrics:
@@ -24,13 +25,22 @@ class ExporterMetrics:
     ----------
     registry
         The registry to which they are added.
+
+    Attributes
+    ----------
+    families
+        What is declared, in the order of the declarations.
     """
 
     def __init__(self, registry: CollectorRegistry) -> None:
+        self.families: list[Family] = []
+
         def counter(name: str, text: str, *labels: str) -> Counter:
+            self.families.append(Family(f"model_exporter_{name}_total", "counter", text, labels))
             return Counter(f"model_exporter_{name}", text, labels, registry=registry)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
+            self.families.append(Family(f"model_exporter_{name}", "gauge", text, labels))
             return Gauge(f"model_exporter_{name}", text, labels, registry=registry)
 
         looks_wrong = "Requests with events that are accepted, but look wrong, by reason."
@@ -74,51 +84,33 @@ class ExporterMetrics:
         self.store_max_bytes.set(math.inf if size.limit is None else size.limit)
 
 
-class LinksCollector:
-    """Collects the addresses that links in alerts and dashboards begin with, for each model.
+LINKS = Metrics[tuple[Iterable[str], str, str]](SECTION)
+LINKS.gauge(
+    "model_exporter_links_info",
+    "Addresses that links to the exporter and to the dashboards of a model begin with.",
+    lambda links: {(model, *links[1:]): 1.0 for model in links[0]},
+    "model",
+    "external_url",
+    "dashboards_url",
+)
 
-    Parameters
-    ----------
-    links
-        Returns the models, the address of the exporter and that of the dashboards.
-    """
+FILES = Metrics[Mapping[str, bool]](SECTION)
+FILES.gauge(
+    "model_exporter_model_file_valid",
+    "Whether a file of models_folder is valid, so that its models are in use as it has them.",
+    lambda valid: valid,
+    "file",
+)
 
-    def __init__(self, links: Callable[[], tuple[Iterable[str], str, str]]) -> None:
-        self._links = links
-
-    def collect(self) -> Iterator[Metric]:
-        """Return the metric."""
-        models, external_url, dashboards_url = self._links()
-        family = GaugeMetricFamily(
-            "model_exporter_links_info",
-            "Addresses that links to the exporter and to the dashboards of a model begin with.",
-            labels=["model", "external_url", "dashboards_url"],
-        )
-        for model in models:
-            family.add_metric([model, external_url, dashboards_url], 1)
-        yield family
-
-
-class ModelFilesCollector:
-    """Collects whether each file of ``models_folder`` is valid; nothing without the folder.
-
-    Parameters
-    ----------
-    valid
-        Returns whether each file is valid, by its name in the folder.
-    """
-
-    def __init__(self, valid: Callable[[], Mapping[str, bool]]) -> None:
-        self._valid = valid
-
-    def collect(self) -> Iterator[Metric]:
-        """Return the metric."""
-        if files := self._valid():
-            family = GaugeMetricFamily(
-                "model_exporter_model_file_valid",
-                "Whether a file of models_folder is valid, so that its models are in use as it has them.",
-                labels=["file"],
-            )
-            for file, valid in files.items():
-                family.add_metric([file], valid)
-            yield family
+PAIRING = Metrics[tuple[Mapping[str, int], int]](SECTION)
+PAIRING.counter(
+    "model_exporter_unpaired_total",
+    "Logged requests and responses whose counterpart did not arrive.",
+    lambda one: dict(one[0]),
+    "side",
+)
+PAIRING.gauge(
+    "model_exporter_pairs_waiting",
+    "Logged requests and responses that wait for their counterpart.",
+    lambda one: one[1],
+)

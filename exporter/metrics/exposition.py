@@ -9,14 +9,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, GCCollector, Metric, PlatformCollector, ProcessCollector
-from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
-from exporter.metrics.families import FAMILIES
-from exporter.metrics.lines import FamilyLines
-from exporter.metrics.models import ModelsCollector
-from exporter.metrics.review import review_lines
-from exporter.metrics.system import Collector
+from exporter.metrics import comparisons, exporter, models, quality, review, system
+from exporter.metrics.lines import Family, FamilyLines, Metrics
 from exporter.monitoring.registry import MonitorRegistry
 
 if TYPE_CHECKING:
@@ -26,6 +22,62 @@ log = logging.getLogger(__name__)
 
 _OPENMETRICS, _TEXT = "application/openmetrics-text", "text/plain"
 _UTF8_NAMES = "escaping=allow-utf-8"
+
+COLLECTORS = Metrics[Mapping[str, tuple[float, bool]]](exporter.SECTION)
+COLLECTORS.gauge(
+    "model_exporter_collector_duration_seconds",
+    "Duration of a collector's scrape.",
+    lambda ran: {name: seconds for name, (seconds, _) in ran.items()},
+    "collector",
+)
+COLLECTORS.gauge(
+    "model_exporter_collector_success",
+    "Whether a collector succeeded.",
+    lambda ran: {name: success for name, (_, success) in ran.items()},
+    "collector",
+)
+GROUPS: tuple[Metrics[Any], ...] = (
+    system.CPU,
+    system.MEMORY,
+    system.DISK,
+    system.GPU,
+    models.INFO,
+    models.THRESHOLDS,
+    models.MODEL,
+    models.UNKNOWN_FEATURES,
+    models.COUNTERS,
+    review.REVIEW,
+    review.ACCURACY,
+    review.RETRAINING,
+    quality.LABELS,
+    quality.WINDOW_QUALITY,
+    quality.ESTIMATES,
+    quality.REFERENCE_QUALITY,
+    models.FEATURES,
+    models.WINDOW,
+    models.ALL_REPLICAS,
+    models.EVIDENCE,
+    models.TRAINING,
+    models.BINS,
+    models.OBSERVED,
+    models.NOISE,
+    models.SEGMENT,
+    quality.SEGMENT_LABELS,
+    models.SEGMENT_DRIFT,
+    comparisons.SLICE,
+    comparisons.COMPARISON,
+    comparisons.SIDE,
+    comparisons.MEASURE,
+    comparisons.ANSWERS,
+    comparisons.PAIR,
+    models.BATCH,
+    exporter.LINKS,
+    exporter.FILES,
+    exporter.PAIRING,
+    COLLECTORS,
+)
+"""All metrics, in the order of the exposition."""
+FAMILIES: list[Family] = [family for group in GROUPS for family in group.families]
 
 
 class _Families:
@@ -58,7 +110,7 @@ class Exposition:
     def __init__(
         self,
         registry: CollectorRegistry,
-        collectors: Iterable[Collector],
+        collectors: Iterable[system.Collector[Any]],
         monitors: Callable[[], MonitorRegistry],
         store: Store,
         others: Mapping[str, Callable[[], Iterable[FamilyLines]]] = MappingProxyType({}),
@@ -68,7 +120,7 @@ class Exposition:
         self._monitors = monitors
         self._store = store
         self._others = others
-        self._models = ModelsCollector()
+        self._models = models.ModelsCollector()
         ProcessCollector(registry=registry)
         PlatformCollector(registry=registry)
         GCCollector(registry=registry)
@@ -87,49 +139,38 @@ class Exposition:
         # No name needs escaping, but the encoder takes twice as long for a client that does not take UTF-8 in names.
         escaping = _UTF8_NAMES if _UTF8_NAMES in accept.lower() else ""
         encode, content_type = choose_encoder(f"{_OPENMETRICS};version=1.0.0;{escaping}" if openmetrics else "")
-        duration = GaugeMetricFamily(
-            "model_exporter_collector_duration_seconds", "Duration of a collector's scrape.", labels=["collector"]
-        )
-        success = GaugeMetricFamily(
-            "model_exporter_collector_success", "Whether a collector succeeded.", labels=["collector"]
-        )
-
-        def collect(name: str, collector: Callable[[], Iterable[Any]], into: list[Any]) -> None:
+        monitors = self._monitors()
+        ran: dict[str, tuple[float, bool]] = {}
+        lines: list[FamilyLines] = []
+        for name, collector in self._all(monitors):
             start = time.perf_counter()
             try:
-                into.extend(collector())
+                lines.extend(collector())
             except Exception as error:
                 log.error("collector %s: %s", name, error)
-                success.add_metric([name], 0)
+                ran[name] = time.perf_counter() - start, False
             else:
-                success.add_metric([name], 1)
-            duration.add_metric([name], time.perf_counter() - start)
-
-        lines: list[FamilyLines] = []
-        system: list[Metric] = []
-        monitors = self._monitors()
-        collect(self._models.name, lambda: self._models.collect(monitors), lines)
-        # A collector of its own: without the store the metrics of the models are still there.
-        collect("store", lambda: review_lines(monitors, self._store), lines)
-        for name, collector in self._others.items():
-            collect(name, collector, lines)
-        for of_machine in self._collectors:
-            collect(of_machine.name, of_machine.collect, system)
-        models = render_families(lines, openmetrics, names)
-        others = encode(_Families(_select([*self._registry.collect(), *system, duration, success], names)))
+                ran[name] = time.perf_counter() - start, True
+        lines.extend(COLLECTORS.lines(ran))
+        own = encode(_Families(_select(self._registry.collect(), names)))
         end = b"# EOF\n" if openmetrics else b""
-        return b"".join((others.removesuffix(end), *models, end)), content_type
+        return b"".join((own.removesuffix(end), *render_families(lines, openmetrics, names), end)), content_type
+
+    def _all(self, monitors: MonitorRegistry) -> Iterator[tuple[str, Callable[[], Iterable[FamilyLines]]]]:
+        yield self._models.name, lambda: self._models.collect(monitors)
+        # A collector of its own: without the store the metrics of the models are still there.
+        yield "store", lambda: review.review_lines(monitors, self._store)
+        yield from self._others.items()
+        yield from ((one.name, one.lines) for one in self._collectors)
 
     def machine(self) -> dict[str, float]:
         """Return the machine's gauges without labels by name, without those that cannot be read now."""
         gauges: dict[str, float] = {}
         for collector in self._collectors:
             try:
-                samples = [sample for family in collector.collect() for sample in family.samples]
+                gauges |= collector.values()
             except Exception as error:
                 log.error("collector %s: %s", collector.name, error)
-                continue
-            gauges |= {sample.name: sample.value for sample in samples if not sample.labels}
         return gauges
 
 

@@ -1,15 +1,25 @@
-"""The text format of metric families: their headers, and the lines of their samples."""
+"""Declare metric families, each with the function that reads its value, and render them in the text format.
+
+The text of a sample before its value is prepared once; a scrape only fills in the numbers.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 import numpy as np
 
 from exporter.monitoring.counters import Histogram
 from exporter.stats.divergence import Floats
+
+T = TypeVar("T")
+Key = str | tuple[str | None, ...]
+"""The values of a sample's further labels; None for a label that the sample does not have."""
+Reading = float | Floats | Sequence[float] | Mapping[Any, float] | Histogram | None
+"""What the function of a metric returns: a value, an array with one for each name, values by `Key`, or None."""
+Cache = dict[Any, Any]
 
 
 class Family(NamedTuple):
@@ -18,24 +28,52 @@ class Family(NamedTuple):
     name: str
     kind: str
     help: str
+    labels: tuple[str, ...] = ()
 
     def header(self, openmetrics: bool) -> bytes:
         """Return the HELP and TYPE lines."""
         name = self.name.removesuffix("_total") if openmetrics and self.kind == "counter" else self.name
         return f"# HELP {name} {self.help}\n# TYPE {name} {self.kind}\n".encode()
 
+    def prefixes(self, labels: dict[str, str], keys: Iterable[Key]) -> Iterator[bytes]:
+        """Yield the text before the value of each sample, given the labels of all, and the further ones of each."""
+        others = [name for name in self.labels if name not in labels]
+        for key in keys:
+            further = zip(others, (key,) if isinstance(key, str) else key, strict=True)
+            values: dict[str, str | None] = {**labels, **dict(further)}
+            yield _prefix(self.name, {name: values[name] for name in self.labels})
+
+
+FamilyLines = tuple[Family, bytes]
+"""A family and the lines of some of its samples."""
+
+
+def _prefix(name: str, labels: Mapping[str, str | None]) -> bytes:
+    pairs = ",".join(f'{key}="{escape_label(value)}"' for key, value in labels.items() if value is not None)
+    return f"{name}{{{pairs}}} ".encode() if pairs else f"{name} ".encode()
+
+
+def escape_label(value: str) -> str:
+    """Escape the value of a label for the text format."""
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def bound_label(bound: float) -> str:
+    """Return the label of a histogram's bound as Prometheus 3 writes it.
+
+    >>> [bound_label(bound) for bound in (0.005, 1.0, 604800.0, 1209600.0)]
+    ['0.005', '1.0', '604800.0', '1.2096e+06']
+    """
+    text = f"{bound:.6g}"
+    return text if "e" in text else str(float(bound))
+
 
 class LineTemplate:
-    r"""The lines of some samples without their values, prepared once.
-
-    Parameters
-    ----------
-    prefixes
-        The text before each sample's value, see `series_prefix`.
+    r"""The lines of some samples without their values.
 
     Examples
     --------
-    >>> LineTemplate([series_prefix("a", b="c"), series_prefix("d", e="f")]).render([1, float("nan")])
+    >>> LineTemplate([b'a{b="c"} ', b'd{e="f"} ']).render([1, float("nan")])
     b'a{b="c"} 1.0\n'
     """
 
@@ -46,7 +84,7 @@ class LineTemplate:
         return len(self._parts) // 2
 
     def render(self, values: Floats | Sequence[float]) -> bytes:
-        """Return the lines of the samples; one whose value is NaN is left out."""
+        """Return the lines of the samples; one whose value is not finite is left out."""
         if not self._parts:
             return b""
         numbers = values.tolist() if isinstance(values, np.ndarray) else list(map(float, values))
@@ -60,43 +98,124 @@ class LineTemplate:
         return b"".join(parts)
 
 
-def render_lines(prefixes: Sequence[bytes], values: Floats | Sequence[float]) -> bytes:
-    """Return the lines of samples that are rendered only once."""
-    return LineTemplate(prefixes).render(values)
+class Metrics(Generic[T]):
+    """Metric families whose values are read from objects of one kind, in the order of the exposition.
 
+    Parameters
+    ----------
+    section
+        The section of the documents that lists them.
+    labels
+        The labels of all families. Those that `lines` does not get are in the keys of a reading, or in ``names``.
+    names
+        Returns the keys of readings that are arrays, always the same ones for a cache.
+    state
+        Returns an object on which all values depend: the lines are rendered again only when it is another one.
 
-def series_prefix(name: str, **labels: str) -> bytes:
-    r"""Return the text of a sample before its value.
-
-    >>> series_prefix("model_requests_total", model='a"b', code="200")
-    b'model_requests_total{model="a\\"b",code="200"} '
+    Examples
+    --------
+    >>> loads = Metrics[dict[str, float]]("System", "host")
+    >>> _ = loads.gauge("load", "Load of a processor.", lambda values: values, "processor")
+    >>> list(loads.lines({"0": 0.5}, host="a"))[0][1]
+    b'load{host="a",processor="0"} 0.5\n'
     """
-    pairs = ",".join(f'{key}="{escape_label(value)}"' for key, value in labels.items())
-    return f"{name}{{{pairs}}} ".encode() if pairs else f"{name} ".encode()
 
+    def __init__(
+        self,
+        section: str,
+        *labels: str,
+        names: Callable[[T], Iterable[Key]] | None = None,
+        state: Callable[[T], object] | None = None,
+    ) -> None:
+        self.section = section
+        self._labels, self._names, self._state = labels, names, state
+        self._metrics: list[tuple[tuple[Family, ...], Callable[[T], Any]]] = []
 
-def escape_label(value: str) -> str:
-    """Escape the value of a label for the text format."""
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    @property
+    def families(self) -> list[Family]:
+        """The families in the order of their declaration."""
+        return [family for families, _ in self._metrics for family in families]
 
+    def gauge(self, name: str, text: str, read: Callable[[T], Reading], *labels: str) -> None:
+        """Declare a gauge; ``read`` returns its value, and ``labels`` are in the keys of what it returns."""
+        self._metrics.append(((Family(name, "gauge", text, (*self._labels, *labels)),), read))
 
-FamilyLines = tuple[Family, bytes]
-"""A family and the lines of some of its samples."""
+    def counter(self, name: str, text: str, read: Callable[[T], Reading], *labels: str) -> None:
+        """Declare a counter, as a gauge."""
+        self._metrics.append(((Family(name, "counter", text, (*self._labels, *labels)),), read))
 
+    def histogram(self, name: str, text: str, read: Callable[[T], Histogram | None]) -> None:
+        """Declare a histogram."""
+        self._metrics.append(((Family(name, "histogram", text, self._labels),), read))
 
-def sample_line(family: Family, value: float, **labels: str) -> FamilyLines:
-    """Return the line of one sample; nothing for NaN."""
-    return family, render_lines([series_prefix(family.name, **labels)], [float(value)])
+    def interval(
+        self, name: str, text: str, of: str, read: Callable[[T], Sequence[float] | None], *labels: str
+    ) -> None:
+        """Declare three gauges: a value ``of`` which ``read`` also returns the ends of a 95% interval."""
+        texts = (text, *(f"{end} end of the 95% interval of {of}." for end in ("Lower", "Upper")))
+        names = zip((name, f"{name}_lower", f"{name}_upper"), texts, strict=True)
+        families = tuple(Family(name, "gauge", text, (*self._labels, *labels)) for name, text in names)
+        self._metrics.append((families, read))
 
+    def lines(self, source: T, cache: Cache | None = None, /, **labels: str) -> Iterable[FamilyLines]:
+        """Return the lines of an object.
 
-def histogram_template(family: Family, bounds: Sequence[float], **labels: str) -> LineTemplate:
-    """Return the template of a histogram, for `histogram_values`."""
-    buckets = [series_prefix(f"{family.name}_bucket", **labels, le=le) for le in [*map(str, bounds), "+Inf"]]
-    totals = [series_prefix(f"{family.name}_{suffix}", **labels) for suffix in ("count", "sum")]
-    return LineTemplate([*buckets, *totals])
+        Parameters
+        ----------
+        source
+            The object.
+        cache
+            What was prepared in an earlier call, of an object with the same names.
+        labels
+            Labels of all samples.
+        """
+        cache = {} if cache is None else cache
+        if self._state is None:
+            return self._read(source, cache, labels)
+        state = self._state(source)
+        known = cache.get(self)
+        if known is None or known[0] is not state:
+            known = cache[self] = state, list(self._read(source, cache, labels))
+        lines: list[FamilyLines] = known[1]
+        return lines
 
+    def values(self, source: T) -> dict[str, float]:
+        """Return the values of an object that need no labels, by the names of their metrics."""
+        readings = ((families[0].name, read(source)) for families, read in self._metrics)
+        return {name: reading for name, reading in readings if isinstance(reading, float | int)}
 
-def histogram_values(histogram: Histogram) -> list[float]:
-    """Return the values of a histogram's samples."""
-    cumulative = histogram.cumulative().tolist()
-    return [*cumulative, cumulative[-1], histogram.sum]
+    def _read(self, source: T, cache: Cache, labels: dict[str, str]) -> Iterator[FamilyLines]:
+        place = tuple(labels.values())
+        for families, read in self._metrics:
+            reading = read(source)
+            if reading is None:
+                continue
+            for family, one in zip(families, reading if len(families) > 1 else [reading], strict=True):
+                where = family.name, place
+                if isinstance(one, Mapping):
+                    keys, values = tuple(one), list(one.values())
+                    known = cache.get(where)
+                    if known is None or known[0] != keys:
+                        known = cache[where] = keys, LineTemplate(family.prefixes(labels, keys))
+                    yield family, known[1].render(values)
+                    continue
+                template = cache.get(where)
+                if template is None:
+                    template = cache[where] = self._template(family, one, source, labels)
+                if isinstance(one, Histogram):
+                    reached = one.cumulative().tolist()
+                    yield family, template.render([*reached, reached[-1], one.sum])
+                elif isinstance(one, np.ndarray | list):
+                    yield family, template.render(one[: len(template)])
+                else:
+                    yield family, template.render([one])
+
+    def _template(self, family: Family, reading: Reading, source: T, labels: dict[str, str]) -> LineTemplate:
+        if isinstance(reading, Histogram):
+            bounds = [*map(bound_label, reading.bounds), "+Inf"]
+            buckets = [_prefix(f"{family.name}_bucket", labels | {"le": bound}) for bound in bounds]
+            return LineTemplate([*buckets, *(_prefix(f"{family.name}_{what}", labels) for what in ("count", "sum"))])
+        keys: Iterable[Key] = [()]
+        if isinstance(reading, np.ndarray | list) and self._names:
+            keys = self._names(source)
+        return LineTemplate(family.prefixes(labels, keys))

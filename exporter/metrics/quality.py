@@ -1,157 +1,176 @@
-"""Collect the metrics of the quality of predictions: measured with labels, and estimated without them."""
+"""The metrics of the quality of predictions: measured with labels, and estimated without them."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
+from typing import NamedTuple
 
-from exporter.metrics import families as f
-from exporter.metrics.lines import (
-    Family,
-    FamilyLines,
-    LineTemplate,
-    histogram_template,
-    histogram_values,
-    render_lines,
-    sample_line,
-    series_prefix,
-)
+from exporter.metrics.lines import Key, Metrics
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.counters import DELAY_BUCKETS
 from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.quality import Quality
+from exporter.monitoring.segments import Segments
 from exporter.monitoring.window_quality import WindowQuality
+from exporter.profiles.quality import QualityEstimator
 from exporter.stats.accuracy import IntervalEstimate
-from exporter.stats.divergence import Floats
 
-_ABSENT = IntervalEstimate(math.nan, math.nan, math.nan)
-_MEASURED = (
-    f.WINDOW_LABELLED,
-    f.WINDOW_UNLABELLED,
-    *f.ACCURACY,
-    f.CALIBRATION_ERROR,
-    *f.ABSOLUTE,
-    f.SQUARED,
-    f.LABELLED_ESTIMATE,
-)
+_MEASURED, _ESTIMATED = "Measured quality", "Estimated quality"
 
 
-class QualityTemplates:
-    """The line templates of the quality of one monitor, to which it has no reference."""
-
-    def __init__(self, monitor: ModelMonitor, **labels: str) -> None:
-        self.labels = labels
-        self.delays = histogram_template(f.LABEL_DELAY, DELAY_BUCKETS, **labels)
-        names = monitor.segments.names if monitor.segments else ()
-        self.segments = {
-            family: LineTemplate(series_prefix(family.name, **labels, segment=name) for name in names)
-            for family in (f.SEGMENT_LABELLED, f.SEGMENT_CORRECT, f.SEGMENT_ABSOLUTE_ERROR)
-        }
-        families = _estimated(monitor.binner)
-        self.estimates = {
-            name: [LineTemplate([series_prefix(family.name, **labels, window=name)]) for family in families]
-            for name in monitor.windows
-        }
-        self.confidences = LineTemplate(
-            series_prefix(f.CONFIDENCE_OBSERVED.name, **labels, bin=label) for label in _calibrated_bins(monitor.binner)
-        )
-        self.windows = {
-            name: [(family, LineTemplate([series_prefix(family.name, **labels, window=name)])) for family in _MEASURED]
-            for name in monitor.quality.rings
-        }
-
-
-def _estimated(binner: Binner | None) -> tuple[Family, ...]:
-    """Return the families of what is estimated without labels."""
-    if binner is None or binner.quality is None:
-        return ()
-    return f.ESTIMATED_ACCURACY if binner.quality.kind == "accuracy" else f.ESTIMATED_ERROR
-
-
-def _calibrated_bins(binner: Binner | None) -> list[str]:
+def _bins(binner: Binner | None) -> list[str]:
     """Return the labels of the confidence's bins, if the profile knows the accuracy that goes with each of them."""
     if binner is None or binner.confidence is None or binner.quality is None or not binner.quality.known:
         return []
     return binner.targets[binner.confidence].labels() if len(binner.quality.table) else []
 
 
-def quality_counters(monitor: ModelMonitor, templates: QualityTemplates) -> Iterator[FamilyLines]:
-    """Return the counters of a monitor's labels: those of classes, of numbers, or both if the task is not known."""
-    quality, labels = monitor.quality, templates.labels
-    task = quality.scorer.task
-    outcomes = dict(quality.outcomes)
-    prefixes = [
-        series_prefix(f.OUTCOMES.name, **labels, predicted=predicted, actual=actual) for predicted, actual in outcomes
-    ]
-    yield f.OUTCOMES, render_lines(prefixes, list(map(float, outcomes.values())))
-    yield sample_line(f.LABELLED, quality.labelled, **labels)
-    values: list[tuple[Family, float]] = []
-    if task != "regression":
-        values.append((f.CORRECT, quality.correct))
-    if task != "classification":
-        values += [(f.ABSOLUTE_ERROR, quality.absolute_error), (f.SQUARED_ERROR, quality.squared_error)]
-    for family, value in values:
-        yield sample_line(family, value, **labels)
-    if len(templates.confidences) and monitor.binner:
-        start = monitor.binner.starts[-1]  # the confidence is the last target
-        yield f.CONFIDENCE_OBSERVED, templates.confidences.render(monitor.observed[start : monitor.binner.bins])
-    yield f.LABEL_DELAY, templates.delays.render(histogram_values(quality.delays))
-    shown = (True, task != "regression", task != "classification")
-    for (family, template), row, is_shown in zip(templates.segments.items(), quality.by_segment, shown, strict=True):
-        if is_shown:
-            yield family, template.render(row)
+def _confidences(monitor: ModelMonitor) -> dict[Key, float] | None:
+    if monitor.binner is None or not (bins := _bins(monitor.binner)):
+        return None
+    start = monitor.binner.starts[-1]  # the confidence is the last target
+    return dict(zip(bins, monitor.observed[start : monitor.binner.bins].tolist(), strict=True))
 
 
-def quality_windows(monitor: ModelMonitor, templates: QualityTemplates, now: float) -> Iterator[FamilyLines]:
-    """Return the gauges of the measured quality at the monotonic time ``now`` in seconds."""
-    for name, window in monitor.read_quality(now).items():
-        for (family, template), value in zip(templates.windows[name], _measured(window), strict=True):
-            yield family, template.render([value])
+LABELS = Metrics[ModelMonitor](_MEASURED, "model", "version")
+LABELS.counter(
+    "model_outcomes_total",
+    "Labelled predictions by the predicted and the actual class.",
+    lambda monitor: dict(monitor.quality.outcomes),
+    "predicted",
+    "actual",
+)
+LABELS.counter(
+    "model_labelled_predictions_total", "Predictions whose label is known.", lambda monitor: monitor.quality.labelled
+)
+LABELS.counter(
+    "model_correct_predictions_total",
+    "Predictions that their label proves right; not for a regression.",
+    lambda monitor: monitor.quality.correct if _is_not("regression", monitor.quality) else None,
+)
+LABELS.counter(
+    "model_absolute_error_total",
+    "Sum of the absolute errors of labelled predictions, in the label's unit.",
+    lambda monitor: monitor.quality.absolute_error if _is_not("classification", monitor.quality) else None,
+)
+LABELS.counter(
+    "model_squared_error_total",
+    "Sum of the squared errors of labelled predictions.",
+    lambda monitor: monitor.quality.squared_error if _is_not("classification", monitor.quality) else None,
+)
+LABELS.histogram(
+    "model_label_delay_seconds", "Time from a prediction to its label.", lambda monitor: monitor.quality.delays
+)
+LABELS.counter(
+    "model_confidence_observations_total",
+    "Confidences by bin of the training profile, for estimated accuracies.",
+    _confidences,
+    "bin",
+)
 
 
-def quality_estimate(
-    monitor: ModelMonitor, templates: QualityTemplates, window: str, counts: Floats, past: float = 0.0
-) -> Iterator[FamilyLines]:
-    """Return the gauges of the quality estimated without labels.
-
-    Parameters
-    ----------
-    monitor, templates
-        The monitor.
-    window
-        Spelling of the window.
-    counts
-        Observations of the window in each bin, shape ``(B,)``.
-    past
-        What labels of the recent past add to the variance.
-    """
-    estimate = monitor.binner.quality.estimate(counts, past) if monitor.binner and monitor.binner.quality else None
-    if estimate is not None:
-        families = _estimated(monitor.binner)
-        for family, template, value in zip(families, templates.estimates[window], estimate, strict=True):
-            yield family, template.render([value])
+def _is_not(task: str, quality: Quality) -> bool:
+    """Return whether predictions may be of another task; both may be if the task is not known."""
+    return quality.scorer.task != task
 
 
-def reference_quality(binner: Binner | None, labels: dict[str, str]) -> Iterator[FamilyLines]:
-    """Return the lines about the quality on the profile's labelled rows, which never change."""
-    if binner is None or binner.quality is None:
-        return
-    is_accuracy = binner.quality.kind == "accuracy"
-    overall = f.REFERENCE_ACCURACY_OVERALL if is_accuracy else f.REFERENCE_ERROR_OVERALL
-    yield sample_line(overall, binner.quality.overall, **labels)
-    bins = [series_prefix(f.REFERENCE_ACCURACY.name, **labels, bin=label) for label in _calibrated_bins(binner)]
-    if bins:
-        yield f.REFERENCE_ACCURACY, render_lines(bins, binner.quality.table)
-        yield sample_line(f.REFERENCE_ESTIMATED_ACCURACY, binner.quality.estimated_overall, **labels)
+SEGMENT_LABELS = Metrics[tuple[Segments, Quality]](
+    "Segments", "model", "version", "segment", names=lambda one: one[0].names
+)
+SEGMENT_LABELS.counter(
+    "model_segment_labelled_predictions_total",
+    "Predictions whose label is known, by segment.",
+    lambda one: one[1].by_segment[0],
+)
+SEGMENT_LABELS.counter(
+    "model_segment_correct_predictions_total",
+    "Predictions that their label proves right, by segment.",
+    lambda one: one[1].by_segment[1] if _is_not("regression", one[1]) else None,
+)
+SEGMENT_LABELS.counter(
+    "model_segment_absolute_error_total",
+    "Sum of the absolute errors of labelled predictions, in the label's unit, by segment.",
+    lambda one: one[1].by_segment[2] if _is_not("classification", one[1]) else None,
+)
+
+WINDOW_QUALITY = Metrics[WindowQuality](_MEASURED, "model", "version", "window")
+WINDOW_QUALITY.gauge(
+    "model_window_labelled_predictions",
+    "Predictions made in the window whose label is known.",
+    lambda window: window.labelled,
+)
+WINDOW_QUALITY.gauge(
+    "model_window_unlabelled_predictions",
+    "Predictions that arrived in the window and have no label yet.",
+    lambda window: window.unlabelled,
+)
+WINDOW_QUALITY.interval(
+    "model_accuracy",
+    "Share of the window's labelled predictions that are right.",
+    "the accuracy",
+    lambda window: window.accuracy,
+)
+WINDOW_QUALITY.gauge(
+    "model_calibration_error",
+    "Expected calibration error of the confidences of the window's labelled predictions.",
+    lambda window: window.calibration_error,
+)
+WINDOW_QUALITY.interval(
+    "model_mean_absolute_error",
+    "Mean absolute error of the window's labelled predictions.",
+    "the mean absolute error",
+    lambda window: window.absolute_error,
+)
+WINDOW_QUALITY.gauge(
+    "model_root_mean_squared_error",
+    "Root mean squared error of the window's labelled predictions.",
+    lambda window: window.squared_error,
+)
+WINDOW_QUALITY.gauge(
+    "model_labelled_estimated_accuracy",
+    "Accuracy that the profile's calibration expects of the window's labelled predictions.",
+    lambda window: window.expected,
+)
+
+ESTIMATES = Metrics[tuple[str, IntervalEstimate]](_ESTIMATED, "model", "version", "window")
+ESTIMATES.interval(
+    "model_estimated_accuracy",
+    "Share of the window's predictions that are right, estimated without labels.",
+    "the estimated accuracy",
+    lambda one: one[1] if one[0] == "accuracy" else None,
+)
+ESTIMATES.interval(
+    "model_estimated_mean_absolute_error",
+    "Mean absolute error of the window's predictions, estimated without labels.",
+    "the estimated error",
+    lambda one: one[1] if one[0] != "accuracy" else None,
+)
 
 
-def _measured(window: WindowQuality) -> tuple[float, ...]:
-    """Return the value of each family in `_MEASURED`."""
-    return (
-        window.labelled,
-        window.unlabelled,
-        *(window.accuracy or _ABSENT),
-        window.calibration_error,
-        *(window.absolute_error or _ABSENT),
-        window.squared_error,
-        window.expected,
-    )
+class ReferenceQuality(NamedTuple):
+    """The quality on the profile's labelled rows."""
+
+    binner: Binner
+    quality: QualityEstimator
+
+
+REFERENCE_QUALITY = Metrics[ReferenceQuality](_ESTIMATED, "model", "version", state=lambda one: one.quality)
+REFERENCE_QUALITY.gauge(
+    "model_reference_accuracy_overall",
+    "Accuracy on the profile's labelled rows.",
+    lambda one: one.quality.overall if one.quality.kind == "accuracy" else None,
+)
+REFERENCE_QUALITY.gauge(
+    "model_reference_mean_absolute_error_overall",
+    "Mean absolute error on the profile's labelled rows.",
+    lambda one: one.quality.overall if one.quality.kind != "accuracy" else None,
+)
+REFERENCE_QUALITY.gauge(
+    "model_reference_accuracy",
+    "Accuracy that goes with a bin of the confidence, by the profile's labelled rows.",
+    lambda one: dict(zip(_bins(one.binner), one.quality.table.tolist(), strict=False)),
+    "bin",
+)
+REFERENCE_QUALITY.gauge(
+    "model_reference_estimated_accuracy",
+    "Accuracy on the profile's labelled rows with a confidence, which alone are estimated.",
+    lambda one: one.quality.estimated_overall if _bins(one.binner) else None,
+)

@@ -1,17 +1,106 @@
-"""The metrics of feedback, labels and reviews, from the store."""
+"""The metrics of feedback, labels, reviews and requests for retraining, from the store."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
-from exporter.metrics import families as f
-from exporter.metrics.lines import FamilyLines, sample_line
+from exporter.metrics.lines import FamilyLines, Key, Metrics
 from exporter.monitoring.registry import MonitorRegistry
 
 if TYPE_CHECKING:
     from exporter.storage import Store
+    from exporter.storage.review.accuracy_counts import AccuracyCounts
+    from exporter.storage.review.backlog import ReviewState
+
+
+class Reviewed(NamedTuple):
+    """What the store knows about the configured models at a Unix time."""
+
+    state: ReviewState
+    models: Collection[str]
+    now: float
+
+    def counts(self, counts: Mapping[str, float], *others: str) -> dict[Key, float]:
+        """Return a count for each model, 0 where there is none, and for others."""
+        return {model: counts.get(model, 0) for model in dict.fromkeys((*self.models, *others))}
+
+    def ages(self, since: Mapping[str, float]) -> dict[Key, float]:
+        """Return the seconds since a Unix time, of those that have one."""
+        return {model: max(self.now - start, 0.0) for model, start in since.items()}
+
+    def age(self, start: float | None) -> float | None:
+        """Return the seconds since a Unix time, if there is one."""
+        return None if start is None else max(self.now - start, 0.0)
+
+
+def _of_models(reviewed: Reviewed, times: Mapping[str, float]) -> dict[str, float]:
+    return {model: start for model, start in times.items() if model in reviewed.models}
+
+
+REVIEW = Metrics[Reviewed]("Review and retraining")
+REVIEW.gauge(
+    "model_corrections_pending",
+    "Corrections waiting for review.",
+    lambda one: one.counts(one.state.pending),
+    "model",
+)
+REVIEW.gauge(
+    "model_corrections_oldest_pending_seconds",
+    "Age of the oldest correction waiting for review.",
+    lambda one: one.ages(_of_models(one, one.state.oldest)),
+    "model",
+)
+REVIEW.counter(
+    "model_dataset_examples_total",
+    "Corrections released in datasets.",
+    lambda one: one.counts(one.state.examples),
+    "model",
+)
+REVIEW.gauge(
+    "model_exporter_feedback_unjoined",
+    "Feedback whose prediction has not arrived; the model is empty for feedback that names none.",
+    lambda one: one.counts(one.state.unjoined, "", *one.state.unjoined),
+    "model",
+)
+REVIEW.gauge(
+    "model_exporter_feedback_unjoined_oldest_seconds",
+    "Age of the oldest feedback whose prediction has not arrived.",
+    lambda one: one.ages(one.state.oldest_unjoined),
+    "model",
+)
+REVIEW.gauge(
+    "model_exporter_labels_unjoined",
+    "Labels whose prediction has not arrived.",
+    lambda one: one.state.unjoined_labels,
+)
+REVIEW.gauge(
+    "model_exporter_labels_unjoined_oldest_seconds",
+    "Age of the oldest label whose prediction has not arrived.",
+    lambda one: one.age(one.state.oldest_unjoined_label),
+)
+
+ACCURACY: Metrics[AccuracyCounts] = Metrics("Review and retraining", "model", "version")
+ACCURACY.interval(
+    "model_reviewed_accuracy",
+    "Share of confident predictions that were right, estimated from a reviewed sample.",
+    "the reviewed accuracy",
+    lambda counts: counts.estimate(),
+)
+ACCURACY.gauge(
+    "model_reviewed_predictions",
+    "Sampled confident predictions decided by a reviewer.",
+    lambda counts: counts.reviewed,
+)
+
+RETRAINING = Metrics[dict[Key, float]]("Review and retraining")
+RETRAINING.gauge(
+    "model_exporter_retrain_request_undelivered_seconds",
+    "Age of the oldest request for retraining that the trainer has not accepted since the last one that it accepted.",
+    lambda ages: ages,
+    "model",
+)
 
 
 def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLines]:
@@ -23,23 +112,7 @@ def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLine
         When the database cannot be read.
     """
     state = store.review_state()
-    now = time.time()
-    for model in monitors.models:
-        yield sample_line(f.PENDING, state.pending.get(model, 0), model=model)
-        if model in state.oldest:
-            yield sample_line(f.OLDEST, max(now - state.oldest[model], 0.0), model=model)
-        yield sample_line(f.EXAMPLES, state.examples.get(model, 0), model=model)
-    for model in dict.fromkeys((*monitors.models, "", *state.unjoined)):
-        yield sample_line(f.UNJOINED, state.unjoined.get(model, 0), model=model)
-        if model in state.oldest_unjoined:
-            yield sample_line(f.UNJOINED_OLDEST, max(now - state.oldest_unjoined[model], 0.0), model=model)
-    yield sample_line(f.LABELS_UNJOINED, state.unjoined_labels)
-    if state.oldest_unjoined_label is not None:
-        yield sample_line(f.LABELS_UNJOINED_OLDEST, max(now - state.oldest_unjoined_label, 0.0))
+    yield from REVIEW.lines(Reviewed(state, monitors.models, time.time()))
     for (model, version), counts in state.accuracy_counts.items():
-        if model not in monitors.models:
-            continue
-        labels = {"model": model, "version": version}
-        for family, value in zip(f.REVIEWED_ACCURACY, counts.estimate(), strict=True):
-            yield sample_line(family, value, **labels)
-        yield sample_line(f.REVIEWED, counts.reviewed, **labels)
+        if model in monitors.models:
+            yield from ACCURACY.lines(counts, model=model, version=version)

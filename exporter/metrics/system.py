@@ -10,26 +10,44 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import psutil
-from prometheus_client import Metric
-from prometheus_client.core import GaugeMetricFamily
 
-_PREFIX = "model_system_"
+from exporter.metrics.lines import FamilyLines, Key, Metrics
+
+T = TypeVar("T")
+_SECTION = "System"
 _SHORTEST = 1.0  # seconds: over less, processor time is too coarse to divide
 _FIRST = 0.05  # seconds: a coarse first value is better than none
 
 
-class Collector(Protocol):
-    """Collects the gauges of one part of the machine; ``name`` is its ``collector`` label."""
+class Collector(Generic[T]):
+    """Collects the gauges of one part of the machine.
 
-    name: str
+    Parameters
+    ----------
+    name
+        The ``collector`` label.
+    metrics
+        The gauges.
+    read
+        Returns what they are read from; may raise.
+    """
 
-    def collect(self) -> Iterable[Metric]:
-        """Return the gauges now; may raise."""
+    def __init__(self, name: str, metrics: Metrics[T], read: Callable[[], T]) -> None:
+        self.name = name
+        self._metrics, self._read = metrics, read
+
+    def lines(self) -> Iterable[FamilyLines]:
+        """Return the lines of the gauges now."""
+        return self._metrics.lines(self._read())
+
+    def values(self) -> dict[str, float]:
+        """Return the values of the gauges without labels, by name."""
+        return self._metrics.values(self._read())
 
 
 class Quota(NamedTuple):
@@ -157,10 +175,12 @@ class _CpuTimes(NamedTuple):
     """Time of all processors of the machine, idle or not."""
 
 
-class CpuCollector:
-    """The share of the available processor time that was used between two collections."""
+CPU = Metrics[float | None](_SECTION)
+CPU.gauge("model_system_cpu_utilization_ratio", "Share of the available processor time in use.", lambda share: share)
 
-    name = "cpu"
+
+class Processors:
+    """The share of the available processor time that was used between two readings."""
 
     def __init__(self, cgroup: Cgroup) -> None:
         self._cgroup = cgroup
@@ -175,8 +195,8 @@ class CpuCollector:
             return _CpuTimes(clock, quota, quota.used, total)
         return _CpuTimes(clock, None, total - times.idle - getattr(times, "iowait", 0.0), total)
 
-    def collect(self) -> Iterator[Metric]:
-        """Return the share since the last collection at least a second ago; nothing if the first one is too early."""
+    def share(self) -> float | None:
+        """Return the share since the last reading at least a second ago; None if the first one is too early."""
         with self._lock:
             before, now = self._before, self._read()
             passed = now.clock - before.clock
@@ -187,91 +207,104 @@ class CpuCollector:
                 if available > 0:  # some sandboxes report no time
                     self._value = min(max((now.used - before.used) / available, 0.0), 1.0)
                 self._before = now
-            value = self._value
-        if value is not None:
-            yield GaugeMetricFamily(
-                f"{_PREFIX}cpu_utilization_ratio", "Share of the available processor time in use.", value
-            )
+            return self._value
 
 
-class MemoryCollector:
-    """Memory in use and its limit."""
+class Memory(NamedTuple):
+    """Memory in use, and its limit, in bytes."""
 
-    name = "memory"
+    used: int
+    limit: int
 
-    def __init__(self, cgroup: Cgroup) -> None:
-        self._cgroup = cgroup
-
-    def collect(self) -> Iterator[Metric]:
-        """Return the bytes in use, the limit and their ratio."""
+    @classmethod
+    def read(cls, cgroup: Cgroup) -> Memory:
+        """Return the use of the control group where that limits memory, otherwise of the machine."""
         machine = psutil.virtual_memory()
-        used, limit = self._cgroup.memory() or (machine.total - machine.available, machine.total)
+        used, limit = cgroup.memory() or (machine.total - machine.available, machine.total)
         if limit > machine.total:  # version 1 has a huge number for no limit
-            used, limit = machine.total - machine.available, machine.total
-        yield GaugeMetricFamily(f"{_PREFIX}memory_used_bytes", "Memory in use.", used)
-        yield GaugeMetricFamily(f"{_PREFIX}memory_limit_bytes", "Memory limit.", limit)
-        yield GaugeMetricFamily(
-            f"{_PREFIX}memory_utilization_ratio", "Share of the memory limit in use.", used / max(limit, 1)
-        )
+            return cls(machine.total - machine.available, machine.total)
+        return cls(used, limit)
 
 
-class DiskCollector:
-    """File systems that the exporter uses."""
+MEMORY = Metrics[Memory](_SECTION)
+MEMORY.gauge("model_system_memory_used_bytes", "Memory in use.", lambda memory: memory.used)
+MEMORY.gauge("model_system_memory_limit_bytes", "Memory limit.", lambda memory: memory.limit)
+MEMORY.gauge(
+    "model_system_memory_utilization_ratio",
+    "Share of the memory limit in use.",
+    lambda memory: memory.used / max(memory.limit, 1),
+)
 
-    name = "disk"
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-
-    def collect(self) -> Iterator[Metric]:
-        """Return the share in use of each distinct file system, computed as by df."""
-        family = GaugeMetricFamily(
-            f"{_PREFIX}disk_utilization_ratio", "Share of a file system in use.", labels=["path"]
-        )
-        devices: set[int] = set()
-        for path in self._paths:
-            existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-            if (device := existing.stat().st_dev) not in devices:
-                devices.add(device)
-                disk = psutil.disk_usage(str(existing))  # its percent is rounded
-                family.add_metric([str(path)], disk.used / max(disk.used + disk.free, 1))
-        yield family
+DISK = Metrics[Sequence[Path]](_SECTION)
 
 
-class GpuCollector:
-    """NVIDIA GPUs, through the driver's library.
+def _disks(paths: Sequence[Path]) -> dict[Key, float]:
+    """Return the share in use of each distinct file system, computed as by df."""
+    shares: dict[Key, float] = {}
+    devices: set[int] = set()
+    for path in paths:
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        if (device := existing.stat().st_dev) not in devices:
+            devices.add(device)
+            disk = psutil.disk_usage(str(existing))  # its percent is rounded
+            shares[str(path)] = disk.used / max(disk.used + disk.free, 1)
+    return shares
+
+
+DISK.gauge("model_system_disk_utilization_ratio", "Share of a file system in use.", _disks, "path")
+
+
+class Gpu(NamedTuple):
+    """An NVIDIA GPU; None is what it does not report."""
+
+    busy: float | None
+    memory: tuple[int, int] | None
+    """Bytes in use, and all of them."""
+
+
+def _gpus() -> Callable[[], dict[str, Gpu]]:
+    """Return a function that reads each GPU through the driver's library.
 
     Raises
     ------
     pynvml.NVMLError
         When the driver or its library is missing.
     """
+    import pynvml
 
-    name = "gpu"
+    pynvml.nvmlInit()
 
-    def __init__(self) -> None:
-        import pynvml
+    def read() -> dict[str, Gpu]:
+        found = {}
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            device, busy, memory = pynvml.nvmlDeviceGetHandleByIndex(index), None, None
+            with contextlib.suppress(pynvml.NVMLError_NotSupported):  # a GPU divided into instances
+                busy = pynvml.nvmlDeviceGetUtilizationRates(device).gpu / 100
+            with contextlib.suppress(pynvml.NVMLError_NotSupported):  # a GPU that shares the machine's memory
+                bytes_of = pynvml.nvmlDeviceGetMemoryInfo(device)
+                memory = bytes_of.used, bytes_of.total
+            found[str(index)] = Gpu(busy, memory)
+        return found
 
-        pynvml.nvmlInit()
-        self._nvml = pynvml
-
-    def collect(self) -> Iterator[Metric]:
-        """Return utilization and memory of each GPU."""
-        busy = GaugeMetricFamily(f"{_PREFIX}gpu_utilization_ratio", "Share of time a GPU is busy.", labels=["gpu"])
-        used = GaugeMetricFamily(f"{_PREFIX}gpu_memory_used_bytes", "GPU memory in use.", labels=["gpu"])
-        limit = GaugeMetricFamily(f"{_PREFIX}gpu_memory_limit_bytes", "Total GPU memory.", labels=["gpu"])
-        for index in range(self._nvml.nvmlDeviceGetCount()):
-            device = self._nvml.nvmlDeviceGetHandleByIndex(index)
-            with contextlib.suppress(self._nvml.NVMLError_NotSupported):  # a GPU divided into instances
-                busy.add_metric([str(index)], self._nvml.nvmlDeviceGetUtilizationRates(device).gpu / 100)
-            with contextlib.suppress(self._nvml.NVMLError_NotSupported):  # a GPU that shares the machine's memory
-                memory = self._nvml.nvmlDeviceGetMemoryInfo(device)
-                used.add_metric([str(index)], memory.used)
-                limit.add_metric([str(index)], memory.total)
-        yield from (busy, used, limit)
+    return read
 
 
-def collectors(paths: Sequence[Path], root: Path = Path("/")) -> list[Collector]:
+def _memory_of(gpus: Mapping[str, Gpu], part: int) -> dict[Key, float]:
+    return {index: gpu.memory[part] for index, gpu in gpus.items() if gpu.memory}
+
+
+GPU = Metrics[Mapping[str, Gpu]](_SECTION)
+GPU.gauge(
+    "model_system_gpu_utilization_ratio",
+    "Share of time a GPU is busy.",
+    lambda gpus: {index: gpu.busy for index, gpu in gpus.items() if gpu.busy is not None},
+    "gpu",
+)
+GPU.gauge("model_system_gpu_memory_used_bytes", "GPU memory in use.", lambda gpus: _memory_of(gpus, 0), "gpu")
+GPU.gauge("model_system_gpu_memory_limit_bytes", "Total GPU memory.", lambda gpus: _memory_of(gpus, 1), "gpu")
+
+
+def collectors(paths: Sequence[Path], root: Path = Path("/")) -> list[Collector[Any]]:
     """Return the collectors of this machine.
 
     Parameters
@@ -282,11 +315,15 @@ def collectors(paths: Sequence[Path], root: Path = Path("/")) -> list[Collector]
         Directory that contains ``proc``, ``sys`` and ``dev``.
     """
     cgroup = Cgroup(root)
-    result: list[Collector] = [CpuCollector(cgroup), MemoryCollector(cgroup), DiskCollector(paths)]
+    result: list[Collector[Any]] = [
+        Collector("cpu", CPU, Processors(cgroup).share),
+        Collector("memory", MEMORY, lambda: Memory.read(cgroup)),
+        Collector("disk", DISK, lambda: paths),
+    ]
     # Loading the library takes memory, so it is loaded only if the driver's device exists (the second for WSL).
     if any((root / device).exists() for device in ("dev/nvidiactl", "dev/dxg")):
         import pynvml
 
         with contextlib.suppress(pynvml.NVMLError):  # a container may have the device without the library
-            result.append(GpuCollector())
+            result.append(Collector("gpu", GPU, _gpus()))
     return result

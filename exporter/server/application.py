@@ -16,9 +16,9 @@ from prometheus_client import CollectorRegistry, Counter
 from exporter.config import Config
 from exporter.http_client.client import Credentials
 from exporter.metrics import system
-from exporter.metrics.exporter import ExporterMetrics, LinksCollector, ModelFilesCollector
+from exporter.metrics.comparisons import shadow_lines
+from exporter.metrics.exporter import FILES, LINKS, PAIRING, ExporterMetrics
 from exporter.metrics.exposition import Exposition
-from exporter.metrics.shadow import shadow_lines
 from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.history import DriftHistory
 from exporter.monitoring.model_files import load_valid
@@ -325,9 +325,6 @@ class Exporter:
         return store
 
     def _make_exposition(self) -> Exposition:
-        self.registry.register(self.pairer)
-        self.registry.register(LinksCollector(lambda: (self._monitors().models, *self.link_addresses())))
-        self.registry.register(ModelFilesCollector(lambda: self.reloader.files.valid))
         return Exposition(
             self.registry,
             system.collectors(_disks(self.config)),
@@ -338,6 +335,9 @@ class Exporter:
                 "replicas": self._replicas.lines,
                 "retraining": self.retrainer.lines,
                 "slices": self._slice_watch.lines,
+                "links": lambda: LINKS.lines((self._monitors().models, *self.link_addresses())),
+                "files": lambda: FILES.lines(self.reloader.files.valid),
+                "pairing": lambda: PAIRING.lines(self.pairer.counts()),
                 "shadow": lambda: shadow_lines(self.pipeline.shadow.read(time.monotonic())),
             },
         )

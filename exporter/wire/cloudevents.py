@@ -7,14 +7,12 @@ import binascii
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 from exporter.errors import EventError
 from exporter.validation import preview
@@ -171,7 +169,7 @@ _OTHER_SIDE = {"request": "response", "response": "request"}
 _Key = tuple[str, tuple[str, ...]]
 
 
-class RequestResponsePairer(Collector):
+class RequestResponsePairer:
     """Pairs requests and responses by their key, in whichever order they arrive; thread-safe.
 
     Parameters
@@ -216,22 +214,11 @@ class RequestResponsePairer(Collector):
         while self._waiting and next(iter(self._waiting.values()))[0] <= now:
             self._drop_oldest()
 
-    def collect(self) -> Iterator[Metric]:
-        """Yield how many messages wait, and how many were dropped without a counterpart."""
+    def counts(self) -> tuple[dict[str, int], int]:
+        """Return how many messages of each side were dropped without a counterpart, and how many wait."""
         with self._lock:
             self._expire()
-            unpaired, waiting = dict(self._unpaired), len(self._waiting)
-        counter = CounterMetricFamily(
-            "model_exporter_unpaired",
-            "Logged requests and responses whose counterpart did not arrive.",
-            labels=["side"],
-        )
-        for side, count in unpaired.items():
-            counter.add_metric([side], count)
-        yield counter
-        yield GaugeMetricFamily(
-            "model_exporter_pairs_waiting", "Logged requests and responses that wait for their counterpart.", waiting
-        )
+            return dict(self._unpaired), len(self._waiting)
 
 
 def _size(message: LoggedMessage) -> int:

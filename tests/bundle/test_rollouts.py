@@ -22,7 +22,7 @@ from support.two_versions import MODELS, exporter_of, scene
 from werkzeug.serving import make_server
 
 from exporter.comparison.decision import WORDS
-from exporter.metrics import families
+from exporter.metrics.comparisons import COMPARISON
 from exporter.server.flask_app import create_app
 
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -144,7 +144,7 @@ def test_flagger_reads_the_metric(tmp_path: Path) -> None:
     query = re.sub(r"{{ variables\.(\w+) }}", lambda match: variables[match[1]], template["spec"]["query"])
     query = re.sub(r"\s+", " ", query)  # as Flagger sends it
     labels = f'model="{variables["model"]}",before="{variables["before"]}",after="{variables["after"]}"'
-    name = families.COMPARISON_DECISION.name
+    (name,) = (family.name for family in COMPARISON.families if "decision" in family.name)
     other = labels.replace('after="4"', 'after="2"')
     series = [
         {"series": f'{name}{{{labels},instance="a"}}', "values": "_ 0 1 1 _"},

@@ -6,13 +6,15 @@ import os
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from exporter.metrics.system import Cgroup, Collector, CpuCollector, DiskCollector, MemoryCollector, collectors
+from exporter.metrics.exposition import render_families
+from exporter.metrics.system import CPU, Cgroup, Collector, Processors, collectors
 
 MIB = 2**20
 V2 = "30 23 0:26 {inside} /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate"
@@ -79,8 +81,9 @@ def v1_cpu(quota_us: int, usage_ns: int) -> dict[str, object]:
     return {"cpu.cfs_quota_us": quota_us, "cpu.cfs_period_us": 100_000, "cpuacct.usage": usage_ns}
 
 
-def samples(collector: Collector) -> list[Sample]:
-    return [sample for family in collector.collect() for sample in family.samples]
+def samples(collector: Collector[Any]) -> list[Sample]:
+    text = b"".join(render_families(collector.lines())).decode()
+    return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
 
 def memory(root: Path) -> dict[str, float]:
@@ -177,17 +180,17 @@ def test_memory_without_cgroups(tmp_path: Path) -> None:
 def test_memory_follows_the_limit(tmp_path: Path) -> None:
     """A limit that changes while the process runs applies to the next collection."""
     root = v2(tmp_path, "/app", {"app": v2_memory(5 * MIB, 8 * MIB)})
-    collector = MemoryCollector(Cgroup(root))
+    collector = collectors([], root)[1]
     before = samples(collector)[1].value
     (root / "sys/fs/cgroup/app/memory.max").write_text(f"{16 * MIB}\n")
     assert [before, samples(collector)[1].value] == [8 * MIB, 16 * MIB]
 
 
-def cpu(collector: Collector) -> float | None:
+def cpu(collector: Collector[Any]) -> float | None:
     return next((sample.value for sample in samples(collector)), None)
 
 
-def between(collector: CpuCollector, started: tuple[float, float], seconds: float, processors: float) -> None:
+def between(collector: Collector[Any], started: tuple[float, float], seconds: float, processors: float) -> None:
     """Asserts the share that ``seconds`` of processor time are since the collector was started."""
     first = time.monotonic()
     value = cpu(collector)
@@ -197,9 +200,9 @@ def between(collector: CpuCollector, started: tuple[float, float], seconds: floa
     assert value * processors <= seconds / (first - started[1]) * 1.000001
 
 
-def start(root: Path) -> tuple[CpuCollector, tuple[float, float]]:
+def start(root: Path) -> tuple[Collector[Any], tuple[float, float]]:
     before = time.monotonic()
-    collector = CpuCollector(Cgroup(root))
+    collector = Collector("cpu", CPU, Processors(Cgroup(root)).share)
     return collector, (before, time.monotonic())
 
 
@@ -295,7 +298,7 @@ def test_cpu_without_quota(tmp_path: Path, quota: str) -> None:
 
 def test_disk_as_df(tmp_path: Path) -> None:
     """The share is used space over the space available to ordinary users, as in df."""
-    (sample,) = samples(DiskCollector([tmp_path]))
+    (sample,) = samples(collectors([tmp_path])[2])
     disk = os.statvfs(tmp_path)
     used = disk.f_blocks - disk.f_bfree
     assert sample.labels == {"path": str(tmp_path)}
@@ -306,7 +309,7 @@ def test_disk_once_a_device(tmp_path: Path) -> None:
     """Two paths on one file system are one series; a missing path is replaced by its nearest parent."""
     shared_memory = Path("/dev/shm")
     missing = tmp_path / "not" / "yet"
-    paths = [sample.labels["path"] for sample in samples(DiskCollector([missing, tmp_path, shared_memory]))]
+    paths = [sample.labels["path"] for sample in samples(collectors([missing, tmp_path, shared_memory])[2])]
     distinct = shared_memory.exists() and shared_memory.stat().st_dev != tmp_path.stat().st_dev
     assert paths == [str(missing), str(shared_memory)] if distinct else [str(missing)]
 
@@ -314,20 +317,18 @@ def test_disk_once_a_device(tmp_path: Path) -> None:
 def test_disk_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A relative path is relative to the working directory."""
     monkeypatch.chdir(tmp_path)
-    (sample,) = samples(DiskCollector([Path("data/store.db")]))
+    (sample,) = samples(collectors([Path("data/store.db")])[2])
     assert sample.labels == {"path": "data/store.db"}
 
 
 def test_collectors_of_this_machine() -> None:
     """On the machine of the test each collector reads the actual values, without registration."""
-    registry = CollectorRegistry()
     all_collectors = collectors([Path("/")])
     time.sleep(0.06)
-    for collector in all_collectors:
-        registry.register(collector)
     assert [collector.name for collector in all_collectors][:3] == ["cpu", "memory", "disk"]
     for name in ("cpu", "memory"):
-        value = registry.get_sample_value(f"model_system_{name}_utilization_ratio")
+        values = {key: value for collector in all_collectors for key, value in collector.values().items()}
+        value = values.get(f"model_system_{name}_utilization_ratio")
         assert value is not None
         assert 0 <= value <= 1
 

@@ -105,7 +105,7 @@ def test_a_failing_store_leaves_no_old_numbers(exporter: Exporter, monkeypatch: 
 
 def test_long_names_are_cut(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     """A label has a bounded length."""
-    monkeypatch.setattr("exporter.metrics.slices.MAX_NAME", 10)
+    monkeypatch.setattr("exporter.metrics.comparisons.MAX_NAME", 10)
     sent = events(COUNT, confidence=0.95)
     send(exporter, sent, [*filter(is_planted, sent)])
     exporter._slice_watch.refresh()
@@ -114,7 +114,7 @@ def test_long_names_are_cut(exporter: Exporter, monkeypatch: pytest.MonkeyPatch)
 
 def test_slices_with_the_same_name_are_one_series(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where two slices look the same, as cut names or bins of large numbers do, the first one has the series."""
-    monkeypatch.setattr("exporter.metrics.slices.describe", lambda *_: "the same")
+    monkeypatch.setattr("exporter.metrics.comparisons.describe", lambda *_: "the same")
     sent = events(COUNT, confidence=0.95)
     corrected = [event for event in sent if event["inputs"]["carrier"] == "MQ" or event["inputs"]["dest"] == "ATL"]
     client = send(exporter, sent, corrected)

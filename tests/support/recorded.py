@@ -20,10 +20,12 @@ import yaml
 
 from exporter.comparison.counts import Counts, Feature, Period
 from exporter.comparison.measures import Comparison, Side, at_every_look
-from exporter.metrics import families as f
-from exporter.metrics.comparisons import comparison_lines
+from exporter.config import ModelConfig
+from exporter.metrics.comparisons import SLICE, comparison_lines
 from exporter.metrics.exposition import render_families
-from exporter.metrics.lines import sample_line
+from exporter.metrics.models import BATCH, Batch
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.slices.explain import ExplainedSlice
 from support.paths import ROOT
 from support.programs import quickened_rules, running
 from support.reviewers import token, with_names
@@ -125,17 +127,17 @@ def compared() -> str:
 
 def sliced() -> str:
     """What an exporter exposes of a slice, for which it searches once a minute."""
-    found = {f.SLICE_SHARE: 0.6, f.SLICE_TRAFFIC: 0.1}
-    labels = {"model": "credit", "version": "3", "of": "corrections", "slice": "country is FR"}
-    lines = [sample_line(family, share, **labels) for family, share in found.items()]
+    found = ExplainedSlice((), 100, 60, share=0.6, traffic_share=0.1, ratio=6.0, q_value=0.0)
+    lines = SLICE.lines(found, model="credit", version="3", of="corrections", slice="country is FR")
     return b"".join(render_families(lines, openmetrics=True)).decode()
 
 
 def batch() -> str:
     """What a run of ``model-exporter ingest`` pushes about itself."""
-    run = {f.BATCH_ROWS: 2500, f.BATCH_REJECTED: 3, f.BATCH_CONFIDENT: 0.8, f.BATCH_DURATION: 0.1}
-    of_run = run | {f.BATCH_SUCCESS: time.time() - HOUR}
-    lines = [sample_line(family, value, model="credit", version="3") for family, value in of_run.items()]
+    monitor = ModelMonitor(ModelConfig(name="credit"), "3", None)
+    monitor.confidences.observe([0.9])
+    monitor.counters.confident = 2000
+    lines = BATCH.lines(Batch(monitor, 2500, 3, 0.1, time.time() - HOUR), model="credit", version="3")
     return b"".join(render_families(lines, openmetrics=True)).decode()
 
 

@@ -462,8 +462,8 @@ def test_messages_are_paired_in_either_order() -> None:
 
 
 def unpaired(pairer: RequestResponsePairer) -> dict[str, float]:
-    values = {f"{s.name} {s.labels.get('side', '')}".strip(): s.value for m in pairer.collect() for s in m.samples}
-    return {name.removeprefix("model_exporter_"): value for name, value in values.items()}
+    sides, waiting = pairer.counts()
+    return {f"unpaired_total {side}": count for side, count in sides.items()} | {"pairs_waiting": waiting}
 
 
 def test_an_hour_without_counterparts_is_bounded_and_counted() -> None:

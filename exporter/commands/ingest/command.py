@@ -20,13 +20,14 @@ from exporter.commands.ingest.local import (
     monitors_of_profile,
     monitors_with_rows,
 )
-from exporter.commands.ingest.pushgateway import Gateway, Run, write
+from exporter.commands.ingest.pushgateway import Gateway, write
 from exporter.commands.ingest.remote import RowLabels, Sender, table_chunks
 from exporter.commands.ingest.remote_write import RemoteWrite
 from exporter.commands.ingest.sending import BATCH, add_sending_options, begin_sending, sending_client
 from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, output_types
 from exporter.errors import BatchError, UsageError, printable
 from exporter.features.types import INPUT_TYPES
+from exporter.metrics.models import Batch
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.sources.files import FileSource
@@ -100,7 +101,7 @@ def _count(options: argparse.Namespace, roles: Roles) -> int:
             total, remarks = table.rows, _remarks(table, monitor)
     _require_good_rows(source, total, refused)
     seconds, end = time.monotonic() - start, time.time()
-    runs = [Run(monitor, rows, refused.count, seconds, end) for monitor, rows in monitors_with_rows(monitors)]
+    runs = [Batch(monitor, rows, refused.count, seconds, end) for monitor, rows in monitors_with_rows(monitors)]
     _print_lines(report.rows(source.where, total, total - refused.count, refused, seconds))
     for text in remarks:
         print(f"model-exporter: {source.where}: {text}", file=sys.stderr)
@@ -130,7 +131,7 @@ def _monitors(options: argparse.Namespace) -> MonitorRegistry:
     return monitors_of_config(path)
 
 
-def _publish(runs: list[Run], labelled: int, textfile: Path | None, receiver: Gateway | RemoteWrite | None) -> None:
+def _publish(runs: list[Batch], labelled: int, textfile: Path | None, receiver: Gateway | RemoteWrite | None) -> None:
     """Print the drift and the quality of runs, and hand their metrics to Prometheus."""
     for run in runs:
         if run.monitor.binner:

@@ -7,21 +7,16 @@ import contextlib
 import os
 import tempfile
 import urllib.parse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 from urllib3 import Retry
 
 from exporter.commands.ingest.local import NOW
 from exporter.errors import BatchError
 from exporter.http_client.client import TRANSIENT, Client, RequestError
-from exporter.metrics import families as f
 from exporter.metrics.exposition import render_families
-from exporter.metrics.lines import Family, FamilyLines, render_lines, series_prefix
-from exporter.metrics.models import window_lines
-from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.metrics.models import Batch
 
 TIMEOUT = 30.0
 """Seconds that the server may take to answer."""
@@ -29,35 +24,10 @@ RETRIES = 4
 """A server that restarts is tried again at once, then after two, four and eight seconds."""
 
 
-class Run(NamedTuple):
-    """A run of one model version."""
-
-    monitor: ModelMonitor
-    rows: int
-    rejected: int
-    seconds: float
-    end: float
-
-
-def exposition(runs: Sequence[Run]) -> bytes:
+def exposition(runs: Sequence[Batch]) -> bytes:
     """Return the metrics of runs in the text format."""
-    samples = [sample for run in runs for sample in (*window_lines(run.monitor, NOW), *_run_samples(run))]
-    return b"".join(line + b"\n" for line in render_families(samples))
-
-
-def _run_samples(run: Run) -> Iterator[FamilyLines]:
-    monitor = run.monitor
-    has_confidence = monitor.confidences.counts.sum() > 0
-    values: dict[Family, float] = {
-        f.BATCH_ROWS: run.rows,
-        f.BATCH_REJECTED: run.rejected,
-        f.BATCH_CONFIDENT: monitor.counters.confident / run.rows if has_confidence else np.nan,
-        f.BATCH_DURATION: run.seconds,
-        f.BATCH_SUCCESS: run.end,
-    }
-    for family, value in values.items():
-        prefix = series_prefix(family.name, model=monitor.config.name, version=monitor.version)
-        yield family, render_lines([prefix], [value])
+    lines = (line for run in runs for line in run.lines(NOW))
+    return b"".join(line + b"\n" for line in render_families(lines))
 
 
 class Gateway:
@@ -83,7 +53,7 @@ class Gateway:
         self.url = self._client.url
         self._job = job
 
-    def push(self, runs: Sequence[Run]) -> None:
+    def push(self, runs: Sequence[Batch]) -> None:
         """Replace the metrics of the previous run of the same job, model and version.
 
         Raises
@@ -134,7 +104,7 @@ def _segment(name: str, value: str) -> str:
     return f"{name}/{urllib.parse.quote(value, safe='')}"
 
 
-def write(path: Path, runs: Sequence[Run]) -> None:
+def write(path: Path, runs: Sequence[Batch]) -> None:
     """Write the metrics to a file atomically: node_exporter may read it at any moment.
 
     Raises

@@ -14,8 +14,9 @@ from pathlib import Path
 import pyarrow as pa
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.commands.ingest.pushgateway import Run, exposition, push_client, send
+from exporter.commands.ingest.pushgateway import exposition, push_client, send
 from exporter.errors import BatchError, UsageError
+from exporter.metrics.models import Batch
 
 EXAMPLE = "http://127.0.0.1:9090/api/v1/write"
 SERIES = 2000
@@ -59,7 +60,7 @@ class RemoteWrite:
         self._headers = _HEADERS | (_read_headers(headers_file) if headers_file else {})
         self.url, self._job = self._client.url, job
 
-    def push(self, runs: Sequence[Run]) -> None:
+    def push(self, runs: Sequence[Batch]) -> None:
         """Push the metrics of runs.
 
         Raises
@@ -74,7 +75,7 @@ class RemoteWrite:
             send(self._client, "POST", "", body, headers=self._headers)
 
 
-def _series(run: Run, job: str) -> Iterator[bytes]:
+def _series(run: Batch, job: str) -> Iterator[bytes]:
     """Yield the message ``TimeSeries`` of each sample: labels in field 1, in the order of their names, samples in 2."""
     sample_time = b"\x10" + _varint(round(run.end * 1000))
     for family in text_string_to_metric_families(exposition([run]).decode()):

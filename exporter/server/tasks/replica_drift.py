@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 from exporter.errors import StoreError
-from exporter.metrics import families as f
-from exporter.metrics.lines import FamilyLines, render_lines, series_prefix
+from exporter.metrics.lines import FamilyLines
+from exporter.metrics.models import ALL_REPLICAS
 from exporter.metrics.refreshed import RefreshedMetrics
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
@@ -58,7 +58,7 @@ class ReplicaDrift(RefreshedMetrics):
                 failure = str(error)
                 continue
             if stats := of_all_replicas(monitor, snapshots, time.monotonic(), unix_time, damaged):
-                found[model, version] = list(_lines(monitor, stats))
+                found[model, version] = list(ALL_REPLICAS.lines((monitor.binner, stats), model=model, version=version))
         if damaged:
             log.warning("%d snapshots of other replicas are ignored, such as one %s", len(damaged), damaged[0])
         self._lines, self._failure = found, failure
@@ -100,12 +100,3 @@ def of_all_replicas(
         if fits:
             row = row + other.read_rows(now)[window][0]
     return None if row is own else compute(binner, noise, (row, minima, earlier))
-
-
-def _lines(monitor: ModelMonitor, stats: WindowStats) -> Iterator[FamilyLines]:
-    """Yield the drift of a version on all replicas together, given the statistics of their longest window."""
-    names = monitor.binner.names if monitor.binner else []
-    labels = {"model": monitor.config.name, "version": monitor.version}
-    for field, family in f.REPLICAS.items():
-        prefixes = [series_prefix(family.name, **labels, feature=name) for name in names]
-        yield family, render_lines(prefixes, getattr(stats, field)[: len(names)])

@@ -23,8 +23,8 @@ from exporter.datasets.lineage import Details
 from exporter.datasets.release import BusyError, EmptyError, make_release, release_document
 from exporter.errors import CompareError, ConfigError, ExporterError, SlicesError, StoreError, StoreFullError
 from exporter.metrics.exporter import ExporterMetrics
-from exporter.metrics.families import RETRAIN_UNDELIVERED
-from exporter.metrics.lines import FamilyLines, sample_line
+from exporter.metrics.lines import FamilyLines
+from exporter.metrics.review import RETRAINING
 from exporter.monitoring.background import BackgroundTask
 from exporter.secret_file import read_secret, signed_headers
 from exporter.server.alerts import Alert, Alerts
@@ -215,7 +215,7 @@ class Retrainer(BackgroundTask):
             return []
         since = self._store.review_state().undelivered
         asked = [model.name for model in config.models if config.retrain.concerns(model.name) and model.name in since]
-        return [sample_line(RETRAIN_UNDELIVERED, max(now - since[model], 0.0), model=model) for model in asked]
+        return list(RETRAINING.lines({model: max(now - since[model], 0.0) for model in asked}))
 
     def send_due(self, now: float) -> bool:
         """Prepare and send the next request that is due at the Unix time ``now``; return whether there was one.

@@ -11,9 +11,9 @@ from typing import Any
 
 from exporter.config import StoreConfig
 from exporter.errors import ExporterError, SlicesError, StoreError
+from exporter.metrics.comparisons import slice_lines
 from exporter.metrics.lines import FamilyLines
 from exporter.metrics.refreshed import RefreshedMetrics
-from exporter.metrics.slices import slice_lines
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.outcome import Scorer
