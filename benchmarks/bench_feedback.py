@@ -26,8 +26,11 @@ from survival import Exporter, database
 from timing import report
 
 from exporter.config import StoreConfig
-from exporter.storage import Store, prediction_rows
+from exporter.storage import Store
 from exporter.wire.events import Feedback, Prediction
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.batches import stored_batch
 
 ROUNDS = 400
 MANY, CLIENTS = 1000, 50
@@ -49,7 +52,7 @@ def fill(store: Store) -> None:
     for first in range(0, PREDICTIONS, 1000):
         group = found[first : first + 1000]
         received = now - 14 * 86400 * (1 - first / PREDICTIONS)
-        store.add(prediction_rows(group, [True] * 1000, [INPUTS] * 1000, received))
+        store.add(stored_batch(group, [True] * 1000, [INPUTS] * 1000, received))
     if not store.flush(60):
         raise SystemExit("the predictions were not written")
 

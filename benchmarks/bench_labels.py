@@ -24,10 +24,13 @@ from timing import report
 
 from exporter.config import StoreConfig
 from exporter.server.labels import CHUNK, MAX_LABELS
-from exporter.storage import Store, prediction_rows
+from exporter.storage import Store
 from exporter.storage._engine import open_engine
 from exporter.storage._schema import labels, migrate
 from exporter.wire.events import LabelEvent, Prediction
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.batches import stored_batch
 
 LABELS = 100_000
 DAYS = 30
@@ -43,7 +46,7 @@ def fill(store: Store, count: int) -> list[str]:
             Prediction("m", id=name, version="3", prediction="7", confidence=0.9) for name in ids[start : start + 1000]
         ]
         received = now - DAYS * 86400 * (1 - start / count)
-        if store.add(prediction_rows(group, [True] * len(group), [INPUTS] * len(group), received)):
+        if store.add(stored_batch(group, [True] * len(group), [INPUTS] * len(group), received)):
             raise SystemExit("predictions were dropped")
     if not store.flush(600):
         raise SystemExit("the predictions were not written")

@@ -23,7 +23,7 @@ from exporter.config import StoreConfig
 from exporter.monitoring.binner import Binner
 from exporter.profiles.builder import build_file
 from exporter.slices.population import read_bins
-from exporter.storage import Store, prediction_rows
+from exporter.storage import Store
 from exporter.storage._archive import Archive, ArchiveFilter, ArchiveWriter, redact_archive
 from exporter.storage._engine import open_engine
 from exporter.storage._predictions import unpack
@@ -31,6 +31,7 @@ from exporter.storage._schema import predictions, set_archived
 from exporter.wire.events import LabelEvent, Prediction
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.batches import stored_batch
 from support.postgres import running
 
 BATCH = 1000
@@ -70,7 +71,7 @@ def fill(store: Store, count: int) -> None:
             Prediction("credit", id=name, version="3", prediction="approve", confidence=0.93, duration_seconds=0.012)
             for name in ids
         ]
-        rows = prediction_rows(events, [True] * BATCH, [inputs() for _ in ids], time.time())
+        rows = stored_batch(events, [True] * BATCH, [inputs() for _ in ids], time.time())
         while store.add(rows):
             time.sleep(0.01)
     if not store.flush(600):

@@ -32,10 +32,13 @@ from survival import Exporter, database
 from timing import report
 
 from exporter.config import StoreConfig
-from exporter.storage import Store, prediction_rows
+from exporter.storage import Store
 from exporter.storage._engine import open_engine
 from exporter.storage._schema import feedback, rankings
 from exporter.wire.events import Feedback, Prediction
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from support.batches import stored_batch
 
 DAYS = 28.0
 BATCH = 1000
@@ -66,7 +69,7 @@ def fill(url: str, many: int, corrections: int) -> None:
             event.version = "3" if first < many // 2 else "4"
         received = now - DAYS * 86400 * (1 - first / many)
         sure = [value >= 0.8 for value in confidence]
-        rows = prediction_rows(events, sure, inputs[:size], received, [COUNTRIES[n % 8] for n in range(size)])
+        rows = stored_batch(events, sure, inputs[:size], received, [COUNTRIES[n % 8] for n in range(size)])
         while store.add(rows):
             pass
         if first % (many // max(corrections // BATCH, 1)) == 0 or size < BATCH:

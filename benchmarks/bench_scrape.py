@@ -15,6 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
+import msgspec
 import numpy as np
 from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from timing import exporter, free_port, median_seconds, profile, report, serving
@@ -24,6 +25,7 @@ from exporter.metrics.exposition import Exposition
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.storage import Store
+from exporter.wire.batch import Batch
 from exporter.wire.events import Prediction
 
 
@@ -41,16 +43,18 @@ def measure(features: int) -> None:
     rng = np.random.default_rng(2)
     monitors = MonitorRegistry({"m": ModelConfig(name="m")}, {"m": Binner(profile(features, 2000))})
     rows = [{f"f{number}": value for number, value in enumerate(row)} for row in rng.normal(size=(50, features))]
-    events = [Prediction(model="m", version="3", confidence=0.9)] * len(rows)
+    events = [
+        Prediction("m", version="3", confidence=0.9, inputs=msgspec.Raw(msgspec.json.encode(row))) for row in rows
+    ]
     monitor = monitors.get("m", "3", time.monotonic())
-    monitor.observe(events, rows, time.monotonic())
+    monitor.observe(monitor.prepare(Batch.of(events, time.time())), time.monotonic())
     with TemporaryDirectory() as folder:
         store = Store(StoreConfig(url=f"sqlite:///{Path(folder) / 'bench.db'}"), lambda _: None)
         exposition = Exposition(CollectorRegistry(auto_describe=False), [], lambda: monitors, store)
         series = sum(not line.startswith(b"#") for line in exposition.render()[0].splitlines())
 
         def changed() -> None:
-            monitor.observe(events[:1], rows[:1], time.monotonic())
+            monitor.observe(monitor.prepare(Batch.of(events[:1], time.time())), time.monotonic())
             exposition.render()
 
         registry = peer(series)

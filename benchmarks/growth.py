@@ -28,6 +28,7 @@ from exporter.profiles.bins import numeric_feature
 from exporter.profiles.correlation import measure_correlation
 from exporter.profiles.profile import Profile
 from exporter.storage import Store
+from exporter.wire.batch import Batch
 from exporter.wire.events import Prediction
 
 BATCH = 100
@@ -55,9 +56,8 @@ def monitor(bins_of: Binner, windows: Sequence[str] = ("5m", "1h"), version: str
 def observe(found: ModelMonitor, place: Binner, now: float) -> None:
     """Return a batch of events."""
     texts = [TEXTS[len(place.names)][number % 10] for number in range(BATCH)]
-    read = place.read(texts)
-    assert read
-    found.observe([Prediction(model="m", confidence=0.9)] * BATCH, read, now)
+    events = [Prediction(model="m", confidence=0.9, inputs=msgspec.Raw(text)) for text in texts]
+    found.observe(found.prepare(Batch.of(events, time.time())), now)
 
 
 TEXTS = {

@@ -116,7 +116,7 @@ def window_counts(binner: Binner, window: pd.DataFrame) -> np.ndarray:
     """Return the counts of a window, as the exporter has them."""
     inputs = {name: window[name].to_numpy(dtype=float) for name in binner.inputs}
     confidences = window["sure"].to_numpy() if "sure" in window else ()
-    row, _ = binner.count_columns(inputs, len(window), window["predicted"].tolist(), confidences=confidences)
+    row, *_ = binner.count_columns(inputs, len(window), window["predicted"].tolist(), confidences=confidences)
     return binner.split(row).counts
 
 

@@ -15,10 +15,10 @@ from timing import median_seconds, profile
 from exporter.config import THRESHOLDS, ModelConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.snapshots import encode
 from exporter.server.tasks.replica_drift import of_all_replicas
 from exporter.stats.divergence import Floats
+from exporter.wire.batch import Batch, Inputs
 
 WINDOWS = 20_000
 THRESHOLD = THRESHOLDS["ModelFeatureDrift"].default
@@ -39,7 +39,8 @@ def cost(features: int = 50, others: int = 2) -> None:
     for monitor in monitors:
         for at in np.arange(0.0, end, 30.0):
             values = {f"f{number}": rng.normal(size=20) for number in range(features)}
-            monitor.observe_columns(PredictionColumns(20, values), float(at))
+            batch = Batch(model="m", rows=20, inputs=Inputs(values, 20))
+            monitor.observe(monitor.prepare(batch), float(at))
     own, *rest = monitors
     snapshots = [encode(other, end, 1e9) for other in rest]
     seconds = median_seconds(lambda: of_all_replicas(own, snapshots, end, 1e9))
@@ -55,7 +56,7 @@ def main() -> None:
     shares = []
     for shift in (0.0, 1.0):
         values = (rng.normal(size=400_000) + shift).tolist()
-        row, _ = binner.count_columns({"f0": values}, len(values), [])
+        row, *_ = binner.count_columns({"f0": values}, len(values), [])
         shares.append(binner.split(row).counts / len(values))
     rows = []
     for replicas in (2, 3, 10):

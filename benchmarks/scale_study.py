@@ -30,6 +30,7 @@ from exporter.metrics.models import ModelsCollector
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import save
+from exporter.wire.batch import Batch
 from exporter.wire.events import Prediction
 
 ROOT = Path(__file__).parents[1]
@@ -89,9 +90,10 @@ def scrape_cost(level: MetricsLevel, models: int = 20) -> None:
         {f"m{number}": binner for number in range(models)},
     )
     values = np.random.default_rng(3).normal(size=(100, FEATURES)).tolist()
-    rows = [{f"f{number}": value for number, value in enumerate(row)} for row in values]
+    rows = [msgspec.json.encode({f"f{number}": value for number, value in enumerate(row)}) for row in values]
     for name in monitors.models:
-        monitors.get(name, "1", now).observe([Prediction(name)] * len(rows), rows, now)
+        monitor, events = monitors.get(name, "1", now), [Prediction(name, inputs=msgspec.Raw(row)) for row in rows]
+        monitor.observe(monitor.prepare(Batch.of(events, time.time())), now)
     collector = ModelsCollector()
 
     def render() -> bytes:

@@ -69,6 +69,11 @@ def escape_prefix(text: bytes) -> bytes:
     return text.replace(_PREFIX, _ESCAPED) if _PREFIX in text else text
 
 
+def escape_prefixes(texts: Sequence[bytes]) -> list[bytes]:
+    """Return texts as from `escape_prefix`; one search in all of them is faster."""
+    return [*texts] if _PREFIX not in b" ".join(texts) else list(map(escape_prefix, texts))
+
+
 def unpack_image(value: Any, limit: int = MAX_PIXELS) -> Any:
     """Return the nested arrays of a PNG from `pack_image`; anything else, or more numbers than ``limit``, unchanged."""
     if not isinstance(value, str) or not value.startswith(PREFIX):

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from exporter.features.categorical import Categorical
 from exporter.features.extract import as_list, category_bins, category_counts, numeric_columns
 from exporter.features.json_columns import JsonColumnReader
+from exporter.features.lenient_json import decode_inputs
 from exporter.features.numeric import Numeric
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.targets import Targets
@@ -26,11 +27,33 @@ from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profil
 from exporter.profiles.quality import QualityEstimator
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
 from exporter.stats.divergence import Floats, Ints
+from exporter.wire.batch import Inputs
 
 Codes = npt.NDArray[np.unsignedinteger]
 
 _NUMERIC = Numeric()
 _MAX_DEVIATION = 1e145  # in training standard deviations; sums of its square stay finite
+
+
+class Counted(NamedTuple):
+    """What `Binner.count` returns.
+
+    Attributes
+    ----------
+    row
+        The row of sums.
+    minima
+        Of each target and of its negative, shape ``(2·T,)``.
+    unknown
+        Number of features received that the profile does not know.
+    bins
+        Index of each feature's bin in each event, shape ``(T, n)``; ``(T, 0)`` unless they were asked for.
+    """
+
+    row: Floats
+    minima: Floats
+    bins: Codes
+    unknown: int = 0
 
 
 class Sums(NamedTuple):
@@ -148,35 +171,28 @@ class Binner(Targets):
         score, floor = self.copula.drift(sums)
         return score, floor * float(self.profile_noise.rows.at(sums[:1])[0])
 
-    def count(
-        self,
-        inputs: Sequence[Mapping[str, Any]],
-        predictions: Sequence[Any],
-        now: float | Floats | None = None,
-        confidences: Sequence[float] = (),
-        *,
-        codes: Codes | None = None,
-    ) -> tuple[Floats, Floats, int]:
-        """Count a batch of events.
+    def read_inputs(self, raw: Sequence[bytes], decoded: bool = False) -> Inputs:
+        """Return the inputs of a batch in columns.
 
         Parameters
         ----------
-        inputs
-            Decoded inputs of ``n`` events; a feature that is absent is missing.
-        predictions
-            Predictions of those events that have one.
-        now
-            Unix time in seconds at which they arrived, or each of them did; the present when None.
-        confidences
-            Confidences of those events that have one.
-        codes
-            Filled with the index of each feature's bin in each event, shape ``(T, n)``; see `empty_codes`.
+        raw
+            The JSON of each event's inputs; empty or ``null`` for none.
+        decoded
+            Whether to return the inputs of each event, too. Without, JSON is read straight into columns where it is as
+            the profile expects, which is faster.
+        """
+        if not decoded and (table := self.read(raw)) is not None:
+            indices = [index for index, text in enumerate(raw) if text and text != b"null"]
+            return Inputs(*table, indices if len(indices) < len(raw) else None)
+        events = decode_inputs(raw)
+        columns, unknown = self.columns_of(list(events.values()))
+        return Inputs(columns, len(events), list(events) if len(events) < len(raw) else None, unknown, events)
 
-        Returns
-        -------
-        tuple
-            The row of sums; the row of minima, shape ``(2·T,)``: of each target and of its negative; and the number of
-            features received that the profile does not know.
+    def columns_of(self, inputs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Sequence[Any]], int]:
+        """Return decoded inputs as columns, and the number of features that the profile does not know.
+
+        A feature that is absent is missing.
         """
         columns: dict[str, Sequence[Any]] = {}
         absent = 0
@@ -186,11 +202,24 @@ class Binner(Targets):
             except KeyError:
                 columns[name] = values = [event.get(name) for event in inputs]
             absent += values.count(None)
-        row, minima = self.count_columns(columns, len(inputs), predictions, now, confidences, codes=codes)
         unknown = 0
         if sum(map(len, inputs)) + absent > len(inputs) * len(self.inputs):
             unknown = sum(len(event.keys() - self.known_inputs) for event in inputs)
-        return row, minima, unknown
+        return columns, unknown
+
+    def count(
+        self,
+        inputs: Sequence[Mapping[str, Any]],
+        predictions: Sequence[Any],
+        now: float | Floats | None = None,
+        confidences: Sequence[float] = (),
+        *,
+        with_bins: bool = False,
+    ) -> Counted:
+        """Count the decoded inputs of ``n`` events; see `count_columns`."""
+        columns, unknown = self.columns_of(inputs)
+        counted = self.count_columns(columns, len(inputs), predictions, now, confidences, with_bins=with_bins)
+        return counted._replace(unknown=unknown)
 
     def count_columns(
         self,
@@ -200,24 +229,28 @@ class Binner(Targets):
         now: float | Floats | None = None,
         confidences: Sequence[float] | Floats = (),
         *,
-        codes: Codes | None = None,
-    ) -> tuple[Floats, Floats]:
+        with_bins: bool = False,
+    ) -> Counted:
         """Count a batch in columns: lists, or arrays of numbers.
 
         Parameters
         ----------
         inputs
             Columns of ``rows`` values by the input's name; one that is absent is missing.
-        predictions, now, confidences, codes
-            See `count`.
-
-        Returns
-        -------
-        tuple
-            The row of sums and the row of minima.
+        rows
+            Number of events that have inputs.
+        predictions
+            Predictions of those events that have one.
+        now
+            Unix time in seconds at which they arrived, or each of them did; the present when None.
+        confidences
+            Confidences of those events that have one.
+        with_bins
+            Whether to return the bins of the inputs.
         """
         row = np.zeros(self.width)
         minima = np.full(2 * len(self.targets), np.inf)
+        codes = np.zeros((len(self.targets), rows if with_bins else 0), dtype=self.code_type)
         sums = self.split(row)
         if rows:
             columns = {name: inputs[name] if name in inputs else [None] * rows for name in self.inputs}
@@ -232,15 +265,30 @@ class Binner(Targets):
                 self._count_categories(sums, target, values)
             else:
                 self._count_numbers(sums, minima, np.array([target]), _NUMERIC.columns(values, 0.0))
-        return row, minima
+        return Counted(row, minima, codes)
 
-    def empty_codes(self, rows: int) -> Codes:
-        """Return room for the indices of bins in so many events, shape ``(T, rows)``."""
-        return np.zeros((len(self.targets), rows), dtype=self.code_type)
+    def bins_of(self, inputs: Sequence[Mapping[str, Any]], now: float | Floats | None = None) -> Codes:
+        """Return the bin of each feature in decoded inputs, shape ``(T, n)``; see `count`. Outputs have none."""
+        return self.count(inputs, [], now, with_bins=True).bins
 
-    def _matrix(
-        self, sums: Sums, columns: Mapping[str, Any], rows: int, now: float | Floats, codes: Codes | None
-    ) -> Floats:
+    def counts_of_parts(self, bins: Codes, parts: Ints, size: int) -> Floats:
+        """Return the observations in each bin of the inputs by part of a batch, shape ``(size, B)``.
+
+        Parameters
+        ----------
+        bins
+            From `count_columns`, shape ``(T, n)``.
+        parts
+            Index of each event's part, shape ``(n,)``.
+        size
+            Number of parts.
+        """
+        features = len(self.names)
+        flat = bins[:features] + self.starts[:features, None] + parts * self.bins
+        counts = np.bincount(flat.ravel(), minlength=size * self.bins)
+        return counts.reshape(size, self.bins).astype(np.float64)
+
+    def _matrix(self, sums: Sums, columns: Mapping[str, Any], rows: int, now: float | Floats, codes: Codes) -> Floats:
         """Return the numbers of a batch, a row for each numeric feature; count its categories on the way."""
         parts = [numeric_columns([values for name, values in columns.items() if name not in self._measured])]
         for name, kind in self._measured.items():
@@ -255,7 +303,7 @@ class Binner(Targets):
     ) -> None:
         feature = self.targets[target]
         rare = feature.rare if isinstance(feature, CategoricalFeature) else frozenset()
-        if codes is not None:
+        if codes is not None and codes.size:
             codes[target] = category_bins(values, self._categories[target], rare)
         counts, unseen = category_counts(values, self._categories[target], rare)
         start = self.starts[target]
@@ -278,7 +326,7 @@ class Binner(Targets):
         if not all_valid:
             bad = np.where(np.isnan(matrix), self.missing[targets, None], self.invalid[targets, None])
             flat_bins = np.where(valid, flat_bins, bad)
-        if codes is not None:
+        if codes is not None and codes.size:
             codes[targets] = flat_bins - starts[:, None]
         counts = np.bincount(flat_bins.ravel(), minlength=self.bins)
         sums.counts[:] += counts

@@ -2,119 +2,218 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from exporter.features.json_columns import InputTable
-from exporter.monitoring.batches import BatchSums, count_columns, count_events
-from exporter.monitoring.binner import Codes
-from exporter.monitoring.confidence import are_confident
-from exporter.monitoring.monitor_state import MonitorState
-from exporter.monitoring.prediction_columns import PredictionColumns
-from exporter.monitoring.recent_counters import Recent
-from exporter.monitoring.segments import segment_divergences
+from exporter.config import ModelConfig
+from exporter.config.types import DURATION_BUCKETS
+from exporter.features.lenient_json import decode_inputs
+from exporter.monitoring.binner import Binner, Codes
+from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, Counters, Histogram, SegmentCounters
+from exporter.monitoring.drift_evidence import DriftEvidence
+from exporter.monitoring.noise_floors import NoiseFloors
+from exporter.monitoring.outcome import Scorer
+from exporter.monitoring.quality import Quality
+from exporter.monitoring.recent_counters import Recent, RecentCounters
+from exporter.monitoring.ring import Ring
+from exporter.monitoring.segments import Segments, segment_divergences
 from exporter.monitoring.window_quality import WindowQuality
 from exporter.monitoring.window_stats import WindowStats, compute
+from exporter.monitoring.windows import BatchSums, RingRows, Windows
 from exporter.stats.divergence import Floats
-from exporter.wire.events import LabelledPrediction, Prediction
+from exporter.wire.batch import OK, Batch, Inputs
+from exporter.wire.events import LabelledPrediction
 
 _LABELS = 2000
 """Labels that are counted at once."""
+_FIRST_ERROR, _FIRST_FAILURE = 400, 500
 
 
-class ModelMonitor(MonitorState):
-    """Counts the predictions, feedback and labels of one model version, and reads the counts; safe between threads."""
+class ModelMonitor:
+    """Counts the predictions, feedback and labels of one model version, and reads the counts; safe between threads.
 
-    def observe(
-        self,
-        events: Sequence[Prediction],
-        inputs: Sequence[Mapping[str, Any]] | InputTable,
-        now: float,
-        segments: Sequence[int] = (),
-        confident: Sequence[bool] | npt.NDArray[np.bool_] | None = None,
-        *,
-        codes: Codes | None = None,
-    ) -> int:
-        """Count a batch of predictions.
+    Parameters
+    ----------
+    config
+        The model.
+    version
+        Value of the ``version`` label.
+    binner
+        Counts inputs in the bins of the profile; None without a profile, then inputs are not counted.
+    windows
+        Window lengths in seconds by their spelling, instead of the model's.
+    """
+
+    def __init__(
+        self, config: ModelConfig, version: str, binner: Binner | None, windows: Mapping[str, float] | None = None
+    ) -> None:
+        self.config = config
+        self.version = version
+        self.binner = binner
+        self._noise = binner.profile_noise if binner else None
+        self.last_used = 0.0
+        self.counters = Counters(events=dict.fromkeys(config.events, 0.0))
+        self.durations = Histogram(DURATION_BUCKETS)
+        self.confidences = Histogram(CONFIDENCE_BUCKETS)
+        self.delays = Histogram(DELAY_BUCKETS)
+        self._recent = RecentCounters()
+        self.windows = dict(windows or config.window_seconds())
+        self.observed = np.zeros(binner.bins if binner else 0)
+        self._evidence = DriftEvidence(binner, self.observed) if binner and binner.bins else None
+        self.segments = Segments.from_config(config, binner.profile) if binner else None
+        self.segment_counters = SegmentCounters(len(self.segments.names) if self.segments else 0)
+        self.quality = Quality(
+            Scorer.of_model(config, binner.profile if binner else None),
+            windows or config.quality_window_seconds(),
+            self.segments,
+            binner.quality.expected if binner and binner.quality and binner.quality.kind == "accuracy" else None,
+        )
+        self._windows = Windows(self.windows, binner, self.segments, self.quality)
+        self._lock = threading.Lock()
+
+    @property
+    def noise(self) -> NoiseFloors | None:
+        """The noise floors, which `exporter.monitoring.noise_learner` sets by live values; None without a profile."""
+        return self._noise
+
+    @noise.setter
+    def noise(self, noise: NoiseFloors) -> None:
+        with self._lock:
+            self._noise = noise
+            if self._evidence:
+                self._evidence.follow(noise)
+
+    def reconfigure(self, config: ModelConfig) -> None:
+        """Use another configuration that counts in the same way."""
+        with self._lock:
+            self.config = config
+            for event in config.events:
+                self.counters.events.setdefault(event, 0.0)
+
+    def all_rings(self) -> list[Ring]:
+        """Return the rings of the inputs' windows, the shortest first, and that of the segments, if there are any."""
+        return self._windows.rings()
+
+    def dump(self, now: float) -> tuple[float, list[RingRows], list[RingRows]]:
+        """Return the rings' time at the monotonic time ``now``, and copies of the rows of inputs and of the quality."""
+        with self._lock:
+            return self._windows.dump(now)
+
+    def dump_evidence(self) -> tuple[Floats, Floats]:
+        """Return copies of what `DriftEvidence.restore` needs; empty without a profile."""
+        with self._lock:
+            return self._evidence.dump() if self._evidence else (np.empty(0), np.empty(0))
+
+    def restore_evidence(self, state: Floats, counts: Floats) -> None:
+        """Continue with the evidence of an older process; see `DriftEvidence.restore`."""
+        with self._lock:
+            if self._evidence:
+                self._evidence.restore(state, counts)
+
+    def restore(self, now: float, time: float, rings: Sequence[RingRows], quality: Sequence[RingRows]) -> None:
+        """Continue with the windows of an older process.
 
         Parameters
         ----------
-        events
-            Predictions of this model and version.
-        inputs
-            Decoded inputs of those events that have any, or the result of `Binner.read` for a model without segments.
         now
             Monotonic time in seconds.
-        segments
-            Index of each event's segment, where the model has segments.
-        confident
-            Whether each event is confident; computed when None.
-        codes
-            Filled with the bins of the inputs, see `Binner.count`.
+        time
+            The rings' time now: the time at which they were dumped, and the seconds since.
+        rings, quality
+            The rows of each ring, as from `dump`; without ``quality`` its windows start empty.
 
-        Returns
-        -------
-        int
-            Number of features received that the profile does not know.
+        Raises
+        ------
+        ValueError
+            When they are not rows of such rings.
         """
-        requests = Counter([200 if event.code is None else event.code for event in events])
-        confidences = [event.confidence for event in events if event.confidence is not None]
-        durations = [event.duration_seconds for event in events if event.duration_seconds is not None]
-        if confident is None:
-            confident = are_confident(
-                self.config, [event.confidence for event in events], [event.code for event in events]
-            )
-        predictions = [event.prediction for event in events if event.prediction is not None]
-        sums, unknown = None, 0
-        if self.binner:
-            sums, unknown = count_events(self.binner, self.segments, inputs, predictions, confidences, codes=codes)
         with self._lock:
-            self.counters.requests += requests
-            self.counters.attempts += len(events)
-            confident_count = int(np.count_nonzero(confident))
-            self.counters.confident += confident_count
-            self.segment_counters.observe(segments, confident)
-            errors = sum(times for code, times in requests.items() if code >= 500)
-            self._recent.count_predictions(now, len(events), errors, confident_count)
-            if confidences:
-                self.confidences.observe(confidences)
-            if durations:
-                self._recent.count_durations(now, self.durations.observe(durations))
-            self._add(now, sums, len(predictions))
-        return unknown
+            self._windows.restore(now, time, rings, quality)
 
-    def observe_columns(self, batch: PredictionColumns, now: float) -> None:
-        """Count predictions in columns, none of which is an error.
+    def prepare(self, batch: Batch, *, decoded: bool = False) -> Batch:
+        """Return a batch with what is known of its rows before they are counted: inputs, confidence and segments.
 
         Parameters
         ----------
         batch
-            The columns.
+            Predictions of this model and version.
+        decoded
+            Whether the inputs of each prediction are needed as they were sent.
+        """
+        inputs = batch.inputs
+        if batch.raw:
+            if self.binner:
+                inputs = self.binner.read_inputs(batch.raw, decoded)
+            elif decoded:
+                inputs = Inputs(decoded=decode_inputs(batch.raw))
+        confidences = batch.confidences if len(batch.confidences) else np.full(batch.rows, np.nan)
+        confident = are_confident(self.config, confidences, batch.codes)
+        if self.segments is None:
+            return msgspec.structs.replace(batch, inputs=inputs, confident=confident)
+        found = self.segments.indices_of(inputs.columns.get(self.segments.source, [None] * inputs.rows))
+        if inputs.indices is not None:
+            found, rows = self.segments.indices_of([None] * batch.rows), found
+            found[inputs.indices] = rows
+        names = self.segments.names
+        return msgspec.structs.replace(batch, inputs=inputs, confident=confident, segments=found, segment_names=names)
+
+    def observe(self, batch: Batch, now: float) -> Codes | None:
+        """Count a batch.
+
+        Parameters
+        ----------
+        batch
+            From `prepare`.
         now
             Monotonic time in seconds.
+
+        Returns
+        -------
+        ndarray or None
+            The bins of the inputs, see `Counted.bins`, where inputs of the batch are to be stored.
         """
-        column = np.asarray(batch.confidences, dtype=np.float64)
-        if not len(column):
-            column = np.full(batch.rows, np.nan)
-        confidences = column[~np.isnan(column)]
-        confident = are_confident(self.config, column)
-        sums, segments = None, np.empty(0, dtype=np.intp)
-        if self.segments:
-            segments = self.segments.indices_of(batch.inputs.get(self.segments.source, [None] * batch.rows))
-        if self.binner:
-            sums = count_columns(self.binner, self.segments, segments, batch, confidences)
+        requests = Counter(batch.codes) if len(batch.codes) else Counter({OK: batch.rows})
+        confidences = np.asarray(batch.confidences, dtype=np.float64)
+        confidences = confidences[~np.isnan(confidences)]
+        durations = [seconds for seconds in batch.durations if seconds is not None]
+        predictions = _given(batch.predictions)
+        sums, bins = self._count(self.binner, batch, predictions, confidences) if self.binner else (None, None)
         with self._lock:
-            self.counters.requests[200] += batch.rows
+            self.counters.requests += requests
             self.counters.attempts += batch.rows
-            self.counters.confident += int(confident.sum())
-            self.segment_counters.observe(segments, confident)
+            confident = int(np.count_nonzero(batch.confident))
+            self.counters.confident += confident
+            self.segment_counters.observe(batch.segments, batch.confident)
+            failures = sum(times for code, times in requests.items() if code >= _FIRST_FAILURE)
+            self._recent.count_predictions(now, batch.rows, failures, confident)
             if len(confidences):
                 self.confidences.observe(confidences)
-            self._add(now, sums, len(batch.predictions))
+            if durations:
+                self._recent.count_durations(now, self.durations.observe(durations))
+            self._add(now, sums, len(predictions))
+        return bins
+
+    def _count(
+        self, binner: Binner, batch: Batch, predictions: Any, confidences: Floats
+    ) -> tuple[BatchSums, Codes | None]:
+        """Return the sums of a batch, and the bins of its inputs where these are stored."""
+        inputs, segments = batch.inputs, self.segments
+        is_kept = any(batch.kept)
+        with_bins = is_kept or segments is not None
+        row, minima, bins, _ = binner.count_columns(
+            inputs.columns, inputs.rows, predictions, batch.received, confidences, with_bins=with_bins
+        )
+        by_segment = None
+        if segments:
+            parts = batch.segments if inputs.indices is None else batch.segments[inputs.indices]
+            by_segment = binner.counts_of_parts(bins, parts, len(segments.names))
+        return BatchSums(row, minima, by_segment), bins if is_kept else None
 
     def _add(self, now: float, sums: BatchSums | None, predictions: int) -> None:
         """Add a batch to the windows. The caller holds the lock."""
@@ -174,10 +273,7 @@ class ModelMonitor(MonitorState):
             self.counters.events[event] = self.counters.events.get(event, 0.0) + value
 
     def recent(self, now: float) -> Recent:
-        """Return the figures that alerts evaluate, at the monotonic time ``now`` in seconds.
-
-        They begin with the process. A batch that `observe_columns` counted is not part of them.
-        """
+        """Return the figures that alerts evaluate, at the monotonic time ``now`` in seconds."""
         with self._lock:
             return self._recent.read(now)
 
@@ -248,3 +344,48 @@ class ModelMonitor(MonitorState):
         if not self.binner or not self.noise or not self.segments or counts is None:
             return np.empty((0, 0)), np.empty((0, 0))
         return segment_divergences(self.binner, self.noise, self.segments, counts)
+
+
+def _given(predictions: Sequence[Any] | Floats) -> Sequence[Any] | Floats:
+    """Return the predictions that are there."""
+    if isinstance(predictions, np.ndarray):
+        return predictions[~np.isnan(predictions)]
+    return [value for value in predictions if value is not None] if None in predictions else predictions
+
+
+def are_confident(
+    config: ModelConfig, confidences: Sequence[float | None] | Floats, codes: Sequence[int | None] = ()
+) -> npt.NDArray[np.bool_]:
+    """Return whether each prediction is confident: its confidence is at or above the threshold, and it is no error.
+
+    A prediction without a confidence is confident, unless the model's configuration sets ``confidence_threshold``: so a
+    regression has shares of corrected predictions, too.
+
+    Parameters
+    ----------
+    config
+        The model's configuration.
+    confidences
+        Confidence of each of ``n`` predictions; None or NaN where it has none.
+    codes
+        HTTP code of each prediction; None, or an empty sequence, where nothing failed.
+
+    Returns
+    -------
+    ndarray
+        Shape ``(n,)``.
+
+    Examples
+    --------
+    >>> are_confident(ModelConfig("digits"), [0.9, 0.5, None, 0.9], [200, None, None, 500]).tolist()
+    [True, False, True, False]
+    >>> are_confident(ModelConfig("digits", confidence_threshold=0.8), [0.9, 0.5, None]).tolist()
+    [True, False, False]
+    """
+    column = np.asarray(confidences, dtype=np.float64)
+    confident: npt.NDArray[np.bool_] = column >= config.confident_from()
+    if config.confidence_threshold is None:
+        confident |= np.isnan(column)
+    if len(codes):
+        confident &= np.array([code is None or code < _FIRST_ERROR for code in codes], dtype=np.bool_)
+    return confident

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.registry import OTHER_VERSION
 from exporter.stats.tolerance import Tolerance
-from exporter.wire.events import NO_VERSION, Prediction
+from exporter.wire.batch import Batch
+from exporter.wire.events import NO_VERSION
 
 WAIT_SECONDS = 300.0
 """How long an answer waits for the one of the other version."""
@@ -130,13 +131,13 @@ class ShadowAnswers:
         """Return whether shadow answers of a model have arrived lately, at the monotonic time ``now`` in seconds."""
         return now - self._seen.get(model, -WAIT_SECONDS) < WAIT_SECONDS
 
-    def add(self, events: Sequence[Prediction], now: float, unix_time: float) -> list[Paired]:
+    def add(self, batch: Batch, now: float, unix_time: float) -> list[Paired]:
         """Count shadow answers, and return the pairs that are complete now.
 
         Parameters
         ----------
-        events
-            Predictions with an identifier, with ``shadow`` set or not.
+        batch
+            Predictions of one model, with ``shadow`` set or not.
         now, unix_time
             Monotonic and Unix time in seconds.
         """
@@ -144,27 +145,28 @@ class ShadowAnswers:
         with self._lock:
             self._expire(now)
             self._time = unix_time
-            for event in events:
-                version = event.version or NO_VERSION
-                failed = (event.code or 200) >= 500
-                if event.shadow:
-                    self._seen[event.model] = now
-                    counts = self._version(event.model, version)
+            if batch.shadow:
+                self._seen[batch.model] = now
+            for id_, version, code, prediction in zip(
+                batch.ids, batch.versions, batch.codes, batch.predictions, strict=True
+            ):
+                failed = code >= 500
+                if batch.shadow:
+                    counts = self._version(batch.model, version)
                     counts.answers += 1
                     counts.errors += failed
                     counts.last = unix_time
-                if event.prediction is not None and not failed:
-                    paired += self._answer(event, version, _compact(event.prediction), now, unix_time)
+                if prediction is not None and not failed:
+                    paired += self._answer((batch.model, id_), version, _compact(prediction), batch.shadow, now)
         return paired
 
-    def _answer(self, event: Prediction, version: str, answer: _Answer, now: float, unix_time: float) -> list[Paired]:
-        key = event.model, event.id or ""
+    def _answer(self, key: tuple[str, str], version: str, answer: _Answer, is_shadow: bool, now: float) -> list[Paired]:
         request = self._requests.get(key)
         if request is None:
             request = self._requests[key] = _Request(now)
             if len(self._requests) > MAX_REQUESTS:
                 self._drop(*self._requests.popitem(last=False))
-        if not event.shadow:
+        if not is_shadow:
             if request.served is not None:
                 return []  # feedback refers to the first one, too
             request.served = version, answer
@@ -172,19 +174,17 @@ class ShadowAnswers:
         elif version in request.done or version in request.waiting:
             return []
         elif len(request.done) + len(request.waiting) >= _MAX_ANSWERS:
-            self._version(event.model, version).unpaired += 1
+            self._version(key[0], version).unpaired += 1
             return []
         elif request.served is None:
             request.waiting[version] = answer
             return []
         else:
             waiting = {version: answer}
-        pairs = (self._pair(key, request, other, shadow, unix_time) for other, shadow in waiting.items())
+        pairs = (self._pair(key, request, other, shadow) for other, shadow in waiting.items())
         return [pair for pair in pairs if pair]
 
-    def _pair(
-        self, key: tuple[str, str], request: _Request, version: str, shadow: _Answer, unix_time: float
-    ) -> Paired | None:
+    def _pair(self, key: tuple[str, str], request: _Request, version: str, shadow: _Answer) -> Paired | None:
         model, id_ = key
         served, answer = request.served or (NO_VERSION, "")
         request.done.add(version)
@@ -202,7 +202,7 @@ class ShadowAnswers:
         names = (served, version)
         if names not in pairs and not self._has_room(pairs, MAX_PAIRS):
             names = (OTHER_VERSION, OTHER_VERSION)
-        pairs.setdefault(names, PairCounts(unix_time)).add(distance, differs, unix_time)
+        pairs.setdefault(names, PairCounts(self._time)).add(distance, differs, self._time)
         return Paired(model, *names, id_, differs)
 
     def _version(self, model: str, version: str) -> VersionCounts:

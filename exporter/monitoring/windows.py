@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from exporter.monitoring.batches import BatchSums
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.quality import Quality
 from exporter.monitoring.ring import Ring, Ticks
 from exporter.monitoring.segments import Segments
 from exporter.stats.divergence import Floats
+
+
+class BatchSums(NamedTuple):
+    """The sums of a batch for a window: its row of sums, its minima, and the same for each segment.
+
+    The last is the observations in each bin, shape ``(S, B)``.
+    """
+
+    row: Floats
+    minima: Floats
+    by_segment: Floats | None = None
+
 
 RingRows = tuple[Ticks, Floats, Floats]
 """The rows of a ring, as `Ring.dump` returns them."""
@@ -44,7 +56,7 @@ class Windows:
                 reach = 2 if name == longest else 1  # each window is compared with the longest one before it
                 self._rings[name] = Ring(seconds, binner.width, 2 * len(binner.targets), reach)
             if segments:
-                self._segment_ring = Ring(lengths[longest], len(segments.names) * (binner.bins))
+                self._segment_ring = Ring(lengths[longest], len(segments.names) * binner.bins)
 
     def time(self, now: float) -> float:
         """Return the rings' time."""
@@ -55,7 +67,7 @@ class Windows:
         for ring in self._rings.values():
             ring.add(self.time(now), sums.row, sums.minima)
         if self._segment_ring and sums.by_segment is not None:
-            self._segment_ring.add(self.time(now), sums.by_segment)
+            self._segment_ring.add(self.time(now), sums.by_segment.ravel())
 
     def read(self, now: float) -> dict[str, tuple[Floats, Floats, Floats]]:
         """Return the sums and minima of each window, and the sums of the longest window before it."""

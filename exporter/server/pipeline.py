@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import attrgetter
 
-import numpy as np
+import msgspec
 
 from exporter.config import Config
 from exporter.errors import QueueFullError
-from exporter.features.lenient_json import decode_inputs
 from exporter.metrics.exporter import ExporterMetrics
-from exporter.monitoring.confidence import are_confident
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shadow_answers import ShadowAnswers
@@ -25,8 +24,9 @@ from exporter.monitoring.shared_time import STEP_SECONDS
 from exporter.profiles.profile import image_inputs
 from exporter.server.stored_inputs import prepare_inputs
 from exporter.slices.recorder import BLOCK_SECONDS, BinRecorder
-from exporter.storage import InputsPolicy, Store, prediction_rows
-from exporter.wire.events import Prediction, make_id
+from exporter.storage import InputsPolicy, Store
+from exporter.wire.batch import Batch
+from exporter.wire.events import Prediction
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +34,10 @@ QUEUE_BYTES = 128 * 2**20
 """Bytes of request bodies that may be queued."""
 MIN_IMAGE_BYTES = 1024
 """Images become PNG in the store if the JSON of their inputs has at least so many bytes; else PNG saves no space."""
-_CHUNK = 1000
 _BATCH = 5000
 _GATHER_SECONDS = 0.01  # a short wait makes batches that numpy processes efficiently
 
-_MODEL_AND_VERSION = attrgetter("model", "version")
+_GROUP = attrgetter("model", "version", "shadow")
 
 
 class Pipeline:
@@ -209,17 +208,18 @@ class Pipeline:
 
     def _count(self, events: Sequence[Prediction]) -> None:
         config, monitors = self._state
-        now = time.monotonic()
+        now, received = time.monotonic(), time.time()
         groups: dict[ModelMonitor, list[Prediction]] = {}  # versions that share a monitor are counted together
-        shadows = [event for event in events if event.shadow and event.model in monitors.models]
-        if shadows:  # first: what users saw is remembered only where there are shadow answers
-            events = [event for event in events if not event.shadow]
-            self._compare(shadows, now)
-        for (name, version), run in itertools.groupby(events, _MODEL_AND_VERSION):
-            if name in monitors.models:
-                groups.setdefault(monitors.get(name, version, now), []).extend(run)
-            else:  # removed from the configuration while the events were queued
+        shadows: dict[str, list[Prediction]] = {}
+        for (name, version, shadow), run in itertools.groupby(events, _GROUP):
+            if name not in monitors.models:  # removed from the configuration while the events were queued
                 self._telemetry.dropped.inc(len(list(run)))
+            elif shadow:
+                shadows.setdefault(name, []).extend(run)
+            else:
+                groups.setdefault(monitors.get(name, version, now), []).extend(run)
+        for group in shadows.values():  # first: what users saw is remembered only where there are shadow answers
+            self._compare(Batch.of(group, received), now, received)
         for monitor, group in groups.items():
             try:
                 self._count_group(config, monitors, monitor, group)
@@ -231,52 +231,43 @@ class Pipeline:
                     except Exception:
                         self._telemetry.dropped.inc()
 
-    def _compare(self, events: Sequence[Prediction], now: float) -> None:
-        try:
-            received = time.time()
-            self.bins.add_pairs(self.shadow.add(events, now, received), received)
-        except Exception:  # what is counted already must not be counted again
-            log.exception("answers of two versions are not compared")
-
     def _count_group(
-        self, config: Config, monitors: MonitorRegistry, monitor: ModelMonitor, group: Sequence[Prediction]
+        self, config: Config, monitors: MonitorRegistry, monitor: ModelMonitor, events: Sequence[Prediction]
     ) -> None:
         """Count and store predictions that share a monitor; after an exception nothing has been counted."""
-        model, policy = monitor.config, InputsPolicy(config.store.inputs)
         now, received = time.monotonic(), time.time()
-        raw: Sequence[bytes] = [bytes(event.inputs) for event in group]
-        images = image_inputs(model, monitor.binner.profile if monitor.binner else None)
-        segments, binner = monitor.segments, monitor.binner
-        needs_values = model.redact or images or segments
-        # Where only the binner needs the inputs, it reads their JSON into columns itself, which is faster.
-        columns = binner.read(raw) if binner and not needs_values else None
-        decoded = decode_inputs(raw) if needs_values or (binner and columns is None) else {}
-        for event in group:
-            if not event.id:
-                event.id = make_id()
-        confident = are_confident(
-            model, [event.confidence for event in group], [event.code for event in group]
-        ).tolist()
-        stored_inputs = policy.select(group, confident, raw)
-        stored_inputs = prepare_inputs(stored_inputs, decoded, model.redact, images, MIN_IMAGE_BYTES)
-        segment_indices = [segments.index_of(decoded.get(i)) for i in range(len(group))] if segments else []
-        segment_names = [segments.names[index] for index in segment_indices] if segments else None
-        rows = prediction_rows(group, confident, stored_inputs, received, segment_names)
-        inputs = columns or list(decoded.values())
-        codes = binner.empty_codes(columns.rows if columns else len(decoded)) if binner and any(stored_inputs) else None
-        monitors.unknown_features[model.name] += monitor.observe(
-            group, inputs, now, segment_indices, confident, codes=codes
-        )
-        if self.shadow.awaits(model.name, now):
-            self._compare(group, now)
-        for part in rows.parts(_CHUNK):
-            self._telemetry.dropped.inc(self._store.add(part))
-        if codes is not None:
-            with_inputs = [i for i, text in enumerate(raw) if text and text != b"null"] if columns else list(decoded)
-            is_stored = np.array([bool(stored_inputs[i]) for i in with_inputs], dtype=np.bool_)
-            stored = [i for i in with_inputs if stored_inputs[i]]
-            stored_confident = [confident[i] for i in stored]
-            try:
-                self.bins.add(monitor, [group[i] for i in stored], codes[:, is_stored], stored_confident, received)
-            except Exception:  # what is counted already must not be counted again
-                log.exception("bins of predictions are not recorded")
+        batch = _read(config, monitor, events, received)
+        bins = monitor.observe(batch, now)
+        monitors.unknown_features[batch.model] += batch.inputs.unknown
+        if self.shadow.awaits(batch.model, now):
+            self._compare(batch, now, received)
+        lost = batch.rows
+        with _logged("predictions are not stored"):
+            lost = self._store.add(batch)
+        self._telemetry.dropped.inc(lost)
+        if bins is not None:
+            with _logged("bins of predictions are not recorded"):
+                self.bins.add(monitor, batch, bins, received)
+
+    def _compare(self, batch: Batch, now: float, received: float) -> None:
+        with _logged("answers of two versions are not compared"):
+            self.bins.add_pairs(self.shadow.add(batch, now, received), received)
+
+
+def _read(config: Config, monitor: ModelMonitor, events: Sequence[Prediction], received: float) -> Batch:
+    """Return predictions that share a monitor as a batch, with the inputs that are to be stored."""
+    redacted = monitor.config.redact
+    images = image_inputs(monitor.config, monitor.binner.profile if monitor.binner else None)
+    batch = monitor.prepare(Batch.of(events, received), decoded=bool(redacted or images))
+    kept = InputsPolicy(config.store.inputs).select(batch)
+    kept = prepare_inputs(kept, batch.inputs.decoded, redacted, images, MIN_IMAGE_BYTES)
+    return msgspec.structs.replace(batch, kept=kept)
+
+
+@contextlib.contextmanager
+def _logged(failure: str) -> Iterator[None]:
+    """Log an error: what is counted already must not be counted again."""
+    try:
+        yield
+    except Exception:
+        log.exception(failure)

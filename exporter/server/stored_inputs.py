@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from exporter.features.png_codec import escape_prefix, pack_inputs
+from exporter.features.png_codec import escape_prefix, escape_prefixes, pack_inputs
 from exporter.features.stored_inputs import remove_inputs
 
 
@@ -31,8 +31,8 @@ def prepare_inputs(
     min_image_bytes
         Images become PNG where the JSON has at least so many bytes.
     """
-    prepared = [b"" if redacted else escape_prefix(text) for text in raw]
-    indices = [index for index, text in enumerate(raw) if text and index in decoded]
+    prepared = [b""] * len(raw) if redacted else escape_prefixes(raw)
+    indices = [index for index in decoded if raw[index]]
     inputs = {index: without(decoded[index], redacted) if redacted else decoded[index] for index in indices}
     large = [i for i in indices if len(raw[i]) >= min_image_bytes and not images.isdisjoint(inputs[i])]
     packed = dict(zip(large, pack_inputs([inputs[index] for index in large], images), strict=True))

@@ -254,8 +254,7 @@ def read_bins(archive: Archive, binner: Binner, chosen: ArchiveFilter, rows: int
 def _binned(binner: Binner, rows: Sequence[Mapping[str, Any]]) -> Population:
     decoded = decode_inputs([(row["inputs"] or "").encode("utf-8", "replace") for row in rows])
     times = np.array([row["received"].timestamp() for row in rows])
-    codes = binner.empty_codes(len(rows))
-    binner.count([decoded.get(index, {}) for index in range(len(rows))], [], times, codes=codes)
+    codes = binner.bins_of([decoded.get(index, {}) for index in range(len(rows))], times)
     for target, values in (
         (binner.prediction, [decode_label(row["prediction"]) for row in rows]),
         (binner.confidence, [row["confidence"] for row in rows]),

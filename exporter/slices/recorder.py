@@ -23,7 +23,7 @@ from exporter.profiles.profile import NumericFeature
 from exporter.storage import Store
 from exporter.storage._bins import PAIRED, BinBlock, hash_ids, insert_block
 from exporter.storage._schema import storable
-from exporter.wire.events import Prediction
+from exporter.wire.batch import Batch
 
 log = logging.getLogger(__name__)
 
@@ -63,40 +63,33 @@ class BinRecorder:
         self._waiting: deque[Future[None]] = deque()
         self._lock = threading.Lock()
 
-    def add(
-        self,
-        monitor: ModelMonitor,
-        events: Sequence[Prediction],
-        codes: Codes,
-        confident: Sequence[bool],
-        received: float,
-    ) -> None:
-        """Add predictions of one model.
+    def add(self, monitor: ModelMonitor, batch: Batch, bins: Codes, received: float) -> None:
+        """Add those predictions of a batch whose inputs are stored.
 
         Parameters
         ----------
         monitor
             Which counted them: their number is limited, and that of the versions that clients send is not.
-        events
-            The ``n`` predictions, with identifiers.
-        codes
-            The bins of their inputs, shape ``(T, n)``; those of the outputs are filled in here.
-        confident
-            Whether each one counts as confident.
+        batch
+            The predictions.
+        bins
+            The bins of their inputs, from `ModelMonitor.observe`.
         received
             When they arrived, Unix time in seconds.
         """
         binner = monitor.binner
-        if binner is None or not events:
+        if binner is None:
             return
-        outputs = (
-            (binner.prediction, [event.prediction for event in events]),
-            (binner.confidence, [event.confidence for event in events]),
-        )
-        for target, values in outputs:
+        indices = range(batch.rows) if batch.inputs.indices is None else batch.inputs.indices
+        rows = [row for row, index in enumerate(indices) if batch.kept[index]]
+        chosen = [indices[row] for row in rows]
+        if not chosen:
+            return
+        codes = bins if len(rows) == bins.shape[1] else bins[:, rows]
+        for target, values in ((binner.prediction, batch.predictions), (binner.confidence, batch.confidences)):
             if target is not None:
-                codes[target] = output_bins(binner, target, values)
-        part = _Part(received, hash_ids([event.id or "" for event in events]), np.array(confident, np.bool_), codes)
+                codes[target] = output_bins(binner, target, [values[index] for index in chosen])
+        part = _Part(received, hash_ids([batch.ids[index] for index in chosen]), batch.confident[chosen], codes)
         self._append((monitor.config.name, monitor.version, binner.layout), part)
 
     def add_pairs(self, pairs: Sequence[Paired], received: float) -> None:

@@ -73,8 +73,7 @@ class _Slices:
         self._by_label: dict[str, Ints] = {}
 
     def add(self, examples: Page, *, classes: bool) -> None:
-        codes = self._binner.empty_codes(len(examples))
-        self._binner.count([example.inputs or {} for example in examples], [], codes=codes)
+        codes = self._binner.bins_of([example.inputs or {} for example in examples])
         bins = codes[: len(self._sizes)].astype(np.intp) + self._starts[:-1, None]
         self._rows += len(examples)
         self._counts += np.bincount(bins.ravel(), minlength=len(self._counts))

@@ -2,7 +2,7 @@
 
 from exporter.storage._feedback import CountedFeedback, FeedbackResult
 from exporter.storage._labels import LabelsResult
-from exporter.storage._predictions import InputsPolicy, prediction_rows
+from exporter.storage._predictions import InputsPolicy
 from exporter.storage._store import COMMIT_TIMEOUT_SECONDS, Store, commit_timeout
 
 __all__ = [
@@ -13,5 +13,4 @@ __all__ = [
     "LabelsResult",
     "Store",
     "commit_timeout",
-    "prediction_rows",
 ]

@@ -10,7 +10,7 @@ import time
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence, Set
 from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import msgspec
@@ -19,7 +19,8 @@ import sqlalchemy as sa
 from exporter.config import sampled_share
 from exporter.storage._engine import CompiledStatement, Values, driver_connection, is_shared
 from exporter.storage._schema import input_dictionaries, label_json, predictions, storable
-from exporter.wire.events import NO_VERSION, Label, Prediction
+from exporter.wire.batch import Batch
+from exporter.wire.events import Label
 
 SHARED = ("day", "model", "received")
 """Columns that have the same value in all rows of a request."""
@@ -117,45 +118,27 @@ def _copy(connection: sa.Connection, group: Sequence[Rows]) -> None:
                 copy.write_row(rows.row(index))
 
 
-def prediction_rows(
-    events: Sequence[Prediction],
-    confident: Sequence[bool],
-    inputs: Sequence[bytes],
-    received: float,
-    segments: Sequence[str | None] | None = None,
-) -> Rows:
-    """Return predictions of one model as rows.
-
-    Parameters
-    ----------
-    events
-        The predictions; they have identifiers.
-    confident
-        Whether each prediction counts as confident.
-    inputs
-        The JSON of each prediction's inputs to store; empty for none.
-    received
-        Unix time in seconds at which they arrived.
-    segments
-        The name of each prediction's segment, if the model has segments.
-    """
-    shared = (int(received // 86400), events[0].model, received)
-    versions = {version: storable(version or NO_VERSION) for version in {event.version for event in events}}
-    ids = [event.id or "" for event in events]
+def prediction_rows(batch: Batch) -> Rows:
+    """Return a batch, which arrived at one time, as rows."""
+    received = cast("float", batch.received)
+    shared = (int(received // 86400), batch.model, received)
+    versions = {version: storable(version) for version in set(batch.versions)}
+    ids = batch.ids
     if "\0" in "".join(ids):
         ids = [storable(id_) for id_ in ids]
+    names = batch.segment_names
     rows: Any = zip(
         ids,
-        [versions[event.version] for event in events],
-        [event.time.timestamp() if event.time else received for event in events],
-        _label_texts([event.prediction for event in events]),
-        [event.confidence for event in events],
-        [event.code or 200 for event in events],
-        [event.duration_seconds for event in events],
-        confident,
-        [text.decode("utf-8", "replace") or None for text in inputs],
-        itertools.repeat(None, len(events)),
-        segments or [None] * len(events),
+        map(versions.__getitem__, batch.versions),
+        batch.times,
+        _label_texts([*batch.predictions]),
+        batch.confidences,
+        batch.codes,
+        batch.durations,
+        batch.confident.tolist(),
+        [text.decode("utf-8", "replace") or None for text in batch.kept],
+        itertools.repeat(None, batch.rows),
+        [names[index] for index in batch.segments.tolist()] if names else itertools.repeat(None, batch.rows),
         strict=True,
     )
     if ids != sorted(ids):  # random identifiers are inserted faster in the order of the index
@@ -183,27 +166,15 @@ class InputsPolicy:
         self._text = text
         self._share = sampled_share(text)
 
-    def select(
-        self, events: Sequence[Prediction], confident: Sequence[bool], inputs: Sequence[bytes]
-    ) -> Sequence[bytes]:
-        """Return the inputs to store of each event, empty for none.
-
-        Parameters
-        ----------
-        events
-            The events; they have identifiers.
-        confident
-            Whether each event counts as confident.
-        inputs
-            The JSON of each event's inputs.
-        """
+    def select(self, batch: Batch) -> Sequence[bytes]:
+        """Return the inputs to store of each prediction as they were sent, empty for none."""
         if self._share is not None:
-            selected: Sequence[bool] = [is_sampled(event.id or "", self._share) for event in events]
+            selected: Sequence[bool] = [is_sampled(id_, self._share) for id_ in batch.ids]
         elif self._text == "confident":
-            selected = confident
+            selected = batch.confident.tolist()
         else:
-            return inputs if self._text == "all" else [b""] * len(inputs)
-        return [text if store else b"" for text, store in zip(inputs, selected, strict=True)]
+            return batch.raw if self._text == "all" else [b""] * batch.rows
+        return [text if store else b"" for text, store in zip(batch.raw, selected, strict=True)]
 
 
 if sys.version_info >= (3, 14):

@@ -31,15 +31,19 @@ from exporter.storage._feedback import (
     UnjoinedFeedback,
 )
 from exporter.storage._labels import LabelRecorder, LabelsResult, LateLabels, Loss, WaitingLabels, class_loss
-from exporter.storage._predictions import Rows
+from exporter.storage._predictions import Rows, prediction_rows
 from exporter.storage._retention import Retention, StoreSize
 from exporter.storage._schema import migrate
 from exporter.storage._sqlite import DatabaseLock, count_damaged, database_path, quarantine
 from exporter.storage._writer import Counts, Joins, Writer
 from exporter.storage.review.backlog import SCRAPE_TIMEOUT_SECONDS, Backlog, ReviewState
+from exporter.wire.batch import Batch
 from exporter.wire.events import Feedback, LabelEvent, LabelledPrediction
 
 log = logging.getLogger(__name__)
+
+PART = 1000
+"""Predictions that are queued for the writer at once."""
 
 COMMIT_TIMEOUT_SECONDS = 10.0
 """How long a caller waits for a commit."""
@@ -138,13 +142,13 @@ class Store:
                 raise StoreError(f"store.url: cannot open {shown_url(config.url)}: {error_message(error)}") from None
             raise
 
-    def add(self, rows: Rows) -> int:
+    def add(self, batch: Batch) -> int:
         """Queue predictions for the next commit.
 
         Parameters
         ----------
-        rows
-            The predictions.
+        batch
+            The predictions, which arrived at one time; of their inputs those that are ``kept`` are stored.
 
         Returns
         -------
@@ -152,7 +156,7 @@ class Store:
             The number of dropped predictions. While the disk is only slow, this waits for room, so that the queue
             before it fills and clients get 503. While the database fails, predictions that find no room are lost.
         """
-        return self._writer.add(rows)
+        return sum(self._writer.add(part) for part in prediction_rows(batch).parts(PART))
 
     def submit(self, call: Callable[[sa.Connection, Counts], _T], adds: int | None = None) -> Future[_T]:
         """Run a call in the writer's thread, in a transaction; the future has its result once that is on disk.

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from support.batches import observe
 from support.blocks import with_ratios
 from support.recorded import RULES, promtool
 
@@ -39,7 +40,7 @@ def series(replica: str, observations: dict[int, int]) -> list[dict[str, str]]:
     monitors = MonitorRegistry({"m": ModelConfig("m")}, {"m": BINNER})
     for version, count in observations.items():
         now = time.monotonic()
-        monitors.get("m", str(version), now).observe([Prediction("m")] * count, [{"a": 0.0}] * count, now)
+        observe(monitors.get("m", str(version), now), [Prediction("m")] * count, [{"a": 0.0}] * count, now)
     text = b"".join(render_families(ModelsCollector().collect(monitors)))
     return [
         {"series": f'{name.decode()},instance="{replica}"}}', "values": f"{value.decode()}x10"}

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 import yaml
+from support.batches import stored_batch
 from support.processes import run_command
 from support.servers import Served, ask, eventually, write_config
 
@@ -264,10 +265,10 @@ def test_rows_are_cleaned_in_bounded_memory(tmp_path: Path) -> None:
     config = StoreConfig(url=f"sqlite:///{tmp_path / 'store.db'}")
     migrate(config)
     events = [Prediction("loans", id=f"p-{n}") for n in range(60)]
-    rows = prediction_rows(events, [True] * 60, [b'{"name": "Ada", "note": "%b"}' % (b"x" * 10**6)] * 60, 0.0)
+    batch = stored_batch(events, [True] * 60, [b'{"name": "Ada", "note": "%b"}' % (b"x" * 10**6)] * 60, 0.0)
     with open_database(config) as connection:
         with connection.begin():
-            insert_predictions(connection, pack_rows(connection, [rows], InputsPacker()))
+            insert_predictions(connection, pack_rows(connection, [prediction_rows(batch)], InputsPacker()))
         tracemalloc.start()
         assert redact_rows(connection, "predictions", {"loans": ["name"]}, dry_run=False) == (60, 60)
         assert tracemalloc.get_traced_memory()[1] < 15e6

@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from support.batches import observe
 from support.fake_exporter import Exporter, nobody
 from support.servers import eventually
 
@@ -91,8 +92,11 @@ def judged(directory: Path, incident: str | None) -> tuple[float, float, dict[st
     events = [
         Prediction("digits", prediction=str(d), confidence=float(c)) for d, c in zip(digits, confidence, strict=True)
     ]
-    monitor.observe(
-        events, [{"image": image.tolist(), "device": model.device(index)} for index, image in enumerate(seen)], 100.0
+    observe(
+        monitor,
+        events,
+        [{"image": image.tolist(), "device": model.device(index)} for index, image in enumerate(seen)],
+        100.0,
     )
     reading = monitor.read(101.0)["5m"]
     confident = confidence >= settings.confidence_threshold

@@ -86,7 +86,7 @@ WRONG = [
 def test_any_value_is_counted_once_in_each_feature(binner, value):
     """Any input value is counted in one bin of each of its features, quickly, and raises nothing."""
     begun = time.process_time()
-    row, _, unknown = binner.count([dict.fromkeys(binner.inputs, value)] * 3, [])
+    row, _, _, unknown = binner.count([dict.fromkeys(binner.inputs, value)] * 3, [])
     assert time.process_time() - begun < 5
     sums = binner.split(row)
     assert np.add.reduceat(sums.counts, binner.starts).tolist() == [3] * len(binner.names)
@@ -96,7 +96,7 @@ def test_any_value_is_counted_once_in_each_feature(binner, value):
 
 def test_null_and_absence_are_missing_in_every_type(binner):
     """A null and an absent input count as missing in each feature."""
-    row, _, _ = binner.count([dict.fromkeys(binner.inputs), {}], [])
+    row, *_ = binner.count([dict.fromkeys(binner.inputs), {}], [])
     assert binner.split(row).counts[binner.missing].tolist() == [2] * len(binner.names)
 
 
@@ -125,7 +125,7 @@ def test_columns_do_not_depend_on_batches(binner, values):
 def test_booleans_are_true_or_false_and_nothing_else(binner):
     """Strings and numbers that mean a boolean are values of another type: invalid."""
     index = binner.names.index("member")
-    row, _, _ = binner.count([{"member": value} for value in ("true", 1, 0, "no", [])], [])
+    row, *_ = binner.count([{"member": value} for value in ("true", 1, 0, "no", [])], [])
     assert binner.split(row).counts[binner.invalid[index]] == 5
 
 
@@ -261,7 +261,7 @@ def test_a_type_without_its_state_is_refused(kind):
 )
 def test_changed_inputs_are_in_the_right_bin(binner, name, value, where):
     """Another type or length is invalid in all features of the input, a huge category is other, any size is valid."""
-    row, _, _ = binner.count([{name: value}], [])
+    row, *_ = binner.count([{name: value}], [])
     sums = binner.split(row)
     indices = [index for index, feature in enumerate(binner.names) if feature.partition(".")[0] == name]
     invalid = sums.counts[binner.invalid[indices]].tolist()

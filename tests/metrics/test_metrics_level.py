@@ -7,6 +7,7 @@ import time
 import msgspec
 import numpy as np
 import pytest
+from support.batches import observe
 from support.blocks import with_ratios
 
 from exporter.config import ModelConfig
@@ -42,7 +43,7 @@ def monitors(monkeypatch: pytest.MonkeyPatch) -> MonitorRegistry:
     now = time.monotonic()
     monkeypatch.setattr("exporter.metrics.models.time.monotonic", lambda: now)
     monitors = MonitorRegistry({"m": FULL}, {"m": BINNER})
-    monitors.get("m", "1", now).observe([Prediction("m")] * 30, [{"age": 0.5}] * 30, now)
+    observe(monitors.get("m", "1", now), [Prediction("m")] * 30, [{"age": 0.5}] * 30, now)
     return monitors
 
 

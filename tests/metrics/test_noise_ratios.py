@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from support.batches import observe
 from support.blocks import with_ratios
 
 from exporter.config import ModelConfig
@@ -27,7 +28,7 @@ NOISE = re.compile(rb"^model_\w*noise_ratio.*$", re.M)
 def registry(profile: Profile) -> MonitorRegistry:
     monitors = MonitorRegistry({"m": ModelConfig("m")}, {"m": Binner(profile)})
     now = time.monotonic()
-    monitors.get("m", "1", now).observe([Prediction("m")], [{"age": 0.0}], now)
+    observe(monitors.get("m", "1", now), [Prediction("m")], [{"age": 0.0}], now)
     return monitors
 
 

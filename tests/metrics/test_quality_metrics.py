@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from support.batches import observe_columns
 from support.servers import CONFIG, Served, eventually, write_config
 
 from exporter.config import ModelConfig
@@ -19,7 +20,6 @@ from exporter.metrics.lines import FamilyLines, escape_label
 from exporter.metrics.models import ModelsCollector, window_lines
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.builder import build_file
 from exporter.wire.events import LabelledPrediction
@@ -50,10 +50,8 @@ def monitors_of(folder: Path, columns: Columns, **options: str) -> MonitorRegist
 def feed(monitors: MonitorRegistry, columns: Columns) -> ModelMonitor:
     now = time.monotonic()
     monitor = monitors.get("m", "1", now)
-    batch = PredictionColumns(
-        len(columns["x"]), {"x": columns["x"]}, columns["predicted"].tolist(), columns.get("sure", ())
-    )
-    monitor.observe_columns(batch, now)
+    predicted, sure = columns["predicted"].tolist(), columns.get("sure", ())
+    observe_columns(monitor, len(columns["x"]), {"x": columns["x"]}, now, predictions=predicted, confidences=sure)
     return monitor
 
 
@@ -197,8 +195,8 @@ def test_a_batch_has_estimates_and_no_counters(classifier: MonitorRegistry) -> N
     run = MonitorRegistry(classifier.models, classifier.binners, {}, {"run": 1.0})
     monitor = run.get("m", "1", 0.0)
     rows = classified(np.random.default_rng(5), 3000)
-    batch = PredictionColumns(3000, {"x": rows["x"]}, rows["predicted"].tolist(), rows["sure"])
-    monitor.observe_columns(batch, 0.0)
+    predicted = rows["predicted"].tolist()
+    observe_columns(monitor, 3000, {"x": rows["x"]}, 0.0, predictions=predicted, confidences=rows["sure"])
     found = samples(window_lines(monitor, 0.0))
     assert found["model_estimated_accuracy"]["run",] == pytest.approx(
         (rows["predicted"] == rows["label"]).mean(), abs=0.03

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
+from support.batches import observe
 
 from exporter.config import ModelConfig, StoreConfig
 from exporter.metrics.exposition import Exposition
@@ -51,7 +52,7 @@ def feed(monitor: ModelMonitor, now: float, count: int = 20, shift: float = 0.0)
         {"age": age, "country": country}
         for age, country in zip(RNG.normal(shift, 1, count).tolist(), countries.tolist(), strict=True)
     ]
-    monitor.observe([Prediction("m", prediction=0.1)] * count, rows, now)
+    observe(monitor, [Prediction("m", prediction=0.1)] * count, rows, now)
 
 
 def run(monitor: ModelMonitor, start: float, minutes: int, shift: float = 0.0) -> float:
@@ -94,7 +95,7 @@ def test_reading_often_does_not_change_the_evidence() -> None:
     for second in range(0, 600, 4):
         rows = [{"age": 0.3 + second / 600, "country": "NL"}]
         for monitor in (one, other):
-            monitor.observe([Prediction("m")], rows, float(second))
+            observe(monitor, [Prediction("m")], rows, float(second))
         for part in range(4):
             one.read_evidence(second + part + 0.5)
     assert one.read_evidence(700.0)[:2] == pytest.approx(other.read_evidence(700.0)[:2])
@@ -113,7 +114,7 @@ def test_a_model_without_features_has_no_evidence() -> None:
     redacted = msgspec.structs.replace(PROFILE, prediction=None)
     for binner in (None, Binner(redacted, redacted=["age", "country"])):
         monitor = ModelMonitor(ModelConfig("m"), "1", binner)
-        monitor.observe([Prediction("m")], [{"age": 3}], 5.0)
+        observe(monitor, [Prediction("m")], [{"age": 3}], 5.0)
         assert monitor.read_evidence(100.0).shape == (0,)
 
 
@@ -202,7 +203,7 @@ def test_values_that_depended_on_each_other_in_training_give_less_evidence() -> 
     for minute in range(60):
         rows = [{"age": age, "country": "NL"} for age in RNG.normal(0.5, 1, 20).tolist()]
         for monitor in (one, other):
-            monitor.observe([Prediction("m")] * 20, rows, 60.0 * minute)
+            observe(monitor, [Prediction("m")] * 20, rows, 60.0 * minute)
     assert one.read_evidence(3660.0)[0] > LIMIT
     assert other.read_evidence(3660.0)[0] < LIMIT / 2
     assert one.read_evidence(3660.0)[1] == other.read_evidence(3660.0)[1]  # of the country nothing is known
@@ -221,7 +222,7 @@ def sessions(monitor: ModelMonitor, now: float, minutes: int) -> float:
     """Feed 20 values a minute, each ten times in a row."""
     for minute in range(minutes):
         rows = [{"age": age, "country": "NL"} for age in np.repeat(RNG.normal(size=2), 10).tolist()]
-        monitor.observe([Prediction("m", prediction=0.1)] * 20, rows, now + 60 * minute)
+        observe(monitor, [Prediction("m", prediction=0.1)] * 20, rows, now + 60 * minute)
     return now + 60 * minutes
 
 

@@ -7,6 +7,7 @@ import time
 import msgspec
 import numpy as np
 import pytest
+from support.batches import observe
 from support.blocks import with_ratios
 
 from exporter.config import FeatureConfig, ModelConfig
@@ -44,7 +45,7 @@ def feed(monitor: ModelMonitor, rows: int, shifted: int = 0, now: float = 0.0, s
     values = np.random.default_rng(5).normal(size=(rows, len(NAMES)))
     values[:, :shifted] += shift
     inputs = [dict(zip(NAMES, row, strict=True)) for row in values.tolist()]
-    monitor.observe([Prediction("m", prediction=5.0)] * rows, inputs, now)
+    observe(monitor, [Prediction("m", prediction=5.0)] * rows, inputs, now)
 
 
 def count(monitor: ModelMonitor, window: str = "5m", now: float = 1.0) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from pyarrow import parquet
+from support.batches import observe
 from support.labelled_rows import classes, numbers
 
 from exporter.config import ModelConfig
@@ -37,7 +38,7 @@ def predict(monitor: ModelMonitor, count: int) -> None:
     """Count predictions of now, as confident as those of the profile."""
     rows = classes(count, 7).to_pylist()
     events = [Prediction("m", prediction=row["prediction"], confidence=row["confidence"]) for row in rows]
-    monitor.observe(events, [{"country": row["country"]} for row in rows], NOW)
+    observe(monitor, events, [{"country": row["country"]} for row in rows], NOW)
 
 
 def label(monitor: ModelMonitor, count: int, age: float, prediction: object = "yes", actual: object = "yes") -> None:
@@ -104,7 +105,7 @@ def test_an_error_is_beyond_a_multiple_of_that_of_the_profile(binners: dict[str,
     monitor = monitor_of(binner)
     assert binner.quality
     limit = MOST_ERROR * binner.quality.overall
-    monitor.observe([Prediction("m", prediction=500.0)], [{"age": 50.0}], NOW)
+    observe(monitor, [Prediction("m", prediction=500.0)], [{"age": 50.0}], NOW)
     label(monitor, ENOUGH - 1, 60, 500.0, 500.0 + 2 * limit)
     assert leading(monitor).excess == 0
     label(monitor, 1, 60, 500.0, 500.0 + 2 * limit)

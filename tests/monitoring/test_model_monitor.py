@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.batches import observe
 
 from exporter.config import ModelConfig
 from exporter.monitoring.binner import Binner
@@ -37,7 +38,7 @@ def monitor_of(windows: tuple[str, ...] = ("5m", "1h"), threshold: float = 0.8, 
 
 
 def feed(monitor: ModelMonitor, inputs: list[dict], now: float) -> int:
-    return monitor.observe([Prediction("m")] * len(inputs), inputs, now)
+    return observe(monitor, [Prediction("m")] * len(inputs), inputs, now)
 
 
 def first(reading: WindowStats) -> dict[str, float]:
@@ -214,7 +215,7 @@ def test_requests_are_counted_by_code_and_confidence():
         Prediction("m", confidence=0.9, code=404), Prediction("m", confidence=1.0, code=302), Prediction("m", code=200),
         Prediction("m", confidence=0.0, duration_seconds=0.3),
     ]  # fmt: skip
-    assert monitor.observe(events, [], 0.0) == 0
+    assert observe(monitor, events, [], 0.0) == 0
     assert monitor.counters.attempts == 7
     assert monitor.counters.requests == {200: 4, 503: 1, 404: 1, 302: 1}
     assert monitor.counters.confident == 2
@@ -226,7 +227,7 @@ def test_requests_are_counted_by_code_and_confidence():
 def test_a_threshold_of_zero_requires_a_confidence():
     """At a threshold of zero every confidence counts as confident, but an event without one does not."""
     monitor = monitor_of(threshold=0.0)
-    monitor.observe([Prediction("m"), Prediction("m", confidence=0.0)], [], 0.0)
+    observe(monitor, [Prediction("m"), Prediction("m", confidence=0.0)], [], 0.0)
     assert monitor.counters.confident == 1
 
 
@@ -323,7 +324,7 @@ def test_confidences_are_scored_against_those_of_training():
         monitor = ModelMonitor(ModelConfig("m", windows=("5m",)), "1", binner)
         live = rng.beta(2, 2, 300)
         events = [Prediction("m", prediction="a", confidence=float(sure)) for sure in live]
-        monitor.observe([*events, Prediction("m", prediction="b"), Prediction("m")], [{"x": 5}] * 7, 100.0)
+        observe(monitor, [*events, Prediction("m", prediction="b"), Prediction("m")], [{"x": 5}] * 7, 100.0)
         stats = monitor.read(101.0)["5m"]
         assert stats.observations.tolist() == [7.0, *([301.0] if prediction else []), 300.0]
         counts = np.histogram(live, [-np.inf, *trained.edges, np.inf])[0]
@@ -341,7 +342,7 @@ def test_outputs_that_are_missing_are_left_out_on_both_sides():
     events += [Prediction("m")] * 100
     profile = Profile("p", 200, {"x": "numeric"}, {"x": numeric_feature(np.arange(9.0))}, classes, confidence=trained)
     monitor = ModelMonitor(ModelConfig("m", windows=("5m",)), "1", Binner(profile))
-    monitor.observe(events, [{"x": 5}], 100.0)
+    observe(monitor, events, [{"x": 5}], 100.0)
     stats = monitor.read(101.0)["5m"]
     assert (stats.kl[1:] < stats.noise[1:]).all()
     empty = categorical_feature({}, 100, 0)
@@ -351,7 +352,7 @@ def test_outputs_that_are_missing_are_left_out_on_both_sides():
 def test_a_profile_without_confidence_has_no_confidence_target():
     """Without training confidences live ones are counted in the histogram only."""
     monitor = monitor_of(x=[1.0, 2.0, 3.0])
-    monitor.observe([Prediction("m", confidence=0.5)], [{"x": 1}], 0.0)
+    observe(monitor, [Prediction("m", confidence=0.5)], [{"x": 1}], 0.0)
     assert monitor.binner.confidence is None
     assert len(monitor.read(0.0)["5m"].kl) == 1
 
@@ -380,9 +381,9 @@ def test_recent_figures_are_of_the_windows_of_their_alerts():
     ratios = (nothing.error_ratio, nothing.latency, nothing.confident_ratio, nothing.correction_ratio)
     assert np.isnan(ratios).all()
     slow = [Prediction("m", confidence=0.9, duration_seconds=0.2, code=503)] * 10
-    monitor.observe(slow, [], 10_000.0)
+    observe(monitor, slow, [], 10_000.0)
     monitor.count_feedback("corrected", True, 10_000.0)
-    monitor.observe([Prediction("m", confidence=confidence) for confidence in (0.9, 0.1)] * 10, [], 10_030.0)
+    observe(monitor, [Prediction("m", confidence=confidence) for confidence in (0.9, 0.1)] * 10, [], 10_030.0)
     now = monitor.recent(10_040.0)
     assert (now.requests, now.error_ratio, now.attempts) == (30, 1 / 3, 30)
     assert 0.1 < now.latency <= 0.25

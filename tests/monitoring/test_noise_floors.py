@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.batches import observe
 from support.blocks import with_ratios
 
 from exporter.config import ModelConfig
@@ -48,7 +49,7 @@ def feed(monitor: ModelMonitor, rows: int, now: float = 0.0) -> None:
     ]
     assert monitor.segments is not None
     events = [Prediction("m", prediction=value, confidence=0.7) for value in rng.normal(size=rows).tolist()]
-    monitor.observe(events, inputs, now, [monitor.segments.index_of(event) for event in inputs])
+    observe(monitor, events, inputs, now)
 
 
 def read(profile: Profile, rows: int, *redacted: str) -> WindowStats:

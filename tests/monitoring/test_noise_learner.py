@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.signal import lfilter
+from support.batches import observe
 from support.blocks import with_ratios
 
 from exporter.config import ModelConfig
@@ -45,7 +46,9 @@ class Live:
         alarms = 0
         for minute in values:
             self.now += 60.0
-            self.monitor.observe([Prediction("m")] * len(minute), [{"x": value} for value in minute.tolist()], self.now)
+            observe(
+                self.monitor, [Prediction("m")] * len(minute), [{"x": value} for value in minute.tolist()], self.now
+            )
             stats = self.monitor.read(self.now + 1)["5m"]
             alarms += bool(stats.kl[0] > max(0.3, stats.noise[0]))
             self.learner.learn(self.monitor, self.now + 2)

@@ -7,12 +7,12 @@ import time
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
+from support.batches import observe_columns
 
 from exporter.config import ModelConfig
 from exporter.metrics.exposition import render_families
 from exporter.metrics.models import ModelsCollector
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.window_quality import miss_variance
 from exporter.profiles.builder import build_file
@@ -48,7 +48,8 @@ def observed(profile: Profile, days: list[float], labels: int = 500, age: float 
     rng, now, unix = np.random.default_rng(2), time.monotonic(), time.time()
     monitor = monitors.get("m", "1", now)
     rows = classified(rng, 1000)
-    monitor.observe_columns(PredictionColumns(1000, {"x": rows["x"]}, rows["predicted"].tolist(), rows["sure"]), now)
+    predicted = rows["predicted"].tolist()
+    observe_columns(monitor, 1000, {"x": rows["x"]}, now, predictions=predicted, confidences=rows["sure"])
     for day, turned in enumerate(days, 1):
         rows = classified(rng, labels, turned)
         triples = zip(rows["predicted"].tolist(), rows["sure"].tolist(), rows["label"].tolist(), strict=True)

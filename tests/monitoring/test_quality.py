@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.batches import observe, observe_columns
 from support.servers import write_config
 
 from exporter.config import ModelConfig
@@ -19,7 +20,6 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_files import load_monitors
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.outcome import MAX_LABELS, LabelNames, Scorer
-from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.snapshots import decode, encode, restore_version
 from exporter.profiles.bins import categorical_feature, numeric_feature
@@ -199,8 +199,8 @@ def test_a_window_knows_what_it_waits_for() -> None:
     monitor = monitor_of(CLASSES)
     events = [Prediction("m", prediction="yes")] * 5 + [Prediction("m", code=500)]
     for age in (1000.0, 10.0, 9.0):
-        monitor.observe(events, [], NOW - age)
-    monitor.observe_columns(PredictionColumns(3, {}, ["yes", "no"]), NOW)
+        observe(monitor, events, [], NOW - age)
+    observe_columns(monitor, 3, {}, NOW, predictions=["yes", "no", None])
     assert monitor.read_quality(NOW) == {}
     count(monitor, labelled("yes", "yes"), labelled("yes", "no", age=500.0))
     windows = monitor.read_quality(NOW)
@@ -306,7 +306,7 @@ def test_a_huge_error_that_was_corrected_leaves_no_false_interval() -> None:
 def test_a_model_without_a_profile_has_windows() -> None:
     """Classes and numbers are told apart by the type of the prediction."""
     monitor = monitor_of(None)
-    monitor.observe([Prediction("m", prediction="a")] * 4, [], NOW)
+    observe(monitor, [Prediction("m", prediction="a")] * 4, [], NOW)
     count(monitor, labelled("a", "a"), labelled("a", "b"), labelled(1.5, 2))
     window = monitor.read_quality(NOW)["7d"]
     assert (window.predictions, window.labelled) == (4, 3)
@@ -340,7 +340,7 @@ def test_many_labels_at_once_are_as_good_as_one_by_one(labels: list[tuple[str, s
 def test_windows_survive_a_restart(prediction: Feature | None) -> None:
     """A restart keeps what was measured, at its time, and what is waited for; counters start at zero."""
     before = monitor_of(prediction)
-    before.observe([Prediction("m", prediction="yes")] * 3, [], NOW - 60)
+    observe(before, [Prediction("m", prediction="yes")] * 3, [], NOW - 60)
     count(before, labelled("yes", "yes", age=60.0, confidence=0.7), labelled("yes", "no", age=2 * DAY))
     data = encode(before, NOW, UNIX)
     after = monitor_of(prediction)
@@ -354,7 +354,7 @@ def test_windows_survive_a_restart(prediction: Feature | None) -> None:
 def test_other_windows_of_the_quality_start_empty() -> None:
     """The windows of the inputs are kept when those of the quality have changed."""
     before = monitor_of(CLASSES)
-    before.observe([Prediction("m", prediction="yes")] * 3, [{"c": "NL"}], NOW)
+    observe(before, [Prediction("m", prediction="yes")] * 3, [{"c": "NL"}], NOW)
     count(before, labelled("yes", "yes"))
     after = monitor_of(CLASSES, quality_windows=("14d",))
     assert restore_version(after, decode(encode(before, NOW, UNIX), after), NOW, UNIX) is not None

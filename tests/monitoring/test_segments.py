@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.batches import observe
 from support.servers import CONFIG, Served, eventually, write_config
 
 from exporter.config import ModelConfig
@@ -38,8 +39,7 @@ def monitor_of(**settings: Any) -> ModelMonitor:
 
 def feed(monitor: ModelMonitor, inputs: list[dict[str, Any]], now: float = 0.0, **fields: Any) -> None:
     assert monitor.segments is not None
-    indices = [monitor.segments.index_of(event) for event in inputs]
-    monitor.observe([Prediction("m", **fields) for _ in inputs], inputs, now, indices)
+    observe(monitor, [Prediction("m", **fields) for _ in inputs], inputs, now)
 
 
 def test_without_names_the_most_frequent_categories_are_segments() -> None:
@@ -76,7 +76,7 @@ def test_segments_do_not_change_the_overall_windows() -> None:
     inputs += [{}, {"age": None, "country": 7}, {"age": "old", "country": ["NL"]}]
     cut, plain = monitor_of(), ModelMonitor(ModelConfig("m"), "1", Binner(PROFILE))
     feed(cut, inputs)
-    plain.observe([Prediction("m")] * len(inputs), inputs, 0.0)
+    observe(plain, [Prediction("m")] * len(inputs), inputs, 0.0)
     for field, values in vars(plain.read(0.0)["1h"]).items():
         if field == "expected":
             continue

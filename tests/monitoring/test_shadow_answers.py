@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.batches import answered
 
 from exporter.monitoring import shadow_answers
 from exporter.monitoring.outcome import Scorer
@@ -39,7 +40,7 @@ def test_answers_are_paired_in_either_order(shadow_first: bool) -> None:
         answer("b", "1", "7"), answer("b", "2", "8", shadow=True),
         answer("c", "1", "7"),
     ]  # fmt: skip
-    found = answers.add(sorted(events, key=lambda event: event.shadow != shadow_first), 0.0, 100.0)
+    found = answered(answers, sorted(events, key=lambda event: event.shadow != shadow_first), 0.0, 100.0)
     assert sorted((pair.before, pair.after, pair.id, pair.differs) for pair in found) == [
         ("1", "2", "a", False),
         ("1", "2", "b", True),
@@ -51,20 +52,20 @@ def test_numbers_differ_beyond_the_tolerance() -> None:
     """Of numbers, the differences are summed, and those beyond the model's tolerance are disagreements."""
     answers = counter("regression", 0.5)
     for id_, served, shadow in (("a", 1.0, 1.5), ("b", 1, "3"), ("c", 2.0, 2.0), ("d", 2.0, "none")):
-        answers.add([answer(id_, "1", served), answer(id_, "2", shadow, shadow=True)], 0.0, 0.0)
+        answered(answers, [answer(id_, "1", served), answer(id_, "2", shadow, shadow=True)], 0.0, 0.0)
     assert counts(answers) == ({"2": (4, 0, 1)}, {("1", "2"): (3, 1, 3, 2.5, 4.25)})
 
 
 def test_what_is_no_answer_is_not_compared() -> None:
     """A failed request, an answer of the same version and one that waited for five minutes are not paired."""
     answers = counter()
-    answers.add([answer("a", "2", "7", shadow=True, code=503), answer("a", "1", "7")], 0.0, 0.0)
-    answers.add([answer("b", "2", None, shadow=True), answer("b", "1", "7")], 0.0, 0.0)
-    answers.add([answer("c", "1", "7", shadow=True), answer("c", "1", "8")], 0.0, 0.0)
-    answers.add([answer("d", "2", "7", shadow=True), answer("d", "1", "8", code=500)], 0.0, 0.0)
+    answered(answers, [answer("a", "2", "7", shadow=True, code=503), answer("a", "1", "7")], 0.0, 0.0)
+    answered(answers, [answer("b", "2", None, shadow=True), answer("b", "1", "7")], 0.0, 0.0)
+    answered(answers, [answer("c", "1", "7", shadow=True), answer("c", "1", "8")], 0.0, 0.0)
+    answered(answers, [answer("d", "2", "7", shadow=True), answer("d", "1", "8", code=500)], 0.0, 0.0)
     assert counts(answers) == ({"2": (3, 1, 0), "1": (1, 0, 1)}, {})
     assert counts(answers, WAIT_SECONDS + 1) == ({"2": (3, 1, 1), "1": (1, 0, 1)}, {})
-    answers.add([answer("d", "1", "8")], WAIT_SECONDS + 1, 0.0)
+    answered(answers, [answer("d", "1", "8")], WAIT_SECONDS + 1, 0.0)
     assert counts(answers, WAIT_SECONDS + 1)[1] == {}
 
 
@@ -72,10 +73,10 @@ def test_a_repeated_answer_counts_once() -> None:
     """Of answers with the same identifier and version, the first is compared, as feedback refers to the first."""
     answers = counter()
     for prediction in ("8", "7"):
-        answers.add([answer("a", "2", prediction, shadow=True)], 0.0, 0.0)
+        answered(answers, [answer("a", "2", prediction, shadow=True)], 0.0, 0.0)
     for prediction in ("8", "7"):
-        answers.add([answer("a", "1", prediction)], 0.0, 0.0)
-    answers.add([answer("a", "2", "6", shadow=True), answer("a", "3", "6", shadow=True)], 0.0, 0.0)
+        answered(answers, [answer("a", "1", prediction)], 0.0, 0.0)
+    answered(answers, [answer("a", "2", "6", shadow=True), answer("a", "3", "6", shadow=True)], 0.0, 0.0)
     assert counts(answers)[1] == {("1", "2"): (1, 0, 0, 0.0, 0.0), ("1", "3"): (1, 1, 0, 0.0, 0.0)}
 
 
@@ -85,16 +86,20 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     answers = counter()
     for number in range(100):
         id_, text = str(number), "x" * 10_000
-        answers.add([answer(id_, f"v{number}", text, shadow=True), answer(id_, "1", f"{text}{number % 2}")], 0.0, 0.0)
+        answered(
+            answers, [answer(id_, f"v{number}", text, shadow=True), answer(id_, "1", f"{text}{number % 2}")], 0.0, 0.0
+        )
     versions, pairs = counts(answers)
     assert len(answers._requests) == 10
     assert {len(str(request.served)) for request in answers._requests.values()} == {73}
     assert len(versions) == MAX_VERSIONS + 1 and versions["other"] == (100 - MAX_VERSIONS, 0, 0)
     assert len(pairs) == MAX_PAIRS + 1 and pairs["other", "other"][:2] == (100 - MAX_PAIRS, 100 - MAX_PAIRS)
     for version in range(6):
-        answers.add([answer("new", f"v{version}", "1", shadow=True)], 0.0, 0.0)
+        answered(answers, [answer("new", f"v{version}", "1", shadow=True)], 0.0, 0.0)
     assert len(answers._requests["digits", "new"].waiting) == 4
-    answers.add([answer("new", "1", "1"), *(answer("new", f"w{n}", "1", shadow=True) for n in range(6))], 0.0, 0.0)
+    answered(
+        answers, [answer("new", "1", "1"), *(answer("new", f"w{n}", "1", shadow=True) for n in range(6))], 0.0, 0.0
+    )
     assert len(answers._requests["digits", "new"].done) == 4
     answers.forget([])
     assert answers.read(0.0) == answers.read(WAIT_SECONDS + 1) == {}
@@ -104,7 +109,7 @@ def test_served_answers_are_remembered_only_while_shadow_answers_arrive() -> Non
     """Without a shadow answer in the last five minutes, nothing of the requests is kept."""
     answers = counter()
     assert not answers.awaits("digits", 0.0)
-    answers.add([answer("a", "2", "7", shadow=True)], 0.0, 0.0)
+    answered(answers, [answer("a", "2", "7", shadow=True)], 0.0, 0.0)
     assert answers.awaits("digits", WAIT_SECONDS - 1) and not answers.awaits("digits", WAIT_SECONDS)
     assert not answers.awaits("credit", 0.0)
 
@@ -115,12 +120,12 @@ def test_a_name_that_was_not_used_for_a_day_makes_room() -> None:
     day = shadow_answers.UNUSED_SECONDS
     for number in range(MAX_VERSIONS + 1):
         name = f"v{number}"
-        answers.add([answer(name, "1", "7"), answer(name, name, "7", shadow=True)], 0.0, float(number))
+        answered(answers, [answer(name, "1", "7"), answer(name, name, "7", shadow=True)], 0.0, float(number))
     assert "other" in counts(answers)[0] and ("other", "other") in counts(answers)[1]
-    answers.add([answer("a", "1", "7"), answer("a", "new", "7", shadow=True)], 0.0, day)
+    answered(answers, [answer("a", "1", "7"), answer("a", "new", "7", shadow=True)], 0.0, day)
     versions, pairs = counts(answers)
     assert "new" in versions and "v0" not in versions and "v1" in versions
     assert ("1", "new") in pairs and ("1", "v0") not in pairs and ("1", "v1") in pairs
-    answers.add([answer("b", "1", "7"), answer("b", "newer", "7", shadow=True)], 0.0, day)
+    answered(answers, [answer("b", "1", "7"), answer("b", "newer", "7", shadow=True)], 0.0, day)
     versions, pairs = counts(answers)
     assert "newer" not in versions and ("1", "newer") not in pairs

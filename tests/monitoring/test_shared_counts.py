@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.batches import observe
 
 from exporter.config import ModelConfig
 from exporter.monitoring import pair_snapshots
@@ -42,7 +43,7 @@ class Scene:
         """Let a step pass in which versions have so many predictions; ``v2=3`` is version 2."""
         for name, times in predictions.items():
             monitor = self.monitors.get("m", name.removeprefix("v"), self.now)
-            monitor.observe([Prediction("m", confidence=0.9)] * times, [{"x": 0.1}] * times, self.now)
+            observe(monitor, [Prediction("m", confidence=0.9)] * times, [{"x": 0.1}] * times, self.now)
         self.now += seconds
         self.wall += seconds
         self.shared.add_step(self.monitors, self.now, self.wall)
@@ -126,7 +127,7 @@ def test_a_step_that_has_not_ended_does_not_count() -> None:
     for _ in range(3):
         scene.step(v1=5, v2=5)
     monitor = scene.monitors.get("m", "1", scene.now)
-    monitor.observe([Prediction("m")] * 50, [], scene.now)
+    observe(monitor, [Prediction("m")] * 50, [], scene.now)
     monitor.count_feedback("corrected", True, scene.now)
     totals = scene.shared.totals("m", "1", "2")
     assert totals is not None
@@ -256,7 +257,7 @@ def test_totals_are_those_of_the_counters() -> None:
     """The array of totals has the counters, the histogram of durations and the bins."""
     monitor = ModelMonitor(ModelConfig("m"), "1", binner_of())
     events = [Prediction("m", confidence=0.9, duration_seconds=0.3, code=code) for code in (200, 404, 500)]
-    monitor.observe(events, [{"x": 0.0}, {}], 1.0)
+    observe(monitor, events, [{"x": 0.0}, {}], 1.0)
     monitor.count_feedback("corrected", True, 1.0)
     monitor.count_feedback("accepted", False, 1.0)
     totals = monitor.totals()

@@ -16,6 +16,7 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.batches import observe
 from support.postgres import Postgres
 from support.servers import Served, eventually, write_config
 
@@ -56,7 +57,7 @@ def monitors_of(binner: Binner = BINNER, **settings: Any) -> MonitorRegistry:
 def feed(monitors: MonitorRegistry, version: str, now: float, x: float = 0.1, times: int = 1) -> None:
     monitor = monitors.get("m", version, now)
     rows = [{"x": x + step / 9, "y": -x, "c": "DE"} for step in range(times)]
-    monitor.observe([Prediction("m")] * times, rows, now, [0] * times)
+    observe(monitor, [Prediction("m")] * times, rows, now)
 
 
 def counted(monitors: MonitorRegistry, now: float) -> dict[str, dict[str, float]]:
@@ -228,7 +229,7 @@ def test_versions_without_a_profile_are_saved_once_they_have_labels(store: Store
     """Their windows hold nothing else; a label of days ago restores a version that was not used since."""
     monitors = MonitorRegistry({"m": ModelConfig("m")}, {})
     monitor = monitors.get("m", "1", 100.0)
-    monitor.observe([Prediction("m", prediction="a")], [], 100.0)
+    observe(monitor, [Prediction("m", prediction="a")], [], 100.0)
     saver = SnapshotSaver(store, lambda: monitors)
     saver.save(100.0, WALL)
     assert saved(store) == []
@@ -340,7 +341,7 @@ def test_a_snapshot_is_small() -> None:
     monitor = ModelMonitor(ModelConfig("m", windows=("1h", "24h")), "1", binner)
     for hour in range(48):
         rows = [dict.fromkeys(features, value) for value in RNG.normal(size=20).tolist()]
-        monitor.observe([Prediction("m")] * 20, rows, hour * 3600.0)
+        observe(monitor, [Prediction("m")] * 20, rows, hour * 3600.0)
     assert len(encode(monitor, 48 * 3600.0, WALL)) < 8 * 2**20
 
 

@@ -90,7 +90,7 @@ def test_training_data_sent_as_requests_does_not_drift(tmp_path):
     path = write(tmp_path, "jsonl", photos=True)
     binner = Binner(build_file(path, prediction_column="predicted"))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
-    row, _, unknown = binner.count(rows, [row.pop("predicted") for row in rows])
+    row, _, _, unknown = binner.count(rows, [row.pop("predicted") for row in rows])
     sums = binner.split(row)
     assert sums.counts.tolist() == [count for target in binner.targets for count in target.counts]
     assert binner.reference.kl_divergence(sums.counts).max() < 0.01
@@ -463,7 +463,7 @@ def test_single_precision_training_and_double_live_values_are_the_same(tmp_path)
     for name in ("a.parquet", "a.npz"):
         binner = Binner(build_file(tmp_path / name))
         for live in ([0.1, 0.2, 0.3, 0.7], [float(value) for value in values[:4]]):
-            row, _, _ = binner.count([{"x": value} for value in live * 50], [])
+            row, *_ = binner.count([{"x": value} for value in live * 50], [])
             assert binner.reference.kl_divergence(binner.split(row).counts)[0] < 0.01
             assert binner.split(row).unseen[0] == 0
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.batches import observe
 
 from exporter.config import ModelConfig
 from exporter.errors import ProfileError
@@ -73,7 +74,7 @@ def test_shuffled_rows_are_detected(shape: str) -> None:
         columns["a"] = rng.permutation(columns["a"])
         monitor = ModelMonitor(ModelConfig("m"), "1", binner)
         rows = [dict(zip(NAMES, row, strict=True)) for row in np.array(list(columns.values())).T.tolist()]
-        monitor.observe([Prediction("m")] * 200, rows, 0.0)
+        observe(monitor, [Prediction("m")] * 200, rows, 0.0)
         reading = monitor.read(0.0)["1h"]
         assert reading.multivariate[0] > 2 * reading.multivariate[1]
         assert (reading.kl < 0.3).all()

@@ -51,7 +51,7 @@ def profiled(folder: Path, columns: Columns, **options: str) -> Profile:
 def counts(binner: Binner, columns: Columns) -> np.ndarray:
     inputs = {name: columns[name] for name in binner.inputs}
     rows = len(columns["predicted"])
-    row, _ = binner.count_columns(
+    row, *_ = binner.count_columns(
         inputs, rows, columns["predicted"].tolist(), confidences=columns.get("sure", np.empty(0))
     )
     return binner.split(row).counts

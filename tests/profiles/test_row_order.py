@@ -310,7 +310,7 @@ def test_dependence_raises_the_floor_of_the_correlation(write: Any) -> None:
     exceeded = {True: 0, False: 0}
     for seed in range(100):
         window = {name: autoregressive(0.95, 500, 1000 * (index + 1) + seed)[-200:] for index, name in enumerate("abc")}
-        row, _ = binner.count_columns(window, 200, (), ())
+        row, *_ = binner.count_columns(window, 200, (), ())
         score, floor = binner.multivariate_drift(row)
         independent = floor / float(binner.profile_noise.rows.at(np.array([200.0]))[0])
         exceeded[True] += score > independent

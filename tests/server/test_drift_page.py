@@ -11,6 +11,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 import yaml
+from support.batches import observe
 from support.blocks import with_ratios
 from support.pages import Page
 from support.paths import ROOT
@@ -300,7 +301,7 @@ def test_a_small_lasting_change_is_told_in_words(tmp_path: Path) -> None:
             rows = [{name: known[name][index].tolist() for name in names} for index in range(row, row + 5)]
             for inputs in rows:
                 inputs["steady"] += 0.4
-            monitor.observe([Prediction("loans", prediction="yes")] * 5, rows, now)
+            observe(monitor, [Prediction("loans", prediction="yes")] * 5, rows, now)
             now += 60
         page = create_app(exporter).test_client().get("/drift?model=loans&version=3&window=1h").text
         told = re.findall(r"Over a longer time, a small, lasting change: evidence (\d+) of 13\.", page)
@@ -322,7 +323,7 @@ def test_the_score_of_the_last_hour_is_kept_in_little_memory(tmp_path: Path) -> 
         for second in range(0, 3 * 3600, 10):
             trends.sample(monitors, float(second))
             if second == 9000:
-                monitor.observe([], [{"age": 20}] * 50, float(second))
+                observe(monitor, [], [{"age": 20}] * 50, float(second))
         ages, scores = trends.scores(monitor, "5m", float(second))
         assert len(ages) == history.POINTS
         assert np.diff(ages).tolist() == [-history.STEP] * (history.POINTS - 1)
@@ -363,7 +364,7 @@ def test_a_constant_that_stayed_what_it_was_has_not_changed(tmp_path: Path) -> N
     monitor = ModelMonitor(ModelConfig("m", windows=("5m",)), "1", Binner(build_file(tmp_path / "a.npz")))
 
     def found(*inputs: dict[str, Any]) -> dict[str, tuple[str, str]]:
-        monitor.observe([Prediction("m")] * len(inputs), inputs, 100.0)
+        observe(monitor, [Prediction("m")] * len(inputs), inputs, 100.0)
         said = target_drifts(monitor, monitor.read(100.0)["5m"])
         return {change.name: (change.status, describe(change)) for change in said}
 
@@ -400,7 +401,7 @@ def test_the_page_says_which_noise_floor_was_learned_from_live_values(tmp_path: 
     np.savez(tmp_path / "a.npz", x=np.random.default_rng(1).normal(size=1000))
     binner = Binner(build_file(tmp_path / "a.npz"))
     monitor = ModelMonitor(ModelConfig("m", windows=("5m",)), "1", binner)
-    monitor.observe([Prediction("m")] * 40, [{"x": index / 40} for index in range(40)], 100.0)
+    observe(monitor, [Prediction("m")] * 40, [{"x": index / 40} for index in range(40)], 100.0)
     monitor.noise = binner.profile_noise.with_live(
         {0: LiveDependence(np.full(len(SIZES), 3.0), np.full(len(SIZES), 2.5), dependent=True)}
     )

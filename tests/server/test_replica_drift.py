@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from support.batches import observe
 from support.postgres import Postgres
 from support.servers import write_config
 
@@ -31,7 +32,7 @@ NOW = 10_000.0
 
 def monitor(values: Any, config: ModelConfig = SUMMARY, now: float = NOW) -> ModelMonitor:
     made = ModelMonitor(config, "1", BINNER)
-    made.observe([Prediction("m")] * len(values), [{"age": float(value)} for value in values], now)
+    observe(made, [Prediction("m")] * len(values), [{"age": float(value)} for value in values], now)
     return made
 
 
@@ -87,7 +88,7 @@ def test_replicas_that_share_a_database_export_it(postgres: Postgres, tmp_path: 
             for model in ("credit", "full"):
                 now = time.monotonic()
                 events, inputs = [Prediction(model, version="1")] * 40, [{"age": 80.0, "income": 9.0}] * 40
-                exporter.pipeline.monitors.get(model, "1", now).observe(events, inputs, now)
+                observe(exporter.pipeline.monitors.get(model, "1", now), events, inputs, now)
             exporter._snapshots.save(time.monotonic(), time.time())
         for exporter in exporters:
             exporter._replicas.refresh()

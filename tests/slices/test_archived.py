@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from support.batches import stored_batch
 from support.flights import COUNT, events, is_planted, write_model
 from support.servers import Served
 
@@ -22,7 +23,7 @@ from exporter.slices import population
 from exporter.slices.explain import Explanation, Of, SliceQuery, explain
 from exporter.slices.population import ArchivedPredictions, Population, read_population
 from exporter.slices.recorder import BinRecorder
-from exporter.storage import Store, prediction_rows
+from exporter.storage import Store
 from exporter.storage import _archive as archive
 from exporter.storage import _archive as parquet_buffer
 from exporter.storage._bins import BlockFilter
@@ -46,10 +47,9 @@ class Flights:
         for part, received in ((sent[:2000], self.since + 10.0), (sent[2000:], self.since + DAYS)):
             predictions = [Prediction("flights", e["id"], "1", prediction="late", confidence=0.9) for e in part]
             confident, inputs = [e["confidence"] > 0.8 for e in part], [json.dumps(e["inputs"]).encode() for e in part]
-            assert self.store.add(prediction_rows(predictions, confident, inputs, received)) == 0
-            codes = self.binner.empty_codes(len(part))
-            self.binner.count([e["inputs"] for e in part], [], received, codes=codes)
-            bins.add(monitor, predictions, codes, confident, received)
+            batch = stored_batch(predictions, confident, inputs, received)
+            assert self.store.add(batch) == 0
+            bins.add(monitor, batch, self.binner.bins_of([e["inputs"] for e in part], received), received)
             last = bins.flush()
             assert last is not None
             last.result(10)
@@ -148,7 +148,7 @@ def test_predictions_without_bins_between_the_archive_and_the_bins_are_named(fli
     """After a change of the profile or of what is redacted, the answer says which predictions it leaves out."""
     flights.archive()
     event = Prediction("flights", "new", "1", prediction="late", confidence=0.9)
-    assert flights.store.add(prediction_rows([event], [True], [b"{}"], time.time() - 3600)) == 0
+    assert flights.store.add(stored_batch([event], [True], [b"{}"], time.time() - 3600)) == 0
     assert flights.store.flush(10)
     remark = "Bins of the present profile are not recorded yet: only archived predictions are looked at."
     assert flights.explain().remarks == (remark,)

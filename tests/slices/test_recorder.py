@@ -16,16 +16,15 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 import yaml
+from support.batches import stored_batch
 from support.flights import events, rows, write_model
 from support.rows import training
 from support.servers import Served
 
 from exporter.config import ModelConfig, StoreConfig
 from exporter.features.extract import numeric_column
-from exporter.monitoring.batches import count_events
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.segments import Segments
 from exporter.monitoring.shadow_answers import Paired
 from exporter.profiles.bins import feature_bins
 from exporter.profiles.builder import build_file
@@ -35,7 +34,6 @@ from exporter.slices.population import read_population
 from exporter.slices.recorder import BinRecorder
 from exporter.storage import Store
 from exporter.storage._bins import BlockFilter, delete_old_blocks
-from exporter.storage._predictions import prediction_rows
 from exporter.storage._schema import bin_codes
 from exporter.wire.events import Prediction
 
@@ -58,8 +56,7 @@ def store(database: str) -> Iterator[Store]:
 
 def record(bins: BinRecorder, binner: Binner, sent: list[dict[str, Any]], received: float) -> None:
     """Count predictions, and record their bins."""
-    codes = binner.empty_codes(len(sent))
-    binner.count([event["inputs"] for event in sent], [], codes=codes)
+    codes = binner.bins_of([event["inputs"] for event in sent])
     predictions = [
         Prediction(e["model"], e["id"], e["version"], prediction=e["prediction"], confidence=e["confidence"])
         for e in sent
@@ -68,21 +65,22 @@ def record(bins: BinRecorder, binner: Binner, sent: list[dict[str, Any]], receiv
         chosen = [i for i, event in enumerate(sent) if event["version"] == version]
         confident = [sent[i]["confidence"] > 0.8 for i in chosen]
         monitor = ModelMonitor(ModelConfig(name="flights"), version, binner)
-        bins.add(monitor, [predictions[i] for i in chosen], codes[:, chosen], confident, received)
+        batch = stored_batch([predictions[i] for i in chosen], confident, [b"{}"] * len(chosen), received)
+        bins.add(monitor, batch, codes[:, chosen], received)
 
 
-@pytest.mark.parametrize("segmented", [False, True])
-def test_codes_are_the_bins_that_are_counted(tmp_path: Path, segmented: bool) -> None:
-    """For inputs of every type, whole or by segment, the codes add up to the counts."""
+def test_codes_are_the_bins_that_are_counted(tmp_path: Path) -> None:
+    """For inputs of every type, the codes add up to the counts, and so do those of parts."""
     given: list[dict[str, Any]] = training(300)
     (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, given)))
     binner = Binner(build_file(tmp_path / "all.jsonl", name="all"))
     given[3] = {"amount": "much", "country": 7}
     given[4] = {}
-    codes = binner.empty_codes(len(given))
-    segments = Segments("country", ["NL"]) if segmented else None
-    sums, _ = count_events(binner, segments, given, [], [], codes=codes)
-    counts = binner.split(sums.row).counts
+    row, _, codes, _ = binner.count(given, [], with_bins=True)
+    counts = binner.split(row).counts
+    parts = binner.counts_of_parts(codes, np.arange(len(given)) % 3, 3)
+    assert parts.sum(axis=0).tolist() == counts.tolist()
+    assert binner.split(binner.count(given[::3], [])[0]).counts.tolist() == parts[0].tolist()
     for index in range(len(binner.names)):
         start, size = binner.starts[index], binner.sizes[index]
         assert np.bincount(codes[index], minlength=size).tolist() == counts[start : start + size].tolist()
@@ -143,7 +141,7 @@ def test_blocks_are_deleted_with_their_predictions(store: Store, binner: Binner)
         flushed.result(10)
     predictions = [Prediction("flights", f"p{received}") for received in (2000, 3000)]
     for prediction, received in zip(predictions, (2000.0, 3000.0), strict=True):
-        store.add(prediction_rows([prediction], [True], [b"{}"], received))
+        store.add(stored_batch([prediction], [True], [b"{}"], received))
     assert store.flush(10)
     store.execute(lambda connection, _: delete_old_blocks(connection, 100))
     with store.reading() as connection:

@@ -22,6 +22,7 @@ import pytest
 import sqlalchemy as sa
 import yaml
 from pyarrow import parquet
+from support.batches import stored_batch
 from support.certificates import certificate
 from support.fake_exporter import Exporter
 from support.postgres import Postgres
@@ -40,7 +41,7 @@ from exporter.server.tasks.archiver import Archiver
 from exporter.server.tasks.late_joiner import LateJoiner
 from exporter.slices.drifting_hours import DriftingHours
 from exporter.slices.recorder import BinRecorder
-from exporter.storage import CountedFeedback, Store, prediction_rows
+from exporter.storage import CountedFeedback, Store
 from exporter.storage import _archive as archive
 from exporter.storage._archive import HasDrift
 from exporter.storage._engine import open_engine
@@ -93,7 +94,7 @@ class Archived:
     def _predict(self, received: float, numbers: Sequence[int], confident: bool, model: str) -> None:
         events = [Prediction(model, id=f"p-{n}", version="1", prediction="7", confidence=0.9) for n in numbers]
         inputs = [f'{{"number": {n}}}'.encode() for n in numbers]
-        assert self.store.add(prediction_rows(events, [confident] * len(numbers), inputs, received)) == 0
+        assert self.store.add(stored_batch(events, [confident] * len(numbers), inputs, received)) == 0
         assert self.store.flush(10)
 
     def record(self, monitors: MonitorRegistry, received: float, numbers: Sequence[int]) -> None:
@@ -101,10 +102,11 @@ class Archived:
         self._predict(received, numbers, True, "m")
         monitor, bins = monitors.get("m", "1", time.time()), BinRecorder(self.store)
         assert monitor.binner is not None
-        codes = monitor.binner.empty_codes(len(numbers))
-        monitor.binner.count([{"number": number} for number in numbers], [], codes=codes)
+        codes = monitor.binner.bins_of([{"number": number} for number in numbers])
         events = [Prediction("m", id=f"p-{number}", version="1") for number in numbers]
-        bins.add(monitor, events, codes, [True] * len(numbers), received)
+        bins.add(
+            monitor, stored_batch(events, [True] * len(numbers), [b"{}"] * len(numbers), received), codes, received
+        )
         last = bins.flush()
         assert last is not None
         last.result(10)

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from support.batches import stored_batch
 from support.postgres import Postgres
 from support.servers import eventually
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError, StoreFullError
 from exporter.monitoring.outcome import Scorer
-from exporter.storage import Store, prediction_rows
+from exporter.storage import Store
 from exporter.storage import _predictions as waiting_ids
 from exporter.storage._labels import LabelsResult
 from exporter.storage._schema import WAITING, labels, predictions
@@ -52,11 +53,10 @@ class Exporter:
     ) -> None:
         """Store predictions."""
         events = [Prediction(model, id=name, version="1", prediction=prediction, confidence=0.9) for name in ids]
-        rows = prediction_rows(
+        batch = stored_batch(
             events, [True] * len(ids), [b"{}"] * len(ids), received or time.time(), [segment] * len(ids)
         )
-        for part in rows.parts(1000):
-            assert self.store.add(part) == 0
+        assert self.store.add(batch) == 0
         if flush:
             assert self.store.flush(10)
 

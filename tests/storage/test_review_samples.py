@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from support.batches import stored_batch
 from support.review_rows import START, pick, predict, put, redact
 from support.servers import eventually
 
@@ -17,7 +18,7 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreFullError
 from exporter.stats.accuracy import IntervalEstimate, wilson
 from exporter.stats.tolerance import Tolerance
-from exporter.storage import CountedFeedback, Store, prediction_rows
+from exporter.storage import CountedFeedback, Store
 from exporter.storage._schema import draws, feedback, history, predictions
 from exporter.storage.review import stratified_draw
 from exporter.storage.review.correction_history import correction_history
@@ -129,7 +130,7 @@ def test_the_delay_of_feedback_that_came_before_its_prediction_is_zero(
     for label in "78":
         store.record_feedback([Feedback(prediction_id="e-1", verdict="corrected", label=label)], None)
     event = Prediction("digits", "e-1", "1", datetime.fromtimestamp(4e9, UTC), prediction="1", confidence=0.9)
-    store.add(prediction_rows([event], [True], [b""], START))
+    store.add(stored_batch([event], [True], [b""], START))
     eventually(lambda: len(counted) == 2)
     assert [feedback.delay for feedback in counted] == [0.0, None]
 

@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 import pytest
 import sqlalchemy as sa
+from support.batches import stored_batch
 from support.postgres import GUARDED, PASSWORD, Postgres
 from support.servers import CONFIG, Served, eventually, write_config
 
@@ -30,7 +31,7 @@ from exporter.features.png_codec import pack_image
 from exporter.monitoring.model_files import load_monitors
 from exporter.profiles.sources.store import StoreSource
 from exporter.stats.tolerance import Tolerance
-from exporter.storage import CountedFeedback, Store, prediction_rows
+from exporter.storage import CountedFeedback, Store
 from exporter.storage import _retention as unjoined_log
 from exporter.storage import _schema as migrations
 from exporter.storage import _store as database_module
@@ -63,8 +64,8 @@ class Exporter:
     def predict(self, *ids: str, inputs: bytes = b"{}", received: float | None = None) -> None:
         """Hand over predictions of the model m."""
         events = [Prediction("m", id=name, version="1", prediction="7", confidence=0.9) for name in ids]
-        rows = prediction_rows(events, [True] * len(ids), [inputs] * len(ids), received or time.time())
-        assert self.store.add(rows) == 0
+        batch = stored_batch(events, [True] * len(ids), [inputs] * len(ids), received or time.time())
+        assert self.store.add(batch) == 0
 
     def say(self, name: str, label: str = "1", key: str | None = None) -> Any:
         """Correct a prediction."""
@@ -144,7 +145,7 @@ def test_a_number_within_the_tolerance_accepts_the_prediction(database: str, fir
     def predict() -> None:
         for number, (model, prediction, *_) in enumerate(cases):
             event = Prediction(model, id=f"p{number}", version="1", prediction=prediction)
-            store.add(prediction_rows([event], [True], [b"{}"], time.time()))
+            store.add(stored_batch([event], [True], [b"{}"], time.time()))
         assert store.flush(5)
 
     def correct(key: str | None = None) -> list[str]:
@@ -191,11 +192,8 @@ def test_predictions_are_stored_completely(database: str, start: Callable[..., E
         for n in range(75)
     ]
     inputs = [b"" if n % 3 else f'{{"n":{n}}}'.encode() for n in range(75)]
-    rows = prediction_rows(events, [bool(n % 2) for n in range(75)], inputs, 1e9, [f"s{n}" for n in range(75)])
-    assert rows.ids == sorted(rows.ids)
-    assert [len(part) for part in rows.parts(40)] == [40, 35]
-    for part in rows.parts(40):
-        assert exporter.store.add(part) == 0
+    batch = stored_batch(events, [bool(n % 2) for n in range(75)], inputs, 1e9, [f"s{n}" for n in range(75)])
+    assert exporter.store.add(batch) == 0
     assert exporter.store.flush(5)
     chosen = [
         predictions.c[name] for name in ("id", "time", "received", "prediction", "confident", "inputs", "segment")

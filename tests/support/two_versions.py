@@ -16,6 +16,7 @@ from exporter.monitoring.shared_time import STEP_SECONDS
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.wire.events import Prediction
+from support.batches import observe
 from support.past import Points
 from support.servers import write_config
 
@@ -54,7 +55,7 @@ def serve(exporter: Exporter, version: str, confident: int, failing: int, correc
         )
         for n in range(PER_STEP)
     ]
-    monitor.observe(events, [{"age": int(rng.integers(18, 90)), "income": 20_000.0 + n} for n in range(PER_STEP)], now)
+    observe(monitor, events, [{"age": int(rng.integers(18, 90)), "income": 20_000.0 + n} for n in range(PER_STEP)], now)
     for n in range(3):
         monitor.count_feedback("corrected" if n < corrected else "accepted", n < corrected, now)
 

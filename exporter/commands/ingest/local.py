@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from exporter.commands.common import Progress
 from exporter.commands.ingest.json_lines import Lines
@@ -15,15 +13,14 @@ from exporter.commands.ingest.table import Refused, Rows, Table
 from exporter.config import ModelConfig
 from exporter.errors import BatchError, printable
 from exporter.features.extract import as_list, is_missing
-from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_files import load_valid
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.prediction_columns import PredictionColumns
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import load
 from exporter.profiles.sources.csv_cells import delimiter_in
 from exporter.validation import any_of, preview, suggestion
+from exporter.wire.batch import Batch, Inputs
 from exporter.wire.decoder import Decoder
 from exporter.wire.events import LabelledPrediction, Prediction, check_predictions
 
@@ -102,7 +99,7 @@ def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progr
             raise BatchError(f"{where}: has no column of the model's profile, but {_first(table.seen)}; {hint}")
         for start in range(0, len(rows.numbers), SLICE):
             part = slice(start, start + SLICE)
-            monitor.observe_columns(_columns(rows, part), NOW)
+            monitor.observe(monitor.prepare(_batch(monitor.config.name, rows, part)), NOW)
             labels = _labels(rows, part, monitor)
             monitor.count_labels(labels, NOW, NOW)
             labelled += len(labels)
@@ -110,18 +107,16 @@ def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progr
     return labelled
 
 
-def _columns(rows: Rows, part: slice) -> PredictionColumns:
-    predictions: Any = rows.predictions[part]
-    if isinstance(predictions, np.ndarray):
-        predictions = predictions[~np.isnan(predictions)]
-    elif None in predictions:
-        predictions = [value for value in predictions if value is not None]
-    return PredictionColumns(
-        len(rows.numbers[part]),
-        {name: values[part] for name, values in rows.inputs.items()},
-        predictions,
-        rows.confidences[part],
-        None if rows.moments is None else rows.moments[part],
+def _batch(model: str, rows: Rows, part: slice) -> Batch:
+    """Return a part of a table's rows."""
+    size = len(rows.numbers[part])
+    return Batch(
+        model=model,
+        rows=size,
+        received=None if rows.moments is None else rows.moments[part],
+        predictions=rows.predictions[part],
+        confidences=rows.confidences[part],
+        inputs=Inputs({name: values[part] for name, values in rows.inputs.items()}, size),
     )
 
 
@@ -156,10 +151,9 @@ def count_lines(lines: Lines, monitors: MonitorRegistry, refused: Refused, progr
             groups.setdefault((event.model, event.version), []).append(event)
         for (model, version), group in groups.items():
             monitor = monitors.get(model, version, NOW)
-            inputs = decode_inputs([bytes(memoryview(event.inputs)) for event in group])
-            segments = monitor.segments
-            indices = [segments.index_of(inputs.get(index)) for index in range(len(group))] if segments else []
-            monitors.unknown_features[model] += monitor.observe(group, list(inputs.values()), NOW, indices)
+            batch = monitor.prepare(Batch.of(group, time.time()))
+            monitor.observe(batch, NOW)
+            monitors.unknown_features[model] += batch.inputs.unknown
         progress("rows", chunk.done, chunk.numbers[-1])
 
 

@@ -15,7 +15,6 @@ from exporter.errors import BatchError
 from exporter.features.extract import as_list, confidence_column, numeric_column, scalar_text
 from exporter.features.timestamp import unix_seconds
 from exporter.features.types import INPUT_TYPES
-from exporter.monitoring.prediction_columns import select_rows
 from exporter.profiles.profile import CategoricalFeature, Feature, Profile
 from exporter.profiles.sources.base import Source
 from exporter.stats.divergence import Floats
@@ -176,8 +175,8 @@ class Table:
             good = np.ones(size, dtype=np.bool_)
             good[list(bad)] = False
             numbers = numbers[good]
-            inputs = {name: select_rows(values, good) for name, values in inputs.items()}
-            outputs = {role: select_rows(values, good) for role, values in outputs.items()}
+            inputs = {name: _selected(values, good) for name, values in inputs.items()}
+            outputs = {role: _selected(values, good) for role, values in outputs.items()}
         return Rows(
             numbers,
             last,
@@ -288,3 +287,10 @@ def _is_number(name: str) -> bool:
         return scalar_text(float(name)) == name
     except (ValueError, OverflowError):
         return False
+
+
+def _selected(column: Any, chosen: npt.NDArray[np.bool_]) -> Any:
+    """Return the chosen values of a column; ``chosen`` has shape ``(n,)``."""
+    if isinstance(column, np.ndarray):
+        return column[chosen]
+    return list(itertools.compress(column, chosen.tolist()))
