@@ -14,12 +14,28 @@ import numpy as np
 from exporter.client.encoding import rfc3339
 from exporter.commands.common import DEFAULT_URL, Progress, add_csv_options, column_type
 from exporter.commands.ingest import report
-from exporter.commands.ingest.checkpoint import State
-from exporter.commands.ingest.input_file import TABLES, Input, add_input_options, open_input
-from exporter.commands.ingest.json_lines import Chunk, split
-from exporter.commands.ingest.remote import RowLabels, Sender, json_values
-from exporter.commands.ingest.sending import add_sending_options, begin_sending, sending_client
-from exporter.commands.ingest.table import Refused, Roles, Rows, Table, output_types
+from exporter.commands.ingest.sending import (
+    RowLabels,
+    Sender,
+    State,
+    add_sending_options,
+    begin_sending,
+    json_values,
+    sending_client,
+)
+from exporter.commands.ingest.table import (
+    TABLES,
+    Chunk,
+    Input,
+    Refused,
+    Roles,
+    Rows,
+    Table,
+    add_input_options,
+    open_input,
+    output_types,
+    split,
+)
 from exporter.errors import BatchError
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.sources.files import FileSource

@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 
 from exporter.commands.common import add_csv_options, aligned, column_type
-from exporter.commands.ingest.input_file import TABLES, Input, add_input_options, open_input
 from exporter.commands.ingest.report import count, reasons
-from exporter.commands.ingest.table import Refused, Roles, Rows, Table
+from exporter.commands.ingest.table import TABLES, Input, Refused, Roles, Rows, Table, add_input_options, open_input
 from exporter.datasets.formats import csv_cell
 from exporter.errors import BatchError
 from exporter.features.extract import as_list, numeric_columns, scalar_text

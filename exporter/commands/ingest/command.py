@@ -9,9 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from exporter.commands.common import Progress, add_config_file, add_table_options, column_type
-from exporter.commands.ingest import quality_report, report
-from exporter.commands.ingest.input_file import FORMATS, Input, add_input_options, open_input
-from exporter.commands.ingest.json_lines import Lines
+from exporter.commands.ingest import report
 from exporter.commands.ingest.local import (
     choose_monitor,
     count_lines,
@@ -20,11 +18,28 @@ from exporter.commands.ingest.local import (
     monitors_of_profile,
     monitors_with_rows,
 )
-from exporter.commands.ingest.pushgateway import Gateway, write
-from exporter.commands.ingest.remote import RowLabels, Sender, table_chunks
-from exporter.commands.ingest.remote_write import RemoteWrite
-from exporter.commands.ingest.sending import BATCH, add_sending_options, begin_sending, sending_client
-from exporter.commands.ingest.table import Refused, Roles, Table, cell_types, output_types
+from exporter.commands.ingest.push import Gateway, RemoteWrite, write
+from exporter.commands.ingest.sending import (
+    BATCH,
+    RowLabels,
+    Sender,
+    add_sending_options,
+    begin_sending,
+    sending_client,
+    table_chunks,
+)
+from exporter.commands.ingest.table import (
+    FORMATS,
+    Input,
+    Lines,
+    Refused,
+    Roles,
+    Table,
+    add_input_options,
+    cell_types,
+    open_input,
+    output_types,
+)
 from exporter.errors import BatchError, UsageError, printable
 from exporter.features.types import INPUT_TYPES
 from exporter.metrics.models import Batch
@@ -136,7 +151,7 @@ def _publish(runs: list[Batch], labelled: int, textfile: Path | None, receiver: 
     for run in runs:
         if run.monitor.binner:
             _print_lines(report.drift(run.monitor))
-        _print_lines(quality_report.quality(run.monitor, labelled))
+        _print_lines(report.quality(run.monitor, labelled))
     if textfile:
         write(textfile, runs)
         print(f"metrics written to {textfile}")

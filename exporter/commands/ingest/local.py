@@ -8,8 +8,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from exporter.commands.common import Progress
-from exporter.commands.ingest.json_lines import Lines
-from exporter.commands.ingest.table import Refused, Rows, Table
+from exporter.commands.ingest.table import Lines, Refused, Rows, Table
 from exporter.config import ModelConfig
 from exporter.errors import BatchError, printable
 from exporter.features.extract import as_list, is_missing

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import argparse
+import contextlib
+import fcntl
 import itertools
+import json
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import os
+import stat
+import sys
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from exporter.errors import BatchError
+from exporter.errors import BatchError, UsageError
 from exporter.features.extract import as_list, confidence_column, numeric_column, scalar_text
 from exporter.features.timestamp import unix_seconds
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.profile import CategoricalFeature, Feature, Profile
-from exporter.profiles.sources.base import Source
+from exporter.profiles.sources.base import Source, is_gzip, path_of, plain_copy, without_gz
 from exporter.stats.divergence import Floats
-from exporter.validation import closest, preview
+from exporter.validation import any_of, closest, preview, similar_file
 from exporter.wire.events import FIRST_YEAR, LAST_YEAR, MAX_ID, MAX_LABEL
 
 MAX_REPORTED = 10
@@ -294,3 +304,251 @@ def _selected(column: Any, chosen: npt.NDArray[np.bool_]) -> Any:
     if isinstance(column, np.ndarray):
         return column[chosen]
     return list(itertools.compress(column, chosen.tolist()))
+
+
+TABLES = ("csv", "parquet", "npz", "jsonl")
+FORMATS = (*TABLES, "predictions")
+"""The last is JSON lines of predictions as ``POST /v1/predictions`` accepts them."""
+_SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".npz": "npz", ".jsonl": "jsonl", ".ndjson": "jsonl"}
+
+
+def add_input_options(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
+    """Add the file of `open_input`, and its format."""
+    text = "CSV, Parquet, NPZ or JSON lines, also as .gz; - is standard input"
+    parser.add_argument("file", metavar="FILE", help=text)
+    parser.add_argument("--format", choices=formats, help="format of the file; default: by its name")
+
+
+class Input(NamedTuple):
+    """The input of the command.
+
+    Attributes
+    ----------
+    path
+        A plain file: the one that was named, or a temporary one with what was compressed or on standard input.
+    where
+        Its name in messages.
+    kind
+        One of `FORMATS`.
+    file
+        The file that was named; None for standard input and pipes.
+    """
+
+    path: Path
+    where: str
+    kind: str
+    file: Path | None
+
+
+@contextlib.contextmanager
+def open_input(name: str, kind: str | None, formats: Sequence[str] = FORMATS) -> Iterator[Input]:
+    """Open a file or standard input until the block ends.
+
+    Compressed input and standard input are copied to a temporary file: some formats are read from their end,
+    some twice.
+
+    Parameters
+    ----------
+    name
+        Of the file, ``-`` for standard input.
+    kind
+        One of the formats; None to tell it by the file's name.
+    formats
+        `FORMATS`, or `TABLES` where JSON lines are always a table.
+
+    Raises
+    ------
+    BatchError
+        When it cannot be read, or changed before the block ended.
+    """
+    if name == "-":
+        if kind is None:
+            raise UsageError(f"--format: is required for standard input: {any_of(formats)}")
+        with _plain_file(_stdin(), "standard input") as path:
+            yield Input(path, "standard input", _detected(path, kind, formats), None)
+        return
+    file = Path(name)
+    kind = kind or _kind_of_name(file)
+    stream = _open(file)
+    before = os.fstat(stream.fileno())
+    if not stat.S_ISREG(before.st_mode):  # a pipe, such as a shell's <(…)
+        with stream, _plain_file(stream, name) as path:
+            yield Input(path, name, _detected(path, kind, formats), None)
+        return
+    with stream:
+        with contextlib.suppress(OSError):  # not every file system has locks
+            _lock(stream, name)
+        with _plain_file(stream, name) if is_gzip(stream) else contextlib.nullcontext(file) as path:
+            yield Input(path, name, _detected(path, kind, formats), file)
+        after = file.stat()
+    if (before.st_ino, before.st_size, before.st_mtime_ns) != (after.st_ino, after.st_size, after.st_mtime_ns):
+        sizes = f"from {before.st_size:,} to {after.st_size:,} bytes"
+        raise BatchError(f"{file}: changed while it was read, {sizes}: ingest it again once it is complete")
+
+
+def _kind_of_name(file: Path) -> str:
+    kind = _SUFFIXES.get(without_gz(file).suffix.lower())
+    if kind is None:
+        raise BatchError(f"{file}: expected a file that ends in {any_of(_SUFFIXES)}, or --format to say what it is")
+    return kind
+
+
+def _open(file: Path) -> BufferedReader:
+    try:
+        stream = file.open("rb")
+        stream.peek(1)  # some file systems open what they cannot read
+    except FileNotFoundError:
+        raise BatchError(f"{file}: cannot be read: there is no such file{similar_file(file)}") from None
+    except OSError as error:
+        raise BatchError(f"{file}: cannot be read: {error.strerror or error}") from None
+    return stream
+
+
+def _stdin() -> BufferedReader:
+    buffer = sys.stdin.buffer
+    return buffer if isinstance(buffer, BufferedReader) else BufferedReader(buffer)  # type: ignore[arg-type]
+
+
+def _lock(stream: BufferedReader, name: str) -> None:
+    """Lock the file, so that no second command sends it."""
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise BatchError(f"{name}: is being read by another model-exporter") from None
+
+
+@contextlib.contextmanager
+def _plain_file(stream: BufferedReader, where: str) -> Iterator[Path]:
+    """Copy a stream, decompressed if it is gzip, to a temporary file that never outlives the process."""
+    try:
+        copy = plain_copy(stream)
+    except (ValueError, OSError) as error:
+        raise BatchError(f"{where}: {error}") from None
+    with copy:
+        yield path_of(copy)
+
+
+def _detected(path: Path, kind: str, formats: Sequence[str]) -> str:
+    """Return the format: JSON lines may be predictions, and are if the first of them has an object of inputs."""
+    if kind != "jsonl" or "predictions" not in formats:
+        return kind
+    with path.open("rb") as file:
+        first = next((line for line in iter(lambda: file.readline(2**24), b"") if line.strip()), b"")
+    with contextlib.suppress(ValueError, RecursionError):
+        document = json.loads(first.removeprefix(b"\xef\xbb\xbf"))  # NaN is allowed, as where predictions are decoded
+        if isinstance(document, dict) and isinstance(document.get("inputs"), dict):
+            return "predictions"
+    return kind
+
+
+BODY = 4 * 2**20
+"""Bytes of a chunk."""
+MAX_LINE = 16 * 2**20
+"""Bytes of a line: an exporter accepts no larger body."""
+
+
+class Chunk(NamedTuple):
+    """Some lines, their numbers among the lines that are not blank (the first is 1), and the share of the file read."""
+
+    lines: list[bytes]
+    numbers: list[int]
+    done: float
+
+
+def split(rows: Iterable[tuple[int, bytes, float]], max_lines: int, end: int) -> Iterator[Chunk]:
+    """Yield rows in chunks of at most ``max_lines`` lines and `BODY` bytes; a single line may be longer.
+
+    Parameters
+    ----------
+    rows
+        The number and the line of each, and the share of the file read.
+    max_lines
+        Lines of a chunk.
+    end
+        Number of a line that ends its chunk, whatever its size.
+    """
+    lines: list[bytes] = []
+    numbers: list[int] = []
+    size = 0
+    for number, line, done in rows:
+        if lines and (len(lines) >= max_lines or size + len(line) > BODY or numbers[-1] == end):
+            yield Chunk(lines, numbers, done)
+            lines, numbers, size = [], [], 0
+        lines.append(line)
+        numbers.append(number)
+        size += len(line) + 1
+    if lines:
+        yield Chunk(lines, numbers, 1.0)
+
+
+class Lines:
+    """The lines of a file.
+
+    Parameters
+    ----------
+    path
+        The file.
+    where
+        Its name in messages.
+    refused
+        Collects lines that are too long.
+    max_lines, end
+        See `split`.
+    after
+        Number of the last line to skip.
+
+    Attributes
+    ----------
+    rows
+        Lines read so far that are not blank, skipped ones included.
+    """
+
+    def __init__(
+        self, path: Path, where: str, refused: Refused, *, max_lines: int, after: int = 0, end: int = 0
+    ) -> None:
+        self._path = path
+        self._where = where
+        self._refused = refused
+        self._max_lines = max_lines
+        self._after = after
+        self._end = end
+        self.rows = 0
+
+    def __iter__(self) -> Iterator[Chunk]:
+        return split(self._rows(), self._max_lines, self._end)
+
+    def _rows(self) -> Iterator[tuple[int, bytes, float]]:
+        """Yield the number of each line that is to be sent, the line, and the share of the file read."""
+        total, position = max(self._path.stat().st_size, 1), 0
+        with self._path.open("rb") as file:
+            for line in _bounded(file):
+                text = (line if position else line.removeprefix(b"\xef\xbb\xbf")).strip()
+                position += len(line)
+                self.rows += bool(text)
+                if self.rows <= self._after or not text:
+                    continue
+                if len(line) > MAX_LINE:
+                    self._refused.add(self.rows, "", f"expected at most {MAX_LINE >> 20} MiB")
+                    continue
+                if not line.endswith(b"\n") and not _is_json(text):
+                    raise BatchError(
+                        f"{self._where}: ends in the middle of row {self.rows}: is it still being written?"
+                    )
+                yield self.rows, text, min(position / total, 1.0)
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def _bounded(file: BinaryIO) -> Iterator[bytes]:
+    """Yield lines, each truncated just above the longest that is allowed."""
+    while line := file.readline(MAX_LINE + 1):
+        yield line
+        if len(line) > MAX_LINE and not line.endswith(b"\n"):
+            while (rest := file.readline(MAX_LINE)) and not rest.endswith(b"\n"):
+                pass

@@ -15,12 +15,9 @@ from aiohttp import web
 from exporter.client.transport import Transport, split_address
 from exporter.commands import logs
 from exporter.commands.common import Address, add_log_options, address, seconds
-from exporter.commands.proxy import upstream
-from exporter.commands.proxy.forward import Forwarder
-from exporter.commands.proxy.metrics import Metrics, ProxyCollector, create_app
-from exporter.commands.proxy.recorder import MAX_COPY, Recorder
+from exporter.commands.proxy.forward import Connector, Forwarder, Upstream, client, parse_upstream
+from exporter.commands.proxy.recorder import MAX_COPY, Metrics, ProxyCollector, Recorder, create_app
 from exporter.commands.proxy.server import ProxyServer
-from exporter.commands.proxy.upstream import Connector, Upstream, client
 from exporter.errors import ExporterError, UsageError
 
 DRAIN_SECONDS = 25.0
@@ -85,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
     logs.configure(options.log_level, options.log_format)
     if options.record_path and not options.model:
         raise UsageError("--record.path: needs a --model, which such paths do not name")
-    to = upstream.parse(options.upstream, options.upstream_ca_file)
+    to = parse_upstream(options.upstream, options.upstream_ca_file)
     try:
         split_address(options.exporter)
     except ExporterError as error:

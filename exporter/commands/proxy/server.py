@@ -8,9 +8,8 @@ from typing import Any, cast
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
-from exporter.commands.proxy.forward import Forwarder
-from exporter.commands.proxy.metrics import Metrics
-from exporter.commands.proxy.responses import document, parser_error, problem
+from exporter.commands.proxy.forward import Forwarder, document, parser_error, problem
+from exporter.commands.proxy.recorder import Metrics
 
 IDLE_SECONDS = 75.0
 """How long a connection may be idle, or take to send the head of a request."""
