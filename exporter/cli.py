@@ -147,6 +147,14 @@ COMMANDS = {
         "model-exporter redact --config.file=exporter.yml --dry-run",
         "docs/configuration.md#redact",
     ),
+    "archive": Command(
+        "exporter.commands.archive",
+        "write old predictions to Parquet files, by a timer",
+        "Write predictions that are older than store.retention to the Parquet files of store.archive, and labels that "
+        "came too late for them. Only then do exporters delete them. Exporters may run meanwhile.",
+        "model-exporter archive --config.file=exporter.yml",
+        "docs/configuration.md#the-archive",
+    ),
     "backup": Command(
         "exporter.commands.backup",
         "back up the database, also while the exporter runs",

@@ -22,8 +22,8 @@ from exporter.storage import _releases as releases
 from exporter.storage._archive import redact_archive
 from exporter.storage._engine import write_alone
 from exporter.storage._predictions import delete_retired_dictionaries, retire_dictionaries
-from exporter.storage._redaction import TABLES, delete_bins, open_database, purge, redact_rows
-from exporter.storage._schema import archived_up_to
+from exporter.storage._redaction import TABLES, delete_bins, purge, redact_rows
+from exporter.storage._schema import open_database
 from exporter.storage._sqlite import count_damaged
 
 _Redacted = Mapping[str, Collection[str]]
@@ -50,9 +50,7 @@ def run(options: argparse.Namespace) -> int:
             print(_redact_release(connection, row, redacted[row["model"]], dry_run=options.dry_run))
         purged = options.dry_run or purge(connection)
         if configuration.store.archive is not None:
-            archived = archived_up_to(connection)
-            connection.rollback()
-            _redact_archive(configuration.store.archive, redacted, archived, dry_run=options.dry_run)
+            _redact_archive(configuration.store.archive, redacted, dry_run=options.dry_run)
     if later:
         _remark(f"{later} rows were stored meanwhile: reload the exporter, then run this again")
     if not purged:
@@ -81,14 +79,10 @@ def _redact_tables(connection: sa.Connection, redacted: _Redacted, *, dry_run: b
     return later
 
 
-def _redact_archive(location: str, redacted: _Redacted, last: int, *, dry_run: bool) -> None:
-    """Clean the archive, of which the database knows the predictions up to a number."""
-    cleaned = redact_archive(location, redacted, last, dry_run=dry_run)
+def _redact_archive(location: str, redacted: _Redacted, *, dry_run: bool) -> None:
+    cleaned = redact_archive(location, redacted, dry_run=dry_run)
     what = "hold redacted inputs" if dry_run else "cleaned"
     print(f"archive: {cleaned.predictions:,} predictions in {cleaned.files:,} files {what}")
-    if cleaned.left_out:
-        hint = "run this again once the exporter has archived them"
-        _remark(f"{cleaned.left_out} files of the archive are not finished, and were left out: {hint}")
 
 
 def _layouts(path: Path) -> set[str]:

@@ -17,7 +17,7 @@ from exporter.monitoring.counters import TOTALS
 from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.shared_counts import SharedCounts
 from exporter.stats.divergence import Floats
-from exporter.storage._labels import LabelSums
+from exporter.storage import LabelSums
 
 Labels = Callable[[str, str, Period], LabelSums]
 """Takes a model, a version and a period; returns sums over the predictions in the period whose label is known."""

@@ -57,7 +57,6 @@ class ExporterMetrics:
         largest = "Maximum size of the store; infinite without store.max_size."
         self.store_max_bytes = gauge("store_max_bytes", largest)
         self.store_errors = counter("store_errors", "Failed reads and writes of the store.")
-        self.archived = counter("archived_predictions", "Predictions written to the archive.")
         self.notifications = counter("notifications", "Alerts received from Alertmanager.", "status")
         asked = "Requests for retraining, by what became of them; failed attempts are repeated."
         self.retrain_requests = counter("retrain_requests", asked, "status")

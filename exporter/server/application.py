@@ -26,26 +26,21 @@ from exporter.monitoring.noise_learner import NoiseLearner
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.snapshots import SnapshotSaver, restore
-from exporter.profiles.profile import image_inputs
 from exporter.server.alerts import AlertSource, Inbox, Scrapes
 from exporter.server.client_log import ClientLog
 from exporter.server.http.problem import Reply
 from exporter.server.idempotency import IdempotencyCache
 from exporter.server.pipeline import Pipeline
 from exporter.server.reload import ModelFileWatch, Reloader
-from exporter.server.stored_inputs import feedback_inputs
-from exporter.server.tasks.archiver import Archiver
+from exporter.server.stored_inputs import without_redacted
 from exporter.server.tasks.comparisons import Comparisons
-from exporter.server.tasks.late_joiner import LateJoiner
 from exporter.server.tasks.replica_drift import ReplicaDrift
 from exporter.server.tasks.retraining import Retrainer
 from exporter.server.tasks.review_ranker import ReviewRanker
 from exporter.server.tasks.slices import Slices, SliceWatch
-from exporter.slices.drifting_hours import DriftingHours
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store
 from exporter.storage._engine import check_url, is_shared
-from exporter.storage._labels import sum_labels
 from exporter.storage._snapshots import ReplicaLease
 from exporter.validation import preview
 from exporter.wire.cloudevents import RequestResponsePairer
@@ -270,7 +265,7 @@ class Exporter:
         self.comparisons = Comparisons(
             self._monitors,
             self.shared,
-            lambda model, version, period: sum_labels(self.store, model, version, *period),
+            lambda model, version, period: self.store.sum_labels(model, version, *period),
             lambda: prometheus.get(COMPARISON_SECONDS),
             shadow=self.pipeline.shadow,
         )
@@ -349,11 +344,6 @@ class Exporter:
         yield ReviewRanker(self.store, self._monitors)
         yield self._slice_watch
         yield self._replicas
-        config, store = self.config.store, self.store
-        if config.archive is not None:
-            yield LateJoiner(config, store)
-            has_drift, count = DriftingHours(self._monitors), self.telemetry.archived.inc
-            yield Archiver(config, store, self.feedback_inputs, has_drift, count, redacted=lambda: self.redacted)
 
     def _monitors(self) -> MonitorRegistry:
         """Return the current monitors, which a reload replaces."""
@@ -407,11 +397,7 @@ class Exporter:
 
     def feedback_inputs(self, name: str, inputs: str | None) -> str | None:
         """Return the inputs of a prediction as its feedback stores them: without redacted ones, and images as PNG."""
-        monitors = self._monitors()
-        model, binner = monitors.models.get(name), monitors.nearest_binner(name)
-        if not inputs or model is None:
-            return inputs
-        return feedback_inputs(inputs, model.redact, image_inputs(model, binner.profile if binner else None)) or None
+        return without_redacted(self._monitors(), name, inputs)
 
     def tolerance(self, name: str) -> Tolerance:
         """Return the tolerance of a model's corrections."""

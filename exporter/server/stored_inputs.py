@@ -9,6 +9,8 @@ import msgspec
 
 from exporter.features.png_codec import escape_prefix, escape_prefixes, pack_inputs
 from exporter.features.stored_inputs import remove_inputs
+from exporter.monitoring.registry import MonitorRegistry
+from exporter.profiles.profile import image_inputs
 
 
 def prepare_inputs(
@@ -46,6 +48,14 @@ def _encode(inputs: Mapping[str, Any], packed: Mapping[str, str]) -> bytes:
     rest = {name: value for name, value in inputs.items() if name not in packed}
     parts = [escape_prefix(msgspec.json.encode(rest))[1:-1], msgspec.json.encode(packed)[1:-1]]
     return b"{%s}" % b",".join(filter(None, parts))
+
+
+def without_redacted(monitors: MonitorRegistry, name: str, inputs: str | None) -> str | None:
+    """Return the inputs of a model's prediction as feedback and the archive store them; see `feedback_inputs`."""
+    model, binner = monitors.models.get(name), monitors.nearest_binner(name)
+    if not inputs or model is None:
+        return inputs
+    return feedback_inputs(inputs, model.redact, image_inputs(model, binner.profile if binner else None)) or None
 
 
 def feedback_inputs(text: str, redacted: frozenset[str], images: frozenset[str]) -> str:

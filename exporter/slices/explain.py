@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
-import sqlalchemy as sa
 
 from exporter.errors import SlicesError
 from exporter.monitoring.binner import Binner
@@ -26,8 +25,7 @@ from exporter.slices.search import (
     unpack,
 )
 from exporter.stats.divergence import Floats, Ints
-from exporter.storage._bins import BlockFilter, read_paired, recorded_versions
-from exporter.storage._labels import MAX_MARKED, read_corrections, read_losses
+from exporter.storage import MAX_MARKED, BlockFilter, Store
 from exporter.validation import any_of, preview
 
 ComparedWith = Literal["before", "traffic", "training"]
@@ -98,14 +96,14 @@ class Explanation(NamedTuple):
 
 
 def explain(
-    connection: sa.Connection, binner: Binner, query: SliceQuery, archived: ArchivedPredictions | None = None
+    store: Store, binner: Binner, query: SliceQuery, archived: ArchivedPredictions | None = None
 ) -> Explanation:
     """Search for slices.
 
     Parameters
     ----------
-    connection
-        To read with.
+    store
+        The predictions, corrections and labels.
     binner
         Of the version's profile.
     query
@@ -118,21 +116,21 @@ def explain(
     SlicesError
         When the profile cannot answer it.
     StoreError
-        When the archive cannot be read.
+        When the database or the archive cannot be read.
     """
     now = time.time()
     since = query.since
     first = 2 * since - now if query.of == "drift" else since
     chosen = BlockFilter(query.model, binner.layout, query.version, first)
-    population = read_population(connection, binner, chosen)
+    population = read_population(store.bins, binner, chosen)
     if archived:
-        population = archived.before(connection, population, binner, chosen)
+        population = archived.before(population, binner, chosen)
         if query.of == "errors":
             population = archived.with_late_losses(population, chosen)
     if not population.rows and query.version is not None:
-        population = population._replace(remarks=_other_versions(connection, query, first))
+        population = population._replace(remarks=_other_versions(store, query, first))
     elif query.version is None:
-        remarks = (*population.remarks, *_left_out_versions(connection, chosen))
+        remarks = (*population.remarks, *_left_out_versions(store, chosen))
         population = population._replace(remarks=remarks)
     if query.of != "corrections":
         population = population.select(population.is_sampled)
@@ -144,21 +142,21 @@ def explain(
         question = estimated_loss(binner, population)
     else:
         ask = {"corrections": corrections, "disagreement": disagreement, "errors": errors}[query.of]
-        question = ask(connection, population, query.model, query.version, since)
+        question = ask(store, population, query.model, query.version, since)
     del population
     return _searched(binner, query, question, now)
 
 
-def _other_versions(connection: sa.Connection, query: SliceQuery, since: float) -> tuple[str, ...]:
+def _other_versions(store: Store, query: SliceQuery, since: float) -> tuple[str, ...]:
     """Return a remark with the versions that have predictions, where the one that was asked for has none."""
-    others = [preview(name) for name in recorded_versions(connection, query.model, since) if name != query.version]
+    others = [preview(name) for name in store.bins.versions(query.model, since) if name != query.version]
     hint = f"; there are some of {any_of(others)}" if others else ""
     return (f"There are no predictions of version {preview(query.version)} with recorded bins of this time{hint}.",)
 
 
-def _left_out_versions(connection: sa.Connection, chosen: BlockFilter) -> tuple[str, ...]:
+def _left_out_versions(store: Store, chosen: BlockFilter) -> tuple[str, ...]:
     """Return a remark with the versions whose predictions are in the bins of other profiles."""
-    versions = recorded_versions(connection, chosen.model, chosen.since, other_layout=chosen.layout)
+    versions = store.bins.versions(chosen.model, chosen.since, other_layout=chosen.layout)
     if not versions:
         return ()
     names = any_of(preview(name) for name in versions)
@@ -313,19 +311,17 @@ class Question(NamedTuple):
     others: float = 1.0
 
 
-def corrections(
-    connection: sa.Connection, population: Population, model: str, version: str | None, since: float
-) -> Question:
+def corrections(store: Store, population: Population, model: str, version: str | None, since: float) -> Question:
     """Ask for the slices of confident predictions that hold more than their share of the corrections."""
     population = population.select(population.confident)
-    stored = read_corrections(connection, model, version, since - LATE_SECONDS)
+    stored = store.corrections(model, version, since - LATE_SECONDS)
     position = population.find(stored.ids)
     chosen = (position >= 0) | population.is_sampled  # corrected predictions are archived whole
     population, position = population.select(chosen), position[chosen]
     marked = position >= 0
     named: dict[str, int] = {}
     # Where nobody was named, each correction counts as one of a user of its own.
-    users = [named.setdefault(u, len(named)) if u is not None else -1 - i for i, u in enumerate(stored.users)]
+    users = [named.setdefault(u, len(named)) if u is not None else -1 - i for i, u in enumerate(stored.values)]
     of_marked: Ints = np.unique(np.array(users, dtype=np.intp)[position[marked]], return_inverse=True)[1]
     remarks = [f"Only the newest {MAX_MARKED:,} corrections were read."] if stored.truncated else []
     number = np.bincount(of_marked)
@@ -340,14 +336,12 @@ def corrections(
     )
 
 
-def errors(
-    connection: sa.Connection, population: Population, model: str, version: str | None, since: float
-) -> Question:
+def errors(store: Store, population: Population, model: str, version: str | None, since: float) -> Question:
     """Ask for the slices of predictions with a label that hold more than their share of the errors."""
-    stored = read_losses(connection, model, version, since - LATE_SECONDS)
+    stored = store.losses(model, version, since - LATE_SECONDS)
     position = population.find(stored.ids)
     losses = np.full(population.rows, np.nan) if population.losses is None else population.losses.copy()
-    losses[position >= 0] = np.array(stored.losses)[position[position >= 0]]
+    losses[position >= 0] = np.array(stored.values)[position[position >= 0]]
     remarks = (f"Only the newest {MAX_MARKED:,} labels were read.",) if stored.truncated else ()
     labelled = ~np.isnan(losses)
     population, losses = population.select(labelled), losses[labelled]
@@ -356,11 +350,9 @@ def errors(
     return Question(population, large(losses), losses, remarks=remarks)
 
 
-def disagreement(
-    connection: sa.Connection, population: Population, model: str, version: str | None, since: float
-) -> Question:
+def disagreement(store: Store, population: Population, model: str, version: str | None, since: float) -> Question:
     """Ask for the slices of predictions to which a version without users gave more than its share of other answers."""
-    paired = read_paired(connection, model, version, since - LATE_SECONDS, MAX_MARKED)
+    paired = store.bins.paired(model, version, since - LATE_SECONDS, MAX_MARKED)
     if paired is None:
         nothing = np.zeros(population.rows, np.bool_)
         return Question(population.select(nothing), nothing[:0])

@@ -14,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 import sqlalchemy as sa
 
-from exporter.config import StoreConfig
 from exporter.features.base import InputType
 from exporter.features.categorical import Categorical
 from exporter.features.lenient_json import decode_inputs
@@ -23,11 +22,19 @@ from exporter.profiles.bins import feature_bins
 from exporter.slices.recorder import BLOCK_SECONDS, output_bins
 from exporter.slices.search import Bins
 from exporter.stats.divergence import Floats, Ints
-from exporter.storage._archive import Archive, ArchiveFilter
-from exporter.storage._bins import BlockFilter, Codes, hash_ids, list_blocks, oldest_block, read_blocks
-from exporter.storage._schema import archived_up_to, decode_label, predictions, rfc3339
+from exporter.storage import (
+    Archive,
+    ArchiveFilter,
+    BlockFilter,
+    Codes,
+    RecordedBins,
+    Store,
+    decode_label,
+    hash_ids,
+    rfc3339,
+)
 from exporter.storage.review.corrections import Filter, list_ids, read_predictions
-from exporter.validation import parse_duration, preview, suggestion
+from exporter.validation import preview, suggestion
 
 MAX_ROWS, MAX_BYTES = 2_000_000, 64 * 2**20
 """Predictions, and bytes of their bins, that are read at most, the newest first."""
@@ -103,25 +110,25 @@ class Population(NamedTuple):
         return found
 
 
-def read_population(connection: sa.Connection, binner: Binner, chosen: BlockFilter) -> Population:
+def read_population(bins: RecordedBins, binner: Binner, chosen: BlockFilter) -> Population:
     """Read the predictions that a filter selects, the newest ones.
 
     Parameters
     ----------
-    connection
-        To read with.
+    bins
+        The recorded bins.
     binner
         Whose bins are wanted.
     chosen
         Selects blocks of its layout: predictions in the bins of another profile are not read.
     """
     targets = len(binner.targets)
-    blocks, truncated = list_blocks(connection, chosen, most_rows(binner))
+    blocks, truncated = bins.newest(chosen, most_rows(binner))
     rows = sum(block.rows for block in blocks)
     codes: Any = np.empty((targets, rows), binner.code_type)
     ids, confident, times = np.empty(rows, np.uint32), np.empty(rows, np.bool_), np.empty(rows)
     stop = 0
-    for block, block_ids, block_confident, block_codes in read_blocks(connection, blocks, targets, binner.code_type):
+    for block, block_ids, block_confident, block_codes in bins.read(blocks, targets, binner.code_type):
         start, stop = stop, stop + block.rows
         ids[start:stop], confident[start:stop], times[start:stop] = block_ids, block_confident, block.last
         codes[:, start:stop] = block_codes
@@ -143,23 +150,22 @@ class ArchivedPredictions:
 
     Parameters
     ----------
-    config
-        The configuration of the store; its ``archive`` is set.
+    store
+        The database, which knows what is archived.
+    archive
+        Its archive.
+    retention
+        How long predictions stay in the database at least, in seconds.
     """
 
-    def __init__(self, config: StoreConfig) -> None:
-        self._archive = Archive(config.archive or "", config.archive_share)
-        self._retention = parse_duration(config.retention)
+    def __init__(self, store: Store, archive: Archive, retention: float) -> None:
+        self._store, self._archive, self._retention = store, archive, retention
 
-    def before(
-        self, connection: sa.Connection, population: Population, binner: Binner, blocks: BlockFilter
-    ) -> Population:
+    def before(self, population: Population, binner: Binner, blocks: BlockFilter) -> Population:
         """Return a population with the archived predictions before it.
 
         Parameters
         ----------
-        connection
-            To read with.
         population
             The predictions whose bins are stored.
         binner
@@ -177,9 +183,8 @@ class ArchivedPredictions:
         StoreError
             When the archive cannot be read.
         """
-        last = archived_up_to(connection)
-        until = oldest_block(connection, blocks)
-        connection.rollback()
+        last = self._archive.last()
+        until = self._store.bins.oldest(blocks)
         room = min(MAX_ARCHIVED, most_rows(binner) - population.rows)
         if population.truncated or not last or blocks.since >= min(until, time.time() - self._retention):
             return population
@@ -188,7 +193,7 @@ class ArchivedPredictions:
         archived = sum(part.rows for part in parts)
         if not archived:
             return population
-        remarks = _left_out(connection, last, until)
+        remarks = _left_out(self._archive.oldest_after(last), until)
         joined = _join([*parts, population])._replace(share=self._archive.share, remarks=remarks)
         if archived <= room:
             return joined
@@ -212,21 +217,16 @@ class ArchivedPredictions:
         return population._replace(losses=losses)
 
 
-def _left_out(connection: sa.Connection, last: int, until: float) -> tuple[str, ...]:
+def _left_out(oldest: float | None, until: float) -> tuple[str, ...]:
     """Return a remark if predictions that are not archived are older than the bins, whose profile or redaction is new.
 
     Parameters
     ----------
-    connection
-        To read with.
-    last
-        The number of the last archived prediction.
+    oldest
+        When the oldest prediction that is not archived was received, Unix time in seconds; None without any.
     until
         When the oldest block of bins began, Unix time in seconds.
     """
-    query = sa.select(predictions.c.received).where(predictions.c.seq > last).order_by(predictions.c.seq).limit(1)
-    oldest = connection.execute(query).scalar()
-    connection.rollback()
     if oldest is None or oldest > until - BLOCK_SECONDS:
         return ()
     if until == math.inf:

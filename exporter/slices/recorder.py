@@ -20,9 +20,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.shadow_answers import Paired
 from exporter.profiles.bins import feature_bins
 from exporter.profiles.profile import NumericFeature
-from exporter.storage import Store
-from exporter.storage._bins import PAIRED, BinBlock, hash_ids, insert_block
-from exporter.storage._schema import storable
+from exporter.storage import PAIRED, BinBlock, Store, hash_ids
 from exporter.wire.batch import Batch
 
 log = logging.getLogger(__name__)
@@ -96,7 +94,7 @@ class BinRecorder:
         """Add predictions that two versions answered, without bins, see `read_paired`."""
         by_versions: dict[tuple[str, str, str], list[Paired]] = {}
         for pair in pairs:
-            key = pair.model, storable(pair.before), storable(f"{PAIRED}{pair.after}")
+            key = pair.model, pair.before, f"{PAIRED}{pair.after}"
             by_versions.setdefault(key, []).append(pair)
         for key, group in by_versions.items():
             differs = np.array([pair.differs for pair in group], np.bool_)
@@ -143,7 +141,7 @@ class BinRecorder:
         model, version, layout = key
         received = [part.received for part in parts]
         block = BinBlock(
-            storable(model),
+            model,
             version,
             layout,
             min(received),
@@ -153,7 +151,7 @@ class BinRecorder:
             np.concatenate([part.codes for part in parts], axis=1),
         )
         try:
-            self._waiting.append(self._store.submit(lambda connection, _: insert_block(connection, block)))
+            self._waiting.append(self._store.add_bins(block))
         except StoreError:
             log.warning("the store fails: predictions whose bins are not recorded: %d", len(block.ids))
 

@@ -20,19 +20,17 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from exporter.config import StoreConfig
 from exporter.errors import ArchiveError, StoreError
 from exporter.features.stored_inputs import remove_inputs
+from exporter.storage._bins import Reading, RecordedBins
+from exporter.storage._engine import write_alone
+from exporter.storage._feedback import Redact
 from exporter.storage._labels import stored_rows
-from exporter.storage._predictions import PER_ROW, SHARED, Rows, is_sampled, unpack
-from exporter.storage._schema import (
-    archived_up_to,
-    feedback,
-    is_unjoined,
-    is_waiting,
-    labels,
-    late_labels,
-    predictions,
-)
+from exporter.storage._predictions import is_sampled, unpack
+from exporter.storage._retention import archived_before, archived_up_to, set_archived
+from exporter.storage._schema import feedback, late_labels, open_database, predictions
+from exporter.validation import parse_duration
 
 LABELS = "_labels"
 """The folder of late labels. pyarrow and Spark do not read names that begin with an underscore as predictions."""
@@ -375,11 +373,24 @@ class Archive:
     location
         ``store.archive``: the path of a folder, or a URL of pyarrow's file systems such as ``s3://bucket/folder``.
     share
-        ``store.archive_share``, see `exporter.storage._archive.ArchiveWriter`.
+        ``store.archive_share``: the share of confident predictions without feedback or drift that is archived.
+    reading
+        Opens a connection to the database that knows what is archived.
     """
 
-    def __init__(self, location: str, share: float = 1.0) -> None:
-        self._files, self.share = ArchiveFiles(location), share
+    def __init__(self, location: str, share: float, reading: Reading) -> None:
+        self._files, self.share, self._reading = ArchiveFiles(location), share, reading
+
+    def last(self) -> int:
+        """Return the number of the last archived prediction; 0 for none."""
+        with self._reading() as connection:
+            return archived_up_to(connection)
+
+    def oldest_after(self, number: int) -> float | None:
+        """Return when the first prediction after a number was received, Unix time in seconds; None without any."""
+        query = sa.select(predictions.c.received).where(predictions.c.seq > number).order_by(predictions.c.seq).limit(1)
+        with self._reading() as connection:
+            return connection.execute(query).scalar()
 
     def batches(self, names: list[str], chosen: ArchiveFilter) -> Iterator[list[Mapping[str, Any]]]:
         """Yield columns of archived predictions in the order of their numbers.
@@ -398,32 +409,6 @@ class Archive:
             expression = chosen.expression
             for file in self._newest(expression):
                 yield _read(file, names, expression, schema=schema_with_day())
-
-    def find(self, names: list[str], ids: Collection[str], up_to: int) -> Iterator[list[Mapping[str, Any]]]:
-        """Yield columns of the predictions with some identifiers, the newest file first; nothing of others is read.
-
-        Parameters
-        ----------
-        names, up_to
-            See `batches` and `ArchiveFilter`.
-        ids
-            The identifiers.
-
-        Yields
-        ------
-        list
-            Found predictions; none, once for each file without any.
-        """
-        with self._files.explained("cannot be read"):
-            chosen = ArchiveFilter(None, None, 0.0, up_to, ids=ids).expression
-            for file in self._newest(chosen):
-                numbers = _read(file, ["seq"], chosen, schema=schema_with_day())
-                found = [row["seq"] for batch in numbers for row in batch]
-                if not found:
-                    yield []
-                    continue
-                between = ArchiveFilter(None, None, 0.0, max(found), ids=ids, after=min(found) - 1)
-                yield from _read(file, names, between.expression, schema=schema_with_day())
 
     def late_losses(self, chosen: ArchiveFilter) -> Iterator[tuple[list[str], list[float]]]:
         """Yield identifiers of predictions and their losses, of labels that came too late for `batches`, oldest first.
@@ -463,90 +448,95 @@ FETCHED_ROWS = 200
 """Predictions that are fetched at a time."""
 _EPOCH = date(1970, 1, 1)
 
-
-HasDrift = Callable[[sa.Connection, str, str, float], bool]
+HasDrift = Callable[[str, str, float], bool]
 """Whether a version of a model had drift when a prediction was received, at a Unix time in seconds."""
 
 
-class Part(NamedTuple):
-    """The part that was written.
+class Archived(NamedTuple):
+    """The numbers of predictions and of late labels that were written."""
 
-    Attributes
-    ----------
-    last
-        The number of the last prediction, or label; None if there was none to archive.
-    rows
-        How many.
-    is_full
-        Whether there may be more.
-    """
+    predictions: int
+    labels: int
+
+
+class _Part(NamedTuple):
+    """The number of the last prediction or label of a part; how many it has, and whether more follow."""
 
     last: int | None
     rows: int
     is_full: bool
 
 
-class ArchiveWriter:
-    """Writes parts of the archive.
+def archive(config: StoreConfig, redact: Redact, has_drift: Callable[[RecordedBins], HasDrift]) -> Archived:
+    """Write predictions that are older than the retention to the archive, and labels that came too late for them.
+
+    A part holds the predictions that follow the last archived one, and its files are named after its first number. The
+    database is told of a part once it is complete, and only then are its predictions deleted. Whatever is killed in
+    between, the next call writes the same predictions to the same name.
 
     Parameters
     ----------
-    location
-        ``store.archive``, see `exporter.storage._archive.ArchiveFiles`.
-    share
-        ``store.archive_share``: the share of confident predictions without feedback or drift that is archived.
+    config
+        The configuration of the store; its ``archive`` is set.
+    redact
+        Removes what must not be stored from the inputs.
+    has_drift
+        Takes the recorded bins; returns which predictions a sampled archive keeps whole.
 
-    Attributes
-    ----------
-    shown : str
-        The location for messages: without its query, which may hold a key.
+    Raises
+    ------
+    StoreError
+        When the database or the archive cannot be read or written. What is complete stays.
     """
+    before_day = int((time.time() - parse_duration(config.retention)) // 86400)
+    predictions = labels = 0
+    with open_database(config) as connection:
+        drifted = has_drift(RecordedBins(connection.engine.connect))
+        writer = _ArchiveWriter(connection, config, redact, drifted)
+        if archived_before(connection) < before_day:  # labels that arrive from now on may be too late for their part
+            _record(connection, day=before_day)
+        is_full = True
+        while is_full:
+            part = writer.write_part(before_day)
+            if part.last is not None:
+                _record(connection, seq=part.last)
+            predictions, is_full = predictions + part.rows, part.is_full
+        is_full = True
+        while is_full:
+            part = writer.write_late_labels(int(time.time() // 86400))
+            if part.last is not None:
+                with connection.begin():
+                    connection.execute(late_labels.delete().where(late_labels.c.seq <= part.last))
+            labels, is_full = labels + part.rows, part.is_full
+    return Archived(predictions, labels)
 
-    def __init__(self, location: str, share: float = 1.0) -> None:
-        self._files, self._share = ArchiveFiles(location), share
-        self.shown = self._files.shown
 
-    def write_part(
-        self,
-        connection: sa.Connection,
-        before_day: int,
-        redact: Callable[[str, str | None], str | None],
-        has_drift: HasDrift,
-        redacted: Callable[[], object],
-    ) -> Part:
-        """Write the predictions that follow the last archived one.
+def _record(connection: sa.Connection, **values: int) -> None:
+    connection.rollback()
+    with connection.begin():
+        write_alone(connection)
+        set_archived(connection, **values)
 
-        Parameters
-        ----------
-        connection
-            To read with.
-        before_day
-            Predictions that were received before this day, in days since 1970, are archived.
-        redact
-            See `exporter.storage._feedback.Redact`.
-        has_drift
-            See `HasDrift`.
-        redacted
-            Returns what is redacted: if that changes before all is read, nothing is written, as rows have more inputs.
 
-        Raises
-        ------
-        StoreError
-            When the files cannot be written.
-        """
-        first, redacted_before = archived_up_to(connection) + 1, redacted()
+class _ArchiveWriter:
+    def __init__(self, connection: sa.Connection, config: StoreConfig, redact: Redact, has_drift: HasDrift) -> None:
+        self._connection, self._redact, self._has_drift = connection, redact, has_drift
+        self._files, self._share = ArchiveFiles(config.archive or ""), config.archive_share
+
+    def write_part(self, before_day: int) -> _Part:
+        """Write the predictions that follow the last archived one, and were received before a day since 1970."""
+        first = archived_up_to(self._connection) + 1
         query = sa.select(predictions).where(predictions.c.seq >= first).order_by(predictions.c.seq).limit(PART_ROWS)
         files: defaultdict[int, ParquetBuffer] = defaultdict(partial(ParquetBuffer, schema()))
         labelled: set[int] = set()
         last, read, rows, is_full = None, 0, 0, False
-        with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
+        with self._connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
             for fetched in result.mappings().partitions():
                 old = list(itertools.takewhile(lambda row: row["day"] < before_day, fetched))
-                weights = self._weights(connection, old, has_drift)
-                chosen = [(row, weight) for row, weight in zip(old, weights, strict=True) if weight]
-                labels = _labels(connection, [row for row, _ in chosen])
+                chosen = [(row, weight) for row, weight in zip(old, self._weights(old), strict=True) if weight]
+                labels = _labels(self._connection, [row for row, _ in chosen])
                 for row, weight in chosen:
-                    inputs = redact(row["model"], unpack(connection, row))
+                    inputs = self._redact(row["model"], unpack(self._connection, row))
                     key = hash(_key(row))  # a label is of the first prediction with its identifier
                     label = labels.get(_key(row)) if key not in labelled else None
                     labelled.update({key} if label else ())
@@ -557,67 +547,52 @@ class ArchiveWriter:
                 is_full = read == PART_ROWS or sum(file.size for file in files.values()) > PART_BYTES
                 if is_full or len(old) < len(fetched):
                     break
-        connection.rollback()
-        if redacted() != redacted_before:
-            return Part(None, 0, is_full=True)
-        self._write(files, first)
-        return Part(last, rows, is_full)
+        self._connection.rollback()
+        named = {f"date={_date(day)}/{first:020}.parquet": file for day, file in files.items()}
+        with self._files.explained("cannot be written"):
+            # Before its first part is recorded, a database has no other files than those of this part.
+            if first == 1 and named and (others := set(self._files.names()) - named.keys()):
+                raise another_database(f"{self._files.shown}/{min(others)}")
+            for name, file in named.items():
+                self._files.write(name, file.content())
+        return _Part(last, rows, is_full)
 
-    def write_late_labels(self, connection: sa.Connection, before_day: int) -> Part:
-        """Write labels that were queued before a day, in days since 1970, to one file for each day on which they were.
-
-        Raises
-        ------
-        StoreError
-            When the files cannot be written.
-        """
+    def write_late_labels(self, before_day: int) -> _Part:
+        """Write labels that were queued before a day since 1970 to one file for each day on which they were."""
         query = sa.select(late_labels).order_by(late_labels.c.seq).limit(PART_ROWS)
         files: dict[int, tuple[str, ParquetBuffer]] = {}
         last, rows, is_full = None, 0, False
-        with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
+        with self._connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
             for row in itertools.takewhile(lambda row: row["received"] < before_day * 86400, result.mappings()):
                 day = int(row["received"] // 86400)
                 if day not in files:
                     files[day] = labels_name(_date(day), row["seq"]), ParquetBuffer(label_schema())
-                files[day][1].add({**row, "date": _date(row["day"])})
+                files[day][1].add({**row, "date": None if row["day"] is None else _date(row["day"])})
                 last, rows = row["seq"], rows + 1
                 is_full = rows == PART_ROWS or sum(file.size for _, file in files.values()) > PART_BYTES
                 if is_full:
                     break
-        connection.rollback()
+        self._connection.rollback()
         with self._files.explained("cannot be written"):
             for name, file in files.values():
                 self._files.write(name, file.content())
-        return Part(last, rows, is_full)
+        return _Part(last, rows, is_full)
 
-    def _weights(
-        self, connection: sa.Connection, rows: Sequence[Mapping[Any, Any]], has_drift: HasDrift
-    ) -> list[float]:
+    def _weights(self, rows: Sequence[Mapping[Any, Any]]) -> list[float]:
         """Return for how many predictions each of these stands in the archive; 0 for one that is left out."""
         if self._share == 1:
             return [1.0] * len(rows)
         ids = [row["id"] for row in rows if row["confident"]]
         query = sa.select(feedback.c.prediction_id).where(feedback.c.prediction_id.in_(ids))
-        known = set(connection.execute(query).scalars())
-        chance = [
-            row["confident"]
-            and row["id"] not in known
-            and not has_drift(connection, row["model"], row["version"], row["received"])
-            for row in rows
-        ]
-        return [
-            1.0 if not by_chance else is_sampled(row["id"], self._share) / self._share
-            for row, by_chance in zip(rows, chance, strict=True)
-        ]
+        known = set(self._connection.execute(query).scalars())
 
-    def _write(self, files: Mapping[int, ParquetBuffer], first: int) -> None:
-        named = {f"date={_date(day)}/{first:020}.parquet": file for day, file in files.items()}
-        with self._files.explained("cannot be written"):
-            # Before its first part is recorded, a database has no other files than those of this part.
-            if first == 1 and named and (others := set(self._files.names()) - named.keys()):
-                raise another_database(f"{self.shown}/{min(others)}")
-            for name, file in named.items():
-                self._files.write(name, file.content())
+        def weight(row: Mapping[Any, Any]) -> float:
+            by_chance = row["confident"] and row["id"] not in known
+            if not by_chance or self._has_drift(row["model"], row["version"], row["received"]):
+                return 1.0
+            return is_sampled(row["id"], self._share) / self._share
+
+        return [weight(row) for row in rows]
 
 
 def _date(day: int) -> date:
@@ -645,17 +620,16 @@ _Redacted = Mapping[str, Collection[str]]
 
 
 class Cleaned(NamedTuple):
-    """The numbers of files, and of predictions in them, that had redacted inputs; and of files that were left out."""
+    """The numbers of files, and of predictions in them, that had redacted inputs."""
 
     files: int
     predictions: int
-    left_out: int
 
 
-def redact_archive(location: str, redacted: _Redacted, last: int, *, dry_run: bool) -> Cleaned:
+def redact_archive(location: str, redacted: _Redacted, *, dry_run: bool) -> Cleaned:
     """Write the files that hold redacted inputs again without these; each is replaced once the new one is complete.
 
-    One file, and one of its row groups as text, are in memory at a time.
+    One file, and one of its row groups as text, are in memory at a time. No command may archive meanwhile.
 
     Parameters
     ----------
@@ -663,9 +637,6 @@ def redact_archive(location: str, redacted: _Redacted, last: int, *, dry_run: bo
         ``store.archive``.
     redacted
         Names of inputs by model.
-    last
-        The number of the last archived prediction: an exporter may be writing files that begin after it, and
-        does so without redacted inputs.
     dry_run
         Whether to count only.
 
@@ -677,18 +648,11 @@ def redact_archive(location: str, redacted: _Redacted, last: int, *, dry_run: bo
     archive = ArchiveFiles(location)
     with archive.explained("cannot be read"):
         names = sorted(archive.names())
-    finished = [name for name in names if _first_number(name) <= last]
-    files = predictions = 0
-    for name in finished:
+    changed = []
+    for name in names:
         with archive.explained(f"{name} cannot be cleaned; run the command again to continue"):
-            changed = _redact_file(archive, name, redacted, dry_run=dry_run)
-        files, predictions = files + (changed > 0), predictions + changed
-    return Cleaned(files, predictions, len(names) - len(finished))
-
-
-def _first_number(name: str) -> int:
-    stem = name.rpartition("/")[2].removesuffix(".parquet")
-    return int(stem) if stem.isdecimal() else 0
+            changed.append(_redact_file(archive, name, redacted, dry_run=dry_run))
+    return Cleaned(sum(number > 0 for number in changed), sum(changed))
 
 
 def _redact_file(archive: ArchiveFiles, name: str, redacted: _Redacted, *, dry_run: bool) -> int:
@@ -724,72 +688,3 @@ def _cleaned(table: Any, redacted: _Redacted) -> tuple[list[str | None], int]:
         changed += without != text
         cleaned.append(without or None)
     return cleaned, changed
-
-
-MAX_ROWS = 10_000
-"""Feedback, and labels, that are looked for at a time."""
-WAITED = 600.0
-"""Seconds that feedback or a label has waited, so that its prediction is not on its way."""
-_TABLES = (
-    (feedback.c.id, feedback.c.prediction_id, feedback.c.model, feedback.c.created, is_unjoined),
-    (labels.c.id, labels.c.prediction_id, labels.c.model, labels.c.received, is_waiting),
-)
-
-
-Waiting = set[tuple[str, str | None]]
-"""Identifiers of predictions, each with the model that feedback or a label names; None for any model."""
-
-
-class LateRows:
-    """Lists the predictions for which feedback or labels wait, each once."""
-
-    def __init__(self) -> None:
-        self._after = [0, 0]
-
-    def waiting(self, connection: sa.Connection) -> Waiting:
-        """Return those that were not returned before."""
-        found: Waiting = set()
-        for table, (key, id_, model, arrived, waits) in enumerate(_TABLES):
-            query = sa.select(key, id_, model).where(waits, key > self._after[table], arrived < time.time() - WAITED)
-            rows = connection.execute(query.where(id_.is_not(None)).order_by(key).limit(MAX_ROWS)).all()
-            found.update((row[1], row[2]) for row in rows)
-            self._after[table] = max([self._after[table], *(row[0] for row in rows)])
-        return found
-
-
-def find_archived(archive: Archive, last: int, waiting: Waiting) -> Iterator[list[Rows]]:
-    """Yield the archived predictions for which something waits, the newest file first; none for a file without any.
-
-    Parameters
-    ----------
-    archive
-        The archive.
-    last
-        The number of the last archived prediction.
-    waiting
-        What waits; found predictions are removed, and the search ends when nothing is left.
-
-    Raises
-    ------
-    StoreError
-        When the archive cannot be read.
-    """
-    if not last or not waiting:
-        return
-    names = [name for name in (*SHARED, *PER_ROW) if name not in {"day", "packed"}]
-    for batch in archive.find(names, {id_ for id_, _ in waiting}, last):
-        found = [row for row in batch if not waiting.isdisjoint(_awaited_by(row))]
-        yield [_row(row) for row in found]
-        waiting.difference_update(*map(_awaited_by, found))
-        if not waiting:
-            return
-
-
-def _awaited_by(row: Mapping[str, Any]) -> Waiting:
-    return {(row["id"], None), (row["id"], row["model"])}
-
-
-def _row(found: Mapping[str, Any]) -> Rows:
-    received = found["received"].timestamp()
-    row = {**found, "received": received, "time": found["time"].timestamp(), "day": int(received // 86400)}
-    return Rows(tuple(row[name] for name in SHARED), [row.get(name) for name in PER_ROW])

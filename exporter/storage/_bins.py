@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,7 @@ PAIRED = "shadow "
 """How the layout of blocks without bins begins: they hold which predictions got another answer, and from whom."""
 READ = 50
 """Rows of the table that one query reads."""
+has_bins = ~bin_codes.c.layout.startswith(PAIRED, autoescape=True)
 
 
 class BinBlock(NamedTuple):
@@ -72,9 +74,9 @@ def insert_block(connection: sa.Connection, block: BinBlock) -> None:
     parts = (block.ids.astype("<u4"), block.confident.astype(np.uint8), _little_endian(block.codes))
     connection.execute(
         bin_codes.insert().values(
-            model=block.model,
+            model=storable(block.model),
             version=storable(block.version),
-            layout=block.layout,
+            layout=storable(block.layout),
             first=block.first,
             last=block.last,
             rows=len(block.ids),
@@ -103,81 +105,8 @@ class BlockFilter(NamedTuple):
     until: float = math.inf
 
 
-def list_blocks(connection: sa.Connection, chosen: BlockFilter, rows: int) -> tuple[list[StoredBlock], bool]:
-    """Return the newest blocks, with at most so many predictions.
-
-    Returns
-    -------
-    tuple
-        The blocks, the oldest first, and whether older ones were left out for their number.
-    """
-    table = bin_codes.c
-    query = sa.select(table.seq, table.version, table.first, table.last, table.rows).where(
-        table.model == chosen.model, table.layout == chosen.layout, table.first >= chosen.since
-    )
-    # Of an indexed column, too.
-    query = query.where(table.last >= chosen.since)
-    if chosen.until < math.inf:
-        query = query.where(table.last < chosen.until)
-    if chosen.version is not None:
-        query = query.where(table.version == chosen.version)
-    blocks: list[StoredBlock] = []
-    total = 0
-    query = query.order_by(table.last.desc(), table.seq.desc())
-    result = connection.execute(query, execution_options={"yield_per": 1000})
-    for row in result:
-        total += row.rows
-        if total > rows:
-            result.close()
-            return blocks[::-1], True
-        blocks.append(StoredBlock(*row))
-    return blocks[::-1], False
-
-
-def oldest_block(connection: sa.Connection, chosen: BlockFilter) -> float:
-    """Return when the oldest block began, Unix time in seconds, whenever that was; infinity without any."""
-    table = bin_codes.c
-    query = sa.select(table.first).where(table.model == chosen.model, table.layout == chosen.layout)
-    if chosen.version is not None:
-        query = query.where(table.version == chosen.version)
-    first = connection.execute(query.order_by(table.last).limit(1)).scalar()
-    return math.inf if first is None else float(first)
-
-
-def recorded_versions(
-    connection: sa.Connection, model: str, since: float, other_layout: str | None = None
-) -> list[str]:
-    """Return the versions of a model with bins of predictions since a Unix time in seconds, at most 20.
-
-    With ``other_layout``, only those without any in this layout.
-    """
-    table = bin_codes.c
-    chosen = (table.model == model, table.last >= since, ~table.layout.startswith(PAIRED, autoescape=True))
-    query = sa.select(table.version).where(*chosen).group_by(table.version).order_by(table.version).limit(20)
-    if other_layout is not None:
-        query = query.having(sa.func.max(sa.case((table.layout == other_layout, 1), else_=0)) == 0)
-    return list(connection.execute(query).scalars())
-
-
-def read_blocks(
-    connection: sa.Connection, blocks: Sequence[StoredBlock], targets: int, dtype: npt.DTypeLike
-) -> Iterator[tuple[StoredBlock, npt.NDArray[np.uint32], npt.NDArray[np.bool_], Codes]]:
-    """Yield the data of blocks: hashes of identifiers, whether they are confident, and codes; see `BinBlock`.
-
-    Blocks that were deleted meanwhile, or whose data are not as expected, are left out.
-    """
-    width = np.dtype(dtype).itemsize
-    for start in range(0, len(blocks), READ):
-        chosen = {block.seq: block for block in blocks[start : start + READ]}
-        query = sa.select(bin_codes.c.seq, bin_codes.c.data).where(bin_codes.c.seq.in_(list(chosen)))
-        for seq, data in connection.execute(query):
-            block, rows = chosen[seq], chosen[seq].rows
-            if len(data) != rows * (5 + targets * width):
-                continue
-            ids = np.frombuffer(data, "<u4", rows)
-            confident = np.frombuffer(data, np.uint8, rows, 4 * rows).view(np.bool_)
-            codes = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"), rows * targets, 5 * rows)
-            yield block, ids, confident, codes.reshape(targets, rows)
+Reading = Callable[[], AbstractContextManager[sa.Connection]]
+"""Opens a connection to read with."""
 
 
 class PairedAnswers(NamedTuple):
@@ -199,36 +128,118 @@ class PairedAnswers(NamedTuple):
     differs: npt.NDArray[np.bool_]
 
 
-def read_paired(
-    connection: sa.Connection, model: str, version: str | None, since: float, rows: int
-) -> PairedAnswers | None:
-    """Return the newest predictions of the two versions that were compared last; None without any.
+class RecordedBins:
+    """The recorded bins of predictions.
 
     Parameters
     ----------
-    connection
-        To read with.
-    model, version
-        Of the predictions that users saw; any version when None.
-    since
-        Unix time in seconds.
-    rows
-        Predictions at most.
+    reading
+        Opens a connection to read with.
     """
-    table = bin_codes.c
-    query = sa.select(table.version, table.layout).where(
-        table.model == model, table.last >= since, table.layout.startswith(PAIRED, autoescape=True)
-    )
-    if version is not None:
-        query = query.where(table.version == version)
-    last = connection.execute(query.order_by(table.last.desc(), table.seq.desc()).limit(1)).first()
-    if last is None:
-        return None
-    blocks, _ = list_blocks(connection, BlockFilter(model, last.layout, last.version, since), rows)
-    parts = [(ids, differs) for _, ids, differs, _ in read_blocks(connection, blocks, 0, np.uint8)]
-    ids = np.concatenate([part[0] for part in parts] or [np.empty(0, np.uint32)])
-    differs = np.concatenate([part[1] for part in parts] or [np.empty(0, np.bool_)])
-    return PairedAnswers(last.version, last.layout.removeprefix(PAIRED), ids, differs)
+
+    def __init__(self, reading: Reading) -> None:
+        self._reading = reading
+
+    def newest(self, chosen: BlockFilter, rows: int) -> tuple[list[StoredBlock], bool]:
+        """Return the newest blocks, with at most so many predictions.
+
+        Returns
+        -------
+        tuple
+            The blocks, the oldest first, and whether older ones were left out for their number.
+        """
+        table = bin_codes.c
+        # The condition on the last one is of an indexed column.
+        query = sa.select(table.seq, table.version, table.first, table.last, table.rows).where(
+            *_of(chosen), table.first >= chosen.since, table.last >= chosen.since
+        )
+        if chosen.until < math.inf:
+            query = query.where(table.last < chosen.until)
+        blocks: list[StoredBlock] = []
+        total = 0
+        query = query.order_by(table.last.desc(), table.seq.desc())
+        with self._reading() as connection, connection.execute(query, execution_options={"yield_per": 1000}) as result:
+            for row in result:
+                total += row.rows
+                if total > rows:
+                    return blocks[::-1], True
+                blocks.append(StoredBlock(*row))
+        return blocks[::-1], False
+
+    def oldest(self, chosen: BlockFilter) -> float:
+        """Return when the oldest block began, Unix time in seconds, whenever that was; infinity without any."""
+        query = sa.select(bin_codes.c.first).where(*_of(chosen)).order_by(bin_codes.c.last).limit(1)
+        with self._reading() as connection:
+            first = connection.execute(query).scalar()
+        return math.inf if first is None else float(first)
+
+    def versions(self, model: str, since: float, other_layout: str | None = None) -> list[str]:
+        """Return the versions of a model with bins of predictions since a Unix time in seconds, at most 20.
+
+        With ``other_layout``, only those without any in this layout.
+        """
+        table = bin_codes.c
+        query = sa.select(table.version).where(table.model == model, table.last >= since, has_bins)
+        query = query.group_by(table.version).order_by(table.version).limit(20)
+        if other_layout is not None:
+            query = query.having(sa.func.max(sa.case((table.layout == other_layout, 1), else_=0)) == 0)
+        with self._reading() as connection:
+            return [*connection.execute(query).scalars()]
+
+    def read(
+        self, blocks: Sequence[StoredBlock], targets: int, dtype: npt.DTypeLike
+    ) -> Iterator[tuple[StoredBlock, npt.NDArray[np.uint32], npt.NDArray[np.bool_], Codes]]:
+        """Yield the data of blocks: hashes of identifiers, whether they are confident, and codes; see `BinBlock`.
+
+        Blocks that were deleted meanwhile, or whose data are not as expected, are left out.
+        """
+        width = np.dtype(dtype).itemsize
+        for start in range(0, len(blocks), READ):
+            chosen = {block.seq: block for block in blocks[start : start + READ]}
+            query = sa.select(bin_codes.c.seq, bin_codes.c.data).where(bin_codes.c.seq.in_([*chosen]))
+            with self._reading() as connection:
+                found = connection.execute(query).all()
+            for seq, data in found:
+                block, rows = chosen[seq], chosen[seq].rows
+                if len(data) != rows * (5 + targets * width):
+                    continue
+                ids = np.frombuffer(data, "<u4", rows)
+                confident = np.frombuffer(data, np.uint8, rows, 4 * rows).view(np.bool_)
+                codes = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"), rows * targets, 5 * rows)
+                yield block, ids, confident, codes.reshape(targets, rows)
+
+    def paired(self, model: str, version: str | None, since: float, rows: int) -> PairedAnswers | None:
+        """Return the newest predictions of the two versions that were compared last; None without any.
+
+        Parameters
+        ----------
+        model, version
+            Of the predictions that users saw; any version when None.
+        since
+            Unix time in seconds.
+        rows
+            Predictions at most.
+        """
+        table = bin_codes.c
+        query = sa.select(table.version, table.layout).where(table.model == model, table.last >= since, ~has_bins)
+        if version is not None:
+            query = query.where(table.version == version)
+        with self._reading() as connection:
+            last = connection.execute(query.order_by(table.last.desc(), table.seq.desc()).limit(1)).first()
+        if last is None:
+            return None
+        blocks, _ = self.newest(BlockFilter(model, last.layout, last.version, since), rows)
+        parts = [(ids, differs) for _, ids, differs, _ in self.read(blocks, 0, np.uint8)]
+        ids = np.concatenate([part[0] for part in parts] or [np.empty(0, np.uint32)])
+        differs = np.concatenate([part[1] for part in parts] or [np.empty(0, np.bool_)])
+        return PairedAnswers(last.version, last.layout.removeprefix(PAIRED), ids, differs)
+
+
+def _of(chosen: BlockFilter) -> Iterator[sa.ColumnElement[bool]]:
+    yield bin_codes.c.model == chosen.model
+    yield bin_codes.c.layout == chosen.layout
+    if chosen.version is not None:
+        yield bin_codes.c.version == chosen.version
 
 
 def delete_old_blocks(connection: sa.Connection, limit: int, keep: float = 0.0) -> None:

@@ -38,6 +38,8 @@ def remaining_timeout() -> float | None:
     return _timeout.get()
 
 
+SCHEMA_VERSION = 1
+"""The version of the tables: see `exporter.storage._schema`."""
 LOCK_SECONDS = 10
 """How long SQLite waits for another connection's transaction."""
 IDLE_TRANSACTION_SECONDS = 10

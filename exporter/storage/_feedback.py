@@ -108,91 +108,6 @@ def count(row: Mapping[Any, Any], verdict: str, counted: bool, delay: float | No
     return CountedFeedback(row["model"], row["version"], verdict, correction, row["segment"], delay)
 
 
-class UnjoinedFeedback:
-    """Feedback whose prediction has not arrived; used by the writer's thread alone.
-
-    Parameters
-    ----------
-    connection
-        To read the identifiers for which feedback waits.
-    redact
-        Applied to a prediction's inputs before feedback copies them: they may have been stored when less was redacted.
-    tolerances
-        Decides which corrections of a number accept it.
-    size
-        Tells whether there is room for the inputs.
-
-    Attributes
-    ----------
-    ids : WaitingIds
-        The identifiers of its predictions.
-    """
-
-    def __init__(self, connection: sa.Connection, redact: Redact, tolerances: Tolerances, size: StoreSize) -> None:
-        self._redact = redact
-        self._tolerances = tolerances
-        self._size = size
-        self.ids = WaitingIds(connection, feedback.c.prediction_id, ~feedback.c.joined)
-
-    def join(self, connection: sa.Connection, group: Sequence[Rows], counted: list[CountedFeedback]) -> set[str]:
-        """Join the feedback that waits for these predictions.
-
-        Parameters
-        ----------
-        connection
-            In the transaction that writes the predictions.
-        group
-            The predictions.
-        counted
-            Feedback that counts once the transaction is committed; it is extended.
-
-        Returns
-        -------
-        set
-            Identifiers of predictions for which no feedback waits any more.
-        """
-        awaited = AwaitedPredictions(connection, group, self.ids)
-        ids = list(awaited.ids)
-        for start in range(0, len(ids), LOOKUP):
-            chosen = feedback.c.prediction_id.in_(ids[start : start + LOOKUP]) & ~feedback.c.joined
-            # Another exporter may have got the same prediction: rows that it joins at this moment are its own.
-            query = sa.select(feedback).where(chosen).order_by(feedback.c.id).with_for_update()
-            for row in connection.execute(query).mappings().all():
-                if prediction := awaited.find(row["prediction_id"], row["model"]):
-                    counted += self._join_row(connection, row, prediction)
-        return awaited.finished
-
-    def _join_row(
-        self, connection: sa.Connection, row: Mapping[Any, Any], prediction: Mapping[str, Any]
-    ) -> Iterable[CountedFeedback]:
-        """Join one row, and return how its earlier verdicts and its current one count."""
-        snapshot = prediction_snapshot(prediction, self._redact)
-        predicted, tolerance = snapshot["prediction"], self._tolerances(snapshot["model"])
-        accepts = history.c.label.in_(label_spellings(predicted) if predicted else ())
-        verdict_then = sa.case((accepts, "accepted"), else_=history.c.verdict)
-        number = sa.case((sa.func.length(history.c.label) <= LONGEST_NUMBER, history.c.label))
-        query = sa.select(verdict_then, number).where(history.c.feedback_id == row["id"]).order_by(history.c.id)
-        earlier = [
-            "accepted" if is_within(label, predicted, tolerance) else verdict
-            for verdict, label in connection.execute(query)
-        ]
-        current = effective_verdict(row["verdict"], row["label"], predicted, tolerance)
-        delay: float | None = max(row["created"] - snapshot["predicted"], 0.0)
-        corrected = False
-        for verdict in [*earlier, current]:
-            result = count(snapshot, verdict, corrected, delay)
-            corrected = corrected or result.correction
-            delay = None
-            yield result
-        try:
-            self._size.require(connection, len(snapshot["inputs"] or ""))
-        except StoreFullError:  # the feedback was acknowledged: it is joined without the inputs
-            del snapshot["inputs"]
-        if row["status"] == "pending":  # what a reviewer decided while it waited stands
-            snapshot["verdict"] = current
-        connection.execute(feedback.update().where(feedback.c.id == row["id"]).values(**snapshot, counted=corrected))
-
-
 EMPTY_ROW = {column.name: None for column in feedback.c if column.name != "id"} | {"released": False, "sampled": False}
 CONTENT = ("verdict", "label", "user", "comment", "idempotency_key")
 _CHANGED = (*CONTENT, "updated", "status", "revision", "reviewed_label", "counted")
@@ -319,30 +234,41 @@ class _Submitted(NamedTuple):
     earlier: Values | None
 
 
+class _Recorded(NamedTuple):
+    """The result of one feedback, its row, which has an identifier once it is written, and how it counts now."""
+
+    result: FeedbackResult
+    row: Mapping[str, Any]
+    counted: CountedFeedback | None = None
+
+
 class FeedbackRecorder:
     """Records feedback and joins it with its prediction; used by the writer's thread alone.
 
     Parameters
     ----------
-    unjoined
-        Gets the feedback whose prediction has not arrived.
+    connection
+        To read the identifiers for which feedback waits.
     redact
         Applied to a prediction's inputs before feedback copies them: they may have been stored when less was redacted.
     tolerances
         Decides which corrections of a number accept it.
     size
         Refuses feedback that it has no room for.
+
+    Attributes
+    ----------
+    ids : WaitingIds
+        The identifiers of predictions for which feedback waits.
     """
 
-    def __init__(self, unjoined: UnjoinedFeedback, redact: Redact, tolerances: Tolerances, size: StoreSize) -> None:
-        self._unjoined = unjoined
-        self._size = size
-        self._redact = redact
-        self._tolerances = tolerances
+    def __init__(self, connection: sa.Connection, redact: Redact, tolerances: Tolerances, size: StoreSize) -> None:
+        self._redact, self._tolerances, self._size = redact, tolerances, size
+        self.ids = WaitingIds(connection, feedback.c.prediction_id, ~feedback.c.joined)
 
     def record(
-        self, connection: sa.Connection, items: Sequence[Feedback], key: str | None, counted: list[CountedFeedback]
-    ) -> list[FeedbackResult]:
+        self, connection: sa.Connection, items: Sequence[Feedback], key: str | None
+    ) -> tuple[list[FeedbackResult], list[CountedFeedback]]:
         """Record the feedback of one request.
 
         Parameters
@@ -353,8 +279,11 @@ class FeedbackRecorder:
             The feedback, checked.
         key
             The request's idempotency key.
-        counted
-            Feedback that counts once the transaction is committed; it is extended.
+
+        Returns
+        -------
+        tuple
+            The results, and the feedback that counts once the transaction is committed.
 
         Raises
         ------
@@ -371,20 +300,19 @@ class FeedbackRecorder:
         for item, _, earlier in submitted:
             if earlier is not None and not _is_same(earlier, item):  # nothing of the request must be recorded
                 id_, verdict = earlier["feedback_id"], earlier["verdict"]
-                return [FeedbackResult(id_, item.prediction_id, verdict, joined=False, repeat=True, conflict=True)]
+                return [FeedbackResult(id_, item.prediction_id, verdict, joined=False, repeat=True, conflict=True)], []
         days = stored_days(connection)
-        results: list[FeedbackResult] = []
+        results, counted = [], []
         for start in range(0, len(submitted), BATCH):
-            results += self._record_batch(connection, submitted[start : start + BATCH], counted, days)
-        return results
+            for entry in self._record_batch(connection, submitted[start : start + BATCH], days):
+                entry.result.id = entry.row["id"]
+                results.append(entry.result)
+                counted += [entry.counted] if entry.counted else []
+        return results, counted
 
     def _record_batch(
-        self,
-        connection: sa.Connection,
-        submitted: Sequence[_Submitted],
-        counted: list[CountedFeedback],
-        days: Sequence[int],
-    ) -> list[FeedbackResult]:
+        self, connection: sa.Connection, submitted: Sequence[_Submitted], days: Sequence[int]
+    ) -> list[_Recorded]:
         """Record some feedback: read all that is stored about it first, and write all changes at the end."""
         items = [item for item, _, _ in submitted]
         batch = FeedbackBatch(connection, items)
@@ -394,25 +322,18 @@ class FeedbackRecorder:
             if item.prediction_id is not None and batch.find(item) is None
         ]
         predictions = dict(zip(new, find_predictions(connection, new, days), strict=True))
-        recorded = [self._record_one(batch, entry, predictions, counted) for entry in submitted]
+        recorded = [self._record_one(batch, entry, predictions) for entry in submitted]
         batch.write(connection, self._size)
-        for result, row in recorded:
-            result.id = row["id"]
-        return [result for result, _ in recorded]
+        return recorded
 
     def _record_one(
-        self,
-        batch: FeedbackBatch,
-        submitted: _Submitted,
-        predictions: Mapping[Any, Values | None],
-        counted: list[CountedFeedback],
-    ) -> tuple[FeedbackResult, Mapping[str, Any]]:
-        """Record one feedback in its batch; return its result and the row, which has an identifier once written."""
+        self, batch: FeedbackBatch, submitted: _Submitted, predictions: Mapping[Any, Values | None]
+    ) -> _Recorded:
         item, key, earlier = submitted
         if earlier is not None:
             joined = bool(earlier["joined"])
             result = FeedbackResult(0, item.prediction_id, earlier["verdict"], joined, repeat=True)
-            return result, {"id": earlier["feedback_id"]}
+            return _Recorded(result, {"id": earlier["feedback_id"]})
         now = time.time()
         row = batch.find(item)
         is_first = item.prediction_id is not None and (row is None or row["verdict"] == "sampled")
@@ -424,15 +345,15 @@ class FeedbackRecorder:
             description = {} if row["joined"] or row["version"] is not None else _description(item)
             content = self._content(item, {**row, **description})
             if not description and all(row[name] == value for name, value in content.items()):
-                return _result(row, repeat=True), row
+                return _Recorded(_result(row, repeat=True), row)
             batch.replace(row, description)
         row |= {**content, "idempotency_key": key, "updated": now}
+        counts = None
         if row["joined"]:
             delay = max(now - row["predicted"], 0.0) if is_first else None
             counts = count(row, row["verdict"], bool(row["counted"]), delay)
             row["counted"] = bool(row["counted"] or counts.correction)
-            counted.append(counts)
-        return _result(row, repeat=False), row
+        return _Recorded(_result(row, repeat=False), row, counts)
 
     def _content(self, item: Feedback, row: Values) -> dict[str, Any]:
         """Return the content of feedback on the prediction of a row, if that is known."""
@@ -457,8 +378,58 @@ class FeedbackRecorder:
             return row | _given(item) | {"predicted": now}
         if prediction is not None:
             return row | prediction_snapshot(prediction, self._redact)
-        self._unjoined.ids.add(item.prediction_id)
+        self.ids.add(item.prediction_id)
         return row | _description(item)
+
+    def join(self, connection: sa.Connection, group: Sequence[Rows]) -> tuple[set[str], list[CountedFeedback]]:
+        """Join the feedback that waits for predictions, in the transaction that writes these.
+
+        Returns
+        -------
+        tuple
+            Identifiers of predictions for which no feedback waits any more, and what counts once it is committed.
+        """
+        awaited = AwaitedPredictions(connection, group, self.ids)
+        ids = list(awaited.ids)
+        counted: list[CountedFeedback] = []
+        for start in range(0, len(ids), LOOKUP):
+            chosen = feedback.c.prediction_id.in_(ids[start : start + LOOKUP]) & ~feedback.c.joined
+            # Another exporter may have got the same prediction: rows that it joins at this moment are its own.
+            query = sa.select(feedback).where(chosen).order_by(feedback.c.id).with_for_update()
+            for row in connection.execute(query).mappings().all():
+                if prediction := awaited.find(row["prediction_id"], row["model"]):
+                    counted += self._join_row(connection, row, prediction)
+        return awaited.finished, counted
+
+    def _join_row(
+        self, connection: sa.Connection, row: Mapping[Any, Any], prediction: Mapping[str, Any]
+    ) -> Iterable[CountedFeedback]:
+        """Join one row, and return how its earlier verdicts and its current one count."""
+        snapshot = prediction_snapshot(prediction, self._redact)
+        predicted, tolerance = snapshot["prediction"], self._tolerances(snapshot["model"])
+        accepts = history.c.label.in_(label_spellings(predicted) if predicted else ())
+        verdict_then = sa.case((accepts, "accepted"), else_=history.c.verdict)
+        number = sa.case((sa.func.length(history.c.label) <= LONGEST_NUMBER, history.c.label))
+        query = sa.select(verdict_then, number).where(history.c.feedback_id == row["id"]).order_by(history.c.id)
+        earlier = [
+            "accepted" if is_within(label, predicted, tolerance) else verdict
+            for verdict, label in connection.execute(query)
+        ]
+        current = effective_verdict(row["verdict"], row["label"], predicted, tolerance)
+        delay: float | None = max(row["created"] - snapshot["predicted"], 0.0)
+        corrected = False
+        for verdict in [*earlier, current]:
+            result = count(snapshot, verdict, corrected, delay)
+            corrected = corrected or result.correction
+            delay = None
+            yield result
+        try:
+            self._size.require(connection, len(snapshot["inputs"] or ""))
+        except StoreFullError:  # the feedback was acknowledged: it is joined without the inputs
+            del snapshot["inputs"]
+        if row["status"] == "pending":  # what a reviewer decided while it waited stands
+            snapshot["verdict"] = current
+        connection.execute(feedback.update().where(feedback.c.id == row["id"]).values(**snapshot, counted=corrected))
 
 
 def _given(item: Feedback) -> dict[str, Any]:

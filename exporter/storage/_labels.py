@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -18,10 +18,9 @@ from exporter.features.extract import scalar_text
 from exporter.stats.tolerance import ROUNDING, Tolerance
 from exporter.storage._engine import CompiledStatement, driver_connection, is_shared, update_of_row
 from exporter.storage._predictions import AwaitedPredictions, Rows, WaitingIds
-from exporter.storage._retention import StoreSize
+from exporter.storage._retention import StoreSize, archived_before
 from exporter.storage._schema import (
     WAITING,
-    archived_before,
     decode_label,
     feedback,
     is_waiting,
@@ -32,9 +31,6 @@ from exporter.storage._schema import (
     storable,
 )
 from exporter.wire.events import MAX_COMPARED, LabelEvent, LabelledPrediction, RejectedEvent
-
-if TYPE_CHECKING:
-    from exporter.storage._store import Store
 
 
 class JsonNumber(FunctionElement[float]):
@@ -352,61 +348,6 @@ def _update_together(connection: sa.Connection, rows: Sequence[LabelRow]) -> Non
             connection.execute(sa.text(text), {"rows": _json(rows[start : start + _UPDATED])})
 
 
-_LATE_NAMES = [column.name for column in late_labels.c if column.name != "seq"]
-_insert_late = CompiledStatement(late_labels.insert(), _LATE_NAMES)
-
-
-class LateLabels:
-    """Queues labels for the archive; used by the writer's thread alone.
-
-    Parameters
-    ----------
-    archives
-        Whether there is an archive; without one, nothing is queued.
-    """
-
-    def __init__(self, *, archives: bool) -> None:
-        self._archives = archives
-
-    def choose(self, connection: sa.Connection, rows: Iterable[LabelRow]) -> list[LabelRow]:
-        """Return those of new or changed labels whose predictions are, or at this moment are being, archived.
-
-        Parameters
-        ----------
-        connection
-            In the transaction that writes the labels, the only one that writes: `archived_before` cannot change
-            meanwhile.
-        rows
-            The labels.
-        """
-        before = archived_before(connection) if self._archives else 0
-        return [row for row in rows if row.predicted is not None and row.day < before]
-
-    def queue(self, connection: sa.Connection, late: Iterable[LabelRow]) -> None:
-        """Queue labels in the transaction that writes them."""
-        now = time.time()
-        _insert_late.execute_many(
-            connection,
-            [
-                {
-                    "day": row.day,
-                    "id": row.prediction_id,
-                    "model": row.model,
-                    "label": row.label,
-                    "label_time": row.time,
-                    "loss": row.loss,
-                    "received": now,
-                }
-                for row in late
-            ],
-        )
-
-
-def forget_late_labels(connection: sa.Connection, last: int) -> None:
-    """Delete labels that were archived, up to the number of the last one."""
-    connection.execute(late_labels.delete().where(late_labels.c.seq <= last))
-
-
 ROW_BYTES = 200
 """Assumed size of a label with its index entries, without its texts."""
 
@@ -450,27 +391,36 @@ def class_loss(_model: str, _version: str, prediction: Any, label: Any) -> float
     return float(scalar_text(prediction) != scalar_text(label))
 
 
-class LabelRecorder:
-    """Records labels; used by the writer's thread alone.
+_insert_late = CompiledStatement(
+    late_labels.insert(), [column.name for column in late_labels.c if column.name != "seq"]
+)
+
+
+class Labels:
+    """Records labels and joins them with their predictions; used by the writer's thread alone.
 
     Parameters
     ----------
-    waiting
-        Gets the identifiers of labels that wait.
+    connection
+        To read the identifiers for which labels wait.
     size
         Refuses labels that it has no room for.
     loss
         Compares labels with predictions.
-    late
-        Gets labels of archived predictions.
+    archives
+        Whether there is an archive, which gets the labels that come too late for the row of their prediction, too.
+
+    Attributes
+    ----------
+    ids : WaitingIds
+        The identifiers of predictions for which labels wait.
     """
 
-    def __init__(self, waiting: WaitingIds, size: StoreSize, loss: Loss, late: LateLabels) -> None:
-        self._waiting, self._late = waiting, late
-        self._size = size
-        self._loss = loss
+    def __init__(self, connection: sa.Connection, size: StoreSize, loss: Loss, *, archives: bool) -> None:
+        self._size, self._loss, self._archives = size, loss, archives
+        self.ids = WaitingIds(connection, labels.c.prediction_id, is_waiting)
 
-    def record(self, connection: sa.Connection, items: Sequence[LabelEvent], counts: LabelCounts) -> LabelsResult:
+    def record(self, connection: sa.Connection, items: Sequence[LabelEvent]) -> tuple[LabelsResult, LabelCounts]:
         """Record labels, each as if the ones before it were recorded already.
 
         Parameters
@@ -479,8 +429,11 @@ class LabelRecorder:
             In a transaction, the only one that writes.
         items
             The labels, checked.
-        counts
-            What counts once the transaction is committed; it is extended.
+
+        Returns
+        -------
+        tuple
+            The result, and what counts once the transaction is committed.
 
         Raises
         ------
@@ -500,23 +453,38 @@ class LabelRecorder:
             if self._set(row, index, item, now, result):
                 changed[id(row)] = row
         new = [row for row in changed.values() if row.id is None]
-        late = self._late.choose(connection, changed.values())
+        late = self._late(connection, changed.values())
         if new or late:
             self._size.require(connection, sum(map(_size, (*new, *late))))
-        write_rows(connection, changed.values())
-        self._late.queue(connection, late)
         for row in new:
             if row.predicted is None:
-                self._waiting.add(row.prediction_id)
-        shared = is_shared(connection)
-        counts.labelled.extend(_counted(row, shared) for row in changed.values() if row.loss is not None)
-        return result
+                self.ids.add(row.prediction_id)
+        return result, self._write(connection, changed.values(), late)
+
+    def join(self, connection: sa.Connection, group: Sequence[Rows]) -> tuple[set[str], LabelCounts]:
+        """Join the labels that wait for predictions, in the transaction that writes these.
+
+        Returns
+        -------
+        tuple
+            Identifiers of predictions for which no label waits any more, and what counts once it is committed.
+        """
+        awaited = AwaitedPredictions(connection, group, self.ids)
+        if not awaited.ids:
+            return set(), LabelCounts([], [])
+        joined = []
+        for row in stored_rows(connection, awaited.ids, [WAITING], lock=True):
+            if prediction := awaited.find(row.prediction_id, row.model):
+                row.join(prediction)
+                row.loss = self._loss_of(row, decode_label(row.label))
+                joined.append(row)
+        return awaited.finished, self._write(connection, joined, self._late(connection, joined))
 
     def _set(self, row: LabelRow, index: int, item: LabelEvent, now: float, result: LabelsResult) -> bool:
         """Give a row its label, and count what became of that; return whether the row changed."""
         loss = None
         if row.predicted is not None:
-            loss = _loss(self._loss, row, item.label)
+            loss = self._loss_of(row, item.label)
             if loss is None:
                 result.rejected.append(
                     RejectedEvent(index, "/label", refusal(decode_label(row.prediction), item.label), "wrong_type")
@@ -537,61 +505,30 @@ class LabelRecorder:
         row.received = row.received or now
         return True
 
+    def _loss_of(self, row: LabelRow, label: Any) -> float | None:
+        prediction = decode_label(row.prediction)
+        return None if prediction is None else self._loss(row.model or "", row.version or "", prediction, label)
 
-class WaitingLabels:
-    """Labels whose prediction has not arrived; used by the writer's thread alone.
+    def _late(self, connection: sa.Connection, rows: Iterable[LabelRow]) -> list[LabelRow]:
+        """Return those of changed labels whose predictions are, or at this moment are being, archived."""
+        before = archived_before(connection) if self._archives else 0
+        return [row for row in rows if row.predicted is not None and row.day < before]
 
-    Parameters
-    ----------
-    connection
-        To read the identifiers for which labels wait.
-    loss
-        Compares labels with predictions.
-    late
-        Gets labels of archived predictions.
-
-    Attributes
-    ----------
-    ids : WaitingIds
-        The identifiers of their predictions.
-    """
-
-    def __init__(self, connection: sa.Connection, loss: Loss, late: LateLabels) -> None:
-        self._loss, self._late = loss, late
-        self.ids = WaitingIds(connection, labels.c.prediction_id, is_waiting)
-
-    def join(self, connection: sa.Connection, group: Sequence[Rows], counts: LabelCounts) -> set[str]:
-        """Join the labels that wait for these predictions.
-
-        Parameters
-        ----------
-        connection
-            In the transaction that writes the predictions.
-        group
-            The predictions.
-        counts
-            What counts once the transaction is committed; it is extended.
-
-        Returns
-        -------
-        set
-            Identifiers of predictions for which no label waits any more.
-        """
-        awaited = AwaitedPredictions(connection, group, self.ids)
-        if not awaited.ids:
-            return set()
-        joined = []
-        for row in stored_rows(connection, awaited.ids, [WAITING], lock=True):
-            if prediction := awaited.find(row.prediction_id, row.model):
-                row.join(prediction)
-                row.loss = _loss(self._loss, row, decode_label(row.label))
-                joined.append(row)
-        write_rows(connection, joined)
-        self._late.queue(connection, self._late.choose(connection, joined))
+    def _write(self, connection: sa.Connection, rows: Collection[LabelRow], late: Iterable[LabelRow]) -> LabelCounts:
+        """Write changed rows, and queue late ones for the archive; return what counts."""
+        write_rows(connection, rows)
+        now = time.time()
+        queued = [
+            {"day": row.day, "id": row.prediction_id, "model": row.model, "label": row.label, "label_time": row.time}
+            | {"loss": row.loss, "received": now}
+            for row in late
+        ]
+        _insert_late.execute_many(connection, queued)
         shared = is_shared(connection)
-        counts.labelled.extend(_counted(row, shared) for row in joined if row.loss is not None)
-        counts.unusable.extend(row.prediction_id for row in joined if row.loss is None)
-        return awaited.finished
+        return LabelCounts(
+            [_counted(row, shared) for row in rows if row.loss is not None],
+            [row.prediction_id for row in rows if row.loss is None and row.predicted is not None],
+        )
 
 
 def _find(rows: dict[str, list[LabelRow]], item: LabelEvent) -> LabelRow:
@@ -602,11 +539,6 @@ def _find(rows: dict[str, list[LabelRow]], item: LabelEvent) -> LabelRow:
             return row
     known.append(LabelRow(item.prediction_id, item.model))
     return known[-1]
-
-
-def _loss(loss: Loss, row: LabelRow, label: Any) -> float | None:
-    prediction = decode_label(row.prediction)
-    return None if prediction is None else loss(row.model or "", row.version or "", prediction, label)
 
 
 def _counted(row: LabelRow, shared: bool) -> LabelledPrediction:
@@ -642,19 +574,12 @@ class LabelSums(NamedTuple):
     squared_loss: float
 
 
-def sum_labels(store: Store, model: str, version: str, start: float, end: float) -> LabelSums:
-    """Return the sums over a version's predictions between two Unix times in seconds, both included.
-
-    Raises
-    ------
-    StoreError
-        When the database cannot be read.
-    """
+def sum_labels(connection: sa.Connection, model: str, version: str, start: float, end: float) -> LabelSums:
+    """See `exporter.storage.Store.sum_labels`."""
     loss = labels.c.loss
     sums = sa.func.count(loss), *(sa.func.sum(value) for value in (sa.case((loss == 0, 1), else_=0), loss, loss * loss))
     is_chosen = (labels.c.model == model) & (labels.c.version == version) & labels.c.predicted.between(start, end)
-    with store.reading() as connection:
-        row = connection.execute(sa.select(*sums).where(is_chosen, loss.is_not(None))).one()
+    row = connection.execute(sa.select(*sums).where(is_chosen, loss.is_not(None))).one()
     return LabelSums(*(float(value or 0) for value in row))
 
 
@@ -662,11 +587,11 @@ MAX_MARKED = 500_000
 """Corrections, or labels, that are read at most, the newest first."""
 
 
-class Corrections(NamedTuple):
-    """Identifiers of corrected predictions, and the user of each one; None where nobody was named."""
+class Marked(NamedTuple):
+    """Identifiers of predictions, and of each the user who corrected it, or the loss of its label, see `Loss`."""
 
     ids: list[str]
-    users: list[str | None]
+    values: list[Any]
 
     @property
     def truncated(self) -> bool:
@@ -674,30 +599,8 @@ class Corrections(NamedTuple):
         return len(self.ids) > MAX_MARKED
 
 
-class Losses(NamedTuple):
-    """Identifiers of predictions with a label, and the loss of each one, see `exporter.storage._labels.Loss`."""
-
-    ids: list[str]
-    losses: list[float]
-
-    @property
-    def truncated(self) -> bool:
-        """Whether there are more."""
-        return len(self.ids) > MAX_MARKED
-
-
-def read_corrections(connection: sa.Connection, model: str, version: str | None, since: float) -> Corrections:
-    """Return the confident predictions that users corrected since a time, without corrections that a reviewer rejected.
-
-    Parameters
-    ----------
-    connection
-        To read with.
-    model, version
-        Of the predictions; all versions when None.
-    since
-        Unix time in seconds of the first feedback on the prediction.
-    """
+def read_corrections(connection: sa.Connection, model: str, version: str | None, since: float) -> Marked:
+    """See `exporter.storage.Store.corrections`."""
     table = feedback.c
     query = sa.select(table.prediction_id, table.user).where(
         table.model == model,
@@ -708,29 +611,21 @@ def read_corrections(connection: sa.Connection, model: str, version: str | None,
         table.created >= since,
         table.prediction_id.is_not(None),
     )
-    if version is not None:
-        query = query.where(table.version == version)
-    rows = connection.execute(query.order_by(table.created.desc()).limit(MAX_MARKED + 1)).all()
-    return Corrections([row[0] for row in rows], [row[1] for row in rows])
+    return _marked(connection, query, feedback, version, table.created)
 
 
-def read_losses(connection: sa.Connection, model: str, version: str | None, since: float) -> Losses:
-    """Return the losses of predictions with a label that were made since a Unix time in seconds.
-
-    Parameters
-    ----------
-    connection
-        To read with.
-    model, version
-        Of the predictions; all versions when None.
-    since
-        Unix time in seconds of the prediction.
-    """
+def read_losses(connection: sa.Connection, model: str, version: str | None, since: float) -> Marked:
+    """See `exporter.storage.Store.losses`."""
     table = labels.c
-    query = sa.select(table.prediction_id, table.loss).where(
-        table.model == model, table.predicted >= since, table.loss.is_not(None)
-    )
+    query = sa.select(table.prediction_id, table.loss)
+    query = query.where(table.model == model, table.predicted >= since, table.loss.is_not(None))
+    return _marked(connection, query, labels, version, table.predicted)
+
+
+def _marked(
+    connection: sa.Connection, query: sa.Select[Any], table: sa.Table, version: str | None, newest: sa.Column[Any]
+) -> Marked:
     if version is not None:
-        query = query.where(table.version == version)
-    rows = connection.execute(query.order_by(table.predicted.desc()).limit(MAX_MARKED + 1)).all()
-    return Losses([row[0] for row in rows], [row[1] for row in rows])
+        query = query.where(table.c.version == version)
+    rows = connection.execute(query.order_by(newest.desc()).limit(MAX_MARKED + 1)).all()
+    return Marked([row[0] for row in rows], [row[1] for row in rows])

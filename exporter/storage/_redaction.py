@@ -2,42 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Collection, Mapping
 
 import msgspec
 import sqlalchemy as sa
 
-from exporter.config import StoreConfig
-from exporter.errors import StoreError
 from exporter.features.stored_inputs import remove_inputs
-from exporter.storage._bins import PAIRED
-from exporter.storage._engine import check_url, error_message, is_shared, open_engine, shown_url
+from exporter.storage._bins import has_bins
+from exporter.storage._engine import is_shared
 from exporter.storage._predictions import InputsPacker, dictionary_of, parts, retired_dictionaries, unpack
 from exporter.storage._schema import (
-    SCHEMA_VERSION,
     bin_codes,
     feedback,
     input_dictionaries,
     predictions,
     release_chunks,
-    stored_version,
 )
-from exporter.storage._sqlite import try_lock
 
-STATEMENT_SECONDS = 3600.0
-"""How long one statement may take on PostgreSQL: reading a large table takes minutes."""
 STEP_ROWS, STEP_CHARACTERS = 500, 4 * 2**20
 """Rows and characters of inputs that are changed in one transaction: an exporter may wait for it."""
 PACKED_CHARACTERS = 10
 """Assumed characters of inputs for each byte that they take compressed."""
 TABLES = {"predictions": (predictions, predictions.c.seq), "feedback": (feedback, feedback.c.id)}
 """The tables with inputs, by name, and the key of each."""
-
-_REDACT_LOCK = 0x72656461  # the advisory lock of a command that redacts
 
 MAX_NAMES = 200
 """Names that one condition looks for; with more, every row may hold one of them."""
@@ -54,53 +41,6 @@ def may_hold(inputs: sa.ColumnElement[str | None], names: Collection[str]) -> sa
     texts = ["\\u", *(["\\/"] if any("/" in name for name in names) else [])]
     texts += [msgspec.json.encode(name).decode() for name in names]
     return sa.or_(*(inputs.contains(text, autoescape=True) for text in texts))
-
-
-@contextmanager
-def open_database(config: StoreConfig) -> Iterator[sa.Connection]:
-    """Open a database beside the exporters that use it; SQLite overwrites with zeros what is deleted from its file.
-
-    Raises
-    ------
-    StoreError
-        When there is none, it is of another version, another command redacts it, or it cannot be read or written.
-    """
-    address, url = check_url(config.url), shown_url(config.url)
-    if not is_shared(address) and not Path(address.database or "").is_file():
-        raise StoreError(f"store.url: there is no database {url}")
-    engine = open_engine(config, STATEMENT_SECONDS)
-    try:
-        with engine.connect() as connection, _alone(connection, url):
-            if (version := stored_version(connection)) != SCHEMA_VERSION:
-                hint = "start an exporter of this version once"
-                raise StoreError(f"store.url: {url} has schema {version}, expected {SCHEMA_VERSION}: {hint}")
-            if not is_shared(connection):
-                connection.exec_driver_sql("PRAGMA secure_delete=ON").close()
-            connection.rollback()
-            yield connection
-    except sa.exc.SQLAlchemyError as error:
-        raise StoreError(f"store.url: {url}: {error_message(error)}; run the command again to continue") from None
-    finally:
-        engine.dispose()
-
-
-@contextmanager
-def _alone(connection: sa.Connection, url: str) -> Iterator[None]:
-    """Keep other commands that redact away: each writes rows and files of the archive as it has read them."""
-    with contextlib.ExitStack() as stack:
-        if is_shared(connection):
-            is_free = connection.execute(sa.select(sa.func.pg_try_advisory_lock(_REDACT_LOCK))).scalar()
-        else:  # SQLite locks the file itself, see `exporter.storage._sqlite`
-            path = Path(f"{connection.engine.url.database}.redact-lock")
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            except OSError as error:
-                raise StoreError(f"store.url: {url}: {path}: {error.strerror}") from None
-            stack.callback(os.close, descriptor)
-            is_free = try_lock(descriptor)
-        if not is_free:
-            raise StoreError(f"store.url: {url}: another redact command is running on it: wait until it ends")
-        yield
 
 
 def redact_rows(
@@ -188,7 +128,6 @@ def delete_bins(connection: sa.Connection, model: str, kept: Collection[str], *,
     Which inputs bins are of cannot be seen in them: after a change of what is redacted, they have another layout. The
     blocks of `PAIRED` have no bins.
     """
-    has_bins = ~bin_codes.c.layout.startswith(PAIRED, autoescape=True)
     is_old = (bin_codes.c.model == model) & has_bins & bin_codes.c.layout.not_in(list(kept))
     number = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(bin_codes.c.rows), 0)).where(is_old)).scalar()
     connection.rollback()

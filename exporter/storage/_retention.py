@@ -17,10 +17,21 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from exporter.config import StoreConfig
-from exporter.errors import StoreFullError
+from exporter.errors import StoreError, StoreFullError
 from exporter.storage._bins import delete_old_blocks
 from exporter.storage._engine import is_shared, write_alone
-from exporter.storage._schema import archived_up_to, feedback, history, is_unjoined, labels, metadata, predictions
+from exporter.storage._schema import (
+    archived,
+    bin_codes,
+    feedback,
+    history,
+    is_unjoined,
+    is_waiting,
+    labels,
+    late_labels,
+    metadata,
+    predictions,
+)
 from exporter.validation import parse_duration, parse_size, preview
 
 log = logging.getLogger(__name__)
@@ -213,6 +224,10 @@ MAX_DAY = 10**6
 """A day after all others."""
 HOUR = 3600.0
 """Seconds."""
+LATE_SECONDS = 2 * 86400.0
+"""How much older than the retention predictions may become before the log says that they are not archived."""
+FIRST_BLOCKS = 100
+"""Blocks of bins among which the one that began first is."""
 STEP_SECONDS = 0.05
 """How long one step may lock the database: the number of rows in a step follows from it."""
 STEP, MIN_STEP, MAX_STEP = 200, 10, 5000
@@ -234,7 +249,7 @@ class Retention:
         self._seconds = parse_duration(config.retention)
         self._archives = config.archive is not None
         self._samples = config.archive is not None and config.archive_share < 1
-        self._lost_log_at = -math.inf
+        self._lost_log_at = self._late_log_at = -math.inf
         self._size = size
         self._step = STEP
         self._unjoined_log = UnjoinedLog()
@@ -271,11 +286,8 @@ class Retention:
             write_alone(connection)
             surplus = self._surplus(connection)
             too_old = sa.true() if surplus else predictions.c.received < oldest_kept
-            archived = archived_up_to(connection)
             if self._archives:
-                too_old &= self._is_archived(connection, surplus, archived)
-            if archived:  # SQLite would give the numbers of what is archived again, once the table is empty
-                too_old &= predictions.c.seq < sa.select(sa.func.max(predictions.c.seq)).scalar_subquery()
+                too_old &= self._is_archived(connection, surplus, archived_up_to(connection))
             limit = min(step, surplus) if surplus else step
             # The oldest have the lowest numbers: only they are read.
             oldest = sa.select(predictions.c.seq).order_by(predictions.c.seq).limit(limit)
@@ -283,12 +295,16 @@ class Retention:
             deleted = connection.execute(predictions.delete().where(predictions.c.seq.in_(oldest), too_old)).rowcount
             passed = time.perf_counter() - start
             orphans = _end_waiting(connection, oldest_kept, step)
-            old_labels = _delete_labels(connection, oldest_kept, step, archived if self._archives else None)
             # Whether an hour had drift is asked until all of it is archived.
             delete_old_blocks(connection, step, HOUR if self._samples and not surplus else 0.0)
+            old_labels = _delete_labels(connection, oldest_kept, step, archives=self._archives)
             self._unjoined_log.write(connection)
+            late = self._archives and not deleted and _is_late(connection, oldest_kept)
         if deleted == step or passed > STEP_SECONDS:
             self._step = int(min(max(step * min(STEP_SECONDS / passed, 2), MIN_STEP), MAX_STEP))
+        if late and time.monotonic() >= self._late_log_at:
+            self._late_log_at = time.monotonic() + LOST_LOG_SECONDS
+            raise StoreError("predictions older than store.retention are kept until `model-exporter archive` has run")
         return deleted == limit or step in {orphans, old_labels}
 
     def _is_archived(self, connection: sa.Connection, surplus: int, last: int) -> sa.ColumnElement[bool]:
@@ -308,16 +324,30 @@ class Retention:
         return math.ceil((1 - limit / used) * len(prediction_range(connection)))
 
 
-def _delete_labels(connection: sa.Connection, oldest_kept: float, limit: int, archived: int | None) -> int:
+def _is_late(connection: sa.Connection, oldest_kept: float) -> bool:
+    """Return whether predictions wait for the archive since days ago: the timer that writes it may have failed."""
+    oldest = connection.execute(sa.select(predictions.c.received).order_by(predictions.c.seq).limit(1)).scalar()
+    return oldest is not None and oldest < oldest_kept - LATE_SECONDS
+
+
+def _delete_labels(connection: sa.Connection, oldest_kept: float, limit: int, *, archives: bool) -> int:
     """Delete labels that arrived too long ago, and return their number, at most ``limit``.
 
-    Those of predictions that are to be archived stay: ``archived`` is the number of the last one that is.
+    Labels of a day stay as long as there are predictions or bins of it: what is asked of the database, or of the
+    archive, finds all three there. Labels that nothing came for are archived as they are.
     """
     oldest = sa.select(labels.c.id).order_by(labels.c.id).limit(limit)
     is_old = labels.c.id.in_(oldest) & (labels.c.received < oldest_kept)
-    if archived is not None:
-        first = sa.select(predictions.c.day).where(predictions.c.seq > archived).order_by(predictions.c.seq).limit(1)
-        is_old &= labels.c.day < sa.func.coalesce(first.scalar_subquery(), MAX_DAY)
+    first = sa.select(predictions.c.received).order_by(predictions.c.seq).limit(1).scalar_subquery()
+    block = sa.select(bin_codes.c.first).order_by(bin_codes.c.seq).limit(FIRST_BLOCKS).subquery()
+    starts = connection.execute(sa.select(first, sa.select(sa.func.min(block.c.first)).scalar_subquery())).one()
+    first_day = int(min((start for start in starts if start is not None), default=86400.0 * MAX_DAY) // 86400)
+    is_old &= labels.c.day < first_day
+    if archives:
+        queued = {"id": labels.c.prediction_id, "label_time": labels.c.time, "received": sa.literal(time.time())}
+        queued |= {name: labels.c[name] for name in ("model", "label")}
+        waited = sa.select(*queued.values()).where(is_old, is_waiting)
+        connection.execute(late_labels.insert().from_select([*queued], waited))
     return connection.execute(labels.delete().where(is_old)).rowcount
 
 
@@ -340,3 +370,19 @@ def _end_waiting(connection: sa.Connection, oldest_kept: float, limit: int) -> i
         connection.execute(history.delete().where(history.c.feedback_id.in_(orphans)))
         connection.execute(feedback.delete().where(feedback.c.id.in_(orphans)))
     return len(rows)
+
+
+def archived_up_to(connection: sa.Connection) -> int:
+    """Return the number of the last archived prediction; 0 for none."""
+    return connection.execute(sa.select(archived.c.seq)).scalar() or 0
+
+
+def archived_before(connection: sa.Connection) -> int:
+    """Return the day, since 1970, before which predictions are or are being archived; 0 for none."""
+    return connection.execute(sa.select(archived.c.day)).scalar() or 0
+
+
+def set_archived(connection: sa.Connection, **values: int) -> None:
+    """Store ``seq``, the number of the last archived prediction, or ``day``, see `archived_before`."""
+    if not connection.execute(archived.update().values(values)).rowcount:
+        connection.execute(archived.insert().values(values))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -14,7 +16,16 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.extract import scalar_text
-from exporter.storage._engine import is_shared, open_engine, shown_url, write_alone
+from exporter.storage._engine import (
+    SCHEMA_VERSION,
+    check_url,
+    error_message,
+    is_shared,
+    open_engine,
+    shown_url,
+    write_alone,
+)
+from exporter.storage._sqlite import try_lock
 
 
 def label_json(value: Any) -> str | None:
@@ -93,6 +104,7 @@ predictions = sa.Table(
     sa.Column("packed", sa.LargeBinary),
     sa.Column("segment", sa.Text),
     sa.Index("predictions_day_id", "day", "id"),
+    sqlite_autoincrement=True,  # the archive ends with a number, so none may be given twice
 )
 has_inputs = predictions.c.inputs.is_not(None) | predictions.c.packed.is_not(None)
 input_dictionaries = sa.Table(
@@ -110,22 +122,22 @@ input_dictionaries = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),
 )
 # In one row: the number of the last archived prediction, and the day before which predictions are being archived; see
-# `exporter.storage._archive`.
+# `exporter.storage._archive`. Nothing beyond the first is deleted for its age.
 archived = sa.Table(
     "archived",
     metadata,
-    sa.Column("seq", Key, primary_key=True, autoincrement=False),
-    sa.Column("day", sa.Integer),
+    sa.Column("seq", Key, nullable=False, default=0),
+    sa.Column("day", sa.Integer, nullable=False, default=0),
 )
-# Labels that came too late for the archived row of their prediction, until they are archived; see
-# `exporter.storage._labels`.
+# Labels that came too late for the archived row of their prediction, or that nothing came for, until they are
+# archived, too.
 late_labels = sa.Table(
     "late_labels",
     metadata,
     sa.Column("seq", Key, primary_key=True, autoincrement=True),
-    sa.Column("day", sa.Integer, nullable=False),
+    sa.Column("day", sa.Integer),
     sa.Column("id", sa.Text, nullable=False),
-    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("model", sa.Text),
     sa.Column("label", sa.Text, nullable=False),
     sa.Column("label_time", sa.Float),
     sa.Column("loss", sa.Float),
@@ -389,134 +401,14 @@ def set_postgresql_options() -> None:
 
 log = logging.getLogger(__name__)
 
-MIGRATION_SECONDS = 3600.0
-"""How long one statement of a migration may take."""
+COMMAND_SECONDS = 3600.0
+"""How long one statement of a migration or a command may take: reading a large table takes minutes."""
+_COMMAND_LOCK = 0x72656461  # the advisory lock of a command that redacts or archives
 
 
-def _migrate_to_2(connection: sa.Connection) -> None:
-    """Give snapshots of windows a replica and a time; mark feedback on samples; add indexes of feedback."""
-    for statement in (
-        "ALTER TABLE windows RENAME TO windows_of_one",
-        "CREATE TABLE windows (replica TEXT NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, "
-        "saved FLOAT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (replica, model, version))",
-        "INSERT INTO windows (replica, model, version, saved, data) "
-        "SELECT '', model, version, CAST(strftime('%s', 'now') AS FLOAT), data FROM windows_of_one",
-        "DROP TABLE windows_of_one",
-        "ALTER TABLE feedback ADD COLUMN sampled BOOLEAN DEFAULT 0 NOT NULL",
-        "CREATE INDEX feedback_queue ON feedback (verdict, joined, status, model, created, id)",
-        "CREATE INDEX feedback_newest ON feedback (verdict, joined, model, created, id)",
-        "CREATE INDEX feedback_surest ON feedback (verdict, joined, status, model, coalesce(confidence, -1.0), id)",
-        "CREATE INDEX feedback_known ON feedback (model, version, confident, verdict, status, created, predicted)",
-        "CREATE INDEX feedback_relabelled ON feedback (model, version, confident, status, verdict) "
-        "WHERE reviewed_label IS NOT NULL",
-        "DROP INDEX feedback_review",
-        "DROP INDEX feedback_waiting",
-        "CREATE INDEX feedback_waiting ON feedback (updated, prediction_id) WHERE joined = 0",
-        "CREATE INDEX feedback_dataset ON feedback (model, id) WHERE status = 'accepted'",
-        "DROP INDEX feedback_released",
-        "CREATE INDEX feedback_released ON feedback (model) WHERE released = 1",
-    ):
-        connection.exec_driver_sql(statement)
-
-
-def _migrate_to_3(connection: sa.Connection) -> None:
-    """Keep the current feedback in its own table alone, with its key; the history holds what was replaced."""
-    for statement in (
-        "ALTER TABLE feedback ADD COLUMN idempotency_key TEXT",
-        "UPDATE feedback SET idempotency_key = (SELECT idempotency_key FROM feedback_history "
-        "WHERE feedback_id = feedback.id ORDER BY id DESC LIMIT 1) WHERE verdict <> 'sampled'",
-        "DELETE FROM feedback_history WHERE verdict <> 'sampled' AND id IN "
-        "(SELECT max(id) FROM feedback_history GROUP BY feedback_id)",
-        "CREATE UNIQUE INDEX feedback_key ON feedback (idempotency_key) WHERE idempotency_key IS NOT NULL",
-        "DROP INDEX feedback_newest",
-    ):
-        connection.exec_driver_sql(statement)
-
-
-def _migrate_to_4(connection: sa.Connection) -> None:
-    """Index feedback that waits for its prediction and describes it."""
-    unjoined = "NOT joined" if is_shared(connection) else "joined = 0"
-    connection.exec_driver_sql(
-        f"CREATE INDEX feedback_described ON feedback (model, status, created) WHERE {unjoined} AND version IS NOT NULL"
-    )
-
-
-def _migrate_to_5(connection: sa.Connection) -> None:
-    """Add the table of labels, which `migrate` creates as it does all new tables."""
-
-
-def _migrate_to_6(connection: sa.Connection) -> None:
-    """Store the strata of draws; index feedback with its confidence, to count it by stratum."""
-    if sa.inspect(connection).has_table("draws"):
-        connection.exec_driver_sql("ALTER TABLE draws ADD COLUMN strata TEXT")
-    connection.exec_driver_sql("DROP INDEX feedback_known")
-    connection.exec_driver_sql(
-        "CREATE INDEX feedback_known ON feedback "
-        "(model, version, confident, verdict, status, created, predicted, confidence)"
-    )
-
-
-def _migrate_to_7(connection: sa.Connection) -> None:
-    """Add the table of requests for retraining, which `migrate` creates as it does all new tables."""
-
-
-def _migrate_to_8(connection: sa.Connection) -> None:
-    """Add the table of the bins of predictions, which `migrate` creates as it does all new tables."""
-
-
-def _migrate_to_9(connection: sa.Connection) -> None:
-    """Index decisions by their time; `migrate` creates the tables of rankings as it does all new tables."""
-    if sa.inspect(connection).has_table("decisions"):
-        connection.exec_driver_sql("CREATE INDEX decisions_time ON decisions (time)")
-
-
-def _migrate_to_10(connection: sa.Connection) -> None:
-    """Add the table of leases, which `migrate` creates as it does all new tables."""
-
-
-def _migrate_to_11(connection: sa.Connection) -> None:
-    """Add the tables of labels that may be wrong, which `migrate` creates as it does all new tables."""
-
-
-def _migrate_to_12(connection: sa.Connection) -> None:
-    """Add the table of second opinions, which `migrate` creates as it does all new tables."""
-
-
-def _migrate_to_13(connection: sa.Connection) -> None:
-    """Add the compressed inputs of predictions; `migrate` creates the table of dictionaries as it does all new ones."""
-    kind = "BYTEA" if is_shared(connection) else "BLOB"
-    connection.exec_driver_sql(f"ALTER TABLE predictions ADD COLUMN packed {kind}")
-
-
-def _migrate_to_14(connection: sa.Connection) -> None:
-    """Add the table of what is archived, which `migrate` creates as it does all new tables."""
-
-
-def _migrate_to_15(connection: sa.Connection) -> None:
-    """Add the day before which predictions are archived; `migrate` creates the table of late labels."""
-    if sa.inspect(connection).has_table("archived"):
-        connection.exec_driver_sql("ALTER TABLE archived ADD COLUMN day INTEGER")
-
-
-# Version 1 supported SQLite only: the migration to 2 may use its dialect, later ones must run on both databases.
-MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {
-    2: _migrate_to_2,
-    3: _migrate_to_3,
-    4: _migrate_to_4,
-    5: _migrate_to_5,
-    6: _migrate_to_6,
-    7: _migrate_to_7,
-    8: _migrate_to_8,
-    9: _migrate_to_9,
-    10: _migrate_to_10,
-    11: _migrate_to_11,
-    12: _migrate_to_12,
-    13: _migrate_to_13,
-    14: _migrate_to_14,
-    15: _migrate_to_15,
-}
-"""The migration to each version from the one before it."""
-SCHEMA_VERSION = max(MIGRATIONS)
+MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {}
+"""The migration to each version from the one before it. It names tables and columns itself, so that later changes of
+the tables do not change it, and runs on both databases; new tables are created without it."""
 
 
 def migrate(config: StoreConfig) -> None:
@@ -529,7 +421,7 @@ def migrate(config: StoreConfig) -> None:
     sqlalchemy.exc.SQLAlchemyError
         When it cannot be read or written.
     """
-    engine = open_engine(config, MIGRATION_SECONDS)
+    engine = open_engine(config, COMMAND_SECONDS)
     try:
         with _exclusive_transaction(engine) as connection:
             if is_shared(connection):
@@ -581,18 +473,50 @@ def _exclusive_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
         connection.exec_driver_sql("COMMIT")
 
 
-def archived_up_to(connection: sa.Connection) -> int:
-    """Return the number of the last archived prediction; 0 for none."""
-    return connection.execute(sa.select(sa.func.max(archived.c.seq))).scalar() or 0
+@contextlib.contextmanager
+def open_database(config: StoreConfig) -> Iterator[sa.Connection]:
+    """Open a database beside the exporters that use it; SQLite overwrites with zeros what is deleted from its file.
+
+    Raises
+    ------
+    StoreError
+        When there is none, it is of another version, another command works on it, or it cannot be read or written.
+    """
+    address, url = check_url(config.url), shown_url(config.url)
+    if not is_shared(address) and not Path(address.database or "").is_file():
+        raise StoreError(f"store.url: there is no database {url}")
+    engine = open_engine(config, COMMAND_SECONDS)
+    try:
+        with engine.connect() as connection, _alone(connection, url):
+            if (version := stored_version(connection)) != SCHEMA_VERSION:
+                hint = "start an exporter of this version once"
+                raise StoreError(f"store.url: {url} has schema {version}, expected {SCHEMA_VERSION}: {hint}")
+            if not is_shared(connection):
+                connection.exec_driver_sql("PRAGMA secure_delete=ON").close()
+            connection.rollback()
+            yield connection
+    except sa.exc.SQLAlchemyError as error:
+        raise StoreError(f"store.url: {url}: {error_message(error)}; run the command again to continue") from None
+    finally:
+        engine.dispose()
 
 
-def archived_before(connection: sa.Connection) -> int:
-    """Return the day, since 1970, before which predictions are or are being archived; 0 for none."""
-    return connection.execute(sa.select(sa.func.max(archived.c.day))).scalar() or 0
-
-
-def set_archived(connection: sa.Connection, **values: int) -> None:
-    """Store ``seq``, the number of the last archived prediction, or ``day``, see `archived_before`."""
-    stored = connection.execute(sa.select(archived)).mappings().first() or {"seq": 0}
-    connection.execute(archived.delete())
-    connection.execute(archived.insert().values({**stored, **values}))
+@contextlib.contextmanager
+def _alone(connection: sa.Connection, url: str) -> Iterator[None]:
+    """Keep other commands away that redact or archive: each writes rows and files as it has read them."""
+    with contextlib.ExitStack() as stack:
+        if is_shared(connection):
+            is_free = connection.execute(sa.select(sa.func.pg_try_advisory_lock(_COMMAND_LOCK))).scalar()
+        else:  # SQLite locks the file itself, see `exporter.storage._sqlite.DatabaseLock`
+            path = Path(f"{connection.engine.url.database}.redact-lock")
+            try:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            except OSError as error:
+                raise StoreError(f"store.url: {url}: {path}: {error.strerror}") from None
+            stack.callback(os.close, descriptor)
+            is_free = try_lock(descriptor)
+        if not is_free:
+            raise StoreError(
+                f"store.url: {url}: another redact or archive command is running on it: wait until it ends"
+            )
+        yield

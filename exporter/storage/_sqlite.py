@@ -24,8 +24,7 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.storage._engine import check_url, is_damage, is_shared, shown_url
-from exporter.storage._schema import SCHEMA_VERSION
+from exporter.storage._engine import SCHEMA_VERSION, check_url, is_damage, is_shared, shown_url
 
 PARTS = ("", "-wal", "-shm")
 """The endings of the files that belong to a database."""
@@ -326,7 +325,7 @@ BUSY_SECONDS = 60
 """How long a backup waits for another program's lock, such as that of a migration."""
 _COUNTS = """SELECT
     (SELECT count(*) FROM predictions),
-    {labels},
+    (SELECT count(*) FROM labels),
     (SELECT count(*) FROM feedback WHERE verdict <> 'sampled'),
     (SELECT count(*) FROM feedback WHERE verdict = 'corrected' AND status = 'pending' AND joined),
     (SELECT count(*) FROM releases),
@@ -418,15 +417,14 @@ def verify(path: Path) -> BackupSummary:
         When something is wrong with it.
     """
     with _explained(f"{path}: is not a backup"), _open(path) as database:
-        tables = _check_schema(path, database)
+        _check_schema(path, database)
         (result,) = database.execute("PRAGMA integrity_check(1)").fetchone()
         if result != "ok":
             raise StoreError(f"{path}: is damaged: {result}")
         for name, build, sha256 in database.execute("SELECT name, build, sha256 FROM releases").fetchall():
             if _release_hash(database, build) != sha256:
                 raise StoreError(f"{path}: the content of the release {name} does not match its SHA-256 {sha256}")
-        labels = "(SELECT count(*) FROM labels)" if "labels" in tables else "0"  # an older version has none
-        counts = database.execute(_COUNTS.format(labels=labels)).fetchone()
+        counts = database.execute(_COUNTS).fetchone()
     return BackupSummary(path.stat().st_size, *counts)
 
 
@@ -439,8 +437,7 @@ def _sqlite_path(config: StoreConfig, instead: str) -> Path:
     return path
 
 
-def _check_schema(path: Path, database: sqlite3.Connection) -> set[str]:
-    """Return the names of the tables."""
+def _check_schema(path: Path, database: sqlite3.Connection) -> None:
     tables = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if not {"schema", "feedback"} <= tables:
         raise StoreError(f"{path}: expected a database of model-exporter, got one without its tables")
@@ -450,7 +447,6 @@ def _check_schema(path: Path, database: sqlite3.Connection) -> set[str]:
             f"{path}: has schema {version}, newer than this version understands; it knows {SCHEMA_VERSION}: use the "
             "newer exporter"
         )
-    return tables
 
 
 def _release_hash(database: sqlite3.Connection, build: str) -> str:

@@ -21,21 +21,26 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.stats.tolerance import Tolerance
+from exporter.storage._archive import Archive
+from exporter.storage._bins import BinBlock, RecordedBins, insert_block
 from exporter.storage._engine import error_message, is_damage, is_shared, open_engine, shown_url, statement_timeout
-from exporter.storage._feedback import (
-    CountedFeedback,
-    FeedbackRecorder,
-    FeedbackResult,
-    Redact,
-    Tolerances,
-    UnjoinedFeedback,
+from exporter.storage._feedback import CountedFeedback, FeedbackRecorder, FeedbackResult, Redact, Tolerances
+from exporter.storage._labels import (
+    Labels,
+    LabelsResult,
+    LabelSums,
+    Loss,
+    Marked,
+    class_loss,
+    read_corrections,
+    read_losses,
+    sum_labels,
 )
-from exporter.storage._labels import LabelRecorder, LabelsResult, LateLabels, Loss, WaitingLabels, class_loss
-from exporter.storage._predictions import Rows, prediction_rows
+from exporter.storage._predictions import prediction_rows
 from exporter.storage._retention import Retention, StoreSize
 from exporter.storage._schema import migrate
 from exporter.storage._sqlite import DatabaseLock, count_damaged, database_path, quarantine
-from exporter.storage._writer import Counts, Joins, Writer
+from exporter.storage._writer import Counts, Writer
 from exporter.storage.review.backlog import SCRAPE_TIMEOUT_SECONDS, Backlog, ReviewState
 from exporter.wire.batch import Batch
 from exporter.wire.events import Feedback, LabelEvent, LabelledPrediction
@@ -127,15 +132,13 @@ class Store:
             self.is_shared = is_shared(self._engine)
             self._backlog = Backlog(self.reading, tolerances, shared=self.is_shared)
             self.replica = (config.replica or socket.gethostname()) if self.is_shared else ""
-            late = LateLabels(archives=config.archive is not None)
             with self._engine.begin() as connection:
-                unjoined = UnjoinedFeedback(connection, redact, tolerances, self.size)
-                labels = WaitingLabels(connection, loss, late)
-            self._recorder = FeedbackRecorder(unjoined, redact, tolerances, self.size)
-            self._labels = LabelRecorder(labels.ids, self.size, loss, late)
+                self._recorder = FeedbackRecorder(connection, redact, tolerances, self.size)
+                self._labels = Labels(connection, self.size, loss, archives=config.archive is not None)
             retention = Retention(config, self.size)
-            self._joins = Joins(unjoined, labels)
-            self._writer = Writer(self._engine, retention, self._joins, self._on_commit, self._failed)
+            self._writer = Writer(
+                self._engine, retention, (self._recorder, self._labels), self._on_commit, self._failed
+            )
         except BaseException as error:
             self._unlock()
             if isinstance(error, sa.exc.SQLAlchemyError | OSError):
@@ -158,7 +161,7 @@ class Store:
         """
         return sum(self._writer.add(part) for part in prediction_rows(batch).parts(PART))
 
-    def submit(self, call: Callable[[sa.Connection, Counts], _T], adds: int | None = None) -> Future[_T]:
+    def submit(self, call: Callable[[sa.Connection], _T], adds: int | None = None) -> Future[_T]:
         """Run a call in the writer's thread, in a transaction; the future has its result once that is on disk.
 
         Calls that wait at the same time share a commit. No other transaction writes meanwhile, not even
@@ -167,8 +170,7 @@ class Store:
         Parameters
         ----------
         call
-            Takes the connection, and counts to which it adds what counts once it is committed. It may run twice: a
-            call with which it shared a commit may have failed.
+            Takes the connection. It may run twice: a call with which it shared a commit may have failed.
         adds
             About how many bytes it adds to what is kept; None if it checks that itself, or must not be refused.
 
@@ -183,14 +185,14 @@ class Store:
             When it is already known that nothing will be written.
         """
 
-        def checked(connection: sa.Connection, counts: Counts) -> _T:
+        def checked(connection: sa.Connection) -> tuple[_T, Counts]:
             if adds is not None:
                 self.size.require(connection, adds)
-            return call(connection, counts)
+            return call(connection), Counts()
 
         return self._writer.submit(checked)
 
-    def execute(self, call: Callable[[sa.Connection, Counts], _T], adds: int | None = None) -> _T:
+    def execute(self, call: Callable[[sa.Connection, None], _T], adds: int | None = None) -> _T:
         """Run a call as `submit` does, and wait for its result.
 
         Raises
@@ -198,11 +200,16 @@ class Store:
         StoreError
             When nothing was written, or it is not known yet whether it will be: repeat the call.
         """
-        return self._result(self.submit(call, adds))
+        return self._result(self.submit(lambda connection: call(connection, None), adds))
 
     def submit_feedback(self, items: Sequence[Feedback], key: str | None) -> Future[list[FeedbackResult]]:
         """Record the checked feedback of one request, with its idempotency key; see `submit`."""
-        return self.submit(lambda connection, counts: self._recorder.record(connection, items, key, counts.feedback))
+
+        def record(connection: sa.Connection) -> tuple[list[FeedbackResult], Counts]:
+            results, counted = self._recorder.record(connection, items, key)
+            return results, Counts(counted)
+
+        return self._writer.submit(record)
 
     def record_feedback(self, items: Sequence[Feedback], key: str | None) -> list[FeedbackResult]:
         """Record feedback as `submit_feedback` does, and wait for the result; see `execute`."""
@@ -213,19 +220,12 @@ class Store:
 
         The writer works on nothing else meanwhile: split many labels in several calls.
         """
-        return self.execute(lambda connection, counts: self._labels.record(connection, items, counts.labels))
 
-    def join(self, group: Sequence[Rows]) -> int:
-        """Join the feedback and the labels that wait for predictions which have left the database; see `execute`.
+        def record(connection: sa.Connection) -> tuple[LabelsResult, Counts]:
+            result, counted = self._labels.record(connection, items)
+            return result, Counts(labels=counted)
 
-        Returns
-        -------
-        int
-            The number of predictions that were waited for.
-        """
-        joined = self.execute(lambda connection, counts: self._joins.join(connection, group, counts))
-        self.execute(lambda *_: self._joins.forget(joined))
-        return len(set.union(*joined))
+        return self._result(self._writer.submit(record))
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -260,6 +260,49 @@ class Store:
             When the database cannot be read.
         """
         return self._backlog.state()
+
+    @property
+    def archive(self) -> Archive | None:
+        """The archive, if the configuration names one."""
+        location, share = self._config.archive, self._config.archive_share
+        return None if location is None else Archive(location, share, self.reading)
+
+    @property
+    def bins(self) -> RecordedBins:
+        """The recorded bins of predictions."""
+        return RecordedBins(self.reading)
+
+    def add_bins(self, block: BinBlock) -> Future[None]:
+        """Store the bins of predictions; see `submit`."""
+        return self.submit(lambda connection: insert_block(connection, block))
+
+    def corrections(self, model: str, version: str | None, since: float) -> Marked:
+        """Return the confident predictions that users corrected, with their users; not those that a reviewer rejected.
+
+        Parameters
+        ----------
+        model, version
+            Of the predictions; all versions when None.
+        since
+            Unix time in seconds of the first feedback on the prediction.
+
+        Raises
+        ------
+        StoreError
+            When the database cannot be read; other verbs that read raise it, too.
+        """
+        with self.reading() as connection:
+            return read_corrections(connection, model, version, since)
+
+    def losses(self, model: str, version: str | None, since: float) -> Marked:
+        """Return the losses of predictions with a label that were made since a Unix time in seconds."""
+        with self.reading() as connection:
+            return read_losses(connection, model, version, since)
+
+    def sum_labels(self, model: str, version: str, start: float, end: float) -> LabelSums:
+        """Return the sums over a version's labelled predictions between two Unix times in seconds, both included."""
+        with self.reading() as connection:
+            return sum_labels(connection, model, version, start, end)
 
     @property
     def alive(self) -> bool:
@@ -320,14 +363,16 @@ class Store:
             self._damage = f"the database is damaged: {error_message(error)}"
             log.error("%s: restart the exporter, which sets a damaged file aside", self._damage)
 
-    def _on_commit(self, counts: Counts) -> None:
+    def _on_commit(self, committed: Sequence[Counts]) -> None:
         self._backlog.invalidate()
         self.on_commit()
-        calls: list[Callable[[], None]] = [partial(self._on_counted, item) for item in counts.feedback]
-        if counts.labels.labelled:
-            calls.append(partial(self._on_labelled, counts.labels.labelled))
-        if counts.labels.unusable:
-            calls.append(partial(self._on_unusable, counts.labels.unusable))
+        calls: list[Callable[[], None]] = []
+        for counts in committed:
+            calls += [partial(self._on_counted, item) for item in counts.feedback]
+            if counts.labels.labelled:
+                calls.append(partial(self._on_labelled, counts.labels.labelled))
+            if counts.labels.unusable:
+                calls.append(partial(self._on_unusable, counts.labels.unusable))
         for call in calls:
             try:
                 call()

@@ -1,4 +1,4 @@
-"""Join waiting feedback and labels with predictions as these arrive, and report what was joined after the commit."""
+"""The writer thread: commit predictions in groups and feedback as it arrives, and delete old rows."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from exporter.storage._engine import (
     write_alone,
     write_beside,
 )
-from exporter.storage._feedback import CountedFeedback, UnjoinedFeedback
-from exporter.storage._labels import LabelCounts, WaitingLabels
+from exporter.storage._feedback import CountedFeedback, FeedbackRecorder
+from exporter.storage._labels import LabelCounts, Labels
 from exporter.storage._predictions import InputsPacker, Rows, insert_predictions, pack_rows
 from exporter.storage._retention import Retention
 from exporter.storage._sqlite import DatabaseFile
@@ -36,32 +36,10 @@ Joined = tuple[set[str], set[str]]
 
 
 class Counts(NamedTuple):
-    """Counts that apply when a transaction is committed; each attempt has its own, so that nothing counts twice."""
+    """What counts when a transaction is committed."""
 
-    feedback: list[CountedFeedback]
-    labels: LabelCounts
-
-    @classmethod
-    def empty(cls) -> Counts:
-        """Return one without anything."""
-        return cls([], LabelCounts([], []))
-
-
-class Joins(NamedTuple):
-    """Feedback and labels that came before their prediction; used by the writer's thread alone."""
-
-    feedback: UnjoinedFeedback
-    labels: WaitingLabels
-
-    def join(self, connection: sa.Connection, group: Sequence[Rows], counts: Counts) -> Joined:
-        """Join waiting feedback and labels in the transaction that writes these predictions; extend ``counts``."""
-        feedback = self.feedback.join(connection, group, counts.feedback)
-        return feedback, self.labels.join(connection, group, counts.labels)
-
-    def forget(self, joined: Joined) -> None:
-        """Forget identifiers once their join is committed."""
-        self.feedback.ids.forget(joined[0])
-        self.labels.ids.forget(joined[1])
+    feedback: Sequence[CountedFeedback] = ()
+    labels: LabelCounts = LabelCounts([], [])
 
 
 MAX_ROWS = 50_000
@@ -196,7 +174,9 @@ ROOM_SECONDS = 10.0
 """How long a slow disk may delay the counting of events."""
 
 _T = TypeVar("_T")
-_Job = tuple[Callable[[sa.Connection, Counts], Any], Future[Any]]
+Call = Callable[[sa.Connection], tuple[_T, Counts]]
+"""Runs in a transaction; returns its result, and what counts once that is on disk. It may run twice."""
+_Job = tuple[Call[Any], Future[Any]]
 
 
 class _Group(NamedTuple):
@@ -229,8 +209,8 @@ class Writer:
         The database.
     retention
         Deletes old rows.
-    joins
-        What came before its prediction.
+    recorders
+        Join what came before its prediction.
     on_commit
         Called after each commit of calls, and of predictions for which something waited, with what counts.
     on_failure
@@ -241,13 +221,13 @@ class Writer:
         self,
         engine: sa.Engine,
         retention: Retention,
-        joins: Joins,
-        on_commit: Callable[[Counts], None],
+        recorders: tuple[FeedbackRecorder, Labels],
+        on_commit: Callable[[Sequence[Counts]], None],
         on_failure: Callable[[Exception], None],
     ) -> None:
         self._engine = engine
         self._retention = retention
-        self._joins = joins
+        self._feedback, self._labels = recorders
         self._on_commit = on_commit
         self._on_failure = on_failure
         self._buffer = PredictionBuffer()
@@ -309,7 +289,7 @@ class Writer:
             self._wake.notify_all()
         return 0
 
-    def submit(self, call: Callable[[sa.Connection, Counts], _T]) -> Future[_T]:
+    def submit(self, call: Call[_T]) -> Future[_T]:
         """Queue a call; see `Store.submit`."""
         future: Future[_T] = Future()
         with self._wake:
@@ -413,15 +393,14 @@ class Writer:
             future.set_exception(StoreError(f"the database did not store it: {message}"))
 
     def _commit(self, jobs: Sequence[_Job]) -> None:
-        def run(connection: sa.Connection) -> tuple[list[Any], Counts]:
-            counts = Counts.empty()
+        def run(connection: sa.Connection) -> list[tuple[Any, Counts]]:
             write_alone(connection)
-            return [call(connection, counts) for call, _ in jobs], counts
+            return [call(connection) for call, _ in jobs]
 
-        results, counts = self._transactions.run(run)
+        results = self._transactions.run(run)
         # This is on disk: a failure from here on must not make a client send it again.
-        self._on_commit(counts)
-        for (_, future), result in zip(jobs, results, strict=True):
+        self._on_commit([counts for _, counts in results])
+        for (_, future), (result, _) in zip(jobs, results, strict=True):
             future.set_result(result)
 
     def _write_group(self) -> bool:
@@ -439,9 +418,10 @@ class Writer:
             self._added_since_sweep += self._buffer.remove(written.entries)
             self._failing = False
             self._wake.notify_all()
-        self._joins.forget(written.joined)
+        self._feedback.ids.forget(written.joined[0])
+        self._labels.ids.forget(written.joined[1])
         if any(written.joined):
-            self._on_commit(written.counts)
+            self._on_commit([written.counts])
         return True
 
     def _resolve_uncertain_commit(self) -> _Group | None:
@@ -455,12 +435,12 @@ class Writer:
         group = self._buffer.next_group()
 
         def insert(connection: sa.Connection) -> _Group:
-            counts = Counts.empty()
             self._uncertain = None
             transaction = write_beside(connection)
             insert_predictions(connection, pack_rows(connection, group, self._packer))
-            joined = self._joins.join(connection, group, counts)
-            self._uncertain = _Group(transaction, len(group), joined, counts)
+            feedback, counted = self._feedback.join(connection, group)
+            labels, labelled = self._labels.join(connection, group)
+            self._uncertain = _Group(transaction, len(group), (feedback, labels), Counts(counted, labelled))
             return self._uncertain
 
         return self._transactions.run(insert)

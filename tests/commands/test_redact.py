@@ -29,8 +29,8 @@ from exporter.storage._predictions import (
     prediction_rows,
     unpack,
 )
-from exporter.storage._redaction import open_database, redact_rows
-from exporter.storage._schema import feedback, input_dictionaries, migrate, predictions
+from exporter.storage._redaction import redact_rows
+from exporter.storage._schema import feedback, input_dictionaries, migrate, open_database, predictions
 from exporter.wire.events import Prediction
 
 SECRET = "Ada Lovelace 1815"
@@ -280,7 +280,7 @@ def test_a_second_command_is_refused(database: str, tmp_path: Path) -> None:
     config = StoreConfig(url=database)
     migrate(config)
     second = open_database(config)
-    with open_database(config), pytest.raises(StoreError, match="another redact command is running"):
+    with open_database(config), pytest.raises(StoreError, match="another redact or archive command is running"):
         second.__enter__()
     other = StoreConfig(url=f"sqlite:///{tmp_path / 'other.db'}")
     migrate(other)

@@ -18,16 +18,15 @@ from exporter.config import ModelConfig, StoreConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.profile import load
-from exporter.server.tasks.archiver import Archiver
 from exporter.slices import population
 from exporter.slices.explain import Explanation, Of, SliceQuery, explain
 from exporter.slices.population import ArchivedPredictions, Population, read_population
 from exporter.slices.recorder import BinRecorder
-from exporter.storage import Store
-from exporter.storage import _archive as archive
+from exporter.storage import Archive, ArchiveFilter, Store, archive
 from exporter.storage import _archive as parquet_buffer
 from exporter.storage._bins import BlockFilter
-from exporter.storage._schema import bin_codes, labels, late_labels, set_archived
+from exporter.storage._retention import set_archived
+from exporter.storage._schema import bin_codes, labels, late_labels
 from exporter.wire.events import Feedback, LabelEvent, Prediction
 
 DAYS = 86400.0
@@ -65,26 +64,23 @@ class Flights:
     def explain(self, share: float = 1.0, of: Of = "corrections") -> Explanation:
         """Ask for slices."""
         query = SliceQuery("flights", None, of, self.since)
-        config = msgspec.structs.replace(self.config, archive_share=share)
-        with self.store.reading() as connection:
-            return explain(connection, self.binner, query, ArchivedPredictions(config))
+        return explain(self.store, self.binner, query, ArchivedPredictions(self.store, self.files(share), 36 * 3600.0))
+
+    def files(self, share: float = 1.0) -> Archive:
+        """The archive with a share."""
+        return Archive(str(self.config.archive), share, self.store.reading)
 
     def archive(self, share: float = 1.0) -> None:
         """Write the archive, and delete the bins as the retention does."""
         config = msgspec.structs.replace(self.config, archive_share=share)
-        parts = (config, self.store, lambda _, inputs: inputs, lambda *_: False, lambda _: None)
-        archiver = Archiver(*parts, redacted=dict)
-        archiver.start()
-        archiver.refresh()
-        archiver.close()
+        archive(config, lambda _, inputs: inputs, lambda _: lambda *_: False)
         self.store.execute(lambda connection, _: connection.execute(bin_codes.delete()))
 
     def read(self) -> Population:
         """All predictions, ordered by identifier."""
         query = BlockFilter("flights", self.binner.layout, "1", self.since)
-        with self.store.reading() as connection:
-            stored = read_population(connection, self.binner, query)
-            found = ArchivedPredictions(self.config).before(connection, stored, self.binner, query)
+        stored = read_population(self.store.bins, self.binner, query)
+        found = ArchivedPredictions(self.store, self.files(), 36 * 3600.0).before(stored, self.binner, query)
         order = np.argsort(found.ids)
         return found._replace(
             codes=found.codes[:, order],
@@ -114,8 +110,8 @@ def test_archived_predictions_have_the_same_slices(flights: Flights, monkeypatch
     newest = flights.read()
     assert (newest.rows, newest.truncated) == (1500, True)
     assert np.count_nonzero(newest.times >= flights.since + DAYS) == COUNT - 2000
-    files, chosen = archive.Archive(str(flights.config.archive)), archive.ArchiveFilter("flights", None, 0.0, COUNT)
-    parts = population.read_bins(files, flights.binner, chosen, 1500)
+    chosen = ArchiveFilter("flights", None, 0.0, COUNT)
+    parts = population.read_bins(flights.files(), flights.binner, chosen, 1500)
     assert 1500 < sum(part.rows for part in parts) <= 1800  # of the older file, the last parts alone are kept
     flights.store.close()
 

@@ -95,12 +95,11 @@ def test_what_is_recorded_is_read_again(store: Store, binner: Binner) -> None:
     last = bins.flush()
     assert last is not None
     last.result(10)
-    with store.reading() as connection:
-        found = read_population(connection, binner, BlockFilter("flights", binner.layout, None, 0.0))
-        assert (found.rows, found.truncated) == (80, False)
-        assert read_population(connection, binner, BlockFilter("flights", binner.layout, "2", 0.0)).rows == 30
-        assert read_population(connection, binner, BlockFilter("flights", binner.layout, None, 1000.1)).rows == 0
-        assert read_population(connection, binner, BlockFilter("other", binner.layout, None, 0.0)).rows == 0
+    found = read_population(store.bins, binner, BlockFilter("flights", binner.layout, None, 0.0))
+    assert (found.rows, found.truncated) == (80, False)
+    assert read_population(store.bins, binner, BlockFilter("flights", binner.layout, "2", 0.0)).rows == 30
+    assert read_population(store.bins, binner, BlockFilter("flights", binner.layout, None, 1000.1)).rows == 0
+    assert read_population(store.bins, binner, BlockFilter("other", binner.layout, None, 0.0)).rows == 0
     position = found.find([event["id"] for event in sent])
     assert sorted(position.tolist()) == list(range(80))
     for name in ("carrier", "distance"):
@@ -126,8 +125,7 @@ def test_the_newest_are_read_where_there_are_too_many(
         assert flushed is not None
         flushed.result(10)
     monkeypatch.setattr(population, "MAX_ROWS", 100)
-    with store.reading() as connection:
-        found = read_population(connection, binner, BlockFilter("flights", binner.layout, None, 0.0))
+    found = read_population(store.bins, binner, BlockFilter("flights", binner.layout, None, 0.0))
     assert (found.rows, found.truncated, found.times.min()) == (80, True, 1003.0)
 
 
@@ -157,7 +155,7 @@ class SlowStore:
     def __init__(self) -> None:
         self.blocks = 0
 
-    def submit(self, _: Any) -> Future[None]:
+    def add_bins(self, _: Any) -> Future[None]:
         self.blocks += 1
         return Future()
 

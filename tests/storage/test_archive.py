@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
+import itertools
 import os
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ from pyarrow import parquet
 from support.batches import stored_batch
 from support.certificates import certificate
 from support.fake_exporter import Exporter
-from support.postgres import Postgres
 
 from exporter.commands import redact
 from exporter.config import StoreConfig
@@ -36,55 +35,55 @@ from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 from exporter.profiles.sources.store import StoreSource
 from exporter.server.http.problem import store_problem
-from exporter.server.tasks import late_joiner
-from exporter.server.tasks.archiver import Archiver
-from exporter.server.tasks.late_joiner import LateJoiner
 from exporter.slices.drifting_hours import DriftingHours
 from exporter.slices.recorder import BinRecorder
-from exporter.storage import CountedFeedback, Store
+from exporter.storage import Store
 from exporter.storage import _archive as archive
-from exporter.storage._archive import HasDrift
 from exporter.storage._engine import open_engine
 from exporter.storage._retention import Retention, StoreSize
-from exporter.storage._schema import feedback, labels, late_labels, predictions
+from exporter.storage._schema import bin_codes, feedback, labels, late_labels, open_database, predictions
 from exporter.wire.events import Feedback, LabelEvent, Prediction
 
 DAY = 86400
 TODAY = int(time.time() // DAY)
 
 
+def no_drift(*_: Any) -> bool:
+    """No prediction was received in an hour with drift."""
+    return False
+
+
+def object_store(url: str) -> archive.Archive:
+    """An archive of which no database is asked."""
+    return archive.Archive(url, 1.0, contextlib.nullcontext)
+
+
+def kill_before_it_is_recorded(patch: pytest.MonkeyPatch) -> None:
+    """End the command between a part's file and the transaction that tells the database of it."""
+    record = archive.set_archived
+
+    def killed(connection: sa.Connection, **values: int) -> None:
+        if "seq" in values:
+            raise KeyboardInterrupt
+        record(connection, **values)
+
+    patch.setattr(archive, "set_archived", killed)
+
+
 class Archived:
-    """A store with an archive, and what its exporter does in the background."""
+    """A store with an archive."""
 
     def __init__(self, url: str, folder: Path) -> None:
         self.config = StoreConfig(url=url, retention="36h", archive=str(folder))
-        self.folder, self.counts = folder, 0.0
-        self.counted: list[CountedFeedback] = []
-        self.store = Store(self.config, self.counted.append)
-        self.has_drift: HasDrift = lambda *_: False
-        self.archiver = self.make_archiver()
+        self.folder = folder
+        self.store = Store(self.config, lambda _: None)
 
-    def make_archiver(self, share: float = 1.0) -> Archiver:
-        """What archives in the background, with a share."""
+    def archive(self, share: float = 1.0, monitors: MonitorRegistry | None = None) -> tuple[int, int]:
+        """Archive with this share, as the command does; return the numbers of predictions and of late labels."""
         config = msgspec.structs.replace(self.config, archive_share=share)
-        return Archiver(config, self.store, lambda _, inputs: inputs, self.has_drift, self._count, redacted=dict)
-
-    def _count(self, number: float) -> None:
-        self.counts += number
-
-    def run(self, archiver: Archiver) -> None:
-        """Archive until there is nothing more, as the exporter does with pauses between."""
-        archiver.seconds = 0.0
-        while not archiver.seconds:
-            archiver.refresh()
-
-    def archive(self, share: float) -> int:
-        """Archive with this share; return the number of predictions."""
-        archiver = self.make_archiver(share)
-        archiver.start()
-        self.run(archiver)
-        archiver.close()
-        return int(self.counts)
+        return archive.archive(
+            config, lambda _, inputs: inputs, lambda bins: DriftingHours(monitors, bins) if monitors else no_drift
+        )
 
     def predict(self, days_ago: int, *numbers: int, confident: bool = True, model: str = "m") -> None:
         """Store predictions of a model that were received at noon of an earlier day."""
@@ -115,8 +114,9 @@ class Archived:
         """Delete what the retention may; return how many predictions are left."""
         engine = open_engine(self.config)
         try:
-            while Retention(self.config, StoreSize(None)).sweep(engine, 0):
-                pass
+            with contextlib.suppress(StoreError):  # predictions wait for the archive
+                while Retention(self.config, StoreSize(None)).sweep(engine, 0):
+                    pass
             with engine.connect() as connection:
                 return connection.execute(sa.select(sa.func.count()).select_from(predictions)).scalar_one()
         finally:
@@ -137,9 +137,7 @@ class Archived:
 def archived(database: str, tmp_path: Path) -> Iterator[Archived]:
     """A store with an archive."""
     archived = Archived(database, tmp_path / "archive")
-    archived.archiver.start()  # its first look is a minute later
     yield archived
-    archived.archiver.close()
     archived.store.close()
 
 
@@ -158,19 +156,19 @@ def test_predictions_are_archived_before_they_are_deleted(archived: Archived, mo
     feedback_result = archived.store.record_feedback([Feedback("p-1", verdict="corrected", label="8")], None)
     assert [result.joined for result in feedback_result] == [True]
     assert archived.sweep() == 10
-    archived.run(archived.archiver)
+    assert archived.archive() == (9, 0)
     parts = {
         f"{day(5)}/{1:020}.parquet": ["p-0", "p-1", "p-2", "p-3"],
         f"{day(5)}/{5:020}.parquet": ["p-4", "p-5"],
         f"{day(3)}/{5:020}.parquet": ["p-6", "p-7"],
         f"{day(3)}/{9:020}.parquet": ["p-8"],
     }
-    assert (archived.files(), archived.counts) == (parts, 9)
+    assert archived.files() == parts
     assert archived.read() == list(range(10))  # what is in both is read once
     assert archived.sweep() == 1
     assert archived.read() == list(range(10))
-    archived.run(archived.archiver)
-    assert (archived.files(), archived.counts) == (parts, 9)
+    assert archived.archive() == (0, 0)
+    assert archived.files() == parts
     with archived.store.reading() as connection:
         assert connection.execute(sa.select(feedback.c.inputs)).scalars().all() == ['{"number": 1}']
 
@@ -191,7 +189,7 @@ def test_labels_are_archived_with_their_predictions(archived: Archived) -> None:
 
     archived.sweep()
     assert stored() == ["p-1", "p-2"]
-    archived.run(archived.archiver)
+    archived.archive()
     table = parquet.read_table(next(archived.folder.rglob("*.parquet")))
     assert table.select(["label", "loss"]).to_pylist() == [
         {"label": None, "loss": None},
@@ -205,47 +203,85 @@ def test_labels_are_archived_with_their_predictions(archived: Archived) -> None:
 
 
 def test_labels_that_come_late_are_archived(archived: Archived) -> None:
-    """They are in files of their own once their day is over, each once; a killed exporter writes them again.
+    """They are in files of their own once their day is over, each once; after a kill they are written again.
 
     Who reads the predictions does not see these files.
     """
     archived.predict(3, *range(4))
-    archived.run(archived.archiver)
-    assert archived.sweep() == 1
-    for label in ("7", "8"):  # with the deletion of its prediction, the label waits for the archived one
+    archived.archive()
+    for label in ("8", "7"):
         archived.store.record_labels([LabelEvent("p-1", model="m", label=label)])
-    archived.store.join(next(archive.find_archived(archive.Archive(str(archived.folder)), 4, {("p-1", "m")})))
-    archived.store.record_labels(
-        [LabelEvent("p-3", label="7"), LabelEvent("p-1", label="7"), LabelEvent("x", label="7")]
-    )
+    archived.store.record_labels([LabelEvent("p-3", label="7"), LabelEvent("x", label="7")])
     archived.predict(0, 5)
     archived.store.record_labels([LabelEvent("p-5", label="7")])
-    archived.run(archived.archiver)
+    assert archived.archive() == (0, 0)
     predicted = archived.files()
     assert list(predicted) == [f"{day(3)}/{1:020}.parquet"]
     arrived = late_labels.update().values(received=(TODAY - 0.5) * DAY)
     archived.store.execute(lambda connection, _: connection.execute(arrived))
-
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
-
+    name = f"_labels/{day(1).removeprefix('date=')}-{1:020}.labels"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(archived.store, "execute", killed)
+        patch.setattr(archive.ArchiveFiles, "write", write_and_die(archive.ArchiveFiles.write))
         with pytest.raises(KeyboardInterrupt):
-            archived.run(archived.archiver)
-    for _ in range(2):
-        archived.run(archived.archiver)
-        name = f"_labels/{day(1).removeprefix('date=')}-{1:020}.labels"
-        assert archived.files() == predicted | {name: ["p-1", "p-3", "p-1"]}
+            archived.archive()
+    assert archived.archive() == (0, 3)
+    assert archived.archive() == (0, 0)
+    assert archived.files() == predicted | {name: ["p-1", "p-1", "p-3"]}
     rows = parquet.read_table(archived.folder / name).drop(["label_time", "received"]).to_pylist()
     shared = {"model": "m", "date": datetime.fromtimestamp((TODAY - 3) * DAY, UTC).date()}
     assert rows == [
         {"seq": 1, "id": "p-1", "label": '"8"', "loss": 1.0, **shared},
-        {"seq": 2, "id": "p-3", "label": '"7"', "loss": 0.0, **shared},
-        {"seq": 3, "id": "p-1", "label": '"7"', "loss": 0.0, **shared},
+        {"seq": 2, "id": "p-1", "label": '"7"', "loss": 0.0, **shared},
+        {"seq": 3, "id": "p-3", "label": '"7"', "loss": 0.0, **shared},
     ]
     assert parquet.read_table(archived.folder)["id"].to_pylist() == [f"p-{n}" for n in range(4)]
+    assert archived.sweep() == 1
     assert archived.read() == [0, 1, 2, 3, 5]
+
+
+def write_and_die(write: Callable[..., None]) -> Callable[..., None]:
+    """Return a call that writes a file, and is killed then."""
+
+    def killed(*arguments: Any) -> None:
+        write(*arguments)
+        raise KeyboardInterrupt
+
+    return killed
+
+
+def test_labels_whose_prediction_left_the_database_are_archived(archived: Archived) -> None:
+    """Nothing that was acknowledged is lost: once it has waited for the retention, a label is archived as it is."""
+    archived.predict(3, 1)
+    archived.archive()
+    assert archived.sweep() == 0
+    archived.store.record_labels([LabelEvent("p-1", model="m", label="7")])
+    old = labels.update().values(received=(TODAY - 3) * DAY)
+    archived.store.execute(lambda connection, _: connection.execute(old))
+    archived.sweep()
+    arrived = late_labels.update().values(received=(TODAY - 0.5) * DAY)
+    archived.store.execute(lambda connection, _: connection.execute(arrived))
+    assert archived.archive() == (0, 1)
+    (path,) = archived.folder.rglob("*.labels")
+    (row,) = parquet.read_table(path).select(["id", "model", "label", "loss", "date"]).to_pylist()
+    assert row == {"id": "p-1", "model": "m", "label": '"7"', "loss": None, "date": None}
+
+
+def test_labels_stay_as_long_as_predictions_or_bins_of_their_day(archived: Archived, monitors: MonitorRegistry) -> None:
+    """What is asked of the database finds labels where it finds bins, also when traffic has stopped in a block."""
+    noon = (TODAY - 3 + 0.5) * DAY
+    archived.record(monitors, noon, range(3))
+    archived.store.record_labels([LabelEvent(f"p-{n}", model="m", label="7") for n in range(3)])
+    old = labels.update().values(received=noon)
+    archived.store.execute(lambda connection, _: connection.execute(old))
+
+    def stored() -> tuple[int, int]:
+        with archived.store.reading() as connection:
+            count = sa.select(sa.func.count())
+            return tuple(connection.execute(count.select_from(table)).scalar_one() for table in (labels, bin_codes))
+
+    assert (archived.sweep(), stored()) == (3, (3, 1))
+    archived.archive()
+    assert (archived.sweep(), stored()) == (0, (0, 0))
 
 
 def test_a_sampled_archive_keeps_what_matters_whole(archived: Archived) -> None:
@@ -254,7 +290,7 @@ def test_a_sampled_archive_keeps_what_matters_whole(archived: Archived) -> None:
     archived.predict(3, *range(2000, 2200), confident=False)
     corrected = [f"p-{n}" for n in range(300)]
     archived.store.record_feedback([Feedback(name, verdict="corrected", label="8") for name in corrected], None)
-    assert archived.archive(0.1) < 1000
+    assert archived.archive(0.1)[0] < 1000
     (table,) = (parquet.read_table(path) for path in archived.folder.rglob("*.parquet"))
     unsure = [f"p-{n}" for n in range(2000, 2200)]
     assert set(table["id"].to_pylist()) >= {*unsure, *corrected}
@@ -266,25 +302,20 @@ def test_a_sampled_archive_keeps_what_matters_whole(archived: Archived) -> None:
     assert sum(n < 2000 for n in read) == pytest.approx(200, rel=0.3)  # corrected predictions are not read more often
 
 
-def test_an_exporter_that_was_killed_writes_the_same_file(archived: Archived, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_command_that_was_killed_writes_the_same_file(archived: Archived) -> None:
     """A part that the database was not told of is written again to the same name; nothing is deleted meanwhile."""
-    archived.archiver.refresh()  # begins with labels that will be too late
     archived.predict(3, *range(5))
-
-    def killed(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(archived.store, "execute", killed)
+    with pytest.MonkeyPatch.context() as patch:
+        kill_before_it_is_recorded(patch)
         with pytest.raises(KeyboardInterrupt):
-            archived.run(archived.archiver)
+            archived.archive()
     name = f"{day(3)}/{1:020}.parquet"
     assert archived.files() == {name: [f"p-{n}" for n in range(5)]}
     assert archived.sweep() == 5
     archived.predict(3, 5)
-    archived.run(archived.archiver)
+    archived.archive()
     assert archived.files() == {name: [f"p-{n}" for n in range(6)]}
-    assert archived.sweep() == 1
+    assert archived.sweep() == 0
     assert archived.read() == list(range(6))
 
 
@@ -302,8 +333,7 @@ def test_hours_of_drift_are_archived_whole(archived: Archived, monitors: Monitor
     """While an input had drifted from training, every prediction is archived, with the weight 1."""
     for days_ago, numbers in ((4, range(2000, 3000)), (3, range(1000))):
         archived.record(monitors, (TODAY - days_ago + 0.5) * DAY, numbers)
-    archived.has_drift = DriftingHours(lambda: monitors)
-    archived.archive(0.1)
+    archived.archive(0.1, monitors)
     tables = {path.parent.name: parquet.read_table(path) for path in archived.folder.rglob("*.parquet")}
     assert tables[day(4)]["weight"].to_pylist() == [1.0] * 1000
     thinned = tables[day(3)]["weight"].to_pylist()
@@ -312,22 +342,32 @@ def test_hours_of_drift_are_archived_whole(archived: Archived, monitors: Monitor
     assert drifted == pytest.approx(100, rel=0.35)  # a profile reads the same share of all
 
 
-def test_an_hour_of_drift_is_whole_after_a_restart(
+def die_at_the_second_part(archived_up_to: Callable[..., int]) -> Callable[..., int]:
+    """Return a call that tells what is archived, and is killed once that is something."""
+
+    def killed(connection: sa.Connection) -> int:
+        if number := archived_up_to(connection):
+            raise KeyboardInterrupt(number)
+        return 0
+
+    return killed
+
+
+def test_an_hour_of_drift_is_whole_after_a_kill(
     archived: Archived, monitors: MonitorRegistry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the exporter knows of an hour is not lost with its first predictions, whose bins showed the drift."""
+    """What is known of an hour is not lost with its first predictions, whose bins showed the drift."""
     monkeypatch.setattr(archive, "PART_ROWS", 300)
     archived.config = msgspec.structs.replace(archived.config, archive_share=0.1)
     hour = (TODAY - 4) * DAY
     for minute, numbers in ((10.0, range(2000, 2300)), (20.0, range(100))):
         archived.record(monitors, hour + 60 * minute, numbers)
-    for _ in range(2):  # a part, and a restart
-        archived.has_drift = DriftingHours(lambda: monitors)
-        archiver = archived.make_archiver(0.1)
-        archiver.start()
-        archiver.refresh()
-        archiver.close()
-        archived.sweep()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(archive, "archived_up_to", die_at_the_second_part(archive.archived_up_to))
+        with pytest.raises(KeyboardInterrupt):
+            archived.archive(0.1, monitors)
+    archived.sweep()
+    archived.archive(0.1, monitors)
     tables = [parquet.read_table(path) for path in archived.folder.rglob("*.parquet")]
     assert [weight for table in tables for weight in table["weight"].to_pylist()] == [1.0] * 400
 
@@ -336,9 +376,9 @@ def archive_until_killed(url: str, folder: str) -> None:
     """Archive in parts of 20 predictions, and delete what is archived."""
     archive.PART_ROWS, archive.FETCHED_ROWS = 20, 5
     archived = Archived(url, Path(folder))
-    while True:
-        archived.archiver.refresh()
-        archived.sweep()
+    threading.Thread(target=lambda: [archived.sweep() for _ in itertools.count()], daemon=True).start()
+    archived.archive()
+    time.sleep(60)
 
 
 def test_nothing_is_lost_or_repeated_when_the_process_is_killed(database: str, tmp_path: Path) -> None:
@@ -356,49 +396,46 @@ def test_nothing_is_lost_or_repeated_when_the_process_is_killed(database: str, t
         child.kill()
         child.wait()
     again = Archived(database, archived.folder)
-    assert len(list(archived.folder.rglob("*.parquet"))) < 20
     assert sorted(again.read()) == list(range(400))
-    again.run(again.archiver)
-    assert (again.sweep(), sorted(again.read())) == (1, list(range(400)))
-    again.archiver.start()
-    again.archiver.close()
+    again.archive()
+    assert (again.sweep(), sorted(again.read())) == (0, list(range(400)))
     again.store.close()
 
 
 def test_numbers_of_archived_predictions_are_not_given_again(archived: Archived) -> None:
     """After a time without predictions, those that follow are archived before they are deleted, too."""
     archived.predict(5, *range(5))
-    archived.run(archived.archiver)
-    assert archived.sweep() == 1  # the newest stays until another one arrives
+    archived.archive()
+    assert archived.sweep() == 0
     archived.predict(3, *range(5, 8))
     assert archived.sweep() == 3
-    archived.run(archived.archiver)
-    assert (archived.sweep(), archived.read()) == (1, list(range(8)))
+    archived.archive()
+    assert (archived.sweep(), archived.read()) == (0, list(range(8)))
 
 
-def test_other_exporters_wait_until_a_part_is_recorded(
-    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_one_command_archives_at_a_time(archived: Archived) -> None:
     """No part is written twice, or recorded in another order."""
-    archived = Archived(postgres.url(), tmp_path / "archive")
-    other = archived.make_archiver()
-    other.refresh()  # begins with labels that will be too late
     archived.predict(3, *range(5))
-    execute, written = archived.store.execute, []
+    with (
+        open_database(archived.config),
+        pytest.raises(StoreError, match="another redact or archive command is running"),
+    ):
+        archived.archive()
+    assert archived.archive() == (5, 0)
 
-    def late(*arguments: Any) -> Any:
-        monkeypatch.setattr(archived.store, "execute", execute)
-        other.refresh()
-        written.append(archived.counts)
-        return execute(*arguments)
 
-    monkeypatch.setattr(archived.store, "execute", late)
-    archived.archiver.refresh()
-    assert (written, archived.counts) == ([0.0], 5)
-    for archiver in (archived.archiver, other):
-        archiver.start()
-        archiver.close()
-    archived.store.close()
+def test_the_log_tells_of_predictions_that_are_not_archived(archived: Archived) -> None:
+    """Days after the retention, each sweep fails, until the archive was written: its timer may have stopped."""
+    retention, engine = Retention(archived.config, StoreSize(None)), open_engine(archived.config)
+    archived.predict(3, 1)
+    assert not retention.sweep(engine, 0)
+    older = predictions.update().values(received=(TODAY - 5) * DAY, day=TODAY - 5)
+    archived.store.execute(lambda connection, _: connection.execute(older))
+    with pytest.raises(StoreError, match="are kept until `model-exporter archive` has run"):
+        retention.sweep(engine, 0)
+    archived.archive()
+    assert not retention.sweep(engine, 0)
+    engine.dispose()
 
 
 def test_days_with_few_predictions_share_the_memory_of_a_part(
@@ -409,73 +446,25 @@ def test_days_with_few_predictions_share_the_memory_of_a_part(
     monkeypatch.setattr(archive, "FETCHED_ROWS", 2)
     for days_ago in (6, 5, 4, 3):
         archived.predict(days_ago, 2 * days_ago, 2 * days_ago + 1)
-    archived.archiver.refresh()
-    assert archived.counts == 6
-    archived.run(archived.archiver)
-    assert archived.counts == 8
+    assert archived.archive() == (8, 0)
+    assert sorted(map(len, archived.files().values())) == [2, 2, 2, 2]
+    assert len({name.rpartition("/")[2] for name in archived.files()}) == 2
 
 
 def test_files_of_another_database_are_not_overwritten(archived: Archived, tmp_path: Path) -> None:
     """Two databases number their predictions alike: with one archive, the second keeps its own, and reports it."""
     archived.predict(3, *range(5))
-    archived.run(archived.archiver)
+    archived.archive()
     second = Archived(f"sqlite:///{tmp_path / 'second.db'}", archived.folder)
     second.predict(3, *range(5, 10))
     with pytest.raises(StoreError, match=rf"store\.archive: .*/{1:020}\.parquet: holds predictions of another"):
-        second.run(second.archiver)
+        second.archive()
     assert second.sweep() == 5
     assert archived.read() == list(range(5))
     archived.folder.joinpath(day(3)).rename(archived.folder / day(4))
     with pytest.raises(StoreError, match=rf"{day(4)}/{1:020}\.parquet: holds predictions of another"):
-        second.run(second.archiver)
-    second.archiver.start()
-    second.archiver.close()
+        second.archive()
     second.store.close()
-
-
-def test_late_feedback_is_joined_with_archived_predictions(
-    archived: Archived, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A correction gets its inputs from the archive, and a label its prediction, each once and of the named model.
-
-    A search that takes too long is continued.
-    """
-    monkeypatch.setattr(archive, "PART_ROWS", 4)
-    monkeypatch.setattr(late_joiner, "SEARCH_SECONDS", -1.0)
-    archived.predict(5, *range(10))
-    archived.predict(3, 2, model="other")
-    archived.run(archived.archiver)
-    assert archived.sweep() == 1
-    corrections = [Feedback(name, verdict="corrected", label="8") for name in ("p-1", "p-6", "never")]
-    assert [result.joined for result in archived.store.record_feedback(corrections, None)] == [False] * 3
-    archived.store.record_labels([LabelEvent("p-2", model="m", label="7")])
-    joiner = LateJoiner(archived.config, archived.store)
-    joiner.refresh()
-
-    def joined() -> list[tuple[Any, ...]]:
-        query = sa.select(feedback.c.prediction_id, feedback.c.inputs, feedback.c.confident).where(feedback.c.joined)
-        with archived.store.reading() as connection:
-            return [tuple(row) for row in connection.execute(query.order_by(feedback.c.id))]
-
-    assert joined() == []  # their predictions may be on their way
-    monkeypatch.setattr(archive, "WAITED", -1.0)
-    archived.folder.rename(archived.folder.with_name("away"))
-    with pytest.raises(StoreError) as raised:
-        joiner.refresh()
-    joiner.on_error(raised.value)
-    assert f"late feedback was not joined: store.archive: {archived.folder}: cannot be read: there is no" in caplog.text
-    archived.folder.with_name("away").rename(archived.folder)
-    for _ in range(4):  # files, and the end
-        joiner.refresh()
-    for _ in range(2):
-        joiner.refresh()
-        assert joined() == [("p-1", '{"number": 1}', True), ("p-6", '{"number": 6}', True)]
-    assert [(counted.verdict, counted.correction) for counted in archived.counted] == [("corrected", True)] * 2
-    with archived.store.reading() as connection:
-        labelled = connection.execute(sa.select(labels.c.day, labels.c.loss)).one()
-    assert tuple(labelled) == (TODAY - 5, 0.0)
-    joiner.start()
-    joiner.close()
 
 
 def test_redact_cleans_the_archive(
@@ -485,7 +474,7 @@ def test_redact_cleans_the_archive(
     monkeypatch.setattr(archive, "GROUP_ROWS", 2)
     for days_ago in (5, 4):
         archived.predict(days_ago, *range(1000 * days_ago, 1000 * days_ago + 3))
-    archived.run(archived.archiver)
+    archived.archive()
     models = [{"name": "m", "redact": ["number"]}, {"name": "other"}]
     store = {"url": archived.config.url, "archive": str(archived.folder), "retention": "36h"}
     path = tmp_path / "exporter.yml"
@@ -510,10 +499,6 @@ def test_redact_cleans_the_archive(
     assert clean() == "archive: 3 predictions in 1 files cleaned"
     assert (stored(), archived.files()) == (["{}"] * 6, before)
     assert clean() == "archive: 0 predictions in 0 files cleaned"
-    unfinished = archived.folder / day(4) / f"{7:020}.parquet"
-    unfinished.write_bytes(b"an exporter may write it again at this moment")
-    assert redact.run(argparse.Namespace(config_file=path, dry_run=False)) == 0
-    assert "model-exporter: 1 files of the archive are not finished, and were left out" in capsys.readouterr().err
     parquet.write_table(pa.table({"x": [1]}), archived.folder / "mine.parquet")
     with pytest.raises(StoreError, match=r"mine\.parquet cannot be cleaned; .* has no columns model and inputs"):
         clean()
@@ -523,46 +508,23 @@ def test_redact_cleans_the_archive(
         clean()
 
 
-def test_a_part_is_read_again_if_more_is_redacted_meanwhile(archived: Archived) -> None:
-    """The command that redacts does not know of a part that is not written yet."""
-    archived.predict(3, *range(5))
-    redacted = [False]
-
-    def redact_from_now_on(_: str, inputs: str | None) -> str | None:
-        shown = "{}" if redacted[0] else inputs
-        redacted[0] = True
-        return shown
-
-    parts = (archived.config, archived.store, redact_from_now_on, archived.has_drift, archived._count)
-    archiver = Archiver(*parts, redacted=lambda: [*redacted])
-    archiver.start()
-    archived.run(archiver)
-    archiver.close()
-    (path,) = archived.folder.rglob("*.parquet")
-    assert (parquet.read_table(path)["inputs"].to_pylist(), archived.counts) == (["{}"] * 5, 5)
-
-
-def test_predictions_stay_while_the_archive_cannot_be_written(
-    archived: Archived, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The log says why, and once it can be written again, nothing is missing."""
+def test_predictions_stay_while_the_archive_cannot_be_written(archived: Archived) -> None:
+    """The error says why, and once it can be written again, nothing is missing."""
     archived.predict(3, *range(5))
     archived.folder.write_text("a file, not a folder")
-    with caplog.at_level(logging.ERROR), pytest.raises(Exception, match=r"store\.archive") as caught:
-        archived.run(archived.archiver)
-    archived.archiver.on_error(caught.value)
-    assert f"kept until they can be archived: store.archive: {archived.folder}: cannot be written" in caplog.text
+    with pytest.raises(StoreError, match=rf"^store\.archive: {archived.folder}: cannot be written"):
+        archived.archive()
     assert archived.sweep() == 5
     archived.folder.unlink()
-    archived.run(archived.archiver)
-    assert (archived.sweep(), archived.read()) == (1, list(range(5)))
+    archived.archive()
+    assert (archived.sweep(), archived.read()) == (0, list(range(5)))
 
 
 def test_files_of_earlier_days_are_not_opened(archived: Archived) -> None:
     """What a profile of the last days does not need is not read, and cannot make it fail."""
     archived.predict(5, *range(5))
     archived.predict(3, *range(5, 8))
-    archived.run(archived.archiver)
+    archived.archive()
     archived.folder.joinpath(day(5), f"{1:020}.parquet").write_bytes(b"damaged")
     assert archived.read(since=(TODAY - 4) * DAY) == [5, 6, 7]
     with pytest.raises(StoreError, match="cannot be read"):
@@ -571,7 +533,7 @@ def test_files_of_earlier_days_are_not_opened(archived: Archived) -> None:
 
 def test_errors_of_the_archive_show_no_key() -> None:
     """The query of a URL may hold one, so messages leave it out."""
-    place = archive.Archive("s3://bucket/folder?token=s3cret")
+    place = object_store("s3://bucket/folder?token=s3cret")
     with pytest.raises(StoreError, match=r"^store\.archive: s3://bucket/folder: cannot be read: ") as raised:
         place.count(archive.ArchiveFilter("m", None, 0.0, 1))
     assert "s3cret" not in str(raised.value)
@@ -594,7 +556,7 @@ def test_an_object_store_that_does_not_answer_is_asked_three_times(monkeypatch: 
         thread = threading.Thread(target=hang_up, daemon=True)
         thread.start()
         with pytest.raises(StoreError, match="NETWORK_CONNECTION") as raised:
-            archive.Archive(f"s3://bucket/folder?{query}").count(archive.ArchiveFilter("m", None, 0.0, 1))
+            object_store(f"s3://bucket/folder?{query}").count(archive.ArchiveFilter("m", None, 0.0, 1))
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
     assert len(asked) == 3
@@ -610,7 +572,7 @@ def test_an_object_store_that_hangs_is_not_waited_for(monkeypatch: pytest.Monkey
     with socket.create_server(("127.0.0.1", 0)) as server:
         query = f"scheme=http&region=x&endpoint_override=127.0.0.1:{server.getsockname()[1]}"
         with pytest.raises(StoreError, match=r"s3://bucket/folder: cannot be read: it does not answer$"):
-            archive.Archive(f"s3://bucket/folder?{query}").count(archive.ArchiveFilter("m", None, 0.0, 1))
+            object_store(f"s3://bucket/folder?{query}").count(archive.ArchiveFilter("m", None, 0.0, 1))
 
 
 def test_options_of_an_object_store_are_kept(
@@ -622,7 +584,7 @@ def test_options_of_an_object_store_are_kept(
     certificate(tmp_path, "private")
     exporter.serve_tls(tmp_path / "private.crt", tmp_path / "private.key")
     address = exporter.url.removeprefix("https://")
-    place = archive.Archive(f"s3://bucket/folder?region=x&endpoint_override={address}&tls_verify_certificates=false")
+    place = object_store(f"s3://bucket/folder?region=x&endpoint_override={address}&tls_verify_certificates=false")
     with pytest.raises(StoreError, match="HTTP status 501"):  # what answers is no object store
         place.count(archive.ArchiveFilter("m", None, 0.0, 1))
 

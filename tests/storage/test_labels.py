@@ -7,6 +7,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
@@ -251,6 +252,8 @@ def test_labels_outlive_their_predictions(
     exporter.store.execute(lambda connection, _: connection.execute(predictions.delete()))
     assert numbers(exporter.label(("old", 7), ("old", "8"), ("wait", "1"))) == (3, 2, 1, 2, 1, 0)
     assert exporter.counted[-1][3:8] == ("7", 0.9, "north", "8", "7")
+    yesterday = labels.update().where(labels.c.day > 0).values(day=labels.c.day - 1)
+    exporter.store.execute(lambda connection, _: connection.execute(yesterday))
     exporter.store._writer._sweep_at = 0.0
     time.sleep(1.1)
     exporter.predict("new")
@@ -305,18 +308,18 @@ def test_labels_of_a_failed_transaction_count_once(
     exporter = start(database)
     exporter.predict("p")
 
-    def fail(connection: sa.Connection, counts: Any) -> None:
-        exporter.store._labels.record(connection, [LabelEvent("p", "8")], counts.labels)
+    def fail(_: sa.Connection) -> None:
         raise ValueError("this call fails")
 
-    gate = threading.Event()
-    exporter.store.submit(lambda *_: gate.wait(5))
-    good = exporter.store.submit(
-        lambda connection, counts: exporter.store._labels.record(connection, [LabelEvent("p", "7")], counts.labels)
-    )
-    bad = exporter.store.submit(fail)  # they share a commit, which fails; then each has its own
-    gate.set()
-    assert numbers(good.result(5)) == (1, 1, 0, 0, 0, 0)
+    started, gate = threading.Event(), threading.Event()
+    exporter.store.submit(lambda _: started.set() or gate.wait(5))
+    assert started.wait(5)
+    with ThreadPoolExecutor() as pool:
+        good = pool.submit(exporter.store.record_labels, [LabelEvent("p", "7")])
+        eventually(lambda: exporter.store._writer._jobs)
+        bad = exporter.store.submit(fail)  # they share a commit, which fails; then each has its own
+        gate.set()
+        assert numbers(good.result(5)) == (1, 1, 0, 0, 0, 0)
     with pytest.raises(StoreError):
         bad.result(5)
     assert [(item.label, item.replaced) for item in exporter.counted] == [("7", None)]

@@ -42,7 +42,6 @@ from exporter.storage._schema import (
     feedback,
     history,
     input_dictionaries,
-    metadata,
     migrate,
     predictions,
     schema_table,
@@ -446,125 +445,6 @@ def test_a_database_error_does_not_show_the_password(postgres: Postgres) -> None
 
 # --- upgrades --------------------------------------------------------------------------------
 
-VERSION_1 = """
-CREATE TABLE schema (version INTEGER NOT NULL, PRIMARY KEY (version));
-CREATE TABLE predictions (seq INTEGER NOT NULL, day INTEGER NOT NULL, id TEXT NOT NULL, model TEXT NOT NULL,
-  version TEXT NOT NULL, time FLOAT NOT NULL, received FLOAT NOT NULL, prediction TEXT, confidence FLOAT,
-  code INTEGER NOT NULL, duration_seconds FLOAT, confident BOOLEAN NOT NULL, inputs TEXT, segment TEXT,
-  PRIMARY KEY (seq));
-CREATE INDEX predictions_day_id ON predictions (day, id);
-CREATE TABLE feedback (id INTEGER NOT NULL, prediction_id TEXT, joined BOOLEAN NOT NULL, model TEXT, version TEXT,
-  predicted FLOAT, prediction TEXT, confidence FLOAT, confident BOOLEAN, inputs TEXT, segment TEXT,
-  verdict TEXT NOT NULL, label TEXT, user TEXT, comment TEXT, created FLOAT NOT NULL, updated FLOAT NOT NULL,
-  counted BOOLEAN NOT NULL, status TEXT NOT NULL, revision INTEGER NOT NULL, reviewed_label TEXT, reviewer TEXT,
-  reviewed FLOAT, released BOOLEAN NOT NULL, PRIMARY KEY (id));
-CREATE INDEX ix_feedback_prediction_id ON feedback (prediction_id);
-CREATE INDEX feedback_review ON feedback (verdict, status, model, created);
-CREATE INDEX feedback_waiting ON feedback (joined, updated);
-CREATE INDEX feedback_released ON feedback (released, model);
-CREATE TABLE feedback_history (id INTEGER NOT NULL, feedback_id INTEGER NOT NULL, time FLOAT NOT NULL,
-  verdict TEXT NOT NULL, label TEXT, user TEXT, comment TEXT, idempotency_key TEXT, PRIMARY KEY (id),
-  UNIQUE (idempotency_key));
-CREATE INDEX ix_feedback_history_feedback_id ON feedback_history (feedback_id);
-CREATE TABLE decisions (id INTEGER NOT NULL, feedback_id INTEGER NOT NULL, time FLOAT NOT NULL, reviewer TEXT,
-  status TEXT NOT NULL, label TEXT, revision INTEGER NOT NULL, PRIMARY KEY (id));
-CREATE INDEX ix_decisions_feedback_id ON decisions (feedback_id);
-CREATE TABLE windows (model TEXT NOT NULL, version TEXT NOT NULL, data BLOB NOT NULL, PRIMARY KEY (model, version));
-INSERT INTO schema VALUES (1);
-INSERT INTO predictions VALUES
-  (1, 20417, 'p-1', 'm', '1', 1764028790.0, 1764028790.0, '"7"', 0.9, 200, 0.01, 1, '{"age":41}', NULL),
-  (2, 20417, 'p-2', 'm', '1', 1764028791.0, 1764028791.0, '"7"', 0.9, 200, 0.01, 1, NULL, 'NL');
-INSERT INTO feedback VALUES (1, 'p-1', 1, 'm', '1', 1764028790.0, '"7"', 0.9, 1, '{"age":41}', NULL, 'corrected',
-  '"1"', 'ada', NULL, 1764028800.0, 1764028800.0, 1, 'accepted', 2, '"2"', 'bob', 1764028900.0, 0),
-  (2, 'p-3', 0, NULL, NULL, NULL, NULL, NULL, 0, NULL, NULL, 'corrected', '"1"', NULL, NULL, 1764028800.0,
-  32503680000.0, 0, 'pending', 1, NULL, NULL, NULL, 0);
-INSERT INTO feedback_history VALUES (1, 1, 1764028800.0, 'corrected', '"1"', 'ada', NULL, 'k/0'),
-  (2, 2, 1764028800.0, 'corrected', '"1"', NULL, NULL, NULL);
-INSERT INTO decisions VALUES (1, 1, 1764028900.0, 'bob', 'accepted', '"2"', 2);
-INSERT INTO windows VALUES ('m', '1', x'0123');
-"""
-"""A database as version 1 made it; it does not change any more."""
-
-
-TWO = ("feedback_id", "time", "verdict", "label", "user", "comment", "idempotency_key")
-of_all = sa.select(feedback.c.id, feedback.c.updated, *(feedback.c[name] for name in TWO[2:]))
-"""Version 2 had the current feedback in the history, too."""
-TO_TWO = (
-    "ALTER TABLE archived DROP COLUMN day",
-    "ALTER TABLE predictions DROP COLUMN packed",
-    "DROP INDEX decisions_time",
-    "DROP INDEX feedback_key",
-    "DROP INDEX feedback_described",
-    "ALTER TABLE feedback DROP COLUMN idempotency_key",
-    "ALTER TABLE draws DROP COLUMN strata",
-    "CREATE INDEX feedback_newest ON feedback (verdict, joined, model, created, id)",
-    "UPDATE schema SET version = 2",
-)
-SAMPLE: dict[str, Any] = {
-    "joined": True, "model": "m", "verdict": "sampled", "created": 1.0, "updated": 1.0, "counted": False,
-    "status": "pending", "revision": 1,
-}  # fmt: skip
-
-
-@pytest.fixture
-def first_version(tmp_path: Path) -> str:
-    """The URL of a database of version 1."""
-    with contextlib.closing(sqlite3.connect(tmp_path / "one.db")) as database:
-        database.executescript(VERSION_1)
-    return f"sqlite:///{tmp_path / 'one.db'}"
-
-
-def test_an_older_database_is_upgraded_with_its_data(first_version: str, start: Callable[..., Exporter]) -> None:
-    """Predictions, feedback, decisions and windows are kept, and unjoined feedback can still be joined."""
-    exporter = start(first_version, retention="10y")
-    assert [exporter.count(table) for table in (predictions, feedback, history)] == [2, 2, 0]
-    item = Feedback("p-1", verdict="corrected", label="1", user="ada")
-    assert [result.repeat for result in exporter.store.record_feedback([item], "k")] == [True]
-    assert exporter.say("p-1", label="3", key="k").conflict
-    with exporter.store.reading() as connection:
-        assert [(step.get("verdict"), step["label"]) for step in correction_history(connection, 1)[0]] == [
-            ("corrected", "1"),
-            (None, "2"),
-        ]
-    assert exporter.count(feedback, feedback.c.reviewed_label == '"2"', feedback.c.reviewer == "bob") == 1
-    assert load_snapshots(exporter.store) == load_snapshots(exporter.store, {"m"}) == [("m", "1", b"\x01\x23")]
-    assert load_snapshots(exporter.store, {"other"}) == []
-    exporter.predict("p-3")
-    eventually(lambda: [verdict.correction for verdict in exporter.counted] == [True])
-
-
-def test_feedback_of_the_second_version_keeps_its_history_and_keys(
-    database: str, start: Callable[..., Exporter]
-) -> None:
-    """The current feedback leaves the history; a draw stays, because its user is stored nowhere else."""
-    before = start(database)
-    before.say("p", "1", key="a")
-    before.say("p", "2", key="b")
-    before.say("q", "1")
-    before.store.execute(
-        lambda connection, _: [
-            connection.execute(history.insert().from_select(TWO, of_all.where(feedback.c.verdict != "sampled"))),
-            connection.execute(feedback.insert().values({**SAMPLE, "prediction_id": "s"})),
-            connection.execute(history.insert().values(feedback_id=3, time=1.0, verdict="sampled", user="ann")),
-            *map(connection.exec_driver_sql, TO_TWO),
-        ]
-    )
-    before.store.close()
-    after = start(database)
-    assert after.count(history) == 2
-    assert [after.say("p", label, key=key).repeat for label, key in (("1", "a"), ("2", "b"))] == [True, True]
-    assert after.say("q", "3", key="b").conflict
-    with after.store.reading() as connection:
-        history_rows = [
-            [(step["verdict"], step["label"], step["user"]) for step in correction_history(connection, n)[0]]
-            for n in (1, 2, 3)
-        ]
-    assert history_rows == [
-        [("corrected", "1", None), ("corrected", "2", None)],
-        [("corrected", "1", None)],
-        [("sampled", None, "ann")],
-    ]
-
 
 def shape(url: str) -> dict[str, Any]:
     """The columns, keys and indexes of a database's tables."""
@@ -587,15 +467,6 @@ def _indexes(engine: sa.Engine, table: str) -> list[Any]:
             query = sa.text("SELECT name, sql FROM sqlite_master WHERE type = 'index' AND tbl_name = :table ORDER BY 1")
         rows = connection.execute(query, {"table": table}).all()
     return [tuple("".join(str(part).split()).lower() for part in row) for row in rows]
-
-
-def test_an_upgraded_database_is_like_a_new_one(first_version: str, tmp_path: Path) -> None:
-    """The migrations give the same tables, columns and indexes as a new database."""
-    fresh = f"sqlite:///{tmp_path / 'fresh.db'}"
-    for url in (first_version, fresh):
-        migrate(StoreConfig(url=url))
-    assert shape(first_version) == shape(fresh)
-    assert shape(fresh).keys() == metadata.tables.keys()
 
 
 def test_a_migration_is_atomic(database: str, start: Callable[..., Exporter], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ from exporter.profiles.sources.base import Batch, Column, Source, to_columns
 from exporter.storage._archive import Archive, ArchiveFilter
 from exporter.storage._engine import check_url, error_message, is_shared, open_engine, shown_url
 from exporter.storage._predictions import is_sampled, unpack
-from exporter.storage._schema import archived_up_to, decode_label, has_inputs, predictions
+from exporter.storage._retention import archived_up_to
+from exporter.storage._schema import decode_label, has_inputs, predictions
 
 PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"
 """Columns of a `StoreSource` beside the inputs."""
@@ -65,7 +66,9 @@ class StoreSource(Source):
         )
         if version:
             self._chosen &= table.version == version
-        self._archive = Archive(store.archive, store.archive_share) if store.archive is not None else None
+        self._archive = (
+            Archive(store.archive, store.archive_share, self._reading) if store.archive is not None else None
+        )
         with self._reading() as connection:
             self._archived = archived_up_to(connection) if self._archive else 0
             self._chosen &= table.seq > self._archived

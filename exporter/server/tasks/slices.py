@@ -25,7 +25,7 @@ from exporter.slices.release_details import ReleaseDetails
 from exporter.slices.report import document
 from exporter.slices.search import MIN_MARKED
 from exporter.storage import Store
-from exporter.validation import preview
+from exporter.validation import parse_duration, preview
 
 FLUSH_SECONDS = 1.0
 """How long a search waits until the bins of the last predictions are on disk."""
@@ -53,7 +53,8 @@ class Slices:
         self._monitors = monitors
         self._bins = bins
         self._inputs = config.inputs
-        self._archived = ArchivedPredictions(config) if config.archive is not None else None
+        archive, retention = store.archive, parse_duration(config.retention)
+        self._archived = ArchivedPredictions(store, archive, retention) if archive else None
         self._lock = threading.Lock()
 
     def explain(self, query: SliceQuery) -> tuple[Explanation, Binner]:
@@ -78,8 +79,7 @@ class Slices:
             if (last := self._bins.flush()) is not None:
                 with contextlib.suppress(TimeoutError, CancelledError, StoreError):
                     last.result(FLUSH_SECONDS)
-            with self._store.reading() as connection:
-                return explain(connection, binner, query, self._archived), binner
+            return explain(self._store, binner, query, self._archived), binner
 
     def of_corrections(self, model: str, since: float) -> list[dict[str, Any]]:
         """Return the slices of a model's corrections since a Unix time in seconds, as in ``GET /v1/slices``.

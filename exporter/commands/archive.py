@@ -1,0 +1,30 @@
+"""The command ``model-exporter archive``: write old predictions to Parquet files, so that they may be deleted."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+
+from exporter.commands.common import add_config_file
+from exporter.errors import ExporterError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
+    add_config_file(parser, "the database and its archive")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Archive what is older than the retention, and print how much that was."""
+    from exporter.monitoring.model_files import load_monitors
+    from exporter.server.stored_inputs import without_redacted
+    from exporter.slices.drifting_hours import DriftingHours
+    from exporter.storage import archive  # loads SQLAlchemy
+
+    configuration, monitors = load_monitors(options.config_file)
+    store = configuration.store
+    if store.archive is None:
+        raise ExporterError(f"{options.config_file}: has no store.archive: name the folder or URL to archive to")
+    written = archive(store, partial(without_redacted, monitors), partial(DriftingHours, monitors))
+    print(f"{written.predictions:,} predictions and {written.labels:,} late labels were archived")
+    return 0
