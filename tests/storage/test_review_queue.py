@@ -17,7 +17,7 @@ from support.review_rows import START, pick, predict, put, redact
 from exporter.config import StoreConfig
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import Store
-from exporter.storage._feedback import UnjoinedFeedback
+from exporter.storage._feedback import FeedbackRecorder
 from exporter.storage.review.accepted_examples import Selection, accepted_examples
 from exporter.storage.review.accuracy_counts import accuracy_counts
 from exporter.storage.review.backlog import read_state
@@ -247,7 +247,7 @@ def test_rare_rows_have_partial_indexes(store: Store) -> None:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
         read_state(connection, lambda _: Tolerance())
         list(accepted_examples(connection, Selection("digits")))
-        UnjoinedFeedback(connection, redact, lambda _: Tolerance(), store.size)
+        FeedbackRecorder(connection, redact, lambda _: Tolerance(), store.size)
         _, ready, unjoined, labels, released, _, _, examples, waiting = (
             " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
             for statement, values in statements.copy()
