@@ -1,4 +1,4 @@
-"""Metrics that a background thread refreshes, because they cost too much for a scrape."""
+"""Metrics that a task refreshes, because they cost too much for a scrape."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 from exporter.errors import ExporterError
 from exporter.metrics.lines import FamilyLines
-from exporter.monitoring.background import BackgroundTask
+from exporter.monitoring.scheduler import Task
 
 
-class RefreshedMetrics(BackgroundTask):
+class RefreshedMetrics(Task):
     """A task whose ``refresh`` sets the lines of ``/metrics`` by some key, and what has failed, empty for nothing."""
 
-    def __init__(self, name: str, failure: str, seconds: float, busy_share: float) -> None:
-        super().__init__(name, failure, seconds, busy_share=busy_share)
+    def __init__(self, name: str, failure: str, seconds: float, **options: Any) -> None:
+        super().__init__(name, failure, seconds, **options)
         self._lines: dict[Any, list[FamilyLines]] = {}
         self._failure = ""
 

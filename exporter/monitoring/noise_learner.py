@@ -18,11 +18,11 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_report import thresholds
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.scheduler import Task
 from exporter.stats.divergence import Floats
 from exporter.stats.live_dependence import LiveDependence, measure_dependence
 
@@ -56,8 +56,8 @@ class _Learned:
     proven: dict[int, float] = field(default_factory=dict)
 
 
-class NoiseLearner(BackgroundTask):
-    """Set the noise floors of all model versions by their past, in a thread of its own.
+class NoiseLearner(Task):
+    """Set the noise floors of all model versions by their past.
 
     Parameters
     ----------
@@ -66,7 +66,9 @@ class NoiseLearner(BackgroundTask):
     """
 
     def __init__(self, monitors: Callable[[], MonitorRegistry]) -> None:
-        super().__init__("noise", "noise floors are not learned", SECONDS, busy_share=_BUSY_SHARE, at_once=True)
+        super().__init__(
+            "noise", "noise floors are not learned", SECONDS, lane="memory", busy_share=_BUSY_SHARE, at_once=True
+        )
         self._monitors = monitors
         self._learned: WeakKeyDictionary[ModelMonitor, _Learned] = WeakKeyDictionary()
 

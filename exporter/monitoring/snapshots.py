@@ -17,11 +17,11 @@ import numpy as np
 
 from exporter.errors import StoreError
 from exporter.monitoring import pair_snapshots
-from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.pair_snapshots import PairSaver
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.ring import Ring
+from exporter.monitoring.scheduler import Task
 from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.snapshot_encoding import pack, unpack
 from exporter.monitoring.window_quality import WIDTH
@@ -136,8 +136,8 @@ def decode(data: bytes, monitor: ModelMonitor) -> Snapshot:
     return snapshot
 
 
-class SnapshotSaver(BackgroundTask):
-    """Save the windows of all versions in the store, in a thread of its own.
+class SnapshotSaver(Task):
+    """Save the windows of all versions in the store.
 
     Parameters
     ----------
@@ -166,27 +166,27 @@ class SnapshotSaver(BackgroundTask):
         seconds: float = SECONDS,
         is_complete: Callable[[], bool] = lambda: True,
     ) -> None:
-        super().__init__("snapshots", "windows are not saved", seconds)
+        super().__init__("snapshots", "windows are not saved", seconds, at_once=True)
         self._store = store
         self._pairs = PairSaver(store, shared or SharedCounts())
         self._monitors = monitors
         self._is_complete = is_complete
         self._saved: WeakKeyDictionary[ModelMonitor, tuple[int, int]] = WeakKeyDictionary()
+        self._started = False
         self.lease = ReplicaLease(store)
 
-    def close(self, timeout: float = 10.0) -> None:
-        """Stop the thread, for which this waits ``timeout`` seconds at most, and save for the last time."""
-        super().close(timeout)
+    def close(self) -> None:
+        """Save for the last time."""
         self.save(time.monotonic(), time.time())
         self._logged(self.lease.release)
 
     def refresh(self) -> None:
-        """Save what has changed by now."""
-        self.save(time.monotonic(), time.time())
-
-    def _run(self) -> None:
-        self._logged(lambda: self.lease.renew(time.monotonic()))
-        super()._run()
+        """Save what has changed by now; the first call takes the lease and deletes nothing yet."""
+        if self._started:
+            self.save(time.monotonic(), time.time())
+        else:
+            self._started = True
+            self._logged(lambda: self.lease.renew(time.monotonic()))
 
     def save(self, now: float, unix_time: float) -> None:
         """Save the versions that have changed since the last time, and delete those that no longer exist."""

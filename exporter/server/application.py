@@ -19,11 +19,11 @@ from exporter.metrics import system
 from exporter.metrics.comparisons import shadow_lines
 from exporter.metrics.exporter import FILES, LINKS, PAIRING, ExporterMetrics
 from exporter.metrics.exposition import Exposition
-from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.history import DriftHistory
 from exporter.monitoring.model_files import load_valid
 from exporter.monitoring.noise_learner import NoiseLearner
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.scheduler import Scheduler, Task
 from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.snapshots import SnapshotSaver, restore
 from exporter.server.alerts import AlertSource, Inbox, Scrapes
@@ -31,7 +31,7 @@ from exporter.server.client_log import ClientLog
 from exporter.server.http.problem import Reply
 from exporter.server.idempotency import IdempotencyCache
 from exporter.server.pipeline import Pipeline
-from exporter.server.reload import ModelFileWatch, Reloader
+from exporter.server.reload import ModelFileWatch, Reloader, SignalledReload
 from exporter.server.stored_inputs import without_redacted
 from exporter.server.tasks.comparisons import Comparisons
 from exporter.server.tasks.replica_drift import ReplicaDrift
@@ -272,11 +272,10 @@ class Exporter:
         self.slices = Slices(self.store, self._monitors, self.pipeline.bins, config.store)
         self.drift_history = DriftHistory()
         self.pairer = RequestResponsePairer()
-        self._snapshots = SnapshotSaver(
+        self.snapshots = SnapshotSaver(
             self.store, self._monitors, self.shared, is_complete=lambda: not self.reloader.files.faults
         )
-        self._snapshots.start()
-        self.status = Status(self.pipeline, self.store, self._snapshots.lease, self.reloader)
+        self.status = Status(self.pipeline, self.store, self.snapshots.lease, self.reloader)
         self.inbox = Inbox()
         self.scrapes = Scrapes()
         self.alerts = AlertSource(
@@ -292,16 +291,15 @@ class Exporter:
             details=self.slices.release_details,
             external_url=lambda: self.link_addresses()[0],
         )
-        self._slice_watch = SliceWatch(self._monitors, self.slices.explain)
-        self._replicas = ReplicaDrift(self.store, self._monitors)
+        self.slice_watch = SliceWatch(self._monitors, self.slices.explain)
+        self.replicas = ReplicaDrift(self.store, self._monitors)
         self.exposition = self._make_exposition()
-        self._tasks = list(self._make_tasks())
-        for task in self._tasks:
-            task.start()
-        self._watch = ModelFileWatch(
+        self.file_watch = ModelFileWatch(
             lambda: self.reloader.files, self.reloader.reload_models, self.telemetry.reload_successful
         )
-        self._watch.start()
+        self._reload = SignalledReload(self.reloader)
+        self.scheduler = Scheduler(self._make_tasks())
+        self.scheduler.start()
 
     def _open_store(self, config: Config) -> Store:
         counter = FeedbackCounter(self._monitors, self.telemetry.rejected)
@@ -327,9 +325,9 @@ class Exporter:
             self.store,
             {
                 "comparisons": self.comparisons.lines,
-                "replicas": self._replicas.lines,
+                "replicas": self.replicas.lines,
                 "retraining": self.retrainer.lines,
-                "slices": self._slice_watch.lines,
+                "slices": self.slice_watch.lines,
                 "links": lambda: LINKS.lines((self._monitors().models, *self.link_addresses())),
                 "files": lambda: FILES.lines(self.reloader.files.valid),
                 "pairing": lambda: PAIRING.lines(self.pairer.counts()),
@@ -337,13 +335,17 @@ class Exporter:
             },
         )
 
-    def _make_tasks(self) -> Iterator[BackgroundTask]:
+    def _make_tasks(self) -> Iterator[Task]:
+        """Yield all repeated work."""
+        yield self.file_watch
+        yield self._reload
+        yield self.snapshots
         yield self.comparisons
         yield NoiseLearner(self._monitors)
         yield self.retrainer
         yield ReviewRanker(self.store, self._monitors)
-        yield self._slice_watch
-        yield self._replicas
+        yield self.slice_watch
+        yield self.replicas
 
     def _monitors(self) -> MonitorRegistry:
         """Return the current monitors, which a reload replaces."""
@@ -377,6 +379,10 @@ class Exporter:
         self.drift_history.sample(self._monitors(), time.monotonic())
         return self.exposition.render(accept, names)
 
+    def reload_soon(self) -> None:
+        """Reload the configuration in the background; calls during a reload, however many, cause one more."""
+        self.scheduler.run_soon(self._reload)
+
     def stop(self) -> None:
         """Let everything end within `STOP_SECONDS` from the first call; `close` then waits no longer than that."""
         self.status.ready = False
@@ -385,10 +391,9 @@ class Exporter:
     def close(self) -> None:
         """Count and store what is queued, within `STOP_SECONDS`, and end the threads."""
         self.stop()
-        for task in (self._watch, *self._tasks):
-            task.close(min(1.0, self._seconds_left()))
+        self.scheduler.close(min(1.0, self._seconds_left()))
         self.pipeline.close(min(COUNT_SECONDS, self._seconds_left()))
-        self._snapshots.close(self._seconds_left())
+        self.snapshots.close()
         if not self.store.close(self._seconds_left()):
             log.error("%d predictions were not written to the database before the exporter stopped", self.store.waiting)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,8 +13,8 @@ from prometheus_client import Gauge
 
 from exporter.errors import ConfigError, ModelFileError
 from exporter.metrics.exporter import ExporterMetrics
-from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.model_files import Loaded, Stamp, load_folder, load_valid
+from exporter.monitoring.scheduler import Task
 from exporter.monitoring.snapshots import restore
 from exporter.server.pipeline import Pipeline
 from exporter.storage import Store
@@ -136,7 +137,7 @@ MAX_LOOKS = 12
 """Looks in a row that may find different changes."""
 
 
-class ModelFileWatch(BackgroundTask):
+class ModelFileWatch(Task):
     """Looks at the files' sizes and times; reloads once two looks in a row find the same change.
 
     A file that is being written when the first look finds it is not read before it is complete. If some file changes at
@@ -153,7 +154,7 @@ class ModelFileWatch(BackgroundTask):
     """
 
     def __init__(self, files: Callable[[], Loaded], reload: Callable[[], None], successful: Gauge) -> None:
-        super().__init__("model files", "models_folder is not reloaded", LOOK_SECONDS)
+        super().__init__("model files", "models_folder is not reloaded", LOOK_SECONDS, lane="files")
         self._files = files
         self._reload = reload
         self._successful = successful
@@ -180,5 +181,32 @@ class ModelFileWatch(BackgroundTask):
         self._successful.set(0)
         if isinstance(error, ConfigError):
             log.error("%s; the current models stay in use", error)
+        else:
+            super().on_error(error)
+
+
+class SignalledReload(Task):
+    """Reloads the configuration when SIGHUP asks for it.
+
+    Parameters
+    ----------
+    reloader
+        Reloads it.
+    """
+
+    def __init__(self, reloader: Reloader) -> None:
+        super().__init__("reload", "the previous configuration stays in use", math.inf, lane="files")
+        self._reloader = reloader
+
+    def refresh(self) -> None:
+        """Reload."""
+        self._reloader.reload()
+
+    def on_error(self, error: Exception) -> None:
+        """Say what is in use; the reload has logged what is wrong with a file."""
+        if isinstance(error, ModelFileError):
+            log.warning("all other files of models_folder are in use")
+        elif isinstance(error, ConfigError):
+            log.warning("the previous configuration stays in use")
         else:
             super().on_error(error)

@@ -15,18 +15,15 @@ import signal
 import socket
 import ssl
 import sys
-import threading
 import time
 from collections.abc import Generator, Iterable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Never
 
 import uvicorn
 import uvloop
 
 from exporter.config import ModelConfig, StoreConfig
-from exporter.errors import ConfigError, ModelFileError
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.access import WebConfig
 from exporter.server.application import Exporter
@@ -153,9 +150,7 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
-        reload = threading.Event()
-        threading.Thread(target=reload_when_asked, args=(self._exporter, reload), name="sighup", daemon=True).start()
-        loop.add_signal_handler(signal.SIGHUP, reload.set)
+        loop.add_signal_handler(signal.SIGHUP, self._exporter.reload_soon)
         bound, *unix = sockets or []
         self._turns = Turns()
         self.servers = []
@@ -253,21 +248,6 @@ def _max_connections() -> int:
         soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return CONNECTIONS if soft == resource.RLIM_INFINITY else max(min(CONNECTIONS, soft - SPARE_FILES), 1)
-
-
-def reload_when_asked(exporter: Exporter, asked: threading.Event) -> Never:
-    """Reload whenever the event is set; once more if it is set, however often, during a reload."""
-    while True:
-        asked.wait()
-        asked.clear()
-        try:
-            exporter.reloader.reload()
-        except ModelFileError:
-            log.warning("all other files of models_folder are in use")
-        except ConfigError:
-            log.warning("the previous configuration stays in use")
-        except Exception:
-            log.exception("the previous configuration stays in use")
 
 
 def _map_large_allocations() -> None:

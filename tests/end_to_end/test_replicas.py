@@ -107,7 +107,7 @@ def test_a_second_exporter_with_the_same_name_has_a_warning(postgres: Postgres, 
         start = time.monotonic()
         for seconds in (30.0, 60.0, 90.0):
             for exporter in (first, second):
-                exporter._snapshots.save(start + seconds, time.time() + seconds)
+                exporter.snapshots.save(start + seconds, time.time() + seconds)
         answer = ready(second)
         assert answer.status == 200
         assert b"warning: windows are not saved: another exporter has the same store.replica" in answer.body

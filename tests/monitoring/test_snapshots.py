@@ -25,6 +25,7 @@ from exporter.monitoring import snapshots
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.scheduler import Scheduler
 from exporter.monitoring.snapshots import SnapshotSaver, decode, encode, restore
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.correlation import measure_correlation
@@ -350,9 +351,11 @@ def test_snapshots_are_saved_periodically(store: Store) -> None:
     monitors = monitors_of()
     feed(monitors, "1", 100.0)
     saver = SnapshotSaver(store, lambda: monitors, seconds=0.02)
-    saver.start()
+    scheduler = Scheduler([saver])
+    scheduler.start()
     eventually(lambda: saved(store) == [("m", "1")])
     feed(monitors, "2", 100.0)
+    scheduler.close()
     saver.close()
     assert saved(store) == [("m", "1"), ("m", "2")]
 

@@ -32,7 +32,6 @@ from exporter.profiles.profile import save
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.http.listeners import listen
-from exporter.server.serve import reload_when_asked
 
 GOOD = {
     "id": "r-17",
@@ -856,16 +855,16 @@ def test_localhost_is_a_valid_address(tmp_path: Path) -> None:
 def test_many_signals_reload_once_more(tmp_path: Path) -> None:
     """However often SIGHUP arrives during a reload, one thread reloads once more."""
     exporter = Exporter(write_config(tmp_path))
-    asked, begun, go_on = threading.Event(), threading.Semaphore(0), threading.Semaphore(0)
+    begun, go_on = threading.Semaphore(0), threading.Semaphore(0)
     exporter.reloader.reload = lambda: begun.release() or go_on.acquire()  # type: ignore[method-assign, func-returns-value]
-    threading.Thread(target=reload_when_asked, args=(exporter, asked), daemon=True).start()
     try:
-        asked.set()
+        exporter.reload_soon()
         assert begun.acquire(timeout=60)
         for _ in range(1000):
-            asked.set()
+            exporter.reload_soon()
         go_on.release()
         assert begun.acquire(timeout=60)
-        assert not asked.is_set()
+        go_on.release()
+        assert not begun.acquire(timeout=0.2)
     finally:
         exporter.close()

@@ -33,6 +33,7 @@ from exporter.comparison.prometheus import count, shared_periods
 from exporter.errors import ExporterError
 from exporter.http_client.prometheus import Prometheus
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.scheduler import Scheduler
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.tasks.comparisons import Comparisons
@@ -234,13 +235,14 @@ def test_the_metrics_are_refreshed_in_a_thread(tmp_path: Path) -> None:
             shadow=exporter.pipeline.shadow,
             seconds=0.01,
         )
-        comparisons.start()
+        scheduler = Scheduler([comparisons])
+        scheduler.start()
         assert comparisons.lines() == []
         scene(exporter)
         eventually(comparisons.lines)
         monitors = MonitorRegistry({}, {})
         eventually(lambda: not comparisons.lines())
-        comparisons.close()
+        scheduler.close()
 
 
 def test_versions_may_have_any_name(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ class Fleet:
 
     def __init__(self, path: Path) -> None:
         self.exporter = Exporter(path)
-        self.exporter._watch.close()  # the tests look themselves
+        self.exporter.scheduler.close()  # the tests look themselves
         self.folder = path.parent / "models.d"
         self.client: FlaskClient = create_app(self.exporter).test_client()
 
@@ -39,9 +39,9 @@ class Fleet:
         """Look twice; return the names of the models then."""
         for _ in range(2):
             try:
-                self.exporter._watch.refresh()
+                self.exporter.file_watch.refresh()
             except Exception as error:
-                self.exporter._watch.on_error(error)
+                self.exporter.file_watch.on_error(error)
         return sorted(self.exporter.pipeline.monitors.models)
 
     def valid(self) -> dict[str, float | None]:
@@ -77,9 +77,9 @@ def test_files_add_change_and_remove_models(fleet: Fleet) -> None:
     assert fleet.look() == ["loans", "own"]
     assert fleet.count("loans", 3) == fleet.count("own", 3) == 3
     fleet.write("cards.yml", "models: [{name: cards}]")
-    fleet.exporter._watch.refresh()
+    fleet.exporter.file_watch.refresh()
     fleet.write("cards.yml", "models: [{name: cards}, {name: fraud}]")
-    fleet.exporter._watch.refresh()
+    fleet.exporter.file_watch.refresh()
     assert "cards" not in fleet.exporter.pipeline.monitors.models
     assert fleet.look() == ["cards", "fraud", "loans", "own"]
     assert fleet.count("cards", 1) == 1 and fleet.count("loans", 1) == 4
@@ -165,7 +165,7 @@ def test_an_exporter_starts_with_an_invalid_file(fleet: Fleet, capsys: pytest.Ca
     assert sorted(fleet.exporter.pipeline.monitors.models) == ["loans", "own"] and fleet.successful() == 0
     fleet.write("bad.yml", "models: [{name: bad}]")
     fleet.write("worse.yml", "models: [{name: worse}]")
-    fleet.exporter._watch.close()
+    fleet.exporter.scheduler.close()
     assert fleet.look() == ["bad", "loans", "own", "worse"] and fleet.successful() == 1
 
 
@@ -177,8 +177,8 @@ def test_windows_outlive_a_start_with_an_invalid_file(fleet: Fleet) -> None:
     fleet.exporter.close()
     fleet.write("loans.yml", "models: [")
     fleet.exporter = Exporter(path)
-    fleet.exporter._watch.close()
-    fleet.exporter._snapshots.save(time.monotonic(), time.time())
+    fleet.exporter.scheduler.close()
+    fleet.exporter.snapshots.save(time.monotonic(), time.time())
     fleet.write("loans.yml", text)
     assert fleet.look() == ["loans", "own"]
     monitor = fleet.exporter.pipeline.monitors.of_model("loans")["1"]
@@ -253,10 +253,10 @@ def test_a_file_that_always_changes_does_not_hold_others_back(fleet: Fleet) -> N
     fleet.write("good.yml", "models: [{name: good}]")
     for number in range(MAX_LOOKS):
         fleet.write("log.yml", "#" * number)
-        fleet.exporter._watch.refresh()
+        fleet.exporter.file_watch.refresh()
     assert "good" not in fleet.exporter.pipeline.monitors.models
     fleet.write("log.yml", "models: [")
-    fleet.exporter._watch.refresh()
+    fleet.exporter.file_watch.refresh()
     assert sorted(fleet.exporter.pipeline.monitors.models) == ["good", "loans", "own"]
 
 
@@ -270,7 +270,7 @@ def test_an_unexpected_error_is_reported_once(
 
     fleet.write("good.yml", "models: [{name: good}]")
     with monkeypatch.context() as patched:
-        patched.setattr(fleet.exporter._watch, "_reload", fail)
+        patched.setattr(fleet.exporter.file_watch, "_reload", fail)
         assert fleet.look() == fleet.look() == ["loans", "own"]
     assert fleet.successful() == 0
     assert len([record for record in caplog.records if record.exc_info]) == 1

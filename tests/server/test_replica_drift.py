@@ -89,10 +89,10 @@ def test_replicas_that_share_a_database_export_it(postgres: Postgres, tmp_path: 
                 now = time.monotonic()
                 events, inputs = [Prediction(model, version="1")] * 40, [{"age": 80.0, "income": 9.0}] * 40
                 observe(exporter.pipeline.monitors.get(model, "1", now), events, inputs, now)
-            exporter._snapshots.save(time.monotonic(), time.time())
+            exporter.snapshots.save(time.monotonic(), time.time())
         for exporter in exporters:
-            exporter._replicas.refresh()
-            lines = b"".join(text for _, text in exporter._replicas.lines()).decode().splitlines()
+            exporter.replicas.refresh()
+            lines = b"".join(text for _, text in exporter.replicas.lines()).decode().splitlines()
             series = {line.rsplit(" ", 1)[0] for line in lines}
             labels = '{model="credit",version="1",feature="age"}'
             assert f"model_feature_replicas_kl_divergence{labels}" in series

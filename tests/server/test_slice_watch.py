@@ -54,7 +54,7 @@ def test_slices_are_exported_while_a_version_is_corrected_too_often(exporter: Ex
     bad, good = events(COUNT, confidence=0.95), events(COUNT, seed=5, prefix="g", confidence=0.95, version="2")
     client = send(exporter, bad + good, [*filter(is_planted, bad), *bad[:20], *good[:20]])
     assert not any(exported(exporter).values())
-    exporter._slice_watch.refresh()
+    exporter.slice_watch.refresh()
     (found,) = client.get("/v1/slices?model=flights&version=1").json["slices"]  # type: ignore[index]
     labels = ("flights", "1", "corrections", "carrier is MQ and dest is ATL")
     assert exported(exporter) == {
@@ -71,15 +71,15 @@ def test_slices_end_with_the_alert(exporter: Exporter, monkeypatch: pytest.Monke
     """With a share below the threshold there are no series, and none with too few corrections."""
     sent = events(COUNT, confidence=0.95)
     send(exporter, sent, [*filter(is_planted, sent)])
-    exporter._slice_watch.refresh()
+    exporter.slice_watch.refresh()
     assert exported(exporter)["model_slice_share"]
     with monkeypatch.context() as patch:
         patch.setattr(slices, "MIN_MARKED", COUNT)
-        exporter._slice_watch.refresh()
+        exporter.slice_watch.refresh()
         assert not any(exported(exporter).values())
     (monitor,) = exporter.pipeline.monitors
     monitor.config.alerts[slices.ALERT] = 0.9
-    exporter._slice_watch.refresh()
+    exporter.slice_watch.refresh()
     assert not any(exported(exporter).values())
 
 
@@ -87,7 +87,7 @@ def test_a_failing_store_leaves_no_old_numbers(exporter: Exporter, monkeypatch: 
     """The collector reports the failure, and recovers."""
     sent = events(COUNT, confidence=0.95)
     send(exporter, sent, [*filter(is_planted, sent)])
-    exporter._slice_watch.refresh()
+    exporter.slice_watch.refresh()
     success = b'model_exporter_collector_success{collector="slices"} '
 
     def fail() -> None:
@@ -95,10 +95,10 @@ def test_a_failing_store_leaves_no_old_numbers(exporter: Exporter, monkeypatch: 
 
     with monkeypatch.context() as patch:
         patch.setattr(exporter.store, "reading", fail)
-        exporter._slice_watch.refresh()
+        exporter.slice_watch.refresh()
         assert not any(exported(exporter).values())
         assert success + b"0.0" in exporter.metrics("", ())[0]
-    exporter._slice_watch.refresh()
+    exporter.slice_watch.refresh()
     assert exported(exporter)["model_slice_share"]
     assert success + b"1.0" in exporter.metrics("", ())[0]
 
@@ -108,7 +108,7 @@ def test_long_names_are_cut(exporter: Exporter, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("exporter.metrics.comparisons.MAX_NAME", 10)
     sent = events(COUNT, confidence=0.95)
     send(exporter, sent, [*filter(is_planted, sent)])
-    exporter._slice_watch.refresh()
+    exporter.slice_watch.refresh()
     assert [labels[3] for labels in exported(exporter)["model_slice_share"]] == ["carrier i…"]
 
 
@@ -120,7 +120,7 @@ def test_slices_with_the_same_name_are_one_series(exporter: Exporter, monkeypatc
     client = send(exporter, sent, corrected)
     found = client.get("/v1/slices?model=flights&version=1&limit=3").json["slices"]  # type: ignore[index]
     assert len(found) > 1
-    exporter._slice_watch.refresh()
+    exporter.slice_watch.refresh()
     text = exporter.metrics("", ())[0].decode()
     assert [line for line in text.splitlines() if line.startswith("model_slice_share{")] == [
         f'model_slice_share{{model="flights",version="1",of="corrections",slice="the same"}} {found[0]["share"]!r}'

@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 REFRESH_SECONDS = 60.0
 """Least time from one refresh of the metrics to the next, and the age up to which a comparison is not repeated."""
 BUSY_SHARE = 0.05
+BUDGET_SECONDS = 20.0
+"""Time of a refresh; the next one begins with the models whose comparison is the oldest."""
 """Share of the time in which comparisons for the metrics are computed, at most."""
 
 
@@ -58,13 +60,21 @@ class Comparisons(RefreshedMetrics):
         shadow: ShadowAnswers,
         seconds: float = REFRESH_SECONDS,
     ) -> None:
-        super().__init__("comparison", "versions are not compared", seconds, BUSY_SHARE)
+        super().__init__(
+            "comparison",
+            "versions are not compared",
+            seconds,
+            lane="prometheus",
+            busy_share=BUSY_SHARE,
+            budget=BUDGET_SECONDS,
+        )
         self._shadow = shadow
         self._monitors = monitors
         self._shared = shared
         self._labels = labels
         self._prometheus = prometheus
         self._latest: dict[str, tuple[float, Comparison]] = {}
+        self._looked: dict[str, float] = {}
 
     def compare(self, model: str, before: str | None = None, after: str | None = None) -> Comparison:
         """Compare two versions of a configured model over the time in which both served, and on the same requests.
@@ -103,7 +113,7 @@ class Comparisons(RefreshedMetrics):
     def refresh(self) -> None:
         """Compare the two versions of each model that appeared last."""
         models, failure = list(self._monitors().models), ""
-        for model in models:
+        for model in sorted(models, key=lambda model: self._looked.get(model, 0.0)):
             try:
                 self._refresh(model)
             except ExporterError as error:
@@ -113,14 +123,14 @@ class Comparisons(RefreshedMetrics):
                 log.exception("versions of %r are not compared", model)
                 self._forget(model)
                 failure = f"versions of {model!r} are not compared; see the exporter's log"
-            if self.closing.is_set():
-                return
+            if self.must_stop():
+                break
         for model in self._latest.keys() - set(models):
             self._forget(model)
         self._failure = failure
 
     def _refresh(self, model: str) -> None:
-        started = time.monotonic()
+        started = self._looked[model] = time.monotonic()
         if len(self._shared.versions(model)) < 2:
             self._forget(model)
             return

@@ -37,7 +37,8 @@ class ReplicaDrift(RefreshedMetrics):
     """
 
     def __init__(self, store: Store, monitors: Callable[[], MonitorRegistry]) -> None:
-        super().__init__("replicas", "the drift of all replicas together is not computed", REFRESH_SECONDS, BUSY_SHARE)
+        failure = "the drift of all replicas together is not computed"
+        super().__init__("replicas", failure, REFRESH_SECONDS, busy_share=BUSY_SHARE)
         self._store, self._monitors = store, monitors
 
     def refresh(self) -> None:

@@ -25,7 +25,7 @@ from exporter.errors import CompareError, ConfigError, ExporterError, SlicesErro
 from exporter.metrics.exporter import ExporterMetrics
 from exporter.metrics.lines import FamilyLines
 from exporter.metrics.review import RETRAINING
-from exporter.monitoring.background import BackgroundTask
+from exporter.monitoring.scheduler import Task
 from exporter.secret_file import read_secret, signed_headers
 from exporter.server.alerts import Alert, Alerts
 from exporter.server.text import parse_time
@@ -101,6 +101,8 @@ log = logging.getLogger(__name__)
 SECONDS = 15.0
 """Time between two looks at the alerts and at the corrections."""
 DUE_SECONDS = 2.0
+BUDGET_SECONDS = 60.0
+"""Time of sending; the next call sends what is left."""
 """Time between two looks for a request that is due."""
 FAILURE_SECONDS = 60.0
 """Time until the next look after one that failed."""
@@ -120,7 +122,7 @@ GONE = 410
 """The status by which a receiver says that it takes no more requests of this kind."""
 
 
-class Retrainer(BackgroundTask):
+class Retrainer(Task):
     """Records, prepares and sends the requests, in a thread of its own.
 
     Parameters
@@ -155,7 +157,7 @@ class Retrainer(BackgroundTask):
         details: Callable[[str], Details | None],
         external_url: Callable[[], str],
     ) -> None:
-        super().__init__("retrain", "requests for retraining wait", DUE_SECONDS)
+        super().__init__("retrain", "requests for retraining wait", DUE_SECONDS, lane="trainer", budget=BUDGET_SECONDS)
         self._config = config
         self._store = store
         self._telemetry = telemetry
@@ -332,7 +334,7 @@ class Retrainer(BackgroundTask):
         if time.monotonic() - self._looked >= SECONDS:
             self._looked = time.monotonic()
             self.look(time.time())
-        while not self.closing.is_set() and self.send_due(time.time()):
+        while not self.must_stop() and self.send_due(time.time()):
             pass
         self.seconds = DUE_SECONDS
 

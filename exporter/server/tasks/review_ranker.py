@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from exporter.errors import ExporterError
-from exporter.monitoring.background import BackgroundTask
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.scheduler import Task
 from exporter.server.tasks.input_vectors import InputVectors, input_types
 from exporter.server.tasks.label_checks import LabelCheck
 from exporter.stats.divergence import Floats
@@ -43,7 +43,7 @@ CHOSEN = 1000
 """Corrections that are chosen; those like them and all others come after them."""
 
 
-class ReviewRanker(BackgroundTask):
+class ReviewRanker(Task):
     """Ranks the pending corrections of each model, whenever there are new ones or few are left, and checks labels.
 
     Parameters
@@ -61,13 +61,17 @@ class ReviewRanker(BackgroundTask):
         self._queues: dict[tuple[str, str], _Queue] = {}
         self._checks: dict[str, LabelCheck] = {}
         self._committed = threading.Event()
+        self._idle_until = 0.0
         store.on_commit = self._committed.set
 
-    def close(self, timeout: float = 1.0) -> None:
-        """End the thread, also while it waits for a commit."""
-        self.closing.set()
-        self._committed.set()
-        super().close(timeout)
+    def run(self) -> float:
+        """Look after a commit, or after a while where others commit, too."""
+        now = time.monotonic()
+        if not (self._store.is_shared or self._committed.is_set() or now >= self._idle_until):
+            return self.seconds
+        self._committed.clear()
+        self._idle_until = now + IDLE_SECONDS
+        return super().run()
 
     def refresh(self) -> None:
         """Rank each queue that is due, and check the labels of each model that is."""
@@ -91,14 +95,6 @@ class ReviewRanker(BackgroundTask):
             log.debug("corrections are not ranked", exc_info=True)
         else:
             super().on_error(error)
-
-    def wait(self, seconds: float) -> bool:
-        """Wait for a commit, or for a while where others commit, too; and then for so many seconds."""
-        if seconds and not self._store.is_shared:
-            self._committed.wait(IDLE_SECONDS)
-        is_closing = super().wait(seconds)
-        self._committed.clear()
-        return is_closing
 
 
 class _Queue:

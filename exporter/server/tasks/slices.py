@@ -138,7 +138,7 @@ class SliceWatch(RefreshedMetrics):
         monitors: Callable[[], MonitorRegistry],
         explain: Callable[[SliceQuery], tuple[Explanation, Binner]],
     ) -> None:
-        super().__init__("slices", "slices are not searched for the metrics", REFRESH_SECONDS, BUSY_SHARE)
+        super().__init__("slices", "slices are not searched for the metrics", REFRESH_SECONDS, busy_share=BUSY_SHARE)
         self._monitors, self._explain = monitors, explain
 
     def refresh(self) -> None:
