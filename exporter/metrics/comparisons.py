@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
 
 from exporter.comparison.decision import WORDS, decide
 from exporter.comparison.measures import VERDICTS, Comparison, Measure
 from exporter.comparison.same_requests import SameRequests
-from exporter.metrics.lines import FamilyLines, Metrics
+from exporter.metrics.lines import FamilyLines, Interval, Metrics, Reading
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.shadow_answers import PairCounts, VersionCounts
 from exporter.slices.explain import ExplainedSlice, Explanation
@@ -23,51 +22,60 @@ _VERSIONS = ("model", "before", "after")
 _COMPARISON, _SHADOW = "Comparison of versions", "Shadow mode"
 
 COMPARISON = Metrics[tuple[Comparison, Mapping[str, float]]](_COMPARISON, *_VERSIONS)
-COMPARISON.gauge(
-    "model_comparison_start_timestamp_seconds",
-    "Unix time from which both versions served.",
-    lambda one: one[0].after.period.start,
-)
-COMPARISON.gauge(
-    "model_comparison_end_timestamp_seconds",
-    "Unix time up to which both versions served.",
-    lambda one: one[0].after.period.end,
-)
-COMPARISON.gauge(
-    "model_comparison_shared_seconds",
-    "Time in which both versions served, without gaps.",
-    lambda one: one[0].shared_seconds,
-)
-COMPARISON.gauge(
-    "model_comparison_decision",
-    "Whether the version after may be promoted (1) or must be rolled back (-1), or not yet (0).",
-    lambda one: WORDS[decide(*one).word],
-)
+
+
+@COMPARISON.gauge()
+def model_comparison_start_timestamp_seconds(one: tuple[Comparison, Mapping[str, float]]) -> Reading:
+    """Unix time from which both versions served."""
+    return one[0].after.period.start
+
+
+@COMPARISON.gauge()
+def model_comparison_end_timestamp_seconds(one: tuple[Comparison, Mapping[str, float]]) -> Reading:
+    """Unix time up to which both versions served."""
+    return one[0].after.period.end
+
+
+@COMPARISON.gauge()
+def model_comparison_shared_seconds(one: tuple[Comparison, Mapping[str, float]]) -> Reading:
+    """Time in which both versions served, without gaps."""
+    return one[0].shared_seconds
+
+
+@COMPARISON.gauge()
+def model_comparison_decision(one: tuple[Comparison, Mapping[str, float]]) -> Reading:
+    """Whether the version after may be promoted (1) or must be rolled back (-1), or not yet (0)."""
+    return WORDS[decide(*one).word]
+
 
 SIDE = Metrics[tuple[Estimate, float]](_COMPARISON, *_VERSIONS, "measure", "side")
-SIDE.gauge(
-    "model_comparison_value",
-    "A measure of a version while both served, in seconds, in nats or as a share.",
-    lambda one: one[0].value,
-)
-SIDE.gauge(
-    "model_comparison_observations",
-    "Requests, predictions or values that a measure is computed from.",
-    lambda one: one[1],
-)
+
+
+@SIDE.gauge()
+def model_comparison_value(one: tuple[Estimate, float]) -> Reading:
+    """A measure of a version while both served, in seconds, in nats or as a share."""
+    return one[0].value
+
+
+@SIDE.gauge()
+def model_comparison_observations(one: tuple[Estimate, float]) -> Reading:
+    """Requests, predictions or values that a measure is computed from."""
+    return one[1]
+
 
 MEASURE = Metrics[Measure](_COMPARISON, *_VERSIONS, "measure")
-MEASURE.gauge(
-    "model_comparison_verdict",
-    "Whether the version after is better (1) or worse (-1), or neither is proven (0).",
-    lambda measure: VERDICTS[measure.verdict] if measure.difference else None,
-)
-MEASURE.interval(
-    "model_comparison_difference",
-    "The measure of the version after, less that of the version before.",
-    "the difference, valid at every look",
-    lambda measure: (measure.difference.value, *measure.difference.interval) if measure.difference else None,
-)
+
+
+@MEASURE.gauge()
+def model_comparison_verdict(measure: Measure) -> Reading:
+    """Whether the version after is better (1) or worse (-1), or neither is proven (0)."""
+    return VERDICTS[measure.verdict] if measure.difference else None
+
+
+@MEASURE.interval()
+def model_comparison_difference(measure: Measure) -> Interval:
+    """The measure of the version after, less that of the version before."""
+    return (measure.difference.value, *measure.difference.interval) if measure.difference else None
 
 
 def comparison_lines(comparison: Comparison, margins: Mapping[str, float]) -> Iterator[FamilyLines]:
@@ -92,16 +100,18 @@ def comparison_lines(comparison: Comparison, margins: Mapping[str, float]) -> It
 
 
 SLICE = Metrics[ExplainedSlice]("Slices of corrections", "model", "version", "of", "slice")
-SLICE.gauge(
-    "model_slice_share",
-    "Share of the corrections of the last hour that a slice contains.",
-    lambda one: one.share,
-)
-SLICE.gauge(
-    "model_slice_traffic_share",
-    "Share of the predictions of that time that a slice contains.",
-    lambda one: one.traffic_share,
-)
+
+
+@SLICE.gauge()
+def model_slice_share(one: ExplainedSlice) -> Reading:
+    """Share of the corrections of the last hour that a slice contains."""
+    return one.share
+
+
+@SLICE.gauge()
+def model_slice_traffic_share(one: ExplainedSlice) -> Reading:
+    """Share of the predictions of that time that a slice contains."""
+    return one.traffic_share
 
 
 def slice_lines(explanation: Explanation, binner: Binner, version: str) -> Iterator[FamilyLines]:
@@ -117,66 +127,67 @@ def slice_lines(explanation: Explanation, binner: Binner, version: str) -> Itera
 
 
 ANSWERS = Metrics[VersionCounts](_SHADOW, "model", "version")
-ANSWERS.counter(
-    "model_shadow_predictions_total", "Answers of a version that no user saw.", lambda counts: counts.answers
-)
-ANSWERS.counter("model_shadow_errors_total", "Answers with a 5xx code that no user saw.", lambda counts: counts.errors)
-ANSWERS.counter(
-    "model_shadow_unpaired_total",
-    "Answers that no user saw, without the answer of another version to the same request.",
-    lambda counts: counts.unpaired,
-)
 
 
-class Pair(NamedTuple):
-    """Two versions that answered the same requests."""
-
-    counts: PairCounts
-    same: SameRequests
-
-
-def _mean_difference(pair: Pair) -> tuple[float, ...] | None:
-    mean = pair.same.mean_difference(at_any_time=True)
-    return (mean.value, *mean.interval()) if mean else None
+@ANSWERS.counter()
+def model_shadow_predictions_total(counts: VersionCounts) -> Reading:
+    """Answers of a version that no user saw."""
+    return counts.answers
 
 
-def _of_numbers(read: Callable[[PairCounts], float]) -> Callable[[Pair], float | None]:
-    return lambda pair: read(pair.counts) if pair.counts.numbers else None
+@ANSWERS.counter()
+def model_shadow_errors_total(counts: VersionCounts) -> Reading:
+    """Answers with a 5xx code that no user saw."""
+    return counts.errors
 
 
-PAIR = Metrics[Pair](_SHADOW, *_VERSIONS)
-PAIR.counter(
-    "model_shadow_pairs_total",
-    "Requests that a version without users answered, too.",
-    lambda pair: pair.counts.pairs,
-)
-PAIR.counter(
-    "model_shadow_disagreements_total",
-    "Requests to which the two versions gave different answers.",
-    lambda pair: pair.counts.disagreements,
-)
-PAIR.counter(
-    "model_shadow_absolute_difference_total",
-    "Sum of the absolute differences of the answers of two versions.",
-    _of_numbers(lambda counts: counts.absolute),
-)
-PAIR.counter(
-    "model_shadow_squared_difference_total",
-    "Sum of the squared differences of the answers of two versions.",
-    _of_numbers(lambda counts: counts.squared),
-)
-PAIR.interval(
-    "model_shadow_disagreement_ratio",
-    "Share of the requests to which two versions gave different answers.",
-    "the share of different answers, valid at every look",
-    lambda pair: ((one := pair.same.disagreement(at_any_time=True)).value, *one.interval()),
-)
-PAIR.interval(
-    "model_shadow_mean_absolute_difference",
-    "Mean absolute difference of the answers of two versions.",
-    "the mean absolute difference, valid at every look",
-    _mean_difference,
-)
+@ANSWERS.counter()
+def model_shadow_unpaired_total(counts: VersionCounts) -> Reading:
+    """Answers that no user saw, without the answer of another version to the same request."""
+    return counts.unpaired
+
+
+PAIR = Metrics[PairCounts](_SHADOW, *_VERSIONS)
+
+
+@PAIR.counter()
+def model_shadow_pairs_total(pair: PairCounts) -> Reading:
+    """Requests that a version without users answered, too."""
+    return pair.pairs
+
+
+@PAIR.counter()
+def model_shadow_disagreements_total(pair: PairCounts) -> Reading:
+    """Requests to which the two versions gave different answers."""
+    return pair.disagreements
+
+
+@PAIR.counter()
+def model_shadow_absolute_difference_total(pair: PairCounts) -> Reading:
+    """Sum of the absolute differences of the answers of two versions; only for numbers."""
+    return pair.absolute if pair.numbers else None
+
+
+@PAIR.counter()
+def model_shadow_squared_difference_total(pair: PairCounts) -> Reading:
+    """Sum of the squared differences of the answers of two versions; only for numbers."""
+    return pair.squared if pair.numbers else None
+
+
+@PAIR.interval()
+def model_shadow_disagreement_ratio(pair: PairCounts) -> Interval:
+    """Share of the requests to which two versions gave different answers, with an anytime-valid interval."""
+    return _with_interval(SameRequests.of(pair).disagreement(at_any_time=True))
+
+
+@PAIR.interval()
+def model_shadow_mean_absolute_difference(pair: PairCounts) -> Interval:
+    """Mean absolute difference of the answers of two versions from 100 pairs on, with an anytime-valid interval."""
+    return _with_interval(SameRequests.of(pair).mean_difference(at_any_time=True))
+
+
+def _with_interval(estimate: Estimate | None) -> Interval:
+    return (estimate.value, *estimate.interval()) if estimate else None
 
 
 def shadow_lines(counted: Counted) -> Iterator[FamilyLines]:
@@ -185,5 +196,4 @@ def shadow_lines(counted: Counted) -> Iterator[FamilyLines]:
         for version, answers in versions.items():
             yield from ANSWERS.lines(answers, model=model, version=version)
         for (before, after), counts in pairs.items():
-            pair = Pair(counts, SameRequests.of(counts))
-            yield from PAIR.lines(pair, model=model, before=before, after=after)
+            yield from PAIR.lines(counts, model=model, before=before, after=after)

@@ -10,7 +10,7 @@ from importlib.metadata import version
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from exporter.errors import REASONS, WARNINGS
-from exporter.metrics.lines import Family, Metrics
+from exporter.metrics.lines import Family, Metrics, Reading
 from exporter.storage._retention import StoreSize
 
 SOURCES = ("predictions", "feedback", "labels", "events", "kserve", "infer", "exchanges", "logs", "traces")
@@ -84,32 +84,33 @@ class ExporterMetrics:
 
 
 LINKS = Metrics[tuple[Iterable[str], str, str]](SECTION)
-LINKS.gauge(
-    "model_exporter_links_info",
-    "Addresses that links to the exporter and to the dashboards of a model begin with.",
-    lambda links: {(model, *links[1:]): 1.0 for model in links[0]},
-    "model",
-    "external_url",
-    "dashboards_url",
-)
+
+
+@LINKS.gauge("model", "external_url", "dashboards_url")
+def model_exporter_links_info(links: tuple[Iterable[str], str, str]) -> Reading:
+    """Addresses that links to the exporter and to the dashboards of a model begin with."""
+    return {(model, *links[1:]): 1.0 for model in links[0]}
+
 
 FILES = Metrics[Mapping[str, bool]](SECTION)
-FILES.gauge(
-    "model_exporter_model_file_valid",
-    "Whether a file of models_folder is valid, so that its models are in use as it has them.",
-    lambda valid: valid,
-    "file",
-)
+
+
+@FILES.gauge("file")
+def model_exporter_model_file_valid(valid: Mapping[str, bool]) -> Reading:
+    """Whether a file of models_folder is valid, so that its models are in use as it has them."""
+    return valid
+
 
 PAIRING = Metrics[tuple[Mapping[str, int], int]](SECTION)
-PAIRING.counter(
-    "model_exporter_unpaired_total",
-    "Logged requests and responses whose counterpart did not arrive.",
-    lambda one: dict(one[0]),
-    "side",
-)
-PAIRING.gauge(
-    "model_exporter_pairs_waiting",
-    "Logged requests and responses that wait for their counterpart.",
-    lambda one: one[1],
-)
+
+
+@PAIRING.counter("side")
+def model_exporter_unpaired_total(one: tuple[Mapping[str, int], int]) -> Reading:
+    """Logged requests and responses whose counterpart did not arrive."""
+    return dict(one[0])
+
+
+@PAIRING.gauge()
+def model_exporter_pairs_waiting(one: tuple[Mapping[str, int], int]) -> Reading:
+    """Logged requests and responses that wait for their counterpart."""
+    return one[1]

@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, GCCollector, Metric, PlatformCo
 from prometheus_client.exposition import choose_encoder
 
 from exporter.metrics import comparisons, exporter, models, quality, review, system
-from exporter.metrics.lines import Family, FamilyLines, Metrics
+from exporter.metrics.lines import Family, FamilyLines, Metrics, Reading
 from exporter.monitoring.registry import MonitorRegistry
 
 if TYPE_CHECKING:
@@ -24,58 +24,25 @@ _OPENMETRICS, _TEXT = "application/openmetrics-text", "text/plain"
 _UTF8_NAMES = "escaping=allow-utf-8"
 
 COLLECTORS = Metrics[Mapping[str, tuple[float, bool]]](exporter.SECTION)
-COLLECTORS.gauge(
-    "model_exporter_collector_duration_seconds",
-    "Duration of a collector's scrape.",
-    lambda ran: {name: seconds for name, (seconds, _) in ran.items()},
-    "collector",
-)
-COLLECTORS.gauge(
-    "model_exporter_collector_success",
-    "Whether a collector succeeded.",
-    lambda ran: {name: success for name, (_, success) in ran.items()},
-    "collector",
-)
-GROUPS: tuple[Metrics[Any], ...] = (
-    system.CPU,
-    system.MEMORY,
-    system.DISK,
-    system.GPU,
-    models.INFO,
-    models.THRESHOLDS,
-    models.MODEL,
-    models.UNKNOWN_FEATURES,
-    models.COUNTERS,
-    review.REVIEW,
-    review.ACCURACY,
-    review.RETRAINING,
-    quality.LABELS,
-    quality.WINDOW_QUALITY,
-    quality.ESTIMATES,
-    quality.REFERENCE_QUALITY,
-    models.FEATURES,
-    models.WINDOW,
-    models.ALL_REPLICAS,
-    models.EVIDENCE,
-    models.TRAINING,
-    models.BINS,
-    models.OBSERVED,
-    models.NOISE,
-    models.SEGMENT,
-    quality.SEGMENT_LABELS,
-    models.SEGMENT_DRIFT,
-    comparisons.SLICE,
-    comparisons.COMPARISON,
-    comparisons.SIDE,
-    comparisons.MEASURE,
-    comparisons.ANSWERS,
-    comparisons.PAIR,
-    models.BATCH,
-    exporter.LINKS,
-    exporter.FILES,
-    exporter.PAIRING,
+
+
+@COLLECTORS.gauge("collector")
+def model_exporter_collector_duration_seconds(ran: Mapping[str, tuple[float, bool]]) -> Reading:
+    """Duration of a collector's scrape."""
+    return {name: seconds for name, (seconds, _) in ran.items()}
+
+
+@COLLECTORS.gauge("collector")
+def model_exporter_collector_success(ran: Mapping[str, tuple[float, bool]]) -> Reading:
+    """Whether a collector succeeded."""
+    return {name: success for name, (_, success) in ran.items()}
+
+
+_MODULES = (system, models, review, quality, comparisons, exporter)
+GROUPS = [
     COLLECTORS,
-)
+    *dict.fromkeys(one for module in _MODULES for one in vars(module).values() if isinstance(one, Metrics)),
+]
 """All metrics, in the order of the exposition."""
 FAMILIES: list[Family] = [family for group in GROUPS for family in group.families]
 

@@ -15,10 +15,13 @@ from exporter.monitoring.counters import Histogram
 from exporter.stats.divergence import Floats
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 Key = str | tuple[str | None, ...]
 """The values of a sample's further labels; None for a label that the sample does not have."""
 Reading = float | Floats | Sequence[float] | Mapping[Any, float] | Histogram | None
-"""What the function of a metric returns: a value, an array with one for each name, values by `Key`, or None."""
+"""What the reader of a metric returns: a value, an array with one for each name, values by `Key`, or None."""
+Interval = Sequence[float] | None
+"""A value, and the lower and the upper end of its 95% interval; None for nothing."""
 Cache = dict[Any, Any]
 
 
@@ -101,6 +104,9 @@ class LineTemplate:
 class Metrics(Generic[T]):
     """Metric families whose values are read from objects of one kind, in the order of the exposition.
 
+    A metric is declared by decorating the function that reads its value. The function's name is the metric's, and its
+    docstring is the help.
+
     Parameters
     ----------
     section
@@ -115,9 +121,12 @@ class Metrics(Generic[T]):
     Examples
     --------
     >>> loads = Metrics[dict[str, float]]("System", "host")
-    >>> _ = loads.gauge("load", "Load of a processor.", lambda values: values, "processor")
+    >>> @loads.gauge("processor")
+    ... def load(values: dict[str, float]) -> Reading:
+    ...     "Load of a processor."
+    ...     return values
     >>> list(loads.lines({"0": 0.5}, host="a"))[0][1]
-    b'load{host="a",processor="0"} 0.5\n'
+    b'load{host="a",processor="0"} 0.5\\n'
     """
 
     def __init__(
@@ -127,35 +136,43 @@ class Metrics(Generic[T]):
         names: Callable[[T], Iterable[Key]] | None = None,
         state: Callable[[T], object] | None = None,
     ) -> None:
-        self.section = section
+        self.section, self.families = section, list[Family]()
         self._labels, self._names, self._state = labels, names, state
-        self._metrics: list[tuple[tuple[Family, ...], Callable[[T], Any]]] = []
+        self._readers: list[tuple[list[Family], Callable[[T], Any]]] = []
 
-    @property
-    def families(self) -> list[Family]:
-        """The families in the order of their declaration."""
-        return [family for families, _ in self._metrics for family in families]
+    def _declare(self, kind: str, labels: tuple[str, ...], suffixes: Sequence[str] = ("",)) -> Callable[[F], F]:
+        def declare(read: F) -> F:
+            name, text = read.__name__, (read.__doc__ or "").strip()
+            families = [
+                Family(
+                    f"{name}{suffix}",
+                    kind,
+                    f"{suffix[1:].capitalize()} end of the 95% interval of {name}." if suffix else text,
+                    (*self._labels, *labels),
+                )
+                for suffix in suffixes
+            ]
+            self.families += families
+            self._readers.append((families, read))
+            return read
 
-    def gauge(self, name: str, text: str, read: Callable[[T], Reading], *labels: str) -> None:
-        """Declare a gauge; ``read`` returns its value, and ``labels`` are in the keys of what it returns."""
-        self._metrics.append(((Family(name, "gauge", text, (*self._labels, *labels)),), read))
+        return declare
 
-    def counter(self, name: str, text: str, read: Callable[[T], Reading], *labels: str) -> None:
+    def gauge(self, *labels: str) -> Callable[[F], F]:
+        """Declare a gauge, with further labels that are in the keys of its reading."""
+        return self._declare("gauge", labels)
+
+    def counter(self, *labels: str) -> Callable[[F], F]:
         """Declare a counter, as a gauge."""
-        self._metrics.append(((Family(name, "counter", text, (*self._labels, *labels)),), read))
+        return self._declare("counter", labels)
 
-    def histogram(self, name: str, text: str, read: Callable[[T], Histogram | None]) -> None:
-        """Declare a histogram."""
-        self._metrics.append(((Family(name, "histogram", text, self._labels),), read))
+    def histogram(self) -> Callable[[F], F]:
+        """Declare a histogram; its reader returns a `Histogram`."""
+        return self._declare("histogram", ())
 
-    def interval(
-        self, name: str, text: str, of: str, read: Callable[[T], Sequence[float] | None], *labels: str
-    ) -> None:
-        """Declare three gauges: a value ``of`` which ``read`` also returns the ends of a 95% interval."""
-        texts = (text, *(f"{end} end of the 95% interval of {of}." for end in ("Lower", "Upper")))
-        names = zip((name, f"{name}_lower", f"{name}_upper"), texts, strict=True)
-        families = tuple(Family(name, "gauge", text, (*self._labels, *labels)) for name, text in names)
-        self._metrics.append((families, read))
+    def interval(self) -> Callable[[F], F]:
+        """Declare a gauge and, with the suffixes ``_lower`` and ``_upper``, the ends of its 95% interval."""
+        return self._declare("gauge", (), ("", "_lower", "_upper"))
 
     def lines(self, source: T, cache: Cache | None = None, /, **labels: str) -> Iterable[FamilyLines]:
         """Return the lines of an object.
@@ -181,12 +198,12 @@ class Metrics(Generic[T]):
 
     def values(self, source: T) -> dict[str, float]:
         """Return the values of an object that need no labels, by the names of their metrics."""
-        readings = ((families[0].name, read(source)) for families, read in self._metrics)
+        readings = ((families[0].name, read(source)) for families, read in self._readers)
         return {name: reading for name, reading in readings if isinstance(reading, float | int)}
 
     def _read(self, source: T, cache: Cache, labels: dict[str, str]) -> Iterator[FamilyLines]:
         place = tuple(labels.values())
-        for families, read in self._metrics:
+        for families, read in self._readers:
             reading = read(source)
             if reading is None:
                 continue

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from exporter.metrics.lines import Key, Metrics
+from exporter.metrics.lines import Interval, Metrics, Reading
 from exporter.monitoring.binner import Binner
+from exporter.monitoring.counters import Histogram
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.quality import Quality
-from exporter.monitoring.segments import Segments
 from exporter.monitoring.window_quality import WindowQuality
-from exporter.profiles.quality import QualityEstimator
 from exporter.stats.accuracy import IntervalEstimate
+from exporter.stats.divergence import Floats
 
 _MEASURED, _ESTIMATED = "Measured quality", "Estimated quality"
+
+
+def _may_be(task: str, monitor: ModelMonitor) -> bool:
+    """Return whether predictions may be of a task; both may be if the task is not known."""
+    return monitor.quality.scorer.task in (task, None)
 
 
 def _bins(binner: Binner | None) -> list[str]:
@@ -23,154 +25,165 @@ def _bins(binner: Binner | None) -> list[str]:
     return binner.targets[binner.confidence].labels() if len(binner.quality.table) else []
 
 
-def _confidences(monitor: ModelMonitor) -> dict[Key, float] | None:
+LABELS = Metrics[ModelMonitor](_MEASURED, "model", "version")
+
+
+@LABELS.counter("predicted", "actual")
+def model_outcomes_total(monitor: ModelMonitor) -> Reading:
+    """Labelled predictions of a classification by the predicted and the actual class."""
+    return dict(monitor.quality.outcomes)
+
+
+@LABELS.counter()
+def model_labelled_predictions_total(monitor: ModelMonitor) -> Reading:
+    """Predictions whose label is known."""
+    return monitor.quality.labelled
+
+
+@LABELS.counter()
+def model_correct_predictions_total(monitor: ModelMonitor) -> Reading:
+    """Predictions that their label proves right; not for a regression."""
+    return monitor.quality.correct if _may_be("classification", monitor) else None
+
+
+@LABELS.counter()
+def model_absolute_error_total(monitor: ModelMonitor) -> Reading:
+    """Sum of the absolute errors of labelled predictions, in the label's unit."""
+    return monitor.quality.absolute_error if _may_be("regression", monitor) else None
+
+
+@LABELS.counter()
+def model_squared_error_total(monitor: ModelMonitor) -> Reading:
+    """Sum of the squared errors of labelled predictions."""
+    return monitor.quality.squared_error if _may_be("regression", monitor) else None
+
+
+@LABELS.histogram()
+def model_label_delay_seconds(monitor: ModelMonitor) -> Histogram:
+    """Time from a prediction to its first label."""
+    return monitor.quality.delays
+
+
+@LABELS.counter("bin")
+def model_confidence_observations_total(monitor: ModelMonitor) -> Reading:
+    """Confidences by bin of the training profile, for estimated accuracies."""
     if monitor.binner is None or not (bins := _bins(monitor.binner)):
         return None
     start = monitor.binner.starts[-1]  # the confidence is the last target
     return dict(zip(bins, monitor.observed[start : monitor.binner.bins].tolist(), strict=True))
 
 
-LABELS = Metrics[ModelMonitor](_MEASURED, "model", "version")
-LABELS.counter(
-    "model_outcomes_total",
-    "Labelled predictions by the predicted and the actual class.",
-    lambda monitor: dict(monitor.quality.outcomes),
-    "predicted",
-    "actual",
-)
-LABELS.counter(
-    "model_labelled_predictions_total", "Predictions whose label is known.", lambda monitor: monitor.quality.labelled
-)
-LABELS.counter(
-    "model_correct_predictions_total",
-    "Predictions that their label proves right; not for a regression.",
-    lambda monitor: monitor.quality.correct if _is_not("regression", monitor.quality) else None,
-)
-LABELS.counter(
-    "model_absolute_error_total",
-    "Sum of the absolute errors of labelled predictions, in the label's unit.",
-    lambda monitor: monitor.quality.absolute_error if _is_not("classification", monitor.quality) else None,
-)
-LABELS.counter(
-    "model_squared_error_total",
-    "Sum of the squared errors of labelled predictions.",
-    lambda monitor: monitor.quality.squared_error if _is_not("classification", monitor.quality) else None,
-)
-LABELS.histogram(
-    "model_label_delay_seconds", "Time from a prediction to its label.", lambda monitor: monitor.quality.delays
-)
-LABELS.counter(
-    "model_confidence_observations_total",
-    "Confidences by bin of the training profile, for estimated accuracies.",
-    _confidences,
-    "bin",
+SEGMENT_LABELS = Metrics[ModelMonitor](
+    "Segments",
+    "model",
+    "version",
+    "segment",
+    names=lambda monitor: monitor.segments.names if monitor.segments else (),
 )
 
 
-def _is_not(task: str, quality: Quality) -> bool:
-    """Return whether predictions may be of another task; both may be if the task is not known."""
-    return quality.scorer.task != task
+@SEGMENT_LABELS.counter()
+def model_segment_labelled_predictions_total(monitor: ModelMonitor) -> Reading:
+    """Predictions whose label is known, by segment."""
+    labelled: Floats = monitor.quality.by_segment[0]
+    return labelled
 
 
-SEGMENT_LABELS = Metrics[tuple[Segments, Quality]](
-    "Segments", "model", "version", "segment", names=lambda one: one[0].names
-)
-SEGMENT_LABELS.counter(
-    "model_segment_labelled_predictions_total",
-    "Predictions whose label is known, by segment.",
-    lambda one: one[1].by_segment[0],
-)
-SEGMENT_LABELS.counter(
-    "model_segment_correct_predictions_total",
-    "Predictions that their label proves right, by segment.",
-    lambda one: one[1].by_segment[1] if _is_not("regression", one[1]) else None,
-)
-SEGMENT_LABELS.counter(
-    "model_segment_absolute_error_total",
-    "Sum of the absolute errors of labelled predictions, in the label's unit, by segment.",
-    lambda one: one[1].by_segment[2] if _is_not("classification", one[1]) else None,
-)
+@SEGMENT_LABELS.counter()
+def model_segment_correct_predictions_total(monitor: ModelMonitor) -> Reading:
+    """Predictions that their label proves right, by segment."""
+    return monitor.quality.by_segment[1] if _may_be("classification", monitor) else None
+
+
+@SEGMENT_LABELS.counter()
+def model_segment_absolute_error_total(monitor: ModelMonitor) -> Reading:
+    """Sum of the absolute errors of labelled predictions, in the label's unit, by segment."""
+    return monitor.quality.by_segment[2] if _may_be("regression", monitor) else None
+
 
 WINDOW_QUALITY = Metrics[WindowQuality](_MEASURED, "model", "version", "window")
-WINDOW_QUALITY.gauge(
-    "model_window_labelled_predictions",
-    "Predictions made in the window whose label is known.",
-    lambda window: window.labelled,
-)
-WINDOW_QUALITY.gauge(
-    "model_window_unlabelled_predictions",
-    "Predictions that arrived in the window and have no label yet.",
-    lambda window: window.unlabelled,
-)
-WINDOW_QUALITY.interval(
-    "model_accuracy",
-    "Share of the window's labelled predictions that are right.",
-    "the accuracy",
-    lambda window: window.accuracy,
-)
-WINDOW_QUALITY.gauge(
-    "model_calibration_error",
-    "Expected calibration error of the confidences of the window's labelled predictions.",
-    lambda window: window.calibration_error,
-)
-WINDOW_QUALITY.interval(
-    "model_mean_absolute_error",
-    "Mean absolute error of the window's labelled predictions.",
-    "the mean absolute error",
-    lambda window: window.absolute_error,
-)
-WINDOW_QUALITY.gauge(
-    "model_root_mean_squared_error",
-    "Root mean squared error of the window's labelled predictions.",
-    lambda window: window.squared_error,
-)
-WINDOW_QUALITY.gauge(
-    "model_labelled_estimated_accuracy",
-    "Accuracy that the profile's calibration expects of the window's labelled predictions.",
-    lambda window: window.expected,
-)
+
+
+@WINDOW_QUALITY.gauge()
+def model_window_labelled_predictions(window: WindowQuality) -> Reading:
+    """Predictions made in the window whose label is known."""
+    return window.labelled
+
+
+@WINDOW_QUALITY.gauge()
+def model_window_unlabelled_predictions(window: WindowQuality) -> Reading:
+    """Predictions in the window that have no label yet."""
+    return window.unlabelled
+
+
+@WINDOW_QUALITY.interval()
+def model_accuracy(window: WindowQuality) -> Interval:
+    """Share of the window's labelled predictions that are right, with Wilson's interval."""
+    return window.accuracy
+
+
+@WINDOW_QUALITY.gauge()
+def model_calibration_error(window: WindowQuality) -> Reading:
+    """Expected calibration error of the confidences of the window's labelled predictions, over ten bins."""
+    return window.calibration_error
+
+
+@WINDOW_QUALITY.interval()
+def model_mean_absolute_error(window: WindowQuality) -> Interval:
+    """Mean absolute error of the window's labelled predictions; the interval is absent with fewer than 20 labels."""
+    return window.absolute_error
+
+
+@WINDOW_QUALITY.gauge()
+def model_root_mean_squared_error(window: WindowQuality) -> Reading:
+    """Root mean squared error of the window's labelled predictions."""
+    return window.squared_error
+
+
+@WINDOW_QUALITY.gauge()
+def model_labelled_estimated_accuracy(window: WindowQuality) -> Reading:
+    """Accuracy that the profile's calibration expects of the window's labelled predictions, beside model_accuracy."""
+    return window.expected
+
 
 ESTIMATES = Metrics[tuple[str, IntervalEstimate]](_ESTIMATED, "model", "version", "window")
-ESTIMATES.interval(
-    "model_estimated_accuracy",
-    "Share of the window's predictions that are right, estimated without labels.",
-    "the estimated accuracy",
-    lambda one: one[1] if one[0] == "accuracy" else None,
-)
-ESTIMATES.interval(
-    "model_estimated_mean_absolute_error",
-    "Mean absolute error of the window's predictions, estimated without labels.",
-    "the estimated error",
-    lambda one: one[1] if one[0] != "accuracy" else None,
-)
 
 
-class ReferenceQuality(NamedTuple):
-    """The quality on the profile's labelled rows."""
+@ESTIMATES.interval()
+def model_estimated_accuracy(one: tuple[str, IntervalEstimate]) -> Interval:
+    """Share of the window's predictions that are right, estimated without labels."""
+    return one[1] if one[0] == "accuracy" else None
 
-    binner: Binner
-    quality: QualityEstimator
+
+@ESTIMATES.interval()
+def model_estimated_mean_absolute_error(one: tuple[str, IntervalEstimate]) -> Interval:
+    """Mean absolute error of the window's predictions, estimated without labels."""
+    return one[1] if one[0] != "accuracy" else None
 
 
-REFERENCE_QUALITY = Metrics[ReferenceQuality](_ESTIMATED, "model", "version", state=lambda one: one.quality)
-REFERENCE_QUALITY.gauge(
-    "model_reference_accuracy_overall",
-    "Accuracy on the profile's labelled rows.",
-    lambda one: one.quality.overall if one.quality.kind == "accuracy" else None,
-)
-REFERENCE_QUALITY.gauge(
-    "model_reference_mean_absolute_error_overall",
-    "Mean absolute error on the profile's labelled rows.",
-    lambda one: one.quality.overall if one.quality.kind != "accuracy" else None,
-)
-REFERENCE_QUALITY.gauge(
-    "model_reference_accuracy",
-    "Accuracy that goes with a bin of the confidence, by the profile's labelled rows.",
-    lambda one: dict(zip(_bins(one.binner), one.quality.table.tolist(), strict=False)),
-    "bin",
-)
-REFERENCE_QUALITY.gauge(
-    "model_reference_estimated_accuracy",
-    "Accuracy on the profile's labelled rows with a confidence, which alone are estimated.",
-    lambda one: one.quality.estimated_overall if _bins(one.binner) else None,
-)
+PROFILE_QUALITY = Metrics[Binner](_ESTIMATED, "model", "version", state=lambda binner: binner)
+
+
+@PROFILE_QUALITY.gauge()
+def model_reference_accuracy_overall(binner: Binner) -> Reading:
+    """Accuracy on the profile's labelled rows, which model_accuracy is compared with."""
+    return binner.quality.overall if binner.quality and binner.quality.kind == "accuracy" else None
+
+
+@PROFILE_QUALITY.gauge()
+def model_reference_mean_absolute_error_overall(binner: Binner) -> Reading:
+    """Mean absolute error on the profile's labelled rows."""
+    return binner.quality.overall if binner.quality and binner.quality.kind != "accuracy" else None
+
+
+@PROFILE_QUALITY.gauge("bin")
+def model_reference_accuracy(binner: Binner) -> Reading:
+    """Accuracy that goes with a bin of the confidence, by the profile's labelled rows."""
+    bins = _bins(binner)
+    return dict(zip(bins, binner.quality.table, strict=True)) if bins and binner.quality else None
+
+
+@PROFILE_QUALITY.gauge()
+def model_reference_estimated_accuracy(binner: Binner) -> Reading:
+    """Accuracy on the profile's labelled rows with a confidence, which model_estimated_accuracy is compared with."""
+    return binner.quality.estimated_overall if _bins(binner) and binner.quality else None

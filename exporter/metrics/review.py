@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from exporter.metrics.lines import FamilyLines, Key, Metrics
+from exporter.metrics.lines import FamilyLines, Interval, Key, Metrics, Reading
 from exporter.monitoring.registry import MonitorRegistry
 
 if TYPE_CHECKING:
@@ -40,67 +40,72 @@ def _of_models(reviewed: Reviewed, times: Mapping[str, float]) -> dict[str, floa
 
 
 REVIEW = Metrics[Reviewed]("Review and retraining")
-REVIEW.gauge(
-    "model_corrections_pending",
-    "Corrections waiting for review.",
-    lambda one: one.counts(one.state.pending),
-    "model",
-)
-REVIEW.gauge(
-    "model_corrections_oldest_pending_seconds",
-    "Age of the oldest correction waiting for review.",
-    lambda one: one.ages(_of_models(one, one.state.oldest)),
-    "model",
-)
-REVIEW.counter(
-    "model_dataset_examples_total",
-    "Corrections released in datasets.",
-    lambda one: one.counts(one.state.examples),
-    "model",
-)
-REVIEW.gauge(
-    "model_exporter_feedback_unjoined",
-    "Feedback whose prediction has not arrived; the model is empty for feedback that names none.",
-    lambda one: one.counts(one.state.unjoined, "", *one.state.unjoined),
-    "model",
-)
-REVIEW.gauge(
-    "model_exporter_feedback_unjoined_oldest_seconds",
-    "Age of the oldest feedback whose prediction has not arrived.",
-    lambda one: one.ages(one.state.oldest_unjoined),
-    "model",
-)
-REVIEW.gauge(
-    "model_exporter_labels_unjoined",
-    "Labels whose prediction has not arrived.",
-    lambda one: one.state.unjoined_labels,
-)
-REVIEW.gauge(
-    "model_exporter_labels_unjoined_oldest_seconds",
-    "Age of the oldest label whose prediction has not arrived.",
-    lambda one: one.age(one.state.oldest_unjoined_label),
-)
+
+
+@REVIEW.gauge("model")
+def model_corrections_pending(one: Reviewed) -> Reading:
+    """Corrections waiting for review."""
+    return one.counts(one.state.pending)
+
+
+@REVIEW.gauge("model")
+def model_corrections_oldest_pending_seconds(one: Reviewed) -> Reading:
+    """Age of the oldest correction waiting for review."""
+    return one.ages(_of_models(one, one.state.oldest))
+
+
+@REVIEW.counter("model")
+def model_dataset_examples_total(one: Reviewed) -> Reading:
+    """Corrections released in datasets."""
+    return one.counts(one.state.examples)
+
+
+@REVIEW.gauge("model")
+def model_exporter_feedback_unjoined(one: Reviewed) -> Reading:
+    """Feedback whose prediction has not arrived; the model is empty for feedback that names none."""
+    return one.counts(one.state.unjoined, "", *one.state.unjoined)
+
+
+@REVIEW.gauge("model")
+def model_exporter_feedback_unjoined_oldest_seconds(one: Reviewed) -> Reading:
+    """Age of the oldest feedback whose prediction has not arrived."""
+    return one.ages(one.state.oldest_unjoined)
+
+
+@REVIEW.gauge()
+def model_exporter_labels_unjoined(one: Reviewed) -> Reading:
+    """Labels whose prediction has not arrived."""
+    return one.state.unjoined_labels
+
+
+@REVIEW.gauge()
+def model_exporter_labels_unjoined_oldest_seconds(one: Reviewed) -> Reading:
+    """Age of the oldest label whose prediction has not arrived."""
+    return one.age(one.state.oldest_unjoined_label)
+
 
 ACCURACY: Metrics[AccuracyCounts] = Metrics("Review and retraining", "model", "version")
-ACCURACY.interval(
-    "model_reviewed_accuracy",
-    "Share of confident predictions that were right, estimated from a reviewed sample.",
-    "the reviewed accuracy",
-    lambda counts: counts.estimate(),
-)
-ACCURACY.gauge(
-    "model_reviewed_predictions",
-    "Sampled confident predictions decided by a reviewer.",
-    lambda counts: counts.reviewed,
-)
+
+
+@ACCURACY.interval()
+def model_reviewed_accuracy(counts: AccuracyCounts) -> Interval:
+    """Share of confident predictions that were right, estimated from a reviewed sample."""
+    return counts.estimate()
+
+
+@ACCURACY.gauge()
+def model_reviewed_predictions(counts: AccuracyCounts) -> Reading:
+    """Sampled confident predictions decided by a reviewer."""
+    return counts.reviewed
+
 
 RETRAINING = Metrics[dict[Key, float]]("Review and retraining")
-RETRAINING.gauge(
-    "model_exporter_retrain_request_undelivered_seconds",
-    "Age of the oldest request for retraining that the trainer has not accepted since the last one that it accepted.",
-    lambda ages: ages,
-    "model",
-)
+
+
+@RETRAINING.gauge("model")
+def model_exporter_retrain_request_undelivered_seconds(ages: dict[Key, float]) -> Reading:
+    """Age of the oldest request for retraining since the last one that the trainer accepted."""
+    return ages
 
 
 def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLines]:

@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import psutil
 
-from exporter.metrics.lines import FamilyLines, Key, Metrics
+from exporter.metrics.lines import FamilyLines, Metrics, Reading
 
 T = TypeVar("T")
 _SECTION = "System"
@@ -176,7 +176,12 @@ class _CpuTimes(NamedTuple):
 
 
 CPU = Metrics[float | None](_SECTION)
-CPU.gauge("model_system_cpu_utilization_ratio", "Share of the available processor time in use.", lambda share: share)
+
+
+@CPU.gauge()
+def model_system_cpu_utilization_ratio(share: float | None) -> Reading:
+    """Share of the available processor time in use."""
+    return share
 
 
 class Processors:
@@ -227,20 +232,33 @@ class Memory(NamedTuple):
 
 
 MEMORY = Metrics[Memory](_SECTION)
-MEMORY.gauge("model_system_memory_used_bytes", "Memory in use.", lambda memory: memory.used)
-MEMORY.gauge("model_system_memory_limit_bytes", "Memory limit.", lambda memory: memory.limit)
-MEMORY.gauge(
-    "model_system_memory_utilization_ratio",
-    "Share of the memory limit in use.",
-    lambda memory: memory.used / max(memory.limit, 1),
-)
+
+
+@MEMORY.gauge()
+def model_system_memory_used_bytes(memory: Memory) -> Reading:
+    """Memory in use."""
+    return memory.used
+
+
+@MEMORY.gauge()
+def model_system_memory_limit_bytes(memory: Memory) -> Reading:
+    """Memory limit."""
+    return memory.limit
+
+
+@MEMORY.gauge()
+def model_system_memory_utilization_ratio(memory: Memory) -> Reading:
+    """Share of the memory limit in use."""
+    return memory.used / max(memory.limit, 1)
+
 
 DISK = Metrics[Sequence[Path]](_SECTION)
 
 
-def _disks(paths: Sequence[Path]) -> dict[Key, float]:
-    """Return the share in use of each distinct file system, computed as by df."""
-    shares: dict[Key, float] = {}
+@DISK.gauge("path")
+def model_system_disk_utilization_ratio(paths: Sequence[Path]) -> Reading:
+    """Share of a file system in use, as df computes it."""
+    shares = {}
     devices: set[int] = set()
     for path in paths:
         existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
@@ -249,9 +267,6 @@ def _disks(paths: Sequence[Path]) -> dict[Key, float]:
             disk = psutil.disk_usage(str(existing))  # its percent is rounded
             shares[str(path)] = disk.used / max(disk.used + disk.free, 1)
     return shares
-
-
-DISK.gauge("model_system_disk_utilization_ratio", "Share of a file system in use.", _disks, "path")
 
 
 class Gpu(NamedTuple):
@@ -289,19 +304,25 @@ def _gpus() -> Callable[[], dict[str, Gpu]]:
     return read
 
 
-def _memory_of(gpus: Mapping[str, Gpu], part: int) -> dict[Key, float]:
-    return {index: gpu.memory[part] for index, gpu in gpus.items() if gpu.memory}
-
-
 GPU = Metrics[Mapping[str, Gpu]](_SECTION)
-GPU.gauge(
-    "model_system_gpu_utilization_ratio",
-    "Share of time a GPU is busy.",
-    lambda gpus: {index: gpu.busy for index, gpu in gpus.items() if gpu.busy is not None},
-    "gpu",
-)
-GPU.gauge("model_system_gpu_memory_used_bytes", "GPU memory in use.", lambda gpus: _memory_of(gpus, 0), "gpu")
-GPU.gauge("model_system_gpu_memory_limit_bytes", "Total GPU memory.", lambda gpus: _memory_of(gpus, 1), "gpu")
+
+
+@GPU.gauge("gpu")
+def model_system_gpu_utilization_ratio(gpus: Mapping[str, Gpu]) -> Reading:
+    """Share of time a GPU is busy."""
+    return {index: gpu.busy for index, gpu in gpus.items() if gpu.busy is not None}
+
+
+@GPU.gauge("gpu")
+def model_system_gpu_memory_used_bytes(gpus: Mapping[str, Gpu]) -> Reading:
+    """GPU memory in use."""
+    return {index: gpu.memory[0] for index, gpu in gpus.items() if gpu.memory}
+
+
+@GPU.gauge("gpu")
+def model_system_gpu_memory_limit_bytes(gpus: Mapping[str, Gpu]) -> Reading:
+    """Total GPU memory."""
+    return {index: gpu.memory[1] for index, gpu in gpus.items() if gpu.memory}
 
 
 def collectors(paths: Sequence[Path], root: Path = Path("/")) -> list[Collector[Any]]:

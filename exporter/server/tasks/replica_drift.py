@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 
 from exporter.errors import StoreError
 from exporter.metrics.lines import FamilyLines
-from exporter.metrics.models import ALL_REPLICAS
+from exporter.metrics.models import ALL_REPLICAS, Window
 from exporter.metrics.refreshed import RefreshedMetrics
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
@@ -59,7 +59,9 @@ class ReplicaDrift(RefreshedMetrics):
                 failure = str(error)
                 continue
             if stats := of_all_replicas(monitor, snapshots, time.monotonic(), unix_time, damaged):
-                found[model, version] = list(ALL_REPLICAS.lines((monitor.binner, stats), model=model, version=version))
+                found[model, version] = list(
+                    ALL_REPLICAS.lines(Window(monitor.binner, stats), model=model, version=version)
+                )
         if damaged:
             log.warning("%d snapshots of other replicas are ignored, such as one %s", len(damaged), damaged[0])
         self._lines, self._failure = found, failure
