@@ -1,4 +1,4 @@
-"""Write the dashboards and the rules for batches, or with ``--output`` the files of a release."""
+"""Write the dashboards, rules for batches and tables of metrics, or with ``--output`` the files of a release."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from grafana import (
+    documents,
     last_run,
     managed_rules,
     model_business,
@@ -64,6 +65,8 @@ def main() -> None:
     if folder is None:
         write(ROOT / "grafana" / "dashboards", files())
         write(ROOT / "prometheus" / "batch", {"last_run.yml": last_run.file()})
+        page = ROOT / "docs" / "metrics.md"
+        page.write_text(documents.metrics(page.read_text(encoding="utf-8")), encoding="utf-8")
     else:
         write(folder / "dashboards", files())
         write(folder / "alerting", managed_rules.files())

@@ -19,7 +19,7 @@ MAX_NAME = 200
 Counted = Mapping[str, tuple[dict[str, VersionCounts], dict[tuple[str, str], PairCounts]]]
 """By model, the counts of each version and of each pair, see `exporter.monitoring.shadow_answers`."""
 _VERSIONS = ("model", "before", "after")
-_COMPARISON, _SHADOW = "Comparison of versions", "Shadow mode"
+_COMPARISON, _SHADOW = "Comparison of versions", "Shadow answers"
 
 COMPARISON = Metrics[tuple[Comparison, Mapping[str, float]]](_COMPARISON, *_VERSIONS)
 

@@ -43,11 +43,13 @@ class ExporterMetrics:
             self.families.append(Family(f"model_exporter_{name}", "gauge", text, labels))
             return Gauge(f"model_exporter_{name}", text, labels, registry=registry)
 
+        refused = f"Events rejected, by reason: {', '.join(REASONS)}."
         looks_wrong = "Requests with events that are accepted, but look wrong, by reason."
+        lost = "Accepted events that were lost: the store failed, a reload removed their model, or the process ended."
         self.events = counter("events", "Events accepted, by route.", "source")
-        self.rejected = counter("events_rejected", "Events rejected, by reason.", "reason")
+        self.rejected = counter("events_rejected", refused, "reason")
         self.warnings = counter("event_warnings", looks_wrong, "reason")
-        self.dropped = counter("events_dropped", "Accepted events that were lost or could not be stored.")
+        self.dropped = counter("events_dropped", lost)
         self.queue_length = gauge("queue_length", "Events waiting to be counted.")
         self.queue_capacity = gauge("queue_capacity", "Number of events that can wait to be counted.")
         damaged = "Damaged databases and write-ahead logs that were set aside and still exist."

@@ -25,13 +25,12 @@ from support.paths import ROOT
 
 from exporter import config
 from exporter.cli import main
-from exporter.errors import REASONS
-from exporter.metrics.exposition import FAMILIES
 from exporter.server import access
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.routes import ROUTES
 from exporter.storage import _writer as prediction_buffer
+from grafana import documents
 
 README = ROOT / "README.md"
 DOCS = ROOT / "docs"
@@ -278,21 +277,17 @@ def test_the_examples_of_the_api_answer_as_documented(examples: tuple[list[Examp
 
 
 def test_every_metric_is_documented(examples: tuple[list[Example], str]) -> None:
-    """Each metric has a row with its type and labels, and each row is about an existing metric."""
-    rows = table(document("metrics.md"))
-    types = {family.name: family.kind for family in FAMILIES}
-    types |= dict(re.findall(r"^# TYPE (\S+) (\S+)$", examples[1], re.M))
-    labels: dict[str, set[str]] = {}
+    """The tables are those of the declarations, and have each metric of an exporter with its type and labels."""
+    text = document("metrics.md")
+    assert documents.metrics(text) == text, "run `make dashboards`"
+    rows = table(text)
+    types = dict(re.findall(r"^# TYPE (\S+) (\S+)$", examples[1], re.M))
+    assert types.keys() <= rows.keys()
     for family in text_string_to_metric_families(examples[1]):
         name = family.name + ("_total" if family.type == "counter" else "")
-        labels[name] = {label for sample in family.samples for label in sample.labels}
-    assert {name for name in rows if re.match(r"(model|process|python)_", name)} == types.keys()
-    for name, kind in types.items():
-        assert rows[name][0] == kind, name
-        if name in labels:
-            assert labels[name] == set(filter(None, rows[name][1].split(", "))), name
-    listed = set(re.findall(r"`(\w+)`", rows["model_exporter_events_rejected_total"][3]))
-    assert listed == set(REASONS)
+        assert rows[name][0] == types[name]
+        labels = {label for sample in family.samples for label in sample.labels}
+        assert labels <= set(filter(None, rows[name][1].split(", "))), name
 
 
 @pytest.mark.parametrize("path", [README, ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))], ids=lambda p: p.name)
