@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write and verify a backup, and print what it holds."""
     from exporter import config
-    from exporter.storage._sqlite import back_up  # loads SQLAlchemy
+    from exporter.storage import back_up  # loads SQLAlchemy
 
     target: Path = options.target
     if target.is_dir():

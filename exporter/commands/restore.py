@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Verify a backup, restore it, and print what it holds."""
     from exporter import config
-    from exporter.storage._sqlite import restore  # loads SQLAlchemy
+    from exporter.storage import restore  # loads SQLAlchemy
 
     summary = restore(config.load_own(options.config_file).store, options.backup)
     print(f"{options.backup} is restored: {summary.describe()}. Start the exporter now.")

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from exporter.features.lenient_json import lenient_inputs
-from exporter.storage import Store
-from exporter.storage._schema import decode_label, rfc3339
+from exporter.storage import Store, decode_label, rfc3339
 from exporter.storage.review.accepted_examples import Selection, accepted_examples
 
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from exporter.datasets.examples import Example, Page
 from exporter.features.extract import scalar_text
-from exporter.storage._schema import rfc3339
+from exporter.storage import rfc3339
 
 ENTRIES = 1000
 """Labels, versions and reviewers that a lineage counts by name, at most; others are counted under ``…``."""

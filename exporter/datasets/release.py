@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from exporter.datasets.examples import Example, ExampleId, Page, Pages, decode_lines, encode_lines, to_example
 from exporter.datasets.lineage import Details, Lineage
-from exporter.errors import StoreError, StoreFullError
-from exporter.storage import Store
-from exporter.storage import _releases as releases
-from exporter.storage._releases import PublishResult
-from exporter.storage._schema import rfc3339
+from exporter.errors import StoreError
+from exporter.storage import PublishResult, ReleaseRow, Store, rfc3339
 from exporter.storage.review.accepted_examples import Selection, accepted_examples
 from exporter.storage.review.accuracy_counts import sampled_strata
 from exporter.storage.review.suspects import last_check, suspect_ids
@@ -27,8 +23,8 @@ from exporter.storage.review.user_stats import suspicious_users
 
 log = logging.getLogger(__name__)
 
-CHUNK = 2**20
-"""Bytes in a chunk before it is compressed."""
+PAGE_CHARACTERS = 2**16
+"""Characters of inputs after which a page ends."""
 RELEASE_PAGE = 256
 """Examples that are encoded at a time, at most."""
 NAME = re.compile(r"(?![0-9a-f]{12}\Z)[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -110,59 +106,29 @@ def _make(
 ) -> PublishResult:
     build = uuid.uuid4().hex
     result: PublishResult | None = None
-    refused: StoreFullError | None = None
-
-    def write(number: int, data: bytes) -> None:
-        nonlocal refused
-        if refused is None:
-            try:
-                store.execute(lambda connection, _: releases.write_chunk(connection, build, number, data), len(data))
-            except StoreFullError as error:  # the same release may exist: its hash will tell
-                refused = error
-
     try:
-        sha256, size = write_content(_encode(store, model, redacted, lineage), write)
+        content = store.releases.write(build, _encode(store, model, redacted, lineage))
         if not lineage.examples:
             exception = f", except those that are {lineage.left_out}" if lineage.left_out else ""
             raise EmptyError(f"no correction of {model} is accepted{exception}: review its corrections first")
         values = {
-            "id": sha256[:12],
-            "name": name or f"{slug(model)}-{sha256[:12]}",
+            "id": content.sha256[:12],
+            "name": name or f"{slug(model)}-{content.sha256[:12]}",
             "model": model,
-            "sha256": sha256,
             "examples": lineage.examples,
-            "bytes": size,
             "created": time.time(),
             "by": by,
             "lineage": msgspec.json.encode(lineage.document()).decode(),
-            "build": build,
         }
-        result = releases.publish(store, values, refused)
+        result = store.releases.publish(values, content)
         if result.conflict == "content" and name is None:  # the existing release has a name of its own
             result = result._replace(conflict="")
     finally:
         if result is None or not result.new:
-            releases.delete_chunks(store, build)
+            store.releases.delete_chunks(build)
     if result.new:
         _mark_examples(store, result.row)
     return result
-
-
-def write_content(content: Iterator[bytes], write: Callable[[int, bytes], object]) -> tuple[str, int]:
-    """Write a release's content in chunks with their numbers; return its SHA-256 and its size in bytes."""
-    digest, size, number = hashlib.sha256(), 0, 0
-    waiting = bytearray()
-    for text in content:
-        digest.update(text)
-        size += len(text)
-        waiting += text
-        while len(waiting) >= CHUNK:
-            write(number, bytes(waiting[:CHUNK]))
-            del waiting[:CHUNK]
-            number += 1
-    if waiting:
-        write(number, bytes(waiting))
-    return digest.hexdigest(), size
 
 
 def _encode(store: Store, model: str, redacted: frozenset[str], lineage: Lineage) -> Iterator[bytes]:
@@ -173,7 +139,7 @@ def _encode(store: Store, model: str, redacted: frozenset[str], lineage: Lineage
         suspects, check = suspect_ids(connection, model), last_check(connection, model)
         lineage.checked = check.time if check else None
         lineage.sampling = sampled_strata(connection, model)
-        lineage.parent = next((row["id"] for row in releases.list_releases(connection, model, 1, None)), None)
+        lineage.parent = next((row["id"] for row in store.releases.list(model, 1)), None)
         for row in accepted_examples(connection, Selection(model)):
             if row["user"] in held_back:
                 lineage.hold_back(row["user"])
@@ -186,7 +152,7 @@ def _encode(store: Store, model: str, redacted: frozenset[str], lineage: Lineage
                     continue
             lineage.add(example, row["predicted"])
             page.append(example)
-            if len(page) == RELEASE_PAGE or len(row["inputs"] or "") > CHUNK // 16:
+            if len(page) == RELEASE_PAGE or len(row["inputs"] or "") > PAGE_CHARACTERS:
                 lineage.add_page(page)
                 yield encode_lines(page)
                 page.clear()
@@ -195,31 +161,28 @@ def _encode(store: Store, model: str, redacted: frozenset[str], lineage: Lineage
         yield encode_lines(page)
 
 
-def _mark_examples(store: Store, row: releases.Row) -> None:
+def _mark_examples(store: Store, row: ReleaseRow) -> None:
     """Mark a release's examples as released; they are read from it, so that this can be repeated after a crash."""
-    for examples in decode_lines(releases.read_chunks(store.reading, row), ExampleId):
-        releases.mark_released(store, [int(example.id) for example in examples])
-    releases.set_marked(store, row["seq"])
+    for examples in decode_lines(store.releases.chunks(row), ExampleId):
+        store.releases.mark_examples([int(example.id) for example in examples])
+    store.releases.set_marked(row["seq"])
 
 
 def _finish_interrupted(store: Store) -> None:
     """Finish what a crash or a failing database interrupted: mark examples, and delete unfinished releases."""
-    with store.reading() as connection:
-        unmarked = releases.unmarked_releases(connection)
-        unfinished = releases.unfinished_builds(connection, time.time())
-    for row in unmarked:
+    for row in store.releases.unmarked():
         _mark_examples(store, row)
-    for build in unfinished:
+    for build in store.releases.unfinished_builds(time.time()):
         log.info("deleting a release that was never finished")
-        releases.delete_chunks(store, build)
+        store.releases.delete_chunks(build)
 
 
-def frozen_pages(store: Store, row: releases.Row, redacted: frozenset[str]) -> Pages:
+def frozen_pages(store: Store, row: ReleaseRow, redacted: frozenset[str]) -> Pages:
     """Return the pages of a release's examples, without inputs that were redacted since."""
-    return lambda: redacted_pages(releases.read_chunks(store.reading, row), redacted)
+    return lambda: redacted_pages(store.releases.chunks(row), redacted)
 
 
-def release_document(row: releases.Row, redacted: Collection[str]) -> dict[str, Any]:
+def release_document(row: ReleaseRow, redacted: Collection[str]) -> dict[str, Any]:
     """Return a release as its JSON document, without what is known of redacted inputs."""
     keys = ("id", "name", "model", "sha256", "examples", "bytes")
     return {

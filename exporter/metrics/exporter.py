@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from exporter.errors import REASONS, WARNINGS
 from exporter.metrics.lines import Family, Metrics, Reading
-from exporter.storage._retention import StoreSize
+from exporter.storage import StoreSize
 
 SOURCES = ("predictions", "feedback", "labels", "events", "kserve", "infer", "exchanges", "logs", "traces")
 """The sources of events: the last part of the route that receives them."""

@@ -36,7 +36,7 @@ def load_base(path: Path) -> Config:
     ConfigError
         When any of them is wrong.
     """
-    from exporter.storage._engine import check_store  # only here: a profile alone needs no SQLAlchemy
+    from exporter.storage import check_store  # only here: a profile alone needs no SQLAlchemy
 
     config = configuration.load_own(path)
     try:

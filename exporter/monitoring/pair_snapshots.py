@@ -12,7 +12,6 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shared_counts import Pair, SharedCounts, Side, bins_of, totals_size
 from exporter.monitoring.snapshot_encoding import pack, unpack
 from exporter.storage import Store
-from exporter.storage._snapshots import save_snapshot
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +109,6 @@ class PairSaver:
         pairs = {(m, f"{b}{SEPARATOR}{a}"): data for (m, b, a), data in self._shared.read(encode).items()}
         for (model, key), data in pairs.items():
             if self._saved.get((model, key)) != hash(data):
-                save_snapshot(self._store, model, key, data)
+                self._store.snapshots.save(model, key, data)
         self._saved = {key: hash(data) for key, data in pairs.items()}
         return set(pairs)

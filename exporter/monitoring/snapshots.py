@@ -27,8 +27,7 @@ from exporter.monitoring.snapshot_encoding import pack, unpack
 from exporter.monitoring.window_quality import WIDTH
 from exporter.monitoring.windows import RingRows
 from exporter.stats.divergence import Floats
-from exporter.storage import Store
-from exporter.storage._snapshots import ReplicaLease, delete_other_snapshots, load_snapshots, save_snapshot
+from exporter.storage import ReplicaLease, Store
 
 log = logging.getLogger(__name__)
 
@@ -212,13 +211,13 @@ class SnapshotSaver(Task):
                 self._saved[monitor] = counted
         live = {(monitor.config.name, monitor.version) for monitor in monitors} | self._pairs.save()
         if self._is_complete():
-            delete_other_snapshots(self._store, live)
+            self._store.snapshots.delete_others(live)
 
     def _save_version(self, model: str, version: str, data: bytes) -> None:
         if len(data) > MAX_BYTES:
             log.warning("windows of model %r version %r are not saved: %d bytes", model, version, len(data))
             return
-        save_snapshot(self._store, model, version, data)
+        self._store.snapshots.save(model, version, data)
 
 
 def restore(
@@ -249,7 +248,7 @@ def restore(
         The models to restore, instead of all. Only their snapshots are read.
     """
     try:
-        rows = load_snapshots(store, models)
+        rows = store.snapshots.load(models)
     except StoreError as error:
         log.warning("windows start empty: %s", error)
         return

@@ -39,9 +39,7 @@ from exporter.server.tasks.retraining import Retrainer
 from exporter.server.tasks.review_ranker import ReviewRanker
 from exporter.server.tasks.slices import Slices, SliceWatch
 from exporter.stats.tolerance import Tolerance
-from exporter.storage import CountedFeedback, Store
-from exporter.storage._engine import check_url, is_shared
-from exporter.storage._snapshots import ReplicaLease
+from exporter.storage import CountedFeedback, ReplicaLease, Store, database_path
 from exporter.validation import preview
 from exporter.wire.cloudevents import RequestResponsePairer
 from exporter.wire.events import LabelledPrediction
@@ -411,10 +409,8 @@ class Exporter:
 
 
 def _disks(config: Config) -> list[Path]:
-    database = check_url(config.store.url)
-    if is_shared(database) or not (database.database or "").startswith("/"):
-        return [Path("/")]
-    return [Path("/"), Path(database.database or "/")]
+    database = database_path(config.store)
+    return [Path("/"), *([database] if database else [])]
 
 
 TEXT = "text/plain; charset=utf-8"

@@ -30,8 +30,7 @@ from exporter.server.application import Exporter
 from exporter.server.asgi import Application
 from exporter.server.http.listeners import BACKLOG, Acceptor, listen, listen_at
 from exporter.server.http.protocol import MAX_REFUSALS, BoundedProtocol, Turns, all_finished, check_connections
-from exporter.storage._archive import ArchiveFiles
-from exporter.storage._engine import shown_url
+from exporter.storage import shown_archive, shown_url
 
 log = logging.getLogger(__name__)
 
@@ -311,7 +310,7 @@ def log_access(web: WebConfig, host: str) -> None:
 
 
 def _database(store: StoreConfig, replica: str) -> str:
-    archived = f" and then archived in {ArchiveFiles(store.archive).shown}" if store.archive else ""
+    archived = f" and then archived in {shown_archive(store.archive)}" if store.archive else ""
     parts = [
         f"database {shown_url(store.url)}",
         f"predictions are kept for {store.retention}{archived}",

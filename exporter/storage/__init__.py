@@ -1,11 +1,20 @@
 """The only SQL: predictions, their labels, users' feedback, its review and the datasets released from it, on disk."""
 
-from exporter.storage._archive import Archive, Archived, ArchiveFilter, HasDrift, archive
+from exporter.storage._archive import Archive, Archived, ArchiveFilter, HasDrift, archive, shown_archive
 from exporter.storage._bins import PAIRED, BinBlock, BlockFilter, Codes, RecordedBins, hash_ids
+from exporter.storage._engine import check_store, shown_url
 from exporter.storage._feedback import CountedFeedback, FeedbackResult
 from exporter.storage._labels import MAX_MARKED, LabelsResult, LabelSums
 from exporter.storage._predictions import InputsPolicy
+from exporter.storage._redaction import Redaction, open_redaction
+from exporter.storage._releases import PublishResult
+from exporter.storage._releases import Row as ReleaseRow
+from exporter.storage._retention import StoreSize
+from exporter.storage._retraining import NewRequest
+from exporter.storage._retraining import Row as RetrainRow
 from exporter.storage._schema import decode_label, label_json, rfc3339
+from exporter.storage._snapshots import ReplicaLease
+from exporter.storage._sqlite import back_up, database_path, restore
 from exporter.storage._store import COMMIT_TIMEOUT_SECONDS, Store, commit_timeout
 
 __all__ = [
@@ -24,12 +33,26 @@ __all__ = [
     "InputsPolicy",
     "LabelSums",
     "LabelsResult",
+    "NewRequest",
+    "PublishResult",
     "RecordedBins",
+    "Redaction",
+    "ReleaseRow",
+    "ReplicaLease",
+    "RetrainRow",
     "Store",
+    "StoreSize",
     "archive",
+    "back_up",
+    "check_store",
     "commit_timeout",
+    "database_path",
     "decode_label",
     "hash_ids",
     "label_json",
+    "open_redaction",
+    "restore",
     "rfc3339",
+    "shown_archive",
+    "shown_url",
 ]

@@ -40,6 +40,11 @@ RETRY_SECONDS = 30
 """How long a request to Google Cloud Storage is tried again after an error."""
 
 
+def shown_archive(location: str) -> str:
+    """Return the location of an archive for messages: without its query, which may hold a key."""
+    return location.partition("?")[0]
+
+
 class ArchiveFiles:
     """Files in a folder or an object store.
 
@@ -51,12 +56,12 @@ class ArchiveFiles:
     Attributes
     ----------
     shown : str
-        The location for messages: without its query, which may hold a key.
+        The location for messages.
     """
 
     def __init__(self, location: str) -> None:
-        self._location = location
-        self.shown, _, self._query = location.partition("?")
+        self._location, self.shown = location, shown_archive(location)
+        self._query = location.partition("?")[2]
 
     @functools.cached_property
     def _opened(self) -> tuple[Any, str]:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+import sys
+import uuid
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import msgspec
 import sqlalchemy as sa
 
+from exporter.config import StoreConfig
+from exporter.errors import StoreError
 from exporter.features.stored_inputs import remove_inputs
+from exporter.storage._archive import Cleaned, redact_archive
 from exporter.storage._bins import has_bins
-from exporter.storage._engine import is_shared
-from exporter.storage._predictions import InputsPacker, dictionary_of, parts, retired_dictionaries, unpack
-from exporter.storage._schema import (
-    bin_codes,
-    feedback,
-    input_dictionaries,
-    predictions,
-    release_chunks,
+from exporter.storage._engine import is_shared, write_alone
+from exporter.storage._predictions import (
+    InputsPacker,
+    delete_retired_dictionaries,
+    dictionary_of,
+    parts,
+    retire_dictionaries,
+    retired_dictionaries,
+    unpack,
 )
+from exporter.storage._releases import Row, list_releases, read_chunks, replace_content, write_chunk, write_content
+from exporter.storage._schema import bin_codes, feedback, input_dictionaries, open_database, predictions, release_chunks
+from exporter.storage._sqlite import count_damaged
 
 STEP_ROWS, STEP_CHARACTERS = 500, 4 * 2**20
 """Rows and characters of inputs that are changed in one transaction: an exporter may wait for it."""
@@ -28,6 +38,10 @@ TABLES = {"predictions": (predictions, predictions.c.seq), "feedback": (feedback
 
 MAX_NAMES = 200
 """Names that one condition looks for; with more, every row may hold one of them."""
+
+
+Redacted = Mapping[str, Collection[str]]
+"""Names of inputs by model."""
 
 
 def may_hold(inputs: sa.ColumnElement[str | None], names: Collection[str]) -> sa.ColumnElement[bool]:
@@ -43,8 +57,139 @@ def may_hold(inputs: sa.ColumnElement[str | None], names: Collection[str]) -> sa
     return sa.or_(*(inputs.contains(text, autoescape=True) for text in texts))
 
 
+@contextlib.contextmanager
+def open_redaction(config: StoreConfig) -> Iterator[Redaction]:
+    """Open a database to remove inputs from it, beside the exporters that use it.
+
+    Raises
+    ------
+    StoreError
+        When there is none, it is of another version, another command works on it, or it cannot be read or written.
+    """
+    with open_database(config) as connection:
+        yield Redaction(connection, config)
+
+
+class Redaction:
+    """Removes inputs from a database that were stored before they were redacted.
+
+    Parameters
+    ----------
+    connection
+        Of `open_database`.
+    config
+        The configuration of the store.
+    """
+
+    def __init__(self, connection: sa.Connection, config: StoreConfig) -> None:
+        self._connection, self._config = connection, config
+
+    def clean_rows(self, redacted: Redacted, *, dry_run: bool) -> tuple[dict[str, int], int]:
+        """Clean the tables of predictions and feedback.
+
+        Parameters
+        ----------
+        redacted
+            Names of inputs by model.
+        dry_run
+            Whether to count only.
+
+        Returns
+        -------
+        tuple
+            How many rows of each table had redacted inputs; and how many were stored meanwhile, and cleaned, too.
+        """
+        if not dry_run:
+            with self._connection.begin():
+                write_alone(self._connection)  # of predictions that are stored at this moment, none is committed later
+                retire_dictionaries(self._connection, redacted)
+        changed, later = {}, 0
+        for table in TABLES:
+            changed[table], last = redact_rows(self._connection, table, redacted, dry_run=dry_run)
+            if not dry_run:
+                later += redact_rows(self._connection, table, redacted, after=last, dry_run=False)[0]
+        if not dry_run:
+            with self._connection.begin():
+                delete_retired_dictionaries(self._connection, redacted)
+        return changed, later
+
+    def delete_bins(self, model: str, kept: Collection[str], *, dry_run: bool) -> int:
+        """Delete the recorded bins of a model, except those of some layouts; return of how many predictions they are.
+
+        Which inputs bins are of cannot be seen in them: after a change of what is redacted, they have another layout.
+        Blocks of shadow mode have no bins.
+        """
+        is_old = (bin_codes.c.model == model) & has_bins & bin_codes.c.layout.not_in([*kept])
+        query = sa.select(sa.func.coalesce(sa.func.sum(bin_codes.c.rows), 0)).where(is_old)
+        number = self._connection.execute(query).scalar()
+        self._connection.rollback()
+        if not dry_run:
+            with self._connection.begin():
+                self._connection.execute(bin_codes.delete().where(is_old))
+        return int(number or 0)
+
+    def releases(self, model: str) -> Sequence[Row]:
+        """Return the releases of a model."""
+        with self._reading() as connection:
+            return list_releases(connection, model, sys.maxsize, None)
+
+    def chunks(self, row: Row) -> Iterator[bytes]:
+        """Yield the content of a release, chunk by chunk."""
+        return read_chunks(self._reading, row)
+
+    def rewrite(self, row: Row, content: Iterator[bytes], lineage: str) -> str:
+        """Give a release another content and lineage; return its SHA-256.
+
+        Raises
+        ------
+        StoreError
+            When another process has changed the release meanwhile.
+        """
+        build = uuid.uuid4().hex
+
+        def write(number: int, data: bytes) -> None:
+            with self._connection.begin():
+                write_chunk(self._connection, build, number, data)
+
+        written = write_content(build, content, write)
+        values = {"build": build, "sha256": written.sha256, "bytes": written.bytes, "lineage": lineage}
+        with self._connection.begin():
+            replaced = replace_content(self._connection, row, values)
+        if not replaced:
+            raise StoreError(f"the release {row['name']} was changed by another process: run the command again")
+        return written.sha256
+
+    def clean_archive(self, redacted: Redacted, *, dry_run: bool) -> Cleaned | None:
+        """Clean the files of the archive; return None where there is none."""
+        if self._config.archive is None:
+            return None
+        self._connection.rollback()
+        return redact_archive(self._config.archive, redacted, dry_run=dry_run)
+
+    def purge(self) -> bool:
+        """Free the space of removed inputs, so that no file holds a copy of them; return whether that was possible."""
+        self._connection.rollback()
+        if not is_shared(self._connection):
+            busy, *_ = self._connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
+            return not busy
+        connection = self._connection.execution_options(isolation_level="AUTOCOMMIT")
+        for table in (predictions, input_dictionaries, feedback, bin_codes, release_chunks):
+            connection.exec_driver_sql(f"VACUUM {table.name}")
+        return True
+
+    def count_damaged(self) -> int:
+        """Return the number of damaged databases beside this one, which are not cleaned."""
+        return count_damaged(self._config)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        """Read without holding a transaction afterwards."""
+        yield self._connection
+        self._connection.rollback()
+
+
 def redact_rows(
-    connection: sa.Connection, table: str, redacted: Mapping[str, Collection[str]], *, after: int = 0, dry_run: bool
+    connection: sa.Connection, table: str, redacted: Redacted, *, after: int = 0, dry_run: bool
 ) -> tuple[int, int]:
     """Remove redacted inputs from the rows of one of `TABLES`, in short transactions.
 
@@ -91,7 +236,7 @@ def redact_rows(
 def _redact_step(
     connection: sa.Connection,
     table: str,
-    redacted: Mapping[str, Collection[str]],
+    redacted: Redacted,
     keys: Collection[int],
     packer: InputsPacker,
     *,
@@ -120,30 +265,3 @@ def _redact_step(
                 is_unchanged &= rows.c.inputs == row["inputs"]
             connection.execute(rows.update().where(is_unchanged).values(values))
     return changed
-
-
-def delete_bins(connection: sa.Connection, model: str, kept: Collection[str], *, dry_run: bool) -> int:
-    """Delete the recorded bins of a model, except those of some layouts; return of how many predictions they are.
-
-    Which inputs bins are of cannot be seen in them: after a change of what is redacted, they have another layout. The
-    blocks of `PAIRED` have no bins.
-    """
-    is_old = (bin_codes.c.model == model) & has_bins & bin_codes.c.layout.not_in(list(kept))
-    number = connection.execute(sa.select(sa.func.coalesce(sa.func.sum(bin_codes.c.rows), 0)).where(is_old)).scalar()
-    connection.rollback()
-    if not dry_run:
-        with connection.begin():
-            connection.execute(bin_codes.delete().where(is_old))
-    return int(number or 0)
-
-
-def purge(connection: sa.Connection) -> bool:
-    """Free the space of removed inputs, so that the files hold no copy of them; return whether that was possible."""
-    connection.rollback()
-    if not is_shared(connection):
-        busy, *_ = connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
-        return not busy
-    connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-    for table in (predictions, input_dictionaries, feedback, bin_codes, release_chunks):
-        connection.exec_driver_sql(f"VACUUM {table.name}")
-    return True

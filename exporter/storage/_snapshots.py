@@ -10,70 +10,66 @@ import secrets
 import socket
 import time
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from exporter.errors import StoreError
 from exporter.storage._schema import windows
-from exporter.storage._store import Store
+
+if TYPE_CHECKING:
+    from exporter.storage._store import Store
 
 LEASE_SECONDS = 90.0
 """An exporter whose lease has not changed for this long no longer runs."""
 MAX_AGE_SECONDS = 62 * 86400.0
 """Twice the longest window: the replica of an older snapshot no longer exists."""
+_LEASE = ""  # no model has an empty name
 
 
-def save_snapshot(store: Store, model: str, version: str, data: bytes) -> None:
-    """Replace the snapshot of a model version.
+class Snapshots:
+    """The snapshots of a store; every verb raises StoreError when the database fails."""
 
-    Raises
-    ------
-    StoreError
-        See `Store.execute`.
-    """
-    row = {"replica": store.replica, "model": model, "version": version, "saved": time.time(), "data": data}
+    def __init__(self, store: Store) -> None:
+        self._store = store
 
-    def write(connection: sa.Connection, _: object) -> None:
-        connection.execute(windows.delete().where(_is(store, model, version)))
-        connection.execute(windows.insert().values(row))
+    def save(self, model: str, version: str, data: bytes) -> None:
+        """Replace the snapshot of a model version."""
+        row = {"replica": self._store.replica, "model": model, "version": version, "saved": time.time(), "data": data}
 
-    store.execute(write)
+        def write(connection: sa.Connection) -> None:
+            connection.execute(windows.delete().where(_is(self._store, model, version)))
+            connection.execute(windows.insert().values(row))
 
+        self._store.write(write)
 
-def load_snapshots(store: Store, models: Collection[str] | None = None) -> list[tuple[str, str, bytes]]:
-    """Return models, versions and snapshots of this replica, of some models or of all."""
-    is_wanted = (windows.c.replica == store.replica) & (windows.c.model != _LEASE)
-    if models is not None:
-        is_wanted &= windows.c.model.in_(models)
-    with store.reading() as connection:
-        rows = connection.execute(sa.select(windows.c.model, windows.c.version, windows.c.data).where(is_wanted)).all()
-    return [(model, version, data) for model, version, data in rows]
+    def load(self, models: Collection[str] | None = None) -> list[tuple[str, str, bytes]]:
+        """Return models, versions and snapshots of this replica, of some models or of all."""
+        is_wanted = (windows.c.replica == self._store.replica) & (windows.c.model != _LEASE)
+        if models is not None:
+            is_wanted &= windows.c.model.in_(models)
+        query = sa.select(windows.c.model, windows.c.version, windows.c.data).where(is_wanted)
+        with self._store.reading() as connection:
+            return [(model, version, data) for model, version, data in connection.execute(query)]
 
+    def of_other_replicas(self, model: str, version: str, since: float) -> list[bytes]:
+        """Return the snapshots of a version that other replicas have saved since a Unix time."""
+        is_other = windows.c.replica != self._store.replica
+        is_other &= (windows.c.model == model) & (windows.c.version == version)
+        with self._store.reading() as connection:
+            rows = connection.execute(sa.select(windows.c.data).where(is_other & (windows.c.saved > since)))
+            return [bytes(data) for (data,) in rows]
 
-def load_other_replicas(store: Store, model: str, version: str, since: float) -> list[bytes]:
-    """Return the snapshots of a version that other replicas have saved since a Unix time.
-
-    Raises
-    ------
-    StoreError
-        See `Store.reading`.
-    """
-    is_other = (windows.c.replica != store.replica) & (windows.c.model == model) & (windows.c.version == version)
-    with store.reading() as connection:
-        rows = connection.execute(sa.select(windows.c.data).where(is_other & (windows.c.saved > since)))
-        return [bytes(data) for (data,) in rows]
-
-
-def delete_other_snapshots(store: Store, live: Collection[tuple[str, str]]) -> None:
-    """Delete this replica's snapshots of other models and versions, and those of replicas that no longer exist."""
-    is_own = (windows.c.replica == store.replica) & (windows.c.model != _LEASE)
-    is_old = windows.c.saved < time.time() - MAX_AGE_SECONDS
-    with store.reading() as connection:
-        rows = connection.execute(sa.select(windows.c.model, windows.c.version).where(is_own)).all()
-        obsolete = [is_old] if connection.execute(sa.select(windows.c.model).where(is_old).limit(1)).first() else []
-    obsolete += [_is(store, model, version) for model, version in rows if (model, version) not in live]
-    if obsolete:
-        store.execute(lambda connection, _: connection.execute(windows.delete().where(sa.or_(*obsolete[:500]))))
+    def delete_others(self, live: Collection[tuple[str, str]]) -> None:
+        """Delete this replica's snapshots of other models and versions, and those of replicas that no longer exist."""
+        is_own = (windows.c.replica == self._store.replica) & (windows.c.model != _LEASE)
+        is_old = windows.c.saved < time.time() - MAX_AGE_SECONDS
+        with self._store.reading() as connection:
+            rows = connection.execute(sa.select(windows.c.model, windows.c.version).where(is_own)).all()
+            obsolete = [is_old] if connection.execute(sa.select(windows.c.model).where(is_old).limit(1)).first() else []
+        obsolete += [_is(self._store, model, version) for model, version in rows if (model, version) not in live]
+        if obsolete:
+            self._store.write(lambda connection: connection.execute(windows.delete().where(sa.or_(*obsolete[:500]))))
 
 
 class ReplicaLease:
@@ -117,7 +113,7 @@ class ReplicaLease:
         """
         if not self._store.replica:  # nobody else uses an SQLite file
             return True
-        other = self._store.execute(lambda connection, _: self._take(connection, now))
+        other = self._store.write(lambda connection: self._take(connection, now))
         if other is None:
             self._seen = self.holder = None
             return True
@@ -155,10 +151,7 @@ class ReplicaLease:
         """
         if self._store.replica:
             is_own = self._is_lease & (windows.c.data == self._data)
-            self._store.execute(lambda connection, _: connection.execute(windows.delete().where(is_own)))
-
-
-_LEASE = ""  # no model has an empty name
+            self._store.write(lambda connection: connection.execute(windows.delete().where(is_own)))
 
 
 def _is(store: Store, model: str, version: str) -> sa.ColumnElement[bool]:

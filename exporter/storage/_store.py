@@ -37,8 +37,11 @@ from exporter.storage._labels import (
     sum_labels,
 )
 from exporter.storage._predictions import prediction_rows
+from exporter.storage._releases import Releases
 from exporter.storage._retention import Retention, StoreSize
+from exporter.storage._retraining import RetrainRequests
 from exporter.storage._schema import migrate
+from exporter.storage._snapshots import Snapshots
 from exporter.storage._sqlite import DatabaseLock, count_damaged, database_path, quarantine
 from exporter.storage._writer import Counts, Writer
 from exporter.storage.review.backlog import SCRAPE_TIMEOUT_SECONDS, Backlog, ReviewState
@@ -193,6 +196,10 @@ class Store:
         return self._writer.submit(checked)
 
     def execute(self, call: Callable[[sa.Connection, None], _T], adds: int | None = None) -> _T:
+        """Run a call as `write` does."""
+        return self.write(lambda connection: call(connection, None), adds)
+
+    def write(self, call: Callable[[sa.Connection], _T], adds: int | None = None) -> _T:
         """Run a call as `submit` does, and wait for its result.
 
         Raises
@@ -200,7 +207,7 @@ class Store:
         StoreError
             When nothing was written, or it is not known yet whether it will be: repeat the call.
         """
-        return self._result(self.submit(lambda connection: call(connection, None), adds))
+        return self._result(self.submit(call, adds))
 
     def submit_feedback(self, items: Sequence[Feedback], key: str | None) -> Future[list[FeedbackResult]]:
         """Record the checked feedback of one request, with its idempotency key; see `submit`."""
@@ -266,6 +273,21 @@ class Store:
         """The archive, if the configuration names one."""
         location, share = self._config.archive, self._config.archive_share
         return None if location is None else Archive(location, share, self.reading)
+
+    @property
+    def releases(self) -> Releases:
+        """The releases of datasets."""
+        return Releases(self)
+
+    @property
+    def retrain_requests(self) -> RetrainRequests:
+        """The requests for retraining."""
+        return RetrainRequests(self)
+
+    @property
+    def snapshots(self) -> Snapshots:
+        """The snapshots of windows."""
+        return Snapshots(self)
 
     @property
     def bins(self) -> RecordedBins:

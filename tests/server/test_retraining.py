@@ -38,8 +38,8 @@ from exporter.server.tasks.retraining import (
     Retrainer,
     request_document,
 )
-from exporter.storage import Store
-from exporter.storage._retraining import KEPT, NewRequest, add_request, list_requests, update_request
+from exporter.storage import NewRequest, Store
+from exporter.storage._retraining import KEPT
 from exporter.storage._schema import feedback, retrain_requests
 
 SECRET = "a secret of some length"
@@ -84,8 +84,7 @@ class Setup:
         self.telemetry = ExporterMetrics(self.registry)
 
     def requests(self, model: str | None = None) -> list[dict[str, Any]]:
-        with self.store.reading() as connection:
-            return [request_document(row) for row in list_requests(connection, model, 100)]
+        return [request_document(row) for row in self.store.retrain_requests.list(model, 100)]
 
     def counted(self, status: str) -> float:
         return self.registry.get_sample_value("model_exporter_retrain_requests_total", {"status": status}) or 0
@@ -233,9 +232,8 @@ def test_what_the_trainer_does_not_take_is_a_metric(setup: Setup) -> None:
     assert ages() == {}
     for age in (1000, 500):
         assert retrainer.request("digits")
-        with setup.store.reading() as connection:
-            (row,) = list_requests(connection, "digits", 1)
-        update_request(setup.store, row["seq"], created=time.time() - age)
+        (row,) = setup.store.retrain_requests.list("digits", 1)
+        setup.store.retrain_requests.update(row["seq"], created=time.time() - age)
         assert ages() == oldest(1000)
         retrainer.send_due(time.time())
         assert ages() == oldest(1000)
@@ -289,10 +287,9 @@ def test_two_exporters_make_and_send_one_request(setup: Setup) -> None:
     one.look(now)
     two.look(now)
     assert len(setup.requests()) == 1
-    with setup.store.reading() as connection:
-        (row,) = list_requests(connection, "digits", 1)
+    (row,) = setup.store.retrain_requests.list("digits", 1)
     new = NewRequest("x" * 32, "digits", "manual", "{}", now)
-    assert add_request(setup.store, new, None) is None
+    assert setup.store.retrain_requests.add(new, None) is None
     setup.trainer.answers = [None]  # it took the request, and the exporter crashed before it recorded that
     assert one.send_due(now + 1)
     assert not two.send_due(now + 1)
@@ -326,9 +323,8 @@ def test_the_newest_requests_are_kept(setup: Setup) -> None:
         for n in range(KEPT + 5)
     ]
     setup.store.execute(lambda connection, _: connection.execute(retrain_requests.insert(), rows))
-    add_request(setup.store, NewRequest("new", "digits", "manual", '{"detail": ""}', time.time()), None)
-    with setup.store.reading() as connection:
-        kept = list_requests(connection, None, 2 * KEPT)
+    setup.store.retrain_requests.add(NewRequest("new", "digits", "manual", '{"detail": ""}', time.time()), None)
+    kept = setup.store.retrain_requests.list(None, 2 * KEPT)
     assert len(kept) == KEPT
     assert (kept[0]["id"], kept[-1]["id"]) == ("new", "6")
 

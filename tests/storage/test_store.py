@@ -46,7 +46,6 @@ from exporter.storage._schema import (
     predictions,
     schema_table,
 )
-from exporter.storage._snapshots import delete_other_snapshots, load_snapshots, save_snapshot
 from exporter.storage.review.correction_history import PAGE_CHARACTERS, START, correction_history
 from exporter.storage.review.correction_pages import list_corrections
 from exporter.storage.review.corrections import Filter
@@ -587,11 +586,11 @@ def test_much_waiting_feedback_is_joined(pair: tuple[Exporter, Exporter]) -> Non
 def test_each_replica_has_its_own_windows(pair: tuple[Exporter, Exporter]) -> None:
     """Snapshots of the same version by two exporters do not overwrite each other, nor does one delete the other's."""
     for exporter, data in zip(pair, (b"a", b"b"), strict=True):
-        save_snapshot(exporter.store, "m", "1", data)
-    delete_other_snapshots(pair[0].store, {("m", "1")})
-    assert [load_snapshots(exporter.store) for exporter in pair] == [[("m", "1", b"a")], [("m", "1", b"b")]]
-    delete_other_snapshots(pair[1].store, set())
-    assert [load_snapshots(exporter.store) for exporter in pair] == [[("m", "1", b"a")], []]
+        exporter.store.snapshots.save("m", "1", data)
+    pair[0].store.snapshots.delete_others({("m", "1")})
+    assert [exporter.store.snapshots.load() for exporter in pair] == [[("m", "1", b"a")], [("m", "1", b"b")]]
+    pair[1].store.snapshots.delete_others(set())
+    assert [exporter.store.snapshots.load() for exporter in pair] == [[("m", "1", b"a")], []]
 
 
 # --- addresses and passwords -----------------------------------------------------------------

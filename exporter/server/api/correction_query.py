@@ -25,7 +25,7 @@ from exporter.server.api.parameters import (
 from exporter.server.application import Exporter
 from exporter.slices.population import find_corrections, parse_bins
 from exporter.slices.report import describe
-from exporter.storage._schema import label_json
+from exporter.storage import label_json
 from exporter.storage.review.correction_history import HistoryPosition
 from exporter.storage.review.correction_pages import ORDERS, Position
 from exporter.storage.review.corrections import PARAMETERS, STATUSES, VERDICTS, Filter, of_any_label

@@ -24,7 +24,7 @@ from exporter.server.api.parameters import convert_body, parse_json
 from exporter.server.api.schemas import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.application import Exporter
 from exporter.server.http.problem import Reply, json_reply, problem
-from exporter.storage._schema import label_json
+from exporter.storage import label_json
 from exporter.storage.review.correction_history import correction_history
 from exporter.storage.review.correction_pages import list_corrections
 from exporter.storage.review.corrections import find_correction

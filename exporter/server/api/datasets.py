@@ -16,8 +16,7 @@ from exporter.server.api.schemas import ReleaseRequest
 from exporter.server.application import Exporter
 from exporter.server.http.problem import Reply, json_reply, problem
 from exporter.server.http.request import STREAMED
-from exporter.storage import _releases as releases
-from exporter.storage._schema import label_json
+from exporter.storage import label_json
 from exporter.storage.review.accepted_examples import Selection
 from exporter.validation import preview, suggestion
 from exporter.wire.events import check_model
@@ -84,9 +83,8 @@ class DatasetApi:
         if model is not None:
             check_model(self._exporter.pipeline.monitors.models, model)
         limit = parse_whole_number("limit", request.args.get("limit"), MAX_LIMIT) or DEFAULT_LIMIT
-        with self._exporter.store.reading() as connection:
-            before = parse_whole_number("cursor", request.args.get("cursor"), 2**62)
-            rows = releases.list_releases(connection, model, limit + 1, before)
+        before = parse_whole_number("cursor", request.args.get("cursor"), 2**62)
+        rows = self._exporter.store.releases.list(model, limit + 1, before)
         next_url = None
         if len(rows) > limit:
             arguments = urlencode({**request.args.to_dict(), "cursor": rows[limit - 1]["seq"]})
@@ -98,18 +96,17 @@ class DatasetApi:
         """``GET /v1/dataset/releases/<key>``: a release as a file, or its document."""
         check_parameters(request.args, ("format",))
         form = _format()
-        with self._exporter.store.reading() as connection:
-            row = releases.find_release(connection, key)
+        row = self._exporter.store.releases.find(key)
         if row is None:
             return problem(404, f"there is no release {preview(key)}")
         store, redacted = self._exporter.store, self._redacted(row["model"])
         accepted = request.accept_mimetypes.best_match([form.content_type.partition(";")[0], "application/json"])
         if "format" not in request.args and accepted == "application/json":
             return json_reply(200, release.release_document(row, redacted), (("Vary", "Accept"),))
-        if form.name != "jsonl" or (redacted and release.holds(releases.read_chunks(store.reading, row), redacted)):
+        if form.name != "jsonl" or (redacted and release.holds(store.releases.chunks(row), redacted)):
             # Without the release's ETag: its SHA-256 is not that of what remains.
             return self._write(form, release.frozen_pages(store, row, redacted), row["model"], row["name"])
-        chunks = releases.read_chunks(store.reading, row)
+        chunks = store.releases.chunks(row)
         response = _streamed(chunks, form.content_type, _headers(row["name"], form))
         response.content_length = row["bytes"]
         response.set_etag(row["sha256"])

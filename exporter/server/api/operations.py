@@ -35,7 +35,6 @@ from exporter.server.labels import Labels
 from exporter.server.tasks.retraining import request_document
 from exporter.slices.explain import DAY, DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS, SliceQuery
 from exporter.slices.report import document as slices_document
-from exporter.storage._retraining import list_requests
 from exporter.validation import any_of, preview
 from exporter.wire.events import check_model
 
@@ -157,8 +156,7 @@ def list_retrain_requests(exporter: Exporter) -> Reply:
     if model is not None:
         check_model(exporter.pipeline.monitors.models, model)
     limit = parse_whole_number("limit", request.args.get("limit"), MAX_REQUESTS) or DEFAULT_REQUESTS
-    with exporter.store.reading() as connection:
-        rows = list_requests(connection, model, limit)
+    rows = exporter.store.retrain_requests.list(model, limit)
     return json_reply(200, {"requests": [request_document(row) for row in rows]})
 
 
@@ -173,8 +171,7 @@ def request_retraining(exporter: Exporter) -> Reply:
         return problem(409, f"retrain.models does not name {preview(model)}")
     row = exporter.retrainer.request(model)
     if row is None:
-        with exporter.store.reading() as connection:
-            current = request_document(list_requests(connection, model, 1)[0])
+        current = request_document(exporter.store.retrain_requests.list(model, 1)[0])
         return problem(409, f"the request {current['id']} has not been delivered yet", request=current)
     return json_reply(201, request_document(row))
 

@@ -38,7 +38,6 @@ from exporter.server.pages.slices import slices_parameters
 from exporter.server.tasks.retraining import request_document
 from exporter.server.text import ago, number, parse_time, percent
 from exporter.slices.explain import Of
-from exporter.storage._retraining import list_requests
 
 SEVERITIES = ("critical", "warning", "info")
 MAX_PHRASES = 6
@@ -557,8 +556,7 @@ def _retrain_requests(exporter: Exporter) -> list[dict[str, Any]]:
     if exporter.config.retrain is None:
         return []
     try:
-        with exporter.store.reading() as connection:
-            newest = list_requests(connection, None, MAX_REQUESTS)
+        newest = exporter.store.retrain_requests.list(None, MAX_REQUESTS)
     except StoreError:
         return []
     by_model = {row["model"]: request_document(row) for row in reversed(newest)}

@@ -29,7 +29,7 @@ from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, paramet
 from exporter.server.pages.slices import slices_parameters
 from exporter.server.text import ago
 from exporter.stats.accuracy import IntervalEstimate
-from exporter.storage._schema import label_json
+from exporter.storage import label_json
 from exporter.storage.review.accuracy_counts import AccuracyCounts, accuracy_counts
 from exporter.storage.review.correction_pages import list_corrections
 from exporter.storage.review.correction_stats import overview, read_errors

@@ -11,7 +11,7 @@ from typing import Any
 
 from exporter.server.pages.review_cards import abbreviate
 from exporter.server.pages.review_filters import ReviewQuery, rfc3339
-from exporter.storage._schema import label_json
+from exporter.storage import label_json
 from exporter.storage.review.correction_stats import BARS
 
 MAX_LABELS = 10

@@ -13,8 +13,7 @@ from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.tasks.input_vectors import InputVectors, input_types
 from exporter.stats.neighbours import unlike_neighbours
-from exporter.storage import Store
-from exporter.storage._schema import decode_label
+from exporter.storage import Store, decode_label
 from exporter.storage.review.suspects import (
     LabelledRow,
     Suspect,

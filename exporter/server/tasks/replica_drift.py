@@ -15,7 +15,6 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.snapshots import decode, restore_version
 from exporter.monitoring.window_stats import WindowStats, compute
 from exporter.storage import Store
-from exporter.storage._snapshots import load_other_replicas
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class ReplicaDrift(RefreshedMetrics):
             unix_time = time.time()
             since = unix_time - max(monitor.windows.values())
             try:
-                snapshots = load_other_replicas(self._store, model, version, since)
+                snapshots = self._store.snapshots.of_other_replicas(model, version, since)
             except StoreError as error:
                 failure = str(error)
                 continue

@@ -29,17 +29,7 @@ from exporter.monitoring.scheduler import Task
 from exporter.secret_file import read_secret, signed_headers
 from exporter.server.alerts import Alert, Alerts
 from exporter.server.text import parse_time
-from exporter.storage import Store
-from exporter.storage._retraining import (
-    NewRequest,
-    Row,
-    add_request,
-    claim_due,
-    count_unreleased,
-    list_requests,
-    update_request,
-)
-from exporter.storage._schema import rfc3339
+from exporter.storage import NewRequest, RetrainRow, Store, rfc3339
 
 ACCURACY_ALERT = "ModelAccuracyLow"
 
@@ -168,7 +158,7 @@ class Retrainer(Task):
         self._external_url = external_url
         self._looked = -math.inf
 
-    def request(self, model: str) -> Row | None:
+    def request(self, model: str) -> RetrainRow | None:
         """Record a request that a person or a program made; None while another one of the model is open.
 
         Raises
@@ -192,13 +182,12 @@ class Retrainer(Task):
             return
         firing = self._alerts().firing if settings.accuracy else []
         for model in (model.name for model in config.models if settings.concerns(model.name)):
-            with self._store.reading() as connection:
-                last = next(iter(list_requests(connection, model, 1)), None)
-                last_created = last["created"] if last else -math.inf
-                if last and (last["next_attempt"] is not None or now - last_created < settings.interval_seconds()):
-                    continue
-                corrections = count_unreleased(connection, model) if settings.corrections else 0
-                accuracy = next(iter(list_requests(connection, model, 1, "accuracy")), None)
+            last = next(iter(self._store.retrain_requests.list(model, 1)), None)
+            last_created = last["created"] if last else -math.inf
+            if last and (last["next_attempt"] is not None or now - last_created < settings.interval_seconds()):
+                continue
+            corrections = self._store.retrain_requests.count_unreleased(model) if settings.corrections else 0
+            accuracy = next(iter(self._store.retrain_requests.list(model, 1, "accuracy")), None)
             asked = accuracy["created"] if accuracy else -math.inf
             trigger = accuracy_trigger(firing, model, asked) or corrections_trigger(settings.corrections, corrections)
             if trigger and self._record(model, trigger, last=last_created):
@@ -228,7 +217,7 @@ class Retrainer(Task):
             When the database fails, or the secret cannot be read.
         """
         settings = self._config().retrain
-        row = claim_due(self._store, now, now + LEASE_SECONDS) if settings else None
+        row = self._store.retrain_requests.claim_due(now, now + LEASE_SECONDS) if settings else None
         if settings is None or row is None:
             return False
         began = time.monotonic()
@@ -236,11 +225,11 @@ class Retrainer(Task):
             body = row["body"] or self._prepare(row)
             status, error = self._send(settings, row["id"], body)
         except BusyError:  # another release is being made
-            update_request(self._store, row["seq"], next_attempt=now + DUE_SECONDS)
+            self._store.retrain_requests.update(row["seq"], next_attempt=now + DUE_SECONDS)
             return True
         now += time.monotonic() - began  # the pause begins when the trainer has answered, or has not for too long
         if not error:
-            update_request(self._store, row["seq"], next_attempt=None, delivered=now, error=None)
+            self._store.retrain_requests.update(row["seq"], next_attempt=None, delivered=now, error=None)
             self._count("delivered")
             log.info("retraining of %s: the trainer took request %s", row["model"], row["id"])
             return True
@@ -248,22 +237,24 @@ class Retrainer(Task):
         pause = min(FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, 20), LONGEST_RETRY_SECONDS)
         is_given_up = status == GONE or now + pause - row["created"] > GIVE_UP_SECONDS
         next_attempt = None if is_given_up else now + pause
-        update_request(self._store, row["seq"], next_attempt=next_attempt, attempts=attempts, error=error[:500])
+        self._store.retrain_requests.update(row["seq"], next_attempt=next_attempt, attempts=attempts, error=error[:500])
         self._count("abandoned" if is_given_up else "failed")
         after = "given up" if is_given_up else f"the next attempt is in {pause:.0f} s"
         log.warning("retraining of %s: attempt %d to send request %s: %s; %s",
                     row["model"], attempts, row["id"], error, after)  # fmt: skip
         return True
 
-    def _record(self, model: str, trigger: Trigger, last: float | None) -> Row | None:
+    def _record(self, model: str, trigger: Trigger, last: float | None) -> RetrainRow | None:
         context: dict[str, Any] = {"detail": trigger.detail, "alert": trigger.alert_document()}
         text = msgspec.json.encode(context).decode()
-        row = add_request(self._store, NewRequest(uuid.uuid4().hex, model, trigger.reason, text, time.time()), last)
+        row = self._store.retrain_requests.add(
+            NewRequest(uuid.uuid4().hex, model, trigger.reason, text, time.time()), last
+        )
         if row is not None:
             self._count("requested")
         return row
 
-    def _prepare(self, row: Row) -> str:
+    def _prepare(self, row: RetrainRow) -> str:
         """Release the corrections, compare the versions, and store the document to send."""
         model = row["model"]
         data = {
@@ -278,7 +269,7 @@ class Retrainer(Task):
         }
         message = {"type": "model.retrain", "timestamp": rfc3339(row["created"]), "data": data}
         body = msgspec.json.encode(message).decode()
-        update_request(self._store, row["seq"], body=body)
+        self._store.retrain_requests.update(row["seq"], body=body)
         return body
 
     def _release(self, model: str) -> dict[str, Any] | None:
@@ -347,7 +338,7 @@ class Retrainer(Task):
             super().on_error(error)
 
 
-def request_document(row: Row) -> dict[str, Any]:
+def request_document(row: RetrainRow) -> dict[str, Any]:
     """Return a request as its JSON document."""
     status = "waiting" if row["next_attempt"] is not None else "abandoned"
     if row["delivered"] is not None:
