@@ -6,7 +6,6 @@
 `methods`     how they are estimated: for one look at a chosen moment, or for any looks
 `decision`    whether the new version may be rolled out
 `versions`    which versions are compared
-`live`        counts of this exporter, over the time in which both versions served
 `prometheus`  counts of all replicas, from Prometheus
 `report`      a comparison as sentences and as JSON
 ============  ==================================================================

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -13,12 +14,13 @@ from exporter.comparison.same_requests import SameRequests
 from exporter.comparison.versions import never_together
 from exporter.errors import CompareError
 from exporter.http_client.prometheus import Prometheus, quoted
-from exporter.monitoring.registry import OTHER_VERSION, version_sort_key
-from exporter.monitoring.shared_time import STEP_SECONDS, SharedTime
+from exporter.monitoring.registry import GAP_SECONDS, OTHER_VERSION, version_sort_key
 from exporter.stats.accuracy import IntervalEstimate
 from exporter.stats.sequential import Sums
 from exporter.validation import parse_duration, suggestion
 
+STEP_SECONDS = 15.0
+"""Length of a step: the ends of the shared time are exact to one step."""
 LOOKBACK = "30d"
 """How far back models and versions are searched."""
 WINDOW = 7 * 86400.0
@@ -35,6 +37,57 @@ _QUALITY = (
 )
 MAX_PERIODS = 10
 """Stretches of shared time that are counted: the last ones."""
+
+
+class SharedTime:
+    """Decides step by step in which time two versions serve.
+
+    A stretch of shared time begins when both versions have had a request, and extends up to each further moment at
+    which both have had one again. If one version has requests for longer than the gap while the other has none, the
+    stretch has ended where both served for the last time. Steps without any request, such as those of a quiet night,
+    end nothing, because no version serves alone in them.
+
+    Parameters
+    ----------
+    step
+        Length of a step in seconds.
+
+    Attributes
+    ----------
+    steps : int
+        Steps with requests since the stretch began or was extended.
+    """
+
+    def __init__(self, step: float = STEP_SECONDS) -> None:
+        self.steps = 0
+        self._most = max(round(GAP_SECONDS / step), 1)
+        self._begun = False
+        self._served = [False, False]
+
+    def add(self, before: bool, after: bool) -> Literal["waits", "begins", "extends"]:
+        """Add a step, given whether each version had a request in it.
+
+        Returns
+        -------
+        str
+            ``extends`` when both served since the stretch began or was last extended, ``begins`` when a stretch begins
+            at the end of this step, else ``waits``.
+
+        Examples
+        --------
+        >>> time = SharedTime()
+        >>> [time.add(*served) for served in ((True, False), (True, True), (True, False), (False, True))]
+        ['waits', 'begins', 'waits', 'extends']
+        """
+        if not (before or after):
+            return "waits"
+        self.steps += 1
+        self._served = [self._served[0] or before, self._served[1] or after]
+        if not all(self._served):
+            return "waits"
+        extends = self._begun and self.steps <= self._most
+        self.steps, self._begun, self._served = 0, True, [False, False]
+        return "extends" if extends else "begins"
 
 
 def compare_shared(prometheus: Prometheus, model: str, pair: tuple[str, str], window: Period) -> Comparison:

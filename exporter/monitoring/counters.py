@@ -16,8 +16,6 @@ from exporter.stats.divergence import Floats, Ints
 CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 DELAY_BUCKETS = (1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 259200.0, 604800.0, 1209600.0, 2592000.0)
 VERDICTS = ("accepted", "corrected")
-TOTALS = ("requests", "errors", "attempts", "confident", "corrections", "feedback")
-"""The numbers in `Counters.totals`."""
 
 
 class Histogram:
@@ -101,12 +99,6 @@ class Counters:
     corrections: int = 0
     feedback: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(VERDICTS, 0)))
     events: dict[str, float] = field(default_factory=dict)
-
-    def totals(self) -> tuple[float, ...]:
-        """Return the counters without their labels, in the order of `TOTALS`."""
-        errors = sum(count for code, count in self.requests.items() if code >= 500)
-        numbers = self.attempts, self.confident, self.corrections, self.feedback.total()
-        return self.requests.total(), errors, *numbers
 
 
 class SegmentCounters:

@@ -277,17 +277,6 @@ class ModelMonitor:
         with self._lock:
             return self._recent.read(now)
 
-    def totals(self) -> Floats:
-        """Return what was counted since the start as one array that can be added and subtracted.
-
-        Returns
-        -------
-        ndarray
-            The counters in the order of `TOTALS`, the histogram of durations, and the observations of each bin.
-        """
-        with self._lock:
-            return np.concatenate((self.counters.totals(), self.durations.counts, self.observed))
-
     def read(self, now: float) -> dict[str, WindowStats]:
         """Return the statistics of each window at the monotonic time ``now`` in seconds, by its spelling."""
         if not self.binner or not self.noise:

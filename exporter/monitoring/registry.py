@@ -14,10 +14,11 @@ from exporter.config import MappingConfig, ModelConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.outcome import Scorer
-from exporter.monitoring.shared_time import GAP_SECONDS
 from exporter.wire.events import NO_VERSION
 
 OTHER_VERSION = "other"
+GAP_SECONDS = 600.0
+"""A version serves as long as it has a request at least this often while the other one has requests."""
 IDLE_SECONDS = 86400.0
 """A new version may replace one that has not been used for this long."""
 

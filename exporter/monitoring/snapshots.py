@@ -16,13 +16,10 @@ import msgspec
 import numpy as np
 
 from exporter.errors import StoreError
-from exporter.monitoring import pair_snapshots
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.pair_snapshots import PairSaver
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.ring import Ring
 from exporter.monitoring.scheduler import Task
-from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.snapshot_encoding import pack, unpack
 from exporter.monitoring.window_quality import WIDTH
 from exporter.monitoring.windows import RingRows
@@ -144,8 +141,6 @@ class SnapshotSaver(Task):
         The store.
     monitors
         Returns the current monitors.
-    shared
-        Counts of pairs of versions, which are saved, too.
     seconds
         Time between two snapshots.
     is_complete
@@ -161,13 +156,11 @@ class SnapshotSaver(Task):
         self,
         store: Store,
         monitors: Callable[[], MonitorRegistry],
-        shared: SharedCounts | None = None,
         seconds: float = SECONDS,
         is_complete: Callable[[], bool] = lambda: True,
     ) -> None:
         super().__init__("snapshots", "windows are not saved", seconds, at_once=True)
         self._store = store
-        self._pairs = PairSaver(store, shared or SharedCounts())
         self._monitors = monitors
         self._is_complete = is_complete
         self._saved: WeakKeyDictionary[ModelMonitor, tuple[int, int]] = WeakKeyDictionary()
@@ -209,7 +202,7 @@ class SnapshotSaver(Task):
             if self._saved.get(monitor, (0, 0)) != counted:
                 self._save_version(monitor.config.name, monitor.version, encode(monitor, now, unix_time))
                 self._saved[monitor] = counted
-        live = {(monitor.config.name, monitor.version) for monitor in monitors} | self._pairs.save()
+        live = {(monitor.config.name, monitor.version) for monitor in monitors}
         if self._is_complete():
             self._store.snapshots.delete_others(live)
 
@@ -225,11 +218,10 @@ def restore(
     monitors: MonitorRegistry,
     now: float,
     unix_time: float,
-    shared: SharedCounts | None = None,
     *,
     models: Collection[str] | None = None,
 ) -> None:
-    """Restore the windows that the store holds, those of the most recently used versions first, and pairs of versions.
+    """Restore the windows that the store holds, those of the most recently used versions first.
 
     A snapshot is ignored if it cannot be read, if its profile or windows are different ones, or if no version may be
     added. If the clock has gone back since the snapshot, no time has passed.
@@ -242,8 +234,6 @@ def restore(
         Monitors of the configuration, still empty where something is restored.
     now, unix_time
         Monotonic and Unix time in seconds.
-    shared
-        Counts of pairs of versions, still empty; None to restore no pairs.
     models
         The models to restore, instead of all. Only their snapshots are read.
     """
@@ -252,11 +242,9 @@ def restore(
     except StoreError as error:
         log.warning("windows start empty: %s", error)
         return
-    if shared is not None:
-        pair_snapshots.restore(rows, monitors, shared)
     restored: list[tuple[float, ModelMonitor]] = []
     for model, version, data in rows:
-        if model not in monitors.models or pair_snapshots.SEPARATOR in version:
+        if model not in monitors.models:
             continue
         monitor = ModelMonitor(monitors.models[model], version, monitors.binner(model, version))
         try:

@@ -24,7 +24,6 @@ from exporter.monitoring.model_files import load_valid
 from exporter.monitoring.noise_learner import NoiseLearner
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.scheduler import Scheduler, Task
-from exporter.monitoring.shared_counts import SharedCounts
 from exporter.monitoring.snapshots import SnapshotSaver, restore
 from exporter.server.alerts import AlertSource, Inbox, Scrapes
 from exporter.server.client_log import ClientLog
@@ -214,8 +213,6 @@ class Exporter:
         The queue of predictions; has the configuration and the monitors in use.
     reloader : Reloader
         Replaces the configuration and the monitors.
-    shared : SharedCounts
-        Counts of pairs of versions while both serve.
     comparisons : Comparisons
         Compares versions.
     slices : Slices
@@ -255,24 +252,19 @@ class Exporter:
         self.client_log = ClientLog(self.telemetry)
         self.idempotency = IdempotencyCache(self.client_log)
         self.store = self._open_store(config)
-        self.shared = SharedCounts()
-        restore(self.store, monitors, time.monotonic(), time.time(), self.shared)
-        self.pipeline = Pipeline(config, monitors, self.store, self.telemetry, self.shared)
+        restore(self.store, monitors, time.monotonic(), time.time())
+        self.pipeline = Pipeline(config, monitors, self.store, self.telemetry)
         self.reloader = Reloader(files, self.pipeline, self.store, self.telemetry)
         prometheus = PrometheusClients(lambda: self.config.prometheus_url)
         self.comparisons = Comparisons(
             self._monitors,
-            self.shared,
-            lambda model, version, period: self.store.sum_labels(model, version, *period),
             lambda: prometheus.get(COMPARISON_SECONDS),
             shadow=self.pipeline.shadow,
         )
         self.slices = Slices(self.store, self._monitors, self.pipeline.bins, config.store)
         self.drift_history = DriftHistory()
         self.pairer = RequestResponsePairer()
-        self.snapshots = SnapshotSaver(
-            self.store, self._monitors, self.shared, is_complete=lambda: not self.reloader.files.faults
-        )
+        self.snapshots = SnapshotSaver(self.store, self._monitors, is_complete=lambda: not self.reloader.files.faults)
         self.status = Status(self.pipeline, self.store, self.snapshots.lease, self.reloader)
         self.inbox = Inbox()
         self.scrapes = Scrapes()

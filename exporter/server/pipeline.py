@@ -19,8 +19,6 @@ from exporter.metrics.exporter import ExporterMetrics
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shadow_answers import ShadowAnswers
-from exporter.monitoring.shared_counts import SharedCounts
-from exporter.monitoring.shared_time import STEP_SECONDS
 from exporter.profiles.profile import image_inputs
 from exporter.server.stored_inputs import prepare_inputs
 from exporter.slices.recorder import BLOCK_SECONDS, BinRecorder
@@ -35,6 +33,7 @@ QUEUE_BYTES = 128 * 2**20
 MIN_IMAGE_BYTES = 1024
 """Images become PNG in the store if the JSON of their inputs has at least so many bytes; else PNG saves no space."""
 _BATCH = 5000
+_FLUSH_SECONDS = 15.0
 _GATHER_SECONDS = 0.01  # a short wait makes batches that numpy processes efficiently
 
 _GROUP = attrgetter("model", "version", "shadow")
@@ -53,8 +52,6 @@ class Pipeline:
         Stores them.
     telemetry
         Counts predictions that are lost.
-    shared
-        Counts pairs of versions, in steps that this thread ends.
 
     Attributes
     ----------
@@ -70,10 +67,8 @@ class Pipeline:
         monitors: MonitorRegistry,
         store: Store,
         telemetry: ExporterMetrics,
-        shared: SharedCounts | None = None,
     ) -> None:
         self._state = (config, monitors)
-        self._shared = shared or SharedCounts()
         self._store = store
         self.bins = BinRecorder(store)
         self.shadow = ShadowAnswers(
@@ -172,22 +167,15 @@ class Pipeline:
 
     def _run(self) -> None:
         while not (self._closing and not self._queue):
-            self._wake.wait(STEP_SECONDS)
+            self._wake.wait(_FLUSH_SECONDS)
             self._wake.clear()
             if not self._closing:
                 self._skip_wait.wait(_GATHER_SECONDS)
                 self._skip_wait.clear()
             while self._queue:
                 self._count_batch()
-                self._end_step()
-            self._end_step()
-
-    def _end_step(self) -> None:
-        try:
-            self._shared.add_step(self.monitors, time.monotonic(), time.time())
-        except Exception:  # if this thread ended, nothing would be counted any more
-            log.exception("versions are not compared")
-        self.bins.flush(BLOCK_SECONDS)
+                self.bins.flush(BLOCK_SECONDS)
+            self.bins.flush(BLOCK_SECONDS)
 
     def _count_batch(self) -> None:
         batch: list[Prediction] = []

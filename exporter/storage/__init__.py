@@ -4,7 +4,7 @@ from exporter.storage._archive import Archive, Archived, ArchiveFilter, HasDrift
 from exporter.storage._bins import PAIRED, BinBlock, BlockFilter, Codes, RecordedBins, hash_ids
 from exporter.storage._engine import check_store, shown_url
 from exporter.storage._feedback import CountedFeedback, FeedbackResult
-from exporter.storage._labels import MAX_MARKED, LabelsResult, LabelSums
+from exporter.storage._labels import MAX_MARKED, LabelsResult
 from exporter.storage._predictions import InputsPolicy
 from exporter.storage._redaction import Redaction, open_redaction
 from exporter.storage._releases import PublishResult
@@ -31,7 +31,6 @@ __all__ = [
     "FeedbackResult",
     "HasDrift",
     "InputsPolicy",
-    "LabelSums",
     "LabelsResult",
     "NewRequest",
     "PublishResult",

@@ -562,27 +562,6 @@ def _size(row: LabelRow) -> int:
     return ROW_BYTES + sum(len(text) for text in texts if text)
 
 
-class LabelSums(NamedTuple):
-    """Labelled predictions, those without an error, and the sums of the losses and of their squares.
-
-    The loss of a class is 0 if it is right, else 1; that of a number is the absolute error.
-    """
-
-    labelled: float
-    correct: float
-    loss: float
-    squared_loss: float
-
-
-def sum_labels(connection: sa.Connection, model: str, version: str, start: float, end: float) -> LabelSums:
-    """See `exporter.storage.Store.sum_labels`."""
-    loss = labels.c.loss
-    sums = sa.func.count(loss), *(sa.func.sum(value) for value in (sa.case((loss == 0, 1), else_=0), loss, loss * loss))
-    is_chosen = (labels.c.model == model) & (labels.c.version == version) & labels.c.predicted.between(start, end)
-    row = connection.execute(sa.select(*sums).where(is_chosen, loss.is_not(None))).one()
-    return LabelSums(*(float(value or 0) for value in row))
-
-
 MAX_MARKED = 500_000
 """Corrections, or labels, that are read at most, the newest first."""
 

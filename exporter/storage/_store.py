@@ -28,13 +28,11 @@ from exporter.storage._feedback import CountedFeedback, FeedbackRecorder, Feedba
 from exporter.storage._labels import (
     Labels,
     LabelsResult,
-    LabelSums,
     Loss,
     Marked,
     class_loss,
     read_corrections,
     read_losses,
-    sum_labels,
 )
 from exporter.storage._predictions import prediction_rows
 from exporter.storage._releases import Releases
@@ -320,11 +318,6 @@ class Store:
         """Return the losses of predictions with a label that were made since a Unix time in seconds."""
         with self.reading() as connection:
             return read_losses(connection, model, version, since)
-
-    def sum_labels(self, model: str, version: str, start: float, end: float) -> LabelSums:
-        """Return the sums over a version's labelled predictions between two Unix times in seconds, both included."""
-        with self.reading() as connection:
-            return sum_labels(connection, model, version, start, end)
 
     @property
     def alive(self) -> bool:

@@ -18,7 +18,7 @@ import yaml
 from support.paths import ROOT
 from support.recorded import promtool
 from support.servers import ask
-from support.two_versions import MODELS, exporter_of, scene
+from support.two_versions import MODELS, exporter_of, seen_by_prometheus
 from werkzeug.serving import make_server
 
 from exporter.comparison.decision import WORDS
@@ -49,18 +49,19 @@ def test_fields_are_those_of_the_custom_resource(kind: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def counted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the counts of an exporter that saw two versions."""
+def counted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A folder, and the URL of a Prometheus with the counts of two versions."""
     folder = tmp_path_factory.mktemp("versions")
-    with exporter_of(folder) as exporter:
-        scene(exporter)
-    return folder
+    with seen_by_prometheus(folder) as url:
+        yield folder, url
 
 
 @contextmanager
-def deciding(folder: Path, decision: str) -> Iterator[str]:
+def deciding(counted: tuple[Path, str], decision: str) -> Iterator[str]:
     """An exporter over HTTP that answers with a decision."""
-    with exporter_of(folder, models=[MODELS["models"][0] | {"release_margins": MARGINS[decision]}]) as exporter:
+    folder, url = counted
+    models = [MODELS["models"][0] | {"release_margins": MARGINS[decision]}]
+    with exporter_of(folder, models=models, prometheus_url=url) as exporter:
         server = make_server("127.0.0.1", 0, create_app(exporter), threaded=True)
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -106,7 +107,7 @@ def phase(metric: dict[str, Any], result: str) -> str:
 @pytest.mark.parametrize(
     ("decision", "expected"), [("wait", "Inconclusive"), ("promote", "Successful"), ("rollback", "Failed")]
 )
-def test_argo_rollouts_reads_the_decision(counted: Path, decision: str, expected: str) -> None:
+def test_argo_rollouts_reads_the_decision(counted: tuple[Path, str], decision: str, expected: str) -> None:
     """The address has the decision where the JSONPath looks for it; "wait" is repeated for a week."""
     metric, url = argo()
     with deciding(counted, decision) as address:
@@ -120,7 +121,7 @@ def test_argo_rollouts_reads_the_decision(counted: Path, decision: str, expected
 
 
 @pytest.mark.parametrize("decision", MARGINS)
-def test_flaggers_webhook_delays_the_promotion(counted: Path, decision: str) -> None:
+def test_flaggers_webhook_delays_the_promotion(counted: tuple[Path, str], decision: str) -> None:
     """The command succeeds only if the decision is to promote; the load tester answers 500 if it fails."""
     (webhook,) = DOCUMENTS["Canary"]["spec"]["analysis"]["webhooks"]
     assert (webhook["type"], webhook["metadata"]["type"]) == ("confirm-promotion", "bash")

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers import write_config
 
 from exporter.comparison.counts import Counts, Period, Quality, add
 from exporter.comparison.measures import MIN_LABELS, Comparison, Measure, Side, compare
 from exporter.comparison.report import document, sentence, summary
-from exporter.monitoring.shared_time import STEP_SECONDS
-from exporter.server.application import Exporter
-from exporter.server.flask_app import create_app
 from exporter.stats.accuracy import IntervalEstimate
-from exporter.wire.events import LabelEvent, Prediction
 
 PERIOD = Period(0, 3600)
 
@@ -106,50 +98,3 @@ def test_stretches_of_time_are_added() -> None:
     quality = add(parts).quality
     assert quality[:2] == (30, 14)
     assert quality.estimated == pytest.approx((0.8, 0.7, 0.9))
-
-
-def measured(folder: Path, task: str, prediction: Any, label: Any) -> dict[str, Any]:
-    """Compare two versions by labels: 36 and 20 of 40 predictions are right, and the others have this label."""
-    write_config(folder, {"models": [{"name": "m", "task": task}]})
-    exporter = Exporter(folder / "exporter.yml")
-    try:
-        monitors, clock, begin = exporter.pipeline.monitors, time.monotonic() + 1e6, time.time() - 600
-        exporter.shared.add_step(monitors, clock, begin)
-        for step in range(4):
-            now = begin + (step + 0.5) * STEP_SECONDS
-            for version in ("1", "2"):
-                names = [f"{version}-{step}-{n}" for n in range(10)]
-                at = datetime.fromtimestamp(now, UTC)
-                events = [Prediction("m", id=n, version=version, time=at, prediction=prediction) for n in names]
-                exporter.pipeline.submit(events, 1)
-            assert exporter.pipeline.settle(10)
-            exporter.shared.add_step(monitors, clock + (step + 1) * STEP_SECONDS, begin + (step + 1) * STEP_SECONDS)
-        assert exporter.store.flush(10)
-        labels = [
-            LabelEvent(f"{version}-{step}-{n}", prediction if n < right else label)
-            for version, right in (("1", 9), ("2", 5))
-            for step in range(4)
-            for n in range(10)
-        ]
-        assert exporter.store.record_labels(labels).joined == 80
-        answer = create_app(exporter).test_client().get("/v1/compare?model=m&before=1&after=2")
-        assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json["measures"][-1]
-        return found
-    finally:
-        exporter.close()
-
-
-def test_labels_count_for_the_version_that_predicted(tmp_path: Path) -> None:
-    """Labels that come after both versions stopped count by the time of their predictions, which the store knows."""
-    accuracy = measured(tmp_path, "classification", "a", "b")
-    assert (accuracy["name"], accuracy["basis"], accuracy["verdict"]) == ("accuracy", "measured", "worse")
-    sides = [(accuracy[side]["value"], accuracy[side]["n"]) for side in ("before", "after")]
-    assert sides == [(0.9, 30), (0.5, 30)]  # the shared time begins at the end of the first step
-
-
-def test_the_task_of_a_model_says_what_its_labels_measure(tmp_path: Path) -> None:
-    """The errors of a regression may all be 0 or 1, as the losses of classes are."""
-    error = measured(tmp_path, "regression", 2, 3)
-    assert (error["name"], error["basis"], error["verdict"]) == ("mean_absolute_error", "measured", "worse")
-    assert [error[side]["value"] for side in ("before", "after")] == pytest.approx([0.1, 0.5])

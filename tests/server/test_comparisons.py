@@ -24,12 +24,14 @@ from support.two_versions import (
     asked,
     exporter_of,
     scene,
+    scrape,
+    seen_by_prometheus,
     serve,
     with_margins,
 )
 
 from exporter.comparison.counts import Period
-from exporter.comparison.prometheus import count, shared_periods
+from exporter.comparison.prometheus import SharedTime, count, shared_periods
 from exporter.errors import ExporterError
 from exporter.http_client.prometheus import Prometheus
 from exporter.monitoring.registry import MonitorRegistry
@@ -37,9 +39,6 @@ from exporter.monitoring.scheduler import Scheduler
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.tasks.comparisons import Comparisons
-from exporter.storage._labels import LabelSums
-
-NO_LABELS = LabelSums(0, 0, 0, 0)
 
 
 def exported(exporter: Exporter) -> dict[tuple[str, ...], float]:
@@ -75,10 +74,17 @@ def as_metrics(document: dict[str, Any]) -> dict[tuple[str, ...], float]:
     return metrics
 
 
-def test_an_incident_before_the_deployment_is_not_held_against_a_version(tmp_path: Path) -> None:
-    """The exporter, its metrics, Prometheus and the command find the same, over the time in which both served."""
-    with exporter_of(tmp_path) as exporter:
-        past = scene(exporter)
+@pytest.fixture(scope="module")
+def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Prometheus that scraped version 1, and in the end version 2, too."""
+    with seen_by_prometheus(tmp_path_factory.mktemp("seen")) as url:
+        yield url
+
+
+def test_an_incident_before_the_deployment_is_not_held_against_a_version(tmp_path: Path, prometheus: str) -> None:
+    """The exporter, its metrics and the command find the same, over the time in which both served."""
+    with exporter_of(tmp_path, prometheus_url=prometheus) as exporter:
+        scene(exporter)
         live = asked(create_app(exporter).test_client())
         looked_at = asked(create_app(exporter).test_client(), "?model=credit&sequential=true")
         exporter.comparisons.refresh()
@@ -99,34 +105,25 @@ def test_an_incident_before_the_deployment_is_not_held_against_a_version(tmp_pat
         "Version 2 compared with version 1: worse in confident ratio and correction ratio;"
     )
     periods = metrics.pop(("start_timestamp_seconds",)), metrics.pop(("end_timestamp_seconds",))
-    assert periods == (BEGIN + (DEPLOYED + 1) * STEP, BEGIN + END * STEP)
+    assert periods == pytest.approx((BEGIN + (DEPLOYED + 1) * STEP, BEGIN + END * STEP), abs=STEP, rel=0)
     assert metrics == pytest.approx(as_metrics(looked_at))
-
-    (tmp_path / "prometheus").mkdir()
-    with prometheus_of(tmp_path / "prometheus", past) as url:
-        output = run_command("compare", f"--prometheus={url}", "--format=json", "--model=credit").stdout
-        with exporter_of(tmp_path, prometheus_url=url) as exporter:
-            queried = asked(create_app(exporter).test_client())
-            scene(exporter)
-            exporter.comparisons.refresh()
-            assert exported(exporter).items() >= as_metrics(looked_at).items()
-    for document in (json.loads(output), queried):
-        assert document["measures"] == live["measures"]
-        assert document["summary"] == live["summary"]
-        assert document["shared_seconds"] == pytest.approx(live["shared_seconds"])
+    output = run_command("compare", f"--prometheus={prometheus}", "--format=json", "--model=credit").stdout
+    document = json.loads(output)
+    assert document["measures"] == live["measures"]
+    assert document["summary"] == live["summary"]
+    assert document["shared_seconds"] == pytest.approx(live["shared_seconds"])
 
 
-def test_a_decision_holds_at_every_look(tmp_path: Path) -> None:
+def test_a_decision_holds_at_every_look(tmp_path: Path, prometheus: str) -> None:
     """The decision waits while the evidence is not enough, and says for what.
 
     Margins of the configuration decide: without one a version that is corrected more often is rolled back, and with
     large ones it is promoted.
     """
-    with exporter_of(tmp_path) as exporter:
-        scene(exporter)
+    with exporter_of(tmp_path, prometheus_url=prometheus) as exporter:
         client = create_app(exporter).test_client()
         fixed, looked_at = asked(client), asked(client, "?model=credit&sequential=true")
-        assert asked(client, "?model=credit&sequential=false") == fixed
+        assert asked(client, "?model=credit&sequential=false")["measures"] == fixed["measures"]
         assert client.get("/v1/compare?model=credit&sequential=yes").status_code == 400
     assert (fixed["sequential"], "decision" in fixed, looked_at["sequential"]) == (False, False, True)
     measures = {measure["name"]: measure for measure in looked_at["measures"]}
@@ -147,42 +144,55 @@ def test_a_decision_holds_at_every_look(tmp_path: Path) -> None:
         "Worst feature drift",
     ]
     assert "which is neither within nor beyond the margin of 5.0 points" in looked_at["reasons"][1]
-    refused = with_margins(tmp_path, {"correction_ratio": 0})
+    refused = with_margins(tmp_path, prometheus, {"correction_ratio": 0})
     assert refused["decision"] == "rollback"
     assert refused["reasons"] == ["Correction ratio: worse by more than the margin of 0.0 points."]
     missing = with_margins(
         tmp_path,
+        prometheus,
         {"error_ratio": 0.2, "confident_ratio": 0.3, "correction_ratio": 0.5, "worst_drift_nats": 3, "accuracy": 1},
     )
     assert missing["decision"] == "wait"
     assert missing["reasons"] == ["Accuracy: there are no data, and it has a margin."]
 
     margins = {"confident_ratio": 0.3, "correction_ratio": 0.5, "error_ratio": 0.2, "worst_drift_nats": 3}
-    allowed = with_margins(tmp_path, margins)
+    allowed = with_margins(tmp_path, prometheus, margins)
     assert allowed["decision"] == "promote"
     assert {measure["name"]: measure["margin"] for measure in allowed["measures"]}.items() >= margins.items()
     assert allowed["reasons"][0] == "Error ratio: not worse by more than the margin of 20.0 points."
     assert len(allowed["reasons"]) == 4
 
 
-def test_a_restart_keeps_the_comparison(tmp_path: Path) -> None:
-    """What was counted while both versions served is the same after a restart, and so is their order."""
+def test_without_prometheus_there_is_no_comparison(tmp_path: Path) -> None:
+    """The answer names the key that is missing; the metrics are absent, and no error."""
     with exporter_of(tmp_path) as exporter:
         scene(exporter)
-        before = asked(create_app(exporter).test_client())
-    with exporter_of(tmp_path) as exporter:
-        client = create_app(exporter).test_client()
-        assert asked(client) == before
-        clock = time.monotonic() + 1e6
-        for step in range(3):
-            serve(exporter, "2", 16, 0, 0, clock + step * STEP)
-            serve(exporter, "1", 18, 0, 0, clock + step * STEP)
-            exporter.shared.add_step(exporter.pipeline.monitors, clock + step * STEP, BEGIN + (200 + step) * STEP)
-        more = asked(client)
-        assert [more[side]["version"] for side in ("before", "after")] == ["1", "2"]
-        assert more["before"]["attempts"] == before["before"]["attempts"] + 2 * PER_STEP
-        assert more["before"]["from"] == before["before"]["from"]
-        assert more["shared_seconds"] == pytest.approx(before["shared_seconds"] + 2 * STEP)
+        answer = create_app(exporter).test_client().get("/v1/compare?model=credit")
+        assert (answer.status_code, answer.json["detail"]) == (
+            404,
+            "versions are compared by the counts in Prometheus: set its URL as prometheus_url in exporter.yml",
+        )
+        exporter.comparisons.refresh()
+        assert exported(exporter) == {}
+
+
+@pytest.mark.parametrize(
+    ("served", "expected"),
+    [
+        ("bbbb", ""),  # one version
+        ("bbaa", "b"),  # one replaces the other
+        ("bbxxx", "bee"),  # the step in which the second one appears counts for neither
+        ("x" + "b" * 5 + "a" + "x", "bee"),  # each serves now and then
+        ("x" + "b" * 99 + "x", "bb"),  # one was away for long
+        ("xx" + "." * 999 + "xx", "beee"),  # neither served in the night
+        ("." * 5, ""),
+    ],
+)
+def test_the_shared_time_is_that_in_which_both_serve(served: str, expected: str) -> None:
+    """A stretch begins (b) and is extended (e) as documented: b before alone, a after alone, x both, . neither."""
+    shared = SharedTime()
+    results = [shared.add(step in "bx", step in "ax") for step in served]
+    assert "".join(result[0] for result in results if result != "waits") == expected
 
 
 @pytest.mark.parametrize(
@@ -194,9 +204,9 @@ def test_a_restart_keeps_the_comparison(tmp_path: Path) -> None:
         ("?model=credit&before=%00", 400, "before: expected text without the character NUL"),
         ("?model=credit&after=9", 404, 'version "9" of "credit" is not known; valid values: 1, 2, 3'),
         ("?model=credit&before=1&after=1", 404, 'before and after are the same version "1"'),
-        ("?model=credit&before=1&after=3", 404, "at the same time since this exporter counts them, or for less"),
-        ("?model=credit", 404, 'versions "2" and "3" of "credit" never served at the same time since'),
-        ("?model=%22%3E%3Cscript%3E", 404, 'no version of "\\"><script>" has served yet'),
+        ("?model=credit&before=1&after=3", 404, "version '3' of 'credit' has no data from 20"),
+        ("?model=credit&after=1", 404, "has no data from 20"),
+        ("?model=%22%3E%3Cscript%3E", 404, "Prometheus has no data of a model '\"><script>'"),
         ("?model=credit&after=%22%3E%3Cscript%3E", 404, 'version "\\"><script>" of "credit" is not known'),
         ("?model=credit&after=" + "9" * 10_000, 404, "is not known; valid values: 1, 2, 3"),
     ],
@@ -211,29 +221,26 @@ def test_what_cannot_be_compared_is_an_error(client: FlaskClient, query: str, st
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FlaskClient]:
-    """Versions 1 and 2 served together, and version 3 a day later."""
-    with exporter_of(tmp_path_factory.mktemp("compare")) as exporter:
-        scene(exporter)
-        clock = time.monotonic() + 2e6
-        for step in range(3):
-            serve(exporter, "3", 16, 0, 0, clock + step * STEP)
-            exporter.shared.add_step(exporter.pipeline.monitors, clock + step * STEP, BEGIN + 90_000 + step * STEP)
-        exporter.comparisons.refresh()
-        assert exported(exporter) == {}
+    """Versions 1 and 2 served together, and version 3 an hour before them."""
+    folder, past = tmp_path_factory.mktemp("compare"), dict[str, Points]()
+    for name in ("alone", "together", "prometheus"):
+        (folder / name).mkdir()
+    with exporter_of(folder / "alone") as exporter:
+        for step in range(1, 5):
+            serve(exporter, "3", 16, 0, 0, time.monotonic() + step * STEP)
+            scrape(exporter, BEGIN - 3600 + step * STEP, past)
+    with exporter_of(folder / "together") as exporter:
+        past |= scene(exporter)
+    with prometheus_of(folder / "prometheus", past) as url, exporter_of(folder, prometheus_url=url) as exporter:
         yield create_app(exporter).test_client()
 
 
-def test_the_metrics_are_refreshed_in_a_thread(tmp_path: Path) -> None:
-    """They appear without a request, follow the counts, and a model that is no longer configured has none."""
+def test_the_metrics_are_refreshed_in_a_thread(tmp_path: Path, prometheus: str) -> None:
+    """They appear without a request, and a model that is no longer configured has none."""
     with exporter_of(tmp_path) as exporter:
         monitors = exporter.pipeline.monitors
         comparisons = Comparisons(
-            lambda: monitors,
-            exporter.shared,
-            lambda *_: NO_LABELS,
-            lambda: None,
-            shadow=exporter.pipeline.shadow,
-            seconds=0.01,
+            lambda: monitors, lambda: Prometheus(prometheus), shadow=exporter.pipeline.shadow, seconds=0.01
         )
         scheduler = Scheduler([comparisons])
         scheduler.start()
@@ -246,7 +253,7 @@ def test_the_metrics_are_refreshed_in_a_thread(tmp_path: Path) -> None:
 
 
 def test_versions_may_have_any_name(tmp_path: Path) -> None:
-    """Quotes, HTML, other scripts and 128 characters come back as they are, from the exporter and from Prometheus."""
+    """Quotes, HTML, other scripts and 128 characters come back as they are."""
     old, new = 'a "b" \\ 版', "<b>'&{}$" + "x" * 120
     past: dict[str, Points] = {}
     clock = time.monotonic() + 1e6
@@ -255,24 +262,16 @@ def test_versions_may_have_any_name(tmp_path: Path) -> None:
             serve(exporter, old, 18, 0, 0, clock + step * STEP)
             if step > 9:  # Prometheus is asked minute by minute when a version appeared
                 serve(exporter, new, 16, 0, 0, clock + step * STEP)
-            exporter.shared.add_step(exporter.pipeline.monitors, clock + step * STEP, BEGIN + step * STEP)
-            for line in exporter.exposition.render()[0].decode().splitlines():
-                if line.startswith(("model_info", "model_attempts", "model_requests", "model_confident")):
-                    series, _, value = line.rpartition(" ")
-                    past.setdefault(series, []).append((BEGIN + step * STEP, float(value)))
-        live = asked(create_app(exporter).test_client())
+            scrape(exporter, BEGIN + step * STEP, past)
+    (tmp_path / "prometheus").mkdir()
+    with prometheus_of(tmp_path / "prometheus", past) as url, exporter_of(tmp_path, prometheus_url=url) as exporter:
+        found = asked(create_app(exporter).test_client())
         exporter.comparisons.refresh()
         families = text_string_to_metric_families(exporter.metrics("", ())[0].decode())
         samples = [s for family in families for s in family.samples if "_comparison_" in s.name]
-        assert {(s.labels["before"], s.labels["after"]) for s in samples} == {(old, new)}
-    with exporter_of(tmp_path) as exporter:
-        assert asked(create_app(exporter).test_client()) == live
-    (tmp_path / "prometheus").mkdir()
-    with prometheus_of(tmp_path / "prometheus", past) as url, exporter_of(tmp_path, prometheus_url=url) as exporter:
-        queried = asked(create_app(exporter).test_client())
-    for document in (live, queried):
-        assert [document[side]["version"] for side in ("before", "after")] == [old, new]
-        assert [document[side]["attempts"] for side in ("before", "after")] == [2 * PER_STEP] * 2
+    assert {(s.labels["before"], s.labels["after"]) for s in samples} == {(old, new)}
+    assert [found[side]["version"] for side in ("before", "after")] == [old, new]
+    assert [found[side]["attempts"] for side in ("before", "after")] == [2 * PER_STEP] * 2
 
 
 def test_either_version_may_be_the_one_before(client: FlaskClient) -> None:
@@ -298,13 +297,15 @@ def test_a_prometheus_that_cannot_be_reached_is_an_error(tmp_path: Path) -> None
     assert "model_comparison" not in text
 
 
-def test_an_error_in_one_comparison_leaves_no_old_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_one_comparison_leaves_no_old_numbers(
+    tmp_path: Path, prometheus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Lines of a comparison that fails are dropped, and each scrape gets an error of its own."""
-    with exporter_of(tmp_path) as exporter:
+    with exporter_of(tmp_path, prometheus_url=prometheus) as exporter:
         scene(exporter)
         exporter.comparisons.refresh()
         assert exporter.comparisons.lines()
-        monkeypatch.setattr("exporter.server.tasks.comparisons.compare_live", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr("exporter.server.tasks.comparisons.at_every_look", lambda _: 1 / 0)
         exporter.comparisons.refresh()
         errors = []
         for _ in range(2):

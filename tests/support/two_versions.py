@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 from flask.testing import FlaskClient
 
-from exporter.monitoring.shared_time import STEP_SECONDS
+from exporter.comparison.prometheus import STEP_SECONDS
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.wire.events import Prediction
 from support.batches import observe
-from support.past import Points
+from support.past import Points, prometheus_of
 from support.servers import write_config
 
 STEP = int(STEP_SECONDS)
@@ -73,12 +73,16 @@ def scene(exporter: Exporter) -> dict[str, Points]:
         serve(exporter, "1", 1 if dark else 18, 8 if dark else 0, 1 if dark else 0, now)
         if step > DEPLOYED:
             serve(exporter, "2", 16, 0, step % 2, now + 0.1)
-        exporter.shared.add_step(exporter.pipeline.monitors, now + 0.2, BEGIN + step * STEP)
-        for line in exporter.exposition.render()[0].decode().splitlines():
-            if line.startswith("model_") and not re.match("model_(exporter|system|comparison)", line):
-                series, _, value = line.rpartition(" ")
-                past.setdefault(series, []).append((BEGIN + step * STEP, float(value)))
+        scrape(exporter, BEGIN + step * STEP, past)
     return past
+
+
+def scrape(exporter: Exporter, at: int, past: dict[str, Points]) -> None:
+    """Add what Prometheus would have scraped at a time."""
+    for line in exporter.exposition.render()[0].decode().splitlines():
+        if line.startswith("model_") and not re.match("model_(exporter|system|comparison)", line):
+            series, _, value = line.rpartition(" ")
+            past.setdefault(series, []).append((at, float(value)))
 
 
 def asked(client: FlaskClient, query: str = "?model=credit") -> dict[str, Any]:
@@ -87,8 +91,19 @@ def asked(client: FlaskClient, query: str = "?model=credit") -> dict[str, Any]:
     return dict(answer.json)
 
 
-def with_margins(folder: Path, margins: dict[str, float]) -> dict[str, Any]:
-    """What an exporter with these margins answers, given the counts that the one before it left."""
+@contextmanager
+def seen_by_prometheus(folder: Path) -> Iterator[str]:
+    """The URL of a Prometheus that scraped `scene`."""
+    for name in ("counted", "prometheus"):
+        (folder / name).mkdir()
+    with exporter_of(folder / "counted") as exporter:
+        past = scene(exporter)
+    with prometheus_of(folder / "prometheus", past) as url:
+        yield url
+
+
+def with_margins(folder: Path, url: str, margins: dict[str, float]) -> dict[str, Any]:
+    """What an exporter with these margins answers."""
     models = [MODELS["models"][0] | {"release_margins": margins}, MODELS["models"][1]]
-    with exporter_of(folder, models=models) as exporter:
+    with exporter_of(folder, models=models, prometheus_url=url) as exporter:
         return asked(create_app(exporter).test_client(), "?model=credit&sequential=true")

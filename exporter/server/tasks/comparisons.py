@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from exporter.comparison.live import Labels, compare_live
 from exporter.comparison.measures import Comparison, at_every_look, shadow_only
 from exporter.comparison.same_requests import SameRequests
 from exporter.comparison.versions import choose
@@ -16,7 +15,6 @@ from exporter.metrics.comparisons import comparison_lines
 from exporter.metrics.refreshed import RefreshedMetrics
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shadow_answers import ShadowAnswers
-from exporter.monitoring.shared_counts import SharedCounts
 
 if TYPE_CHECKING:
     from exporter.http_client.prometheus import Prometheus
@@ -26,22 +24,19 @@ log = logging.getLogger(__name__)
 REFRESH_SECONDS = 60.0
 """Least time from one refresh of the metrics to the next, and the age up to which a comparison is not repeated."""
 BUSY_SHARE = 0.05
+"""Share of the time in which comparisons for the metrics are computed, at most."""
 BUDGET_SECONDS = 20.0
 """Time of a refresh; the next one begins with the models whose comparison is the oldest."""
-"""Share of the time in which comparisons for the metrics are computed, at most."""
+NO_PROMETHEUS = "versions are compared by the counts in Prometheus: set its URL as prometheus_url in exporter.yml"
 
 
 class Comparisons(RefreshedMetrics):
-    """Compares versions by what this exporter counted, or by what Prometheus has of all replicas.
+    """Compares versions by what Prometheus has of all replicas.
 
     Parameters
     ----------
     monitors
         Returns the current monitors.
-    shared
-        What this exporter counted while versions served at the same time.
-    labels
-        Sums up the labelled predictions of a version.
     prometheus
         Returns the Prometheus to ask; None where none is configured.
     shadow
@@ -53,8 +48,6 @@ class Comparisons(RefreshedMetrics):
     def __init__(
         self,
         monitors: Callable[[], MonitorRegistry],
-        shared: SharedCounts,
-        labels: Labels,
         prometheus: Callable[[], Prometheus | None],
         *,
         shadow: ShadowAnswers,
@@ -70,8 +63,6 @@ class Comparisons(RefreshedMetrics):
         )
         self._shadow = shadow
         self._monitors = monitors
-        self._shared = shared
-        self._labels = labels
         self._prometheus = prometheus
         self._latest: dict[str, tuple[float, Comparison]] = {}
         self._looked: dict[str, float] = {}
@@ -82,9 +73,10 @@ class Comparisons(RefreshedMetrics):
         Raises
         ------
         CompareError
-            When a version is not known, or they never served at the same time, nor answered the same requests.
+            When a version is not known, or they never served at the same time, nor answered the same requests, or no
+            Prometheus is configured.
         ExporterError
-            When Prometheus is configured, and cannot be queried.
+            When Prometheus cannot be queried.
         """
         try:
             comparison = self._compare_served(model, before, after)
@@ -99,7 +91,7 @@ class Comparisons(RefreshedMetrics):
     def _compare_served(self, model: str, before: str | None = None, after: str | None = None) -> Comparison:
         prometheus = self._prometheus()
         if prometheus is None:
-            return compare_live(self._shared, self._labels, self._monitors().scorer, model, before=before, after=after)
+            raise CompareError(NO_PROMETHEUS)
         from exporter.comparison.prometheus import compare_shared, default_window, versions
 
         now = time.time()
@@ -131,7 +123,7 @@ class Comparisons(RefreshedMetrics):
 
     def _refresh(self, model: str) -> None:
         started = self._looked[model] = time.monotonic()
-        if len(self._shared.versions(model)) < 2:
+        if len(self._monitors().of_model(model)) < 2:
             self._forget(model)
             return
         try:
