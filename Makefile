@@ -17,19 +17,19 @@ help:  ## list these commands
 # imported are not compiled.
 INSTALL = @$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-$(RUNS): requirements.lock pyproject.toml
+$(RUNS): requirements-demo.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(0 if sys.version_info >= (3, 11) else "model-exporter needs Python 3.11 or newer, and $(PYTHON) is " + v + ": make PYTHON=python3.12 ...")'
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; \
 	  else echo "Python's venv module is missing: install the package python3-venv" >&2; exit 1; fi
-	@echo "Installing the Python packages into $(VENV)/: about 500 MB, a minute or two ..."
+	@echo "Installing the Python packages into $(VENV)/: about 280 MB, a minute or two ..."
 	@$(PYTHON) -m venv $(VENV)
-	$(INSTALL) --require-hashes -r requirements.lock
+	$(INSTALL) --require-hashes -r requirements-demo.lock
 	$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $(RUNS)
 
 $(STAMP): $(RUNS) requirements-dev.lock
-	@echo "Installing what the tests need beside them: about 750 MB more ..."
+	@echo "Installing what the tests need beside them: about 900 MB more ..."
 	$(INSTALL) --require-hashes -r requirements-dev.lock
 	@touch $(STAMP)
 
@@ -83,11 +83,14 @@ release-files: $(STAMP)  ## build what Grafana imports: dashboards, and the rule
 
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
   --no-annotate $(UPGRADE)
-LOCK = $(COMPILE) --extra demo --extra sql --extra kafka --extra proxy pyproject.toml
+EXTRAS = --extra server --extra kafka --extra proxy
 
-lock:  ## write the lock files from pyproject.toml: for the image, for developers, and for Spark
-	$(LOCK) --group build --output-file requirements.lock
-	$(LOCK) --group dev --constraint requirements.lock --output-file requirements-dev.lock
+lock:  ## write the lock files from pyproject.toml: for developers, the images, the demo, and Spark
+	$(COMPILE) $(EXTRAS) --extra demo --extra sql --group dev pyproject.toml --output-file requirements-dev.lock
+	$(COMPILE) $(EXTRAS) --group build --constraint requirements-dev.lock pyproject.toml --output-file requirements.lock
+	$(COMPILE) $(EXTRAS) --extra tables --group build --constraint requirements-dev.lock pyproject.toml \
+	  --output-file requirements-batch.lock
+	$(COMPILE) --extra demo --group build --constraint requirements-dev.lock pyproject.toml --output-file requirements-demo.lock
 	$(COMPILE) --group spark --constraint requirements-dev.lock --output-file requirements-spark.lock
 
 upgrade: UPGRADE = --upgrade
@@ -95,7 +98,7 @@ upgrade: lock  ## the same with the newest version of each package; then run `ma
 
 # grafana-foundation-sdk is pinned: the newest version by number is of an older line. Renovate (renovate.json) watches images.
 outdated: $(STAMP)  ## list the packages that have a newer version, and the images
-	@$(BIN)/python -m pip --disable-pip-version-check list --outdated --exclude model-exporter --exclude grafana_foundation_sdk --exclude pip
+	@$(BIN)/python -m pip --disable-pip-version-check list --outdated --exclude prometheus-model-exporter --exclude grafana_foundation_sdk --exclude pip
 	@sed -n 's/^ *image: \(.*@sha256\)/\1/p; s/^FROM \(.*@sha256:[0-9a-f]*\)$$/\1/p' docker-compose.yml Dockerfile
 
 .PHONY: help install up down programs test test-fast test-spark java lint size bench dashboards release-files lock upgrade outdated

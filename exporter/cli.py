@@ -8,12 +8,12 @@ import logging
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 from exporter.commands.common import Parser, set_help
 from exporter.errors import ExporterError, UsageError, printable
+from exporter.version import revision, version
 
 
 def disable_slow_avx512(cpu_info: Path = Path("/proc/cpuinfo")) -> None:
@@ -37,7 +37,17 @@ def disable_slow_avx512(cpu_info: Path = Path("/proc/cpuinfo")) -> None:
         os.environ.setdefault("NPY_DISABLE_CPU_FEATURES", "X86_V4")
 
 
-_EXTRAS = {"aiohttp": "proxy", "confluent_kafka": "kafka", "joblib": "demo", "sklearn": "demo"}
+_EXTRAS = {
+    "adbc_driver_manager": "sql",
+    "adbc_driver_postgresql": "sql",
+    "adbc_driver_sqlite": "sql",
+    "aiohttp": "proxy",
+    "confluent_kafka": "kafka",
+    "duckdb": "sql",
+    "joblib": "demo",
+    "pyarrow": "tables",
+    "sklearn": "demo",
+}
 """Which extra of the package installs a module; ``server`` all others."""
 
 
@@ -230,7 +240,7 @@ def build_parser(commands: Collection[str], program: Program = PROGRAM) -> argpa
     parser = Parser(prog=program.name)
     set_help(parser, program.description, program.example, program.page)
     text = "print the version and exit"
-    parser.add_argument("--version", action="version", version=version("model-exporter"), help=text)
+    parser.add_argument("--version", action="version", version=f"{version()} ({revision()})", help=text)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, command in program.commands.items():
         subparser = subparsers.add_parser(name, help=command.summary)

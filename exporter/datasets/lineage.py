@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from importlib.metadata import version
 from typing import Any, Protocol
 
 from exporter.datasets.examples import Example, Page
 from exporter.features.extract import scalar_text
 from exporter.storage import rfc3339
+from exporter.version import version
 
 ENTRIES = 1000
 """Labels, versions and reviewers that a lineage counts by name, at most; others are counted under ``…``."""
@@ -128,7 +128,7 @@ class Lineage:
             "from": rfc3339(self._first),
             "to": rfc3339(self._last),
             "parent": self.parent,
-            "exporter_version": version("model-exporter"),
+            "exporter_version": version(),
             **(self._details.document() if self._details else {}),
         }
 

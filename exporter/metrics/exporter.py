@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import platform
 from collections.abc import Iterable, Mapping
-from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from exporter.errors import REASONS, WARNINGS
 from exporter.metrics.lines import Family, Metrics, Reading
 from exporter.storage import StoreSize
+from exporter.version import revision, version
 
 SOURCES = ("predictions", "feedback", "labels", "events", "kserve", "infer", "exchanges", "logs", "traces")
 """The sources of events: the last part of the route that receives them."""
@@ -65,8 +65,8 @@ class ExporterMetrics:
         self.reload_successful = gauge("config_last_reload_successful", "Whether the last reload succeeded.")
         reloaded = "Unix time of the last successful reload."
         self.reload_time = gauge("config_last_reload_success_timestamp_seconds", reloaded)
-        build = gauge("build_info", "Build information about the exporter.", "version", "pythonversion")
-        build.labels(version("model-exporter"), platform.python_version()).set(1)
+        build = gauge("build_info", "Build information about the exporter.", "version", "revision", "pythonversion")
+        build.labels(version(), revision(), platform.python_version()).set(1)
         for source in SOURCES:
             self.events.labels(source)
         for reason in REASONS:

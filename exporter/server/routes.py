@@ -9,7 +9,6 @@ import functools
 import re
 from collections.abc import Callable
 from datetime import datetime
-from importlib.metadata import version
 from types import UnionType
 from typing import Annotated, Any, Literal, NamedTuple, get_origin
 
@@ -34,6 +33,7 @@ from exporter.slices.explain import MAX_LIMIT as MAX_SLICES
 from exporter.slices.explain import QUESTIONS
 from exporter.storage.review.correction_pages import ORDERS
 from exporter.storage.review.corrections import STATUSES, VERDICTS
+from exporter.version import version
 from exporter.wire.events import BusinessEvent, Feedback, LabelEvent, Prediction
 from exporter.wire.otlp import PROTOBUF
 from exporter.wire.payload import MAX_BODY
@@ -496,7 +496,7 @@ def document() -> dict[str, Any]:
             component["description"] = component["description"].partition("\n")[0].replace("``", "`")
     return {
         "openapi": "3.1.0",
-        "info": {"title": "model-exporter", "version": version("model-exporter"), "description": _ABOUT},
+        "info": {"title": "model-exporter", "version": version(), "description": _ABOUT},
         "paths": paths,
         "components": {
             "schemas": dict(sorted(components.items())),

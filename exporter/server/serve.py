@@ -17,7 +17,6 @@ import ssl
 import sys
 import time
 from collections.abc import Generator, Iterable
-from importlib.metadata import version
 from pathlib import Path
 
 import uvicorn
@@ -31,6 +30,7 @@ from exporter.server.asgi import Application
 from exporter.server.http.listeners import BACKLOG, Acceptor, listen, listen_at
 from exporter.server.http.protocol import MAX_REFUSALS, BoundedProtocol, Turns, all_finished, check_connections
 from exporter.storage import shown_archive, shown_url
+from exporter.version import version
 
 log = logging.getLogger(__name__)
 
@@ -266,7 +266,7 @@ def log_version(config_file: Path) -> None:
     """Log the version, and the configuration that is about to be read."""
     log.info(
         "starting model-exporter %s with Python %s as process %d, configuration %s",
-        version("model-exporter"),
+        version(),
         platform.python_version(),
         os.getpid(),
         config_file.absolute(),

@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +70,13 @@ def test_ports_are_those_of_make_up() -> None:
 
 def test_every_image_is_pinned(services: dict[str, Any]) -> None:
     """Images are pinned to a patch version and its digest, and ours to the version of the package."""
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    version = yaml.safe_load((ROOT / "deploy" / "helm" / "Chart.yaml").read_text())["appVersion"]
     for service in services.values():
         digest = "" if "build" in service else r"@sha256:[0-9a-f]{64}"
         assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+" + digest, service["image"])
     ours = {service["image"] for service in services.values() if "build" in service}
     assert ours == {f"model-exporter:{version}", f"model-exporter-demo:{version}"}
-    bases = re.findall(r"^FROM (?!server)(\S+)", DOCKERFILE, re.MULTILINE)
+    bases = re.findall(r"^FROM (python\S*)", DOCKERFILE, re.MULTILINE)
     assert len(set(bases)) == 1
     assert re.fullmatch(r"python:3\.12\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", bases[0])
 
@@ -224,7 +223,7 @@ def test_commands_of_our_image_are_valid(services: dict[str, Any]) -> None:
     from demo.__main__ import PROGRAM
     from exporter.cli import build_parser
 
-    default, demo = (json.loads(text) for text in re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE))
+    _, demo, default = (json.loads(text) for text in re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE))
     prepare = services["prepare"]["command"][0].splitlines()[0].split()
     assert [prepare.pop(0) for _ in range(3)] == ["python", "-m", "demo"]
     for arguments in (services["exporter"]["command"], default):
@@ -265,21 +264,28 @@ def test_grafana_is_provisioned_by_variables_that_are_set(services: dict[str, An
     assert grafana["environment"]["PROMETHEUS_URL"] == f"http://prometheus:{PORTS['prometheus']}"
 
 
-def test_both_lock_files_agree() -> None:
-    """Each package of requirements.lock is in requirements-dev.lock, with the same version and hashes."""
-    run, tested = (
-        re.findall(r"^[a-z].*(?:\n    .*)*", re.sub(r" (;.*)?\\\n", "\n", (ROOT / name).read_text()), re.MULTILINE)
-        for name in ("requirements.lock", "requirements-dev.lock")
-    )
-    assert {"httptools", "scikit-learn", "setuptools"} <= {entry.partition("==")[0] for entry in run}
-    assert set(run) <= set(tested)
+def test_the_lock_files_agree() -> None:
+    """Each package of the images and of the demo is tested, with the same hashes; no file has an address."""
+    entries = {
+        file.name: re.findall(r"^[a-z].*(?:\n    .*)*", re.sub(r" (;.*)?\\\n", "\n", file.read_text()), re.MULTILINE)
+        for file in ROOT.glob("requirements*.lock")
+    }
+    for name, found in entries.items():
+        assert name == "requirements-spark.lock" or set(found) <= set(entries["requirements-dev.lock"]), name
+        assert "://" not in (ROOT / name).read_text()
+    names = {name: {entry.partition("==")[0] for entry in found} for name, found in entries.items()}
+    assert {"httptools", "setuptools", "aiohttp"} <= names["requirements.lock"]
+    assert not {"pyarrow", "scipy", "scikit-learn", "pandas", "duckdb"} & names["requirements.lock"]
+    assert "pyarrow" in names["requirements-batch.lock"]
+    assert "scikit-learn" in names["requirements-demo.lock"]
 
 
 def test_the_image_runs_without_root_on_the_locked_packages() -> None:
     """The image runs as a numeric user, with packages from the lock file and their hashes; the server is last."""
-    server = DOCKERFILE.partition(" AS server\n")[2].partition("\nFROM ")[0]
-    assert re.findall(r"^USER (.*)$", server, re.MULTILINE) == ["10001:10001"]
-    assert DOCKERFILE.endswith("\nFROM server\n")
+    stages = re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE)
+    assert stages[-4:] == ["runtime", "batch", "demo", "server"]
+    runtime = DOCKERFILE.partition(" AS runtime\n")[2].partition("\nFROM ")[0]
+    assert re.findall(r"^USER (.*)$", runtime, re.MULTILINE) == ["10001:10001"]
     assert "--require-hashes" in DOCKERFILE
     assert "curl" not in DOCKERFILE
     for path in re.findall(r"^COPY (?!--from)(.*) \S+$", DOCKERFILE, re.MULTILINE):

@@ -18,7 +18,6 @@ import time
 import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, redirect_stderr, redirect_stdout
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from support.servers import Answer, Served, ask, eventually, write_config
 
 from exporter.cli import main
 from exporter.datasets.formats import csv_cell
+from exporter.version import version
 
 EXAMPLE = {
     "id", "prediction_id", "model", "version", "inputs", "label", "prediction", "confidence", "user_label", "user",
@@ -515,7 +515,7 @@ def test_a_release_is_frozen_with_its_lineage(served: Served) -> None:
         "to": "2023-11-14T22:38:19Z",
         "profile": msgspec.json.decode((served.folder / "credit.json").read_bytes())["hash"],
         "parent": None,
-        "exporter_version": version("model-exporter"),
+        "exporter_version": version(),
     }
     examples = 'model_dataset_examples_total{model="credit"}'
     assert served.samples("model_dataset_examples_total")[examples] == 1500

@@ -12,7 +12,6 @@ import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import pyarrow as pa
 from prometheus_client.parser import text_string_to_metric_families
 from urllib3 import Retry
 
@@ -181,6 +180,8 @@ class RemoteWrite:
         BatchError
             When the server does not accept them.
         """
+        import pyarrow as pa  # for snappy
+
         series = [message for run in runs for message in _series(run, self._job)]
         for start in range(0, len(series), SERIES):
             request = b"".join(_field(1, message) for message in series[start : start + SERIES])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from urllib.parse import urlencode
 
 import msgspec
@@ -152,6 +153,11 @@ def _format() -> Format:
     if name not in FORMATS:
         valid = ", ".join(FORMATS)
         raise EventError("", f"format: {preview(name)} is not a valid format; valid values: {valid}", "malformed")
+    if name == "parquet" and find_spec("pyarrow") is None:
+        detail = (
+            "format: parquet needs pyarrow, which is not installed: choose csv or jsonl, or install the extra tables"
+        )
+        raise EventError("", detail, "malformed")
     return FORMATS[name]
 
 
