@@ -11,8 +11,6 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from grafana import (
     documents,
-    last_run,
-    managed_rules,
     model_business,
     model_data,
     model_exporter,
@@ -21,6 +19,7 @@ from grafana import (
     model_quality,
     model_release,
     model_system,
+    rules,
 )
 
 _MODULES = (
@@ -64,12 +63,12 @@ def main() -> None:
     folder = parser.parse_args().output
     if folder is None:
         write(ROOT / "grafana" / "dashboards", files())
-        write(ROOT / "prometheus" / "batch", {"last_run.yml": last_run.file()})
+        write(ROOT / "prometheus" / "batch", {"last_run.yml": rules.last_run()})
         page = ROOT / "docs" / "metrics.md"
         page.write_text(documents.metrics(page.read_text(encoding="utf-8")), encoding="utf-8")
     else:
         write(folder / "dashboards", files())
-        write(folder / "alerting", managed_rules.files())
+        write(folder / "alerting", rules.managed_rules())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Literal
 
 from grafana_foundation_sdk.builders import dashboard, prometheus
@@ -11,6 +12,7 @@ from grafana_foundation_sdk.models.dashboard import (
     DashboardCursorSync,
     DashboardDashboardTemplating,
     DashboardLinkType,
+    DynamicConfigValue,
     GridPos,
     Panel,
     RowPanel,
@@ -21,8 +23,139 @@ from grafana_foundation_sdk.models.dashboard import (
     VariableSort,
 )
 
-from grafana.queries import INSTANCE, MODEL, MODEL_OR_NONE
-from grafana.style import CRITICAL, DATASOURCE, GREY, INFO, NEUTRAL, WARNING, Link
+from grafana.panels import (
+    CRITICAL,
+    DATASOURCE,
+    GREY,
+    INFO,
+    NEUTRAL,
+    SECONDS,
+    STATES,
+    TEXT,
+    WARNING,
+    Link,
+    Override,
+    Query,
+    for_field,
+    setting,
+    state_cell,
+    state_timeline,
+    table,
+    transformation,
+)
+
+MODEL = "model=~`${model:regex}`"
+VERSION = "version=~`${version:regex}`"
+BOTH = f"{MODEL},{VERSION}"
+BEFORE, AFTER = (f"{MODEL},version=~`${{{side}:regex}}`" for side in ("before", "after"))
+EARLIER = " offset ${earlier:raw}"
+"""The two versions to compare, and by how much the period of the first is earlier."""
+FEATURE = "feature=~`${feature:regex}`"
+WINDOW = "window=~`${window:regex}`"
+INSTANCE = "instance=~`${instance:regex}`"
+MODEL_OR_NONE = "model=~`${model:regex}|`"
+"""Selector for the model, or for no model: alerts of exporters and machines concern every model."""
+
+DAY_AGO = " offset 1d"
+
+EVALUATED = 'ALERTS{alertname="Watchdog",layer!=""}'
+"""Always exists while alerts are evaluated: without it, no alert does not mean that all is well."""
+
+
+def alert_states(selector: str) -> str:
+    """Return each alert with the number of its state: see `style.STATES`."""
+    alerts = f'ALERTS{{alertstate="%s",severity=~"%s",layer!="",{selector}}}'
+    states = (
+        (6, "firing", "critical"),
+        (4, "firing", "warning"),
+        (3, "pending", "critical|warning"),
+        (2, "firing", "info"),
+    )
+    return " or ".join(f"{number} * {alerts % (state, severity)}" for number, state, severity in states)
+
+
+def state(selector: str, monitored: str) -> str:
+    """Return the state as a number, 0 (OK) to 6 (critical): that of the worst alert, or unknown.
+
+    Parameters
+    ----------
+    selector
+        Selector of the alerts.
+    monitored
+        An expression that exists while the state is monitored.
+    """
+    known = f"group({monitored})"
+    return f"max({alert_states(selector)}) or 0 * {known} and on () {EVALUATED} or 5 * {known}"
+
+
+def alert_rows(selector: str, by: str) -> str:
+    """Return the seconds since each alert became true, with labels for a table.
+
+    These are ``rank``, the number of the state, ``alert``, the name without "Model", and ``of``: the feature, or what
+    else the alert names.
+
+    Parameters
+    ----------
+    selector
+        Selector of the alerts.
+    by
+        Other labels to keep.
+    """
+    seconds = (
+        f'time() - ALERTS_FOR_STATE{{layer!="",alertname!="Watchdog",{selector}}} and ignoring (alertstate) ALERTS'
+    )
+    rows = f'{seconds}{{alertstate="firing"}}'
+    for rank, name in (("2", "info"), ("4", "warning"), ("6", "critical")):
+        rows = f'label_replace({rows}, "rank", "{rank}", "severity", "{name}")'
+    pending = f'{seconds}{{alertstate="pending",severity!="info"}}'
+    rows = f'{rows} or label_replace({pending}, "rank", "3", "", "")'
+    rows = f'label_replace({rows}, "alert", "$1", "alertname", "(?:Model)?(.+)")'
+    rows = f'label_join({rows}, "of", " ", "feature", "instance", "path", "reason")'
+    return f'max by (rank, alert, of, {by}) (label_replace({rows}, "of", "$1", "of", " *(.*?) *"))'
+
+
+def by_version(expr: str, legend: str) -> tuple[Query, Query]:
+    """Return series of versions in use: the one that was deployed last and, thinner and darker, the others."""
+    last = f"on (model, version) model_version:deployed_last:timestamp_seconds{{{MODEL}}} @ end()"
+    return Query(f"{expr} and {last}", legend), Query(f"{expr} unless {last}", legend, role="older")
+
+
+def by_rank(expr: str, size: str, label: str, count: int = 6, legend: str | None = None) -> list[Query]:
+    """Return the series of an expression that are the largest, a query for each, so that each has its colour.
+
+    Parameters
+    ----------
+    expr
+        Series with the label.
+    size
+        By what they are ranked, one number for each value of the label over the whole time range.
+    label
+        The label that tells them apart, or several.
+    legend
+        The name of each series; by default its label.
+    """
+    ranks = [f"topk({rank}, {size})" for rank in range(1, count + 1)]
+    only = [ranks[0], *(f"({rank} unless {before})" for before, rank in pairwise(ranks))]
+    legend = legend or f"{{{{{label}}}}}"
+    return [Query(f"{expr} and on ({label}) {one}", legend, role="ranked") for one in only]
+
+
+def increase(metric: str, selector: str, by: str = "", over: str = "$__range") -> str:
+    """Return the increase of a counter over all replicas, from 0 where its series began in the period.
+
+    The function of this name begins at the first sample, so it loses the first batch of a new version or class.
+    ``prometheus/rules/data.yml`` explains what is added. A period may be longer than what Prometheus keeps: then a
+    series only counts as new if its process began in the period, or was scraped before.
+    """
+    series, began, cpu = f"{metric}{{{selector}}}", "process_start_time_seconds", f"process_cpu_seconds_total[{over}]"
+    grown, earlier = f"increase({series}[{over}])", f"[{over}] offset {over}"
+    seconds = f"increase({cpu}) / rate({cpu})"  # of the period, whatever the counter
+    first = (
+        f"(min_over_time({series}[{over}]) unless present_over_time({series}{earlier}) and on (job, instance) "
+        f"({began} > time() - {seconds} or present_over_time({began}{earlier})))"
+    )
+    return f"sum by ({by}) ({grown} + {first} or {grown})"
+
 
 TAG = "model-exporter"
 SINCE = "since=${__from:date:iso}"
@@ -297,3 +430,119 @@ def build_dashboard(
     for annotation in (document.annotations and document.annotations.list_val) or []:
         annotation.placement = None  # type: ignore[assignment]
     return document
+
+
+_STATES = {"6": ("critical", CRITICAL), "4": ("warning", WARNING), "3": ("pending", INFO), "2": ("info", INFO)}
+_COLUMNS = {
+    "rank": "State",
+    "alert": "Alert",
+    "of": "Of",
+    "model": "Model",
+    "version": "Version",
+    "layer": "Layer",
+    "Value": "For",
+}
+_VERSION = "__data.fields.Version"
+
+
+def alerts_of_all() -> Panel:
+    model = dashboard_link("model-overview", "Overview", model="__value.raw", version=_VERSION)
+    return _alerts(
+        "of all models, exporters and machines",
+        "or a model to open Overview",
+        "",
+        "no alert fires or is pending",
+        [for_field("Model", _links(model), noValue=" ", unit=TEXT, minWidth=110)],
+    )
+
+
+def alerts_of_model() -> Panel:
+    """Return the table for the selected model, which leads to the dashboards of the layers."""
+    layer = "model-${__data.fields.Layer:percentencode}"
+    chosen = {"model": "model", "version": _VERSION}
+    of_layer = dashboard_link(layer, "Details", **chosen)
+    of_feature = dashboard_link(layer, "Details", **chosen, feature="__value.raw")
+    return _alerts(
+        "of the model, its features, and exporters and machines",
+        "or a feature or layer to open the dashboard of the layer",
+        MODEL_OR_NONE,
+        "no alert of this model fires or is pending",
+        [for_field("Layer", _links(of_layer)), for_field("Of", _links(of_feature))],
+    )
+
+
+def _links(link: Link) -> DynamicConfigValue:
+    return setting("links", [{"title": link.title, "url": link.url}])
+
+
+def _alerts(of: str, details: str, selector: str, empty: str, overrides: Sequence[Override]) -> Panel:
+    """Return the table; ``details`` says which of its ``overrides`` link to a dashboard."""
+    runbook = {"title": "Runbook", "url": f"{EXPORTER}/runbooks/Model${{__value.raw}}", "targetBlank": True}
+    return table(
+        "Alerts",
+        f"Alerts {of}, the worst and oldest first, at most 100. Click an alert to open its runbook, {details}.",
+        SECONDS,
+        Query(f"topk(100, {alert_rows(selector, 'model, version, layer')})", kind="table"),
+        empty=f"{empty}, as far as Prometheus knows",
+        sort=("State", "For"),
+        transformations=[
+            transformation(
+                "organize",
+                indexByName={name: index for index, name in enumerate(_COLUMNS)},
+                renameByName=_COLUMNS,
+                excludeByName={"Time": True} | ({} if selector == "" else {"model": True}),
+            )
+        ],
+        overrides=[
+            for_field("State", *state_cell(_STATES), width=84),
+            for_field("Alert", setting("links", [runbook]), unit=TEXT, width=170),
+            for_field("Of", noValue=" ", unit=TEXT, minWidth=110),
+            # An alert without a version is one of all versions; the links have the text of the cell.
+            for_field("Version", noValue="All", unit=TEXT, width=100),
+            for_field("Layer", unit=TEXT, width=90),
+            for_field("For", width=84, decimals=0),
+            *overrides,
+        ],
+    )
+
+
+_ROWS = 15
+
+
+def alerts_over_time(title: str, selector: str, of: str, monitored: str, *, empty: str) -> Panel:
+    """Return a row for each alert that was active in the time range, below one for all of them.
+
+    Parameters
+    ----------
+    title
+        Title of the panel.
+    selector
+        Selector of the alerts.
+    of
+        Labels that tell alerts of the same name apart.
+    monitored
+        An expression that exists while the alerts are evaluated: without an alert, the first row is green.
+    empty
+        Text for no data.
+    """
+    states = alert_states(selector)
+    names = ", ".join(f'"{label.strip()}"' for label in of.split(","))
+    longest = f"topk({_ROWS}, sum by (alertname, {of}) (count_over_time(ALERTS{{{selector}}}[$__range] @ end())))"
+    joined = f'label_join(({states}) and on (alertname, {of}) {longest}, "of", " ", {names})'
+    named = f'label_replace({joined}, "of", "$1", "of", " *(.*?) *")'
+    return state_timeline(
+        title,
+        (
+            "Alerts over time: blue while pending or info, orange for a warning, red if critical, green if there is "
+            f"none, grey if alerts are not evaluated. With more than {_ROWS}, those active for longest."
+        ),
+        # Shows that there is no alert; without this row, Grafana would report missing data.
+        Query(state(selector, monitored), "worst"),
+        Query(
+            f'max by (alert, of) (label_replace({named}, "alert", "$1", "alertname", "(?:Model)?(.+)"))',
+            "{{alert}} {{of}}",
+        ),
+        show_values=False,
+        names=STATES,
+        empty=empty,
+    )

@@ -2,39 +2,405 @@
 
 from __future__ import annotations
 
-from grafana_foundation_sdk.models.dashboard import Dashboard, Panel, VariableSort
+from typing import Any
 
-from grafana import layout, model_data_feature, model_data_segments
-from grafana.alert_timeline import alerts_over_time
-from grafana.cells import DEVIATIONS, TENTHS_PERCENT, as_label
-from grafana.model_data_summary import (
-    SCORE,
-    THRESHOLD,
-    WORST_FIRST,
-    drifted,
-    features_by_time,
-    missing,
-    shifted,
-    window_size,
-    worst,
+from grafana_foundation_sdk.models.common import BigValueTextMode
+from grafana_foundation_sdk.models.dashboard import (
+    Dashboard,
+    DashboardRangeMapOptions,
+    DataTransformerConfig,
+    Panel,
+    RangeMap,
+    ValueMappingResult,
+    VariableSort,
 )
-from grafana.panels import table, time_series
-from grafana.queries import BOTH, MODEL, WINDOW, by_rank
-from grafana.style import (
+
+from grafana import layout
+from grafana.layout import BOTH, DAY_AGO, FEATURE, MODEL, WINDOW, alerts_over_time, by_rank, increase
+from grafana.panels import (
+    BARE,
     COUNT,
+    DEVIATIONS_CELL,
+    GREY,
     NATS,
+    NEUTRAL,
     NO_PROFILE,
+    NO_TICK_TEXT,
     NOT_IN_LEGEND,
     OK,
+    SHARE,
+    TENTHS_PERCENT,
     TEXT,
     WARNING,
     Query,
+    as_label,
+    bar_chart,
     for_field,
     for_query,
     setting,
+    stat,
     state_cell,
+    state_timeline,
+    table,
+    time_series,
     transformation,
 )
+
+SCORE = f"model_version_feature:kl_divergence_above_noise:max{{{BOTH}}}"
+THRESHOLD = f"model_feature:threshold:ModelFeatureDrift{{{MODEL}}}"
+_HIGHEST = (
+    f"max by (feature) (max_over_time({SCORE}[$__range] @ end())"
+    f" / on (model, feature) group_left () last_over_time({THRESHOLD}[$__range] @ end()))"
+)
+"""The highest score over its threshold, of each feature, in the time range."""
+WORST_FIRST = (
+    f"sort_desc({_HIGHEST.replace(' @ end()', '')}"
+    f" or -1 * group by (feature) (model_feature_reference_missing_ratio{{{BOTH}}}))"
+)
+"""All features, the one with the highest score over its threshold in the time range first."""
+_ROWS = 30
+_ANY = 1e9
+"""More than any number of features, and any score over its threshold."""
+_LEVELS = (
+    (0, 0, "below half its threshold", "rgba(125, 155, 209, 0.25)"),
+    (1, 1, "from half its threshold", "rgba(125, 155, 209, 0.8)"),
+    (2, 3, "above its threshold", "light-orange"),
+    (4, 9, "twice its threshold or more", "orange"),
+    (10, 10, "five times its threshold or more", "dark-orange"),
+)
+"""Of a score over its threshold, in halves."""
+_ON_DRIFT_PAGE = layout.page_link(
+    "drift", "Explanation", layout.VERSIONS, model="model", window="window", feature="__field.labels.feature"
+)
+
+
+def _levels(*levels: tuple[float, float, str, str]) -> list[Any]:
+    return [
+        RangeMap(
+            options=DashboardRangeMapOptions(
+                from_val=least, to=most, result=ValueMappingResult(text=text or None, color=colour, index=index)
+            )
+        )
+        for index, (least, most, text, colour) in enumerate(levels)
+    ]
+
+
+def _count(title: str, description: str, series: str, threshold: str, verb: str) -> Panel:
+    """Return a tile such as "3 of 12 drifted", or one in grey that says why there is no number.
+
+    PromQL has numbers in labels only by ``count_values``.
+    """
+    whole = f"count(max by (feature) ({series}))"
+    above = f"(count(max by (feature) ({series} > on (model, feature) group_left () {threshold})) or 0 * {whole})"
+    labels = f'count_values("above", {above}) * on () group_left (whole) count_values("whole", {whole})'
+    both = f'label_join({above} + on () group_left (above, whole) 0 * ({labels}), "both", " of ", "above", "whole")'
+    named = f'label_replace({both}, "text", "$1 {verb}", "both", "(.+)")'
+    expr = f'{named} or on () label_replace(vector(-1), "text", "{NO_PROFILE}", "", "")'
+    panel = stat(
+        title,
+        description,
+        BARE,
+        Query(expr, "{{text}}", "instant"),
+        state=True,
+        empty=NO_PROFILE,
+        mappings=_levels((0, 0, "", OK), (1, _ANY, "", WARNING)),
+        links=[layout.DRIFT],
+    )
+    options: Any = panel.options
+    options.text_mode = BigValueTextMode.NAME
+    return panel
+
+
+def drifted() -> Panel:
+    text = "Features whose divergence from training is above its noise floor and its threshold, in any window, now."
+    return _count("Drift", text, SCORE, THRESHOLD, "drifted")
+
+
+def shifted() -> Panel:
+    return _count(
+        "Mean",
+        "Numeric features whose mean is further from its training mean than the threshold of ModelFeatureMeanShift.",
+        f"model_version_feature:mean_shift_above_noise:max{{{BOTH}}}",
+        f"model_feature:threshold:ModelFeatureMeanShift{{{MODEL}}}",
+        "shifted",
+    )
+
+
+def often_missing() -> Panel:
+    return _count(
+        "Missing or invalid",
+        "Features that are missing or invalid more often than in training by the threshold of ModelFeatureMissing.",
+        f"model_version_feature:missing_excess_ratio:max{{{BOTH}}}",
+        f"model_feature:threshold:ModelFeatureMissing{{{MODEL}}}",
+        "often missing",
+    )
+
+
+def worst_feature() -> Panel:
+    return stat(
+        "Worst feature",
+        "The feature that is furthest above its threshold now, or nearest below it, and its score over the threshold.",
+        "suffix:× its threshold",
+        Query(
+            f"topk(1, max by (feature) ({SCORE} / on (model, feature) group_left () {THRESHOLD}) > 0)",
+            "{{feature}}",
+            "instant",
+        ),
+        state=True,
+        empty="none above the noise, or no profile",
+        decimals=1,
+        mappings=_levels((0, 0.99999, "", OK), (1, _ANY, "", WARNING)),
+        value_links=[_ON_DRIFT_PAGE],
+    )
+
+
+def window_size() -> Panel:
+    return stat(
+        "Values in the window",
+        "Number of values in the window, for the feature that has most. With few values a score has little meaning.",
+        COUNT,
+        Query(f"max(model_feature_window_observations{{{BOTH},{WINDOW}}})", "in $window", "instant"),
+        stacked=True,
+        empty=NO_PROFILE,
+    )
+
+
+def features_by_time() -> Panel:
+    ratio = f"max by (feature) ({SCORE} / on (model, feature) group_left () {THRESHOLD})"
+    return state_timeline(
+        "Features over time: score over threshold",
+        (
+            f"Score of each feature over its threshold: orange from the threshold on. With more than {_ROWS}, those "
+            "with the highest value in the time range. Click a feature for an explanation."
+        ),
+        Query(f"clamp_max(floor(2 * {ratio}), 10) and on (feature) topk({_ROWS}, {_HIGHEST})", "{{feature}}"),
+        names={},
+        levels=_levels(*_LEVELS),
+        show_values=False,
+        empty=NO_PROFILE,
+        value_links=[_ON_DRIFT_PAGE],
+    )
+
+
+_ONE = f"{BOTH},{FEATURE}"
+_WINDOWED = f"{_ONE},{WINDOW}"
+_NO_BINS = f"{NO_PROFILE}, or metrics: summary"
+_DRIFT = layout.page_link("drift", "Explanation", layout.VERSIONS, model="model", window="window", feature="feature")
+
+
+_NUMBER = r"(-?0\\.0*[1-9][0-9]?|-?[0-9]{3,}|-?[0-9]{1,2}(?:\\.[0-9]{1,2})?)[.0-9]*(e[-+]?[0-9]+)?"
+"""A number, in groups that hold it with few digits."""
+_EDGE = rf"[0-9]+ [\\[(]{_NUMBER}, .*"
+"""The bin ``07 [0.526316, 1.25)``, with its lower edge."""
+
+
+def _short(expr: str) -> str:
+    """Return the expression with a short label ``edge`` beside ``bin``: the lower edge, or the category."""
+    named = f'label_replace({expr}, "edge", "$1", "bin", "[0-9]+ (.+)")'
+    for text, sign in (("below", "<"), ("above", ">")):
+        named = f'label_replace({named}, "edge", "{sign} $1$2", "bin", "[0-9]+ {text} {_NUMBER}")'
+    return f'label_replace({named}, "edge", "$1$2", "bin", "{_EDGE}")'
+
+
+_GROWN = increase("model_feature_observations_total", _ONE, "bin")
+_TRAINED = f"max by (version, bin) (avg_over_time(model_feature_reference_probability{{{_ONE}}}[$__range]))"
+_LIVE_SHARE = f"{_GROWN} / on () group_left () (sum({_GROWN}) > 0)"
+_TRAINED_SHARE = f"sum by (bin) ({_TRAINED}) / on () group_left () sum({_TRAINED})"
+
+
+def _by_bin(**columns: str) -> list[DataTransformerConfig]:
+    """Return transformations to a row for each bin, in the order of the bins."""
+    return [
+        transformation("merge"),
+        transformation("sortBy", fields={}, sort=[{"field": "bin"}]),
+        transformation("organize", excludeByName={"Time": True, "bin": True}, renameByName=columns),
+    ]
+
+
+def histogram() -> Panel:
+    outline = [setting("custom.fillOpacity", 0), setting("custom.lineWidth", 2)]
+    return bar_chart(
+        "$feature: live values over training ones",
+        (
+            "Share of values in each bin, for all replicas over the whole time range, filled, and in training, "
+            "outlined. A label is the lower edge of a numeric bin. The profile fixes the bins."
+        ),
+        SHARE,
+        Query(_short(_LIVE_SHARE), "live", "table"),
+        Query(_short(_TRAINED_SHARE), "training", "table"),
+        by="edge",
+        links=[_DRIFT],
+        empty=_NO_BINS,
+        least=0,
+        transformations=_by_bin(**{"Value #A": "live", "Value #B": "training"}),
+        overrides=[
+            for_field("live", setting("color", {"mode": "fixed", "fixedColor": NEUTRAL})),
+            for_field("training", setting("color", {"mode": "fixed", "fixedColor": GREY}), *outline),
+            for_field("edge", unit=TEXT, noValue=" "),
+        ],
+    )
+
+
+def ratio() -> Panel:
+    smoothed = f"({_LIVE_SHARE} or 0 * {_TRAINED_SHARE} and on () {_GROWN} > 0)"
+    return bar_chart(
+        "$feature: ratio of live to training",
+        "Share of values in each bin over its share in training: 1 is as in training. The axis is logarithmic.",
+        "suffix:×",
+        Query(_short(f"clamp({smoothed} / on (bin) ({_TRAINED_SHARE}), 0.1, 10)"), "ratio", "table"),
+        by="edge",
+        links=[_DRIFT],
+        empty=_NO_BINS,
+        transformations=_by_bin(Value="ratio"),
+        overrides=[
+            for_field(
+                "ratio",
+                setting("color", {"mode": "fixed", "fixedColor": NEUTRAL}),
+                setting("custom.scaleDistribution", {"type": "log", "log": 10}),
+                NO_TICK_TEXT,
+            ),
+            for_field("edge", unit=TEXT, noValue=" "),
+        ],
+    )
+
+
+def score() -> Panel:
+    return time_series(
+        "$feature: divergence and its noise",
+        (
+            "KL divergence from training in the window, and the noise floor, which sampling alone exceeds in 1 % of "
+            "windows. Only a score above both the noise floor and the threshold is significant."
+        ),
+        NATS,
+        Query(f"max(model_feature_kl_divergence{{{_WINDOWED}}})", "window $window"),
+        Query(f"max(model_version_feature:kl_divergence:increase1h{{{_ONE}}})", "all replicas, 1h"),
+        Query(f"max(model_feature_recent_kl_divergence{{{_WINDOWED}}})", "against the hours before"),
+        Query(f"max(model_feature_kl_divergence_noise{{{_WINDOWED}}})", "noise", role="reference"),
+        Query(f"max(model_feature:threshold:ModelFeatureDrift{{{MODEL},{FEATURE}}})", "threshold", role="threshold"),
+        links=[_DRIFT],
+        empty=NO_PROFILE,
+    )
+
+
+def mean() -> Panel:
+    reference = f"max(model_feature_reference_mean{{{_ONE}}})"
+    spread = f"max(model_feature_reference_stddev{{{_ONE}}})"
+    band = [
+        setting("custom.fillBelowTo", "training − 1 σ"),
+        setting("custom.fillOpacity", 12),
+        setting("custom.lineWidth", 0),
+        setting("custom.lineStyle", {"fill": "solid"}),
+    ]
+    return time_series(
+        "$feature: mean within the training band",
+        (
+            "Mean in the window, and the training mean plus and minus one training standard deviation. Categories "
+            "have no mean."
+        ),
+        COUNT,
+        Query(f"avg(model_feature_mean{{{_WINDOWED}}})", "mean"),
+        Query(f"avg(model_feature_mean{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
+        Query(reference, "training mean", role="reference"),
+        Query(f"{reference} + {spread}", "training + 1 σ", role="reference"),
+        Query(f"{reference} - {spread}", "training − 1 σ", role="reference"),
+        links=[_DRIFT],
+        empty="a category, no profile, or no data",
+        least=None,
+        overrides=[for_query(3, *band), for_query(4, setting("custom.lineWidth", 0))],
+    )
+
+
+def stddev() -> Panel:
+    return time_series(
+        "$feature: spread and extremes",
+        "Standard deviation, minimum and maximum in the window, and the standard deviation in training.",
+        COUNT,
+        Query(f"avg(model_feature_stddev{{{_WINDOWED}}})", "σ"),
+        Query(f"max(model_feature_reference_stddev{{{_ONE}}})", "training σ", role="reference"),
+        Query(f"min(model_feature_min{{{_WINDOWED}}})", "least"),
+        Query(f"max(model_feature_max{{{_WINDOWED}}})", "most"),
+        links=[_DRIFT],
+        empty="a category, no profile, or no data",
+        least=None,
+    )
+
+
+def missing() -> Panel:
+    trained = f"max(model_feature_reference_missing_ratio{{{_WINDOWED}}})"
+    threshold = f"max(model_feature:threshold:ModelFeatureMissing{{{MODEL},{FEATURE}}})"
+    return time_series(
+        "$feature: missing and invalid",
+        (
+            "Share of missing values and of values of a wrong type in the window. The threshold is relative to their "
+            "share in training."
+        ),
+        SHARE,
+        Query(f"max(model_feature_missing_ratio{{{_WINDOWED}}})", "missing"),
+        Query(f"max(model_feature_invalid_ratio{{{_WINDOWED}}})", "invalid"),
+        Query(f"{trained} + {threshold}", "threshold", role="threshold"),
+        links=[_DRIFT],
+        empty=NO_PROFILE,
+    )
+
+
+def unseen() -> Panel:
+    return time_series(
+        "$feature: unseen in training",
+        "Share of values outside the training range, or of categories that training did not have.",
+        SHARE,
+        Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}})", "unseen"),
+        Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
+        links=[_DRIFT],
+        empty=NO_PROFILE,
+        top=0.1,
+    )
+
+
+_NO_SEGMENTS = "no segment_by in the model's configuration, no profile, or no data"
+_OWN_PAST = (
+    "It is compared with all training data: a segment that differed in training already is always high, so compare it "
+    "with its own past."
+)
+
+
+def _above_noise(selector: str) -> str:
+    """Return the divergences of segments, 0 where they are not above their noise floor."""
+    divergence, noise = (f"model_segment_kl_divergence{part}{{{selector}}}" for part in ("", "_noise"))
+    return f"({divergence} > {noise} or 0 * {divergence})"
+
+
+def _highest(selector: str) -> str:
+    """Return the highest divergence of each segment in the time range."""
+    return f"max by (segment) (max_over_time(model_segment_kl_divergence{{{selector}}}[$__range] @ end()))"
+
+
+def worst() -> Panel:
+    return time_series(
+        "Highest divergence of any feature by segment",
+        (
+            "KL divergence from training of the feature that has the highest one above its noise floor, in the longest "
+            f"window, for the six segments with the highest in the time range. {_OWN_PAST}"
+        ),
+        NATS,
+        *by_rank(f"max by (segment) ({_above_noise(BOTH)})", _highest(BOTH), "segment"),
+        empty=_NO_SEGMENTS,
+    )
+
+
+def of_feature() -> Panel:
+    one = f"{BOTH},{FEATURE}"
+    return time_series(
+        "$feature: divergence by segment",
+        (
+            "KL divergence of the feature from training in the longest window, for the six segments with the highest "
+            f"in the time range, and the highest noise floor of any segment. {_OWN_PAST}"
+        ),
+        NATS,
+        *by_rank(f"max by (segment) (model_segment_kl_divergence{{{one}}})", _highest(one), "segment"),
+        Query(f"max(model_segment_kl_divergence_noise{{{one}}})", "highest noise", role="reference"),
+        empty="no segment_by, no profile, no data, or the feature that segment_by names",
+    )
+
 
 _EXPLANATION = layout.page_link(
     "drift",
@@ -66,17 +432,18 @@ def dashboard() -> Dashboard:
         ],
         [
             *layout.side_by_side(
-                0, 4, {14: drifted(), 15: worst(), 16: shifted(), 17: missing(), 18: window_size()}, (5, 7, 4, 4, 4)
+                0,
+                4,
+                {14: drifted(), 15: worst_feature(), 16: shifted(), 17: often_missing(), 18: window_size()},
+                (5, 7, 4, 4, 4),
             ),
             layout.row(100, "Features, version: $version", 4),
             *layout.side_by_side(5, 11, {1: features_by_score(), 2: features_over_time()}, (16, 8)),
             *layout.side_by_side(16, 12, {13: features_by_time(), 3: data_alerts()}),
             layout.row(101, "$feature", 28),
-            *layout.side_by_side(29, 10, {4: model_data_feature.histogram(), 5: model_data_feature.score()}, (14, 10)),
-            *layout.side_by_side(39, 8, {19: model_data_feature.ratio(), 6: model_data_feature.mean()}, (14, 10)),
-            *layout.side_by_side(
-                47, 8, {7: model_data_feature.stddev(), 8: model_data_feature.missing(), 9: model_data_feature.unseen()}
-            ),
+            *layout.side_by_side(29, 10, {4: histogram(), 5: score()}, (14, 10)),
+            *layout.side_by_side(39, 8, {19: ratio(), 6: mean()}, (14, 10)),
+            *layout.side_by_side(47, 8, {7: stddev(), 8: missing(), 9: unseen()}),
             layout.row(102, "Slow change, all features together, predictions, and correlations between features", 55),
             *layout.side_by_side(56, 9, {20: evidence(), 21: many(), 10: prediction()}),
             *layout.side_by_side(65, 8, {11: together(), 12: observations()}),
@@ -84,7 +451,7 @@ def dashboard() -> Dashboard:
                 103,
                 "Segments, for models that have them",
                 73,
-                layout.side_by_side(74, 9, {22: model_data_segments.worst(), 23: model_data_segments.of_feature()}),
+                layout.side_by_side(74, 9, {22: worst(), 23: of_feature()}),
             ),
         ],
         links=[layout.DRIFT, layout.REVIEW],
@@ -102,7 +469,7 @@ def features_by_score() -> Panel:
         f"{each} ({score})",
         f"{each} (0 * {score} + {threshold})",
         as_label(f"{each} ({_WEIGHT})", "weight", TENTHS_PERCENT, by),
-        as_label(f"{each} (model_version_feature:mean_shift_above_noise:max{{{BOTH}}})", "shift", DEVIATIONS, by),
+        as_label(f"{each} (model_version_feature:mean_shift_above_noise:max{{{BOTH}}})", "shift", DEVIATIONS_CELL, by),
         as_label(f"{each} (model_version_feature:missing_excess_ratio:max{{{BOTH}}})", "missing", TENTHS_PERCENT, by),
         as_label(f"{each} (model_feature_unseen_ratio{{{BOTH},{WINDOW}}})", "unseen", TENTHS_PERCENT, by),
     )

@@ -9,22 +9,71 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 from exporter.errors import REASONS, WARNINGS
 from exporter.metrics.exporter import SOURCES
 from grafana import layout
-from grafana import model_exporter_store as store
-from grafana.panels import state_timeline, table, time_series
-from grafana.queries import INSTANCE, by_rank
-from grafana.style import (
+from grafana.layout import INSTANCE, by_rank
+from grafana.panels import (
     BARE,
     BYTES,
     COUNT,
     EVENTS_PER_SECOND,
+    PALETTE,
     SECONDS,
     SINCE,
     SUCCESS,
     Query,
     for_field,
+    matching_series,
     named_series,
+    state_timeline,
+    table,
+    time_series,
     transformation,
 )
+
+
+def size() -> Panel:
+    return time_series(
+        "Size of the store",
+        (
+            "Predictions are deleted to stay below the maximum size; feedback and what else is kept is not. "
+            "ModelStoreFull fires when it is above the threshold."
+        ),
+        BYTES,
+        Query(f"model_exporter_store_bytes{{{INSTANCE}}}", "{{part}} {{instance}}"),
+        Query(f"model_exporter_store_max_bytes{{{INSTANCE}}} < +Inf", "maximum {{instance}}", role="reference"),
+        Query(
+            f"model_exporter_store_max_bytes{{{INSTANCE}}} * on (instance) group_left ()"
+            f" instance:threshold:ModelStoreFull{{{INSTANCE}}} < +Inf",
+            "threshold of kept {{instance}}",
+            role="threshold",
+        ),
+        overrides=matching_series({"^kept ": PALETTE[0], "^predictions ": PALETTE[1]}),
+        empty="no exporter is scraped",
+        least=0,
+    )
+
+
+def waiting_labels() -> Panel:
+    return time_series(
+        "Labels without a prediction",
+        (
+            "They count in no metric until their prediction arrives, and are deleted after store.retention. If they "
+            "stay, check that they go to the exporter that got the predictions, with the identifiers that these had."
+        ),
+        COUNT,
+        Query(f"model_exporter_labels_unjoined{{{INSTANCE}}}", "{{instance}}"),
+        empty="no exporter is scraped",
+    )
+
+
+def oldest_label() -> Panel:
+    return time_series(
+        "Oldest label without a prediction",
+        "Time since the oldest label arrived whose prediction has not. If it grows, the prediction may never come.",
+        SECONDS,
+        Query(f"model_exporter_labels_unjoined_oldest_seconds{{{INSTANCE}}}", "{{instance}}"),
+        empty="no label waits",
+    )
+
 
 _lines = functools.partial(time_series, empty="no exporter is scraped")
 _UP = 'up{job="model-exporter",' + INSTANCE + "}"
@@ -49,9 +98,7 @@ def dashboard() -> Dashboard:
             layout.row(101, "Cost and store", 25),
             *layout.side_by_side(26, 8, {10: collector_durations(), 11: scrapes(), 12: series()}),
             *layout.side_by_side(34, 8, {13: memory(), 14: cpu(), 15: files(), 16: builds()}, (5, 5, 5, 9)),
-            *layout.side_by_side(
-                42, 8, {17: store.size(), 18: store.waiting_labels(), 19: store.oldest_label()}, (12, 6, 6)
-            ),
+            *layout.side_by_side(42, 8, {17: size(), 18: waiting_labels(), 19: oldest_label()}, (12, 6, 6)),
         ],
     )
 

@@ -4,10 +4,219 @@ from __future__ import annotations
 
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
-from grafana import alerts, layout, model_fleet_models
-from grafana.model_fleet_models import MONITORED, NOT_SEEN, UNKNOWN, states
-from grafana.panels import stat
-from grafana.style import BARE, COUNT, PER_SECOND, STATES, Query, value_mappings
+from grafana import layout
+from grafana.layout import EVALUATED, alert_states
+from grafana.panels import (
+    BARE,
+    COUNT,
+    HUNDREDTHS,
+    MILLISECONDS,
+    PER_SECOND,
+    PERCENT,
+    SECONDS,
+    STATES,
+    TENTHS_PERCENT,
+    TEXT,
+    WHOLE_CELL,
+    Query,
+    for_field,
+    marked,
+    marked_cell,
+    setting,
+    stat,
+    state_column,
+    table,
+    transformation,
+    two,
+    value_mappings,
+)
+
+_RULES = f"on (model) (model:threshold:ModelErrorRatioHigh and on () {EVALUATED})"
+"""Exists for a model as long as the rules are evaluated: without them, no alert does not mean that all is well."""
+MONITORED = f"(model_info and {_RULES})"
+_ACTIVE = "(sum by (model) (model_version:attempts:increase1h) > 0 or model:requests:rate5m > 0)"
+SERVING = f"({MONITORED} and on (model) {_ACTIVE})"
+"""Models with a prediction in the last hour: ModelTrafficMissing ends when there was none for so long."""
+NOT_SEEN = "(model_exporter_links_info unless on (model) model_info)"
+_REMEMBERED = 'model_instance:configured:timestamp_seconds unless on (instance, job) up{job="model-exporter"} == 1'
+_GONE = f"group by (model) ({_REMEMBERED}) unless on (model) model_exporter_links_info"
+UNKNOWN = f"({_GONE} or group by (model) (model_info unless {_RULES}))"
+"""Models whose exporter is down or gone, and those that no rule looks at."""
+_OF_MODELS = 'model!=""'
+
+
+def states(selector: str = "") -> str:
+    """Return the states of alerts and of models as numbers of `style.STATES`."""
+    return f"{alert_states(selector)} or 5 * {UNKNOWN} or 0 * {SERVING} or 0 * {MONITORED} + 1 or {NOT_SEEN}"
+
+
+def _worst_alert() -> str:
+    """Return the seconds since the worst alert of each model became true, with a label that names it and its feature.
+
+    Of equal alerts, the one that has been true for longest counts: its seconds are added as a fraction.
+    """
+    since = 'time() - ALERTS_FOR_STATE{layer!="",model!=""}'
+    ranked = f"({alert_states(_OF_MODELS)}) + ignoring (alertstate) group_left () ({since}) / 10000000000"
+    worst = f"topk by (model) (1, {ranked}) % 1 * 10000000000"
+    named = f'label_replace({worst}, "alert", "$1", "alertname", "(?:Model)?(.+)")'
+    named = f'label_join({named}, "cause", ": ", "alert", "feature")'
+    return f'max by (model, cause) (label_replace({named}, "cause", "$1", "cause", "(.+): "))'
+
+
+def _worst_feature() -> str:
+    """Return the feature of each model that is furthest above its threshold, with score and threshold as a label."""
+    score = "model_version_feature:kl_divergence_above_noise:worst"
+    limit = "on (model, version) group_left () model_version:threshold:ModelFeatureDrift"
+    by = "model, version, feature"
+    beyond = two(f"({score} > {limit})", f"({score} * 0 + {limit})", " / ", "drift", HUNDREDTHS, by, "!")
+    within = two(score, f"({score} * 0 + {limit})", " / ", "drift", HUNDREDTHS, by)
+    return f"max by (model, feature, drift) ({beyond} or on (model) {within})"
+
+
+def _drifted() -> str:
+    drifted = "max by (model) (model_version:drifted_features:count)"
+    every = "max by (model) (model_version:features:count)"
+    some = two(f"({drifted} > 0)", every, " of ", "drifted", WHOLE_CELL, "model", "!")
+    return f"{some} or on (model) {two(drifted, every, ' of ', 'drifted', WHOLE_CELL, 'model')}"
+
+
+def _share(part: str, of: str) -> str:
+    """Return the share of the last hour of all versions together: a version of few predictions should not decide."""
+    part, whole = (f"sum by (model) (model_version:{name}:increase1h)" for name in (part, of))
+    return f"({part} or 0 * {whole}) / ({whole} > 0)"
+
+
+def _known(share: str, counter: str) -> str:
+    """Return a share for models that ever had a confidence or feedback: without, it is unknown, not 0 or 1."""
+    return f"({share} and on (model) sum by (model) ({counter}) > 0)"
+
+
+def _values() -> list[str]:
+    """Return the values of the models that an exporter monitors; those of the others are not of now."""
+    values = (
+        marked(
+            "max by (model) (model_version:request_error_ratio:rate1m)",
+            "> on (model) model:threshold:ModelErrorRatioHigh",
+            "errors",
+            PERCENT,
+            "!!",
+        ),
+        marked(
+            "max by (model) (model_version:request_duration_seconds:p95_rate5m)",
+            "> on (model) model:threshold:ModelLatencyHigh",
+            "latency",
+            MILLISECONDS,
+            "!",
+        ),
+        _worst_feature(),
+        _drifted(),
+        marked(
+            _known(_share("confident_predictions", "attempts"), "model_prediction_confidence_count"),
+            "< on (model) model:threshold:ModelConfidentRatioLow"
+            " and on (model) sum by (model) (model_version:attempts:increase1h) >= 20",
+            "confident",
+            TENTHS_PERCENT,
+            "!",
+        ),
+        marked(
+            _known(_share("corrections", "confident_predictions"), "model_feedback_total"),
+            "> on (model) model:threshold:ModelCorrectionRatioHigh"
+            " and on (model) sum by (model) (model_version:corrections:increase1h) >= 3",
+            "corrected",
+            PERCENT,
+            "!!",
+        ),
+        marked(
+            "(min by (model) (model_version:accuracy:best_known) or min by (model) (model_reviewed_accuracy))",
+            'and on (model) group by (model) (ALERTS{alertname="ModelAccuracyLow",alertstate="firing"})',
+            "accuracy",
+            TENTHS_PERCENT,
+            "!!",
+        ),
+    )
+    return [f"({value}) and on (model) model_info" for value in values]
+
+
+def models() -> Panel:
+    names = {
+        "Value #A": "State",
+        "Value": "State",  # if no other query has a result
+        "model": "Model",
+        "cause": "Worst alert",
+        "Value #B": "For",
+        "errors": "Errors",
+        "latency": "p95",
+        "feature": "Worst feature",
+        "drift": "Score / limit",
+        "drifted": "Drifted",
+        "confident": "Confident",
+        "corrected": "Corrected",
+        "accuracy": "Accuracy",
+        "Trend #J": "Requests",
+    }
+    overview = layout.dashboard_link("model-overview", "Overview", model="__data.fields.Model")
+    link = setting("links", [{"title": overview.title, "url": overview.url}])
+    right = setting("custom.align", "right")
+    of_values = [
+        for_field(name, *marked_cell(), right, noValue="–", width=width)
+        for name, width in (
+            ("Errors", 88),
+            ("p95", 94),
+            ("Score / limit", 104),
+            ("Drifted", 76),
+            ("Confident", 84),
+            ("Corrected", 88),
+            ("Accuracy", 80),
+        )
+    ]
+    state = f"max by (model) ({states(_OF_MODELS)})"
+    return table(
+        "Models",
+        (
+            "The worst first, by the worst alert and its duration. Errors and p95 are those of the worst version, "
+            "confident and corrected those of the last hour; the feature is the one furthest above its threshold; the "
+            "accuracy is measured with labels, else estimated, else that of a reviewed sample. "
+            "Orange and red: beyond the threshold. –: not known. Requests: the trend between 0 and the highest rate. "
+            "Click a model to open Overview."
+        ),
+        SECONDS,
+        *(Query(expr, kind="table") for expr in (state, _worst_alert(), *_values())),
+        Query("sum by (model) (model:requests:rate5m)", "{{model}}"),
+        empty="no model is configured, or no exporter is scraped",
+        sort=("State", "For", "+Model"),
+        transformations=[
+            # Without the time, Grafana does not read the rows of a moment as series.
+            transformation("filterFieldsByName", queries="[A-I]", exclude={"names": ["Time"]}),
+            transformation("timeSeriesTable", J={"timeField": "Time", "stat": "max"}),
+            # An outer join ignores a query without a result; "merge" would merge nothing.
+            transformation("joinByField", byField="model", mode="outer"),
+            transformation(
+                "organize",
+                excludeByName={f"Value #{ref}": True for ref in "CDEFGHI"},
+                indexByName={name: index for index, name in enumerate(names)},
+                renameByName=names,
+            ),
+        ],
+        overrides=[
+            for_field("State", *state_column(), link, width=82),
+            for_field("Model", link, unit=TEXT, minWidth=140),
+            for_field("Worst alert", link, unit=TEXT, noValue=" ", minWidth=178),
+            for_field("For", noValue=" ", decimals=0, width=70),
+            for_field("Worst feature", unit=TEXT, noValue="–", minWidth=112),
+            *of_values,
+            for_field(
+                "Requests",
+                setting(
+                    "custom.cellOptions", {"type": "sparkline", "hideValue": True, "lineWidth": 1, "fillOpacity": 20}
+                ),
+                unit=PER_SECOND,
+                noValue=" ",
+                min=0,
+                width=82,
+            ),
+        ],
+    )
+
 
 _NOBODY = "no model is monitored"
 
@@ -23,8 +232,8 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(
                 0, 3, {1: worst_state(), 2: monitored(), 3: with_alerts(), 4: requests(), 5: unknown()}, (4, 3, 5, 4, 8)
             ),
-            *layout.side_by_side(3, 13, {6: model_fleet_models.models()}),
-            *layout.side_by_side(16, 9, {7: alerts.of_all()}),
+            *layout.side_by_side(3, 13, {6: models()}),
+            *layout.side_by_side(16, 9, {7: layout.alerts_of_all()}),
         ],
     )
 

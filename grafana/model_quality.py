@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import layout
-from grafana.alert_timeline import alerts_over_time
-from grafana.panels import table, time_series
-from grafana.queries import BOTH, MODEL, WINDOW, by_rank, increase
-from grafana.style import (
+from grafana.layout import BOTH, MODEL, WINDOW, alerts_over_time, by_rank, increase
+from grafana.panels import (
     COUNT,
     NOT_IN_LEGEND,
     PALETTE,
@@ -23,6 +21,8 @@ from grafana.style import (
     for_field,
     for_query,
     setting,
+    table,
+    time_series,
     transformation,
 )
 

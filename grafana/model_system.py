@@ -5,15 +5,12 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import layout
-from grafana import model_system_batch as batch
-from grafana.alert_timeline import alerts_over_time
-from grafana.bars import heatmap
-from grafana.panels import time_series
-from grafana.queries import BOTH, DAY_AGO, INSTANCE, MODEL, MODEL_OR_NONE, by_version
-from grafana.style import (
+from grafana.layout import BOTH, DAY_AGO, INSTANCE, MODEL, MODEL_OR_NONE, alerts_over_time, by_version
+from grafana.panels import (
     BYTES,
     COUNT,
     CRITICAL,
+    HOURS,
     NEUTRAL,
     NOT_IN_LEGEND,
     PER_SECOND,
@@ -22,9 +19,67 @@ from grafana.style import (
     WARNING,
     Query,
     for_query,
+    heatmap,
     matching_series,
     named_series,
+    palette,
+    time_series,
 )
+
+_NO_BATCHES = "no batch was counted"
+
+
+def _of_batch(metric: str, legend: str) -> Query:
+    """Return a gauge of the last run, by version; where the same one is scraped and recorded, it is the same."""
+    return Query(f"max by (model, version) (model_batch_{metric}{{{BOTH}}})", legend)
+
+
+def rows() -> Panel:
+    return time_series(
+        "Rows of the last batch",
+        "Rows that the last run counted, and rows of its file that it refused.",
+        COUNT,
+        _of_batch("rows", "counted {{version}}"),
+        _of_batch("rejected_rows", "refused {{version}}"),
+        empty=_NO_BATCHES,
+        overrides=[for_query(i, *palette(i)) for i in range(2)],
+        stepped=True,
+    )
+
+
+def age() -> Panel:
+    last = _of_batch("last_success_timestamp_seconds", "version {{version}}")
+    return time_series(
+        "Time since the last batch",
+        "Time since the end of the last run that succeeded. It keeps rising if the job no longer runs.",
+        HOURS,
+        Query(f"(time() - {last.expr}) / 3600", last.legend),
+        empty=_NO_BATCHES,
+    )
+
+
+def duration() -> Panel:
+    return time_series(
+        "Duration of the last batch",
+        "Time that the last run took to count all rows.",
+        SECONDS,
+        _of_batch("duration_seconds", "version {{version}}"),
+        empty=_NO_BATCHES,
+        stepped=True,
+    )
+
+
+def confident_ratio() -> Panel:
+    return time_series(
+        "Confident share of the last batch",
+        "Share of the rows of the last run at or above the model's confidence threshold.",
+        SHARE,
+        _of_batch("confident_ratio", "version {{version}}"),
+        empty=f"{_NO_BATCHES}, or no confidences",
+        stepped=True,
+        most=1,
+    )
+
 
 _NO_REQUESTS = "no requests"
 _NO_DURATIONS = "no durations"
@@ -59,9 +114,7 @@ def dashboard() -> Dashboard:
                 105,
                 "Batches, for models that model-exporter ingest counts",
                 54,
-                layout.side_by_side(
-                    55, 8, {18: batch.rows(), 19: batch.age(), 20: batch.duration(), 21: batch.confident_ratio()}
-                ),
+                layout.side_by_side(55, 8, {18: rows(), 19: age(), 20: duration(), 21: confident_ratio()}),
             ),
         ],
         links=[layout.DRIFT, layout.REVIEW],

@@ -25,7 +25,7 @@ from support.servers import ask, eventually
 
 from demo.up import ADDRESSES, Plan
 from grafana.__main__ import files
-from grafana.style import CRITICAL, NEUTRAL, PALETTE, WARNING
+from grafana.panels import CRITICAL, NEUTRAL, PALETTE, WARNING
 
 FOLDER = ROOT / "grafana" / "dashboards"
 BOARDS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}

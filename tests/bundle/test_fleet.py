@@ -9,10 +9,10 @@ import pytest
 import yaml
 from support.recorded import RULES, promtool
 
-from grafana import cells
-from grafana.model_fleet_models import states
+from grafana import panels as cells
+from grafana.model_fleet import states
 from grafana.model_overview import MACHINES, layer_state
-from grafana.style import STATES
+from grafana.panels import STATES
 
 
 def evaluate(
@@ -157,7 +157,7 @@ def test_an_alert_of_a_machine_is_not_one_of_a_model(tmp_path: Path) -> None:
         (0.3, cells.HUNDREDTHS, "0.30"),
         (1234.5, cells.HUNDREDTHS, "1234.50"),
         (0.4371, cells.MILLISECONDS, "437 ms"),
-        (12, cells.WHOLE, "12"),
+        (12, cells.WHOLE_CELL, "12"),
     ],
 )
 def test_a_number_becomes_a_text(tmp_path: Path, value: float, form: cells.Form, text: str) -> None:
@@ -169,7 +169,7 @@ def test_a_number_becomes_a_text(tmp_path: Path, value: float, form: cells.Form,
 def test_a_mark_shows_which_values_are_beyond_their_threshold(tmp_path: Path) -> None:
     """Each model is compared with its own threshold; two values share a text."""
     series = {'m{model="a"}': "2x40", 'm{model="b"}': "2x40", 't{model="a"}': "1x40", 't{model="b"}': "3x40"}
-    marked = cells.marked("m", "> on (model) t", "text", cells.WHOLE, "!!")
+    marked = cells.marked("m", "> on (model) t", "text", cells.WHOLE_CELL, "!!")
     evaluate(tmp_path, series, marked, {'{model="a",text="2 !!"}': 1, '{model="b",text="2"}': 1}, "5m")
-    both = f"max by (model, text) ({cells.two('m', 't', ' of ', 'text', cells.WHOLE, 'model')})"
+    both = f"max by (model, text) ({cells.two('m', 't', ' of ', 'text', cells.WHOLE_CELL, 'model')})"
     evaluate(tmp_path, series, both, {'{model="a",text="2 of 1"}': 1, '{model="b",text="2 of 3"}': 1}, "5m")

@@ -17,9 +17,9 @@ from support.paths import ROOT
 from support.programs import running
 from support.servers import ask, eventually, free_port
 
-from grafana import managed_rules, rules
+from grafana import rules
 
-FILES = {name: yaml.safe_load(text) for name, text in managed_rules.files().items()}
+FILES = {name: yaml.safe_load(text) for name, text in rules.managed_rules().items()}
 SOURCE = [rule for group in rules.groups() for rule in group["rules"]]
 ALERTS = {rule["title"]: rule for group in FILES["alerts.yml"]["groups"] for rule in group["rules"]}
 RECORDING = {rule["title"]: rule for group in FILES["recording-rules.yml"]["groups"] for rule in group["rules"]}
@@ -55,7 +55,7 @@ def test_the_groups_are_those_of_prometheus() -> None:
                 one = written.pop(group["name"] + suffix)
                 assert [rule["title"] for rule in one["rules"]] == titles
                 assert set(one) == {"orgId", "name", "folder", "interval", "rules"}
-                seconds, source = (managed_rules._interval(g["interval"]) for g in (one, group))
+                seconds, source = (rules._interval(g["interval"]) for g in (one, group))
                 assert one["interval"] == seconds == source and int(seconds[:-1]) % 10 == 0
         assert not written
 
@@ -65,8 +65,8 @@ def test_identifiers_are_unique_and_short() -> None:
     uids = [rule["uid"] for rule in RULES]
     assert len(set(uids)) == len(uids) and all(re.fullmatch(r"[A-Za-z0-9_-]{1,40}", uid) for uid in uids)
     assert len({rule["title"] for rule in RULES}) == len(RULES) and max(len(rule["title"]) for rule in RULES) <= 190
-    assert managed_rules._uid("A" * 26) != managed_rules._uid("A" * 27)
-    assert len(managed_rules._uid("A" * 26)) < 40
+    assert rules._uid("A" * 26) != rules._uid("A" * 27)
+    assert len(rules._uid("A" * 26)) < 40
 
 
 ALERT_KEYS = {
@@ -144,14 +144,14 @@ def test_grafana_replaces_only_the_data_source(name: str) -> None:
 
 def test_docstrings() -> None:
     """The examples of intervals and identifiers are right."""
-    assert doctest.testmod(managed_rules).failed == 0
+    assert doctest.testmod(rules).failed == 0
 
 
 def test_unknown_templates_are_refused() -> None:
     """An annotation that Grafana could not render is an error of the generator, not of the first alert."""
     for text in ('{{ query "up" | first | value }}', "{{ $externalLabels.site }}"):
         with pytest.raises(ValueError, match="ModelX, summary: Grafana's templates have no query"):
-            managed_rules._annotation("ModelX, summary", text)
+            rules._annotation("ModelX, summary", text)
 
 
 # ---- texts

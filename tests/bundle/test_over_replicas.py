@@ -7,7 +7,7 @@ from pathlib import Path
 from test_dashboards import EVERY, Chosen
 from test_fleet import evaluate
 
-from grafana.queries import increase
+from grafana.layout import increase
 
 
 def test_the_first_batch_of_a_series_counts(tmp_path: Path) -> None:

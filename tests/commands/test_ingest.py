@@ -36,7 +36,7 @@ from exporter.commands.ingest.command import DRIFTED
 from exporter.commands.ingest.sending import State
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import load, save
-from grafana import last_run
+from grafana import rules
 
 OUTPUTS = ("--prediction-column=prediction", "--confidence-column=confidence", "--id-column=id")
 LAST_RUN = ROOT / "prometheus" / "batch" / "last_run.yml"
@@ -578,7 +578,7 @@ def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, t
 
 def test_the_rules_for_batches_are_generated() -> None:
     """``make dashboards`` would change nothing, byte for byte."""
-    assert LAST_RUN.read_text(encoding="utf-8") == last_run.file()
+    assert LAST_RUN.read_text(encoding="utf-8") == rules.last_run()
 
 
 def test_remote_write_sends_the_headers_of_a_file(folder: Path, tmp_path: Path) -> None:
