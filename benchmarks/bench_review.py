@@ -27,14 +27,13 @@ from urllib.parse import urlencode
 
 import numpy as np
 import psutil
-import sqlalchemy as sa
 from survival import Exporter, database
 from timing import report
 
 from exporter.config import StoreConfig
 from exporter.storage import Store
 from exporter.storage._engine import open_engine
-from exporter.storage._schema import feedback, rankings
+from exporter.storage._schema import feedback
 from exporter.wire.events import Feedback, Prediction
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -141,8 +140,8 @@ def pages(asked: Asked) -> Iterator[tuple[str, Callable[[], float]]]:
 
     yield page("the page")
     yield page("most confident first", order="confident")
-    yield page("most informative first", order="informative")
-    yield page("most informative first, of a version", model="m", version="4", order="informative")
+    yield page("least confident first", order="uncertain")
+    yield page("least confident first, of a version", model="m", version="4", order="uncertain")
     yield page("all, whatever their status", status="all")
     yield page("of a model", model="m")
     yield page("of a version", model="m", version="4")
@@ -161,11 +160,11 @@ def pages(asked: Asked) -> Iterator[tuple[str, Callable[[], float]]]:
     if found:
         address = found[0].decode().replace("&amp;", "&")
         yield "the next page", lambda: asked.median(address)
-    following = asked.once("GET", "/review?order=informative")[1]
+    following = asked.once("GET", "/review?order=uncertain")[1]
     found = re.findall(rb'href="(/review\?[^"]*cursor=[^"]+)"', following)
     if found:
-        next_informative = found[0].decode().replace("&amp;", "&")
-        yield "the next page of the most informative", lambda: asked.median(next_informative)
+        next_uncertain = found[0].decode().replace("&amp;", "&")
+        yield "the next page of the least confident", lambda: asked.median(next_uncertain)
     yield page("API: 100 corrections", "/v1/corrections", status="pending")
     yield page("API: 1,000 corrections", "/v1/corrections", limit="1000")
     yield page("API: corrections by user", "/v1/corrections/users", model="m")
@@ -198,20 +197,6 @@ def pages(asked: Asked) -> Iterator[tuple[str, Callable[[], float]]]:
     yield page("the page, with samples to be reviewed")
 
 
-def wait_until_ranked(url: str) -> None:
-    """Wait until the exporter has ranked the corrections of users."""
-    engine = open_engine(StoreConfig(url=url), 600)
-    ranking = sa.select(rankings.c.id).where(rankings.c.source == "user")
-    try:
-        while True:
-            with engine.connect() as connection:
-                if connection.execute(ranking).first():
-                    return
-            time.sleep(0.2)
-    finally:
-        engine.dispose()
-
-
 def measured(url: str, folder: Path) -> tuple[dict[str, tuple[float, float]], float]:
     """Return elapsed and processor seconds of each action with the store at a URL, and the exporter's peak MiB."""
     exporter = Exporter(folder, url)
@@ -219,9 +204,6 @@ def measured(url: str, folder: Path) -> tuple[dict[str, tuple[float, float]], fl
     try:
         process = exporter.process.pid
         asked, found = Asked(exporter.port, psutil.Process(process)), {}
-        before, start = asked.used(), time.perf_counter()
-        wait_until_ranked(url)
-        found["ranked in the background"] = time.perf_counter() - start, asked.used() - before
         for what, call in pages(asked):
             before = asked.used(), asked.asked
             seconds = call()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,8 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from exporter.features.lenient_json import lenient_inputs
-from exporter.storage import Store, decode_label, rfc3339
-from exporter.storage.review.accepted_examples import Selection, accepted_examples
+from exporter.storage import Selection, Store, decode_label, rfc3339
 
 
 class Example(msgspec.Struct, gc=False):
@@ -102,8 +102,8 @@ def stored_pages(store: Store, selection: Selection, redacted: frozenset[str]) -
 def _page(store: Store, selection: Selection, redacted: frozenset[str], after: int) -> tuple[Page, int | None]:
     page: Page = []
     size = 0
-    with store.reading() as connection:
-        for row in accepted_examples(connection, selection, after):
+    with contextlib.closing(store.review.examples(selection, after)) as rows:
+        for row in rows:
             if (example := to_example(row, redacted)) is not None:
                 page.append(example)
             size += len(row["inputs"] or "")
@@ -113,7 +113,7 @@ def _page(store: Store, selection: Selection, redacted: frozenset[str], after: i
 
 
 def to_example(row: Mapping[Any, Any], redacted: frozenset[str]) -> Example | None:
-    """Convert a row of `exporter.storage.review.accepted_examples`; return None if its label cannot be read."""
+    """Convert a row of `Review.examples`; return None if its label cannot be read."""
     inputs = decode_inputs(row["inputs"])
     if inputs and redacted:
         inputs = {name: value for name, value in inputs.items() if name not in redacted}

@@ -47,7 +47,7 @@ class Lineage:
     parent
         Identifier of the model's release before this one.
     sampling
-        See `exporter.storage.review.accuracy_counts.sampled_strata`.
+        What weights the samples, by version: the numbers of confident predictions, and of the ones with feedback.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Lineage:
         self.holds_back, self.excludes_suspects = holds_back, excludes_suspects
         self.checked: float | None = None
         self.parent: str | None = None
-        self.sampling: dict[str, dict[str, Any]] = {}
+        self.sampling: dict[str, dict[str, int]] = {}
         self._details = details
         self._without_inputs = 0
         self._held_back: Counter[str] = Counter()

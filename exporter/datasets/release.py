@@ -16,10 +16,6 @@ from exporter.datasets.examples import Example, ExampleId, Page, Pages, decode_l
 from exporter.datasets.lineage import Details, Lineage
 from exporter.errors import StoreError
 from exporter.storage import PublishResult, ReleaseRow, Store, rfc3339
-from exporter.storage.review.accepted_examples import Selection, accepted_examples
-from exporter.storage.review.accuracy_counts import sampled_strata
-from exporter.storage.review.suspects import last_check, suspect_ids
-from exporter.storage.review.user_stats import suspicious_users
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +76,7 @@ def make_release(
     hold_back
         Whether to leave out users who corrected far more than others.
     exclude_suspects
-        Whether to leave out corrections whose label may be wrong; see `exporter.storage.review.suspects`.
+        Whether to leave out corrections whose label may be wrong.
 
     Raises
     ------
@@ -134,19 +130,17 @@ def _make(
 def _encode(store: Store, model: str, redacted: frozenset[str], lineage: Lineage) -> Iterator[bytes]:
     """Yield the release's lines, from one query: decisions that are made meanwhile are left out."""
     page: Page = []
-    with store.reading() as connection:
-        held_back = suspicious_users(connection, model) if lineage.holds_back else set()
-        suspects, check = suspect_ids(connection, model), last_check(connection, model)
-        lineage.checked = check.time if check else None
-        lineage.sampling = sampled_strata(connection, model)
-        lineage.parent = next((row["id"] for row in store.releases.list(model, 1)), None)
-        for row in accepted_examples(connection, Selection(model)):
+    lineage.parent = next((row["id"] for row in store.releases.list(model, 1)), None)
+    with store.review.training_set(model) as found:
+        held_back = found.suspicious_users if lineage.holds_back else set()
+        lineage.checked, lineage.sampling = found.checked, found.sampling
+        for row in found.examples:
             if row["user"] in held_back:
                 lineage.hold_back(row["user"])
                 continue
             if (example := to_example(row, redacted)) is None:
                 continue
-            if row["id"] in suspects:
+            if row["id"] in found.suspects:
                 lineage.suspects += 1
                 if lineage.excludes_suspects:
                     continue

@@ -10,9 +10,7 @@ from exporter.metrics.lines import FamilyLines, Interval, Key, Metrics, Reading
 from exporter.monitoring.registry import MonitorRegistry
 
 if TYPE_CHECKING:
-    from exporter.storage import Store
-    from exporter.storage.review.accuracy_counts import AccuracyCounts
-    from exporter.storage.review.backlog import ReviewState
+    from exporter.storage import AccuracyCounts, ReviewState, Store
 
 
 class Reviewed(NamedTuple):
@@ -96,7 +94,7 @@ def model_reviewed_accuracy(counts: AccuracyCounts) -> Interval:
 @ACCURACY.gauge()
 def model_reviewed_predictions(counts: AccuracyCounts) -> Reading:
     """Sampled confident predictions decided by a reviewer."""
-    return counts.reviewed
+    return counts.decided
 
 
 RETRAINING = Metrics[dict[Key, float]]("Review and retraining")
@@ -116,7 +114,7 @@ def review_lines(monitors: MonitorRegistry, store: Store) -> Iterator[FamilyLine
     StoreError
         When the database cannot be read.
     """
-    state = store.review_state()
+    state = store.review.state()
     yield from REVIEW.lines(Reviewed(state, monitors.models, time.time()))
     for (model, version), counts in state.accuracy_counts.items():
         if model in monitors.models:

@@ -33,9 +33,9 @@ from exporter.server.pipeline import Pipeline
 from exporter.server.reload import ModelFileWatch, Reloader, SignalledReload
 from exporter.server.stored_inputs import without_redacted
 from exporter.server.tasks.comparisons import Comparisons
+from exporter.server.tasks.label_checks import LabelChecker
 from exporter.server.tasks.replica_drift import ReplicaDrift
 from exporter.server.tasks.retraining import Retrainer
-from exporter.server.tasks.review_ranker import ReviewRanker
 from exporter.server.tasks.slices import Slices, SliceWatch
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, ReplicaLease, Store, database_path
@@ -333,7 +333,7 @@ class Exporter:
         yield self.comparisons
         yield NoiseLearner(self._monitors)
         yield self.retrainer
-        yield ReviewRanker(self.store, self._monitors)
+        yield LabelChecker(self.store, self._monitors)
         yield self.slice_watch
         yield self.replicas
 

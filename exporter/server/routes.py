@@ -18,7 +18,7 @@ from exporter.datasets import FORMATS
 from exporter.server.access import USER
 from exporter.server.alerts import Notification
 from exporter.server.api import correction_schemas, schemas
-from exporter.server.api.correction_query import MAX_LIMIT, MAX_SEARCH
+from exporter.server.api.parameters import MAX_LIMIT, MAX_SEARCH
 from exporter.server.api.schemas import (
     BatchDecision,
     Problem,
@@ -31,8 +31,7 @@ from exporter.server.http import problem as problems
 from exporter.server.http.problem import Reply, json_reply
 from exporter.slices.explain import MAX_LIMIT as MAX_SLICES
 from exporter.slices.explain import QUESTIONS
-from exporter.storage.review.correction_pages import ORDERS
-from exporter.storage.review.corrections import STATUSES, VERDICTS
+from exporter.storage import ORDERS, STATUSES, VERDICTS
 from exporter.version import version
 from exporter.wire.events import BusinessEvent, Feedback, LabelEvent, Prediction
 from exporter.wire.otlp import PROTOBUF
@@ -94,7 +93,7 @@ QUEUE = (
         Annotated[str, msgspec.Meta(max_length=MAX_SEARCH)],
         "Text in the comment, the user, the prediction's identifier or the inputs.",
     ),
-    Parameter("alike", int, "The corrections that are like this one, which stands for them in the order informative."),
+    Parameter("alike", int, "The corrections equal to this one, which stands for them in the order uncertain."),
     Parameter("where", str, "The bins of a slice, as GET /v1/slices returns them, as a JSON object."),
     Parameter("suspect", one_of(("false", "true")), "Whether they are accepted ones whose label may be wrong."),
     Parameter("order", one_of(ORDERS), "The newest first by default."),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from datetime import UTC, datetime
+from typing import Any
 
 
 def duration(seconds: float) -> str:
@@ -90,3 +92,19 @@ def quoted(name: str) -> str:
     """
     short = name if len(name) <= 40 else f"{name[:39]}…"
     return short if short.isalnum() else f"“{short}”"
+
+
+MAX_VALUE = 200
+"""Characters of a value in a row, of a label and of a comment in the table."""
+
+
+def abbreviate(value: Any, limit: int = MAX_VALUE) -> str:
+    """Format a value for display, cut to ``limit`` characters: a text unchanged, any other value as JSON.
+
+    >>> abbreviate("7"), abbreviate(7), abbreviate(True), abbreviate(None), abbreviate("x" * 300, 4)
+    ('7', '7', 'true', 'none', 'xxxx… (300 characters)')
+    """
+    if value is None:
+        return "none"
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters)"

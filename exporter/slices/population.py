@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import time
@@ -12,7 +13,6 @@ from typing import Any, NamedTuple
 import msgspec
 import numpy as np
 import numpy.typing as npt
-import sqlalchemy as sa
 
 from exporter.features.base import InputType
 from exporter.features.categorical import Categorical
@@ -27,13 +27,13 @@ from exporter.storage import (
     ArchiveFilter,
     BlockFilter,
     Codes,
+    Filter,
     RecordedBins,
     Store,
     decode_label,
     hash_ids,
     rfc3339,
 )
-from exporter.storage.review.corrections import Filter, list_ids, read_predictions
 from exporter.validation import preview, suggestion
 
 MAX_ROWS, MAX_BYTES = 2_000_000, 64 * 2**20
@@ -307,13 +307,13 @@ def parse_bins(binner: Binner, text: str) -> Bins:
     return tuple(bins)
 
 
-def find_corrections(connection: sa.Connection, binner: Binner, bins: Bins, chosen: Filter) -> tuple[list[int], bool]:
+def find_corrections(store: Store, binner: Binner, bins: Bins, chosen: Filter) -> tuple[list[int], bool]:
     """Return the identifiers of those corrections that are in a slice.
 
     Parameters
     ----------
-    connection
-        To read with.
+    store
+        The corrections.
     binner
         Whose bins are meant, whatever the version of a correction's prediction.
     bins
@@ -328,13 +328,15 @@ def find_corrections(connection: sa.Connection, binner: Binner, bins: Bins, chos
         or than can be looked at in `LOOK_SECONDS`, such as large images.
     """
     end = time.monotonic() + LOOK_SECONDS
-    ids = list_ids(connection, chosen, MOST_LOOKED_AT + 1)
     found: list[int] = []
-    for rows in read_predictions(connection, ids[:MOST_LOOKED_AT]):
-        found += [row.id for row, inside in zip(rows, _are_inside(binner, bins, rows), strict=True) if inside]
-        if time.monotonic() > end:
-            return found, min(row.id for row in rows) > ids[-1]
-    return found, len(ids) > MOST_LOOKED_AT
+    has_older = False
+    with contextlib.closing(store.review.predictions(chosen, MOST_LOOKED_AT)) as parts:
+        for rows, is_truncated in parts:
+            has_older = is_truncated
+            found += [row.id for row, inside in zip(rows, _are_inside(binner, bins, rows), strict=True) if inside]
+            if time.monotonic() > end:
+                break
+    return found, has_older
 
 
 def _are_inside(binner: Binner, bins: Bins, rows: Any) -> Any:

@@ -6,15 +6,8 @@ from collections.abc import Sequence
 from math import exp, floor, lgamma, log, log1p, sqrt
 from typing import NamedTuple
 
-import numpy as np
-from numpy.typing import ArrayLike
-
-from exporter.stats.divergence import Floats
-
 Z = 1.959963984540054
 """Standard normal quantile of a two-sided interval of 95 %."""
-PRIOR = 2.0
-"""Labels for which the share of all strata stands in each stratum's variance."""
 
 
 class IntervalEstimate(NamedTuple):
@@ -69,26 +62,13 @@ def calibration_error_by_chance(rows: Sequence[float], confidences: Sequence[flo
 
 
 def estimate_accuracy(
-    population: ArrayLike,
-    known: ArrayLike,
-    known_right: ArrayLike,
-    decided: ArrayLike,
-    right: ArrayLike,
-    *,
-    seen: int | None = None,
+    population: float, known: float, known_right: float, decided: float, right: float
 ) -> IntervalEstimate:
-    """Return the accuracy of all confident predictions, estimated in strata.
+    """Return the accuracy of all confident predictions, estimated from a random sample.
 
-    Predictions with feedback are known; the others are estimated from random samples, one in each stratum. With K of N
-    predictions known, R of them right, and p the mean of the strata's shares of right samples, weighted by the numbers
-    of others, the accuracy is (R + (N - K) p) / N. The bounds are those of p in its place.
-
-    The bounds of p are Wilson's for the effective sample size, that is the size of a plain random sample with the same
-    variance (Korn and Graubard, 1998; Franco, Little, Louis and Slud, 2019, find Wilson's among the best). Each
-    stratum's variance is that of its share, drawn by `PRIOR` labels to the share of all strata, so that a stratum whose
-    few samples were all right does not count as certain. A stratum without any decided sample takes the share of the
-    others, with the largest variance, 1/4. Where the sizes of strata are estimated, the variance that this adds is
-    included (Cochran, Sampling Techniques, 1977, 12.2).
+    Predictions with feedback are known; the others are estimated from a random sample of them. With K of N predictions
+    known, R of them right, and the share p of right samples, the accuracy is (R + (N - K) p) / N. The bounds are those
+    of Wilson's interval of p in its place.
 
     Of 1000 predictions 20 were corrected by users, and of 50 sampled others 45 are right: 0.98 times 0.9 is 0.882.
 
@@ -98,42 +78,13 @@ def estimate_accuracy(
     Parameters
     ----------
     population
-        Number of confident predictions by stratum, of shape (H,), or one number; at least the known ones.
+        Number of confident predictions; at least the known ones.
     known, known_right
-        Number of predictions with feedback, and of those that were right, by stratum.
+        Number of predictions with feedback, and of those that were right.
     decided, right
-        Number of sampled others that a reviewer decided, at least one in all strata together, and of those that were
-        right, by stratum.
-    seen
-        Number of random predictions from which the populations were estimated; None if they were counted.
+        Number of sampled others that a reviewer decided, at least one, and of those that were right.
     """
-    known, right, decided = (np.atleast_1d(np.asarray(values, float)) for values in (known, right, decided))
-    rest = np.maximum(np.atleast_1d(np.asarray(population, float)) - known, 0.0)
-    known_right = float(np.sum(known_right))
-    total = float(known.sum() + rest.sum())
-    if total and not rest.any():
-        return IntervalEstimate(*[known_right / total] * 3)
-    weights = rest / rest.sum() if total else decided / decided.sum()
-    share = _share(weights, decided, right)
-    shares = np.divide(right, decided, out=np.full(len(weights), share), where=decided > 0)
-    counted = float(decided.sum())
-    prior = (counted * share + 1) / (counted + 2)
-    shrunk = (right + PRIOR * prior) / (decided + PRIOR)
-    variances = np.where(decided > 0, shrunk * (1 - shrunk), 0.25) / np.maximum(decided, 1)
-    variance = float(weights**2 @ variances)
-    if seen and total:
-        variance += float(weights @ (shares - share) ** 2) * max(1 / seen - 1 / total, 0.0)
-    mean = float(weights @ shrunk)
-    size = mean * (1 - mean) / variance
-    bounds = wilson(share * size, size)
-    others = float(rest.sum())
-    return IntervalEstimate(*((known_right + others * p) / total if total else p for p in (share, *bounds[1:])))
-
-
-def _share(weights: Floats, decided: Floats, right: Floats) -> float:
-    """Return the share of right samples, of the strata that have decided ones."""
-    has_some = decided > 0
-    weight = float(weights[has_some].sum())
-    if not weight:
-        return float(right.sum() / decided.sum())
-    return float(weights[has_some] @ (right[has_some] / decided[has_some])) / weight
+    others = max(population - known, 0.0)
+    total = known + others
+    bounds = wilson(right, decided)
+    return IntervalEstimate(*((known_right + others * share) / total for share in bounds)) if total else bounds

@@ -1,4 +1,8 @@
-"""Compare the label of each row with the labels of the rows that are most similar to it."""
+"""Compare the label of each row with the labels of the rows that are most similar to it.
+
+Source: C. Northcutt, L. Jiang and I. Chuang, *Confident learning: estimating uncertainty in dataset labels*, Journal of
+Artificial Intelligence Research 70, 2021.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from exporter.stats.confident_learning import class_thresholds, confident_classes
-from exporter.stats.divergence import Ints
-from exporter.stats.review_order import Vectors
+from exporter.stats.divergence import Floats, Ints
 
+Vectors = npt.NDArray[np.int8]
+"""Inputs as vectors of whole numbers, of shape (n, d); see `exporter.features.similarity`."""
 NEIGHBOURS = 20
 """Similar rows that a row is compared with; fewer where there are fewer than four times as many rows."""
 MIN_NEIGHBOURS = 5
@@ -23,6 +27,7 @@ MIN_RATIO = 4
 SLACK = 0.1
 """The thresholds of confident learning are lowered by it: a share of so few rows is not exact, and about half of the
 wrong labels in a region of one class are below the mean of that class."""
+_ROUNDING = 1e-6  # a probability that is equal to the threshold is confident
 _DISTANCES = 2**22  # that are held at a time: 16 MiB, and twice that for their order
 
 
@@ -52,7 +57,7 @@ def unlike_neighbours(vectors: Vectors, labels: Ints, classes: int) -> UnlikeNei
     """Find rows whose label is not that of the rows that are similar to them, with confident learning.
 
     The probability of a class is its share among the labels of the `NEIGHBOURS` nearest other rows. A row is a suspect
-    if it confidently belongs to another class (see `exporter.stats.confident_learning`, and `SLACK`), and if its
+    if it confidently belongs to another class (see `SLACK`), and if its
     neighbours agree as `MIN_SHARE` and `MIN_RATIO` say: where classes overlap, confident learning alone suspects many
     right labels.
 
@@ -74,7 +79,7 @@ def unlike_neighbours(vectors: Vectors, labels: Ints, classes: int) -> UnlikeNei
     points, classes_of = vectors[known].astype(np.float32), labels[known]
     nearest = np.concatenate(list(_nearest(points, classes_of, compared)))
     own: Ints = (nearest == classes_of[:, None]).sum(axis=1, dtype=np.intp)
-    thresholds = class_thresholds(classes_of, own / compared, classes) - SLACK
+    thresholds = _class_thresholds(classes_of, own / compared, classes) - SLACK
     rows: list[Ints] = []
     others: list[Ints] = []
     counts: list[Ints] = []
@@ -83,7 +88,7 @@ def unlike_neighbours(vectors: Vectors, labels: Ints, classes: int) -> UnlikeNei
         part = nearest[start : start + step]
         tally = np.zeros((len(part), classes), np.int16)
         np.add.at(tally, (np.arange(len(part))[:, None], part), 1)
-        likely = confident_classes(tally / compared, thresholds)
+        likely = _confident_classes(tally / compared, thresholds)
         count = tally[np.arange(len(part)), likely]
         mine = own[start : start + step]
         agree = (count >= MIN_SHARE * compared) & (count >= MIN_RATIO * mine)
@@ -106,3 +111,41 @@ def _nearest(points: npt.NDArray[np.float32], labels: Ints, count: int) -> Itera
         distances = squares - 2 * (part @ points.T)  # without the row's own square, which is the same for all
         distances[np.arange(len(part)), np.arange(start, start + len(part))] = np.inf
         yield labels[np.argpartition(distances, count, axis=1)[:, :count]]
+
+
+def _class_thresholds(labels: Ints, self_confidence: Floats, classes: int) -> Floats:
+    """Return the probability from which a row confidently belongs to each class: the mean of the rows with that label.
+
+    Parameters
+    ----------
+    labels
+        The class of each row, from 0 to ``classes - 1``, shape ``(n,)``.
+    self_confidence
+        The probability of that class, shape ``(n,)``.
+    classes
+        The number of classes ``K``.
+
+    Returns
+    -------
+    numpy.ndarray
+        Shape ``(K,)``; infinite for a class that no row has as its label.
+    """
+    rows = np.bincount(labels, minlength=classes)
+    total = np.bincount(labels, self_confidence, minlength=classes)
+    thresholds: Floats = np.divide(total, rows, out=np.full(classes, np.inf), where=rows > 0)
+    return thresholds
+
+
+def _confident_classes(probabilities: Floats, thresholds: Floats) -> Ints:
+    """Return the most probable of the classes to which each row confidently belongs; -1 where it does to none.
+
+    Parameters
+    ----------
+    probabilities
+        Of each class, shape ``(n, K)``.
+    thresholds
+        Of `_class_thresholds`.
+    """
+    confident = np.where(probabilities >= thresholds - _ROUNDING, probabilities, -1.0)
+    classes: Ints = confident.argmax(axis=1)
+    return np.where(confident.max(axis=1, initial=-1.0) < 0, -1, classes)

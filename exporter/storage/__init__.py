@@ -12,35 +12,66 @@ from exporter.storage._releases import Row as ReleaseRow
 from exporter.storage._retention import StoreSize
 from exporter.storage._retraining import NewRequest
 from exporter.storage._retraining import Row as RetrainRow
+from exporter.storage._review import PageStatistics, QueuePage, TrainingSet
+from exporter.storage._review_decisions import Decision, HistoryPosition, Outcome
+from exporter.storage._review_examples import Example, Selection
+from exporter.storage._review_queue import ORDERS, PARAMETERS, STATUSES, VERDICTS, WAITING_SECONDS, Filter, Position
+from exporter.storage._review_samples import AccuracyCounts, Draw
+from exporter.storage._review_statistics import BARS, Overview, ReviewState
+from exporter.storage._review_suspects import CheckState, LabelledRow, Suspect
 from exporter.storage._schema import decode_label, label_json, rfc3339
 from exporter.storage._snapshots import ReplicaLease
 from exporter.storage._sqlite import back_up, database_path, restore
 from exporter.storage._store import COMMIT_TIMEOUT_SECONDS, Store, commit_timeout
 
 __all__ = [
+    "BARS",
     "COMMIT_TIMEOUT_SECONDS",
     "MAX_MARKED",
+    "ORDERS",
     "PAIRED",
+    "PARAMETERS",
+    "STATUSES",
+    "VERDICTS",
+    "WAITING_SECONDS",
+    "AccuracyCounts",
     "Archive",
     "ArchiveFilter",
     "Archived",
     "BinBlock",
     "BlockFilter",
+    "CheckState",
     "Codes",
     "CountedFeedback",
+    "Decision",
+    "Draw",
+    "Example",
     "FeedbackResult",
+    "Filter",
     "HasDrift",
+    "HistoryPosition",
     "InputsPolicy",
+    "LabelSums",
+    "LabelledRow",
     "LabelsResult",
     "NewRequest",
+    "Outcome",
+    "Overview",
+    "PageStatistics",
+    "Position",
     "PublishResult",
+    "QueuePage",
     "RecordedBins",
     "Redaction",
     "ReleaseRow",
     "ReplicaLease",
     "RetrainRow",
+    "ReviewState",
+    "Selection",
     "Store",
     "StoreSize",
+    "Suspect",
+    "TrainingSet",
     "archive",
     "back_up",
     "check_store",

@@ -202,29 +202,7 @@ decisions = sa.Table(
     sa.Column("revision", sa.Integer, nullable=False),
     sa.Index("decisions_time", "time"),
 )
-# Pending corrections in the order in which they teach most; see `exporter.storage.review.rankings`.
-rankings = sa.Table(
-    "rankings",
-    metadata,
-    sa.Column("id", Key, primary_key=True, autoincrement=True),
-    sa.Column("model", sa.Text, nullable=False),
-    sa.Column("source", sa.Text, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
-    # How many were pending, and the greatest identifier among them.
-    sa.Column("pending", sa.Integer, nullable=False),
-    sa.Column("newest", Key, nullable=False),
-)
-ranked = sa.Table(
-    "ranked",
-    metadata,
-    sa.Column("ranking", Key, primary_key=True),
-    sa.Column("position", sa.Integer, primary_key=True),
-    sa.Column("feedback_id", Key, nullable=False),
-    # The correction that stands for this one; NULL for those that stand for themselves.
-    sa.Column("leader", Key),
-    sa.Index("ranked_leader", "leader"),
-)
-# Accepted corrections whose label may be wrong, and the last check of each model: `exporter.storage.review.suspects`.
+# Accepted corrections whose label may be wrong, and the last check of each model: `exporter.storage._review_suspects`.
 suspects = sa.Table(
     "suspects",
     metadata,
@@ -269,8 +247,6 @@ draws = sa.Table(
     # When the oldest prediction that could be drawn was received, and the number of confident predictions.
     sa.Column("since", sa.Float, nullable=False),
     sa.Column("confident", sa.Integer, nullable=False),
-    # See `exporter.storage.review.sample_strata`; NULL where an older version drew.
-    sa.Column("strata", sa.Text),
 )
 bin_codes = sa.Table(
     "bin_codes",
@@ -323,7 +299,6 @@ sa.Index(
 sa.Index(
     "feedback_known",
     *(feedback.c[name] for name in ("model", "version", "confident", "verdict", "status", "created", "predicted")),
-    feedback.c.confidence,
 )
 has_reviewed_label = feedback.c.reviewed_label.is_not(None)
 is_unjoined = ~feedback.c.joined

@@ -38,11 +38,11 @@ from exporter.storage._predictions import prediction_rows
 from exporter.storage._releases import Releases
 from exporter.storage._retention import Retention, StoreSize
 from exporter.storage._retraining import RetrainRequests
+from exporter.storage._review import SCRAPE_TIMEOUT_SECONDS, Review
 from exporter.storage._schema import migrate
 from exporter.storage._snapshots import Snapshots
 from exporter.storage._sqlite import DatabaseLock, count_damaged, database_path, quarantine
 from exporter.storage._writer import Counts, Writer
-from exporter.storage.review.backlog import SCRAPE_TIMEOUT_SECONDS, Backlog, ReviewState
 from exporter.wire.batch import Batch
 from exporter.wire.events import Feedback, LabelEvent, LabelledPrediction
 
@@ -79,6 +79,8 @@ class Store:
 
     Attributes
     ----------
+    review : Review
+        The review queue.
     size : StoreSize
         The bytes that the store holds, and its limit.
     replica : str
@@ -89,8 +91,6 @@ class Store:
         The tolerance of each model's corrections.
     is_shared : bool
         Whether other exporters write into the database, too.
-    on_commit : Callable
-        Called from the writer's thread after each commit.
     deadline : float
         Monotonic time until which callers wait for a commit at most: the exporter ends then.
 
@@ -117,11 +117,11 @@ class Store:
         self._on_unusable = on_unusable
         self._on_failure = on_failure
         self.tolerances = tolerances
-        self.on_commit: Callable[[], None] = lambda: None
         self.deadline = math.inf
         self._config = config
         self._damage: str | None = None
         self.size = StoreSize(config.max_size)
+        self.review = Review(self)
         path = database_path(config)
         self._lock: DatabaseLock | None = None
         try:
@@ -131,7 +131,6 @@ class Store:
             migrate(config)
             self._engine = open_engine(config)
             self.is_shared = is_shared(self._engine)
-            self._backlog = Backlog(self.reading, tolerances, shared=self.is_shared)
             self.replica = (config.replica or socket.gethostname()) if self.is_shared else ""
             with self._engine.begin() as connection:
                 self._recorder = FeedbackRecorder(connection, redact, tolerances, self.size)
@@ -256,16 +255,6 @@ class Store:
         with statement_timeout(SCRAPE_TIMEOUT_SECONDS):
             return self._engine.connect()
 
-    def review_state(self) -> ReviewState:
-        """Return the state of the review queue, and of releases.
-
-        Raises
-        ------
-        StoreError
-            When the database cannot be read.
-        """
-        return self._backlog.state()
-
     @property
     def archive(self) -> Archive | None:
         """The archive, if the configuration names one."""
@@ -379,8 +368,7 @@ class Store:
             log.error("%s: restart the exporter, which sets a damaged file aside", self._damage)
 
     def _on_commit(self, committed: Sequence[Counts]) -> None:
-        self._backlog.invalidate()
-        self.on_commit()
+        self.review.invalidate()
         calls: list[Callable[[], None]] = []
         for counts in committed:
             calls += [partial(self._on_counted, item) for item in counts.feedback]

@@ -13,7 +13,6 @@ from support.paths import ROOT
 PAGES = [path for path in sorted((ROOT / "docs").glob("*.md")) if "<!-- study: " in path.read_text(encoding="utf-8")]
 LIVE = "live_dependence_study", ("live-dependence",)
 MANY = "many_features_study", ("many-false-alarms", "many-power")
-SAMPLING = "sampling_study", ("sampling",)
 OBJECTIVES = "objectives_study", ("false-alarms", "delays")
 
 
@@ -47,7 +46,7 @@ def test_a_table_without_marks_is_an_error(benchmarks, tmp_path: Path) -> None:
         benchmarks("study_tables").write(page, {"b": "y"})
 
 
-@pytest.mark.parametrize(("study", "names"), [LIVE, MANY, SAMPLING, OBJECTIVES])
+@pytest.mark.parametrize(("study", "names"), [LIVE, MANY, OBJECTIVES])
 def test_a_study_has_the_tables_of_its_page(benchmarks, study: str, names: tuple[str, ...]) -> None:
     """The page that a study writes has the marks of its tables."""
     module = benchmarks(study)

@@ -14,16 +14,11 @@ from support.review_rows import START, put
 from exporter.config import ModelConfig, StoreConfig
 from exporter.datasets.release import EmptyError, make_release
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.server.tasks import input_vectors
+from exporter.server.tasks import label_checks as task
 from exporter.server.tasks.label_checks import LabelCheck
-from exporter.storage import Store
+from exporter.storage import Decision, Filter, Store
+from exporter.storage import _review_suspects as suspects
 from exporter.storage._schema import feedback, label_checks
-from exporter.storage.review import suspects
-from exporter.storage.review.correction_pages import list_corrections
-from exporter.storage.review.corrections import Filter
-from exporter.storage.review.decision import Decision
-from exporter.storage.review.review_decisions import decide_all
-from exporter.storage.review.suspects import suspect_documents, suspect_ids
 
 MODELS = {
     "digits": ModelConfig("digits", redact=frozenset({"name"})),
@@ -46,22 +41,21 @@ class Checked:
         return self.ids(model)
 
     def ids(self, model: str = "digits") -> set[int]:
-        with self.store.reading() as connection:
-            return suspect_ids(connection, model)
+        with self.store.review.training_set(model) as found:
+            return found.suspects
 
     def times(self) -> list[float]:
         with self.store.reading() as connection:
             return list(connection.execute(sa.select(label_checks.c.time)).scalars())
 
     def page(self, **chosen: Any) -> list[dict[str, Any]]:
-        with self.store.reading() as connection:
-            return list_corrections(connection, Filter(**chosen), 1000, None, "suspect")[0]
+        return self.store.review.page(Filter(**chosen), 1000, None, "suspect").corrections
 
     def decide(self, *ids: int, status: str = "accepted", label: str | None = None) -> None:
         with self.store.reading() as connection:
             of_ids = sa.select(feedback.c.id, feedback.c.revision).where(feedback.c.id.in_(ids))
             batch = [(id_, Decision(status, label, revision, "ann")) for id_, revision in connection.execute(of_ids)]
-        self.store.execute(lambda connection, _: decide_all(connection, batch, {}))
+        self.store.review.decide(batch, {}, 0)
 
     def add(self, labels: list[str], corners: list[int], **fields: Any) -> list[int]:
         """Add corrections whose inputs are close to a corner, and accept them; return their identifiers."""
@@ -102,16 +96,13 @@ def test_a_suspect_is_listed_with_the_reason(checked: Checked) -> None:
     (document,) = checked.page(suspect=True)
     assert len(checked.page(suspect=False)) == 60
     assert next(row["id"] for row in checked.page()) == str(wrong), "the order has suspects first"
-    with checked.store.reading() as connection:
-        reasons = suspect_documents(connection, [document])
-    assert reasons == {
-        str(wrong): {
-            "likely": "1",
-            "compared": 15,
-            "with_likely": 15,
-            "with_label": 0,
-            "reason": "labelled 7; 15 of the 15 most similar are labelled 1, none 7",
-        }
+    assert document["id"] == str(wrong)
+    assert document["suspect"] == {
+        "likely": "1",
+        "compared": 15,
+        "with_likely": 15,
+        "with_label": 0,
+        "reason": "labelled 7; 15 of the 15 most similar are labelled 1, none 7",
     }
 
 
@@ -145,9 +136,8 @@ def test_confirmed_predictions_are_compared_with(checked: Checked) -> None:
     checked.add([None], [0], verdict="accepted", prediction='"1"')  # type: ignore[list-item]
     wrong = checked.add(["7.0"], [1])[0]
     assert checked.check() == {wrong}
-    with checked.store.reading() as connection:
-        (reason,) = suspect_documents(connection, [{"id": wrong}]).values()
-    assert reason["reason"] == "labelled 7; 20 of the 20 most similar are labelled 1, none 7"
+    (document,) = checked.page(suspect=True)
+    assert document["suspect"]["reason"] == "labelled 7; 20 of the 20 most similar are labelled 1, none 7"
 
 
 def test_samples_are_checked_as_corrections_are(checked: Checked) -> None:
@@ -198,7 +188,7 @@ def test_numbers_are_not_checked(checked: Checked) -> None:
 
 def test_inputs_of_any_kind_are_survived(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Missing, unreadable and too long inputs are not compared, and a label that is no scalar is not either."""
-    monkeypatch.setattr(input_vectors, "CHARACTERS", 2000)
+    monkeypatch.setattr(task, "CHARACTERS", 2000)
     wrong = two_corners(checked)
     odd = [None, "", "{", "[]", '{"at":null}', '{"at":"x"}', json.dumps({"at": [1.0] * 3000}), '{"name":"Ada"}'] * 4
     put(checked.store, [
@@ -214,9 +204,9 @@ def test_inputs_of_any_kind_are_survived(checked: Checked, monkeypatch: pytest.M
 def test_what_took_too_long_follows_in_the_next_check(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
     """Inputs beyond the time for them are not compared in this check, and are in a later one."""
     wrong = two_corners(checked)
-    monkeypatch.setattr(input_vectors, "ENCODING_SECONDS", -1.0)
+    monkeypatch.setattr(task, "ENCODING_SECONDS", -1.0)
     assert checked.check() == set()
-    monkeypatch.setattr(input_vectors, "ENCODING_SECONDS", 20.0)
+    monkeypatch.setattr(task, "ENCODING_SECONDS", 20.0)
     assert checked.check() == {wrong}
 
 
@@ -231,7 +221,7 @@ def test_a_check_for_new_feedback_that_took_too_long_is_finished_by_the_next(
     checked.add([None], [0], verdict="accepted")  # type: ignore[list-item]
     with monkeypatch.context() as patch:
         patch.setattr(suspects, "CONFIRMED_SECONDS", -1.0)
-        patch.setattr(input_vectors, "ENCODING_SECONDS", -1.0)
+        patch.setattr(task, "ENCODING_SECONDS", -1.0)
         checked.check()
     (partial,) = checked.times()
     checked.check()
@@ -283,7 +273,7 @@ def test_long_labels_are_not_checked(checked: Checked) -> None:
     text = json.dumps("x" * 1000)
     checked.add([text] * 5, [0] * 5)
     checked.add([None] * 5, [0] * 5, verdict="accepted", prediction=text)  # type: ignore[list-item]
-    with checked.store.reading() as connection:
-        rows = suspects.read_labelled(connection, "digits")
+    _, rows = checked.store.review.labels_to_check("digits", 0)
+    assert rows is not None
     assert (len(rows), max(len(row.label) for row in rows)) == (61, 3)
     assert checked.check() == {wrong}

@@ -18,9 +18,9 @@ from support.servers import Served, ask, eventually
 
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
-from exporter.server.pages.review_errors import BARS, error_chart
+from exporter.server.pages.review_charts import ERROR_BARS, error_chart
 from exporter.server.pages.review_filters import ReviewQuery
-from exporter.storage.review.corrections import Filter
+from exporter.storage import Filter
 
 CONFIG = """
 models:
@@ -122,7 +122,7 @@ def test_any_errors_have_a_chart(values: list[float]) -> None:
     """Each error is in one bar, whose address selects exactly the errors that it counts."""
     chart = error_chart(np.array(values), ReviewQuery(Filter(), "newest", "cards", None, None, {}))
     assert chart
-    assert len(chart.bars) <= BARS + 4
+    assert len(chart.bars) <= ERROR_BARS + 4
     for bar in chart.bars:
         low, high = float(bar.args.get("error_from", -np.inf)), float(bar.args.get("error_to", np.inf))
         count = int(bar.description.split()[0])

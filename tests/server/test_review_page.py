@@ -23,7 +23,7 @@ from exporter.server.pages import review_charts
 from exporter.server.pages.image_png import png
 from exporter.server.pages.outliers import describe_category, describe_number
 from exporter.server.pages.review_filters import ReviewQuery
-from exporter.storage.review.corrections import Filter
+from exporter.storage import Filter
 
 
 class Page(Parsed):
@@ -111,8 +111,8 @@ def test_feedback_without_a_prediction_names_the_verdict_of_the_user(fresh: Serv
     page = review(fresh, joined="false")
     headings = [re.sub(r"<[^>]*>", "", text).split() for text in re.findall(r'<h2 id="c\d.*?</h2>', page.source, re.S)]
     assert [" ".join(words) for words in headings] == [
-        "Predicted unknown →, corrected to no",
         "Predicted unknown confirmed by the user",
+        "Predicted unknown →, corrected to no",
     ]
     assert "the prediction one was not logged" in page.text
     assert "<td" in review(fresh, joined="false", view="table").source
@@ -222,7 +222,7 @@ def test_filters_stand_in_the_address(reviewed: Served, query: dict[str, Any], f
         ("until=999999999999999", "until: expected a time"),
         ("confidence_from=2", "confidence_from: expected a number from 0 to 1"),
         ("view=list", "view: expected cards or table"),
-        ("order=oldest", "order: expected confident, error, informative, newest or suspect"),
+        ("order=oldest", "order: expected confident, error, newest, suspect or uncertain"),
         ("cursor=x", "cursor: expected the cursor in the URL next of the page before"),
         ("endpoint=x&version=&_external=1", 'the parameter "endpoint" is not known'),
         ("modell=credit", 'the parameter "modell" is not known; did you mean "model"?'),
@@ -375,7 +375,7 @@ def test_pages_follow_one_another(fresh: Served) -> None:
 def test_large_inputs_end_a_page_early(fresh: Served) -> None:
     """Three corrections of 9 MiB come one a page, each once: no page takes more memory than a large request."""
     for number in range(3):
-        correct(fresh, [mistake(f"m-{number}", "tickets", "1", inputs={"text": "x" * (9 * 2**20)})])
+        correct(fresh, [mistake(f"m-{number}", "tickets", "1", inputs={"text": f"{number}" + "x" * (9 * 2**20)})])
     path, found = "/review", []
     while path:
         page = Page(fresh.get(path))
@@ -385,6 +385,17 @@ def test_large_inputs_end_a_page_early(fresh: Served) -> None:
         path = unescape(following[1]) if following else ""
     assert [len(part) for part in found] == [1, 1, 1]
     assert len({correction_id for part in found for correction_id in part}) == 3
+
+
+def test_a_card_is_offered_the_labels_of_its_own_model(fresh: Served) -> None:
+    """Those of its training and of the corrections on the page; other models' labels are not sent."""
+    correct(fresh, [mistake("m-1"), mistake("m-2", "credit", "maybe")])
+    page = review(fresh)
+    lists = re.findall(r'<datalist id="labels-(\d)" class="labels"(.*?)>(.*?)</datalist>', page.source, re.S)
+    offered = {
+        index: (re.findall(r'value="(.*?)"', options), "data-complete" in flag) for index, flag, options in lists
+    }
+    assert offered == {"0": (["yes", "no", "maybe"], True)}
 
 
 def test_decisions_without_a_script(fresh: Served) -> None:

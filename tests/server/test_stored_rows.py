@@ -21,7 +21,7 @@ from support.servers import CONFIG, Answer, Served, ask, eventually, write_confi
 from exporter.config import StoreConfig
 from exporter.features.png_codec import PREFIX
 from exporter.monitoring.model_files import load_monitors
-from exporter.server.pages import review_cards
+from exporter.server.pages import review
 from exporter.storage._engine import open_engine
 
 ABSURD = [
@@ -231,8 +231,8 @@ def test_a_page_decodes_images_up_to_a_number_of_pixels(tmp_path: Path, monkeypa
     inputs = msgspec.Raw(msgspec.json.encode({"photo": image, "country": "XX"}))
     prediction = {"model": "credit", "version": "1", "predicted": None, "label": "no", "prediction": "yes"}
     document = {**prediction, "inputs": inputs, "joined": True}
-    monkeypatch.setattr(review_cards, "PAGE_PIXELS", 2 * 30 * 30)
-    shown = review_cards.cards([document] * 3, monitors)
+    monkeypatch.setattr(review, "PAGE_PIXELS", 2 * 30 * 30)
+    shown = review.cards([document] * 3, monitors)
     assert [card.compared for card in shown] == [True, True, False]
     assert ["country" in {item.name for item in card.outliers} for card in shown] == [True, True, False]
     assert [item.name for item in shown[2].images] == ["photo"]

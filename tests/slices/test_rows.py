@@ -15,9 +15,7 @@ from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import load
 from exporter.slices import population
 from exporter.slices.population import find_corrections, parse_bins
-from exporter.storage import Store
-from exporter.storage.review import corrections
-from exporter.storage.review.corrections import Filter
+from exporter.storage import Filter, Store, _review_queue
 
 
 @pytest.fixture
@@ -42,9 +40,8 @@ def found(store: Store, binner: Binner, **where: str) -> tuple[list[int], bool]:
         name: next(label for label in binner.targets[binner.target_names.index(name)].labels() if label[3:] == text)
         for name, text in where.items()
     }
-    with store.reading() as connection:
-        bins = parse_bins(binner, json.dumps(names))
-        ids, truncated = find_corrections(connection, binner, bins, Filter(model="digits"))
+    bins = parse_bins(binner, json.dumps(names))
+    ids, truncated = find_corrections(store, binner, bins, Filter(model="digits"))
     return sorted(ids), truncated
 
 
@@ -73,7 +70,7 @@ def test_numbers_that_are_none_are_found(store: Store, binner: Binner) -> None:
 def test_a_look_is_bounded_in_rows_and_time(store: Store, binner: Binner, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest corrections are looked at first, and the answer says if there are older ones."""
     put(store, [{"inputs": '{"carrier": "MQ"}'} for _ in range(25)])
-    monkeypatch.setattr(corrections, "STEP", 10)
+    monkeypatch.setattr(_review_queue, "_STEP", 10)
     assert found(store, binner, carrier="MQ") == (list(range(1, 26)), False)
     monkeypatch.setattr(population, "MOST_LOOKED_AT", 20)
     assert found(store, binner, carrier="MQ") == (list(range(6, 26)), True)
@@ -83,7 +80,7 @@ def test_a_look_is_bounded_in_rows_and_time(store: Store, binner: Binner, monkey
 
 def test_large_inputs_are_read_in_parts(store: Store, binner: Binner, monkeypatch: pytest.MonkeyPatch) -> None:
     """An input that is larger than a part is read alone."""
-    monkeypatch.setattr(corrections, "CHARACTERS", 50)
+    monkeypatch.setattr(_review_queue, "PAGE_CHARACTERS", 50)
     texts = ['{"carrier": "MQ"}', json.dumps({"carrier": "MQ", "dest": "x" * 100}), '{"carrier": "MQ"}'] * 3
     put(store, [{"inputs": text} for text in texts])
     assert found(store, binner, carrier="MQ")[0] == list(range(1, 10))

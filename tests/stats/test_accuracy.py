@@ -32,49 +32,10 @@ def test_the_interval_at_its_ends() -> None:
     assert estimate_accuracy(0, 0, 0, 4, 2)[0] == 0.5
 
 
-def test_one_stratum_has_wilsons_interval() -> None:
-    """Without strata, and with equal strata that all have the same share of right samples."""
+def test_without_feedback_it_is_wilsons_interval() -> None:
+    """Nothing is known but the sample."""
     for right in (0, 20, 50):
         assert estimate_accuracy(1000, 0, 0, 50, right) == pytest.approx(wilson(right, 50))
-    assert estimate_accuracy([500, 500], 0, 0, [50, 50], [40, 40]) == pytest.approx(wilson(80, 100))
-
-
-@pytest.mark.parametrize("mistakes", [(0.2, 0.02, 0.001), (0.05, 0.05, 0.05), (0.0, 0.0, 0.05), (0.9, 0.5, 0.3)])
-def test_the_interval_of_strata_covers_the_truth(mistakes: tuple[float, ...]) -> None:
-    """Whichever stratum the mistakes are in: those with few labels, with many, or all."""
-    rng = np.random.default_rng(12)
-    sizes, decided = np.array([1000, 3000, 6000]), np.array([60, 70, 70])
-    truth = 1 - float(sizes @ mistakes) / sizes.sum()
-    hits = 0
-    for _ in range(1000):
-        right = decided - rng.binomial(decided, mistakes)
-        estimate = estimate_accuracy(sizes, 0, 0, decided, right)
-        hits += estimate.lower <= truth <= estimate.upper
-    assert 0.92 < hits / 1000 < 1
-
-
-def test_a_stratum_that_nobody_reviewed_widens_the_interval() -> None:
-    """In proportion to its size; where it is all that is left, nothing is known."""
-    widths = []
-    for size in (0, 10, 100, 400):
-        estimate = estimate_accuracy([1000 - size, size], 0, 0, [100, 0], [90, 0])
-        assert estimate.value == pytest.approx(0.9)
-        widths.append(estimate.upper - estimate.lower)
-    assert widths == sorted(widths)
-    assert widths[1] < 1.02 * widths[0] < 0.3 * widths[3]
-    unknown = estimate_accuracy([10, 1000], [10, 0], [9, 0], [5, 0], [5, 0])
-    assert unknown.lower < 0.25 < 0.99 < unknown.upper
-
-
-def test_estimated_sizes_widen_the_interval() -> None:
-    """By what the share of each stratum is uncertain, which matters where the strata's accuracies differ."""
-    counts = ([50_000, 50_000], 0, 0, [500, 500], [500, 250])
-    exact, rough = estimate_accuracy(*counts), estimate_accuracy(*counts, seen=200)
-    assert exact == pytest.approx(estimate_accuracy(*counts, seen=100_000))
-    assert rough.value == exact.value
-    assert rough.upper - rough.lower > 1.5 * (exact.upper - exact.lower)
-    same = ([50_000, 50_000], 0, 0, [500, 500], [400, 400])
-    assert estimate_accuracy(*same, seen=200) == pytest.approx(estimate_accuracy(*same))
 
 
 def test_an_interval_ends_exactly_at_nothing_and_everything() -> None:

@@ -16,19 +16,12 @@ from support.review_rows import START, pick, predict, put, redact
 
 from exporter.config import StoreConfig
 from exporter.stats.tolerance import Tolerance
-from exporter.storage import Store
+from exporter.storage import Decision, Draw, Filter, Overview, Position, Selection, Store
 from exporter.storage._feedback import FeedbackRecorder
-from exporter.storage.review.accepted_examples import Selection, accepted_examples
-from exporter.storage.review.accuracy_counts import accuracy_counts
-from exporter.storage.review.backlog import read_state
-from exporter.storage.review.correction_history import correction_history
-from exporter.storage.review.correction_pages import Position, list_corrections
-from exporter.storage.review.correction_stats import overview, read_errors
-from exporter.storage.review.corrections import Filter
-from exporter.storage.review.decision import Decision
-from exporter.storage.review.review_decisions import decide
-from exporter.storage.review.review_samples import sample_for_review
-from exporter.storage.review.stratified_draw import Draw, with_feedback
+from exporter.storage._review_examples import accepted_examples
+from exporter.storage._review_queue import list_corrections
+from exporter.storage._review_samples import accuracy_counts, with_feedback
+from exporter.storage._review_statistics import read_state
 
 
 @pytest.fixture
@@ -89,7 +82,7 @@ def test_each_filter_selects_its_corrections(store: Store, chosen: dict[str, Any
     assert set(pick(store, **chosen)) == expected
 
 
-@pytest.mark.parametrize("order", ["newest", "confident"])
+@pytest.mark.parametrize("order", ["newest", "confident", "uncertain"])
 def test_pages_hold_each_correction_once_in_order(store: Store, order: str) -> None:
     """Across ties and missing confidences, and while others are decided between two pages."""
     rng = random.Random(3)
@@ -98,28 +91,23 @@ def test_pages_hold_each_correction_once_in_order(store: Store, order: str) -> N
     ids: list[int] = []
     after = None
     while True:
-        with store.reading() as connection:
-            page, after = list_corrections(connection, Filter(), 10, after, order)
+        page, after = store.review.page(Filter(), 10, after, order)
         ids += [int(correction["id"]) for correction in page]
         last = ids[-1]
-        store.execute(
-            lambda connection, _, correction_id=last: decide(
-                connection, correction_id, Decision("accepted", None, 1, None), {}
-            )
-        )
+        store.review.decide([(last, Decision("accepted", None, 1, None))], {}, 0)
         if after is None:
             break
-    name = "confidence" if order == "confident" else "created"
+    name = "created" if order == "newest" else "confidence"
     keys = [
         (-1.0 if rows[correction_id - 1][name] is None else rows[correction_id - 1][name], correction_id)
         for correction_id in ids
     ]
     assert len(ids) == 57
-    assert keys == sorted(keys, reverse=True)
+    assert keys == sorted(keys, reverse=order != "uncertain")
 
 
 def test_every_page_uses_an_index(store: Store) -> None:
-    """No page of a model's queue reads the whole table, or sorts more than a page, in either order."""
+    """No page of a model's queue reads the whole table, or sorts more than a page, in any of these orders."""
     statements: list[tuple[str, Any]] = []
     with store.reading() as connection:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
@@ -128,13 +116,19 @@ def test_every_page_uses_an_index(store: Store) -> None:
             list_corrections(connection, Filter("digits", source="all"), 100, after, "newest")
             list_corrections(connection, Filter("digits", status="pending"), 100, after, "confident")
             list_corrections(connection, Filter("digits"), 100, after, "confident")
+            list_corrections(connection, Filter("digits", status="pending"), 100, after, "uncertain")
         for statement, values in statements.copy():
             plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
             searches = [step for step, after in zip(plan, [*plan[1:], ""], strict=True) if "ORDER BY" not in after]
             small = sum("feedback_described" in step for step in plan)  # feedback without a prediction may be sorted
             indexed = sum("SEARCH feedback USING" in step and "feedback_described" not in step for step in searches)
-            assert indexed + small == statement.count("FROM feedback")
+            assert indexed + small == statement.count("FROM feedback \n")
             assert not any("SCAN feedback" in step for step in plan), plan
+
+
+def glance(store: Store, chosen: Filter | None = None) -> Overview:
+    """Return the statistics of what a filter selects."""
+    return store.review.statistics(chosen or Filter(), 0.0, None).overview
 
 
 def test_the_summary_of_the_queue(store: Store) -> None:
@@ -148,19 +142,18 @@ def test_the_summary_of_the_queue(store: Store) -> None:
             {"created": START + 3600, "label": json.dumps("long" * 100)},
         ],
     )
-    with store.reading() as connection:
-        seen = overview(connection, Filter())
-        assert seen.pairs == [("1", "7", 4), (3.5, True, 1)]
-        assert [(start % 60, count) for start, count in seen.rates] == [(0, 3), (0, 3)]
-        assert seen.rates[1][0] - seen.rates[0][0] == 3600
-        assert seen.counts == {"accepted": 1, "pending": 4, "rejected": 1}
-        refused = overview(connection, Filter(status="rejected"))
-        assert (refused.pairs, refused.counts) == ([(3.5, True, 1)], seen.counts)
-        chosen = overview(connection, Filter(predicted="3.5", label="true"))
-        assert (chosen.pairs, chosen.counts["rejected"], sum(chosen.counts.values())) == (seen.pairs, 1, 1)
-        assert [count for _, count in chosen.rates] == [1]
-        nothing = overview(connection, Filter("loans"))
-        assert nothing == ({"accepted": 0, "pending": 0, "rejected": 0}, [], 60, [])
+    seen = glance(store)
+    assert seen.pairs == [("1", "7", 4), (3.5, True, 1)]
+    assert [(start % 60, count) for start, count in seen.rates] == [(0, 3), (0, 3)]
+    assert seen.rates[1][0] - seen.rates[0][0] == 3600
+    assert seen.counts == {"accepted": 1, "pending": 4, "rejected": 1}
+    refused = glance(store, Filter(status="rejected"))
+    assert (refused.pairs, refused.counts) == ([(3.5, True, 1)], seen.counts)
+    chosen = glance(store, Filter(predicted="3.5", label="true"))
+    assert (chosen.pairs, chosen.counts["rejected"], sum(chosen.counts.values())) == (seen.pairs, 1, 1)
+    assert [count for _, count in chosen.rates] == [1]
+    nothing = glance(store, Filter("loans"))
+    assert nothing == ({"accepted": 0, "pending": 0, "rejected": 0}, [], 60, [])
 
 
 @pytest.mark.parametrize(("hours", "step"), [(0, 60), (1, 60), (4, 300), (48, 3600), (47 * 24 + 1, 86400)])
@@ -168,8 +161,7 @@ def test_a_long_period_is_counted_in_long_steps(store: Store, hours: int, step: 
     """A period of years has as many steps as an hour, each of a whole unit, and no correction is lost."""
     times = [START + 0.9 + hours * 3600 * n / 100 for n in range(101)]
     put(store, [{"created": time} for time in times])
-    with store.reading() as connection:
-        seen = overview(connection, Filter())
+    seen = glance(store)
     assert seen.step == step
     assert seen.rates == sorted(Counter(int(time // step) * step for time in times).items())
 
@@ -192,14 +184,13 @@ def test_the_errors_of_numbers(database: str) -> None:
         assert pick(store, error_from=0.0, error_to=1.5) == [4]
         assert pick(store, order="error")[:5] == [5, 3, 2, 1, 4]
         assert len(pick(store, order="error")) == 9
-        with store.reading() as connection:
-            first, after = list_corrections(connection, Filter(), 2, None, "error")
-            second, _ = list_corrections(connection, Filter(), 2, after, "error")
-            assert [row["id"] for row in (*first, *second)] == ["5", "3", "2", "1"]
-            chosen = Filter(error_from=0.0)
-            assert sorted(read_errors(connection, chosen)) == [-10.0, -6.0, 0.0, 1.5, 200.0]
-            assert not len(read_errors(connection, Filter("loans")))
-            assert overview(connection, chosen).counts["pending"] == 3
+        first, after = store.review.page(Filter(), 2, None, "error")
+        second, _ = store.review.page(Filter(), 2, after, "error")
+        assert [row["id"] for row in (*first, *second)] == ["5", "3", "2", "1"]
+        chosen = Filter(error_from=0.0)
+        assert sorted(store.review.errors(chosen)) == [-10.0, -6.0, 0.0, 1.5, 200.0]
+        assert not len(store.review.errors(Filter("loans")))
+        assert glance(store, chosen).counts["pending"] == 3
         put(store, [{"prediction": p, "label": label} for p, label, _ in NUMBERS[9:]])
         assert len(pick(store, order="error")) == 11
     finally:
@@ -211,22 +202,20 @@ def test_undoing_restores_the_users_label(store: Store) -> None:
     put(store, [{}])
 
     def decided(status: str, label: str | None, revision: int) -> dict[str, Any]:
-        return (
-            store.execute(lambda connection, _: decide(connection, 1, Decision(status, label, revision, "ann"), {}))[1]
-            or {}
-        )
+        ((stored, correction),) = store.review.decide([(1, Decision(status, label, revision, "ann"))], {}, 0)
+        assert stored
+        return correction or {}
 
     assert decided("accepted", '"8"', 1)["label"] == "8"
     assert decided("pending", None, 2)["label"] == "7"
-    with store.reading() as connection:
-        steps = [(step["status"], step["label"], step["reviewer"]) for step in correction_history(connection, 1)[0][1:]]
+    steps = [(step["status"], step["label"], step["reviewer"]) for step in store.review.history(1)[0][1:]]
     assert steps == [("accepted", "8", "ann"), ("pending", None, "ann")]
 
 
 def test_a_scrape_reads_accuracy_from_indexes(store: Store) -> None:
     """Neither of its two queries reads the rows of all corrections."""
     predict(store, [{}])
-    sample_for_review(store, Draw("digits"), 1, None, redact)
+    store.review.draw(Draw("digits"), 1, None, redact)
     statements: list[tuple[str, Any]] = []
     with store.reading() as connection:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))

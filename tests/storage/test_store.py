@@ -31,12 +31,13 @@ from exporter.features.png_codec import pack_image
 from exporter.monitoring.model_files import load_monitors
 from exporter.profiles.sources.store import StoreSource
 from exporter.stats.tolerance import Tolerance
-from exporter.storage import CountedFeedback, Store
+from exporter.storage import CountedFeedback, Filter, HistoryPosition, Store
 from exporter.storage import _retention as unjoined_log
 from exporter.storage import _schema as migrations
 from exporter.storage import _store as database_module
 from exporter.storage._engine import open_engine, shown_url, was_committed, write_beside
 from exporter.storage._retention import Retention, StoreSize
+from exporter.storage._review_decisions import HISTORY_CHARACTERS
 from exporter.storage._schema import (
     SCHEMA_VERSION,
     feedback,
@@ -46,9 +47,6 @@ from exporter.storage._schema import (
     predictions,
     schema_table,
 )
-from exporter.storage.review.correction_history import PAGE_CHARACTERS, START, correction_history
-from exporter.storage.review.correction_pages import list_corrections
-from exporter.storage.review.corrections import Filter
 from exporter.wire.events import Feedback, Prediction
 
 
@@ -122,7 +120,7 @@ def test_feedback_meets_its_prediction_in_either_order(database: str, start: Cal
     exporter.say("late", label="2")
     assert sum(verdict.correction for verdict in exporter.counted) == 4
     assert exporter.count(feedback, feedback.c.joined) == exporter.count(feedback) == 4
-    assert exporter.store.review_state().pending == {"m": 4}
+    assert exporter.store.review.state().pending == {"m": 4}
 
 
 @pytest.mark.parametrize("first", ["prediction", "feedback"])
@@ -161,8 +159,7 @@ def test_a_number_within_the_tolerance_accepts_the_prediction(database: str, fir
         verdicts = [entry.verdict for entry in counted]
         assert Counter(verdicts) == Counter(expected + ["accepted"] * (first == "feedback"))
         assert sum(entry.correction for entry in counted) == expected.count("corrected")
-        with store.reading() as connection:
-            assert len(list_corrections(connection, Filter(), 100, None)[0]) == expected.count("corrected")
+        assert len(store.review.page(Filter(), 100).corrections) == expected.count("corrected")
         if first == "prediction":
             tolerances["price"] = Tolerance()
             assert correct("key") == expected
@@ -278,14 +275,14 @@ def test_a_page_of_the_history_takes_bounded_memory(database: str, start: Callab
     exporter = start(database)
     for number in range(90):
         exporter.say("p", f"{number} " + "x" * 99_000)
-    labels, sizes, after = [], [], START
-    with exporter.store.reading() as connection:
-        while after is not None:
-            page, after = correction_history(connection, 1, 1000, after)
-            sizes.append(sum(len(entry["label"]) for entry in page))
-            labels += [entry["label"].split()[0] for entry in page]
+    labels, sizes = [], []
+    after: HistoryPosition | None = HistoryPosition()
+    while after is not None:
+        page, after = exporter.store.review.history(1, 1000, after)
+        sizes.append(sum(len(entry["label"]) for entry in page))
+        labels += [entry["label"].split()[0] for entry in page]
     assert labels == [str(number) for number in range(90)]
-    assert max(sizes) <= PAGE_CHARACTERS
+    assert max(sizes) <= HISTORY_CHARACTERS
     assert len(sizes) == 3
 
 
@@ -320,13 +317,12 @@ def test_feedback_that_describes_its_prediction_outlives_the_retention(
     exporter = start(database, retention="1s")
     described = Feedback("never", "m", "1", "corrected", "1", prediction="2", inputs=msgspec.Raw(b'{"a":1}'))
     exporter.store.record_feedback([described], None)
-    assert exporter.store.review_state().unjoined == {"m": 1}
+    assert exporter.store.review.state().unjoined == {"m": 1}
     time.sleep(1.1)
     exporter.store._writer._sweep_at = 0.0
     exporter.predict("new")  # wakes the writer
     eventually(lambda: exporter.count(feedback, feedback.c.joined) == 1)
-    with exporter.store.reading() as connection:
-        assert [row["prediction_id"] for row in list_corrections(connection, Filter(), 9, None)[0]] == ["never"]
+    assert [row["prediction_id"] for row in exporter.store.review.page(Filter(), 9).corrections] == ["never"]
     assert exporter.counted == []
 
 
@@ -690,7 +686,7 @@ def test_a_hanging_database_blocks_no_client(postgres: Postgres, start: Callable
         exporter.predict("p")
         begun = time.monotonic()
         with pytest.raises(StoreError):
-            exporter.store.review_state()
+            exporter.store.review.state()
         assert time.monotonic() < begun + 5
     finally:
         postgres.thaw()

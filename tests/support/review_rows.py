@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from exporter.storage import Store
+from exporter.storage import Filter, Store
 from exporter.storage._schema import feedback, predictions
-from exporter.storage.review.correction_pages import list_corrections
-from exporter.storage.review.corrections import Filter
 
 _WEEK = 7 * 86400.0
 START = 1_790_000_000.0 + ((time.time() - 1_790_000_000.0) // _WEEK - 1) * _WEEK
@@ -37,10 +35,7 @@ def predict(store: Store, rows: list[dict[str, Any]], start: int = 1) -> None:
 
 def pick(store: Store, order: str = "newest", **chosen: Any) -> list[int]:
     """Identifiers of the corrections that a filter leaves."""
-    with store.reading() as connection:
-        return [
-            int(correction["id"]) for correction in list_corrections(connection, Filter(**chosen), 1000, None, order)[0]
-        ]
+    return [int(correction["id"]) for correction in store.review.page(Filter(**chosen), 1000, None, order).corrections]
 
 
 def redact(_: str, inputs: str | None) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 from exporter.commands.common import add_exporter_options, exporter_client, set_help
-from exporter.commands.dataset import check, label_studio
+from exporter.commands.dataset import label_studio
 from exporter.commands.dataset.requests import TIMEOUT, download_content, read_release, send, write_document
 from exporter.datasets import FORMATS
 from exporter.errors import ExporterError, UsageError
@@ -236,7 +236,6 @@ def _format_of(output: Path) -> str:
 _COMMANDS = {
     "release": (add_release, "freeze the accepted corrections of a model as a release"),
     "export": (add_export, "write a release, or all accepted corrections, to a file"),
-    "check": (check.add_check, "find near-duplicates in a release, and examples that are training rows"),
     "import": (label_studio.add_import, "import annotations from Label Studio"),
     "list": (add_list, "list the releases, the newest first"),
 }

@@ -2,40 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import base64
+import binascii
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
+import msgspec
 from flask import Response, g, request
 
 from exporter.config import sampled_share
 from exporter.errors import EventError
-from exporter.server.api.correction_query import (
+from exporter.monitoring.binner import Binner
+from exporter.profiles.profile import MAX_RARE, CategoricalFeature
+from exporter.server.api.operations import idempotency_key
+from exporter.server.api.parameters import (
+    DEFAULT_LIMIT,
     MAX_ID,
     MAX_LIMIT,
-    encode_cursor,
-    parse_history_cursor,
-    parse_limit,
-    parse_query,
-    with_new_label,
+    MAX_SEARCH,
+    check_parameters,
+    convert_body,
+    malformed,
+    parse_json,
+    parse_model,
+    parse_time,
+    parse_truth,
+    parse_whole_number,
 )
-from exporter.server.api.operations import idempotency_key
-from exporter.server.api.parameters import convert_body, parse_json
 from exporter.server.api.schemas import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.application import Exporter
 from exporter.server.http.problem import Reply, json_reply, problem
-from exporter.storage import label_json
-from exporter.storage.review.correction_history import correction_history
-from exporter.storage.review.correction_pages import list_corrections
-from exporter.storage.review.corrections import find_correction
-from exporter.storage.review.decision import Decision
-from exporter.storage.review.rankings import count_alike
-from exporter.storage.review.review_decisions import decide, decide_all
-from exporter.storage.review.review_samples import sample_for_review
-from exporter.storage.review.stratified_draw import Draw
-from exporter.storage.review.suspects import suspect_documents
-from exporter.storage.review.user_stats import user_stats
-from exporter.validation import preview
+from exporter.slices.population import find_corrections, parse_bins
+from exporter.slices.report import describe
+from exporter.storage import (
+    ORDERS,
+    PARAMETERS,
+    STATUSES,
+    VERDICTS,
+    Decision,
+    Draw,
+    Filter,
+    HistoryPosition,
+    Outcome,
+    Position,
+    label_json,
+)
+from exporter.validation import any_of, preview, suggestion
 from exporter.wire.events import check_model
 
 
@@ -54,92 +69,63 @@ class CorrectionsApi:
     def list_corrections(self) -> Response:
         """``GET /v1/corrections``: a page of the queue."""
         query = parse_query(self._exporter, request.args)
-        with self._exporter.store.reading() as connection:
-            page, end = list_corrections(connection, query.filter, query.limit, query.after, query.order)
-            alike = count_alike(connection, page) if query.order == "informative" else None
-            suspects = suspect_documents(connection, page)
-        next_url = None
-        if end:
-            arguments = urlencode({**request.args.to_dict(), "cursor": encode_cursor(query.order, end)})
-            next_url = f"{request.base_url}?{arguments}"
-        documents = [with_new_label(self._exporter, document) for document in page]
-        documents = [_with_suspect(document, suspects) for document in documents]
-        if alike is not None:
-            documents = [{**document, "alike": alike.get(document["id"], 0)} for document in documents]
-        answer = {"corrections": documents, "next": next_url}
+        page, end = self._exporter.store.review.page(query.filter, query.limit, query.after, query.order)
+        answer = {
+            "corrections": [with_new_label(self._exporter, document) for document in page],
+            "next": _next_url(encode_cursor(query.order, end)) if end else None,
+        }
         return _json(answer | ({"truncated": query.slice.truncated} if query.slice else {}))
 
     def list_users(self) -> Response:
         """``GET /v1/corrections/users``: how much each user corrected."""
-        model = self._model()
-        with self._exporter.store.reading() as connection:
-            return _json(user_stats(connection, model))
-
-    def _model(self) -> str:
-        """Return the model that the only parameter of the request names."""
         model = request.args.get("model")
         if set(request.args) != {"model"} or model is None:
             raise EventError("", "expected the parameter model, and no other", "missing_field")
         check_model(self._exporter.pipeline.monitors.models, model)
-        return model
+        return _json(self._exporter.store.review.users(model))
 
     def show(self, correction_id: int) -> Response:
         """``GET /v1/corrections/<id>``: a correction with a page of its history."""
-        redacted = self._exporter.redacted
         limit, after = parse_limit(request.args), parse_history_cursor(request.args)
-        with self._exporter.store.reading() as connection:
-            document = find_correction(connection, correction_id, redacted) if correction_id <= MAX_ID else None
-            if document is None:
-                return _not_found(correction_id)
-            history, end = correction_history(connection, correction_id, limit, after)
-            document = _with_suspect(document, suspect_documents(connection, [document]))
-        next_url = None
-        if end:
-            arguments = urlencode({**request.args.to_dict(), "cursor": f"{end.feedback}-{end.decision}"})
-            next_url = f"{request.base_url}?{arguments}"
+        review = self._exporter.store.review
+        document = review.find(correction_id, self._exporter.redacted) if correction_id <= MAX_ID else None
+        if document is None:
+            return problem(404, f"there is no correction {correction_id}").flask()
+        history, end = review.history(correction_id, limit, after)
+        next_url = _next_url(f"{end.feedback}-{end.decision}") if end else None
         return _json({**with_new_label(self._exporter, document), "history": history, "history_next": next_url})
 
     def decide(self, correction_id: int) -> Response:
         """``PATCH /v1/corrections/<id>``: decide a correction."""
         decision = _decision(convert_body(ReviewDecision, parse_json(request.get_data())))
-        if correction_id > MAX_ID:
-            return problem(404, _undecidable(correction_id)).flask()
-        store, redacted = self._exporter.store, self._exporter.redacted
-        stored, document = store.execute(
-            lambda connection, _: decide(connection, correction_id, decision, redacted), len(request.get_data())
-        )
-        if document is None:
-            return problem(404, _undecidable(correction_id)).flask()
-        document = with_new_label(self._exporter, document)
-        if not stored:
-            return problem(409, _conflict(document, decision.reviewer), correction=document).flask()
-        return _json(document)
+        outcomes = self._decide([(correction_id, decision)]) if correction_id <= MAX_ID else [Outcome(False, None)]
+        result = self._result(correction_id, decision, outcomes[0])
+        if result["status"] == 200:
+            return _json(result["correction"])
+        further = {"correction": result["correction"]} if "correction" in result else {}
+        return problem(result["status"], result["detail"], **further).flask()
 
     def decide_several(self) -> Response:
         """``PATCH /v1/corrections``: decide several corrections."""
-        decisions, errors = _batch(parse_json(request.get_data()))
+        batch, errors = _batch(parse_json(request.get_data()))
         if errors:
             first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
             detail = f"no decision was stored, {len(errors)} of them are not valid: {first}"
             return problem(400, detail, errors).flask()
-        store, redacted = self._exporter.store, self._exporter.redacted
-        outcomes = store.execute(
-            lambda connection, _: decide_all(connection, decisions, redacted), len(request.get_data())
-        )
-        results = [
-            self._result(correction_id, decision, stored, document)
-            for (correction_id, decision), (stored, document) in zip(decisions, outcomes, strict=True)
-        ]
-        return _json({"results": results})
+        outcomes = self._decide(batch)
+        return _json({"results": [self._result(*one, outcome) for one, outcome in zip(batch, outcomes, strict=True)]})
 
-    def _result(
-        self, correction_id: int, decision: Decision, stored: bool, document: dict[str, Any] | None
-    ) -> dict[str, Any]:
-        result: dict[str, Any] = {"id": str(correction_id), "taken": stored}
-        if document is None:
+    def _decide(self, batch: Sequence[tuple[int, Decision]]) -> list[Outcome]:
+        exporter = self._exporter
+        return exporter.store.review.decide(batch, exporter.redacted, len(request.get_data()))
+
+    def _result(self, correction_id: int, decision: Decision, outcome: Outcome) -> dict[str, Any]:
+        result: dict[str, Any] = {"id": str(correction_id), "taken": outcome.stored}
+        if outcome.correction is None:
             return result | {"status": 404, "detail": _undecidable(correction_id)}
-        result |= {"status": 200} if stored else {"status": 409, "detail": _conflict(document, decision.reviewer)}
-        return result | {"correction": with_new_label(self._exporter, document)}
+        correction = with_new_label(self._exporter, outcome.correction)
+        conflict = {"status": 409, "detail": _conflict(correction, decision.reviewer)}
+        return result | ({"status": 200} if outcome.stored else conflict) | {"correction": correction}
 
     def draw_sample(self) -> Response:
         """``POST /v1/corrections/samples``: draw predictions for review."""
@@ -151,8 +137,7 @@ class CorrectionsApi:
         draw, reviewer = Draw(sample.model, sample.version, stored_in_part), g.user
 
         def reply() -> Reply:
-            store, redact = self._exporter.store, self._exporter.feedback_inputs
-            count = sample_for_review(store, draw, sample.count, reviewer, redact)
+            count = self._exporter.store.review.draw(draw, sample.count, reviewer, self._exporter.feedback_inputs)
             return json_reply(201, {"drawn": count})
 
         return self._exporter.idempotency.once("samples", idempotency_key(), reply, request.get_data()).flask()
@@ -162,13 +147,9 @@ def _json(document: Any) -> Response:
     return json_reply(200, document).flask()
 
 
-def _with_suspect(document: dict[str, Any], suspects: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a correction's document with ``suspect``, if its label may be wrong."""
-    return {**document, "suspect": suspects[document["id"]]} if document["id"] in suspects else document
-
-
-def _not_found(correction_id: int) -> Response:
-    return problem(404, f"there is no correction {correction_id}").flask()
+def _next_url(cursor: str) -> str:
+    """Return the URL of the page after the one that is asked for."""
+    return f"{request.base_url}?{urlencode({**request.args.to_dict(), 'cursor': cursor})}"
 
 
 def _undecidable(correction_id: int) -> str:
@@ -216,3 +197,207 @@ def _batch(document: Any) -> tuple[list[tuple[int, Decision]], list[dict[str, st
 
 def _decision(decision: ReviewDecision) -> Decision:
     return Decision(decision.status, label_json(decision.label), decision.revision, decision.reviewer or g.user)
+
+
+_PAGING = ("cursor", "limit", "order")
+_JOINED = ("false", "true")
+
+
+class FoundSlice(NamedTuple):
+    """A slice in which corrections were looked for.
+
+    Attributes
+    ----------
+    description
+        What its predictions have in common.
+    truncated
+        Whether there are older corrections that were not looked at, see `exporter.slices.population.MOST_LOOKED_AT`.
+    """
+
+    description: str
+    truncated: bool
+
+
+class QueueQuery(NamedTuple):
+    """The filter, order and position of a page of the queue, and the slice of the filter."""
+
+    filter: Filter
+    order: str
+    limit: int
+    after: Position | None
+    slice: FoundSlice | None
+
+
+def parse_query(exporter: Exporter, arguments: Mapping[str, str]) -> QueueQuery:
+    """Parse the query string of a page, and find the corrections of the slice that it names.
+
+    Raises
+    ------
+    EventError
+        When a parameter is not valid.
+    StoreError
+        When the corrections of the slice cannot be read.
+    """
+    selected = parse_filter(exporter, arguments, _PAGING)
+    order = _one_of("order", arguments.get("order", "newest"), ORDERS)
+    limit = parse_limit(arguments)
+    after = _decode_cursor(order, arguments.get("cursor"))
+    selected, found = _select_slice(exporter, selected)
+    return QueueQuery(selected, order, limit, after, found)
+
+
+def parse_limit(arguments: Mapping[str, str]) -> int:
+    """Parse the number of entries on a page.
+
+    Raises
+    ------
+    EventError
+        When it is not valid.
+    """
+    return parse_whole_number("limit", arguments.get("limit"), MAX_LIMIT) or DEFAULT_LIMIT
+
+
+def parse_history_cursor(arguments: Mapping[str, str]) -> HistoryPosition:
+    """Parse the position of a page of a correction's history.
+
+    Raises
+    ------
+    EventError
+        When it is not valid.
+    """
+    match = re.fullmatch(r"([0-9]{1,10})-([0-9]{1,10})", arguments.get("cursor", "0-0"), re.ASCII)
+    position = HistoryPosition(int(match[1]), int(match[2])) if match else HistoryPosition(MAX_ID + 1)
+    if max(position) > MAX_ID:
+        raise malformed("cursor: expected the cursor in the URL history_next of the page before")
+    return position
+
+
+def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple[str, ...] = ()) -> Filter:
+    """Parse the filter of a query string that may also have the parameters ``others``.
+
+    Raises
+    ------
+    EventError
+        When a parameter is not valid.
+    """
+    check_parameters(arguments, (*PARAMETERS, *others))
+    model, q = arguments.get("model"), arguments.get("q")
+    if model is not None and model not in exporter.pipeline.monitors.models:
+        hint = suggestion(model, exporter.pipeline.monitors.models)
+        raise EventError("", f"no model {preview(model)} is configured; {hint}", "unknown_model")
+    if q is not None and len(q) > MAX_SEARCH:
+        raise malformed(f"q: expected at most {MAX_SEARCH} characters, got {len(q)}")
+    status, joined, suspect = (arguments.get(name) for name in ("status", "joined", "suspect"))
+    return Filter(
+        model=model,
+        version=arguments.get("version"),
+        status=None if status is None else _one_of("status", status, STATUSES),
+        label=_label(arguments.get("label")),
+        predicted=_label(arguments.get("predicted")),
+        segment=arguments.get("segment"),
+        source=_one_of("source", arguments.get("source", "user"), VERDICTS),
+        since=parse_time("since", arguments.get("since")),
+        until=parse_time("until", arguments.get("until")),
+        confidence_from=_share("confidence_from", arguments.get("confidence_from")),
+        confidence_to=_share("confidence_to", arguments.get("confidence_to")),
+        error_from=_number("error_from", arguments.get("error_from")),
+        error_to=_number("error_to", arguments.get("error_to")),
+        q=q or None,
+        suspect=None if suspect is None else parse_truth("suspect", suspect),
+        alike=parse_whole_number("alike", arguments.get("alike"), MAX_ID),
+        where=arguments.get("where"),
+        joined=None if joined is None else _one_of("joined", joined, _JOINED) == "true",
+        redacted=exporter.redacted,
+    )
+
+
+def _select_slice(exporter: Exporter, chosen: Filter) -> tuple[Filter, FoundSlice | None]:
+    """Find the corrections of the slice that a filter names; return the filter with their identifiers."""
+    if chosen.where is None:
+        return chosen, None
+    try:
+        model = parse_model(exporter.pipeline.monitors.models, chosen.model)
+    except EventError as error:
+        raise malformed(f"where: {error.detail}") from None
+    binner = exporter.slices.binner(model, chosen.version)
+    if binner is None:
+        raise malformed(f"where: {preview(model)} has no profile, and slices are combinations of its bins")
+    try:
+        bins = parse_bins(binner, chosen.where)
+    except ValueError as error:
+        raise malformed(f"where: {error}") from None
+    chosen = chosen._replace(model=model)
+    looked_at = chosen.of_any_label()._replace(status=None)  # the page counts other statuses and labels as well
+    ids, truncated = find_corrections(exporter.store, binner, bins, looked_at)
+    return chosen._replace(ids=tuple(ids)), FoundSlice(describe(bins, binner), truncated)
+
+
+def encode_cursor(order: str, position: Position) -> str:
+    """Encode the position at which a page ended."""
+    return base64.urlsafe_b64encode(f"{order},{position.key!r},{position.id}".encode()).decode()
+
+
+def with_new_label(exporter: Exporter, correction: dict[str, Any]) -> dict[str, Any]:
+    """Return a correction's document with ``new_label``: whether its label is not among the training predictions."""
+    binner = exporter.pipeline.monitors.binner(correction["model"], correction["version"])
+    return {**correction, "new_label": is_new(binner, correction["label"])}
+
+
+def is_new(binner: Binner | None, label: str | float | bool | None) -> bool:
+    """Return whether a label is not among the training predictions; false if the profile does not have them all."""
+    feature = binner.profile.prediction if binner else None
+    if label is None or not isinstance(feature, CategoricalFeature) or len(feature.rare) >= MAX_RARE:
+        return False
+    name = label if isinstance(label, str) else label_json(label)
+    return name not in feature.categories and name not in feature.rare
+
+
+def _one_of(name: str, text: str, values: tuple[str, ...] | Mapping[str, Any]) -> str:
+    if text not in values:
+        raise malformed(f"{name}: expected {any_of(sorted(values))}, got {preview(text)}")
+    return text
+
+
+def _label(text: str | None) -> str | None:
+    """Return the stored form of a label: JSON as in a correction, anything else is a string."""
+    if text is None:
+        return None
+    try:
+        return label_json(msgspec.json.decode(text, type=str | int | float | bool))
+    except (msgspec.DecodeError, UnicodeError):
+        return label_json(text)
+
+
+def _share(name: str, text: str | None) -> float | None:
+    value = _number(name, text, "a number from 0 to 1")
+    if value is not None and not 0 <= value <= 1:
+        raise malformed(f"{name}: expected a number from 0 to 1, got {preview(text)}")
+    return value
+
+
+def _number(name: str, text: str | None, expected: str = "a number") -> float | None:
+    if text is None:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise malformed(f"{name}: expected {expected}, got {preview(text)}")
+    return value
+
+
+def _decode_cursor(order: str, text: str | None) -> Position | None:
+    if text is None:
+        return None
+    try:
+        cursor_order, sort_key, correction_id = base64.urlsafe_b64decode(text).decode().split(",")
+        position = Position(float(sort_key), int(correction_id))
+    except (binascii.Error, ValueError):
+        cursor_order, position = "", Position(math.nan, 0)
+    if cursor_order in ORDERS and cursor_order != order:
+        raise malformed(f"cursor: it belongs to a page in the order {cursor_order}, not {order}")
+    is_possible = math.isfinite(position.key) and 0 <= position.id <= MAX_ID
+    if cursor_order != order or not is_possible:
+        raise malformed("cursor: expected the cursor in the URL next of the page before")
+    return position

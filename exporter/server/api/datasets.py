@@ -17,8 +17,7 @@ from exporter.server.api.schemas import ReleaseRequest
 from exporter.server.application import Exporter
 from exporter.server.http.problem import Reply, json_reply, problem
 from exporter.server.http.request import STREAMED
-from exporter.storage import label_json
-from exporter.storage.review.accepted_examples import Selection
+from exporter.storage import Selection, label_json
 from exporter.validation import preview, suggestion
 from exporter.wire.events import check_model
 

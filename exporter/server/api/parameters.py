@@ -9,9 +9,16 @@ from typing import TypeVar
 import msgspec
 
 from exporter.errors import EventError
-from exporter.storage.review.corrections import STATUSES
+from exporter.storage import STATUSES
 from exporter.validation import any_of, explain, json_pointer, preview, suggestion
 from exporter.wire.events import check_model
+
+DEFAULT_LIMIT, MAX_LIMIT = 100, 1000
+"""Corrections on a page: unless the client asks for another number, and at most."""
+MAX_SEARCH = 256
+"""Characters of a search text."""
+MAX_ID = 2**31 - 1
+"""The greatest identifier or revision that every database can store."""
 
 _Body = TypeVar("_Body", bound=msgspec.Struct)
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from exporter.server.api.correction_query import MAX_ID, MAX_LIMIT
+from exporter.server.api.parameters import MAX_ID, MAX_LIMIT
 from exporter.wire.events import Label
 
 
@@ -82,13 +82,11 @@ class ReleaseSlice(msgspec.Struct):
     labels: dict[str, int]
 
 
-class ReleasedStrata(msgspec.Struct):
-    """What weights the samples of a version: confident predictions, and those with feedback, by stratum."""
+class ReleaseSampling(msgspec.Struct):
+    """What weights the samples of a version: the number of confident predictions, and of the ones with feedback."""
 
-    edges: list[float] | None
-    confident: list[int]
-    with_feedback: list[int]
-    seen: int
+    confident: int
+    with_feedback: int
 
 
 class Lineage(msgspec.Struct, rename={"since": "from", "until": "to"}):
@@ -108,7 +106,7 @@ class Lineage(msgspec.Struct, rename={"since": "from", "until": "to"}):
     error_quantiles: dict[str, float] | UnsetType = UNSET
     held_back: dict[str, int] | UnsetType = UNSET
     suspects: ReleasedSuspects | UnsetType = UNSET
-    sampling: dict[str, ReleasedStrata] | UnsetType = UNSET
+    sampling: dict[str, ReleaseSampling] | UnsetType = UNSET
     profile: str | UnsetType | None = UNSET
     parent: str | UnsetType | None = UNSET
     exporter_version: str | UnsetType = UNSET

@@ -545,7 +545,7 @@ def time_tag(text: str | datetime | None) -> Markup:
 def _pending(exporter: Exporter) -> dict[str, int] | None:
     """Return the pending corrections by configured model; None while the database is not available."""
     try:
-        pending = exporter.store.review_state().pending
+        pending = exporter.store.review.state().pending
     except StoreError:
         return None
     return {name: pending[name] for name in exporter.pipeline.monitors.models if pending.get(name)}

@@ -381,7 +381,7 @@ def page(exporter: Exporter) -> tuple[str, int]:
 def _waiting_labels(exporter: Exporter) -> str:
     """Describe the labels without a prediction; nothing if there is none, or while the database is not available."""
     try:
-        state = exporter.store.review_state()
+        state = exporter.store.review.state()
     except StoreError:
         return ""
     oldest = state.oldest_unjoined_label

@@ -2,44 +2,48 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-import sqlalchemy as sa
+import msgspec
+import numpy as np
 from flask import Response, abort, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from exporter.config import sampled_share
 from exporter.errors import EventError, StoreError
 from exporter.features.extract import scalar_text
-from exporter.monitoring.binner import Binner
+from exporter.features.image import MAX_PIXELS, encoded_pixels
+from exporter.features.lenient_json import decode_inputs
+from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.segments import Segments
 from exporter.profiles.profile import CategoricalFeature
-from exporter.server.api.correction_query import MAX_ID, MAX_LIMIT, encode_cursor
+from exporter.server.api.corrections import encode_cursor, is_new
+from exporter.server.api.parameters import MAX_ID, MAX_LIMIT
 from exporter.server.application import Exporter
 from exporter.server.http.problem import store_problem
-from exporter.server.pages import image_png, review_cards, review_charts
-from exporter.server.pages.active_filters import active_filters
-from exporter.server.pages.regression import is_regression
-from exporter.server.pages.review_errors import error_chart
-from exporter.server.pages.review_filters import PAGE_SIZE, ReviewQuery, parameters, parse_review_query
+from exporter.server.pages import image_png, review_charts
+from exporter.server.pages.image_png import is_image
+from exporter.server.pages.outliers import find_outliers
+from exporter.server.pages.regression import difference, is_regression
+from exporter.server.pages.review_filters import (
+    PAGE_SIZE,
+    ReviewQuery,
+    active_filters,
+    format_time,
+    parameters,
+    parse_review_query,
+)
 from exporter.server.pages.slices import slices_parameters
-from exporter.server.text import ago
+from exporter.server.text import abbreviate, ago
 from exporter.stats.accuracy import IntervalEstimate
-from exporter.storage import label_json
-from exporter.storage.review.accuracy_counts import AccuracyCounts, accuracy_counts
-from exporter.storage.review.correction_pages import list_corrections
-from exporter.storage.review.correction_stats import overview, read_errors
-from exporter.storage.review.corrections import STATUSES, find_correction
-from exporter.storage.review.decision import Decision
-from exporter.storage.review.rankings import count_alike
-from exporter.storage.review.review_decisions import count_decided, decide
-from exporter.storage.review.review_samples import sample_for_review
-from exporter.storage.review.stratified_draw import Draw
-from exporter.storage.review.suspects import count_suspects, suspect_documents
+from exporter.storage import STATUSES, WAITING_SECONDS, AccuracyCounts, Decision, Draw, label_json
 
 MAX_SUGGESTIONS = 1000
 """Labels that the page suggests in a field."""
@@ -76,12 +80,10 @@ class ReviewPage:
         if not (_is_number(correction_id) and _is_number(revision) and status in STATUSES):
             abort(400, "expected id and revision as numbers, and status as one of accepted, pending and rejected")
         text, label_type = form.get("label", "").strip(), form.get("label_type", "string")
-        label = label_json(review_cards.parse_label(text, label_type)) if text and status == "accepted" else None
+        label = label_json(parse_label(text, label_type)) if text and status == "accepted" else None
         decision = Decision(status, label, int(revision), g.user)
-        store, redacted = self._exporter.store, self._exporter.redacted
-        stored, document = store.execute(
-            lambda connection, _: decide(connection, int(correction_id), decision, redacted), len(text)
-        )
+        batch = [(int(correction_id), decision)]
+        ((stored, document),) = self._exporter.store.review.decide(batch, self._exporter.redacted, len(text))
         if stored:
             return redirect(_address(back), 303)
         if not document:
@@ -98,7 +100,7 @@ class ReviewPage:
         if model not in exporter.pipeline.monitors.models or not (_is_number(count) and 1 <= int(count) <= MAX_LIMIT):
             abort(400, f"expected model as one that is configured, and count as a number from 1 to {MAX_LIMIT}")
         draw = Draw(model, version or None, sampled_share(exporter.config.store.inputs) is not None)
-        drawn = sample_for_review(exporter.store, draw, int(count), g.user, exporter.feedback_inputs)
+        drawn = exporter.store.review.draw(draw, int(count), g.user, exporter.feedback_inputs)
         back = {"model": model, "source": "sample"} | ({"version": version} if version else {})
         if not drawn:
             return self._render(back, ["No sample was drawn: there are no confident predictions without feedback."])
@@ -106,13 +108,12 @@ class ReviewPage:
 
     def image(self, correction_id: int, name: str) -> WerkzeugResponse:
         """``GET /v1/corrections/<id>/inputs/<name>.png``: an image input."""
-        redacted = self._exporter.redacted
-        with self._exporter.store.reading() as connection:
-            document = find_correction(connection, correction_id, redacted) if correction_id <= MAX_ID else None
+        review, redacted = self._exporter.store.review, self._exporter.redacted
+        document = review.find(correction_id, redacted) if correction_id <= MAX_ID else None
         if document is None:
             abort(404, f"there is no correction {correction_id}")
         monitors = self._exporter.pipeline.monitors
-        inputs = review_cards.decode_document_inputs(document["inputs"])
+        inputs = decode_document_inputs(document["inputs"])
         binner = monitors.nearest_binner(document["model"], document["version"])
         value = inputs.get(name)
         file = None if value is None else image_png.png(value, name, binner.profile if binner else None)
@@ -135,12 +136,9 @@ class ReviewPage:
             return render_template("review.html", **context, errors=[error.detail]), 400
         if query.slice and query.slice.truncated:
             context["messages"].append("Only the newest corrections were looked at for the slice.")
-        with self._exporter.store.reading() as connection:
-            documents, end = list_corrections(connection, query.filter, PAGE_SIZE, query.after, query.order)
-            alike = count_alike(connection, documents) if query.order == "informative" else {}
-            suspects = suspect_documents(connection, documents)
-            if query.after is None:
-                context |= self._overview(connection, query, now)
+        documents, end = self._exporter.store.review.page(query.filter, PAGE_SIZE, query.after, query.order)
+        if query.after is None:
+            context |= self._overview(query, now)
         model = query.filter.model
         context.setdefault("regression", self._is_regression(query, [row["prediction"] for row in documents]))
         versions = {monitor.version for monitor in monitors if model in {None, monitor.config.name}}
@@ -150,39 +148,57 @@ class ReviewPage:
             query=query,
             active_filters=active_filters(query),
             slices=self._slices_question(query, now),
-            cards=review_cards.cards(documents, monitors),
-            alike=alike,
-            suspects=suspects,
+            cards=cards(documents, monitors),
+            suggestions=self._suggestions(query, documents, context.get("known", ())),
             next=query.with_changes() | {"cursor": encode_cursor(query.order, end)} if end else None,
             versions=sorted(versions),
             segments=self._segments(model),
         )
         return page, status
 
-    def _overview(self, connection: sa.Connection, query: ReviewQuery, now: float) -> dict[str, Any]:
+    def _overview(self, query: ReviewQuery, now: float) -> dict[str, Any]:
         """Return the values of charts and filters."""
-        monitors = self._exporter.pipeline.monitors
-        stats = overview(connection, query.filter)
-        model = self._only_model(query)
+        review, model = self._exporter.store.review, self._only_model(query)
+        found = review.statistics(query.filter, now // 86400 * 86400, g.user)
+        stats = found.overview
         regression = self._is_regression(query, [pair[0] for pair in stats.pairs])
-        state = self._exporter.store.review_state()
+        unjoined = review.state().unjoined
         pairs = [] if regression else stats.pairs  # of numbers there are as many as corrections
         return {
             "regression": regression,
-            "decided_today": count_decided(connection, now // 86400 * 86400, g.user, query.filter.model),
-            "histogram": error_chart(read_errors(connection, query.filter), query) if regression else None,
-            "tolerance": monitors.models[model].correction_tolerance if model else 0,
+            "decided_today": found.decided,
+            "histogram": review_charts.error_chart(review.errors(query.filter), query) if regression else None,
+            "tolerance": self._exporter.pipeline.monitors.models[model].correction_tolerance if model else 0,
             "counts": stats.counts,
-            "suspect_count": count_suspects(connection, query.filter.model),
-            "unjoined": sum(count for name, count in state.unjoined.items() if query.filter.model in {None, name}),
+            "suspect_count": found.suspects,
+            "unjoined": sum(count for name, count in unjoined.items() if query.filter.model in {None, name}),
             "confusion": review_charts.confusion_table(pairs, query) if model else None,
             "time_chart": review_charts.time_chart(stats.rates, stats.step, query, now),
             "predicted": _options([pair[0] for pair in pairs], query.filter.predicted),
             "labels": _options([pair[1] for pair in pairs], query.filter.label),
-            "accuracy": _accuracy(accuracy_counts(connection, self._exporter.tolerance), query),
-            "suggestions": {name: _suggestions(monitors.binners_of(name), pairs) for name in monitors.models},
-            "complete": {name for name in monitors.models if _are_complete(monitors.binners_of(name))},
+            "known": [pair[1] for pair in pairs],
+            "accuracy": _accuracy(found.accuracy, query),
         }
+
+    def _suggestions(
+        self, query: ReviewQuery, documents: Sequence[Mapping[str, Any]], known: Sequence[Any]
+    ) -> dict[str, tuple[list[str], bool]]:
+        """Return the labels to suggest for the cards of each model, and whether they are all that training had.
+
+        They are the labels of training, of the cards, and of the other corrections if all are of one model.
+        """
+        monitors, only = self._exporter.pipeline.monitors, self._only_model(query)
+        result = {}
+        for name in {document["model"]: None for document in documents if document["model"] in monitors.models}:
+            shown = [document for document in documents if document["model"] == name]
+            predicted = [document["prediction"] for document in shown]
+            is_number = is_regression(monitors.models[name], monitors.nearest_binner(name), predicted)
+            labels = [] if is_number else [document["label"] for document in shown]
+            targets = [binner.profile.prediction for binner in monitors.binners_of(name)]
+            classes = [target for target in targets if isinstance(target, CategoricalFeature)]
+            is_complete = 0 < len(targets) == sum(not target.rare for target in classes)
+            result[name] = _suggested(classes, [*(known if name == only else ()), *labels]), is_complete
+        return result
 
     def _only_model(self, query: ReviewQuery) -> str | None:
         """Return the model of all corrections of a page; None if there may be several."""
@@ -237,33 +253,211 @@ def _accuracy(
 
 def _options(values: list[Any], selected: str | None) -> list[tuple[str, str]]:
     """Return the labels of a selection, each as in the address and for display."""
-    options = {label_json(value) or "": review_cards.abbreviate(value, 40) for value in values}
+    options = {label_json(value) or "": abbreviate(value, 40) for value in values}
     if selected is not None and selected not in options:
         options[selected] = selected[:40]
     options.pop("", None)
     return sorted(options.items(), key=lambda option: (len(option[1]), option[1]))[:MAX_SUGGESTIONS]
 
 
-def _suggestions(binners: list[Binner], pairs: list[tuple[Any, Any, int]]) -> list[str]:
-    """Return the labels of training and of other corrections, as suggestions for a corrected label."""
-    targets = [binner.profile.prediction for binner in binners]
-    names = dict.fromkeys(
-        name for target in targets if isinstance(target, CategoricalFeature) for name in target.categories
-    )
-    names |= dict.fromkeys(review_cards.abbreviate(label, MAX_LABEL) for _, label, _ in pairs if label is not None)
+def _suggested(classes: Iterable[CategoricalFeature], labels: Iterable[Any]) -> list[str]:
+    names = dict.fromkeys(name for target in classes for name in target.categories)
+    names |= dict.fromkeys(abbreviate(label, MAX_LABEL) for label in labels if label is not None)
     return [name for name in names if len(name) <= MAX_LABEL][:MAX_SUGGESTIONS]
 
 
-def _are_complete(binners: list[Binner]) -> bool:
-    """Return whether the suggestions hold all labels that the model had in training."""
-    targets = [binner.profile.prediction for binner in binners]
-    return bool(targets) and all(isinstance(one, CategoricalFeature) and not one.rare for one in targets)
-
-
-def _image_url(card: review_cards.Card, name: str) -> str:
+def _image_url(card: Card, name: str) -> str:
     """Return the address of an image input; it changes with the image, so that browsers may cache it."""
     version = zlib.crc32(f"{card.document['prediction_id']} {card.document['predicted']}".encode())
     return url_for("review.image", correction_id=card.document["id"], name=name, v=f"{version:08x}")
+
+
+MAX_TEXT = 20_000
+"""Characters of a text that a card shows."""
+MAX_ROWS = 40
+"""Inputs that a card shows, those with outliers first."""
+LONG_TEXT = 60
+"""Characters from which a value is shown as a text."""
+PAGE_PIXELS = 4 * MAX_PIXELS
+"""Pixels of image files that are decoded for a page; the inputs of further cards are not compared with training."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """An input for display: its name, its text (cut), why it is an outlier, and the full length of the text."""
+
+    name: str
+    text: str
+    notes: tuple[str, ...] = ()
+    length: int = 0
+
+
+@dataclass(frozen=True)
+class Card:
+    """A correction and its inputs.
+
+    Attributes
+    ----------
+    document
+        The JSON document of the correction.
+    images, texts, values
+        Its inputs.
+    hidden
+        The number of further inputs.
+    redacted
+        Names of inputs that are never stored.
+    label, prediction
+        For display, cut.
+    difference
+        How far the label of a regression is from the prediction; empty for classes.
+    decidable
+        Whether it can be decided: it can if its prediction is known, or it describes one and waited long enough.
+    new
+        Whether the label is not among the training predictions.
+    label_type
+        The JSON type of the model's labels.
+    compared
+        Whether its inputs were compared with the training data, if there are any.
+    """
+
+    document: Mapping[str, Any]
+    label: str
+    prediction: str
+    difference: str
+    label_type: str
+    decidable: bool
+    new: bool
+    images: list[Input]
+    texts: list[Input]
+    values: list[Input]
+    hidden: int
+    redacted: list[str]
+    compared: bool = True
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether it is not a correction: the user says that a prediction which is not known is right."""
+        return bool(self.document["verdict"] == "accepted" and not self.document["joined"])
+
+    @property
+    def outliers(self) -> list[Input]:
+        """The inputs that are rare in the training data."""
+        return [item for item in (*self.images, *self.texts, *self.values) if item.notes]
+
+
+def cards(documents: Sequence[Mapping[str, Any]], monitors: MonitorRegistry) -> list[Card]:
+    """Return the cards of a page of corrections, each compared with the training data of its version."""
+    inputs = [decode_document_inputs(document["inputs"]) for document in documents]
+    binners = [monitors.binner(document["model"], document["version"]) for document in documents]
+    pixels = itertools.accumulate(sum(map(encoded_pixels, row.values())) for row in inputs)
+    compared = [total <= PAGE_PIXELS for total in pixels]
+    outliers: list[dict[str, list[str]]] = [{} for _ in documents]
+    for binner in dict.fromkeys(filter(None, binners)):
+        indexes = [
+            index for index, other in enumerate(binners) if other is binner and inputs[index] and compared[index]
+        ]
+        times = np.array([unix_time(documents[index]["predicted"]) for index in indexes])
+        notes = find_outliers(binner, [inputs[index] for index in indexes], times)
+        for index, item in zip(indexes, notes, strict=True):
+            outliers[index] = item
+    return [_card(*row, monitors) for row in zip(documents, inputs, outliers, compared, strict=True)]
+
+
+def _card(
+    document: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    outliers: Mapping[str, list[str]],
+    compared: bool,
+    monitors: MonitorRegistry,
+) -> Card:
+    model, version = document["model"], document["version"]
+    settings, binner = monitors.models.get(model), monitors.nearest_binner(model, version)
+    redact = settings.redact if settings else frozenset()
+    types: dict[str, str] = (
+        {name: feature.type for name, feature in settings.features.items() if feature.type} if settings else {}
+    )
+    if binner:
+        types |= binner.profile.inputs
+    names = [*inputs, *(name for name in outliers if name not in inputs)]
+    images, texts, values = [], [], []
+    for name in sorted(names, key=lambda name: name not in outliers):
+        value, notes, input_type = inputs.get(name), tuple(outliers.get(name, ())), types.get(name)
+        if _shows_image(value, input_type, notes):
+            images.append(Input(name, "", notes))
+        elif isinstance(value, str) and (input_type == "text" or len(value) > LONG_TEXT):
+            texts.append(Input(name, value[:MAX_TEXT], notes, len(value)))
+        else:
+            values.append(Input(name, _format_value(value), notes))
+    lacks_prediction = document["prediction"] is None
+    label = document["label"] if lacks_prediction else document["prediction"]
+    has_error = settings is not None and is_regression(settings, binner, [document["prediction"]])
+    return Card(
+        document=document,
+        label=abbreviate(document["label"]),
+        prediction="unknown" if lacks_prediction and not document["joined"] else abbreviate(document["prediction"]),
+        difference=difference(document["prediction"], document["label"]) if has_error else "",
+        label_type=json_type(label),
+        decidable=document["joined"] or _is_ready(document),
+        new=is_new(monitors.binner(model, version), document["label"]),
+        images=images,
+        texts=texts,
+        values=values[:MAX_ROWS],
+        hidden=max(len(values) - MAX_ROWS, 0),
+        redacted=sorted(redact & binner.profile.inputs.keys() if binner else redact),
+        compared=compared,
+    )
+
+
+def _is_ready(document: Mapping[str, Any]) -> bool:
+    has_waited = time.time() - unix_time(document["created"]) > WAITING_SECONDS
+    return document["verdict"] == "corrected" and document["version"] is not None and has_waited
+
+
+def _shows_image(value: Any, input_type: str | None, notes: tuple[str, ...]) -> bool:
+    if input_type is None:
+        return is_image(value)
+    return input_type == "image" and value is not None and "not an image" not in notes
+
+
+def _format_value(value: Any) -> str:
+    """Format the value of an input, numbers with at most six digits."""
+    if isinstance(value, float):
+        return f"{value:.6g}" if len(repr(value)) > 10 else repr(value).removesuffix(".0")
+    return "–" if value is None else abbreviate(value)
+
+
+def json_type(value: Any) -> str:
+    """Return the JSON type of a label: ``boolean``, ``number`` or ``string``."""
+    return "boolean" if isinstance(value, bool) else "number" if isinstance(value, int | float) else "string"
+
+
+def parse_label(text: str, label_type: str) -> str | int | float | bool:
+    """Convert a typed label to the type of the model's labels; a text of another form stays a text.
+
+    >>> parse_label("7", "string"), parse_label("7", "number"), parse_label("true", "boolean")
+    ('7', 7, True)
+    >>> parse_label("seven", "number"), parse_label("NaN", "number")
+    ('seven', 'NaN')
+    """
+    if label_type == "boolean" and text in {"true", "false"}:
+        return text == "true"
+    if label_type == "number":
+        try:
+            number = msgspec.json.decode(text, type=int | float)
+        except (msgspec.MsgspecError, UnicodeError):
+            return text
+        return number
+    return text
+
+
+def decode_document_inputs(inputs: Any) -> dict[str, Any]:
+    """Decode the inputs in the document of a correction."""
+    return decode_inputs([bytes(memoryview(inputs))]).get(0, {}) if inputs else {}
+
+
+def unix_time(time: str | None) -> float:
+    """Return the Unix time of a time in a document; without one, the current time."""
+    return (datetime.fromisoformat(time) if time else datetime.now(UTC)).timestamp()
 
 
 def store_error(exporter: Exporter, error: StoreError) -> tuple[str, int, dict[str, str]]:
@@ -272,9 +466,6 @@ def store_error(exporter: Exporter, error: StoreError) -> tuple[str, int, dict[s
     return render_template("review.html", models=models, errors=[str(error)]), reply.status, dict(reply.headers)
 
 
-FILTERS = {
-    f.__name__: f
-    for f in (ago, review_cards.abbreviate, review_cards.unix_time, review_charts.format_time, scalar_text)
-}
+FILTERS = {f.__name__: f for f in (ago, abbreviate, unix_time, format_time, scalar_text)}
 GLOBALS = {"image_url": _image_url}
 """Functions of the templates."""

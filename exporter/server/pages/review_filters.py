@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
 from werkzeug.datastructures import MultiDict
 
 from exporter.errors import EventError
-from exporter.server.api.correction_query import FoundSlice, parse_query
+from exporter.server.api.corrections import FoundSlice, parse_query
 from exporter.server.api.parameters import parse_whole_number
 from exporter.server.application import Exporter
-from exporter.storage.review.correction_pages import Position
-from exporter.storage.review.corrections import PARAMETERS, Filter
+from exporter.storage import PARAMETERS, Filter, Position
 from exporter.validation import any_of, parse_duration, preview
 
 VIEWS = ("cards", "table")
-DEFAULTS = {"status": "pending", "source": "user", "order": "newest", "view": "cards"}
+DEFAULTS = {"status": "pending", "source": "user", "order": "uncertain", "view": "cards"}
 NAMES = (*PARAMETERS, "order", "view", "target", "cursor")
 """Parameters of the page, in their order in an address."""
 MAX_TARGET = 10_000
@@ -27,6 +26,8 @@ PAGE_SIZE = 50
 """Cards on a page."""
 GRAFANA = {"from": "since", "to": "until"}
 """Grafana's names of the parameters of a period."""
+FIRST, LAST = -62135596800, 253402300799
+"""Unix times of the first and last second that `datetime` can represent."""
 ALL = ("$__all", "All")
 """Grafana's values for all versions."""
 
@@ -137,3 +138,37 @@ def rfc3339(seconds: float) -> str:
     '2026-11-24T10:00:00Z'
     """
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def format_time(seconds: float) -> str:
+    """
+    >>> format_time(1795514400.0), format_time(-1e12)  # a bar may begin before the first year, or end after the last
+    ('24 Nov 10:00', '1 Jan 00:00')
+    """
+    return f"{datetime.fromtimestamp(min(max(seconds, FIRST), LAST), UTC):%-d %b %H:%M}"
+
+
+def active_filters(query: ReviewQuery) -> list[tuple[str, dict[str, str]]]:
+    """Return the active filters: a description, and the parameters without the filter."""
+    descriptions: dict[str, Callable[[], str]] = {
+        "since": lambda: f"since {format_time(query.filter.since or 0)} UTC",
+        "until": lambda: f"until {format_time(query.filter.until or 0)} UTC",
+        "confidence_from": lambda: f"confidence from {query.args['confidence_from']}",
+        "confidence_to": lambda: f"confidence up to {query.args['confidence_to']}",
+        "error_from": lambda: f"error from {query.args['error_from']}",
+        "error_to": lambda: f"error below {query.args['error_to']}",
+        "q": lambda: f"with “{query.args['q'][:40]}”",
+        "source": lambda: {"sample": "samples", "all": "corrections and samples"}[query.filter.source],
+        "suspect": lambda: "with a suspect label" if query.filter.suspect else "without a suspect label",
+        "alike": lambda: f"equal to correction {query.filter.alike}",
+        "where": lambda: query.slice.description if query.slice else "",
+        "joined": lambda: "with a logged prediction" if query.filter.joined else "without a logged prediction",
+    }
+    return [
+        (
+            descriptions[name]() if name in descriptions else f"{name} {query.args[name][:40]}",
+            query.with_changes(**{name: None}),
+        )
+        for name in PARAMETERS
+        if name in query.args and name != "status"
+    ]

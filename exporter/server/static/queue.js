@@ -328,6 +328,9 @@ export class Queue {
         if (present.has(/** @type {HTMLElement} */ (card).dataset.id)) continue;
         this.list.append(document.adoptNode(card.closest("li") ?? card));
       }
+      for (const labels of page.querySelectorAll("datalist.labels")) {
+        if (!document.getElementById(labels.id)) document.body.append(document.adoptNode(labels));
+      }
       this.showControls(this.list);
       const nextLink = page.getElementById("next");
       if (nextLink) link.href = /** @type {HTMLAnchorElement} */ (nextLink).href;

@@ -2,31 +2,76 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from exporter.errors import ExporterError
 from exporter.features.extract import scalar_text
+from exporter.features.lenient_json import decode_inputs
+from exporter.features.similarity import DIMENSIONS, InputEncoder
 from exporter.monitoring.outcome import Scorer
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.server.tasks.input_vectors import InputVectors, input_types
-from exporter.stats.neighbours import unlike_neighbours
-from exporter.storage import Store, decode_label
-from exporter.storage.review.suspects import (
-    LabelledRow,
-    Suspect,
-    current_state,
-    is_outdated,
-    read_labelled,
-    store_check,
-)
+from exporter.monitoring.scheduler import Task
+from exporter.stats.neighbours import Vectors, unlike_neighbours
+from exporter.storage import LabelledRow, Store, Suspect, decode_label
 
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 10.0
+"""Time between two looks for new decisions. It is longer than the `FILE_SECONDS` of the store's writer: what is wrong
+with the file of the database is found by its check, which can name it."""
+BUSY_SHARE = 0.05
+"""Share of the time in which labels are checked, at most."""
 PAUSE_SECONDS = 60.0
 """Least time between two checks of the same model."""
 MAX_CLASSES = 1000
 """The most frequent labels, which are compared; corrections with other labels are not checked."""
+SAMPLE = 1000
+"""Corrections from whose inputs the encoder learns."""
+CHARACTERS = 16 * 2**20
+"""Characters of inputs that are read at a time. Longer inputs are not compared."""
+ENCODING_SECONDS = 20.0
+"""Time for the inputs of new corrections in one update; those of further ones follow in the next."""
+_STEP = 500
+Ids = np.ndarray[Any, np.dtype[np.int64]]
+
+
+class LabelChecker(Task):
+    """Checks the labels of each model.
+
+    Parameters
+    ----------
+    store
+        The corrections.
+    monitors
+        Returns the current monitors.
+    """
+
+    def __init__(self, store: Store, monitors: Callable[[], MonitorRegistry]) -> None:
+        super().__init__("label-checks", "labels are not checked", LOOK_SECONDS, busy_share=BUSY_SHARE, at_once=True)
+        self._store = store
+        self._monitors = monitors
+        self._checks: dict[str, LabelCheck] = {}
+
+    def refresh(self) -> None:
+        """Check the labels of each model that is due."""
+        monitors = self._monitors()
+        self._checks = {model: self._checks.get(model) or LabelCheck(self._store, model) for model in monitors.models}
+        for check in self._checks.values():
+            if time.monotonic() >= check.due_at and not self.closing.is_set():
+                check.check(monitors, self.closing.is_set)
+
+    def on_error(self, error: Exception) -> None:
+        """Log an error; the store logs its own itself."""
+        if isinstance(error, ExporterError):
+            log.debug("labels are not checked", exc_info=True)
+        else:
+            super().on_error(error)
 
 
 class LabelCheck:
@@ -48,15 +93,13 @@ class LabelCheck:
 
     def check(self, monitors: MonitorRegistry, is_closing: Callable[[], bool]) -> None:
         """Find and store the suspects, unless those that are stored still fit."""
-        with self._store.reading() as connection:
-            state = current_state(connection)
-            if not is_outdated(connection, self._model, state, self._seen):
-                self._seen = state.decision
-                return
-            rows = read_labelled(connection, self._model)
+        state, labelled = self._store.review.labels_to_check(self._model, self._seen)
+        if labelled is None:
+            self._seen = state.decision
+            return
         binner = monitors.nearest_binner(self._model)
         scorer = Scorer.of_model(monitors.models[self._model], binner.profile if binner else None)
-        rows = _of_classes(rows, scorer)
+        rows = _of_classes(labelled, scorer)
         wanted = np.array([row.id for row in rows], np.int64)
         self._vectors.update(wanted, input_types(monitors, self._model), is_closing)
         known = self._vectors.known(wanted)
@@ -66,7 +109,7 @@ class LabelCheck:
             return
         if not known.all():
             state, self._seen = state._replace(decision=0), 0  # the next check adds the others
-        self._store.execute(lambda connection, _: store_check(connection, self._model, state, rows, found))
+        self._store.review.store_check(self._model, state, rows, found)
         self.due_at = time.monotonic() + PAUSE_SECONDS
 
     def _suspects(self, rows: list[LabelledRow]) -> list[Suspect]:
@@ -93,3 +136,76 @@ def _of_classes(rows: list[LabelledRow], scorer: Scorer) -> list[LabelledRow]:
     texts = [scalar_text(label) for label in labels]
     classes = {text for text, _ in Counter(filter(None, texts)).most_common(MAX_CLASSES)}
     return [row for row, text in zip(rows, texts, strict=True) if text in classes]
+
+
+class InputVectors:
+    """The vectors of some corrections of a model, in memory.
+
+    Parameters
+    ----------
+    store
+        The corrections.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._encoder: InputEncoder | None = None
+        self._learned_from: tuple[int, Any] = (0, None)
+        self._ids, self._vectors = np.empty(0, np.int64), np.empty((0, DIMENSIONS), np.int8)
+
+    def known(self, ids: Ids) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Return which corrections have a vector."""
+        return np.isin(ids, self._ids)
+
+    def rows(self, ids: Ids) -> Vectors:
+        """Return the vectors of corrections that have one, shape ``(n, DIMENSIONS)``."""
+        return self._vectors[self._ids.searchsorted(ids)]
+
+    def update(
+        self, wanted: Ids, types: tuple[Mapping[str, str], Collection[str]], is_closing: Callable[[], bool]
+    ) -> None:
+        """Encode the inputs of those corrections that have no vector yet, and forget all other vectors.
+
+        Parameters
+        ----------
+        wanted
+            Identifiers of the corrections.
+        types
+            Of `input_types`.
+        is_closing
+            Whether to end early.
+        """
+        size, learned_types = self._learned_from
+        if learned_types != types or (size < SAMPLE and len(wanted) >= 2 * size):
+            step = max(len(wanted) // SAMPLE, 1)
+            sample = self._decode(wanted[::step][:SAMPLE].tolist())
+            self._encoder = InputEncoder(list(sample.values()), *types)
+            self._learned_from = len(wanted), types
+            self._ids, self._vectors = self._ids[:0], self._vectors[:0]
+        assert self._encoder is not None  # noqa: S101
+        left: list[int] = wanted[~self.known(wanted)].tolist()
+        ids, vectors = [self._ids], [self._vectors]
+        end = time.monotonic() + ENCODING_SECONDS
+        while left and time.monotonic() < end and not is_closing():
+            decoded = self._decode(left[:_STEP])
+            ids.append(np.array(list(decoded), np.int64))
+            vectors.append(self._encoder.encode(list(decoded.values())))
+            left = [id_ for id_ in left[:_STEP] if id_ not in decoded] + left[_STEP:]
+        all_ids, rows = np.concatenate(ids), np.concatenate(vectors)
+        order = np.flatnonzero(np.isin(all_ids, wanted))
+        order = order[all_ids[order].argsort()]
+        self._ids, self._vectors = all_ids[order], rows[order]
+
+    def _decode(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """Return decoded inputs by their correction, of as many as `CHARACTERS` allows."""
+        stored = self._store.review.inputs(ids, CHARACTERS)
+        decoded = decode_inputs([text.encode("utf-8", "replace") for text in stored.values()])
+        return {id_: decoded.get(index, {}) for index, id_ in enumerate(stored)}
+
+
+def input_types(monitors: MonitorRegistry, model: str) -> tuple[dict[str, str], frozenset[str]]:
+    """Return the types of a model's inputs, and the names of those that are redacted."""
+    settings, binner = monitors.models[model], monitors.nearest_binner(model)
+    types = dict(binner.profile.inputs) if binner else {}
+    types |= {name: feature.type for name, feature in settings.features.items() if feature.type}
+    return types, settings.redact

@@ -204,7 +204,7 @@ class Retrainer(Task):
         config, now = self._config(), time.time()
         if config.retrain is None:
             return []
-        since = self._store.review_state().undelivered
+        since = self._store.review.state().undelivered
         asked = [model.name for model in config.models if config.retrain.concerns(model.name) and model.name in since]
         return list(RETRAINING.lines({model: max(now - since[model], 0.0) for model in asked}))
 

@@ -10,6 +10,8 @@ import sqlalchemy as sa
 from exporter.features.png_codec import unpack_json
 from exporter.storage._schema import feedback, is_accepted
 
+Example = Mapping[Any, Any]
+"""The `COLUMNS` of an accepted correction."""
 ROWS = 16
 """Rows that the driver fetches at a time: the inputs of a row may have 16 MiB."""
 COLUMNS = tuple(
@@ -42,7 +44,7 @@ class Selection(NamedTuple):
     reviewed_until: float | None = None
 
 
-def accepted_examples(connection: sa.Connection, selection: Selection, after: int = 0) -> Iterator[Mapping[Any, Any]]:
+def accepted_examples(connection: sa.Connection, selection: Selection, after: int = 0) -> Iterator[Example]:
     """Yield rows of `COLUMNS`, from one query and so from one state of the database.
 
     Parameters

@@ -6,15 +6,16 @@ stays to tell so, unless it got another label.
 
 from __future__ import annotations
 
+import itertools
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from exporter.features.extract import scalar_text
+from exporter.storage._review_queue import STATUSES, label_column, of_suspect
 from exporter.storage._schema import decisions, decode_label, feedback, is_accepted, label_checks, suspects
-from exporter.storage.review.corrections import STATUSES, label_column, of_suspect
 from exporter.wire.events import MAX_COMPARED
 
 MAX_ACCEPTED = 20_000
@@ -64,10 +65,10 @@ class Suspect(NamedTuple):
 
 def current_state(connection: sa.Connection) -> CheckState:
     """Return what the state of a check that begins now is."""
-    columns = (sa.func.coalesce(sa.func.max(table.c.id), 0) for table in (decisions, feedback))
-    return CheckState(
-        *connection.execute(sa.select(*(sa.select(column).scalar_subquery() for column in columns))).one()
+    decision, newest = (
+        sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0)).scalar_subquery() for table in (decisions, feedback)
     )
+    return CheckState(*connection.execute(sa.select(decision, newest)).one())
 
 
 def is_outdated(connection: sa.Connection, model: str, state: CheckState, seen: int) -> bool:
@@ -84,7 +85,7 @@ def is_outdated(connection: sa.Connection, model: str, state: CheckState, seen: 
     seen
         The last decision that is known not to be of this model, or to be before its check.
     """
-    last = connection.execute(sa.select(label_checks).where(label_checks.c.model == model)).one_or_none()
+    last = last_check(connection, model)
     if last and state.newest > last.newest and time.time() > last.time + CONFIRMED_SECONDS:
         return True
     is_new = decisions.c.id > max(seen, last.decision if last else 0)
@@ -115,8 +116,20 @@ def read_labelled(connection: sa.Connection, model: str) -> list[LabelledRow]:
     return [LabelledRow(*row) for part in rows for row in part]
 
 
+def read_inputs(connection: sa.Connection, ids: Sequence[int], characters: int) -> dict[int, str]:
+    """Read stored inputs by their correction, as many as so many characters allow; too long ones are empty."""
+    lengths = sa.select(feedback.c.id, sa.func.coalesce(sa.func.length(feedback.c.inputs), 0))
+    size: dict[int, int] = {row[0]: row[1] for row in connection.execute(lengths.where(feedback.c.id.in_(ids)))}
+    result = {id_: "" for id_ in ids if not 0 < size.get(id_, 0) <= characters}
+    wanted = [id_ for id_ in ids if id_ not in result]
+    total = itertools.accumulate(size[id_] for id_ in wanted)
+    wanted = [id_ for id_, end in zip(wanted, total, strict=True) if end <= characters]
+    query = sa.select(feedback.c.id, feedback.c.inputs).where(feedback.c.id.in_(wanted))
+    return result | {row.id: row.inputs or "" for row in connection.execute(query)}
+
+
 def store_check(
-    connection: sa.Connection, model: str, state: CheckState, rows: Sequence[LabelledRow], found: Sequence[Suspect]
+    connection: sa.Connection, model: str, state: CheckState, rows: Sequence[LabelledRow], found: Iterable[Suspect]
 ) -> None:
     """Store the suspects of a check; in a transaction.
 
@@ -164,12 +177,10 @@ def _is_settled(stored: Any, row: LabelledRow) -> bool:
     return bool(row.revision != stored.revision and row.label == stored.label)
 
 
-def suspect_documents(connection: sa.Connection, documents: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def suspect_documents(connection: sa.Connection, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
     """Return why corrections are suspects, by the identifier of those that are, as JSON documents."""
-    ids = [int(document["id"]) for document in documents]
-    query = sa.select(suspects).where(of_suspect)
-    rows = connection.execute(query.where(feedback.c.id.in_(ids)))
-    return {str(row.feedback_id): _document(row) for row in rows}
+    rows = connection.execute(sa.select(suspects).where(of_suspect, feedback.c.id.in_(ids)))
+    return {row.feedback_id: _document(row) for row in rows}
 
 
 def _document(row: Any) -> dict[str, Any]:

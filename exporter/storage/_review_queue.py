@@ -1,0 +1,460 @@
+"""The review queue: which corrections a filter selects, their documents, and its pages in each of its orders."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.sql.util import ClauseAdapter
+
+from exporter.features.png_codec import unpack_json
+from exporter.features.stored_inputs import readable, remove_inputs
+from exporter.storage._labels import label_error
+from exporter.storage._predictions import parts
+from exporter.storage._redaction import may_hold
+from exporter.storage._schema import (
+    confidence_key,
+    decode_label,
+    feedback,
+    is_accepted,
+    is_described,
+    is_unjoined,
+    label_json,
+    rfc3339,
+    suspects,
+)
+
+Redacted = Mapping[str, Collection[str]]
+"""Names of inputs that are never shown, by model."""
+STATUSES = ("accepted", "pending", "rejected")
+"""A correction's status; accepted corrections become training data."""
+VERDICTS = {"user": ("corrected",), "sample": ("sampled",), "all": ("corrected", "sampled")}
+"""Verdicts by source: users' corrections, and predictions without feedback that were sampled for review."""
+ORDERS = ("confident", "error", "newest", "suspect", "uncertain")
+"""The most confident prediction, the largest error of a number, the newest one, the one whose label is most likely to
+be wrong, or the least confident prediction first; in the last order, equal corrections once."""
+PAGE_CHARACTERS = 16 * 2**20
+"""Characters of inputs, with unpacked images, in one page: with more it ends early, to bound the memory."""
+WAITING_SECONDS = 3600.0
+"""How long feedback that describes its prediction waits for it, before it can be reviewed without."""
+MAX_ALIKE = 1000
+"""Later corrections of the same confidence among which the ones equal to a correction are counted."""
+_STEP = 1000  # corrections whose inputs are read at a time
+_MOST = 10_000  # corrections that are compared with others at a time
+
+_ready_before = sa.bindparam("ready_before", callable_=lambda: time.time() - WAITING_SECONDS, type_=sa.Float)
+_is_ready = is_described & (feedback.c.created < _ready_before)
+# With coalesce, SQLite does not use an index of all unjoined feedback.
+is_ready_correction = _is_ready & (sa.func.coalesce(feedback.c.verdict, "") == "corrected")
+"""Feedback that waited long enough for its prediction, which it describes."""
+label_column = sa.func.coalesce(feedback.c.reviewed_label, feedback.c.label)
+"""The effective label: the reviewer's if there is one, else the user's."""
+of_suspect = (suspects.c.feedback_id == feedback.c.id) & (suspects.c.revision == feedback.c.revision) & is_accepted
+"""The join of a suspect with its correction, which is accepted but may have a wrong label."""
+_is_suspect = sa.exists().where(of_suspect).correlate(feedback)
+
+
+class Filter(NamedTuple):
+    """Selects corrections; None does not filter.
+
+    Attributes
+    ----------
+    label, predicted
+        The effective label, and the prediction, as stored JSON.
+    source
+        A key of `VERDICTS`.
+    joined
+        True for corrections of logged predictions only; False for all feedback whose prediction has not arrived, of
+        either verdict; None for what can be reviewed.
+    since, until
+        Unix time in seconds of the user's first feedback; ``until`` is exclusive.
+    confidence_from, confidence_to
+        Both are inclusive.
+    error_from, error_to
+        The effective label minus the prediction, where both are numbers; ``error_to`` is exclusive.
+    q
+        Text in the comment, the user, the prediction's identifier or the inputs; case does not matter.
+    alike
+        The identifier of a correction, to which others are equal: in model, prediction, confidence, label and inputs.
+    suspect
+        Whether it is an accepted correction whose label may be wrong.
+    where
+        The bins of a slice as JSON; it is `ids` that selects the corrections in it.
+    ids
+        Identifiers of corrections.
+    redacted
+        Inputs that are neither shown nor searched: they may have been stored when less was redacted.
+    """
+
+    model: str | None = None
+    version: str | None = None
+    status: str | None = None
+    label: str | None = None
+    predicted: str | None = None
+    segment: str | None = None
+    source: str = "user"
+    joined: bool | None = None
+    since: float | None = None
+    until: float | None = None
+    confidence_from: float | None = None
+    confidence_to: float | None = None
+    error_from: float | None = None
+    error_to: float | None = None
+    q: str | None = None
+    alike: int | None = None
+    suspect: bool | None = None
+    where: str | None = None
+    ids: tuple[int, ...] | None = None
+    redacted: Redacted = MappingProxyType({})
+
+    def of_any_label(self) -> Filter:
+        """Return the filter without its conditions on prediction and label."""
+        return self._replace(label=None, predicted=None, error_from=None, error_to=None)
+
+
+PARAMETERS = tuple(name for name in Filter._fields if name not in {"ids", "redacted"})
+"""The fields of a `Filter` that clients choose."""
+
+
+class Position(NamedTuple):
+    """Where a page of the queue ended: the value that it is ordered by, and the last correction."""
+
+    key: float
+    id: int
+
+
+class JsonIds(FunctionElement[int]):
+    """The whole numbers in a JSON array: one parameter, however many they are."""
+
+    inherit_cache = True
+
+
+@compiles(JsonIds)
+def _compile(element: JsonIds, compiler: Any, **options: Any) -> str:
+    return f"(SELECT value FROM json_each({compiler.process(element.clauses, **options)}))"  # noqa: S608 (a parameter)
+
+
+@compiles(JsonIds, "postgresql")
+def _compile_for_postgresql(element: JsonIds, compiler: Any, **options: Any) -> str:
+    array = compiler.process(element.clauses, **options)
+    return f"(SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST({array} AS JSON)))"  # noqa: S608
+
+
+def conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
+    """Return the filter as SQL conditions; they select corrections and samples, not other joined feedback."""
+    verdicts = _verdicts_of(chosen)
+    has_verdict = (
+        feedback.c.verdict == verdicts[0] if len(verdicts) == 1 else feedback.c.verdict.in_(map(sa.literal, verdicts))
+    )
+    return [has_verdict, _is_in_state(chosen.joined), *_content_conditions(chosen)]
+
+
+def _verdicts_of(chosen: Filter) -> tuple[str, ...]:
+    return ("accepted", "corrected") if chosen.joined is False else VERDICTS[chosen.source]
+
+
+def _is_in_state(joined: bool | None) -> sa.ColumnElement[bool]:
+    if joined is None:  # both values by name: so the index finds a model's in each of them
+        return feedback.c.joined.in_((sa.true(), sa.false())) & (feedback.c.joined | _is_ready)
+    return feedback.c.joined if joined else is_unjoined
+
+
+def _content_conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of a filter without those on the verdict and on whether the prediction is known."""
+    result: list[sa.ColumnElement[bool]] = []
+    if chosen.status is None:  # all three by name: so the index finds a model's, or a day's, in each of them
+        result.append(feedback.c.status.in_(map(sa.literal, STATUSES)))
+    for column, value in (
+        (feedback.c.model, chosen.model),
+        (feedback.c.version, chosen.version),
+        (feedback.c.status, chosen.status),
+        (feedback.c.segment, chosen.segment),
+    ):
+        if value is not None:
+            result.append(column == value)
+    result += label_conditions(feedback.c.prediction, label_column, chosen)
+    result += _range_conditions(chosen)
+    if chosen.alike is not None:
+        result += _alike_conditions(chosen.alike)
+    if chosen.ids is not None:
+        result.append(feedback.c.id.bool_op("IN")(JsonIds(sa.literal(json.dumps(chosen.ids)))))
+    if chosen.suspect is not None:
+        result.append(_is_suspect if chosen.suspect else ~_is_suspect)
+    if chosen.q is not None:
+        searched = (feedback.c.comment, feedback.c.user, feedback.c.prediction_id)
+        in_inputs = feedback.c.inputs.icontains(chosen.q, autoescape=True)
+        for model, names in chosen.redacted.items():
+            in_inputs &= feedback.c.model.is_distinct_from(model) | ~may_hold(feedback.c.inputs, names)
+        result.append(sa.or_(*(column.icontains(chosen.q, autoescape=True) for column in searched), in_inputs))
+    return result
+
+
+def _range_conditions(chosen: Filter) -> Iterator[sa.ColumnElement[bool]]:
+    if chosen.since is not None:
+        yield feedback.c.created >= chosen.since
+    if chosen.until is not None:
+        yield feedback.c.created < chosen.until
+    if chosen.confidence_from is not None:
+        yield feedback.c.confidence >= chosen.confidence_from
+    if chosen.confidence_to is not None:
+        yield feedback.c.confidence <= chosen.confidence_to
+
+
+def label_conditions(
+    prediction: sa.ColumnElement[Any], label: sa.ColumnElement[Any], chosen: Filter
+) -> list[sa.ColumnElement[bool]]:
+    """Return the filter's conditions on prediction and label."""
+    result = [
+        # As in profiles, a number and the string of its digits are the same category.
+        column == value if value.startswith('"') else column.in_((value, label_json(value)))
+        for column, value in ((label, chosen.label), (prediction, chosen.predicted))
+        if value is not None
+    ]
+    error = label_error(prediction, label)
+    result += [error >= chosen.error_from] if chosen.error_from is not None else []
+    return result + ([error < chosen.error_to] if chosen.error_to is not None else [])
+
+
+# The first ones are those of an index.
+_TIED = tuple(feedback.c[name] for name in ("verdict", "joined", "status", "model"))
+_EQUAL = (feedback.c.prediction, label_column, feedback.c.inputs)
+
+
+def _alike_conditions(leader: int) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of corrections that are equal to another one."""
+    of_leader = feedback.alias()
+    same = [
+        column == sa.select(ClauseAdapter(of_leader).traverse(column)).where(of_leader.c.id == leader).scalar_subquery()
+        for column in (*_TIED, confidence_key, *_EQUAL)
+    ]
+    return [*same, feedback.c.id != leader]
+
+
+def _is_first(chosen: Filter) -> sa.ColumnElement[bool]:
+    """Return the condition that no earlier correction that a filter selects is equal: none is to one without inputs.
+
+    Samples are not compared: each of them counts in the accuracy.
+    """
+    earlier = feedback.alias()
+    of_earlier = ClauseAdapter(earlier)
+    same = [of_earlier.traverse(column) == column for column in (*_TIED, confidence_key, *_EQUAL)]
+    selected = [of_earlier.traverse(condition) for condition in _content_conditions(chosen)]
+    is_alone = ~sa.exists().where(*same, earlier.c.id < feedback.c.id, *selected).correlate(feedback)
+    return (feedback.c.verdict == "sampled") | is_alone
+
+
+def count_alike(connection: sa.Connection, chosen: Filter, ids: Sequence[int]) -> dict[int, int]:
+    """Return how many later corrections are equal to each of some that a filter selects; see `MAX_ALIKE`."""
+    columns = [column.label(f"c{number}") for number, column in enumerate(_EQUAL)]
+    query = sa.select(feedback.c.id, *_TIED, confidence_key.label("key"), *columns)
+    query = query.where(feedback.c.id.in_(ids), feedback.c.verdict != "sampled")
+    query = query.where(*(column.is_not(None) for column in _EQUAL))
+    found = {}
+    for row in connection.execute(query).all():
+        tied = [column == row[1 + number] for number, column in enumerate(_TIED)]
+        later = sa.select(*columns).where(*tied, confidence_key == row.key, feedback.c.id > row.id)
+        later = later.where(*_content_conditions(chosen)).order_by(feedback.c.id).limit(MAX_ALIKE)
+        near = later.subquery()
+        same = [near.c[column.name] == row[len(_TIED) + 2 + number] for number, column in enumerate(columns)]
+        found[row.id] = connection.execute(sa.select(sa.func.count()).select_from(near).where(*same)).scalar_one()
+    return {id_: count for id_, count in found.items() if count}
+
+
+def list_corrections(
+    connection: sa.Connection, chosen: Filter, limit: int, after: Position | None, order: str = "newest"
+) -> tuple[list[dict[str, Any]], Position | None]:
+    """Return a page of corrections.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    chosen
+        Which corrections.
+    limit
+        How many at most; fewer if their inputs are large, see `PAGE_CHARACTERS`.
+    after
+        Where the previous page ended, in the same order.
+    order
+        One of `ORDERS`; corrections without an error come last. Without a confidence, a prediction is the least
+        confident.
+
+    Returns
+    -------
+    tuple
+        The corrections as JSON documents, and where this page ended; None if it was the last.
+    """
+    # Identifiers first: inputs may be large, and only those of a page are read.
+    keys = _page_keys(connection, chosen, limit, after, order)
+    documents, shown = _read_documents(connection, [row.id for row in keys[:limit]], chosen.redacted)
+    return documents, Position(keys[shown - 1].key, keys[shown - 1].id) if len(keys) > shown else None
+
+
+def _read_documents(
+    connection: sa.Connection, ids: Sequence[int], redacted: Redacted
+) -> tuple[list[dict[str, Any]], int]:
+    """Return the documents of corrections, as many as `PAGE_CHARACTERS` allows, and how many identifiers they are."""
+    sizes = sa.select(feedback.c.id, sa.func.length(feedback.c.inputs)).where(feedback.c.id.in_(ids))
+    size_of = {id_: length or 0 for id_, length in connection.execute(sizes)}
+    ids = next(parts(((id_, size_of.get(id_, 0)) for id_ in ids), PAGE_CHARACTERS), [])
+    rows = {row["id"]: row for row in connection.execute(sa.select(feedback).where(feedback.c.id.in_(ids))).mappings()}
+    documents: list[dict[str, Any]] = []
+    size = shown = 0
+    for shown, id_ in enumerate(ids, 1):
+        document = correction_document(rows[id_], redacted) if id_ in rows else None
+        size += len(memoryview(document["inputs"])) if document and document["inputs"] else 0
+        if documents and size > PAGE_CHARACTERS:
+            return documents, shown - 1  # the page ends before this one
+        documents += [document] if document else []
+    return documents, shown
+
+
+def _page_keys(
+    connection: sa.Connection, chosen: Filter, limit: int, after: Position | None, order: str
+) -> Sequence[Any]:
+    """Return identifiers and keys of a page, and of one more."""
+    if order != "uncertain":
+        return connection.execute(_page_query(chosen, limit, after, order)).all()
+    keys: list[Any] = []
+    rows: Sequence[Any] = []
+    while len(keys) <= limit:
+        # Whether a correction is the first one is asked for few at a time: all before it are compared.
+        step = min(max(limit, 2 * len(rows)), _MOST)
+        rows = connection.execute(_page_query(chosen, step, after, order)).all()
+        is_on_page = feedback.c.id.in_([row.id for row in rows])
+        first = set(connection.execute(sa.select(feedback.c.id).where(is_on_page, _is_first(chosen))).scalars())
+        keys += [row for row in rows if row.id in first]
+        if len(rows) <= step:
+            break
+        after = Position(rows[-1].key, rows[-1].id)
+    return keys[: limit + 1]
+
+
+def _page_query(chosen: Filter, limit: int, after: Position | None, order: str) -> sa.Select[Any]:
+    """Build the query of a page's identifiers and keys, and of one more."""
+    key, is_ascending = _order_key(order), order == "uncertain"
+    further: list[sa.ColumnElement[bool]] = []
+    if after and is_ascending:
+        further += [key >= after.key, (key > after.key) | (feedback.c.id > after.id)]
+    elif after:
+        further += [key <= after.key, (key < after.key) | (feedback.c.id < after.id)]
+
+    def in_order(query: sa.Select[Any], key: sa.ColumnElement[Any], id_: sa.ColumnElement[Any]) -> sa.Select[Any]:
+        columns = (key.asc(), id_.asc()) if is_ascending else (key.desc(), id_.desc())
+        return query.order_by(*columns).limit(limit + 1)
+
+    statuses = STATUSES if chosen.status is None else (chosen.status,)
+    # The index is ordered within each verdict and status: one query for each, then the first of all.
+    selected = sa.select(feedback.c.id, key.label("key"))
+    kinds = [
+        selected.where(feedback.c.verdict == verdict, _is_in_state(chosen.joined is not False))
+        for verdict in _verdicts_of(chosen)
+    ]
+    if chosen.joined is None and chosen.source != "sample":
+        kinds.append(selected.where(is_ready_correction))
+    queries = [
+        in_order(kind.where(*_content_conditions(chosen._replace(status=status)), *further), key, feedback.c.id)
+        for kind in kinds
+        for status in statuses
+    ]
+    if len(queries) == 1:
+        return queries[0]
+    union = sa.union_all(*(sa.select(query.subquery()) for query in queries)).subquery()
+    return in_order(sa.select(union), union.c.key, union.c.id)
+
+
+def _order_key(order: str) -> sa.ColumnElement[float]:
+    """Return what a page is ordered by. Of errors and suspects there is no index."""
+    if order == "suspect":
+        share = (suspects.c.with_likely - suspects.c.with_label) * 1.0 / suspects.c.compared
+        of_row = sa.select(share).where(of_suspect).correlate(feedback)
+        return sa.func.coalesce(of_row.scalar_subquery(), sa.literal_column("-1.0"))
+    if order == "error":
+        error = label_error(feedback.c.prediction, label_column)
+        return sa.func.coalesce(sa.func.abs(error), sa.literal_column("-1.0"))
+    return feedback.c.created if order == "newest" else confidence_key
+
+
+def find_correction(connection: sa.Connection, correction_id: int, redacted: Redacted) -> dict[str, Any] | None:
+    """Return a correction, a prediction sampled for review, or unjoined feedback as its document; None for others."""
+    is_shown = sa.or_(sa.and_(*conditions(Filter(source="all"))), is_unjoined)
+    query = sa.select(feedback).where(feedback.c.id == correction_id, is_shown)
+    row = connection.execute(query).mappings().first()
+    return None if row is None else correction_document(row, redacted)
+
+
+def read_predictions(connection: sa.Connection, chosen: Filter, most: int) -> Iterator[tuple[Sequence[Any], bool]]:
+    """Yield the predictions of the newest corrections with stored inputs that a filter selects, in parts.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    chosen
+        Which corrections.
+    most
+        How many at most.
+
+    Yields
+    ------
+    tuple
+        Rows with the columns ``id``, ``prediction``, ``confidence``, ``inputs`` and ``time``, that of the prediction,
+        with `PAGE_CHARACTERS` of inputs at most; and whether there are older ones.
+    """
+    query = sa.select(feedback.c.id).where(*conditions(chosen), feedback.c.inputs.is_not(None))
+    ids = list(connection.execute(query.order_by(feedback.c.id.desc()).limit(most + 1)).scalars())
+    time_column = sa.func.coalesce(feedback.c.predicted, feedback.c.created).label("time")
+    columns = (feedback.c.id, feedback.c.prediction, feedback.c.confidence, feedback.c.inputs, time_column)
+    for start in range(0, min(len(ids), most), _STEP):
+        is_in_step = feedback.c.id.in_(ids[start : min(start + _STEP, most)])
+        sizes = sa.select(feedback.c.id, sa.func.length(feedback.c.inputs)).where(is_in_step)
+        ordered = sizes.order_by(feedback.c.id.desc())
+        for part in parts([(row[0], row[1]) for row in connection.execute(ordered) if row[1]], PAGE_CHARACTERS):
+            rows = connection.execute(sa.select(*columns).where(feedback.c.id.in_(part))).all()
+            yield rows, part[-1] > ids[-1]
+
+
+_MEMBERS = (
+    "id", "prediction_id", "model", "version", "segment", "joined", "verdict", "source", "inputs", "prediction",
+    "confidence", "predicted", "label", "user_label", "user", "comment", "created", "status", "reviewer", "reviewed",
+    "revision",
+)  # fmt: skip
+
+
+def correction_document(row: Mapping[Any, Any], redacted: Redacted) -> dict[str, Any]:
+    """Return a row of the table ``feedback`` as its JSON document; ``label`` is the effective label.
+
+    Members that cannot be read are null, and are named in ``unreadable``, which is absent if there are none: another
+    program may have written a time of the year 0, or a label that is not JSON. So the correction can still be decided.
+    """
+    stored = {
+        "inputs": row["inputs"] or None,
+        "prediction": row["prediction"],
+        "predicted": row["predicted"],
+        "label": row["label"] if row["reviewed_label"] is None else row["reviewed_label"],
+        "user_label": None if row["verdict"] == "sampled" else row["label"],
+        "created": row["created"],
+        "reviewed": row["reviewed"],
+    }
+    inputs = readable(unpack_json(remove_inputs(stored["inputs"] or "", redacted.get(row["model"], ()))))
+    read = {
+        "inputs": msgspec.Raw(inputs.encode()) if inputs else None,
+        **{name: decode_label(stored[name]) for name in ("prediction", "label", "user_label")},
+        **{name: rfc3339(stored[name]) for name in ("predicted", "created", "reviewed")},
+    }
+    unreadable = [name for name, value in stored.items() if value not in {None, "null"} and read[name] is None]
+    document = {
+        **row,
+        **read,
+        "id": str(row["id"]),
+        "joined": bool(row["joined"]),
+        "source": "sample" if row["verdict"] == "sampled" else "user",
+    }
+    return {name: document[name] for name in _MEMBERS} | ({"unreadable": unreadable} if unreadable else {})

@@ -1,1 +1,0 @@
-"""The review of corrections: the queue and its orders, decisions, samples and their statistics."""
