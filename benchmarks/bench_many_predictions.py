@@ -84,7 +84,7 @@ def requests(port: int, count: int) -> None:
         "/",
         "/review",
         "/review?view=table",
-        "/review?order=informative",
+        "/review?order=uncertain",
         "/v1/corrections?limit=1000",
         "/metrics",
     ):
