@@ -389,7 +389,7 @@ def test_large_inputs_end_a_page_early(fresh: Served) -> None:
 
 def test_a_card_is_offered_the_labels_of_its_own_model(fresh: Served) -> None:
     """Those of its training and of the corrections on the page; other models' labels are not sent."""
-    correct(fresh, [mistake("m-1"), mistake("m-2", "credit", "maybe")])
+    correct(fresh, [mistake("m-1"), mistake("m-2")], label="maybe")
     page = review(fresh)
     lists = re.findall(r'<datalist id="labels-(\d)" class="labels"(.*?)>(.*?)</datalist>', page.source, re.S)
     offered = {
