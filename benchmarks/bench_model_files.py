@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from timing import profile
 
-from exporter.monitoring.model_files import load_folder, load_valid
 from exporter.profiles.profile import save
+from exporter.server.model_files import load_folder, load_valid
 
 FEATURES = 50
 _T = TypeVar("_T")

@@ -10,7 +10,7 @@ from timing import median_seconds, profile, report
 from exporter.features.embedding import EmbeddingLearner
 from exporter.features.text import TextLearner
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.ring import Ring
+from exporter.monitoring.windows import Ring
 from exporter.profiles.correlation import measure_correlation
 from exporter.profiles.profile import NumericFeature
 from exporter.stats.divergence import Reference

@@ -12,10 +12,9 @@ import msgspec
 from hostile import as_yaml, mutated, text
 
 from exporter.errors import ConfigError
-from exporter.monitoring import model_files
 from exporter.monitoring.binner import Binner
 from exporter.profiles import profile as profile_file
-from exporter.server import access
+from exporter.server import access, model_files
 
 CONFIG: Any = {
     "store": {"url": "sqlite:///data/x.db", "retention": "30d", "inputs": "sampled:0.1"},

@@ -28,7 +28,7 @@ import study_tables
 from quality_data import Case
 
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.window_quality import PERIODS, miss_variance
+from exporter.monitoring.quality import PERIODS, miss_variance
 from exporter.profiles.builder import build_file
 from exporter.profiles.quality import QualityEstimator
 from exporter.stats.accuracy import Z

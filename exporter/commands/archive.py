@@ -16,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Archive what is older than the retention, and print how much that was."""
-    from exporter.monitoring.model_files import load_monitors
+    from exporter.server.model_files import load_monitors
     from exporter.server.stored_inputs import without_redacted
     from exporter.slices.drifting_hours import DriftingHours
     from exporter.storage import archive  # loads SQLAlchemy

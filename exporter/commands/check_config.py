@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print what is configured, and what is wrong; the status is 1 if anything is."""
-    from exporter.monitoring.model_files import load_valid  # loads numpy
     from exporter.server import access
+    from exporter.server.model_files import load_valid  # loads numpy
 
     path = options.config or options.config_file or Path("exporter.yml")
     loaded = load_valid(path)

@@ -15,7 +15,7 @@ from exporter.commands.common import add_config_file
 from exporter.datasets.examples import encode_lines
 from exporter.datasets.release import holds, redacted_lineage, redacted_pages
 from exporter.errors import ExporterError
-from exporter.monitoring.model_files import load_monitors
+from exporter.server.model_files import load_monitors
 from exporter.storage import Redaction, open_redaction
 
 _Redacted = Mapping[str, Collection[str]]

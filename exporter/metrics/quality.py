@@ -6,7 +6,7 @@ from exporter.metrics.lines import Interval, Metrics, Reading
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import Histogram
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.window_quality import WindowQuality
+from exporter.monitoring.quality import WindowQuality
 from exporter.stats.accuracy import IntervalEstimate
 from exporter.stats.divergence import Floats
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from exporter.errors import ExporterError
 from exporter.metrics.lines import FamilyLines
-from exporter.monitoring.scheduler import Task
+from exporter.scheduler import Task
 
 
 class RefreshedMetrics(Task):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -21,12 +22,12 @@ from exporter.features.json_columns import JsonColumnReader
 from exporter.features.lenient_json import decode_inputs
 from exporter.features.numeric import Numeric
 from exporter.monitoring.noise_floors import NoiseFloors
-from exporter.monitoring.targets import Targets
 from exporter.profiles.correlation import Copula, restrict_correlation
-from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile
+from exporter.profiles.profile import CONFIDENCE, PREDICTION, CategoricalFeature, Feature, NumericFeature, Profile
 from exporter.profiles.quality import QualityEstimator
+from exporter.stats.change_evidence import ChangeEvidence
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
-from exporter.stats.divergence import Floats, Ints
+from exporter.stats.divergence import Floats, Ints, Reference
 from exporter.wire.batch import Inputs
 
 Codes = npt.NDArray[np.unsignedinteger]
@@ -71,8 +72,10 @@ class Sums(NamedTuple):
     unseen: Floats
 
 
-class Binner(Targets):
-    """Count batches of inputs and predictions in the bins of a profile; its targets are those of the inputs.
+class Binner:
+    """Count batches of inputs and predictions in the bins of a profile.
+
+    The scalar features of a model, its prediction and its confidence are its *targets*.
 
     Parameters
     ----------
@@ -85,6 +88,30 @@ class Binner(Targets):
     ----------
     inputs
         Type of each input that is counted.
+    names
+        Names of the features. The prediction and the confidence, where profiled, are further targets after them.
+    prediction, confidence
+        Their indices among the targets; None where the profile has none.
+    targets, target_names
+        Frozen bins and name of each of the ``T`` targets; the outputs' names are `PREDICTION` and `CONFIDENCE`.
+    numeric
+        The targets that are numbers, and None for categories.
+    sizes
+        Number of bins of each target.
+    bins
+        Number ``B`` of all bins.
+    quantiles
+        χ² quantiles of the noise floors, see `exporter.profiles.profile.Profile.quantile_array`.
+    reference
+        Training distribution of the targets.
+    training
+        Number of training values in each bin, shape ``(B,)``.
+    starts, missing, invalid
+        Index of the first bin, the bin of missing values and the bin of invalid ones, shape ``(T,)``.
+    mean, stddev
+        Statistics of the training values, shape ``(T,)``; NaN for categories.
+    centre, scale
+        The mean and standard deviation that values are centred and scaled by, shape ``(T,)``; always finite.
     profile_noise
         Noise floors of the targets, as far as the profile knows; see `exporter.monitoring.noise_learner`.
     copula
@@ -103,7 +130,19 @@ class Binner(Targets):
 
     def __init__(self, profile: Profile, redacted: Collection[str] = ()) -> None:
         self.inputs = {name: kind for name, kind in profile.input_types().items() if name not in redacted}
-        super().__init__(profile, [name for source, kind in self.inputs.items() for name in kind.features(source)])
+        self.profile = profile
+        self.names = [name for source, kind in self.inputs.items() for name in kind.features(source)]
+        self.targets: list[Feature] = [profile.features[name] for name in self.names]
+        self.target_names = list(self.names)
+        self.prediction = self._add_target(PREDICTION, profile.prediction)
+        self.confidence = self._add_target(CONFIDENCE, profile.confidence)
+        self.numeric = [target if isinstance(target, NumericFeature) else None for target in self.targets]
+        self.quantiles = profile.quantile_array()
+        self._index_bins()
+        self.mean = np.array([np.nan if n is None or n.mean is None else n.mean for n in self.numeric])
+        self.stddev = np.array([np.nan if n is None or n.stddev is None else n.stddev for n in self.numeric])
+        self.centre = np.nan_to_num(self.mean)
+        self.scale = np.where(self.stddev > 0, self.stddev, np.maximum(abs(self.centre), 1.0))
         self.read = JsonColumnReader(self.inputs).read
         self.known_inputs = {*profile.inputs, *redacted}
         self.quality = QualityEstimator.from_profile(profile, self.names)
@@ -116,6 +155,34 @@ class Binner(Targets):
         names = msgspec.json.encode([profile.known_hash(), self.target_names])
         self.layout = hashlib.sha256(names).hexdigest()[:32]
         self.code_type = np.min_scalar_type(max(self.sizes, default=0))
+
+    def _add_target(self, name: str, target: Feature | None) -> int | None:
+        """Add an output of the model to the targets, and return its index; None where no training row has it."""
+        if target is None or target.counts[-2] == sum(target.counts):
+            return None
+        self.target_names.append(name)
+        self.targets.append(target)
+        return len(self.targets) - 1
+
+    def _index_bins(self) -> None:
+        """Lay out the bins of all targets, and their training values; of outputs, those of rows that have one."""
+        self.sizes = [len(target.counts) for target in self.targets]
+        training = np.array([count for target in self.targets for count in target.counts], dtype=np.float64)
+        self.bins = len(training)
+        stops = np.cumsum(self.sizes, dtype=np.intp)
+        self.missing, self.invalid = stops - 2, stops - 1
+        training[self.missing[len(self.names) :]] = 0  # live events without an output are not counted, either
+        self.reference = Reference.from_counts(training, self.sizes, self.quantiles)
+        self.training: Floats = training
+        self.starts: Ints = self.reference.starts
+
+    @cached_property
+    def change_evidence(self) -> ChangeEvidence:
+        """The training side of the evidence of slow change."""
+        ordered = [n is not None for n in self.numeric]
+        blocks = self.profile.blocks
+        dispersion = blocks.dispersions(self.target_names) if blocks else 1.0
+        return ChangeEvidence(self.reference, np.array(ordered), dispersion)
 
     def _index_values(self) -> None:
         """Prepare finding the bins of numbers and of categories."""

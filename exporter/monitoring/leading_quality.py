@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.window_quality import WindowQuality
+from exporter.monitoring.quality import WindowQuality
 from exporter.stats.accuracy import IntervalEstimate
 
 Kind = Literal["accuracy", "absolute_error"]

@@ -15,17 +15,21 @@ from exporter.config import ModelConfig
 from exporter.config.types import DURATION_BUCKETS
 from exporter.features.lenient_json import decode_inputs
 from exporter.monitoring.binner import Binner, Codes
-from exporter.monitoring.counters import CONFIDENCE_BUCKETS, DELAY_BUCKETS, Counters, Histogram, SegmentCounters
+from exporter.monitoring.counters import (
+    CONFIDENCE_BUCKETS,
+    DELAY_BUCKETS,
+    Counters,
+    Histogram,
+    Recent,
+    RecentCounters,
+    SegmentCounters,
+)
 from exporter.monitoring.drift_evidence import DriftEvidence
 from exporter.monitoring.noise_floors import NoiseFloors
-from exporter.monitoring.outcome import Scorer
-from exporter.monitoring.quality import Quality
-from exporter.monitoring.recent_counters import Recent, RecentCounters
-from exporter.monitoring.ring import Ring
+from exporter.monitoring.quality import Quality, Scorer, WindowQuality
 from exporter.monitoring.segments import Segments, segment_divergences
-from exporter.monitoring.window_quality import WindowQuality
 from exporter.monitoring.window_stats import WindowStats, compute
-from exporter.monitoring.windows import BatchSums, RingRows, Windows
+from exporter.monitoring.windows import BatchSums, Ring, RingRows, Windows
 from exporter.stats.divergence import Floats
 from exporter.wire.batch import OK, Batch, Inputs
 from exporter.wire.events import LabelledPrediction
@@ -67,14 +71,16 @@ class ModelMonitor:
         self.observed = np.zeros(binner.bins if binner else 0)
         self._evidence = DriftEvidence(binner, self.observed) if binner and binner.bins else None
         self.segments = Segments.from_config(config, binner.profile) if binner else None
-        self.segment_counters = SegmentCounters(len(self.segments.names) if self.segments else 0)
+        segments = len(self.segments.names) if self.segments else 0
+        self.segment_counters = SegmentCounters(segments)
         self.quality = Quality(
             Scorer.of_model(config, binner.profile if binner else None),
             windows or config.quality_window_seconds(),
             self.segments,
             binner.quality.expected if binner and binner.quality and binner.quality.kind == "accuracy" else None,
         )
-        self._windows = Windows(self.windows, binner, self.segments, self.quality)
+        width, minima, bins = (binner.width, 2 * len(binner.targets), binner.bins) if binner else (0, 0, 0)
+        self._windows = Windows(self.windows, width, minima, segments * bins)
         self._lock = threading.Lock()
 
     @property
@@ -103,7 +109,8 @@ class ModelMonitor:
     def dump(self, now: float) -> tuple[float, list[RingRows], list[RingRows]]:
         """Return the rings' time at the monotonic time ``now``, and copies of the rows of inputs and of the quality."""
         with self._lock:
-            return self._windows.dump(now)
+            time = self._windows.time(now)
+            return time, self._windows.dump(time), self.quality.dump(time)
 
     def dump_evidence(self) -> tuple[Floats, Floats]:
         """Return copies of what `DriftEvidence.restore` needs; empty without a profile."""
@@ -134,7 +141,8 @@ class ModelMonitor:
             When they are not rows of such rings.
         """
         with self._lock:
-            self._windows.restore(now, time, rings, quality)
+            self._windows.restore(now, time, rings)
+            self.quality.restore(time, quality)
 
     def prepare(self, batch: Batch, *, decoded: bool = False) -> Batch:
         """Return a batch with what is known of its rows before they are counted: inputs, confidence and segments.

@@ -22,7 +22,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_report import thresholds
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.monitoring.scheduler import Task
+from exporter.scheduler import Task
 from exporter.stats.divergence import Floats
 from exporter.stats.live_dependence import LiveDependence, measure_dependence
 

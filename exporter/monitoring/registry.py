@@ -13,7 +13,7 @@ import msgspec
 from exporter.config import MappingConfig, ModelConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.outcome import Scorer
+from exporter.monitoring.quality import Scorer
 from exporter.wire.events import NO_VERSION
 
 OTHER_VERSION = "other"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, NamedTuple
 
-from exporter.monitoring.outcome import Scorer
+from exporter.monitoring.quality import Scorer
 from exporter.monitoring.registry import OTHER_VERSION
 from exporter.stats.tolerance import Tolerance
 from exporter.wire.batch import Batch

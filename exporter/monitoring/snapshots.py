@@ -6,32 +6,18 @@ Counters have no snapshot: they start at zero, as Prometheus expects of a new pr
 from __future__ import annotations
 
 import hashlib
-import logging
-import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
-from weakref import WeakKeyDictionary
+import zlib
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
 
-from exporter.errors import StoreError
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.registry import MonitorRegistry
-from exporter.monitoring.ring import Ring
-from exporter.monitoring.scheduler import Task
-from exporter.monitoring.snapshot_encoding import pack, unpack
-from exporter.monitoring.window_quality import WIDTH
-from exporter.monitoring.windows import RingRows
+from exporter.monitoring.quality import WIDTH
+from exporter.monitoring.windows import Ring, RingRows
 from exporter.stats.divergence import Floats
-from exporter.storage import ReplicaLease, Store
 
-log = logging.getLogger(__name__)
-
-SECONDS = 30.0
-"""Seconds between snapshots: at most so much of the windows is lost when the process is killed."""
-MAX_BYTES = 32 * 2**20
-"""Largest compressed snapshot that is saved."""
 SPARE_BYTES = 64 * 2**20
 """What a snapshot may have beyond the rings: its evidence, or the larger rings of an earlier profile."""
 MAX_SECONDS = 1e12
@@ -132,137 +118,6 @@ def decode(data: bytes, monitor: ModelMonitor) -> Snapshot:
     return snapshot
 
 
-class SnapshotSaver(Task):
-    """Save the windows of all versions in the store.
-
-    Parameters
-    ----------
-    store
-        The store.
-    monitors
-        Returns the current monitors.
-    seconds
-        Time between two snapshots.
-    is_complete
-        Returns whether all models are known. While some are not, as their file is not valid, no snapshot is deleted.
-
-    Attributes
-    ----------
-    lease : ReplicaLease
-        Without it nothing is saved.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        monitors: Callable[[], MonitorRegistry],
-        seconds: float = SECONDS,
-        is_complete: Callable[[], bool] = lambda: True,
-    ) -> None:
-        super().__init__("snapshots", "windows are not saved", seconds, at_once=True)
-        self._store = store
-        self._monitors = monitors
-        self._is_complete = is_complete
-        self._saved: WeakKeyDictionary[ModelMonitor, tuple[int, int]] = WeakKeyDictionary()
-        self._started = False
-        self.lease = ReplicaLease(store)
-
-    def close(self) -> None:
-        """Save for the last time."""
-        self.save(time.monotonic(), time.time())
-        self._logged(self.lease.release)
-
-    def refresh(self) -> None:
-        """Save what has changed by now; the first call takes the lease and deletes nothing yet."""
-        if self._started:
-            self.save(time.monotonic(), time.time())
-        else:
-            self._started = True
-            self._logged(lambda: self.lease.renew(time.monotonic()))
-
-    def save(self, now: float, unix_time: float) -> None:
-        """Save the versions that have changed since the last time, and delete those that no longer exist."""
-        self._logged(lambda: self._save(now, unix_time))
-
-    def _logged(self, step: Callable[[], object]) -> None:
-        try:
-            step()
-        except StoreError as error:
-            log.warning("windows are not saved: %s", error)
-        except Exception:  # no other error may end the thread either
-            log.exception("windows are not saved")
-
-    def _save(self, now: float, unix_time: float) -> None:
-        if not self.lease.renew(now):
-            log.info("windows are not saved yet: another process had the name %r until now", self._store.replica)
-            return
-        monitors = [monitor for monitor in self._monitors() if monitor.binner or monitor.quality.is_labelled]
-        for monitor in monitors:
-            counted = monitor.counters.attempts, monitor.quality.changes
-            if self._saved.get(monitor, (0, 0)) != counted:
-                self._save_version(monitor.config.name, monitor.version, encode(monitor, now, unix_time))
-                self._saved[monitor] = counted
-        live = {(monitor.config.name, monitor.version) for monitor in monitors}
-        if self._is_complete():
-            self._store.snapshots.delete_others(live)
-
-    def _save_version(self, model: str, version: str, data: bytes) -> None:
-        if len(data) > MAX_BYTES:
-            log.warning("windows of model %r version %r are not saved: %d bytes", model, version, len(data))
-            return
-        self._store.snapshots.save(model, version, data)
-
-
-def restore(
-    store: Store,
-    monitors: MonitorRegistry,
-    now: float,
-    unix_time: float,
-    *,
-    models: Collection[str] | None = None,
-) -> None:
-    """Restore the windows that the store holds, those of the most recently used versions first.
-
-    A snapshot is ignored if it cannot be read, if its profile or windows are different ones, or if no version may be
-    added. If the clock has gone back since the snapshot, no time has passed.
-
-    Parameters
-    ----------
-    store
-        The store.
-    monitors
-        Monitors of the configuration, still empty where something is restored.
-    now, unix_time
-        Monotonic and Unix time in seconds.
-    models
-        The models to restore, instead of all. Only their snapshots are read.
-    """
-    try:
-        rows = store.snapshots.load(models)
-    except StoreError as error:
-        log.warning("windows start empty: %s", error)
-        return
-    restored: list[tuple[float, ModelMonitor]] = []
-    for model, version, data in rows:
-        if model not in monitors.models:
-            continue
-        monitor = ModelMonitor(monitors.models[model], version, monitors.binner(model, version))
-        try:
-            idle = restore_version(monitor, decode(data, monitor), now, unix_time)
-        except ValueError as error:
-            log.warning(
-                "windows of model %r version %r start empty: the snapshot is damaged: %s", model, version, error
-            )
-            continue
-        if idle is None:
-            log.info("windows of model %r version %r start empty: its profile or windows changed", model, version)
-        elif idle < 2 * max(monitor.windows.values()) or monitor.quality.is_labelled:
-            restored.append((idle, monitor))
-    for idle, monitor in sorted(restored, key=lambda pair: pair[0]):
-        monitor.last_used = now - idle
-        monitors.put(monitor)
-
-
 def restore_version(monitor: ModelMonitor, snapshot: Snapshot, now: float, unix_time: float) -> float | None:
     """Restore the rings of a version; return the seconds since it was last used, None for rings that do not fit."""
     is_known = quality_fingerprint(monitor) == snapshot.quality_fingerprint
@@ -292,3 +147,33 @@ def _from_bytes(rings: Iterable[Ring], saved: Sequence[_RingBytes]) -> list[Ring
 
 def _floats(data: bytes, rows: int, width: int) -> Floats:
     return np.frombuffer(data).reshape(rows, width) if data else np.empty((rows, width))
+
+
+_T = TypeVar("_T", bound=msgspec.Struct)
+
+
+def pack(value: msgspec.Struct) -> bytes:
+    """Return a struct as bytes."""
+    return zlib.compress(msgspec.msgpack.encode(value), 1)
+
+
+def unpack(data: bytes, kind: type[_T], max_bytes: int) -> _T:
+    """Return the struct in the data.
+
+    Raises
+    ------
+    ValueError
+        When the data do not hold one, or have more than ``max_bytes`` uncompressed.
+    """
+    try:
+        decompressor = zlib.decompressobj()
+        content = decompressor.decompress(data, max_bytes + 1)
+        if len(content) > max_bytes:
+            raise ValueError(f"it has more than {max_bytes:,} bytes uncompressed")
+        if not decompressor.eof:
+            raise ValueError("its end is missing")
+        return msgspec.msgpack.decode(content, type=kind)
+    except zlib.error:
+        raise ValueError("its compression is damaged") from None
+    except msgspec.MsgspecError as error:
+        raise ValueError(str(error)) from None

@@ -20,15 +20,14 @@ from exporter.metrics.comparisons import shadow_lines
 from exporter.metrics.exporter import FILES, LINKS, PAIRING, ExporterMetrics
 from exporter.metrics.exposition import Exposition
 from exporter.monitoring.history import DriftHistory
-from exporter.monitoring.model_files import load_valid
 from exporter.monitoring.noise_learner import NoiseLearner
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.monitoring.scheduler import Scheduler, Task
-from exporter.monitoring.snapshots import SnapshotSaver, restore
+from exporter.scheduler import Scheduler, Task
 from exporter.server.alerts import AlertSource, Inbox, Scrapes
 from exporter.server.client_log import ClientLog
 from exporter.server.http.problem import Reply
 from exporter.server.idempotency import IdempotencyCache
+from exporter.server.model_files import load_valid
 from exporter.server.pipeline import Pipeline
 from exporter.server.reload import ModelFileWatch, Reloader, SignalledReload
 from exporter.server.stored_inputs import without_redacted
@@ -37,6 +36,7 @@ from exporter.server.tasks.label_checks import LabelChecker
 from exporter.server.tasks.replica_drift import ReplicaDrift
 from exporter.server.tasks.retraining import Retrainer
 from exporter.server.tasks.slices import Slices, SliceWatch
+from exporter.server.tasks.snapshots import SnapshotSaver, restore
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, ReplicaLease, Store, database_path
 from exporter.validation import preview

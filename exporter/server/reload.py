@@ -13,10 +13,10 @@ from prometheus_client import Gauge
 
 from exporter.errors import ConfigError, ModelFileError
 from exporter.metrics.exporter import ExporterMetrics
-from exporter.monitoring.model_files import Loaded, Stamp, load_folder, load_valid
-from exporter.monitoring.scheduler import Task
-from exporter.monitoring.snapshots import restore
+from exporter.scheduler import Task
+from exporter.server.model_files import Loaded, Stamp, load_folder, load_valid
 from exporter.server.pipeline import Pipeline
+from exporter.server.tasks.snapshots import restore
 from exporter.storage import Store
 
 log = logging.getLogger(__name__)

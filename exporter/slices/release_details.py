@@ -10,7 +10,7 @@ import numpy as np
 from exporter.datasets.examples import Page
 from exporter.features.extract import scalar_text
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.outcome import LabelNames, Scorer
+from exporter.monitoring.quality import LabelNames, Scorer
 from exporter.profiles.bins import QuantileSketch
 from exporter.slices.report import where
 from exporter.slices.search import MIN_MARKED, grown_bins

@@ -390,6 +390,14 @@ def test_packages_import_only_from_below() -> None:
             assert order[below] >= order[above], f"{module} imports {imported}"
 
 
+@pytest.mark.parametrize("package", ["wire", "features", "stats", "profiles", "monitoring"])
+def test_what_counts_knows_no_store_and_no_server(package: str) -> None:
+    """Whatever is imported, for types alone or not: the store and the server get and give values."""
+    for module, imported in imports():
+        if module.startswith(f"exporter.{package}."):
+            assert imported.split(".")[1] not in {"storage", "server"}, f"{module} imports {imported}"
+
+
 def test_no_two_modules_import_each_other() -> None:
     """The imports between modules have no cycle, those for types alone included."""
     graph: dict[str, set[str]] = {}

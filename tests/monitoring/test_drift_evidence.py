@@ -19,7 +19,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_evidence import LIMIT
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
-from exporter.monitoring.snapshot_encoding import pack
+from exporter.monitoring.snapshots import pack
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import FILE, TIME, Blocks, BlockScores, Profile
 from exporter.stats.live_dependence import SIZES as LIVE_SIZES

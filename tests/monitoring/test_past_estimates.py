@@ -13,8 +13,8 @@ from exporter.config import ModelConfig
 from exporter.metrics.exposition import render_families
 from exporter.metrics.models import ModelsCollector
 from exporter.monitoring.binner import Binner
+from exporter.monitoring.quality import miss_variance
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.monitoring.window_quality import miss_variance
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import Profile
 from exporter.stats.accuracy import IntervalEstimate

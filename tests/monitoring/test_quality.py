@@ -17,13 +17,13 @@ from support.servers import write_config
 from exporter.config import ModelConfig
 from exporter.errors import ConfigError
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.model_files import load_monitors
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.outcome import MAX_LABELS, LabelNames, Scorer
+from exporter.monitoring.quality import MAX_LABELS, LabelNames, Scorer
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.snapshots import decode, encode, restore_version
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import Feature, Profile
+from exporter.server.model_files import load_monitors
 from exporter.stats.accuracy import wilson
 from exporter.wire.events import LabelledPrediction, Prediction
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.monitoring.ring import SLOTS, Ring
+from exporter.monitoring.windows import SLOTS, Ring
 
 ONE = np.array([1.0])
 

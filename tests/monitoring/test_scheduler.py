@@ -9,7 +9,7 @@ import time
 import pytest
 from support.servers import eventually
 
-from exporter.monitoring.scheduler import Scheduler, Task
+from exporter.scheduler import Scheduler, Task
 
 
 class Counted(Task):

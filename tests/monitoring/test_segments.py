@@ -13,12 +13,12 @@ from support.servers import CONFIG, Served, eventually, write_config
 from exporter.config import ModelConfig
 from exporter.errors import ConfigError
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.model_files import load_monitors
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.ring import SLOTS
 from exporter.monitoring.segments import DEFAULT_SEGMENTS, Segments
+from exporter.monitoring.windows import SLOTS
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
+from exporter.server.model_files import load_monitors
 from exporter.wire.events import Prediction
 
 COUNTRIES = {"NL": 60, "DE": 30, "other": 20, "x" * 200: 15, "": 12} | {f"c{number}": 1 for number in range(30)}

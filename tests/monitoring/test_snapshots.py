@@ -25,11 +25,12 @@ from exporter.monitoring import snapshots
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.monitoring.scheduler import Scheduler
-from exporter.monitoring.snapshots import SnapshotSaver, decode, encode, restore
+from exporter.monitoring.snapshots import decode, encode
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.correlation import measure_correlation
 from exporter.profiles.profile import Profile
+from exporter.scheduler import Scheduler
+from exporter.server.tasks.snapshots import SnapshotSaver, restore
 from exporter.storage import Store
 from exporter.storage._schema import windows
 from exporter.wire.events import LabelledPrediction, Prediction

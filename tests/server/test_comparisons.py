@@ -35,7 +35,7 @@ from exporter.comparison.prometheus import SharedTime, count, shared_periods
 from exporter.errors import ExporterError
 from exporter.http_client.prometheus import Prometheus
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.monitoring.scheduler import Scheduler
+from exporter.scheduler import Scheduler
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.tasks.comparisons import Comparisons

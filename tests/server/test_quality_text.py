@@ -11,7 +11,7 @@ from support.labelled_rows import classes, numbers
 
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.leading_quality import Leading
-from exporter.monitoring.window_quality import sums_of_labels, window_quality
+from exporter.monitoring.quality import sums_of_labels, window_quality
 from exporter.profiles.builder import build_file
 from exporter.profiles.quality import QualityEstimator
 from exporter.server.pages.quality import describe_estimates, describe_leading

@@ -16,8 +16,7 @@ from support.servers import write_config
 from exporter.config import ModelConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.snapshot_encoding import pack
-from exporter.monitoring.snapshots import decode, encode
+from exporter.monitoring.snapshots import decode, encode, pack
 from exporter.profiles.bins import numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.server.application import Exporter

@@ -28,9 +28,9 @@ from exporter.comparison.measures import Comparison
 from exporter.config import Config, ModelConfig, RetrainConfig, StoreConfig, load
 from exporter.errors import CompareError, ConfigError, SlicesError, StoreError
 from exporter.metrics.exporter import ExporterMetrics
-from exporter.monitoring.model_files import load_monitors
 from exporter.secret_file import is_signed, read_secret, signed_headers
 from exporter.server.alerts import Alert, Alerts
+from exporter.server.model_files import load_monitors
 from exporter.server.tasks.retraining import (
     FIRST_RETRY_SECONDS,
     GIVE_UP_SECONDS,

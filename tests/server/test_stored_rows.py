@@ -20,7 +20,7 @@ from support.servers import CONFIG, Answer, Served, ask, eventually, write_confi
 
 from exporter.config import StoreConfig
 from exporter.features.png_codec import PREFIX
-from exporter.monitoring.model_files import load_monitors
+from exporter.server.model_files import load_monitors
 from exporter.server.pages import review
 from exporter.storage._engine import open_engine
 

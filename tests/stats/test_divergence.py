@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, entropy
 
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.ring import Ring
+from exporter.monitoring.windows import Ring
 from exporter.profiles.bins import numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.stats.divergence import Reference, chi2_quantiles, ratio

@@ -29,12 +29,12 @@ from support.fake_exporter import Exporter
 from exporter.commands import redact
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.monitoring.model_files import load_monitors
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 from exporter.profiles.sources.store import StoreSource
 from exporter.server.http.problem import store_problem
+from exporter.server.model_files import load_monitors
 from exporter.slices.drifting_hours import DriftingHours
 from exporter.slices.recorder import BinRecorder
 from exporter.storage import Store

@@ -19,7 +19,7 @@ from support.servers import eventually
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError, StoreFullError
-from exporter.monitoring.outcome import Scorer
+from exporter.monitoring.quality import Scorer
 from exporter.storage import Store
 from exporter.storage import _predictions as waiting_ids
 from exporter.storage._labels import LabelsResult

@@ -28,8 +28,8 @@ from support.servers import CONFIG, Served, eventually, write_config
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.png_codec import pack_image
-from exporter.monitoring.model_files import load_monitors
 from exporter.profiles.sources.store import StoreSource
+from exporter.server.model_files import load_monitors
 from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Filter, HistoryPosition, Store
 from exporter.storage import _retention as unjoined_log

@@ -13,11 +13,11 @@ from exporter.config import ModelConfig
 from exporter.errors import BatchError, printable
 from exporter.features.extract import as_list, is_missing
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.model_files import load_valid
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import load
 from exporter.profiles.sources.csv_cells import delimiter_in
+from exporter.server.model_files import load_valid
 from exporter.validation import any_of, preview, suggestion
 from exporter.wire.batch import Batch, Inputs
 from exporter.wire.decoder import Decoder

@@ -19,6 +19,7 @@ from werkzeug.wrappers import Response
 from exporter.config import THRESHOLDS, LinksConfig, ModelConfig
 from exporter.config.types import DURATION_BUCKETS
 from exporter.errors import StoreError
+from exporter.monitoring.counters import Recent
 from exporter.monitoring.drift_report import (
     CONFIDENCE_ALERT,
     FEATURE_ALERT,
@@ -29,7 +30,6 @@ from exporter.monitoring.drift_report import (
 )
 from exporter.monitoring.leading_quality import ENOUGH, kind_of, leading_quality
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.recent_counters import Recent
 from exporter.profiles.profile import CONFIDENCE, PREDICTION
 from exporter.server.alerts import LAYERS, Alert
 from exporter.server.application import Exporter

@@ -15,9 +15,8 @@ from exporter.errors import StoreError
 from exporter.monitoring.counters import Histogram, bucket_quantile, only_bucket
 from exporter.monitoring.leading_quality import ALERT, Kind, Leading, kind_of, leading_quality, measured
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.outcome import OTHER
+from exporter.monitoring.quality import OTHER, WindowQuality
 from exporter.monitoring.registry import version_sort_key
-from exporter.monitoring.window_quality import WindowQuality
 from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
 from exporter.server.application import Exporter
 from exporter.server.pages.drift import UnknownError, choose

@@ -7,7 +7,7 @@ from typing import Any
 
 from exporter.config import ModelConfig
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.outcome import Scorer
+from exporter.monitoring.quality import Scorer
 from exporter.server.text import number
 
 

@@ -14,9 +14,9 @@ from exporter.errors import ExporterError
 from exporter.features.extract import scalar_text
 from exporter.features.lenient_json import decode_inputs
 from exporter.features.similarity import DIMENSIONS, InputEncoder
-from exporter.monitoring.outcome import Scorer
+from exporter.monitoring.quality import Scorer
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.monitoring.scheduler import Task
+from exporter.scheduler import Task
 from exporter.stats.neighbours import Vectors, unlike_neighbours
 from exporter.storage import LabelledRow, Store, Suspect, decode_label
 

@@ -25,7 +25,7 @@ from exporter.errors import CompareError, ConfigError, ExporterError, SlicesErro
 from exporter.metrics.exporter import ExporterMetrics
 from exporter.metrics.lines import FamilyLines
 from exporter.metrics.review import RETRAINING
-from exporter.monitoring.scheduler import Task
+from exporter.scheduler import Task
 from exporter.secret_file import read_secret, signed_headers
 from exporter.server.alerts import Alert, Alerts
 from exporter.server.text import parse_time

@@ -16,7 +16,7 @@ from exporter.metrics.lines import FamilyLines
 from exporter.metrics.refreshed import RefreshedMetrics
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.outcome import Scorer
+from exporter.monitoring.quality import Scorer
 from exporter.monitoring.registry import MonitorRegistry, serving
 from exporter.slices.explain import Explanation, SliceQuery, explain
 from exporter.slices.population import ArchivedPredictions
