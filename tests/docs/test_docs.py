@@ -390,7 +390,7 @@ def test_packages_import_only_from_below() -> None:
             assert order[below] >= order[above], f"{module} imports {imported}"
 
 
-@pytest.mark.parametrize("package", ["wire", "features", "stats", "profiles", "monitoring"])
+@pytest.mark.parametrize("package", ["wire", "features", "stats", "monitoring"])
 def test_what_counts_knows_no_store_and_no_server(package: str) -> None:
     """Whatever is imported, for types alone or not: the store and the server get and give values."""
     for module, imported in imports():
