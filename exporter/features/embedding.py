@@ -88,6 +88,18 @@ class EmbeddingLearner:
         self._sum += shifted.sum(axis=0)
         self._products += shifted.T @ shifted
 
+    def merge(self, later: EmbeddingLearner) -> None:
+        """Add other vectors; none of another length than those before."""
+        if not self._rows:
+            self.__dict__.update(later.__dict__)
+        elif later._rows and later._dimension == self._dimension:
+            moved = later._origin - self._origin
+            across = np.outer(moved, later._sum)
+            self._products += later._products + across + across.T + later._rows * np.outer(moved, moved)
+            self._sum += later._sum + later._rows * moved
+            self._rows += later._rows
+            self._state = None
+
     def state(self) -> EmbeddingState:
         """Return the state that the profile keeps, rounded to nine digits."""
         if self._state is None:

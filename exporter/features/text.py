@@ -138,16 +138,22 @@ class TextLearner:
             if sum(map(len, self._pending)) > _COUNTED_WORDS:
                 self._merge()
 
-    def _merge(self) -> None:
-        new, counts = np.unique(np.concatenate([np.empty(0, np.uint32), *self._pending]), return_counts=True)
+    def _merge(self, *others: tuple[Hashes, Ints]) -> None:
+        new = np.unique(np.concatenate([np.empty(0, np.uint32), *self._pending]), return_counts=True)
         self._pending.clear()
-        self._words, indices = np.unique(np.concatenate((self._words, new)), return_inverse=True)
-        self._texts = np.bincount(indices, weights=np.concatenate((self._texts, counts))).astype(np.intp)
+        parts = [(self._words, self._texts), new, *others]
+        self._words, indices = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
+        self._texts = np.bincount(indices, weights=np.concatenate([part[1] for part in parts])).astype(np.intp)
         least = 2
         while len(self._words) > _COUNTED_WORDS:
             frequent = self._texts >= least
             self._words, self._texts = self._words[frequent], self._texts[frequent]
             least *= 2
+
+    def merge(self, later: TextLearner) -> None:
+        """Add the words of other texts."""
+        later._merge()
+        self._merge((later._words, later._texts))
 
     def _most_frequent(self) -> tuple[Hashes, Ints]:
         self._merge()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from exporter.features.extract import category_bins, scalar_text
+from exporter.features.extract import as_list, category_bins, scalar_text
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature, Feature, NumericFeature
 from exporter.stats.digitize import BinIndices, bin_indices
 from exporter.stats.divergence import Floats, Ints
@@ -272,57 +273,121 @@ MAX_CATEGORIES = 100_000
 MAX_CATEGORY = 500
 """Longest category in characters. A longer one is counted in ``other``, so that a profile stays small."""
 _SCALARS = frozenset({str, bool, int, float})
+_LEAST_SAMPLED = 8  # values of the sample in a cell
 _CELLS = 64  # cells for each bin, so that bins made of whole cells have nearly equal counts
 
 
-class QuantileSketch:
-    """Quantiles of a stream in bounded memory.
+class RowSample:
+    """A random sample of rows, the same however the rows are divided into batches and partitions.
 
-    A full buffer is sorted, and every second value moves to the next level with twice the weight (of a longer buffer
-    every fourth with four times the weight, and so on), starting with the first and the last value alternately (Manku,
-    Rajagopalan and Lindsay 1998; with a random start it is the KLL sketch of Karnin, Lang and Liberty 2016). It is
-    deterministic, so the same data give the same profile. The rank error for ``n`` values is at most
-    ``n · log₂(n/size)/size``, and usually far smaller, since errors cancel.
+    It has the rows whose numbers have the lowest hashes.
 
     Parameters
     ----------
     size
-        Number of values in a buffer; there are ``log₂(n/size)`` buffers.
+        Most rows of the sample.
     """
 
-    def __init__(self, size: int = 4096) -> None:
-        self._size = size
-        self._levels: list[Floats] = []
-        self._turns: list[int] = []
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._limit = np.uint64(2**64 - 1)
+        self._parts: list[tuple[npt.NDArray[np.uint64], Ints, list[npt.NDArray[Any]]]] = []
+        self._held = 0
 
-    def add(self, values: Floats, level: int = 0) -> None:
-        """Add values with the weight ``2**level``."""
-        while len(self._levels) <= level:
-            self._levels.append(np.empty(0))
-            self._turns.append(0)
-        held = np.concatenate((self._levels[level], values))
-        if len(held) < self._size:
-            self._levels[level] = held
-            return
-        up = max((len(held) // self._size).bit_length() - 1, 1)  # skip levels as long as a full buffer remains
-        step = 2**up
-        even = len(held) // step * step
-        held, self._levels[level] = np.sort(held[:even]), held[even:]
-        turn, self._turns[level] = self._turns[level], 1 - self._turns[level]
-        self.add(held[turn * (step - 1) :: step], level + up)
+    def choose(self, numbers: Ints) -> Ints:
+        """Return the positions of those of some rows, given by their numbers, that may be in the sample."""
+        return np.flatnonzero(_hashes(numbers) <= self._limit)
 
-    def quantiles(self, shares: Floats) -> Floats:
-        """Return the quantiles at the given shares."""
-        values = np.concatenate(self._levels)
-        weights = np.concatenate([np.full(len(held), 2.0**level) for level, held in enumerate(self._levels)])
-        order = np.argsort(values, kind="stable")
-        ranks = np.cumsum(weights[order])
-        quantiles: Floats = values[order][np.minimum(ranks.searchsorted(shares * ranks[-1]), len(values) - 1)]
-        return quantiles
+    def add(self, numbers: Ints, columns: list[npt.NDArray[Any]]) -> None:
+        """Add rows that were chosen: their numbers, and columns whose last axis has that length."""
+        self._extend([(_hashes(numbers), numbers, columns)])
+
+    def merge(self, later: RowSample) -> None:
+        """Add the sample of other rows."""
+        self._extend(later._parts)
+
+    def _extend(self, parts: Iterable[tuple[npt.NDArray[np.uint64], Ints, list[npt.NDArray[Any]]]]) -> None:
+        self._parts += [part for part in parts if len(part[0])]
+        self._held = sum(len(part[0]) for part in self._parts)
+        if self._held > 2 * self.size:
+            self._thin()
+
+    def _thin(self) -> None:
+        hashes, numbers = (np.concatenate([part[index] for part in self._parts]) for index in (0, 1))
+        columns = [np.concatenate(parts, axis=-1) for parts in zip(*(part[2] for part in self._parts), strict=True)]
+        kept = np.arange(len(hashes))
+        if len(hashes) > self.size:
+            kept = np.argpartition(hashes, self.size - 1)[: self.size]
+            self._limit = hashes[kept].max()
+        kept = kept[np.argsort(numbers[kept])]
+        self._parts = [(hashes[kept], numbers[kept], [column[..., kept] for column in columns])]
+        self._held = len(kept)
+
+    def columns(self) -> list[npt.NDArray[Any]]:
+        """Return the columns of the sample, in the order of the rows; none without rows."""
+        if self._parts:
+            self._thin()
+        return self._parts[0][2] if self._parts else []
+
+
+def _hashes(numbers: Ints) -> npt.NDArray[np.uint64]:
+    """Return a hash of each number: SplitMix64 (Steele, Lea and Flood 2014)."""
+    mixed = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(mixed ^ (mixed >> np.uint64(31)))
+
+
+class ExactMoments:
+    """Mean and standard deviation of numbers from sums of whole numbers, which no order of the values changes.
+
+    Parameters
+    ----------
+    centre, scale
+        A number near the values, and about how far they are from it.
+    """
+
+    def __init__(self, centre: float, scale: float) -> None:
+        self._centre, self._scale = centre, scale
+        self._count = self._first = self._second = 0
+
+    def add(self, values: Floats) -> None:
+        """Add finite values."""
+        halves = values / 2 - self._centre / 2  # the difference of two halves cannot overflow
+        with np.errstate(over="ignore"):
+            shifted = halves / (self._scale / 2)
+        near = np.abs(shifted) < 2.0**10
+        if not near.all():
+            far = [int(Fraction(half) / Fraction(self._scale) * 2**11) for half in halves[~near].tolist()]
+            self._first += sum(far) << 20
+            self._second += sum(value * value for value in far) << 6
+            shifted = shifted[near]
+        self._count += len(values)
+        self._first += int(np.rint(shifted * 2.0**30).astype(np.int64).sum())
+        self._second += int(np.rint(shifted * shifted * 2.0**26).astype(np.int64).sum())
+
+    def merge(self, later: ExactMoments) -> None:
+        """Add the sums of other values, with the same centre and scale."""
+        self._count += later._count
+        self._first += later._first
+        self._second += later._second
+
+    def read(self) -> tuple[float, float]:
+        """Return the mean and the population standard deviation."""
+        unit = self._count << 30
+        variance = (self._second * (unit << 4) - self._first**2) if self._count else 0
+        shift, stddev = (
+            Fraction(total, max(unit, 1)) * Fraction(self._scale)
+            for total in (self._first, math.isqrt(max(variance, 0)))
+        )
+        return self._centre + float(shift), float(stddev)
 
 
 class NumericSketch:
     """The values of a column of numbers; NaN is missing, an infinity is invalid.
+
+    All distinct values are counted, if they are few. If they are many, a sample of the rows says where bins may start,
+    and a second pass counts the values between.
 
     Parameters
     ----------
@@ -339,16 +404,14 @@ class NumericSketch:
 
     def __init__(self, bins: int, most: int) -> None:
         self.exact = True
-        self.missing = self.invalid = self.valid = 0
+        self.missing = self.invalid = 0
         self._bins, self._most = bins, most
         self._distinct: Floats = np.empty(0)
         self._counts: Ints = np.empty(0, dtype=np.intp)
         self._pending: list[Floats] = []
         self._waiting = 0
-        self._sketch: QuantileSketch | None = None
         self._low, self._high = math.inf, -math.inf
-        self._first = self._second = 0.0
-        self._centre, self._scale = 0.0, 1.0
+        self._moments = ExactMoments(0.0, 1.0)
 
     def add(self, column: Floats) -> None:
         """Add some of the values."""
@@ -356,70 +419,79 @@ class NumericSketch:
         missing = int(np.isnan(column).sum())
         self.missing += missing
         self.invalid += len(column) - missing - len(finite)
-        self.valid += len(finite)
         if not len(finite):
             return
         self._low, self._high = min(self._low, float(finite.min())), max(self._high, float(finite.max()))
-        if self._sketch:
-            self._sketch.add(finite)
-            return
-        self._pending.append(finite)
-        self._waiting += len(finite)
-        if self._waiting > max(self._most, len(self._distinct)):
-            self._merge()
-        if len(self._distinct) > self._most:
-            self.exact, self._sketch = False, QuantileSketch()
-            for level in range(int(self._counts.max()).bit_length()):  # a count is a sum of powers of two
-                self._sketch.add(self._distinct[(self._counts >> level) & 1 == 1], level)
-            self._distinct, self._counts = np.empty(0), np.empty(0, dtype=np.intp)
+        if self.exact:
+            self._pending.append(finite)
+            self._waiting += len(finite)
+            if self._waiting > max(self._most, len(self._distinct)):
+                self._count_distinct()
 
-    def _merge(self) -> None:
-        new, counts = np.unique(np.concatenate([np.empty(0), *self._pending]), return_counts=True)
-        self._distinct, indices = np.unique(np.concatenate((self._distinct, new)), return_inverse=True)
-        totals = np.bincount(indices, weights=np.concatenate((self._counts, counts)), minlength=len(self._distinct))
-        self._counts = totals.astype(np.intp)
+    def _count_distinct(self, *others: tuple[Floats, Ints]) -> None:
+        new = np.unique(np.concatenate([np.empty(0), *self._pending]), return_counts=True)
+        parts = [(self._distinct, self._counts), new, *others]
+        values, indices = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
+        totals = np.bincount(indices, np.concatenate([part[1] for part in parts]), len(values))
+        self.exact = self.exact and len(values) <= self._most
+        self._distinct, self._counts = (
+            values[: len(values) * self.exact],
+            totals[: len(values) * self.exact].astype(int),
+        )
         self._pending, self._waiting = [], 0
 
-    def start_second_pass(self) -> None:
-        """Fix the cells in which the second pass counts."""
-        assert self._sketch  # noqa: S101
-        points = _CELLS * self._bins
-        quantiles = self._sketch.quantiles(np.arange(1, points) / points)
+    def merge(self, later: NumericSketch) -> None:
+        """Add the values of another sketch, of the same pass."""
+        self.missing += later.missing
+        self.invalid += later.invalid
+        self._low, self._high = min(self._low, later._low), max(self._high, later._high)
+        self.exact = self.exact and later.exact
+        self._pending += later._pending
+        self._count_distinct((later._distinct, later._counts))
+
+    def finish(self, sample: Floats) -> None:
+        """End the first pass; where it was not enough, take the cells of the second one from a sample of the values."""
+        if self.exact:
+            self._count_distinct()
+        if self.exact:
+            return
+        sample = np.sort(sample[np.isfinite(sample)]) + 0.0
+        points = min(_CELLS * self._bins, max(len(sample) // _LEAST_SAMPLED, 2))
+        ranks = (np.arange(1, points) * len(sample)) // points
+        quantiles = sample[ranks] if len(sample) else sample
         frequent = quantiles[1:][quantiles[1:] == quantiles[:-1]]  # these values may need a bin of their own
         starts = np.concatenate(([self._low], quantiles, frequent, np.nextafter(frequent, np.inf)))
         self._distinct = np.unique(starts[starts <= self._high])
         self._counts = np.zeros(len(self._distinct), dtype=np.intp)
-        self._centre = float(quantiles[len(quantiles) // 2])
-        self._scale = max(abs(self._low), abs(self._high))
-        if (spread := self._high - self._low) < math.inf:
-            self._scale = spread
+        centre = float(quantiles[len(quantiles) // 2]) if len(quantiles) else self._low
+        spread = float((np.abs(sample / 2 - centre / 2) / len(sample)).sum() * 2) if len(sample) else 0.0
+        self._moments = ExactMoments(centre, spread if 0 < spread < math.inf else max(abs(self._low), abs(self._high)))
 
     def count(self, column: Floats) -> None:
         """Count some of the values in the second pass."""
         finite = np.sort(column[np.isfinite(column)]) + 0.0
         self._counts += np.diff(finite.searchsorted(self._distinct), append=len(finite))
-        halves = finite / 2 - self._centre / 2  # the difference of two halves cannot overflow
-        shifted = halves / (self._scale / 2)
-        self._first += float(shifted.sum())
-        self._second += float(shifted @ shifted)
+        self._moments.add(finite)
+
+    def merge_counts(self, later: NumericSketch) -> None:
+        """Add the counts of another sketch, of the second pass."""
+        self._counts += later._counts
+        self._moments.merge(later._moments)
 
     def feature(self) -> NumericFeature:
         """Return the frozen bins."""
         if self.exact:
-            self._merge()
             return binned_feature(ValueCounts(self._distinct, self._counts), self.missing, self.invalid, self._bins)
         single = np.append(self._distinct[1:] == np.nextafter(self._distinct[:-1], np.inf), False)
-        offset = self._first / self.valid
-        moments = (
-            self._centre + offset * self._scale,
-            math.sqrt(max(self._second / self.valid - offset**2, 0.0)) * self._scale,
-        )
         cells = ValueCounts(self._distinct, self._counts, single, self._high)
-        return binned_feature(cells, self.missing, self.invalid, self._bins, moments)
+        return binned_feature(cells, self.missing, self.invalid, self._bins, self._moments.read())
 
 
 class CategorySketch:
     """The values of a column of categories.
+
+    All categories are counted, if they are few. If they are many, a second pass counts those that a sample of the rows
+    has most often.
 
     Parameters
     ----------
@@ -431,7 +503,7 @@ class CategorySketch:
     Attributes
     ----------
     exact
-        Whether one pass was enough. Whenever there are more than ``most``, the rarest half is dropped.
+        Whether one pass was enough.
     """
 
     def __init__(self, top: int, most: int = MAX_CATEGORIES) -> None:
@@ -447,14 +519,29 @@ class CategorySketch:
         self.missing += missing
         self.invalid += invalid
         self.long += long
-        self._counts.update(counts)
-        if len(self._counts) > self._most:
-            self.exact = False
-            self._counts = Counter(dict(self._counts.most_common(self._most // 2)))
+        self._limit(counts)
 
-    def start_second_pass(self) -> None:
-        """Fix the categories that the second pass counts."""
-        self._counts = Counter(dict.fromkeys(dict(self._counts.most_common(self._top + MAX_RARE)), 0))
+    def _limit(self, counts: Counter[str]) -> None:
+        if self.exact:
+            self._counts.update(counts)
+            if len(self._counts) > self._most:
+                self.exact, self._counts = False, Counter()
+
+    def merge(self, later: CategorySketch) -> None:
+        """Add the values of another sketch, of the same pass."""
+        self.missing += later.missing
+        self.invalid += later.invalid
+        self.long += later.long
+        self.exact = self.exact and later.exact
+        self._counts = self._counts if self.exact else Counter()
+        self._limit(later._counts)
+
+    def finish(self, sample: Sequence[Any] | npt.NDArray[Any]) -> None:
+        """End the first pass; where it was not enough, take the categories of the second one from a sample."""
+        if not self.exact:
+            counts = _count_labels(as_list(sample))[0]
+            chosen = sorted(counts, key=lambda name: (-counts[name], name))[: self._top + MAX_RARE]
+            self._counts = Counter(dict.fromkeys(chosen, 0))
 
     def count(self, labels: Sequence[Any]) -> None:
         """Count some of the values in the second pass."""
@@ -463,6 +550,11 @@ class CategorySketch:
                 self._counts[name] += times
             else:
                 self._more += times
+
+    def merge_counts(self, later: CategorySketch) -> None:
+        """Add the counts of another sketch, of the second pass."""
+        self._counts.update(later._counts)
+        self._more += later._more
 
     def feature(self) -> CategoricalFeature:
         """Return the frozen bins."""

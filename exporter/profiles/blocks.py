@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -27,29 +28,106 @@ from exporter.profiles.sources.base import Column
 from exporter.stats.dependence import block_sizes, leave_out_divergence, measure_noise
 from exporter.stats.digitize import BinIndices
 from exporter.stats.dispersion import measure_dispersion
-from exporter.stats.divergence import Floats, Ints
+from exporter.stats.divergence import Floats
 
 PARTS = 4  # a large block is the sum of so many parts; blocks begin at each part, so they overlap
 _GROUPS = 1000  # small blocks are the beginnings of at most so many groups of rows
 _MEMORY = 64 * 2**20  # bytes of the counts of all blocks, unless there are `_FEWEST` of each size
 _FEWEST, _MOST = 100, 2000  # blocks of each size that are kept, if there are as many
 
-_PENDING = 50_000  # counts of parts that are added at once
-
 Counts = npt.NDArray[np.uint32]
+
+
+class AlignedRows:
+    """Rows in groups that begin at multiples of their size, in whatever parts the rows come.
+
+    Parameters
+    ----------
+    size
+        Rows of a group.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._head: npt.NDArray[Any] | None = None  # the rows before the first group, if it has begun
+        self._held: npt.NDArray[Any] | None = None  # those of a group that is not complete
+        self._first = 0
+
+    def add(self, rows: npt.NDArray[Any], first: int) -> list[npt.NDArray[Any]]:
+        """Add the next rows, on the last axis, given the number of the first; return those of complete groups."""
+        if self._held is None:
+            self._held, self._first = rows[..., :0], first
+        if self._head is None:
+            before = -self._first % self._size - self._held.shape[-1]
+            self._held = np.concatenate((self._held, rows[..., :before]), axis=-1)
+            if rows.shape[-1] < before:
+                return []
+            self._head, self._held, rows = self._held, self._held[..., :0], rows[..., before:]
+        found, held = [], self._held.shape[-1]
+        if held:  # complete the group that has begun
+            missing = self._size - held
+            self._held = np.concatenate((self._held, rows[..., :missing]), axis=-1)
+            if rows.shape[-1] < missing:
+                return []
+            found, rows = [self._held], rows[..., missing:]
+        complete = rows.shape[-1] // self._size * self._size
+        self._held = rows[..., complete:].copy()
+        return [*found, rows[..., :complete]] if complete else found
+
+    def merge(self, later: AlignedRows) -> list[npt.NDArray[Any]]:
+        """Add the rows that follow; return those of groups that are complete now."""
+        if later._held is None:
+            return []
+        found = self.add(later._held if later._head is None else later._head, later._first)
+        if later._head is not None:
+            self._held = later._held
+        return found
+
+    def rest(self) -> npt.NDArray[Any]:
+        """Return the rows after the last complete group."""
+        return np.empty(0, dtype=np.int16) if self._held is None else self._held
+
+
+class PartSums:
+    """Sums of blocks of successive parts.
+
+    Parameters
+    ----------
+    parts
+        Shape ``(P, width)``; whole numbers, so that differences of their running sums are exact.
+    """
+
+    def __init__(self, parts: Floats) -> None:
+        self._running = np.concatenate((np.zeros((1, parts.shape[1])), np.cumsum(parts, axis=0)))
+
+    def blocks(self, size: int, distance: int) -> Floats:
+        """Return the sums of blocks, shape ``(M, width)``.
+
+        Parameters
+        ----------
+        size
+            Parts of a block, at least `PARTS`.
+        distance
+            Quarters of a block from the beginning of one to that of the next.
+        """
+        quarter = size // PARTS
+        starts = np.arange(0, (len(self._running) - 1) // quarter - PARTS + 1, distance) * quarter
+        return np.asarray(self._running[starts + size] - self._running[starts])
 
 
 class BlockBuilder:
     """Count blocks of consecutive rows by bin.
 
-    Blocks of each size begin at even distances over all rows, so that they stand for all of them.
+    Blocks of each size begin at even distances over all rows, so that they stand for all of them. Small blocks are the
+    beginnings of groups of rows; large ones are sums of quarters of groups. Values at the minimum and at the maximum of
+    training have two bins more: a block that holds all of them is, for the other rows, outside their range.
 
     Parameters
     ----------
     targets
         Frozen bins of features, of the prediction and of the confidence.
     rows
-        Number of rows that will be added.
+        Number of rows that will be added, by this builder and those that are merged with it.
 
     Attributes
     ----------
@@ -59,227 +137,142 @@ class BlockBuilder:
 
     def __init__(self, targets: Mapping[str, Feature], rows: int) -> None:
         self.sizes = block_sizes(rows)
-        bins = sum(len(target.counts) + 2 for target in targets.values())
-        most = int(np.clip(_MEMORY / 4 / max(bins * len(self.sizes), 1), _FEWEST, _MOST))
-        self._targets = {name: _TargetBlocks(target, self.sizes, rows, most) for name, target in targets.items()}
+        self._targets, self._number = targets, rows
+        self._bins = [len(target.counts) + 2 for target in targets.values()]
+        self._most = int(np.clip(_MEMORY / 4 / max(sum(self._bins) * len(self.sizes), 1), _FEWEST, _MOST))
+        most = min(_GROUPS, self._most)
+        self._group = next((size for size in self.sizes if size * most >= rows), rows + PARTS)
+        self._small = [size for size in self.sizes if size < self._group]
+        self._rows = AlignedRows(self._group)
+        self._counts: list[list[list[Counts]]] = [[[] for _ in (*self._small, PARTS)] for _ in targets]
 
-    def add(self, columns: Mapping[str, Sequence[Any] | Floats]) -> dict[str, BinIndices]:
-        """Add the next rows: a column of values for each target, see `exporter.profiles.bins.feature_bins`.
+    def add(self, columns: Mapping[str, Sequence[Any] | Floats], first: int = 0) -> dict[str, BinIndices]:
+        """Add the next rows: a column of values for each target, and the number of the first row.
 
-        Returns the bins of the values by target.
+        See `exporter.profiles.bins.feature_bins` for the values. Returns their bins by target.
         """
-        found = {name: feature_bins(target.feature, columns[name]) for name, target in self._targets.items()}
-        for name, target in self._targets.items():
-            target.add(target.with_extremes(found[name], columns[name]))
+        found = {name: feature_bins(target, columns[name]) for name, target in self._targets.items()}
+        self.add_indices(self.indices(columns, found), first)
         return found
 
-    def indices(self, columns: Mapping[str, Sequence[Any] | Floats]) -> BinIndices:
-        """Return the values of all targets as `add_indices` takes them, shape ``(T, n)``."""
+    def indices(
+        self, columns: Mapping[str, Sequence[Any] | Floats], found: Mapping[str, BinIndices] | None = None
+    ) -> BinIndices:
+        """Return the values of all targets as `add_indices` takes them, shape ``(T, n)``; some bins may be known."""
         rows = [
-            target.with_extremes(feature_bins(target.feature, columns[name]), columns[name])
+            _with_extremes(target, feature_bins(target, columns[name]) if found is None else found[name], columns[name])
             for name, target in self._targets.items()
         ]
         return np.array(rows, dtype=np.int16)
 
-    def add_indices(self, indices: BinIndices) -> None:
-        """Add the next rows, from `indices`."""
-        for row, target in zip(indices, self._targets.values(), strict=True):
-            target.add(row)
+    def add_indices(self, indices: BinIndices, first: int) -> None:
+        """Add the next rows, from `indices`, and the number of the first."""
+        self._count(self._rows.add(indices, first))
 
-    @property
-    def cuts(self) -> list[int]:
-        """The ends of the segments of a group of rows in which `add_counts` takes rows; the last is its size."""
-        return next((target.cuts for target in self._targets.values()), [])
+    def merge(self, later: BlockBuilder) -> None:
+        """Add the rows that follow."""
+        self._count(self._rows.merge(later._rows))
+        for own, others in zip(self._counts, later._counts, strict=True):
+            for kept, other in zip(own, others, strict=True):
+                kept.extend(other)
 
-    def add_counts(self, name: str, segments: npt.NDArray[np.uint32], rest: Ints) -> None:
-        """Add all rows of a target, counted elsewhere by bin.
+    def _count(self, complete: list[BinIndices]) -> None:
+        for indices in complete:
+            self._count_groups(indices)
 
-        Bins are those of the feature, then one of values at the minimum and one of values at the maximum of training.
+    def _count_groups(self, indices: BinIndices) -> None:
+        groups = indices.shape[-1] // self._group
+        for row, bins, (*small, parts) in zip(indices, self._bins, self._counts, strict=True):
+            for size, kept in zip(self._small, small, strict=True):
+                kept.append(_count(row.reshape(groups, -1)[:, :size], bins))
+            parts.append(_count(row.reshape(groups * PARTS, -1), bins))
 
-        Parameters
-        ----------
-        name
-            The target.
-        segments
-            Counts of the ``G`` complete groups of rows, shape ``(G, len(cuts), bins)``.
-        rest
-            Counts of the rows after them, shape ``(bins,)``.
-        """
-        self._targets[name].add_counts(segments, rest)
+    def _parts(self, target: int) -> Floats:
+        parts = self._counts[target][-1]
+        return np.concatenate([np.empty((0, self._bins[target])), *parts])
 
     def grouped(self) -> list[str]:
-        """Return the targets by which the rows are grouped or sorted: the rows of a bin follow one another."""
-        return [name for name, target in self._targets.items() if target.is_grouped()]
+        """Return the targets by which the rows are grouped or sorted.
+
+        The rows of a bin follow one another, but for a few, and would not in random order.
+        """
+        found = []
+        for index, name in enumerate(self._targets):
+            parts = self._parts(index)
+            total, rows = parts.sum(axis=0), self._group // PARTS
+            used = int(np.count_nonzero(total))
+            bins = np.where(np.count_nonzero(parts, axis=1) > 1, -1, parts.argmax(axis=1) if len(parts) else 0)
+            changes = int(((bins == -1) | (np.diff(bins, prepend=-1) != 0)).sum())
+            share = total / max(total.sum(), 1.0)
+            random = total.sum() / rows * (1 - (share**rows).sum())  # parts of more than one bin
+            if used > 1 and changes <= min(3 * used, random / 10):
+                found.append(name)
+        return found
 
     def build(self) -> dict[str, BlockScores]:
         """Return the scores by target."""
-        return {name: target.scores(self.sizes) for name, target in self._targets.items()}
+        rest = self._rows.rest()
+        return {
+            name: self._scores(index, target, rest[index] if rest.ndim > 1 else rest)
+            for index, (name, target) in enumerate(self._targets.items())
+        }
 
-
-class _TargetBlocks:
-    """The blocks of one target.
-
-    Values at the minimum and at the maximum of training have two bins more: a block that holds all of them is, for the
-    other rows, outside their range.
-    """
-
-    def __init__(self, target: Feature, sizes: Sequence[int], rows: int, most: int) -> None:
-        self.feature = target
-        self._bins = len(target.counts) + 2
-        self._group = next((size for size in sizes if size * min(_GROUPS, most) >= rows), PARTS)
-        self._waiting: npt.NDArray[Any] = np.empty(0, dtype=np.int8)
-        self._parts: list[Floats] = []
-        self._total = np.zeros(self._bins)
-        self._changes = 0  # parts with values of more than one bin, or of another than the part before
-        self._last = -1
-        self._small: dict[int, list[Counts]] = {size: [] for size in sizes if size < self._group}
-        self._large = [
-            SuccessiveBlocks(self._bins, block_distance(size, rows, most), np.uint32)
-            for size in sizes
-            if size >= self._group
+    def _scores(self, index: int, target: Feature, rest: BinIndices) -> BlockScores:
+        parts, (*small, _) = self._parts(index), self._counts[index]
+        counts = parts.sum(axis=0) + np.bincount(rest, minlength=self._bins[index])
+        blocks = [np.concatenate(kept).astype(np.float64) for kept in small]
+        part = self._group // PARTS
+        sums = PartSums(parts)
+        blocks += [
+            sums.blocks(size // part, block_distance(size, self._number, self._most))
+            for size in self.sizes[len(small) :]
         ]
-
-    def add(self, bins: BinIndices) -> None:
-        """Add the bins of the next rows, see `with_extremes`."""
-        rows: npt.NDArray[Any] = np.concatenate((self._waiting, bins))
-        groups = len(rows) // self._group if self._large else 0
-        self._waiting = rows[groups * self._group :]
-        if groups:
-            rows = rows[: groups * self._group]
-            for size, kept in self._small.items():
-                kept.append(self._count(rows.reshape(groups, -1)[:, :size]).astype(np.uint32))
-            self._parts.append(self._count(rows.reshape(groups * PARTS, -1)).astype(np.float64))
-        if sum(map(len, self._parts)) * self._bins >= _PENDING:
-            self._add_parts()
-
-    @property
-    def cuts(self) -> list[int]:
-        """See `BlockBuilder.cuts`."""
-        return sorted({*self._small, *(self._group * part // PARTS for part in range(1, PARTS + 1))})
-
-    def add_counts(self, segments: npt.NDArray[np.uint32], rest: Ints) -> None:
-        """See `BlockBuilder.add_counts`."""
-        ends = dict(zip(self.cuts, np.cumsum(segments, axis=1, dtype=np.uint32).swapaxes(0, 1), strict=True))
-        for size, kept in self._small.items():
-            kept.append(ends[size])
-        parts = np.stack([ends[self._group * part // PARTS] for part in range(1, PARTS + 1)], axis=1)
-        parts = np.diff(parts.astype(np.float64), axis=1, prepend=0.0)
-        self._parts.append(parts.reshape(-1, self._bins))
-        self._add_parts()
-        self._waiting = np.repeat(np.arange(self._bins, dtype=np.int16), rest)
-
-    def _add_parts(self) -> None:
-        parts = np.concatenate(self._parts) if self._parts else np.empty((0, self._bins))
-        self._parts = []
-        self._total += parts.sum(axis=0)
-        if len(parts):
-            bins = np.where(np.count_nonzero(parts, axis=1) > 1, -1, parts.argmax(axis=1))
-            self._changes += int(((bins == -1) | (np.diff(bins, prepend=self._last) != 0)).sum())
-            self._last = int(bins[-1])
-        for large in self._large:
-            parts = large.add(parts)
-
-    def with_extremes(self, bins: BinIndices, values: Sequence[Any] | Floats) -> BinIndices:
-        """Return bins in which the values at the extremes of training have their own."""
-        if not isinstance(self.feature, NumericFeature) or not self.feature.edges:
-            return bins
-        numbers = np.asarray(values, dtype=np.float64)
-        edges, top = self.feature.edges, len(self.feature.edges) - 1
-        if not len(numbers) or (numbers.min() > edges[0] and numbers.max() < np.nextafter(edges[-1], -np.inf)):
-            return bins
-        bins = bins.copy()
-        first, last = np.flatnonzero(bins == 1), np.flatnonzero(bins == top)
-        bins[first[numbers[first] <= edges[0]]] = self._bins - 2
-        bins[last[numbers[last] >= np.nextafter(edges[-1], -np.inf)]] = self._bins - 1
-        return bins
-
-    def _count(self, blocks: npt.NDArray[Any]) -> npt.NDArray[np.intp]:
-        """Return the counts of blocks of bin indices, shape ``(M, n)``, by bin: shape ``(M, bins)``."""
-        flat = blocks + self._bins * np.arange(len(blocks))[:, None]
-        return np.bincount(flat.ravel(), minlength=flat.shape[0] * self._bins).reshape(-1, self._bins)
-
-    def is_grouped(self) -> bool:
-        """Return whether rows of the same bin follow one another, but for a few, and would not in random order."""
-        self._add_parts()
-        used = int(np.count_nonzero(self._total))
-        rows = self._group // PARTS  # in a part
-        share = self._total / max(self._total.sum(), 1.0)
-        random = self._total.sum() / rows * (1 - (share**rows).sum())  # parts of more than one bin
-        return used > 1 and self._changes <= min(3 * used, random / 10)
-
-    def blocks(self) -> list[Counts]:
-        """Return the counts of the blocks of each size by bin, shape ``(M, bins)``."""
-        self._add_parts()
-        kept = [*self._small.values(), *(large.kept for large in self._large)]
-        return [np.concatenate(parts) for parts in kept]
-
-    def scores(self, sizes: Sequence[int]) -> BlockScores:
-        """Return the scores of the blocks."""
-        blocks = [part.astype(np.float64) for part in self.blocks()]
-        counts = self._total + np.bincount(self._waiting, minlength=self._bins)
-        total = self._frozen(counts)
-        frozen = [self._frozen(part) for part in blocks]
+        total, frozen = _frozen(target, counts), [_frozen(target, block) for block in blocks]
         scores = [
-            leave_out_divergence(self._frozen(part, counts), total - own)
-            for part, own in zip(blocks, frozen, strict=True)
+            leave_out_divergence(_frozen(target, block, counts), total - own)
+            for block, own in zip(blocks, frozen, strict=True)
         ]
-        noise = measure_noise(scores, sizes, total)
-        dispersion = measure_dispersion(frozen, sizes, total, isinstance(self.feature, NumericFeature))
+        noise = measure_noise(scores, self.sizes, total)
+        dispersion = measure_dispersion(frozen, self.sizes, total, isinstance(target, NumericFeature))
         return BlockScores(
             rounded(noise.quantiles), rounded(noise.effective), noise.dependent, float(f"{dispersion:.4g}")
         )
 
-    def _frozen(self, counts: Floats, total: Floats | None = None) -> Floats:
-        """Return counts of shape ``(..., K + 2)`` in the frozen bins.
 
-        With the counts of all rows, an extreme that no other row has is outside their range.
-        """
-        frozen = counts[..., :-2].copy()
-        if isinstance(self.feature, NumericFeature) and self.feature.edges:
-            top = len(self.feature.edges) - 1
-            for extreme, inside, outside in ((-2, 1, 0), (-1, top, top + 1)):
-                alone = False if total is None else counts[..., extreme] == total[extreme]
-                frozen[..., inside] += np.where(alone, 0, counts[..., extreme])
-                frozen[..., outside] += np.where(alone, counts[..., extreme], 0)
-        return frozen
+def _count(blocks: npt.NDArray[Any], bins: int) -> Counts:
+    """Return the counts of blocks of bin indices, shape ``(M, n)``, by bin: shape ``(M, bins)``."""
+    flat = blocks + bins * np.arange(len(blocks))[:, None]
+    return np.bincount(flat.ravel(), minlength=len(blocks) * bins).reshape(-1, bins).astype(np.uint32)
 
 
-class SuccessiveBlocks:
-    """Blocks of one size, each the sum of four successive parts.
+def _with_extremes(target: Feature, bins: BinIndices, values: Sequence[Any] | Floats) -> BinIndices:
+    """Return bins in which the values at the extremes of training have their own."""
+    if not isinstance(target, NumericFeature) or not target.edges:
+        return bins
+    numbers = np.asarray(values, dtype=np.float64)
+    edges, top = target.edges, len(target.edges) - 1
+    if not len(numbers) or (numbers.min() > edges[0] and numbers.max() < np.nextafter(edges[-1], -np.inf)):
+        return bins
+    bins = bins.copy()
+    first, last = np.flatnonzero(bins == 1), np.flatnonzero(bins == top)
+    bins[first[numbers[first] <= edges[0]]] = len(target.counts)
+    bins[last[numbers[last] >= np.nextafter(edges[-1], -np.inf)]] = len(target.counts) + 1
+    return bins
 
-    Parameters
-    ----------
-    width
-        Number of sums of a part.
-    distance
-        Number of parts from the beginning of a block that is kept to that of the next.
-    dtype
-        Type of the sums that are kept.
+
+def _frozen(target: Feature, counts: Floats, total: Floats | None = None) -> Floats:
+    """Return counts of shape ``(..., K + 2)`` in the frozen bins.
+
+    With the counts of all rows, an extreme that no other row has is outside their range.
     """
-
-    def __init__(self, width: int, distance: int, dtype: type[np.uint32 | np.float64]) -> None:
-        self.kept: list[npt.NDArray[Any]] = []
-        self._dtype = dtype
-        self._distance = distance
-        self._parts = np.empty((0, width))  # those of blocks that are not complete
-        self._first = 0  # number of the first of them
-        self._single = np.empty((0, width))  # a part that has no partner yet
-
-    def add(self, parts: Floats) -> Floats:
-        """Add the next parts, shape ``(P, width)``, and return the sums of successive pairs: parts of larger blocks."""
-        held = np.concatenate((self._parts, parts))
-        starts = max(len(held) - PARTS + 1, 0)
-        chosen = np.arange(-self._first % self._distance, starts, self._distance)
-        if len(chosen):
-            blocks = held[chosen]
-            for part in range(1, PARTS):
-                blocks += held[chosen + part]
-            self.kept.append(blocks.astype(self._dtype))
-        self._parts, self._first = held[starts:], self._first + starts
-        pairs = np.concatenate((self._single, parts))
-        even = len(pairs) // 2 * 2
-        self._single = pairs[even:]
-        return np.asarray(pairs[:even:2] + pairs[1:even:2])
+    frozen = counts[..., :-2].copy()
+    if isinstance(target, NumericFeature) and target.edges:
+        top = len(target.edges) - 1
+        for extreme, inside, outside in ((-2, 1, 0), (-1, top, top + 1)):
+            alone = False if total is None else counts[..., extreme] == total[extreme]
+            frozen[..., inside] += np.where(alone, 0, counts[..., extreme])
+            frozen[..., outside] += np.where(alone, counts[..., extreme], 0)
+    return frozen
 
 
 def block_distance(size: int, rows: int, most: int) -> int:
@@ -320,14 +313,15 @@ class RowOrder:
         self._arriving = set(arriving)
         self._blocks = BlockBuilder(targets, rows)
         self._labels = _Labels()
-        self._latest = {1: -np.inf, -1: -np.inf}  # the last time in either direction
+        self._directions = {1, -1}
+        self._ends: list[float] = []  # the first time and the last one
         self._times: Times | None = None
         self.follows = bool(self._blocks.sizes) and not options.shuffled
         """Whether blocks are counted: not for few rows, for shuffled ones, and once a time is before the one before."""
         self.needs_sorting = False
 
-    def add(self, columns: Mapping[str, Any], times: Floats, labels: Column) -> dict[str, BinIndices]:
-        """Add a batch: values by target, times in Unix seconds where rows have a time, and labels.
+    def add(self, columns: Mapping[str, Any], times: Floats, labels: Column, first: int = 0) -> dict[str, BinIndices]:
+        """Add a batch: values by target, times in Unix seconds where rows have a time, labels, and its first row.
 
         Returns the bins of the values, where they were needed.
         """
@@ -337,47 +331,60 @@ class RowOrder:
             self._follow(times)
         elif self._options.label_column:
             self._labels.add(as_list(labels))
-        return self._blocks.add(columns) if self.follows else {}
+        return self._blocks.add(columns, first) if self.follows else {}
 
     def _follow(self, times: Floats) -> None:
-        for direction in [*self._latest]:
-            signed = direction * times
-            if not np.isfinite(times).all() or (np.diff(signed, prepend=self._latest[direction]) < 0).any():
-                del self._latest[direction]
-            elif len(times):
-                self._latest[direction] = float(signed[-1])
-        if not self._latest:
-            self.follows, self.needs_sorting = False, True
-        elif len(times):
+        steps = np.diff(times, prepend=self._ends[1:] or times[:1]) if np.isfinite(times).all() else np.array([-1.0, 1])
+        self._directions = {direction for direction in self._directions if not (direction * steps < 0).any()}
+        self.follows = bool(self._directions)
+        self.needs_sorting = not self.follows
+        if self.follows and len(times):
+            self._ends = [self._ends[0] if self._ends else float(times[0]), float(times[-1])]
             self._times = _measure(times, self._times)
 
-    def sort(self, batches: Iterable[tuple[Mapping[str, Any], Floats]]) -> None:
-        """Count blocks in the order of time, where the rows are not sorted; see `needs_sorting`.
+    def merge(self, later: RowOrder) -> None:
+        """Add the rows that follow."""
+        if self.follows and later.follows:
+            if later._ends:
+                self._directions &= later._directions
+                self._follow(np.array(later._ends))
+            self._labels.merge(later._labels)
+            self._blocks.merge(later._blocks)
+            if self._times and later._times:
+                self._times = _measure(np.array([later._times.earliest, later._times.latest]), self._times)
+        else:
+            self.needs_sorting = self.needs_sorting or later.needs_sorting
+            self.follows = False
 
-        Rows without a time are left out.
+    def indices(self, columns: Mapping[str, Any]) -> BinIndices:
+        """See `BlockBuilder.indices`."""
+        return self._blocks.indices(columns)
+
+    def sort(self, parts: list[tuple[Floats, BinIndices]]) -> None:
+        """Count blocks in the order of time, where the rows are not sorted; rows without a time are left out.
 
         Parameters
         ----------
-        batches
-            Values by target, and times in Unix seconds, of a second pass.
+        parts
+            Times in Unix seconds, and `indices`, of successive rows; emptied, since they take much memory.
         """
-        if self._rows * (_ROW_BYTES + 2 * len(self._targets)) > MEMORY:
-            return
-        seconds = np.empty(self._rows)
-        indices = np.empty((len(self._targets), self._rows), dtype=np.int16)
-        start = 0
-        for columns, times in batches:
-            part = slice(start, start + len(times))
-            seconds[part], indices[:, part] = times, self._blocks.indices(columns)
-            start = part.stop
+        seconds = np.concatenate([part[0] for part in parts])
+        indices, start = np.empty((len(self._targets), len(seconds)), dtype=np.int16), len(seconds)
+        while parts:
+            _, part = parts.pop()
+            start -= part.shape[1]
+            indices[:, start : start + part.shape[1]] = part
         order = np.argsort(seconds, kind="stable")
         order = order[np.isfinite(seconds[order])]
         self._times = _measure(seconds[order], None, len(seconds) - len(order)) if len(order) else None
-        blocks = BlockBuilder(self._targets, len(order))
+        self._blocks, self.follows = BlockBuilder(self._targets, len(order)), True
         for start in range(0, len(order), _ROWS):
-            rows = order[start : start + _ROWS]
-            blocks.add_indices(indices[:, rows])
-        self._blocks, self.follows = blocks, True
+            self._blocks.add_indices(indices[:, order[start : start + _ROWS]], start)
+
+    @property
+    def can_sort(self) -> bool:
+        """Whether all rows fit into the memory in which they are sorted."""
+        return self._rows * (_ROW_BYTES + 2 * len(self._targets)) <= MEMORY
 
     def build(self) -> Blocks:
         """Return the scores of the blocks."""
@@ -410,17 +417,24 @@ class _Labels:
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
-        self._last: Any = None
+        self._ends: tuple[str, str] | None = None
         self._changes = self._rows = 0
 
     def add(self, values: Sequence[Any]) -> None:
-        if len(self._seen) > _MAX_LABELS:
-            return
         texts = [str(value) for value in values]
-        self._changes += sum(one != other for one, other in zip([self._last, *texts], texts, strict=False))
-        self._rows += len(texts)
-        self._last = texts[-1] if texts else self._last
-        self._seen.update(texts)
+        if texts and len(self._seen) <= _MAX_LABELS:
+            changes = sum(one != other for one, other in pairwise(texts))
+            self._join((texts[0], texts[-1]), changes, len(texts), {*texts})
+
+    def merge(self, later: _Labels) -> None:
+        if later._ends:
+            self._join(later._ends, later._changes, later._rows, later._seen)
+
+    def _join(self, ends: tuple[str, str], changes: int, rows: int, seen: set[str]) -> None:
+        self._changes += changes + (self._ends is None or self._ends[1] != ends[0])
+        self._ends = (self._ends or ends)[0], ends[1]
+        self._rows += rows
+        self._seen |= seen
 
     def are_grouped(self) -> bool:
         distinct = len(self._seen)

@@ -1,8 +1,8 @@
-"""Build a profile from training data, in a few passes and bounded memory."""
+"""Build a profile from training data: a few passes, each a state that can be merged, in bounded memory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,22 @@ from exporter.features.base import InputType
 from exporter.features.extract import as_list
 from exporter.features.timestamp import unix_seconds
 from exporter.features.types import LEARNERS, Learner, State, input_type
-from exporter.profiles.bins import CategorySketch, NumericSketch, numeric_feature
+from exporter.profiles.bins import CategorySketch, NumericSketch, RowSample, numeric_feature
 from exporter.profiles.blocks import RowOrder
 from exporter.profiles.columns import ColumnTypeInference, FeatureColumns, Options
 from exporter.profiles.correlation import CorrelationBuilder
-from exporter.profiles.profile import Feature, NumericFeature, Profile, Quality
+from exporter.profiles.profile import Feature, NumericFeature, Profile
 from exporter.profiles.row_learning import QualityBuilder, WeightsBuilder
-from exporter.profiles.sources.base import Batch, Source
+from exporter.profiles.sources.base import AnyPass, Batch, Progress, Source, take
 from exporter.profiles.sources.csv_cells import delimiter_in
 from exporter.profiles.sources.files import FileSource
+from exporter.stats.divergence import Floats
 from exporter.validation import preview, suggestion
 
 AnySketch = NumericSketch | CategorySketch
-Progress = Callable[[str, float, int], None]
-"""Called with the name of the pass, the share of it that is done, and its number of rows so far."""
+_DISTINCT = 10_000  # values of a feature that are counted at least, whatever the number of features and rows
+_SAMPLED, _LEAST_SAMPLED = 16_384, 4096  # rows of the sample that says where the bins of many values may start
+_SAMPLED_OF_BIN = 16
 
 
 def build_file(path: Path, *, progress: Progress | None = None, **options: Any) -> Profile:
@@ -58,6 +60,170 @@ def build(source: Source, options: Options, progress: Progress | None = None) ->
     return _Builder(source, options, progress or (lambda *_: None)).build()
 
 
+class _Types:
+    """What decides the types of the columns, and the number of rows."""
+
+    def __init__(self, columns: Mapping[str, bool]) -> None:
+        self.columns = {name: ColumnTypeInference(numbers) for name, numbers in columns.items()}
+        self.rows = 0
+
+    def add(self, batch: Batch, first: int) -> None:  # noqa: ARG002
+        self.rows += batch.rows
+        for name, values in batch.columns.items():
+            self.columns.setdefault(name, ColumnTypeInference()).add(values)
+
+    def merge(self, later: _Types) -> None:
+        self.rows += later.rows
+        for name, column in later.columns.items():
+            self.columns.setdefault(name, ColumnTypeInference()).merge(column)
+
+
+class _Learners:
+    """What input types learn from the training data."""
+
+    def __init__(self, inputs: Mapping[str, str]) -> None:
+        self.of_input: dict[str, Learner] = {n: LEARNERS[kind]() for n, kind in inputs.items() if kind in LEARNERS}
+
+    def add(self, batch: Batch, first: int) -> None:  # noqa: ARG002
+        for name, learner in self.of_input.items():
+            learner.learn(batch.columns.get(name, ()))
+
+    def merge(self, later: _Learners) -> None:
+        for name, learner in self.of_input.items():
+            learner.merge(later.of_input[name])  # type: ignore[arg-type]  # both are of one type
+
+
+class _Values:
+    """The values of features and outputs: sketches by column, and a sample of the rows."""
+
+    def __init__(self, values: FeatureColumns, kinds: Mapping[str, InputType], rows: int, numbers: int) -> None:
+        self.values, self._kinds, options = values, kinds, values.options
+        few = min(options.exact, _DISTINCT)
+        share = options.exact // max(numbers, 1)
+        most = max(share, few) if rows <= options.exact else few
+        size = min(max(_SAMPLED, _SAMPLED_OF_BIN * options.bins), max(share, _LEAST_SAMPLED))
+        self._sample = RowSample(size)
+        self._samples = rows > few
+        self.sketches: dict[str, list[AnySketch]] = {
+            name: [CategorySketch(options.categories)]
+            if kind.categorical
+            else [NumericSketch(options.bins, most) for _ in kind.features(name)]
+            for name, kind in kinds.items()
+        }
+
+    def add(self, batch: Batch, first: int) -> None:
+        chosen = self._sample.choose(np.arange(first, first + batch.rows)) if self._samples else np.empty(0, np.intp)
+        sampled: list[Any] = []
+        for name, kind in self._kinds.items():
+            for sketch, column in zip(self.sketches[name], self.values.features(batch, name, kind), strict=True):
+                sketch.add(column)
+                if len(chosen):
+                    sampled.append(_array(take(column, chosen)))
+        if len(chosen):
+            self._sample.add(first + chosen, sampled)
+
+    def merge(self, later: _Values) -> None:
+        self.values.single_precision |= later.values.single_precision
+        self._sample.merge(later._sample)
+        for name, sketches in self.sketches.items():
+            for sketch, other in zip(sketches, later.sketches[name], strict=True):
+                sketch.merge(other)  # type: ignore[arg-type]  # both are of one type
+
+    def finish(self) -> dict[str, InputType]:
+        """End the pass; return the columns that need a second one."""
+        sketches = [sketch for part in self.sketches.values() for sketch in part]
+        for sketch, column in zip(sketches, self._sample.columns() or [np.empty(0)] * len(sketches), strict=True):
+            sketch.finish(column)
+        inexact = [name for name, part in self.sketches.items() if not all(sketch.exact for sketch in part)]
+        return {name: self._kinds[name] for name in inexact}
+
+
+class _Counts:
+    """The counts of a second pass, for sketches that are not exact."""
+
+    def __init__(self, values: FeatureColumns, kinds: Mapping[str, InputType], sketches: _Values) -> None:
+        self._values, self._kinds = values, kinds
+        self.sketches = {name: sketches.sketches[name] for name in kinds}
+
+    def add(self, batch: Batch, first: int) -> None:  # noqa: ARG002
+        for name, kind in self._kinds.items():
+            for sketch, column in zip(self.sketches[name], self._values.features(batch, name, kind), strict=True):
+                if not sketch.exact:
+                    sketch.count(column)
+
+    def merge(self, later: _Counts) -> None:
+        for name, sketches in self.sketches.items():
+            for sketch, other in zip(sketches, later.sketches[name], strict=True):
+                if not sketch.exact:
+                    sketch.merge_counts(other)  # type: ignore[arg-type]  # both are of one type
+
+
+class _Rows:
+    """What rows show by the frozen bins: order and dependence, correlations, the features' weights, the quality."""
+
+    def __init__(self, values: FeatureColumns, kinds: Mapping[str, InputType], profile: Profile) -> None:
+        self._values, self._options, self._kinds = values, values.options, kinds
+        arriving = [
+            name for source, kind in kinds.items() if kind.type == "timestamp" for name in kind.features(source)
+        ]
+        self.order = RowOrder(profile.targets(), profile.rows, self._options, arriving)
+        self.correlation = CorrelationBuilder(profile.features, profile.rows if self.order.follows else 0)
+        self.weights = WeightsBuilder(profile.features, profile.prediction) if profile.prediction else None
+        self.quality = QualityBuilder(profile.targets()) if self._options.label_column else None
+        self._needed = kinds
+        if not self.order.follows:
+            names = {*self.correlation.names}
+            self._needed = {name: kind for name, kind in kinds.items() if names.intersection(kind.features(name))}
+
+    def columns(self) -> set[str]:
+        """Return the columns that are needed; none where there is nothing to see."""
+        options = self._options
+        if self.weights or self.quality or self.order.follows:
+            return {*self._kinds, *options.outputs()}
+        return {*self._needed, *filter(None, [options.time_column])} if len(self.correlation.names) > 1 else set()
+
+    def add(self, batch: Batch, first: int) -> None:
+        values, options = self._values, self._options
+        if self.weights:
+            self.weights.add(first, batch.rows, partial(values.target_rows, batch, self._kinds))
+        labels = values.column(batch, options.label_column)
+        if self.quality:
+            self.quality.add(
+                as_list(values.column(batch, options.prediction_column)),
+                as_list(labels),
+                values.confidences(batch),
+                [unix_seconds(when) for when in as_list(values.column(batch, options.time_column))],
+                partial(values.target_rows, batch, self._kinds),
+                first=first,
+            )
+        targets = values.targets(batch, self._needed)
+        times = values.times(batch) if self.order.follows else np.empty(0)
+        self.correlation.add(targets, self.order.add(targets, times, labels, first), first)
+
+    def merge(self, later: _Rows) -> None:
+        self.order.merge(later.order)
+        self.correlation.merge(later.correlation)
+        if self.weights and later.weights:
+            self.weights.merge(later.weights)
+        if self.quality and later.quality:
+            self.quality.merge(later.quality)
+
+
+class _Arrivals:
+    """The times and bins of all rows, to sort them."""
+
+    def __init__(self, values: FeatureColumns, kinds: Mapping[str, InputType], order: RowOrder) -> None:
+        self._values, self._kinds, self._order = values, kinds, order
+        self.parts: list[tuple[Floats, Any]] = []
+
+    def add(self, batch: Batch, first: int) -> None:  # noqa: ARG002
+        indices = self._order.indices(self._values.targets(batch, self._kinds))
+        self.parts.append((self._values.times(batch), indices))
+
+    def merge(self, later: _Arrivals) -> None:
+        self.parts += later.parts
+
+
 class _Builder:
     def __init__(self, source: Source, options: Options, progress: Progress) -> None:
         self._source = source
@@ -73,39 +239,41 @@ class _Builder:
         self._check_options()
         inputs = self._infer_inputs()
         self._values = FeatureColumns(options, self._output_types())
-        learners = self._learn(inputs)
+        learning = _Learners(inputs)
+        learners = self._run(learning, "words and vectors", {*learning.of_input}).of_input
         learned: dict[str, State] = {name: learner.state() for name, learner in learners.items()}
         kinds = {
             name: learners[name].input_type() if name in learners else input_type(kind, None)
             for name, kind in inputs.items()
         }
         bins = self._build_bins(kinds, {name for name, numbers in source_columns.items() if numbers})
-        features = self._name_features(kinds, bins)
-        prediction, confidence = options.prediction_column, options.confidence_column
-        confidence_bins = bins[confidence][0] if confidence else None
+        confidence = bins[options.confidence_column][0] if options.confidence_column else None
         profile = Profile(
             name=options.name or self._source.name,
             rows=self._rows,
             inputs=inputs,
             input_names=tuple(inputs) if self._source.keeps_order else (),
-            features=features,
-            prediction=bins[prediction][0] if prediction else None,
-            confidence=confidence_bins if isinstance(confidence_bins, NumericFeature) else None,
-            learned=learned,
+            features=self._name_features(kinds, bins),
+            prediction=bins[options.prediction_column][0] if options.prediction_column else None,
+            confidence=confidence if isinstance(confidence, NumericFeature) else None,
+            learned=learned or None,
         )
-        profile = self._measure_together(kinds, profile)
-        return msgspec.structs.replace(profile, quality=self._measure_quality(kinds, profile))
+        return self._measure_together(kinds, profile)
+
+    def _run(self, state: AnyPass, title: str, names: Collection[str] | None) -> AnyPass:
+        """Return the state with all rows; without rows where no column is needed."""
+        if names is not None and not names:
+            return state
+        return self._source.run(state, title, names, self._progress)
 
     def _inspect_columns(self, source_columns: Mapping[str, bool]) -> None:
         """Collect what decides the types of the columns, and count the rows; in a pass, if the source cannot tell."""
-        self._columns |= {name: ColumnTypeInference(numbers) for name, numbers in source_columns.items()}
         unknown = {n for n, numbers in source_columns.items() if not numbers or n == self._options.prediction_column}
-        rows = self._source.rows if source_columns and not unknown else None
-        self._rows = rows or 0
-        for batch in self._read_pass("types", unknown if source_columns else None) if rows is None else ():
-            self._rows += batch.rows
-            for name, values in batch.columns.items():
-                self._columns.setdefault(name, ColumnTypeInference()).add(values)
+        types = _Types(source_columns)
+        if not source_columns or unknown or self._source.rows is None:
+            types = self._source.run(types, "types", unknown if source_columns else None, self._progress)
+        self._columns = types.columns
+        self._rows = types.rows or self._source.rows or 0
 
     def _check_options(self) -> None:
         where, options = self._source.where, self._options
@@ -124,13 +292,6 @@ class _Builder:
         given = {**options.expected, **options.types}
         return {name: given.get(name) or column.type() for name, column in self._columns.items() if name not in others}
 
-    def _learn(self, inputs: Mapping[str, str]) -> dict[str, Learner]:
-        learners = {name: LEARNERS[kind]() for name, kind in inputs.items() if kind in LEARNERS}
-        for batch in self._read_pass("words and vectors", learners) if learners else ():
-            for name, learner in learners.items():
-                learner.learn(batch.columns.get(name, ()))
-        return learners
-
     def _name_features(
         self, kinds: Mapping[str, InputType], bins: Mapping[str, Sequence[Feature]]
     ) -> dict[str, Feature]:
@@ -145,12 +306,15 @@ class _Builder:
                 raise ProfileError(f"{self._source.where}: no value of the column {preview(name)} is {kind.noun}")
         return features
 
-    def _read_pass(self, title: str, names: Collection[str] | None = None) -> Iterator[Batch]:
-        rows = 0
-        for batch in self._source.batches(names):
-            rows += batch.rows
-            yield batch
-            self._progress(title, batch.done, rows)
+    def _output_types(self) -> dict[str, InputType]:
+        """Return the types of the prediction and of the confidence by their columns' names."""
+        options, kinds = self._options, {}
+        if options.confidence_column:
+            kinds[options.confidence_column] = input_type("numeric")
+        if name := options.prediction_column:
+            kind = options.types.get(name) or self._columns[name].output_type()
+            kinds[name] = input_type(kind if kind == "numeric" else "categorical")
+        return kinds
 
     def _build_bins(self, inputs: Mapping[str, InputType], numeric: Collection[str]) -> dict[str, list[Feature]]:
         """Return the bins of the features of each input, and of the outputs by their columns' names.
@@ -171,99 +335,48 @@ class _Builder:
             bins[name] = [numeric_feature(column, options.bins, overwrite=True)]
             self._progress("values", len(bins) / len(kinds), self._rows)
         numbers = sum(len(kind.features(name)) for name, kind in kinds.items() if not kind.categorical)
-        rest = {name: kind for name, kind in kinds.items() if name not in bins}
-        bins |= {name: [sketch.feature() for sketch in part] for name, part in self._sketch(rest, numbers).items()}
+        bins |= self._sketch({name: kind for name, kind in kinds.items() if name not in bins}, numbers)
         for name in self._values.single_precision:
             if isinstance(feature := bins[name][0], NumericFeature):
                 bins[name] = [msgspec.structs.replace(feature, precision="single")]
         return bins
 
-    def _output_types(self) -> dict[str, InputType]:
-        """Return the types of the prediction and of the confidence by their columns' names."""
-        options, kinds = self._options, {}
-        if options.confidence_column:
-            kinds[options.confidence_column] = input_type("numeric")
-        if name := options.prediction_column:
-            kind = options.types.get(name) or self._columns[name].output_type()
-            kinds[name] = input_type(kind if kind == "numeric" else "categorical")
-        return kinds
-
-    def _sketch(self, kinds: Mapping[str, InputType], numbers: int) -> dict[str, list[AnySketch]]:
-        """Return the sketches of inputs that are read by rows; ``numbers`` numeric features share the memory."""
-        options = self._options
-        most = max(options.exact // max(numbers, 1), min(options.exact, 10_000))
-        sketches: dict[str, list[AnySketch]] = {
-            name: [CategorySketch(options.categories)]
-            if kind.categorical
-            else [NumericSketch(options.bins, most) for _ in kind.features(name)]
-            for name, kind in kinds.items()
-        }
-        needed = {*kinds, *filter(None, [options.time_column])}
-        for batch in self._read_pass("values", needed) if kinds else ():
-            for name, kind in kinds.items():
-                for sketch, column in zip(sketches[name], self._values.features(batch, name, kind), strict=True):
-                    sketch.add(column)
-        inexact = [name for name, part in sketches.items() if not all(sketch.exact for sketch in part)]
-        for sketch in [sketch for name in inexact for sketch in sketches[name] if not sketch.exact]:
-            sketch.start_second_pass()
-        for batch in self._read_pass("bins", needed) if inexact else ():
-            for name in inexact:
-                for sketch, column in zip(sketches[name], self._values.features(batch, name, kinds[name]), strict=True):
-                    if not sketch.exact:
-                        sketch.count(column)
-        return sketches
+    def _sketch(self, kinds: Mapping[str, InputType], numbers: int) -> dict[str, list[Feature]]:
+        """Return the bins of inputs that are read by rows; ``numbers`` numeric features share the memory."""
+        more = {*filter(None, [self._options.time_column])} if kinds else set()
+        found = self._run(_Values(self._values, kinds, self._rows, numbers), "values", {*kinds} | more)
+        self._values = found.values
+        inexact = found.finish()
+        counts = _Counts(self._values, inexact, found)
+        counted = self._run(counts, "bins", {*inexact} | more if inexact else set())
+        sketches = found.sketches | counted.sketches
+        return {name: [sketch.feature() for sketch in part] for name, part in sketches.items()}
 
     def _measure_together(self, kinds: Mapping[str, InputType], profile: Profile) -> Profile:
-        """Return the profile with what rows show: correlations, the noise of successive rows, and features' weights."""
-        options = self._options
-        arriving = [
-            name for source, kind in kinds.items() if kind.type == "timestamp" for name in kind.features(source)
-        ]
-        order = RowOrder(profile.targets(), self._rows, options, arriving)
-        correlation = CorrelationBuilder(profile.features, self._rows if order.follows else 0)
-        weights = WeightsBuilder(profile.features, profile.prediction, self._rows) if profile.prediction else None
-        needed = dict(kinds)
-        if not order.follows:
-            needed = {name: kind for name, kind in kinds.items() if set(kind.features(name)) & set(correlation.names)}
-        columns = {*needed, *(options.outputs() if order.follows else filter(None, [options.time_column]))}
-        if weights:
-            columns |= {*kinds, *options.outputs()}
-        passes = order.follows or weights or len(correlation.names) > 1
-        for batch in self._read_pass("together", columns) if passes else ():
-            if weights:
-                weights.add(batch.rows, partial(self._values.target_rows, batch, kinds))
-            values = self._values.targets(batch, needed)
-            times = self._values.times(batch) if order.follows else np.empty(0)
-            bins = order.add(values, times, self._values.column(batch, options.label_column))
-            correlation.add(values, bins)
-        if order.needs_sorting:
-            order.sort(
-                (self._values.targets(batch, kinds), self._values.times(batch))
-                for batch in self._read_pass("order", columns)
-            )
-        together, blocks = correlation.build(), order.build()
+        """Return the profile with what rows show."""
+        rows = _Rows(self._values, kinds, profile)
+        columns = rows.columns()
+        rows = self._run(rows, "together", columns)
+        order = rows.order
+        if order.needs_sorting and order.can_sort:
+            order.sort(self._run(_Arrivals(self._values, kinds, order), "order", columns).parts)
+        together, blocks = rows.correlation.build(), order.build()
         if together and blocks.is_ordered and not order.needs_sorting:
-            blocks = msgspec.structs.replace(blocks, correlation=correlation.build_blocks(together))
+            blocks = msgspec.structs.replace(blocks, correlation=rows.correlation.build_blocks(together))
         return msgspec.structs.replace(
             profile,
             correlation=together,
             blocks=blocks,
-            weights=(weights and weights.build()) or None,
+            weights=rows.weights.build() if rows.weights else None,
+            quality=rows.quality.build() if rows.quality else None,
         )
 
-    def _measure_quality(self, kinds: Mapping[str, InputType], profile: Profile) -> Quality | None:
-        """Compare the predictions with the labels, where there are labels."""
-        options, types = self._options, self._output_types()
-        if not options.label_column:
-            return None
-        builder = QualityBuilder(profile.targets())
-        confidence = options.confidence_column
-        for batch in self._read_pass("labels", {*kinds, *options.outputs()}):
-            builder.add(
-                as_list(self._values.column(batch, options.prediction_column)),
-                as_list(self._values.column(batch, options.label_column)),
-                self._values.features(batch, confidence, types[confidence])[0] if confidence else None,
-                [unix_seconds(when) for when in as_list(self._values.column(batch, options.time_column))],
-                partial(self._values.target_rows, batch, kinds),
-            )
-        return builder.build()
+
+def _array(values: Any) -> Any:
+    """Return values as an array, of objects where they are no numbers."""
+    if isinstance(values, np.ndarray):
+        return values
+    objects = np.empty(len(values), dtype=object)
+    for index, value in enumerate(values):
+        objects[index] = value
+    return objects

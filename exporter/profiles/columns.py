@@ -126,9 +126,9 @@ class ColumnTypeInference:
         sample.types |= types
         if types and types <= {int, float}:
             self._add_numbers(numeric_column(list(values)))
-        if str in types and len(sample.strings) < _SAMPLE:
+        if str in types and (left := _SAMPLE - len(sample.strings)):
             strings = (value for value in values if isinstance(value, str))
-            sample.strings += [value[:1000] for value, _ in zip(strings, range(_SAMPLE), strict=False)]
+            sample.strings += [value[:1000] for value, _ in zip(strings, range(left), strict=False)]
         if list in types:
             sample.lengths |= {_flat_length(value) for value in values[:_SAMPLE] if isinstance(value, list)}
 
@@ -138,6 +138,15 @@ class ColumnTypeInference:
         finite = numbers[np.isfinite(numbers)]
         self._fractions = bool((finite != np.round(finite)).any())
         self._numbers = np.unique(np.concatenate((self._numbers, finite)))
+
+    def merge(self, later: ColumnTypeInference) -> None:
+        """Add what is known of the values that follow."""
+        own, other = self._sample, later._sample
+        own.types |= other.types
+        own.lengths |= other.lengths
+        own.strings += other.strings[: _SAMPLE - len(own.strings)]
+        self._fractions = self._fractions or later._fractions
+        self._numbers = np.union1d(self._numbers, later._numbers)
 
     def type(self) -> str:
         """Return the name of the input type that fits best."""
@@ -171,7 +180,7 @@ class FeatureColumns:
     """
 
     def __init__(self, options: Options, output_types: Mapping[str, InputType]) -> None:
-        self._options = options
+        self.options = options
         self._output_types = output_types
         self._now = time.time()
         self.single_precision: set[str] = set()
@@ -181,7 +190,7 @@ class FeatureColumns:
         found: dict[str, Any] = {}
         for name, kind in kinds.items():
             found |= zip(kind.features(name), self.features(batch, name, kind), strict=True)
-        types, options = self._output_types, self._options
+        types, options = self._output_types, self.options
         outputs = {PREDICTION: options.prediction_column, CONFIDENCE: options.confidence_column}
         return found | {o: self.features(batch, n, types[n])[0] for o, n in outputs.items() if n}
 
@@ -194,16 +203,21 @@ class FeatureColumns:
         """Return a column of a batch, None in each row where it is absent."""
         return batch.columns.get(name or "", (None,) * batch.rows)
 
+    def confidences(self, batch: Batch) -> Floats | None:
+        """Return the confidence of each row of a batch; None without such a column."""
+        name = self.options.confidence_column
+        return self.features(batch, name, self._output_types[name])[0] if name else None
+
     def times(self, batch: Batch) -> Floats:
         """Return the time of each row of a batch in Unix seconds; empty without a column of times."""
-        column = self._options.time_column
+        column = self.options.time_column
         return time_seconds(self.column(batch, column)) if column else np.empty(0)
 
     def features(self, batch: Batch, name: str, kind: InputType) -> Sequence[Any]:
         """Return the columns of the features of an input, or the column of an output."""
         values = self.column(batch, name)
-        if name == self._options.confidence_column:
-            values = confidence_column(as_list(values), self._options.confidence_percent)
+        if name == self.options.confidence_column:
+            values = confidence_column(as_list(values), self.options.confidence_percent)
         if kind.type != "numeric":
             values = as_list(values)
         else:
@@ -211,8 +225,8 @@ class FeatureColumns:
         if isinstance(kind, Categorical):
             return [kind.labels(values)]
         now: Any = self._now
-        if self._options.time_column and kind.type == "timestamp":
-            times = as_list(self.column(batch, self._options.time_column))
+        if self.options.time_column and kind.type == "timestamp":
+            times = as_list(self.column(batch, self.options.time_column))
             now = np.array([unix_seconds(value) for value in times])
         return list(kind.columns(values, now))
 

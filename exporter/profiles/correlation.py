@@ -10,15 +10,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from statistics import NormalDist
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from exporter.profiles.blocks import PARTS, SuccessiveBlocks, block_distance, rounded
+from exporter.profiles.blocks import PARTS, AlignedRows, PartSums, block_distance, rounded
 from exporter.profiles.profile import Correlation, CorrelationScores, Feature, NumericFeature
 from exporter.stats.dependence import block_sizes, noise_of_scores
 from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
-from exporter.stats.divergence import Floats, Ints, ratio
+from exporter.stats.divergence import Floats, ratio
 
 _MAX_SCORE = 6.0  # scores are clipped, so that one extreme value does not decide the correlation
 _RIDGE = 0.05  # weight of the identity in both matrices: the correlation of features that are copies has no inverse
@@ -259,48 +260,68 @@ class CorrelationBuilder:
         self.names = tuple(chosen)[:MAX_FEATURES]
         self._features = [chosen[name] for name in self.names]
         self._copula = Copula(self._features)
-        self._groups = np.zeros((GROUPS, self._copula.width))
-        self._rows = 0
-        self._blocks = CorrelationBlocks(self._copula, len(self.names), ordered_rows)
-        self._scores: Floats = np.empty((0, 0))
+        self._groups = np.zeros((GROUPS, self._copula.width), dtype=np.int64)
+        fewest = max(_FEWEST_ROWS, 4 * len(self.names), ordered_rows * PARTS // _MOST_PARTS)
+        self._sizes = [size for size in block_sizes(ordered_rows) if size >= fewest]
+        self._rows = ordered_rows
+        self._aligned = AlignedRows(self._sizes[0] // PARTS if self._sizes else ordered_rows + 1)
+        self._parts: list[Floats] = []
 
-    def add(self, columns: Mapping[str, Floats], bins: Mapping[str, BinIndices] = MappingProxyType({})) -> None:
-        """Add a batch: columns of ``n`` numbers of at least the features in `names`; see `Copula.sums`.
+    def add(
+        self, columns: Mapping[str, Floats], bins: Mapping[str, BinIndices] = MappingProxyType({}), first: int = 0
+    ) -> None:
+        """Add a batch: columns of ``n`` numbers of at least the features in `names`, and the number of its first row.
 
         Bins of the numbers are found, where they are not given; see `exporter.stats.digitize.bin_indices`.
         """
         if len(self.names) < 2:
             return
-        chosen = [columns[name] for name in self.names]
-        rows = len(chosen[0])
-        if self._scores.shape[1] < rows:
-            self._scores = np.empty((len(chosen), rows))
-        scores = self._scores[:, :rows]
+        rows = len(columns[self.names[0]])
+        scores = np.empty((len(self.names) + 1, rows))  # the last row is 1 where all others have a value
         complete = np.ones(rows, dtype=np.bool_)
-        for index, column in enumerate(chosen):
+        for index, name in enumerate(self.names):
+            column, found = columns[name], bins.get(name)
             complete &= np.isfinite(column)
-            found = bins.get(self.names[index])
             inner = None if found is None else np.minimum(found, len(self._features[index].edges))[None]
-            scores[index] = self._copula.scores(column[None], inner, slice(index, index + 1))
-        all_complete = complete.all()
+            found_scores = self._copula.scores(column[None], inner, slice(index, index + 1))[0]
+            found_scores *= _STEPS
+            np.rint(found_scores, out=scores[index])
+        scores[-1] = complete
         for group in range(GROUPS):
-            rows_of_group = slice((group - self._rows) % GROUPS, None, GROUPS)
-            part = scores[:, rows_of_group]
-            part = np.ascontiguousarray(part) if all_complete else part.compress(complete[rows_of_group], axis=1)
-            self._groups[group] += self._copula.sum_scores(part)
-        self._blocks.add(scores, complete)
-        self._rows += rows
+            self._groups[group] += self._sum(scores[:, (group - first) % GROUPS :: GROUPS]).astype(np.int64)
+        if self._sizes:
+            self._count(self._aligned.add(scores, first))
 
-    def add_sums(self, groups: Ints, sums: Floats) -> None:
-        """Add rows of sums that were computed elsewhere, see `Copula.sums`, to the groups with the given numbers."""
-        self._groups[groups] += sums
+    def _sum(self, scores: Floats) -> Floats:
+        """Return the row of sums of the complete rows, whole numbers: scores have the unit ``1/_STEPS``."""
+        complete = scores[-1] > 0
+        scores = np.ascontiguousarray(scores[:-1]) if complete.all() else scores[:-1].compress(complete, axis=1)
+        return self._copula.sum_scores(scores)
+
+    def _count(self, complete: list[Floats]) -> None:
+        size = self._sizes[0] // PARTS
+        for scores in complete:
+            self._parts += [self._sum(scores[:, start : start + size]) for start in range(0, scores.shape[1], size)]
+
+    def merge(self, later: CorrelationBuilder) -> None:
+        """Add the rows that follow."""
+        self._groups += later._groups
+        if self._sizes and len(self.names) > 1:
+            self._count(self._aligned.merge(later._aligned))
+            self._parts += later._parts
+
+    def _scaled(self, sums: npt.NDArray[Any]) -> Floats:
+        """Return sums of scores and of their products in the units of `Copula.sums`."""
+        size = len(self.names)
+        unit = np.concatenate(([1.0], np.full(size, 1 / _STEPS), np.full(size * (size + 1) // 2, _STEPS**-2)))
+        return np.asarray(sums * unit)
 
     def build(self) -> Correlation | None:
         """Return the correlation; None where fewer than two features vary, or too few rows are complete."""
         size = len(self.names)
         if size < 2:
             return None
-        sums = self._groups.sum(axis=0)
+        sums = self._scaled(self._groups.sum(axis=0))
         correlation, _ = self._copula.correlation(sums)
         rows = int(sums[0])
         if not np.isfinite(correlation).all() or rows < 2 * size:
@@ -310,8 +331,25 @@ class CorrelationBuilder:
         return Correlation(self.names, rows, round(self._scale(unscaled), 4), lower)
 
     def build_blocks(self, training: Correlation) -> CorrelationScores | None:
-        """Return the scores of blocks of consecutive rows, compared with the correlation of all."""
-        return self._blocks.build(Copula(self._features, training), training)
+        """Return the scores of blocks of consecutive rows by the correlation of all; None without blocks."""
+        features = len(training.features)
+        sizes = np.array(self._sizes, dtype=np.float64)
+        degrees = features * (features - 1) // 2
+        copula, scores = Copula(self._features, training), []
+        parts = PartSums(np.array(self._parts).reshape(-1, copula.width))
+        for size in self._sizes:
+            distance = block_distance(size, self._rows, _MOST)
+            sums = parts.blocks(size * PARTS // self._sizes[0], distance)
+            found = np.array([copula.score(row)[0] for row in self._scaled(sums)])
+            # A block is part of training, and resembles it more than live rows do.
+            scores.append(found[np.isfinite(found)] * (training.rows + size) / (training.rows - size))
+        if not scores or not all(map(len, scores)):
+            return None
+        expected = training.scale * (sizes / (sizes + features)) ** 2 * degrees / 2 * (1 / sizes + 1 / training.rows)
+        noise = noise_of_scores(scores, expected, np.sqrt(2 / degrees), sizes, training.rows)
+        return CorrelationScores(
+            tuple(self._sizes), rounded(noise.quantiles), rounded(noise.effective), noise.dependent
+        )
 
     def _scale(self, training: Correlation) -> float:
         size = len(self.names)
@@ -319,7 +357,7 @@ class CorrelationBuilder:
         copula = Copula(self._features, training)
         excess = []
         for group in range(groups):
-            sums = self._groups[group::groups].sum(axis=0)
+            sums = self._scaled(self._groups[group::groups].sum(axis=0))
             score, _ = copula.score(sums)
             if not np.isnan(score) and sums[0] < training.rows:
                 difference = 1 / sums[0] - 1 / training.rows  # the group is part of the training rows
@@ -349,66 +387,8 @@ def _is_compared(feature: NumericFeature) -> bool:
     return empty <= _MAX_EMPTY * sum(feature.counts) and score_variance(feature) > _MIN_VARIANCE
 
 
+_STEPS = 2.0**14
+"""Steps of a score: sums of whole numbers of them are exact, in whatever order."""
 _MOST = 100  # blocks of each size that are scored
 _MOST_PARTS = 10_000
 _FEWEST_ROWS = 50
-
-
-class CorrelationBlocks:
-    """Sum the normal scores of blocks of consecutive rows, see `exporter.profiles.correlation.Copula`.
-
-    Parameters
-    ----------
-    copula
-        Sums scores.
-    features
-        Number ``d`` of features; a block has at least ``4 d`` rows.
-    rows
-        Number of rows that will be added; with 0 nothing is summed.
-    """
-
-    def __init__(self, copula: Copula, features: int, rows: int) -> None:
-        fewest = max(_FEWEST_ROWS, 4 * features, rows * PARTS // _MOST_PARTS)
-        self._sizes = [size for size in block_sizes(rows) if size >= fewest]
-        self._part = self._sizes[0] // PARTS if self._sizes else 0
-        self._copula = copula
-        self._waiting = np.empty((features, 0))
-        self._complete = np.empty(0, dtype=np.bool_)
-        self._blocks = [
-            SuccessiveBlocks(copula.width, block_distance(size, rows, _MOST), np.float64) for size in self._sizes
-        ]
-
-    def add(self, scores: Floats, complete: npt.NDArray[np.bool_]) -> None:
-        """Add the next rows: their scores, shape ``(d, n)``, and whether each row is complete."""
-        if not self._sizes:
-            return
-        held = np.concatenate((self._waiting, scores), axis=1)
-        known = np.concatenate((self._complete, complete))
-        starts = range(0, len(known) - self._part + 1, self._part)
-        parts = [slice(start, start + self._part) for start in starts]
-        end = len(parts) * self._part
-        self._waiting, self._complete = held[:, end:].copy(), known[end:]
-        sums = np.array([self._sum(held[:, part], known[part]) for part in parts]).reshape(-1, self._copula.width)
-        for blocks in self._blocks:
-            sums = blocks.add(sums)
-
-    def _sum(self, scores: Floats, complete: npt.NDArray[np.bool_]) -> Floats:
-        return self._copula.sum_scores(scores if complete.all() else scores[:, complete])
-
-    def build(self, copula: Copula, training: Correlation) -> CorrelationScores | None:
-        """Return the scores by the correlation in training; None without blocks."""
-        size = len(training.features)
-        sizes = np.array(self._sizes, dtype=np.float64)
-        degrees = size * (size - 1) // 2
-        scores = []
-        for rows, blocks in zip(sizes, self._blocks, strict=True):
-            found = np.array([copula.score(sums)[0] for sums in np.concatenate(blocks.kept)])
-            # A block is part of training, and resembles it more than live rows do.
-            scores.append(found[np.isfinite(found)] * (training.rows + rows) / (training.rows - rows))
-        if not scores or not all(map(len, scores)):
-            return None
-        expected = training.scale * (sizes / (sizes + size)) ** 2 * degrees / 2 * (1 / sizes + 1 / training.rows)
-        noise = noise_of_scores(scores, expected, np.sqrt(2 / degrees), sizes, training.rows)
-        return CorrelationScores(
-            tuple(self._sizes), rounded(noise.quantiles), rounded(noise.effective), noise.dependent
-        )

@@ -1,15 +1,15 @@
-"""Learn the quality from binned labelled rows, in the same way for files and for tables of an engine."""
+"""Learn from samples of single rows: how good a model is, and how much its answers depend on each feature."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from exporter.features.extract import is_missing, numeric_column, scalar_text
-from exporter.profiles.bins import RowBins, feature_bins
+from exporter.profiles.bins import ExactMoments, RowBins, RowSample, feature_bins
 from exporter.profiles.profile import (
     CONFIDENCE,
     MAX_COMPONENTS,
@@ -26,7 +26,7 @@ from exporter.profiles.profile import (
 from exporter.stats.digitize import BinIndices
 from exporter.stats.divergence import Floats, Ints
 from exporter.stats.feature_weights import measure_weights
-from exporter.stats.labelled_bins import BinArrays, Effects, LabelledBins
+from exporter.stats.labelled_bins import Effects, LabelledBins
 from exporter.stats.quality import calibrated
 
 LARGE = 0.95
@@ -35,7 +35,6 @@ LARGEST_ERROR = 1e75
 """A larger error is not used, so that sums of its fourth power stay finite."""
 _CELLS = 20_000_000
 _ROWS = 200_000
-_Values = TypeVar("_Values")
 
 
 def most_rows(targets: int) -> int:
@@ -46,8 +45,8 @@ def most_rows(targets: int) -> int:
 def learn_accuracy(
     quality: Quality,
     names: Sequence[str],
-    labelled: LabelledBins[_Values],
-    right: _Values,
+    labelled: LabelledBins,
+    right: Floats,
     in_bin: Floats,
 ) -> Quality:
     """Return the quality with the calibration, and with the features that go with what it leaves unexplained.
@@ -78,7 +77,7 @@ def learn_accuracy(
 
 
 def learn_error(
-    quality: Quality, names: Sequence[str], labelled: LabelledBins[_Values], losses: _Values, large: float
+    quality: Quality, names: Sequence[str], labelled: LabelledBins, losses: Floats, large: float
 ) -> Quality:
     """Return the quality with the components of the error, and with the features that go with what they leave.
 
@@ -98,7 +97,7 @@ def learn_error(
     chosen = labelled.explaining(losses, MAX_COMPONENTS)
     effects = labelled.fit(losses, chosen)
     residuals = labelled.remaining(losses, chosen, effects)
-    squares = labelled.squares(residuals)
+    squares = np.square(residuals)
     spread = labelled.fit(squares, chosen)
     components = {
         names[target]: _bin_effects(effect, of_square)
@@ -116,7 +115,7 @@ def learn_error(
 
 
 def _with_residuals(
-    quality: Quality, names: Sequence[str], labelled: LabelledBins[_Values], residuals: _Values, **fields: Any
+    quality: Quality, names: Sequence[str], labelled: LabelledBins, residuals: Floats, **fields: Any
 ) -> Quality:
     associated = labelled.associated(residuals, MAX_RESIDUALS)
     return msgspec.structs.replace(
@@ -137,18 +136,6 @@ def _bin_effects(effect: Effects, of_square: Effects | None = None) -> BinEffect
 def rounded(number: float) -> float:
     """Return a number with six digits: enough for an estimate, and short in the file."""
     return float(f"{number:.6g}")
-
-
-class _Sample(NamedTuple):
-    """Rows of the sample: priorities, losses, times ``(n,)``, and bins ``(T, n)``."""
-
-    priorities: Floats
-    losses: Floats
-    times: Floats
-    bins: BinIndices
-
-    def take(self, chosen: Ints) -> _Sample:
-        return _Sample(self.priorities[chosen], self.losses[chosen], self.times[chosen], self.bins[:, chosen])
 
 
 class QualityBuilder:
@@ -173,11 +160,9 @@ class QualityBuilder:
         size = len(confidence.counts) if confidence else 0
         self._in_bin = np.zeros((2, size))  # labelled rows in each bin of the confidence, and those that are right
         self._rows = self._unusable = 0
-        self._total = 0.0
-        self._most = most_rows(len(targets))
-        self._random = np.random.default_rng(0)
-        self._threshold = np.inf
-        self._sample: list[_Sample] = []
+        target = targets[PREDICTION]
+        self._losses_sum = ExactMoments(0.0, (isinstance(target, NumericFeature) and target.stddev) or 1.0)
+        self._sample = RowSample(most_rows(len(targets)))
 
     def add(
         self,
@@ -186,6 +171,8 @@ class QualityBuilder:
         confidences: Floats | None,
         times: Sequence[float],
         columns: Callable[[Ints], Mapping[str, Sequence[Any] | Floats]],
+        *,
+        first: int = 0,
     ) -> None:
         """Add a batch of ``n`` rows.
 
@@ -199,25 +186,32 @@ class QualityBuilder:
             When each row arrived, in Unix seconds; NaN where it is not known.
         columns
             Returns the columns of all targets for the rows with the given indices, see `RowBins.indices`.
+        first
+            Number of the first row.
         """
         losses, labelled = self._losses(predictions, labels)
         usable = np.flatnonzero(np.isfinite(losses))
         self._unusable += labelled - len(usable)
         self._rows += len(usable)
         losses = losses[usable]
-        self._total += float(losses.sum())
+        self._losses_sum.add(losses)
         if self._confidence and confidences is not None and not self.is_regression:
             bins = feature_bins(self._confidence, confidences[usable])
             size = self._in_bin.shape[1]
             self._in_bin += np.bincount(bins, minlength=size), np.bincount(bins, 1 - losses, size)
-        priorities = self._random.random(len(usable))
-        chosen = np.flatnonzero(priorities < self._threshold)
+        chosen = self._sample.choose(first + usable)
         rows = usable[chosen]
         if len(rows):
             bins = self._bins.indices(columns(rows), len(rows))
-            self._sample.append(_Sample(priorities[chosen], losses[chosen], np.array(times)[rows], bins))
-            if sum(len(part.losses) for part in self._sample) > 2 * self._most:
-                self._thin()
+            self._sample.add(first + rows, [losses[chosen], np.array(times)[rows], bins])
+
+    def merge(self, later: QualityBuilder) -> None:
+        """Add the rows of another builder."""
+        self._in_bin += later._in_bin
+        self._rows += later._rows
+        self._unusable += later._unusable
+        self._losses_sum.merge(later._losses_sum)
+        self._sample.merge(later._sample)
 
     def _losses(self, predictions: Sequence[Any], labels: Sequence[Any]) -> tuple[Floats, int]:
         """Return the loss of each row, NaN where it has none, and how many rows have a prediction and a label."""
@@ -234,41 +228,24 @@ class QualityBuilder:
             sum(present),
         )
 
-    def _thin(self) -> _Sample:
-        """Keep the rows of the sample with the lowest priorities, and return them in the order of the file."""
-        parts = self._sample
-        sample = _Sample(
-            np.concatenate([part.priorities for part in parts]),
-            np.concatenate([part.losses for part in parts]),
-            np.concatenate([part.times for part in parts]),
-            np.concatenate([part.bins for part in parts], axis=1),
-        )
-        if len(sample.losses) > self._most:
-            kept = np.sort(np.argpartition(sample.priorities, self._most - 1)[: self._most])
-            sample = sample.take(kept)
-            self._threshold = float(sample.priorities.max())
-        self._sample = [sample]
-        return sample
-
     def build(self) -> Quality | None:
         """Return the quality; None without labelled rows."""
         if not self._rows:
             return None
-        sample = self._thin()
-        sample = sample.take(np.argsort(sample.times, kind="stable"))
-        mean, size = self._total / self._rows, len(sample.losses)
+        columns = self._sample.columns()
+        order = np.argsort(columns[1], kind="stable")
+        losses, times, bins = (column[..., order] for column in columns)
+        mean, size = self._losses_sum.read()[0], len(losses)
         if self.is_regression:
             quality = Quality("absolute_error", self._rows, rounded(mean), self._unusable, sampled=size)
-            large = float(np.quantile(sample.losses, LARGE))
-            return learn_error(quality, self._names, self._labelled(sample), sample.losses, large)
+            labelled = LabelledBins(bins, self._bins.sizes, int(np.isfinite(times).sum()))
+            return learn_error(quality, self._names, labelled, losses, float(np.quantile(losses, LARGE)))
         quality = Quality("accuracy", self._rows, rounded(1 - mean), self._unusable, sampled=size)
         if not self._confidence:
             return quality
-        sample = sample.take(np.flatnonzero(sample.bins[self._names.index(CONFIDENCE)] < self._in_bin.shape[1] - 2))
-        return learn_accuracy(quality, self._names, self._labelled(sample), 1 - sample.losses, self._in_bin)
-
-    def _labelled(self, sample: _Sample) -> BinArrays:
-        return BinArrays(sample.bins, self._bins.sizes, int(np.isfinite(sample.times).sum()))
+        known = bins[self._names.index(CONFIDENCE)] < self._in_bin.shape[1] - 2
+        labelled = LabelledBins(bins[:, known], self._bins.sizes, int(np.isfinite(times[known]).sum()))
+        return learn_accuracy(quality, self._names, labelled, 1 - losses[known], self._in_bin)
 
 
 def _text(value: Any) -> str | None:
@@ -287,8 +264,7 @@ _MOST_CLASSES = 8
 class WeightsBuilder:
     """Learn how much a model's answers depend on each feature, over any number of batches.
 
-    It is learned from at most 20,000 rows, one drawn from each of as many equal parts of the data. The same data give
-    the same rows.
+    It is learned from a random sample of at most 20,000 rows. The same data give the same sample.
 
     Parameters
     ----------
@@ -296,50 +272,40 @@ class WeightsBuilder:
         Frozen bins of the features.
     prediction
         Those of the prediction.
-    rows
-        Number of rows that will be added.
-
-    Attributes
-    ----------
-    most
-        From how many of them it is learned, at most.
     """
 
-    def __init__(self, features: Mapping[str, Feature], prediction: Feature, rows: int) -> None:
+    def __init__(self, features: Mapping[str, Feature], prediction: Feature) -> None:
         self._names, self._prediction = [*features], prediction
         self._bins = RowBins({**features, PREDICTION: prediction})
-        self.most = min(rows, _WEIGHT_ROWS, max(_WEIGHT_CELLS // (len(features) + 1), 1))
-        edges = np.linspace(0, rows, self.most + 1).astype(np.intp)
-        self._chosen: Ints = np.random.default_rng(0).integers(edges[:-1], edges[1:])
-        self._rows = 0
-        self._sample: list[BinIndices] = []
+        self._sample = RowSample(min(_WEIGHT_ROWS, max(_WEIGHT_CELLS // (len(features) + 1), 1)))
 
-    def add(self, rows: int, columns: Callable[[Ints], Mapping[str, Sequence[Any] | Floats]]) -> None:
+    def add(self, first: int, rows: int, columns: Callable[[Ints], Mapping[str, Sequence[Any] | Floats]]) -> None:
         """Add a batch.
 
         Parameters
         ----------
+        first
+            Number of its first row.
         rows
             Number of its rows.
         columns
             Returns the columns of the features and of the prediction for the rows of the batch with the given indices,
             see `RowBins.indices`.
         """
-        first, last = self._chosen.searchsorted([self._rows, self._rows + rows])
-        chosen = self._chosen[first:last] - self._rows
-        self._rows += rows
+        chosen = self._sample.choose(np.arange(first, first + rows))
         if len(chosen):
-            self._sample.append(self._bins.indices(columns(chosen), len(chosen)))
+            self._sample.add(first + chosen, [self._bins.indices(columns(chosen), len(chosen))])
 
-    def add_bins(self, bins: BinIndices) -> None:
-        """Add rows that were chosen elsewhere: the bins of features, then those of the prediction, ``(T + 1, n)``."""
-        self._sample.append(bins)
+    def merge(self, later: WeightsBuilder) -> None:
+        """Add the rows of another builder."""
+        self._sample.merge(later._sample)
 
     def build(self) -> Weights | None:
         """Return the weights; None with too few rows with a prediction, or if nearly all predictions are the same."""
-        if not self._sample:
+        columns = self._sample.columns()
+        if not columns:
             return None
-        bins: BinIndices = np.concatenate(self._sample, axis=1, dtype=np.int16)
+        bins: BinIndices = columns[0]
         bins = bins[:, bins[-1] < self._bins.sizes[-1] - 2]  # neither missing nor invalid
         counts = np.bincount(bins[-1], minlength=self._bins.sizes[-1])
         rows = bins.shape[1]

@@ -11,7 +11,7 @@ from exporter.datasets.examples import Page
 from exporter.features.extract import scalar_text
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.quality import LabelNames, Scorer
-from exporter.profiles.bins import QuantileSketch
+from exporter.profiles.bins import RowSample
 from exporter.slices.report import where
 from exporter.slices.search import MIN_MARKED, grown_bins
 from exporter.stats.divergence import Ints
@@ -20,6 +20,7 @@ MAX_SLICES = 20
 """Slices of a release, at most: those that stand out most."""
 SHARES = {"p5": 0.05, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p95": 0.95}
 """Quantiles of a regression's labels and errors."""
+_SAMPLED = 20_000
 
 
 class ReleaseDetails:
@@ -105,19 +106,20 @@ class _Slices:
 
 
 class _Quantiles:
-    """Quantiles of numbers in bounded memory."""
+    """Quantiles of numbers, from a random sample of at most `_SAMPLED`."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._sketch = QuantileSketch()
+        self._sample = RowSample(_SAMPLED)
         self._least, self._most = math.inf, -math.inf
 
     def add(self, values: list[float]) -> None:
         if values:
+            chosen = self._sample.choose(np.arange(self.count, self.count + len(values)))
+            self._sample.add(self.count + chosen, [np.array(values)[chosen]])
             self.count += len(values)
             self._least, self._most = min(self._least, *values), max(self._most, *values)
-            self._sketch.add(np.array(values))
 
     def document(self) -> dict[str, float]:
-        quantiles = self._sketch.quantiles(np.array(list(SHARES.values()))).tolist()
+        quantiles = np.quantile(self._sample.columns()[0], [*SHARES.values()], method="inverted_cdf").tolist()
         return {"min": self._least, **dict(zip(SHARES, quantiles, strict=True)), "max": self._most}

@@ -1,14 +1,10 @@
-"""Learn from labelled rows in frozen bins which targets go with a value, from sums alone.
-
-Pure numpy. The sums are those of arrays here, see `BinArrays`, or those that an engine computes of a table.
-"""
+"""Learn from labelled rows in frozen bins which targets go with a value; pure numpy."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,7 +18,6 @@ _SMALLEST_GAIN = 0.002
 _ROUNDS = 10
 _PERIODS, _LEAST_PERIODS = 20, 5
 _LEAST_IN_PERIOD = 30
-_Values = TypeVar("_Values")
 
 
 class Effects(NamedTuple):
@@ -47,52 +42,61 @@ class Moments(NamedTuple):
     variance: float
 
 
-class LabelledBins(ABC, Generic[_Values]):
-    """Labelled rows in bins. A kind of values has a number for each row.
+class LabelledBins:
+    """Labelled rows in bins. Values have a number for each row, shape ``(n,)``.
 
     Parameters
     ----------
+    bins
+        Bin of each of ``n`` rows within each of ``T`` targets, shape ``(T, n)``. Rows are in the order of time, where
+        it is known.
     sizes
-        Number of bins of each of ``T`` targets.
-    rows
-        Number of rows ``n``. They are in the order of time, if it is known.
+        Number of bins of each target.
     timed
-        How many of them, the first ones, have a time.
+        How many of the rows, the first ones, have a time.
     """
 
-    def __init__(self, sizes: Sequence[int], rows: int, timed: int) -> None:
-        self.sizes, self.rows = sizes, rows
+    def __init__(self, bins: BinIndices, sizes: Sequence[int], timed: int = 0) -> None:
+        self._bins, self.sizes, self.rows = bins, sizes, bins.shape[1]
+        self._folds: Ints = np.arange(self.rows, dtype=np.intp) * FOLDS // max(self.rows, 1)
         number = min(_PERIODS, timed // _LEAST_IN_PERIOD)
         self._periods: Ints = np.linspace(0, timed, number + 1 if number >= _LEAST_PERIODS else 1).astype(np.intp)
 
-    @abstractmethod
-    def by_bin(self, target: int, values: _Values) -> tuple[Floats, Floats]:
+    def by_bin(self, target: int, values: Floats) -> tuple[Floats, Floats]:
         """Return the number of rows in each bin of a target and each of `FOLDS` parts of the rows, and their sum.
 
         Shapes ``(K, FOLDS)``.
         """
+        key = self._bins[target] * np.intp(FOLDS) + self._folds
+        size = self.sizes[target] * FOLDS
+        rows, sums = np.bincount(key, minlength=size), np.bincount(key, values, size)
+        return rows.reshape(-1, FOLDS).astype(np.float64), sums.reshape(-1, FOLDS).astype(np.float64, copy=False)
 
-    @abstractmethod
     def pairs(self, one: int, other: int) -> tuple[Ints, Ints, Floats]:
         """Return the bins of two targets in which rows are together, and the number of these rows."""
+        size = self.sizes[other]
+        keys, rows = np.unique(self._bins[one] * np.intp(size) + self._bins[other], return_counts=True)
+        return keys // size, keys % size, rows.astype(np.float64)
 
-    @abstractmethod
-    def by_period(self, starts: Ints, values: _Values) -> tuple[Floats, Floats]:
+    def by_period(self, starts: Ints, values: Floats) -> tuple[Floats, Floats]:
         """Return the mean of the rows from each start to the next one, and their sample variance."""
+        parts = [values[start:stop] for start, stop in pairwise(starts)]
+        return np.array([part.mean() for part in parts]), np.array([part.var(ddof=1) for part in parts])
 
-    @abstractmethod
-    def moments(self, values: _Values) -> Moments:
+    def moments(self, values: Floats) -> Moments:
         """Return the mean and the variance."""
+        if not len(values) or values.min() == values.max():
+            return Moments(float(values[0]) if len(values) else 0.0, 0.0)
+        return Moments(float(values.mean()), float(values.var()))
 
-    @abstractmethod
-    def less(self, values: _Values, mean: float, effects: Mapping[int, Floats]) -> _Values:
+    def less(self, values: Floats, mean: float, effects: Mapping[int, Floats]) -> Floats:
         """Return the values less a mean, and less the effects of each row's bins by target."""
+        total = values - mean
+        for target, effect in effects.items():
+            total -= effect[self._bins[target]]
+        return total
 
-    @abstractmethod
-    def squares(self, values: _Values) -> _Values:
-        """Return the squares of the values."""
-
-    def explaining(self, values: _Values, most: int) -> list[int]:
+    def explaining(self, values: Floats, most: int) -> list[int]:
         """Return the targets whose bins together explain the values best, the best first.
 
         Targets are added one at a time, while the added one explains enough of rows that it was not fitted on: those of
@@ -119,14 +123,14 @@ class LabelledBins(ABC, Generic[_Values]):
             variance = self.moments(rest).variance
         return chosen
 
-    def _gain(self, target: int, values: _Values, variance: float) -> float:
+    def _gain(self, target: int, values: Floats, variance: float) -> float:
         """Return how much of the squares of values the bins of a target explain, by cross-validation."""
         rows, sums = self.by_bin(target, values)
         ridge = shrinkage_rows(sums.sum(axis=1), rows.sum(axis=1), variance)
         expected = (sums.sum(axis=1, keepdims=True) - sums) / (rows.sum(axis=1, keepdims=True) - rows + ridge)
         return float((2 * expected * sums - expected**2 * rows).sum())
 
-    def fit(self, values: _Values, targets: Sequence[int]) -> list[Effects]:
+    def fit(self, values: Floats, targets: Sequence[int]) -> list[Effects]:
         """Return the effects of the bins of some targets, whose sum is nearest to the values; by backfitting.
 
         Source: T. Hastie and R. Tibshirani, *Generalized additive models*, 1986. Each effect is shrunk, see
@@ -162,12 +166,12 @@ class LabelledBins(ABC, Generic[_Values]):
                 effects[index] = np.where(size > 0, means - (means @ size) / self.rows, 0.0)
         return [Effects(*part) for part in zip(rows, effects, strict=True)]
 
-    def remaining(self, values: _Values, targets: Sequence[int], effects: Sequence[Effects]) -> _Values:
+    def remaining(self, values: Floats, targets: Sequence[int], effects: Sequence[Effects]) -> Floats:
         """Return the values less their mean and less the effects of the bins of some targets."""
         by_target = {target: effect.values for target, effect in zip(targets, effects, strict=True)}
         return self.less(values, self.moments(values).mean, by_target)
 
-    def associated(self, residuals: _Values, most: int) -> dict[int, Effects]:
+    def associated(self, residuals: Floats, most: int) -> dict[int, Effects]:
         """Return the targets whose bins go with residuals beyond chance, with the mean residual of each bin.
 
         Of those whose χ² exceeds its mean by three standard deviations, the ones that explain most are returned.
@@ -194,7 +198,7 @@ class LabelledBins(ABC, Generic[_Values]):
         best = sorted(found, key=lambda t: -float(found[t].rows @ found[t].values ** 2))[:most]
         return {target: found[target] for target in best}
 
-    def variance_between(self, residuals: _Values) -> float:
+    def variance_between(self, residuals: Floats) -> float:
         """Return the variance of the mean residual from one period to another, see `variance_between`.
 
         The rows with a time are divided into 20 periods of equally many rows, fewer where a period would have less than
@@ -204,55 +208,3 @@ class LabelledBins(ABC, Generic[_Values]):
             return 0.0
         means, variances = self.by_period(self._periods, residuals)
         return variance_between(means, variances / np.diff(self._periods))
-
-
-class BinArrays(LabelledBins[Floats]):
-    """Labelled rows in memory; values have the shape ``(n,)``.
-
-    Parameters
-    ----------
-    bins
-        Bin of each of ``n`` rows within each of ``T`` targets, shape ``(T, n)``.
-    sizes, timed
-        See `LabelledBins`.
-    """
-
-    def __init__(self, bins: BinIndices, sizes: Sequence[int], timed: int = 0) -> None:
-        super().__init__(sizes, bins.shape[1], timed)
-        self._bins = bins
-        self._folds: Ints = np.arange(self.rows, dtype=np.intp) * FOLDS // max(self.rows, 1)
-
-    def by_bin(self, target: int, values: Floats) -> tuple[Floats, Floats]:
-        """See `LabelledBins.by_bin`."""
-        key = self._bins[target] * np.intp(FOLDS) + self._folds
-        size = self.sizes[target] * FOLDS
-        rows, sums = np.bincount(key, minlength=size), np.bincount(key, values, size)
-        return rows.reshape(-1, FOLDS).astype(np.float64), sums.reshape(-1, FOLDS).astype(np.float64, copy=False)
-
-    def pairs(self, one: int, other: int) -> tuple[Ints, Ints, Floats]:
-        """See `LabelledBins.pairs`."""
-        size = self.sizes[other]
-        keys, rows = np.unique(self._bins[one] * np.intp(size) + self._bins[other], return_counts=True)
-        return keys // size, keys % size, rows.astype(np.float64)
-
-    def by_period(self, starts: Ints, values: Floats) -> tuple[Floats, Floats]:
-        """See `LabelledBins.by_period`."""
-        parts = [values[start:stop] for start, stop in pairwise(starts)]
-        return np.array([part.mean() for part in parts]), np.array([part.var(ddof=1) for part in parts])
-
-    def moments(self, values: Floats) -> Moments:
-        """See `LabelledBins.moments`."""
-        if not len(values) or values.min() == values.max():
-            return Moments(float(values[0]) if len(values) else 0.0, 0.0)
-        return Moments(float(values.mean()), float(values.var()))
-
-    def less(self, values: Floats, mean: float, effects: Mapping[int, Floats]) -> Floats:
-        """See `LabelledBins.less`."""
-        total = values - mean
-        for target, effect in effects.items():
-            total -= effect[self._bins[target]]
-        return total
-
-    def squares(self, values: Floats) -> Floats:
-        """See `LabelledBins.squares`."""
-        return np.square(values)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
-from exporter.stats.labelled_bins import BinArrays
+from exporter.stats.labelled_bins import LabelledBins
 from exporter.stats.quality import calibrated, isotonic, shrunken_means
 
 RNG = np.random.default_rng(3)
@@ -38,8 +38,8 @@ def test_differences_by_chance_are_shrunk_away():
     np.testing.assert_allclose(shrunken_means(true * rows, rows, 1.0), true, atol=0.02)
 
 
-def labelled(columns: list[np.ndarray], bins: int) -> BinArrays:
-    return BinArrays(np.array(columns, dtype=np.int16), [bins] * len(columns))
+def labelled(columns: list[np.ndarray], bins: int) -> LabelledBins:
+    return LabelledBins(np.array(columns, dtype=np.int16), [bins] * len(columns))
 
 
 def test_the_targets_that_explain_a_value_are_found_in_order_of_their_weight():
@@ -87,7 +87,7 @@ def test_what_explains_only_one_part_of_the_time_is_not_chosen():
 
 def variance_between(residuals: np.ndarray, timed: int) -> float:
     """The variance between the periods of the first ``timed`` rows."""
-    return BinArrays(np.empty((0, len(residuals)), dtype=np.int16), [], timed).variance_between(residuals)
+    return LabelledBins(np.empty((0, len(residuals)), dtype=np.int16), [], timed).variance_between(residuals)
 
 
 def test_periods_that_drift_apart_have_a_larger_variance_than_independent_ones():

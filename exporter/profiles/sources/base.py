@@ -7,12 +7,12 @@ import shutil
 import tempfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,24 @@ class Batch(NamedTuple):
     columns: Mapping[str, Column]
     rows: int
     done: float
+
+
+class Pass(Protocol):
+    """What a pass over the rows collects. The states of successive parts of the rows can be merged.
+
+    The result is the same in whatever batches and parts the rows come.
+    """
+
+    def add(self, batch: Batch, first: int) -> None:
+        """Add the next rows, given the number of the first."""
+
+    def merge(self, later: Any) -> None:
+        """Add the state of the rows that follow."""
+
+
+AnyPass = TypeVar("AnyPass", bound=Pass)
+Progress = Callable[[str, float, int], None]
+"""Called with the name of the pass, the share of it that is done, and its number of rows so far."""
 
 
 class Source:
@@ -70,6 +88,27 @@ class Source:
             Columns that are needed; others may be left out. All columns when None.
         """
         raise NotImplementedError
+
+    def run(self, state: AnyPass, title: str, names: Collection[str] | None, progress: Progress) -> AnyPass:
+        """Return a state with all rows added; a source that is read in parts merges their states.
+
+        Parameters
+        ----------
+        state
+            The state without rows.
+        title
+            Name of the pass.
+        names
+            See `batches`.
+        progress
+            Called after each batch.
+        """
+        rows = 0
+        for batch in self.batches(names):
+            state.add(batch, rows)
+            rows += batch.rows
+            progress(title, batch.done, rows)
+        return state
 
     def columns(self) -> Mapping[str, bool]:
         """Return all columns in order, and whether each holds only numbers; empty if only a pass can tell."""
