@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from support.servers import CONFIG, Served, eventually, write_config
 
 from exporter.server import access
 from exporter.server.serve import log_access
+from exporter.version import version
 
 ALICE = "basic_auth_users: {alice: $2b$04$PiLWnHMMQbsDeSqZUiBwWeTWWUSUqMIvOmhBVSKa0ckBZUZKjRvD6}\n"
 TOKENS = f"""
@@ -33,7 +33,7 @@ def test_a_start_says_what_runs(tmp_path: Path) -> None:
         logged = lines(server)
         database = f"sqlite:///{tmp_path}/data/store.db"
         expected = [
-            ("info", rf"starting model-exporter {re.escape(version('model-exporter'))} with Python 3\.\d+\.\d+ "
+            ("info", rf"starting model-exporter {re.escape(version())} with Python 3\.\d+\.\d+ "
              rf"as process {server.process.pid}, configuration {tmp_path}/exporter.yml"),
             ("info", rf"{database} has no tables yet: creating them, with schema \d+"),
             ("info", rf"database {database}, predictions are kept for 7d and then archived in {tmp_path}/old, "
