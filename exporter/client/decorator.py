@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from exporter.client.encoding import is_recordable, snapshot
-from exporter.client.recorder import EventRecorder
-from exporter.client.request_context import RequestContext, current
+from exporter.client.request_context import EventRecorder, RequestContext, current
 
 _log = logging.getLogger("exporter.client")
 

@@ -6,13 +6,13 @@ import os
 import re
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from exporter.client.encoding import clamp_confidence, encode_document, rfc3339, unwrap_single
-from exporter.client.ids import time_ordered_id
+from exporter.client.encoding import clamp_confidence, encode_document, rfc3339, time_ordered_id, unwrap_single
 
 if TYPE_CHECKING:
     from exporter.client.sender import Sender
+
 
 MAX_DEFERRED = 1000
 """Events that wait for the end of their request; further ones are sent without its duration."""
@@ -115,3 +115,20 @@ def _leave_parents_request() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_parents_request)
+
+
+class EventRecorder(Protocol):
+    """Records events, and sends them with its sender; `Monitor` is one."""
+
+    sender: Sender
+
+    def record(
+        self,
+        *,
+        inputs: Any = None,
+        prediction: Any = None,
+        confidence: float | None = None,
+        duration_seconds: float | None = None,
+        code: int | None = None,
+    ) -> str:
+        """Record one request to the model; see `Monitor.record`."""

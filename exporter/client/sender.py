@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import logging
+import os
 import random
+import sys
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
-from exporter.client import process_hooks
-from exporter.client.encoding import describe_error
+from exporter.client.encoding import describe_error, discard_random
 from exporter.client.failures import Failure, rejection_detail
 from exporter.client.transport import (
     FAILURES,
@@ -24,6 +27,78 @@ from exporter.client.transport import (
     retry_after,
 )
 from exporter.errors import ExporterError
+
+_FORK_SECONDS = 0.25
+"""How long a fork waits at most for events to be sent."""
+_EXIT_SECONDS = 2.0
+"""How long the end of a process waits for its senders, all together."""
+
+
+class _Sender(Protocol):
+    """See `exporter.client.sender.Sender`."""
+
+    def begin_flush(self) -> None: ...
+    def flush(self, timeout: float) -> bool: ...
+    def close(self, timeout: float) -> None: ...
+    def before_fork(self, timeout: float) -> None: ...
+    def reset_in_child(self) -> None: ...
+
+
+_senders: set[weakref.ref[_Sender]] = set()
+_workers: set[int] = set()
+
+
+def register(sender: _Sender) -> None:
+    """Flush this sender at forks and at the end of the process."""
+    _senders.add(weakref.ref(sender, _senders.discard))
+
+
+def _living() -> list[_Sender]:
+    """Return the senders. Another thread may make one meanwhile, which a `weakref.WeakSet` refuses during iteration."""
+    return [sender for reference in list(_senders) if (sender := reference()) is not None]
+
+
+def flush_at_exit_of_worker() -> None:
+    """Flush at the end of a child of multiprocessing, which does not run ``atexit``."""
+    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+    if process and util and process.parent_process() is not None and os.getpid() not in _workers:
+        _workers.add(os.getpid())
+        util.Finalize(None, _flush_all, exitpriority=0)
+
+
+def _flush_all() -> None:
+    _end(lambda sender, seconds: sender.flush(seconds))
+
+
+def _close_all() -> None:
+    _end(lambda sender, seconds: sender.close(seconds))
+
+
+def _end(step: Callable[[_Sender, float], object]) -> None:
+    """Let all senders send at the same time: one whose exporter is unreachable takes no time from the others."""
+    deadline, senders = time.monotonic() + _EXIT_SECONDS, _living()
+    for sender in senders:
+        sender.begin_flush()
+    for sender in senders:
+        step(sender, max(0.0, deadline - time.monotonic()))
+
+
+def _before_fork() -> None:
+    deadline = time.monotonic() + _FORK_SECONDS
+    for sender in _living():
+        sender.before_fork(deadline - time.monotonic())
+
+
+def _after_fork_in_child() -> None:
+    discard_random()
+    for sender in _living():
+        sender.reset_in_child()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+
 
 _log = logging.getLogger("exporter.client")
 
@@ -78,7 +153,7 @@ class Sender:
         self._batch_bytes = batch_bytes
         self._closed = False
         self._reset()
-        process_hooks.register(self)
+        register(self)
 
     def reset_in_child(self) -> None:
         """Share nothing with the process that this one was forked from: no lock, connection, event or count."""
@@ -135,14 +210,19 @@ class Sender:
         with contextlib.suppress(Exception):  # of the service's own handler
             _log.log(level, "%s: %s", self._transport.display_url, failure.detail)
 
-    def flush(self, timeout: float) -> bool:
-        """Send the buffered events; return whether all were sent in time."""
+    def begin_flush(self) -> None:
+        """Let the thread send the buffered events without waiting for more."""
         with self._changed:
             if self._buffer:
                 self._start_thread()
             self._flushing += 1
+            self._changed.notify_all()
+
+    def flush(self, timeout: float) -> bool:
+        """Send the buffered events; return whether all were sent in time."""
+        with self._changed:
+            self.begin_flush()
             try:
-                self._changed.notify_all()
                 return self._changed.wait_for(lambda: not self._buffer and not self._sending, timeout)
             finally:
                 self._flushing -= 1
@@ -186,7 +266,7 @@ class Sender:
                 with contextlib.suppress(RuntimeError):
                     thread.start()
                     self._thread = thread
-                    process_hooks.flush_at_exit_of_worker()
+                    flush_at_exit_of_worker()
         finally:
             self._starting = False
 

@@ -22,7 +22,7 @@ from exporter import Monitor
 def recorded(exporter: Exporter, monitor: Monitor) -> list[dict[str, Any]]:
     assert monitor.flush()
     assert monitor.dropped == 0
-    return exporter.wire.events()
+    return exporter.events()
 
 
 FRAME = pd.DataFrame({"age": [20.0, 30.0, 60.0, 70.0], "debt": [9.0, 8.0, 1.0, 0.0]})
@@ -72,7 +72,7 @@ def test_a_mapping_gives_the_features(exporter: Exporter, monitor: Monitor) -> N
         {"age": 41, "country": "NL"},
         {"age": 20, "debt": 9},
     ]
-    assert exporter.wire.events()[0]["prediction"] == "yes"
+    assert exporter.events()[0]["prediction"] == "yes"
 
 
 def test_a_coroutine_is_timed_to_its_end(exporter: Exporter, monitor: Monitor) -> None:

@@ -141,7 +141,7 @@ def port(request: pytest.FixtureRequest, monitor: Monitor) -> Iterator[int]:
 
 def only(exporter: Exporter, monitor: Monitor) -> dict[str, Any]:
     assert eventually(lambda: monitor.sent)
-    (event,) = exporter.wire.events()
+    (event,) = exporter.events()
     return event
 
 
@@ -163,7 +163,7 @@ def test_a_request_without_an_id_gets_one(port: int, exporter: Exporter, monitor
         assert headers["x-request-id"] == json.loads(body)["id"]
         seen.add(headers["x-request-id"])
     assert eventually(lambda: monitor.sent == 3)
-    assert {event["id"] for event in exporter.wire.events()} == seen
+    assert {event["id"] for event in exporter.events()} == seen
     assert max(map(len, seen)) == 36
 
 
@@ -179,7 +179,7 @@ def test_several_predictions_of_one_request(port: int, exporter: Exporter, monit
     """Each is an event with the request's duration; the first has its identifier, the others new ones."""
     _, headers, body = ask(port, "/several")
     assert eventually(lambda: monitor.sent == 3)
-    events = exporter.wire.events()
+    events = exporter.events()
     assert [event["id"] for event in events] == json.loads(body)["id"]
     assert headers["x-request-id"] == events[0]["id"]
     assert len({event["id"] for event in events}) == 3
@@ -191,8 +191,8 @@ def test_a_request_that_records_nothing_is_counted(port: int, exporter: Exporter
     assert ask(port, "/plain")[0] == 200
     assert ask(port, "/nowhere")[0] == 404
     assert eventually(lambda: monitor.sent == 2)
-    assert sorted(event["code"] for event in exporter.wire.events()) == [200, 404]
-    assert all(event["duration_seconds"] > 0 and "prediction" not in event for event in exporter.wire.events())
+    assert sorted(event["code"] for event in exporter.events()) == [200, 404]
+    assert all(event["duration_seconds"] > 0 and "prediction" not in event for event in exporter.events())
 
 
 def test_a_handler_error_is_counted(port: int, exporter: Exporter, monitor: Monitor) -> None:
@@ -222,7 +222,7 @@ def test_concurrent_requests_keep_their_identifiers(port: int, exporter: Exporte
     for thread in threads:
         thread.join()
     assert eventually(lambda: monitor.sent == 20)
-    assert {event["id"] for event in exporter.wire.events()} == {f"r-{number}" for number in range(20)}
+    assert {event["id"] for event in exporter.events()} == {f"r-{number}" for number in range(20)}
 
 
 def test_an_unreachable_exporter_does_not_affect_responses(exporter: Exporter, monitor: Monitor, port: int) -> None:
@@ -296,8 +296,8 @@ def test_the_end_of_the_lifespan_sends_the_queue(exporter: Exporter) -> None:
     app.add_middleware(monitor.asgi)
     with asgi_server(app) as port:
         ask(port, "/predict")
-        assert exporter.wire.events() == []
-    assert [event["prediction"] for event in exporter.wire.events()] == ["yes"]
+        assert exporter.events() == []
+    assert [event["prediction"] for event in exporter.events()] == ["yes"]
     monitor.close(0)
 
 

@@ -175,7 +175,7 @@ def test_service_answers_and_records(
     assert status == 200
     assert answer["digit"] == str(labels[0])
     assert monitor.flush()
-    (event,) = exporter.wire.events()
+    (event,) = exporter.events()
     assert (event["model"], event["version"], event["code"]) == ("digits", "1", 200)
     assert (event["id"], event["prediction"], event["confidence"]) == (
         answer["id"],
@@ -200,7 +200,7 @@ def test_service_refuses_invalid_images(
     assert status == 400
     assert answer["error"]
     assert monitor.flush()
-    (event,) = exporter.wire.events()
+    (event,) = exporter.events()
     assert event["code"] == 400
     assert "prediction" not in event
 
@@ -210,7 +210,7 @@ def test_service_refuses_a_large_body(exporter: Exporter, running: tuple[str, In
     url, _, monitor = running
     assert ask(f"{url}/predict", data=b" " * 100_000)[0] == 413
     assert monitor.flush()
-    assert [event["code"] for event in exporter.wire.events()] == [413]
+    assert [event["code"] for event in exporter.events()] == [413]
 
 
 def test_incidents_over_http(directory: Path, exporter: Exporter, running: tuple[str, Incidents, Client]) -> None:
@@ -227,7 +227,7 @@ def test_incidents_over_http(directory: Path, exporter: Exporter, running: tuple
     assert ask(f"{url}/incident")[1]["name"] is None
     ask(f"{url}/predict", {"image": image.tolist()})
     assert monitor.flush()
-    dark, light = (np.array(event["inputs"]["image"]) for event in exporter.wire.events())
+    dark, light = (np.array(event["inputs"]["image"]) for event in exporter.events())
     assert dark.mean() < 0.8 * light.mean()
     for wrong in (
         {"name": "drak"},
@@ -285,7 +285,7 @@ def test_users_correct_wrong_answers(
     assert traffic.counts["requests"] == pytest.approx(100 * took, rel=0.3)
     assert traffic.counts["failed"] == traffic.counts["undelivered"] == 0
     assert monitor.flush()
-    predictions = {event["id"]: event for event in exporter.wire.events()}
+    predictions = {event["id"]: event for event in exporter.events()}
     feedback = exporter.wire.events("/v1/feedback")
     corrections = [item for item in feedback if item["verdict"] == "corrected"]
     assert len(corrections) == traffic.counts["corrected"]
@@ -484,13 +484,13 @@ def test_the_whole_demo(directory: Path, exporter: Exporter) -> None:
     assert "It replaces errors, started by hand" in Demo(*by_hand, "dark").end()[1]
     assert "Ended dark, started by hand, with" in Demo(*by_hand, "none").end()[1]
     assert "nothing to end" in Demo(*by_hand, "none").end()[1]
-    sent = len(exporter.wire.events())
+    sent = len(exporter.events())
     code, out, err = demo.end(signal.SIGTERM)
     assert (code, err) == (0, "")
     assert out.endswith("stopping\n")
     assert not child.is_running()
-    assert len(exporter.wire.events()) > sent  # what was recorded last was flushed
-    brightness = [np.mean(event["inputs"]["image"]) for event in exporter.wire.events() if event["code"] == 200]
+    assert len(exporter.events()) > sent  # what was recorded last was flushed
+    brightness = [np.mean(event["inputs"]["image"]) for event in exporter.events() if event["code"] == 200]
     assert np.mean(brightness[:30]) > 4.5
     assert min(np.mean(brightness[start : start + 30]) for start in range(len(brightness) - 30)) < 3
     with (

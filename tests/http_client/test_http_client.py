@@ -15,7 +15,7 @@ import pytest
 from support.dripping_server import DRIPS, dripping_server
 from support.fake_exporter import Exporter, nobody
 
-from exporter.client import timed_response
+from exporter.client import transport
 from exporter.commands import common
 from exporter.errors import ExporterError, UsageError
 from exporter.http_client.client import MAX_BODY, WHEN_BUSY, Client, RequestError, basic_authorization, retry_for
@@ -115,7 +115,7 @@ def test_a_response_has_a_timeout(begin: bytes, again: bytes) -> None:
 def test_a_download_may_take_longer(monkeypatch: pytest.MonkeyPatch) -> None:
     """For a download, the timeout limits each wait only."""
     hours = itertools.count(step=3600)
-    monkeypatch.setattr(timed_response, "time", SimpleNamespace(monotonic=lambda: next(hours)))
+    monkeypatch.setattr(transport, "time", SimpleNamespace(monotonic=lambda: next(hours)))
     for downloads in (True, False):
         with (
             dripping_server(b"HTTP/1.1 200 OK\r\n\r\n", b"x", times=3) as url,

@@ -24,7 +24,7 @@ from aiohttp.tracing import Trace
 from multidict import CIMultiDict, MultiMapping
 from yarl import URL
 
-from exporter.client.ids import time_ordered_id
+from exporter.client.encoding import time_ordered_id
 from exporter.commands.proxy.recorder import Copy, Metrics, Recorder
 from exporter.errors import ExporterError, UsageError
 
