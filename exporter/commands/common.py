@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from exporter.errors import UsageError
-from exporter.validation import preview, suggestion
 
 if TYPE_CHECKING:  # urllib3 and numpy are loaded by the commands that need them
     import urllib3
@@ -104,6 +103,7 @@ def column_type(text: str) -> tuple[str, str]:
         When it is not valid.
     """
     from exporter.features.types import INPUT_TYPES
+    from exporter.validation import preview, suggestion
 
     name, equals, type_name = text.rpartition("=")
     if not equals or not name:

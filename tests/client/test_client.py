@@ -586,9 +586,7 @@ def test_workers_of_multiprocessing(exporter: Exporter, method: str, tmp_path) -
         "    for one in workers: one.join()\n"
     )
     subprocess.run([sys.executable, tmp_path / "work.py", exporter.url, method], check=True, timeout=60)
-    assert sorted(event["id"] for event in exporter.events()) == sorted(
-        f"{n}-{i}" for n in range(3) for i in range(10)
-    )
+    assert sorted(event["id"] for event in exporter.events()) == sorted(f"{n}-{i}" for n in range(3) for i in range(10))
 
 
 def test_a_fork_in_a_request_duplicates_nothing(exporter: Exporter) -> None:
