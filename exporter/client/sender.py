@@ -13,7 +13,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 from exporter.client.encoding import describe_error, discard_random
 from exporter.client.failures import Failure, rejection_detail
@@ -34,11 +34,174 @@ _EXIT_SECONDS = 2.0
 """How long the end of a process waits for its senders, all together."""
 
 
-class _Sender(Protocol):
-    """See `exporter.client.sender.Sender`."""
+_senders: set[weakref.ref[Sender]] = set()
+_workers: set[int] = set()
+
+
+def register(sender: Sender) -> None:
+    """Flush this sender at forks and at the end of the process."""
+    _senders.add(weakref.ref(sender, _senders.discard))
+
+
+def _living() -> list[Sender]:
+    """Return the senders. Another thread may make one meanwhile, which a `weakref.WeakSet` refuses during iteration."""
+    return [sender for reference in list(_senders) if (sender := reference()) is not None]
+
+
+def flush_at_exit_of_worker() -> None:
+    """Flush at the end of a child of multiprocessing, which does not run ``atexit``."""
+    process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+    if process and util and process.parent_process() is not None and os.getpid() not in _workers:
+        _workers.add(os.getpid())
+        util.Finalize(None, _flush_all, exitpriority=0)
+
+
+def _flush_all() -> None:
+    _end(lambda sender, seconds: sender.flush(seconds))
+
+
+def _close_all() -> None:
+    _end(lambda sender, seconds: sender.close(seconds))
+
+
+def _end(step: Callable[[Sender, float], object]) -> None:
+    """Let all senders send at the same time: one whose exporter is unreachable takes no time from the others."""
+    deadline, senders = time.monotonic() + _EXIT_SECONDS, _living()
+    for sender in senders:
+        sender.begin_flush()
+    for sender in senders:
+        step(sender, max(0.0, deadline - time.monotonic()))
+
+
+def _before_fork() -> None:
+    deadline = time.monotonic() + _FORK_SECONDS
+    for sender in _living():
+        sender.before_fork(deadline - time.monotonic())
+
+
+def _after_fork_in_child() -> None:
+    discard_random()
+    for sender in _living():
+        sender.reset_in_child()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+
+
+_log = logging.getLogger("exporter.client")
+
+_ENCODED_PER_PAUSE = 8
+"""Events that are encoded before the service's threads get the interpreter."""
+_JOIN_SECONDS = 0.1
+"""How long a fork waits at most for the thread to end."""
+SizedEvent = tuple[Any, ...]
+"""An event: its size in bytes, then whatever its encoder needs."""
+
+
+class Sender:
+    """Buffers events and sends them; see `Monitor` for the bounds.
+
+    Parameters
+    ----------
+    transport
+        Connects to the exporter.
+    encode
+        Encodes an event as a line of JSON; called in the sender's thread.
+    name
+        The thread's name.
+    path
+        The route that accepts such lines.
+    batch_bytes
+        Bytes after which a body is sent, well below the 16 MiB that the exporter accepts.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        encode: Callable[[Any], bytes],
+        name: str,
+        *,
+        capacity: int,
+        capacity_bytes: int,
+        batch_size: int,
+        interval: float,
+        give_up: float,
+        path: str = "/v1/predictions",
+        batch_bytes: int = 1 << 20,
+    ) -> None:
+        self._transport = transport
+        self._encode = encode
+        self._name = name
+        self.capacity = capacity
+        self._capacity_bytes = capacity_bytes
+        self._batch_size = batch_size
+        self._interval = interval
+        self._give_up = give_up
+        self._path = path
+        self._batch_bytes = batch_bytes
+        self._closed = False
+        self._reset()
+        register(self)
+
+    def reset_in_child(self) -> None:
+        """Share nothing with the process that this one was forked from: no lock, connection, event or count."""
+        with contextlib.suppress(OSError):
+            self._connection.close_in_child()
+        self._reset()
+
+    def _reset(self) -> None:
+        # A signal handler or a finalizer may record while this thread holds the lock: hence the RLock.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._buffer: deque[SizedEvent] = deque()
+        self._bytes = 0
+        self._sending = 0
+        self._flushing = 0
+        self._stopping_for_fork = self._starting = False
+        self._thread: threading.Thread | None = None
+        self._connection = KeepAliveConnection(self._transport)
+        self._warned: set[str] = set()
+        self._failure: Failure | None = None
+        self._overflow = 0
+        self.sent = 0
+        self.dropped = 0
+
+    def add(self, event: SizedEvent) -> None:
+        """Add an event to the buffer; the oldest events make room."""
+        buffer = self._buffer
+        with self._lock:
+            if self._closed:
+                raise ExporterError("it was recorded after close()")
+            buffer.append(event)
+            self._bytes += event[0]
+            waiting = len(buffer)
+            while waiting > self.capacity or self._bytes > self._capacity_bytes:
+                size = buffer.popleft()[0]  # a signal handler may record here, and change the sum
+                self._bytes -= size
+                self.dropped += 1
+                self._overflow += 1
+                waiting -= 1
+            if waiting == 1 or not waiting % self._batch_size:
+                self._start_thread()
+                self._changed.notify_all()
+
+    def drop(self, count: int, reason: str, cause: str = "record") -> None:
+        """Count dropped events, and log the reason."""
+        with self._lock:
+            self.dropped += count
+        self._warn(Failure(cause, reason))
+
+    def _warn(self, failure: Failure) -> None:
+        """Log a failure: the first of its cause as a warning, then for debugging only, lest the log overflow."""
+        level = logging.DEBUG if failure.cause in self._warned else logging.WARNING
+        self._warned.add(failure.cause)
+        with contextlib.suppress(Exception):  # of the service's own handler
+            _log.log(level, "%s: %s", self._transport.display_url, failure.detail)
 
     def begin_flush(self) -> None:
-        """Let the thread send the buffered events, from now on without waiting for more."""
+        """Let the thread send the buffered events without waiting for more."""
         with self._changed:
             if self._buffer:
                 self._start_thread()
