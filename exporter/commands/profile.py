@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import sys
 import time
@@ -16,16 +17,27 @@ from exporter.errors import ExporterError, ProfileError, UsageError, printable
 from exporter.features.types import INPUT_TYPES
 from exporter.profiles.builder import build
 from exporter.profiles.columns import Options
-from exporter.profiles.describe import dependence_note, describe_lines, notes, order_line, quality_line, weights_line
+from exporter.profiles.describe import (
+    dependence_note,
+    describe_lines,
+    notes,
+    order_line,
+    quality_line,
+    truncate,
+    weights_line,
+)
 from exporter.profiles.profile import CategoricalFeature, Profile, check_writable, load, save
 from exporter.profiles.sources.base import Batch, Source, without_gz
 from exporter.profiles.sources.files import FileSource
 from exporter.profiles.training_warnings import Columns, warnings
 from exporter.validation import any_of, parse_duration, preview, suggestion
 
+DATABASE = "MODEL_EXPORTER_DATABASE"
+"""The variable with the default of ``--database``, which may hold a password."""
 _SOURCES = {
     "training_file": ("TRAINING_FILE", {"delimiter", "decimal"}),
-    "from_store": ("--from-store", {"config_file", "model", "version", "last"}),
+    "sql": ("--sql", {"database", "database_password_file", "sample"}),
+    "from_store": ("--from-store", {"config_file", "version", "last"}),
 }
 """What is profiled by the option that names it, and the options that only this has."""
 
@@ -54,10 +66,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--describe", type=Path, metavar="PROFILE", help="only print what is in a profile")
     add("--from-store", action="store_true", help="profile the predictions in the database instead of a file")
     add_config_file(parser, "the database")
-    add("--model", metavar="NAME", help="model whose predictions are read from the database")
+    add("--model", metavar="NAME", help="model whose predictions are read, or the name of the profile of a file")
     add("--version", metavar="VERSION", help="version of that model; default: all")
+    _add_sql_options(parser)
     add("--last", default="7d", metavar="DURATION", help="how far back predictions are read (%(default)s)")
     parser.set_defaults(defaults=vars(parser.parse_args([])))
+
+
+def _add_sql_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--sql", metavar="QUERY", help="profile the rows of a query of --database instead of a file")
+    text = "URL of the database of --sql, such as duckdb:///FILE, sqlite:///FILE or postgresql://HOST/NAME (${})"
+    add("--database", default=os.environ.get(DATABASE), metavar="URL", help=text.format(DATABASE))
+    add("--database-password-file", metavar="FILE", help="file with the password for --database")
+    text = "share of the rows of --sql that is profiled, at random, for huge tables (%(default)s)"
+    add("--sample", type=_share, default=1.0, metavar="SHARE", help=text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = 0.0
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"expected a share such as 0.01, got {preview(text)}")
+    return share
 
 
 def run(options: argparse.Namespace) -> int:
@@ -92,7 +125,7 @@ def _check_options(options: argparse.Namespace) -> None:
     given = {name for name, value in options.defaults.items() if getattr(options, name) != value}
     chosen = given & {*_SOURCES, "describe"}
     if len(chosen) != 1:
-        raise UsageError("profile: expected one of TRAINING_FILE, --from-store or --describe PROFILE")
+        raise UsageError("profile: expected one of TRAINING_FILE, --sql, --from-store or --describe PROFILE")
     if "describe" in chosen and (others := sorted(given - chosen)):
         raise UsageError(f"{_flag(others[0])}: --describe only prints a profile: leave out one of them")
     for source, (name, own) in _SOURCES.items():
@@ -129,6 +162,9 @@ def _profile_rows(options: argparse.Namespace) -> _Made:
         source, expected = _stored_predictions(options)
         build_options = build_options._replace(expected=expected)
         default = Path(f"{source.name}.json")
+    elif options.sql is not None:
+        source = _query(options, build_options)
+        default = Path("query.json")
     else:
         source = FileSource(
             options.training_file, build_options.known_types(), delimiter=options.delimiter, decimal=options.decimal
@@ -138,7 +174,8 @@ def _profile_rows(options: argparse.Namespace) -> _Made:
     with Progress(log=True) as progress:
         profile = build(source, build_options, progress)
     sample = next(source.batches(), Batch({}, 0, 1.0)).columns
-    found = [*warnings(profile, sample, _columns(build_options, source.cells_are_texts), build_options.bins)]
+    found = [f"{truncate(name, 40)}: {text}" for name, text in source.skipped.items()]
+    found += [*warnings(profile, sample, _columns(build_options, source.cells_are_texts), build_options.bins)]
     return _Made(profile, output, source.where, build_options, found, source.remarks)
 
 
@@ -165,16 +202,31 @@ def _build_options(options: argparse.Namespace) -> Options:
 
         outputs = PREDICTION, CONFIDENCE, TIME
     return Options(
-        options.name,
+        options.name or (None if options.from_store else options.model),
         *outputs[:2],
         confidence_percent=options.confidence_percent,
         time_column=outputs[2],
         label_column=options.label_column,
-        shuffled=options.shuffled,
+        shuffled=options.shuffled or options.sample < 1,
         ignore=options.ignore,
         types=dict(map(column_type, options.type)),
         bins=options.bins,
         categories=options.categories,
+    )
+
+
+def _query(options: argparse.Namespace, build_options: Options) -> Source:
+    """Return the rows of a query."""
+    if not options.database:
+        raise UsageError(f"--sql: set --database, or {DATABASE}, to the URL of its database")
+    from exporter.profiles.sources.sql import QuerySource
+
+    return QuerySource(
+        options.database,
+        options.sql,
+        build_options.known_types(),
+        password_file=options.database_password_file,
+        sample=options.sample,
     )
 
 

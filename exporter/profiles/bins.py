@@ -330,6 +330,11 @@ class RowSample:
         return self._parts[0][2] if self._parts else []
 
 
+def in_sample(first: int, rows: int, share: float) -> npt.NDArray[np.bool_]:
+    """Return which of some rows, given the number of the first, are in a random share of all."""
+    return _hashes(np.arange(first, first + rows)) < np.uint64(int(share * 2**64))
+
+
 def _hashes(numbers: Ints) -> npt.NDArray[np.uint64]:
     """Return a hash of each number: SplitMix64 (Steele, Lea and Flood 2014)."""
     mixed = (numbers.astype(np.uint64) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)

@@ -111,9 +111,9 @@ def test_stored_predictions_become_a_profile(shop, capsys):
 @pytest.mark.parametrize(
     ("options", "status", "message"),
     [
-        ([], 2, 'profile: expected one of TRAINING_FILE, --from-store or --describe PROFILE'),
+        ([], 2, 'profile: expected one of TRAINING_FILE, --sql, --from-store or --describe PROFILE'),
         (["a.csv", "--from-store"], 2,
-         'profile: expected one of TRAINING_FILE, --from-store or --describe PROFILE'),
+         'profile: expected one of TRAINING_FILE, --sql, --from-store or --describe PROFILE'),
         (["--from-store"], 1, "--model: expected shop or other"),
         (["--from-store", "--model=shopp"], 1, '--model: is not in exporter.yml; did you mean "shop"?'),
         (["--from-store", "--model=shop", "--last=1x"], 2, '--last: expected a duration such as 5m or 1h, got "1x"'),
@@ -130,6 +130,9 @@ def test_stored_predictions_become_a_profile(shop, capsys):
         (["a.csv", "--confidence-percent"], 2,
          "--confidence-percent: needs --confidence-column, which names the column that is in percent"),
         (["a.csv", "--config.file=a.yml"], 2, "--config.file: goes only with --from-store: leave it out"),
+        (["a.csv", "--database=duckdb:///a.db"], 2, "--database: goes only with --sql: leave it out"),
+        (["--sql=a", "--delimiter=;"], 2, "--delimiter: goes only with TRAINING_FILE: leave it out"),
+        (["--sql=a"], 2, "--sql: set --database, or MODEL_EXPORTER_DATABASE, to the URL of its database"),
         (["a.csv", "--last=1d"], 2, "--last: goes only with --from-store: leave it out"),
         (["--from-store", "--delimiter=;"], 2, "--delimiter: goes only with TRAINING_FILE: leave it out"),
         (["--describe=a.json", "--bins=9"], 2, "--bins: --describe only prints a profile: leave out one of them"),

@@ -65,6 +65,8 @@ class Source:
         Number of rows, where `columns` could tell.
     reads_columns
         Whether it has `read_columns`.
+    skipped
+        Why a column is left out, by column.
     cells_are_texts
         Whether it is CSV, whose content decides how cells are read.
     keeps_order
@@ -74,6 +76,7 @@ class Source:
     where: str
     name: str
     remarks: Mapping[str, str] = MappingProxyType({})
+    skipped: Mapping[str, str] = MappingProxyType({})
     rows: int | None = None
     reads_columns = False
     cells_are_texts = False

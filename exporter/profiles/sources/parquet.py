@@ -85,7 +85,7 @@ def as_arrays(column: Any) -> Column:
         return column
     kind = column.type
     if pa.types.is_decimal(kind):
-        return _as_array(column.cast(pa.float64(), safe=False))
+        return _as_array(column.cast(pa.string()).cast(pa.float64()))  # the float nearest to the digits, as in JSON
     if _is_number(kind):
         return _as_array(column)
     if pa.types.is_timestamp(kind) and kind.tz:  # as text, the offset of another zone would have no colon
