@@ -14,7 +14,6 @@ from exporter.errors import EventError, QueueFullError, StoreError, StoreFullErr
 from exporter.features.lenient_json import decode_inputs
 from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
-from exporter.server.event_checks import check_business_events, check_feedback, describe_member, time_off
 from exporter.server.http.problem import (
     Reply,
     event_problem,
@@ -35,8 +34,12 @@ from exporter.wire.events import (
     Feedback,
     Prediction,
     RejectedEvent,
+    check_business_events,
+    check_feedback,
     check_predictions,
+    describe_member,
     make_id,
+    time_off,
 )
 
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
@@ -91,8 +94,7 @@ class Ingest:
             return previous
         try:
             self._exporter.pipeline.check_capacity()
-            unknown: list[str] = []
-            events, rejected = self._predictions.decode(body, lines, unknown)
+            events, rejected, unknown = self._predictions.decode(body, lines)
         except QueueFullError as error:
             return self.overload_reply(error)
         except EventError as error:
@@ -122,11 +124,10 @@ class Ingest:
             self._exporter.client_log.warn("time_off", detail)
         return None
 
-    def _warn_of_member(self, model: str, unknown: Sequence[str]) -> list[dict[str, str]]:
+    def _warn_of_member(self, model: str, name: str | None) -> list[dict[str, str]]:
         """Count and log an unknown member of predictions; return the warning to send if another one was meant."""
-        if not unknown:
+        if name is None:
             return []
-        name = unknown[0]
         detail, is_mistake = describe_member(name)
         self._exporter.client_log.warn("unknown_member", f"{preview(name)} in predictions of {preview(model)} {detail}")
         return [{"pointer": json_pointer((name,)), "detail": detail}] if is_mistake else []
@@ -214,7 +215,7 @@ class Ingest:
         try:
             if key is not None:
                 check_key(key)
-            items, rejected = self._feedback.decode(body)
+            items, rejected, _ = self._feedback.decode(body)
         except EventError as error:
             self._exporter.client_log.reject(error)
             return event_problem(error)
@@ -254,7 +255,7 @@ class Ingest:
 
     def _count_events(self, body: bytes) -> Reply:
         try:
-            events, rejected = self._events.decode(body)
+            events, rejected, _ = self._events.decode(body)
         except EventError as error:
             self._exporter.client_log.reject(error)
             return event_problem(error)

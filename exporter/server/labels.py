@@ -59,7 +59,7 @@ class Labels:
     def _record(self, body: bytes, lines: bool) -> Reply:
         client_log = self._exporter.client_log
         try:
-            items, refused = self._decoder.decode(body, lines)
+            items, refused, _ = self._decoder.decode(body, lines)
             if not items and not refused:
                 raise EventError("", "the body has no labels", "malformed")
         except EventError as error:

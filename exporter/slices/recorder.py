@@ -84,10 +84,12 @@ class BinRecorder:
         if not chosen:
             return
         codes = bins if len(rows) == bins.shape[1] else bins[:, rows]
+        is_whole = len(chosen) == batch.rows
         for target, values in ((binner.prediction, batch.predictions), (binner.confidence, batch.confidences)):
             if target is not None:
-                codes[target] = output_bins(binner, target, [values[index] for index in chosen])
-        part = _Part(received, hash_ids([batch.ids[index] for index in chosen]), batch.confident[chosen], codes)
+                codes[target] = output_bins(binner, target, values if is_whole else [values[i] for i in chosen])
+        ids = batch.ids if is_whole else [batch.ids[i] for i in chosen]
+        part = _Part(received, hash_ids(ids), batch.confident[chosen], codes)
         self._append((monitor.config.name, monitor.version, binner.layout), part)
 
     def add_pairs(self, pairs: Sequence[Paired], received: float) -> None:
@@ -156,7 +158,7 @@ class BinRecorder:
             log.warning("the store fails: predictions whose bins are not recorded: %d", len(block.ids))
 
 
-def output_bins(binner: Binner, target: int, values: Sequence[Any]) -> Any:
+def output_bins(binner: Binner, target: int, values: Any) -> Any:
     """Return the bins of ``n`` predictions or confidences, given the index of that target; shape ``(n,)``."""
     feature = binner.targets[target]
     return feature_bins(feature, numeric_column(values) if isinstance(feature, NumericFeature) else values)

@@ -11,7 +11,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -28,6 +28,22 @@ _UNKNOWN_MEMBER = re.compile(r"Object contains unknown field `(.*?)`(?: - at `\$
 _Event = TypeVar("_Event", bound=msgspec.Struct)
 _Result = TypeVar("_Result")
 _Read = Callable[[msgspec.json.Decoder[_Event], msgspec.json.Decoder[list[_Event]]], _Result]
+
+
+class Decoded(NamedTuple, Generic[_Event]):
+    """The events of a body.
+
+    Attributes
+    ----------
+    events, rejected
+        The valid ones, and those that are refused.
+    unknown
+        The name of the first member that is not known and is ignored; None without one.
+    """
+
+    events: list[_Event]
+    rejected: list[RejectedEvent]
+    unknown: str | None
 
 
 class Decoder(Generic[_Event]):
@@ -56,9 +72,7 @@ class Decoder(Generic[_Event]):
         refusing: Any = msgspec.defstruct(kind.__name__, [], bases=(kind,), forbid_unknown_fields=True, gc=False)
         self._strict_one, self._strict_many = msgspec.json.Decoder(refusing), msgspec.json.Decoder(list[refusing])
 
-    def decode(
-        self, body: bytes, lines: bool = False, unknown: list[str] | None = None
-    ) -> tuple[list[_Event], list[RejectedEvent]]:
+    def decode(self, body: bytes, lines: bool = False) -> Decoded[_Event]:
         """Return the valid events of a body, and the rejected ones.
 
         Parameters
@@ -67,8 +81,6 @@ class Decoder(Generic[_Event]):
             A JSON object or an array of objects, or with ``lines`` an object in each line.
         lines
             Whether the body is NDJSON.
-        unknown
-            Gets the name of the first member that is not known, if there is one. Such members are ignored.
 
         Raises
         ------
@@ -78,28 +90,26 @@ class Decoder(Generic[_Event]):
         body = body.removeprefix(b"\xef\xbb\xbf")
         try:
             if lines:
-                events = self._read(lambda one, _: one.decode_lines(body), unknown)
+                events, unknown = self._read(lambda one, _: one.decode_lines(body))
             elif body.lstrip()[:1] == b"[":
-                events = self._read(lambda _, many: many.decode(body), unknown)
+                events, unknown = self._read(lambda _, many: many.decode(body))
             else:
-                events = [self._read(lambda one, _: one.decode(body), unknown)]
+                event, unknown = self._read(lambda one, _: one.decode(body))
+                events = [event]
             self._check_events(events)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, EventError):
-            return self._decode_one_by_one(body, lines, unknown)
-        return events, []
+            return self._decode_one_by_one(body, lines)
+        return Decoded(events, [], unknown)
 
-    def _read(self, read: _Read[_Event, _Result], unknown: list[str] | None) -> _Result:
-        """Call ``read`` with the decoders of one event and of an array; with ``unknown``, first with strict ones."""
-        if unknown is not None:
-            try:
-                return read(self._strict_one, self._strict_many)
-            except msgspec.ValidationError as error:
-                match = _UNKNOWN_MEMBER.match(str(error))
-                if match is None:
-                    raise
-                if not unknown:
-                    unknown.append(match[1])
-        return read(self._one, self._many)
+    def _read(self, read: _Read[_Event, _Result]) -> tuple[_Result, str | None]:
+        """Call ``read`` with the decoders of one event and of an array; return also the first unknown member."""
+        try:
+            return read(self._strict_one, self._strict_many), None
+        except msgspec.ValidationError as error:
+            match = _UNKNOWN_MEMBER.match(str(error))
+            if match is None:
+                raise
+            return read(self._one, self._many), match[1]
 
     def _check_events(self, events: Sequence[_Event]) -> None:
         if self._has_inputs:
@@ -113,27 +123,27 @@ class Decoder(Generic[_Event]):
             check_times(events)
         self._check(events)
 
-    def _decode_one_by_one(
-        self, body: bytes, lines: bool, unknown: list[str] | None
-    ) -> tuple[list[_Event], list[RejectedEvent]]:
+    def _decode_one_by_one(self, body: bytes, lines: bool) -> Decoded[_Event]:
         good: list[_Event] = []
         rejected: list[RejectedEvent] = []
+        unknown: str | None = None
         for index, part in enumerate(_lines(body) if lines else _items(body)):
             if len(rejected) == MAX_REJECTED:
                 detail = f"ignored: {MAX_REJECTED} events before it were rejected"
                 rejected.append(RejectedEvent(index, "", detail, "malformed"))
                 break
             try:
-                event = self._single(part, unknown)
+                event, name = self._single(part)
+                unknown = unknown or name
                 self._check_events([event])
                 good.append(event)
             except EventError as error:
                 rejected.append(RejectedEvent.of(error, index))
-        return good, rejected
+        return Decoded(good, rejected, unknown)
 
-    def _single(self, text: bytes, unknown: list[str] | None) -> _Event:
+    def _single(self, text: bytes) -> tuple[_Event, str | None]:
         try:
-            return self._read(lambda one, _: one.decode(text), unknown)
+            return self._read(lambda one, _: one.decode(text))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             document = _lenient(text)
         if self._has_label:
@@ -143,7 +153,7 @@ class Decoder(Generic[_Event]):
             if isinstance(document, dict):
                 known = self._known(document) if self._similar else document
                 encoded = msgspec.json.encode(known)
-                return self._read(lambda one, _: one.decode(encoded), unknown)
+                return self._read(lambda one, _: one.decode(encoded))
             raise EventError("", f'expected an object such as {{"model": …}}, got {_kind(text)}', "wrong_type")
         except msgspec.ValidationError as error:
             path, detail, reason = explain(error, document, choices={"verdict": ("accepted", "corrected")})

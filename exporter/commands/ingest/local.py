@@ -142,7 +142,7 @@ def count_lines(lines: Lines, monitors: MonitorRegistry, refused: Refused, progr
     """Count predictions in the wire format, of any models and versions."""
     decoder = Decoder(Prediction, lambda events: check_predictions(monitors.models, events))
     for chunk in lines:
-        events, rejected = decoder.decode(b"\n".join(chunk.lines), lines=True)
+        events, rejected, _ = decoder.decode(b"\n".join(chunk.lines), lines=True)
         for error in rejected:
             refused.add(chunk.numbers[error.index], error.pointer.removeprefix("/"), error.detail)
         groups: dict[tuple[str, str | None], list[Prediction]] = {}
