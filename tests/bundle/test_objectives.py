@@ -30,7 +30,7 @@ INTERVALS = (5, 60)
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        patch.syspath_prepend(str(ROOT / "benchmarks" / "studies"))
         import objectives_study  # type: ignore[import-not-found]
 
         return objectives_study

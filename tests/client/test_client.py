@@ -734,8 +734,9 @@ def test_the_client_works_without_dependencies(tmp_path, exporter: Exporter) -> 
     subprocess.run([python, "-W", "error", "-c", code, exporter.url], check=True, timeout=30, env=bare)
     assert [event["id"] for event in exporter.events()] == ["bare"]
     (metadata,) = (tmp_path / "bare" / "lib").glob("*/site-packages")
-    (metadata / "prometheus_model_exporter-0.dist-info").mkdir()
-    (metadata / "prometheus_model_exporter-0.dist-info" / "METADATA").write_text("Name: prometheus-model-exporter\nVersion: 0\n")
+    installed = metadata / "prometheus_model_exporter-0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Name: prometheus-model-exporter\nVersion: 0\n")
     for command in (["serve"], ["check-config"], ["profile", "x.csv"]):
         line = [python, "-W", "error", "-m", "exporter.cli", *command]
         result = subprocess.run(line, capture_output=True, text=True, timeout=30, env=bare, check=False)

@@ -19,7 +19,7 @@ OBJECTIVES = "objectives_study", ("false-alarms", "delays")
 @pytest.fixture
 def benchmarks(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
     """Import a module of ``benchmarks/``."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "studies"))
     return __import__
 
 

@@ -1,6 +1,6 @@
 """Hostile inputs: whatever comes over HTTP or stands in a file, the answer says what is wrong, and nothing breaks.
 
-``benchmarks/survival_fuzz.py`` does the same with as many inputs as there is time for.
+``benchmarks/studies/survival_fuzz.py`` does the same with as many inputs as there is time for.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from support.paths import ROOT
 from support.servers import Served, write_config
 
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path.append(str(ROOT / "benchmarks" / "studies"))
 from fuzzed_files import Files
 from hostile import WORDS, text, value
 from survival_fuzz import Connection, Faults, ask_one, check_end, operations

@@ -1,6 +1,6 @@
 """Slow and hostile clients: memory stays bounded, and the others are served meanwhile.
 
-``benchmarks/survival_clients.py`` does the same for longer, with thousands of connections.
+``benchmarks/studies/survival_clients.py`` does the same for longer, with thousands of connections.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import pytest
 from support.paths import ROOT
 from support.servers import Served, eventually
 
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path.append(str(ROOT / "benchmarks" / "studies"))
 from survival_clients import GROWTH, SCENARIOS, Scenario, run, start
 
 BODY = json.dumps({"model": "credit", "version": "cut"}).encode()

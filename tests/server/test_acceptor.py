@@ -17,7 +17,7 @@ from support.certificates import certificate, serve_tls
 from support.paths import ROOT
 from support.servers import Served, eventually, unverified, write_config
 
-sys.path.append(str(ROOT / "benchmarks"))
+sys.path.append(str(ROOT / "benchmarks" / "studies"))
 from survival_clients import client_hello
 
 UNFINISHED = 3000

@@ -20,7 +20,7 @@ BLOCK = re.compile(r"<!-- study: ([\w.-]+) -->\n\n(.*?)(?=\n\n<!--|\Z)", re.S)
 
 @pytest.fixture(autouse=True)
 def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "studies"))
 
 
 def first_cells(text: str) -> list[str]:
@@ -30,7 +30,7 @@ def first_cells(text: str) -> list[str]:
 def test_the_study_runs_and_its_document_has_its_tables():
     """A quick run produces the tables that docs/drift-study.md shows, with the expected detections."""
     run = subprocess.run(
-        [sys.executable, ROOT / "benchmarks/drift_study.py", "--quick"],
+        [sys.executable, ROOT / "benchmarks/studies/drift_study.py", "--quick"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,

@@ -14,7 +14,7 @@ DOCUMENT = (ROOT / "docs" / "quality-study.md").read_text(encoding="utf-8")
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        patch.syspath_prepend(str(ROOT / "benchmarks" / "studies"))
         import quality_study  # type: ignore[import-not-found]
 
         return quality_study

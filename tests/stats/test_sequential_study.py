@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
 @pytest.fixture(scope="module")
 def study() -> ModuleType:
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT / "benchmarks"))
+        patch.syspath_prepend(str(ROOT / "benchmarks" / "studies"))
         import sequential_study  # type: ignore[import-not-found]
 
         return sequential_study

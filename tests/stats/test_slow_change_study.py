@@ -11,7 +11,7 @@ from support.paths import ROOT
 
 @pytest.fixture
 def study(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks" / "studies"))
     import slow_change_study  # type: ignore[import-not-found]
 
     return slow_change_study

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))
+
 from survival import Clients, Comparison, Exporter, Postgres, database
 
 RATE = 3000.0

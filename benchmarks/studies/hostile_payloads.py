@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 from hostile import KNOWN, NUMBERS, TIMES, WORDS, broken, mutated, text, value
 from PIL import Image
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from support.paths import DATA
 
 PREFIXES = ("data:image/png;base64,", "data:image/png;of=numbers;base64,", "data:image/jpeg;base64,", "data:,", "")

@@ -20,6 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))
+
 from offered import Load, batch
 from survival import Clients, Comparison, Exporter, database
 

@@ -17,6 +17,8 @@ import threading
 import time
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))
+
 from survival import Clients, Comparison, Exporter, database
 
 

@@ -7,8 +7,14 @@ has the figures.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
+
+sys.path.append(str(Path(__file__).parents[1]))
+
 from study_tables import percents, table
 from timing import median_seconds, profile
 

@@ -21,6 +21,9 @@ import msgspec
 import numpy as np
 import psutil
 from scipy import stats
+
+sys.path.append(str(Path(__file__).parents[1]))
+
 from timing import free_port, median_seconds, profile, serving
 
 from exporter.config import ModelConfig
@@ -33,7 +36,7 @@ from exporter.profiles.profile import save
 from exporter.wire.batch import Batch
 from exporter.wire.events import Prediction
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FEATURES = 50
 MANY = 1000
 """Number of models for which is extrapolated."""

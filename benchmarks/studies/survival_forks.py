@@ -1,6 +1,6 @@
 """Count the events lost or duplicated by two hundred forked workers and reloads under load.
 
-    python benchmarks/survival_forks.py [WORKERS]
+    python benchmarks/studies/survival_forks.py [WORKERS]
 
 gunicorn serves the requests of a model with four workers. Each worker is replaced after some requests, and the master
 reloads repeatedly. Every answered request must be one event with the identifier in its response. Then the same runs
@@ -23,6 +23,8 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import ClassVar
+
+sys.path.append(str(Path(__file__).parents[1]))
 
 from timing import free_port
 
@@ -104,7 +106,7 @@ def survive(many: int, killed: bool, preload: bool) -> None:
         (Path(folder) / "service.py").write_text(SERVICE)
         command = [sys.executable, "-m", "gunicorn", "--workers=4", f"--bind=127.0.0.1:{port}", "--log-level=critical"]
         command += ["--max-requests=60", "--graceful-timeout=10", *(["--preload"] if preload else []), "service:app"]
-        root = str(Path(__file__).parents[1])
+        root = str(Path(__file__).parents[2])
         environment = os.environ | {
             "EXPORTER": f"http://127.0.0.1:{server.server_port}",
             "PYTHONPATH": root,

@@ -1,6 +1,7 @@
 """Send a number of hostile inputs to a real exporter and to the readers of its files.
 
-``python benchmarks/survival_fuzz.py 1000000`` counts faults: responses with 5xx (except a 503 with ``Retry-After``),
+``python benchmarks/studies/survival_fuzz.py 1000000`` counts faults: responses with 5xx (except a 503 with
+``Retry-After``),
 requests without a response, inputs that take longer than `SECONDS`, tracebacks in the log, memory above
 ``--memory``, files that raise anything other than a message, and metrics or lists that cannot be read at the end.
 ``--seed`` sets the first seed; each fault prints its own and the request. The seed of an input determines it, except
@@ -28,7 +29,7 @@ from typing import Any
 import psutil
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from fuzzed_files import Files
 from hostile import Request, broken
 from hostile import request as random_request

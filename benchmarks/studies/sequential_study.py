@@ -1,6 +1,6 @@
 """Measure how often equal versions are called different by someone who looks every minute, and what a verdict costs.
 
-``python benchmarks/sequential_study.py`` takes about ten minutes and writes the tables between the marks of
+``python benchmarks/studies/sequential_study.py`` takes about ten minutes and writes the tables between the marks of
 ``docs/compare.md``; ``--quick`` prints small ones. Counts are simulated; measures, intervals and the level of a verdict
 are the exporter's.
 """
@@ -22,7 +22,7 @@ from exporter.comparison.measures import Comparison, Side, compare
 from exporter.comparison.methods import EACH_LEVEL, FIXED, SEQUENTIAL, Method
 from exporter.stats.intervals import Difference, difference, excludes_zero, share
 
-PAGE = Path(__file__).parents[1] / "docs" / "compare.md"
+PAGE = Path(__file__).parents[2] / "docs" / "compare.md"
 SEED = 20
 WEEK = 7 * 24 * 60
 REQUESTS = 20.0

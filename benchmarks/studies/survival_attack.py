@@ -39,7 +39,7 @@ import bcrypt
 import psutil
 import yaml
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from support.certificates import certificate
 from support.servers import CONFIG, Served, free_port, write_config
 

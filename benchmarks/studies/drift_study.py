@@ -1,6 +1,6 @@
 """Measure false alarms, power and delay of the drift alert, against other monitors on the same streams.
 
-``python benchmarks/drift_study.py`` takes some minutes, writes the plots to ``docs/images/`` and the
+``python benchmarks/studies/drift_study.py`` takes some minutes, writes the plots to ``docs/images/`` and the
 tables between the marks of ``docs/drift-study.md``. ``--quick`` prints small tables in seconds. ``--parts`` runs
 some parts only; ``--results`` names a file that keeps what they measured, for the parts that need it.
 """
@@ -26,7 +26,7 @@ MEASURED = {
     "running": ("paged", "minutes"),
     "beside": ("false", "power", "even_power"),
 }
-DOCS = Path(__file__).parents[1] / "docs"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 class Study:

@@ -1,6 +1,7 @@
 """Run slow and hostile clients against a real exporter, and measure its memory and the latency of other clients.
 
-``python benchmarks/survival_clients.py`` runs each scenario for `SECONDS` or ``--seconds``. Meanwhile four honest
+``python benchmarks/studies/survival_clients.py`` runs each scenario for `SECONDS` or ``--seconds``. Meanwhile four
+honest
 clients probe, scrape, send predictions and send feedback, each request on a new connection. A scenario fails if one of
 them gets no good response or waits a second, or if the exporter's memory grows by more than `GROWTH`.
 """
@@ -29,7 +30,7 @@ from typing import Any, NamedTuple
 import bcrypt
 import psutil
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from support.certificates import certificate
 from support.servers import Served, unverified, write_config
 

@@ -1,6 +1,6 @@
 """Measure the bytes that predictions and feedback take in the database; ``docs/operations.md`` has the table.
 
-python benchmarks/sizing.py [PREDICTIONS]
+python benchmarks/studies/sizing.py [PREDICTIONS]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from exporter.server.application import Exporter
 from exporter.server.ingest import Ingest
 from exporter.storage._schema import feedback, predictions
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from support.postgres import running
 
 BATCH = 500

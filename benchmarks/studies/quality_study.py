@@ -1,6 +1,6 @@
 """Measure how good estimates of quality without labels are: their error and how often the interval covers.
 
-``python benchmarks/quality_study.py --packages FOLDER`` takes some minutes and writes the tables between
+``python benchmarks/studies/quality_study.py --packages FOLDER`` takes some minutes and writes the tables between
 the marks of ``docs/quality-study.md``; ``--quick`` prints small ones in seconds. ``FOLDER`` has the packages
 that bring the data, see `quality_real`. ``--nannyml PYTHON`` names an interpreter that can import
 NannyML; without it the study runs all the same, and its column is empty. A part of the study gives the
@@ -33,7 +33,7 @@ from exporter.profiles.builder import build_file
 from exporter.profiles.quality import QualityEstimator
 from exporter.stats.accuracy import Z
 
-DOCS = Path(__file__).parents[1] / "docs" / "quality-study.md"
+DOCS = Path(__file__).parents[2] / "docs" / "quality-study.md"
 SEED = 2026
 REFERENCES = 5
 """Drawn windows are those of so many independent sets of labelled rows: one set may be unlike the data by chance."""

@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import random
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -30,6 +31,9 @@ from urllib.parse import quote
 
 import numpy as np
 import psutil
+
+sys.path.append(str(Path(__file__).parents[1]))
+
 from study_tables import number, percent, table
 from survival import Exporter, Postgres, database
 from timing import free_port, profile, serving
@@ -38,7 +42,7 @@ from exporter.client import Monitor
 from exporter.errors import ExporterError
 from exporter.profiles.profile import save
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FEATURES = 5
 SERVICES = 2
 FEEDBACK_RATE, LABEL_RATE = 5.0, 20.0

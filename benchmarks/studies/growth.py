@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,9 @@ from tempfile import TemporaryDirectory
 import msgspec
 import numpy as np
 from prometheus_client import CollectorRegistry
+
+sys.path.append(str(Path(__file__).parents[1]))
+
 from timing import median_seconds
 
 from exporter.config import ModelConfig, StoreConfig

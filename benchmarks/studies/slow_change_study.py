@@ -1,6 +1,7 @@
 """Measure false alarms of the evidence of slow change, and how long it takes to find changes.
 
-``python benchmarks/slow_change_study.py`` writes the tables between the marks of ``docs/drift-study.md``; ``--quick``
+``python benchmarks/studies/slow_change_study.py`` writes the tables between the marks of ``docs/drift-study.md``;
+``--quick``
 prints small ones in a minute. Every simulated feature has a training set of its own.
 """
 
@@ -20,7 +21,7 @@ from exporter.monitoring.drift_evidence import LIMIT, evidence_limit
 from exporter.stats.change_evidence import ChangeEvidence
 from exporter.stats.divergence import Floats
 
-DOCS = Path(__file__).parents[1] / "docs" / "drift-study.md"
+DOCS = Path(__file__).parents[2] / "docs" / "drift-study.md"
 
 
 class Run(NamedTuple):
