@@ -29,7 +29,7 @@ from timing import free_port, profile, serving
 from exporter.config import StoreConfig
 from exporter.profiles.profile import save
 from exporter.storage._engine import open_engine
-from exporter.storage._predictions import zstd
+from exporter.storage._predictions import compress_block
 from exporter.storage._retention import Retention, StoreSize
 from exporter.storage._schema import migrate
 
@@ -38,11 +38,14 @@ from support.postgres import running
 
 INPUTS = b'{"f0":1.5,"f1":0.25,"text":"%s"}' % base64.b64encode(random.Random(1).randbytes(72))
 DAYS, CORRECTIONS, RUNS, DAY, PART = 30, 100_000, 5, 86400, 1_000_000
+FILL_INPUTS = """
+INSERT INTO inputs (model, rows, data) SELECT 'm', 64, CAST(:data AS bytea) FROM generate_series(0, :count / 64)
+"""
 FILL = """
 INSERT INTO predictions (day, id, model, version, time, received, prediction, confidence, code, duration_seconds,
-    confident, packed)
+    confident, block, place)
 SELECT CAST(floor(t / 86400) AS int), md5(CAST(n AS text)), 'm', '3', t, t, '"approve"', 0.9 + mod(n, 100) / 1000.0,
-    200, 0.012, true, CAST(:packed AS bytea)
+    200, 0.012, true, n / 64 + 1, mod(n, 64)
 FROM (SELECT n, :start + n * CAST(:step AS float) AS t FROM generate_series(:first, :last) n) numbers
 """
 CORRECT = """
@@ -146,9 +149,10 @@ def main() -> None:
         engine = open_engine(StoreConfig(url=url), 7200)
         oldest = time.time() - DAYS * DAY + 60
         start = time.perf_counter()
-        values = {"start": oldest, "step": DAYS * DAY / count, "packed": zstd.compress(INPUTS)}
+        values = {"start": oldest, "step": DAYS * DAY / count}
         with engine.begin() as connection:
             connection.exec_driver_sql("DROP INDEX predictions_day_id")
+            connection.execute(sa.text(FILL_INPUTS), {"data": compress_block([INPUTS] * 64), "count": count})
         for first in range(1, count + 1, PART):
             with engine.begin() as connection:
                 connection.execute(sa.text(FILL), {**values, "first": first, "last": min(first + PART - 1, count)})

@@ -1,13 +1,13 @@
-"""Measure the bytes that a stored prediction of 30 inputs takes: its row, each index, and in the archive.
+"""Measure the bytes that a stored prediction of 30 inputs takes: its row, its inputs, each index, and in the archive.
 
-The store's own writer fills the database. For PostgreSQL, the same rows are copied to tables with the inputs as text,
-as they come and with PostgreSQL's own compression. `docs/scale.md` has the table.
+The store's own writer fills the database. `docs/scale.md` has the table.
 
     python benchmarks/bench_predictions_store.py [PREDICTIONS]
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import sys
@@ -23,11 +23,9 @@ from exporter.config import StoreConfig
 from exporter.monitoring.binner import Binner
 from exporter.profiles.builder import build_file
 from exporter.slices.population import read_bins
-from exporter.storage import Store
-from exporter.storage._archive import Archive, ArchiveFilter, ArchiveWriter, redact_archive
-from exporter.storage._engine import open_engine
-from exporter.storage._predictions import unpack
-from exporter.storage._schema import predictions, set_archived
+from exporter.storage import Archive, ArchiveFilter, Store, archive
+from exporter.storage._archive import redact_archive
+from exporter.storage._schema import predictions
 from exporter.wire.events import LabelEvent, Prediction
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
@@ -71,7 +69,7 @@ def fill(store: Store, count: int) -> None:
             Prediction("credit", id=name, version="3", prediction="approve", confidence=0.93, duration_seconds=0.012)
             for name in ids
         ]
-        rows = stored_batch(events, [True] * BATCH, [inputs() for _ in ids], time.time())
+        rows = stored_batch(events, [True] * BATCH, [inputs() for _ in ids], time.time() - 3 * 86400)
         while store.add(rows):
             time.sleep(0.01)
     if not store.flush(600):
@@ -94,23 +92,6 @@ def show(what: str, found: Iterator[Any], count: int) -> None:
     print(f"{what:44} {sum(size for _, size in parts):6.0f} bytes a prediction: {detail}", flush=True)
 
 
-def as_text(store: Store, connection: sa.Connection, name: str) -> sa.Table:
-    """Copy the predictions to a table of this name, with their inputs as text."""
-    table = predictions.to_metadata(sa.MetaData(), name=name)
-    for index in table.indexes:
-        index.name = f"{name}_day_id"
-    table.create(connection)
-    if name == "lz4":  # PostgreSQL's own compression, of rows that are as short as it allows
-        change = "SET (toast_tuple_target = 128), ALTER inputs SET STORAGE MAIN, ALTER inputs SET COMPRESSION lz4"
-        connection.exec_driver_sql(f"ALTER TABLE {name} {change}")
-    with store.reading() as source:
-        result = source.execution_options(yield_per=BATCH).execute(sa.select(predictions)).mappings()
-        for part in result.partitions():
-            rows = [{**row, "inputs": unpack(source, row), "packed": None} for row in part]
-            connection.execute(table.insert(), rows)
-    return table
-
-
 def sizes(connection: sa.Connection, table: str) -> Iterator[Any]:
     """Yield the name and the bytes of a table and of each of its indexes."""
     if connection.dialect.name == "sqlite":  # Python's SQLite is usually built with dbstat
@@ -123,27 +104,21 @@ def sizes(connection: sa.Connection, table: str) -> Iterator[Any]:
     yield from connection.execute(sa.text(query), {"name": table})
 
 
-def archive(engine: sa.Engine, folder: Path, count: int) -> None:
+def measure_archive(config: StoreConfig, folder: Path) -> None:
     """Archive the predictions, and print the bytes, and the time that it takes to write and to read them."""
-    start, rows, target, writer = time.process_time(), 0, Archive(str(folder)), ArchiveWriter(str(folder))
-    with engine.connect() as connection:
-        while rows < count:
-            part = writer.write_part(connection, 10**6, lambda _, inputs: inputs, lambda *_: False, dict)
-            rows += part.rows
-            with connection.begin():
-                set_archived(connection, seq=part.last or 0)
+    start = time.process_time()
+    rows = archive(config, lambda _, inputs: inputs, lambda _: lambda *_: False).predictions
     seconds = time.process_time() - start
     size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
-    taken = f"{size / rows:.0f} bytes a prediction, {1e6 * seconds / rows:,.0f} µs of processor time"
-    print(f"{engine.dialect.name}, archive: {taken}")
+    print(f"archive: {size / rows:.0f} bytes a prediction, {1e6 * seconds / rows:,.0f} µs of processor time")
     training = folder.with_suffix(".jsonl")
     training.write_bytes(b"\n".join(inputs() for _ in range(5000)))
     binner = Binner(build_file(training, name="credit"))
+    target, chosen = Archive(str(folder), 1.0, contextlib.nullcontext), ArchiveFilter("credit", "3", 0.0, rows)
     ways: dict[str, Callable[[], object]] = {
-        "look for identifiers": lambda: list(target.find(["id"], {"none"}, rows)),
-        "bins for slices": lambda: read_bins(target, binner, ArchiveFilter("credit", "3", 0.0, rows), rows),
-        "redact nothing": lambda: redact_archive(str(folder), {"credit": ["none"]}, rows, dry_run=False),
-        "redact all": lambda: redact_archive(str(folder), {"credit": ["rent"]}, rows, dry_run=False),
+        "bins for slices": lambda: read_bins(target, binner, chosen, rows),
+        "redact nothing": lambda: redact_archive(str(folder), {"credit": ["none"]}, dry_run=False),
+        "redact all": lambda: redact_archive(str(folder), {"credit": ["rent"]}, dry_run=False),
     }
     for what, read in ways.items():
         start = time.process_time()
@@ -155,21 +130,18 @@ def main() -> None:
     """Print the sizes."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     print(f"{count} predictions; JSON of inputs: {sum(len(inputs()) for _ in range(1000)) / 1000:.0f} bytes")
-    with tempfile.TemporaryDirectory() as folder, running() as server:
-        for url in (f"sqlite:///{folder}/store.db", server.url()):
-            store = Store(StoreConfig(url=url), lambda _: None)
+    with tempfile.TemporaryDirectory() as name, running() as server:
+        for url in (f"sqlite:///{name}/store.db", server.url()):
+            folder = Path(name) / url.partition(":")[0]
+            config = StoreConfig(url=url, retention="36h", archive=str(folder))
+            store = Store(config, lambda _: None)
             fill(store, count)
             with store.reading() as connection:
-                show(f"{connection.dialect.name}, as stored", sizes(connection, "predictions"), count)
+                found = [*sizes(connection, "predictions"), *sizes(connection, "inputs")]
+                show(connection.dialect.name, iter(found), count)
             label(store)
-            engine = open_engine(StoreConfig(url=url), 600)
-            archive(engine, Path(folder) / engine.dialect.name, count)
-            for name in ("plain", "lz4") if store.is_shared else ("plain",):
-                with engine.begin() as connection:
-                    as_text(store, connection, name)
-                    show(f"{connection.dialect.name}, inputs as text, {name}", sizes(connection, name), count)
-            engine.dispose()
             store.close()
+            measure_archive(config, folder)
 
 
 if __name__ == "__main__":

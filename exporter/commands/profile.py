@@ -233,6 +233,7 @@ def _query(options: argparse.Namespace, build_options: Options) -> Source:
 def _stored_predictions(options: argparse.Namespace) -> tuple[Source, dict[str, str]]:
     """Return a model's predictions in the database, and the types of its inputs by its configuration and profile."""
     from exporter.profiles.sources.store import StoreSource
+    from exporter.storage import StoredPredictions
 
     configuration = config.load(options.config_file)
     models = {model.name: model for model in configuration.models}
@@ -252,7 +253,8 @@ def _stored_predictions(options: argparse.Namespace) -> tuple[Source, dict[str, 
     expected = dict(load(path).inputs) if path and path.exists() else {}
     expected |= {feature: settings.type for feature, settings in model.features.items() if settings.type}
     expected = {feature: kind for feature, kind in expected.items() if feature not in model.redact}
-    return StoreSource(configuration.store, name, options.version, time.time() - seconds, model.redact), expected
+    stored = StoredPredictions(configuration.store, name, options.version, time.time() - seconds)
+    return StoreSource(stored, name, model.redact), expected
 
 
 def _print_features(profile: Profile, remarks: Mapping[str, str]) -> None:

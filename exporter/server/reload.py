@@ -108,7 +108,6 @@ class Reloader:
         if added:  # their file may not have been valid at the start
             restore(self._store, files.monitors, time.monotonic(), time.time(), models=added)
         self._pipeline.reconfigure(files.config, files.monitors)
-        self._store.forget_samples()
         self._pipeline.shadow.forget([*files.monitors.models])
         self.files, self.failure = files, None
         removed = before.models.keys() - files.monitors.models.keys()

@@ -1,6 +1,14 @@
 """The only SQL: predictions, their labels, users' feedback, its review and the datasets released from it, on disk."""
 
-from exporter.storage._archive import Archive, Archived, ArchiveFilter, HasDrift, archive, shown_archive
+from exporter.storage._archive import (
+    Archive,
+    Archived,
+    ArchiveFilter,
+    HasDrift,
+    StoredPredictions,
+    archive,
+    shown_archive,
+)
 from exporter.storage._bins import PAIRED, BinBlock, BlockFilter, Codes, RecordedBins, hash_ids
 from exporter.storage._engine import check_store, shown_url
 from exporter.storage._feedback import CountedFeedback, FeedbackResult
@@ -70,6 +78,7 @@ __all__ = [
     "Selection",
     "Store",
     "StoreSize",
+    "StoredPredictions",
     "Suspect",
     "TrainingSet",
     "archive",

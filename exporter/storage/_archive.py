@@ -24,12 +24,21 @@ from exporter.config import StoreConfig
 from exporter.errors import ArchiveError, StoreError
 from exporter.features.stored_inputs import remove_inputs
 from exporter.storage._bins import Reading, RecordedBins
-from exporter.storage._engine import write_alone
+from exporter.storage._engine import error_message, open_engine, shown_url, write_alone
 from exporter.storage._feedback import Redact
 from exporter.storage._labels import stored_rows
-from exporter.storage._predictions import is_sampled, unpack
+from exporter.storage._predictions import InputsReader, is_sampled
 from exporter.storage._retention import archived_before, archived_up_to, set_archived
-from exporter.storage._schema import feedback, late_labels, open_database, predictions
+from exporter.storage._schema import (
+    COMMAND_SECONDS,
+    decode_label,
+    feedback,
+    has_inputs,
+    late_labels,
+    open_database,
+    predictions,
+)
+from exporter.storage._sqlite import database_path
 from exporter.validation import parse_duration
 
 LABELS = "_labels"
@@ -447,6 +456,86 @@ def _read(source: Any, names: list[str], chosen: Any, **options: Any) -> Iterato
             yield batch.to_pylist()
 
 
+class StoredPredictions:
+    """The predictions of one model that have their inputs: those in the archive, then those in the database.
+
+    Parameters
+    ----------
+    config
+        The configuration of the store.
+    model, version
+        The model, and its version; any version when None.
+    since
+        Unix time in seconds of the oldest prediction.
+
+    Attributes
+    ----------
+    where : str
+        The database, the model and the version, for messages.
+
+    Raises
+    ------
+    StoreError
+        When the database does not exist or cannot be read.
+    """
+
+    def __init__(self, config: StoreConfig, model: str, version: str | None, since: float) -> None:
+        self.where = f"{shown_url(config.url)}: {model}{f' version {version}' if version else ''}"
+        path = database_path(config)
+        if path and not path.is_file():
+            raise StoreError(f"store.url: there is no database {config.url}")
+        self._engine = open_engine(config, COMMAND_SECONDS)
+        self._archive = Archive(config.archive, config.archive_share, self._reading) if config.archive else None
+        archived = self._archive.last() if self._archive else 0
+        table = predictions.c
+        chosen = (table.day >= int(since // 86400)) & (table.received >= since) & (table.model == model) & has_inputs
+        chosen &= table.seq > archived
+        if version:
+            chosen &= table.version == version
+        with self._reading() as connection:
+            last = connection.execute(sa.select(sa.func.max(table.seq)).where(chosen)).scalar()
+            self._chosen = chosen & (table.seq <= (last or 0))  # the same rows in each pass, although new ones arrive
+            self._rows = connection.execute(sa.select(sa.func.count()).where(self._chosen)).scalar() or 0
+        self._of_archive = ArchiveFilter(model, version, since, archived)
+        if self._archive and archived:
+            self._rows += self._archive.count(self._of_archive)
+            self._share = self._archive.share
+        else:
+            self._archive, self._share = None, 1.0
+
+    def read(self) -> Iterator[tuple[list[Mapping[str, Any]], float]]:
+        """Yield predictions, and how much of all was read: ``inputs`` as JSON, the answer, the confidence and the time.
+
+        Of a sampled archive, and of what is not in it yet, the same random share is read.
+        """
+        read = 0
+        for rows in self._parts():
+            read += len(rows)
+            part = [row for row in rows if is_sampled(row["id"], self._share)]
+            yield [{**row, "prediction": decode_label(row["prediction"])} for row in part], read / max(self._rows, 1)
+
+    def _parts(self) -> Iterator[list[Mapping[str, Any]]]:
+        names = ["id", "prediction", "confidence", "received"]
+        for part in self._archive.batches([*names, "inputs"], self._of_archive) if self._archive else ():
+            yield [{**row, "received": row["received"].timestamp()} for row in part]
+        query = sa.select(*(predictions.c[name] for name in (*names, "block", "place"))).where(self._chosen)
+        with self._reading() as connection:
+            reader = InputsReader(connection)
+            query = query.order_by(predictions.c.seq).execution_options(yield_per=2000)
+            for rows in connection.execute(query).mappings().partitions():
+                yield [{**row, "inputs": reader.text(row)} for row in rows]
+
+    @contextmanager
+    def _reading(self) -> Iterator[sa.Connection]:
+        try:
+            with self._engine.connect() as connection:
+                yield connection
+        except sa.exc.SQLAlchemyError as error:
+            raise StoreError(f"{self.where}: cannot be read: {error_message(error)}") from None
+        finally:
+            self._engine.dispose()
+
+
 PART_ROWS, PART_BYTES = 250_000, 64 * 2**20
 """Predictions, or late labels, of a part, and bytes of its files, at most; a part is made in memory."""
 FETCHED_ROWS = 200
@@ -533,6 +622,7 @@ class _ArchiveWriter:
         first = archived_up_to(self._connection) + 1
         query = sa.select(predictions).where(predictions.c.seq >= first).order_by(predictions.c.seq).limit(PART_ROWS)
         files: defaultdict[int, ParquetBuffer] = defaultdict(partial(ParquetBuffer, schema()))
+        reader = InputsReader(self._connection)
         labelled: set[int] = set()
         last, read, rows, is_full = None, 0, 0, False
         with self._connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
@@ -541,7 +631,7 @@ class _ArchiveWriter:
                 chosen = [(row, weight) for row, weight in zip(old, self._weights(old), strict=True) if weight]
                 labels = _labels(self._connection, [row for row, _ in chosen])
                 for row, weight in chosen:
-                    inputs = self._redact(row["model"], unpack(self._connection, row))
+                    inputs = self._redact(row["model"], reader.text(row))
                     key = hash(_key(row))  # a label is of the first prediction with its identifier
                     label = labels.get(_key(row)) if key not in labelled else None
                     labelled.update({key} if label else ())

@@ -309,6 +309,28 @@ class CompiledStatement:
         return self._compiled[dialect.name]
 
 
+class CompiledInsert:
+    """An INSERT of rows whose identifiers are returned.
+
+    Parameters
+    ----------
+    table
+        The table; its identifier is the column ``id``.
+    columns
+        The columns that are written.
+    """
+
+    def __init__(self, table: sa.Table, columns: Collection[str]) -> None:
+        self._plain = CompiledStatement(table.insert(), columns)
+        self._returning = CompiledStatement(table.insert().returning(table.c.id), columns)
+
+    def keys(self, connection: sa.Connection, rows: Sequence[Values]) -> list[int]:
+        """Insert rows; return their identifiers."""
+        if is_shared(connection):
+            return [row["id"] for row in self._returning.first_rows(connection, rows) if row]
+        return [self._plain.execute(connection, row).lastrowid for row in rows]
+
+
 def _parameters(names: list[str] | None, constants: dict[str, Any]) -> Callable[[Values], Any]:
     if names is None:
         return lambda values: {**constants, **values}

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from exporter.errors import StoreFullError
 from exporter.stats.tolerance import Tolerance
-from exporter.storage._engine import CompiledStatement, Values, is_shared, update_of_row
+from exporter.storage._engine import CompiledInsert, CompiledStatement, Values, update_of_row
 from exporter.storage._predictions import (
     AwaitedPredictions,
     Rows,
@@ -120,8 +120,7 @@ _find = CompiledStatement(
     .order_by(feedback.c.id)
 )
 _get = CompiledStatement(sa.select(feedback).where(feedback.c.id == sa.bindparam("row_id")))
-_insert = CompiledStatement(feedback.insert(), EMPTY_ROW)
-_insert_returning = CompiledStatement(feedback.insert().returning(feedback.c.id), EMPTY_ROW)
+_insert = CompiledInsert(feedback, EMPTY_ROW)
 _update = CompiledStatement(update_of_row(feedback, _CHANGED))
 _DESCRIPTION = ("model", "version", "prediction", "inputs")
 _describe = CompiledStatement(update_of_row(feedback, _DESCRIPTION))
@@ -191,14 +190,8 @@ class FeedbackBatch:
         added = [*self._inserted, *self._described.values(), *(values for _, values in self._replaced)]
         if added:
             size.require(connection, text_bytes(added))
-        if is_shared(connection):
-            for row, result in zip(
-                self._inserted, _insert_returning.first_rows(connection, self._inserted), strict=True
-            ):
-                row["id"] = result and result["id"]
-        else:
-            for row in self._inserted:
-                row["id"] = _insert.execute(connection, row).lastrowid
+        for row, id_ in zip(self._inserted, _insert.keys(connection, self._inserted), strict=True):
+            row["id"] = id_
         for statement, names, rows in ((_update, _CHANGED, self._updated), (_describe, _DESCRIPTION, self._described)):
             changes = [{"row_id": row["id"], **{f"new_{name}": row[name] for name in names}} for row in rows.values()]
             statement.execute_many(connection, changes)

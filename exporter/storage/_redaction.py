@@ -6,6 +6,7 @@ import contextlib
 import sys
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -16,24 +17,16 @@ from exporter.features.stored_inputs import remove_inputs
 from exporter.storage._archive import Cleaned, redact_archive
 from exporter.storage._bins import has_bins
 from exporter.storage._engine import is_shared, write_alone
-from exporter.storage._predictions import (
-    InputsPacker,
-    delete_retired_dictionaries,
-    dictionary_of,
-    parts,
-    retire_dictionaries,
-    retired_dictionaries,
-    unpack,
-)
+from exporter.storage._predictions import compress_block, parts, unpack_block
 from exporter.storage._releases import Row, list_releases, read_chunks, replace_content, write_chunk, write_content
-from exporter.storage._schema import bin_codes, feedback, input_dictionaries, open_database, predictions, release_chunks
+from exporter.storage._schema import bin_codes, feedback, inputs, open_database, release_chunks
 from exporter.storage._sqlite import count_damaged
 
 STEP_ROWS, STEP_CHARACTERS = 500, 4 * 2**20
 """Rows and characters of inputs that are changed in one transaction: an exporter may wait for it."""
 PACKED_CHARACTERS = 10
 """Assumed characters of inputs for each byte that they take compressed."""
-TABLES = {"predictions": (predictions, predictions.c.seq), "feedback": (feedback, feedback.c.id)}
+TABLES = {"predictions": (inputs, inputs.c.id), "feedback": (feedback, feedback.c.id)}
 """The tables with inputs, by name, and the key of each."""
 
 MAX_NAMES = 200
@@ -102,15 +95,11 @@ class Redaction:
         if not dry_run:
             with self._connection.begin():
                 write_alone(self._connection)  # of predictions that are stored at this moment, none is committed later
-                retire_dictionaries(self._connection, redacted)
         changed, later = {}, 0
         for table in TABLES:
             changed[table], last = redact_rows(self._connection, table, redacted, dry_run=dry_run)
             if not dry_run:
                 later += redact_rows(self._connection, table, redacted, after=last, dry_run=False)[0]
-        if not dry_run:
-            with self._connection.begin():
-                delete_retired_dictionaries(self._connection, redacted)
         return changed, later
 
     def delete_bins(self, model: str, kept: Collection[str], *, dry_run: bool) -> int:
@@ -173,7 +162,7 @@ class Redaction:
             busy, *_ = self._connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
             return not busy
         connection = self._connection.execution_options(isolation_level="AUTOCOMMIT")
-        for table in (predictions, input_dictionaries, feedback, bin_codes, release_chunks):
+        for table in (inputs, feedback, bin_codes, release_chunks):
             connection.exec_driver_sql(f"VACUUM {table.name}")
         return True
 
@@ -214,54 +203,44 @@ def redact_rows(
         The number of rows that had redacted inputs, and the last key of the table.
     """
     rows, key = TABLES[table]
-    packed = rows.c.packed if table == "predictions" else sa.null()
+    is_block = rows is inputs
     held = [
-        (rows.c.model == model) & (may_hold(rows.c.inputs, names) | packed.is_not(None))
+        (rows.c.model == model) & (sa.true() if is_block else may_hold(rows.c.inputs, names))
         for model, names in redacted.items()
     ]
     last = connection.execute(sa.select(sa.func.max(key))).scalar() or 0
-    changed, packer = 0, InputsPacker()
+    changed = 0
     while True:
-        size = sa.func.coalesce(sa.func.length(rows.c.inputs), PACKED_CHARACTERS * sa.func.length(packed), 0)
-        query = sa.select(key, size).where(key > after, key <= last, sa.or_(*held))
+        size = PACKED_CHARACTERS * sa.func.length(rows.c.data) if is_block else sa.func.length(rows.c.inputs)
+        query = sa.select(key, sa.func.coalesce(size, 0)).where(key > after, key <= last, sa.or_(*held))
         sizes = connection.execute(query.order_by(key).limit(STEP_ROWS)).all()
         connection.rollback()
         if not sizes:
             return changed, last
         step = next(parts(sizes, STEP_CHARACTERS))
-        changed += _redact_step(connection, table, redacted, step, packer, dry_run=dry_run)
+        query = sa.select(rows.c.id, rows.c.model, rows.c.data if is_block else rows.c.inputs)
+        stored = connection.execute(query.where(key.in_(step))).all()
+        connection.rollback()
+        with connection.begin():
+            redact = _redact_block if is_block else _redact_feedback
+            changed += sum(redact(connection, row, redacted[row.model], dry_run=dry_run) for row in stored)
         after = step[-1]
 
 
-def _redact_step(
-    connection: sa.Connection,
-    table: str,
-    redacted: Redacted,
-    keys: Collection[int],
-    packer: InputsPacker,
-    *,
-    dry_run: bool,
-) -> int:
-    rows, key = TABLES[table]
-    columns = [rows.c[name] for name in ("model", "inputs", "packed") if name in rows.c]
-    stored = connection.execute(sa.select(key.label("key"), *columns).where(key.in_(keys))).mappings().all()
-    retired = retired_dictionaries(connection)
-    connection.rollback()
-    changed = 0
-    with connection.begin():
-        packer.begin(connection, redacted)
-        for row in stored:
-            text = unpack(connection, row) or ""  # one at a time in memory
-            cleaned = remove_inputs(text, redacted[row["model"]])
-            changed += cleaned != text
-            if dry_run or (cleaned == text and dictionary_of(row.get("packed")) not in retired):
-                continue
-            values: dict[str, str | bytes | None] = {"inputs": cleaned or None}
-            is_unchanged = key == row["key"]
-            if "packed" in row:
-                (packed,) = packer.pack(connection, row["model"], [cleaned])
-                values = {"inputs": None if packed else cleaned or None, "packed": packed}
-            else:
-                is_unchanged &= rows.c.inputs == row["inputs"]
-            connection.execute(rows.update().where(is_unchanged).values(values))
+def _redact_block(connection: sa.Connection, row: Any, names: Collection[str], *, dry_run: bool) -> int:
+    """Write a block of inputs again; return how many predictions had redacted ones."""
+    texts = unpack_block(row.data)
+    cleaned = [remove_inputs(text.decode("utf-8", "replace"), names).encode() for text in texts]
+    changed = sum(text != before for text, before in zip(cleaned, texts, strict=True))
+    if changed and not dry_run:
+        connection.execute(inputs.update().where(inputs.c.id == row.id).values(data=compress_block(cleaned)))
     return changed
+
+
+def _redact_feedback(connection: sa.Connection, row: Any, names: Collection[str], *, dry_run: bool) -> int:
+    """Write the inputs of feedback again, if they still are as they were read; return whether some were redacted."""
+    cleaned = remove_inputs(row.inputs, names)
+    if cleaned != row.inputs and not dry_run:
+        is_unchanged = (feedback.c.id == row.id) & (feedback.c.inputs == row.inputs)
+        connection.execute(feedback.update().where(is_unchanged).values(inputs=cleaned or None))
+    return int(cleaned != row.inputs)

@@ -25,6 +25,7 @@ from exporter.storage._schema import (
     bin_codes,
     feedback,
     history,
+    inputs,
     is_unjoined,
     is_waiting,
     labels,
@@ -81,7 +82,8 @@ class StoreSize:
         self._row_bytes = _mean_row_bytes(connection)
         estimate = self._row_bytes * len(prediction_range(connection))
         if is_shared(connection):  # the files of the table do not shrink, so an estimate from its rows may be less
-            self.usage = Usage(min(_table_bytes(connection, [predictions.name]), estimate), _kept_bytes(connection))
+            stored = _table_bytes(connection, [predictions.name, inputs.name])
+            self.usage = Usage(min(stored, estimate), _kept_bytes(connection))
         else:
             used = _used_pages_bytes(connection)
             self.usage = Usage(min(estimate, used), max(used - estimate, 0.0))
@@ -141,7 +143,7 @@ def _used_pages_bytes(connection: sa.Connection) -> float:
 
 
 def _kept_bytes(connection: sa.Connection) -> float:
-    return _table_bytes(connection, [name for name in metadata.tables if name != predictions.name])
+    return _table_bytes(connection, [name for name in metadata.tables if name not in {predictions.name, inputs.name}])
 
 
 def _table_bytes(connection: sa.Connection, names: list[str]) -> float:
@@ -165,9 +167,11 @@ def _mean_row_bytes(connection: sa.Connection) -> float:
             stored = sa.func.length(sa.cast(column, sa.LargeBinary))
         return sa.func.coalesce(stored, 0)
 
-    texts = [column for column in predictions.c if isinstance(column.type, sa.Text | sa.LargeBinary)]
+    texts = [column for column in predictions.c if isinstance(column.type, sa.Text)]
+    of_block = sa.select(size(inputs.c.data) / inputs.c.rows).where(inputs.c.id == predictions.c.block)
     # 28 bytes of a row's header, some 64 of its numbers; 44 of both index entries, in pages that are 70 % full.
     row_bytes = sum(map(size, texts), start=sa.literal(0)) + 28 + 64 + (44 + size(predictions.c.id)) / 0.7
+    row_bytes += sa.func.coalesce(of_block.scalar_subquery(), 0)
     query = sa.select(sa.func.count(), sa.func.avg(row_bytes)).where(predictions.c.seq.in_(sample))
     count, mean = connection.execute(query).one()
     return float(mean or 0) * float(count) / len(sample)
@@ -226,6 +230,8 @@ HOUR = 3600.0
 """Seconds."""
 LATE_SECONDS = 2 * 86400.0
 """How much older than the retention predictions may become before the log says that they are not archived."""
+CONCURRENT = 10_000
+"""Predictions of several exporters that may be numbered in another order than their inputs."""
 FIRST_BLOCKS = 100
 """Blocks of bins among which the one that began first is."""
 STEP_SECONDS = 0.05
@@ -294,6 +300,7 @@ class Retention:
             start = time.perf_counter()  # what else a step does takes as long with fewer rows
             deleted = connection.execute(predictions.delete().where(predictions.c.seq.in_(oldest), too_old)).rowcount
             passed = time.perf_counter() - start
+            _delete_inputs(connection)
             orphans = _end_waiting(connection, oldest_kept, step)
             # Whether an hour had drift is asked until all of it is archived.
             delete_old_blocks(connection, step, HOUR if self._samples and not surplus else 0.0)
@@ -322,6 +329,15 @@ class Retention:
         if limit is None or used <= limit:
             return 0
         return math.ceil((1 - limit / used) * len(prediction_range(connection)))
+
+
+def _delete_inputs(connection: sa.Connection) -> None:
+    """Delete the blocks of inputs of deleted predictions: blocks are numbered about in the order of the predictions."""
+    nearby = CONCURRENT if is_shared(connection) else STEP
+    first = sa.select(predictions.c.block).order_by(predictions.c.seq).limit(nearby).subquery()
+    oldest = sa.select(sa.func.min(first.c.block)).scalar_subquery()
+    is_old = (inputs.c.id < oldest) | ~sa.exists(sa.select(predictions.c.seq))
+    connection.execute(inputs.delete().where(is_old))
 
 
 def _is_late(connection: sa.Connection, oldest_kept: float) -> bool:

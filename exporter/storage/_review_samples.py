@@ -15,7 +15,7 @@ from exporter.stats.accuracy import IntervalEstimate, estimate_accuracy
 from exporter.stats.tolerance import Tolerance
 from exporter.storage._feedback import Redact, Tolerances, prediction_snapshot
 from exporter.storage._labels import is_within_tolerance
-from exporter.storage._predictions import unpack
+from exporter.storage._predictions import InputsReader
 from exporter.storage._retention import StoreSize, prediction_range, text_bytes
 from exporter.storage._schema import draws, feedback, has_inputs, has_reviewed_label, history, predictions
 
@@ -107,16 +107,14 @@ def store_sample(
     connection: sa.Connection, sample: Sample, reviewer: str | None, redact: Redact, size: StoreSize
 ) -> int:
     """Add a sample to the review queue, and to its history; return the number of predictions that were added."""
-    now, drawn = time.time(), Counter[str]()
+    now, drawn, reader = time.time(), Counter[str](), InputsReader(connection)
     for start in range(0, len(sample.seqs), _STEP):
         is_next = predictions.c.seq.in_(sample.seqs[start : start + _STEP])
         rows = connection.execute(sa.select(predictions).where(is_next)).mappings().all()
         # Feedback may have arrived since they were drawn.
         known = with_feedback(connection, sample.model, [row["id"] for row in rows])
         samples = [
-            _sample_row({**row, "inputs": unpack(connection, row)}, now, redact)
-            for row in rows
-            if row["id"] not in known
+            _sample_row({**row, "inputs": reader.text(row)}, now, redact) for row in rows if row["id"] not in known
         ]
         if samples:
             size.require(connection, text_bytes(samples))

@@ -99,27 +99,23 @@ predictions = sa.Table(
     sa.Column("code", sa.Integer, nullable=False),
     sa.Column("duration_seconds", sa.Float),
     sa.Column("confident", sa.Boolean, nullable=False),
-    # The JSON of the inputs: as text, or compressed, see `exporter.storage._predictions`.
-    sa.Column("inputs", sa.Text),
-    sa.Column("packed", sa.LargeBinary),
+    # Where its inputs are: a row of the table ``inputs``, and the place in it.
+    sa.Column("block", Key),
+    sa.Column("place", sa.Integer),
     sa.Column("segment", sa.Text),
     sa.Index("predictions_day_id", "day", "id"),
     sqlite_autoincrement=True,  # the archive ends with a number, so none may be given twice
 )
-has_inputs = predictions.c.inputs.is_not(None) | predictions.c.packed.is_not(None)
-input_dictionaries = sa.Table(
-    "input_dictionaries",
+has_inputs = predictions.c.block.is_not(None)
+# The JSON of the inputs of predictions of one model that were stored together; see `exporter.storage._predictions`.
+inputs = sa.Table(
+    "inputs",
     metadata,
-    # The one by which frames name it.
-    sa.Column("id", Key, primary_key=True, autoincrement=False),
-    sa.Column("model", sa.Text, nullable=False, index=True),
-    sa.Column("created", sa.Float, nullable=False),
-    # The compressed share of the samples, and the names of their inputs, as JSON.
-    sa.Column("share", sa.Float, nullable=False),
-    sa.Column("names", sa.Text, nullable=False),
-    # Nothing more is compressed with it: an input of the samples is redacted.
-    sa.Column("retired", sa.Boolean, nullable=False),
+    sa.Column("id", Key, primary_key=True, autoincrement=True),
+    sa.Column("model", sa.Text, nullable=False),
+    sa.Column("rows", sa.Integer, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
 )
 # In one row: the number of the last archived prediction, and the day before which predictions are being archived; see
 # `exporter.storage._archive`. Nothing beyond the first is deleted for its age.

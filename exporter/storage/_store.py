@@ -328,10 +328,6 @@ class Store:
         """The number of predictions that are not on disk yet."""
         return self._writer.waiting
 
-    def forget_samples(self) -> None:
-        """Train dictionaries on inputs that arrive from now on, because the redacted inputs may have changed."""
-        self._writer.forget_samples()
-
     def flush(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds for all queued predictions to reach the disk; return whether they did."""
         deadline = time.monotonic() + timeout

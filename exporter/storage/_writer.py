@@ -27,7 +27,7 @@ from exporter.storage._engine import (
 )
 from exporter.storage._feedback import CountedFeedback, FeedbackRecorder
 from exporter.storage._labels import LabelCounts, Labels
-from exporter.storage._predictions import InputsPacker, Rows, insert_predictions, pack_rows
+from exporter.storage._predictions import Rows, insert_predictions, store_inputs
 from exporter.storage._retention import Retention
 from exporter.storage._sqlite import DatabaseFile
 
@@ -231,7 +231,6 @@ class Writer:
         self._on_commit = on_commit
         self._on_failure = on_failure
         self._buffer = PredictionBuffer()
-        self._packer = InputsPacker()
         self._jobs: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._closing = self._failing = False
@@ -263,10 +262,6 @@ class Writer:
     def waiting(self) -> int:
         """The number of predictions that are not on disk yet."""
         return self._buffer.rows
-
-    def forget_samples(self) -> None:
-        """See `Store.forget_samples`."""
-        self._packer = InputsPacker()
 
     def close(self, timeout: float) -> None:
         """Write what waits, within ``timeout`` seconds, and stop."""
@@ -437,7 +432,8 @@ class Writer:
         def insert(connection: sa.Connection) -> _Group:
             self._uncertain = None
             transaction = write_beside(connection)
-            insert_predictions(connection, pack_rows(connection, group, self._packer))
+            store_inputs(connection, group)
+            insert_predictions(connection, group)
             feedback, counted = self._feedback.join(connection, group)
             labels, labelled = self._labels.join(connection, group)
             self._uncertain = _Group(transaction, len(group), (feedback, labels), Counts(counted, labelled))

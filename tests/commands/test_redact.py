@@ -20,17 +20,10 @@ from support.servers import Served, ask, eventually, write_config
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.storage._engine import open_engine, write_beside
-from exporter.storage._predictions import (
-    InputsPacker,
-    delete_retired_dictionaries,
-    insert_predictions,
-    pack_rows,
-    prediction_rows,
-    unpack,
-)
+from exporter.storage._engine import open_engine
+from exporter.storage._predictions import InputsReader, insert_predictions, prediction_rows, store_inputs
 from exporter.storage._redaction import redact_rows
-from exporter.storage._schema import feedback, input_dictionaries, migrate, open_database, predictions
+from exporter.storage._schema import feedback, migrate, open_database, predictions
 from exporter.wire.events import Prediction
 
 SECRET = "Ada Lovelace 1815"
@@ -126,9 +119,9 @@ def stored(folder: Path, model: str = "loans") -> list[str]:
     engine = open_engine(StoreConfig(url=url))
     with engine.connect() as connection:
         rows = connection.execute(sa.select(predictions).where(predictions.c.model == model)).mappings()
-        result = [str(unpack(connection, row)) for row in rows.all()]
+        reader = InputsReader(connection)
+        result = [str(reader.text(row)) for row in rows.all()]
         result += map(str, connection.execute(sa.select(feedback.c.inputs).where(feedback.c.model == model)).scalars())
-        result += connection.execute(sa.select(input_dictionaries.c.names)).scalars()
     engine.dispose()
     return result
 
@@ -198,66 +191,21 @@ def test_nothing_is_left_in_the_file(tmp_path: Path) -> None:
     path = tmp_path / "store.db"
     write_config(tmp_path, configuration(f"sqlite:///{path}"))
     server = Served(tmp_path).start()
-    for first in (0, 100, 200):  # the later ones are compressed with a dictionary that was trained on the first ones
+    for first in (0, 100, 200):
         numbers = range(first, first + 100)
         events = [{"model": "loans", "inputs": {"name": f"{SECRET}-{n}", "note": "x" * 3000}} for n in numbers]
         assert server.post("/v1/predictions", events).status == 202
-        eventually(lambda: len(stored(tmp_path)) == numbers.stop + 1)  # noqa: B023 (called at once)
-    assert "name" in stored(tmp_path)[-1]
+        eventually(lambda: len(stored(tmp_path)) == numbers.stop)  # noqa: B023 (called at once)
     redact(server, "name")
     result = command(tmp_path)
     assert result.returncode == 0, result.stderr
     assert "predictions: 300 rows cleaned" in result.stdout
     assert SECRET not in "".join(stored(tmp_path))
-    assert stored(tmp_path)[-1] == '["note"]'  # the dictionary is another one
     server.stop()
     with contextlib.closing(sqlite3.connect(path)) as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     for file in tmp_path.glob("store.db*"):
         assert SECRET.encode() not in file.read_bytes(), file
-
-
-def test_a_dictionary_is_not_trained_on_what_was_redacted_before(tmp_path: Path) -> None:
-    """Inputs that waited in memory for a dictionary are not in one that is made after the reload."""
-    path = tmp_path / "store.db"
-    write_config(tmp_path, configuration(f"sqlite:///{path}"))
-    server = Served(tmp_path).start()
-    for first in (0, 60):
-        numbers = range(first, first + 60)
-        events = [{"model": "loans", "inputs": {"name": f"{SECRET}-{n}", "note": "x" * 3000}} for n in numbers]
-        assert server.post("/v1/predictions", events).status == 202
-        eventually(lambda: len(stored(tmp_path)) >= numbers.stop)  # noqa: B023 (called at once)
-        if not first:
-            redact(server, "name")
-            assert command(tmp_path).returncode == 0
-    more = [{"model": "loans", "inputs": {"note": "x" * 3000}}] * 60
-    assert server.post("/v1/predictions", more).status == 202
-    eventually(lambda: len(stored(tmp_path)) == 181)
-    assert stored(tmp_path)[-1] == '["note"]'
-    server.stop()
-    for file in tmp_path.glob("store.db*"):
-        assert SECRET.encode() not in file.read_bytes(), file
-
-
-def test_dictionaries_in_use_are_kept(tmp_path: Path) -> None:
-    """Neither an interrupted run before, nor predictions that are stored at this moment, lose their dictionary."""
-    url = f"sqlite:///{tmp_path / 'store.db'}"
-    migrate(StoreConfig(url=url))
-    first, second = (open_engine(StoreConfig(url=url)) for _ in range(2))
-    row = {"created": 0.0, "share": 0.1, "names": "[]", "retired": True, "data": b""}
-    with first.begin() as connection:
-        for id_, model in enumerate(("loans", "other")):
-            connection.execute(input_dictionaries.insert().values(**row, id=id_, model=model))
-    with first.begin() as connection:
-        delete_retired_dictionaries(connection, ["loans"])
-        assert connection.execute(sa.select(input_dictionaries.c.model)).scalars().all() == ["other"]
-    with first.begin() as storing, second.connect() as connection:
-        assert write_beside(storing) is None
-        connection.exec_driver_sql("PRAGMA busy_timeout=0").close()
-        with pytest.raises(sa.exc.OperationalError, match="locked"):
-            delete_retired_dictionaries(connection, ["other"])
-    first.dispose()
-    second.dispose()
 
 
 def test_rows_are_cleaned_in_bounded_memory(tmp_path: Path) -> None:
@@ -268,7 +216,9 @@ def test_rows_are_cleaned_in_bounded_memory(tmp_path: Path) -> None:
     batch = stored_batch(events, [True] * 60, [b'{"name": "Ada", "note": "%b"}' % (b"x" * 10**6)] * 60, 0.0)
     with open_database(config) as connection:
         with connection.begin():
-            insert_predictions(connection, pack_rows(connection, [prediction_rows(batch)], InputsPacker()))
+            rows = [prediction_rows(batch)]
+            store_inputs(connection, rows)
+            insert_predictions(connection, rows)
         tracemalloc.start()
         assert redact_rows(connection, "predictions", {"loans": ["name"]}, dry_run=False) == (60, 60)
         assert tracemalloc.get_traced_memory()[1] < 15e6

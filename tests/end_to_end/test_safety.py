@@ -165,23 +165,17 @@ def test_no_path_of_a_request_leads_out_of_a_folder(shared: Served, target: str)
 def test_sql_is_made_of_constants_and_parameters() -> None:
     """No statement is built from strings, except from names that are constants in the code."""
     allowed = {
-        ("storage/engine.py", "PRAGMA {pragma}"),
-        ("storage/engine.py", "SELECT txid_current(), {set_timeout}, {function}({_WRITER_LOCK})"),
-        (
-            "storage/migrations.py",
-            "CREATE INDEX feedback_described ON feedback (model, status, created) "
-            "WHERE {unjoined} AND version IS NOT NULL",
-        ),
+        ("storage/_engine.py", "PRAGMA {pragma}"),
+        ("storage/_engine.py", "SELECT txid_current(), {set_timeout}, {function}({_WRITER_LOCK})"),
         *(
             (
-                "storage/label_rows.py",
+                "storage/_labels.py",
                 f"ELECT ' + ', '.join((f\"set_config('{{name}}', '{value}', true)\" for name in names)",
             )
             for value in ("on", "off")
         ),
-        ("storage/migrations.py", "ALTER TABLE predictions ADD COLUMN packed {kind}"),
-        ("storage/redaction.py", "VACUUM {table.name}"),
-        ("storage/size.py", "PRAGMA {name}"),
+        ("storage/_redaction.py", "VACUUM {table.name}"),
+        ("storage/_retention.py", "PRAGMA {name}"),
     }
     found = set()
     for file in PACKAGE.rglob("*.py"):

@@ -37,7 +37,7 @@ from exporter.server.http.problem import store_problem
 from exporter.server.model_files import load_monitors
 from exporter.slices.drifting_hours import DriftingHours
 from exporter.slices.recorder import BinRecorder
-from exporter.storage import Store
+from exporter.storage import Store, StoredPredictions
 from exporter.storage import _archive as archive
 from exporter.storage._engine import open_engine
 from exporter.storage._retention import Retention, StoreSize
@@ -129,7 +129,8 @@ class Archived:
 
     def read(self, share: float = 1.0, since: float = 0.0) -> list[Any]:
         """An input of all predictions, as a profile reads them."""
-        source = StoreSource(msgspec.structs.replace(self.config, archive_share=share), "m", None, since)
+        config = msgspec.structs.replace(self.config, archive_share=share)
+        source = StoreSource(StoredPredictions(config, "m", None, since), "m")
         return [number for batch in source.batches() for number in batch.columns["number"]]
 
 

@@ -31,18 +31,19 @@ from exporter.features.png_codec import pack_image
 from exporter.profiles.sources.store import StoreSource
 from exporter.server.model_files import load_monitors
 from exporter.stats.tolerance import Tolerance
-from exporter.storage import CountedFeedback, Filter, HistoryPosition, Store
+from exporter.storage import CountedFeedback, Filter, HistoryPosition, Store, StoredPredictions
 from exporter.storage import _retention as unjoined_log
 from exporter.storage import _schema as migrations
 from exporter.storage import _store as database_module
 from exporter.storage._engine import open_engine, shown_url, was_committed, write_beside
+from exporter.storage._predictions import InputsReader
 from exporter.storage._retention import Retention, StoreSize
 from exporter.storage._review_decisions import HISTORY_CHARACTERS
 from exporter.storage._schema import (
     SCHEMA_VERSION,
     feedback,
     history,
-    input_dictionaries,
+    inputs,
     migrate,
     predictions,
     schema_table,
@@ -190,11 +191,11 @@ def test_predictions_are_stored_completely(database: str, start: Callable[..., E
     batch = stored_batch(events, [bool(n % 2) for n in range(75)], inputs, 1e9, [f"s{n}" for n in range(75)])
     assert exporter.store.add(batch) == 0
     assert exporter.store.flush(5)
-    chosen = [
-        predictions.c[name] for name in ("id", "time", "received", "prediction", "confident", "inputs", "segment")
-    ]
+    names = ("id", "time", "received", "prediction", "confident", "inputs", "segment")
     with exporter.store.reading() as connection:
-        stored = [tuple(row) for row in connection.execute(sa.select(*chosen).order_by(predictions.c.seq))]
+        reader, rows = InputsReader(connection), connection.execute(sa.select(predictions).order_by(predictions.c.seq))
+        found = [{**row, "inputs": reader.text(row)} for row in rows.mappings().all()]
+        stored = [tuple(row[name] for name in names) for row in found]
     spelt = ["1", "1.0", "true", '"1"', None, "-0.5", '"modèle \\"é\\""']
     assert stored == [
         (
@@ -368,8 +369,9 @@ def test_the_size_is_bounded(database: str, start: Callable[..., Exporter]) -> N
     """Beyond max_size the oldest predictions are deleted until the rest fits, and no more; feedback is kept."""
     exporter = start(database, max_size="4MiB")
     for block in range(10):
-        noise = f'{{"x":"{block}{block}{block}{secrets.token_urlsafe(1000)}"}}'.encode()
-        exporter.predict(*(f"p-{block}-{number}" for number in range(1000)), inputs=noise)
+        noise = [f'{{"x":"{block}{block}{block}{secrets.token_urlsafe(1000)}"}}'.encode() for _ in range(1000)]
+        events = [Prediction("m", f"p-{block}-{number}", "1", prediction="7") for number in range(1000)]
+        assert exporter.store.add(stored_batch(events, [True] * 1000, noise, time.time())) == 0
         exporter.store.flush(10)
         if block == 0:
             exporter.say("p-0-0")
@@ -396,7 +398,7 @@ def test_stored_predictions_are_read_for_profiling(database: str, start: Callabl
         for number in range(first, first + 1000):
             exporter.predict(f"p-{number:04}", inputs=msgspec.json.encode({"n": number, "image": images[number]}))
         exporter.store.flush(10)
-    source = StoreSource(StoreConfig(url=database), "m", "1", time.time() - 3600)
+    source = StoreSource(StoredPredictions(StoreConfig(url=database), "m", "1", time.time() - 3600), "m")
     for _ in range(2):
         batches = [batch.columns for batch in source.batches()]
         assert [n for columns in batches for n in columns["n"]] == list(range(5000))
@@ -415,14 +417,10 @@ def test_inputs_are_compressed_and_read_as_they_were_sent(database: str, start: 
         again.predict(f"p-{number}", inputs=text)
     assert again.store.flush(10)
     with again.store.reading() as connection:
-        size = sa.func.coalesce(sa.func.length(predictions.c.packed), sa.func.length(predictions.c.inputs))
-        is_packed = predictions.c.packed.is_not(None)
-        packed = connection.execute(sa.select(sa.func.count()).where(is_packed)).scalar_one()
-        mean = connection.execute(sa.select(sa.func.avg(size))).scalar_one()
-        assert connection.execute(sa.select(sa.func.count()).select_from(input_dictionaries)).scalar() == 1
-    assert 300 < packed < 600
-    assert mean < 45
-    source = StoreSource(StoreConfig(url=database), "m", "1", time.time() - 3600)
+        size = connection.execute(sa.select(sa.func.sum(sa.func.length(inputs.c.data)))).scalar_one()
+        assert connection.execute(sa.select(sa.func.sum(inputs.c.rows))).scalar() == 1000
+    assert size < 45 * 1000
+    source = StoreSource(StoredPredictions(StoreConfig(url=database), "m", "1", time.time() - 3600), "m")
     assert [age for batch in source.batches() for age in batch.columns["age"]] == list(range(1000))
     assert [exporter.say(f"p-{number}").joined for number in (3, 999)] == [True, True]
     with exporter.store.reading() as connection:
@@ -434,7 +432,7 @@ def test_a_database_error_does_not_show_the_password(postgres: Postgres) -> None
     """The error of the profile command names the database, and no secret."""
     url = postgres.url().replace("postgres@", f"{GUARDED}:secret@")
     with pytest.raises(StoreError, match=r"^postgresql://guarded:\*\*\*@/test_\d+: m: cannot be read") as error:
-        StoreSource(StoreConfig(url=url), "m", None, 0.0)
+        StoredPredictions(StoreConfig(url=url), "m", None, 0.0)
     assert "secret" not in str(error.value)
 
 
