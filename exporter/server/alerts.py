@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from exporter.errors import EventError, ExporterError
+from exporter.monitoring.scheduler import Task
 from exporter.server.text import duration
 from exporter.validation import explain, json_pointer
 
@@ -125,8 +126,6 @@ class Alert:
         ``firing``, ``resolved`` or, from Prometheus, ``pending``.
     starts_at, ends_at
         Times in RFC 3339, as they arrived.
-    value
-        The value of its expression; None where only Prometheus knows it.
     """
 
     status: str
@@ -134,7 +133,6 @@ class Alert:
     annotations: dict[str, str] = field(default_factory=dict)
     starts_at: str = ""
     ends_at: str = ""
-    value: float | None = None
 
     def __post_init__(self) -> None:
         def cut(mapping: Mapping[str, str], names: tuple[str, ...], limit: int) -> dict[str, str]:
@@ -205,6 +203,7 @@ class Inbox:
         self._firing: OrderedDict[str, _Firing] = OrderedDict()  # the one that arrived last is at the end
         self._expired = 0  # since the last notification
         self._watchdog: tuple[float, float] | None = None
+        self._arrived: float | None = None
         self._forgot_at = -math.inf
 
     def take(self, body: bytes, now: float) -> list[ReceivedAlert]:
@@ -235,7 +234,7 @@ class Inbox:
         group = hash((notification.external_url, notification.group_key))
         with self._lock:
             self._expire(now)
-            self._expired = 0
+            self._expired, self._arrived = 0, now
             sent = {self._keep(alert, group, now) for alert in notification.alerts}
             if notification.group_key and not notification.truncated:
                 self._drop_suppressed(group, sent)
@@ -294,6 +293,11 @@ class Inbox:
         """Return the alerts of the last notifications, the newest first."""
         with self._lock:
             return list(self._last)
+
+    def arrived(self) -> float | None:
+        """Return the monotonic time of the last notification; None before the first."""
+        with self._lock:
+            return self._arrived
 
     def watchdog(self) -> tuple[float, float] | None:
         """Return the monotonic times of the first and of the last notification of Watchdog; None before the first."""
@@ -362,12 +366,12 @@ def _layer(rule: _Rule) -> str:
 
 
 LAYERS = ("system", "data", "business", "exporter")
+ASK_SECONDS = 30.0
+"""Time between two questions to Prometheus."""
 FRESH_SECONDS = 5.0
-"""Prometheus is asked again when its last answer is older."""
-WAIT_SECONDS = 1.0
-"""A page waits this long for Prometheus; then it shows the last answer."""
-LATE_SECONDS = 10.0
-"""The last response is shown as old when it is older while Prometheus does not send the next one."""
+"""Prometheus is asked again soon when somebody looks and its last answer is older."""
+LATE_SECONDS = 75.0
+"""The last answer is shown as old when it is older."""
 MAX_BODY = 8 << 20
 """Bytes of Prometheus' response."""
 MAX_ALERTS = 2000
@@ -415,8 +419,8 @@ class Alerts:
         return [alert for alert in self.alerts if alert.status == "pending"]
 
 
-class AlertSource:
-    """Where the home page gets its alerts from.
+class AlertSource(Task):
+    """Where the home page gets its alerts from; asks Prometheus in the background.
 
     Parameters
     ----------
@@ -428,6 +432,11 @@ class AlertSource:
         The scrapes of this exporter.
     loaded
         Returns the last two values of the metric `LOADED`.
+
+    Attributes
+    ----------
+    ask_soon
+        Called when somebody looks and the last answer is not fresh.
     """
 
     def __init__(
@@ -437,31 +446,87 @@ class AlertSource:
         scrapes: Scrapes,
         loaded: Callable[[], Sequence[float]],
     ) -> None:
+        super().__init__("alerts", "Prometheus is not asked for alerts", ASK_SECONDS, lane="prometheus", at_once=True)
         self._prometheus = prometheus
         self._inbox = inbox
         self._scrapes = scrapes
         self._loaded = loaded
-        self._lock = threading.Lock()
-        self._alerts: PrometheusAlerts | None = None
+        self._answer = Answer("")
+        self._asked = -math.inf
+        self.ask_soon: Callable[[], None] = lambda: None
 
-    def read(self) -> Alerts:
-        """Return the alerts."""
+    def refresh(self) -> None:
+        """Ask Prometheus."""
+        try:
+            self._ask()
+        finally:
+            self._asked = time.monotonic()
+
+    def _ask(self) -> None:
         try:
             prometheus = self._prometheus()
         except ExporterError as error:
-            return Alerts(self._inbox.firing(time.monotonic()), "Prometheus cannot be asked", f"{error}.")
+            self._answer = Answer("", error=str(error))
+            return
         if prometheus is None:
-            alerts, missing = from_inbox(self._inbox, time.monotonic()), self._scrapes.problem(time.monotonic())
+            self._answer = Answer("")
+            return
+        last, url = self._answer, prometheus.url
+        if last.url != url:
+            last = self._answer = Answer(url)
+        try:
+            self._answer = ask(prometheus, self._loaded())
+        except msgspec.ValidationError:
+            self._answer = replace(last, error=f"{url}: the response is not from Prometheus")
+        except ExporterError as error:
+            self._answer = replace(last, error=str(error))
+        except Exception:
+            self._answer = replace(last, error=f"{url}: the response cannot be read")
+            raise
+
+    def read(self) -> Alerts:
+        """Return the alerts of the last answer, or of the notifications where they are newer or alone."""
+        now, answer = time.monotonic(), self._answer
+        if now - self._asked > FRESH_SECONDS:
+            self.ask_soon()
+        if not (answer.url or answer.error):
+            alerts, missing = from_inbox(self._inbox, now), self._scrapes.problem(now)
             return alerts if alerts.problem or not missing else Alerts(alerts.alerts, *missing)
-        with self._lock:
-            if self._alerts is None or self._alerts.prometheus is not prometheus:
-                self._alerts = PrometheusAlerts(prometheus, self._loaded)
-            asked = self._alerts
-        alerts = asked.read()
-        if alerts.problem and not alerts.alerts and (firing := self._inbox.firing(time.monotonic())):
-            detail = f"{alerts.detail} The alerts below are those that Alertmanager sent."
-            alerts = replace(alerts, alerts=firing, detail=detail)
-        return alerts
+        is_late = now - answer.at > LATE_SECONDS
+        if not (answer.error or is_late):
+            return answer.state
+        detail = f"{answer.error or f'{answer.url}: no response yet'}."
+        arrived = self._inbox.arrived()
+        if arrived is not None and arrived > answer.at:
+            detail += f" The alerts below are those that Alertmanager sent, the last {duration(now - arrived)} ago."
+            return Alerts(self._inbox.firing(now), "Prometheus does not respond", detail, "check", answer.state.budgets)
+        if math.isfinite(answer.at):
+            age = f"{duration(now - answer.at)} ago"
+            shown = f"What is shown is from its last response, {age}."
+            detail += f" {shown if answer.state.alerts else f'Its last response, {age}, had no alert.'}"
+        return replace(answer.state, problem="Prometheus does not respond", detail=detail, remedy="check")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What Prometheus answered last.
+
+    Attributes
+    ----------
+    url
+        Whom it is from; empty where none is configured.
+    at
+        Monotonic time in seconds; minus infinity before the first answer.
+    state
+        The alerts, and what may be missing.
+    error
+        Why there is no newer one.
+    """
+
+    url: str
+    at: float = -math.inf
+    state: Alerts = Alerts()
+    error: str = ""
 
 
 def from_inbox(inbox: Inbox, now: float) -> Alerts:
@@ -506,106 +571,45 @@ class _ApiAlert(msgspec.Struct):
     state: str
     annotations: dict[str, str] = {}
     active_at: str = msgspec.field(name="activeAt", default="")
-    value: str = ""
 
 
 class _ApiAlerts(msgspec.Struct):
     alerts: list[_ApiAlert]
 
 
-class PrometheusAlerts:
-    """The alerts of a Prometheus, asked for at most every few seconds; safe between threads.
-
-    Parameters
-    ----------
-    prometheus
-        The Prometheus.
-    loaded
-        See `AlertSource`.
-    """
-
-    def __init__(self, prometheus: Prometheus, loaded: Callable[[], Sequence[float]]) -> None:
-        self.prometheus = prometheus
-        self._loaded = loaded
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._asked = -math.inf
-        self._answered = -math.inf
-        self._alerts: list[Alert] = []
-        self._budgets: dict[tuple[str, str], float] = {}
-        self._watched = self._cut = False
-        self._missing: Problem | None = None
-        self._error = ""
-
-    def read(self) -> Alerts:
-        """Return the alerts; ask Prometheus, unless its last answer is fresh, and wait for it for a short time."""
-        with self._lock:
-            if self._thread is None and time.monotonic() - self._asked > FRESH_SECONDS:
-                asking = threading.Thread(target=self._ask, name="prometheus-alerts", daemon=True)
-                asking.start()
-                self._thread = asking
-            thread = self._thread
-        if thread is not None:
-            thread.join(WAIT_SECONDS)
-        with self._lock:
-            return replace(self._state(time.monotonic()), budgets=self._budgets)
-
-    def _state(self, now: float) -> Alerts:
-        """Return what is known. The caller holds the lock."""
-        late = self._thread is not None and now - self._answered > LATE_SECONDS
-        if self._error or late:
-            detail = f"{self._error or f'{self.prometheus.url}: no response yet'}."
-            if math.isfinite(self._answered):
-                age = duration(now - self._answered)
-                shown = f"What is shown is from its last response, {age} ago."
-                detail += f" {shown if self._alerts else f'Its last response, {age} ago, had no alert.'}"
-            return Alerts(self._alerts, "Prometheus does not respond", detail, "check")
-        if not self._watched:
-            detail = (
-                f"Watchdog, which always fires, does not fire in {self.prometheus.url}. Load the rules of "
-                "prometheus/rules/ there. Prometheus evaluates them within a minute after its start."
-            )
-            return Alerts(self._alerts, "Prometheus does not evaluate the alerts of this project", detail, "check")
-        if self._missing:
-            return Alerts(self._alerts, *self._missing)
-        if self._cut:
-            detail = f"This page shows {MAX_ALERTS} of them, those that fire first. See all in {self.prometheus.url}."
-            return Alerts(self._alerts, f"More than {MAX_ALERTS} alerts fire or are pending", detail)
-        return Alerts(self._alerts)
-
-    def _ask(self) -> None:
-        error, alerts, missing = f"{self.prometheus.url}: the response cannot be read", None, None
-        budgets: dict[tuple[str, str], float] = {}
-        try:
-            missing = check_rules(self.prometheus.get(RULES, MAX_BODY), LAYERS) or self._check_scrapes()
-            alerts = _decode(self.prometheus.get("/api/v1/alerts", MAX_BODY))
-            for left in self.prometheus.query(BUDGETS):
-                budgets[left.labels.get("model", ""), left.labels.get("objective", "")] = left.value
-            error = ""
-        except msgspec.ValidationError:
-            error = f"{self.prometheus.url}: the response is not from Prometheus"
-        except ExporterError as reason:
-            error = str(reason)
-        finally:
-            with self._lock:
-                self._thread, self._asked, self._error = None, time.monotonic(), error
-                self._budgets = budgets
-                if alerts is not None:
-                    self._answered, self._missing = self._asked, missing
-                    self._watched = any(alert.is_watchdog and alert.status == "firing" for alert in alerts)
-                    shown = [alert for alert in alerts if alert.is_shown]
-                    self._cut = len(shown) > MAX_ALERTS
-                    self._alerts = sorted(shown, key=lambda alert: alert.status != "firing")[:MAX_ALERTS]
-
-    def _check_scrapes(self) -> Problem | None:
-        """Return the problem that Prometheus does not scrape this exporter; None while it does."""
-        if ages := self.prometheus.query(_scrape_age(self._loaded())):
-            return overdue(min(age.value for age in ages))
-        return Problem(
-            "Prometheus does not scrape this exporter",
-            f"{self.prometheus.url} has no metrics of it since it started. Alerts on its models cannot fire until "
-            "Prometheus scrapes it. See the targets of Prometheus.",
+def ask(prometheus: Prometheus, loaded: Sequence[float]) -> Answer:
+    """Return the alerts of a Prometheus, and whether it may miss others."""
+    url = prometheus.url
+    missing = check_rules(prometheus.get(RULES, MAX_BODY), LAYERS) or _check_scrapes(prometheus, loaded)
+    alerts = _decode(prometheus.get("/api/v1/alerts", MAX_BODY))
+    left = prometheus.query(BUDGETS)
+    budgets = {(one.labels.get("model", ""), one.labels.get("objective", "")): one.value for one in left}
+    shown = sorted((alert for alert in alerts if alert.is_shown), key=lambda alert: alert.status != "firing")
+    state = Alerts(shown[:MAX_ALERTS], budgets=budgets)
+    if not any(alert.is_watchdog and alert.status == "firing" for alert in alerts):
+        detail = (
+            f"Watchdog, which always fires, does not fire in {url}. Load the rules of prometheus/rules/ there. "
+            "Prometheus evaluates them within a minute after its start."
         )
+        heading = "Prometheus does not evaluate the alerts of this project"
+        state = replace(state, problem=heading, detail=detail, remedy="check")
+    elif missing:
+        state = replace(state, problem=missing.heading, detail=missing.detail)
+    elif len(shown) > MAX_ALERTS:
+        detail = f"This page shows {MAX_ALERTS} of them, those that fire first. See all in {url}."
+        state = replace(state, problem=f"More than {MAX_ALERTS} alerts fire or are pending", detail=detail)
+    return Answer(url, time.monotonic(), state)
+
+
+def _check_scrapes(prometheus: Prometheus, loaded: Sequence[float]) -> Problem | None:
+    """Return the problem that Prometheus does not scrape this exporter; None while it does."""
+    if ages := prometheus.query(_scrape_age(loaded)):
+        return overdue(min(age.value for age in ages))
+    return Problem(
+        "Prometheus does not scrape this exporter",
+        f"{prometheus.url} has no metrics of it since it started. Alerts on its models cannot fire until Prometheus "
+        "scrapes it. See the targets of Prometheus.",
+    )
 
 
 def _scrape_age(loaded: Sequence[float]) -> str:
@@ -624,15 +628,7 @@ def _decode(data: Any) -> list[Alert]:
     """Return the alerts of this project in the member ``data`` of Prometheus' response."""
     alerts = msgspec.convert(data, _ApiAlerts).alerts
     return [
-        Alert(alert.state, alert.labels, alert.annotations, alert.active_at, value=_number(alert.value))
+        Alert(alert.state, alert.labels, alert.annotations, alert.active_at)
         for alert in alerts
         if alert.labels.get("layer") in LAYERS
     ]
-
-
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

@@ -289,6 +289,7 @@ class Exporter:
         )
         self._reload = SignalledReload(self.reloader)
         self.scheduler = Scheduler(self._make_tasks())
+        self.alerts.ask_soon = lambda: self.scheduler.run_soon(self.alerts)
         self.scheduler.start()
 
     def _open_store(self, config: Config) -> Store:
@@ -330,6 +331,7 @@ class Exporter:
         yield self.file_watch
         yield self._reload
         yield self.snapshots
+        yield self.alerts
         yield self.comparisons
         yield NoiseLearner(self._monitors)
         yield self.retrainer

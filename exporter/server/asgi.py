@@ -51,20 +51,23 @@ if TYPE_CHECKING:
     from flask import Flask
 
 
-POOLS = {
-    "scrapes": 2,
-    "reload": 1,
-    "feedback": 32,
-    "labels": 1,
-    "payloads": 1,
-    "pages": 2,
-    "dataset": 2,
-    "comparisons": 1,
-    "slices": 1,
-    "passwords": 1,
-    "large": 1,
+THREADS = {
+    "main": (1, "the event loop: requests, predictions, probes"),
+    "aggregator": (1, "counts the events of the queue"),
+    "store-writer": (1, "writes to the database"),
+    "tasks": (5, "repeated work, a thread for what may wait for the same"),
+    "scrapes": (2, "`/metrics`"),
+    "feedback": (32, "`POST /v1/feedback` above 16 KiB"),
+    "labels": (1, "`POST /v1/labels`"),
+    "payloads": (2, "formats of other servers, and `POST /v1/predictions` above 512 KiB"),
+    "dataset": (2, "exports and releases"),
+    "searches": (3, "`GET /v1/compare`, and slices"),
+    "pages": (3, "all other routes"),
+    "passwords": (1, "hashes passwords that were not checked before"),
 }
-"""Threads of each pool; the table of routes names the pool of each route."""
+"""The kinds of threads of the process, how many there are of each, and what they do."""
+POOLS = tuple(THREADS)[4:]
+"""The thread pools; the table of routes names the pool of each route."""
 WAITING = 2000
 """Requests that may wait for a thread of a pool."""
 WAITING_OF_CLIENT = WAITING // 2
@@ -151,7 +154,7 @@ class ThreadPools:
     """The thread pools of the server."""
 
     def __init__(self) -> None:
-        self._pools = {name: ThreadPool(name, threads) for name, threads in POOLS.items()}
+        self._pools = {name: ThreadPool(name, THREADS[name][0]) for name in POOLS}
 
     def __getitem__(self, name: str) -> ThreadPool:
         """Return the pool of a name."""
@@ -376,7 +379,7 @@ class Application:
             await asyncio.sleep(BACKPRESSURE_SECONDS * (1 + len(body) // SMALL_BODY))
         if len(body) <= LARGE_BODY:
             return self._ingest.predictions(body, lines, key, ids)
-        pool = self._pools["large"]
+        pool = self._pools["payloads"]
         return await pool.run(lambda: self._ingest.predictions(body, lines, key, ids), request.client)
 
     async def _feedback(self, request: Request, body: bytes) -> Reply:

@@ -304,7 +304,7 @@ ROUTES: dict[str, Route] = {
             Parameter("after", str, "The version to judge; by default the one that appeared last."),
             Parameter("sequential", bool, "Whether intervals and verdicts hold at every look, with a decision."),
         ),
-        pool="comparisons",
+        pool="searches",
     ),
     "GET /v1/retrain-requests": Route(
         "api.operations:list_retrain_requests",
@@ -324,7 +324,7 @@ ROUTES: dict[str, Route] = {
         "Find the combinations of bins that hold the most of a model's corrections, errors, estimated loss or drift.",
         {200: schemas.Slices},
         parameters=QUESTION,
-        pool="slices",
+        pool="searches",
     ),
     "GET /metrics": Route(
         "api.operations:metrics",
@@ -335,8 +335,8 @@ ROUTES: dict[str, Route] = {
     ),
     "GET /-/healthy": Route("application:healthy", "Return whether the process runs.", _PROBE, scope=None),
     "GET /-/ready": Route("application:ready", "Return whether events are accepted.", _PROBE, scope=None),
-    "POST /-/reload": Route("api.operations:reload", "Reload the configuration.", _PROBE, scope=USER, pool="reload"),
-    "PUT /-/reload": Route("api.operations:reload", "Reload the configuration.", _PROBE, scope=USER, pool="reload"),
+    "POST /-/reload": Route("api.operations:reload", "Reload the configuration.", _PROBE, scope=USER),
+    "PUT /-/reload": Route("api.operations:reload", "Reload the configuration.", _PROBE, scope=USER),
     "GET /": Route("pages.home:page", "The home page.", _HTML_PAGE),
     "GET /drift": Route(
         "pages.drift:page",
@@ -347,7 +347,7 @@ ROUTES: dict[str, Route] = {
     "GET /quality": Route(
         "pages.quality:page", "The quality page.", _HTML_PAGE, parameters=(MODEL, Parameter("version"), VERSIONS)
     ),
-    "GET /slices": Route("pages.slices:page", "The page of slices.", _HTML_PAGE, parameters=QUESTION, pool="slices"),
+    "GET /slices": Route("pages.slices:page", "The page of slices.", _HTML_PAGE, parameters=QUESTION, pool="searches"),
     "GET /review": Route("pages.review:ReviewPage.page", "The review page.", _HTML_PAGE, parameters=(*QUEUE, VERSIONS)),
     "POST /review/decide": Route(
         "pages.review:ReviewPage.decide",

@@ -33,44 +33,25 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.profile import CONFIDENCE, PREDICTION
 from exporter.server.alerts import LAYERS, Alert
 from exporter.server.application import Exporter
-from exporter.server.pages.quality import describe_limit, summarize
+from exporter.server.pages.quality import summarize
 from exporter.server.pages.slices import slices_parameters
 from exporter.server.tasks.retraining import request_document
 from exporter.server.text import ago, number, parse_time, percent
 from exporter.slices.explain import Of
 
 SEVERITIES = ("critical", "warning", "info")
-MAX_PHRASES = 6
-"""Phrases of a headline, and reasons in one; the others are counted."""
-MAX_NAME = 40
-"""Characters of a feature's name or a reason in a headline."""
-_COUNTED = "ModelFeaturesDrifted"
-"""An alert on several features, whose value is their number."""
-DRIFT_ALERTS = ("ModelFeatureDrift", "ModelFeatureDriftSlow", "ModelFeatureChanged", "ModelFeatureMeanShift", _COUNTED)
-_SHARES = {
-    "ModelErrorRatioHigh": ("{} errors", "errors"),
-    "ModelCorrectionRatioHigh": ("{} corrected", "corrected too often"),
-    "ModelConfidentRatioLow": ("{} confident", "confident too rarely"),
-    "ModelHostCpuHigh": ("CPU {}", "little CPU left"),
-    "ModelHostMemoryHigh": ("memory {}", "little memory left"),
-    "ModelHostDiskHigh": ("disk {}", "disk nearly full"),
+MAX_PHRASES = 2
+"""Summaries of alerts in a headline; the others are counted."""
+FIGURES = {
+    "ModelErrorRatioHigh": "errors",
+    "ModelErrorBudgetBurn": "errors",
+    "ModelLatencyHigh": "latency",
+    "ModelLatencyBudgetBurn": "latency",
+    "ModelConfidentRatioLow": "confident",
+    "ModelCorrectionRatioHigh": "corrected",
+    "ModelAccuracyLow": "quality",
 }
-"""The phrases of alerts on a share, with and without its value."""
-_PHRASES = {
-    "ModelErrorBudgetBurn": "error budget used up too fast",
-    "ModelLatencyBudgetBurn": "latency budget used up too fast",
-    "ModelTrafficMissing": "no requests",
-    "ModelExporterDown": "exporter down",
-    "ModelPredictionDrift": "predictions drifted",
-    "ModelConfidenceDrift": "confidence drifted",
-    "ModelMultivariateDrift": "correlations changed",
-    "ModelAccuracyLow": "accuracy too low",
-    "ModelAttemptsDrop": "used much less than a week ago",
-    "ModelFeedbackMissing": "no feedback",
-    "ModelFeedbackUnjoined": "feedback without predictions",
-    "ModelReviewBacklog": "corrections wait for review",
-    "ModelRetrainRequestsFailing": "requests for retraining fail",
-}
+"""The figure of a model that an alert is about; all alerts of the data layer are about drift."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +67,7 @@ class Incident:
     versions
         The versions that are affected.
     phrases
-        What is wrong, the most severe first.
+        The summaries of its alerts, the most severe first.
     pending
         What else its pending alerts say, where others fire.
     severity
@@ -155,64 +136,16 @@ def _severity_rank(severity: str) -> int:
     return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES)
 
 
-def _rank(alert: Alert) -> tuple[bool, int, bool, str, str]:
+def _rank(alert: Alert) -> tuple[bool, int, str, str]:
     pending = alert.status != "firing"
-    rank = _severity_rank(alert_severity(alert))
-    return pending, rank, alert.name not in _SHARES, alert.name, alert.labels.get("feature", "")
+    return pending, _severity_rank(alert_severity(alert)), alert.name, alert.labels.get("feature", "")
 
 
 def _phrases(alerts: Sequence[Alert]) -> list[str]:
-    """Return what is wrong in a few words each, in the order of the alerts and without repetition."""
-    phrases: dict[str, None] = {}
-    for alert in alerts:
-        if alert.name in DRIFT_ALERTS:
-            phrase = _features([other for other in alerts if other.name in DRIFT_ALERTS], "drifted")
-        elif alert.name == "ModelFeatureMissing":
-            phrase = _features([other for other in alerts if other.name == alert.name], "missing too often")
-        elif alert.name == "ModelEventsRejected":
-            phrase = _reasons([other for other in alerts if other.name == alert.name])
-        elif alert.name in _SHARES:
-            phrase = _share_phrase([other for other in alerts if other.name == alert.name])
-        elif alert.name == "ModelLatencyHigh":
-            phrase = "slow" if alert.value is None else f"95th percentile {number(alert.value)}\N{NO-BREAK SPACE}s"
-        else:
-            phrase = _PHRASES.get(alert.name) or alert.annotation("summary")
-        phrases[phrase] = None
-    shown = list(phrases)
-    if len(shown) > MAX_PHRASES:
-        shown[MAX_PHRASES - 1 :] = [f"{len(shown) - MAX_PHRASES + 1} more"]
-    return shown
-
-
-def _features(alerts: Sequence[Alert], verb: str) -> str:
-    names = sorted({alert.labels.get("feature", "") for alert in alerts} - {""})
-    count = max(len(names), *(int(alert.value or 0) for alert in alerts if alert.name == _COUNTED), 0)
-    if count > 1:
-        return f"{count} features {verb}"
-    return f"{_cut(names[0]) if names else 'a feature'} {verb}"
-
-
-def _reasons(alerts: Sequence[Alert]) -> str:
-    reasons = sorted({alert.labels.get("reason", "") for alert in alerts} - {""})
-    shown = [_cut(reason) for reason in reasons[:MAX_PHRASES]]
-    if len(reasons) > MAX_PHRASES:
-        shown[-1] = f"{len(reasons) - MAX_PHRASES + 1} more"
-    return f"events refused: {', '.join(shown)}" if shown else "events refused"
-
-
-def _cut(name: str) -> str:
-    return name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…"
-
-
-def _share_phrase(alerts: Sequence[Alert]) -> str:
-    """Return the phrase of an alert on a share, with the value of the first that has one."""
-    with_value, without = _SHARES[alerts[0].name]
-    for alert in alerts:
-        if alert.value is not None:
-            return with_value.format(percent(alert.value))
-        if text := re.search(r"(\d{1,3}(?:\.\d+)?)%", alert.annotations.get("description", "")):
-            return with_value.format(percent(float(text[1]) / 100))
-    return without
+    """Return the summaries of alerts, in their order and without repetition; those beyond `MAX_PHRASES` are counted."""
+    phrases = list(dict.fromkeys(alert.annotation("summary") for alert in alerts))
+    more = len(phrases) - MAX_PHRASES
+    return [*phrases[:MAX_PHRASES], f"{more} more"] if more > 0 else phrases
 
 
 _ALERTS = {"errors": "ModelErrorBudgetBurn", "latency": "ModelLatencyBudgetBurn"}
@@ -257,48 +190,22 @@ def budget(left: float) -> str:
 
 UNKNOWN = "–"
 """A figure of nothing: without confidences there is no confident share, without feedback no corrected one."""
-MIN_CORRECTIONS = 3
-"""Corrections in an hour that ModelCorrectionRatioHigh needs, as its rule has it."""
-MIN_ATTEMPTS = 20
-"""Attempts in an hour that ModelConfidentRatioLow needs, as its rule has it."""
-MACHINE_THRESHOLD = 0.9
-"""The share above which ModelHostCpuHigh and ModelHostMemoryHigh become pending, as their rules have it."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of a model version.
-
-    Attributes
-    ----------
-    text
-        The figure.
-    severity
-        That of the alert whose threshold it violates; empty when it does not.
-    limit
-        The threshold that it violates, such as ``above 1 %``.
-    excess
-        The figure relative to its threshold; 0 when it does not violate it.
-    """
-
-    text: str
-    severity: str = ""
-    limit: str = ""
-    excess: float = 0.0
 
 
 @dataclass(frozen=True)
 class Row:
-    """The figures of a model version; see `Recent`.
+    """The figures of a model version as text; see `Recent`.
 
     Attributes
     ----------
     state
         ``critical``, ``warning`` or ``info`` when such an alert fires on it, ``pending`` when one is pending.
+    marks
+        The severity of the alerts that fire on the version, by the name of the figure that they are about.
     window, worst
         The target that has drifted most, and the window; None before the first values and without a profile.
     quality
-        How good the version is, measured or estimated, in a few words; without a text where that is not known.
+        How good the version is, measured or estimated, in a few words; empty where that is not known.
     budgets
         The error budgets of the model, of all versions, with the name of their alerts; in its first row alone.
     """
@@ -306,41 +213,25 @@ class Row:
     model: str
     version: str
     state: str
+    marks: Mapping[str, str]
     requests: int
-    errors: Figure
-    latency: Figure
+    errors: str
+    latency: str
     profiled: bool
     window: str | None
     worst: TargetDrift | None
-    drift: Figure
+    drift: str
     attempts: int
-    confident: Figure
-    corrected: Figure
-    quality: Figure
+    confident: str
+    corrected: str
+    quality: str
     budgets: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def figures(self) -> tuple[Figure, ...]:
-        """The figures that have a threshold."""
-        return self.errors, self.latency, self.drift, self.confident, self.corrected, self.quality
-
-    @property
-    def trouble(self) -> tuple[int, int, float]:
-        """How much is wrong: the worst alert, the worst violated threshold, and by how much; smaller is worse."""
-        states = (*SEVERITIES, "pending", "")
-        marked = min((states.index(figure.severity) for figure in self.figures), default=len(states))
-        return states.index(self.state), marked, -max(figure.excess for figure in self.figures)
-
-    @property
-    def troubled(self) -> bool:
-        """Whether an alert fires or is pending, or a figure violates its threshold."""
-        return bool(self.state) or any(figure.severity for figure in self.figures)
 
 
 def model_rows(
     monitors: Iterable[ModelMonitor], alerts: Sequence[Alert], budgets: Mapping[tuple[str, str], float], now: float
 ) -> list[Row]:
-    """Return the rows of all model versions at the monotonic time ``now`` in seconds, the worst first.
+    """Return the rows of all model versions at the monotonic time ``now`` in seconds, those with the worst alert first.
 
     ``budgets`` are the shares that are left of error budgets, by model and objective.
     """
@@ -348,8 +239,8 @@ def model_rows(
     by_model: dict[str, list[Alert]] = {}
     for alert in alerts:
         by_model.setdefault(alert.labels.get("model", ""), []).append(alert)
-    rows = [_row(monitor, _version_state(monitor, by_model), now) for monitor in monitors]
-    rows.sort(key=lambda row: (row.trouble, row.model, row.version))
+    rows = [_row(monitor, by_model.get(monitor.config.name, ()), now) for monitor in monitors]
+    rows.sort(key=lambda row: (_severity_rank(row.state), not row.state, -len(row.marks), row.model, row.version))
     models = {monitor.config.name: monitor.config for monitor in monitors}
     for index, row in enumerate(rows):
         if model := models.pop(row.model, None):
@@ -358,54 +249,42 @@ def model_rows(
     return rows
 
 
-def _version_state(monitor: ModelMonitor, alerts: Mapping[str, Sequence[Alert]]) -> str:
-    """Return the state of a model version: that of its worst alert."""
-    own = [
-        alert_severity(alert) if alert.status == "firing" else "pending"
-        for alert in alerts.get(monitor.config.name, ())
-        if alert.labels.get("version", monitor.version) == monitor.version
-    ]
-    return min(own, key=(*SEVERITIES, "pending").index, default="")
-
-
-def _row(monitor: ModelMonitor, state: str, now: float) -> Row:
-    model, recent = monitor.config, monitor.recent(now)
+def _row(monitor: ModelMonitor, alerts: Iterable[Alert], now: float) -> Row:
+    recent = monitor.recent(now)
     window, drift = worst(monitor, now) or (None, None)
+    leading = leading_quality(monitor, now)
+    own = [alert for alert in alerts if alert.labels.get("version", monitor.version) == monitor.version]
+    firing = sorted((alert for alert in own if alert.status == "firing"), key=_rank, reverse=True)
     return Row(
-        model=model.name,
+        model=monitor.config.name,
         version=monitor.version,
-        state=state,
+        state=alert_severity(firing[-1]) if firing else "pending" if own else "",
+        marks={figure: alert_severity(alert) for alert in firing if (figure := _figure(alert))},
         requests=recent.requests,
-        errors=_above(percent(recent.error_ratio), recent.error_ratio, model, "ModelErrorRatioHigh", "critical"),
-        latency=_above(_latency(recent), recent.latency, model, "ModelLatencyHigh", "warning"),
+        errors=percent(recent.error_ratio),
+        latency=_latency(recent),
         profiled=monitor.binner is not None,
         window=window,
         worst=drift,
-        drift=_drift(drift),
+        drift=number(drift.score) if drift else UNKNOWN,
         attempts=recent.attempts,
-        confident=_confident(recent, model) if monitor.confidences.counts.any() else Figure(UNKNOWN),
-        quality=_quality(monitor, now),
-        corrected=_corrected(recent, model) if any(monitor.counters.feedback.values()) else Figure(UNKNOWN),
+        confident=percent(recent.confident_ratio) if monitor.confidences.counts.any() else UNKNOWN,
+        corrected=percent(recent.correction_ratio) if any(monitor.counters.feedback.values()) else UNKNOWN,
+        quality=summarize(kind_of(monitor), leading) if leading else "",
     )
 
 
-def _above(text: str, value: float, model: ModelConfig, alert: str, severity: str) -> Figure:
-    """Return a figure, marked when it is above the threshold of an alert."""
-    threshold = model.threshold(alert)
-    if not value > threshold:
-        return Figure(text)
-    limit = seconds(threshold) if alert == "ModelLatencyHigh" else percent(threshold)
-    return Figure(text, severity, f"above {limit}", value / threshold if threshold else math.inf)
+def _figure(alert: Alert) -> str:
+    """Return the name of the figure that an alert is about; empty for none."""
+    return FIGURES.get(alert.name, "drift" if alert.labels.get("layer") == "data" else "")
 
 
-def machine_figures(gauges: Mapping[str, float]) -> dict[str, Figure]:
+def machine_figures(gauges: Mapping[str, float]) -> dict[str, str]:
     """Return the use of the processor and of the memory, given the machine's gauges by name."""
-    figures = {}
-    for name, gauge in (("CPU", "cpu"), ("memory", "memory")):
-        value = gauges.get(f"model_system_{gauge}_utilization_ratio", math.nan)
-        marked = ("warning", f"above {percent(MACHINE_THRESHOLD)}") if value > MACHINE_THRESHOLD else ()
-        figures[name] = Figure(percent(value), *marked)
-    return figures
+    names = {"CPU": "cpu", "memory": "memory"}
+    return {
+        name: percent(gauges.get(f"model_system_{gauge}_utilization_ratio", math.nan)) for name, gauge in names.items()
+    }
 
 
 def _latency(recent: Recent) -> str:
@@ -414,40 +293,6 @@ def _latency(recent: Recent) -> str:
         return seconds(recent.latency)
     low, high = recent.latency_bucket
     return f"{low:g}–{seconds(high)}" if low else f"below {seconds(high)}"
-
-
-def _corrected(recent: Recent, model: ModelConfig) -> Figure:
-    text = percent(recent.correction_ratio)
-    if recent.corrections < MIN_CORRECTIONS:
-        return Figure(text)
-    return _above(text, recent.correction_ratio, model, "ModelCorrectionRatioHigh", "critical")
-
-
-def _confident(recent: Recent, model: ModelConfig) -> Figure:
-    """Return the confident share, marked when it is below a configured threshold. Only Prometheus knows the default."""
-    text, threshold = percent(recent.confident_ratio), model.alerts.get("ModelConfidentRatioLow")
-    if threshold is None or recent.attempts < MIN_ATTEMPTS or not recent.confident_ratio < threshold:
-        return Figure(text)
-    excess = threshold / recent.confident_ratio if recent.confident_ratio else math.inf
-    return Figure(text, "warning", f"below {percent(threshold)}", excess)
-
-
-def _quality(monitor: ModelMonitor, now: float) -> Figure:
-    """Return the leading figure of the quality, marked when its whole interval is beyond the threshold."""
-    leading = leading_quality(monitor, now)
-    if leading is None:
-        return Figure("")
-    kind = kind_of(monitor)
-    limit = describe_limit(kind, leading)
-    return Figure(summarize(kind, leading), "critical" if limit else "", limit, leading.excess)
-
-
-def _drift(drift: TargetDrift | None) -> Figure:
-    if drift is None:
-        return Figure(UNKNOWN)
-    if drift.status != "drifted":
-        return Figure(number(drift.score))
-    return Figure(number(drift.score), "warning", f"above {number(max(drift.threshold, drift.noise))}", drift.severity)
 
 
 def seconds(value: float) -> str:
@@ -483,7 +328,7 @@ def page(exporter: Exporter) -> str:
     exporter.pipeline.settle(0.2)
     alerts = exporter.alerts.read()
     rows = model_rows(exporter.pipeline.monitors, alerts.alerts, alerts.budgets, time.monotonic())
-    open_rows = max(MAX_OPEN_ROWS, sum(row.troubled for row in rows))
+    open_rows = max(MAX_OPEN_ROWS, sum(bool(row.state) for row in rows))
     seen = {row.model for row in rows}
     return render_template(
         "home.html",
@@ -510,8 +355,6 @@ def page(exporter: Exporter) -> str:
         drift_threshold=THRESHOLDS[FEATURE_ALERT].default,
         pending_corrections=_pending(exporter),
         retrain_requests=_retrain_requests(exporter),
-        min_attempts=MIN_ATTEMPTS,
-        min_corrections=MIN_CORRECTIONS,
         enough_labels=ENOUGH,
         dashboard=uid if re.fullmatch(r"[\w-]{1,40}", uid := request.args.get("dashboard", "")) else None,
     )
@@ -609,7 +452,7 @@ def slices_of_alert(alert: Alert) -> dict[str, str] | None:
         of = "corrections"
     elif alert.name == "ModelAccuracyLow":
         of = "estimated_loss" if labels.get("basis") == "estimated" else "errors"
-    elif alert.name in DRIFT_ALERTS:
+    elif labels.get("layer") == "data":
         of = "drift"
     else:
         return None
