@@ -92,9 +92,10 @@ class Scheduler:
 
     def __init__(self, tasks: Iterable[Task]) -> None:
         self._closing, self._changed = threading.Event(), threading.Condition()
+        self.tasks: tuple[Task, ...] = tuple(tasks)
         self._due: dict[Task, float] = {}
         lanes: dict[Lane, list[Task]] = {}
-        for task in tasks:
+        for task in self.tasks:
             task.closing = self._closing
             self._due[task] = time.monotonic() + (0.0 if task.at_once else task.seconds)
             lanes.setdefault(task.lane, []).append(task)

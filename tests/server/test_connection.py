@@ -67,7 +67,7 @@ def served(
     async def run() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
         with listen("127.0.0.1", 0) as bound:
-            server = Server(SimpleNamespace(ready=True), app, web, most)  # type: ignore[arg-type]
+            server = Server(SimpleNamespace(reload_soon=lambda: None), app, web, most)  # type: ignore[arg-type]
             serving = asyncio.create_task(server.serve([bound]))
             try:
                 await asyncio.to_thread(clients, bound.getsockname()[1], server)

@@ -2,8 +2,7 @@
 
 Uvicorn parses HTTP/1.1 with httptools and runs the application. `BoundedProtocol` adds what uvicorn leaves to a
 proxy in front: limits on the time a request takes to arrive, the number of connections, the requests read ahead of
-the one being answered, and the answers that wait for a client to read them. Limits on the size of a request are in
-`exporter.server.http.protocol`.
+the one being answered, the size of a request, and the answers that wait for a client to read them.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import asyncio
 import heapq
 import math
 import re
-from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection
 from typing import Any
@@ -133,29 +131,111 @@ _NO_PATH = re.compile(rb"(https?://[^/?]+)(?=$|\?)", re.IGNORECASE)
 _FRAMING = (b"content-length", b"transfer-encoding")
 
 
-class RequestParser(HttpToolsProtocol):
-    """What a connection does with the bytes that it receives; `exporter.server.http.protocol` has the rest.
+HEAD_SECONDS = 15.0
+"""Time in which a head must arrive."""
+BODY_SECONDS = 30.0
+"""Time in which a body must arrive."""
+IDLE_SECONDS = 75.0
+"""Time that a connection may be idle."""
+WRITE_SECONDS = 30.0
+"""Time that a client may read nothing of its answers."""
+LINGER_SECONDS = 2.0
+"""Time that a client has to read why its connection is closed."""
+MAX_REFUSALS = 100
+"""Connections beyond the limit that get an answer at a time; more are closed without one."""
+_STEP = 256  # bytes parsed at a time: one of small requests becomes many requests that wait
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection.
 
     Parameters
     ----------
     config, server_state
         Uvicorn's.
+    max_connections
+        Connections served at a time.
+    turns
+        Begins the requests of all connections.
     """
 
-    _writer: ResponseWriter
-
-    def __init__(self, config: Config, server_state: ServerState) -> None:
+    def __init__(self, config: Config, server_state: ServerState, max_connections: int, turns: Turns) -> None:
         super().__init__(config, server_state, {})
+        self._max_connections = max_connections
+        self._turns = turns
+        self._writer: ResponseWriter
         self._error: Reply | None = None  # what the client is told once its earlier requests are answered
         self._in_message = self._in_head = False
         self._framing = b""  # of a body beside an offer to upgrade, which its parser would skip
         self._resuming = False
         self._overhead = self._body_left = self._body_size = self._chunks = 0
-        self._head_since = self.loop.time()
+        self._unparsed = b""
+        self._active: RequestResponseCycle | None = None
+        self._eof = self._next_waits = False
+        self._unread = 0
+        now = self.loop.time()
+        self._head_since = self._body_since = self._last_write = self._held_since = now
+        self._closing_since = math.inf
 
-    @abstractmethod
-    def fail(self, status: int, detail: str, headers: tuple[tuple[str, str], ...] = ()) -> None:
-        """Answer with a problem document once earlier requests are answered, and close the connection."""
+    def connection_made(self, transport: Any) -> None:
+        """Refuse the connection where there are too many."""
+        super().connection_made(transport)
+        self.flow = _Flow(transport, self)
+        self._writer = ResponseWriter(transport)
+        beyond = len(self.connections) - self._max_connections
+        if beyond > MAX_REFUSALS:
+            transport.abort()
+        elif beyond > 0:
+            self.fail(503, "too many connections")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell the request under way, and drop every reference that would keep the connection in memory."""
+        super().connection_lost(exc)
+        if self._active is not None:
+            self._disconnect(self._active)
+        self.pipeline.clear()
+        self._unparsed = b""
+        self.cycle = self.flow = self._active = None  # type: ignore[assignment]
+
+    # --- requests -----------------------------------------------------------------------------
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether nothing more is read: earlier requests are not answered, or earlier answers not read."""
+        if self._error is not None:
+            return False
+        cycle = self._active
+        unread_body = cycle is not None and not cycle.response_complete and len(cycle.body) > HIGH_WATER_LIMIT
+        return bool(self._unparsed or self.pipeline or self.flow.write_paused or unread_body)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse requests; what comes after an error is discarded."""
+        if self._error is None:
+            self._unparsed = self._unparsed + data if self._unparsed else data
+            self._parse()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Answer what arrived: the client may only have closed its side."""
+        if self.scheme == "https" or self._closing_since < math.inf:
+            return False
+        self._eof = True
+        self._parse()
+        return True
+
+    def _parse(self) -> None:
+        """Parse what arrived, up to one request behind the one being answered."""
+        data, self._unparsed = self._unparsed, b""
+        start = 0
+        while start < len(data) and self._error is None and not (self.pipeline or self.flow.write_paused):
+            end = start + max(_STEP, self._body_left)
+            self._feed(data[start:end])
+            start = end
+        if self._error is None:
+            self._unparsed = data[start:]
+            if self._unparsed:
+                self.flow.pause_reading()
+            elif self._eof:
+                self._finish(400, "the request broke off")
 
     def _feed(self, data: bytes) -> None:
         """Parse bytes, and refuse a request that is not HTTP/1.1 or has too large a head."""
@@ -246,106 +326,7 @@ class RequestParser(HttpToolsProtocol):
                 self.cycle.keep_alive &= self.parser.should_keep_alive()  # trailers can end the connection, too
                 super().on_message_complete()
 
-
-HEAD_SECONDS = 15.0
-"""Time in which a head must arrive."""
-BODY_SECONDS = 30.0
-"""Time in which a body must arrive."""
-IDLE_SECONDS = 75.0
-"""Time that a connection may be idle."""
-WRITE_SECONDS = 30.0
-"""Time that a client may read nothing of its answers."""
-LINGER_SECONDS = 2.0
-"""Time that a client has to read why its connection is closed."""
-MAX_REFUSALS = 100
-"""Connections beyond the limit that get an answer at a time; more are closed without one."""
-_STEP = 256  # bytes parsed at a time: one of small requests becomes many requests that wait
-
-
-class BoundedProtocol(RequestParser):
-    """One connection.
-
-    Parameters
-    ----------
-    config, server_state
-        Uvicorn's.
-    max_connections
-        Connections served at a time.
-    turns
-        Begins the requests of all connections.
-    """
-
-    def __init__(self, config: Config, server_state: ServerState, max_connections: int, turns: Turns) -> None:
-        super().__init__(config, server_state)
-        self._max_connections = max_connections
-        self._turns = turns
-        self._unparsed = b""
-        self._active: RequestResponseCycle | None = None
-        self._eof = self._next_waits = False
-        self._unread = 0
-        now = self.loop.time()
-        self._body_since = self._last_write = self._held_since = now
-        self._closing_since = math.inf
-
-    def connection_made(self, transport: Any) -> None:
-        """Refuse the connection where there are too many."""
-        super().connection_made(transport)
-        self.flow = _Flow(transport, self)
-        self._writer = ResponseWriter(transport)
-        beyond = len(self.connections) - self._max_connections
-        if beyond > MAX_REFUSALS:
-            transport.abort()
-        elif beyond > 0:
-            self.fail(503, "too many connections")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Tell the request under way, and drop every reference that would keep the connection in memory."""
-        super().connection_lost(exc)
-        if self._active is not None:
-            self._disconnect(self._active)
-        self.pipeline.clear()
-        self._unparsed = b""
-        self.cycle = self.flow = self._active = None  # type: ignore[assignment]
-
-    # --- requests -----------------------------------------------------------------------------
-
-    @property
-    def must_wait(self) -> bool:
-        """Whether nothing more is read: earlier requests are not answered, or earlier answers not read."""
-        if self._error is not None:
-            return False
-        cycle = self._active
-        unread_body = cycle is not None and not cycle.response_complete and len(cycle.body) > HIGH_WATER_LIMIT
-        return bool(self._unparsed or self.pipeline or self.flow.write_paused or unread_body)
-
-    def data_received(self, data: bytes) -> None:
-        """Parse requests; what comes after an error is discarded."""
-        if self._error is None:
-            self._unparsed = self._unparsed + data if self._unparsed else data
-            self._parse()
-
-    def eof_received(self) -> bool:  # type: ignore[override]
-        """Answer what arrived: the client may only have closed its side."""
-        if self.scheme == "https" or self._closing_since < math.inf:
-            return False
-        self._eof = True
-        self._parse()
-        return True
-
-    def _parse(self) -> None:
-        """Parse what arrived, up to one request behind the one being answered."""
-        data, self._unparsed = self._unparsed, b""
-        start = 0
-        while start < len(data) and self._error is None and not (self.pipeline or self.flow.write_paused):
-            end = start + max(_STEP, self._body_left)
-            self._feed(data[start:end])
-            start = end
-        if self._error is None:
-            self._unparsed = data[start:]
-            if self._unparsed:
-                self.flow.pause_reading()
-            elif self._eof:
-                self._finish(400, "the request broke off")
+    # --- requests that begin --------------------------------------------------------------------
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any, pipelined: bool = False) -> None:
         self._active = cycle
