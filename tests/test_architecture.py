@@ -105,4 +105,4 @@ def test_repeated_work_is_in_the_architecture(tmp_path: Path) -> None:
         tasks = {task.name for task in exporter.scheduler.tasks}
     finally:
         exporter.close()
-    assert set(re.findall(r"^\| ([\w ]+) \|", section, re.M)) - {"task"} == tasks
+    assert set(re.findall(r"^\| ([\w -]+) \|", section, re.M)) - {"task"} == tasks
