@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from exporter.errors import EventError, ExporterError
-from exporter.monitoring.scheduler import Task
+from exporter.scheduler import Task
 from exporter.server.text import duration
 from exporter.validation import explain, json_pointer
 
