@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from grafana_foundation_sdk.builders import dashboard, prometheus
 from grafana_foundation_sdk.models.dashboard import (
@@ -26,7 +26,6 @@ from grafana_foundation_sdk.models.dashboard import (
 from grafana.panels import (
     CRITICAL,
     DATASOURCE,
-    GREY,
     INFO,
     NEUTRAL,
     SECONDS,
@@ -48,8 +47,7 @@ MODEL = "model=~`${model:regex}`"
 VERSION = "version=~`${version:regex}`"
 BOTH = f"{MODEL},{VERSION}"
 BEFORE, AFTER = (f"{MODEL},version=~`${{{side}:regex}}`" for side in ("before", "after"))
-EARLIER = " offset ${earlier:raw}"
-"""The two versions to compare, and by how much the period of the first is earlier."""
+"""The two versions to compare."""
 FEATURE = "feature=~`${feature:regex}`"
 WINDOW = "window=~`${window:regex}`"
 INSTANCE = "instance=~`${instance:regex}`"
@@ -253,17 +251,27 @@ def versions_variable() -> VariableModel:
     return query_variable("version", "Version", query, several=True, sort=VariableSort.NUMERICAL_DESC)
 
 
-def quality_window_variable() -> VariableModel:
-    """Return the variable for one of the windows for which a quality is measured or estimated."""
-    known = "model_(estimated_)?(accuracy|mean_absolute_error)"
-    return query_variable("window", "Window", f'label_values({{__name__=~"{known}",{MODEL}}}, window)')
-
-
 def _first_of(name: str, label: str, values_of: str, ordered: str) -> VariableModel:
     """Return a variable with the values of a label in the order of an expression; the first is the default."""
     variable = query_variable(name, label, f"query_result({ordered})", sort=VariableSort.DISABLED)
     variable.regex = f'/{values_of}="(.*)"}} /'
     return variable
+
+
+def window_variable(metrics: str) -> VariableModel:
+    """Return the variable for one of the windows of metrics, an hour first, then by their length.
+
+    PromQL reads no durations, so they are ordered by unit and number of digits.
+    """
+    lengths = ("1h", "[0-9]+s", "[0-9]m", "[0-9]{2,}m", "[0-9]h", "[0-9]{2,}h", "[0-9]d", "[0-9]{2,}d", "[0-9]+w")
+    each = f'group by (window) ({{__name__=~"{metrics}",{MODEL},window=~"%s"}})'
+    ordered = " or ".join(f"{place} * {each % length}" for place, length in enumerate(lengths))
+    return _first_of("window", "Window", "window", f"sort({ordered})")
+
+
+def quality_window_variable() -> VariableModel:
+    """Return the variable for one of the windows for which a quality is measured or estimated."""
+    return window_variable("model_(estimated_)?(accuracy|mean_absolute_error)")
 
 
 def worst_feature_variable(worst_first: str) -> VariableModel:
@@ -301,58 +309,40 @@ def _exporter_url(variables: Sequence[VariableModel]) -> VariableModel:
     return variable
 
 
-def _annotations(layer: str, only_deployments: bool) -> list[dashboard.AnnotationQuery]:
-    """Return annotations of deployments, alerts and dataset releases; each expression is true for one step.
+def _annotations(layer: str) -> list[Any]:
+    """Return annotations of deployments, always drawn, and of alerts that started to fire, behind one switch.
 
-    All alerts of the same name and model are one, in the colour of their severity: the start of the first is marked.
+    Each expression is true for one step. All alerts of the same name and model are one: the start of the first is
+    marked.
     """
-
-    def query(name: str, colour: str, expr: str, title: str, text: str, tags: str) -> dashboard.AnnotationQuery:
-        return (
-            dashboard.AnnotationQuery()
-            .name(name)
-            .datasource(DATASOURCE)
-            .enable(name == "Deployments" or not only_deployments)
-            .icon_color(colour)
-            .target(prometheus.Dataquery().expr(expr).ref_id("Anno").interval("60s").range())
-            .title_format(title)
-            .text_format(text)
-            .tag_keys(tags)
-        )
-
-    def started(severity: str) -> str:
-        firing = f'ALERTS{{alertstate="firing",layer=~"{layer}",severity="{severity}",{MODEL_OR_NONE}}}'
-        alerts = f"group by (alertname, model, severity, layer) ({firing}"
-        return f"{alerts}) unless {alerts} offset $__interval)"
-
+    firing = f'ALERTS{{alertstate="firing",layer=~"{layer}",severity!="none",{MODEL_OR_NONE}}}'
+    alerts = f"group by (alertname, model, severity, layer) ({firing}"
     deployed = f"model_version:deployed:timestamp_seconds{{{MODEL}}}"
-    released = f"max by (model) (model_dataset_examples_total{{{MODEL}}}"
-    return [
-        query(
-            "Deployments",
-            NEUTRAL,
-            f"1000 * ({deployed} > time() - $__interval_ms / 1000)",
-            "Deployment",
-            "{{model}} version {{version}} was seen for the first time",
-            "version",
-        ).use_value_for_time(True),
-        *(
-            query(name, colour, started(severity), "{{alertname}}", "{{severity}}: {{model}}", "severity,layer")
-            for name, colour, severity in (
-                ("Critical alerts", CRITICAL, "critical"),
-                ("Warnings", WARNING, "warning"),
-                ("Infos", INFO, "info"),
-            )
-        ),
-        query(
-            "Dataset releases",
-            GREY,
-            f"{released}) > {released} offset $__interval)",
-            "Dataset released",
-            "{{model}}: corrections were released into a dataset",
-            "model",
-        ),
-    ]
+    deployments = (
+        dashboard.AnnotationQuery()
+        .name("Deployments")
+        .icon_color(NEUTRAL)
+        .hide(True)
+        .target(_marks(f"1000 * ({deployed} > time() - $__interval_ms / 1000)"))
+        .title_format("Deployment")
+        .text_format("{{model}} version {{version}} was seen for the first time")
+        .tag_keys("version")
+        .use_value_for_time(True)
+    )
+    started = (
+        dashboard.AnnotationQuery()
+        .name("Alerts")
+        .icon_color(CRITICAL)
+        .target(_marks(f"{alerts}) unless {alerts} offset $__interval)"))
+        .title_format("{{alertname}}")
+        .text_format("{{severity}}: {{model}}")
+        .tag_keys("severity,layer")
+    )
+    return [query.datasource(DATASOURCE).enable(True) for query in (deployments, started)]
+
+
+def _marks(expr: str) -> prometheus.Dataquery:
+    return prometheus.Dataquery().expr(expr).ref_id("Anno").interval("60s").range()
 
 
 def side_by_side(
@@ -390,13 +380,10 @@ def build_dashboard(
     *,
     links: Sequence[Link] = (),
     alerts: str | None = None,
-    only_deployments: bool = False,
 ) -> Dashboard:
     """Return a dashboard of panels with fixed positions.
 
-    With ``only_deployments``, other annotations are off by default.
-
-    With ``alerts``, a regular expression of layers, it marks deployments, starts of these alerts, and releases.
+    With ``alerts``, a regular expression of layers, it marks deployments and starts of these alerts.
     """
     builder = (
         dashboard.Dashboard(title)
@@ -407,7 +394,7 @@ def build_dashboard(
         .refresh("30s")
         .timezone("browser")
         .tooltip(DashboardCursorSync.CROSSHAIR)
-        .annotations(list(_annotations(alerts, only_deployments)) if alerts else [])
+        .annotations(_annotations(alerts) if alerts else [])
         .link(
             dashboard.DashboardLink("Dashboards")
             .type(DashboardLinkType.DASHBOARDS)
@@ -451,7 +438,6 @@ def alerts_of_all() -> Panel:
         "of all models, exporters and machines",
         "or a model to open Overview",
         "",
-        "no alert fires or is pending",
         [for_field("Model", _links(model), noValue=" ", unit=TEXT, minWidth=110)],
     )
 
@@ -466,7 +452,6 @@ def alerts_of_model() -> Panel:
         "of the model, its features, and exporters and machines",
         "or a feature or layer to open the dashboard of the layer",
         MODEL_OR_NONE,
-        "no alert of this model fires or is pending",
         [for_field("Layer", _links(of_layer)), for_field("Of", _links(of_feature))],
     )
 
@@ -475,7 +460,7 @@ def _links(link: Link) -> DynamicConfigValue:
     return setting("links", [{"title": link.title, "url": link.url}])
 
 
-def _alerts(of: str, details: str, selector: str, empty: str, overrides: Sequence[Override]) -> Panel:
+def _alerts(of: str, details: str, selector: str, overrides: Sequence[Override]) -> Panel:
     """Return the table; ``details`` says which of its ``overrides`` link to a dashboard."""
     runbook = {"title": "Runbook", "url": f"{EXPORTER}/runbooks/Model${{__value.raw}}", "targetBlank": True}
     return table(
@@ -483,7 +468,6 @@ def _alerts(of: str, details: str, selector: str, empty: str, overrides: Sequenc
         f"Alerts {of}, the worst and oldest first, at most 100. Click an alert to open its runbook, {details}.",
         SECONDS,
         Query(f"topk(100, {alert_rows(selector, 'model, version, layer')})", kind="table"),
-        empty=f"{empty}, as far as Prometheus knows",
         sort=("State", "For"),
         transformations=[
             transformation(
@@ -509,7 +493,7 @@ def _alerts(of: str, details: str, selector: str, empty: str, overrides: Sequenc
 _ROWS = 15
 
 
-def alerts_over_time(title: str, selector: str, of: str, monitored: str, *, empty: str) -> Panel:
+def alerts_over_time(title: str, selector: str, of: str, monitored: str, *, empty: str = "") -> Panel:
     """Return a row for each alert that was active in the time range, below one for all of them.
 
     Parameters
@@ -523,7 +507,7 @@ def alerts_over_time(title: str, selector: str, of: str, monitored: str, *, empt
     monitored
         An expression that exists while the alerts are evaluated: without an alert, the first row is green.
     empty
-        Text for no data.
+        Which models have no data.
     """
     states = alert_states(selector)
     names = ", ".join(f'"{label.strip()}"' for label in of.split(","))

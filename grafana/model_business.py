@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
-from exporter.monitoring.counters import CONFIDENCE_BUCKETS
 from grafana import layout
 from grafana.layout import BOTH, DAY_AGO, MODEL, alerts_over_time, by_rank, by_version, increase
 from grafana.panels import (
     COUNT,
-    GREY,
     HOURS,
-    NEUTRAL,
+    PER_SECOND,
     SECONDS,
     SHARE,
     TEXT,
     WHOLE,
     Query,
-    bar_chart,
     bar_gauge,
     for_field,
-    for_query,
-    palette,
+    heatmap,
     setting,
-    stat,
     table,
     time_series,
     transformation,
@@ -46,11 +39,10 @@ def retraining() -> Panel:
         ),
         SECONDS,
         Query(_of_model("model_exporter_retrain_request_undelivered_seconds"), "{{model}}"),
-        empty="all delivered, or none made",
     )
 
 
-_NO_SEGMENTS = "no segment_by in the model's configuration, or no data"
+_NO_SEGMENTS = "no segment_by in the model's configuration"
 _SEGMENT_SIZE = f"sum by (segment) (increase(model_segment_attempts_total{{{BOTH}}}[$__range] @ end()))"
 
 
@@ -74,16 +66,6 @@ def corrections() -> Panel:
     )
 
 
-def segment_attempts() -> Panel:
-    return time_series(
-        "Predictions an hour by segment",
-        "Predictions per hour of the six largest segments, the largest first.",
-        COUNT,
-        *by_rank(_of_segment("model_segment_attempts_total"), _SEGMENT_SIZE, "segment"),
-        empty=_NO_SEGMENTS,
-    )
-
-
 def events() -> Panel:
     size = f"sum by (event) (increase(model_business_events_total{{{BOTH}}}[$__range] @ end()))"
     return time_series(
@@ -91,7 +73,7 @@ def events() -> Panel:
         "The business events that the model's configuration declares, over one hour, the most frequent first.",
         COUNT,
         *by_rank(increase("model_business_events_total", BOTH, "event", "1h"), size, "event"),
-        empty="no events in the model's configuration, or no data",
+        empty="no events in the model's configuration",
     )
 
 
@@ -140,61 +122,9 @@ def slices() -> Panel:
     )
 
 
-def _in_bucket(below: float, bound: float) -> str:
-    """Return the predictions of a bucket, which Prometheus counts with those of the buckets before."""
-
-    def upto(le: float) -> str:
-        return increase("model_prediction_confidence_bucket", f'{BOTH},le="{le}"')
-
-    own = f"{upto(bound)} - {upto(below)}" if below else upto(bound)
-    return f'label_replace({own}, "upto", "{bound}", "", "")'
-
-
-_THRESHOLD = f"max(last_over_time(model_confidence_threshold{{{MODEL}}}[$__range]))"
-_BUCKETS = tuple(pairwise((0.0, *CONFIDENCE_BUCKETS)))
-
-
-def confidence() -> Panel:
-    any_value = f"{increase('model_prediction_confidence_count', BOTH)} > 0"
-    # A confidence of 1 may be the threshold, and then counts as confident.
-    is_confident = {bound: f"{_THRESHOLD} < {bound}" if bound < 1 else _THRESHOLD for _, bound in _BUCKETS}
-    confident = " or ".join(f"{_in_bucket(*bucket)} and on () {is_confident[bucket[1]]}" for bucket in _BUCKETS)
-    others = " or ".join(f"{_in_bucket(*bucket)} unless on () {is_confident[bucket[1]]}" for bucket in _BUCKETS)
-    names = {"Value #A": "confident", "Value #B": "not confident", "Value": "confident"}
-    return bar_chart(
-        "Confidence of the predictions",
-        (
-            "Predictions in the time range by confidence: blue from the model's confidence threshold on, grey below. "
-            "Each bar counts those up to its value and above that of the bar before; one that contains the threshold "
-            "is blue."
-        ),
-        WHOLE,
-        Query(f"({confident}) and on () {any_value}", "confident", "table"),
-        Query(f"({others}) and on () {any_value}", "not confident", "table"),
-        by="upto",
-        stacked=True,
-        empty="no confidence values",
-        least=0,
-        decimals=0,
-        transformations=[
-            # An outer join ignores a query without a result; "merge" would merge nothing.
-            transformation("filterFieldsByName", exclude={"names": ["Time"]}),
-            transformation("joinByField", byField="upto", mode="outer"),
-            transformation("sortBy", fields={}, sort=[{"field": "upto"}]),
-            transformation("organize", renameByName=names),
-        ],
-        overrides=[
-            for_field("confident", setting("color", {"mode": "fixed", "fixedColor": NEUTRAL})),
-            for_field("not confident", setting("color", {"mode": "fixed", "fixedColor": GREY})),
-            for_field("upto", unit=TEXT, noValue=" "),
-        ],
-    )
-
-
 _MISTAKES = layout.page_link(
     "review", "Review corrections", model="__field.labels.model", version="__field.labels.version"
 )
-_NO_PREDICTIONS = "no predictions"
 
 
 def dashboard() -> Dashboard:
@@ -211,14 +141,13 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(17, 9, {3: attempts(), 4: confident_ratio(), 18: slices()}, (7, 7, 10)),
             *layout.side_by_side(26, 10, {5: confidence(), 6: feedback()}),
             layout.row(101, "The flywheel: review and release", 36),
-            *layout.side_by_side(37, 8, {7: pending(), 8: oldest(), 9: releases(), 10: flywheel()}, (7, 7, 6, 4)),
-            *layout.side_by_side(45, 8, {14: reviewed(), 15: delay()}),
-            *layout.side_by_side(53, 8, {16: unjoined(), 21: retraining()}),
+            *layout.side_by_side(37, 8, {8: oldest(), 9: releases(), 14: reviewed()}),
+            *layout.side_by_side(45, 8, {16: unjoined(), 21: retraining()}),
             layout.row(
                 102,
                 "Segments and business events, for models that have them",
-                61,
-                layout.side_by_side(62, 8, {11: corrections(), 12: segment_attempts(), 13: events()}),
+                53,
+                layout.side_by_side(54, 8, {11: corrections(), 13: events()}),
             ),
         ],
         links=[layout.DRIFT, layout.REVIEW],
@@ -236,20 +165,31 @@ def alerts() -> Panel:
         f'layer="business",{MODEL}',
         "version",
         f"model_info{{{MODEL}}}",
-        empty="not monitored",
     )
 
 
-def _share_of(expr: str, whole: str, legend: str, of: str) -> Query:
+def _share_of(part: tuple[str, str], whole: str, legend: str, of: str) -> Query:
     """Return a number with its percentage of another in its name; PromQL has numbers in labels by ``count_values``."""
-    share = f'count_values("share", round(100 * {expr} / ({whole} > 0), 0.1))'
+    expr = _total(*part)
+    parts, all_of = (f"sum(increase({metric}{{{BOTH}{more}}}[$__range]))" for metric, more in (part, (whole, "")))
+    share = f'count_values("share", round(100 * {parts} / ({all_of} > 0), 0.1))'
     return Query(f"{expr} + on () group_left (share) 0 * {share}", f"{legend}: {{{{share}}}} % of {of}", "instant")
 
 
+def confidence() -> Panel:
+    bucket = f"model_prediction_confidence_bucket{{{BOTH}}}"
+    return heatmap(
+        "Confidence over time",
+        "Predictions a second by their confidence. Empty cells are without predictions.",
+        PER_SECOND,
+        SHARE,
+        Query(f"sum by (le) (rate({bucket}[$__rate_interval]))", "{{le}}", "heatmap"),
+    )
+
+
 def funnel() -> Panel:
-    attempts, confident = _total("model_attempts_total"), _total("model_confident_predictions_total")
-    accepted = _total("model_feedback_total", ',verdict="accepted"')
-    corrected = _total("model_corrections_total")
+    attempts, confident = "model_attempts_total", "model_confident_predictions_total"
+    accepted = "model_feedback_total", ',verdict="accepted"'
     return bar_gauge(
         "Funnel over the time range",
         (
@@ -257,11 +197,10 @@ def funnel() -> Panel:
             "not, that users accepted. Feedback counts when it arrives, which may be long after its prediction."
         ),
         WHOLE,
-        Query(attempts, "all", "instant"),
-        _share_of(confident, attempts, "confident", "all"),
-        _share_of(corrected, confident, "corrected", "confident"),
+        Query(_total(attempts), "all", "instant"),
+        _share_of((confident, ""), attempts, "confident", "all"),
+        _share_of(("model_corrections_total", ""), confident, "corrected", "confident"),
         _share_of(accepted, attempts, "accepted", "all"),
-        empty=_NO_PREDICTIONS,
         least=0,
         decimals=0,
     )
@@ -277,7 +216,6 @@ def correction_ratio() -> Panel:
         SHARE,
         *by_version(f"model_version:correction_ratio:rate1h{{{BOTH}}}", "{{model}} {{version}}"),
         Query(f"model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}", "threshold {{model}}", role="threshold"),
-        empty="no confident predictions",
         value_links=[_MISTAKES],
     )
 
@@ -300,7 +238,6 @@ def attempts() -> Panel:
             "threshold",
             role="threshold",
         ),
-        empty=_NO_PREDICTIONS,
     )
 
 
@@ -330,30 +267,33 @@ def feedback() -> Panel:
             Query(increase("model_feedback_total", f'{BOTH},verdict="{verdict}"', over="1h"), verdict)
             for verdict in ("accepted", "corrected")
         ),
-        empty="no feedback",
-    )
-
-
-def pending() -> Panel:
-    return time_series(
-        "Corrections waiting for review",
-        "Corrections without a review decision. The link Review opens them.",
-        COUNT,
-        Query(f"max by (model) (model_corrections_pending{{{MODEL}}})", "{{model}}"),
-        empty="no feedback",
-        value_links=[layout.page_link("review", "Review them", model="__field.labels.model")],
     )
 
 
 def oldest() -> Panel:
     return time_series(
         "Oldest waiting correction",
-        "Age of the correction that has been waiting longest; empty if none is waiting. The axis is logarithmic.",
+        "Age of the correction that waits longest for a review; empty if none waits. The axis is logarithmic.",
         HOURS,
         Query(f"max by (model) (model_corrections_oldest_pending_seconds{{{MODEL}}}) / 3600", "{{model}}"),
         Query(f"max(model:threshold:ModelReviewBacklog{{{MODEL}}}) / 3600", "threshold", role="threshold"),
-        empty="none waiting, or no data",
         logarithmic_from=0.1,
+        value_links=[layout.page_link("review", "Review them", model="__field.labels.model")],
+    )
+
+
+def unjoined() -> Panel:
+    return time_series(
+        "Feedback without a prediction",
+        (
+            "Feedback of the model, and labels of all models, whose prediction was not logged. They do not count until "
+            "it arrives. Click a value to see the feedback."
+        ),
+        COUNT,
+        Query(f"max by (model) (model_exporter_feedback_unjoined{{{MODEL}}})", "{{model}}"),
+        Query('max(model_exporter_feedback_unjoined{model=""})', "no model named"),
+        Query("max(model_exporter_labels_unjoined)", "labels"),
+        value_links=[layout.page_link("review", "List it", "joined=false", model="__field.labels.model")],
     )
 
 
@@ -363,23 +303,8 @@ def releases() -> Panel:
         "All reviewed corrections that have been released into a dataset, for the next training.",
         COUNT,
         Query(f"max by (model) (model_dataset_examples_total{{{MODEL}}})", "{{model}}"),
-        empty="nothing released yet, or no data",
         stepped=True,
         top=1,
-    )
-
-
-def flywheel() -> Panel:
-    return stat(
-        "In this time range",
-        "Corrections from users, and corrections released into a dataset.",
-        WHOLE,
-        Query(_total("model_feedback_total", ',verdict="corrected"'), "corrected", "instant"),
-        Query(
-            f"sum(max by (model) (increase(model_dataset_examples_total{{{MODEL}}}[$__range])))", "released", "instant"
-        ),
-        empty="none",
-        decimals=0,
     )
 
 
@@ -405,39 +330,4 @@ def reviewed() -> Panel:
         empty="no sample reviewed yet",
         least=None,
         most=1,
-    )
-
-
-def delay() -> Panel:
-    buckets = increase("model_feedback_delay_seconds_bucket", BOTH, "le", "1h")
-    return time_series(
-        "Delay of feedback",
-        (
-            "Time from a prediction to its feedback, for the feedback of one hour. The correction shares of more "
-            "recent predictions are still incomplete."
-        ),
-        SECONDS,
-        Query(f"histogram_quantile(0.5, {buckets})", "half within"),
-        Query(f"histogram_quantile(0.95, {buckets})", "95 % within"),
-        empty="no feedback",
-    )
-
-
-def unjoined() -> Panel:
-    unnamed = 'model_exporter_feedback_unjoined{model=""}'
-    return time_series(
-        "Feedback without a prediction",
-        (
-            "Feedback whose prediction was not logged. It does not count until its prediction arrives. Click a value "
-            "to see it."
-        ),
-        COUNT,
-        Query(f"max by (model) (model_exporter_feedback_unjoined{{{MODEL}}})", "{{model}}"),
-        Query(
-            f"max({unnamed}) and on () max(max_over_time({unnamed}[$__range] @ end())) > 0",
-            "no model named",
-        ),
-        empty="no feedback",
-        overrides=[for_query(1, *palette(0))],
-        value_links=[layout.page_link("review", "List it", "joined=false", model="__field.labels.model")],
     )

@@ -12,11 +12,10 @@ from grafana_foundation_sdk.models.dashboard import (
     Panel,
     RangeMap,
     ValueMappingResult,
-    VariableSort,
 )
 
 from grafana import layout
-from grafana.layout import BOTH, DAY_AGO, FEATURE, MODEL, WINDOW, alerts_over_time, by_rank, increase
+from grafana.layout import BOTH, DAY_AGO, FEATURE, MODEL, WINDOW, alerts_over_time, by_rank
 from grafana.panels import (
     BARE,
     COUNT,
@@ -25,7 +24,6 @@ from grafana.panels import (
     NATS,
     NEUTRAL,
     NO_PROFILE,
-    NO_TICK_TEXT,
     NOT_IN_LEGEND,
     OK,
     SHARE,
@@ -116,26 +114,6 @@ def drifted() -> Panel:
     return _count("Drift", text, SCORE, THRESHOLD, "drifted")
 
 
-def shifted() -> Panel:
-    return _count(
-        "Mean",
-        "Numeric features whose mean is further from its training mean than the threshold of ModelFeatureMeanShift.",
-        f"model_version_feature:mean_shift_above_noise:max{{{BOTH}}}",
-        f"model_feature:threshold:ModelFeatureMeanShift{{{MODEL}}}",
-        "shifted",
-    )
-
-
-def often_missing() -> Panel:
-    return _count(
-        "Missing or invalid",
-        "Features that are missing or invalid more often than in training by the threshold of ModelFeatureMissing.",
-        f"model_version_feature:missing_excess_ratio:max{{{BOTH}}}",
-        f"model_feature:threshold:ModelFeatureMissing{{{MODEL}}}",
-        "often missing",
-    )
-
-
 def worst_feature() -> Panel:
     return stat(
         "Worst feature",
@@ -151,17 +129,6 @@ def worst_feature() -> Panel:
         decimals=1,
         mappings=_levels((0, 0.99999, "", OK), (1, _ANY, "", WARNING)),
         value_links=[_ON_DRIFT_PAGE],
-    )
-
-
-def window_size() -> Panel:
-    return stat(
-        "Values in the window",
-        "Number of values in the window, for the feature that has most. With few values a score has little meaning.",
-        COUNT,
-        Query(f"max(model_feature_window_observations{{{BOTH},{WINDOW}}})", "in $window", "instant"),
-        stacked=True,
-        empty=NO_PROFILE,
     )
 
 
@@ -202,7 +169,7 @@ def _short(expr: str) -> str:
     return f'label_replace({named}, "edge", "$1$2", "bin", "{_EDGE}")'
 
 
-_GROWN = increase("model_feature_observations_total", _ONE, "bin")
+_GROWN = f"sum by (bin) (increase(model_feature_observations_total{{{_ONE}}}[$__range]))"
 _TRAINED = f"max by (version, bin) (avg_over_time(model_feature_reference_probability{{{_ONE}}}[$__range]))"
 _LIVE_SHARE = f"{_GROWN} / on () group_left () (sum({_GROWN}) > 0)"
 _TRAINED_SHARE = f"sum by (bin) ({_TRAINED}) / on () group_left () sum({_TRAINED})"
@@ -236,29 +203,6 @@ def histogram() -> Panel:
         overrides=[
             for_field("live", setting("color", {"mode": "fixed", "fixedColor": NEUTRAL})),
             for_field("training", setting("color", {"mode": "fixed", "fixedColor": GREY}), *outline),
-            for_field("edge", unit=TEXT, noValue=" "),
-        ],
-    )
-
-
-def ratio() -> Panel:
-    smoothed = f"({_LIVE_SHARE} or 0 * {_TRAINED_SHARE} and on () {_GROWN} > 0)"
-    return bar_chart(
-        "$feature: ratio of live to training",
-        "Share of values in each bin over its share in training: 1 is as in training. The axis is logarithmic.",
-        "suffix:×",
-        Query(_short(f"clamp({smoothed} / on (bin) ({_TRAINED_SHARE}), 0.1, 10)"), "ratio", "table"),
-        by="edge",
-        links=[_DRIFT],
-        empty=_NO_BINS,
-        transformations=_by_bin(Value="ratio"),
-        overrides=[
-            for_field(
-                "ratio",
-                setting("color", {"mode": "fixed", "fixedColor": NEUTRAL}),
-                setting("custom.scaleDistribution", {"type": "log", "log": 10}),
-                NO_TICK_TEXT,
-            ),
             for_field("edge", unit=TEXT, noValue=" "),
         ],
     )
@@ -304,24 +248,9 @@ def mean() -> Panel:
         Query(f"{reference} + {spread}", "training + 1 σ", role="reference"),
         Query(f"{reference} - {spread}", "training − 1 σ", role="reference"),
         links=[_DRIFT],
-        empty="a category, no profile, or no data",
+        empty="a category, no profile",
         least=None,
         overrides=[for_query(3, *band), for_query(4, setting("custom.lineWidth", 0))],
-    )
-
-
-def stddev() -> Panel:
-    return time_series(
-        "$feature: spread and extremes",
-        "Standard deviation, minimum and maximum in the window, and the standard deviation in training.",
-        COUNT,
-        Query(f"avg(model_feature_stddev{{{_WINDOWED}}})", "σ"),
-        Query(f"max(model_feature_reference_stddev{{{_ONE}}})", "training σ", role="reference"),
-        Query(f"min(model_feature_min{{{_WINDOWED}}})", "least"),
-        Query(f"max(model_feature_max{{{_WINDOWED}}})", "most"),
-        links=[_DRIFT],
-        empty="a category, no profile, or no data",
-        least=None,
     )
 
 
@@ -329,34 +258,22 @@ def missing() -> Panel:
     trained = f"max(model_feature_reference_missing_ratio{{{_WINDOWED}}})"
     threshold = f"max(model_feature:threshold:ModelFeatureMissing{{{MODEL},{FEATURE}}})"
     return time_series(
-        "$feature: missing and invalid",
+        "$feature: missing, invalid and unseen",
         (
-            "Share of missing values and of values of a wrong type in the window. The threshold is relative to their "
-            "share in training."
+            "Share of missing values, of values of a wrong type, and of values that training did not have, in the "
+            "window. The threshold is that of missing and invalid values, relative to their share in training."
         ),
         SHARE,
         Query(f"max(model_feature_missing_ratio{{{_WINDOWED}}})", "missing"),
         Query(f"max(model_feature_invalid_ratio{{{_WINDOWED}}})", "invalid"),
+        Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}})", "unseen"),
         Query(f"{trained} + {threshold}", "threshold", role="threshold"),
         links=[_DRIFT],
         empty=NO_PROFILE,
     )
 
 
-def unseen() -> Panel:
-    return time_series(
-        "$feature: unseen in training",
-        "Share of values outside the training range, or of categories that training did not have.",
-        SHARE,
-        Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}})", "unseen"),
-        Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
-        links=[_DRIFT],
-        empty=NO_PROFILE,
-        top=0.1,
-    )
-
-
-_NO_SEGMENTS = "no segment_by in the model's configuration, no profile, or no data"
+_NO_SEGMENTS = "no segment_by in the model's configuration, no profile"
 _OWN_PAST = (
     "It is compared with all training data: a segment that differed in training already is always high, so compare it "
     "with its own past."
@@ -387,21 +304,6 @@ def worst() -> Panel:
     )
 
 
-def of_feature() -> Panel:
-    one = f"{BOTH},{FEATURE}"
-    return time_series(
-        "$feature: divergence by segment",
-        (
-            "KL divergence of the feature from training in the longest window, for the six segments with the highest "
-            f"in the time range, and the highest noise floor of any segment. {_OWN_PAST}"
-        ),
-        NATS,
-        *by_rank(f"max by (segment) (model_segment_kl_divergence{{{one}}})", _highest(one), "segment"),
-        Query(f"max(model_segment_kl_divergence_noise{{{one}}})", "highest noise", role="reference"),
-        empty="no segment_by, no profile, no data, or the feature that segment_by names",
-    )
-
-
 _EXPLANATION = layout.page_link(
     "drift",
     "Explanation",
@@ -419,7 +321,6 @@ _WEIGHT = f"model_feature_weight{{{BOTH}}} and model_feature_weight_upper < 1 an
 
 def dashboard() -> Dashboard:
     """Return the dashboard Data and drift."""
-    windows = f"label_values(model_feature_window_observations{{{BOTH}}}, window)"
     return layout.build_dashboard(
         "model-data",
         "Models / Data and drift",
@@ -428,31 +329,19 @@ def dashboard() -> Dashboard:
             layout.model_variable(),
             layout.version_variable(),
             layout.worst_feature_variable(WORST_FIRST),
-            layout.query_variable("window", "Window", windows, sort=VariableSort.NUMERICAL_DESC),
+            layout.window_variable("model_feature_window_observations"),
         ],
         [
-            *layout.side_by_side(
-                0,
-                4,
-                {14: drifted(), 15: worst_feature(), 16: shifted(), 17: often_missing(), 18: window_size()},
-                (5, 7, 4, 4, 4),
-            ),
+            *layout.side_by_side(0, 4, {14: drifted(), 15: worst_feature()}),
             layout.row(100, "Features, version: $version", 4),
             *layout.side_by_side(5, 11, {1: features_by_score(), 2: features_over_time()}, (16, 8)),
             *layout.side_by_side(16, 12, {13: features_by_time(), 3: data_alerts()}),
             layout.row(101, "$feature", 28),
             *layout.side_by_side(29, 10, {4: histogram(), 5: score()}, (14, 10)),
-            *layout.side_by_side(39, 8, {19: ratio(), 6: mean()}, (14, 10)),
-            *layout.side_by_side(47, 8, {7: stddev(), 8: missing(), 9: unseen()}),
-            layout.row(102, "Slow change, all features together, predictions, and correlations between features", 55),
-            *layout.side_by_side(56, 9, {20: evidence(), 21: many(), 10: prediction()}),
-            *layout.side_by_side(65, 8, {11: together(), 12: observations()}),
-            layout.row(
-                103,
-                "Segments, for models that have them",
-                73,
-                layout.side_by_side(74, 9, {22: worst(), 23: of_feature()}),
-            ),
+            *layout.side_by_side(39, 8, {6: mean(), 8: missing()}),
+            layout.row(102, "Slow change, predictions, and correlations", 47),
+            *layout.side_by_side(48, 9, {20: evidence(), 10: prediction()}),
+            layout.row(103, "Segments, for models that have them", 57, layout.side_by_side(58, 9, {22: worst()})),
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts="data",
@@ -578,59 +467,27 @@ def evidence() -> Panel:
     )
 
 
-def many() -> Panel:
-    return time_series(
-        "Features drifted, with one budget",
-        (
-            "Features above their threshold in any window, by more than the model's budget of false alarms explains, "
-            "of those that have enough values. ModelFeaturesDrifted fires when it is above 0."
-        ),
-        COUNT,
-        Query(f"max(model_version:features_drifted:max{{{BOTH}}})", "drifted"),
-        empty=NO_PROFILE,
-    )
-
-
 def prediction() -> Panel:
     of_predictions = f"max(model_prediction_kl_divergence{{{BOTH},{WINDOW}}})"
     of_confidence = f"max(model_confidence_kl_divergence{{{BOTH},{WINDOW}}})"
     return time_series(
-        "Predictions and confidence: divergence from training",
-        "KL divergence of predictions and of confidence in the window from training, and their noise floors.",
+        "Divergence of predictions, confidence and correlations",
+        (
+            "Divergence of predictions, of confidence, and of the correlations between numeric features in the window "
+            "from training. Grey: their noise floors."
+        ),
         NATS,
         Query(of_predictions, "predictions"),
         Query(of_confidence, "confidence"),
+        Query(f"max(model_multivariate_drift{{{BOTH},{WINDOW}}})", "correlations"),
         Query(f"max(model_prediction_kl_divergence_noise{{{BOTH},{WINDOW}}})", "noise", role="reference"),
         Query(f"max(model_confidence_kl_divergence_noise{{{BOTH},{WINDOW}}})", "noise of confidence", role="reference"),
+        Query(f"max(model_multivariate_drift_noise{{{BOTH},{WINDOW}}})", "noise of correlations", role="reference"),
         Query(
             f"max(model:threshold:ModelPredictionDrift{{{MODEL}}}) and on () ({of_predictions} or {of_confidence})",
             "threshold",
             role="threshold",
         ),
-        overrides=[for_query(3, NOT_IN_LEGEND)],
-        empty="no predictions in the profile, or no data",
-    )
-
-
-def together() -> Panel:
-    return time_series(
-        "Correlations between features",
-        (
-            "Difference of the correlations between numeric features from training, which the histogram of a single "
-            "feature does not show. The noise is the threshold."
-        ),
-        NATS,
-        Query(f"max(model_multivariate_drift{{{BOTH},{WINDOW}}})", "together"),
-        Query(f"max(model_multivariate_drift_noise{{{BOTH},{WINDOW}}})", "noise", role="threshold"),
-        empty="fewer than two numeric features, or no data",
-    )
-
-
-def observations() -> Panel:
-    return time_series(
-        "Observations in the window",
-        ("Number of values in the window, for the feature that has most. With few values a score has little meaning."),
-        COUNT,
-        Query(f"max(model_feature_window_observations{{{BOTH},{WINDOW}}})", "values in $window"),
-        empty=NO_PROFILE,
+        overrides=[for_query(i, NOT_IN_LEGEND) for i in (4, 5)],
+        empty="no predictions in the profile",
     )

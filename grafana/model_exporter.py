@@ -16,7 +16,6 @@ from grafana.panels import (
     COUNT,
     EVENTS_PER_SECOND,
     PALETTE,
-    SECONDS,
     SINCE,
     SUCCESS,
     Query,
@@ -47,35 +46,11 @@ def size() -> Panel:
             role="threshold",
         ),
         overrides=matching_series({"^kept ": PALETTE[0], "^predictions ": PALETTE[1]}),
-        empty="no exporter is scraped",
         least=0,
     )
 
 
-def waiting_labels() -> Panel:
-    return time_series(
-        "Labels without a prediction",
-        (
-            "They count in no metric until their prediction arrives, and are deleted after store.retention. If they "
-            "stay, check that they go to the exporter that got the predictions, with the identifiers that these had."
-        ),
-        COUNT,
-        Query(f"model_exporter_labels_unjoined{{{INSTANCE}}}", "{{instance}}"),
-        empty="no exporter is scraped",
-    )
-
-
-def oldest_label() -> Panel:
-    return time_series(
-        "Oldest label without a prediction",
-        "Time since the oldest label arrived whose prediction has not. If it grows, the prediction may never come.",
-        SECONDS,
-        Query(f"model_exporter_labels_unjoined_oldest_seconds{{{INSTANCE}}}", "{{instance}}"),
-        empty="no label waits",
-    )
-
-
-_lines = functools.partial(time_series, empty="no exporter is scraped")
+_lines = functools.partial(time_series)
 _UP = 'up{job="model-exporter",' + INSTANCE + "}"
 
 
@@ -94,11 +69,9 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(0, 8, {1: up(), 2: collectors(), 3: reloads()}),
             layout.row(100, "Events", 8),
             *layout.side_by_side(9, 8, {4: taken(), 5: refused(), 6: lost()}),
-            *layout.side_by_side(17, 8, {7: queue(), 8: unknown_features(), 9: notifications(), 20: retraining()}),
+            *layout.side_by_side(17, 8, {7: queue(), 8: unknown_features()}),
             layout.row(101, "Cost and store", 25),
-            *layout.side_by_side(26, 8, {10: collector_durations(), 11: scrapes(), 12: series()}),
-            *layout.side_by_side(34, 8, {13: memory(), 14: cpu(), 15: files(), 16: builds()}, (5, 5, 5, 9)),
-            *layout.side_by_side(42, 8, {17: size(), 18: waiting_labels(), 19: oldest_label()}, (12, 6, 6)),
+            *layout.side_by_side(26, 8, {13: memory(), 14: cpu(), 17: size(), 16: builds()}),
         ],
     )
 
@@ -127,7 +100,6 @@ def reloads() -> Panel:
         ),
         Query(f"min by (instance) (model_exporter_config_last_reload_successful{{{INSTANCE}}})", "{{instance}}"),
         Query(f"topk(5, min by (file) (model_exporter_model_file_valid{{{INSTANCE}}}) == 0)", "{{file}}"),
-        empty="no exporter is scraped",
         names=SUCCESS,
         show_values=False,
     )
@@ -213,72 +185,6 @@ def unknown_features() -> Panel:
     )
 
 
-def notifications() -> Panel:
-    return _lines(
-        "Notifications a minute",
-        "Alerts a minute that Alertmanager sent to the exporter's inbox.",
-        COUNT,
-        Query(f"60 * {_rate('model_exporter_notifications_total', 'status')}", "{{status}}"),
-        top=1,
-        overrides=named_series(("firing", "resolved")),
-    )
-
-
-def retraining() -> Panel:
-    return time_series(
-        "Requests for retraining",
-        (
-            "Requests for a new version in the hour before, of all models: requested, delivered to the trainer, "
-            "attempts that failed and are repeated, and requests that were given up."
-        ),
-        COUNT,
-        Query(
-            f"sum by (status) (increase(model_exporter_retrain_requests_total{{{INSTANCE}}}[1h]))",
-            "{{status}}",
-        ),
-        empty="no retrain in exporter.yml, or no exporter is scraped",
-        overrides=named_series(("requested", "delivered", "failed", "abandoned")),
-        top=1,
-        decimals=0,
-    )
-
-
-def collector_durations() -> Panel:
-    duration = f"model_exporter_collector_duration_seconds{{{INSTANCE}}}"
-    return _lines(
-        "Time of a scrape by collector",
-        (
-            "Duration of the six collectors that took longest on average in the time range, in the slowest exporter. "
-            "The axis is logarithmic."
-        ),
-        SECONDS,
-        *by_rank(
-            f"max by (collector) ({duration})",
-            f"max by (collector) (avg_over_time({duration}[$__range] @ end()))",
-            "collector",
-        ),
-        logarithmic_from=0.0001,
-    )
-
-
-def scrapes() -> Panel:
-    return _lines(
-        "Time of a scrape",
-        "Duration of the scrape of each exporter, as measured by Prometheus.",
-        SECONDS,
-        Query(_UP.replace("up{", "scrape_duration_seconds{"), "{{instance}}"),
-    )
-
-
-def series() -> Panel:
-    return _lines(
-        "Series",
-        "Samples per scrape: the cost of the exporter in Prometheus.",
-        COUNT,
-        Query(_UP.replace("up{", "scrape_samples_scraped{"), "{{instance}}"),
-    )
-
-
 _JOB = 'job="model-exporter",' + INSTANCE
 
 
@@ -293,17 +199,6 @@ def cpu() -> Panel:
     return _lines("Processors in use", text, BARE, Query(expr, "{{instance}}"))
 
 
-def files() -> Panel:
-    return _lines(
-        "Open files",
-        "Open files and connections of the exporter, and their limit. The axis is logarithmic.",
-        COUNT,
-        Query(f"process_open_fds{{{_JOB}}}", "open {{instance}}"),
-        Query(f"min(process_max_fds{{{_JOB}}})", "limit", role="reference"),
-        logarithmic_from=10,
-    )
-
-
 def builds() -> Panel:
     return table(
         "Builds",
@@ -314,7 +209,6 @@ def builds() -> Panel:
             f" * on (instance) group_left (version, pythonversion) model_exporter_build_info{{{INSTANCE}}}",
             kind="table",
         ),
-        empty="no exporter is scraped",
         transformations=[
             transformation(
                 "organize",

@@ -7,14 +7,12 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 from grafana import layout
 from grafana.layout import EVALUATED, alert_states
 from grafana.panels import (
-    BARE,
     COUNT,
     HUNDREDTHS,
     MILLISECONDS,
     PER_SECOND,
     PERCENT,
     SECONDS,
-    STATES,
     TENTHS_PERCENT,
     TEXT,
     WHOLE_CELL,
@@ -28,7 +26,6 @@ from grafana.panels import (
     table,
     transformation,
     two,
-    value_mappings,
 )
 
 _RULES = f"on (model) (model:threshold:ModelErrorRatioHigh and on () {EVALUATED})"
@@ -218,9 +215,6 @@ def models() -> Panel:
     )
 
 
-_NOBODY = "no model is monitored"
-
-
 def dashboard() -> Dashboard:
     """Return the dashboard Fleet."""
     return layout.build_dashboard(
@@ -229,39 +223,10 @@ def dashboard() -> Dashboard:
         "All models, the worst first: what is wrong, since when, and with which feature. A row opens Overview.",
         [],
         [
-            *layout.side_by_side(
-                0, 3, {1: worst_state(), 2: monitored(), 3: with_alerts(), 4: requests(), 5: unknown()}, (4, 3, 5, 4, 8)
-            ),
+            *layout.side_by_side(0, 3, {3: with_alerts(), 4: requests(), 5: unknown()}, (8, 6, 10)),
             *layout.side_by_side(3, 13, {6: models()}),
             *layout.side_by_side(16, 9, {7: layout.alerts_of_all()}),
         ],
-    )
-
-
-def worst_state() -> Panel:
-    return stat(
-        "Worst state",
-        (
-            "State of the worst alert, of a model, an exporter or its machine. Unknown: an exporter is down, or "
-            "Prometheus does not evaluate the rules."
-        ),
-        BARE,
-        Query(f"max({states()})", "worst state", "instant"),
-        empty=_NOBODY,
-        state=True,
-        named=False,
-        mappings=value_mappings(STATES),
-    )
-
-
-def monitored() -> Panel:
-    return stat(
-        "Models",
-        "Models that an exporter monitors at the moment.",
-        COUNT,
-        Query(f"count(group by (model) {MONITORED})", "monitored", "instant"),
-        empty=_NOBODY,
-        named=False,
     )
 
 
@@ -278,7 +243,6 @@ def with_alerts() -> Panel:
         COUNT,
         Query(f"count({firing}) or {none}", "firing", "instant"),
         Query(f"count({pending} unless {firing}) or {none}", "pending only", "instant"),
-        empty=_NOBODY,
     )
 
 
@@ -288,7 +252,6 @@ def requests() -> Panel:
         "Requests a second of all models together, over one minute.",
         PER_SECOND,
         Query("sum(model_version:requests:rate1m)", "all models", "instant"),
-        empty="no requests",
         named=False,
     )
 
@@ -306,5 +269,4 @@ def unknown() -> Panel:
         Query(f"count({up} == 0) or 0 * count({up})", "exporters down", "instant"),
         Query(f"count({UNKNOWN}) or {configured}", "models unknown", "instant"),
         Query(f"count(group by (model) {NOT_SEEN}) or {configured}", "models not seen", "instant"),
-        empty="no exporter is scraped",
     )

@@ -9,10 +9,8 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 from grafana import layout
 from grafana.layout import BOTH, DAY_AGO, MODEL, state
 from grafana.panels import (
-    BARE,
     COUNT,
     CRITICAL,
-    DEVIATIONS,
     NATS,
     NOT_IN_LEGEND,
     PER_SECOND,
@@ -27,7 +25,6 @@ from grafana.panels import (
     stat,
     state_timeline,
     time_series,
-    value_mappings,
 )
 
 _CONFIDENT = f"sum(model_version:confident_predictions:increase1h{{{BOTH}}})"
@@ -35,7 +32,7 @@ _CONFIDENT = f"sum(model_version:confident_predictions:increase1h{{{BOTH}}})"
 _TOGETHER = "Of the selected versions together."
 
 
-def _number(title: str, description: str, value: str, beyond: str, colour: str, empty: str) -> Panel:
+def _number(title: str, description: str, value: str, beyond: str, colour: str) -> Panel:
     """Return a share as a large number, in a colour while ``beyond`` leaves a result of ``value``."""
     text = setting("color", {"mode": "fixed", "fixedColor": "text"})
     bad = f"(({value}) {beyond})"
@@ -45,7 +42,6 @@ def _number(title: str, description: str, value: str, beyond: str, colour: str, 
         SHARE,
         Query(f"({value}) unless {bad}", "share", "instant"),
         Query(bad, "share, too low or too high", "instant"),
-        empty=empty,
         named=False,
         coloured=True,
         decimals=1,
@@ -62,7 +58,6 @@ def answered() -> Panel:
         f"1 - ({failed} or 0 * {every}) / ({every} > 0)",
         f"< 1 - max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
         CRITICAL,
-        "no requests",
     )
 
 
@@ -74,7 +69,6 @@ def budget_left() -> Panel:
         f"min(model:error_budget_remaining:ratio30d{{{MODEL}}})",
         "< 0",
         CRITICAL,
-        "no requests",
     )
 
 
@@ -87,7 +81,6 @@ def confident() -> Panel:
         f"{_CONFIDENT} / ({attempts} > 0) and sum(model_prediction_confidence_count{{{BOTH}}}) > 0",
         f"< max(model:threshold:ModelConfidentRatioLow{{{MODEL}}}) and {attempts} >= 20",
         WARNING,
-        "not recorded",
     )
 
 
@@ -100,7 +93,6 @@ def accuracy() -> Panel:
         known,
         f'and on () ALERTS{{alertname="ModelAccuracyLow",alertstate="firing",{BOTH}}}',
         CRITICAL,
-        "not known",
     )
 
 
@@ -113,14 +105,9 @@ def corrected() -> Panel:
         f"({corrections} or 0 * {_CONFIDENT}) / ({_CONFIDENT} > 0) and sum(model_feedback_total{{{BOTH}}}) > 0",
         f"> max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}) and {corrections} >= 3",
         CRITICAL,
-        "no feedback",
     )
 
 
-_NO_PROFILE = "no profile, or no data"
-_NO_REQUESTS = "no requests"
-_WIDTHS = (3, 7, 7, 7)
-"""Of the state of a layer, and its three panels."""
 _DAY_AGO = for_query(1, NOT_IN_LEGEND)
 """Grey and dotted on each panel. The description and the tooltip name it, because the legend has room for two."""
 
@@ -149,19 +136,12 @@ def dashboard() -> Dashboard:
                 (5, 4, 5, 6, 4),
             ),
             *layout.side_by_side(3, 7, {23: states_over_time(), 2: layout.alerts_of_model()}, (9, 15)),
-            *layout.side_by_side(
-                10, 5, {3: system_state(), 6: request_rate(), 7: error_ratio(), 8: latency()}, _WIDTHS
-            ),
-            *layout.side_by_side(
-                15, 5, {4: data_state(), 9: worst_drift(), 10: worst_mean_shift(), 11: worst_missing()}, _WIDTHS
-            ),
-            *layout.side_by_side(
-                20, 5, {5: business_state(), 12: attempts(), 13: confident_share(), 14: correction_share()}, _WIDTHS
-            ),
+            *layout.side_by_side(10, 5, {6: request_rate(), 7: error_ratio(), 8: latency()}),
+            *layout.side_by_side(15, 5, {9: worst_drift(), 26: accuracy_over_time(), 27: error_over_time()}),
+            *layout.side_by_side(20, 5, {12: attempts(), 13: confident_share(), 14: correction_share()}),
         ],
         links=[layout.FLEET, layout.DRIFT, layout.REVIEW],
         alerts=".+",
-        only_deployments=True,
     )
 
 
@@ -175,7 +155,6 @@ def states_over_time() -> Panel:
         *(Query(layer_state(layer), title) for title, (layer, _) in _LAYERS.items()),
         Query(MACHINES, "Machine"),
         names=STATES,
-        empty="not monitored",
     )
 
 
@@ -204,36 +183,6 @@ def layer_state(layer: str) -> str:
     return state(f'layer="{layer}",{MODEL}', f"{watched}{{{MODEL}}}")
 
 
-def _layer(title: str) -> Panel:
-    layer, _ = _LAYERS[title]
-    return stat(
-        title,
-        (
-            "State of the worst alert of this layer, of the model. Grey: not monitored, or alerts are not evaluated. "
-            "Click to open the dashboard of the layer."
-        ),
-        BARE,
-        Query(layer_state(layer), title, "instant"),
-        empty="not monitored",
-        state=True,
-        named=False,
-        mappings=value_mappings(STATES),
-        value_links=[_detail(f"model-{layer}")],
-    )
-
-
-def system_state() -> Panel:
-    return _layer("System")
-
-
-def data_state() -> Panel:
-    return _layer("Data")
-
-
-def business_state() -> Panel:
-    return _layer("Business")
-
-
 def request_rate() -> Panel:
     expr = f"sum(model_version:requests:rate1m{{{BOTH}}}"
     return time_series(
@@ -246,7 +195,6 @@ def request_rate() -> Panel:
         Query(f"{expr})", "now"),
         Query(f"{expr}{DAY_AGO})", "a day ago", role="past"),
         links=_SYSTEM,
-        empty=_NO_REQUESTS,
         overrides=[_DAY_AGO],
     )
 
@@ -258,7 +206,6 @@ def error_ratio() -> Panel:
         SHARE,
         "model_version:request_error_ratio:rate1m",
         f"max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
-        _NO_REQUESTS,
         _SYSTEM,
     )
 
@@ -270,7 +217,6 @@ def latency() -> Panel:
         SECONDS,
         "model_version:request_duration_seconds:p95_rate5m",
         f"max(model:threshold:ModelLatencyHigh{{{MODEL}}})",
-        _NO_REQUESTS,
         _SYSTEM,
     )
 
@@ -285,32 +231,47 @@ def worst_drift() -> Panel:
         NATS,
         "model_version:kl_divergence_above_noise:worst",
         f"min(model_version:threshold:ModelFeatureDrift{{{BOTH}}})",
-        _NO_PROFILE,
         _DATA,
     )
 
 
-def worst_mean_shift() -> Panel:
-    return _worst(
-        "Worst mean shift",
-        ("Largest shift of a feature's mean in training standard deviations, in either direction; 0 is within chance."),
-        DEVIATIONS,
-        "model_version:mean_shift_above_noise:worst",
-        f"min(model_version:threshold:ModelFeatureMeanShift{{{BOTH}}})",
-        _NO_PROFILE,
-        _DATA,
-    )
-
-
-def worst_missing() -> Panel:
-    return _worst(
-        "Worst missing",
-        "Share of values that are missing or of a wrong type, above their share in training.",
+def accuracy_over_time() -> Panel:
+    return _quality(
+        "Right predictions over time",
+        "Share of predictions that are right, of the worst version, in the longest window: measured, or estimated.",
         SHARE,
-        "model_version:missing_excess_ratio:worst",
-        f"min(model_version:threshold:ModelFeatureMissing{{{BOTH}}})",
-        _NO_PROFILE,
-        _DATA,
+        "accuracy",
+        "min",
+        f"max(model_version_basis:reference_accuracy:max{{{BOTH}}}"
+        f" - on (model) group_left () model:threshold:ModelAccuracyLow{{{MODEL}}})",
+        "a regression, or neither labels nor an estimate",
+    )
+
+
+def error_over_time() -> Panel:
+    return _quality(
+        "Error of a regression",
+        "Mean absolute error in the label's unit, of the worst version: measured, or estimated.",
+        COUNT,
+        "mean_absolute_error",
+        "max",
+        f"min(model_version:threshold:ModelAccuracyLowError{{{BOTH}}})",
+        "a classification, or neither labels nor an estimate",
+    )
+
+
+def _quality(title: str, description: str, unit: str, name: str, worst: str, limit: str, empty: str) -> Panel:
+    measured = f"{worst}(model_version_window:{name}:measured{{{BOTH}}})"
+    return time_series(
+        title,
+        description,
+        unit,
+        Query(measured, "measured"),
+        Query(f"{worst}(model_estimated_{name}{{{BOTH}}})", "estimated"),
+        Query(limit, "threshold", role="threshold"),
+        links=[_detail("model-quality")],
+        empty=empty,
+        least=None,
     )
 
 
@@ -329,7 +290,6 @@ def attempts() -> Panel:
             role="threshold",
         ),
         links=_BUSINESS,
-        empty="no predictions",
         overrides=[_DAY_AGO],
     )
 
@@ -344,7 +304,6 @@ def confident_share() -> Panel:
         SHARE,
         "model_version:confident_ratio:rate1h",
         f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
-        "no predictions with a confidence",
         _BUSINESS,
         worst="min",
         counter="model_prediction_confidence_count",
@@ -358,7 +317,6 @@ def correction_share() -> Panel:
         SHARE,
         "model_version:correction_ratio:rate1h",
         f"max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}})",
-        "no confident predictions, or no feedback",
         _BUSINESS,
         counter="model_feedback_total",
     )
@@ -370,7 +328,6 @@ def _worst(
     unit: str,
     series: str,
     threshold: str,
-    empty: str,
     links: Sequence[Link],
     worst: str = "max",
     counter: str = "",
@@ -389,6 +346,5 @@ def _worst(
         Query(f"{worst}({series}{{{BOTH}}}{DAY_AGO}{known})", "a day ago", role="past"),
         Query(limit, "threshold", role="threshold"),
         links=links,
-        empty=empty,
         overrides=[_DAY_AGO],
     )

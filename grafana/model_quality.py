@@ -12,8 +12,6 @@ from grafana.panels import (
     COUNT,
     NOT_IN_LEGEND,
     PALETTE,
-    POINTS,
-    SECONDS,
     SHARE,
     TEXT,
     WHOLE,
@@ -46,8 +44,8 @@ def dashboard() -> Dashboard:
         [
             *layout.side_by_side(0, 4, {1: alerts()}),
             *layout.side_by_side(4, 10, {2: accuracy(), 3: absolute_error()}),
-            *layout.side_by_side(14, 8, {4: labels(), 5: estimates(), 6: calibration()}),
-            *layout.side_by_side(22, 9, {7: outcomes(), 8: by_segment(), 9: delay()}),
+            *layout.side_by_side(14, 8, {4: labels(), 6: calibration()}),
+            *layout.side_by_side(22, 9, {7: outcomes(), 8: by_segment()}),
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts="business",
@@ -60,7 +58,6 @@ def alerts() -> Panel:
         f'alertname="ModelAccuracyLow",{MODEL}',
         "version",
         f"model_info{{{MODEL}}}",
-        empty="not monitored",
     )
 
 
@@ -169,21 +166,6 @@ def labels() -> Panel:
     )
 
 
-def estimates() -> Panel:
-    difference = f"model_accuracy{{{_IN_WINDOW}}} - model_labelled_estimated_accuracy{{{_IN_WINDOW}}}"
-    return time_series(
-        "Measured less estimated",
-        (
-            "Accuracy of the labelled predictions less what the profile had estimated for exactly these. Far below 0, "
-            "the same inputs have other labels than before, or the labels are those of the worst cases."
-        ),
-        POINTS,
-        Query(f"100 * avg {_BY} ({difference})", "version {{version}}"),
-        empty=f"{_NO_LABELS}, or no labelled rows in the profile",
-        least=None,
-    )
-
-
 def calibration() -> Panel:
     return time_series(
         "Calibration error",
@@ -202,7 +184,8 @@ def outcomes() -> Panel:
     counted = increase("model_outcomes_total", BOTH, "predicted, actual")
     of_class = 'label_replace({}, "class", "$1", "{}", "(.*)")'
     # Predicted and actual are equal: PromQL compares labels of two sides only.
-    diagonal = f'label_replace(sum by (predicted) ({counted}), "actual", "$1", "predicted", "(.*)")'
+    classes = f"group by (predicted) (model_outcomes_total{{{BOTH}}})"
+    diagonal = f'label_replace({classes}, "actual", "$1", "predicted", "(.*)")'
     right = f"sum by (class) ({of_class.format(f'({counted} and on (predicted, actual) {diagonal})', 'predicted')})"
     predicted = f"sum by (class) ({of_class.format(counted, 'predicted')})"
     actual = f"sum by (class) ({of_class.format(counted, 'actual')})"
@@ -250,16 +233,4 @@ def by_segment() -> Panel:
         empty=f"no segment_by in the model's configuration, a regression, or {_NO_LABELS}",
         least=None,
         most=1,
-    )
-
-
-def delay() -> Panel:
-    buckets = increase("model_label_delay_seconds_bucket", BOTH, "le", "1h")
-    return time_series(
-        "Delay of labels",
-        "Time from a prediction to its label, for the labels of one hour.",
-        SECONDS,
-        Query(f"histogram_quantile(0.5, {buckets})", "half within"),
-        Query(f"histogram_quantile(0.95, {buckets})", "95 % within"),
-        empty=_NO_LABELS,
     )

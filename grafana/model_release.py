@@ -1,36 +1,27 @@
-"""Release comparison: the last two versions over the time in which both served; and two periods of one's choice."""
+"""Release comparison: the last two versions over the time in which both served."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from grafana_foundation_sdk.builders import dashboard as builders
 from grafana_foundation_sdk.models.dashboard import (
     Dashboard,
     Panel,
     ValueMap,
     ValueMappingResult,
-    VariableModel,
-    VariableOption,
 )
 
 from exporter.comparison.measures import GOOD
 from exporter.comparison.report import WORDINGS
 from grafana import layout
-from grafana.layout import AFTER, BEFORE, EARLIER, MODEL, WINDOW, by_rank, increase
+from grafana.layout import AFTER, BEFORE, MODEL, WINDOW, by_rank, increase
 from grafana.panels import (
     BARE,
     COUNT,
     CRITICAL,
-    DEVIATIONS,
-    EVENTS_PER_SECOND,
     GREY,
     NATS,
     NOT_IN_LEGEND,
     OK,
     PALETTE,
-    PER_SECOND,
-    POINTS,
     SECONDS,
     SHARE,
     TEXT,
@@ -60,8 +51,6 @@ _MEASURES = {
 _DECISIONS = {"-1": ("rollback", CRITICAL), "0": ("wait", GREY), "1": ("promote", OK)}
 _VERDICTS = {"-1": ("worse", CRITICAL), "0": ("not proven", GREY), "1": ("better", OK)}
 
-_SENTENCES = {"-2": CRITICAL, "-1": GREY, "0": GREY, "2": OK}
-"""Twice the verdict; -1 is that of a text for no data."""
 
 _REPLICA = "model, before, after, instance, job"
 _CHOSEN = f"topk (1, sum by ({_REPLICA}) (model_comparison_observations{{{MODEL}}}))"
@@ -84,23 +73,20 @@ def _scaled(name: str, selector: str = "") -> str:
 
 
 def verdict() -> Panel:
-    """Return a sentence for each difference that is proven, or one that says that none is."""
+    """Return a sentence with one difference that is proven, a bad one before a good one, or that none is."""
     every = _compared("verdict")
+    worse = f"on () {every} == -1"
     nothing = f"vector(-1) unless on () {every}"
     return stat(
-        "Verdict",
+        "Reason",
         (
-            "How the new version differs from the one before, as far as it is proven. You may look at any time: if the "
-            "versions are equal, a difference is ever shown in at most 5 % of comparisons."
+            "A proven difference of the new version from the one before; the table has all. The intervals are "
+            "anytime-valid: if the versions are equal, a difference is ever shown in at most 5% of comparisons."
         ),
         BARE,
         *(
-            Query(
-                f"2 * ({_named(f'{every} == {value}', value)})",
-                "Version {{after}} {{says}} than version {{before}}",
-                "instant",
-            )
-            for value in (-1, 1)
+            Query(f"topk(1, {_named(expr, value)})", "Version {{after}} {{says}} than version {{before}}", "instant")
+            for value, expr in ((-1, f"{every} == -1"), (1, f"{every} == 1 unless {worse}"))
         ),
         Query(
             f"0 * group by (before, after) ({every}) unless on (before, after) {every} != 0",
@@ -114,7 +100,7 @@ def verdict() -> Panel:
         ),
         state=True,
         sentences=True,
-        mappings=[ValueMap(options={v: ValueMappingResult(color=colour) for v, colour in _SENTENCES.items()})],
+        mappings=[ValueMap(options={v: ValueMappingResult(color=GREY) for v in ("-1", "0", "1")})],
         empty="no two versions served at the same time",
     )
 
@@ -144,19 +130,6 @@ def decision() -> Panel:
                 options={v: ValueMappingResult(text=text, color=colour) for v, (text, colour) in _DECISIONS.items()}
             )
         ],
-        empty="nothing to compare",
-    )
-
-
-def shared_time() -> Panel:
-    """Return how long both versions served, and which versions they are."""
-    return stat(
-        "Both served",
-        "The time in which both versions served, without gaps; only what they counted then counts.",
-        SECONDS,
-        Query(_compared("shared_seconds", "before, after"), "version {{after}} against version {{before}}", "instant"),
-        stacked=True,
-        empty="no two versions served at the same time",
     )
 
 
@@ -240,8 +213,8 @@ def _quality(title: str, description: str, unit: str, name: str, threshold: str,
     Estimates of replicas cannot be added up: the value is their mean, and the interval contains those of all.
     """
     queries: list[Query] = []
-    for side, version, ago in (("after", AFTER, ""), ("before", BEFORE, EARLIER)):
-        selector = f"{{{version},{WINDOW}}}{ago}"
+    for side, version in (("after", AFTER), ("before", BEFORE)):
+        selector = f"{{{version},{WINDOW}}}"
         of = f"{side}: ${side}"
         queries += [
             Query(f"max(model_version_window:{name}:measured{selector})", f"measured, {of}"),
@@ -268,7 +241,6 @@ def _quality(title: str, description: str, unit: str, name: str, threshold: str,
     )
 
 
-_NONE = "no version in shadow mode"
 _PAIR = "before, after"
 _SHADOW_REPLICA = f"{_PAIR}, instance, job"
 _SHADOW_CHOSEN = f"topk by ({_PAIR}) (1, sum by ({_SHADOW_REPLICA}) (model_shadow_pairs_total{{{MODEL}}}))"
@@ -313,7 +285,6 @@ def pairs() -> Panel:
         ),
         SHARE,
         *(Query(expr, kind="table") for expr in columns.values()),
-        empty=_NONE,
         sort=("Compared",),
         transformations=[
             transformation("merge"),
@@ -360,28 +331,7 @@ def different() -> Panel:
             _PAIR,
             legend="{{after}} instead of {{before}}",
         ),
-        empty=_NONE,
         top=0.01,
-    )
-
-
-def answers() -> Panel:
-    """Return how many answers in shadow mode are compared, and how many not."""
-
-    def rate(name: str) -> str:
-        return f"sum(rate(model_shadow_{name}_total{{{MODEL}}}[$__rate_interval]))"
-
-    return time_series(
-        "Answers in shadow mode",
-        (
-            "Answers a second of versions in shadow mode: compared with what users saw, not compared because the other "
-            "answer did not come within five minutes or is of another kind, and failed with a 5xx code."
-        ),
-        EVENTS_PER_SECOND,
-        Query(rate("pairs"), "compared"),
-        Query(rate("unpaired"), "not compared"),
-        Query(rate("errors"), "failed"),
-        empty=_NONE,
     )
 
 
@@ -395,30 +345,21 @@ def dashboard() -> Dashboard:
             layout.model_variable(),
             layout.compared_version("before", "Before"),
             layout.compared_version("after", "After"),
-            earlier(),
             layout.quality_window_variable(),
         ],
         [
             layout.row(103, "Last two versions, over the time both served", 0),
-            *layout.side_by_side(1, 3, {14: verdict(), 19: decision(), 15: shared_time()}, (14, 4, 6)),
+            *layout.side_by_side(1, 3, {19: decision(), 14: verdict()}, (4, 20)),
             *layout.side_by_side(4, 8, {16: comparison()}),
             layout.row(101, "Over time: versions $before and $after", 12),
-            *layout.side_by_side(13, 8, {7: requests_over_time(), 8: errors_over_time(), 9: latency_over_time()}),
-            *layout.side_by_side(21, 8, {10: confident_over_time(), 11: corrected_over_time(), 12: drift_over_time()}),
+            *layout.side_by_side(13, 8, {8: errors_over_time(), 9: latency_over_time(), 12: drift_over_time()}),
+            *layout.side_by_side(21, 8, {10: confident_over_time(), 11: corrected_over_time()}),
             *layout.side_by_side(29, 8, {17: accuracy_over_time(), 18: error_over_time()}),
-            layout.row(104, "Shadow mode: answers that no user sees", 37),
-            *layout.side_by_side(38, 6, {20: pairs()}),
-            *layout.side_by_side(44, 8, {21: different(), 22: answers()}),
             layout.row(
-                100,
-                "Two periods: $before and $after over the whole time range",
-                52,
-                [
-                    *layout.side_by_side(
-                        53, 6, {1: requests(), 2: errors(), 3: latency(), 4: confident(), 5: corrected(), 6: drift()}
-                    ),
-                    *layout.side_by_side(59, 9, {13: features()}),
-                ],
+                104,
+                "Shadow mode: answers that no user sees",
+                37,
+                [*layout.side_by_side(38, 6, {20: pairs()}), *layout.side_by_side(44, 8, {21: different()})],
             ),
         ],
         links=[
@@ -426,107 +367,18 @@ def dashboard() -> Dashboard:
             layout.page_link("review", layout.REVIEW.title, model="model", version="after"),
         ],
         alerts=".+",
-        only_deployments=True,
     )
 
 
-def earlier() -> VariableModel:
-    """Return the variable for the offset of the first period; a millisecond means none, as 0 is not allowed."""
-    periods = {"not at all": "1ms", "1h": "1h", "6h": "6h", "1d": "1d", "7d": "7d", "28d": "28d"}
-    options = [VariableOption(selected=value == "1ms", text=text, value=value) for text, value in periods.items()]
-    return (
-        builders.CustomVariable("earlier")
-        .label("Before is earlier by")
-        .values(",".join(f"{text} : {value}" for text, value in periods.items()))
-        .current(options[0])
-        .options(options)
-        .build()
-    )
-
-
-def _pair(title: str, description: str, unit: str, expr: Callable[[str, str], str], empty: str) -> Panel:
-    """Return a panel with a value before, after, and the difference; ``expr`` takes a selector and an offset."""
-    before, after = expr(BEFORE, EARLIER), expr(AFTER, "")
-    # Equal values differ in their last digits, because no offset is a millisecond.
-    difference = f"round(({after}) - ({before}), 0.00001)"
-    points = unit == SHARE
-    return stat(
+def _over_time(title: str, description: str, unit: str, series: str, threshold: str) -> Panel:
+    return time_series(
         title,
         description,
         unit,
-        Query(before, "before", "instant"),
-        Query(after, "after", "instant"),
-        Query(f"100 * {difference}" if points else difference, "difference", "instant"),
-        overrides=[for_query(2, setting("unit", POINTS))] if points else [],
-        empty=empty,
-        stacked=True,
-    )
-
-
-def _ratio(part: str, whole: str) -> Callable[[str, str], str]:
-    def expr(selector: str, ago: str) -> str:
-        over = f"sum(increase({whole}{{{selector}}}[$__range]{ago}))"
-        return f"(sum(increase({part % selector}[$__range]{ago})) or 0 * {over}) / ({over} > 0)"
-
-    return expr
-
-
-def _quantile(selector: str, ago: str) -> str:
-    buckets = f"sum by (le) (increase(model_request_duration_seconds_bucket{{{selector}}}[$__range]{ago}))"
-    return f"histogram_quantile(0.95, {buckets}) and on () sum({buckets}) > 0"
-
-
-def _rate(selector: str, ago: str) -> str:
-    return f"sum(rate(model_requests_total{{{selector}}}[$__range]{ago}))"
-
-
-def _drift(selector: str, ago: str) -> str:
-    return f"max(max_over_time(model_version:kl_divergence_above_noise:worst{{{selector}}}[$__range]{ago}))"
-
-
-def requests() -> Panel:
-    return _pair("Requests", "Requests a second, on average.", PER_SECOND, _rate, "no requests")
-
-
-def errors() -> Panel:
-    expr = _ratio('model_requests_total{%s,code=~"5.."}', "model_requests_total")
-    return _pair("Errors", "Share of requests answered with a 5xx.", SHARE, expr, "no requests")
-
-
-def latency() -> Panel:
-    return _pair("Latency p95", "95 % of requests were faster.", SECONDS, _quantile, "no durations")
-
-
-def confident() -> Panel:
-    expr = _ratio("model_confident_predictions_total{%s}", "model_attempts_total")
-    text = "Share of predictions at or above the confidence threshold."
-    return _pair("Confident", text, SHARE, expr, "no predictions")
-
-
-def corrected() -> Panel:
-    expr = _ratio("model_corrections_total{%s}", "model_confident_predictions_total")
-    text = "Share of confident predictions that users corrected."
-    return _pair("Corrected", text, SHARE, expr, "no confident predictions")
-
-
-def drift() -> Panel:
-    text = "Largest KL divergence of any feature from training, if above its noise floor."
-    return _pair("Worst drift", text, NATS, _drift, "no profile, or no data")
-
-
-def _over_time(title: str, description: str, unit: str, series: str, threshold: str | None, empty: str) -> Panel:
-    queries = [
-        Query(f"max({series}{{{BEFORE}}}{EARLIER})", "before: $before", role="past"),
+        Query(f"max({series}{{{BEFORE}}})", "before: $before", role="past"),
         Query(f"max({series}{{{AFTER}}})", "after: $after"),
-    ]
-    if threshold is not None:
-        queries.append(Query(threshold, "threshold", role="threshold"))
-    return time_series(title, description, unit, *queries, empty=empty)
-
-
-def requests_over_time() -> Panel:
-    text = "Requests a second over one minute."
-    return _over_time("Requests", text, PER_SECOND, "model_version:requests:rate1m", None, "no requests")
+        Query(threshold, "threshold", role="threshold"),
+    )
 
 
 def errors_over_time() -> Panel:
@@ -536,7 +388,6 @@ def errors_over_time() -> Panel:
         SHARE,
         "model_version:request_error_ratio:rate1m",
         f"max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
-        "no requests",
     )
 
 
@@ -547,7 +398,6 @@ def latency_over_time() -> Panel:
         SECONDS,
         "model_version:request_duration_seconds:p95_rate5m",
         f"max(model:threshold:ModelLatencyHigh{{{MODEL}}})",
-        "no durations",
     )
 
 
@@ -558,7 +408,6 @@ def confident_over_time() -> Panel:
         SHARE,
         "model_version:confident_ratio:rate1h",
         f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
-        "no predictions",
     )
 
 
@@ -569,7 +418,6 @@ def corrected_over_time() -> Panel:
         SHARE,
         "model_version:correction_ratio:rate1h",
         f"max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}})",
-        "no confident predictions",
     )
 
 
@@ -580,54 +428,4 @@ def drift_over_time() -> Panel:
         NATS,
         "model_version:kl_divergence_above_noise:worst",
         f"min(model_version:threshold:ModelFeatureDrift{{{AFTER}}})",
-        "no profile, or no data",
-    )
-
-
-def features() -> Panel:
-    score = "max by (feature) (max_over_time(model_version_feature:kl_divergence_above_noise:max{%s}[$__range]%s))"
-    shift = "max by (feature) (max_over_time(model_version_feature:mean_shift_above_noise:max{%s}[$__range]%s))"
-    mean = "avg by (feature) (avg_over_time(model_feature_reference_mean{%s}[$__range]%s))"
-    columns = {
-        "Score before": score % (BEFORE, EARLIER),
-        "Score after": score % (AFTER, ""),
-        "Score difference": f"{score % (AFTER, '')} - {score % (BEFORE, EARLIER)}",
-        "Shift before": shift % (BEFORE, EARLIER),
-        "Shift after": shift % (AFTER, ""),
-        "Mean before": mean % (BEFORE, EARLIER),
-        "Mean after": mean % (AFTER, ""),
-    }
-    refs = "ABCDEFG"
-    return table(
-        "Features, before and after",
-        (
-            "For each feature, the largest divergence from its training data and the largest shift of the mean in the "
-            "time range, and the training means of both profiles."
-        ),
-        NATS,
-        *(Query(expr, kind="table") for expr in columns.values()),
-        empty="no profile, or no data",
-        sort=("Score after",),
-        transformations=[
-            transformation("merge"),
-            transformation(
-                "organize",
-                excludeByName={"Time": True},
-                indexByName={"feature": 0, **{f"Value #{ref}": i for i, ref in enumerate(refs, 1)}},
-                renameByName={
-                    "feature": "Feature",
-                    **{f"Value #{ref}": name for ref, name in zip(refs, columns, strict=True)},
-                },
-            ),
-        ],
-        overrides=[
-            for_field("Feature", unit=TEXT, width=230),
-            *(for_field(name, decimals=2, noValue="–", minWidth=95) for name in columns if name.startswith("Score")),
-            *(
-                for_field(name, unit=DEVIATIONS, decimals=2, noValue="–", minWidth=95)
-                for name in columns
-                if name.startswith("Shift")
-            ),
-            *(for_field(name, unit=COUNT, noValue="–", minWidth=95) for name in columns if name.startswith("Mean")),
-        ],
     )

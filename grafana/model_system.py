@@ -7,19 +7,16 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 from grafana import layout
 from grafana.layout import BOTH, DAY_AGO, INSTANCE, MODEL, MODEL_OR_NONE, alerts_over_time, by_version
 from grafana.panels import (
-    BYTES,
     COUNT,
     CRITICAL,
     HOURS,
     NEUTRAL,
-    NOT_IN_LEGEND,
     PER_SECOND,
     SECONDS,
     SHARE,
     WARNING,
     Query,
     for_query,
-    heatmap,
     matching_series,
     named_series,
     palette,
@@ -58,31 +55,6 @@ def age() -> Panel:
     )
 
 
-def duration() -> Panel:
-    return time_series(
-        "Duration of the last batch",
-        "Time that the last run took to count all rows.",
-        SECONDS,
-        _of_batch("duration_seconds", "version {{version}}"),
-        empty=_NO_BATCHES,
-        stepped=True,
-    )
-
-
-def confident_ratio() -> Panel:
-    return time_series(
-        "Confident share of the last batch",
-        "Share of the rows of the last run at or above the model's confidence threshold.",
-        SHARE,
-        _of_batch("confident_ratio", "version {{version}}"),
-        empty=f"{_NO_BATCHES}, or no confidences",
-        stepped=True,
-        most=1,
-    )
-
-
-_NO_REQUESTS = "no requests"
-_NO_DURATIONS = "no durations"
 _NO_GPU = "no GPU, or no driver"
 
 
@@ -102,19 +74,19 @@ def dashboard() -> Dashboard:
         [
             *layout.side_by_side(0, 6, {13: alerts()}),
             layout.row(100, "Requests", 6),
-            *layout.side_by_side(7, 9, {1: requests(), 2: requests_by_code(), 14: in_progress()}),
+            *layout.side_by_side(7, 9, {1: requests(), 2: requests_by_code()}),
             layout.row(104, "Errors and the error budget", 16),
             *layout.side_by_side(17, 9, {3: error_ratio(), 4: error_budget(), 15: budget_left()}),
             layout.row(101, "Latency", 26),
-            *layout.side_by_side(27, 9, {5: latency(), 6: latency_by_version(), 16: latencies(), 17: latency_budget()}),
+            *layout.side_by_side(27, 9, {5: latency(), 6: latency_by_version(), 17: latency_budget()}),
             layout.row(102, "The exporter's machine or container", 36),
-            *layout.side_by_side(37, 8, {7: cpu(), 8: memory(), 9: memory_bytes(), 10: disk()}),
-            layout.row(103, "GPU", 45, layout.side_by_side(46, 8, {11: gpu(), 12: gpu_memory()})),
+            *layout.side_by_side(37, 8, {7: cpu(), 8: memory(), 10: disk()}),
+            layout.row(103, "GPU", 45, layout.side_by_side(46, 8, {11: gpu()})),
             layout.row(
                 105,
                 "Batches, for models that model-exporter ingest counts",
                 54,
-                layout.side_by_side(55, 8, {18: rows(), 19: age(), 20: duration(), 21: confident_ratio()}),
+                layout.side_by_side(55, 8, {18: rows(), 19: age()}),
             ),
         ],
         links=[layout.DRIFT, layout.REVIEW],
@@ -128,7 +100,6 @@ def alerts() -> Panel:
         f'layer="system",{MODEL_OR_NONE}',
         "version, instance, path",
         f"model_info{{{MODEL}}}",
-        empty="not monitored",
     )
 
 
@@ -140,7 +111,6 @@ def requests() -> Panel:
         PER_SECOND,
         *by_version(expr, "version {{version}}"),
         Query(f"sum({expr}{DAY_AGO})", "total, a day ago", role="past"),
-        empty=_NO_REQUESTS,
     )
 
 
@@ -150,25 +120,8 @@ def requests_by_code() -> Panel:
         "Requests a second by HTTP code: 5xx red, 4xx orange. The axis is logarithmic, to show few errors among many.",
         PER_SECOND,
         Query(f"sum by (code) (rate(model_requests_total{{{BOTH}}}[$__rate_interval]))", "{{code}}"),
-        empty=_NO_REQUESTS,
         logarithmic_from=0.1,
         overrides=matching_series({"^5..$": CRITICAL, "^4..$": WARNING, "^[123]..$": NEUTRAL}),
-    )
-
-
-def in_progress() -> Panel:
-    return time_series(
-        "Requests in progress, mean",
-        (
-            "Mean number of requests that the model works on at the same time: the durations of all requests that "
-            "ended in a second, added up (Little's law). Requests that never end are not counted."
-        ),
-        COUNT,
-        *by_version(
-            f"sum by (model, version) (rate(model_request_duration_seconds_sum{{{BOTH}}}[$__rate_interval]))",
-            "version {{version}}",
-        ),
-        empty=_NO_DURATIONS,
     )
 
 
@@ -179,11 +132,10 @@ def error_ratio() -> Panel:
         SHARE,
         *by_version(f"model_version:request_error_ratio:rate1m{{{BOTH}}}", "version {{version}}"),
         Query(f"model:threshold:ModelErrorRatioHigh{{{MODEL}}}", "threshold", role="threshold"),
-        empty=_NO_REQUESTS,
     )
 
 
-def _windows(objective: str, title: str, what: str, alert: str, empty: str) -> Panel:
+def _windows(objective: str, title: str, what: str, alert: str) -> Panel:
     series = f'{{{BOTH},objective="{objective}",window="%s"}}'
     burn = f'model_window:error_budget_burn:ratio{{{MODEL},objective="{objective}",window="%s"}}'
     return time_series(
@@ -198,7 +150,6 @@ def _windows(objective: str, title: str, what: str, alert: str, empty: str) -> P
         Query(burn % "5m", "threshold of 5m and 1h", role="threshold"),
         Query(burn % "30m", "threshold of 30m and 6h", role="threshold"),
         Query(f'model:error_budget:ratio{{{MODEL},objective="{objective}"}}', "objective", role="reference"),
-        empty=empty,
         logarithmic_from=0.0001,
         top=0.1,
     )
@@ -206,13 +157,13 @@ def _windows(objective: str, title: str, what: str, alert: str, empty: str) -> P
 
 def error_budget() -> Panel:
     title = "Error ratio in the windows of the budget"
-    return _windows("errors", title, "fail with a 5xx", "ModelErrorBudgetBurn", _NO_REQUESTS)
+    return _windows("errors", title, "fail with a 5xx", "ModelErrorBudgetBurn")
 
 
 def latency_budget() -> Panel:
     title = "Slow requests in the budget's windows"
     what = "take longer than the latency of the model's objective"
-    return _windows("latency", title, what, "ModelLatencyBudgetBurn", "no objective, or no durations")
+    return _windows("latency", title, what, "ModelLatencyBudgetBurn")
 
 
 def budget_left() -> Panel:
@@ -226,7 +177,6 @@ def budget_left() -> Panel:
         Query(f"model:error_budget_remaining:ratio30d{{{MODEL}}}", "{{objective}}"),
         Query(f'0 * model:error_budget:ratio{{{MODEL},objective="errors"}}', "threshold: used up", role="threshold"),
         overrides=named_series(("errors", "latency")),
-        empty=_NO_REQUESTS,
         least=None,
         top=1,
     )
@@ -241,7 +191,6 @@ def latency() -> Panel:
         *(Query(f"max(model_version:request_duration_seconds:{q}_rate5m{{{BOTH}}})", q) for q in quantiles),
         Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold (p95)", role="threshold"),
         Query(f"max(model_objective_latency_seconds{{{MODEL}}})", "objective", role="reference"),
-        empty=_NO_DURATIONS,
         logarithmic_from=0.001,
     )
 
@@ -258,20 +207,7 @@ def latency_by_version() -> Panel:
         *by_version(expr, "version {{version}}"),
         Query(f"max({expr}{DAY_AGO})", "slowest, a day ago", role="past"),
         Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold", role="threshold"),
-        empty=_NO_DURATIONS,
         logarithmic_from=0.001,
-    )
-
-
-def latencies() -> Panel:
-    bucket = f"model_request_duration_seconds_bucket{{{BOTH}}}"
-    return heatmap(
-        "Latency of all requests",
-        "Requests a second by their duration: two bands mean two kinds of requests. Empty cells are without requests.",
-        PER_SECOND,
-        SECONDS,
-        Query(f"sum by (le) (rate({bucket}[$__rate_interval]))", "{{le}}", "heatmap"),
-        empty=_NO_DURATIONS,
     )
 
 
@@ -282,7 +218,6 @@ def _share(title: str, description: str, query: Query, alert: str) -> Panel:
         SHARE,
         query,
         Query(f"max(instance:threshold:{alert}{{{INSTANCE}}})", "threshold", role="threshold"),
-        empty="no scrape",
         most=1,
     )
 
@@ -296,18 +231,6 @@ def memory() -> Panel:
     expr = f"model_system_memory_utilization_ratio{{{INSTANCE}}}"
     text = "Memory in use as a share of the limit."
     return _share("Memory", text, Query(expr, "{{instance}}"), "ModelHostMemoryHigh")
-
-
-def memory_bytes() -> Panel:
-    return time_series(
-        "Memory in bytes",
-        "Memory in use, except what the kernel can reclaim at once, and the limit.",
-        BYTES,
-        Query(f"model_system_memory_used_bytes{{{INSTANCE}}}", "used {{instance}}"),
-        Query(f"model_system_memory_limit_bytes{{{INSTANCE}}}", "limit {{instance}}", role="reference"),
-        empty="no scrape",
-        overrides=[for_query(1, NOT_IN_LEGEND)],
-    )
 
 
 def disk() -> Panel:
@@ -324,15 +247,4 @@ def gpu() -> Panel:
         Query(f"model_system_gpu_utilization_ratio{{{INSTANCE}}}", "{{gpu}} {{instance}}"),
         empty=_NO_GPU,
         most=1,
-    )
-
-
-def gpu_memory() -> Panel:
-    return time_series(
-        "GPU memory",
-        "GPU memory in use, and its limit.",
-        BYTES,
-        Query(f"model_system_gpu_memory_used_bytes{{{INSTANCE}}}", "{{gpu}} used"),
-        Query(f"model_system_gpu_memory_limit_bytes{{{INSTANCE}}}", "{{gpu}} limit", role="reference"),
-        empty=_NO_GPU,
     )

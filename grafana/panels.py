@@ -68,7 +68,7 @@ BARE = "none"
 TEXT = "string"
 SINCE = "dateTimeFromNow"
 
-NO_PROFILE = "no profile, or no data"
+NO_PROFILE = "no profile"
 
 DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
 
@@ -284,7 +284,7 @@ def finish(
     unit: str,
     queries: Sequence[Query],
     *,
-    empty: str,
+    empty: str = "",
     overrides: Sequence[Override] = (),
     transformations: Sequence[DataTransformerConfig] = (),
     links: Sequence[Link] = (),
@@ -295,9 +295,9 @@ def finish(
     most: float | None = None,
     state: bool = False,
 ) -> Panel:
-    """Set what panels of all types share."""
+    """Set what panels of all types share; ``empty`` says which models have no data."""
     panel = builder.build()
-    panel.title, panel.description = title, description
+    panel.title, panel.description = title, f"{description} No data: {empty}." if empty else description
     panel.datasource = DATASOURCE
     panel.repeat_direction = None
     panel.targets = [_target(query, ref).build() for query, ref in zip(queries, REFS, strict=False)]
@@ -305,7 +305,7 @@ def finish(
     panel.links = [_link(link) for link in links] or None
     config = panel.field_config = panel.field_config or FieldConfigSource()
     field = config.defaults = config.defaults or FieldConfig()
-    field.unit, field.no_value, field.decimals = unit, empty, decimals
+    field.unit, field.no_value, field.decimals = unit, "no data", decimals
     field.min_val, field.max_val = least, most
     field.mappings = list(mappings)
     field.links = [_link(link) for link in value_links] or None
