@@ -191,16 +191,20 @@ DRIFT = page_link("drift", "What drifted", VERSIONS, model="model")
 REVIEW = page_link("review", "Review corrections", VERSIONS, model="model")
 
 
+_SOURCE = "var-datasource=${datasource}"
+
+
 def dashboard_link(uid: str, title: str, versions: str = "", **parameters: str) -> Link:
-    """Return a link from a value to another dashboard, with the labels of the value and the time range.
+    """Return a link from a value to another dashboard, with data source, labels of the value and the time range.
 
     ``versions`` is `VERSIONS` or empty.
     """
     arguments = [f"var-{name}=${{{source}:percentencode}}" for name, source in parameters.items()]
-    return Link(title, f"/d/{uid}?{'&'.join([*arguments, *filter(None, [versions]), '${__url_time_range}'])}")
+    parts = [_SOURCE, *arguments, *filter(None, [versions]), "${__url_time_range}"]
+    return Link(title, f"/d/{uid}?{'&'.join(parts)}")
 
 
-FLEET = Link("All models", "/d/model-fleet?${__url_time_range}")
+FLEET = Link("All models", f"/d/model-fleet?{_SOURCE}&${{__url_time_range}}")
 
 
 def query_variable(
