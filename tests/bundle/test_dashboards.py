@@ -509,10 +509,11 @@ def test_panel_links_keep_the_selection() -> None:
         assert re.search(r"[?&](var-)?model=\$|__all_variables", url), url
         timed = "__url_time_range" in url or url.endswith(f"&{SINCE if '/slices?' in url else TIME}")
         assert timed != ("/drift?" in url), url
-        # A model of the fleet and its backlog are of no version.
+        # A model of the fleet, its backlog and its unjoined feedback are of no version.
         assert re.search(r"version|__all_variables", url) or (uid, panel) in {
             ("model-fleet", 6),
             ("model-business", 8),
+            ("model-business", 16),
         }
 
 
