@@ -316,7 +316,7 @@ class Application:
                 self._exporter.client_log.reject(EventError("", "the body is too large", "too_large"))
             return error.reply
         except QueueFullError as error:
-            return _busy(error) if request.method in SAFE else self._ingest.overload_reply(error)
+            return _busy(error) if request.method in SAFE else self._ingest.refusal(error)
         except ClientDisconnectedError:
             raise
         except Exception as error:

@@ -47,6 +47,8 @@ NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 MAX_FEEDBACK = 1000
 """Feedback objects in one request. They are on disk before the response, and other requests wait meanwhile."""
 _RETRY = (("Retry-After", "1"),)
+REFUSED = (EventError, QueueFullError, StoreError)
+"""What refuses a request as a whole; see `Ingest.refusal`."""
 ONE_ACCEPTED = json_reply(202, {"accepted": 1, "rejected": []})
 
 
@@ -95,55 +97,32 @@ class Ingest:
         try:
             self._exporter.pipeline.check_capacity()
             events, rejected, unknown = self._predictions.decode(body, lines)
-        except QueueFullError as error:
-            return self.overload_reply(error)
-        except EventError as error:
-            self._exporter.client_log.reject(error)
-            return event_problem(error)
-        if rejected or not events:
-            self._exporter.client_log.reject_events(rejected)
-            if not events:
-                return _no_valid_event(rejected, lines or body.lstrip()[:1] == b"[")
-        if ids:
-            for event in events:
-                if not event.id:
-                    event.id = make_id()
-        if full := self.enqueue("predictions", events, len(body)):
-            return full
-        reply = _accepted(events, rejected, ids, self._warn_of_member(events[0].model, unknown))
+            if not events and not rejected:
+                return _no_events()
+            reply = self.submit("predictions", events, rejected, len(body), many=lines or is_array(body), ids=ids)
+        except REFUSED as error:
+            return self.refusal(error)
+        if unknown and events and (warning := self._warn_of_member(events[0].model, unknown)):
+            reply = _accepted(events, rejected, ids, warning)
         return reply if key is None else self._exporter.idempotency.remember("predictions", key, digest, reply)
 
-    def enqueue(self, source: str, events: Sequence[Prediction], size: int) -> Reply | None:
-        """Queue checked predictions of ``size`` bytes; return the response to send if the queue is full."""
-        try:
-            self._exporter.pipeline.submit(events, size)
-        except QueueFullError as error:
-            return self.overload_reply(error)
-        self._accepted_counter(source).inc(len(events))
-        if detail := time_off(events):
-            self._exporter.client_log.warn("time_off", detail)
-        return None
+    def refusal(self, error: EventError | QueueFullError | StoreError) -> Reply:
+        """Count a request that is refused as a whole, and return its response."""
+        if isinstance(error, StoreError):
+            if isinstance(error, StoreFullError):
+                self._exporter.client_log.reject(EventError("", str(error), "overloaded"))
+            return store_problem(error)
+        if isinstance(error, QueueFullError):
+            self._exporter.client_log.reject(EventError("", str(error), "overloaded"))
+            return problem(503, f"{error}: nothing was accepted, try again", headers=_RETRY)
+        self._exporter.client_log.reject(error)
+        return event_problem(error, 413 if error.reason == "too_large" else 400)
 
-    def _warn_of_member(self, model: str, name: str | None) -> list[dict[str, str]]:
+    def _warn_of_member(self, model: str, name: str) -> list[dict[str, str]]:
         """Count and log an unknown member of predictions; return the warning to send if another one was meant."""
-        if name is None:
-            return []
         detail, is_mistake = describe_member(name)
         self._exporter.client_log.warn("unknown_member", f"{preview(name)} in predictions of {preview(model)} {detail}")
         return [{"pointer": json_pointer((name,)), "detail": detail}] if is_mistake else []
-
-    def check_capacity(self) -> Reply | None:
-        """Return the response to send if the queue is full, before the body is decoded; None otherwise."""
-        try:
-            self._exporter.pipeline.check_capacity()
-        except QueueFullError as error:
-            return self.overload_reply(error)
-        return None
-
-    def overload_reply(self, error: QueueFullError) -> Reply:
-        """Count a request that is refused because a queue is full, and return its response."""
-        self._exporter.client_log.reject(EventError("", str(error), "overloaded"))
-        return problem(503, f"{error}: nothing was accepted, try again", headers=_RETRY)
 
     def submit(
         self,
@@ -152,10 +131,10 @@ class Ingest:
         rejected: Sequence[RejectedEvent],
         size: int,
         *,
-        many: bool,
+        many: bool = True,
         ids: bool = False,
     ) -> Reply:
-        """Queue predictions that were decoded from another server's format.
+        """Queue predictions.
 
         Parameters
         ----------
@@ -166,11 +145,16 @@ class Ingest:
         rejected
             The events that are not valid.
         size
-            Bytes of the body.
+            Bytes of the body, or of its inputs where these are more.
         many
             Whether the body could hold several events, so that errors name the index of theirs.
         ids
             Whether the response has the predictions' identifiers.
+
+        Raises
+        ------
+        QueueFullError
+            When the queue is full.
         """
         self._exporter.client_log.reject_events(rejected)
         if rejected and not events:
@@ -178,61 +162,52 @@ class Ingest:
         if ids:
             for event in events:
                 event.id = event.id or make_id()
-        size = max(size, sum(len(memoryview(event.inputs)) for event in events))
-        if events and (full := self.enqueue(source, events, size)):
-            return full
+        if events:
+            self._exporter.pipeline.submit(events, size)
+            self._accepted_counter(source).inc(len(events))
+            if detail := time_off(events):
+                self._exporter.client_log.warn("time_off", detail)
         return _accepted(events, rejected, ids)
 
     def feedback(self, body: bytes, key: str | None) -> Reply:
         """Store the feedback in a body before returning (``POST /v1/feedback``)."""
-        request = self._decode_feedback(body, key)
-        if isinstance(request, Reply):
-            return request
         try:
-            results = self._exporter.store.record_feedback(request.feedback, key)
-        except StoreError as error:
-            return self._store_problem(error)
-        return self._feedback_reply(request, results)
+            request = self._decode_feedback(body, key)
+            if isinstance(request, Reply):
+                return request
+            return self._feedback_reply(request, self._exporter.store.record_feedback(request.feedback, key))
+        except REFUSED as error:
+            return self.refusal(error)
 
     async def feedback_async(self, body: bytes, key: str | None) -> Reply:
         """Do the same on an event loop, where only the store's writer thread waits for the disk."""
-        request = self._decode_feedback(body, key)
-        if isinstance(request, Reply):
-            return request
         try:
+            request = self._decode_feedback(body, key)
+            if isinstance(request, Reply):
+                return request
             future = self._exporter.store.submit_feedback(request.feedback, key)
             try:
                 async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
                     results: list[FeedbackResult] = await asyncio.wrap_future(future)
             except TimeoutError:
                 raise commit_timeout(future) from None
-        except StoreError as error:
-            return self._store_problem(error)
-        return self._feedback_reply(request, results)
+            return self._feedback_reply(request, results)
+        except REFUSED as error:
+            return self.refusal(error)
 
     def _decode_feedback(self, body: bytes, key: str | None) -> Reply | _FeedbackRequest:
-        many = body.lstrip()[:1] == b"["
-        try:
-            if key is not None:
-                check_key(key)
-            items, rejected, _ = self._feedback.decode(body)
-        except EventError as error:
-            self._exporter.client_log.reject(error)
-            return event_problem(error)
+        if key is not None:
+            check_key(key)
+        items, rejected, _ = self._feedback.decode(body)
+        many = is_array(body)
         self._exporter.client_log.reject_events(rejected)
         if not items:
-            return _no_valid_event(rejected, many)
+            return events_problem(rejected, many) if rejected else _no_events()
         if len(items) > MAX_FEEDBACK:
             count = f"expected at most {MAX_FEEDBACK} feedback objects in a request, got {len(items)}"
-            detail = f"{count}: send them in several requests"
-            return event_problem(EventError("", detail, "too_large"), 413)
+            raise EventError("", f"{count}: send them in several requests", "too_large")
         self._prepare_inputs(items)
         return _FeedbackRequest(items, rejected, many)
-
-    def _store_problem(self, error: StoreError) -> Reply:
-        if isinstance(error, StoreFullError):
-            self._exporter.client_log.reject(EventError("", str(error), "overloaded"))
-        return store_problem(error)
 
     def _feedback_reply(self, request: _FeedbackRequest, results: Sequence[FeedbackResult]) -> Reply:
         if any(result.conflict for result in results):
@@ -257,11 +232,10 @@ class Ingest:
         try:
             events, rejected, _ = self._events.decode(body)
         except EventError as error:
-            self._exporter.client_log.reject(error)
-            return event_problem(error)
+            return self.refusal(error)
         self._exporter.client_log.reject_events(rejected)
         if not events:
-            return _no_valid_event(rejected, body.lstrip()[:1] == b"[")
+            return events_problem(rejected, is_array(body)) if rejected else _no_events()
         monitors = self._exporter.pipeline.monitors
         for event in events:
             monitors.get(event.model, event.version, time.monotonic()).count_event(event.event, event.value)
@@ -283,10 +257,13 @@ class Ingest:
                 feedback.inputs = msgspec.Raw(prepare_inputs(raw, decoded, model.redact, images)[0])
 
 
-def _no_valid_event(rejected: list[RejectedEvent], many: bool) -> Reply:
-    if not rejected:
-        return event_problem(EventError("", NO_EVENTS, "malformed"))
-    return events_problem(rejected, many)
+def is_array(body: bytes) -> bool:
+    """Return whether a body is a JSON array, so that errors name the index of their event."""
+    return body.lstrip()[:1] == b"["
+
+
+def _no_events() -> Reply:
+    return event_problem(EventError("", NO_EVENTS, "malformed"))
 
 
 def _accepted(

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from contextlib import nullcontext
 
 import msgspec
 from flask import request
@@ -16,8 +15,8 @@ from exporter.profiles.profile import CategoricalFeature, Profile
 from exporter.server.api.operations import idempotency_key
 from exporter.server.api.parameters import parse_ids
 from exporter.server.application import Exporter
-from exporter.server.http.problem import Reply, event_problem
-from exporter.server.ingest import NDJSON, Ingest
+from exporter.server.http.problem import Reply
+from exporter.server.ingest import NDJSON, REFUSED, Ingest, is_array
 from exporter.wire import cloudevents, otlp, pairs, proxy_records
 from exporter.wire.cloudevents import BATCH, LoggedMessage
 from exporter.wire.events import MAX_REJECTED, Prediction, RejectedEvent
@@ -103,17 +102,23 @@ class PayloadIngest:
             self._names().resolve([model])
             return pairs.read(body, ndjson, model, version)
 
-        return self._take("infer", body, read, ndjson or body.lstrip()[:1] == b"[", ids)
+        return self._take("infer", body, read, ndjson or is_array(body), ids)
 
     def _exchanges(self, body: bytes, ndjson: bool, ids: bool) -> Reply:
-        many = ndjson or body.lstrip()[:1] == b"["
+        many = ndjson or is_array(body)
         return self._take("exchanges", body, lambda: proxy_records.read(body, ndjson), many, ids)
 
     def _otlp(self, signal: Signal, body: bytes, encoding: str, protobuf: bool) -> Reply:
         """Take an export request, and answer as OTLP specifies."""
         content_type = PROTOBUF if protobuf else "application/json"
-        problem, rejected = self._export(signal, body, encoding, protobuf)
-        if problem:
+        try:
+            self._exporter.pipeline.check_capacity()
+            if encoding.lower() == "gzip":
+                body = decompress(body)
+            accepted, rejected = self._decode(signal, body, lambda: otlp.read(body, signal, protobuf))
+            self._ingest.submit(signal, accepted, rejected, _size(body, accepted))
+        except REFUSED as error:
+            problem = self._ingest.refusal(error)
             message = str(msgspec.json.decode(problem.body)["detail"])
             status = otlp.error_status(protobuf, _GRPC_CODES.get(problem.status, _INTERNAL), message)
             return Reply(problem.status, status, problem.headers, content_type=content_type)
@@ -121,38 +126,24 @@ class PayloadIngest:
         response = otlp.export_response(signal, protobuf, len(rejected), first)
         return Reply(200, response, content_type=content_type)
 
-    def _export(
-        self, signal: Signal, body: bytes, encoding: str, protobuf: bool
-    ) -> tuple[Reply | None, list[RejectedEvent]]:
-        """Take an export request: the problem that refuses it, or the rejected records."""
-        if full := self._ingest.check_capacity():
-            return full, []
-        try:
-            if encoding.lower() == "gzip":
-                body = decompress(body)
-            with self._limit_memory(body):
-                accepted, rejected = self._decode(signal, otlp.read(body, signal, protobuf))
-        except EventError as error:
-            return self._refuse(error), []
-        self._exporter.client_log.reject_events(rejected)
-        size = max(len(body), sum(len(memoryview(event.inputs)) for event in accepted))
-        return self._ingest.enqueue(signal, accepted, size) if accepted else None, rejected
-
     def _take(self, source: str, body: bytes, read: Callable[[], _Items], many: bool, ids: bool = False) -> Reply:
-        if full := self._ingest.check_capacity():
-            return full
         try:
-            with self._limit_memory(body):
-                accepted, rejected = self._decode(source, read(), MAX_REJECTED)
-        except EventError as error:
-            return self._refuse(error)
-        return self._ingest.submit(source, accepted, rejected, len(body), many=many, ids=ids)
+            self._exporter.pipeline.check_capacity()
+            accepted, rejected = self._decode(source, body, read, MAX_REJECTED)
+            return self._ingest.submit(source, accepted, rejected, _size(body, accepted), many=many, ids=ids)
+        except REFUSED as error:
+            return self._ingest.refusal(error)
 
-    def _limit_memory(self, body: bytes) -> AbstractContextManager[Any]:
-        """Decode large bodies one at a time: decoded, they take many times their size."""
-        return self._large_body if len(body) > _LARGE else nullcontext()
+    def _decode(
+        self, source: str, body: bytes, read: Callable[[], _Items], max_rejected: int | None = None
+    ) -> Validated:
+        """Return the predictions in a body; of large ones, one at a time: decoded, they take many times their size."""
+        with self._large_body if len(body) > _LARGE else nullcontext():
+            accepted, rejected = self._predictions(read(), max_rejected)
+        self._name_versions(source, accepted)
+        return accepted, rejected
 
-    def _decode(self, source: str, items: _Items, max_rejected: int | None = None) -> Validated:
+    def _predictions(self, items: _Items, max_rejected: int | None) -> Validated:
         """Return the predictions of a body's items, until ``max_rejected`` are rejected.
 
         Raises
@@ -182,7 +173,6 @@ class PayloadIngest:
             if len(accepted) > MAX_ROWS:
                 detail = f"expected at most {MAX_ROWS} predictions: send them in several requests"
                 raise EventError("", detail, "too_large")
-        self._name_versions(source, accepted)
         return accepted, rejected
 
     def _name_versions(self, source: str, predictions: Iterable[Prediction]) -> None:
@@ -201,9 +191,10 @@ class PayloadIngest:
         binner = self._exporter.pipeline.monitors.nearest_binner(config.name, version)
         return configured(config, binner.profile if binner else None)
 
-    def _refuse(self, error: EventError) -> Reply:
-        self._exporter.client_log.reject(error)
-        return event_problem(error, 413 if error.reason == "too_large" else 400)
+
+def _size(body: bytes, events: Iterable[Prediction]) -> int:
+    """Return the bytes that predictions take while they wait."""
+    return max(len(body), sum(len(memoryview(event.inputs)) for event in events))
 
 
 def configured(config: ModelConfig, profile: Profile | None) -> ConfiguredModel:
