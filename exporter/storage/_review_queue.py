@@ -45,7 +45,7 @@ PAGE_CHARACTERS = 16 * 2**20
 WAITING_SECONDS = 3600.0
 """How long feedback that describes its prediction waits for it, before it can be reviewed without."""
 MAX_ALIKE = 1000
-"""Later corrections of the same confidence among which the ones equal to a correction are counted."""
+"""Corrections of the same confidence among which the ones equal to those on a page are counted."""
 _STEP = 1000  # corrections whose inputs are read at a time
 _MOST = 10_000  # corrections that are compared with others at a time
 
@@ -252,19 +252,26 @@ def _is_first(chosen: Filter) -> sa.ColumnElement[bool]:
 
 def count_alike(connection: sa.Connection, chosen: Filter, ids: Sequence[int]) -> dict[int, int]:
     """Return how many later corrections are equal to each of some that a filter selects; see `MAX_ALIKE`."""
-    columns = [column.label(f"c{number}") for number, column in enumerate(_EQUAL)]
-    query = sa.select(feedback.c.id, *_TIED, confidence_key.label("key"), *columns)
-    query = query.where(feedback.c.id.in_(ids), feedback.c.verdict != "sampled")
-    query = query.where(*(column.is_not(None) for column in _EQUAL))
-    found = {}
-    for row in connection.execute(query).all():
-        tied = [column == row[1 + number] for number, column in enumerate(_TIED)]
-        later = sa.select(*columns).where(*tied, confidence_key == row.key, feedback.c.id > row.id)
-        later = later.where(*_content_conditions(chosen)).order_by(feedback.c.id).limit(MAX_ALIKE)
-        near = later.subquery()
-        same = [near.c[column.name] == row[len(_TIED) + 2 + number] for number, column in enumerate(columns)]
-        found[row.id] = connection.execute(sa.select(sa.func.count()).select_from(near).where(*same)).scalar_one()
-    return {id_: count for id_, count in found.items() if count}
+    tied = [*_TIED, confidence_key]
+    query = sa.select(feedback.c.id, *(column.label(f"c{number}") for number, column in enumerate(tied)))
+    other = feedback.alias()
+    of_other = ClauseAdapter(other)
+    has_later = sa.exists().where(*(of_other.traverse(one) == one for one in tied), other.c.id > feedback.c.id)
+    query = query.where(feedback.c.id.in_(ids), feedback.c.verdict != "sampled", has_later.correlate(feedback))
+    ties: dict[tuple[Any, ...], list[int]] = {}
+    for row in connection.execute(query):
+        ties.setdefault(tuple(row[1:]), []).append(row.id)
+    found: dict[int, int] = {}
+    for values, members in ties.items():
+        is_later = [column == value for column, value in zip(tied, values, strict=True)]
+        later = sa.select(feedback.c.id, *(column.label(f"c{number}") for number, column in enumerate(_EQUAL)))
+        later = later.where(*is_later, feedback.c.id > min(members), *_content_conditions(chosen))
+        near = later.order_by(feedback.c.id).limit(MAX_ALIKE).subquery()
+        same = [near.c[f"c{number}"] == of_other.traverse(column) for number, column in enumerate(_EQUAL)]
+        of_members = [other.c.id.in_(members), near.c.id > other.c.id]
+        counts = sa.select(other.c.id, sa.func.count()).where(*same, *of_members).group_by(other.c.id)
+        found.update((id_, count) for id_, count in connection.execute(counts))
+    return found
 
 
 def list_corrections(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,7 +17,6 @@ from exporter.storage._review_queue import (
     conditions,
     is_ready_correction,
     label_column,
-    label_conditions,
 )
 from exporter.storage._review_samples import AccuracyCounts, accuracy_counts
 from exporter.storage._schema import (
@@ -47,7 +45,6 @@ MIN_SUSPICIOUS = 20
 """A user with fewer corrections is never suspicious."""
 
 _ROWS = 10_000
-_MATERIALIZED = ("MATERIALIZED",) if sqlite3.sqlite_version_info >= (3, 35) else ()
 
 
 class Overview(NamedTuple):
@@ -74,20 +71,26 @@ class Overview(NamedTuple):
 
 
 def overview(connection: sa.Connection, chosen: Filter) -> Overview:
-    """Compute the statistics of what a filter selects; the rows are read once for all of it."""
-    result = Overview(dict.fromkeys(STATUSES, 0), [], STEPS[0], [])
-    for part, first, second, start, total in connection.execute(_overview_query(chosen)).all():
-        if part == _COUNTS:
-            result.counts[first] = total
-        elif part == _PAIRS:
-            result.pairs.append((decode_label(first), decode_label(second), total))  # of what is unreadable: None
-        elif part == _RATES:
-            result.rates.append((start, total))
-        else:
-            result = result._replace(step=start)
-    result.pairs.sort(key=lambda pair: -pair[2])
-    result.rates.sort()
-    return result
+    """Compute the statistics of what a filter selects."""
+    number, of_any_status = sa.func.count(), chosen._replace(status=None)
+    query = sa.select(feedback.c.status, number).where(*conditions(of_any_status)).group_by(feedback.c.status)
+    counts = dict.fromkeys(STATUSES, 0)
+    counts.update((status, total) for status, total in connection.execute(query))
+    pair = (feedback.c.prediction, label_column)
+    are_short = [sa.func.length(text) <= MAX_LABEL for text in pair]
+    query = sa.select(*pair, number).where(*conditions(chosen.of_any_label()), *are_short).group_by(*pair)
+    rows = connection.execute(query.order_by(number.desc(), *pair).limit(MAX_CELLS))
+    pairs = [(decode_label(predicted), decode_label(label), total) for predicted, label, total in rows]
+    created = feedback.c.created
+    query = sa.select(sa.func.min(created), sa.func.max(created)).where(*conditions(chosen))
+    first, last = connection.execute(query).one()
+    step = next((step for step in reversed(STEPS) if last and last - first > BARS * step), STEPS[0])
+    exact = created / step
+    rounded = sa.cast(exact, sa.BigInteger)  # databases round a float differently
+    index = sa.case((rounded > exact, rounded - 1), else_=rounded).label("step_index")
+    query = sa.select(index, number).where(*conditions(chosen)).group_by(index).order_by(index)
+    rates = [(start * step, total) for start, total in connection.execute(query)]
+    return Overview(counts, pairs, step, rates)
 
 
 def read_errors(connection: sa.Connection, chosen: Filter) -> Floats:
@@ -103,59 +106,6 @@ def read_errors(connection: sa.Connection, chosen: Filter) -> Floats:
     with connection.execute(query) as result:
         errors = np.fromiter((np.nan if value is None else value for value in result.scalars()), np.float64)
     return errors[np.isfinite(errors)]
-
-
-_COUNTS, _PAIRS, _RATES, _STEP = range(4)
-_NO_TEXT, _NO_NUMBER = sa.cast(sa.null(), sa.Text), sa.cast(sa.null(), sa.BigInteger)
-
-
-def _overview_query(chosen: Filter) -> sa.CompoundSelect[*tuple[Any, ...]]:
-    """Build one query for all parts of the statistics; its first column names the part."""
-    selected = (
-        sa.select(feedback.c.status, feedback.c.created, feedback.c.prediction, label_column.label("label"))
-        .where(*conditions(chosen.of_any_label()._replace(status=None)))
-        .cte("selected")
-        .prefix_with(*_MATERIALIZED)
-    )
-    has_status = [selected.c.status == chosen.status] if chosen.status is not None else []
-    has_pair = label_conditions(selected.c.prediction, selected.c.label, chosen)
-    number = sa.func.count().label("number")
-
-    counts = (
-        sa.select(sa.literal(_COUNTS), selected.c.status, _NO_TEXT, _NO_NUMBER, number)
-        .where(*has_pair)
-        .group_by(selected.c.status)
-    )
-    is_short = (sa.func.length(selected.c.label) <= MAX_LABEL) & (sa.func.length(selected.c.prediction) <= MAX_LABEL)
-    pairs = (
-        sa.select(sa.literal(_PAIRS), selected.c.prediction, selected.c.label, _NO_NUMBER, number)
-        .where(*has_status, is_short)
-        .group_by(selected.c.prediction, selected.c.label)
-        .order_by(number.desc(), selected.c.prediction, selected.c.label)
-        .limit(MAX_CELLS)
-        .subquery()
-    )
-    times = sa.select(selected.c.created).where(*has_status, *has_pair).cte("times").prefix_with(*_MATERIALIZED)
-    return sa.union_all(counts, sa.select(pairs), *_rate_queries(times))
-
-
-def _rate_queries(times: sa.CTE) -> tuple[sa.Select[*tuple[Any, ...]], ...]:
-    """Build the queries of the number of corrections in each step, and of the step's length."""
-    number = sa.func.count().label("number")
-    period = sa.func.max(times.c.created) - sa.func.min(times.c.created)
-    longest = sa.case(*((period > BARS * step, step) for step in reversed(STEPS[1:])), else_=STEPS[0])
-    size = sa.select(longest.label("seconds")).select_from(times).cte("size").prefix_with(*_MATERIALIZED)
-    exact = times.c.created / size.c.seconds
-    rounded = sa.cast(exact, sa.BigInteger)  # databases round a float differently
-    index = sa.case((rounded > exact, rounded - 1), else_=rounded).label("step_index")
-    steps = sa.select(index, number).select_from(times.join(size, sa.true())).group_by(index).subquery()
-    start = steps.c.step_index * size.c.seconds
-    rates = sa.select(sa.literal(_RATES), _NO_TEXT, _NO_TEXT, start, steps.c.number)
-    seconds = sa.cast(size.c.seconds, sa.BigInteger)
-    return (
-        rates.select_from(steps.join(size, sa.true())),
-        sa.select(sa.literal(_STEP), _NO_TEXT, _NO_TEXT, seconds, _NO_NUMBER),
-    )
 
 
 def user_stats(connection: sa.Connection, model: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import base64
 import binascii
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -199,10 +199,6 @@ def _decision(decision: ReviewDecision) -> Decision:
     return Decision(decision.status, label_json(decision.label), decision.revision, decision.reviewer or g.user)
 
 
-_PAGING = ("cursor", "limit", "order")
-_JOINED = ("false", "true")
-
-
 class FoundSlice(NamedTuple):
     """A slice in which corrections were looked for.
 
@@ -238,11 +234,16 @@ def parse_query(exporter: Exporter, arguments: Mapping[str, str]) -> QueueQuery:
     StoreError
         When the corrections of the slice cannot be read.
     """
-    selected = parse_filter(exporter, arguments, _PAGING)
+    check_parameters(arguments, (*PARAMETERS, "cursor", "limit", "order"))
+    model = arguments.get("model")
+    if model is not None and model not in exporter.pipeline.monitors.models:
+        hint = suggestion(model, exporter.pipeline.monitors.models)
+        raise EventError("", f"no model {preview(model)} is configured; {hint}", "unknown_model")
+    given = {name: _PARSERS.get(name, _text)(name, arguments[name]) for name in PARAMETERS if name in arguments}
     order = _one_of("order", arguments.get("order", "newest"), ORDERS)
     limit = parse_limit(arguments)
     after = _decode_cursor(order, arguments.get("cursor"))
-    selected, found = _select_slice(exporter, selected)
+    selected, found = _select_slice(exporter, Filter(**given, redacted=exporter.redacted))
     return QueueQuery(selected, order, limit, after, found)
 
 
@@ -270,45 +271,6 @@ def parse_history_cursor(arguments: Mapping[str, str]) -> HistoryPosition:
     if max(position) > MAX_ID:
         raise malformed("cursor: expected the cursor in the URL history_next of the page before")
     return position
-
-
-def parse_filter(exporter: Exporter, arguments: Mapping[str, str], others: tuple[str, ...] = ()) -> Filter:
-    """Parse the filter of a query string that may also have the parameters ``others``.
-
-    Raises
-    ------
-    EventError
-        When a parameter is not valid.
-    """
-    check_parameters(arguments, (*PARAMETERS, *others))
-    model, q = arguments.get("model"), arguments.get("q")
-    if model is not None and model not in exporter.pipeline.monitors.models:
-        hint = suggestion(model, exporter.pipeline.monitors.models)
-        raise EventError("", f"no model {preview(model)} is configured; {hint}", "unknown_model")
-    if q is not None and len(q) > MAX_SEARCH:
-        raise malformed(f"q: expected at most {MAX_SEARCH} characters, got {len(q)}")
-    status, joined, suspect = (arguments.get(name) for name in ("status", "joined", "suspect"))
-    return Filter(
-        model=model,
-        version=arguments.get("version"),
-        status=None if status is None else _one_of("status", status, STATUSES),
-        label=_label(arguments.get("label")),
-        predicted=_label(arguments.get("predicted")),
-        segment=arguments.get("segment"),
-        source=_one_of("source", arguments.get("source", "user"), VERDICTS),
-        since=parse_time("since", arguments.get("since")),
-        until=parse_time("until", arguments.get("until")),
-        confidence_from=_share("confidence_from", arguments.get("confidence_from")),
-        confidence_to=_share("confidence_to", arguments.get("confidence_to")),
-        error_from=_number("error_from", arguments.get("error_from")),
-        error_to=_number("error_to", arguments.get("error_to")),
-        q=q or None,
-        suspect=None if suspect is None else parse_truth("suspect", suspect),
-        alike=parse_whole_number("alike", arguments.get("alike"), MAX_ID),
-        where=arguments.get("where"),
-        joined=None if joined is None else _one_of("joined", joined, _JOINED) == "true",
-        redacted=exporter.redacted,
-    )
 
 
 def _select_slice(exporter: Exporter, chosen: Filter) -> tuple[Filter, FoundSlice | None]:
@@ -358,26 +320,32 @@ def _one_of(name: str, text: str, values: tuple[str, ...] | Mapping[str, Any]) -
     return text
 
 
-def _label(text: str | None) -> str | None:
+def _text(_: str, text: str) -> str:
+    return text
+
+
+def _search(name: str, text: str) -> str | None:
+    if len(text) > MAX_SEARCH:
+        raise malformed(f"{name}: expected at most {MAX_SEARCH} characters, got {len(text)}")
+    return text or None
+
+
+def _label(_: str, text: str) -> str | None:
     """Return the stored form of a label: JSON as in a correction, anything else is a string."""
-    if text is None:
-        return None
     try:
         return label_json(msgspec.json.decode(text, type=str | int | float | bool))
     except (msgspec.DecodeError, UnicodeError):
         return label_json(text)
 
 
-def _share(name: str, text: str | None) -> float | None:
+def _share(name: str, text: str) -> float:
     value = _number(name, text, "a number from 0 to 1")
-    if value is not None and not 0 <= value <= 1:
+    if not 0 <= value <= 1:
         raise malformed(f"{name}: expected a number from 0 to 1, got {preview(text)}")
     return value
 
 
-def _number(name: str, text: str | None, expected: str = "a number") -> float | None:
-    if text is None:
-        return None
+def _number(name: str, text: str, expected: str = "a number") -> float:
     try:
         value = float(text)
     except ValueError:
@@ -385,6 +353,21 @@ def _number(name: str, text: str | None, expected: str = "a number") -> float | 
     if not math.isfinite(value):
         raise malformed(f"{name}: expected {expected}, got {preview(text)}")
     return value
+
+
+_PARSERS: dict[str, Callable[[str, str], Any]] = {
+    "status": lambda name, text: _one_of(name, text, STATUSES),
+    "source": lambda name, text: _one_of(name, text, VERDICTS),
+    "joined": lambda name, text: _one_of(name, text, ("false", "true")) == "true",
+    "suspect": parse_truth,
+    "alike": lambda name, text: parse_whole_number(name, text, MAX_ID),
+    "q": _search,
+    **dict.fromkeys(("label", "predicted"), _label),
+    **dict.fromkeys(("since", "until"), parse_time),
+    **dict.fromkeys(("confidence_from", "confidence_to"), _share),
+    **dict.fromkeys(("error_from", "error_to"), _number),
+}
+"""What reads a parameter from its name and its text."""
 
 
 def _decode_cursor(order: str, text: str | None) -> Position | None:
