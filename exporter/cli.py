@@ -116,7 +116,7 @@ COMMANDS = {
         "find labels of a training file that may be wrong",
         "Find labels of a training file that may be wrong: with the probabilities of classes by a model that was not "
         "trained on the row, or by the labels of similar rows.",
-        "model-exporter suspects training.parquet --label-column=paid --probability-prefix=p_ -o suspects.csv",
+        "model-exporter suspects training.parquet --label-column=paid --ignore=customer -o suspects.csv",
         "docs/dataset.md#labels-of-training-files",
     ),
     "token": Command(

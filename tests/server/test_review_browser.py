@@ -28,7 +28,7 @@ def mistaken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def visit(mistaken: Served, visit: Open) -> Open:  # in this order: pages are closed before the exporter stops
     """Opens a page of the fresh exporter as a reviewer of one's own, by default the page of corrections."""
 
-    def opened(path: str = "/review", server: Served = mistaken, **settings: Any) -> Page:
+    def opened(path: str = "/review?order=newest", server: Served = mistaken, **settings: Any) -> Page:
         return visit(path, server, **settings)
 
     opened.wrong = visit.wrong  # type: ignore[attr-defined]
@@ -135,7 +135,7 @@ def test_several_at_once(mistaken: Served, visit: Open) -> None:
 def test_two_reviewers_do_not_overwrite_each_other(mistaken: Served, visit: Open) -> None:
     """The second sees what the first decided, and may then decide again."""
     correct(mistaken, [mistake(f"m-{number}") for number in range(3)])
-    first, second = visit(), visit("/review?view=table")
+    first, second = visit(), visit("/review?view=table&order=newest")
     order = shown(first)
     first.keyboard.press("l")
     first.keyboard.type("maybe")
@@ -205,7 +205,7 @@ def test_undo_does_not_cover_the_next_decision(mistaken: Served, visit: Open, wi
 def test_where_all_are_shown_they_stay(mistaken: Served, visit: Open) -> None:
     """Decided cards stay, with what was decided, in the view of all; a further page has the same keys."""
     correct(mistaken, [mistake(f"m-{number}") for number in range(52)])
-    page = visit("/review?status=all")
+    page = visit("/review?status=all&order=newest")
     page.keyboard.press("l")
     page.keyboard.type("maybe")
     page.keyboard.press("Enter")
@@ -312,7 +312,7 @@ def test_filters_by_hand(mistaken: Served, visit: Open) -> None:
     page.wait_for_url("**/review")
     page.locator("select[name=model]").select_option("credit")
     page.locator("#filters button").click()
-    page.wait_for_url("**/review?model=credit")
+    page.wait_for_url("**/review?model=credit&order=newest")
     page.locator(".confusion a", has_text="3").click()
     page.wait_for_url("**/review?model=credit&label=%22no%22&predicted=%22yes%22")
     assert len(shown(page)) == 3
@@ -367,7 +367,7 @@ def test_a_phone_shows_all_without_scrolling_sideways(varied: Served, visit: Ope
 
 def test_images_are_enlarged_and_crisp(varied: Served, visit: Open) -> None:
     """Eight pixels become 160 without being blurred, also beside labels of 100,000 characters."""
-    page = visit("/review?q=usual")
+    page = visit("/review?q=usual&order=newest")
     image = page.locator(".card img")
     expect(image).to_have_count(1)
     expect(image).to_have_js_property("naturalWidth", 8)
@@ -399,9 +399,9 @@ def test_axe_finds_no_serious_fault(varied: Served, visit: Open) -> None:
 def test_decisions_without_javascript(mistaken: Served, visit: Open) -> None:
     """The buttons are forms: they decide without any script, and lead back to the same filters."""
     correct(mistaken, [mistake(f"m-{number}") for number in range(2)])
-    page = visit("/review?model=credit", java_script_enabled=False)
+    page = visit("/review?model=credit&order=newest", java_script_enabled=False)
     page.locator(".card [name=label]").first.fill("maybe")
     page.get_by_role("button", name="Accept").first.click()
-    page.wait_for_url("**/review?model=credit")
+    page.wait_for_url("**/review?model=credit&order=newest")
     assert page.locator(".card").count() == 1
     assert ("accepted", "maybe") in states(mistaken).values()

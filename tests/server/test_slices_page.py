@@ -156,7 +156,7 @@ def test_the_page_links_each_slice_to_its_cards(shops: Served) -> None:
     assert [one["segment_by"] for one in shops.get("/v1/slices?model=shops").json["slices"]] == [None]
     (link,) = [str(attrs["href"]) for tag, attrs in page.tags if tag == "a" and "where=" in str(attrs.get("href"))]
     assert dict(parse_qsl(urlsplit(link).query))["since"] == "1d"
-    cards = Page(shops.get(link))
+    cards = Page(shops.get(f"{link}&order=newest"))
     assert cards.status == 200
     assert f"shop is {HOSTILE} ×" in cards.text
     assert cards.source.count('<article class="card"') == 50
