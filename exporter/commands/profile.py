@@ -36,7 +36,7 @@ DATABASE = "MODEL_EXPORTER_DATABASE"
 """The variable with the default of ``--database``, which may hold a password."""
 _SOURCES = {
     "training_file": ("TRAINING_FILE", {"delimiter", "decimal"}),
-    "sql": ("--sql", {"database", "database_password_file", "sample"}),
+    "sql": ("--sql", {"database", "database_password_file", "spark", "sample"}),
     "from_store": ("--from-store", {"config_file", "version", "last"}),
 }
 """What is profiled by the option that names it, and the options that only this has."""
@@ -79,6 +79,8 @@ def _add_sql_options(parser: argparse.ArgumentParser) -> None:
     text = "URL of the database of --sql, such as duckdb:///FILE, sqlite:///FILE or postgresql://HOST/NAME (${})"
     add("--database", default=os.environ.get(DATABASE), metavar="URL", help=text.format(DATABASE))
     add("--database-password-file", metavar="FILE", help="file with the password for --database")
+    text = "run --sql in Spark, on this master or that of its configuration, instead of --database"
+    add("--spark", nargs="?", const="", metavar="MASTER", help=text)
     text = "share of the rows of --sql that is profiled, at random, for huge tables (%(default)s)"
     add("--sample", type=_share, default=1.0, metavar="SHARE", help=text)
 
@@ -207,7 +209,8 @@ def _build_options(options: argparse.Namespace) -> Options:
         confidence_percent=options.confidence_percent,
         time_column=outputs[2],
         label_column=options.label_column,
-        shuffled=options.shuffled or options.sample < 1,
+        # Rows of Spark have no order of their own.
+        shuffled=options.shuffled or options.sample < 1 or (options.spark is not None and not options.time_column),
         ignore=options.ignore,
         types=dict(map(column_type, options.type)),
         bins=options.bins,
@@ -217,6 +220,11 @@ def _build_options(options: argparse.Namespace) -> Options:
 
 def _query(options: argparse.Namespace, build_options: Options) -> Source:
     """Return the rows of a query."""
+    if options.spark is not None:
+        from exporter.profiles.sources.spark import SparkSource
+
+        types = build_options.known_types()
+        return SparkSource(options.spark, options.sql, types, build_options.time_column, options.sample)
     if not options.database:
         raise UsageError(f"--sql: set --database, or {DATABASE}, to the URL of its database")
     from exporter.profiles.sources.sql import QuerySource

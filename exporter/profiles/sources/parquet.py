@@ -27,7 +27,7 @@ class Parquet(ColumnarFile):
         """Return `Source.columns`, and the number of rows."""
         with self._opened() as file:
             fields = file.schema_arrow
-            columns = {field.name: _is_number(field.type) and not self._keeps_digits(field) for field in fields}
+            columns = {field.name: is_number(field.type) and not self._keeps_digits(field) for field in fields}
             return columns, file.metadata.num_rows
 
     def read_columns(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
@@ -51,18 +51,12 @@ class Parquet(ColumnarFile):
             fields = [field for field in file.schema_arrow if names is None or field.name in names]
             size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
             rows = min(max(self._block * meta.num_rows // max(size, 1), 1), ROWS)
-            read = 0
+            read, codes = 0, {field.name for field in fields if self._keeps_digits(field)}
             for batch in file.iter_batches(
                 batch_size=rows, columns=[field.name for field in fields], use_threads=False
             ):
                 read += batch.num_rows
-                columns = {
-                    field.name: batch.column(field.name).to_pylist()
-                    if self._keeps_digits(field)
-                    else as_arrays(batch.column(field.name))
-                    for field in fields
-                }
-                yield Batch(columns, batch.num_rows, read / meta.num_rows)
+                yield Batch(arrow_columns(batch, codes), batch.num_rows, read / meta.num_rows)
 
     def _keeps_digits(self, field: Any) -> bool:
         """Return whether a column has whole numbers that were chosen to be categories."""
@@ -77,6 +71,14 @@ def check_unique_names(names: list[str]) -> None:
         raise ValueError(f"the column {preview(duplicates[0])} is duplicated")
 
 
+def arrow_columns(batch: Any, codes: Collection[str]) -> dict[str, Column]:
+    """Return the columns of a batch of Arrow; the whole numbers that are ``codes`` keep all their digits."""
+    return {
+        name: column.to_pylist() if name in codes else as_arrays(column)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    }
+
+
 def as_arrays(column: Any) -> Column:
     """Return an Arrow array of numbers as a numpy array, any other as Python values; a list as it is."""
     import pyarrow as pa
@@ -86,7 +88,7 @@ def as_arrays(column: Any) -> Column:
     kind = column.type
     if pa.types.is_decimal(kind):
         return _as_array(column.cast(pa.string()).cast(pa.float64()))  # the float nearest to the digits, as in JSON
-    if _is_number(kind):
+    if is_number(kind):
         return _as_array(column)
     if pa.types.is_timestamp(kind) and kind.tz:  # as text, the offset of another zone would have no colon
         column = column.cast(pa.timestamp(kind.unit, "UTC"))
@@ -94,7 +96,8 @@ def as_arrays(column: Any) -> Column:
     return values
 
 
-def _is_number(kind: Any) -> bool:
+def is_number(kind: Any) -> bool:
+    """Return whether an Arrow type is one of numbers."""
     from pyarrow import types
 
     return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))

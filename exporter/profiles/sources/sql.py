@@ -159,9 +159,9 @@ def _write(reader: Any, copy: Any, sample: float) -> dict[str, str]:
     with contextlib.suppress(AttributeError):
         check_unique_names(reader.schema.names)
     for field in reader.schema:
-        kind = _plain_type(field)
+        kind = plain_type(field)
         if kind is None:
-            skipped[field.name] = f"has the type {_type_name(field.type)}, which no input has, and is left out: cast it"
+            skipped[field.name] = skipped_type(field)
         else:
             fields.append(pa.field(field.name, kind))
     schema, first = pa.schema(fields), 0
@@ -185,7 +185,7 @@ def _plain(column: Any) -> Any:
     return column.cast(pa.string()) if pa.types.is_decimal(column.type) else column
 
 
-def _plain_type(field: Any) -> Any:
+def plain_type(field: Any) -> Any:
     """Return the type of a column that every reader understands; None where there is none."""
     import pyarrow as pa
     from pyarrow import types
@@ -206,5 +206,7 @@ def _plain_type(field: Any) -> Any:
     return None if unknown or types.is_duration(kind) or types.is_interval(kind) else kind
 
 
-def _type_name(kind: Any) -> str:
-    return preview(getattr(kind, "type_name", None) or str(kind)[:60])
+def skipped_type(field: Any) -> str:
+    """Return why a column is left out."""
+    name = preview(getattr(field.type, "type_name", None) or str(field.type)[:60])
+    return f"has the type {name}, which no input has, and is left out: cast it"
