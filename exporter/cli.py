@@ -128,7 +128,7 @@ COMMANDS = {
         "docs/configuration.md#tokens",
     ),
     "compare": Command(
-        "exporter.commands.compare.command",
+        "exporter.commands.compare",
         "compare two versions of a model",
         "Compare two versions of a model, or two periods of one, with data from Prometheus: which one is better, and "
         "whether the difference may be due to chance.",
@@ -144,7 +144,7 @@ COMMANDS = {
         "docs/slices.md",
     ),
     "dataset": Command(
-        "exporter.commands.dataset.command",
+        "exporter.commands.dataset",
         "turn reviewed corrections into training data",
         "Turn reviewed corrections into training data: releases, exports, and annotations from Label Studio.",
         "model-exporter dataset release --model=digits --name=2026-11",

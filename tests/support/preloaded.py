@@ -16,9 +16,9 @@ import psycopg
 import sqlalchemy.dialects.postgresql.psycopg
 
 import exporter.cli
-import exporter.commands.compare.command
+import exporter.commands.compare
 import exporter.commands.consume.command
-import exporter.commands.dataset.command
+import exporter.commands.dataset
 import exporter.commands.explain
 import exporter.commands.proxy.command
 import exporter.commands.redact

@@ -6,11 +6,10 @@ import argparse
 import json
 import time
 
-from exporter.commands.common import add_credentials, checked, credentials, moment
-from exporter.commands.compare.table import table
+from exporter.commands.common import add_credentials, aligned, checked, credentials, moment
 from exporter.comparison.counts import Period
-from exporter.comparison.decision import decide, document_with
-from exporter.comparison.measures import Comparison, at_every_look, shadow_only
+from exporter.comparison.decision import Decisions, decide, document_with
+from exporter.comparison.measures import Comparison, Measure, at_every_look, shadow_only
 from exporter.comparison.prometheus import (
     WINDOW,
     compare_periods,
@@ -20,12 +19,52 @@ from exporter.comparison.prometheus import (
     same_requests,
     versions,
 )
-from exporter.comparison.report import document
+from exporter.comparison.report import (
+    WORDINGS,
+    difference_text,
+    document,
+    interval_text,
+    minutes,
+    sentences,
+    summary,
+    title,
+    titles,
+)
 from exporter.comparison.versions import choose
 from exporter.config.checks import parse_margin
 from exporter.errors import CompareError, NoPairError, UsageError
 from exporter.http_client.prometheus import DEFAULT_URL, Prometheus
 from exporter.validation import parse_duration
+
+
+def table(comparison: Comparison, decisions: Decisions | None = None) -> str:
+    """Return the summary, both sides as a table, a sentence for each measure, and the decision if there is one."""
+    sides = comparison.before, comparison.after
+    rows = [("", *(title[0].lower() + title[1:] for title in titles(comparison)), "difference, 95 % interval")]
+    rows.append(("requests", *(f"{side.counts.requests:,.0f}" for side in sides), ""))
+    rows += [_table_row(measure) for measure in comparison.measures]
+    periods = ", and ".join(dict.fromkeys(str(side.period) for side in sides))
+    versions = " and ".join(dict.fromkeys(side.version for side in sides))
+    head = f"{comparison.model}, version {versions}, {periods}"
+    if comparison.shared_seconds is not None:
+        head += f", {minutes(comparison.shared_seconds)} in which both served"
+    text = [head, summary(comparison), "", *aligned(rows), "", *sentences(comparison)]
+    if decisions:
+        text += ["", f"Decision: {decisions.word}", *decisions.reasons()]
+    return "\n".join(text)
+
+
+def _table_row(measure: Measure) -> tuple[str, ...]:
+    wording = WORDINGS[measure.name]
+    cells = [
+        f"{wording.value(estimate.value)} ({interval_text(wording, estimate.interval())})" if estimate else "unknown"
+        for estimate in (measure.before, measure.after)
+    ]
+    change = ""
+    if measure.difference:
+        change = f"{difference_text(wording, measure.difference)}, {measure.verdict}"
+    return (title(measure), *cells, change)
+
 
 WORSE = 3
 """Exit status where ``--fail-if-worse`` finds something that is."""

@@ -3,18 +3,181 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import gzip
+import hashlib
+import json
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlencode, urlsplit
+from typing import IO, Any
+from urllib.parse import quote, urlencode, urlsplit
 
-from exporter.commands.common import add_exporter_options, exporter_client, set_help
-from exporter.commands.dataset import label_studio
-from exporter.commands.dataset.requests import TIMEOUT, download_content, read_release, send, write_document
+from exporter.commands.common import Progress, add_exporter_options, exporter_client, set_help
 from exporter.datasets import FORMATS
+from exporter.datasets.label_studio import ImportedDecision, SkippedTask, read_decisions
 from exporter.errors import ExporterError, UsageError
+from exporter.http_client.client import Client, Response
 from exporter.profiles.describe import truncate
+
+TIMEOUT = 600.0
+"""Seconds to wait for a response: a release of many examples is made before it is answered."""
+
+
+def send(client: Client, method: str, path: str, document: Any = None, **headers: str) -> Any:
+    """Return the document of a successful response."""
+    response = client.request(method, path, json=document, headers=headers)
+    if response.status >= 400:
+        raise ExporterError(f"{client.url}: {response.error_message()}")
+    return read_document(client, response)
+
+
+def read_document(client: Client, response: Response) -> Any:
+    """Return the JSON document of a response."""
+    try:
+        return json.loads(response.body)
+    except ValueError:
+        raise ExporterError(
+            f"{client.url}: expected a JSON document, got another response: is it an exporter?"
+        ) from None
+
+
+def read_release(client: Client, name: str) -> tuple[str, dict[str, Any]]:
+    """Return the path of a release, given its identifier or name, and the exporter's document of it."""
+    path = f"/v1/dataset/releases/{quote(name, safe='')}"
+    return path, send(client, "GET", path, Accept="application/json")
+
+
+def write_document(output: Path, document: Any) -> None:
+    """Write a document to a file, as JSON.
+
+    Raises
+    ------
+    ExporterError
+        When it cannot be written.
+    """
+    try:
+        output.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise ExporterError(f"{output}: cannot be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _open(partial: Path, output: Path) -> Iterator[IO[bytes] | gzip.GzipFile]:
+    """Open the file to write; the same content compressed is always the same file."""
+    with partial.open("wb") as file:
+        if output.suffix.lower() != ".gz":
+            yield file
+            return
+        with gzip.GzipFile("", "wb", fileobj=file, mtime=0) as compressed:
+            yield compressed
+
+
+def download_content(client: Client, path: str, output: Path, sha256: str | None) -> int:
+    """Write a response's body to a file, all of it or nothing, and return its size in bytes."""
+    partial = output.with_name(output.name + ".partial")
+    size, digest = 0, hashlib.sha256()
+    try:
+        with client.open("GET", path) as response:
+            if response.status != 200:
+                raise ExporterError(f"{path}: {Response(response.status, response.read(2**20)).error_message()}")
+            if sha256 is not None and response.headers.get("ETag") is None:
+                sha256 = None
+                print("inputs that were redacted since the release are left out: its SHA-256 differs", file=sys.stderr)
+            with _open(partial, output) as file, Progress() as progress:
+                for piece in response.stream(2**18):
+                    file.write(piece)
+                    digest.update(piece)
+                    size += len(piece)
+                    progress(output.name, None, size, "bytes")
+        if sha256 is not None and digest.hexdigest() != sha256:
+            raise ExporterError(f"{path}: SHA-256 is {digest.hexdigest()}, not {sha256}: {output} is not written")
+        size = partial.stat().st_size
+        partial.replace(output)
+    except OSError as error:
+        raise ExporterError(f"{output}: cannot be written: {error.strerror}") from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return size
+
+
+MAX_REPORTED = 20
+"""Tasks that are named when they are not accepted."""
+_OUTCOMES = {
+    "accepted": "accepted",
+    "unchanged": "unchanged",
+    "conflict": "conflicting",
+    "unknown": "unknown",
+    "disagreed": "with disagreeing annotators",
+    "unlabelled": "without a single answer",
+    "foreign": "not from this exporter",
+}
+"""Outcomes of importing a task, and their names in the summary."""
+
+
+def add_import(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``dataset import``."""
+    set_help(
+        parser,
+        "Accept corrections with the labels that annotators chose in Label Studio.",
+        "model-exporter dataset import project-1.json",
+        "docs/dataset.md",
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="JSON export of Label Studio")
+    parser.set_defaults(step=_import)
+    add_exporter_options(parser)
+
+
+def _import(options: argparse.Namespace) -> int:
+    try:
+        export = options.file.read_bytes()
+    except OSError as error:
+        raise ExporterError(f"{options.file}: cannot be read: {error.strerror}") from None
+    outcomes: Counter[str] = Counter()
+    reported = 0
+    with exporter_client(options, TIMEOUT) as client:
+        try:
+            for decision in read_decisions(export):
+                outcome, detail = _submit(client, decision)
+                outcomes[outcome] += 1
+                if detail and outcome != "unlabelled" and (reported := reported + 1) <= MAX_REPORTED:
+                    print(f"{_OUTCOMES[outcome]}: {detail}", file=sys.stderr)
+        except ExporterError as error:
+            done = f" ({outcomes['accepted']} were accepted before)" if outcomes["accepted"] else ""
+            raise ExporterError(f"{options.file}: {error}{done}") from None
+    summary = [f"{outcomes[name]} {text}" for name, text in _OUTCOMES.items() if outcomes[name] or name == "accepted"]
+    print(", ".join(summary))
+    return 0
+
+
+def _submit(client: Client, decision: ImportedDecision | SkippedTask) -> tuple[str, str]:
+    """Send the decision of annotators on a task; return one of `_OUTCOMES` and a line for the report."""
+    if isinstance(decision, SkippedTask):
+        return decision.reason, decision.detail
+    if decision.keeps_label:
+        return "unchanged", ""
+    where = f"correction {decision.correction_id}"
+    if not decision.correction_id.isascii() or not decision.correction_id.isdigit():
+        return "unknown", where
+    body = {"status": "accepted", "revision": decision.revision, "label": decision.label, "reviewer": decision.reviewer}
+    response = client.request("PATCH", f"/v1/corrections/{decision.correction_id}", json=body)
+    if response.status == 409:
+        return _conflict(read_document(client, response), decision)
+    if response.status == 404:
+        return "unknown", where
+    if response.status >= 400:
+        raise ExporterError(f"{where}: {response.error_message()}")
+    return "accepted", ""
+
+
+def _conflict(problem: Mapping[str, Any], decision: ImportedDecision) -> tuple[str, str]:
+    """Return the outcome when the correction was decided meanwhile: `unchanged` if in the same way."""
+    current = problem.get("correction", {})
+    if current.get("status") == "accepted" and current.get("label") == decision.label:
+        return "unchanged", ""
+    return "conflict", f"correction {decision.correction_id}: {problem.get('detail')}"
+
 
 MAX_SHOWN = 10
 """Values of a count that are shown, the most frequent first."""
@@ -236,7 +399,7 @@ def _format_of(output: Path) -> str:
 _COMMANDS = {
     "release": (add_release, "freeze the accepted corrections of a model as a release"),
     "export": (add_export, "write a release, or all accepted corrections, to a file"),
-    "import": (label_studio.add_import, "import annotations from Label Studio"),
+    "import": (add_import, "import annotations from Label Studio"),
     "list": (add_list, "list the releases, the newest first"),
 }
 """What adds the options of each subcommand, and its summary."""

@@ -1,1 +1,0 @@
-"""The command ``model-exporter dataset``: releases, exports, and annotations to import."""
