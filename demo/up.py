@@ -29,6 +29,12 @@ ADDRESSES = {
     "service": "127.0.0.1:8000",
 }
 """The default addresses, also in ``prometheus/targets/``; ``service`` is the demo's model service."""
+PROMETHEUS_FLAGS = (
+    "--web.enable-lifecycle",
+    "--storage.tsdb.retention.time=35d",
+    "--rules.alert.for-grace-period=30s",
+)
+"""The error budget looks back 30 days. After a restart, alerts continue to wait where they were."""
 
 BINARIES = {
     "prometheus": ("prometheus",),
@@ -150,7 +156,7 @@ class Plan:
         programs = [
             self._program("exporter", "The exporter", *serve),
             self._server("alertmanager", "Alertmanager", alertmanager, "--storage.path", "--cluster.listen-address="),
-            self._server("prometheus", "Prometheus", prometheus, "--storage.tsdb.path", "--web.enable-lifecycle"),
+            self._server("prometheus", "Prometheus", prometheus, "--storage.tsdb.path", *PROMETHEUS_FLAGS),
         ]
         if grafana:
             programs.append(self._grafana(grafana))
@@ -202,6 +208,8 @@ class Plan:
             "GF_SERVER_ROOT_URL": f"http://{at['grafana']}/",
             "GF_AUTH_ANONYMOUS_ENABLED": "true",
             "GF_AUTH_ANONYMOUS_ORG_ROLE": "Viewer",
+            "GF_AUTH_DISABLE_LOGIN_FORM": "true",
+            "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION": "true",
             "GF_ANALYTICS_REPORTING_ENABLED": "false",
             "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
             "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
