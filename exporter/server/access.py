@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
+import ipaddress
 import re
 import ssl
 import threading
@@ -12,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
+from urllib.parse import urlsplit
 
 import bcrypt
 import msgspec
@@ -401,6 +404,8 @@ CALLER = "exporter.caller"
 """The key of the `Caller` in the WSGI environment of an authenticated request."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Safe methods (RFC 9110)."""
+PRIVATE = (".localhost", ".local", ".internal", ".svc", ".cluster.local")
+"""Ends of names that nobody can register, such as those of services in Kubernetes; so are names without a dot."""
 OPEN = frozenset({"/metrics", "/-/healthy", "/-/ready"})
 """Paths that need no authentication with ``--web.open-metrics``: scrapes and probes."""
 
@@ -415,6 +420,32 @@ def scope_error(caller: Caller, needed: str | None) -> Reply | None:
     detail = f"the token {preview(caller.name)} lacks the scope {needed}; it has {has}"
     header = ("WWW-Authenticate", f'Bearer realm="model-exporter", error="insufficient_scope", scope="{needed}"')
     return problem(403, detail, headers=(header,), scope=needed)
+
+
+@functools.lru_cache(maxsize=100)
+def is_own_host(host: str, external_url: str | None) -> bool:
+    """Return whether a ``Host`` header can only mean this exporter, and not a domain that somebody else owns.
+
+    A page of such a domain, whose address changes to the exporter's once the page is loaded (DNS rebinding), has the
+    same origin as the exporter for a browser.
+
+    >>> [is_own_host(host, "https://models.example") for host in ("127.0.0.1:9877", "[::1]", "localhost:1", "")]
+    [True, True, True, True]
+    >>> [is_own_host(host, "https://models.example") for host in ("Models.example", "exporter:9877", "x.evil.example")]
+    [True, True, False]
+    """
+    try:
+        name = (urlsplit(f"//{host}").hostname or "").rstrip(".")
+        own = (urlsplit(external_url).hostname or "") if external_url else ""
+    except ValueError:
+        return False
+    if not name or name == own or "." not in name or name.endswith(PRIVATE):
+        return True
+    try:
+        ipaddress.ip_address(name.partition("%")[0])
+    except ValueError:
+        return False
+    return True
 
 
 def cross_origin_error(method: str, header: Callable[[str], str | None]) -> Reply | None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import logging
 import math
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -38,7 +38,7 @@ from exporter.server.tasks.retraining import Retrainer
 from exporter.server.tasks.slices import Slices, SliceWatch
 from exporter.server.tasks.snapshots import SnapshotSaver, restore
 from exporter.stats.tolerance import Tolerance
-from exporter.storage import CountedFeedback, ReplicaLease, Store, database_path
+from exporter.storage import CountedFeedback, Store, database_path
 from exporter.validation import preview
 from exporter.wire.cloudevents import RequestResponsePairer
 from exporter.wire.events import LabelledPrediction
@@ -53,39 +53,18 @@ COMPARISON_SECONDS = 20.0
 """The same for a comparison, which may read a week of counters. A stop waits for it, too."""
 
 
-class PrometheusClients:
-    """Makes the clients when they are needed first, and again after another URL is configured.
+@functools.lru_cache(maxsize=2)
+def _prometheus(url: str, timeout: float) -> Prometheus:
+    """Return a client of Prometheus, which may take so many seconds to respond.
 
-    Parameters
-    ----------
-    url
-        Returns ``prometheus_url``; None without the key.
+    Raises
+    ------
+    ExporterError
+        When the file with certificates cannot be read.
     """
+    from exporter.http_client.prometheus import Prometheus  # urllib3 takes time to load
 
-    def __init__(self, url: Callable[[], str | None]) -> None:
-        self._url = url
-        self._lock = threading.Lock()
-        self._clients: dict[float, Prometheus] = {}
-
-    def get(self, timeout: float) -> Prometheus | None:
-        """Return the client whose responses may take ``timeout`` seconds; None without a ``prometheus_url``.
-
-        Raises
-        ------
-        ExporterError
-            When the file with certificates cannot be read.
-        """
-        url = self._url()
-        if url is None:
-            return None
-        with self._lock:
-            client = self._clients.get(timeout)
-            if client is None or client.url != url.rstrip("/"):
-                from exporter.http_client.prometheus import Prometheus  # urllib3 takes time to load
-
-                credentials = Credentials.from_environment("PROMETHEUS")
-                client = self._clients[timeout] = Prometheus(url, "prometheus_url", credentials, timeout)
-            return client
+    return Prometheus(url, "prometheus_url", Credentials.from_environment("PROMETHEUS"), timeout)
 
 
 log = logging.getLogger(__name__)
@@ -144,43 +123,6 @@ class FeedbackCounter:
             )
 
 
-class Status:
-    """The state of the exporter.
-
-    Parameters
-    ----------
-    pipeline, store
-        Their threads must run.
-    lease
-        Lets this exporter save its windows.
-    reloader
-        Knows which files are not valid.
-
-    Attributes
-    ----------
-    ready : bool
-        Whether events are accepted: from the start until a stop is asked for.
-    """
-
-    def __init__(self, pipeline: Pipeline, store: Store, lease: ReplicaLease, reloader: Reloader) -> None:
-        self.ready = True
-        self._pipeline, self._store, self._lease, self._reloader = pipeline, store, lease, reloader
-
-    @property
-    def alive(self) -> bool:
-        """Whether the threads of the queue and of the store run."""
-        return self._pipeline.alive and self._store.alive
-
-    @property
-    def warnings(self) -> list[str]:
-        """Problems that an operator should look into although events are accepted and stored."""
-        texts = {
-            "a damaged database or write-ahead log was set aside: see runbook ModelStoreFailing": self._store.set_aside,
-            "windows are not saved: another exporter has the same store.replica": self._lease.holder,
-        }
-        return [text for text, applies in texts.items() if applies] + self._reloader.files.invalid
-
-
 STOP_SECONDS = 12.0
 """Time from a request to stop until the process ends, whatever hangs: Kubernetes waits for 30 s by default."""
 COUNT_SECONDS = 5.0
@@ -231,8 +173,8 @@ class Exporter:
         Asks for new versions of models.
     exposition : Exposition
         Renders ``/metrics``.
-    status : Status
-        What the probes say.
+    ready : bool
+        Whether events are accepted: from the start until a stop is asked for.
 
     Raises
     ------
@@ -255,21 +197,20 @@ class Exporter:
         restore(self.store, monitors, time.monotonic(), time.time())
         self.pipeline = Pipeline(config, monitors, self.store, self.telemetry)
         self.reloader = Reloader(files, self.pipeline, self.store, self.telemetry)
-        prometheus = PrometheusClients(lambda: self.config.prometheus_url)
         self.comparisons = Comparisons(
             self._monitors,
-            lambda: prometheus.get(COMPARISON_SECONDS),
+            lambda: self._prometheus(COMPARISON_SECONDS),
             shadow=self.pipeline.shadow,
         )
         self.slices = Slices(self.store, self._monitors, self.pipeline.bins, config.store)
         self.drift_history = DriftHistory()
         self.pairer = RequestResponsePairer()
         self.snapshots = SnapshotSaver(self.store, self._monitors, is_complete=lambda: not self.reloader.files.faults)
-        self.status = Status(self.pipeline, self.store, self.snapshots.lease, self.reloader)
+        self.ready = True
         self.inbox = Inbox()
         self.scrapes = Scrapes()
         self.alerts = AlertSource(
-            lambda: prometheus.get(ALERTS_SECONDS), self.inbox, self.scrapes, lambda: self.reloader.loaded
+            lambda: self._prometheus(ALERTS_SECONDS), self.inbox, self.scrapes, lambda: self.reloader.loaded
         )
         self.retrainer = Retrainer(
             lambda: self.config,
@@ -343,6 +284,25 @@ class Exporter:
         """Return the current monitors, which a reload replaces."""
         return self.pipeline.monitors
 
+    def _prometheus(self, seconds: float) -> Prometheus | None:
+        """Return the Prometheus at ``prometheus_url``, which may take so many seconds to respond."""
+        url = self.config.prometheus_url
+        return None if url is None else _prometheus(url, seconds)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the threads of the queue and of the store run."""
+        return self.pipeline.alive and self.store.alive
+
+    @property
+    def warnings(self) -> list[str]:
+        """Problems that an operator should look into although events are accepted and stored."""
+        texts = {
+            "a damaged database or write-ahead log was set aside: see runbook ModelStoreFailing": self.store.set_aside,
+            "windows are not saved: another exporter has the same store.replica": self.snapshots.lease.holder,
+        }
+        return [text for text, applies in texts.items() if applies] + self.reloader.files.invalid
+
     @property
     def config(self) -> Config:
         """The current configuration."""
@@ -377,7 +337,7 @@ class Exporter:
 
     def stop(self) -> None:
         """Let everything end within `STOP_SECONDS` from the first call; `close` then waits no longer than that."""
-        self.status.ready = False
+        self.ready = False
         self._stop_by = self.store.deadline = min(self._stop_by, time.monotonic() + STOP_SECONDS)
 
     def close(self) -> None:
@@ -432,18 +392,18 @@ def metrics(exporter: Exporter, accept: str, encodings: str, names: Collection[s
 
 def healthy(exporter: Exporter) -> Reply:
     """Return whether the process runs (``GET /-/healthy``), in the words of Prometheus."""
-    if exporter.status.alive:
+    if exporter.alive:
         return _text("model-exporter is healthy.\n")
     return _text("a thread of model-exporter has stopped: see its log, and restart it.\n", 503)
 
 
 def ready(exporter: Exporter) -> Reply:
     """Return whether events are accepted (``GET /-/ready``); a ready exporter may have warnings."""
-    if not exporter.status.ready:
+    if not exporter.ready:
         return _text("model-exporter is stopping.\n", 503)
     if exporter.store.fault:  # the log has it; a probe may be open to everyone
         return _text("model-exporter cannot store anything: see its log for what is wrong with its database.\n", 503)
-    return _text("".join(["model-exporter is ready.\n", *(f"warning: {w}\n" for w in exporter.status.warnings)]))
+    return _text("".join(["model-exporter is ready.\n", *(f"warning: {w}\n" for w in exporter.warnings)]))
 
 
 def takes_gzip(encodings: str) -> bool:

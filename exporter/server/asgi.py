@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from exporter.errors import EventError, QueueFullError, StoreError
-from exporter.server.access import CALLER, OPEN, SAFE, Caller, WebConfig, cross_origin_error, scope_error
+from exporter.server.access import CALLER, OPEN, SAFE, Caller, WebConfig, cross_origin_error, is_own_host, scope_error
 from exporter.server.api.parameters import parse_ids
 from exporter.server.application import Exporter, healthy, metrics, ready
 from exporter.server.client_log import set_client
@@ -241,6 +241,8 @@ LARGE_BODY = 512 * 1024
 """Bytes from which a body is decoded in a thread: the loop must not wait for it."""
 BACKPRESSURE_SECONDS = 0.005
 """Time that a client waits longer for its answer, for each 16 KiB of body, while the queue is more than half full."""
+MAX_HOST = 300
+"""Characters of a ``Host`` header: names have 253 at most."""
 REFUSAL_SECONDS = 0.1
 """Time that a client without valid credentials waits for its 401, so that a flood of them costs little."""
 _OTHER = Route("", "Not in the table: Flask answers it.", {})
@@ -308,6 +310,8 @@ class Application:
                 return error
             if self._web.guarded:
                 await self._authenticate(request)
+            else:
+                self._check_host(request)
             route = find(request.method, request.path) or _OTHER
             body = await request.body(route.max_body)
             return await self._dispatch(request, route, body)
@@ -322,6 +326,18 @@ class Application:
         except Exception as error:
             log.error("%s %s", request.method, request.path, exc_info=error)
             return problem(500, INTERNAL_ERROR)
+
+    def _check_host(self, request: Request) -> None:
+        """Refuse a request by a name that is not known to be the exporter's: nothing else keeps a web page away."""
+        host, external_url = request.header("host") or "", self._exporter.config.external_url
+        if len(host) > MAX_HOST or not is_own_host(host, external_url):
+            raise RequestError(
+                problem(
+                    421,
+                    f"the host {preview(host)} is not known to be this exporter's: a web page may have chosen it. Set "
+                    "external_url to the address that browsers use, or set up users or tokens",
+                )
+            )
 
     # --- who sends it -------------------------------------------------------------------------
 

@@ -193,9 +193,9 @@ def test_notes_name_what_is_missing() -> None:
     """The notes say what the pods wait for, and how to reach them."""
     notes = CHART.render(name="model-exporter", namespace="monitoring")["model-exporter/templates/NOTES.txt"]
     assert "ConfigMap model-exporter " in notes and "Secret model-exporter-database " in notes
-    assert "http://model-exporter.monitoring:9877" in notes
+    assert "http://model-exporter.monitoring.svc:9877" in notes
     everything = CHART.render(EVERYTHING, name="x", namespace="y")["model-exporter/templates/NOTES.txt"]
-    assert "ConfigMap" not in everything and "https://monitor.y:9877" in everything
+    assert "ConfigMap" not in everything and "https://monitor.y.svc:9877" in everything
 
 
 def test_a_release_fits_into_a_secret() -> None:

@@ -33,7 +33,7 @@ DOCUMENTS = {
 }
 SCHEMAS = json.loads((ROOT / "tests" / "data" / "rollout_schemas.json").read_text(encoding="utf-8"))
 """Excerpts of the schemas of the custom resources of Argo Rollouts and Flagger (Apache-2.0), without descriptions."""
-EXPORTER = "http://model-exporter.monitoring:9877"
+EXPORTER = "http://model-exporter.monitoring.svc:9877"
 VERSIONS = {"model": "credit", "before": "1", "after": "2"}
 LENIENT = {"confident_ratio": 0.3, "correction_ratio": 0.5, "error_ratio": 0.2, "worst_drift_nats": 3}
 MARGINS: dict[str, dict[str, float]] = {"wait": {}, "promote": LENIENT, "rollback": {"correction_ratio": 0}}

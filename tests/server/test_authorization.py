@@ -21,7 +21,7 @@ import pytest
 import yaml
 from playwright.sync_api import Page, sync_playwright
 from support.browser import CHROMIUM
-from support.servers import Answer, Served, ask, eventually, write_config
+from support.servers import CONFIG, Answer, Served, ask, eventually, write_config
 
 from exporter.server import access
 from exporter.server.access import SCOPES, USER
@@ -305,6 +305,32 @@ def test_pages_of_other_origins_cannot_change_anything(
         assert "a page of another origin (" in answer.json["detail"]
 
 
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("evil.example", 421),
+        ("evil.example:9877", 421),
+        ("127.0.0.1.evil.example", 421),
+        ("x." * 200, 421),
+        ("[evil", 421),
+        ("localhost", 200),
+        ("[::1]:9877", 200),
+        ("exporter:9877", 200),
+        ("model-exporter.monitoring.svc:9877", 200),
+    ],
+)
+def test_without_authentication_only_own_hosts_are_answered(shared: Served, host: str, status: int) -> None:
+    """A page of a domain whose address became the exporter's (DNS rebinding) reads nothing and changes nothing."""
+    assert shared.get("/-/healthy", Host=host).status == status
+    assert shared.post("/v1/predictions", PREDICTION, Host=host).status == (202 if status == 200 else status)
+
+
+def test_with_authentication_any_host_is_answered(server: Served) -> None:
+    """A page of another domain does not know the password."""
+    assert server.get("/-/healthy", Host="evil.example").status == 401
+    assert server.get("/-/healthy", Host="evil.example", Authorization=ALICE).status == 200
+
+
 def test_pages_of_other_origins_may_link_to_the_exporter(server: Served) -> None:
     """Links from other origins work: safe requests are answered if the caller may send them."""
     headers = {"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
@@ -369,6 +395,8 @@ def submitted(page: Page, target: str) -> int:
 def test_a_browser_is_refused_from_another_origin_only(served: Served, name: str) -> None:
     """Chromium may send a form from the exporter's page only, with Sec-Fetch-Site (localhost) and without."""
     own = f"http://{name}:{served.port}"
+    write_config(served.folder, {**CONFIG, "external_url": own})
+    assert served.post("/-/reload", b"").status == 200
     options = ["--no-sandbox", "--host-resolver-rules=MAP *.test 127.0.0.1"]
     with site() as port, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,9 +47,8 @@ class Fleet:
 
     def valid(self) -> dict[str, float | None]:
         """The values of the metrics of the files."""
-        names = self.exporter.reloader.files.valid
-        metric = "model_exporter_model_file_valid"
-        return {name: self.exporter.registry.get_sample_value(metric, {"file": name}) for name in names}
+        text = self.exporter.metrics("", ())[0].decode()
+        return {name: float(value) for name, value in re.findall(r'model_file_valid{file="(.*?)"} (\d)', text)}
 
     def successful(self) -> float | None:
         return self.exporter.registry.get_sample_value(SUCCESSFUL)
