@@ -216,7 +216,7 @@ def test_where_all_are_shown_they_stay(mistaken: Served, visit: Open) -> None:
     card.get_by_role("button", name="Back to pending").click()
     eventually(lambda: settled(mistaken, pending=52))
     expect(card.locator(".corrected")).to_have_text("no")
-    following = visit("/review", java_script_enabled=False).locator("#next").get_attribute("href")
+    following = visit("/review?order=newest", java_script_enabled=False).locator("#next").get_attribute("href")
     further = visit(str(following))
     further.keyboard.press("r")
     eventually(lambda: settled(mistaken, rejected=1))
@@ -300,9 +300,10 @@ def test_suspect_labels_are_kept_or_changed(mistaken: Served, visit: Open) -> No
 
 def test_filters_by_hand(mistaken: Served, visit: Open) -> None:
     """The form, a chip, a cell of the confusion table and a bar lead to their cards; the address keeps it all."""
-    correct(mistaken, [mistake(f"n-{number}") for number in range(3)])
-    correct(mistaken, [mistake(f"s-{number}", version="4") for number in range(2)], label="maybe", comment="blurred")
-    page = visit()
+    correct(mistaken, [mistake(f"n-{number}", inputs={"age": number}) for number in range(3)])
+    events = [mistake(f"s-{number}", version="4", inputs={"age": number}) for number in range(2)]
+    correct(mistaken, events, label="maybe", comment="blurred")
+    page = visit("/review")
     page.keyboard.press("/")
     page.keyboard.type("BLURRED")
     page.keyboard.press("Enter")
@@ -312,7 +313,7 @@ def test_filters_by_hand(mistaken: Served, visit: Open) -> None:
     page.wait_for_url("**/review")
     page.locator("select[name=model]").select_option("credit")
     page.locator("#filters button").click()
-    page.wait_for_url("**/review?model=credit&order=newest")
+    page.wait_for_url("**/review?model=credit")
     page.locator(".confusion a", has_text="3").click()
     page.wait_for_url("**/review?model=credit&label=%22no%22&predicted=%22yes%22")
     assert len(shown(page)) == 3
