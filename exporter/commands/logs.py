@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from datetime import UTC, datetime
 
 from exporter.errors import printable
 
+QUIET_SECONDS = 10.0
+"""Seconds between two lines of a kind."""
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
 
@@ -36,6 +39,21 @@ class Formatter(logging.Formatter):
 def _quote(value: str) -> str:
     plain = value.isascii() and value.isprintable() and value and not set(' "=') & set(value)
     return value if plain else printable(json.dumps(value, ensure_ascii=False))
+
+
+class Moderation:
+    """Says of each kind of line whether to log it: one in ten seconds."""
+
+    def __init__(self) -> None:
+        self._logged: dict[str, float] = {}
+
+    def is_due(self, kind: str) -> bool:
+        """Return whether no line of this kind was logged a moment ago."""
+        now = time.monotonic()
+        if now - self._logged.get(kind, -QUIET_SECONDS) < QUIET_SECONDS:
+            return False
+        self._logged[kind] = now
+        return True
 
 
 def configure(level: str, style: str) -> None:

@@ -492,7 +492,7 @@ def test_a_failing_pushgateway_is_an_error(
     folder: Path, gateway: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run fails with the reason, and the password in the address is not shown."""
-    monkeypatch.setattr("exporter.commands.ingest.push.RETRIES", 0)
+    monkeypatch.setattr("exporter.commands.ingest.push.GIVE_UP_SECONDS", 0)
     arguments = (folder / "well.csv", f"--profile={folder / 'loans.json'}")
     address = f"127.0.0.1:{free_port()}"
     status, _, err = ingest(capsys, *arguments, f"--push=http://me:secret@{address}")

@@ -286,7 +286,7 @@ def test_users_correct_wrong_answers(
     assert traffic.counts["failed"] == traffic.counts["undelivered"] == 0
     assert monitor.flush()
     predictions = {event["id"]: event for event in exporter.events()}
-    feedback = exporter.wire.events("/v1/feedback")
+    feedback = exporter.events("/v1/feedback")
     corrections = [item for item in feedback if item["verdict"] == "corrected"]
     assert len(corrections) == traffic.counts["corrected"]
     for item in corrections:
@@ -296,10 +296,10 @@ def test_users_correct_wrong_answers(
         assert item["user"].startswith("teacher-")
     assert len(feedback) - len(corrections) < len(corrections)
     assert {event["inputs"]["device"] for event in predictions.values()} == set(model.DEVICES)
-    events = exporter.wire.events("/v1/events")
+    events = exporter.events("/v1/events")
     assert len(events) == traffic.counts["confident"] // DIGITS_OF_A_SHEET > 0
     assert {event["event"] for event in events} == {model.EVENT}
-    entered = [label for batch in exporter.wire.events("/v1/labels") for label in batch]
+    entered = [label for batch in exporter.events("/v1/labels") for label in batch]
     assert len(entered) == traffic.counts["labelled"]
     wrong = {item["prediction_id"] for item in corrections} & {label["prediction_id"] for label in entered}
     for label in entered:
@@ -318,7 +318,7 @@ def test_business_events_name_the_version(directory: Path, exporter: Exporter, t
         client = HttpClient(exporter.url, "--exporter")
         traffic = Traffic(url, monitor, *model.held_out(folder), rate=200, exporter=client, seed=1)
         traffic.start()
-        assert eventually(lambda: {event["version"] for event in exporter.wire.events("/v1/events")} == {"1", "2"})
+        assert eventually(lambda: {event["version"] for event in exporter.events("/v1/events")} == {"1", "2"})
         traffic.stop()
 
 

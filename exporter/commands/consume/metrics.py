@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, cast
 from wsgiref.simple_server import WSGIServer, make_server
@@ -14,10 +13,11 @@ from confluent_kafka import KafkaError
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import ThreadingWSGIServer, _SilentHandler, make_wsgi_app
 
+from exporter.commands.logs import Moderation
+
 RESULTS = ("accepted", "dead_letter", "dropped", "empty")
 STATISTICS_SECONDS = 5
 """Time between two statistics of librdkafka."""
-_QUIET_SECONDS = 10.0
 
 log = logging.getLogger("exporter.commands.consume")
 
@@ -58,7 +58,7 @@ class ConsumerMetrics:
             for result in RESULTS:
                 self._messages.labels(topic, result)
         self._failure: str | None = None
-        self._logged: dict[str, float] = {}
+        self._moderation = Moderation()
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(f"model_consumer_{name}", text, labels, registry=self.registry)
@@ -116,7 +116,7 @@ class ConsumerMetrics:
 
     def log_now_and_then(self, key: str, text: str, *values: object) -> None:
         """Log a warning, unless one of the same key was logged a moment ago."""
-        if self._is_due(key):
+        if self._moderation.is_due(key):
             log.warning(text, *values)
 
     def on_kafka_error(self, error: KafkaError) -> None:
@@ -125,14 +125,7 @@ class ConsumerMetrics:
 
     def limit(self, record: logging.LogRecord) -> bool:
         """Return whether to log a line of librdkafka: one of each kind, which it begins with, now and then."""
-        return self._is_due(f"librdkafka {record.getMessage().partition(' ')[0]}")
-
-    def _is_due(self, key: str) -> bool:
-        now = time.monotonic()
-        if now - self._logged.get(key, -_QUIET_SECONDS) < _QUIET_SECONDS:
-            return False
-        self._logged[key] = now
-        return True
+        return self._moderation.is_due(f"librdkafka {record.getMessage().partition(' ')[0]}")
 
     def readiness(self) -> tuple[bool, str]:
         """Return whether messages flow, and a sentence about it."""

@@ -13,18 +13,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
-from urllib3 import Retry
 
 from exporter.commands.ingest.local import NOW
 from exporter.errors import BatchError, UsageError
-from exporter.http_client.client import TRANSIENT, Client, RequestError
+from exporter.http_client.client import Client, RequestError, retry_for
 from exporter.metrics.exposition import render_families
 from exporter.metrics.models import Batch
 
 TIMEOUT = 30.0
 """Seconds that the server may take to answer."""
-RETRIES = 4
-"""A server that restarts is tried again at once, then after two, four and eight seconds."""
+GIVE_UP_SECONDS = 15.0
+"""How long a server that restarts is tried again."""
 
 
 def exposition(runs: Sequence[Batch]) -> bytes:
@@ -73,15 +72,7 @@ class Gateway:
 
 def push_client(url: str, example: str, ca_file: str | None) -> Client:
     """Return a client of the server of ``--push``; ``example`` is a URL for error messages."""
-    retries = Retry(
-        RETRIES,
-        allowed_methods=None,
-        status_forcelist=TRANSIENT,
-        backoff_factor=1,
-        raise_on_status=False,
-        retry_after_max=round(TIMEOUT),
-    )
-    return Client(url, "--push", example=example, user_in_url=True, ca_file=ca_file, timeout=TIMEOUT, retries=retries)
+    return Client(url, "--push", example=example, user_in_url=True, ca_file=ca_file, timeout=TIMEOUT)
 
 
 def send(client: Client, method: str, path: str, body: bytes, *, headers: Mapping[str, str]) -> None:
@@ -92,8 +83,9 @@ def send(client: Client, method: str, path: str, body: bytes, *, headers: Mappin
     BatchError
         When the server does not accept them.
     """
+    retries = retry_for(GIVE_UP_SECONDS, lambda _: None)
     try:
-        response = client.request(method, path, body, headers=headers)
+        response = client.request(method, path, body, headers=headers, retries=retries)
     except RequestError as error:
         raise BatchError(f"--push: {client.url} did not accept the metrics: {error.reason}") from None
     if response.status >= 300:

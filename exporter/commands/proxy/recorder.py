@@ -6,7 +6,6 @@ import base64
 import json
 import logging
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -21,6 +20,7 @@ from prometheus_client.registry import Collector
 from exporter.client.encoding import rfc3339
 from exporter.client.sender import Sender
 from exporter.client.transport import Transport
+from exporter.commands.logs import Moderation
 
 MAX_COPY = 4 * 2**20
 """Bytes of a body at most: two of them fit into what the exporter takes in one request."""
@@ -192,7 +192,6 @@ def line(record: Record) -> bytes:
 
 
 _log = logging.getLogger("exporter.commands.proxy")
-_QUIET_SECONDS = 10.0
 
 
 class Metrics:
@@ -215,14 +214,12 @@ class Metrics:
         self.codes: Counter[int] = Counter()
         self.failures = dict.fromkeys(("closed", "connect", "malformed", "timeout"), 0)
         self.draining = False
-        self._logged: dict[str, float] = {}
+        self._moderation = Moderation()
 
     def failure(self, reason: str, detail: str) -> None:
         """Count a failure of the model server, and log it unless the same was logged a moment ago."""
         self.failures[reason] += 1
-        now = time.monotonic()
-        if now - self._logged.get(reason, -_QUIET_SECONDS) >= _QUIET_SECONDS:
-            self._logged[reason] = now
+        if self._moderation.is_due(reason):
             _log.warning("%s (%s, %d so far)", detail, reason, self.failures[reason])
 
 
