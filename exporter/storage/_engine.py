@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
-import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from operator import itemgetter
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import sqlalchemy as sa
 
@@ -40,19 +38,6 @@ def remaining_timeout() -> float | None:
 
 SCHEMA_VERSION = 1
 """The version of the tables: see `exporter.storage._schema`."""
-LOCK_SECONDS = 10
-"""How long SQLite waits for another connection's transaction."""
-IDLE_TRANSACTION_SECONDS = 10
-"""PostgreSQL ends a writer's transaction that is idle for this long, as other writers wait for it."""
-_PRAGMAS = {
-    "journal_mode": "WAL",
-    "synchronous": "FULL",
-    "journal_size_limit": 64 * 2**20,
-    "wal_autocheckpoint": 4000,  # pages: those of an index change often, and a checkpoint copies each once
-}
-_DAMAGE_CODES = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_WRITER_LOCK = 0x6D6F64656C  # the exporters' advisory lock: calls take it alone, groups of predictions share it
-
 _POSTGRESQL = ("postgresql", "postgres", "postgresql+psycopg")
 
 
@@ -127,33 +112,7 @@ def open_engine(config: StoreConfig, seconds: float = STATEMENT_SECONDS) -> sa.E
     """
     check_store(config)
     address = check_url(config.url)
-    if is_shared(address):
-        from exporter.storage._postgresql import open_postgresql  # only here: its driver takes 9 MiB
-
-        return open_postgresql(address, config.password_file, seconds)
-    if address.database:
-        Path(address.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(address, connect_args={"timeout": LOCK_SECONDS, "check_same_thread": False})
-
-    @sa.event.listens_for(engine, "connect")
-    def _pragmas(connection: sqlite3.Connection, _: Any) -> None:
-        for name, value in _PRAGMAS.items():
-            _set_pragma(connection, f"{name}={value}")
-
-    return engine
-
-
-def _set_pragma(connection: sqlite3.Connection, pragma: str) -> None:
-    deadline = time.monotonic() + LOCK_SECONDS
-    while True:
-        try:
-            connection.execute(f"PRAGMA {pragma}").close()
-            return
-        except sqlite3.OperationalError as error:
-            # If several connections switch a new file to write-ahead logging, all but one fail without waiting.
-            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-        time.sleep(0.01)
+    return backend(address).open_engine(address, config.password_file, seconds)
 
 
 def is_shared(database: sa.URL | sa.Engine | sa.Connection) -> bool:
@@ -162,13 +121,88 @@ def is_shared(database: sa.URL | sa.Engine | sa.Connection) -> bool:
     return name == "postgresql"
 
 
+class FlatRows(NamedTuple):
+    """Rows to insert: the names and values of columns that are the same in all, then those of each row, one by one."""
+
+    table: str
+    shared_names: tuple[str, ...]
+    shared: tuple[Any, ...]
+    names: tuple[str, ...]
+    values: list[Any]
+
+
+class Backend(Protocol):
+    """What SQLite and PostgreSQL do differently: the modules `_sqlite` and `_postgresql`.
+
+    Attributes
+    ----------
+    FIRST_PREDICTIONS, STORED_LABELS, LOCKED : str
+        Queries of labels by the identifiers of predictions; and what locks the rows of the second one.
+    NUMBERED_TOGETHER : int
+        Predictions that may be numbered in another order than their inputs.
+    """
+
+    FIRST_PREDICTIONS: str
+    STORED_LABELS: str
+    LOCKED: str
+    NUMBERED_TOGETHER: int
+
+    def open_engine(self, address: sa.URL, password_file: str | None, seconds: float, /) -> sa.Engine:
+        """See `open_engine`."""
+
+    def write_alone(self, connection: sa.Connection, /) -> None:
+        """See `write_alone`."""
+
+    def write_beside(self, connection: sa.Connection, /) -> int | None:
+        """See `write_beside`."""
+
+    def was_committed(self, connection: sa.Connection, transaction: int, /) -> bool:
+        """Return whether a transaction was committed whose connection was lost before the server confirmed it."""
+
+    def exclusive(self, engine: sa.Engine, /) -> AbstractContextManager[sa.Connection]:
+        """Open a transaction, changes of tables included, during which no other exporter writes."""
+
+    def lock_commands(self, connection: sa.Connection, /) -> AbstractContextManager[bool]:
+        """Keep other commands away that redact or archive; give whether none is running."""
+
+    def insert_rows(self, connection: sa.Connection, rows: FlatRows, /) -> None:
+        """Insert rows with the fastest statement of the database; texts are `storable`."""
+
+    def update_rows(self, connection: sa.Connection, table: str, names: Sequence[str], rows: Sequence[Any], /) -> None:
+        """Update columns of the rows with some identifiers, from structures with these attributes."""
+
+    def index_scans(self, connection: sa.Connection, /) -> AbstractContextManager[None]:
+        """Let each identifier be looked up in the index."""
+
+    def measure(
+        self, connection: sa.Connection, estimate: float, deletable: Sequence[str], kept: Sequence[str], /
+    ) -> tuple[float, float]:
+        """Return the bytes of the tables from which is deleted, of which there is an estimate, and of all others."""
+
+    def stored_bytes(self, column: sa.ColumnElement[Any], /) -> sa.ColumnElement[int]:
+        """Return the bytes that a value takes, in SQL."""
+
+    def purge(self, connection: sa.Connection, tables: Sequence[str], /) -> bool:
+        """Free the space of removed texts, so that no file holds a copy; return whether that was possible."""
+
+
+def backend(database: sa.URL | sa.Engine | sa.Connection) -> Backend:
+    """Return what a database does in its own way."""
+    if is_shared(database):
+        from exporter.storage import _postgresql  # only here: its driver takes 9 MiB
+
+        return _postgresql
+    from exporter.storage import _sqlite  # it imports this module
+
+    return _sqlite
+
+
 def write_alone(connection: sa.Connection) -> None:
     """Exclude other exporters' writes until the end of this transaction; SQLite has one writer anyway.
 
     What the transaction reads stays true until it is committed, and code need not know how many exporters there are.
     """
-    if is_shared(connection):
-        _lock(connection, "pg_advisory_xact_lock")
+    backend(connection).write_alone(connection)
 
 
 def write_beside(connection: sa.Connection) -> int | None:
@@ -180,32 +214,9 @@ def write_beside(connection: sa.Connection) -> int | None:
     Returns
     -------
     int or None
-        The transaction's number for `was_committed`; None for SQLite, whose commits are never uncertain.
+        The transaction's number for `Backend.was_committed`; None for SQLite, whose commits are never uncertain.
     """
-    if is_shared(connection):
-        return _lock(connection, "pg_advisory_xact_lock_shared")
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-    return None
-
-
-def _lock(connection: sa.Connection, function: str) -> int:
-    set_timeout = f"set_config('idle_in_transaction_session_timeout', '{IDLE_TRANSACTION_SECONDS}s', true)"
-    row = connection.exec_driver_sql(f"SELECT txid_current(), {set_timeout}, {function}({_WRITER_LOCK})").one()
-    return int(row[0])
-
-
-def was_committed(connection: sa.Connection, transaction: int) -> bool:
-    """Return whether a transaction was committed whose connection was lost before the server confirmed it.
-
-    Raises
-    ------
-    StoreError
-        While the transaction is still in progress.
-    """
-    status = connection.execute(sa.select(sa.func.txid_status(transaction))).scalar()
-    if status == "in progress":
-        raise StoreError("the previous transaction has not ended yet")
-    return status == "committed"
+    return backend(connection).write_beside(connection)
 
 
 def is_unavailable(error: BaseException) -> bool:
@@ -215,12 +226,6 @@ def is_unavailable(error: BaseException) -> bool:
     if error.connection_invalidated or _state(error.orig) == "55P03":  # lock_not_available
         return True
     return _state(error.orig) is None and any(kind.__name__ == "OperationalError" for kind in type(error.orig).__mro__)
-
-
-def is_damage(error: BaseException) -> bool:
-    """Return whether SQLite found its file damaged."""
-    cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
-    return isinstance(cause, sqlite3.DatabaseError) and getattr(cause, "sqlite_errorcode", 0) & 0xFF in _DAMAGE_CODES
 
 
 def is_retryable(error: BaseException) -> bool:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from exporter.features.extract import scalar_text
 from exporter.stats.tolerance import ROUNDING, Tolerance
-from exporter.storage._engine import CompiledStatement, driver_connection, is_shared, update_of_row
+from exporter.storage._engine import CompiledStatement, FlatRows, backend, is_shared
 from exporter.storage._predictions import AwaitedPredictions, Rows, WaitingIds
 from exporter.storage._retention import StoreSize, archived_before
 from exporter.storage._schema import (
@@ -106,8 +105,7 @@ Models = Mapping[str | None, Collection[str]]
 """Identifiers of predictions by the model that was named with them; None where none was."""
 _CHANGED = tuple(column.name for column in labels.c if column.name not in {"id", "prediction_id", "received"})
 _COLUMNS = ("prediction_id", "received", *_CHANGED)
-_NAMES = ", ".join(_COLUMNS)
-_UPDATED = 500  # rows in one statement: their JSON is in memory
+_values = attrgetter(*_COLUMNS)
 
 
 class LabelRow(msgspec.Struct):
@@ -166,43 +164,6 @@ _FOUND = f"p.id, p.model, p.day, p.version, p.time, {_SHORT.format('p')}, p.conf
 _STORED = (
     f"l.prediction_id, l.model, l.day, l.version, l.predicted, {_SHORT.format('l')}, l.confidence, l.segment, {_JOINED}"
 )
-# The first prediction alone: a client may have sent a million with one identifier.
-_PREDICTIONS = {
-    "sqlite": """
-        SELECT {found} FROM json_each(:ids) AS wanted
-        CROSS JOIN predictions p ON p.seq = (
-            SELECT q.seq FROM predictions q
-            WHERE q.day IN (SELECT value FROM json_each(:days)) AND q.id = wanted.value {of_model}
-            ORDER BY q.day, q.seq LIMIT 1
-        )
-        LEFT JOIN labels l ON l.day = p.day AND l.prediction_id = p.id AND l.model = p.model
-    """,
-    "postgresql": """
-        SELECT {found} FROM json_array_elements_text(CAST(:ids AS json)) AS wanted(value)
-        CROSS JOIN LATERAL (
-            SELECT q.day FROM predictions q
-            WHERE q.day = ANY(CAST(:days AS integer[])) AND q.id = wanted.value {of_model}
-            ORDER BY q.day LIMIT 1
-        ) first
-        CROSS JOIN LATERAL (
-            SELECT * FROM predictions q WHERE q.day = first.day AND q.id = wanted.value {of_model}
-            ORDER BY q.seq LIMIT 1
-        ) p
-        LEFT JOIN LATERAL (
-            SELECT * FROM labels WHERE day = p.day AND prediction_id = p.id AND model = p.model LIMIT 1
-        ) l ON true
-    """,
-}
-_LABELS = {
-    "sqlite": """
-        SELECT {stored} FROM json_each(:ids) AS wanted CROSS JOIN labels l
-        WHERE l.day IN (SELECT value FROM json_each(:days)) AND l.prediction_id = wanted.value
-    """,
-    "postgresql": """
-        SELECT {stored} FROM json_array_elements_text(CAST(:ids AS json)) AS wanted(value) CROSS JOIN labels l
-        WHERE l.day = ANY(CAST(:days AS integer[])) AND l.prediction_id = wanted.value
-    """,
-}
 _DAYS = """
 WITH RECURSIVE days(day) AS (
     SELECT min(day) FROM {table} WHERE day > :after
@@ -247,7 +208,7 @@ def _of_predictions(
 ) -> list[LabelRow]:
     """Return the rows of the first prediction with each identifier."""
     of_model = "" if model is None else "AND q.model = :model"
-    text = _PREDICTIONS[connection.dialect.name].format(found=_FOUND, of_model=of_model)
+    text = backend(connection).FIRST_PREDICTIONS.format(found=_FOUND, of_model=of_model)
     return _select(connection, text, ids, days, **({} if model is None else {"model": model}))
 
 
@@ -267,16 +228,15 @@ def stored_rows(
     lock
         Whether another exporter may join the same labels at this moment: those that it joins are not returned.
     """
-    text = _LABELS[connection.dialect.name].format(stored=_STORED)
-    locking = " ORDER BY l.id FOR UPDATE OF l" if lock and is_shared(connection) else ""
-    return _select(connection, text + locking, ids, days)
+    text = backend(connection).STORED_LABELS.format(stored=_STORED)
+    return _select(connection, text + (backend(connection).LOCKED if lock else ""), ids, days)
 
 
 def _select(
     connection: sa.Connection, text: str, ids: Collection[str], days: Sequence[int], **values: str
 ) -> list[LabelRow]:
-    bound = {"ids": _json(sorted(ids)), "days": days if is_shared(connection) else _json(days)}  # sorted, as the index
-    with _index_scans(connection):
+    bound = {"ids": _json(sorted(ids)), "days": _json(days)}  # sorted, as the index
+    with backend(connection).index_scans(connection):
         rows = connection.execute(sa.text(text), bound | values).all()
     return [LabelRow(*row) for row in rows]
 
@@ -290,62 +250,12 @@ def _days(connection: sa.Connection, table: str) -> list[int]:
     return list(connection.execute(sa.text(_DAYS.format(table=table)), {"after": WAITING}).scalars())
 
 
-@contextlib.contextmanager
-def _index_scans(connection: sa.Connection) -> Iterator[None]:
-    """Let PostgreSQL look each identifier up: its plan of a prepared statement stays while the table grows."""
-    names = [f"enable_{kind}" for kind in ("seqscan", "bitmapscan", "hashjoin", "mergejoin") if is_shared(connection)]
-    if names:
-        connection.exec_driver_sql("SELECT " + ", ".join(f"set_config('{name}', 'off', true)" for name in names))
-    yield
-    if names:
-        connection.exec_driver_sql("SELECT " + ", ".join(f"set_config('{name}', 'on', true)" for name in names))
-
-
-_insert = CompiledStatement(labels.insert(), _COLUMNS)
-_update = CompiledStatement(update_of_row(labels, _CHANGED))
-
-
 def write_rows(connection: sa.Connection, rows: Collection[LabelRow]) -> None:
     """Insert new rows, and update others."""
     new = sorted((row for row in rows if row.id is None), key=attrgetter("day", "prediction_id"))
-    stored = [row for row in rows if row.id is not None]
-    if is_shared(connection):
-        _copy(connection, new)
-        _update_together(connection, stored)
-        return
-    _insert.execute_many(connection, [{name: getattr(row, name) for name in _COLUMNS} for row in new])
-    _update.execute_many(
-        connection, [{"row_id": row.id, **{f"new_{name}": getattr(row, name) for name in _CHANGED}} for row in stored]
-    )
-
-
-def _copy(connection: sa.Connection, rows: Sequence[LabelRow]) -> None:
-    """Insert rows into PostgreSQL: their texts are `storable`, so that psycopg's own dumper, in C, takes them."""
-    if not rows:
-        return
-    from psycopg.types.string import StrDumper  # only here: SQLite needs no psycopg
-
-    text, values = f"COPY labels ({_NAMES}) FROM STDIN", attrgetter(*_COLUMNS)
-    with driver_connection(connection, text) as driver, driver.cursor() as cursor:
-        cursor.adapters.register_dumper(str, StrDumper)
-        with cursor.copy(text) as copy:
-            for row in rows:
-                copy.write_row(values(row))
-
-
-def _update_together(connection: sa.Connection, rows: Sequence[LabelRow]) -> None:
-    """Update rows of PostgreSQL in few statements.
-
-    A row takes 18 µs of processor time; with a statement for each, in one round trip, 39 µs.
-    """
-    values = ", ".join(f"{name} = new.{name}" for name in _CHANGED)
-    text = (
-        f"UPDATE labels SET {values} "  # noqa: S608 (constant names)
-        "FROM json_populate_recordset(CAST(NULL AS labels), CAST(:rows AS json)) AS new WHERE labels.id = new.id"
-    )
-    for start in range(0, len(rows), _UPDATED):
-        with _index_scans(connection):
-            connection.execute(sa.text(text), {"rows": _json(rows[start : start + _UPDATED])})
+    values = [value for row in new for value in _values(row)]
+    backend(connection).insert_rows(connection, FlatRows("labels", (), (), _COLUMNS, values))
+    backend(connection).update_rows(connection, "labels", _CHANGED, [row for row in rows if row.id is not None])
 
 
 ROW_BYTES = 200

@@ -16,7 +16,7 @@ from exporter.errors import StoreError
 from exporter.features.stored_inputs import remove_inputs
 from exporter.storage._archive import Cleaned, redact_archive
 from exporter.storage._bins import has_bins
-from exporter.storage._engine import is_shared, write_alone
+from exporter.storage._engine import backend, write_alone
 from exporter.storage._predictions import compress_block, parts, unpack_block
 from exporter.storage._releases import Row, list_releases, read_chunks, replace_content, write_chunk, write_content
 from exporter.storage._schema import bin_codes, feedback, inputs, open_database, release_chunks
@@ -158,13 +158,8 @@ class Redaction:
     def purge(self) -> bool:
         """Free the space of removed inputs, so that no file holds a copy of them; return whether that was possible."""
         self._connection.rollback()
-        if not is_shared(self._connection):
-            busy, *_ = self._connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").one()
-            return not busy
-        connection = self._connection.execution_options(isolation_level="AUTOCOMMIT")
-        for table in (inputs, feedback, bin_codes, release_chunks):
-            connection.exec_driver_sql(f"VACUUM {table.name}")
-        return True
+        tables = (inputs, feedback, bin_codes, release_chunks)
+        return backend(self._connection).purge(self._connection, [table.name for table in tables])
 
     def count_damaged(self) -> int:
         """Return the number of damaged databases beside this one, which are not cleaned."""

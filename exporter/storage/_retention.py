@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import random
-import sqlite3
 import time
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -19,7 +18,7 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.errors import StoreError, StoreFullError
 from exporter.storage._bins import delete_old_blocks
-from exporter.storage._engine import is_shared, write_alone
+from exporter.storage._engine import backend, write_alone
 from exporter.storage._schema import (
     archived,
     bin_codes,
@@ -80,14 +79,14 @@ class StoreSize:
         """Measure the store: SQLite's used pages, or PostgreSQL's tables with their indexes."""
         self._measured_at = time.monotonic()
         self._row_bytes = _mean_row_bytes(connection)
-        estimate = self._row_bytes * len(prediction_range(connection))
-        if is_shared(connection):  # the files of the table do not shrink, so an estimate from its rows may be less
-            stored = _table_bytes(connection, [predictions.name, inputs.name])
-            self.usage = Usage(min(stored, estimate), _kept_bytes(connection))
-        else:
-            used = _used_pages_bytes(connection)
-            self.usage = Usage(min(estimate, used), max(used - estimate, 0.0))
+        self.usage = self._usage(connection)
         return self.usage
+
+    def _usage(self, connection: sa.Connection) -> Usage:
+        estimate = self._row_bytes * len(prediction_range(connection))
+        deletable = [predictions.name, inputs.name]
+        kept = [name for name in metadata.tables if name not in deletable]
+        return Usage(*backend(connection).measure(connection, estimate, deletable, kept))
 
     def require(self, connection: sa.Connection, size: float) -> None:
         """Check that there is room for about ``size`` more bytes of what is kept.
@@ -99,7 +98,9 @@ class StoreSize:
         """
         if self.limit is None:
             return
-        kept = self._kept(connection, self.limit - size)
+        if not self._row_bytes or time.monotonic() > self._measured_at + MEASURE_SECONDS:
+            self.measure(connection)
+        kept = self._usage(connection).kept
         if kept + size > self.limit:
             detail = (
                 f"the store has no room: feedback and what else is kept takes {kept / 1e6:.0f} MB of the "
@@ -109,17 +110,6 @@ class StoreSize:
                 self._log_at = time.monotonic() + FULL_LOG_SECONDS
                 log.error("%s", detail)
             raise StoreFullError(detail)
-
-    def _kept(self, connection: sa.Connection, enough: float) -> float:
-        """Return the bytes of what is kept, or of more than that where it does not exceed ``enough``."""
-        if is_shared(connection):
-            return _kept_bytes(connection)
-        used = _used_pages_bytes(connection)
-        if used <= enough:
-            return used
-        if not self._row_bytes or time.monotonic() > self._measured_at + MEASURE_SECONDS:
-            self.measure(connection)
-        return max(used - self._row_bytes * len(prediction_range(connection)), 0.0)
 
 
 def text_bytes(rows: Iterable[Any]) -> int:
@@ -134,23 +124,6 @@ def prediction_range(connection: sa.Connection) -> range:
     return range(0) if first is None or last is None else range(first, last + 1)
 
 
-def _used_pages_bytes(connection: sa.Connection) -> float:
-    pages, free, size = (
-        connection.exec_driver_sql(f"PRAGMA {name}").scalar() or 0
-        for name in ("page_count", "freelist_count", "page_size")
-    )
-    return float((pages - free) * size)
-
-
-def _kept_bytes(connection: sa.Connection) -> float:
-    return _table_bytes(connection, [name for name in metadata.tables if name not in {predictions.name, inputs.name}])
-
-
-def _table_bytes(connection: sa.Connection, names: list[str]) -> float:
-    total = sum((sa.func.pg_total_relation_size(name) for name in names), start=sa.literal(0))
-    return float(connection.execute(sa.select(total)).scalar() or 0)
-
-
 def _mean_row_bytes(connection: sa.Connection) -> float:
     """Return the mean bytes of a prediction for each number of `prediction_range`, from a sample."""
     numbers = prediction_range(connection)
@@ -159,13 +132,7 @@ def _mean_row_bytes(connection: sa.Connection) -> float:
         return 0.0
 
     def size(column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
-        if is_shared(connection):
-            stored = sa.func.pg_column_size(column)
-        elif sqlite3.sqlite_version_info >= (3, 43):
-            stored = sa.func.octet_length(column)  # does not read the text
-        else:
-            stored = sa.func.length(sa.cast(column, sa.LargeBinary))
-        return sa.func.coalesce(stored, 0)
+        return sa.func.coalesce(backend(connection).stored_bytes(column), 0)
 
     texts = [column for column in predictions.c if isinstance(column.type, sa.Text)]
     of_block = sa.select(size(inputs.c.data) / inputs.c.rows).where(inputs.c.id == predictions.c.block)
@@ -230,8 +197,6 @@ HOUR = 3600.0
 """Seconds."""
 LATE_SECONDS = 2 * 86400.0
 """How much older than the retention predictions may become before the log says that they are not archived."""
-CONCURRENT = 10_000
-"""Predictions of several exporters that may be numbered in another order than their inputs."""
 FIRST_BLOCKS = 100
 """Blocks of bins among which the one that began first is."""
 STEP_SECONDS = 0.05
@@ -333,8 +298,12 @@ class Retention:
 
 def _delete_inputs(connection: sa.Connection) -> None:
     """Delete the blocks of inputs of deleted predictions: blocks are numbered about in the order of the predictions."""
-    nearby = CONCURRENT if is_shared(connection) else STEP
-    first = sa.select(predictions.c.block).order_by(predictions.c.seq).limit(nearby).subquery()
+    first = (
+        sa.select(predictions.c.block)
+        .order_by(predictions.c.seq)
+        .limit(backend(connection).NUMBERED_TOGETHER)
+        .subquery()
+    )
     oldest = sa.select(sa.func.min(first.c.block)).scalar_subquery()
     is_old = (inputs.c.id < oldest) | ~sa.exists(sa.select(predictions.c.seq))
     connection.execute(inputs.delete().where(is_old))

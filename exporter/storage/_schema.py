@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +17,13 @@ from exporter.errors import StoreError
 from exporter.features.extract import scalar_text
 from exporter.storage._engine import (
     SCHEMA_VERSION,
+    backend,
     check_url,
     error_message,
     is_shared,
     open_engine,
     shown_url,
-    write_alone,
 )
-from exporter.storage._sqlite import try_lock
 
 
 def label_json(value: Any) -> str | None:
@@ -375,7 +373,6 @@ log = logging.getLogger(__name__)
 
 COMMAND_SECONDS = 3600.0
 """How long one statement of a migration or a command may take: reading a large table takes minutes."""
-_COMMAND_LOCK = 0x72656461  # the advisory lock of a command that redacts or archives
 
 
 MIGRATIONS: Mapping[int, Callable[[sa.Connection], None]] = {}
@@ -395,11 +392,7 @@ def migrate(config: StoreConfig) -> None:
     """
     engine = open_engine(config, COMMAND_SECONDS)
     try:
-        with _exclusive_transaction(engine) as connection:
-            if is_shared(connection):
-                encoding = connection.exec_driver_sql("SHOW server_encoding").scalar()
-                if encoding != "UTF8":
-                    raise StoreError(f"store.url: expected a database with the encoding UTF8, got {encoding}")
+        with backend(engine).exclusive(engine) as connection:
             current = stored_version(connection)
             if current is not None and current > SCHEMA_VERSION:
                 raise StoreError(
@@ -427,25 +420,6 @@ def stored_version(connection: sa.Connection) -> int | None:
 
 
 @contextlib.contextmanager
-def _exclusive_transaction(engine: sa.Engine) -> Iterator[sa.Connection]:
-    """Open a transaction, changes of tables included, during which no other exporter writes."""
-    if is_shared(engine):
-        with engine.begin() as connection:
-            write_alone(connection)
-            yield connection
-        return
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        # Python's driver does not begin a transaction before CREATE or ALTER.
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-        try:
-            yield connection
-        except BaseException:
-            connection.exec_driver_sql("ROLLBACK")
-            raise
-        connection.exec_driver_sql("COMMIT")
-
-
-@contextlib.contextmanager
 def open_database(config: StoreConfig) -> Iterator[sa.Connection]:
     """Open a database beside the exporters that use it; SQLite overwrites with zeros what is deleted from its file.
 
@@ -459,36 +433,16 @@ def open_database(config: StoreConfig) -> Iterator[sa.Connection]:
         raise StoreError(f"store.url: there is no database {url}")
     engine = open_engine(config, COMMAND_SECONDS)
     try:
-        with engine.connect() as connection, _alone(connection, url):
+        with engine.connect() as connection, backend(connection).lock_commands(connection) as is_free:
+            if not is_free:
+                running = "another redact or archive command is running on it: wait until it ends"
+                raise StoreError(f"store.url: {url}: {running}")
             if (version := stored_version(connection)) != SCHEMA_VERSION:
                 hint = "start an exporter of this version once"
                 raise StoreError(f"store.url: {url} has schema {version}, expected {SCHEMA_VERSION}: {hint}")
-            if not is_shared(connection):
-                connection.exec_driver_sql("PRAGMA secure_delete=ON").close()
             connection.rollback()
             yield connection
     except sa.exc.SQLAlchemyError as error:
         raise StoreError(f"store.url: {url}: {error_message(error)}; run the command again to continue") from None
     finally:
         engine.dispose()
-
-
-@contextlib.contextmanager
-def _alone(connection: sa.Connection, url: str) -> Iterator[None]:
-    """Keep other commands away that redact or archive: each writes rows and files as it has read them."""
-    with contextlib.ExitStack() as stack:
-        if is_shared(connection):
-            is_free = connection.execute(sa.select(sa.func.pg_try_advisory_lock(_COMMAND_LOCK))).scalar()
-        else:  # SQLite locks the file itself, see `exporter.storage._sqlite.DatabaseLock`
-            path = Path(f"{connection.engine.url.database}.redact-lock")
-            try:
-                descriptor = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            except OSError as error:
-                raise StoreError(f"store.url: {url}: {path}: {error.strerror}") from None
-            stack.callback(os.close, descriptor)
-            is_free = try_lock(descriptor)
-        if not is_free:
-            raise StoreError(
-                f"store.url: {url}: another redact or archive command is running on it: wait until it ends"
-            )
-        yield

@@ -23,7 +23,7 @@ from exporter.errors import StoreError
 from exporter.stats.tolerance import Tolerance
 from exporter.storage._archive import Archive
 from exporter.storage._bins import BinBlock, RecordedBins, insert_block
-from exporter.storage._engine import error_message, is_damage, is_shared, open_engine, shown_url, statement_timeout
+from exporter.storage._engine import error_message, is_shared, open_engine, shown_url, statement_timeout
 from exporter.storage._feedback import CountedFeedback, FeedbackRecorder, FeedbackResult, Redact, Tolerances
 from exporter.storage._labels import (
     Labels,
@@ -41,7 +41,7 @@ from exporter.storage._retraining import RetrainRequests
 from exporter.storage._review import SCRAPE_TIMEOUT_SECONDS, Review
 from exporter.storage._schema import migrate
 from exporter.storage._snapshots import Snapshots
-from exporter.storage._sqlite import DatabaseLock, count_damaged, database_path, quarantine
+from exporter.storage._sqlite import DatabaseLock, count_damaged, database_path, is_damage, quarantine
 from exporter.storage._writer import Counts, Writer
 from exporter.wire.batch import Batch
 from exporter.wire.events import Feedback, LabelEvent, LabelledPrediction

@@ -17,11 +17,11 @@ import sqlalchemy as sa
 
 from exporter.errors import StoreError, StoreFullError
 from exporter.storage._engine import (
+    backend,
     error_message,
     is_retryable,
     is_shared,
     is_unavailable,
-    was_committed,
     write_alone,
     write_beside,
 )
@@ -424,7 +424,8 @@ class Writer:
         if self._uncertain is None or self._uncertain.transaction is None:
             return None
         with self._engine.connect() as connection:
-            return self._uncertain if was_committed(connection, self._uncertain.transaction) else None
+            number = self._uncertain.transaction
+            return self._uncertain if backend(connection).was_committed(connection, number) else None
 
     def _insert_group(self) -> _Group:
         group = self._buffer.next_group()

@@ -165,17 +165,11 @@ def test_no_path_of_a_request_leads_out_of_a_folder(shared: Served, target: str)
 def test_sql_is_made_of_constants_and_parameters() -> None:
     """No statement is built from strings, except from names that are constants in the code."""
     allowed = {
-        ("storage/_engine.py", "PRAGMA {pragma}"),
-        ("storage/_engine.py", "SELECT txid_current(), {set_timeout}, {function}({_WRITER_LOCK})"),
-        *(
-            (
-                "storage/_labels.py",
-                f"ELECT ' + ', '.join((f\"set_config('{{name}}', '{value}', true)\" for name in names)",
-            )
-            for value in ("on", "off")
-        ),
-        ("storage/_redaction.py", "VACUUM {table.name}"),
-        ("storage/_retention.py", "PRAGMA {name}"),
+        ("storage/_postgresql.py", "SELECT txid_current(), {set_timeout}, {function}({_WRITER_LOCK})"),
+        ("storage/_postgresql.py", "SELECT {', '.join(settings)}"),
+        ("storage/_postgresql.py", "VACUUM {table}"),
+        ("storage/_sqlite.py", "PRAGMA {name}"),
+        ("storage/_sqlite.py", "PRAGMA {pragma}"),
     }
     found = set()
     for file in PACKAGE.rglob("*.py"):
