@@ -24,7 +24,8 @@ from exporter.config import StoreConfig
 from exporter.errors import ArchiveError, StoreError
 from exporter.features.stored_inputs import remove_inputs
 from exporter.storage._bins import Reading, RecordedBins
-from exporter.storage._engine import error_message, open_engine, shown_url, write_alone
+from exporter.storage._database import open_engine, write_alone
+from exporter.storage._engine import error_message, shown_url
 from exporter.storage._feedback import Redact
 from exporter.storage._labels import stored_rows
 from exporter.storage._predictions import InputsReader, is_sampled

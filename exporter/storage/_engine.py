@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from operator import itemgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import sqlalchemy as sa
 
@@ -95,30 +95,37 @@ def shown_url(url: str) -> str:
     return address.set(drivername=address.get_backend_name(), query={}).render_as_string(hide_password=True)
 
 
-def open_engine(config: StoreConfig, seconds: float = STATEMENT_SECONDS) -> sa.Engine:
-    """Open the database. The folder of an SQLite file is created; PostgreSQL is contacted at the first use.
-
-    Parameters
-    ----------
-    config
-        Its URL and password file.
-    seconds
-        How long one statement may take on PostgreSQL.
-
-    Raises
-    ------
-    StoreError
-        When it is not supported.
-    """
-    check_store(config)
-    address = check_url(config.url)
-    return backend(address).open_engine(address, config.password_file, seconds)
-
-
 def is_shared(database: sa.URL | sa.Engine | sa.Connection) -> bool:
     """Return whether several exporters may write to this database at the same time."""
     name = database.get_backend_name() if isinstance(database, sa.URL) else database.dialect.name
     return name == "postgresql"
+
+
+_T = TypeVar("_T")
+
+
+class Transactions(Protocol):
+    """What reads and writes the database for the modules behind the store, which it is.
+
+    Attributes
+    ----------
+    is_shared : bool
+        Whether other exporters write into the database, too.
+    replica : str
+        The name of this exporter among them.
+    """
+
+    is_shared: bool
+    replica: str
+
+    def reading(self) -> AbstractContextManager[sa.Connection]:
+        """Open a connection that sees one state of the database, beside the writer."""
+
+    def write(self, call: Callable[[sa.Connection], _T], adds: int | None = None) -> _T:
+        """Run a call in the writer's thread, in a transaction, and wait for its result."""
+
+    def report_failure(self) -> None:
+        """Count a failure that the database does not know of."""
 
 
 class FlatRows(NamedTuple):
@@ -184,39 +191,6 @@ class Backend(Protocol):
 
     def purge(self, connection: sa.Connection, tables: Sequence[str], /) -> bool:
         """Free the space of removed texts, so that no file holds a copy; return whether that was possible."""
-
-
-def backend(database: sa.URL | sa.Engine | sa.Connection) -> Backend:
-    """Return what a database does in its own way."""
-    if is_shared(database):
-        from exporter.storage import _postgresql  # only here: its driver takes 9 MiB
-
-        return _postgresql
-    from exporter.storage import _sqlite  # it imports this module
-
-    return _sqlite
-
-
-def write_alone(connection: sa.Connection) -> None:
-    """Exclude other exporters' writes until the end of this transaction; SQLite has one writer anyway.
-
-    What the transaction reads stays true until it is committed, and code need not know how many exporters there are.
-    """
-    backend(connection).write_alone(connection)
-
-
-def write_beside(connection: sa.Connection) -> int | None:
-    """Exclude other exporters' `write_alone` until the end of this transaction; others may add predictions.
-
-    On SQLite, nothing else writes from here on, not even ``redact``: its driver would begin the transaction only with
-    the first statement that writes, and what was read before need not be true any more.
-
-    Returns
-    -------
-    int or None
-        The transaction's number for `Backend.was_committed`; None for SQLite, whose commits are never uncertain.
-    """
-    return backend(connection).write_beside(connection)
 
 
 def is_unavailable(error: BaseException) -> bool:

@@ -15,7 +15,8 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from exporter.features.extract import scalar_text
 from exporter.stats.tolerance import ROUNDING, Tolerance
-from exporter.storage._engine import CompiledStatement, FlatRows, backend, is_shared
+from exporter.storage._database import backend
+from exporter.storage._engine import CompiledStatement, FlatRows, is_shared
 from exporter.storage._predictions import AwaitedPredictions, Rows, WaitingIds
 from exporter.storage._retention import StoreSize, archived_before
 from exporter.storage._schema import (

@@ -16,7 +16,6 @@ from psycopg.types.string import StrDumper
 from exporter.errors import ConfigError, StoreError
 from exporter.secret_file import read_secret_file
 from exporter.storage._engine import STATEMENT_SECONDS, FlatRows, driver_connection, remaining_timeout
-from exporter.storage._schema import set_postgresql_options, storable
 
 CONNECT_SECONDS = 3
 """How long connecting to PostgreSQL may take."""
@@ -62,7 +61,7 @@ class _Text(StrDumper):
 
     def dump(self, obj: str) -> Any:
         """See `psycopg.abc.Dumper.dump`."""
-        return super().dump(storable(obj))
+        return super().dump(obj.replace("\0", "\ufffd"))
 
 
 class _Connection(psycopg.Connection[Any]):
@@ -102,7 +101,6 @@ def open_engine(address: sa.URL, password_file: str | None, seconds: float) -> s
     seconds
         How long one statement may take.
     """
-    set_postgresql_options()
     settings = {
         "statement_timeout": f"{seconds:.0f}s",
         "lock_timeout": f"{LOCK_SECONDS}s",

@@ -15,7 +15,8 @@ import msgspec
 import sqlalchemy as sa
 
 from exporter.config import sampled_share
-from exporter.storage._engine import CompiledInsert, CompiledStatement, FlatRows, Values, backend, is_shared
+from exporter.storage._database import backend
+from exporter.storage._engine import CompiledInsert, CompiledStatement, FlatRows, Values, is_shared
 from exporter.storage._schema import inputs, label_json, predictions, storable
 from exporter.wire.batch import Batch
 from exporter.wire.events import Label

@@ -10,15 +10,14 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from exporter.errors import StoreError, StoreFullError
+from exporter.storage._engine import Transactions
+from exporter.storage._retention import StoreSize
 from exporter.storage._schema import feedback, release_chunks, releases
-
-if TYPE_CHECKING:
-    from exporter.storage._store import Store
 
 CHUNK = 2**20
 """Bytes in a chunk before it is compressed."""
@@ -71,8 +70,8 @@ class Content(NamedTuple):
 class Releases:
     """The releases of a store; every verb raises StoreError when the database fails."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Transactions, size: StoreSize) -> None:
+        self._store, self._size = store, size
 
     def write(self, build: str, content: Iterator[bytes]) -> Content:
         """Write the content of a release that is being made, in chunks."""
@@ -113,7 +112,7 @@ class Releases:
                 return PublishResult(same_name, new=False, conflict="name")
             if content.refused:
                 raise content.refused
-            self._store.size.require(connection, len(values["lineage"]))
+            self._size.require(connection, len(values["lineage"]))
             connection.execute(releases.insert().values(**values, marked=False))
             row: Any = connection.execute(by_content).mappings().one()
             return PublishResult(row, new=True)

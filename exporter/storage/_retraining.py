@@ -6,14 +6,12 @@ A request is open until it is delivered or given up. A model has at most one ope
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from exporter.storage._engine import Transactions
 from exporter.storage._schema import feedback, is_accepted, retrain_requests
-
-if TYPE_CHECKING:
-    from exporter.storage._store import Store
 
 KEPT = 1000
 """Requests of a model that are kept."""
@@ -48,7 +46,7 @@ class NewRequest(NamedTuple):
 class RetrainRequests:
     """The requests for retraining of a store; every verb raises StoreError when the database fails."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Transactions) -> None:
         self._store = store
 
     def add(self, new: NewRequest, last: float | None) -> Row | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,17 +17,15 @@ from exporter.storage import _review_queue as queue
 from exporter.storage import _review_samples as samples
 from exporter.storage import _review_statistics as statistics
 from exporter.storage import _review_suspects as suspects
-from exporter.storage._engine import statement_timeout
-from exporter.storage._feedback import Redact
+from exporter.storage._engine import Transactions, statement_timeout
+from exporter.storage._feedback import Redact, Tolerances
+from exporter.storage._retention import StoreSize
 from exporter.storage._review_decisions import Decision, HistoryPosition, Outcome
 from exporter.storage._review_examples import Example, Selection
 from exporter.storage._review_queue import Filter, Position, Redacted
 from exporter.storage._review_samples import AccuracyCounts, Draw
 from exporter.storage._review_statistics import Overview, ReviewState
 from exporter.storage._review_suspects import CheckState, LabelledRow, Suspect
-
-if TYPE_CHECKING:
-    from exporter.storage._store import Store
 
 SCRAPE_TIMEOUT_SECONDS = 2.0
 """How long a scrape waits for the database, and any reader while the database is unavailable."""
@@ -96,8 +94,8 @@ class TrainingSet(NamedTuple):
 class Review:
     """The review queue of a store. Each verb that reads sees one state of the database, and raises StoreError."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Transactions, size: StoreSize, tolerances: Tolerances) -> None:
+        self._store, self._size, self._tolerances = store, size, tolerances
         self._cached: ReviewState | None = None
         self._read_at = self._retry_at = 0.0
         self._generation = 0
@@ -146,7 +144,7 @@ class Review:
         adds
             About how many bytes the decisions add to what is kept.
         """
-        return self._store.execute(lambda connection, _: decisions.decide(connection, batch, redacted), adds)
+        return self._store.write(lambda connection: decisions.decide(connection, batch, redacted), adds)
 
     def draw(self, chosen: Draw, count: int, reviewer: str | None, redact: Redact) -> int:
         """Add a random sample of confident predictions without feedback to the queue; return how many were drawn.
@@ -164,10 +162,8 @@ class Review:
         """
         with self._store.reading() as connection:
             sample = samples.draw(connection, chosen, count, np.random.default_rng())
-        size = self._store.size
-        return self._store.execute(
-            lambda connection, _: samples.store_sample(connection, sample, reviewer, redact, size)
-        )
+        size = self._size
+        return self._store.write(lambda connection: samples.store_sample(connection, sample, reviewer, redact, size))
 
     def statistics(self, chosen: Filter, since: float, reviewer: str | None) -> PageStatistics:
         """Return what the first page of a filter shows beside the corrections.
@@ -184,7 +180,7 @@ class Review:
                 statistics.overview(connection, chosen),
                 decisions.count_decided(connection, since, reviewer, chosen.model),
                 suspects.count_suspects(connection, chosen.model),
-                samples.accuracy_counts(connection, self._store.tolerances),
+                samples.accuracy_counts(connection, self._tolerances),
             )
 
     def errors(self, chosen: Filter) -> Floats:
@@ -237,7 +233,7 @@ class Review:
 
     def store_check(self, model: str, state: CheckState, rows: Sequence[LabelledRow], found: Iterable[Suspect]) -> None:
         """Store the suspects of a check; see `exporter.storage._review_suspects.store_check`."""
-        self._store.execute(lambda connection, _: suspects.store_check(connection, model, state, rows, found))
+        self._store.write(lambda connection: suspects.store_check(connection, model, state, rows, found))
 
     def state(self) -> ReviewState:
         """Return the state of the queue for a scrape, cached until a commit changes it; see `REVIEW_SECONDS`."""
@@ -250,7 +246,7 @@ class Review:
         try:
             with statement_timeout(SCRAPE_TIMEOUT_SECONDS), self._store.reading() as connection:
                 generation = self._generation
-                state = statistics.read_state(connection, self._store.tolerances)
+                state = statistics.read_state(connection, self._tolerances)
         except StoreError:
             self._retry_at = time.monotonic() + REVIEW_RETRY_SECONDS
             raise

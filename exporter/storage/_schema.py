@@ -15,15 +15,8 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.extract import scalar_text
-from exporter.storage._engine import (
-    SCHEMA_VERSION,
-    backend,
-    check_url,
-    error_message,
-    is_shared,
-    open_engine,
-    shown_url,
-)
+from exporter.storage._database import backend, open_engine
+from exporter.storage._engine import SCHEMA_VERSION, check_url, error_message, is_shared, shown_url
 
 
 def label_json(value: Any) -> str | None:
@@ -360,7 +353,7 @@ retrain_requests = sa.Table(
 )
 
 
-def set_postgresql_options() -> None:
+def _set_postgresql_options() -> None:
     """Set PostgreSQL's options of the tables: its part of SQLAlchemy is not loaded for SQLite."""
     # The space of deleted predictions should be reused soon.
     predictions.dialect_kwargs["postgresql_with"] = {"autovacuum_vacuum_scale_factor": 0.02}
@@ -405,6 +398,8 @@ def migrate(config: StoreConfig) -> None:
             if current is None:
                 log.info("%s has no tables yet: creating them, with schema %d", shown_url(config.url), SCHEMA_VERSION)
             if current != SCHEMA_VERSION:
+                if is_shared(connection):
+                    _set_postgresql_options()
                 metadata.create_all(connection)
                 connection.execute(schema_table.delete())
                 connection.execute(schema_table.insert().values(version=SCHEMA_VERSION))

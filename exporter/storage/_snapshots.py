@@ -10,15 +10,12 @@ import secrets
 import socket
 import time
 from collections.abc import Collection
-from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
 from exporter.errors import StoreError
+from exporter.storage._engine import Transactions
 from exporter.storage._schema import windows
-
-if TYPE_CHECKING:
-    from exporter.storage._store import Store
 
 LEASE_SECONDS = 90.0
 """An exporter whose lease has not changed for this long no longer runs."""
@@ -30,7 +27,7 @@ _LEASE = ""  # no model has an empty name
 class Snapshots:
     """The snapshots of a store; every verb raises StoreError when the database fails."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Transactions) -> None:
         self._store = store
 
     def save(self, model: str, version: str, data: bytes) -> None:
@@ -89,7 +86,7 @@ class ReplicaLease:
         The other exporter that runs and has the lease: its host and process.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Transactions) -> None:
         self.holder: str | None = None
         self._store = store
         self._is_lease = _is(store, _LEASE, _LEASE)
@@ -154,5 +151,5 @@ class ReplicaLease:
             self._store.write(lambda connection: connection.execute(windows.delete().where(is_own)))
 
 
-def _is(store: Store, model: str, version: str) -> sa.ColumnElement[bool]:
+def _is(store: Transactions, model: str, version: str) -> sa.ColumnElement[bool]:
     return (windows.c.replica == store.replica) & (windows.c.model == model) & (windows.c.version == version)

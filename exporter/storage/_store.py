@@ -23,7 +23,8 @@ from exporter.errors import StoreError
 from exporter.stats.tolerance import Tolerance
 from exporter.storage._archive import Archive
 from exporter.storage._bins import BinBlock, RecordedBins, insert_block
-from exporter.storage._engine import error_message, is_shared, open_engine, shown_url, statement_timeout
+from exporter.storage._database import open_engine
+from exporter.storage._engine import error_message, is_shared, shown_url, statement_timeout
 from exporter.storage._feedback import CountedFeedback, FeedbackRecorder, FeedbackResult, Redact, Tolerances
 from exporter.storage._labels import (
     Labels,
@@ -59,6 +60,8 @@ _T = TypeVar("_T")
 
 class Store:
     """Predictions, feedback and labels in one database.
+
+    `reading`, `write` and `submit` give a connection: they are for the modules of the storage, which no other uses.
 
     Parameters
     ----------
@@ -121,7 +124,7 @@ class Store:
         self._config = config
         self._damage: str | None = None
         self.size = StoreSize(config.max_size)
-        self.review = Review(self)
+        self.review = Review(self, self.size, tolerances)
         path = database_path(config)
         self._lock: DatabaseLock | None = None
         try:
@@ -192,10 +195,6 @@ class Store:
 
         return self._writer.submit(checked)
 
-    def execute(self, call: Callable[[sa.Connection, None], _T], adds: int | None = None) -> _T:
-        """Run a call as `write` does."""
-        return self.write(lambda connection: call(connection, None), adds)
-
     def write(self, call: Callable[[sa.Connection], _T], adds: int | None = None) -> _T:
         """Run a call as `submit` does, and wait for its result.
 
@@ -216,11 +215,11 @@ class Store:
         return self._writer.submit(record)
 
     def record_feedback(self, items: Sequence[Feedback], key: str | None) -> list[FeedbackResult]:
-        """Record feedback as `submit_feedback` does, and wait for the result; see `execute`."""
+        """Record feedback as `submit_feedback` does, and wait for the result; see `write`."""
         return self._result(self.submit_feedback(items, key))
 
     def record_labels(self, items: Sequence[LabelEvent]) -> LabelsResult:
-        """Record checked labels in one transaction, and wait for the result; see `execute`.
+        """Record checked labels in one transaction, and wait for the result; see `write`.
 
         The writer works on nothing else meanwhile: split many labels in several calls.
         """
@@ -264,7 +263,7 @@ class Store:
     @property
     def releases(self) -> Releases:
         """The releases of datasets."""
-        return Releases(self)
+        return Releases(self, self.size)
 
     @property
     def retrain_requests(self) -> RetrainRequests:

@@ -221,7 +221,7 @@ def test_a_snapshot_of_an_older_version_keeps_its_windows(store: Store) -> None:
     older = [getattr(snapshot, name) for name in ("fingerprint", "unix_time", "ring_time", "idle", "rings")]
     data = zlib.compress(msgspec.msgpack.encode(older))
     row = {"replica": store.replica, "model": "m", "version": "1", "saved": WALL, "data": data}
-    store.execute(lambda connection, _: connection.execute(windows.insert().values(row)))
+    store.write(lambda connection: connection.execute(windows.insert().values(row)))
     after = monitors_of()
     restore(store, after, 5.0, WALL)
     assert counted(after, 5.0) == {"1": {"5m": 1, "1h": 1}}
@@ -285,7 +285,7 @@ def test_a_damaged_snapshot_is_logged_and_skipped(store: Store, caplog: pytest.L
     SnapshotSaver(store, lambda: before).save(100.0, WALL)
     data = damaged()[kind]
     row = {"replica": store.replica, "model": "m", "version": "1", "saved": WALL, "data": data}
-    store.execute(lambda connection, _: connection.execute(windows.insert().values(row)))
+    store.write(lambda connection: connection.execute(windows.insert().values(row)))
     after = monitors_of()
     with caplog.at_level(logging.WARNING):
         restore(store, after, 5.0, WALL)
@@ -302,7 +302,7 @@ def test_the_memory_that_a_snapshot_takes_is_bounded(store: Store, caplog: pytes
         "saved": WALL,
         "data": zlib.compress(bytes(2**27), 1),
     }
-    store.execute(lambda connection, _: connection.execute(windows.insert().values(row)))
+    store.write(lambda connection: connection.execute(windows.insert().values(row)))
     after = monitors_of()
     tracemalloc.start()
     try:

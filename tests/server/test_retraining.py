@@ -322,7 +322,7 @@ def test_the_newest_requests_are_kept(setup: Setup) -> None:
         {"id": str(n), "model": "digits", "reason": "manual", "context": '{"detail": ""}', "created": float(n)}
         for n in range(KEPT + 5)
     ]
-    setup.store.execute(lambda connection, _: connection.execute(retrain_requests.insert(), rows))
+    setup.store.write(lambda connection: connection.execute(retrain_requests.insert(), rows))
     setup.store.retrain_requests.add(NewRequest("new", "digits", "manual", '{"detail": ""}', time.time()), None)
     kept = setup.store.retrain_requests.list(None, 2 * KEPT)
     assert len(kept) == KEPT
@@ -446,6 +446,6 @@ def test_without_the_key_nothing_is_asked(served: Served) -> None:
 def test_corrections_without_a_label_do_not_count(setup: Setup) -> None:
     """Earlier versions took them; they are in no release."""
     put(setup.store, [ACCEPTED | {"label": None}] * 3)
-    setup.store.execute(lambda connection, _: connection.execute(feedback.update().values(label=None)))
+    setup.store.write(lambda connection: connection.execute(feedback.update().values(label=None)))
     setup.retrainer(corrections=1).look(time.time())
     assert not setup.requests()

@@ -74,7 +74,7 @@ class Flights:
         """Write the archive, and delete the bins as the retention does."""
         config = msgspec.structs.replace(self.config, archive_share=share)
         archive(config, lambda _, inputs: inputs, lambda _: lambda *_: False)
-        self.store.execute(lambda connection, _: connection.execute(bin_codes.delete()))
+        self.store.write(lambda connection: connection.execute(bin_codes.delete()))
 
     def read(self) -> Population:
         """All predictions, ordered by identifier."""
@@ -123,18 +123,18 @@ def test_errors_of_archived_predictions_have_the_same_slices(flights: Flights) -
     assert flights.store.record_labels(events).joined == len(events)
     before = flights.explain(of="errors")
     flights.archive()
-    flights.store.execute(lambda connection, _: connection.execute(labels.delete()))
+    flights.store.write(lambda connection: connection.execute(labels.delete()))
     after = flights.explain(of="errors")
     assert (before.slices, before.total) == (after.slices, len(planted)) == (after.slices, after.total)
     row = {"day": 0, "prediction_id": flights.planted[0], "model": "flights", "label": '"late"', "loss": 0.0}
     row |= {"version": "1", "predicted": flights.since, "time": 0.0, "received": 0.0}
-    flights.store.execute(lambda connection, _: connection.execute(labels.insert().values(row)))
+    flights.store.write(lambda connection: connection.execute(labels.insert().values(row)))
     assert flights.explain(of="errors").total == len(planted) - 1
-    flights.store.execute(lambda connection, _: connection.execute(labels.delete()))
+    flights.store.write(lambda connection: connection.execute(labels.delete()))
     row = {"day": flights.since // DAYS, "model": "flights", "label": '"late"', "received": flights.since + 2 * DAYS}
     changes = [(flights.planted[0], 0.0), (flights.planted[1], 0.0), (flights.planted[0], 1.0), ("never", 0.0)]
     late = [row | {"id": id_, "loss": loss} for id_, loss in changes]
-    flights.store.execute(lambda connection, _: connection.execute(late_labels.insert(), late))
+    flights.store.write(lambda connection: connection.execute(late_labels.insert(), late))
     flights.archive()
     assert flights.explain(of="errors").total == len(planted) - 1
     flights.store.close()
@@ -150,7 +150,7 @@ def test_predictions_without_bins_between_the_archive_and_the_bins_are_named(fli
     assert flights.explain().remarks == (remark,)
     row = {"model": "flights", "version": "1", "layout": flights.binner.layout, "rows": 0, "data": b""}
     row |= {"first": 1.8e9, "last": 1.8e9}
-    flights.store.execute(lambda connection, _: connection.execute(bin_codes.insert().values(row)))
+    flights.store.write(lambda connection: connection.execute(bin_codes.insert().values(row)))
     (remark,) = flights.explain().remarks
     assert remark.startswith("Bins of the present profile are recorded since 2027-01-15T08:00:00Z: earlier predictions")
     flights.store.close()
@@ -161,7 +161,7 @@ def test_a_store_of_objects_that_hangs_delays_no_stop(tmp_path: Path, monkeypatc
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     store = Store(StoreConfig(url=f"sqlite:///{tmp_path / 'store.db'}"), lambda _: None)
-    store.execute(lambda connection, _: set_archived(connection, seq=1))
+    store.write(lambda connection: set_archived(connection, seq=1))
     store.close()
     with socket.create_server(("127.0.0.1", 0)) as hanging:
         address = f"127.0.0.1:{hanging.getsockname()[1]}"

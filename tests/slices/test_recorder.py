@@ -141,7 +141,7 @@ def test_blocks_are_deleted_with_their_predictions(store: Store, binner: Binner)
     for prediction, received in zip(predictions, (2000.0, 3000.0), strict=True):
         store.add(stored_batch([prediction], [True], [b"{}"], received))
     assert store.flush(10)
-    store.execute(lambda connection, _: delete_old_blocks(connection, 100))
+    store.write(lambda connection: delete_old_blocks(connection, 100))
     with store.reading() as connection:
         assert connection.execute(sa.select(bin_codes.c.last).order_by(bin_codes.c.last)).scalars().all() == [
             2000,

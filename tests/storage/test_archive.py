@@ -39,7 +39,7 @@ from exporter.slices.drifting_hours import DriftingHours
 from exporter.slices.recorder import BinRecorder
 from exporter.storage import Store, StoredPredictions
 from exporter.storage import _archive as archive
-from exporter.storage._engine import open_engine
+from exporter.storage._database import open_engine
 from exporter.storage._retention import Retention, StoreSize
 from exporter.storage._schema import bin_codes, feedback, labels, late_labels, open_database, predictions
 from exporter.wire.events import Feedback, LabelEvent, Prediction
@@ -182,7 +182,7 @@ def test_labels_are_archived_with_their_predictions(archived: Archived) -> None:
     events = [LabelEvent("p-1", model="m", label="7"), LabelEvent("p-2", label="8"), LabelEvent("never", label="7")]
     assert archived.store.record_labels(events).joined == 2
     old = labels.update().values(received=(TODAY - 3) * DAY, time=(TODAY - 2) * DAY)
-    archived.store.execute(lambda connection, _: connection.execute(old))
+    archived.store.write(lambda connection: connection.execute(old))
 
     def stored() -> list[str]:
         with archived.store.reading() as connection:
@@ -219,7 +219,7 @@ def test_labels_that_come_late_are_archived(archived: Archived) -> None:
     predicted = archived.files()
     assert list(predicted) == [f"{day(3)}/{1:020}.parquet"]
     arrived = late_labels.update().values(received=(TODAY - 0.5) * DAY)
-    archived.store.execute(lambda connection, _: connection.execute(arrived))
+    archived.store.write(lambda connection: connection.execute(arrived))
     name = f"_labels/{day(1).removeprefix('date=')}-{1:020}.labels"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(archive.ArchiveFiles, "write", write_and_die(archive.ArchiveFiles.write))
@@ -257,10 +257,10 @@ def test_labels_whose_prediction_left_the_database_are_archived(archived: Archiv
     assert archived.sweep() == 0
     archived.store.record_labels([LabelEvent("p-1", model="m", label="7")])
     old = labels.update().values(received=(TODAY - 3) * DAY)
-    archived.store.execute(lambda connection, _: connection.execute(old))
+    archived.store.write(lambda connection: connection.execute(old))
     archived.sweep()
     arrived = late_labels.update().values(received=(TODAY - 0.5) * DAY)
-    archived.store.execute(lambda connection, _: connection.execute(arrived))
+    archived.store.write(lambda connection: connection.execute(arrived))
     assert archived.archive() == (0, 1)
     (path,) = archived.folder.rglob("*.labels")
     (row,) = parquet.read_table(path).select(["id", "model", "label", "loss", "date"]).to_pylist()
@@ -273,7 +273,7 @@ def test_labels_stay_as_long_as_predictions_or_bins_of_their_day(archived: Archi
     archived.record(monitors, noon, range(3))
     archived.store.record_labels([LabelEvent(f"p-{n}", model="m", label="7") for n in range(3)])
     old = labels.update().values(received=noon)
-    archived.store.execute(lambda connection, _: connection.execute(old))
+    archived.store.write(lambda connection: connection.execute(old))
 
     def stored() -> tuple[int, int]:
         with archived.store.reading() as connection:
@@ -431,7 +431,7 @@ def test_the_log_tells_of_predictions_that_are_not_archived(archived: Archived) 
     archived.predict(3, 1)
     assert not retention.sweep(engine, 0)
     older = predictions.update().values(received=(TODAY - 5) * DAY, day=TODAY - 5)
-    archived.store.execute(lambda connection, _: connection.execute(older))
+    archived.store.write(lambda connection: connection.execute(older))
     with pytest.raises(StoreError, match="are kept until `model-exporter archive` has run"):
         retention.sweep(engine, 0)
     archived.archive()

@@ -249,11 +249,11 @@ def test_labels_outlive_their_predictions(
     assert numbers(exporter.label(("old", "7"), ("wait", "1"))) == (2, 1, 1, 0, 0, 0)
     with exporter.store.reading() as connection:
         assert connection.execute(sa.select(sa.func.count()).select_from(predictions)).scalar() == 1
-    exporter.store.execute(lambda connection, _: connection.execute(predictions.delete()))
+    exporter.store.write(lambda connection: connection.execute(predictions.delete()))
     assert numbers(exporter.label(("old", 7), ("old", "8"), ("wait", "1"))) == (3, 2, 1, 2, 1, 0)
     assert exporter.counted[-1][3:8] == ("7", 0.9, "north", "8", "7")
     yesterday = labels.update().where(labels.c.day > 0).values(day=labels.c.day - 1)
-    exporter.store.execute(lambda connection, _: connection.execute(yesterday))
+    exporter.store.write(lambda connection: connection.execute(yesterday))
     exporter.store._writer._sweep_at = 0.0
     time.sleep(1.1)
     exporter.predict("new")

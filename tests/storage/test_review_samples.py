@@ -83,13 +83,13 @@ def test_each_prediction_has_the_same_chance(store: Store) -> None:
     predict(store, [{} for _ in range(400)])
     numbers = [*range(1, 6), 50, *range(200, 206), *range(390, 398)]
     names = [f"p-{number}" for number in numbers]
-    store.execute(lambda connection, _: connection.execute(predictions.delete().where(predictions.c.id.not_in(names))))
+    store.write(lambda connection: connection.execute(predictions.delete().where(predictions.c.id.not_in(names))))
     drawn: Counter[str] = Counter()
     for _ in range(200):
         store.review.draw(Draw("digits"), 5, None, redact)
         with store.reading() as connection:
             drawn.update(connection.execute(sa.select(feedback.c.prediction_id)).scalars())
-        store.execute(lambda connection, _: connection.execute(feedback.delete()))
+        store.write(lambda connection: connection.execute(feedback.delete()))
     assert drawn.total() == 1000
     assert sum((drawn[name] - 50) ** 2 / 50 for name in names) < 50
 
@@ -176,7 +176,7 @@ def take(store: Store, count: int, seed: int) -> int:
     """Draw a sample with a seed."""
     with store.reading() as connection:
         sample = draw(connection, Draw("digits"), count, np.random.default_rng(seed))
-    return store.execute(lambda connection, _: store_sample(connection, sample, None, redact, store.size))
+    return store.write(lambda connection: store_sample(connection, sample, None, redact, store.size))
 
 
 def decided(store: Store) -> None:
@@ -184,7 +184,7 @@ def decided(store: Store) -> None:
     is_wrong = feedback.c.prediction_id.in_([f"p-{n}" for n in np.flatnonzero(WRONG)])
     change = feedback.update().where(feedback.c.verdict == "sampled", feedback.c.status == "pending")
     label = sa.case((is_wrong, sa.literal('"7"')), else_=sa.null())
-    store.execute(lambda connection, _: connection.execute(change.values(status="accepted", reviewed_label=label)))
+    store.write(lambda connection: connection.execute(change.values(status="accepted", reviewed_label=label)))
 
 
 def estimate(store: Store, version: str = "1") -> IntervalEstimate:
@@ -259,7 +259,7 @@ def test_the_estimate_is_unbiased(store: Store) -> None:
             decided(store)
         estimates.append(estimate(store))
         for table in (feedback, draws):
-            store.execute(lambda connection, _, table=table: connection.execute(table.delete()))
+            store.write(lambda connection, table=table: connection.execute(table.delete()))
     values, truth = np.array([one.value for one in estimates]), 1 - WRONG.mean()
     assert abs(values.mean() - truth) < 3 * values.std() / np.sqrt(len(values))
     assert sum(one.lower <= truth <= one.upper for one in estimates) >= 15

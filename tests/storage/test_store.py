@@ -35,7 +35,8 @@ from exporter.storage import CountedFeedback, Filter, HistoryPosition, Store, St
 from exporter.storage import _retention as unjoined_log
 from exporter.storage import _schema as migrations
 from exporter.storage import _store as database_module
-from exporter.storage._engine import open_engine, shown_url, write_beside
+from exporter.storage._database import open_engine, write_beside
+from exporter.storage._engine import shown_url
 from exporter.storage._postgresql import was_committed
 from exporter.storage._predictions import InputsReader
 from exporter.storage._retention import Retention, StoreSize
@@ -484,7 +485,7 @@ def test_a_migration_is_atomic(database: str, start: Callable[..., Exporter], mo
 def test_a_newer_database_is_refused(database: str, start: Callable[..., Exporter]) -> None:
     """An exporter does not write into tables of a newer version."""
     exporter = start(database)
-    exporter.store.execute(lambda connection, _: connection.execute(schema_table.update().values(version=999)))
+    exporter.store.write(lambda connection: connection.execute(schema_table.update().values(version=999)))
     exporter.store.close()
     with pytest.raises(StoreError, match="has schema 999, newer than this version understands"):
         start(database)

@@ -33,3 +33,17 @@ def test_modules_of_the_storage_are_private() -> None:
     """Whoever needs the store imports it from the package."""
     private = [found for found in imports() if found[1].startswith("exporter.storage.") and "._" in found[1]]
     assert private == []
+
+
+def test_only_the_storage_has_connections() -> None:
+    """Outside, verbs of the store are called; what runs in a transaction is behind them."""
+    found = [
+        (str(file.relative_to(PACKAGE)), node.attr)
+        for file in sorted(PACKAGE.rglob("*.py"))
+        if file.parent.name != "storage"
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute)
+        and node.attr in {"reading", "write", "submit"}
+        and ast.unparse(node.value).endswith("store")
+    ]
+    assert found == []

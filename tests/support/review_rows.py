@@ -22,7 +22,7 @@ _ROW: dict[str, Any] = {
 def put(store: Store, rows: list[dict[str, Any]]) -> None:
     """Corrections, identified from 1 on."""
     full = [{"prediction_id": f"p-{number}", **_ROW, **row} for number, row in enumerate(rows, 1)]
-    store.execute(lambda connection, _: connection.execute(feedback.insert(), full))
+    store.write(lambda connection: connection.execute(feedback.insert(), full))
 
 
 def predict(store: Store, rows: list[dict[str, Any]], start: int = 1) -> None:
@@ -30,7 +30,7 @@ def predict(store: Store, rows: list[dict[str, Any]], start: int = 1) -> None:
     plain = {"day": 1, "model": "digits", "version": "1", "time": START, "received": START, "prediction": '"1"',
              "confidence": 0.9, "code": 200, "confident": True, "inputs": '{"age":1,"name":"Ada"}'}  # fmt: skip
     full = [{**plain, "id": f"p-{number}", **row} for number, row in enumerate(rows, start)]
-    store.execute(lambda connection, _: connection.execute(predictions.insert(), full))
+    store.write(lambda connection: connection.execute(predictions.insert(), full))
 
 
 def pick(store: Store, order: str = "newest", **chosen: Any) -> list[int]:
