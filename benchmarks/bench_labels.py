@@ -23,7 +23,7 @@ from survival import Exporter, database
 from timing import report
 
 from exporter.config import StoreConfig
-from exporter.server.labels import CHUNK, MAX_LABELS
+from exporter.server.ingest import CHUNK, MAX_LABELS
 from exporter.storage import Store
 from exporter.storage._database import open_engine
 from exporter.storage._schema import labels, migrate

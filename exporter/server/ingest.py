@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+from msgspec import structs
 
 from exporter.errors import EventError, QueueFullError, StoreError, StoreFullError
 from exporter.features.lenient_json import decode_inputs
@@ -32,10 +34,12 @@ from exporter.wire.events import (
     NO_EVENTS,
     BusinessEvent,
     Feedback,
+    LabelEvent,
     Prediction,
     RejectedEvent,
     check_business_events,
     check_feedback,
+    check_labels,
     check_predictions,
     describe_member,
     make_id,
@@ -46,7 +50,12 @@ NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 """Content types with one object per line."""
 MAX_FEEDBACK = 1000
 """Feedback objects in one request. They are on disk before the response, and other requests wait meanwhile."""
+MAX_LABELS = 10_000
+"""Labels in one request."""
+CHUNK = 2_000
+"""Labels in one transaction: few enough that feedback does not wait long."""
 _RETRY = (("Retry-After", "1"),)
+LABEL_COUNTS = ("accepted", "joined", "waiting", "repeated", "changed")
 REFUSED = (EventError, QueueFullError, StoreError)
 """What refuses a request as a whole; see `Ingest.refusal`."""
 ONE_ACCEPTED = json_reply(202, {"accepted": 1, "rejected": []})
@@ -75,6 +84,7 @@ class Ingest:
         self._predictions = Decoder(Prediction, lambda events: check_predictions(pipeline.monitors.models, events))
         self._feedback = Decoder(Feedback, lambda items: check_feedback(pipeline.monitors.models, items))
         self._events = Decoder(BusinessEvent, lambda events: check_business_events(pipeline.monitors.models, events))
+        self._labels = Decoder(LabelEvent, lambda items: check_labels(pipeline.monitors.models, items))
         self._accepted_counter = functools.cache(exporter.telemetry.events.labels)
 
     def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> Reply:
@@ -242,6 +252,57 @@ class Ingest:
         self._exporter.telemetry.events.labels("events").inc(len(events))
         return _accepted(events, rejected, False)
 
+    def labels(self, body: bytes, lines: bool, key: str | None) -> Reply:
+        """Store the labels in a body before returning (``POST /v1/labels``).
+
+        Parameters
+        ----------
+        body
+            An object, an array, or NDJSON if ``lines`` is set.
+        lines
+            Whether the body is NDJSON.
+        key
+            The ``Idempotency-Key`` header.
+        """
+        return self._exporter.idempotency.once("labels", key, lambda: self._record_labels(body, lines), body)
+
+    def _record_labels(self, body: bytes, lines: bool) -> Reply:
+        client_log = self._exporter.client_log
+        try:
+            items, refused, _ = self._labels.decode(body, lines)
+            if not items and not refused:
+                raise EventError("", "the body has no labels", "malformed")
+            if len(items) > MAX_LABELS:
+                expected = f"expected at most {MAX_LABELS:,} labels in a request, got {len(items):,}"
+                raise EventError("", f"{expected}: send several requests", "too_large")
+        except EventError as error:
+            return self.refusal(error)
+        client_log.reject_events(refused)
+        counts: Counter[str] = Counter()
+        incomparable: list[RejectedEvent] = []
+        places = _places(len(items), refused)
+        for start in range(0, len(items), CHUNK):
+            try:
+                result = self._exporter.store.record_labels(items[start : start + CHUNK])
+            except StoreError as error:
+                return self._labels_refusal(error, start)
+            for name in LABEL_COUNTS:
+                counts[name] += getattr(result, name)
+            incomparable += [structs.replace(one, index=places[start + one.index]) for one in result.rejected]
+            self._exporter.telemetry.events.labels("labels").inc(result.accepted - result.repeated)
+        client_log.reject_events(incomparable)
+        rejected = sorted((*refused, *incomparable), key=lambda event: event.index)
+        if not counts["accepted"]:
+            return events_problem(rejected, many=lines or is_array(body))
+        document = {name: counts[name] for name in LABEL_COUNTS} | {"rejected": rejected_document(rejected)}
+        return json_reply(200 if counts["repeated"] == counts["accepted"] else 201, document)
+
+    def _labels_refusal(self, error: StoreError, stored: int) -> Reply:
+        if stored:
+            detail = f"the first {stored:,} labels are stored, and sending them again changes nothing; of the others: "
+            error = type(error)(f"{detail}{error}")
+        return self.refusal(error)
+
     def _prepare_inputs(self, items: Sequence[Feedback]) -> None:
         """Remove from the inputs of feedback what must not be stored, and convert images to PNG."""
         config, monitors = self._exporter.config, self._exporter.pipeline.monitors
@@ -289,3 +350,11 @@ def _feedback_document(result: FeedbackResult) -> dict[str, Any]:
         "verdict": result.verdict,
         "joined": result.joined,
     }
+
+
+def _places(number: int, refused: Sequence[RejectedEvent]) -> Sequence[int]:
+    """Return the index in the body of each of so many events that were not refused."""
+    if not refused:
+        return range(number)
+    before = {event.index for event in refused}
+    return [index for index in range(number + len(before)) if index not in before]

@@ -229,6 +229,8 @@ def make_id() -> str:
     return f"{time.time_ns() // 1_000_000:011x}-{_process}-{next(_serial):08x}"
 
 
+MAX_AHEAD = timedelta(minutes=5)
+"""How far the time of a label may be ahead of the exporter's clock: clocks differ."""
 MAX_TIME_OFF = timedelta(days=1)
 """Distance of a prediction's time from the exporter's clock above which one of the two is probably wrong."""
 _MEANT = {
@@ -305,6 +307,27 @@ def _check_without_prediction(feedback: Feedback) -> None:
         raise EventError("/label", "is required without a prediction_id", "missing_field")
     if feedback.verdict is None:
         feedback.verdict = "corrected"  # unless it is the prediction itself, see `effective_verdict`
+
+
+def check_labels(models: Mapping[str, ModelConfig], items: Sequence[LabelEvent]) -> None:
+    """Check that labels have a value, a time that is not in the future, and no model that is not configured.
+
+    Raises
+    ------
+    EventError
+        At the first one that is not valid.
+    """
+    latest = datetime.now(UTC) + MAX_AHEAD
+    for item in items:
+        if item.model is not None:
+            check_model(models, item.model)
+        if item.label is None:
+            raise EventError("/label", "is required: a string, a number or a boolean", "missing_field")
+        if item.time is not None and item.time > latest:
+            detail = (
+                f"expected a time that is not in the future, got {item.time.isoformat()}; is the client's clock right?"
+            )
+            raise EventError("/time", detail, "out_of_range")
 
 
 def check_business_events(models: Mapping[str, ModelConfig], events: Sequence[BusinessEvent]) -> None:

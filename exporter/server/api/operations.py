@@ -31,7 +31,6 @@ from exporter.server.api.schemas import RetrainBody
 from exporter.server.application import Exporter
 from exporter.server.http.problem import Reply, event_problem, json_reply, problem
 from exporter.server.ingest import NDJSON, Ingest
-from exporter.server.labels import Labels
 from exporter.server.tasks.retraining import request_document
 from exporter.slices.explain import DAY, DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS, SliceQuery
 from exporter.slices.report import document as slices_document
@@ -60,7 +59,6 @@ class Events:
     def __init__(self, exporter: Exporter) -> None:
         self._exporter = exporter
         self._ingest = Ingest(exporter)
-        self._labels = Labels(exporter)
 
     def predictions(self) -> Reply:
         """``POST /v1/predictions``: record predictions."""
@@ -73,7 +71,7 @@ class Events:
 
     def labels(self) -> Reply:
         """``POST /v1/labels``: record true labels."""
-        return self._labels.record(request.get_data(), request.mimetype in NDJSON, idempotency_key())
+        return self._ingest.labels(request.get_data(), request.mimetype in NDJSON, idempotency_key())
 
     def business_events(self) -> Reply:
         """``POST /v1/events``: count business events."""
