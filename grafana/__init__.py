@@ -15,6 +15,6 @@
 `documents`         the tables of metrics in the documents
 ==================  ============================================================================
 
-The module of a dashboard is named after its uid. Each panel is a function named after it; its title and
-description say what it shows. Panel ids are explicit and never change, because links contain them.
+The module of a dashboard is named after its uid. Each panel is a function named after it, whose docstring is
+its description. Panel ids are explicit and never change, because links contain them.
 """

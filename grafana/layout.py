@@ -2,46 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
 from grafana_foundation_sdk.builders import dashboard, prometheus
-from grafana_foundation_sdk.models.dashboard import (
-    Dashboard,
-    DashboardCursorSync,
-    DashboardDashboardTemplating,
-    DashboardLinkType,
-    DynamicConfigValue,
-    GridPos,
-    Panel,
-    RowPanel,
-    VariableHide,
-    VariableModel,
-    VariableOption,
-    VariableRefresh,
-    VariableSort,
-)
+from grafana_foundation_sdk.models import dashboard as models
 
-from grafana.panels import (
-    CRITICAL,
-    DATASOURCE,
-    INFO,
-    NEUTRAL,
-    SECONDS,
-    STATES,
-    TEXT,
-    WARNING,
-    Link,
-    Override,
-    Query,
-    for_field,
-    setting,
-    state_cell,
-    state_timeline,
-    table,
-    transformation,
-)
+from grafana import panels as p
 
 MODEL = "model=~`${model:regex}`"
 VERSION = "version=~`${version:regex}`"
@@ -112,13 +80,13 @@ def alert_rows(selector: str, by: str) -> str:
     return f'max by (rank, alert, of, {by}) (label_replace({rows}, "of", "$1", "of", " *(.*?) *"))'
 
 
-def by_version(expr: str, legend: str) -> tuple[Query, Query]:
+def by_version(expr: str, legend: str) -> tuple[p.Query, p.Query]:
     """Return series of versions in use: the one that was deployed last and, thinner and darker, the others."""
     last = f"on (model, version) model_version:deployed_last:timestamp_seconds{{{MODEL}}} @ end()"
-    return Query(f"{expr} and {last}", legend), Query(f"{expr} unless {last}", legend, role="older")
+    return p.Query(f"{expr} and {last}", legend), p.Query(f"{expr} unless {last}", legend, role="older")
 
 
-def by_rank(expr: str, size: str, label: str, count: int = 6, legend: str | None = None) -> list[Query]:
+def by_rank(expr: str, size: str, label: str, count: int = 6, legend: str | None = None) -> list[p.Query]:
     """Return the series of an expression that are the largest, a query for each, so that each has its colour.
 
     Parameters
@@ -135,7 +103,7 @@ def by_rank(expr: str, size: str, label: str, count: int = 6, legend: str | None
     ranks = [f"topk({rank}, {size})" for rank in range(1, count + 1)]
     only = [ranks[0], *(f"({rank} unless {before})" for before, rank in pairwise(ranks))]
     legend = legend or f"{{{{{label}}}}}"
-    return [Query(f"{expr} and on ({label}) {one}", legend, role="ranked") for one in only]
+    return [p.Query(f"{expr} and on ({label}) {one}", legend, role="ranked") for one in only]
 
 
 def increase(metric: str, selector: str, by: str = "", over: str = "$__range") -> str:
@@ -165,7 +133,7 @@ VERSIONS = "${version:queryparam}"
 """The selected versions as ``var-version=3``. The exporter reads a single version and ignores several or all."""
 
 
-def page_link(page: str, title: str, versions: str = "", **parameters: str) -> Link:
+def page_link(page: str, title: str, versions: str = "", **parameters: str) -> p.Link:
     """Return a link to a page of the exporter, with labels of a value or the selected variables.
 
     The review page also gets the time range, and the page of slices its start; the drift page always shows the current
@@ -184,7 +152,7 @@ def page_link(page: str, title: str, versions: str = "", **parameters: str) -> L
     """
     arguments = [f"{name}=${{{source}:percentencode}}" for name, source in parameters.items()]
     arguments += filter(None, [versions, {"review": TIME, "slices": SINCE}.get(page, "")])
-    return Link(title, f"{EXPORTER}/{page}?{'&'.join(arguments)}", outside=True)
+    return p.Link(title, f"{EXPORTER}/{page}?{'&'.join(arguments)}", outside=True)
 
 
 DRIFT = page_link("drift", "What drifted", VERSIONS, model="model")
@@ -194,17 +162,17 @@ REVIEW = page_link("review", "Review corrections", VERSIONS, model="model")
 _SOURCE = "var-datasource=${datasource}"
 
 
-def dashboard_link(uid: str, title: str, versions: str = "", **parameters: str) -> Link:
+def dashboard_link(uid: str, title: str, versions: str = "", **parameters: str) -> p.Link:
     """Return a link from a value to another dashboard, with data source, labels of the value and the time range.
 
     ``versions`` is `VERSIONS` or empty.
     """
     arguments = [f"var-{name}=${{{source}:percentencode}}" for name, source in parameters.items()]
     parts = [_SOURCE, *arguments, *filter(None, [versions]), "${__url_time_range}"]
-    return Link(title, f"/d/{uid}?{'&'.join(parts)}")
+    return p.Link(title, f"/d/{uid}?{'&'.join(parts)}")
 
 
-FLEET = Link("All models", f"/d/model-fleet?{_SOURCE}&${{__url_time_range}}")
+FLEET = p.Link("All models", f"/d/model-fleet?{_SOURCE}&${{__url_time_range}}")
 
 
 def query_variable(
@@ -214,8 +182,8 @@ def query_variable(
     *,
     include_all: bool = False,
     several: bool = False,
-    sort: VariableSort = VariableSort.ALPHABETICAL_ASC,
-) -> VariableModel:
+    sort: models.VariableSort = models.VariableSort.ALPHABETICAL_ASC,
+) -> models.VariableModel:
     """Return a variable with values from Prometheus: one, or all (``include_all``), or any number (``several``).
 
     Grafana 13 reads the sort orders up to ``NUMERICAL_DESC``; with the others, values are in Prometheus' order.
@@ -223,10 +191,10 @@ def query_variable(
     variable = (
         dashboard.QueryVariable(name)
         .label(label)
-        .datasource(DATASOURCE)
+        .datasource(p.DATASOURCE)
         .query({"query": query, "refId": "StandardVariableQuery"})
         .definition(query)
-        .refresh(VariableRefresh.ON_TIME_RANGE_CHANGED)
+        .refresh(models.VariableRefresh.ON_TIME_RANGE_CHANGED)
         .sort(sort)
         .multi(several)
         .include_all(include_all or several)
@@ -234,35 +202,35 @@ def query_variable(
     if include_all or several:
         variable = variable.all_value(_ALL)
     if several:
-        variable = variable.current(VariableOption(selected=True, text="All", value="$__all"))
+        variable = variable.current(models.VariableOption(selected=True, text="All", value="$__all"))
     return variable.build()
 
 
-def model_variable() -> VariableModel:
+def model_variable() -> models.VariableModel:
     """Return the variable for one model, because thresholds are set per model."""
     return query_variable("model", "Model", "label_values(model_info, model)")
 
 
-def version_variable() -> VariableModel:
+def version_variable() -> models.VariableModel:
     """Return the variable for one version of the model, by default the highest; links may select all."""
     query = f"label_values(model_info{{{MODEL}}}, version)"
-    return query_variable("version", "Version", query, include_all=True, sort=VariableSort.NUMERICAL_DESC)
+    return query_variable("version", "Version", query, include_all=True, sort=models.VariableSort.NUMERICAL_DESC)
 
 
-def versions_variable() -> VariableModel:
+def versions_variable() -> models.VariableModel:
     """Return the variable for any number of versions of the model, by default all."""
     query = f"label_values(model_info{{{MODEL}}}, version)"
-    return query_variable("version", "Version", query, several=True, sort=VariableSort.NUMERICAL_DESC)
+    return query_variable("version", "Version", query, several=True, sort=models.VariableSort.NUMERICAL_DESC)
 
 
-def _first_of(name: str, label: str, values_of: str, ordered: str) -> VariableModel:
+def _first_of(name: str, label: str, values_of: str, ordered: str) -> models.VariableModel:
     """Return a variable with the values of a label in the order of an expression; the first is the default."""
-    variable = query_variable(name, label, f"query_result({ordered})", sort=VariableSort.DISABLED)
+    variable = query_variable(name, label, f"query_result({ordered})", sort=models.VariableSort.DISABLED)
     variable.regex = f'/{values_of}="(.*)"}} /'
     return variable
 
 
-def window_variable(metrics: str) -> VariableModel:
+def window_variable(metrics: str) -> models.VariableModel:
     """Return the variable for one of the windows of metrics, an hour first, then by their length.
 
     PromQL reads no durations, so they are ordered by unit and number of digits.
@@ -273,17 +241,17 @@ def window_variable(metrics: str) -> VariableModel:
     return _first_of("window", "Window", "window", f"sort({ordered})")
 
 
-def quality_window_variable() -> VariableModel:
+def quality_window_variable() -> models.VariableModel:
     """Return the variable for one of the windows for which a quality is measured or estimated."""
     return window_variable("model_(estimated_)?(accuracy|mean_absolute_error)")
 
 
-def worst_feature_variable(worst_first: str) -> VariableModel:
+def worst_feature_variable(worst_first: str) -> models.VariableModel:
     """Return the variable for one feature, by default the first that an expression returns."""
     return _first_of("feature", "Feature", "feature", worst_first)
 
 
-def compared_version(name: Literal["before", "after"], label: str) -> VariableModel:
+def compared_version(name: Literal["before", "after"], label: str) -> models.VariableModel:
     """Return the variable for one version to compare, by default that of the exporter's own comparison.
 
     Without a comparison, it is the version that was deployed first or last.
@@ -295,11 +263,11 @@ def compared_version(name: Literal["before", "after"], label: str) -> VariableMo
     return _first_of(name, label, "version", f"{order}({first} * {compared} or {deployed})")
 
 
-def _datasource() -> VariableModel:
+def _datasource() -> models.VariableModel:
     return dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus").build()
 
 
-def _exporter_url(variables: Sequence[VariableModel]) -> VariableModel:
+def _exporter_url(variables: Sequence[models.VariableModel]) -> models.VariableModel:
     """Return the variable for the address that links begin with, as the exporter of the model or instance exports it,
     or any exporter.
 
@@ -309,7 +277,7 @@ def _exporter_url(variables: Sequence[VariableModel]) -> VariableModel:
     chosen = MODEL if "model" in names else INSTANCE if "instance" in names else ""
     query = f"label_values(model_exporter_links_info{{{chosen}}}, external_url)"
     variable = query_variable("exporter_url", "Exporter", query)
-    variable.hide, variable.skip_url_sync = VariableHide.HIDE_VARIABLE, True
+    variable.hide, variable.skip_url_sync = models.VariableHide.HIDE_VARIABLE, True
     return variable
 
 
@@ -325,7 +293,7 @@ def _annotations(layer: str) -> list[Any]:
     deployments = (
         dashboard.AnnotationQuery()
         .name("Deployments")
-        .icon_color(NEUTRAL)
+        .icon_color(p.NEUTRAL)
         .hide(True)
         .target(_marks(f"1000 * ({deployed} > time() - $__interval_ms / 1000)"))
         .title_format("Deployment")
@@ -336,13 +304,13 @@ def _annotations(layer: str) -> list[Any]:
     started = (
         dashboard.AnnotationQuery()
         .name("Alerts")
-        .icon_color(CRITICAL)
+        .icon_color(p.CRITICAL)
         .target(_marks(f"{alerts}) unless {alerts} offset $__interval)"))
         .title_format("{{alertname}}")
         .text_format("{{severity}}: {{model}}")
         .tag_keys("severity,layer")
     )
-    return [query.datasource(DATASOURCE).enable(True) for query in (deployments, started)]
+    return [query.datasource(p.DATASOURCE).enable(True) for query in (deployments, started)]
 
 
 def _marks(expr: str) -> prometheus.Dataquery:
@@ -350,9 +318,11 @@ def _marks(expr: str) -> prometheus.Dataquery:
 
 
 def side_by_side(
-    y: int, height: int, panels: Mapping[int, Panel], widths: Sequence[int] = (), *, x: int = 0
-) -> list[Panel]:
-    """Give panels, by their identifiers, their positions on the grid of 24 columns; a row is 30 pixels and a gap of 8.
+    y: int, height: int, panels: Mapping[int, Callable[[], models.Panel]], widths: Sequence[int] = (), *, x: int = 0
+) -> list[models.Panel]:
+    """Make panels, by their identifiers, and place them on the grid of 24 columns.
+
+    A row is 30 pixels and a gap of 8. The docstring of a panel's function is its description.
 
     Parameters
     ----------
@@ -361,16 +331,20 @@ def side_by_side(
     widths
         One for each panel; without, all are equal and fill the grid.
     """
-    for (number, panel), width in zip(panels.items(), widths or [24 // len(panels)] * len(panels), strict=True):
-        panel.id_val, panel.grid_pos = number, GridPos(x=x, y=y, w=width, h=height)
+    made = []
+    for (number, make), width in zip(panels.items(), widths or [24 // len(panels)] * len(panels), strict=True):
+        panel = make()
+        panel.description = " ".join(f"{make.__doc__ or ''} {panel.description}".split())
+        panel.id_val, panel.grid_pos = number, models.GridPos(x=x, y=y, w=width, h=height)
+        made.append(panel)
         x += width
-    return list(panels.values())
+    return made
 
 
-def row(number: int, title: str, y: int, collapsed: Sequence[Panel] = ()) -> RowPanel:
+def row(number: int, title: str, y: int, collapsed: Sequence[models.Panel] = ()) -> models.RowPanel:
     """Return a row over the panels below it, or over ``collapsed`` panels that a click expands."""
     panel = dashboard.Row(title).id(number).collapsed(bool(collapsed)).build()
-    panel.grid_pos = GridPos(x=0, y=y, w=24, h=1)
+    panel.grid_pos = models.GridPos(x=0, y=y, w=24, h=1)
     panel.panels = list(collapsed)
     return panel
 
@@ -379,12 +353,12 @@ def build_dashboard(
     uid: str,
     title: str,
     description: str,
-    variables: Sequence[VariableModel],
-    panels: Sequence[Panel | RowPanel],
+    variables: Sequence[models.VariableModel],
+    panels: Sequence[models.Panel | models.RowPanel],
     *,
-    links: Sequence[Link] = (),
+    links: Sequence[p.Link] = (),
     alerts: str | None = None,
-) -> Dashboard:
+) -> models.Dashboard:
     """Return a dashboard of panels with fixed positions.
 
     With ``alerts``, a regular expression of layers, it marks deployments and starts of these alerts.
@@ -397,11 +371,11 @@ def build_dashboard(
         .time("now-1h", "now")
         .refresh("30s")
         .timezone("browser")
-        .tooltip(DashboardCursorSync.CROSSHAIR)
+        .tooltip(models.DashboardCursorSync.CROSSHAIR)
         .annotations(_annotations(alerts) if alerts else [])
         .link(
             dashboard.DashboardLink("Dashboards")
-            .type(DashboardLinkType.DASHBOARDS)
+            .type(models.DashboardLinkType.DASHBOARDS)
             .tags([TAG])
             .as_dropdown(True)
             .include_vars(True)
@@ -413,7 +387,9 @@ def build_dashboard(
             dashboard.DashboardLink(link.title).icon("external link").url(link.url).target_blank(link.outside)
         )
     document = builder.build()
-    document.templating = DashboardDashboardTemplating(list_val=[_datasource(), *variables, _exporter_url(variables)])
+    document.templating = models.DashboardDashboardTemplating(
+        list_val=[_datasource(), *variables, _exporter_url(variables)]
+    )
     document.panels = list(panels)
     # Without a placement, links and annotations are visible, not in a menu.
     for document_link in document.links or []:
@@ -423,7 +399,7 @@ def build_dashboard(
     return document
 
 
-_STATES = {"6": ("critical", CRITICAL), "4": ("warning", WARNING), "3": ("pending", INFO), "2": ("info", INFO)}
+_STATES = {"6": ("critical", p.CRITICAL), "4": ("warning", p.WARNING), "3": ("pending", p.INFO), "2": ("info", p.INFO)}
 _COLUMNS = {
     "rank": "State",
     "alert": "Alert",
@@ -436,45 +412,44 @@ _COLUMNS = {
 _VERSION = "__data.fields.Version"
 
 
-def alerts_of_all() -> Panel:
+def alerts_of_all() -> models.Panel:
+    """Alerts of all models, exporters and machines, the worst and oldest first, at most 100. Click an alert to open its
+    runbook, or a model to open Overview.
+    """
     model = dashboard_link("model-overview", "Overview", model="__value.raw", version=_VERSION)
     return _alerts(
-        "of all models, exporters and machines",
-        "or a model to open Overview",
         "",
-        [for_field("Model", _links(model), noValue=" ", unit=TEXT, minWidth=110)],
+        [p.for_field("Model", _links(model), noValue=" ", unit=p.TEXT, minWidth=110)],
     )
 
 
-def alerts_of_model() -> Panel:
-    """Return the table for the selected model, which leads to the dashboards of the layers."""
+def alerts_of_model() -> models.Panel:
+    """Alerts of the model, its features, and exporters and machines, the worst and oldest first, at most 100. Click an
+    alert to open its runbook, or a feature or layer to open the dashboard of the layer.
+    """
     layer = "model-${__data.fields.Layer:percentencode}"
     chosen = {"model": "model", "version": _VERSION}
     of_layer = dashboard_link(layer, "Details", **chosen)
     of_feature = dashboard_link(layer, "Details", **chosen, feature="__value.raw")
     return _alerts(
-        "of the model, its features, and exporters and machines",
-        "or a feature or layer to open the dashboard of the layer",
         MODEL_OR_NONE,
-        [for_field("Layer", _links(of_layer)), for_field("Of", _links(of_feature))],
+        [p.for_field("Layer", _links(of_layer)), p.for_field("Of", _links(of_feature))],
     )
 
 
-def _links(link: Link) -> DynamicConfigValue:
-    return setting("links", [{"title": link.title, "url": link.url}])
+def _links(link: p.Link) -> models.DynamicConfigValue:
+    return p.setting("links", [{"title": link.title, "url": link.url}])
 
 
-def _alerts(of: str, details: str, selector: str, overrides: Sequence[Override]) -> Panel:
-    """Return the table; ``details`` says which of its ``overrides`` link to a dashboard."""
+def _alerts(selector: str, overrides: Sequence[p.Override]) -> models.Panel:
     runbook = {"title": "Runbook", "url": f"{EXPORTER}/runbooks/Model${{__value.raw}}", "targetBlank": True}
-    return table(
+    return p.table(
         "Alerts",
-        f"Alerts {of}, the worst and oldest first, at most 100. Click an alert to open its runbook, {details}.",
-        SECONDS,
-        Query(f"topk(100, {alert_rows(selector, 'model, version, layer')})", kind="table"),
+        p.SECONDS,
+        p.Query(f"topk(100, {alert_rows(selector, 'model, version, layer')})", kind="table"),
         sort=("State", "For"),
         transformations=[
-            transformation(
+            p.transformation(
                 "organize",
                 indexByName={name: index for index, name in enumerate(_COLUMNS)},
                 renameByName=_COLUMNS,
@@ -482,13 +457,13 @@ def _alerts(of: str, details: str, selector: str, overrides: Sequence[Override])
             )
         ],
         overrides=[
-            for_field("State", *state_cell(_STATES), width=84),
-            for_field("Alert", setting("links", [runbook]), unit=TEXT, width=170),
-            for_field("Of", noValue=" ", unit=TEXT, minWidth=110),
+            p.for_field("State", *p.state_cell(_STATES), width=84),
+            p.for_field("Alert", p.setting("links", [runbook]), unit=p.TEXT, width=170),
+            p.for_field("Of", noValue=" ", unit=p.TEXT, minWidth=110),
             # An alert without a version is one of all versions; the links have the text of the cell.
-            for_field("Version", noValue="All", unit=TEXT, width=100),
-            for_field("Layer", unit=TEXT, width=90),
-            for_field("For", width=84, decimals=0),
+            p.for_field("Version", noValue="All", unit=p.TEXT, width=100),
+            p.for_field("Layer", unit=p.TEXT, width=90),
+            p.for_field("For", width=84, decimals=0),
             *overrides,
         ],
     )
@@ -497,7 +472,7 @@ def _alerts(of: str, details: str, selector: str, overrides: Sequence[Override])
 _ROWS = 15
 
 
-def alerts_over_time(title: str, selector: str, of: str, monitored: str, *, empty: str = "") -> Panel:
+def alerts_over_time(title: str, selector: str, of: str, monitored: str, *, empty: str = "") -> models.Panel:
     """Return a row for each alert that was active in the time range, below one for all of them.
 
     Parameters
@@ -518,19 +493,15 @@ def alerts_over_time(title: str, selector: str, of: str, monitored: str, *, empt
     longest = f"topk({_ROWS}, sum by (alertname, {of}) (count_over_time(ALERTS{{{selector}}}[$__range] @ end())))"
     joined = f'label_join(({states}) and on (alertname, {of}) {longest}, "of", " ", {names})'
     named = f'label_replace({joined}, "of", "$1", "of", " *(.*?) *")'
-    return state_timeline(
+    return p.state_timeline(
         title,
-        (
-            "Alerts over time: blue while pending or info, orange for a warning, red if critical, green if there is "
-            f"none, grey if alerts are not evaluated. With more than {_ROWS}, those active for longest."
-        ),
         # Shows that there is no alert; without this row, Grafana would report missing data.
-        Query(state(selector, monitored), "worst"),
-        Query(
+        p.Query(state(selector, monitored), "worst"),
+        p.Query(
             f'max by (alert, of) (label_replace({named}, "alert", "$1", "alertname", "(?:Model)?(.+)"))',
             "{{alert}} {{of}}",
         ),
         show_values=False,
-        names=STATES,
+        names=p.STATES,
         empty=empty,
     )

@@ -5,24 +5,8 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import layout
+from grafana import panels as p
 from grafana.layout import BOTH, DAY_AGO, MODEL, alerts_over_time, by_rank, by_version, increase
-from grafana.panels import (
-    COUNT,
-    HOURS,
-    PER_SECOND,
-    SECONDS,
-    SHARE,
-    TEXT,
-    WHOLE,
-    Query,
-    bar_gauge,
-    for_field,
-    heatmap,
-    setting,
-    table,
-    time_series,
-    transformation,
-)
 
 
 def _of_model(metric: str) -> str:
@@ -31,14 +15,13 @@ def _of_model(metric: str) -> str:
 
 
 def retraining() -> Panel:
-    return time_series(
+    """Time since the oldest request for a new version that the trainer has not taken. ModelRetrainRequestsFailing
+    fires when it is above ten minutes for five minutes.
+    """
+    return p.time_series(
         "Retraining request not delivered",
-        (
-            "Time since the oldest request for a new version that the trainer has not taken. "
-            "ModelRetrainRequestsFailing fires when it is above ten minutes for five minutes."
-        ),
-        SECONDS,
-        Query(_of_model("model_exporter_retrain_request_undelivered_seconds"), "{{model}}"),
+        p.SECONDS,
+        p.Query(_of_model("model_exporter_retrain_request_undelivered_seconds"), "{{model}}"),
     )
 
 
@@ -51,15 +34,14 @@ def _of_segment(metric: str) -> str:
 
 
 def corrections() -> Panel:
+    """Share of confident predictions that users corrected, over one hour, for each of the six largest segments. An
+    average over all segments can hide a problem of one.
+    """
     corrected = _of_segment("model_segment_corrections_total")
     sure = _of_segment("model_segment_confident_predictions_total")
-    return time_series(
+    return p.time_series(
         "Correction share by segment",
-        (
-            "Share of confident predictions that users corrected, over one hour, for each of the six largest segments. "
-            "An average over all segments can hide a problem of one."
-        ),
-        SHARE,
+        p.SHARE,
         *by_rank(f"({corrected} / ({sure} > 0))", _SEGMENT_SIZE, "segment"),
         empty=_NO_SEGMENTS,
         top=0.01,
@@ -67,37 +49,35 @@ def corrections() -> Panel:
 
 
 def events() -> Panel:
+    """The business events that the model's configuration declares, over one hour, the most frequent first."""
     size = f"sum by (event) (increase(model_business_events_total{{{BOTH}}}[$__range] @ end()))"
-    return time_series(
+    return p.time_series(
         "Business events an hour",
-        "The business events that the model's configuration declares, over one hour, the most frequent first.",
-        COUNT,
+        p.COUNT,
         *by_rank(increase("model_business_events_total", BOTH, "event", "1h"), size, "event"),
         empty="no events in the model's configuration",
     )
 
 
 def slices() -> Panel:
-    """Return the table of the slices that the exporter found in the time range, at most ten."""
+    """What the corrected predictions have in common: the share of the corrections that are in the slice, and of the
+    confident predictions. The exporter searches while users correct more than ModelCorrectionRatioHigh allows, and
+    at least 5 predictions an hour; the last values of the time range. Click one for all slices.
+    """
     of, found = f'{{{BOTH},of="corrections"}}', "max by (model, version, slice) (last_over_time({}{}[$__range]))"
     share, traffic = (found.format(name, of) for name in ("model_slice_share", "model_slice_traffic_share"))
     worst = f"topk(10, {share})"
     link = layout.page_link("slices", "Explain", model="model", version="__data.fields.Version")
-    return table(
+    return p.table(
         "Slices with many corrections",
-        (
-            "What the corrected predictions have in common: the share of the corrections that are in the slice, and of "
-            "the confident predictions. The exporter searches while users correct more than ModelCorrectionRatioHigh "
-            "allows, and at least 5 predictions an hour; the last values of the time range. Click one for all slices."
-        ),
-        SHARE,
-        Query(worst, kind="table"),
-        Query(f"{traffic} and on (model, version, slice) {worst}", kind="table"),
+        p.SHARE,
+        p.Query(worst, kind="table"),
+        p.Query(f"{traffic} and on (model, version, slice) {worst}", kind="table"),
         empty="few corrections, or no slice has more than its share",
         sort=("Corrections",),
         transformations=[
-            transformation("merge"),
-            transformation(
+            p.transformation("merge"),
+            p.transformation(
                 "organize",
                 excludeByName={"Time": True, "model": True},
                 indexByName={"slice": 0, "Value #A": 1, "Value #B": 2, "version": 3},
@@ -110,14 +90,14 @@ def slices() -> Panel:
             ),
         ],
         overrides=[
-            for_field(
+            p.for_field(
                 "Slice",
-                setting("links", [{"title": link.title, "url": link.url, "targetBlank": True}]),
-                setting("custom.cellOptions", {"type": "auto", "wrapText": True}),
-                unit=TEXT,
+                p.setting("links", [{"title": link.title, "url": link.url, "targetBlank": True}]),
+                p.setting("custom.cellOptions", {"type": "auto", "wrapText": True}),
+                unit=p.TEXT,
             ),
-            *(for_field(name, decimals=0, width=95) for name in ("Corrections", "Predictions")),
-            for_field("Version", unit=TEXT, width=70),
+            *(p.for_field(name, decimals=0, width=95) for name in ("Corrections", "Predictions")),
+            p.for_field("Version", unit=p.TEXT, width=70),
         ],
     )
 
@@ -135,19 +115,19 @@ def dashboard() -> Dashboard:
         "What users do with the predictions, and how their corrections become training data.",
         [layout.model_variable(), layout.versions_variable()],
         [
-            *layout.side_by_side(0, 7, {17: alerts()}),
+            *layout.side_by_side(0, 7, {17: alerts}),
             layout.row(100, "From attempt to correction", 7),
-            *layout.side_by_side(8, 9, {1: funnel(), 2: correction_ratio()}, (10, 14)),
-            *layout.side_by_side(17, 9, {3: attempts(), 4: confident_ratio(), 18: slices()}, (7, 7, 10)),
-            *layout.side_by_side(26, 10, {5: confidence(), 6: feedback()}),
+            *layout.side_by_side(8, 9, {1: funnel, 2: correction_ratio}, (10, 14)),
+            *layout.side_by_side(17, 9, {3: attempts, 4: confident_ratio, 18: slices}, (7, 7, 10)),
+            *layout.side_by_side(26, 10, {5: confidence, 6: feedback}),
             layout.row(101, "The flywheel: review and release", 36),
-            *layout.side_by_side(37, 8, {8: oldest(), 9: releases(), 14: reviewed()}),
-            *layout.side_by_side(45, 8, {16: unjoined(), 21: retraining()}),
+            *layout.side_by_side(37, 8, {8: oldest, 9: releases, 14: reviewed}),
+            *layout.side_by_side(45, 8, {16: unjoined, 21: retraining}),
             layout.row(
                 102,
                 "Segments and business events, for models that have them",
                 53,
-                layout.side_by_side(54, 8, {11: corrections(), 13: events()}),
+                layout.side_by_side(54, 8, {11: corrections, 13: events}),
             ),
         ],
         links=[layout.DRIFT, layout.REVIEW],
@@ -160,6 +140,9 @@ def _total(metric: str, more: str = "") -> str:
 
 
 def alerts() -> Panel:
+    """Blue while pending or info, orange for a warning, red if critical, green if there is none, grey if alerts are not
+    evaluated. With more than 15, those active for longest.
+    """
     return alerts_over_time(
         "Alerts of the business layer",
         f'layer="business",{MODEL}',
@@ -168,36 +151,35 @@ def alerts() -> Panel:
     )
 
 
-def _share_of(part: tuple[str, str], whole: str, legend: str, of: str) -> Query:
+def _share_of(part: tuple[str, str], whole: str, legend: str, of: str) -> p.Query:
     """Return a number with its percentage of another in its name; PromQL has numbers in labels by ``count_values``."""
     expr = _total(*part)
     parts, all_of = (f"sum(increase({metric}{{{BOTH}{more}}}[$__range]))" for metric, more in (part, (whole, "")))
     share = f'count_values("share", round(100 * {parts} / ({all_of} > 0), 0.1))'
-    return Query(f"{expr} + on () group_left (share) 0 * {share}", f"{legend}: {{{{share}}}} % of {of}", "instant")
+    return p.Query(f"{expr} + on () group_left (share) 0 * {share}", f"{legend}: {{{{share}}}}% of {of}", "instant")
 
 
 def confidence() -> Panel:
+    """Predictions a second by their confidence. Empty cells are without predictions."""
     bucket = f"model_prediction_confidence_bucket{{{BOTH}}}"
-    return heatmap(
+    return p.heatmap(
         "Confidence over time",
-        "Predictions a second by their confidence. Empty cells are without predictions.",
-        PER_SECOND,
-        SHARE,
-        Query(f"sum by (le) (rate({bucket}[$__rate_interval]))", "{{le}}", "heatmap"),
+        p.PER_SECOND,
+        p.SHARE,
+        p.Query(f"sum by (le) (rate({bucket}[$__rate_interval]))", "{{le}}", "heatmap"),
     )
 
 
 def funnel() -> Panel:
+    """All predictions; the confident ones; confident ones that users corrected; and predictions, confident or not,
+    that users accepted. Feedback counts when it arrives, which may be long after its prediction.
+    """
     attempts, confident = "model_attempts_total", "model_confident_predictions_total"
     accepted = "model_feedback_total", ',verdict="accepted"'
-    return bar_gauge(
+    return p.bar_gauge(
         "Funnel over the time range",
-        (
-            "All predictions; the confident ones; confident ones that users corrected; and predictions, confident or "
-            "not, that users accepted. Feedback counts when it arrives, which may be long after its prediction."
-        ),
-        WHOLE,
-        Query(_total(attempts), "all", "instant"),
+        p.WHOLE,
+        p.Query(_total(attempts), "all", "instant"),
         _share_of((confident, ""), attempts, "confident", "all"),
         _share_of(("model_corrections_total", ""), confident, "corrected", "confident"),
         _share_of(accepted, attempts, "accepted", "all"),
@@ -207,32 +189,28 @@ def funnel() -> Panel:
 
 
 def correction_ratio() -> Panel:
-    return time_series(
+    """Share of confident predictions that users corrected, over one hour. Click a value to review the corrections."""
+    return p.time_series(
         "Correction share by version",
-        (
-            "Share of confident predictions that users corrected, over one hour. Click a value to review the "
-            "corrections."
-        ),
-        SHARE,
+        p.SHARE,
         *by_version(f"model_version:correction_ratio:rate1h{{{BOTH}}}", "{{model}} {{version}}"),
-        Query(f"model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}", "threshold {{model}}", role="threshold"),
+        p.Query(f"model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}", "threshold {{model}}", role="threshold"),
         value_links=[_MISTAKES],
     )
 
 
 def attempts() -> Panel:
-    return time_series(
+    """Predictions in the hour before, and at the rate of the last five minutes, which shows a stop at once.
+    ModelAttemptsDrop fires if the hour is below the threshold for 30 minutes. The threshold is a share of the same
+    hour a week ago, so it is low if that hour had few predictions.
+    """
+    return p.time_series(
         "Predictions an hour",
-        (
-            "Predictions in the hour before, and at the rate of the last five minutes, which shows a stop at once. "
-            "ModelAttemptsDrop fires if the hour is below the threshold for 30 minutes. The threshold is a share of "
-            "the same hour a week ago, so it is low if that hour had few predictions."
-        ),
-        COUNT,
-        Query(f"sum(model_version:attempts:increase1h{{{BOTH}}})", "last hour"),
-        Query(f"3600 * sum(rate(model_attempts_total{{{BOTH}}}[5m]))", "rate of 5 minutes"),
-        Query(f"sum(model_version:attempts:increase1h{{{BOTH}}}{DAY_AGO})", "a day ago", role="past"),
-        Query(
+        p.COUNT,
+        p.Query(f"sum(model_version:attempts:increase1h{{{BOTH}}})", "last hour"),
+        p.Query(f"3600 * sum(rate(model_attempts_total{{{BOTH}}}[5m]))", "rate of 5 minutes"),
+        p.Query(f"sum(model_version:attempts:increase1h{{{BOTH}}}{DAY_AGO})", "a day ago", role="past"),
+        p.Query(
             f"model:threshold:ModelAttemptsDrop{{{MODEL}}}"
             f" * on (model) sum by (model) (model_version:attempts:increase1h{{{MODEL}}} offset 1w)",
             "threshold",
@@ -242,87 +220,84 @@ def attempts() -> Panel:
 
 
 def confident_ratio() -> Panel:
+    """Share of predictions at or above the model's confidence threshold, over one hour; empty for a model without
+    confidences. Unless exporter.yml sets ModelConfidentRatioLow, the alert's threshold is 80% of the model's own
+    mean of seven days, so it sinks during a long decline.
+    """
     known = f"and on (model, version) sum by (model, version) (model_prediction_confidence_count{{{BOTH}}}) > 0"
-    return time_series(
+    return p.time_series(
         "Confident share by version",
-        (
-            "Share of predictions at or above the model's confidence threshold, over one hour; empty for a model "
-            "without confidences. Unless exporter.yml sets ModelConfidentRatioLow, the alert's threshold is 80 % of "
-            "the model's own mean of seven days, so it sinks during a long decline."
-        ),
-        SHARE,
+        p.SHARE,
         *by_version(f"(model_version:confident_ratio:rate1h{{{BOTH}}} {known})", "{{model}} {{version}}"),
-        Query(f"model:threshold:ModelConfidentRatioLow{{{MODEL}}}", "threshold {{model}}", role="threshold"),
+        p.Query(f"model:threshold:ModelConfidentRatioLow{{{MODEL}}}", "threshold {{model}}", role="threshold"),
         empty="no predictions with a confidence",
         most=1,
     )
 
 
 def feedback() -> Panel:
-    return time_series(
+    """Feedback over one hour: predictions that users accepted or corrected."""
+    return p.time_series(
         "Feedback an hour",
-        "Feedback over one hour: predictions that users accepted or corrected.",
-        COUNT,
+        p.COUNT,
         *(
-            Query(increase("model_feedback_total", f'{BOTH},verdict="{verdict}"', over="1h"), verdict)
+            p.Query(increase("model_feedback_total", f'{BOTH},verdict="{verdict}"', over="1h"), verdict)
             for verdict in ("accepted", "corrected")
         ),
     )
 
 
 def oldest() -> Panel:
-    return time_series(
+    """Age of the correction that waits longest for a review; empty if none waits. The axis is logarithmic."""
+    return p.time_series(
         "Oldest waiting correction",
-        "Age of the correction that waits longest for a review; empty if none waits. The axis is logarithmic.",
-        HOURS,
-        Query(f"max by (model) (model_corrections_oldest_pending_seconds{{{MODEL}}}) / 3600", "{{model}}"),
-        Query(f"max(model:threshold:ModelReviewBacklog{{{MODEL}}}) / 3600", "threshold", role="threshold"),
+        p.HOURS,
+        p.Query(f"max by (model) (model_corrections_oldest_pending_seconds{{{MODEL}}}) / 3600", "{{model}}"),
+        p.Query(f"max(model:threshold:ModelReviewBacklog{{{MODEL}}}) / 3600", "threshold", role="threshold"),
         logarithmic_from=0.1,
         value_links=[layout.page_link("review", "Review them", model="__field.labels.model")],
     )
 
 
 def unjoined() -> Panel:
-    return time_series(
+    """Feedback of the model, and labels of all models, whose prediction was not logged. They do not count until it
+    arrives. Click a value to see the feedback.
+    """
+    return p.time_series(
         "Feedback without a prediction",
-        (
-            "Feedback of the model, and labels of all models, whose prediction was not logged. They do not count until "
-            "it arrives. Click a value to see the feedback."
-        ),
-        COUNT,
-        Query(f"max by (model) (model_exporter_feedback_unjoined{{{MODEL}}})", "{{model}}"),
-        Query('max(model_exporter_feedback_unjoined{model=""})', "no model named"),
-        Query("max(model_exporter_labels_unjoined)", "labels"),
+        p.COUNT,
+        p.Query(f"max by (model) (model_exporter_feedback_unjoined{{{MODEL}}})", "{{model}}"),
+        p.Query('max(model_exporter_feedback_unjoined{model=""})', "no model named"),
+        p.Query("max(model_exporter_labels_unjoined)", "labels"),
         value_links=[layout.page_link("review", "List it", "joined=false", model="__field.labels.model")],
     )
 
 
 def releases() -> Panel:
-    return time_series(
+    """All reviewed corrections that have been released into a dataset, for the next training."""
+    return p.time_series(
         "Corrections released into datasets",
-        "All reviewed corrections that have been released into a dataset, for the next training.",
-        COUNT,
-        Query(f"max by (model) (model_dataset_examples_total{{{MODEL}}})", "{{model}}"),
+        p.COUNT,
+        p.Query(f"max by (model) (model_dataset_examples_total{{{MODEL}}})", "{{model}}"),
         stepped=True,
         top=1,
     )
 
 
 def reviewed() -> Panel:
-    return time_series(
+    """Share of right predictions among the confident ones, estimated from reviewed samples, with the 95% confidence
+    interval. It includes mistakes that users do not report.
+    """
+    return p.time_series(
         "Accuracy in reviewed samples",
-        (
-            "Share of right predictions among the confident ones, estimated from reviewed samples, with the 95 % "
-            "confidence interval. It includes mistakes that users do not report."
-        ),
-        SHARE,
+        p.SHARE,
         *by_version(f"max by (model, version) (model_reviewed_accuracy{{{BOTH}}})", "{{model}} {{version}}"),
-        Query(
+        p.Query(
             f"max by (model, version) (model_reviewed_accuracy_lower{{{BOTH}}})",
             "{{model}} {{version}} at least",
             role="reference",
         ),
-        Query(
+        p.Query(
             f"max by (model, version) (model_reviewed_accuracy_upper{{{BOTH}}})",
             "{{model}} {{version}} at most",
             role="reference",

@@ -15,34 +15,8 @@ from grafana_foundation_sdk.models.dashboard import (
 )
 
 from grafana import layout
+from grafana import panels as p
 from grafana.layout import BOTH, DAY_AGO, FEATURE, MODEL, WINDOW, alerts_over_time, by_rank
-from grafana.panels import (
-    BARE,
-    COUNT,
-    DEVIATIONS_CELL,
-    GREY,
-    NATS,
-    NEUTRAL,
-    NO_PROFILE,
-    NOT_IN_LEGEND,
-    OK,
-    SHARE,
-    TENTHS_PERCENT,
-    TEXT,
-    WARNING,
-    Query,
-    as_label,
-    bar_chart,
-    for_field,
-    for_query,
-    setting,
-    stat,
-    state_cell,
-    state_timeline,
-    table,
-    time_series,
-    transformation,
-)
 
 SCORE = f"model_version_feature:kl_divergence_above_noise:max{{{BOTH}}}"
 THRESHOLD = f"model_feature:threshold:ModelFeatureDrift{{{MODEL}}}"
@@ -83,7 +57,7 @@ def _levels(*levels: tuple[float, float, str, str]) -> list[Any]:
     ]
 
 
-def _count(title: str, description: str, series: str, threshold: str, verb: str) -> Panel:
+def _count(title: str, series: str, threshold: str, verb: str) -> Panel:
     """Return a tile such as "3 of 12 drifted", or one in grey that says why there is no number.
 
     PromQL has numbers in labels only by ``count_values``.
@@ -93,15 +67,14 @@ def _count(title: str, description: str, series: str, threshold: str, verb: str)
     labels = f'count_values("above", {above}) * on () group_left (whole) count_values("whole", {whole})'
     both = f'label_join({above} + on () group_left (above, whole) 0 * ({labels}), "both", " of ", "above", "whole")'
     named = f'label_replace({both}, "text", "$1 {verb}", "both", "(.+)")'
-    expr = f'{named} or on () label_replace(vector(-1), "text", "{NO_PROFILE}", "", "")'
-    panel = stat(
+    expr = f'{named} or on () label_replace(vector(-1), "text", "{p.NO_PROFILE}", "", "")'
+    panel = p.stat(
         title,
-        description,
-        BARE,
-        Query(expr, "{{text}}", "instant"),
+        p.BARE,
+        p.Query(expr, "{{text}}", "instant"),
         state=True,
-        empty=NO_PROFILE,
-        mappings=_levels((0, 0, "", OK), (1, _ANY, "", WARNING)),
+        empty=p.NO_PROFILE,
+        mappings=_levels((0, 0, "", p.OK), (1, _ANY, "", p.WARNING)),
         links=[layout.DRIFT],
     )
     options: Any = panel.options
@@ -110,16 +83,16 @@ def _count(title: str, description: str, series: str, threshold: str, verb: str)
 
 
 def drifted() -> Panel:
-    text = "Features whose divergence from training is above its noise floor and its threshold, in any window, now."
-    return _count("Drift", text, SCORE, THRESHOLD, "drifted")
+    """Features whose divergence from training is above its noise floor and its threshold, in any window, now."""
+    return _count("Drift", SCORE, THRESHOLD, "drifted")
 
 
 def worst_feature() -> Panel:
-    return stat(
+    """The feature that is furthest above its threshold now, or nearest below it, and its score over the threshold."""
+    return p.stat(
         "Worst feature",
-        "The feature that is furthest above its threshold now, or nearest below it, and its score over the threshold.",
         "suffix:× its threshold",
-        Query(
+        p.Query(
             f"topk(1, max by (feature) ({SCORE} / on (model, feature) group_left () {THRESHOLD}) > 0)",
             "{{feature}}",
             "instant",
@@ -127,31 +100,30 @@ def worst_feature() -> Panel:
         state=True,
         empty="none above the noise, or no profile",
         decimals=1,
-        mappings=_levels((0, 0.99999, "", OK), (1, _ANY, "", WARNING)),
+        mappings=_levels((0, 0.99999, "", p.OK), (1, _ANY, "", p.WARNING)),
         value_links=[_ON_DRIFT_PAGE],
     )
 
 
 def features_by_time() -> Panel:
+    """Score of each feature over its threshold: orange from the threshold on. With more than 30, those with the highest
+    value in the time range. Click a feature for an explanation.
+    """
     ratio = f"max by (feature) ({SCORE} / on (model, feature) group_left () {THRESHOLD})"
-    return state_timeline(
+    return p.state_timeline(
         "Features over time: score over threshold",
-        (
-            f"Score of each feature over its threshold: orange from the threshold on. With more than {_ROWS}, those "
-            "with the highest value in the time range. Click a feature for an explanation."
-        ),
-        Query(f"clamp_max(floor(2 * {ratio}), 10) and on (feature) topk({_ROWS}, {_HIGHEST})", "{{feature}}"),
+        p.Query(f"clamp_max(floor(2 * {ratio}), 10) and on (feature) topk({_ROWS}, {_HIGHEST})", "{{feature}}"),
         names={},
         levels=_levels(*_LEVELS),
         show_values=False,
-        empty=NO_PROFILE,
+        empty=p.NO_PROFILE,
         value_links=[_ON_DRIFT_PAGE],
     )
 
 
 _ONE = f"{BOTH},{FEATURE}"
 _WINDOWED = f"{_ONE},{WINDOW}"
-_NO_BINS = f"{NO_PROFILE}, or metrics: summary"
+_NO_BINS = f"{p.NO_PROFILE}, or metrics: summary"
 _DRIFT = layout.page_link("drift", "Explanation", layout.VERSIONS, model="model", window="window", feature="feature")
 
 
@@ -178,106 +150,98 @@ _TRAINED_SHARE = f"sum by (bin) ({_TRAINED}) / on () group_left () sum({_TRAINED
 def _by_bin(**columns: str) -> list[DataTransformerConfig]:
     """Return transformations to a row for each bin, in the order of the bins."""
     return [
-        transformation("merge"),
-        transformation("sortBy", fields={}, sort=[{"field": "bin"}]),
-        transformation("organize", excludeByName={"Time": True, "bin": True}, renameByName=columns),
+        p.transformation("merge"),
+        p.transformation("sortBy", fields={}, sort=[{"field": "bin"}]),
+        p.transformation("organize", excludeByName={"Time": True, "bin": True}, renameByName=columns),
     ]
 
 
 def histogram() -> Panel:
-    outline = [setting("custom.fillOpacity", 0), setting("custom.lineWidth", 2)]
-    return bar_chart(
+    """Share of values in each bin, for all replicas over the whole time range, filled, and in training, outlined. A
+    label is the lower edge of a numeric bin. The profile fixes the bins.
+    """
+    outline = [p.setting("custom.fillOpacity", 0), p.setting("custom.lineWidth", 2)]
+    return p.bar_chart(
         "$feature: live values over training ones",
-        (
-            "Share of values in each bin, for all replicas over the whole time range, filled, and in training, "
-            "outlined. A label is the lower edge of a numeric bin. The profile fixes the bins."
-        ),
-        SHARE,
-        Query(_short(_LIVE_SHARE), "live", "table"),
-        Query(_short(_TRAINED_SHARE), "training", "table"),
+        p.SHARE,
+        p.Query(_short(_LIVE_SHARE), "live", "table"),
+        p.Query(_short(_TRAINED_SHARE), "training", "table"),
         by="edge",
         links=[_DRIFT],
         empty=_NO_BINS,
         least=0,
         transformations=_by_bin(**{"Value #A": "live", "Value #B": "training"}),
         overrides=[
-            for_field("live", setting("color", {"mode": "fixed", "fixedColor": NEUTRAL})),
-            for_field("training", setting("color", {"mode": "fixed", "fixedColor": GREY}), *outline),
-            for_field("edge", unit=TEXT, noValue=" "),
+            p.for_field("live", p.setting("color", {"mode": "fixed", "fixedColor": p.NEUTRAL})),
+            p.for_field("training", p.setting("color", {"mode": "fixed", "fixedColor": p.GREY}), *outline),
+            p.for_field("edge", unit=p.TEXT, noValue=" "),
         ],
     )
 
 
 def score() -> Panel:
-    return time_series(
+    """KL divergence from training in the window, and the noise floor, which sampling alone exceeds in 1% of windows.
+    Only a score above both the noise floor and the threshold is significant.
+    """
+    return p.time_series(
         "$feature: divergence and its noise",
-        (
-            "KL divergence from training in the window, and the noise floor, which sampling alone exceeds in 1 % of "
-            "windows. Only a score above both the noise floor and the threshold is significant."
-        ),
-        NATS,
-        Query(f"max(model_feature_kl_divergence{{{_WINDOWED}}})", "window $window"),
-        Query(f"max(model_version_feature:kl_divergence:increase1h{{{_ONE}}})", "all replicas, 1h"),
-        Query(f"max(model_feature_recent_kl_divergence{{{_WINDOWED}}})", "against the hours before"),
-        Query(f"max(model_feature_kl_divergence_noise{{{_WINDOWED}}})", "noise", role="reference"),
-        Query(f"max(model_feature:threshold:ModelFeatureDrift{{{MODEL},{FEATURE}}})", "threshold", role="threshold"),
+        p.NATS,
+        p.Query(f"max(model_feature_kl_divergence{{{_WINDOWED}}})", "window $window"),
+        p.Query(f"max(model_version_feature:kl_divergence:increase1h{{{_ONE}}})", "all replicas, 1h"),
+        p.Query(f"max(model_feature_recent_kl_divergence{{{_WINDOWED}}})", "against the hours before"),
+        p.Query(f"max(model_feature_kl_divergence_noise{{{_WINDOWED}}})", "noise", role="reference"),
+        p.Query(f"max(model_feature:threshold:ModelFeatureDrift{{{MODEL},{FEATURE}}})", "threshold", role="threshold"),
         links=[_DRIFT],
-        empty=NO_PROFILE,
+        empty=p.NO_PROFILE,
     )
 
 
 def mean() -> Panel:
+    """Mean in the window, and the training mean plus and minus one training standard deviation. Categories have no
+    mean.
+    """
     reference = f"max(model_feature_reference_mean{{{_ONE}}})"
     spread = f"max(model_feature_reference_stddev{{{_ONE}}})"
     band = [
-        setting("custom.fillBelowTo", "training − 1 σ"),
-        setting("custom.fillOpacity", 12),
-        setting("custom.lineWidth", 0),
-        setting("custom.lineStyle", {"fill": "solid"}),
+        p.setting("custom.fillBelowTo", "training − 1 σ"),
+        p.setting("custom.fillOpacity", 12),
+        p.setting("custom.lineWidth", 0),
+        p.setting("custom.lineStyle", {"fill": "solid"}),
     ]
-    return time_series(
+    return p.time_series(
         "$feature: mean within the training band",
-        (
-            "Mean in the window, and the training mean plus and minus one training standard deviation. Categories "
-            "have no mean."
-        ),
-        COUNT,
-        Query(f"avg(model_feature_mean{{{_WINDOWED}}})", "mean"),
-        Query(f"avg(model_feature_mean{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
-        Query(reference, "training mean", role="reference"),
-        Query(f"{reference} + {spread}", "training + 1 σ", role="reference"),
-        Query(f"{reference} - {spread}", "training − 1 σ", role="reference"),
+        p.COUNT,
+        p.Query(f"avg(model_feature_mean{{{_WINDOWED}}})", "mean"),
+        p.Query(f"avg(model_feature_mean{{{_WINDOWED}}}{DAY_AGO})", "a day ago", role="past"),
+        p.Query(reference, "training mean", role="reference"),
+        p.Query(f"{reference} + {spread}", "training + 1 σ", role="reference"),
+        p.Query(f"{reference} - {spread}", "training − 1 σ", role="reference"),
         links=[_DRIFT],
         empty="a category, no profile",
         least=None,
-        overrides=[for_query(3, *band), for_query(4, setting("custom.lineWidth", 0))],
+        overrides=[p.for_query(3, *band), p.for_query(4, p.setting("custom.lineWidth", 0))],
     )
 
 
 def missing() -> Panel:
+    """Share of missing values, of values of a wrong type, and of values that training did not have, in the window. The
+    threshold is that of missing and invalid values, relative to their share in training.
+    """
     trained = f"max(model_feature_reference_missing_ratio{{{_WINDOWED}}})"
     threshold = f"max(model_feature:threshold:ModelFeatureMissing{{{MODEL},{FEATURE}}})"
-    return time_series(
+    return p.time_series(
         "$feature: missing, invalid and unseen",
-        (
-            "Share of missing values, of values of a wrong type, and of values that training did not have, in the "
-            "window. The threshold is that of missing and invalid values, relative to their share in training."
-        ),
-        SHARE,
-        Query(f"max(model_feature_missing_ratio{{{_WINDOWED}}})", "missing"),
-        Query(f"max(model_feature_invalid_ratio{{{_WINDOWED}}})", "invalid"),
-        Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}})", "unseen"),
-        Query(f"{trained} + {threshold}", "threshold", role="threshold"),
+        p.SHARE,
+        p.Query(f"max(model_feature_missing_ratio{{{_WINDOWED}}})", "missing"),
+        p.Query(f"max(model_feature_invalid_ratio{{{_WINDOWED}}})", "invalid"),
+        p.Query(f"max(model_feature_unseen_ratio{{{_WINDOWED}}})", "unseen"),
+        p.Query(f"{trained} + {threshold}", "threshold", role="threshold"),
         links=[_DRIFT],
-        empty=NO_PROFILE,
+        empty=p.NO_PROFILE,
     )
 
 
 _NO_SEGMENTS = "no segment_by in the model's configuration, no profile"
-_OWN_PAST = (
-    "It is compared with all training data: a segment that differed in training already is always high, so compare it "
-    "with its own past."
-)
 
 
 def _above_noise(selector: str) -> str:
@@ -292,13 +256,13 @@ def _highest(selector: str) -> str:
 
 
 def worst() -> Panel:
-    return time_series(
+    """KL divergence from training of the feature that has the highest one above its noise floor, in the longest window,
+    for the six segments with the highest in the time range. It is compared with all training data: a segment that
+    differed in training already is always high, so compare it with its own past.
+    """
+    return p.time_series(
         "Highest divergence of any feature by segment",
-        (
-            "KL divergence from training of the feature that has the highest one above its noise floor, in the longest "
-            f"window, for the six segments with the highest in the time range. {_OWN_PAST}"
-        ),
-        NATS,
+        p.NATS,
         *by_rank(f"max by (segment) ({_above_noise(BOTH)})", _highest(BOTH), "segment"),
         empty=_NO_SEGMENTS,
     )
@@ -332,16 +296,16 @@ def dashboard() -> Dashboard:
             layout.window_variable("model_feature_window_observations"),
         ],
         [
-            *layout.side_by_side(0, 4, {14: drifted(), 15: worst_feature()}),
+            *layout.side_by_side(0, 4, {14: drifted, 15: worst_feature}),
             layout.row(100, "Features, version: $version", 4),
-            *layout.side_by_side(5, 11, {1: features_by_score(), 2: features_over_time()}, (16, 8)),
-            *layout.side_by_side(16, 12, {13: features_by_time(), 3: data_alerts()}),
+            *layout.side_by_side(5, 11, {1: features_by_score, 2: features_over_time}, (16, 8)),
+            *layout.side_by_side(16, 12, {13: features_by_time, 3: data_alerts}),
             layout.row(101, "$feature", 28),
-            *layout.side_by_side(29, 10, {4: histogram(), 5: score()}, (14, 10)),
-            *layout.side_by_side(39, 8, {6: mean(), 8: missing()}),
+            *layout.side_by_side(29, 10, {4: histogram, 5: score}, (14, 10)),
+            *layout.side_by_side(39, 8, {6: mean, 8: missing}),
             layout.row(102, "Slow change, predictions, and correlations", 47),
-            *layout.side_by_side(48, 9, {20: evidence(), 10: prediction()}),
-            layout.row(103, "Segments, for models that have them", 57, layout.side_by_side(58, 9, {22: worst()})),
+            *layout.side_by_side(48, 9, {20: evidence, 10: prediction}),
+            layout.row(103, "Segments, for models that have them", 57, layout.side_by_side(58, 9, {22: worst})),
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts="data",
@@ -349,6 +313,11 @@ def dashboard() -> Dashboard:
 
 
 def features_by_score() -> Panel:
+    """KL divergence from training in any window (0 if below the noise floor) and its threshold; how much the model's
+    answers depend on the feature, where that is known; shift of the mean; missing values above their share in
+    training; values unseen in training. Click a feature to show it in the panels below, or its state for an
+    explanation.
+    """
     score = SCORE
     threshold = f"on (model, feature) group_left () {THRESHOLD}"
     by = "version, feature"
@@ -357,39 +326,37 @@ def features_by_score() -> Panel:
         f"{each} ({score} > bool {threshold})",
         f"{each} ({score})",
         f"{each} (0 * {score} + {threshold})",
-        as_label(f"{each} ({_WEIGHT})", "weight", TENTHS_PERCENT, by),
-        as_label(f"{each} (model_version_feature:mean_shift_above_noise:max{{{BOTH}}})", "shift", DEVIATIONS_CELL, by),
-        as_label(f"{each} (model_version_feature:missing_excess_ratio:max{{{BOTH}}})", "missing", TENTHS_PERCENT, by),
-        as_label(f"{each} (model_feature_unseen_ratio{{{BOTH},{WINDOW}}})", "unseen", TENTHS_PERCENT, by),
+        p.as_label(f"{each} ({_WEIGHT})", "weight", p.TENTHS_PERCENT, by),
+        p.as_label(
+            f"{each} (model_version_feature:mean_shift_above_noise:max{{{BOTH}}})", "shift", p.DEVIATIONS_CELL, by
+        ),
+        p.as_label(
+            f"{each} (model_version_feature:missing_excess_ratio:max{{{BOTH}}})", "missing", p.TENTHS_PERCENT, by
+        ),
+        p.as_label(f"{each} (model_feature_unseen_ratio{{{BOTH},{WINDOW}}})", "unseen", p.TENTHS_PERCENT, by),
     )
     names = {"Value #A": "State", "Value #B": "Score", "Value #C": "Threshold"}
     texts = {"weight": "Weight", "shift": "Shift", "missing": "Missing", "unseen": "Unseen"}
     trend = "Trend #H"
-    right = setting("custom.align", "right")
-    return table(
+    right = p.setting("custom.align", "right")
+    return p.table(
         "Features by score",
-        (
-            "KL divergence from training in any window (0 if below the noise floor) and its threshold; how much the "
-            "model's answers depend on the feature, where that is known; shift of the mean; missing values above their "
-            "share in training; values unseen in training. Click a feature to show it in the panels below, or its "
-            "state for an explanation."
-        ),
-        NATS,
-        *(Query(expr, kind="table") for expr in columns),
-        Query(f"{each} ({score})"),
-        empty=NO_PROFILE,
+        p.NATS,
+        *(p.Query(expr, kind="table") for expr in columns),
+        p.Query(f"{each} ({score})"),
+        empty=p.NO_PROFILE,
         sort=("Score",),
         transformations=[
             # Without the time, Grafana does not read the rows of a moment as series. Without its value, a query without
             # a result has no column, and so does not keep "merge" from finding the columns that all queries share.
-            transformation(
+            p.transformation(
                 "filterFieldsByName",
                 queries="[A-G]",
                 exclude={"names": ["Time", *(f"Value #{ref}" for ref in "DEFG")]},
             ),
-            transformation("timeSeriesTable", H={"timeField": "Time", "stat": "max"}),
-            transformation("merge"),
-            transformation(
+            p.transformation("timeSeriesTable", H={"timeField": "Time", "stat": "max"}),
+            p.transformation("merge"),
+            p.transformation(
                 "organize",
                 excludeByName={"Time": True},
                 indexByName={
@@ -402,25 +369,25 @@ def features_by_score() -> Panel:
             ),
         ],
         overrides=[
-            for_field(
+            p.for_field(
                 "Feature",
-                setting("links", [{"title": _BELOW.title, "url": _BELOW.url}]),
-                unit=TEXT,
+                p.setting("links", [{"title": _BELOW.title, "url": _BELOW.url}]),
+                unit=p.TEXT,
                 minWidth=190,
             ),
-            for_field("Version", unit=TEXT, width=66),
-            for_field(
+            p.for_field("Version", unit=p.TEXT, width=66),
+            p.for_field(
                 "State",
-                *state_cell({"0": ("OK", OK), "1": ("drifted", WARNING)}),
-                setting("links", [{"title": _EXPLANATION.title, "url": _EXPLANATION.url, "targetBlank": True}]),
+                *p.state_cell({"0": ("OK", p.OK), "1": ("drifted", p.WARNING)}),
+                p.setting("links", [{"title": _EXPLANATION.title, "url": _EXPLANATION.url, "targetBlank": True}]),
                 width=66,
             ),
-            for_field("Score", noValue="–", width=80, decimals=2),
-            for_field("Threshold", noValue="–", width=84, decimals=2),
-            *(for_field(name, right, noValue="–", unit=TEXT, width=76) for name in texts.values()),
-            for_field(
+            p.for_field("Score", noValue="–", width=80, decimals=2),
+            p.for_field("Threshold", noValue="–", width=84, decimals=2),
+            *(p.for_field(name, right, noValue="–", unit=p.TEXT, width=76) for name in texts.values()),
+            p.for_field(
                 "Over time",
-                setting(
+                p.setting(
                     "custom.cellOptions", {"type": "sparkline", "hideValue": True, "lineWidth": 1, "fillOpacity": 20}
                 ),
                 minWidth=80,
@@ -430,64 +397,66 @@ def features_by_score() -> Panel:
 
 
 def features_over_time() -> Panel:
+    """KL divergence from training over time, if above the noise floor, of the features with the highest score in the
+    time range, the highest first, and the lowest threshold of any feature.
+    """
     highest = f"max by (feature) (max_over_time({SCORE}[$__range] @ end())) > 0"
-    return time_series(
+    return p.time_series(
         "Score of the six worst features",
-        (
-            "KL divergence from training over time, if above the noise floor, of the features with the highest score "
-            "in the time range, the highest first, and the lowest threshold of any feature."
-        ),
-        NATS,
+        p.NATS,
         *by_rank(f"max by (feature) ({SCORE})", highest, "feature"),
-        Query(f"min({THRESHOLD})", "lowest threshold", role="threshold"),
-        empty=NO_PROFILE,
+        p.Query(f"min({THRESHOLD})", "lowest threshold", role="threshold"),
+        empty=p.NO_PROFILE,
     )
 
 
 def data_alerts() -> Panel:
+    """Blue while pending or info, orange for a warning, red if critical, green if there is none, grey if alerts are not
+    evaluated. With more than 15, those active for longest.
+    """
     title = "Alerts of the data layer"
-    return alerts_over_time(title, f'layer="data",{BOTH}', "feature", SCORE, empty=NO_PROFILE)
+    return alerts_over_time(title, f'layer="data",{BOTH}', "feature", SCORE, empty=p.NO_PROFILE)
 
 
 def evidence() -> Panel:
+    """Accumulated evidence of a small, lasting change, of the features with the highest one in the time range. Chance
+    alone exceeds the limit at most once a year. Evidence stops rising some nats above it.
+    """
     series = f"max by (feature) (model_version_feature:drift_evidence:combined{{{BOTH}}})"
     highest = (
         f"max by (feature) (max_over_time(model_version_feature:drift_evidence:combined{{{BOTH}}}[$__range] @ end()))"
     )
-    return time_series(
+    return p.time_series(
         "Slow change: evidence of the six worst features",
-        (
-            "Accumulated evidence of a small, lasting change, of the features with the highest one in the time range. "
-            "Chance alone exceeds the limit at most once a year. Evidence stops rising some nats above it."
-        ),
-        NATS,
+        p.NATS,
         *by_rank(series, highest, "feature"),
-        Query(f"max(model_version_feature:threshold:ModelFeatureDriftSlow{{{BOTH}}})", "threshold", role="threshold"),
-        empty=NO_PROFILE,
+        p.Query(f"max(model_version_feature:threshold:ModelFeatureDriftSlow{{{BOTH}}})", "threshold", role="threshold"),
+        empty=p.NO_PROFILE,
     )
 
 
 def prediction() -> Panel:
+    """Divergence of predictions, of confidence, and of the correlations between numeric features in the window from
+    training. Grey: their noise floors.
+    """
     of_predictions = f"max(model_prediction_kl_divergence{{{BOTH},{WINDOW}}})"
     of_confidence = f"max(model_confidence_kl_divergence{{{BOTH},{WINDOW}}})"
-    return time_series(
+    return p.time_series(
         "Divergence of predictions, confidence and correlations",
-        (
-            "Divergence of predictions, of confidence, and of the correlations between numeric features in the window "
-            "from training. Grey: their noise floors."
+        p.NATS,
+        p.Query(of_predictions, "predictions"),
+        p.Query(of_confidence, "confidence"),
+        p.Query(f"max(model_multivariate_drift{{{BOTH},{WINDOW}}})", "correlations"),
+        p.Query(f"max(model_prediction_kl_divergence_noise{{{BOTH},{WINDOW}}})", "noise", role="reference"),
+        p.Query(
+            f"max(model_confidence_kl_divergence_noise{{{BOTH},{WINDOW}}})", "noise of confidence", role="reference"
         ),
-        NATS,
-        Query(of_predictions, "predictions"),
-        Query(of_confidence, "confidence"),
-        Query(f"max(model_multivariate_drift{{{BOTH},{WINDOW}}})", "correlations"),
-        Query(f"max(model_prediction_kl_divergence_noise{{{BOTH},{WINDOW}}})", "noise", role="reference"),
-        Query(f"max(model_confidence_kl_divergence_noise{{{BOTH},{WINDOW}}})", "noise of confidence", role="reference"),
-        Query(f"max(model_multivariate_drift_noise{{{BOTH},{WINDOW}}})", "noise of correlations", role="reference"),
-        Query(
+        p.Query(f"max(model_multivariate_drift_noise{{{BOTH},{WINDOW}}})", "noise of correlations", role="reference"),
+        p.Query(
             f"max(model:threshold:ModelPredictionDrift{{{MODEL}}}) and on () ({of_predictions} or {of_confidence})",
             "threshold",
             role="threshold",
         ),
-        overrides=[for_query(i, NOT_IN_LEGEND) for i in (4, 5)],
+        overrides=[p.for_query(i, p.NOT_IN_LEGEND) for i in (4, 5)],
         empty="no predictions in the profile",
     )

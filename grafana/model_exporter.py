@@ -9,48 +9,31 @@ from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 from exporter.errors import REASONS, WARNINGS
 from exporter.metrics.exporter import SOURCES
 from grafana import layout
+from grafana import panels as p
 from grafana.layout import INSTANCE, by_rank
-from grafana.panels import (
-    BARE,
-    BYTES,
-    COUNT,
-    EVENTS_PER_SECOND,
-    PALETTE,
-    SINCE,
-    SUCCESS,
-    Query,
-    for_field,
-    matching_series,
-    named_series,
-    state_timeline,
-    table,
-    time_series,
-    transformation,
-)
 
 
 def size() -> Panel:
-    return time_series(
+    """Predictions are deleted to stay below the maximum size; feedback and what else is kept is not. ModelStoreFull
+    fires when it is above the threshold.
+    """
+    return p.time_series(
         "Size of the store",
-        (
-            "Predictions are deleted to stay below the maximum size; feedback and what else is kept is not. "
-            "ModelStoreFull fires when it is above the threshold."
-        ),
-        BYTES,
-        Query(f"model_exporter_store_bytes{{{INSTANCE}}}", "{{part}} {{instance}}"),
-        Query(f"model_exporter_store_max_bytes{{{INSTANCE}}} < +Inf", "maximum {{instance}}", role="reference"),
-        Query(
+        p.BYTES,
+        p.Query(f"model_exporter_store_bytes{{{INSTANCE}}}", "{{part}} {{instance}}"),
+        p.Query(f"model_exporter_store_max_bytes{{{INSTANCE}}} < +Inf", "maximum {{instance}}", role="reference"),
+        p.Query(
             f"model_exporter_store_max_bytes{{{INSTANCE}}} * on (instance) group_left ()"
             f" instance:threshold:ModelStoreFull{{{INSTANCE}}} < +Inf",
             "threshold of kept {{instance}}",
             role="threshold",
         ),
-        overrides=matching_series({"^kept ": PALETTE[0], "^predictions ": PALETTE[1]}),
+        overrides=p.matching_series({"^kept ": p.PALETTE[0], "^predictions ": p.PALETTE[1]}),
         least=0,
     )
 
 
-_lines = functools.partial(time_series)
+_lines = functools.partial(p.time_series)
 _UP = 'up{job="model-exporter",' + INSTANCE + "}"
 
 
@@ -66,41 +49,41 @@ def dashboard() -> Dashboard:
             )
         ],
         [
-            *layout.side_by_side(0, 8, {1: up(), 2: collectors(), 3: reloads()}),
+            *layout.side_by_side(0, 8, {1: up, 2: collectors, 3: reloads}),
             layout.row(100, "Events", 8),
-            *layout.side_by_side(9, 8, {4: taken(), 5: refused(), 6: lost()}),
-            *layout.side_by_side(17, 8, {7: queue(), 8: unknown_features()}),
+            *layout.side_by_side(9, 8, {4: taken, 5: refused, 6: lost}),
+            *layout.side_by_side(17, 8, {7: queue, 8: unknown_features}),
             layout.row(101, "Cost and store", 25),
-            *layout.side_by_side(26, 8, {13: memory(), 14: cpu(), 17: size(), 16: builds()}),
+            *layout.side_by_side(26, 8, {13: memory, 14: cpu, 17: size, 16: builds}),
         ],
     )
 
 
-def _health(title: str, description: str, expr: str, legend: str) -> Panel:
-    query, empty = Query(expr, legend), "no exporter is scraped"
-    return state_timeline(title, description, query, empty=empty, names=SUCCESS, show_values=False)
+def _health(title: str, expr: str, legend: str) -> Panel:
+    query, empty = p.Query(expr, legend), "no exporter is scraped"
+    return p.state_timeline(title, query, empty=empty, names=p.SUCCESS, show_values=False)
 
 
 def up() -> Panel:
-    text = "Whether Prometheus can scrape each exporter. A gap means that it was not a target."
-    return _health("Scraped", text, _UP, "{{instance}}")
+    """Whether Prometheus can scrape each exporter. A gap means that it was not a target."""
+    return _health("Scraped", _UP, "{{instance}}")
 
 
 def collectors() -> Panel:
+    """Whether each part of the exposition is complete."""
     expr = f"min by (collector) (model_exporter_collector_success{{{INSTANCE}}})"
-    return _health("Collectors", "Whether each part of the exposition is complete.", expr, "{{collector}}")
+    return _health("Collectors", expr, "{{collector}}")
 
 
 def reloads() -> Panel:
-    return state_timeline(
+    """Whether the last reload of the configuration succeeded. If not, the previous configuration is in effect. Below,
+    files of models_folder that are not valid, at most five.
+    """
+    return p.state_timeline(
         "Configuration",
-        (
-            "Whether the last reload of the configuration succeeded. If not, the previous configuration is in effect. "
-            "Below, files of models_folder that are not valid, at most five."
-        ),
-        Query(f"min by (instance) (model_exporter_config_last_reload_successful{{{INSTANCE}}})", "{{instance}}"),
-        Query(f"topk(5, min by (file) (model_exporter_model_file_valid{{{INSTANCE}}}) == 0)", "{{file}}"),
-        names=SUCCESS,
+        p.Query(f"min by (instance) (model_exporter_config_last_reload_successful{{{INSTANCE}}})", "{{instance}}"),
+        p.Query(f"topk(5, min by (file) (model_exporter_model_file_valid{{{INSTANCE}}}) == 0)", "{{file}}"),
+        names=p.SUCCESS,
         show_values=False,
     )
 
@@ -110,13 +93,13 @@ def _rate(metric: str, by: str) -> str:
 
 
 def taken() -> Panel:
+    """Accepted events a second, by source."""
     return _lines(
         "Events accepted",
-        "Accepted events a second, by source.",
-        EVENTS_PER_SECOND,
-        Query(_rate("model_exporter_events_total", "source"), "{{source}}"),
+        p.EVENTS_PER_SECOND,
+        p.Query(_rate("model_exporter_events_total", "source"), "{{source}}"),
         values=False,
-        overrides=named_series(SOURCES),
+        overrides=p.named_series(SOURCES),
     )
 
 
@@ -130,55 +113,54 @@ def _increase(metric: str, by: str) -> str:
 
 
 def refused() -> Panel:
+    """Refused events a second, all and by reason. ModelEventsRejected fires above 0. Warnings are requests that were
+    accepted, but look wrong. The exporter's log names the clients.
+    """
     return _lines(
         "Events refused",
-        "Refused events a second, all and by reason. ModelEventsRejected fires above 0. "
-        "Warnings are requests that were accepted, but look wrong. The exporter's log names the clients.",
-        EVENTS_PER_SECOND,
-        Query(f"sum({_rate('model_exporter_events_rejected_total', 'reason')})", "refused"),
-        Query(_rate_if_any("model_exporter_events_rejected_total", "reason"), "{{reason}}"),
-        Query(_rate_if_any("model_exporter_event_warnings_total", "reason"), "warning: {{reason}}"),
+        p.EVENTS_PER_SECOND,
+        p.Query(f"sum({_rate('model_exporter_events_rejected_total', 'reason')})", "refused"),
+        p.Query(_rate_if_any("model_exporter_events_rejected_total", "reason"), "{{reason}}"),
+        p.Query(_rate_if_any("model_exporter_event_warnings_total", "reason"), "warning: {{reason}}"),
         values=False,
         top=1,
-        overrides=named_series([*REASONS, *(f"warning: {reason}" for reason in WARNINGS)]),
+        overrides=p.named_series([*REASONS, *(f"warning: {reason}" for reason in WARNINGS)]),
     )
 
 
 def lost() -> Panel:
+    """Events a second that were accepted and then lost, and failed reads and writes of the store, of all chosen
+    exporters. Alerts fire above 0, and name the exporter.
+    """
     return _lines(
         "Events lost, and failures of the store",
-        (
-            "Events a second that were accepted and then lost, and failed reads and writes of the store, of all chosen "
-            "exporters. Alerts fire above 0, and name the exporter."
-        ),
-        EVENTS_PER_SECOND,
-        Query(f"sum({_rate('model_exporter_events_dropped_total', 'instance')})", "lost"),
-        Query(f"sum({_rate('model_exporter_store_errors_total', 'instance')})", "failed reads and writes"),
+        p.EVENTS_PER_SECOND,
+        p.Query(f"sum({_rate('model_exporter_events_dropped_total', 'instance')})", "lost"),
+        p.Query(f"sum({_rate('model_exporter_store_errors_total', 'instance')})", "failed reads and writes"),
         top=1,
     )
 
 
 def queue() -> Panel:
+    """Predictions waiting to be counted, and the number at which the exporter answers 503. The axis is logarithmic."""
     return _lines(
         "Predictions in the queue",
-        "Predictions waiting to be counted, and the number at which the exporter answers 503. The axis is logarithmic.",
-        COUNT,
-        Query(f"model_exporter_queue_length{{{INSTANCE}}}", "waiting {{instance}}"),
-        Query(f"min(model_exporter_queue_capacity{{{INSTANCE}}})", "may wait", role="reference"),
+        p.COUNT,
+        p.Query(f"model_exporter_queue_length{{{INSTANCE}}}", "waiting {{instance}}"),
+        p.Query(f"min(model_exporter_queue_capacity{{{INSTANCE}}})", "may wait", role="reference"),
         logarithmic_from=1,
     )
 
 
 def unknown_features() -> Panel:
+    """Features a second that the profile does not have, usually misspelt names: of all models, and of the six with
+    most of them.
+    """
     metric = "model_exporter_unknown_features_total"
-    return time_series(
+    return p.time_series(
         "Unknown features",
-        (
-            "Features a second that the profile does not have, usually misspelt names: of all models, and of the six "
-            "with most of them."
-        ),
-        EVENTS_PER_SECOND,
-        Query(f"sum({_rate(metric, 'model')})", "all models"),
+        p.EVENTS_PER_SECOND,
+        p.Query(f"sum({_rate(metric, 'model')})", "all models"),
         *by_rank(_rate_if_any(metric, "model"), _increase(metric, "model"), "model"),
         empty="no model has a profile, or no exporter is scraped",
         top=1,
@@ -189,28 +171,29 @@ _JOB = 'job="model-exporter",' + INSTANCE
 
 
 def memory() -> Panel:
+    """Resident memory of the exporter."""
     expr = f"process_resident_memory_bytes{{{_JOB}}}"
-    return _lines("Memory", "Resident memory of the exporter.", BYTES, Query(expr, "{{instance}}"))
+    return _lines("Memory", p.BYTES, p.Query(expr, "{{instance}}"))
 
 
 def cpu() -> Panel:
+    """Processors in use by the exporter."""
     expr = f"rate(process_cpu_seconds_total{{{_JOB}}}[$__rate_interval])"
-    text = "Processors in use by the exporter."
-    return _lines("Processors in use", text, BARE, Query(expr, "{{instance}}"))
+    return _lines("Processors in use", p.BARE, p.Query(expr, "{{instance}}"))
 
 
 def builds() -> Panel:
-    return table(
+    """Version and start time of each exporter."""
+    return p.table(
         "Builds",
-        "Version and start time of each exporter.",
-        BARE,
-        Query(
+        p.BARE,
+        p.Query(
             f"1000 * process_start_time_seconds{{{_JOB}}}"
             f" * on (instance) group_left (version, pythonversion) model_exporter_build_info{{{INSTANCE}}}",
             kind="table",
         ),
         transformations=[
-            transformation(
+            p.transformation(
                 "organize",
                 excludeByName={"Time": True, "job": True},
                 indexByName={"instance": 0, "version": 1, "pythonversion": 2, "Value": 3},
@@ -223,9 +206,9 @@ def builds() -> Panel:
             )
         ],
         overrides=[
-            for_field("Exporter", width=140),
-            for_field("Version", width=75),
-            for_field("Python", width=75),
-            for_field("Since", minWidth=80, unit=SINCE),
+            p.for_field("Exporter", width=140),
+            p.for_field("Version", width=75),
+            p.for_field("Python", width=75),
+            p.for_field("Since", minWidth=80, unit=p.SINCE),
         ],
     )

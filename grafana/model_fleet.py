@@ -5,28 +5,8 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import layout
+from grafana import panels as p
 from grafana.layout import EVALUATED, alert_states
-from grafana.panels import (
-    COUNT,
-    HUNDREDTHS,
-    MILLISECONDS,
-    PER_SECOND,
-    PERCENT,
-    SECONDS,
-    TENTHS_PERCENT,
-    TEXT,
-    WHOLE_CELL,
-    Query,
-    for_field,
-    marked,
-    marked_cell,
-    setting,
-    stat,
-    state_column,
-    table,
-    transformation,
-    two,
-)
 
 _RULES = f"on (model) (model:threshold:ModelErrorRatioHigh and on () {EVALUATED})"
 """Exists for a model as long as the rules are evaluated: without them, no alert does not mean that all is well."""
@@ -65,16 +45,16 @@ def _worst_feature() -> str:
     score = "model_version_feature:kl_divergence_above_noise:worst"
     limit = "on (model, version) group_left () model_version:threshold:ModelFeatureDrift"
     by = "model, version, feature"
-    beyond = two(f"({score} > {limit})", f"({score} * 0 + {limit})", " / ", "drift", HUNDREDTHS, by, "!")
-    within = two(score, f"({score} * 0 + {limit})", " / ", "drift", HUNDREDTHS, by)
+    beyond = p.two(f"({score} > {limit})", f"({score} * 0 + {limit})", " / ", "drift", p.HUNDREDTHS, by, "!")
+    within = p.two(score, f"({score} * 0 + {limit})", " / ", "drift", p.HUNDREDTHS, by)
     return f"max by (model, feature, drift) ({beyond} or on (model) {within})"
 
 
 def _drifted() -> str:
     drifted = "max by (model) (model_version:drifted_features:count)"
     every = "max by (model) (model_version:features:count)"
-    some = two(f"({drifted} > 0)", every, " of ", "drifted", WHOLE_CELL, "model", "!")
-    return f"{some} or on (model) {two(drifted, every, ' of ', 'drifted', WHOLE_CELL, 'model')}"
+    some = p.two(f"({drifted} > 0)", every, " of ", "drifted", p.WHOLE_CELL, "model", "!")
+    return f"{some} or on (model) {p.two(drifted, every, ' of ', 'drifted', p.WHOLE_CELL, 'model')}"
 
 
 def _share(part: str, of: str) -> str:
@@ -91,43 +71,43 @@ def _known(share: str, counter: str) -> str:
 def _values() -> list[str]:
     """Return the values of the models that an exporter monitors; those of the others are not of now."""
     values = (
-        marked(
+        p.marked(
             "max by (model) (model_version:request_error_ratio:rate1m)",
             "> on (model) model:threshold:ModelErrorRatioHigh",
             "errors",
-            PERCENT,
+            p.PERCENT,
             "!!",
         ),
-        marked(
+        p.marked(
             "max by (model) (model_version:request_duration_seconds:p95_rate5m)",
             "> on (model) model:threshold:ModelLatencyHigh",
             "latency",
-            MILLISECONDS,
+            p.MILLISECONDS,
             "!",
         ),
         _worst_feature(),
         _drifted(),
-        marked(
+        p.marked(
             _known(_share("confident_predictions", "attempts"), "model_prediction_confidence_count"),
             "< on (model) model:threshold:ModelConfidentRatioLow"
             " and on (model) sum by (model) (model_version:attempts:increase1h) >= 20",
             "confident",
-            TENTHS_PERCENT,
+            p.TENTHS_PERCENT,
             "!",
         ),
-        marked(
+        p.marked(
             _known(_share("corrections", "confident_predictions"), "model_feedback_total"),
             "> on (model) model:threshold:ModelCorrectionRatioHigh"
             " and on (model) sum by (model) (model_version:corrections:increase1h) >= 3",
             "corrected",
-            PERCENT,
+            p.PERCENT,
             "!!",
         ),
-        marked(
+        p.marked(
             "(min by (model) (model_version:accuracy:best_known) or min by (model) (model_reviewed_accuracy))",
             'and on (model) group by (model) (ALERTS{alertname="ModelAccuracyLow",alertstate="firing"})',
             "accuracy",
-            TENTHS_PERCENT,
+            p.TENTHS_PERCENT,
             "!!",
         ),
     )
@@ -135,6 +115,11 @@ def _values() -> list[str]:
 
 
 def models() -> Panel:
+    """The worst first, by the worst alert and its duration. Errors and p95 are those of the worst version, confident
+    and corrected those of the last hour; the feature is the one furthest above its threshold; the accuracy is
+    measured with labels, else estimated, else that of a reviewed sample. Orange and red: beyond the threshold. –:
+    not known. Requests: the trend between 0 and the highest rate. Click a model to open Overview.
+    """
     names = {
         "Value #A": "State",
         "Value": "State",  # if no other query has a result
@@ -152,10 +137,10 @@ def models() -> Panel:
         "Trend #J": "Requests",
     }
     overview = layout.dashboard_link("model-overview", "Overview", model="__data.fields.Model")
-    link = setting("links", [{"title": overview.title, "url": overview.url}])
-    right = setting("custom.align", "right")
+    link = p.setting("links", [{"title": overview.title, "url": overview.url}])
+    right = p.setting("custom.align", "right")
     of_values = [
-        for_field(name, *marked_cell(), right, noValue="–", width=width)
+        p.for_field(name, *p.marked_cell(), right, noValue="–", width=width)
         for name, width in (
             ("Errors", 88),
             ("p95", 94),
@@ -167,27 +152,20 @@ def models() -> Panel:
         )
     ]
     state = f"max by (model) ({states(_OF_MODELS)})"
-    return table(
+    return p.table(
         "Models",
-        (
-            "The worst first, by the worst alert and its duration. Errors and p95 are those of the worst version, "
-            "confident and corrected those of the last hour; the feature is the one furthest above its threshold; the "
-            "accuracy is measured with labels, else estimated, else that of a reviewed sample. "
-            "Orange and red: beyond the threshold. –: not known. Requests: the trend between 0 and the highest rate. "
-            "Click a model to open Overview."
-        ),
-        SECONDS,
-        *(Query(expr, kind="table") for expr in (state, _worst_alert(), *_values())),
-        Query("sum by (model) (model:requests:rate5m)", "{{model}}"),
+        p.SECONDS,
+        *(p.Query(expr, kind="table") for expr in (state, _worst_alert(), *_values())),
+        p.Query("sum by (model) (model:requests:rate5m)", "{{model}}"),
         empty="no model is configured, or no exporter is scraped",
         sort=("State", "For", "+Model"),
         transformations=[
             # Without the time, Grafana does not read the rows of a moment as series.
-            transformation("filterFieldsByName", queries="[A-I]", exclude={"names": ["Time"]}),
-            transformation("timeSeriesTable", J={"timeField": "Time", "stat": "max"}),
+            p.transformation("filterFieldsByName", queries="[A-I]", exclude={"names": ["Time"]}),
+            p.transformation("timeSeriesTable", J={"timeField": "Time", "stat": "max"}),
             # An outer join ignores a query without a result; "merge" would merge nothing.
-            transformation("joinByField", byField="model", mode="outer"),
-            transformation(
+            p.transformation("joinByField", byField="model", mode="outer"),
+            p.transformation(
                 "organize",
                 excludeByName={f"Value #{ref}": True for ref in "CDEFGHI"},
                 indexByName={name: index for index, name in enumerate(names)},
@@ -195,18 +173,18 @@ def models() -> Panel:
             ),
         ],
         overrides=[
-            for_field("State", *state_column(), link, width=82),
-            for_field("Model", link, unit=TEXT, minWidth=140),
-            for_field("Worst alert", link, unit=TEXT, noValue=" ", minWidth=178),
-            for_field("For", noValue=" ", decimals=0, width=70),
-            for_field("Worst feature", unit=TEXT, noValue="–", minWidth=112),
+            p.for_field("State", *p.state_column(), link, width=82),
+            p.for_field("Model", link, unit=p.TEXT, minWidth=140),
+            p.for_field("Worst alert", link, unit=p.TEXT, noValue=" ", minWidth=178),
+            p.for_field("For", noValue=" ", decimals=0, width=70),
+            p.for_field("Worst feature", unit=p.TEXT, noValue="–", minWidth=112),
             *of_values,
-            for_field(
+            p.for_field(
                 "Requests",
-                setting(
+                p.setting(
                     "custom.cellOptions", {"type": "sparkline", "hideValue": True, "lineWidth": 1, "fillOpacity": 20}
                 ),
-                unit=PER_SECOND,
+                unit=p.PER_SECOND,
                 noValue=" ",
                 min=0,
                 width=82,
@@ -223,50 +201,48 @@ def dashboard() -> Dashboard:
         "All models, the worst first: what is wrong, since when, and with which feature. A row opens Overview.",
         [],
         [
-            *layout.side_by_side(0, 3, {3: with_alerts(), 4: requests(), 5: unknown()}, (8, 6, 10)),
-            *layout.side_by_side(3, 13, {6: models()}),
-            *layout.side_by_side(16, 9, {7: layout.alerts_of_all()}),
+            *layout.side_by_side(0, 3, {3: with_alerts, 4: requests, 5: unknown}, (8, 6, 10)),
+            *layout.side_by_side(3, 13, {6: models}),
+            *layout.side_by_side(16, 9, {7: layout.alerts_of_all}),
         ],
     )
 
 
 def with_alerts() -> Panel:
-    """Return the number of models with firing alerts, and of those with pending ones alone."""
+    """Models with a firing alert, and models with pending alerts only."""
     firing, pending = (
         f'group by (model) (ALERTS{{alertstate="{state}",severity!="none",layer!="",model!=""}})'
         for state in ("firing", "pending")
     )
     none = f"0 * count({MONITORED})"
-    return stat(
+    return p.stat(
         "Models with an alert",
-        "Models with a firing alert, and models with pending alerts only.",
-        COUNT,
-        Query(f"count({firing}) or {none}", "firing", "instant"),
-        Query(f"count({pending} unless {firing}) or {none}", "pending only", "instant"),
+        p.COUNT,
+        p.Query(f"count({firing}) or {none}", "firing", "instant"),
+        p.Query(f"count({pending} unless {firing}) or {none}", "pending only", "instant"),
     )
 
 
 def requests() -> Panel:
-    return stat(
+    """Requests a second of all models together, over one minute."""
+    return p.stat(
         "Requests",
-        "Requests a second of all models together, over one minute.",
-        PER_SECOND,
-        Query("sum(model_version:requests:rate1m)", "all models", "instant"),
+        p.PER_SECOND,
+        p.Query("sum(model_version:requests:rate1m)", "all models", "instant"),
         named=False,
     )
 
 
 def unknown() -> Panel:
+    """Exporters that Prometheus cannot scrape; models whose exporter is down or gone, for a day; models that are
+    configured and never got a prediction.
+    """
     configured = "0 * count(model_instance:configured:timestamp_seconds)"
     up = 'up{job="model-exporter"}'
-    return stat(
+    return p.stat(
         "Not monitored",
-        (
-            "Exporters that Prometheus cannot scrape; models whose exporter is down or gone, for a day; models that "
-            "are configured and never got a prediction."
-        ),
-        COUNT,
-        Query(f"count({up} == 0) or 0 * count({up})", "exporters down", "instant"),
-        Query(f"count({UNKNOWN}) or {configured}", "models unknown", "instant"),
-        Query(f"count(group by (model) {NOT_SEEN}) or {configured}", "models not seen", "instant"),
+        p.COUNT,
+        p.Query(f"count({up} == 0) or 0 * count({up})", "exporters down", "instant"),
+        p.Query(f"count({UNKNOWN}) or {configured}", "models unknown", "instant"),
+        p.Query(f"count(group by (model) {NOT_SEEN}) or {configured}", "models not seen", "instant"),
     )

@@ -7,108 +7,94 @@ from collections.abc import Sequence
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import layout
+from grafana import panels as p
 from grafana.layout import BOTH, DAY_AGO, MODEL, state
-from grafana.panels import (
-    COUNT,
-    CRITICAL,
-    NATS,
-    NOT_IN_LEGEND,
-    PER_SECOND,
-    SECONDS,
-    SHARE,
-    STATES,
-    WARNING,
-    Link,
-    Query,
-    for_query,
-    setting,
-    stat,
-    state_timeline,
-    time_series,
-)
 
 _CONFIDENT = f"sum(model_version:confident_predictions:increase1h{{{BOTH}}})"
 
-_TOGETHER = "Of the selected versions together."
 
-
-def _number(title: str, description: str, value: str, beyond: str, colour: str) -> Panel:
+def _number(title: str, value: str, beyond: str, colour: str) -> Panel:
     """Return a share as a large number, in a colour while ``beyond`` leaves a result of ``value``."""
-    text = setting("color", {"mode": "fixed", "fixedColor": "text"})
+    text = p.setting("color", {"mode": "fixed", "fixedColor": "text"})
     bad = f"(({value}) {beyond})"
-    return stat(
+    return p.stat(
         title,
-        description,
-        SHARE,
-        Query(f"({value}) unless {bad}", "share", "instant"),
-        Query(bad, "share, too low or too high", "instant"),
+        p.SHARE,
+        p.Query(f"({value}) unless {bad}", "share", "instant"),
+        p.Query(bad, "share, too low or too high", "instant"),
         named=False,
         coloured=True,
         decimals=1,
-        overrides=[for_query(0, text), for_query(1, setting("color", {"mode": "fixed", "fixedColor": colour}))],
+        overrides=[p.for_query(0, text), p.for_query(1, p.setting("color", {"mode": "fixed", "fixedColor": colour}))],
     )
 
 
 def answered() -> Panel:
+    """Share of requests without a 5xx code, of the selected versions together. Red: more errors than the threshold
+    allows.
+    """
     every = f"sum(increase(model_requests_total{{{BOTH}}}[1h]))"
     failed = f'sum(increase(model_requests_total{{{BOTH},code=~"5.."}}[1h]))'
     return _number(
         "Successful requests, last hour",
-        f"Share of requests without a 5xx code. Red: more errors than the threshold allows. {_TOGETHER}",
         f"1 - ({failed} or 0 * {every}) / ({every} > 0)",
         f"< 1 - max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
-        CRITICAL,
+        p.CRITICAL,
     )
 
 
 def budget_left() -> Panel:
+    """Share that is left of the errors, or of the slow requests, that the model's objectives allow in 30 days: the
+    lower one, for all versions. Red: an objective is missed.
+    """
     return _number(
         "Error budget left",
-        "Share that is left of the errors, or of the slow requests, that the model's objectives allow in 30 days: the "
-        "lower one, for all versions. Red: an objective is missed.",
         f"min(model:error_budget_remaining:ratio30d{{{MODEL}}})",
         "< 0",
-        CRITICAL,
+        p.CRITICAL,
     )
 
 
 def confident() -> Panel:
+    """Share of predictions at or above the model's confidence threshold, of the selected versions together. Orange:
+    below the alert's threshold, with 20 predictions or more.
+    """
     attempts = f"sum(model_version:attempts:increase1h{{{BOTH}}})"
     return _number(
         "Confident predictions, last hour",
-        "Share of predictions at or above the model's confidence threshold. Orange: below the alert's threshold, with "
-        "20 predictions or more. " + _TOGETHER,
         f"{_CONFIDENT} / ({attempts} > 0) and sum(model_prediction_confidence_count{{{BOTH}}}) > 0",
         f"< max(model:threshold:ModelConfidentRatioLow{{{MODEL}}}) and {attempts} >= 20",
-        WARNING,
+        p.WARNING,
     )
 
 
 def accuracy() -> Panel:
+    """Share of predictions that are right, of the worst version: measured with labels, or estimated. Red: an alert
+    fires.
+    """
     known = f"min(model_version:accuracy:best_known{{{BOTH}}})"
     return _number(
         "Right predictions",
-        "Share of predictions that are right, of the worst version: measured with labels, or estimated. Red: an alert "
-        "fires.",
         known,
         f'and on () ALERTS{{alertname="ModelAccuracyLow",alertstate="firing",{BOTH}}}',
-        CRITICAL,
+        p.CRITICAL,
     )
 
 
 def corrected() -> Panel:
+    """Share of the confident predictions that users corrected, of the selected versions together. Red: above the
+    alert's threshold, with three corrections or more.
+    """
     corrections = f"sum(model_version:corrections:increase1h{{{BOTH}}})"
     return _number(
         "Corrected predictions, last hour",
-        "Share of the confident predictions that users corrected. Red: above the alert's threshold, with three "
-        f"corrections or more. {_TOGETHER}",
         f"({corrections} or 0 * {_CONFIDENT}) / ({_CONFIDENT} > 0) and sum(model_feedback_total{{{BOTH}}}) > 0",
         f"> max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}) and {corrections} >= 3",
-        CRITICAL,
+        p.CRITICAL,
     )
 
 
-_DAY_AGO = for_query(1, NOT_IN_LEGEND)
+_DAY_AGO = p.for_query(1, p.NOT_IN_LEGEND)
 """Grey and dotted on each panel. The description and the tooltip name it, because the legend has room for two."""
 
 
@@ -127,18 +113,18 @@ def dashboard() -> Dashboard:
                 0,
                 3,
                 {
-                    20: answered(),
-                    25: budget_left(),
-                    21: confident(),
-                    22: corrected(),
-                    24: accuracy(),
+                    20: answered,
+                    25: budget_left,
+                    21: confident,
+                    22: corrected,
+                    24: accuracy,
                 },
                 (5, 4, 5, 6, 4),
             ),
-            *layout.side_by_side(3, 7, {23: states_over_time(), 2: layout.alerts_of_model()}, (9, 15)),
-            *layout.side_by_side(10, 5, {6: request_rate(), 7: error_ratio(), 8: latency()}),
-            *layout.side_by_side(15, 5, {9: worst_drift(), 26: accuracy_over_time(), 27: error_over_time()}),
-            *layout.side_by_side(20, 5, {12: attempts(), 13: confident_share(), 14: correction_share()}),
+            *layout.side_by_side(3, 7, {23: states_over_time, 2: layout.alerts_of_model}, (9, 15)),
+            *layout.side_by_side(10, 5, {6: request_rate, 7: error_ratio, 8: latency}),
+            *layout.side_by_side(15, 5, {9: worst_drift, 26: accuracy_over_time, 27: error_over_time}),
+            *layout.side_by_side(20, 5, {12: attempts, 13: confident_share, 14: correction_share}),
         ],
         links=[layout.FLEET, layout.DRIFT, layout.REVIEW],
         alerts=".+",
@@ -146,20 +132,19 @@ def dashboard() -> Dashboard:
 
 
 def states_over_time() -> Panel:
-    return state_timeline(
+    """State of each layer: that of the worst alert of the model. Machine: that of the worst alert of an exporter or
+    its machine. A gap means that it was not monitored.
+    """
+    return p.state_timeline(
         "State over time",
-        (
-            "State of each layer: that of the worst alert of the model. Machine: that of the worst alert of an "
-            "exporter or its machine. A gap means that it was not monitored."
-        ),
-        *(Query(layer_state(layer), title) for title, (layer, _) in _LAYERS.items()),
-        Query(MACHINES, "Machine"),
-        names=STATES,
+        *(p.Query(layer_state(layer), title) for title, (layer, _) in _LAYERS.items()),
+        p.Query(MACHINES, "Machine"),
+        names=p.STATES,
     )
 
 
-def _detail(uid: str) -> Link:
-    return Link("Details", f"/d/{uid}?${{__all_variables}}&${{__url_time_range}}")
+def _detail(uid: str) -> p.Link:
+    return p.Link("Details", f"/d/{uid}?${{__all_variables}}&${{__url_time_range}}")
 
 
 _SYSTEM = [_detail("model-system")]
@@ -184,26 +169,25 @@ def layer_state(layer: str) -> str:
 
 
 def request_rate() -> Panel:
+    """Requests a second, over one minute. Grey: a day ago. There is no threshold; ModelTrafficMissing fires if there
+    are none.
+    """
     expr = f"sum(model_version:requests:rate1m{{{BOTH}}}"
-    return time_series(
+    return p.time_series(
         "Requests",
-        (
-            "Requests a second, over one minute. Grey: a day ago. There is no threshold; ModelTrafficMissing fires if "
-            "there are none."
-        ),
-        PER_SECOND,
-        Query(f"{expr})", "now"),
-        Query(f"{expr}{DAY_AGO})", "a day ago", role="past"),
+        p.PER_SECOND,
+        p.Query(f"{expr})", "now"),
+        p.Query(f"{expr}{DAY_AGO})", "a day ago", role="past"),
         links=_SYSTEM,
         overrides=[_DAY_AGO],
     )
 
 
 def error_ratio() -> Panel:
+    """Share of requests answered with a 5xx over one minute, for the worst version. Grey: a day ago."""
     return _worst(
         "Errors",
-        "Share of requests answered with a 5xx over one minute, for the worst version.",
-        SHARE,
+        p.SHARE,
         "model_version:request_error_ratio:rate1m",
         f"max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
         _SYSTEM,
@@ -211,10 +195,10 @@ def error_ratio() -> Panel:
 
 
 def latency() -> Panel:
+    """95% of requests are faster than this, over five minutes, for the slowest version. Grey: a day ago."""
     return _worst(
         "Latency p95",
-        "95 % of requests are faster than this, over five minutes, for the slowest version.",
-        SECONDS,
+        p.SECONDS,
         "model_version:request_duration_seconds:p95_rate5m",
         f"max(model:threshold:ModelLatencyHigh{{{MODEL}}})",
         _SYSTEM,
@@ -222,13 +206,12 @@ def latency() -> Panel:
 
 
 def worst_drift() -> Panel:
+    """KL divergence from training of the feature that is furthest above its threshold; 0 is below the noise floor.
+    Grey: a day ago.
+    """
     return _worst(
         "Worst drift",
-        (
-            "KL divergence from training of the feature that is furthest above its threshold; 0 is below the noise "
-            "floor."
-        ),
-        NATS,
+        p.NATS,
         "model_version:kl_divergence_above_noise:worst",
         f"min(model_version:threshold:ModelFeatureDrift{{{BOTH}}})",
         _DATA,
@@ -236,10 +219,10 @@ def worst_drift() -> Panel:
 
 
 def accuracy_over_time() -> Panel:
+    """Share of predictions that are right, of the worst version, in the longest window: measured, or estimated."""
     return _quality(
         "Right predictions over time",
-        "Share of predictions that are right, of the worst version, in the longest window: measured, or estimated.",
-        SHARE,
+        p.SHARE,
         "accuracy",
         "min",
         f"max(model_version_basis:reference_accuracy:max{{{BOTH}}}"
@@ -249,10 +232,10 @@ def accuracy_over_time() -> Panel:
 
 
 def error_over_time() -> Panel:
+    """Mean absolute error in the label's unit, of the worst version: measured, or estimated."""
     return _quality(
         "Error of a regression",
-        "Mean absolute error in the label's unit, of the worst version: measured, or estimated.",
-        COUNT,
+        p.COUNT,
         "mean_absolute_error",
         "max",
         f"min(model_version:threshold:ModelAccuracyLowError{{{BOTH}}})",
@@ -260,15 +243,14 @@ def error_over_time() -> Panel:
     )
 
 
-def _quality(title: str, description: str, unit: str, name: str, worst: str, limit: str, empty: str) -> Panel:
+def _quality(title: str, unit: str, name: str, worst: str, limit: str, empty: str) -> Panel:
     measured = f"{worst}(model_version_window:{name}:measured{{{BOTH}}})"
-    return time_series(
+    return p.time_series(
         title,
-        description,
         unit,
-        Query(measured, "measured"),
-        Query(f"{worst}(model_estimated_{name}{{{BOTH}}})", "estimated"),
-        Query(limit, "threshold", role="threshold"),
+        p.Query(measured, "measured"),
+        p.Query(f"{worst}(model_estimated_{name}{{{BOTH}}})", "estimated"),
+        p.Query(limit, "threshold", role="threshold"),
         links=[_detail("model-quality")],
         empty=empty,
         least=None,
@@ -276,14 +258,14 @@ def _quality(title: str, description: str, unit: str, name: str, worst: str, lim
 
 
 def attempts() -> Panel:
+    """Predictions per hour. Grey: a day ago. The threshold is a share of the same hour a week ago."""
     expr = f"sum(model_version:attempts:increase1h{{{BOTH}}}"
-    return time_series(
+    return p.time_series(
         "Predictions an hour",
-        "Predictions per hour. Grey: a day ago. The threshold is a share of the same hour a week ago.",
-        COUNT,
-        Query(f"{expr})", "now"),
-        Query(f"{expr}{DAY_AGO})", "a day ago", role="past"),
-        Query(
+        p.COUNT,
+        p.Query(f"{expr})", "now"),
+        p.Query(f"{expr}{DAY_AGO})", "a day ago", role="past"),
+        p.Query(
             f"max(model:threshold:ModelAttemptsDrop{{{MODEL}}})"
             f" * sum(model_version:attempts:increase1h{{{MODEL}}} offset 1w)",
             "threshold",
@@ -295,13 +277,12 @@ def attempts() -> Panel:
 
 
 def confident_share() -> Panel:
+    """Share of predictions at or above the model's confidence threshold over one hour, for the least confident
+    version. Grey: a day ago.
+    """
     return _worst(
         "Confident",
-        (
-            "Share of predictions at or above the model's confidence threshold over one hour, for the least confident "
-            "version."
-        ),
-        SHARE,
+        p.SHARE,
         "model_version:confident_ratio:rate1h",
         f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
         _BUSINESS,
@@ -311,10 +292,10 @@ def confident_share() -> Panel:
 
 
 def correction_share() -> Panel:
+    """Share of confident predictions that users corrected over one hour, of the worst version. Grey: a day ago."""
     return _worst(
         "Corrected",
-        "Share of confident predictions that users corrected over one hour, for the worst version.",
-        SHARE,
+        p.SHARE,
         "model_version:correction_ratio:rate1h",
         f"max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}})",
         _BUSINESS,
@@ -324,11 +305,10 @@ def correction_share() -> Panel:
 
 def _worst(
     title: str,
-    description: str,
     unit: str,
     series: str,
     threshold: str,
-    links: Sequence[Link],
+    links: Sequence[p.Link],
     worst: str = "max",
     counter: str = "",
 ) -> Panel:
@@ -338,13 +318,12 @@ def _worst(
     """
     known = f" and on (model, version) sum by (model, version) ({counter}{{{BOTH}}}) > 0" if counter else ""
     limit = f"{threshold} and on () sum({counter}{{{BOTH}}}) > 0" if counter else threshold
-    return time_series(
+    return p.time_series(
         title,
-        f"{description} Grey: a day ago.",
         unit,
-        Query(f"{worst}({series}{{{BOTH}}}{known})", "now"),
-        Query(f"{worst}({series}{{{BOTH}}}{DAY_AGO}{known})", "a day ago", role="past"),
-        Query(limit, "threshold", role="threshold"),
+        p.Query(f"{worst}({series}{{{BOTH}}}{known})", "now"),
+        p.Query(f"{worst}({series}{{{BOTH}}}{DAY_AGO}{known})", "a day ago", role="past"),
+        p.Query(limit, "threshold", role="threshold"),
         links=links,
         overrides=[_DAY_AGO],
     )

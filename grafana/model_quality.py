@@ -7,22 +7,8 @@ from collections.abc import Sequence
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import layout
+from grafana import panels as p
 from grafana.layout import BOTH, MODEL, WINDOW, alerts_over_time, by_rank, increase
-from grafana.panels import (
-    COUNT,
-    NOT_IN_LEGEND,
-    PALETTE,
-    SHARE,
-    TEXT,
-    WHOLE,
-    Query,
-    for_field,
-    for_query,
-    setting,
-    table,
-    time_series,
-    transformation,
-)
 
 _IN_WINDOW = f"{BOTH},{WINDOW}"
 _BY = "by (model, version)"
@@ -42,10 +28,10 @@ def dashboard() -> Dashboard:
             layout.quality_window_variable(),
         ],
         [
-            *layout.side_by_side(0, 4, {1: alerts()}),
-            *layout.side_by_side(4, 10, {2: accuracy(), 3: absolute_error()}),
-            *layout.side_by_side(14, 8, {4: labels(), 6: calibration()}),
-            *layout.side_by_side(22, 9, {7: outcomes(), 8: by_segment()}),
+            *layout.side_by_side(0, 4, {1: alerts}),
+            *layout.side_by_side(4, 10, {2: accuracy, 3: absolute_error}),
+            *layout.side_by_side(14, 8, {4: labels, 6: calibration}),
+            *layout.side_by_side(22, 9, {7: outcomes, 8: by_segment}),
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts="business",
@@ -53,6 +39,9 @@ def dashboard() -> Dashboard:
 
 
 def alerts() -> Panel:
+    """Blue while pending or info, orange for a warning, red if critical, green if there is none, grey if alerts are not
+    evaluated. With more than 15, those active for longest.
+    """
     return alerts_over_time(
         "Alerts on the quality",
         f'alertname="ModelAccuracyLow",{MODEL}',
@@ -63,13 +52,12 @@ def alerts() -> Panel:
 
 def _estimated_and_measured(
     title: str,
-    description: str,
     unit: str,
     name: str,
     most: str,
     limit: str,
     empty: str,
-    of_estimates: Sequence[Query] = (),
+    of_estimates: Sequence[p.Query] = (),
 ) -> Panel:
     """Return a quantity that labels show and that the profile estimates, each with its interval.
 
@@ -89,62 +77,64 @@ def _estimated_and_measured(
     value, labels = f"(model_{name}{{{_IN_WINDOW}}} >= 0)", f"model_window_labelled_predictions{{{_IN_WINDOW}}}"
     least = f"model_version_window:{name}_lower:measured{{{_IN_WINDOW}}}"
     queries = [
-        Query(f"sum {_BY} ({value} * {labels}) / sum {_BY} ({labels} and {value})", f"measured {of}"),
-        Query(f"avg {_BY} (model_estimated_{name}{{{_IN_WINDOW}}})", f"estimated {of}"),
-        Query(f"min {_BY} (model_estimated_{name}_lower{{{_IN_WINDOW}}})", f"at least {of}", role="reference"),
-        Query(f"max {_BY} (model_estimated_{name}_upper{{{_IN_WINDOW}}})", f"at most {of}", role="reference"),
-        Query(
+        p.Query(f"sum {_BY} ({value} * {labels}) / sum {_BY} ({labels} and {value})", f"measured {of}"),
+        p.Query(f"avg {_BY} (model_estimated_{name}{{{_IN_WINDOW}}})", f"estimated {of}"),
+        p.Query(f"min {_BY} (model_estimated_{name}_lower{{{_IN_WINDOW}}})", f"at least {of}", role="reference"),
+        p.Query(f"max {_BY} (model_estimated_{name}_upper{{{_IN_WINDOW}}})", f"at most {of}", role="reference"),
+        p.Query(
             f"max {_BY} (model_reference_{name}_overall{{{BOTH}}})", f"labelled rows of the profile {of}", role="past"
         ),
-        Query(limit, f"threshold {of}", role="threshold"),
-        Query(f"max {_BY} ({least})", f"measured, at least {of}", role="bound"),
-        Query(f"max {_BY} ({most})", f"measured, at most {of}", role="bound"),
+        p.Query(limit, f"threshold {of}", role="threshold"),
+        p.Query(f"max {_BY} ({least})", f"measured, at least {of}", role="bound"),
+        p.Query(f"max {_BY} ({most})", f"measured, at most {of}", role="bound"),
         *of_estimates,
     ]
     hidden = [i for i, query in enumerate(queries) if query.role in {"reference", "past", "bound"}]
-    return time_series(
+    return p.time_series(
         title,
-        (
-            f"{description} Thin lines: the 95 % interval of the measured value, from 20 labels on, and, in grey, that "
-            "of the estimate for what labels will show. Dotted: on the labelled rows of the profile."
-        ),
         unit,
         *queries,
         empty=empty,
         least=None,
         overrides=[
-            *(for_query(i, setting("color", {"mode": "shades", "fixedColor": PALETTE[i]})) for i in range(2)),
-            *(for_query(i, NOT_IN_LEGEND) for i in hidden),
+            *(p.for_query(i, p.setting("color", {"mode": "shades", "fixedColor": p.PALETTE[i]})) for i in range(2)),
+            *(p.for_query(i, p.NOT_IN_LEGEND) for i in hidden),
         ],
     )
 
 
 def accuracy() -> Panel:
+    """Share of the predictions of $window that are right: measured with labels, and estimated without them. Thin lines:
+    the 95% interval of the measured value, from 20 labels on, and, in grey, of the estimate for what labels will show.
+    Dotted: on the labelled rows of the profile.
+    """
     overall = f"max {_BY} (model_reference_accuracy_overall{{{BOTH}}})"
     # Drawn only where it differs, because some labelled rows have no confidence.
     of_confident = f"max {_BY} (model_reference_estimated_accuracy{{{BOTH}}}) != {overall}"
     less_threshold = f"- on (model) group_left () model:threshold:ModelAccuracyLow{{{MODEL}}}"
     return _estimated_and_measured(
         "Accuracy",
-        "Share of the predictions of $window that are right: measured with labels, and estimated without them.",
-        SHARE,
+        p.SHARE,
         "accuracy",
         f"model_version_window:accuracy_upper:measured{{{_IN_WINDOW}}}",
         f"{overall} {less_threshold}",
         f"a regression, or {_NO_QUALITY}",
         (
-            Query(of_confident, "labelled rows with a confidence {{version}}", role="past"),
-            Query(f"({of_confident}) {less_threshold}", "threshold of the estimate {{version}}", role="threshold"),
+            p.Query(of_confident, "labelled rows with a confidence {{version}}", role="past"),
+            p.Query(f"({of_confident}) {less_threshold}", "threshold of the estimate {{version}}", role="threshold"),
         ),
     )
 
 
 def absolute_error() -> Panel:
+    """Of a regression, in the unit of the label, for the predictions of $window. Thin lines: the 95% interval of the
+    measured value, from 20 labels on, and, in grey, of the estimate for what labels will show. Dotted: on the labelled
+    rows of the profile.
+    """
     error = "model_version_window:mean_absolute_error"
     return _estimated_and_measured(
         "Mean absolute error",
-        "Of a regression, in the unit of the label, for the predictions of $window.",
-        COUNT,
+        p.COUNT,
         "mean_absolute_error",
         f"2 * {error}:measured{{{_IN_WINDOW}}} - {error}_lower:measured{{{_IN_WINDOW}}}",
         f"model_version:threshold:ModelAccuracyLowError{{{BOTH}}}",
@@ -153,34 +143,35 @@ def absolute_error() -> Panel:
 
 
 def labels() -> Panel:
-    return time_series(
+    """Predictions of $window whose label is known, and those that still wait for theirs. Labels whose prediction never
+    came are on the dashboard Exporter.
+    """
+    return p.time_series(
         "Labels of the window",
-        (
-            "Predictions of $window whose label is known, and those that still wait for theirs. Labels whose "
-            "prediction never came are on the dashboard Exporter."
-        ),
-        COUNT,
-        Query(f"sum(model_window_labelled_predictions{{{_IN_WINDOW}}})", "labelled"),
-        Query(f"sum(model_window_unlabelled_predictions{{{_IN_WINDOW}}})", "waiting for their label"),
+        p.COUNT,
+        p.Query(f"sum(model_window_labelled_predictions{{{_IN_WINDOW}}})", "labelled"),
+        p.Query(f"sum(model_window_unlabelled_predictions{{{_IN_WINDOW}}})", "waiting for their label"),
         empty=_NO_LABELS,
     )
 
 
 def calibration() -> Panel:
-    return time_series(
+    """How far the confidences of the labelled predictions are from the shares that are right, on average. At 10%,
+    predictions with a confidence of 90% may be right in 80% of cases.
+    """
+    return p.time_series(
         "Calibration error",
-        (
-            "How far the confidences of the labelled predictions are from the shares that are right, on average. At "
-            "10 %, predictions with a confidence of 90 % may be right in 80 % of cases."
-        ),
-        SHARE,
-        Query(f"max {_BY} (model_calibration_error{{{_IN_WINDOW}}})", "version {{version}}"),
+        p.SHARE,
+        p.Query(f"max {_BY} (model_calibration_error{{{_IN_WINDOW}}})", "version {{version}}"),
         empty=f"{_NO_LABELS}, or no confidences",
         top=0.01,
     )
 
 
 def outcomes() -> Panel:
+    """Recall: of the predictions with this label, the share that was predicted so. Precision: of those predicted so,
+    the share that has this label. For the labels that arrived in the time range.
+    """
     counted = increase("model_outcomes_total", BOTH, "predicted, actual")
     of_class = 'label_replace({}, "class", "$1", "{}", "(.*)")'
     # Predicted and actual are equal: PromQL compares labels of two sides only.
@@ -194,41 +185,37 @@ def outcomes() -> Panel:
         "Precision": f"{right} / ({predicted} > 0)",
         "Labels": f"{actual} > 0",
     }
-    return table(
+    return p.table(
         "Outcomes by class",
-        (
-            "Recall: of the predictions with this label, the share that was predicted so. Precision: of those "
-            "predicted so, the share that has this label. For the labels that arrived in the time range."
-        ),
-        SHARE,
-        *(Query(expr, kind="table") for expr in columns.values()),
+        p.SHARE,
+        *(p.Query(expr, kind="table") for expr in columns.values()),
         empty=f"a regression, or {_NO_LABELS}",
         sort=("+Recall",),
         transformations=[
-            transformation("filterFieldsByName", exclude={"names": ["Time"]}),
-            transformation("joinByField", byField="class", mode="outer"),
-            transformation(
+            p.transformation("filterFieldsByName", exclude={"names": ["Time"]}),
+            p.transformation("joinByField", byField="class", mode="outer"),
+            p.transformation(
                 "organize",
                 renameByName={"class": "Class"}
                 | {f"Value #{ref}": name for ref, name in zip("ABC", columns, strict=True)},
             ),
         ],
         overrides=[
-            for_field("Class", unit=TEXT, minWidth=110),
-            *(for_field(name, decimals=1, noValue="–", width=90) for name in ("Recall", "Precision")),
-            for_field("Labels", unit=WHOLE, decimals=0, noValue="–", width=80),
+            p.for_field("Class", unit=p.TEXT, minWidth=110),
+            *(p.for_field(name, decimals=1, noValue="–", width=90) for name in ("Recall", "Precision")),
+            p.for_field("Labels", unit=p.WHOLE, decimals=0, noValue="–", width=80),
         ],
     )
 
 
 def by_segment() -> Panel:
+    """Share of right predictions among the labels of a day, for each of the six segments with most labels."""
     labelled = increase("model_segment_labelled_predictions_total", BOTH, "segment", "1d")
     correct = increase("model_segment_correct_predictions_total", BOTH, "segment", "1d")
     size = f"sum by (segment) (increase(model_segment_labelled_predictions_total{{{BOTH}}}[$__range] @ end()))"
-    return time_series(
+    return p.time_series(
         "Accuracy by segment",
-        "Share of right predictions among the labels of a day, for each of the six segments with most labels.",
-        SHARE,
+        p.SHARE,
         *by_rank(f"({correct} / ({labelled} > 0))", size, "segment"),
         empty=f"no segment_by in the model's configuration, a regression, or {_NO_LABELS}",
         least=None,

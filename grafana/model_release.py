@@ -12,30 +12,8 @@ from grafana_foundation_sdk.models.dashboard import (
 from exporter.comparison.measures import GOOD
 from exporter.comparison.report import WORDINGS
 from grafana import layout
+from grafana import panels as p
 from grafana.layout import AFTER, BEFORE, MODEL, WINDOW, by_rank, increase
-from grafana.panels import (
-    BARE,
-    COUNT,
-    CRITICAL,
-    GREY,
-    NATS,
-    NOT_IN_LEGEND,
-    OK,
-    PALETTE,
-    SECONDS,
-    SHARE,
-    TEXT,
-    WHOLE,
-    Query,
-    for_field,
-    for_query,
-    setting,
-    stat,
-    state_cell,
-    table,
-    time_series,
-    transformation,
-)
 
 _OF = "before, after, measure"
 _MEASURES = {
@@ -48,8 +26,8 @@ _MEASURES = {
     "worst_drift_nats": "Drift of the worst feature, nats",
 }
 """How the table names a measure, in the unit that `_scaled` gives it."""
-_DECISIONS = {"-1": ("rollback", CRITICAL), "0": ("wait", GREY), "1": ("promote", OK)}
-_VERDICTS = {"-1": ("worse", CRITICAL), "0": ("not proven", GREY), "1": ("better", OK)}
+_DECISIONS = {"-1": ("rollback", p.CRITICAL), "0": ("wait", p.GREY), "1": ("promote", p.OK)}
+_VERDICTS = {"-1": ("worse", p.CRITICAL), "0": ("not proven", p.GREY), "1": ("better", p.OK)}
 
 
 _REPLICA = "model, before, after, instance, job"
@@ -73,34 +51,32 @@ def _scaled(name: str, selector: str = "") -> str:
 
 
 def verdict() -> Panel:
-    """Return a sentence with one difference that is proven, a bad one before a good one, or that none is."""
+    """A proven difference of the new version from the one before; the table has all. The intervals are anytime-valid:
+    if the versions are equal, a difference is ever shown in at most 5% of comparisons.
+    """
     every = _compared("verdict")
     worse = f"on () {every} == -1"
     nothing = f"vector(-1) unless on () {every}"
-    return stat(
+    return p.stat(
         "Reason",
-        (
-            "A proven difference of the new version from the one before; the table has all. The intervals are "
-            "anytime-valid: if the versions are equal, a difference is ever shown in at most 5% of comparisons."
-        ),
-        BARE,
+        p.BARE,
         *(
-            Query(f"topk(1, {_named(expr, value)})", "Version {{after}} {{says}} than version {{before}}", "instant")
+            p.Query(f"topk(1, {_named(expr, value)})", "Version {{after}} {{says}} than version {{before}}", "instant")
             for value, expr in ((-1, f"{every} == -1"), (1, f"{every} == 1 unless {worse}"))
         ),
-        Query(
+        p.Query(
             f"0 * group by (before, after) ({every}) unless on (before, after) {every} != 0",
             "Version {{after}} is not proven to be better or worse than version {{before}}",
             "instant",
         ),
-        Query(
+        p.Query(
             f'label_replace({nothing}, "says", "No two versions served at the same time", "", "")',
             "{{says}}",
             "instant",
         ),
         state=True,
         sentences=True,
-        mappings=[ValueMap(options={v: ValueMappingResult(color=GREY) for v in ("-1", "0", "1")})],
+        mappings=[ValueMap(options={v: ValueMappingResult(color=p.GREY) for v in ("-1", "0", "1")})],
         empty="no two versions served at the same time",
     )
 
@@ -114,15 +90,13 @@ def _named(expr: str, verdict: int) -> str:
 
 
 def decision() -> Panel:
-    """Return what the comparison says to do with the new version."""
-    return stat(
+    """Promote: each measure that is needed is proven not to be worse by more than its margin. Rollback: one is proven
+    to be worse by more. Wait: neither is proven yet. The margins are release_margins of exporter.yml.
+    """
+    return p.stat(
         "Decision",
-        (
-            "Promote: each measure that is needed is proven not to be worse by more than its margin. Rollback: one is "
-            "proven to be worse by more. Wait: neither is proven yet. The margins are release_margins of exporter.yml."
-        ),
-        BARE,
-        Query(_compared("decision", "before, after"), "decision", "instant"),
+        p.BARE,
+        p.Query(_compared("decision", "before, after"), "decision", "instant"),
         state=True,
         named=False,
         mappings=[
@@ -134,30 +108,28 @@ def decision() -> Panel:
 
 
 def comparison() -> Panel:
-    """Return the table of the measures, with intervals and verdicts."""
+    """The measures of both versions over the time in which both served, the difference with its 95% interval, and
+    whether it is proven. n is the number of requests, predictions or values behind a measure.
+    """
     columns = {
         "Verdict": _compared("verdict"),
         "Before": _scaled("value", ',side="before"'),
         "After": _scaled("value", ',side="after"'),
         "Difference": _scaled("difference"),
-        "95 % from": _scaled("difference_lower"),
-        "95 % to": _scaled("difference_upper"),
+        "95% from": _scaled("difference_lower"),
+        "95% to": _scaled("difference_upper"),
         "n before": _compared("observations", selector=',side="before"'),
         "n after": _compared("observations", selector=',side="after"'),
     }
     refs = dict(zip("ABCDEFGH", columns, strict=True))
-    return table(
+    return p.table(
         "Before and after",
-        (
-            "The measures of both versions over the time in which both served, the difference with its 95 % interval, "
-            "and whether it is proven. n is the number of requests, predictions or values behind a measure."
-        ),
-        COUNT,
-        *(Query(expr, kind="table") for expr in columns.values()),
+        p.COUNT,
+        *(p.Query(expr, kind="table") for expr in columns.values()),
         empty="no two versions served at the same time",
         transformations=[
-            transformation("merge"),
-            transformation(
+            p.transformation("merge"),
+            p.transformation(
                 "organize",
                 excludeByName={"Time": True, "before": True, "after": True},
                 indexByName={"measure": 0, **{f"Value #{ref}": index for index, ref in enumerate(refs, 1)}},
@@ -165,10 +137,10 @@ def comparison() -> Panel:
             ),
         ],
         overrides=[
-            for_field("Measure", setting("mappings", _named_measures()), unit=TEXT, width=262),
-            for_field("Verdict", *state_cell(_VERDICTS), unit=BARE, noValue="–", width=110),
-            *(for_field(name, unit=BARE, decimals=2, noValue="–", minWidth=85) for name in list(columns)[1:6]),
-            *(for_field(name, unit=WHOLE, decimals=0, noValue="–", minWidth=85) for name in list(columns)[6:]),
+            p.for_field("Measure", p.setting("mappings", _named_measures()), unit=p.TEXT, width=262),
+            p.for_field("Verdict", *p.state_cell(_VERDICTS), unit=p.BARE, noValue="–", width=110),
+            *(p.for_field(name, unit=p.BARE, decimals=2, noValue="–", minWidth=85) for name in list(columns)[1:6]),
+            *(p.for_field(name, unit=p.WHOLE, decimals=0, noValue="–", minWidth=85) for name in list(columns)[6:]),
         ],
     )
 
@@ -179,15 +151,16 @@ def _named_measures() -> list[dict[str, object]]:
 
 
 _NO_QUALITY = "fewer than 20 labels, and no labelled rows in the profile"
-_DOTTED = setting("custom.lineStyle", {"fill": "dash", "dash": [3, 4]})
+_DOTTED = p.setting("custom.lineStyle", {"fill": "dash", "dash": [3, 4]})
 
 
 def accuracy_over_time() -> Panel:
-    """Return the accuracy of both versions."""
+    """Share of the predictions of $window that are right: measured with labels, if there are 20, and estimated without
+    them. Grey: the 95% interval of the estimate, for what labels will show. Dotted: the version before.
+    """
     return _quality(
         "Accuracy",
-        "Share of the predictions of $window that are right.",
-        SHARE,
+        p.SHARE,
         "accuracy",
         f'max(model_version_basis:reference_accuracy:max{{{AFTER},basis="measured"}}'
         f" - on (model) group_left () model:threshold:ModelAccuracyLow{{{MODEL}}})",
@@ -196,47 +169,48 @@ def accuracy_over_time() -> Panel:
 
 
 def error_over_time() -> Panel:
-    """Return the mean absolute error of both versions."""
+    """Of a regression, in the unit of the label, for the predictions of $window: measured with labels, if there are 20,
+    and estimated without them. Grey: the 95% interval of the estimate, for what labels will show. Dotted: the version
+    before.
+    """
     return _quality(
         "Mean absolute error",
-        "Of a regression, in the unit of the label, for the predictions of $window.",
-        COUNT,
+        p.COUNT,
         "mean_absolute_error",
         f"max(model_version:threshold:ModelAccuracyLowError{{{AFTER}}})",
         f"a classification, or {_NO_QUALITY}",
     )
 
 
-def _quality(title: str, description: str, unit: str, name: str, threshold: str, empty: str) -> Panel:
+def _quality(title: str, unit: str, name: str, threshold: str, empty: str) -> Panel:
     """Return a panel with what is measured and estimated of each version, and the interval of the estimates.
 
     Estimates of replicas cannot be added up: the value is their mean, and the interval contains those of all.
     """
-    queries: list[Query] = []
+    queries: list[p.Query] = []
     for side, version in (("after", AFTER), ("before", BEFORE)):
         selector = f"{{{version},{WINDOW}}}"
         of = f"{side}: ${side}"
         queries += [
-            Query(f"max(model_version_window:{name}:measured{selector})", f"measured, {of}"),
-            Query(f"avg(model_estimated_{name}{selector})", f"estimated, {of}"),
-            Query(f"min(model_estimated_{name}_lower{selector})", f"at least, {of}", role="reference"),
-            Query(f"max(model_estimated_{name}_upper{selector})", f"at most, {of}", role="reference"),
+            p.Query(f"max(model_version_window:{name}:measured{selector})", f"measured, {of}"),
+            p.Query(f"avg(model_estimated_{name}{selector})", f"estimated, {of}"),
+            p.Query(f"min(model_estimated_{name}_lower{selector})", f"at least, {of}", role="reference"),
+            p.Query(f"max(model_estimated_{name}_upper{selector})", f"at most, {of}", role="reference"),
         ]
-    return time_series(
+    return p.time_series(
         title,
-        (
-            f"{description} Measured with labels, if there are 20, and estimated without them. Grey: the 95 % interval "
-            "of the estimate, for what labels will show. Dotted: the version before."
-        ),
         unit,
         *queries,
-        Query(threshold, "threshold", role="threshold"),
+        p.Query(threshold, "threshold", role="threshold"),
         empty=empty,
         least=None,
         overrides=[
-            *(for_query(i + 4, setting("color", {"mode": "fixed", "fixedColor": PALETTE[i]}), _DOTTED) for i in (0, 1)),
-            *(for_query(i, _DOTTED) for i in (6, 7)),
-            *(for_query(i, NOT_IN_LEGEND) for i in (2, 3, 6, 7)),
+            *(
+                p.for_query(i + 4, p.setting("color", {"mode": "fixed", "fixedColor": p.PALETTE[i]}), _DOTTED)
+                for i in (0, 1)
+            ),
+            *(p.for_query(i, _DOTTED) for i in (6, 7)),
+            *(p.for_query(i, p.NOT_IN_LEGEND) for i in (2, 3, 6, 7)),
         ],
     )
 
@@ -262,13 +236,16 @@ def _share_of_answers(metric: str) -> str:
 
 
 def pairs() -> Panel:
-    """Return the table of the pairs of versions: the one that users see, and the one in shadow mode."""
+    """How often the answer of a version in shadow mode differs from the one that users saw, since the exporter
+    started, with its 95% interval, which holds whenever you look; for numbers also the mean absolute difference.
+    Not compared and Failed are shares of the answers in shadow mode.
+    """
     ratio, difference = "model_shadow_disagreement_ratio", "model_shadow_mean_absolute_difference"
     columns = {
         "Compared": _of_pair("model_shadow_pairs_total"),
         "Different": _of_pair(ratio),
-        "95 % from": _of_pair(f"{ratio}_lower"),
-        "95 % to": _of_pair(f"{ratio}_upper"),
+        "95% from": _of_pair(f"{ratio}_lower"),
+        "95% to": _of_pair(f"{ratio}_upper"),
         "Mean difference": _of_pair(difference),
         "from": _of_pair(f"{difference}_lower"),
         "to": _of_pair(f"{difference}_upper"),
@@ -276,19 +253,14 @@ def pairs() -> Panel:
         "Failed": _share_of_answers("model_shadow_errors_total"),
     }
     refs = dict(zip("ABCDEFGHI", columns, strict=True))
-    return table(
+    return p.table(
         "Versions in shadow mode",
-        (
-            "How often the answer of a version in shadow mode differs from the one that users saw, since the exporter "
-            "started, with its 95 % interval, which holds whenever you look; for numbers also the mean absolute "
-            "difference. Not compared and Failed are shares of the answers in shadow mode."
-        ),
-        SHARE,
-        *(Query(expr, kind="table") for expr in columns.values()),
+        p.SHARE,
+        *(p.Query(expr, kind="table") for expr in columns.values()),
         sort=("Compared",),
         transformations=[
-            transformation("merge"),
-            transformation(
+            p.transformation("merge"),
+            p.transformation(
                 "organize",
                 excludeByName={"Time": True},
                 indexByName={
@@ -304,27 +276,28 @@ def pairs() -> Panel:
             ),
         ],
         overrides=[
-            *(for_field(name, unit=TEXT, width=135) for name in ("In shadow mode", "Users saw")),
-            for_field("Compared", unit=WHOLE, decimals=0, minWidth=95),
-            *(for_field(name, decimals=2, noValue="–", minWidth=95) for name in list(columns)[1:4] + list(columns)[7:]),
-            for_field("Mean difference", unit=COUNT, noValue="–", width=135),
-            *(for_field(name, unit=COUNT, noValue="–", minWidth=70) for name in ("from", "to")),
+            *(p.for_field(name, unit=p.TEXT, width=135) for name in ("In shadow mode", "Users saw")),
+            p.for_field("Compared", unit=p.WHOLE, decimals=0, minWidth=95),
+            *(
+                p.for_field(name, decimals=2, noValue="–", minWidth=95)
+                for name in list(columns)[1:4] + list(columns)[7:]
+            ),
+            p.for_field("Mean difference", unit=p.COUNT, noValue="–", width=135),
+            *(p.for_field(name, unit=p.COUNT, noValue="–", minWidth=70) for name in ("from", "to")),
         ],
     )
 
 
 def different() -> Panel:
-    """Return the share of different answers over time, of the six pairs of versions that were compared most."""
+    """Share of the requests of 15 minutes to which the version in shadow mode gave another answer than users saw:
+    another class, or a number that differs by more than the tolerance. At most six pairs of versions.
+    """
     size = f"sum by ({_PAIR}) (increase(model_shadow_pairs_total{{{MODEL}}}[$__range] @ end()))"
     different = increase("model_shadow_disagreements_total", MODEL, _PAIR, "15m")
     compared = increase("model_shadow_pairs_total", MODEL, _PAIR, "15m")
-    return time_series(
+    return p.time_series(
         "Different answers",
-        (
-            "Share of the requests of 15 minutes to which the version in shadow mode gave another answer than users "
-            "saw: another class, or a number that differs by more than the tolerance. At most six pairs of versions."
-        ),
-        SHARE,
+        p.SHARE,
         *by_rank(
             f"({different} / ({compared} > 0))",
             size,
@@ -349,17 +322,17 @@ def dashboard() -> Dashboard:
         ],
         [
             layout.row(103, "Last two versions, over the time both served", 0),
-            *layout.side_by_side(1, 3, {19: decision(), 14: verdict()}, (4, 20)),
-            *layout.side_by_side(4, 8, {16: comparison()}),
+            *layout.side_by_side(1, 3, {19: decision, 14: verdict}, (4, 20)),
+            *layout.side_by_side(4, 8, {16: comparison}),
             layout.row(101, "Over time: versions $before and $after", 12),
-            *layout.side_by_side(13, 8, {8: errors_over_time(), 9: latency_over_time(), 12: drift_over_time()}),
-            *layout.side_by_side(21, 8, {10: confident_over_time(), 11: corrected_over_time()}),
-            *layout.side_by_side(29, 8, {17: accuracy_over_time(), 18: error_over_time()}),
+            *layout.side_by_side(13, 8, {8: errors_over_time, 9: latency_over_time, 12: drift_over_time}),
+            *layout.side_by_side(21, 8, {10: confident_over_time, 11: corrected_over_time}),
+            *layout.side_by_side(29, 8, {17: accuracy_over_time, 18: error_over_time}),
             layout.row(
                 104,
                 "Shadow mode: answers that no user sees",
                 37,
-                [*layout.side_by_side(38, 6, {20: pairs()}), *layout.side_by_side(44, 8, {21: different()})],
+                [*layout.side_by_side(38, 6, {20: pairs}), *layout.side_by_side(44, 8, {21: different})],
             ),
         ],
         links=[
@@ -370,62 +343,61 @@ def dashboard() -> Dashboard:
     )
 
 
-def _over_time(title: str, description: str, unit: str, series: str, threshold: str) -> Panel:
-    return time_series(
+def _over_time(title: str, unit: str, series: str, threshold: str) -> Panel:
+    return p.time_series(
         title,
-        description,
         unit,
-        Query(f"max({series}{{{BEFORE}}})", "before: $before", role="past"),
-        Query(f"max({series}{{{AFTER}}})", "after: $after"),
-        Query(threshold, "threshold", role="threshold"),
+        p.Query(f"max({series}{{{BEFORE}}})", "before: $before", role="past"),
+        p.Query(f"max({series}{{{AFTER}}})", "after: $after"),
+        p.Query(threshold, "threshold", role="threshold"),
     )
 
 
 def errors_over_time() -> Panel:
+    """Share of requests answered with a 5xx, over one minute."""
     return _over_time(
         "Errors",
-        "Share of requests answered with a 5xx, over one minute.",
-        SHARE,
+        p.SHARE,
         "model_version:request_error_ratio:rate1m",
         f"max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
     )
 
 
 def latency_over_time() -> Panel:
+    """95% of requests are faster, over five minutes."""
     return _over_time(
         "Latency p95",
-        "95 % of requests are faster, over five minutes.",
-        SECONDS,
+        p.SECONDS,
         "model_version:request_duration_seconds:p95_rate5m",
         f"max(model:threshold:ModelLatencyHigh{{{MODEL}}})",
     )
 
 
 def confident_over_time() -> Panel:
+    """Share of predictions at or above the confidence threshold, over one hour."""
     return _over_time(
         "Confident",
-        "Share of predictions at or above the confidence threshold, over one hour.",
-        SHARE,
+        p.SHARE,
         "model_version:confident_ratio:rate1h",
         f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
     )
 
 
 def corrected_over_time() -> Panel:
+    """Share of confident predictions that users corrected, over one hour."""
     return _over_time(
         "Corrected",
-        "Share of confident predictions that users corrected, over one hour.",
-        SHARE,
+        p.SHARE,
         "model_version:correction_ratio:rate1h",
         f"max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}})",
     )
 
 
 def drift_over_time() -> Panel:
+    """KL divergence of the feature that is furthest above its threshold; 0 is below the noise floor."""
     return _over_time(
         "Worst drift",
-        "KL divergence of the feature that is furthest above its threshold; 0 is below the noise floor.",
-        NATS,
+        p.NATS,
         "model_version:kl_divergence_above_noise:worst",
         f"min(model_version:threshold:ModelFeatureDrift{{{AFTER}}})",
     )

@@ -5,52 +5,37 @@ from __future__ import annotations
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from grafana import layout
+from grafana import panels as p
 from grafana.layout import BOTH, DAY_AGO, INSTANCE, MODEL, MODEL_OR_NONE, alerts_over_time, by_version
-from grafana.panels import (
-    COUNT,
-    CRITICAL,
-    HOURS,
-    NEUTRAL,
-    PER_SECOND,
-    SECONDS,
-    SHARE,
-    WARNING,
-    Query,
-    for_query,
-    matching_series,
-    named_series,
-    palette,
-    time_series,
-)
 
 _NO_BATCHES = "no batch was counted"
 
 
-def _of_batch(metric: str, legend: str) -> Query:
+def _of_batch(metric: str, legend: str) -> p.Query:
     """Return a gauge of the last run, by version; where the same one is scraped and recorded, it is the same."""
-    return Query(f"max by (model, version) (model_batch_{metric}{{{BOTH}}})", legend)
+    return p.Query(f"max by (model, version) (model_batch_{metric}{{{BOTH}}})", legend)
 
 
 def rows() -> Panel:
-    return time_series(
+    """Rows that the last run counted, and rows of its file that it refused."""
+    return p.time_series(
         "Rows of the last batch",
-        "Rows that the last run counted, and rows of its file that it refused.",
-        COUNT,
+        p.COUNT,
         _of_batch("rows", "counted {{version}}"),
         _of_batch("rejected_rows", "refused {{version}}"),
         empty=_NO_BATCHES,
-        overrides=[for_query(i, *palette(i)) for i in range(2)],
+        overrides=[p.for_query(i, *p.palette(i)) for i in range(2)],
         stepped=True,
     )
 
 
 def age() -> Panel:
+    """Time since the end of the last run that succeeded. It keeps rising if the job no longer runs."""
     last = _of_batch("last_success_timestamp_seconds", "version {{version}}")
-    return time_series(
+    return p.time_series(
         "Time since the last batch",
-        "Time since the end of the last run that succeeded. It keeps rising if the job no longer runs.",
-        HOURS,
-        Query(f"(time() - {last.expr}) / 3600", last.legend),
+        p.HOURS,
+        p.Query(f"(time() - {last.expr}) / 3600", last.legend),
         empty=_NO_BATCHES,
     )
 
@@ -72,21 +57,21 @@ def dashboard() -> Dashboard:
             ),
         ],
         [
-            *layout.side_by_side(0, 6, {13: alerts()}),
+            *layout.side_by_side(0, 6, {13: alerts}),
             layout.row(100, "Requests", 6),
-            *layout.side_by_side(7, 9, {1: requests(), 2: requests_by_code()}),
+            *layout.side_by_side(7, 9, {1: requests, 2: requests_by_code}),
             layout.row(104, "Errors and the error budget", 16),
-            *layout.side_by_side(17, 9, {3: error_ratio(), 4: error_budget(), 15: budget_left()}),
+            *layout.side_by_side(17, 9, {3: error_ratio, 4: error_budget, 15: budget_left}),
             layout.row(101, "Latency", 26),
-            *layout.side_by_side(27, 9, {5: latency(), 6: latency_by_version(), 17: latency_budget()}),
+            *layout.side_by_side(27, 9, {5: latency, 6: latency_by_version, 17: latency_budget}),
             layout.row(102, "The exporter's machine or container", 36),
-            *layout.side_by_side(37, 8, {7: cpu(), 8: memory(), 10: disk()}),
-            layout.row(103, "GPU", 45, layout.side_by_side(46, 8, {11: gpu()})),
+            *layout.side_by_side(37, 8, {7: cpu, 8: memory, 10: disk}),
+            layout.row(103, "GPU", 45, layout.side_by_side(46, 8, {11: gpu})),
             layout.row(
                 105,
                 "Batches, for models that model-exporter ingest counts",
                 54,
-                layout.side_by_side(55, 8, {18: rows(), 19: age()}),
+                layout.side_by_side(55, 8, {18: rows, 19: age}),
             ),
         ],
         links=[layout.DRIFT, layout.REVIEW],
@@ -95,6 +80,9 @@ def dashboard() -> Dashboard:
 
 
 def alerts() -> Panel:
+    """Blue while pending or info, orange for a warning, red if critical, green if there is none, grey if alerts are not
+    evaluated. With more than 15, those active for longest.
+    """
     return alerts_over_time(
         "Alerts of the system layer",
         f'layer="system",{MODEL_OR_NONE}',
@@ -104,147 +92,147 @@ def alerts() -> Panel:
 
 
 def requests() -> Panel:
+    """Requests a second over one minute, for all replicas, and the total of the selected versions a day ago."""
     expr = f"model_version:requests:rate1m{{{BOTH}}}"
-    return time_series(
+    return p.time_series(
         "Requests by version",
-        "Requests a second over one minute, for all replicas, and the total of the selected versions a day ago.",
-        PER_SECOND,
+        p.PER_SECOND,
         *by_version(expr, "version {{version}}"),
-        Query(f"sum({expr}{DAY_AGO})", "total, a day ago", role="past"),
+        p.Query(f"sum({expr}{DAY_AGO})", "total, a day ago", role="past"),
     )
 
 
 def requests_by_code() -> Panel:
-    return time_series(
+    """Requests a second by HTTP code: 5xx red, 4xx orange. The axis is logarithmic, to show few errors among many."""
+    return p.time_series(
         "Requests by HTTP code",
-        "Requests a second by HTTP code: 5xx red, 4xx orange. The axis is logarithmic, to show few errors among many.",
-        PER_SECOND,
-        Query(f"sum by (code) (rate(model_requests_total{{{BOTH}}}[$__rate_interval]))", "{{code}}"),
+        p.PER_SECOND,
+        p.Query(f"sum by (code) (rate(model_requests_total{{{BOTH}}}[$__rate_interval]))", "{{code}}"),
         logarithmic_from=0.1,
-        overrides=matching_series({"^5..$": CRITICAL, "^4..$": WARNING, "^[123]..$": NEUTRAL}),
+        overrides=p.matching_series({"^5..$": p.CRITICAL, "^4..$": p.WARNING, "^[123]..$": p.NEUTRAL}),
     )
 
 
 def error_ratio() -> Panel:
-    return time_series(
+    """Share of requests answered with a 5xx, over one minute."""
+    return p.time_series(
         "Error ratio by version",
-        "Share of requests answered with a 5xx, over one minute.",
-        SHARE,
+        p.SHARE,
         *by_version(f"model_version:request_error_ratio:rate1m{{{BOTH}}}", "version {{version}}"),
-        Query(f"model:threshold:ModelErrorRatioHigh{{{MODEL}}}", "threshold", role="threshold"),
+        p.Query(f"model:threshold:ModelErrorRatioHigh{{{MODEL}}}", "threshold", role="threshold"),
     )
 
 
-def _windows(objective: str, title: str, what: str, alert: str) -> Panel:
+def _windows(objective: str, title: str) -> Panel:
     series = f'{{{BOTH},objective="{objective}",window="%s"}}'
     burn = f'model_window:error_budget_burn:ratio{{{MODEL},objective="{objective}",window="%s"}}'
-    return time_series(
+    return p.time_series(
         title,
-        (
-            f"Share of requests that {what}, in the windows of {alert}, for the worst version. It fires if 5m and 1h "
-            "are above their threshold, or 30m and 6h above theirs, and chance does not explain it. The axis is "
-            "logarithmic."
+        p.SHARE,
+        *(
+            p.Query(f"max(model_version_window:objective_failed:ratio{series % w})", w)
+            for w in ("5m", "1h", "30m", "6h")
         ),
-        SHARE,
-        *(Query(f"max(model_version_window:objective_failed:ratio{series % w})", w) for w in ("5m", "1h", "30m", "6h")),
-        Query(burn % "5m", "threshold of 5m and 1h", role="threshold"),
-        Query(burn % "30m", "threshold of 30m and 6h", role="threshold"),
-        Query(f'model:error_budget:ratio{{{MODEL},objective="{objective}"}}', "objective", role="reference"),
+        p.Query(burn % "5m", "threshold of 5m and 1h", role="threshold"),
+        p.Query(burn % "30m", "threshold of 30m and 6h", role="threshold"),
+        p.Query(f'model:error_budget:ratio{{{MODEL},objective="{objective}"}}', "objective", role="reference"),
         logarithmic_from=0.0001,
         top=0.1,
     )
 
 
 def error_budget() -> Panel:
-    title = "Error ratio in the windows of the budget"
-    return _windows("errors", title, "fail with a 5xx", "ModelErrorBudgetBurn")
+    """Share of requests that fail with a 5xx, in the windows of ModelErrorBudgetBurn, for the worst version. It fires
+    if 5m and 1h are above their threshold, or 30m and 6h above theirs, beyond chance. The axis is logarithmic.
+    """
+    return _windows("errors", "Error ratio in the windows of the budget")
 
 
 def latency_budget() -> Panel:
-    title = "Slow requests in the budget's windows"
-    what = "take longer than the latency of the model's objective"
-    return _windows("latency", title, what, "ModelLatencyBudgetBurn")
+    """Share of requests that take longer than the latency of the model's objective, in the windows of
+    ModelLatencyBudgetBurn, for the worst version. It fires if 5m and 1h are above their threshold, or 30m and 6h above
+    theirs, beyond chance. The axis is logarithmic.
+    """
+    return _windows("latency", "Slow requests in the budget's windows")
 
 
 def budget_left() -> Panel:
-    return time_series(
+    """Share that is left of the errors, and of the slow requests, that the model's objectives allow in 30 days, for
+    all versions; fewer days if recording began later. Below 0 the objective is missed.
+    """
+    return p.time_series(
         "Error budget left",
-        (
-            "Share that is left of the errors, and of the slow requests, that the model's objectives allow in 30 days, "
-            "for all versions; fewer days if recording began later. Below 0 the objective is missed."
-        ),
-        SHARE,
-        Query(f"model:error_budget_remaining:ratio30d{{{MODEL}}}", "{{objective}}"),
-        Query(f'0 * model:error_budget:ratio{{{MODEL},objective="errors"}}', "threshold: used up", role="threshold"),
-        overrides=named_series(("errors", "latency")),
+        p.SHARE,
+        p.Query(f"model:error_budget_remaining:ratio30d{{{MODEL}}}", "{{objective}}"),
+        p.Query(f'0 * model:error_budget:ratio{{{MODEL},objective="errors"}}', "threshold: used up", role="threshold"),
+        overrides=p.named_series(("errors", "latency")),
         least=None,
         top=1,
     )
 
 
 def latency() -> Panel:
+    """50, 95 and 99% of requests are faster than this, over five minutes. The axis is logarithmic."""
     quantiles = ("p50", "p95", "p99")
-    return time_series(
+    return p.time_series(
         "Latency of the slowest version",
-        "50, 95 and 99 % of requests are faster than this, over five minutes. The axis is logarithmic.",
-        SECONDS,
-        *(Query(f"max(model_version:request_duration_seconds:{q}_rate5m{{{BOTH}}})", q) for q in quantiles),
-        Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold (p95)", role="threshold"),
-        Query(f"max(model_objective_latency_seconds{{{MODEL}}})", "objective", role="reference"),
+        p.SECONDS,
+        *(p.Query(f"max(model_version:request_duration_seconds:{q}_rate5m{{{BOTH}}})", q) for q in quantiles),
+        p.Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold (p95)", role="threshold"),
+        p.Query(f"max(model_objective_latency_seconds{{{MODEL}}})", "objective", role="reference"),
         logarithmic_from=0.001,
     )
 
 
 def latency_by_version() -> Panel:
+    """95% of requests are faster than this, over five minutes, and the slowest version a day ago. The axis is
+    logarithmic.
+    """
     expr = f"model_version:request_duration_seconds:p95_rate5m{{{BOTH}}}"
-    return time_series(
+    return p.time_series(
         "Latency p95 by version",
-        (
-            "95 % of requests are faster than this, over five minutes, and the slowest version a day ago. The axis is "
-            "logarithmic."
-        ),
-        SECONDS,
+        p.SECONDS,
         *by_version(expr, "version {{version}}"),
-        Query(f"max({expr}{DAY_AGO})", "slowest, a day ago", role="past"),
-        Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold", role="threshold"),
+        p.Query(f"max({expr}{DAY_AGO})", "slowest, a day ago", role="past"),
+        p.Query(f"model:threshold:ModelLatencyHigh{{{MODEL}}}", "threshold", role="threshold"),
         logarithmic_from=0.001,
     )
 
 
-def _share(title: str, description: str, query: Query, alert: str) -> Panel:
-    return time_series(
+def _share(title: str, query: p.Query, alert: str) -> Panel:
+    return p.time_series(
         title,
-        description,
-        SHARE,
+        p.SHARE,
         query,
-        Query(f"max(instance:threshold:{alert}{{{INSTANCE}}})", "threshold", role="threshold"),
+        p.Query(f"max(instance:threshold:{alert}{{{INSTANCE}}})", "threshold", role="threshold"),
         most=1,
     )
 
 
 def cpu() -> Panel:
+    """Share of processor time in use."""
     expr = f"model_system_cpu_utilization_ratio{{{INSTANCE}}}"
-    return _share("CPU", "Share of processor time in use.", Query(expr, "{{instance}}"), "ModelHostCpuHigh")
+    return _share("CPU", p.Query(expr, "{{instance}}"), "ModelHostCpuHigh")
 
 
 def memory() -> Panel:
+    """Memory in use as a share of the limit."""
     expr = f"model_system_memory_utilization_ratio{{{INSTANCE}}}"
-    text = "Memory in use as a share of the limit."
-    return _share("Memory", text, Query(expr, "{{instance}}"), "ModelHostMemoryHigh")
+    return _share("Memory", p.Query(expr, "{{instance}}"), "ModelHostMemoryHigh")
 
 
 def disk() -> Panel:
+    """Share of each file system in use."""
     expr = f"model_system_disk_utilization_ratio{{{INSTANCE}}}"
-    text = "Share of each file system in use."
-    return _share("Disk", text, Query(expr, "{{path}} {{instance}}"), "ModelHostDiskHigh")
+    return _share("Disk", p.Query(expr, "{{path}} {{instance}}"), "ModelHostDiskHigh")
 
 
 def gpu() -> Panel:
-    return time_series(
+    """Share of time in which the GPU is busy."""
+    return p.time_series(
         "GPU",
-        "Share of time in which the GPU is busy.",
-        SHARE,
-        Query(f"model_system_gpu_utilization_ratio{{{INSTANCE}}}", "{{gpu}} {{instance}}"),
+        p.SHARE,
+        p.Query(f"model_system_gpu_utilization_ratio{{{INSTANCE}}}", "{{gpu}} {{instance}}"),
         empty=_NO_GPU,
         most=1,
     )

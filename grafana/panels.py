@@ -10,41 +10,8 @@ from grafana_foundation_sdk.builders import barchart, bargauge, common, dashboar
 from grafana_foundation_sdk.builders import heatmap as heatmap_sdk
 from grafana_foundation_sdk.builders import stat as stat_sdk
 from grafana_foundation_sdk.builders import table as table_sdk
-from grafana_foundation_sdk.models.common import (
-    AxisPlacement,
-    BarGaugeDisplayMode,
-    BarGaugeNamePlacement,
-    BarGaugeValueMode,
-    BigValueColorMode,
-    BigValueGraphMode,
-    BigValueJustifyMode,
-    BigValueTextMode,
-    DataSourceRef,
-    LegendDisplayMode,
-    LegendPlacement,
-    LineInterpolation,
-    ScaleDistribution,
-    SortOrder,
-    StackingMode,
-    TooltipDisplayMode,
-    VisibilityMode,
-    VizOrientation,
-)
-from grafana_foundation_sdk.models.dashboard import (
-    DashboardLink,
-    DataTransformerConfig,
-    DynamicConfigValue,
-    FieldColorModeId,
-    FieldConfig,
-    FieldConfigSource,
-    MatcherConfig,
-    Panel,
-    Threshold,
-    ThresholdsMode,
-    ValueMap,
-    ValueMapping,
-    ValueMappingResult,
-)
+from grafana_foundation_sdk.models import common as common_models
+from grafana_foundation_sdk.models import dashboard as models
 from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
@@ -70,7 +37,7 @@ SINCE = "dateTimeFromNow"
 
 NO_PROFILE = "no profile"
 
-DATASOURCE = DataSourceRef(type_val="prometheus", uid="${datasource}")
+DATASOURCE = common_models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 REFS = "ABCDEFGHIJKLMNOP"
 
@@ -108,9 +75,9 @@ class Link:
     outside: bool = False
 
 
-def setting(name: str, value: object) -> DynamicConfigValue:
+def setting(name: str, value: object) -> models.DynamicConfigValue:
     """Return a field setting for an override."""
-    return DynamicConfigValue(id_val=name, value=value)
+    return models.DynamicConfigValue(id_val=name, value=value)
 
 
 NO_TICK_TEXT = setting("noValue", "\u200b")
@@ -125,25 +92,27 @@ NOT_IN_LEGEND = setting("custom.hideFrom", {"legend": True, "tooltip": False, "v
 
 
 def for_field(
-    name: str, *settings: DynamicConfigValue, **more: object
-) -> tuple[MatcherConfig, list[DynamicConfigValue]]:
+    name: str, *settings: models.DynamicConfigValue, **more: object
+) -> tuple[models.MatcherConfig, list[models.DynamicConfigValue]]:
     """Return settings of the field with a name; ``width`` and ``minWidth`` are those of a table's column."""
     named = [setting(f"custom.{key}" if key.lower().endswith("width") else key, value) for key, value in more.items()]
-    return MatcherConfig(id_val="byName", options=name), [*named, *settings]
+    return models.MatcherConfig(id_val="byName", options=name), [*named, *settings]
 
 
-def for_query(index: int, *settings: DynamicConfigValue) -> tuple[MatcherConfig, list[DynamicConfigValue]]:
+def for_query(
+    index: int, *settings: models.DynamicConfigValue
+) -> tuple[models.MatcherConfig, list[models.DynamicConfigValue]]:
     """Return settings of all series of a query, by its position in the panel."""
-    return MatcherConfig(id_val="byFrameRefID", options=REFS[index]), list(settings)
+    return models.MatcherConfig(id_val="byFrameRefID", options=REFS[index]), list(settings)
 
 
-Override = tuple[MatcherConfig, list[DynamicConfigValue]]
+Override = tuple[models.MatcherConfig, list[models.DynamicConfigValue]]
 
 
-def transformation(name: str, *, queries: str | None = None, **options: object) -> DataTransformerConfig:
+def transformation(name: str, *, queries: str | None = None, **options: object) -> models.DataTransformerConfig:
     """Return a transformation of all queries, or of those whose reference matches a regular expression."""
-    chosen = None if queries is None else MatcherConfig(id_val="byRefId", options=f"/^(?:{queries})$/")
-    return DataTransformerConfig(id_val=name, filter_val=chosen, options=options)
+    chosen = None if queries is None else models.MatcherConfig(id_val="byRefId", options=f"/^(?:{queries})$/")
+    return models.DataTransformerConfig(id_val=name, filter_val=chosen, options=options)
 
 
 STATES = {
@@ -160,17 +129,17 @@ its alerts are not evaluated."""
 SUCCESS = {"failed": CRITICAL, "OK": OK}
 
 
-def value_mappings(names: Mapping[str, str]) -> list[ValueMapping]:
+def value_mappings(names: Mapping[str, str]) -> list[models.ValueMapping]:
     """Return a mapping of the numbers from 0 to texts in their colours, without numbers that have no name."""
     options = {
-        str(number): ValueMappingResult(text=name, color=colour, index=number)
+        str(number): models.ValueMappingResult(text=name, color=colour, index=number)
         for number, (name, colour) in enumerate(names.items())
         if name
     }
-    return [ValueMap(options=options)]
+    return [models.ValueMap(options=options)]
 
 
-def state_cell(shown: Mapping[str, tuple[str, str]], cell: str = "color-text") -> list[DynamicConfigValue]:
+def state_cell(shown: Mapping[str, tuple[str, str]], cell: str = "color-text") -> list[models.DynamicConfigValue]:
     """Return settings of a table's column of states: the text and the colour of each value."""
     options = {
         value: {"text": text, "color": colour, "index": index}
@@ -185,13 +154,13 @@ def state_cell(shown: Mapping[str, tuple[str, str]], cell: str = "color-text") -
     ]
 
 
-def state_column() -> list[DynamicConfigValue]:
+def state_column() -> list[models.DynamicConfigValue]:
     """Return settings of a table's column of numbers of `STATES`."""
     shown = {str(number): (name, colour) for number, (name, colour) in enumerate(STATES.items())}
     return state_cell(shown, "color-background")
 
 
-def marked_cell() -> list[DynamicConfigValue]:
+def marked_cell() -> list[models.DynamicConfigValue]:
     """Return settings of a table's column of texts that end with the mark of a state: !! critical, ! warning."""
     marks = {"/!!$/": CRITICAL, "/!$/": WARNING}
     mappings = [
@@ -214,7 +183,7 @@ All pairs differ by at least 18 (CIE 1976), also with each form of colour blindn
 """
 
 
-def palette(index: int) -> list[DynamicConfigValue]:
+def palette(index: int) -> list[models.DynamicConfigValue]:
     """Return the colour of a series by its position; from the seventh on, lines are dashed."""
     colour = setting("color", {"mode": "fixed", "fixedColor": PALETTE[index % len(PALETTE)]})
     if index < len(PALETTE):
@@ -224,21 +193,21 @@ def palette(index: int) -> list[DynamicConfigValue]:
 
 def named_series(names: Sequence[str]) -> list[Override]:
     """Return overrides that give each of these series its colour of the palette, whichever of them there are."""
-    return [(MatcherConfig(id_val="byName", options=name), palette(index)) for index, name in enumerate(names)]
+    return [(models.MatcherConfig(id_val="byName", options=name), palette(index)) for index, name in enumerate(names)]
 
 
 def matching_series(colours: Mapping[str, str]) -> list[Override]:
     """Return overrides for the series whose names match regular expressions, each with its colour."""
     return [
         (
-            MatcherConfig(id_val="byRegexp", options=f"/{pattern}/"),
+            models.MatcherConfig(id_val="byRegexp", options=f"/{pattern}/"),
             [setting("color", {"mode": "fixed", "fixedColor": colour})],
         )
         for pattern, colour in colours.items()
     ]
 
 
-def _line(colour: str, dash: list[int] | None = None) -> list[DynamicConfigValue]:
+def _line(colour: str, dash: list[int] | None = None) -> list[models.DynamicConfigValue]:
     return [
         setting("color", {"mode": "fixed", "fixedColor": colour}),
         *([setting("custom.lineStyle", {"fill": "dash", "dash": dash})] if dash else []),
@@ -248,7 +217,7 @@ def _line(colour: str, dash: list[int] | None = None) -> list[DynamicConfigValue
     ]
 
 
-ROLES: dict[str, list[DynamicConfigValue]] = {
+ROLES: dict[str, list[models.DynamicConfigValue]] = {
     "older": [setting("color", {"mode": "shades", "fixedColor": DARKER}), setting("custom.lineWidth", 1)],
     "bound": _line(NEUTRAL),
     "threshold": _line(CRITICAL, dash=[8, 6]),
@@ -258,7 +227,7 @@ ROLES: dict[str, list[DynamicConfigValue]] = {
 
 
 class _Targets(Protocol):
-    def build(self) -> Panel: ...
+    def build(self) -> models.Panel: ...
 
 
 _FORMATS = {
@@ -280,31 +249,30 @@ def _target(query: Query, ref: str) -> prometheus.Dataquery:
 def finish(
     builder: _Targets,
     title: str,
-    description: str,
     unit: str,
     queries: Sequence[Query],
     *,
     empty: str = "",
     overrides: Sequence[Override] = (),
-    transformations: Sequence[DataTransformerConfig] = (),
+    transformations: Sequence[models.DataTransformerConfig] = (),
     links: Sequence[Link] = (),
     value_links: Sequence[Link] = (),
-    mappings: Sequence[ValueMapping] = (),
+    mappings: Sequence[models.ValueMapping] = (),
     decimals: int | None = None,
     least: float | None = None,
     most: float | None = None,
     state: bool = False,
-) -> Panel:
+) -> models.Panel:
     """Set what panels of all types share; ``empty`` says which models have no data."""
     panel = builder.build()
-    panel.title, panel.description = title, f"{description} No data: {empty}." if empty else description
+    panel.title, panel.description = title, f"No data: {empty}." if empty else ""
     panel.datasource = DATASOURCE
     panel.repeat_direction = None
     panel.targets = [_target(query, ref).build() for query, ref in zip(queries, REFS, strict=False)]
     panel.transformations = list(transformations) or None
     panel.links = [_link(link) for link in links] or None
-    config = panel.field_config = panel.field_config or FieldConfigSource()
-    field = config.defaults = config.defaults or FieldConfig()
+    config = panel.field_config = panel.field_config or models.FieldConfigSource()
+    field = config.defaults = config.defaults or models.FieldConfig()
     field.unit, field.no_value, field.decimals = unit, "no data", decimals
     field.min_val, field.max_val = least, most
     field.mappings = list(mappings)
@@ -312,15 +280,15 @@ def finish(
     # One step without a number: series show thresholds, not the panel.
     field.thresholds = (
         dashboard.ThresholdsConfig()
-        .mode(ThresholdsMode.ABSOLUTE)
-        .steps([Threshold(value=None, color=GREY if state else NEUTRAL)])
+        .mode(models.ThresholdsMode.ABSOLUTE)
+        .steps([models.Threshold(value=None, color=GREY if state else NEUTRAL)])
         .build()
     )
-    field.color = dashboard.FieldColor().mode(FieldColorModeId.SHADES).fixed_color(NEUTRAL).build()
+    field.color = dashboard.FieldColor().mode(models.FieldColorModeId.SHADES).fixed_color(NEUTRAL).build()
     if state:
-        field.color = dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS).build()
+        field.color = dashboard.FieldColor().mode(models.FieldColorModeId.THRESHOLDS).build()
     elif isinstance(builder, bargauge.Panel):  # different shades of bars would suggest a meaning
-        field.color.mode = FieldColorModeId.FIXED
+        field.color.mode = models.FieldColorModeId.FIXED
     roles = [for_query(i, *ROLES[query.role]) for i, query in enumerate(queries) if query.role in ROLES]
     config.overrides = [
         dashboard.DashboardFieldConfigSourceOverrides().matcher(matcher).properties(settings).build()
@@ -329,7 +297,7 @@ def finish(
     return panel
 
 
-def _link(link: Link) -> DashboardLink:
+def _link(link: Link) -> models.DashboardLink:
     built = dashboard.DashboardLink(link.title).url(link.url).target_blank(link.outside).build()
     built.placement = None  # type: ignore[assignment]  # in sight, not in a menu
     return built
@@ -338,12 +306,11 @@ def _link(link: Link) -> DashboardLink:
 def legend(*, values: bool = True) -> common.VizLegendOptions:
     """Return a legend below the lines, each with its last value."""
     options = common.VizLegendOptions().show_legend(True).calcs(["lastNotNull"] if values else [])
-    return options.display_mode(LegendDisplayMode.LIST).placement(LegendPlacement.BOTTOM)
+    return options.display_mode(common_models.LegendDisplayMode.LIST).placement(common_models.LegendPlacement.BOTTOM)
 
 
 def time_series(
     title: str,
-    description: str,
     unit: str,
     *queries: Query,
     stepped: bool = False,
@@ -352,7 +319,7 @@ def time_series(
     least: float | None = 0,
     logarithmic_from: float | None = None,
     **more: Any,
-) -> Panel:
+) -> models.Panel:
     """Return lines over time. The legend shows each last value, unless there are too many lines.
 
     The axis reaches at least ``top``. Otherwise a series of zeros would get a scale up to 100. With
@@ -361,31 +328,34 @@ def time_series(
     builder = (
         timeseries.Panel()
         .legend(legend(values=values))
-        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.DESCENDING))
+        .tooltip(
+            common.VizTooltipOptions()
+            .mode(common_models.TooltipDisplayMode.MULTI)
+            .sort(common_models.SortOrder.DESCENDING)
+        )
         .line_width(2)
         .fill_opacity(0)
-        .show_points(VisibilityMode.AUTO)
+        .show_points(common_models.VisibilityMode.AUTO)
         .span_nulls(False)
     )
     if top is not None:
         builder = builder.axis_soft_max(top)
     if logarithmic_from is not None:
-        scale = common.ScaleDistributionConfig().type(ScaleDistribution.SYMLOG).log(10)
+        scale = common.ScaleDistributionConfig().type(common_models.ScaleDistribution.SYMLOG).log(10)
         builder = builder.scale_distribution(scale.linear_threshold(logarithmic_from))
     if stepped:
-        builder = builder.line_interpolation(LineInterpolation.STEP_AFTER)
+        builder = builder.line_interpolation(common_models.LineInterpolation.STEP_AFTER)
     named = [query.role == "value" and "{{" not in query.legend for query in queries]
     single = [i for i, query in enumerate(queries) if query.role == "ranked" or named[i]]
     overrides = [for_query(i, *palette(place)) for place, i in enumerate(single)] if len(single) > 1 else []
     if logarithmic_from is not None:
-        overrides.append((MatcherConfig(id_val="byType", options="number"), [NO_TICK_TEXT]))
+        overrides.append((models.MatcherConfig(id_val="byType", options="number"), [NO_TICK_TEXT]))
     overrides = [*overrides, *more.pop("overrides", ())]
-    return finish(builder, title, description, unit, queries, overrides=overrides, least=least, **more)
+    return finish(builder, title, unit, queries, overrides=overrides, least=least, **more)
 
 
 def stat(
     title: str,
-    description: str,
     unit: str,
     *queries: Query,
     state: bool = False,
@@ -394,58 +364,57 @@ def stat(
     coloured: bool = False,
     sentences: bool = False,
     **more: Any,
-) -> Panel:
+) -> models.Panel:
     """Return large numbers, one per series, with their names if ``named``; ``stacked`` vertically if there is room.
 
     Names alone are shown if they are ``sentences``.
 
     Overrides determine the colours of those that are ``coloured``; the text for no data is grey.
     """
-    plain = BigValueColorMode.VALUE if coloured else BigValueColorMode.NONE
-    text = BigValueTextMode.VALUE_AND_NAME if named else BigValueTextMode.VALUE
+    plain = common_models.BigValueColorMode.VALUE if coloured else common_models.BigValueColorMode.NONE
+    text = common_models.BigValueTextMode.VALUE_AND_NAME if named else common_models.BigValueTextMode.VALUE
     builder = (
         stat_sdk.Panel()
-        .graph_mode(BigValueGraphMode.NONE)
-        .color_mode(BigValueColorMode.BACKGROUND if state else plain)
-        .justify_mode(BigValueJustifyMode.AUTO)
-        .text_mode(BigValueTextMode.NAME if sentences else text)
-        .orientation(VizOrientation.HORIZONTAL if stacked else VizOrientation.AUTO)
+        .graph_mode(common_models.BigValueGraphMode.NONE)
+        .color_mode(common_models.BigValueColorMode.BACKGROUND if state else plain)
+        .justify_mode(common_models.BigValueJustifyMode.AUTO)
+        .text_mode(common_models.BigValueTextMode.NAME if sentences else text)
+        .orientation(common_models.VizOrientation.HORIZONTAL if stacked else common_models.VizOrientation.AUTO)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     )
     if sentences:  # the largest size at which one has room in a line
         builder = builder.text(common.VizTextDisplayOptions().title_size(22).value_size(22))
     elif stacked or state:  # one size, so that panels of any width look alike
         builder = builder.text(common.VizTextDisplayOptions().title_size(13).value_size(18 if state else 20))
-    return finish(builder, title, description, unit, queries, state=state or coloured, **more)
+    return finish(builder, title, unit, queries, state=state or coloured, **more)
 
 
 def state_timeline(
     title: str,
-    description: str,
     *queries: Query,
     names: Mapping[str, str],
-    levels: Sequence[ValueMapping] = (),
+    levels: Sequence[models.ValueMapping] = (),
     show_values: bool = True,
     **more: Any,
-) -> Panel:
+) -> models.Panel:
     """Return states over time, one row per series, with texts if ``show_values``.
 
     States are the numbers of ``names``, or have the colours of ``levels``.
     """
     builder = (
         statetimeline.Panel()
-        .show_value(VisibilityMode.AUTO if show_values else VisibilityMode.NEVER)
+        .show_value(common_models.VisibilityMode.AUTO if show_values else common_models.VisibilityMode.NEVER)
         .row_height(0.8)
         .merge_values(True)
         .fill_opacity(85)
         .line_width(0)
         .legend(common.VizLegendOptions().show_legend(False))
-        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.SINGLE))
+        .tooltip(common.VizTooltipOptions().mode(common_models.TooltipDisplayMode.SINGLE))
     )
-    return finish(builder, title, description, BARE, queries, mappings=levels or value_mappings(names), **more)
+    return finish(builder, title, BARE, queries, mappings=levels or value_mappings(names), **more)
 
 
-def table(title: str, description: str, unit: str, *queries: Query, sort: Sequence[str] = (), **more: Any) -> Panel:
+def table(title: str, unit: str, *queries: Query, sort: Sequence[str] = (), **more: Any) -> models.Panel:
     """Return a table, sorted by columns in descending order, or in ascending order where a name begins with ``+``."""
     builder = table_sdk.Panel().sort_by(
         [
@@ -453,13 +422,13 @@ def table(title: str, description: str, unit: str, *queries: Query, sort: Sequen
             for name in sort
         ]
     )
-    panel = finish(builder, title, description, unit, queries, **more)
+    panel = finish(builder, title, unit, queries, **more)
     options: Any = panel.options
     options.footer = None
     return panel
 
 
-def heatmap(title: str, description: str, unit: str, y_unit: str, query: Query, **more: Any) -> Panel:
+def heatmap(title: str, unit: str, y_unit: str, query: Query, **more: Any) -> models.Panel:
     """Return the buckets of a histogram over time, as cells whose colour is their value; empty ones have none."""
     builder = (
         heatmap_sdk.Panel()
@@ -467,24 +436,22 @@ def heatmap(title: str, description: str, unit: str, y_unit: str, query: Query, 
         .color(heatmap_sdk.HeatmapColorOptions().mode(HeatmapColorMode.SCHEME).scheme("Blues").steps(32).exponent(0.5))
         .cell_gap(1)
         .filter_values(heatmap_sdk.FilterValueRange().le(1e-9))
-        .y_axis(heatmap_sdk.YAxisConfig().unit(y_unit).axis_placement(AxisPlacement.LEFT))
+        .y_axis(heatmap_sdk.YAxisConfig().unit(y_unit).axis_placement(common_models.AxisPlacement.LEFT))
         .cell_values(heatmap_sdk.CellValues().unit(unit))
-        .tooltip(heatmap_sdk.HeatmapTooltip().mode(TooltipDisplayMode.SINGLE).y_histogram(False))
+        .tooltip(heatmap_sdk.HeatmapTooltip().mode(common_models.TooltipDisplayMode.SINGLE).y_histogram(False))
         .hide_legend()
     )
-    return finish(builder, title, description, unit, [query], **more)
+    return finish(builder, title, unit, [query], **more)
 
 
-def bar_chart(
-    title: str, description: str, unit: str, *queries: Query, by: str, stacked: bool = False, **more: Any
-) -> Panel:
+def bar_chart(title: str, unit: str, *queries: Query, by: str, stacked: bool = False, **more: Any) -> models.Panel:
     """Return vertical bars, by a text field: beside each other or ``stacked``. Labels without room are left out."""
     builder = (
         barchart.Panel()
         .x_field(by)
-        .orientation(VizOrientation.VERTICAL)
-        .show_value(VisibilityMode.NEVER)
-        .stacking(StackingMode.NORMAL if stacked else StackingMode.NONE)
+        .orientation(common_models.VizOrientation.VERTICAL)
+        .show_value(common_models.VisibilityMode.NEVER)
+        .stacking(common_models.StackingMode.NORMAL if stacked else common_models.StackingMode.NONE)
         .group_width(0.85)
         .bar_width(0.95)
         .line_width(1)
@@ -493,23 +460,25 @@ def bar_chart(
         .x_tick_label_max_length(12)
         .x_tick_label_spacing(100)
         .legend(legend(values=False))
-        .tooltip(common.VizTooltipOptions().mode(TooltipDisplayMode.MULTI).sort(SortOrder.NONE))
+        .tooltip(
+            common.VizTooltipOptions().mode(common_models.TooltipDisplayMode.MULTI).sort(common_models.SortOrder.NONE)
+        )
     )
-    return finish(builder, title, description, unit, queries, **more)
+    return finish(builder, title, unit, queries, **more)
 
 
-def bar_gauge(title: str, description: str, unit: str, *queries: Query, **more: Any) -> Panel:
+def bar_gauge(title: str, unit: str, *queries: Query, **more: Any) -> models.Panel:
     """Return horizontal bars, each with its name and number."""
     builder = (
         bargauge.Panel()
-        .display_mode(BarGaugeDisplayMode.BASIC)
-        .value_mode(BarGaugeValueMode.TEXT)
-        .name_placement(BarGaugeNamePlacement.LEFT)
+        .display_mode(common_models.BarGaugeDisplayMode.BASIC)
+        .value_mode(common_models.BarGaugeValueMode.TEXT)
+        .name_placement(common_models.BarGaugeNamePlacement.LEFT)
         .show_unfilled(True)
-        .orientation(VizOrientation.HORIZONTAL)
+        .orientation(common_models.VizOrientation.HORIZONTAL)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     )
-    return finish(builder, title, description, unit, queries, **more)
+    return finish(builder, title, unit, queries, **more)
 
 
 @dataclass(frozen=True)
