@@ -50,6 +50,6 @@ def test_close_ends_every_thread(tmp_path: Path) -> None:
     """No thread of a closed exporter goes on working."""
     before = set(threading.enumerate())
     exporter = Exporter(write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}))
-    assert {"noise", "snapshots"} <= {thread.name for thread in set(threading.enumerate()) - before}
+    assert {"aggregator", "tasks"} <= {thread.name for thread in set(threading.enumerate()) - before}
     exporter.close()
     assert not [thread.name for thread in set(threading.enumerate()) - before if thread.is_alive()]
