@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -61,16 +62,14 @@ def accepted_examples(connection: sa.Connection, selection: Selection, after: in
     # Earlier versions took corrections without a label.
     has_label = effective_label.is_not(None)
     conditions = [table.model == selection.model, is_accepted, table.id > after, has_label]
-    if selection.version is not None:
-        conditions.append(table.version == selection.version)
-    if selection.labels is not None:
-        conditions.append(effective_label.in_(selection.labels))
-    if selection.since is not None:
-        conditions.append(table.created >= selection.since)
-    if selection.until is not None:
-        conditions.append(table.created < selection.until)
-    if selection.reviewed_until is not None:
-        conditions.append(table.reviewed <= selection.reviewed_until)
+    filters: tuple[tuple[Any, Callable[[Any, Any], Any], Any], ...] = (
+        (table.version, operator.eq, selection.version),
+        (effective_label, sa.ColumnElement.in_, selection.labels),
+        (table.created, operator.ge, selection.since),
+        (table.created, operator.lt, selection.until),
+        (table.reviewed, operator.le, selection.reviewed_until),
+    )
+    conditions += [compare(column, value) for column, compare, value in filters if value is not None]
     query = sa.select(*COLUMNS).where(*conditions).order_by(table.id).execution_options(yield_per=ROWS)
     with connection.execute(query) as result:
         for row in result.mappings():

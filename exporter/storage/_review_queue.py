@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import operator
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -171,16 +172,22 @@ def _content_conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
     result: list[sa.ColumnElement[bool]] = []
     if chosen.status is None:  # all three by name: so the index finds a model's, or a day's, in each of them
         result.append(feedback.c.status.in_(map(sa.literal, STATUSES)))
-    for column, value in (
-        (feedback.c.model, chosen.model),
-        (feedback.c.version, chosen.version),
-        (feedback.c.status, chosen.status),
-        (feedback.c.segment, chosen.segment),
-    ):
-        if value is not None:
-            result.append(column == value)
-    result += label_conditions(feedback.c.prediction, label_column, chosen)
-    result += _range_conditions(chosen)
+    error = label_error(feedback.c.prediction, label_column)
+    filters: tuple[tuple[Any, Callable[[Any, Any], Any], Any], ...] = (
+        (feedback.c.model, operator.eq, chosen.model),
+        (feedback.c.version, operator.eq, chosen.version),
+        (feedback.c.status, operator.eq, chosen.status),
+        (feedback.c.segment, operator.eq, chosen.segment),
+        (label_column, _is_label, chosen.label),
+        (feedback.c.prediction, _is_label, chosen.predicted),
+        (feedback.c.created, operator.ge, chosen.since),
+        (feedback.c.created, operator.lt, chosen.until),
+        (feedback.c.confidence, operator.ge, chosen.confidence_from),
+        (feedback.c.confidence, operator.le, chosen.confidence_to),
+        (error, operator.ge, chosen.error_from),
+        (error, operator.lt, chosen.error_to),
+    )
+    result += [compare(column, value) for column, compare, value in filters if value is not None]
     if chosen.alike is not None:
         result += _alike_conditions(chosen.alike)
     if chosen.ids is not None:
@@ -196,30 +203,9 @@ def _content_conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
     return result
 
 
-def _range_conditions(chosen: Filter) -> Iterator[sa.ColumnElement[bool]]:
-    if chosen.since is not None:
-        yield feedback.c.created >= chosen.since
-    if chosen.until is not None:
-        yield feedback.c.created < chosen.until
-    if chosen.confidence_from is not None:
-        yield feedback.c.confidence >= chosen.confidence_from
-    if chosen.confidence_to is not None:
-        yield feedback.c.confidence <= chosen.confidence_to
-
-
-def label_conditions(
-    prediction: sa.ColumnElement[Any], label: sa.ColumnElement[Any], chosen: Filter
-) -> list[sa.ColumnElement[bool]]:
-    """Return the filter's conditions on prediction and label."""
-    result = [
-        # As in profiles, a number and the string of its digits are the same category.
-        column == value if value.startswith('"') else column.in_((value, label_json(value)))
-        for column, value in ((label, chosen.label), (prediction, chosen.predicted))
-        if value is not None
-    ]
-    error = label_error(prediction, label)
-    result += [error >= chosen.error_from] if chosen.error_from is not None else []
-    return result + ([error < chosen.error_to] if chosen.error_to is not None else [])
+def _is_label(column: sa.ColumnElement[Any], stored: str) -> sa.ColumnElement[bool]:
+    """Return the condition of a label; as in profiles, a number and the string of its digits are the same."""
+    return column == stored if stored.startswith('"') else column.in_((stored, label_json(stored)))
 
 
 # The first ones are those of an index.
