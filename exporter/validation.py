@@ -10,15 +10,15 @@ import json
 import os
 import re
 import stat
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from exporter.errors import ConfigError
-from exporter.stats.tolerance import Tolerance
 
 _T = TypeVar("_T")
 KeyPath = tuple[str | int, ...]
@@ -144,6 +144,34 @@ def parse_duration(text: str) -> float:
     if not parts or "".join(n + u for n, u in parts) != text or not any(int(n) for n, _ in parts):
         raise ValueError(f"expected a duration such as 5m or 1h, got {preview(text)}{_duration_hint(text)}")
     return float(sum(int(number) * _UNITS[unit] for number, unit in parts))
+
+
+ROUNDING = 4 * sys.float_info.epsilon
+"""Part of the numbers that is added to a tolerance: 1.1 − 1.0 is a little more than 0.1."""
+
+
+class Tolerance(NamedTuple):
+    """The tolerance of a model's corrections: one of the two is 0.
+
+    Attributes
+    ----------
+    amount
+        In the unit of the prediction.
+    share
+        Of the size of the prediction.
+    """
+
+    amount: float = 0.0
+    share: float = 0.0
+
+    def accepts(self, predicted: float, actual: float) -> bool:
+        """Return whether a number is within the tolerance of a prediction.
+
+        >>> Tolerance(0.1).accepts(1.0, 1.1), Tolerance(share=0.05).accepts(-100.0, -106.0)
+        (True, False)
+        """
+        limit = max(self.amount, self.share * abs(predicted)) + ROUNDING * abs(predicted)
+        return abs(actual - predicted) <= limit
 
 
 def parse_tolerance(value: float | str) -> Tolerance:

@@ -31,7 +31,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.quality import PERIODS, miss_variance
 from exporter.profiles.builder import build_file
 from exporter.profiles.quality import QualityEstimator
-from exporter.stats.accuracy import Z
+from exporter.stats.quality import Z
 
 DOCS = Path(__file__).parents[2] / "docs" / "quality-study.md"
 SEED = 2026

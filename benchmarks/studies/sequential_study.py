@@ -17,9 +17,8 @@ import numpy as np
 import study_tables
 
 from exporter.comparison.counts import Counts, Feature, Period, Quality
-from exporter.comparison.decision import decide
-from exporter.comparison.measures import Comparison, Side, compare
-from exporter.comparison.methods import EACH_LEVEL, FIXED, SEQUENTIAL, Method
+from exporter.comparison.measures import EACH_LEVEL, FIXED, SEQUENTIAL, Comparison, Method, Side, compare
+from exporter.comparison.report import decide
 from exporter.stats.intervals import Difference, difference, excludes_zero, share
 
 PAGE = Path(__file__).parents[2] / "docs" / "compare.md"

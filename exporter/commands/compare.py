@@ -7,8 +7,7 @@ import json
 import time
 
 from exporter.commands.common import add_credentials, aligned, checked, credentials, moment
-from exporter.comparison.counts import Period
-from exporter.comparison.decision import Decisions, decide, document_with
+from exporter.comparison.counts import Period, choose
 from exporter.comparison.measures import Comparison, Measure, at_every_look, shadow_only
 from exporter.comparison.prometheus import (
     WINDOW,
@@ -21,8 +20,11 @@ from exporter.comparison.prometheus import (
 )
 from exporter.comparison.report import (
     WORDINGS,
+    Decisions,
+    decide,
     difference_text,
     document,
+    document_with,
     interval_text,
     minutes,
     sentences,
@@ -30,7 +32,6 @@ from exporter.comparison.report import (
     title,
     titles,
 )
-from exporter.comparison.versions import choose
 from exporter.config.checks import parse_margin
 from exporter.errors import CompareError, NoPairError, UsageError
 from exporter.http_client.prometheus import DEFAULT_URL, Prometheus

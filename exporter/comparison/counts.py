@@ -8,8 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from exporter.stats.accuracy import IntervalEstimate
+from exporter.errors import CompareError, NoPairError
+from exporter.monitoring.shadow_answers import PairCounts
+from exporter.stats import intervals, sequential
 from exporter.stats.divergence import Floats
+from exporter.stats.intervals import Estimate
+from exporter.stats.quality import IntervalEstimate
+from exporter.stats.sequential import Sums
+from exporter.validation import preview, suggestion
 
 
 class Period(NamedTuple):
@@ -143,3 +149,92 @@ def _add_quality(parts: Sequence[Counts]) -> Quality:
 def _at_most(counts: Counts, bound: float) -> float:
     """Return the requests that took at most as long as a bound."""
     return max((d for b, d in zip(counts.bounds, counts.durations, strict=True) if b <= bound), default=0.0)
+
+
+def choose(model: str, names: Sequence[str], before: str | None = None, after: str | None = None) -> tuple[str, str]:
+    """Return the version to compare with, and the version to judge.
+
+    Parameters
+    ----------
+    model
+        The model's name.
+    names
+        Its versions in the order in which they appeared.
+    before, after
+        The versions that were asked for. By default ``after`` is the one that appeared last, and ``before`` the one
+        that appeared last before it.
+
+    Raises
+    ------
+    CompareError
+        When a version is not known.
+    NoPairError
+        When there are not two.
+
+    Examples
+    --------
+    >>> choose("digits", ["1", "3", "2"]), choose("digits", ["1", "3", "2"], after="3")
+    (('3', '2'), ('1', '3'))
+    """
+    if not names:
+        raise CompareError(f"no version of {preview(model)} has served yet")
+    for name in (before, after):
+        if name is not None and name not in names:
+            raise CompareError(f"version {preview(name)} of {preview(model)} is not known; {suggestion(name, names)}")
+    if after is None:
+        after = next((name for name in reversed(names) if name != before), None)
+    if before is None and after is not None:
+        index = names.index(after)
+        before = names[index - 1] if index else None
+    if before is None or after is None:
+        known = ", ".join(map(preview, names))
+        raise NoPairError(f"there is no other version of {preview(model)} to compare with: only {known} is known")
+    if before == after:
+        raise NoPairError(f"before and after are the same version {preview(after)}")
+    return before, after
+
+
+def never_together(model: str, before: str, after: str, where: str = "") -> NoPairError:
+    """Return the error for two versions that never served at the same time."""
+    versions = f"{preview(before)} and {preview(after)} of {preview(model)}"
+    return NoPairError(f"versions {versions} never served at the same time{where}")
+
+
+class SameRequests(NamedTuple):
+    """Requests that two versions answered.
+
+    Attributes
+    ----------
+    period
+        From the first of them to the last.
+    pairs, disagreements
+        Requests that both answered, and those of them with different answers; pairs are above 0.
+    differences
+        Of answers that are numbers, the sums of their absolute differences; None if they are classes.
+    """
+
+    period: Period
+    pairs: float
+    disagreements: float
+    differences: Sums | None = None
+
+    @classmethod
+    def of(cls, counts: PairCounts) -> SameRequests:
+        """Return what an exporter counted."""
+        period = Period(counts.first, counts.last)
+        differences = Sums(counts.absolute, counts.squared, counts.numbers) if counts.numbers else None
+        return cls(period, counts.pairs, counts.disagreements, differences)
+
+    def disagreement(self, at_any_time: bool) -> Estimate:
+        """Return the share of different answers, with an interval for one look or for any looks."""
+        method = sequential.share if at_any_time else intervals.share
+        whole = max(round(self.pairs), 1)  # after a reset of a counter, the counts need not be whole
+        return method(min(round(self.disagreements), whole), whole)
+
+    def mean_difference(self, at_any_time: bool) -> Estimate | None:
+        """Return the mean absolute difference; None for classes, and for any looks with fewer than 100 pairs."""
+        if self.differences is None:
+            return None
+        if not at_any_time:
+            return intervals.mean(*self.differences)
+        return sequential.mean(self.differences) if self.differences.values >= sequential.LARGE else None

@@ -8,14 +8,12 @@ from typing import Literal
 
 import numpy as np
 
-from exporter.comparison.counts import Counts, Feature, Period, Quality, add
+from exporter.comparison.counts import Counts, Feature, Period, Quality, SameRequests, add, never_together
 from exporter.comparison.measures import Comparison, Side, compare
-from exporter.comparison.same_requests import SameRequests
-from exporter.comparison.versions import never_together
 from exporter.errors import CompareError
 from exporter.http_client.prometheus import Prometheus, quoted
 from exporter.monitoring.registry import GAP_SECONDS, OTHER_VERSION, version_sort_key
-from exporter.stats.accuracy import IntervalEstimate
+from exporter.stats.quality import IntervalEstimate
 from exporter.stats.sequential import Sums
 from exporter.validation import parse_duration, suggestion
 

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 
 from exporter.config.thresholds import THRESHOLDS
-from exporter.stats.tolerance import Tolerance
-from exporter.validation import parse_duration, parse_tolerance, preview
+from exporter.validation import Tolerance, parse_duration, parse_tolerance, preview
 
 DEFAULT_CONFIDENCE_THRESHOLD = 0.8
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from exporter.comparison.decision import WORDS, decide
+from exporter.comparison.counts import SameRequests
 from exporter.comparison.measures import VERDICTS, Comparison, Measure
-from exporter.comparison.same_requests import SameRequests
+from exporter.comparison.report import WORDS, decide
 from exporter.metrics.lines import FamilyLines, Interval, Metrics, Reading
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.shadow_answers import PairCounts, VersionCounts

@@ -7,8 +7,8 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import Histogram
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.quality import WindowQuality
-from exporter.stats.accuracy import IntervalEstimate
 from exporter.stats.divergence import Floats
+from exporter.stats.quality import IntervalEstimate
 
 _MEASURED, _ESTIMATED = "Measured quality", "Estimated quality"
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.quality import WindowQuality
-from exporter.stats.accuracy import IntervalEstimate
+from exporter.stats.quality import IntervalEstimate
 
 Kind = Literal["accuracy", "absolute_error"]
 ALERT = "ModelAccuracyLow"

@@ -21,8 +21,8 @@ from exporter.monitoring.counters import DELAY_BUCKETS, Histogram
 from exporter.monitoring.segments import Segments
 from exporter.monitoring.windows import Ring, Ticks
 from exporter.profiles.profile import CategoricalFeature, Profile
-from exporter.stats.accuracy import IntervalEstimate, Z, calibration_error_by_chance, wilson
 from exporter.stats.divergence import Floats, Ints
+from exporter.stats.quality import IntervalEstimate, Z, calibration_error_by_chance, wilson
 from exporter.wire.events import LabelledPrediction
 
 MAX_ERROR = 1e15

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from exporter.monitoring.quality import Scorer
 from exporter.monitoring.registry import OTHER_VERSION
-from exporter.stats.tolerance import Tolerance
+from exporter.validation import Tolerance
 from exporter.wire.batch import Batch
 from exporter.wire.events import NO_VERSION
 

@@ -25,9 +25,8 @@ from exporter.profiles.profile import (
     Times,
 )
 from exporter.profiles.sources.base import Column
-from exporter.stats.dependence import block_sizes, leave_out_divergence, measure_noise
+from exporter.stats.dependence import block_sizes, leave_out_divergence, measure_dispersion, measure_noise
 from exporter.stats.digitize import BinIndices
-from exporter.stats.dispersion import measure_dispersion
 from exporter.stats.divergence import Floats
 
 PARTS = 4  # a large block is the sum of so many parts; blocks begin at each part, so they overlap

@@ -21,9 +21,8 @@ from exporter.profiles.profile import (
     Quality,
     Weights,
 )
-from exporter.stats.accuracy import wilson
 from exporter.stats.divergence import Floats, Reference, chi2_quantiles
-from exporter.stats.quality import calibrated
+from exporter.stats.quality import calibrated, wilson
 from exporter.validation import preview
 
 _LEVELS = " ▁▂▃▄▅▆▇█"

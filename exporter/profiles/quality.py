@@ -13,9 +13,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from exporter.profiles.profile import CONFIDENCE, PREDICTION, Feature, NumericFeature, Profile, Quality
-from exporter.stats.accuracy import IntervalEstimate, Z, wilson
 from exporter.stats.divergence import Floats, Ints
-from exporter.stats.quality import bin_resolution, calibrated, nearest_known
+from exporter.stats.quality import IntervalEstimate, Z, bin_resolution, calibrated, nearest_known, wilson
 
 LEAST_ROWS = 20
 """With fewer labelled rows nothing is estimated."""

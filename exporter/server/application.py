@@ -37,9 +37,8 @@ from exporter.server.tasks.replica_drift import ReplicaDrift
 from exporter.server.tasks.retraining import Retrainer
 from exporter.server.tasks.slices import Slices, SliceWatch
 from exporter.server.tasks.snapshots import SnapshotSaver, restore
-from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Store, database_path
-from exporter.validation import preview
+from exporter.validation import Tolerance, preview
 from exporter.wire.cloudevents import RequestResponsePairer
 from exporter.wire.events import LabelledPrediction
 

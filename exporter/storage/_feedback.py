@@ -10,7 +10,6 @@ import msgspec
 import sqlalchemy as sa
 
 from exporter.errors import StoreFullError
-from exporter.stats.tolerance import Tolerance
 from exporter.storage._engine import CompiledInsert, CompiledStatement, Values, update_of_row
 from exporter.storage._predictions import (
     AwaitedPredictions,
@@ -22,6 +21,7 @@ from exporter.storage._predictions import (
 )
 from exporter.storage._retention import StoreSize, text_bytes
 from exporter.storage._schema import feedback, history, label_json, label_spellings, storable
+from exporter.validation import Tolerance
 from exporter.wire.events import NO_VERSION, Feedback
 
 Tolerances = Callable[[str], Tolerance]

@@ -14,7 +14,6 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from exporter.features.extract import scalar_text
-from exporter.stats.tolerance import ROUNDING, Tolerance
 from exporter.storage._database import backend
 from exporter.storage._engine import CompiledStatement, FlatRows, is_shared
 from exporter.storage._predictions import AwaitedPredictions, Rows, WaitingIds
@@ -30,6 +29,7 @@ from exporter.storage._schema import (
     late_labels,
     storable,
 )
+from exporter.validation import ROUNDING, Tolerance
 from exporter.wire.events import MAX_COMPARED, LabelEvent, LabelledPrediction, RejectedEvent
 
 

@@ -11,13 +11,13 @@ import msgspec
 import numpy as np
 import sqlalchemy as sa
 
-from exporter.stats.accuracy import IntervalEstimate, estimate_accuracy
-from exporter.stats.tolerance import Tolerance
+from exporter.stats.quality import IntervalEstimate, estimate_accuracy
 from exporter.storage._feedback import Redact, Tolerances, prediction_snapshot
 from exporter.storage._labels import is_within_tolerance
 from exporter.storage._predictions import InputsReader
 from exporter.storage._retention import StoreSize, prediction_range, text_bytes
 from exporter.storage._schema import draws, feedback, has_inputs, has_reviewed_label, history, predictions
+from exporter.validation import Tolerance
 
 MIN_READ, MAX_READ = 10_000, 200_000
 """Rows that one draw reads: at least the first, for a good estimate of how many are confident; at most the second."""
@@ -157,7 +157,7 @@ def _sample_row(prediction: Mapping[Any, Any], now: float, redact: Redact) -> di
 
 
 class AccuracyCounts(msgspec.Struct):
-    """Counts of the confident predictions of a version; see `exporter.stats.accuracy.estimate_accuracy`.
+    """Counts of the confident predictions of a version; see `exporter.stats.quality.estimate_accuracy`.
 
     Attributes
     ----------

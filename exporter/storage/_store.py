@@ -20,7 +20,6 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.stats.tolerance import Tolerance
 from exporter.storage._archive import Archive
 from exporter.storage._bins import BinBlock, RecordedBins, insert_block
 from exporter.storage._database import open_engine
@@ -44,6 +43,7 @@ from exporter.storage._schema import migrate
 from exporter.storage._snapshots import Snapshots
 from exporter.storage._sqlite import DatabaseLock, count_damaged, database_path, is_damage, quarantine
 from exporter.storage._writer import Counts, Writer
+from exporter.validation import Tolerance
 from exporter.wire.batch import Batch
 from exporter.wire.events import Feedback, LabelEvent, LabelledPrediction
 

@@ -15,7 +15,7 @@ from support.paths import ROOT
 
 from exporter.config import FEATURE_ALERTS, MODEL_ALERTS
 from exporter.config.types import OBJECTIVE_ALERTS
-from exporter.stats.accuracy import wilson
+from exporter.stats.quality import wilson
 
 PROMETHEUS = ROOT / "prometheus"
 RULES = sorted((PROMETHEUS / "rules").glob("*.yml"))

@@ -17,7 +17,7 @@ from exporter.monitoring.quality import miss_variance
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import Profile
-from exporter.stats.accuracy import IntervalEstimate
+from exporter.stats.quality import IntervalEstimate
 from exporter.storage._labels import LabelledPrediction
 
 DAY = 86400.0

@@ -24,7 +24,7 @@ from exporter.monitoring.snapshots import decode, encode, restore_version
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import Feature, Profile
 from exporter.server.model_files import load_monitors
-from exporter.stats.accuracy import wilson
+from exporter.stats.quality import wilson
 from exporter.wire.events import LabelledPrediction, Prediction
 
 NOW, UNIX = 5000.0, 1_764_028_790.0

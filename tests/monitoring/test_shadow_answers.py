@@ -10,7 +10,7 @@ from support.batches import answered
 from exporter.monitoring import shadow_answers
 from exporter.monitoring.quality import Scorer
 from exporter.monitoring.shadow_answers import MAX_PAIRS, MAX_VERSIONS, WAIT_SECONDS, ShadowAnswers
-from exporter.stats.tolerance import Tolerance
+from exporter.validation import Tolerance
 from exporter.wire.events import Prediction
 
 

@@ -10,7 +10,7 @@ import pytest
 from exporter.comparison.counts import Counts, Period, Quality, add
 from exporter.comparison.measures import MIN_LABELS, Comparison, Measure, Side, compare
 from exporter.comparison.report import document, sentence, summary
-from exporter.stats.accuracy import IntervalEstimate
+from exporter.stats.quality import IntervalEstimate
 
 PERIOD = Period(0, 3600)
 

@@ -15,7 +15,7 @@ from exporter.monitoring.quality import sums_of_labels, window_quality
 from exporter.profiles.builder import build_file
 from exporter.profiles.quality import QualityEstimator
 from exporter.server.pages.quality import describe_estimates, describe_leading
-from exporter.stats.accuracy import IntervalEstimate, wilson
+from exporter.stats.quality import IntervalEstimate, wilson
 
 
 def estimator(folder: Path, rows: int, kind: str) -> tuple[QualityEstimator, int]:

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from exporter.stats.accuracy import calibration_error_by_chance, estimate_accuracy, wilson
+from exporter.stats.quality import calibration_error_by_chance, estimate_accuracy, wilson
 
 
 def test_the_interval_covers_the_truth() -> None:

@@ -14,7 +14,7 @@ from scipy.signal import lfilter
 from exporter.profiles.bins import numeric_feature
 from exporter.profiles.blocks import BlockBuilder
 from exporter.stats.change_evidence import HEADROOM, MOST_ROWS, SIGMAS, SIZES, ChangeEvidence
-from exporter.stats.dispersion import measure_dispersion
+from exporter.stats.dependence import measure_dispersion
 from exporter.stats.divergence import Floats, Reference
 
 LIMIT = math.log(365 * 1440)

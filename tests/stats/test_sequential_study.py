@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from support.paths import ROOT
 
-from exporter.comparison.decision import WORDS
+from exporter.comparison.report import WORDS
 
 PAGE = (ROOT / "docs" / "compare.md").read_text(encoding="utf-8")
 

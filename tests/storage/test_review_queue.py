@@ -15,13 +15,13 @@ import sqlalchemy as sa
 from support.review_rows import START, pick, predict, put, redact
 
 from exporter.config import StoreConfig
-from exporter.stats.tolerance import Tolerance
 from exporter.storage import Decision, Draw, Filter, Overview, Position, Selection, Store
 from exporter.storage._feedback import FeedbackRecorder
 from exporter.storage._review_examples import accepted_examples
 from exporter.storage._review_queue import list_corrections
 from exporter.storage._review_samples import accuracy_counts, with_feedback
 from exporter.storage._review_statistics import read_state
+from exporter.validation import Tolerance
 
 
 @pytest.fixture

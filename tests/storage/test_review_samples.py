@@ -16,11 +16,11 @@ from support.servers import eventually
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreFullError
-from exporter.stats.accuracy import IntervalEstimate, wilson
-from exporter.stats.tolerance import Tolerance
+from exporter.stats.quality import IntervalEstimate, wilson
 from exporter.storage import CountedFeedback, Decision, Draw, Filter, Store, _review_samples
 from exporter.storage._review_samples import draw, store_sample
 from exporter.storage._schema import draws, feedback, history, predictions
+from exporter.validation import Tolerance
 from exporter.wire.events import Feedback, Prediction
 
 

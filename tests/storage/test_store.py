@@ -30,7 +30,6 @@ from exporter.errors import StoreError
 from exporter.features.png_codec import pack_image
 from exporter.profiles.sources.store import StoreSource
 from exporter.server.model_files import load_monitors
-from exporter.stats.tolerance import Tolerance
 from exporter.storage import CountedFeedback, Filter, HistoryPosition, Store, StoredPredictions
 from exporter.storage import _retention as unjoined_log
 from exporter.storage import _schema as migrations
@@ -50,6 +49,7 @@ from exporter.storage._schema import (
     predictions,
     schema_table,
 )
+from exporter.validation import Tolerance
 from exporter.wire.events import Feedback, Prediction
 
 

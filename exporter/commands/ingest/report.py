@@ -10,8 +10,8 @@ from exporter.commands.ingest.table import Refused
 from exporter.monitoring.drift_report import TargetDrift, target_drifts
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
-from exporter.stats.accuracy import IntervalEstimate
 from exporter.stats.divergence import Floats
+from exporter.stats.quality import IntervalEstimate
 
 MAX_FEATURES = 10
 """Features in the table, the worst first."""

@@ -22,7 +22,7 @@ from exporter.server.application import Exporter
 from exporter.server.pages.drift import UnknownError, choose
 from exporter.server.pages.review_filters import parameters
 from exporter.server.text import duration, number, percent
-from exporter.stats.accuracy import IntervalEstimate, Z, wilson
+from exporter.stats.quality import IntervalEstimate, Z, wilson
 
 NAMES: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "mean absolute error"}
 _SHORT: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "error"}

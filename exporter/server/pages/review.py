@@ -42,7 +42,7 @@ from exporter.server.pages.review_filters import (
 )
 from exporter.server.pages.slices import slices_parameters
 from exporter.server.text import abbreviate, ago
-from exporter.stats.accuracy import IntervalEstimate
+from exporter.stats.quality import IntervalEstimate
 from exporter.storage import STATUSES, WAITING_SECONDS, AccuracyCounts, Decision, Draw, label_json
 
 MAX_SUGGESTIONS = 1000

@@ -7,9 +7,8 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from exporter.comparison.counts import SameRequests, choose
 from exporter.comparison.measures import Comparison, at_every_look, shadow_only
-from exporter.comparison.same_requests import SameRequests
-from exporter.comparison.versions import choose
 from exporter.errors import CompareError, ExporterError
 from exporter.metrics.comparisons import comparison_lines
 from exporter.metrics.refreshed import RefreshedMetrics
