@@ -73,27 +73,26 @@ Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """A number that the database assigns; of 64 bits on both, although SQLite calls that INTEGER."""
 
 metadata = sa.MetaData()
+_TYPES = {"key": Key, "int": sa.Integer, "text": sa.Text, "float": sa.Float, "bool": sa.Boolean, "blob": sa.LargeBinary}
+
+
+def _columns(texts: str) -> Iterator[sa.Column[Any]]:
+    """Yield columns given as ``name type, name type``; a type ends with ``!`` if the column is never NULL."""
+    for text in texts.split(", "):
+        name, kind = text.rstrip("!").split()
+        yield sa.Column(name, _TYPES[kind], nullable=not text.endswith("!"))
+
+
 schema_table = sa.Table("schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
 predictions = sa.Table(
     "predictions",
     metadata,
     sa.Column("seq", Key, primary_key=True, autoincrement=True),
     # Clients' identifiers may be random: with the day first, only the index's last part changes and stays in memory.
-    sa.Column("day", sa.Integer, nullable=False),
-    sa.Column("id", sa.Text, nullable=False),
-    sa.Column("model", sa.Text, nullable=False),
-    sa.Column("version", sa.Text, nullable=False),
-    sa.Column("time", sa.Float, nullable=False),
-    sa.Column("received", sa.Float, nullable=False),
-    sa.Column("prediction", sa.Text),
-    sa.Column("confidence", sa.Float),
-    sa.Column("code", sa.Integer, nullable=False),
-    sa.Column("duration_seconds", sa.Float),
-    sa.Column("confident", sa.Boolean, nullable=False),
+    *_columns("day int!, id text!, model text!, version text!, time float!, received float!, prediction text"),
+    *_columns("confidence float, code int!, duration_seconds float, confident bool!"),
     # Where its inputs are: a row of the table ``inputs``, and the place in it.
-    sa.Column("block", Key),
-    sa.Column("place", sa.Integer),
-    sa.Column("segment", sa.Text),
+    *_columns("block key, place int, segment text"),
     sa.Index("predictions_day_id", "day", "id"),
     sqlite_autoincrement=True,  # the archive ends with a number, so none may be given twice
 )
@@ -103,9 +102,7 @@ inputs = sa.Table(
     "inputs",
     metadata,
     sa.Column("id", Key, primary_key=True, autoincrement=True),
-    sa.Column("model", sa.Text, nullable=False),
-    sa.Column("rows", sa.Integer, nullable=False),
-    sa.Column("data", sa.LargeBinary, nullable=False),
+    *_columns("model text!, rows int!, data blob!"),
     sqlite_autoincrement=True,
 )
 # In one row: the number of the last archived prediction, and the day before which predictions are being archived; see
@@ -122,13 +119,7 @@ late_labels = sa.Table(
     "late_labels",
     metadata,
     sa.Column("seq", Key, primary_key=True, autoincrement=True),
-    sa.Column("day", sa.Integer),
-    sa.Column("id", sa.Text, nullable=False),
-    sa.Column("model", sa.Text),
-    sa.Column("label", sa.Text, nullable=False),
-    sa.Column("label_time", sa.Float),
-    sa.Column("loss", sa.Float),
-    sa.Column("received", sa.Float, nullable=False),
+    *_columns("day int, id text!, model text, label text!, label_time float, loss float, received float!"),
     sqlite_autoincrement=True,  # files are named after the numbers, so none may be given twice
 )
 feedback = sa.Table(
@@ -137,30 +128,13 @@ feedback = sa.Table(
     sa.Column("id", Key, primary_key=True, autoincrement=True),
     # Unique together with the prediction's model: two services may both use the identifiers 1, 2, 3.
     sa.Column("prediction_id", sa.Text, index=True),
-    sa.Column("joined", sa.Boolean, nullable=False),
-    sa.Column("model", sa.Text),
-    sa.Column("version", sa.Text),
-    sa.Column("predicted", sa.Float),
-    sa.Column("prediction", sa.Text),
-    sa.Column("confidence", sa.Float),
-    sa.Column("confident", sa.Boolean),
-    sa.Column("inputs", sa.Text),
-    sa.Column("segment", sa.Text),
-    sa.Column("verdict", sa.Text, nullable=False),
-    sa.Column("label", sa.Text),
-    sa.Column("user", sa.Text),
-    sa.Column("comment", sa.Text),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("updated", sa.Float, nullable=False),
-    sa.Column("counted", sa.Boolean, nullable=False),
-    sa.Column("status", sa.Text, nullable=False),
-    sa.Column("revision", sa.Integer, nullable=False),
-    sa.Column("reviewed_label", sa.Text),
-    sa.Column("reviewer", sa.Text),
-    sa.Column("reviewed", sa.Float),
+    *_columns("joined bool!, model text, version text, predicted float, prediction text, confidence float"),
+    *_columns("confident bool, inputs text, segment text, verdict text!, label text, user text, comment text"),
+    *_columns("created float!, updated float!, counted bool!, status text!, revision int!, reviewed_label text"),
+    *_columns("reviewer text, reviewed float"),
     sa.Column("released", sa.Boolean, nullable=False, default=False),
     sa.Column("sampled", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
-    sa.Column("idempotency_key", sa.Text),
+    *_columns("idempotency_key text"),
 )
 # Feedback that was replaced, and samples for review; the current feedback is in the table of feedback only.
 history = sa.Table(
@@ -168,11 +142,7 @@ history = sa.Table(
     metadata,
     sa.Column("id", Key, primary_key=True, autoincrement=True),
     sa.Column("feedback_id", Key, nullable=False, index=True),
-    sa.Column("time", sa.Float, nullable=False),
-    sa.Column("verdict", sa.Text, nullable=False),
-    sa.Column("label", sa.Text),
-    sa.Column("user", sa.Text),
-    sa.Column("comment", sa.Text),
+    *_columns("time float!, verdict text!, label text, user text, comment text"),
     sa.Column("idempotency_key", sa.Text, unique=True),
 )
 
@@ -182,11 +152,7 @@ decisions = sa.Table(
     metadata,
     sa.Column("id", Key, primary_key=True, autoincrement=True),
     sa.Column("feedback_id", Key, nullable=False, index=True),
-    sa.Column("time", sa.Float, nullable=False),
-    sa.Column("reviewer", sa.Text),
-    sa.Column("status", sa.Text, nullable=False),
-    sa.Column("label", sa.Text),
-    sa.Column("revision", sa.Integer, nullable=False),
+    *_columns("time float!, reviewer text, status text!, label text, revision int!"),
     sa.Index("decisions_time", "time"),
 )
 # Accepted corrections whose label may be wrong, and the last check of each model: `exporter.storage._review_suspects`.
@@ -196,25 +162,19 @@ suspects = sa.Table(
     sa.Column("feedback_id", Key, primary_key=True),
     sa.Column("model", sa.Text, nullable=False, index=True),
     # The correction as it was checked. With a later revision it is a suspect no more, whatever was decided.
-    sa.Column("revision", sa.Integer, nullable=False),
-    sa.Column("label", sa.Text, nullable=False),
+    *_columns("revision int!, label text!"),
     # The label of most similar inputs; how many were compared, and how many have that label, and the correction's.
-    sa.Column("likely", sa.Text, nullable=False),
-    sa.Column("compared", sa.Integer, nullable=False),
-    sa.Column("with_likely", sa.Integer, nullable=False),
-    sa.Column("with_label", sa.Integer, nullable=False),
+    *_columns("likely text!, compared int!, with_likely int!, with_label int!"),
 )
 label_checks = sa.Table(
     "label_checks",
     metadata,
     sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("time", sa.Float, nullable=False),
+    *_columns("time float!"),
     # The last decision, and the last feedback, of any model before the check.
-    sa.Column("decision", Key, nullable=False),
-    sa.Column("newest", Key, nullable=False),
+    *_columns("decision key!, newest key!"),
     # How many accepted corrections were checked, and with how many other inputs they were compared.
-    sa.Column("checked", sa.Integer, nullable=False),
-    sa.Column("confirmed", sa.Integer, nullable=False),
+    *_columns("checked int!, confirmed int!"),
 )
 windows = sa.Table(
     "windows",
@@ -222,32 +182,26 @@ windows = sa.Table(
     sa.Column("replica", sa.Text, primary_key=True),
     sa.Column("model", sa.Text, primary_key=True),
     sa.Column("version", sa.Text, primary_key=True),
-    sa.Column("saved", sa.Float, nullable=False),
-    sa.Column("data", sa.LargeBinary, nullable=False),
+    *_columns("saved float!, data blob!"),
 )
 draws = sa.Table(
     "draws",
     metadata,
     sa.Column("model", sa.Text, primary_key=True),
     sa.Column("version", sa.Text, primary_key=True),
-    sa.Column("time", sa.Float, nullable=False),
+    *_columns("time float!"),
     # When the oldest prediction that could be drawn was received, and the number of confident predictions.
-    sa.Column("since", sa.Float, nullable=False),
-    sa.Column("confident", sa.Integer, nullable=False),
+    *_columns("since float!, confident int!"),
 )
 bin_codes = sa.Table(
     "bin_codes",
     metadata,
     sa.Column("seq", Key, primary_key=True, autoincrement=True),
-    sa.Column("model", sa.Text, nullable=False),
-    sa.Column("version", sa.Text, nullable=False),
+    *_columns("model text!, version text!"),
     # Of the profile and the inputs whose bins these are: other bins do not compare.
-    sa.Column("layout", sa.Text, nullable=False),
+    *_columns("layout text!"),
     # When the first and the last of the predictions were received.
-    sa.Column("first", sa.Float, nullable=False),
-    sa.Column("last", sa.Float, nullable=False),
-    sa.Column("rows", sa.Integer, nullable=False),
-    sa.Column("data", sa.LargeBinary, nullable=False),
+    *_columns("first float!, last float!, rows int!, data blob!"),
     sa.Index("bin_codes_last", "model", "last"),
 )
 WAITING = -1
@@ -257,18 +211,8 @@ labels = sa.Table(
     metadata,
     sa.Column("id", Key, primary_key=True, autoincrement=True),
     # The day of the prediction: a label is looked up where its prediction was found.
-    sa.Column("day", sa.Integer, nullable=False),
-    sa.Column("prediction_id", sa.Text, nullable=False),
-    sa.Column("model", sa.Text),
-    sa.Column("version", sa.Text),
-    sa.Column("predicted", sa.Float),
-    sa.Column("prediction", sa.Text),
-    sa.Column("confidence", sa.Float),
-    sa.Column("segment", sa.Text),
-    sa.Column("label", sa.Text, nullable=False),
-    sa.Column("loss", sa.Float),
-    sa.Column("time", sa.Float, nullable=False),
-    sa.Column("received", sa.Float, nullable=False),
+    *_columns("day int!, prediction_id text!, model text, version text, predicted float, prediction text"),
+    *_columns("confidence float, segment text, label text!, loss float, time float!, received float!"),
     sa.Index("labels_day_prediction", "day", "prediction_id"),
     sa.Index("labels_loss", "model", "version", "predicted", "loss"),
 )
@@ -305,8 +249,8 @@ _PARTIAL = {
     "feedback_released": (("model",), is_released),
     "feedback_key": (("idempotency_key",), feedback.c.idempotency_key.is_not(None)),
 }
-for _name, (_columns, _where) in _PARTIAL.items():
-    sa.Index(_name, *(feedback.c[name] for name in _columns), sqlite_where=_where, unique=_name == "feedback_key")
+for _name, (_indexed, _where) in _PARTIAL.items():
+    sa.Index(_name, *(feedback.c[name] for name in _indexed), sqlite_where=_where, unique=_name == "feedback_key")
 releases = sa.Table(
     "releases",
     metadata,
@@ -314,23 +258,18 @@ releases = sa.Table(
     sa.Column("id", sa.Text, nullable=False, unique=True),
     sa.Column("name", sa.Text, nullable=False, unique=True),
     sa.Column("model", sa.Text, nullable=False, index=True),
-    sa.Column("sha256", sa.Text, nullable=False),
-    sa.Column("examples", sa.Integer, nullable=False),
+    *_columns("sha256 text!, examples int!"),
     sa.Column("bytes", sa.BigInteger, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("by", sa.Text),
-    sa.Column("lineage", sa.Text, nullable=False),
+    *_columns("created float!, by text, lineage text!"),
     # The build whose chunks are the release's; and whether its examples are marked as released yet.
-    sa.Column("build", sa.Text, nullable=False),
-    sa.Column("marked", sa.Boolean, nullable=False),
+    *_columns("build text!, marked bool!"),
 )
 release_chunks = sa.Table(
     "release_chunks",
     metadata,
     sa.Column("build", sa.Text, primary_key=True),
     sa.Column("number", sa.Integer, primary_key=True),
-    sa.Column("created", sa.Float, nullable=False),
-    sa.Column("data", sa.LargeBinary, nullable=False),
+    *_columns("created float!, data blob!"),
 )
 
 # Requests for retraining, see `exporter.storage._retraining`.
@@ -340,16 +279,12 @@ retrain_requests = sa.Table(
     sa.Column("seq", Key, primary_key=True, autoincrement=True),
     sa.Column("id", sa.Text, nullable=False, unique=True),
     sa.Column("model", sa.Text, nullable=False, index=True),
-    sa.Column("reason", sa.Text, nullable=False),
-    sa.Column("created", sa.Float, nullable=False),
+    *_columns("reason text!, created float!"),
     # Why it was made, as JSON; and the document that is sent, NULL until it is prepared.
-    sa.Column("context", sa.Text, nullable=False),
-    sa.Column("body", sa.Text),
+    *_columns("context text!, body text"),
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     # When it is sent next; NULL once it is delivered or given up.
-    sa.Column("next_attempt", sa.Float),
-    sa.Column("delivered", sa.Float),
-    sa.Column("error", sa.Text),
+    *_columns("next_attempt float, delivered float, error text"),
 )
 
 
