@@ -73,7 +73,10 @@ Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """A number that the database assigns; of 64 bits on both, although SQLite calls that INTEGER."""
 
 metadata = sa.MetaData()
-_TYPES = {"key": Key, "int": sa.Integer, "text": sa.Text, "float": sa.Float, "bool": sa.Boolean, "blob": sa.LargeBinary}
+_TYPES: Mapping[str, Any] = {"key": Key, "int": sa.Integer, "text": sa.Text, "float": sa.Float} | {
+    "bool": sa.Boolean,
+    "blob": sa.LargeBinary,
+}
 
 
 def _columns(texts: str) -> Iterator[sa.Column[Any]]:

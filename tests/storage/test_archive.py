@@ -26,9 +26,10 @@ from support.batches import stored_batch
 from support.certificates import certificate
 from support.fake_exporter import Exporter
 
+from exporter.commands import archive as archive_command
 from exporter.commands import redact
 from exporter.config import StoreConfig
-from exporter.errors import StoreError
+from exporter.errors import ExporterError, StoreError
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
@@ -412,6 +413,23 @@ def test_numbers_of_archived_predictions_are_not_given_again(archived: Archived)
     assert archived.sweep() == 3
     archived.archive()
     assert (archived.sweep(), archived.read()) == (0, list(range(8)))
+
+
+def test_the_command_says_how_much_it_archived(
+    archived: Archived, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It leaves redacted inputs out, and a configuration without an archive is an error."""
+    archived.predict(3, *range(5))
+    store = {"url": archived.config.url, "archive": str(archived.folder), "retention": "36h"}
+    path = tmp_path / "exporter.yml"
+    path.write_text(yaml.safe_dump({"store": store, "models": [{"name": "m", "redact": ["number"]}]}))
+    assert archive_command.run(argparse.Namespace(config_file=path)) == 0
+    assert capsys.readouterr().out == "5 predictions and 0 late labels were archived\n"
+    (file,) = archived.folder.rglob("*.parquet")
+    assert parquet.read_table(file)["inputs"].to_pylist() == ["{}"] * 5
+    path.write_text(yaml.safe_dump({"models": [{"name": "m"}]}))
+    with pytest.raises(ExporterError, match=r"exporter\.yml: has no store\.archive: name the folder or URL"):
+        archive_command.run(argparse.Namespace(config_file=path))
 
 
 def test_one_command_archives_at_a_time(archived: Archived) -> None:
