@@ -40,16 +40,14 @@ INCIDENTS = {
         150,
         "a dependency of the service breaks, and about 5 % of the requests answer 503",
         "the error ratio rises to 5 %; ModelErrorRatioHigh (above 1 %) is pending at once and fires after 1 to 2 "
-        "minutes, ModelErrorBudgetBurn after 3 to 4 minutes",
+        "minutes, and mutes ModelErrorBudgetBurn",
     ),
     "dark": Incident(
         480,
         "the camera goes dark: the lower half of each image keeps a tenth of its light",
         "image.intensity_mean falls from 4.9 to 2.7, its KL divergence rises far above 0.3, confidence falls and "
-        "corrections rise; ModelFeaturesDrifted fires within a minute, ModelFeatureDriftSlow after 1 to 2, "
-        "ModelFeatureChanged after 3 to 4, ModelFeatureDrift, ModelFeatureMeanShift, ModelPredictionDrift and "
-        "ModelCorrectionRatioHigh (above 1 %) after 5 to 8, ModelConfidenceDrift after 9, ModelMultivariateDrift after "
-        "16 (the 1h window still holds the incident)",
+        "corrections rise; ModelInputsChanged fires after 3 to 4 minutes, its causes ModelFeatureDrift, "
+        "ModelFeatureMeanShift and ModelPredictionDrift, and ModelCorrectionRatioHigh (above 1 %) after 6 to 9",
     ),
     "slow": Incident(
         480,
@@ -59,17 +57,15 @@ INCIDENTS = {
     "noise": Incident(
         480,
         "the camera's sensor overheats, and every pixel is noisy",
-        "image.sharpness and image.intensity_mean rise, confidence falls; ModelFeaturesDrifted fires within a minute, "
-        "ModelFeatureDriftSlow after 1 to 2, ModelFeatureChanged after 3, ModelFeatureDrift and ModelFeatureMeanShift "
-        "after 6 to 8, ModelCorrectionRatioHigh after 8, ModelMultivariateDrift after 16 (the 1h window still holds "
-        "the incident)",
+        "image.sharpness and image.intensity_mean rise, confidence falls; ModelInputsChanged fires after 3 to 4 "
+        "minutes, its causes ModelFeatureDrift and ModelFeatureMeanShift, and ModelCorrectionRatioHigh after 6 to 9",
     ),
     "shifted": Incident(
         600,
         "the paper feed slips, and every digit sits one column to the right",
         "every input gauge stays as it was, but confidence falls and corrections rise: only the "
-        "predictions and the users show it; ModelCorrectionRatioHigh fires after 6 to 8 minutes, ModelConfidenceDrift "
-        "after 9, ModelPredictionDrift after 10",
+        "predictions and the users show it; ModelCorrectionRatioHigh fires after 6 to 8 minutes, ModelDrift when the "
+        "evidence of the predictions has accumulated",
     ),
 }
 

@@ -122,8 +122,8 @@ def _incident(args: argparse.Namespace) -> None:
     print("Look for:")
     for symptom in incident.symptoms.split("; "):
         print(textwrap.fill(symptom, width=100, initial_indent="- ", subsequent_indent="  "))
-    if "ModelFeatureChanged" in incident.symptoms:
-        print("ModelFeatureChanged compares the last 5 minutes with the traffic before, which must have been healthy.")
+    if "ModelInputsChanged" in incident.symptoms:
+        print("ModelInputsChanged compares the last 5 minutes with the traffic before, which must have been healthy.")
         print("It is less sensitive when the same incident was active within the last hour.")
     if previous.name:
         print(f"It replaces {_describe(previous)}.")

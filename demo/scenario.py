@@ -27,7 +27,7 @@ _HEALTHY = "the service is healthy"
 _HEALTHY_SYMPTOMS = "steady rates, drift far below 0.3, corrections far below 1 %; no alert is pending"
 _RECOVERY_SYMPTOMS = (
     "figures over 5 minutes recover within 5 minutes; those over an hour (the 1h window, the correction ratio, the "
-    "error budget) take longer; after drift ModelFeatureChanged may fire once more, because the return is a change too"
+    "error budget) take longer"
 )
 
 

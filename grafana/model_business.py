@@ -15,9 +15,7 @@ def _of_model(metric: str) -> str:
 
 
 def retraining() -> Panel:
-    """Time since the oldest request for a new version that the trainer has not taken. ModelRetrainRequestsFailing
-    fires when it is above ten minutes for five minutes.
-    """
+    """Time since the oldest request for a new version that the trainer has not taken. It is repeated."""
     return p.time_series(
         "Retraining request not delivered",
         p.SECONDS,

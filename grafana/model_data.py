@@ -419,8 +419,9 @@ def data_alerts() -> Panel:
 
 
 def evidence() -> Panel:
-    """Accumulated evidence of a small, lasting change, of the features with the highest one in the time range. Chance
-    alone exceeds the limit at most once a year. Evidence stops rising some nats above it.
+    """Accumulated evidence of a small, lasting change, of the features with the highest one in the time range.
+    ModelDrift fires when that of all features together is above the limit, which chance exceeds once in a year, or in
+    drift_false_alarm_interval. Evidence stops rising some nats above it.
     """
     series = f"max by (feature) (model_version_feature:drift_evidence:combined{{{BOTH}}})"
     highest = (
@@ -430,7 +431,8 @@ def evidence() -> Panel:
         "Slow change: evidence of the six worst features",
         p.NATS,
         *by_rank(series, highest, "feature"),
-        p.Query(f"max(model_version_feature:threshold:ModelFeatureDriftSlow{{{BOTH}}})", "threshold", role="threshold"),
+        p.Query(f"max(model_version:drift_evidence:combined{{{BOTH}}})", "all together"),
+        p.Query(f"max(model_version:threshold:ModelDrift{{{BOTH}}})", "limit of all together", role="threshold"),
         empty=p.NO_PROFILE,
     )
 

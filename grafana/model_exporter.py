@@ -14,20 +14,14 @@ from grafana.layout import INSTANCE, by_rank
 
 
 def size() -> Panel:
-    """Predictions are deleted to stay below the maximum size; feedback and what else is kept is not. ModelStoreFull
-    fires when it is above the threshold.
+    """Predictions are deleted to stay below the maximum size; feedback and what else is kept is not. ModelStoreFailing
+    fires when what is kept has reached the maximum size.
     """
     return p.time_series(
         "Size of the store",
         p.BYTES,
         p.Query(f"model_exporter_store_bytes{{{INSTANCE}}}", "{{part}} {{instance}}"),
         p.Query(f"model_exporter_store_max_bytes{{{INSTANCE}}} < +Inf", "maximum {{instance}}", role="reference"),
-        p.Query(
-            f"model_exporter_store_max_bytes{{{INSTANCE}}} * on (instance) group_left ()"
-            f" instance:threshold:ModelStoreFull{{{INSTANCE}}} < +Inf",
-            "threshold of kept {{instance}}",
-            role="threshold",
-        ),
         overrides=p.matching_series({"^kept ": p.PALETTE[0], "^predictions ": p.PALETTE[1]}),
         least=0,
     )

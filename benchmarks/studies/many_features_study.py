@@ -19,8 +19,8 @@ import study_tables
 from drift_streams import continued
 from study_tables import table
 
-from exporter.config import THRESHOLDS
-from exporter.monitoring.feature_budget import false_alarm_levels
+from exporter.config import ModelConfig
+from exporter.monitoring.input_changes import false_alarm_levels
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.stats.dependence import NoiseRatio, block_sizes, leave_out_divergence, measure_noise
 from exporter.stats.divergence import Floats, Ints, Reference, chi2_quantiles
@@ -30,7 +30,7 @@ DOCS = Path(__file__).parents[2] / "docs" / "drift-study.md"
 LOOKS = 20  # in a window
 BINS = 24
 DAY = 288  # windows
-THRESHOLD = THRESHOLDS["ModelFeatureDrift"].default
+THRESHOLD = ModelConfig("").threshold("ModelFeatureDrift")
 QUANTILES = chi2_quantiles(BINS - 1)
 
 

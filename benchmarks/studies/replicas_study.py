@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 from study_tables import percents, table
 from timing import median_seconds, profile
 
-from exporter.config import THRESHOLDS, ModelConfig
+from exporter.config import ModelConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.snapshots import encode
@@ -27,7 +27,7 @@ from exporter.stats.divergence import Floats
 from exporter.wire.batch import Batch, Inputs
 
 WINDOWS = 20_000
-THRESHOLD = THRESHOLDS["ModelFeatureDrift"].default
+THRESHOLD = ModelConfig("").threshold("ModelFeatureDrift")
 
 
 def found(binner: Binner, counts: Floats) -> npt.NDArray[np.bool_]:

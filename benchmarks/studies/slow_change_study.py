@@ -17,10 +17,11 @@ import study_tables
 from slow_change_streams import CHANGES, DAY, STREAMS, Features, Rng
 from study_tables import table
 
-from exporter.monitoring.drift_evidence import LIMIT, evidence_limit
+from exporter.monitoring.drift_evidence import evidence_limit
 from exporter.stats.change_evidence import ChangeEvidence
 from exporter.stats.divergence import Floats
 
+LIMIT = evidence_limit(365 * 86400.0)
 DOCS = Path(__file__).parents[2] / "docs" / "drift-study.md"
 
 
@@ -49,7 +50,7 @@ def false_alarms(
     days = 40 if every > 1 else 2
     count = max(round(years * 365 / days), 1)
     features = Features(rng, name, rows, count)
-    limit = evidence_limit(60.0 * every)
+    limit = evidence_limit(365 * 86400.0, 60.0 * every)
     detector = ChangeEvidence(
         features.reference, features.ordered, features.dispersion if dispersion is None else dispersion
     )

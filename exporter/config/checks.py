@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NoReturn, TypeVar
 
-from exporter.config.thresholds import FEATURE_ALERTS, MODEL_ALERTS
+from exporter.config.thresholds import FEATURE_ALERTS, IN_SECONDS, MODEL_ALERTS, OFF, THRESHOLDS
 from exporter.config.types import (
     METRICS_LEVELS,
     OBJECTIVE_ALERTS,
@@ -245,14 +245,22 @@ def _check_features(path: KeyPath, model: dict[str, Any], where: str) -> None:
 
 
 def _check_alerts(path: KeyPath, settings: dict[str, Any], valid: tuple[str, ...]) -> None:
-    for name, value in mapping(settings, "alerts").items():
+    alerts = mapping(settings, "alerts")
+    for name, value in alerts.items():
         key = (*path, "alerts", str(name))
-        if name in OBJECTIVE_ALERTS:
-            refuse(key, f"its threshold is an objective of the model: write {OBJECTIVE_ALERTS[name]} in place of it")
         if name not in valid:
-            refuse(key, f"is not an alert whose threshold can be set here; {suggestion(str(name), valid)}")
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-            refuse(key, f"expected a number of at least 0, got {preview(value)}")
+            refuse(key, f"is not an alert that can be set here; {suggestion(str(name), valid)}")
+        if value is False or value == "off":  # YAML reads off as false
+            alerts[name] = OFF
+        elif name in OBJECTIVE_ALERTS:
+            refuse(key, f"its threshold is an objective of the model: write {OBJECTIVE_ALERTS[name]} in place of it")
+        elif THRESHOLDS[name].default is None:
+            refuse(key, f"expected off, since it has no threshold; got {preview(value)}")
+        elif name in IN_SECONDS and isinstance(value, str):
+            alerts[name] = parse(parse_duration, value, key)
+        elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            more = ", a duration such as 2h" if name in IN_SECONDS else ""
+            refuse(key, f"expected a number of at least 0{more} or off, got {preview(value)}")
 
 
 def _check_objectives(path: KeyPath, model: dict[str, Any], where: str) -> None:

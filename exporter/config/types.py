@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, get_args
@@ -57,7 +58,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
     quality_windows: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ("1d", "7d")
     metrics: MetricsLevel = "full"
-    drift_false_alarm_interval: str = "30d"
+    drift_false_alarm_interval: str = "365d"
     redact: frozenset[str] = frozenset()
     segment_by: _Name | None = None
     segments: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=50)] = ()
@@ -86,7 +87,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return _by_length((*self.windows, *self.quality_windows))
 
     def false_alarm_seconds(self) -> float:
-        """Return the time in which ModelFeaturesDrifted may have one false alarm, in seconds."""
+        """Return the time in which ModelDrift, and ModelInputsChanged, may have one false alarm, in seconds."""
         return parse_duration(self.drift_false_alarm_interval)
 
     def threshold(self, alert: str, feature: str | None = None) -> float:
@@ -101,7 +102,8 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 settings = next((s for name, s in self.features.items() if feature.startswith(f"{name}.")), None)
             if settings and alert in settings.alerts:
                 return settings.alerts[alert]
-        return self.alerts.get(alert, THRESHOLDS[alert].default)
+        default = THRESHOLDS[alert].default
+        return self.alerts.get(alert, math.nan if default is None else default)
 
 
 def _by_length(windows: Iterable[str]) -> dict[str, float]:

@@ -9,15 +9,13 @@ from collections.abc import Iterator
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-import numpy as np
-
 from exporter.config import ModelConfig
 from exporter.metrics.lines import Cache, FamilyLines, Key, Metrics, Reading, bound_label
 from exporter.metrics.quality import ESTIMATES, LABELS, PROFILE_QUALITY, SEGMENT_LABELS, WINDOW_QUALITY
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import VERDICTS, Histogram
-from exporter.monitoring.drift_evidence import LIMIT
-from exporter.monitoring.feature_budget import FeatureBudget, FeatureCount
+from exporter.monitoring.drift_evidence import evidence_limit, model_evidence
+from exporter.monitoring.input_changes import InputChanges
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
@@ -157,7 +155,7 @@ class Window(NamedTuple):
 
     binner: Binner
     stats: WindowStats
-    drifted: FeatureCount = FeatureCount(math.nan, math.nan)
+    change: Floats | None = None
 
     def of_target(self, target: int | None, values: Floats) -> float | None:
         """Return the value of the predictions or the confidences; None if the profile has none."""
@@ -251,19 +249,13 @@ def model_feature_recent_kl_divergence_noise(window: Window) -> Reading:
     return window.stats.recent_noise
 
 
+@FEATURES.gauge()
+def model_feature_change_kl_divergence(window: Window) -> Reading:
+    """KL divergence from training of features that have changed abruptly, in nats; absent of the others."""
+    return window.change
+
+
 WINDOW = Metrics[Window](_INPUTS, "model", "version", "window")
-
-
-@WINDOW.gauge()
-def model_features_drifted(window: Window) -> Reading:
-    """Features in the window above their drift threshold, within the model's budget of false alarms."""
-    return window.drifted.drifted
-
-
-@WINDOW.gauge()
-def model_features_compared(window: Window) -> Reading:
-    """Features in the window with enough values to be counted as drifted."""
-    return window.drifted.compared
 
 
 @WINDOW.gauge()
@@ -379,12 +371,6 @@ def model_feature_reference_stddev(one: Profiled) -> Reading:
 
 
 @PROFILE.gauge()
-def model_feature_drift_evidence_limit(one: Profiled) -> Reading:
-    """Evidence that chance alone exceeds at most once a year, in nats."""
-    return np.full(len(one.features), LIMIT)
-
-
-@PROFILE.gauge()
 def model_feature_weight(one: Profiled) -> Reading:
     """Share of the variation of the predictions that depends on a feature in training; absent where unknown."""
     return one.weights("weight")
@@ -442,6 +428,24 @@ def model_feature_drift_evidence(one: Profiled) -> Reading:
     """Accumulated evidence that the feature differs from training for good, in nats; absent in an idle version."""
     # Evidence of a version that was replaced never ends.
     return one.monitor.read_evidence(one.now) if one.now - one.monitor.last_used <= IDLE_SECONDS else None
+
+
+VERSION_EVIDENCE = Metrics[Profiled](_INPUTS, "model", "version")
+
+
+@VERSION_EVIDENCE.gauge()
+def model_drift_evidence(one: Profiled) -> Reading:
+    """Accumulated evidence that inputs or predictions differ from training, of all together, in nats."""
+    if one.now - one.monitor.last_used > IDLE_SECONDS:
+        return None
+    evidence = model_evidence(one.monitor.read_evidence(one.now))
+    return None if math.isnan(evidence) else evidence
+
+
+@VERSION_EVIDENCE.gauge()
+def model_drift_evidence_limit(one: Profiled) -> Reading:
+    """Evidence that chance exceeds once in drift_false_alarm_interval, in nats."""
+    return evidence_limit(one.monitor.config.false_alarm_seconds())
 
 
 # ---- segments
@@ -561,7 +565,7 @@ class ModelsCollector:
                 yield from of_monitor.lines(monitor, cache, **labels)
             if monitor.binner and monitor.noise:
                 one = Profiled(monitor, monitor.binner, monitor.noise, now)
-                for of_profile in (EVIDENCE, SEGMENT):
+                for of_profile in (EVIDENCE, VERSION_EVIDENCE, SEGMENT):
                     yield from of_profile.lines(one, cache, **labels)
                 if monitor.segments:
                     yield from SEGMENT_LABELS.lines(monitor, cache, **labels)
@@ -591,13 +595,15 @@ def _gauges(monitor: ModelMonitor, now: float, cache: Cache) -> Iterator[FamilyL
         for group in [*of_profile, *((SEGMENT_DRIFT,) if monitor.segments else ())]:
             yield from group.lines(one, cache, **labels)
         yield from PROFILE_QUALITY.lines(binner, cache, **labels)
-        config, budget = cache.get(FeatureBudget, (None, None))
+        config, changes = cache.get(InputChanges, (None, None))
         if config is not monitor.config:
-            budget = FeatureBudget(monitor.config, binner.names)
-            cache[FeatureBudget] = monitor.config, budget
+            changes = InputChanges(
+                binner, monitor.config.window_seconds().items(), monitor.config.false_alarm_seconds()
+            )
+            cache[InputChanges] = monitor.config, changes
         past = monitor.read_past_variance(now)
         for name, stats in monitor.read(now).items():
-            window = Window(binner, stats, budget.count(noise, name, stats))
+            window = Window(binner, stats, changes.score(noise, name, stats))
             for of_window in (FEATURES, WINDOW):
                 yield from of_window.lines(window, cache, **labels, window=name)
             if binner.quality and (estimate := binner.quality.estimate(stats.counts, past)):

@@ -1,4 +1,4 @@
-"""The evidence of slow change of a model version, updated once a minute."""
+"""The evidence that a model version's data are no longer those of training, updated once a minute."""
 
 from __future__ import annotations
 
@@ -12,19 +12,41 @@ from exporter.profiles.profile import TIME
 from exporter.stats.divergence import Floats
 
 UPDATE_SECONDS = 60.0
-YEAR_SECONDS = 365 * 86400.0
 
 
-def evidence_limit(seconds: float = UPDATE_SECONDS) -> float:
-    """Return the evidence in nats that is exceeded by chance at most once a year, with an update every ``seconds``.
+def evidence_limit(interval: float, seconds: float = UPDATE_SECONDS) -> float:
+    """Return the evidence in nats that is exceeded by chance at most once in an interval of seconds.
 
-    >>> round(evidence_limit(), 1)
+    >>> round(evidence_limit(365 * 86400.0), 1)
     13.2
     """
-    return math.log(YEAR_SECONDS / seconds)
+    return math.log(max(interval / seconds, 1.0))
 
 
-LIMIT = evidence_limit()
+def model_evidence(evidence: Floats) -> float:
+    """Return the evidence of a model version: the logarithm of the mean of its targets' e-detectors.
+
+    A mean of e-detectors is one, whatever the targets have to do with each other (Shin, Ramdas and Rinaldo 2024;
+    Dandapanthula and Ramdas 2025): so one limit holds for all of them together. Targets without evidence count as 0,
+    because the number of targets is fixed beforehand.
+
+    Parameters
+    ----------
+    evidence
+        Evidence of each target in nats, NaN where it is not known, shape ``(T,)``.
+
+    Examples
+    --------
+    >>> round(model_evidence(np.array([17.0, 0.0, np.nan])), 1)
+    15.9
+    """
+    known = evidence[~np.isnan(evidence)]
+    if not len(known):
+        return math.nan
+    highest = float(known.max())
+    return highest + math.log(float(np.exp(known - highest).sum()) / len(evidence))
+
+
 _DISPERSION_OF_INFLATION = 12.0
 """For autoregressive values, (dispersion of a sum - 1) is about 12 times (inflation of a score - 1)."""
 _MOST_INFLATION = 2.0  # live values do not show a larger one exactly enough
@@ -48,12 +70,20 @@ class DriftEvidence:
         Has the training distribution.
     observed
         What was counted in each bin since the start, shape ``(B,)``. The owner adds to it in place.
+    interval
+        Time in which chance may exceed the limit once, in seconds.
+
+    Attributes
+    ----------
+    interval
+        See the parameter; it may be set to another one.
     """
 
-    def __init__(self, binner: Binner, observed: Floats) -> None:
+    def __init__(self, binner: Binner, observed: Floats, interval: float) -> None:
         self._binner = binner
         self._detector = binner.change_evidence
-        self._in_doubt = _in_doubt(binner)
+        self._in_doubt = in_doubt(binner)
+        self.interval = interval
         self._observed = observed
         self._counted = observed.copy()  # up to the last update
         self._state = np.zeros(self._detector.size)
@@ -81,7 +111,9 @@ class DriftEvidence:
         self._next = now + UPDATE_SECONDS
         counts = self._observed - self._counted
         if counts.any():
-            self._detector.update(self._state, counts / self._divisor, LIMIT)
+            # One target alone may have the evidence of the mean of all.
+            limit = evidence_limit(self.interval) + math.log(len(self._binner.targets))
+            self._detector.update(self._state, counts / self._divisor, limit)
             self._counted[:] = self._observed
 
     def read(self, now: float) -> Floats:
@@ -111,7 +143,7 @@ class DriftEvidence:
         self._state, self._counted = state.copy(), self._observed - counts
 
 
-def _in_doubt(binner: Binner) -> set[int]:
+def in_doubt(binner: Binner) -> set[int]:
     """Return the targets that training shows to be independent, or not at all, though its rows may be shuffled."""
     blocks = binner.profile.blocks
     if not blocks:

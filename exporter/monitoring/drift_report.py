@@ -11,6 +11,7 @@ import numpy as np
 
 from exporter.config import ModelConfig
 from exporter.monitoring.binner import Binner
+from exporter.monitoring.drift_evidence import evidence_limit
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.window_stats import WindowStats
 from exporter.profiles.profile import CONFIDENCE, PREDICTION, Feature, FeatureWeight
@@ -18,9 +19,9 @@ from exporter.stats.divergence import Floats
 
 FEATURE_ALERT = "ModelFeatureDrift"
 PREDICTION_ALERT = "ModelPredictionDrift"
-CONFIDENCE_ALERT = "ModelConfidenceDrift"
 OUTPUTS = {PREDICTION: "prediction", CONFIDENCE: "confidence"}
-OUTPUT_ALERTS = {PREDICTION: PREDICTION_ALERT, CONFIDENCE: CONFIDENCE_ALERT}
+OUTPUT_ALERTS = {PREDICTION: PREDICTION_ALERT, CONFIDENCE: PREDICTION_ALERT}
+"""A confidence is part of an answer, and has the threshold of predictions."""
 
 
 class _Dependence(NamedTuple):
@@ -61,6 +62,8 @@ class TargetDrift:
         Mean less the training mean, in training standard deviations.
     evidence
         Accumulated evidence of a small, lasting change in nats; NaN where it is not known, or not asked for.
+    evidence_limit
+        The evidence of this target alone with which the model's evidence is at its limit.
     importance
         How much the model's answers depend on the feature; None where the profile cannot tell.
     """
@@ -88,6 +91,7 @@ class TargetDrift:
     max: float
     unseen: float
     evidence: float = math.nan
+    evidence_limit: float = math.nan
     importance: FeatureWeight | None = None
 
     @property
@@ -198,8 +202,11 @@ def target_drifts(monitor: ModelMonitor, stats: WindowStats, evidence: Floats | 
     limits = thresholds(monitor.config, names)
     drifts = _target_drifts(monitor, stats, limits, range(len(names)))
     if evidence is not None:
+        limit = evidence_limit(monitor.config.false_alarm_seconds()) + math.log(len(names))
         drifts = [
-            drift if drift.name in OUTPUTS else replace(drift, evidence=float(evidence[drift.index]))
+            drift
+            if drift.name in OUTPUTS
+            else replace(drift, evidence=float(evidence[drift.index]), evidence_limit=limit)
             for drift in drifts
         ]
     weighted = any(drift.importance for drift in drifts)

@@ -69,7 +69,9 @@ class ModelMonitor:
         self._recent = RecentCounters()
         self.windows = dict(windows or config.window_seconds())
         self.observed = np.zeros(binner.bins if binner else 0)
-        self._evidence = DriftEvidence(binner, self.observed) if binner and binner.bins else None
+        self._evidence = (
+            DriftEvidence(binner, self.observed, config.false_alarm_seconds()) if binner and binner.bins else None
+        )
         self.segments = Segments.from_config(config, binner.profile) if binner else None
         segments = len(self.segments.names) if self.segments else 0
         self.segment_counters = SegmentCounters(segments)
@@ -99,6 +101,8 @@ class ModelMonitor:
         """Use another configuration that counts in the same way."""
         with self._lock:
             self.config = config
+            if self._evidence:
+                self._evidence.interval = config.false_alarm_seconds()
             for event in config.events:
                 self.counters.events.setdefault(event, 0.0)
 

@@ -90,7 +90,13 @@ class NoiseFloors:
         """
         return earlier.noise(observed, self.ratio.at(observed), self.ratio.at(earlier.rows))
 
-    def p_values(self, score: Floats, observed: Floats) -> Floats:
+    def p_values(
+        self,
+        score: Floats,
+        observed: Floats,
+        earlier: Reference | None = None,
+        doubt: Floats | float = 1.0,
+    ) -> Floats:
         """Return the probability that a score is exceeded without drift.
 
         The score is compared with the χ² distribution, times a factor, that has the 99 % quantile of scores without
@@ -102,6 +108,10 @@ class NoiseFloors:
         ----------
         score, observed
             Divergence from training in nats, and number of values, shape ``(..., T)``.
+        earlier
+            An earlier window from which the score is the divergence, in place of training; see `recent`.
+        doubt
+            Factor of the noise of targets whose dependence is not known, shape ``(T,)``.
 
         Returns
         -------
@@ -109,15 +119,18 @@ class NoiseFloors:
             Shape ``(..., T)``; NaN where there is less to tell than from `LEAST_VALUES` independent values, or no
             training values.
         """
-        reference = self.reference
+        reference = earlier or self.reference
         degrees = np.maximum(reference.degrees, 1)  # a constant has no noise, but the number of its rows is finite
         known = (self.effective(observed) >= LEAST_VALUES) & (reference.rows > 0)
+        if earlier:
+            known &= self.effective(earlier.rows) >= LEAST_VALUES
         count = np.where(known, observed, LEAST_VALUES)
         ratio, inflation = self.ratio.at(count), self.inflation.at(count)
         independent = tail_ratio(np.sqrt(2 / (9 * degrees)))
         one_direction = np.sqrt(2 / 9 * (1 + (inflation - 1) * degrees) / (inflation * degrees))
         shape = np.maximum(tail_shape(independent * np.maximum(ratio / inflation, 1.0)), one_direction)
-        floor = reference.noise_unit(count) * degrees * independent * ratio
+        of_rows = self.ratio.at(earlier.rows) if earlier else ratio
+        floor = doubt * reference.noise_unit(count, ratio, of_rows) * degrees * independent
         return tail_probability(np.where(known, score / floor * tail_ratio(shape), np.nan), shape)
 
     def effective(self, observed: Floats) -> Floats:

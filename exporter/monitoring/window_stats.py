@@ -17,6 +17,8 @@ class WindowStats:
 
     Attributes
     ----------
+    recent
+        Distribution of the longest window before this one.
     counts
         Number of observations in each bin, shape ``(B,)``.
     observations
@@ -37,6 +39,7 @@ class WindowStats:
         Drift of the correlation between features, and its noise floor, shape ``(2,)``.
     """
 
+    recent: Reference
     counts: Floats
     observations: Floats
     mean: Floats
@@ -83,6 +86,7 @@ def compute(binner: Binner, noise: NoiseFloors, window: tuple[Floats, Floats, Fl
     comparable = observed & (recent.rows > 0)
     probability = reference.probability
     return WindowStats(
+        recent=recent,
         counts=sums.counts,
         observations=np.where(observed, observations, np.nan),
         mean=mean,

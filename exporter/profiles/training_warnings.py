@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from exporter.config import THRESHOLDS
+from exporter.config import ModelConfig
 from exporter.features.extract import as_list
 from exporter.features.timestamp import unix_seconds
 from exporter.profiles.describe import truncate, without_confidence
@@ -40,7 +40,7 @@ _FEW, _FEW_UNNAMED = 10, 50
 """With fewer values in the sample, or with fewer where the name is no hint, chance explains what they look like."""
 _SPREAD = 3
 """The whole numbers of an identifier cover at most so many times the number of rows."""
-_THRESHOLD = THRESHOLDS["ModelFeatureDrift"].default
+_THRESHOLD = ModelConfig("").threshold("ModelFeatureDrift")
 _MAX_UNREADABLE = 0.01  # share of rows
 _FIRST_YEAR, _LAST_YEAR = 1990, 2100
 _YEAR = 31_556_952.0  # seconds of the mean year of the calendar

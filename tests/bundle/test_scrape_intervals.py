@@ -12,8 +12,10 @@ import yaml
 from support.needed_rules import write_needed_rules
 from support.recorded import RULES, promtool
 
-INTERVALS = (5, 60)
-"""Seconds."""
+INTERVALS = {"system": (5, 15, 45, 60), "data": (15, 60), "business": (5, 60), "exporter": (5, 45)}
+"""Seconds, by layer."""
+MISSED = 16
+"""One of so many scrapes fails, as on a busy machine: its samples are stale markers."""
 EVALUATIONS = {"system": 13, "exporter": 13, "data": 29, "business": 29}
 """Seconds between evaluations: no multiple of a scrape interval, and shorter than what the layer's alerts wait for."""
 DAY = 24 * 60
@@ -33,18 +35,15 @@ class Counter(NamedTuple):
 
     phases: tuple[tuple[float, float | None], ...]
 
-    def values(self, interval: int) -> str:
-        """The samples in promtool's notation."""
-        parts, total = [], 0.0
+    def samples(self, interval: int) -> list[float | None]:
+        """The value at each scrape."""
+        samples: list[float | None] = []
+        total = 0.0
         for minutes, rate in self.phases:
-            count = int(minutes * 60 / interval)
-            if rate is None:
-                parts.append(f"_x{count}")
-                continue
-            step = rate * interval
-            parts.append(f"{total:.6f}+{step:.6f}x{count - 1}")
-            total += step * count
-        return " ".join(parts)
+            for _ in range(int(minutes * 60 / interval)):
+                samples.append(None if rate is None else total)
+                total += (rate or 0) * interval
+        return samples
 
 
 class Steps(NamedTuple):
@@ -52,10 +51,17 @@ class Steps(NamedTuple):
 
     phases: tuple[tuple[float, float | None], ...]
 
-    def values(self, interval: int) -> str:
-        """The samples in promtool's notation."""
-        counts = [(int(minutes * 60 / interval), value) for minutes, value in self.phases]
-        return " ".join(f"_x{count}" if value is None else f"{value}x{count - 1}" for count, value in counts)
+    def samples(self, interval: int) -> list[float | None]:
+        """The value at each scrape."""
+        return [value for minutes, value in self.phases for _ in range(int(minutes * 60 / interval))]
+
+
+def notation(samples: list[float | None], *, miss: bool) -> str:
+    """The samples in promtool's notation, some of them missed."""
+    return " ".join(
+        "stale" if miss and index % MISSED == MISSED - 3 else "_" if value is None else f"{value:.6f}"
+        for index, value in enumerate(samples)
+    )
 
 
 class Scenario(NamedTuple):
@@ -71,14 +77,113 @@ def latency(bound: str, fast: float, slow: float) -> dict[str, Counter | Steps]:
     return {f'model_request_duration_seconds_bucket{{{MODEL},le="{bound}"}}': Counter(((10, fast), (15, slow)))}
 
 
+FEATURE = f'{MODEL},feature="age"'
+WINDOW = f'{FEATURE},window="5m"'
+
+
+def age(**values: tuple[tuple[float, float | None], ...]) -> dict[str, Counter | Steps]:
+    """Gauges of a feature in a window of 100 values, as far as they are not those of training."""
+    healthy = {"kl_divergence": 0.01, "kl_divergence_noise": 0.2, "window_observations": 100, "mean_shift": 0.1}
+    healthy |= {"recent_kl_divergence": 0.01, "missing_ratio": 0.01, "invalid_ratio": 0, "unseen_ratio": 0}
+    phases = {name: ((50.0, value),) for name, value in healthy.items()} | values
+    return {f"model_feature_{name}{{{WINDOW}}}": Steps(phase) for name, phase in phases.items()} | {
+        f"model_feature_reference_missing_ratio{{{WINDOW}}}": Steps(((50, 0.01),))
+    }
+
+
+EVIDENCE: dict[str, Counter | Steps] = {
+    f"model_drift_evidence{{{MODEL}}}": Steps(((20, 2), (30, 20))),
+    f"model_drift_evidence_limit{{{MODEL}}}": Steps(((50, 13.2),)),
+}
 SCENARIOS = {
+    "a machine without room": Scenario(
+        "system",
+        {
+            f"model_system_{name}_utilization_ratio{{{EXPORTER}}}": Steps(((10, 0.5), (20, 0.95), (20, 0.5)))
+            for name in ("cpu", "memory", "disk")
+        },
+        dict.fromkeys(("ModelHostCpuHigh", "ModelHostMemoryHigh", "ModelHostDiskHigh"), (9, 14, 40)),
+        dict.fromkeys(("ModelHostCpuHigh", "ModelHostMemoryHigh", "ModelHostDiskHigh"), (17, 29)),
+    ),
+    "an exporter that is away": Scenario(
+        "system",
+        {f"up{{{EXPORTER}}}": Steps(((20, 1), (1, 0), (10, 1), (10, 0), (10, 1)))},
+        {"ModelExporterDown": (20, 22, 23, 24, 30, 50)},
+        {"ModelExporterDown": (36, 40)},
+    ),
+    "an abrupt change": Scenario(
+        "data",
+        age(
+            kl_divergence=((20, 0.01), (15, 3), (15, 0.01)),
+            recent_kl_divergence=((20, 0.01), (15, 3), (15, 0.01)),
+            change_kl_divergence=((20, None), (10, 3), (20, None)),
+        ),
+        {"ModelInputsChanged": (18, 45)},
+        {"ModelInputsChanged": (25, 34)},
+    ),
+    "causes": Scenario(
+        "data",
+        age(kl_divergence=((50, 3),), mean_shift=((50, 2),), missing_ratio=((50, 0.3),))
+        | EVIDENCE
+        | {
+            f'model_prediction_kl_divergence{{{MODEL},window="5m"}}': Steps(((50, 3),)),
+            f'model_prediction_kl_divergence_noise{{{MODEL},window="5m"}}': Steps(((50, 0.2),)),
+        },
+        dict.fromkeys(
+            ("ModelFeatureDrift", "ModelPredictionDrift", "ModelFeatureMeanShift", "ModelFeatureMissing"), (18, 23)
+        ),
+        dict.fromkeys(
+            ("ModelFeatureDrift", "ModelPredictionDrift", "ModelFeatureMeanShift", "ModelFeatureMissing"), (30, 49)
+        ),
+    ),
+    "a correction that waits": Scenario(
+        "business",
+        {'model_corrections_oldest_pending_seconds{model="digits"}': Steps(((10, 80_000), (10, 90_000), (10, 0)))},
+        {"ModelReviewBacklog": (9, 27)},
+        {"ModelReviewBacklog": (13, 19)},
+    ),
+    "a configuration that is not valid": Scenario(
+        "exporter",
+        {
+            f"model_exporter_config_last_reload_successful{{{EXPORTER}}}": Steps(((10, 1), (20, 0))),
+            'prometheus_config_last_reload_successful{job="prometheus",instance="p"}': Steps(((10, 1), (20, 0))),
+        },
+        {"ModelConfigReloadFailed": (9, 14), "RulesFailing": (9, 14)},
+        {"ModelConfigReloadFailed": (17, 29), "RulesFailing": (17, 29)},
+    ),
+    "messages that fail": Scenario(
+        "exporter",
+        {
+            'alertmanager_notifications_failed_total{job="alertmanager",instance="m",integration="email"}': Counter(
+                ((10, 0), (30, 0.05))
+            )
+        },
+        {"NotificationsFailing": (9, 15, 18)},
+        {"NotificationsFailing": (25, 39)},
+    ),
+    "messages that fail for a minute": Scenario(
+        "exporter",
+        {
+            'alertmanager_notifications_failed_total{job="alertmanager",instance="m",integration="webhook"}': Counter(
+                ((10, 0), (1, 0.2), (19, 0))
+            )
+        },
+        {"NotificationsFailing": (12, 16, 18, 20, 22, 29)},
+        {},
+    ),
+    "a backup that is old": Scenario(
+        "exporter",
+        {f"model_exporter_last_backup_timestamp_seconds{{{EXPORTER}}}": Steps(((10, 0), (10, 1 - 172_000)))},
+        {"ModelBackupOld": (9,)},
+        {},
+    ),
     "errors": Scenario(
         "system",
         {
-            f'model_requests_total{{{MODEL},code="200"}}': Counter(((20, 20), (20, 18), (10, 20))),
-            f'model_requests_total{{{MODEL},code="500"}}': Counter(((20, None), (20, 2), (10, 0))),
+            f'model_requests_total{{{MODEL},code="200"}}': Counter(((20, 20), (20, 18), (15, 20))),
+            f'model_requests_total{{{MODEL},code="500"}}': Counter(((20, None), (20, 2), (15, 0))),
         },
-        {"ModelErrorRatioHigh": (10, 20, 48), "ModelErrorBudgetBurn": (10, 20)},
+        {"ModelErrorRatioHigh": (10, 20, 52), "ModelErrorBudgetBurn": (10, 20)},
         {"ModelErrorRatioHigh": (24, 30, 39), "ModelErrorBudgetBurn": (30, 39)},
     ),
     "latency": Scenario(
@@ -105,7 +210,7 @@ SCENARIOS = {
         "system",
         {f'model_requests_total{{{MODEL},code="200"}}': Counter(((20, 0.5), (30, 0)))},
         {"ModelTrafficMissing": (10, 28)},
-        {"ModelTrafficMissing": (32, 40)},
+        {"ModelTrafficMissing": (35, 40)},
     ),
     "corrections": Scenario(
         "business",
@@ -115,13 +220,13 @@ SCENARIOS = {
             f"model_corrections_total{{{MODEL}}}": Counter(((10, 0), (30, 0.05))),
         },
         {"ModelCorrectionRatioHigh": (10,)},
-        {"ModelCorrectionRatioHigh": (20, 39)},
+        {"ModelCorrectionRatioHigh": (26, 39)},
     ),
-    "twenty attempts": Scenario(
+    "few attempts": Scenario(
         "business",
         {
             f'model_alert_threshold{{{MODEL_ONLY},alert="ModelConfidentRatioLow"}}': Steps(((59, 0.46),)),
-            f"model_attempts_total{{{MODEL}}}": Steps(((5, 0), (15, 1), (19, 19), (20, 40))),
+            f"model_attempts_total{{{MODEL}}}": Steps(((5, 0), (15, 1), (19, 8), (20, 14))),
             f"model_confident_predictions_total{{{MODEL}}}": Steps(((59, 0),)),
         },
         {"ModelConfidentRatioLow": (24, 38)},
@@ -130,9 +235,10 @@ SCENARIOS = {
     "three corrections": Scenario(
         "business",
         {
-            f"model_attempts_total{{{MODEL}}}": Counter(((59, 0.02),)),
-            f"model_confident_predictions_total{{{MODEL}}}": Counter(((59, 0.02),)),
-            f"model_corrections_total{{{MODEL}}}": Steps(((20, None), (10, 1), (10, 2), (19, 3))),
+            f"model_attempts_total{{{MODEL}}}": Counter(((59, 0.002),)),
+            f"model_confident_predictions_total{{{MODEL}}}": Counter(((59, 0.002),)),
+            f"model_corrections_total{{{MODEL},{EXPORTER}}}": Steps(((20, None), (10, 1), (10, 2), (19, 3))),
+            f"process_start_time_seconds{{{EXPORTER}}}": Steps(((59, 0),)),
         },
         {"ModelCorrectionRatioHigh": (39,)},
         {"ModelCorrectionRatioHigh": (47, 58)},
@@ -158,8 +264,8 @@ SCENARIOS = {
             f'{name}{{{MODEL},window="7d",instance="{instance}"}}': Steps(phases)
             for instance in ("a", "b")  # each with too few labels to be judged by itself
             for name, phases in (
-                ("model_mean_absolute_error", ((20, 2), (40, 5))),
-                ("model_root_mean_squared_error", ((20, 2.5), (40, 6))),
+                ("model_mean_absolute_error", ((20, 2), (40, 6))),
+                ("model_root_mean_squared_error", ((20, 2.5), (40, 7))),
                 ("model_window_labelled_predictions", ((60, 12),)),
             )
         },
@@ -197,9 +303,13 @@ SCENARIOS = {
             f'model_feature_observations_total{{{MODEL},feature="age",bin="{name}"}}': Counter(((20, 1), (30, rate)))
             for name, rate in zip(BINS, (20, 0, 0), strict=True)
             if name != "03 missing"
+        }
+        | {
+            f"model_drift_evidence{{{MODEL}}}": Steps(((20, 2), (30, 20))),
+            f"model_drift_evidence_limit{{{MODEL}}}": Steps(((50, 13.2),)),
         },
-        {"ModelFeatureDrift": (20,)},
-        {"ModelFeatureDrift": (40, 49)},
+        {"ModelFeatureDrift": (18,), "ModelDrift": (18,)},
+        {"ModelFeatureDrift": (40, 49), "ModelDrift": (22, 49)},
     ),
 }
 WEEK = ((0.7 * DAY, None), (0.5 * DAY, 1), (5.5 * DAY, None))
@@ -227,7 +337,9 @@ DAYS = {
 }
 
 
-def document(rules: Path, scenarios: dict[str, Scenario], interval: int, evaluation: int) -> dict[str, Any]:
+def document(
+    rules: Path, scenarios: dict[str, Scenario], interval: int, evaluation: int, *, miss: bool = False
+) -> dict[str, Any]:
     """A file of promtool's tests: the scenarios, scraped at an interval of seconds and evaluated at another."""
     tests = []
     for name, scenario in scenarios.items():
@@ -248,7 +360,10 @@ def document(rules: Path, scenarios: dict[str, Scenario], interval: int, evaluat
             {
                 "name": f"{name} at {interval} s",
                 "interval": f"{interval}s",
-                "input_series": [{"series": key, "values": value.values(interval)} for key, value in series.items()],
+                "input_series": [
+                    {"series": key, "values": notation(value.samples(interval), miss=miss)}
+                    for key, value in series.items()
+                ],
                 "promql_expr_test": cases,
             }
         )
@@ -265,15 +380,14 @@ def check(folder: Path, tests: dict[str, Any]) -> None:
     promtool("test", "rules", folder / "intervals.yml")
 
 
-@pytest.mark.parametrize("interval", INTERVALS)
-@pytest.mark.parametrize("layer", ["system", "data", "business", "exporter"])
+@pytest.mark.parametrize(("layer", "interval"), [(layer, time) for layer in INTERVALS for time in INTERVALS[layer]])
 def test_alerts_at_a_scrape_interval(tmp_path: Path, layer: str, interval: int) -> None:
-    """Each alert is silent before and fires soon after, evaluated at moments between the scrapes."""
+    """Each alert is silent before and fires soon after, evaluated between the scrapes, of which some are missed."""
     scenarios = {name: scenario for name, scenario in SCENARIOS.items() if scenario.rules == layer}
-    check(tmp_path, document(RULES / f"{layer}.yml", scenarios, interval, EVALUATIONS[layer]))
+    check(tmp_path, document(RULES / f"{layer}.yml", scenarios, interval, EVALUATIONS[layer], miss=interval > 5))
 
 
-@pytest.mark.parametrize("interval", INTERVALS)
+@pytest.mark.parametrize("interval", [5, 60])
 def test_alerts_over_days_at_a_scrape_interval(tmp_path: Path, interval: int) -> None:
     """Alerts that compare days are silent before and fire soon after."""
     rules, scenario = yaml.safe_load((RULES / "business.yml").read_text(encoding="utf-8")), DAYS["days"]
@@ -301,7 +415,7 @@ def test_every_alert_that_depends_on_a_range_is_tested() -> None:
 
     alerts = {rule["alert"]: rule["expr"] for group in GROUPS for rule in group["rules"] if "alert" in rule}
     fired = {alert for scenario in (*SCENARIOS.values(), *DAYS.values()) for alert in scenario.firing}
-    assert fired == {name for name, expr in alerts.items() if has_range(expr)}
+    assert fired == {name for name, expr in alerts.items() if has_range(expr)} - {"ModelBackupOld"}
 
 
 @pytest.mark.parametrize(("interval", "ratio"), [(5, 0.05), (15, 0.05), (30, 0.05), (60, 0.02)])

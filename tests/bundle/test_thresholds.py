@@ -6,12 +6,10 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import pytest
 import yaml
 from support.paths import ROOT
 
-from exporter.config import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
-from exporter.config.types import DEFAULT_ERRORS, OBJECTIVE_ALERTS
+from exporter.config.types import DEFAULT_ERRORS
 from exporter.monitoring.leading_quality import ENOUGH, LABELLED, MOST_ERROR
 from exporter.profiles.profile import HARDLY_USED
 
@@ -52,31 +50,6 @@ def test_the_quality_page_judges_as_the_rules_do() -> None:
     assert rules()["model_version:threshold:ModelAccuracyLowError"].startswith(f"{MOST_ERROR} * ")
     within = rules()["model_version_window_basis_measure:quality_within_limit:interval"]
     assert f" {LABELLED} * max by (model, version) (model_version_window:labelled:ratio)" in within
-
-
-def test_every_threshold_has_its_rule() -> None:
-    """The rules record exactly the thresholds of the configuration."""
-    assert recorded_thresholds().keys() == THRESHOLDS.keys() | OBJECTIVE_ALERTS.keys()
-    assert THRESHOLDS.keys() == set(MODEL_ALERTS)
-    assert set(FEATURE_ALERTS) < set(MODEL_ALERTS)
-
-
-@pytest.mark.parametrize("alert", THRESHOLDS)
-def test_the_default_is_the_same_everywhere(alert: str) -> None:
-    """Rules, configuration.md and the alert's runbook have the default of the configuration."""
-    default = THRESHOLDS[alert].default
-    (number,) = re.findall(r"\bor ([\d.]+) \*", recorded_thresholds()[alert])
-    assert float(number) == default, "the rule"
-
-    table = (DOCS / "configuration.md").read_text(encoding="utf-8")
-    (row,) = re.findall(rf"^\| `{alert}` \|(.*)\|$", table, re.M)
-    for_a_feature, _, text = (cell.strip() for cell in row.split("|"))
-    assert float(text.split()[0]) == default, "configuration.md"
-    assert (for_a_feature == "yes") == THRESHOLDS[alert].per_feature
-
-    runbook = (DOCS / "runbooks" / f"{alert}.md").read_text(encoding="utf-8")
-    (number, percent) = re.findall(r"The default is ([\d.]*\d)( %)?", runbook)[0]
-    assert float(number) / (100 if percent else 1) == pytest.approx(default), "the runbook"
 
 
 def test_the_default_objective_is_the_same_everywhere() -> None:

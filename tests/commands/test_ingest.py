@@ -548,7 +548,7 @@ def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, t
         pushed = found(f'{{job="model-exporter-batch",version="{version}",instance=""}}')
         return {tuple(sorted(series.items())) for series in pushed}
 
-    alerts = ("ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing", "ModelFeaturesDrifted")
+    alerts = ("ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing", "ModelInputsChanged")
     expected = {(name, version) for name in alerts for version in ("dark", "dark-written")}
     flags = ["--web.enable-remote-write-receiver", "--query.lookback-delta=5s"]
     flags += [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]

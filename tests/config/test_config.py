@@ -133,7 +133,7 @@ def test_the_interval_of_false_alarms_is_a_duration(tmp_path, interval, message)
         load(write(tmp_path, f"models: [{{name: a, drift_false_alarm_interval: {interval}}}]"))
     assert message in str(error.value)
     good = load(write(tmp_path, "models: [{name: a, drift_false_alarm_interval: 1w}, {name: b}]"))
-    assert [model.false_alarm_seconds() for model in good.models] == [604_800, 2_592_000]
+    assert [model.false_alarm_seconds() for model in good.models] == [604_800, 31_536_000]
 
 
 def test_the_quality_has_all_windows():

@@ -19,11 +19,10 @@ from support.servers import Served, ask, eventually, free_port, write_config
 
 ALERTS = {
     "ModelFeatureDrift",
-    "ModelFeaturesDrifted",
+    "ModelInputsChanged",
     "ModelFeatureMeanShift",
     "ModelFeatureMissing",
     "ModelPredictionDrift",
-    "ModelConfidenceDrift",
     "ModelErrorRatioHigh",
 }
 FOR_SUMS = {

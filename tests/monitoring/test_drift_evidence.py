@@ -16,7 +16,7 @@ from exporter.config import ModelConfig, StoreConfig
 from exporter.metrics.exposition import Exposition
 from exporter.monitoring import snapshots
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.drift_evidence import LIMIT
+from exporter.monitoring.drift_evidence import evidence_limit, model_evidence
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
 from exporter.monitoring.snapshots import pack
@@ -39,6 +39,7 @@ PROFILE = Profile(
     prediction=numeric_feature(RNG.normal(size=10_000)),
     blocks=Blocks(TIME, "at"),
 )
+LIMIT = evidence_limit(365 * 86400.0)
 BINNER = Binner(PROFILE)
 
 
@@ -184,10 +185,13 @@ def test_gauges_of_features_and_of_their_limits(tmp_path: Path, monkeypatch: pyt
         }
 
     assert series("model_feature_drift_evidence") == {}
-    assert series("model_feature_drift_evidence_limit") == {"age": LIMIT, "country": LIMIT}
+    assert series("model_drift_evidence_limit") == {"": pytest.approx(LIMIT)}
+    assert series("model_drift_evidence") == {}
     clock[0] += 61
     assert series("model_feature_drift_evidence").keys() == {"age", "country"}
+    assert series("model_drift_evidence").keys() == {""}
     clock[0] += IDLE_SECONDS
+    assert series("model_drift_evidence") == {}
     assert series("model_feature_drift_evidence") == {}
     monitors.get("m", "3", clock[0])
     assert series("model_feature_drift_evidence").keys() == {"age", "country"}
@@ -212,6 +216,29 @@ def test_values_that_depended_on_each_other_in_training_give_less_evidence() -> 
 def test_the_limit_is_one_update_in_a_year() -> None:
     """As the contract has it."""
     assert math.exp(LIMIT) == pytest.approx(365 * 24 * 60)
+
+
+def test_the_evidence_of_a_version_is_the_mean_of_its_targets() -> None:
+    """One target alone needs as much more as there are targets; those that are not known count as nothing."""
+    assert model_evidence(np.array([20.0, 20.0])) == pytest.approx(20.0)
+    assert model_evidence(np.array([20.0, np.nan, np.nan, np.nan])) == pytest.approx(20 - math.log(4))
+    assert math.isnan(model_evidence(np.full(3, np.nan)))
+    assert model_evidence(np.array([1000.0, 0.0])) == pytest.approx(1000 - math.log(2))
+
+
+def test_one_of_many_features_reaches_the_limit_and_falls_again() -> None:
+    """The evidence of a target may exceed the limit by the logarithm of the number of targets."""
+    names = [f"x{index}" for index in range(400)]
+    feature = numeric_feature(np.random.default_rng(1).normal(size=2000))
+    profile = Profile("p", 2000, dict.fromkeys(names, "numeric"), dict.fromkeys(names, feature), blocks=Blocks(TIME))
+    monitor = ModelMonitor(ModelConfig("m"), "1", Binner(profile))
+    rng = np.random.default_rng(2)
+    for minute in range(90):
+        rows = [dict(zip(names, rng.normal(size=400).tolist(), strict=True)) | {"x0": 3.0} for _ in range(20)]
+        observe(monitor, [Prediction("m")] * 20, rows, 60.0 * minute)
+        if model_evidence(monitor.read_evidence(60.0 * minute)) > LIMIT:
+            break
+    assert 1 < minute < 20
 
 
 def unordered() -> ModelMonitor:

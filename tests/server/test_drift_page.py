@@ -21,7 +21,6 @@ from exporter.config import THRESHOLDS, ModelConfig
 from exporter.monitoring import history
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_report import (
-    CONFIDENCE_ALERT,
     FEATURE_ALERT,
     PREDICTION_ALERT,
     target_drifts,
@@ -157,11 +156,11 @@ def test_a_sentence_says_what_changed(drifting: Served, feature: str, words: str
 
 
 def test_a_prediction_without_a_confidence_is_not_counted_among_them(drifting: Served) -> None:
-    """The confidence's count is that of the predictions that named one, and its runbook is its own."""
+    """The confidence's count is that of the predictions that named one."""
     page = drift(drifting, model="loans", version="3", window="1h", feature="(confidence)")
     assert "The confidence drifted" in page.text
     assert "<dt>Values</dt><dd>400</dd>" in page.source
-    assert 'href="/runbooks/ModelConfidenceDrift"' in page.source
+    assert 'href="/runbooks/ModelPredictionDrift"' in page.source
     samples = drifting.samples("model_confidence_kl_divergence", "model_confidence_kl_divergence_noise")
     labels = '{model="loans",version="3",window="1h"}'
     score, noise = (samples[f"model_confidence_kl_divergence{name}{labels}"] for name in ("", "_noise"))
@@ -304,9 +303,9 @@ def test_a_small_lasting_change_is_told_in_words(tmp_path: Path) -> None:
             observe(monitor, [Prediction("loans", prediction="yes")] * 5, rows, now)
             now += 60
         page = create_app(exporter).test_client().get("/drift?model=loans&version=3&window=1h").text
-        told = re.findall(r"Over a longer time, a small, lasting change: evidence (\d+) of 13\.", page)
+        told = re.findall(r"Over a longer time, a small, lasting change: evidence (\d+) of 15\.", page)
         assert told
-        assert {int(evidence) > 13 for evidence in told} == {True}
+        assert {int(evidence) > 15 for evidence in told} == {True}
         said = target_drifts(monitor, monitor.read(now)["1h"], monitor.read_evidence(now))
         assert {one.name for one in said if "Over a longer time" in describe(one)} == {"steady"}
     finally:
@@ -343,7 +342,7 @@ def test_thresholds_are_those_of_the_rules(tmp_path: Path) -> None:
     texts = {rule.get("record"): rule["expr"] for group in rules["groups"] for rule in group["rules"]}
     for name in (
         f"model_feature:threshold:{FEATURE_ALERT}",
-        *(f"model:threshold:{name}" for name in (PREDICTION_ALERT, CONFIDENCE_ALERT)),
+        f"model:threshold:{PREDICTION_ALERT}",
     ):
         assert float(re.findall(r"or ([\d.]+) \*", texts[name])[0]) == THRESHOLDS[name.rpartition(":")[2]].default
     features = {"photo": {"alerts": {"ModelFeatureDrift": 0.7}}, "photo.contrast": {"alerts": {}}, "age": {}}
@@ -412,16 +411,9 @@ def test_the_page_says_which_noise_floor_was_learned_from_live_values(tmp_path: 
     )
 
 
-def test_the_page_says_how_many_drifted_with_one_budget(drifting: Served) -> None:
-    """The number is that of the metrics; a page without enough values says nothing of it."""
+def test_the_page_says_how_much_evidence_there_is(drifting: Served) -> None:
+    """The evidence of all features together is that of the metrics, beside the limit of a year."""
     page = drift(drifting, model="loans", version="3", window="1h")
-    samples = drifting.samples("model_features_drifted") | drifting.samples("model_features_compared")
-    drifted, compared = (
-        samples[f'model_features_{name}{{model="loans",version="3",window="1h"}}'] for name in ("drifted", "compared")
-    )
-    assert (drifted, compared) == (4, 6)
-    said = "With a budget of one false alarm in 30d for all features together, 4 of 6 have drifted."
-    assert said in " ".join(page.text.split())
-    assert 'href="/runbooks/ModelFeaturesDrifted"' in page.source
-    few = drift(drifting, model=STRANGE, version='1 "β" <b>/版&x=1', window="1h")
-    assert "budget" not in few.text
+    assert {round(limit, 1) for limit in drifting.samples("model_drift_evidence_limit").values()} == {13.2}
+    text = " ".join(page.text.split())
+    assert ("The evidence that its data differ" in text) is ("above the limit of 13.2" in text)

@@ -331,7 +331,7 @@ def test_one_incident_is_one_card(client: FlaskClient) -> None:
     alerts = [
         alert("ModelFeatureDrift", "warning", "data", model="credit", feature=f"f{n}", version="3") for n in range(3)
     ]
-    alerts += [alert("ModelFeatureChanged", "warning", "data", minutes=20, model="credit", feature="f0", version="3")]
+    alerts += [alert("ModelFeatureMeanShift", "warning", "data", minutes=20, model="credit", feature="f0", version="3")]
     corrected = "Users corrected 13.9% of the confident predictions, above 1%."
     alerts += [alert("ModelCorrectionRatioHigh", "critical", "business", corrected, model="credit", version="3")]
     alerts += [alert("ModelHostDiskHigh", "warning", "system", "95% is in use", instance="h", path="/")]
@@ -344,7 +344,7 @@ def test_one_incident_is_one_card(client: FlaskClient) -> None:
         "alert warning",
     ]
     text = page.text.replace("\N{NO-BREAK SPACE}", " ")
-    assert "summary of ModelCorrectionRatioHigh; summary of ModelFeatureChanged; 1 more" in text
+    assert "summary of ModelCorrectionRatioHigh; summary of ModelFeatureDrift; 1 more" in text
     assert "began 20 minutes ago" in text
     assert "summary of ModelHostDiskHigh" in text
     assert answer.count("<details>") == 1
@@ -358,8 +358,8 @@ def test_one_incident_is_one_card(client: FlaskClient) -> None:
     assert card
     assert re.findall(r'<a href="/runbooks/(\w+)">\1</a>', card[0]) == [
         "ModelCorrectionRatioHigh",
-        "ModelFeatureChanged",
         "ModelFeatureDrift",
+        "ModelFeatureMeanShift",
     ]
     assert answer.count('<a href="/runbooks/ModelFeatureDrift">ModelFeatureDrift</a>') == 7, "card, list, notifications"
     assert not any("3000" in link or "9090" in link or "9093" in link for link in links)

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from flask import render_template, request
 
-from exporter.monitoring.drift_evidence import LIMIT
+from exporter.monitoring.drift_evidence import evidence_limit, model_evidence
 from exporter.monitoring.drift_report import OUTPUTS, TargetDrift, target_drifts, worst
-from exporter.monitoring.feature_budget import FeatureBudget
 from exporter.monitoring.history import POINTS, STEP
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import serving
@@ -109,8 +108,9 @@ Statement = tuple[float, str]
 def describe(drift: TargetDrift) -> str:
     """Describe the change of a target in a sentence, and in a second one its evidence of a slow change, if any."""
     text = _describe_window(drift)
-    if drift.status != "drifted" and drift.evidence > LIMIT:
-        text += f" Over a longer time, a small, lasting change: evidence {drift.evidence:.0f} of {LIMIT:.0f}."
+    if drift.status != "drifted" and drift.evidence > drift.evidence_limit:
+        text += " Over a longer time, a small, lasting change: "
+        text += f"evidence {drift.evidence:.0f} of {drift.evidence_limit:.0f}."
     return text
 
 
@@ -515,7 +515,8 @@ def _monitor_context(
     if monitor.binner is None or monitor.noise is None:
         return context
     stats = monitor.read(now)[window]
-    drifts = target_drifts(monitor, stats, monitor.read_evidence(now))
+    evidence = monitor.read_evidence(now)
+    drifts = target_drifts(monitor, stats, evidence)
     by_name = {drift.name: drift for drift in drifts}
     if feature is not None:
         check("feature", feature, by_name, f"is in the profile of {model}")
@@ -529,7 +530,8 @@ def _monitor_context(
         "drifted": _drifted(drifts),
         "hardly_used": sum(drift.status == "drifted" and drift.is_hardly_used for drift in drifts),
         "weighted": any(drift.importance for drift in drifts),
-        "count": FeatureBudget(monitor.config, monitor.binner.names).count(monitor.noise, window, stats),
+        "evidence": model_evidence(evidence),
+        "evidence_limit": evidence_limit(monitor.config.false_alarm_seconds()),
         "interval": monitor.config.drift_false_alarm_interval,
         "outputs_listed": any(name in OUTPUTS for name in by_name),
         "outputs": OUTPUTS,

@@ -21,7 +21,6 @@ from exporter.config.types import DURATION_BUCKETS
 from exporter.errors import StoreError
 from exporter.monitoring.counters import Recent
 from exporter.monitoring.drift_report import (
-    CONFIDENCE_ALERT,
     FEATURE_ALERT,
     OUTPUTS,
     PREDICTION_ALERT,
@@ -30,7 +29,7 @@ from exporter.monitoring.drift_report import (
 )
 from exporter.monitoring.leading_quality import ENOUGH, kind_of, leading_quality
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.profiles.profile import CONFIDENCE, PREDICTION
+from exporter.profiles.profile import PREDICTION
 from exporter.server.alerts import LAYERS, Alert
 from exporter.server.application import Exporter
 from exporter.server.pages.quality import summarize
@@ -409,10 +408,10 @@ def _retrain_requests(exporter: Exporter) -> list[dict[str, Any]]:
 def drift_parameters(alert: Alert) -> dict[str, str]:
     """Return the parameters of the drift page for an alert of the data layer.
 
-    >>> drift_parameters(Alert("firing", {"alertname": "ModelConfidenceDrift", "model": "digits", "version": "3"}))
-    {'model': 'digits', 'version': '3', 'feature': '(confidence)'}
+    >>> drift_parameters(Alert("firing", {"alertname": "ModelPredictionDrift", "model": "digits", "version": "3"}))
+    {'model': 'digits', 'version': '3', 'feature': '(prediction)'}
     """
-    output = {PREDICTION_ALERT: PREDICTION, CONFIDENCE_ALERT: CONFIDENCE}.get(alert.name)
+    output = {PREDICTION_ALERT: PREDICTION}.get(alert.name)
     labels = alert.labels | ({"feature": output} if output else {})
     return {name: labels[name] for name in ("model", "version", "feature") if labels.get(name)}
 

@@ -1,4 +1,4 @@
-"""The number of drifted features, with one budget of false alarms for all of them."""
+"""Inputs that have changed abruptly, with one budget of false alarms for all of them."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ import msgspec
 import numpy as np
 import pytest
 from support.batches import observe
-from support.blocks import with_ratios
 
-from exporter.config import FeatureConfig, ModelConfig
+from exporter.config import ModelConfig
 from exporter.metrics.models import ModelsCollector, window_lines
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.feature_budget import FeatureBudget
+from exporter.monitoring.input_changes import InputChanges
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.bins import numeric_feature
-from exporter.profiles.profile import Profile
+from exporter.profiles.profile import TIME, Blocks, Profile
 from exporter.stats.dependence import NoiseRatio
 from exporter.stats.divergence import Reference, chi2_quantiles
 from exporter.wire.events import Prediction
@@ -42,96 +41,107 @@ def monitor_of(profile: Profile = PROFILE, **settings: object) -> ModelMonitor:
 
 def feed(monitor: ModelMonitor, rows: int, shifted: int = 0, now: float = 0.0, shift: float = 1.5) -> None:
     """Feed rows in which the first features are shifted, in standard deviations."""
-    values = np.random.default_rng(5).normal(size=(rows, len(NAMES)))
+    values = np.random.default_rng([5, abs(int(now))]).normal(size=(rows, len(NAMES)))
     values[:, :shifted] += shift
     inputs = [dict(zip(NAMES, row, strict=True)) for row in values.tolist()]
     observe(monitor, [Prediction("m", prediction=5.0)] * rows, inputs, now)
 
 
-def count(monitor: ModelMonitor, window: str = "5m", now: float = 1.0) -> tuple[float, float]:
-    assert monitor.noise
-    return FeatureBudget(monitor.config, NAMES).count(monitor.noise, window, monitor.read(now)[window])
+HOUR = 3600.0
+ORDERED = msgspec.structs.replace(PROFILE, blocks=Blocks(TIME))
 
 
-def test_features_that_have_drifted_are_counted() -> None:
-    """Predictions, here far from training, are none; without drift the number is 0."""
+def changed(monitor: ModelMonitor, now: float, window: str = "5m") -> list[str]:
+    """The inputs that have changed in a window."""
+    assert monitor.noise and monitor.binner
+    changes = InputChanges(monitor.binner, monitor.config.window_seconds().items(), 365 * 86400.0)
+    score = changes.score(monitor.noise, window, monitor.read(now)[window])
+    return [name for name, value in zip(NAMES, score, strict=True) if not np.isnan(value)]
+
+
+def after_an_hour(profile: Profile = ORDERED, shift: float = 0.0) -> ModelMonitor:
+    """A version that has had healthy values for an hour."""
+    monitor = monitor_of(profile)
+    for minute in range(60):
+        feed(monitor, 10, len(NAMES), 60.0 * minute, shift)
+    return monitor
+
+
+def test_inputs_that_change_are_found_among_all() -> None:
+    """A change of one of 30 is found in five minutes of 100 values; without one there is none."""
     for shifted in (0, 1, 7):
-        monitor = monitor_of()
-        feed(monitor, 200, shifted)
-        assert count(monitor) == (shifted, 30)
-        assert count(monitor, "1h") == (shifted, 30)
+        monitor = after_an_hour()
+        feed(monitor, 100, shifted, HOUR + 290, shift=3.0)
+        assert changed(monitor, HOUR + 300) == NAMES[:shifted]
 
 
-def test_a_feature_below_its_threshold_is_not_counted() -> None:
-    """A small change of many values is significant, but the threshold says that it does not matter."""
-    settings = {"features": {"x00": {"alerts": {"ModelFeatureDrift": 50.0}}}}
-    monitor = monitor_of(**settings)
-    feed(monitor, 3000, 3)
-    assert count(monitor) == (2, 30)
-    monitor = monitor_of(alerts={"ModelFeatureDrift": 50.0})
-    feed(monitor, 3000, 3)
-    assert count(monitor) == (0, 30)
+def test_values_that_return_to_those_of_training_are_no_change() -> None:
+    """They differ from the hour before, which was wrong, but not from training."""
+    monitor = after_an_hour(shift=3.0)
+    assert changed(monitor, HOUR, "1h") == []
+    feed(monitor, 100, 0, HOUR + 290)
+    assert changed(monitor, HOUR + 300) == []
 
 
-def test_few_values_are_not_compared() -> None:
-    """With fewer than 20 values there is no number, as there is none without values."""
-    monitor = monitor_of()
-    assert np.isnan(count(monitor)).all()
-    feed(monitor, 19, 30)
-    assert np.isnan(count(monitor)).all()
-    feed(monitor, 1, 30)
-    assert count(monitor)[1] == 30
+def test_a_model_that_has_drifted_for_long_still_finds_a_change() -> None:
+    """Training is far away all the time; what counts is the hour before."""
+    monitor = after_an_hour(shift=3.0)
+    feed(monitor, 100, 30, HOUR + 290, shift=3.0)
+    assert changed(monitor, HOUR + 300) == []
+    monitor = after_an_hour(shift=3.0)
+    feed(monitor, 100, 2, HOUR + 290, shift=-3.0)
+    assert set(NAMES[:2]) <= set(changed(monitor, HOUR + 300))
 
 
-def test_a_smaller_budget_needs_more_evidence() -> None:
-    """Of 30 features, a small change is found in 50 values at an alarm an hour, and none at one in 10 years."""
-    found = {}
-    for interval in ("1h", "30d", "3650d"):
-        monitor = monitor_of(drift_false_alarm_interval=interval)
-        feed(monitor, 50, 1, shift=1.0)
-        found[interval] = count(monitor)[0]
-    assert found["1h"] == 1
-    assert found["3650d"] == 0
+def test_few_values_tell_nothing() -> None:
+    """Fewer than 20 on either side are not compared."""
+    monitor = after_an_hour()
+    feed(monitor, 19, 30, HOUR + 299, shift=9.0)
+    assert len(changed(monitor, HOUR + 300)) in {0, 30}  # the window may hold values of the hour
+    new = monitor_of()
+    feed(new, 500, 30, 0.0, shift=9.0)
+    assert changed(new, 1.0) == []
 
 
-def test_values_that_depend_on_each_other_are_less_evidence() -> None:
-    """What is a change of independent values is none where the noise floor is five times as high.
-
-    100 such values tell as much as 20 independent ones; fewer are not compared.
-    """
-    monitor, dependent = monitor_of(), monitor_of(with_ratios(PROFILE, [20, 80, 320], {"x00": [5.0, 5.0, 5.0]}))
-    for one in (monitor, dependent):
-        feed(one, 99, 2)
-    assert (count(monitor), count(dependent)) == ((2, 30), (1, 29))
-    for one in (monitor, dependent):
-        feed(one, 1, 2)
-    assert (count(monitor), count(dependent)) == ((2, 30), (1, 30))
+def test_values_whose_dependence_is_not_known_need_more() -> None:
+    """Rows of training without an order may be shuffled: a change of a standard deviation waits, a dark camera not."""
+    unordered = msgspec.structs.replace(PROFILE, blocks=None)
+    for shift, found in ((0.7, False), (9.0, True)):
+        monitor = after_an_hour(unordered)
+        feed(monitor, 100, 30, HOUR + 290, shift=shift)
+        assert bool(changed(monitor, HOUR + 300)) is found
 
 
 def test_a_new_configuration_has_a_new_budget() -> None:
     """The metrics follow a reload without a new version, and the values of the window stay."""
-    monitors = MonitorRegistry({"m": ModelConfig("m")}, {"m": Binner(PROFILE)}, {})
-    monitor = monitors.get("m", "1", 0.0)
+    monitors = MonitorRegistry({"m": ModelConfig("m")}, {"m": Binner(ORDERED)})
+    now = time.monotonic()
+    monitor = monitors.get("m", "1", now - HOUR)
+    for minute in range(60):
+        feed(monitor, 10, 0, now - HOUR - 300 + 60.0 * minute)
+    feed(monitor, 100, 1, now - 1, shift=2.0)
     collector = ModelsCollector()
-    feed(monitor, 200, 2, time.monotonic())
 
-    def drifted() -> list[str]:
-        lines = [text for family, text in collector.collect(monitors) if family.name == "model_features_drifted"]
-        return b"".join(lines).decode().splitlines()
+    def lines() -> list[str]:
+        found = [
+            text for family, text in collector.collect(monitors) if family.name == "model_feature_change_kl_divergence"
+        ]
+        return b"".join(found).decode().splitlines()
 
-    assert 'model_features_drifted{model="m",version="1",window="5m"} 2.0' in drifted()
-    high = FeatureConfig(alerts={"ModelFeatureDrift": 50.0})
-    monitor.reconfigure(msgspec.structs.replace(monitor.config, features={"x00": high}))
-    assert 'model_features_drifted{model="m",version="1",window="5m"} 1.0' in drifted()
+    assert [line for line in lines() if 'feature="x00"' in line and 'window="5m"' in line]
+    assert not [line for line in lines() if 'feature="x01"' in line]
 
 
-def test_a_run_of_a_batch_is_counted_once_a_day() -> None:
-    """Its window has no length; it needs less evidence than a window that is looked at all the time."""
+def test_a_run_of_a_batch_is_compared_with_training() -> None:
+    """Its window has no time before; it is looked at once a day, and needs less evidence than other windows."""
     monitor = ModelMonitor(ModelConfig("m"), "1", Binner(PROFILE), {"run": 1.0})
-    feed(monitor, 100, 3)
+    feed(monitor, 300, 3)
     lines = {family.name: text.decode() for family, text in window_lines(monitor, 0.0)}
-    assert lines["model_features_drifted"].strip() == 'model_features_drifted{model="m",version="1",window="run"} 3.0'
-    assert lines["model_features_compared"].strip().endswith(" 30.0")
+    found = lines["model_feature_change_kl_divergence"].splitlines()
+    assert [line.partition(" ")[0] for line in found] == [
+        f'model_feature_change_kl_divergence{{model="m",version="1",feature="x0{index}",window="run"}}'
+        for index in range(3)
+    ]
 
 
 @pytest.mark.parametrize("observed", [20, 50, 200])

@@ -1,0 +1,312 @@
+"""Write the rules of Prometheus from the templates, and what repeats their thresholds.
+
+Run ``python prometheus/generate.py``. A template is a file of rules in which ``<<expression>>`` is replaced by the text
+of a Python expression: what all rules have in common is written once, here. The result is in ``prometheus/rules/``.
+The default of a threshold stands in the templates alone: `exporter/config/thresholds.py` and the tables of the
+documents are written from the rules.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent, indent
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RECENTLY = "2m"
+"""For how long a value that is scraped no more stands for the present: an alert outlasts missed scrapes."""
+CHANCE = 0.001
+"""Probability of a count by chance at which it is no longer explained by it."""
+SILENCE = 14
+"""Requests that are missing from a silence for which there is more than chance: e^-14 is one in a million."""
+CERTAIN = 1.576
+"""Times that an interval is wider that is wrong on one side in one of 1,000 cases, in place of one of 40."""
+OF_OBJECTIVES = ("ModelErrorBudgetBurn", "ModelLatencyBudgetBurn")
+"""The alerts whose thresholds are a model's objectives."""
+PER_FEATURE = "ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing", "ModelInputsChanged"
+_CALL = re.compile(r"<<(.+?)>>")
+_ALONE = re.compile(r"^( *)<<((?:(?!>>).)+)>>( *(?:#.*)?)$")
+_THRESHOLD = re.compile(r"\bor ([\d.]+) \* ")
+_MARKED = re.compile(r"((?:#|<!--) begin: generated[^\n]*\n).*?((?:#|<!--) end: generated)", re.DOTALL)
+_UNIT = re.compile(r"record: model\w*:threshold:(\w+) # (.+)")
+_DEFAULT = re.compile(r"(The default is )[\d.]*\d( %)?")
+
+
+def recent(series: str, offset: str = "") -> str:
+    """Return the latest value of a series within `RECENTLY`."""
+    return f"last_over_time({series}[{RECENTLY}]{offset and f' offset {offset}'})"
+
+
+def newest(series: str, by: str) -> str:
+    """Return a gauge whose label may change: the present one, or else the latest."""
+    return f"({series} or {recent(series)} unless on ({by}) {series})"
+
+
+def known(series: str) -> str:
+    """Return the latest value of a series of which a restart of the exporter must not lose sight."""
+    return f"last_over_time({series}[5m])"
+
+
+def threshold(
+    alert: str, default: float, unit: str, by: str = "group by (model) (last_over_time(model_info[5m]))"
+) -> str:
+    """Return the rule of a threshold that a model may set; ``off`` is NaN, with which no comparison is true."""
+    return dedent(f"""\
+        - record: model:threshold:{alert} # {unit}
+          expr: |
+            max by (model) ({known(f'model_alert_threshold{{alert="{alert}"}}')})
+            or {default:g} * {by}""")
+
+
+def feature_threshold(alert: str, default: float, unit: str) -> str:
+    """Return the rule of a threshold that a model or a feature may set."""
+    of_feature = known(f'model_alert_threshold{{alert="{alert}",feature!=""}}')
+    of_model = known(f'model_alert_threshold{{alert="{alert}",feature=""}}')
+    return dedent(f"""\
+        - record: model_feature:threshold:{alert} # {unit}
+          expr: |
+            max by (model, feature) ({of_feature})
+            or model_feature:info * on (model) group_left max by (model) ({of_model})
+            or {default:g} * model_feature:info""")
+
+
+def unless_off(alert: str) -> str:
+    """Return the end of the expression of an alert without a figure, which is silent where it is ``off``: NaN."""
+    off = known(f'model_alert_threshold{{alert="{alert}"}}')
+    return f"unless on (model) ({off} != {off})"
+
+
+def increase(series: str, by: str, window: str = "1h") -> str:
+    """Return the increase of a counter, summed over replicas, with the first value of a new series.
+
+    `increase` alone would lose that value: a batch may arrive between two scrapes, and the first of three corrections
+    may create the series. It counts only where the target was scraped a window before, or is younger than two of them:
+    otherwise the series may be old, and only Prometheus new. After a reset, `min_over_time` is too small rather than
+    too large.
+    """
+    seconds = 86400 if window == "1d" else 3600
+    return dedent(f"""\
+        sum by ({by}) (
+          increase({series}[{window}])
+          + (
+            min_over_time({series}[{window}])
+            unless present_over_time({series}[{window}] offset {window})
+            and on (job, instance) (
+              present_over_time(up[{window}] offset {window})
+              or {recent("process_start_time_seconds")} > time() - {2 * seconds}
+            )
+          )
+          or increase({series}[{window}])
+        )""")
+
+
+def counted(series: str, window: str) -> str:
+    """Return how much a recorded counter has grown in a window: exactly, as recorded series have no missed scrapes.
+
+    `increase` is only for a counter that was reset, or that began or ended in the window.
+    """
+    grown = f"{series} - {series} offset {window} >= 0 or increase({series}[{window}])"
+    return f'label_replace({grown}, "window", "{window}", "", "")'
+
+
+def tail(k: str, n: str, p: str, on: str = "") -> str:
+    """Return the probability of at least ``k`` of ``n`` events that each happen with probability ``p``.
+
+    It is the tail of the binomial distribution, or a little more. With q = 1 - p, the probability of exactly k is at
+    most
+
+        exp(k ln(n p / k) + (n - k) ln(n q / (n - k)))
+        * sqrt((2 pi n + 1.11) / ((2 pi k + 1) (2 pi (n - k) + 1)))
+
+    by Robbins' bounds of factorials. One more event has at most (n - k) p / ((k + 1) q) times that probability, and so
+    on: a geometric series. There is a result only for a share above p, and for two events at least.
+    """
+    times = f"* {on} " if on else "* "
+    above = f"> {on} " if on else "> "
+    return dedent(f"""\
+        exp(
+          {k}
+          * ln({n} / {k} {times}({p}))
+          + ({n} - {k})
+          * ln({n} / clamp_min({n} - {k}, 1) {times}(1 - {p}))
+        )
+        * sqrt(
+          (2 * pi() * {n} + 1.11)
+          / (2 * pi() * {k} + 1)
+          / (2 * pi() * ({n} - {k}) + 1)
+        )
+        / (
+          1 - ({n} - {k}) / ({k} + 1)
+          {times}({p} / (1 - {p}))
+        )
+        and {k} / {n} {above}({p})
+        and {k} >= 2""")
+
+
+def link(path: str, label: str = "model") -> str:
+    """Return a link to a page of the exporter, at the address that it exports, or that of ``make up``."""
+    return _address("external_url", "http://127.0.0.1:9877", label) + path
+
+
+def board(path: str, label: str = "model") -> str:
+    """Return a link to a dashboard, likewise."""
+    return _address("dashboards_url", "http://127.0.0.1:3000", label) + f"/d/{path}"
+
+
+def _address(name: str, default: str, label: str) -> str:
+    if label in ("model", "instance"):
+        query = f'printf "model_exporter_links_info{{{label}=%q}}" $labels.{label} | query'
+    elif label == "any model":
+        query = 'printf "model_exporter_links_info{model=%q} or model_exporter_links_info" $labels.model | query'
+    elif label == "any":
+        query = 'query "model_exporter_links_info"'
+    else:  # of an exporter that runs; else the last one of the day
+        last = "topk(1, max_over_time(timestamp(model_exporter_links_info)[1d:15s]))"
+        query = f'query "model_exporter_links_info or {last}"'
+    return f'{{{{ with {query} }}}}{{{{ . | first | label "{name}" }}}}{{{{ else }}}}{default}{{{{ end }}}}'
+
+
+def limit(series: str, form: str = "humanizePercentage", labels: str = "model") -> str:
+    """Return the part of a description that is the threshold."""
+    names = labels.split()
+    selector = ",".join(f"{name}=%q" for name in names)
+    values = " ".join(f"$labels.{name}" for name in names)
+    asked = f'{{{{ with printf "{series}{{{selector}}}" {values} | query -}}}}'
+    return f"{asked} {{{{ . | first | value | {form} }}}}{{{{ end }}}}"
+
+
+def features(expr: str) -> str:
+    """Return the part of a message that names the features of an expression, each with what is different.
+
+    The sentence is that of the page /drift as far as metrics tell, of the window whose score is highest.
+    """
+    here = "model=%q,version=%q,feature=%q,window=%q,instance=%q"
+    values = " $labels.model $labels.version $feature $window $instance"
+
+    def ask(text: str) -> str:
+        return f"{{{{ with printf `{text.replace('*', here)}`{values * text.count('*')} | query }}}}"
+
+    def first(form: str) -> str:
+        return f"{{{{ . | first | value | {form} }}}}"
+
+    missing, invalid, trained = (
+        f"model_feature_{name}_ratio{{*}}" for name in ("missing", "invalid", "reference_missing")
+    )
+    return "".join(
+        (
+            f"{{{{- range printf `{expr}` $labels.model $labels.version | query }}}}",
+            "{{ $feature := .Labels.feature }}",
+            "{{ with printf `topk(1, model_feature_kl_divergence{model=%q,version=%q,feature=%q})`",
+            " $labels.model $labels.version $feature | query }}",
+            '{{ $window := . | first | label "window" }}{{ $instance := . | first | label "instance" }}',
+            " {{ $feature }}: KL divergence " + first('printf "%.2f"'),
+            ask("model_feature_mean{*} and abs(model_feature_mean_shift{*}) > 0.1"),
+            ", mean " + first('printf "%.4g"'),
+            "{{ with printf `model_feature_reference_mean{model=%q,version=%q,feature=%q}`",
+            " $labels.model $labels.version $feature | query }}",
+            ", " + first('printf "%.4g"') + " in training{{ end }}{{ end }}",
+            ask("model_feature_unseen_ratio{*} > 0.01"),
+            ", " + first("humanizePercentage") + " outside of what training had{{ end }}",
+            ask(f"{missing} + {invalid} - {trained} > 0.01"),
+            ", " + first("humanizePercentage") + " more missing or invalid than in training{{ end }}",
+            ".{{ end }}{{ end }}",
+        )
+    )
+
+
+def of(*names: str) -> str:
+    """Return the variables of a dashboard's link."""
+    return "&".join(f"var-{name}={{{{ $labels.{name} | urlquery }}}}" for name in names)
+
+
+NAMES = {name: value for name, value in globals().items() if callable(value)} | {
+    "CHANCE": CHANCE,
+    "SILENCE": SILENCE,
+    "CERTAIN": CERTAIN,
+}
+
+
+def render(text: str) -> str:
+    """Return the rules of a template."""
+    lines = []
+    for line in text.splitlines():
+        if alone := _ALONE.match(line):
+            space, call, comment = alone.groups()
+            lines.append(indent(str(eval(call, NAMES)), space) + comment)
+        else:
+            lines.append(_CALL.sub(lambda match: str(eval(match[1], NAMES)), line))
+    return "\n".join(lines) + "\n"
+
+
+def rules(texts: dict[str, str]) -> Iterator[dict[str, Any]]:
+    """Yield every rule."""
+    for text in texts.values():
+        for group in yaml.safe_load(text)["groups"]:
+            yield from group["rules"]
+
+
+def defaults(texts: dict[str, str]) -> dict[str, float]:
+    """Return the default of each threshold that can be set, by the name of the alert."""
+    recorded = {rule["record"]: rule["expr"] for rule in rules(texts) if "record" in rule}
+    return {
+        name.rpartition(":")[2]: float(numbers[-1])
+        for name, expr in sorted(recorded.items(), key=lambda item: item[0].rpartition(":")[2])
+        if re.fullmatch(r"model(_feature)?:threshold:\w+", name) and (numbers := _THRESHOLD.findall(expr))
+    }
+
+
+def outputs() -> dict[Path, str]:
+    """Return the text of each generated file by its path."""
+    header = "# Generated by `make rules` from prometheus/templates/. Do not edit.\n"
+    texts = {path.name: header + render(path.read_text("utf-8")) for path in sorted((HERE / "templates").glob("*.yml"))}
+    figures = {name: value for name, value in defaults(texts).items() if name not in OF_OBJECTIVES}
+    lines = "".join(
+        f'    "{name}": Threshold({figures.get(name, "")}{", per_feature=True" if name in PER_FEATURE else ""}),\n'
+        for name in sorted({rule["alert"] for rule in rules(texts) if _is_of_model(rule)})
+    )
+    units = dict(_UNIT.findall("".join(texts.values())))
+    rows = "".join(
+        f"| `{name}` | {'yes' if name in PER_FEATURE else 'no'} | {units[name]} | {_spelt(figure)} |\n"
+        for name, figure in figures.items()
+    )
+    table = f"| alert | can be set for a feature | unit | default |\n|---|---|---|---|\n{rows}"
+    files = {HERE / "rules" / name: text for name, text in texts.items()}
+    for path, block in (
+        (ROOT / "exporter" / "config" / "thresholds.py", f"{lines}    "),
+        (ROOT / "docs" / "configuration.md", table),
+    ):
+        files[path] = _MARKED.sub(rf"\g<1>{block}\g<2>", path.read_text("utf-8"))
+    for name, figure in figures.items():
+        path = ROOT / "docs" / "runbooks" / f"{name}.md"
+        files[path] = _DEFAULT.sub(
+            lambda match, figure=figure: f"{match[1]}{_spelt(figure * 100 if match[2] else figure)}{match[2] or ''}",
+            path.read_text("utf-8"),
+        )
+    return files
+
+
+def _spelt(number: float) -> str:
+    return f"{number:.10g}"
+
+
+def _is_of_model(rule: dict[str, Any]) -> bool:
+    return "alert" in rule and "$labels.model" in rule["annotations"]["summary"]
+
+
+def main() -> None:
+    """Write the files; with ``--check``, say which differ instead."""
+    stale = {path: text for path, text in outputs().items() if not path.exists() or path.read_text("utf-8") != text}
+    if "--check" in sys.argv and stale:
+        sys.exit(f"run make rules: its source has changed for {', '.join(path.name for path in stale)}")
+    for path, text in stale.items():
+        path.write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()
