@@ -56,6 +56,8 @@ FOLDER = "Models"
 TICK = 10
 """Grafana evaluates rules at multiples of this number of seconds."""
 LONGEST_UID = 40
+_TWICE = ("ModelExporterDown", "ModelInputsChanged")
+"""Alerts with two rules, of which one is critical."""
 _RANGE = {"from": 600, "to": 0}
 """Seconds before now. Grafana needs a range; an instant query only uses its end."""
 _MANAGED_NOTES = """\
@@ -76,6 +78,8 @@ _THRESHOLD = re.compile(
 """What an alert compares with, which Prometheus asks for."""
 _SENTENCE = re.compile(r"\s*{{- with printf .*?\.{{ end }}", re.DOTALL)
 """A sentence that depends on what Prometheus answers, or has a list of it."""
+_FEATURES = re.compile(r"\s*(?:Most of it is of)?\s*{{- range printf .*", re.DOTALL)
+"""The features that differ most, for which Prometheus is asked; they end a description."""
 _PERIOD = re.compile(r"&since={{ query [^}]*}}(?:&until={{ query [^}]*}})?")
 """The time range of a link, which Prometheus asks for."""
 _VALUE = re.compile(r"{{[^}]*\$value\b[^}]*}}")
@@ -154,26 +158,29 @@ def _recording(rule: Mapping[str, Any]) -> dict[str, Any]:
 def _alert(rule: Mapping[str, Any]) -> dict[str, Any]:
     """Return an alert rule: the query A, the condition B and, where the annotations name it, the threshold."""
     name = rule["alert"]
-    thresholds = {
-        match["before"] + match["after"] for text in rule["annotations"].values() for match in _THRESHOLD.finditer(text)
-    }
-    if len(thresholds) > 1:
-        raise ValueError(f"{name}: the annotations name several thresholds, expected one: {sorted(thresholds)}")
+    asked = (
+        match["before"] + match["after"]
+        for text in rule["annotations"].values()
+        for match in _THRESHOLD.finditer(_FEATURES.sub("", _SENTENCE.sub("", text)))
+    )
+    thresholds = {expr: f"threshold{number or ''}" for number, expr in enumerate(dict.fromkeys(asked))}
     return {
-        "uid": _uid(name),
+        "uid": _uid(name if rule["labels"]["severity"] != "critical" or name not in _TWICE else f"{name}-critical"),
         "title": name,
         "condition": "B",
         "data": [
             _query("A", _without_name(rule["expr"])),
             _fires("B", "A"),
-            *(_query("threshold", _without_name(expr)) for expr in thresholds),
+            *(_query(ref, _without_name(expr)) for expr, ref in thresholds.items()),
         ],
         "noDataState": "OK",  # no series: the expression of an alert that does not fire
         "execErrState": "Error",
         "for": rule["for"],
         **({"keepFiringFor": rule["keep_firing_for"]} if "keep_firing_for" in rule else {}),
         "missing_series_evals_to_resolve": 1,
-        "annotations": {key: _annotation(f"{name}, {key}", text) for key, text in rule["annotations"].items()},
+        "annotations": {
+            key: _annotation(f"{name}, {key}", text, thresholds) for key, text in rule["annotations"].items()
+        },
         "labels": dict(rule["labels"]),
     }
 
@@ -193,7 +200,7 @@ def _value_of(ref: str, text: str) -> str:
     return f"{{{{ with .Values.{ref} }}}}{text}{{{{ end }}}}"
 
 
-def _annotation(where: str, text: str) -> str:
+def _annotation(where: str, text: str, thresholds: Mapping[str, str]) -> str:
     """Return an annotation without what Grafana's templates do not have: ``query``, and ``$value`` as a number.
 
     ``externalURL`` is the address of Grafana, and ends with a slash.
@@ -202,8 +209,11 @@ def _annotation(where: str, text: str) -> str:
         lambda match: match["default"] if match["label"] == "external_url" else "{{ externalURL }}", text
     )
     text = text.replace("{{ externalURL }}/", "{{ externalURL }}")
-    text = _PERIOD.sub("", _SENTENCE.sub("", text))
-    text = _THRESHOLD.sub(lambda match: _value_of("threshold", f"{{{{ .Value | {match['format']} }}}}"), text)
+    text = _PERIOD.sub("", _FEATURES.sub("", _SENTENCE.sub("", text)))
+    text = _THRESHOLD.sub(
+        lambda match: _value_of(thresholds[match["before"] + match["after"]], f"{{{{ .Value | {match['format']} }}}}"),
+        text,
+    )
     # A label that the alert does not have: Prometheus writes nothing, Grafana would write "[no value]".
     text = re.sub(r"{{ \$labels\.(\w+) \| urlquery }}", r"{{ with .Labels.\1 }}{{ . | urlquery }}{{ end }}", text)
     text = _VALUE.sub(lambda match: _value_of("A", match[0].replace("$value", ".Value")), text).replace(

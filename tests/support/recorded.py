@@ -186,7 +186,8 @@ def layers(rules: Path) -> list[list[dict[str, str]]]:
 
     def depth(name: str) -> int:
         if name not in depths:
-            used = [other for other in expressions if re.search(rf"(?<![\w:]){other}(?![\w:])", expressions[name])]
+            named = {other for other in expressions if re.search(rf"(?<![\w:]){other}(?![\w:])", expressions[name])}
+            used = named - {name}  # a rule that reads itself
             depths[name] = 1 + max(map(depth, used), default=-1)
         return depths[name]
 
