@@ -102,7 +102,7 @@ def column_type(text: str) -> tuple[str, str]:
     UsageError
         When it is not valid.
     """
-    from exporter.features.types import INPUT_TYPES
+    from exporter.features import INPUT_TYPES
     from exporter.validation import preview, suggestion
 
     name, equals, type_name = text.rpartition("=")

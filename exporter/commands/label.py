@@ -37,7 +37,7 @@ from exporter.commands.ingest.table import (
     split,
 )
 from exporter.errors import BatchError
-from exporter.features.types import INPUT_TYPES
+from exporter.features import INPUT_TYPES
 from exporter.profiles.sources.files import FileSource
 from exporter.validation import preview
 

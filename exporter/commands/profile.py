@@ -14,7 +14,7 @@ from typing import NamedTuple
 from exporter import config
 from exporter.commands.common import Progress, add_config_file, add_table_options, column_type, whole_number
 from exporter.errors import ExporterError, ProfileError, UsageError, printable
-from exporter.features.types import INPUT_TYPES
+from exporter.features import INPUT_TYPES
 from exporter.profiles.builder import build
 from exporter.profiles.columns import Options
 from exporter.profiles.describe import (
@@ -107,7 +107,7 @@ def run(options: argparse.Namespace) -> int:
     profile, output = made.profile, made.output
     _print_features(profile, made.remarks)
     _print_summary(profile)
-    times = [name for name, kind in profile.inputs.items() if kind == "timestamp"]
+    times = [name for name, kind in profile.inputs.items() if INPUT_TYPES[kind].follows_time]
     if times and not made.options.time_column and "--time-column" not in str(made.warnings):
         text = f"the age of {printable(times[0])} is measured from now: set --time-column to the time of a row"
         print(f"model-exporter: {text}", file=sys.stderr)

@@ -15,9 +15,9 @@ from exporter.commands.ingest.report import count, reasons
 from exporter.commands.ingest.table import TABLES, Input, Refused, Roles, Rows, Table, add_input_options, open_input
 from exporter.datasets.formats import csv_cell
 from exporter.errors import BatchError
-from exporter.features.extract import as_list, scalar_text
+from exporter.features import INPUT_TYPES
+from exporter.features.base import as_list, scalar_text
 from exporter.features.similarity import InputEncoder
-from exporter.features.types import INPUT_TYPES
 from exporter.profiles.sources.files import FileSource
 from exporter.stats.neighbours import MIN_NEIGHBOURS, unlike_neighbours
 

@@ -21,7 +21,7 @@ from exporter.config.types import (
     sampled_share,
 )
 from exporter.errors import ConfigError
-from exporter.features.types import INPUT_TYPES
+from exporter.features import INPUT_TYPES
 from exporter.validation import (
     KeyPath,
     convert,

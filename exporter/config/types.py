@@ -29,7 +29,7 @@ _Name = Annotated[str, msgspec.Meta(min_length=1, max_length=128)]
 
 
 class FeatureConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings of one input of a model; ``type`` is one of `exporter.features.types.INPUT_TYPES`."""
+    """Settings of one input of a model; ``type`` is one of `exporter.features.INPUT_TYPES`."""
 
     type: str | None = None
     alerts: dict[str, float] = {}

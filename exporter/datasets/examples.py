@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from exporter.features.lenient_json import lenient_inputs
+from exporter.features.json_columns import lenient_inputs
 from exporter.storage import Selection, Store, decode_label, rfc3339
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from exporter.datasets.examples import Example, Pages
 from exporter.datasets.formats import Format
 from exporter.errors import ExporterError
-from exporter.features.extract import scalar_text
+from exporter.features import shown_as
+from exporter.features.base import scalar_text
 from exporter.features.image import are_numbers, decode_image
 from exporter.wire.events import Label
 
@@ -53,8 +54,8 @@ def task(example: Example, types: Mapping[str, str]) -> dict[str, Any]:
     needs.
     """
     inputs = example.inputs or {}
-    images = [name for name in inputs if types.get(name) == "image"]
-    texts = [name for name in inputs if types.get(name) == "text"]
+    images = [name for name in inputs if shown_as(types.get(name)) == "picture"]
+    texts = [name for name in inputs if shown_as(types.get(name)) == "text"]
     shown = next(iter([*images, *texts, *sorted(inputs)]), "text")
     data = {name: data_url(value) if name in images else value for name, value in inputs.items()}
     data |= {f"correction_{name}": getattr(example, name) for name in _DATA_FIELDS}

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import Any, Protocol
 
 from exporter.datasets.examples import Example, Page
-from exporter.features.extract import scalar_text
+from exporter.features.base import scalar_text
 from exporter.storage import rfc3339
 from exporter.version import version
 

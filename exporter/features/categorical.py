@@ -5,29 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from exporter.features.base import CellKind, ColumnSample, InputType
-from exporter.features.extract import as_list
+from exporter.features.base import CellKind, ColumnSample, InputType, as_list
 from exporter.stats.divergence import Floats
 
 _INVALID = ()  # not a scalar
 
 
 class Categorical(InputType):
-    """A category, which is its own feature; see `exporter.features.extract.category_counts`."""
+    """A category, which is its own feature; see `exporter.features.base.category_counts`."""
 
     type = "categorical"
     noun = "a category"
     categorical = True
     cells: ClassVar[CellKind | None] = "text"
+    compared_as = "category"
 
     @classmethod
     def recognizes(cls, sample: ColumnSample) -> bool:  # noqa: ARG003
         """See `InputType.recognizes`; any column can be one of categories."""
         return True
-
-    def labels(self, values: Sequence[Any] | Floats) -> Sequence[Any] | Floats:
-        """Return the values as categories; a value that is not a scalar is invalid."""
-        return values
 
 
 class Boolean(Categorical):

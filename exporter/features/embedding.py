@@ -131,6 +131,9 @@ class Embedding(InputType):
 
     type = "embedding"
     noun = "an embedding"
+    is_vector = True
+    compared_as = "array"
+    learner = EmbeddingLearner
 
     @classmethod
     def recognizes(cls, sample: ColumnSample) -> bool:
@@ -155,6 +158,10 @@ class Embedding(InputType):
         self._directions = np.array(state.directions).reshape(len(state.directions), len(state.centroid))
         components = (f"component_{number}" for number in range(1, len(self._directions) + 1))
         self.statistics = ("norm", "centroid_distance", *components)
+
+    def describe_state(self) -> str:
+        """See `InputType.describe_state`."""
+        return f"embedding of {len(self._centroid)} numbers"
 
     def columns(self, values: Sequence[Any], now: float | Floats) -> Floats:  # noqa: ARG002
         """See `InputType.columns`."""

@@ -38,6 +38,8 @@ class Image(InputType):
     type = "image"
     noun = "an image"
     statistics = IMAGE_STATISTICS
+    shown_as = "picture"
+    compared_as = "array"
 
     @classmethod
     def recognizes(cls, sample: ColumnSample) -> bool:

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.features.base import ColumnSample, InputType
-from exporter.features.extract import as_list, numeric_column
+from exporter.features.base import ColumnSample, InputType, as_list, numeric_column
 from exporter.stats.divergence import Floats
 
 
@@ -18,11 +17,17 @@ class Numeric(InputType):
     type = "numeric"
     noun = "a number"
     cells = "number"
+    is_number = True
+    compared_as = "number"
 
     @classmethod
     def recognizes(cls, sample: ColumnSample) -> bool:
         """See `InputType.recognizes`."""
         return sample.types <= {int, float}
+
+    def feature_values(self, values: Sequence[Any] | Floats, now: float | Floats) -> list[Any]:
+        """See `InputType.feature_values`; an array of numbers stays one."""
+        return list(self.columns(values, now))
 
     def columns(self, values: Sequence[Any] | Floats, now: float | Floats) -> Floats:  # noqa: ARG002
         """See `InputType.columns`."""

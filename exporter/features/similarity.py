@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from exporter.features import INPUT_TYPES
 from exporter.features.image import FILE_PREFIXES, decode_image, encoded_pixels, number_array
 from exporter.features.text import split_words
 from exporter.stats.divergence import Floats
@@ -32,7 +33,6 @@ _BITS = np.arange(_BUCKETS["category"])
 _IDENTIFIERS = 0.9  # share of different texts from which a category is an identifier, which nothing is like
 _LONG_TEXT = 40  # mean characters from which a string is a text rather than a category
 _LEAST = 20  # values from which an input is an identifier
-_TYPES = {"numeric": "number", "categorical": "category", "text": "text", "image": "array", "embedding": "array"}
 
 
 class InputEncoder:
@@ -56,7 +56,8 @@ class InputEncoder:
         parts = []
         for name in names[:MAX_INPUTS]:
             values = [row.get(name) for row in sample]
-            kind = None if types.get(name) == "timestamp" else _TYPES.get(types.get(name, "")) or _kind(values)
+            known = INPUT_TYPES.get(types.get(name, ""))
+            kind = known.compared_as if known else _kind(values)
             if kind is None:
                 continue
             column = _Column(kind, values)

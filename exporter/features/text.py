@@ -188,6 +188,9 @@ class Text(InputType):
     statistics = ("length", "words", "letter_ratio", "digit_ratio", "punctuation_ratio", "unseen_word_ratio")
 
     cells = "text"
+    shown_as = "text"
+    compared_as = "text"
+    learner = TextLearner
 
     def __init__(self, known: Sequence[int] | Hashes) -> None:
         self._known = np.append(np.array(known, dtype=np.uint64), np.uint64(2**32))  # the last is no word's hash
@@ -221,6 +224,10 @@ class Text(InputType):
     def from_state(cls, state: Any) -> Text:
         """See `InputType.from_state`."""
         return cls(state.words)
+
+    def describe_state(self) -> str:
+        """See `InputType.describe_state`."""
+        return f"text, {len(self._known) - 1:,} words known"
 
     def columns(self, values: Sequence[Any], now: float | Floats) -> Floats:  # noqa: ARG002
         """See `InputType.columns`."""

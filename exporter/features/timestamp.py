@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.features.base import ColumnSample, InputType
-from exporter.features.extract import as_list
+from exporter.features.base import ColumnSample, InputType, as_list
 from exporter.stats.divergence import Floats
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)?)?", re.ASCII)
@@ -54,6 +53,7 @@ class Timestamp(InputType):
     noun = "an RFC 3339 time"
     statistics = ("age_seconds", "hour")
     cells = "moment"
+    follows_time = True
 
     @classmethod
     def recognizes(cls, sample: ColumnSample) -> bool:

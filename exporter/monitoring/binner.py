@@ -16,10 +16,8 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from exporter.features.categorical import Categorical
-from exporter.features.extract import as_list, category_bins, category_counts, numeric_columns
-from exporter.features.json_columns import JsonColumnReader
-from exporter.features.lenient_json import decode_inputs
+from exporter.features.base import as_list, category_bins, category_counts, numeric_columns
+from exporter.features.json_columns import JsonColumnReader, decode_inputs
 from exporter.features.numeric import Numeric
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.profiles.correlation import Copula, restrict_correlation
@@ -203,7 +201,7 @@ class Binner:
         self._targets_of = {
             source: [indices[name] for name in kind.features(source)] for source, kind in self.inputs.items()
         }
-        self._measured = {source: kind for source, kind in self.inputs.items() if kind.type != "numeric"}
+        self._measured = {source: kind for source, kind in self.inputs.items() if not kind.is_number}
         numeric = [
             index for source in self.inputs if source not in self._measured for index in self._targets_of[source]
         ]
@@ -359,7 +357,7 @@ class Binner:
         """Return the numbers of a batch, a row for each numeric feature; count its categories on the way."""
         parts = [numeric_columns([values for name, values in columns.items() if name not in self._measured])]
         for name, kind in self._measured.items():
-            if isinstance(kind, Categorical):
+            if kind.categorical:
                 self._count_categories(sums, self._targets_of[name][0], kind.labels(columns[name]), codes)
             else:
                 parts.append(kind.columns(as_list(columns[name]), now))

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from exporter.config import ModelConfig
 from exporter.config.types import DURATION_BUCKETS
-from exporter.features.lenient_json import decode_inputs
+from exporter.features.json_columns import decode_inputs
 from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.counters import (
     CONFIDENCE_BUCKETS,

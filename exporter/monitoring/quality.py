@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.config import ModelConfig, Task
-from exporter.features.extract import scalar_text
+from exporter.features.base import scalar_text
 from exporter.monitoring.counters import DELAY_BUCKETS, Histogram
 from exporter.monitoring.segments import Segments
 from exporter.monitoring.windows import Ring, Ticks

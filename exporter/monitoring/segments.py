@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from exporter.config import OTHER_SEGMENT, ModelConfig
-from exporter.features.extract import as_list, scalar_text
+from exporter.features.base import as_list, scalar_text
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.profiles.profile import CategoricalFeature, Profile

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exporter.features.extract import as_list, category_bins, scalar_text
+from exporter.features.base import as_list, category_bins, scalar_text
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature, Feature, NumericFeature
 from exporter.stats.digitize import BinIndices, bin_indices
 from exporter.stats.divergence import Floats, Ints

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exporter.features.extract import as_list
+from exporter.features.base import as_list
 from exporter.profiles.bins import feature_bins
 from exporter.profiles.columns import Options
 from exporter.profiles.profile import (

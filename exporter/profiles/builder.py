@@ -11,10 +11,9 @@ import msgspec
 import numpy as np
 
 from exporter.errors import ProfileError
-from exporter.features.base import InputType
-from exporter.features.extract import as_list
+from exporter.features import INPUT_TYPES, LEARNERS, Learner, State, input_type
+from exporter.features.base import InputType, as_list
 from exporter.features.timestamp import unix_seconds
-from exporter.features.types import LEARNERS, Learner, State, input_type
 from exporter.profiles.bins import CategorySketch, NumericSketch, RowSample, numeric_feature
 from exporter.profiles.blocks import RowOrder
 from exporter.profiles.columns import ColumnTypeInference, FeatureColumns, Options
@@ -163,9 +162,7 @@ class _Rows:
 
     def __init__(self, values: FeatureColumns, kinds: Mapping[str, InputType], profile: Profile) -> None:
         self._values, self._options, self._kinds = values, values.options, kinds
-        arriving = [
-            name for source, kind in kinds.items() if kind.type == "timestamp" for name in kind.features(source)
-        ]
+        arriving = [name for source, kind in kinds.items() if kind.follows_time for name in kind.features(source)]
         self.order = RowOrder(profile.targets(), profile.rows, self._options, arriving)
         self.correlation = CorrelationBuilder(profile.features, profile.rows if self.order.follows else 0)
         self.weights = WeightsBuilder(profile.features, profile.prediction) if profile.prediction else None
@@ -313,7 +310,7 @@ class _Builder:
             kinds[options.confidence_column] = input_type("numeric")
         if name := options.prediction_column:
             kind = options.types.get(name) or self._columns[name].output_type()
-            kinds[name] = input_type(kind if kind == "numeric" else "categorical")
+            kinds[name] = input_type(kind if INPUT_TYPES[kind].is_number else "categorical")
         return kinds
 
     def _build_bins(self, inputs: Mapping[str, InputType], numeric: Collection[str]) -> dict[str, list[Feature]]:
@@ -323,7 +320,7 @@ class _Builder:
         """
         options = self._options
         kinds = {**inputs, **self._output_types()}
-        whole = [n for n, kind in kinds.items() if n in numeric and kind.type == "numeric"]
+        whole = [n for n, kind in kinds.items() if n in numeric and kind.is_number]
         if options.confidence_percent:
             whole = [name for name in whole if name != options.confidence_column]
         if not self._source.reads_columns or self._rows > options.exact:

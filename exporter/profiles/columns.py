@@ -9,11 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from exporter.errors import ProfileError
-from exporter.features.base import FEW_VALUES, ColumnSample, InputType
-from exporter.features.categorical import Categorical
-from exporter.features.extract import as_list, confidence_column, numeric_column
+from exporter.features import INPUT_TYPES, infer_type
+from exporter.features.base import FEW_VALUES, ColumnSample, InputType, as_list, confidence_column, numeric_column
 from exporter.features.timestamp import time_seconds, unix_seconds
-from exporter.features.types import INPUT_TYPES, infer_type
 from exporter.profiles.profile import CONFIDENCE, PREDICTION
 from exporter.profiles.sources.base import Batch, Column, take
 from exporter.stats.divergence import Floats, Ints
@@ -154,7 +152,7 @@ class ColumnTypeInference:
 
     def output_type(self) -> str:
         """Return the type of a prediction: numeric, a regression, where numbers have fractions or are many."""
-        regression = self.type() == "numeric" and (self._fractions or len(self._numbers) > FEW_VALUES)
+        regression = INPUT_TYPES[self.type()].is_number and (self._fractions or len(self._numbers) > FEW_VALUES)
         return "numeric" if regression else "categorical"
 
 
@@ -218,17 +216,13 @@ class FeatureColumns:
         values = self.column(batch, name)
         if name == self.options.confidence_column:
             values = confidence_column(as_list(values), self.options.confidence_percent)
-        if kind.type != "numeric":
-            values = as_list(values)
-        else:
+        if kind.is_number:
             self.note_precision(name, values)
-        if isinstance(kind, Categorical):
-            return [kind.labels(values)]
         now: Any = self._now
-        if self.options.time_column and kind.type == "timestamp":
+        if self.options.time_column and kind.follows_time:
             times = as_list(self.column(batch, self.options.time_column))
             now = np.array([unix_seconds(value) for value in times])
-        return list(kind.columns(values, now))
+        return kind.feature_values(values, now)
 
     def note_precision(self, name: str, values: Column) -> None:
         """Remember a column of 32-bit numbers."""

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from exporter.features.embedding import EmbeddingState
-from exporter.features.text import TextState
 from exporter.profiles.profile import (
     FILE,
     GROUPED,
@@ -52,11 +50,8 @@ def describe_lines(profile: Profile, width: int = 80) -> Iterator[str]:
     made = f", made {profile.created:%Y-%m-%d %H:%M} UTC" if profile.created else ""
     yield truncate(f"{profile.name}: {profile.rows:,} rows{made}, hash {profile.hash[:12] or 'none'}", width)
     for name, kind in profile.input_types().items():
-        state = (profile.learned or {}).get(name)
-        if isinstance(state, TextState):
-            yield from ("", truncate(f"{name}  text, {len(state.words):,} words known", width))
-        elif isinstance(state, EmbeddingState):
-            yield from ("", truncate(f"{name}  embedding of {len(state.centroid)} numbers", width))
+        if learned := kind.describe_state():
+            yield from ("", truncate(f"{name}  {learned}", width))
         for feature in kind.features(name):
             yield from _feature(feature, kind.type, profile.features[feature], profile.blocks or None, width)
     if profile.prediction:

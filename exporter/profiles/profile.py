@@ -20,8 +20,8 @@ import numpy as np
 
 from exporter.config import ModelConfig
 from exporter.errors import ProfileError
+from exporter.features import INPUT_TYPES, State, input_type, shown_as
 from exporter.features.base import InputType
-from exporter.features.types import INPUT_TYPES, State, input_type
 from exporter.stats.dependence import NoiseRatio
 from exporter.stats.divergence import Floats, Reference, chi2_quantiles
 from exporter.validation import explain, format_path, preview, similar_file
@@ -525,7 +525,7 @@ def image_inputs(model: ModelConfig, profile: Profile | None) -> frozenset[str]:
     """Return the names of a model's inputs that are images, by its profile or its configuration."""
     profiled = profile.inputs if profile else {}
     configured = {name: feature.type for name, feature in model.features.items()}
-    return frozenset(name for name, kind in (*profiled.items(), *configured.items()) if kind == "image")
+    return frozenset(name for name, kind in (*profiled.items(), *configured.items()) if shown_as(kind) == "picture")
 
 
 MAX_VALUES = 10**15

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from exporter.features.extract import is_missing, numeric_column, scalar_text
+from exporter.features.base import is_missing, numeric_column, scalar_text
 from exporter.profiles.bins import ExactMoments, RowBins, RowSample, feature_bins
 from exporter.profiles.profile import (
     CONFIDENCE,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from exporter.config import ModelConfig
-from exporter.features.extract import as_list
+from exporter.features.base import as_list
 from exporter.features.timestamp import unix_seconds
 from exporter.profiles.describe import truncate, without_confidence
 from exporter.profiles.profile import (

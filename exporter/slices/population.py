@@ -15,8 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.features.base import InputType
-from exporter.features.categorical import Categorical
-from exporter.features.lenient_json import decode_inputs
+from exporter.features.json_columns import decode_inputs
 from exporter.monitoring.binner import Binner
 from exporter.profiles.bins import feature_bins
 from exporter.slices.recorder import BLOCK_SECONDS, output_bins
@@ -358,6 +357,4 @@ def _are_inside(binner: Binner, bins: Bins, rows: Any) -> Any:
 
 
 def _values(kind: InputType, name: str, source: str, values: list[Any], times: Floats) -> Any:
-    if isinstance(kind, Categorical):
-        return kind.labels(values)
-    return kind.columns(values, times)[kind.features(source).index(name)]
+    return kind.feature_values(values, times)[kind.features(source).index(name)]

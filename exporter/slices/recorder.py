@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.errors import StoreError
-from exporter.features.extract import numeric_column
+from exporter.features.base import numeric_column
 from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.shadow_answers import Paired

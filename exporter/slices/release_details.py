@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from exporter.datasets.examples import Page
-from exporter.features.extract import scalar_text
+from exporter.features.base import scalar_text
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.quality import LabelNames, Scorer
 from exporter.profiles.bins import RowSample

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from exporter.features.extract import scalar_text
+from exporter.features.base import scalar_text
 from exporter.storage._database import backend
 from exporter.storage._engine import CompiledStatement, FlatRows, is_shared
 from exporter.storage._predictions import AwaitedPredictions, Rows, WaitingIds

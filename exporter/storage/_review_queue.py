@@ -15,8 +15,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.util import ClauseAdapter
 
-from exporter.features.png_codec import unpack_json
-from exporter.features.stored_inputs import readable, remove_inputs
+from exporter.features.stored_inputs import readable, remove_inputs, unpack_json
 from exporter.storage._labels import label_error
 from exporter.storage._predictions import parts
 from exporter.storage._redaction import may_hold

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.features.extract import scalar_text
+from exporter.features.base import scalar_text
 from exporter.storage._review_queue import STATUSES, label_column, of_suspect
 from exporter.storage._schema import decisions, decode_label, feedback, is_accepted, label_checks, suspects
 from exporter.wire.events import MAX_COMPARED

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.features.extract import scalar_text
+from exporter.features.base import scalar_text
 from exporter.storage._database import backend, open_engine
 from exporter.storage._engine import SCHEMA_VERSION, check_url, error_message, is_shared, shown_url
 

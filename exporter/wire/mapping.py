@@ -15,8 +15,9 @@ import numpy as np
 
 from exporter.config import ModelConfig
 from exporter.errors import EventError
+from exporter.features import is_vector, shown_as
 from exporter.features.image import are_numbers
-from exporter.features.lenient_json import sanitize
+from exporter.features.json_columns import sanitize
 from exporter.validation import explain, json_pointer, preview, suggestion
 from exporter.wire.events import Prediction, RejectedEvent, check_names, check_times
 from exporter.wire.outputs import ConfiguredModel, ModelOutput, as_batch, read_outputs, unwrap
@@ -245,10 +246,10 @@ def _guess_input(
 ) -> dict[str, Sequence[Any]] | None:
     """Return the inputs in the only column that is not mapped, by what the profile expects; None if nothing fits."""
     free = {name: input_type for name, input_type in model.inputs.items() if name not in inputs}
-    images = [name for name, input_type in free.items() if input_type == "image"]
+    images = [name for name, input_type in free.items() if shown_as(input_type) == "picture"]
     first = column.values[0] if column.values else None
     if len(images) == 1 and isinstance(first, list) and first and isinstance(first[0], list):
-        return {images[0]: _convert_values(column.values, "image")}
+        return {images[0]: [_image(value) for value in column.values]}
     if len(free) == 1:
         name, input_type = next(iter(free.items()))
         return {name: _convert_values(column.values, input_type)}
@@ -285,9 +286,9 @@ def _split_column(column: Column, names: tuple[str, ...]) -> dict[str, Sequence[
 
 
 def _convert_values(values: Sequence[Any], input_type: str | None) -> Sequence[Any]:
-    if input_type == "image":
+    if shown_as(input_type) == "picture":
         return [_image(value) for value in values]
-    return values if input_type == "embedding" else [unwrap(value) for value in values]
+    return values if is_vector(input_type) else [unwrap(value) for value in values]
 
 
 def _image(value: Any) -> Any:

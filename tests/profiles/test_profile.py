@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from exporter.errors import ProfileError
+from exporter.features import input_type
 from exporter.features.embedding import EmbeddingState
 from exporter.features.text import TextState
-from exporter.features.types import input_type
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import NumericFeature, Profile, load, save

@@ -22,7 +22,7 @@ from support.rows import training
 from support.servers import Served
 
 from exporter.config import ModelConfig, StoreConfig
-from exporter.features.extract import numeric_column
+from exporter.features.base import numeric_column
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.shadow_answers import Paired

@@ -41,7 +41,7 @@ from exporter.commands.ingest.table import (
     output_types,
 )
 from exporter.errors import BatchError, UsageError, printable
-from exporter.features.types import INPUT_TYPES
+from exporter.features import INPUT_TYPES
 from exporter.metrics.models import Batch
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry

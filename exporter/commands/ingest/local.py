@@ -11,7 +11,7 @@ from exporter.commands.common import Progress
 from exporter.commands.ingest.table import Lines, Refused, Rows, Table
 from exporter.config import ModelConfig
 from exporter.errors import BatchError, printable
-from exporter.features.extract import as_list, is_missing
+from exporter.features.base import as_list, is_missing
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry

@@ -8,8 +8,8 @@ from typing import Any, get_args
 
 import numpy as np
 
+from exporter.features import INPUT_TYPES
 from exporter.features.base import CellKind
-from exporter.features.types import INPUT_TYPES
 
 MISSING = ("na", "n/a", "#n/a", "nan", "-nan", "null", "none", "<na>")
 """Cells, in any letter case, that mean no value in columns of numbers, booleans and times; else they are texts."""

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from exporter.features import is_vector
 from exporter.profiles.sources.base import ROWS, Batch, Column, ColumnarFile
 
 
@@ -27,7 +28,7 @@ class Npz(ColumnarFile):
                 opened.enter_context(member)
             arrays = {name: _Array(name, member) for name, member in members.items()}
             for name, array in arrays.items():
-                if not array.shape or (len(array.shape) == 2 and self._types.get(name) != "embedding"):
+                if not array.shape or (len(array.shape) == 2 and not is_vector(self._types.get(name))):
                     hint = f", or use --type {name}=embedding" if array.shape else ""
                     wanted = f"save each column under its own name{hint}"
                     raise ValueError(f"the array {name!r} has {len(array.shape)} dimensions; {wanted}")

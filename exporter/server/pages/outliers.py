@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from exporter.features.categorical import Categorical
-from exporter.features.extract import scalar_text
+from exporter.features.base import scalar_text
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import CategoricalFeature, NumericFeature
 from exporter.server.text import number, share
@@ -40,7 +39,7 @@ def find_outliers(binner: Binner, inputs: Sequence[Mapping[str, Any]], times: Fl
     notes: _Notes = [{} for _ in inputs]
     for name, input_type in binner.inputs.items():
         values = [row.get(name) for row in inputs]
-        if isinstance(input_type, Categorical):
+        if input_type.categorical:
             target = binner.profile.features[name]
             if isinstance(target, CategoricalFeature):
                 for index, label in enumerate(input_type.labels(values)):

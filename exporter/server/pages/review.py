@@ -18,9 +18,10 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 
 from exporter.config import sampled_share
 from exporter.errors import EventError, StoreError
-from exporter.features.extract import scalar_text
+from exporter.features import shown_as
+from exporter.features.base import scalar_text
 from exporter.features.image import MAX_PIXELS, encoded_pixels
-from exporter.features.lenient_json import decode_inputs
+from exporter.features.json_columns import decode_inputs
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.segments import Segments
 from exporter.profiles.profile import CategoricalFeature
@@ -384,7 +385,7 @@ def _card(
         value, notes, input_type = inputs.get(name), tuple(outliers.get(name, ())), types.get(name)
         if _shows_image(value, input_type, notes):
             images.append(Input(name, "", notes))
-        elif isinstance(value, str) and (input_type == "text" or len(value) > LONG_TEXT):
+        elif isinstance(value, str) and (shown_as(input_type) == "text" or len(value) > LONG_TEXT):
             texts.append(Input(name, value[:MAX_TEXT], notes, len(value)))
         else:
             values.append(Input(name, _format_value(value), notes))
@@ -416,7 +417,7 @@ def _is_ready(document: Mapping[str, Any]) -> bool:
 def _shows_image(value: Any, input_type: str | None, notes: tuple[str, ...]) -> bool:
     if input_type is None:
         return is_image(value)
-    return input_type == "image" and value is not None and "not an image" not in notes
+    return shown_as(input_type) == "picture" and value is not None and "not an image" not in notes
 
 
 def _format_value(value: Any) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import ExporterError
-from exporter.features.extract import scalar_text
-from exporter.features.lenient_json import decode_inputs
+from exporter.features.base import scalar_text
+from exporter.features.json_columns import decode_inputs
 from exporter.features.similarity import DIMENSIONS, InputEncoder
 from exporter.monitoring.quality import Scorer
 from exporter.monitoring.registry import MonitorRegistry
