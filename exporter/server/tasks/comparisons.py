@@ -11,9 +11,9 @@ from exporter.comparison.counts import SameRequests, choose
 from exporter.comparison.measures import Comparison, at_every_look, shadow_only
 from exporter.errors import CompareError, ExporterError
 from exporter.metrics.comparisons import comparison_lines
-from exporter.metrics.refreshed import RefreshedMetrics
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shadow_answers import ShadowAnswers
+from exporter.server.tasks.refreshed import RefreshedMetrics
 
 if TYPE_CHECKING:
     from exporter.http_client.prometheus import Prometheus

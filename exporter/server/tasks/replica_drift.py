@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from exporter.errors import StoreError
 from exporter.metrics.lines import FamilyLines
 from exporter.metrics.models import ALL_REPLICAS, Window
-from exporter.metrics.refreshed import RefreshedMetrics
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.snapshots import decode, restore_version
 from exporter.monitoring.window_stats import WindowStats, compute
+from exporter.server.tasks.refreshed import RefreshedMetrics
 from exporter.storage import Store
 
 log = logging.getLogger(__name__)

@@ -13,11 +13,11 @@ from exporter.config import StoreConfig
 from exporter.errors import ExporterError, SlicesError, StoreError
 from exporter.metrics.comparisons import slice_lines
 from exporter.metrics.lines import FamilyLines
-from exporter.metrics.refreshed import RefreshedMetrics
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.quality import Scorer
 from exporter.monitoring.registry import MonitorRegistry, serving
+from exporter.server.tasks.refreshed import RefreshedMetrics
 from exporter.slices.explain import Explanation, SliceQuery, explain
 from exporter.slices.population import ArchivedPredictions
 from exporter.slices.recorder import BinRecorder
