@@ -128,7 +128,7 @@ def test_any_errors_have_a_chart(values: list[float]) -> None:
         count = int(bar.description.split()[0])
         assert count == sum(low <= value < high for value in values)
         assert bar.height == pytest.approx(100 * count / chart.top)
-    assert sum(int(bar.description.split()[0]) for bar in chart.bars) == chart.count == len(values)
+    assert sum(int(bar.description.split()[0]) for bar in chart.bars) == chart.facts["count"] == len(values)
 
 
 def test_cards_show_the_error(regression: Served) -> None:

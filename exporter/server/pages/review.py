@@ -340,11 +340,6 @@ class Card:
         """Whether it is not a correction: the user says that a prediction which is not known is right."""
         return bool(self.document["verdict"] == "accepted" and not self.document["joined"])
 
-    @property
-    def outliers(self) -> list[Input]:
-        """The inputs that are rare in the training data."""
-        return [item for item in (*self.images, *self.texts, *self.values) if item.notes]
-
 
 def cards(documents: Sequence[Mapping[str, Any]], monitors: MonitorRegistry) -> list[Card]:
     """Return the cards of a page of corrections, each compared with the training data of its version."""

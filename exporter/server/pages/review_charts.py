@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -34,8 +35,7 @@ class Cell:
     selected: bool
 
 
-@dataclass(frozen=True)
-class Confusion:
+class Confusion(NamedTuple):
     """Predicted labels by row, corrected labels by column.
 
     Attributes
@@ -96,8 +96,7 @@ def _most_frequent(totals: Counter[str | None], names: dict[str | None, str]) ->
     return sorted(labels, key=lambda label: (len(names[label]), names[label])) if short else labels
 
 
-@dataclass(frozen=True)
-class Bar:
+class Bar(NamedTuple):
     """The corrections of one step: percentages for the chart, a description, and the address of the cards."""
 
     left: float
@@ -107,17 +106,30 @@ class Bar:
     args: dict[str, str]
 
 
-@dataclass(frozen=True)
-class TimeChart:
-    """The corrections over time: the bars, the highest count, and the first and last time."""
+class Chart(NamedTuple):
+    """Bars that link to their cards.
+
+    Attributes
+    ----------
+    top
+        The highest count.
+    begin, end
+        What is at both ends; with "below" or "from" where a bar counts all that is further away.
+    zero
+        Position of 0 in percent; None if it is outside.
+    facts
+        Of errors: their number, the mean, the mean absolute and the largest error.
+    """
 
     bars: list[Bar]
     top: int
     begin: str
     end: str
+    zero: float | None = None
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
-def time_chart(counts: Sequence[tuple[float, int]], bucket: int, query: ReviewQuery, now: float) -> TimeChart | None:
+def time_chart(counts: Sequence[tuple[float, int]], bucket: int, query: ReviewQuery, now: float) -> Chart | None:
     """Return the chart of ``(start, corrections)`` in buckets of seconds; None without corrections."""
     if not counts:
         return None
@@ -139,7 +151,7 @@ def time_chart(counts: Sequence[tuple[float, int]], bucket: int, query: ReviewQu
         address = query.with_changes(since=since_text, until=until_text)
         description = f"{count:,} from {format_time(start)} to {format_time(start + step)}"
         bars.append(Bar(100 * index / bar_count, 100 / bar_count, 100 * count / top, description, address))
-    return TimeChart(bars, top, format_time(begin), format_time(begin + bar_count * step))
+    return Chart(bars, top, format_time(begin), format_time(begin + bar_count * step))
 
 
 ERROR_BARS = 16
@@ -148,38 +160,7 @@ TAIL = 0.02
 """Share of the errors at each end that may be far from all others."""
 
 
-@dataclass(frozen=True)
-class ErrorChart:
-    """A histogram of errors, whose bars link to their cards.
-
-    Attributes
-    ----------
-    bars
-        At most `ERROR_BARS` + 4, those of the errors beyond both ends included.
-    top
-        The highest count.
-    begin, end
-        The errors at both ends of the chart; with "below" or "from" where a bar counts all that are further away.
-    zero
-        Position of 0 in percent; None if it is outside.
-    count
-        The number of corrections with an error.
-    mean, mean_absolute, largest
-        Of the errors.
-    """
-
-    bars: list[Bar]
-    top: int
-    begin: str
-    end: str
-    zero: float | None
-    count: int
-    mean: str
-    mean_absolute: str
-    largest: str
-
-
-def error_chart(errors: Floats, query: ReviewQuery) -> ErrorChart | None:
+def error_chart(errors: Floats, query: ReviewQuery) -> Chart | None:
     """Return the histogram of errors (see `read_errors`), shape ``(n,)``; None without any."""
     if not len(errors):
         return None
@@ -203,17 +184,16 @@ def error_chart(errors: Floats, query: ReviewQuery) -> ErrorChart | None:
         for index, (low, high, count) in enumerate(bins)
     ]
     zero = next((index * width for index, (low, _, _) in enumerate(bins) if low == 0), None)
-    return ErrorChart(
-        bars,
-        top,
-        f"{'below ' if bins[0][0] is None else ''}{signed(edges[0])}",
-        f"{'from ' if bins[-1][1] is None else ''}{signed(edges[-1])}",
-        zero,
-        len(errors),
-        signed(float(errors.mean())),
-        number(float(np.abs(errors).mean())),
-        signed(float(errors[np.abs(errors).argmax()])),
-    )
+    begin = f"{'below ' if bins[0][0] is None else ''}{signed(edges[0])}"
+    end = f"{'from ' if bins[-1][1] is None else ''}{signed(edges[-1])}"
+    mean, absolute, largest = errors.mean(), np.abs(errors).mean(), errors[np.abs(errors).argmax()]
+    facts = {
+        "count": len(errors),
+        "mean": signed(float(mean)),
+        "mean_absolute": number(float(absolute)),
+        "largest": signed(float(largest)),
+    }
+    return Chart(bars, top, begin, end, zero, facts)
 
 
 def histogram_edges(low: float, high: float) -> list[float]:
