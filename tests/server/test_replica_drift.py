@@ -41,13 +41,13 @@ def test_replicas_together_have_the_score_of_one_that_saw_everything() -> None:
     own, *others = (monitor(values[start : start + 10]) for start in (0, 10, 20))
     unix_time = 1e9
     snapshots = [encode(other, NOW, unix_time) for other in others]
-    together = of_all_replicas(own, snapshots, NOW, unix_time, [])
+    together, _ = of_all_replicas(own, snapshots, NOW, unix_time)
     whole = monitor(values).read(NOW)["1h"]
     assert together is not None
     assert (together.kl[0], together.noise[0]) == pytest.approx((whole.kl[0], whole.noise[0]))
     assert together.kl[0] > max(together.noise[0], 0.3)
     assert not any((one.read(NOW)["1h"].kl > one.read(NOW)["1h"].noise).any() for one in (own, *others))
-    later = of_all_replicas(monitor(values[:10], now=NOW + 4000), snapshots, NOW + 4000, unix_time + 4000, [])
+    later, _ = of_all_replicas(monitor(values[:10], now=NOW + 4000), snapshots, NOW + 4000, unix_time + 4000)
     assert later is not None
     assert later.observations[0] == 10
 
@@ -58,14 +58,12 @@ def test_a_snapshot_that_does_not_fit_is_left_out() -> None:
     own = monitor(VALUES[10:20])
     good = encode(own, NOW, 1e9)
     forged = pack(msgspec.structs.replace(decode(good, own), ring_time=1e300))
-    snapshots, damaged = [b"damaged", encode(other_windows, NOW, 1e9), forged], list[str]()
-    assert of_all_replicas(monitor(VALUES[:10]), snapshots, NOW, 1e9, damaged) is None
-    assert damaged == [
-        "of model 'm' version '1': its compression is damaged",
-        "of model 'm' version '1': its times are not possible",
-    ]
-    assert of_all_replicas(monitor(VALUES[:10]), [], NOW, 1e9, []) is None
-    together = of_all_replicas(monitor(VALUES[:10]), [*snapshots, good], NOW, 1e9, [])
+    snapshots = [b"damaged", encode(other_windows, NOW, 1e9), forged]
+    none, damaged = of_all_replicas(monitor(VALUES[:10]), snapshots, NOW, 1e9)
+    assert none is None
+    assert damaged == ["its compression is damaged", "its times are not possible"]
+    assert of_all_replicas(monitor(VALUES[:10]), [], NOW, 1e9) == (None, [])
+    together, _ = of_all_replicas(monitor(VALUES[:10]), [*snapshots, good], NOW, 1e9)
     assert together is not None
     assert together.observations[0] == 20
 

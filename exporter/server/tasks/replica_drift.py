@@ -57,18 +57,19 @@ class ReplicaDrift(RefreshedMetrics):
             except StoreError as error:
                 failure = str(error)
                 continue
-            if stats := of_all_replicas(monitor, snapshots, time.monotonic(), unix_time, damaged):
-                found[model, version] = list(
-                    ALL_REPLICAS.lines(Window(monitor.binner, stats), model=model, version=version)
-                )
+            stats, errors = of_all_replicas(monitor, snapshots, time.monotonic(), unix_time)
+            damaged += [f"of model {model!r} version {version!r}: {error}" for error in errors]
+            if stats:
+                lines = ALL_REPLICAS.lines(Window(monitor.binner, stats), model=model, version=version)
+                found[model, version] = list(lines)
         if damaged:
             log.warning("%d snapshots of other replicas are ignored, such as one %s", len(damaged), damaged[0])
         self._lines, self._failure = found, failure
 
 
 def of_all_replicas(
-    monitor: ModelMonitor, snapshots: Iterable[bytes], now: float, unix_time: float, damaged: list[str]
-) -> WindowStats | None:
+    monitor: ModelMonitor, snapshots: Iterable[bytes], now: float, unix_time: float
+) -> tuple[WindowStats | None, list[str]]:
     """Return the statistics of the longest window of a version on this replica and on others.
 
     Parameters
@@ -79,26 +80,25 @@ def of_all_replicas(
         Those of the other replicas. One that is damaged, or has another profile or other windows, does not count.
     now, unix_time
         Monotonic and Unix time in seconds.
-    damaged
-        Gets the version of each damaged snapshot, and what is wrong with it.
 
     Returns
     -------
-    WindowStats or None
-        Minima, maxima and the recent divergence are those of this replica. None if no snapshot counts.
+    tuple
+        The statistics, None if no snapshot counts: minima, maxima and the recent divergence are those of this replica.
+        And what is wrong with each damaged snapshot.
     """
     binner, noise = monitor.binner, monitor.noise
     if binner is None or noise is None:
-        return None
+        return None, []
     *_, (window, (own, minima, earlier)) = monitor.read_rows(now).items()
-    row = own
+    row, damaged = own, list[str]()
     for data in snapshots:
         other = ModelMonitor(monitor.config, monitor.version, binner)
         try:
             fits = restore_version(other, decode(data, other), now, unix_time) is not None
         except ValueError as error:
-            damaged.append(f"of model {monitor.config.name!r} version {monitor.version!r}: {error}")
+            damaged.append(str(error))
             continue
         if fits:
             row = row + other.read_rows(now)[window][0]
-    return None if row is own else compute(binner, noise, (row, minima, earlier))
+    return (None if row is own else compute(binner, noise, (row, minima, earlier))), damaged
