@@ -6,7 +6,6 @@ import functools
 import importlib
 import logging
 import traceback
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -46,11 +45,17 @@ def create_app(exporter: Exporter) -> Flask:
     for page in PAGES:
         app.jinja_env.filters |= getattr(page, "FILTERS", {})
         app.jinja_env.globals |= getattr(page, "GLOBALS", {})
-    made: dict[Any, Any] = {}
+    made = functools.cache(lambda kind: kind(exporter))
+
+    @functools.cache
+    def handler(module: str, path: str) -> Any:
+        code, (owner, _, name) = importlib.import_module(f"exporter.server.{module}"), path.rpartition(".")
+        return getattr(made(getattr(code, owner)), name) if owner else functools.partial(getattr(code, name), exporter)
+
     for key, route in ROUTES.items():
-        method, _, rule = key.partition(" ")
-        endpoint, view = _handler(route.handler, exporter, made)
-        app.add_url_rule(rule, endpoint, view, methods=[method], strict_slashes=rule != "/runbooks/")
+        (method, _, rule), (module, _, path) = key.partition(" "), route.handler.partition(":")
+        endpoint = f"{module.rpartition('.')[2]}.{path.rpartition('.')[2]}"
+        app.add_url_rule(rule, endpoint, handler(module, path), methods=[method], strict_slashes=rule != "/runbooks/")
 
     @app.before_request
     def _permit() -> Any:
@@ -82,32 +87,6 @@ def create_app(exporter: Exporter) -> Flask:
         return http_error(InternalServerError(INTERNAL_ERROR))
 
     return app
-
-
-def _handler(name: str, exporter: Exporter, made: dict[Any, Any]) -> tuple[str, Callable[..., Any]]:
-    """Return the endpoint and the function of a route's handler.
-
-    Parameters
-    ----------
-    name
-        See `Route.handler`.
-    exporter
-        What it is given.
-    made
-        The objects of the classes that have handlers, and the handlers; each is made once.
-    """
-    module, _, path = name.partition(":")
-    owner, _, method = path.rpartition(".")
-    code: Any = importlib.import_module(f"exporter.server.{module}")
-    endpoint = f"{module.rpartition('.')[2]}.{method}"
-    if name not in made and owner:
-        kind = getattr(code, owner)
-        if kind not in made:
-            made[kind] = kind(exporter)
-        made[name] = getattr(made[kind], method)
-    elif name not in made:
-        made[name] = functools.partial(getattr(code, method), exporter)
-    return endpoint, made[name]
 
 
 def http_error(error: HTTPException) -> Response:

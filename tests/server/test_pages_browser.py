@@ -183,9 +183,9 @@ def test_incidents_open_without_a_script(fleet: Served, browser: Browser) -> Non
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(fleet.url)
-    expect(page.get_by_role("heading", name="credit: 2 features drifted")).to_be_visible()
-    one = page.locator("article").filter(has_text="credit: 2 features").locator("li").first
+    card = page.locator("article").filter(has=page.get_by_role("heading", name=f"{LONG} has drifted")).first
+    one = card.locator("li").first
     expect(one).not_to_be_visible()
-    page.get_by_text("2 alerts", exact=True).click()
+    card.get_by_text("2 alerts", exact=True).click()
     expect(one).to_be_visible()
     context.close()

@@ -250,8 +250,13 @@ def test_the_quality_page_links_to_the_slices_of_the_errors(flights: Served) -> 
 
 def test_an_alert_on_the_home_page_links_to_the_slices(shops: Served) -> None:
     """An alert that slices may explain has a link to them, and the others have none."""
-    for name, expected in (("ModelCorrectionRatioHigh", 1), ("ModelFeatureDrift", 1), ("ModelLatencyHigh", 0)):
-        labels = {"alertname": name, "model": "shops", "version": "1", "severity": "critical", "layer": "business"}
+    named = [
+        ("ModelCorrectionRatioHigh", "business", 1),
+        ("ModelFeatureDrift", "data", 1),
+        ("ModelLatencyHigh", "system", 0),
+    ]
+    for name, layer, expected in named:
+        labels = {"alertname": name, "model": "shops", "version": "1", "severity": "critical", "layer": layer}
         alert = {"labels": labels, "annotations": {"summary": name}, "startsAt": "2026-11-24T10:00:00Z"}
         for status in ("firing", "resolved"):
             document = {"status": status, "alerts": [alert | {"status": status, "endsAt": "2026-11-24T11:00:00Z"}]}
