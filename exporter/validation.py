@@ -349,3 +349,18 @@ def _keys(kind: Any, path: KeyPath) -> tuple[str, ...]:
         if isinstance(info, msgspec.inspect.UnionType):  # a struct or None
             info = next(kind for kind in info.types if isinstance(kind, msgspec.inspect.StructType))
     return tuple(field.encode_name for field in info.fields)
+
+
+def rfc3339(seconds: float | None) -> str | None:
+    """Format Unix time as RFC 3339; None for a time that has no year of four digits.
+
+    >>> rfc3339(1795514400.0), rfc3339(-62135600400.0)
+    ('2026-11-24T10:00:00Z', None)
+    """
+    if seconds is None:
+        return None
+    try:
+        moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return moment.isoformat().replace("+00:00", "Z")

@@ -6,12 +6,16 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from exporter.features.base import decode_label
 from exporter.features.json_columns import lenient_inputs
-from exporter.storage import Selection, Store, decode_label, rfc3339
+from exporter.validation import rfc3339
+
+if TYPE_CHECKING:
+    from exporter.storage import Selection, Store
 
 
 class Example(msgspec.Struct, gc=False):

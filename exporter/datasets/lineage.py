@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from exporter.datasets.examples import Example, Page
 from exporter.features.base import scalar_text
-from exporter.storage import rfc3339
+from exporter.validation import rfc3339
 from exporter.version import version
 
 ENTRIES = 1000

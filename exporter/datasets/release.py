@@ -15,7 +15,8 @@ import msgspec
 from exporter.datasets.examples import Example, ExampleId, Page, Pages, decode_lines, encode_lines, to_example
 from exporter.datasets.lineage import Details, Lineage
 from exporter.errors import StoreError
-from exporter.storage import PublishResult, ReleaseRow, Store, rfc3339
+from exporter.storage import PublishResult, ReleaseRow, Store
+from exporter.validation import rfc3339
 
 log = logging.getLogger(__name__)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections import Counter
@@ -9,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -299,3 +301,36 @@ class InputType:
             Shape ``(features, n)``; NaN is missing, an infinity is invalid.
         """
         raise NotImplementedError
+
+
+def label_json(value: Any) -> str | None:
+    """Encode a label or a prediction as the stored JSON text; None stays None."""
+    return None if value is None else msgspec.json.encode(value).decode()
+
+
+def label_spellings(stored: str) -> set[str]:
+    """Return the stored labels that are the same label as a stored one: as in profiles, 7, 7.0 and "7" are.
+
+    >>> sorted(label_spellings("7")), label_spellings('"yes"')
+    (['"7"', '7', '7.0'], {'"yes"'})
+    >>> sorted(label_spellings("-0.0"))
+    ['"0"', '-0.0', '0', '0.0']
+    """
+    try:
+        text = scalar_text(msgspec.json.decode(stored))
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):  # an older version, or another program, wrote it
+        return {stored}
+    spellings = {stored, msgspec.json.encode(text).decode()}
+    with contextlib.suppress(msgspec.MsgspecError, ValueError, OverflowError):
+        value = msgspec.json.decode(text, type=int | float | bool)
+        numbers = (value, float(value), -float(value)) if type(value) is int else (value,)  # the last one for -0.0
+        spellings |= {msgspec.json.encode(same).decode() for same in numbers if scalar_text(same) == text}
+    return spellings
+
+
+def decode_label(text: str | None) -> Any:
+    """Decode a stored label or prediction; None if it cannot be read."""
+    try:
+        return None if text is None else msgspec.json.decode(text)
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):
+        return None

@@ -14,26 +14,15 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from exporter.features.base import InputType
+from exporter.features.base import InputType, decode_label
 from exporter.features.json_columns import decode_inputs
 from exporter.monitoring.binner import Binner
 from exporter.profiles.bins import feature_bins
 from exporter.slices.recorder import BLOCK_SECONDS, output_bins
 from exporter.slices.search import Bins
 from exporter.stats.divergence import Floats, Ints
-from exporter.storage import (
-    Archive,
-    ArchiveFilter,
-    BlockFilter,
-    Codes,
-    Filter,
-    RecordedBins,
-    Store,
-    decode_label,
-    hash_ids,
-    rfc3339,
-)
-from exporter.validation import preview, suggestion
+from exporter.storage import Archive, ArchiveFilter, BlockFilter, Codes, Filter, RecordedBins, Store, hash_ids
+from exporter.validation import preview, rfc3339, suggestion
 
 MAX_ROWS, MAX_BYTES = 2_000_000, 64 * 2**20
 """Predictions, and bytes of their bins, that are read at most, the newest first."""

@@ -27,7 +27,6 @@ from exporter.storage._review_queue import ORDERS, PARAMETERS, STATUSES, VERDICT
 from exporter.storage._review_samples import AccuracyCounts, Draw
 from exporter.storage._review_statistics import BARS, Overview, ReviewState
 from exporter.storage._review_suspects import CheckState, LabelledRow, Suspect
-from exporter.storage._schema import decode_label, label_json, rfc3339
 from exporter.storage._snapshots import ReplicaLease
 from exporter.storage._sqlite import back_up, database_path, restore
 from exporter.storage._store import COMMIT_TIMEOUT_SECONDS, Store, commit_timeout
@@ -86,12 +85,9 @@ __all__ = [
     "check_store",
     "commit_timeout",
     "database_path",
-    "decode_label",
     "hash_ids",
-    "label_json",
     "open_redaction",
     "restore",
-    "rfc3339",
     "shown_archive",
     "shown_url",
 ]

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.errors import ArchiveError, StoreError
+from exporter.features.base import decode_label
 from exporter.features.stored_inputs import remove_inputs
 from exporter.storage._bins import Reading, RecordedBins
 from exporter.storage._database import open_engine, write_alone
@@ -30,15 +31,7 @@ from exporter.storage._feedback import Redact
 from exporter.storage._labels import stored_rows
 from exporter.storage._predictions import InputsReader, is_sampled
 from exporter.storage._retention import archived_before, archived_up_to, set_archived
-from exporter.storage._schema import (
-    COMMAND_SECONDS,
-    decode_label,
-    feedback,
-    has_inputs,
-    late_labels,
-    open_database,
-    predictions,
-)
+from exporter.storage._schema import COMMAND_SECONDS, feedback, has_inputs, late_labels, open_database, predictions
 from exporter.storage._sqlite import database_path
 from exporter.validation import parse_duration
 

@@ -10,6 +10,7 @@ import msgspec
 import sqlalchemy as sa
 
 from exporter.errors import StoreFullError
+from exporter.features.base import label_json, label_spellings
 from exporter.storage._engine import CompiledInsert, CompiledStatement, Values, update_of_row
 from exporter.storage._predictions import (
     AwaitedPredictions,
@@ -20,7 +21,7 @@ from exporter.storage._predictions import (
     stored_days,
 )
 from exporter.storage._retention import StoreSize, text_bytes
-from exporter.storage._schema import feedback, history, label_json, label_spellings, storable
+from exporter.storage._schema import feedback, history, storable
 from exporter.validation import Tolerance
 from exporter.wire.events import NO_VERSION, Feedback
 

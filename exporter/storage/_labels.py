@@ -13,22 +13,12 @@ import sqlalchemy as sa
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from exporter.features.base import scalar_text
+from exporter.features.base import decode_label, label_json, label_spellings, scalar_text
 from exporter.storage._database import backend
 from exporter.storage._engine import CompiledStatement, FlatRows, is_shared
 from exporter.storage._predictions import AwaitedPredictions, Rows, WaitingIds
 from exporter.storage._retention import StoreSize, archived_before
-from exporter.storage._schema import (
-    WAITING,
-    decode_label,
-    feedback,
-    is_waiting,
-    label_json,
-    label_spellings,
-    labels,
-    late_labels,
-    storable,
-)
+from exporter.storage._schema import WAITING, feedback, is_waiting, labels, late_labels, storable
 from exporter.validation import ROUNDING, Tolerance
 from exporter.wire.events import MAX_COMPARED, LabelEvent, LabelledPrediction, RejectedEvent
 

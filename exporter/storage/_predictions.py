@@ -15,9 +15,10 @@ import msgspec
 import sqlalchemy as sa
 
 from exporter.config import sampled_share
+from exporter.features.base import label_json
 from exporter.storage._database import backend
 from exporter.storage._engine import CompiledInsert, CompiledStatement, FlatRows, Values, is_shared
-from exporter.storage._schema import inputs, label_json, predictions, storable
+from exporter.storage._schema import inputs, predictions, storable
 from exporter.wire.batch import Batch
 from exporter.wire.events import Label
 

@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
+from exporter.features.base import decode_label
 from exporter.storage._engine import update_of_row
 from exporter.storage._review_queue import Filter, Redacted, conditions, correction_document
-from exporter.storage._schema import decisions, decode_label, feedback, history, rfc3339
+from exporter.storage._schema import decisions, feedback, history
+from exporter.validation import rfc3339
 
 
 class Decision(NamedTuple):

@@ -15,21 +15,13 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.util import ClauseAdapter
 
+from exporter.features.base import decode_label, label_json
 from exporter.features.stored_inputs import readable, remove_inputs, unpack_json
 from exporter.storage._labels import label_error
 from exporter.storage._predictions import parts
 from exporter.storage._redaction import may_hold
-from exporter.storage._schema import (
-    confidence_key,
-    decode_label,
-    feedback,
-    is_accepted,
-    is_described,
-    is_unjoined,
-    label_json,
-    rfc3339,
-    suspects,
-)
+from exporter.storage._schema import confidence_key, feedback, is_accepted, is_described, is_unjoined, suspects
+from exporter.validation import rfc3339
 
 Redacted = Mapping[str, Collection[str]]
 """Names of inputs that are never shown, by model."""

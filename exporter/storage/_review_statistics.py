@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import sqlalchemy as sa
 
+from exporter.features.base import decode_label
 from exporter.stats.divergence import Floats
 from exporter.storage._feedback import Tolerances
 from exporter.storage._labels import label_error
@@ -19,15 +20,7 @@ from exporter.storage._review_queue import (
     label_column,
 )
 from exporter.storage._review_samples import AccuracyCounts, accuracy_counts
-from exporter.storage._schema import (
-    decode_label,
-    feedback,
-    is_released,
-    is_unjoined,
-    is_waiting,
-    labels,
-    retrain_requests,
-)
+from exporter.storage._schema import feedback, is_released, is_unjoined, is_waiting, labels, retrain_requests
 
 MAX_CELLS = 1000
 """Pairs of prediction and label that are returned, the most frequent ones."""

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.features.base import scalar_text
+from exporter.features.base import decode_label, scalar_text
 from exporter.storage._review_queue import STATUSES, label_column, of_suspect
-from exporter.storage._schema import decisions, decode_label, feedback, is_accepted, label_checks, suspects
+from exporter.storage._schema import decisions, feedback, is_accepted, label_checks, suspects
 from exporter.wire.events import MAX_COMPARED
 
 MAX_ACCEPTED = 20_000

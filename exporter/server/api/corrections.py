@@ -15,6 +15,7 @@ from flask import Response, g, request
 
 from exporter.config import sampled_share
 from exporter.errors import EventError
+from exporter.features.base import label_json
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature
 from exporter.server.api.operations import idempotency_key
@@ -48,7 +49,6 @@ from exporter.storage import (
     HistoryPosition,
     Outcome,
     Position,
-    label_json,
 )
 from exporter.validation import any_of, preview, suggestion
 from exporter.wire.events import check_model

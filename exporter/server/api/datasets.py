@@ -12,12 +12,13 @@ from flask import Response, g, request
 from exporter.datasets import FORMATS, Format, release
 from exporter.datasets.examples import Pages, stored_pages
 from exporter.errors import EventError
+from exporter.features.base import label_json
 from exporter.server.api.parameters import check_parameters, convert_body, parse_json, parse_time, parse_whole_number
 from exporter.server.api.schemas import ReleaseRequest
 from exporter.server.application import Exporter
 from exporter.server.http.problem import Reply, json_reply, problem
 from exporter.server.http.request import STREAMED
-from exporter.storage import Selection, label_json
+from exporter.storage import Selection
 from exporter.validation import preview, suggestion
 from exporter.wire.events import check_model
 

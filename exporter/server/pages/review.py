@@ -19,7 +19,7 @@ from werkzeug.wrappers import Response as WerkzeugResponse
 from exporter.config import sampled_share
 from exporter.errors import EventError, StoreError
 from exporter.features import shown_as
-from exporter.features.base import scalar_text
+from exporter.features.base import label_json, scalar_text
 from exporter.features.image import MAX_PIXELS, encoded_pixels
 from exporter.features.json_columns import decode_inputs
 from exporter.monitoring.registry import MonitorRegistry
@@ -44,7 +44,7 @@ from exporter.server.pages.review_filters import (
 from exporter.server.pages.slices import slices_parameters
 from exporter.server.text import abbreviate, ago
 from exporter.stats.quality import IntervalEstimate
-from exporter.storage import STATUSES, WAITING_SECONDS, AccuracyCounts, Decision, Draw, label_json
+from exporter.storage import STATUSES, WAITING_SECONDS, AccuracyCounts, Decision, Draw
 
 MAX_SUGGESTIONS = 1000
 """Labels that the page suggests in a field."""

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from exporter.errors import ExporterError
-from exporter.features.base import scalar_text
+from exporter.features.base import decode_label, scalar_text
 from exporter.features.json_columns import decode_inputs
 from exporter.features.similarity import DIMENSIONS, InputEncoder
 from exporter.monitoring.quality import Scorer
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.scheduler import Task
 from exporter.stats.neighbours import Vectors, unlike_neighbours
-from exporter.storage import LabelledRow, Store, Suspect, decode_label
+from exporter.storage import LabelledRow, Store, Suspect
 
 log = logging.getLogger(__name__)
 

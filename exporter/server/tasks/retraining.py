@@ -29,7 +29,8 @@ from exporter.scheduler import Task
 from exporter.secret_file import read_secret, signed_headers
 from exporter.server.alerts import Alert, Alerts
 from exporter.server.text import parse_time
-from exporter.storage import NewRequest, RetrainRow, Store, rfc3339
+from exporter.storage import NewRequest, RetrainRow, Store
+from exporter.validation import rfc3339
 
 ACCURACY_ALERT = "ModelAccuracyLow"
 
