@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from exporter.config import ModelConfig
+from exporter.features import INPUT_TYPES
 from exporter.features.base import as_list
 from exporter.features.timestamp import unix_seconds
 from exporter.profiles.describe import truncate, without_confidence
@@ -136,14 +137,14 @@ def _column(name: str, values: Column, profile: Profile, columns: Columns) -> st
         return f"is read as an input: set {_flag(option, name)} if it is an output, or {_ignore(name)}"
     if _UNNAMED.fullmatch(name):
         return f"is probably the index of a table: set {_ignore(name)}"
-    kind = profile.inputs[name]
-    if kind == "numeric":
+    kind = INPUT_TYPES[profile.inputs[name]]
+    if kind.is_number:
         feature = profile.features[name]
         return _numbers(name, values, feature, profile.rows) if isinstance(feature, NumericFeature) else None
     texts = _strings(values)
-    if kind == "timestamp":
+    if kind.follows_time:
         return None if columns.time else _growing_time(name, texts)
-    if kind in {"categorical", "text"}:
+    if kind.cells == "text":
         return _decimal_comma(name, texts, columns.is_csv) or _texts(name, texts)
     return None
 
