@@ -185,7 +185,6 @@ sa.Index(
 sa.Index(
     "feedback_known",
     *(feedback.c[name] for name in ("model", "version", "confident", "verdict", "status", "created", "predicted")),
-    feedback.c.confidence,
 )
 has_reviewed_label = feedback.c.reviewed_label.is_not(None)
 is_unjoined = ~feedback.c.joined
