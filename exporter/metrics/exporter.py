@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import platform
 from collections.abc import Iterable, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from exporter.errors import REASONS, WARNINGS
 from exporter.metrics.lines import Family, Metrics, Reading
@@ -16,6 +17,8 @@ from exporter.version import revision, version
 SOURCES = ("predictions", "feedback", "labels", "events", "kserve", "infer", "exchanges", "logs", "traces")
 """The sources of events: the last part of the route that receives them."""
 SECTION = "The exporter itself"
+DURATIONS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
+"""Upper bounds of the buckets of requests to the exporter, in seconds."""
 
 
 class ExporterMetrics:
@@ -46,6 +49,14 @@ class ExporterMetrics:
         refused = f"Events rejected, by reason: {', '.join(REASONS)}."
         looks_wrong = "Requests with events that are accepted, but look wrong, by reason."
         lost = "Accepted events that were lost: the store failed, a reload removed their model, or the process ended."
+        requests = "Requests by the rule of their path and the code of the response; 499 where the client went away."
+        self.requests = counter("http_requests", requests, "route", "code")
+        text = "Time from the head of a request to the end of its response."
+        self.families.append(Family("model_exporter_http_request_duration_seconds", "histogram", text, ("route",)))
+        name = "model_exporter_http_request_duration_seconds"
+        self.request_duration = Histogram(name, text, ("route",), registry=registry, buckets=DURATIONS)
+        self._count_request = functools.cache(lambda route, code: self.requests.labels(route, str(code)).inc)
+        self._time_request = functools.cache(lambda route: self.request_duration.labels(route).observe)
         self.events = counter("events", "Events accepted, by route.", "source")
         self.rejected = counter("events_rejected", refused, "reason")
         self.warnings = counter("event_warnings", looks_wrong, "reason")
@@ -77,6 +88,11 @@ class ExporterMetrics:
             self.notifications.labels(status)
         for status in ("requested", "delivered", "failed", "abandoned"):
             self.retrain_requests.labels(status)
+
+    def count_request(self, route: str, code: int, seconds: float) -> None:
+        """Count a request to the exporter; ``route`` is one of few."""
+        self._count_request(route, code)()
+        self._time_request(route)(seconds)
 
     def watch_size(self, size: StoreSize) -> None:
         """Report the size of the store, and its maximum."""

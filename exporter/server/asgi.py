@@ -28,6 +28,7 @@ from exporter.server.application import Exporter, healthy, metrics, ready
 from exporter.server.client_log import set_client
 from exporter.server.http.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.http.request import (
+    OTHER_ROUTE,
     SMALL_BODY,
     STREAMED,
     STREAMS,
@@ -245,6 +246,8 @@ MAX_HOST = 300
 """Characters of a ``Host`` header: names have 253 at most."""
 REFUSAL_SECONDS = 0.1
 """Time that a client without valid credentials waits for its 401, so that a flood of them costs little."""
+CLIENT_CLOSED_REQUEST = 499
+"""The code of a request whose client went away, as nginx logs it."""
 _OTHER = Route("", "Not in the table: Flask answers it.", {})
 _PREDICTIONS, _FEEDBACK = ROUTES["POST /v1/predictions"], ROUTES["POST /v1/feedback"]
 _JSON = b"application/json"
@@ -283,10 +286,12 @@ class Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        started, status = time.perf_counter(), CLIENT_CLOSED_REQUEST
         request = Request(scope, receive, self.inflight)
         set_client(request.client)
         try:
             reply = await self._reply(request)
+            status = reply.status
             if reply is ONE_ACCEPTED and request.received:
                 await send(_ONE_ACCEPTED)
                 await send(_ONE_ACCEPTED_BODY)
@@ -298,6 +303,7 @@ class Application:
             pass  # nobody waits for an answer
         finally:
             request.release()
+            self._exporter.telemetry.count_request(request.route, status, time.perf_counter() - started)
 
     def close(self) -> None:
         """End the threads."""
@@ -312,7 +318,9 @@ class Application:
                 await self._authenticate(request)
             else:
                 self._check_host(request)
-            route = find(request.method, request.path) or _OTHER
+            key = find(request.method, request.path)
+            route = ROUTES[key] if key else _OTHER
+            request.route = key.partition(" ")[2] if key else OTHER_ROUTE
             body = await request.body(route.max_body)
             return await self._dispatch(request, route, body)
         except RequestError as error:

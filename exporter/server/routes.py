@@ -424,19 +424,20 @@ ROUTES: dict[str, Route] = {
 """By method and Flask's rule. A test compares the table with the routes of the application."""
 
 
-def find(method: str, path: str) -> Route | None:
-    """Return the route of a request; None if there is none: then Flask returns the error.
+def find(method: str, path: str) -> str | None:
+    """Return the key of a request's route in `ROUTES`; None if there is none: then Flask returns the error.
 
-    >>> find("HEAD", "/metrics").pool, find("POST", "/v2/models/m/infer").scope, find("GET", "/nothing")
-    ('scrapes', 'ingest', None)
+    >>> find("HEAD", "/metrics"), find("POST", "/v2/models/m/infer"), find("GET", "/nothing")
+    ('GET /metrics', 'POST /v2/models/<model>/infer', None)
     """
     method = "GET" if method == "HEAD" else method
-    if entry := ROUTES.get(f"{method} {path}"):
-        return entry
+    if (key := f"{method} {path}") in ROUTES:
+        return key
     from werkzeug.exceptions import HTTPException  # imported with the first request of a rule with variables
 
     try:
-        return ROUTES[_variable_rules().match(path, method)[0]]
+        rule: str = _variable_rules().match(path, method)[0]
+        return rule
     except HTTPException:
         return None
 

@@ -60,6 +60,10 @@ class InflightBytes:
             raise QueueFullError("too many request bodies are being received")
 
 
+OTHER_ROUTE = "other"
+"""The route of requests that have none, or were refused before it was looked for."""
+
+
 class Request:
     """A request.
 
@@ -78,6 +82,8 @@ class Request:
         Who sends it, where that was asked.
     received
         Whether all of it has arrived.
+    route
+        The rule of its path, under which it is counted.
     """
 
     def __init__(self, scope: Scope, receive: Receive, inflight: InflightBytes) -> None:
@@ -87,6 +93,7 @@ class Request:
         self.headers = join_headers(scope["headers"])
         self.caller: Caller | None = None
         self.received = False
+        self.route = OTHER_ROUTE
         self._receive = receive
         self._inflight = inflight
         self._held = 0
