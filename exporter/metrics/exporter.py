@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from exporter.errors import REASONS, WARNINGS
 from exporter.metrics.lines import Family, Metrics, Reading
-from exporter.storage import StoreSize
+from exporter.storage import Store
 from exporter.version import revision, version
 
 SOURCES = ("predictions", "feedback", "labels", "events", "kserve", "infer", "exchanges", "logs", "traces")
@@ -69,6 +69,9 @@ class ExporterMetrics:
         self.store_bytes = gauge("store_bytes", stored, "part")
         largest = "Maximum size of the store; infinite without store.max_size."
         self.store_max_bytes = gauge("store_max_bytes", largest)
+        self.store_up = gauge("store_up", "Whether the database took what was written last.")
+        backup = "Unix time of the last backup by the command backup; 0 without one."
+        self.last_backup = gauge("last_backup_timestamp_seconds", backup)
         self.store_errors = counter("store_errors", "Failed reads and writes of the store.")
         self.notifications = counter("notifications", "Alerts received from Alertmanager.", "status")
         asked = "Requests for retraining, by what became of them; failed attempts are repeated."
@@ -94,8 +97,11 @@ class ExporterMetrics:
         self._count_request(route, code)()
         self._time_request(route)(seconds)
 
-    def watch_size(self, size: StoreSize) -> None:
-        """Report the size of the store, and its maximum."""
+    def watch_store(self, store: Store) -> None:
+        """Report the state of the store, its size and its maximum."""
+        size = store.size
+        self.store_up.set_function(lambda: not (store.fault or store.refusal))
+        self.last_backup.set_function(store.last_backup)
         self.store_bytes.labels("predictions").set_function(lambda: size.usage.predictions)
         self.store_bytes.labels("kept").set_function(lambda: size.usage.kept)
         self.store_max_bytes.set(math.inf if size.limit is None else size.limit)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter
 
+from exporter.client.encoding import rfc3339
 from exporter.config import Config
 from exporter.http_client.client import Credentials
 from exporter.metrics import system
@@ -245,7 +246,7 @@ class Exporter:
             loss=counter.loss,
         )
         self.telemetry.quarantined_files.set_function(store.count_set_aside)
-        self.telemetry.watch_size(store.size)
+        self.telemetry.watch_store(store)
         return store
 
     def _make_exposition(self) -> Exposition:
@@ -300,6 +301,8 @@ class Exporter:
             "a damaged database or write-ahead log was set aside: see runbook ModelStoreFailing": self.store.set_aside,
             "windows are not saved: another exporter has the same store.replica": self.snapshots.lease.holder,
         }
+        if refusal := self.store.refusal:
+            texts[f"the database refuses writes since {rfc3339(refusal.since)}: {refusal.why}"] = True
         return [text for text, applies in texts.items() if applies] + self.reloader.files.invalid
 
     @property

@@ -540,7 +540,25 @@ def back_up(config: StoreConfig, target: Path) -> BackupSummary:
         with _open(source) as database, contextlib.closing(sqlite3.connect(partial)) as copy:
             database.backup(copy)  # all pages in one step: in more steps, each write would make it start again
             copy.execute("PRAGMA journal_mode=DELETE")  # one file, without a log beside it
-        return verify(partial)
+        summary = verify(partial)
+    with _explained(f"{source}: the time of the backup cannot be recorded"):
+        marker = _backup_marker(source)
+        marker.touch()
+        _set_owner(marker, source.stat())
+    return summary
+
+
+def last_backup(config: StoreConfig) -> float:
+    """Return the Unix time of the last `back_up`; 0 without one."""
+    path = database_path(config)
+    try:
+        return _backup_marker(path).stat().st_mtime if path else 0.0
+    except OSError:
+        return 0.0
+
+
+def _backup_marker(database: Path) -> Path:
+    return Path(f"{database}.last-backup")
 
 
 def restore(config: StoreConfig, backup: Path) -> BackupSummary:

@@ -41,8 +41,8 @@ from exporter.storage._retraining import RetrainRequests
 from exporter.storage._review import SCRAPE_TIMEOUT_SECONDS, Review
 from exporter.storage._schema import migrate
 from exporter.storage._snapshots import Snapshots
-from exporter.storage._sqlite import DatabaseLock, count_damaged, database_path, is_damage, quarantine
-from exporter.storage._writer import Counts, Writer
+from exporter.storage._sqlite import DatabaseLock, count_damaged, database_path, is_damage, last_backup, quarantine
+from exporter.storage._writer import Counts, Refusal, Writer
 from exporter.validation import Tolerance
 from exporter.wire.batch import Batch
 from exporter.wire.events import Feedback, LabelEvent, LabelledPrediction
@@ -316,6 +316,15 @@ class Store:
     def fault(self) -> str | None:
         """What is wrong with the file of an SQLite database, so that nothing is stored until somebody acts."""
         return self._writer.fault or self._damage
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Since when, and why, the database has refused what was written; None while it does not."""
+        return self._writer.refusal
+
+    def last_backup(self) -> float:
+        """Return the Unix time of the last backup of an SQLite database by ``model-exporter backup``; 0 without one."""
+        return last_backup(self._config)
 
     def count_set_aside(self) -> int:
         """Count the damaged databases and write-ahead logs beside the database in use; reads its directory."""

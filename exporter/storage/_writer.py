@@ -88,6 +88,13 @@ class PredictionBuffer:
 _ATTEMPTS = 3
 
 
+class Refusal(NamedTuple):
+    """Since which Unix time a database has refused writes, and why."""
+
+    since: float
+    why: str
+
+
 class WriteTransactions:
     """Run calls in transactions, one after the other, and check the file of an SQLite database before each.
 
@@ -101,11 +108,14 @@ class WriteTransactions:
     ----------
     unavailable : bool
         Whether the database could not be reached at the last attempt.
+    refusal : Refusal or None
+        Since when, and why, the database has refused what was written; None while it does not.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
         self.unavailable = False
+        self.refusal: Refusal | None = None
         self._connection = None if is_shared(engine) else engine.connect()
         self._file = self._connection and DatabaseFile(Path(engine.url.database or "").resolve(), self._connection)
 
@@ -136,8 +146,11 @@ class WriteTransactions:
                 if attempts and is_retryable(error):
                     continue
                 self.unavailable = is_unavailable(error)
+                if isinstance(error, sa.exc.SQLAlchemyError):
+                    why = "it cannot be reached" if self.unavailable else error_message(error)
+                    self.refusal = Refusal(self.refusal.since if self.refusal else time.time(), why)
                 raise
-            self.unavailable = False
+            self.unavailable, self.refusal = False, None
             return result
 
     @contextlib.contextmanager
@@ -250,6 +263,11 @@ class Writer:
     def unavailable(self) -> bool:
         """Whether the database could not be reached at the last attempt."""
         return self._transactions.unavailable
+
+    @property
+    def refusal(self) -> Refusal | None:
+        """Since when, and why, the database has refused what was written; None while it does not."""
+        return self._transactions.refusal
 
     @property
     def waiting(self) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -65,7 +66,10 @@ def test_a_backup_under_load_is_restored(folder: Path, capsys: pytest.CaptureFix
         eventually(lambda: len(acknowledged) > 30, 60)
         before = set(acknowledged)
         target = folder / "backup.db"
+        name = "model_exporter_last_backup_timestamp_seconds"
+        assert server.samples(name) == {name: 0}
         assert run(folder, "backup", target) == 0
+        assert abs(server.samples(name)[name] - time.time()) < 60
         stop.set()
         users_thread.join()
         assert [path.name for path in folder.glob("backup*")] == ["backup.db"]  # neither a log nor a partial file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -348,10 +349,15 @@ def test_a_disk_that_is_full_or_read_only_is_a_clear_answer(tmp_path: Path, disk
             while True:
                 os.write(file.fileno(), bytes(4096))
         refused("database or disk is full")
+        ready = server.get("/-/ready").text
+        assert re.search(r"warning: the database refuses writes since 2\S+Z: .*disk is full", ready), ready
+        assert server.samples("model_exporter_store_up") == {"model_exporter_store_up": 0}
         assert server.post("/v1/predictions", PREDICTION).status == 202
         assert any("attempts_total" in series for series in server.samples("model_attempts_total"))
         filler.unlink()
         assert server.post("/v1/feedback", feedback, Idempotency_Key="k").status == 201
+        assert "refuses" not in server.get("/-/ready").text
+        assert server.samples("model_exporter_store_up") == {"model_exporter_store_up": 1}
         server.stop()
         server.start()
         assert server.post("/v1/feedback", feedback, Idempotency_Key="k").json["joined"] is True
