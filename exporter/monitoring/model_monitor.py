@@ -355,7 +355,7 @@ def _given(predictions: Sequence[Any] | Floats) -> Sequence[Any] | Floats:
 
 
 def are_confident(
-    config: ModelConfig, confidences: Sequence[float | None] | Floats, codes: Sequence[int | None] = ()
+    config: ModelConfig, confidences: Sequence[float | None] | Floats, codes: Sequence[int] = ()
 ) -> npt.NDArray[np.bool_]:
     """Return whether each prediction is confident: its confidence is at or above the threshold, and it is no error.
 
@@ -369,7 +369,7 @@ def are_confident(
     confidences
         Confidence of each of ``n`` predictions; None or NaN where it has none.
     codes
-        HTTP code of each prediction; None, or an empty sequence, where nothing failed.
+        HTTP code of each prediction; empty where nothing failed.
 
     Returns
     -------
@@ -378,7 +378,7 @@ def are_confident(
 
     Examples
     --------
-    >>> are_confident(ModelConfig("digits"), [0.9, 0.5, None, 0.9], [200, None, None, 500]).tolist()
+    >>> are_confident(ModelConfig("digits"), [0.9, 0.5, None, 0.9], [200, 200, 200, 500]).tolist()
     [True, False, True, False]
     >>> are_confident(ModelConfig("digits", confidence_threshold=0.8), [0.9, 0.5, None]).tolist()
     [True, False, False]
@@ -387,6 +387,6 @@ def are_confident(
     confident: npt.NDArray[np.bool_] = column >= config.confident_from()
     if config.confidence_threshold is None:
         confident |= np.isnan(column)
-    if len(codes):
-        confident &= np.array([code is None or code < _FIRST_ERROR for code in codes], dtype=np.bool_)
+    if max(codes, default=0) >= _FIRST_ERROR:
+        confident &= np.asarray(codes) < _FIRST_ERROR
     return confident

@@ -43,7 +43,7 @@ def feed(monitor: ModelMonitor, inputs: list[dict], now: float) -> int:
 
 def first(reading: WindowStats) -> dict[str, float]:
     """What a window says of the first feature."""
-    return {name: float(values[0]) for name, values in vars(reading).items() if name not in {"counts", "expected"}}
+    return {name: float(values[0]) for name, values in vars(reading).items() if name not in {"counts", "recent"}}
 
 
 @settings(max_examples=40, deadline=None)
