@@ -105,7 +105,7 @@ COMMANDS = {
         "docs/batch.md#labels",
     ),
     "consume": Command(
-        "exporter.commands.consume.command",
+        "exporter.commands.consume",
         "send the messages of Kafka topics to an exporter",
         "Consume predictions, feedback and labels from the topics of a Kafka cluster, and send them to an exporter.",
         "model-exporter consume --bootstrap-servers=kafka:9092 --topic=loans --topic=repaid=labels",

@@ -18,7 +18,7 @@ from support.processes import ForkedCommand
 from support.servers import Served, ask, eventually, free_port, write_config
 
 from exporter.cli import main
-from exporter.commands.consume.metrics import ConsumerMetrics
+from exporter.commands.consume import ConsumerMetrics
 
 
 @pytest.fixture(scope="module")

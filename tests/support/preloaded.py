@@ -17,7 +17,7 @@ import sqlalchemy.dialects.postgresql.psycopg
 
 import exporter.cli
 import exporter.commands.compare
-import exporter.commands.consume.command
+import exporter.commands.consume
 import exporter.commands.dataset
 import exporter.commands.explain
 import exporter.commands.proxy.command
