@@ -26,7 +26,7 @@ class Formatter(logging.Formatter):
         fields = {
             "ts": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "level": "warn" if record.levelno == logging.WARNING else record.levelname.lower(),
-            "component": record.name.removeprefix("exporter."),
+            "component": record.name.removeprefix("exporter.").replace("._", "."),
             "msg": record.getMessage(),
         }
         if record.exc_info:

@@ -274,7 +274,7 @@ def test_beyond_its_size_the_store_refuses_feedback_and_keeps_what_it_has(tmp_pa
         assert served.samples("model_exporter_store_max_bytes") == {"model_exporter_store_max_bytes": 6e6}
         predict(served, "late")
         log = served.log.read_text()
-        assert log.count("component=storage.size") == 1
+        assert log.count("component=storage.retention") == 1
         assert "of client 127.0.0.1: overloaded: the store has no room" in log
     finally:
         served.stop()
