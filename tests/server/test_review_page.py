@@ -20,9 +20,8 @@ from support.servers import Answer, Served, ask, write_config
 
 from exporter.profiles.profile import CategoricalFeature, NumericFeature
 from exporter.server.pages import review_charts
-from exporter.server.pages.image_png import png
-from exporter.server.pages.outliers import describe_category, describe_number
 from exporter.server.pages.review_filters import ReviewQuery
+from exporter.server.pages.values import describe_category, describe_number, png
 from exporter.storage import Filter
 
 

@@ -29,10 +29,7 @@ from exporter.server.api.corrections import encode_cursor, is_new
 from exporter.server.api.parameters import MAX_ID, MAX_LIMIT
 from exporter.server.application import Exporter
 from exporter.server.http.problem import store_problem
-from exporter.server.pages import image_png, review_charts
-from exporter.server.pages.image_png import is_image
-from exporter.server.pages.outliers import find_outliers
-from exporter.server.pages.regression import difference, is_regression
+from exporter.server.pages import review_charts
 from exporter.server.pages.review_filters import (
     PAGE_SIZE,
     ReviewQuery,
@@ -42,6 +39,7 @@ from exporter.server.pages.review_filters import (
     parse_review_query,
 )
 from exporter.server.pages.slices import slices_parameters
+from exporter.server.pages.values import difference, find_outliers, is_image, is_regression, png
 from exporter.server.text import abbreviate, ago
 from exporter.stats.quality import IntervalEstimate
 from exporter.storage import STATUSES, WAITING_SECONDS, AccuracyCounts, Decision, Draw
@@ -117,7 +115,7 @@ class ReviewPage:
         inputs = decode_document_inputs(document["inputs"])
         binner = monitors.nearest_binner(document["model"], document["version"])
         value = inputs.get(name)
-        file = None if value is None else image_png.png(value, name, binner.profile if binner else None)
+        file = None if value is None else png(value, name, binner.profile if binner else None)
         if file is None:
             abort(404, f"correction {correction_id} has no image {name}")
         response = Response(file, content_type="image/png")

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from exporter.features.base import label_json
-from exporter.server.pages.regression import signed
 from exporter.server.pages.review_filters import FIRST, LAST, ReviewQuery, format_time, rfc3339
+from exporter.server.pages.values import signed
 from exporter.server.text import abbreviate, number
 from exporter.stats.divergence import Floats
 from exporter.storage import BARS

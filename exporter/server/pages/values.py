@@ -1,18 +1,113 @@
-"""Describe which input values are missing, invalid, or rare in the training data."""
+"""What the review page says of values: inputs that are rare in the training data, images, and errors of numbers."""
 
 from __future__ import annotations
 
+import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from exporter.config import ModelConfig
 from exporter.features.base import scalar_text
+from exporter.features.image import FILE_PREFIXES, IMAGE_ERRORS, are_numbers, decode_image, number_array, open_image
 from exporter.monitoring.binner import Binner
-from exporter.profiles.profile import CategoricalFeature, NumericFeature
+from exporter.monitoring.quality import Scorer
+from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile
 from exporter.server.text import number, share
 from exporter.stats.divergence import Floats
+
+MAX_SIDE = 1024
+"""Pixels of the longer side; larger images are scaled down."""
+SCALES = (1.0, 16.0, 255.0, 65535.0)
+"""The value of white on the usual scales of pixels."""
+
+
+def is_image(value: Any) -> bool:
+    """Return whether a value looks like an image: rows of numbers, or an encoded image file. Used without a profile.
+
+    >>> is_image([[0, 1], [1, 0]]), is_image([0, 1]), is_image("data:image/png;base64,"), is_image("iVBORw0KGgo")
+    (True, False, True, True)
+    """
+    if isinstance(value, str):
+        return value.startswith(FILE_PREFIXES)
+    rows = isinstance(value, list) and len(value) > 1 and isinstance(value[0], list) and len(value[0]) > 1
+    return rows and are_numbers(value)
+
+
+def white(pixels: Floats, trained: NumericFeature | None) -> float:
+    """Return the value of white: the smallest usual scale that fits these pixels and the brightest training image.
+
+    So a dark image stays dark if training images were bright.
+
+    >>> white(np.array([[0.0, 3]]), None), white(np.array([[0.0, 0.5]]), None)
+    (16.0, 1.0)
+    """
+    top = max(float(abs(pixels).max()), trained.max if trained and trained.max is not None else 0.0)
+    return next((scale for scale in SCALES if top <= scale), top)
+
+
+def png(value: Any, name: str, profile: Profile | None) -> bytes | None:
+    """Convert an image input to a PNG of at most `MAX_SIDE` pixels per side; None if it is not an image.
+
+    Parameters
+    ----------
+    value
+        Rows of pixels, or base64 of a PNG, JPEG or WebP file.
+    name
+        The name of the input.
+    profile
+        The profile of the model, which has the brightness of training images.
+    """
+    from PIL import Image
+
+    image = _decode_file(value) if isinstance(value, str) else _decode_channels(value)
+    if image is None:
+        pixels = decode_image(value)
+        if pixels is None:
+            return None
+        trained = profile.features.get(f"{name}.intensity_mean") if profile else None
+        image = Image.fromarray(
+            _to_bytes(pixels, white(pixels, trained if isinstance(trained, NumericFeature) else None))
+        )
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def _to_bytes(pixels: Floats, top: float) -> Any:
+    low = -top if pixels.min() < 0 else 0.0  # normalized around zero
+    return ((pixels - low) * (255 / ((top - low) or 1.0))).round().clip(0, 255).astype(np.uint8)
+
+
+def _decode_channels(value: Any) -> Any:
+    """Return an image of rows of pixels with three or four channels; None for other values."""
+    from PIL import Image
+
+    pixels = number_array(value)
+    if (
+        pixels is None
+        or pixels.ndim != 3
+        or pixels.shape[2] not in {3, 4}
+        or not pixels.size
+        or not np.isfinite(pixels).all()
+    ):
+        return None
+    return Image.fromarray(_to_bytes(pixels, white(pixels, None)))
+
+
+def _decode_file(value: str) -> Any:
+    """Decode a colour image; it is encoded again, so that the client's bytes are not served."""
+    try:
+        with open_image(value) as image:
+            if image.mode in {"I", "I;16", "F"}:
+                return None
+            return image.convert("RGBA" if "A" in image.mode or "transparency" in image.info else "RGB")
+    except IMAGE_ERRORS:
+        return None
+
 
 RARE = 0.01
 """A value is rare if its bin has a smaller share of the training values."""
@@ -128,3 +223,32 @@ def _missing(count: int, total: int) -> str | None:
         if count
         else "missing; never missing in training"
     )
+
+
+def is_regression(model: ModelConfig, binner: Binner | None, predictions: Iterable[Any]) -> bool:
+    """Return whether a model predicts numbers and not classes; some of its predictions may decide, see `Scorer`.
+
+    >>> is_regression(ModelConfig("price"), None, [3.5]), is_regression(ModelConfig("digits"), None, [3])
+    (True, False)
+    """
+    scorer = Scorer.of_model(model, binner.profile if binner else None)
+    return scorer.task == "regression" or any(map(scorer.is_number, predictions))
+
+
+def difference(prediction: Any, label: Any) -> str:
+    """Format how far a label is from the prediction; empty unless both are numbers.
+
+    >>> difference(12.5, 14), difference(14, 12.5), difference(7, 7.0), difference("7", 8)
+    ('+1.5', '−1.5', '0', '')
+    """
+    if not {type(prediction), type(label)} <= {int, float}:
+        return ""
+    try:
+        return signed(float(label) - float(prediction))
+    except OverflowError:
+        return ""
+
+
+def signed(value: float) -> str:
+    """Format a number with its sign."""
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{number(abs(value))}"
