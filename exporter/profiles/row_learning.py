@@ -26,8 +26,7 @@ from exporter.profiles.profile import (
 from exporter.stats.digitize import BinIndices
 from exporter.stats.divergence import Floats, Ints
 from exporter.stats.feature_weights import measure_weights
-from exporter.stats.labelled_bins import Effects, LabelledBins
-from exporter.stats.quality import calibrated
+from exporter.stats.quality import Effects, LabelledBins, calibrated
 
 LARGE = 0.95
 """Share of the rows that do not exceed `Quality.large`."""

@@ -3,6 +3,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -275,3 +277,13 @@ def test_an_order_of_other_columns_is_refused(tmp_path):
     (tmp_path / "p.json").write_text(json.dumps(document))
     with pytest.raises(ProfileError, match="input_names: expected each of the inputs once"):
         load(tmp_path / "p.json")
+
+
+def test_serving_imports_no_heavy_package():
+    """What a server and its profiles import does not include the packages that only commands need."""
+    code = (
+        "import sys, exporter.commands.serve, exporter.server.application, exporter.profiles.profile; "
+        "print(sorted({'scipy', 'pyarrow', 'sklearn', 'pandas', 'duckdb'} & sys.modules.keys()))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert found.stdout == "[]\n"

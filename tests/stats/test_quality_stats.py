@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
 
-from exporter.stats.labelled_bins import LabelledBins
-from exporter.stats.quality import calibrated, isotonic, shrunken_means
+from exporter.stats.quality import LabelledBins, calibrated, isotonic, shrunken_means
 
 RNG = np.random.default_rng(3)
 
