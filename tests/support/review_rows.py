@@ -5,8 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import sqlalchemy as sa
+
 from exporter.storage import Filter, Store
-from exporter.storage._schema import feedback, predictions
+from exporter.storage._predictions import compress_block
+from exporter.storage._schema import feedback, inputs, predictions
 
 _WEEK = 7 * 86400.0
 START = 1_790_000_000.0 + ((time.time() - 1_790_000_000.0) // _WEEK - 1) * _WEEK
@@ -30,7 +33,16 @@ def predict(store: Store, rows: list[dict[str, Any]], start: int = 1) -> None:
     plain = {"day": 1, "model": "digits", "version": "1", "time": START, "received": START, "prediction": '"1"',
              "confidence": 0.9, "code": 200, "confident": True, "inputs": '{"age":1,"name":"Ada"}'}  # fmt: skip
     full = [{**plain, "id": f"p-{number}", **row} for number, row in enumerate(rows, start)]
-    store.write(lambda connection: connection.execute(predictions.insert(), full))
+    texts = [(row.pop("inputs") or "").encode() for row in full]
+
+    def insert(connection: sa.Connection) -> None:
+        block = {"model": "digits", "rows": len(full), "data": compress_block(texts)}
+        number = connection.execute(inputs.insert().values(block).returning(inputs.c.id)).scalar_one()
+        for place, (row, text) in enumerate(zip(full, texts, strict=True)):
+            row.update({"block": number, "place": place} if text else {"block": None, "place": None})
+        connection.execute(predictions.insert(), full)
+
+    store.write(insert)
 
 
 def pick(store: Store, order: str = "newest", **chosen: Any) -> list[int]:
