@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import json
+import os
 import re
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,6 +23,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from support import scripts
 from support.paths import ROOT
+from support.servers import ask, eventually, free_port
 
 from exporter import config
 from exporter.cli import main
@@ -306,28 +308,58 @@ def test_documents_name_only_metrics_that_exist(path: Path) -> None:
 # --- readers ---------------------------------------------------------------------------------
 
 
-def test_your_own_model_in_five_lines(tmp_path: Path) -> None:
-    """The five lines of the README lead from training data to a released correction."""
-    text = README.read_text(encoding="utf-8").partition("## Your own model")[2]
-    profile, serve, loop = (block.replace(".venv/bin/model-exporter", str(COMMAND)) for block in blocks(text, "sh"))
-    assert "warning" not in shell(f"exec 2>&1\n{profile}", tmp_path)
-    (tmp_path / "exporter.yml").write_text(blocks(text, "yaml")[0])
-    start, _, rest = serve.partition("\n")
-    assert start == f"{COMMAND} serve &"
+QUICK_START = """import sys
+from fastapi import FastAPI
+
+class Model:
+    def predict(self, rows):
+        return ["yes" if row["income"] > 30_000 else "no" for row in rows]
+
+app, model = FastAPI(), Model()
+{monitored}
+
+@app.post("/predict")
+def predict(row: dict[str, float]):
+    return model.predict([row])[0]
+"""
+
+
+def answers(port: int) -> bool:
+    """Return whether something listens on a port."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+def test_the_quick_start(tmp_path: Path) -> None:
+    """The README's lines, in a service that sends incomes in cents: the drift page and the metrics show it."""
+    text = README.read_text(encoding="utf-8").partition("## Quick start")[2]
+    (commands,), (python,) = blocks(text, "sh"), blocks(text, "python")
+    profile, config, serve = commands.splitlines()
+    assert serve == "model-exporter serve"
+    rows = [f"{20 + number % 50},{20_000 + 40 * number},{'yes' if number > 250 else 'no'}" for number in range(500)]
+    (tmp_path / "training.csv").write_text("\n".join(["age,income,prediction", *rows]))
+    shell(f"{profile}\n{config}", tmp_path)
     with served(tmp_path) as address:
-        output = shell(rest.replace(ADDRESS, address), tmp_path)
-        python = blocks(text, "python")[0].replace(ADDRESS, address) + "assert monitor.flush()\n"
-        subprocess.run([sys.executable, "-c", python], check=True, timeout=30)
-        stored(address, tmp_path)
-        shell(re.sub(r"(dataset \w+)", rf"\1 --exporter {address}", loop).replace(ADDRESS, address), tmp_path)
-    examples = [json.loads(line) for line in (tmp_path / "autumn.jsonl").read_text().splitlines()]
-    assert [(e["prediction_id"], e["prediction"], e["label"]) for e in examples] == [
-        (f"r-{number}", "yes", "no") for number in (17, 18)
-    ]
-    assert '{"accepted":1,"rejected":[]}' in output
-    assert json.loads(re.search(r'\{"id":"1".*?\}', output)[0])["verdict"] == "corrected"  # type: ignore[index]
-    assert output.count("model_") == 1
-    assert output.endswith('model_feature_mean{model="loans",version="3",feature="age",window="5m"} 41.0\n')
+        service = tmp_path / "service.py"
+        service.write_text(QUICK_START.format(monitored=python.replace(ADDRESS, address)))
+        port = free_port()
+        command = [sys.executable, "-m", "uvicorn", "service:app", f"--port={port}", "--log-level=error"]
+        process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | scripts.ENVIRONMENT)
+        try:
+            url = f"http://127.0.0.1:{port}/predict"
+            eventually(lambda: answers(port), 60)
+            assert ask(url, {"age": 30, "income": 3e6}).status == 200
+            for number in range(59):
+                assert ask(url, {"age": 20 + number % 50, "income": 2_500_000 + 10 * number}).status == 200
+        finally:
+            process.terminate()
+            process.wait(30)
+        metrics = read(f"{address}/metrics")
+        (drift,) = re.findall(r'^model_feature_kl_divergence\{.*feature="income",window="5m"\} (\S+)$', metrics, re.M)
+        assert float(drift) > 1
+        assert 'model_requests_total{model="loans",version="1",code="200"} 60.0' in metrics
+        assert "income" in read(f"{address}/drift")
 
 
 def pages(path: Path) -> set[str]:
