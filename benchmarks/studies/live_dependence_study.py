@@ -15,9 +15,8 @@ from drift_streams import Case, autoregressive, sessions
 from study_tables import table
 
 from exporter.profiles.bins import numeric_feature
-from exporter.stats.dependence import NoiseRatio
+from exporter.stats.dependence import SIZES, NoiseRatio, measure_dependence
 from exporter.stats.divergence import Floats, Reference, chi2_quantiles
-from exporter.stats.live_dependence import SIZES, measure_dependence
 
 DOCS = Path(__file__).parents[2] / "docs" / "drift-study.md"
 THRESHOLD = 0.3

@@ -20,7 +20,7 @@ from drift_streams import continued
 from study_tables import table
 
 from exporter.config import ModelConfig
-from exporter.monitoring.input_changes import false_alarm_levels
+from exporter.monitoring.drift_evidence import false_alarm_levels
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.stats.dependence import NoiseRatio, block_sizes, leave_out_divergence, measure_noise
 from exporter.stats.divergence import Floats, Ints, Reference, chi2_quantiles

@@ -16,8 +16,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import study_tables
 
-from exporter.comparison.counts import Counts, Feature, Period, Quality
-from exporter.comparison.measures import EACH_LEVEL, FIXED, SEQUENTIAL, Comparison, Method, Side, compare
+from exporter.comparison.measures import (
+    EACH_LEVEL,
+    FIXED,
+    SEQUENTIAL,
+    Comparison,
+    Counts,
+    Feature,
+    Method,
+    Period,
+    Quality,
+    Side,
+    compare,
+)
 from exporter.comparison.report import decide
 from exporter.stats.intervals import Difference, difference, excludes_zero, share
 

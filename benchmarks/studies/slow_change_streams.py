@@ -14,8 +14,7 @@ from scipy import stats
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.blocks import BlockBuilder
 from exporter.profiles.profile import Feature, NumericFeature
-from exporter.stats.digitize import bin_indices, pad_edges
-from exporter.stats.divergence import Floats, Reference
+from exporter.stats.divergence import Floats, Reference, bin_indices, pad_edges
 
 DAY = 1440  # minutes
 Below = Callable[[Floats], Floats]

@@ -18,7 +18,7 @@ def run(options: argparse.Namespace) -> int:
     """Archive what is older than the retention, and print how much that was."""
     from exporter.server.model_files import load_monitors
     from exporter.server.stored_inputs import without_redacted
-    from exporter.slices.drifting_hours import DriftingHours
+    from exporter.slices.population import DriftingHours
     from exporter.storage import archive  # loads SQLAlchemy
 
     configuration, monitors = load_monitors(options.config_file)

@@ -7,8 +7,7 @@ import json
 import time
 
 from exporter.commands.common import add_credentials, aligned, checked, credentials, moment
-from exporter.comparison.counts import Period, choose
-from exporter.comparison.measures import Comparison, Measure, at_every_look, shadow_only
+from exporter.comparison.measures import Comparison, Measure, Period, at_every_look, choose, shadow_only
 from exporter.comparison.prometheus import (
     WINDOW,
     compare_periods,

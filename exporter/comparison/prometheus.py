@@ -8,8 +8,18 @@ from typing import Literal
 
 import numpy as np
 
-from exporter.comparison.counts import Counts, Feature, Period, Quality, SameRequests, add, never_together
-from exporter.comparison.measures import Comparison, Side, compare
+from exporter.comparison.measures import (
+    Comparison,
+    Counts,
+    Feature,
+    Period,
+    Quality,
+    SameRequests,
+    Side,
+    add,
+    compare,
+    never_together,
+)
 from exporter.errors import CompareError
 from exporter.http_client.prometheus import Prometheus, quoted
 from exporter.monitoring.registry import GAP_SECONDS, OTHER_VERSION, version_sort_key

@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
-from exporter.comparison.counts import SameRequests, utc_time
-from exporter.comparison.measures import EACH_LEVEL, Comparison, Measure, Side
+from exporter.comparison.measures import EACH_LEVEL, Comparison, Measure, SameRequests, Side, utc_time
 from exporter.config.checks import MARGINS, PROMOTED_WITHOUT
 from exporter.stats.intervals import CONFIDENCE, Difference, Interval, excludes_zero
 from exporter.stats.sequential import LARGE

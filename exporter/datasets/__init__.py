@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from exporter.datasets import label_studio, parquet
-from exporter.datasets.formats import CSV, JSON_LINES, Format
+from exporter.datasets import label_studio
+from exporter.datasets.formats import CSV, JSON_LINES, PARQUET, Format
 
-FORMATS: dict[str, Format] = {
-    format_.name: format_ for format_ in (JSON_LINES, CSV, parquet.FORMAT, label_studio.FORMAT)
-}
+FORMATS: dict[str, Format] = {format_.name: format_ for format_ in (JSON_LINES, CSV, PARQUET, label_studio.FORMAT)}
 """The formats of a dataset by name."""
 
 __all__ = ["FORMATS", "Format"]

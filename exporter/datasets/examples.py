@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from exporter.features.base import decode_label
-from exporter.features.json_columns import lenient_inputs
+from exporter.features.json_inputs import lenient_inputs
 from exporter.validation import rfc3339
 
 if TYPE_CHECKING:

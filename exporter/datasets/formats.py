@@ -1,4 +1,4 @@
-"""The type of a format, and the columns of formats that have them."""
+"""The formats of a dataset: JSON lines, CSV and Parquet."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import io
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import msgspec
 
-from exporter.datasets.examples import Example, Pages, encode_lines
+from exporter.datasets.examples import Example, Page, Pages, encode_lines
 from exporter.errors import StoreError
 
 MAX_COLUMNS = 1000
@@ -134,3 +135,149 @@ def _write_lines(pages: Pages, _: Mapping[str, str]) -> Iterator[bytes]:
 
 
 JSON_LINES = Format("jsonl", "jsonl", "application/x-ndjson", _write_lines)
+
+
+ROWS = 10_000
+"""Rows in a row group, at most."""
+GROUP_BYTES = 8 * 2**20
+"""Bytes of columns after which a row group ends."""
+_LABELS = ("label", "prediction", "user_label")  # of one type, so that they can be compared
+_TIMES = ("reviewed", "predicted")
+_INT64 = 2**63
+
+
+class _Buffer(io.RawIOBase):
+    """A file that is only written, and whose content is removed as it is sent."""
+
+    def __init__(self) -> None:
+        self._chunks: list[bytes] = []
+        self._position = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def write(self, data: Any) -> int:
+        self._chunks.append(bytes(data))
+        self._position += len(self._chunks[-1])
+        return len(self._chunks[-1])
+
+    def pop(self) -> bytes:
+        """Return what was written since the last call."""
+        data = b"".join(self._chunks)
+        self._chunks.clear()
+        return data
+
+
+class _Types:
+    """Infers the type of each column from all of its values."""
+
+    def __init__(self) -> None:
+        self._observed: dict[str, set[str]] = {}
+
+    def observe(self, name: str, value: Any) -> None:
+        """Take a value of a column into account."""
+        if value is not None:
+            type_name = type(value).__name__
+            is_too_large = type_name == "int" and not -_INT64 <= value < _INT64
+            self._observed.setdefault(name, set()).add("large int" if is_too_large else type_name)
+
+    def infer(self, name: str) -> str:
+        """Return ``str``, ``bool``, ``int`` or ``float``; ``json`` for mixed and nested values."""
+        types = self._observed.get(name, {"str"})
+        if len(types) == 1 and types <= {"str", "bool", "int", "float"}:
+            return next(iter(types))
+        return "float" if types == {"int", "float"} else "json"
+
+
+class _Column(NamedTuple):
+    """A column: its type, and the function that returns its value of an example."""
+
+    name: str
+    type: str
+    value: Callable[[Example], Any]
+
+    def field(self) -> Any:
+        """Return the column's field in the Arrow schema."""
+        import pyarrow as pa  # only here: it is large
+
+        arrow = {
+            "str": pa.string(),
+            "json": pa.string(),
+            "bool": pa.bool_(),
+            "int": pa.int64(),
+            "float": pa.float64(),
+            "time": pa.timestamp("us", "UTC"),
+        }
+        metadata = {"content": "application/json"} if self.type == "json" else None
+        return pa.field(self.name, arrow[self.type], metadata=metadata)
+
+
+def _columns(inputs: Columns, input_types: _Types, label_type: str) -> list[_Column]:
+    """Return the columns of the file."""
+    field_types = dict.fromkeys(FIELDS, "str") | {"confidence": "float", "revision": "int"}
+    field_types |= dict.fromkeys(_LABELS, label_type) | dict.fromkeys(_TIMES, "time")
+    columns = [_Column(name, type_, operator.attrgetter(name)) for name, type_ in field_types.items()]
+    columns += [_Column(f"inputs.{name}", input_types.infer(name), _input_getter(name)) for name in inputs.names]
+    if inputs.more:
+        columns.append(_Column(OTHER, "json", lambda example: inputs.rest(example.inputs or {})))
+    return columns
+
+
+def _input_getter(name: str) -> Callable[[Example], Any]:
+    return lambda example: (example.inputs or {}).get(name)
+
+
+def _write_parquet(pages: Pages, types: Mapping[str, str]) -> Iterator[bytes]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    input_types, label_types = _Types(), _Types()
+
+    def observed_pages() -> Iterator[Page]:
+        for page in pages():
+            for example in page:
+                for name in _LABELS:
+                    label_types.observe("", getattr(example, name))
+            yield page
+
+    inputs = Columns(observed_pages, types, input_types.observe)
+    columns = _columns(inputs, input_types, label_types.infer(""))
+    schema = pa.schema([column.field() for column in columns])
+
+    def table(page: Page) -> Any:
+        for example in page if not inputs.more else ():
+            inputs.rest(example.inputs or {})  # fails if there are inputs that the first pass did not find
+        arrays = [
+            pa.array([_convert(column.value(example), column.type) for example in page], field.type)
+            for column, field in zip(columns, schema, strict=True)
+        ]
+        return pa.Table.from_arrays(arrays, schema=schema)
+
+    buffer = _Buffer()
+    with pq.ParquetWriter(buffer, schema) as writer:
+        group: list[Any] = []
+        for page in pages():
+            group.append(table(page))  # at once: Python's values take many times as much memory
+            if sum(part.num_rows for part in group) >= ROWS or sum(part.nbytes for part in group) >= GROUP_BYTES:
+                writer.write_table(pa.concat_tables(group))
+                group = []
+                yield buffer.pop()
+        if group:
+            writer.write_table(pa.concat_tables(group))
+    yield buffer.pop()
+
+
+def _convert(value: Any, type_: str) -> Any:
+    if value is None:
+        return None
+    if type_ == "json":
+        return msgspec.json.encode(value).decode()
+    if type_ == "float":
+        return float(value)
+    return datetime.fromisoformat(value) if type_ == "time" else value
+
+
+PARQUET = Format("parquet", "parquet", "application/vnd.apache.parquet", _write_parquet)

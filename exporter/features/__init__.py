@@ -6,12 +6,10 @@ A new type is a module with a subclass of `exporter.features.base.InputType`, an
 from __future__ import annotations
 
 from exporter.features.base import ColumnSample, InputType, Shown
-from exporter.features.categorical import Boolean, Categorical
 from exporter.features.embedding import Embedding, EmbeddingLearner, EmbeddingState
 from exporter.features.image import Image
-from exporter.features.numeric import Numeric
+from exporter.features.scalars import Boolean, Categorical, Numeric, Timestamp
 from exporter.features.text import Text, TextLearner, TextState
-from exporter.features.timestamp import Timestamp
 
 _INFERENCE_ORDER: tuple[type[InputType], ...] = (Numeric, Boolean, Embedding, Image, Timestamp, Text, Categorical)
 INPUT_TYPES = {kind.type: kind for kind in sorted(_INFERENCE_ORDER, key=lambda kind: kind.type)}

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from exporter.comparison.counts import SameRequests
-from exporter.comparison.measures import VERDICTS, Comparison, Measure
+from exporter.comparison.measures import VERDICTS, Comparison, Measure, SameRequests
 from exporter.comparison.report import WORDS, decide
 from exporter.metrics.lines import FamilyLines, Interval, Metrics, Reading
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.shadow_answers import PairCounts, VersionCounts
-from exporter.slices.explain import ExplainedSlice, Explanation
-from exporter.slices.report import describe
+from exporter.slices.explain import ExplainedSlice, Explanation, describe
 from exporter.stats.intervals import Estimate
 
 MAX_NAME = 200

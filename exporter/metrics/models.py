@@ -14,12 +14,11 @@ from exporter.metrics.lines import Cache, FamilyLines, Key, Metrics, Reading, bo
 from exporter.metrics.quality import ESTIMATES, LABELS, PROFILE_QUALITY, SEGMENT_LABELS, WINDOW_QUALITY
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import VERDICTS, Histogram
-from exporter.monitoring.drift_evidence import evidence_limit, model_evidence
-from exporter.monitoring.input_changes import InputChanges
+from exporter.monitoring.drift_evidence import InputChanges, evidence_limit, model_evidence
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
-from exporter.monitoring.window_stats import WindowStats
+from exporter.monitoring.windows import WindowStats
 from exporter.stats.divergence import Floats
 
 _REQUESTS, _INPUTS, _SEGMENTS = "Requests and business", "Inputs and drift", "Segments"

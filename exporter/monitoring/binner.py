@@ -17,15 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.features.base import as_list, category_bins, category_counts, numeric_columns
-from exporter.features.json_columns import JsonColumnReader, decode_inputs
-from exporter.features.numeric import Numeric
+from exporter.features.json_inputs import JsonColumnReader, decode_inputs
+from exporter.features.scalars import Numeric
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.profiles.correlation import Copula, restrict_correlation
 from exporter.profiles.profile import CONFIDENCE, PREDICTION, CategoricalFeature, Feature, NumericFeature, Profile
 from exporter.profiles.quality import QualityEstimator
 from exporter.stats.change_evidence import ChangeEvidence
-from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
-from exporter.stats.divergence import Floats, Ints, Reference
+from exporter.stats.divergence import BinIndices, Floats, Ints, Reference, bin_indices, pad_edges
 from exporter.wire.batch import Inputs
 
 Codes = npt.NDArray[np.unsignedinteger]

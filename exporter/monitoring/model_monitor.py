@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from exporter.config import ModelConfig
 from exporter.config.types import DURATION_BUCKETS
-from exporter.features.json_columns import decode_inputs
+from exporter.features.json_inputs import decode_inputs
 from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.counters import (
     CONFIDENCE_BUCKETS,
@@ -23,13 +23,13 @@ from exporter.monitoring.counters import (
     Recent,
     RecentCounters,
     SegmentCounters,
+    Segments,
+    segment_divergences,
 )
 from exporter.monitoring.drift_evidence import DriftEvidence
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.quality import Quality, Scorer, WindowQuality
-from exporter.monitoring.segments import Segments, segment_divergences
-from exporter.monitoring.window_stats import WindowStats, compute
-from exporter.monitoring.windows import BatchSums, Ring, RingRows, Windows
+from exporter.monitoring.windows import BatchSums, Ring, RingRows, Windows, WindowStats, compute
 from exporter.stats.divergence import Floats
 from exporter.wire.batch import OK, Batch, Inputs
 from exporter.wire.events import LabelledPrediction

@@ -9,9 +9,8 @@ import numpy as np
 
 from exporter.profiles.correlation import Copula
 from exporter.profiles.profile import Blocks, CorrelationScores, Profile
-from exporter.stats.dependence import NoiseRatio
+from exporter.stats.dependence import SIZES, LiveDependence, NoiseRatio
 from exporter.stats.divergence import Floats, Reference
-from exporter.stats.live_dependence import SIZES, LiveDependence
 from exporter.stats.multiple_tests import tail_probability, tail_ratio, tail_shape
 
 LEAST_VALUES = 20

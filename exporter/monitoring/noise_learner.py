@@ -23,8 +23,8 @@ from exporter.monitoring.drift_report import thresholds
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.scheduler import Task
+from exporter.stats.dependence import LiveDependence, measure_dependence
 from exporter.stats.divergence import Floats
-from exporter.stats.live_dependence import LiveDependence, measure_dependence
 
 log = logging.getLogger(__name__)
 

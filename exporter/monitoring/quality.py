@@ -17,8 +17,7 @@ import numpy.typing as npt
 
 from exporter.config import ModelConfig, Task
 from exporter.features.base import scalar_text
-from exporter.monitoring.counters import DELAY_BUCKETS, Histogram
-from exporter.monitoring.segments import Segments
+from exporter.monitoring.counters import DELAY_BUCKETS, Histogram, Segments
 from exporter.monitoring.windows import Ring, Ticks
 from exporter.profiles.profile import CategoricalFeature, Profile
 from exporter.stats.divergence import Floats, Ints

@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from exporter.features.base import as_list, category_bins, scalar_text
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature, Feature, NumericFeature
-from exporter.stats.digitize import BinIndices, bin_indices
-from exporter.stats.divergence import Floats, Ints
+from exporter.stats.divergence import BinIndices, Floats, Ints, bin_indices
 
 _EXPANDED = 8_000_000  # up to here all values are summed one by one, which loses the fewest digits
 

@@ -26,8 +26,7 @@ from exporter.profiles.profile import (
 )
 from exporter.profiles.sources.base import Column
 from exporter.stats.dependence import block_sizes, leave_out_divergence, measure_dispersion, measure_noise
-from exporter.stats.digitize import BinIndices
-from exporter.stats.divergence import Floats
+from exporter.stats.divergence import BinIndices, Floats
 
 PARTS = 4  # a large block is the sum of so many parts; blocks begin at each part, so they overlap
 _GROUPS = 1000  # small blocks are the beginnings of at most so many groups of rows

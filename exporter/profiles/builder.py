@@ -13,7 +13,7 @@ import numpy as np
 from exporter.errors import ProfileError
 from exporter.features import INPUT_TYPES, LEARNERS, Learner, State, input_type
 from exporter.features.base import InputType, as_list
-from exporter.features.timestamp import unix_seconds
+from exporter.features.scalars import unix_seconds
 from exporter.profiles.bins import CategorySketch, NumericSketch, RowSample, numeric_feature
 from exporter.profiles.blocks import RowOrder
 from exporter.profiles.columns import ColumnTypeInference, FeatureColumns, Options

@@ -11,7 +11,7 @@ import numpy as np
 from exporter.errors import ProfileError
 from exporter.features import INPUT_TYPES, infer_type
 from exporter.features.base import FEW_VALUES, ColumnSample, InputType, as_list, confidence_column, numeric_column
-from exporter.features.timestamp import time_seconds, unix_seconds
+from exporter.features.scalars import time_seconds, unix_seconds
 from exporter.profiles.profile import CONFIDENCE, PREDICTION
 from exporter.profiles.sources.base import Batch, Column, take
 from exporter.stats.divergence import Floats, Ints

@@ -18,8 +18,7 @@ import numpy.typing as npt
 from exporter.profiles.blocks import PARTS, AlignedRows, PartSums, block_distance, rounded
 from exporter.profiles.profile import Correlation, CorrelationScores, Feature, NumericFeature
 from exporter.stats.dependence import block_sizes, noise_of_scores
-from exporter.stats.digitize import BinIndices, bin_indices, pad_edges
-from exporter.stats.divergence import Floats, ratio
+from exporter.stats.divergence import BinIndices, Floats, bin_indices, pad_edges, ratio
 
 _MAX_SCORE = 6.0  # scores are clipped, so that one extreme value does not decide the correlation
 _RIDGE = 0.05  # weight of the identity in both matrices: the correlation of features that are copies has no inverse
@@ -71,7 +70,7 @@ class Copula:
         matrix
             Values, shape ``(d, n)``; NaN is missing, an infinity is invalid.
         bins
-            Bin indices of the values, where they are known already; see `exporter.stats.digitize.bin_indices`.
+            Bin indices of the values, where they are known already; see `exporter.stats.divergence.bin_indices`.
 
         Returns
         -------
@@ -272,7 +271,7 @@ class CorrelationBuilder:
     ) -> None:
         """Add a batch: columns of ``n`` numbers of at least the features in `names`, and the number of its first row.
 
-        Bins of the numbers are found, where they are not given; see `exporter.stats.digitize.bin_indices`.
+        Bins of the numbers are found, where they are not given; see `exporter.stats.divergence.bin_indices`.
         """
         if len(self.names) < 2:
             return

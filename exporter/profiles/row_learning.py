@@ -23,8 +23,7 @@ from exporter.profiles.profile import (
     Quality,
     Weights,
 )
-from exporter.stats.digitize import BinIndices
-from exporter.stats.divergence import Floats, Ints
+from exporter.stats.divergence import BinIndices, Floats, Ints
 from exporter.stats.feature_weights import measure_weights
 from exporter.stats.quality import Effects, LabelledBins, calibrated
 

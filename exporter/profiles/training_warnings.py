@@ -12,7 +12,7 @@ import numpy as np
 from exporter.config import ModelConfig
 from exporter.features import INPUT_TYPES
 from exporter.features.base import as_list
-from exporter.features.timestamp import unix_seconds
+from exporter.features.scalars import unix_seconds
 from exporter.profiles.describe import truncate, without_confidence
 from exporter.profiles.profile import (
     CONFIDENCE,

@@ -20,7 +20,7 @@ from exporter.metrics import system
 from exporter.metrics.comparisons import shadow_lines
 from exporter.metrics.exporter import FILES, LINKS, PAIRING, ExporterMetrics
 from exporter.metrics.exposition import Exposition
-from exporter.monitoring.history import DriftHistory
+from exporter.monitoring.drift_report import DriftHistory
 from exporter.monitoring.noise_learner import NoiseLearner
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.scheduler import Scheduler, Task

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import structs
 
 from exporter.errors import EventError, QueueFullError, StoreError, StoreFullError
-from exporter.features.json_columns import decode_inputs
+from exporter.features.json_inputs import decode_inputs
 from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
 from exporter.server.http.problem import (

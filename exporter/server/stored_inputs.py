@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from exporter.features.stored_inputs import escape_prefix, escape_prefixes, pack_inputs, remove_inputs
+from exporter.features.json_inputs import escape_prefix, escape_prefixes, pack_inputs, remove_inputs
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import image_inputs
 

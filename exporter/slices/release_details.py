@@ -12,7 +12,7 @@ from exporter.features.base import scalar_text
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.quality import LabelNames, Scorer
 from exporter.profiles.bins import RowSample
-from exporter.slices.report import where
+from exporter.slices.explain import where
 from exporter.slices.search import MIN_MARKED, grown_bins
 from exporter.stats.divergence import Ints
 
@@ -24,7 +24,7 @@ _SAMPLED = 20_000
 
 
 class ReleaseDetails:
-    """Counts examples by slice, in bounded memory: `exporter.datasets.lineage.Details`.
+    """Counts examples by slice, in bounded memory: `exporter.datasets.release.Details`.
 
     Parameters
     ----------

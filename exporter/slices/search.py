@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from exporter.monitoring.binner import Binner
-from exporter.stats.concentration import block_design_effect, clustered_upper_tail, likelihood_ratio, upper_tail
 from exporter.stats.divergence import Floats, Ints
+from exporter.stats.multiple_tests import block_design_effect, clustered_upper_tail, likelihood_ratio, upper_tail
 
 LEVEL = 0.05
 """Probability at most that any slice of the list is false."""
@@ -370,7 +370,7 @@ class Independent:
 
 
 class ByUser:
-    """The marks of one user depend on each other; see `exporter.stats.concentration.clustered_upper_tail`.
+    """The marks of one user depend on each other; see `exporter.stats.multiple_tests.clustered_upper_tail`.
 
     Parameters
     ----------

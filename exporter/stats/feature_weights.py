@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from exporter.stats.digitize import BinIndices
-from exporter.stats.divergence import Floats, Ints
+from exporter.stats.divergence import BinIndices, Floats, Ints
 from exporter.stats.quality import shrinkage_rows
 
 _FOLDS = 5  # every fifth row is held out

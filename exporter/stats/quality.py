@@ -12,8 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from exporter.stats.digitize import BinIndices
-from exporter.stats.divergence import Floats, Ints, ratio
+from exporter.stats.divergence import BinIndices, Floats, Ints, ratio
 
 _GROWTH_BY_CHANCE = 1.5  # standard deviation of the growth of the variogram without a difference, for 20 periods
 

@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.errors import ArchiveError, StoreError
 from exporter.features.base import decode_label
-from exporter.features.stored_inputs import remove_inputs
+from exporter.features.json_inputs import remove_inputs
 from exporter.storage._bins import Reading, RecordedBins
 from exporter.storage._database import open_engine, write_alone
 from exporter.storage._engine import error_message, shown_url

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.features.stored_inputs import remove_inputs
+from exporter.features.json_inputs import remove_inputs
 from exporter.storage._archive import Cleaned, redact_archive
 from exporter.storage._bins import has_bins
 from exporter.storage._database import backend, write_alone

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
-from exporter.features.stored_inputs import unpack_json
+from exporter.features.json_inputs import unpack_json
 from exporter.storage._schema import feedback, is_accepted
 
 Example = Mapping[Any, Any]

@@ -16,7 +16,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.util import ClauseAdapter
 
 from exporter.features.base import decode_label, label_json
-from exporter.features.stored_inputs import readable, remove_inputs, unpack_json
+from exporter.features.json_inputs import readable, remove_inputs, unpack_json
 from exporter.storage._labels import label_error
 from exporter.storage._predictions import parts
 from exporter.storage._redaction import may_hold

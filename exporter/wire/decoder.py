@@ -16,7 +16,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 
 from exporter.errors import EventError
-from exporter.features.json_columns import parse_integer, sanitize
+from exporter.features.json_inputs import parse_integer, sanitize
 from exporter.validation import explain, json_pointer, preview
 from exporter.wire.events import MAX_REJECTED, RejectedEvent, check_names, check_times
 

@@ -17,7 +17,7 @@ from exporter.config import ModelConfig
 from exporter.errors import EventError
 from exporter.features import is_vector, shown_as
 from exporter.features.image import are_numbers
-from exporter.features.json_columns import sanitize
+from exporter.features.json_inputs import sanitize
 from exporter.validation import explain, json_pointer, preview, suggestion
 from exporter.wire.events import Prediction, RejectedEvent, check_names, check_times
 from exporter.wire.outputs import ConfiguredModel, ModelOutput, as_batch, read_outputs, unwrap

@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 
 from exporter.errors import EventError
-from exporter.features.json_columns import sanitize
+from exporter.features.json_inputs import sanitize
 from exporter.validation import preview, suggestion
 from exporter.wire.payload import Column, Payload, convert, reshape
 

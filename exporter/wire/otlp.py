@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 import msgspec
 
 from exporter.errors import EventError
-from exporter.features.json_columns import parse_integer, sanitize
+from exporter.features.json_inputs import parse_integer, sanitize
 from exporter.wire.mapping import Validated, encode_inputs, validate
 from exporter.wire.outputs import ConfiguredModel
 from exporter.wire.payload import check_size, convert, decode_json

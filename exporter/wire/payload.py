@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import msgspec
 
 from exporter.errors import EventError
-from exporter.features.json_columns import parse_integer, sanitize
+from exporter.features.json_inputs import parse_integer, sanitize
 from exporter.validation import explain, json_pointer
 from exporter.wire.events import NO_EVENTS
 

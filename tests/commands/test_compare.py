@@ -22,8 +22,7 @@ from support.processes import run_command
 from support.programs import running
 from support.servers import Served, ask, eventually, free_port, write_config
 
-from exporter.comparison.counts import Counts, Feature, Period, add, utc_time
-from exporter.comparison.measures import Comparison, Side, compare
+from exporter.comparison.measures import Comparison, Counts, Feature, Period, Side, add, compare, utc_time
 from exporter.comparison.report import document
 from exporter.config.types import DURATION_BUCKETS
 from exporter.stats.intervals import (

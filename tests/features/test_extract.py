@@ -15,7 +15,7 @@ from PIL import Image
 from exporter.features import image
 from exporter.features.base import category_counts, numeric_column, scalar_text
 from exporter.features.image import MAX_PIXELS, decode_image, image_columns, image_statistics
-from exporter.features.json_columns import lenient_inputs, sanitize
+from exporter.features.json_inputs import lenient_inputs, sanitize
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.features.json_columns import MAX_ORDERS
+from exporter.features.json_inputs import MAX_ORDERS
 from exporter.monitoring.binner import Binner
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile

@@ -19,7 +19,7 @@ from PIL import Image
 from support.servers import Served, eventually
 
 from exporter.features.image import Image as ImageKind
-from exporter.features.stored_inputs import DENSEST, PREFIX, pack_image, pack_inputs, unpack_image, unpack_json
+from exporter.features.json_inputs import DENSEST, PREFIX, pack_image, pack_inputs, unpack_image, unpack_json
 from exporter.profiles.columns import ColumnTypeInference
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from exporter.features.json_inputs import pack_image
 from exporter.features.similarity import DIMENSIONS, InputEncoder
-from exporter.features.stored_inputs import pack_image
 
 RNG = np.random.default_rng(2)
 

@@ -15,8 +15,8 @@ from support.rows import training
 
 from exporter.features import INPUT_TYPES, LEARNERS, input_type
 from exporter.features.embedding import MAX_DIMENSION, EmbeddingLearner
+from exporter.features.scalars import unix_seconds
 from exporter.features.text import MAX_CHARACTERS, MAX_WORDS, TextLearner, split_words
-from exporter.features.timestamp import unix_seconds
 from exporter.monitoring.binner import Binner
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import load, save

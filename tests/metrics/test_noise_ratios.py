@@ -17,7 +17,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.bins import numeric_feature
 from exporter.profiles.profile import Profile
-from exporter.stats.live_dependence import SIZES, LiveDependence
+from exporter.stats.dependence import SIZES, LiveDependence
 from exporter.wire.events import Prediction
 
 VALUES = numeric_feature(np.random.default_rng(1).normal(size=1000))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from exporter.monitoring.binner import Binner
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import NumericFeature, Profile
-from exporter.stats.digitize import bin_indices, pad_edges
+from exporter.stats.divergence import bin_indices, pad_edges
 
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 COLUMN = st.lists(st.integers(-5, 5).map(float) | FINITE, min_size=1, max_size=200)

@@ -22,8 +22,8 @@ from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
 from exporter.monitoring.snapshots import pack
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import FILE, TIME, Blocks, BlockScores, Profile
-from exporter.stats.live_dependence import SIZES as LIVE_SIZES
-from exporter.stats.live_dependence import LiveDependence
+from exporter.stats.dependence import SIZES as LIVE_SIZES
+from exporter.stats.dependence import LiveDependence
 from exporter.storage import Store
 from exporter.wire.events import Prediction
 

@@ -12,7 +12,7 @@ from support.batches import observe
 from exporter.config import ModelConfig
 from exporter.metrics.models import ModelsCollector, window_lines
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.input_changes import InputChanges
+from exporter.monitoring.drift_evidence import InputChanges
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.registry import MonitorRegistry

@@ -11,7 +11,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import Histogram, bucket_quantile, only_bucket
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
-from exporter.monitoring.window_stats import WindowStats
+from exporter.monitoring.windows import WindowStats
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.stats.divergence import Reference

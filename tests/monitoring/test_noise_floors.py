@@ -10,7 +10,7 @@ from support.blocks import with_ratios
 from exporter.config import ModelConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.window_stats import WindowStats
+from exporter.monitoring.windows import WindowStats
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import NumericFeature, Profile
 from exporter.stats.divergence import Floats

@@ -13,8 +13,8 @@ from support.servers import CONFIG, Served, eventually, write_config
 from exporter.config import ModelConfig
 from exporter.errors import ConfigError
 from exporter.monitoring.binner import Binner
+from exporter.monitoring.counters import DEFAULT_SEGMENTS, Segments
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.segments import DEFAULT_SEGMENTS, Segments
 from exporter.monitoring.windows import SLOTS
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile

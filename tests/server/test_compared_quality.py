@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from exporter.comparison.counts import Counts, Period, Quality, add
-from exporter.comparison.measures import MIN_LABELS, Comparison, Measure, Side, compare
+from exporter.comparison.measures import MIN_LABELS, Comparison, Counts, Measure, Period, Quality, Side, add, compare
 from exporter.comparison.report import document, sentence, summary
 from exporter.stats.quality import IntervalEstimate
 

@@ -30,7 +30,7 @@ from support.two_versions import (
     with_margins,
 )
 
-from exporter.comparison.counts import Period
+from exporter.comparison.measures import Period
 from exporter.comparison.prometheus import SharedTime, count, shared_periods
 from exporter.errors import ExporterError
 from exporter.http_client.prometheus import Prometheus

@@ -18,11 +18,13 @@ from support.paths import ROOT
 from support.servers import Served, write_config
 
 from exporter.config import THRESHOLDS, ModelConfig
-from exporter.monitoring import history
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_report import (
     FEATURE_ALERT,
+    POINTS,
     PREDICTION_ALERT,
+    STEP,
+    DriftHistory,
     target_drifts,
     thresholds,
 )
@@ -32,7 +34,7 @@ from exporter.profiles.profile import load, save
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.pages.drift import describe, describe_dependence
-from exporter.stats.live_dependence import SIZES, LiveDependence
+from exporter.stats.dependence import SIZES, LiveDependence
 from exporter.wire.events import Prediction
 
 STRANGE = 'a "model"\\ 模型 <i>'
@@ -318,15 +320,15 @@ def test_the_score_of_the_last_hour_is_kept_in_little_memory(tmp_path: Path) -> 
     try:
         monitors = exporter.pipeline.monitors
         monitor = monitors.get("credit", "3", 0.0)
-        trends = history.DriftHistory()
+        trends = DriftHistory()
         for second in range(0, 3 * 3600, 10):
             trends.sample(monitors, float(second))
             if second == 9000:
                 observe(monitor, [], [{"age": 20}] * 50, float(second))
         ages, scores = trends.scores(monitor, "5m", float(second))
-        assert len(ages) == history.POINTS
-        assert np.diff(ages).tolist() == [-history.STEP] * (history.POINTS - 1)
-        assert ages[-1] < history.STEP
+        assert len(ages) == POINTS
+        assert np.diff(ages).tolist() == [-STEP] * (POINTS - 1)
+        assert ages[-1] < STEP
         age = scores[:, monitor.binner.names.index("age")] if monitor.binner else scores
         assert 9 <= np.isfinite(age).sum() <= 10, "a window of five minutes held the values for five minutes"
         assert scores.dtype == np.float32

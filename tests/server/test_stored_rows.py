@@ -19,7 +19,7 @@ from support.corrections import queue
 from support.servers import CONFIG, Answer, Served, ask, eventually, write_config
 
 from exporter.config import StoreConfig
-from exporter.features.stored_inputs import PREFIX
+from exporter.features.json_inputs import PREFIX
 from exporter.server.model_files import load_monitors
 from exporter.server.pages import review
 from exporter.storage._database import open_engine

@@ -7,8 +7,8 @@ import pytest
 from scipy.signal import lfilter
 from scipy.stats import norm
 
+from exporter.stats.dependence import SIZES, measure_dependence
 from exporter.stats.divergence import Floats
-from exporter.stats.live_dependence import SIZES, measure_dependence
 
 EDGES = norm.ppf(np.arange(1, 20) / 20)
 PROBABILITY = np.array([0.05] * 20 + [1e-4] * 2)  # the last two bins are empty: missing and invalid values

@@ -36,7 +36,7 @@ from exporter.profiles.profile import save
 from exporter.profiles.sources.store import StoreSource
 from exporter.server.http.problem import store_problem
 from exporter.server.model_files import load_monitors
-from exporter.slices.drifting_hours import DriftingHours
+from exporter.slices.population import DriftingHours
 from exporter.slices.recorder import BinRecorder
 from exporter.storage import Store, StoredPredictions
 from exporter.storage import _archive as archive

@@ -27,7 +27,7 @@ from support.servers import CONFIG, Served, eventually, write_config
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.features.stored_inputs import pack_image
+from exporter.features.json_inputs import pack_image
 from exporter.profiles.sources.store import StoreSource
 from exporter.server.model_files import load_monitors
 from exporter.storage import CountedFeedback, Filter, HistoryPosition, Store, StoredPredictions

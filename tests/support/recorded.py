@@ -18,8 +18,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from exporter.comparison.counts import Counts, Feature, Period
-from exporter.comparison.measures import Comparison, Side, at_every_look
+from exporter.comparison.measures import Comparison, Counts, Feature, Period, Side, at_every_look
 from exporter.config import ModelConfig
 from exporter.metrics.comparisons import SLICE, comparison_lines
 from exporter.metrics.exposition import render_families

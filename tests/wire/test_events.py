@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from exporter.errors import REASONS, EventError
-from exporter.features.json_columns import decode_inputs
+from exporter.features.json_inputs import decode_inputs
 from exporter.wire.decoder import Decoder
 from exporter.wire.events import BusinessEvent, Feedback, Prediction, check_predictions
 

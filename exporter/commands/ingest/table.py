@@ -24,7 +24,7 @@ import numpy.typing as npt
 from exporter.errors import BatchError, UsageError
 from exporter.features import INPUT_TYPES
 from exporter.features.base import as_list, confidence_column, numeric_column, scalar_text
-from exporter.features.timestamp import unix_seconds
+from exporter.features.scalars import unix_seconds
 from exporter.profiles.profile import CategoricalFeature, Feature, Profile
 from exporter.profiles.sources.base import Source, is_gzip, path_of, plain_copy, without_gz
 from exporter.stats.divergence import Floats

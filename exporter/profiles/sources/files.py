@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from exporter.errors import ProfileError
-from exporter.features.json_columns import parse_integer, sanitize
+from exporter.features.json_inputs import parse_integer, sanitize
 from exporter.profiles.sources.base import (
     Batch,
     Column,

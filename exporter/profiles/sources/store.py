@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from exporter.features.json_columns import lenient_inputs
-from exporter.features.stored_inputs import remove_inputs
+from exporter.features.json_inputs import lenient_inputs, remove_inputs
 from exporter.profiles.sources.base import Batch, Column, Source, to_columns
 
 if TYPE_CHECKING:

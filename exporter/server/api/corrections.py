@@ -36,8 +36,8 @@ from exporter.server.api.parameters import (
 from exporter.server.api.schemas import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.application import Exporter
 from exporter.server.http.problem import Reply, json_reply, problem
+from exporter.slices.explain import describe
 from exporter.slices.population import find_corrections, parse_bins
-from exporter.slices.report import describe
 from exporter.storage import (
     ORDERS,
     PARAMETERS,

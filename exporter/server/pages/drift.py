@@ -14,8 +14,7 @@ import numpy.typing as npt
 from flask import render_template, request
 
 from exporter.monitoring.drift_evidence import evidence_limit, model_evidence
-from exporter.monitoring.drift_report import OUTPUTS, TargetDrift, target_drifts, worst
-from exporter.monitoring.history import POINTS, STEP
+from exporter.monitoring.drift_report import OUTPUTS, POINTS, STEP, TargetDrift, target_drifts, worst
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import serving
 from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature

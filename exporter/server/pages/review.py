@@ -21,9 +21,9 @@ from exporter.errors import EventError, StoreError
 from exporter.features import shown_as
 from exporter.features.base import label_json, scalar_text
 from exporter.features.image import MAX_PIXELS, encoded_pixels
-from exporter.features.json_columns import decode_inputs
+from exporter.features.json_inputs import decode_inputs
+from exporter.monitoring.counters import Segments
 from exporter.monitoring.registry import MonitorRegistry
-from exporter.monitoring.segments import Segments
 from exporter.profiles.profile import CategoricalFeature
 from exporter.server.api.corrections import encode_cursor, is_new
 from exporter.server.api.parameters import MAX_ID, MAX_LIMIT

@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from exporter.comparison.counts import SameRequests, choose
-from exporter.comparison.measures import Comparison, at_every_look, shadow_only
+from exporter.comparison.measures import Comparison, SameRequests, at_every_look, choose, shadow_only
 from exporter.errors import CompareError, ExporterError
 from exporter.metrics.comparisons import comparison_lines
 from exporter.monitoring.registry import MonitorRegistry

@@ -12,7 +12,7 @@ import numpy as np
 
 from exporter.errors import ExporterError
 from exporter.features.base import decode_label, scalar_text
-from exporter.features.json_columns import decode_inputs
+from exporter.features.json_inputs import decode_inputs
 from exporter.features.similarity import DIMENSIONS, InputEncoder
 from exporter.monitoring.quality import Scorer
 from exporter.monitoring.registry import MonitorRegistry

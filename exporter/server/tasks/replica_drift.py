@@ -12,7 +12,7 @@ from exporter.metrics.models import ALL_REPLICAS, Window
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.snapshots import decode, restore_version
-from exporter.monitoring.window_stats import WindowStats, compute
+from exporter.monitoring.windows import WindowStats, compute
 from exporter.server.tasks.refreshed import RefreshedMetrics
 from exporter.storage import Store
 

@@ -19,8 +19,7 @@ import msgspec
 from exporter.comparison.measures import Comparison
 from exporter.comparison.report import document
 from exporter.config import Config, RetrainConfig
-from exporter.datasets.lineage import Details
-from exporter.datasets.release import BusyError, EmptyError, make_release, release_document
+from exporter.datasets.release import BusyError, Details, EmptyError, make_release, release_document
 from exporter.errors import CompareError, ConfigError, ExporterError, SlicesError, StoreError, StoreFullError
 from exporter.metrics.exporter import ExporterMetrics
 from exporter.metrics.lines import FamilyLines

@@ -18,11 +18,10 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.quality import Scorer
 from exporter.monitoring.registry import MonitorRegistry, serving
 from exporter.server.tasks.refreshed import RefreshedMetrics
-from exporter.slices.explain import Explanation, SliceQuery, explain
+from exporter.slices.explain import Explanation, SliceQuery, document, explain
 from exporter.slices.population import ArchivedPredictions
 from exporter.slices.recorder import BinRecorder
 from exporter.slices.release_details import ReleaseDetails
-from exporter.slices.report import document
 from exporter.slices.search import MIN_MARKED
 from exporter.storage import Store
 from exporter.validation import parse_duration, preview

@@ -1,4 +1,4 @@
-"""Times."""
+"""Numbers, categories, truth values and times."""
 
 from __future__ import annotations
 
@@ -6,12 +6,76 @@ import math
 import re
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from exporter.features.base import ColumnSample, InputType, as_list
+from exporter.features.base import CellKind, ColumnSample, InputType, as_list, numeric_column
 from exporter.stats.divergence import Floats
+
+
+class Numeric(InputType):
+    """A number, which is its own feature."""
+
+    type = "numeric"
+    noun = "a number"
+    cells = "number"
+    is_number = True
+    compared_as = "number"
+
+    @classmethod
+    def recognizes(cls, sample: ColumnSample) -> bool:
+        """See `InputType.recognizes`."""
+        return sample.types <= {int, float}
+
+    def feature_values(self, values: Sequence[Any] | Floats, now: float | Floats) -> list[Any]:
+        """See `InputType.feature_values`; an array of numbers stays one."""
+        return list(self.columns(values, now))
+
+    def columns(self, values: Sequence[Any] | Floats, now: float | Floats) -> Floats:  # noqa: ARG002
+        """See `InputType.columns`."""
+        if isinstance(values, np.ndarray) and values.ndim == 1 and values.dtype.kind in "iuf":
+            return values.astype(np.float64)[None, :]
+        return numeric_column(as_list(values))[None, :]
+
+
+_INVALID = ()  # not a scalar
+
+
+class Categorical(InputType):
+    """A category, which is its own feature; see `exporter.features.base.category_counts`."""
+
+    type = "categorical"
+    noun = "a category"
+    categorical = True
+    cells: ClassVar[CellKind | None] = "text"
+    compared_as = "category"
+
+    @classmethod
+    def recognizes(cls, sample: ColumnSample) -> bool:  # noqa: ARG003
+        """See `InputType.recognizes`; any column can be one of categories."""
+        return True
+
+
+class Boolean(Categorical):
+    """``true`` or ``false``; anything else is invalid."""
+
+    type = "boolean"
+    noun = "true or false"
+    cells = "truth"
+
+    @classmethod
+    def recognizes(cls, sample: ColumnSample) -> bool:
+        """See `InputType.recognizes`."""
+        return sample.types == {bool}
+
+    def labels(self, values: Sequence[Any] | Floats) -> Sequence[Any] | Floats:
+        """See `Categorical.labels`."""
+        values = as_list(values)
+        if set(map(type, values)) <= {bool, type(None)}:
+            return values
+        return [value if value is None or isinstance(value, bool) else _INVALID for value in values]
+
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d(?:[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)?)?", re.ASCII)
 _MAX_SECONDS = 1e15
