@@ -324,7 +324,7 @@ def test_the_score_of_the_last_hour_is_kept_in_little_memory(tmp_path: Path) -> 
         for second in range(0, 3 * 3600, 10):
             trends.sample(monitors, float(second))
             if second == 9000:
-                observe(monitor, [], [{"age": 20}] * 50, float(second))
+                observe(monitor, [Prediction("credit")] * 50, [{"age": 20}] * 50, float(second))
         ages, scores = trends.scores(monitor, "5m", float(second))
         assert len(ages) == POINTS
         assert np.diff(ages).tolist() == [-STEP] * (POINTS - 1)
