@@ -107,14 +107,14 @@ def sizes(connection: sa.Connection, table: str) -> Iterator[Any]:
 def measure_archive(config: StoreConfig, folder: Path) -> None:
     """Archive the predictions, and print the bytes, and the time that it takes to write and to read them."""
     start = time.process_time()
-    rows = archive(config, lambda _, inputs: inputs, lambda _: lambda *_: False).predictions
+    rows = archive(config, lambda _, inputs: inputs).predictions
     seconds = time.process_time() - start
     size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
     print(f"archive: {size / rows:.0f} bytes a prediction, {1e6 * seconds / rows:,.0f} µs of processor time")
     training = folder.with_suffix(".jsonl")
     training.write_bytes(b"\n".join(inputs() for _ in range(5000)))
     binner = Binner(build_file(training, name="credit"))
-    target, chosen = Archive(str(folder), 1.0, contextlib.nullcontext), ArchiveFilter("credit", "3", 0.0, rows)
+    target, chosen = Archive(str(folder), contextlib.nullcontext), ArchiveFilter("credit", "3", 0.0, rows)
     ways: dict[str, Callable[[], object]] = {
         "bins for slices": lambda: read_bins(target, binner, chosen, rows),
         "redact nothing": lambda: redact_archive(str(folder), {"credit": ["none"]}, dry_run=False),

@@ -18,13 +18,12 @@ def run(options: argparse.Namespace) -> int:
     """Archive what is older than the retention, and print how much that was."""
     from exporter.server.model_files import load_monitors
     from exporter.server.stored_inputs import without_redacted
-    from exporter.slices.population import DriftingHours
     from exporter.storage import archive  # loads SQLAlchemy
 
     configuration, monitors = load_monitors(options.config_file)
     store = configuration.store
     if store.archive is None:
         raise ExporterError(f"{options.config_file}: has no store.archive: name the folder or URL to archive to")
-    written = archive(store, partial(without_redacted, monitors), partial(DriftingHours, monitors))
+    written = archive(store, partial(without_redacted, monitors))
     print(f"{written.predictions:,} predictions and {written.labels:,} late labels were archived")
     return 0

@@ -109,8 +109,6 @@ def _check_store(store: dict[str, Any]) -> None:
         if isinstance(value, str) or type(value) is int:
             parse(check, str(value), ("store", key))
     _check_archive(store.get("archive"))
-    if "archive_share" in store and store.get("archive") is None:
-        refuse(("store", "archive_share"), "needs store.archive, the folder or URL where this share is archived")
 
 
 def _check_archive(archive: Any) -> None:

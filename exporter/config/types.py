@@ -120,7 +120,6 @@ class StoreConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     password_file: str | None = None
     replica: _Name | None = None
     archive: str | None = None
-    archive_share: Annotated[float, msgspec.Meta(gt=0, le=1)] = 1.0
 
 
 class LinksConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -134,8 +134,6 @@ def explain(
     elif query.version is None:
         remarks = (*population.remarks, *_left_out_versions(store, chosen))
         population = population._replace(remarks=remarks)
-    if query.of != "corrections":
-        population = population.select(population.is_sampled)
     if query.of == "drift":
         question = drift(population, since)
         if population.rows and question.marked.all():
@@ -170,14 +168,12 @@ def _searched(binner: Binner, query: SliceQuery, question: Question, now: float)
     if query.of != "drift":  # a low confidence says that the model doubts, and not where
         codes = codes[: binner.confidence]
     marked = float(question.marked.mean()) if len(question.marked) else 0.0
-    # The ratio in what was read, where the ratio in all predictions is the least one.
-    least = 1 / (marked + (1 - marked) / MIN_RATIO - question.others * marked * (1 - 1 / MIN_RATIO))
+    # Later predictions are compared with the earlier ones alone.
+    least = 1 / (marked + (1 - marked) / MIN_RATIO) if query.of == "drift" else MIN_RATIO
     found = search(codes, question.marked, query.limit, question.dependence, least)
     rows = BinRows(codes)
     slices = [_explained(rows, question, one, query) for one in found.slices]
     remarks = question.remarks
-    if question.population.share < 1:
-        remarks += (f"The archive is sampled: {100 * question.population.share:g} % of the predictions are compared.",)
     if found.left_out:
         remarks += (f"Pairs of bins were not searched for {found.left_out:,} features that stand out least.",)
     slices = [one for one in slices if one.ratio >= MIN_RATIO]  # of the loss itself, not only of large losses
@@ -195,9 +191,6 @@ def _explained(rows: BinRows, question: Question, found: Slice, query: SliceQuer
     traffic: float = size
     if query.of == "drift":  # the traffic before is what the later one is compared with
         size, traffic, all_rows = found.marked, found.size - found.marked, number - total
-    elif question.others < 1:  # each one that is not marked stands for several
-        traffic = found.marked + (found.size - found.marked) / question.others
-        size, all_rows = round(traffic), total + (number - total) / question.others
     share, ratio = marked / total, marked / total / (max(traffic, 0.5) / all_rows)
     return ExplainedSlice(found.bins, size, marked, share, traffic / all_rows, ratio, found.q_value)
 
@@ -297,9 +290,6 @@ class Question(NamedTuple):
         Which of them depend on each other; None if none do.
     remarks
         What a reader should know, in sentences.
-    others
-        Share of the predictions that are not marked which were read; 0 where they are of another time, and the marked
-        ones are compared with them alone.
     users
         Number of users who gave the corrections, and the largest share of one of them; None for anything else.
     """
@@ -310,7 +300,6 @@ class Question(NamedTuple):
     dependence: Dependence | None = None
     remarks: tuple[str, ...] = ()
     users: tuple[int, float] | None = None
-    others: float = 1.0
 
 
 def corrections(store: Store, population: Population, model: str, version: str | None, since: float) -> Question:
@@ -318,8 +307,6 @@ def corrections(store: Store, population: Population, model: str, version: str |
     population = population.select(population.confident)
     stored = store.corrections(model, version, since - LATE_SECONDS)
     position = population.find(stored.ids)
-    chosen = (position >= 0) | population.is_sampled  # corrected predictions are archived whole
-    population, position = population.select(chosen), position[chosen]
     marked = position >= 0
     named: dict[str, int] = {}
     # Where nobody was named, each correction counts as one of a user of its own.
@@ -333,9 +320,7 @@ def corrections(store: Store, population: Population, model: str, version: str |
             f"One user gave {100 * largest:.0f} % of the corrections: slices that only this user shows are left out."
         )
     dependence = ByUser(of_marked, population.rows) if len(of_marked) else None
-    return Question(
-        population, marked, None, dependence, tuple(remarks), (len(number), largest), others=population.share
-    )
+    return Question(population, marked, None, dependence, tuple(remarks), (len(number), largest))
 
 
 def errors(store: Store, population: Population, model: str, version: str | None, since: float) -> Question:
@@ -401,7 +386,7 @@ def drift(population: Population, since: float) -> Question:
             times = population.times[period]
             step = max(float(np.ptp(times)), 1e-9) / BLOCKS
             blocks[period] = number * BLOCKS + np.minimum((times - times.min()) / step, BLOCKS - 1).astype(np.intp)
-    return Question(population, later, dependence=ByTime(blocks, later) if population.rows else None, others=0.0)
+    return Question(population, later, dependence=ByTime(blocks, later) if population.rows else None)
 
 
 def large(losses: Floats) -> npt.NDArray[np.bool_]:

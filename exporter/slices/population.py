@@ -17,8 +17,6 @@ import numpy.typing as npt
 from exporter.features.base import InputType, decode_label
 from exporter.features.json_inputs import decode_inputs
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.drift_report import thresholds
-from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.bins import feature_bins
 from exporter.slices.recorder import BLOCK_SECONDS, output_bins
 from exporter.slices.search import Bins
@@ -45,8 +43,6 @@ class Population(NamedTuple):
         When each one was received, within a minute, Unix time in seconds, shape ``(n,)``.
     truncated
         Whether there are older ones that were not read.
-    share
-        Of the older ones, only a random share may be here, and others that were chosen; see `is_sampled`.
     remarks
         What a reader should know, in sentences.
     losses
@@ -59,7 +55,6 @@ class Population(NamedTuple):
     confident: npt.NDArray[np.bool_]
     times: Floats
     truncated: bool
-    share: float = 1.0
     remarks: tuple[str, ...] = ()
     losses: Floats | None = None
 
@@ -67,11 +62,6 @@ class Population(NamedTuple):
     def rows(self) -> int:
         """The number ``n`` of predictions."""
         return len(self.ids)
-
-    @property
-    def is_sampled(self) -> npt.NDArray[np.bool_]:
-        """Whether each prediction is in the random share, by `exporter.storage._predictions.is_sampled`."""
-        return np.asarray(self.ids < self.share * 2**32)
 
     def select(self, chosen: npt.NDArray[np.bool_]) -> Population:
         """Return some of the predictions."""
@@ -166,7 +156,7 @@ class ArchivedPredictions:
         Returns
         -------
         Population
-            The same, if there are none; else its ``share`` is that of the archive.
+            The same, if there are none.
 
         Raises
         ------
@@ -184,7 +174,7 @@ class ArchivedPredictions:
         if not archived:
             return population
         remarks = _left_out(self._archive.oldest_after(last), until)
-        joined = _join([*parts, population])._replace(share=self._archive.share, remarks=remarks)
+        joined = _join([*parts, population])._replace(remarks=remarks)
         if archived <= room:
             return joined
         newest = np.arange(joined.rows) >= archived - room
@@ -349,65 +339,3 @@ def _are_inside(binner: Binner, bins: Bins, rows: Any) -> Any:
 
 def _values(kind: InputType, name: str, source: str, values: list[Any], times: Floats) -> Any:
     return kind.feature_values(values, times)[kind.features(source).index(name)]
-
-
-HOUR = 3600
-MAX_HOUR_ROWS = 5_000_000
-"""Predictions of an hour whose bins are read: the last ones, if there are more."""
-REMEMBERED = 1000
-"""Hours of versions whose answer is remembered."""
-
-
-class DriftingHours:
-    """Tells whether the condition of ModelFeatureDrift held for an hour of predictions; used by one thread alone.
-
-    It holds if the divergence of an input from training is above its threshold and above its noise floor.
-
-    Parameters
-    ----------
-    monitors
-        The monitors, which have no predictions.
-    bins
-        The recorded bins.
-    """
-
-    def __init__(self, monitors: MonitorRegistry, bins: RecordedBins) -> None:
-        self._monitors, self._bins = monitors, bins
-        self._known: dict[tuple[str, str, int], bool] = {}
-
-    def __call__(self, model: str, version: str, received: float) -> bool:
-        """Return whether there was drift in the clock hour in which a prediction was received.
-
-        Parameters
-        ----------
-        model, version
-            Of the prediction. Without a profile, or recorded bins, there is no drift.
-        received
-            Unix time in seconds.
-        """
-        key = model, version, int(received // HOUR)
-        if key not in self._known:
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            self._known[key] = self._drifted(*key)
-        return self._known[key]
-
-    def _drifted(self, model: str, version: str, hour: int) -> bool:
-        binner, config = self._monitors.binner(model, version), self._monitors.models.get(model)
-        if binner is None or config is None:
-            return False
-        chosen = BlockFilter(model, binner.layout, version, hour * HOUR, (hour + 1) * HOUR)
-        counts = self._counts(binner, chosen)
-        observed = np.add.reduceat(counts, binner.starts) if len(binner.starts) else counts
-        limits = thresholds(config, binner.target_names)
-        drifted = binner.reference.kl_divergence(counts) > np.maximum(limits, binner.profile_noise.training(observed))
-        return bool(drifted[: len(binner.names)].any())
-
-    def _counts(self, binner: Binner, chosen: BlockFilter) -> Floats:
-        """Return the number of values in each bin, shape ``(B,)``."""
-        counts = np.zeros(binner.bins)
-        blocks, _ = self._bins.newest(chosen, MAX_HOUR_ROWS)
-        for _, _, _, codes in self._bins.read(blocks, len(binner.targets), binner.code_type):
-            flat = codes + binner.starts[:, None]
-            counts += np.bincount(flat.ravel(), minlength=binner.bins)[: binner.bins]
-        return counts

@@ -24,14 +24,14 @@ from exporter.config import StoreConfig
 from exporter.errors import ArchiveError, StoreError
 from exporter.features.base import decode_label
 from exporter.features.json_inputs import remove_inputs
-from exporter.storage._bins import Reading, RecordedBins
+from exporter.storage._bins import Reading
 from exporter.storage._database import open_engine, write_alone
 from exporter.storage._engine import error_message, shown_url
 from exporter.storage._feedback import Redact
 from exporter.storage._labels import stored_rows
-from exporter.storage._predictions import InputsReader, is_sampled
+from exporter.storage._predictions import InputsReader
 from exporter.storage._retention import archived_before, archived_up_to, set_archived
-from exporter.storage._schema import COMMAND_SECONDS, feedback, has_inputs, late_labels, open_database, predictions
+from exporter.storage._schema import COMMAND_SECONDS, has_inputs, late_labels, open_database, predictions
 from exporter.storage._sqlite import database_path
 from exporter.validation import parse_duration
 
@@ -238,7 +238,6 @@ def schema() -> Any:
             "confident": pa.bool_(),
             "segment": pa.string(),
             "inputs": pa.string(),
-            "weight": pa.float64(),
             "label": pa.string(),
             "label_time": time,
             "loss": pa.float64(),
@@ -380,14 +379,12 @@ class Archive:
     ----------
     location
         ``store.archive``: the path of a folder, or a URL of pyarrow's file systems such as ``s3://bucket/folder``.
-    share
-        ``store.archive_share``: the share of confident predictions without feedback or drift that is archived.
     reading
         Opens a connection to the database that knows what is archived.
     """
 
-    def __init__(self, location: str, share: float, reading: Reading) -> None:
-        self._files, self.share, self._reading = ArchiveFiles(location), share, reading
+    def __init__(self, location: str, reading: Reading) -> None:
+        self._files, self._reading = ArchiveFiles(location), reading
 
     def last(self) -> int:
         """Return the number of the last archived prediction; 0 for none."""
@@ -479,7 +476,7 @@ class StoredPredictions:
         if path and not path.is_file():
             raise StoreError(f"store.url: there is no database {config.url}")
         self._engine = open_engine(config, COMMAND_SECONDS)
-        self._archive = Archive(config.archive, config.archive_share, self._reading) if config.archive else None
+        self._archive = Archive(config.archive, self._reading) if config.archive else None
         archived = self._archive.last() if self._archive else 0
         table = predictions.c
         chosen = (table.day >= int(since // 86400)) & (table.received >= since) & (table.model == model) & has_inputs
@@ -493,20 +490,15 @@ class StoredPredictions:
         self._of_archive = ArchiveFilter(model, version, since, archived)
         if self._archive and archived:
             self._rows += self._archive.count(self._of_archive)
-            self._share = self._archive.share
         else:
-            self._archive, self._share = None, 1.0
+            self._archive = None
 
     def read(self) -> Iterator[tuple[list[Mapping[str, Any]], float]]:
-        """Yield predictions, and how much of all was read: ``inputs`` as JSON, the answer, the confidence and the time.
-
-        Of a sampled archive, and of what is not in it yet, the same random share is read.
-        """
+        """Yield predictions and how much was read: ``inputs`` as JSON, the answer, the confidence and the time."""
         read = 0
         for rows in self._parts():
             read += len(rows)
-            part = [row for row in rows if is_sampled(row["id"], self._share)]
-            yield [{**row, "prediction": decode_label(row["prediction"])} for row in part], read / max(self._rows, 1)
+            yield [{**row, "prediction": decode_label(row["prediction"])} for row in rows], read / max(self._rows, 1)
 
     def _parts(self) -> Iterator[list[Mapping[str, Any]]]:
         names = ["id", "prediction", "confidence", "received"]
@@ -536,9 +528,6 @@ FETCHED_ROWS = 200
 """Predictions that are fetched at a time."""
 _EPOCH = date(1970, 1, 1)
 
-HasDrift = Callable[[str, str, float], bool]
-"""Whether a version of a model had drift when a prediction was received, at a Unix time in seconds."""
-
 
 class Archived(NamedTuple):
     """The numbers of predictions and of late labels that were written."""
@@ -555,7 +544,7 @@ class _Part(NamedTuple):
     is_full: bool
 
 
-def archive(config: StoreConfig, redact: Redact, has_drift: Callable[[RecordedBins], HasDrift]) -> Archived:
+def archive(config: StoreConfig, redact: Redact) -> Archived:
     """Write predictions that are older than the retention to the archive, and labels that came too late for them.
 
     A part holds the predictions that follow the last archived one, and its files are named after its first number. The
@@ -568,8 +557,6 @@ def archive(config: StoreConfig, redact: Redact, has_drift: Callable[[RecordedBi
         The configuration of the store; its ``archive`` is set.
     redact
         Removes what must not be stored from the inputs.
-    has_drift
-        Takes the recorded bins; returns which predictions a sampled archive keeps whole.
 
     Raises
     ------
@@ -579,8 +566,7 @@ def archive(config: StoreConfig, redact: Redact, has_drift: Callable[[RecordedBi
     before_day = int((time.time() - parse_duration(config.retention)) // 86400)
     predictions = labels = 0
     with open_database(config) as connection:
-        drifted = has_drift(RecordedBins(connection.engine.connect))
-        writer = _ArchiveWriter(connection, config, redact, drifted)
+        writer = _ArchiveWriter(connection, config, redact)
         if archived_before(connection) < before_day:  # labels that arrive from now on may be too late for their part
             _record(connection, day=before_day)
         is_full = True
@@ -607,9 +593,8 @@ def _record(connection: sa.Connection, **values: int) -> None:
 
 
 class _ArchiveWriter:
-    def __init__(self, connection: sa.Connection, config: StoreConfig, redact: Redact, has_drift: HasDrift) -> None:
-        self._connection, self._redact, self._has_drift = connection, redact, has_drift
-        self._files, self._share = ArchiveFiles(config.archive or ""), config.archive_share
+    def __init__(self, connection: sa.Connection, config: StoreConfig, redact: Redact) -> None:
+        self._connection, self._redact, self._files = connection, redact, ArchiveFiles(config.archive or "")
 
     def write_part(self, before_day: int) -> _Part:
         """Write the predictions that follow the last archived one, and were received before a day since 1970."""
@@ -618,22 +603,20 @@ class _ArchiveWriter:
         files: defaultdict[int, ParquetBuffer] = defaultdict(partial(ParquetBuffer, schema()))
         reader = InputsReader(self._connection)
         labelled: set[int] = set()
-        last, read, rows, is_full = None, 0, 0, False
+        last, rows, is_full = None, 0, False
         with self._connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
             for fetched in result.mappings().partitions():
                 old = list(itertools.takewhile(lambda row: row["day"] < before_day, fetched))
-                chosen = [(row, weight) for row, weight in zip(old, self._weights(old), strict=True) if weight]
-                labels = _labels(self._connection, [row for row, _ in chosen])
-                for row, weight in chosen:
+                labels = _labels(self._connection, old)
+                for row in old:
                     inputs = self._redact(row["model"], reader.text(row))
                     key = hash(_key(row))  # a label is of the first prediction with its identifier
                     label = labels.get(_key(row)) if key not in labelled else None
                     labelled.update({key} if label else ())
-                    files[row["day"]].add({**row, "inputs": inputs, "weight": weight, **(label or {})})
-                rows += len(chosen)
+                    files[row["day"]].add({**row, "inputs": inputs, **(label or {})})
                 if old:
-                    last, read = old[-1]["seq"], read + len(old)
-                is_full = read == PART_ROWS or sum(file.size for file in files.values()) > PART_BYTES
+                    last, rows = old[-1]["seq"], rows + len(old)
+                is_full = rows == PART_ROWS or sum(file.size for file in files.values()) > PART_BYTES
                 if is_full or len(old) < len(fetched):
                     break
         self._connection.rollback()
@@ -666,22 +649,6 @@ class _ArchiveWriter:
             for name, file in files.values():
                 self._files.write(name, file.content())
         return _Part(last, rows, is_full)
-
-    def _weights(self, rows: Sequence[Mapping[Any, Any]]) -> list[float]:
-        """Return for how many predictions each of these stands in the archive; 0 for one that is left out."""
-        if self._share == 1:
-            return [1.0] * len(rows)
-        ids = [row["id"] for row in rows if row["confident"]]
-        query = sa.select(feedback.c.prediction_id).where(feedback.c.prediction_id.in_(ids))
-        known = set(self._connection.execute(query).scalars())
-
-        def weight(row: Mapping[Any, Any]) -> float:
-            by_chance = row["confident"] and row["id"] not in known
-            if not by_chance or self._has_drift(row["model"], row["version"], row["received"]):
-                return 1.0
-            return is_sampled(row["id"], self._share) / self._share
-
-        return [weight(row) for row in rows]
 
 
 def _date(day: int) -> date:

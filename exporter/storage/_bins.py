@@ -94,15 +94,12 @@ class BlockFilter(NamedTuple):
         Of the predictions; all versions when None.
     since
         Unix time in seconds; a block that is partly older is not selected.
-    until
-        Unix time in seconds; nor is one that is partly as new as this.
     """
 
     model: str
     layout: str
     version: str | None
     since: float
-    until: float = math.inf
 
 
 Reading = Callable[[], AbstractContextManager[sa.Connection]]
@@ -153,8 +150,6 @@ class RecordedBins:
         query = sa.select(table.seq, table.version, table.first, table.last, table.rows).where(
             *_of(chosen), table.first >= chosen.since, table.last >= chosen.since
         )
-        if chosen.until < math.inf:
-            query = query.where(table.last < chosen.until)
         blocks: list[StoredBlock] = []
         total = 0
         query = query.order_by(table.last.desc(), table.seq.desc())
@@ -242,13 +237,12 @@ def _of(chosen: BlockFilter) -> Iterator[sa.ColumnElement[bool]]:
         yield bin_codes.c.version == chosen.version
 
 
-def delete_old_blocks(connection: sa.Connection, limit: int, keep: float = 0.0) -> None:
+def delete_old_blocks(connection: sa.Connection, limit: int) -> None:
     """Delete blocks all of whose predictions were deleted: they are as old as predictions may be, or the store is full.
 
-    Only whole blocks are deleted, the oldest first, at most ``limit``; those of the last ``keep`` seconds before the
-    oldest prediction stay.
+    Only whole blocks are deleted, the oldest first, at most ``limit``.
     """
-    oldest = sa.select(predictions.c.received - keep).order_by(predictions.c.seq).limit(1).scalar_subquery()
+    oldest = sa.select(predictions.c.received).order_by(predictions.c.seq).limit(1).scalar_subquery()
     numbers = sa.select(bin_codes.c.seq).order_by(bin_codes.c.seq).limit(limit)
     is_old = (bin_codes.c.last < oldest) | ~sa.exists(sa.select(predictions.c.seq))
     connection.execute(bin_codes.delete().where(bin_codes.c.seq.in_(numbers), is_old))

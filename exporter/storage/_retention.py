@@ -193,8 +193,6 @@ LOST_LOG_SECONDS = 60.0
 """Time between two lines that tell that predictions are lost to the archive."""
 MAX_DAY = 10**6
 """A day after all others."""
-HOUR = 3600.0
-"""Seconds."""
 LATE_SECONDS = 2 * 86400.0
 """How much older than the retention predictions may become before the log says that they are not archived."""
 FIRST_BLOCKS = 100
@@ -219,7 +217,6 @@ class Retention:
     def __init__(self, config: StoreConfig, size: StoreSize) -> None:
         self._seconds = parse_duration(config.retention)
         self._archives = config.archive is not None
-        self._samples = config.archive is not None and config.archive_share < 1
         self._lost_log_at = self._late_log_at = -math.inf
         self._size = size
         self._step = STEP
@@ -267,8 +264,7 @@ class Retention:
             passed = time.perf_counter() - start
             _delete_inputs(connection)
             orphans = _end_waiting(connection, oldest_kept, step)
-            # Whether an hour had drift is asked until all of it is archived.
-            delete_old_blocks(connection, step, HOUR if self._samples and not surplus else 0.0)
+            delete_old_blocks(connection, step)
             old_labels = _delete_labels(connection, oldest_kept, step, archives=self._archives)
             self._unjoined_log.write(connection)
             late = self._archives and not deleted and _is_late(connection, oldest_kept)

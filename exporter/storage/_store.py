@@ -257,8 +257,8 @@ class Store:
     @property
     def archive(self) -> Archive | None:
         """The archive, if the configuration names one."""
-        location, share = self._config.archive, self._config.archive_share
-        return None if location is None else Archive(location, share, self.reading)
+        location = self._config.archive
+        return None if location is None else Archive(location, self.reading)
 
     @property
     def releases(self) -> Releases:

@@ -7,7 +7,6 @@ import socket
 import time
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 from support.batches import stored_batch
@@ -61,19 +60,18 @@ class Flights:
         ]
         self.store.record_feedback(feedback, None)
 
-    def explain(self, share: float = 1.0, of: Of = "corrections") -> Explanation:
+    def explain(self, of: Of = "corrections") -> Explanation:
         """Ask for slices."""
         query = SliceQuery("flights", None, of, self.since)
-        return explain(self.store, self.binner, query, ArchivedPredictions(self.store, self.files(share), 36 * 3600.0))
+        return explain(self.store, self.binner, query, ArchivedPredictions(self.store, self.files(), 36 * 3600.0))
 
-    def files(self, share: float = 1.0) -> Archive:
-        """The archive with a share."""
-        return Archive(str(self.config.archive), share, self.store.reading)
+    def files(self) -> Archive:
+        """The archive."""
+        return Archive(str(self.config.archive), self.store.reading)
 
-    def archive(self, share: float = 1.0) -> None:
+    def archive(self) -> None:
         """Write the archive, and delete the bins as the retention does."""
-        config = msgspec.structs.replace(self.config, archive_share=share)
-        archive(config, lambda _, inputs: inputs, lambda _: lambda *_: False)
+        archive(self.config, lambda _, inputs: inputs)
         self.store.write(lambda connection: connection.execute(bin_codes.delete()))
 
     def read(self) -> Population:
@@ -175,17 +173,3 @@ def test_a_store_of_objects_that_hangs_delays_no_stop(tmp_path: Path, monkeypatc
             with hanging.accept()[0]:
                 client.close()
                 assert server.stop() == 0
-
-
-def test_a_sampled_archive_has_all_corrections(flights: Flights) -> None:
-    """Corrected predictions are archived whole, and compared with a sample of the others."""
-    (expected,) = flights.explain().slices
-    flights.archive(0.1)
-    found = flights.explain(0.1)
-    assert found.total == len(flights.planted) + 40
-    assert found.predictions == pytest.approx(found.total + len(flights.confident) / 10, rel=0.2)
-    assert found.remarks == ("The archive is sampled: 10 % of the predictions are compared.",)
-    (first,) = found.slices
-    assert (first.bins, first.share) == (expected.bins, expected.share)
-    assert (first.size, first.ratio) == (expected.size, pytest.approx(expected.ratio, rel=0.25))
-    flights.store.close()

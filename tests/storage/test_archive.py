@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pyarrow as pa
 import pytest
 import sqlalchemy as sa
@@ -36,7 +35,6 @@ from exporter.profiles.profile import save
 from exporter.profiles.sources.store import StoreSource
 from exporter.server.http.problem import store_problem
 from exporter.server.model_files import load_monitors
-from exporter.slices.population import DriftingHours
 from exporter.slices.recorder import BinRecorder
 from exporter.storage import Store, StoredPredictions
 from exporter.storage import _archive as archive
@@ -49,14 +47,9 @@ DAY = 86400
 TODAY = int(time.time() // DAY)
 
 
-def no_drift(*_: Any) -> bool:
-    """No prediction was received in an hour with drift."""
-    return False
-
-
 def object_store(url: str) -> archive.Archive:
     """An archive of which no database is asked."""
-    return archive.Archive(url, 1.0, contextlib.nullcontext)
+    return archive.Archive(url, contextlib.nullcontext)
 
 
 def kill_before_it_is_recorded(patch: pytest.MonkeyPatch) -> None:
@@ -79,12 +72,9 @@ class Archived:
         self.folder = folder
         self.store = Store(self.config, lambda _: None)
 
-    def archive(self, share: float = 1.0, monitors: MonitorRegistry | None = None) -> tuple[int, int]:
-        """Archive with this share, as the command does; return the numbers of predictions and of late labels."""
-        config = msgspec.structs.replace(self.config, archive_share=share)
-        return archive.archive(
-            config, lambda _, inputs: inputs, lambda bins: DriftingHours(monitors, bins) if monitors else no_drift
-        )
+    def archive(self) -> tuple[int, int]:
+        """Archive as the command does; return the numbers of predictions and of late labels."""
+        return archive.archive(self.config, lambda _, inputs: inputs)
 
     def predict(self, days_ago: int, *numbers: int, confident: bool = True, model: str = "m") -> None:
         """Store predictions of a model that were received at noon of an earlier day."""
@@ -128,10 +118,9 @@ class Archived:
         found = sorted(path for path in self.folder.rglob("*") if path.is_file())
         return {str(path.relative_to(self.folder)): parquet.read_table(path)["id"].to_pylist() for path in found}
 
-    def read(self, share: float = 1.0, since: float = 0.0) -> list[Any]:
+    def read(self, since: float = 0.0) -> list[Any]:
         """An input of all predictions, as a profile reads them."""
-        config = msgspec.structs.replace(self.config, archive_share=share)
-        source = StoreSource(StoredPredictions(config, "m", None, since), "m")
+        source = StoreSource(StoredPredictions(self.config, "m", None, since), "m")
         return [number for batch in source.batches() for number in batch.columns["number"]]
 
 
@@ -286,24 +275,6 @@ def test_labels_stay_as_long_as_predictions_or_bins_of_their_day(archived: Archi
     assert (archived.sweep(), stored()) == (0, (0, 0))
 
 
-def test_a_sampled_archive_keeps_what_matters_whole(archived: Archived) -> None:
-    """Of confident predictions without feedback a share is archived; weights give back how many there were."""
-    archived.predict(3, *range(2000))
-    archived.predict(3, *range(2000, 2200), confident=False)
-    corrected = [f"p-{n}" for n in range(300)]
-    archived.store.record_feedback([Feedback(name, verdict="corrected", label="8") for name in corrected], None)
-    assert archived.archive(0.1)[0] < 1000
-    (table,) = (parquet.read_table(path) for path in archived.folder.rglob("*.parquet"))
-    unsure = [f"p-{n}" for n in range(2000, 2200)]
-    assert set(table["id"].to_pylist()) >= {*unsure, *corrected}
-    assert set(table["weight"].to_pylist()) == {1.0, 10.0}
-    assert sum(table["weight"].to_pylist()) == pytest.approx(2200, rel=0.2)
-    archived.predict(0, *range(2200, 4200))
-    read = archived.read(0.1)
-    assert len(read) == pytest.approx(420, rel=0.25)
-    assert sum(n < 2000 for n in read) == pytest.approx(200, rel=0.3)  # corrected predictions are not read more often
-
-
 def test_a_command_that_was_killed_writes_the_same_file(archived: Archived) -> None:
     """A part that the database was not told of is written again to the same name; nothing is deleted meanwhile."""
     archived.predict(3, *range(5))
@@ -329,49 +300,6 @@ def monitors(tmp_path: Path) -> MonitorRegistry:
     save(build_file(training, name="m"), tmp_path / "m.json")
     path.write_text(yaml.safe_dump({"models": [{"name": "m", "profile": "m.json"}]}))
     return load_monitors(path)[1]
-
-
-def test_hours_of_drift_are_archived_whole(archived: Archived, monitors: MonitorRegistry) -> None:
-    """While an input had drifted from training, every prediction is archived, with the weight 1."""
-    for days_ago, numbers in ((4, range(2000, 3000)), (3, range(1000))):
-        archived.record(monitors, (TODAY - days_ago + 0.5) * DAY, numbers)
-    archived.archive(0.1, monitors)
-    tables = {path.parent.name: parquet.read_table(path) for path in archived.folder.rglob("*.parquet")}
-    assert tables[day(4)]["weight"].to_pylist() == [1.0] * 1000
-    thinned = tables[day(3)]["weight"].to_pylist()
-    assert (set(thinned), len(thinned)) == ({10.0}, pytest.approx(100, rel=0.35))
-    drifted = sum(number >= 2000 for number in archived.read(0.1))
-    assert drifted == pytest.approx(100, rel=0.35)  # a profile reads the same share of all
-
-
-def die_at_the_second_part(archived_up_to: Callable[..., int]) -> Callable[..., int]:
-    """Return a call that tells what is archived, and is killed once that is something."""
-
-    def killed(connection: sa.Connection) -> int:
-        if number := archived_up_to(connection):
-            raise KeyboardInterrupt(number)
-        return 0
-
-    return killed
-
-
-def test_an_hour_of_drift_is_whole_after_a_kill(
-    archived: Archived, monitors: MonitorRegistry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is known of an hour is not lost with its first predictions, whose bins showed the drift."""
-    monkeypatch.setattr(archive, "PART_ROWS", 300)
-    archived.config = msgspec.structs.replace(archived.config, archive_share=0.1)
-    hour = (TODAY - 4) * DAY
-    for minute, numbers in ((10.0, range(2000, 2300)), (20.0, range(100))):
-        archived.record(monitors, hour + 60 * minute, numbers)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(archive, "archived_up_to", die_at_the_second_part(archive.archived_up_to))
-        with pytest.raises(KeyboardInterrupt):
-            archived.archive(0.1, monitors)
-    archived.sweep()
-    archived.archive(0.1, monitors)
-    tables = [parquet.read_table(path) for path in archived.folder.rglob("*.parquet")]
-    assert [weight for table in tables for weight in table["weight"].to_pylist()] == [1.0] * 400
 
 
 def archive_until_killed(url: str, folder: str) -> None:
