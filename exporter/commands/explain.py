@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 
 from exporter.commands.common import add_exporter_options, aligned, exporter_client, moment, whole_number
 from exporter.errors import ExporterError, printable
-from exporter.slices.explain import DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS
+from exporter.slices import DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS
 from exporter.validation import parse_duration
 
 TIMEOUT = 120.0

@@ -15,7 +15,6 @@ from prometheus_client import CollectorRegistry, Counter
 
 from exporter.client.encoding import rfc3339
 from exporter.config import Config
-from exporter.http_client.client import Credentials
 from exporter.metrics import system
 from exporter.metrics.comparisons import shadow_lines
 from exporter.metrics.exporter import FILES, LINKS, PAIRING, ExporterMetrics
@@ -62,7 +61,8 @@ def _prometheus(url: str, timeout: float) -> Prometheus:
     ExporterError
         When the file with certificates cannot be read.
     """
-    from exporter.http_client.prometheus import Prometheus  # urllib3 takes time to load
+    from exporter.http_client.client import Credentials  # urllib3 takes time to load
+    from exporter.http_client.prometheus import Prometheus
 
     return Prometheus(url, "prometheus_url", Credentials.from_environment("PROMETHEUS"), timeout)
 

@@ -29,8 +29,8 @@ from exporter.server.api.schemas import (
 )
 from exporter.server.http import problem as problems
 from exporter.server.http.problem import Reply, json_reply
-from exporter.slices.explain import MAX_LIMIT as MAX_SLICES
-from exporter.slices.explain import QUESTIONS
+from exporter.slices import MAX_LIMIT as MAX_SLICES
+from exporter.slices import QUESTIONS
 from exporter.storage import ORDERS, STATUSES, VERDICTS
 from exporter.version import version
 from exporter.wire.events import BusinessEvent, Feedback, LabelEvent, Prediction

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from exporter.errors import SlicesError
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import CONFIDENCE, PREDICTION, CategoricalFeature, NumericFeature
+from exporter.slices import DEFAULT_LIMIT, Of
 from exporter.slices.population import ArchivedPredictions, Population, read_population
 from exporter.slices.search import (
     MIN_RATIO,
@@ -234,13 +235,8 @@ def _explanation(
     )
 
 
-Of = Literal["corrections", "disagreement", "drift", "errors", "estimated_loss"]
-QUESTIONS: tuple[Of, ...] = get_args(Of)
-"""What the slices may be searched for."""
 DAY = 86400.0
 """How far the search looks back by default, in seconds."""
-DEFAULT_LIMIT, MAX_LIMIT = 10, 50
-"""Slices of an answer: unless the client asks for another number, and at most."""
 
 
 class SliceQuery(NamedTuple):

@@ -17,8 +17,8 @@ from exporter.config import ModelConfig, StoreConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.profile import load
-from exporter.slices import population
-from exporter.slices.explain import Explanation, Of, SliceQuery, explain
+from exporter.slices import Of, population
+from exporter.slices.explain import Explanation, SliceQuery, explain
 from exporter.slices.population import ArchivedPredictions, Population, read_population
 from exporter.slices.recorder import BinRecorder
 from exporter.storage import Archive, ArchiveFilter, Store, archive

@@ -32,7 +32,8 @@ from exporter.server.application import Exporter
 from exporter.server.http.problem import Reply, event_problem, json_reply, problem
 from exporter.server.ingest import NDJSON, Ingest
 from exporter.server.tasks.retraining import request_document
-from exporter.slices.explain import DAY, DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS, SliceQuery
+from exporter.slices import DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS
+from exporter.slices.explain import DAY, SliceQuery
 from exporter.slices.explain import document as slices_document
 from exporter.validation import any_of, preview
 from exporter.wire.events import check_model

@@ -36,7 +36,7 @@ from exporter.server.pages.quality import summarize
 from exporter.server.pages.slices import slices_parameters
 from exporter.server.tasks.retraining import request_document
 from exporter.server.text import ago, number, parse_time, percent
-from exporter.slices.explain import Of
+from exporter.slices import Of
 
 SEVERITIES = ("critical", "warning", "info")
 MAX_PHRASES = 2

@@ -14,7 +14,8 @@ from exporter.monitoring.drift_report import OUTPUTS
 from exporter.server.api.operations import SLICES_PARAMETERS, parse_question
 from exporter.server.application import Exporter
 from exporter.server.pages.review_filters import parameters, parse_time
-from exporter.slices.explain import QUESTIONS, Of, document, summary
+from exporter.slices import QUESTIONS, Of
+from exporter.slices.explain import document, summary
 
 PERIODS = ("1h", "6h", "1d", "7d")
 """Times before now since when predictions are looked at."""
