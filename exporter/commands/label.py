@@ -13,7 +13,6 @@ import numpy as np
 
 from exporter.client.encoding import rfc3339
 from exporter.commands.common import DEFAULT_URL, Progress, add_csv_options, column_type
-from exporter.commands.ingest import report
 from exporter.commands.ingest.sending import (
     RowLabels,
     Sender,
@@ -32,8 +31,10 @@ from exporter.commands.ingest.table import (
     Rows,
     Table,
     add_input_options,
+    count,
     open_input,
     output_types,
+    reasons,
     split,
 )
 from exporter.errors import BatchError
@@ -87,11 +88,11 @@ def run(options: argparse.Namespace) -> int:
             raise BatchError(f"{source.where}: no label was accepted; {reason}")
         sender.finish(table.rows)
     print(
-        f"{source.where}: {report.count(table.rows, 'row')}, {report.count(state.accepted, 'label')} accepted, "
-        f"{refused.count:,} rejected, {report.count(labels.missing, 'row')} without a label, "
+        f"{source.where}: {count(table.rows, 'row')}, {count(state.accepted, 'label')} accepted, "
+        f"{refused.count:,} rejected, {count(labels.missing, 'row')} without a label, "
         f"in {time.monotonic() - start:.1f} s"
     )
-    for line in report.reasons(refused):
+    for line in reasons(refused):
         print(line)
     print(f"sent to {client.url}: {_joined(sender.totals)}")
     if sender.totals["waiting"] > FEW and not sender.totals["joined"]:

@@ -11,8 +11,18 @@ from typing import Any
 import numpy as np
 
 from exporter.commands.common import add_csv_options, aligned, column_type
-from exporter.commands.ingest.report import count, reasons
-from exporter.commands.ingest.table import TABLES, Input, Refused, Roles, Rows, Table, add_input_options, open_input
+from exporter.commands.ingest.table import (
+    TABLES,
+    Input,
+    Refused,
+    Roles,
+    Rows,
+    Table,
+    add_input_options,
+    count,
+    open_input,
+    reasons,
+)
 from exporter.datasets.formats import csv_cell
 from exporter.errors import BatchError
 from exporter.features import INPUT_TYPES

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from exporter.commands.common import Progress, add_config_file, add_table_options, column_type
-from exporter.commands.ingest import report
 from exporter.commands.ingest.local import (
     choose_monitor,
     count_lines,
@@ -19,6 +18,7 @@ from exporter.commands.ingest.local import (
     monitors_with_rows,
 )
 from exporter.commands.ingest.push import Gateway, RemoteWrite, write
+from exporter.commands.ingest.report import drift_lines, drifted, label_lines, quality_lines, row_lines
 from exporter.commands.ingest.sending import (
     BATCH,
     RowLabels,
@@ -42,7 +42,7 @@ from exporter.commands.ingest.table import (
 )
 from exporter.errors import BatchError, UsageError, printable
 from exporter.features import INPUT_TYPES
-from exporter.metrics.models import Batch
+from exporter.metrics.models import Batch as Run
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.sources.files import FileSource
@@ -116,12 +116,12 @@ def _count(options: argparse.Namespace, roles: Roles) -> int:
             total, remarks = table.rows, _remarks(table, monitor)
     _require_good_rows(source, total, refused)
     seconds, end = time.monotonic() - start, time.time()
-    runs = [Batch(monitor, rows, refused.count, seconds, end) for monitor, rows in monitors_with_rows(monitors)]
-    _print_lines(report.rows(source.where, total, total - refused.count, refused, seconds))
+    runs = [Run(monitor, rows, refused.count, seconds, end) for monitor, rows in monitors_with_rows(monitors)]
+    _print_lines(row_lines(source.where, total, total - refused.count, refused, seconds))
     for text in remarks:
         print(f"model-exporter: {source.where}: {text}", file=sys.stderr)
     _publish(runs, labelled, options.textfile, receiver)
-    return DRIFTED if options.fail_on_drift and any(report.drifted(run.monitor) for run in runs) else 0
+    return DRIFTED if options.fail_on_drift and any(drifted(run.monitor) for run in runs) else 0
 
 
 def _receiver(options: argparse.Namespace) -> Gateway | RemoteWrite | None:
@@ -146,12 +146,12 @@ def _monitors(options: argparse.Namespace) -> MonitorRegistry:
     return monitors_of_config(path)
 
 
-def _publish(runs: list[Batch], labelled: int, textfile: Path | None, receiver: Gateway | RemoteWrite | None) -> None:
+def _publish(runs: list[Run], labelled: int, textfile: Path | None, receiver: Gateway | RemoteWrite | None) -> None:
     """Print the drift and the quality of runs, and hand their metrics to Prometheus."""
     for run in runs:
         if run.monitor.binner:
-            _print_lines(report.drift(run.monitor))
-        _print_lines(report.quality(run.monitor, labelled))
+            _print_lines(drift_lines(run.monitor))
+        _print_lines(quality_lines(run.monitor, labelled))
     if textfile:
         write(textfile, runs)
         print(f"metrics written to {textfile}")
@@ -241,9 +241,9 @@ def _send(options: argparse.Namespace, roles: Roles) -> int:
         sender.send(chunks, lambda chunk: progress("rows", chunk.done, chunk.numbers[-1]))
         _require_good_rows(source, rows.rows, refused)
         sender.finish(rows.rows)
-    _print_lines(report.rows(source.where, state.rows, state.accepted, refused, time.monotonic() - start))
+    _print_lines(row_lines(source.where, state.rows, state.accepted, refused, time.monotonic() - start))
     if roles.label:
-        _print_lines(report.labels(state.labels, labels.refused))
+        _print_lines(label_lines(state.labels, labels.refused))
     print(f"sent to {client.url}")
     return 0
 

@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from exporter.commands.ingest.local import NOW
 from exporter.errors import BatchError, UsageError
 from exporter.http_client.client import Client, RequestError, retry_for
-from exporter.metrics.models import Batch
+from exporter.metrics.models import Batch as Run
 
 TIMEOUT = 30.0
 """Seconds that the server may take to answer."""
@@ -25,7 +25,7 @@ GIVE_UP_SECONDS = 15.0
 """How long a server that restarts is tried again."""
 
 
-def exposition(runs: Sequence[Batch]) -> bytes:
+def exposition(runs: Sequence[Run]) -> bytes:
     """Return the metrics of runs in the text format."""
     from exporter.metrics.exposition import render_families  # which loads the database's libraries
 
@@ -56,7 +56,7 @@ class Gateway:
         self.url = self._client.url
         self._job = job
 
-    def push(self, runs: Sequence[Batch]) -> None:
+    def push(self, runs: Sequence[Run]) -> None:
         """Replace the metrics of the previous run of the same job, model and version.
 
         Raises
@@ -100,7 +100,7 @@ def _segment(name: str, value: str) -> str:
     return f"{name}/{urllib.parse.quote(value, safe='')}"
 
 
-def write(path: Path, runs: Sequence[Batch]) -> None:
+def write(path: Path, runs: Sequence[Run]) -> None:
     """Write the metrics to a file atomically: node_exporter may read it at any moment.
 
     Raises
@@ -165,7 +165,7 @@ class RemoteWrite:
         self._headers = _HEADERS | (_read_headers(headers_file) if headers_file else {})
         self.url, self._job = self._client.url, job
 
-    def push(self, runs: Sequence[Batch]) -> None:
+    def push(self, runs: Sequence[Run]) -> None:
         """Push the metrics of runs.
 
         Raises
@@ -182,17 +182,17 @@ class RemoteWrite:
             send(self._client, "POST", "", body, headers=self._headers)
 
 
-def _series(run: Batch, job: str) -> Iterator[bytes]:
+def _series(run: Run, job: str) -> Iterator[bytes]:
     """Yield the message ``TimeSeries`` of each sample: labels in field 1, in the order of their names, samples in 2."""
     sample_time = b"\x10" + _varint(round(run.end * 1000))
     for family in text_string_to_metric_families(exposition([run]).decode()):
         for sample in family.samples:
             labels = {"__name__": sample.name, "job": job, **sample.labels}
             value = b"\x09" + struct.pack("<d", sample.value)
-            yield b"".join(_labels(labels)) + _field(2, value + sample_time)
+            yield b"".join(_label_fields(labels)) + _field(2, value + sample_time)
 
 
-def _labels(labels: Mapping[str, str]) -> Iterator[bytes]:
+def _label_fields(labels: Mapping[str, str]) -> Iterator[bytes]:
     for name, value in sorted(labels.items()):
         if value:  # an empty label is none
             yield _field(1, _field(1, name.encode()) + _field(2, value.encode()))

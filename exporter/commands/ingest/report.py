@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from exporter.commands.ingest.local import NOW, WINDOW
-from exporter.commands.ingest.table import Refused
+from exporter.commands.ingest.table import Refused, count, reasons
 from exporter.monitoring.drift_report import TargetDrift, target_drifts
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
@@ -24,26 +24,19 @@ _STATUSES = {
 }
 
 
-def rows(where: str, total: int, accepted: int, refused: Refused, seconds: float) -> Iterator[str]:
+def row_lines(where: str, total: int, accepted: int, refused: Refused, seconds: float) -> Iterator[str]:
     """Return how many rows there were, and what was wrong with the first that were rejected."""
     yield f"{where}: {count(total, 'row')}, {accepted:,} accepted, {total - accepted:,} rejected, in {seconds:.1f} s"
     yield from reasons(refused)
 
 
-def labels(accepted: int, refused: Refused) -> Iterator[str]:
+def label_lines(accepted: int, refused: Refused) -> Iterator[str]:
     """Return how many labels an exporter accepted, and what was wrong with the first that were rejected."""
     yield f"{count(accepted, 'label')} accepted, {refused.count:,} rejected"
     yield from reasons(refused)
 
 
-def reasons(refused: Refused) -> Iterator[str]:
-    """Return what was wrong with the first rows that were rejected, and how many more there were."""
-    yield from (f"  {reason}" for reason in refused.first)
-    if refused.count > len(refused.first):
-        yield f"  and {refused.count - len(refused.first):,} more"
-
-
-def drift(monitor: ModelMonitor) -> Iterator[str]:
+def drift_lines(monitor: ModelMonitor) -> Iterator[str]:
     """Return a table of a run's features, the worst first."""
     reading = monitor.read(NOW)[WINDOW]
     drifts = target_drifts(monitor, reading)
@@ -91,11 +84,6 @@ def _score(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.3f}"
 
 
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 _NAMES = {"accuracy": "accuracy", "absolute_error": "mean absolute error"}
 _ABSENCES = {
     "few": f"the profile has fewer than {LEAST_ROWS} labelled rows to estimate it from",
@@ -109,7 +97,7 @@ _ABSENCES = {
 _Line = tuple[str, str, str, str]
 
 
-def quality(monitor: ModelMonitor, labelled: int) -> Iterator[str]:
+def quality_lines(monitor: ModelMonitor, labelled: int) -> Iterator[str]:
     """Return a table of a run's quality; nothing without labels and without an estimate.
 
     Parameters

@@ -115,6 +115,18 @@ class Refused:
             self.first.append(f"row {row}{f', {column}' if column else ''}: {detail}")
 
 
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def reasons(refused: Refused) -> Iterator[str]:
+    """Return what was wrong with the first rows that were rejected, and how many more there were."""
+    yield from (f"  {reason}" for reason in refused.first)
+    if refused.count > len(refused.first):
+        yield f"  and {refused.count - len(refused.first):,} more"
+
+
 class Table:
     """The valid rows of a source.
 

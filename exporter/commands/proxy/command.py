@@ -145,7 +145,6 @@ CUT_SECONDS = 0.5
 SEND_SECONDS = 3.0
 """What records get to leave in, after that."""
 _SWITCH_SECONDS = 0.0005  # so long may the sender's thread keep the interpreter while a request waits
-_log = logging.getLogger("exporter.commands.proxy")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

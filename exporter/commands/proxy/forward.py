@@ -72,7 +72,7 @@ def parser_error(message: str) -> str:
     return " ".join(message.partition("\n\n")[0].split()).rstrip(":")
 
 
-MAX_FIELD = 64 * 1024
+MAX_RESPONSE_FIELD = 64 * 1024
 """Bytes of a line or field in the head of a response."""
 
 
@@ -180,8 +180,8 @@ def client(connector: Connector, connect_timeout: float) -> aiohttp.ClientSessio
         auto_decompress=False,
         skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
         timeout=aiohttp.ClientTimeout(connect=connect_timeout),
-        max_line_size=MAX_FIELD,
-        max_field_size=MAX_FIELD,
+        max_line_size=MAX_RESPONSE_FIELD,
+        max_field_size=MAX_RESPONSE_FIELD,
     )
 
 
