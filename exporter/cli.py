@@ -84,14 +84,14 @@ COMMANDS = {
         "docs/profiles.md",
     ),
     "proxy": Command(
-        "exporter.commands.proxy.command",
+        "exporter.commands.proxy",
         "record the requests to a model server",
         "Run a proxy in front of a model server that records its requests and responses as predictions.",
         "model-exporter proxy --upstream=http://127.0.0.1:8080 --exporter=http://127.0.0.1:9877",
         "docs/proxy.md",
     ),
     "ingest": Command(
-        "exporter.commands.ingest.command",
+        "exporter.commands.ingest",
         "measure the drift of a table that a batch job scored",
         "Measure the drift of a table that a batch job scored, or send its rows to an exporter.",
         "model-exporter ingest scores.parquet --profile=profiles/loans.json --prediction-column=prediction",

@@ -1,1 +1,1 @@
-"""The commands other than `serve`, one module or package each."""
+"""The commands, one module each, and what they share."""

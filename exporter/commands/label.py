@@ -13,7 +13,7 @@ import numpy as np
 
 from exporter.client.encoding import rfc3339
 from exporter.commands.common import DEFAULT_URL, Progress, add_csv_options, column_type
-from exporter.commands.ingest.sending import (
+from exporter.commands.sending import (
     RowLabels,
     Sender,
     State,
@@ -22,7 +22,7 @@ from exporter.commands.ingest.sending import (
     json_values,
     sending_client,
 )
-from exporter.commands.ingest.table import (
+from exporter.commands.tables import (
     TABLES,
     Chunk,
     Input,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from exporter.commands.common import add_csv_options, aligned, column_type
-from exporter.commands.ingest.table import (
+from exporter.commands.tables import (
     TABLES,
     Input,
     Refused,

@@ -18,8 +18,7 @@ from pyarrow import csv, parquet
 from support.servers import CONFIG, Served, eventually, write_config
 
 from exporter.cli import main
-from exporter.commands import label
-from exporter.commands.ingest import sending
+from exporter.commands import label, sending
 from exporter.wire.events import MAX_REJECTED
 
 ROWS = 12_000

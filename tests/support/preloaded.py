@@ -20,7 +20,7 @@ import exporter.commands.compare
 import exporter.commands.consume
 import exporter.commands.dataset
 import exporter.commands.explain
-import exporter.commands.proxy.command
+import exporter.commands.proxy
 import exporter.commands.redact
 import exporter.commands.serve
 import exporter.server.application

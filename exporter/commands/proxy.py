@@ -1,32 +1,328 @@
-"""Forward one request to the model server, and its response to the client."""
+"""The command ``model-exporter proxy``: record the requests to a model server."""
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import base64
 import http
 import json
+import logging
 import re
+import resource
 import secrets
+import signal
 import ssl
+import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NamedTuple
-from urllib.parse import urlsplit
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+from urllib.parse import unquote, urlsplit
 
 import aiohttp
 from aiohttp import web
 from aiohttp.client_reqrep import ConnectionKey
 from aiohttp.connector import Connection
+from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.tracing import Trace
 from multidict import CIMultiDict, MultiMapping
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 from yarl import URL
 
-from exporter.client.encoding import time_ordered_id
-from exporter.commands.proxy.recorder import Copy, Metrics, Recorder
+from exporter.client.encoding import rfc3339, time_ordered_id
+from exporter.client.sender import Sender
+from exporter.client.transport import Transport, split_address
+from exporter.commands import logs
+from exporter.commands.common import Address, add_log_options, address, seconds
+from exporter.commands.logs import Moderation
 from exporter.errors import ExporterError, UsageError
+
+MAX_COPY = 4 * 2**20
+"""Bytes of a body at most: two of them fit into what the exporter takes in one request."""
+MAX_HELD = 64 * 2**20
+"""Bytes of the copies of all requests under way; as many wait for the exporter at most."""
+_NAME = r"(?P<model>[^/:]{1,384})"
+_PATHS = [
+    re.compile(pattern)
+    for pattern in (
+        rf"/v2/models/{_NAME}(?:/versions/(?P<version>[^/]+))?/infer$",
+        rf"/v1/models/{_NAME}(?:/versions/(?P<version>[^/:]+)|/labels/[^/:]+)?:predict$",
+        rf"/predictions/{_NAME}(?:/(?P<version>[^/]+))?$",
+        r"/invocations$",
+    )
+]
+_BATCH_BYTES = 128 * 1024  # so many have hardly more rows than the exporter takes in one request
+_UNREAD = ("audio/", "image/", "multipart/", "text/event-stream", "text/html", "video/")
+_OVERHEAD = 1024  # bytes of what waits beside its bodies
+
+
+class Record(NamedTuple):
+    """An exchange that waits for the exporter; its size comes first, as the sender has it."""
+
+    size: int
+    model: str
+    version: str | None
+    id: str
+    time: int
+    seconds: float
+    code: int
+    request: bytes | None
+    response: bytes | None
+
+
+class Copy:
+    """A body as it passes, up to a bound."""
+
+    __slots__ = ("_body", "_recorder", "whole")
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._body = bytearray()  # and no list of parts: a byte each would take forty times the bound
+        self.whole = True
+
+    def add(self, part: bytes) -> None:
+        """Keep a part, or nothing any more where the body is too large."""
+        if self.whole:
+            self._recorder.held += len(part)
+            self._body += part
+            if len(self._body) > self._recorder.limit:
+                self.leave("too_large")
+            elif self._recorder.held > MAX_HELD:
+                self.leave("no_room")
+
+    def leave(self, why: str) -> None:
+        """Do without this body."""
+        self.take()
+        self.whole = False
+        self._recorder.left_out[why] += 1
+
+    def take(self) -> bytes | None:
+        """The body, which is kept here no longer; None where it is not known whole, or empty."""
+        body, self._body = self._body, bytearray()
+        self._recorder.held -= len(body)
+        return bytes(body) if body and self.whole else None
+
+
+class Recorder:
+    """Decides what is recorded, and hands it to the client's sender.
+
+    Parameters
+    ----------
+    target
+        The exporter.
+    model, version
+        What everything recorded is of, whatever paths and bodies say.
+    paths
+        Patterns of the paths to record in place of the known ones.
+    limit
+        Bytes of a body that are kept at most.
+    """
+
+    def __init__(
+        self, target: Transport, model: str | None, version: str | None, paths: Sequence[str] = (), limit: int = 2**20
+    ) -> None:
+        self._model = model
+        self._version = version
+        self._paths = paths
+        self.limit = limit
+        self.held = 0
+        self.records = 0
+        self.unnamed = 0
+        self.left_out = dict.fromkeys(("encoding", "no_room", "too_large", "type"), 0)
+        self.sender = Sender(
+            target,
+            line,
+            "proxy",
+            capacity=50_000,
+            capacity_bytes=MAX_HELD,
+            batch_size=500,
+            interval=1.0,
+            give_up=300.0,
+            path="/v1/exchanges",
+            batch_bytes=_BATCH_BYTES,
+        )
+
+    def named(self, method: str, path: str) -> tuple[str, str | None] | None:
+        """Return model and version of a request; None where it is not recorded."""
+        if method != "POST":
+            return None
+        if self._paths:
+            if not any(fnmatchcase(path, pattern) for pattern in self._paths):
+                return None
+            groups: dict[str, str | None] = {}
+        else:
+            match = next((match for pattern in _PATHS if (match := pattern.search(path))), None)
+            if match is None:
+                return None
+            groups = match.groupdict()
+        given, version = groups.get("model"), groups.get("version")
+        model = self._model or (unquote(given) if given else None)
+        if model is None:
+            self.unnamed += 1
+            return None
+        return model, self._version or (unquote(version)[:128] if version else None)
+
+    def copy(self, headers: Mapping[str, str]) -> Copy:
+        """Return a copy of a body that is about to pass; it stays empty where the exporter could not read the body."""
+        copy = Copy(self)
+        media_type = headers.get("Content-Type", "").partition(";")[0].strip().lower()
+        if media_type.startswith(_UNREAD):
+            copy.leave("type")
+        elif headers.get("Content-Encoding", "identity").strip().lower() not in {"identity", "gzip"}:
+            copy.leave("encoding")
+        return copy
+
+    def record(
+        self,
+        named: tuple[str, str | None],
+        name: str,
+        times: tuple[int, float],
+        code: int,
+        copies: tuple[Copy, Copy | None],
+    ) -> None:
+        """Hand on an exchange: its model and version, identifier, time and duration, code, request and response."""
+        request, response = copies[0].take(), copies[1].take() if copies[1] else None
+        if code == 404 and self._model is None:
+            return  # a model that is not there: anybody may ask for any name
+        self.records += 1
+        size = _OVERHEAD + len(request or b"") + len(response or b"")
+        self.sender.add(Record(size, *named, name, *times, code, request, response))
+
+
+def line(record: Record) -> bytes:
+    """A record as ``POST /v1/exchanges`` takes it; bodies are spliced in, for base64 needs no quoting."""
+    document = {
+        "model": record.model,
+        "version": record.version,
+        "id": record.id,
+        "time": rfc3339(record.time // 1000 / 1e6),
+        "duration_seconds": record.seconds,
+        "code": record.code,
+    }
+    text = json.dumps(document).encode()[:-1]
+    for member, body in (("request", record.request), ("response", record.response)):
+        if body is not None:
+            text += b', "%b": "%b"' % (member.encode(), base64.b64encode(body))
+    return text + b"}"
+
+
+_log = logging.getLogger("exporter.commands.proxy")
+
+
+class Metrics:
+    """The counters of the proxy.
+
+    Attributes
+    ----------
+    in_flight
+        Requests that are being answered.
+    codes
+        Responses to clients, by code.
+    failures
+        Requests that the model server did not answer, by reason.
+    draining
+        Whether the process is stopping.
+    """
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.codes: Counter[int] = Counter()
+        self.failures = dict.fromkeys(("closed", "connect", "malformed", "timeout"), 0)
+        self.draining = False
+        self._moderation = Moderation()
+
+    def failure(self, reason: str, detail: str) -> None:
+        """Count a failure of the model server, and log it unless the same was logged a moment ago."""
+        self.failures[reason] += 1
+        if self._moderation.is_due(reason):
+            _log.warning("%s (%s, %d so far)", detail, reason, self.failures[reason])
+
+
+class ProxyCollector(Collector):
+    """Collects the proxy's metrics.
+
+    Parameters
+    ----------
+    metrics
+        What is counted while requests pass.
+    recorder
+        What records them.
+    connections
+        Open connections, of ``client`` and ``upstream``.
+    """
+
+    def __init__(self, metrics: Metrics, recorder: Recorder, connections: Callable[[], dict[str, int]]) -> None:
+        self._metrics = metrics
+        self._recorder = recorder
+        self._connections = connections
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        metrics, recorder, sender = self._metrics, self._recorder, self._recorder.sender
+        codes = {str(code): count for code, count in metrics.codes.items()}
+        yield _counter("requests", "Responses to clients.", "code", codes)
+        yield GaugeMetricFamily("model_proxy_requests_in_flight", "Requests in progress.", metrics.in_flight)
+        yield _counter("upstream_failures", "Failures of the model server.", "reason", metrics.failures)
+        connections = GaugeMetricFamily("model_proxy_connections", "Open connections.", labels=["side"])
+        for side, count in self._connections().items():
+            connections.add_metric([side], count)
+        yield connections
+        for name, text, value in (
+            ("records", "Requests recorded for the exporter.", recorder.records),
+            ("records_sent", "Records that the exporter accepted.", sender.sent),
+            (
+                "records_dropped",
+                "Records that were lost: the exporter was unavailable, too slow, or refused them.",
+                sender.dropped,
+            ),
+            ("unnamed", "Requests that were not recorded because their model is unknown.", recorder.unnamed),
+        ):
+            yield CounterMetricFamily(f"model_proxy_{name}", text, value)
+        yield _counter("bodies_left_out", "Bodies that were not copied.", "reason", recorder.left_out)
+        yield GaugeMetricFamily(
+            "model_proxy_copies_bytes", "Memory of the copies of bodies in progress.", recorder.held
+        )
+
+
+def _counter(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
+    family = CounterMetricFamily(f"model_proxy_{name}", text, labels=[label])
+    for value, count in values.items():
+        family.add_metric([value], count)
+    return family
+
+
+def create_app(collector: ProxyCollector, metrics: Metrics) -> web.Application:
+    """Return the application that serves ``/metrics``, ``/-/healthy`` and ``/-/ready``."""
+    registry = CollectorRegistry()
+    registry.register(collector)
+    for kind in (ProcessCollector, PlatformCollector, GCCollector):
+        kind(registry=registry)
+
+    async def exposition(_request: web.Request) -> web.Response:
+        return web.Response(
+            body=generate_latest(registry), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+        )
+
+    async def healthy(_request: web.Request) -> web.Response:
+        return web.Response(text="healthy\n")
+
+    async def ready(_request: web.Request) -> web.Response:
+        return web.Response(status=503, text="stopping\n") if metrics.draining else web.Response(text="ready\n")
+
+    app = web.Application()
+    app.router.add_get("/metrics", exposition)
+    app.router.add_get("/-/healthy", healthy)
+    app.router.add_get("/-/ready", ready)
+    return app
+
 
 _ADDED = ("Content-Type", "Date", "Server")
 
@@ -556,3 +852,239 @@ class _Exchange:
             times = (self._time, self._loop.time() - self._started)
             copies = (self._copy, self._response_copy)
             self._forwarder.recorder.record(self._named, self._identifier, times, self.code, copies)
+
+
+IDLE_SECONDS = 75.0
+"""How long a connection may be idle, or take to send the head of a request."""
+LINGER_SECONDS = 2.0
+"""How long the rest of a body is read after the response, so that the client gets to read the response."""
+MAX_FIELD = 16 * 1024
+"""Bytes of a request line or header field; there may be 128 fields."""
+
+
+MAX_REFUSING = 100
+"""Clients beyond the limit that are told so at a time."""
+_BODY = document(503, "too many connections")
+_REFUSAL = (
+    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(_BODY), _BODY)
+)
+
+
+class ProxyServer(web.Server):
+    """Accepts the connections of clients.
+
+    Parameters
+    ----------
+    forwarder
+        What answers their requests.
+    metrics
+        Where refused requests are counted.
+    limit
+        Connections at a time.
+    """
+
+    def __init__(self, forwarder: Forwarder, metrics: Metrics, limit: int) -> None:
+        super().__init__(
+            forwarder.handle,
+            handler_cancellation=True,
+            access_log=None,
+            auto_decompress=False,
+            keepalive_timeout=IDLE_SECONDS,
+            lingering_time=LINGER_SECONDS,
+            max_line_size=MAX_FIELD,
+            max_field_size=MAX_FIELD,
+        )
+        self._metrics = metrics
+        self._limit = limit
+
+        self._refusing = 0
+
+    def __call__(self) -> web.RequestHandler:
+        """Return the protocol of a new connection."""
+        if len(self._connections) >= self._limit:
+            return cast(web.RequestHandler, _Refusal(self))
+        return _Connection(self, self._metrics, loop=self._loop, **self._kwargs)
+
+    def refuse(self, transport: asyncio.Transport) -> None:
+        """Close a connection beyond the limit: with the reason, unless too many others are being told."""
+        self._metrics.codes[503] += 1
+        if self._refusing >= MAX_REFUSING:
+            transport.abort()
+            return
+        self._refusing += 1
+        transport.write(_REFUSAL)
+        transport.write_eof()
+        self._loop.call_later(LINGER_SECONDS, self._refused, transport)
+
+    def _refused(self, transport: asyncio.Transport) -> None:
+        self._refusing -= 1
+        transport.abort()
+
+
+class _Refusal(asyncio.Protocol):
+    """A connection beyond the limit; what its client sends is ignored."""
+
+    def __init__(self, server: ProxyServer) -> None:
+        self._server = server
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Refuse the connection."""
+        self._server.refuse(cast(asyncio.Transport, transport))
+
+    def eof_received(self) -> bool:
+        """Leave the end to the server."""
+        return True
+
+
+class _Connection(web.RequestHandler):
+    """A client's connection, which answers what is not HTTP with a problem document."""
+
+    __slots__ = ("_metrics",)
+
+    def __init__(self, server: ProxyServer, metrics: Metrics, **settings: Any) -> None:
+        super().__init__(server, **settings)
+        self._metrics = metrics
+
+    def handle_error(
+        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
+    ) -> web.StreamResponse:
+        """Return the response to a request that could not be read, or that failed unforeseen."""
+        if isinstance(exc, LineTooLong):
+            status, detail = 431, f"expected a request line and header fields of at most {MAX_FIELD} bytes each"
+        elif isinstance(exc, HttpProcessingError):
+            detail = f"the request is not valid HTTP/1.1: {parser_error(message or '')}"
+        else:
+            return super().handle_error(request, status, exc, message)
+        self._metrics.codes[status] += 1
+        response = problem(status, detail)
+        response.force_close()
+        return response
+
+
+DRAIN_SECONDS = 25.0
+"""What requests under way get to end in, of the 30 s that Kubernetes gives."""
+CUT_SECONDS = 0.5
+"""What requests that are cancelled after that get to end in."""
+SEND_SECONDS = 3.0
+"""What records get to leave in, after that."""
+_SWITCH_SECONDS = 0.0005  # so long may the sender's thread keep the interpreter while a request waits
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command's options."""
+    add = parser.add_argument
+    add("--upstream", required=True, metavar="URL", help="URL of the model server, such as http://127.0.0.1:8080")
+    text = "address of the proxy (%(default)s)"
+    add("--listen-address", type=address, default="127.0.0.1:9880", metavar="HOST:PORT", help=text)
+    text = "address of the proxy's own metrics and probes (%(default)s)"
+    add("--web.listen-address", type=address, default="127.0.0.1:9881", metavar="HOST:PORT", help=text)
+    text = "URL of the exporter (%(default)s): http://, https:// or unix:///"
+    add("--exporter", default="http://127.0.0.1:9877", metavar="URL", help=text)
+    add("--exporter.token-file", type=Path, metavar="FILE", help="file with a bearer token for the exporter")
+    text = "file with certificates to trust for the exporter instead of the system's"
+    add("--exporter.ca-file", metavar="FILE", help=text)
+    add("--model", help="model of everything recorded; default: the one in the path")
+    add("--version", help="version of everything recorded; default: the one in the path or response")
+    text = "record POST requests to these paths instead of the known ones; * matches anything; repeatable"
+    add("--record.path", action="append", default=[], metavar="PATTERN", help=text)
+    text = "bytes of a body that are copied (%(default)s)"
+    add("--record.body-limit", type=_bytes, default=2**20, metavar="BYTES", help=text)
+    text = "Host header for the model server; default: the client's"
+    add("--upstream.host", type=_host, metavar="HOST", help=text)
+    add("--upstream.ca-file", metavar="FILE", help="file with certificates to trust instead of the system's")
+    text = "seconds without a byte in either direction (%(default)g)"
+    add("--upstream.timeout", type=seconds, default=60.0, metavar="SECONDS", help=text)
+    text = "seconds to connect to the model server (%(default)g)"
+    add("--upstream.connect-timeout", type=seconds, default=5.0, metavar="SECONDS", help=text)
+    text = "seconds that a connection to the model server may be idle (%(default)g)"
+    add("--upstream.idle", type=_idle, default=1.0, metavar="SECONDS", help=text)
+    add_log_options(parser)
+
+
+def _idle(text: str) -> float:
+    return 0.0 if text == "0" else seconds(text)
+
+
+def _bytes(text: str) -> int:
+    if text.isascii() and text.isdigit() and int(text) <= MAX_COPY:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected 0 to {MAX_COPY} bytes, got {text!r}")
+
+
+def _host(text: str) -> str:
+    if text and text.isascii() and text.isprintable() and " " not in text:
+        return text
+    raise argparse.ArgumentTypeError(f"expected a host such as models.example.com, got {text!r}")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Pass on and record until a signal says to stop."""
+    logs.configure(options.log_level, options.log_format)
+    if options.record_path and not options.model:
+        raise UsageError("--record.path: needs a --model, which such paths do not name")
+    to = parse_upstream(options.upstream, options.upstream_ca_file)
+    try:
+        split_address(options.exporter)
+    except ExporterError as error:
+        raise UsageError(f"--exporter: {error}") from None
+    target = Transport(options.exporter, 5.0, options.exporter_token_file, options.exporter_ca_file)
+    recorder = Recorder(target, options.model, options.version, options.record_path, options.record_body_limit)
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    try:
+        asyncio.run(_serve(options, to, recorder))
+    finally:
+        recorder.sender.close(SEND_SECONDS)
+        _log.info("stopped: %d records sent, %d dropped", recorder.sender.sent, recorder.sender.dropped)
+    return 0
+
+
+def _max_connections() -> int:
+    """Return how many clients may be connected: each may need another connection to the model server."""
+    return max(16, min(8192, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 128) // 2))
+
+
+async def _serve(options: argparse.Namespace, to: Upstream, recorder: Recorder) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    metrics = Metrics()
+    connector = Connector(to, options.upstream_idle)
+    async with client(connector, options.upstream_connect_timeout) as session:
+        forwarder = Forwarder(to, session, recorder, metrics, options.upstream_host, options.upstream_timeout)
+        server = ProxyServer(forwarder, metrics, _max_connections())
+
+        def connections() -> dict[str, int]:
+            return {"client": len(server.connections), "upstream": connector.count}
+
+        app = create_app(ProxyCollector(metrics, recorder, connections), metrics)
+        proxy, metrics_runner = web.ServerRunner(server), web.AppRunner(app, access_log=None)
+        try:
+            await _listen(proxy, options.listen_address, f"a proxy to {options.upstream}")
+            await _listen(metrics_runner, options.web_listen_address, "metrics and probes")
+            await stop.wait()
+            _log.info("stopping: %d requests under way", metrics.in_flight)
+            metrics.draining = True
+            await _drain(proxy, server)
+        finally:
+            await metrics_runner.cleanup()
+
+
+async def _listen(runner: web.BaseRunner, where: Address, what: str) -> None:
+    await runner.setup()
+    site = web.TCPSite(runner, where.host or None, where.port, backlog=2048)
+    try:
+        await site.start()
+    except OSError as error:
+        raise ExporterError(f"cannot listen on {where}: {error.strerror or error}") from None
+    _log.info("%s on http://%s", what, Address(*runner.addresses[0][:2]))
+
+
+async def _drain(runner: web.ServerRunner, server: ProxyServer) -> None:
+    """Close idle connections, finish running requests, and abort those that take too long."""
+    try:
+        async with asyncio.timeout(DRAIN_SECONDS):
+            await runner.cleanup()
+    except TimeoutError:
+        await server.shutdown(CUT_SECONDS)

@@ -22,7 +22,7 @@ import numpy as np
 
 from exporter.client.encoding import rfc3339
 from exporter.commands.common import add_credentials, checked, exporter_client, whole_number
-from exporter.commands.ingest.table import Chunk, Input, Refused, Rows, Table, split
+from exporter.commands.tables import Chunk, Input, Refused, Rows, Table, split
 from exporter.errors import BatchError
 from exporter.features.base import as_list
 from exporter.http_client.client import NO_RETRY, TRANSIENT, Client, InterruptedWait, RequestError, Response, retry_for

@@ -1,0 +1,776 @@
+"""The command ``model-exporter ingest``: measure the drift of a scored table, or send its rows to an exporter."""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import math
+import os
+import re
+import struct
+import sys
+import tempfile
+import time
+import urllib.parse
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from exporter.commands.common import Progress, add_config_file, add_table_options, column_type
+from exporter.commands.sending import (
+    BATCH,
+    RowLabels,
+    Sender,
+    add_sending_options,
+    begin_sending,
+    sending_client,
+    table_chunks,
+)
+from exporter.commands.tables import (
+    FORMATS,
+    Input,
+    Lines,
+    Refused,
+    Roles,
+    Rows,
+    Table,
+    add_input_options,
+    cell_types,
+    count,
+    open_input,
+    output_types,
+    reasons,
+)
+from exporter.config import ModelConfig
+from exporter.errors import BatchError, UsageError, printable
+from exporter.features import INPUT_TYPES
+from exporter.features.base import as_list, is_missing
+from exporter.http_client.client import Client, RequestError, retry_for
+from exporter.metrics.models import Batch as Run
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.drift_report import TargetDrift, target_drifts
+from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.registry import MonitorRegistry
+from exporter.profiles.profile import load
+from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
+from exporter.profiles.sources.csv_cells import delimiter_in
+from exporter.profiles.sources.files import FileSource
+from exporter.server.model_files import load_valid
+from exporter.stats.divergence import Floats
+from exporter.stats.quality import IntervalEstimate
+from exporter.validation import any_of, preview, suggestion
+from exporter.wire.batch import Batch, Inputs
+from exporter.wire.decoder import Decoder
+from exporter.wire.events import LabelledPrediction, Prediction, check_predictions
+
+DRIFTED = 3
+"""Exit status of ``--fail-on-drift``."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
+    add = parser.add_argument
+    add_input_options(parser, FORMATS)
+    add_config_file(parser)
+    add("--profile", type=Path, metavar="FILE", help="profile of the model, instead of a configuration")
+    add("--model", metavar="NAME", help="model of the rows; default: the only one")
+    add("--version", metavar="VERSION", help="version of the model")
+    add("--id-column", metavar="NAME", help="column that identifies a prediction, for feedback on it")
+    add_table_options(parser, INPUT_TYPES)
+    add("--push", metavar="URL", help="push the run's metrics to this server")
+    text = "how to push: to a Pushgateway, or by Prometheus' remote write (pushgateway)"
+    add("--push-protocol", choices=("pushgateway", "remote-write"), help=text)
+    text = "file with headers for remote write: one NAME: VALUE per line"
+    add("--push-headers-file", type=Path, metavar="FILE", help=text)
+    add("--job", default="model-exporter-batch", metavar="NAME", help="job label of the pushed metrics (%(default)s)")
+    add("--textfile", type=Path, metavar="FILE", help="write the run's metrics to a .prom file for node_exporter")
+    add("--fail-on-drift", action="store_true", help=f"exit with status {DRIFTED} if anything has drifted")
+    add("--exporter", metavar="URL", help="send the rows to this exporter, which counts them")
+    add_sending_options(parser, "ingest")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Count or send a file; return the exit status."""
+    for flag in ("model", "version"):
+        name = getattr(options, flag)
+        if name is not None and not 0 < len(name) <= 128:
+            raise UsageError(f"--{flag}: expected 1 to 128 characters, got {len(name)}")
+    roles = Roles(
+        options.prediction_column,
+        options.confidence_column,
+        options.id_column,
+        options.time_column,
+        options.label_column,
+        tuple(options.ignore),
+        options.confidence_percent,
+    )
+    if roles.label and not roles.prediction:
+        detail = f"set --prediction-column, since the label {preview(roles.label)} is compared with it"
+        raise UsageError(f"--label-column: {detail}")
+    return _send(options, roles) if options.exporter else _count(options, roles)
+
+
+def _count(options: argparse.Namespace, roles: Roles) -> int:
+    """Count the rows in this process."""
+    start = time.monotonic()
+    if options.textfile and options.textfile.suffix != ".prom":
+        raise UsageError(f"--textfile: {options.textfile}: expected a name that ends in .prom, as node_exporter does")
+    receiver = _receiver(options)
+    monitors = _monitors(options)
+    refused = Refused()
+    with open_input(options.file, options.format) as source, Progress() as progress:
+        if source.kind == "predictions":
+            _refuse_column_options(options, roles)
+            lines = Lines(source.path, source.where, refused, max_lines=BATCH)
+            count_lines(lines, monitors, refused, progress)
+            total, remarks, labelled = lines.rows, [], 0
+        else:
+            monitor = choose_monitor(monitors, options.model, options.version)
+            table = _table(options, source, roles, refused, monitor)
+            labelled = count_table(table, monitor, source.where, progress)
+            total, remarks = table.rows, _remarks(table, monitor)
+    _require_good_rows(source, total, refused)
+    seconds, end = time.monotonic() - start, time.time()
+    runs = [Run(monitor, rows, refused.count, seconds, end) for monitor, rows in monitors_with_rows(monitors)]
+    _print_lines(row_lines(source.where, total, total - refused.count, refused, seconds))
+    for text in remarks:
+        print(f"model-exporter: {source.where}: {text}", file=sys.stderr)
+    _publish(runs, labelled, options.textfile, receiver)
+    return DRIFTED if options.fail_on_drift and any(drifted(run.monitor) for run in runs) else 0
+
+
+def _receiver(options: argparse.Namespace) -> Gateway | RemoteWrite | None:
+    """Return the server that the run's metrics are pushed to, if any."""
+    if options.push_protocol and not options.push:
+        raise UsageError("--push: is required with --push-protocol")
+    if options.push_protocol == "remote-write":
+        return RemoteWrite(options.push, options.job, options.push_headers_file, options.ca_file)
+    if options.push_headers_file:
+        raise UsageError("--push-headers-file: needs --push-protocol=remote-write")
+    return Gateway(options.push, options.job, options.ca_file) if options.push else None
+
+
+def _monitors(options: argparse.Namespace) -> MonitorRegistry:
+    if options.profile and options.config_file:
+        raise UsageError("ingest: expected --profile or --config.file, got both")
+    if options.profile:
+        return monitors_of_profile(options.profile, options.model)
+    path = options.config_file or Path("exporter.yml")
+    if not (options.config_file or path.exists()):
+        raise BatchError("ingest: expected --profile, --config.file, or an exporter.yml in this folder")
+    return monitors_of_config(path)
+
+
+def _publish(runs: list[Run], labelled: int, textfile: Path | None, receiver: Gateway | RemoteWrite | None) -> None:
+    """Print the drift and the quality of runs, and hand their metrics to Prometheus."""
+    for run in runs:
+        if run.monitor.binner:
+            _print_lines(drift_lines(run.monitor))
+        _print_lines(quality_lines(run.monitor, labelled))
+    if textfile:
+        write(textfile, runs)
+        print(f"metrics written to {textfile}")
+    if receiver:
+        receiver.push(runs)
+        print(f"metrics pushed to {receiver.url}")
+
+
+def _print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(printable(line))
+
+
+def _table(
+    options: argparse.Namespace, source: Input, roles: Roles, refused: Refused, monitor: ModelMonitor | None
+) -> Table:
+    binner = monitor.binner if monitor else None
+    expected = cell_types(binner.profile, roles) if binner else output_types(roles)
+    others = "text" if binner else None
+    reader = FileSource(
+        source.path,
+        expected | dict(map(column_type, options.type)),
+        kind=source.kind,
+        where=source.where,
+        others=others,
+        delimiter=options.delimiter,
+        decimal=options.decimal,
+    )
+    return Table(reader, roles, refused)
+
+
+def _refuse_column_options(options: argparse.Namespace, roles: Roles) -> None:
+    """Refuse options about columns, models and versions: the events of the wire format hold all of these."""
+    if roles.named() or options.type or options.model or options.version:
+        raise BatchError(
+            f"{options.file}: holds predictions as POST /v1/predictions accepts them, which name their model, version "
+            "and inputs themselves: remove --model, --version, --type and the names of columns, or set --format=jsonl"
+        )
+
+
+def _require_good_rows(source: Input, total: int, refused: Refused) -> None:
+    if not total:
+        raise BatchError(f"{source.where}: has no rows")
+    if refused.count == total:
+        raise BatchError(f"{source.where}: all {total:,} rows were rejected; {refused.first[0]}")
+
+
+def _remarks(table: Table, monitor: ModelMonitor) -> list[str]:
+    """Return what the columns of the table and the profile do not have in common."""
+    binner = monitor.binner
+    if binner is None:
+        return []
+    missing = [name for name in binner.inputs if name not in table.seen]
+    unknown = [name for name in table.seen if name not in binner.known_inputs]
+    remarks = [f"has no column {preview(name)}: it counts as missing" for name in missing]
+    if unknown:
+        remarks.append(f"the profile does not contain {', '.join(map(preview, unknown[:10]))}: not counted")
+    return remarks
+
+
+def _send(options: argparse.Namespace, roles: Roles) -> int:
+    """Send the rows to an exporter."""
+    start = time.monotonic()
+    _check_send_options(options, roles)
+    monitors = monitors_of_profile(options.profile, options.model) if options.profile else None
+    monitor = choose_monitor(monitors, None, None) if monitors else None
+    with sending_client(options) as client, open_input(options.file, options.format) as source, Progress() as progress:
+        are_events = source.kind == "predictions"
+        if are_events:
+            _refuse_column_options(options, roles)
+        elif not options.model:
+            raise UsageError("--model: is required with --exporter: name the model of these rows")
+        rows_of = "" if are_events else f" model {options.model} version {options.version or 'unknown'}"
+        state, path = begin_sending(options, source, client.url + rows_of)
+        if state.done:
+            return 0
+        refused, labels = Refused(state.rows), RowLabels(roles.label, Refused(state.rows))
+        rows: Lines | Table
+        if are_events:
+            limits = {"max_lines": state.batch_size, "after": state.rows, "end": state.sending}
+            rows = Lines(source.path, source.where, refused, **limits)
+            chunks = iter(rows)
+        else:
+            rows = _table(options, source, roles, refused, monitor)
+            chunks = table_chunks(rows, state, options.model, options.version, labels)
+        sender = Sender(client, state, path, refused, labels=labels, give_up=options.give_up)
+        sender.send(chunks, lambda chunk: progress("rows", chunk.done, chunk.numbers[-1]))
+        _require_good_rows(source, rows.rows, refused)
+        sender.finish(rows.rows)
+    _print_lines(row_lines(source.where, state.rows, state.accepted, refused, time.monotonic() - start))
+    if roles.label:
+        _print_lines(label_lines(state.labels, labels.refused))
+    print(f"sent to {client.url}")
+    return 0
+
+
+def _check_send_options(options: argparse.Namespace, roles: Roles) -> None:
+    for flag in ("push", "push_protocol", "push_headers_file", "textfile", "fail_on_drift", "config_file"):
+        if getattr(options, flag):
+            name = flag.replace("_", "-") if flag != "config_file" else "config.file"
+            raise UsageError(f"--{name}: cannot be used with --exporter, which counts the rows")
+    if roles.label and not roles.id:
+        raise UsageError("--label-column: set --id-column, since an exporter joins labels with predictions by it")
+
+
+WINDOW = "run"
+"""The value of the ``window`` label."""
+SLICE = 2000
+"""Rows counted at once: their columns fit into the processor's cache."""
+NOW = 0.0
+"""The time of all rows of a run."""
+
+
+def monitors_of_config(config: Path) -> MonitorRegistry:
+    """Return monitors, for one run, of each model in a configuration, and print what is wrong with others' files.
+
+    Raises
+    ------
+    ConfigError
+        When it or a profile is not valid.
+    """
+    loaded = load_valid(config)
+    for fault in loaded.faults:
+        print(f"model-exporter: warning: {printable(str(fault))}", file=sys.stderr)
+    monitors = loaded.monitors
+    return MonitorRegistry(monitors.models, monitors.binners, monitors.version_binners, {WINDOW: 1.0})
+
+
+def monitors_of_profile(path: Path, model: str | None) -> MonitorRegistry:
+    """Return the monitor, for one run, of a model that has a profile and no configuration; None names it as that.
+
+    Raises
+    ------
+    ProfileError
+        When the profile cannot be read.
+    """
+    profile = load(path)
+    name = model or profile.name
+    return MonitorRegistry({name: ModelConfig(name)}, {name: Binner(profile)}, {}, {WINDOW: 1.0})
+
+
+def choose_monitor(monitors: MonitorRegistry, model: str | None, version: str | None) -> ModelMonitor:
+    """Return the monitor of the model of a table's rows.
+
+    Raises
+    ------
+    BatchError
+        When the model is not named or not configured, or has no profile.
+    """
+    models = list(monitors.models)
+    name = model or (models[0] if len(models) == 1 else None)
+    if not models:
+        raise BatchError("no model is configured")
+    if name is None:
+        raise BatchError(f"--model: expected {any_of(models)}")
+    if name not in models:
+        raise BatchError(f"--model: no model {preview(name)} is configured; {suggestion(name, models)}")
+    monitor = monitors.get(name, version, NOW)
+    if monitor.binner is None:
+        raise BatchError(f"--model: {preview(name)} has no profile to compare its rows with")
+    return monitor
+
+
+def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progress) -> int:
+    """Count a table's rows and their labels; return how many predictions have a label.
+
+    Raises
+    ------
+    BatchError
+        When no column of it is an input of the model.
+    """
+    inputs = set(monitor.binner.inputs) if monitor.binner else set()
+    labelled = 0
+    for rows in table:
+        if table.seen and not inputs & table.seen.keys():
+            delimiter = delimiter_in(table.seen)
+            hint = f"set --delimiter={delimiter}" if delimiter else suggestion(next(iter(table.seen)), inputs)
+            raise BatchError(f"{where}: has no column of the model's profile, but {_first(table.seen)}; {hint}")
+        for start in range(0, len(rows.numbers), SLICE):
+            part = slice(start, start + SLICE)
+            monitor.observe(monitor.prepare(_batch(monitor.config.name, rows, part)), NOW)
+            labels = _labels(rows, part, monitor)
+            monitor.count_labels(labels, NOW, NOW)
+            labelled += len(labels)
+        progress("rows", rows.done, table.rows)
+    return labelled
+
+
+def _batch(model: str, rows: Rows, part: slice) -> Batch:
+    """Return a part of a table's rows."""
+    size = len(rows.numbers[part])
+    return Batch(
+        model=model,
+        rows=size,
+        received=None if rows.moments is None else rows.moments[part],
+        predictions=rows.predictions[part],
+        confidences=rows.confidences[part],
+        inputs=Inputs({name: values[part] for name, values in rows.inputs.items()}, size),
+    )
+
+
+def _labels(rows: Rows, part: slice, monitor: ModelMonitor) -> list[LabelledPrediction]:
+    """Return the predictions that have a label."""
+    labels, predictions = as_list(rows.labels[part]), as_list(rows.predictions[part])
+    if not labels:
+        return []
+    confidences = rows.confidences[part].tolist() or [None] * len(labels)
+    model, version = monitor.config.name, monitor.version
+    return [
+        LabelledPrediction(model, version, NOW, prediction, confidence, None, label, None, 0.0)
+        for prediction, confidence, label in zip(predictions, confidences, labels, strict=True)
+        if not (is_missing(label) or is_missing(prediction))
+    ]
+
+
+def _first(names: Collection[str]) -> str:
+    first = [preview(name) for name in list(names)[:5]]
+    return ", ".join(first) + (", …" if len(names) > len(first) else "")
+
+
+def count_lines(lines: Lines, monitors: MonitorRegistry, refused: Refused, progress: Progress) -> None:
+    """Count predictions in the wire format, of any models and versions."""
+    decoder = Decoder(Prediction, lambda events: check_predictions(monitors.models, events))
+    for chunk in lines:
+        events, rejected, _ = decoder.decode(b"\n".join(chunk.lines), lines=True)
+        for error in rejected:
+            refused.add(chunk.numbers[error.index], error.pointer.removeprefix("/"), error.detail)
+        groups: dict[tuple[str, str | None], list[Prediction]] = {}
+        for event in (event for event in events if not event.shadow):
+            groups.setdefault((event.model, event.version), []).append(event)
+        for (model, version), group in groups.items():
+            monitor = monitors.get(model, version, NOW)
+            batch = monitor.prepare(Batch.of(group, time.time()))
+            monitor.observe(batch, NOW)
+            monitors.unknown_features[model] += batch.inputs.unknown
+        progress("rows", chunk.done, chunk.numbers[-1])
+
+
+def monitors_with_rows(monitors: MonitorRegistry) -> Iterator[tuple[ModelMonitor, int]]:
+    """Yield the monitors that have counted rows, and how many."""
+    for monitor in monitors:
+        if monitor.counters.attempts:
+            yield monitor, monitor.counters.attempts
+
+
+TIMEOUT = 30.0
+"""Seconds that the server may take to answer."""
+GIVE_UP_SECONDS = 15.0
+"""How long a server that restarts is tried again."""
+
+
+def exposition(runs: Sequence[Run]) -> bytes:
+    """Return the metrics of runs in the text format."""
+    from exporter.metrics.exposition import render_families  # which loads the database's libraries
+
+    lines = (line for run in runs for line in run.lines(NOW))
+    return b"".join(line + b"\n" for line in render_families(lines))
+
+
+class Gateway:
+    """A Pushgateway.
+
+    Parameters
+    ----------
+    url
+        Its URL, with ``USER:PASSWORD@`` where it requires authentication.
+    job
+        The ``job`` label of what is pushed.
+    ca_file
+        File with the certificates to trust instead of the system's.
+
+    Raises
+    ------
+    ExporterError
+        When the URL is not valid.
+    """
+
+    def __init__(self, url: str, job: str, ca_file: str | None = None) -> None:
+        self._client = push_client(url, "http://127.0.0.1:9091", ca_file)
+        self.url = self._client.url
+        self._job = job
+
+    def push(self, runs: Sequence[Run]) -> None:
+        """Replace the metrics of the previous run of the same job, model and version.
+
+        Raises
+        ------
+        BatchError
+            When the Pushgateway does not accept them.
+        """
+        for run in runs:
+            labels = {"job": self._job, "model": run.monitor.config.name, "version": run.monitor.version}
+            path = f"/metrics/{'/'.join(_segment(*label) for label in labels.items())}"
+            headers = {"Content-Type": "text/plain; version=0.0.4"}
+            send(self._client, "PUT", path, exposition([run]), headers=headers)
+
+
+def push_client(url: str, example: str, ca_file: str | None) -> Client:
+    """Return a client of the server of ``--push``; ``example`` is a URL for error messages."""
+    return Client(url, "--push", example=example, user_in_url=True, ca_file=ca_file, timeout=TIMEOUT)
+
+
+def send(client: Client, method: str, path: str, body: bytes, *, headers: Mapping[str, str]) -> None:
+    """Send metrics.
+
+    Raises
+    ------
+    BatchError
+        When the server does not accept them.
+    """
+    retries = retry_for(GIVE_UP_SECONDS, lambda _: None)
+    try:
+        response = client.request(method, path, body, headers=headers, retries=retries)
+    except RequestError as error:
+        raise BatchError(f"--push: {client.url} did not accept the metrics: {error.reason}") from None
+    if response.status >= 300:
+        raise BatchError(f"--push: {client.url} did not accept the metrics: {response.error_message()}")
+
+
+def _segment(name: str, value: str) -> str:
+    """Return a label of the grouping key as path segments, in base64 where a path cannot hold the value."""
+    if not value or "/" in value:
+        return f"{name}@base64/{base64.urlsafe_b64encode(value.encode()).decode() or '='}"
+    return f"{name}/{urllib.parse.quote(value, safe='')}"
+
+
+def write(path: Path, runs: Sequence[Run]) -> None:
+    """Write the metrics to a file atomically: node_exporter may read it at any moment.
+
+    Raises
+    ------
+    BatchError
+        When it cannot be written.
+    """
+    text = exposition(runs)
+    partial: str | None = None
+    try:
+        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)  # node_exporter reads *.prom alone
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+            os.fchmod(file.fileno(), 0o644)
+        Path(partial).replace(path)
+    except OSError as error:
+        if partial is not None:
+            with contextlib.suppress(OSError):
+                Path(partial).unlink()
+        raise BatchError(f"--textfile: {path} cannot be written: {error.strerror}") from None
+
+
+EXAMPLE = "http://127.0.0.1:9090/api/v1/write"
+SERIES = 2000
+"""Series in a request: as many as Prometheus itself sends."""
+MAX_HEADERS = 64 * 1024
+"""Bytes of a file with headers."""
+_HEADERS = {
+    "Content-Type": "application/x-protobuf",
+    "Content-Encoding": "snappy",
+    "X-Prometheus-Remote-Write-Version": "0.1.0",
+}
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([ -~]+)")
+
+
+class RemoteWrite:
+    """A server that receives samples by remote write, such as Prometheus, Mimir or Grafana Cloud.
+
+    Parameters
+    ----------
+    url
+        Its URL with the path, with ``USER:PASSWORD@`` where it requires authentication.
+    job
+        The ``job`` label of what is pushed.
+    headers_file
+        File with further headers, ``NAME: VALUE``, one on each line.
+    ca_file
+        File with the certificates to trust instead of the system's.
+
+    Raises
+    ------
+    ExporterError
+        When the URL, a header or a file is not valid.
+    """
+
+    def __init__(self, url: str, job: str, headers_file: Path | None = None, ca_file: str | None = None) -> None:
+        self._client = push_client(url, EXAMPLE, ca_file)
+        if not urllib.parse.urlsplit(self._client.url).path:
+            raise UsageError(
+                f"--push: expected a URL with the path of remote write, such as {EXAMPLE}, got {self._client.url}"
+            )
+        self._headers = _HEADERS | (_read_headers(headers_file) if headers_file else {})
+        self.url, self._job = self._client.url, job
+
+    def push(self, runs: Sequence[Run]) -> None:
+        """Push the metrics of runs.
+
+        Raises
+        ------
+        BatchError
+            When the server does not accept them.
+        """
+        import pyarrow as pa  # for snappy
+
+        series = [message for run in runs for message in _series(run, self._job)]
+        for start in range(0, len(series), SERIES):
+            request = b"".join(_field(1, message) for message in series[start : start + SERIES])
+            body = pa.compress(request, codec="snappy", asbytes=True)
+            send(self._client, "POST", "", body, headers=self._headers)
+
+
+def _series(run: Run, job: str) -> Iterator[bytes]:
+    """Yield the message ``TimeSeries`` of each sample: labels in field 1, in the order of their names, samples in 2."""
+    sample_time = b"\x10" + _varint(round(run.end * 1000))
+    for family in text_string_to_metric_families(exposition([run]).decode()):
+        for sample in family.samples:
+            labels = {"__name__": sample.name, "job": job, **sample.labels}
+            value = b"\x09" + struct.pack("<d", sample.value)
+            yield b"".join(_label_fields(labels)) + _field(2, value + sample_time)
+
+
+def _label_fields(labels: Mapping[str, str]) -> Iterator[bytes]:
+    for name, value in sorted(labels.items()):
+        if value:  # an empty label is none
+            yield _field(1, _field(1, name.encode()) + _field(2, value.encode()))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    r"""Return a field of a protobuf message that holds bytes, a text or a message.
+
+    >>> _field(2, b"testing")
+    b'\x12\x07testing'
+    """
+    return bytes([number << 3 | 2]) + _varint(len(content)) + content
+
+
+def _varint(value: int) -> bytes:
+    r"""
+    >>> _varint(150)
+    b'\x96\x01'
+    """
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+def _read_headers(path: Path) -> dict[str, str]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_HEADERS + 1)
+        lines = content.decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise BatchError(f"--push-headers-file: {path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BatchError(f"--push-headers-file: {path}: cannot be read: it is not UTF-8") from None
+    if len(content) > MAX_HEADERS:
+        raise BatchError(f"--push-headers-file: {path}: expected at most {MAX_HEADERS:,} bytes")
+    headers = {}
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            match = _HEADER.fullmatch(line.strip())
+            if not match:  # without showing a secret
+                raise BatchError(f"--push-headers-file: {path}: line {number}: expected NAME: VALUE in ASCII")
+            headers[match[1]] = match[2]
+    return headers
+
+
+MAX_FEATURES = 10
+"""Features in the table, the worst first."""
+_STATUSES = {
+    "drifted": "drifted",
+    "slight": "above its noise",
+    "few": "too few rows",
+    "same": "",
+    "empty": "no value",
+}
+
+
+def row_lines(where: str, total: int, accepted: int, refused: Refused, seconds: float) -> Iterator[str]:
+    """Return how many rows there were, and what was wrong with the first that were rejected."""
+    yield f"{where}: {count(total, 'row')}, {accepted:,} accepted, {total - accepted:,} rejected, in {seconds:.1f} s"
+    yield from reasons(refused)
+
+
+def label_lines(accepted: int, refused: Refused) -> Iterator[str]:
+    """Return how many labels an exporter accepted, and what was wrong with the first that were rejected."""
+    yield f"{count(accepted, 'label')} accepted, {refused.count:,} rejected"
+    yield from reasons(refused)
+
+
+def drift_lines(monitor: ModelMonitor) -> Iterator[str]:
+    """Return a table of a run's features, the worst first."""
+    reading = monitor.read(NOW)[WINDOW]
+    drifts = target_drifts(monitor, reading)
+    profile = monitor.binner.profile.name if monitor.binner else ""
+    yield f"{monitor.config.name} version {monitor.version} against the profile {profile}, divergences in nats:"
+    table = [("feature", "divergence", "noise", "threshold", "")]
+    table += [
+        (change.name, _score(change.score), _score(change.noise), f"{change.threshold:g}", _status(change))
+        for change in drifts[:MAX_FEATURES]
+    ]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for name, *numbers, status in table:
+        cells = [name.ljust(widths[0]), *(text.rjust(width) for text, width in zip(numbers, widths[1:4], strict=True))]
+        yield f"  {'  '.join([*cells, status])}".rstrip()
+    if len(drifts) > MAX_FEATURES:
+        yield f"  and {count(len(drifts) - MAX_FEATURES, 'feature')} below these"
+    yield from _dependence([change for change in drifts[:MAX_FEATURES] if change.is_dependent])
+    score, noise = reading.multivariate.tolist()
+    if score > noise:
+        yield f"  the features are related differently than in training: {score:.3g}, above its noise of {noise:.3g}"
+
+
+def _dependence(drifts: Sequence[TargetDrift]) -> Iterator[str]:
+    """Say which noise floors are higher than those of independent values, and why."""
+    if drifts:
+        names = ", ".join(change.name for change in drifts)
+        yield f"  in training, values depend on those before them, which raises the noise of {names}:"
+        least = min(drifts, key=lambda change: change.effective / change.observations)
+        yield f"  {least.observations:,} of {least.name} tell as much as {least.effective:,.0f} independent ones"
+
+
+def drifted(monitor: ModelMonitor) -> list[str]:
+    """Return the names of drifted targets, for which alerts such as ModelFeatureDrift would fire."""
+    reading = monitor.read(NOW)[WINDOW]
+    names = [change.name for change in target_drifts(monitor, reading) if change.status == "drifted"]
+    return names + (["(together)"] if reading.multivariate[0] > reading.multivariate[1] else [])
+
+
+def _status(change: TargetDrift) -> str:
+    status = _STATUSES[change.status]
+    return f"{status}, hardly used" if change.status == "drifted" and change.is_hardly_used else status
+
+
+def _score(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.3f}"
+
+
+_NAMES = {"accuracy": "accuracy", "absolute_error": "mean absolute error"}
+_ABSENCES = {
+    "few": f"the profile has fewer than {LEAST_ROWS} labelled rows to estimate it from",
+    "empty": "no row has a valid {needed}",
+    "unconfident": (
+        "too few rows have a valid confidence: their share is less than half of that among the profile's labelled rows"
+    ),
+    "unsupported": "more than half of the rows are unlike any labelled row of the profile",
+    "wide": "the rows are so few, or so unlike the profile's labelled rows, that any accuracy is possible",
+}
+_Line = tuple[str, str, str, str]
+
+
+def quality_lines(monitor: ModelMonitor, labelled: int) -> Iterator[str]:
+    """Return a table of a run's quality; nothing without labels and without an estimate.
+
+    Parameters
+    ----------
+    monitor
+        The run's.
+    labelled
+        Number of the run's predictions that have a label.
+    """
+    window = monitor.read_quality(NOW).get(WINDOW)
+    used = int(window.labelled) if window else 0
+    lines: list[_Line] = []
+    if window:
+        for kind, measured in (("accuracy", window.accuracy), ("absolute_error", window.absolute_error)):
+            if measured:
+                lines.append((f"{_NAMES[kind]}, measured", *_numbers(kind, measured), f"on {count(used, 'label')}"))
+    if monitor.binner and (estimator := monitor.binner.quality):
+        lines += _estimated(estimator, monitor.read(NOW)[WINDOW].counts)
+        lines += _references(estimator)
+    if lines:
+        yield f"{monitor.config.name} version {monitor.version}, quality with intervals of 95 %:"
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for name, value, interval, note in lines:
+            yield f"  {name:{widths[0]}}  {value:>{widths[1]}}  {interval:{widths[2]}}  {note}"
+    if labelled > used:
+        yield f"  {count(labelled - used, 'label')} cannot be compared with the prediction"
+
+
+def _estimated(estimator: QualityEstimator, counts: Floats) -> Iterator[_Line]:
+    name = f"{_NAMES[estimator.kind]}, estimated"
+    if estimate := estimator.estimate(counts):
+        yield name, *_numbers(estimator.kind, estimate), "without labels"
+    else:
+        needed = "confidence" if estimator.kind == "accuracy" else "prediction"
+        yield name, "–", "", _ABSENCES[estimator.absence(counts)].format(needed=needed)
+
+
+def _references(estimator: QualityEstimator) -> Iterator[_Line]:
+    """Yield what a measured value is compared with and, where it is of other rows, what an estimate is."""
+    name, rows = f"{_NAMES[estimator.kind]} in the profile", count(estimator.rows, "labelled row")
+    yield name, *_numbers(estimator.kind, IntervalEstimate(estimator.overall, math.nan, math.nan)), f"on {rows}"
+    if estimator.estimated_rows < estimator.rows:
+        overall = IntervalEstimate(estimator.estimated_overall, math.nan, math.nan)
+        note = f"on the {estimator.estimated_rows:,} of them with a confidence, which alone are estimated"
+        yield name, *_numbers(estimator.kind, overall), note
+
+
+def _numbers(kind: str, estimate: IntervalEstimate) -> tuple[str, str]:
+    """Return a figure and its interval, which is empty if it is not known."""
+    if kind == "accuracy":
+        texts = [f"{100 * number:.1f}" for number in estimate]
+        return f"{texts[0]} %", "" if math.isnan(estimate.lower) else f"{texts[1]} to {texts[2]} %"
+    texts = [f"{number:.4g}" for number in estimate]
+    return texts[0], "" if math.isnan(estimate.lower) else f"{texts[1]} to {texts[2]}"
