@@ -25,8 +25,7 @@ from exporter.client.encoding import (
     time_ordered_id,
     unwrap_single,
 )
-from exporter.client.middleware import Wsgi
-from exporter.client.request_context import EVENT_BYTES, current, encode_event
+from exporter.client.middleware import EVENT_BYTES, Wsgi, current, encode_event
 from exporter.client.sender import Sender
 from exporter.client.transport import Transport
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from exporter.client.encoding import is_recordable, snapshot
-from exporter.client.request_context import EventRecorder, RequestContext, current
+from exporter.client.middleware import EventRecorder, RequestContext, current
 
 _log = logging.getLogger("exporter.client")
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
-from exporter.client.request_context import EventRecorder
+from exporter.client.middleware import EventRecorder
 
 _log = logging.getLogger("exporter.client")
 

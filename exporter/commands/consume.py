@@ -23,18 +23,18 @@ from confluent_kafka import Message as KafkaMessage
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import ThreadingWSGIServer, _SilentHandler, make_wsgi_app
 
-from exporter.commands import logs
 from exporter.commands.common import (
     DEFAULT_URL,
     Address,
+    Moderation,
     add_credentials,
     add_log_options,
     address,
+    configure_logging,
     exporter_client,
     stopping,
     whole_number,
 )
-from exporter.commands.logs import Moderation
 from exporter.errors import BatchError, ExporterError, UsageError
 from exporter.http_client.client import NO_RETRY, TRANSIENT, Client, RequestError, Response, retry_for
 from exporter.validation import preview
@@ -655,7 +655,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Take messages to the exporter until a signal says to stop."""
-    logs.configure(options.log_level, options.log_format)
+    configure_logging(options.log_level, options.log_format)
     kinds = dict(options.topic)
     if len(kinds) < len(options.topic):
         names = [name for name, _ in options.topic]

@@ -40,9 +40,7 @@ from yarl import URL
 from exporter.client.encoding import rfc3339, time_ordered_id
 from exporter.client.sender import Sender
 from exporter.client.transport import Transport, split_address
-from exporter.commands import logs
-from exporter.commands.common import Address, add_log_options, address, seconds
-from exporter.commands.logs import Moderation
+from exporter.commands.common import Address, Moderation, add_log_options, address, configure_logging, seconds
 from exporter.errors import ExporterError, UsageError
 
 MAX_COPY = 4 * 2**20
@@ -1020,7 +1018,7 @@ def _host(text: str) -> str:
 
 def run(options: argparse.Namespace) -> int:
     """Pass on and record until a signal says to stop."""
-    logs.configure(options.log_level, options.log_format)
+    configure_logging(options.log_level, options.log_format)
     if options.record_path and not options.model:
         raise UsageError("--record.path: needs a --model, which such paths do not name")
     to = parse_upstream(options.upstream, options.upstream_ca_file)

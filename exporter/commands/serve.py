@@ -9,8 +9,7 @@ import os
 import signal
 from pathlib import Path
 
-from exporter.commands import logs
-from exporter.commands.common import add_config_file, add_log_options, add_web_files, address
+from exporter.commands.common import add_config_file, add_log_options, add_web_files, address, configure_logging
 
 DEFAULT_ADDRESS = "127.0.0.1:9877"
 
@@ -35,7 +34,7 @@ def run(options: argparse.Namespace) -> int:
     from exporter.server.serve import log_state, log_version, serve
 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # before there is anything to reload
-    logs.configure(options.log_level, options.log_format)
+    configure_logging(options.log_level, options.log_format)
     host, port = options.web_listen_address
     config_file = options.config_file or Path("exporter.yml")
     log_version(config_file)

@@ -34,9 +34,9 @@ from exporter.slices import QUESTIONS
 from exporter.storage import ORDERS, STATUSES, VERDICTS
 from exporter.version import version
 from exporter.wire.events import BusinessEvent, Feedback, LabelEvent, Prediction
+from exporter.wire.exchanges import ProxyRecord
 from exporter.wire.otlp import PROTOBUF
 from exporter.wire.payload import MAX_BODY
-from exporter.wire.proxy_records import ProxyRecord
 
 
 class Parameter(NamedTuple):

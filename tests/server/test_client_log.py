@@ -16,7 +16,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from support.servers import Served, eventually, write_config
 
-from exporter.commands.logs import Formatter
+from exporter.commands.common import LogFormatter
 from exporter.errors import EventError
 from exporter.metrics.exporter import ExporterMetrics
 from exporter.server import client_log
@@ -102,7 +102,7 @@ def test_the_client_is_that_of_the_task(clients: ClientLog, caplog: pytest.LogCa
 def test_no_character_reaches_a_terminal_unescaped(style: str, character: str) -> None:
     """Control characters, separators, bidirectional marks and surrogates are escaped in both formats."""
     record = logging.LogRecord("exporter.x", logging.WARNING, "", 1, "a%s模型", (character,), None)
-    line = Formatter(style).format(record)
+    line = LogFormatter(style).format(record)
     assert line.isprintable()
     assert "模型" in line
     value = json.loads(line)["msg"] if style == "json" else json.loads(line.partition("msg=")[2])

@@ -17,12 +17,12 @@ from support.paths import DATA
 
 from exporter.config import MappingConfig, ModelConfig
 from exporter.errors import EventError
-from exporter.wire import otlp, pairs, proxy_records
+from exporter.wire import otlp
 from exporter.wire.cloudevents import MAX_SECONDS, MAX_WAITING_BYTES, LoggedMessage, RequestResponsePairer, read_events
+from exporter.wire.exchanges import read_pairs, read_records
 from exporter.wire.formats import decode_request, decode_response
-from exporter.wire.mapping import MAX_COLUMNS, MAX_HINTS, Exchange, ModelNames
+from exporter.wire.mapping import MAX_COLUMNS, MAX_HINTS, ConfiguredModel, Exchange, ModelNames, sorted_classes
 from exporter.wire.otlp import MAX_PROTOBUF, MAX_RECORDS
-from exporter.wire.outputs import ConfiguredModel, sorted_classes
 from exporter.wire.payload import MAX_ROWS, Payload, decompress
 
 FOLDER = DATA / "payloads"
@@ -735,9 +735,9 @@ def test_any_body_is_taken_or_refused_clearly(body: bytes, route: str) -> None:
     """The decoders of every route refuse what they cannot read with an error for people."""
     try:
         if route in {"pair", "lines"}:
-            assert list(pairs.read(body, route == "lines", "m"))
+            assert list(read_pairs(body, route == "lines", "m"))
         elif route == "proxy":
-            assert list(proxy_records.read(body, ndjson=False))
+            assert list(read_records(body, ndjson=False))
         elif route in {"event", "batch"}:
             name = "cloudevents" if route == "event" else "cloudevents-batch"
             read_events({"content-type": f"application/{name}+json"}, body)

@@ -17,12 +17,12 @@ from exporter.server.api.parameters import parse_ids
 from exporter.server.application import Exporter
 from exporter.server.http.problem import Reply
 from exporter.server.ingest import NDJSON, REFUSED, Ingest, is_array
-from exporter.wire import cloudevents, otlp, pairs, proxy_records
+from exporter.wire import cloudevents, otlp
 from exporter.wire.cloudevents import BATCH, LoggedMessage
 from exporter.wire.events import MAX_REJECTED, Prediction, RejectedEvent
-from exporter.wire.mapping import ModelNames, Received, Validated
+from exporter.wire.exchanges import read_pairs, read_records
+from exporter.wire.mapping import ConfiguredModel, ModelNames, Received, Validated, sorted_classes
 from exporter.wire.otlp import PROTOBUF, Signal
-from exporter.wire.outputs import ConfiguredModel, sorted_classes
 from exporter.wire.payload import MAX_ROWS, attempt, decompress
 
 _LARGE = 2**20
@@ -100,13 +100,13 @@ class PayloadIngest:
 
         def read() -> _Items:
             self._names().resolve([model])
-            return pairs.read(body, ndjson, model, version)
+            return read_pairs(body, ndjson, model, version)
 
         return self._take("infer", body, read, ndjson or is_array(body), ids)
 
     def _exchanges(self, body: bytes, ndjson: bool, ids: bool) -> Reply:
         many = ndjson or is_array(body)
-        return self._take("exchanges", body, lambda: proxy_records.read(body, ndjson), many, ids)
+        return self._take("exchanges", body, lambda: read_records(body, ndjson), many, ids)
 
     def _otlp(self, signal: Signal, body: bytes, encoding: str, protobuf: bool) -> Reply:
         """Take an export request, and answer as OTLP specifies."""
