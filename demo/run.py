@@ -1,4 +1,11 @@
-"""The command ``python -m demo run``: prepare the files, serve the model, send traffic and run the scenario."""
+"""Run a model service with simulated users, and incidents that the alerts detect.
+
+Example::
+
+    python -m demo run --incident=dark
+
+See demo/README.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""The command ``python -m demo up``: start the programs, supervise them, and stop them all."""
+"""Run the exporter, Prometheus, Alertmanager, Grafana and the demo on this machine, until Ctrl-C.
+
+Example::
+
+    python -m demo up --no-demo
+
+See demo/README.md.
+"""
 
 from __future__ import annotations
 

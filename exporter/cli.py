@@ -1,4 +1,11 @@
-"""The command ``model-exporter``."""
+"""Prometheus exporter for machine-learning models: monitoring of their inputs, predictions and corrections.
+
+Example::
+
+    model-exporter serve --config.file=exporter.yml
+
+See docs/configuration.md#command-line.
+"""
 
 from __future__ import annotations
 
@@ -51,156 +58,46 @@ _EXTRAS = {
 """Which extra of the package installs a module; ``server`` all others."""
 
 
-class Command(NamedTuple):
-    """A command in a module of its own, with ``add_arguments`` and ``run``, and the texts of its help."""
-
-    module: str
-    summary: str
-    description: str
-    example: str
-    page: str
-
-
 COMMANDS = {
-    "serve": Command(
-        "exporter.commands.serve",
-        "receive predictions and feedback, and serve /metrics",
-        "Receive predictions and feedback of models, and serve their metrics at /metrics.",
-        "model-exporter serve --config.file=exporter.yml --web.listen-address=:9877",
-        "docs/configuration.md#serve",
-    ),
-    "check-config": Command(
-        "exporter.commands.check_config",
-        "check a configuration and its profiles",
-        "Check a configuration and the profiles that it names. The exit status is 1 if anything is wrong.",
-        "model-exporter check-config exporter.yml",
-        "docs/configuration.md#check-config",
-    ),
-    "profile": Command(
-        "exporter.commands.profile",
-        "create a training profile",
-        "Create a training profile: the distributions of the training data, which drift is measured against.",
-        "model-exporter profile training.parquet --prediction-column=predicted --label-column=paid -o loans.json",
-        "docs/profiles.md",
-    ),
-    "proxy": Command(
-        "exporter.commands.proxy",
-        "record the requests to a model server",
-        "Run a proxy in front of a model server that records its requests and responses as predictions.",
-        "model-exporter proxy --upstream=http://127.0.0.1:8080 --exporter=http://127.0.0.1:9877",
-        "docs/proxy.md",
-    ),
-    "ingest": Command(
-        "exporter.commands.ingest",
-        "measure the drift of a table that a batch job scored",
-        "Measure the drift of a table that a batch job scored, or send its rows to an exporter.",
-        "model-exporter ingest scores.parquet --profile=profiles/loans.json --prediction-column=prediction",
-        "docs/batch.md",
-    ),
-    "label": Command(
-        "exporter.commands.label",
-        "send the true labels of predictions",
-        "Send a table of true labels to an exporter, which joins them with the predictions by their identifiers.",
-        "model-exporter label repaid.csv --id-column=loan --label-column=repaid",
-        "docs/batch.md#labels",
-    ),
-    "consume": Command(
-        "exporter.commands.consume",
-        "send the messages of Kafka topics to an exporter",
-        "Consume predictions, feedback and labels from the topics of a Kafka cluster, and send them to an exporter.",
-        "model-exporter consume --bootstrap-servers=kafka:9092 --topic=loans --topic=repaid=labels",
-        "docs/kafka.md",
-    ),
-    "suspects": Command(
-        "exporter.commands.suspects",
-        "find labels of a training file that may be wrong",
-        "Find labels of a training file that may be wrong: with the probabilities of classes by a model that was not "
-        "trained on the row, or by the labels of similar rows.",
-        "model-exporter suspects training.parquet --label-column=paid --ignore=customer -o suspects.csv",
-        "docs/dataset.md#labels-of-training-files",
-    ),
-    "token": Command(
-        "exporter.commands.token",
-        "create a bearer token",
-        "Create a bearer token. Print its entry for the tokens file on standard output, and the token on standard "
-        "error.",
-        "model-exporter token loans-service --scope=ingest >> tokens.yml",
-        "docs/configuration.md#tokens",
-    ),
-    "compare": Command(
-        "exporter.commands.compare",
-        "compare two versions of a model",
-        "Compare two versions of a model, or two periods of one, with data from Prometheus: which one is better, and "
-        "whether the difference may be due to chance.",
-        "model-exporter compare --model=digits --before=1 --after=2",
-        "docs/compare.md",
-    ),
-    "explain": Command(
-        "exporter.commands.explain",
-        "find the slices that hold the most corrections, errors or drift",
-        "Find the combinations of at most two bins that hold the most of the corrections, errors, estimated loss or "
-        "drift of a model.",
-        "model-exporter explain --model=loans --of=corrections --since=6h",
-        "docs/slices.md",
-    ),
-    "dataset": Command(
-        "exporter.commands.dataset",
-        "turn reviewed corrections into training data",
-        "Turn reviewed corrections into training data: releases, exports, and annotations from Label Studio.",
-        "model-exporter dataset release --model=digits --name=2026-11",
-        "docs/dataset.md",
-    ),
-    "redact": Command(
-        "exporter.commands.redact",
-        "remove redacted inputs from the database",
-        "Remove from the database what was stored before the configuration redacted it. Exporters may run meanwhile.",
-        "model-exporter redact --config.file=exporter.yml --dry-run",
-        "docs/configuration.md#redact",
-    ),
-    "archive": Command(
-        "exporter.commands.archive",
-        "write old predictions to Parquet files, by a timer",
-        "Write predictions that are older than store.retention to the Parquet files of store.archive, and labels that "
-        "came too late for them. Only then do exporters delete them. Exporters may run meanwhile.",
-        "model-exporter archive --config.file=exporter.yml",
-        "docs/configuration.md#the-archive",
-    ),
-    "backup": Command(
-        "exporter.commands.backup",
-        "back up the database, also while the exporter runs",
-        "Copy the SQLite database to a new file, also while the exporter runs, and verify the copy: pages, indexes, "
-        "releases.",
-        "model-exporter backup --config.file=exporter.yml /var/backups/",
-        "docs/operations.md#backup-and-restore",
-    ),
-    "restore": Command(
-        "exporter.commands.restore",
-        "put a backup in the place of the database",
-        "Verify a backup, and put it in the place of the SQLite database of a stopped exporter. The previous files are "
-        "renamed, not deleted.",
-        "model-exporter restore --config.file=exporter.yml model-exporter-20261126T020000Z.db",
-        "docs/operations.md#backup-and-restore",
-    ),
+    "serve": "receive predictions and feedback, and serve /metrics",
+    "check-config": "check a configuration and its profiles",
+    "profile": "create a training profile",
+    "proxy": "record the requests to a model server",
+    "ingest": "measure the drift of a table that a batch job scored",
+    "label": "send the true labels of predictions",
+    "consume": "send the messages of Kafka topics to an exporter",
+    "suspects": "find labels of a training file that may be wrong",
+    "token": "create a bearer token",
+    "compare": "compare two versions of a model",
+    "explain": "find the slices that hold the most corrections, errors or drift",
+    "dataset": "turn reviewed corrections into training data",
+    "redact": "remove redacted inputs from the database",
+    "archive": "write old predictions to Parquet files, by a timer",
+    "backup": "back up the database, also while the exporter runs",
+    "restore": "put a backup in the place of the database",
 }
 
 
 class Program(NamedTuple):
-    """A command line: its name, the texts of its help, and its commands by name."""
+    """A command line.
+
+    Attributes
+    ----------
+    name, help
+        Its name, and the text of its help; see `set_help`.
+    package
+        Where the module of each command is, with ``add_arguments``, ``run``, and the text of its help as its docstring.
+    commands
+        A summary of each command, by its name.
+    """
 
     name: str
-    description: str
-    example: str
-    page: str
-    commands: Mapping[str, Command]
+    help: str | None
+    package: str
+    commands: Mapping[str, str]
 
 
-PROGRAM = Program(
-    "model-exporter",
-    "Prometheus exporter for machine-learning models: monitoring of their inputs, predictions and corrections.",
-    "model-exporter serve --config.file=exporter.yml",
-    "docs/configuration.md#command-line",
-    COMMANDS,
-)
+PROGRAM = Program("model-exporter", __doc__, "exporter.commands", COMMANDS)
 
 
 def main(arguments: Sequence[str] | None = None, program: Program = PROGRAM) -> int:
@@ -238,34 +135,34 @@ def build_parser(commands: Collection[str], program: Program = PROGRAM) -> argpa
     The module of a command is only imported when it is among them: it may need what a server does not have.
     """
     parser = Parser(prog=program.name)
-    set_help(parser, program.description, program.example, program.page)
+    set_help(parser, program.help)
     text = "print the version and exit"
     parser.add_argument("--version", action="version", version=f"{version()} ({revision()})", help=text)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, command in program.commands.items():
-        subparser = subparsers.add_parser(name, help=command.summary)
-        set_help(subparser, command.description, command.example, command.page)
+    for name, summary in program.commands.items():
+        subparser = subparsers.add_parser(name, help=summary)
         if name in commands:
-            module = importlib.import_module(command.module)
+            module = importlib.import_module(f"{program.package}.{name.replace('-', '_')}")
+            set_help(subparser, module.__doc__)
             module.add_arguments(subparser)
             subparser.set_defaults(run=module.run)
     if program is PROGRAM:
-        _add_completion(subparsers.add_parser("completion", help="print the completion script of a shell"))
+        completion = subparsers.add_parser("completion", help="print the completion script of a shell")
+        set_help(completion, _completion.__doc__)
+        completion.add_argument("shell", choices=("bash", "zsh"), help="shell that the script is for")
+        completion.set_defaults(run=_completion)
     return parser
 
 
-def _add_completion(parser: argparse.ArgumentParser) -> None:
-    set_help(
-        parser,
-        "Print a script that completes commands, options and file names in a shell.",
-        'eval "$(model-exporter completion bash)"',
-        "docs/configuration.md#completion",
-    )
-    parser.add_argument("shell", choices=("bash", "zsh"), help="shell that the script is for")
-    parser.set_defaults(run=_completion)
-
-
 def _completion(options: argparse.Namespace) -> int:
+    """Print a script that completes commands, options and file names in a shell.
+
+    Example::
+
+        eval "$(model-exporter completion bash)"
+
+    See docs/configuration.md#completion.
+    """
     import shtab
 
     parser = build_parser(COMMANDS)

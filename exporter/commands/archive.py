@@ -1,4 +1,14 @@
-"""The command ``model-exporter archive``: write old predictions to Parquet files, so that they may be deleted."""
+"""Write predictions that are older than store.retention to the Parquet files of store.archive, and labels that came too
+late for them.
+
+Only then do exporters delete them. Exporters may run meanwhile.
+
+Example::
+
+    model-exporter archive --config.file=exporter.yml
+
+See docs/configuration.md#the-archive.
+"""
 
 from __future__ import annotations
 

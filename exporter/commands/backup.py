@@ -1,4 +1,11 @@
-"""The command ``model-exporter backup``: copy the database, also while the exporter runs."""
+"""Copy the SQLite database to a new file, also while the exporter runs, and verify the copy: pages, indexes, releases.
+
+Example::
+
+    model-exporter backup --config.file=exporter.yml /var/backups/
+
+See docs/operations.md#backup-and-restore.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""The command ``model-exporter check-config``: check a configuration and its profiles."""
+"""Check a configuration and the profiles that it names.
+
+The exit status is 1 if anything is wrong.
+
+Example::
+
+    model-exporter check-config exporter.yml
+
+See docs/configuration.md#check-config.
+"""
 
 from __future__ import annotations
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import inspect
 import json
 import logging
 import os
+import re
 import select
 import signal
 import sys
@@ -118,6 +120,9 @@ def column_type(text: str) -> tuple[str, str]:
 _Value = TypeVar("_Value")
 
 
+_HELP = re.compile(r"(.*)\n\nExample::\n\n    (.*)\n\nSee (.*)\.", re.DOTALL)
+
+
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Wraps the description, and keeps the lines of the example."""
 
@@ -161,11 +166,12 @@ def _did_you_mean(word: str, valid: Iterable[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def set_help(parser: argparse.ArgumentParser, description: str, example: str, page: str) -> None:
-    """Describe a command: what it does, an example, and the page of the documentation."""
+def set_help(parser: argparse.ArgumentParser, text: str | None) -> None:
+    """Describe a command by a docstring: what it does, ``Example::``, and ``See`` a page of the documentation."""
     parser.formatter_class = _HelpFormatter
-    parser.description = description
-    parser.epilog = f"example:\n  {example}\n\ndocumentation: {page}"
+    if parts := _HELP.fullmatch(inspect.cleandoc(text or "")):
+        parser.description = " ".join(parts[1].split())
+        parser.epilog = f"example:\n  {parts[2]}\n\ndocumentation: {parts[3]}"
 
 
 def add_credentials(parser: argparse.ArgumentParser, server: str) -> None:

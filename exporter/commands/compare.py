@@ -1,4 +1,12 @@
-"""The command ``model-exporter compare``: whether a new version is better, and whether chance explains it."""
+"""Compare two versions of a model, or two periods of one, with data from Prometheus: which one is better, and whether
+the difference may be due to chance.
+
+Example::
+
+    model-exporter compare --model=digits --before=1 --after=2
+
+See docs/compare.md.
+"""
 
 from __future__ import annotations
 

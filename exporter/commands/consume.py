@@ -1,4 +1,11 @@
-"""The command ``model-exporter consume``: send the messages of Kafka topics to an exporter."""
+"""Consume predictions, feedback and labels from the topics of a Kafka cluster, and send them to an exporter.
+
+Example::
+
+    model-exporter consume --bootstrap-servers=kafka:9092 --topic=loans --topic=repaid=labels
+
+See docs/kafka.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""The command ``model-exporter dataset``: releases and exports of a running exporter, and annotations to import."""
+"""Turn reviewed corrections into training data: releases, exports, and annotations from Label Studio.
+
+Example::
+
+    model-exporter dataset release --model=digits --name=2026-11
+
+See docs/dataset.md.
+"""
 
 from __future__ import annotations
 
@@ -116,20 +123,19 @@ _OUTCOMES = {
 """Outcomes of importing a task, and their names in the summary."""
 
 
-def add_import(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``dataset import``."""
-    set_help(
-        parser,
-        "Accept corrections with the labels that annotators chose in Label Studio.",
-        "model-exporter dataset import project-1.json",
-        "docs/dataset.md",
-    )
+def _add_import_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="JSON export of Label Studio")
-    parser.set_defaults(step=_import)
-    add_exporter_options(parser)
 
 
 def _import(options: argparse.Namespace) -> int:
+    """Accept corrections with the labels that annotators chose in Label Studio.
+
+    Example::
+
+        model-exporter dataset import project-1.json
+
+    See docs/dataset.md.
+    """
     try:
         export = options.file.read_bytes()
     except OSError as error:
@@ -215,38 +221,30 @@ def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join([*shown, *([f"{len(ordered) - MAX_SHOWN} more"] if len(ordered) > MAX_SHOWN else [])])
 
 
-def add_release(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``dataset release``."""
-    set_help(
-        parser,
-        "Create a release of the accepted corrections of a model. Its content never changes.",
-        "model-exporter dataset release --model=digits --name=2026-11",
-        "docs/dataset.md#releases",
-    )
+def _add_release_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="model whose corrections are released")
     parser.add_argument("--name", metavar="NAME", help="name of the release; default: derived from the content")
     text = "omit the corrections of users who sent far more than others"
     parser.add_argument("--hold-back", action="store_true", help=text)
     text = "omit accepted corrections whose label may be wrong, until a reviewer has decided them again"
     parser.add_argument("--exclude-suspects", action="store_true", help=text)
-    parser.set_defaults(step=_release)
-    add_exporter_options(parser)
 
 
-def add_list(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``dataset list``."""
-    set_help(
-        parser,
-        "List the releases, the newest first.",
-        "model-exporter dataset list --model=digits",
-        "docs/dataset.md#releases",
-    )
+def _add_list_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="NAME", help="only releases of this model")
-    parser.set_defaults(step=_list)
-    add_exporter_options(parser)
 
 
 def _release(options: argparse.Namespace) -> int:
+    """Create a release of the accepted corrections of a model.
+
+    Its content never changes.
+
+    Example::
+
+        model-exporter dataset release --model=digits --name=2026-11
+
+    See docs/dataset.md#releases.
+    """
     body = {"model": options.model} | ({"name": options.name} if options.name else {})
     if options.hold_back:
         body["hold_back"] = True
@@ -262,6 +260,14 @@ def _release(options: argparse.Namespace) -> int:
 
 
 def _list(options: argparse.Namespace) -> int:
+    """List the releases, the newest first.
+
+    Example::
+
+        model-exporter dataset list --model=digits
+
+    See docs/dataset.md#releases.
+    """
     path = "/v1/dataset/releases" + (f"?{urlencode({'model': options.model})}" if options.model else "")
     found = False
     with exporter_client(options, TIMEOUT) as client:
@@ -312,14 +318,7 @@ _FILTERS = {
 }
 
 
-def add_export(parser: argparse.ArgumentParser) -> None:
-    """Add the options of ``dataset export``."""
-    set_help(
-        parser,
-        "Write a release, or all accepted corrections of a model, to a file.",
-        "model-exporter dataset export 2026-11 -o corrections.parquet",
-        "docs/dataset.md",
-    )
+def _add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release", nargs="?", metavar="RELEASE", help="identifier or name of a release")
     parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="file to write")
     text = "format of the file; default: that of its ending, or jsonl; a file that ends in .gz is compressed"
@@ -333,11 +332,17 @@ def add_export(parser: argparse.ArgumentParser) -> None:
             metavar="TIME" if name in {"since", "until"} else name.upper(),
             help=f"with --model: only corrections {text}",
         )
-    parser.set_defaults(step=_export)
-    add_exporter_options(parser)
 
 
 def _export(options: argparse.Namespace) -> int:
+    """Write a release, or all accepted corrections of a model, to a file.
+
+    Example::
+
+        model-exporter dataset export 2026-11 -o corrections.parquet
+
+    See docs/dataset.md.
+    """
     filters = {name: getattr(options, name) for name in ("model", "version", "label", "since", "until")}
     filters = {name: value for name, value in filters.items() if value is not None}
     if options.lineage and not options.release:
@@ -397,19 +402,23 @@ def _format_of(output: Path) -> str:
 
 
 _COMMANDS = {
-    "release": (add_release, "freeze the accepted corrections of a model as a release"),
-    "export": (add_export, "write a release, or all accepted corrections, to a file"),
-    "import": (add_import, "import annotations from Label Studio"),
-    "list": (add_list, "list the releases, the newest first"),
+    _release: (_add_release_options, "freeze the accepted corrections of a model as a release"),
+    _export: (_add_export_options, "write a release, or all accepted corrections, to a file"),
+    _import: (_add_import_options, "import annotations from Label Studio"),
+    _list: (_add_list_options, "list the releases, the newest first"),
 }
-"""What adds the options of each subcommand, and its summary."""
+"""The subcommands: what adds the options of each, and its summary."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own commands to its parser."""
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, (add, text) in _COMMANDS.items():
-        add(commands.add_parser(name, help=text))
+    for step, (add_options, text) in _COMMANDS.items():
+        subparser = commands.add_parser(step.__name__[1:], help=text)
+        set_help(subparser, step.__doc__)
+        add_options(subparser)
+        add_exporter_options(subparser)
+        subparser.set_defaults(step=step)
 
 
 def run(options: argparse.Namespace) -> int:

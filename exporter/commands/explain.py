@@ -1,4 +1,12 @@
-"""The command ``model-exporter explain``: which slices hold the most of the corrections, errors, loss or drift."""
+"""Find the combinations of at most two bins that hold the most of the corrections, errors, estimated loss or drift of a
+model.
+
+Example::
+
+    model-exporter explain --model=loans --of=corrections --since=6h
+
+See docs/slices.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""The command ``model-exporter ingest``: measure the drift of a scored table, or send its rows to an exporter."""
+"""Measure the drift of a table that a batch job scored, or send its rows to an exporter.
+
+Example::
+
+    model-exporter ingest scores.parquet --profile=profiles/loans.json --prediction-column=prediction
+
+See docs/batch.md.
+"""
 
 from __future__ import annotations
 

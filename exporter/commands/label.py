@@ -1,4 +1,11 @@
-"""The command ``model-exporter label``: send a table of true labels to an exporter."""
+"""Send a table of true labels to an exporter, which joins them with the predictions by their identifiers.
+
+Example::
+
+    model-exporter label repaid.csv --id-column=loan --label-column=repaid
+
+See docs/batch.md#labels.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""The command ``model-exporter profile``."""
+"""Create a training profile: the distributions of the training data, which drift is measured against.
+
+Example::
+
+    model-exporter profile training.parquet --prediction-column=predicted --label-column=paid -o loans.json
+
+See docs/profiles.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""The command ``model-exporter proxy``: record the requests to a model server."""
+"""Run a proxy in front of a model server that records its requests and responses as predictions.
+
+Example::
+
+    model-exporter proxy --upstream=http://127.0.0.1:8080 --exporter=http://127.0.0.1:9877
+
+See docs/proxy.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""The command ``model-exporter redact``: remove from the store what was stored before it was redacted."""
+"""Remove from the database what was stored before the configuration redacted it.
+
+Exporters may run meanwhile.
+
+Example::
+
+    model-exporter redact --config.file=exporter.yml --dry-run
+
+See docs/configuration.md#redact.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""The command ``model-exporter restore``: put a backup in the place of the database."""
+"""Verify a backup, and put it in the place of the SQLite database of a stopped exporter.
+
+The previous files are renamed, not deleted.
+
+Example::
+
+    model-exporter restore --config.file=exporter.yml model-exporter-20261126T020000Z.db
+
+See docs/operations.md#backup-and-restore.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""The command ``model-exporter serve``: receive predictions and feedback, and serve the metrics."""
+"""Receive predictions and feedback of models, and serve their metrics at /metrics.
+
+Example::
+
+    model-exporter serve --config.file=exporter.yml --web.listen-address=:9877
+
+See docs/configuration.md#serve.
+"""
 
 from __future__ import annotations
 

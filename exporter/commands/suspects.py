@@ -1,4 +1,11 @@
-"""The command ``model-exporter suspects``: find labels of a training file that may be wrong."""
+"""Find labels of a training file that may be wrong, by the labels of similar rows.
+
+Example::
+
+    model-exporter suspects training.parquet --label-column=paid --ignore=customer -o suspects.csv
+
+See docs/dataset.md#labels-of-training-files.
+"""
 
 from __future__ import annotations
 

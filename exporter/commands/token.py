@@ -1,4 +1,13 @@
-"""The command ``model-exporter token``: create a bearer token."""
+"""Create a bearer token.
+
+Print its entry for the tokens file on standard output, and the token on standard error.
+
+Example::
+
+    model-exporter token loans-service --scope=ingest >> tokens.yml
+
+See docs/configuration.md#tokens.
+"""
 
 from __future__ import annotations
 

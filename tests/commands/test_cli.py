@@ -192,8 +192,8 @@ def test_zsh_has_a_completion_script(capsys: pytest.CaptureFixture[str], tmp_pat
     assert main(["completion", "zsh"]) == 0
     script = capsys.readouterr().out
     assert script.startswith("#compdef model-exporter\n")
-    for name, command in MODULES.items():
-        assert f"{name}:'{command.description}'" in script.replace("'\\''", "'")
+    for name in MODULES:
+        assert f"{name}:'{PARSERS[f'model-exporter {name}'].description}'" in script.replace("'\\''", "'")
     (tmp_path / "_model-exporter").write_text(script)
     if zsh := shutil.which("zsh"):
         subprocess.run([zsh, "-n", tmp_path / "_model-exporter"], check=True)
