@@ -26,7 +26,7 @@ from support.servers import ask, eventually
 from demo.up import ADDRESSES, Plan
 from grafana.__main__ import files
 from grafana.model_overview import layer_state
-from grafana.panels import CRITICAL, NEUTRAL, PALETTE, WARNING
+from grafana.panels import CRITICAL, NEUTRAL, WARNING
 
 FOLDER = ROOT / "grafana" / "dashboards"
 BOARDS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
@@ -36,8 +36,6 @@ EVERY = {
 }
 """All panels, those in folded rows, too."""
 PANELS = [(uid, panel) for uid, panels in EVERY.items() for panel in panels if panel["type"] != "row"]
-TYPES = {"timeseries", "heatmap", "stat", "state-timeline", "table", "barchart", "bargauge", "row"}
-TRANSFORMATIONS = {"filterFieldsByName", "timeSeriesTable", "merge", "organize", "joinByField", "sortBy"}
 UIDS = [
     "model-business",
     "model-data",
@@ -55,7 +53,6 @@ QUIET = {
     "model_system_gpu_memory_used_bytes": "the machine of the tests need not have a GPU",
     "model_system_gpu_memory_limit_bytes": "the machine of the tests need not have a GPU",
     "model_exporter_store_max_bytes": "it is infinite without store.max_size, and then not drawn",
-    "instance:threshold:ModelStoreFull": "it is drawn with the maximum size",
     "model_mean_absolute_error": "the recorded model is no regression",
     "model_mean_absolute_error_lower": "the recorded model is no regression",
     "model_mean_absolute_error_upper": "the recorded model is no regression",
@@ -186,11 +183,6 @@ def named(where: str) -> Iterator[None]:
         raise
 
 
-def test_every_panel_and_expression_is_of_a_dashboard() -> None:
-    """The tests of all dashboards leave out none."""
-    assert {uid for uid, _ in PANELS} == {*UIDS} == {re.split(r"[ /]", where)[0] for where, _, _ in ALL}
-
-
 # ---- form
 
 
@@ -314,79 +306,6 @@ def test_a_panel_is_described(uid: str, panel: dict[str, Any]) -> None:
 
 
 @for_each_panel
-def test_an_expression_is_short_enough_to_read(uid: str, panel: dict[str, Any]) -> None:
-    """Long arithmetic is a recording rule."""
-    assert max(len(target["expr"]) for target in targets(panel)) < 2000
-
-
-@for_each_panel
-def test_a_panel_uses_no_deprecated_type(uid: str, panel: dict[str, Any]) -> None:
-    """Panels use neither Angular nor fields or transformations that Grafana has replaced."""
-    assert panel["type"] in TYPES
-    assert {transformation["id"] for transformation in panel.get("transformations") or []} <= TRANSFORMATIONS
-    text = json.dumps(panel)
-    for old in (
-        'displayMode": "color',
-        "nullPointMode",
-        "seriesOverrides",
-        "aliasColors",
-        "xaxis",
-        "footer",
-        "valueName",
-    ):
-        assert old not in text
-
-
-@for_each_panel
-def test_missing_values_are_not_drawn_as_numbers(uid: str, panel: dict[str, Any]) -> None:
-    """Grafana draws the text for no data in place of a missing value if it is a number, as a blank is in JavaScript."""
-    config = panel["fieldConfig"]
-    texts = [config["defaults"]["noValue"]]
-    for override in config["overrides"]:
-        texts += [setting["value"] for setting in override["properties"] if setting["id"] == "noValue"]
-    if panel["type"] == "timeseries":
-        assert all(text.strip() and not re.fullmatch(r"[-+.\de]+", text) for text in texts)
-
-
-def test_a_sparkline_is_drawn_from_a_query_over_time() -> None:
-    """Grafana names the column ``Trend #`` and a letter after the range query that it comes from."""
-    drawn = [panel for _, panel in PANELS if "sparkline" in json.dumps(panel)]
-    assert drawn
-    for panel in drawn:
-        _check_sparkline(panel)
-
-
-def test_a_table_without_times_merges_queries_without_a_result() -> None:
-    """Grafana answers such a query with columns for the time and the value alone, and "merge" needs a shared column.
-
-    So the value of each query that may have no result is filtered out, and shown as a label.
-    """
-    (panel,) = (panel for uid, panel in PANELS if (uid, panel["id"]) == ("model-data", 1))
-    (hidden,) = (
-        entry["options"]["exclude"]["names"]
-        for entry in panel["transformations"]
-        if entry["id"] == "filterFieldsByName"
-    )
-    first = targets(panel)[0]["expr"]
-    for target in targets(panel):
-        if not set(names(target["expr"])[0]) <= set(names(first)[0]):
-            assert f"Value #{target['refId']}" in hidden and "count_values" in target["expr"]
-
-
-def _check_sparkline(panel: dict[str, Any]) -> None:
-    steps = {entry["id"]: entry["options"] for entry in panel["transformations"]}
-    ((ref, options),) = steps["timeSeriesTable"].items()
-    (target,) = (target for target in targets(panel) if target["refId"] == ref)
-    assert target["range"] and target["format"] == "time_series" and options["timeField"] == "Time"
-    column = steps["organize"]["renameByName"][f"Trend #{ref}"]
-    (override,) = (entry for entry in panel["fieldConfig"]["overrides"] if entry["matcher"]["options"] == column)
-    cell = {setting["id"]: setting["value"] for setting in override["properties"]}["custom.cellOptions"]
-    assert cell["type"] == "sparkline"
-    others = panel["transformations"][0]["filter"]["options"]
-    assert [entry["refId"] for entry in targets(panel) if not re.fullmatch(others.strip("/"), entry["refId"])] == [ref]
-
-
-@for_each_panel
 def test_thresholds_are_series(uid: str, panel: dict[str, Any]) -> None:
     """No panel contains a threshold as a number; thresholds come from rules or are noise floors."""
     steps = panel["fieldConfig"]["defaults"]["thresholds"]["steps"]
@@ -415,57 +334,6 @@ def test_colour_means_state(uid: str, panel: dict[str, Any]) -> None:
                     legend.startswith(("threshold", "lowest threshold", "noise", "limit"))
                     or legend == "share, too low or too high"
                 )
-
-
-@for_each_panel
-def test_lines_of_one_panel_differ(uid: str, panel: dict[str, Any]) -> None:
-    """Several values with names of their own have different colours or dashes."""
-    if panel["type"] != "timeseries":
-        return
-    looks = [
-        json.dumps(override["properties"])
-        for override in panel["fieldConfig"]["overrides"]
-        if any(colour in json.dumps(override) for colour in PALETTE)
-    ]
-    assert len(looks) == len(set(looks))
-    fixed = {
-        override["matcher"]["options"]
-        for override in panel["fieldConfig"]["overrides"]
-        if any(setting["id"] == "color" for setting in override["properties"])
-    }
-    named = [target["refId"] for target in targets(panel) if "{{" not in target["legendFormat"]]
-    assert len(set(named) - fixed) <= 1
-
-
-def _lightness(colour: str) -> float:
-    parts = (int(colour[index : index + 2], 16) / 255 for index in (1, 3, 5))
-    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-@pytest.mark.parametrize("colour", PALETTE)
-def test_the_palette_is_readable(colour: str) -> None:
-    """Each colour has a contrast of at least 1.9 with a white panel and with a dark one."""
-    assert 1.05 / (_lightness(colour) + 0.05) >= 1.9
-    assert (_lightness(colour) + 0.05) / (_lightness("#181b1f") + 0.05) >= 1.9
-
-
-@for_each_panel
-def test_overrides_name_existing_fields(uid: str, panel: dict[str, Any]) -> None:
-    """An override names a column, a query or, with the palette, a series that the panel may have."""
-    columns = {"edge", "upto"}
-    for transformation in panel.get("transformations", []):
-        columns |= set(transformation["options"].get("renameByName", {}).values())
-    refs = {target["refId"] for target in targets(panel)}
-    labelled = any("{{" in target["legendFormat"] for target in targets(panel))
-    for override in panel["fieldConfig"]["overrides"]:
-        matcher = override["matcher"]
-        if matcher["id"] == "byType":
-            assert matcher["options"] == "number"
-            continue
-        if labelled and matcher["id"] in {"byName", "byRegexp"} and override["properties"][0]["id"] == "color":
-            continue
-        assert matcher["options"] in {"byName": columns, "byFrameRefID": refs}[matcher["id"]]
 
 
 SINCE = "since=${__from:date:iso}"

@@ -116,19 +116,6 @@ def test_the_probability_is_the_binomial_tail_at_few_requests(study: ModuleType)
     assert different <= 2
 
 
-def test_the_document_has_the_tables_of_the_study(study: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each table is in the document, with the rows and columns that the study has now."""
-    monkeypatch.setattr(study, "YEAR", 1000)
-    text = (ROOT / "docs" / "objectives.md").read_text(encoding="utf-8")
-    for name, table, named in (
-        ("false-alarms", study.false_alarms(np.random.default_rng(1), 1), 1),
-        ("delays", study.delays(np.random.default_rng(1), 1), 3),
-    ):
-        written = text.partition(f"<!-- study: {name} -->\n")[2].partition("\n<!-- end -->")[0].strip()
-        new, old = ([line.split("|") for line in lines.splitlines()] for lines in (table, written))
-        assert new[0] == old[0] and [line[: named + 1] for line in new] == [line[: named + 1] for line in old]
-
-
 # ---- what fires when
 
 
@@ -270,20 +257,3 @@ def test_an_error_after_an_outage_does_not_fire_again(tmp_path: Path) -> None:
     assert sum(failed) == 101
     series = counters([Replica(times, failed)], 15, 200)
     check(tmp_path, 15, series, [expect(30, "m"), expect(100), expect(195, period="90m")], 30)
-
-
-def test_the_study_has_the_arithmetic_of_the_rules(tmp_path: Path, study: ModuleType) -> None:
-    """On random requests, the rules hold at the evaluations at which the study says so."""
-    rng = np.random.default_rng(6)
-    requests = rng.poisson(2.5 / study.STEPS, 600 * study.STEPS)
-    failures = rng.binomial(requests, np.where(rng.random(len(requests)) < 0.5, 0.0, 0.04))
-    alert = study.firing(study.burning(requests.astype(float), failures.astype(float), 0.001))
-    assert 0.1 < alert.mean() < 0.9
-    series = []
-    for code, counts in (("200", requests - failures), ("500", failures)):
-        # A first sample of 0: what is counted before the first scrape cannot be seen.
-        values = " ".join(map(str, [0, *np.cumsum(counts)]))
-        series.append({"series": f'model_requests_total{{model="m",version="1",code="{code}"}}', "values": values})
-    moments = range(60, len(alert), 7)
-    checks = [expect((step + 1) / study.STEPS, ["m"] if alert[step] else ()) for step in moments]
-    check(tmp_path, 30, series, checks, 30)

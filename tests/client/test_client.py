@@ -3,8 +3,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime as dt
-import gc
-import logging
 import re
 import signal
 import socket
@@ -12,11 +10,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
-from http.server import ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +22,7 @@ from support.paths import ROOT
 from support.servers import Served, eventually, write_config
 
 from exporter import client
-from exporter.client import Monitor, sender
+from exporter.client import Monitor
 from exporter.errors import ExporterError
 
 
@@ -38,20 +33,6 @@ def monitoring(url: str, **options: object) -> Iterator[Monitor]:
         yield monitor
     finally:
         monitor.close(timeout=0)
-
-
-def test_public_surface() -> None:
-    """The package exports one name."""
-    assert client.__all__ == ["Monitor"]
-
-
-def test_standard_library_only() -> None:
-    """Importing the client loads no dependency of the package."""
-    _python(
-        "import sys; before = set(sys.modules); import exporter.client\n"
-        "new = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
-        "assert new <= sys.stdlib_module_names | {'exporter'}, new"
-    )
 
 
 def test_records_arrive_complete_and_in_order(exporter: Exporter) -> None:
@@ -524,37 +505,6 @@ def test_https(exporter: Exporter, tmp_path, monkeypatch: pytest.MonkeyPatch) ->
         assert monitor.feedback("r-17", "accepted") == {"id": "f-1"}
 
 
-def test_a_unix_socket(tmp_path) -> None:
-    """unix:///… reaches an exporter that listens on a socket in the file system, with a token as over HTTP."""
-
-    class Local(ThreadingHTTPServer):
-        address_family = socket.AF_UNIX
-
-        def server_bind(self) -> None:
-            self.socket.bind(self.server_address)
-            self.server_name, self.server_port = "local", 0
-
-        def get_request(self):
-            return self.socket.accept()[0], ("local", 0)
-
-    exporter = Exporter()
-    path = str(tmp_path / "exporter.sock")
-    server = Local(path, exporter.server.RequestHandlerClass)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    (tmp_path / "token").write_text("mex_local")
-    with monitoring(f"unix://{path}", token_file=tmp_path / "token") as monitor:
-        monitor.record(id="r-1")
-        assert monitor.flush()
-        assert monitor.feedback("r-1", "accepted") == {"id": "f-1"}
-    server.shutdown()
-    server.server_close()
-    exporter.close()
-    assert [request["path"] for request in exporter.requests] == ["/v1/predictions", "/v1/feedback"]
-    assert exporter.requests[0]["headers"]["Authorization"] == "Bearer mex_local"
-    with monitoring(f"unix://{tmp_path}/nobody") as monitor, pytest.raises(ExporterError, match="not delivered"):
-        monitor.feedback("r-1", "accepted")
-
-
 def test_a_daemonizing_parent_sends_its_events(exporter: Exporter) -> None:
     """Events from before a fork are sent although the parent ends without `close`, as daemons do."""
     _python(
@@ -625,77 +575,6 @@ def test_a_signal_that_records_while_recording(exporter: Exporter) -> None:
     )
 
 
-def test_events_recorded_while_the_sizes_of_others_are_summed() -> None:
-    """What a signal handler or a finalizer records in the middle of a record or of a batch counts with its size."""
-
-    class Interrupted(deque[Any]):
-        def popleft(self) -> Any:
-            event = super().popleft()
-            if event == (100,):
-                sender.add((20,))
-            return event
-
-    class Finalized:
-        def __init__(self) -> None:
-            self.cycle = self
-
-        def __del__(self) -> None:
-            sender.add((7,))
-
-    with monitoring(nobody(), capacity=1, interval=0) as monitor:
-        sender = monitor.sender
-        sender._start_thread = lambda: None  # type: ignore[method-assign]
-        sender._buffer = Interrupted()
-        sender.add((100,))
-        sender.add((100,))
-        assert [*sender._buffer] == [(20,)]
-        assert sender._bytes == 20
-        sender._buffer = deque()
-        sender._bytes = 0
-        threshold = gc.get_threshold()
-        try:
-            for allocations in range(1, 20):  # one of them is in the middle
-                sender.add((20,))
-                gc.disable()
-                Finalized()
-                gc.set_threshold(gc.get_count()[0] + allocations, *threshold[1:])
-                gc.enable()
-                sender._next_batch()
-                gc.collect(0)
-                assert sender._bytes == sum(event[0] for event in sender._buffer)
-        finally:
-            gc.set_threshold(*threshold)
-
-
-def test_an_interrupted_flush_leaves_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After Ctrl+C in the middle of `flush`, events are sent in batches as before."""
-
-    def interrupt() -> None:
-        raise KeyboardInterrupt
-
-    with monitoring(nobody()) as monitor:
-        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr(monitor.sender._changed, "notify_all", interrupt)
-            monitor.flush(0)
-        assert not monitor.sender._flushing
-
-
-def test_a_monitor_made_during_a_fork() -> None:
-    """A thread may make a monitor while another one forks its process."""
-    made = [Monitor(nobody(), "digits"), Monitor(nobody(), "digits")]
-
-    def another_thread(*_: object) -> Any:
-        made.append(Monitor(nobody(), "digits"))
-        return another_thread
-
-    sys.settrace(another_thread)  # at each line
-    try:
-        sender._before_fork()
-    finally:
-        sys.settrace(None)
-    assert len(made) > 2
-
-
 def test_nothing_waits_after_close() -> None:
     """What was under way at `close` counts as dropped; the end of the process does not wait for it."""
     with monitoring(nobody()) as monitor:
@@ -703,17 +582,6 @@ def test_nothing_waits_after_close() -> None:
         eventually(lambda: monitor.sender._failure is not None)
         monitor.close(0)
         assert monitor.flush(20)
-        assert monitor.dropped == 1
-
-
-def test_a_handler_of_the_log_that_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`record` raises nothing even where the service's own handler of the log does."""
-    handler = logging.Handler()
-    monkeypatch.setattr(handler, "emit", lambda _: 1 / 0)
-    monkeypatch.setattr(logging.getLogger("exporter.client"), "handlers", [handler])
-    with monitoring(nobody()) as monitor:
-        monitor.close(0)
-        assert monitor.record(id="r-1") == "r-1"
         assert monitor.dropped == 1
 
 
@@ -792,26 +660,6 @@ def test_an_exporter_on_a_unix_socket(tmp_path) -> None:
     assert third.process.wait(60) == 1
     assert "not a socket" in third.log.read_text()
     assert (tmp_path / "notes.txt").read_text() == "mine"
-
-
-def test_the_sender_thread_stops_for_a_fork(exporter: Exporter) -> None:
-    """The sender's thread has ended when its process forks, and starts again with the next event."""
-    _python(
-        "import os, sys, threading; from exporter import Monitor; from exporter.client import sender\n"
-        "sender._FORK_SECONDS = sender._JOIN_SECONDS = 20  # a busy machine takes longer than users wait\n"
-        "monitor = Monitor(sys.argv[1], 'digits', interval=0.01)\n"
-        "seen = []\n"
-        "os.register_at_fork(after_in_parent=lambda: seen.append(threading.active_count()))\n"
-        "for number in range(20):\n"
-        "    monitor.record(id=str(number))\n"
-        "    child = os.fork()\n"
-        "    if not child: os._exit(0)\n"
-        "    os.waitpid(child, 0)\n"
-        "monitor.record(id='last'); assert monitor.flush()\n"
-        "assert set(seen) == {1} and monitor.sent == 21, (seen, monitor.sent)",
-        exporter.url,
-    )
-    assert len({request["peer"] for request in exporter.requests}) == 1
 
 
 def test_a_fork_while_a_response_arrives() -> None:

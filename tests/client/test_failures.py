@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import http.server
 import logging
 import socket
@@ -13,12 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import flask
-import numpy as np
 import pytest
-from fastapi import FastAPI
-from sklearn.linear_model import LogisticRegression
-from support.applications import asgi_server, ask
 from support.certificates import certificate, serve_tls, signed_by
 from support.fake_exporter import Exporter, nobody
 from support.servers import Served, eventually, write_config
@@ -276,67 +270,3 @@ def test_lost_events_are_logged_once(exporter: Exporter, warnings: Callable[[], 
     (warning,) = warnings()
     assert warning.endswith("50 events dropped: more were recorded than could be sent")
     assert monitor.dropped == 100
-
-
-def test_a_forked_process_warns_for_itself() -> None:
-    """Parent and child warn once each."""
-    code = (
-        "import logging, os, sys, time, warnings; from exporter import Monitor\n"
-        "warnings.simplefilter('ignore')\n"
-        "logging.basicConfig(stream=sys.stdout, format=f'%(process)d %(levelname)s %(message)s')\n"
-        "def fail():\n"
-        "    for _ in range(3): monitor.record(); monitor.flush(0.3)\n"
-        "monitor = Monitor(sys.argv[1], 'digits', interval=0.01)\n"
-        "fail(); child = os.fork(); fail(); monitor.close(0)\n"
-        "if not child: sys.stdout.flush(); os._exit(0)\n"
-        "os.waitpid(child, 0)\n"
-    )
-    output = subprocess.run([sys.executable, "-c", code, nobody()], capture_output=True, text=True, check=True).stdout
-    lines = output.splitlines()
-    assert len(lines) == len({line.split()[0] for line in lines}) == 2, output
-    assert all("WARNING" in line and "connection refused" in line for line in lines)
-
-
-def _wsgi(monitor: Monitor) -> None:
-    app = flask.Flask("service")
-    app.add_url_rule("/", view_func=lambda: {"id": monitor.record(prediction="yes")})
-    app.wsgi_app = monitor.wsgi(app.wsgi_app)  # type: ignore[method-assign]
-    assert app.test_client().get("/").status_code == 200
-
-
-def _asgi(monitor: Monitor) -> None:
-    app = FastAPI()
-    app.add_api_route("/", lambda: {"id": monitor.record(prediction="yes")})
-    app.add_middleware(monitor.asgi)
-    with asgi_server(app) as port:
-        assert ask(port, "/")[0] == 200
-
-
-def _decorator(monitor: Monitor) -> None:
-    assert monitor.watch(lambda age: "yes")(41) == "yes"
-
-
-def _coroutine(monitor: Monitor) -> None:
-    @monitor.watch
-    async def predict(age: int) -> str:
-        return "yes"
-
-    assert asyncio.run(predict(41)) == "yes"
-
-
-def _sklearn(monitor: Monitor) -> None:
-    model = LogisticRegression().fit([[1.0], [2.0]], ["no", "yes"])
-    assert monitor.wrap(model, names=["age"]).predict(np.array([[2.0]])).tolist() == ["yes"]
-
-
-@pytest.mark.parametrize("use", [_wsgi, _asgi, _decorator, _coroutine, _sklearn])
-def test_each_integration_warns_once(use: Callable[[Monitor], None], warnings: Callable[[], list[str]]) -> None:
-    """A service that is monitored in any way answers as without an exporter, and logs one warning."""
-    monitor = Monitor(nobody(), "credit", "3", interval=0.01)
-    for _ in range(5):
-        use(monitor)
-        monitor.flush(0.1)
-    assert eventually(lambda: bool(warnings()))
-    monitor.close(0)
-    (warning,) = warnings()
-    assert "connection refused: is the exporter running" in warning

@@ -157,14 +157,6 @@ def test_a_warning_of_a_command_says_that_it_is_one(tmp_path: Path) -> None:
     )
 
 
-def test_errors_without_a_similar_word_suggest_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing is better than a wrong suggestion."""
-    for line in ("xyzzy", "serve --frobnicate", "serve exporter"):
-        with pytest.raises(SystemExit):
-            main(line.split())
-        assert "did you mean" not in capsys.readouterr().err
-
-
 def completions(script: str, *arguments: str) -> set[str]:
     """What bash offers for the last of the words."""
     line = " ".join(map(shlex.quote, arguments))
@@ -213,19 +205,6 @@ def test_a_signal_at_any_moment_stops_a_command() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
-def test_a_server_loads_nothing_of_the_other_commands(tmp_path: Path) -> None:
-    """The serving process loads neither scipy nor the libraries of the command line."""
-    write_config(tmp_path)
-    script = (
-        "import sys; from pathlib import Path; from exporter.cli import build_parser\n"
-        "build_parser(['serve'])\n"
-        "from exporter.server import access, serve\n"
-        "from exporter.server.application import Exporter; Exporter(Path('exporter.yml')).close()\n"
-        "print(sorted({'scipy', 'shtab', 'urllib3', 'sklearn'} & set(sys.modules)))\n"
-    )
-    assert loaded_by(script, tmp_path) == "[]\n"
-
-
 def test_a_batch_with_a_profile_loads_no_database(tmp_path: Path) -> None:
     """SQLAlchemy takes 16 MiB, and time to load."""
     write_config(tmp_path)
@@ -236,17 +215,6 @@ def test_a_batch_with_a_profile_loads_no_database(tmp_path: Path) -> None:
         "print(sorted({'sqlalchemy', 'psycopg', 'flask'} & set(sys.modules)))\n"
     )
     assert loaded_by(script, tmp_path).endswith("\n[]\n")
-
-
-def test_the_help_of_commands_loads_no_database(tmp_path: Path) -> None:
-    """Loading SQLAlchemy would take most of the time of the help."""
-    commands = [*MODULES.keys() - {"redact"}]
-    script = (
-        "import sys; from exporter.cli import build_parser\n"
-        f"build_parser({commands!r})\n"
-        "print(sorted({'sqlalchemy', 'psycopg', 'flask'} & set(sys.modules)))\n"
-    )
-    assert loaded_by(script, tmp_path) == "[]\n"
 
 
 def loaded_by(script: str, folder: Path) -> str:

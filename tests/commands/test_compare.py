@@ -31,7 +31,6 @@ from exporter.stats.intervals import (
     difference,
     divergence,
     excludes_zero,
-    largest,
     share,
 )
 
@@ -93,16 +92,6 @@ def test_the_interval_of_a_divergence_has_its_coverage(shift: float, coverage: f
         low, high = divergence(rng.multinomial(n, live).astype(float), training).interval()
         inside += low <= truth <= high
     assert inside >= coverage * 400 - 4
-
-
-def test_the_largest_of_several_has_a_bonferroni_interval() -> None:
-    """The interval of the largest of ten is that of Bonferroni, so it is wider than a single one."""
-    alone = [share(30 + k, 300) for k in range(10)]
-    low, high = largest(alone).interval()
-    strict = [estimate.interval(1 - 0.05 / 10) for estimate in alone]
-    assert low == pytest.approx(max(estimate.low for estimate in strict))
-    assert high == pytest.approx(max(estimate.high for estimate in strict))
-    assert low < alone[-1].interval().low
 
 
 def drawn(rng: np.random.Generator, n: int, corrected: float) -> Counts:

@@ -203,14 +203,6 @@ def test_standard_input_is_read(folder: Path) -> None:
     assert b"--format: is required for standard input: csv, parquet, npz, jsonl or predictions" in result.stderr
 
 
-def test_training_rows_do_not_drift(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Rows like those of training pass."""
-    profile = f"--profile={folder / 'loans.json'}"
-    status, out, err = ingest(capsys, folder / "well.csv", profile, *OUTPUTS, "--fail-on-drift")
-    assert (status, err) == (0, "")
-    assert "drifted" not in out
-
-
 def test_invalid_rows_are_refused_and_named(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Rows that the exporter would refuse are refused, the others are counted, and so are invalid values."""
     lines = ["id,age,income,country,prediction,confidence,when"]
@@ -273,16 +265,6 @@ def test_what_python_writes_for_json_is_read(
     values = samples(target.read_text())
     assert values["model_feature_missing_ratio", (("feature", "age"), ("window", "run"))] == 1 / 3
     assert values["model_feature_invalid_ratio", (("feature", "income"), ("window", "run"))] == 1 / 3
-
-
-def test_a_process_substitution_is_read(folder: Path) -> None:
-    """A pipe that a shell passes as a file is read as standard input is."""
-    command = (
-        f"{sys.executable} -m exporter.cli ingest <(cat {folder}/well.csv) --format=csv --profile={folder}/loans.json"
-    )
-    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
-    assert "2,500 rows, 2,500 accepted" in result.stdout
 
 
 def test_columns_that_differ_from_the_profile_are_named(
@@ -389,16 +371,6 @@ def test_errors_end_with_a_message(folder: Path, tmp_path: Path, capsys: pytest.
         assert message in err.splitlines()[-1], arguments
 
 
-def test_neither_a_profile_nor_a_configuration(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """In a folder without exporter.yml the command says what it needs."""
-    monkeypatch.chdir(tmp_path)
-    status, _, err = ingest(capsys, folder / "well.csv")
-    assert status == 1
-    assert "expected --profile, --config.file, or an exporter.yml in this folder" in err
-
-
 def test_a_file_that_changes_meanwhile_is_not_counted(folder: Path, tmp_path: Path) -> None:
     """Rows that another program appends during the read make the run fail, because what was counted is undefined."""
     log = tmp_path / "log.jsonl"
@@ -423,25 +395,6 @@ json_lines._bounded = growing
 from exporter.cli import main
 sys.exit(main(sys.argv[1:]))
 """
-
-
-def test_decompression_leaves_no_files(folder: Path, tmp_path: Path) -> None:
-    """Decompressed files are deleted even when the command is killed; a full folder is named."""
-    command = [sys.executable, "-m", "exporter.cli", "ingest", str(folder / "well.csv.gz"), *OUTPUTS]
-    command.append(f"--profile={folder / 'loans.json'}")
-    kept = tmp_path / "kept"
-    kept.mkdir()
-    environment = os.environ | {"TMPDIR": str(kept)}
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment)
-    assert child.stdout
-    child.stdout.read(1)
-    assert list(kept.iterdir()) == []
-    child.kill()
-    child.communicate()
-    limited = ["bash", "-c", "ulimit -f 16; trap '' XFSZ; exec \"$@\"", "bash", *command]
-    result = subprocess.run(limited, capture_output=True, text=True, env=environment, check=False)
-    assert result.returncode == 1
-    assert f"well.csv.gz: cannot be copied to {kept} (TMPDIR sets another folder): File too large" in result.stderr
 
 
 # --- pushed ----------------------------------------------------------------------------------

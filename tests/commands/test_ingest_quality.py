@@ -166,20 +166,6 @@ def test_the_errors_of_a_regression(folder: Path, tmp_path: Path, capsys: pytest
     assert figures[3] == "  1 label cannot be compared with the prediction"
 
 
-def test_one_of_them_alone(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Without a profile with labels there is no estimate, without labels no measurement, without both no table."""
-    file, plain = folder / "tonight.csv", f"--profile={folder / 'plain.json'}"
-    _, out, _ = ingest(capsys, file, plain, *OUTPUTS, LABELS)
-    assert "accuracy, measured" in out
-    assert "estimated" not in out
-    labelled = (f"--profile={folder / 'loans.json'}", "--ignore=outcome")
-    _, out, _ = ingest(capsys, file, *labelled, *OUTPUTS)
-    assert "measured" not in out
-    assert "accuracy, estimated" in out
-    _, out, _ = ingest(capsys, file, plain, *OUTPUTS, "--ignore=outcome")
-    assert "quality with" not in out
-
-
 def test_no_estimate_has_a_reason(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Where nothing can be estimated, the report says why."""
     no_confidence = ("--prediction-column=prediction", "--id-column=id", "--ignore=outcome")

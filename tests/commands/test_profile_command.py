@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
 import pty
 import re
 import sys
-import time
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +15,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
 from pyarrow import csv, parquet
 from support.rows import training
 from support.servers import Served, eventually, write_config
@@ -27,8 +23,8 @@ from exporter.cli import disable_slow_avx512, main
 from exporter.commands import common
 from exporter.commands.common import Progress
 from exporter.monitoring.binner import Binner
-from exporter.profiles.bins import categorical_feature, numeric_feature
-from exporter.profiles.describe import describe_lines, truncate
+from exporter.profiles.bins import numeric_feature
+from exporter.profiles.describe import describe_lines
 from exporter.profiles.profile import Profile, load, save
 
 EVERYTHING = {"models": [{"name": "shop", "profile": "shop.json"}, {"name": "other"}]}
@@ -288,29 +284,6 @@ def test_a_histogram_has_the_shape_of_the_data():
     assert set(zeros[1:]) == {"▁"}
 
 
-def test_a_text_with_combining_marks_is_cut_by_its_columns():
-    """A mark takes no column; what is left out is replaced by an ellipsis."""
-    letters = "e\u0301" * 40
-    assert truncate(letters, 40) == letters
-    assert truncate(f"{letters} and more", 40) == f"{letters[:-2]}…"
-
-
-@settings(max_examples=60, deadline=None)
-@example([0.0], {"0" * 16 + "\u094d": 1999}, "0")
-@given(
-    st.lists(st.floats(), min_size=1, max_size=60),
-    st.dictionaries(st.text(max_size=60), st.integers(1, 10**9), max_size=12),
-    st.text(min_size=1, max_size=90),
-)
-def test_any_profile_can_be_described(numbers, categories, name):
-    """Whatever numbers, names and categories a profile holds, each line fits and holds no control character."""
-    inputs = {name: "numeric", f"{name}2": "categorical"}
-    features = {name: numeric_feature(np.array(numbers)), f"{name}2": categorical_feature(categories, 1, 1, top=5)}
-    for line in describe_lines(Profile(name, len(numbers), inputs, features)):
-        assert line.isprintable()
-        assert columns_of(line) <= 80
-
-
 # --- progress --------------------------------------------------------------------------------
 
 
@@ -329,20 +302,6 @@ def test_progress_is_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> 
             shown += os.read(parent, 10_000).decode()
     os.close(parent)
     assert shown == "\r\x1b[Kvalues: 50%, 1,200,000 rows\r\x1b[K"
-
-
-def test_progress_is_plain_lines_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a terminal there are lines, on request only and at most one every ten seconds."""
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
-    clock = [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    with Progress(log=True) as progress, Progress() as silent:
-        clock[0] = 11
-        for show in (silent, progress):
-            show("values", 0.5, 1_200_000)
-            show("values", 0.51, 1_200_001)  # too soon
-    assert stream.getvalue() == "values: 50%, 1,200,000 rows\n"
 
 
 def test_a_quick_profile_shows_no_progress(tmp_path: Path, capsys):

@@ -31,7 +31,6 @@ from exporter.server import access
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.routes import ROUTES
-from exporter.storage import _writer as prediction_buffer
 from grafana import documents
 
 README = ROOT / "README.md"
@@ -422,14 +421,6 @@ def test_packages_import_only_from_below() -> None:
             assert order[below] >= order[above], f"{module} imports {imported}"
 
 
-@pytest.mark.parametrize("package", ["wire", "features", "stats", "monitoring"])
-def test_what_counts_knows_no_store_and_no_server(package: str) -> None:
-    """Whatever is imported, for types alone or not: the store and the server get and give values."""
-    for module, imported in imports():
-        if module.startswith(f"exporter.{package}."):
-            assert imported.split(".")[1] not in {"storage", "server"}, f"{module} imports {imported}"
-
-
 def test_no_two_modules_import_each_other() -> None:
     """The imports between modules have no cycle, those for types alone included."""
     graph: dict[str, set[str]] = {}
@@ -437,12 +428,6 @@ def test_no_two_modules_import_each_other() -> None:
         if not module.startswith(imported):  # a module may use what its own package's front hands on
             graph.setdefault(module, set()).add(imported)
     TopologicalSorter(graph).prepare()
-
-
-def test_the_bounds_of_the_store_are_in_the_architecture() -> None:
-    """architecture.md gives the buffer of the store's writer as the code has it."""
-    bound = f"{prediction_buffer.MAX_ROWS:,} rows, {prediction_buffer.MAX_BYTES >> 20} MiB of inputs"
-    assert bound in document("architecture.md")
 
 
 def test_links_are_valid() -> None:

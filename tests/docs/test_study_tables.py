@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -52,3 +54,11 @@ def test_a_study_has_the_tables_of_its_page(benchmarks, study: str, names: tuple
     module = benchmarks(study)
     text = getattr(module, "DOCS", getattr(module, "PAGE", None)).read_text(encoding="utf-8")
     assert [name for name in names if f"<!-- study: {name} -->\n\n| " not in text] == []
+
+
+def test_every_study_can_be_imported() -> None:
+    """What the studies use of the package exists; two need packages that the tests do not install."""
+    studies = ROOT / "benchmarks" / "studies"
+    names = {path.stem for path in studies.glob("*.py")} - {"drift_plots", "quality_peers"}
+    code = f"import {', '.join(sorted(names))}"
+    subprocess.run([sys.executable, "-c", code], cwd=studies, env={"PYTHONPATH": f"{ROOT}:{studies}"}, check=True)

@@ -123,29 +123,6 @@ def test_memory_v2_in_a_namespace(tmp_path: Path, group: str) -> None:
     assert values["limit_bytes"] == 4 * MIB
 
 
-def test_memory_v2_outside_the_mount(tmp_path: Path) -> None:
-    """A path that leaves the mount is not followed."""
-    root = v2(tmp_path, "/..", {"": v2_memory(3 * MIB, 4 * MIB), "..": v2_memory(1 * MIB, 2 * MIB)}, inside="/pod")
-    assert memory(root)["limit_bytes"] == 4 * MIB
-
-
-def test_memory_v2_mount_of_a_part(tmp_path: Path) -> None:
-    """A mount that shows only the container's part of the tree is the root of that part."""
-    groups = {"": v2_memory(30 * MIB, 40 * MIB), "app": v2_memory(3 * MIB, 8 * MIB)}
-    values = memory(v2(tmp_path, "/docker/abc/app", groups, inside="/docker/abc"))
-    assert values["limit_bytes"] == 8 * MIB
-
-
-def test_memory_v2_foreign_mount(tmp_path: Path) -> None:
-    """A mount of another part of the tree is ignored."""
-    root = v2(tmp_path, "/app", {"app": v2_memory(3 * MIB, 8 * MIB)})
-    write(root / "foreign", v2_memory(1 * MIB, 2 * MIB))
-    mounts = root / "proc/self/mountinfo"
-    foreign = V2.format(inside="/app-of-another").replace("/sys/fs/cgroup", "/foreign")
-    mounts.write_text(f"{foreign}\n{mounts.read_text()}")
-    assert memory(root)["limit_bytes"] == 8 * MIB
-
-
 @pytest.mark.parametrize("hybrid", [False, True], ids=["v1", "hybrid"])
 def test_memory_v1(tmp_path: Path, hybrid: bool) -> None:
     """Version 1 is read in the same way, also beside a version 2 without controllers; its huge number is no limit."""
@@ -156,12 +133,6 @@ def test_memory_v1(tmp_path: Path, hybrid: bool) -> None:
     }
     values = memory(v1(tmp_path, "/docker/abc", groups, hybrid=hybrid))
     assert values == {"used_bytes": 32 * MIB, "limit_bytes": 64 * MIB, "utilization_ratio": 0.5}
-
-
-def test_memory_v1_in_a_container(tmp_path: Path) -> None:
-    """The host's path of a container maps to the root of its mount."""
-    root = v1(tmp_path, "/docker/abc", {"": v1_memory(5 * MIB, 8 * MIB)}, inside="/docker/abc")
-    assert memory(root)["limit_bytes"] == 8 * MIB
 
 
 @pytest.mark.parametrize("limit", ["max", 2**50])
@@ -215,16 +186,6 @@ def test_cpu_v2(tmp_path: Path) -> None:
     between(collector, started, 0.01, 0.25)
 
 
-def test_cpu_v2_nested(tmp_path: Path) -> None:
-    """Of nested quotas the tightest counts, with the processor time of its whole group."""
-    groups = {"pod/app": v2_cpu("90000 100000", 1_000_000), "pod": v2_cpu("50000 100000", 5_000_000)}
-    root = v2(tmp_path, "/pod/app", {**groups, "": {"cpu.stat": {"usage_usec": 90_000_000}}})
-    collector, started = start(root)
-    time.sleep(0.1)
-    write(root / "sys/fs/cgroup/pod", v2_cpu("50000 100000", 5_020_000))
-    between(collector, started, 0.02, 0.5)
-
-
 @pytest.mark.parametrize("hybrid", [False, True], ids=["v1", "hybrid"])
 def test_cpu_v1(tmp_path: Path, hybrid: bool) -> None:
     """Version 1 is read in the same way, also beside a version 2 without controllers."""
@@ -262,26 +223,6 @@ def test_cpu_scrapers_close_together(tmp_path: Path) -> None:
     assert cpu(collector) == 1.0
 
 
-def test_cpu_quota_changes(tmp_path: Path) -> None:
-    """A quota that is lowered while the process runs applies at once."""
-    root = v2(tmp_path, "/app", {"app": v2_cpu("80000 100000", 0)})
-    collector, started = start(root)
-    time.sleep(0.06)
-    write(root / "sys/fs/cgroup/app", v2_cpu("10000 100000", 2_000))
-    between(collector, started, 0.002, 0.1)
-
-
-def test_cpu_quota_is_lifted(tmp_path: Path) -> None:
-    """When the quota is removed, the machine's processor time counts from then on."""
-    root = v2(tmp_path, "/app", {"app": v2_cpu("50000 100000", 0)})
-    collector, _ = start(root)
-    time.sleep(0.06)
-    write(root / "sys/fs/cgroup/app", v2_cpu("max 100000", 9_000_000))
-    assert cpu(collector) is None
-    time.sleep(0.06)
-    assert cpu(collector) is not None
-
-
 @pytest.mark.parametrize("quota", ["max 100000", "99900000 100000"], ids=["none", "more than there is"])
 def test_cpu_without_quota(tmp_path: Path, quota: str) -> None:
     """Without a quota, or with one above the machine's processors, the machine counts."""
@@ -312,13 +253,6 @@ def test_disk_once_a_device(tmp_path: Path) -> None:
     paths = [sample.labels["path"] for sample in samples(collectors([missing, tmp_path, shared_memory])[2])]
     distinct = shared_memory.exists() and shared_memory.stat().st_dev != tmp_path.stat().st_dev
     assert paths == [str(missing), str(shared_memory)] if distinct else [str(missing)]
-
-
-def test_disk_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A relative path is relative to the working directory."""
-    monkeypatch.chdir(tmp_path)
-    (sample,) = samples(collectors([Path("data/store.db")])[2])
-    assert sample.labels == {"path": "data/store.db"}
 
 
 def test_collectors_of_this_machine() -> None:

@@ -127,30 +127,6 @@ def test_a_value_with_more_than_a_bins_share_is_alone(others, atom):
     assert index + 1 == len(edges) or edges[index + 1] == np.nextafter(atom, np.inf)
 
 
-@pytest.mark.parametrize(("zeros", "alone"), [(50, False), (51, True)])
-def test_a_bins_share_is_the_limit(zeros, alone):
-    """Of 1,000 values in 20 bins, 51 alike are alone, and 50 are not."""
-    edges = numeric_feature(np.array([*[0.0] * zeros, *np.linspace(1, 2, 1000 - zeros)])).edges
-    assert (edges[1] == np.nextafter(0, 1)) == alone
-
-
-def test_sixty_percent_of_zeros():
-    """Zeros have their own bin, and the other values are split into equal parts."""
-    feature = numeric_feature(np.concatenate([np.zeros(6000), np.random.default_rng(6).uniform(1, 2, 4000)]))
-    assert feature.counts[1] == 6000
-    assert set(feature.counts[2:-3]) == {500}
-    assert feature.labels()[:3] == ["00 below 0", "01 0", f"02 (0, {feature.edges[2]:.6g})"]
-    assert feature.labels()[-4].startswith("09 [")
-    assert feature.labels()[-3:] == [f"10 above {feature.max:.6g}", "11 missing", "12 invalid"]
-
-
-def test_labels_of_two_values():
-    """Two values have a bin each, and values between them another."""
-    assert numeric_feature(np.array([0.0, 1.0] * 5)).labels() == [
-        "00 below 0", "01 0", "02 (0, 1)", "03 1", "04 above 1", "05 missing", "06 invalid",
-    ]  # fmt: skip
-
-
 def test_a_column_without_numbers_has_one_bin():
     """An all-missing column is profiled, and a later number is counted, but not unseen."""
     feature = numeric_feature(np.array([np.nan, np.nan, np.inf]))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import zlib
 from pathlib import Path
 
 import msgspec
@@ -153,18 +152,6 @@ def test_a_damaged_snapshot_is_refused(evidence: tuple[bytes, bytes]) -> None:
     damaged = snapshots.decode(pack(msgspec.structs.replace(snapshot, evidence=evidence)), monitor)
     with pytest.raises(ValueError):
         snapshots.restore_version(monitor_of(), damaged, 50.0, 1e9)
-
-
-def test_a_snapshot_of_an_earlier_release_has_no_evidence() -> None:
-    """It restores the windows alone."""
-    monitor = monitor_of()
-    feed(monitor, 5.0)
-    fields = msgspec.msgpack.decode(zlib.decompress(snapshots.encode(monitor, 6.0, 1e9)))
-    earlier = snapshots.decode(zlib.compress(msgspec.msgpack.encode(fields[:-1])), monitor)
-    restored = monitor_of()
-    snapshots.restore_version(restored, earlier, 7.0, 1e9 + 1)
-    assert np.isnan(restored.read_evidence(7.0)).all()
-    assert restored.read(7.0)["5m"].observations[0] == 20
 
 
 def test_gauges_of_features_and_of_their_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

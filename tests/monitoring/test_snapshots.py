@@ -212,21 +212,6 @@ def test_a_changed_alert_keeps_the_windows(store: Store) -> None:
     assert counted(after, 5.0) == {"1": {"5m": 1, "1h": 1}}
 
 
-def test_a_snapshot_of_an_older_version_keeps_its_windows(store: Store) -> None:
-    """A snapshot from before the quality was measured has no rings of it, and those of the inputs fit."""
-    before = monitors_of()
-    feed(before, "1", 100.0)
-    monitor = before.get("m", "1", 100.0)
-    snapshot = decode(encode(monitor, 100.0, WALL), monitor)
-    older = [getattr(snapshot, name) for name in ("fingerprint", "unix_time", "ring_time", "idle", "rings")]
-    data = zlib.compress(msgspec.msgpack.encode(older))
-    row = {"replica": store.replica, "model": "m", "version": "1", "saved": WALL, "data": data}
-    store.write(lambda connection: connection.execute(windows.insert().values(row)))
-    after = monitors_of()
-    restore(store, after, 5.0, WALL)
-    assert counted(after, 5.0) == {"1": {"5m": 1, "1h": 1}}
-
-
 def test_versions_without_a_profile_are_saved_once_they_have_labels(store: Store) -> None:
     """Their windows hold nothing else; a label of days ago restores a version that was not used since."""
     monitors = MonitorRegistry({"m": ModelConfig("m")}, {})

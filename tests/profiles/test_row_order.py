@@ -252,15 +252,6 @@ def test_many_rows_cost_bounded_memory(write: Any) -> None:
     assert len(builder.build()["x"].quantiles) == len(builder.sizes) == 14
 
 
-def test_older_profiles(write: Any, tmp_path: Path) -> None:
-    """A profile made before has the same hash as then, and says that nothing is known of the order."""
-    profile = msgspec.structs.replace(build_file(write(columns())), blocks=None)
-    save(profile, tmp_path / "old.json")
-    old = load(tmp_path / "old.json")
-    assert b"blocks" not in (tmp_path / "old.json").read_bytes()
-    assert "(order)  not known" in "\n".join(describe_lines(old))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [

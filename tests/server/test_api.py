@@ -26,12 +26,10 @@ from PIL import Image
 from support.paths import ROOT
 from support.servers import CONFIG, Served, ask, eventually, write_config
 
-from exporter.errors import StackError
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
-from exporter.server.http.listeners import listen
 
 GOOD = {
     "id": "r-17",
@@ -211,14 +209,6 @@ def test_a_key_with_another_body_is_refused(served: Served) -> None:
     assert served.post("/v2/models/credit/versions/4/infer", INFERRED, Idempotency_Key="k-1").status == 422
 
 
-def test_idempotency_key_makes_a_retry_count_once(served: Served) -> None:
-    """The second POST with a key gets the response of the first and counts nothing."""
-    first, second = (served.post("/v1/predictions", GOOD, Idempotency_Key="k-1") for _ in range(2))
-    assert first.json == second.json
-    assert served.samples("model_attempts_total") == {f"model_attempts_total{{{LABELS}}}": 1}
-    assert served.post("/v1/predictions", GOOD, Idempotency_Key="k" * 300).status == 400
-
-
 INFERRED = {
     "request": {"inputs": [{"name": "age", "shape": [1], "datatype": "FP64", "data": [40]}]},
     "response": {"outputs": [{"name": "y", "shape": [1], "datatype": "BYTES", "data": ["yes"]}]},
@@ -252,16 +242,6 @@ def test_every_route_that_counts_accepts_an_idempotency_key(served: Served, path
     assert served.post(path, body, Idempotency_Key="k" * 300).status == 400
 
 
-def test_a_retried_sample_is_drawn_once(served: Served) -> None:
-    """``POST /v1/corrections/samples`` with a key that was used before draws no further sample."""
-    served.post("/v1/predictions", [{**GOOD, "id": f"d{number}", "confidence": 0.99} for number in range(4)])
-    eventually(lambda: served.post("/v1/corrections/samples", {"model": "credit", "count": 1}).json["drawn"])
-    wish = {"model": "credit", "count": 1}
-    first, again = (served.post("/v1/corrections/samples", wish, Idempotency_Key="k") for _ in range(2))
-    assert (first.status, first.json, again.json) == (201, {"drawn": 1}, {"drawn": 1})
-    assert len(served.get("/v1/corrections?source=sample").json["corrections"]) == 2
-
-
 def test_versions_are_capped(tmp_path: object, served: Served) -> None:
     """After twenty versions, new ones are counted together as ``other``."""
     served.post("/v1/predictions", [{"model": "credit", "version": f"v{number}"} for number in range(30)])
@@ -275,23 +255,6 @@ def test_too_large_bodies_are_refused(shared: Served) -> None:
     assert shared.post("/v1/predictions", b" " * (16 * 2**20 + 1)).status == 413
     large = json.dumps({"model": "credit", "inputs": {"comment": "x" * 10_000_000}}).encode()
     assert shared.post("/v1/predictions", large).status == 202
-
-
-def test_chunked_bodies_are_bounded_too(shared: Served) -> None:
-    """A body without a declared length is read up to the same limit."""
-    with socket.create_connection(("127.0.0.1", shared.port)) as client:
-        head = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
-        client.sendall(head + b'13\r\n{"model": "credit"}\r\n0\r\n\r\n')
-        assert client.recv(1000).startswith(b"HTTP/1.1 202")
-        chunk = b"100000\r\n" + b" " * 2**20 + b"\r\n"
-        client.sendall(head)
-        try:
-            for _ in range(20):
-                client.sendall(chunk)
-            client.sendall(b"0\r\n\r\n")
-        except ConnectionError:
-            pass  # it does not read on for ever once it has refused
-        assert client.recv(1000).startswith(b"HTTP/1.1 413")
 
 
 def test_slow_clients_do_not_delay_others(shared: Served) -> None:
@@ -328,15 +291,6 @@ def test_feedback_counts_each_prediction_once(served: Served) -> None:
     assert samples[f"model_corrections_total{{{LABELS}}}"] == 1
     assert samples['model_corrections_pending{model="credit"}'] == 1
     assert 0 <= samples['model_corrections_oldest_pending_seconds{model="credit"}'] < 60
-
-
-def test_feedback_may_arrive_before_its_prediction(served: Served) -> None:
-    """Feedback on an unknown prediction is stored, and joined when the prediction arrives."""
-    early = served.post("/v1/feedback", {"prediction_id": "r-17", "verdict": "corrected", "label": "no"})
-    assert (early.status, early.json["joined"]) == (201, False)
-    assert not served.samples("model_feedback_total")
-    served.post("/v1/predictions", GOOD)
-    eventually(lambda: served.samples("model_corrections_total").get(f"model_corrections_total{{{LABELS}}}") == 1)
 
 
 def test_feedback_without_a_logged_prediction(served: Served) -> None:
@@ -533,23 +487,6 @@ def test_metrics_have_two_formats_and_can_be_compressed_and_filtered(shared: Ser
 def test_json_ends_with_a_line_end(shared: Served, path: str) -> None:
     """In a terminal, the prompt after curl is on a line of its own."""
     assert shared.get(path).text.endswith(("}\n", "</html>\n"))
-
-
-def test_answers_to_a_post_end_with_a_line_end(shared: Served) -> None:
-    """The same for what is accepted and for what is refused."""
-    for body in ({"model": "credit"}, [{"model": "credit"}] * 2, {"model": "nobody"}, b"no"):
-        assert shared.post("/v1/predictions", body).text.endswith("}\n")
-    feedback = {"prediction_id": "line-end", "verdict": "accepted"}
-    for document in (feedback, [feedback], {"verdict": "none"}):
-        assert shared.post("/v1/feedback", document).text.endswith("}\n")
-
-
-def test_unknown_routes_and_methods_are_problems(shared: Served) -> None:
-    """Unknown routes and methods are problem documents with the right status."""
-    assert shared.get("/nothing").json["status"] == 404
-    answer = ask(f"{shared.url}/v1/predictions")
-    assert (answer.status, answer.json["title"]) == (405, "Method Not Allowed")
-    assert "POST" in answer.headers["Allow"]
 
 
 def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
@@ -752,14 +689,6 @@ def test_a_port_in_use_is_reported(shared: Served, tmp_path: Path) -> None:
     assert "Traceback" not in second.log.read_text()
 
 
-def test_each_address_of_a_machine_has_its_own_ports() -> None:
-    """Two exporters may use the same port at two addresses, but not at one address."""
-    with listen("127.0.0.1", 0) as one, listen("127.0.0.2", one.getsockname()[1]) as other:
-        assert other.getsockname() == ("127.0.0.2", one.getsockname()[1])
-        with pytest.raises(StackError, match="Address already in use"):
-            listen("127.0.0.1", one.getsockname()[1])
-
-
 @pytest.mark.parametrize("address", ["9877:", "localhost", "127.0.0.1:65536", "127.0.0.1:-1", "127.0.0.1:٣"])
 def test_an_invalid_address_is_wrong_usage(address: str) -> None:
     """An address that is not HOST:PORT is refused with the flag and the expected form."""
@@ -783,22 +712,6 @@ def test_a_body_of_a_million_invalid_events_does_not_delay_others(shared: Served
     thread.join()
     assert answers[0].status == 400
     assert answers[0].json["detail"].startswith("the first 1000 events are not valid and are listed in errors")
-
-
-def test_conflicting_feedback_does_not_affect_others(served: Served) -> None:
-    """A key that is used again with other feedback is refused; other requests are not affected."""
-    first = {"prediction_id": "w1", "verdict": "corrected", "label": "a"}
-    assert served.post("/v1/feedback", first).status == 201
-    assert served.post("/v1/feedback", {**first, "prediction_id": "w2"}, Idempotency_Key="k").status == 201
-    assert served.post("/v1/feedback", {**first, "label": "b"}, Idempotency_Key="k").status == 422
-    several = [{**first, "label": "b"}, {**first, "prediction_id": "w3"}]
-    assert served.post("/v1/feedback", several, Idempotency_Key="k").status == 422
-    assert served.post("/v1/feedback", {**first, "prediction_id": "w3"}).status == 201  # nothing of it was taken
-    late = {**first, "label": "c"}
-    assert served.post("/v1/feedback", late, Idempotency_Key="l").status == 201
-    assert served.post("/v1/feedback", {**first, "label": "d"}, Idempotency_Key="m").status == 201
-    assert served.post("/v1/feedback", late, Idempotency_Key="l").status == 200  # a late retry replaces nothing
-    assert served.samples("model_exporter_store_errors_total") == {"model_exporter_store_errors_total": 0}
 
 
 def test_feedback_names_its_model_if_identifiers_are_not_unique(served: Served) -> None:
@@ -842,14 +755,6 @@ def test_paths_of_any_bytes_are_404(shared: Served) -> None:
     """A path that is not UTF-8 or not ASCII is a 404."""
     for path in ("/%ff", "/%E2%82%AC", "/runbooks/%00"):
         assert shared.get(path).status == 404
-
-
-def test_localhost_is_a_valid_address(tmp_path: Path) -> None:
-    """The exporter listens on ``localhost``."""
-    write_config(tmp_path)
-    server = Served(tmp_path, "--web.listen-address=localhost:0")
-    server._flags = (f"--web.listen-address=localhost:{server.port}",)
-    assert server.start().stop() == 0
 
 
 def test_many_signals_reload_once_more(tmp_path: Path) -> None:

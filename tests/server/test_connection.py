@@ -29,7 +29,6 @@ from exporter.server.asgi import Application
 from exporter.server.http import protocol
 from exporter.server.http.listeners import listen
 from exporter.server.http.protocol import MAX_REFUSALS, BoundedProtocol
-from exporter.server.http.request import join_headers
 from exporter.server.serve import Server
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -118,23 +117,6 @@ def test_an_exception_is_logged_and_a_500(
     assert record.exc_info and str(record.exc_info[1]) == "made"
 
 
-def test_time_limits_are_checked_after_an_exception(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """When the check of time limits raises, this is logged, and the next check follows."""
-    looks: list[int] = []
-
-    def failing(*_: object) -> None:
-        looks.append(1)
-        raise ValueError
-
-    monkeypatch.setattr(serve, "check_connections", failing)
-    monkeypatch.setattr(serve, "_CHECK_TICKS", 1)
-    served(simple, lambda *_: time.sleep(0.5))
-    assert len(looks) > 2
-    assert any(record.exc_info for record in caplog.records)
-
-
 def test_far_too_many_connections_are_closed() -> None:
     """Connections that get a 503 also need files, so that only a few of them get one."""
 
@@ -205,14 +187,6 @@ def test_closed_connections_are_freed() -> None:
         assert not [ref for ref in refs if ref() is not None]
     finally:
         gc.enable()
-
-
-def test_headers_are_joined_once() -> None:
-    """The work of joining headers grows with their number, not with its square."""
-    many = [(b"%d" % (number % 10), b"x") for number in range(200_000)]
-    begun = time.process_time()
-    assert join_headers(many)[b"0"] == b", ".join([b"x"] * 20_000)
-    assert time.process_time() - begun < 5
 
 
 def test_clients_that_read_slowly_are_disconnected(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:

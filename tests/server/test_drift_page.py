@@ -240,13 +240,6 @@ def test_a_window_without_values_has_no_shares(drifting: Served) -> None:
     assert "– to –" not in page.text
 
 
-def test_an_exporter_without_traffic_has_a_page(served: Served) -> None:
-    """The page is there before the first prediction."""
-    page = drift(served)
-    assert page.status == 200
-    assert "No prediction of credit was received" in page.text
-
-
 def test_three_hundred_features_are_listed(drifting: Served) -> None:
     """All of them are there, the first forty open."""
     inputs = {f"signal {index:03d}": (index % 7) / 7 for index in range(300)}

@@ -99,15 +99,6 @@ def test_without_a_source_of_alerts_nothing_is_claimed(served: Served) -> None:
     assert "no alert" not in page.text
 
 
-def test_firing_alerts_without_watchdog_may_not_be_all(client: FlaskClient) -> None:
-    """An alert that arrives is shown, but says nothing about others."""
-    client.post("/v1/notifications", json=notification(alert("A", "critical", "data")))
-    page = client.get("/").text
-    assert heading(page) == "1 alert firing"
-    assert "Other alerts may not reach this page." in page
-    assert (page.count('<li class="unknown">'), page.count('<li class="critical"><b>Data')) == (2, 1)
-
-
 def test_all_is_known_while_watchdog_arrives() -> None:
     """All alerts are known two minutes after the first Watchdog, and until five minutes after the last."""
     inbox = Inbox()
@@ -292,17 +283,6 @@ class _Answers:
             return {"groups": [{"rules": [{"name": "A", "labels": {"layer": layer}} for layer in LAYERS]}]}
         assert path == "/api/v1/alerts"
         return self.data
-
-
-@pytest.mark.parametrize("more", [0, 1])
-def test_alerts_beyond_the_limit_are_not_known(more: int) -> None:
-    """Of more alerts than are kept, those that fire are, and the page says that there are others."""
-    prometheus: Any = _Answers(alert_source.MAX_ALERTS - 1 + more)
-    alerts = alert_source.ask(prometheus, [1.5]).state
-    assert [one.labels["layer"] for one in alerts.firing] == ["system"]
-    assert len(alerts.alerts) == alert_source.MAX_ALERTS
-    assert bool(alerts.problem) == bool(more)
-    assert alerts.budgets == {("credit", "errors"): 0.625}
 
 
 def test_alerts_are_those_of_the_newer_source() -> None:

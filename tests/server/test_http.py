@@ -227,39 +227,7 @@ def test_chunks_and_trailers(shared: Served) -> None:
         assert json.loads(body)["detail"] == "the body comes in far too many chunks"
 
 
-HEALTHY_CLOSE = request("GET /-/healthy HTTP/1.1", "Connection: close")
-CLOSE = request("POST /v1/predictions HTTP/1.1", "Connection: close", f"Content-Length: {len(EVENT)}") + EVENT
 OFFER = ("Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__")
-
-
-@pytest.mark.parametrize(
-    ("sent", "statuses"),
-    [
-        (CLOSE + PREDICTION, [202]),
-        (CLOSE + b"garbage\r\n\r\n", [202]),
-        (CLOSE.replace(b"close", b"close, Upgrade\r\nUpgrade: h2c") + PREDICTION, [202]),
-        (PREDICTION.replace(b"HTTP/1.1", b"HTTP/1.0") + PREDICTION, [202]),
-        (HEALTHY_CLOSE + PREDICTION, [200]),
-        (request("GET /-/healthy HTTP/1.1") + CLOSE + PREDICTION, [200, 202]),
-        (request("POST / HTTP/1.1", "Transfer-Encoding: gzip, chunked") + b"0\r\n\r\n" + PREDICTION, [501]),
-        (request("POST / HTTP/1.1", "Origin: http://y", "Content-Length: 70000") + b" " * 70_000 + PREDICTION, [403]),
-        (request("GET /-/healthy HTTP/1.1") + request("CONNECT x:1 HTTP/1.1") + PREDICTION, [200, 400]),
-        (PREDICTION + b"\x00" * 20 + PREDICTION, [202, 400]),
-        (request("POST / HTTP/1.1", *OFFER, "Transfer-Encoding: gzip") + b"0\r\n\r\n" + PREDICTION, [400]),
-        (request("POST / HTTP/1.1", CHUNKED) + b"0\r\nConnection: close\r\n\r\n" + PREDICTION, [405]),
-        (request("GET /-/healthy HTTP/1.1") + PREDICTION[:-1].replace(b"Host", b"Bad Name") + PREDICTION, [200, 400]),
-    ],
-)  # fmt: skip
-def test_requests_after_the_last_one_are_ignored(shared: Served, sent: bytes, statuses: list[int]) -> None:
-    """Data after a request that ends the connection is ignored and causes no error."""
-    before = shared.samples("model_exporter_events_total")
-    with connected(shared) as client:
-        client.sendall(sent)
-        assert [status for status, _, _ in answers(client, len(statuses))] == statuses
-        assert closed(client)
-    after = shared.samples("model_exporter_events_total")
-    assert sum(after.values()) - sum(before.values()) == statuses.count(202)
-    assert "Traceback" not in shared.log.read_text()
 
 
 @pytest.mark.parametrize("pieces", [1, 7])
@@ -285,16 +253,6 @@ def test_the_body_of_a_pipelined_request_is_read_in_its_turn(shared: Served) -> 
     with connected(shared) as client:
         client.sendall((request("GET /-/healthy HTTP/1.1") + post) * 3)
         assert [status for status, _, _ in answers(client, 6)] == [200, 202] * 3
-
-
-def test_http_1_0_gets_no_100_continue(shared: Served) -> None:
-    """HTTP/1.0 has no interim responses."""
-    fields = (f"Content-Length: {len(EVENT)}", "Expect: 100-continue")
-    with connected(shared) as client:
-        client.sendall(request("POST /v1/predictions HTTP/1.0", *fields))
-        time.sleep(0.1)
-        client.sendall(EVENT)
-        assert client.recv(20).startswith(b"HTTP/1.1 202")
 
 
 def test_pipelined_requests_of_many_clients_take_little_memory(shared: Served) -> None:

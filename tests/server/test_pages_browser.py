@@ -123,29 +123,6 @@ def test_the_buttons_of_a_wide_card_stay_in_view(fleet: Served, browser: Browser
     context.close()
 
 
-def test_pictures_of_intervals_share_a_column(fleet: Served, browser: Browser) -> None:
-    """The tables of the quality page have columns of the same widths, so that their pictures can be compared."""
-    page = browser.new_page(viewport={"width": 1366, "height": 768})
-    page.goto(f"{fleet.url}/quality?model=loans")
-    places = [box for one in page.locator("svg.range").all() if (box := one.bounding_box())]
-    assert len(places) >= 8
-    assert len({(round(box["x"]), round(box["width"])) for box in places}) == 1
-    page.close()
-
-
-@pytest.mark.parametrize("width", [390, 1366])
-def test_the_scale_of_a_chart_is_beside_its_bars(fleet: Served, browser: Browser, width: int) -> None:
-    """No label of the vertical axis covers a bar."""
-    page = browser.new_page(viewport={"width": width, "height": 768})
-    page.goto(f"{fleet.url}/drift?model=loans&feature=(confidence)")
-    bars = page.locator("svg.scaled > svg").bounding_box()
-    labels = [one.bounding_box() for one in page.locator("svg.scaled > text[text-anchor=end]").all()]
-    labels = [label for label in labels if bars and label and label["y"] < bars["y"] + bars["height"]]
-    assert len(labels) >= 2
-    assert all(bars and label and label["x"] + label["width"] <= bars["x"] for label in labels)
-    page.close()
-
-
 @pytest.mark.parametrize("width", [360, 390, 641, 1025, 1366])
 def test_the_labels_below_a_chart_do_not_overlap(fleet: Served, browser: Browser, width: int) -> None:
     """Labels that would overlap are left out or stand in rows; those beside the range of training are all there."""

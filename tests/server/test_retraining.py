@@ -40,7 +40,7 @@ from exporter.server.tasks.retraining import (
 )
 from exporter.storage import NewRequest, Store
 from exporter.storage._retraining import KEPT
-from exporter.storage._schema import feedback, retrain_requests
+from exporter.storage._schema import retrain_requests
 
 SECRET = "a secret of some length"
 ACCEPTED = {"status": "accepted", "inputs": '{"age":1}'}
@@ -441,11 +441,3 @@ def test_without_the_key_nothing_is_asked(served: Served) -> None:
         409,
         "retrain is not configured: exporter.yml must name the trainer's URL",
     )
-
-
-def test_corrections_without_a_label_do_not_count(setup: Setup) -> None:
-    """Earlier versions took them; they are in no release."""
-    put(setup.store, [ACCEPTED | {"label": None}] * 3)
-    setup.store.write(lambda connection: connection.execute(feedback.update().values(label=None)))
-    setup.retrainer(corrections=1).look(time.time())
-    assert not setup.requests()

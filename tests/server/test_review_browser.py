@@ -395,14 +395,3 @@ def test_axe_finds_no_serious_fault(varied: Served, visit: Open) -> None:
             ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (ground == "rgb(255, 255, 255)") is (scheme == "light")
     assert not faults
-
-
-def test_decisions_without_javascript(mistaken: Served, visit: Open) -> None:
-    """The buttons are forms: they decide without any script, and lead back to the same filters."""
-    correct(mistaken, [mistake(f"m-{number}") for number in range(2)])
-    page = visit("/review?model=credit&order=newest", java_script_enabled=False)
-    page.locator(".card [name=label]").first.fill("maybe")
-    page.get_by_role("button", name="Accept").first.click()
-    page.wait_for_url("**/review?model=credit&order=newest")
-    assert page.locator(".card").count() == 1
-    assert ("accepted", "maybe") in states(mistaken).values()

@@ -57,16 +57,6 @@ def test_a_reviewer_gets_from_the_panel_to_the_first_decision_by_keyboard(flight
     expect(page.locator('[data-count="pending"]')).to_have_text(str(before - 1))
 
 
-def test_without_a_script_the_panel_is_a_link(flights: Served, visit: Open) -> None:
-    """The link leads to the page of slices, and that to the cards."""
-    page = visit("/review?model=flights", flights, java_script_enabled=False)
-    page.locator("summary", has_text="Slices").click()
-    page.get_by_role("link", name="Find where the corrections come from").click()
-    expect(page.locator("ol.slices")).to_contain_text(SENTENCE)
-    page.get_by_role("link", name="Review these corrections").click()
-    expect(page.get_by_role("list", name="Filters")).to_contain_text("carrier is MQ and dest is ATL")
-
-
 def test_a_search_that_fails_leaves_the_link(flights: Served, browser: Browser) -> None:
     """The panel says that the search failed, and the link to the page stays."""
     page = browser.new_context(viewport={"width": 1366, "height": 768}).new_page()

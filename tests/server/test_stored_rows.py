@@ -249,17 +249,3 @@ def test_images_of_many_pixels_do_not_fill_the_memory(server: Served, folder: Pa
     for each in queue(server):
         assert server.get(f"/v1/corrections/{each['id']}/inputs/photo.png").status == 404
     assert peak(server) < before + 300
-
-
-def test_a_packed_image_of_an_older_version_is_bounded(server: Served, folder: Path) -> None:
-    """One whose file has as many bytes as its pixels need for the older check is shown as the text that it is."""
-    padding = b"teXt" + bytes(11_030_000)
-    file = base64.b64decode(bomb(10_900))
-    chunk = struct.pack(">I", len(padding) - 4) + padding + struct.pack(">I", zlib.crc32(padding))
-    text = PREFIX + base64.b64encode(file[:-12] + chunk + file[-12:]).decode()
-    assert len(text) * 8 > 10_900**2
-    before = peak(server)
-    plant(folder, inputs=msgspec.json.encode({"photo": text}).decode())
-    assert server.get("/review").status == 200
-    assert server.get("/v1/corrections?limit=1").json["corrections"][0]["inputs"] == {"photo": text}
-    assert peak(server) < before + 500

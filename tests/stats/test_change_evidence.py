@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from scipy import stats
 from scipy.signal import lfilter
 
-from exporter.profiles.bins import numeric_feature
-from exporter.profiles.blocks import BlockBuilder
 from exporter.stats.change_evidence import HEADROOM, MOST_ROWS, SIGMAS, SIZES, ChangeEvidence
 from exporter.stats.dependence import measure_dispersion
 from exporter.stats.divergence import Floats, Reference
@@ -218,19 +216,6 @@ def test_a_constant_gives_no_evidence_while_it_is_the_same_and_does_when_it_is_n
     assert detector.read(state)[0] > LIMIT
 
 
-def test_more_training_rows_than_the_most_change_nothing() -> None:
-    """Differences that only a huge training set could show are too small to matter."""
-    rng = np.random.default_rng(6)
-    most, more = (ChangeEvidence(training(EQUAL, rows, 1), np.array([True])) for rows in (MOST_ROWS, 100 * MOST_ROWS))
-    states = np.zeros(most.size), np.zeros(more.size)
-    for _ in range(500):
-        counts = rng.poisson(20 * live(shifted(0.04))).astype(float)
-        for detector, state in zip((most, more), states, strict=True):
-            detector.update(state, counts, LIMIT)
-    assert more.read(states[1]) == pytest.approx(most.read(states[0]), abs=0.2)
-    assert more.read(states[1])[0] < LIMIT
-
-
 def test_the_dispersion_keeps_dependent_values_below_the_limit() -> None:
     """Successive values with a correlation of 0.9 have a dispersion of 19; without it they are taken for a change."""
     rng = np.random.default_rng(7)
@@ -287,22 +272,6 @@ def test_independent_values_have_a_dispersion_of_1(is_ordered: bool) -> None:
         found.append(measure_dispersion(blocks_of(places, sizes), sizes, total, is_ordered))
     assert np.mean(np.array(found) == 1.0) > 0.8
     assert max(found) < 10
-
-
-def test_a_constant_has_a_dispersion_of_1() -> None:
-    """Nothing varies."""
-    counts = [np.tile([0.0, 20, 0, 0, 0], (10, 1))]
-    assert measure_dispersion(counts, [20], np.array([0.0, 200, 0, 0, 0]), ordered=True) == 1.0
-    assert measure_dispersion([], [], np.zeros(5), ordered=True) == 1.0
-
-
-def test_independent_values_have_no_dispersion() -> None:
-    """In 100 features of independent values, no variance between blocks is taken for dependence."""
-    for seed in range(100):
-        values = np.random.default_rng(seed).normal(size=2000)
-        builder = BlockBuilder({"x": numeric_feature(values.copy(), 20)}, len(values))
-        builder.add({"x": values})
-        assert builder.build()["x"].dispersion == 1.0
 
 
 def test_a_reference_that_counts_for_fewer_rows_needs_a_larger_change() -> None:

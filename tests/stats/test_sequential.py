@@ -74,21 +74,6 @@ def test_equal_versions_are_rarely_called_different_at_any_look(truth: float, sp
     assert wrong <= 6
 
 
-def test_the_fixed_interval_would_not_do() -> None:
-    """The same looks call a third of equal versions different if each is judged by an interval for one look."""
-    from exporter.stats import intervals
-
-    rng = np.random.default_rng(7)
-    wrong = sum(
-        any(
-            excludes_zero(intervals.difference(intervals.share(*old), intervals.share(*new)).interval)
-            for old, new in counted(rng, 0.05, 0.05, np.full(len(LOOKS), 0.5))
-        )
-        for _ in range(100)
-    )
-    assert wrong > 20
-
-
 @pytest.mark.parametrize(("before", "after"), [(0.01, 0.03), (0.05, 0.02), (0.8, 0.7)])
 def test_the_true_difference_is_inside_at_every_look(before: float, after: float) -> None:
     """The interval of a difference, and of either share, holds the truth at all looks in 95 % of runs."""

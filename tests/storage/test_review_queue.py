@@ -249,14 +249,6 @@ def test_rare_rows_have_partial_indexes(store: Store) -> None:
     assert "USING COVERING INDEX feedback_waiting" in waiting
 
 
-def test_a_correction_without_a_label_is_no_example(store: Store) -> None:
-    """An earlier version stored them; with a reviewer's label they are examples."""
-    put(store, [{"label": label, "reviewed_label": reviewed, "status": "accepted"}
-                for label, reviewed in ((None, None), (None, '"2"'), ('"3"', None))])  # fmt: skip
-    with store.reading() as connection:
-        assert [row["id"] for row in accepted_examples(connection, Selection("digits"))] == [2, 3]
-
-
 def test_sampling_looks_feedback_up_by_prediction(store: Store) -> None:
     """However much feedback the model has, that on other predictions is not read."""
     statements: list[tuple[str, Any]] = []
