@@ -442,7 +442,7 @@ def slices_of_alert(alert: Alert) -> dict[str, str] | None:
     >>> labels = {"alertname": "ModelCorrectionRatioHigh", "model": "digits", "version": "3"}
     >>> slices_of_alert(Alert("firing", labels, starts_at="2026-11-24T10:05:00Z"))
     {'model': 'digits', 'version': '3', 'since': '2026-11-24T09:00:00Z'}
-    >>> slices_of_alert(Alert("firing", labels | {"alertname": "ModelFeatureDrift"}))
+    >>> slices_of_alert(Alert("firing", labels | {"alertname": "ModelFeatureDrift", "layer": "data"}))
     {'model': 'digits', 'version': '3', 'of': 'drift'}
     """
     labels = alert.labels
