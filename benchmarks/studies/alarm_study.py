@@ -1,0 +1,208 @@
+"""Measure how often plain alerts are wrong, and how soon they are right, by simulating the arithmetic of their rules.
+
+Requests arrive independently at a rate; each fails, is corrected, is slow or unconfident with a probability. Counters
+are read at the scrape interval, rules are evaluated as in ``prometheus/rules/``, with their windows, their exact tails
+and their ``for``. Run ``python benchmarks/studies/alarm_study.py``; ``--years`` sets the time that is simulated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+STEP = 30
+"""Seconds from one evaluation to the next."""
+RATES = (1, 5, 20, 60, 200, 1000, 60_000)
+YEAR = 365 * 86400 // STEP
+CHANCE = 0.001
+MOST = 20_000_000
+"""Requests between which gaps are drawn."""
+
+
+def tail(k: Floats, n: Floats, p: float) -> Floats:
+    """Return the probability of at least ``k`` of ``n``, as the rules compute it; 1 where they have no result."""
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        rest = n - k
+        log = k * np.log(n / k * p) + rest * np.log(n / np.maximum(rest, 1) * (1 - p))
+        root = np.sqrt((2 * np.pi * n + 1.11) / (2 * np.pi * k + 1) / (2 * np.pi * rest + 1))
+        result = np.exp(log) * root / (1 - rest / (k + 1) * p / (1 - p))
+    return np.where((k >= 2) & (k > n * p), result, 1.0)
+
+
+def window(counts: Floats, seconds: int) -> Floats:
+    """Return the sum of a window at each evaluation."""
+    total = np.concatenate(([0.0], np.cumsum(counts)))
+    steps = min(seconds // STEP, len(counts))
+    return total[steps:] - total[:-steps]
+
+
+def scraped(counts: Floats, interval: int) -> Floats:
+    """Return counts as they are seen: those since the last scrape arrive with the next."""
+    every = max(interval // STEP, 1)
+    whole = counts[: len(counts) // every * every].reshape(-1, every)
+    seen = np.zeros_like(whole)
+    seen[:, -1] = whole.sum(axis=1)
+    return seen.ravel()
+
+
+def fires(condition: npt.NDArray[np.bool_], seconds: int) -> tuple[int, float]:
+    """Return how often an alert fires whose condition has to hold for a time, and when it does so first, in minutes."""
+    steps = seconds // STEP + 1
+    held = np.convolve(condition.astype(np.int32), np.ones(steps, dtype=np.int32))[: len(condition)] == steps
+    # Alerts that end for less than three minutes go on firing.
+    starts = np.flatnonzero(held[1:] & ~held[:-1]) + 1
+    ends = np.flatnonzero(~held[1:] & held[:-1]) + 1
+    again = sum(1 for start in starts[1:] if any(0 < start - end <= 180 // STEP for end in ends[ends < start][-1:]))
+    first = float(np.argmax(held)) * STEP / 60 if held.any() else math.inf
+    return len(starts) - again + int(held[0]), first
+
+
+def errors(n: Floats, k: Floats, limit: float) -> tuple[int, float]:
+    """ModelErrorRatioHigh."""
+    found = np.zeros(len(n) - 1800 // STEP + 1, dtype=bool)
+    for seconds in (180, 1800):
+        requests, failures = window(n, seconds)[-len(found) :], window(k, seconds)[-len(found) :]
+        found |= (failures >= 6) & (tail(failures, requests, limit) <= CHANCE)
+    requests, failures = window(n, 300)[-len(found) :], window(k, 300)[-len(found) :]
+    return fires(found & ((failures > limit * requests) | (requests * limit < 1)), 60)
+
+
+def corrections(n: Floats, k: Floats, limit: float) -> tuple[int, float]:
+    """ModelCorrectionRatioHigh."""
+    predictions, corrected = window(n, 3600), window(k, 3600)
+    return fires((corrected >= 3) & (tail(corrected, predictions, limit) <= CHANCE), 300)
+
+
+def unconfident(n: Floats, k: Floats, limit: float) -> tuple[int, float]:
+    """ModelConfidentRatioLow, of its own mean of 90 %: 72 % are the limit."""
+    return fires(tail(window(k, 3600), window(n, 3600), limit) <= CHANCE, 900)
+
+
+def slow(n: Floats, k: Floats, limit: float) -> tuple[int, float]:
+    """ModelLatencyHigh: the share of slow requests is known by a few quantiles."""
+    requests, late = window(n, 300), window(k, 300)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.nan_to_num(late / requests)
+    least = np.select([share > 0.9, share > 0.5, share > 0.3, share > 0.1, share > 0.06], [0.9, 0.5, 0.3, 0.1, 0.06])
+    timed = np.floor(0.8 * requests)
+    return fires((share > limit) & (tail(np.floor(least * timed + 1e-3), timed, limit) <= CHANCE), 300)
+
+
+def burn(n: Floats, k: Floats, budget: float) -> tuple[int, float]:
+    """ModelErrorBudgetBurn."""
+    length = len(n) - 6 * 3600 // STEP + 1
+    found = np.zeros(length, dtype=bool)
+    for short, long, factor in ((300, 3600, 14.4), (1800, 6 * 3600, 6.0)):
+        requests, failures = window(n, short)[-length:], window(k, short)[-length:]
+        of_long, failed = window(n, long)[-length:], window(k, long)[-length:]
+        limit = min(factor * budget, 0.9)
+        found |= (
+            (failures > limit * requests)
+            & (failures >= 2)
+            & (failed > limit * of_long)
+            & (tail(failed, of_long, budget) <= CHANCE)
+        )
+    return fires(found, 120)
+
+
+class Kind(NamedTuple):
+    """An alert: its function, its limit, and the shares of what it counts that are simulated."""
+
+    judge: Callable[[Floats, Floats, float], tuple[int, float]]
+    limit: float
+    quiet: tuple[float, ...]
+    bad: tuple[float, ...]
+
+
+KINDS = {
+    "ModelErrorRatioHigh": Kind(errors, 0.01, (0.001, 0.005), (0.02, 0.05, 0.10)),
+    "ModelErrorBudgetBurn": Kind(burn, 0.001, (0.001,), (0.02, 0.05)),
+    "ModelLatencyHigh": Kind(slow, 0.05, (0.01, 0.03), (0.10, 0.25, 0.50)),
+    "ModelCorrectionRatioHigh": Kind(corrections, 0.01, (0.005, 0.008), (0.02, 0.05, 0.10)),
+    "ModelConfidentRatioLow": Kind(unconfident, 0.28, (0.10, 0.20), (0.45, 0.60)),
+}
+BEFORE = 6 * 3600 // STEP
+
+
+def drawn(rng: np.random.Generator, rate: float, share: float, steps: int, interval: int) -> tuple[Floats, Floats]:
+    """Return what is counted and what fails in each step."""
+    n = rng.poisson(rate * STEP / 60, steps).astype(float)
+    k = rng.binomial(n.astype(np.int64), share).astype(float)
+    return scraped(n, interval), scraped(k, interval)
+
+
+def silence(rng: np.random.Generator, rate: float, years: float) -> float:
+    """Return how often a year ModelTrafficMissing fires: 10 minutes, and 14 requests expected at the hour's rate."""
+    events = int(min(rate * 60 * 24 * 365 * years, MOST))
+    gaps, before = rng.exponential(60 / rate, events), rng.poisson(60 * rate, events)
+    found = int(((gaps >= 600 + 120) & ((gaps - 120) * before / 3600 >= 14)).sum())
+    return found * rate * 60 * 24 * 365 / events
+
+
+def drop(rng: np.random.Generator, rate: float, years: float) -> float:
+    """Return how often a year ModelAttemptsDrop fires without a change."""
+    steps = int(YEAR * years)
+    now, past = (window(rng.poisson(rate * STEP / 60, steps).astype(float), 3600) for _ in range(2))
+    found, _ = fires((now < 0.5 * past) & (tail(past, now + past, 1 / 1.5) <= CHANCE), 1800)
+    return found / years
+
+
+def main() -> None:
+    """Print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--years", type=float, default=1.0)
+    parser.add_argument("--interval", type=int, default=30, help="scrape interval in seconds, a multiple of 30")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    rng, began = np.random.default_rng(args.seed), time.process_time()
+    print(f"False firings a year, {args.years:g} years simulated, scraped each {args.interval} s.")
+    print("| alert, true share | " + " | ".join(f"{rate:,} a minute" for rate in RATES) + " |")
+    print("|---|" + "---|" * len(RATES))
+    steps = int(YEAR * args.years)
+    for name, kind in KINDS.items():
+        for share in kind.quiet:
+            cells = []
+            for rate in RATES:
+                n, k = drawn(rng, rate, share, steps, args.interval)
+                cells.append(f"{kind.judge(n, k, kind.limit)[0] / args.years:.2g}")
+            print(f"| {name}, {share:.1%} of {kind.limit:.1%} | " + " | ".join(cells) + " |")
+    for name, judge in (("ModelTrafficMissing", silence), ("ModelAttemptsDrop", drop)):
+        cells = [f"{judge(rng, rate, args.years):.2g}" for rate in RATES]
+        print(f"| {name}, nothing changed | " + " | ".join(cells) + " |")
+    print("\nMinutes until it fires, median and 90 % of 50 incidents; a dash: not within an hour.")
+    print("| alert, share | " + " | ".join(f"{rate:,} a minute" for rate in RATES) + " |")
+    print("|---|" + "---|" * len(RATES))
+    for name, kind in KINDS.items():
+        for share in kind.bad:
+            cells = []
+            for rate in RATES:
+                found = []
+                for _ in range(50):
+                    quiet, wrong = (
+                        drawn(rng, rate, one, length, args.interval)
+                        for one, length in ((kind.quiet[0], BEFORE), (share, 3600 // STEP))
+                    )
+                    n, k = (np.concatenate(parts) for parts in zip(quiet, wrong, strict=True))
+                    found.append(_after(kind, n, k))
+                middle, high = np.quantile(found, (0.5, 0.9))
+                cells.append("–" if math.isinf(middle) else f"{middle:.1f}, {high:.1f}".replace("inf", "–"))
+            print(f"| {name}, {share:.0%} | " + " | ".join(cells) + " |")
+    print(f"\n{time.process_time() - began:.0f} s of processor time")
+
+
+def _after(kind: Kind, n: Floats, k: Floats) -> float:
+    """Return the minutes from the beginning of an incident: the last hour of the counts."""
+    hour = 3600 // STEP
+    lead = {errors: 1800, corrections: 3600, unconfident: 3600, slow: 300, burn: 6 * 3600}[kind.judge] // STEP
+    return kind.judge(n[-hour - lead + 1 :], k[-hour - lead + 1 :], kind.limit)[1]
+
+
+if __name__ == "__main__":
+    main()
