@@ -81,6 +81,9 @@ dashboards: $(STAMP)  ## generate the dashboards, the rules for batches and the 
 release-files: $(STAMP)  ## build what Grafana imports: dashboards, and the rules for a Grafana that evaluates them itself
 	$(BIN)/python -m grafana --output=build/release
 
+rules: $(STAMP)  ## write prometheus/rules from the templates, and the thresholds that the exporter and documents have
+	$(BIN)/python prometheus/generate.py
+
 COMPILE = uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header \
   --no-annotate $(UPGRADE)
 EXTRAS = --extra server --extra kafka --extra proxy
@@ -101,4 +104,4 @@ outdated: $(STAMP)  ## list the packages that have a newer version, and the imag
 	@$(BIN)/python -m pip --disable-pip-version-check list --outdated --exclude prometheus-model-exporter --exclude grafana_foundation_sdk --exclude pip
 	@sed -n 's/^ *image: \(.*@sha256\)/\1/p; s/^FROM \(.*@sha256:[0-9a-f]*\)$$/\1/p' docker-compose.yml Dockerfile
 
-.PHONY: help install up down programs test test-fast test-spark java lint size bench dashboards release-files lock upgrade outdated
+.PHONY: rules help install up down programs test test-fast test-spark java lint size bench dashboards release-files lock upgrade outdated

@@ -67,9 +67,9 @@ def fires(condition: npt.NDArray[np.bool_], seconds: int) -> tuple[int, float]:
 def errors(n: Floats, k: Floats, limit: float) -> tuple[int, float]:
     """ModelErrorRatioHigh."""
     found = np.zeros(len(n) - 1800 // STEP + 1, dtype=bool)
-    for seconds in (180, 1800):
+    for seconds in (180, 300, 1800):
         requests, failures = window(n, seconds)[-len(found) :], window(k, seconds)[-len(found) :]
-        found |= (failures >= 6) & (tail(failures, requests, limit) <= CHANCE)
+        found |= (failures >= 7) & (tail(failures, requests, limit) <= CHANCE)
     requests, failures = window(n, 300)[-len(found) :], window(k, 300)[-len(found) :]
     return fires(found & ((failures > limit * requests) | (requests * limit < 1)), 60)
 
@@ -90,7 +90,8 @@ def slow(n: Floats, k: Floats, limit: float) -> tuple[int, float]:
     requests, late = window(n, 300), window(k, 300)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = np.nan_to_num(late / requests)
-    least = np.select([share > 0.9, share > 0.5, share > 0.3, share > 0.1, share > 0.06], [0.9, 0.5, 0.3, 0.1, 0.06])
+    levels = (0.9, 0.5, 0.3, 0.2, 0.1, 0.08, 0.06)
+    least = np.select([share > level for level in levels], levels)
     timed = np.floor(0.8 * requests)
     return fires((share > limit) & (tail(np.floor(least * timed + 1e-3), timed, limit) <= CHANCE), 300)
 
@@ -191,7 +192,7 @@ def main() -> None:
                     )
                     n, k = (np.concatenate(parts) for parts in zip(quiet, wrong, strict=True))
                     found.append(_after(kind, n, k))
-                middle, high = np.quantile(found, (0.5, 0.9))
+                middle, high = np.quantile(found, (0.5, 0.9), method="higher")
                 cells.append("–" if math.isinf(middle) else f"{middle:.1f}, {high:.1f}".replace("inf", "–"))
             print(f"| {name}, {share:.0%} | " + " | ".join(cells) + " |")
     print(f"\n{time.process_time() - began:.0f} s of processor time")

@@ -46,15 +46,13 @@ ERRORS = alert(
     version="3",
 )
 DRIFT = alert(
-    "ModelFeatureDrift",
+    "ModelDrift",
     "warning",
     "data",
-    "image.intensity_mean of digits version 3 has drifted from training",
-    "The live values of image.intensity_mean of digits version 3 are 1.72 nats (KL divergence) away from training,"
-    " above the noise floor and above 0.3.",
+    "The data of digits version 3 no longer come from the training distribution",
+    "The inputs or predictions of digits version 3 differ from training.",
     model="digits",
     version="3",
-    feature="image.intensity_mean",
 )
 
 
@@ -70,13 +68,13 @@ CORRECTIONS = alert(
 )
 CORRECTIONS["annotations"]["review_url"] = "http://127.0.0.1:9877/review?model=digits&version=3"
 CORRECTIONS["annotations"]["slices_url"] = "http://127.0.0.1:9877/slices?model=digits&version=3"
-PREDICTIONS = alert(
-    "ModelPredictionDrift",
-    "warning",
-    "data",
-    "The predictions of digits version 3 have drifted",
-    "The predictions of digits version 3 are 0.51 nats (KL divergence) away from training, above the noise floor and"
-    " above 0.3.",
+ACCURACY = alert(
+    "ModelAccuracyLow",
+    "critical",
+    "business",
+    "digits version 3 is estimated to be less accurate than it should be",
+    "Estimated without labels: at most 84% of the predictions of digits version 3 are right. It is 96% on the labelled"
+    " rows of its profile that have a confidence, and the limit 5% of all predictions less.",
     model="digits",
     version="3",
 )
@@ -119,7 +117,7 @@ def test_adapted_is_valid(tmp_path: Path, secrets: tuple[str, ...], smarthost: s
     ("severity", "layer", "receivers"),
     [
         ("critical", "system", "inbox,pager,team"),
-        ("critical", "business", "inbox,pager,stakeholders,team"),
+        ("critical", "business", "inbox,stakeholders,pager,team"),
         ("warning", "system", "inbox,team"),
         ("warning", "data", "inbox,team"),
         ("warning", "business", "inbox,stakeholders,team"),
@@ -155,18 +153,6 @@ def test_times() -> None:
     assert len(info) == 2
     slowest = max(seconds(route["repeat_interval"]) for route in others)
     assert all(seconds(route["repeat_interval"]) > slowest for route in info)
-
-
-def test_an_existing_alertmanager_waits_as_long() -> None:
-    """The example of docs/operations.md has the waits of the configuration for the team and the pager."""
-    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```yaml\n(route:\n.*?)```", text, re.DOTALL)
-    _, pager, team = yaml.safe_load(example)["route"]["routes"]
-    own = {str(route.get("matchers")): route for route in yaml.safe_load(SOURCE.read_text())["route"]["routes"]}
-    names = ("group_wait", "group_interval")
-    slow = own["['layer=~\"data|business\"']"]
-    assert {name: team["routes"][0][name] for name in names} == {name: slow[name] for name in names}
-    assert pager["group_wait"] == own["['severity=\"critical\"']"]["group_wait"]
 
 
 # ---- adapting it
@@ -282,24 +268,20 @@ def as_slack(message: Any) -> str:
 def test_every_receiver_gets_the_documented_message(running: Running) -> None:
     """A firing and a resolved incident of one model reach each receiver as the documentation shows."""
     received = running.received
-    alerts = [
-        CORRECTIONS | {"startsAt": START},
-        DRIFT | {"startsAt": "2024-11-26T09:59:00Z"},
-        PREDICTIONS | {"startsAt": "2024-11-26T10:01:30Z"},
-    ]
+    alerts = [CORRECTIONS | {"startsAt": START}, ACCURACY | {"startsAt": "2024-11-26T10:01:30Z"}]
     # Alertmanager does not wait with alerts that have been firing for longer than group_wait.
     running.post(alerts[0])
     eventually(lambda: received.mailed("ml-team@example.com") and received.at("/slack"))
     running.post(*alerts)
     eventually(lambda: len(received.mailed("ml-team@example.com")) == 2 and len(received.at("/slack")) == 2, CHANGE)
-    eventually(lambda: [len(post["alerts"]) for post in received.at("/v1/notifications")] == [1, 3])
+    eventually(lambda: [len(post["alerts"]) for post in received.at("/v1/notifications")] == [1, 2])
     running.post(*(entry | {"endsAt": END} for entry in alerts))
     eventually(lambda: len(received.mailed("ml-team@example.com")) == 3 and len(received.at("/slack")) == 3, CHANGE)
 
     _, firing, over = received.mailed("ml-team@example.com")
     assert as_text(firing) == example("mail-firing")
     assert as_text(over) == example("mail-over")
-    for mail, links in ((firing, 13), (over, 1)):  # HTML says what the text says, and links what it links
+    for mail, links in ((firing, 10), (over, 1)):  # HTML says what the text says, and links what it links
         html = part(mail, "html")
         for line in filter(None, part(mail, "plain").splitlines()):
             content = re.sub(r"^([A-Z]+, \w+|Runbook|Review|Slices|Dashboard|Home page|Silence): ", "", line)
@@ -312,13 +294,13 @@ def test_every_receiver_gets_the_documented_message(running: Running) -> None:
     assert as_slack(over) == example("slack-over")
     assert [post["attachments"][0]["color"] for post in received.at("/slack")] == ["danger", "danger", "good"]
 
-    paged = eventually(lambda: len(received.at("/pager")) == 2 and received.at("/pager"))
-    assert json.dumps(paged[0], indent=2) == example("webhook-firing")
-    assert [page["status"] for page in paged] == ["firing", "resolved"]
-    assert {entry["labels"]["alertname"] for page in paged for entry in page["alerts"]} == {"ModelCorrectionRatioHigh"}
+    paged = eventually(lambda: len(received.at("/pager")) == 3 and received.at("/pager"))
+    documented = json.loads(example("webhook-firing"))
+    assert {key: paged[0][key] for key in documented} == documented  # newer versions add fields
+    assert [page["status"] for page in paged] == ["firing", "firing", "resolved"]
     assert eventually(lambda: received.at("/v1/notifications")[2:])[0]["status"] == "resolved"
     subjects = [str(mail["Subject"]) for mail in received.mailed("model-owners@example.com")]
-    assert subjects == [f"[{tag}] Users correct digits version 3 too often" for tag in ("critical", "over after 12m")]
+    assert [subject.partition("]")[0] for subject in subjects] == ["[critical", "[critical", "[over after 12m"]
 
 
 DIGITS = {"model": "digits", "version": "1"}
@@ -329,31 +311,22 @@ def digits(name: str, feature: str = "", severity: str = "warning", layer: str =
     return alert(name, severity, layer, **DIGITS, **({"feature": feature} if feature else {}))
 
 
-SLOW = [digits("ModelFeatureDriftSlow", feature) for feature in FEATURES]
-CHANGED = [digits("ModelFeatureChanged", feature) for feature in FEATURES]
-DRIFTED = [digits("ModelFeatureDrift", feature) for feature in FEATURES]
-SHIFTED = [digits("ModelFeatureMeanShift", feature) for feature in FEATURES]
-PREDICTED, CONFIDENCE, MULTIVARIATE = map(
-    digits, ("ModelPredictionDrift", "ModelConfidenceDrift", "ModelMultivariateDrift")
-)
 CORRECTED = digits("ModelCorrectionRatioHigh", severity="critical", layer="business")
 
 
 def test_a_change_of_an_incident_is_one_message(running: Running) -> None:
     """Alerts that join and alerts that end are in one message, which says how many have ended."""
     received = running.received
-    running.post(CORRECTIONS, DRIFT)
+    low = alert("ModelConfidentRatioLow", "warning", "business", model="digits", version="3")
+    running.post(low, DRIFT)
     eventually(lambda: received.mailed("ml-team@example.com"))
     running.post(DRIFT | {"endsAt": now()})
-    running.post(PREDICTIONS)
-    late = alert("ModelAccuracyLow", "critical", "business", model="digits", version="3", basis="estimated")
-    running.post(late)
+    running.post(alert("ModelAttemptsDrop", "warning", "business", model="digits"))
     _, mail = eventually(lambda: len(mails := received.mailed("ml-team@example.com")) == 2 and mails, CHANGE)
-    assert mail["Subject"].startswith("[critical] digits, 4 alerts, 1 over: ")
+    assert mail["Subject"].startswith("[warning] digits, 3 alerts, 1 over: ")
     assert [line.split(":")[0] for line in part(mail, "plain").splitlines() if re.match("[A-Z]+, ", line)] == [
-        "CRITICAL, business",
-        "CRITICAL, business",
-        "WARNING, data",
+        "WARNING, business",
+        "WARNING, business",
         "OVER, data",
     ]
 
@@ -372,16 +345,20 @@ def test_a_critical_alert_of_another_layer_pages_at_once(running: Running) -> No
 
 
 def test_a_closer_alert_inhibits_others(running: Running) -> None:
-    """Drift of a feature inhibits what says less about it, and no alert of another feature, version or model."""
-    suppressed = SLOW[0], CHANGED[0], SHIFTED[0], CONFIDENCE, MULTIVARIATE
+    """A statement inhibits its causes and what says less about the same, and nothing of another version or model."""
+    suppressed = [
+        *(digits("ModelFeatureDrift", feature) for feature in FEATURES),
+        digits("ModelPredictionDrift"),
+        digits("ModelFeatureMissing", FEATURES[0]),
+        digits("ModelDrift"),
+        digits("ModelErrorBudgetBurn", severity="critical", layer="system"),
+    ]
     firing = [
-        DRIFTED[0],
-        PREDICTED,
-        SLOW[1],
-        CHANGED[1],
-        alert("ModelFeatureMeanShift", "warning", "data", feature=FEATURES[0], model="digits", version="2"),
-        alert("ModelMultivariateDrift", "warning", "data", model="digits", version="2"),
-        alert("ModelConfidenceDrift", "warning", "data", model="loans", version="1"),
+        digits("ModelInputsChanged", severity="critical"),
+        digits("ModelErrorRatioHigh", severity="critical", layer="system"),
+        alert("ModelDrift", "warning", "data", model="digits", version="2"),
+        alert("ModelFeatureDrift", "warning", "data", model="loans", version="1", feature="age"),
+        alert("ModelErrorBudgetBurn", "critical", "system", model="digits", version="2"),
     ]
     running.post(*suppressed, *firing)
 
@@ -428,11 +405,11 @@ def test_watchdog_reaches_no_person(running: Running) -> None:
 def test_exporter_down_inhibits_model_alerts(running: Running) -> None:
     """ModelExporterDown inhibits the alerts that depend on the exporter, but none of the exporter layer."""
     running.post(
-        alert("ModelExporterDown", "critical", "system", instance="127.0.0.1:9877"),
+        alert("ModelExporterDown", "critical", "system", job="model-exporter"),
         ERRORS,
         DRIFT,
         alert("ModelFeedbackMissing", "info", "business", model="loans"),
-        alert("ModelHostDiskHigh", "warning", "system", path="/"),
+        alert("ModelHostDiskHigh", "warning", "system", path="/", job="model-exporter", instance="a:9877"),
         alert("ModelConfigReloadFailed", "warning", "exporter"),
     )
     received = running.received
@@ -487,40 +464,36 @@ def test_markup_is_escaped(running: Running) -> None:
 
 
 def test_alerts_without_annotations_and_large_groups(running: Running) -> None:
-    """An alert without annotations is sent; of a large group Slack shows ten, critical ones first, and the total."""
+    """An alert without annotations is sent; of a large group Slack shows ten and the total."""
     received = running.received
     running.post({"labels": {"alertname": "Bare", "severity": "warning"}})
-    features = [alert("ModelFeatureDrift", "warning", "data", model="wide", feature=f"f{n:02}") for n in range(30)]
-    running.post(*features, alert("Zenith", "critical", "business", model="wide"))
+    features = [alert("Many", "warning", "data", model="wide", feature=f"f{n:02}") for n in range(30)]
+    running.post(*features)
     messages = eventually(lambda: len(posts := received.at("/slack")) == 2 and posts)
     bare, grouped = sorted(
         (post["attachments"][0] for post in messages), key=lambda attachment: len(attachment["text"])
     )
     assert bare["title"] == "[warning] Bare"
-    assert grouped["title"] == grouped["fallback"] == "[critical] wide, 31 alerts: Zenith of wide"
-    assert grouped["text"].startswith("*CRITICAL, business: Zenith of wide*")
-    assert grouped["text"].count("*WARNING, data: ") == 9
-    assert "Only the first 10 are shown: 31 are firing and 0 are over." in grouped["text"]
+    assert grouped["title"] == grouped["fallback"] == "[warning] wide, 30 alerts: Many of wide"
+    assert grouped["text"].count("*WARNING, data: ") == 10
+    assert "Only the first 10 are shown: 30 are firing and 0 are over." in grouped["text"]
     mails = eventually(lambda: len(mails := received.mailed("ml-team@example.com")) == 2 and mails)
     assert {len(re.findall("^WARNING", part(mail, "plain"), re.MULTILINE)) for mail in mails} == {1, 30}
     (mail,) = (mail for mail in mails if mail["Subject"] == grouped["title"])
-    assert part(mail, "plain").startswith("CRITICAL, business: Zenith of wide")
-    assert part(mail, "html").index("Zenith, model") < part(mail, "html").index("ModelFeatureDrift, feature")
     assert "Only the first" not in part(mail, "plain") + part(mail, "html")
 
 
 def test_a_mail_of_many_alerts_is_bounded(running: Running) -> None:
-    """A mail shows 50 alerts, critical ones first, and the numbers; programs cut one of more than 102 kB."""
+    """A mail shows 50 alerts and their number; programs cut one of more than 102 kB."""
     received = running.received
-    features = [alert("ModelFeatureDrift", "warning", "data", model="wide", feature=f"f{n:03}") for n in range(500)]
-    zenith = alert("Zenith", "critical", "business", model="wide")
-    running.post(*features, zenith)
-    (firing,) = eventually(lambda: received.mailed("ml-team@example.com"))
-    assert firing["Subject"] == "[critical] wide, 501 alerts: Zenith of wide"
-    running.post(*(entry | {"endsAt": now()} for entry in (*features, zenith)))
-    _, over = eventually(lambda: len(mails := received.mailed("ml-team@example.com")) == 2 and mails, CHANGE)
+    features = [alert("Many", "critical", "business", model="wide", feature=f"f{n:03}") for n in range(501)]
+    running.post(*features)
+    (firing,) = eventually(lambda: received.mailed("model-owners@example.com"))
+    assert firing["Subject"] == "[critical] wide, 501 alerts: Many of wide"
+    running.post(*(entry | {"endsAt": now()} for entry in features))
+    _, over = eventually(lambda: len(mails := received.mailed("model-owners@example.com")) == 2 and mails, CHANGE)
     for mail, totals, shown in (
-        (firing, "501 are firing and 0 are over", {"CRITICAL": 1, "WARNING": 49}),
+        (firing, "501 are firing and 0 are over", {"CRITICAL": 50}),
         (over, "0 are firing and 501 are over", {"OVER": 50}),
     ):
         for kind in ("plain", "html"):
