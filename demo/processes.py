@@ -22,7 +22,7 @@ import psutil
 from demo import scenario
 from exporter.commands.common import address
 from exporter.errors import StackError
-from exporter.http_client.client import Client, RequestError
+from exporter.http_client import Client, RequestError
 
 READY_SECONDS = 60.0
 """Time a program has to become ready."""

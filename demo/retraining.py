@@ -23,7 +23,7 @@ import numpy.typing as npt
 from demo import model
 from demo.incidents import Incidents
 from exporter.errors import ExporterError, StackError
-from exporter.http_client.client import Client, RequestError
+from exporter.http_client import Client, RequestError
 from exporter.secret_file import is_signed, read_secret
 from exporter.stats.intervals import share
 

@@ -33,8 +33,8 @@ from exporter.comparison.measures import Period, utc_time
 from exporter.comparison.prometheus import compare_shared
 from exporter.comparison.report import sentence
 from exporter.errors import StackError
-from exporter.http_client.client import Client, RequestError
-from exporter.http_client.prometheus import DEFAULT_URL, Prometheus
+from exporter.http_client import Client, RequestError
+from exporter.prometheus import DEFAULT_URL, Prometheus
 
 ADDRESS = "127.0.0.1:8000"
 NONE = "none"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from demo.incidents import INCIDENTS, NO_INCIDENT, ActiveIncident
 from exporter.errors import ExporterError, StackError
-from exporter.http_client.client import Client, RequestError
+from exporter.http_client import Client, RequestError
 from exporter.validation import parse_duration, suggestion
 
 HEALTHY = "healthy"

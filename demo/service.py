@@ -32,7 +32,7 @@ from exporter.client import Monitor
 from exporter.commands import common
 from exporter.commands.common import Address
 from exporter.errors import StackError
-from exporter.http_client.client import Client
+from exporter.http_client import Client
 
 
 class Served(NamedTuple):

@@ -18,8 +18,8 @@ from typing import Any
 import yaml
 
 from demo.processes import tail
-from exporter.http_client.client import Client, RequestError
-from exporter.http_client.prometheus import Sample
+from exporter.http_client import Client, RequestError
+from exporter.prometheus import Sample
 
 _TIMEOUT = 1.5
 MIN_PENDING_SECONDS = 10.0

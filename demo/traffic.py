@@ -22,7 +22,7 @@ import numpy.typing as npt
 from demo.model import EVENT, NAME, TEACHERS, Images, device, teacher
 from exporter.client import Monitor
 from exporter.errors import ExporterError
-from exporter.http_client.client import Client
+from exporter.http_client import Client
 
 CONFIDENT = 0.8
 """From this confidence on users expect the prediction to be right, and correct it when it is not."""

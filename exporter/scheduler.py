@@ -8,7 +8,12 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from exporter.errors import ExporterError
+
+if TYPE_CHECKING:
+    from exporter.metrics.lines import FamilyLines
 
 Lane = Literal["memory", "files", "database", "prometheus", "trainer"]
 """What a task may wait for: tasks that wait for the same have one thread, and one that hangs delays no others."""
@@ -141,3 +146,33 @@ class Scheduler:
                     return task
                 self._changed.wait(None if math.isinf(wait) else wait)
         return None
+
+
+class RefreshedMetrics(Task):
+    """A task whose ``refresh`` sets the lines of ``/metrics`` by some key, and what has failed, empty for nothing."""
+
+    def __init__(self, name: str, failure: str, seconds: float, **options: Any) -> None:
+        super().__init__(name, failure, seconds, **options)
+        self._lines: dict[Any, list[FamilyLines]] = {}
+        self._failure = ""
+
+    def lines(self) -> list[FamilyLines]:
+        """Return the lines of ``/metrics``, as of the last refresh.
+
+        Raises
+        ------
+        ExporterError
+            When the last refresh failed.
+        """
+        if self._failure:
+            raise ExporterError(self._failure)
+        return [line for key, lines in list(self._lines.items()) if self.is_current(key) for line in lines]
+
+    def is_current(self, key: Any) -> bool:  # noqa: ARG002 (for those that override it)
+        """Return whether lines that were set before may still be shown."""
+        return True
+
+    def on_error(self, error: Exception) -> None:
+        """Log an error, and leave no old numbers."""
+        super().on_error(error)
+        self._failure = f"{self.failure}; see the exporter's log"

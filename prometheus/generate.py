@@ -2,7 +2,7 @@
 
 Run ``python prometheus/generate.py``. A template is a file of rules in which ``<<expression>>`` is replaced by the text
 of a Python expression: what all rules have in common is written once, here. The result is in ``prometheus/rules/``.
-The default of a threshold stands in the templates alone: `exporter/config/thresholds.py` and the tables of the
+The default of a threshold stands in the templates alone: `exporter/config/types.py` and the tables of the
 documents are written from the rules.
 """
 
@@ -278,7 +278,7 @@ def outputs() -> dict[Path, str]:
     table = f"| alert | can be set for a feature | unit | default |\n|---|---|---|---|\n{rows}"
     files = {HERE / "rules" / name: text for name, text in texts.items()}
     for path, block in (
-        (ROOT / "exporter" / "config" / "thresholds.py", f"{lines}    "),
+        (ROOT / "exporter" / "config" / "types.py", f"{lines}    "),
         (ROOT / "docs" / "configuration.md", table),
     ):
         files[path] = _MARKED.sub(rf"\g<1>{block}\g<2>", path.read_text("utf-8"))

@@ -22,7 +22,7 @@ from exporter.config import ModelConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.snapshots import encode
-from exporter.server.tasks.replica_drift import of_all_replicas
+from exporter.server.tasks.snapshots import of_all_replicas
 from exporter.stats.divergence import Floats
 from exporter.wire.batch import Batch, Inputs
 

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Archive what is older than the retention, and print how much that was."""
     from exporter.server.model_files import load_monitors
-    from exporter.server.stored_inputs import without_redacted
+    from exporter.server.pipeline import without_redacted
     from exporter.storage import archive  # loads SQLAlchemy
 
     configuration, monitors = load_monitors(options.config_file)

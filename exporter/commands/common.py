@@ -27,7 +27,7 @@ from exporter.errors import UsageError, printable
 if TYPE_CHECKING:
     import urllib3
 
-    from exporter.http_client.client import Client, Credentials
+    from exporter.http_client import Client, Credentials
 
 
 class Address(NamedTuple):
@@ -210,7 +210,7 @@ def authorization(options: argparse.Namespace) -> str | None:
 
 def credentials(options: argparse.Namespace) -> Credentials:
     """Return the credentials in the options of `add_credentials`."""
-    from exporter.http_client.client import Credentials
+    from exporter.http_client import Credentials
 
     return Credentials(options.user, options.password_file, options.bearer_token_file, options.ca_file)
 
@@ -397,7 +397,7 @@ def exporter_client(
     timeout, downloads, retries, user_in_url
         See `Client`.
     """
-    from exporter.http_client.client import WHEN_BUSY, Client
+    from exporter.http_client import WHEN_BUSY, Client
 
     return Client(
         options.exporter,

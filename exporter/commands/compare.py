@@ -41,7 +41,7 @@ from exporter.comparison.report import (
 )
 from exporter.config.checks import parse_margin
 from exporter.errors import CompareError, NoPairError, UsageError
-from exporter.http_client.prometheus import DEFAULT_URL, Prometheus
+from exporter.prometheus import DEFAULT_URL, Prometheus
 from exporter.validation import parse_duration
 
 

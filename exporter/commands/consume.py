@@ -43,7 +43,7 @@ from exporter.commands.common import (
     whole_number,
 )
 from exporter.errors import BatchError, ExporterError, UsageError
-from exporter.http_client.client import NO_RETRY, TRANSIENT, Client, RequestError, Response, retry_for
+from exporter.http_client import NO_RETRY, TRANSIENT, Client, RequestError, Response, retry_for
 from exporter.validation import preview
 from exporter.wire.events import MAX_REJECTED
 

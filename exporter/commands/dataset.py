@@ -25,7 +25,7 @@ from exporter.commands.common import Progress, add_exporter_options, exporter_cl
 from exporter.datasets import FORMATS
 from exporter.datasets.label_studio import ImportedDecision, SkippedTask, read_decisions
 from exporter.errors import ExporterError, UsageError
-from exporter.http_client.client import Client, Response
+from exporter.http_client import Client, Response
 from exporter.profiles.describe import truncate
 
 TIMEOUT = 600.0

@@ -54,7 +54,7 @@ from exporter.config import ModelConfig
 from exporter.errors import BatchError, UsageError, printable
 from exporter.features import INPUT_TYPES
 from exporter.features.base import as_list, is_missing
-from exporter.http_client.client import Client, RequestError, retry_for
+from exporter.http_client import Client, RequestError, retry_for
 from exporter.metrics.models import Batch as Run
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_report import TargetDrift, target_drifts

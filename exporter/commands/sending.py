@@ -25,7 +25,7 @@ from exporter.commands.common import add_credentials, checked, exporter_client, 
 from exporter.commands.tables import Chunk, Input, Refused, Rows, Table, split
 from exporter.errors import BatchError
 from exporter.features.base import as_list
-from exporter.http_client.client import NO_RETRY, TRANSIENT, Client, InterruptedWait, RequestError, Response, retry_for
+from exporter.http_client import NO_RETRY, TRANSIENT, Client, InterruptedWait, RequestError, Response, retry_for
 from exporter.validation import parse_duration
 from exporter.wire.events import MAX_REJECTED
 

@@ -21,8 +21,8 @@ from exporter.comparison.measures import (
     never_together,
 )
 from exporter.errors import CompareError
-from exporter.http_client.prometheus import Prometheus, quoted
 from exporter.monitoring.registry import GAP_SECONDS, OTHER_VERSION, version_sort_key
+from exporter.prometheus import Prometheus, quoted
 from exporter.stats.quality import IntervalEstimate
 from exporter.stats.sequential import Sums
 from exporter.validation import parse_duration, suggestion

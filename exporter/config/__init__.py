@@ -1,9 +1,11 @@
 """Read ``exporter.yml`` into frozen, typed objects; hold every default."""
 
 from exporter.config.loading import ModelNames, load, load_models, load_own, model_files
-from exporter.config.thresholds import FEATURE_ALERTS, MODEL_ALERTS, THRESHOLDS
 from exporter.config.types import (
+    FEATURE_ALERTS,
+    MODEL_ALERTS,
     OTHER_SEGMENT,
+    THRESHOLDS,
     Config,
     FeatureConfig,
     LinksConfig,

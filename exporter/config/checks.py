@@ -7,12 +7,16 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, NoReturn, TypeVar
 
-from exporter.config.thresholds import FEATURE_ALERTS, IN_SECONDS, MODEL_ALERTS, OFF, THRESHOLDS
 from exporter.config.types import (
+    FEATURE_ALERTS,
+    IN_SECONDS,
     METRICS_LEVELS,
+    MODEL_ALERTS,
     OBJECTIVE_ALERTS,
+    OFF,
     OTHER_SEGMENT,
     TASKS,
+    THRESHOLDS,
     FeatureConfig,
     LatencyObjective,
     Objectives,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry, GCCollector, Metric, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import choose_encoder
 
-from exporter.metrics import comparisons, exporter, models, quality, review, system
+from exporter.metrics import comparisons, exporter, models, quality, system
 from exporter.metrics.lines import Family, FamilyLines, Metrics, Reading
 from exporter.monitoring.registry import MonitorRegistry
 
@@ -38,7 +38,7 @@ def model_exporter_collector_success(ran: Mapping[str, tuple[float, bool]]) -> R
     return {name: success for name, (_, success) in ran.items()}
 
 
-_MODULES = (system, models, review, quality, comparisons, exporter)
+_MODULES = (system, models, quality, comparisons, exporter)
 GROUPS = [
     COLLECTORS,
     *dict.fromkeys(one for module in _MODULES for one in vars(module).values() if isinstance(one, Metrics)),
@@ -126,7 +126,7 @@ class Exposition:
     def _all(self, monitors: MonitorRegistry) -> Iterator[tuple[str, Callable[[], Iterable[FamilyLines]]]]:
         yield self._models.name, lambda: self._models.collect(monitors)
         # A collector of its own: without the store the metrics of the models are still there.
-        yield "store", lambda: review.review_lines(monitors, self._store)
+        yield "store", lambda: quality.review_lines(monitors, self._store)
         yield from self._others.items()
         yield from ((one.name, one.lines) for one in self._collectors)
 

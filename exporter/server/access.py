@@ -21,7 +21,7 @@ import msgspec
 
 from exporter.config.yaml_file import load_yaml
 from exporter.errors import ConfigError
-from exporter.server.http.problem import Reply, problem
+from exporter.server.problem import Reply, problem
 from exporter.validation import any_of, convert, preview, suggestion
 
 SCOPES = ("feedback", "ingest", "notify", "read", "review")

@@ -24,7 +24,7 @@ from exporter.server.text import duration
 from exporter.validation import explain, json_pointer
 
 if TYPE_CHECKING:
-    from exporter.http_client.prometheus import Prometheus
+    from exporter.prometheus import Prometheus
 
 
 SCRAPE_SECONDS = 120.0

@@ -25,25 +25,23 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.scheduler import Scheduler, Task
 from exporter.server.alerts import AlertSource, Inbox, Scrapes
 from exporter.server.client_log import ClientLog
-from exporter.server.http.problem import Reply
 from exporter.server.idempotency import IdempotencyCache
 from exporter.server.model_files import load_valid
-from exporter.server.pipeline import Pipeline
+from exporter.server.pipeline import Pipeline, without_redacted
+from exporter.server.problem import Reply
 from exporter.server.reload import ModelFileWatch, Reloader, SignalledReload
-from exporter.server.stored_inputs import without_redacted
 from exporter.server.tasks.comparisons import Comparisons
 from exporter.server.tasks.label_checks import LabelChecker
-from exporter.server.tasks.replica_drift import ReplicaDrift
 from exporter.server.tasks.retraining import Retrainer
 from exporter.server.tasks.slices import Slices, SliceWatch
-from exporter.server.tasks.snapshots import SnapshotSaver, restore
+from exporter.server.tasks.snapshots import ReplicaDrift, SnapshotSaver, restore
 from exporter.storage import CountedFeedback, Store, database_path
 from exporter.validation import Tolerance, preview
 from exporter.wire.cloudevents import RequestResponsePairer
 from exporter.wire.events import LabelledPrediction
 
 if TYPE_CHECKING:
-    from exporter.http_client.prometheus import Prometheus
+    from exporter.prometheus import Prometheus
 
 
 ALERTS_SECONDS = 10.0
@@ -61,8 +59,8 @@ def _prometheus(url: str, timeout: float) -> Prometheus:
     ExporterError
         When the file with certificates cannot be read.
     """
-    from exporter.http_client.client import Credentials  # urllib3 takes time to load
-    from exporter.http_client.prometheus import Prometheus
+    from exporter.http_client import Credentials  # urllib3 takes time to load
+    from exporter.prometheus import Prometheus
 
     return Prometheus(url, "prometheus_url", Credentials.from_environment("PROMETHEUS"), timeout)
 

@@ -26,8 +26,9 @@ from exporter.server.access import CALLER, OPEN, SAFE, Caller, WebConfig, cross_
 from exporter.server.api.parameters import parse_ids
 from exporter.server.application import Exporter, healthy, metrics, ready
 from exporter.server.client_log import set_client
-from exporter.server.http.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
-from exporter.server.http.request import (
+from exporter.server.ingest import NDJSON, ONE_ACCEPTED, Ingest
+from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
+from exporter.server.request import (
     OTHER_ROUTE,
     SMALL_BODY,
     STREAMED,
@@ -44,7 +45,6 @@ from exporter.server.http.request import (
     respond,
     stream,
 )
-from exporter.server.ingest import NDJSON, ONE_ACCEPTED, Ingest
 from exporter.server.routes import ROUTES, Route, find
 from exporter.validation import preview
 

@@ -17,8 +17,8 @@ from exporter.datasets.release import EmptyError
 from exporter.errors import EventError, StoreError
 from exporter.server.access import CALLER, SAFE, USER, Caller, cross_origin_error, scope_error
 from exporter.server.application import Exporter
-from exporter.server.http.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.pages import drift, home, quality, review, runbooks
+from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.routes import ROUTES
 from exporter.validation import any_of, closest, preview
 from exporter.wire.payload import MAX_BODY

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from exporter.errors import EventError
 from exporter.server.client_log import ClientLog
-from exporter.server.http.problem import Reply, event_problem, problem
+from exporter.server.problem import Reply, event_problem, problem
 
 MAX_KEYS = 10_000
 """Keys that are remembered; new ones replace the oldest."""

@@ -16,7 +16,9 @@ from exporter.errors import EventError, QueueFullError, StoreError, StoreFullErr
 from exporter.features.json_inputs import decode_inputs
 from exporter.profiles.profile import image_inputs
 from exporter.server.application import Exporter
-from exporter.server.http.problem import (
+from exporter.server.idempotency import check_key, content_digest, reused_key
+from exporter.server.pipeline import prepare_inputs
+from exporter.server.problem import (
     Reply,
     event_problem,
     events_problem,
@@ -25,8 +27,6 @@ from exporter.server.http.problem import (
     rejected_document,
     store_problem,
 )
-from exporter.server.idempotency import check_key, content_digest, reused_key
-from exporter.server.stored_inputs import prepare_inputs
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, commit_timeout
 from exporter.validation import json_pointer, preview
 from exporter.wire.decoder import Decoder

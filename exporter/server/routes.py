@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal, NamedTuple, get_origin
 import msgspec
 
 from exporter.datasets import FORMATS
+from exporter.server import problem as problems
 from exporter.server.access import USER
 from exporter.server.alerts import Notification
-from exporter.server.api import correction_schemas, schemas
+from exporter.server.api import schemas
 from exporter.server.api.parameters import MAX_LIMIT, MAX_SEARCH
 from exporter.server.api.schemas import (
     BatchDecision,
@@ -27,8 +28,7 @@ from exporter.server.api.schemas import (
     ReviewDecision,
     SampleRequest,
 )
-from exporter.server.http import problem as problems
-from exporter.server.http.problem import Reply, json_reply
+from exporter.server.problem import Reply, json_reply
 from exporter.slices import MAX_LIMIT as MAX_SLICES
 from exporter.slices import QUESTIONS
 from exporter.storage import ORDERS, STATUSES, VERDICTS
@@ -215,19 +215,19 @@ ROUTES: dict[str, Route] = {
     "GET /v1/corrections": Route(
         "api.corrections:CorrectionsApi.list_corrections",
         "List corrections in the review queue.",
-        {200: correction_schemas.Corrections},
+        {200: schemas.Corrections},
         parameters=QUEUE,
     ),
     "GET /v1/corrections/users": Route(
         "api.corrections:CorrectionsApi.list_users",
         "Count the corrections of each user.",
-        {200: correction_schemas.Users},
+        {200: schemas.Users},
         parameters=(MODEL._replace(required=True),),
     ),
     "GET /v1/corrections/<int:correction_id>": Route(
         "api.corrections:CorrectionsApi.show",
         "Return a correction with its history.",
-        {200: correction_schemas.CorrectionWithHistory},
+        {200: schemas.CorrectionWithHistory},
         parameters=(
             Parameter("limit", PageSize, "Entries of the history on a page."),
             Parameter("cursor", str, "From the URL history_next of the page before."),
@@ -236,21 +236,21 @@ ROUTES: dict[str, Route] = {
     "PATCH /v1/corrections": Route(
         "api.corrections:CorrectionsApi.decide_several",
         "Decide several corrections.",
-        {200: correction_schemas.DecisionResults},
+        {200: schemas.DecisionResults},
         list[BatchDecision],
         scope="review",
     ),
     "PATCH /v1/corrections/<int:correction_id>": Route(
         "api.corrections:CorrectionsApi.decide",
         "Decide a correction.",
-        {200: correction_schemas.Correction},
+        {200: schemas.Correction},
         ReviewDecision,
         scope="review",
     ),
     "POST /v1/corrections/samples": Route(
         "api.corrections:CorrectionsApi.draw_sample",
         "Draw confident predictions without feedback for review.",
-        {201: correction_schemas.SampleResult},
+        {201: schemas.SampleResult},
         SampleRequest,
         (KEY,),
         scope="review",

@@ -27,8 +27,8 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.access import WebConfig
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
-from exporter.server.http.listeners import BACKLOG, Acceptor, listen, listen_at
-from exporter.server.http.protocol import MAX_REFUSALS, BoundedProtocol, Turns, all_finished, check_connections
+from exporter.server.listeners import BACKLOG, Acceptor, listen, listen_at
+from exporter.server.protocol import MAX_REFUSALS, BoundedProtocol, Turns, all_finished, check_connections
 from exporter.storage import shown_archive, shown_url
 from exporter.version import version
 

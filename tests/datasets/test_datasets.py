@@ -379,7 +379,7 @@ class Hurried(Served):
 
     def launch(self) -> None:
         program = (
-            "import sys; from exporter import cli; from exporter.server.http import request; "
+            "import sys; from exporter import cli; from exporter.server import request; "
             f"request.{self.limit}; sys.exit(cli.main())"
         )
         flags = [f"--config.file={self.folder / 'exporter.yml'}", f"--web.listen-address=127.0.0.1:{self.port}"]

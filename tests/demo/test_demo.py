@@ -31,7 +31,7 @@ from demo.traffic import DIGITS_OF_A_SHEET, Traffic, _Feedback
 from exporter import config
 from exporter.client import Monitor as Client
 from exporter.errors import StackError
-from exporter.http_client.client import Client as HttpClient
+from exporter.http_client import Client as HttpClient
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles import profile as profile_file

@@ -22,7 +22,7 @@ from demo.service import Versions
 from exporter import config
 from exporter.client import Monitor
 from exporter.errors import StackError
-from exporter.http_client.client import Client
+from exporter.http_client import Client
 from exporter.profiles import profile as profile_file
 from exporter.secret_file import signed_headers
 

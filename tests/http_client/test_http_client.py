@@ -18,7 +18,7 @@ from support.fake_exporter import Exporter, nobody
 from exporter.client import transport
 from exporter.commands import common
 from exporter.errors import ExporterError, UsageError
-from exporter.http_client.client import MAX_BODY, WHEN_BUSY, Client, RequestError, basic_authorization, retry_for
+from exporter.http_client import MAX_BODY, WHEN_BUSY, Client, RequestError, basic_authorization, retry_for
 
 
 def test_a_busy_server_is_asked_again_when_it_says_so(exporter: Exporter) -> None:

@@ -13,8 +13,8 @@ import pytest
 from support.fake_exporter import nobody
 
 from exporter.errors import ExporterError, PrometheusError
-from exporter.http_client.client import Credentials
-from exporter.http_client.prometheus import Prometheus
+from exporter.http_client import Credentials
+from exporter.prometheus import Prometheus
 
 ALERTS = b'{"status": "success", "data": {"alerts": []}}'
 PASSWORD = "Basic " + base64.b64encode(b"me:s3cret").decode()

@@ -33,8 +33,8 @@ from support.two_versions import (
 from exporter.comparison.measures import Period
 from exporter.comparison.prometheus import SharedTime, count, shared_periods
 from exporter.errors import ExporterError
-from exporter.http_client.prometheus import Prometheus
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.prometheus import Prometheus
 from exporter.scheduler import Scheduler
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app

@@ -21,7 +21,7 @@ from support.pages import Page
 from support.programs import Program, running
 from support.servers import CONFIG, Answer, Served, ask, eventually, free_port, write_config
 
-from exporter.http_client.prometheus import Sample
+from exporter.prometheus import Sample
 from exporter.server import alerts as alert_source
 from exporter.server.access import WebConfig
 from exporter.server.alerts import LAYERS, MAX_FIRING, MAX_SERVERS, TIMEOUT_HEADER, Alert, Inbox, Scrapes, from_inbox

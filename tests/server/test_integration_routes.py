@@ -20,7 +20,7 @@ from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
-from exporter.server.http.request import MAX_BODY
+from exporter.server.request import MAX_BODY
 
 FOLDER = DATA / "payloads"
 PROTOBUF = "application/x-protobuf"

@@ -20,7 +20,7 @@ from exporter.monitoring.snapshots import decode, encode, pack
 from exporter.profiles.bins import numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.server.application import Exporter
-from exporter.server.tasks.replica_drift import of_all_replicas
+from exporter.server.tasks.snapshots import of_all_replicas
 from exporter.wire.events import Prediction
 
 VALUES = np.random.default_rng(1).normal(size=1000)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 
-from exporter.server.http.protocol import REQUESTS, Turns
+from exporter.server.protocol import REQUESTS, Turns
 
 
 def test_few_requests_begin_in_a_pass() -> None:

@@ -33,8 +33,8 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 from exporter.profiles.sources.store import StoreSource
-from exporter.server.http.problem import store_problem
 from exporter.server.model_files import load_monitors
+from exporter.server.problem import store_problem
 from exporter.slices.recorder import BinRecorder
 from exporter.storage import Store, StoredPredictions
 from exporter.storage import _archive as archive

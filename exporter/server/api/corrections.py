@@ -35,7 +35,7 @@ from exporter.server.api.parameters import (
 )
 from exporter.server.api.schemas import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.application import Exporter
-from exporter.server.http.problem import Reply, json_reply, problem
+from exporter.server.problem import Reply, json_reply, problem
 from exporter.slices.explain import describe
 from exporter.slices.population import find_corrections, parse_bins
 from exporter.storage import (

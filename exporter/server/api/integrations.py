@@ -15,8 +15,8 @@ from exporter.profiles.profile import CategoricalFeature, Profile
 from exporter.server.api.operations import idempotency_key
 from exporter.server.api.parameters import parse_ids
 from exporter.server.application import Exporter
-from exporter.server.http.problem import Reply
 from exporter.server.ingest import NDJSON, REFUSED, Ingest, is_array
+from exporter.server.problem import Reply
 from exporter.wire import cloudevents, otlp
 from exporter.wire.cloudevents import BATCH, LoggedMessage
 from exporter.wire.events import MAX_REJECTED, Prediction, RejectedEvent

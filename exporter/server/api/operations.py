@@ -29,8 +29,8 @@ from exporter.server.api.parameters import (
 )
 from exporter.server.api.schemas import RetrainBody
 from exporter.server.application import Exporter
-from exporter.server.http.problem import Reply, event_problem, json_reply, problem
 from exporter.server.ingest import NDJSON, Ingest
+from exporter.server.problem import Reply, event_problem, json_reply, problem
 from exporter.server.tasks.retraining import request_document
 from exporter.slices import DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS
 from exporter.slices.explain import DAY, SliceQuery

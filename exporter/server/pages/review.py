@@ -28,7 +28,6 @@ from exporter.profiles.profile import CategoricalFeature
 from exporter.server.api.corrections import encode_cursor, is_new
 from exporter.server.api.parameters import MAX_ID, MAX_LIMIT
 from exporter.server.application import Exporter
-from exporter.server.http.problem import store_problem
 from exporter.server.pages import review_charts
 from exporter.server.pages.review_filters import (
     PAGE_SIZE,
@@ -40,6 +39,7 @@ from exporter.server.pages.review_filters import (
 )
 from exporter.server.pages.slices import slices_parameters
 from exporter.server.pages.values import difference, find_outliers, is_image, is_regression, png
+from exporter.server.problem import store_problem
 from exporter.server.text import abbreviate, ago
 from exporter.stats.quality import IntervalEstimate
 from exporter.storage import STATUSES, WAITING_SECONDS, AccuracyCounts, Decision, Draw

@@ -12,10 +12,10 @@ from exporter.errors import CompareError, ExporterError
 from exporter.metrics.comparisons import comparison_lines
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shadow_answers import ShadowAnswers
-from exporter.server.tasks.refreshed import RefreshedMetrics
+from exporter.scheduler import RefreshedMetrics
 
 if TYPE_CHECKING:
-    from exporter.http_client.prometheus import Prometheus
+    from exporter.prometheus import Prometheus
 
 log = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from exporter.datasets.release import BusyError, Details, EmptyError, make_relea
 from exporter.errors import CompareError, ConfigError, ExporterError, SlicesError, StoreError, StoreFullError
 from exporter.metrics.exporter import ExporterMetrics
 from exporter.metrics.lines import FamilyLines
-from exporter.metrics.review import RETRAINING
+from exporter.metrics.quality import RETRAINING
 from exporter.scheduler import Task
 from exporter.secret_file import read_secret, signed_headers
 from exporter.server.alerts import Alert, Alerts
@@ -302,7 +302,7 @@ class Retrainer(Task):
 
     def _send(self, settings: RetrainConfig, request_id: str, body: str) -> tuple[int, str]:
         """Send a request; return the status of the response, 0 without one, and what went wrong, empty for nothing."""
-        from exporter.http_client.client import Client, RequestError, Response  # urllib3 takes time to load
+        from exporter.http_client import Client, RequestError, Response  # urllib3 takes time to load
 
         content = body.encode()
         try:

@@ -17,7 +17,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.quality import Scorer
 from exporter.monitoring.registry import MonitorRegistry, serving
-from exporter.server.tasks.refreshed import RefreshedMetrics
+from exporter.scheduler import RefreshedMetrics
 from exporter.slices.explain import Explanation, SliceQuery, document, explain
 from exporter.slices.population import ArchivedPredictions
 from exporter.slices.recorder import BinRecorder

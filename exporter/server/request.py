@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from exporter.errors import QueueFullError
 from exporter.server.access import Caller
-from exporter.server.http.problem import Reply, problem
+from exporter.server.problem import Reply, problem
 from exporter.wire.payload import MAX_BODY
 
 Scope = MutableMapping[str, Any]

@@ -7,7 +7,7 @@ import urllib.parse
 from typing import Any, NamedTuple
 
 from exporter.errors import PrometheusError
-from exporter.http_client.client import MAX_BODY, Client, Credentials, RequestError, Response
+from exporter.http_client import MAX_BODY, Client, Credentials, RequestError, Response
 
 TIMEOUT = 130.0
 """Seconds; Prometheus itself gives up on a query after two minutes."""

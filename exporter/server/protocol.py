@@ -21,7 +21,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from exporter.server.http.problem import Reply, problem
+from exporter.server.problem import Reply, problem
 
 _PIECE = 64 * 1024
 

@@ -1,1 +1,0 @@
-"""HTTP requests to other servers, with credentials and errors for people, and Prometheus' API."""

@@ -1,1 +1,0 @@
-"""Connections, requests and responses: the limits around uvicorn, sockets, thread pools, and errors."""
