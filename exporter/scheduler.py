@@ -8,12 +8,9 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from exporter.errors import ExporterError
-
-if TYPE_CHECKING:
-    from exporter.metrics.lines import FamilyLines
 
 Lane = Literal["memory", "files", "database", "prometheus", "trainer"]
 """What a task may wait for: tasks that wait for the same have one thread, and one that hangs delays no others."""
@@ -153,10 +150,10 @@ class RefreshedMetrics(Task):
 
     def __init__(self, name: str, failure: str, seconds: float, **options: Any) -> None:
         super().__init__(name, failure, seconds, **options)
-        self._lines: dict[Any, list[FamilyLines]] = {}
+        self._lines: dict[Any, list[Any]] = {}
         self._failure = ""
 
-    def lines(self) -> list[FamilyLines]:
+    def lines(self) -> list[Any]:
         """Return the lines of ``/metrics``, as of the last refresh.
 
         Raises
