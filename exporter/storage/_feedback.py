@@ -13,15 +13,16 @@ from exporter.errors import StoreFullError
 from exporter.features.base import label_json, label_spellings
 from exporter.storage._engine import CompiledInsert, CompiledStatement, Values, update_of_row
 from exporter.storage._predictions import (
-    AwaitedPredictions,
     Rows,
-    WaitingIds,
+    awaited_ids,
     find_predictions,
+    first_of_model,
     is_given_model,
+    predictions_of,
     stored_days,
 )
 from exporter.storage._retention import StoreSize, text_bytes
-from exporter.storage._schema import feedback, history, storable
+from exporter.storage._schema import JsonTexts, feedback, history, is_unjoined, json_text, storable
 from exporter.validation import Tolerance
 from exporter.wire.events import NO_VERSION, Feedback
 
@@ -65,8 +66,6 @@ def _number(stored: str) -> float | None:
         return None
 
 
-LOOKUP = 500
-"""Identifiers that are looked up in one statement."""
 Redact = Callable[[str, str | None], str | None]
 """Takes a model and the JSON of inputs; returns the JSON without what must not be stored."""
 
@@ -120,6 +119,7 @@ _find = CompiledStatement(
     )
     .order_by(feedback.c.id)
 )
+_waiting = sa.select(feedback.c.prediction_id).where(is_unjoined)
 _get = CompiledStatement(sa.select(feedback).where(feedback.c.id == sa.bindparam("row_id")))
 _insert = CompiledInsert(feedback, EMPTY_ROW)
 _update = CompiledStatement(update_of_row(feedback, _CHANGED))
@@ -241,24 +241,16 @@ class FeedbackRecorder:
 
     Parameters
     ----------
-    connection
-        To read the identifiers for which feedback waits.
     redact
         Applied to a prediction's inputs before feedback copies them: they may have been stored when less was redacted.
     tolerances
         Decides which corrections of a number accept it.
     size
         Refuses feedback that it has no room for.
-
-    Attributes
-    ----------
-    ids : WaitingIds
-        The identifiers of predictions for which feedback waits.
     """
 
-    def __init__(self, connection: sa.Connection, redact: Redact, tolerances: Tolerances, size: StoreSize) -> None:
+    def __init__(self, redact: Redact, tolerances: Tolerances, size: StoreSize) -> None:
         self._redact, self._tolerances, self._size = redact, tolerances, size
-        self.ids = WaitingIds(connection, feedback.c.prediction_id, ~feedback.c.joined)
 
     def record(
         self, connection: sa.Connection, items: Sequence[Feedback], key: str | None
@@ -372,28 +364,28 @@ class FeedbackRecorder:
             return row | _given(item) | {"predicted": now}
         if prediction is not None:
             return row | prediction_snapshot(prediction, self._redact)
-        self.ids.add(item.prediction_id)
         return row | _description(item)
 
-    def join(self, connection: sa.Connection, group: Sequence[Rows]) -> tuple[set[str], list[CountedFeedback]]:
+    def join(self, connection: sa.Connection, group: Sequence[Rows]) -> list[CountedFeedback]:
         """Join the feedback that waits for predictions, in the transaction that writes these.
 
         Returns
         -------
-        tuple
-            Identifiers of predictions for which no feedback waits any more, and what counts once it is committed.
+        list of CountedFeedback
+            What counts once it is committed.
         """
-        awaited = AwaitedPredictions(connection, group, self.ids)
-        ids = list(awaited.ids)
+        if not (ids := awaited_ids(connection, group, _waiting)):
+            return []
+        chosen = feedback.c.prediction_id.bool_op("IN")(JsonTexts(sa.literal(json_text(sorted(ids))))) & is_unjoined
+        # Another exporter may have got the same prediction: rows that it joins at this moment are its own.
+        query = sa.select(feedback).where(chosen).order_by(feedback.c.id).with_for_update()
+        rows = connection.execute(query).mappings().all()
+        found = predictions_of(group, {row["prediction_id"] for row in rows})
         counted: list[CountedFeedback] = []
-        for start in range(0, len(ids), LOOKUP):
-            chosen = feedback.c.prediction_id.in_(ids[start : start + LOOKUP]) & ~feedback.c.joined
-            # Another exporter may have got the same prediction: rows that it joins at this moment are its own.
-            query = sa.select(feedback).where(chosen).order_by(feedback.c.id).with_for_update()
-            for row in connection.execute(query).mappings().all():
-                if prediction := awaited.find(row["prediction_id"], row["model"]):
-                    counted += self._join_row(connection, row, prediction)
-        return awaited.finished, counted
+        for row in rows:
+            if prediction := first_of_model(found, row["prediction_id"], row["model"]):
+                counted += self._join_row(connection, row, prediction)
+        return counted
 
     def _join_row(
         self, connection: sa.Connection, row: Mapping[Any, Any], prediction: Mapping[str, Any]

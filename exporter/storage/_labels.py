@@ -16,9 +16,9 @@ from sqlalchemy.sql.functions import FunctionElement
 from exporter.features.base import decode_label, label_json, label_spellings, scalar_text
 from exporter.storage._database import backend
 from exporter.storage._engine import CompiledStatement, FlatRows, is_shared
-from exporter.storage._predictions import AwaitedPredictions, Rows, WaitingIds
+from exporter.storage._predictions import Rows, awaited_ids, first_of_model, predictions_of
 from exporter.storage._retention import StoreSize, archived_before
-from exporter.storage._schema import WAITING, feedback, is_waiting, labels, late_labels, storable
+from exporter.storage._schema import WAITING, feedback, is_waiting, json_text, labels, late_labels, storable
 from exporter.validation import ROUNDING, Tolerance
 from exporter.wire.events import MAX_COMPARED, LabelEvent, LabelledPrediction, RejectedEvent
 
@@ -97,6 +97,7 @@ Models = Mapping[str | None, Collection[str]]
 _CHANGED = tuple(column.name for column in labels.c if column.name not in {"id", "prediction_id", "received"})
 _COLUMNS = ("prediction_id", "received", *_CHANGED)
 _values = attrgetter(*_COLUMNS)
+_waiting = sa.select(labels.c.prediction_id).where(is_waiting)
 
 
 class LabelRow(msgspec.Struct):
@@ -226,14 +227,10 @@ def stored_rows(
 def _select(
     connection: sa.Connection, text: str, ids: Collection[str], days: Sequence[int], **values: str
 ) -> list[LabelRow]:
-    bound = {"ids": _json(sorted(ids)), "days": _json(days)}  # sorted, as the index
+    bound = {"ids": json_text(sorted(ids)), "days": json_text(days)}  # sorted, as the index
     with backend(connection).index_scans(connection):
         rows = connection.execute(sa.text(text), bound | values).all()
     return [LabelRow(*row) for row in rows]
-
-
-def _json(values: Any) -> str:
-    return msgspec.json.encode(values).decode()
 
 
 def _days(connection: sa.Connection, table: str) -> list[int]:
@@ -302,24 +299,16 @@ class Labels:
 
     Parameters
     ----------
-    connection
-        To read the identifiers for which labels wait.
     size
         Refuses labels that it has no room for.
     loss
         Compares labels with predictions.
     archives
         Whether there is an archive, which gets the labels that come too late for the row of their prediction, too.
-
-    Attributes
-    ----------
-    ids : WaitingIds
-        The identifiers of predictions for which labels wait.
     """
 
-    def __init__(self, connection: sa.Connection, size: StoreSize, loss: Loss, *, archives: bool) -> None:
+    def __init__(self, size: StoreSize, loss: Loss, *, archives: bool) -> None:
         self._size, self._loss, self._archives = size, loss, archives
-        self.ids = WaitingIds(connection, labels.c.prediction_id, is_waiting)
 
     def record(self, connection: sa.Connection, items: Sequence[LabelEvent]) -> tuple[LabelsResult, LabelCounts]:
         """Record labels, each as if the ones before it were recorded already.
@@ -357,29 +346,21 @@ class Labels:
         late = self._late(connection, changed.values())
         if new or late:
             self._size.require(connection, sum(map(_size, (*new, *late))))
-        for row in new:
-            if row.predicted is None:
-                self.ids.add(row.prediction_id)
         return result, self._write(connection, changed.values(), late)
 
-    def join(self, connection: sa.Connection, group: Sequence[Rows]) -> tuple[set[str], LabelCounts]:
-        """Join the labels that wait for predictions, in the transaction that writes these.
-
-        Returns
-        -------
-        tuple
-            Identifiers of predictions for which no label waits any more, and what counts once it is committed.
-        """
-        awaited = AwaitedPredictions(connection, group, self.ids)
-        if not awaited.ids:
-            return set(), LabelCounts([], [])
+    def join(self, connection: sa.Connection, group: Sequence[Rows]) -> LabelCounts:
+        """Join the labels that wait for predictions, in the transaction that writes these; return what counts then."""
+        if not (ids := awaited_ids(connection, group, _waiting)):
+            return LabelCounts([], [])
+        rows = stored_rows(connection, ids, [WAITING], lock=True)
+        found = predictions_of(group, {row.prediction_id for row in rows})
         joined = []
-        for row in stored_rows(connection, awaited.ids, [WAITING], lock=True):
-            if prediction := awaited.find(row.prediction_id, row.model):
+        for row in rows:
+            if prediction := first_of_model(found, row.prediction_id, row.model):
                 row.join(prediction)
                 row.loss = self._loss_of(row, decode_label(row.label))
                 joined.append(row)
-        return awaited.finished, self._write(connection, joined, self._late(connection, joined))
+        return self._write(connection, joined, self._late(connection, joined))
 
     def _set(self, row: LabelRow, index: int, item: LabelEvent, now: float, result: LabelsResult) -> bool:
         """Give a row its label, and count what became of that; return whether the row changed."""

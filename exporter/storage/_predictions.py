@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from exporter.config import sampled_share
 from exporter.features.base import label_json
 from exporter.storage._database import backend
-from exporter.storage._engine import CompiledInsert, CompiledStatement, FlatRows, Values, is_shared
+from exporter.storage._engine import CompiledInsert, CompiledStatement, FlatRows, Values
 from exporter.storage._schema import inputs, predictions, storable
 from exporter.wire.batch import Batch
 from exporter.wire.events import Label
@@ -333,64 +333,14 @@ def _first_prediction(days: int) -> CompiledStatement:
     return CompiledStatement(query.order_by(predictions.c.day, predictions.c.seq).limit(1))
 
 
-MAX_WAITING = 100_000
-"""Identifiers that are kept in memory; with more, the database is queried for each group of predictions."""
 SCANNED = 500
 """Up to this number of waiting rows, all of them are read; with more, a group's own identifiers are looked up."""
+Awaited = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Predictions by identifier."""
 
 
-class WaitingIds:
-    """Identifiers for which rows of a table wait; used by the writer's thread alone.
-
-    Parameters
-    ----------
-    connection
-        To read them.
-    ids
-        A column with the identifiers of predictions.
-    is_waiting
-        Which rows wait.
-    """
-
-    def __init__(
-        self, connection: sa.Connection, ids: sa.ColumnElement[str | None], is_waiting: sa.ColumnElement[bool]
-    ) -> None:
-        self._query = sa.select(ids).where(is_waiting)
-        # In a shared database other exporters add rows, too: it is queried for each group.
-        self._shared = is_shared(connection)
-        query = self._query.limit(MAX_WAITING + 1)
-        self._ids = set() if self._shared else set(connection.execute(query).scalars())
-        self._complete = not self._shared and len(self._ids) <= MAX_WAITING
-
-    def add(self, prediction_id: str) -> None:
-        """Remember an identifier for which a row waits now."""
-        if self._shared:
-            return
-        if len(self._ids) < MAX_WAITING:
-            self._ids.add(prediction_id)
-        else:
-            self._complete = False
-
-    def forget(self, ids: set[str]) -> None:
-        """Forget identifiers for which no row waits any more."""
-        self._ids -= ids
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether it is known, without a query, that no row waits."""
-        return self._complete and not self._ids
-
-    def among(self, connection: sa.Connection, ids: set[str]) -> set[str]:
-        """Return those of the identifiers for which rows may wait."""
-        if self._complete:
-            return ids & self._ids
-        # Usually few rows wait, and one query finds all of them; else the caller looks up the identifiers.
-        waiting = connection.execute(self._query.limit(SCANNED + 1)).scalars().all()
-        return ids if len(waiting) > SCANNED else ids.intersection(waiting)
-
-
-class AwaitedPredictions:
-    """Those of a group's predictions for which rows may wait.
+def awaited_ids(connection: sa.Connection, group: Sequence[Rows], waiting: sa.Select[Any]) -> set[str]:
+    """Return the identifiers of a group's predictions for which rows may wait.
 
     Parameters
     ----------
@@ -399,34 +349,23 @@ class AwaitedPredictions:
     group
         The predictions.
     waiting
-        The identifiers for which rows wait.
+        Selects the identifiers of all predictions for which rows of a table wait.
     """
+    found = connection.execute(waiting.limit(SCANNED + 1)).scalars().all()  # usually few, or none
+    ids = {prediction_id for rows in group for prediction_id in rows.ids} if found else set[str]()
+    return ids if len(found) > SCANNED else ids.intersection(found)
 
-    def __init__(self, connection: sa.Connection, group: Sequence[Rows], waiting: WaitingIds) -> None:
-        self._predictions: dict[str, list[dict[str, Any]]] = {}
-        self._unmatched: set[str] = set()
-        if waiting.is_empty:
-            return
-        awaited = waiting.among(connection, {prediction_id for rows in group for prediction_id in rows.ids})
-        for rows in group if awaited else ():
-            for index, prediction_id in enumerate(rows.ids):
-                if prediction_id in awaited:
-                    self._predictions.setdefault(prediction_id, []).append(rows.prediction(index))
 
-    @property
-    def ids(self) -> Set[str]:
-        """Their identifiers."""
-        return self._predictions.keys()
+def predictions_of(group: Sequence[Rows], ids: Set[str]) -> Awaited:
+    """Return the predictions of a group that have one of the identifiers."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for rows in group if ids else ():
+        for index, prediction_id in enumerate(rows.ids):
+            if prediction_id in ids:
+                found.setdefault(prediction_id, []).append(rows.prediction(index))
+    return found
 
-    def find(self, prediction_id: str, model: str | None) -> dict[str, Any] | None:
-        """Return the first prediction with an identifier, of a model if one is named, for a row that waits for it."""
-        candidates = self._predictions[prediction_id]
-        prediction = next((row for row in candidates if model in {None, row["model"]}), None)
-        if prediction is None:
-            self._unmatched.add(prediction_id)
-        return prediction
 
-    @property
-    def finished(self) -> set[str]:
-        """Identifiers for which no row waits any more, once each row that waits has looked for its prediction."""
-        return set(self.ids - self._unmatched)
+def first_of_model(found: Awaited, prediction_id: str, model: str | None) -> Mapping[str, Any] | None:
+    """Return the first prediction with an identifier, of a model if one is named, for a row that waits for it."""
+    return next((row for row in found[prediction_id] if model in {None, row["model"]}), None)

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.util import ClauseAdapter
 
 from exporter.features.base import decode_label, label_json
@@ -20,7 +18,7 @@ from exporter.features.json_inputs import readable, remove_inputs, unpack_json
 from exporter.storage._labels import label_error
 from exporter.storage._predictions import parts
 from exporter.storage._redaction import may_hold
-from exporter.storage._schema import confidence_key, feedback, is_accepted, is_described, is_unjoined, suspects
+from exporter.storage._schema import JsonIds, confidence_key, feedback, is_accepted, is_described, is_unjoined, suspects
 from exporter.validation import rfc3339
 
 Redacted = Mapping[str, Collection[str]]
@@ -120,23 +118,6 @@ class Position(NamedTuple):
 
     key: float
     id: int
-
-
-class JsonIds(FunctionElement[int]):
-    """The whole numbers in a JSON array: one parameter, however many they are."""
-
-    inherit_cache = True
-
-
-@compiles(JsonIds)
-def _compile(element: JsonIds, compiler: Any, **options: Any) -> str:
-    return f"(SELECT value FROM json_each({compiler.process(element.clauses, **options)}))"  # noqa: S608 (a parameter)
-
-
-@compiles(JsonIds, "postgresql")
-def _compile_for_postgresql(element: JsonIds, compiler: Any, **options: Any) -> str:
-    array = compiler.process(element.clauses, **options)
-    return f"(SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST({array} AS JSON)))"  # noqa: S608
 
 
 def conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
@@ -19,6 +22,40 @@ from exporter.storage._engine import SCHEMA_VERSION, check_url, error_message, i
 def storable(text: str) -> str:
     """Replace NUL in a text, which PostgreSQL does not accept."""
     return text.replace("\0", "\ufffd") if "\0" in text else text
+
+
+def json_text(values: Any) -> str:
+    """Return values as JSON."""
+    return msgspec.json.encode(values).decode()
+
+
+class JsonTexts(FunctionElement[str]):
+    """The texts in a JSON array: one parameter, however many they are."""
+
+    inherit_cache = True
+
+
+@compiles(JsonTexts)
+def _compile(element: JsonTexts, compiler: Any, **options: Any) -> str:
+    return f"(SELECT value FROM json_each({compiler.process(element.clauses, **options)}))"  # noqa: S608 (a parameter)
+
+
+@compiles(JsonTexts, "postgresql")
+def _compile_for_postgresql(element: JsonTexts, compiler: Any, **options: Any) -> str:
+    array = compiler.process(element.clauses, **options)
+    return f"(SELECT value FROM json_array_elements_text(CAST({array} AS JSON)))"  # noqa: S608
+
+
+class JsonIds(JsonTexts):
+    """The whole numbers in a JSON array."""
+
+    inherit_cache = True
+
+
+@compiles(JsonIds, "postgresql")
+def _compile_ids_for_postgresql(element: JsonIds, compiler: Any, **options: Any) -> str:
+    array = compiler.process(element.clauses, **options)
+    return f"(SELECT CAST(value AS BIGINT) FROM json_array_elements_text(CAST({array} AS JSON)))"  # noqa: S608
 
 
 Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")

@@ -135,9 +135,8 @@ class Store:
             self._engine = open_engine(config)
             self.is_shared = is_shared(self._engine)
             self.replica = (config.replica or socket.gethostname()) if self.is_shared else ""
-            with self._engine.begin() as connection:
-                self._recorder = FeedbackRecorder(connection, redact, tolerances, self.size)
-                self._labels = Labels(connection, self.size, loss, archives=config.archive is not None)
+            self._recorder = FeedbackRecorder(redact, tolerances, self.size)
+            self._labels = Labels(self.size, loss, archives=config.archive is not None)
             retention = Retention(config, self.size)
             self._writer = Writer(
                 self._engine, retention, (self._recorder, self._labels), self._on_commit, self._failed

@@ -24,9 +24,6 @@ from exporter.storage._predictions import Rows, insert_predictions, store_inputs
 from exporter.storage._retention import Retention
 from exporter.storage._sqlite import DatabaseFile
 
-Joined = tuple[set[str], set[str]]
-"""Identifiers of predictions for which no feedback waits any more, and of those for which no label does."""
-
 
 class Counts(NamedTuple):
     """What counts when a transaction is committed."""
@@ -194,15 +191,12 @@ class _Group(NamedTuple):
         The server's number of the transaction; None where none is needed, see `write_beside`.
     entries
         Entries of the buffer that it holds.
-    joined
-        What no longer waits.
     counts
         What counts with this commit.
     """
 
     transaction: int | None
     entries: int
-    joined: Joined
     counts: Counts
 
 
@@ -424,9 +418,7 @@ class Writer:
             self._added_since_sweep += self._buffer.remove(written.entries)
             self._failing = False
             self._wake.notify_all()
-        self._feedback.ids.forget(written.joined[0])
-        self._labels.ids.forget(written.joined[1])
-        if any(written.joined):
+        if written.counts.feedback or any(written.counts.labels):
             self._on_commit([written.counts])
         return True
 
@@ -446,9 +438,8 @@ class Writer:
             transaction = write_beside(connection)
             store_inputs(connection, group)
             insert_predictions(connection, group)
-            feedback, counted = self._feedback.join(connection, group)
-            labels, labelled = self._labels.join(connection, group)
-            self._uncertain = _Group(transaction, len(group), (feedback, labels), Counts(counted, labelled))
+            counts = Counts(self._feedback.join(connection, group), self._labels.join(connection, group))
+            self._uncertain = _Group(transaction, len(group), counts)
             return self._uncertain
 
         return self._transactions.run(insert)

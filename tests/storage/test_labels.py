@@ -273,8 +273,7 @@ def test_a_million_predictions_with_one_identifier_are_not_read(database: str, s
 def test_many_waiting_labels_are_joined(
     database: str, start: Callable[..., Exporter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also more than are kept in memory, and after a restart."""
-    monkeypatch.setattr(waiting_ids, "MAX_WAITING", 100)
+    """Also more than are read for each group of predictions, and after a restart."""
     monkeypatch.setattr(waiting_ids, "SCANNED", 50)
     exporter = start(database)
     names = [f"p-{n}" for n in range(600)]

@@ -236,7 +236,7 @@ def test_rare_rows_have_partial_indexes(store: Store) -> None:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
         read_state(connection, lambda _: Tolerance())
         list(accepted_examples(connection, Selection("digits")))
-        FeedbackRecorder(connection, redact, lambda _: Tolerance(), store.size)
+        FeedbackRecorder(redact, lambda _: Tolerance(), store.size).join(connection, [])
         _, ready, unjoined, labels, released, _, _, examples, waiting = (
             " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
             for statement, values in statements.copy()
