@@ -12,8 +12,8 @@ COPY requirements.lock ./
 RUN pip install --require-hashes --only-binary :all: --requirement requirements.lock
 COPY pyproject.toml README.md LICENSE ./
 COPY exporter/ exporter/
-# exporter/server/runbooks is a symbolic link to this directory.
-COPY docs/runbooks/ docs/runbooks/
+# exporter/server/docs is a symbolic link to this directory.
+COPY docs/ docs/
 # There is no git here: the tag and the commit are arguments.
 ARG VERSION=0.1.0
 ARG REVISION=unknown

@@ -99,7 +99,7 @@ def counts() -> dict[str, float]:
         (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("\n| thread |")[2].partition("\n\n")[0]
     )
     documents = set((ROOT / "docs").glob("*.md")) | (set(ROOT.glob("*.md")) - {ROOT / "CHANGELOG.md"})
-    studies = {path for path in documents if path.stem.endswith("-study")}
+    studies = set((ROOT / "docs/studies").glob("*.md"))
     return {
         "thread_kinds": len(re.findall(r"^\| (?!thread |-)", threads, re.M)),
         "alerts": len(set(re.findall(r"^ *(?:- )?alert: *(\S+)", rules, re.M))),
@@ -107,7 +107,7 @@ def counts() -> dict[str, float]:
         "panels": sum(_panels(json.loads(path.read_text())) for path in (ROOT / "grafana/dashboards").glob("*.json")),
         "flags": len(set(_options(cli.build_parser(cli.COMMANDS))) - {"--help"}),
         "configuration_keys": _keys(config.Config),
-        "words": _words(documents - studies),
+        "words": _words(documents),
         "words_of_runbooks": _words((ROOT / "docs/runbooks").glob("*.md")),
         "words_of_studies": _words(studies),
         "words_of_changelog": _words([ROOT / "CHANGELOG.md"]),

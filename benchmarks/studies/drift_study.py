@@ -1,7 +1,7 @@
 """Measure false alarms, power and delay of the drift alert, against other monitors on the same streams.
 
 ``python benchmarks/studies/drift_study.py`` takes some minutes, writes the plots to ``docs/images/`` and the
-tables between the marks of ``docs/drift-study.md``. ``--quick`` prints small tables in seconds. ``--parts`` runs
+tables between the marks of ``docs/studies/drift.md``. ``--quick`` prints small tables in seconds. ``--parts`` runs
 some parts only; ``--results`` names a file that keeps what they measured, for the parts that need it.
 """
 
@@ -101,7 +101,7 @@ def main() -> None:
     for name, content in study.tables.items():
         print(f"\n<!-- study: {name} -->\n\n{content}")
     if not arguments.quick:
-        write(DOCS / "drift-study.md", study.tables)
+        write(DOCS / "studies" / "drift.md", study.tables)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Measure false alarms and power of drift windows whose noise floor is learned from live values.
 
 ``python benchmarks/studies/live_dependence_study.py`` takes some minutes and writes the table into
-``docs/drift-study.md``.
+``docs/studies/drift.md``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from exporter.profiles.bins import numeric_feature
 from exporter.stats.dependence import SIZES, NoiseRatio, measure_dependence
 from exporter.stats.divergence import Floats, Reference, chi2_quantiles
 
-DOCS = Path(__file__).parents[2] / "docs" / "drift-study.md"
+DOCS = Path(__file__).parents[2] / "docs" / "studies" / "drift.md"
 THRESHOLD = 0.3
 HOURS, PAST = 4, 120  # of which the first 120 minutes are learned from, where the mean shifts after them
 RATES = (20, 50, 100, 1000)

@@ -1,6 +1,6 @@
 """Measure the false alarms and the power of ModelFeaturesDrifted, which has one budget for all features.
 
-``python benchmarks/studies/many_features_study.py`` writes the tables between the marks of ``docs/drift-study.md`` in
+``python benchmarks/studies/many_features_study.py`` writes the tables between the marks of ``docs/studies/drift.md`` in
 half
 an hour; ``--quick`` prints small ones. Windows of 5 minutes are looked at every 15 seconds, as Prometheus does. All
 features of a prediction arrive together; the number of predictions in a window varies by chance. Each feature has a
@@ -26,7 +26,7 @@ from exporter.stats.dependence import NoiseRatio, block_sizes, leave_out_diverge
 from exporter.stats.divergence import Floats, Ints, Reference, chi2_quantiles
 from exporter.stats.multiple_tests import adjusted_p_values
 
-DOCS = Path(__file__).parents[2] / "docs" / "drift-study.md"
+DOCS = Path(__file__).parents[2] / "docs" / "studies" / "drift.md"
 LOOKS = 20  # in a window
 BINS = 24
 DAY = 288  # windows

@@ -1,7 +1,7 @@
 """Measure how good estimates of quality without labels are: their error and how often the interval covers.
 
 ``python benchmarks/studies/quality_study.py --packages FOLDER`` takes some minutes and writes the tables between
-the marks of ``docs/quality-study.md``; ``--quick`` prints small ones in seconds. ``FOLDER`` has the packages
+the marks of ``docs/studies/quality.md``; ``--quick`` prints small ones in seconds. ``FOLDER`` has the packages
 that bring the data, see `quality_real`. ``--nannyml PYTHON`` names an interpreter that can import
 NannyML; without it the study runs all the same, and its column is empty. A part of the study gives the
 same numbers alone as together with the others.
@@ -33,7 +33,7 @@ from exporter.profiles.builder import build_file
 from exporter.profiles.quality import QualityEstimator
 from exporter.stats.quality import Z
 
-DOCS = Path(__file__).parents[2] / "docs" / "quality-study.md"
+DOCS = Path(__file__).parents[2] / "docs" / "studies" / "quality.md"
 SEED = 2026
 REFERENCES = 5
 """Drawn windows are those of so many independent sets of labelled rows: one set may be unlike the data by chance."""

@@ -1,6 +1,6 @@
 """Measure false alarms of the evidence of slow change, and how long it takes to find changes.
 
-``python benchmarks/studies/slow_change_study.py`` writes the tables between the marks of ``docs/drift-study.md``;
+``python benchmarks/studies/slow_change_study.py`` writes the tables between the marks of ``docs/studies/drift.md``;
 ``--quick``
 prints small ones in a minute. Every simulated feature has a training set of its own.
 """
@@ -22,7 +22,7 @@ from exporter.stats.change_evidence import ChangeEvidence
 from exporter.stats.divergence import Floats
 
 LIMIT = evidence_limit(365 * 86400.0)
-DOCS = Path(__file__).parents[2] / "docs" / "drift-study.md"
+DOCS = Path(__file__).parents[2] / "docs" / "studies" / "drift.md"
 
 
 class Run(NamedTuple):

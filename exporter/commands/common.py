@@ -171,7 +171,11 @@ def set_help(parser: argparse.ArgumentParser, text: str | None) -> None:
     parser.formatter_class = _HelpFormatter
     if parts := _HELP.fullmatch(inspect.cleandoc(text or "")):
         parser.description = " ".join(parts[1].split())
-        parser.epilog = f"example:\n  {parts[2]}\n\ndocumentation: {parts[3]}"
+        served = parts[3].replace(".md", "", 1)
+        parser.epilog = f"example:
+  {parts[2]}
+
+documentation: {parts[3]}, served by the exporter at /{served}"
 
 
 def add_credentials(parser: argparse.ArgumentParser, server: str) -> None:

@@ -17,7 +17,7 @@ from exporter.datasets.release import EmptyError
 from exporter.errors import EventError, StoreError
 from exporter.server.access import CALLER, SAFE, USER, Caller, cross_origin_error, scope_error
 from exporter.server.application import Exporter
-from exporter.server.pages import drift, home, quality, review, runbooks
+from exporter.server.pages import documents, drift, home, quality, review
 from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.routes import ROUTES
 from exporter.validation import any_of, closest, preview
@@ -25,7 +25,7 @@ from exporter.wire.payload import MAX_BODY
 
 log = logging.getLogger(__name__)
 
-PAGES: tuple[ModuleType, ...] = (drift, home, quality, review, runbooks)
+PAGES: tuple[ModuleType, ...] = (documents, drift, home, quality, review)
 """The pages that have functions of their own for their templates."""
 
 
@@ -55,7 +55,9 @@ def create_app(exporter: Exporter) -> Flask:
     for key, route in ROUTES.items():
         (method, _, rule), (module, _, path) = key.partition(" "), route.handler.partition(":")
         endpoint = f"{module.rpartition('.')[2]}.{path.rpartition('.')[2]}"
-        app.add_url_rule(rule, endpoint, handler(module, path), methods=[method], strict_slashes=rule != "/runbooks/")
+        app.add_url_rule(
+            rule, endpoint, handler(module, path), methods=[method], strict_slashes=not rule.endswith("s/")
+        )
 
     @app.before_request
     def _permit() -> Any:

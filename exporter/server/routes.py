@@ -414,8 +414,10 @@ ROUTES: dict[str, Route] = {
         pool="payloads",
         gzip=True,
     ),
-    "GET /runbooks/": Route("pages.runbooks:contents", "The runbooks of all alerts.", _HTML_PAGE),
-    "GET /runbooks/<name>": Route("pages.runbooks:page", "The runbook of an alert.", _HTML_PAGE),
+    "GET /docs/": Route("pages.documents:contents", "The contents of the documents of this version.", _HTML_PAGE),
+    "GET /docs/<path:name>": Route("pages.documents:page", "A document, or an image in one.", _HTML_PAGE),
+    "GET /runbooks/": Route("pages.documents:runbooks", "The runbooks of all alerts.", _HTML_PAGE),
+    "GET /runbooks/<name>": Route("pages.documents:runbook", "The runbook of an alert.", _HTML_PAGE),
     "GET /d/<uid>": Route(
         "pages.home:dashboard", "Redirect a link to a dashboard to Grafana, or to the page that replaces it.", _REDIRECT
     ),

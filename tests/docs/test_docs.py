@@ -132,7 +132,7 @@ def test_the_documented_mapping_is_a_valid_configuration(tmp_path: Path) -> None
 
 
 def test_every_threshold_is_documented() -> None:
-    """The alerts whose threshold can be set are listed, and which of them a feature may set."""
+    """The alerts whose threshold can be set are listed, and which of them a feature may set; the others are named."""
     rows = {name: cells[0] for name, cells in table(document("configuration.md")).items() if name.startswith("Model")}
     defaults = {name: threshold for name, threshold in config.THRESHOLDS.items() if threshold.default is not None}
     assert rows == {name: "yes" if threshold.per_feature else "no" for name, threshold in defaults.items()}
@@ -455,3 +455,26 @@ def test_tests_of_guarantees_exist() -> None:
     for script in re.findall(r"`((?:survival|test)_\w+\.py)`|benchmarks/(?:studies/)?(\w+\.py)", text):
         name = "".join(script)
         assert list((ROOT / "tests").rglob(name)) or list((ROOT / "benchmarks").rglob(name)), name
+
+
+def test_links_of_served_pages_are_answered(exporter: Exporter) -> None:
+    """Each internal link and image of each document and runbook leads to a page, and to a heading that is on it."""
+    client, seen, waiting, anchors = create_app(exporter).test_client(), {}, {"/docs/", "/runbooks/"}, set()
+    while waiting:
+        path = waiting.pop()
+        answer = client.get(path)
+        assert answer.status_code == 200, path
+        seen[path] = answer.text if answer.mimetype == "text/html" else ""
+        article = re.search(r'<article class="text">.*</article>', seen[path], re.S)
+        for link in re.findall(r' (?:href|src)="([^":]*)"', article[0] if article else ""):
+            target, _, anchor = link.partition("#")
+            anchors.add((path, target or path, anchor))
+            if target not in seen:
+                waiting.add(target or path)
+        waiting -= seen.keys()
+    assert len(seen) > 60
+    for path, target, anchor in anchors:
+        assert not anchor or f' id="{anchor}"' in seen[target], f"{path}: {target}#{anchor}"
+    served = {path.removeprefix("/docs/") for path in seen}
+    pages = {path.relative_to(DOCS).with_suffix("").as_posix() for path in DOCS.rglob("*.md")}
+    assert {page for page in pages if not page.startswith("runbooks/")} - {"index"} <= served, "not linked"

@@ -30,6 +30,8 @@ PATHS = (
     "/review",
     "/runbooks/",
     "/runbooks/ModelFeatureDrift",
+    "/docs/",
+    "/docs/profiles",
     "/nothing",
 )
 
