@@ -171,11 +171,9 @@ def set_help(parser: argparse.ArgumentParser, text: str | None) -> None:
     parser.formatter_class = _HelpFormatter
     if parts := _HELP.fullmatch(inspect.cleandoc(text or "")):
         parser.description = " ".join(parts[1].split())
-        served = parts[3].replace(".md", "", 1)
-        parser.epilog = f"example:
-  {parts[2]}
-
-documentation: {parts[3]}, served by the exporter at /{served}"
+        page = parts[3]
+        served = f", served by the exporter at /{page.replace('.md', '', 1)}" if page.startswith("docs/") else ""
+        parser.epilog = f"example:\n  {parts[2]}\n\ndocumentation: {page}{served}"
 
 
 def add_credentials(parser: argparse.ArgumentParser, server: str) -> None:
