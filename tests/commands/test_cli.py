@@ -48,7 +48,9 @@ def test_every_command_and_option_is_described(prog: str) -> None:
 def test_help_ends_with_an_example_and_a_page(prog: str) -> None:
     """The example is valid usage of the command, and the page has the section."""
     help_text = PARSERS[prog].format_help()
-    match = re.search(r"\n\nexample:\n  (.*)\n\ndocumentation: (docs/[\w-]+\.md)(?:#([\w-]+))?, served by .*\n$", help_text)
+    match = re.search(
+        r"\n\nexample:\n  (.*)\n\ndocumentation: (docs/[\w-]+\.md)(?:#([\w-]+))?, served by .*\n$", help_text
+    )
     assert match, help_text
     example, page, anchor = match.groups()
     (usage,) = re.findall(r"model-exporter [^>)]+", example)
