@@ -234,13 +234,13 @@ def confident_ratio() -> Panel:
 
 
 def feedback() -> Panel:
-    """Feedback over one hour: predictions that users accepted or corrected."""
+    """Feedback over one hour: predictions that users accepted, corrected or rejected."""
     return p.time_series(
         "Feedback an hour",
         p.COUNT,
         *(
             p.Query(increase("model_feedback_total", f'{BOTH},verdict="{verdict}"', over="1h"), verdict)
-            for verdict in ("accepted", "corrected")
+            for verdict in ("accepted", "corrected", "rejected")
         ),
     )
 

@@ -207,9 +207,9 @@ class Monitor:
         prediction_id
             The identifier that `record` returned.
         verdict
-            ``"accepted"`` or ``"corrected"``.
+            ``"accepted"``, ``"corrected"``, or ``"rejected"``: the prediction is wrong, and the label is not known.
         label
-            The correct label; required if corrected.
+            The correct label; required if corrected, optional if rejected.
         user, comment
             The user and the user's comment.
 

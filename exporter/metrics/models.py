@@ -13,13 +13,14 @@ from exporter.config import ModelConfig
 from exporter.metrics.lines import Cache, FamilyLines, Key, Metrics, Reading, bound_label
 from exporter.metrics.quality import ESTIMATES, LABELS, PROFILE_QUALITY, SEGMENT_LABELS, WINDOW_QUALITY
 from exporter.monitoring.binner import Binner
-from exporter.monitoring.counters import VERDICTS, Histogram
+from exporter.monitoring.counters import Histogram
 from exporter.monitoring.drift_evidence import InputChanges, evidence_limit, model_evidence
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
 from exporter.monitoring.windows import WindowStats
 from exporter.stats.divergence import Floats
+from exporter.wire.events import VERDICTS
 
 _REQUESTS, _INPUTS, _SEGMENTS = "Requests and business", "Inputs and drift", "Segments"
 
@@ -130,7 +131,7 @@ def model_feedback_total(monitor: ModelMonitor) -> Reading:
 
 @COUNTERS.counter()
 def model_corrections_total(monitor: ModelMonitor) -> Reading:
-    """Confident predictions corrected by a user, each counted once."""
+    """Confident predictions that a user corrected or rejected, each counted once."""
     return monitor.counters.corrections
 
 
@@ -466,7 +467,7 @@ def model_segment_confident_predictions_total(one: Profiled) -> Reading:
 
 @SEGMENT.counter()
 def model_segment_corrections_total(one: Profiled) -> Reading:
-    """Confident predictions corrected by a user, each counted once, by segment."""
+    """Confident predictions that a user corrected or rejected, each counted once, by segment."""
     return one.monitor.segment_counters.corrections
 
 

@@ -19,6 +19,7 @@ from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.windows import Ring
 from exporter.profiles.profile import CategoricalFeature, Profile
 from exporter.stats.divergence import Floats, Ints
+from exporter.wire.events import VERDICTS
 
 MINUTE, FIVE_MINUTES, HOUR = 60.0, 300.0, 3600.0
 
@@ -98,7 +99,6 @@ def _ratio(part: float, whole: float) -> float:
 
 CONFIDENCE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 DELAY_BUCKETS = (1.0, 10.0, 60.0, 600.0, 3600.0, 21600.0, 86400.0, 259200.0, 604800.0, 1209600.0, 2592000.0)
-VERDICTS = ("accepted", "corrected")
 
 
 class Histogram:

@@ -244,7 +244,7 @@ class ModelMonitor:
         Parameters
         ----------
         verdict
-            ``accepted`` or ``corrected``.
+            One of `VERDICTS`.
         correction
             Whether it is the first correction of a confident prediction.
         now

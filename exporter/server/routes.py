@@ -31,7 +31,7 @@ from exporter.server.api.schemas import (
 from exporter.server.problem import Reply, json_reply
 from exporter.slices import MAX_LIMIT as MAX_SLICES
 from exporter.slices import QUESTIONS
-from exporter.storage import ORDERS, STATUSES, VERDICTS
+from exporter.storage import ORDERS, SOURCES, STATUSES
 from exporter.version import version
 from exporter.wire.events import BusinessEvent, Feedback, LabelEvent, Prediction
 from exporter.wire.exchanges import ProxyRecord
@@ -81,7 +81,7 @@ QUEUE = (
     Parameter("status", one_of(STATUSES)),
     Parameter("label", str, "The label of the review, or of the user without one, as JSON or plain text."),
     Parameter("predicted", str, "The prediction, as JSON or plain text."),
-    Parameter("source", one_of(VERDICTS), "Users' corrections by default."),
+    Parameter("source", one_of(SOURCES), "Users' corrections by default."),
     Parameter("joined", one_of(("false", "true")), "With false, all feedback whose prediction has not arrived."),
     *PERIOD,
     Parameter("confidence_from", _Share),

@@ -22,7 +22,7 @@ from exporter.storage._retraining import Row as RetrainRow
 from exporter.storage._review import PageStatistics, QueuePage, TrainingSet
 from exporter.storage._review_decisions import Decision, HistoryPosition, Outcome
 from exporter.storage._review_examples import Example, Selection
-from exporter.storage._review_queue import ORDERS, PARAMETERS, STATUSES, VERDICTS, WAITING_SECONDS, Filter, Position
+from exporter.storage._review_queue import ORDERS, PARAMETERS, SOURCES, STATUSES, WAITING_SECONDS, Filter, Position
 from exporter.storage._review_samples import AccuracyCounts, Draw
 from exporter.storage._review_statistics import BARS, Overview, ReviewState
 from exporter.storage._review_suspects import CheckState, LabelledRow, Suspect
@@ -37,8 +37,8 @@ __all__ = [
     "ORDERS",
     "PAIRED",
     "PARAMETERS",
+    "SOURCES",
     "STATUSES",
-    "VERDICTS",
     "WAITING_SECONDS",
     "AccuracyCounts",
     "Archive",

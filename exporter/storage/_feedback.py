@@ -22,7 +22,7 @@ from exporter.storage._predictions import (
     stored_days,
 )
 from exporter.storage._retention import StoreSize, text_bytes
-from exporter.storage._schema import JsonTexts, feedback, history, is_unjoined, json_text, storable
+from exporter.storage._schema import CORRECTIONS, JsonTexts, feedback, history, is_unjoined, json_text, storable
 from exporter.validation import Tolerance
 from exporter.wire.events import NO_VERSION, Feedback
 
@@ -104,7 +104,7 @@ def count(row: Mapping[Any, Any], verdict: str, counted: bool, delay: float | No
     delay
         See `CountedFeedback`.
     """
-    correction = bool(verdict == "corrected" and row["confident"] and not counted)
+    correction = bool(verdict in CORRECTIONS and row["confident"] and not counted)
     return CountedFeedback(row["model"], row["version"], verdict, correction, row["segment"], delay)
 
 

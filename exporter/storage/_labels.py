@@ -18,7 +18,16 @@ from exporter.storage._database import backend
 from exporter.storage._engine import CompiledStatement, FlatRows, is_shared
 from exporter.storage._predictions import Rows, awaited_ids, first_of_model, predictions_of
 from exporter.storage._retention import StoreSize, archived_before
-from exporter.storage._schema import WAITING, feedback, is_waiting, json_text, labels, late_labels, storable
+from exporter.storage._schema import (
+    WAITING,
+    feedback,
+    is_correction,
+    is_waiting,
+    json_text,
+    labels,
+    late_labels,
+    storable,
+)
 from exporter.validation import ROUNDING, Tolerance
 from exporter.wire.events import MAX_COMPARED, LabelEvent, LabelledPrediction, RejectedEvent
 
@@ -465,7 +474,7 @@ def read_corrections(connection: sa.Connection, model: str, version: str | None,
     table = feedback.c
     query = sa.select(table.prediction_id, table.user).where(
         table.model == model,
-        table.verdict == "corrected",
+        is_correction,
         table.confident == sa.true(),
         table.status.in_(map(sa.literal, ("accepted", "pending"))),
         table.joined == sa.true(),

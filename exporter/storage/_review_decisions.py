@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from exporter.features.base import decode_label
 from exporter.storage._engine import update_of_row
-from exporter.storage._review_queue import Filter, Redacted, conditions, correction_document
+from exporter.storage._review_queue import Filter, Redacted, conditions, correction_document, label_column
 from exporter.storage._schema import decisions, feedback, history
 from exporter.validation import rfc3339
 
@@ -41,6 +41,11 @@ class Outcome(NamedTuple):
 
     stored: bool
     correction: dict[str, Any] | None
+
+    def lacks_label(self, decision: Decision) -> bool:
+        """Return whether a decision was not stored because it would accept a correction without a label."""
+        seen = self.correction or {"revision": None}
+        return not self.stored and decision.status == "accepted" and seen["revision"] == decision.revision
 
 
 def decide(connection: sa.Connection, batch: Sequence[tuple[int, Decision]], redacted: Redacted) -> list[Outcome]:
@@ -121,11 +126,15 @@ _in_review = sa.and_(*conditions(Filter(source="all")))
 _update = update_of_row(feedback, ("status", "reviewer", "reviewed", "revision")).where(
     feedback.c.revision == sa.bindparam("seen_revision"), _in_review
 )
+_update_labelled = _update.where(label_column.is_not(None))
 _update_with_label = _update.values(reviewed_label=sa.bindparam("new_label"))
 
 
 def _store(connection: sa.Connection, correction_id: int, decision: Decision, now: float) -> bool:
-    """Store a decision, unless the correction has another revision than the reviewer saw; return whether it did."""
+    """Store a decision, and return whether it did.
+
+    It does not where the correction has another revision than the reviewer saw, or would be accepted without a label.
+    """
     values = {
         "row_id": correction_id,
         "seen_revision": decision.revision,
@@ -135,7 +144,7 @@ def _store(connection: sa.Connection, correction_id: int, decision: Decision, no
         "new_revision": decision.revision + 1,
     }
     if decision.label is None and decision.status != "pending":
-        result = connection.execute(_update, values)
+        result = connection.execute(_update_labelled if decision.status == "accepted" else _update, values)
     else:
         result = connection.execute(_update_with_label, {**values, "new_label": decision.label})
     return bool(result.rowcount)

@@ -18,14 +18,24 @@ from exporter.features.json_inputs import readable, remove_inputs, unpack_json
 from exporter.storage._labels import label_error
 from exporter.storage._predictions import parts
 from exporter.storage._redaction import may_hold
-from exporter.storage._schema import JsonIds, confidence_key, feedback, is_accepted, is_described, is_unjoined, suspects
+from exporter.storage._schema import (
+    CORRECTIONS,
+    JsonIds,
+    confidence_key,
+    feedback,
+    is_accepted,
+    is_described,
+    is_unjoined,
+    suspects,
+)
 from exporter.validation import rfc3339
+from exporter.wire.events import VERDICTS
 
 Redacted = Mapping[str, Collection[str]]
 """Names of inputs that are never shown, by model."""
 STATUSES = ("accepted", "pending", "rejected")
 """A correction's status; accepted corrections become training data."""
-VERDICTS = {"user": ("corrected",), "sample": ("sampled",), "all": ("corrected", "sampled")}
+SOURCES = {"user": CORRECTIONS, "sample": ("sampled",), "all": (*CORRECTIONS, "sampled")}
 """Verdicts by source: users' corrections, and predictions without feedback that were sampled for review."""
 ORDERS = ("confident", "error", "newest", "suspect", "uncertain")
 """The most confident prediction, the largest error of a number, the newest one, the one whose label is most likely to
@@ -42,7 +52,7 @@ _MOST = 10_000  # corrections that are compared with others at a time
 _ready_before = sa.bindparam("ready_before", callable_=lambda: time.time() - WAITING_SECONDS, type_=sa.Float)
 _is_ready = is_described & (feedback.c.created < _ready_before)
 # With coalesce, SQLite does not use an index of all unjoined feedback.
-is_ready_correction = _is_ready & (sa.func.coalesce(feedback.c.verdict, "") == "corrected")
+is_ready_correction = _is_ready & sa.func.coalesce(feedback.c.verdict, "").in_(map(sa.literal, CORRECTIONS))
 """Feedback that waited long enough for its prediction, which it describes."""
 label_column = sa.func.coalesce(feedback.c.reviewed_label, feedback.c.label)
 """The effective label: the reviewer's if there is one, else the user's."""
@@ -59,10 +69,10 @@ class Filter(NamedTuple):
     label, predicted
         The effective label, and the prediction, as stored JSON.
     source
-        A key of `VERDICTS`.
+        A key of `SOURCES`.
     joined
         True for corrections of logged predictions only; False for all feedback whose prediction has not arrived, of
-        either verdict; None for what can be reviewed.
+        any verdict; None for what can be reviewed.
     since, until
         Unix time in seconds of the user's first feedback; ``until`` is exclusive.
     confidence_from, confidence_to
@@ -130,7 +140,7 @@ def conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
 
 
 def _verdicts_of(chosen: Filter) -> tuple[str, ...]:
-    return ("accepted", "corrected") if chosen.joined is False else VERDICTS[chosen.source]
+    return VERDICTS if chosen.joined is False else SOURCES[chosen.source]
 
 
 def _is_in_state(joined: bool | None) -> sa.ColumnElement[bool]:

@@ -16,7 +16,16 @@ from exporter.storage._feedback import Redact, Tolerances, prediction_snapshot
 from exporter.storage._labels import is_within_tolerance
 from exporter.storage._predictions import InputsReader
 from exporter.storage._retention import StoreSize, prediction_range, text_bytes
-from exporter.storage._schema import draws, feedback, has_inputs, has_reviewed_label, history, predictions
+from exporter.storage._schema import (
+    CORRECTIONS,
+    draws,
+    feedback,
+    has_inputs,
+    has_reviewed_label,
+    history,
+    is_correction,
+    predictions,
+)
 from exporter.validation import Tolerance
 
 MIN_READ, MAX_READ = 10_000, 200_000
@@ -233,10 +242,10 @@ def _count(connection: sa.Connection, drawn: Any, tolerance: Tolerance) -> Accur
     is_near = is_within_tolerance(feedback.c.prediction, feedback.c.reviewed_label, tolerance)
     is_predicted = (feedback.c.reviewed_label == feedback.c.prediction) | is_near
     query = sa.select(feedback.c.verdict, number).where(condition, has_reviewed_label, feedback.c.status == "accepted")
-    query = query.where(sa.case((feedback.c.verdict == "corrected", is_predicted), else_=~is_predicted))
+    query = query.where(sa.case((is_correction, is_predicted), else_=~is_predicted))
     for verdict, rows in connection.execute(query.group_by(feedback.c.verdict)):
         if verdict == "sampled":
             counts.right -= rows
-        elif verdict == "corrected":
+        elif verdict in CORRECTIONS:
             counts.known_right += rows
     return counts

@@ -20,7 +20,16 @@ from exporter.storage._review_queue import (
     label_column,
 )
 from exporter.storage._review_samples import AccuracyCounts, accuracy_counts
-from exporter.storage._schema import feedback, is_released, is_unjoined, is_waiting, labels, retrain_requests
+from exporter.storage._schema import (
+    feedback,
+    is_correction,
+    is_released,
+    is_unjoined,
+    is_waiting,
+    labels,
+    retrain_requests,
+)
+from exporter.wire.events import VERDICTS
 
 MAX_CELLS = 1000
 """Pairs of prediction and label that are returned, the most frequent ones."""
@@ -180,10 +189,10 @@ def read_state(connection: sa.Connection, tolerances: Tolerances) -> ReviewState
     number, oldest = sa.func.count().label("number"), sa.func.min(feedback.c.created).label("oldest")
     by_model = sa.select(feedback.c.model, number, oldest).group_by(feedback.c.model)
     is_pending = feedback.c.status == "pending"
-    in_queue = feedback.c.verdict.in_(("accepted", "corrected")) & feedback.c.status.in_(STATUSES)
+    in_queue = feedback.c.verdict.in_(map(sa.literal, VERDICTS)) & feedback.c.status.in_(STATUSES)
     examples = sa.select(feedback.c.model, sa.func.count()).where(is_released).group_by(feedback.c.model)
     rows = [
-        *connection.execute(by_model.where(feedback.c.verdict == "corrected", is_pending, feedback.c.joined)),
+        *connection.execute(by_model.where(is_correction, is_pending, feedback.c.joined)),
         *connection.execute(by_model.where(is_ready_correction, is_pending)),
     ]
     unjoined = connection.execute(by_model.where(in_queue, is_unjoined)).all()

@@ -223,6 +223,9 @@ sa.Index(
     "feedback_known",
     *(feedback.c[name] for name in ("model", "version", "confident", "verdict", "status", "created", "predicted")),
 )
+CORRECTIONS = ("corrected", "rejected")
+"""Verdicts that say that the prediction is wrong; only the first has a label for certain."""
+is_correction = feedback.c.verdict.in_(map(sa.literal, CORRECTIONS))
 has_reviewed_label = feedback.c.reviewed_label.is_not(None)
 is_unjoined = ~feedback.c.joined
 # Unjoined feedback has a version only if it describes its prediction itself, with model, inputs and prediction.

@@ -491,7 +491,7 @@ _COUNTS = """SELECT
     (SELECT count(*) FROM predictions),
     (SELECT count(*) FROM labels),
     (SELECT count(*) FROM feedback WHERE verdict <> 'sampled'),
-    (SELECT count(*) FROM feedback WHERE verdict = 'corrected' AND status = 'pending' AND joined),
+    (SELECT count(*) FROM feedback WHERE verdict IN ('corrected', 'rejected') AND status = 'pending' AND joined),
     (SELECT count(*) FROM releases),
     (SELECT count(*) FROM windows WHERE model <> '')
 """

@@ -18,7 +18,7 @@ import msgspec
 from exporter.errors import EventError
 from exporter.features.json_inputs import parse_integer, sanitize
 from exporter.validation import explain, json_pointer, preview
-from exporter.wire.events import MAX_REJECTED, RejectedEvent, check_names, check_times
+from exporter.wire.events import MAX_REJECTED, VERDICTS, RejectedEvent, check_names, check_times
 
 MAX_NAME = 32
 """Longest unknown member that is compared with the known ones."""
@@ -156,7 +156,7 @@ class Decoder(Generic[_Event]):
                 return self._read(lambda one, _: one.decode(encoded))
             raise EventError("", f'expected an object such as {{"model": …}}, got {_kind(text)}', "wrong_type")
         except msgspec.ValidationError as error:
-            path, detail, reason = explain(error, document, choices={"verdict": ("accepted", "corrected")})
+            path, detail, reason = explain(error, document, choices={"verdict": VERDICTS})
             raise EventError(json_pointer(path), detail, reason) from None
 
     def _known(self, document: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 import msgspec
 
@@ -68,6 +68,11 @@ class Prediction(msgspec.Struct, gc=False):
     shadow: bool = False
 
 
+Verdict = Literal["accepted", "corrected", "rejected"]
+"""What a user says of a prediction: it is right, it is wrong and what would be right, or it is wrong."""
+VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
+
+
 class Feedback(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     """A user's feedback on a prediction.
 
@@ -77,7 +82,7 @@ class Feedback(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     prediction_id: _Id | None = None
     model: _Name | None = None
     version: _Version | None = None
-    verdict: Literal["accepted", "corrected"] | None = None
+    verdict: Verdict | None = None
     label: Label = None
     prediction: Label = None
     inputs: msgspec.Raw = msgspec.Raw()
@@ -293,18 +298,18 @@ def check_feedback(models: Mapping[str, ModelConfig], items: Sequence[Feedback])
         if feedback.prediction_id is None:
             _check_without_prediction(feedback)
         if feedback.verdict is None:
-            raise EventError("/verdict", "is required: accepted or corrected", "missing_field")
+            raise EventError("/verdict", "is required: accepted, corrected or rejected", "missing_field")
         if feedback.verdict == "corrected" and feedback.label is None:
-            raise EventError(
-                "/label", "is required with the verdict corrected: send the correct label", "missing_field"
-            )
+            detail = "is required with the verdict corrected: send the correct label, or the verdict rejected"
+            raise EventError("/label", detail, "missing_field")
 
 
 def _check_without_prediction(feedback: Feedback) -> None:
     if feedback.model is None:
         raise EventError("/prediction_id", "is required, unless a model and a label are given", "missing_field")
-    if feedback.label is None:
-        raise EventError("/label", "is required without a prediction_id", "missing_field")
+    required = "prediction" if feedback.verdict == "rejected" else "label"
+    if getattr(feedback, required) is None:
+        raise EventError(f"/{required}", "is required without a prediction_id", "missing_field")
     if feedback.verdict is None:
         feedback.verdict = "corrected"  # unless it is the prediction itself, see `effective_verdict`
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +53,7 @@ def verdicts(server: Served) -> dict[str, float]:
         (b'{"predictionId": "r-1", "verdict": "accepted"}', "/predictionId", 'did you mean "prediction_id"?'),
         (b'{"prediction_id": "r-1", "verdict": "accepted", "coment": "x"}', "/coment", 'did you mean "comment"?'),
         (b'{"prediction_id": "r-1", "verdict": "accepted", "use/r": "x"}', "/use~1r", 'did you mean "user"?'),
+        (b'{"model": "credit", "verdict": "rejected", "label": "no"}', "/prediction", "is required"),
         (b'{"model": "credit", "verdict": "corrected", "label": NaN, "prediction": "a"}', "/label", "is required"),
     ],
 )  # fmt: skip
@@ -142,6 +144,49 @@ def test_feedback_without_a_logged_prediction_is_compared_with_its_own(served: S
     assert served.post("/v1/feedback", described | {"label": 7}).json["verdict"] == "accepted"
     assert served.post("/v1/feedback", described | {"label": 8}).json["verdict"] == "corrected"
     assert verdicts(served) == {"accepted": 1, "corrected": 1}
+
+
+@pytest.mark.parametrize("first", ["prediction", "feedback"])
+def test_a_rejected_prediction_is_a_correction_that_needs_a_label(served: Served, first: str) -> None:
+    """It counts and is reviewed, joins in either order, gets its label from a reviewer, and trains nothing before."""
+    rejected = {"prediction_id": "r-1", "verdict": "rejected"}
+    if first == "prediction":
+        predict(served, "r-1")
+        eventually(lambda: served.post("/v1/feedback", rejected).json["joined"])
+    else:
+        assert served.post("/v1/feedback", rejected).json["joined"] is False
+        predict(served, "r-1")
+    counted = f'model_feedback_total{{{LABELS},verdict="rejected"}}'
+    eventually(lambda: served.samples("model_feedback_total")[counted] == 1)
+    assert served.post("/v1/feedback", rejected).status == 200
+    assert served.samples("model_corrections_total") == {f"model_corrections_total{{{LABELS}}}": 1}
+    assert sum(served.samples("model_corrections_pending").values()) == 1
+    (correction,) = served.get("/v1/corrections").json["corrections"]
+    assert (correction["verdict"], correction["label"]) == ("rejected", None)
+    path, decision = f"/v1/corrections/{correction['id']}", {"status": "accepted", "revision": 1}
+    refused = ask(served.url + path, decision, "PATCH")
+    assert (refused.status, refused.json["correction"]["status"]) == (400, "pending")
+    assert "label" in refused.json["detail"]
+    assert served.get("/v1/dataset?model=credit").text == ""
+    assert ask(served.url + path, decision | {"label": "no"}, "PATCH").status == 200
+    (example,) = served.get("/v1/dataset?model=credit").text.splitlines()
+    assert json.loads(example)["label"] == "no"
+    assert send(served, verdict="accepted", label=None).status == 201
+    assert served.get("/v1/corrections").json["corrections"] == []
+    assert served.get("/v1/dataset?model=credit").text == ""
+
+
+def test_a_confident_prediction_that_was_rejected_counts_once(served: Served) -> None:
+    """Rejected and then corrected, it is one correction; a label that is the prediction accepts it."""
+    events = [
+        {"id": f"r-{n}", "model": "credit", "version": "3", "prediction": "yes", "confidence": 0.9} for n in (1, 2)
+    ]
+    assert served.post("/v1/predictions", events).status == 202
+    eventually(lambda: send(served, verdict="rejected", label=None).json["joined"])
+    assert send(served).json["verdict"] == "corrected"
+    assert send(served, prediction_id="r-2", verdict="rejected", label="yes").json["verdict"] == "accepted"
+    assert served.samples("model_corrections_total") == {f"model_corrections_total{{{LABELS}}}": 1}
+    assert [one["label"] for one in served.get("/v1/corrections").json["corrections"]] == ["no"]
 
 
 DESCRIBED = {"model": "credit", "version": "3", "inputs": {"age": 41, "name": "Ada"}, "prediction": "yes"}

@@ -395,3 +395,13 @@ def test_axe_finds_no_serious_fault(varied: Served, visit: Open) -> None:
             ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (ground == "rgb(255, 255, 255)") is (scheme == "light")
     assert not faults
+
+
+def test_a_rejected_prediction_is_accepted_with_a_label(mistaken: Served, visit: Open) -> None:
+    """The key for accepting asks for the label."""
+    correct(mistaken, [mistake("m-1")], verdict="rejected", label=None)
+    page = visit()
+    page.keyboard.press("a")
+    page.keyboard.type("maybe")
+    page.keyboard.press("Enter")
+    eventually(lambda: list(states(mistaken).values()) == [("accepted", "maybe")])

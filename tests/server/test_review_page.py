@@ -431,6 +431,19 @@ def test_decisions_without_a_script(fresh: Served) -> None:
     assert post(fresh, "/review/decide", id=999, revision=1, status="accepted").status == 404
 
 
+def test_a_rejected_prediction_needs_a_label_to_be_accepted(fresh: Served) -> None:
+    """Its card says so, in the list and in the table; without a label nothing is stored."""
+    correct(fresh, [mistake("m-1")], verdict="rejected", label=None)
+    (one,) = queue(fresh)
+    for view in ("", "view=table"):
+        assert "wrong, says the user" in Page(fresh.get(f"/review?{view}")).text
+    form = {"id": one["id"], "revision": 1, "status": "accepted", "label_type": "string", "back": ""}
+    refused = post(fresh, "/review/decide", **form)
+    assert (refused.status, "Give the correct label" in Page(refused).text) == (400, True)
+    assert post(fresh, "/review/decide", **form, label="no").status == 303
+    assert [(one["status"], one["label"]) for one in queue(fresh)] == [("accepted", "no")]
+
+
 def test_labels_keep_their_type(fresh: Served) -> None:
     """A model whose labels are numbers is relabelled with a number."""
     correct(fresh, [mistake("n", "many", inputs={"n": 1}, prediction=7)], label=1)

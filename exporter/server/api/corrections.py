@@ -41,8 +41,8 @@ from exporter.slices.population import find_corrections, parse_bins
 from exporter.storage import (
     ORDERS,
     PARAMETERS,
+    SOURCES,
     STATUSES,
-    VERDICTS,
     Decision,
     Draw,
     Filter,
@@ -124,6 +124,9 @@ class CorrectionsApi:
         if outcome.correction is None:
             return result | {"status": 404, "detail": _undecidable(correction_id)}
         correction = with_new_label(self._exporter, outcome.correction)
+        if outcome.lacks_label(decision):
+            detail = "/label: is required to accept a correction without one: give the correct label"
+            return result | {"status": 400, "detail": detail, "correction": correction}
         conflict = {"status": 409, "detail": _conflict(correction, decision.reviewer)}
         return result | ({"status": 200} if outcome.stored else conflict) | {"correction": correction}
 
@@ -357,7 +360,7 @@ def _number(name: str, text: str, expected: str = "a number") -> float:
 
 _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "status": lambda name, text: _one_of(name, text, STATUSES),
-    "source": lambda name, text: _one_of(name, text, VERDICTS),
+    "source": lambda name, text: _one_of(name, text, SOURCES),
     "joined": lambda name, text: _one_of(name, text, ("false", "true")) == "true",
     "suspect": parse_truth,
     "alike": lambda name, text: parse_whole_number(name, text, MAX_ID),

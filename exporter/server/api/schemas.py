@@ -8,7 +8,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from exporter.server.api.parameters import MAX_ID, MAX_LIMIT
-from exporter.wire.events import Label
+from exporter.wire.events import Label, Verdict
 
 
 class RejectedEvent(msgspec.Struct):
@@ -36,7 +36,7 @@ class FeedbackResult(msgspec.Struct):
 
     id: str
     prediction_id: str | None
-    verdict: Literal["accepted", "corrected"]
+    verdict: Verdict
     joined: bool
 
 
@@ -365,7 +365,7 @@ class Correction(msgspec.Struct):
     version: str | None
     segment: str | None
     joined: bool
-    verdict: Literal["accepted", "corrected", "sampled"]
+    verdict: Verdict | Literal["sampled"]
     source: Literal["user", "sample"]
     inputs: dict[str, Any] | None
     prediction: Label
@@ -391,7 +391,7 @@ class HistoryEntry(msgspec.Struct):
 
     time: str | None
     label: Label
-    verdict: Literal["accepted", "corrected", "sampled"] | UnsetType = UNSET
+    verdict: Verdict | Literal["sampled"] | UnsetType = UNSET
     user: str | UnsetType | None = UNSET
     comment: str | UnsetType | None = UNSET
     status: Literal["accepted", "pending", "rejected"] | UnsetType = UNSET

@@ -82,9 +82,12 @@ class ReviewPage:
         label = label_json(parse_label(text, label_type)) if text and status == "accepted" else None
         decision = Decision(status, label, int(revision), g.user)
         batch = [(int(correction_id), decision)]
-        ((stored, document),) = self._exporter.store.review.decide(batch, self._exporter.redacted, len(text))
+        (outcome,) = self._exporter.store.review.decide(batch, self._exporter.redacted, len(text))
+        stored, document = outcome
         if stored:
             return redirect(_address(back), 303)
+        if outcome.lacks_label(decision):
+            return self._render(back, ["Give the correct label to accept a correction without one."], 400)
         if not document:
             return self._render(back, [f"There is no correction {correction_id}."], 404)
         if document["status"] == "pending":
@@ -334,9 +337,16 @@ class Card:
     compared: bool = True
 
     @property
-    def confirmed(self) -> bool:
-        """Whether it is not a correction: the user says that a prediction which is not known is right."""
-        return bool(self.document["verdict"] == "accepted" and not self.document["joined"])
+    def remark(self) -> str:
+        """What the user says without a label; empty if there is one."""
+        if self.document["verdict"] == "accepted" and not self.document["joined"]:
+            return "confirmed by the user"
+        return "wrong, says the user" if self.lacks_label else ""
+
+    @property
+    def lacks_label(self) -> bool:
+        """Whether the user rejected the prediction without a label, and no reviewer has given one."""
+        return self.document["verdict"] == "rejected" and self.document["label"] is None
 
 
 def cards(documents: Sequence[Mapping[str, Any]], monitors: MonitorRegistry) -> list[Card]:
@@ -404,7 +414,7 @@ def _card(
 
 def _is_ready(document: Mapping[str, Any]) -> bool:
     has_waited = time.time() - unix_time(document["created"]) > WAITING_SECONDS
-    return document["verdict"] == "corrected" and document["version"] is not None and has_waited
+    return document["verdict"] != "accepted" and document["version"] is not None and has_waited
 
 
 def _shows_image(value: Any, input_type: str | None, notes: tuple[str, ...]) -> bool:

@@ -64,6 +64,7 @@ async function sendBatch(cards, status, label) {
 function toResult({ status, detail = "", correction }) {
   if (status === 200) return { stored: true, correction, detail };
   if (status === 404) return { stored: false, missing: true, detail: "The correction no longer exists." };
+  if (status === 400) return { stored: false, correction, detail: "Give the correct label to accept it." };
   if (!correction) return { stored: false, detail };
   const changed = "The correction has changed, and is pending again. Decide again to change it.";
   if (correction.status === "pending") return { stored: false, correction, detail: changed };

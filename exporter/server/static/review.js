@@ -31,6 +31,7 @@ function start(queue) {
   function decide(cards, status, label) {
     const open = cards.filter((card) => card.dataset.status !== status || label !== undefined || "suspect" in card.dataset);
     if (!open.length) return cards.length ? announce(`It is already ${status}.`) : undefined;
+    if (status === "accepted" && label === undefined && open.every((card) => "unlabelled" in card.dataset)) return openRelabel(open);
     closeRelabel();
     const isNew = label !== undefined && isUnknown(open[0], label);
     const many = isNew ? `${shorten(label)}, ${open.length} corrections` : `${open.length} corrections`;
