@@ -25,7 +25,7 @@ from timing import report
 from exporter.config import StoreConfig
 from exporter.server.ingest import CHUNK, MAX_LABELS
 from exporter.storage import Store
-from exporter.storage._database import open_engine
+from exporter.storage._engine import open_engine
 from exporter.storage._schema import labels, migrate
 from exporter.wire.events import LabelEvent, Prediction
 

@@ -28,7 +28,7 @@ from timing import free_port, profile, serving
 
 from exporter.config import StoreConfig
 from exporter.profiles.profile import save
-from exporter.storage._database import open_engine
+from exporter.storage._engine import open_engine
 from exporter.storage._predictions import compress_block
 from exporter.storage._retention import Retention, StoreSize
 from exporter.storage._schema import migrate

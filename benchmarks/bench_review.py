@@ -32,7 +32,7 @@ from timing import report
 
 from exporter.config import StoreConfig
 from exporter.storage import Store
-from exporter.storage._database import open_engine
+from exporter.storage._engine import open_engine
 from exporter.storage._schema import feedback
 from exporter.wire.events import Feedback, Prediction
 

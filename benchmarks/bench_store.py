@@ -28,7 +28,7 @@ from exporter.config import StoreConfig
 from exporter.profiles.profile import save
 from exporter.server.application import Exporter
 from exporter.server.ingest import Ingest
-from exporter.storage._database import open_engine
+from exporter.storage._engine import open_engine
 from exporter.storage._predictions import COLUMNS
 from exporter.storage._schema import migrate, predictions
 

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from timing import free_port
 
 from exporter.config import StoreConfig
-from exporter.storage._database import open_engine
+from exporter.storage._engine import open_engine
 from exporter.storage._schema import feedback, history, predictions
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

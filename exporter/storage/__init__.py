@@ -20,9 +20,20 @@ from exporter.storage._retention import StoreSize
 from exporter.storage._retraining import NewRequest
 from exporter.storage._retraining import Row as RetrainRow
 from exporter.storage._review import PageStatistics, QueuePage, TrainingSet
-from exporter.storage._review_decisions import Decision, HistoryPosition, Outcome
-from exporter.storage._review_examples import Example, Selection
-from exporter.storage._review_queue import ORDERS, PARAMETERS, SOURCES, STATUSES, WAITING_SECONDS, Filter, Position
+from exporter.storage._review_queue import (
+    ORDERS,
+    PARAMETERS,
+    SOURCES,
+    STATUSES,
+    WAITING_SECONDS,
+    Decision,
+    Example,
+    Filter,
+    HistoryPosition,
+    Outcome,
+    Position,
+    Selection,
+)
 from exporter.storage._review_samples import AccuracyCounts, Draw
 from exporter.storage._review_statistics import BARS, Overview, ReviewState
 from exporter.storage._review_suspects import CheckState, LabelledRow, Suspect

@@ -25,8 +25,7 @@ from exporter.errors import ArchiveError, StoreError
 from exporter.features.base import decode_label
 from exporter.features.json_inputs import remove_inputs
 from exporter.storage._bins import Reading
-from exporter.storage._database import open_engine, write_alone
-from exporter.storage._engine import error_message, shown_url
+from exporter.storage._engine import error_message, open_engine, shown_url, write_alone
 from exporter.storage._feedback import Redact
 from exporter.storage._labels import stored_rows
 from exporter.storage._predictions import InputsReader

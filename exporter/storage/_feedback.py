@@ -20,6 +20,7 @@ from exporter.storage._predictions import (
     is_given_model,
     predictions_of,
     stored_days,
+    waiting_ids,
 )
 from exporter.storage._retention import StoreSize, text_bytes
 from exporter.storage._schema import CORRECTIONS, JsonTexts, feedback, history, is_unjoined, json_text, storable
@@ -119,7 +120,7 @@ _find = CompiledStatement(
     )
     .order_by(feedback.c.id)
 )
-_waiting = sa.select(feedback.c.prediction_id).where(is_unjoined)
+_waiting = waiting_ids(feedback.c.prediction_id, is_unjoined)
 _get = CompiledStatement(sa.select(feedback).where(feedback.c.id == sa.bindparam("row_id")))
 _insert = CompiledInsert(feedback, EMPTY_ROW)
 _update = CompiledStatement(update_of_row(feedback, _CHANGED))

@@ -14,9 +14,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from exporter.features.base import decode_label, label_json, label_spellings, scalar_text
-from exporter.storage._database import backend
-from exporter.storage._engine import CompiledStatement, FlatRows, is_shared
-from exporter.storage._predictions import Rows, awaited_ids, first_of_model, predictions_of
+from exporter.storage._engine import CompiledStatement, FlatRows, backend, is_shared
+from exporter.storage._predictions import Rows, awaited_ids, first_of_model, predictions_of, waiting_ids
 from exporter.storage._retention import StoreSize, archived_before
 from exporter.storage._schema import (
     WAITING,
@@ -106,7 +105,7 @@ Models = Mapping[str | None, Collection[str]]
 _CHANGED = tuple(column.name for column in labels.c if column.name not in {"id", "prediction_id", "received"})
 _COLUMNS = ("prediction_id", "received", *_CHANGED)
 _values = attrgetter(*_COLUMNS)
-_waiting = sa.select(labels.c.prediction_id).where(is_waiting)
+_waiting = waiting_ids(labels.c.prediction_id, is_waiting)
 
 
 class LabelRow(msgspec.Struct):

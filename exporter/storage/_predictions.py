@@ -16,8 +16,7 @@ import sqlalchemy as sa
 
 from exporter.config import sampled_share
 from exporter.features.base import label_json
-from exporter.storage._database import backend
-from exporter.storage._engine import CompiledInsert, CompiledStatement, FlatRows, Values
+from exporter.storage._engine import CompiledInsert, CompiledStatement, FlatRows, Values, backend
 from exporter.storage._schema import inputs, predictions, storable
 from exporter.wire.batch import Batch
 from exporter.wire.events import Label
@@ -339,7 +338,12 @@ Awaited = Mapping[str, Sequence[Mapping[str, Any]]]
 """Predictions by identifier."""
 
 
-def awaited_ids(connection: sa.Connection, group: Sequence[Rows], waiting: sa.Select[Any]) -> set[str]:
+def waiting_ids(ids: sa.Column[Any], is_waiting: sa.ColumnElement[bool]) -> CompiledStatement:
+    """Return the query of the identifiers of all predictions for which rows of a table wait."""
+    return CompiledStatement(sa.select(ids).where(is_waiting).limit(sa.bindparam("most", type_=sa.Integer)))
+
+
+def awaited_ids(connection: sa.Connection, group: Sequence[Rows], waiting: CompiledStatement) -> set[str]:
     """Return the identifiers of a group's predictions for which rows may wait.
 
     Parameters
@@ -349,9 +353,10 @@ def awaited_ids(connection: sa.Connection, group: Sequence[Rows], waiting: sa.Se
     group
         The predictions.
     waiting
-        Selects the identifiers of all predictions for which rows of a table wait.
+        Of `waiting_ids`.
     """
-    found = connection.execute(waiting.limit(SCANNED + 1)).scalars().all()  # usually few, or none
+    with contextlib.closing(waiting.execute(connection, {"most": SCANNED + 1})) as cursor:
+        found = [row[0] for row in cursor.fetchall()]  # usually few, or none
     ids = {prediction_id for rows in group for prediction_id in rows.ids} if found else set[str]()
     return ids if len(found) > SCANNED else ids.intersection(found)
 

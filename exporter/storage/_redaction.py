@@ -16,7 +16,7 @@ from exporter.errors import StoreError
 from exporter.features.json_inputs import remove_inputs
 from exporter.storage._archive import Cleaned, redact_archive
 from exporter.storage._bins import has_bins
-from exporter.storage._database import backend, write_alone
+from exporter.storage._engine import backend, write_alone
 from exporter.storage._predictions import compress_block, parts, unpack_block
 from exporter.storage._releases import Row, list_releases, read_chunks, replace_content, write_chunk, write_content
 from exporter.storage._schema import bin_codes, feedback, inputs, open_database, release_chunks

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.errors import StoreError, StoreFullError
 from exporter.storage._bins import delete_old_blocks
-from exporter.storage._database import backend, write_alone
+from exporter.storage._engine import backend, write_alone
 from exporter.storage._schema import (
     archived,
     bin_codes,

@@ -11,8 +11,6 @@ import numpy as np
 
 from exporter.errors import StoreError
 from exporter.stats.divergence import Floats
-from exporter.storage import _review_decisions as decisions
-from exporter.storage import _review_examples as examples
 from exporter.storage import _review_queue as queue
 from exporter.storage import _review_samples as samples
 from exporter.storage import _review_statistics as statistics
@@ -20,9 +18,16 @@ from exporter.storage import _review_suspects as suspects
 from exporter.storage._engine import Transactions, statement_timeout
 from exporter.storage._feedback import Redact, Tolerances
 from exporter.storage._retention import StoreSize
-from exporter.storage._review_decisions import Decision, HistoryPosition, Outcome
-from exporter.storage._review_examples import Example, Selection
-from exporter.storage._review_queue import Filter, Position, Redacted
+from exporter.storage._review_queue import (
+    Decision,
+    Example,
+    Filter,
+    HistoryPosition,
+    Outcome,
+    Position,
+    Redacted,
+    Selection,
+)
 from exporter.storage._review_samples import AccuracyCounts, Draw
 from exporter.storage._review_statistics import Overview, ReviewState
 from exporter.storage._review_suspects import CheckState, LabelledRow, Suspect
@@ -123,11 +128,11 @@ class Review:
             return document
 
     def history(
-        self, correction_id: int, limit: int = 100, after: HistoryPosition = decisions.START
+        self, correction_id: int, limit: int = 100, after: HistoryPosition = queue.START
     ) -> tuple[list[dict[str, Any]], HistoryPosition | None]:
-        """Return a page of a correction's history; see `exporter.storage._review_decisions.correction_history`."""
+        """Return a page of a correction's history; see `exporter.storage._review_queue.correction_history`."""
         with self._store.reading() as connection:
-            return decisions.correction_history(connection, correction_id, limit, after)
+            return queue.correction_history(connection, correction_id, limit, after)
 
     def predictions(self, chosen: Filter, most: int) -> Generator[tuple[Sequence[Any], bool]]:
         """Yield the predictions of corrections; see `exporter.storage._review_queue.read_predictions`."""
@@ -135,7 +140,7 @@ class Review:
             yield from queue.read_predictions(connection, chosen, most)
 
     def decide(self, batch: Sequence[tuple[int, Decision]], redacted: Redacted, adds: int) -> list[Outcome]:
-        """Decide corrections; see `exporter.storage._review_decisions.decide`.
+        """Decide corrections; see `exporter.storage._review_queue.decide`.
 
         Parameters
         ----------
@@ -144,7 +149,7 @@ class Review:
         adds
             About how many bytes the decisions add to what is kept.
         """
-        return self._store.write(lambda connection: decisions.decide(connection, batch, redacted), adds)
+        return self._store.write(lambda connection: queue.decide(connection, batch, redacted), adds)
 
     def draw(self, chosen: Draw, count: int, reviewer: str | None, redact: Redact) -> int:
         """Add a random sample of confident predictions without feedback to the queue; return how many were drawn.
@@ -178,7 +183,7 @@ class Review:
         with self._store.reading() as connection:
             return PageStatistics(
                 statistics.overview(connection, chosen),
-                decisions.count_decided(connection, since, reviewer, chosen.model),
+                queue.count_decided(connection, since, reviewer, chosen.model),
                 suspects.count_suspects(connection, chosen.model),
                 samples.accuracy_counts(connection, self._tolerances),
             )
@@ -196,7 +201,7 @@ class Review:
     def examples(self, selection: Selection, after: int = 0) -> Generator[Example]:
         """Yield accepted corrections with a greater identifier, from one query."""
         with self._store.reading() as connection:
-            yield from examples.accepted_examples(connection, selection, after)
+            yield from queue.accepted_examples(connection, selection, after)
 
     @contextmanager
     def training_set(self, model: str) -> Iterator[TrainingSet]:
@@ -204,7 +209,7 @@ class Review:
         with self._store.reading() as connection:
             check = suspects.last_check(connection, model)
             yield TrainingSet(
-                examples.accepted_examples(connection, Selection(model)),
+                queue.accepted_examples(connection, Selection(model)),
                 statistics.suspicious_users(connection, model),
                 suspects.suspect_ids(connection, model),
                 check.time if check else None,

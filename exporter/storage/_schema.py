@@ -15,8 +15,15 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.storage._database import backend, open_engine
-from exporter.storage._engine import SCHEMA_VERSION, check_url, error_message, is_shared, shown_url
+from exporter.storage._engine import (
+    SCHEMA_VERSION,
+    backend,
+    check_url,
+    error_message,
+    is_shared,
+    open_engine,
+    shown_url,
+)
 
 
 def storable(text: str) -> str:

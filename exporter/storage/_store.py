@@ -22,8 +22,7 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.storage._archive import Archive
 from exporter.storage._bins import BinBlock, RecordedBins, insert_block
-from exporter.storage._database import open_engine
-from exporter.storage._engine import error_message, is_shared, shown_url, statement_timeout
+from exporter.storage._engine import error_message, is_shared, open_engine, shown_url, statement_timeout
 from exporter.storage._feedback import CountedFeedback, FeedbackRecorder, FeedbackResult, Redact, Tolerances
 from exporter.storage._labels import (
     Labels,

@@ -16,8 +16,15 @@ from typing import Any, NamedTuple, TypeVar
 import sqlalchemy as sa
 
 from exporter.errors import StoreError, StoreFullError
-from exporter.storage._database import backend, write_alone, write_beside
-from exporter.storage._engine import error_message, is_retryable, is_shared, is_unavailable
+from exporter.storage._engine import (
+    backend,
+    error_message,
+    is_retryable,
+    is_shared,
+    is_unavailable,
+    write_alone,
+    write_beside,
+)
 from exporter.storage._feedback import CountedFeedback, FeedbackRecorder
 from exporter.storage._labels import LabelCounts, Labels
 from exporter.storage._predictions import Rows, insert_predictions, store_inputs

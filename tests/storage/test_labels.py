@@ -21,7 +21,7 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError, StoreFullError
 from exporter.monitoring.quality import Scorer
 from exporter.storage import Store
-from exporter.storage import _predictions as waiting_ids
+from exporter.storage import _predictions as stored_predictions
 from exporter.storage._labels import LabelsResult
 from exporter.storage._schema import WAITING, labels, predictions
 from exporter.wire.events import MAX_COMPARED, LabelEvent, LabelledPrediction, Prediction
@@ -274,7 +274,7 @@ def test_many_waiting_labels_are_joined(
     database: str, start: Callable[..., Exporter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also more than are read for each group of predictions, and after a restart."""
-    monkeypatch.setattr(waiting_ids, "SCANNED", 50)
+    monkeypatch.setattr(stored_predictions, "SCANNED", 50)
     exporter = start(database)
     names = [f"p-{n}" for n in range(600)]
     assert numbers(exporter.label(*((name, "7") for name in names))) == (600, 0, 600, 0, 0, 0)

@@ -16,9 +16,7 @@ from support.review_rows import START, pick, predict, put, redact
 
 from exporter.config import StoreConfig
 from exporter.storage import Decision, Draw, Filter, Overview, Position, Selection, Store
-from exporter.storage._feedback import FeedbackRecorder
-from exporter.storage._review_examples import accepted_examples
-from exporter.storage._review_queue import list_corrections
+from exporter.storage._review_queue import accepted_examples, list_corrections
 from exporter.storage._review_samples import accuracy_counts, with_feedback
 from exporter.storage._review_statistics import read_state
 from exporter.validation import Tolerance
@@ -236,7 +234,7 @@ def test_rare_rows_have_partial_indexes(store: Store) -> None:
         sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
         read_state(connection, lambda _: Tolerance())
         list(accepted_examples(connection, Selection("digits")))
-        FeedbackRecorder(redact, lambda _: Tolerance(), store.size).join(connection, [])
+        connection.execute(sa.select(feedback.c.prediction_id).where(~feedback.c.joined).limit(500))
         _, ready, unjoined, labels, released, _, _, examples, waiting = (
             " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
             for statement, values in statements.copy()

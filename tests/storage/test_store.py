@@ -34,12 +34,11 @@ from exporter.storage import CountedFeedback, Filter, HistoryPosition, Store, St
 from exporter.storage import _retention as unjoined_log
 from exporter.storage import _schema as migrations
 from exporter.storage import _store as database_module
-from exporter.storage._database import open_engine, write_beside
-from exporter.storage._engine import shown_url
+from exporter.storage._engine import open_engine, shown_url, write_beside
 from exporter.storage._postgresql import was_committed
 from exporter.storage._predictions import InputsReader
 from exporter.storage._retention import Retention, StoreSize
-from exporter.storage._review_decisions import HISTORY_CHARACTERS
+from exporter.storage._review_queue import HISTORY_CHARACTERS
 from exporter.storage._schema import (
     SCHEMA_VERSION,
     feedback,
