@@ -19,6 +19,7 @@ from exporter.storage import Decision, Draw, Filter, Overview, Position, Selecti
 from exporter.storage._review_queue import accepted_examples, list_corrections
 from exporter.storage._review_samples import accuracy_counts, with_feedback
 from exporter.storage._review_statistics import read_state
+from exporter.storage._schema import feedback
 from exporter.validation import Tolerance
 
 
