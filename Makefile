@@ -75,7 +75,7 @@ bench: export OPENBLAS_NUM_THREADS := 1
 bench: $(STAMP)  ## run the benchmarks, each with a peer or a floor in the same run
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-dashboards: $(STAMP)  ## generate the dashboards, the rules for batches and the tables of metrics
+dashboards: $(STAMP)  ## generate the dashboards, the rules for batches, and the tables of metrics and commands
 	$(BIN)/python -m grafana
 
 release-files: $(STAMP)  ## build what Grafana imports: dashboards, and the rules for a Grafana that evaluates them itself

@@ -4,7 +4,7 @@ Example::
 
     model-exporter serve --config.file=exporter.yml
 
-See docs/configuration.md#command-line.
+See docs/commands.md.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ def _completion(options: argparse.Namespace) -> int:
 
         eval "$(model-exporter completion bash)"
 
-    See docs/configuration.md#completion.
+    See docs/commands.md.
     """
     import shtab
 

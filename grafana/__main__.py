@@ -64,8 +64,9 @@ def main() -> None:
     if folder is None:
         write(ROOT / "grafana" / "dashboards", files())
         write(ROOT / "prometheus" / "batch", {"last_run.yml": rules.last_run()})
-        page = ROOT / "docs" / "metrics.md"
-        page.write_text(documents.metrics(page.read_text(encoding="utf-8")), encoding="utf-8")
+        for name, update in (("metrics.md", documents.metrics), ("commands.md", documents.commands)):
+            page = ROOT / "docs" / name
+            page.write_text(update(page.read_text(encoding="utf-8")), encoding="utf-8")
     else:
         write(folder / "dashboards", files())
         write(folder / "alerting", rules.managed_rules())

@@ -6,7 +6,7 @@ Example::
 
     model-exporter check-config exporter.yml
 
-See docs/configuration.md#check-config.
+See docs/commands.md#check-config.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Example::
 
     model-exporter serve --config.file=exporter.yml --web.listen-address=:9877
 
-See docs/configuration.md#serve.
+See docs/commands.md#serve.
 """
 
 from __future__ import annotations

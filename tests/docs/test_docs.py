@@ -26,7 +26,6 @@ from support.paths import ROOT
 from support.servers import ask, eventually, free_port
 
 from exporter import config
-from exporter.cli import main
 from exporter.server import access
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
@@ -223,29 +222,10 @@ def test_every_route_is_documented(exporter: Exporter) -> None:
     assert set(re.findall(r"^## `(.*)`$", document("api.md"), re.M)) == routes
 
 
-def test_every_command_and_flag_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
-    """Each command and each of its flags has a row, and no row is about a flag that does not exist."""
-
-    def helped(*arguments: str) -> str:
-        with pytest.raises(SystemExit):
-            main([*arguments, "--help"])
-        return capsys.readouterr().out
-
-    commands = set(re.findall(r"^ {4}(\S+)(?: {2,}|$)", helped(), re.M)) - {"COMMAND"}
-    assert commands == set(re.findall(r"^\| `([a-z-]+)` \|", section("configuration.md", "Command line"), re.M))
-    own_pages = {"proxy": "proxy.md", "consume": "kafka.md"}
-    for command in commands:
-        inner = re.findall(r"^ {4}(\w+) {2,}", helped(command), re.M) if command == "dataset" else ()
-        helps = [helped(command, subcommand) for subcommand in inner] or [helped(command)]
-        flags = {flag for text in helps for flag in re.findall(r"(?<![\w-])--[\w.-]+", text.split("options:")[1])}
-        flags -= {"--help"}
-        if command == "profile":
-            text = document("profiles.md")
-        elif command in own_pages:
-            text = section(own_pages[command], "Options")
-        else:
-            text = section("configuration.md", f"`{command}`")
-        assert {row for row in table(text) if row.startswith("--")} == flags, command
+def test_every_command_and_flag_is_documented() -> None:
+    """The page of the command line is that of the parsers."""
+    text = document("commands.md")
+    assert documents.commands(text) == text, "run `make dashboards`"
 
 
 # --- metrics ---------------------------------------------------------------------------------
