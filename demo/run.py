@@ -52,20 +52,19 @@ _INCIDENTS = "\n".join(
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    text = "folder of the model, its profile and its exporter.yml (%(default)s)"
+    text = "folder of the model, its profile and its exporter.yml"
     add("--directory", type=Path, default=Path("run/demo"), metavar="FOLDER", help=text)
-    add("--exporter", default="http://127.0.0.1:9877", metavar="URL", help="URL of the exporter (%(default)s)")
+    add("--exporter", default="http://127.0.0.1:9877", metavar="URL", help="URL of the exporter")
     variable = "MODEL_EXPORTER_CA_FILE"
     text = f"file with the certificates to trust instead of the system's, in PEM (${variable})"
     add("--ca-file", default=os.environ.get(variable), metavar="FILE", help=text)
-    text = "address of the model service (%(default)s)"
+    text = "address of the model service"
     add("--listen-address", type=common.address, default=ADDRESS, metavar="HOST:PORT", help=text)
     add("--service", metavar="URL", help="use the model service at this URL instead of starting one")
-    text = "URL of Prometheus, for the comparison of two versions (%(default)s)"
+    text = "URL of Prometheus, for the comparison of two versions"
     add("--prometheus", default=DEFAULT_URL, metavar="URL", help=text)
     add("--rate", type=_rate, default=10.0, metavar="N", help="user requests per second (%(default)g)")
-    text = "phases of the scenario (%(default)s)"
-    add("--phases", type=common.checked(scenario.parse), default=scenario.DEFAULT, help=text)
+    add("--phases", type=common.checked(scenario.parse), default=scenario.DEFAULT, help="phases of the scenario")
     add("--repeat", action="store_true", help="repeat the scenario until Ctrl-C")
     add("--prepare", action="store_true", help="only write the files into the folder")
     text = "only review the corrections, train a version on a release of them, and serve it beside the old one"

@@ -281,7 +281,7 @@ _OPTIONS = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    text = "folder for state, logs and data (%(default)s)"
+    text = "folder for state, logs and data"
     parser.add_argument("--directory", type=Path, default=Path("run"), metavar="FOLDER", help=text)
     parser.add_argument("--down", action="store_true", help="only stop the stack of this folder, even after a crash")
     parser.add_argument("--keep", action="store_true", help="keep the data of the previous run, even with the demo")
@@ -291,7 +291,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--phases", type=common.checked(_phases), metavar="PHASES", help=phases)
     parser.add_argument("--smarthost", type=_address, metavar="HOST:PORT", help="SMTP server that sends the e-mails")
     for name, program in _OPTIONS.items():
-        text = f"address of {program} (%(default)s)"
+        text = f"address of {program}"
         parser.add_argument(f"--{name}-address", type=_address, default=ADDRESSES[name], metavar="HOST:PORT", help=text)
 
 

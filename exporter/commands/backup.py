@@ -19,7 +19,7 @@ from exporter.commands.common import add_config_file
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     text = "new file for the backup; in a directory, the file is named after the time"
-    parser.add_argument("target", type=Path, metavar="FILE", help=text)
+    parser.add_argument("target", metavar="FILE", help=text)
     add_config_file(parser, "the database")
 
 

@@ -21,7 +21,7 @@ from exporter.errors import printable
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    parser.add_argument("config", nargs="?", type=Path, metavar="FILE", help="configuration (exporter.yml)")
+    parser.add_argument("config", nargs="?", metavar="FILE", help="configuration (exporter.yml)")
     add_config_file(parser)
     add_web_files(parser)
 

@@ -133,11 +133,16 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """A parser whose errors name the command, option or value that was probably meant.
 
-    The value of an option such as ``--web.config.file`` has the name ``web_config_file``.
+    The value of an option such as ``--web.config.file`` has the name ``web_config_file``. A FILE is a `Path`, and the
+    help ends with the default.
     """
 
     def add_argument(self, *names: Any, **settings: Any) -> argparse.Action:
         """Add an argument; an option with dots in its name gets a name that Python can read."""
+        if settings.get("metavar") == "FILE":
+            settings.setdefault("type", Path)
+        if settings.get("default") and "%(default)" not in settings["help"] and not settings["help"].endswith(")"):
+            settings["help"] += " (%(default)s)"
         if "." in names[-1]:
             settings.setdefault("dest", names[-1].lstrip("-").replace(".", "_").replace("-", "_"))
         return super().add_argument(*names, **settings)
@@ -266,23 +271,21 @@ def stopping(*signals: signal.Signals) -> Iterator[threading.Event]:
 def add_config_file(parser: argparse.ArgumentParser, names: str = "") -> None:
     """Add the option ``--config.file``, with a default where the command needs what the configuration ``names``."""
     default = Path("exporter.yml") if names else None
-    text = f"configuration that names {names} (%(default)s)" if names else "configuration (exporter.yml)"
-    parser.add_argument("--config.file", type=Path, default=default, metavar="FILE", help=text)
+    text = f"configuration that names {names}" if names else "configuration (exporter.yml)"
+    parser.add_argument("--config.file", default=default, metavar="FILE", help=text)
 
 
 def add_web_files(parser: argparse.ArgumentParser) -> None:
     """Add the options that name the files with TLS, users and tokens."""
-    parser.add_argument("--web.config.file", type=Path, metavar="FILE", help="file with TLS and users")
-    parser.add_argument("--web.tokens.file", type=Path, metavar="FILE", help="file with bearer tokens")
+    parser.add_argument("--web.config.file", metavar="FILE", help="file with TLS and users")
+    parser.add_argument("--web.tokens.file", metavar="FILE", help="file with bearer tokens")
 
 
 def add_log_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a server's log."""
     levels, formats = ("debug", "info", "warn", "error"), ("logfmt", "json")
-    text = "least severe level that is logged (%(default)s)"
-    parser.add_argument("--log.level", default="info", choices=levels, help=text)
-    text = "format of the log (%(default)s)"
-    parser.add_argument("--log.format", default="logfmt", choices=formats, help=text)
+    parser.add_argument("--log.level", default="info", choices=levels, help="least severe level that is logged")
+    parser.add_argument("--log.format", default="logfmt", choices=formats, help="format of the log")
 
 
 def add_table_options(parser: argparse.ArgumentParser, types: Iterable[str]) -> None:
@@ -310,10 +313,8 @@ def add_csv_options(parser: argparse.ArgumentParser, types: Iterable[str]) -> No
     add = parser.add_argument
     text = f"type of a column: {', '.join(types)}; repeatable"
     add("--type", action="append", default=[], metavar="NAME=TYPE", help=text)
-    delimiter = "field separator of CSV (%(default)s)"
-    add("--delimiter", type=_delimiter, default=",", metavar="CHARACTER", help=delimiter)
-    decimal = "decimal separator of numbers in CSV (%(default)s)"
-    add("--decimal", choices=(".", ","), default=".", metavar="CHARACTER", help=decimal)
+    add("--delimiter", type=_delimiter, default=",", metavar="CHARACTER", help="field separator of CSV")
+    add("--decimal", choices=(".", ","), default=".", metavar="CHARACTER", help="decimal separator of numbers in CSV")
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
@@ -377,8 +378,7 @@ DEFAULT_URL = "http://127.0.0.1:9877"
 
 def add_exporter_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that name an exporter, and hold the credentials for it."""
-    text = "URL of the exporter (%(default)s)"
-    parser.add_argument("--exporter", default=DEFAULT_URL, metavar="URL", help=text)
+    parser.add_argument("--exporter", default=DEFAULT_URL, metavar="URL", help="URL of the exporter")
     add_credentials(parser, "MODEL_EXPORTER")
 
 

@@ -82,7 +82,7 @@ HOUR = 3600.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    add("--prometheus", default=DEFAULT_URL, metavar="URL", help="URL of Prometheus (%(default)s)")
+    add("--prometheus", default=DEFAULT_URL, metavar="URL", help="URL of Prometheus")
     add_credentials(parser, "PROMETHEUS")
     add("--model", metavar="NAME", help="model; default: the only one in Prometheus")
     text = "version to compare with; default: the one that appeared last before --after"
@@ -95,7 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--to", dest="end", type=_time, metavar="TIME", help="end of the window; default: now")
     add("--before-from", type=_time, metavar="TIME", help="compare two periods of length --last: start of the first")
     add("--after-from", type=_time, metavar="TIME", help="start of the second period")
-    add("--format", choices=("table", "json"), default="table", help="format of the output (%(default)s)")
+    add("--format", choices=("table", "json"), default="table", help="format of the output")
     add(
         "--fail-if-worse",
         action="store_true",

@@ -646,16 +646,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = f"topic, and what its messages hold: {', '.join(KINDS)}; repeatable; without KIND, predictions"
     add("--topic", action="append", required=True, type=_topic, metavar="NAME[=KIND]", help=text)
     add("--bootstrap-servers", metavar="HOST:PORT,…", help="brokers of the cluster")
-    add("--group", default="model-exporter", metavar="NAME", help="consumer group (%(default)s)")
+    add("--group", default="model-exporter", metavar="NAME", help="consumer group")
     text = "properties of librdkafka, one key=value a line: security, timeouts, group.instance.id"
-    add("--kafka.config.file", type=Path, metavar="FILE", help=text)
+    add("--kafka.config.file", metavar="FILE", help=text)
     text = "topic for messages that the exporter refuses; without one, they are logged and dropped"
     add("--dead-letter-topic", type=_topic_name, metavar="NAME", help=text)
-    text = "maximum number of messages in a request to the exporter (%(default)s)"
+    text = "maximum number of messages in a request to the exporter"
     add("--batch-size", type=whole_number(1, MAX_REJECTED), default=MAX_REJECTED, metavar="N", help=text)
-    add("--exporter", default=DEFAULT_URL, metavar="URL", help="URL of the exporter (%(default)s)")
+    add("--exporter", default=DEFAULT_URL, metavar="URL", help="URL of the exporter")
     add_credentials(parser, "MODEL_EXPORTER")
-    text = "address of the consumer's own metrics (%(default)s)"
+    text = "address of the consumer's own metrics"
     add("--web.listen-address", type=address, default="127.0.0.1:9882", metavar="HOST:PORT", help=text)
     add_log_options(parser)
 

@@ -124,7 +124,7 @@ _OUTCOMES = {
 
 
 def _add_import_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="JSON export of Label Studio")
+    parser.add_argument("file", metavar="FILE", help="JSON export of Label Studio")
 
 
 def _import(options: argparse.Namespace) -> int:
@@ -320,11 +320,11 @@ _FILTERS = {
 
 def _add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release", nargs="?", metavar="RELEASE", help="identifier or name of a release")
-    parser.add_argument("-o", "--output", required=True, type=Path, metavar="FILE", help="file to write")
+    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="file to write")
     text = "format of the file; default: that of its ending, or jsonl; a file that ends in .gz is compressed"
     parser.add_argument("--format", choices=tuple(FORMATS), help=text)
     help_ = "file for the origin of the release as JSON, for an experiment tracker or a registry"
-    parser.add_argument("--lineage", type=Path, metavar="FILE", help=help_)
+    parser.add_argument("--lineage", metavar="FILE", help=help_)
     parser.add_argument("--model", metavar="NAME", help="export this model's accepted corrections instead of a release")
     for name, text in _FILTERS.items():
         parser.add_argument(

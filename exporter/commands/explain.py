@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_exporter_options(parser)
     add("--model", metavar="NAME", help="model; default: the only one that is configured")
     add("--version", metavar="VERSION", help="version; default: all that have the same profile")
-    add("--of", choices=QUESTIONS, default="corrections", help="what the slices hold (%(default)s)")
+    add("--of", choices=QUESTIONS, default="corrections", help="what the slices hold")
     text = "predictions since then: a duration such as 6h, or a time, RFC 3339; default: the last day"
     add("--since", type=_since, metavar="TIME", help=text)
     add(
@@ -45,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(1, MAX_LIMIT),
         default=DEFAULT_LIMIT,
         metavar="N",
-        help="maximum number of slices (%(default)s)",
+        help="maximum number of slices",
     )
-    add("--format", choices=("table", "json"), default="table", help="format of the output (%(default)s)")
+    add("--format", choices=("table", "json"), default="table", help="format of the output")
 
 
 def run(options: argparse.Namespace) -> int:

@@ -81,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_input_options(parser, FORMATS)
     add_config_file(parser)
-    add("--profile", type=Path, metavar="FILE", help="profile of the model, instead of a configuration")
+    add("--profile", metavar="FILE", help="profile of the model, instead of a configuration")
     add("--model", metavar="NAME", help="model of the rows; default: the only one")
     add("--version", metavar="VERSION", help="version of the model")
     add("--id-column", metavar="NAME", help="column that identifies a prediction, for feedback on it")
@@ -89,10 +89,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--push", metavar="URL", help="push the run's metrics to this server")
     text = "how to push: to a Pushgateway, or by Prometheus' remote write (pushgateway)"
     add("--push-protocol", choices=("pushgateway", "remote-write"), help=text)
-    text = "file with headers for remote write: one NAME: VALUE per line"
-    add("--push-headers-file", type=Path, metavar="FILE", help=text)
-    add("--job", default="model-exporter-batch", metavar="NAME", help="job label of the pushed metrics (%(default)s)")
-    add("--textfile", type=Path, metavar="FILE", help="write the run's metrics to a .prom file for node_exporter")
+    add("--push-headers-file", metavar="FILE", help="file with headers for remote write: one NAME: VALUE per line")
+    add("--job", default="model-exporter-batch", metavar="NAME", help="job label of the pushed metrics")
+    add("--textfile", metavar="FILE", help="write the run's metrics to a .prom file for node_exporter")
     add("--fail-on-drift", action="store_true", help=f"exit with status {DRIFTED} if anything has drifted")
     add("--exporter", metavar="URL", help="send the rows to this exporter, which counts them")
     add_sending_options(parser, "ingest")

@@ -58,11 +58,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
     add_input_options(parser, TABLES)
-    add("--exporter", default=DEFAULT_URL, metavar="URL", help="URL of the exporter (%(default)s)")
+    add("--exporter", default=DEFAULT_URL, metavar="URL", help="URL of the exporter")
     add("--model", metavar="NAME", help="model of the predictions, if several use the same identifiers")
-    text = "column with the identifier of the prediction (%(default)s)"
-    add("--id-column", default="prediction_id", metavar="NAME", help=text)
-    add("--label-column", default="label", metavar="NAME", help="column with the true label (%(default)s)")
+    add("--id-column", default="prediction_id", metavar="NAME", help="column with the identifier of the prediction")
+    add("--label-column", default="label", metavar="NAME", help="column with the true label")
     add("--time-column", metavar="NAME", help="column with the time at which the label became known; default: now")
     add_csv_options(parser, INPUT_TYPES)
     add_sending_options(parser, "label")

@@ -54,20 +54,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     text = "CSV, Parquet, NPZ or JSON lines, also as .gz"
     add("training_file", nargs="?", type=Path, metavar="TRAINING_FILE", help=text)
-    text = "profile to write; default: the training file's name with .json"
-    add("-o", "--output", type=Path, metavar="FILE", help=text)
+    add("-o", "--output", metavar="FILE", help="profile to write; default: the training file's name with .json")
     add("--name", help="name of the profile; default: the training file's name")
     add_table_options(parser, INPUT_TYPES)
     text = "rows are in random order: do not measure how much successive values depend on each other"
     add("--shuffled", action="store_true", help=text)
     add("--strict", action="store_true", help="fail without writing a profile if there is a warning")
-    categories = "number of categories with a bin of their own (%(default)s)"
+    categories = "number of categories with a bin of their own"
     add(
         "--bins",
         type=whole_number(2, 10_000),
         default=20,
         metavar="N",
-        help="number of bins of a numeric feature (%(default)s)",
+        help="number of bins of a numeric feature",
     )
     add("--categories", type=whole_number(2, 10_000), default=50, metavar="N", help=categories)
     add("--describe", type=Path, metavar="PROFILE", help="only print what is in a profile")
@@ -76,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", metavar="NAME", help="model whose predictions are read, or the name of the profile of a file")
     add("--version", metavar="VERSION", help="version of that model; default: all")
     _add_sql_options(parser)
-    add("--last", default="7d", metavar="DURATION", help="how far back predictions are read (%(default)s)")
+    add("--last", default="7d", metavar="DURATION", help="how far back predictions are read")
     parser.set_defaults(defaults=vars(parser.parse_args([])))
 
 
@@ -88,7 +87,7 @@ def _add_sql_options(parser: argparse.ArgumentParser) -> None:
     add("--database-password-file", metavar="FILE", help="file with the password for --database")
     text = "run --sql in Spark, on this master or that of its configuration, instead of --database"
     add("--spark", nargs="?", const="", metavar="MASTER", help=text)
-    text = "share of the rows of --sql that is profiled, at random, for huge tables (%(default)s)"
+    text = "share of the rows of --sql that is profiled, at random, for huge tables"
     add("--sample", type=_share, default=1.0, metavar="SHARE", help=text)
 
 

@@ -28,7 +28,6 @@ from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 from urllib.parse import unquote, urlsplit
 
@@ -980,23 +979,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add = parser.add_argument
     add("--upstream", required=True, metavar="URL", help="URL of the model server, such as http://127.0.0.1:8080")
-    text = "address of the proxy (%(default)s)"
-    add("--listen-address", type=address, default="127.0.0.1:9880", metavar="HOST:PORT", help=text)
-    text = "address of the proxy's own metrics and probes (%(default)s)"
+    add("--listen-address", type=address, default="127.0.0.1:9880", metavar="HOST:PORT", help="address of the proxy")
+    text = "address of the proxy's own metrics and probes"
     add("--web.listen-address", type=address, default="127.0.0.1:9881", metavar="HOST:PORT", help=text)
     text = "URL of the exporter (%(default)s): http://, https:// or unix:///"
     add("--exporter", default="http://127.0.0.1:9877", metavar="URL", help=text)
-    add("--exporter.token-file", type=Path, metavar="FILE", help="file with a bearer token for the exporter")
+    add("--exporter.token-file", metavar="FILE", help="file with a bearer token for the exporter")
     text = "file with certificates to trust for the exporter instead of the system's"
     add("--exporter.ca-file", metavar="FILE", help=text)
     add("--model", help="model of everything recorded; default: the one in the path")
     add("--version", help="version of everything recorded; default: the one in the path or response")
     text = "record POST requests to these paths instead of the known ones; * matches anything; repeatable"
     add("--record.path", action="append", default=[], metavar="PATTERN", help=text)
-    text = "bytes of a body that are copied (%(default)s)"
-    add("--record.body-limit", type=_bytes, default=2**20, metavar="BYTES", help=text)
-    text = "Host header for the model server; default: the client's"
-    add("--upstream.host", type=_host, metavar="HOST", help=text)
+    add("--record.body-limit", type=_bytes, default=2**20, metavar="BYTES", help="bytes of a body that are copied")
+    add("--upstream.host", type=_host, metavar="HOST", help="Host header for the model server; default: the client's")
     add("--upstream.ca-file", metavar="FILE", help="file with certificates to trust instead of the system's")
     text = "seconds without a byte in either direction (%(default)g)"
     add("--upstream.timeout", type=seconds, default=60.0, metavar="SECONDS", help=text)

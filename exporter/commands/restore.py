@@ -12,14 +12,13 @@ See docs/operations.md#backup-and-restore.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from exporter.commands.common import add_config_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    parser.add_argument("backup", type=Path, metavar="FILE", help="backup that `model-exporter backup` wrote")
+    parser.add_argument("backup", metavar="FILE", help="backup that `model-exporter backup` wrote")
     add_config_file(parser, "the database")
 
 

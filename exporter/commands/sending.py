@@ -411,11 +411,11 @@ def add_sending_options(parser: argparse.ArgumentParser, command: str) -> None:
     """Add the options of a command that sends a file."""
     add = parser.add_argument
     add_credentials(parser, "MODEL_EXPORTER")
-    text = "rows in a request to the exporter (%(default)s)"
+    text = "rows in a request to the exporter"
     add("--batch-size", type=whole_number(1, MAX_REJECTED), default=BATCH, metavar="N", help=text)
-    text = "how long to retry when the exporter does not respond or is full (%(default)s)"
+    text = "how long to retry when the exporter does not respond or is full"
     add("--give-up", type=checked(parse_duration), default="5m", metavar="DURATION", help=text)
-    add("--state", type=Path, metavar="FILE", help=f"file that records what was sent; default: FILE.{command}.json")
+    add("--state", metavar="FILE", help=f"file that records what was sent; default: FILE.{command}.json")
     parser.set_defaults(state_suffix=f".{command}.json")
 
 

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_config_file(parser)
     text = "address to listen on (%(default)s); without a host, all addresses"
     parser.add_argument("--web.listen-address", type=address, default=DEFAULT_ADDRESS, metavar="HOST:PORT", help=text)
-    parser.add_argument("--web.unix-socket", type=Path, metavar="FILE", help="Unix socket to listen on as well")
+    parser.add_argument("--web.unix-socket", metavar="FILE", help="Unix socket to listen on as well")
     add_web_files(parser)
     text = "serve /metrics and probes without authentication"
     parser.add_argument("--web.open-metrics", action="store_true", help=text)

@@ -51,9 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
     add_input_options(parser, TABLES)
-    add("--label-column", default="label", metavar="NAME", help="column with the label (%(default)s)")
+    add("--label-column", default="label", metavar="NAME", help="column with the label")
     add("--ignore", action="append", default=[], metavar="NAME", help="column that is not compared; repeatable")
-    add("-o", "--output", type=Path, metavar="FILE", help="CSV file to write all suspects to")
+    add("-o", "--output", metavar="FILE", help="CSV file to write all suspects to")
     add_csv_options(parser, INPUT_TYPES)
 
 

@@ -327,7 +327,7 @@ _SUFFIXES = {".csv": "csv", ".parquet": "parquet", ".npz": "npz", ".jsonl": "jso
 def add_input_options(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
     """Add the file of `open_input`, and its format."""
     text = "CSV, Parquet, NPZ or JSON lines, also as .gz; - is standard input"
-    parser.add_argument("file", metavar="FILE", help=text)
+    parser.add_argument("file", type=str, metavar="FILE", help=text)
     parser.add_argument("--format", choices=formats, help="format of the file; default: by its name")
 
 
