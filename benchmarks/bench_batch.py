@@ -10,6 +10,7 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 from timing import median_seconds, profile, report
 
+from exporter.commands.common import Progress
 from exporter.commands.ingest import NOW, WINDOW, choose_monitor, count_table, monitors_of_profile
 from exporter.commands.tables import Refused, Roles, Table, cell_types
 from exporter.monitoring.model_monitor import ModelMonitor
@@ -57,11 +58,10 @@ def main() -> None:
 
 def run(folder: Path, kind: str) -> ModelMonitor:
     """Count a file as ``model-exporter ingest`` does, and read its window."""
-    monitor = choose_monitor(monitors_of_profile(folder / "profile.json", None), None, None)
-    assert monitor.binner
-    types = cell_types(monitor.binner.profile, Roles())
+    monitor, binner = choose_monitor(monitors_of_profile(folder / "profile.json", None), None, None)
+    types = cell_types(binner.profile, Roles())
     table = Table(FileSource(folder / f"rows.{kind}", types, others="text"), Roles(), Refused())
-    count_table(table, monitor, kind, None)
+    count_table(table, monitor, binner.inputs, Progress())
     assert monitor.read(NOW)[WINDOW].observations[0] == ROWS
     return monitor
 

@@ -15,63 +15,45 @@ import json
 import time
 
 from exporter.commands.common import add_credentials, aligned, checked, credentials, moment
+from exporter.comparison import prometheus as counters
+from exporter.comparison import report
 from exporter.comparison.measures import Comparison, Measure, Period, at_every_look, choose, shadow_only
-from exporter.comparison.prometheus import (
-    WINDOW,
-    compare_periods,
-    compare_shared,
-    default_window,
-    models,
-    same_requests,
-    versions,
-)
-from exporter.comparison.report import (
-    WORDINGS,
-    Decisions,
-    decide,
-    difference_text,
-    document,
-    document_with,
-    interval_text,
-    minutes,
-    sentences,
-    summary,
-    title,
-    titles,
-)
 from exporter.config.checks import parse_margin
 from exporter.errors import CompareError, NoPairError, UsageError
 from exporter.prometheus import DEFAULT_URL, Prometheus
 from exporter.validation import parse_duration
 
 
-def table(comparison: Comparison, decisions: Decisions | None = None) -> str:
+def table(comparison: Comparison, decisions: report.Decisions | None = None) -> str:
     """Return the summary, both sides as a table, a sentence for each measure, and the decision if there is one."""
     sides = comparison.before, comparison.after
-    rows = [("", *(title[0].lower() + title[1:] for title in titles(comparison)), "difference, 95 % interval")]
+    titles = (name[0].lower() + name[1:] for name in report.titles(comparison))
+    rows = [("", *titles, "difference, 95 % interval")]
     rows.append(("requests", *(f"{side.counts.requests:,.0f}" for side in sides), ""))
     rows += [_table_row(measure) for measure in comparison.measures]
     periods = ", and ".join(dict.fromkeys(str(side.period) for side in sides))
     versions = " and ".join(dict.fromkeys(side.version for side in sides))
     head = f"{comparison.model}, version {versions}, {periods}"
     if comparison.shared_seconds is not None:
-        head += f", {minutes(comparison.shared_seconds)} in which both served"
-    text = [head, summary(comparison), "", *aligned(rows), "", *sentences(comparison)]
+        head += f", {report.minutes(comparison.shared_seconds)} in which both served"
+    text = [head, report.summary(comparison), "", *aligned(rows), "", *report.sentences(comparison)]
     if decisions:
         text += ["", f"Decision: {decisions.word}", *decisions.reasons()]
     return "\n".join(text)
 
 
 def _table_row(measure: Measure) -> tuple[str, ...]:
-    wording = WORDINGS[measure.name]
+    wording = report.WORDINGS[measure.name]
     cells = [
-        f"{wording.value(estimate.value)} ({interval_text(wording, estimate.interval())})" if estimate else "unknown"
+        f"{wording.value(estimate.value)} ({report.interval_text(wording, estimate.interval())})"
+        if estimate
+        else "unknown"
         for estimate in (measure.before, measure.after)
     ]
     change = ""
     if measure.difference:
-        change = f"{difference_text(wording, measure.difference)}, {measure.verdict}"
-    return (title(measure), *cells, change)
+        change = f"{report.difference_text(wording, measure.difference)}, {measure.verdict}"
+    return (report.title(measure), *cells, change)
 
 
 WORSE = 3
@@ -127,12 +109,12 @@ def run(args: argparse.Namespace) -> int:
     except NoPairError as error:
         raise CompareError(f"{error}; compare two periods with --before-from and --after-from") from None
     worse = any(measure.verdict == "worse" for measure in comparison.measures)
-    result, text = document(comparison), table(comparison)
+    result, text = report.document(comparison), table(comparison)
     if args.sequential:
         comparison = at_every_look(comparison)
-        decisions = decide(comparison, dict(args.margin))
+        decisions = report.decide(comparison, dict(args.margin))
         worse = decisions.word == "rollback"
-        result, text = document_with(comparison, decisions), table(comparison, decisions)
+        result, text = report.document_with(comparison, decisions), table(comparison, decisions)
     print(json.dumps(result, indent=2, ensure_ascii=False) if args.format == "json" else text)
     return WORSE if worse and args.fail_if_worse else 0
 
@@ -143,20 +125,20 @@ def compare_selected(args: argparse.Namespace, now: float) -> Comparison:
     prometheus = Prometheus(args.prometheus, credentials=credentials(args))
     model = args.model or _only_model(prometheus, now)
     if args.before_from is not None:
-        after = args.after or list(versions(prometheus, model, now))[-1]
+        after = args.after or list(counters.versions(prometheus, model, now))[-1]
         starts = args.before_from, args.after_from
         periods = [_checked(Period(start, start + (args.last or HOUR)), now) for start in starts]
-        return compare_periods(prometheus, model, (args.before or after, periods[0]), (after, periods[1]))
+        return counters.compare_periods(prometheus, model, (args.before or after, periods[0]), (after, periods[1]))
     selected, end = _window(args, now), now if args.end is None else args.end
-    period = selected or Period(end - WINDOW, end)
+    period = selected or Period(end - counters.WINDOW, end)
     try:
         comparison = _compare_served(args, prometheus, model, selected, now)
     except CompareError:
-        found = same_requests(prometheus, model, (args.before, args.after), period)
+        found = counters.same_requests(prometheus, model, (args.before, args.after), period)
         if found is None:
             raise
         return shadow_only(model, *found)
-    found = same_requests(prometheus, model, (comparison.before.version, comparison.after.version), period)
+    found = counters.same_requests(prometheus, model, (comparison.before.version, comparison.after.version), period)
     return comparison._replace(same_requests=found and found[2])
 
 
@@ -167,11 +149,11 @@ def _compare_served(
     if window and args.before and args.after:
         pair = choose(model, (args.before, args.after), args.before, args.after)  # they may be older than 30 days
     else:
-        appeared = versions(prometheus, model, now)
+        appeared = counters.versions(prometheus, model, now)
         pair = choose(model, list(appeared), args.before, args.after)
         end = now if args.end is None else args.end
-        window = window or default_window([appeared[version] for version in pair], end)
-    return compare_shared(prometheus, model, pair, _checked(window, now))
+        window = window or counters.default_window([appeared[version] for version in pair], end)
+    return counters.compare_shared(prometheus, model, pair, _checked(window, now))
 
 
 def _window(args: argparse.Namespace, now: float) -> Period | None:
@@ -202,7 +184,7 @@ def _check_periods(args: argparse.Namespace) -> None:
 
 
 def _only_model(prometheus: Prometheus, now: float) -> str:
-    names = models(prometheus, now)
+    names = counters.models(prometheus, now)
     if len(names) == 1:
         return names[0]
     if not names:

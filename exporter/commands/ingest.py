@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import functools
 import math
 import os
 import re
@@ -20,36 +21,13 @@ import sys
 import tempfile
 import time
 import urllib.parse
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from exporter.commands.common import Progress, add_config_file, add_table_options, column_type
-from exporter.commands.sending import (
-    BATCH,
-    RowLabels,
-    Sender,
-    add_sending_options,
-    begin_sending,
-    sending_client,
-    table_chunks,
-)
-from exporter.commands.tables import (
-    FORMATS,
-    Input,
-    Lines,
-    Refused,
-    Roles,
-    Rows,
-    Table,
-    add_input_options,
-    cell_types,
-    count,
-    open_input,
-    output_types,
-    reasons,
-)
+from exporter.commands import sending, tables
+from exporter.commands.common import Progress, add_config_file, add_table_options, count
 from exporter.config import ModelConfig
 from exporter.errors import BatchError, UsageError, printable
 from exporter.features import INPUT_TYPES
@@ -63,7 +41,6 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import load
 from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
 from exporter.profiles.sources.csv_cells import delimiter_in
-from exporter.profiles.sources.files import FileSource
 from exporter.server.model_files import load_valid
 from exporter.stats.divergence import Floats
 from exporter.stats.quality import IntervalEstimate
@@ -79,7 +56,7 @@ DRIFTED = 3
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    add_input_options(parser, FORMATS)
+    tables.add_input_options(parser, tables.FORMATS)
     add_config_file(parser)
     add("--profile", metavar="FILE", help="profile of the model, instead of a configuration")
     add("--model", metavar="NAME", help="model of the rows; default: the only one")
@@ -94,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--textfile", metavar="FILE", help="write the run's metrics to a .prom file for node_exporter")
     add("--fail-on-drift", action="store_true", help=f"exit with status {DRIFTED} if anything has drifted")
     add("--exporter", metavar="URL", help="send the rows to this exporter, which counts them")
-    add_sending_options(parser, "ingest")
+    sending.add_sending_options(parser, "ingest")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -103,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         name = getattr(options, flag)
         if name is not None and not 0 < len(name) <= 128:
             raise UsageError(f"--{flag}: expected 1 to 128 characters, got {len(name)}")
-    roles = Roles(
+    roles = tables.Roles(
         options.prediction_column,
         options.confidence_column,
         options.id_column,
@@ -118,44 +95,57 @@ def run(options: argparse.Namespace) -> int:
     return _send(options, roles) if options.exporter else _count(options, roles)
 
 
-def _count(options: argparse.Namespace, roles: Roles) -> int:
+def _count(options: argparse.Namespace, roles: tables.Roles) -> int:
     """Count the rows in this process."""
     start = time.monotonic()
     if options.textfile and options.textfile.suffix != ".prom":
         raise UsageError(f"--textfile: {options.textfile}: expected a name that ends in .prom, as node_exporter does")
-    receiver = _receiver(options)
+    push = _pusher(options)
     monitors = _monitors(options)
-    refused = Refused()
-    with open_input(options.file, options.format) as source, Progress() as progress:
+    refused = tables.Refused()
+    with tables.open_input(options.file, options.format) as source, Progress() as progress:
         if source.kind == "predictions":
             _refuse_column_options(options, roles)
-            lines = Lines(source.path, source.where, refused, max_lines=BATCH)
+            lines = tables.Lines(source.path, source.where, refused, max_lines=sending.BATCH)
             count_lines(lines, monitors, refused, progress)
             total, remarks, labelled = lines.rows, [], 0
         else:
-            monitor = choose_monitor(monitors, options.model, options.version)
-            table = _table(options, source, roles, refused, monitor)
-            labelled = count_table(table, monitor, source.where, progress)
-            total, remarks = table.rows, _remarks(table, monitor)
+            monitor, binner = choose_monitor(monitors, options.model, options.version)
+            table = tables.read_table(options, source, roles, refused, binner.profile)
+            labelled = count_table(table, monitor, binner.inputs, progress)
+            total, remarks = table.rows, _remarks(table, binner)
     _require_good_rows(source, total, refused)
     seconds, end = time.monotonic() - start, time.time()
-    runs = [Run(monitor, rows, refused.count, seconds, end) for monitor, rows in monitors_with_rows(monitors)]
+    counted = ((monitor, monitor.counters.attempts) for monitor in monitors)
+    runs = [Run(monitor, rows, refused.count, seconds, end) for monitor, rows in counted if rows]
     _print_lines(row_lines(source.where, total, total - refused.count, refused, seconds))
     for text in remarks:
         print(f"model-exporter: {source.where}: {text}", file=sys.stderr)
-    _publish(runs, labelled, options.textfile, receiver)
+    for run in runs:
+        if run.monitor.binner:
+            _print_lines(drift_lines(run.monitor))
+        _print_lines(quality_lines(run.monitor, labelled))
+    _publish(runs, options.textfile, push)
     return DRIFTED if options.fail_on_drift and any(drifted(run.monitor) for run in runs) else 0
 
 
-def _receiver(options: argparse.Namespace) -> Gateway | RemoteWrite | None:
-    """Return the server that the run's metrics are pushed to, if any."""
+def _pusher(options: argparse.Namespace) -> Callable[[Sequence[Run]], str] | None:
+    """Return what pushes the metrics of runs and returns the server's URL; None without a server."""
+    remote, file = options.push_protocol == "remote-write", options.push_headers_file
     if options.push_protocol and not options.push:
         raise UsageError("--push: is required with --push-protocol")
-    if options.push_protocol == "remote-write":
-        return RemoteWrite(options.push, options.job, options.push_headers_file, options.ca_file)
-    if options.push_headers_file:
+    if file and not remote:
         raise UsageError("--push-headers-file: needs --push-protocol=remote-write")
-    return Gateway(options.push, options.job, options.ca_file) if options.push else None
+    if not options.push:
+        return None
+    example = WRITE_EXAMPLE if remote else "http://127.0.0.1:9091"
+    client = Client(options.push, "--push", example=example, user_in_url=True, ca_file=options.ca_file, timeout=TIMEOUT)
+    if not remote:
+        return functools.partial(push_to_gateway, client, options.job)
+    if not urllib.parse.urlsplit(client.url).path:
+        expected = f"expected a URL with the path of remote write, such as {WRITE_EXAMPLE}"
+        raise UsageError(f"--push: {expected}, got {client.url}")
+    return functools.partial(write_remotely, client, options.job, _HEADERS | (_read_headers(file) if file else {}))
 
 
 def _monitors(options: argparse.Namespace) -> MonitorRegistry:
@@ -169,18 +159,13 @@ def _monitors(options: argparse.Namespace) -> MonitorRegistry:
     return monitors_of_config(path)
 
 
-def _publish(runs: list[Run], labelled: int, textfile: Path | None, receiver: Gateway | RemoteWrite | None) -> None:
-    """Print the drift and the quality of runs, and hand their metrics to Prometheus."""
-    for run in runs:
-        if run.monitor.binner:
-            _print_lines(drift_lines(run.monitor))
-        _print_lines(quality_lines(run.monitor, labelled))
+def _publish(runs: list[Run], textfile: Path | None, push: Callable[[Sequence[Run]], str] | None) -> None:
+    """Hand the metrics of runs to Prometheus."""
     if textfile:
         write(textfile, runs)
         print(f"metrics written to {textfile}")
-    if receiver:
-        receiver.push(runs)
-        print(f"metrics pushed to {receiver.url}")
+    if push:
+        print(f"metrics pushed to {push(runs)}")
 
 
 def _print_lines(lines: Iterable[str]) -> None:
@@ -188,25 +173,7 @@ def _print_lines(lines: Iterable[str]) -> None:
         print(printable(line))
 
 
-def _table(
-    options: argparse.Namespace, source: Input, roles: Roles, refused: Refused, monitor: ModelMonitor | None
-) -> Table:
-    binner = monitor.binner if monitor else None
-    expected = cell_types(binner.profile, roles) if binner else output_types(roles)
-    others = "text" if binner else None
-    reader = FileSource(
-        source.path,
-        expected | dict(map(column_type, options.type)),
-        kind=source.kind,
-        where=source.where,
-        others=others,
-        delimiter=options.delimiter,
-        decimal=options.decimal,
-    )
-    return Table(reader, roles, refused)
-
-
-def _refuse_column_options(options: argparse.Namespace, roles: Roles) -> None:
+def _refuse_column_options(options: argparse.Namespace, roles: tables.Roles) -> None:
     """Refuse options about columns, models and versions: the events of the wire format hold all of these."""
     if roles.named() or options.type or options.model or options.version:
         raise BatchError(
@@ -215,18 +182,15 @@ def _refuse_column_options(options: argparse.Namespace, roles: Roles) -> None:
         )
 
 
-def _require_good_rows(source: Input, total: int, refused: Refused) -> None:
+def _require_good_rows(source: tables.Input, total: int, refused: tables.Refused) -> None:
     if not total:
         raise BatchError(f"{source.where}: has no rows")
     if refused.count == total:
         raise BatchError(f"{source.where}: all {total:,} rows were rejected; {refused.first[0]}")
 
 
-def _remarks(table: Table, monitor: ModelMonitor) -> list[str]:
+def _remarks(table: tables.Table, binner: Binner) -> list[str]:
     """Return what the columns of the table and the profile do not have in common."""
-    binner = monitor.binner
-    if binner is None:
-        return []
     missing = [name for name in binner.inputs if name not in table.seen]
     unknown = [name for name in table.seen if name not in binner.known_inputs]
     remarks = [f"has no column {preview(name)}: it counts as missing" for name in missing]
@@ -235,32 +199,35 @@ def _remarks(table: Table, monitor: ModelMonitor) -> list[str]:
     return remarks
 
 
-def _send(options: argparse.Namespace, roles: Roles) -> int:
+def _send(options: argparse.Namespace, roles: tables.Roles) -> int:
     """Send the rows to an exporter."""
     start = time.monotonic()
     _check_send_options(options, roles)
-    monitors = monitors_of_profile(options.profile, options.model) if options.profile else None
-    monitor = choose_monitor(monitors, None, None) if monitors else None
-    with sending_client(options) as client, open_input(options.file, options.format) as source, Progress() as progress:
+    profile = load(options.profile) if options.profile else None
+    with (
+        sending.sending_client(options) as client,
+        tables.open_input(options.file, options.format) as source,
+        Progress() as progress,
+    ):
         are_events = source.kind == "predictions"
         if are_events:
             _refuse_column_options(options, roles)
         elif not options.model:
             raise UsageError("--model: is required with --exporter: name the model of these rows")
         rows_of = "" if are_events else f" model {options.model} version {options.version or 'unknown'}"
-        state, path = begin_sending(options, source, client.url + rows_of)
+        state, path = sending.begin_sending(options, source, client.url + rows_of)
         if state.done:
             return 0
-        refused, labels = Refused(state.rows), RowLabels(roles.label, Refused(state.rows))
-        rows: Lines | Table
+        refused, labels = tables.Refused(state.rows), sending.RowLabels(roles.label, tables.Refused(state.rows))
+        rows: tables.Lines | tables.Table
         if are_events:
             limits = {"max_lines": state.batch_size, "after": state.rows, "end": state.sending}
-            rows = Lines(source.path, source.where, refused, **limits)
+            rows = tables.Lines(source.path, source.where, refused, **limits)
             chunks = iter(rows)
         else:
-            rows = _table(options, source, roles, refused, monitor)
-            chunks = table_chunks(rows, state, options.model, options.version, labels)
-        sender = Sender(client, state, path, refused, labels=labels, give_up=options.give_up)
+            rows = tables.read_table(options, source, roles, refused, profile)
+            chunks = sending.table_chunks(rows, state, options.model, options.version, labels)
+        sender = sending.Sender(client, state, path, refused, labels=labels, give_up=options.give_up)
         sender.send(chunks, lambda chunk: progress("rows", chunk.done, chunk.numbers[-1]))
         _require_good_rows(source, rows.rows, refused)
         sender.finish(rows.rows)
@@ -271,7 +238,7 @@ def _send(options: argparse.Namespace, roles: Roles) -> int:
     return 0
 
 
-def _check_send_options(options: argparse.Namespace, roles: Roles) -> None:
+def _check_send_options(options: argparse.Namespace, roles: tables.Roles) -> None:
     for flag in ("push", "push_protocol", "push_headers_file", "textfile", "fail_on_drift", "config_file"):
         if getattr(options, flag):
             name = flag.replace("_", "-") if flag != "config_file" else "config.file"
@@ -316,8 +283,8 @@ def monitors_of_profile(path: Path, model: str | None) -> MonitorRegistry:
     return MonitorRegistry({name: ModelConfig(name)}, {name: Binner(profile)}, {}, {WINDOW: 1.0})
 
 
-def choose_monitor(monitors: MonitorRegistry, model: str | None, version: str | None) -> ModelMonitor:
-    """Return the monitor of the model of a table's rows.
+def choose_monitor(monitors: MonitorRegistry, model: str | None, version: str | None) -> tuple[ModelMonitor, Binner]:
+    """Return the monitor of the model of a table's rows, and its binner.
 
     Raises
     ------
@@ -335,10 +302,10 @@ def choose_monitor(monitors: MonitorRegistry, model: str | None, version: str | 
     monitor = monitors.get(name, version, NOW)
     if monitor.binner is None:
         raise BatchError(f"--model: {preview(name)} has no profile to compare its rows with")
-    return monitor
+    return monitor, monitor.binner
 
 
-def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progress) -> int:
+def count_table(table: tables.Table, monitor: ModelMonitor, inputs: Collection[str], progress: Progress) -> int:
     """Count a table's rows and their labels; return how many predictions have a label.
 
     Raises
@@ -346,13 +313,14 @@ def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progr
     BatchError
         When no column of it is an input of the model.
     """
-    inputs = set(monitor.binner.inputs) if monitor.binner else set()
     labelled = 0
     for rows in table:
-        if table.seen and not inputs & table.seen.keys():
+        if table.seen and not table.seen.keys() & inputs:
             delimiter = delimiter_in(table.seen)
             hint = f"set --delimiter={delimiter}" if delimiter else suggestion(next(iter(table.seen)), inputs)
-            raise BatchError(f"{where}: has no column of the model's profile, but {_first(table.seen)}; {hint}")
+            raise BatchError(
+                f"{table.source.where}: has no column of the model's profile, but {_first(table.seen)}; {hint}"
+            )
         for start in range(0, len(rows.numbers), SLICE):
             part = slice(start, start + SLICE)
             monitor.observe(monitor.prepare(_batch(monitor.config.name, rows, part)), NOW)
@@ -363,7 +331,7 @@ def count_table(table: Table, monitor: ModelMonitor, where: str, progress: Progr
     return labelled
 
 
-def _batch(model: str, rows: Rows, part: slice) -> Batch:
+def _batch(model: str, rows: tables.Rows, part: slice) -> Batch:
     """Return a part of a table's rows."""
     size = len(rows.numbers[part])
     return Batch(
@@ -376,7 +344,7 @@ def _batch(model: str, rows: Rows, part: slice) -> Batch:
     )
 
 
-def _labels(rows: Rows, part: slice, monitor: ModelMonitor) -> list[LabelledPrediction]:
+def _labels(rows: tables.Rows, part: slice, monitor: ModelMonitor) -> list[LabelledPrediction]:
     """Return the predictions that have a label."""
     labels, predictions = as_list(rows.labels[part]), as_list(rows.predictions[part])
     if not labels:
@@ -395,7 +363,7 @@ def _first(names: Collection[str]) -> str:
     return ", ".join(first) + (", …" if len(names) > len(first) else "")
 
 
-def count_lines(lines: Lines, monitors: MonitorRegistry, refused: Refused, progress: Progress) -> None:
+def count_lines(lines: tables.Lines, monitors: MonitorRegistry, refused: tables.Refused, progress: Progress) -> None:
     """Count predictions in the wire format, of any models and versions."""
     decoder = Decoder(Prediction, lambda events: check_predictions(monitors.models, events))
     for chunk in lines:
@@ -413,13 +381,6 @@ def count_lines(lines: Lines, monitors: MonitorRegistry, refused: Refused, progr
         progress("rows", chunk.done, chunk.numbers[-1])
 
 
-def monitors_with_rows(monitors: MonitorRegistry) -> Iterator[tuple[ModelMonitor, int]]:
-    """Yield the monitors that have counted rows, and how many."""
-    for monitor in monitors:
-        if monitor.counters.attempts:
-            yield monitor, monitor.counters.attempts
-
-
 TIMEOUT = 30.0
 """Seconds that the server may take to answer."""
 GIVE_UP_SECONDS = 15.0
@@ -434,47 +395,19 @@ def exposition(runs: Sequence[Run]) -> bytes:
     return b"".join(line + b"\n" for line in render_families(lines))
 
 
-class Gateway:
-    """A Pushgateway.
-
-    Parameters
-    ----------
-    url
-        Its URL, with ``USER:PASSWORD@`` where it requires authentication.
-    job
-        The ``job`` label of what is pushed.
-    ca_file
-        File with the certificates to trust instead of the system's.
+def push_to_gateway(client: Client, job: str, runs: Sequence[Run]) -> str:
+    """Replace the metrics of the previous run of the same job, model and version in a Pushgateway; return its URL.
 
     Raises
     ------
-    ExporterError
-        When the URL is not valid.
+    BatchError
+        When the Pushgateway does not accept them.
     """
-
-    def __init__(self, url: str, job: str, ca_file: str | None = None) -> None:
-        self._client = push_client(url, "http://127.0.0.1:9091", ca_file)
-        self.url = self._client.url
-        self._job = job
-
-    def push(self, runs: Sequence[Run]) -> None:
-        """Replace the metrics of the previous run of the same job, model and version.
-
-        Raises
-        ------
-        BatchError
-            When the Pushgateway does not accept them.
-        """
-        for run in runs:
-            labels = {"job": self._job, "model": run.monitor.config.name, "version": run.monitor.version}
-            path = f"/metrics/{'/'.join(_segment(*label) for label in labels.items())}"
-            headers = {"Content-Type": "text/plain; version=0.0.4"}
-            send(self._client, "PUT", path, exposition([run]), headers=headers)
-
-
-def push_client(url: str, example: str, ca_file: str | None) -> Client:
-    """Return a client of the server of ``--push``; ``example`` is a URL for error messages."""
-    return Client(url, "--push", example=example, user_in_url=True, ca_file=ca_file, timeout=TIMEOUT)
+    for run in runs:
+        labels = {"job": job, "model": run.monitor.config.name, "version": run.monitor.version}
+        path = f"/metrics/{'/'.join(_segment(*label) for label in labels.items())}"
+        send(client, "PUT", path, exposition([run]), headers={"Content-Type": "text/plain; version=0.0.4"})
+    return client.url
 
 
 def send(client: Client, method: str, path: str, body: bytes, *, headers: Mapping[str, str]) -> None:
@@ -524,7 +457,7 @@ def write(path: Path, runs: Sequence[Run]) -> None:
         raise BatchError(f"--textfile: {path} cannot be written: {error.strerror}") from None
 
 
-EXAMPLE = "http://127.0.0.1:9090/api/v1/write"
+WRITE_EXAMPLE = "http://127.0.0.1:9090/api/v1/write"
 SERIES = 2000
 """Series in a request: as many as Prometheus itself sends."""
 MAX_HEADERS = 64 * 1024
@@ -537,50 +470,21 @@ _HEADERS = {
 _HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([ -~]+)")
 
 
-class RemoteWrite:
-    """A server that receives samples by remote write, such as Prometheus, Mimir or Grafana Cloud.
-
-    Parameters
-    ----------
-    url
-        Its URL with the path, with ``USER:PASSWORD@`` where it requires authentication.
-    job
-        The ``job`` label of what is pushed.
-    headers_file
-        File with further headers, ``NAME: VALUE``, one on each line.
-    ca_file
-        File with the certificates to trust instead of the system's.
+def write_remotely(client: Client, job: str, headers: Mapping[str, str], runs: Sequence[Run]) -> str:
+    """Push the metrics of runs by remote write, to Prometheus, Mimir or Grafana Cloud; return the server's URL.
 
     Raises
     ------
-    ExporterError
-        When the URL, a header or a file is not valid.
+    BatchError
+        When the server does not accept them.
     """
+    import pyarrow as pa  # for snappy
 
-    def __init__(self, url: str, job: str, headers_file: Path | None = None, ca_file: str | None = None) -> None:
-        self._client = push_client(url, EXAMPLE, ca_file)
-        if not urllib.parse.urlsplit(self._client.url).path:
-            raise UsageError(
-                f"--push: expected a URL with the path of remote write, such as {EXAMPLE}, got {self._client.url}"
-            )
-        self._headers = _HEADERS | (_read_headers(headers_file) if headers_file else {})
-        self.url, self._job = self._client.url, job
-
-    def push(self, runs: Sequence[Run]) -> None:
-        """Push the metrics of runs.
-
-        Raises
-        ------
-        BatchError
-            When the server does not accept them.
-        """
-        import pyarrow as pa  # for snappy
-
-        series = [message for run in runs for message in _series(run, self._job)]
-        for start in range(0, len(series), SERIES):
-            request = b"".join(_field(1, message) for message in series[start : start + SERIES])
-            body = pa.compress(request, codec="snappy", asbytes=True)
-            send(self._client, "POST", "", body, headers=self._headers)
+    series = [message for run in runs for message in _series(run, job)]
+    for start in range(0, len(series), SERIES):
+        request = b"".join(_field(1, message) for message in series[start : start + SERIES])
+        send(client, "POST", "", pa.compress(request, codec="snappy", asbytes=True), headers=headers)
+    return client.url
 
 
 def _series(run: Run, job: str) -> Iterator[bytes]:
@@ -588,15 +492,10 @@ def _series(run: Run, job: str) -> Iterator[bytes]:
     sample_time = b"\x10" + _varint(round(run.end * 1000))
     for family in text_string_to_metric_families(exposition([run]).decode()):
         for sample in family.samples:
-            labels = {"__name__": sample.name, "job": job, **sample.labels}
+            labels = sorted({"__name__": sample.name, "job": job, **sample.labels}.items())
+            fields = [_field(1, name.encode()) + _field(2, text.encode()) for name, text in labels if text]
             value = b"\x09" + struct.pack("<d", sample.value)
-            yield b"".join(_label_fields(labels)) + _field(2, value + sample_time)
-
-
-def _label_fields(labels: Mapping[str, str]) -> Iterator[bytes]:
-    for name, value in sorted(labels.items()):
-        if value:  # an empty label is none
-            yield _field(1, _field(1, name.encode()) + _field(2, value.encode()))
+            yield b"".join(_field(1, label) for label in fields) + _field(2, value + sample_time)
 
 
 def _field(number: int, content: bytes) -> bytes:
@@ -652,16 +551,16 @@ _STATUSES = {
 }
 
 
-def row_lines(where: str, total: int, accepted: int, refused: Refused, seconds: float) -> Iterator[str]:
+def row_lines(where: str, total: int, accepted: int, refused: tables.Refused, seconds: float) -> Iterator[str]:
     """Return how many rows there were, and what was wrong with the first that were rejected."""
     yield f"{where}: {count(total, 'row')}, {accepted:,} accepted, {total - accepted:,} rejected, in {seconds:.1f} s"
-    yield from reasons(refused)
+    yield from refused.reasons()
 
 
-def label_lines(accepted: int, refused: Refused) -> Iterator[str]:
+def label_lines(accepted: int, refused: tables.Refused) -> Iterator[str]:
     """Return how many labels an exporter accepted, and what was wrong with the first that were rejected."""
     yield f"{count(accepted, 'label')} accepted, {refused.count:,} rejected"
-    yield from reasons(refused)
+    yield from refused.reasons()
 
 
 def drift_lines(monitor: ModelMonitor) -> Iterator[str]:

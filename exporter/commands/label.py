@@ -14,39 +14,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import msgspec
 import numpy as np
 
 from exporter.client.encoding import rfc3339
-from exporter.commands.common import DEFAULT_URL, Progress, add_csv_options, column_type
-from exporter.commands.sending import (
-    RowLabels,
-    Sender,
-    State,
-    add_sending_options,
-    begin_sending,
-    json_values,
-    sending_client,
-)
-from exporter.commands.tables import (
-    TABLES,
-    Chunk,
-    Input,
-    Refused,
-    Roles,
-    Rows,
-    Table,
-    add_input_options,
-    count,
-    open_input,
-    output_types,
-    reasons,
-    split,
-)
+from exporter.commands import sending, tables
+from exporter.commands.common import DEFAULT_URL, Progress, add_csv_options, count
 from exporter.errors import BatchError
 from exporter.features import INPUT_TYPES
-from exporter.profiles.sources.files import FileSource
 from exporter.validation import preview
 
 ROUTE = "/v1/labels"
@@ -57,34 +34,35 @@ FEW = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    add_input_options(parser, TABLES)
+    tables.add_input_options(parser, tables.TABLES)
     add("--exporter", default=DEFAULT_URL, metavar="URL", help="URL of the exporter")
     add("--model", metavar="NAME", help="model of the predictions, if several use the same identifiers")
     add("--id-column", default="prediction_id", metavar="NAME", help="column with the identifier of the prediction")
     add("--label-column", default="label", metavar="NAME", help="column with the true label")
     add("--time-column", metavar="NAME", help="column with the time at which the label became known; default: now")
     add_csv_options(parser, INPUT_TYPES)
-    add_sending_options(parser, "label")
+    sending.add_sending_options(parser, "label")
 
 
 def run(options: argparse.Namespace) -> int:
     """Send the labels of a file; return the exit status."""
     start = time.monotonic()
     with (
-        sending_client(options) as client,
-        open_input(options.file, options.format, TABLES) as source,
+        sending.sending_client(options) as client,
+        tables.open_input(options.file, options.format, tables.TABLES) as source,
         Progress() as progress,
     ):
         columns = f"labels of {options.label_column} by {options.id_column}"
         of_model = f" of model {options.model}" if options.model else ""
-        state, path = begin_sending(options, source, f"{client.url} as {columns}{of_model}")
+        state, path = sending.begin_sending(options, source, f"{client.url} as {columns}{of_model}")
         if state.done:
             return 0
-        refused = Refused(state.rows)
-        table = _table(options, source, refused)
+        refused = tables.Refused(state.rows)
+        roles = tables.Roles(label=options.label_column, id=options.id_column, time=options.time_column)
+        table = tables.read_table(options, source, roles, refused)
         labels = _Labels(table, refused, options.id_column, options.model)
-        sender = Sender(
-            client, state, path, refused, labels=RowLabels(None, refused), give_up=options.give_up, route=ROUTE
+        sender = sending.Sender(
+            client, state, path, refused, labels=sending.RowLabels(None, refused), give_up=options.give_up, route=ROUTE
         )
         sender.send(labels.chunks(state), lambda chunk: progress("labels", chunk.done, chunk.numbers[-1]))
         if not table.rows:
@@ -98,7 +76,7 @@ def run(options: argparse.Namespace) -> int:
         f"{refused.count:,} rejected, {count(labels.missing, 'row')} without a label, "
         f"in {time.monotonic() - start:.1f} s"
     )
-    for line in reasons(refused):
+    for line in refused.reasons():
         print(line)
     print(f"sent to {client.url}: {_joined(sender.totals)}")
     if sender.totals["waiting"] > FEW and not sender.totals["joined"]:
@@ -133,19 +111,7 @@ def _why_none_joined(options: argparse.Namespace, url: str, first_id: str) -> st
     )
 
 
-def _table(options: argparse.Namespace, source: Input, refused: Refused) -> Table:
-    roles = Roles(label=options.label_column, id=options.id_column, time=options.time_column)
-    reader = FileSource(
-        source.path,
-        output_types(roles) | dict(map(column_type, options.type)),
-        kind=source.kind,
-        where=source.where,
-        delimiter=options.delimiter,
-        decimal=options.decimal,
-    )
-    return Table(reader, roles, refused)
-
-
+@dataclass
 class _Labels:
     """The labels of a table as lines of JSON.
 
@@ -157,31 +123,31 @@ class _Labels:
         The identifier of the first label that was sent.
     """
 
-    def __init__(self, table: Table, refused: Refused, id_column: str, model: str | None) -> None:
-        self._table = table
-        self._refused = refused
-        self._id_column = id_column
-        self._common = {"model": model} if model else {}
-        self.missing = 0
-        self.first_id = ""
+    table: tables.Table
+    refused: tables.Refused
+    id_column: str
+    model: str | None
+    missing: int = 0
+    first_id: str = ""
 
-    def chunks(self, state: State) -> Iterator[Chunk]:
+    def chunks(self, state: sending.State) -> Iterator[tables.Chunk]:
         """Yield the labels after those that were sent before, in the same batches however the file is read."""
-        lines = ((*line, rows.done) for rows in self._table for line in self._lines(rows, state.rows))
-        return split(lines, state.batch_size, state.sending)
+        lines = ((*line, rows.done) for rows in self.table for line in self._lines(rows, state.rows))
+        return tables.split(lines, state.batch_size, state.sending)
 
-    def _lines(self, rows: Rows, after: int) -> Iterator[tuple[int, bytes]]:
+    def _lines(self, rows: tables.Rows, after: int) -> Iterator[tuple[int, bytes]]:
         """Yield the number and the JSON of each row with a label."""
+        common = {"model": self.model} if self.model else {}
         part = slice(int(np.searchsorted(rows.numbers, after, side="right")), None)
         moments = [None] * len(rows.numbers) if rows.moments is None else rows.moments.tolist()
-        columns = (rows.numbers[part].tolist(), rows.ids[part], json_values(rows.labels[part]), moments[part])
+        columns = (rows.numbers[part].tolist(), rows.ids[part], sending.json_values(rows.labels[part]), moments[part])
         for number, prediction_id, label, moment in zip(*columns, strict=True):
             if label is None:
                 self.missing += 1
             elif prediction_id is None:
-                self._refused.add(number, self._id_column, "has no identifier")
+                self.refused.add(number, self.id_column, "has no identifier")
             else:
                 time = {} if moment is None or np.isnan(moment) else {"time": rfc3339(moment)}
                 self.first_id = self.first_id or prediction_id
-                event = {"prediction_id": prediction_id, "label": label, **self._common, **time}
+                event = {"prediction_id": prediction_id, "label": label, **common, **time}
                 yield number, msgspec.json.encode(event)

@@ -22,17 +22,9 @@ from exporter import config
 from exporter.commands.common import Progress, add_config_file, add_table_options, column_type, whole_number
 from exporter.errors import ExporterError, ProfileError, UsageError, printable
 from exporter.features import INPUT_TYPES
+from exporter.profiles import describe
 from exporter.profiles.builder import build
 from exporter.profiles.columns import Options
-from exporter.profiles.describe import (
-    dependence_note,
-    describe_lines,
-    notes,
-    order_line,
-    quality_line,
-    truncate,
-    weights_line,
-)
 from exporter.profiles.profile import CategoricalFeature, Profile, check_writable, load, save
 from exporter.profiles.sources.base import Batch, Source, without_gz
 from exporter.profiles.sources.files import FileSource
@@ -106,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
     _check_options(options)
     if options.describe:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-        for line in describe_lines(load(options.describe), max(width, 80)):
+        for line in describe.describe_lines(load(options.describe), max(width, 80)):
             print(line)
         return 0
     made = _profile_rows(options)
@@ -182,7 +174,7 @@ def _profile_rows(options: argparse.Namespace) -> _Made:
     with Progress(log=True) as progress:
         profile = build(source, build_options, progress)
     sample = next(source.batches(), Batch({}, 0, 1.0)).columns
-    found = [f"{truncate(name, 40)}: {text}" for name, text in source.skipped.items()]
+    found = [f"{describe.truncate(name, 40)}: {text}" for name, text in source.skipped.items()]
     found += [*warnings(profile, sample, _columns(build_options, source.cells_are_texts), build_options.bins)]
     return _Made(profile, output, source.where, build_options, found, source.remarks)
 
@@ -278,15 +270,15 @@ def _print_features(profile: Profile, remarks: Mapping[str, str]) -> None:
             feature = profile.features[scalar]
             size = len(feature.counts)
             bins = f"{size - 3} categories" if isinstance(feature, CategoricalFeature) else f"{size} bins"
-            dependence = dependence_note(profile.blocks or None, scalar, feature)
-            remarks_of = [*notes(feature), *filter(None, [dependence]), *remark]
+            dependence = describe.dependence_note(profile.blocks or None, scalar, feature)
+            remarks_of = [*describe.notes(feature), *filter(None, [dependence]), *remark]
             print(printable("; ".join((f"{scalar}: {input_type.type}, {bins}", *remarks_of))))
 
 
 def _print_summary(profile: Profile) -> None:
     if profile.blocks and (profile.blocks.sizes or not profile.blocks.is_ordered):
-        print(printable(order_line(profile.blocks)))
+        print(printable(describe.order_line(profile.blocks)))
     if profile.quality:
-        print(quality_line(profile.quality))
+        print(describe.quality_line(profile.quality))
     if profile.weights:
-        print(printable(weights_line(profile.weights)))
+        print(printable(describe.weights_line(profile.weights)))

@@ -17,25 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from exporter.commands.common import add_csv_options, aligned, column_type
-from exporter.commands.tables import (
-    TABLES,
-    Input,
-    Refused,
-    Roles,
-    Rows,
-    Table,
-    add_input_options,
-    count,
-    open_input,
-    reasons,
-)
+from exporter.commands import tables
+from exporter.commands.common import add_csv_options, aligned, column_type, count
 from exporter.datasets.formats import csv_cell
 from exporter.errors import BatchError
 from exporter.features import INPUT_TYPES
 from exporter.features.base import as_list, scalar_text
 from exporter.features.similarity import InputEncoder
-from exporter.profiles.sources.files import FileSource
 from exporter.stats.neighbours import MIN_NEIGHBOURS, unlike_neighbours
 
 HEAD = ("row", "label", "likely", "compared", "with_likely", "with_label")
@@ -50,7 +38,7 @@ SAMPLE = 1000
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    add_input_options(parser, TABLES)
+    tables.add_input_options(parser, tables.TABLES)
     add("--label-column", default="label", metavar="NAME", help="column with the label")
     add("--ignore", action="append", default=[], metavar="NAME", help="column that is not compared; repeatable")
     add("-o", "--output", metavar="FILE", help="CSV file to write all suspects to")
@@ -59,12 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Find the suspects of a file; return the exit status."""
-    refused = Refused()
+    refused = tables.Refused()
     types = dict(map(column_type, options.type))
-    with open_input(options.file, options.format, TABLES) as source:
+    with tables.open_input(options.file, options.format, tables.TABLES) as source:
         where = source.where
-        table = _table(options, types, source, refused)
-        found, checked = _find(table, types, where, refused)
+        roles = tables.Roles(label=options.label_column, ignored=tuple(options.ignore))
+        table = tables.read_table(options, source, roles, refused)
+        found, checked = _find(table, types)
     if not checked:
         raise BatchError(f"{where}: no label was checked; {refused.first[0] if refused.first else 'it has no rows'}")
     if options.output:
@@ -72,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     print(
         f"{where}: {count(checked, 'label')} checked, {count(len(found), 'suspect')}, {refused.count:,} rows rejected"
     )
-    for line in reasons(refused):
+    for line in refused.reasons():
         print(line)
     shown = [HEAD, *found[:SHOWN]] if found else []
     for line in aligned([[str(value) for value in row] for row in shown]):
@@ -82,26 +71,19 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def _table(options: argparse.Namespace, types: Mapping[str, str], source: Input, refused: Refused) -> Table:
-    reader = FileSource(
-        source.path, types, kind=source.kind, where=source.where, delimiter=options.delimiter, decimal=options.decimal
-    )
-    return Table(reader, Roles(label=options.label_column, ignored=tuple(options.ignore)), refused)
-
-
-def _find(table: Table, types: Mapping[str, str], where: str, refused: Refused) -> tuple[list[Sequence[Any]], int]:
+def _find(table: tables.Table, types: Mapping[str, str]) -> tuple[list[Sequence[Any]], int]:
     """Find suspects among similar rows; see `exporter.stats.neighbours`."""
     numbers: list[int] = []
     texts: list[str] = []
     parts: list[Any] = []
     encoder: InputEncoder | None = None
     for batch in table:
-        rows = list(_labelled(batch, refused))
+        rows = list(_labelled(batch, table.refused))
         if not rows:
             continue
         if len(numbers) + len(rows) > MAX_COMPARED:
             most = f"{MAX_COMPARED:,} rows whose inputs are compared"
-            raise BatchError(f"{where}: expected at most {most}: check a part of the file")
+            raise BatchError(f"{table.source.where}: expected at most {most}: check a part of the file")
         inputs = [values for _, _, values in rows]
         encoder = encoder or InputEncoder(inputs[:: max(len(inputs) // SAMPLE, 1)], types)
         parts.append(encoder.encode(inputs))
@@ -114,14 +96,14 @@ def _find(table: Table, types: Mapping[str, str], where: str, refused: Refused) 
         return [], 0
     found = unlike_neighbours(np.concatenate(parts), labels, len(classes))
     if not found.compared:
-        raise BatchError(f"{where}: expected {4 * MIN_NEIGHBOURS} rows or more with a label and inputs")
+        raise BatchError(f"{table.source.where}: expected {4 * MIN_NEIGHBOURS} rows or more with a label and inputs")
     values = zip(*(array.tolist() for array in found[:4]), strict=True)
     return [
         (numbers[row], texts[row], names[class_], found.compared, other, own) for row, class_, other, own in values
     ], len(numbers)
 
 
-def _labelled(batch: Rows, refused: Refused) -> Iterator[tuple[int, str, dict[str, Any]]]:
+def _labelled(batch: tables.Rows, refused: tables.Refused) -> Iterator[tuple[int, str, dict[str, Any]]]:
     """Yield the number, the label and the inputs of each row with a label."""
     columns = {name: as_list(values) for name, values in batch.inputs.items()}
     for row, label in enumerate(as_list(batch.labels)):

@@ -12,6 +12,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
@@ -21,12 +22,14 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
+from exporter.commands.common import column_type
 from exporter.errors import BatchError, UsageError
 from exporter.features import INPUT_TYPES
 from exporter.features.base import as_list, confidence_column, numeric_column, scalar_text
 from exporter.features.scalars import unix_seconds
 from exporter.profiles.profile import CategoricalFeature, Feature, Profile
 from exporter.profiles.sources.base import Source, is_gzip, path_of, plain_copy, without_gz
+from exporter.profiles.sources.files import FileSource
 from exporter.stats.divergence import Floats
 from exporter.validation import any_of, closest, preview, similar_file
 from exporter.wire.events import FIRST_YEAR, LAST_YEAR, MAX_ID, MAX_LABEL
@@ -63,8 +66,6 @@ class Rows(NamedTuple):
     ----------
     numbers
         Number of each row in the file, the first is 1; shape ``(n,)``.
-    last
-        Number of the last row that was read, valid or not.
     inputs
         Columns by name.
     predictions
@@ -82,7 +83,6 @@ class Rows(NamedTuple):
     """
 
     numbers: npt.NDArray[np.int64]
-    last: int
     inputs: Mapping[str, Any]
     predictions: Any
     confidences: Floats
@@ -92,6 +92,7 @@ class Rows(NamedTuple):
     done: float
 
 
+@dataclass
 class Refused:
     """Counts refused rows, and keeps the reasons for the first of them.
 
@@ -101,32 +102,26 @@ class Refused:
         Number of the last row that an earlier run reported; rows up to it are not counted.
     """
 
-    def __init__(self, after: int = 0) -> None:
-        self._after = after
-        self.count = 0
-        self.first: list[str] = []
+    after: int = 0
+    count: int = 0
+    first: list[str] = field(default_factory=list)
 
     def add(self, row: int, column: str, detail: str) -> None:
         """Count a row and what is wrong with one of its columns."""
-        if row <= self._after:
+        if row <= self.after:
             return
         self.count += 1
         if len(self.first) < MAX_REPORTED:
             self.first.append(f"row {row}{f', {column}' if column else ''}: {detail}")
 
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def reasons(refused: Refused) -> Iterator[str]:
-    """Return what was wrong with the first rows that were rejected, and how many more there were."""
-    yield from (f"  {reason}" for reason in refused.first)
-    if refused.count > len(refused.first):
-        yield f"  and {refused.count - len(refused.first):,} more"
+    def reasons(self) -> Iterator[str]:
+        """Yield what was wrong with the first rows, and how many more there were."""
+        yield from (f"  {reason}" for reason in self.first)
+        if self.count > len(self.first):
+            yield f"  and {self.count - len(self.first):,} more"
 
 
+@dataclass
 class Table:
     """The valid rows of a source.
 
@@ -147,32 +142,31 @@ class Table:
         Rows read so far.
     """
 
-    def __init__(self, source: Source, roles: Roles, refused: Refused) -> None:
-        self._source = source
-        self._roles = roles
-        self._refused = refused
-        self.seen: dict[str, None] = {}
-        self.rows = 0
+    source: Source
+    roles: Roles
+    refused: Refused
+    seen: dict[str, None] = field(default_factory=dict)
+    rows: int = 0
 
     def __iter__(self) -> Iterator[Rows]:
-        for batch in self._source.batches():
+        for batch in self.source.batches():
             if not self.rows:
                 self._check(batch.columns)
             numbers = np.arange(self.rows + 1, self.rows + 1 + batch.rows)
             self.rows += batch.rows
-            inputs = {name: values for name, values in batch.columns.items() if name not in self._roles.named()}
+            inputs = {name: values for name, values in batch.columns.items() if name not in self.roles.named()}
             self.seen |= dict.fromkeys(inputs)
             yield self._valid(numbers, inputs, batch.columns, batch.done)
 
     def _check(self, columns: Collection[str]) -> None:
-        for name, option in self._roles.named().items():
+        for name, option in self.roles.named().items():
             if name not in columns:
                 close = closest(name, columns)
                 hint = f"; did you mean {preview(close)}?" if close else ";"
                 listed = [preview(column) for column in itertools.islice(columns, MAX_LISTED)]
                 listed += [f"{len(columns) - MAX_LISTED} more"] if len(columns) > MAX_LISTED else []
                 detail = f"has no column {preview(name)}{hint} {option} may be {', '.join(listed)}"
-                raise BatchError(f"{self._source.where}: {detail}")
+                raise BatchError(f"{self.source.where}: {detail}")
 
     def _valid(
         self, numbers: npt.NDArray[np.int64], inputs: dict[str, Any], columns: Mapping[str, Any], done: float
@@ -182,34 +176,53 @@ class Table:
         bad: dict[int, tuple[str, str]] = {}  # by index: the first column that is wrong, and why
         outputs: dict[str, Any] = {}
         for role, check in _CHECKS.items():
-            name = getattr(self._roles, role)
+            name = getattr(self.roles, role)
             if name is not None:
                 values = columns.get(name, [None] * size)
-                if role == "confidence" and self._roles.confidence_percent:
+                if role == "confidence" and self.roles.confidence_percent:
                     values = confidence_column(as_list(values), percent=True)
                 outputs[role], wrong = check(values)
                 for index, detail in wrong.items():
                     bad.setdefault(index, (name, detail))
         for index in sorted(bad):
-            self._refused.add(int(numbers[index]), *bad[index])
-        last = int(numbers[-1]) if size else self.rows
+            self.refused.add(int(numbers[index]), *bad[index])
         if bad:
             good = np.ones(size, dtype=np.bool_)
             good[list(bad)] = False
             numbers = numbers[good]
             inputs = {name: _selected(values, good) for name, values in inputs.items()}
             outputs = {role: _selected(values, good) for role, values in outputs.items()}
-        return Rows(
-            numbers,
-            last,
-            inputs,
-            outputs.get("prediction", ()),
-            outputs.get("confidence", np.empty(0)),
-            outputs.get("id", ()),
-            outputs.get("time"),
-            outputs.get("label", ()),
-            done,
-        )
+        prediction, label = outputs.get("prediction", ()), outputs.get("label", ())
+        confidence = outputs.get("confidence", np.empty(0))
+        return Rows(numbers, inputs, prediction, confidence, outputs.get("id", ()), outputs.get("time"), label, done)
+
+
+def read_table(
+    options: argparse.Namespace, source: Input, roles: Roles, refused: Refused, profile: Profile | None = None
+) -> Table:
+    """Return the rows of a file.
+
+    Parameters
+    ----------
+    options
+        Of `exporter.commands.common.add_csv_options`.
+    source
+        The file.
+    roles, refused
+        See `Table`.
+    profile
+        With a profile, cells of CSV are read so that they compare with its values.
+    """
+    reader = FileSource(
+        source.path,
+        (cell_types(profile, roles) if profile else output_types(roles)) | dict(map(column_type, options.type)),
+        kind=source.kind,
+        where=source.where,
+        others="text" if profile else None,
+        delimiter=options.delimiter,
+        decimal=options.decimal,
+    )
+    return Table(reader, roles, refused)
 
 
 def _predictions(values: Any) -> tuple[Any, dict[int, str]]:
@@ -493,6 +506,7 @@ def split(rows: Iterable[tuple[int, bytes, float]], max_lines: int, end: int) ->
         yield Chunk(lines, numbers, 1.0)
 
 
+@dataclass
 class Lines:
     """The lines of a file.
 
@@ -515,37 +529,32 @@ class Lines:
         Lines read so far that are not blank, skipped ones included.
     """
 
-    def __init__(
-        self, path: Path, where: str, refused: Refused, *, max_lines: int, after: int = 0, end: int = 0
-    ) -> None:
-        self._path = path
-        self._where = where
-        self._refused = refused
-        self._max_lines = max_lines
-        self._after = after
-        self._end = end
-        self.rows = 0
+    path: Path
+    where: str
+    refused: Refused
+    max_lines: int
+    after: int = 0
+    end: int = 0
+    rows: int = 0
 
     def __iter__(self) -> Iterator[Chunk]:
-        return split(self._rows(), self._max_lines, self._end)
+        return split(self._rows(), self.max_lines, self.end)
 
     def _rows(self) -> Iterator[tuple[int, bytes, float]]:
         """Yield the number of each line that is to be sent, the line, and the share of the file read."""
-        total, position = max(self._path.stat().st_size, 1), 0
-        with self._path.open("rb") as file:
+        total, position = max(self.path.stat().st_size, 1), 0
+        with self.path.open("rb") as file:
             for line in _bounded(file):
                 text = (line if position else line.removeprefix(b"\xef\xbb\xbf")).strip()
                 position += len(line)
                 self.rows += bool(text)
-                if self.rows <= self._after or not text:
+                if self.rows <= self.after or not text:
                     continue
                 if len(line) > MAX_LINE:
-                    self._refused.add(self.rows, "", f"expected at most {MAX_LINE >> 20} MiB")
+                    self.refused.add(self.rows, "", f"expected at most {MAX_LINE >> 20} MiB")
                     continue
                 if not line.endswith(b"\n") and not _is_json(text):
-                    raise BatchError(
-                        f"{self._where}: ends in the middle of row {self.rows}: is it still being written?"
-                    )
+                    raise BatchError(f"{self.where}: ends in the middle of row {self.rows}: is it still being written?")
                 yield self.rows, text, min(position / total, 1.0)
 
 
