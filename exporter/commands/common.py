@@ -130,6 +130,10 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return super()._fill_text(text if "\n" in text else textwrap.fill(text, width), width, indent)
 
 
+_UNSAID: tuple[Any, ...] = (None, False, "", [], argparse.SUPPRESS)
+"""Defaults that the help does not show."""
+
+
 class Parser(argparse.ArgumentParser):
     """A parser whose errors name the command, option or value that was probably meant.
 
@@ -141,8 +145,9 @@ class Parser(argparse.ArgumentParser):
         """Add an argument; an option with dots in its name gets a name that Python can read."""
         if settings.get("metavar") == "FILE":
             settings.setdefault("type", Path)
-        if settings.get("default") and "%(default)" not in settings["help"] and not settings["help"].endswith(")"):
-            settings["help"] += " (%(default)s)"
+        text: str = settings.get("help", "")
+        if settings.get("default", "") not in _UNSAID and "%(default)" not in text and not text.endswith(")"):
+            settings["help"] = f"{text} (%(default)s)"
         if "." in names[-1]:
             settings.setdefault("dest", names[-1].lstrip("-").replace(".", "_").replace("-", "_"))
         return super().add_argument(*names, **settings)
