@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class State(msgspec.Struct, forbid_unknown_fields=True):
     time: str = ""
 
 
-def begin(path: Path | None, file: Path, to: str, batch_size: int, appendable: bool) -> tuple[State, str]:
+def _begin(path: Path | None, file: Path, to: str, batch_size: int, appendable: bool) -> tuple[State, str]:
     """Return the state to continue from, a new one where nothing was sent, and a remark for the user.
 
     Parameters
@@ -98,7 +98,8 @@ def begin(path: Path | None, file: Path, to: str, batch_size: int, appendable: b
     same = state.size == size and state.sha256 == digest
     grown = appendable and state.size < size and state.sha256 == _sha256(file, state.size)
     if not (same or grown):
-        return new, "" if state.done else _changed(file, state)
+        unsent = f"rows from {state.rows + 1:,} on of the file of {state.time} were never sent"
+        return new, "" if state.done else f"{file} is another file than before and is sent from its start; {unsent}"
     if state.to != to:
         if state.done:
             return new, ""
@@ -108,13 +109,6 @@ def begin(path: Path | None, file: Path, to: str, batch_size: int, appendable: b
     state.done = state.done and same
     state.size, state.sha256 = size, digest
     return state, f"the first {state.rows:,} rows were sent before ({path})"
-
-
-def _changed(file: Path, state: State) -> str:
-    return (
-        f"{file} is another file than before and is sent from its start; "
-        f"rows from {state.rows + 1:,} on of the file of {state.time} were never sent"
-    )
 
 
 def save(path: Path | None, state: State) -> None:
@@ -127,7 +121,7 @@ def save(path: Path | None, state: State) -> None:
     """
     if path is None:
         return
-    state.time = datetime.fromtimestamp(time.time(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    state.time = rfc3339(int(time.time()))
     partial = path.with_name(f"{path.name}.partial")
     try:
         with partial.open("wb") as file:
@@ -154,10 +148,9 @@ def _load(path: Path) -> State | None:
 
 def _sha256(path: Path, size: int | None = None) -> str:
     """Return the hash of a file, or of its first ``size`` bytes."""
-    digest = hashlib.sha256()
-    left = path.stat().st_size if size is None else size
+    digest, left = hashlib.sha256(), path.stat().st_size if size is None else size
     with path.open("rb") as file:
-        while left and (piece := file.read(min(_PIECE, left))):
+        while piece := file.read(min(_PIECE, left)):
             digest.update(piece)
             left -= len(piece)
     return digest.hexdigest()
@@ -169,6 +162,7 @@ _REFUSED = os.strerror(errno.ECONNREFUSED)
 _encoder = msgspec.json.Encoder()
 
 
+@dataclass
 class RowLabels:
     """The labels of rows that are sent.
 
@@ -180,10 +174,9 @@ class RowLabels:
         Collects labels that are refused.
     """
 
-    def __init__(self, column: str | None, refused: Refused) -> None:
-        self.column = column
-        self.refused = refused
-        self._lines: dict[int, bytes] = {}
+    column: str | None
+    refused: Refused
+    lines: dict[int, bytes] = field(default_factory=dict)
 
     def add(self, number: int, prediction_id: str | None, label: Any) -> None:
         """Add the label of a row; None is none."""
@@ -192,15 +185,16 @@ class RowLabels:
         if prediction_id is None:
             self.refused.add(number, self.column or "", "the row has no identifier by which its label could be joined")
         else:
-            self._lines[number] = _encoder.encode({"prediction_id": prediction_id, "label": label})
+            self.lines[number] = _encoder.encode({"prediction_id": prediction_id, "label": label})
 
     def of(self, chunk: Chunk, refused: Collection[int]) -> Chunk:
         """Take the labels of a chunk's rows; those of refused rows are dropped."""
-        found = {number: self._lines.pop(number) for number in chunk.numbers if number in self._lines}
+        found = {number: self.lines.pop(number) for number in chunk.numbers if number in self.lines}
         kept = {number: line for number, line in found.items() if number not in refused}
         return Chunk(list(kept.values()), list(kept), chunk.done)
 
 
+@dataclass
 class Sender:
     """Sends batches in order, each acknowledged before the next.
 
@@ -227,28 +221,19 @@ class Sender:
         Sums of the numbers in the responses of this run.
     """
 
-    def __init__(
-        self,
-        client: Client,
-        state: State,
-        path: Path | None,
-        refused: Refused,
-        *,
-        labels: RowLabels,
-        give_up: float,
-        route: str = "/v1/predictions",
-    ) -> None:
-        self._client = client
-        self.state = state
-        self._path = path
-        self._refused = refused
-        self._labels = labels
-        self._give_up = give_up
-        self._route = route
-        self.totals: Counter[str] = Counter()
-        self._warned = False
-        self._reached = False  # an attempt failed after it may have reached the exporter
-        self._is_new = not state.time  # it was never saved
+    client: Client
+    state: State
+    path: Path | None
+    refused: Refused
+    labels: RowLabels
+    give_up: float
+    route: str = "/v1/predictions"
+    totals: Counter[str] = field(default_factory=Counter)
+    warned: bool = False
+    reached: bool = False  # an attempt failed after it may have reached the exporter
+
+    def __post_init__(self) -> None:
+        self.is_new = not self.state.time  # it was never saved
 
     def send(self, chunks: Iterable[Chunk], on_chunk: Callable[[Chunk], None]) -> None:
         """Send batches and save in the state what was acknowledged.
@@ -260,35 +245,35 @@ class Sender:
         """
         is_saved = False
         for chunk in chunks:
-            if len(chunk.lines) < self.state.batch_size and self._path is not None:
+            if len(chunk.lines) < self.state.batch_size and self.path is not None:
                 self.state.sending = chunk.numbers[-1]  # if the file grows, this batch must end here all the same
                 is_saved = False
             if not is_saved:  # before anything is sent: a file that cannot be read leaves no state
-                save(self._path, self.state)
+                save(self.path, self.state)
             is_saved = True
             key = f"{self.state.run}-{chunk.numbers[0]}"
-            accepted, refused = self._send(chunk, self._route, self._refused, key)
-            labels = self._labels.of(chunk, refused)
-            accepted_labels, _ = self._send(labels, "/v1/labels", self._labels.refused) if labels.lines else (0, ())
+            accepted, refused = self._send(chunk, self.route, self.refused, key)
+            labels = self.labels.of(chunk, refused)
+            accepted_labels, _ = self._send(labels, "/v1/labels", self.labels.refused) if labels.lines else (0, ())
             self.state.rows, self.state.sending = chunk.numbers[-1], 0
             self.state.accepted += accepted
             self.state.labels += accepted_labels
-            save(self._path, self.state)
+            save(self.path, self.state)
             on_chunk(chunk)
 
     def finish(self, rows: int) -> None:
         """Save that all rows of the file were sent."""
         self.state.rows, self.state.done = max(rows, self.state.rows), True
-        save(self._path, self.state)
+        save(self.path, self.state)
 
     def _send(self, chunk: Chunk, path: str, refused: Refused, key: str | None = None) -> tuple[int, set[int]]:
         """Send lines; return how many were accepted, and the numbers of the rows that were refused."""
         response = self._post(path, b"\n".join(chunk.lines), key)
         accepted = response.status in {200, 201, 202}
         if not accepted and response.status != 400:
-            if path == self._route and response.status not in TRANSIENT:
+            if path == self.route and response.status not in TRANSIENT:
                 self._forget_unsent()
-            tried = f", for {self._give_up:g} s" if response.status in TRANSIENT else ""
+            tried = f", for {self.give_up:g} s" if response.status in TRANSIENT else ""
             raise self._stopped(response.error_message() + tried)
         try:
             document = json.loads(response.body)
@@ -309,35 +294,32 @@ class Sender:
 
     def _post(self, path: str, body: bytes, key: str | None) -> Response:
         headers = {"Content-Type": "application/x-ndjson", **({} if key is None else {"Idempotency-Key": key})}
-        retries = retry_for(self._give_up, self._warn)
+        retries = retry_for(self.give_up, self._warn)
         try:
-            return self._client.request("POST", path, body, headers=headers, retries=retries)
+            return self.client.request("POST", path, body, headers=headers, retries=retries)
         except RequestError as error:
-            self._note(error.reason)
+            self.reached = self.reached or error.reason != _REFUSED
             self._forget_unsent()
-            raise self._stopped(f"{error.reason}, for {self._give_up:g} s") from None
+            raise self._stopped(f"{error.reason}, for {self.give_up:g} s") from None
         except InterruptedWait:
             self._forget_unsent()
             raise
 
-    def _note(self, reason: str) -> None:
-        self._reached = self._reached or reason != _REFUSED
-
     def _warn(self, reason: str) -> None:
-        self._note(reason)
-        if not self._warned:
-            print(f"{self._client.url}: {reason}: trying again", file=sys.stderr)
-        self._warned = True
+        self.reached = self.reached or reason != _REFUSED
+        if not self.warned:
+            print(f"{self.client.url}: {reason}: trying again", file=sys.stderr)
+        self.warned = True
 
     def _forget_unsent(self) -> None:
         """Remove the state of a run of which nothing was taken: with the right URL or token, it is a new run."""
-        if self._path is not None and self._is_new and not self.state.rows and not self._reached:
-            self._path.unlink(missing_ok=True)
+        if self.path is not None and self.is_new and not self.state.rows and not self.reached:
+            self.path.unlink(missing_ok=True)
 
     def _stopped(self, reason: str) -> BatchError:
         sent = f"{self.state.rows:,} rows are sent"
-        again = "; the same command continues after them" if self._path is not None and self.state.rows else ""
-        return BatchError(f"{self._client.url}: {reason}; {sent}{again}")
+        again = "; the same command continues after them" if self.path is not None and self.state.rows else ""
+        return BatchError(f"{self.client.url}: {reason}; {sent}{again}")
 
 
 def _rejected(document: Any, accepted: bool) -> Iterator[tuple[int, str, str]]:
@@ -369,7 +351,9 @@ def _encode(rows: Rows, after: int, model: str, version: str | None, labels: Row
             "prediction": json_values(rows.predictions[part]),
             "confidence": json_values(rows.confidences[part]),
             "id": rows.ids[part],
-            "time": [] if rows.moments is None else list(map(_rfc3339, rows.moments[part].tolist())),
+            "time": []
+            if rows.moments is None
+            else [None if math.isnan(moment) else rfc3339(moment) for moment in rows.moments[part].tolist()],
         }
         actual = json_values(rows.labels[part])
         columns = {name: values for name, values in columns.items() if len(values)}
@@ -395,10 +379,6 @@ def _json_number(value: float) -> float | str | None:
     if math.isfinite(value):
         return value
     return None if math.isnan(value) else str(value)
-
-
-def _rfc3339(seconds: float) -> str | None:
-    return None if math.isnan(seconds) else rfc3339(seconds)
 
 
 TIMEOUT = 60.0
@@ -439,11 +419,11 @@ def begin_sending(options: argparse.Namespace, source: Input, to: str) -> tuple[
     Raises
     ------
     BatchError
-        See `begin`.
+        When the state file is not valid, or belongs to an unfinished run to another target.
     """
     path = options.state or (source.file and source.file.with_name(source.file.name + options.state_suffix))
     appendable = source.kind in {"csv", "jsonl", "predictions"}
-    state, remark = begin(path, source.file or source.path, to, options.batch_size, appendable)
+    state, remark = _begin(path, source.file or source.path, to, options.batch_size, appendable)
     if state.done:
         print(f"{source.where}: nothing to send: {remark}")
     elif remark:
