@@ -477,3 +477,12 @@ def configure_logging(level: str, style: str) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("exporter").setLevel(LEVELS[level])
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # it warns of each retry; the commands log those now and then
+
+
+def refused_events(document: Any) -> Iterator[tuple[int, str, str]]:
+    """Yield the index in the request, the pointer and the detail of each event that an exporter's response refuses."""
+    for item in document.get("rejected", ()):
+        yield int(item["index"]), str(item.get("pointer", "")), str(item["detail"])
+    for item in document.get("errors", ()):
+        index, _, rest = str(item["pointer"]).removeprefix("/").partition("/")
+        yield int(index), rest and f"/{rest}", str(item["detail"])

@@ -20,6 +20,7 @@ import signal
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 from wsgiref.simple_server import WSGIServer, make_server
@@ -39,6 +40,7 @@ from exporter.commands.common import (
     address,
     configure_logging,
     exporter_client,
+    refused_events,
     stopping,
     whole_number,
 )
@@ -108,6 +110,7 @@ class UnavailableError(ExporterError):
     """The exporter did not take a request, and may take it later."""
 
 
+@dataclass(frozen=True)
 class Poster:
     """Posts messages to the exporter.
 
@@ -123,13 +126,10 @@ class Poster:
         Called with each warning of the exporter.
     """
 
-    def __init__(
-        self, client: Client, group: str, on_retry: Callable[[str], None], on_warning: Callable[[str], None]
-    ) -> None:
-        self._client = client
-        self._group = group
-        self._on_retry = on_retry
-        self._on_warning = on_warning
+    client: Client
+    group: str
+    on_retry: Callable[[str], None]
+    on_warning: Callable[[str], None]
 
     def post(self, kind: Kind, messages: Sequence[Message]) -> list[Refusal]:
         """Post messages that fit into one request; return those that cannot be used.
@@ -154,38 +154,38 @@ class Poster:
         headers = {"Content-Type": kind.content_type, **({} if kind.batched else _http_headers(messages[0]))}
         response = self._request(kind.route, body, headers | {"Idempotency-Key": self._key(messages, body)})
         if response.status in {200, 201, 202}:
-            return [Refusal(messages[index], detail) for index, detail in self._rejected(response, kind.batched)]
+            rejected = self._rejected(response)
+            if not kind.batched:  # a message of several events
+                return [Refusal(messages[0], detail) for detail in [*rejected.values()][:1]]
+            return [Refusal(messages[index], detail) for index, detail in rejected.items()]
         if response.status not in {400, 413, 415, 422}:
-            raise BatchError(f"{self._client.url}: {response.error_message()}: the messages are not committed")
+            raise BatchError(f"{self.client.url}: {response.error_message()}: the messages are not committed")
         if len(messages) == 1:
             return [Refusal(messages[0], response.error_message())]
-        details = _details_by_index(response)
-        if len(details) == len(messages):
-            return [Refusal(messages[index], detail) for index, detail in details.items() if index < len(messages)]
+        details = _details(response)
+        if details.keys() == set(range(len(messages))):
+            return [Refusal(message, details[index]) for index, message in enumerate(messages)]
         # Some messages may be good: the response need not tell which.
         middle = len(messages) // 2
         return self._post(kind, messages[:middle]) + self._post(kind, messages[middle:])
 
     def _request(self, route: str, body: bytes, headers: Mapping[str, str]) -> Response:
-        retries = retry_for(GIVE_UP_SECONDS, self._on_retry)
+        retries = retry_for(GIVE_UP_SECONDS, self.on_retry)
         try:
-            response = self._client.request("POST", route, body, headers=headers, retries=retries)
+            response = self.client.request("POST", route, body, headers=headers, retries=retries)
         except RequestError as error:
             raise UnavailableError(str(error)) from None
         if response.status in TRANSIENT:
-            raise UnavailableError(f"{self._client.url}: {response.error_message()}")
+            raise UnavailableError(f"{self.client.url}: {response.error_message()}")
         return response
 
-    def _rejected(self, response: Response, batched: bool) -> list[tuple[int, str]]:
-        """Return the index and the detail of each message that a successful response refuses; pass its warnings on."""
+    def _rejected(self, response: Response) -> dict[int, str]:
+        """Return what is wrong with messages by index, in a successful response; pass its warnings on."""
         try:
             document: Any = json.loads(response.body or b"{}")
             for warning in document.get("warnings", ()):
-                self._on_warning(_detail(warning))
-            rejected = document.get("rejected", ())
-            return [(int(item["index"]) if batched else 0, _detail(item)) for item in rejected][
-                : None if batched else 1
-            ]
+                self.on_warning(_detail(warning.get("pointer", ""), warning["detail"]))
+            return _by_index(document)
         except (ValueError, TypeError, KeyError, AttributeError):
             raise BatchError(f"--exporter: the response ({response.status}) is not an exporter's") from None
 
@@ -193,7 +193,7 @@ class Poster:
         """Return the idempotency key of a request: the same messages of the same partitions count once."""
         digest = hashlib.sha256(body)
         for message in messages:
-            digest.update(f"\n{self._group} {message.topic} {message.partition} {message.offset}".encode())
+            digest.update(f"\n{self.group} {message.topic} {message.partition} {message.offset}".encode())
         return f"kafka-{digest.hexdigest()}"
 
 
@@ -247,21 +247,24 @@ def _http_headers(message: Message) -> dict[str, str]:
     return headers
 
 
-def _detail(item: Mapping[str, str]) -> str:
-    pointer = item.get("pointer", "")
-    return f"{pointer}: {item['detail']}" if pointer else str(item["detail"])
+def _detail(pointer: str, detail: str) -> str:
+    return f"{pointer}: {detail}" if pointer else detail
 
 
-def _details_by_index(response: Response) -> dict[int, str]:
-    """Return what is wrong with each event of a request that the exporter refused as a whole, as far as it says."""
+def _by_index(document: Any) -> dict[int, str]:
+    """Return the first thing that is wrong with each event of a request, as far as the response says."""
     details: dict[int, str] = {}
+    for index, pointer, detail in refused_events(document):
+        details.setdefault(index, _detail(pointer, detail))
+    return details
+
+
+def _details(response: Response) -> dict[int, str]:
+    """Return `_by_index` of a request that the exporter refused as a whole."""
     try:
-        for error in json.loads(response.body)["errors"]:
-            index, _, rest = error["pointer"].removeprefix("/").partition("/")
-            details.setdefault(int(index), _detail({"pointer": rest and f"/{rest}", "detail": error["detail"]}))
+        return _by_index(json.loads(response.body))
     except (ValueError, TypeError, KeyError, AttributeError):
         return {}
-    return details
 
 
 RESULTS = ("accepted", "dead_letter", "dropped", "empty")
@@ -505,6 +508,7 @@ class DeadLetters:
             self._failure = error
 
 
+@dataclass(frozen=True)
 class Relay:
     """Takes messages from topics to the exporter.
 
@@ -524,22 +528,12 @@ class Relay:
         Messages of a request, at most.
     """
 
-    def __init__(
-        self,
-        consumer: Consumer,
-        kinds: Mapping[str, Kind],
-        poster: Poster,
-        *,
-        dead_letters: DeadLetters | None,
-        metrics: ConsumerMetrics,
-        batch_size: int,
-    ) -> None:
-        self._consumer = consumer
-        self._kinds = kinds
-        self._poster = poster
-        self._dead_letters = dead_letters
-        self._metrics = metrics
-        self._batch_size = batch_size
+    consumer: Consumer
+    kinds: Mapping[str, Kind]
+    poster: Poster
+    dead_letters: DeadLetters | None
+    metrics: ConsumerMetrics
+    batch_size: int
 
     def run(self, stopping: threading.Event) -> None:
         """Take messages until the event is set.
@@ -550,22 +544,22 @@ class Relay:
             When the exporter refuses requests, another consumer has this one's ``group.instance.id``, or librdkafka has
             another fatal error.
         """
-        self._consumer.subscribe(list(self._kinds))
+        self.consumer.subscribe(list(self.kinds))
         while not stopping.is_set():
             by_topic: defaultdict[str, list[Message]] = defaultdict(list)
-            for message in self._consumer.consume(self._batch_size, WAIT_SECONDS):
+            for message in self.consumer.consume(self.batch_size, WAIT_SECONDS):
                 if error := message.error():
                     self._on_error(error)
                 else:
                     converted = _convert(message)
                     by_topic[converted.topic].append(converted)
             for topic, messages in by_topic.items():
-                for request in requests(self._kinds[topic], messages):
+                for request in requests(self.kinds[topic], messages):
                     self._deliver(topic, request, stopping)
 
     def close(self) -> bool:
         """Commit what is stored and leave the group; return whether the brokers answered in time."""
-        thread = threading.Thread(target=self._consumer.close, name="close", daemon=True)
+        thread = threading.Thread(target=self.consumer.close, name="close", daemon=True)
         thread.start()
         thread.join(CLOSE_SECONDS)
         return not thread.is_alive()
@@ -574,18 +568,18 @@ class Relay:
         """Send the messages of one request until the exporter has taken them, or the consumer is to stop."""
         while not stopping.is_set():
             try:
-                refusals = self._poster.post(self._kinds[topic], messages)
+                refusals = self.poster.post(self.kinds[topic], messages)
                 self._dispose(refusals)
             except UnavailableError as error:
-                self._metrics.failed(f"{error}: the messages are sent again")
-                self._consumer.consume(0, 0)  # else the group would take the partitions away after max.poll.interval.ms
+                self.metrics.failed(f"{error}: the messages are sent again")
+                self.consumer.consume(0, 0)  # else the group would take the partitions away after max.poll.interval.ms
                 stopping.wait(PAUSE_SECONDS)
                 continue
             empty = sum(message.value is None for message in messages)
-            self._metrics.count(topic, "accepted", len(messages) - empty - len(refusals))
-            self._metrics.count(topic, "dead_letter" if self._dead_letters else "dropped", len(refusals))
-            self._metrics.count(topic, "empty", empty)
-            self._metrics.succeeded()
+            self.metrics.count(topic, "accepted", len(messages) - empty - len(refusals))
+            self.metrics.count(topic, "dead_letter" if self.dead_letters else "dropped", len(refusals))
+            self.metrics.count(topic, "empty", empty)
+            self.metrics.succeeded()
             self._store_offsets(messages)
             return
 
@@ -593,18 +587,18 @@ class Relay:
         ends = {(message.topic, message.partition): message.offset + 1 for message in messages}
         for key, offset in ends.items():
             try:
-                self._consumer.store_offsets(offsets=[TopicPartition(*key, offset)])
+                self.consumer.store_offsets(offsets=[TopicPartition(*key, offset)])
             except KafkaException as error:  # the partition has another consumer now, which reads these messages again
                 log.debug("%s[%d]: %s", *key, error.args[0].str())
 
     def _dispose(self, refusals: Sequence[Refusal]) -> None:
         """Write refused messages to the dead-letter topic, and log them now and then."""
-        if self._dead_letters and refusals:
-            self._dead_letters.write(refusals)
+        if self.dead_letters and refusals:
+            self.dead_letters.write(refusals)
         for message, detail in refusals[:1]:
             others = f", and {len(refusals) - 1} others" if len(refusals) > 1 else ""
             where = f"{message.topic}[{message.partition}] at offset {message.offset}{others}"
-            self._metrics.log_now_and_then("refused", "%s: the exporter refused %s", where, detail)
+            self.metrics.log_now_and_then("refused", "%s: the exporter refused %s", where, detail)
 
     def _on_error(self, error: KafkaError) -> None:
         """Log an error, such as a topic that does not exist; raise one after which there would be no messages."""
@@ -614,7 +608,7 @@ class Relay:
             raise ExporterError("another consumer has the same group.instance.id: give each one its own")
         if is_fatal:
             raise ExporterError(f"Kafka: {error.str()}")
-        self._metrics.on_kafka_error(error)
+        self.metrics.on_kafka_error(error)
 
 
 def _convert(message: KafkaMessage) -> Message:

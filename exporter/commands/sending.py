@@ -21,7 +21,7 @@ import msgspec
 import numpy as np
 
 from exporter.client.encoding import rfc3339
-from exporter.commands.common import add_credentials, checked, exporter_client, whole_number
+from exporter.commands.common import add_credentials, checked, exporter_client, refused_events, whole_number
 from exporter.commands.tables import Chunk, Input, Refused, Rows, Table, split
 from exporter.errors import BatchError
 from exporter.features.base import as_list
@@ -278,7 +278,7 @@ class Sender:
         try:
             document = json.loads(response.body)
             count = int(document["accepted"]) if accepted else 0
-            rejected = [*_rejected(document, accepted)]
+            rejected = [*refused_events(document)]
             numbers = {chunk.numbers[index] for index, _, _ in rejected}
         except (ValueError, TypeError, KeyError, AttributeError, IndexError):
             raise self._stopped(f"the response ({response.status}) is not an exporter's") from None
@@ -320,17 +320,6 @@ class Sender:
         sent = f"{self.state.rows:,} rows are sent"
         again = "; the same command continues after them" if self.path is not None and self.state.rows else ""
         return BatchError(f"{self.client.url}: {reason}; {sent}{again}")
-
-
-def _rejected(document: Any, accepted: bool) -> Iterator[tuple[int, str, str]]:
-    """Yield the index in the request, the pointer and the detail of each row that was refused."""
-    if accepted:
-        for item in document["rejected"]:
-            yield int(item["index"]), str(item["pointer"]), str(item["detail"])
-        return
-    for item in document.get("errors", ()):
-        _, index, *rest = str(item["pointer"]).split("/", 2)
-        yield int(index), "/".join(rest), str(item["detail"])
 
 
 def table_chunks(table: Table, state: State, model: str, version: str | None, labels: RowLabels) -> Iterator[Chunk]:
