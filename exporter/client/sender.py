@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import dataclasses
 import logging
 import os
 import random
@@ -53,15 +54,7 @@ def flush_at_exit_of_worker() -> None:
     process, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
     if process and util and process.parent_process() is not None and os.getpid() not in _workers:
         _workers.add(os.getpid())
-        util.Finalize(None, _flush_all, exitpriority=0)
-
-
-def _flush_all() -> None:
-    _end(lambda sender, seconds: sender.flush(seconds))
-
-
-def _close_all() -> None:
-    _end(lambda sender, seconds: sender.close(seconds))
+        util.Finalize(None, _end, (Sender.flush,), exitpriority=0)
 
 
 def _end(step: Callable[[Sender, float], object]) -> None:
@@ -85,7 +78,6 @@ def _after_fork_in_child() -> None:
         sender.reset_in_child()
 
 
-atexit.register(_close_all)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
 
@@ -100,6 +92,7 @@ SizedEvent = tuple[Any, ...]
 """An event: its size in bytes, then whatever its encoder needs."""
 
 
+@dataclasses.dataclass(eq=False)
 class Sender:
     """Buffers events and sends them; see `Monitor` for the bounds.
 
@@ -117,30 +110,19 @@ class Sender:
         Bytes after which a body is sent, well below the 16 MiB that the exporter accepts.
     """
 
-    def __init__(
-        self,
-        transport: Transport,
-        encode: Callable[[Any], bytes],
-        name: str,
-        *,
-        capacity: int,
-        capacity_bytes: int,
-        batch_size: int,
-        interval: float,
-        give_up: float,
-        path: str = "/v1/predictions",
-        batch_bytes: int = 1 << 20,
-    ) -> None:
-        self._transport = transport
-        self._encode = encode
-        self._name = name
-        self.capacity = capacity
-        self._capacity_bytes = capacity_bytes
-        self._batch_size = batch_size
-        self._interval = interval
-        self._give_up = give_up
-        self._path = path
-        self._batch_bytes = batch_bytes
+    transport: Transport
+    encode: Callable[[Any], bytes]
+    name: str
+    _: dataclasses.KW_ONLY
+    capacity: int
+    capacity_bytes: int
+    batch_size: int
+    interval: float
+    give_up: float
+    path: str = "/v1/predictions"
+    batch_bytes: int = 1 << 20
+
+    def __post_init__(self) -> None:
         self._closed = False
         self._reset()
         register(self)
@@ -161,7 +143,7 @@ class Sender:
         self._flushing = 0
         self._stopping_for_fork = self._starting = False
         self._thread: threading.Thread | None = None
-        self._connection = KeepAliveConnection(self._transport)
+        self._connection = KeepAliveConnection(self.transport)
         self._warned: set[str] = set()
         self._failure: Failure | None = None
         self._overflow = 0
@@ -177,13 +159,13 @@ class Sender:
             buffer.append(event)
             self._bytes += event[0]
             waiting = len(buffer)
-            while waiting > self.capacity or self._bytes > self._capacity_bytes:
+            while waiting > self.capacity or self._bytes > self.capacity_bytes:
                 size = buffer.popleft()[0]  # a signal handler may record here, and change the sum
                 self._bytes -= size
                 self.dropped += 1
                 self._overflow += 1
                 waiting -= 1
-            if waiting == 1 or not waiting % self._batch_size:
+            if waiting == 1 or not waiting % self.batch_size:
                 self._start_thread()
                 self._changed.notify_all()
 
@@ -198,7 +180,7 @@ class Sender:
         level = logging.DEBUG if failure.cause in self._warned else logging.WARNING
         self._warned.add(failure.cause)
         with contextlib.suppress(Exception):  # of the service's own handler
-            _log.log(level, "%s: %s", self._transport.display_url, failure.detail)
+            _log.log(level, "%s: %s", self.transport.display_url, failure.detail)
 
     def begin_flush(self) -> None:
         """Let the thread send the buffered events without waiting for more."""
@@ -254,7 +236,7 @@ class Sender:
         self._starting = True
         try:
             if (self._thread is None or not self._thread.is_alive()) and not self._closed:
-                thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+                thread = threading.Thread(target=self._run, name=self.name, daemon=True)
                 # Fails while the interpreter shuts down; then nothing is sent any more.
                 with contextlib.suppress(RuntimeError):
                     thread.start()
@@ -270,11 +252,11 @@ class Sender:
                     accepted, failure = self._deliver(lines)
                 except Exception as error:  # the next batch may succeed
                     accepted, failure = 0, Failure("error", describe_error(error))
-                    self.disconnect()
+                    self._connection.close()
                 if not self._finish(len(lines), accepted, failure):
                     break
         if self._closed:
-            self.disconnect()
+            self._connection.close()
 
     def _finish(self, count: int, accepted: int, failure: Failure) -> bool:
         """Count events that are sent or dropped; return False after `close`, which has counted them as dropped."""
@@ -289,10 +271,6 @@ class Sender:
             self._warn(failure._replace(detail=f"{_dropped(count - accepted)}: {failure.detail}"))
         return True
 
-    def disconnect(self) -> None:
-        """Close the connection."""
-        self._connection.close()
-
     def _next_batch(self) -> list[SizedEvent]:
         """Wait for events, then for others to send with them; return none after `close` or before a fork."""
         with self._changed:
@@ -301,9 +279,9 @@ class Sender:
                 self._thread = None
                 return []
             self._changed.wait_for(
-                lambda: self._flushing or self._closed or len(self._buffer) >= self._batch_size, self._interval
+                lambda: self._flushing or self._closed or len(self._buffer) >= self.batch_size, self.interval
             )
-            batch = [self._buffer.popleft() for _ in range(min(len(self._buffer), self._batch_size))]
+            batch = [self._buffer.popleft() for _ in range(min(len(self._buffer), self.batch_size))]
             size = sum(event[0] for event in batch)  # a finalizer may record here, and change the sum
             self._bytes -= size
             self._sending = len(batch)
@@ -316,11 +294,11 @@ class Sender:
         batch.reverse()
         while batch:
             try:
-                lines.append(self._encode(batch.pop()))
+                lines.append(self.encode(batch.pop()))
                 size += len(lines[-1])
             except Exception as error:
                 self._finish(1, 0, Failure("encode", describe_error(error)))
-            if lines and size >= self._batch_bytes:
+            if lines and size >= self.batch_bytes:
                 yield lines
                 lines, size = [], 0
             if not len(batch) % _ENCODED_PER_PAUSE and not self._flushing:
@@ -331,19 +309,21 @@ class Sender:
     def _deliver(self, lines: list[bytes]) -> tuple[int, Failure]:
         """Send one body, repeatedly if necessary; return how many events were accepted, and why others were not."""
         body, key = b"\n".join(lines), new_idempotency_key()
-        deadline, wait = time.monotonic() + self._give_up, 0.1
+        deadline, wait = time.monotonic() + self.give_up, 0.1
         while True:
             try:
-                status, headers, response = self._connection.post(self._path, body, "application/x-ndjson", key)
+                status, headers, response = self._connection.post(self.path, body, "application/x-ndjson", key)
             except FAILURES as error:
-                final, headers, failure = False, {}, self._transport.explain_error(error)
+                final, headers, failure = False, {}, self.transport.explain_error(error)
             else:
                 if status == 202:
                     self._note_success()
                     return accepted_count(response, len(lines)), Failure("rejected", rejection_detail(response))
-                if status == 413 and len(lines) > 1:  # each event may be good, and only all together too large
-                    return self._deliver_halves(lines)
-                final, failure = is_final(status), self._transport.explain_response(status, headers, response)
+                if status == 413 and (half := len(lines) // 2):  # each may be good, and only all together too large
+                    accepted, failure = self._deliver(lines[:half])
+                    more, other_failure = self._deliver(lines[half:])
+                    return accepted + more, failure if accepted < half else other_failure
+                final, failure = is_final(status), self.transport.explain_response(status, headers, response)
             if final:
                 return 0, failure
             self._note_failure(failure)
@@ -367,12 +347,6 @@ class Sender:
         kept = f"cannot send events, the newest {self.capacity:,} are kept: "
         self._warn(failure._replace(detail=kept + failure.detail))
 
-    def _deliver_halves(self, lines: list[bytes]) -> tuple[int, Failure]:
-        half = len(lines) // 2
-        accepted, failure = self._deliver(lines[:half])
-        more_accepted, other_failure = self._deliver(lines[half:])
-        return accepted + more_accepted, failure if accepted < half else other_failure
-
 
 def _dropped(count: int) -> str:
     return "1 event dropped" if count == 1 else f"{count} events dropped"
@@ -383,3 +357,6 @@ def _with_jitter(wait: float, retry_after: float | None) -> float:
     if retry_after is None:
         return random.uniform(wait / 2, wait)  # noqa: S311
     return retry_after + random.uniform(0, 0.25)  # noqa: S311
+
+
+atexit.register(_end, Sender.close)

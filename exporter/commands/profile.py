@@ -16,7 +16,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from exporter import config
 from exporter.commands.common import Progress, add_config_file, add_table_options, column_type, whole_number
@@ -101,19 +100,23 @@ def run(options: argparse.Namespace) -> int:
         for line in describe.describe_lines(load(options.describe), max(width, 80)):
             print(line)
         return 0
-    made = _profile_rows(options)
-    profile, output = made.profile, made.output
-    _print_features(profile, made.remarks)
+    source, build_options, default = _source(options)
+    output: Path = options.output or default
+    check_writable(output)
+    with Progress(log=True) as progress:
+        profile = build(source, build_options, progress)
+    _print_features(profile, source.remarks)
     _print_summary(profile)
+    found = _warnings(source, profile, build_options)
     times = [name for name, kind in profile.inputs.items() if INPUT_TYPES[kind].follows_time]
-    if times and not made.options.time_column and "--time-column" not in str(made.warnings):
+    if times and not build_options.time_column and "--time-column" not in str(found):
         text = f"the age of {printable(times[0])} is measured from now: set --time-column to the time of a row"
         print(f"model-exporter: {text}", file=sys.stderr)
-    for text in made.warnings:
+    for text in found:
         print(f"model-exporter: warning: {printable(text)}", file=sys.stderr)
-    if made.warnings and options.strict:
-        number = "a warning" if len(made.warnings) == 1 else f"{len(made.warnings)} warnings"
-        raise ProfileError(f"{made.where}: {number} with --strict: {output} was not written")
+    if found and options.strict:
+        number = "a warning" if len(found) == 1 else f"{len(found)} warnings"
+        raise ProfileError(f"{source.where}: {number} with --strict: {output} was not written")
     replaced = ", which replaces the file that was there" if output.is_file() else ""
     save(profile, output)
     print(f"{profile.rows} rows profiled into {output}{replaced}")
@@ -143,52 +146,27 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}".replace("config-file", "config.file")
 
 
-class _Made(NamedTuple):
-    """A profile, with where it is written and what is said of it."""
-
-    profile: Profile
-    output: Path
-    where: str
-    options: Options
-    warnings: list[str]
-    remarks: Mapping[str, str] = {}
-
-
-def _profile_rows(options: argparse.Namespace) -> _Made:
-    """Profile a file, or the stored predictions, which are read row by row."""
+def _source(options: argparse.Namespace) -> tuple[Source, Options, Path]:
+    """Return the rows of a file, a query or the stored predictions, how to profile them, and the file by default."""
     build_options = _build_options(options)
-    source: Source
     if options.from_store:
         source, expected = _stored_predictions(options)
-        build_options = build_options._replace(expected=expected)
-        default = Path(f"{source.name}.json")
-    elif options.sql is not None:
-        source = _query(options, build_options)
-        default = Path("query.json")
-    else:
-        source = FileSource(
-            options.training_file, build_options.known_types(), delimiter=options.delimiter, decimal=options.decimal
-        )
-        default = without_gz(options.training_file).with_suffix(".json")
-    output = _output(options, default)
-    with Progress(log=True) as progress:
-        profile = build(source, build_options, progress)
+        return source, build_options._replace(expected=expected), Path(f"{source.name}.json")
+    types = build_options.known_types()
+    if options.sql is not None:
+        return _query(options, types, build_options.time_column), build_options, Path("query.json")
+    file = options.training_file
+    source = FileSource(file, types, delimiter=options.delimiter, decimal=options.decimal)
+    return source, build_options, without_gz(file).with_suffix(".json")
+
+
+def _warnings(source: Source, profile: Profile, chosen: Options) -> list[str]:
+    """Return what is suspicious about the rows."""
     sample = next(source.batches(), Batch({}, 0, 1.0)).columns
-    found = [f"{describe.truncate(name, 40)}: {text}" for name, text in source.skipped.items()]
-    found += [*warnings(profile, sample, _columns(build_options, source.cells_are_texts), build_options.bins)]
-    return _Made(profile, output, source.where, build_options, found, source.remarks)
-
-
-def _output(options: argparse.Namespace, default: Path) -> Path:
-    output: Path = options.output or default
-    check_writable(output)
-    return output
-
-
-def _columns(options: Options, cells_are_texts: bool) -> Columns:
-    """Return what `exporter.profiles.training_warnings.warnings` is told of the columns."""
-    outputs = options.prediction_column, options.confidence_column, options.time_column, options.label_column
-    return Columns(*outputs, [*options.types], cells_are_texts)
+    outputs = chosen.prediction_column, chosen.confidence_column, chosen.time_column, chosen.label_column
+    columns = Columns(*outputs, [*chosen.types], source.cells_are_texts)
+    skipped = [f"{describe.truncate(name, 40)}: {text}" for name, text in source.skipped.items()]
+    return [*skipped, *warnings(profile, sample, columns, chosen.bins)]
 
 
 def _build_options(options: argparse.Namespace) -> Options:
@@ -216,24 +194,18 @@ def _build_options(options: argparse.Namespace) -> Options:
     )
 
 
-def _query(options: argparse.Namespace, build_options: Options) -> Source:
+def _query(options: argparse.Namespace, types: Mapping[str, str], time_column: str | None) -> Source:
     """Return the rows of a query."""
     if options.spark is not None:
         from exporter.profiles.sources.spark import SparkSource
 
-        types = build_options.known_types()
-        return SparkSource(options.spark, options.sql, types, build_options.time_column, options.sample)
+        return SparkSource(options.spark, options.sql, types, time_column, options.sample)
     if not options.database:
         raise UsageError(f"--sql: set --database, or {DATABASE}, to the URL of its database")
     from exporter.profiles.sources.sql import QuerySource
 
-    return QuerySource(
-        options.database,
-        options.sql,
-        build_options.known_types(),
-        password_file=options.database_password_file,
-        sample=options.sample,
-    )
+    file = options.database_password_file
+    return QuerySource(options.database, options.sql, types, password_file=file, sample=options.sample)
 
 
 def _stored_predictions(options: argparse.Namespace) -> tuple[Source, dict[str, str]]:

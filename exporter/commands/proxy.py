@@ -271,36 +271,26 @@ class ProxyCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
         metrics, recorder, sender = self._metrics, self._recorder, self._recorder.sender
-        codes = {str(code): count for code, count in metrics.codes.items()}
-        yield _counter("requests", "Responses to clients.", "code", codes)
-        yield GaugeMetricFamily("model_proxy_requests_in_flight", "Requests in progress.", metrics.in_flight)
-        yield _counter("upstream_failures", "Failures of the model server.", "reason", metrics.failures)
-        connections = GaugeMetricFamily("model_proxy_connections", "Open connections.", labels=["side"])
-        for side, count in self._connections().items():
-            connections.add_metric([side], count)
-        yield connections
-        for name, text, value in (
-            ("records", "Requests recorded for the exporter.", recorder.records),
-            ("records_sent", "Records that the exporter accepted.", sender.sent),
-            (
-                "records_dropped",
-                "Records that were lost: the exporter was unavailable, too slow, or refused them.",
-                sender.dropped,
-            ),
-            ("unnamed", "Requests that were not recorded because their model is unknown.", recorder.unnamed),
-        ):
-            yield CounterMetricFamily(f"model_proxy_{name}", text, value)
-        yield _counter("bodies_left_out", "Bodies that were not copied.", "reason", recorder.left_out)
-        yield GaugeMetricFamily(
-            "model_proxy_copies_bytes", "Memory of the copies of bodies in progress.", recorder.held
+        counter, gauge = CounterMetricFamily, GaugeMetricFamily
+        lost = "Records that were lost: the exporter was unavailable, too slow, or refused them."
+        unnamed = "Requests that were not recorded because their model is unknown."
+        families: tuple[tuple[Any, str, str, str, Mapping[Any, float]], ...] = (
+            (counter, "requests", "Responses to clients.", "code", metrics.codes),
+            (gauge, "requests_in_flight", "Requests in progress.", "", {"": metrics.in_flight}),
+            (counter, "upstream_failures", "Failures of the model server.", "reason", metrics.failures),
+            (gauge, "connections", "Open connections.", "side", self._connections()),
+            (counter, "records", "Requests recorded for the exporter.", "", {"": recorder.records}),
+            (counter, "records_sent", "Records that the exporter accepted.", "", {"": sender.sent}),
+            (counter, "records_dropped", lost, "", {"": sender.dropped}),
+            (counter, "unnamed", unnamed, "", {"": recorder.unnamed}),
+            (counter, "bodies_left_out", "Bodies that were not copied.", "reason", recorder.left_out),
+            (gauge, "copies_bytes", "Memory of the copies of bodies in progress.", "", {"": recorder.held}),
         )
-
-
-def _counter(name: str, text: str, label: str, values: dict[str, int]) -> Metric:
-    family = CounterMetricFamily(f"model_proxy_{name}", text, labels=[label])
-    for value, count in values.items():
-        family.add_metric([value], count)
-    return family
+        for kind, name, text, label, values in families:
+            family = kind(f"model_proxy_{name}", text, labels=[label] if label else [])
+            for value, number in list(values.items()):
+                family.add_metric([str(value)] if label else [], number)
+            yield family
 
 
 def create_app(collector: ProxyCollector, metrics: Metrics) -> web.Application:
