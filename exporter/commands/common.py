@@ -22,12 +22,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from exporter.errors import UsageError, printable
+from exporter.errors import ExporterError, UsageError, printable
 
 if TYPE_CHECKING:
     import urllib3
 
-    from exporter.http_client import Client, Credentials
+    from exporter.http_client import Client, Credentials, Response
 
 
 class Address(NamedTuple):
@@ -486,3 +486,26 @@ def refused_events(document: Any) -> Iterator[tuple[int, str, str]]:
     for item in document.get("errors", ()):
         index, _, rest = str(item["pointer"]).removeprefix("/").partition("/")
         yield int(index), rest and f"/{rest}", str(item["detail"])
+
+
+def ask(client: Client, method: str, path: str, document: Any = None, **headers: str) -> Any:
+    """Return the document of a successful response of an exporter.
+
+    Raises
+    ------
+    ExporterError
+        When the exporter does not answer, or refuses the request.
+    """
+    response = client.request(method, path, json=document, headers=headers)
+    if response.status >= 400:
+        raise ExporterError(f"{client.url}: {response.error_message()}")
+    return read_document(client, response)
+
+
+def read_document(client: Client, response: Response) -> Any:
+    """Return the JSON document of a response."""
+    try:
+        return json.loads(response.body)
+    except ValueError:
+        expected = "expected a JSON document, got another response: is it an exporter?"
+        raise ExporterError(f"{client.url}: {expected}") from None

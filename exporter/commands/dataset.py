@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from exporter.commands.common import Progress, add_exporter_options, exporter_client, set_help
+from exporter.commands.common import Progress, add_exporter_options, ask, exporter_client, read_document, set_help
 from exporter.datasets import FORMATS
 from exporter.datasets.label_studio import ImportedDecision, SkippedTask, read_decisions
 from exporter.errors import ExporterError, UsageError
@@ -32,38 +32,7 @@ TIMEOUT = 600.0
 """Seconds to wait for a response: a release of many examples is made before it is answered."""
 
 
-def send(client: Client, method: str, path: str, document: Any = None, **headers: str) -> Any:
-    """Return the document of a successful response."""
-    response = client.request(method, path, json=document, headers=headers)
-    if response.status >= 400:
-        raise ExporterError(f"{client.url}: {response.error_message()}")
-    return read_document(client, response)
-
-
-def read_document(client: Client, response: Response) -> Any:
-    """Return the JSON document of a response."""
-    try:
-        return json.loads(response.body)
-    except ValueError:
-        raise ExporterError(
-            f"{client.url}: expected a JSON document, got another response: is it an exporter?"
-        ) from None
-
-
-def read_release(client: Client, name: str) -> tuple[str, dict[str, Any]]:
-    """Return the path of a release, given its identifier or name, and the exporter's document of it."""
-    path = f"/v1/dataset/releases/{quote(name, safe='')}"
-    return path, send(client, "GET", path, Accept="application/json")
-
-
-def write_document(output: Path, document: Any) -> None:
-    """Write a document to a file, as JSON.
-
-    Raises
-    ------
-    ExporterError
-        When it cannot be written.
-    """
+def _write_document(output: Path, document: Any) -> None:
     try:
         output.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
@@ -168,21 +137,16 @@ def _submit(client: Client, decision: ImportedDecision | SkippedTask) -> tuple[s
         return "unknown", where
     body = {"status": "accepted", "revision": decision.revision, "label": decision.label, "reviewer": decision.reviewer}
     response = client.request("PATCH", f"/v1/corrections/{decision.correction_id}", json=body)
-    if response.status == 409:
-        return _conflict(read_document(client, response), decision)
+    if response.status == 409:  # it was decided meanwhile
+        problem = read_document(client, response)
+        current = problem.get("correction", {})
+        same = current.get("status") == "accepted" and current.get("label") == decision.label
+        return ("unchanged", "") if same else ("conflict", f"{where}: {problem.get('detail')}")
     if response.status == 404:
         return "unknown", where
     if response.status >= 400:
         raise ExporterError(f"{where}: {response.error_message()}")
     return "accepted", ""
-
-
-def _conflict(problem: Mapping[str, Any], decision: ImportedDecision) -> tuple[str, str]:
-    """Return the outcome when the correction was decided meanwhile: `unchanged` if in the same way."""
-    current = problem.get("correction", {})
-    if current.get("status") == "accepted" and current.get("label") == decision.label:
-        return "unchanged", ""
-    return "conflict", f"correction {decision.correction_id}: {problem.get('detail')}"
 
 
 MAX_SHOWN = 10
@@ -245,13 +209,10 @@ def _release(options: argparse.Namespace) -> int:
 
     See docs/dataset.md#releases.
     """
-    body = {"model": options.model} | ({"name": options.name} if options.name else {})
-    if options.hold_back:
-        body["hold_back"] = True
-    if options.exclude_suspects:
-        body["exclude_suspects"] = True
+    chosen = {name: getattr(options, name) for name in ("model", "name", "hold_back", "exclude_suspects")}
+    body = {name: value for name, value in chosen.items() if value}
     with exporter_client(options, TIMEOUT) as client:
-        release = send(client, "POST", "/v1/dataset/releases", body)
+        release = ask(client, "POST", "/v1/dataset/releases", body)
     _print_release(release)
     for line in summary(release["lineage"]):
         print(line)
@@ -272,7 +233,7 @@ def _list(options: argparse.Namespace) -> int:
     found = False
     with exporter_client(options, TIMEOUT) as client:
         while path:
-            page = send(client, "GET", path)
+            page = ask(client, "GET", path)
             for release in page["releases"]:
                 found = True
                 _print_release(release)
@@ -289,22 +250,14 @@ def _print_release(release: Mapping[str, Any]) -> None:
 
 
 def _print_suspects(release: Mapping[str, Any], url: str) -> None:
-    """Tell how many labels may be wrong; a release of an older exporter does not know."""
-    suspects = release["lineage"].get("suspects")
-    if suspects is None:
-        return
+    """Tell how many labels may be wrong."""
+    suspects = release["lineage"]["suspects"]
     if suspects["checked"] is None:
         print("its labels were not checked yet")
     elif suspects["found"]:
         what = "left out" if suspects["excluded"] else "in it"
-        of_model = {
-            "model": release["model"],
-            "status": "accepted",
-            "suspect": "true",
-            "order": "suspect",
-            "source": "all",
-        }
-        print(f"suspect labels: {suspects['found']} {what}; review them at {url}/review?{urlencode(of_model)}")
+        query = f"{urlencode({'model': release['model']})}&status=accepted&suspect=true&order=suspect&source=all"
+        print(f"suspect labels: {suspects['found']} {what}; review them at {url}/review?{query}")
 
 
 _SUFFIXES = {f".{form.suffix}": form.name for form in FORMATS.values() if form.suffix != "json"}
@@ -327,11 +280,8 @@ def _add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lineage", metavar="FILE", help=help_)
     parser.add_argument("--model", metavar="NAME", help="export this model's accepted corrections instead of a release")
     for name, text in _FILTERS.items():
-        parser.add_argument(
-            f"--{name}",
-            metavar="TIME" if name in {"since", "until"} else name.upper(),
-            help=f"with --model: only corrections {text}",
-        )
+        metavar = "TIME" if name in {"since", "until"} else name.upper()
+        parser.add_argument(f"--{name}", metavar=metavar, help=f"with --model: only corrections {text}")
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -352,11 +302,12 @@ def _export(options: argparse.Namespace) -> int:
     name = options.format or _format_of(options.output)
     with exporter_client(options, TIMEOUT, downloads=True) as client:
         if options.release:
-            path, release = read_release(client, options.release)
+            path = f"/v1/dataset/releases/{quote(options.release, safe='')}"
+            release = ask(client, "GET", path, Accept="application/json")
             sha256 = release["sha256"] if name == "jsonl" else None
             size = download_content(client, f"{path}?format={name}", options.output, sha256)
             if options.lineage:
-                write_document(options.lineage, lineage_document(release, f"{client.url}{path}"))
+                _write_document(options.lineage, lineage_document(release, f"{client.url}{path}"))
         else:
             query = urlencode({**filters, "format": name})
             size = download_content(client, f"/v1/dataset?{query}", options.output, None)
@@ -375,7 +326,6 @@ def lineage_document(release: Mapping[str, Any], source: str) -> dict[str, Any]:
         URL of the release.
     """
     lineage = release["lineage"]
-    fields = {name: release[name] for name in ("model", "sha256", "examples", "bytes")}
     return {
         "name": release["name"],
         "digest": release["id"],
@@ -383,7 +333,7 @@ def lineage_document(release: Mapping[str, Any], source: str) -> dict[str, Any]:
         "source_type": "http",
         "created_at": release["created"],
         "created_by": release["by"],
-        **fields,
+        **{name: release[name] for name in ("model", "sha256", "examples", "bytes")},
         "versions": sorted(lineage["versions"]),
         **{name: lineage.get(name) for name in ("profile", "parent", "exporter_version")},
         "lineage": lineage,

@@ -17,8 +17,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from exporter.commands.common import add_exporter_options, aligned, exporter_client, moment, whole_number
-from exporter.errors import ExporterError, printable
+from exporter.commands.common import add_exporter_options, aligned, ask, exporter_client, moment, whole_number
+from exporter.errors import printable
 from exporter.slices import DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS
 from exporter.validation import parse_duration
 
@@ -40,31 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--of", choices=QUESTIONS, default="corrections", help="what the slices hold")
     text = "predictions since then: a duration such as 6h, or a time, RFC 3339; default: the last day"
     add("--since", type=_since, metavar="TIME", help=text)
-    add(
-        "--limit",
-        type=whole_number(1, MAX_LIMIT),
-        default=DEFAULT_LIMIT,
-        metavar="N",
-        help="maximum number of slices",
-    )
+    limit = whole_number(1, MAX_LIMIT)
+    add("--limit", type=limit, default=DEFAULT_LIMIT, metavar="N", help="maximum number of slices")
     add("--format", choices=("table", "json"), default="table", help="format of the output")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Ask the exporter, and print its answer; return the exit status.
-
-    Raises
-    ------
-    ExporterError
-        When the exporter does not answer, or refuses the question.
-    """
+    """Ask the exporter, and print its answer; return the exit status."""
     names = ("model", "version", "of", "since", "limit")
     query = {name: value for name in names if (value := getattr(options, name)) is not None}
     with exporter_client(options, TIMEOUT) as client:
-        response = client.request("GET", f"/v1/slices?{urlencode(query)}")
-        if response.status != 200:
-            raise ExporterError(f"{client.url}: {response.error_message()}")
-    document = json.loads(response.body)
+        document = ask(client, "GET", f"/v1/slices?{urlencode(query)}")
     as_json = options.format == "json"
     print(printable(json.dumps(document, indent=2, ensure_ascii=False) if as_json else table(document)))
     return 0
@@ -83,9 +69,8 @@ def table(document: dict[str, Any]) -> str:
     if document["truncated"]:
         lines.append("Older predictions were left out: the search is limited in memory.")
     if not document["slices"]:
-        return "\n".join(
-            [*lines, "", f"No combination of at most two bins holds significantly more {what} than its share."]
-        )
+        none = f"No combination of at most two bins holds significantly more {what} than its share."
+        return "\n".join([*lines, "", none])
     rows = [("slice", "share", document["compared_with"], "ratio", "size", "q-value")]
     rows += [
         (
