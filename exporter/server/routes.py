@@ -178,6 +178,12 @@ ROUTES: dict[str, Route] = {
         (KEY, IDS),
         scope="ingest",
     ),
+    "GET /v1/predictions/<path:prediction_id>": Route(
+        "api.corrections:CorrectionsApi.prediction",
+        "Return a prediction with its inputs, its label and the feedback on it.",
+        {200: schemas.StoredPrediction},
+        parameters=(MODEL,),
+    ),
     "POST /v1/feedback": Route(
         "api.operations:Events.feedback",
         "Record users' feedback; it is on disk before the response.",

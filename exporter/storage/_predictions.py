@@ -275,8 +275,11 @@ def parts(sizes: Iterable[tuple[int, int]], most: int) -> Iterator[list[int]]:
         yield part
 
 
-COPIED = ("model", "version", "time", "prediction", "confidence", "confident", "block", "place", "segment")
-"""What is read of a prediction for its feedback; its inputs are returned as text."""
+READ = (
+    "day", "model", "version", "time", "prediction", "confidence", "code", "duration_seconds", "confident", "block",
+    "place", "segment",
+)  # fmt: skip
+"""What is read of a prediction; its inputs are returned as text."""
 
 _first, _last = sa.func.min(predictions.c.day), sa.func.max(predictions.c.day)
 # Each in a subquery of its own: both in one query would read the whole index.
@@ -292,7 +295,7 @@ def stored_days(connection: sa.Connection) -> Sequence[int]:
 def find_predictions(
     connection: sa.Connection, wanted: Sequence[tuple[str, str | None]], days: Sequence[int]
 ) -> Sequence[Values | None]:
-    """Return `COPIED` of the first prediction of each identifier.
+    """Return `READ` of the first prediction of each identifier.
 
     Parameters
     ----------
@@ -327,7 +330,7 @@ def _day_names(days: int) -> list[str]:
 def _first_prediction(days: int) -> CompiledStatement:
     is_stored_day = predictions.c.day.in_([sa.bindparam(name, type_=sa.Integer) for name in _day_names(days)])
     is_wanted = (predictions.c.id == sa.bindparam("id")) & is_given_model(predictions.c.model)
-    query = sa.select(*(predictions.c[name] for name in COPIED)).where(is_stored_day, is_wanted)
+    query = sa.select(*(predictions.c[name] for name in READ)).where(is_stored_day, is_wanted)
     # Ordered by day, too: by seq alone, PostgreSQL might read the whole table in that order.
     return CompiledStatement(query.order_by(predictions.c.day, predictions.c.seq).limit(1))
 

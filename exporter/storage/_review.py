@@ -127,6 +127,11 @@ class Review:
                 document["suspect"] = found[correction_id]
             return document
 
+    def prediction(self, prediction_id: str, model: str | None, redacted: Redacted) -> dict[str, Any] | None:
+        """Return a prediction, of the model if one is named; see `exporter.storage._review_queue.find_prediction`."""
+        with self._store.reading() as connection:
+            return queue.find_prediction(connection, prediction_id, model, redacted)
+
     def history(
         self, correction_id: int, limit: int = 100, after: HistoryPosition = queue.START
     ) -> tuple[list[dict[str, Any]], HistoryPosition | None]:

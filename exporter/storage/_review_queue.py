@@ -18,7 +18,7 @@ from exporter.features.base import decode_label, label_json
 from exporter.features.json_inputs import readable, remove_inputs, unpack_json
 from exporter.storage._engine import update_of_row
 from exporter.storage._labels import label_error
-from exporter.storage._predictions import parts
+from exporter.storage._predictions import find_predictions, parts, stored_days
 from exporter.storage._redaction import may_hold
 from exporter.storage._schema import (
     CORRECTIONS,
@@ -30,6 +30,8 @@ from exporter.storage._schema import (
     is_accepted,
     is_described,
     is_unjoined,
+    labels,
+    storable,
     suspects,
 )
 from exporter.validation import rfc3339
@@ -369,6 +371,38 @@ def find_correction(connection: sa.Connection, correction_id: int, redacted: Red
     return None if row is None else correction_document(row, redacted)
 
 
+def find_prediction(
+    connection: sa.Connection, prediction_id: str, model: str | None, redacted: Redacted
+) -> dict[str, Any] | None:
+    """Return a prediction with its label and its feedback as its document; None if it is not stored."""
+    (row,) = find_predictions(connection, [(storable(prediction_id), model)], stored_days(connection))
+    if row is None:
+        return None
+    is_labelled = (labels.c.prediction_id == prediction_id) & (labels.c.model == row["model"])
+    query = sa.select(labels.c.label, labels.c.time).where(labels.c.day == row["day"], is_labelled)
+    label = connection.execute(query).first()
+    is_on_it = (feedback.c.prediction_id == prediction_id) & (feedback.c.model == row["model"]) & feedback.c.joined
+    given = connection.execute(sa.select(feedback).where(is_on_it)).mappings().first()
+    correction = correction_document(given, redacted) if given else None
+    copied = ("model", "version", "segment", "confidence", "code", "duration_seconds")
+    return {
+        "id": prediction_id,
+        **{name: row[name] for name in copied},
+        "time": rfc3339(row["time"]),
+        "inputs": shown_inputs(row, redacted),
+        "prediction": decode_label(row["prediction"]),
+        "label": decode_label(label.label) if label else None,
+        "labelled": rfc3339(label.time) if label else None,
+        "feedback": correction and {name: correction[name] for name in _GIVEN},
+    }
+
+
+def shown_inputs(row: Mapping[Any, Any], redacted: Redacted) -> msgspec.Raw | None:
+    """Return the stored inputs of a row without those that are not shown; None if they cannot be read."""
+    inputs = readable(unpack_json(remove_inputs(row["inputs"] or "", redacted.get(row["model"], ()))))
+    return msgspec.Raw(inputs.encode()) if inputs else None
+
+
 def read_predictions(connection: sa.Connection, chosen: Filter, most: int) -> Iterator[tuple[Sequence[Any], bool]]:
     """Yield the predictions of the newest corrections with stored inputs that a filter selects, in parts.
 
@@ -400,10 +434,12 @@ def read_predictions(connection: sa.Connection, chosen: Filter, most: int) -> It
             yield rows, part[-1] > ids[-1]
 
 
+_GIVEN = (
+    "id", "verdict", "label", "user_label", "user", "comment", "created", "status", "reviewer", "reviewed", "revision",
+)  # fmt: skip
 _MEMBERS = (
-    "id", "prediction_id", "model", "version", "segment", "joined", "verdict", "source", "inputs", "prediction",
-    "confidence", "predicted", "label", "user_label", "user", "comment", "created", "status", "reviewer", "reviewed",
-    "revision",
+    *_GIVEN, "prediction_id", "model", "version", "segment", "joined", "source", "inputs", "prediction", "confidence",
+    "predicted",
 )  # fmt: skip
 
 
@@ -422,9 +458,8 @@ def correction_document(row: Mapping[Any, Any], redacted: Redacted) -> dict[str,
         "created": row["created"],
         "reviewed": row["reviewed"],
     }
-    inputs = readable(unpack_json(remove_inputs(stored["inputs"] or "", redacted.get(row["model"], ()))))
     read = {
-        "inputs": msgspec.Raw(inputs.encode()) if inputs else None,
+        "inputs": shown_inputs(row, redacted),
         **{name: decode_label(stored[name]) for name in ("prediction", "label", "user_label")},
         **{name: rfc3339(stored[name]) for name in ("predicted", "created", "reviewed")},
     }

@@ -146,6 +146,22 @@ def test_feedback_without_a_logged_prediction_is_compared_with_its_own(served: S
     assert verdicts(served) == {"accepted": 1, "corrected": 1}
 
 
+def test_a_prediction_is_returned_with_what_is_known_of_it(stored: Served) -> None:
+    """Inputs without redacted ones, its label, and the feedback on it; of the model that is named."""
+    predict(stored, "r/1 é", inputs={"age": 41, "name": "Ada"})
+    path = "/v1/predictions/r/1%20%C3%A9?model=credit"
+    found = eventually(lambda: (answer := stored.get(path)).status == 200 and answer).json
+    assert found == found | {"id": "r/1 é", "model": "credit", "version": "3", "inputs": {"age": 41}, "code": 200}
+    assert (found["prediction"], found["label"], found["labelled"], found["feedback"]) == ("yes", None, None, None)
+    assert send(stored, prediction_id="r/1 é").json["joined"]
+    assert stored.post("/v1/labels", {"prediction_id": "r/1 é", "label": "maybe"}).json["joined"] == 1
+    found = stored.get(path).json
+    assert (found["label"], found["feedback"]["verdict"], found["feedback"]["label"]) == ("maybe", "corrected", "no")
+    for other in ("/v1/predictions/r-2", "/v1/predictions/r%00", path.replace("credit", "tickets")):
+        assert stored.get(other).status in {400, 404}
+    assert "did you mean" in stored.get(path.replace("credit", "credits")).json["detail"]
+
+
 @pytest.mark.parametrize("first", ["prediction", "feedback"])
 def test_a_rejected_prediction_is_a_correction_that_needs_a_label(served: Served, first: str) -> None:
     """It counts and is reviewed, joins in either order, gets its label from a reviewer, and trains nothing before."""

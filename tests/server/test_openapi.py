@@ -80,6 +80,7 @@ QUESTIONS: list[tuple[str, str, Any]] = [
     ("POST /v1/predictions", "/v1/predictions", {"model": "credit", "prediction": "yes", "confidence": 0.9}),
     ("POST /v1/feedback", "/v1/feedback", {"model": "credit", "prediction": "yes", "label": "no", "inputs": {"a": 1}}),
     ("POST /v1/feedback", "/v1/feedback", [{"prediction_id": "o-2", "verdict": "accepted"}, {"label": 3}]),
+    ("GET /v1/predictions/<path:prediction_id>", "/v1/predictions/o-1", None),
     ("POST /v1/events", "/v1/events", {"event": "contracts", "model": "credit"}),
     ("POST /v1/notifications", "/v1/notifications", {"status": "firing", "alerts": []}),
     ("GET /v1/corrections", "/v1/corrections", None),

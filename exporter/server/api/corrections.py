@@ -76,6 +76,17 @@ class CorrectionsApi:
         }
         return _json(answer | ({"truncated": query.slice.truncated} if query.slice else {}))
 
+    def prediction(self, prediction_id: str) -> Response:
+        """``GET /v1/predictions/<id>``: a prediction with its inputs, its label and the feedback on it."""
+        check_parameters(request.args, ("model",))
+        if (model := request.args.get("model")) is not None:
+            check_model(self._exporter.pipeline.monitors.models, model)
+        document = self._exporter.store.review.prediction(prediction_id, model, self._exporter.redacted)
+        if document is None:
+            detail = f"no prediction {preview(prediction_id)} is stored; after store.retention, predictions are deleted"
+            return problem(404, detail).flask()
+        return _json(document)
+
     def list_users(self) -> Response:
         """``GET /v1/corrections/users``: how much each user corrected."""
         model = request.args.get("model")

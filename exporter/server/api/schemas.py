@@ -356,21 +356,11 @@ class Suspect(msgspec.Struct):
     reason: str
 
 
-class Correction(msgspec.Struct):
-    """A correction, a prediction drawn for review, or feedback that waits for its prediction."""
+class GivenFeedback(msgspec.Struct):
+    """Feedback on a prediction, and its review."""
 
     id: str
-    prediction_id: str | None
-    model: str | None
-    version: str | None
-    segment: str | None
-    joined: bool
     verdict: Verdict | Literal["sampled"]
-    source: Literal["user", "sample"]
-    inputs: dict[str, Any] | None
-    prediction: Label
-    confidence: float | None
-    predicted: str | None
     label: Label
     user_label: Label
     user: str | None
@@ -380,6 +370,39 @@ class Correction(msgspec.Struct):
     reviewer: str | None
     reviewed: str | None
     revision: int
+
+
+class StoredPrediction(msgspec.Struct):
+    """A prediction, its true label with the time at which that became known, and the feedback on it."""
+
+    id: str
+    model: str
+    version: str
+    segment: str | None
+    time: str | None
+    inputs: dict[str, Any] | None
+    prediction: Label
+    confidence: float | None
+    code: int
+    duration_seconds: float | None
+    label: Label
+    labelled: str | None
+    feedback: GivenFeedback | None
+
+
+class Correction(GivenFeedback, kw_only=True):
+    """A correction, a prediction drawn for review, or feedback that waits for its prediction."""
+
+    prediction_id: str | None
+    model: str | None
+    version: str | None
+    segment: str | None
+    joined: bool
+    source: Literal["user", "sample"]
+    inputs: dict[str, Any] | None
+    prediction: Label
+    confidence: float | None
+    predicted: str | None
     new_label: bool
     alike: int | UnsetType = UNSET
     suspect: Suspect | UnsetType = UNSET
