@@ -32,7 +32,7 @@ from exporter.storage._schema import (
     metadata,
     predictions,
 )
-from exporter.validation import parse_duration, parse_size, preview
+from exporter.validation import parse_duration, parse_size
 
 log = logging.getLogger(__name__)
 
@@ -144,47 +144,6 @@ def _mean_row_bytes(connection: sa.Connection) -> float:
     return float(mean or 0) * float(count) / len(sample)
 
 
-PATIENCE_SECONDS = 60.0
-"""How long feedback waits before it is named."""
-PAUSE_SECONDS = 60.0
-"""Time between two lines."""
-NAMED, COUNTED = 5, 1000
-"""Identifiers in a line, and feedback that it counts, at most."""
-
-
-class UnjoinedLog:
-    """Writes at most one line in `PAUSE_SECONDS`."""
-
-    def __init__(self) -> None:
-        self._since = time.time() - PATIENCE_SECONDS
-        self._next = -math.inf
-
-    def write(self, connection: sa.Connection) -> None:
-        """Name feedback that waits for longer than `PATIENCE_SECONDS` now, and did not at the previous call.
-
-        Raises
-        ------
-        sqlalchemy.exc.SQLAlchemyError
-            When the database cannot be read.
-        """
-        if time.monotonic() < self._next:
-            return
-        until = time.time() - PATIENCE_SECONDS
-        waits = is_unjoined & (feedback.c.updated >= self._since) & (feedback.c.updated < until)
-        query = sa.select(feedback.c.prediction_id).where(waits).order_by(feedback.c.updated).limit(COUNTED + 1)
-        ids = connection.execute(query).scalars().all()
-        self._since, self._next = until, time.monotonic() + PAUSE_SECONDS
-        if ids:
-            names = ", ".join(preview(name, 130) for name in ids[:NAMED])
-            others = len(ids) - NAMED
-            more = "" if others <= 0 else f" and {others} more" if len(ids) <= COUNTED else " and many more"
-            log.warning(
-                "feedback waits for predictions that were not logged: %s%s; GET /v1/corrections?joined=false lists it",
-                names,
-                more,
-            )
-
-
 SECONDS, SIZE_SECONDS = 60.0, 5.0
 """Time between two sweeps that find nothing to delete: without a maximum size, and with one."""
 JUMP_SECONDS, HOLD_SECONDS = 60.0, 3600.0
@@ -220,7 +179,6 @@ class Retention:
         self._lost_log_at = self._late_log_at = -math.inf
         self._size = size
         self._step = STEP
-        self._unjoined_log = UnjoinedLog()
         self._offset, self._held_until = time.time() - time.monotonic(), -math.inf
         self.pause = SECONDS if size.limit is None else SIZE_SECONDS
 
@@ -266,7 +224,6 @@ class Retention:
             orphans = _end_waiting(connection, oldest_kept, step)
             delete_old_blocks(connection, step)
             old_labels = _delete_labels(connection, oldest_kept, step, archives=self._archives)
-            self._unjoined_log.write(connection)
             late = self._archives and not deleted and _is_late(connection, oldest_kept)
         if deleted == step or passed > STEP_SECONDS:
             self._step = int(min(max(step * min(STEP_SECONDS / passed, 2), MIN_STEP), MAX_STEP))

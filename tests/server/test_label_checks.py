@@ -201,31 +201,12 @@ def test_inputs_of_any_kind_are_survived(checked: Checked, monkeypatch: pytest.M
     assert checked.ids() <= {wrong, 62 + len(odd) + 2}
 
 
-def test_what_took_too_long_follows_in_the_next_check(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Inputs beyond the time for them are not compared in this check, and are in a later one."""
-    wrong = two_corners(checked)
+def test_what_would_take_too_long_is_not_compared(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inputs beyond the time for them are left out of a check."""
+    two_corners(checked)
     monkeypatch.setattr(task, "ENCODING_SECONDS", -1.0)
     assert checked.check() == set()
-    monkeypatch.setattr(task, "ENCODING_SECONDS", 20.0)
-    assert checked.check() == {wrong}
-
-
-def test_a_check_for_new_feedback_that_took_too_long_is_finished_by_the_next(
-    checked: Checked, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The rest follows at once, not after the next decision."""
-    two_corners(checked)
-    checked.check()
-    checked.checks["digits"] = LabelCheck(checked.store, "digits")
-    checked.check()
-    checked.add([None], [0], verdict="accepted")  # type: ignore[list-item]
-    with monkeypatch.context() as patch:
-        patch.setattr(suspects, "CONFIRMED_SECONDS", -1.0)
-        patch.setattr(task, "ENCODING_SECONDS", -1.0)
-        checked.check()
-    (partial,) = checked.times()
-    checked.check()
-    assert checked.times() != [partial]
+    assert checked.times()
 
 
 def test_only_the_newest_labels_are_compared(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:

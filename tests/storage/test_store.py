@@ -31,7 +31,6 @@ from exporter.features.json_inputs import pack_image
 from exporter.profiles.sources.store import StoreSource
 from exporter.server.model_files import load_monitors
 from exporter.storage import CountedFeedback, Filter, HistoryPosition, Store, StoredPredictions
-from exporter.storage import _retention as unjoined_log
 from exporter.storage import _schema as migrations
 from exporter.storage import _store as database_module
 from exporter.storage._engine import open_engine, shown_url, write_beside
@@ -326,44 +325,6 @@ def test_feedback_that_describes_its_prediction_outlives_the_retention(
     eventually(lambda: exporter.count(feedback, feedback.c.joined) == 1)
     assert [row["prediction_id"] for row in exporter.store.review.page(Filter(), 9).corrections] == ["never"]
     assert exporter.counted == []
-
-
-def test_the_log_names_feedback_that_waits(
-    database: str,
-    start: Callable[..., Exporter],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Once, at most five identifiers in a line, with their number; not feedback whose prediction came."""
-    monkeypatch.setattr(unjoined_log, "PATIENCE_SECONDS", 0.5)
-    monkeypatch.setattr(unjoined_log, "PAUSE_SECONDS", 0.0)
-    exporter = start(database)
-    exporter.say("comes")
-    exporter.predict("comes")
-    assert exporter.store.flush(5)
-    lines: list[str] = []
-
-    def sweep() -> list[str]:
-        exporter.store._writer._sweep_at = 0.0
-        exporter.predict("any")  # wakes the writer
-        exporter.store.flush(5)
-        lines[:] = [record.message for record in caplog.records if "waits for predictions" in record.message]
-        return lines
-
-    for number in range(7):
-        exporter.say(f"lost-{number}\n")
-
-    def told() -> int:
-        text = " ".join(sweep())
-        return text.count("lost") + sum(int(number) for number in re.findall(r"and (\d+) more", text))
-
-    eventually(lambda: told() == 7)
-    for _ in range(3):
-        sweep()
-    named = re.findall(r'"lost-\d\\n"', " ".join(lines))
-    assert len(named) == len(set(named)) >= 5
-    assert told() == 7
-    assert "comes" not in " ".join(lines)
 
 
 def test_the_size_is_bounded(database: str, start: Callable[..., Exporter]) -> None:

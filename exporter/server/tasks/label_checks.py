@@ -35,10 +35,9 @@ SAMPLE = 1000
 """Corrections from whose inputs the encoder learns."""
 CHARACTERS = 16 * 2**20
 """Characters of inputs that are read at a time. Longer inputs are not compared."""
-ENCODING_SECONDS = 20.0
-"""Time for the inputs of new corrections in one update; those of further ones follow in the next."""
+ENCODING_SECONDS = 60.0
+"""Time for the inputs of a check, the newest first. Corrections whose inputs would take longer are not compared."""
 _STEP = 500
-Ids = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class LabelChecker(Task):
@@ -87,7 +86,6 @@ class LabelCheck:
 
     def __init__(self, store: Store, model: str) -> None:
         self._store, self._model = store, model
-        self._vectors = InputVectors(store)
         self._seen = 0
         self.due_at = 0.0
 
@@ -100,32 +98,51 @@ class LabelCheck:
         binner = monitors.nearest_binner(self._model)
         scorer = Scorer.of_model(monitors.models[self._model], binner.profile if binner else None)
         rows = _of_classes(labelled, scorer)
-        wanted = np.array([row.id for row in rows], np.int64)
-        self._vectors.update(wanted, input_types(monitors, self._model), is_closing)
-        known = self._vectors.known(wanted)
-        rows = [row for row, is_known in zip(rows, known, strict=True) if is_known]
-        found = self._suspects(rows)
+        by_id = {row.id: row for row in rows}
+        known, vectors = self._encoded([*by_id], input_types(monitors, self._model), is_closing)
+        rows = [by_id[id_] for id_ in known]
+        found = _suspects(rows, vectors)
         if is_closing():
             return
-        if not known.all():
-            state, self._seen = state._replace(decision=0), 0  # the next check adds the others
         self._store.review.store_check(self._model, state, rows, found)
         self.due_at = time.monotonic() + PAUSE_SECONDS
 
-    def _suspects(self, rows: list[LabelledRow]) -> list[Suspect]:
-        texts = [scalar_text(decode_label(row.label)) for row in rows]
-        numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
-        stored = [Counter[str]() for _ in numbers]
-        for row, text in zip(rows, texts, strict=True):
-            stored[numbers[text]][row.label] += 1
-        labels = np.array([numbers[text] for text in texts], np.intp)
-        ids = np.array([row.id for row in rows], np.int64)
-        found = unlike_neighbours(self._vectors.rows(ids), labels, len(numbers))
-        return [
-            Suspect(rows[row], stored[class_].most_common(1)[0][0], found.compared, other, own)
-            for row, class_, other, own in zip(*(array.tolist() for array in found[:4]), strict=True)
-            if rows[row].revision is not None
-        ]
+    def _encoded(
+        self, ids: list[int], types: tuple[Mapping[str, str], Collection[str]], is_closing: Callable[[], bool]
+    ) -> tuple[list[int], Vectors]:
+        """Return the identifiers of corrections, and the vectors of their inputs, shape ``(n, DIMENSIONS)``."""
+        sample = self._decode(ids[:: max(len(ids) // SAMPLE, 1)][:SAMPLE])
+        encoder = InputEncoder(list(sample.values()), *types)
+        known: list[int] = []
+        vectors = [np.empty((0, DIMENSIONS), np.int8)]
+        end = time.monotonic() + ENCODING_SECONDS
+        while ids and time.monotonic() < end and not is_closing():
+            decoded = self._decode(ids[:_STEP])
+            known += decoded
+            vectors.append(encoder.encode(list(decoded.values())))
+            ids = [id_ for id_ in ids[:_STEP] if id_ not in decoded] + ids[_STEP:]
+        return known, np.concatenate(vectors)
+
+    def _decode(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
+        """Return decoded inputs by their correction, of as many as `CHARACTERS` allows."""
+        stored = self._store.review.inputs(ids, CHARACTERS)
+        decoded = decode_inputs([text.encode("utf-8", "replace") for text in stored.values()])
+        return {id_: decoded.get(index, {}) for index, id_ in enumerate(stored)}
+
+
+def _suspects(rows: list[LabelledRow], vectors: Vectors) -> list[Suspect]:
+    texts = [scalar_text(decode_label(row.label)) for row in rows]
+    numbers = {text: number for number, text in enumerate(dict.fromkeys(texts))}
+    stored = [Counter[str]() for _ in numbers]
+    for row, text in zip(rows, texts, strict=True):
+        stored[numbers[text]][row.label] += 1
+    labels = np.array([numbers[text] for text in texts], np.intp)
+    found = unlike_neighbours(vectors, labels, len(numbers))
+    return [
+        Suspect(rows[row], stored[class_].most_common(1)[0][0], found.compared, other, own)
+        for row, class_, other, own in zip(*(array.tolist() for array in found[:4]), strict=True)
+        if rows[row].revision is not None
+    ]
 
 
 def _of_classes(rows: list[LabelledRow], scorer: Scorer) -> list[LabelledRow]:
@@ -136,71 +153,6 @@ def _of_classes(rows: list[LabelledRow], scorer: Scorer) -> list[LabelledRow]:
     texts = [scalar_text(label) for label in labels]
     classes = {text for text, _ in Counter(filter(None, texts)).most_common(MAX_CLASSES)}
     return [row for row, text in zip(rows, texts, strict=True) if text in classes]
-
-
-class InputVectors:
-    """The vectors of some corrections of a model, in memory.
-
-    Parameters
-    ----------
-    store
-        The corrections.
-    """
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._encoder: InputEncoder | None = None
-        self._learned_from: tuple[int, Any] = (0, None)
-        self._ids, self._vectors = np.empty(0, np.int64), np.empty((0, DIMENSIONS), np.int8)
-
-    def known(self, ids: Ids) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Return which corrections have a vector."""
-        return np.isin(ids, self._ids)
-
-    def rows(self, ids: Ids) -> Vectors:
-        """Return the vectors of corrections that have one, shape ``(n, DIMENSIONS)``."""
-        return self._vectors[self._ids.searchsorted(ids)]
-
-    def update(
-        self, wanted: Ids, types: tuple[Mapping[str, str], Collection[str]], is_closing: Callable[[], bool]
-    ) -> None:
-        """Encode the inputs of those corrections that have no vector yet, and forget all other vectors.
-
-        Parameters
-        ----------
-        wanted
-            Identifiers of the corrections.
-        types
-            Of `input_types`.
-        is_closing
-            Whether to end early.
-        """
-        size, learned_types = self._learned_from
-        if learned_types != types or (size < SAMPLE and len(wanted) >= 2 * size):
-            step = max(len(wanted) // SAMPLE, 1)
-            sample = self._decode(wanted[::step][:SAMPLE].tolist())
-            self._encoder = InputEncoder(list(sample.values()), *types)
-            self._learned_from = len(wanted), types
-            self._ids, self._vectors = self._ids[:0], self._vectors[:0]
-        assert self._encoder is not None  # noqa: S101
-        left: list[int] = wanted[~self.known(wanted)].tolist()
-        ids, vectors = [self._ids], [self._vectors]
-        end = time.monotonic() + ENCODING_SECONDS
-        while left and time.monotonic() < end and not is_closing():
-            decoded = self._decode(left[:_STEP])
-            ids.append(np.array(list(decoded), np.int64))
-            vectors.append(self._encoder.encode(list(decoded.values())))
-            left = [id_ for id_ in left[:_STEP] if id_ not in decoded] + left[_STEP:]
-        all_ids, rows = np.concatenate(ids), np.concatenate(vectors)
-        order = np.flatnonzero(np.isin(all_ids, wanted))
-        order = order[all_ids[order].argsort()]
-        self._ids, self._vectors = all_ids[order], rows[order]
-
-    def _decode(self, ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-        """Return decoded inputs by their correction, of as many as `CHARACTERS` allows."""
-        stored = self._store.review.inputs(ids, CHARACTERS)
-        decoded = decode_inputs([text.encode("utf-8", "replace") for text in stored.values()])
-        return {id_: decoded.get(index, {}) for index, id_ in enumerate(stored)}
 
 
 def input_types(monitors: MonitorRegistry, model: str) -> tuple[dict[str, str], frozenset[str]]:
