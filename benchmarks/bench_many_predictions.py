@@ -3,7 +3,7 @@
 SQL fills the table with 30 days of predictions, whose inputs take 120 random bytes, and 100,000 corrections. The index
 of identifiers is made after that, which is faster and leaves it smaller than in a table that grows. The last
 day is then deleted as the retention does it, and for comparison a day of a copy that is partitioned by day is dropped.
-`docs/scale.md` has the table.
+`docs/studies/scale.md` has the table.
 
     python benchmarks/bench_many_predictions.py [PREDICTIONS]
 """

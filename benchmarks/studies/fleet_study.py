@@ -5,7 +5,7 @@ Usage: fleet_study.py [--minutes 10] [--rate 1000]
 The exporters share a real PostgreSQL and are behind HAProxy, which sends each request to the next one. Services record
 predictions with the client, and users send feedback and labels and repeat what was not acknowledged. A real Prometheus
 scrapes the exporters with the rules of this project. In the end, another exporter gets everything that was recorded,
-and the drift of all replicas together is compared with its drift. ``docs/scale.md`` has the figures.
+and the drift of all replicas together is compared with its drift. ``docs/studies/scale.md`` has the figures.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from support.paths import ROOT
 
-PAGES = [path for path in sorted((ROOT / "docs").glob("*.md")) if "<!-- study: " in path.read_text(encoding="utf-8")]
+PAGES = [path for path in sorted((ROOT / "docs").rglob("*.md")) if "<!-- study: " in path.read_text(encoding="utf-8")]
 LIVE = "live_dependence_study", ("live-dependence",)
 MANY = "many_features_study", ("many-false-alarms", "many-power")
 OBJECTIVES = "objectives_study", ("false-alarms", "delays")
