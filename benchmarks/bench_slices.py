@@ -29,7 +29,6 @@ from timing import free_port, profile, serving
 
 from exporter.profiles.profile import save
 from exporter.server.application import Exporter
-from exporter.server.ingest import Ingest
 from exporter.wire.events import Feedback, LabelEvent
 
 FEATURES, BATCH, RUNS = 30, 1000, 5
@@ -61,7 +60,7 @@ def fill(folder: Path, many: int) -> None:
     """Send predictions, corrections and labels."""
     rng = np.random.default_rng(1)
     exporter = Exporter(folder / "exporter.yml")
-    ingest, traffic = Ingest(exporter), Traffic()
+    ingest, traffic = exporter.ingest, Traffic()
     inside: list[str] = []
     others: list[str] = []
     start = time.perf_counter()

@@ -27,7 +27,6 @@ from timing import profile, report
 from exporter.config import StoreConfig
 from exporter.profiles.profile import save
 from exporter.server.application import Exporter
-from exporter.server.ingest import Ingest
 from exporter.storage._engine import open_engine
 from exporter.storage._predictions import COLUMNS
 from exporter.storage._schema import migrate, predictions
@@ -68,7 +67,7 @@ def processor(name: str) -> Callable[[], float]:
 def whole_way(folder: Path, texts: list[bytes], events: int) -> dict[str, float]:
     """Return the elapsed seconds and the processor seconds of each thread, for this number of events."""
     exporter = Exporter(folder / "exporter.yml")
-    ingest = Ingest(exporter)
+    ingest = exporter.ingest
     gc.freeze()  # as in the server, with its interval
     sys.setswitchinterval(0.001)
     clocks = {name: processor(name) for name in ("aggregator", "store-writer")}

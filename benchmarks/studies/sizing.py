@@ -19,7 +19,6 @@ import sqlalchemy as sa
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 from exporter.server.application import Exporter
-from exporter.server.ingest import Ingest
 from exporter.storage._schema import feedback, predictions
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
@@ -76,7 +75,7 @@ def measured(folder: Path, url: str, inputs: Callable[[], dict[str, Any] | None]
     save(build_file(folder / "training.npz", name="m"), folder / "profile.json")  # images are known by their profile
     (folder / "exporter.yml").write_text(f"store: {{url: '{url}'}}\nmodels: [{{name: m, profile: profile.json}}]\n")
     exporter = Exporter(folder / "exporter.yml")
-    ingest = Ingest(exporter)
+    ingest = exporter.ingest
     identifiers = [f"{RNG.getrandbits(128):032x}" for _ in range(count)]
     try:
         empty = used(exporter)

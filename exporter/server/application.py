@@ -26,6 +26,7 @@ from exporter.scheduler import Scheduler, Task
 from exporter.server.alerts import AlertSource, Inbox, Scrapes
 from exporter.server.client_log import ClientLog
 from exporter.server.idempotency import IdempotencyCache
+from exporter.server.ingest import Ingest
 from exporter.server.model_files import load_valid
 from exporter.server.pipeline import Pipeline, without_redacted
 from exporter.server.problem import Reply
@@ -151,6 +152,8 @@ class Exporter:
         The database.
     pipeline : Pipeline
         The queue of predictions; has the configuration and the monitors in use.
+    ingest : Ingest
+        Records what clients send.
     reloader : Reloader
         Replaces the configuration and the monitors.
     comparisons : Comparisons
@@ -194,6 +197,7 @@ class Exporter:
         self.store = self._open_store(config)
         restore(self.store, monitors, time.monotonic(), time.time())
         self.pipeline = Pipeline(config, monitors, self.store, self.telemetry)
+        self.ingest = Ingest(self.pipeline, self.store, self.telemetry, self.client_log, self.idempotency)
         self.reloader = Reloader(files, self.pipeline, self.store, self.telemetry)
         self.comparisons = Comparisons(
             self._monitors,
@@ -371,7 +375,7 @@ TEXT = "text/plain; charset=utf-8"
 
 
 def metrics(exporter: Exporter, accept: str, encodings: str, names: Collection[str]) -> Reply:
-    """Return the metrics (``GET /metrics``).
+    """``GET /metrics``: return the metrics.
 
     Parameters
     ----------
@@ -391,14 +395,14 @@ def metrics(exporter: Exporter, accept: str, encodings: str, names: Collection[s
 
 
 def healthy(exporter: Exporter) -> Reply:
-    """Return whether the process runs (``GET /-/healthy``), in the words of Prometheus."""
+    """``GET /-/healthy``: return whether the process runs; in the words of Prometheus."""
     if exporter.alive:
         return _text("model-exporter is healthy.\n")
     return _text("a thread of model-exporter has stopped: see its log, and restart it.\n", 503)
 
 
 def ready(exporter: Exporter) -> Reply:
-    """Return whether events are accepted (``GET /-/ready``); a ready exporter may have warnings."""
+    """``GET /-/ready``: return whether events are accepted; a ready exporter may have warnings."""
     if not exporter.ready:
         return _text("model-exporter is stopping.\n", 503)
     if exporter.store.fault:  # the log has it; a probe may be open to everyone

@@ -26,7 +26,7 @@ from exporter.server.access import CALLER, OPEN, SAFE, Caller, WebConfig, cross_
 from exporter.server.api.parameters import parse_ids
 from exporter.server.application import Exporter, healthy, metrics, ready
 from exporter.server.client_log import set_client
-from exporter.server.ingest import NDJSON, ONE_ACCEPTED, Ingest
+from exporter.server.ingest import NDJSON, ONE_ACCEPTED
 from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.request import (
     OTHER_ROUTE,
@@ -248,7 +248,7 @@ REFUSAL_SECONDS = 0.1
 """Time that a client without valid credentials waits for its 401, so that a flood of them costs little."""
 CLIENT_CLOSED_REQUEST = 499
 """The code of a request whose client went away, as nginx logs it."""
-_OTHER = Route("", "Not in the table: Flask answers it.", {})
+_OTHER = Route("", {})
 _PREDICTIONS, _FEEDBACK = ROUTES["POST /v1/predictions"], ROUTES["POST /v1/feedback"]
 _JSON = b"application/json"
 _ONE_ACCEPTED = {
@@ -276,7 +276,6 @@ class Application:
     def __init__(self, exporter: Exporter, web: WebConfig) -> None:
         self._exporter = exporter
         self._web = web
-        self._ingest = Ingest(exporter)
         self._pools = ThreadPools()
         self._scrapes: dict[tuple[str, str, tuple[str, ...]], asyncio.Future[Reply]] = {}
         self._flask: Flask | None = None
@@ -328,7 +327,7 @@ class Application:
                 self._exporter.client_log.reject(EventError("", "the body is too large", "too_large"))
             return error.reply
         except QueueFullError as error:
-            return _busy(error) if request.method in SAFE else self._ingest.refusal(error)
+            return _busy(error) if request.method in SAFE else self._exporter.ingest.refusal(error)
         except ClientDisconnectedError:
             raise
         except Exception as error:
@@ -402,15 +401,15 @@ class Application:
         if self._exporter.pipeline.is_half_full:  # whoever counts what has come needs the processor more
             await asyncio.sleep(BACKPRESSURE_SECONDS * (1 + len(body) // SMALL_BODY))
         if len(body) <= LARGE_BODY:
-            return self._ingest.predictions(body, lines, key, ids)
+            return self._exporter.ingest.predictions(body, lines, key, ids)
         pool = self._pools["payloads"]
-        return await pool.run(lambda: self._ingest.predictions(body, lines, key, ids), request.client)
+        return await pool.run(lambda: self._exporter.ingest.predictions(body, lines, key, ids), request.client)
 
     async def _feedback(self, request: Request, body: bytes) -> Reply:
         key, pool = request.header("idempotency-key"), self._pools["feedback"]
         if len(body) <= SMALL_BODY:
-            return await pool.bounded(lambda: self._ingest.feedback_async(body, key), request.client)
-        return await pool.run(lambda: self._ingest.feedback(body, key), request.client)
+            return await pool.bounded(lambda: self._exporter.ingest.feedback_async(body, key), request.client)
+        return await pool.run(lambda: self._exporter.ingest.feedback(body, key), request.client)
 
     async def _probe(self, request: Request) -> Reply:
         """Answer a probe or a scrape."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import logging
 import traceback
 from types import ModuleType
@@ -19,7 +18,7 @@ from exporter.server.access import CALLER, SAFE, USER, Caller, cross_origin_erro
 from exporter.server.application import Exporter
 from exporter.server.pages import documents, drift, home, quality, review
 from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
-from exporter.server.routes import ROUTES
+from exporter.server.routes import ROUTES, find_handlers
 from exporter.validation import any_of, closest, preview
 from exporter.wire.payload import MAX_BODY
 
@@ -45,19 +44,11 @@ def create_app(exporter: Exporter) -> Flask:
     for page in PAGES:
         app.jinja_env.filters |= getattr(page, "FILTERS", {})
         app.jinja_env.globals |= getattr(page, "GLOBALS", {})
-    made = functools.cache(lambda kind: kind(exporter))
-
-    @functools.cache
-    def handler(module: str, path: str) -> Any:
-        code, (owner, _, name) = importlib.import_module(f"exporter.server.{module}"), path.rpartition(".")
-        return getattr(made(getattr(code, owner)), name) if owner else functools.partial(getattr(code, name), exporter)
-
+    handlers = {name: functools.partial(function, exporter) for name, function in find_handlers().items()}
     for key, route in ROUTES.items():
-        (method, _, rule), (module, _, path) = key.partition(" "), route.handler.partition(":")
-        endpoint = f"{module.rpartition('.')[2]}.{path.rpartition('.')[2]}"
-        app.add_url_rule(
-            rule, endpoint, handler(module, path), methods=[method], strict_slashes=not rule.endswith("s/")
-        )
+        method, _, rule = key.partition(" ")
+        endpoint, function = route.handler.rpartition(".")[2].replace(":", "."), handlers[route.handler]
+        app.add_url_rule(rule, endpoint, function, methods=[method], strict_slashes=not rule.endswith("s/"))
 
     @app.before_request
     def _permit() -> Any:

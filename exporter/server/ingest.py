@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,10 +15,11 @@ from msgspec import structs
 
 from exporter.errors import EventError, QueueFullError, StoreError, StoreFullError
 from exporter.features.json_inputs import decode_inputs
+from exporter.metrics.exporter import ExporterMetrics
 from exporter.profiles.profile import image_inputs
-from exporter.server.application import Exporter
-from exporter.server.idempotency import check_key, content_digest, reused_key
-from exporter.server.pipeline import prepare_inputs
+from exporter.server.client_log import ClientLog
+from exporter.server.idempotency import IdempotencyCache, check_key, content_digest, reused_key
+from exporter.server.pipeline import Pipeline, prepare_inputs
 from exporter.server.problem import (
     Reply,
     event_problem,
@@ -27,7 +29,7 @@ from exporter.server.problem import (
     rejected_document,
     store_problem,
 )
-from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, commit_timeout
+from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, Store, commit_timeout
 from exporter.validation import json_pointer, preview
 from exporter.wire.decoder import Decoder
 from exporter.wire.events import (
@@ -74,18 +76,37 @@ class Ingest:
 
     Parameters
     ----------
-    exporter
-        The exporter that counts and stores them.
+    pipeline, store
+        Count and store them.
+    telemetry, client_log
+        Count what is accepted and what is refused.
+    idempotency
+        The responses to requests with an ``Idempotency-Key``.
+
+    Attributes
+    ----------
+    large_body
+        Held while a large body of another server's format is decoded.
+    served_last
+        The version that served a model last, by route and model.
     """
 
-    def __init__(self, exporter: Exporter) -> None:
-        self._exporter = exporter
-        pipeline = exporter.pipeline
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        store: Store,
+        telemetry: ExporterMetrics,
+        client_log: ClientLog,
+        idempotency: IdempotencyCache,
+    ) -> None:
+        self._pipeline, self._store, self._telemetry = pipeline, store, telemetry
+        self._client_log, self._idempotency = client_log, idempotency
+        self.large_body, self.served_last = threading.Lock(), dict[tuple[str, str], str]()
         self._predictions = Decoder(Prediction, lambda events: check_predictions(pipeline.monitors.models, events))
         self._feedback = Decoder(Feedback, lambda items: check_feedback(pipeline.monitors.models, items))
         self._events = Decoder(BusinessEvent, lambda events: check_business_events(pipeline.monitors.models, events))
         self._labels = Decoder(LabelEvent, lambda items: check_labels(pipeline.monitors.models, items))
-        self._accepted_counter = functools.cache(exporter.telemetry.events.labels)
+        self._accepted_counter = functools.cache(telemetry.events.labels)
 
     def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> Reply:
         """Queue the predictions in a body (``POST /v1/predictions``).
@@ -102,10 +123,10 @@ class Ingest:
             Whether the response has the predictions' identifiers.
         """
         digest = b"" if key is None else content_digest(body, b"ids" if ids else b"")
-        if key is not None and (previous := self._exporter.idempotency.get("predictions", key, digest)):
+        if key is not None and (previous := self._idempotency.get("predictions", key, digest)):
             return previous
         try:
-            self._exporter.pipeline.check_capacity()
+            self._pipeline.check_capacity()
             events, rejected, unknown = self._predictions.decode(body, lines)
             if not events and not rejected:
                 return _no_events()
@@ -114,24 +135,24 @@ class Ingest:
             return self.refusal(error)
         if unknown and events and (warning := self._warn_of_member(events[0].model, unknown)):
             reply = _accepted(events, rejected, ids, warning)
-        return reply if key is None else self._exporter.idempotency.remember("predictions", key, digest, reply)
+        return reply if key is None else self._idempotency.remember("predictions", key, digest, reply)
 
     def refusal(self, error: EventError | QueueFullError | StoreError) -> Reply:
         """Count a request that is refused as a whole, and return its response."""
         if isinstance(error, StoreError):
             if isinstance(error, StoreFullError):
-                self._exporter.client_log.reject(EventError("", str(error), "overloaded"))
+                self._client_log.reject(EventError("", str(error), "overloaded"))
             return store_problem(error)
         if isinstance(error, QueueFullError):
-            self._exporter.client_log.reject(EventError("", str(error), "overloaded"))
+            self._client_log.reject(EventError("", str(error), "overloaded"))
             return problem(503, f"{error}: nothing was accepted, try again", headers=_RETRY)
-        self._exporter.client_log.reject(error)
+        self._client_log.reject(error)
         return event_problem(error, 413 if error.reason == "too_large" else 400)
 
     def _warn_of_member(self, model: str, name: str) -> list[dict[str, str]]:
         """Count and log an unknown member of predictions; return the warning to send if another one was meant."""
         detail, is_mistake = describe_member(name)
-        self._exporter.client_log.warn("unknown_member", f"{preview(name)} in predictions of {preview(model)} {detail}")
+        self._client_log.warn("unknown_member", f"{preview(name)} in predictions of {preview(model)} {detail}")
         return [{"pointer": json_pointer((name,)), "detail": detail}] if is_mistake else []
 
     def submit(
@@ -166,17 +187,17 @@ class Ingest:
         QueueFullError
             When the queue is full.
         """
-        self._exporter.client_log.reject_events(rejected)
+        self._client_log.reject_events(rejected)
         if rejected and not events:
             return events_problem(list(rejected), many)
         if ids:
             for event in events:
                 event.id = event.id or make_id()
         if events:
-            self._exporter.pipeline.submit(events, size)
+            self._pipeline.submit(events, size)
             self._accepted_counter(source).inc(len(events))
             if detail := time_off(events):
-                self._exporter.client_log.warn("time_off", detail)
+                self._client_log.warn("time_off", detail)
         return _accepted(events, rejected, ids)
 
     def feedback(self, body: bytes, key: str | None) -> Reply:
@@ -185,7 +206,7 @@ class Ingest:
             request = self._decode_feedback(body, key)
             if isinstance(request, Reply):
                 return request
-            return self._feedback_reply(request, self._exporter.store.record_feedback(request.feedback, key))
+            return self._feedback_reply(request, self._store.record_feedback(request.feedback, key))
         except REFUSED as error:
             return self.refusal(error)
 
@@ -195,7 +216,7 @@ class Ingest:
             request = self._decode_feedback(body, key)
             if isinstance(request, Reply):
                 return request
-            future = self._exporter.store.submit_feedback(request.feedback, key)
+            future = self._store.submit_feedback(request.feedback, key)
             try:
                 async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
                     results: list[FeedbackResult] = await asyncio.wrap_future(future)
@@ -210,7 +231,7 @@ class Ingest:
             check_key(key)
         items, rejected, _ = self._feedback.decode(body)
         many = is_array(body)
-        self._exporter.client_log.reject_events(rejected)
+        self._client_log.reject_events(rejected)
         if not items:
             return events_problem(rejected, many) if rejected else _no_events()
         if len(items) > MAX_FEEDBACK:
@@ -223,7 +244,7 @@ class Ingest:
         if any(result.conflict for result in results):
             return reused_key()
         new = sum(not result.repeat for result in results)
-        self._exporter.telemetry.events.labels("feedback").inc(new)
+        self._telemetry.events.labels("feedback").inc(new)
         status = 201 if new else 200
         if not request.many:
             return json_reply(status, _feedback_document(results[0]))
@@ -236,20 +257,20 @@ class Ingest:
 
     def events(self, body: bytes, key: str | None) -> Reply:
         """Count the business events in a body (``POST /v1/events``)."""
-        return self._exporter.idempotency.once("events", key, lambda: self._count_events(body), body)
+        return self._idempotency.once("events", key, lambda: self._count_events(body), body)
 
     def _count_events(self, body: bytes) -> Reply:
         try:
             events, rejected, _ = self._events.decode(body)
         except EventError as error:
             return self.refusal(error)
-        self._exporter.client_log.reject_events(rejected)
+        self._client_log.reject_events(rejected)
         if not events:
             return events_problem(rejected, is_array(body)) if rejected else _no_events()
-        monitors = self._exporter.pipeline.monitors
+        monitors = self._pipeline.monitors
         for event in events:
             monitors.get(event.model, event.version, time.monotonic()).count_event(event.event, event.value)
-        self._exporter.telemetry.events.labels("events").inc(len(events))
+        self._telemetry.events.labels("events").inc(len(events))
         return _accepted(events, rejected, False)
 
     def labels(self, body: bytes, lines: bool, key: str | None) -> Reply:
@@ -264,10 +285,9 @@ class Ingest:
         key
             The ``Idempotency-Key`` header.
         """
-        return self._exporter.idempotency.once("labels", key, lambda: self._record_labels(body, lines), body)
+        return self._idempotency.once("labels", key, lambda: self._record_labels(body, lines), body)
 
     def _record_labels(self, body: bytes, lines: bool) -> Reply:
-        client_log = self._exporter.client_log
         try:
             items, refused, _ = self._labels.decode(body, lines)
             if not items and not refused:
@@ -277,20 +297,20 @@ class Ingest:
                 raise EventError("", f"{expected}: send several requests", "too_large")
         except EventError as error:
             return self.refusal(error)
-        client_log.reject_events(refused)
+        self._client_log.reject_events(refused)
         counts: Counter[str] = Counter()
         incomparable: list[RejectedEvent] = []
         places = _places(len(items), refused)
         for start in range(0, len(items), CHUNK):
             try:
-                result = self._exporter.store.record_labels(items[start : start + CHUNK])
+                result = self._store.record_labels(items[start : start + CHUNK])
             except StoreError as error:
                 return self._labels_refusal(error, start)
             for name in LABEL_COUNTS:
                 counts[name] += getattr(result, name)
             incomparable += [structs.replace(one, index=places[start + one.index]) for one in result.rejected]
-            self._exporter.telemetry.events.labels("labels").inc(result.accepted - result.repeated)
-        client_log.reject_events(incomparable)
+            self._telemetry.events.labels("labels").inc(result.accepted - result.repeated)
+        self._client_log.reject_events(incomparable)
         rejected = sorted((*refused, *incomparable), key=lambda event: event.index)
         if not counts["accepted"]:
             return events_problem(rejected, many=lines or is_array(body))
@@ -305,7 +325,7 @@ class Ingest:
 
     def _prepare_inputs(self, items: Sequence[Feedback]) -> None:
         """Remove from the inputs of feedback what must not be stored, and convert images to PNG."""
-        config, monitors = self._exporter.config, self._exporter.pipeline.monitors
+        config, monitors = self._pipeline.config, self._pipeline.monitors
         for feedback in items:
             if config.store.inputs == "none":
                 feedback.inputs = msgspec.Raw()

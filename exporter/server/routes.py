@@ -6,6 +6,7 @@ It is read by authorization, the dispatch of requests, the OpenAPI document and 
 from __future__ import annotations
 
 import functools
+import pkgutil
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -121,11 +122,9 @@ class Route(NamedTuple):
     Attributes
     ----------
     handler
-        The function of the exporter and of the variables in the path that answers, or the method of a class of the
-        exporter: the module below ``exporter.server``, a colon, and its name. It is imported at the first request of
-        any page, so that an exporter without visitors loads no framework.
-    summary
-        What the operation does.
+        The function of the exporter and of the variables in the path that answers: the module below
+        ``exporter.server``, a colon, and its name. It is imported at the first request of any page, so that an exporter
+        without visitors loads no framework. The first line of its docstring is the summary.
     responses
         Type of each successful response by its status, or a `Media`; all others are problems.
     body
@@ -143,7 +142,6 @@ class Route(NamedTuple):
     """
 
     handler: str
-    summary: str
     responses: dict[int, Any]
     body: Any = None
     parameters: tuple[Parameter, ...] = ()
@@ -171,22 +169,17 @@ _RECORDS: tuple[dict[int, Any], Any, tuple[Parameter, ...]] = (
 
 ROUTES: dict[str, Route] = {
     "POST /v1/predictions": Route(
-        "api.operations:Events.predictions",
-        "Record predictions.",
+        "api.operations:predictions",
         {202: schemas.AcceptedEvents},
         {JSON: Prediction | list[Prediction], NDJSON: None},
         (KEY, IDS),
         scope="ingest",
     ),
     "GET /v1/predictions/<path:prediction_id>": Route(
-        "api.corrections:CorrectionsApi.prediction",
-        "Return a prediction with its inputs, its label and the feedback on it.",
-        {200: schemas.StoredPrediction},
-        parameters=(MODEL,),
+        "api.corrections:prediction", {200: schemas.StoredPrediction}, parameters=(MODEL,)
     ),
     "POST /v1/feedback": Route(
-        "api.operations:Events.feedback",
-        "Record users' feedback; it is on disk before the response.",
+        "api.operations:feedback",
         {201: schemas.FeedbackResult | schemas.FeedbackResults, 200: schemas.FeedbackResult | schemas.FeedbackResults},
         Feedback | list[Feedback],
         (KEY,),
@@ -194,8 +187,7 @@ ROUTES: dict[str, Route] = {
         pool="feedback",
     ),
     "POST /v1/labels": Route(
-        "api.operations:Events.labels",
-        "Record true labels of predictions; they are on disk before the response.",
+        "api.operations:labels",
         {201: schemas.LabelsResult, 200: schemas.LabelsResult},
         {JSON: LabelEvent | list[LabelEvent], NDJSON: None},
         (KEY,),
@@ -203,36 +195,21 @@ ROUTES: dict[str, Route] = {
         pool="labels",
     ),
     "POST /v1/events": Route(
-        "api.operations:Events.business_events",
-        "Count business events.",
+        "api.operations:business_events",
         {202: schemas.AcceptedEvents},
         BusinessEvent | list[BusinessEvent],
         (KEY,),
         scope="ingest",
     ),
     "POST /v1/notifications": Route(
-        "api.operations:Events.notifications",
-        "Receive Alertmanager's notifications.",
-        {200: dict[str, Any]},
-        Notification,
-        (KEY,),
-        scope="notify",
+        "api.operations:notifications", {200: dict[str, Any]}, Notification, (KEY,), scope="notify"
     ),
-    "GET /v1/corrections": Route(
-        "api.corrections:CorrectionsApi.list_corrections",
-        "List corrections in the review queue.",
-        {200: schemas.Corrections},
-        parameters=QUEUE,
-    ),
+    "GET /v1/corrections": Route("api.corrections:list_corrections", {200: schemas.Corrections}, parameters=QUEUE),
     "GET /v1/corrections/users": Route(
-        "api.corrections:CorrectionsApi.list_users",
-        "Count the corrections of each user.",
-        {200: schemas.Users},
-        parameters=(MODEL._replace(required=True),),
+        "api.corrections:list_users", {200: schemas.Users}, parameters=(MODEL._replace(required=True),)
     ),
     "GET /v1/corrections/<int:correction_id>": Route(
-        "api.corrections:CorrectionsApi.show",
-        "Return a correction with its history.",
+        "api.corrections:show",
         {200: schemas.CorrectionWithHistory},
         parameters=(
             Parameter("limit", PageSize, "Entries of the history on a page."),
@@ -240,30 +217,16 @@ ROUTES: dict[str, Route] = {
         ),
     ),
     "PATCH /v1/corrections": Route(
-        "api.corrections:CorrectionsApi.decide_several",
-        "Decide several corrections.",
-        {200: schemas.DecisionResults},
-        list[BatchDecision],
-        scope="review",
+        "api.corrections:decide_several", {200: schemas.DecisionResults}, list[BatchDecision], scope="review"
     ),
     "PATCH /v1/corrections/<int:correction_id>": Route(
-        "api.corrections:CorrectionsApi.decide",
-        "Decide a correction.",
-        {200: schemas.Correction},
-        ReviewDecision,
-        scope="review",
+        "api.corrections:decide", {200: schemas.Correction}, ReviewDecision, scope="review"
     ),
     "POST /v1/corrections/samples": Route(
-        "api.corrections:CorrectionsApi.draw_sample",
-        "Draw confident predictions without feedback for review.",
-        {201: schemas.SampleResult},
-        SampleRequest,
-        (KEY,),
-        scope="review",
+        "api.corrections:draw_sample", {201: schemas.SampleResult}, SampleRequest, (KEY,), scope="review"
     ),
     "GET /v1/dataset": Route(
-        "api.datasets:DatasetApi.stream",
-        "Download the accepted corrections of a model.",
+        "api.datasets:stream",
         {200: _FILES},
         parameters=(
             MODEL._replace(required=True),
@@ -275,16 +238,14 @@ ROUTES: dict[str, Route] = {
         pool="dataset",
     ),
     "POST /v1/dataset/releases": Route(
-        "api.datasets:DatasetApi.make_release",
-        "Freeze the accepted corrections of a model in a release.",
+        "api.datasets:make_release",
         {201: schemas.Release, 200: schemas.Release},
         ReleaseRequest,
         scope="review",
         pool="dataset",
     ),
     "GET /v1/dataset/releases": Route(
-        "api.datasets:DatasetApi.list_releases",
-        "List the releases, the newest first.",
+        "api.datasets:list_releases",
         {200: schemas.Releases},
         parameters=(
             MODEL,
@@ -294,15 +255,10 @@ ROUTES: dict[str, Route] = {
         pool="dataset",
     ),
     "GET /v1/dataset/releases/<key>": Route(
-        "api.datasets:DatasetApi.download",
-        "Download a release, or return its document.",
-        {200: _FILES | {JSON: schemas.Release | _TASKS}},
-        parameters=(FORMAT,),
-        pool="dataset",
+        "api.datasets:download", {200: _FILES | {JSON: schemas.Release | _TASKS}}, parameters=(FORMAT,), pool="dataset"
     ),
     "GET /v1/compare": Route(
         "api.operations:compare",
-        "Compare two versions over the time in which both served.",
         {200: schemas.Comparison},
         parameters=(
             Parameter("model", str, "A configured model; by default the only one."),
@@ -314,67 +270,37 @@ ROUTES: dict[str, Route] = {
     ),
     "GET /v1/retrain-requests": Route(
         "api.operations:list_retrain_requests",
-        "List the requests for retraining, the newest first.",
         {200: schemas.RetrainRequests},
         parameters=(MODEL, Parameter("limit", PageSize, "Requests that are listed.")),
     ),
     "POST /v1/retrain-requests": Route(
-        "api.operations:request_retraining",
-        "Ask the trainer for a new version of a model.",
-        {201: schemas.RetrainRequest},
-        RetrainBody,
-        scope="review",
+        "api.operations:request_retraining", {201: schemas.RetrainRequest}, RetrainBody, scope="review"
     ),
-    "GET /v1/slices": Route(
-        "api.operations:slices",
-        "Find the combinations of bins that hold the most of a model's corrections, errors, estimated loss or drift.",
-        {200: schemas.Slices},
-        parameters=QUESTION,
-        pool="searches",
-    ),
+    "GET /v1/slices": Route("api.operations:slices", {200: schemas.Slices}, parameters=QUESTION, pool="searches"),
     "GET /metrics": Route(
         "api.operations:metrics",
-        "Return the metrics.",
         {200: {TEXT: None, OPENMETRICS: None}},
         parameters=(Parameter("name[]", list[str], "Return only these metrics."),),
         pool="scrapes",
     ),
-    "GET /-/healthy": Route("application:healthy", "Return whether the process runs.", _PROBE, scope=None),
-    "GET /-/ready": Route("application:ready", "Return whether events are accepted.", _PROBE, scope=None),
-    "POST /-/reload": Route("api.operations:reload", "Reload the configuration.", _PROBE, scope=USER),
-    "PUT /-/reload": Route("api.operations:reload", "Reload the configuration.", _PROBE, scope=USER),
-    "GET /": Route("pages.home:page", "The home page.", _HTML_PAGE),
+    "GET /-/healthy": Route("application:healthy", _PROBE, scope=None),
+    "GET /-/ready": Route("application:ready", _PROBE, scope=None),
+    "POST /-/reload": Route("api.operations:reload", _PROBE, scope=USER),
+    "PUT /-/reload": Route("api.operations:reload", _PROBE, scope=USER),
+    "GET /": Route("pages.home:page", _HTML_PAGE),
     "GET /drift": Route(
         "pages.drift:page",
-        "The drift page.",
         _HTML_PAGE,
         parameters=(MODEL, Parameter("version"), VERSIONS, Parameter("window"), Parameter("feature")),
     ),
-    "GET /quality": Route(
-        "pages.quality:page", "The quality page.", _HTML_PAGE, parameters=(MODEL, Parameter("version"), VERSIONS)
-    ),
-    "GET /slices": Route("pages.slices:page", "The page of slices.", _HTML_PAGE, parameters=QUESTION, pool="searches"),
-    "GET /review": Route("pages.review:ReviewPage.page", "The review page.", _HTML_PAGE, parameters=(*QUEUE, VERSIONS)),
-    "POST /review/decide": Route(
-        "pages.review:ReviewPage.decide",
-        "Decide a correction from the review page's form.",
-        _REDIRECT,
-        {FORM: dict[str, str]},
-        scope="review",
-    ),
-    "POST /review/samples": Route(
-        "pages.review:ReviewPage.draw_sample",
-        "Draw a sample from the review page's form.",
-        _REDIRECT,
-        {FORM: dict[str, str]},
-        scope="review",
-    ),
-    "GET /v1/corrections/<int:correction_id>/inputs/<path:name>.png": Route(
-        "pages.review:ReviewPage.image", "Return an image input as PNG.", {200: {PNG: None}}
-    ),
+    "GET /quality": Route("pages.quality:page", _HTML_PAGE, parameters=(MODEL, Parameter("version"), VERSIONS)),
+    "GET /slices": Route("pages.slices:page", _HTML_PAGE, parameters=QUESTION, pool="searches"),
+    "GET /review": Route("pages.review:page", _HTML_PAGE, parameters=(*QUEUE, VERSIONS)),
+    "POST /review/decide": Route("pages.review:decide", _REDIRECT, {FORM: dict[str, str]}, scope="review"),
+    "POST /review/samples": Route("pages.review:draw_sample", _REDIRECT, {FORM: dict[str, str]}, scope="review"),
+    "GET /v1/corrections/<int:correction_id>/inputs/<path:name>.png": Route("pages.review:image", {200: {PNG: None}}),
     "POST /v1/exchanges": Route(
-        "api.integrations:PayloadIngest.exchanges",
-        "Record requests and responses that a proxy captured.",
+        "api.integrations:exchanges",
         {202: schemas.AcceptedEvents},
         {JSON: ProxyRecord | list[ProxyRecord], NDJSON: None},
         (KEY, IDS),
@@ -382,52 +308,20 @@ ROUTES: dict[str, Route] = {
         pool="payloads",
     ),
     "POST /v1/kserve": Route(
-        "api.integrations:PayloadIngest.kserve",
-        "Record requests and responses that KServe's logger sends as CloudEvents.",
-        {202: dict[str, Any]},
-        {JSON: Any},
-        (KEY,),
-        scope="ingest",
-        pool="payloads",
+        "api.integrations:kserve", {202: dict[str, Any]}, {JSON: Any}, (KEY,), scope="ingest", pool="payloads"
     ),
-    "POST /v2/models/<model>/infer": Route(
-        "api.integrations:PayloadIngest.infer",
-        "Record requests with their responses.",
-        *_INFER,
-        scope="ingest",
-        pool="payloads",
-    ),
+    "POST /v2/models/<model>/infer": Route("api.integrations:infer", *_INFER, scope="ingest", pool="payloads"),
     "POST /v2/models/<model>/versions/<version>/infer": Route(
-        "api.integrations:PayloadIngest.infer",
-        "Record requests with their responses.",
-        *_INFER,
-        scope="ingest",
-        pool="payloads",
+        "api.integrations:infer", *_INFER, scope="ingest", pool="payloads"
     ),
-    "POST /v1/logs": Route(
-        "api.integrations:PayloadIngest.logs",
-        "Record predictions in OpenTelemetry's log records.",
-        *_RECORDS,
-        scope="ingest",
-        pool="payloads",
-        gzip=True,
-    ),
-    "POST /v1/traces": Route(
-        "api.integrations:PayloadIngest.traces",
-        "Record predictions in OpenTelemetry's spans.",
-        *_RECORDS,
-        scope="ingest",
-        pool="payloads",
-        gzip=True,
-    ),
-    "GET /docs/": Route("pages.documents:contents", "The contents of the documents of this version.", _HTML_PAGE),
-    "GET /docs/<path:name>": Route("pages.documents:page", "A document, or an image in one.", _HTML_PAGE),
-    "GET /runbooks/": Route("pages.documents:runbooks", "The runbooks of all alerts.", _HTML_PAGE),
-    "GET /runbooks/<name>": Route("pages.documents:runbook", "The runbook of an alert.", _HTML_PAGE),
-    "GET /d/<uid>": Route(
-        "pages.home:dashboard", "Redirect a link to a dashboard to Grafana, or to the page that replaces it.", _REDIRECT
-    ),
-    "GET /openapi.json": Route("routes:openapi", "Return this document.", {200: dict[str, Any]}),
+    "POST /v1/logs": Route("api.integrations:logs", *_RECORDS, scope="ingest", pool="payloads", gzip=True),
+    "POST /v1/traces": Route("api.integrations:traces", *_RECORDS, scope="ingest", pool="payloads", gzip=True),
+    "GET /docs/": Route("pages.documents:contents", _HTML_PAGE),
+    "GET /docs/<path:name>": Route("pages.documents:page", _HTML_PAGE),
+    "GET /runbooks/": Route("pages.documents:runbooks", _HTML_PAGE),
+    "GET /runbooks/<name>": Route("pages.documents:runbook", _HTML_PAGE),
+    "GET /d/<uid>": Route("pages.home:dashboard", _REDIRECT),
+    "GET /openapi.json": Route("routes:openapi", {200: dict[str, Any]}),
 }
 """By method and Flask's rule. A test compares the table with the routes of the application."""
 
@@ -456,6 +350,12 @@ def _variable_rules() -> Any:
 
     rules = [route.split(" ") for route in ROUTES if "<" in route]
     return Map([Rule(rule, methods=[method], endpoint=f"{method} {rule}") for method, rule in rules]).bind("")
+
+
+def find_handlers() -> dict[str, Callable[..., Any]]:
+    """Import the handlers of all routes, and return them by their names in the table."""
+    names = {route.handler for route in ROUTES.values()}
+    return {name: pkgutil.resolve_name(f"exporter.server.{name}") for name in names}
 
 
 _CONVERTER = re.compile(r"<(?:(\w+)(?:\([^)]*\))?:)?(\w+)>")
@@ -495,10 +395,11 @@ def document() -> dict[str, Any]:
 
     problem = {"description": "The error.", "content": {problems.CONTENT_TYPE: {"schema": schema(Problem)}}}
     paths: dict[str, dict[str, Any]] = {}
+    handlers = find_handlers()
     for route, operation in ROUTES.items():
         method, _, rule = route.partition(" ")
         path = paths.setdefault(_CONVERTER.sub(r"{\2}", rule), {})
-        path[method.lower()] = _operation(operation, rule, schema)
+        path[method.lower()] = _operation(operation, rule, _summary(handlers[operation.handler]), schema)
     for component in components.values():
         if "description" in component:  # without the attributes, which are for readers of the code
             component["description"] = component["description"].partition("\n")[0].replace("``", "`")
@@ -520,7 +421,7 @@ def document() -> dict[str, Any]:
 _Schema = Callable[[Any], dict[str, Any]]
 
 
-def _operation(operation: Route, rule: str, schema: _Schema) -> dict[str, Any]:
+def _operation(operation: Route, rule: str, summary: str, schema: _Schema) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [
         {
             "name": name,
@@ -539,15 +440,21 @@ def _operation(operation: Route, rule: str, schema: _Schema) -> dict[str, Any]:
         }
         parameters.append(entry | ({"description": parameter.description} if parameter.description else {}))
     responses: dict[str, Any] = {
-        str(status): {"description": operation.summary, "content": _content(type_, schema)}
+        str(status): {"description": summary, "content": _content(type_, schema)}
         for status, type_ in operation.responses.items()
     }
-    result: dict[str, Any] = {"summary": operation.summary, "security": _security(operation.scope)}
+    result: dict[str, Any] = {"summary": summary, "security": _security(operation.scope)}
     if parameters:
         result["parameters"] = parameters
     if operation.body is not None:
         result["requestBody"] = {"required": True, "content": _content(operation.body, schema)}
     return {**result, "responses": {**responses, "default": {"$ref": "#/components/responses/Problem"}}}
+
+
+def _summary(handler: Callable[..., Any]) -> str:
+    """Return the first sentence of a handler's docstring, without the route before it."""
+    text = re.split(r"; |\n\n|\.$", (handler.__doc__ or "").partition("``: ")[2])[0].strip()
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def _security(scope: str | None) -> list[dict[str, list[str]]]:

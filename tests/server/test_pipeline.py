@@ -12,7 +12,6 @@ import sqlalchemy as sa
 from support.servers import CONFIG, write_config
 
 from exporter.server.application import Exporter
-from exporter.server.ingest import Ingest
 from exporter.storage._schema import predictions
 
 EVENTS = 2000
@@ -21,7 +20,7 @@ EVENTS = 2000
 def test_a_version_for_each_prediction_costs_no_more(tmp_path: Path) -> None:
     """Predictions beyond the limit of versions are counted together, and stored with the version that each has."""
     exporter = Exporter(write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}))
-    ingest = Ingest(exporter)
+    ingest = exporter.ingest
 
     def seconds(version: Callable[[int], str]) -> float:
         """Return the processor seconds that it takes to count and store predictions."""

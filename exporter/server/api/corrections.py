@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import msgspec
-from flask import Response, g, request
+from flask import g, request
 
 from exporter.config import sampled_share
 from exporter.errors import EventError
@@ -54,111 +54,103 @@ from exporter.validation import any_of, preview, suggestion
 from exporter.wire.events import check_model
 
 
-class CorrectionsApi:
-    """The operations on the review queue.
-
-    Parameters
-    ----------
-    exporter
-        The store and the models.
-    """
-
-    def __init__(self, exporter: Exporter) -> None:
-        self._exporter = exporter
-
-    def list_corrections(self) -> Response:
-        """``GET /v1/corrections``: a page of the queue."""
-        query = parse_query(self._exporter, request.args)
-        page, end = self._exporter.store.review.page(query.filter, query.limit, query.after, query.order)
-        answer = {
-            "corrections": [with_new_label(self._exporter, document) for document in page],
-            "next": _next_url(encode_cursor(query.order, end)) if end else None,
-        }
-        return _json(answer | ({"truncated": query.slice.truncated} if query.slice else {}))
-
-    def prediction(self, prediction_id: str) -> Response:
-        """``GET /v1/predictions/<id>``: a prediction with its inputs, its label and the feedback on it."""
-        check_parameters(request.args, ("model",))
-        if (model := request.args.get("model")) is not None:
-            check_model(self._exporter.pipeline.monitors.models, model)
-        document = self._exporter.store.review.prediction(prediction_id, model, self._exporter.redacted)
-        if document is None:
-            detail = f"no prediction {preview(prediction_id)} is stored; after store.retention, predictions are deleted"
-            return problem(404, detail).flask()
-        return _json(document)
-
-    def list_users(self) -> Response:
-        """``GET /v1/corrections/users``: how much each user corrected."""
-        model = request.args.get("model")
-        if set(request.args) != {"model"} or model is None:
-            raise EventError("", "expected the parameter model, and no other", "missing_field")
-        check_model(self._exporter.pipeline.monitors.models, model)
-        return _json(self._exporter.store.review.users(model))
-
-    def show(self, correction_id: int) -> Response:
-        """``GET /v1/corrections/<id>``: a correction with a page of its history."""
-        limit, after = parse_limit(request.args), parse_history_cursor(request.args)
-        review = self._exporter.store.review
-        document = review.find(correction_id, self._exporter.redacted) if correction_id <= MAX_ID else None
-        if document is None:
-            return problem(404, f"there is no correction {correction_id}").flask()
-        history, end = review.history(correction_id, limit, after)
-        next_url = _next_url(f"{end.feedback}-{end.decision}") if end else None
-        return _json({**with_new_label(self._exporter, document), "history": history, "history_next": next_url})
-
-    def decide(self, correction_id: int) -> Response:
-        """``PATCH /v1/corrections/<id>``: decide a correction."""
-        decision = _decision(convert_body(ReviewDecision, parse_json(request.get_data())))
-        outcomes = self._decide([(correction_id, decision)]) if correction_id <= MAX_ID else [Outcome(False, None)]
-        result = self._result(correction_id, decision, outcomes[0])
-        if result["status"] == 200:
-            return _json(result["correction"])
-        further = {"correction": result["correction"]} if "correction" in result else {}
-        return problem(result["status"], result["detail"], **further).flask()
-
-    def decide_several(self) -> Response:
-        """``PATCH /v1/corrections``: decide several corrections."""
-        batch, errors = _batch(parse_json(request.get_data()))
-        if errors:
-            first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
-            detail = f"no decision was stored, {len(errors)} of them are not valid: {first}"
-            return problem(400, detail, errors).flask()
-        outcomes = self._decide(batch)
-        return _json({"results": [self._result(*one, outcome) for one, outcome in zip(batch, outcomes, strict=True)]})
-
-    def _decide(self, batch: Sequence[tuple[int, Decision]]) -> list[Outcome]:
-        exporter = self._exporter
-        return exporter.store.review.decide(batch, exporter.redacted, len(request.get_data()))
-
-    def _result(self, correction_id: int, decision: Decision, outcome: Outcome) -> dict[str, Any]:
-        result: dict[str, Any] = {"id": str(correction_id), "taken": outcome.stored}
-        if outcome.correction is None:
-            return result | {"status": 404, "detail": _undecidable(correction_id)}
-        correction = with_new_label(self._exporter, outcome.correction)
-        if outcome.lacks_label(decision):
-            detail = "/label: is required to accept a correction without one: give the correct label"
-            return result | {"status": 400, "detail": detail, "correction": correction}
-        conflict = {"status": 409, "detail": _conflict(correction, decision.reviewer)}
-        return result | ({"status": 200} if outcome.stored else conflict) | {"correction": correction}
-
-    def draw_sample(self) -> Response:
-        """``POST /v1/corrections/samples``: draw predictions for review."""
-        sample = convert_body(SampleRequest, parse_json(request.get_data()))
-        check_model(self._exporter.pipeline.monitors.models, sample.model)
-        if sample.version is not None and "\0" in sample.version:
-            raise EventError("/version", "expected text without the character NUL", "malformed")
-        stored_in_part = sampled_share(self._exporter.config.store.inputs) is not None
-        draw, reviewer = Draw(sample.model, sample.version, stored_in_part), g.user
-
-        def reply() -> Reply:
-            count = self._exporter.store.review.draw(draw, sample.count, reviewer, self._exporter.feedback_inputs)
-            return json_reply(201, {"drawn": count})
-
-        return self._exporter.idempotency.once("samples", idempotency_key(), reply, request.get_data()).flask()
+def list_corrections(exporter: Exporter) -> Reply:
+    """``GET /v1/corrections``: list corrections in the review queue."""
+    query = parse_query(exporter, request.args)
+    page, end = exporter.store.review.page(query.filter, query.limit, query.after, query.order)
+    answer = {
+        "corrections": [with_new_label(exporter, document) for document in page],
+        "next": _next_url(encode_cursor(query.order, end)) if end else None,
+    }
+    return json_reply(200, answer | ({"truncated": query.slice.truncated} if query.slice else {}))
 
 
-def _json(document: Any) -> Response:
-    return json_reply(200, document).flask()
+def prediction(exporter: Exporter, prediction_id: str) -> Reply:
+    """``GET /v1/predictions/<id>``: a prediction with its inputs, its label and the feedback on it."""
+    check_parameters(request.args, ("model",))
+    if (model := request.args.get("model")) is not None:
+        check_model(exporter.pipeline.monitors.models, model)
+    document = exporter.store.review.prediction(prediction_id, model, exporter.redacted)
+    if document is None:
+        detail = f"no prediction {preview(prediction_id)} is stored; after store.retention, predictions are deleted"
+        return problem(404, detail)
+    return json_reply(200, document)
+
+
+def list_users(exporter: Exporter) -> Reply:
+    """``GET /v1/corrections/users``: count the corrections of each user."""
+    model = request.args.get("model")
+    if set(request.args) != {"model"} or model is None:
+        raise EventError("", "expected the parameter model, and no other", "missing_field")
+    check_model(exporter.pipeline.monitors.models, model)
+    return json_reply(200, exporter.store.review.users(model))
+
+
+def show(exporter: Exporter, correction_id: int) -> Reply:
+    """``GET /v1/corrections/<id>``: return a correction with a page of its history."""
+    limit, after = parse_limit(request.args), parse_history_cursor(request.args)
+    review = exporter.store.review
+    document = review.find(correction_id, exporter.redacted) if correction_id <= MAX_ID else None
+    if document is None:
+        return problem(404, f"there is no correction {correction_id}")
+    history, end = review.history(correction_id, limit, after)
+    next_url = _next_url(f"{end.feedback}-{end.decision}") if end else None
+    return json_reply(200, {**with_new_label(exporter, document), "history": history, "history_next": next_url})
+
+
+def decide(exporter: Exporter, correction_id: int) -> Reply:
+    """``PATCH /v1/corrections/<id>``: decide a correction."""
+    decision = _decision(convert_body(ReviewDecision, parse_json(request.get_data())))
+    outcomes = _decide(exporter, [(correction_id, decision)]) if correction_id <= MAX_ID else [Outcome(False, None)]
+    result = _result(exporter, correction_id, decision, outcomes[0])
+    if result["status"] == 200:
+        return json_reply(200, result["correction"])
+    further = {"correction": result["correction"]} if "correction" in result else {}
+    return problem(result["status"], result["detail"], **further)
+
+
+def decide_several(exporter: Exporter) -> Reply:
+    """``PATCH /v1/corrections``: decide several corrections."""
+    batch, errors = _batch(parse_json(request.get_data()))
+    if errors:
+        first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
+        detail = f"no decision was stored, {len(errors)} of them are not valid: {first}"
+        return problem(400, detail, errors)
+    outcomes = _decide(exporter, batch)
+    results = [_result(exporter, *one, outcome) for one, outcome in zip(batch, outcomes, strict=True)]
+    return json_reply(200, {"results": results})
+
+
+def _decide(exporter: Exporter, batch: Sequence[tuple[int, Decision]]) -> list[Outcome]:
+    return exporter.store.review.decide(batch, exporter.redacted, len(request.get_data()))
+
+
+def _result(exporter: Exporter, correction_id: int, decision: Decision, outcome: Outcome) -> dict[str, Any]:
+    result: dict[str, Any] = {"id": str(correction_id), "taken": outcome.stored}
+    if outcome.correction is None:
+        return result | {"status": 404, "detail": _undecidable(correction_id)}
+    correction = with_new_label(exporter, outcome.correction)
+    if outcome.lacks_label(decision):
+        detail = "/label: is required to accept a correction without one: give the correct label"
+        return result | {"status": 400, "detail": detail, "correction": correction}
+    conflict = {"status": 409, "detail": _conflict(correction, decision.reviewer)}
+    return result | ({"status": 200} if outcome.stored else conflict) | {"correction": correction}
+
+
+def draw_sample(exporter: Exporter) -> Reply:
+    """``POST /v1/corrections/samples``: draw confident predictions without feedback for review."""
+    sample = convert_body(SampleRequest, parse_json(request.get_data()))
+    check_model(exporter.pipeline.monitors.models, sample.model)
+    if sample.version is not None and "\0" in sample.version:
+        raise EventError("/version", "expected text without the character NUL", "malformed")
+    stored_in_part = sampled_share(exporter.config.store.inputs) is not None
+    draw, reviewer = Draw(sample.model, sample.version, stored_in_part), g.user
+
+    def reply() -> Reply:
+        count = exporter.store.review.draw(draw, sample.count, reviewer, exporter.feedback_inputs)
+        return json_reply(201, {"drawn": count})
+
+    return exporter.idempotency.once("samples", idempotency_key(), reply, request.get_data())
 
 
 def _next_url(cursor: str) -> str:

@@ -27,112 +27,106 @@ DEFAULT_LIMIT = 100
 MAX_LIMIT = 1000
 
 
-class DatasetApi:
-    """The operations on datasets.
+def stream(exporter: Exporter) -> Response:
+    """``GET /v1/dataset``: the accepted corrections of a model."""
+    check_parameters(request.args, ("model", "version", "label", "since", "until", "format"))
+    form, model = _format(), _model(exporter, request.args.get("model"))
+    selection = Selection(
+        model,
+        request.args.get("version"),
+        _labels(request.args.get("label")),
+        parse_time("since", request.args.get("since")),
+        parse_time("until", request.args.get("until")),
+    )
+    redacted = exporter.pipeline.monitors.models[model].redact
+    pages = stored_pages(exporter.store, selection, redacted)
+    return _write(exporter, form, pages, model, f"{release.slug(model)}-dataset")
 
-    Parameters
-    ----------
-    exporter
-        The store and the models.
-    """
 
-    def __init__(self, exporter: Exporter) -> None:
-        self._exporter = exporter
+def make_release(exporter: Exporter) -> Reply:
+    """``POST /v1/dataset/releases``: freeze the accepted corrections of a model."""
+    wanted = _release_request(request.get_data())
+    model = _model(exporter, wanted.model)
+    redacted = exporter.pipeline.monitors.models[model].redact
+    result = release.make_release(
+        exporter.store,
+        model,
+        wanted.name,
+        g.user,
+        redacted,
+        details=exporter.slices.release_details(model),
+        hold_back=wanted.hold_back,
+        exclude_suspects=wanted.exclude_suspects,
+    )
+    document = release.release_document(result.row, redacted)
+    if result.conflict:
+        same = {"name": "other examples", "content": "the same examples"}[result.conflict]
+        detail = f"there already is a release {preview(result.row['name'])} of {same}, and releases do not change"
+        return problem(409, detail, release=document)
+    location = ("Location", f"{request.path}/{document['id']}")
+    return json_reply(201 if result.new else 200, document, (location,))
 
-    def stream(self) -> Response:
-        """``GET /v1/dataset``: the accepted corrections of a model."""
-        check_parameters(request.args, ("model", "version", "label", "since", "until", "format"))
-        form, model = _format(), self._model(request.args.get("model"))
-        selection = Selection(
-            model,
-            request.args.get("version"),
-            _labels(request.args.get("label")),
-            parse_time("since", request.args.get("since")),
-            parse_time("until", request.args.get("until")),
-        )
-        redacted = self._exporter.pipeline.monitors.models[model].redact
-        pages = stored_pages(self._exporter.store, selection, redacted)
-        return self._write(form, pages, model, f"{release.slug(model)}-dataset")
 
-    def make_release(self) -> Reply:
-        """``POST /v1/dataset/releases``: freeze the accepted corrections of a model."""
-        wanted = _release_request(request.get_data())
-        model = self._model(wanted.model)
-        redacted = self._exporter.pipeline.monitors.models[model].redact
-        result = release.make_release(
-            self._exporter.store,
-            model,
-            wanted.name,
-            g.user,
-            redacted,
-            details=self._exporter.slices.release_details(model),
-            hold_back=wanted.hold_back,
-            exclude_suspects=wanted.exclude_suspects,
-        )
-        document = release.release_document(result.row, redacted)
-        if result.conflict:
-            same = {"name": "other examples", "content": "the same examples"}[result.conflict]
-            detail = f"there already is a release {preview(result.row['name'])} of {same}, and releases do not change"
-            return problem(409, detail, release=document)
-        location = ("Location", f"{request.path}/{document['id']}")
-        return json_reply(201 if result.new else 200, document, (location,))
+def list_releases(exporter: Exporter) -> Reply:
+    """``GET /v1/dataset/releases``: a page of the releases."""
+    check_parameters(request.args, ("model", "limit", "cursor"))
+    model = request.args.get("model")
+    if model is not None:
+        check_model(exporter.pipeline.monitors.models, model)
+    limit = parse_whole_number("limit", request.args.get("limit"), MAX_LIMIT) or DEFAULT_LIMIT
+    before = parse_whole_number("cursor", request.args.get("cursor"), 2**62)
+    rows = exporter.store.releases.list(model, limit + 1, before)
+    next_url = None
+    if len(rows) > limit:
+        arguments = urlencode({**request.args.to_dict(), "cursor": rows[limit - 1]["seq"]})
+        next_url = f"{request.base_url}?{arguments}"
+    documents = [release.release_document(row, _redacted(exporter, row["model"])) for row in rows[:limit]]
+    return json_reply(200, {"releases": documents, "next": next_url})
 
-    def list_releases(self) -> Reply:
-        """``GET /v1/dataset/releases``: a page of the releases."""
-        check_parameters(request.args, ("model", "limit", "cursor"))
-        model = request.args.get("model")
-        if model is not None:
-            check_model(self._exporter.pipeline.monitors.models, model)
-        limit = parse_whole_number("limit", request.args.get("limit"), MAX_LIMIT) or DEFAULT_LIMIT
-        before = parse_whole_number("cursor", request.args.get("cursor"), 2**62)
-        rows = self._exporter.store.releases.list(model, limit + 1, before)
-        next_url = None
-        if len(rows) > limit:
-            arguments = urlencode({**request.args.to_dict(), "cursor": rows[limit - 1]["seq"]})
-            next_url = f"{request.base_url}?{arguments}"
-        documents = [release.release_document(row, self._redacted(row["model"])) for row in rows[:limit]]
-        return json_reply(200, {"releases": documents, "next": next_url})
 
-    def download(self, key: str) -> Reply | Response:
-        """``GET /v1/dataset/releases/<key>``: a release as a file, or its document."""
-        check_parameters(request.args, ("format",))
-        form = _format()
-        row = self._exporter.store.releases.find(key)
-        if row is None:
-            return problem(404, f"there is no release {preview(key)}")
-        store, redacted = self._exporter.store, self._redacted(row["model"])
-        accepted = request.accept_mimetypes.best_match([form.content_type.partition(";")[0], "application/json"])
-        if "format" not in request.args and accepted == "application/json":
-            return json_reply(200, release.release_document(row, redacted), (("Vary", "Accept"),))
-        if form.name != "jsonl" or (redacted and release.holds(store.releases.chunks(row), redacted)):
-            # Without the release's ETag: its SHA-256 is not that of what remains.
-            return self._write(form, release.frozen_pages(store, row, redacted), row["model"], row["name"])
-        chunks = store.releases.chunks(row)
-        response = _streamed(chunks, form.content_type, _headers(row["name"], form))
-        response.content_length = row["bytes"]
-        response.set_etag(row["sha256"])
-        response.vary.add("Accept")
-        response.make_conditional(request)
-        return response
+def download(exporter: Exporter, key: str) -> Reply | Response:
+    """``GET /v1/dataset/releases/<key>``: a release as a file, or its document."""
+    check_parameters(request.args, ("format",))
+    form = _format()
+    row = exporter.store.releases.find(key)
+    if row is None:
+        return problem(404, f"there is no release {preview(key)}")
+    store, redacted = exporter.store, _redacted(exporter, row["model"])
+    accepted = request.accept_mimetypes.best_match([form.content_type.partition(";")[0], "application/json"])
+    if "format" not in request.args and accepted == "application/json":
+        return json_reply(200, release.release_document(row, redacted), (("Vary", "Accept"),))
+    if form.name != "jsonl" or (redacted and release.holds(store.releases.chunks(row), redacted)):
+        # Without the release's ETag: its SHA-256 is not that of what remains.
+        return _write(exporter, form, release.frozen_pages(store, row, redacted), row["model"], row["name"])
+    chunks = store.releases.chunks(row)
+    response = _streamed(chunks, form.content_type, _headers(row["name"], form))
+    response.content_length = row["bytes"]
+    response.set_etag(row["sha256"])
+    response.vary.add("Accept")
+    response.make_conditional(request)
+    return response
 
-    def _write(self, form: Format, pages: Pages, model: str, name: str) -> Response:
-        monitors = self._exporter.pipeline.monitors
-        binner, settings = monitors.nearest_binner(model), monitors.models.get(model)
-        types = dict(binner.profile.inputs) if binner else {}
-        if settings:
-            types |= {name: feature.type for name, feature in settings.features.items() if feature.type}
-            types = {name: type_name for name, type_name in types.items() if name not in settings.redact}
-        return _streamed(form.write(pages, types), form.content_type, _headers(name, form))
 
-    def _redacted(self, model: str) -> frozenset[str]:
-        return self._exporter.redacted.get(model, frozenset())
+def _write(exporter: Exporter, form: Format, pages: Pages, model: str, name: str) -> Response:
+    monitors = exporter.pipeline.monitors
+    binner, settings = monitors.nearest_binner(model), monitors.models.get(model)
+    types = dict(binner.profile.inputs) if binner else {}
+    if settings:
+        types |= {name: feature.type for name, feature in settings.features.items() if feature.type}
+        types = {name: type_name for name, type_name in types.items() if name not in settings.redact}
+    return _streamed(form.write(pages, types), form.content_type, _headers(name, form))
 
-    def _model(self, name: str | None) -> str:
-        models = self._exporter.pipeline.monitors.models
-        if name is None:
-            raise EventError("", f"model: is required; {suggestion('', models)}", "missing_field")
-        check_model(models, name)
-        return name
+
+def _redacted(exporter: Exporter, model: str) -> frozenset[str]:
+    return exporter.redacted.get(model, frozenset())
+
+
+def _model(exporter: Exporter, name: str | None) -> str:
+    models = exporter.pipeline.monitors.models
+    if name is None:
+        raise EventError("", f"model: is required; {suggestion('', models)}", "missing_field")
+    check_model(models, name)
+    return name
 
 
 def _headers(name: str, form: Format) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import functools
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 
@@ -11,11 +11,11 @@ from flask import request
 
 from exporter.config import ModelConfig
 from exporter.errors import EventError
-from exporter.profiles.profile import CategoricalFeature, Profile
+from exporter.profiles.profile import CategoricalFeature
 from exporter.server.api.operations import idempotency_key
 from exporter.server.api.parameters import parse_ids
 from exporter.server.application import Exporter
-from exporter.server.ingest import NDJSON, REFUSED, Ingest, is_array
+from exporter.server.ingest import NDJSON, REFUSED, is_array
 from exporter.server.problem import Reply
 from exporter.wire import cloudevents, otlp
 from exporter.wire.cloudevents import BATCH, LoggedMessage
@@ -32,164 +32,149 @@ _FIRST_ERROR = 400
 _Items = Iterable[Received | EventError]
 
 
-class PayloadIngest:
-    """Decodes the payload logs of other servers and hands their predictions to the pipeline.
+def kserve(exporter: Exporter) -> Reply:
+    """``POST /v1/kserve``: pair logged requests and responses, and take those that are complete."""
+    headers, body = {name.lower(): value for name, value in request.headers.items()}, request.get_data()
+    pairer, paired = exporter.pairer, list[LoggedMessage]()
 
-    Parameters
-    ----------
-    exporter
-        Its configured models and profiles.
-    """
+    def read() -> Iterator[Received | EventError]:
+        for message in cloudevents.read_events(headers, body):
+            if isinstance(message, EventError):
+                yield message
+            elif counterpart := pairer.pair(message):
+                paired.append(counterpart)
+                yield attempt(cloudevents.to_exchange, message, counterpart)
 
-    def __init__(self, exporter: Exporter) -> None:
-        self._exporter = exporter
-        self._ingest = Ingest(exporter)
-        self._large_body = threading.Lock()
-        self._served_last: dict[tuple[str, str], str] = {}
-
-    def kserve(self) -> Reply:
-        """``POST /v1/kserve``: pair logged requests and responses, and take those that are complete."""
-        headers, body = {name.lower(): value for name, value in request.headers.items()}, request.get_data()
-        return self._once("kserve", lambda: self._kserve(headers, body))
-
-    def infer(self, model: str, version: str | None = None) -> Reply:
-        """``POST /v2/models/<model>/infer``: take requests with their responses."""
-        body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, parse_ids(request.args.get("ids"))
-        return self._once("infer", lambda: self._infer(model, version, body, ndjson, ids))
-
-    def exchanges(self) -> Reply:
-        """``POST /v1/exchanges``: take the records of a proxy."""
-        body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, parse_ids(request.args.get("ids"))
-        return self._once("exchanges", lambda: self._exchanges(body, ndjson, ids))
-
-    def logs(self) -> Reply:
-        """``POST /v1/logs``: take an export request of log records."""
-        return self._once_otlp("logs")
-
-    def traces(self) -> Reply:
-        """``POST /v1/traces``: take an export request of spans."""
-        return self._once_otlp("traces")
-
-    def _once_otlp(self, signal: Signal) -> Reply:
-        body, encoding = request.get_data(), request.headers.get("Content-Encoding", "identity")
-        protobuf = request.mimetype == PROTOBUF
-        return self._once(signal, lambda: self._otlp(signal, body, encoding, protobuf))
-
-    def _once(self, route: str, call: Callable[[], Reply]) -> Reply:
-        content = request.full_path.encode(), request.get_data()  # the path may name the model
-        return self._exporter.idempotency.once(route, idempotency_key(), call, *content)
-
-    def _kserve(self, headers: dict[str, str], body: bytes) -> Reply:
-        pairer, paired = self._exporter.pairer, list[LoggedMessage]()
-
-        def read() -> Iterator[Received | EventError]:
-            for message in cloudevents.read_events(headers, body):
-                if isinstance(message, EventError):
-                    yield message
-                elif counterpart := pairer.pair(message):
-                    paired.append(counterpart)
-                    yield attempt(cloudevents.to_exchange, message, counterpart)
-
-        reply = self._take("kserve", body, read, many=headers.get("content-type", "").startswith(BATCH))
+    def take() -> Reply:
+        reply = _take(exporter, "kserve", read, headers.get("content-type", "").startswith(BATCH))
         if reply.status == 503:  # the sender retries with its message, which must find its counterpart then
             for message in paired:
                 pairer.pair(message)
         return reply
 
-    def _infer(self, model: str, version: str | None, body: bytes, ndjson: bool, ids: bool) -> Reply:
+    return _once(exporter, "kserve", take)
 
-        def read() -> _Items:
-            self._names().resolve([model])
-            return read_pairs(body, ndjson, model, version)
 
-        return self._take("infer", body, read, ndjson or is_array(body), ids)
+def infer(exporter: Exporter, model: str, version: str | None = None) -> Reply:
+    """``POST /v2/models/<model>/infer``: take requests with their responses."""
+    body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, parse_ids(request.args.get("ids"))
 
-    def _exchanges(self, body: bytes, ndjson: bool, ids: bool) -> Reply:
-        many = ndjson or is_array(body)
-        return self._take("exchanges", body, lambda: read_records(body, ndjson), many, ids)
+    def read() -> _Items:
+        ModelNames(exporter.pipeline.monitors.models).resolve([model])
+        return read_pairs(body, ndjson, model, version)
 
-    def _otlp(self, signal: Signal, body: bytes, encoding: str, protobuf: bool) -> Reply:
-        """Take an export request, and answer as OTLP specifies."""
-        content_type = PROTOBUF if protobuf else "application/json"
+    return _once(exporter, "infer", lambda: _take(exporter, "infer", read, ndjson or is_array(body), ids))
+
+
+def exchanges(exporter: Exporter) -> Reply:
+    """``POST /v1/exchanges``: take the records of a proxy."""
+    body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, parse_ids(request.args.get("ids"))
+    many = ndjson or is_array(body)
+    call = functools.partial(_take, exporter, "exchanges", lambda: read_records(body, ndjson), many, ids)
+    return _once(exporter, "exchanges", call)
+
+
+def logs(exporter: Exporter) -> Reply:
+    """``POST /v1/logs``: take an export request of log records."""
+    return _once_otlp(exporter, "logs")
+
+
+def traces(exporter: Exporter) -> Reply:
+    """``POST /v1/traces``: take an export request of spans."""
+    return _once_otlp(exporter, "traces")
+
+
+def _once_otlp(exporter: Exporter, signal: Signal) -> Reply:
+    body, encoding = request.get_data(), request.headers.get("Content-Encoding", "identity")
+    protobuf = request.mimetype == PROTOBUF
+    return _once(exporter, signal, lambda: _otlp(exporter, signal, body, encoding, protobuf))
+
+
+def _once(exporter: Exporter, route: str, call: Callable[[], Reply]) -> Reply:
+    content = request.full_path.encode(), request.get_data()  # the path may name the model
+    return exporter.idempotency.once(route, idempotency_key(), call, *content)
+
+
+def _otlp(exporter: Exporter, signal: Signal, body: bytes, encoding: str, protobuf: bool) -> Reply:
+    """Take an export request, and answer as OTLP specifies."""
+    content_type = PROTOBUF if protobuf else "application/json"
+    try:
+        exporter.pipeline.check_capacity()
+        if encoding.lower() == "gzip":
+            body = decompress(body)
+        accepted, rejected = _decode(exporter, signal, len(body), lambda: otlp.read(body, signal, protobuf))
+        exporter.ingest.submit(signal, accepted, rejected, _size(body, accepted))
+    except REFUSED as error:
+        problem = exporter.ingest.refusal(error)
+        message = str(msgspec.json.decode(problem.body)["detail"])
+        status = otlp.error_status(protobuf, _GRPC_CODES.get(problem.status, _INTERNAL), message)
+        return Reply(problem.status, status, problem.headers, content_type=content_type)
+    first = f"{rejected[0].pointer}: {rejected[0].detail}" if rejected else ""
+    response = otlp.export_response(signal, protobuf, len(rejected), first)
+    return Reply(200, response, content_type=content_type)
+
+
+def _take(exporter: Exporter, source: str, read: Callable[[], _Items], many: bool, ids: bool = False) -> Reply:
+    body = request.get_data()
+    try:
+        exporter.pipeline.check_capacity()
+        accepted, rejected = _decode(exporter, source, len(body), read, MAX_REJECTED)
+        return exporter.ingest.submit(source, accepted, rejected, _size(body, accepted), many=many, ids=ids)
+    except REFUSED as error:
+        return exporter.ingest.refusal(error)
+
+
+def _decode(
+    exporter: Exporter, source: str, size: int, read: Callable[[], _Items], max_rejected: int | None = None
+) -> Validated:
+    """Return the predictions in a body; of large ones, one at a time: decoded, they take many times their size."""
+    with exporter.ingest.large_body if size > _LARGE else nullcontext():
+        accepted, rejected = _predictions(exporter, read(), max_rejected)
+    _name_versions(exporter, source, accepted)
+    return accepted, rejected
+
+
+def _predictions(exporter: Exporter, items: _Items, max_rejected: int | None) -> Validated:
+    """Return the predictions of a body's items, until ``max_rejected`` are rejected.
+
+    Raises
+    ------
+    EventError
+        When there are more than `MAX_ROWS` predictions.
+    """
+    accepted: list[Prediction] = []
+    rejected: list[RejectedEvent] = []
+    names, models = ModelNames(exporter.pipeline.monitors.models), dict[tuple[str, str | None], ConfiguredModel]()
+    for index, item in enumerate(items):
+        if max_rejected is not None and len(rejected) >= max_rejected:
+            detail = f"not checked: {max_rejected} items before it are rejected"
+            rejected.append(RejectedEvent(index, "", detail, "malformed"))
+            break
         try:
-            self._exporter.pipeline.check_capacity()
-            if encoding.lower() == "gzip":
-                body = decompress(body)
-            accepted, rejected = self._decode(signal, body, lambda: otlp.read(body, signal, protobuf))
-            self._ingest.submit(signal, accepted, rejected, _size(body, accepted))
-        except REFUSED as error:
-            problem = self._ingest.refusal(error)
-            message = str(msgspec.json.decode(problem.body)["detail"])
-            status = otlp.error_status(protobuf, _GRPC_CODES.get(problem.status, _INTERNAL), message)
-            return Reply(problem.status, status, problem.headers, content_type=content_type)
-        first = f"{rejected[0].pointer}: {rejected[0].detail}" if rejected else ""
-        response = otlp.export_response(signal, protobuf, len(rejected), first)
-        return Reply(200, response, content_type=content_type)
+            if isinstance(item, EventError):
+                raise item
+            config, version = names.resolve(item.names), item.model_version
+            if (model := models.get((config.name, version))) is None:
+                model = models[config.name, version] = _configured(exporter, config, version)
+            good, bad = item.predictions(model)
+        except EventError as error:
+            good, bad = [], [RejectedEvent.of(error)]
+        accepted += good
+        rejected += [msgspec.structs.replace(row, index=index) for row in bad]
+        if len(accepted) > MAX_ROWS:
+            detail = f"expected at most {MAX_ROWS} predictions: send them in several requests"
+            raise EventError("", detail, "too_large")
+    return accepted, rejected
 
-    def _take(self, source: str, body: bytes, read: Callable[[], _Items], many: bool, ids: bool = False) -> Reply:
-        try:
-            self._exporter.pipeline.check_capacity()
-            accepted, rejected = self._decode(source, body, read, MAX_REJECTED)
-            return self._ingest.submit(source, accepted, rejected, _size(body, accepted), many=many, ids=ids)
-        except REFUSED as error:
-            return self._ingest.refusal(error)
 
-    def _decode(
-        self, source: str, body: bytes, read: Callable[[], _Items], max_rejected: int | None = None
-    ) -> Validated:
-        """Return the predictions in a body; of large ones, one at a time: decoded, they take many times their size."""
-        with self._large_body if len(body) > _LARGE else nullcontext():
-            accepted, rejected = self._predictions(read(), max_rejected)
-        self._name_versions(source, accepted)
-        return accepted, rejected
-
-    def _predictions(self, items: _Items, max_rejected: int | None) -> Validated:
-        """Return the predictions of a body's items, until ``max_rejected`` are rejected.
-
-        Raises
-        ------
-        EventError
-            When there are more than `MAX_ROWS` predictions.
-        """
-        accepted: list[Prediction] = []
-        rejected: list[RejectedEvent] = []
-        names, models = self._names(), dict[tuple[str, str | None], ConfiguredModel]()
-        for index, item in enumerate(items):
-            if max_rejected is not None and len(rejected) >= max_rejected:
-                detail = f"not checked: {max_rejected} items before it are rejected"
-                rejected.append(RejectedEvent(index, "", detail, "malformed"))
-                break
-            try:
-                if isinstance(item, EventError):
-                    raise item
-                config, version = names.resolve(item.names), item.model_version
-                if (model := models.get((config.name, version))) is None:
-                    model = models[config.name, version] = self._configured(config, version)
-                good, bad = item.predictions(model)
-            except EventError as error:
-                good, bad = [], [RejectedEvent.of(error)]
-            accepted += good
-            rejected += [msgspec.structs.replace(row, index=index) for row in bad]
-            if len(accepted) > MAX_ROWS:
-                detail = f"expected at most {MAX_ROWS} predictions: send them in several requests"
-                raise EventError("", detail, "too_large")
-        return accepted, rejected
-
-    def _name_versions(self, source: str, predictions: Iterable[Prediction]) -> None:
-        """Give an error, whose response names no version, the one that served the model last on this route."""
-        for event in predictions:
-            if (event.code or 200) < _FIRST_ERROR:
-                if event.version:
-                    self._served_last[source, event.model] = event.version
-            elif not event.version:
-                event.version = self._served_last.get((source, event.model))
-
-    def _names(self) -> ModelNames:
-        return ModelNames(self._exporter.pipeline.monitors.models)
-
-    def _configured(self, config: ModelConfig, version: str | None) -> ConfiguredModel:
-        binner = self._exporter.pipeline.monitors.nearest_binner(config.name, version)
-        return configured(config, binner.profile if binner else None)
+def _name_versions(exporter: Exporter, source: str, predictions: Iterable[Prediction]) -> None:
+    """Give an error, whose response names no version, the one that served the model last on this route."""
+    for event in predictions:
+        if (event.code or 200) < _FIRST_ERROR:
+            if event.version:
+                exporter.ingest.served_last[source, event.model] = event.version
+        elif not event.version:
+            event.version = exporter.ingest.served_last.get((source, event.model))
 
 
 def _size(body: bytes, events: Iterable[Prediction]) -> int:
@@ -197,10 +182,12 @@ def _size(body: bytes, events: Iterable[Prediction]) -> int:
     return max(len(body), sum(len(memoryview(event.inputs)) for event in events))
 
 
-def configured(config: ModelConfig, profile: Profile | None) -> ConfiguredModel:
+def _configured(exporter: Exporter, config: ModelConfig, version: str | None) -> ConfiguredModel:
     """Return a model with what its profile says of it."""
-    if profile is None:
+    binner = exporter.pipeline.monitors.nearest_binner(config.name, version)
+    if binner is None:
         return ConfiguredModel(config)
+    profile = binner.profile
     target, order = profile.prediction, profile.input_names or None
     if isinstance(target, CategoricalFeature):
         classes = sorted_classes({*target.categories, *target.rare})

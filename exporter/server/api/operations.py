@@ -29,7 +29,7 @@ from exporter.server.api.parameters import (
 )
 from exporter.server.api.schemas import RetrainBody
 from exporter.server.application import Exporter
-from exporter.server.ingest import NDJSON, Ingest
+from exporter.server.ingest import NDJSON
 from exporter.server.problem import Reply, event_problem, json_reply, problem
 from exporter.server.tasks.retraining import request_document
 from exporter.slices import DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS
@@ -48,51 +48,43 @@ def idempotency_key() -> str | None:
     return request.headers.get("Idempotency-Key")
 
 
-class Events:
-    """The handlers of what services and clients send.
+def predictions(exporter: Exporter) -> Reply:
+    """``POST /v1/predictions``: record predictions."""
+    ids = parse_ids(request.args.get("ids"))
+    return exporter.ingest.predictions(request.get_data(), request.mimetype in NDJSON, idempotency_key(), ids)
 
-    Parameters
-    ----------
-    exporter
-        The exporter's state.
-    """
 
-    def __init__(self, exporter: Exporter) -> None:
-        self._exporter = exporter
-        self._ingest = Ingest(exporter)
+def feedback(exporter: Exporter) -> Reply:
+    """``POST /v1/feedback``: record users' feedback."""
+    return exporter.ingest.feedback(request.get_data(), idempotency_key())
 
-    def predictions(self) -> Reply:
-        """``POST /v1/predictions``: record predictions."""
-        ids = parse_ids(request.args.get("ids"))
-        return self._ingest.predictions(request.get_data(), request.mimetype in NDJSON, idempotency_key(), ids)
 
-    def feedback(self) -> Reply:
-        """``POST /v1/feedback``: record users' feedback."""
-        return self._ingest.feedback(request.get_data(), idempotency_key())
+def labels(exporter: Exporter) -> Reply:
+    """``POST /v1/labels``: record true labels."""
+    return exporter.ingest.labels(request.get_data(), request.mimetype in NDJSON, idempotency_key())
 
-    def labels(self) -> Reply:
-        """``POST /v1/labels``: record true labels."""
-        return self._ingest.labels(request.get_data(), request.mimetype in NDJSON, idempotency_key())
 
-    def business_events(self) -> Reply:
-        """``POST /v1/events``: count business events."""
-        return self._ingest.events(request.get_data(), idempotency_key())
+def business_events(exporter: Exporter) -> Reply:
+    """``POST /v1/events``: count business events."""
+    return exporter.ingest.events(request.get_data(), idempotency_key())
 
-    def notifications(self) -> Reply:
-        """``POST /v1/notifications``: receive Alertmanager's notifications."""
-        body = request.get_data()
-        return self._exporter.idempotency.once("notifications", idempotency_key(), lambda: self._receive(body), body)
 
-    def _receive(self, body: bytes) -> Reply:
-        try:
-            alerts = self._exporter.inbox.take(body, time.monotonic())
-        except EventError as error:
-            self._exporter.client_log.reject(error)
-            return event_problem(error)
-        for alert in alerts:
-            status = "resolved" if alert.status == "resolved" else "firing"
-            self._exporter.telemetry.notifications.labels(status).inc()
-        return json_reply(200, {})
+def notifications(exporter: Exporter) -> Reply:
+    """``POST /v1/notifications``: receive Alertmanager's notifications."""
+    body = request.get_data()
+    return exporter.idempotency.once("notifications", idempotency_key(), lambda: _receive(exporter, body), body)
+
+
+def _receive(exporter: Exporter, body: bytes) -> Reply:
+    try:
+        alerts = exporter.inbox.take(body, time.monotonic())
+    except EventError as error:
+        exporter.client_log.reject(error)
+        return event_problem(error)
+    for alert in alerts:
+        status = "resolved" if alert.status == "resolved" else "firing"
+        exporter.telemetry.notifications.labels(status).inc()
+    return json_reply(200, {})
 
 
 def compare(exporter: Exporter) -> Reply:

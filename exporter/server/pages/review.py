@@ -52,185 +52,178 @@ _YEAR = 365 * 86400
 _Page = tuple[str, int]
 
 
-class ReviewPage:
-    """The review page, its forms, and the images of its cards.
+def page(exporter: Exporter) -> _Page | WerkzeugResponse:
+    """``GET /review``: the review page."""
+    args = parameters(request.args)
+    if any(not value.strip() for value in args.values()):  # forms also send empty fields
+        return redirect(_address({name: value for name, value in args.items() if value.strip()}))
+    return _render(exporter, args)
 
-    Parameters
-    ----------
-    exporter
-        The store and the models.
-    """
 
-    def __init__(self, exporter: Exporter) -> None:
-        self._exporter = exporter
-
-    def page(self) -> _Page | WerkzeugResponse:
-        """``GET /review``: the page."""
-        args = parameters(request.args)
-        if any(not value.strip() for value in args.values()):  # forms also send empty fields
-            return redirect(_address({name: value for name, value in args.items() if value.strip()}))
-        return self._render(args)
-
-    def decide(self) -> _Page | WerkzeugResponse:
-        """``POST /review/decide``: decide a correction, and return to the page."""
-        form = request.form
-        back = dict(parse_qsl(form.get("back", "")))
-        correction_id, revision, status = form.get("id", ""), form.get("revision", ""), form.get("status", "")
-        if not (_is_number(correction_id) and _is_number(revision) and status in STATUSES):
-            abort(400, "expected id and revision as numbers, and status as one of accepted, pending and rejected")
-        text, label_type = form.get("label", "").strip(), form.get("label_type", "string")
-        label = label_json(parse_label(text, label_type)) if text and status == "accepted" else None
-        decision = Decision(status, label, int(revision), g.user)
-        batch = [(int(correction_id), decision)]
-        (outcome,) = self._exporter.store.review.decide(batch, self._exporter.redacted, len(text))
-        stored, document = outcome
-        if stored:
-            return redirect(_address(back), 303)
-        if outcome.lacks_label(decision):
-            return self._render(back, ["Give the correct label to accept a correction without one."], 400)
-        if not document:
-            return self._render(back, [f"There is no correction {correction_id}."], 404)
-        if document["status"] == "pending":
-            return self._render(back, ["The correction has changed, and is pending again."], 409)
-        reviewer = document["reviewer"] or "Another reviewer"
-        return self._render(back, [f"{reviewer} decided first: it is {document['status']} now."], 409)
-
-    def draw_sample(self) -> _Page | WerkzeugResponse:
-        """``POST /review/samples``: draw predictions for review, and show them."""
-        model, version, count = (request.form.get(name, "").strip() for name in ("model", "version", "count"))
-        exporter = self._exporter
-        if model not in exporter.pipeline.monitors.models or not (_is_number(count) and 1 <= int(count) <= MAX_LIMIT):
-            abort(400, f"expected model as one that is configured, and count as a number from 1 to {MAX_LIMIT}")
-        draw = Draw(model, version or None, sampled_share(exporter.config.store.inputs) is not None)
-        drawn = exporter.store.review.draw(draw, int(count), g.user, exporter.feedback_inputs)
-        back = {"model": model, "source": "sample"} | ({"version": version} if version else {})
-        if not drawn:
-            return self._render(back, ["No sample was drawn: there are no confident predictions without feedback."])
+def decide(exporter: Exporter) -> _Page | WerkzeugResponse:
+    """``POST /review/decide``: decide a correction from the review page's form, and return to it."""
+    form = request.form
+    back = dict(parse_qsl(form.get("back", "")))
+    correction_id, revision, status = form.get("id", ""), form.get("revision", ""), form.get("status", "")
+    if not (_is_number(correction_id) and _is_number(revision) and status in STATUSES):
+        abort(400, "expected id and revision as numbers, and status as one of accepted, pending and rejected")
+    text, label_type = form.get("label", "").strip(), form.get("label_type", "string")
+    label = label_json(parse_label(text, label_type)) if text and status == "accepted" else None
+    decision = Decision(status, label, int(revision), g.user)
+    batch = [(int(correction_id), decision)]
+    (outcome,) = exporter.store.review.decide(batch, exporter.redacted, len(text))
+    stored, document = outcome
+    if stored:
         return redirect(_address(back), 303)
+    if outcome.lacks_label(decision):
+        return _render(exporter, back, ["Give the correct label to accept a correction without one."], 400)
+    if not document:
+        return _render(exporter, back, [f"There is no correction {correction_id}."], 404)
+    if document["status"] == "pending":
+        return _render(exporter, back, ["The correction has changed, and is pending again."], 409)
+    reviewer = document["reviewer"] or "Another reviewer"
+    return _render(exporter, back, [f"{reviewer} decided first: it is {document['status']} now."], 409)
 
-    def image(self, correction_id: int, name: str) -> WerkzeugResponse:
-        """``GET /v1/corrections/<id>/inputs/<name>.png``: an image input."""
-        review, redacted = self._exporter.store.review, self._exporter.redacted
-        document = review.find(correction_id, redacted) if correction_id <= MAX_ID else None
-        if document is None:
-            abort(404, f"there is no correction {correction_id}")
-        monitors = self._exporter.pipeline.monitors
-        inputs = decode_document_inputs(document["inputs"])
-        binner = monitors.nearest_binner(document["model"], document["version"])
-        value = inputs.get(name)
-        file = None if value is None else png(value, name, binner.profile if binner else None)
-        if file is None:
-            abort(404, f"correction {correction_id} has no image {name}")
-        response = Response(file, content_type="image/png")
-        response.cache_control.private = True
-        response.cache_control.max_age = _YEAR if "v" in request.args else 0
-        response.add_etag()
-        return response.make_conditional(request)
 
-    def _render(self, args: dict[str, str], messages: list[str] | None = None, status: int = 200) -> _Page:
-        """Render the page of a query; only its first page has charts and filters."""
-        monitors = self._exporter.pipeline.monitors
-        now = time.time()
-        context: dict[str, Any] = {"models": list(monitors.models), "messages": list(messages or []), "now": now}
-        try:
-            query = parse_review_query(self._exporter, args, now)
-        except EventError as error:
-            return render_template("review.html", **context, errors=[error.detail]), 400
-        if query.slice and query.slice.truncated:
-            context["messages"].append("Only the newest corrections were looked at for the slice.")
-        documents, end = self._exporter.store.review.page(query.filter, PAGE_SIZE, query.after, query.order)
-        if query.after is None:
-            context |= self._overview(query, now)
-        model = query.filter.model
-        context.setdefault("regression", self._is_regression(query, [row["prediction"] for row in documents]))
-        versions = {monitor.version for monitor in monitors if model in {None, monitor.config.name}}
-        page = render_template(
-            "review.html",
-            **context,
-            query=query,
-            active_filters=active_filters(query),
-            slices=self._slices_question(query, now),
-            cards=cards(documents, monitors),
-            suggestions=self._suggestions(query, documents, context.get("known", ())),
-            next=query.with_changes() | {"cursor": encode_cursor(query.order, end)} if end else None,
-            versions=sorted(versions),
-            segments=self._segments(model),
-        )
-        return page, status
+def draw_sample(exporter: Exporter) -> _Page | WerkzeugResponse:
+    """``POST /review/samples``: draw a sample from the review page's form, and show it."""
+    model, version, count = (request.form.get(name, "").strip() for name in ("model", "version", "count"))
+    if model not in exporter.pipeline.monitors.models or not (_is_number(count) and 1 <= int(count) <= MAX_LIMIT):
+        abort(400, f"expected model as one that is configured, and count as a number from 1 to {MAX_LIMIT}")
+    draw = Draw(model, version or None, sampled_share(exporter.config.store.inputs) is not None)
+    drawn = exporter.store.review.draw(draw, int(count), g.user, exporter.feedback_inputs)
+    back = {"model": model, "source": "sample"} | ({"version": version} if version else {})
+    if not drawn:
+        return _render(exporter, back, ["No sample was drawn: there are no confident predictions without feedback."])
+    return redirect(_address(back), 303)
 
-    def _overview(self, query: ReviewQuery, now: float) -> dict[str, Any]:
-        """Return the values of charts and filters."""
-        review, model = self._exporter.store.review, self._only_model(query)
-        found = review.statistics(query.filter, now // 86400 * 86400, g.user)
-        stats = found.overview
-        regression = self._is_regression(query, [pair[0] for pair in stats.pairs])
-        unjoined = review.state().unjoined
-        pairs = [] if regression else stats.pairs  # of numbers there are as many as corrections
-        return {
-            "regression": regression,
-            "decided_today": found.decided,
-            "histogram": review_charts.error_chart(review.errors(query.filter), query) if regression else None,
-            "tolerance": self._exporter.pipeline.monitors.models[model].correction_tolerance if model else 0,
-            "counts": stats.counts,
-            "suspect_count": found.suspects,
-            "unjoined": sum(count for name, count in unjoined.items() if query.filter.model in {None, name}),
-            "confusion": review_charts.confusion_table(pairs, query) if model else None,
-            "time_chart": review_charts.time_chart(stats.rates, stats.step, query, now),
-            "predicted": _options([pair[0] for pair in pairs], query.filter.predicted),
-            "labels": _options([pair[1] for pair in pairs], query.filter.label),
-            "known": [pair[1] for pair in pairs],
-            "accuracy": _accuracy(found.accuracy, query),
-        }
 
-    def _suggestions(
-        self, query: ReviewQuery, documents: Sequence[Mapping[str, Any]], known: Sequence[Any]
-    ) -> dict[str, tuple[list[str], bool]]:
-        """Return the labels to suggest for the cards of each model, and whether they are all that training had.
+def image(exporter: Exporter, correction_id: int, name: str) -> WerkzeugResponse:
+    """``GET /v1/corrections/<id>/inputs/<name>.png``: return an image input as PNG."""
+    review, redacted = exporter.store.review, exporter.redacted
+    document = review.find(correction_id, redacted) if correction_id <= MAX_ID else None
+    if document is None:
+        abort(404, f"there is no correction {correction_id}")
+    monitors = exporter.pipeline.monitors
+    inputs = decode_document_inputs(document["inputs"])
+    binner = monitors.nearest_binner(document["model"], document["version"])
+    value = inputs.get(name)
+    file = None if value is None else png(value, name, binner.profile if binner else None)
+    if file is None:
+        abort(404, f"correction {correction_id} has no image {name}")
+    response = Response(file, content_type="image/png")
+    response.cache_control.private = True
+    response.cache_control.max_age = _YEAR if "v" in request.args else 0
+    response.add_etag()
+    return response.make_conditional(request)
 
-        They are the labels of training, of the cards, and of the other corrections if all are of one model.
-        """
-        monitors, only = self._exporter.pipeline.monitors, self._only_model(query)
-        result = {}
-        for name in {document["model"]: None for document in documents if document["model"] in monitors.models}:
-            shown = [document for document in documents if document["model"] == name]
-            predicted = [document["prediction"] for document in shown]
-            is_number = is_regression(monitors.models[name], monitors.nearest_binner(name), predicted)
-            labels = [] if is_number else [document["label"] for document in shown]
-            targets = [binner.profile.prediction for binner in monitors.binners_of(name)]
-            classes = [target for target in targets if isinstance(target, CategoricalFeature)]
-            is_complete = 0 < len(targets) == sum(not target.rare for target in classes)
-            result[name] = _suggested(classes, [*(known if name == only else ()), *labels]), is_complete
-        return result
 
-    def _only_model(self, query: ReviewQuery) -> str | None:
-        """Return the model of all corrections of a page; None if there may be several."""
-        models = self._exporter.pipeline.monitors.models
-        return query.filter.model or (next(iter(models)) if len(models) == 1 else None)
+def _render(exporter: Exporter, args: dict[str, str], messages: list[str] | None = None, status: int = 200) -> _Page:
+    """Render the page of a query; only its first page has charts and filters."""
+    monitors = exporter.pipeline.monitors
+    now = time.time()
+    context: dict[str, Any] = {"models": list(monitors.models), "messages": list(messages or []), "now": now}
+    try:
+        query = parse_review_query(exporter, args, now)
+    except EventError as error:
+        return render_template("review.html", **context, errors=[error.detail]), 400
+    if query.slice and query.slice.truncated:
+        context["messages"].append("Only the newest corrections were looked at for the slice.")
+    documents, end = exporter.store.review.page(query.filter, PAGE_SIZE, query.after, query.order)
+    if query.after is None:
+        context |= _overview(exporter, query, now)
+    model = query.filter.model
+    context.setdefault("regression", _is_regression(exporter, query, [row["prediction"] for row in documents]))
+    versions = {monitor.version for monitor in monitors if model in {None, monitor.config.name}}
+    page = render_template(
+        "review.html",
+        **context,
+        query=query,
+        active_filters=active_filters(query),
+        slices=_slices_question(exporter, query, now),
+        cards=cards(documents, monitors),
+        suggestions=_suggestions(exporter, query, documents, context.get("known", ())),
+        next=query.with_changes() | {"cursor": encode_cursor(query.order, end)} if end else None,
+        versions=sorted(versions),
+        segments=_segments(exporter, model),
+    )
+    return page, status
 
-    def _is_regression(self, query: ReviewQuery, predictions: list[Any]) -> bool:
-        """Return whether the page shows corrections of one model, and that predicts numbers."""
-        monitors, model = self._exporter.pipeline.monitors, self._only_model(query)
-        if model is None:
-            return False
-        return is_regression(monitors.models[model], monitors.nearest_binner(model, query.filter.version), predictions)
 
-    def _slices_question(self, query: ReviewQuery, now: float) -> dict[str, str] | None:
-        """Return the parameters of the slices of the corrections that the page shows; None where there are none."""
-        model = self._only_model(query)
-        if (
-            model is None
-            or query.filter.source == "sample"
-            or self._exporter.pipeline.monitors.nearest_binner(model) is None
-        ):
-            return None
-        since = query.args.get("since") if (query.filter.since or 0) < now else None
-        return slices_parameters(model, query.filter.version, "corrections", since)
+def _overview(exporter: Exporter, query: ReviewQuery, now: float) -> dict[str, Any]:
+    """Return the values of charts and filters."""
+    review, model = exporter.store.review, _only_model(exporter, query)
+    found = review.statistics(query.filter, now // 86400 * 86400, g.user)
+    stats = found.overview
+    regression = _is_regression(exporter, query, [pair[0] for pair in stats.pairs])
+    unjoined = review.state().unjoined
+    pairs = [] if regression else stats.pairs  # of numbers there are as many as corrections
+    return {
+        "regression": regression,
+        "decided_today": found.decided,
+        "histogram": review_charts.error_chart(review.errors(query.filter), query) if regression else None,
+        "tolerance": exporter.pipeline.monitors.models[model].correction_tolerance if model else 0,
+        "counts": stats.counts,
+        "suspect_count": found.suspects,
+        "unjoined": sum(count for name, count in unjoined.items() if query.filter.model in {None, name}),
+        "confusion": review_charts.confusion_table(pairs, query) if model else None,
+        "time_chart": review_charts.time_chart(stats.rates, stats.step, query, now),
+        "predicted": _options([pair[0] for pair in pairs], query.filter.predicted),
+        "labels": _options([pair[1] for pair in pairs], query.filter.label),
+        "known": [pair[1] for pair in pairs],
+        "accuracy": _accuracy(found.accuracy, query),
+    }
 
-    def _segments(self, model: str | None) -> tuple[str, ...]:
-        monitors = self._exporter.pipeline.monitors
-        binner = monitors.nearest_binner(model) if model else None
-        segments = Segments.from_config(monitors.models[model], binner.profile) if model and binner else None
-        return tuple(segments.names) if segments else ()
+
+def _suggestions(
+    exporter: Exporter, query: ReviewQuery, documents: Sequence[Mapping[str, Any]], known: Sequence[Any]
+) -> dict[str, tuple[list[str], bool]]:
+    """Return the labels to suggest for the cards of each model, and whether they are all that training had.
+
+    They are the labels of training, of the cards, and of the other corrections if all are of one model.
+    """
+    monitors, only = exporter.pipeline.monitors, _only_model(exporter, query)
+    result = {}
+    for name in {document["model"]: None for document in documents if document["model"] in monitors.models}:
+        shown = [document for document in documents if document["model"] == name]
+        predicted = [document["prediction"] for document in shown]
+        is_number = is_regression(monitors.models[name], monitors.nearest_binner(name), predicted)
+        labels = [] if is_number else [document["label"] for document in shown]
+        targets = [binner.profile.prediction for binner in monitors.binners_of(name)]
+        classes = [target for target in targets if isinstance(target, CategoricalFeature)]
+        is_complete = 0 < len(targets) == sum(not target.rare for target in classes)
+        result[name] = _suggested(classes, [*(known if name == only else ()), *labels]), is_complete
+    return result
+
+
+def _only_model(exporter: Exporter, query: ReviewQuery) -> str | None:
+    """Return the model of all corrections of a page; None if there may be several."""
+    models = exporter.pipeline.monitors.models
+    return query.filter.model or (next(iter(models)) if len(models) == 1 else None)
+
+
+def _is_regression(exporter: Exporter, query: ReviewQuery, predictions: list[Any]) -> bool:
+    """Return whether the page shows corrections of one model, and that predicts numbers."""
+    monitors, model = exporter.pipeline.monitors, _only_model(exporter, query)
+    if model is None:
+        return False
+    return is_regression(monitors.models[model], monitors.nearest_binner(model, query.filter.version), predictions)
+
+
+def _slices_question(exporter: Exporter, query: ReviewQuery, now: float) -> dict[str, str] | None:
+    """Return the parameters of the slices of the corrections that the page shows; None where there are none."""
+    model = _only_model(exporter, query)
+    if model is None or query.filter.source == "sample" or exporter.pipeline.monitors.nearest_binner(model) is None:
+        return None
+    since = query.args.get("since") if (query.filter.since or 0) < now else None
+    return slices_parameters(model, query.filter.version, "corrections", since)
+
+
+def _segments(exporter: Exporter, model: str | None) -> tuple[str, ...]:
+    monitors = exporter.pipeline.monitors
+    binner = monitors.nearest_binner(model) if model else None
+    segments = Segments.from_config(monitors.models[model], binner.profile) if model and binner else None
+    return tuple(segments.names) if segments else ()
 
 
 def _address(args: Mapping[str, str]) -> str:
