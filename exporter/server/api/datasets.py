@@ -28,7 +28,7 @@ MAX_LIMIT = 1000
 
 
 def stream(exporter: Exporter) -> Response:
-    """``GET /v1/dataset``: the accepted corrections of a model."""
+    """``GET /v1/dataset``: download the accepted corrections of a model."""
     check_parameters(request.args, ("model", "version", "label", "since", "until", "format"))
     form, model = _format(), _model(exporter, request.args.get("model"))
     selection = Selection(
@@ -68,7 +68,7 @@ def make_release(exporter: Exporter) -> Reply:
 
 
 def list_releases(exporter: Exporter) -> Reply:
-    """``GET /v1/dataset/releases``: a page of the releases."""
+    """``GET /v1/dataset/releases``: list the releases, the newest first."""
     check_parameters(request.args, ("model", "limit", "cursor"))
     model = request.args.get("model")
     if model is not None:
@@ -85,7 +85,7 @@ def list_releases(exporter: Exporter) -> Reply:
 
 
 def download(exporter: Exporter, key: str) -> Reply | Response:
-    """``GET /v1/dataset/releases/<key>``: a release as a file, or its document."""
+    """``GET /v1/dataset/releases/<key>``: download a release, or return its document."""
     check_parameters(request.args, ("format",))
     form = _format()
     row = exporter.store.releases.find(key)

@@ -33,7 +33,7 @@ _Items = Iterable[Received | EventError]
 
 
 def kserve(exporter: Exporter) -> Reply:
-    """``POST /v1/kserve``: pair logged requests and responses, and take those that are complete."""
+    """``POST /v1/kserve``: take requests and responses that KServe's logger sends as CloudEvents, once both are there."""
     headers, body = {name.lower(): value for name, value in request.headers.items()}, request.get_data()
     pairer, paired = exporter.pairer, list[LoggedMessage]()
 
@@ -56,7 +56,7 @@ def kserve(exporter: Exporter) -> Reply:
 
 
 def infer(exporter: Exporter, model: str, version: str | None = None) -> Reply:
-    """``POST /v2/models/<model>/infer``: take requests with their responses."""
+    """``POST /v2/models/<model>/infer``: record requests with their responses."""
     body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, parse_ids(request.args.get("ids"))
 
     def read() -> _Items:
@@ -67,7 +67,7 @@ def infer(exporter: Exporter, model: str, version: str | None = None) -> Reply:
 
 
 def exchanges(exporter: Exporter) -> Reply:
-    """``POST /v1/exchanges``: take the records of a proxy."""
+    """``POST /v1/exchanges``: record requests and responses that a proxy captured."""
     body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, parse_ids(request.args.get("ids"))
     many = ndjson or is_array(body)
     call = functools.partial(_take, exporter, "exchanges", lambda: read_records(body, ndjson), many, ids)
@@ -75,12 +75,12 @@ def exchanges(exporter: Exporter) -> Reply:
 
 
 def logs(exporter: Exporter) -> Reply:
-    """``POST /v1/logs``: take an export request of log records."""
+    """``POST /v1/logs``: record predictions in OpenTelemetry's log records."""
     return _once_otlp(exporter, "logs")
 
 
 def traces(exporter: Exporter) -> Reply:
-    """``POST /v1/traces``: take an export request of spans."""
+    """``POST /v1/traces``: record predictions in OpenTelemetry's spans."""
     return _once_otlp(exporter, "traces")
 
 

@@ -55,12 +55,12 @@ def predictions(exporter: Exporter) -> Reply:
 
 
 def feedback(exporter: Exporter) -> Reply:
-    """``POST /v1/feedback``: record users' feedback."""
+    """``POST /v1/feedback``: record users' feedback; it is on disk before the response."""
     return exporter.ingest.feedback(request.get_data(), idempotency_key())
 
 
 def labels(exporter: Exporter) -> Reply:
-    """``POST /v1/labels``: record true labels."""
+    """``POST /v1/labels``: record true labels of predictions; they are on disk before the response."""
     return exporter.ingest.labels(request.get_data(), request.mimetype in NDJSON, idempotency_key())
 
 
