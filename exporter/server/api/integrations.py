@@ -33,7 +33,7 @@ _Items = Iterable[Received | EventError]
 
 
 def kserve(exporter: Exporter) -> Reply:
-    """``POST /v1/kserve``: take requests and responses that KServe's logger sends as CloudEvents, once both are there."""
+    """``POST /v1/kserve``: record the pairs of requests and responses that KServe's logger sends as CloudEvents."""
     headers, body = {name.lower(): value for name, value in request.headers.items()}, request.get_data()
     pairer, paired = exporter.pairer, list[LoggedMessage]()
 
