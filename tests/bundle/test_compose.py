@@ -85,30 +85,6 @@ def test_every_image_is_pinned(services: dict[str, Any]) -> None:
     assert re.fullmatch(r"python:3\.12\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", bases[0])
 
 
-def test_updates_of_images_are_proposed() -> None:
-    """Renovate reads the files that name images, and keeps their digests current."""
-    config = json.loads((ROOT / "renovate.json").read_text())
-    assert {"dockerfile", "docker-compose"} <= set(config["enabledManagers"])
-    assert "docker:pinDigests" in config["extends"]
-
-
-def test_every_mounted_path_is_in_the_checkout_and_read_only(services: dict[str, Any]) -> None:
-    """Mounted paths exist, because an engine would create a missing one as an empty folder."""
-    mounts = [mount for service in services.values() for mount in service.get("volumes", [])]
-    binds = [mount for mount in mounts if mount["type"] == "bind"]
-    assert len(binds) >= 6
-    for mount in binds:
-        assert Path(mount["source"]).exists(), mount["source"]
-        assert Path(mount["source"]).is_relative_to(ROOT)
-        assert mount["read_only"]
-
-
-def test_every_volume_is_declared_and_used(project: dict[str, Any]) -> None:
-    """Every volume is declared and used."""
-    mounts = [mount for service in project["services"].values() for mount in service.get("volumes", [])]
-    assert {mount["source"] for mount in mounts if mount["type"] == "volume"} == set(project["volumes"])
-
-
 def test_containers_run_with_minimal_privileges(services: dict[str, Any]) -> None:
     """Containers have a read-only file system, no capabilities, and cannot gain privileges."""
     for name, service in services.items():
@@ -116,16 +92,6 @@ def test_containers_run_with_minimal_privileges(services: dict[str, Any]) -> Non
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert not service.get("privileged")
-
-
-def test_services_wait_for_their_dependencies(services: dict[str, Any]) -> None:
-    """A service starts when its dependencies are healthy, and these have health checks."""
-    for name, service in services.items():
-        for needed, how in service.get("depends_on", {}).items():
-            ready = "service_completed_successfully" if needed == "prepare" else "service_healthy"
-            assert how["condition"] == ready, f"{name} needs {needed}"
-            if needed not in {"prepare", "exporter"}:  # the exporter's check is the image's
-                assert services[needed]["healthcheck"]["test"][0] == "CMD"
 
 
 def test_host_names_in_commands_and_variables_are_services(services: dict[str, Any]) -> None:
@@ -211,15 +177,6 @@ def test_alertmanager_reads_the_prepared_configuration(services: dict[str, Any])
     written = re.search(r"receivers /etc/alertmanager/alertmanager.yml (\S+)", services["prepare"]["command"][0])
     assert written
     assert f"--config.file={written[1]}" in services["alertmanager"]["command"]
-
-
-def test_exporter_and_demo_use_the_prepared_files(services: dict[str, Any]) -> None:
-    """All three mount the demo's volume at the same path; the demo writes its next version there."""
-    for name in ("prepare", "exporter", "demo"):
-        mount = next(m for m in services[name]["volumes"] if m["source"] == "demo")
-        assert mount["target"] == "/data/demo"
-        assert mount.get("read_only", False) is False
-    assert "--config.file=/data/demo/exporter.yml" in services["exporter"]["command"]
 
 
 def test_commands_of_our_image_are_valid(services: dict[str, Any]) -> None:

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import gzip
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -167,41 +163,3 @@ def test_the_chart_passes_helm_lint() -> None:
         report = helm_python.lint(FOLDER, EVERYTHING, strict=True, kube_version=version)
         assert [one["error"] for one in report["messages"]] == ["icon is recommended"] and not report["errors"]
     assert CHART.metadata["version"] == CHART.metadata["appVersion"]
-
-
-def described(values: yaml.MappingNode, schema: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """The values that the schema describes one by one, with the number of their line."""
-    assert {key.value for key, _ in values.value} == schema["properties"].keys() - {"global"}
-    for key, value in values.value:
-        part = schema["properties"][key.value]
-        if "properties" in part:
-            yield from described(value, part)
-        else:
-            yield key.value, key.start_mark.line
-
-
-def test_each_value_has_a_comment_and_a_schema() -> None:
-    """The line above a value explains it."""
-    text = (FOLDER / "values.yaml").read_text(encoding="utf-8")
-    schema = json.loads((FOLDER / "values.schema.json").read_text(encoding="utf-8"))
-    above = ["", *text.splitlines()]
-    bare = [name for name, line in described(yaml.compose(text), schema) if not above[line].lstrip().startswith("# ")]
-    assert bare == []
-
-
-def test_notes_name_what_is_missing() -> None:
-    """The notes say what the pods wait for, and how to reach them."""
-    notes = CHART.render(name="model-exporter", namespace="monitoring")["model-exporter/templates/NOTES.txt"]
-    assert "ConfigMap model-exporter " in notes and "Secret model-exporter-database " in notes
-    assert "http://model-exporter.monitoring.svc:9877" in notes
-    everything = CHART.render(EVERYTHING, name="x", namespace="y")["model-exporter/templates/NOTES.txt"]
-    assert "ConfigMap" not in everything and "https://monitor.y.svc:9877" in everything
-
-
-def test_a_release_fits_into_a_secret() -> None:
-    """Helm keeps the chart and the manifests in a Secret, which holds at most 1 MiB."""
-    parts = [*CHART.files, *CHART.templates]
-    chart = [{"name": part["name"], "data": base64.b64encode(part["data"].encode()).decode()} for part in parts]
-    manifest = "\n---\n".join(CHART.render(name="model-exporter", namespace="monitoring").values())
-    release = gzip.compress(json.dumps({"chart": chart, "manifest": manifest}).encode())
-    assert len(base64.b64encode(base64.b64encode(release))) < 1 << 20

@@ -19,11 +19,8 @@ from exporter.cli import main
 FOLDER = ROOT / "deploy" / "kubernetes"
 EXAMPLES = [path.read_text(encoding="utf-8") for path in sorted(FOLDER.glob("*.yaml"))]
 DOCUMENTS = [*rendered().values(), *(document for text in EXAMPLES for document in yaml.safe_load_all(text))]
-NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
-LABEL = re.compile(r"(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?")
 DATA_KEY = re.compile(r"[-._a-zA-Z0-9]+")
 DURATION = re.compile(r"(0|(([0-9]+)y)?(([0-9]+)w)?(([0-9]+)d)?(([0-9]+)h)?(([0-9]+)m)?(([0-9]+)s)?(([0-9]+)ms)?)")
-MEGABYTE = 1 << 20
 
 
 def strings(value: Any) -> bool:
@@ -49,25 +46,6 @@ def of(kind: str) -> list[dict[str, Any]]:
 def test_built_in_kinds_match_the_schema(document: dict[str, Any], version: str) -> None:
     """No field is missing, of a wrong type, or unknown to the oldest and the newest Kubernetes."""
     kubernetes_validate.validate(document, version, strict=True)
-
-
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda document: document["metadata"]["name"])
-def test_metadata(document: dict[str, Any]) -> None:
-    """Names and labels are valid in Kubernetes, and no object is too large."""
-    metadata = document["metadata"]
-    assert set(metadata) <= {"name", "labels", "annotations"}
-    assert NAME.fullmatch(metadata["name"]) and len(metadata["name"]) <= 253
-    assert strings(metadata["labels"]) and strings(metadata.get("annotations", {}))
-    for key, value in metadata["labels"].items():
-        assert LABEL.fullmatch(value) and len(value) <= 63
-        assert LABEL.fullmatch(key.rpartition("/")[2])
-    assert len(yaml.safe_dump(document).encode()) < MEGABYTE
-
-
-def test_names_are_unique() -> None:
-    """No two objects have the same kind and name."""
-    names = [(document["kind"], document["metadata"]["name"]) for document in DOCUMENTS]
-    assert len(names) == len(set(names))
 
 
 def test_each_dashboard_is_a_config_map_for_the_sidecar() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import re
 import shutil
 import subprocess
@@ -147,18 +146,6 @@ def test_grafana_replaces_only_the_data_source(name: str) -> None:
         if expanded(text, {"PROMETHEUS_UID": "uid-of-mine"} | {"labels": "x", "values": "x", "value": "x"}) != text:
             replaced.add((path[-1], text))
     assert replaced == {(key, UID) for key in ("datasourceUid", *["targetDatasourceUid"][: "record" in name])}
-
-
-def test_docstrings() -> None:
-    """The examples of intervals and identifiers are right."""
-    assert doctest.testmod(rules).failed == 0
-
-
-def test_unknown_templates_are_refused() -> None:
-    """An annotation that Grafana could not render is an error of the generator, not of the first alert."""
-    for text in ('{{ query "up" | first | value }}', "{{ $externalLabels.site }}"):
-        with pytest.raises(ValueError, match="ModelX, summary: Grafana's templates have no query"):
-            rules._annotation("ModelX, summary", text, {})
 
 
 # ---- texts

@@ -131,20 +131,6 @@ def test_a_function_that_records_itself(exporter: Exporter, monitor: Monitor) ->
     assert "prediction" not in other
 
 
-def test_a_failing_result_reader_is_only_logged(
-    exporter: Exporter, monitor: Monitor, caplog: pytest.LogCaptureFixture
-) -> None:
-    """An error while reading the result is logged, the result is returned, and the request counts."""
-
-    @monitor.watch(read=lambda answer: answer["missing"])
-    def predict() -> dict[str, str]:
-        return {}
-
-    assert predict() == {}
-    assert "could not be read" in caplog.text
-    assert [event["code"] for event in recorded(exporter, monitor)] == [200]
-
-
 # --- models ----------------------------------------------------------------------------------
 
 
@@ -208,18 +194,6 @@ def test_texts_and_sparse_rows(exporter: Exporter, monitor: Monitor) -> None:
         (None, 0),
         ({"review": "bad"}, 0),
     ]
-
-
-def test_a_row_that_is_an_array_is_one_input(exporter: Exporter, monitor: Monitor) -> None:
-    """A row that is an array is one input."""
-
-    class Network:
-        def predict(self, images: np.ndarray) -> np.ndarray:
-            return images.sum(axis=(1, 2))
-
-    monitor.wrap(Network(), names=["image"]).predict(np.ones((2, 3, 3)))
-    events = recorded(exporter, monitor)
-    assert [(event["inputs"], event["prediction"]) for event in events] == [({"image": [[1] * 3] * 3}, 9)] * 2
 
 
 def test_a_model_that_fails(exporter: Exporter, monitor: Monitor, classifier: LogisticRegression) -> None:

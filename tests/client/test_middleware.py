@@ -15,9 +15,6 @@ import flask
 import pytest
 from fastapi import BackgroundTasks, FastAPI, Request
 from fastapi.responses import StreamingResponse
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse
-from starlette.routing import Route
 from support.applications import asgi_server, ask, wsgi_server
 from support.fake_exporter import Exporter
 from support.servers import eventually
@@ -225,14 +222,6 @@ def test_concurrent_requests_keep_their_identifiers(port: int, exporter: Exporte
     assert {event["id"] for event in exporter.events()} == {f"r-{number}" for number in range(20)}
 
 
-def test_an_unreachable_exporter_does_not_affect_responses(exporter: Exporter, monitor: Monitor, port: int) -> None:
-    """The service answers as before while its events cannot be sent."""
-    exporter.close()
-    started = time.monotonic()
-    assert [ask(port, "/predict")[0] for _ in range(10)] == [200] * 10
-    assert time.monotonic() - started < 20
-
-
 def test_an_error_of_the_middleware_is_only_logged(
     monitor: Monitor, port: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -275,18 +264,6 @@ def test_nested_middleware_makes_one_event(exporter: Exporter, monitor: Monitor)
     with wsgi_server(app) as port:
         ask(port, "/plain")
         only(exporter, monitor)
-
-
-def test_a_header_of_the_service_stays(exporter: Exporter, monitor: Monitor) -> None:
-    """An identifier that the service puts into the response is used."""
-
-    async def answer(_: Request) -> JSONResponse:
-        return JSONResponse({}, headers={"X-Request-ID": "ours"})
-
-    app = monitor.asgi(Starlette(routes=[Route("/", answer)]))
-    with asgi_server(app) as port:
-        assert ask(port, "/", X_Request_ID="theirs")[1]["x-request-id"] == "ours"
-        assert only(exporter, monitor)["id"] == "ours"
 
 
 def test_the_end_of_the_lifespan_sends_the_queue(exporter: Exporter) -> None:

@@ -9,7 +9,6 @@ import http.client
 import http.server
 import json
 import os
-import random
 import re
 import signal
 import socket
@@ -204,10 +203,11 @@ def models() -> Iterator[int]:
         server.shutdown()
 
 
-def counted(server: Served, code: int, version: str = "unknown") -> float:
-    """Requests to the model so far that ended so."""
-    series = f'model_requests_total{{model="credit",version="{version}",code="{code}"}}'
-    return server.samples("model_requests_total").get(series, 0.0)
+def counted(server: Served, code: int, version: str = r"\w+") -> float:
+    """Requests to the model so far that ended so, of a version or of all."""
+    series = rf'model_requests_total\{{model="credit",version="{version}",code="{code}"\}}'
+    samples = server.samples("model_requests_total").items()
+    return sum(value for name, value in samples if re.fullmatch(series, name))
 
 
 def head_of(connection: socket.socket) -> bytes:
@@ -262,7 +262,7 @@ def test_options_override_model_and_version(shared: Served, models: int, proxied
         eventually(lambda instance=instance, count=count: instance.sample("records_sent_total") == count)
         assert instance.sample("records_total") == count
     eventually(lambda: counted(shared, 200, "7") == 3)
-    eventually(lambda: counted(shared, 200) == before + 1)
+    eventually(lambda: counted(shared, 200) == before + 4)
     nameless = proxied(models, exporter=shared.url)
     ask(f"{nameless.url}/invocations", frame)
     assert nameless.samples()["unnamed_total"] == 1
@@ -284,16 +284,6 @@ def test_large_and_unknown_bodies_are_counted_without_inputs(shared: Served, mod
     assert proxy.sample("copies_bytes") == 0
     eventually(lambda: counted(shared, 200, "wide") == 3)
     assert shared.samples(refused)[f'{refused}{{reason="missing_field"}}'] == before + 1
-
-
-def test_oversized_batches_are_split(shared: Served, models: int, proxied: Start) -> None:
-    """Batches with more rows than the exporter accepts at once are split in halves and sent again."""
-    proxy = proxied(models, "--version=many", exporter=shared.url)
-    rows = b'{"instances":[' + b"1," * 25_999 + b"1]}"
-    for _ in range(2):
-        assert ask(f"{proxy.url}/v1/models/credit:predict", rows, Accept_Encoding="gzip").status == 200
-    eventually(lambda: proxy.sample("records_sent_total") == 2)
-    eventually(lambda: counted(shared, 200, "many") == 52_000)
 
 
 @pytest.mark.parametrize("trouble", ["away", "hanging", "401", "503"])
@@ -932,39 +922,6 @@ def test_a_response_before_the_end_of_the_body(proxied: Start) -> None:
         assert everything(connection) == b""
 
 
-def test_random_bytes_from_either_side(proxied: Start) -> None:
-    """Randomly changed requests and responses leave no request in progress."""
-    noise = random.Random(7)
-
-    def mangled(good: bytes) -> bytes:
-        data = bytearray(good)
-        for _ in range(noise.randrange(4)):
-            offset = noise.randrange(len(data))
-            data[offset : offset + noise.randrange(3)] = noise.choice(
-                [b"", b"\0", b"\r\n", b"\n", b":", b"0", b"\xff" * 9]
-            )
-        return bytes(data[: noise.choice([len(data), noise.randrange(1, len(data) + 1)])])
-
-    def script(connection: socket.socket) -> None:
-        connection.settimeout(1)
-        connection.recv(65536)
-        connection.sendall(
-            mangled(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nA: b\r\n\r\n3\r\nabc\r\n0\r\n\r\n" * 2)
-        )
-
-    proxy = proxied(script, "--upstream.timeout=0.4")
-    good = b"POST /v2/models/m/infer HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
-    for _ in range(200):
-        with proxy.connect() as connection, contextlib.suppress(OSError):
-            connection.sendall(mangled(good * 2))
-            connection.settimeout(0.02)
-            connection.recv(65536)
-    eventually(lambda: proxy.sample("requests_in_flight") == 0)
-    eventually(lambda: proxy.sample('connections{side="client"}') == 0)
-    assert proxy.sample("copies_bytes") == 0
-    assert sum(value for name, value in proxy.samples().items() if name.startswith("requests_total")) > 100
-
-
 # --- the process -------------------------------------------------------------------------------
 
 
@@ -1059,7 +1016,7 @@ def test_exchanges_count_even_when_their_bodies_are_refused(shared: Served) -> N
     assert shared.post("/v1/exchanges?ids=1", body, **key).json == first.json
     assert counted(shared, 200, "packed") == 2
     assert counted(shared, 503, "packed") == 1  # which served last
-    assert counted(shared, 200) == before + 3
+    assert counted(shared, 200) == before + 5
 
 
 def test_the_metrics_are_documented(proxied: Start) -> None:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -24,10 +22,10 @@ from support.fake_exporter import Exporter, nobody
 from support.servers import eventually
 
 from demo import model, scenario, service
-from demo.incidents import INCIDENTS, NO_INCIDENT, Incidents
+from demo.incidents import INCIDENTS, Incidents
 from demo.retraining import Trainer
 from demo.service import Versions
-from demo.traffic import DIGITS_OF_A_SHEET, Traffic, _Feedback
+from demo.traffic import DIGITS_OF_A_SHEET, Traffic
 from exporter import config
 from exporter.client import Monitor as Client
 from exporter.errors import StackError
@@ -131,16 +129,6 @@ def test_prepare_writes_what_an_exporter_needs(directory: Path) -> None:
     assert not model.prepared(directory / "elsewhere")
 
 
-def test_prepare_is_deterministic(directory: Path, tmp_path: Path) -> None:
-    """The same model and the same bins come out each time."""
-    model.prepare(tmp_path)
-    again, first = (profile_file.load(path / "digits.json") for path in (tmp_path, directory))
-    assert again.features == first.features
-    images, _ = model.held_out(tmp_path)
-    rows = model.rows(images)
-    assert np.array_equal(model.load(tmp_path).predict_proba(rows), model.load(directory).predict_proba(rows))
-
-
 def test_healthy_traffic_keeps_every_alert_silent(directory: Path) -> None:
     """Without an incident few confident answers are wrong and nothing drifts."""
     confident, wrong, divergence = judged(directory, None)
@@ -186,33 +174,6 @@ def test_service_answers_and_records(
     assert event["duration_seconds"] > 0
 
 
-@pytest.mark.parametrize(
-    "body",
-    [b"{", b"[]", b'"7"', b"{}", b'{"image": null}', b'{"image": [[1, 2]]}', b'{"image": "x"}']
-    + [json.dumps({"image": [[value] * 8] * 8}).encode() for value in (17, -1, float("nan"), "a", 10**400)],
-)
-def test_service_refuses_invalid_images(
-    exporter: Exporter, running: tuple[str, Incidents, Client], body: bytes
-) -> None:
-    """An invalid request is answered 400 with the reason, and recorded as such."""
-    url, _, monitor = running
-    status, answer = ask(f"{url}/predict", data=body)
-    assert status == 400
-    assert answer["error"]
-    assert monitor.flush()
-    (event,) = exporter.events()
-    assert event["code"] == 400
-    assert "prediction" not in event
-
-
-def test_service_refuses_a_large_body(exporter: Exporter, running: tuple[str, Incidents, Client]) -> None:
-    """A body too large for a digit is not read."""
-    url, _, monitor = running
-    assert ask(f"{url}/predict", data=b" " * 100_000)[0] == 413
-    assert monitor.flush()
-    assert [event["code"] for event in exporter.events()] == [413]
-
-
 def test_incidents_over_http(directory: Path, exporter: Exporter, running: tuple[str, Incidents, Client]) -> None:
     """An incident is started, read and ended over HTTP; a dark camera reaches the exporter."""
     url, _, monitor = running
@@ -239,23 +200,6 @@ def test_incidents_over_http(directory: Path, exporter: Exporter, running: tuple
         assert ask(f"{url}/incident", wrong)[0] == 400
     with pytest.raises(StackError, match="expected one of dark"):
         scenario.trigger(scenario.service_client(url), "drak", 1)
-
-
-def test_errors_and_slowness(directory: Path, running: tuple[str, Incidents, Client]) -> None:
-    """A broken dependency fails about 5 % of requests with 503; a busy machine delays about a third."""
-    url, incidents, _ = running
-    body = {"image": model.held_out(directory)[0][0].tolist()}
-    incidents.begin("errors", 60)
-    codes = [ask(f"{url}/predict", body)[0] for _ in range(300)]
-    assert set(codes) == {200, 503}
-    assert 0.02 < codes.count(503) / 300 < 0.1
-    assert incidents.delay() == 0
-    incidents.begin("slow", 60)
-    delays = [incidents.delay() for _ in range(300)]
-    assert all(delay == 0 or delay > 0.5 for delay in delays)
-    assert 0.2 < sum(delay > 0.5 for delay in delays) / 300 < 0.4
-    incidents.begin("slow", 0)
-    assert incidents.current() == NO_INCIDENT
 
 
 def test_users_correct_wrong_answers(
@@ -307,65 +251,6 @@ def test_users_correct_wrong_answers(
         assert label["label"] in set(truths.values())
         predicted = predictions[label["prediction_id"]]["prediction"]
         assert label["prediction_id"] not in wrong or label["label"] != predicted
-
-
-def test_business_events_name_the_version(directory: Path, exporter: Exporter, tmp_path: Path) -> None:
-    """A sheet counts for the version that read its last digit."""
-    folder = tmp_path / "demo"
-    shutil.copytree(directory, folder)
-    shutil.copy(folder / "model.joblib", folder / "model-2.joblib")
-    with serving(folder, exporter) as (url, _, monitor):
-        client = HttpClient(exporter.url, "--exporter")
-        traffic = Traffic(url, monitor, *model.held_out(folder), rate=200, exporter=client, seed=1)
-        traffic.start()
-        assert eventually(lambda: {event["version"] for event in exporter.events("/v1/events")} == {"1", "2"})
-        traffic.stop()
-
-
-def test_the_files_of_an_earlier_demo_are_made_again(directory: Path, tmp_path: Path) -> None:
-    """A folder without the devices of the images is prepared again, and its configuration is kept."""
-    folder = tmp_path / "demo"
-    shutil.copytree(directory, folder)
-    said: list[str] = []
-    model.ensure(folder, said.append)
-    assert said == []
-    with np.load(folder / "training.npz") as data:
-        older = {name: data[name] for name in data if name != "device"}
-    np.savez_compressed(folder / "training.npz", **older)
-    (folder / "exporter.yml").write_text("models: [{name: digits}]  # mine")
-    model.ensure(folder, said.append)
-    assert "earlier version of the demo; its exporter.yml is exporter.yml.old now" in said[1]
-    assert (folder / "exporter.yml.old").read_text().endswith("# mine")
-    assert model.prepared(folder)
-    assert config.load(folder / "exporter.yml").models[0].events == (model.EVENT,)
-
-
-def test_held_back_teachers_can_be_excluded(directory: Path) -> None:
-    """Each image is of one teacher's pupil, and those of some teachers can be excluded at any time."""
-    client = Client(nobody(), "digits")
-    traffic = Traffic(nobody(), client, *model.held_out(directory), seed=1)
-    indices = traffic._indices()
-    assert {model.teacher(next(indices)) for _ in range(100)} == set(model.TEACHERS)
-    traffic.use_teachers(model.HELD_BACK)
-    assert {model.teacher(next(indices)) for _ in range(1000)} == model.HELD_BACK
-    traffic.use_teachers()
-    assert {model.teacher(next(indices)) for _ in range(100)} == set(model.TEACHERS)
-
-
-def test_users_survive_an_outage(directory: Path, exporter: Exporter) -> None:
-    """Requests to an unreachable service count as failed, and lost feedback is reported once."""
-    printed: list[str] = []
-    client = Client(nobody(), "digits")
-    traffic = Traffic(nobody(), client, *model.held_out(directory), rate=200, say=printed.append)
-    traffic.start()
-    assert eventually(lambda: traffic.counts["failed"] > 20)
-    traffic.stop()
-    assert traffic.counts["failed"] == traffic.counts["requests"]
-    traffic._send_feedback(_Feedback(0, "r-1", "accepted", None, "teacher-1"))
-    traffic._send_feedback(_Feedback(0, "r-2", "accepted", None, "teacher-2"))
-    assert traffic.counts["undelivered"] == 2
-    assert len(printed) == 1
-    assert "lost" in printed[0]
 
 
 def test_the_default_scenario_lets_each_alert_fire() -> None:
@@ -507,17 +392,6 @@ def test_killed_demo_ends_its_service(directory: Path, exporter: Exporter) -> No
     demo.process.stdout.readline()
     demo.end(signal.SIGKILL)
     assert eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 10)
-
-
-def test_killed_service_ends_the_demo(directory: Path, exporter: Exporter) -> None:
-    """If the service dies, the demo reports it and ends with an error."""
-    demo = Demo("--directory", directory, "--exporter", exporter.url, "--listen-address", address())
-    child = demo.child()
-    demo.process.stdout.readline()
-    os.kill(child.pid, signal.SIGKILL)
-    code, _, err = demo.end()
-    assert code == 1
-    assert err == "python -m demo: the model service exited unexpectedly with status -9\n"
 
 
 def test_busy_port(directory: Path, exporter: Exporter) -> None:

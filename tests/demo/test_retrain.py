@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from support.servers import Answer, Served, ask, eventually, free_port
 
-from demo import model, retraining, scenario, service
+from demo import model, retraining, service
 from demo.incidents import Incidents
-from demo.retraining import Trainer, evaluate, retrain, training_images
+from demo.retraining import Trainer, evaluate, retrain
 from demo.service import Versions
 from exporter import config
 from exporter.client import Monitor
@@ -152,27 +152,6 @@ def test_a_sample_is_reviewed(demo: Demo) -> None:
     assert 0.95 < accuracy['model_reviewed_accuracy{model="digits",version="1"}'] < 1
 
 
-def test_without_corrections_no_version_is_trained(demo: Demo) -> None:
-    """Without an accepted correction there is no new version, and the reason is given."""
-    with pytest.raises(StackError, match="no correction of digits is accepted"):
-        retrain(demo.folder, demo.exporter_client, demo.client, lambda _: None)
-    assert model.versions(demo.folder) == ["1"]
-    with pytest.raises(StackError, match="no response"):
-        next(retraining.pending(Client("http://127.0.0.1:9", "--exporter")))
-
-
-def test_training_skips_held_back_and_repeated_images() -> None:
-    """Repetitions in a release count once; invalid images and held-back users are left out."""
-    image = np.arange(64.0).reshape(8, 8) % 17
-    good = {"inputs": {"image": image.tolist()}, "label": "7", "user": "teacher-1"}
-    held_back = {"inputs": {"image": (image + 1).tolist()}, "label": "7", "user": "teacher-5"}
-    invalid = [{**good, "inputs": None}, {**good, "label": "seven", "inputs": {"image": (image + 2).tolist()}}]
-    images, labels = training_images([good, good, held_back, *invalid, {**good, "inputs": {"image": [[1, 2]]}}])
-    assert images.tolist() == [image.tolist()]
-    assert labels.tolist() == [7]
-    assert training_images([])[0].shape == (0, 8, 8)
-
-
 def test_later_versions_are_added_and_removed(prepared: Path, tmp_path: Path) -> None:
     """The configuration names each later version's profile and keeps the user's changes, until versions are removed."""
     folder = tmp_path / "demo"
@@ -202,20 +181,6 @@ def test_later_versions_are_added_and_removed(prepared: Path, tmp_path: Path) ->
     path.write_text("models: [{name: digits}]")
     with pytest.raises(StackError, match="expected one line"):
         model.configure(folder)
-
-
-def test_the_scenario_continues_after_a_failed_step() -> None:
-    """The scenario runs its steps in order; a failed step does not end it."""
-    printed: list[str] = []
-
-    def broken() -> None:
-        raise StackError("no corrections")
-
-    steps = {"retrain": broken, "compare": lambda: printed.append("compared")}
-    client = scenario.service_client("http://127.0.0.1:9")
-    events = scenario.Scenario(client, Counter(), lambda _: "scenario has ended" in printed[-1], printed.append, steps)
-    events.run(scenario.parse("retrain,compare"))
-    assert printed[:4] == ["retrain:", "  failed: no corrections", "compare:", "compared"]
 
 
 def test_the_trainer_takes_genuine_requests_alone(demo: Demo) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pty
 import re
@@ -19,11 +18,10 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.servers import ask, eventually, free_port
+from support.servers import eventually, free_port
 
 from demo import model
 from demo.processes import PidFile, stop_stack
-from demo.status import Alert, Display, Snapshot, add_receivers, take_snapshot
 from demo.up import ADDRESSES
 from exporter.errors import StackError
 
@@ -137,35 +135,6 @@ def test_plain_output_reports_readiness_targets_layers_and_demo(running: Stack) 
     assert "\x1b" not in output
 
 
-def test_prometheus_has_the_rules_and_knows_alertmanager(running: Stack) -> None:
-    """The checkout's rules are loaded, and alerts go to the Alertmanager of the same stack."""
-    url = f"http://127.0.0.1:{running.ports['prometheus']}/api/v1"
-    names = {rule["name"] for group in ask(f"{url}/rules").json["data"]["groups"] for rule in group["rules"]}
-    assert {"ModelErrorRatioHigh", "ModelFeatureDrift", "ModelCorrectionRatioHigh", "Watchdog"} <= names
-    alertmanagers = eventually(lambda: ask(f"{url}/alertmanagers").json["data"]["activeAlertmanagers"])
-    assert alertmanagers == [{"url": f"http://127.0.0.1:{running.ports['alertmanager']}/api/v2/alerts"}]
-
-
-def test_the_inbox_of_alertmanager_is_the_exporter_of_the_same_stack(running: Stack) -> None:
-    """The adapted configuration sends notifications to this stack's exporter."""
-    status = ask(f"http://127.0.0.1:{running.ports['alertmanager']}/api/v2/status").json
-    assert "receivers:\n- name: inbox" in status["config"]["original"]
-    text = (running.directory / "alertmanager" / "alertmanager.yml").read_text()
-    assert f"http://127.0.0.1:{running.ports['exporter']}/v1/notifications" in text
-
-
-def test_the_status_names_receivers_with_a_secret(running: Stack) -> None:
-    """A receiver without a secret is routed to but sends nothing, so the status does not name it."""
-    servers = [f"http://127.0.0.1:{running.ports[name]}" for name in ("prometheus", "alertmanager")]
-    labels = {"alertname": "ModelHostDiskHigh", "severity": "critical", "layer": "system", "model": "digits"}
-    assert ask(f"{servers[1]}/api/v2/alerts", [{"labels": labels}]).status == 200
-    (alert,) = [a for a in ask(f"{servers[1]}/api/v2/alerts").json if a["labels"] == labels]
-    assert len(alert["receivers"]) > 1
-    now = Snapshot(alerts=[Alert("ModelHostDiskHigh", "firing", "critical", "digits", 0.0)])
-    add_receivers(now, servers[1])
-    assert now.alerts[0].notified == ("inbox",)
-
-
 def test_a_second_start_is_refused(running: Stack) -> None:
     """A second stack in the same folder is refused with the process id of the first, which continues."""
     before = running.pids()
@@ -240,17 +209,6 @@ def test_children_do_not_outlive_a_killed_supervisor(stack: Stack) -> None:
     assert not stack.left()
 
 
-def test_down_ends_a_stopped_child(stack: Stack) -> None:
-    """A stopped child that survived a crash is ended by `--down`, which names it."""
-    stack.start("--no-demo").says("Prometheus is ready")
-    os.kill(stack.pids()["prometheus"], signal.SIGSTOP)
-    stack.end(signal.SIGKILL)
-    ended = stack.run("--down")
-    assert ended.returncode == 0
-    assert re.search(r"Stopped .*prometheus", ended.stdout)
-    assert not stack.left()
-
-
 def test_down_stops_a_running_stack(stack: Stack) -> None:
     """`--down` from another terminal stops a running stack in order, and a second one finds nothing."""
     stack.start("--no-demo").says("Prometheus is ready")
@@ -290,45 +248,6 @@ def test_a_start_deletes_old_data_unless_keep_is_given(stack: Stack) -> None:
     )
 
 
-def test_a_pending_warning_is_reported_after_a_minute() -> None:
-    """Plain lines report a critical or firing alert at once, and a pending warning only after a minute."""
-    at = time.time()
-
-    def alert(name: str, state: str, severity: str, seconds: float) -> Alert:
-        return Alert(name, state, severity, "", at - seconds)
-
-    display = Display()
-    alerts = [
-        alert("A", "pending", "warning", 59),
-        alert("B", "pending", "critical", 11),
-        alert("C", "firing", "warning", 1),
-        alert("D", "pending", "warning", 60),
-    ]
-    lines = display.changes(Snapshot(at=at, alerts=alerts))
-    assert [line.split()[2] for line in lines] == ["B", "C", "D"]
-    over = display.changes(Snapshot(at=at))
-    assert [line.split()[2] for line in over] == ["B", "C", "D"]
-
-
-def test_down_does_not_end_a_reused_process_id(tmp_path: Path) -> None:
-    """A process id in an old file that belongs to another program by now is not ended."""
-    with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
-        started = psutil.Process(stranger.pid).create_time()
-        (tmp_path / "stack.json").write_text(json.dumps({"prometheus": [stranger.pid, started - 3600]}))
-        assert stop_stack(tmp_path) == []
-        assert stranger.poll() is None
-        assert not (tmp_path / "stack.json").exists()
-        (tmp_path / "stack.json").write_text(json.dumps({"prometheus": [stranger.pid, started]}))
-        assert stop_stack(tmp_path) == ["prometheus"]
-
-
-def test_a_damaged_state_file_is_removed(tmp_path: Path) -> None:
-    """A truncated state file is removed as well."""
-    (tmp_path / "stack.json").write_text('{"stack": [12')
-    assert stop_stack(tmp_path) == []
-    assert not (tmp_path / "stack.json").exists()
-
-
 def test_a_program_that_does_not_start_is_reported_with_its_last_lines(stack: Stack, tmp_path: Path) -> None:
     """When a program ends before it is ready, its last lines are shown and everything stops."""
     broken = tmp_path / "bin" / "prometheus"
@@ -364,11 +283,3 @@ def test_an_address_must_be_host_and_port(stack: Stack, address: str) -> None:
     wrong = stack.run(f"--prometheus-address={address}")
     assert wrong.returncode == 2
     assert "expected HOST:PORT" in wrong.stderr
-
-
-def test_servers_that_do_not_respond_leave_their_part_empty() -> None:
-    """A snapshot without servers says which do not respond."""
-    nobody = f"http://127.0.0.1:{free_port()}"
-    now = take_snapshot(nobody, nobody, (), None)
-    assert now.unreachable == ["Prometheus", "Alertmanager"]
-    assert Display().changes(now) == ["Prometheus does not respond", "Alertmanager does not respond"]

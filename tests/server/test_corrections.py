@@ -62,21 +62,6 @@ def test_the_queue_comes_in_pages_newest_first(unchanged: Served) -> None:
     assert found[0] | {"status": "pending", "prediction": "yes", "label": "no", "revision": 1} == found[0]
 
 
-def test_the_least_confident_order_has_each_correction_once(unchanged: Served) -> None:
-    """Each says how many others it stands for, and its pages have all of them."""
-    found: list[dict[str, Any]] = []
-    path = "/v1/corrections?order=uncertain&limit=2"
-    while path:
-        page = unchanged.get(path).json
-        found += page["corrections"]
-        path = page["next"] and page["next"].removeprefix(unchanged.url)
-    newest = [one["id"] for one in unchanged.get("/v1/corrections").json["corrections"]]
-    assert sorted(one["id"] for one in found) == sorted(newest)
-    assert {one["alike"] for one in found} == {0}
-    assert [one["confidence"] for one in found] == sorted(one["confidence"] for one in found)
-    assert unchanged.get(f"/v1/corrections?alike={newest[0]}").json["corrections"] == []
-
-
 def test_a_decision_takes_the_correction_out_of_the_backlog(corrected: Served) -> None:
     """Decisions to accept, relabel, reject and undo show in the queue and in the metric."""
     one, two, three, *_ = corrected.get("/v1/corrections").json["corrections"]

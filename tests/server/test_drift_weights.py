@@ -11,7 +11,7 @@ from support.pages import Page
 from support.servers import Served, write_config
 
 from exporter.profiles.builder import build_file
-from exporter.profiles.profile import FeatureWeight, save
+from exporter.profiles.profile import save
 
 ROWS = 20_000
 
@@ -73,16 +73,3 @@ def test_without_a_surrogate_that_follows_the_model_the_score_decides(server: Se
 def test_the_home_page_says_that_the_most_drifted_feature_is_hardly_used(server: Served) -> None:
     """Beside the name of the feature."""
     assert Page(server.get("/")).text.count("400 values, hardly used") == 1
-
-
-def test_the_weights_are_exported(server: Served) -> None:
-    """With their upper bounds."""
-    weights = server.samples("model_feature_weight")
-    prefix = 'model_feature_weight{model="homes",version="1",feature='
-    assert weights[f'{prefix}"size"}}'] == pytest.approx(0.9, abs=0.03)
-    assert weights[f'{prefix}"colour"}}'] < 0.01
-    upper = server.samples("model_feature_weight_upper")
-    assert FeatureWeight(
-        0.0, upper['model_feature_weight_upper{model="homes",version="1",feature="colour"}']
-    ).is_hardly_used
-    assert upper['model_feature_weight_upper{model="random",version="1",feature="colour"}'] == 1

@@ -209,16 +209,6 @@ def test_what_would_take_too_long_is_not_compared(checked: Checked, monkeypatch:
     assert checked.times()
 
 
-def test_only_the_newest_labels_are_compared(checked: Checked, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond the bounds, older corrections stay as they were."""
-    wrong = two_corners(checked)
-    assert checked.check() == {wrong}
-    monkeypatch.setattr(suspects, "MAX_ACCEPTED", 10)
-    monkeypatch.setattr(suspects, "MAX_CONFIRMED", 10)
-    checked.add(['"7"'] * 10, [0] * 10)
-    assert checked.check() == {wrong}
-
-
 def release(checked: Checked, name: str, **options: bool) -> tuple[int, dict[str, Any], str]:
     """Make a release; return its number of examples, what its lineage says of suspects, and its hash."""
     row = make_release(checked.store, "digits", name, None, frozenset(), **options).row
@@ -246,15 +236,3 @@ def test_a_release_of_nothing_but_suspects_is_refused(checked: Checked, monkeypa
     checked.decide(*(set(range(1, 62)) - {wrong}), status="rejected")
     with pytest.raises(EmptyError, match="no correction of digits is accepted, except those that are suspect"):
         make_release(checked.store, "digits", None, None, frozenset(), exclude_suspects=True)
-
-
-def test_long_labels_are_not_checked(checked: Checked) -> None:
-    """All labels are in memory at once: those of more than 1,000 characters are left out, predictions as well."""
-    wrong = two_corners(checked)
-    text = json.dumps("x" * 1000)
-    checked.add([text] * 5, [0] * 5)
-    checked.add([None] * 5, [0] * 5, verdict="accepted", prediction=text)  # type: ignore[list-item]
-    _, rows = checked.store.review.labels_to_check("digits", 0)
-    assert rows is not None
-    assert (len(rows), max(len(row.label) for row in rows)) == (61, 3)
-    assert checked.check() == {wrong}

@@ -174,14 +174,6 @@ def test_inputs_that_are_not_stored_are_said_to_be(reviewed: Served) -> None:
     assert "Its inputs are not stored." in review(reviewed, q="bare").text
 
 
-def test_the_table_shows_the_same_corrections(reviewed: Served) -> None:
-    """The dense view has a row a correction, and remembers itself in the links."""
-    page = review(reviewed, view="table")
-    assert ids(page) == ids(review(reviewed))
-    assert len([tag for tag, attrs in page.tags if tag == "tr" and "data-id" in attrs]) == 5
-    assert all("view=table" in unescape(link) for link in re.findall(r'href="(/review\?status=[^"]*)"', page.source))
-
-
 @pytest.mark.parametrize(
     ("query", "found"),
     [

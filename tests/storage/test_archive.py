@@ -511,17 +511,6 @@ def test_an_object_store_that_does_not_answer_is_asked_three_times(monkeypatch: 
     assert (reply.status, dict(reply.headers)) == (503, {})  # a client that tries again waits as long each time
 
 
-def test_an_object_store_that_hangs_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the store, and however often it is asked, a list of its files has a limit of time."""
-    monkeypatch.setattr(archive, "LIST_SECONDS", 0.1)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "x")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        query = f"scheme=http&region=x&endpoint_override=127.0.0.1:{server.getsockname()[1]}"
-        with pytest.raises(StoreError, match=r"s3://bucket/folder: cannot be read: it does not answer$"):
-            object_store(f"s3://bucket/folder?{query}").count(archive.ArchiveFilter("m", None, 0.0, 1))
-
-
 def test_options_of_an_object_store_are_kept(
     tmp_path: Path, exporter: Exporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
