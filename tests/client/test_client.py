@@ -252,20 +252,6 @@ def test_an_event_that_cannot_be_encoded_is_dropped() -> None:
         assert monitor.dropped == 2
 
 
-def test_an_identifier_without_a_string_is_dropped() -> None:
-    """An object whose conversion to a string fails, as that of its error does, is counted and raises nothing."""
-
-    class Mute:
-        def __repr__(self) -> str:
-            raise ValueError(self)
-
-    with monitoring(nobody()) as monitor:
-        got = None
-        with contextlib.suppress(ValueError):  # nobody could show it, pytest neither
-            got = monitor.record(id=Mute())  # type: ignore[arg-type]
-        assert (got, monitor.dropped) == ("", 1)
-
-
 @pytest.mark.parametrize("status", [202, 400])
 def test_an_unreadable_response_does_not_stop_the_sender(exporter: Exporter, status: int) -> None:
     """A batch whose response cannot be read counts as dropped, and the next one is sent."""
@@ -573,16 +559,6 @@ def test_a_signal_that_records_while_recording(exporter: Exporter) -> None:
         "assert monitor.sent == len(own) + len(seen) == len({*own, *seen}), (monitor.sent, len(own), len(seen))",
         exporter.url,
     )
-
-
-def test_nothing_waits_after_close() -> None:
-    """What was under way at `close` counts as dropped; the end of the process does not wait for it."""
-    with monitoring(nobody()) as monitor:
-        monitor.record()
-        eventually(lambda: monitor.sender._failure is not None)
-        monitor.close(0)
-        assert monitor.flush(20)
-        assert monitor.dropped == 1
 
 
 def test_the_package_exports_the_monitor() -> None:

@@ -18,7 +18,7 @@ from pyarrow import csv, parquet
 from support.servers import CONFIG, Served, eventually, write_config
 
 from exporter.cli import main
-from exporter.commands import label, sending
+from exporter.commands import label
 from exporter.wire.events import MAX_REJECTED
 
 ROWS = 12_000
@@ -203,17 +203,6 @@ def test_labels_after_many_wrong_ones_are_sent(
         with pytest.raises(SystemExit):
             main(["label", str(path), f"--exporter={exporter.url}", flag])
     assert "argument --give-up: expected a duration such as 5m or 1h" in capsys.readouterr().err
-
-
-def test_rows_that_the_response_leaves_out_stop_the_command(
-    exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The state does not advance: they were not looked at."""
-    monkeypatch.setattr(sending, "BATCH", 5000)
-    path = with_wrong_rows(tmp_path / "labels.csv")
-    assert main(["label", str(path), f"--exporter={exporter.url}", "--time-column=time"]) == 1
-    assert "the response accounts for 1,000 of 1,501 rows in the request; 0 rows are sent" in capsys.readouterr().err
-    assert json.loads((tmp_path / "labels.csv.label.json").read_text())["rows"] == 0
 
 
 def test_labels_of_unknown_predictions(exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -273,24 +273,3 @@ def test_a_deleted_database_is_rescued_from_the_running_exporter(tmp_path: Path)
             assert database.execute("SELECT label FROM feedback").fetchall() == [('"no"',)]
     finally:
         server.stop()
-
-
-# --- sizing ----------------------------------------------------------------------------------
-
-
-def rows(heading: str) -> list[list[str]]:
-    """Return the cells of the table with this first heading, without its head."""
-    (table,) = re.findall(rf"^\| {heading} \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", TEXT, re.M)
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
-
-
-def test_the_table_of_sizes_follows_from_the_measured_bytes() -> None:
-    """Each size is rate times days times the measured bytes of a prediction, rounded."""
-    measured = {cells[0]: float(cells[1].replace(",", "")) for cells in rows("a prediction")}
-    for rate, inputs, *sizes in rows("predictions a second"):
-        for days, shown in zip((7, 30, 90), sizes, strict=True):
-            value, unit = shown.split()
-            expected = (
-                float(rate.replace(",", "")) * days * 86400 * measured[inputs] / 2 ** {"GiB": 30, "TiB": 40}[unit]
-            )
-            assert float(value.replace(",", "")) == pytest.approx(expected, rel=0.06), (rate, inputs, days)

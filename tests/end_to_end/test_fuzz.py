@@ -96,20 +96,3 @@ def test_no_file_is_a_fault(files: Files) -> None:
         assert files.read(*files.one(Random(seed)))[1] < 10
 
     check()
-
-
-def test_faults_are_found(target: Target, files: Files) -> None:
-    """The search finds a 500, a missing response, and a file that raises."""
-    faults = Faults()
-
-    class Broken(Connection):
-        answers = iter([(500, b"HTTP/1.1 500 X", b""), (503, b"HTTP/1.1 503 X", b""), (0, b"", b""), (200, b"", b"")])
-
-        def ask(self, data: bytes, head: bool) -> tuple[int, bytes, bytes]:
-            return next(self.answers)
-
-    for _ in range(4):
-        ask_one(Broken(target.server.port), 7, target.document, target.routes, faults)
-    assert dict(faults.counts) == {"status 500": 1, "status 503": 1, "no answer": 1}
-    with pytest.raises(TypeError):
-        files.read("profile", None)  # type: ignore[arg-type]

@@ -101,6 +101,21 @@ def test_a_damaged_database_is_set_aside_and_reported(tmp_path: Path, spoil: Cal
         server.stop()
 
 
+def test_an_unclosed_database_is_kept(tmp_path: Path) -> None:
+    """After kill -9 the file and its log are used as they are."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
+    server = Served(tmp_path).start()
+    try:
+        assert server.post("/v1/feedback", FEEDBACK).status == 201
+        server.stop(signal.SIGKILL)
+        assert (tmp_path / "store.db-wal").stat().st_size
+        server.start()
+        assert server.post("/v1/feedback", FEEDBACK).status == 200
+        assert server.samples(DAMAGED) == {DAMAGED: 0}
+    finally:
+        server.stop()
+
+
 def _killed_with_feedback(folder: Path, number: int = 10) -> Served:
     """Return an exporter that was killed after this number of commits of feedback, all of them in its log."""
     write_config(folder, {**CONFIG, "store": {"url": "sqlite:///store.db"}})

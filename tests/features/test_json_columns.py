@@ -3,13 +3,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from exporter.features.json_inputs import MAX_ORDERS
 from exporter.monitoring.binner import Binner
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
@@ -83,30 +81,3 @@ def test_events_without_inputs() -> None:
     nothing = binner_of().read([b"", b"null"])
     assert nothing is not None
     assert not binner_of().count_columns(*nothing, [])[0].any()
-
-
-def test_orders_of_members() -> None:
-    """Each order of members is learnt up to a limit; one that only lacks members is not new."""
-    names = tuple(f"f{number}" for number in range(MAX_ORDERS + 3))
-    binner = binner_of(names, ())
-    event = {name: float(number) for number, name in enumerate(names)}
-    turned = [dict(list(event.items())[turn:] + list(event.items())[:turn]) for turn in range(len(names))]
-    fast = [check_alike(binner, [turn]) for turn in turned]
-    assert fast == [turn < MAX_ORDERS for turn in range(len(names))]
-    assert check_alike(binner, [dict.fromkeys(names[2:5], 1.0)])
-    # Within a batch any order is right.
-    assert check_alike(binner, turned)
-
-
-def test_names_that_are_no_identifiers() -> None:
-    """Any string can be a member's name; names that JSON escapes take the slow path."""
-    for name, straight in (("größe in m", True), ("", True), ("f0", True), ('a"b', False), ("a\\b", False)):
-        assert check_alike(binner_of((name, "f1"), ()), [{"f1": 1, name: 3.5}, {name: None}]) == straight
-
-
-def test_escaped_names() -> None:
-    """A name that a client writes with escapes is the same name."""
-    read = binner_of().read([b'{"\\u0061ge": 3}'])
-    assert read is not None
-    assert read.columns["age"].tolist() == [3.0]
-    assert msgspec.json.decode(b'{"\\u0061ge": 3}') == {"age": 3}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import timeit
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -183,13 +182,6 @@ def test_measured_and_estimated_accuracies_have_references_of_their_own(tmp_path
         assert low < estimated < high
 
 
-def test_the_references_are_equal_where_all_labelled_rows_have_a_confidence(classifier: MonitorRegistry) -> None:
-    """To the last digit, so that a dashboard draws only one."""
-    classifier.get("m", "1", time.monotonic())
-    found = samples(ModelsCollector().collect(classifier))
-    assert found["model_reference_estimated_accuracy"] == found["model_reference_accuracy_overall"]
-
-
 def test_a_batch_has_estimates_and_no_counters(classifier: MonitorRegistry) -> None:
     """What ``ingest`` writes for its window is what a running exporter shows."""
     run = MonitorRegistry(classifier.models, classifier.binners, {}, {"run": 1.0})
@@ -238,10 +230,3 @@ def test_labels_become_metrics_that_survive_a_restart(tmp_path: Path) -> None:
         assert set(server.samples("model_labelled_predictions_total").values()) == {0.0}
     finally:
         server.stop()
-
-
-def test_predictions_are_counted_for_their_labels_at_no_cost(classifier: MonitorRegistry) -> None:
-    """The windows of the quality take less than a few microseconds of a batch."""
-    monitor = classifier.get("m", "1", time.monotonic())
-    times = timeit.repeat(lambda: monitor.quality.count_predictions(1000.0, 100), number=1000, repeat=5)
-    assert min(times) / 1000 < 5e-6

@@ -89,26 +89,6 @@ def test_evidence_is_absent_until_a_minute_has_passed() -> None:
     assert monitor.read_evidence(7000.0).tolist() == after.tolist()
 
 
-def test_reading_often_does_not_change_the_evidence() -> None:
-    """A scrape every second and one at the end give the same."""
-    one, other = monitor_of(), monitor_of()
-    for second in range(0, 600, 4):
-        rows = [{"age": 0.3 + second / 600, "country": "NL"}]
-        for monitor in (one, other):
-            observe(monitor, [Prediction("m")], rows, float(second))
-        for part in range(4):
-            one.read_evidence(second + part + 0.5)
-    assert one.read_evidence(700.0)[:2] == pytest.approx(other.read_evidence(700.0)[:2])
-
-
-def test_a_batch_of_100_000_counts_as_one_update() -> None:
-    """Its values are evidence like any others."""
-    for shift, found in ((0.0, False), (0.25, True)):
-        monitor = monitor_of()
-        feed(monitor, 10.0, 100_000, shift)
-        assert bool(monitor.read_evidence(80.0)[0] > LIMIT) is found
-
-
 def test_a_model_without_features_has_no_evidence() -> None:
     """All inputs are redacted, or there is no profile."""
     redacted = msgspec.structs.replace(PROFILE, prediction=None)
@@ -198,11 +178,6 @@ def test_values_that_depended_on_each_other_in_training_give_less_evidence() -> 
     assert one.read_evidence(3660.0)[0] > LIMIT
     assert other.read_evidence(3660.0)[0] < LIMIT / 2
     assert one.read_evidence(3660.0)[1] == other.read_evidence(3660.0)[1]  # of the country nothing is known
-
-
-def test_the_limit_is_one_update_in_a_year() -> None:
-    """As the contract has it."""
-    assert math.exp(LIMIT) == pytest.approx(365 * 24 * 60)
 
 
 def test_the_evidence_of_a_version_is_the_mean_of_its_targets() -> None:

@@ -85,19 +85,6 @@ def test_the_profile_is_that_of_the_data(tmp_path):
     assert len(profile.features["income"].counts) == 14
 
 
-def test_training_data_sent_as_requests_does_not_drift(tmp_path):
-    """Rows of the training file, sent as by a client, have a score near zero and are never unseen."""
-    path = write(tmp_path, "jsonl", photos=True)
-    binner = Binner(build_file(path, prediction_column="predicted"))
-    rows = [json.loads(line) for line in path.read_text().splitlines()]
-    row, _, _, unknown = binner.count(rows, [row.pop("predicted") for row in rows])
-    sums = binner.split(row)
-    assert sums.counts.tolist() == [count for target in binner.targets for count in target.counts]
-    assert binner.reference.kl_divergence(sums.counts).max() < 0.01
-    assert not sums.unseen.any()
-    assert unknown == 0
-
-
 def test_types_can_be_given(tmp_path):
     """A code that looks like a number is a category if the type is given."""
     path = tmp_path / "a.csv"
@@ -236,21 +223,6 @@ def lines(path: Path, rows: list[dict[str, object]]) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet", "npz", "jsonl"])
-def test_batches_change_nothing(tmp_path, kind):
-    """A file read in many batches gives the profile of a single read, and reports its progress."""
-    path = write(tmp_path, kind, photos=kind in {"npz", "jsonl"})
-    options = Options(prediction_column="predicted")
-    progress = []
-    expected_profile = build(FileSource(path), options)
-    parts = build(FileSource(path, block=2000), options, lambda *step: progress.append(step))
-    assert parts == expected_profile
-    assert len(progress) > 4
-    assert {stage for stage, _, _ in progress} - {"together"} == {"types", "values"}
-    assert max(share for _, share, _ in progress) == 1
-    assert progress[-1][2] == ROWS
-
-
-@pytest.mark.parametrize("kind", ["csv", "parquet", "npz", "jsonl"])
 def test_data_that_do_not_fit_are_counted_exactly(tmp_path, kind):
     """With more distinct values than fit in memory, a further pass counts exactly, in each format."""
     path = write(tmp_path, kind)
@@ -326,13 +298,6 @@ def test_long_and_broken_rows_of_csv(tmp_path):
     assert feature.counts == (500, 1, 0, 0)
 
 
-def test_late_columns_are_missing_in_earlier_rows(tmp_path):
-    """A key that only later rows have is a column, missing in the rows before."""
-    path = lines(tmp_path / "a.jsonl", [{"a": 1}] * 300 + [{"a": 1, "b": 2}] * 100)
-    profile = build(FileSource(path, block=500), Options())
-    assert profile.features["b"].counts[-2] == 300
-
-
 @pytest.mark.parametrize(
     ("values", "kind"),
     [
@@ -372,34 +337,12 @@ def test_times_of_parquet_and_npz_are_timestamps(tmp_path):
     assert made[0].features["when.age_seconds"].edges[0] == made[0].features["when.age_seconds"].max == 60
 
 
-@pytest.mark.parametrize("zone", [None, "UTC", "Europe/Amsterdam", "-03:30"])
-@pytest.mark.parametrize("unit", ["s", "ns"])
-def test_times_of_parquet_have_any_zone(tmp_path, zone, unit):
-    """The same moments in another zone give the same profile."""
-    seconds = 1_790_000_000 + np.arange(300) * 3601
-    path = tmp_path / "a.parquet"
-    when = pa.array(seconds).cast(pa.timestamp("s")).cast(pa.timestamp(unit, "UTC")).cast(pa.timestamp(unit, zone))
-    parquet.write_table(pa.table({"when": when, "seen": when}), path)
-    profile = build_file(path, time_column="seen")
-    assert profile.inputs == {"when": "timestamp"}
-    assert profile.features["when.age_seconds"].max == 0
-    assert profile.blocks
-    assert (profile.blocks.order, profile.blocks.sizes) == ("time", (20,))
-
-
 def test_matrices_are_embeddings_if_the_type_is_given(tmp_path):
     """A two-dimensional array is an embedding if its type is given, as lists of JSON lines are without."""
     vectors = RNG.normal(size=(60, 3))
     np.savez(tmp_path / "a.npz", v=vectors)
     lines(tmp_path / "a.jsonl", [{"v": vector} for vector in vectors.tolist()])
     assert build_file(tmp_path / "a.npz", types={"v": "embedding"}) == build_file(tmp_path / "a.jsonl")
-
-
-def test_arrays_of_any_order(tmp_path):
-    """Images that lie column by column in an NPZ file are the images that they are row by row."""
-    np.savez(tmp_path / "a.npz", photo=PHOTO)
-    np.savez_compressed(tmp_path / "b.npz", photo=np.asfortranarray(PHOTO))
-    assert build_file(tmp_path / "a.npz", name="p") == build_file(tmp_path / "b.npz", name="p")
 
 
 def test_unusual_columns(tmp_path):
@@ -518,13 +461,6 @@ def test_null_markers_are_missing_among_numbers_and_categories_among_texts(tmp_p
         assert profile.features[name].counts[-2:] == (2, 0)
 
 
-def test_null_markers_alone_are_missing(tmp_path):
-    """A column of only such markers has no value; given as text, they are its values."""
-    text = "x\n" + "NA\n" * 50
-    assert profiled(tmp_path / "a.csv", text).features["x"].counts == (0, 50, 0)
-    assert profiled(tmp_path / "a.csv", text, types={"x": "categorical"}).features["x"].categories == ("NA",)
-
-
 def test_digits_with_a_leading_zero_are_codes(tmp_path):
     """Integers with leading zeros are unchanged categories; decimals and plain integers are numbers."""
     rows = "12345,0.5,10,00.5\n" * 300 + "01234,0,0,01.5\n"
@@ -534,14 +470,6 @@ def test_digits_with_a_leading_zero_are_codes(tmp_path):
     given = profiled(tmp_path / "a.csv", "zip,share,n,padded\n" + rows, types={"zip": "numeric", "n": "categorical"})
     assert given.features["zip"].min == 1234
     assert given.features["n"].categories == ("10", "0")
-
-
-def test_a_column_given_as_categories_is_read_verbatim(tmp_path):
-    """A column given as categorical keeps its codes unchanged."""
-    profile = profiled(tmp_path / "a.csv", "zip\n01234\n1e5\n1.10\n NA\n\n01234\n", types={"zip": "categorical"})
-    assert dict(zip(profile.features["zip"].categories, profile.features["zip"].counts, strict=False)) == {
-        "01234": 2, "1e5": 1, "1.10": 1, " NA": 1,
-    }  # fmt: skip
 
 
 def test_an_invalid_cell_does_not_change_the_type(tmp_path):

@@ -9,12 +9,10 @@ import pytest
 
 from exporter.errors import ProfileError
 from exporter.monitoring.binner import Binner
-from exporter.profiles.builder import build, build_file
-from exporter.profiles.columns import Options
+from exporter.profiles.builder import build_file
 from exporter.profiles.describe import quality_lines
 from exporter.profiles.profile import Profile, load, save
 from exporter.profiles.quality import QualityEstimator
-from exporter.profiles.sources.files import FileSource
 
 Columns = dict[str, np.ndarray]
 CLASSIFIER = {"prediction_column": "predicted", "confidence_column": "sure", "label_column": "label"}
@@ -392,22 +390,6 @@ def test_a_label_needs_a_prediction(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.arange(9.0), label=np.arange(9))
     with pytest.raises(ProfileError, match='set --prediction-column, since the label "label" is compared with it'):
         build_file(tmp_path / "a.npz", label_column="label")
-
-
-def test_small_batches_and_a_sample_give_nearly_the_same(tmp_path, monkeypatch):
-    """In batches the result is the same to the bit; a sample of the rows leaves overall and calibration exact."""
-    columns = classified(np.random.default_rng(1), 6000)
-    path = tmp_path / "rows.csv"
-    lines = (",".join(map(str, row)) for row in zip(*(c.tolist() for c in columns.values()), strict=True))
-    path.write_text("\n".join([",".join(columns), *lines]))
-    options = Options(**CLASSIFIER)
-    whole = build(FileSource(path, options.known_types()), options)
-    assert build(FileSource(path, options.known_types(), block=20_000), options) == whole
-    monkeypatch.setattr("exporter.profiles.row_learning._ROWS", 1000)
-    sampled = build(FileSource(path, options.known_types(), block=20_000), options).quality
-    assert sampled.sampled == 1000
-    assert sampled.overall == whole.quality.overall
-    assert sampled.calibration_right == whole.quality.calibration_right
 
 
 def test_a_quality_is_saved_and_checked(tmp_path, regression, classifier):

@@ -20,9 +20,8 @@ from exporter.errors import ProfileError
 from exporter.monitoring.binner import Binner
 from exporter.profiles import blocks as row_order
 from exporter.profiles.bins import numeric_feature
-from exporter.profiles.blocks import BlockBuilder, RowOrder
+from exporter.profiles.blocks import BlockBuilder
 from exporter.profiles.builder import build_file
-from exporter.profiles.columns import Options
 from exporter.profiles.describe import describe_lines, order_line
 from exporter.profiles.profile import (
     FILE,
@@ -138,15 +137,6 @@ def test_many_bins_take_bounded_memory() -> None:
     assert peak < 160 * 2**20
 
 
-def test_batches_do_not_matter(write: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any size of batches gives the same blocks."""
-    path = write(columns())
-    whole = blocks_of(build_file(path))
-    monkeypatch.setattr("exporter.profiles.sources.csv_cells.ROWS", 37, raising=False)
-    monkeypatch.setattr("exporter.profiles.sources.base.ROWS", 37)
-    assert blocks_of(build_file(path)) == whole
-
-
 @pytest.mark.parametrize("order", ["sorted", "reversed", "shuffled"])
 def test_order_of_a_time_column(write: Any, order: str) -> None:
     """Rows are taken in the order of time, whatever that of the file; newest first is an order, too."""
@@ -219,14 +209,6 @@ def test_long_dependence_is_told(write: Any, capsys: pytest.CaptureFixture[str])
     err = capsys.readouterr().err
     assert "slow: even 320 successive rows can be" in err
     assert "age:" not in err
-
-
-@pytest.mark.parametrize("rows", [2, 199, 200])
-def test_few_rows(write: Any, rows: int) -> None:
-    """Fewer than 200 rows have no blocks; a profile is made all the same."""
-    blocks = blocks_of(build_file(write(columns(rows))))
-    assert bool(blocks.sizes) == (rows >= 200)
-    assert bool(blocks.targets) == (rows >= 200) or all(not scores.quantiles for scores in blocks.targets.values())
 
 
 def test_missing_and_constant_stretches(write: Any) -> None:
@@ -367,22 +349,3 @@ def test_times_that_are_no_dates(write: Any, low: float, high: float, message: s
     times = blocks_of(profile).times
     assert times
     assert (times.unreadable, times.earliest, times.latest) == (0, low, high)
-
-
-def test_memory_of_sorting() -> None:
-    """Sorting takes no more than what is compared with its limit: here 56 bytes for a row of eight features."""
-    rng = np.random.default_rng(0)
-    rows, values = 2_000_000, rng.normal(size=50_000)
-    times = rng.permutation(len(values)).astype(np.float64)
-    features: dict[str, Feature] = {name: numeric_feature(values) for name in "abcdefgh"}
-    order = RowOrder(features, rows, Options(time_column="at"), ())
-
-    tracemalloc.start()
-    try:
-        parts = [(times.copy(), order.indices(dict.fromkeys(features, values))) for _ in range(rows // len(values))]
-        order.sort(parts)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert order.follows
-    assert peak < 56 * rows

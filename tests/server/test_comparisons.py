@@ -31,7 +31,7 @@ from support.two_versions import (
 )
 
 from exporter.comparison.measures import Period
-from exporter.comparison.prometheus import SharedTime, count, shared_periods
+from exporter.comparison.prometheus import SharedTime, count
 from exporter.errors import ExporterError
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.prometheus import Prometheus
@@ -316,22 +316,6 @@ def test_an_error_in_one_comparison_leaves_no_old_numbers(
         monkeypatch.undo()
         exporter.comparisons.refresh()
         assert exporter.comparisons.lines()
-
-
-def test_a_restart_without_requests_is_no_service(tmp_path: Path) -> None:
-    """A version that was withdrawn before a restart does not serve when its counter begins at 0 again."""
-    withdrawn, restart = 5, 15
-    counted = {"1": lambda step: min(step, withdrawn) if step < restart else 0, "2": lambda step: step % restart}
-    past: dict[str, Points] = {
-        f'model_attempts_total{{model="credit",version="{version}"}}': [
-            (BEGIN + step * STEP, float(value(step))) for step in range(20)
-        ]
-        for version, value in counted.items()
-    }
-    (tmp_path / "prometheus").mkdir()
-    with prometheus_of(tmp_path / "prometheus", past) as url:
-        found = shared_periods(Prometheus(url), "credit", ("1", "2"), Period(BEGIN, BEGIN + 19 * STEP))
-    assert found == [Period(BEGIN + STEP, BEGIN + withdrawn * STEP)]
 
 
 def test_a_replica_that_is_scraped_rarely_is_not_counted_from_its_start(tmp_path: Path) -> None:

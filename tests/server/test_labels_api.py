@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import signal
 import threading
 import time
@@ -189,15 +187,6 @@ def test_a_request_has_at_most_ten_thousand_labels(shared: Served) -> None:
     assert send(shared, *(("one", n) for n in range(10_000))).json["changed"] == 9_999
 
 
-def test_a_key_returns_the_same_response(shared: Served) -> None:
-    """Labels need no key; a retry with one gets the response of the first request."""
-    first = send(shared, ("k-1", "yes"), Idempotency_Key="key of labels")
-    again = send(shared, ("k-1", "yes"), Idempotency_Key="key of labels")
-    assert (first.status, first.json) == (again.status, again.json) == (201, first.json)
-    assert send(shared, ("k-1", "no"), Idempotency_Key="key of labels").status == 422
-    assert send(shared, ("k-1", "yes"), Idempotency_Key="x" * 256).status == 400
-
-
 @pytest.fixture
 def server(tmp_path: Path, database: str) -> Iterator[Served]:
     """An exporter of its own, on each database."""
@@ -261,21 +250,3 @@ def test_the_age_of_the_oldest_label_that_waits(server: Served) -> None:
         predict(server, name)
         eventually(lambda found=name: send(server, (found, "yes")).json["joined"] == 1)
     eventually(lambda: age() is None)
-
-
-def test_a_token_needs_the_scope_of_feedback(tmp_path: Path) -> None:
-    """Others get a 403 that names it."""
-    write_config(tmp_path, CONFIG)
-    tokens = [
-        {"name": scope, "sha256": hashlib.sha256(scope.encode()).hexdigest(), "scopes": [scope]}
-        for scope in ("feedback", "ingest")
-    ]
-    (tmp_path / "tokens.yml").write_text(json.dumps(tokens))
-    served = Served(tmp_path, f"--web.tokens.file={tmp_path / 'tokens.yml'}").start()
-    try:
-        body = {"prediction_id": "p", "label": 1}
-        assert served.post("/v1/labels", body, Authorization="Bearer feedback").status == 201
-        refused = served.post("/v1/labels", body, Authorization="Bearer ingest")
-        assert (refused.status, refused.json["scope"]) == (403, "feedback")
-    finally:
-        served.stop()

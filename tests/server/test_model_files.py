@@ -258,20 +258,3 @@ def test_a_file_that_always_changes_does_not_hold_others_back(fleet: Fleet) -> N
     fleet.write("log.yml", "models: [")
     fleet.exporter.file_watch.refresh()
     assert sorted(fleet.exporter.pipeline.monitors.models) == ["good", "loans", "own"]
-
-
-def test_an_unexpected_error_is_reported_once(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The metric says that nothing is reloaded, until it is."""
-
-    def fail() -> None:
-        raise MemoryError
-
-    fleet.write("good.yml", "models: [{name: good}]")
-    with monkeypatch.context() as patched:
-        patched.setattr(fleet.exporter.file_watch, "_reload", fail)
-        assert fleet.look() == fleet.look() == ["loans", "own"]
-    assert fleet.successful() == 0
-    assert len([record for record in caplog.records if record.exc_info]) == 1
-    assert fleet.look() == ["good", "loans", "own"] and fleet.successful() == 1

@@ -57,8 +57,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     inputs = {f"income_from_source_{number:03d}": number * 1.5 for number in range(300)}
     events = [{"model": "credit", "version": "3", "inputs": {"age": 20}, "code": 503, "duration_seconds": 2.0}] * 50
     events += [{"model": "m" * 128, "version": "v" * 128}]
-    wide = {"model": "wide", "version": "1", "inputs": inputs, "prediction": "yes", "confidence": 0.9}
-    events += [{**wide, "id": f"w{number}"} for number in range(2)]
+    wide = {"model": "wide", "version": "1", "inputs": inputs, "prediction": "yes"}
+    events += [{**wide, "id": f"w{number}", "confidence": 0.8 + number / 10} for number in range(2)]
     amounts = [
         1_000_000,
         1_234_567,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from support.batches import stored_batch
 from support.flights import COUNT, events, is_planted, write_model
-from support.servers import Served
 
 from exporter.config import ModelConfig, StoreConfig
 from exporter.monitoring.binner import Binner
@@ -24,7 +22,6 @@ from exporter.slices.recorder import BinRecorder
 from exporter.storage import Archive, ArchiveFilter, Store, archive
 from exporter.storage import _archive as parquet_buffer
 from exporter.storage._bins import BlockFilter
-from exporter.storage._retention import set_archived
 from exporter.storage._schema import bin_codes, labels, late_labels
 from exporter.wire.events import Feedback, LabelEvent, Prediction
 
@@ -152,24 +149,3 @@ def test_predictions_without_bins_between_the_archive_and_the_bins_are_named(fli
     (remark,) = flights.explain().remarks
     assert remark.startswith("Bins of the present profile are recorded since 2027-01-15T08:00:00Z: earlier predictions")
     flights.store.close()
-
-
-def test_a_store_of_objects_that_hangs_delays_no_stop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that reads the archive ends with the process."""
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "x")
-    store = Store(StoreConfig(url=f"sqlite:///{tmp_path / 'store.db'}"), lambda _: None)
-    store.write(lambda connection: set_archived(connection, seq=1))
-    store.close()
-    with socket.create_server(("127.0.0.1", 0)) as hanging:
-        address = f"127.0.0.1:{hanging.getsockname()[1]}"
-        location = f"s3://bucket/folder?scheme=http&region=x&endpoint_override={address}"
-        write_model(tmp_path, url=f"sqlite:///{tmp_path / 'store.db'}", retention="36h", archive=location)
-        server = Served(tmp_path).start()
-        path = "/v1/slices?model=flights&since=2026-01-01T00:00:00Z"
-        with socket.create_connection(("127.0.0.1", server.port)) as client:
-            client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            hanging.settimeout(30)
-            with hanging.accept()[0]:
-                client.close()
-                assert server.stop() == 0

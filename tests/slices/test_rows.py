@@ -45,28 +45,6 @@ def found(store: Store, binner: Binner, **where: str) -> tuple[list[int], bool]:
     return sorted(ids), truncated
 
 
-def test_every_input_is_in_a_bin(store: Store, binner: Binner) -> None:
-    """Unknown, missing and invalid values are in their bins; what is stored and cannot be read has missing values."""
-    inputs = ['{"carrier": "MQ"}', '{"carrier": "X"}', '{"carrier": null}', "{}", '{"carrier": {}}', '{"carrier', ""]
-    put(store, [{"inputs": text} for text in inputs])
-    assert found(store, binner, carrier="MQ") == ([1], False)
-    assert found(store, binner, carrier="other") == ([2], False)
-    assert found(store, binner, carrier="missing")[0] == [3, 4, 6]
-    assert found(store, binner, carrier="invalid") == ([5], False)
-
-
-def test_numbers_that_are_none_are_found(store: Store, binner: Binner) -> None:
-    """A number above all of training, a missing one and a text each have their bin, together with another input."""
-    distances = ("1e9", "null", '"far"', "NaN", "1e999")
-    put(store, [{"inputs": f'{{"carrier": "MQ", "distance": {text}}}'} for text in distances])
-    above = next(
-        label[3:] for label in binner.targets[binner.target_names.index("distance")].labels() if "above" in label
-    )
-    assert found(store, binner, carrier="MQ", distance=above) == ([1], False)
-    assert found(store, binner, carrier="MQ", distance="missing")[0] == [2, 4]
-    assert found(store, binner, carrier="MQ", distance="invalid")[0] == [3, 5]
-
-
 def test_a_look_is_bounded_in_rows_and_time(store: Store, binner: Binner, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest corrections are looked at first, and the answer says if there are older ones."""
     put(store, [{"inputs": '{"carrier": "MQ"}'} for _ in range(25)])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from exporter.slices import search as module
-from exporter.slices.search import BinRows, Bins, ByTime, ByUser, count, pack, search, unpack
+from exporter.slices.search import Bins, ByTime, ByUser, search
 
 ROWS, FEATURES, BINS = 20_000, 8, 10
 
@@ -134,14 +134,3 @@ def test_a_feature_of_many_bins_is_bounded() -> None:
     marked[:200] = True
     (only,) = search(codes, marked, 5).slices
     assert only.bins == ((0, 7),)
-
-
-@pytest.mark.parametrize("rows", [1, 63, 64, 65, 1000])
-def test_sets_of_rows_are_exact(rows: int) -> None:
-    """Bits hold the rows of a bin, and of two, whatever their number."""
-    codes = np.random.default_rng(rows).integers(0, 3, (2, rows)).astype(np.uint8)
-    chosen = (codes[0] == 1) & (codes[1] == 2)
-    bits = BinRows(codes).of(((0, 1), (1, 2)))
-    assert count(bits) == chosen.sum()
-    assert unpack(bits, rows).tolist() == chosen.tolist()
-    assert unpack(pack(chosen), rows).tolist() == chosen.tolist()

@@ -30,14 +30,13 @@ from exporter.errors import StoreError
 from exporter.features.json_inputs import pack_image
 from exporter.profiles.sources.store import StoreSource
 from exporter.server.model_files import load_monitors
-from exporter.storage import CountedFeedback, Filter, HistoryPosition, Store, StoredPredictions
+from exporter.storage import CountedFeedback, Filter, Store, StoredPredictions
 from exporter.storage import _schema as migrations
 from exporter.storage import _store as database_module
 from exporter.storage._engine import open_engine, shown_url, write_beside
 from exporter.storage._postgresql import was_committed
 from exporter.storage._predictions import InputsReader
 from exporter.storage._retention import Retention, StoreSize
-from exporter.storage._review_queue import HISTORY_CHARACTERS
 from exporter.storage._schema import (
     SCHEMA_VERSION,
     feedback,
@@ -168,14 +167,6 @@ def test_a_number_within_the_tolerance_accepts_the_prediction(database: str, fir
         store.close()
 
 
-def test_feedback_right_after_its_prediction_is_joined_at_once(database: str, start: Callable[..., Exporter]) -> None:
-    """What was handed over before the feedback is written before it, so that the response says so."""
-    exporter = start(database)
-    for number in range(20):
-        exporter.predict(f"p-{number}")
-        assert exporter.say(f"p-{number}").joined
-
-
 def test_predictions_are_stored_completely(database: str, start: Callable[..., Exporter]) -> None:
     """However many fill a statement, each has its own labels, and they are in the order of the index."""
     exporter = start(database)
@@ -269,22 +260,6 @@ def test_feedback_on_one_prediction_in_one_request_is_recorded_in_order(
     again = exporter.store.record_feedback(items[:2], "key")
     assert [(item.id, item.repeat, item.conflict) for item in again] == [(results[0].id, True, False)] * 2
     assert exporter.count(feedback, feedback.c.label == '"3"') == 1
-
-
-def test_a_page_of_the_history_takes_bounded_memory(database: str, start: Callable[..., Exporter]) -> None:
-    """It ends early where labels are long; every entry is on one page."""
-    exporter = start(database)
-    for number in range(90):
-        exporter.say("p", f"{number} " + "x" * 99_000)
-    labels, sizes = [], []
-    after: HistoryPosition | None = HistoryPosition()
-    while after is not None:
-        page, after = exporter.store.review.history(1, 1000, after)
-        sizes.append(sum(len(entry["label"]) for entry in page))
-        labels += [entry["label"].split()[0] for entry in page]
-    assert labels == [str(number) for number in range(90)]
-    assert max(sizes) <= HISTORY_CHARACTERS
-    assert len(sizes) == 3
 
 
 def test_old_predictions_are_deleted_and_feedback_is_kept(database: str, start: Callable[..., Exporter]) -> None:
@@ -526,17 +501,6 @@ def test_a_prediction_that_reaches_two_exporters_joins_once(pair: tuple[Exporter
     assert first.store.flush(10)
     assert second.store.flush(10)
     assert len(first.counted + second.counted) == len(names)
-
-
-def test_much_waiting_feedback_is_joined(pair: tuple[Exporter, Exporter]) -> None:
-    """More feedback than one query reads is joined with predictions of another exporter."""
-    first, second = pair
-    names = [f"p-{number}" for number in range(1200)]
-    items = [Feedback(name, verdict="corrected", label="1") for name in names]
-    first.store.record_feedback(items[:700], None)
-    first.store.record_feedback(items[700:], None)
-    second.predict(*names)
-    eventually(lambda: len(second.counted) == len(names))
 
 
 def test_each_replica_has_its_own_windows(pair: tuple[Exporter, Exporter]) -> None:

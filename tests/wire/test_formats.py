@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import struct
 from typing import Any
@@ -697,34 +696,11 @@ TENSOR = st.fixed_dictionaries(
     },
     optional={"data": JSON, "parameters": st.dictionaries(st.just("binary_data_size"), st.integers(-1, 9))},
 )
-MODELS = [
-    model_with({"x": "numeric", "image": "image"}, ("a", "b")),
-    model_with({"x": "categorical"}, inputs={"x": ["p", "q"], "y": None}, labels=["a", "b", 3], batched=False),
-    ConfiguredModel(ModelConfig("bare")),
-]
 
 
 def bodies() -> st.SearchStrategy[bytes]:
     documents = JSON | st.fixed_dictionaries({"inputs": st.lists(TENSOR), "outputs": st.lists(TENSOR)})
     return st.builds(lambda item, rest: json.dumps(item).encode() + rest, documents, st.binary(max_size=12))
-
-
-@settings(max_examples=400, deadline=1000)
-@given(request=bodies(), response=bodies(), head=st.none() | st.integers(-1, 300), model=st.sampled_from(MODELS))
-def test_any_exchange_is_taken_or_refused_clearly(
-    request: bytes, response: bytes, head: int | None, model: ConfiguredModel
-) -> None:
-    """Whatever two bodies say, they become valid predictions or an error for people."""
-    try:
-        received = Exchange(("m",), decode_request(request, head), decode_response(response))
-        good, bad = received.predictions(model)
-    except EventError as error:
-        assert error.detail
-        return
-    assert all(row.detail for row in bad)
-    for event in good:
-        assert isinstance(msgspec.json.decode(bytes(memoryview(event.inputs)) or b"{}"), dict)
-        assert event.confidence is None or (0 <= event.confidence <= 1 and math.isfinite(event.confidence))
 
 
 @settings(max_examples=300, deadline=1000)
