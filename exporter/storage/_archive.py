@@ -327,10 +327,6 @@ class ArchiveFilter(NamedTuple):
         Unix time in seconds from which, and before which, they were received: files of other days are not opened.
     up_to
         The number of the last prediction.
-    after
-        The number after which the first one comes.
-    ids
-        Their identifiers; any when None.
     """
 
     model: str | None
@@ -338,8 +334,6 @@ class ArchiveFilter(NamedTuple):
     since: float
     up_to: int
     until: float = math.inf
-    after: int = 0
-    ids: Collection[str] | None = None
 
     @property
     def expression(self) -> Any:
@@ -349,7 +343,7 @@ class ArchiveFilter(NamedTuple):
         field = dataset.field
         start = datetime.fromtimestamp(max(self.since, 0.0), UTC)
         chosen = (field("date") >= start.date()) & (field("received") >= start)
-        chosen &= (field("seq") > self.after) & (field("seq") <= self.up_to)
+        chosen &= field("seq") <= self.up_to
         if self.until < math.inf:
             end = datetime.fromtimestamp(self.until, UTC)
             chosen &= (field("date") <= end.date()) & (field("received") < end)
@@ -357,7 +351,7 @@ class ArchiveFilter(NamedTuple):
             chosen &= (field("model") == self.model) & field("inputs").is_valid()
         if self.version is not None:
             chosen &= field("version") == self.version
-        return chosen if self.ids is None else chosen & field("id").isin(list(self.ids))
+        return chosen
 
     @property
     def of_late_labels(self) -> Any:

@@ -25,7 +25,7 @@ from exporter.storage._predictions import (
 from exporter.storage._retention import StoreSize, text_bytes
 from exporter.storage._schema import CORRECTIONS, JsonTexts, feedback, history, is_unjoined, json_text, storable
 from exporter.validation import Tolerance
-from exporter.wire.events import NO_VERSION, Feedback
+from exporter.wire.events import NO_VERSION, Feedback, LabelledPrediction
 
 Tolerances = Callable[[str], Tolerance]
 """Takes a model, and returns its tolerance."""
@@ -81,6 +81,22 @@ class CountedFeedback(msgspec.Struct):
     segment: str | None = None
     delay: float | None = None
     """Seconds from the prediction to its first feedback; None for later feedback and for unlogged predictions."""
+
+
+class Counts(NamedTuple):
+    """What counts when a transaction is committed.
+
+    Attributes
+    ----------
+    feedback
+        Feedback.
+    labelled, unusable
+        Labels, and the predictions whose label cannot be compared with them.
+    """
+
+    feedback: Sequence[CountedFeedback] = ()
+    labelled: Sequence[LabelledPrediction] = ()
+    unusable: Sequence[str] = ()
 
 
 def prediction_snapshot(prediction: Mapping[Any, Any], redact: Redact) -> dict[str, Any]:
@@ -255,7 +271,7 @@ class FeedbackRecorder:
 
     def record(
         self, connection: sa.Connection, items: Sequence[Feedback], key: str | None
-    ) -> tuple[list[FeedbackResult], list[CountedFeedback]]:
+    ) -> tuple[list[FeedbackResult], Counts]:
         """Record the feedback of one request.
 
         Parameters
@@ -270,7 +286,7 @@ class FeedbackRecorder:
         Returns
         -------
         tuple
-            The results, and the feedback that counts once the transaction is committed.
+            The results, and what counts once the transaction is committed.
 
         Raises
         ------
@@ -287,7 +303,9 @@ class FeedbackRecorder:
         for item, _, earlier in submitted:
             if earlier is not None and not _is_same(earlier, item):  # nothing of the request must be recorded
                 id_, verdict = earlier["feedback_id"], earlier["verdict"]
-                return [FeedbackResult(id_, item.prediction_id, verdict, joined=False, repeat=True, conflict=True)], []
+                return [
+                    FeedbackResult(id_, item.prediction_id, verdict, joined=False, repeat=True, conflict=True)
+                ], Counts()
         days = stored_days(connection)
         results, counted = [], []
         for start in range(0, len(submitted), BATCH):
@@ -295,7 +313,7 @@ class FeedbackRecorder:
                 entry.result.id = entry.row["id"]
                 results.append(entry.result)
                 counted += [entry.counted] if entry.counted else []
-        return results, counted
+        return results, Counts(counted)
 
     def _record_batch(
         self, connection: sa.Connection, submitted: Sequence[_Submitted], days: Sequence[int]
@@ -367,16 +385,10 @@ class FeedbackRecorder:
             return row | prediction_snapshot(prediction, self._redact)
         return row | _description(item)
 
-    def join(self, connection: sa.Connection, group: Sequence[Rows]) -> list[CountedFeedback]:
-        """Join the feedback that waits for predictions, in the transaction that writes these.
-
-        Returns
-        -------
-        list of CountedFeedback
-            What counts once it is committed.
-        """
+    def join(self, connection: sa.Connection, group: Sequence[Rows]) -> Counts:
+        """Join the feedback that waits for predictions, in the transaction that writes these; return what counts."""
         if not (ids := awaited_ids(connection, group, _waiting)):
-            return []
+            return Counts()
         chosen = feedback.c.prediction_id.bool_op("IN")(JsonTexts(sa.literal(json_text(sorted(ids))))) & is_unjoined
         # Another exporter may have got the same prediction: rows that it joins at this moment are its own.
         query = sa.select(feedback).where(chosen).order_by(feedback.c.id).with_for_update()
@@ -386,7 +398,7 @@ class FeedbackRecorder:
         for row in rows:
             if prediction := first_of_model(found, row["prediction_id"], row["model"]):
                 counted += self._join_row(connection, row, prediction)
-        return counted
+        return Counts(counted)
 
     def _join_row(
         self, connection: sa.Connection, row: Mapping[Any, Any], prediction: Mapping[str, Any]

@@ -15,6 +15,7 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from exporter.features.base import decode_label, label_json, label_spellings, scalar_text
 from exporter.storage._engine import CompiledStatement, FlatRows, backend, is_shared
+from exporter.storage._feedback import Counts
 from exporter.storage._predictions import Rows, awaited_ids, first_of_model, predictions_of, waiting_ids
 from exporter.storage._retention import StoreSize, archived_before
 from exporter.storage._schema import (
@@ -262,13 +263,6 @@ Loss = Callable[[str, str, Any, Any], float | None]
 the absolute error; None if the label cannot be compared with the prediction."""
 
 
-class LabelCounts(NamedTuple):
-    """Labels of one transaction: those that count, and the predictions with a label that cannot be compared."""
-
-    labelled: list[LabelledPrediction]
-    unusable: list[str]
-
-
 class LabelsResult(msgspec.Struct):
     """The results of recorded labels.
 
@@ -318,7 +312,7 @@ class Labels:
     def __init__(self, size: StoreSize, loss: Loss, *, archives: bool) -> None:
         self._size, self._loss, self._archives = size, loss, archives
 
-    def record(self, connection: sa.Connection, items: Sequence[LabelEvent]) -> tuple[LabelsResult, LabelCounts]:
+    def record(self, connection: sa.Connection, items: Sequence[LabelEvent]) -> tuple[LabelsResult, Counts]:
         """Record labels, each as if the ones before it were recorded already.
 
         Parameters
@@ -356,10 +350,10 @@ class Labels:
             self._size.require(connection, sum(map(_size, (*new, *late))))
         return result, self._write(connection, changed.values(), late)
 
-    def join(self, connection: sa.Connection, group: Sequence[Rows]) -> LabelCounts:
+    def join(self, connection: sa.Connection, group: Sequence[Rows]) -> Counts:
         """Join the labels that wait for predictions, in the transaction that writes these; return what counts then."""
         if not (ids := awaited_ids(connection, group, _waiting)):
-            return LabelCounts([], [])
+            return Counts()
         rows = stored_rows(connection, ids, [WAITING], lock=True)
         found = predictions_of(group, {row.prediction_id for row in rows})
         joined = []
@@ -404,7 +398,7 @@ class Labels:
         before = archived_before(connection) if self._archives else 0
         return [row for row in rows if row.predicted is not None and row.day < before]
 
-    def _write(self, connection: sa.Connection, rows: Collection[LabelRow], late: Iterable[LabelRow]) -> LabelCounts:
+    def _write(self, connection: sa.Connection, rows: Collection[LabelRow], late: Iterable[LabelRow]) -> Counts:
         """Write changed rows, and queue late ones for the archive; return what counts."""
         write_rows(connection, rows)
         now = time.time()
@@ -415,9 +409,9 @@ class Labels:
         ]
         _insert_late.execute_many(connection, queued)
         shared = is_shared(connection)
-        return LabelCounts(
-            [_counted(row, shared) for row in rows if row.loss is not None],
-            [row.prediction_id for row in rows if row.loss is None and row.predicted is not None],
+        return Counts(
+            labelled=[_counted(row, shared) for row in rows if row.loss is not None],
+            unusable=[row.prediction_id for row in rows if row.loss is None and row.predicted is not None],
         )
 
 

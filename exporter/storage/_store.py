@@ -23,7 +23,7 @@ from exporter.errors import StoreError
 from exporter.storage._archive import Archive
 from exporter.storage._bins import BinBlock, RecordedBins, insert_block
 from exporter.storage._engine import error_message, is_shared, open_engine, shown_url, statement_timeout
-from exporter.storage._feedback import CountedFeedback, FeedbackRecorder, FeedbackResult, Redact, Tolerances
+from exporter.storage._feedback import CountedFeedback, Counts, FeedbackRecorder, FeedbackResult, Redact, Tolerances
 from exporter.storage._labels import (
     Labels,
     LabelsResult,
@@ -41,7 +41,7 @@ from exporter.storage._review import SCRAPE_TIMEOUT_SECONDS, Review
 from exporter.storage._schema import migrate
 from exporter.storage._snapshots import Snapshots
 from exporter.storage._sqlite import DatabaseLock, count_damaged, database_path, is_damage, last_backup, quarantine
-from exporter.storage._writer import Counts, Refusal, Writer
+from exporter.storage._writer import Refusal, Writer
 from exporter.validation import Tolerance
 from exporter.wire.batch import Batch
 from exporter.wire.events import Feedback, LabelEvent, LabelledPrediction
@@ -205,12 +205,7 @@ class Store:
 
     def submit_feedback(self, items: Sequence[Feedback], key: str | None) -> Future[list[FeedbackResult]]:
         """Record the checked feedback of one request, with its idempotency key; see `submit`."""
-
-        def record(connection: sa.Connection) -> tuple[list[FeedbackResult], Counts]:
-            results, counted = self._recorder.record(connection, items, key)
-            return results, Counts(counted)
-
-        return self._writer.submit(record)
+        return self._writer.submit(partial(self._recorder.record, items=items, key=key))
 
     def record_feedback(self, items: Sequence[Feedback], key: str | None) -> list[FeedbackResult]:
         """Record feedback as `submit_feedback` does, and wait for the result; see `write`."""
@@ -221,12 +216,7 @@ class Store:
 
         The writer works on nothing else meanwhile: split many labels in several calls.
         """
-
-        def record(connection: sa.Connection) -> tuple[LabelsResult, Counts]:
-            result, counted = self._labels.record(connection, items)
-            return result, Counts(labels=counted)
-
-        return self._result(self._writer.submit(record))
+        return self._result(self._writer.submit(partial(self._labels.record, items=items)))
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -247,7 +237,7 @@ class Store:
             raise StoreError(error_message(error)) from None
 
     def _connect(self) -> sa.Connection:
-        if not self._writer.unavailable:
+        if not self._writer.transactions.unavailable:
             return self._engine.connect()
         with statement_timeout(SCRAPE_TIMEOUT_SECONDS):
             return self._engine.connect()
@@ -313,12 +303,12 @@ class Store:
     @property
     def fault(self) -> str | None:
         """What is wrong with the file of an SQLite database, so that nothing is stored until somebody acts."""
-        return self._writer.fault or self._damage
+        return self._writer.transactions.fault or self._damage
 
     @property
     def refusal(self) -> Refusal | None:
         """Since when, and why, the database has refused what was written; None while it does not."""
-        return self._writer.refusal
+        return self._writer.transactions.refusal
 
     def last_backup(self) -> float:
         """Return the Unix time of the last backup of an SQLite database by ``model-exporter backup``; 0 without one."""
@@ -374,10 +364,10 @@ class Store:
         calls: list[Callable[[], None]] = []
         for counts in committed:
             calls += [partial(self._on_counted, item) for item in counts.feedback]
-            if counts.labels.labelled:
-                calls.append(partial(self._on_labelled, counts.labels.labelled))
-            if counts.labels.unusable:
-                calls.append(partial(self._on_unusable, counts.labels.unusable))
+            if counts.labelled:
+                calls.append(partial(self._on_labelled, counts.labelled))
+            if counts.unusable:
+                calls.append(partial(self._on_unusable, counts.unusable))
         for call in calls:
             try:
                 call()

@@ -25,19 +25,11 @@ from exporter.storage._engine import (
     write_alone,
     write_beside,
 )
-from exporter.storage._feedback import CountedFeedback, FeedbackRecorder
-from exporter.storage._labels import LabelCounts, Labels
+from exporter.storage._feedback import Counts, FeedbackRecorder
+from exporter.storage._labels import Labels
 from exporter.storage._predictions import Rows, insert_predictions, store_inputs
 from exporter.storage._retention import Retention
 from exporter.storage._sqlite import DatabaseFile
-
-
-class Counts(NamedTuple):
-    """What counts when a transaction is committed."""
-
-    feedback: Sequence[CountedFeedback] = ()
-    labels: LabelCounts = LabelCounts([], [])
-
 
 MAX_ROWS = 50_000
 """Predictions that may wait for the disk, at most."""
@@ -204,7 +196,7 @@ class _Group(NamedTuple):
 
     transaction: int | None
     entries: int
-    counts: Counts
+    counts: list[Counts]
 
 
 class Writer:
@@ -222,6 +214,11 @@ class Writer:
         Called after each commit of calls, and of predictions for which something waited, with what counts.
     on_failure
         Called with the error of each failed write.
+
+    Attributes
+    ----------
+    transactions : WriteTransactions
+        Whether, and since when, the database takes what is written.
     """
 
     def __init__(
@@ -234,7 +231,7 @@ class Writer:
     ) -> None:
         self._engine = engine
         self._retention = retention
-        self._feedback, self._labels = recorders
+        self._recorders = recorders
         self._on_commit = on_commit
         self._on_failure = on_failure
         self._buffer = PredictionBuffer()
@@ -246,7 +243,7 @@ class Writer:
         self._added_since_sweep = 0
         self._retry_at = self._pause = self._sweep_at = self._check_at = 0.0
         self._failed, self._failed_at = "", -math.inf
-        self._transactions = WriteTransactions(engine)
+        self.transactions = WriteTransactions(engine)
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._thread.start()
 
@@ -254,21 +251,6 @@ class Writer:
     def alive(self) -> bool:
         """Whether the thread lives."""
         return self._thread.is_alive()
-
-    @property
-    def fault(self) -> str | None:
-        """Why nothing is written until somebody acts; None where the file of an SQLite database is in order."""
-        return self._transactions.fault
-
-    @property
-    def unavailable(self) -> bool:
-        """Whether the database could not be reached at the last attempt."""
-        return self._transactions.unavailable
-
-    @property
-    def refusal(self) -> Refusal | None:
-        """Since when, and why, the database has refused what was written; None while it does not."""
-        return self._transactions.refusal
 
     @property
     def waiting(self) -> int:
@@ -282,7 +264,7 @@ class Writer:
             self._wake.notify_all()
         self._thread.join(timeout)
         if not self.alive:
-            self._transactions.close()
+            self.transactions.close()
 
     def add(self, rows: Rows) -> int:
         """Queue predictions; see `Store.add`."""
@@ -302,7 +284,9 @@ class Writer:
         with self._wake:
             if self._closing:
                 raise StoreError("the store is closing")
-            if self.unavailable and self._pending_calls:  # one call tries the database; the others need not wait for it
+            if (
+                self.transactions.unavailable and self._pending_calls
+            ):  # one call tries the database; the others need not wait for it
                 raise StoreError("nothing was stored: the database cannot be reached")
             self._pending_calls += 1
             self._jobs.append((call, future))
@@ -348,13 +332,13 @@ class Writer:
         """Check the file from time to time: metrics and readiness must tell of a fault without any traffic."""
         if now < self._check_at:
             return
-        self._check_at = now + FILE_SECONDS if self._transactions.has_file else math.inf
-        before = self.fault
+        self._check_at = now + FILE_SECONDS if self.transactions.has_file else math.inf
+        before = self.transactions.fault
         try:
-            with self._transactions.begin():
+            with self.transactions.begin():
                 pass
         except Exception as error:
-            if self.fault != before:
+            if self.transactions.fault != before:
                 self._log(error, "nothing can be stored")
             else:
                 self._on_failure(error)
@@ -404,7 +388,7 @@ class Writer:
             write_alone(connection)
             return [call(connection) for call, _ in jobs]
 
-        results = self._transactions.run(run)
+        results = self.transactions.run(run)
         # This is on disk: a failure from here on must not make a client send it again.
         self._on_commit([counts for _, counts in results])
         for (_, future), (result, _) in zip(jobs, results, strict=True):
@@ -425,8 +409,8 @@ class Writer:
             self._added_since_sweep += self._buffer.remove(written.entries)
             self._failing = False
             self._wake.notify_all()
-        if written.counts.feedback or any(written.counts.labels):
-            self._on_commit([written.counts])
+        if any(map(any, written.counts)):
+            self._on_commit(written.counts)
         return True
 
     def _resolve_uncertain_commit(self) -> _Group | None:
@@ -445,11 +429,11 @@ class Writer:
             transaction = write_beside(connection)
             store_inputs(connection, group)
             insert_predictions(connection, group)
-            counts = Counts(self._feedback.join(connection, group), self._labels.join(connection, group))
+            counts = [recorder.join(connection, group) for recorder in self._recorders]
             self._uncertain = _Group(transaction, len(group), counts)
             return self._uncertain
 
-        return self._transactions.run(insert)
+        return self.transactions.run(insert)
 
     def _sweep(self) -> bool:
         """Delete one step of old rows; return whether more are left."""
