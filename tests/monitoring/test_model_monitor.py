@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from support.batches import observe
 
 from exporter.config import ModelConfig
+from exporter.config.types import DURATION_BUCKETS
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import Histogram, bucket_quantile, only_bucket
 from exporter.monitoring.model_monitor import ModelMonitor
@@ -220,7 +221,7 @@ def test_requests_are_counted_by_code_and_confidence():
     assert monitor.counters.requests == {200: 4, 503: 1, 404: 1, 302: 1}
     assert monitor.counters.confident == 2
     assert monitor.confidences.cumulative()[-1] == 6
-    assert monitor.durations.cumulative().tolist() == [0.0] * 6 + [1.0] * 7
+    assert monitor.durations.cumulative().tolist() == [float(bound >= 0.3) for bound in (*DURATION_BUCKETS, np.inf)]
     assert monitor.read(0.0) == {}
 
 
@@ -251,7 +252,7 @@ def test_feedback_and_business_events_are_counted():
     monitor.count_feedback("corrected", False, 0.0)
     monitor.count_event("orders", 2.5)
     monitor.count_event("orders", 1)
-    assert monitor.counters.feedback == {"accepted": 0, "corrected": 2}
+    assert monitor.counters.feedback == {"accepted": 0, "corrected": 2, "rejected": 0}
     assert monitor.counters.corrections == 1
     assert monitor.counters.events == {"orders": 3.5}
 
@@ -412,3 +413,16 @@ def test_quantiles_of_buckets_are_in_the_bucket_that_holds_them(counts, share):
     assert edges[bucket] - 1e-9 <= value <= edges[bucket + 1] + 1e-9
     is_only = not any(counts[:bucket]) and bucket < len(bounds)
     assert only_bucket(bounds, np.array(counts), share) == (edges[bucket : bucket + 2] if is_only else None)
+
+
+@pytest.mark.parametrize("spread", [0.2, 0.5, 1.0])
+def test_percentiles_of_latencies_are_close_to_the_true_ones(spread: float) -> None:
+    """From 50 ms to 2.5 s, the interpolated percentiles of log-normal latencies are within 10 % of the true ones."""
+    rng = np.random.default_rng(0)
+    for median in np.geomspace(0.03, 2.4, 20):
+        values = median * rng.lognormal(0, spread, 20_000)
+        counts = np.bincount(np.searchsorted(DURATION_BUCKETS, values), minlength=len(DURATION_BUCKETS) + 1)
+        for share in (0.5, 0.95, 0.99):
+            true = np.quantile(values, share)
+            if 0.05 <= true <= 2.5:
+                assert bucket_quantile(DURATION_BUCKETS, counts, share) == pytest.approx(true, rel=0.1)

@@ -299,7 +299,7 @@ def seconds(value: float) -> str:
     Format a duration in seconds.
 
     >>> [seconds(value).replace("\\N{NO-BREAK SPACE}", " ") for value in (0.2345, DURATION_BUCKETS[-1], math.nan)]
-    ['0.234 s', 'over 10 s', '–']
+    ['0.234 s', 'over 80 s', '–']
     """
     if math.isnan(value):
         return "–"
