@@ -130,16 +130,6 @@ class Exposition:
         yield from self._others.items()
         yield from ((one.name, one.lines) for one in self._collectors)
 
-    def machine(self) -> dict[str, float]:
-        """Return the machine's gauges without labels by name, without those that cannot be read now."""
-        gauges: dict[str, float] = {}
-        for collector in self._collectors:
-            try:
-                gauges |= collector.values()
-            except Exception as error:
-                log.error("collector %s: %s", collector.name, error)
-        return gauges
-
 
 def takes_openmetrics(accept: str) -> bool:
     """Return whether an ``Accept`` header prefers OpenMetrics 1 to the text format; `choose_encoder` ignores weights.

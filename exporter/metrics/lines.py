@@ -196,11 +196,6 @@ class Metrics(Generic[T]):
         lines: list[FamilyLines] = known[1]
         return lines
 
-    def values(self, source: T) -> dict[str, float]:
-        """Return the values of an object that need no labels, by the names of their metrics."""
-        readings = ((families[0].name, read(source)) for families, read in self._readers)
-        return {name: reading for name, reading in readings if isinstance(reading, float | int)}
-
     def _read(self, source: T, cache: Cache, labels: dict[str, str]) -> Iterator[FamilyLines]:
         place = tuple(labels.values())
         for families, read in self._readers:

@@ -45,10 +45,6 @@ class Collector(Generic[T]):
         """Return the lines of the gauges now."""
         return self._metrics.lines(self._read())
 
-    def values(self) -> dict[str, float]:
-        """Return the values of the gauges without labels, by name."""
-        return self._metrics.values(self._read())
-
 
 class Quota(NamedTuple):
     """The processor quota of a control group."""

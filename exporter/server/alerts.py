@@ -2,8 +2,7 @@
 
 Alerts come from Prometheus, where ``prometheus_url`` is configured, or from the notifications of Alertmanager. That
 none is known does not mean that none fires: both must also show Watchdog, which the project's rules let fire always,
-and this exporter must be scraped. Prometheus itself is asked whether it has scraped it; without ``prometheus_url``, the
-requests of ``/metrics`` tell.
+and Prometheus is asked whether it has scraped this exporter.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Hashable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -29,10 +28,6 @@ if TYPE_CHECKING:
 
 SCRAPE_SECONDS = 120.0
 """Prometheus scrapes at least once a minute; after so long without a scrape, alerts are not evaluated."""
-MAX_SERVERS = 100
-"""Servers that are remembered; new ones replace those that have not scraped for the longest time."""
-TIMEOUT_HEADER = b"x-prometheus-scrape-timeout-seconds"
-"""Prometheus, its agents and compatible servers send it with each scrape; people's clients do not."""
 
 
 class Problem(NamedTuple):
@@ -40,53 +35,6 @@ class Problem(NamedTuple):
 
     heading: str
     detail: str
-
-
-class Scrapes:
-    """Remembers scrapes; thread-safe.
-
-    A request of ``/metrics`` by a person is no scrape, and a single scrape does not show that alerts are evaluated.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._times: OrderedDict[Hashable, float] = OrderedDict()
-        self._last: float | None = None
-
-    def add(self, client: str, headers: Mapping[bytes, bytes], now: float) -> None:
-        """Remember a request of all metrics at the monotonic time ``now``, if it is a scrape.
-
-        Parameters
-        ----------
-        client
-            The address of the client.
-        headers
-            The request's headers, by names in lower case.
-        now
-            Monotonic time in seconds.
-        """
-        if TIMEOUT_HEADER not in headers:
-            return
-        server = client, headers.get(b"user-agent", b"")[:200]
-        with self._lock:
-            before = self._times.pop(server, None)
-            self._times[server] = now
-            if len(self._times) > MAX_SERVERS:
-                self._times.popitem(last=False)
-            if before is not None and now - before <= SCRAPE_SECONDS:
-                self._last = now
-
-    def problem(self, now: float) -> Problem | None:
-        """Return why alerts on this exporter's models may not be evaluated; None while it is scraped."""
-        with self._lock:
-            last = self._last
-        if last is None:
-            return Problem(
-                "Prometheus does not scrape this exporter yet",
-                "Alerts on its models cannot fire until it does. This page needs two scrapes by the same server within "
-                "two minutes; other requests of /metrics do not count.",
-            )
-        return overdue(now - last)
 
 
 def overdue(age: float) -> Problem | None:
@@ -428,8 +376,6 @@ class AlertSource(Task):
         Returns the Prometheus to ask; None when none is configured.
     inbox
         The notifications of Alertmanager.
-    scrapes
-        The scrapes of this exporter.
     loaded
         Returns the last two values of the metric `LOADED`.
 
@@ -443,13 +389,11 @@ class AlertSource(Task):
         self,
         prometheus: Callable[[], Prometheus | None],
         inbox: Inbox,
-        scrapes: Scrapes,
         loaded: Callable[[], Sequence[float]],
     ) -> None:
         super().__init__("alerts", "Prometheus is not asked for alerts", ASK_SECONDS, lane="prometheus", at_once=True)
         self._prometheus = prometheus
         self._inbox = inbox
-        self._scrapes = scrapes
         self._loaded = loaded
         self._answer = Answer("")
         self._asked = -math.inf
@@ -490,8 +434,7 @@ class AlertSource(Task):
         if now - self._asked > FRESH_SECONDS:
             self.ask_soon()
         if not (answer.url or answer.error):
-            alerts, missing = from_inbox(self._inbox, now), self._scrapes.problem(now)
-            return alerts if alerts.problem or not missing else Alerts(alerts.alerts, *missing)
+            return from_inbox(self._inbox, now)
         is_late = now - answer.at > LATE_SECONDS
         if not (answer.error or is_late):
             return answer.state

@@ -23,7 +23,7 @@ from exporter.monitoring.drift_report import DriftHistory
 from exporter.monitoring.noise_learner import NoiseLearner
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.scheduler import Scheduler, Task
-from exporter.server.alerts import AlertSource, Inbox, Scrapes
+from exporter.server.alerts import AlertSource, Inbox
 from exporter.server.client_log import ClientLog
 from exporter.server.idempotency import IdempotencyCache
 from exporter.server.ingest import Ingest
@@ -166,8 +166,6 @@ class Exporter:
         Requests and responses of model servers that wait for each other.
     inbox : Inbox
         The notifications of Alertmanager.
-    scrapes : Scrapes
-        The scrapes of this exporter.
     alerts : AlertSource
         The alerts that are known.
     retrainer : Retrainer
@@ -210,10 +208,7 @@ class Exporter:
         self.snapshots = SnapshotSaver(self.store, self._monitors, is_complete=lambda: not self.reloader.files.faults)
         self.ready = True
         self.inbox = Inbox()
-        self.scrapes = Scrapes()
-        self.alerts = AlertSource(
-            lambda: self._prometheus(ALERTS_SECONDS), self.inbox, self.scrapes, lambda: self.reloader.loaded
-        )
+        self.alerts = AlertSource(lambda: self._prometheus(ALERTS_SECONDS), self.inbox, lambda: self.reloader.loaded)
         self.retrainer = Retrainer(
             lambda: self.config,
             self.store,

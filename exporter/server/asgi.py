@@ -422,10 +422,7 @@ class Application:
         scrape = self._scrapes.get(key)
         if scrape is None:
             scrape = self._scrapes[key] = asyncio.ensure_future(self._scrape(key, (request.client, bool(names))))
-        reply = await asyncio.shield(scrape)
-        if request.method == "GET" and not names:
-            self._exporter.scrapes.add(request.client, request.headers, time.monotonic())
-        return reply
+        return await asyncio.shield(scrape)
 
     async def _scrape(self, key: tuple[str, str, tuple[str, ...]], client: Hashable) -> Reply:
         """Return one response for all scrapes that ask for the same until a thread begins it."""

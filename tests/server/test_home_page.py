@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 import shutil
@@ -23,13 +22,11 @@ from support.servers import CONFIG, Answer, Served, ask, eventually, free_port, 
 
 from exporter.prometheus import Sample
 from exporter.server import alerts as alert_source
-from exporter.server.access import WebConfig
-from exporter.server.alerts import LAYERS, MAX_FIRING, MAX_SERVERS, TIMEOUT_HEADER, Alert, Inbox, Scrapes, from_inbox
+from exporter.server.alerts import LAYERS, MAX_FIRING, Alert, Inbox, from_inbox
 from exporter.server.alerts import RULES as RULES_PATH
 from exporter.server.application import Exporter
-from exporter.server.asgi import Application
 from exporter.server.flask_app import create_app
-from exporter.server.pages.home import group_alerts, machine_figures
+from exporter.server.pages.home import group_alerts
 
 WATCHDOG = {"status": "firing", "labels": {"alertname": "Watchdog", "severity": "none", "layer": "exporter"}}
 PROMETHEUS = shutil.which("prometheus") or "prometheus"
@@ -60,17 +57,10 @@ def heading(source: str) -> str:
     return match[1]
 
 
-def scrape(scrapes: Scrapes, now: float) -> None:
-    """Let a Prometheus scrape twice, the second time at ``now``."""
-    for at in (now - 5, now):
-        scrapes.add("192.0.2.7", {TIMEOUT_HEADER: b"4"}, at)
-
-
 @pytest.fixture
 def exporter(tmp_path: Path) -> Iterator[Exporter]:
-    """An exporter in this process that was just scraped."""
+    """An exporter in this process in this process."""
     exporter = Exporter(write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}))
-    scrape(exporter.scrapes, time.monotonic())
     yield exporter
     exporter.close()
 
@@ -143,65 +133,12 @@ def test_alerts_of_an_alertmanager_that_died_expire() -> None:
     assert from_inbox(inbox, 1051.0).detail.endswith(" 1 alert fired then; whether it still fires is not known.")
 
 
-def test_no_alert_fires(client: FlaskClient, exporter: Exporter) -> None:
-    """With Watchdog and scrapes the page says that no alert fires; without scrapes it does not know."""
+def test_no_alert_fires(client: FlaskClient) -> None:
+    """With Watchdog the page says that no alert fires."""
     client.post("/v1/notifications", json=notification(WATCHDOG))
     page = client.get("/").text
     assert heading(page) == "No alert is firing"
     assert page.count('<li class="ok">') == page.count("<span>no alert</span>") == 3
-    exporter.scrapes.__init__()  # type: ignore[misc]
-    page = client.get("/").text
-    assert heading(page) == "Prometheus does not scrape this exporter yet"
-    assert (page.count('<li class="unknown">'), page.count('<li class="ok">')) == (3, 0)
-
-
-def test_only_repeated_scrapes_count() -> None:
-    """Neither a person's request of the metrics nor a single scrape, nor those of two servers, are scrapes of one."""
-    scrapes = Scrapes()
-    for second in range(10):
-        scrapes.add("192.0.2.1", {b"user-agent": b"curl/8.5.0"}, second)
-    scrapes.add("192.0.2.1", {TIMEOUT_HEADER: b"4"}, 10.0)
-    scrapes.add("192.0.2.2", {TIMEOUT_HEADER: b"4"}, 11.0)
-    scrapes.add("192.0.2.1", {TIMEOUT_HEADER: b"4"}, 10.0 + 121)
-    missing = scrapes.problem(131.0)
-    assert missing and missing.heading == "Prometheus does not scrape this exporter yet"
-    scrapes.add("192.0.2.1", {TIMEOUT_HEADER: b"4"}, 191.0)
-    assert scrapes.problem(191.0 + 119) is None
-    for number in range(2 * MAX_SERVERS):
-        scrapes.add("192.0.2.3", {TIMEOUT_HEADER: b"4", b"user-agent": b"%d" % number}, 200.0)
-    assert len(scrapes._times) == MAX_SERVERS
-    missing = scrapes.problem(191.0 + 185)
-    assert missing and missing.heading == "Prometheus has not scraped this exporter for 3 minutes"
-
-
-@pytest.mark.parametrize(
-    ("method", "query", "headers", "counts"),
-    [
-        ("GET", b"", [(TIMEOUT_HEADER, b"4")], True),
-        ("GET", b"", [], False),
-        ("HEAD", b"", [(TIMEOUT_HEADER, b"4")], False),
-        ("GET", b"name%5B%5D=up", [(TIMEOUT_HEADER, b"4")], False),
-    ],
-)
-def test_which_requests_are_scrapes(
-    exporter: Exporter, method: str, query: bytes, headers: list[tuple[bytes, bytes]], counts: bool
-) -> None:
-    """Those of all metrics with the header that Prometheus sends."""
-    exporter.scrapes.__init__()  # type: ignore[misc]
-    app = Application(exporter, WebConfig())
-    scope = {"type": "http", "http_version": "1.1", "method": method, "path": "/metrics"}
-    scope |= {"query_string": query, "headers": headers, "client": ("192.0.2.1", 1)}
-
-    async def receive() -> Any:
-        return {"type": "http.request"}
-
-    async def send(message: Any) -> None:
-        assert message.get("status", 200) == 200
-
-    for _ in range(2):
-        asyncio.run(app(scope, receive, send))
-    app.close()
-    assert (exporter.scrapes.problem(time.monotonic()) is None) == counts
 
 
 def test_memory_of_notifications_is_bounded() -> None:
@@ -289,7 +226,7 @@ def test_alerts_are_those_of_the_newer_source() -> None:
     """If Prometheus does not respond, the page shows its last answer or, if they are newer, the notifications."""
     inbox, prometheus = Inbox(), Any
     prometheus = _Answers(0)
-    source = alert_source.AlertSource(lambda: prometheus, inbox, Scrapes(), lambda: [1.5])  # type: ignore[arg-type,return-value]
+    source = alert_source.AlertSource(lambda: prometheus, inbox, lambda: [1.5])  # type: ignore[arg-type,return-value]
     source.refresh()
     (known,) = source.read().alerts
     prometheus.data = {}
@@ -557,16 +494,8 @@ def test_models_are_sorted_by_trouble_and_marked(served: Served) -> None:
     assert 'data-label="p95, 5 min" class="number">–<' in rows["bare"]
     assert "No prediction since the exporter started: quiet." in source
     assert "this table counts requests, attempts and corrections since then. The figures of alerts are from" in source
-    figures, _, explanation = source.partition("<details>\n<summary>How to read these figures</summary>")
-    assert "This machine: CPU" in re.sub(r"\s+", " ", figures)
+    _, _, explanation = source.partition("<details>\n<summary>How to read these figures</summary>")
     assert "A dash means that nothing was counted" in explanation.partition("</details>")[0]
-
-
-def test_the_use_of_the_machine_is_shown() -> None:
-    """The use of the processor and of the memory; an unknown one is a dash."""
-    figures = machine_figures({"model_system_cpu_utilization_ratio": 0.951})
-    text = {name: figure.replace("\N{NO-BREAK SPACE}", " ") for name, figure in figures.items()}
-    assert text == {"CPU": "95.1 %", "memory": "–"}
 
 
 def test_many_calm_models_are_folded(served: Served) -> None:

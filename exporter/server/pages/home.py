@@ -7,7 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -24,7 +24,6 @@ from exporter.monitoring.drift_report import (
     FEATURE_ALERT,
     OUTPUTS,
     PREDICTION_ALERT,
-    TargetDrift,
     worst,
 )
 from exporter.monitoring.leading_quality import ENOUGH, kind_of, leading_quality
@@ -191,45 +190,9 @@ UNKNOWN = "–"
 """A figure of nothing: without confidences there is no confident share, without feedback no corrected one."""
 
 
-@dataclass(frozen=True)
-class Row:
-    """The figures of a model version as text; see `Recent`.
-
-    Attributes
-    ----------
-    state
-        ``critical``, ``warning`` or ``info`` when such an alert fires on it, ``pending`` when one is pending.
-    marks
-        The severity of the alerts that fire on the version, by the name of the figure that they are about.
-    window, worst
-        The target that has drifted most, and the window; None before the first values and without a profile.
-    quality
-        How good the version is, measured or estimated, in a few words; empty where that is not known.
-    budgets
-        The error budgets of the model, of all versions, with the name of their alerts; in its first row alone.
-    """
-
-    model: str
-    version: str
-    state: str
-    marks: Mapping[str, str]
-    requests: int
-    errors: str
-    latency: str
-    profiled: bool
-    window: str | None
-    worst: TargetDrift | None
-    drift: str
-    attempts: int
-    confident: str
-    corrected: str
-    quality: str
-    budgets: tuple[tuple[str, str], ...] = ()
-
-
 def model_rows(
     monitors: Iterable[ModelMonitor], alerts: Sequence[Alert], budgets: Mapping[tuple[str, str], float], now: float
-) -> list[Row]:
+) -> list[dict[str, Any]]:
     """Return the rows of all model versions at the monotonic time ``now`` in seconds, those with the worst alert first.
 
     ``budgets`` are the shares that are left of error budgets, by model and objective.
@@ -239,51 +202,51 @@ def model_rows(
     for alert in alerts:
         by_model.setdefault(alert.labels.get("model", ""), []).append(alert)
     rows = [_row(monitor, by_model.get(monitor.config.name, ()), now) for monitor in monitors]
-    rows.sort(key=lambda row: (_severity_rank(row.state), not row.state, -len(row.marks), row.model, row.version))
+    rows.sort(
+        key=lambda row: (
+            _severity_rank(row["state"]),
+            not row["state"],
+            -len(row["marks"]),
+            row["model"],
+            row["version"],
+        )
+    )
     models = {monitor.config.name: monitor.config for monitor in monitors}
-    for index, row in enumerate(rows):
-        if model := models.pop(row.model, None):
-            own = describe_budgets(model, budgets, by_model.get(row.model, ()))
-            rows[index] = replace(row, budgets=own)
+    for row in rows:  # budgets are those of all versions: the first row of a model has them
+        if model := models.pop(row["model"], None):
+            row["budgets"] = describe_budgets(model, budgets, by_model.get(row["model"], ()))
     return rows
 
 
-def _row(monitor: ModelMonitor, alerts: Iterable[Alert], now: float) -> Row:
+def _row(monitor: ModelMonitor, alerts: Iterable[Alert], now: float) -> dict[str, Any]:
     recent = monitor.recent(now)
     window, drift = worst(monitor, now) or (None, None)
     leading = leading_quality(monitor, now)
     own = [alert for alert in alerts if alert.labels.get("version", monitor.version) == monitor.version]
     firing = sorted((alert for alert in own if alert.status == "firing"), key=_rank, reverse=True)
-    return Row(
-        model=monitor.config.name,
-        version=monitor.version,
-        state=alert_severity(firing[-1]) if firing else "pending" if own else "",
-        marks={figure: alert_severity(alert) for alert in firing if (figure := _figure(alert))},
-        requests=recent.requests,
-        errors=percent(recent.error_ratio),
-        latency=_latency(recent),
-        profiled=monitor.binner is not None,
-        window=window,
-        worst=drift,
-        drift=number(drift.score) if drift else UNKNOWN,
-        attempts=recent.attempts,
-        confident=percent(recent.confident_ratio) if monitor.confidences.counts.any() else UNKNOWN,
-        corrected=percent(recent.correction_ratio) if any(monitor.counters.feedback.values()) else UNKNOWN,
-        quality=summarize(kind_of(monitor), leading) if leading else "",
-    )
+    return {
+        "model": monitor.config.name,
+        "version": monitor.version,
+        "state": alert_severity(firing[-1]) if firing else "pending" if own else "",
+        "marks": {figure: alert_severity(alert) for alert in firing if (figure := _figure(alert))},
+        "requests": recent.requests,
+        "errors": percent(recent.error_ratio),
+        "latency": _latency(recent),
+        "profiled": monitor.binner is not None,
+        "window": window,
+        "worst": drift,
+        "drift": number(drift.score) if drift else UNKNOWN,
+        "attempts": recent.attempts,
+        "confident": percent(recent.confident_ratio) if monitor.confidences.counts.any() else UNKNOWN,
+        "corrected": percent(recent.correction_ratio) if any(monitor.counters.feedback.values()) else UNKNOWN,
+        "quality": summarize(kind_of(monitor), leading) if leading else "",
+        "budgets": (),
+    }
 
 
 def _figure(alert: Alert) -> str:
     """Return the name of the figure that an alert is about; empty for none."""
     return FIGURES.get(alert.name, "drift" if alert.labels.get("layer") == "data" else "")
-
-
-def machine_figures(gauges: Mapping[str, float]) -> dict[str, str]:
-    """Return the use of the processor and of the memory, given the machine's gauges by name."""
-    names = {"CPU": "cpu", "memory": "memory"}
-    return {
-        name: percent(gauges.get(f"model_system_{gauge}_utilization_ratio", math.nan)) for name, gauge in names.items()
-    }
 
 
 def _latency(recent: Recent) -> str:
@@ -327,8 +290,8 @@ def page(exporter: Exporter) -> str:
     exporter.pipeline.settle(0.2)
     alerts = exporter.alerts.read()
     rows = model_rows(exporter.pipeline.monitors, alerts.alerts, alerts.budgets, time.monotonic())
-    open_rows = max(MAX_OPEN_ROWS, sum(bool(row.state) for row in rows))
-    seen = {row.model for row in rows}
+    open_rows = max(MAX_OPEN_ROWS, sum(bool(row["state"]) for row in rows))
+    seen = {row["model"] for row in rows}
     return render_template(
         "home.html",
         alerts=alerts,
@@ -349,7 +312,6 @@ def page(exporter: Exporter) -> str:
         webhook=f"{exporter.link_addresses()[0]}/v1/notifications",
         links=exporter.config.links,
         last=exporter.inbox.last()[:MAX_NOTIFICATIONS],
-        machine=machine_figures(exporter.exposition.machine()),
         outputs=OUTPUTS,
         drift_threshold=THRESHOLDS[FEATURE_ALERT].default,
         pending_corrections=_pending(exporter),
