@@ -181,7 +181,7 @@ def test_the_home_page_has_one_figure_of_each(labelled: Served) -> None:
     assert re.search(r"plain 3", text)
     links = [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
     assert "/quality?model=loans&version=3" in links
-    assert "marked" not in page.source, "no alert fires"
+    assert 'class="marked' not in page.source, "no alert fires"
 
 
 def test_a_calibration_error_that_chance_explains_is_not_shown(labelled: Served) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from flask import render_template, request
 
 from exporter.errors import StoreError
-from exporter.monitoring.counters import Histogram, bucket_quantile, only_bucket
+from exporter.monitoring.counters import bucket_quantile, only_bucket
 from exporter.monitoring.leading_quality import ALERT, Kind, Leading, kind_of, leading_quality, measured
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.quality import OTHER, WindowQuality
@@ -26,9 +26,6 @@ from exporter.stats.quality import IntervalEstimate, Z, wilson
 
 NAMES: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "mean absolute error"}
 _SHORT: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "error"}
-LARGE_ERRORS = 2.0
-"""Root mean squared error, in mean absolute errors, from which some errors are much larger than most. Errors with a
-normal distribution have 1.25."""
 
 
 def figure(kind: Kind, value: float) -> str:
@@ -111,24 +108,6 @@ def _differ_by_chance(measured: IntervalEstimate, reference: IntervalEstimate) -
     )
 
 
-def describe_absence(reason: str, kind: Kind) -> str:
-    """Say why there is no estimate; see `QualityEstimator.absence`."""
-    needed = "has a valid confidence" if kind == "accuracy" else "is a number"
-    return {
-        "few": f"The profile has fewer than {LEAST_ROWS} labelled rows to estimate it from.",
-        "empty": f"There is no prediction, or none that {needed}.",
-        "unconfident": (
-            "Too few predictions have a valid confidence: their share is less than half of that among the labelled "
-            "rows of the profile."
-        ),
-        "unsupported": "More than half of the predictions are unlike any labelled row of the profile.",
-        "wide": (
-            "The predictions are so few, or so unlike the labelled rows of the profile, that any accuracy from 0 % to "
-            "100 % is possible."
-        ),
-    }[reason]
-
-
 def describe_estimates(
     kind: Kind, name: str, window: WindowQuality, estimate: IntervalEstimate | None, learned: float = 0.0
 ) -> str:
@@ -186,92 +165,12 @@ def describe_calibration(window: WindowQuality) -> tuple[str, str]:
     return "–" if error <= by_chance else percent(error), f"by chance {percent(by_chance)}"
 
 
-def describe_delay(delays: Histogram) -> str:
-    """Say how long labels take. Unlike windows, this begins anew with each start of the exporter."""
-    if not delays.counts.sum():
-        return (
-            "No label has arrived since the exporter started: the delay of labels, segments and classes are counted "
-            "from then on."
-        )
-    since = "labels since the exporter started"
-    if delays.cumulative()[-2] < delays.counts.sum() / 2:
-        return f"More than half of the {since} came later than {duration(delays.bounds[-1])} after the prediction."
-    if bucket := only_bucket(delays.bounds, delays.counts, 0.5):
-        low, high = bucket
-        between = f"within {duration(high)} of" if not low else f"between {duration(low)} and {duration(high)} after"
-        return f"Half of the {since} came {between} the prediction."
-    median = duration(bucket_quantile(delays.bounds, delays.counts, 0.5))
-    return f"Half of the {since} came within about {median} of the prediction."
-
-
-def describe_waiting(labels: int, seconds: float) -> str:
-    """Say how many labels wait for their prediction, the oldest of them for how long, and why that may be.
-
-    >>> describe_waiting(1, 7200)[:88]
-    '1 label of any model waits for a prediction that has not arrived, the oldest for 2 hours'
-    """
-    return (
-        f"{counted(labels, 'label')} of any model {'waits' if labels == 1 else 'wait'} for a prediction that has not "
-        f"arrived, the oldest for {duration(seconds)}. If that stays, check that labels are sent to the exporter that "
-        "got the predictions, with the identifiers (id) that these had, and before they are deleted (store.retention)."
-    )
-
-
-def describe_errors(window: WindowQuality) -> str:
-    """Say whether some errors of a window are much larger than most; nothing without errors."""
-    if window.absolute_error is None or not window.absolute_error.value:
-        return ""
-    ratio = window.squared_error / window.absolute_error.value
-    text = f"The root mean squared error is {number(ratio)} times the mean absolute error"
-    return f"{text}{': a few errors are much larger than most' if ratio >= LARGE_ERRORS else ', as is usual'}."
-
-
 def summarize(kind: Kind, leading: Leading) -> str:
     """Return the quality of a model version in a few words."""
     return f"{_SHORT[kind]} {figure(kind, leading.estimate.value)}, {leading.basis}, {leading.window}"
 
 
-def describe_limit(kind: Kind, leading: Leading) -> str:
-    """Return the threshold that a quality violates, such as ``below 77.5 %``; nothing when it does not."""
-    if not leading.excess:
-        return ""
-    return f"{'below' if kind == 'accuracy' else 'above'} {figure(kind, leading.limit)}"
-
-
-class Cell(NamedTuple):
-    """The number of labelled predictions of a pair of classes, and whether they are right."""
-
-    number: int
-    right: bool
-
-
-class ConfusionRow(NamedTuple):
-    """The predictions of a class by their label, and the share of them that is right (precision)."""
-
-    predicted: str
-    cells: list[Cell]
-    right: str
-
-
-class Confusion(NamedTuple):
-    """A table of predicted and actual classes.
-
-    Attributes
-    ----------
-    actual
-        Labels, in the order of the columns.
-    rows
-        Predicted classes.
-    found
-        The share of each label that was predicted (recall).
-    """
-
-    actual: list[str]
-    rows: list[ConfusionRow]
-    found: list[str]
-
-
-def confusion(outcomes: Mapping[tuple[str, str], int]) -> Confusion | None:
+def confusion(outcomes: Mapping[tuple[str, str], int]) -> dict[str, Any] | None:
     """Return the table of the classes that occur, in the order of their names; None without labels.
 
     Parameters
@@ -280,9 +179,10 @@ def confusion(outcomes: Mapping[tuple[str, str], int]) -> Confusion | None:
         Number of labelled predictions by the predicted and the actual class, see `Quality.outcomes`.
 
     >>> table = confusion({("no", "no"): 8, ("yes", "no"): 2, ("yes", "yes"): 1, ("maybe", "yes"): 0})
-    >>> table.actual, [(row.predicted, [cell.number for cell in row.cells]) for row in table.rows]
-    (['no', 'yes'], [('no', [8, 0]), ('yes', [2, 1])])
-    >>> [text.replace("\\N{NO-BREAK SPACE}", " ") for text in (*(row.right for row in table.rows), *table.found)]
+    >>> table["actual"], [(name, cells) for name, cells, _ in table["rows"]]
+    (['no', 'yes'], [('no', [(8, True), (0, False)]), ('yes', [(2, False), (1, True)])])
+    >>> shares = [*(right for *_, right in table["rows"]), *table["found"]]
+    >>> [text.replace("\\N{NO-BREAK SPACE}", " ") for text in shares]
     ['100 %', '33 %', '80 %', '100 %']
     """
     predicted: Counter[str] = Counter()
@@ -294,25 +194,18 @@ def confusion(outcomes: Mapping[tuple[str, str], int]) -> Confusion | None:
         return None
     both = predicted + actual  # without classes that do not occur
     order = sorted(both, key=lambda name: (name == OTHER, version_sort_key(name)))
-    rows = [name for name in order if predicted[name]]
     columns = [name for name in order if actual[name]]
 
     def right(name: str) -> int:
         # Different classes beyond the named ones are all "other", so that a pair of them says nothing.
         return outcomes.get((name, name), 0)
 
-    return Confusion(
-        columns,
-        [
-            ConfusionRow(
-                name,
-                [Cell(outcomes.get((name, label), 0), name == label != OTHER) for label in columns],
-                _right_share(name, right(name), predicted[name]),
-            )
-            for name in rows
-        ],
-        [_right_share(name, right(name), actual[name]) for name in columns],
-    )
+    rows = []
+    for name in (name for name in order if predicted[name]):
+        cells = [(outcomes.get((name, label), 0), name == label != OTHER) for label in columns]
+        rows.append((name, cells, _right_share(name, right(name), predicted[name])))
+    found = [_right_share(name, right(name), actual[name]) for name in columns]
+    return {"actual": columns, "rows": rows, "found": found}
 
 
 def _right_share(name: str, part: int, whole: int) -> str:
@@ -336,7 +229,7 @@ class Row(NamedTuple):
     note
         What is said below the last of them.
     remark
-        Why there is no figure.
+        Why there is no figure, see `QualityEstimator.absence`.
     """
 
     name: str
@@ -377,21 +270,21 @@ def page(exporter: Exporter) -> tuple[str, int]:
     return render_template("quality.html", **context), 200
 
 
-def _waiting_labels(exporter: Exporter) -> str:
-    """Describe the labels without a prediction; nothing if there is none, or while the database is not available."""
+def _waiting_labels(exporter: Exporter) -> tuple[int, float] | None:
+    """Return the number of labels without a prediction and the age of the oldest; None without any or a database."""
     try:
         state = exporter.store.review.state()
     except StoreError:
-        return ""
+        return None
     oldest = state.oldest_unjoined_label
-    return "" if oldest is None else describe_waiting(state.unjoined_labels, time.time() - oldest)
+    return None if oldest is None else (state.unjoined_labels, time.time() - oldest)
 
 
 def _context(monitor: ModelMonitor, now: float) -> dict[str, Any]:
     kind = kind_of(monitor)
     windows = {name: window for name, window in monitor.read_quality(now).items() if name in monitor.quality.rings}
     estimator = monitor.binner.quality if monitor.binner else None
-    estimates, estimated_rows = _estimates(monitor, kind, now)
+    estimates, estimated_rows = _estimates(monitor, now)
     measured_rows = [_measured_row(kind, name, window) for name, window in windows.items()]
     segments = _segment_rows(monitor, kind)
     references = (estimator.overall, estimator.estimated_overall) if estimator else (math.nan,)
@@ -411,10 +304,13 @@ def _context(monitor: ModelMonitor, now: float) -> dict[str, Any]:
         "segments": segments,
         "segment_source": monitor.segments.source if monitor.segments else "",
         "lead": describe_leading(kind, leading, estimator) if leading else "",
-        "beyond": describe_limit(kind, leading) if leading else "",
+        "leading": leading,
         "alert": ALERT,
-        "delay": describe_delay(monitor.quality.delays),
-        "errors": describe_errors(list(labelled.values())[-1]) if labelled and kind == "absolute_error" else "",
+        "delays": monitor.quality.delays,
+        "only_bucket": only_bucket,
+        "bucket_quantile": bucket_quantile,
+        "least_rows": LEAST_ROWS,
+        "longest": list(labelled.values())[-1] if labelled else None,
         "checked": _checked(monitor, labelled, estimates, now),
         "confusion": confusion(dict(monitor.quality.outcomes)) if kind == "accuracy" else None,
         "figure": figure,
@@ -422,7 +318,7 @@ def _context(monitor: ModelMonitor, now: float) -> dict[str, Any]:
     }
 
 
-def _estimates(monitor: ModelMonitor, kind: Kind, now: float) -> tuple[dict[str, IntervalEstimate], list[Row]]:
+def _estimates(monitor: ModelMonitor, now: float) -> tuple[dict[str, IntervalEstimate], list[Row]]:
     """Return what is estimated for each window that has an estimate, and a row for each window."""
     estimates: dict[str, IntervalEstimate] = {}
     rows: list[Row] = []
@@ -432,7 +328,7 @@ def _estimates(monitor: ModelMonitor, kind: Kind, now: float) -> tuple[dict[str,
             estimate = estimator.estimate(counts, past)
             if estimate:
                 estimates[name] = estimate
-            remark = "" if estimate else describe_absence(estimator.absence(counts), kind)
+            remark = "" if estimate else estimator.absence(counts)
             rows.append(Row(name, estimate or _NOTHING, (), remark))
     return estimates, rows
 
@@ -481,5 +377,5 @@ def _checked(
     return next(filter(None, texts), "")
 
 
-FILTERS = {"counted": counted}
+FILTERS = {"counted": counted, "duration": duration}
 """Functions of the template."""
