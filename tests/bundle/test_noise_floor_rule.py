@@ -56,6 +56,7 @@ def test_rule_and_exporter_have_the_same_noise_floor(tmp_path: Path) -> None:
         "input_series": [
             *series("a", {number: number // 3 for number in numbers}),
             *series("b", {number: number - number // 3 for number in numbers}),
+            *({"series": f'process_start_time_seconds{{instance="{name}"}}', "values": "0x10"} for name in "ab"),
         ],
         "promql_expr_test": [],
     }
