@@ -1,7 +1,7 @@
 """Measure how often equal versions are called different by someone who looks every minute, and what a verdict costs.
 
 ``python benchmarks/studies/sequential_study.py`` takes about ten minutes and writes the tables between the marks of
-``docs/compare.md``; ``--quick`` prints small ones. Counts are simulated; measures, intervals and the level of a verdict
+``docs/studies/compare.md``; ``--quick`` prints small ones. Counts are simulated; measures, intervals and the level of a verdict
 are the exporter's.
 """
 
@@ -32,7 +32,7 @@ from exporter.comparison.measures import (
 from exporter.comparison.report import decide
 from exporter.stats.intervals import Difference, difference, excludes_zero, share
 
-PAGE = Path(__file__).parents[2] / "docs" / "compare.md"
+PAGE = Path(__file__).parents[2] / "docs" / "studies" / "compare.md"
 SEED = 20
 WEEK = 7 * 24 * 60
 REQUESTS = 20.0

@@ -1,7 +1,7 @@
 """Measure how many planted wrong labels are found, and how many labels that are found are wrong.
 
 ``python benchmarks/studies/wrong_labels_study.py`` takes about 5 minutes and writes the table between the marks of
-``docs/review.md``; ``--quick`` prints it from few repetitions. Data are those that scikit-learn ships. The first column
+``docs/studies/review.md``; ``--quick`` prints it from few repetitions. Data are those that scikit-learn ships. The first column
 is what the exporter finds, the other one what cleanlab finds with a cross-validated logistic regression, which needs
 ``cleanlab``. It can be installed into a folder of its own: ``pip install --no-deps --target FOLDER cleanlab==2.9.0
 termcolor tqdm``.
@@ -26,7 +26,7 @@ from sklearn.preprocessing import StandardScaler
 from exporter.features.similarity import InputEncoder
 from exporter.stats.neighbours import unlike_neighbours
 
-PAGE = Path(__file__).parents[2] / "docs" / "review.md"
+PAGE = Path(__file__).parents[2] / "docs" / "studies" / "review.md"
 SHARE = 0.05
 Rng = np.random.Generator
 
