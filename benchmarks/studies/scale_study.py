@@ -1,7 +1,8 @@
 """Measure what models cost Prometheus and the exporter, by number of models and by their setting ``metrics``.
 
 Runs a real exporter and a real Prometheus with the configuration and rules of this project, each size for a few
-minutes, and extrapolates to 1,000 models. Arguments are the numbers of models. ``docs/scale.md`` has the figures.
+minutes, and extrapolates to 1,000 models. Arguments are the numbers of models. ``docs/studies/scale.md`` has the
+figures.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Measure how often equal versions are called different by someone who looks every minute, and what a verdict costs.
 
 ``python benchmarks/studies/sequential_study.py`` takes about ten minutes and writes the tables between the marks of
-``docs/studies/compare.md``; ``--quick`` prints small ones. Counts are simulated; measures, intervals and the level of a verdict
-are the exporter's.
+``docs/studies/compare.md``; ``--quick`` prints small ones. Counts are simulated; measures, intervals and the level of a
+verdict are the exporter's.
 """
 
 from __future__ import annotations
