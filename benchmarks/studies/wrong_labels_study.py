@@ -1,10 +1,10 @@
 """Measure how many planted wrong labels are found, and how many labels that are found are wrong.
 
 ``python benchmarks/studies/wrong_labels_study.py`` takes about 5 minutes and writes the table between the marks of
-``docs/studies/review.md``; ``--quick`` prints it from few repetitions. Data are those that scikit-learn ships. The first
-column is what the exporter finds, the other one what cleanlab finds with a cross-validated logistic regression, which needs
-``cleanlab``. It can be installed into a folder of its own: ``pip install --no-deps --target FOLDER cleanlab==2.9.0
-termcolor tqdm``.
+``docs/studies/review.md``; ``--quick`` prints it from few repetitions. Data are those that scikit-learn ships. The
+first column is what the exporter finds, the other one what cleanlab finds with a cross-validated logistic regression,
+which needs ``cleanlab``. It can be installed into a folder of its own: ``pip install --no-deps --target FOLDER
+cleanlab==2.9.0 termcolor tqdm``.
 """
 
 from __future__ import annotations
