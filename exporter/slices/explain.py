@@ -14,7 +14,7 @@ from exporter.errors import SlicesError
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import CONFIDENCE, PREDICTION, CategoricalFeature, NumericFeature
 from exporter.slices import DEFAULT_LIMIT, Of
-from exporter.slices.population import ArchivedPredictions, Population, read_population
+from exporter.slices.population import Population, read_population
 from exporter.slices.search import (
     MIN_RATIO,
     BinRows,
@@ -98,9 +98,7 @@ class Explanation(NamedTuple):
     compared_with: ComparedWith
 
 
-def explain(
-    store: Store, binner: Binner, query: SliceQuery, archived: ArchivedPredictions | None = None
-) -> Explanation:
+def explain(store: Store, binner: Binner, query: SliceQuery) -> Explanation:
     """Search for slices.
 
     Parameters
@@ -111,25 +109,19 @@ def explain(
         Of the version's profile.
     query
         The question.
-    archived
-        Predictions that have left the database.
 
     Raises
     ------
     SlicesError
         When the profile cannot answer it.
     StoreError
-        When the database or the archive cannot be read.
+        When the database cannot be read.
     """
     now = time.time()
     since = query.since
     first = 2 * since - now if query.of == "drift" else since
     chosen = BlockFilter(query.model, binner.layout, query.version, first)
     population = read_population(store.bins, binner, chosen)
-    if archived:
-        population = archived.before(population, binner, chosen)
-        if query.of == "errors":
-            population = archived.with_late_losses(population, chosen)
     if not population.rows and query.version is not None:
         population = population._replace(remarks=_other_versions(store, query, first))
     elif query.version is None:
@@ -323,7 +315,7 @@ def errors(store: Store, population: Population, model: str, version: str | None
     """Ask for the slices of predictions with a label that hold more than their share of the errors."""
     stored = store.losses(model, version, since - LATE_SECONDS)
     position = population.find(stored.ids)
-    losses = np.full(population.rows, np.nan) if population.losses is None else population.losses.copy()
+    losses = np.full(population.rows, np.nan)
     losses[position >= 0] = np.array(stored.values)[position[position >= 0]]
     remarks = (f"Only the newest {MAX_MARKED:,} labels were read.",) if stored.truncated else ()
     labelled = ~np.isnan(losses)

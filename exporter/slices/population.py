@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-import math
 import time
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,11 +15,11 @@ from exporter.features.base import InputType, decode_label
 from exporter.features.json_inputs import decode_inputs
 from exporter.monitoring.binner import Binner
 from exporter.profiles.bins import feature_bins
-from exporter.slices.recorder import BLOCK_SECONDS, output_bins
+from exporter.slices.recorder import output_bins
 from exporter.slices.search import Bins
 from exporter.stats.divergence import Floats, Ints
-from exporter.storage import Archive, ArchiveFilter, BlockFilter, Codes, Filter, RecordedBins, Store, hash_ids
-from exporter.validation import preview, rfc3339, suggestion
+from exporter.storage import BlockFilter, Codes, Filter, RecordedBins, Store, hash_ids
+from exporter.validation import preview, suggestion
 
 MAX_ROWS, MAX_BYTES = 2_000_000, 64 * 2**20
 """Predictions, and bytes of their bins, that are read at most, the newest first."""
@@ -45,9 +42,6 @@ class Population(NamedTuple):
         Whether there are older ones that were not read.
     remarks
         What a reader should know, in sentences.
-    losses
-        Of archived predictions with a label, see `exporter.storage._labels.Loss`; NaN for others, shape ``(n,)``. None
-        if no prediction is archived.
     """
 
     codes: Codes
@@ -56,7 +50,6 @@ class Population(NamedTuple):
     times: Floats
     truncated: bool
     remarks: tuple[str, ...] = ()
-    losses: Floats | None = None
 
     @property
     def rows(self) -> int:
@@ -72,7 +65,6 @@ class Population(NamedTuple):
             ids=self.ids[chosen],
             confident=self.confident[chosen],
             times=self.times[chosen],
-            losses=None if self.losses is None else self.losses[chosen],
         )
 
     def find(self, ids: Sequence[str]) -> Ints:
@@ -118,142 +110,6 @@ def read_population(bins: RecordedBins, binner: Binner, chosen: BlockFilter) -> 
 def most_rows(binner: Binner) -> int:
     """Return how many predictions are read at most."""
     return min(MAX_ROWS, MAX_BYTES // max(len(binner.targets) * binner.code_type.itemsize, 1))
-
-
-MAX_ARCHIVED = 300_000
-"""Archived predictions that are read at most, the newest first: their bins are computed."""
-_COLUMNS = ["id", "inputs", "prediction", "confidence", "confident", "received", "loss"]
-
-
-class ArchivedPredictions:
-    """The predictions that have left the database.
-
-    Parameters
-    ----------
-    store
-        The database, which knows what is archived.
-    archive
-        Its archive.
-    retention
-        How long predictions stay in the database at least, in seconds.
-    """
-
-    def __init__(self, store: Store, archive: Archive, retention: float) -> None:
-        self._store, self._archive, self._retention = store, archive, retention
-
-    def before(self, population: Population, binner: Binner, blocks: BlockFilter) -> Population:
-        """Return a population with the archived predictions before it.
-
-        Parameters
-        ----------
-        population
-            The predictions whose bins are stored.
-        binner
-            Whose bins are wanted, whatever the profile that a version had.
-        blocks
-            Which predictions are wanted.
-
-        Returns
-        -------
-        Population
-            The same, if there are none.
-
-        Raises
-        ------
-        StoreError
-            When the archive cannot be read.
-        """
-        last = self._archive.last()
-        until = self._store.bins.oldest(blocks)
-        room = min(MAX_ARCHIVED, most_rows(binner) - population.rows)
-        if population.truncated or not last or blocks.since >= min(until, time.time() - self._retention):
-            return population
-        chosen = ArchiveFilter(blocks.model, blocks.version, blocks.since, last, until)
-        parts = read_bins(self._archive, binner, chosen, room)
-        archived = sum(part.rows for part in parts)
-        if not archived:
-            return population
-        remarks = _left_out(self._archive.oldest_after(last), until)
-        joined = _join([*parts, population])._replace(remarks=remarks)
-        if archived <= room:
-            return joined
-        newest = np.arange(joined.rows) >= archived - room
-        return joined.select(newest)._replace(truncated=True)
-
-    def with_late_losses(self, population: Population, blocks: BlockFilter) -> Population:
-        """Return a population of `before` with the losses of labels that came too late to be in its archived rows.
-
-        Raises
-        ------
-        StoreError
-            When the archive cannot be read.
-        """
-        if population.losses is None:
-            return population
-        losses = population.losses.copy()
-        for ids, late in self._archive.late_losses(ArchiveFilter(blocks.model, None, blocks.since, 0)):
-            positions = population.find(ids[::-1])  # the newest of several labels of a prediction
-            losses[positions >= 0] = np.array(late[::-1])[positions[positions >= 0]]
-        return population._replace(losses=losses)
-
-
-def _left_out(oldest: float | None, until: float) -> tuple[str, ...]:
-    """Return a remark if predictions that are not archived are older than the bins, whose profile or redaction is new.
-
-    Parameters
-    ----------
-    oldest
-        When the oldest prediction that is not archived was received, Unix time in seconds; None without any.
-    until
-        When the oldest block of bins began, Unix time in seconds.
-    """
-    if oldest is None or oldest > until - BLOCK_SECONDS:
-        return ()
-    if until == math.inf:
-        return ("Bins of the present profile are not recorded yet: only archived predictions are looked at.",)
-    since = rfc3339(float(math.ceil(until)))
-    return (f"Bins of the present profile are recorded since {since}: earlier predictions only if they are archived.",)
-
-
-def read_bins(archive: Archive, binner: Binner, chosen: ArchiveFilter, rows: int) -> list[Population]:
-    """Return archived predictions in parts, the newest ones, until there are more than so many."""
-    parts: deque[Population] = deque()
-    for batches in archive.newest_files(_COLUMNS, chosen):
-        room = rows - sum(part.rows for part in parts)
-        file: deque[Population] = deque()
-        for batch in batches:
-            file.append(_binned(binner, batch))
-            while sum(part.rows for part in file) - file[0].rows > room:  # the bins of a whole file may be too many
-                file.popleft()
-        parts.extendleft(reversed(file))
-        if sum(part.rows for part in parts) > rows:
-            break
-    return list(parts)
-
-
-def _binned(binner: Binner, rows: Sequence[Mapping[str, Any]]) -> Population:
-    decoded = decode_inputs([(row["inputs"] or "").encode("utf-8", "replace") for row in rows])
-    times = np.array([row["received"].timestamp() for row in rows])
-    codes = binner.bins_of([decoded.get(index, {}) for index in range(len(rows))], times)
-    for target, values in (
-        (binner.prediction, [decode_label(row["prediction"]) for row in rows]),
-        (binner.confidence, [row["confidence"] for row in rows]),
-    ):
-        if target is not None:
-            codes[target] = output_bins(binner, target, values)
-    ids = hash_ids([row["id"] for row in rows])
-    confident = np.array([row["confident"] for row in rows], np.bool_)
-    losses = np.array([row["loss"] for row in rows], np.float64)
-    return Population(codes, ids, confident, times, truncated=False, losses=losses)
-
-
-def _join(parts: Sequence[Population]) -> Population:
-    """Return populations as one; the last one has the newest predictions."""
-    codes, ids, confident, times = (
-        np.concatenate(arrays, axis=-1) for arrays in zip(*(itertools.islice(part, 4) for part in parts), strict=True)
-    )
-    losses = np.concatenate([np.full(part.rows, np.nan) if part.losses is None else part.losses for part in parts])
-    return parts[-1]._replace(codes=codes, ids=ids, confident=confident, times=times, losses=losses)
 
 
 MOST_LOOKED_AT, LOOK_SECONDS = 100_000, 5.0

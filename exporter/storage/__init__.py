@@ -1,9 +1,7 @@
 """The only SQL: predictions, their labels, users' feedback, its review and the datasets released from it, on disk."""
 
 from exporter.storage._archive import (
-    Archive,
     Archived,
-    ArchiveFilter,
     StoredPredictions,
     archive,
     shown_archive,
@@ -52,8 +50,6 @@ __all__ = [
     "STATUSES",
     "WAITING_SECONDS",
     "AccuracyCounts",
-    "Archive",
-    "ArchiveFilter",
     "Archived",
     "BinBlock",
     "BlockFilter",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
-import math
 import os
 import threading
 import time
@@ -105,17 +104,6 @@ class ArchiveFiles:
         columns = schema_with_day()
         partitioning = dataset.partitioning(pa.schema([columns.field("date")]), flavor="hive")
         return _listed(dataset.dataset, root, columns, "parquet", system, partitioning)
-
-    def late_labels(self, since: date) -> Any:
-        """Return the files of late labels that arrived since a day as one data set of pyarrow, the oldest first."""
-        from pyarrow import dataset
-        from pyarrow.fs import FileSelector
-
-        system, root = self._opened
-        first = f"{root}/{labels_name(since, 0)}"
-        found = _listed(system.get_file_info, FileSelector(f"{root}/{LABELS}", allow_not_found=True))
-        paths = sorted(info.path for info in found if info.path >= first and info.extension == "labels")
-        return dataset.dataset(paths, label_schema(), "parquet", system)
 
     def names(self) -> list[str]:
         """Return the names of all files of predictions such as ``date=2026-11-27/00…1.parquet``."""
@@ -323,8 +311,8 @@ class ArchiveFilter(NamedTuple):
     ----------
     model, version
         Of the predictions, which have inputs; any when None.
-    since, until
-        Unix time in seconds from which, and before which, they were received: files of other days are not opened.
+    since
+        Unix time in seconds from which they were received: files of earlier days are not opened.
     up_to
         The number of the last prediction.
     """
@@ -333,7 +321,6 @@ class ArchiveFilter(NamedTuple):
     version: str | None
     since: float
     up_to: int
-    until: float = math.inf
 
     @property
     def expression(self) -> Any:
@@ -344,25 +331,11 @@ class ArchiveFilter(NamedTuple):
         start = datetime.fromtimestamp(max(self.since, 0.0), UTC)
         chosen = (field("date") >= start.date()) & (field("received") >= start)
         chosen &= field("seq") <= self.up_to
-        if self.until < math.inf:
-            end = datetime.fromtimestamp(self.until, UTC)
-            chosen &= (field("date") <= end.date()) & (field("received") < end)
         if self.model is not None:
             chosen &= (field("model") == self.model) & field("inputs").is_valid()
         if self.version is not None:
             chosen &= field("version") == self.version
         return chosen
-
-    @property
-    def of_late_labels(self) -> Any:
-        """The condition for late labels that can be compared with their prediction, as an expression of pyarrow."""
-        from pyarrow import dataset
-
-        field = dataset.field
-        chosen = field("loss").is_valid() & (field("date") >= datetime.fromtimestamp(max(self.since, 0.0), UTC).date())
-        if self.until < math.inf:
-            chosen &= field("date") <= datetime.fromtimestamp(self.until, UTC).date()
-        return chosen if self.model is None else chosen & (field("model") == self.model)
 
 
 class Archive:
@@ -384,12 +357,6 @@ class Archive:
         with self._reading() as connection:
             return archived_up_to(connection)
 
-    def oldest_after(self, number: int) -> float | None:
-        """Return when the first prediction after a number was received, Unix time in seconds; None without any."""
-        query = sa.select(predictions.c.received).where(predictions.c.seq > number).order_by(predictions.c.seq).limit(1)
-        with self._reading() as connection:
-            return connection.execute(query).scalar()
-
     def batches(self, names: list[str], chosen: ArchiveFilter) -> Iterator[list[Mapping[str, Any]]]:
         """Yield columns of archived predictions in the order of their numbers.
 
@@ -399,45 +366,15 @@ class Archive:
             When the archive cannot be read.
         """
         with self._files.explained("cannot be read"):
-            yield from _read(self._files.dataset(), names, chosen.expression)
-
-    def newest_files(self, names: list[str], chosen: ArchiveFilter) -> Iterator[Iterator[list[Mapping[str, Any]]]]:
-        """Yield the batches of each file, the file with the newest predictions first."""
-        with self._files.explained("cannot be read"):
-            expression = chosen.expression
-            for file in self._newest(expression):
-                yield _read(file, names, expression, schema=schema_with_day())
-
-    def late_losses(self, chosen: ArchiveFilter) -> Iterator[tuple[list[str], list[float]]]:
-        """Yield identifiers of predictions and their losses, of labels that came too late for `batches`, oldest first.
-
-        Parameters
-        ----------
-        chosen
-            Of the predictions; of it, the model and the times are looked at.
-        """
-        first = datetime.fromtimestamp(max(chosen.since, 0.0), UTC).date()
-        with self._files.explained("cannot be read"):
-            labels = self._files.late_labels(first)
-            read = partial(labels.to_batches, columns=["id", "loss"], filter=chosen.of_late_labels)
-            for batch in read(batch_size=100_000, **_ONE_AT_A_TIME):
-                yield batch["id"].to_pylist(), batch["loss"].to_pylist()
-
-    def _newest(self, expression: Any) -> list[Any]:
-        files = self._files.dataset().get_fragments(filter=expression)
-        return sorted(files, key=lambda file: str(file.path), reverse=True)
+            found = self._files.dataset().to_batches(
+                columns=names, filter=chosen.expression, batch_size=2000, **_ONE_AT_A_TIME
+            )
+            yield from (batch.to_pylist() for batch in found if batch.num_rows)
 
     def count(self, chosen: ArchiveFilter) -> int:
         """Return the number of predictions that `batches` yields."""
         with self._files.explained("cannot be read"):
             return int(self._files.dataset().count_rows(filter=chosen.expression))
-
-
-def _read(source: Any, names: list[str], chosen: Any, **options: Any) -> Iterator[list[Mapping[str, Any]]]:
-    """Yield rows of a data set of pyarrow, or with the option ``schema`` of one of its files."""
-    for batch in source.to_batches(columns=names, filter=chosen, batch_size=2000, **_ONE_AT_A_TIME, **options):
-        if batch.num_rows:
-            yield batch.to_pylist()
 
 
 class StoredPredictions:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -160,13 +159,6 @@ class RecordedBins:
                     return blocks[::-1], True
                 blocks.append(StoredBlock(*row))
         return blocks[::-1], False
-
-    def oldest(self, chosen: BlockFilter) -> float:
-        """Return when the oldest block began, Unix time in seconds, whenever that was; infinity without any."""
-        query = sa.select(bin_codes.c.first).where(*_of(chosen)).order_by(bin_codes.c.last).limit(1)
-        with self._reading() as connection:
-            first = connection.execute(query).scalar()
-        return math.inf if first is None else float(first)
 
     def versions(self, model: str, since: float, other_layout: str | None = None) -> list[str]:
         """Return the versions of a model with bins of predictions since a Unix time in seconds, at most 20.

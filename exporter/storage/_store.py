@@ -20,7 +20,6 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.storage._archive import Archive
 from exporter.storage._bins import BinBlock, RecordedBins, insert_block
 from exporter.storage._engine import error_message, is_shared, open_engine, shown_url, statement_timeout
 from exporter.storage._feedback import CountedFeedback, Counts, FeedbackRecorder, FeedbackResult, Redact, Tolerances
@@ -241,12 +240,6 @@ class Store:
             return self._engine.connect()
         with statement_timeout(SCRAPE_TIMEOUT_SECONDS):
             return self._engine.connect()
-
-    @property
-    def archive(self) -> Archive | None:
-        """The archive, if the configuration names one."""
-        location = self._config.archive
-        return None if location is None else Archive(location, self.reading)
 
     @property
     def releases(self) -> Releases:

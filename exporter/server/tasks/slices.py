@@ -19,12 +19,11 @@ from exporter.monitoring.quality import Scorer
 from exporter.monitoring.registry import MonitorRegistry, serving
 from exporter.scheduler import RefreshedMetrics
 from exporter.slices.explain import Explanation, SliceQuery, document, explain
-from exporter.slices.population import ArchivedPredictions
 from exporter.slices.recorder import BinRecorder
 from exporter.slices.release_details import ReleaseDetails
 from exporter.slices.search import MIN_MARKED
 from exporter.storage import Store
-from exporter.validation import parse_duration, preview
+from exporter.validation import preview
 
 FLUSH_SECONDS = 1.0
 """How long a search waits until the bins of the last predictions are on disk."""
@@ -52,8 +51,6 @@ class Slices:
         self._monitors = monitors
         self._bins = bins
         self._inputs = config.inputs
-        archive, retention = store.archive, parse_duration(config.retention)
-        self._archived = ArchivedPredictions(store, archive, retention) if archive else None
         self._lock = threading.Lock()
 
     def explain(self, query: SliceQuery) -> tuple[Explanation, Binner]:
@@ -64,7 +61,7 @@ class Slices:
         SlicesError
             When there is no profile, or no inputs are stored.
         StoreError
-            When the database or the archive cannot be read.
+            When the database cannot be read.
         """
         binner = self.binner(query.model, query.version)
         if binner is None:
@@ -78,7 +75,7 @@ class Slices:
             if (last := self._bins.flush()) is not None:
                 with contextlib.suppress(TimeoutError, CancelledError, StoreError):
                     last.result(FLUSH_SECONDS)
-            return explain(self._store, binner, query, self._archived), binner
+            return explain(self._store, binner, query), binner
 
     def of_corrections(self, model: str, since: float) -> list[dict[str, Any]]:
         """Return the slices of a model's corrections since a Unix time in seconds, as in ``GET /v1/slices``.
