@@ -22,7 +22,7 @@ import msgspec
 from exporter import config
 from exporter.commands.common import add_config_file
 from exporter.datasets.examples import encode_lines
-from exporter.datasets.release import holds, redacted_lineage, redacted_pages
+from exporter.datasets.release import holds, redacted_pages
 from exporter.errors import ExporterError
 from exporter.server.model_files import load_monitors
 from exporter.storage import Redaction, open_redaction
@@ -98,7 +98,7 @@ def _redact_release(redaction: Redaction, row: Mapping[Any, Any], names: Collect
     if dry_run:
         return f"release {row['name']}: holds redacted inputs"
     pages = redacted_pages(redaction.chunks(row), names)
-    lineage = redacted_lineage(msgspec.json.decode(row["lineage"]), names)
+    lineage = msgspec.json.decode(row["lineage"])
     lineage.setdefault("redacted_from", row["sha256"])
     content = (encode_lines(page) for page in pages)
     sha256 = redaction.rewrite(row, content, msgspec.json.encode(lineage).decode())

@@ -8,8 +8,8 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Collection, Iterable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -56,7 +56,7 @@ def make_release(
     by: str | None,
     redacted: frozenset[str],
     *,
-    details: Details | None = None,
+    profile: str | None = None,
     hold_back: bool = False,
     exclude_suspects: bool = False,
 ) -> PublishResult:
@@ -74,8 +74,8 @@ def make_release(
         The user who makes the release.
     redacted
         Inputs that are left out.
-    details
-        What counts the examples in more ways than `Lineage`.
+    profile
+        Hash of the profile of the version that serves; None without one.
     hold_back
         Whether to leave out users who corrected far more than others.
     exclude_suspects
@@ -94,7 +94,7 @@ def make_release(
         raise BusyError("another release is being made; try again when it is done")
     try:
         _finish_interrupted(store)
-        lineage = Lineage(details, holds_back=hold_back, excludes_suspects=exclude_suspects)
+        lineage = Lineage(profile, holds_back=hold_back, excludes_suspects=exclude_suspects)
         return _make(store, model, name, by, redacted=redacted, lineage=lineage)
     finally:
         _lock.release()
@@ -150,11 +150,9 @@ def _encode(store: Store, model: str, redacted: frozenset[str], lineage: Lineage
             lineage.add(example, row["predicted"])
             page.append(example)
             if len(page) == RELEASE_PAGE or len(row["inputs"] or "") > PAGE_CHARACTERS:
-                lineage.add_page(page)
                 yield encode_lines(page)
                 page.clear()
     if page:
-        lineage.add_page(page)
         yield encode_lines(page)
 
 
@@ -179,14 +177,14 @@ def frozen_pages(store: Store, row: ReleaseRow, redacted: frozenset[str]) -> Pag
     return lambda: redacted_pages(store.releases.chunks(row), redacted)
 
 
-def release_document(row: ReleaseRow, redacted: Collection[str]) -> dict[str, Any]:
-    """Return a release as its JSON document, without what is known of redacted inputs."""
+def release_document(row: ReleaseRow) -> dict[str, Any]:
+    """Return a release as its JSON document."""
     keys = ("id", "name", "model", "sha256", "examples", "bytes")
     return {
         **{key: row[key] for key in keys},
         "created": rfc3339(row["created"]),
         "by": row["by"],
-        "lineage": redacted_lineage(msgspec.json.decode(row["lineage"]), redacted),
+        "lineage": msgspec.json.decode(row["lineage"]),
     }
 
 
@@ -209,18 +207,6 @@ def holds(chunks: Iterable[bytes], names: Collection[str]) -> bool:
     return False
 
 
-def redacted_lineage(lineage: Mapping[str, Any], redacted: Collection[str]) -> dict[str, Any]:
-    """Return the lineage of a release without the slices of redacted inputs: a bin may be named after a value.
-
-    >>> redacted_lineage({"slices": [{"input": "name", "where": {"name": "00 Ada"}}]}, ["name"])
-    {'slices': []}
-    """
-    slices = lineage.get("slices")
-    if not slices:
-        return dict(lineage)
-    return {**lineage, "slices": [one for one in slices if one["input"] not in redacted]}
-
-
 def redacted_pages(chunks: Iterator[bytes], redacted: Collection[str]) -> Iterator[Page]:
     """Yield the examples of a release without redacted inputs."""
     for page in decode_lines(chunks, Example):
@@ -238,23 +224,13 @@ OUTCOMES = 100
 """Pairs of a label and a prediction that a lineage counts, at most."""
 
 
-class Details(Protocol):
-    """Counts examples in more ways than `Lineage`; see `exporter.slices.release_details.ReleaseDetails`."""
-
-    def add(self, examples: Page) -> None:
-        """Count examples."""
-
-    def document(self) -> dict[str, Any]:
-        """Return further members of the JSON document."""
-
-
 class Lineage:
     """Counts where the examples of a release come from, in bounded memory.
 
     Parameters
     ----------
-    details
-        What else counts the examples.
+    profile
+        Hash of the profile of the version that serves; None without one.
     holds_back, excludes_suspects
         Whether the examples of some users, or those whose label may be wrong, are left out.
 
@@ -271,14 +247,14 @@ class Lineage:
     """
 
     def __init__(
-        self, details: Details | None = None, *, holds_back: bool = False, excludes_suspects: bool = False
+        self, profile: str | None = None, *, holds_back: bool = False, excludes_suspects: bool = False
     ) -> None:
         self.examples = self.suspects = 0
         self.holds_back, self.excludes_suspects = holds_back, excludes_suspects
         self.checked: float | None = None
         self.parent: str | None = None
         self.sampling: dict[str, dict[str, int]] = {}
-        self._details = details
+        self._profile = profile
         self._without_inputs = 0
         self._held_back: Counter[str] = Counter()
         self._versions: Counter[str] = Counter()
@@ -305,11 +281,6 @@ class Lineage:
         if predicted is not None:
             self._first = predicted if self._first is None else min(self._first, predicted)
             self._last = predicted if self._last is None else max(self._last, predicted)
-
-    def add_page(self, examples: Page) -> None:
-        """Count the details of examples that were added."""
-        if self._details:
-            self._details.add(examples)
 
     def hold_back(self, user: str) -> None:
         """Count an example that is held back."""
@@ -347,9 +318,9 @@ class Lineage:
             **({"sampling": self.sampling} if self._sources["sample"] else {}),
             "from": rfc3339(self._first),
             "to": rfc3339(self._last),
+            "profile": self._profile,
             "parent": self.parent,
             "exporter_version": version(),
-            **(self._details.document() if self._details else {}),
         }
 
 

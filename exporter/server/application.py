@@ -216,7 +216,7 @@ class Exporter:
             self.alerts.read,
             compare=self.comparisons.compare,
             slices=self.slices.of_corrections,
-            details=self.slices.release_details,
+            profile=self.slices.profile_hash,
             external_url=lambda: self.link_addresses()[0],
         )
         self.slice_watch = SliceWatch(self._monitors, self.slices.explain)

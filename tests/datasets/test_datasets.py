@@ -487,7 +487,6 @@ def test_a_release_is_frozen_with_its_lineage(served: Served) -> None:
         "outcomes": {"maybe": {"yes": 500}, "no": {"yes": 1000}},
         "sources": {"user": 1500},
         "without_inputs": 0,
-        "slices": made["lineage"]["slices"],
         "suspects": {"found": 0, "excluded": False, "checked": None},
         "from": "2023-11-14T22:13:20Z",
         "to": "2023-11-14T22:38:19Z",

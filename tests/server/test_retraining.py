@@ -76,7 +76,7 @@ class Setup:
             lambda: Alerts(self.firing),
             compare=compare or no_pair,
             slices=no_slices,
-            details=lambda _: None,
+            profile=lambda _: None,
             external_url=lambda: "http://exporter:9877",
         )
 

@@ -54,11 +54,11 @@ def make_release(exporter: Exporter) -> Reply:
         wanted.name,
         g.user,
         redacted,
-        details=exporter.slices.release_details(model),
+        profile=exporter.slices.profile_hash(model),
         hold_back=wanted.hold_back,
         exclude_suspects=wanted.exclude_suspects,
     )
-    document = release.release_document(result.row, redacted)
+    document = release.release_document(result.row)
     if result.conflict:
         same = {"name": "other examples", "content": "the same examples"}[result.conflict]
         detail = f"there already is a release {preview(result.row['name'])} of {same}, and releases do not change"
@@ -80,7 +80,7 @@ def list_releases(exporter: Exporter) -> Reply:
     if len(rows) > limit:
         arguments = urlencode({**request.args.to_dict(), "cursor": rows[limit - 1]["seq"]})
         next_url = f"{request.base_url}?{arguments}"
-    documents = [release.release_document(row, _redacted(exporter, row["model"])) for row in rows[:limit]]
+    documents = [release.release_document(row) for row in rows[:limit]]
     return json_reply(200, {"releases": documents, "next": next_url})
 
 
@@ -94,7 +94,7 @@ def download(exporter: Exporter, key: str) -> Reply | Response:
     store, redacted = exporter.store, _redacted(exporter, row["model"])
     accepted = request.accept_mimetypes.best_match([form.content_type.partition(";")[0], "application/json"])
     if "format" not in request.args and accepted == "application/json":
-        return json_reply(200, release.release_document(row, redacted), (("Vary", "Accept"),))
+        return json_reply(200, release.release_document(row), (("Vary", "Accept"),))
     if form.name != "jsonl" or (redacted and release.holds(store.releases.chunks(row), redacted)):
         # Without the release's ETag: its SHA-256 is not that of what remains.
         return _write(exporter, form, release.frozen_pages(store, row, redacted), row["model"], row["name"])

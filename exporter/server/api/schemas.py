@@ -71,17 +71,6 @@ class ReleasedSuspects(msgspec.Struct):
     checked: str | None
 
 
-class ReleaseSlice(msgspec.Struct):
-    """A bin that holds more of the examples than of the training data."""
-
-    where: dict[str, str]
-    input: str
-    examples: int
-    share: float
-    training_share: float
-    labels: dict[str, int]
-
-
 class ReleaseSampling(msgspec.Struct):
     """What weights the samples of a version: the number of confident predictions, and of the ones with feedback."""
 
@@ -101,9 +90,6 @@ class Lineage(msgspec.Struct, rename={"since": "from", "until": "to"}):
     outcomes: dict[str, dict[str, int]] | UnsetType = UNSET
     sources: dict[str, int] | UnsetType = UNSET
     without_inputs: int | UnsetType = UNSET
-    slices: list[ReleaseSlice] | UnsetType | None = UNSET
-    label_quantiles: dict[str, float] | UnsetType = UNSET
-    error_quantiles: dict[str, float] | UnsetType = UNSET
     held_back: dict[str, int] | UnsetType = UNSET
     suspects: ReleasedSuspects | UnsetType = UNSET
     sampling: dict[str, ReleaseSampling] | UnsetType = UNSET

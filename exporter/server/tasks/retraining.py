@@ -19,7 +19,7 @@ import msgspec
 from exporter.comparison.measures import Comparison
 from exporter.comparison.report import document
 from exporter.config import Config, RetrainConfig
-from exporter.datasets.release import BusyError, Details, EmptyError, make_release, release_document
+from exporter.datasets.release import BusyError, EmptyError, make_release, release_document
 from exporter.errors import CompareError, ConfigError, ExporterError, SlicesError, StoreError, StoreFullError
 from exporter.metrics.exporter import ExporterMetrics
 from exporter.metrics.lines import FamilyLines
@@ -129,8 +129,8 @@ class Retrainer(Task):
         Compares the last two versions of a model.
     slices
         Returns the slices of a model's corrections since a Unix time in seconds, as in ``GET /v1/slices``.
-    details
-        Returns what counts the examples of a model's release; see `exporter.datasets.release.make_release`.
+    profile
+        Returns the hash of the profile of a model's version that serves; None without one.
     external_url
         Returns what links to the exporter begin with.
     """
@@ -144,7 +144,7 @@ class Retrainer(Task):
         *,
         compare: Callable[[str], Comparison],
         slices: Callable[[str, float], list[dict[str, Any]]],
-        details: Callable[[str], Details | None],
+        profile: Callable[[str], str | None],
         external_url: Callable[[], str],
     ) -> None:
         super().__init__("retrain", "requests for retraining wait", DUE_SECONDS, lane="trainer", budget=BUDGET_SECONDS)
@@ -154,7 +154,7 @@ class Retrainer(Task):
         self._alerts = alerts
         self._compare = compare
         self._slices = slices
-        self._details = details
+        self._profile = profile
         self._external_url = external_url
         self._looked = -math.inf
 
@@ -275,13 +275,13 @@ class Retrainer(Task):
     def _release(self, model: str) -> dict[str, Any] | None:
         redacted = next((entry.redact for entry in self._config().models if entry.name == model), frozenset())
         try:
-            row = make_release(self._store, model, None, None, redacted, details=self._details(model)).row
+            row = make_release(self._store, model, None, None, redacted, profile=self._profile(model)).row
         except EmptyError:
             return None
         except StoreFullError as error:
             log.warning("retraining of %s: its corrections are not released: %s", model, error)
             return None
-        return {**release_document(row, redacted), "url": f"{self._external_url()}/v1/dataset/releases/{row['id']}"}
+        return {**release_document(row), "url": f"{self._external_url()}/v1/dataset/releases/{row['id']}"}
 
     def _comparison(self, model: str) -> dict[str, Any] | None:
         try:

@@ -15,12 +15,10 @@ from exporter.metrics.comparisons import slice_lines
 from exporter.metrics.lines import FamilyLines
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.quality import Scorer
 from exporter.monitoring.registry import MonitorRegistry, serving
 from exporter.scheduler import RefreshedMetrics
 from exporter.slices.explain import Explanation, SliceQuery, document, explain
 from exporter.slices.recorder import BinRecorder
-from exporter.slices.release_details import ReleaseDetails
 from exporter.slices.search import MIN_MARKED
 from exporter.storage import Store
 from exporter.validation import preview
@@ -90,13 +88,10 @@ class Slices:
         slices: list[dict[str, Any]] = document(explanation, binner, watched)["slices"]
         return slices
 
-    def release_details(self, model: str) -> ReleaseDetails:
-        """Return what counts the examples of a model's release by slice, in the bins of the version that serves."""
-        monitors = self._monitors()
+    def profile_hash(self, model: str) -> str | None:
+        """Return the hash of the profile of a model's version that serves; None without one."""
         binner = self.binner(model, None)
-        config = monitors.models.get(model)
-        scorer = Scorer.of_model(config, binner.profile if binner else None) if config else Scorer()
-        return ReleaseDetails(binner, scorer)
+        return binner.profile.known_hash() if binner else None
 
     def binner(self, model: str, version: str | None) -> Binner | None:
         """Return the binner of a version, or of the version that appeared last among those that serve."""
