@@ -26,7 +26,6 @@ TIMEOUT = 120.0
 """Seconds to wait for a response: searches of other clients may come first."""
 _LOOKED_AT = {
     "corrections": "confident predictions",
-    "disagreement": "predictions with an answer in shadow mode",
     "errors": "predictions with a label",
 }
 

@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from copy import copy
-from typing import Any, NamedTuple
+from typing import Any
 
 from exporter.monitoring.quality import Scorer
 from exporter.monitoring.registry import OTHER_VERSION
@@ -81,16 +81,6 @@ class VersionCounts:
         self.last = now
 
 
-class Paired(NamedTuple):
-    """Two answers to the same request: the versions, of which users saw ``before``, and whether they differ."""
-
-    model: str
-    before: str
-    after: str
-    id: str
-    differs: bool
-
-
 class _Request:
     """The answers to a request that have arrived."""
 
@@ -131,8 +121,8 @@ class ShadowAnswers:
         """Return whether shadow answers of a model have arrived lately, at the monotonic time ``now`` in seconds."""
         return now - self._seen.get(model, -WAIT_SECONDS) < WAIT_SECONDS
 
-    def add(self, batch: Batch, now: float, unix_time: float) -> list[Paired]:
-        """Count shadow answers, and return the pairs that are complete now.
+    def add(self, batch: Batch, now: float, unix_time: float) -> None:
+        """Count shadow answers, and the pairs that are complete now.
 
         Parameters
         ----------
@@ -141,7 +131,6 @@ class ShadowAnswers:
         now, unix_time
             Monotonic and Unix time in seconds.
         """
-        paired: list[Paired] = []
         with self._lock:
             self._expire(now)
             self._time = unix_time
@@ -157,42 +146,37 @@ class ShadowAnswers:
                     counts.errors += failed
                     counts.last = unix_time
                 if prediction is not None and not failed:
-                    paired += self._answer((batch.model, id_), version, _compact(prediction), batch.shadow, now)
-        return paired
+                    self._answer((batch.model, id_), version, _compact(prediction), batch.shadow, now)
 
-    def _answer(self, key: tuple[str, str], version: str, answer: _Answer, is_shadow: bool, now: float) -> list[Paired]:
+    def _answer(self, key: tuple[str, str], version: str, answer: _Answer, is_shadow: bool, now: float) -> None:
         request = self._requests.get(key)
         if request is None:
             request = self._requests[key] = _Request(now)
             if len(self._requests) > MAX_REQUESTS:
                 self._drop(*self._requests.popitem(last=False))
         if not is_shadow:
-            if request.served is not None:
-                return []  # feedback refers to the first one, too
-            request.served = version, answer
-            waiting, request.waiting = request.waiting, {}
+            if request.served is None:  # feedback refers to the first one, too
+                request.served = version, answer
+                for other, shadow in request.waiting.items():
+                    self._pair(key[0], request, other, shadow)
+                request.waiting = {}
         elif version in request.done or version in request.waiting:
-            return []
+            return
         elif len(request.done) + len(request.waiting) >= _MAX_ANSWERS:
             self._version(key[0], version).unpaired += 1
-            return []
         elif request.served is None:
             request.waiting[version] = answer
-            return []
         else:
-            waiting = {version: answer}
-        pairs = (self._pair(key, request, other, shadow) for other, shadow in waiting.items())
-        return [pair for pair in pairs if pair]
+            self._pair(key[0], request, version, answer)
 
-    def _pair(self, key: tuple[str, str], request: _Request, version: str, shadow: _Answer) -> Paired | None:
-        model, id_ = key
+    def _pair(self, model: str, request: _Request, version: str, shadow: _Answer) -> None:
         served, answer = request.served or (NO_VERSION, "")
         request.done.add(version)
         scorer = self._scorer(model, served)
         distance = scorer.loss(answer, shadow)
         if distance is None or served == version:
             self._version(model, version).unpaired += 1
-            return None
+            return
         differs = distance > 0
         if scorer.is_number(answer):
             differs = not self._tolerance(model).accepts(float(answer), float(shadow))
@@ -203,7 +187,6 @@ class ShadowAnswers:
         if names not in pairs and not self._has_room(pairs, MAX_PAIRS):
             names = (OTHER_VERSION, OTHER_VERSION)
         pairs.setdefault(names, PairCounts(self._time)).add(distance, differs, self._time)
-        return Paired(model, *names, id_, differs)
 
     def _version(self, model: str, version: str) -> VersionCounts:
         versions = self._versions.setdefault(model, {})

@@ -240,7 +240,7 @@ class Pipeline:
 
     def _compare(self, batch: Batch, now: float, received: float) -> None:
         with _logged("answers of two versions are not compared"):
-            self.bins.add_pairs(self.shadow.add(batch, now, received), received)
+            self.shadow.add(batch, now, received)
 
 
 def _read(config: Config, monitor: ModelMonitor, events: Sequence[Prediction], received: float) -> Batch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-Of = Literal["corrections", "disagreement", "drift", "errors", "estimated_loss"]
+Of = Literal["corrections", "drift", "errors", "estimated_loss"]
 QUESTIONS: tuple[Of, ...] = get_args(Of)
 """What the slices may be searched for."""
 DEFAULT_LIMIT, MAX_LIMIT = 10, 50

@@ -134,7 +134,7 @@ def explain(store: Store, binner: Binner, query: SliceQuery) -> Explanation:
     elif query.of == "estimated_loss":
         question = estimated_loss(binner, population)
     else:
-        ask = {"corrections": corrections, "disagreement": disagreement, "errors": errors}[query.of]
+        ask = corrections if query.of == "corrections" else errors
         question = ask(store, population, query.model, query.version, since)
     del population
     return _searched(binner, query, question, now)
@@ -325,18 +325,6 @@ def errors(store: Store, population: Population, model: str, version: str | None
     return Question(population, large(losses), losses, remarks=remarks)
 
 
-def disagreement(store: Store, population: Population, model: str, version: str | None, since: float) -> Question:
-    """Ask for the slices of predictions to which a version without users gave more than its share of other answers."""
-    paired = store.bins.paired(model, version, since - LATE_SECONDS, MAX_MARKED)
-    if paired is None:
-        nothing = np.zeros(population.rows, np.bool_)
-        return Question(population.select(nothing), nothing[:0])
-    position = population.find_hashes(paired.ids)
-    answered = position >= 0
-    remark = f"The answers of version {paired.after}, which no user saw, are compared with those of {paired.before}."
-    return Question(population.select(answered), paired.differs[position[answered]], remarks=(remark,))
-
-
 def estimated_loss(binner: Binner, population: Population) -> Question:
     """Ask for the slices that hold more than their share of the loss that the profile expects.
 
@@ -391,19 +379,16 @@ def large(losses: Floats) -> npt.NDArray[np.bool_]:
 
 _PARTS = {
     "corrections": "of the corrections",
-    "disagreement": "of the different answers",
     "errors": "of the errors",
     "estimated_loss": "of the estimated loss",
     "drift": "of the predictions",
 }
 _POPULATION = {
     "corrections": "confident predictions with stored inputs",
-    "disagreement": "predictions with stored inputs and an answer of a version in shadow mode",
     "errors": "predictions with a label and stored inputs",
 }
 _NOTHING = {
     "corrections": "No confident prediction of this time was corrected",
-    "disagreement": "Both versions gave the same answers to all requests of this time",
     "errors": "No prediction of this time with a label was wrong",
     "estimated_loss": "The profile expects no loss of the predictions of this time",
 }

@@ -69,10 +69,7 @@ class Population(NamedTuple):
 
     def find(self, ids: Sequence[str]) -> Ints:
         """Return the position of each prediction's identifier in a list, -1 where it is not there, shape ``(n,)``."""
-        return self.find_hashes(hash_ids(ids))
-
-    def find_hashes(self, hashes: npt.NDArray[np.uint32]) -> Ints:
-        """Return the same of the hashes of identifiers."""
+        hashes = hash_ids(ids)
         if not len(hashes):
             return np.full(len(self.ids), -1)
         order = np.argsort(hashes, kind="stable")

@@ -6,7 +6,6 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
 from concurrent.futures import Future
 from typing import Any, NamedTuple
 
@@ -17,10 +16,9 @@ from exporter.errors import StoreError
 from exporter.features.base import numeric_column
 from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.shadow_answers import Paired
 from exporter.profiles.bins import feature_bins
 from exporter.profiles.profile import NumericFeature
-from exporter.storage import PAIRED, BinBlock, Store, hash_ids
+from exporter.storage import BinBlock, Store, hash_ids
 from exporter.wire.batch import Batch
 
 log = logging.getLogger(__name__)
@@ -90,20 +88,7 @@ class BinRecorder:
                 codes[target] = output_bins(binner, target, values if is_whole else [values[i] for i in chosen])
         ids = batch.ids if is_whole else [batch.ids[i] for i in chosen]
         part = _Part(received, hash_ids(ids), batch.confident[chosen], codes)
-        self._append((monitor.config.name, monitor.version, binner.layout), part)
-
-    def add_pairs(self, pairs: Sequence[Paired], received: float) -> None:
-        """Add predictions that two versions answered, without bins, see `read_paired`."""
-        by_versions: dict[tuple[str, str, str], list[Paired]] = {}
-        for pair in pairs:
-            key = pair.model, pair.before, f"{PAIRED}{pair.after}"
-            by_versions.setdefault(key, []).append(pair)
-        for key, group in by_versions.items():
-            differs = np.array([pair.differs for pair in group], np.bool_)
-            codes = np.empty((0, len(group)), np.uint8)
-            self._append(key, _Part(received, hash_ids([pair.id for pair in group]), differs, codes))
-
-    def _append(self, key: tuple[str, str, str], part: _Part) -> None:
+        key = monitor.config.name, monitor.version, binner.layout
         with self._lock:
             self._open.setdefault(key, []).append(part)
             self._bytes += part.codes.nbytes

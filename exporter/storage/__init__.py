@@ -6,7 +6,7 @@ from exporter.storage._archive import (
     archive,
     shown_archive,
 )
-from exporter.storage._bins import PAIRED, BinBlock, BlockFilter, Codes, RecordedBins, hash_ids
+from exporter.storage._bins import BinBlock, BlockFilter, Codes, RecordedBins, hash_ids
 from exporter.storage._engine import check_store, shown_url
 from exporter.storage._feedback import CountedFeedback, FeedbackResult
 from exporter.storage._labels import MAX_MARKED, LabelsResult
@@ -44,7 +44,6 @@ __all__ = [
     "COMMIT_TIMEOUT_SECONDS",
     "MAX_MARKED",
     "ORDERS",
-    "PAIRED",
     "PARAMETERS",
     "SOURCES",
     "STATUSES",

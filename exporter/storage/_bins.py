@@ -14,11 +14,8 @@ import sqlalchemy as sa
 from exporter.storage._schema import bin_codes, predictions, storable
 
 Codes = npt.NDArray[np.unsignedinteger]
-PAIRED = "shadow "
-"""How the layout of blocks without bins begins: they hold which predictions got another answer, and from whom."""
 READ = 50
 """Rows of the table that one query reads."""
-has_bins = ~bin_codes.c.layout.startswith(PAIRED, autoescape=True)
 
 
 class BinBlock(NamedTuple):
@@ -105,25 +102,6 @@ Reading = Callable[[], AbstractContextManager[sa.Connection]]
 """Opens a connection to read with."""
 
 
-class PairedAnswers(NamedTuple):
-    """Predictions that a version without users answered, too.
-
-    Attributes
-    ----------
-    before, after
-        The version that users saw, and the other one.
-    ids
-        `hash_ids` of each prediction's identifier, shape ``(n,)``.
-    differs
-        Whether the answers differ, shape ``(n,)``.
-    """
-
-    before: str
-    after: str
-    ids: npt.NDArray[np.uint32]
-    differs: npt.NDArray[np.bool_]
-
-
 class RecordedBins:
     """The recorded bins of predictions.
 
@@ -166,7 +144,7 @@ class RecordedBins:
         With ``other_layout``, only those without any in this layout.
         """
         table = bin_codes.c
-        query = sa.select(table.version).where(table.model == model, table.last >= since, has_bins)
+        query = sa.select(table.version).where(table.model == model, table.last >= since)
         query = query.group_by(table.version).order_by(table.version).limit(20)
         if other_layout is not None:
             query = query.having(sa.func.max(sa.case((table.layout == other_layout, 1), else_=0)) == 0)
@@ -194,32 +172,6 @@ class RecordedBins:
                 confident = np.frombuffer(data, np.uint8, rows, 4 * rows).view(np.bool_)
                 codes = np.frombuffer(data, np.dtype(dtype).newbyteorder("<"), rows * targets, 5 * rows)
                 yield block, ids, confident, codes.reshape(targets, rows)
-
-    def paired(self, model: str, version: str | None, since: float, rows: int) -> PairedAnswers | None:
-        """Return the newest predictions of the two versions that were compared last; None without any.
-
-        Parameters
-        ----------
-        model, version
-            Of the predictions that users saw; any version when None.
-        since
-            Unix time in seconds.
-        rows
-            Predictions at most.
-        """
-        table = bin_codes.c
-        query = sa.select(table.version, table.layout).where(table.model == model, table.last >= since, ~has_bins)
-        if version is not None:
-            query = query.where(table.version == version)
-        with self._reading() as connection:
-            last = connection.execute(query.order_by(table.last.desc(), table.seq.desc()).limit(1)).first()
-        if last is None:
-            return None
-        blocks, _ = self.newest(BlockFilter(model, last.layout, last.version, since), rows)
-        parts = [(ids, differs) for _, ids, differs, _ in self.read(blocks, 0, np.uint8)]
-        ids = np.concatenate([part[0] for part in parts] or [np.empty(0, np.uint32)])
-        differs = np.concatenate([part[1] for part in parts] or [np.empty(0, np.bool_)])
-        return PairedAnswers(last.version, last.layout.removeprefix(PAIRED), ids, differs)
 
 
 def _of(chosen: BlockFilter) -> Iterator[sa.ColumnElement[bool]]:

@@ -15,7 +15,6 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.json_inputs import remove_inputs
 from exporter.storage._archive import Cleaned, redact_archive
-from exporter.storage._bins import has_bins
 from exporter.storage._engine import backend, write_alone
 from exporter.storage._predictions import compress_block, parts, unpack_block
 from exporter.storage._releases import Row, list_releases, read_chunks, replace_content, write_chunk, write_content
@@ -106,9 +105,8 @@ class Redaction:
         """Delete the recorded bins of a model, except those of some layouts; return of how many predictions they are.
 
         Which inputs bins are of cannot be seen in them: after a change of what is redacted, they have another layout.
-        Blocks of shadow mode have no bins.
         """
-        is_old = (bin_codes.c.model == model) & has_bins & bin_codes.c.layout.not_in([*kept])
+        is_old = (bin_codes.c.model == model) & bin_codes.c.layout.not_in([*kept])
         query = sa.select(sa.func.coalesce(sa.func.sum(bin_codes.c.rows), 0)).where(is_old)
         number = self._connection.execute(query).scalar()
         self._connection.rollback()

@@ -40,11 +40,7 @@ def test_answers_are_paired_in_either_order(shadow_first: bool) -> None:
         answer("b", "1", "7"), answer("b", "2", "8", shadow=True),
         answer("c", "1", "7"),
     ]  # fmt: skip
-    found = answered(answers, sorted(events, key=lambda event: event.shadow != shadow_first), 0.0, 100.0)
-    assert sorted((pair.before, pair.after, pair.id, pair.differs) for pair in found) == [
-        ("1", "2", "a", False),
-        ("1", "2", "b", True),
-    ]
+    answered(answers, sorted(events, key=lambda event: event.shadow != shadow_first), 0.0, 100.0)
     assert counts(answers) == ({"2": (2, 0, 0)}, {("1", "2"): (2, 1, 0, 0.0, 0.0)})
 
 

@@ -128,21 +128,6 @@ def test_versions_are_compared_before_users_see_the_second(server: Served) -> No
     assert server.get("/v1/compare?model=price&before=2&after=1").status == 404
 
 
-def test_slices_say_where_the_answers_differ(server: Served) -> None:
-    """Young people get another answer more often than others; requests that one version answered are not looked at."""
-    found = server.get("/v1/slices?model=credit&of=disagreement").json
-    assert (found["predictions"], found["total"]) == (400, 40)
-    assert found["remarks"] == ["The answers of version 4, which no user saw, are compared with those of 3."]
-    (first, *_) = found["slices"]
-    assert [*first["where"]] == ["age"] and first["share"] > 0.5 > 2 * first["traffic_share"]
-    assert "of the different answers are where age is" in first["sentence"]
-    assert server.get("/v1/slices?model=credit&of=disagreement&version=4").json["predictions"] == 0
-    assert server.get("/slices?model=credit&of=disagreement").text.count("of the different answers are where age is")
-    body = [{"model": "credit", "version": "3", "inputs": {"age": 20}, "prediction": "yes"}]
-    assert server.post("/v1/predictions", body).status == 202
-    assert server.get("/v1/slices?model=credit&of=disagreement").json["predictions"] == 400
-
-
 def test_a_shadow_answer_needs_an_identifier(server: Served) -> None:
     """Without one it could not be compared; the response says so."""
     answer = server.post("/v1/predictions", {"model": "credit", "version": "4", "prediction": "no", "shadow": True})

@@ -25,7 +25,6 @@ from exporter.config import ModelConfig, StoreConfig
 from exporter.features.base import numeric_column
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.shadow_answers import Paired
 from exporter.profiles.bins import feature_bins
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import NumericFeature, load
@@ -181,11 +180,11 @@ def test_memory_is_bounded_while_the_store_is_slow(binner: Binner, monkeypatch: 
     assert young.blocks == 2
 
 
-def test_versions_whose_blocks_are_due_together_are_all_stored(store: Store) -> None:
+def test_versions_whose_blocks_are_due_together_are_all_stored(store: Store, binner: Binner) -> None:
     """However many they are: the store is not slow because of it."""
     bins = BinRecorder(store)
     number = recorder.MAX_WAITING + 5
-    bins.add_pairs([Paired(f"model-{one}", "1", "2", "a", differs=True) for one in range(number)], 1000.0)
+    record(bins, binner, [events(1)[0] | {"version": str(one)} for one in range(number)], 1000.0)
     flushed = bins.flush(60)
     assert flushed is not None
     flushed.result(10)
@@ -194,11 +193,9 @@ def test_versions_whose_blocks_are_due_together_are_all_stored(store: Store) -> 
 
 
 def test_redact_removes_bins_of_what_is_redacted_now(tmp_path: Path) -> None:
-    """Bins that were recorded when less was redacted are counted, and then deleted; answers in shadow mode stay."""
+    """Bins that were recorded when less was redacted are counted, and then deleted."""
     path = write_model(tmp_path, url=f"sqlite:///{tmp_path}/store.db")
     server = Served(tmp_path).start()
-    shadows = [event | {"version": "2", "prediction": "late", "shadow": True} for event in events(40)]
-    assert server.post("/v1/predictions", shadows).status == 202
     assert server.post("/v1/predictions", events(40)).status == 202
     server.stop()
     config = yaml.safe_load(path.read_text())
@@ -211,15 +208,15 @@ def test_redact_removes_bins_of_what_is_redacted_now(tmp_path: Path) -> None:
         with sqlite3.connect(tmp_path / "store.db") as connection:
             return int(connection.execute("SELECT count(*) FROM bin_codes").fetchone()[0])
 
-    assert blocks() == 2
+    assert blocks() == 1
     assert "bins of flights" not in redact()
     config["models"][0]["redact"] = ["pilot", "carrier"]
     path.write_text(yaml.safe_dump(config))
     text = redact("--dry-run")
     assert "bins of flights: 40 predictions hold redacted inputs" in text
-    assert blocks() == 2
-    assert "bins of flights: 40 predictions removed" in redact()
     assert blocks() == 1
+    assert "bins of flights: 40 predictions removed" in redact()
+    assert blocks() == 0
 
 
 def test_the_training_rows_have_the_redacted_input() -> None:

@@ -109,7 +109,7 @@ def test_other_versions_and_times_have_nothing(flights: Served) -> None:
     [
         ("of=corrections", 400, 'model: is required, one of "flights" or "bare"'),
         ("model=flight", 400, 'no model "flight" is configured; did you mean "flights"?'),
-        ("model=flights&of=speed", 400, "of: expected corrections, disagreement, drift, errors or estimated_loss"),
+        ("model=flights&of=speed", 400, "of: expected corrections, drift, errors or estimated_loss"),
         ("model=flights&since=yesterday", 400, "since: expected an RFC 3339 time with a zone"),
         ("model=flights&since=2999-01-01T00:00:00Z", 400, "since: expected a time in the past"),
         ("model=flights&limit=0", 400, "limit: expected a whole number from 1 to 50"),

@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.shadow_answers import Paired, ShadowAnswers
+from exporter.monitoring.shadow_answers import ShadowAnswers
 from exporter.wire.batch import Batch, Inputs
 from exporter.wire.events import Prediction
 
@@ -72,7 +72,7 @@ def stored_batch(
     )
 
 
-def answered(answers: ShadowAnswers, events: Sequence[Prediction], now: float, unix_time: float) -> list[Paired]:
+def answered(answers: ShadowAnswers, events: Sequence[Prediction], now: float, unix_time: float) -> None:
     """Add answers of any models, with ``shadow`` set or not, in their order."""
-    runs = itertools.groupby(events, lambda event: (event.model, event.shadow))
-    return [pair for _, run in runs for pair in answers.add(Batch.of(list(run), unix_time), now, unix_time)]
+    for _, run in itertools.groupby(events, lambda event: (event.model, event.shadow)):
+        answers.add(Batch.of(list(run), unix_time), now, unix_time)

@@ -251,7 +251,7 @@ class Slices(msgspec.Struct):
 
     model: str
     version: str | None
-    of: Literal["corrections", "disagreement", "drift", "errors", "estimated_loss"]
+    of: Literal["corrections", "drift", "errors", "estimated_loss"]
     since: str
     until: str
     predictions: int
