@@ -16,7 +16,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -209,17 +209,6 @@ def add_credentials(parser: argparse.ArgumentParser, server: str) -> None:
         parser.add_argument(f"--{flag}", default=os.environ.get(variable), metavar="FILE", help=f"{text} (${variable})")
 
 
-def authorization(options: argparse.Namespace) -> str | None:
-    """Return the ``Authorization`` header for the options of `add_credentials`; None when none is set.
-
-    Raises
-    ------
-    ExporterError
-        When a file cannot be read, or does not hold one line of text.
-    """
-    return credentials(options).header()
-
-
 def credentials(options: argparse.Namespace) -> Credentials:
     """Return the credentials in the options of `add_credentials`."""
     from exporter.http_client import Credentials
@@ -322,15 +311,16 @@ def add_csv_options(parser: argparse.ArgumentParser, types: Iterable[str]) -> No
     add("--decimal", choices=(".", ","), default=".", metavar="CHARACTER", help="decimal separator of numbers in CSV")
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield the rows of a table as lines, with columns of equal width.
+def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> Iterator[str]:
+    """Yield the rows of a table as lines, with columns of equal width; those in ``right`` are aligned there.
 
-    >>> list(aligned([("slice", "size"), ("a", "1")]))
-    ['slice  size', 'a      1']
+    >>> list(aligned([("slice", "size"), ("a", "1")], right=[1]))
+    ['slice  size', 'a         1']
     """
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        cells = enumerate(zip(row, widths, strict=True))
+        yield "  ".join(cell.rjust(size) if at in right else cell.ljust(size) for at, (cell, size) in cells).rstrip()
 
 
 def count(number: int, noun: str) -> str:
@@ -414,7 +404,7 @@ def exporter_client(
     return Client(
         options.exporter,
         "--exporter",
-        authorization=lambda: authorization(options),
+        authorization=lambda: credentials(options).header(),
         ca_file=options.ca_file,
         timeout=timeout,
         downloads=downloads,

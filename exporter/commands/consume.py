@@ -32,10 +32,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, Pl
 from prometheus_client.exposition import ThreadingWSGIServer, _SilentHandler, make_wsgi_app
 
 from exporter.commands.common import (
-    DEFAULT_URL,
     Address,
     Moderation,
-    add_credentials,
+    add_exporter_options,
     add_log_options,
     address,
     configure_logging,
@@ -647,8 +646,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dead-letter-topic", type=_topic_name, metavar="NAME", help=text)
     text = "maximum number of messages in a request to the exporter"
     add("--batch-size", type=whole_number(1, MAX_REJECTED), default=MAX_REJECTED, metavar="N", help=text)
-    add("--exporter", default=DEFAULT_URL, metavar="URL", help="URL of the exporter")
-    add_credentials(parser, "MODEL_EXPORTER")
+    add_exporter_options(parser)
     text = "address of the consumer's own metrics"
     add("--web.listen-address", type=address, default="127.0.0.1:9882", metavar="HOST:PORT", help=text)
     add_log_options(parser)

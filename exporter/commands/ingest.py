@@ -27,7 +27,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.commands import sending, tables
-from exporter.commands.common import Progress, add_config_file, add_table_options, count
+from exporter.commands.common import Progress, add_config_file, add_table_options, aligned, count
 from exporter.config import ModelConfig
 from exporter.errors import BatchError, UsageError, printable
 from exporter.features import INPUT_TYPES
@@ -574,10 +574,7 @@ def drift_lines(monitor: ModelMonitor) -> Iterator[str]:
         (change.name, _score(change.score), _score(change.noise), f"{change.threshold:g}", _status(change))
         for change in drifts[:MAX_FEATURES]
     ]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for name, *numbers, status in table:
-        cells = [name.ljust(widths[0]), *(text.rjust(width) for text, width in zip(numbers, widths[1:4], strict=True))]
-        yield f"  {'  '.join([*cells, status])}".rstrip()
+    yield from (f"  {line}" for line in aligned(table, right=(1, 2, 3)))
     if len(drifts) > MAX_FEATURES:
         yield f"  and {count(len(drifts) - MAX_FEATURES, 'feature')} below these"
     yield from _dependence([change for change in drifts[:MAX_FEATURES] if change.is_dependent])
@@ -646,9 +643,7 @@ def quality_lines(monitor: ModelMonitor, labelled: int) -> Iterator[str]:
         lines += _references(estimator)
     if lines:
         yield f"{monitor.config.name} version {monitor.version}, quality with intervals of 95 %:"
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for name, value, interval, note in lines:
-            yield f"  {name:{widths[0]}}  {value:>{widths[1]}}  {interval:{widths[2]}}  {note}"
+        yield from (f"  {line}" for line in aligned(lines, right=(1,)))
     if labelled > used:
         yield f"  {count(labelled - used, 'label')} cannot be compared with the prediction"
 

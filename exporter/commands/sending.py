@@ -25,6 +25,7 @@ from exporter.commands.common import add_credentials, checked, exporter_client, 
 from exporter.commands.tables import Chunk, Input, Refused, Rows, Table, split
 from exporter.errors import BatchError
 from exporter.features.base import as_list
+from exporter.features.json_inputs import sanitize
 from exporter.http_client import NO_RETRY, TRANSIENT, Client, InterruptedWait, RequestError, Response, retry_for
 from exporter.validation import parse_duration
 from exporter.wire.events import MAX_REJECTED
@@ -361,13 +362,7 @@ def json_values(values: Any) -> Any:
             return values.tolist()
     elif float not in set(map(type, values)):
         return as_list(values)
-    return [_json_number(value) if isinstance(value, float) else value for value in as_list(values)]
-
-
-def _json_number(value: float) -> float | str | None:
-    if math.isfinite(value):
-        return value
-    return None if math.isnan(value) else str(value)
+    return sanitize(as_list(values))
 
 
 TIMEOUT = 60.0
