@@ -73,7 +73,9 @@ class RecordedModel:
     def _record(self, method: str, rows: Any, result: Any, seconds: float | None) -> None:
         if self._is_repeated(method, rows):
             return
-        probabilities = result if method == "predict_proba" else self._probabilities(rows)
+        probabilities = result if method == "predict_proba" else None
+        if method == "predict" and self._confidence and hasattr(self._model, "predict_proba"):
+            probabilities = self._model.predict_proba(rows)
         labels, confidences = self._most_likely(probabilities)
         if method == "predict":
             labels = _as_list(result[0] if isinstance(result, tuple) else result)
@@ -101,9 +103,6 @@ class RecordedModel:
         except TypeError:  # a list
             _last_recorded.set(None)
         return False
-
-    def _probabilities(self, rows: Any) -> Any:
-        return self._model.predict_proba(rows) if self._confidence and hasattr(self._model, "predict_proba") else None
 
     def _most_likely(self, probabilities: Any) -> tuple[list[Any], list[float]]:
         """Return the most likely class of each row, and its probability."""

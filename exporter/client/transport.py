@@ -113,21 +113,18 @@ class Transport:
         self.display_url = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
         self._token_file = None if token_file is None else Path(token_file)
         if self._token_file is not None:
-            self._check_token_file(self._token_file, parts)
+            if parts.username is not None:
+                raise ExporterError(f"{self.display_url}: expected a user in the address or a token_file, got both")
+            try:
+                _read_token(self._token_file)
+            except ValueError as error:
+                raise ExporterError(f"the exporter's token: {error}") from None
         self._headers = _authorization(parts) if self._token_file is None else {}
         if ca_file is not None:
             try:
                 tls_context(ca_file)
             except ValueError as error:
                 raise ExporterError(str(error)) from None
-
-    def _check_token_file(self, token_file: Path, parts: urllib.parse.SplitResult) -> None:
-        if parts.username is not None:
-            raise ExporterError(f"{self.display_url}: expected a user in the address or a token_file, got both")
-        try:
-            _read_token(token_file)
-        except ValueError as error:
-            raise ExporterError(f"the exporter's token: {error}") from None
 
     def connect(self) -> http.client.HTTPConnection:
         """Return a connection to the exporter, which opens with its first request."""

@@ -349,12 +349,15 @@ def document(status: int, detail: str) -> bytes:
     return json.dumps(members).encode()
 
 
-def problem(status: int, detail: str, identifier: str | None = None) -> web.Response:
-    """Return a response of the proxy's own; ``identifier`` is the request's."""
+def problem(status: int, detail: str, identifier: str | None = None, *, close: bool = True) -> web.Response:
+    """Return a response of the proxy's own; ``identifier`` is the request's. The last one of its connection, or not."""
     headers = {"Content-Type": "application/problem+json", "Server": "model-exporter proxy"}
     if identifier is not None:
         headers["X-Request-Id"] = identifier
-    return web.Response(status=status, body=document(status, detail), headers=headers)
+    response = web.Response(status=status, body=document(status, detail), headers=headers)
+    if close:
+        response.force_close()
+    return response
 
 
 def parser_error(message: str) -> str:
@@ -533,13 +536,6 @@ def for_upstream(request: web.BaseRequest, name: str, host: str | None) -> CIMul
     return headers
 
 
-def for_client(raw: RawHeaders, headers: MultiMapping[str], name: str) -> CIMultiDict[str]:
-    """Return the headers with which a response is passed on; ``name`` identifies the request."""
-    passed = _passed_on(raw, headers, _SET_IN_RESPONSES)
-    passed["X-Request-Id"] = name
-    return passed
-
-
 def _unambiguous(request: web.BaseRequest) -> RawHeaders:
     """Drop headers that some servers would confuse with meaningful ones, because they read underscores as hyphens.
 
@@ -602,7 +598,8 @@ class Forwarder(NamedTuple):
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer a request of a client."""
         if refusal := _refusal(request):
-            return self._refuse(request, *refusal)
+            self.metrics.codes[refusal[0]] += 1
+            return problem(*refusal, identifier(request.headers) or time_ordered_id(time.time_ns()))
         exchange = _Exchange(self, request)
         self.metrics.in_flight += 1
         try:
@@ -613,12 +610,6 @@ class Forwarder(NamedTuple):
         finally:
             self.metrics.in_flight -= 1
             exchange.finish()
-
-    def _refuse(self, request: web.BaseRequest, status: int, detail: str) -> web.StreamResponse:
-        self.metrics.codes[status] += 1
-        response = problem(status, detail, identifier(request.headers) or time_ordered_id(time.time_ns()))
-        response.force_close()
-        return response
 
     def url(self, request: web.BaseRequest) -> URL:
         """Return where the model server answers a request."""
@@ -775,7 +766,8 @@ class _Exchange:
         self._identifier = identifier(answer.headers) or self._identifier
         if self._named:
             self._response_copy = self._forwarder.recorder.copy(answer.headers)
-        passed = for_client(answer.raw_headers, answer.headers, self._identifier)
+        passed = _passed_on(answer.raw_headers, answer.headers, _SET_IN_RESPONSES)
+        passed["X-Request-Id"] = self._identifier
         response = PassedResponse(answer.status, answer.reason, passed, small=answer.content.is_eof())
         if self._forwarder.metrics.draining:
             response.force_close()
@@ -831,10 +823,7 @@ class _Exchange:
         """Return a problem document; cut the connection where a response has begun, or the client is gone."""
         self.code = code
         if self._response is None and code != CLIENT_CLOSED_REQUEST:
-            response = problem(code, detail, self._identifier)
-            if code < 500:
-                response.force_close()
-            return response
+            return problem(code, detail, self._identifier, close=code < 500)
         if self._request.transport is not None:
             self._request.transport.abort()
         return self._response or web.Response()
@@ -951,9 +940,7 @@ class _Connection(web.RequestHandler):
         else:
             return super().handle_error(request, status, exc, message)
         self._metrics.codes[status] += 1
-        response = problem(status, detail)
-        response.force_close()
-        return response
+        return problem(status, detail)
 
 
 DRAIN_SECONDS = 25.0
