@@ -497,9 +497,9 @@ def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, t
         return {(series["alertname"], series["version"]) for series in found('ALERTS{version!=""}')}
 
     def written(version: str) -> set[tuple[tuple[str, str], ...]]:
-        """Pushed series that have not been forgotten yet."""
+        """Pushed series that have not been forgotten yet; series of rules, which have a colon, are not pushed."""
         pushed = found(f'{{job="model-exporter-batch",version="{version}",instance=""}}')
-        return {tuple(sorted(series.items())) for series in pushed}
+        return {tuple(sorted(series.items())) for series in pushed if ":" not in series["__name__"]}
 
     alerts = ("ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing", "ModelInputsChanged")
     expected = {(name, version) for name in alerts for version in ("dark", "dark-written")}
