@@ -6,7 +6,6 @@ stays to tell so, unless it got another label.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from exporter.features.base import decode_label, scalar_text
+from exporter.storage._predictions import parts
 from exporter.storage._review_queue import STATUSES, label_column, of_suspect
 from exporter.storage._schema import decisions, feedback, is_accepted, label_checks, suspects
 from exporter.wire.events import MAX_COMPARED
@@ -121,9 +121,7 @@ def read_inputs(connection: sa.Connection, ids: Sequence[int], characters: int) 
     lengths = sa.select(feedback.c.id, sa.func.coalesce(sa.func.length(feedback.c.inputs), 0))
     size: dict[int, int] = {row[0]: row[1] for row in connection.execute(lengths.where(feedback.c.id.in_(ids)))}
     result = {id_: "" for id_ in ids if not 0 < size.get(id_, 0) <= characters}
-    wanted = [id_ for id_ in ids if id_ not in result]
-    total = itertools.accumulate(size[id_] for id_ in wanted)
-    wanted = [id_ for id_, end in zip(wanted, total, strict=True) if end <= characters]
+    wanted = next(parts(((id_, size[id_]) for id_ in ids if id_ not in result), characters), [])
     query = sa.select(feedback.c.id, feedback.c.inputs).where(feedback.c.id.in_(wanted))
     return result | {row.id: row.inputs or "" for row in connection.execute(query)}
 
