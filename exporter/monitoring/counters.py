@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -217,8 +217,8 @@ class Segments:
     >>> segments = Segments("country", ["NL", "DE"])
     >>> segments.names
     ('NL', 'DE', 'other')
-    >>> [segments.index_of(inputs) for inputs in ({"country": "DE"}, {"country": "XX"}, {"country": [1]}, {}, None)]
-    [1, 2, 2, 2, 2]
+    >>> segments.indices_of(["DE", "XX", None]).tolist()
+    [1, 2, 2]
     """
 
     def __init__(self, source: str, values: Sequence[str]) -> None:
@@ -236,11 +236,6 @@ class Segments:
         categories = feature.categories if isinstance(feature, CategoricalFeature) else ()
         frequent = [name for name in categories if 0 < len(name) <= 128 and name != OTHER_SEGMENT]
         return cls(config.segment_by, config.segments or frequent[:DEFAULT_SEGMENTS])
-
-    def index_of(self, inputs: Mapping[str, Any] | None) -> int:
-        """Return the index in `names` of an event's segment, from its decoded inputs."""
-        value = inputs.get(self.source) if inputs else None
-        return self._indices.get(value if isinstance(value, str) else scalar_text(value), self._other)
 
     def indices_of(self, values: Sequence[Any] | Floats) -> Ints:
         """Return the index of each segment in a column of the input ``source``, shape ``(n,)``.

@@ -151,22 +151,6 @@ class ThreadPool:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
-class ThreadPools:
-    """The thread pools of the server."""
-
-    def __init__(self) -> None:
-        self._pools = {name: ThreadPool(name, THREADS[name][0]) for name in POOLS}
-
-    def __getitem__(self, name: str) -> ThreadPool:
-        """Return the pool of a name."""
-        return self._pools[name]
-
-    def close(self) -> None:
-        """End the threads of all pools."""
-        for pool in self._pools.values():
-            pool.close()
-
-
 _REPLACED = {"content-type", "date"}  # headers that every response gets anew
 _REPLACED_WITH_BODY = {*_REPLACED, "content-length"}
 
@@ -276,7 +260,7 @@ class Application:
     def __init__(self, exporter: Exporter, web: WebConfig) -> None:
         self._exporter = exporter
         self._web = web
-        self._pools = ThreadPools()
+        self._pools = {name: ThreadPool(name, THREADS[name][0]) for name in POOLS}
         self._scrapes: dict[tuple[str, str, tuple[str, ...]], asyncio.Future[Reply]] = {}
         self._flask: Flask | None = None
         self._loading = threading.Lock()
@@ -306,7 +290,8 @@ class Application:
 
     def close(self) -> None:
         """End the threads."""
-        self._pools.close()
+        for pool in self._pools.values():
+            pool.close()
 
     async def _reply(self, request: Request) -> Reply | Streamed:
         try:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,30 +30,12 @@ class UnknownError(Exception):
     """A parameter of the address names something that does not exist."""
 
 
-class Choice(NamedTuple):
-    """The chosen model and version.
-
-    Attributes
-    ----------
-    model
-        A configured model.
-    versions
-        Versions of it that one can choose.
-    monitor
-        The version's monitor; None if the model has not sent a prediction.
-    """
-
-    model: str
-    versions: list[str]
-    monitor: ModelMonitor | None
-
-
 def choose(
     configured: Sequence[str], monitors: Iterable[ModelMonitor], model: str | None, version: str | None
-) -> Choice:
-    """Return the chosen model and version; by default one that serves and has a profile.
+) -> tuple[str, list[str], ModelMonitor | None]:
+    """Return the chosen model, its versions, and the monitor of the chosen one.
 
-    That is the first such model of the configuration, and its version that appeared last.
+    By default it serves and has a profile. That is the first such model of the configuration, and its version that appeared last.
 
     Raises
     ------
@@ -76,11 +58,11 @@ def choose(
         )
         found = [monitor for monitor in found if monitor.version == version]
     if not found:
-        return Choice(model or configured[0], versions if model else [], None)
+        return model or configured[0], versions if model else [], None
     found = serving(monitor for monitor in found if monitor.binner is not None) or serving(found)
     monitor = [one for one in found if one.config.name == found[0].config.name][-1]
     siblings = [other.version for other in monitors if other.config.name == monitor.config.name]
-    return Choice(monitor.config.name, sorted(siblings), monitor)
+    return monitor.config.name, sorted(siblings), monitor
 
 
 def check(what: str, name: str, names: Iterable[str], relation: str) -> None:
@@ -401,29 +383,7 @@ def _ticks(top: float) -> list[float]:
     return [step * index for index in range(1, int(top / step) + 1)]
 
 
-@dataclass(frozen=True)
-class TrendLine:
-    """The history of a score.
-
-    Attributes
-    ----------
-    path
-        The SVG path.
-    threshold
-        Position of the threshold from the top.
-    top
-        The score at the top.
-    description
-        The chart in words.
-    """
-
-    path: str
-    threshold: float
-    top: float
-    description: str
-
-
-def trend(ages: Floats, scores: npt.NDArray[np.floating], drift: TargetDrift) -> TrendLine:
+def trend(ages: Floats, scores: npt.NDArray[np.floating], drift: TargetDrift) -> dict[str, Any]:
     """Draw the score over the last hour up to now, with gaps while the window was empty."""
     ages, scores = np.append(ages, 0.0), np.append(scores, drift.score)
     present: list[float] = scores[~np.isnan(scores)].tolist()
@@ -441,7 +401,8 @@ def trend(ages: Floats, scores: npt.NDArray[np.floating], drift: TargetDrift) ->
     else:
         scores_range = f"from {number(min(present))} to {number(max(present))}"
         description = f"Score over the last hour: {scores_range}, now {number(drift.score)}."
-    return TrendLine(path, 100 - 100 * drift.threshold / top, top, description)
+    threshold = 100 - 100 * drift.threshold / top
+    return {"path": path, "threshold": threshold, "top": top, "description": description}
 
 
 MAX_OPEN_ROWS = 40
@@ -488,11 +449,12 @@ def _context(exporter: Exporter, monitors: list[ModelMonitor], now: float) -> di
         When one of them does not exist.
     """
     model, version, window, feature = map(parameters(request.args).get, ("model", "version", "window", "feature"))
-    chosen = choose([settings.name for settings in exporter.config.models], monitors, model, version)
-    context: dict[str, Any] = {"model": chosen.model, "versions": chosen.versions}
-    if chosen.monitor is None:
-        return {**context, "silent": True, "profiled": bool(exporter.pipeline.monitors.binners_of(chosen.model))}
-    return context | _monitor_context(exporter, chosen.monitor, window, feature, now)
+    names = [settings.name for settings in exporter.config.models]
+    model, versions, monitor = choose(names, monitors, model, version)
+    context: dict[str, Any] = {"model": model, "versions": versions}
+    if monitor is None:
+        return {**context, "silent": True, "profiled": bool(exporter.pipeline.monitors.binners_of(model))}
+    return context | _monitor_context(exporter, monitor, window, feature, now)
 
 
 def _monitor_context(

@@ -257,14 +257,14 @@ def page(exporter: Exporter) -> tuple[str, int]:
     names = [model.name for model in exporter.config.models]
     model, version = map(parameters(request.args).get, ("model", "version"))
     try:
-        chosen = choose(names, monitors, model, version)
+        model, versions, monitor = choose(names, monitors, model, version)
     except UnknownError as error:
         return render_template("quality.html", names=names, unknown=str(error)), 404
-    context: dict[str, Any] = {"names": names, "model": chosen.model, "versions": chosen.versions}
-    if chosen.monitor is not None:
-        context |= _context(chosen.monitor, time.monotonic())
+    context: dict[str, Any] = {"names": names, "model": model, "versions": versions}
+    if monitor is not None:
+        context |= _context(monitor, time.monotonic())
     else:
-        binners = exporter.pipeline.monitors.binners_of(chosen.model)
+        binners = exporter.pipeline.monitors.binners_of(model)
         context["estimator"] = next((binner.quality for binner in binners if binner.quality), None)
     context["waiting"] = _waiting_labels(exporter)
     return render_template("quality.html", **context), 200
