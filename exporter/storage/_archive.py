@@ -6,11 +6,9 @@ import copy
 import functools
 import itertools
 import os
-import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -35,8 +33,6 @@ from exporter.validation import parse_duration
 
 LABELS = "_labels"
 """The folder of late labels. pyarrow and Spark do not read names that begin with an underscore as predictions."""
-LIST_SECONDS = 60.0
-"""How long a list of the files may take. Every read begins with one, so a store that hangs ends it after this time."""
 RETRY_SECONDS = 30
 """How long a request to Google Cloud Storage is tried again after an error."""
 
@@ -88,7 +84,7 @@ class ArchiveFiles:
         try:
             yield
         except (OSError, ValueError, NotImplementedError) as error:  # pyarrow's errors are among these
-            detail = str(error).split("\n", 1)[0] or "it does not answer"  # a TimeoutError has no message
+            detail = str(error).split("\n", 1)[0]
             if isinstance(error, FileNotFoundError) and not error.errno:  # the message is a path alone
                 detail = f"there is no {detail}"
             if self._query:
@@ -103,14 +99,14 @@ class ArchiveFiles:
         system, root = self._opened
         columns = schema_with_day()
         partitioning = dataset.partitioning(pa.schema([columns.field("date")]), flavor="hive")
-        return _listed(dataset.dataset, root, columns, "parquet", system, partitioning)
+        return dataset.dataset(root, columns, "parquet", system, partitioning)
 
     def names(self) -> list[str]:
         """Return the names of all files of predictions such as ``date=2026-11-27/00…1.parquet``."""
         from pyarrow.fs import FileSelector
 
         system, root = self._opened
-        found = _listed(system.get_file_info, FileSelector(root, allow_not_found=True, recursive=True))
+        found = system.get_file_info(FileSelector(root, allow_not_found=True, recursive=True))
         return [info.path.removeprefix(f"{root}/") for info in found if info.extension == "parquet"]
 
     @contextmanager
@@ -162,23 +158,6 @@ class ArchiveFiles:
             descriptor = os.open(changed, os.O_RDONLY)
             os.fsync(descriptor)
             os.close(descriptor)
-
-
-def _listed(call: Callable[..., Any], *arguments: Any) -> Any:
-    """Return the result of a call that lists files; raise TimeoutError after `LIST_SECONDS`.
-
-    pyarrow has no limit for some stores, and cannot be interrupted: its thread is left behind then.
-    """
-    result: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(call(*arguments))
-        except BaseException as error:
-            result.set_exception(error)
-
-    threading.Thread(target=run, name="archive-list", daemon=True).start()
-    return result.result(LIST_SECONDS)
 
 
 def labels_name(arrived: date, first: int) -> str:

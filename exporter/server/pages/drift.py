@@ -35,7 +35,8 @@ def choose(
 ) -> tuple[str, list[str], ModelMonitor | None]:
     """Return the chosen model, its versions, and the monitor of the chosen one.
 
-    By default it serves and has a profile. That is the first such model of the configuration, and its version that appeared last.
+    By default it serves and has a profile: the first such model of the configuration, and its version that appeared
+    last.
 
     Raises
     ------
