@@ -72,6 +72,7 @@ COMMANDS = {
     "explain": "find the slices that hold the most corrections, errors or drift",
     "dataset": "turn reviewed corrections into training data",
     "redact": "remove redacted inputs from the database",
+    "forget": "remove a person or a prediction from the database",
     "archive": "write old predictions to Parquet files, by a timer",
     "backup": "back up the database, also while the exporter runs",
     "restore": "put a backup in the place of the database",

@@ -101,7 +101,7 @@ def _redact_release(redaction: Redaction, row: Mapping[Any, Any], names: Collect
     lineage = msgspec.json.decode(row["lineage"])
     lineage.setdefault("redacted_from", row["sha256"])
     content = (encode_lines(page) for page in pages)
-    sha256 = redaction.rewrite(row, content, msgspec.json.encode(lineage).decode())
+    sha256 = redaction.rewrite(row, content, msgspec.json.encode(lineage).decode(), row["examples"])
     return f"release {row['name']}: rewritten, SHA-256 {sha256} instead of {row['sha256']}"
 
 

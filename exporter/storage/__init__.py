@@ -11,7 +11,7 @@ from exporter.storage._engine import check_store, shown_url
 from exporter.storage._feedback import CountedFeedback, FeedbackResult
 from exporter.storage._labels import MAX_MARKED, LabelsResult
 from exporter.storage._predictions import InputsPolicy
-from exporter.storage._redaction import Redaction, open_redaction
+from exporter.storage._redaction import Forgotten, Redaction, open_redaction
 from exporter.storage._releases import PublishResult
 from exporter.storage._releases import Row as ReleaseRow
 from exporter.storage._retention import StoreSize
@@ -60,6 +60,7 @@ __all__ = [
     "Example",
     "FeedbackResult",
     "Filter",
+    "Forgotten",
     "HistoryPosition",
     "InputsPolicy",
     "LabelledRow",

@@ -9,7 +9,7 @@ import logging
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -27,6 +27,8 @@ else:
     from backports import zstd
 
 log = logging.getLogger(__name__)
+
+_Key = TypeVar("_Key")
 
 LEVEL = 1
 """Of compression: blocks are as small with 3."""
@@ -250,7 +252,7 @@ class InputsPolicy:
         return [text if store else b"" for text, store in zip(batch.raw, selected, strict=True)]
 
 
-def parts(sizes: Iterable[tuple[int, int]], most: int) -> Iterator[list[int]]:
+def parts(sizes: Iterable[tuple[_Key, int]], most: int) -> Iterator[list[_Key]]:
     """Yield the keys of rows in parts that are not larger than ``most``, unless a single row is.
 
     Parameters
@@ -263,7 +265,7 @@ def parts(sizes: Iterable[tuple[int, int]], most: int) -> Iterator[list[int]]:
     >>> list(parts([(1, 3), (2, 2), (3, 1), (4, 9), (5, 0)], 5))
     [[1, 2], [3], [4], [5]]
     """
-    part: list[int] = []
+    part: list[_Key] = []
     total = 0
     for key, size in sizes:
         if part and total + size > most:

@@ -6,7 +6,7 @@ import contextlib
 import sys
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -15,10 +15,22 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.json_inputs import remove_inputs
 from exporter.storage._archive import Cleaned, redact_archive
-from exporter.storage._engine import backend, write_alone
-from exporter.storage._predictions import compress_block, parts, unpack_block
+from exporter.storage._engine import backend, write_alone, write_beside
+from exporter.storage._predictions import compress_block, parts, stored_days, unpack_block
 from exporter.storage._releases import Row, list_releases, read_chunks, replace_content, write_chunk, write_content
-from exporter.storage._schema import bin_codes, feedback, inputs, open_database, release_chunks
+from exporter.storage._schema import (
+    bin_codes,
+    decisions,
+    feedback,
+    history,
+    inputs,
+    labels,
+    late_labels,
+    open_database,
+    predictions,
+    release_chunks,
+    suspects,
+)
 from exporter.storage._sqlite import count_damaged
 
 STEP_ROWS, STEP_CHARACTERS = 500, 4 * 2**20
@@ -47,6 +59,21 @@ def may_hold(inputs: sa.ColumnElement[str | None], names: Collection[str]) -> sa
     texts = ["\\u", *(["\\/"] if any("/" in name for name in names) else [])]
     texts += [msgspec.json.encode(name).decode() for name in names]
     return sa.or_(*(inputs.contains(text, autoescape=True) for text in texts))
+
+
+class Forgotten(NamedTuple):
+    """What belongs to a person or a prediction.
+
+    Attributes
+    ----------
+    feedback
+        Identifiers of the feedback.
+    predictions
+        Identifiers of the predictions by model; under None those of any model.
+    """
+
+    feedback: set[int]
+    predictions: dict[str | None, set[str]]
 
 
 @contextlib.contextmanager
@@ -115,8 +142,50 @@ class Redaction:
                 self._connection.execute(bin_codes.delete().where(is_old))
         return int(number or 0)
 
-    def releases(self, model: str) -> Sequence[Row]:
-        """Return the releases of a model."""
+    def find_forgotten(self, user: str | None, prediction: str | None, model: str | None) -> Forgotten:
+        """Find the feedback of a user, replaced or not, and its predictions; or a prediction and its feedback."""
+        replaced = sa.select(history.c.feedback_id).where(history.c.user == user)
+        is_users = (feedback.c.user == user) | feedback.c.id.in_(replaced)
+        condition = is_users if prediction is None else feedback.c.prediction_id == prediction
+        condition &= _is_of_model(feedback, model)
+        with self._reading() as connection:
+            query = sa.select(feedback.c.id, feedback.c.model, feedback.c.prediction_id).where(condition)
+            rows = connection.execute(query).all()
+        found = Forgotten({row.id for row in rows}, {} if prediction is None else {model: {prediction}})
+        for row in rows:
+            if row.prediction_id is not None:
+                found.predictions.setdefault(row.model, set()).add(row.prediction_id)
+        return found
+
+    def forget(self, found: Forgotten, *, dry_run: bool) -> dict[str, int]:
+        """Delete predictions with inputs, labels and feedback, in short transactions; return the rows by table."""
+        deleted = {"predictions": 0, "feedback": 0, "labels": 0}
+        for model, all_ids in found.predictions.items():
+            for ids in parts([(id_, 1) for id_ in sorted(all_ids)], STEP_ROWS):
+                with self._changing(dry_run) as connection:
+                    deleted["predictions"] += _forget_predictions(connection, model, ids)
+                    for table, id_ in ((labels, labels.c.prediction_id), (late_labels, late_labels.c.id)):
+                        is_on_one = id_.in_(ids) & _is_of_model(table, model)
+                        deleted["labels"] += connection.execute(table.delete().where(is_on_one)).rowcount
+        for numbers in parts([(number, 1) for number in sorted(found.feedback)], STEP_ROWS):
+            with self._changing(dry_run) as connection:
+                for table in (history, decisions, suspects):
+                    connection.execute(table.delete().where(table.c.feedback_id.in_(numbers)))
+                rows = connection.execute(feedback.delete().where(feedback.c.id.in_(numbers))).rowcount
+                deleted["feedback"] += rows
+        return deleted
+
+    @contextlib.contextmanager
+    def _changing(self, dry_run: bool) -> Iterator[sa.Connection]:
+        """Change rows in a transaction, in which no exporter writes; a dry run takes it back."""
+        with self._connection.begin() as transaction:
+            write_beside(self._connection)
+            yield self._connection
+            if dry_run:
+                transaction.rollback()
+
+    def releases(self, model: str | None) -> Sequence[Row]:
+        """Return the releases of a model, or of all."""
         with self._reading() as connection:
             return list_releases(connection, model, sys.maxsize, None)
 
@@ -124,8 +193,8 @@ class Redaction:
         """Yield the content of a release, chunk by chunk."""
         return read_chunks(self._reading, row)
 
-    def rewrite(self, row: Row, content: Iterator[bytes], lineage: str) -> str:
-        """Give a release another content and lineage; return its SHA-256.
+    def rewrite(self, row: Row, content: Iterator[bytes], lineage: str, examples: int) -> str:
+        """Give a release another content, lineage and number of examples; return its SHA-256.
 
         Raises
         ------
@@ -140,6 +209,7 @@ class Redaction:
 
         written = write_content(build, content, write)
         values = {"build": build, "sha256": written.sha256, "bytes": written.bytes, "lineage": lineage}
+        values["examples"] = examples
         with self._connection.begin():
             replaced = replace_content(self._connection, row, values)
         if not replaced:
@@ -168,6 +238,26 @@ class Redaction:
         """Read without holding a transaction afterwards."""
         yield self._connection
         self._connection.rollback()
+
+
+def _is_of_model(table: sa.Table, model: str | None) -> sa.ColumnElement[bool]:
+    """Return whether rows are of a model, or of none; with None of any."""
+    return sa.true() if model is None else (table.c.model == model) | table.c.model.is_(None)
+
+
+def _forget_predictions(connection: sa.Connection, model: str | None, ids: Collection[str]) -> int:
+    """Delete predictions and their inputs; return how many there were."""
+    is_stored_day = predictions.c.day.in_(stored_days(connection))
+    condition = is_stored_day & predictions.c.id.in_(ids) & _is_of_model(predictions, model)
+    places: dict[int, list[int]] = {}
+    for row in connection.execute(sa.select(predictions.c.block, predictions.c.place).where(condition)):
+        if row.block is not None:
+            places.setdefault(row.block, []).append(row.place)
+    for block, emptied in places.items():
+        data = connection.execute(sa.select(inputs.c.data).where(inputs.c.id == block)).scalar()
+        texts = [b"" if place in emptied else text for place, text in enumerate(unpack_block(data))] if data else []
+        connection.execute(inputs.update().where(inputs.c.id == block).values(data=compress_block(texts)))
+    return connection.execute(predictions.delete().where(condition)).rowcount
 
 
 def redact_rows(

@@ -86,6 +86,39 @@ def command(folder: Path, *flags: str) -> subprocess.CompletedProcess[str]:
     return run_command("redact", f"--config.file={folder / 'exporter.yml'}", *flags)
 
 
+@pytest.mark.parametrize("whose", [["--user=ada"], ["--prediction=p-1", "--model=loans"]])
+def test_a_person_or_a_prediction_is_forgotten(server: Served, folder: Path, whose: list[str]) -> None:
+    """Its prediction, label, feedback, history and example go, also while serving; everything else stays."""
+    assert server.post("/v1/labels", {"prediction_id": "p-1", "label": "no"}).json["joined"] == 1
+    assert server.post("/v1/predictions", {"id": "p-1", "model": "other", "inputs": {"name": OTHER}}).status == 202
+    replaced = {"prediction_id": "p-1", "model": "loans", "verdict": "accepted", "user": "ada"}
+    for feedback_ in (replaced, replaced | {"user": "bob"}):
+        assert server.post("/v1/feedback", feedback_).status == 201
+    before = server.get("/v1/dataset/releases/before?format=jsonl").text.splitlines()
+    config = f"--config.file={folder / 'exporter.yml'}"
+    counts = ["release before: 1 examples {0}", "predictions: 1 rows {0}", "feedback: 1 rows {0}", "labels: 1 rows {0}"]
+    counted = run_command("forget", config, *whose, "--dry-run")
+    assert counted.stdout.splitlines() == [line.format("found") for line in counts]
+    assert server.get("/v1/predictions/p-1?model=loans").json["feedback"]["user"] == "bob"
+    forgotten = run_command("forget", config, *whose)
+    assert forgotten.returncode == 0, forgotten.stderr
+    assert [line.partition(",")[0] for line in forgotten.stdout.splitlines()] == [
+        one.format("removed") for one in counts
+    ]
+    assert "backups" in forgotten.stderr
+    assert server.get("/v1/predictions/p-1?model=loans").status == 404
+    assert server.get("/v1/predictions/p-1?model=other").json["inputs"] == {"name": OTHER}
+    assert {server.get(f"/v1/predictions/p-{n}").status for n in (0, 2)} == {200}
+    assert "p-1" not in [one["prediction_id"] for one in queue(server)]
+    (release,) = server.get("/v1/dataset/releases").json["releases"]
+    assert (release["examples"], release["lineage"]["forgotten"]) == (len(before) - 1, 1)
+    after = server.get("/v1/dataset/releases/before?format=jsonl")
+    assert after.text.splitlines() == [line for line in before if '"p-1"' not in line]
+    assert release["sha256"] in forgotten.stdout
+    again = run_command("forget", config, *whose)
+    assert again.stdout.splitlines() == [f"{table}: 0 rows removed" for table in ("predictions", "feedback", "labels")]
+
+
 def responses(server: Served) -> Iterator[bytes]:
     """Everything that the exporter says of the model's rows."""
     for path in (

@@ -97,6 +97,7 @@ class Lineage(msgspec.Struct, rename={"since": "from", "until": "to"}):
     parent: str | UnsetType | None = UNSET
     exporter_version: str | UnsetType = UNSET
     redacted_from: str | UnsetType = UNSET
+    forgotten: int | UnsetType = UNSET
 
 
 class Release(msgspec.Struct):
