@@ -288,12 +288,8 @@ def _worst_divergence(features: Sequence[Feature]) -> Estimate:
     return intervals.largest([intervals.divergence(*feature) for feature in features])
 
 
-def _mean(sums: Sums) -> Estimate:
-    return intervals.mean(*sums)
-
-
 def _mean_difference(before: Sums, after: Sums) -> Difference:
-    return intervals.difference(_mean(before), _mean(after))
+    return intervals.difference(intervals.mean(*before), intervals.mean(*after))
 
 
 def _quantile(bounds: Sequence[float], counts: Sequence[float], share_below: float) -> Estimate:
@@ -306,11 +302,6 @@ def _worst_divergence_at_any_time(features: Sequence[Feature]) -> Estimate:
     return sequential.worst_divergence(counts, probability, _worst_divergence(features).value)
 
 
-def _significant_at_any_time(p_values: Sequence[float]) -> list[bool]:
-    """Compare each p-value with its share of the level: which measures have data changes from look to look."""
-    return [p_value <= EACH_LEVEL for p_value in p_values]
-
-
 FIXED = Method(
     share=intervals.share,
     share_difference=_share_difference,
@@ -318,7 +309,7 @@ FIXED = Method(
     quantile_difference=intervals.conservative_difference,
     worst_divergence=_worst_divergence,
     divergence_difference=intervals.difference,
-    mean=_mean,
+    mean=lambda sums: intervals.mean(*sums),
     mean_difference=_mean_difference,
     fewest=1,
     significant=holm,
@@ -335,7 +326,8 @@ SEQUENTIAL = Method(
     mean=sequential.mean,
     mean_difference=sequential.mean_difference,
     fewest=sequential.LARGE,
-    significant=_significant_at_any_time,
+    # Compared with its share of the level: which measures have data changes from look to look.
+    significant=lambda p_values: [p_value <= EACH_LEVEL for p_value in p_values],
     estimates=False,
 )
 """For any number of looks at any moments."""
@@ -441,21 +433,9 @@ def _share(method: Method, part: float, total: float) -> _Measured:
     return _Measured(method.share(*counted), total, counted)
 
 
-def _errors(counts: Counts, method: Method) -> _Measured:
-    return _share(method, counts.errors, counts.requests)
-
-
 def _latency(counts: Counts, method: Method) -> _Measured:
     requests = counts.durations[-1] if counts.durations else 0.0
     return _Measured(method.quantile(counts.bounds, counts.durations, 0.95) if requests else None, requests)
-
-
-def _confident(counts: Counts, method: Method) -> _Measured:
-    return _share(method, counts.confident, counts.attempts)
-
-
-def _corrected(counts: Counts, method: Method) -> _Measured:
-    return _share(method, counts.corrections, counts.confident)
 
 
 def _drift(counts: Counts, method: Method) -> _Measured:
@@ -477,10 +457,10 @@ class _Rule(NamedTuple):
 
 
 _RULES = (
-    _Rule("error_ratio", -1, _errors),
+    _Rule("error_ratio", -1, lambda counts, method: _share(method, counts.errors, counts.requests)),
     _Rule("latency_p95_seconds", -1, _latency),
-    _Rule("confident_ratio", 1, _confident, COMMON),
-    _Rule("correction_ratio", -1, _corrected),
+    _Rule("confident_ratio", 1, lambda counts, method: _share(method, counts.confident, counts.attempts), COMMON),
+    _Rule("correction_ratio", -1, lambda counts, method: _share(method, counts.corrections, counts.confident)),
     _Rule("worst_drift_nats", -1, _drift),
 )
 GOOD = {rule.name: rule.good for rule in _RULES} | {"accuracy": 1, "mean_absolute_error": -1}
@@ -511,14 +491,6 @@ def shadow_only(model: str, before: str, after: str, same: SameRequests) -> Comp
     return Comparison(model, *sides, measures=[], same_requests=same)
 
 
-def _is_constant(name: str, *sides: Estimate) -> bool:
-    """Return whether every prediction is confident, as of a model without confidences.
-
-    Such a measure proves nothing, and without it Holm's method asks less of the others (Tarone, Biometrics 46, 1990).
-    """
-    return name == "confident_ratio" and all(side.value == 1 for side in sides)
-
-
 def _compare_measure(rule: _Rule, before: Counts, after: Counts, method: Method) -> Measure:
     sides = rule.measure(before, method), rule.measure(after, method)
     old, new = (side.estimate for side in sides)
@@ -539,8 +511,10 @@ def _compare_measure(rule: _Rule, before: Counts, after: Counts, method: Method)
 
 def _subtract(rule: _Rule, before: _Measured, after: _Measured, method: Method) -> Difference | None:
     old, new = before.estimate, after.estimate
-    if old is None or new is None or _is_constant(rule.name, old, new):
+    if old is None or new is None:
         return None
+    if rule.name == "confident_ratio" and old.value == new.value == 1:
+        return None  # as of a model without confidences: every prediction is confident
     if before.part and after.part:
         return method.share_difference(before.part, after.part, rule.expected)
     if rule.name == "latency_p95_seconds":
@@ -558,7 +532,7 @@ def _compare_quality(before: Counts, after: Counts, method: Method) -> Measure |
         old, new, change = _measured_quality(*sides, method)
         observations = sides[0].labelled, sides[1].labelled
     else:
-        old, new = (_from_band(side.estimated) for side in sides)
+        old, new = (side.estimated and from_band(*side.estimated) for side in sides)
         change = difference(old, new) if old and new and method.estimates else None
         observations = before.attempts, after.attempts
     if old is None and new is None:
@@ -586,7 +560,3 @@ def _measured_quality(
     left, right = (_share(method, side.correct, side.labelled) for side in (before, after))
     change = method.share_difference(left.part, right.part, COMMON) if left.part and right.part else None
     return left.estimate, right.estimate, change
-
-
-def _from_band(band: IntervalEstimate | None) -> Estimate | None:
-    return band and from_band(*band)

@@ -55,34 +55,22 @@ class Wording(NamedTuple):
     unit: str
 
 
+def _share(title: str, less: str, more: str, of: str) -> Wording:
+    return Wording(title, less, more, of, percent, _percent, " points")
+
+
 WORDINGS = {
-    "error_ratio": Wording(
-        "error ratio", "fails less often", "fails more often", " of requests", percent, _percent, " points"
-    ),
+    "error_ratio": _share("error ratio", "fails less often", "fails more often", " of requests"),
     "latency_p95_seconds": Wording(
         "p95 latency", "is faster", "is slower", " at the 95th percentile", lambda v: f"{_plain(v)} s", _plain, " s"
     ),
-    "confident_ratio": Wording(
-        "confident ratio",
-        "is confident less often",
-        "is confident more often",
-        " of predictions",
-        percent,
-        _percent,
-        " points",
+    "confident_ratio": _share(
+        "confident ratio", "is confident less often", "is confident more often", " of predictions"
     ),
-    "correction_ratio": Wording(
-        "correction ratio",
-        "is corrected less often",
-        "is corrected more often",
-        " of confident predictions",
-        percent,
-        _percent,
-        " points",
+    "correction_ratio": _share(
+        "correction ratio", "is corrected less often", "is corrected more often", " of confident predictions"
     ),
-    "accuracy": Wording(
-        "accuracy", "is right less often", "is right more often", " of predictions", percent, _percent, " points"
-    ),
+    "accuracy": _share("accuracy", "is right less often", "is right more often", " of predictions"),
     "mean_absolute_error": Wording(
         "mean absolute error", "has smaller errors", "has larger errors", "", _plain, _plain, ""
     ),

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from exporter.stats.divergence import Floats, Reference
+from exporter.stats.divergence import Floats
 
 CONFIDENCE = 0.95
 MIN_P_VALUE = 1e-15
@@ -267,17 +267,8 @@ def divergence(counts: Floats, probability: Floats) -> Estimate:
     """
     bins = len(counts)
     n, prior = float(counts.sum()), bins / 2
-    reference = Reference(
-        starts=np.zeros(1, np.intp),
-        owner=np.zeros(bins, np.intp),
-        rows=np.zeros(1),
-        prior=np.array([prior]),
-        probability=probability,
-        quantile=np.zeros(1),
-        degrees=np.zeros(1, np.intp),
-    )
-    score = float(reference.kl_divergence(counts)[0])
-    live = reference.smoothed(counts)
+    live = (counts + prior * probability) / (n + prior)
+    score = max(float((live * np.log(live / probability)).sum()), 0.0)
     surprise = np.log(live / probability)
     degrees = max(int((live * n >= 1).sum()) - 1, 1)
     shrinkage = (n / (n + prior)) ** 2
