@@ -27,7 +27,7 @@ from exporter.profiles.columns import Options
 from exporter.profiles.profile import CategoricalFeature, Profile, check_writable, load, save
 from exporter.profiles.sources.base import Batch, Source, without_gz
 from exporter.profiles.sources.files import FileSource
-from exporter.profiles.training_warnings import Columns, warnings
+from exporter.profiles.training_warnings import warnings
 from exporter.validation import any_of, parse_duration, preview, suggestion
 
 DATABASE = "MODEL_EXPORTER_DATABASE"
@@ -163,10 +163,8 @@ def _source(options: argparse.Namespace) -> tuple[Source, Options, Path]:
 def _warnings(source: Source, profile: Profile, chosen: Options) -> list[str]:
     """Return what is suspicious about the rows."""
     sample = next(source.batches(), Batch({}, 0, 1.0)).columns
-    outputs = chosen.prediction_column, chosen.confidence_column, chosen.time_column, chosen.label_column
-    columns = Columns(*outputs, [*chosen.types], source.cells_are_texts)
     skipped = [f"{describe.truncate(name, 40)}: {text}" for name, text in source.skipped.items()]
-    return [*skipped, *warnings(profile, sample, columns, chosen.bins)]
+    return [*skipped, *warnings(profile, sample, chosen, source.cells_are_texts)]
 
 
 def _build_options(options: argparse.Namespace) -> Options:

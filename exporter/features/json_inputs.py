@@ -13,7 +13,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -27,13 +27,6 @@ BLOCK = 500
 """Number of events that are converted to columns at a time, so that they stay in the processor's cache."""
 MAX_ORDERS = 8
 """Most orders of members that have a decoder; inputs in other orders are decoded to mappings."""
-
-
-class InputTable(NamedTuple):
-    """Inputs of ``rows`` events by name: lists, None where an event has none, and numbers as float64 with NaN."""
-
-    columns: dict[str, Any]
-    rows: int
 
 
 class JsonColumnReader:
@@ -50,7 +43,7 @@ class JsonColumnReader:
         self._numbers = [name for name, kind in kinds.items() if kind.is_number]
         self._decoders: list[tuple[list[str], Callable[[bytes], Any]]] = []
 
-    def read(self, texts: Sequence[bytes]) -> InputTable | None:
+    def read(self, texts: Sequence[bytes]) -> tuple[dict[str, Any], int] | None:
         """Return the columns of those events that have inputs; None if any of these are not as expected.
 
         Parameters
@@ -60,7 +53,7 @@ class JsonColumnReader:
         """
         given = [text for text in texts if text and text != b"null"]
         if not given:
-            return InputTable({}, 0)
+            return {}, 0
         try:
             decoder = self._decoder(msgspec.json.decode(given[0], type=dict[str, msgspec.Raw]))
             if decoder is None:
@@ -77,7 +70,7 @@ class JsonColumnReader:
                     columns[name] += values
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
-        return InputTable(columns | dict(zip(self._numbers, np.concatenate(numbers, axis=1), strict=True)), len(given))
+        return columns | dict(zip(self._numbers, np.concatenate(numbers, axis=1), strict=True)), len(given)
 
     def _decoder(self, first: Mapping[str, Any]) -> tuple[list[str], Callable[[bytes], Any]] | None:
         """Return a decoder of objects with members in the order of the first one; it searches each after the last."""

@@ -34,7 +34,7 @@ _MAX_DEVIATION = 1e145  # in training standard deviations; sums of its square st
 
 
 class Counted(NamedTuple):
-    """What `Binner.count` returns.
+    """What `Binner.count_columns` returns.
 
     Attributes
     ----------
@@ -42,8 +42,6 @@ class Counted(NamedTuple):
         The row of sums.
     minima
         Of each target and of its negative, shape ``(2·T,)``.
-    unknown
-        Number of features received that the profile does not know.
     bins
         Index of each feature's bin in each event, shape ``(T, n)``; ``(T, 0)`` unless they were asked for.
     """
@@ -51,7 +49,6 @@ class Counted(NamedTuple):
     row: Floats
     minima: Floats
     bins: Codes
-    unknown: int = 0
 
 
 class Sums(NamedTuple):
@@ -271,20 +268,6 @@ class Binner:
             unknown = sum(len(event.keys() - self.known_inputs) for event in inputs)
         return columns, unknown
 
-    def count(
-        self,
-        inputs: Sequence[Mapping[str, Any]],
-        predictions: Sequence[Any],
-        now: float | Floats | None = None,
-        confidences: Sequence[float] = (),
-        *,
-        with_bins: bool = False,
-    ) -> Counted:
-        """Count the decoded inputs of ``n`` events; see `count_columns`."""
-        columns, unknown = self.columns_of(inputs)
-        counted = self.count_columns(columns, len(inputs), predictions, now, confidences, with_bins=with_bins)
-        return counted._replace(unknown=unknown)
-
     def count_columns(
         self,
         inputs: Mapping[str, Any],
@@ -330,10 +313,6 @@ class Binner:
             else:
                 self._count_numbers(sums, minima, np.array([target]), _NUMERIC.columns(values, 0.0))
         return Counted(row, minima, codes)
-
-    def bins_of(self, inputs: Sequence[Mapping[str, Any]], now: float | Floats | None = None) -> Codes:
-        """Return the bin of each feature in decoded inputs, shape ``(T, n)``; see `count`. Outputs have none."""
-        return self.count(inputs, [], now, with_bins=True).bins
 
     def counts_of_parts(self, bins: Codes, parts: Ints, size: int) -> Floats:
         """Return the observations in each bin of the inputs by part of a batch, shape ``(size, B)``.

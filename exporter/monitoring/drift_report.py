@@ -6,7 +6,7 @@ import math
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -25,14 +25,6 @@ PREDICTION_ALERT = "ModelPredictionDrift"
 OUTPUTS = {PREDICTION: "prediction", CONFIDENCE: "confidence"}
 OUTPUT_ALERTS = {PREDICTION: PREDICTION_ALERT, CONFIDENCE: PREDICTION_ALERT}
 """A confidence is part of an answer, and has the threshold of predictions."""
-
-
-class _Dependence(NamedTuple):
-    """The effect of dependent values on one target in one window; see `TargetDrift`."""
-
-    independent_noise: float
-    effective: float
-    is_learned: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -227,23 +219,22 @@ def _target_drifts(
     binner, noise = monitor.binner, monitor.noise
     if binner is None or noise is None:
         return []
-    independent = binner.reference.noise(stats.observations).tolist()
-    effective = noise.effective(stats.observations).tolist()
+    independent, effective = binner.reference.noise(stats.observations), noise.effective(stats.observations)
     return [
         _target_drift(
             binner,
             stats,
             index,
-            float(limits[index]),
-            _Dependence(independent[index], effective[index], index in noise.learned),
+            threshold=float(limits[index]),
+            independent_noise=float(independent[index]),
+            effective=float(effective[index]),
+            is_learned=index in noise.learned,
         )
         for index in indices
     ]
 
 
-def _target_drift(
-    binner: Binner, stats: WindowStats, index: int, threshold: float, dependence: _Dependence
-) -> TargetDrift:
+def _target_drift(binner: Binner, stats: WindowStats, index: int, **known: Any) -> TargetDrift:
     name, target = binner.target_names[index], binner.targets[index]
     start, weights = int(binner.starts[index]), binner.profile.weights
     live = stats.counts[start : start + len(target.counts)]
@@ -260,11 +251,7 @@ def _target_drift(
         weight=(p - q) * np.log(p / q),
         score=float(stats.kl[index]),
         noise=float(stats.noise[index]),
-        threshold=threshold,
-        independent_noise=dependence.independent_noise,
         observations=int(live.sum()),
-        effective=dependence.effective,
-        is_learned=dependence.is_learned,
         mean=float(stats.mean[index]),
         stddev=float(stats.stddev[index]),
         shift=float(stats.shift[index]),
@@ -274,6 +261,7 @@ def _target_drift(
         trained_mean=float(binner.mean[index]),
         trained_stddev=float(binner.stddev[index]),
         importance=weights.features.get(name) if weights and weights.are_bounded else None,
+        **known,
     )
 
 

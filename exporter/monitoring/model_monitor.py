@@ -218,7 +218,7 @@ class ModelMonitor:
         inputs, segments = batch.inputs, self.segments
         is_kept = any(batch.kept)
         with_bins = is_kept or segments is not None
-        row, minima, bins, _ = binner.count_columns(
+        row, minima, bins = binner.count_columns(
             inputs.columns, inputs.rows, predictions, batch.received, confidences, with_bins=with_bins
         )
         by_segment = None

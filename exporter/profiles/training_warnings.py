@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from exporter.config import ModelConfig
 from exporter.features import INPUT_TYPES
 from exporter.features.base import as_list
 from exporter.features.scalars import unix_seconds
+from exporter.profiles.columns import Options
 from exporter.profiles.describe import truncate, without_confidence
 from exporter.profiles.profile import (
     CONFIDENCE,
@@ -67,30 +67,7 @@ _RFC_3339 = re.compile(MOMENT)
 _DATE = re.compile(r"(\d{1,2}[./-]\d{1,2}[./-]\d{4}|\d{4}[./]\d{1,2}[./]\d{1,2})([ T]\d{1,2}:\d\d.*)?")
 
 
-class Columns(NamedTuple):
-    """Names of the columns that are not ordinary features, and of those whose type was chosen.
-
-    Attributes
-    ----------
-    prediction, confidence, time
-        See `exporter.profiles.columns.Options`.
-    label
-        The column with the correct label.
-    chosen
-        Columns that the user described; there are no warnings about them.
-    is_csv
-        Whether cells are texts, and the way they are read can be chosen.
-    """
-
-    prediction: str | None
-    confidence: str | None
-    time: str | None
-    label: str | None
-    chosen: Sequence[str]
-    is_csv: bool
-
-
-def warnings(profile: Profile, sample: Mapping[str, Column], columns: Columns, bins: int) -> Iterator[str]:
+def warnings(profile: Profile, sample: Mapping[str, Column], options: Options, is_csv: bool) -> Iterator[str]:
     """Yield a line for each thing that would alarm for ever, with the flag that corrects it.
 
     Parameters
@@ -99,40 +76,41 @@ def warnings(profile: Profile, sample: Mapping[str, Column], columns: Columns, b
         The profile of all rows.
     sample
         Some rows from the beginning of the file, in its order.
-    columns
-        What is known of the columns.
-    bins
-        Number of bins of a number.
+    options
+        Of the profile. There are no warnings about columns whose type was chosen.
+    is_csv
+        Whether cells are texts, and the way they are read can be chosen.
     """
-    if columns.is_csv and (delimiter := delimiter_in(profile.inputs)):
+    if is_csv and (delimiter := delimiter_in(profile.inputs)):
         yield f"all columns are read as one: set --delimiter={delimiter}"
         return
-    warned = {*columns.chosen}
-    outputs = {columns.prediction: PREDICTION, columns.confidence: CONFIDENCE}
+    warned = {*options.types}
+    outputs = {options.prediction_column: PREDICTION, options.confidence_column: CONFIDENCE}
     for name, values in sample.items():
-        if name in {columns.prediction, columns.confidence, columns.label}:
-            text = _decimal_comma(name, _strings(values), columns.is_csv)
-            if name == columns.prediction and name not in columns.chosen:
+        if name in {options.prediction_column, options.confidence_column, options.label_column}:
+            text = _decimal_comma(name, _strings(values), is_csv)
+            if name == options.prediction_column and name not in options.types:
                 text = text or _inexact_classes(name, values, profile)
-        elif name in profile.inputs and name not in columns.chosen:
-            text = _column(name, values, profile, columns)
+        elif name in profile.inputs and name not in options.types:
+            text = _column(name, values, profile, options, is_csv)
         else:
             continue
         if text:
             warned.add(outputs.get(name, name))
             yield f"{truncate(name, 40) or 'a column without a name'}: {text}"
-        elif name == columns.confidence and (text := _confidence(name, _strings(values), profile)):
+        elif name == options.confidence_column and (text := _confidence(name, _strings(values), profile)):
             yield f"{truncate(name, 40)}: {text}"
-    if profile.rows < ROWS_PER_BIN * bins:
+    if profile.rows < ROWS_PER_BIN * options.bins:
         fewer = profile.rows // ROWS_PER_BIN
         advice = f", or set --bins={fewer}" if fewer >= 2 else ""
-        yield f"{profile.rows} rows are few for {bins} bins: profile at least {ROWS_PER_BIN * bins}{advice}"
+        least = ROWS_PER_BIN * options.bins
+        yield f"{profile.rows} rows are few for {options.bins} bins: profile at least {least}{advice}"
     yield from order_warnings(profile, warned)
-    if columns.label:
-        yield from (f"{truncate(columns.label, 40)}: {text}" for text in label_warnings(profile))
+    if options.label_column:
+        yield from (f"{truncate(options.label_column, 40)}: {text}" for text in label_warnings(profile))
 
 
-def _column(name: str, values: Column, profile: Profile, columns: Columns) -> str | None:
+def _column(name: str, values: Column, profile: Profile, options: Options, is_csv: bool) -> str | None:
     if option := _OUTPUTS.get(name.lower()):
         return f"is read as an input: set {_flag(option, name)} if it is an output, or {_ignore(name)}"
     if _UNNAMED.fullmatch(name):
@@ -143,9 +121,9 @@ def _column(name: str, values: Column, profile: Profile, columns: Columns) -> st
         return _numbers(name, values, feature, profile.rows) if isinstance(feature, NumericFeature) else None
     texts = _strings(values)
     if kind.follows_time:
-        return None if columns.time else _growing_time(name, texts)
+        return None if options.time_column else _growing_time(name, texts)
     if kind.cells == "text":
-        return _decimal_comma(name, texts, columns.is_csv) or _texts(name, texts)
+        return _decimal_comma(name, texts, is_csv) or _texts(name, texts)
     return None
 
 
@@ -298,11 +276,6 @@ def _time_warnings(times: Times, column: str, rows: int) -> Iterator[str]:
 def _year(seconds: float) -> int:
     """Return the year of a time in Unix seconds, also of one that no date can hold."""
     return 1970 + int(seconds // _YEAR)
-
-
-_LINES = 10
-_MOST_WITHOUT_CONFIDENCE = 0.05
-_BAR = 30
 
 
 _FEW_ROWS = 500

@@ -75,7 +75,7 @@ def test_the_recorded_divergence_is_that_of_the_pooled_data(replicas: tuple[list
         return float(result[0]["value"][1]) if result else None
 
     def expected() -> float:
-        row, *_ = binner.count([{"age": age} for age in pooled], [])
+        row, *_ = count(binner, [{"age": age} for age in pooled], [])
         return float(binner.reference.kl_divergence(binner.split(row).counts)[binner.names.index("age")])
 
     def agrees() -> bool:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.batches import count
 from support.rows import training
 
 from exporter.features import INPUT_TYPES, LEARNERS, input_type
@@ -34,7 +35,7 @@ def binner(tmp_path_factory: pytest.TempPathFactory) -> Binner:
 
 def scores(binner: Binner, rows: list[dict[str, object]]) -> dict[str, float]:
     """By how much each feature's divergence exceeds the larger of its noise and the default threshold."""
-    sums = binner.split(binner.count(rows, [])[0])
+    sums = binner.split(count(binner, rows, [])[0])
     floor = np.maximum(binner.reference.noise(np.full(len(binner.names), float(len(rows)))), 0.3)
     return dict(zip(binner.names, binner.reference.kl_divergence(sums.counts) - floor, strict=True))
 
@@ -86,7 +87,7 @@ WRONG = [
 def test_any_value_is_counted_once_in_each_feature(binner, value):
     """Any input value is counted in one bin of each of its features, quickly, and raises nothing."""
     begun = time.process_time()
-    row, _, _, unknown = binner.count([dict.fromkeys(binner.inputs, value)] * 3, [])
+    row, _, _, unknown = count(binner, [dict.fromkeys(binner.inputs, value)] * 3, [])
     assert time.process_time() - begun < 5
     sums = binner.split(row)
     assert np.add.reduceat(sums.counts, binner.starts).tolist() == [3] * len(binner.names)
@@ -96,17 +97,17 @@ def test_any_value_is_counted_once_in_each_feature(binner, value):
 
 def test_null_and_absence_are_missing_in_every_type(binner):
     """A null and an absent input count as missing in each feature."""
-    row, *_ = binner.count([dict.fromkeys(binner.inputs), {}], [])
+    row, *_ = count(binner, [dict.fromkeys(binner.inputs), {}], [])
     assert binner.split(row).counts[binner.missing].tolist() == [2] * len(binner.names)
 
 
 def test_an_invalid_value_does_not_affect_others(binner):
     """In a batch with an invalid value the others have the same counts as without it."""
     good = training(20, seed=8)
-    alone = binner.split(binner.count(good, [], NOW)[0]).counts
+    alone = binner.split(count(binner, good, [], NOW)[0]).counts
     for value in (3, "x", [1.0], None, [1e308] * 6, ["1"] * 6):
-        with_it = binner.split(binner.count([*good, dict.fromkeys(binner.inputs, value)], [], NOW)[0]).counts
-        single = binner.split(binner.count([dict.fromkeys(binner.inputs, value)], [], NOW)[0]).counts
+        with_it = binner.split(count(binner, [*good, dict.fromkeys(binner.inputs, value)], [], NOW)[0]).counts
+        single = binner.split(count(binner, [dict.fromkeys(binner.inputs, value)], [], NOW)[0]).counts
         assert (with_it - single).tolist() == alone.tolist()
 
 
@@ -125,7 +126,7 @@ def test_columns_do_not_depend_on_batches(binner, values):
 def test_booleans_are_true_or_false_and_nothing_else(binner):
     """Strings and numbers that mean a boolean are values of another type: invalid."""
     index = binner.names.index("member")
-    row, *_ = binner.count([{"member": value} for value in ("true", 1, 0, "no", [])], [])
+    row, *_ = count(binner, [{"member": value} for value in ("true", 1, 0, "no", [])], [])
     assert binner.split(row).counts[binner.invalid[index]] == 5
 
 
@@ -261,7 +262,7 @@ def test_a_type_without_its_state_is_refused(kind):
 )
 def test_changed_inputs_are_in_the_right_bin(binner, name, value, where):
     """Another type or length is invalid in all features of the input, a huge category is other, any size is valid."""
-    row, *_ = binner.count([{name: value}], [])
+    row, *_ = count(binner, [{name: value}], [])
     sums = binner.split(row)
     indices = [index for index, feature in enumerate(binner.names) if feature.partition(".")[0] == name]
     invalid = sums.counts[binner.invalid[indices]].tolist()

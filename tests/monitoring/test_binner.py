@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.batches import count
 
 from exporter.monitoring.binner import Binner
 from exporter.profiles.bins import categorical_feature, numeric_feature
@@ -36,7 +37,7 @@ def binner_of(**columns: list[float]) -> Binner:
 
 def bin_of(binner: Binner, value: object) -> int:
     """The bin that one value of the input ``x`` falls into."""
-    row, *_ = binner.count([{"x": value}], [])
+    row, *_ = count(binner, [{"x": value}], [])
     (indices,) = np.nonzero(binner.split(row).counts)
     assert len(indices) == 1
     return int(indices[0])
@@ -87,7 +88,7 @@ def test_every_finite_value_falls_into_exactly_one_bin(training, live):
     for value in live:
         index = bin_of(binner, value)
         assert edges[index] <= value < edges[index + 1]
-    row, lows, *_ = binner.count([{"x": value} for value in live], [])
+    row, lows, *_ = count(binner, [{"x": value} for value in live], [])
     assert binner.split(row).counts.sum() == len(live)
     assert (lows[0], -lows[1]) == (min(live), max(live))
 
@@ -104,7 +105,7 @@ def test_the_training_range_is_inside_and_its_neighbours_outside(values):
     assert bin_of(binner, float(np.nextafter(min(values), -np.inf))) == 0
     assert bin_of(binner, float(np.nextafter(max(values), np.inf))) == top
     outside = [{"x": float(np.nextafter(max(values), np.inf))}, {"x": float(np.nextafter(min(values), -np.inf))}]
-    row, *_ = binner.count([*outside, {"x": min(values)}], [])
+    row, *_ = count(binner, [*outside, {"x": min(values)}], [])
     assert binner.split(row).unseen.tolist() == [2]
 
 
@@ -133,7 +134,7 @@ def test_a_column_without_numbers_has_one_bin():
     assert feature == NumericFeature((), (0, 2, 1))
     assert feature.labels() == ["00 any", "01 missing", "02 invalid"]
     binner = Binner(Profile("p", 3, {"x": "numeric"}, {"x": feature}))
-    row, lows, *_ = binner.count([{"x": 5}, {"x": None}, {"x": "a"}], [])
+    row, lows, *_ = count(binner, [{"x": 5}, {"x": None}, {"x": "a"}], [])
     sums = binner.split(row)
     assert sums.counts.tolist() == [1, 1, 1]
     assert sums.unseen.tolist() == [0]
@@ -195,12 +196,12 @@ def test_labels_sort_beyond_a_hundred_bins_and_are_short():
 def test_any_inputs_are_counted_once_per_target(inputs, predictions, cut):
     """Each target's counts add up to its events, whatever the inputs, and batches add up to the total."""
     binner = mixed_binner()
-    row, _, _, unknown = binner.count(inputs, predictions)
+    row, _, _, unknown = count(binner, inputs, predictions)
     counts = np.add.reduceat(binner.split(row).counts, binner.starts)
     assert counts.tolist() == [len(inputs)] * len(binner.names) + [len(predictions)]
     assert unknown == sum("new" in event for event in inputs)
-    parts = sum(binner.count(inputs[at : at + cut], [])[0] for at in range(0, len(inputs), cut))
-    parts += binner.count([], predictions)[0]
+    parts = sum(count(binner, inputs[at : at + cut], [])[0] for at in range(0, len(inputs), cut))
+    parts += count(binner, [], predictions)[0]
     assert parts == pytest.approx(row, rel=1e-9, abs=1e-9)
 
 
@@ -221,13 +222,13 @@ def test_a_redacted_input_has_no_target_and_is_not_unknown():
         "country",
         *(f"photo.{s}" for s in ("intensity_mean", "intensity_stddev", "contrast", "sharpness")),
     ]
-    assert binner.count([{"secret": "a", "age": 3, "country": "NL", "photo": None}], []).unknown == 0
+    assert count(binner, [{"secret": "a", "age": 3, "country": "NL", "photo": None}], []).unknown == 0
 
 
 def test_unknown_features_are_only_counted():
     """Unknown features are counted, and nothing else of them is stored."""
     binner = mixed_binner()
-    row, _, _, unknown = binner.count([{f"f{n}": n for n in range(5000)}, {"age": 4}], [])
+    row, _, _, unknown = count(binner, [{f"f{n}": n for n in range(5000)}, {"age": 4}], [])
     assert unknown == 5000
     assert len(row) == binner.width
 
@@ -236,7 +237,7 @@ def test_a_profile_without_targets_counts_nothing():
     """If everything is redacted there is nothing to count, and no error."""
     profile = Profile("p", 1, {"x": "numeric"}, {"x": numeric_feature(np.arange(9.0))})
     binner = Binner(profile, {"x"})
-    row, lows, _, unknown = binner.count([{"x": 3}], ["a"])
+    row, lows, _, unknown = count(binner, [{"x": 3}], ["a"])
     assert (row.shape, lows.shape, unknown) == ((0,), (0,), 0)
 
 
@@ -244,7 +245,7 @@ def test_predictions_of_a_regression_are_counted_as_numbers():
     """A numeric prediction has bins, moments and a range."""
     profile = Profile("p", 1, {}, {}, numeric_feature(np.arange(100.0)))
     binner = Binner(profile)
-    row, lows, *_ = binner.count([], [5, 7.5, -1, "x", math.pi])
+    row, lows, *_ = count(binner, [], [5, 7.5, -1, "x", math.pi])
     sums = binner.split(row)
     assert sums.counts[0] == 1
     assert sums.counts[-1] == 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.batches import observe
+from support.batches import count, observe
 
 from exporter.config import ModelConfig
 from exporter.config.types import DURATION_BUCKETS
@@ -194,7 +194,7 @@ def test_the_recent_divergence_needs_an_earlier_window():
     assert np.isnan(first(stats_by_window["1h"])["recent_kl"])
     feed(monitor, [{"x": 50 + value % 10} for value in range(200)], 1000.0)
     later = first(monitor.read(1000.0)["5m"])
-    old, new = (monitor.binner.count([{"x": at + v % 10} for v in range(200)], [])[0][:24] for at in (0, 50))
+    old, new = (count(monitor.binner, [{"x": at + v % 10} for v in range(200)], [])[0][:24] for at in (0, 50))
     assert later["recent_kl"] == pytest.approx(Reference.from_counts(old + new, [24]).kl_divergence(new)[0], rel=1e-12)
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 from pyarrow import parquet
+from support.batches import count
 
 from exporter.errors import ProfileError
 from exporter.monitoring.binner import Binner
@@ -406,7 +407,7 @@ def test_single_precision_training_and_double_live_values_are_the_same(tmp_path)
     for name in ("a.parquet", "a.npz"):
         binner = Binner(build_file(tmp_path / name))
         for live in ([0.1, 0.2, 0.3, 0.7], [float(value) for value in values[:4]]):
-            row, *_ = binner.count([{"x": value} for value in live * 50], [])
+            row, *_ = count(binner, [{"x": value} for value in live * 50], [])
             assert binner.reference.kl_divergence(binner.split(row).counts)[0] < 0.01
             assert binner.split(row).unseen[0] == 0
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 import yaml
-from support.batches import stored_batch
+from support.batches import count, stored_batch
 from support.flights import events, rows, write_model
 from support.rows import training
 from support.servers import Served
@@ -55,7 +55,7 @@ def store(database: str) -> Iterator[Store]:
 
 def record(bins: BinRecorder, binner: Binner, sent: list[dict[str, Any]], received: float) -> None:
     """Count predictions, and record their bins."""
-    codes = binner.bins_of([event["inputs"] for event in sent])
+    codes = count(binner, [event["inputs"] for event in sent], [], with_bins=True).bins
     predictions = [
         Prediction(e["model"], e["id"], e["version"], prediction=e["prediction"], confidence=e["confidence"])
         for e in sent
@@ -75,11 +75,11 @@ def test_codes_are_the_bins_that_are_counted(tmp_path: Path) -> None:
     binner = Binner(build_file(tmp_path / "all.jsonl", name="all"))
     given[3] = {"amount": "much", "country": 7}
     given[4] = {}
-    row, _, codes, _ = binner.count(given, [], with_bins=True)
+    row, _, codes, _ = count(binner, given, [], with_bins=True)
     counts = binner.split(row).counts
     parts = binner.counts_of_parts(codes, np.arange(len(given)) % 3, 3)
     assert parts.sum(axis=0).tolist() == counts.tolist()
-    assert binner.split(binner.count(given[::3], [])[0]).counts.tolist() == parts[0].tolist()
+    assert binner.split(count(binner, given[::3], [])[0]).counts.tolist() == parts[0].tolist()
     for index in range(len(binner.names)):
         start, size = binner.starts[index], binner.sizes[index]
         assert np.bincount(codes[index], minlength=size).tolist() == counts[start : start + size].tolist()

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2, entropy
+from support.batches import count
 
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.windows import Ring
@@ -80,10 +81,10 @@ def test_neither_batches_nor_replicas_matter(values, cuts):
     start = turn = 0
     while start < len(events):
         size, replica = cuts[turn % len(cuts)]
-        replicas[replica].add(10.0 * turn, binner.count(events[start : start + size], [])[0])
+        replicas[replica].add(10.0 * turn, count(binner, events[start : start + size], [])[0])
         start, turn = start + size, turn + 1
     pooled = binner.split(np.sum([ring.total(10.0 * turn) for ring in replicas], axis=0)).counts
-    all_counts = binner.split(binner.count(events, [])[0]).counts
+    all_counts = binner.split(count(binner, events, [])[0]).counts
     assert pooled.tolist() == all_counts.tolist()
     assert all_counts.sum() == len(values)
     assert binner.reference.kl_divergence(pooled).tolist() == binner.reference.kl_divergence(all_counts).tolist()

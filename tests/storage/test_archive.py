@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 import yaml
 from pyarrow import parquet
-from support.batches import stored_batch
+from support.batches import count, stored_batch
 from support.certificates import certificate
 from support.fake_exporter import Exporter
 
@@ -92,7 +92,7 @@ class Archived:
         self._predict(received, numbers, True, "m")
         monitor, bins = monitors.get("m", "1", time.time()), BinRecorder(self.store)
         assert monitor.binner is not None
-        codes = monitor.binner.bins_of([{"number": number} for number in numbers])
+        codes = count(monitor.binner, [{"number": number} for number in numbers], [], with_bins=True).bins
         events = [Prediction("m", id=f"p-{number}", version="1") for number in numbers]
         bins.add(
             monitor, stored_batch(events, [True] * len(numbers), [b"{}"] * len(numbers), received), codes, received

@@ -5,15 +5,34 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
+from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.shadow_answers import ShadowAnswers
+from exporter.stats.divergence import Floats
 from exporter.wire.batch import Batch, Inputs
 from exporter.wire.events import Prediction
+
+
+class Counted(NamedTuple):
+    """What `Binner.count_columns` returns, and the number of features that the profile does not know."""
+
+    row: Floats
+    minima: Floats
+    bins: Codes
+    unknown: int
+
+
+def count(
+    binner: Binner, inputs: Sequence[Mapping[str, Any]], predictions: Sequence[Any], *more: Any, **options: Any
+) -> Counted:
+    """Count decoded inputs of events; see `Binner.count_columns`."""
+    columns, unknown = binner.columns_of(inputs)
+    return Counted(*binner.count_columns(columns, len(inputs), predictions, *more, **options), unknown)
 
 
 def observe(
