@@ -304,13 +304,6 @@ def miss_variance(misses: Floats, chance: Floats) -> float:
     return max(float((misses**2).mean()) - by_chance, 0.0)
 
 
-def sums_of_arrivals(predictions: int) -> Floats:
-    """Return what predictions that arrive add to the sums of a window, shape ``(WIDTH,)``."""
-    row = np.zeros(WIDTH)
-    row[_PREDICTIONS] = predictions
-    return row
-
-
 ZERO_CLASSES = 10
 """Classes whose outcomes exist from the start, at 0: Prometheus sees no increase in a series that begins above 0."""
 Expect = Callable[[Floats], Floats]
@@ -414,7 +407,8 @@ class Quality:
 
     def _flush(self) -> None:
         if self._arrived:
-            row = sums_of_arrivals(self._arrived)
+            row = np.zeros(WIDTH)
+            row[_PREDICTIONS] = self._arrived
             for ring in self.rings.values():
                 ring.add(self._arrival, row)
             self._arrived = 0

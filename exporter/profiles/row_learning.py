@@ -314,21 +314,16 @@ class WeightsBuilder:
         classes = isinstance(self._prediction, CategoricalFeature)
         answers = _indicators(bins[-1], counts) if classes else _ranks(counts)[bins[-1]][None]
         found = measure_weights(bins[:-1], self._bins.sizes[:-1], answers, classes=classes)
-        weights = zip(found.weights.tolist(), found.upper.tolist(), strict=True)
-        return Weights(
-            rows,
-            _rounded(found.fidelity),
-            {
-                name: FeatureWeight(_rounded(weight), _rounded(upper))
-                for name, (weight, upper) in zip(self._names, weights, strict=True)
-            },
-        )
+        features = {  # four digits after the point are enough for an estimate, and short in the file
+            name: FeatureWeight(round(float(weight), 4), round(float(upper), 4))
+            for name, weight, upper in zip(self._names, found.weights, found.upper, strict=True)
+        }
+        return Weights(rows, round(found.fidelity, 4), features)
 
 
 def _ranks(counts: Ints) -> Floats:
     """Return the share of the rows below the middle of each bin."""
-    ranks: Floats = (np.cumsum(counts) - counts / 2) / counts.sum()
-    return ranks
+    return np.asarray((np.cumsum(counts) - counts / 2) / counts.sum())
 
 
 def _indicators(predictions: BinIndices, counts: Ints) -> Floats:
@@ -337,10 +332,4 @@ def _indicators(predictions: BinIndices, counts: Ints) -> Floats:
     frequent = frequent[counts[frequent] > 0]
     if np.count_nonzero(counts) == 2:
         frequent = frequent[:1]
-    indicators: Floats = (predictions == frequent[:, None]).astype(np.float64)
-    return indicators
-
-
-def _rounded(share: float) -> float:
-    """Return a share with four digits after the point: enough for an estimate, and short in the file."""
-    return round(share, 4)
+    return np.asarray(predictions == frequent[:, None], dtype=np.float64)

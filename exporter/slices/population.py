@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from exporter.features.base import InputType, decode_label
+from exporter.features.base import decode_label
 from exporter.features.json_inputs import decode_inputs
 from exporter.monitoring.binner import Binner
 from exporter.profiles.bins import feature_bins
@@ -185,10 +185,7 @@ def _are_inside(binner: Binner, bins: Bins, rows: Any) -> Any:
             name = binner.target_names[target]
             source, kind = next((s, k) for s, k in binner.inputs.items() if name in k.features(s))
             values = [decoded.get(index, {}).get(source) for index in range(len(rows))]
-            codes = feature_bins(binner.targets[target], _values(kind, name, source, values, times))
+            columns = kind.feature_values(values, times)
+            codes = feature_bins(binner.targets[target], columns[kind.features(source).index(name)])
         inside &= codes == bin_index
     return inside
-
-
-def _values(kind: InputType, name: str, source: str, values: list[Any], times: Floats) -> Any:
-    return kind.feature_values(values, times)[kind.features(source).index(name)]

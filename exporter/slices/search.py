@@ -94,12 +94,12 @@ def search(
     rows, total = len(marked), int(np.count_nonzero(marked))
     if not total or total == rows or not len(codes):
         return Found([], 0, 0)
-    return _Search(codes, marked, total, dependence or Independent(), ratio).run(limit)
+    return _Search(codes, marked, total, dependence, ratio).run(limit)
 
 
 class _Search:
     def __init__(
-        self, codes: Codes, marked: npt.NDArray[np.bool_], total: int, dependence: Dependence, ratio: float
+        self, codes: Codes, marked: npt.NDArray[np.bool_], total: int, dependence: Dependence | None, ratio: float
     ) -> None:
         self._ratio = ratio
         self._codes, self._rows, self._total = codes, len(marked), total
@@ -239,7 +239,7 @@ class _Search:
 
     def _q_value(self, bins: Bins, rest: _Rest, size: int, marked: int) -> float:
         p = upper_tail(marked, size, rest.total, rest.rows)
-        if p * self._tests <= LEVEL:
+        if self._dependence and p * self._tests <= LEVEL:
             inside = self._all.of(bins) & rest.all
             p = max(p, self._dependence.upper_tail(inside, rest.all, self._marked_rows))
         return min(p * self._tests, 1.0)
@@ -359,14 +359,6 @@ class Dependence(Protocol):
 
     def upper_tail(self, inside: Bits, rest: Bits, marked_rows: Ints) -> float:
         """Return the p-value, given the rows of a slice and of the population, and the indices of all marked rows."""
-
-
-class Independent:
-    """Rows that do not depend on each other."""
-
-    def upper_tail(self, inside: Bits, rest: Bits, marked_rows: Ints) -> float:  # noqa: ARG002
-        """See `Dependence`: nothing is corrected."""
-        return 0.0
 
 
 class ByUser:

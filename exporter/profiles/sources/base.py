@@ -6,7 +6,6 @@ import gzip
 import shutil
 import tempfile
 import zlib
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from io import BufferedReader
@@ -125,8 +124,8 @@ class Source:
         raise NotImplementedError
 
 
-class ColumnarFile(ABC):
-    """A file that has its columns and number of rows in a header.
+class ColumnarFile:
+    """A file that has its columns and number of rows in a header: it has the methods of `Source` that read columns.
 
     Parameters
     ----------
@@ -140,18 +139,6 @@ class ColumnarFile(ABC):
 
     def __init__(self, path: Path, types: Mapping[str, str], block: int) -> None:
         self._path, self._types, self._block = path, types, block
-
-    @abstractmethod
-    def columns(self) -> tuple[dict[str, bool], int]:
-        """Return `Source.columns`, and the number of rows."""
-
-    @abstractmethod
-    def read_columns(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
-        """See `Source.read_columns`."""
-
-    @abstractmethod
-    def batches(self, names: Collection[str] | None) -> Iterator[Batch]:
-        """See `Source.batches`."""
 
 
 def take(values: Column, rows: Ints) -> Column:

@@ -19,7 +19,6 @@ from exporter.features.json_inputs import parse_integer, sanitize
 from exporter.profiles.sources.base import (
     Batch,
     Column,
-    ColumnarFile,
     Source,
     is_gzip,
     path_of,
@@ -255,10 +254,7 @@ class FileSource(Source):
                 columns = [column if name in plain else _decoded(name, column) for name, column in read]
                 yield pa.table(columns, names=chosen), min(file.tell() / size, 1.0)
 
-    def _columnar(self, names: Collection[str] | None) -> Iterator[Batch]:
-        return self._table().batches(names)
-
-    def _table(self) -> ColumnarFile:
+    def _table(self) -> Parquet | Npz:
         return _TABLES[self._kind](self._path, self._types, self._block)
 
     def _jsonl(self, _: Collection[str] | None) -> Iterator[Batch]:
@@ -296,11 +292,11 @@ def _decoded(name: str, column: Any) -> Any:
         raise ValueError(f"the column {preview(name)} is not UTF-8") from None
 
 
-_TABLES: dict[str, type[ColumnarFile]] = {"parquet": Parquet, "npz": Npz}
+_TABLES: dict[str, type[Parquet] | type[Npz]] = {"parquet": Parquet, "npz": Npz}
 _READERS: dict[str, Callable[[FileSource, Collection[str] | None], Iterator[Batch]]] = {
     ".csv": FileSource._csv,
-    ".parquet": FileSource._columnar,
-    ".npz": FileSource._columnar,
+    ".parquet": lambda source, names: source._table().batches(names),
+    ".npz": lambda source, names: source._table().batches(names),
     ".jsonl": FileSource._jsonl,
     ".ndjson": FileSource._jsonl,
 }
