@@ -33,7 +33,7 @@ def check_alike(binner: Binner, events: list[dict[str, Any]]) -> bool:
     read = binner.read(texts(events))
     if read is None:
         return False
-    for actual, expected in zip(binner.count_columns(*read, []), count(binner, events, []), strict=True):
+    for actual, expected in zip(binner.count_columns(*read, []), count(binner, events, [])[:3], strict=True):
         np.testing.assert_array_equal(actual, expected)
     return True
 
@@ -78,7 +78,7 @@ def test_events_without_inputs() -> None:
     """Events without inputs give no rows."""
     read = binner_of().read([b"", b'{"age": 3}', b"null"])
     assert read is not None
-    assert read.rows == 1
+    assert read[1] == 1
     nothing = binner_of().read([b"", b"null"])
     assert nothing is not None
     assert not binner_of().count_columns(*nothing, [])[0].any()
