@@ -91,7 +91,9 @@ class ValueCounts:
 
     def starts_at_ranks(self, ranks: Ints, limit: float) -> list[float]:
         """Return the start of the first cell with at least each number of values before it, if below a limit."""
-        cells = self._before.searchsorted(ranks)
+        return self._starts_below(self._before.searchsorted(ranks), limit)
+
+    def _starts_below(self, cells: Ints, limit: float) -> list[float]:
         starts: list[float] = self.starts[cells[cells < len(self.starts)]].tolist()
         return [start for start in starts if start < limit]
 
@@ -107,6 +109,34 @@ class ValueCounts:
         small = self.starts / scale
         mean = np.average(small, weights=self._counts)
         return float(mean * scale), float(np.sqrt(np.average((small - mean) ** 2, weights=self._counts)) * scale)
+
+
+class SortedValues(ValueCounts):
+    """Training values in ascending order: each is a cell, so nothing needs to be counted."""
+
+    def __init__(self, values: Floats) -> None:
+        self.starts = values
+        self._top = None
+        self.total = len(values)
+
+    def frequent_values(self, count: float) -> list[tuple[float, int, int]]:
+        """See `ValueCounts.frequent_values`."""
+        candidates = np.unique(self.starts[:: max(int(count), 1)])  # every value that occurs more often is among them
+        first, after = self.starts.searchsorted(candidates), self.starts.searchsorted(candidates, side="right")
+        frequent = after - first > count
+        return list(zip(*(part[frequent].tolist() for part in (candidates, first, after)), strict=True))
+
+    def starts_at_ranks(self, ranks: Ints, limit: float) -> list[float]:
+        """See `ValueCounts.starts_at_ranks`."""
+        return self._starts_below(self.starts.searchsorted(self.starts[ranks - 1], side="right"), limit)
+
+    def counts_below(self, values: Sequence[float]) -> Ints:
+        """See `ValueCounts.counts_below`."""
+        return self.starts.searchsorted(values)
+
+    def moments(self) -> tuple[float, float]:
+        """See `ValueCounts.moments`; overwrites the values."""
+        return _moments(self.starts)
 
 
 def _scale(ordered: Floats) -> float:
@@ -135,16 +165,14 @@ def numeric_feature(column: Floats, bins: int = 20, *, overwrite: bool = False) 
     finite = column if all_valid else column[valid]
     finite = np.add(finite, 0.0, out=finite if overwrite else None)  # no negative zero
     finite.sort()
-    first = np.flatnonzero(np.append(True, finite[1:] != finite[:-1]))[: len(finite)]  # of each distinct value
-    cells = ValueCounts(finite[first], np.diff(first, append=len(finite)))
-    invalid = len(column) - missing - len(finite)
-    return binned_feature(cells, missing, invalid, bins, _moments(finite) if len(finite) else None)
+    cells = SortedValues(finite) if len(finite) <= _EXPANDED else ValueCounts(*np.unique(finite, return_counts=True))
+    return binned_feature(cells, missing, len(column) - missing - len(finite), bins)
 
 
 def binned_feature(
     cells: ValueCounts, missing: int, invalid: int, bins: int, moments: tuple[float, float] | None = None
 ) -> NumericFeature:
-    """Return the bins of counted numbers; ``moments`` are mean and standard deviation, if they are known."""
+    """Return the bins of counted numbers; ``moments`` are mean and standard deviation, for cells that are ranges."""
     edges = cells.edges(bins)
     if not edges:
         return NumericFeature((), (0, missing, invalid))
