@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Protocol
 
 import msgspec
 
 from exporter.features.json_inputs import lenient_inputs, remove_inputs
 from exporter.profiles.sources.base import Batch, Column, Source, to_columns
 
-if TYPE_CHECKING:
-    from exporter.storage import StoredPredictions
-
 PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"
 """Columns of a `StoreSource` beside the inputs."""
+
+
+class StoredRows(Protocol):
+    """What the store reads; see `exporter.storage.StoredPredictions`."""
+
+    where: str
+
+    def read(self) -> Iterator[tuple[list[Mapping[str, Any]], float]]:
+        """Yield predictions, and how much of all was read."""
 
 
 class StoreSource(Source):
@@ -32,7 +38,7 @@ class StoreSource(Source):
 
     keeps_order = False  # members of JSON objects have none
 
-    def __init__(self, stored: StoredPredictions, name: str, redacted: Collection[str] = ()) -> None:
+    def __init__(self, stored: StoredRows, name: str, redacted: Collection[str] = ()) -> None:
         self.name, self.where = name, stored.where
         self._stored, self._redacted = stored, redacted
 
