@@ -483,7 +483,7 @@ def test_models_are_sorted_by_trouble_and_marked(served: Served) -> None:
     assert list(rows) == ["failing", "alerted", "bare", "calm", "slow"]
     text = {name: re.sub(r"<[^>]+>", " ", row).replace("\N{NO-BREAK SPACE}", " ") for name, row in rows.items()}
     assert re.search(r'marked critical">50.%<', rows["failing"])
-    assert re.search(r'class="number">1–2.5.s<', rows["slow"]), "nothing else is known of one value"
+    assert re.search(r'class="number">1.6–2.s<', rows["slow"]), "nothing else is known of one value"
     assert re.search(r'class="number">0.005–0.01.s<', rows["calm"])
     assert "marked" not in rows["calm"] + rows["slow"]
     assert '<span class="status warning">warning</span>' in rows["alerted"]
