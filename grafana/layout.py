@@ -81,9 +81,33 @@ def alert_rows(selector: str, by: str) -> str:
 
 
 def by_version(expr: str, legend: str) -> tuple[p.Query, p.Query]:
-    """Return series of versions in use: the one that was deployed last and, thinner and darker, the others."""
-    last = f"on (model, version) model_version:deployed_last:timestamp_seconds{{{MODEL}}} @ end()"
+    """Return series of versions in use: the one that was deployed last and, thinner and darker, the others.
+
+    Of several that were deployed at the same time, each is the last.
+    """
+    used = (
+        f"(last_over_time(model_version:deployed:timestamp_seconds{{{MODEL}}}[1h] @ end())"
+        f" and on (model, version) model_version:attempts:increase1h{{{MODEL}}} @ end() > 0)"
+    )
+    last = f"on (model, version) ({used} == on (model) group_left () max by (model) ({used}))"
     return p.Query(f"{expr} and {last}", legend), p.Query(f"{expr} unless {last}", legend, role="older")
+
+
+def accuracy(selector: str = "") -> str:
+    """Return what is known best of each version: measured in the window with most labels, if 20; else estimated."""
+    by = "by (model, version)"
+    measured = f"model_version_window:accuracy:measured{{{selector}}}"
+    longest = f"topk {by} (1, model_version_window:labelled_predictions:sum{{{selector}}})"
+    estimated = f"model_version:estimated_accuracy:increase1h{{{selector}}}"
+    known = f"on (model, version) last_over_time(model_estimated_accuracy{{{selector}}}[2m])"
+    return f"max {by} ({measured} and {longest}) or max {by} ({estimated} and {known})"
+
+
+def worst_drift(selector: str, model: str = MODEL, offset: str = "") -> tuple[str, str]:
+    """Return the score of the worst feature of each version, and its threshold."""
+    worst = f"model_version_feature:kl_divergence_to_threshold:worst{{{selector}}}{offset}"
+    limit = f"on (model, feature) group_left () model_feature:threshold:ModelFeatureDrift{{{model}}}{offset}"
+    return f"clamp_min({worst} * {limit} - 1e-9, 0)", f"(0 * {worst} + {limit})"
 
 
 def by_rank(expr: str, size: str, label: str, count: int = 6, legend: str | None = None) -> list[p.Query]:

@@ -281,6 +281,12 @@ _BELOW = layout.dashboard_link(
 )
 _WEIGHT = f"model_feature_weight{{{BOTH}}} and model_feature_weight_upper < 1 and on (model, version, feature) {SCORE}"
 """Of the features with a score, where it is known."""
+_MOVED = f"abs(model_feature_mean_shift{{{BOTH}}})"
+_SHIFT = f"{_MOVED} unless ({_MOVED} * sqrt(model_feature_window_observations{{{BOTH}}}) < 2.58) or 0 * {_MOVED}"
+"""Shifts of the mean in either direction; one that chance explains (2.58 standard errors) is 0."""
+_ABSENT = f"model_feature_missing_ratio{{{BOTH}}} + model_feature_invalid_ratio{{{BOTH}}}"
+_MISSING = f"clamp_min({_ABSENT} - model_feature_reference_missing_ratio{{{BOTH}}} or {_ABSENT}, 0)"
+"""Missing and invalid values, above their share in training."""
 
 
 def dashboard() -> Dashboard:
@@ -327,12 +333,8 @@ def features_by_score() -> Panel:
         f"{each} ({score})",
         f"{each} (0 * {score} + {threshold})",
         p.as_label(f"{each} ({_WEIGHT})", "weight", p.TENTHS_PERCENT, by),
-        p.as_label(
-            f"{each} (model_version_feature:mean_shift_above_noise:max{{{BOTH}}})", "shift", p.DEVIATIONS_CELL, by
-        ),
-        p.as_label(
-            f"{each} (model_version_feature:missing_excess_ratio:max{{{BOTH}}})", "missing", p.TENTHS_PERCENT, by
-        ),
+        p.as_label(f"{each} ({_SHIFT})", "shift", p.DEVIATIONS_CELL, by),
+        p.as_label(f"{each} ({_MISSING})", "missing", p.TENTHS_PERCENT, by),
         p.as_label(f"{each} (model_feature_unseen_ratio{{{BOTH},{WINDOW}}})", "unseen", p.TENTHS_PERCENT, by),
     )
     names = {"Value #A": "State", "Value #B": "Score", "Value #C": "Threshold"}
@@ -423,10 +425,9 @@ def evidence() -> Panel:
     ModelDrift fires when that of all features together is above the limit, which chance exceeds once in a year, or in
     drift_false_alarm_interval. Evidence stops rising some nats above it.
     """
-    series = f"max by (feature) (model_version_feature:drift_evidence:combined{{{BOTH}}})"
-    highest = (
-        f"max by (feature) (max_over_time(model_version_feature:drift_evidence:combined{{{BOTH}}}[$__range] @ end()))"
-    )
+    evidence = f"model_feature_drift_evidence{{{BOTH}}}"
+    series = f"max by (feature) (ln(avg by (version, feature) (exp({evidence}))))"
+    highest = f"max by (feature) (max_over_time({evidence}[$__range] @ end()))"
     return p.time_series(
         "Slow change: evidence of the six worst features",
         p.NATS,

@@ -13,7 +13,7 @@ _RULES = f"on (model) (model:threshold:ModelErrorRatioHigh and on () {EVALUATED}
 MONITORED = f"(model_info and {_RULES})"
 _ACTIVE = "(sum by (model) (model_version:attempts:increase1h) > 0 or model:requests:rate5m > 0)"
 SERVING = f"({MONITORED} and on (model) {_ACTIVE})"
-"""Models with a prediction in the last hour: ModelTrafficMissing ends when there was none for so long."""
+"""Models with a prediction in the last hour."""
 NOT_SEEN = "(model_exporter_links_info unless on (model) model_info)"
 _REMEMBERED = 'model_instance:configured:timestamp_seconds unless on (instance, job) up{job="model-exporter"} == 1'
 _GONE = f"group by (model) ({_REMEMBERED}) unless on (model) model_exporter_links_info"
@@ -42,17 +42,18 @@ def _worst_alert() -> str:
 
 def _worst_feature() -> str:
     """Return the feature of each model that is furthest above its threshold, with score and threshold as a label."""
-    score = "model_version_feature:kl_divergence_above_noise:worst"
-    limit = "on (model, version) group_left () model_version:threshold:ModelFeatureDrift"
-    by = "model, version, feature"
-    beyond = p.two(f"({score} > {limit})", f"({score} * 0 + {limit})", " / ", "drift", p.HUNDREDTHS, by, "!")
-    within = p.two(score, f"({score} * 0 + {limit})", " / ", "drift", p.HUNDREDTHS, by)
-    return f"max by (model, feature, drift) ({beyond} or on (model) {within})"
+    worst = "topk by (model) (1, model_version_feature:kl_divergence_to_threshold:worst)"
+    limit = "model_feature:threshold:ModelFeatureDrift"
+    score = f"max by (model, feature) ({worst} * on (model, feature) group_left () {limit} > 2e-9)"
+    text = p.two(score, limit, " / ", "drift", p.HUNDREDTHS, "model, feature")
+    beyond = f'label_replace({text} and on (model) {worst} > 1, "drift", "$1 !", "drift", "(.+)")'
+    return f"max by (model, feature, drift) ({beyond} or on (model) {text})"
 
 
 def _drifted() -> str:
     drifted = "max by (model) (model_version:drifted_features:count)"
-    every = "max by (model) (model_version:features:count)"
+    features = "count by (model, version) (model_version_feature:kl_divergence_above_noise:max)"
+    every = f"max by (model) ({features})"
     some = p.two(f"({drifted} > 0)", every, " of ", "drifted", p.WHOLE_CELL, "model", "!")
     return f"{some} or on (model) {p.two(drifted, every, ' of ', 'drifted', p.WHOLE_CELL, 'model')}"
 
@@ -104,7 +105,7 @@ def _values() -> list[str]:
             "!!",
         ),
         p.marked(
-            "(min by (model) (model_version:accuracy:best_known) or min by (model) (model_reviewed_accuracy))",
+            f"(min by (model) ({layout.accuracy()}) or min by (model) (model_reviewed_accuracy))",
             'and on (model) group by (model) (ALERTS{alertname="ModelAccuracyLow",alertstate="firing"})',
             "accuracy",
             p.TENTHS_PERCENT,

@@ -72,7 +72,7 @@ def accuracy() -> Panel:
     """Share of predictions that are right, of the worst version: measured with labels, or estimated. Red: an alert
     fires.
     """
-    known = f"min(model_version:accuracy:best_known{{{BOTH}}})"
+    known = f"min({layout.accuracy(BOTH)})"
     return _number(
         "Right predictions",
         known,
@@ -209,12 +209,16 @@ def worst_drift() -> Panel:
     """KL divergence from training of the feature that is furthest above its threshold; 0 is below the noise floor.
     Grey: a day ago.
     """
-    return _worst(
+    score, limit = layout.worst_drift(BOTH)
+    ago, _ = layout.worst_drift(BOTH, offset=DAY_AGO)
+    return p.time_series(
         "Worst drift",
         p.NATS,
-        "model_version:kl_divergence_above_noise:worst",
-        f"min(model_version:threshold:ModelFeatureDrift{{{BOTH}}})",
-        _DATA,
+        p.Query(f"max({score})", "now"),
+        p.Query(f"max({ago})", "a day ago", role="past"),
+        p.Query(f"min({limit})", "threshold", role="threshold"),
+        links=_DATA,
+        overrides=[_DAY_AGO],
     )
 
 

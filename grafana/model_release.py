@@ -395,9 +395,12 @@ def corrected_over_time() -> Panel:
 
 def drift_over_time() -> Panel:
     """KL divergence of the feature that is furthest above its threshold; 0 is below the noise floor."""
-    return _over_time(
+    before, _ = layout.worst_drift(BEFORE)
+    after, threshold = layout.worst_drift(AFTER)
+    return p.time_series(
         "Worst drift",
         p.NATS,
-        "model_version:kl_divergence_above_noise:worst",
-        f"min(model_version:threshold:ModelFeatureDrift{{{AFTER}}})",
+        p.Query(f"max({before})", "before: $before", role="past"),
+        p.Query(f"max({after})", "after: $after"),
+        p.Query(f"min({threshold})", "threshold", role="threshold"),
     )

@@ -123,19 +123,23 @@ def error_ratio() -> Panel:
     )
 
 
+def _budget(objective: str) -> str:
+    """Return the share of requests that may fail."""
+    alert = {"errors": "ModelErrorBudgetBurn", "latency": "ModelLatencyBudgetBurn"}[objective]
+    return f"(1 - model:threshold:{alert}{{{MODEL}}})"
+
+
 def _windows(objective: str, title: str) -> Panel:
+    requests, failures = (f"model_version_window:objective_{name}:increase" for name in ("requests", "failures"))
     series = f'{{{BOTH},objective="{objective}",window="%s"}}'
-    burn = f'model_window:error_budget_burn:ratio{{{MODEL},objective="{objective}",window="%s"}}'
+    budget = _budget(objective)
     return p.time_series(
         title,
         p.SHARE,
-        *(
-            p.Query(f"max(model_version_window:objective_failed:ratio{series % w})", w)
-            for w in ("5m", "1h", "30m", "6h")
-        ),
-        p.Query(burn % "5m", "threshold of 5m and 1h", role="threshold"),
-        p.Query(burn % "30m", "threshold of 30m and 6h", role="threshold"),
-        p.Query(f'model:error_budget:ratio{{{MODEL},objective="{objective}"}}', "objective", role="reference"),
+        *(p.Query(f"max({failures}{series % w} / ({requests}{series % w} > 0))", w) for w in ("5m", "1h", "30m", "6h")),
+        p.Query(f"clamp_max(14.4 * {budget}, 0.9)", "threshold of 5m and 1h", role="threshold"),
+        p.Query(f"clamp_max(6 * {budget}, 0.9)", "threshold of 30m and 6h", role="threshold"),
+        p.Query(budget, "objective", role="reference"),
         logarithmic_from=0.0001,
         top=0.1,
     )
@@ -164,7 +168,7 @@ def budget_left() -> Panel:
         "Error budget left",
         p.SHARE,
         p.Query(f"model:error_budget_remaining:ratio30d{{{MODEL}}}", "{{objective}}"),
-        p.Query(f'0 * model:error_budget:ratio{{{MODEL},objective="errors"}}', "threshold: used up", role="threshold"),
+        p.Query(f"0 * {_budget('errors')}", "threshold: used up", role="threshold"),
         overrides=p.named_series(("errors", "latency")),
         least=None,
         top=1,

@@ -1,13 +1,15 @@
 """Write the rules of Prometheus from the templates, and what repeats their thresholds.
 
 Run ``python prometheus/generate.py``. A template is a file of rules in which ``<<expression>>`` is replaced by the text
-of a Python expression: what all rules have in common is written once, here. The result is in ``prometheus/rules/``.
+of a Python expression: what all rules have in common is written once, here. A rule with ``part: NAME`` is not recorded:
+its expression takes the place of the name where others use it. The result is in ``prometheus/rules/``.
 The default of a threshold stands in the templates alone: `exporter/config/types.py` and the tables of the
 documents are written from the rules.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import sys
 from collections.abc import Iterator
@@ -34,6 +36,9 @@ _CALL = re.compile(r"<<(.+?)>>")
 _ALONE = re.compile(r"^( *)<<((?:(?!>>).)+)>>( *(?:#.*)?)$")
 _THRESHOLD = re.compile(r"\bor ([\d.]+) \* ")
 _MARKED = re.compile(r"((?:#|<!--) begin: generated[^\n]*\n).*?((?:#|<!--) end: generated)", re.DOTALL)
+_PART = re.compile(
+    r"(?:^ {6}#[^\n]*\n)*^ {6}- part: (\S+)\n {8}expr:(?: \|\n((?:(?: {10}[^\n]*)?\n)+)| ([^\n]+\n\n?))", re.MULTILINE
+)
 _UNIT = re.compile(r"record: model\w*:threshold:(\w+) # (.+)")
 _DEFAULT = re.compile(r"(The default is )[\d.]*\d( %)?")
 
@@ -149,6 +154,67 @@ def tail(k: str, n: str, p: str, on: str = "") -> str:
         and {k} >= 2""")
 
 
+def slow_beyond_chance(series: str = "model_version_le:request_duration_seconds_bucket:rate5m") -> str:
+    """Return the condition that chance does not explain why more than one request in 20 is too slow.
+
+    Where the quantile of 1 - x is above the threshold, a share x of the requests is too slow at least. Each x has a
+    number of requests from which on the tail of the binomial distribution is at most `CHANCE`. At the longest scrape
+    interval, the samples of a rate are four minutes apart, so the requests of four minutes are counted.
+    """
+    quantiles = {0.1: 0.9, 0.5: 0.5, 0.7: 0.3, 0.8: 0.2, 0.9: 0.1, 0.92: 0.08, 0.94: 0.06}
+    return "\nor ".join(
+        f"(histogram_quantile({quantile}, {series}) > on (model) group_left () model:threshold:ModelLatencyHigh"
+        f' and on (model, version) 240 * {series}{{le="+Inf"}} >= {_enough(share, 0.05) - 0.001})'
+        for quantile, share in quantiles.items()
+    )
+
+
+def _enough(share: float, expected: float) -> int:
+    """Return from how many events on a share of them is too much for an expected share, as `tail` has it."""
+    number = 50_000
+    while (k := math.floor(share * number + 1e-9)) >= 2 and k / number > expected:
+        rest = number - k
+        point = k * math.log(number * expected / k) + rest * math.log(number * (1 - expected) / max(rest, 1))
+        spread = (math.tau * number + 1.11) / (math.tau * k + 1) / (math.tau * rest + 1)
+        if math.exp(point) * spread**0.5 / (1 - rest / (k + 1) * expected / (1 - expected)) > CHANCE:
+            break
+        number -= 1
+    return number + 1
+
+
+def burn(objective: str) -> str:
+    """Return the condition that the budget of an objective burns too fast, with the ratio of the short window.
+
+    At 14.4 times the sustainable rate the budget of 30 days is gone in two days, at 6 times in five. A low objective
+    cannot be missed so many times: then 90 % of the requests must fail. The long window shows that the loss matters
+    and is not chance, the short one that it continues: with two failures, or if nothing succeeds in half an hour.
+    """
+    budget = f"round(1 - model:threshold:Model{'Error' if objective == 'errors' else 'Latency'}BudgetBurn, 1e-9)"
+
+    def of(name: str, window: str) -> str:
+        return f'model_version_window:objective_{name}{{objective="{objective}",window="{window}"}}'
+
+    def failed(window: str) -> str:
+        return f"{of('failures:increase', window)} / {of('requests:increase', window)}"
+
+    def windows(factor: float, short: str, long: str, otherwise: str) -> str:
+        limit = f"> on (model) group_left () clamp_max({factor:g} * {budget}, 0.9)"
+        chance = tail(of("failures:increase", long), of("requests:increase", long), budget, "on (model) group_left ()")
+        return "\n".join(
+            (
+                f"{failed(short)} {limit}",
+                f"and ({of('failures:increase', short)} >= 2{otherwise})",
+                f"and ignoring (window) ({failed(long)} {limit})",
+                f"and ignoring (window) (\n  (\n{indent(chance, '    ')}\n  ) <= {CHANCE}\n)",
+            )
+        )
+
+    fast = windows(14.4, "5m", "1h", "")
+    slow = windows(6, "30m", "6h", f" or {failed('30m')} == 1")
+    both = f"(\n{indent(fast, '  ')}\n)\nor\n(\n{indent(slow, '  ')}\n)"
+    return f"max by (model, version) (\n{indent(both, '  ')}\n)"
+
+
 def link(path: str, label: str = "model") -> str:
     """Return a link to a page of the exporter, at the address that it exports, or that of ``make up``."""
     return _address("external_url", "http://127.0.0.1:9877", label) + path
@@ -241,7 +307,24 @@ def render(text: str) -> str:
             lines.append(indent(str(eval(call, NAMES)), space) + comment)
         else:
             lines.append(_CALL.sub(lambda match: str(eval(match[1], NAMES)), line))
-    return "\n".join(lines) + "\n"
+    return folded("\n".join(lines) + "\n")
+
+
+def folded(text: str) -> str:
+    """Return rules without their parts, whose expressions stand where their names did."""
+    while found := _PART.search(text):
+        name, block, line = found.groups()
+        text = text.replace(found[0], "")
+        expr = dedent(block or line).strip()
+
+        def put(match: re.Match[str], expr: str = expr) -> str:
+            space = match[1]
+            return match[0].replace(match[2], f"(\n{indent(expr, space + '  ')}\n{space})")
+
+        place = re.compile(rf"^( *)[^\n]*?(?<![\w:])({re.escape(name)})(?![\w:])", re.MULTILINE)
+        while place.search(text):
+            text = place.sub(put, text)
+    return text
 
 
 def rules(texts: dict[str, str]) -> Iterator[dict[str, Any]]:

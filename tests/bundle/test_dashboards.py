@@ -61,12 +61,11 @@ QUIET = {
     "model_estimated_mean_absolute_error_lower": "the recorded model is no regression",
     "model_estimated_mean_absolute_error_upper": "the recorded model is no regression",
     "model_version_window:mean_absolute_error:measured": "the recorded model is no regression",
-    "model_version_window:mean_absolute_error_lower:measured": "the recorded model is no regression",
     "model_version:threshold:ModelAccuracyLowError": "the recorded model is no regression",
     "model_segment_labelled_predictions_total": "the recorded model has no segments",
     "model_segment_correct_predictions_total": "the recorded model has no segments",
     "model_exporter_model_file_valid": "the recorded exporter has no folder of models",
-    "model_version_feature:drift_evidence:combined": "it is absent until an exporter has watched for a minute",
+    "model_feature_drift_evidence": "it is absent until an exporter has watched for a minute",
     "model_feature_recent_kl_divergence": "it is absent until an exporter has watched for more than its longest window",
 }
 """What may find nothing in the recorded hour, and why that is right."""

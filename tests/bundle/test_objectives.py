@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import runpy
 from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
@@ -19,9 +20,6 @@ from support.paths import ROOT
 from support.recorded import RULES, promtool
 from support.servers import ask
 
-SYSTEM = yaml.safe_load((RULES / "system.yml").read_text(encoding="utf-8"))
-RECORDED = {rule["record"]: rule["expr"] for group in SYSTEM["groups"] for rule in group["rules"] if "record" in rule}
-CHANCE = "model_version_window:objective_failed_by_chance:probability"
 NOW = 1_700_000_000
 INTERVAL = 60
 """Seconds between scrapes, the most that the rules are made for."""
@@ -61,17 +59,12 @@ def probabilities(folder: Path, cases: list[Case]) -> np.ndarray[Any, np.dtype[n
     series: dict[str, list[tuple[int, float]]] = {}
     at = NOW - 60
     for case in cases:
-        model = f'model="{case.objective}",objective="errors"'
-        series[f"model:error_budget:ratio{{{model}}}"] = [(at, round(1 - case.objective, 9))]
-        labels = f'{{{model},version="{case.requests} {case.failures}",window="1h"}}'
-        for name, value in (
-            ("objective_requests:increase", case.requests),
-            ("objective_failures:increase", case.failures),
-            ("objective_successes:increase", case.requests - case.failures),
-            ("objective_failed:ratio", case.failures / case.requests),
-        ):
-            series[f"model_version_window:{name}{labels}"] = [(at, value)]
-    parameters = urlencode({"query": RECORDED[CHANCE], "time": NOW})
+        model = f'model="{case.objective}"'
+        series[f"budget{{{model}}}"] = [(at, round(1 - case.objective, 9))]
+        labels = f'{{{model},version="{case.requests} {case.failures}"}}'
+        series |= {f"requests{labels}": [(at, case.requests)], f"failures{labels}": [(at, case.failures)]}
+    tail = runpy.run_path(str(RULES.parent / "generate.py"))["tail"]
+    parameters = urlencode({"query": tail("failures", "requests", "budget", "on (model) group_left ()"), "time": NOW})
     with prometheus_of(folder, series) as url:
         result = {
             (sample["metric"]["model"], sample["metric"]["version"]): float(sample["value"][1])
@@ -165,7 +158,8 @@ def check(
     folder: Path, interval: int, series: list[dict[str, str]], checks: list[dict[str, Any]], evaluation: int
 ) -> None:
     """Test the rules of the budgets alone, which read only what they record, evaluated at an interval of seconds."""
-    groups = [group for group in SYSTEM["groups"] if group["name"] == "model-error-budget"]
+    system = yaml.safe_load((RULES / "system.yml").read_text(encoding="utf-8"))
+    groups = [group for group in system["groups"] if group["name"] == "model-error-budget"]
     (folder / "budget.yml").write_text(yaml.safe_dump({"groups": groups}))
     test = {"interval": f"{interval}s", "input_series": series, "promql_expr_test": checks}
     document = {"rule_files": ["budget.yml"], "evaluation_interval": f"{evaluation}s", "tests": [test]}

@@ -48,8 +48,8 @@ def test_the_quality_page_judges_as_the_rules_do() -> None:
     for measure in ("accuracy", "mean_absolute_error"):
         assert f":sum >= {ENOUGH})" in rules()[f"model_version_window:{measure}:measured"]
     assert rules()["model_version:threshold:ModelAccuracyLowError"].startswith(f"{MOST_ERROR} * ")
-    within = rules()["model_version_window_basis_measure:quality_within_limit:interval"]
-    assert f" {LABELLED} * max by (model, version) (model_version_window:labelled:ratio)" in within
+    within = " ".join(rules()["ModelAccuracyLow"].split())
+    assert f"< on (model, version) group_left () {LABELLED} * max by (model, version) (" in within
 
 
 def test_the_default_objective_is_the_same_everywhere() -> None:

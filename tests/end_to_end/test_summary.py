@@ -33,8 +33,6 @@ FOR_SUMS = {
     "model_version_feature:observations:increase1h",
     "model_version_feature:kl_divergence:increase1h",
     "model_version_feature:kl_divergence_noise:increase1h",
-    "model_version_feature:kl_divergence_noise_ratio:increase1h",
-    "model_version_feature:reference_observations:estimate",
     "model_version_feature:reference_degrees:count",
 }
 """The rules that compute the divergence of all replicas together."""
