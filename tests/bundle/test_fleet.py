@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from support.recorded import RULES, promtool
 
@@ -14,16 +13,23 @@ from grafana.model_fleet import states
 from grafana.model_overview import MACHINES, layer_state
 from grafana.panels import STATES
 
+Check = tuple[str, dict[str, float], str]
+"""An expression, the values that it returns by their labels, and when."""
 
-def evaluate(
-    folder: Path, series: dict[str, str], expr: str, expected: dict[str, float], at: str, rules: Path = RULES
-) -> None:
-    """Check what an expression returns after the rules were evaluated over series in promtool's notation."""
-    samples = [{"labels": labels, "value": value} for labels, value in expected.items()]
+
+def evaluate(folder: Path, series: dict[str, str], *checks: Check, rules: Path = RULES) -> None:
+    """Check what expressions return after the rules were evaluated over series in promtool's notation."""
     test: dict[str, Any] = {
         "interval": "15s",
         "input_series": [{"series": name, "values": values} for name, values in series.items()],
-        "promql_expr_test": [{"expr": expr, "eval_time": at, "exp_samples": samples}],
+        "promql_expr_test": [
+            {
+                "expr": expr,
+                "eval_time": at,
+                "exp_samples": [{"labels": labels, "value": value} for labels, value in expected.items()],
+            }
+            for expr, expected, at in checks
+        ],
     }
     document = {"rule_files": [str(path) for path in sorted(rules.glob("*.yml"))], "evaluation_interval": "15s"}
     (folder / "test.yml").write_text(yaml.safe_dump(document | {"tests": [test]}))
@@ -62,9 +68,13 @@ def expect(**by_model: str) -> dict[str, float]:
 def test_the_state_is_that_of_the_worst_alert(tmp_path: Path) -> None:
     """A pending alert shows before it fires; a model without predictions is not OK."""
     series = exporter("e", "abc", "1x200") | running("a", "e") | running("b", "e", errors="0x40 0+15x159")
-    evaluate(tmp_path, series, STATE, expect(a="OK", b="OK", c="no traffic"), "9m")
-    evaluate(tmp_path, series, STATE, expect(a="OK", b="pending", c="no traffic"), "10m45s")
-    evaluate(tmp_path, series, STATE, expect(a="OK", b="critical", c="no traffic"), "20m")
+    evaluate(
+        tmp_path,
+        series,
+        (STATE, expect(a="OK", b="OK", c="no traffic"), "9m"),
+        (STATE, expect(a="OK", b="pending", c="no traffic"), "10m45s"),
+        (STATE, expect(a="OK", b="critical", c="no traffic"), "20m"),
+    )
 
 
 def test_a_model_that_stopped_is_never_ok(tmp_path: Path) -> None:
@@ -78,21 +88,23 @@ def test_a_model_that_stopped_is_never_ok(tmp_path: Path) -> None:
         for name, values in series.items()
     }
     series[requests] = "0+15x80 1200x720"
-    evaluate(tmp_path, series, STATE, expect(a="OK", b="OK"), "19m")
-    evaluate(tmp_path, series, STATE, expect(a="warning", b="OK"), "40m")
-    evaluate(tmp_path, series, STATE, expect(a="warning", b="OK"), "2h40m")
+    evaluate(tmp_path, series, (STATE, expect(a="OK", b="OK"), "19m"), (STATE, expect(a="warning", b="OK"), "80m"))
 
 
 def test_the_models_of_an_exporter_that_is_down_are_unknown(tmp_path: Path) -> None:
     """They are listed for a day, unless another exporter has them, or theirs is up and no longer has them."""
     down = exporter("gone", "ab", "1x40 0x7000") | running("a", "gone", "1x40")
     other = exporter("e", "b", "1x7000")
-    evaluate(tmp_path, down | other, STATE, expect(a="OK", b="no traffic"), "9m")
-    evaluate(tmp_path, down | other, STATE, expect(a="unknown", b="no traffic"), "30m")
+    evaluate(
+        tmp_path,
+        down | other,
+        (STATE, expect(a="OK", b="no traffic"), "9m"),
+        (STATE, expect(a="unknown", b="no traffic"), "30m"),
+    )
     removed = exporter("e", "c", "1x200") | exporter("f", "d", "1x200")
     (name,) = (name for name in removed if name.startswith("model_exporter") and 'model="d"' in name)
     removed[name] = "1x40 stale"
-    evaluate(tmp_path, removed, STATE, expect(c="no traffic"), "30m")
+    evaluate(tmp_path, removed, (STATE, expect(c="no traffic"), "30m"))
 
 
 def test_without_rules_nothing_is_ok(tmp_path: Path) -> None:
@@ -126,10 +138,10 @@ def test_without_alerts_nothing_is_ok(tmp_path: Path) -> None:
             group["rules"] = [rule for rule in group["rules"] if "record" in rule]
         (tmp_path / "rules" / path.name).write_text(yaml.safe_dump(document))
     series = exporter("e", "a", "1x200") | running("a", "e")
-    evaluate(tmp_path, series, STATE, expect(a="unknown"), "9m", tmp_path / "rules")
     of_layer = of_one_model("system")
-    evaluate(tmp_path, series, of_layer, {"{}": NUMBERS["OK"]}, "9m")
-    evaluate(tmp_path, series, of_layer, {"{}": NUMBERS["unknown"]}, "9m", tmp_path / "rules")
+    unknown = (STATE, expect(a="unknown"), "9m"), (of_layer, {"{}": NUMBERS["unknown"]}, "9m")
+    evaluate(tmp_path, series, *unknown, rules=tmp_path / "rules")
+    evaluate(tmp_path, series, (of_layer, {"{}": NUMBERS["OK"]}, "9m"))
 
 
 def of_one_model(layer: str) -> str:
@@ -141,35 +153,40 @@ def test_an_alert_of_a_machine_is_not_one_of_a_model(tmp_path: Path) -> None:
     """Overview shows it as the machine's, and not in the layer System of each model that the machine monitors."""
     series = exporter("e", "a", "1x200") | running("a", "e")
     series['model_system_cpu_utilization_ratio{instance="e",job="model-exporter"}'] = "0.95x200"
-    evaluate(tmp_path, series, of_one_model("system"), {"{}": NUMBERS["OK"]}, "20m")
-    evaluate(tmp_path, series, MACHINES, {"{}": NUMBERS["warning"]}, "20m")
+    of_model, of_machine = (of_one_model("system"), {"{}": NUMBERS["OK"]}), (MACHINES, {"{}": NUMBERS["warning"]})
+    evaluate(tmp_path, series, (*of_model, "20m"), (*of_machine, "20m"))
 
 
-@pytest.mark.parametrize(
-    ("value", "form", "text"),
-    [
-        (0, cells.PERCENT, "0.00 %"),
-        (0.00051, cells.PERCENT, "0.05 %"),
-        (0.1005, cells.PERCENT, "10.05 %"),
-        (1, cells.PERCENT, "100.00 %"),
-        (0.0005, cells.TENTHS_PERCENT, "0.1 %"),
-        (1, cells.TENTHS_PERCENT, "100.0 %"),
-        (0.3, cells.HUNDREDTHS, "0.30"),
-        (1234.5, cells.HUNDREDTHS, "1234.50"),
-        (0.4371, cells.MILLISECONDS, "437 ms"),
-        (12, cells.WHOLE_CELL, "12"),
-    ],
+TEXTS = (
+    (0, cells.PERCENT, "0.00 %"),
+    (0.00051, cells.PERCENT, "0.05 %"),
+    (0.1005, cells.PERCENT, "10.05 %"),
+    (1, cells.PERCENT, "100.00 %"),
+    (0.0005, cells.TENTHS_PERCENT, "0.1 %"),
+    (1, cells.TENTHS_PERCENT, "100.0 %"),
+    (0.3, cells.HUNDREDTHS, "0.30"),
+    (1234.5, cells.HUNDREDTHS, "1234.50"),
+    (0.4371, cells.MILLISECONDS, "437 ms"),
+    (12, cells.WHOLE_CELL, "12"),
 )
-def test_a_number_becomes_a_text(tmp_path: Path, value: float, form: cells.Form, text: str) -> None:
+
+
+def test_a_number_becomes_a_text(tmp_path: Path) -> None:
     """The number of digits is constant, and none is lost."""
-    expr = cells.as_label("m", "text", form)
-    evaluate(tmp_path, {'m{model="a \\"b\\""}': f"{value}x40"}, expr, {f'{{model="a \\"b\\"",text="{text}"}}': 1}, "5m")
+    labels = 'a="a \\"b\\""'
+    series = {f"m{number}{{{labels}}}": f"{value}x40" for number, (value, _, _) in enumerate(TEXTS)}
+    checks = [
+        (cells.as_label(f"m{number}", "text", form), {f'{{{labels},text="{text}"}}': 1.0}, "5m")
+        for number, (_, form, text) in enumerate(TEXTS)
+    ]
+    evaluate(tmp_path, series, *checks, rules=tmp_path)
 
 
 def test_a_mark_shows_which_values_are_beyond_their_threshold(tmp_path: Path) -> None:
     """Each model is compared with its own threshold; two values share a text."""
     series = {'m{model="a"}': "2x40", 'm{model="b"}': "2x40", 't{model="a"}': "1x40", 't{model="b"}': "3x40"}
     marked = cells.marked("m", "> on (model) t", "text", cells.WHOLE_CELL, "!!")
-    evaluate(tmp_path, series, marked, {'{model="a",text="2 !!"}': 1, '{model="b",text="2"}': 1}, "5m")
+    one = {'{model="a",text="2 !!"}': 1.0, '{model="b",text="2"}': 1.0}
     both = f"max by (model, text) ({cells.two('m', 't', ' of ', 'text', cells.WHOLE_CELL, 'model')})"
-    evaluate(tmp_path, series, both, {'{model="a",text="2 of 1"}': 1, '{model="b",text="2 of 3"}': 1}, "5m")
+    two = {'{model="a",text="2 of 1"}': 1.0, '{model="b",text="2 of 3"}': 1.0}
+    evaluate(tmp_path, series, (marked, one, "5m"), (both, two, "5m"), rules=tmp_path)

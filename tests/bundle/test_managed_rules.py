@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 from grafana_foundation_sdk.models.alerting import Rule
+from support.needed_rules import write_needed_rules
 from support.paths import ROOT
 from support.programs import running
 from support.servers import ask, eventually, free_port
@@ -225,7 +226,8 @@ def test_alerts_fire_as_in_prometheus(scenario: str, tmp_path: Path) -> None:
     """
     (tmp_path / "rules").mkdir()
     (tmp_path / "tests").mkdir()
-    shutil.copy(ROOT / "prometheus" / "tests" / f"{scenario}.yml", tmp_path / "tests")
+    copy = shutil.copy(ROOT / "prometheus" / "tests" / f"{scenario}.yml", tmp_path / "tests")
+    tests = Path(copy).read_text(encoding="utf-8")
     for path in rules.RULES.glob("*.yml"):
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         for group in document["groups"]:
@@ -242,6 +244,7 @@ def test_alerts_fire_as_in_prometheus(scenario: str, tmp_path: Path) -> None:
                         one = f"and {found} == 1)" if len(thresholds) == 1 else f"unless {found} > 1)"
                         rule["expr"] = f"({rule['expr']}) {one}"
         (tmp_path / "rules" / path.name).write_text(yaml.safe_dump(document))
+        write_needed_rules(tmp_path / "rules" / path.name, tests, tmp_path / "rules")
     command = ["promtool", "test", "rules", str(tmp_path / "tests" / f"{scenario}.yml")]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import signal
 import time
 from collections.abc import Iterator
@@ -18,7 +17,6 @@ from support.processes import ForkedCommand
 from support.servers import Served, ask, eventually, free_port, write_config
 
 from exporter.cli import main
-from exporter.commands.consume import ConsumerMetrics
 
 
 @pytest.fixture(scope="module")
@@ -304,18 +302,6 @@ def test_another_consumer_with_the_same_id_ends_the_consumer(tmp_path: Path, sha
     with consuming(tmp_path, broker, shared.url, "--topic=t", f"--kafka.config.file={properties}") as consumer:
         assert consumer.process.wait(30) == 1
     assert "another consumer has the same group.instance.id: give each one its own" in consumer.log.read_text()
-
-
-def test_errors_that_repeat_are_logged_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
-    """Lines of librdkafka by the word with which they begin, and errors by their name."""
-    metrics = ConsumerMetrics([])
-    logger = logging.getLogger("exporter.commands.consume.test")
-    logger.addFilter(metrics.limit)
-    for _ in range(50):
-        logger.error("FAIL [a]: refused")
-        metrics.on_kafka_error(KafkaError(KafkaError._TRANSPORT, "refused"))
-    logger.error("TERMINATE [a]")
-    assert caplog.messages == ["FAIL [a]: refused", "Kafka: refused", "TERMINATE [a]"]
 
 
 def test_a_refused_token_ends_the_consumer(tmp_path: Path, cluster: Cluster, shared: Served) -> None:

@@ -514,7 +514,7 @@ def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, t
         push("dark-written", tmp_path / "dark.parquet", *remote_write)
         push("well-written", folder / "well.parquet", *remote_write, f"--textfile={tmp_path / 'out.prom'}")
         arrived = written("well-written")
-        eventually(lambda: fired() >= expected, 30)
+        eventually(lambda: fired() >= expected, 120)
         eventually(lambda: not written("dark-written") | written("well-written"), 30)
         assert fired() == expected
         held = {series["__name__"] for series in found('{job="model-exporter-last-run",version="well-written"}')}

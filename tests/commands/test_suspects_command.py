@@ -9,14 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from sklearn.datasets import load_iris
 
 from exporter.cli import main
 from exporter.commands import suspects
-from exporter.profiles.sources.base import ROWS
 
 WRONG = (3, 40, 60, 120)
 """Rows of the file whose label is changed, the first row is 0."""
@@ -71,17 +68,6 @@ def test_wrong_labels_are_found_by_similar_rows(tmp_path: Path, kind: str, capsy
         first = {int(row["row"]) - 1: row for row in csv.DictReader(file)}[3]
     assert (first["label"], first["likely"]) == ("k1", "k0")
     assert int(first["with_likely"]) > 4 * int(first["with_label"])
-
-
-def test_rows_without_a_label_may_come_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Also if they fill the first batch that is read."""
-    rows = [{name: row[name] for name in ("a", "b", "c", "d", "kind")} for row in iris()]
-    path = tmp_path / "iris.parquet"
-    pq.write_table(pa.Table.from_pylist([rows[0] | {"kind": None}] * ROWS + rows), path)
-    output = tmp_path / "suspects.csv"
-    assert run(path, f"--output={output}") == 0
-    assert {ROWS + row for row in WRONG} <= set(found(output))
-    assert "150 labels checked" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

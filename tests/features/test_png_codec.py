@@ -74,20 +74,6 @@ def test_values_that_png_cannot_restore_are_unchanged(value: Any) -> None:
     assert unpack_image(value) == value
 
 
-def test_images_of_many_events_are_packed_independently() -> None:
-    """Different sizes, images that cannot be packed and missing inputs do not affect each other."""
-    rng = np.random.default_rng(3)
-    inputs: list[dict[str, Any]] = [{"image": rng.integers(0, 17, (8, 8)).tolist(), "age": n} for n in range(200)]
-    inputs[3] = {"age": 3}
-    inputs[70]["image"] = [[0.5]]
-    inputs[150]["image"] = [[1, 2, 3]]
-    packed = pack_inputs(inputs, {"image", "photo"})
-    assert [
-        event | {k: unpack_image(v) for k, v in each.items()} for event, each in zip(inputs, packed, strict=True)
-    ] == inputs
-    assert sum(map(len, packed)) == 198
-
-
 def test_stored_images_are_inferred_as_images() -> None:
     """A profile of stored predictions recognises them."""
     inference = ColumnTypeInference()

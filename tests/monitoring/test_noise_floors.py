@@ -93,9 +93,3 @@ def test_both_sides_of_the_recent_floor_are_noisy() -> None:
     of_320 = np.array([1.0, 1.0, 8.0, 3.0, 25.0])
     expected = (OF_80 / 80 + of_320 / 320) / (1 / 80 + 1 / 320)
     assert recent(DEPENDENT) == pytest.approx(recent(PROFILE) * expected)
-
-
-def test_without_blocks_floors_are_those_of_independent_values() -> None:
-    """A profile that found no dependence has the floors of one that did not look for any."""
-    independent = with_ratios(PROFILE, [20, 80, 320], {})
-    assert read(independent, 80).noise.tolist() == read(PROFILE, 80).noise.tolist()

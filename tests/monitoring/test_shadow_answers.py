@@ -99,29 +99,3 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(answers._requests["digits", "new"].done) == 4
     answers.forget([])
     assert answers.read(0.0) == answers.read(WAIT_SECONDS + 1) == {}
-
-
-def test_served_answers_are_remembered_only_while_shadow_answers_arrive() -> None:
-    """Without a shadow answer in the last five minutes, nothing of the requests is kept."""
-    answers = counter()
-    assert not answers.awaits("digits", 0.0)
-    answered(answers, [answer("a", "2", "7", shadow=True)], 0.0, 0.0)
-    assert answers.awaits("digits", WAIT_SECONDS - 1) and not answers.awaits("digits", WAIT_SECONDS)
-    assert not answers.awaits("credit", 0.0)
-
-
-def test_a_name_that_was_not_used_for_a_day_makes_room() -> None:
-    """When all names of versions and pairs are taken, a new one gets the name of the one that was last used first."""
-    answers = counter()
-    day = shadow_answers.UNUSED_SECONDS
-    for number in range(MAX_VERSIONS + 1):
-        name = f"v{number}"
-        answered(answers, [answer(name, "1", "7"), answer(name, name, "7", shadow=True)], 0.0, float(number))
-    assert "other" in counts(answers)[0] and ("other", "other") in counts(answers)[1]
-    answered(answers, [answer("a", "1", "7"), answer("a", "new", "7", shadow=True)], 0.0, day)
-    versions, pairs = counts(answers)
-    assert "new" in versions and "v0" not in versions and "v1" in versions
-    assert ("1", "new") in pairs and ("1", "v0") not in pairs and ("1", "v1") in pairs
-    answered(answers, [answer("b", "1", "7"), answer("b", "newer", "7", shadow=True)], 0.0, day)
-    versions, pairs = counts(answers)
-    assert "newer" not in versions and ("1", "newer") not in pairs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -57,16 +56,6 @@ def test_predictions_at_random_depend_on_no_feature(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("options", [{"shuffled": True}, {"time_column": "when"}])
-def test_the_order_of_the_rows_does_not_matter(tmp_path: Path, options: dict[str, Any]) -> None:
-    """Also without a pass over blocks, and where rows must be sorted by time."""
-    data = columns()
-    when = {"when": np.random.default_rng(1).permutation(ROWS) + 1.7e9} if "time_column" in options else {}
-    profile = profiled(tmp_path, {**data, **when}, **options)
-    assert profile.weights
-    assert profile.weights == profiled(tmp_path, data).weights
-
-
 def test_classes_and_a_row_without_a_prediction(tmp_path: Path) -> None:
     """Rows of CSV in several batches; an empty prediction is no answer."""
     data = columns()
@@ -94,15 +83,6 @@ def test_few_rows_tell_nothing(tmp_path: Path) -> None:
     """Fewer than 500."""
     assert profiled(tmp_path, columns(500)).weights
     assert not profiled(tmp_path, columns(499)).weights
-
-
-def test_without_predictions_there_are_no_weights(tmp_path: Path) -> None:
-    """The file has no such field, as those of before."""
-    data = columns(1000)
-    np.savez(tmp_path / "training.npz", **data)
-    save(build_file(tmp_path / "training.npz"), tmp_path / "profile.json")
-    assert "weights" not in json.loads((tmp_path / "profile.json").read_text())
-    assert not load(tmp_path / "profile.json").weights
 
 
 @pytest.mark.parametrize(

@@ -229,28 +229,6 @@ def test_a_model_without_profile_or_traffic_says_what_is_missing(drifting: Serve
     assert drift(drifting).status == 200
 
 
-def test_a_window_without_values_has_no_shares(drifting: Served) -> None:
-    """Nothing is known of a version that only got feedback on predictions that were not logged: not that it is 0 %."""
-    described = {"model": "described", "version": "1", "prediction": "yes", "label": "no"}
-    assert drifting.post("/v1/feedback", described).status == 201
-    page = drift(drifting, model="described")
-    assert "No values in the last 1h." in page.text
-    assert "% now" not in page.text.replace("\N{NO-BREAK SPACE}", " ")
-    assert "– nats" not in page.text
-    assert "– to –" not in page.text
-
-
-def test_three_hundred_features_are_listed(drifting: Served) -> None:
-    """All of them are there, the first forty open."""
-    inputs = {f"signal {index:03d}": (index % 7) / 7 for index in range(300)}
-    assert drifting.post("/v1/predictions", [{"model": "many", "inputs": inputs}] * 50).status == 202
-    page = drift(drifting, model="many")
-    assert len(page.rows()) == 300
-    assert "260 more" in page.text
-    assert "All features, the most drifted first" in page.text
-    assert len(page.source) < 1_500_000
-
-
 def test_the_home_page_leads_to_the_most_drifted(drifting: Served) -> None:
     """Its cell links to that very feature, its navigation to the page, and an alert on data to what it is about."""
     labels = {"alertname": "ModelFeatureDrift", "layer": "data", "model": "loans", "version": "3", "feature": "amount"}

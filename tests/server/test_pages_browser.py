@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -19,7 +18,6 @@ from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 
 pytestmark = needs_chromium
-STROKE = 4  # pixels of a label's outline, in the colour of the panel, on both sides together
 LONG = '"<b>' + "x" * 200
 PATHS = (
     "/",
@@ -123,20 +121,6 @@ def test_the_buttons_of_a_wide_card_stay_in_view(fleet: Served, browser: Browser
     page.keyboard.press("k")
     expect(card).to_be_focused()
     context.close()
-
-
-@pytest.mark.parametrize("width", [360, 390, 641, 1025, 1366])
-def test_the_labels_below_a_chart_do_not_overlap(fleet: Served, browser: Browser, width: int) -> None:
-    """Labels that would overlap are left out or stand in rows; those beside the range of training are all there."""
-    page = browser.new_page(viewport={"width": width, "height": 768})
-    page.goto(f"{fleet.url}/drift?model=amounts")
-    shown = [one for one in page.locator("svg.scaled .below text").all() if one.is_visible()]
-    texts = [one.text_content() or "" for one in shown]
-    assert {text[:1] for text in texts} >= {"<", ">", "m", "i"}
-    boxes = sorted((round(box["y"]), box["x"], box["width"]) for one in shown if (box := one.bounding_box()))
-    for (row, left, size), (next_row, next_left, _) in itertools.pairwise(boxes):
-        assert row != next_row or left + size - STROKE <= next_left, texts
-    page.close()
 
 
 def test_the_classes_stay_beside_their_numbers(fleet: Served, browser: Browser) -> None:

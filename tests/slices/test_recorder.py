@@ -180,18 +180,6 @@ def test_memory_is_bounded_while_the_store_is_slow(binner: Binner, monkeypatch: 
     assert young.blocks == 2
 
 
-def test_versions_whose_blocks_are_due_together_are_all_stored(store: Store, binner: Binner) -> None:
-    """However many they are: the store is not slow because of it."""
-    bins = BinRecorder(store)
-    number = recorder.MAX_WAITING + 5
-    record(bins, binner, [events(1)[0] | {"version": str(one)} for one in range(number)], 1000.0)
-    flushed = bins.flush(60)
-    assert flushed is not None
-    flushed.result(10)
-    with store.reading() as connection:
-        assert connection.execute(sa.select(sa.func.count()).select_from(bin_codes)).scalar() == number
-
-
 def test_redact_removes_bins_of_what_is_redacted_now(tmp_path: Path) -> None:
     """Bins that were recorded when less was redacted are counted, and then deleted."""
     path = write_model(tmp_path, url=f"sqlite:///{tmp_path}/store.db")

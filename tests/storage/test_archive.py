@@ -385,19 +385,6 @@ def test_the_log_tells_of_predictions_that_are_not_archived(archived: Archived) 
     engine.dispose()
 
 
-def test_days_with_few_predictions_share_the_memory_of_a_part(
-    archived: Archived, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A part ends once what waits in memory is too large, although no row group of a day is full."""
-    monkeypatch.setattr(archive, "PART_BYTES", 5 * archive.ROW_BYTES)
-    monkeypatch.setattr(archive, "FETCHED_ROWS", 2)
-    for days_ago in (6, 5, 4, 3):
-        archived.predict(days_ago, 2 * days_ago, 2 * days_ago + 1)
-    assert archived.archive() == (8, 0)
-    assert sorted(map(len, archived.files().values())) == [2, 2, 2, 2]
-    assert len({name.rpartition("/")[2] for name in archived.files()}) == 2
-
-
 def test_files_of_another_database_are_not_overwritten(archived: Archived, tmp_path: Path) -> None:
     """Two databases number their predictions alike: with one archive, the second keeps its own, and reports it."""
     archived.predict(3, *range(5))
