@@ -99,7 +99,7 @@ def test_an_exception_is_logged_and_a_500(
     def fail(*_: object) -> None:
         raise ValueError("made")
 
-    monkeypatch.setattr(app._ingest, "predictions", fail)
+    monkeypatch.setattr(exporter.ingest, "predictions", fail)
 
     def client(port: int, _: Server) -> None:
         connection = Reading(port)
@@ -428,7 +428,7 @@ def test_a_body_in_a_thread_counts_until_it_is_processed(exporter: Exporter, mon
         working.set()
         go_on.wait(60)
 
-    monkeypatch.setattr(app._ingest, "predictions", predictions)
+    monkeypatch.setattr(exporter.ingest, "predictions", predictions)
 
     def client(port: int, server: Server) -> None:
         connection = Reading(port)
