@@ -107,7 +107,7 @@ def worst_drift(selector: str, model: str = MODEL, offset: str = "") -> tuple[st
     """Return the score of the worst feature of each version, and its threshold."""
     worst = f"model_version_feature:kl_divergence_to_threshold:worst{{{selector}}}{offset}"
     limit = f"on (model, feature) group_left () model_feature:threshold:ModelFeatureDrift{{{model}}}{offset}"
-    return f"clamp_min({worst} * {limit} - 1e-9, 0)", f"(0 * {worst} + {limit})"
+    return f"clamp_min({worst} * {limit} - 0.000000001, 0)", f"(0 * {worst} + {limit})"
 
 
 def by_rank(expr: str, size: str, label: str, count: int = 6, legend: str | None = None) -> list[p.Query]:

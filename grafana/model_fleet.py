@@ -44,7 +44,7 @@ def _worst_feature() -> str:
     """Return the feature of each model that is furthest above its threshold, with score and threshold as a label."""
     worst = "topk by (model) (1, model_version_feature:kl_divergence_to_threshold:worst)"
     limit = "model_feature:threshold:ModelFeatureDrift"
-    score = f"max by (model, feature) ({worst} * on (model, feature) group_left () {limit} > 2e-9)"
+    score = f"max by (model, feature) ({worst} * on (model, feature) group_left () {limit} > 0.000001)"
     text = p.two(score, limit, " / ", "drift", p.HUNDREDTHS, "model, feature")
     beyond = f'label_replace({text} and on (model) {worst} > 1, "drift", "$1 !", "drift", "(.+)")'
     return f"max by (model, feature, drift) ({beyond} or on (model) {text})"

@@ -55,6 +55,7 @@ def _estimated_and_measured(
     unit: str,
     name: str,
     most: str,
+    least: str,
     limit: str,
     empty: str,
     of_estimates: Sequence[p.Query] = (),
@@ -66,8 +67,8 @@ def _estimated_and_measured(
 
     Parameters
     ----------
-    most
-        The upper end of the interval of the measured value.
+    most, least
+        The ends of the interval of the measured value.
     limit
         What the measured values are compared with by the alert.
     of_estimates
@@ -75,7 +76,6 @@ def _estimated_and_measured(
     """
     of = "{{version}}"
     value, labels = f"(model_{name}{{{_IN_WINDOW}}} >= 0)", f"model_window_labelled_predictions{{{_IN_WINDOW}}}"
-    least = f"model_version_window:{name}_lower:measured{{{_IN_WINDOW}}}"
     queries = [
         p.Query(f"sum {_BY} ({value} * {labels}) / sum {_BY} ({labels} and {value})", f"measured {of}"),
         p.Query(f"avg {_BY} (model_estimated_{name}{{{_IN_WINDOW}}})", f"estimated {of}"),
@@ -112,11 +112,17 @@ def accuracy() -> Panel:
     # Drawn only where it differs, because some labelled rows have no confidence.
     of_confident = f"max {_BY} (model_reference_estimated_accuracy{{{BOTH}}}) != {overall}"
     less_threshold = f"- on (model) group_left () model:threshold:ModelAccuracyLow{{{MODEL}}}"
+    # The ends of Wilson's interval lie on both sides of its middle: prometheus/rules/business.yml.
+    labels, measured, most = (
+        f"model_version_window:{name}{{{_IN_WINDOW}}}"
+        for name in ("labelled_predictions:sum", "accuracy:measured", "accuracy_upper:measured")
+    )
     return _estimated_and_measured(
         "Accuracy",
         p.SHARE,
         "accuracy",
-        f"model_version_window:accuracy_upper:measured{{{_IN_WINDOW}}}",
+        most,
+        f"2 * ({labels} * {measured} + 1.92073) / ({labels} + 3.841459) - {most}",
         f"{overall} {less_threshold}",
         f"a regression, or {_NO_QUALITY}",
         (
@@ -131,12 +137,18 @@ def absolute_error() -> Panel:
     measured value, from 20 labels on, and, in grey, of the estimate for what labels will show. Dotted: on the labelled
     rows of the profile.
     """
-    error = "model_version_window:mean_absolute_error"
+    error = f"model_version_window:mean_absolute_error:measured{{{_IN_WINDOW}}}"
+    root = f"(model_root_mean_squared_error{{{_IN_WINDOW}}} >= 0)"
+    labels = f"model_window_labelled_predictions{{{_IN_WINDOW}}}"
+    by = "sum by (model, version, window)"
+    squares = f"{by} ({root} ^ 2 * {labels}) / {by} ({labels} and {root})"
+    half = f"1.959964 * sqrt(clamp_min({squares} - {error} ^ 2, 0) / ({by} ({labels} and {root}) - 1))"
     return _estimated_and_measured(
         "Mean absolute error",
         p.COUNT,
         "mean_absolute_error",
-        f"2 * {error}:measured{{{_IN_WINDOW}}} - {error}_lower:measured{{{_IN_WINDOW}}}",
+        f"{error} + {half}",
+        f"{error} - {half}",
         f"model_version:threshold:ModelAccuracyLowError{{{BOTH}}}",
         f"a classification, or {_NO_QUALITY}",
     )

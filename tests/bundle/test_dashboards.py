@@ -631,9 +631,9 @@ def test_shares_of_bins_add_up_to_one(prometheus: str) -> None:
 FUNCTIONS = set(
     re.findall(
         r"\w+",
-        "Inf abs and avg avg_over_time bool clamp clamp_max clamp_min count count_over_time count_values end floor"
+        "Inf abs and avg avg_over_time bool clamp clamp_max clamp_min count count_over_time count_values end exp floor"
         " group histogram_quantile increase label_join"
-        " label_replace last_over_time max max_over_time min min_over_time or present_over_time rate round sqrt sum"
+        " label_replace last_over_time ln max max_over_time min min_over_time or present_over_time rate round sqrt sum"
         " time topk unless vector",
     )
 )
