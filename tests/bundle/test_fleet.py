@@ -173,7 +173,7 @@ TEXTS = (
 
 def test_a_number_becomes_a_text(tmp_path: Path) -> None:
     """The number of digits is constant, and none is lost."""
-    labels = 'a="a \\"b\\""'
+    labels = 'model="a \\"b\\""'
     series = {f"m{number}{{{labels}}}": f"{value}x40" for number, (value, _, _) in enumerate(TEXTS)}
     checks = [
         (cells.as_label(f"m{number}", "text", form), {f'{{{labels},text="{text}"}}': 1.0}, "5m")

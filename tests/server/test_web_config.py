@@ -258,7 +258,7 @@ BAD_TOKENS = [
     ),
     (
         f"- {{name: a, sha256: {HASH}, scopes: [user]}}",
-        '[0].scopes[0]: "user" is not a valid scope; valid values: feedback, ingest, read, review',
+        '[0].scopes[0]: "user" is not a valid scope; valid values: feedback, ingest, notify, read, review',
     ),
     (f"- {{name: a, sha265: {HASH}, scopes: [read]}}", '[0].sha265: is not known; did you mean "sha256"?'),
     (
