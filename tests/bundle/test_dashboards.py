@@ -74,6 +74,7 @@ QUIET = {
 
 UNMET = (
     'layer="data"',  # its alerts need a longest window and a minute before
+    'layer=~"data"',  # its alerts need a longest window and a minute before
     "(model_mean_absolute_error{",  # the recorded model is no regression
     "(model_root_mean_squared_error{",  # the recorded model is no regression
     "< max(model:threshold:ModelConfidentRatioLow",  # the share is not low enough
