@@ -22,7 +22,7 @@ $(RUNS): requirements-demo.lock pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq python3-venv >/dev/null; \
 	  else echo "Python's venv module is missing: install the package python3-venv" >&2; exit 1; fi
-	@echo "Installing the Python packages into $(VENV)/: about 280 MB, a minute or two ..."
+	@echo "Installing the Python packages into $(VENV)/: about 310 MB, a minute or two ..."
 	@$(PYTHON) -m venv $(VENV)
 	$(INSTALL) --require-hashes -r requirements-demo.lock
 	$(INSTALL) --no-deps --no-build-isolation --editable .
