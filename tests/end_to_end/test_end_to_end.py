@@ -141,7 +141,8 @@ def test_an_incident_is_notified_and_resolved(chain: Chain) -> None:
         return bool(chain.query(f"model_version:requests:rate1m{{{labels}}} > 0"))
 
     eventually(healthy, every=0.1)
-    assert not chain.firing() & {"ModelErrorRatioHigh", "ModelExporterDown"}
+    eventually(lambda: "ModelExporterDown" not in chain.firing())  # there was no target before the first scrape
+    assert "ModelErrorRatioHigh" not in chain.firing()
 
     def photo_drifts() -> list[Any]:
         text = f'ALERTS{{alertname="ModelFeatureDrift",alertstate="firing",feature="photo.intensity_mean",{labels}}}'
@@ -153,7 +154,7 @@ def test_an_incident_is_notified_and_resolved(chain: Chain) -> None:
         traffic(chain, dark=True, broken=True)
         return "ModelErrorRatioHigh" in chain.firing() and bool(photo_drifts())
 
-    eventually(broken_and_dark, 120, 0.1)
+    eventually(broken_and_dark, 240, 0.1)
     paged = eventually(lambda: [a for a in chain.paged if a["labels"]["alertname"] == "ModelErrorRatioHigh"])[0]
     assert paged["status"] == "firing"
     assert paged["labels"]["version"] == "7"
@@ -169,7 +170,7 @@ def test_an_incident_is_notified_and_resolved(chain: Chain) -> None:
         traffic(chain, dark=False, broken=False)
         return any(a["status"] == "resolved" and a["labels"]["alertname"] == "ModelErrorRatioHigh" for a in chain.paged)
 
-    eventually(recovered, 200, 0.1)
+    eventually(recovered, 400, 0.1)
 
 
 def test_the_recorded_divergence_is_that_of_the_gauge(chain: Chain) -> None:
@@ -219,5 +220,5 @@ def test_a_killed_prometheus_comes_back_and_alerts_go_on(chain: Chain) -> None:
 def test_a_dead_exporter_is_an_alert(chain: Chain) -> None:
     """When the exporter is down, ModelExporterDown fires instead of its other alerts."""
     chain.exporter.stop()
-    eventually(lambda: "ModelExporterDown" in chain.firing())
+    eventually(lambda: "ModelExporterDown" in chain.firing(), 200)  # no target has been up for 90 s
     eventually(lambda: any(a["labels"]["alertname"] == "ModelExporterDown" for a in chain.paged))

@@ -92,8 +92,9 @@ def test_links_have_the_configured_addresses_and_follow_a_reload(stack: Stack) -
     assert recent in (ROOT / "prometheus" / "rules" / "system.yml").read_text()
     sampled = f"{stack.prometheus}/api/v1/query?query={quote(recent.partition(' or ')[2])}"
     eventually(lambda: ask(sampled).json["data"]["result"], 60, 0.3)
+    eventually(lambda: not stack.annotations("ModelExporterDown"))  # there was no target before the first scrape
     stack.exporter.stop()
-    down = eventually(lambda: stack.annotations("ModelExporterDown"), 60, 0.3)
+    down = eventually(lambda: stack.annotations("ModelExporterDown"), 200, 0.3)
     assert down["runbook_url"] == "https://models.example/exporter/runbooks/ModelExporterDown"
 
     stack.exporter.start()

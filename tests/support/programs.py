@@ -68,6 +68,8 @@ def quickened_rules(source: Path, target: Path) -> None:
             for rule in group["rules"]:
                 if "for" in rule:
                     rule["for"] = "1s"
+                if "keep_firing_for" in rule:
+                    rule["keep_firing_for"] = "20s"
         (target / file.name).write_text(yaml.safe_dump(document))
 
 
