@@ -62,7 +62,6 @@ def test_rule_and_exporter_have_the_same_noise_floor(tmp_path: Path) -> None:
     }
     observed = np.array([[float(number)] * 3 for number in numbers])
     for record, tolerance, values in (
-        ("noise_ratio", 1e-9, BINNER.profile_noise.ratio.at(observed)),
         ("noise", 0.003, BINNER.profile_noise.training(observed)),  # the rule's quantile of chi2 is an approximation
     ):
         test["input_series"] += [

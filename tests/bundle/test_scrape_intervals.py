@@ -183,8 +183,18 @@ SCENARIOS = {
             f'model_requests_total{{{MODEL},code="200"}}': Counter(((20, 20), (20, 18), (15, 20))),
             f'model_requests_total{{{MODEL},code="500"}}': Counter(((20, None), (20, 2), (15, 0))),
         },
-        {"ModelErrorRatioHigh": (10, 20, 52), "ModelErrorBudgetBurn": (10, 20)},
-        {"ModelErrorRatioHigh": (24, 30, 39), "ModelErrorBudgetBurn": (30, 39)},
+        {"ModelErrorRatioHigh": (10, 20, 52)},
+        {"ModelErrorRatioHigh": (24, 30, 39)},
+    ),
+    "error objective": Scenario(
+        "system",
+        {
+            f'model_objective{{{MODEL_ONLY},objective="errors"}}': Steps(((70, 0.9999),)),
+            f'model_requests_total{{{MODEL},code="200"}}': Counter(((10, 20), (60, 19.9))),
+            f'model_requests_total{{{MODEL},code="500"}}': Counter(((10, None), (60, 0.1))),
+        },
+        {"ModelErrorBudgetBurn": (5, 9)},
+        {"ModelErrorBudgetBurn": (60, 69)},
     ),
     "latency": Scenario(
         "system",

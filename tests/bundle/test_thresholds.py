@@ -46,7 +46,7 @@ def test_the_quality_page_judges_as_the_rules_do() -> None:
     """The page's thresholds that cannot be configured are those of the rules."""
     assert f' <= {HARDLY_USED}" ' in annotations()["ModelFeatureDrift"]["description"]
     for measure in ("accuracy", "mean_absolute_error"):
-        assert f":sum >= {ENOUGH})" in rules()[f"model_version_window:{measure}:measured"]
+        assert f" >= {ENOUGH})" in rules()[f"model_version_window:{measure}:measured"]
     assert rules()["model_version:threshold:ModelAccuracyLowError"].startswith(f"{MOST_ERROR} * ")
     within = " ".join(rules()["ModelAccuracyLow"].split())
     assert f"< on (model, version) group_left () {LABELLED} * max by (model, version) (" in within

@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
+from support.batches import count
 from support.rows import training
 from support.servers import Served, eventually, write_config
 
@@ -95,7 +96,7 @@ def test_stored_predictions_become_a_profile(shop, capsys):
     assert profile.prediction.categories == ("sold",)
     assert profile.confidence.counts[1] == 50
     assert profile.features["ordered.age_seconds"].min > 0
-    sums = Binner(profile).split(Binner(profile).count(training(50, seed=1), ["sold"] * 50)[0])
+    sums = Binner(profile).split(count(Binner(profile), training(50, seed=1), ["sold"] * 50).row)
     assert sums.counts[Binner(profile).missing].sum() == sums.counts[Binner(profile).invalid].sum() == 0
     assert main(["profile", *options]) == 0
     everything = load(output)

@@ -91,6 +91,7 @@ def test_a_person_or_a_prediction_is_forgotten(server: Served, folder: Path, who
     """Its prediction, label, feedback, history and example go, also while serving; everything else stays."""
     assert server.post("/v1/labels", {"prediction_id": "p-1", "label": "no"}).json["joined"] == 1
     assert server.post("/v1/predictions", {"id": "p-1", "model": "other", "inputs": {"name": OTHER}}).status == 202
+    eventually(lambda: server.get("/v1/predictions/p-1?model=other").status == 200)
     replaced = {"prediction_id": "p-1", "model": "loans", "verdict": "accepted", "user": "ada"}
     for feedback_ in (replaced, replaced | {"user": "bob"}):
         assert server.post("/v1/feedback", feedback_).status == 201

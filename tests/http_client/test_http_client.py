@@ -171,12 +171,12 @@ def test_a_token_is_read_for_each_request(exporter: Exporter, tmp_path: Path) ->
     parser = argparse.ArgumentParser()
     common.add_credentials(parser, "MODEL_EXPORTER")
     options = parser.parse_args([f"--bearer-token-file={file}"])
-    with Client(exporter.url, "--url", authorization=lambda: common.authorization(options)) as client:
+    with Client(exporter.url, "--url", authorization=lambda: common.credentials(options).header()) as client:
         for token in ("first", "second"):
             file.write_text(f"{token}\n")
             client.request("POST", "/v1/predictions", b"{}")
     assert [request["headers"]["Authorization"] for request in exporter.requests] == ["Bearer first", "Bearer second"]
     file.write_text("two words")
     with pytest.raises(ExporterError, match=r"--bearer-token-file: .*: expected one line") as caught:
-        common.authorization(options)
+        common.credentials(options).header()
     assert "words" not in str(caught.value).replace(str(file), "")
