@@ -44,7 +44,8 @@ def measure(features: int) -> None:
     monitors = MonitorRegistry({"m": ModelConfig(name="m")}, {"m": Binner(profile(features, 2000))})
     rows = [{f"f{number}": value for number, value in enumerate(row)} for row in rng.normal(size=(50, features))]
     events = [
-        Prediction("m", version="3", confidence=0.9, inputs=msgspec.Raw(msgspec.json.encode(row))) for row in rows
+        Prediction("m", version="3", confidence=0.9, inputs=msgspec.Raw(msgspec.json.encode(row, enc_hook=float)))
+        for row in rows
     ]
     monitor = monitors.get("m", "3", time.monotonic())
     monitor.observe(monitor.prepare(Batch.of(events, time.time())), time.monotonic())
