@@ -1,6 +1,6 @@
-# Three images from one file. `server`, the last one, is what `serve`, `proxy` and `consume` need; `batch` adds what reads and
-# writes tables (`profile`, `ingest`, `label`, `archive`); `demo` is the demo's model service. They do not run as root.
-#   docker build --build-arg VERSION=1.0.0 --build-arg REVISION=$(git rev-parse HEAD) .
+# Three images from one file. `server` is what `serve`, `proxy` and `consume` need; `batch` adds what reads and writes tables
+# (`profile`, `ingest`, `label`, `archive`); `demo`, the last one, adds what docker-compose.yml runs. They do not run as root.
+#   docker build --target server --build-arg VERSION=1.0.0 --build-arg REVISION=$(git rev-parse HEAD) .
 FROM python:3.12.15-slim-trixie@sha256:a6e34c598f2467ed0e9a8d349809fcd8b5c603269512df273a0bb1784edc11b1 AS build
 
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
@@ -54,6 +54,11 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
 
 ENTRYPOINT ["model-exporter"]
 
+FROM runtime AS server
+COPY --from=build-server /opt/model-exporter /opt/model-exporter
+# Mount your exporter.yml at this path, with `store: {url: "sqlite:////data/model-exporter.db"}`.
+CMD ["serve", "--config.file=/etc/model-exporter/exporter.yml", "--web.listen-address=0.0.0.0:9877"]
+
 FROM runtime AS batch
 COPY --from=build-batch /opt/model-exporter /opt/model-exporter
 HEALTHCHECK NONE
@@ -63,10 +68,4 @@ FROM runtime AS demo
 COPY --from=build-demo /opt/model-exporter /opt/model-exporter
 COPY demo/ /opt/demo/demo/
 ENV PYTHONPATH=/opt/demo
-ENTRYPOINT ["python", "-m", "demo"]
-CMD ["run", "--directory=/data/demo"]
-
-FROM runtime AS server
-COPY --from=build-server /opt/model-exporter /opt/model-exporter
-# Mount your exporter.yml at this path, with `store: {url: "sqlite:////data/model-exporter.db"}`.
-CMD ["serve", "--config.file=/etc/model-exporter/exporter.yml", "--web.listen-address=0.0.0.0:9877"]
+CMD ["--help"]

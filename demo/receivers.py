@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
+import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -78,6 +80,16 @@ def usable(
     return config, off
 
 
+def _copy(secret: Path, folder: Path, owner: int) -> Path:
+    """Copy a secret into a folder, readable by one user; return its new path."""
+    copied = folder / secret.name
+    copied.unlink(missing_ok=True)
+    copied.touch(mode=0o600)
+    shutil.copyfile(secret, copied)
+    os.chown(copied, owner, -1)
+    return copied
+
+
 def describe(off: list[str]) -> str:
     """Say in a line which receivers of `usable` are left out.
 
@@ -88,8 +100,12 @@ def describe(off: list[str]) -> str:
     return f"Alerts reach the home page. Not configured: {', '.join(kinds)}; see docs/notifications.md."
 
 
-def write(source: Path, target: Path, *, inbox: str, smarthost: str | None = None) -> list[str]:
+def write(
+    source: Path, target: Path, *, inbox: str, smarthost: str | None = None, secrets_owner: int | None = None
+) -> list[str]:
     """Write a copy that works here, with absolute paths; return the receivers that are left out.
+
+    With ``secrets_owner``, each secret is copied beside the target, readable by this user alone.
 
     Raises
     ------
@@ -101,13 +117,14 @@ def write(source: Path, target: Path, *, inbox: str, smarthost: str | None = Non
         raise ConfigError(f"{source}: expected keys such as route: and receivers:")
     folder = source.resolve().parent
     config, off = usable(document, folder, inbox=inbox, smarthost=smarthost)
-    for node, key in _files(config):
-        node[key] = str(folder / node[key])
     config["templates"] = [str(folder / pattern) for pattern in config.get("templates") or []]
     try:
+        for node, key in _files(config):
+            secret = folder / node[key]
+            node[key] = str(secret if secrets_owner is None else _copy(secret, target.parent, secrets_owner))
         target.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{target}: cannot be written: {error.strerror}") from None
+        raise ConfigError(f"{error.filename or target}: {error.strerror}") from None
     return off
 
 
@@ -121,9 +138,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("target", type=Path, help="the file to write")
     parser.add_argument("--inbox", required=True, metavar="URL", help="URL of the exporter's inbox")
     parser.add_argument("--smarthost", metavar="HOST:PORT", help="a mail catcher without TLS and password")
+    parser.add_argument(
+        "--secrets-owner", type=int, metavar="UID", help="copy the secrets to the target, for this user"
+    )
     options = parser.parse_args(arguments)
     try:
-        off = write(options.source, options.target, inbox=options.inbox, smarthost=options.smarthost)
+        off = write(
+            options.source,
+            options.target,
+            inbox=options.inbox,
+            smarthost=options.smarthost,
+            secrets_owner=options.secrets_owner,
+        )
     except ConfigError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1

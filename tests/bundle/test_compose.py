@@ -51,8 +51,8 @@ def services(project: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_services_are_the_documented_ones(services: dict[str, Any]) -> None:
-    """Six services run, and one prepares their files."""
-    assert set(services) == {*PORTS, "prepare"}
+    """Six services run, and two prepare their files."""
+    assert set(services) == {*PORTS, "prepare", "receivers"}
 
 
 def test_ports_are_published_on_localhost_with_the_same_number(services: dict[str, Any]) -> None:
@@ -61,7 +61,11 @@ def test_ports_are_published_on_localhost_with_the_same_number(services: dict[st
         name: [(port["host_ip"], int(port["published"]), port["target"]) for port in service.get("ports", [])]
         for name, service in services.items()
     }
-    assert published == {"prepare": [], **{name: [("127.0.0.1", port, port)] for name, port in PORTS.items()}}
+    assert published == {
+        "prepare": [],
+        "receivers": [],
+        **{name: [("127.0.0.1", port, port)] for name, port in PORTS.items()},
+    }
 
 
 def test_ports_are_those_of_make_up() -> None:
@@ -79,15 +83,29 @@ def test_every_image_is_pinned(services: dict[str, Any]) -> None:
         digest = "" if "build" in service else r"@sha256:[0-9a-f]{64}"
         assert re.fullmatch(r"[a-z/-]+:v?\d+\.\d+\.\d+" + digest, service["image"])
     ours = {service["image"] for service in services.values() if "build" in service}
-    assert ours == {f"model-exporter:{version}", f"model-exporter-demo:{version}"}
+    assert ours == {f"model-exporter:{version}"}
     bases = re.findall(r"^FROM (python\S*)", DOCKERFILE, re.MULTILINE)
     assert len(set(bases)) == 1
     assert re.fullmatch(r"python:3\.12\.\d+-slim-[a-z]+@sha256:[0-9a-f]{64}", bases[0])
 
 
 def test_containers_run_with_minimal_privileges(services: dict[str, Any]) -> None:
-    """Containers have a read-only file system, no capabilities, and cannot gain privileges."""
+    """Containers have a read-only file system, bounds, no capabilities, and cannot gain privileges.
+
+    The one that copies secrets of the host's user runs once, as root, without a network.
+    """
+    once = services["receivers"]
+    assert (once["user"], once["cap_add"], once["network_mode"], once["restart"]) == (
+        "0:0",
+        ["CHOWN", "DAC_OVERRIDE"],
+        "none",
+        "no",
+    )
+    assert services["exporter"]["stop_grace_period"] == "30s"
     for name, service in services.items():
+        assert "cap_add" not in service or name == "receivers"
+        assert service["mem_limit"], name
+        assert service["logging"]["options"]["max-size"], name
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
@@ -124,32 +142,45 @@ def test_prometheus_scrapes_the_services(services: dict[str, Any]) -> None:
 
 
 def test_the_preparation_creates_the_files(services: dict[str, Any], tmp_path: Path) -> None:
-    """`prepare` writes the demo's files and an alertmanager.yml for the mail catcher and the exporter's inbox."""
-    (script,) = services["prepare"]["command"]
-    for path in ("/etc/alertmanager/", "/data/alertmanager/", "/data/demo"):
-        assert path in script
-    source = ROOT / "alertmanager"
-    shutil.copytree(source, tmp_path / "etc" / "alertmanager", ignore=lambda folder, names: {"secrets"} & {*names})
+    """Two services write the demo's files, and an alertmanager.yml for the mail catcher and the exporter's inbox.
+
+    A secret reaches Alertmanager's user, whoever owns the file on the host.
+    """
+    folder = tmp_path / "etc" / "alertmanager"
+    shutil.copytree(ROOT / "alertmanager", folder, ignore=lambda folder, names: {"secrets"} & {*names})
+    (folder / "secrets").mkdir()
+    (folder / "secrets" / "webhook_url").write_text("http://pager.example/hook")
+    (folder / "secrets" / "webhook_url").chmod(0o600)
     (tmp_path / "data" / "alertmanager").mkdir(parents=True)
-    script = re.sub(r"/(etc|data)/", lambda match: str(tmp_path) + match[0], script)
     environment = {"PATH": f"{Path(sys.executable).parent}:{os.defpath}", "PYTHONPATH": str(ROOT)}
-    result = subprocess.run(
-        [*services["prepare"]["entrypoint"], script],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "Not configured: Slack, Webhook; see docs/notifications.md.\n" in result.stdout
+    printed = ""
+    for name in ("prepare", "receivers"):
+        (script,) = services[name]["command"]
+        script = re.sub(r"/(etc|data)/", lambda match: str(tmp_path) + match[0], script)
+        if os.geteuid():
+            script = script.replace("owner=65534", f"owner={os.geteuid()}")
+        result = subprocess.run(
+            [*services[name]["entrypoint"], script],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert (result.returncode, result.stderr) == (0, "")
+        printed += result.stdout
+    assert "Not configured: Slack, Webhook; see docs/notifications.md.\n" in printed
     assert (tmp_path / "data" / "demo" / "exporter.yml").is_file()
     config = yaml.safe_load((tmp_path / "data" / "alertmanager" / "alertmanager.yml").read_text())
     assert config["global"]["smtp_smarthost"] == "mail:1025"
     assert config["global"]["smtp_require_tls"] is False
-    urls = [hook.get("url") for receiver in config["receivers"] for hook in receiver.get("webhook_configs", [])]
-    assert f"http://exporter:{PORTS['exporter']}/v1/notifications" in urls
+    hooks = [hook for receiver in config["receivers"] for hook in receiver.get("webhook_configs", [])]
+    assert f"http://exporter:{PORTS['exporter']}/v1/notifications" in [hook.get("url") for hook in hooks]
+    (secret,) = (Path(hook["url_file"]) for hook in hooks if "url_file" in hook)
+    assert secret.parent == tmp_path / "data" / "alertmanager"
+    assert (secret.read_text(), secret.stat().st_mode & 0o777) == ("http://pager.example/hook", 0o600)
+    assert secret.stat().st_uid == (os.geteuid() or 65534)
     assert any("email_configs" in receiver for receiver in config["receivers"])
 
 
@@ -171,10 +202,10 @@ def test_a_failed_preparation_is_an_error(tmp_path: Path) -> None:
 def test_alertmanager_reads_the_prepared_configuration(services: dict[str, Any]) -> None:
     """Paths of templates in the prepared file are valid in Alertmanager's container."""
     for source, target in (("/etc/alertmanager", ROOT / "alertmanager"), ("/data/alertmanager", "alertmanager-config")):
-        for name in ("prepare", "alertmanager"):
+        for name in ("receivers", "alertmanager"):
             mounts = {mount["target"]: mount["source"] for mount in services[name]["volumes"]}
             assert mounts[source] == str(target)
-    written = re.search(r"receivers /etc/alertmanager/alertmanager.yml (\S+)", services["prepare"]["command"][0])
+    written = re.search(r"receivers /etc/alertmanager/alertmanager.yml (\S+)", services["receivers"]["command"][0])
     assert written
     assert f"--config.file={written[1]}" in services["alertmanager"]["command"]
 
@@ -184,12 +215,12 @@ def test_commands_of_our_image_are_valid(services: dict[str, Any]) -> None:
     from demo.__main__ import PROGRAM
     from exporter.cli import build_parser
 
-    _, demo, default = (json.loads(text) for text in re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE))
+    default = json.loads(re.findall(r"^CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)[0])
     prepare = services["prepare"]["command"][0].splitlines()[0].split()
     assert [prepare.pop(0) for _ in range(3)] == ["python", "-m", "demo"]
     for arguments in (services["exporter"]["command"], default):
         build_parser(arguments).parse_args(arguments)
-    for arguments in (services["demo"]["command"], demo, prepare):
+    for arguments in (services["demo"]["command"], prepare):
         build_parser(arguments, PROGRAM).parse_args(arguments)
     for arguments in (services["exporter"]["command"], default):
         assert f"--web.listen-address=0.0.0.0:{PORTS['exporter']}" in arguments
@@ -242,9 +273,9 @@ def test_the_lock_files_agree() -> None:
 
 
 def test_the_image_runs_without_root_on_the_locked_packages() -> None:
-    """The image runs as a numeric user, with packages from the lock file and their hashes; the server is last."""
+    """The image runs as a numeric user, with packages from the lock file and their hashes; the demo is last."""
     stages = re.findall(r"^FROM \S+ AS (\S+)$", DOCKERFILE, re.MULTILINE)
-    assert stages[-4:] == ["runtime", "batch", "demo", "server"]
+    assert stages[-4:] == ["runtime", "server", "batch", "demo"]
     runtime = DOCKERFILE.partition(" AS runtime\n")[2].partition("\nFROM ")[0]
     assert re.findall(r"^USER (.*)$", runtime, re.MULTILINE) == ["10001:10001"]
     assert "--require-hashes" in DOCKERFILE
