@@ -10,8 +10,8 @@ import pyarrow as pa
 from pyarrow import csv, parquet
 from timing import median_seconds, profile, report
 
+from exporter.commands.batch import NOW, WINDOW, choose_monitor, count_table, monitors_of_profile
 from exporter.commands.common import Progress
-from exporter.commands.ingest import NOW, WINDOW, choose_monitor, count_table, monitors_of_profile
 from exporter.commands.tables import Refused, Roles, Table, cell_types
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.profile import NumericFeature, save

@@ -12,8 +12,8 @@ import sys
 from exporter import cli
 
 COMMANDS = {
-    "up": "run the complete stack on this machine",
-    "run": "run a model service with simulated users and incidents",
+    "up": ("up", "run the complete stack on this machine"),
+    "run": ("run", "run a model service with simulated users and incidents"),
 }
 PROGRAM = cli.Program("python -m demo", __doc__, "demo", COMMANDS)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from exporter.config.yaml_file import load_yaml
+from exporter.config import load_yaml
 from exporter.errors import ConfigError
 
 _INBOX = "/v1/notifications"  # a webhook with this path is the exporter's inbox

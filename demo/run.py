@@ -1,11 +1,4 @@
-"""Run a model service with simulated users, and incidents that the alerts detect.
-
-Example::
-
-    python -m demo run --incident=dark
-
-See demo/README.md.
-"""
+"""Run a model service with simulated users, and incidents that the alerts detect."""
 
 from __future__ import annotations
 
@@ -49,7 +42,7 @@ _INCIDENTS = "\n".join(
 """Each incident with its usual duration, for the help."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
     text = "folder of the model, its profile and its exporter.yml"
@@ -78,17 +71,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the command.
+    """Run a model service with simulated users, and incidents that the alerts detect.
 
-    Returns
-    -------
-    int
-        Exit status, 0.
+    Example::
 
-    Raises
-    ------
-    ExporterError
-        When a port is in use, the exporter or the service cannot be reached, or scikit-learn is missing.
+        python -m demo run --incident=dark
+
+    See demo/README.md.
     """
     if args.incident:
         _incident(args)

@@ -1,11 +1,4 @@
-"""Run the exporter, Prometheus, Alertmanager, Grafana and the demo on this machine, until Ctrl-C.
-
-Example::
-
-    python -m demo up --no-demo
-
-See demo/README.md.
-"""
+"""Run the exporter, Prometheus, Alertmanager, Grafana and the demo on this machine, until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -279,7 +272,7 @@ _OPTIONS = {
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def up_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     text = "folder for state, logs and data"
     parser.add_argument("--directory", type=Path, default=Path("run"), metavar="FOLDER", help=text)
@@ -295,18 +288,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(f"--{name}-address", type=_address, default=ADDRESSES[name], metavar="HOST:PORT", help=text)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the command.
+def up(args: argparse.Namespace) -> int:
+    """Run the exporter, Prometheus, Alertmanager, Grafana and the demo on this machine, until Ctrl-C.
 
-    Returns
-    -------
-    int
-        Exit status, 0.
+    Example::
 
-    Raises
-    ------
-    ExporterError
-        When a program is missing, its port is taken, it does not start, or it keeps ending.
+        python -m demo up --no-demo
+
+    See demo/README.md.
     """
     directory = args.directory.resolve()
     addresses = {name: getattr(args, f"{name}_address") for name in ADDRESSES}

@@ -59,23 +59,24 @@ _EXTRAS = {
 
 
 COMMANDS = {
-    "serve": "receive predictions and feedback, and serve /metrics",
-    "check-config": "check a configuration and its profiles",
-    "profile": "create a training profile",
-    "proxy": "record the requests to a model server",
-    "ingest": "measure the drift of a table that a batch job scored",
-    "label": "send the true labels of predictions",
-    "consume": "send the messages of Kafka topics to an exporter",
-    "suspects": "find labels of a training file that may be wrong",
-    "token": "create a bearer token",
-    "compare": "compare two versions of a model",
-    "explain": "find the slices that hold the most corrections, errors or drift",
-    "dataset": "turn reviewed corrections into training data",
-    "redact": "remove redacted inputs from the database",
-    "forget": "remove a person or a prediction from the database",
-    "archive": "write old predictions to Parquet files, by a timer",
-    "backup": "back up the database, also while the exporter runs",
-    "restore": "put a backup in the place of the database",
+    "serve": ("commands.serve", "receive predictions and feedback, and serve /metrics"),
+    "check-config": ("commands.serve", "check a configuration and its profiles"),
+    "profile": ("commands.profile", "create a training profile"),
+    "proxy": ("commands.proxy", "record the requests to a model server"),
+    "ingest": ("commands.batch", "measure the drift of a table that a batch job scored"),
+    "label": ("commands.batch", "send the true labels of predictions"),
+    "consume": ("commands.consume", "send the messages of Kafka topics to an exporter"),
+    "suspects": ("commands.analysis", "find labels of a training file that may be wrong"),
+    "token": ("commands.serve", "create a bearer token"),
+    "compare": ("commands.analysis", "compare two versions of a model"),
+    "explain": ("commands.analysis", "find the slices that hold the most corrections, errors or drift"),
+    "dataset": ("commands.dataset", "turn reviewed corrections into training data"),
+    "redact": ("commands.database", "remove redacted inputs from the database"),
+    "forget": ("commands.database", "remove a person or a prediction from the database"),
+    "archive": ("commands.database", "write old predictions to Parquet files, by a timer"),
+    "backup": ("commands.database", "back up the database, also while the exporter runs"),
+    "restore": ("commands.database", "put a backup in the place of the database"),
+    "completion": ("cli", "print the completion script of a shell"),
 }
 
 
@@ -87,18 +88,19 @@ class Program(NamedTuple):
     name, help
         Its name, and the text of its help; see `set_help`.
     package
-        Where the module of each command is, with ``add_arguments``, ``run``, and the text of its help as its docstring.
+        Where the modules of the commands are. ``check-config`` is the function ``check_config``, whose docstring is its
+        help; ``check_config_arguments`` adds its arguments to a parser.
     commands
-        A summary of each command, by its name.
+        The module and the summary of each command, by its name.
     """
 
     name: str
     help: str | None
     package: str
-    commands: Mapping[str, str]
+    commands: Mapping[str, tuple[str, str]]
 
 
-PROGRAM = Program("model-exporter", __doc__, "exporter.commands", COMMANDS)
+PROGRAM = Program("model-exporter", __doc__, "exporter", COMMANDS)
 
 
 def main(arguments: Sequence[str] | None = None, program: Program = PROGRAM) -> int:
@@ -140,22 +142,23 @@ def build_parser(commands: Collection[str], program: Program = PROGRAM) -> argpa
     text = "print the version and exit"
     parser.add_argument("--version", action="version", version=f"{version()} ({revision()})", help=text)
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for name, summary in program.commands.items():
+    for name, (module_name, summary) in program.commands.items():
         subparser = subparsers.add_parser(name, help=summary)
         if name in commands:
-            module = importlib.import_module(f"{program.package}.{name.replace('-', '_')}")
-            set_help(subparser, module.__doc__)
-            module.add_arguments(subparser)
-            subparser.set_defaults(run=module.run)
-    if program is PROGRAM:
-        completion = subparsers.add_parser("completion", help="print the completion script of a shell")
-        set_help(completion, _completion.__doc__)
-        completion.add_argument("shell", choices=("bash", "zsh"), help="shell that the script is for")
-        completion.set_defaults(run=_completion)
+            module, function = importlib.import_module(f"{program.package}.{module_name}"), name.replace("-", "_")
+            run = getattr(module, function)
+            set_help(subparser, run.__doc__)
+            getattr(module, f"{function}_arguments")(subparser)
+            subparser.set_defaults(run=run)
     return parser
 
 
-def _completion(options: argparse.Namespace) -> int:
+def completion_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's options to its parser."""
+    parser.add_argument("shell", choices=("bash", "zsh"), help="shell that the script is for")
+
+
+def completion(options: argparse.Namespace) -> int:
     """Print a script that completes commands, options and file names in a shell.
 
     Example::

@@ -20,8 +20,16 @@ from typing import Any, NamedTuple
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError
 
-from exporter.client.failures import Server, error_detail, expects_tls, explain_tls_error, tls_context
-from exporter.client.transport import TimedResponse, connect_unix, without_secrets
+from exporter.client.transport import (
+    Server,
+    TimedResponse,
+    connect_unix,
+    error_detail,
+    expects_tls,
+    explain_tls_error,
+    tls_context,
+    without_secrets,
+)
 from exporter.errors import ExporterError, UsageError
 from exporter.secret_file import read_secret_file
 

@@ -3,7 +3,7 @@
 Run ``python prometheus/generate.py``. A template is a file of rules in which ``<<expression>>`` is replaced by the text
 of a Python expression: what all rules have in common is written once, here. A rule with ``part: NAME`` is not recorded:
 its expression takes the place of the name where others use it. The result is in ``prometheus/rules/``.
-The default of a threshold stands in the templates alone: `exporter/config/types.py` and the tables of the
+The default of a threshold stands in the templates alone: `exporter/config.py` and the tables of the
 documents are written from the rules.
 """
 

@@ -27,8 +27,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 
 from timing import free_port, median_seconds, profile, serving
 
-from exporter.config import ModelConfig
-from exporter.config.types import MetricsLevel
+from exporter.config import MetricsLevel, ModelConfig
 from exporter.metrics.exposition import render_families
 from exporter.metrics.models import ModelsCollector
 from exporter.monitoring.binner import Binner

@@ -304,7 +304,7 @@ class Monitor:
         read
             Converts the function's result to arguments of `record`, if it is more than a label.
         """
-        from exporter.client.decorator import watch
+        from exporter.client.calls import watch
 
         if function is None:
             return lambda function: watch(self, function, inputs, read)
@@ -326,7 +326,7 @@ class Monitor:
         timed
             Whether to record the duration of the call as that of each row.
         """
-        from exporter.client.sklearn import RecordedModel
+        from exporter.client.calls import RecordedModel
 
         return RecordedModel(self, model, names, confidence, timed)
 

@@ -17,14 +17,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from exporter.client.encoding import describe_error, discard_random
-from exporter.client.failures import Failure, rejection_detail
 from exporter.client.transport import (
     FAILURES,
+    Failure,
     KeepAliveConnection,
     Transport,
     accepted_count,
     is_final,
     new_idempotency_key,
+    rejection_detail,
     retry_after,
 )
 from exporter.errors import ExporterError

@@ -1,11 +1,4 @@
-"""Consume predictions, feedback and labels from the topics of a Kafka cluster, and send them to an exporter.
-
-Example::
-
-    model-exporter consume --bootstrap-servers=kafka:9092 --topic=loans --topic=repaid=labels
-
-See docs/kafka.md.
-"""
+"""The command that sends the messages of Kafka topics to an exporter."""
 
 from __future__ import annotations
 
@@ -633,7 +626,7 @@ _CONSUMERS = ("group.", "auto.", "session.", "heartbeat.", "partition.", "isolat
 _LIBRARY_LOG = logging.getLogger("exporter.commands.consume.librdkafka")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def consume_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
     text = f"topic, and what its messages hold: {', '.join(KINDS)}; repeatable; without KIND, predictions"
@@ -652,8 +645,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_log_options(parser)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Take messages to the exporter until a signal says to stop."""
+def consume(options: argparse.Namespace) -> int:
+    """Consume predictions, feedback and labels from the topics of a Kafka cluster, and send them to an exporter.
+
+    Example::
+
+        model-exporter consume --bootstrap-servers=kafka:9092 --topic=loans --topic=repaid=labels
+
+    See docs/kafka.md.
+    """
     configure_logging(options.log_level, options.log_format)
     kinds = dict(options.topic)
     if len(kinds) < len(options.topic):

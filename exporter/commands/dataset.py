@@ -1,11 +1,4 @@
-"""Turn reviewed corrections into training data: releases, exports, and annotations from Label Studio.
-
-Example::
-
-    model-exporter dataset release --model=digits --name=2026-11
-
-See docs/dataset.md.
-"""
+"""The commands for reviewed corrections: releases, exports, and annotations from Label Studio."""
 
 from __future__ import annotations
 
@@ -349,7 +342,7 @@ _COMMANDS = {
 """The subcommands: what adds the options of each, and its summary."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def dataset_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own commands to its parser."""
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for step, (add_options, text) in _COMMANDS.items():
@@ -360,7 +353,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         subparser.set_defaults(step=step)
 
 
-def run(options: argparse.Namespace) -> int:
-    """Run the chosen subcommand; return the exit status."""
+def dataset(options: argparse.Namespace) -> int:
+    """Turn reviewed corrections into training data: releases, exports, and annotations from Label Studio.
+
+    Example::
+
+        model-exporter dataset release --model=digits --name=2026-11
+
+    See docs/dataset.md.
+    """
     status: int = options.step(options)
     return status

@@ -1,11 +1,4 @@
-"""Create a training profile: the distributions of the training data, which drift is measured against.
-
-Example::
-
-    model-exporter profile training.parquet --prediction-column=predicted --label-column=paid -o loans.json
-
-See docs/profiles.md.
-"""
+"""The command that creates training profiles."""
 
 from __future__ import annotations
 
@@ -40,7 +33,7 @@ _SOURCES = {
 """What is profiled by the option that names it, and the options that only this has."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def profile_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
     text = "CSV, Parquet, NPZ or JSON lines, also as .gz"
@@ -92,8 +85,15 @@ def _share(text: str) -> float:
     return share
 
 
-def run(options: argparse.Namespace) -> int:
-    """Create a profile, or describe one; return the exit status."""
+def profile(options: argparse.Namespace) -> int:
+    """Create a training profile: the distributions of the training data, which drift is measured against.
+
+    Example::
+
+        model-exporter profile training.parquet --prediction-column=predicted --label-column=paid -o loans.json
+
+    See docs/profiles.md.
+    """
     _check_options(options)
     if options.describe:
         width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize

@@ -1,11 +1,4 @@
-"""Run a proxy in front of a model server that records its requests and responses as predictions.
-
-Example::
-
-    model-exporter proxy --upstream=http://127.0.0.1:8080 --exporter=http://127.0.0.1:9877
-
-See docs/proxy.md.
-"""
+"""The proxy in front of a model server that records requests and responses as predictions."""
 
 from __future__ import annotations
 
@@ -952,7 +945,7 @@ SEND_SECONDS = 3.0
 _SWITCH_SECONDS = 0.0005  # so long may the sender's thread keep the interpreter while a request waits
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def proxy_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add = parser.add_argument
     add("--upstream", required=True, metavar="URL", help="URL of the model server, such as http://127.0.0.1:8080")
@@ -996,8 +989,15 @@ def _host(text: str) -> str:
     raise argparse.ArgumentTypeError(f"expected a host such as models.example.com, got {text!r}")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Pass on and record until a signal says to stop."""
+def proxy(options: argparse.Namespace) -> int:
+    """Run a proxy in front of a model server that records its requests and responses as predictions.
+
+    Example::
+
+        model-exporter proxy --upstream=http://127.0.0.1:8080 --exporter=http://127.0.0.1:9877
+
+    See docs/proxy.md.
+    """
     configure_logging(options.log_level, options.log_format)
     if options.record_path and not options.model:
         raise UsageError("--record.path: needs a --model, which such paths do not name")

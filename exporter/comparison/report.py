@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from exporter.comparison.measures import EACH_LEVEL, Comparison, Measure, SameRequests, Side, utc_time
-from exporter.config.checks import MARGINS, PROMOTED_WITHOUT
+from exporter.config import MARGINS, PROMOTED_WITHOUT
 from exporter.stats.intervals import CONFIDENCE, Difference, Interval, excludes_zero
 from exporter.stats.sequential import LARGE
 

@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from exporter.config import OTHER_SEGMENT, ModelConfig
-from exporter.config.types import DURATION_BUCKETS
+from exporter.config import DURATION_BUCKETS, OTHER_SEGMENT, ModelConfig
 from exporter.features.base import as_list, scalar_text
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.noise_floors import NoiseFloors

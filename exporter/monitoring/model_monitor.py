@@ -11,8 +11,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from exporter.config import ModelConfig
-from exporter.config.types import DURATION_BUCKETS
+from exporter.config import DURATION_BUCKETS, ModelConfig
 from exporter.features.json_inputs import decode_inputs
 from exporter.monitoring.binner import Binner, Codes
 from exporter.monitoring.counters import (

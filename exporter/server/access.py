@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import bcrypt
 import msgspec
 
-from exporter.config.yaml_file import load_yaml
+from exporter.config import load_yaml
 from exporter.errors import ConfigError
 from exporter.server.problem import Reply, problem
 from exporter.validation import any_of, convert, preview, suggestion

@@ -20,7 +20,7 @@ from exporter.server.pages import documents, drift, home, quality, review
 from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.routes import ROUTES, find_handlers
 from exporter.validation import any_of, closest, preview
-from exporter.wire.payload import MAX_BODY
+from exporter.wire.formats import MAX_BODY
 
 log = logging.getLogger(__name__)
 

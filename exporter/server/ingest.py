@@ -31,10 +31,10 @@ from exporter.server.problem import (
 )
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, Store, commit_timeout
 from exporter.validation import json_pointer, preview
-from exporter.wire.decoder import Decoder
 from exporter.wire.events import (
     NO_EVENTS,
     BusinessEvent,
+    Decoder,
     Feedback,
     LabelEvent,
     Prediction,

@@ -11,8 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from exporter import config as configuration
-from exporter.config import Config, ModelConfig, ModelNames
-from exporter.config.checks import InvalidKeyError, check_retrained
+from exporter.config import Config, InvalidKeyError, ModelConfig, ModelNames, check_retrained
 from exporter.errors import ConfigError, ProfileError, StoreError, printable
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.quality import task_of

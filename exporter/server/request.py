@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from exporter.errors import QueueFullError
 from exporter.server.access import Caller
 from exporter.server.problem import Reply, problem
-from exporter.wire.payload import MAX_BODY
+from exporter.wire.formats import MAX_BODY
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

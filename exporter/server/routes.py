@@ -35,9 +35,9 @@ from exporter.slices import QUESTIONS
 from exporter.storage import ORDERS, SOURCES, STATUSES
 from exporter.version import version
 from exporter.wire.events import BusinessEvent, Feedback, LabelEvent, Prediction
-from exporter.wire.exchanges import ProxyRecord
+from exporter.wire.formats import MAX_BODY
+from exporter.wire.mapping import ProxyRecord
 from exporter.wire.otlp import PROTOBUF
-from exporter.wire.payload import MAX_BODY
 
 
 class Parameter(NamedTuple):

@@ -17,9 +17,8 @@ import msgspec
 from exporter.errors import EventError
 from exporter.validation import preview
 from exporter.wire.events import NO_EVENTS
-from exporter.wire.formats import decode_request, decode_response
+from exporter.wire.formats import attempt, convert, decode_one, decode_request, decode_response
 from exporter.wire.mapping import Exchange
-from exporter.wire.payload import attempt, convert, decode_one
 
 STRUCTURED = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"

@@ -12,8 +12,8 @@ import msgspec
 
 from exporter.errors import EventError
 from exporter.features.json_inputs import parse_integer, sanitize
+from exporter.wire.formats import check_size, convert, decode_json
 from exporter.wire.mapping import ConfiguredModel, Validated, encode_inputs, validate
-from exporter.wire.payload import check_size, convert, decode_json
 
 PROTOBUF = "application/x-protobuf"
 GENERATED = frozenset({"chat", "embeddings", "generate_content", "text_completion"})

@@ -15,8 +15,7 @@ from scipy.stats import binom
 from support.needed_rules import write_needed_rules
 from support.paths import ROOT
 
-from exporter.config import THRESHOLDS
-from exporter.config.types import OBJECTIVE_ALERTS
+from exporter.config import OBJECTIVE_ALERTS, THRESHOLDS
 from exporter.stats.quality import wilson
 
 PROMETHEUS = ROOT / "prometheus"

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from support.paths import ROOT
 
-from exporter.config.types import DEFAULT_ERRORS
+from exporter.config import DEFAULT_ERRORS
 from exporter.monitoring.leading_quality import ENOUGH, LABELLED, MOST_ERROR
 from exporter.profiles.profile import HARDLY_USED
 

@@ -20,7 +20,7 @@ from support.servers import write_config
 from exporter.cli import COMMANDS as MODULES
 from exporter.cli import build_parser, main
 
-COMMANDS = {"completion", *MODULES}
+COMMANDS = set(MODULES)
 
 
 def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:

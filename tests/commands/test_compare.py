@@ -24,7 +24,7 @@ from support.servers import Served, ask, eventually, free_port, write_config
 
 from exporter.comparison.measures import Comparison, Counts, Feature, Period, Side, add, compare, utc_time
 from exporter.comparison.report import document
-from exporter.config.types import DURATION_BUCKETS
+from exporter.config import DURATION_BUCKETS
 from exporter.stats.intervals import (
     bucket_quantile,
     conservative_difference,

@@ -32,8 +32,8 @@ from support.programs import answers
 from support.servers import Served, ask, eventually, free_port
 
 from exporter.cli import main
-from exporter.commands.ingest import DRIFTED
-from exporter.commands.sending import State
+from exporter.commands.batch import DRIFTED
+from exporter.commands.tables import State
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import load, save
 from grafana import rules
@@ -445,7 +445,7 @@ def test_a_failing_pushgateway_is_an_error(
     folder: Path, gateway: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run fails with the reason, and the password in the address is not shown."""
-    monkeypatch.setattr("exporter.commands.ingest.GIVE_UP_SECONDS", 0)
+    monkeypatch.setattr("exporter.commands.batch.GIVE_UP_SECONDS", 0)
     arguments = (folder / "well.csv", f"--profile={folder / 'loans.json'}")
     address = f"127.0.0.1:{free_port()}"
     status, _, err = ingest(capsys, *arguments, f"--push=http://me:secret@{address}")
@@ -551,7 +551,7 @@ def test_remote_write_sends_the_headers_of_a_file(folder: Path, tmp_path: Path) 
     (tmp_path / "headers").write_text("Authorization: Bearer abc\n\nX-Scope-OrgID:team a\n")
     with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server, pytest.MonkeyPatch.context() as patch:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        patch.setattr("exporter.commands.ingest.SERIES", 50)
+        patch.setattr("exporter.commands.batch.SERIES", 50)
         flags = (f"--push=http://127.0.0.1:{server.server_port}/write", "--push-protocol=remote-write")
         headers_file = f"--push-headers-file={tmp_path / 'headers'}"
         assert (

@@ -18,7 +18,7 @@ from pyarrow import csv, parquet
 from support.servers import CONFIG, Served, eventually, write_config
 
 from exporter.cli import main
-from exporter.commands import label
+from exporter.commands import batch
 from exporter.wire.events import MAX_REJECTED
 
 ROWS = 12_000
@@ -207,7 +207,7 @@ def test_labels_after_many_wrong_ones_are_sent(
 
 def test_labels_of_unknown_predictions(exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command says that all wait, and names the likely causes; not for a few, or if one has joined."""
-    ids = [f"order-{n}" for n in range(label.FEW + 1)]
+    ids = [f"order-{n}" for n in range(batch.FEW + 1)]
     command = ["label", f"--exporter={exporter.url}", "--model=credit"]
     path = write(pa.table({"prediction_id": ids, "label": ["yes"] * len(ids)}), tmp_path / "wrong.csv")
     assert main([*command, str(path)]) == 0

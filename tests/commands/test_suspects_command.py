@@ -13,7 +13,7 @@ import pytest
 from sklearn.datasets import load_iris
 
 from exporter.cli import main
-from exporter.commands import suspects
+from exporter.commands import analysis
 
 WRONG = (3, 40, 60, 120)
 """Rows of the file whose label is changed, the first row is 0."""
@@ -99,7 +99,7 @@ def test_a_file_that_is_too_large_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The bound is named, so that a part of the file can be checked."""
-    monkeypatch.setattr(suspects, "MAX_COMPARED", 100)
+    monkeypatch.setattr(analysis, "MAX_COMPARED", 100)
     assert run(write_csv(tmp_path / "iris.csv", iris())) == 1
     text = "expected at most 100 rows whose inputs are compared: check a part of the file"
     assert text in capsys.readouterr().err

@@ -7,8 +7,16 @@ import pytest
 from support.paths import DATA
 
 from exporter import config
-from exporter.config import Config, FeatureConfig, MappingConfig, ModelConfig, load, sampled_share
-from exporter.config.types import LatencyObjective, Objectives
+from exporter.config import (
+    Config,
+    FeatureConfig,
+    LatencyObjective,
+    MappingConfig,
+    ModelConfig,
+    Objectives,
+    load,
+    sampled_share,
+)
 from exporter.errors import ConfigError
 
 BAD = sorted((DATA / "bad_configs").glob("*.yml"))

@@ -6,8 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.batches import count, observe
 
-from exporter.config import ModelConfig
-from exporter.config.types import DURATION_BUCKETS
+from exporter.config import DURATION_BUCKETS, ModelConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import Histogram, bucket_quantile, only_bucket
 from exporter.monitoring.model_monitor import ModelMonitor

@@ -25,8 +25,7 @@ from support.batches import count, stored_batch
 from support.certificates import certificate
 from support.fake_exporter import Exporter
 
-from exporter.commands import archive as archive_command
-from exporter.commands import redact
+from exporter.commands import database
 from exporter.config import StoreConfig
 from exporter.errors import ExporterError, StoreError
 from exporter.monitoring.registry import MonitorRegistry
@@ -351,13 +350,13 @@ def test_the_command_says_how_much_it_archived(
     store = {"url": archived.config.url, "archive": str(archived.folder), "retention": "36h"}
     path = tmp_path / "exporter.yml"
     path.write_text(yaml.safe_dump({"store": store, "models": [{"name": "m", "redact": ["number"]}]}))
-    assert archive_command.run(argparse.Namespace(config_file=path)) == 0
+    assert database.archive(argparse.Namespace(config_file=path)) == 0
     assert capsys.readouterr().out == "5 predictions and 0 late labels were archived\n"
     (file,) = archived.folder.rglob("*.parquet")
     assert parquet.read_table(file)["inputs"].to_pylist() == ["{}"] * 5
     path.write_text(yaml.safe_dump({"models": [{"name": "m"}]}))
     with pytest.raises(ExporterError, match=r"exporter\.yml: has no store\.archive: name the folder or URL"):
-        archive_command.run(argparse.Namespace(config_file=path))
+        database.archive(argparse.Namespace(config_file=path))
 
 
 def test_one_command_archives_at_a_time(archived: Archived) -> None:
@@ -416,7 +415,7 @@ def test_redact_cleans_the_archive(
     before = archived.files()
 
     def clean(*, dry_run: bool = False) -> str:
-        assert redact.run(argparse.Namespace(config_file=path, dry_run=dry_run)) == 0
+        assert database.redact(argparse.Namespace(config_file=path, dry_run=dry_run)) == 0
         return next(line for line in capsys.readouterr().out.splitlines() if line.startswith("archive"))
 
     def stored() -> list[str | None]:

@@ -16,12 +16,11 @@ import psycopg
 import sqlalchemy.dialects.postgresql.psycopg
 
 import exporter.cli
-import exporter.commands.compare
+import exporter.commands.analysis
 import exporter.commands.consume
+import exporter.commands.database
 import exporter.commands.dataset
-import exporter.commands.explain
 import exporter.commands.proxy
-import exporter.commands.redact
 import exporter.commands.serve
 import exporter.server.application
 import exporter.server.flask_app

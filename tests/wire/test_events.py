@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 
 from exporter.errors import REASONS, EventError
 from exporter.features.json_inputs import decode_inputs
-from exporter.wire.decoder import Decoder
-from exporter.wire.events import BusinessEvent, Feedback, Prediction, check_predictions
+from exporter.wire.events import BusinessEvent, Decoder, Feedback, Prediction, check_predictions
 
 PREDICTIONS = Decoder(Prediction, lambda events: check_predictions(["digits", "credit"], events))
 FEEDBACK = Decoder(Feedback, lambda _: None)

@@ -18,11 +18,18 @@ from exporter.config import MappingConfig, ModelConfig
 from exporter.errors import EventError
 from exporter.wire import otlp
 from exporter.wire.cloudevents import MAX_SECONDS, MAX_WAITING_BYTES, LoggedMessage, RequestResponsePairer, read_events
-from exporter.wire.exchanges import read_pairs, read_records
-from exporter.wire.formats import decode_request, decode_response
-from exporter.wire.mapping import MAX_COLUMNS, MAX_HINTS, ConfiguredModel, Exchange, ModelNames, sorted_classes
+from exporter.wire.formats import MAX_ROWS, Payload, decode_request, decode_response, decompress
+from exporter.wire.mapping import (
+    MAX_COLUMNS,
+    MAX_HINTS,
+    ConfiguredModel,
+    Exchange,
+    ModelNames,
+    read_pairs,
+    read_records,
+    sorted_classes,
+)
 from exporter.wire.otlp import MAX_PROTOBUF, MAX_RECORDS
-from exporter.wire.payload import MAX_ROWS, Payload, decompress
 
 FOLDER = DATA / "payloads"
 CREDIT, MODEL = ConfiguredModel(ModelConfig("credit")), ConfiguredModel(ModelConfig("m"))

@@ -20,10 +20,17 @@ from exporter.server.problem import Reply
 from exporter.wire import cloudevents, otlp
 from exporter.wire.cloudevents import BATCH, LoggedMessage
 from exporter.wire.events import MAX_REJECTED, Prediction, RejectedEvent
-from exporter.wire.exchanges import read_pairs, read_records
-from exporter.wire.mapping import ConfiguredModel, ModelNames, Received, Validated, sorted_classes
+from exporter.wire.formats import MAX_ROWS, attempt, decompress
+from exporter.wire.mapping import (
+    ConfiguredModel,
+    ModelNames,
+    Received,
+    Validated,
+    read_pairs,
+    read_records,
+    sorted_classes,
+)
 from exporter.wire.otlp import PROTOBUF, Signal
-from exporter.wire.payload import MAX_ROWS, attempt, decompress
 
 _LARGE = 2**20
 _GRPC_CODES = {400: 3, 413: 3, 415: 3, 503: 14}  # INVALID_ARGUMENT and UNAVAILABLE

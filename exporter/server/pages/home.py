@@ -16,8 +16,7 @@ from flask import redirect, render_template, request, url_for
 from markupsafe import Markup
 from werkzeug.wrappers import Response
 
-from exporter.config import THRESHOLDS, LinksConfig, ModelConfig
-from exporter.config.types import DURATION_BUCKETS
+from exporter.config import DURATION_BUCKETS, THRESHOLDS, LinksConfig, ModelConfig
 from exporter.errors import StoreError
 from exporter.monitoring.counters import Recent
 from exporter.monitoring.drift_report import (
