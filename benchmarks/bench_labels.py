@@ -25,8 +25,7 @@ from timing import report
 from exporter.config import StoreConfig
 from exporter.server.ingest import CHUNK, MAX_LABELS
 from exporter.storage import Store
-from exporter.storage._engine import open_engine
-from exporter.storage._schema import labels, migrate
+from exporter.storage._database import labels, migrate, open_engine
 from exporter.wire.events import LabelEvent, Prediction
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))

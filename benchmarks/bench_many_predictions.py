@@ -28,10 +28,9 @@ from timing import free_port, profile, serving
 
 from exporter.config import StoreConfig
 from exporter.profiles.profile import save
-from exporter.storage._engine import open_engine
+from exporter.storage._database import migrate, open_engine
 from exporter.storage._predictions import compress_block
 from exporter.storage._retention import Retention, StoreSize
-from exporter.storage._schema import migrate
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from support.postgres import running

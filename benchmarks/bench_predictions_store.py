@@ -25,7 +25,7 @@ from exporter.profiles.builder import build_file
 from exporter.slices.population import read_bins
 from exporter.storage import Archive, ArchiveFilter, Store, archive
 from exporter.storage._archive import redact_archive
-from exporter.storage._schema import predictions
+from exporter.storage._database import predictions
 from exporter.wire.events import LabelEvent, Prediction
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))

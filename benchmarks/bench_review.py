@@ -32,8 +32,7 @@ from timing import report
 
 from exporter.config import StoreConfig
 from exporter.storage import Store
-from exporter.storage._engine import open_engine
-from exporter.storage._schema import feedback
+from exporter.storage._database import feedback, open_engine
 from exporter.wire.events import Feedback, Prediction
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))

@@ -27,9 +27,8 @@ from timing import profile, report
 from exporter.config import StoreConfig
 from exporter.profiles.profile import save
 from exporter.server.application import Exporter
-from exporter.storage._engine import open_engine
+from exporter.storage._database import migrate, open_engine, predictions
 from exporter.storage._predictions import COLUMNS
-from exporter.storage._schema import migrate, predictions
 
 FEATURES, BATCH, ROUNDS, GROUP = 10, 1000, 5, 2000
 NAMES = ", ".join(COLUMNS)

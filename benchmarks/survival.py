@@ -19,8 +19,7 @@ import sqlalchemy as sa
 from timing import free_port
 
 from exporter.config import StoreConfig
-from exporter.storage._engine import open_engine
-from exporter.storage._schema import feedback, history, predictions
+from exporter.storage._database import feedback, history, open_engine, predictions
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from support.postgres import Postgres, running

@@ -22,9 +22,8 @@ from demo.scenario import say
 from demo.traffic import Traffic
 from exporter.client import Monitor
 from exporter.commands import common
-from exporter.comparison.measures import Period, utc_time
+from exporter.comparison.measures import Period, sentence, utc_time
 from exporter.comparison.prometheus import compare_shared
-from exporter.comparison.report import sentence
 from exporter.errors import StackError
 from exporter.http_client import Client, RequestError
 from exporter.prometheus import DEFAULT_URL, Prometheus

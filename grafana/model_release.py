@@ -9,8 +9,7 @@ from grafana_foundation_sdk.models.dashboard import (
     ValueMappingResult,
 )
 
-from exporter.comparison.measures import GOOD
-from exporter.comparison.report import WORDINGS
+from exporter.comparison.measures import GOOD, WORDINGS
 from grafana import layout
 from grafana import panels as p
 from grafana.layout import AFTER, BEFORE, MODEL, WINDOW, by_rank, increase

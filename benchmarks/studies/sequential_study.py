@@ -28,8 +28,8 @@ from exporter.comparison.measures import (
     Quality,
     Side,
     compare,
+    decide,
 )
-from exporter.comparison.report import decide
 from exporter.stats.intervals import Difference, difference, excludes_zero, share
 
 PAGE = Path(__file__).parents[2] / "docs" / "studies" / "compare.md"

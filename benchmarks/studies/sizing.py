@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 from exporter.server.application import Exporter
-from exporter.storage._schema import feedback, predictions
+from exporter.storage._database import feedback, predictions
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from support.postgres import running

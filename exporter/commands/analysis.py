@@ -30,11 +30,11 @@ from exporter.commands.common import (
     moment,
     whole_number,
 )
+from exporter.comparison import measures as report
 from exporter.comparison import prometheus as counters
-from exporter.comparison import report
 from exporter.comparison.measures import Comparison, Measure, Period, at_every_look, choose, shadow_only
 from exporter.config import parse_margin
-from exporter.datasets.formats import csv_cell
+from exporter.datasets import csv_cell
 from exporter.errors import BatchError, CompareError, NoPairError, UsageError, printable
 from exporter.features import INPUT_TYPES
 from exporter.features.base import as_list, scalar_text

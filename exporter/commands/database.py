@@ -14,7 +14,7 @@ import msgspec
 
 from exporter import config, storage
 from exporter.commands.common import add_config_file
-from exporter.datasets.examples import Example, Page, decode_lines, encode_lines
+from exporter.datasets import Example, Page, decode_lines, encode_lines
 from exporter.datasets.release import holds, redacted_pages
 from exporter.errors import ExporterError
 from exporter.server.model_files import load_monitors

@@ -15,8 +15,7 @@ from typing import IO, Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from exporter.commands.common import Progress, add_exporter_options, ask, exporter_client, read_document, set_help
-from exporter.datasets import FORMATS
-from exporter.datasets.label_studio import ImportedDecision, SkippedTask, read_decisions
+from exporter.datasets import FORMATS, ImportedDecision, SkippedTask, read_decisions
 from exporter.errors import ExporterError, UsageError
 from exporter.http_client import Client, Response
 from exporter.profiles.describe import truncate

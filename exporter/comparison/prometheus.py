@@ -1,4 +1,4 @@
-"""Read the counters of a version in a period from Prometheus, and the time in which two versions served."""
+"""Compare versions by their counters in Prometheus, over the time in which both served."""
 
 from __future__ import annotations
 
@@ -153,12 +153,12 @@ def shared_periods(prometheus: Prometheus, model: str, pair: tuple[str, str], wi
     steps = math.floor((window.end - window.start) / step)
     first = window.end - steps * step
     before, after = (_steps_served(prometheus, model, version, Period(first, window.end), step) for version in pair)
-    time = SharedTime(step)
+    shared = SharedTime(step)
     periods: list[Period] = []
     begun = first
     for index in range(1, steps + 1):
         at = first + index * step
-        result = time.add(index in before, index in after)
+        result = shared.add(index in before, index in after)
         if result == "begins":
             begun = at
         elif result == "extends":
@@ -174,8 +174,8 @@ def _steps_served(prometheus: Prometheus, model: str, version: str, grid: Period
     served: set[int] = set()
     for series in prometheus.query_range(attempts, grid.start, grid.end, step):
         previous = 0.0  # and the same as before where a series was away, as when Prometheus was down
-        for time, value in series.values:
-            index = round((time - grid.start) / step)
+        for at, value in series.values:
+            index = round((at - grid.start) / step)
             if index and value and value != previous:  # a counter that a restart reset to 0 counted nothing
                 served.add(index)
             previous = value

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from exporter.datasets.examples import Example, ExampleId, Page, Pages, decode_lines, encode_lines, to_example
+from exporter.datasets import Example, ExampleId, Page, Pages, decode_lines, encode_lines, to_example
 from exporter.errors import StoreError
 from exporter.features.base import scalar_text
 from exporter.storage import PublishResult, ReleaseRow, Store

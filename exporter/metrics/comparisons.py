@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from exporter.comparison.measures import VERDICTS, Comparison, Measure, SameRequests
-from exporter.comparison.report import WORDS, decide
+from exporter.comparison.measures import VERDICTS, WORDS, Comparison, Measure, SameRequests, decide
 from exporter.metrics.lines import FamilyLines, Interval, Metrics, Reading
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.shadow_answers import PairCounts, VersionCounts

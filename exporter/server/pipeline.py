@@ -22,7 +22,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shadow_answers import ShadowAnswers
 from exporter.profiles.profile import image_inputs
-from exporter.slices.recorder import BLOCK_SECONDS, BinRecorder
+from exporter.slices.population import BLOCK_SECONDS, BinRecorder
 from exporter.storage import InputsPolicy, Store
 from exporter.wire.batch import Batch
 from exporter.wire.events import Prediction

@@ -6,36 +6,40 @@ from exporter.storage._archive import (
     archive,
     shown_archive,
 )
-from exporter.storage._bins import BinBlock, BlockFilter, Codes, RecordedBins, hash_ids
-from exporter.storage._engine import check_store, shown_url
+from exporter.storage._database import check_store, shown_url
 from exporter.storage._feedback import CountedFeedback, FeedbackResult
 from exporter.storage._labels import MAX_MARKED, LabelsResult
-from exporter.storage._predictions import InputsPolicy
+from exporter.storage._predictions import BinBlock, BlockFilter, Codes, InputsPolicy, RecordedBins, hash_ids
 from exporter.storage._redaction import Forgotten, Redaction, open_redaction
-from exporter.storage._releases import PublishResult
+from exporter.storage._releases import NewRequest, PublishResult, ReplicaLease
 from exporter.storage._releases import Row as ReleaseRow
+from exporter.storage._releases import Row as RetrainRow
 from exporter.storage._retention import StoreSize
-from exporter.storage._retraining import NewRequest
-from exporter.storage._retraining import Row as RetrainRow
-from exporter.storage._review import PageStatistics, QueuePage, TrainingSet
-from exporter.storage._review_queue import (
+from exporter.storage._review import (
+    BARS,
     ORDERS,
     PARAMETERS,
     SOURCES,
     STATUSES,
     WAITING_SECONDS,
+    AccuracyCounts,
+    CheckState,
     Decision,
+    Draw,
     Example,
     Filter,
     HistoryPosition,
+    LabelledRow,
     Outcome,
+    Overview,
+    PageStatistics,
     Position,
+    QueuePage,
+    ReviewState,
     Selection,
+    Suspect,
+    TrainingSet,
 )
-from exporter.storage._review_samples import AccuracyCounts, Draw
-from exporter.storage._review_statistics import BARS, Overview, ReviewState
-from exporter.storage._review_suspects import CheckState, LabelledRow, Suspect
-from exporter.storage._snapshots import ReplicaLease
 from exporter.storage._sqlite import back_up, database_path, restore
 from exporter.storage._store import COMMIT_TIMEOUT_SECONDS, Store, commit_timeout
 

@@ -21,13 +21,21 @@ from exporter.config import StoreConfig
 from exporter.errors import ArchiveError, StoreError
 from exporter.features.base import decode_label
 from exporter.features.json_inputs import remove_inputs
-from exporter.storage._bins import Reading
-from exporter.storage._engine import error_message, open_engine, shown_url, write_alone
+from exporter.storage._database import (
+    COMMAND_SECONDS,
+    error_message,
+    has_inputs,
+    late_labels,
+    open_database,
+    open_engine,
+    predictions,
+    shown_url,
+    write_alone,
+)
 from exporter.storage._feedback import Redact
 from exporter.storage._labels import stored_rows
-from exporter.storage._predictions import InputsReader
+from exporter.storage._predictions import InputsReader, Reading
 from exporter.storage._retention import archived_before, archived_up_to, set_archived
-from exporter.storage._schema import COMMAND_SECONDS, has_inputs, late_labels, open_database, predictions
 from exporter.storage._sqlite import database_path
 from exporter.validation import parse_duration
 

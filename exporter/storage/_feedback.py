@@ -11,7 +11,19 @@ import sqlalchemy as sa
 
 from exporter.errors import StoreFullError
 from exporter.features.base import label_json, label_spellings
-from exporter.storage._engine import CompiledInsert, CompiledStatement, Values, update_of_row
+from exporter.storage._database import (
+    CORRECTIONS,
+    CompiledInsert,
+    CompiledStatement,
+    JsonTexts,
+    Values,
+    feedback,
+    history,
+    is_unjoined,
+    json_text,
+    storable,
+    update_of_row,
+)
 from exporter.storage._predictions import (
     Rows,
     awaited_ids,
@@ -23,7 +35,6 @@ from exporter.storage._predictions import (
     waiting_ids,
 )
 from exporter.storage._retention import StoreSize, text_bytes
-from exporter.storage._schema import CORRECTIONS, JsonTexts, feedback, history, is_unjoined, json_text, storable
 from exporter.validation import Tolerance
 from exporter.wire.events import NO_VERSION, Feedback, LabelledPrediction
 

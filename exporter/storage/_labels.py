@@ -14,20 +14,23 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from exporter.features.base import decode_label, label_json, label_spellings, scalar_text
-from exporter.storage._engine import CompiledStatement, FlatRows, backend, is_shared
-from exporter.storage._feedback import Counts
-from exporter.storage._predictions import Rows, awaited_ids, first_of_model, predictions_of, waiting_ids
-from exporter.storage._retention import StoreSize, archived_before
-from exporter.storage._schema import (
+from exporter.storage._database import (
     WAITING,
+    CompiledStatement,
+    FlatRows,
+    backend,
     feedback,
     is_correction,
+    is_shared,
     is_waiting,
     json_text,
     labels,
     late_labels,
     storable,
 )
+from exporter.storage._feedback import Counts
+from exporter.storage._predictions import Rows, awaited_ids, first_of_model, predictions_of, waiting_ids
+from exporter.storage._retention import StoreSize, archived_before
 from exporter.validation import ROUNDING, Tolerance
 from exporter.wire.events import MAX_COMPARED, LabelEvent, LabelledPrediction, RejectedEvent
 

@@ -15,7 +15,7 @@ from psycopg.types.string import StrDumper
 
 from exporter.errors import ConfigError, StoreError
 from exporter.secret_file import read_secret_file
-from exporter.storage._engine import STATEMENT_SECONDS, FlatRows, driver_connection, remaining_timeout
+from exporter.storage._database import STATEMENT_SECONDS, FlatRows, driver_connection, remaining_timeout
 
 CONNECT_SECONDS = 3
 """How long connecting to PostgreSQL may take."""

@@ -15,10 +15,8 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.json_inputs import remove_inputs
 from exporter.storage._archive import Cleaned, redact_archive
-from exporter.storage._engine import backend, write_alone, write_beside
-from exporter.storage._predictions import compress_block, parts, stored_days, unpack_block
-from exporter.storage._releases import Row, list_releases, read_chunks, replace_content, write_chunk, write_content
-from exporter.storage._schema import (
+from exporter.storage._database import (
+    backend,
     bin_codes,
     decisions,
     feedback,
@@ -30,7 +28,11 @@ from exporter.storage._schema import (
     predictions,
     release_chunks,
     suspects,
+    write_alone,
+    write_beside,
 )
+from exporter.storage._predictions import compress_block, parts, stored_days, unpack_block
+from exporter.storage._releases import Row, list_releases, read_chunks, replace_content, write_chunk, write_content
 from exporter.storage._sqlite import count_damaged
 
 STEP_ROWS, STEP_CHARACTERS = 500, 4 * 2**20

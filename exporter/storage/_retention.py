@@ -17,10 +17,9 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError, StoreFullError
-from exporter.storage._bins import delete_old_blocks
-from exporter.storage._engine import backend, write_alone
-from exporter.storage._schema import (
+from exporter.storage._database import (
     archived,
+    backend,
     bin_codes,
     feedback,
     history,
@@ -31,7 +30,9 @@ from exporter.storage._schema import (
     late_labels,
     metadata,
     predictions,
+    write_alone,
 )
+from exporter.storage._predictions import delete_old_blocks
 from exporter.validation import parse_duration, parse_size
 
 log = logging.getLogger(__name__)

@@ -1,36 +1,1386 @@
-"""The verbs of the review queue: what pages, the API, metrics, releases and background tasks ask of it."""
+"""The review queue: which corrections a filter selects, their decisions, samples, suspects and statistics."""
 
 from __future__ import annotations
 
+import heapq
+import json
+import operator
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
+import sqlalchemy as sa
+from sqlalchemy.sql.util import ClauseAdapter
 
 from exporter.errors import StoreError
+from exporter.features.base import decode_label, label_json, scalar_text
+from exporter.features.json_inputs import readable, remove_inputs, unpack_json
 from exporter.stats.divergence import Floats
-from exporter.storage import _review_queue as queue
-from exporter.storage import _review_samples as samples
-from exporter.storage import _review_statistics as statistics
-from exporter.storage import _review_suspects as suspects
-from exporter.storage._engine import Transactions, statement_timeout
-from exporter.storage._feedback import Redact, Tolerances
-from exporter.storage._retention import StoreSize
-from exporter.storage._review_queue import (
-    Decision,
-    Example,
-    Filter,
-    HistoryPosition,
-    Outcome,
-    Position,
-    Redacted,
-    Selection,
+from exporter.stats.quality import IntervalEstimate, estimate_accuracy
+from exporter.storage._database import (
+    CORRECTIONS,
+    JsonIds,
+    Transactions,
+    confidence_key,
+    decisions,
+    draws,
+    feedback,
+    has_inputs,
+    has_reviewed_label,
+    history,
+    is_accepted,
+    is_correction,
+    is_described,
+    is_released,
+    is_unjoined,
+    is_waiting,
+    label_checks,
+    labels,
+    predictions,
+    retrain_requests,
+    statement_timeout,
+    storable,
+    suspects,
+    update_of_row,
 )
-from exporter.storage._review_samples import AccuracyCounts, Draw
-from exporter.storage._review_statistics import Overview, ReviewState
-from exporter.storage._review_suspects import CheckState, LabelledRow, Suspect
+from exporter.storage._feedback import Redact, Tolerances, prediction_snapshot
+from exporter.storage._labels import is_within_tolerance, label_error
+from exporter.storage._predictions import InputsReader, find_predictions, parts, stored_days
+from exporter.storage._redaction import may_hold
+from exporter.storage._retention import StoreSize, prediction_range, text_bytes
+from exporter.validation import Tolerance, rfc3339
+from exporter.wire.events import MAX_COMPARED, VERDICTS
+
+Redacted = Mapping[str, Collection[str]]
+"""Names of inputs that are never shown, by model."""
+STATUSES = ("accepted", "pending", "rejected")
+"""A correction's status; accepted corrections become training data."""
+SOURCES = {"user": CORRECTIONS, "sample": ("sampled",), "all": (*CORRECTIONS, "sampled")}
+"""Verdicts by source: users' corrections, and predictions without feedback that were sampled for review."""
+ORDERS = ("confident", "error", "newest", "suspect", "uncertain")
+"""The most confident prediction, the largest error of a number, the newest one, the one whose label is most likely to
+be wrong, or the least confident prediction first; in the last order, equal corrections once."""
+PAGE_CHARACTERS = 16 * 2**20
+"""Characters of inputs, with unpacked images, in one page: with more it ends early, to bound the memory."""
+WAITING_SECONDS = 3600.0
+"""How long feedback that describes its prediction waits for it, before it can be reviewed without."""
+MAX_ALIKE = 1000
+"""Corrections of the same confidence among which the ones equal to those on a page are counted."""
+_INPUT_STEP = 1000  # corrections whose inputs are read at a time
+_MOST = 10_000  # corrections that are compared with others at a time
+
+_ready_before = sa.bindparam("ready_before", callable_=lambda: time.time() - WAITING_SECONDS, type_=sa.Float)
+_is_ready = is_described & (feedback.c.created < _ready_before)
+# With coalesce, SQLite does not use an index of all unjoined feedback.
+is_ready_correction = _is_ready & sa.func.coalesce(feedback.c.verdict, "").in_(map(sa.literal, CORRECTIONS))
+"""Feedback that waited long enough for its prediction, which it describes."""
+label_column = sa.func.coalesce(feedback.c.reviewed_label, feedback.c.label)
+"""The effective label: the reviewer's if there is one, else the user's."""
+of_suspect = (suspects.c.feedback_id == feedback.c.id) & (suspects.c.revision == feedback.c.revision) & is_accepted
+"""The join of a suspect with its correction, which is accepted but may have a wrong label."""
+_is_suspect = sa.exists().where(of_suspect).correlate(feedback)
+
+
+class Filter(NamedTuple):
+    """Selects corrections; None does not filter.
+
+    Attributes
+    ----------
+    label, predicted
+        The effective label, and the prediction, as stored JSON.
+    source
+        A key of `SOURCES`.
+    joined
+        True for corrections of logged predictions only; False for all feedback whose prediction has not arrived, of
+        any verdict; None for what can be reviewed.
+    since, until
+        Unix time in seconds of the user's first feedback; ``until`` is exclusive.
+    confidence_from, confidence_to
+        Both are inclusive.
+    error_from, error_to
+        The effective label minus the prediction, where both are numbers; ``error_to`` is exclusive.
+    q
+        Text in the comment, the user, the prediction's identifier or the inputs; case does not matter.
+    alike
+        The identifier of a correction, to which others are equal: in model, prediction, confidence, label and inputs.
+    suspect
+        Whether it is an accepted correction whose label may be wrong.
+    where
+        The bins of a slice as JSON; it is `ids` that selects the corrections in it.
+    ids
+        Identifiers of corrections.
+    redacted
+        Inputs that are neither shown nor searched: they may have been stored when less was redacted.
+    """
+
+    model: str | None = None
+    version: str | None = None
+    status: str | None = None
+    label: str | None = None
+    predicted: str | None = None
+    segment: str | None = None
+    source: str = "user"
+    joined: bool | None = None
+    since: float | None = None
+    until: float | None = None
+    confidence_from: float | None = None
+    confidence_to: float | None = None
+    error_from: float | None = None
+    error_to: float | None = None
+    q: str | None = None
+    alike: int | None = None
+    suspect: bool | None = None
+    where: str | None = None
+    ids: tuple[int, ...] | None = None
+    redacted: Redacted = MappingProxyType({})
+
+    def of_any_label(self) -> Filter:
+        """Return the filter without its conditions on prediction and label."""
+        return self._replace(label=None, predicted=None, error_from=None, error_to=None)
+
+
+PARAMETERS = tuple(name for name in Filter._fields if name not in {"ids", "redacted"})
+"""The fields of a `Filter` that clients choose."""
+
+
+class Position(NamedTuple):
+    """Where a page of the queue ended: the value that it is ordered by, and the last correction."""
+
+    key: float
+    id: int
+
+
+def conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
+    """Return the filter as SQL conditions; they select corrections and samples, not other joined feedback."""
+    verdicts = _verdicts_of(chosen)
+    has_verdict = (
+        feedback.c.verdict == verdicts[0] if len(verdicts) == 1 else feedback.c.verdict.in_(map(sa.literal, verdicts))
+    )
+    return [has_verdict, _is_in_state(chosen.joined), *_content_conditions(chosen)]
+
+
+def _verdicts_of(chosen: Filter) -> tuple[str, ...]:
+    return VERDICTS if chosen.joined is False else SOURCES[chosen.source]
+
+
+def _is_in_state(joined: bool | None) -> sa.ColumnElement[bool]:
+    if joined is None:  # both values by name: so the index finds a model's in each of them
+        return feedback.c.joined.in_((sa.true(), sa.false())) & (feedback.c.joined | _is_ready)
+    return feedback.c.joined if joined else is_unjoined
+
+
+def _content_conditions(chosen: Filter) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of a filter without those on the verdict and on whether the prediction is known."""
+    result: list[sa.ColumnElement[bool]] = []
+    if chosen.status is None:  # all three by name: so the index finds a model's, or a day's, in each of them
+        result.append(feedback.c.status.in_(map(sa.literal, STATUSES)))
+    error = label_error(feedback.c.prediction, label_column)
+    filters: tuple[tuple[Any, Callable[[Any, Any], Any], Any], ...] = (
+        (feedback.c.model, operator.eq, chosen.model),
+        (feedback.c.version, operator.eq, chosen.version),
+        (feedback.c.status, operator.eq, chosen.status),
+        (feedback.c.segment, operator.eq, chosen.segment),
+        (label_column, _is_label, chosen.label),
+        (feedback.c.prediction, _is_label, chosen.predicted),
+        (feedback.c.created, operator.ge, chosen.since),
+        (feedback.c.created, operator.lt, chosen.until),
+        (feedback.c.confidence, operator.ge, chosen.confidence_from),
+        (feedback.c.confidence, operator.le, chosen.confidence_to),
+        (error, operator.ge, chosen.error_from),
+        (error, operator.lt, chosen.error_to),
+    )
+    result += [compare(column, value) for column, compare, value in filters if value is not None]
+    if chosen.alike is not None:
+        result += _alike_conditions(chosen.alike)
+    if chosen.ids is not None:
+        result.append(feedback.c.id.bool_op("IN")(JsonIds(sa.literal(json.dumps(chosen.ids)))))
+    if chosen.suspect is not None:
+        result.append(_is_suspect if chosen.suspect else ~_is_suspect)
+    if chosen.q is not None:
+        searched = (feedback.c.comment, feedback.c.user, feedback.c.prediction_id)
+        in_inputs = feedback.c.inputs.icontains(chosen.q, autoescape=True)
+        for model, names in chosen.redacted.items():
+            in_inputs &= feedback.c.model.is_distinct_from(model) | ~may_hold(feedback.c.inputs, names)
+        result.append(sa.or_(*(column.icontains(chosen.q, autoescape=True) for column in searched), in_inputs))
+    return result
+
+
+def _is_label(column: sa.ColumnElement[Any], stored: str) -> sa.ColumnElement[bool]:
+    """Return the condition of a label; as in profiles, a number and the string of its digits are the same."""
+    return column == stored if stored.startswith('"') else column.in_((stored, label_json(stored)))
+
+
+# The first ones are those of an index.
+_TIED = tuple(feedback.c[name] for name in ("verdict", "joined", "status", "model"))
+_EQUAL = (feedback.c.prediction, label_column, feedback.c.inputs)
+
+
+def _alike_conditions(leader: int) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of corrections that are equal to another one."""
+    of_leader = feedback.alias()
+    same = [
+        column == sa.select(ClauseAdapter(of_leader).traverse(column)).where(of_leader.c.id == leader).scalar_subquery()
+        for column in (*_TIED, confidence_key, *_EQUAL)
+    ]
+    return [*same, feedback.c.id != leader]
+
+
+def _is_first(chosen: Filter) -> sa.ColumnElement[bool]:
+    """Return the condition that no earlier correction that a filter selects is equal: none is to one without inputs.
+
+    Samples are not compared: each of them counts in the accuracy.
+    """
+    earlier = feedback.alias()
+    of_earlier = ClauseAdapter(earlier)
+    same = [of_earlier.traverse(column) == column for column in (*_TIED, confidence_key, *_EQUAL)]
+    selected = [of_earlier.traverse(condition) for condition in _content_conditions(chosen)]
+    is_alone = ~sa.exists().where(*same, earlier.c.id < feedback.c.id, *selected).correlate(feedback)
+    return (feedback.c.verdict == "sampled") | is_alone
+
+
+def count_alike(connection: sa.Connection, chosen: Filter, ids: Sequence[int]) -> dict[int, int]:
+    """Return how many later corrections are equal to each of some that a filter selects; see `MAX_ALIKE`."""
+    tied = [*_TIED, confidence_key]
+    query = sa.select(feedback.c.id, *(column.label(f"c{number}") for number, column in enumerate(tied)))
+    other = feedback.alias()
+    of_other = ClauseAdapter(other)
+    has_later = sa.exists().where(*(of_other.traverse(one) == one for one in tied), other.c.id > feedback.c.id)
+    query = query.where(feedback.c.id.in_(ids), feedback.c.verdict != "sampled", has_later.correlate(feedback))
+    ties: dict[tuple[Any, ...], list[int]] = {}
+    for row in connection.execute(query):
+        ties.setdefault(tuple(row[1:]), []).append(row.id)
+    found: dict[int, int] = {}
+    for values, members in ties.items():
+        is_later = [column == value for column, value in zip(tied, values, strict=True)]
+        later = sa.select(feedback.c.id, *(column.label(f"c{number}") for number, column in enumerate(_EQUAL)))
+        later = later.where(*is_later, feedback.c.id > min(members), *_content_conditions(chosen))
+        near = later.order_by(feedback.c.id).limit(MAX_ALIKE).subquery()
+        same = [near.c[f"c{number}"] == of_other.traverse(column) for number, column in enumerate(_EQUAL)]
+        of_members = [other.c.id.in_(members), near.c.id > other.c.id]
+        counts = sa.select(other.c.id, sa.func.count()).where(*same, *of_members).group_by(other.c.id)
+        found.update((id_, count) for id_, count in connection.execute(counts))
+    return found
+
+
+def list_corrections(
+    connection: sa.Connection, chosen: Filter, limit: int, after: Position | None, order: str = "newest"
+) -> tuple[list[dict[str, Any]], Position | None]:
+    """Return a page of corrections.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    chosen
+        Which corrections.
+    limit
+        How many at most; fewer if their inputs are large, see `PAGE_CHARACTERS`.
+    after
+        Where the previous page ended, in the same order.
+    order
+        One of `ORDERS`; corrections without an error come last. Without a confidence, a prediction is the least
+        confident.
+
+    Returns
+    -------
+    tuple
+        The corrections as JSON documents, and where this page ended; None if it was the last.
+    """
+    # Identifiers first: inputs may be large, and only those of a page are read.
+    keys = _page_keys(connection, chosen, limit, after, order)
+    documents, shown = _read_documents(connection, [row.id for row in keys[:limit]], chosen.redacted)
+    return documents, Position(keys[shown - 1].key, keys[shown - 1].id) if len(keys) > shown else None
+
+
+def _read_documents(
+    connection: sa.Connection, ids: Sequence[int], redacted: Redacted
+) -> tuple[list[dict[str, Any]], int]:
+    """Return the documents of corrections, as many as `PAGE_CHARACTERS` allows, and how many identifiers they are."""
+    sizes = sa.select(feedback.c.id, sa.func.length(feedback.c.inputs)).where(feedback.c.id.in_(ids))
+    size_of = {id_: length or 0 for id_, length in connection.execute(sizes)}
+    ids = next(parts(((id_, size_of.get(id_, 0)) for id_ in ids), PAGE_CHARACTERS), [])
+    rows = {row["id"]: row for row in connection.execute(sa.select(feedback).where(feedback.c.id.in_(ids))).mappings()}
+    documents: list[dict[str, Any]] = []
+    size = shown = 0
+    for shown, id_ in enumerate(ids, 1):
+        document = correction_document(rows[id_], redacted) if id_ in rows else None
+        size += len(memoryview(document["inputs"])) if document and document["inputs"] else 0
+        if documents and size > PAGE_CHARACTERS:
+            return documents, shown - 1  # the page ends before this one
+        documents += [document] if document else []
+    return documents, shown
+
+
+def _page_keys(
+    connection: sa.Connection, chosen: Filter, limit: int, after: Position | None, order: str
+) -> Sequence[Any]:
+    """Return identifiers and keys of a page, and of one more."""
+    if order != "uncertain":
+        return connection.execute(_page_query(chosen, limit, after, order)).all()
+    keys: list[Any] = []
+    rows: Sequence[Any] = []
+    while len(keys) <= limit:
+        # Whether a correction is the first one is asked for few at a time: all before it are compared.
+        step = min(max(limit, 2 * len(rows)), _MOST)
+        rows = connection.execute(_page_query(chosen, step, after, order)).all()
+        is_on_page = feedback.c.id.in_([row.id for row in rows])
+        first = set(connection.execute(sa.select(feedback.c.id).where(is_on_page, _is_first(chosen))).scalars())
+        keys += [row for row in rows if row.id in first]
+        if len(rows) <= step:
+            break
+        after = Position(rows[-1].key, rows[-1].id)
+    return keys[: limit + 1]
+
+
+def _page_query(chosen: Filter, limit: int, after: Position | None, order: str) -> sa.Select[Any]:
+    """Build the query of a page's identifiers and keys, and of one more."""
+    key, is_ascending = _order_key(order), order == "uncertain"
+    further: list[sa.ColumnElement[bool]] = []
+    if after and is_ascending:
+        further += [key >= after.key, (key > after.key) | (feedback.c.id > after.id)]
+    elif after:
+        further += [key <= after.key, (key < after.key) | (feedback.c.id < after.id)]
+
+    def in_order(query: sa.Select[Any], key: sa.ColumnElement[Any], id_: sa.ColumnElement[Any]) -> sa.Select[Any]:
+        columns = (key.asc(), id_.asc()) if is_ascending else (key.desc(), id_.desc())
+        return query.order_by(*columns).limit(limit + 1)
+
+    statuses = STATUSES if chosen.status is None else (chosen.status,)
+    # The index is ordered within each verdict and status: one query for each, then the first of all.
+    selected = sa.select(feedback.c.id, key.label("key"))
+    kinds = [
+        selected.where(feedback.c.verdict == verdict, _is_in_state(chosen.joined is not False))
+        for verdict in _verdicts_of(chosen)
+    ]
+    if chosen.joined is None and chosen.source != "sample":
+        kinds.append(selected.where(is_ready_correction))
+    queries = [
+        in_order(kind.where(*_content_conditions(chosen._replace(status=status)), *further), key, feedback.c.id)
+        for kind in kinds
+        for status in statuses
+    ]
+    if len(queries) == 1:
+        return queries[0]
+    union = sa.union_all(*(sa.select(query.subquery()) for query in queries)).subquery()
+    return in_order(sa.select(union), union.c.key, union.c.id)
+
+
+def _order_key(order: str) -> sa.ColumnElement[float]:
+    """Return what a page is ordered by. Of errors and suspects there is no index."""
+    if order == "suspect":
+        share = (suspects.c.with_likely - suspects.c.with_label) * 1.0 / suspects.c.compared
+        of_row = sa.select(share).where(of_suspect).correlate(feedback)
+        return sa.func.coalesce(of_row.scalar_subquery(), sa.literal_column("-1.0"))
+    if order == "error":
+        error = label_error(feedback.c.prediction, label_column)
+        return sa.func.coalesce(sa.func.abs(error), sa.literal_column("-1.0"))
+    return feedback.c.created if order == "newest" else confidence_key
+
+
+def find_correction(connection: sa.Connection, correction_id: int, redacted: Redacted) -> dict[str, Any] | None:
+    """Return a correction, a prediction sampled for review, or unjoined feedback as its document; None for others."""
+    is_shown = sa.or_(sa.and_(*conditions(Filter(source="all"))), is_unjoined)
+    query = sa.select(feedback).where(feedback.c.id == correction_id, is_shown)
+    row = connection.execute(query).mappings().first()
+    return None if row is None else correction_document(row, redacted)
+
+
+def find_prediction(
+    connection: sa.Connection, prediction_id: str, model: str | None, redacted: Redacted
+) -> dict[str, Any] | None:
+    """Return a prediction with its label and its feedback as its document; None if it is not stored."""
+    (row,) = find_predictions(connection, [(storable(prediction_id), model)], stored_days(connection))
+    if row is None:
+        return None
+    is_labelled = (labels.c.prediction_id == prediction_id) & (labels.c.model == row["model"])
+    query = sa.select(labels.c.label, labels.c.time).where(labels.c.day == row["day"], is_labelled)
+    label = connection.execute(query).first()
+    is_on_it = (feedback.c.prediction_id == prediction_id) & (feedback.c.model == row["model"]) & feedback.c.joined
+    given = connection.execute(sa.select(feedback).where(is_on_it)).mappings().first()
+    correction = correction_document(given, redacted) if given else None
+    copied = ("model", "version", "segment", "confidence", "code", "duration_seconds")
+    return {
+        "id": prediction_id,
+        **{name: row[name] for name in copied},
+        "time": rfc3339(row["time"]),
+        "inputs": shown_inputs(row, redacted),
+        "prediction": decode_label(row["prediction"]),
+        "label": decode_label(label.label) if label else None,
+        "labelled": rfc3339(label.time) if label else None,
+        "feedback": correction and {name: correction[name] for name in _GIVEN},
+    }
+
+
+def shown_inputs(row: Mapping[Any, Any], redacted: Redacted) -> msgspec.Raw | None:
+    """Return the stored inputs of a row without those that are not shown; None if they cannot be read."""
+    inputs = readable(unpack_json(remove_inputs(row["inputs"] or "", redacted.get(row["model"], ()))))
+    return msgspec.Raw(inputs.encode()) if inputs else None
+
+
+def read_predictions(connection: sa.Connection, chosen: Filter, most: int) -> Iterator[tuple[Sequence[Any], bool]]:
+    """Yield the predictions of the newest corrections with stored inputs that a filter selects, in parts.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    chosen
+        Which corrections.
+    most
+        How many at most.
+
+    Yields
+    ------
+    tuple
+        Rows with the columns ``id``, ``prediction``, ``confidence``, ``inputs`` and ``time``, that of the prediction,
+        with `PAGE_CHARACTERS` of inputs at most; and whether there are older ones.
+    """
+    query = sa.select(feedback.c.id).where(*conditions(chosen), feedback.c.inputs.is_not(None))
+    ids = list(connection.execute(query.order_by(feedback.c.id.desc()).limit(most + 1)).scalars())
+    time_column = sa.func.coalesce(feedback.c.predicted, feedback.c.created).label("time")
+    columns = (feedback.c.id, feedback.c.prediction, feedback.c.confidence, feedback.c.inputs, time_column)
+    for start in range(0, min(len(ids), most), _INPUT_STEP):
+        is_in_step = feedback.c.id.in_(ids[start : min(start + _INPUT_STEP, most)])
+        sizes = sa.select(feedback.c.id, sa.func.length(feedback.c.inputs)).where(is_in_step)
+        ordered = sizes.order_by(feedback.c.id.desc())
+        for part in parts([(row[0], row[1]) for row in connection.execute(ordered) if row[1]], PAGE_CHARACTERS):
+            rows = connection.execute(sa.select(*columns).where(feedback.c.id.in_(part))).all()
+            yield rows, part[-1] > ids[-1]
+
+
+_GIVEN = (
+    "id", "verdict", "label", "user_label", "user", "comment", "created", "status", "reviewer", "reviewed", "revision",
+)  # fmt: skip
+_MEMBERS = (
+    *_GIVEN, "prediction_id", "model", "version", "segment", "joined", "source", "inputs", "prediction", "confidence",
+    "predicted",
+)  # fmt: skip
+
+
+def correction_document(row: Mapping[Any, Any], redacted: Redacted) -> dict[str, Any]:
+    """Return a row of the table ``feedback`` as its JSON document; ``label`` is the effective label.
+
+    Members that cannot be read are null, and are named in ``unreadable``, which is absent if there are none: another
+    program may have written a time of the year 0, or a label that is not JSON. So the correction can still be decided.
+    """
+    stored = {
+        "inputs": row["inputs"] or None,
+        "prediction": row["prediction"],
+        "predicted": row["predicted"],
+        "label": row["label"] if row["reviewed_label"] is None else row["reviewed_label"],
+        "user_label": None if row["verdict"] == "sampled" else row["label"],
+        "created": row["created"],
+        "reviewed": row["reviewed"],
+    }
+    read = {
+        "inputs": shown_inputs(row, redacted),
+        **{name: decode_label(stored[name]) for name in ("prediction", "label", "user_label")},
+        **{name: rfc3339(stored[name]) for name in ("predicted", "created", "reviewed")},
+    }
+    unreadable = [name for name, value in stored.items() if value not in {None, "null"} and read[name] is None]
+    document = {
+        **row,
+        **read,
+        "id": str(row["id"]),
+        "joined": bool(row["joined"]),
+        "source": "sample" if row["verdict"] == "sampled" else "user",
+    }
+    return {name: document[name] for name in _MEMBERS} | ({"unreadable": unreadable} if unreadable else {})
+
+
+Example = Mapping[Any, Any]
+"""The `COLUMNS` of an accepted correction."""
+ROWS = 16
+"""Rows that the driver fetches at a time: the inputs of a row may have 16 MiB."""
+COLUMNS = tuple(
+    feedback.c[name]
+    for name in (
+        "id", "revision", "prediction_id", "model", "version", "inputs", "label", "reviewed_label", "prediction",
+        "confidence", "verdict", "user", "reviewer", "reviewed", "predicted",
+    )
+)  # fmt: skip
+
+
+class Selection(NamedTuple):
+    """Selects accepted corrections; None does not filter.
+
+    Attributes
+    ----------
+    labels
+        JSON texts; the effective label is one of them.
+    since, until
+        Unix time in seconds of the user's feedback, or of the sample; ``until`` is exclusive.
+    reviewed_until
+        Unix time in seconds; corrections that were reviewed later are left out, so that all readers see the same.
+    """
+
+    model: str
+    version: str | None = None
+    labels: tuple[str, ...] | None = None
+    since: float | None = None
+    until: float | None = None
+    reviewed_until: float | None = None
+
+
+def accepted_examples(connection: sa.Connection, selection: Selection, after: int = 0) -> Iterator[Example]:
+    """Yield rows of `COLUMNS`, from one query and so from one state of the database.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    selection
+        Which corrections.
+    after
+        The identifier after which to start.
+    """
+    table = feedback.c
+    effective_label = sa.func.coalesce(table.reviewed_label, table.label)
+    # Earlier versions took corrections without a label.
+    has_label = effective_label.is_not(None)
+    conditions = [table.model == selection.model, is_accepted, table.id > after, has_label]
+    filters: tuple[tuple[Any, Callable[[Any, Any], Any], Any], ...] = (
+        (table.version, operator.eq, selection.version),
+        (effective_label, sa.ColumnElement.in_, selection.labels),
+        (table.created, operator.ge, selection.since),
+        (table.created, operator.lt, selection.until),
+        (table.reviewed, operator.le, selection.reviewed_until),
+    )
+    conditions += [compare(column, value) for column, compare, value in filters if value is not None]
+    query = sa.select(*COLUMNS).where(*conditions).order_by(table.id).execution_options(yield_per=ROWS)
+    with connection.execute(query) as result:
+        for row in result.mappings():
+            yield {**row, "inputs": row["inputs"] and unpack_json(row["inputs"])}
+
+
+class Decision(NamedTuple):
+    """A reviewer's decision.
+
+    Attributes
+    ----------
+    status
+        One of `STATUSES`.
+    label
+        The reviewer's label as stored JSON; None keeps the label. The label of a correction that becomes pending again
+        is the user's.
+    revision
+        The revision that the reviewer saw.
+    """
+
+    status: str
+    label: str | None
+    revision: int
+    reviewer: str | None
+
+
+class Outcome(NamedTuple):
+    """Whether a decision is stored, and the correction as it is now; None if there is none."""
+
+    stored: bool
+    correction: dict[str, Any] | None
+
+    def lacks_label(self, decision: Decision) -> bool:
+        """Return whether a decision was not stored because it would accept a correction without a label."""
+        seen = self.correction or {"revision": None}
+        return not self.stored and decision.status == "accepted" and seen["revision"] == decision.revision
+
+
+def decide(connection: sa.Connection, batch: Sequence[tuple[int, Decision]], redacted: Redacted) -> list[Outcome]:
+    """Decide corrections in order, unless another reviewer was first.
+
+    A reviewer who repeats the latest decision, because the response to it was lost, learns that it is stored.
+
+    Parameters
+    ----------
+    connection
+        In a transaction.
+    batch
+        Identifiers of corrections, each with the decision.
+    redacted
+        Inputs that are not shown.
+
+    Returns
+    -------
+    list of Outcome
+        Of each decision; corrections are as they are after the last one.
+    """
+    now = time.time()
+    stored = [_store(connection, id_, decision, now) for id_, decision in batch]
+    entries = [
+        {"feedback_id": id_, "time": now, **decision._asdict(), "revision": decision.revision + 1}
+        for (id_, decision), is_stored in zip(batch, stored, strict=True)
+        if is_stored
+    ]
+    if entries:
+        connection.execute(decisions.insert(), entries)
+    query = sa.select(feedback).where(feedback.c.id.in_({id_ for id_, _ in batch}), _in_review)
+    documents = {row["id"]: correction_document(row, redacted) for row in connection.execute(query).mappings()}
+    late = {id_ for (id_, _), is_stored in zip(batch, stored, strict=True) if not is_stored}
+    latest = _latest_decisions(connection, late)
+    return [
+        Outcome(
+            is_stored or (decision.reviewer is not None and latest.get(id_) == decision),
+            documents.get(id_),
+        )
+        for (id_, decision), is_stored in zip(batch, stored, strict=True)
+    ]
+
+
+def _latest_decisions(connection: sa.Connection, ids: Collection[int]) -> dict[int, Decision]:
+    """Return the decision that made the current revision of each correction, where one did."""
+    if not ids:
+        return {}
+    query = sa.select(decisions).join(feedback, decisions.c.feedback_id == feedback.c.id)
+    query = query.where(feedback.c.id.in_(ids), decisions.c.revision == feedback.c.revision)
+    return {
+        row.feedback_id: Decision(row.status, row.label, row.revision - 1, row.reviewer)
+        for row in connection.execute(query)
+    }
+
+
+def count_decided(connection: sa.Connection, since: float, reviewer: str | None, model: str | None) -> int:
+    """Return how many corrections were decided, those that are pending again not counted.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    since
+        Unix time in seconds of the first decision that counts.
+    reviewer, model
+        Whose decisions on what; None for those of all.
+    """
+    decided = sa.select(decisions.c.feedback_id).where(decisions.c.time >= since)
+    if reviewer is not None:
+        decided = decided.where(decisions.c.reviewer == reviewer)
+    query = sa.select(sa.func.count()).where(feedback.c.id.in_(decided), feedback.c.status != "pending")
+    if model is not None:
+        query = query.where(feedback.c.model == model)
+    return connection.execute(query).scalar() or 0
+
+
+_in_review = sa.and_(*conditions(Filter(source="all")))
+_update = update_of_row(feedback, ("status", "reviewer", "reviewed", "revision")).where(
+    feedback.c.revision == sa.bindparam("seen_revision"), _in_review
+)
+_update_labelled = _update.where(label_column.is_not(None))
+_update_with_label = _update.values(reviewed_label=sa.bindparam("new_label"))
+
+
+def _store(connection: sa.Connection, correction_id: int, decision: Decision, now: float) -> bool:
+    """Store a decision, and return whether it did.
+
+    It does not where the correction has another revision than the reviewer saw, or would be accepted without a label.
+    """
+    values = {
+        "row_id": correction_id,
+        "seen_revision": decision.revision,
+        "new_status": decision.status,
+        "new_reviewer": decision.reviewer,
+        "new_reviewed": now,
+        "new_revision": decision.revision + 1,
+    }
+    if decision.label is None and decision.status != "pending":
+        result = connection.execute(_update_labelled if decision.status == "accepted" else _update, values)
+    else:
+        result = connection.execute(_update_with_label, {**values, "new_label": decision.label})
+    return bool(result.rowcount)
+
+
+HISTORY_CHARACTERS = 4 * 2**20
+"""Characters of labels and comments after which a page ends."""
+_ROWS = 16  # that the driver fetches at a time
+_LATEST = 2**31 - 1  # the position after the current feedback, which has no number in the history
+
+
+class HistoryPosition(NamedTuple):
+    """Where a page ended: the numbers of the last earlier feedback and of the last decision."""
+
+    feedback: int = 0
+    decision: int = 0
+
+
+START = HistoryPosition()
+
+
+def correction_history(
+    connection: sa.Connection, correction_id: int, limit: int = 100, after: HistoryPosition = START
+) -> tuple[list[dict[str, Any]], HistoryPosition | None]:
+    """Return a page of the events of a correction, the earliest first.
+
+    Users' feedback has ``verdict``, ``label``, ``user`` and ``comment``; a sample for review has the verdict
+    ``sampled``, and its user is the reviewer who drew it. Decisions have ``status``, ``label``, ``reviewer`` and
+    ``revision``. All have ``time``.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    correction_id
+        The correction.
+    limit
+        How many events at most; fewer if their texts are long, see `HISTORY_CHARACTERS`.
+    after
+        Where the previous page ended.
+
+    Returns
+    -------
+    tuple
+        The events, and where this page ended; None if it was the last.
+    """
+    streams = (
+        _read(connection, query.limit(limit + 1), name) for name, query in _queries(correction_id, after).items()
+    )
+    events: list[dict[str, Any]] = []
+    characters, position = 0, after
+    for name, row in heapq.merge(*streams, key=lambda item: item[1]["time"]):
+        characters += sum(len(value) for value in row.values() if isinstance(value, str))
+        if len(events) == limit or (events and characters > HISTORY_CHARACTERS):
+            return events, position
+        position = position._replace(**{name: row.pop("number")})
+        events.append({**row, "time": rfc3339(row["time"]), "label": decode_label(row["label"])})
+    return events, None
+
+
+def _queries(correction_id: int, after: HistoryPosition) -> dict[str, sa.Select[Any]]:
+    """Build the queries of users' feedback and of decisions, each in its order."""
+    given = ("verdict", "label", "user", "comment")
+    earlier = sa.select(history.c.id.label("number"), history.c.time, *(history.c[name] for name in given)).where(
+        history.c.feedback_id == correction_id, history.c.id > after.feedback
+    )
+    latest = sa.select(
+        sa.literal(_LATEST).label("number"), feedback.c.updated.label("time"), *(feedback.c[name] for name in given)
+    ).where(feedback.c.id == correction_id, feedback.c.verdict != "sampled", sa.literal(after.feedback) < _LATEST)
+    columns = ("time", "status", "label", "reviewer", "revision")
+    decided = sa.select(decisions.c.id.label("number"), *(decisions.c[name] for name in columns)).where(
+        decisions.c.feedback_id == correction_id, decisions.c.id > after.decision
+    )
+    all_feedback = sa.union_all(earlier, latest).subquery()
+    return {
+        "feedback": sa.select(all_feedback).order_by(all_feedback.c.number),
+        "decision": decided.order_by(decisions.c.id),
+    }
+
+
+def _read(connection: sa.Connection, query: sa.Select[Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    with connection.execute(query.execution_options(yield_per=_ROWS)) as result:
+        for row in result.mappings():
+            yield name, dict(row)
+
+
+MIN_READ, MAX_READ = 10_000, 200_000
+"""Rows that one draw reads: at least the first, for a good estimate of how many are confident; at most the second."""
+LATEST = 20
+"""Versions of a model that are counted: those with the latest samples."""
+_STEP = 500  # rows of one query
+
+
+class Draw(NamedTuple):
+    """Selects the predictions to draw from.
+
+    ``with_inputs`` leaves out predictions without inputs, for a store that keeps the inputs of a random share.
+    """
+
+    model: str
+    version: str | None = None
+    with_inputs: bool = False
+
+
+class Sample(NamedTuple):
+    """A random sample of the confident predictions of a model without feedback.
+
+    Attributes
+    ----------
+    seqs
+        Numbers of the drawn predictions, in random order.
+    since
+        Unix time in seconds at which the oldest prediction that could be drawn was received.
+    confident
+        The estimated number of confident predictions, by version.
+    """
+
+    model: str
+    seqs: list[int]
+    since: float
+    confident: dict[str, int]
+
+
+def draw(connection: sa.Connection, chosen: Draw, count: int, rng: np.random.Generator) -> Sample:
+    """Draw a sample.
+
+    Rows are read at random numbers of the table, none twice, and those that do not belong to the draw are skipped.
+    So all predictions have the same chance, wherever they are in the table and whatever was deleted around them,
+    without reading all rows. For a model with few rows in a large table this may find fewer than asked for.
+    """
+    numbers = prediction_range(connection)
+    if not numbers:
+        return Sample(chosen.model, [], 0.0, {})
+    since = connection.execute(sa.select(predictions.c.received).where(predictions.c.seq == numbers.start)).scalar()
+    order = (numbers.start + rng.choice(len(numbers), min(len(numbers), MAX_READ), False)).tolist()
+    query = _confident(chosen)
+    found: dict[str, int] = {}
+    confident, read = Counter[str](), 0
+    while read < len(order) and (read < MIN_READ or len(found) < count):
+        step = order[read : read + _STEP]
+        read += len(step)
+        rows = {row.seq: row for row in connection.execute(query.where(predictions.c.seq.in_(step)))}
+        confident.update(row.version for row in rows.values())
+        if len(found) < count:
+            known = with_feedback(connection, chosen.model, [row.id for row in rows.values()])
+            for seq in step:  # in their random order, not that of the table
+                if (row := rows.get(seq)) and row.drawable and row.id not in known:
+                    found.setdefault(row.id, seq)
+    scale = len(numbers) / read
+    by_version = {version: round(number * scale) for version, number in confident.items()}
+    return Sample(chosen.model, list(found.values())[:count], since or 0.0, by_version)
+
+
+def with_feedback(connection: sa.Connection, model: str, ids: Collection[str]) -> set[str]:
+    """Return those of the predictions that have feedback."""
+    # With coalesce, the database does not use the model's index, in which all of the model's feedback is.
+    condition = feedback.c.prediction_id.in_(ids) & (sa.func.coalesce(feedback.c.model, model) == model)
+    return set(connection.execute(sa.select(feedback.c.prediction_id).where(condition)).scalars())
+
+
+def _confident(chosen: Draw) -> sa.Select[Any]:
+    """Build the query of confident predictions; ``drawable`` is set for those that may be drawn."""
+    condition = predictions.c.confident & predictions.c.prediction.is_not(None) & (predictions.c.model == chosen.model)
+    if chosen.version is not None:
+        condition &= predictions.c.version == chosen.version
+    drawable = has_inputs if chosen.with_inputs else sa.true()
+    columns = (predictions.c.seq, predictions.c.id, predictions.c.version)
+    return sa.select(*columns, drawable.label("drawable")).where(condition)
+
+
+def store_sample(
+    connection: sa.Connection, sample: Sample, reviewer: str | None, redact: Redact, size: StoreSize
+) -> int:
+    """Add a sample to the review queue, and to its history; return the number of predictions that were added."""
+    now, drawn, reader = time.time(), Counter[str](), InputsReader(connection)
+    for start in range(0, len(sample.seqs), _STEP):
+        is_next = predictions.c.seq.in_(sample.seqs[start : start + _STEP])
+        rows = connection.execute(sa.select(predictions).where(is_next)).mappings().all()
+        # Feedback may have arrived since they were drawn.
+        known = with_feedback(connection, sample.model, [row["id"] for row in rows])
+        samples = [
+            _sample_row({**row, "inputs": reader.text(row)}, now, redact) for row in rows if row["id"] not in known
+        ]
+        if samples:
+            size.require(connection, text_bytes(samples))
+            connection.execute(feedback.insert(), samples)
+        drawn.update(row["version"] for row in samples)
+    is_new_sample = sa.and_(
+        feedback.c.verdict == "sampled",
+        feedback.c.joined,
+        feedback.c.status == "pending",
+        feedback.c.created == now,
+        feedback.c.model == sample.model,
+    )
+    columns = (feedback.c.id, feedback.c.created, feedback.c.verdict, feedback.c.label)
+    entries = sa.select(*columns, sa.literal(reviewer, sa.Text)).where(is_new_sample)
+    connection.execute(history.insert().from_select(("feedback_id", "time", "verdict", "label", "user"), entries))
+    # A client may send any number of versions; of those that are not drawn, only earlier samples need new counts.
+    before = set(connection.execute(sa.select(draws.c.version).where(draws.c.model == sample.model)).scalars())
+    counted = sample.confident.keys() & (before | drawn.keys())
+    connection.execute(draws.delete().where(draws.c.model == sample.model, draws.c.version.in_(counted)))
+    values = {"model": sample.model, "time": now, "since": sample.since}
+    if counted:
+        new = [{**values, "version": version, "confident": sample.confident[version]} for version in counted]
+        connection.execute(draws.insert(), new)
+    return drawn.total()
+
+
+def _sample_row(prediction: Mapping[Any, Any], now: float, redact: Redact) -> dict[str, Any]:
+    return {
+        **prediction_snapshot(prediction, redact),
+        "prediction_id": prediction["id"],
+        "verdict": "sampled",
+        "label": prediction["prediction"],
+        "created": now,
+        "updated": now,
+        "counted": False,
+        "status": "pending",
+        "revision": 1,
+        "sampled": True,
+    }
+
+
+class AccuracyCounts(msgspec.Struct):
+    """Counts of the confident predictions of a version; see `exporter.stats.quality.estimate_accuracy`.
+
+    Attributes
+    ----------
+    pending
+        Samples that wait for a decision.
+    since, until
+        Unix times of the oldest prediction that could be drawn, and of the last draw.
+    """
+
+    population: int
+    since: float
+    until: float
+    known: int = 0
+    known_right: int = 0
+    decided: int = 0
+    right: int = 0
+    pending: int = 0
+
+    def estimate(self) -> IntervalEstimate:
+        """Return the accuracy with its interval; at least one sample is decided."""
+        return estimate_accuracy(self.population, self.known, self.known_right, self.decided, self.right)
+
+
+def accuracy_counts(connection: sa.Connection, tolerances: Tolerances) -> dict[tuple[str, str], AccuracyCounts]:
+    """Return the counts by model and version, for the `LATEST` versions of a model that have a decided sample."""
+    result: dict[tuple[str, str], AccuracyCounts] = {}
+    versions = Counter[str]()
+    for row in connection.execute(sa.select(draws).order_by(draws.c.time.desc(), draws.c.version)).all():
+        versions[row.model] += 1
+        if versions[row.model] <= LATEST:
+            counts = _count(connection, row, tolerances(row.model))
+            if counts.decided:
+                result[row.model, row.version] = counts
+    return result
+
+
+def sampling(connection: sa.Connection, model: str) -> dict[str, dict[str, int]]:
+    """Return what weights a model's samples, by version, for the `LATEST` versions.
+
+    Returns
+    -------
+    dict
+        Of each version ``confident``, the number of confident predictions, and ``with_feedback``, on how many of them
+        users gave feedback.
+    """
+    query = sa.select(draws).where(draws.c.model == model).order_by(draws.c.time.desc(), draws.c.version).limit(LATEST)
+    rows = connection.execute(query).all()
+    found = {row.version: _count(connection, row, Tolerance()) for row in rows}
+    return {name: {"confident": one.population, "with_feedback": one.known} for name, one in found.items()}
+
+
+def _count(connection: sa.Connection, drawn: Any, tolerance: Tolerance) -> AccuracyCounts:
+    """Count the feedback and the samples of a version; a reviewer's label within the tolerance makes it right."""
+    # Feedback may arrive just before its prediction, and a prediction may be dated back.
+    is_after = (feedback.c.created >= drawn.since) | (feedback.c.predicted >= drawn.since)
+    is_users = is_after & (feedback.c.predicted <= drawn.time)
+    condition = (feedback.c.model == drawn.model) & (feedback.c.version == drawn.version) & feedback.c.confident
+    condition &= (feedback.c.verdict == "sampled") | is_users
+    counts = AccuracyCounts(drawn.confident, drawn.since, drawn.time)
+    number = sa.func.count()
+    query = sa.select(feedback.c.verdict, feedback.c.status, number).where(condition)
+    for verdict, status, rows in connection.execute(query.group_by(feedback.c.verdict, feedback.c.status)):
+        if verdict != "sampled":
+            counts.known += rows
+            if verdict == "accepted" or status == "rejected":  # the user accepted it, or was refused
+                counts.known_right += rows
+        elif status == "accepted":
+            counts.decided += rows
+            counts.right += rows
+        elif status == "pending":
+            counts.pending += rows
+    # A reviewer's label reverses that: another label for a sample, the prediction itself for a correction.
+    is_near = is_within_tolerance(feedback.c.prediction, feedback.c.reviewed_label, tolerance)
+    is_predicted = (feedback.c.reviewed_label == feedback.c.prediction) | is_near
+    query = sa.select(feedback.c.verdict, number).where(condition, has_reviewed_label, feedback.c.status == "accepted")
+    query = query.where(sa.case((is_correction, is_predicted), else_=~is_predicted))
+    for verdict, rows in connection.execute(query.group_by(feedback.c.verdict)):
+        if verdict == "sampled":
+            counts.right -= rows
+        elif verdict in CORRECTIONS:
+            counts.known_right += rows
+    return counts
+
+
+MAX_ACCEPTED = 20_000
+"""Accepted corrections of a model that are checked, the newest ones."""
+MAX_CONFIRMED = 10_000
+"""Predictions of a model that users confirmed, the newest ones: accepted corrections are compared with them, too."""
+CONFIRMED_SECONDS = 3600.0
+"""After so long, new feedback is a reason to check labels again although nothing was decided."""
+_LABEL = 60  # characters of a label in a reason
+
+
+class LabelledRow(NamedTuple):
+    """A prediction whose label a person gave.
+
+    Attributes
+    ----------
+    id
+        The identifier of its feedback.
+    label
+        The effective label as stored JSON.
+    revision
+        The revision of an accepted correction; None for a prediction that its user confirmed.
+    """
+
+    id: int
+    label: str
+    revision: int | None
+
+
+class CheckState(NamedTuple):
+    """The last decision and the last feedback of any model; 0 for none."""
+
+    decision: int
+    newest: int
+
+
+class Suspect(NamedTuple):
+    """A suspect label of an accepted correction; see the table ``suspects``."""
+
+    row: LabelledRow
+    likely: str
+    compared: int
+    with_likely: int
+    with_label: int
+
+
+def current_state(connection: sa.Connection) -> CheckState:
+    """Return what the state of a check that begins now is."""
+    decision, newest = (
+        sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0)).scalar_subquery() for table in (decisions, feedback)
+    )
+    return CheckState(*connection.execute(sa.select(decision, newest)).one())
+
+
+def is_outdated(connection: sa.Connection, model: str, state: CheckState, seen: int) -> bool:
+    """Return whether labels of a model were decided since its last check, or feedback came and the check is old.
+
+    Parameters
+    ----------
+    connection
+        To read with.
+    model
+        The model.
+    state
+        Of now.
+    seen
+        The last decision that is known not to be of this model, or to be before its check.
+    """
+    last = last_check(connection, model)
+    if last and state.newest > last.newest and time.time() > last.time + CONFIRMED_SECONDS:
+        return True
+    is_new = decisions.c.id > max(seen, last.decision if last else 0)
+    of_model = sa.select(decisions.c.id).join(feedback, decisions.c.feedback_id == feedback.c.id)
+    return connection.execute(of_model.where(is_new, feedback.c.model == model).limit(1)).first() is not None
+
+
+def read_labelled(connection: sa.Connection, model: str) -> list[LabelledRow]:
+    """Read accepted corrections and confirmed predictions, without their inputs; see `MAX_ACCEPTED`.
+
+    Labels above `MAX_COMPARED` characters are left out: all are in memory at once.
+    """
+    accepted = (
+        sa.select(feedback.c.id, label_column.label("label"), feedback.c.revision)
+        .where(feedback.c.model == model, is_accepted, sa.func.length(label_column) <= MAX_COMPARED)
+        .order_by(feedback.c.id.desc())
+        .limit(MAX_ACCEPTED)
+    )
+    # Its label is the prediction, to which the label that the user sent is equal, or close.
+    confirmed = (
+        sa.select(feedback.c.id, feedback.c.prediction.label("label"), sa.null().label("revision"))
+        .where(feedback.c.verdict == "accepted", feedback.c.joined, feedback.c.status.in_(map(sa.literal, STATUSES)))
+        .where(feedback.c.model == model, sa.func.length(feedback.c.prediction) <= MAX_COMPARED, ~is_accepted)
+        .order_by(feedback.c.created.desc())
+        .limit(MAX_CONFIRMED)
+    )
+    rows = (connection.execute(query.execution_options(yield_per=1000)) for query in (accepted, confirmed))
+    return [LabelledRow(*row) for part in rows for row in part]
+
+
+def read_inputs(connection: sa.Connection, ids: Sequence[int], characters: int) -> dict[int, str]:
+    """Read stored inputs by their correction, as many as so many characters allow; too long ones are empty."""
+    lengths = sa.select(feedback.c.id, sa.func.coalesce(sa.func.length(feedback.c.inputs), 0))
+    size: dict[int, int] = {row[0]: row[1] for row in connection.execute(lengths.where(feedback.c.id.in_(ids)))}
+    result = {id_: "" for id_ in ids if not 0 < size.get(id_, 0) <= characters}
+    wanted = next(parts(((id_, size[id_]) for id_ in ids if id_ not in result), characters), [])
+    query = sa.select(feedback.c.id, feedback.c.inputs).where(feedback.c.id.in_(wanted))
+    return result | {row.id: row.inputs or "" for row in connection.execute(query)}
+
+
+def store_check(
+    connection: sa.Connection, model: str, state: CheckState, rows: Sequence[LabelledRow], found: Iterable[Suspect]
+) -> None:
+    """Store the suspects of a check; in a transaction.
+
+    Parameters
+    ----------
+    connection
+        In a transaction.
+    model
+        The model.
+    state
+        When the rows were read.
+    rows
+        All rows that were compared.
+    found
+        The suspects among them.
+    """
+    stored = {row.feedback_id: row for row in connection.execute(sa.select(suspects).where(suspects.c.model == model))}
+    checked = {row.id: row for row in rows if row.revision is not None}
+    obsolete = [id_ for id_, row in checked.items() if id_ in stored and not _is_settled(stored[id_], row)]
+    for start in range(0, len(obsolete), _STEP):
+        connection.execute(suspects.delete().where(suspects.c.feedback_id.in_(obsolete[start : start + _STEP])))
+    new = [
+        {
+            "feedback_id": row.id,
+            "model": model,
+            "revision": row.revision,
+            "label": row.label,
+            "likely": likely,
+            "compared": compared,
+            "with_likely": with_likely,
+            "with_label": with_label,
+        }
+        for row, likely, compared, with_likely, with_label in found
+        if row.id not in stored or not _is_settled(stored[row.id], row)
+    ]
+    if new:
+        connection.execute(suspects.insert(), new)
+    connection.execute(label_checks.delete().where(label_checks.c.model == model))
+    check = {"model": model, "time": time.time(), "checked": len(checked), "confirmed": len(rows) - len(checked)}
+    connection.execute(label_checks.insert().values(**check, **state._asdict()))
+
+
+def _is_settled(stored: Any, row: LabelledRow) -> bool:
+    """Return whether a reviewer saw that a correction was a suspect, and kept its label."""
+    return bool(row.revision != stored.revision and row.label == stored.label)
+
+
+def suspect_documents(connection: sa.Connection, ids: Iterable[int]) -> dict[int, dict[str, Any]]:
+    """Return why corrections are suspects, by the identifier of those that are, as JSON documents."""
+    rows = connection.execute(sa.select(suspects).where(of_suspect, feedback.c.id.in_(ids)))
+    return {row.feedback_id: _document(row) for row in rows}
+
+
+def _document(row: Any) -> dict[str, Any]:
+    label, likely = decode_label(row.label), decode_label(row.likely)
+    most = f"{row.with_likely} of the {row.compared} most similar are labelled {_short(likely)}"
+    rest = f"{row.with_label or 'none'} {_short(label)}"
+    return {
+        "likely": likely,
+        "compared": row.compared,
+        "with_likely": row.with_likely,
+        "with_label": row.with_label,
+        "reason": f"labelled {_short(label)}; {most}, {rest}",
+    }
+
+
+def _short(label: Any) -> str:
+    text = scalar_text(label)
+    return text if len(text) <= _LABEL else f"{text[:_LABEL]}…"
+
+
+def suspect_ids(connection: sa.Connection, model: str) -> set[int]:
+    """Return the corrections of a model that are suspects."""
+    return set(connection.execute(sa.select(feedback.c.id).where(of_suspect, suspects.c.model == model)).scalars())
+
+
+def count_suspects(connection: sa.Connection, model: str | None) -> int:
+    """Return how many corrections of a model, or of all, are suspects."""
+    query = sa.select(sa.func.count()).select_from(suspects).join(feedback, of_suspect)
+    if model is not None:
+        query = query.where(suspects.c.model == model)
+    return connection.execute(query).scalar_one()
+
+
+def last_check(connection: sa.Connection, model: str) -> Any:
+    """Return the row of a model's last check; None if its labels were never checked."""
+    return connection.execute(sa.select(label_checks).where(label_checks.c.model == model)).one_or_none()
+
+
+MAX_CELLS = 1000
+"""Pairs of prediction and label that are returned, the most frequent ones."""
+MAX_LABEL = 200
+"""Characters of a label in a pair; longer ones are free texts that occur once."""
+STEPS = (60, 300, 3600, 86400)
+"""Lengths in seconds of the steps in which corrections are counted."""
+BARS = 47
+"""The least number of steps of a period, unless it has fewer minutes."""
+MAX_USERS = 1000
+"""Users that are returned, the most active."""
+SUSPICIOUS_RATIO = 10.0
+"""A user with more than this times the median user's corrections is suspicious."""
+MIN_SUSPICIOUS = 20
+"""A user with fewer corrections is never suspicious."""
+
+_READ_ROWS = 10_000
+
+
+class Overview(NamedTuple):
+    """Statistics of the corrections that a filter selects.
+
+    Attributes
+    ----------
+    counts
+        Corrections by status, regardless of the filter's status.
+    pairs
+        Prediction, label and number of corrections, the most frequent first; at most `MAX_CELLS`, and without labels
+        of more than `MAX_LABEL` characters; regardless of the filter's prediction, label and error.
+    step
+        The longest of `STEPS` of which the period has more than `BARS`, else the shortest.
+    rates
+        Start of each step with corrections, in Unix seconds (a multiple of the step), and their number, by the time
+        of the user's first feedback.
+    """
+
+    counts: dict[str, int]
+    pairs: list[tuple[Any, Any, int]]
+    step: int
+    rates: list[tuple[int, int]]
+
+
+def overview(connection: sa.Connection, chosen: Filter) -> Overview:
+    """Compute the statistics of what a filter selects."""
+    number, of_any_status = sa.func.count(), chosen._replace(status=None)
+    query = sa.select(feedback.c.status, number).where(*conditions(of_any_status)).group_by(feedback.c.status)
+    counts = dict.fromkeys(STATUSES, 0)
+    counts.update((status, total) for status, total in connection.execute(query))
+    pair = (feedback.c.prediction, label_column)
+    are_short = [sa.func.length(text) <= MAX_LABEL for text in pair]
+    query = sa.select(*pair, number).where(*conditions(chosen.of_any_label()), *are_short).group_by(*pair)
+    rows = connection.execute(query.order_by(number.desc(), *pair).limit(MAX_CELLS))
+    pairs = [(decode_label(predicted), decode_label(label), total) for predicted, label, total in rows]
+    created = feedback.c.created
+    query = sa.select(sa.func.min(created), sa.func.max(created)).where(*conditions(chosen))
+    first, last = connection.execute(query).one()
+    step = next((step for step in reversed(STEPS) if last and last - first > BARS * step), STEPS[0])
+    exact = created / step
+    rounded = sa.cast(exact, sa.BigInteger)  # databases round a float differently
+    index = sa.case((rounded > exact, rounded - 1), else_=rounded).label("step_index")
+    query = sa.select(index, number).where(*conditions(chosen)).group_by(index).order_by(index)
+    rates = [(start * step, total) for start, total in connection.execute(query)]
+    return Overview(counts, pairs, step, rates)
+
+
+def read_errors(connection: sa.Connection, chosen: Filter) -> Floats:
+    """Return label minus prediction of what a filter selects, regardless of its prediction, label and error.
+
+    Returns
+    -------
+    ndarray
+        Shape ``(n,)``, in no particular order: of the corrections whose prediction and label are finite numbers.
+    """
+    error = label_error(feedback.c.prediction, label_column).label("error")
+    query = sa.select(error).where(*conditions(chosen.of_any_label())).execution_options(yield_per=_READ_ROWS)
+    with connection.execute(query) as result:
+        errors = np.fromiter((np.nan if value is None else value for value in result.scalars()), np.float64)
+    return errors[np.isfinite(errors)]
+
+
+def user_stats(connection: sa.Connection, model: str) -> dict[str, Any]:
+    """Count a model's corrections by user, the most active first.
+
+    Returns
+    -------
+    dict
+        ``users`` (each with ``user``, None for feedback without one, ``corrections``, their ``share``, the number
+        of each status, and ``suspicious``: far more than the median user), ``total`` and ``median``.
+    """
+    of_model = conditions(Filter(model=model))
+    number = sa.func.count().label("number")
+    named = sa.select(number).where(*of_model, feedback.c.user.is_not(None)).group_by(feedback.c.user).subquery()
+    user_count = connection.execute(sa.select(sa.func.count()).select_from(named)).scalar_one()
+    middle = sa.select(named.c.number).order_by(named.c.number).offset(max(user_count - 1, 0) // 2).limit(1)
+    median = connection.execute(middle).scalar() or 0
+    total = connection.execute(sa.select(sa.func.count()).select_from(feedback).where(*of_model)).scalar_one()
+    by_status = [sa.func.sum(sa.case((feedback.c.status == status, 1), else_=0)).label(status) for status in STATUSES]
+    query = (
+        sa.select(feedback.c.user, number, *by_status)
+        .where(*of_model)
+        .group_by(feedback.c.user)
+        .order_by(number.desc(), feedback.c.user.is_(None), feedback.c.user)
+        .limit(MAX_USERS)
+    )
+    entries = [
+        {
+            "user": row.user,
+            "corrections": row.number,
+            "share": row.number / total,
+            **{status: int(getattr(row, status)) for status in STATUSES},
+            "suspicious": row.user is not None
+            and row.number >= MIN_SUSPICIOUS
+            and row.number > SUSPICIOUS_RATIO * median,
+        }
+        for row in connection.execute(query)
+    ]
+    return {"users": entries, "total": total, "median": median}
+
+
+def suspicious_users(connection: sa.Connection, model: str) -> set[str]:
+    """Return the users who corrected far more than others."""
+    return {entry["user"] for entry in user_stats(connection, model)["users"] if entry["suspicious"]}
+
+
+class ReviewState(msgspec.Struct, frozen=True):
+    """The review queue's state.
+
+    Attributes
+    ----------
+    pending, oldest, examples
+        By model: corrections that wait for review, the Unix time of the oldest, and released examples.
+    accuracy_counts
+        By model and version.
+    unjoined, oldest_unjoined
+        By model, empty for feedback that names none: feedback whose prediction has not arrived, and the Unix time of
+        the oldest.
+    undelivered
+        By model: the Unix time of the first request for retraining after the last delivered one. A model whose newest
+        request was delivered is left out.
+    unjoined_labels, oldest_unjoined_label
+        Labels whose prediction has not arrived, and the Unix time at which the first of them did; None without any.
+    """
+
+    pending: dict[str, int]
+    oldest: dict[str, float]
+    examples: dict[str, int]
+    accuracy_counts: dict[tuple[str, str], AccuracyCounts]
+    unjoined: dict[str, int]
+    oldest_unjoined: dict[str, float]
+    undelivered: dict[str, float]
+    unjoined_labels: int
+    oldest_unjoined_label: float | None
+
+
+def read_state(connection: sa.Connection, tolerances: Tolerances) -> ReviewState:
+    """Read the state from the database, with queries that indexes answer."""
+    number, oldest = sa.func.count().label("number"), sa.func.min(feedback.c.created).label("oldest")
+    by_model = sa.select(feedback.c.model, number, oldest).group_by(feedback.c.model)
+    is_pending = feedback.c.status == "pending"
+    in_queue = feedback.c.verdict.in_(map(sa.literal, VERDICTS)) & feedback.c.status.in_(STATUSES)
+    examples = sa.select(feedback.c.model, sa.func.count()).where(is_released).group_by(feedback.c.model)
+    rows = [
+        *connection.execute(by_model.where(is_correction, is_pending, feedback.c.joined)),
+        *connection.execute(by_model.where(is_ready_correction, is_pending)),
+    ]
+    unjoined = connection.execute(by_model.where(in_queue, is_unjoined)).all()
+    # Labels are numbered as they arrive: the index has the number, but not the time.
+    waiting, first = connection.execute(sa.select(sa.func.count(), sa.func.min(labels.c.id)).where(is_waiting)).one()
+    received = sa.select(labels.c.received).where(labels.c.id == first)
+    return ReviewState(
+        pending={row.model: sum(other.number for other in rows if other.model == row.model) for row in rows},
+        oldest={row.model: min(other.oldest for other in rows if other.model == row.model) for row in rows},
+        examples={model: int(total) for model, total in connection.execute(examples)},
+        accuracy_counts=accuracy_counts(connection, tolerances),
+        unjoined={row.model or "": row.number for row in unjoined},
+        oldest_unjoined={row.model or "": row.oldest for row in unjoined},
+        undelivered=_undelivered(connection),
+        unjoined_labels=waiting,
+        oldest_unjoined_label=connection.execute(received).scalar() if waiting else None,
+    )
+
+
+def _undelivered(connection: sa.Connection) -> dict[str, float]:
+    asked, later = retrain_requests.c, retrain_requests.alias().c
+    is_passed = sa.exists().where(later.model == asked.model, later.seq > asked.seq, later.delivered.is_not(None))
+    query = sa.select(asked.model, sa.func.min(asked.created)).where(asked.delivered.is_(None), ~is_passed)
+    return {model: float(created) for model, created in connection.execute(query.group_by(asked.model))}
+
 
 SCRAPE_TIMEOUT_SECONDS = 2.0
 """How long a scrape waits for the database, and any reader while the database is unavailable."""
@@ -86,7 +1436,7 @@ class TrainingSet(NamedTuple):
     checked
         When labels were checked last, Unix time in seconds; None if never.
     sampling
-        What weights the samples, by version; see `exporter.storage._review_samples.sampling`.
+        What weights the samples, by version; see `sampling`.
     """
 
     examples: Iterator[Example]
@@ -106,12 +1456,12 @@ class Review:
         self._generation = 0
 
     def page(self, chosen: Filter, limit: int, after: Position | None = None, order: str = "newest") -> QueuePage:
-        """Return a page of the queue; see `exporter.storage._review_queue.list_corrections`."""
+        """Return a page of the queue; see `list_corrections`."""
         with self._store.reading() as connection:
-            documents, end = queue.list_corrections(connection, chosen, limit, after, order)
+            documents, end = list_corrections(connection, chosen, limit, after, order)
             ids = [int(document["id"]) for document in documents]
-            alike = queue.count_alike(connection, chosen, ids) if order == "uncertain" else None
-            found = suspects.suspect_documents(connection, ids)
+            alike = count_alike(connection, chosen, ids) if order == "uncertain" else None
+            found = suspect_documents(connection, ids)
         for id_, document in zip(ids, documents, strict=True):
             if alike is not None:
                 document["alike"] = alike.get(id_, 0)
@@ -122,30 +1472,30 @@ class Review:
     def find(self, correction_id: int, redacted: Redacted) -> dict[str, Any] | None:
         """Return a correction, a sample, or unjoined feedback as its JSON document; None for any other identifier."""
         with self._store.reading() as connection:
-            document = queue.find_correction(connection, correction_id, redacted)
-            if document and (found := suspects.suspect_documents(connection, [correction_id])):
+            document = find_correction(connection, correction_id, redacted)
+            if document and (found := suspect_documents(connection, [correction_id])):
                 document["suspect"] = found[correction_id]
             return document
 
     def prediction(self, prediction_id: str, model: str | None, redacted: Redacted) -> dict[str, Any] | None:
-        """Return a prediction, of the model if one is named; see `exporter.storage._review_queue.find_prediction`."""
+        """Return a prediction, of the model if one is named; see `find_prediction`."""
         with self._store.reading() as connection:
-            return queue.find_prediction(connection, prediction_id, model, redacted)
+            return find_prediction(connection, prediction_id, model, redacted)
 
     def history(
-        self, correction_id: int, limit: int = 100, after: HistoryPosition = queue.START
+        self, correction_id: int, limit: int = 100, after: HistoryPosition = START
     ) -> tuple[list[dict[str, Any]], HistoryPosition | None]:
-        """Return a page of a correction's history; see `exporter.storage._review_queue.correction_history`."""
+        """Return a page of a correction's history; see `correction_history`."""
         with self._store.reading() as connection:
-            return queue.correction_history(connection, correction_id, limit, after)
+            return correction_history(connection, correction_id, limit, after)
 
     def predictions(self, chosen: Filter, most: int) -> Generator[tuple[Sequence[Any], bool]]:
-        """Yield the predictions of corrections; see `exporter.storage._review_queue.read_predictions`."""
+        """Yield the predictions of corrections; see `read_predictions`."""
         with self._store.reading() as connection:
-            yield from queue.read_predictions(connection, chosen, most)
+            yield from read_predictions(connection, chosen, most)
 
     def decide(self, batch: Sequence[tuple[int, Decision]], redacted: Redacted, adds: int) -> list[Outcome]:
-        """Decide corrections; see `exporter.storage._review_queue.decide`.
+        """Decide corrections; see `decide`.
 
         Parameters
         ----------
@@ -154,7 +1504,7 @@ class Review:
         adds
             About how many bytes the decisions add to what is kept.
         """
-        return self._store.write(lambda connection: queue.decide(connection, batch, redacted), adds)
+        return self._store.write(lambda connection: decide(connection, batch, redacted), adds)
 
     def draw(self, chosen: Draw, count: int, reviewer: str | None, redact: Redact) -> int:
         """Add a random sample of confident predictions without feedback to the queue; return how many were drawn.
@@ -171,9 +1521,9 @@ class Review:
             See `exporter.storage._feedback.FeedbackRecorder`.
         """
         with self._store.reading() as connection:
-            sample = samples.draw(connection, chosen, count, np.random.default_rng())
+            sample = draw(connection, chosen, count, np.random.default_rng())
         size = self._size
-        return self._store.write(lambda connection: samples.store_sample(connection, sample, reviewer, redact, size))
+        return self._store.write(lambda connection: store_sample(connection, sample, reviewer, redact, size))
 
     def statistics(self, chosen: Filter, since: float, reviewer: str | None) -> PageStatistics:
         """Return what the first page of a filter shows beside the corrections.
@@ -187,38 +1537,38 @@ class Review:
         """
         with self._store.reading() as connection:
             return PageStatistics(
-                statistics.overview(connection, chosen),
-                queue.count_decided(connection, since, reviewer, chosen.model),
-                suspects.count_suspects(connection, chosen.model),
-                samples.accuracy_counts(connection, self._tolerances),
+                overview(connection, chosen),
+                count_decided(connection, since, reviewer, chosen.model),
+                count_suspects(connection, chosen.model),
+                accuracy_counts(connection, self._tolerances),
             )
 
     def errors(self, chosen: Filter) -> Floats:
-        """Return the errors of numbers; see `exporter.storage._review_statistics.read_errors`."""
+        """Return the errors of numbers; see `read_errors`."""
         with self._store.reading() as connection:
-            return statistics.read_errors(connection, chosen)
+            return read_errors(connection, chosen)
 
     def users(self, model: str) -> dict[str, Any]:
-        """Count a model's corrections by user; see `exporter.storage._review_statistics.user_stats`."""
+        """Count a model's corrections by user; see `user_stats`."""
         with self._store.reading() as connection:
-            return statistics.user_stats(connection, model)
+            return user_stats(connection, model)
 
     def examples(self, selection: Selection, after: int = 0) -> Generator[Example]:
         """Yield accepted corrections with a greater identifier, from one query."""
         with self._store.reading() as connection:
-            yield from queue.accepted_examples(connection, selection, after)
+            yield from accepted_examples(connection, selection, after)
 
     @contextmanager
     def training_set(self, model: str) -> Iterator[TrainingSet]:
         """Read the accepted corrections of a model for a release, all from one state of the database."""
         with self._store.reading() as connection:
-            check = suspects.last_check(connection, model)
+            check = last_check(connection, model)
             yield TrainingSet(
-                queue.accepted_examples(connection, Selection(model)),
-                statistics.suspicious_users(connection, model),
-                suspects.suspect_ids(connection, model),
+                accepted_examples(connection, Selection(model)),
+                suspicious_users(connection, model),
+                suspect_ids(connection, model),
                 check.time if check else None,
-                samples.sampling(connection, model),
+                sampling(connection, model),
             )
 
     def labels_to_check(self, model: str, seen: int) -> tuple[CheckState, list[LabelledRow] | None]:
@@ -232,18 +1582,18 @@ class Review:
             The last decision that is known not to be of this model, or to be before its check.
         """
         with self._store.reading() as connection:
-            state = suspects.current_state(connection)
-            is_outdated = suspects.is_outdated(connection, model, state, seen)
-            return state, suspects.read_labelled(connection, model) if is_outdated else None
+            state = current_state(connection)
+            rows = read_labelled(connection, model) if is_outdated(connection, model, state, seen) else None
+            return state, rows
 
     def inputs(self, ids: Sequence[int], characters: int) -> dict[int, str]:
-        """Read stored inputs by their correction; see `exporter.storage._review_suspects.read_inputs`."""
+        """Read stored inputs by their correction; see `read_inputs`."""
         with self._store.reading() as connection:
-            return suspects.read_inputs(connection, ids, characters)
+            return read_inputs(connection, ids, characters)
 
     def store_check(self, model: str, state: CheckState, rows: Sequence[LabelledRow], found: Iterable[Suspect]) -> None:
-        """Store the suspects of a check; see `exporter.storage._review_suspects.store_check`."""
-        self._store.write(lambda connection: suspects.store_check(connection, model, state, rows, found))
+        """Store the suspects of a check; see `store_check`."""
+        self._store.write(lambda connection: store_check(connection, model, state, rows, found))
 
     def state(self) -> ReviewState:
         """Return the state of the queue for a scrape, cached until a commit changes it; see `REVIEW_SECONDS`."""
@@ -256,7 +1606,7 @@ class Review:
         try:
             with statement_timeout(SCRAPE_TIMEOUT_SECONDS), self._store.reading() as connection:
                 generation = self._generation
-                state = statistics.read_state(connection, self._tolerances)
+                state = read_state(connection, self._tolerances)
         except StoreError:
             self._retry_at = time.monotonic() + REVIEW_RETRY_SECONDS
             raise

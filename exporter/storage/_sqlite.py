@@ -26,7 +26,7 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.storage._engine import SCHEMA_VERSION, FlatRows, check_url, is_shared, shown_url
+from exporter.storage._database import SCHEMA_VERSION, FlatRows, check_url, is_shared, shown_url
 
 LOCK_SECONDS = 10
 """How long SQLite waits for another connection's transaction."""

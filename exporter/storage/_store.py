@@ -6,22 +6,37 @@ before it is acknowledged, and so are labels; feedback that waits at the same ti
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
 from exporter.config import StoreConfig
-from exporter.errors import StoreError
-from exporter.storage._bins import BinBlock, RecordedBins, insert_block
-from exporter.storage._engine import error_message, is_shared, open_engine, shown_url, statement_timeout
+from exporter.errors import StoreError, StoreFullError
+from exporter.storage._database import (
+    backend,
+    error_message,
+    is_retryable,
+    is_shared,
+    is_unavailable,
+    migrate,
+    open_engine,
+    shown_url,
+    statement_timeout,
+    write_alone,
+    write_beside,
+)
 from exporter.storage._feedback import CountedFeedback, Counts, FeedbackRecorder, FeedbackResult, Redact, Tolerances
 from exporter.storage._labels import (
     Labels,
@@ -32,28 +47,450 @@ from exporter.storage._labels import (
     read_corrections,
     read_losses,
 )
-from exporter.storage._predictions import prediction_rows
-from exporter.storage._releases import Releases
+from exporter.storage._predictions import (
+    BinBlock,
+    RecordedBins,
+    Rows,
+    insert_block,
+    insert_predictions,
+    prediction_rows,
+    store_inputs,
+)
+from exporter.storage._releases import Releases, RetrainRequests, Snapshots
 from exporter.storage._retention import Retention, StoreSize
-from exporter.storage._retraining import RetrainRequests
 from exporter.storage._review import SCRAPE_TIMEOUT_SECONDS, Review
-from exporter.storage._schema import migrate
-from exporter.storage._snapshots import Snapshots
-from exporter.storage._sqlite import DatabaseLock, count_damaged, database_path, is_damage, last_backup, quarantine
-from exporter.storage._writer import Refusal, Writer
+from exporter.storage._sqlite import (
+    DatabaseFile,
+    DatabaseLock,
+    count_damaged,
+    database_path,
+    is_damage,
+    last_backup,
+    quarantine,
+)
 from exporter.validation import Tolerance
 from exporter.wire.batch import Batch
 from exporter.wire.events import Feedback, LabelEvent, LabelledPrediction
 
+MAX_ROWS = 50_000
+"""Predictions that may wait for the disk, at most."""
+MAX_BYTES = 128 * 2**20
+"""Bytes of inputs that may wait for the disk, at most."""
+GROUP = 2000
+"""Predictions in one transaction: enough to be fast, few enough that feedback does not wait long."""
+
+
+class PredictionBuffer:
+    """A bounded first-in, first-out queue of predictions; its user holds a lock while it changes.
+
+    Attributes
+    ----------
+    rows : int
+        Predictions that wait.
+    """
+
+    def __init__(self) -> None:
+        self._entries: deque[tuple[Rows, int]] = deque()
+        self.rows = self._bytes = 0
+
+    def has_room(self, rows: Rows, size: int) -> bool:
+        """Return whether these rows, with so many bytes of inputs, may be added."""
+        return self.rows + len(rows) <= MAX_ROWS and self._bytes + size <= MAX_BYTES
+
+    def append(self, rows: Rows, size: int) -> None:
+        """Add rows, with so many bytes of inputs."""
+        self._entries.append((rows, size))
+        self.rows += len(rows)
+        self._bytes += size
+
+    def next_group(self) -> list[Rows]:
+        """Return the entries to write in one transaction, without removing them."""
+        group: list[Rows] = []
+        count = 0
+        while len(group) < len(self._entries) and count < GROUP:
+            group.append(self._entries[len(group)][0])
+            count += len(group[-1])
+        return group
+
+    def remove(self, entries: int) -> int:
+        """Remove the first entries, and return the number of their rows."""
+        before = self.rows
+        for _ in range(entries):
+            rows, size = self._entries.popleft()
+            self.rows -= len(rows)
+            self._bytes -= size
+        return before - self.rows
+
+
+_ATTEMPTS = 3
+
+
+class Refusal(NamedTuple):
+    """Since which Unix time a database has refused writes, and why."""
+
+    since: float
+    why: str
+
+
+class WriteTransactions:
+    """Run calls in transactions, one after the other, and check the file of an SQLite database before each.
+
+    Parameters
+    ----------
+    engine
+        The database. SQLite keeps one connection; for PostgreSQL each transaction takes one from the pool, which
+        replaces lost ones.
+
+    Attributes
+    ----------
+    unavailable : bool
+        Whether the database could not be reached at the last attempt.
+    refusal : Refusal or None
+        Since when, and why, the database has refused what was written; None while it does not.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self.unavailable = False
+        self.refusal: Refusal | None = None
+        self._connection = None if is_shared(engine) else engine.connect()
+        self._file = self._connection and DatabaseFile(Path(engine.url.database or "").resolve(), self._connection)
+
+    @property
+    def has_file(self) -> bool:
+        """Whether the database is a file of this machine."""
+        return self._file is not None
+
+    @property
+    def fault(self) -> str | None:
+        """Why nothing is written until somebody acts; None where the file of an SQLite database is in order."""
+        return self._file.fault if self._file else None
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection:
+            self._connection.close()
+
+    def run(self, call: Callable[[sa.Connection], _T]) -> _T:
+        """Run a call in a transaction and return its result; repeat it when it collided with another exporter's."""
+        attempts = _ATTEMPTS
+        while True:
+            attempts -= 1
+            try:
+                with self.begin() as connection:
+                    result = call(connection)
+            except Exception as error:
+                if attempts and is_retryable(error):
+                    continue
+                self.unavailable = is_unavailable(error)
+                if isinstance(error, sa.exc.SQLAlchemyError):
+                    why = "it cannot be reached" if self.unavailable else error_message(error)
+                    self.refusal = Refusal(self.refusal.since if self.refusal else time.time(), why)
+                raise
+            self.unavailable, self.refusal = False, None
+            return result
+
+    @contextlib.contextmanager
+    def begin(self) -> Iterator[sa.Connection]:
+        """Begin a transaction, which is committed at the end."""
+        if self._connection is None:
+            with self._engine.begin() as connection:
+                yield connection
+        else:
+            with self._connection.begin():
+                if self._file:
+                    self._file.check(self._connection)
+                yield self._connection
+
+
 log = logging.getLogger(__name__)
+
+GATHER_SECONDS = 0.2
+"""How long a group may take to fill: fewer commits cost the disk less."""
+IDLE_SECONDS = 60.0
+"""How long the writer sleeps while there is nothing to do."""
+FILE_SECONDS = 5.0
+"""How often the file of an SQLite database is checked while nothing is written."""
+LOG_SECONDS = 60.0
+"""Time between two log lines of the same error: clients send feedback while it lasts."""
+ROOM_SECONDS = 10.0
+"""How long a slow disk may delay the counting of events."""
+
+_T = TypeVar("_T")
+Call = Callable[[sa.Connection], tuple[_T, Counts]]
+"""Runs in a transaction; returns its result, and what counts once that is on disk. It may run twice."""
+_Job = tuple[Call[Any], Future[Any]]
+
+
+class _Group(NamedTuple):
+    """Predictions that were written in one transaction.
+
+    Attributes
+    ----------
+    transaction
+        The server's number of the transaction; None where none is needed, see `write_beside`.
+    entries
+        Entries of the buffer that it holds.
+    counts
+        What counts with this commit.
+    """
+
+    transaction: int | None
+    entries: int
+    counts: list[Counts]
+
+
+class Writer:
+    """Commit predictions from a bounded buffer in groups, and run submitted calls; calls that wait share a commit.
+
+    Parameters
+    ----------
+    engine
+        The database.
+    retention
+        Deletes old rows.
+    recorders
+        Join what came before its prediction.
+    on_commit
+        Called after each commit of calls, and of predictions for which something waited, with what counts.
+    on_failure
+        Called with the error of each failed write.
+
+    Attributes
+    ----------
+    transactions : WriteTransactions
+        Whether, and since when, the database takes what is written.
+    """
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        retention: Retention,
+        recorders: tuple[FeedbackRecorder, Labels],
+        on_commit: Callable[[Sequence[Counts]], None],
+        on_failure: Callable[[Exception], None],
+    ) -> None:
+        self._engine = engine
+        self._retention = retention
+        self._recorders = recorders
+        self._on_commit = on_commit
+        self._on_failure = on_failure
+        self._buffer = PredictionBuffer()
+        self._jobs: deque[_Job] = deque()
+        self._wake = threading.Condition()
+        self._closing = self._failing = False
+        self._pending_calls = 0
+        self._uncertain: _Group | None = None
+        self._added_since_sweep = 0
+        self._retry_at = self._pause = self._sweep_at = self._check_at = 0.0
+        self._failed, self._failed_at = "", -math.inf
+        self.transactions = WriteTransactions(engine)
+        self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread lives."""
+        return self._thread.is_alive()
+
+    @property
+    def waiting(self) -> int:
+        """The number of predictions that are not on disk yet."""
+        return self._buffer.rows
+
+    def close(self, timeout: float) -> None:
+        """Write what waits, within ``timeout`` seconds, and stop."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify_all()
+        self._thread.join(timeout)
+        if not self.alive:
+            self.transactions.close()
+
+    def add(self, rows: Rows) -> int:
+        """Queue predictions; see `Store.add`."""
+        size = rows.size
+        with self._wake:
+            if not self._buffer.has_room(rows, size):
+                self._wake.wait_for(lambda: self._failing or self._buffer.has_room(rows, size), ROOM_SECONDS)
+            if not self._buffer.has_room(rows, size):
+                return len(rows)
+            self._buffer.append(rows, size)
+            self._wake.notify_all()
+        return 0
+
+    def submit(self, call: Call[_T]) -> Future[_T]:
+        """Queue a call; see `Store.submit`."""
+        future: Future[_T] = Future()
+        with self._wake:
+            if self._closing:
+                raise StoreError("the store is closing")
+            if (
+                self.transactions.unavailable and self._pending_calls
+            ):  # one call tries the database; the others need not wait for it
+                raise StoreError("nothing was stored: the database cannot be reached")
+            self._pending_calls += 1
+            self._jobs.append((call, future))
+            self._wake.notify_all()
+        future.add_done_callback(self._call_done)
+        return future
+
+    def _call_done(self, _: Future[Any]) -> None:
+        with self._wake:
+            self._pending_calls -= 1
+
+    def _run(self) -> None:
+        while not (self._closing and not self._jobs and (self._failing or not self._buffer.rows)):
+            try:
+                self._step()
+            except Exception as error:  # without this thread nothing is ever written again
+                self._on_failure(error)
+                log.exception("the store's writer continues after an error")
+                time.sleep(0.5)
+
+    def _step(self) -> None:
+        with self._wake:
+            now = time.monotonic()
+            until = min(self._sweep_at, self._check_at, self._retry_at if self._buffer.rows else now + IDLE_SECONDS)
+            self._wake.wait_for(self._has_work, max(until - now, 0.0))
+            if self._has_work() and not self._is_urgent():
+                self._wake.wait_for(self._is_urgent, GATHER_SECONDS)
+            jobs, self._jobs = self._jobs, deque()
+        now = time.monotonic()
+        if self._buffer.rows and (self._closing or now >= self._retry_at):
+            if self._write_group():
+                self._pause = 0.0
+            else:
+                self._pause = min(2 * self._pause or 0.5, 10.0)
+                self._retry_at = now + self._pause
+        if jobs:  # after the predictions, so that feedback that follows its prediction finds it
+            self._run_jobs(jobs)
+        self._check_file(now)
+        if now >= self._sweep_at:
+            self._sweep_at = now + (0.0 if self._sweep() else self._retention.pause)
+
+    def _check_file(self, now: float) -> None:
+        """Check the file from time to time: metrics and readiness must tell of a fault without any traffic."""
+        if now < self._check_at:
+            return
+        self._check_at = now + FILE_SECONDS if self.transactions.has_file else math.inf
+        before = self.transactions.fault
+        try:
+            with self.transactions.begin():
+                pass
+        except Exception as error:
+            if self.transactions.fault != before:
+                self._log(error, "nothing can be stored")
+            else:
+                self._on_failure(error)
+
+    def _has_work(self) -> bool:
+        return bool(self._jobs or self._closing or (self._buffer.rows and time.monotonic() >= self._retry_at))
+
+    def _log(self, error: Exception, what: str) -> None:
+        self._on_failure(error)
+        expected = isinstance(error, sa.exc.SQLAlchemyError | StoreError)
+        log.error("%s: %s", what, error_message(error), exc_info=not expected)
+
+    def _is_urgent(self) -> bool:
+        return bool(self._jobs) or self._buffer.rows >= GROUP or self._closing
+
+    def _run_jobs(self, jobs: Iterable[_Job]) -> None:
+        """Run calls in one transaction; if that fails, run each in its own, so that none makes the others fail."""
+        live = [job for job in jobs if job[1].set_running_or_notify_cancel()]
+        try:
+            self._commit(live)
+        except Exception as error:
+            if len(live) == 1 or is_unavailable(error):
+                self._fail(live, error)
+                return
+            for job in live:
+                try:
+                    self._commit([job])
+                except Exception as job_error:
+                    self._fail([job], job_error)
+
+    def _fail(self, jobs: Iterable[_Job], error: Exception) -> None:
+        if isinstance(error, StoreFullError):  # the database works
+            for _, future in jobs:
+                future.set_exception(error)
+            return
+        message, now = error_message(error), time.monotonic()
+        if message != self._failed or now > self._failed_at + LOG_SECONDS:
+            self._failed, self._failed_at = message, now
+            self._log(error, "a write failed")
+        else:
+            self._on_failure(error)
+        for _, future in jobs:
+            future.set_exception(StoreError(f"the database did not store it: {message}"))
+
+    def _commit(self, jobs: Sequence[_Job]) -> None:
+        def run(connection: sa.Connection) -> list[tuple[Any, Counts]]:
+            write_alone(connection)
+            return [call(connection) for call, _ in jobs]
+
+        results = self.transactions.run(run)
+        # This is on disk: a failure from here on must not make a client send it again.
+        self._on_commit([counts for _, counts in results])
+        for (_, future), (result, _) in zip(jobs, results, strict=True):
+            future.set_result(result)
+
+    def _write_group(self) -> bool:
+        """Commit the next group of predictions; return whether that worked."""
+        try:
+            written = self._resolve_uncertain_commit() or self._insert_group()
+        except Exception as error:
+            self._log(error, f"{self._buffer.rows} predictions wait for the database")
+            with self._wake:
+                self._failing = True
+                self._wake.notify_all()
+            return False
+        self._uncertain = None
+        with self._wake:
+            self._added_since_sweep += self._buffer.remove(written.entries)
+            self._failing = False
+            self._wake.notify_all()
+        if any(map(any, written.counts)):
+            self._on_commit(written.counts)
+        return True
+
+    def _resolve_uncertain_commit(self) -> _Group | None:
+        """Return the group whose commit the server did not confirm, if it was committed nevertheless."""
+        if self._uncertain is None or self._uncertain.transaction is None:
+            return None
+        with self._engine.connect() as connection:
+            number = self._uncertain.transaction
+            return self._uncertain if backend(connection).was_committed(connection, number) else None
+
+    def _insert_group(self) -> _Group:
+        group = self._buffer.next_group()
+
+        def insert(connection: sa.Connection) -> _Group:
+            self._uncertain = None
+            transaction = write_beside(connection)
+            store_inputs(connection, group)
+            insert_predictions(connection, group)
+            counts = [recorder.join(connection, group) for recorder in self._recorders]
+            self._uncertain = _Group(transaction, len(group), counts)
+            return self._uncertain
+
+        return self.transactions.run(insert)
+
+    def _sweep(self) -> bool:
+        """Delete one step of old rows; return whether more are left."""
+        try:
+            added, self._added_since_sweep = self._added_since_sweep, 0
+            return self._retention.sweep(self._engine, added)
+        except Exception as error:
+            self._log(error, "retention")
+        return False
+
 
 PART = 1000
 """Predictions that are queued for the writer at once."""
 
 COMMIT_TIMEOUT_SECONDS = 10.0
 """How long a caller waits for a commit."""
-
-_T = TypeVar("_T")
 
 
 class Store:

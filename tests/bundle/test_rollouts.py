@@ -21,7 +21,7 @@ from support.servers import ask
 from support.two_versions import MODELS, exporter_of, seen_by_prometheus
 from werkzeug.serving import make_server
 
-from exporter.comparison.report import WORDS
+from exporter.comparison.measures import WORDS
 from exporter.metrics.comparisons import COMPARISON
 from exporter.server.flask_app import create_app
 

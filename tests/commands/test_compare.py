@@ -22,8 +22,7 @@ from support.processes import run_command
 from support.programs import running
 from support.servers import Served, ask, eventually, free_port, write_config
 
-from exporter.comparison.measures import Comparison, Counts, Feature, Period, Side, add, compare, utc_time
-from exporter.comparison.report import document
+from exporter.comparison.measures import Comparison, Counts, Feature, Period, Side, add, compare, document, utc_time
 from exporter.config import DURATION_BUCKETS
 from exporter.stats.intervals import (
     bucket_quantile,

@@ -20,10 +20,9 @@ from support.servers import Served, ask, eventually, write_config
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.storage._engine import open_engine
+from exporter.storage._database import feedback, migrate, open_database, open_engine, predictions
 from exporter.storage._predictions import InputsReader, insert_predictions, prediction_rows, store_inputs
 from exporter.storage._redaction import redact_rows
-from exporter.storage._schema import feedback, migrate, open_database, predictions
 from exporter.wire.events import Prediction
 
 SECRET = "Ada Lovelace 1815"

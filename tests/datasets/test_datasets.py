@@ -30,7 +30,7 @@ from PIL import Image
 from support.servers import Answer, Served, ask, eventually, write_config
 
 from exporter.cli import main
-from exporter.datasets.formats import csv_cell
+from exporter.datasets import csv_cell
 from exporter.version import version
 
 EXAMPLE = {

@@ -33,7 +33,7 @@ from exporter.scheduler import Scheduler
 from exporter.server.tasks.snapshots import SnapshotSaver, restore
 from exporter.stats.divergence import Reference
 from exporter.storage import Store
-from exporter.storage._schema import windows
+from exporter.storage._database import windows
 from exporter.wire.events import LabelledPrediction, Prediction
 
 WALL = 1_764_028_790.0  # ten seconds before a midnight in UTC

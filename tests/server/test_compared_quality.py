@@ -7,8 +7,20 @@ from typing import Any
 
 import pytest
 
-from exporter.comparison.measures import MIN_LABELS, Comparison, Counts, Measure, Period, Quality, Side, add, compare
-from exporter.comparison.report import document, sentence, summary
+from exporter.comparison.measures import (
+    MIN_LABELS,
+    Comparison,
+    Counts,
+    Measure,
+    Period,
+    Quality,
+    Side,
+    add,
+    compare,
+    document,
+    sentence,
+    summary,
+)
 from exporter.stats.quality import IntervalEstimate
 
 PERIOD = Period(0, 3600)

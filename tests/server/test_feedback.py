@@ -12,8 +12,7 @@ import pytest
 import sqlalchemy as sa
 from support.servers import CONFIG, Answer, Served, ask, eventually, write_config
 
-from exporter.storage._engine import check_url
-from exporter.storage._schema import feedback
+from exporter.storage._database import check_url, feedback
 
 CORRECTED = {"prediction_id": "r-1", "verdict": "corrected", "label": "no"}
 LABELS = 'model="credit",version="3"'

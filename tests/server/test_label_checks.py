@@ -16,9 +16,8 @@ from exporter.datasets.release import EmptyError, make_release
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.tasks import label_checks as task
 from exporter.server.tasks.label_checks import LabelCheck
-from exporter.storage import Decision, Filter, Store
-from exporter.storage import _review_suspects as suspects
-from exporter.storage._schema import feedback, label_checks
+from exporter.storage import Decision, Filter, Store, _review
+from exporter.storage._database import feedback, label_checks
 
 MODELS = {
     "digits": ModelConfig("digits", redact=frozenset({"name"})),
@@ -157,7 +156,7 @@ def test_labels_are_checked_again_only_after_a_decision(checked: Checked, monkey
     checked.add([None], [0], verdict="accepted")  # type: ignore[list-item]
     checked.check()
     assert checked.times() == [first]
-    monkeypatch.setattr(suspects, "CONFIRMED_SECONDS", -1.0)
+    monkeypatch.setattr(_review, "CONFIRMED_SECONDS", -1.0)
     checked.check()
     (second,) = checked.times()
     assert second > first

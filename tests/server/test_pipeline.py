@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from support.servers import CONFIG, write_config
 
 from exporter.server.application import Exporter
-from exporter.storage._schema import predictions
+from exporter.storage._database import predictions
 
 EVENTS = 2000
 

@@ -39,8 +39,8 @@ from exporter.server.tasks.retraining import (
     request_document,
 )
 from exporter.storage import NewRequest, Store
-from exporter.storage._retraining import KEPT
-from exporter.storage._schema import retrain_requests
+from exporter.storage._database import retrain_requests
+from exporter.storage._releases import KEPT
 
 SECRET = "a secret of some length"
 ACCEPTED = {"status": "accepted", "inputs": '{"age":1}'}

@@ -22,7 +22,7 @@ from exporter.config import StoreConfig
 from exporter.features.json_inputs import PREFIX
 from exporter.server.model_files import load_monitors
 from exporter.server.pages import review
-from exporter.storage._engine import open_engine
+from exporter.storage._database import open_engine
 
 ABSURD = [
     "0001-01-01T00:00:00+01:00",

@@ -28,12 +28,11 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.bins import feature_bins
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import NumericFeature, load
-from exporter.slices import population, recorder
-from exporter.slices.population import read_population
-from exporter.slices.recorder import BinRecorder
+from exporter.slices import population
+from exporter.slices.population import BinRecorder, read_population
 from exporter.storage import Store
-from exporter.storage._bins import BlockFilter, delete_old_blocks
-from exporter.storage._schema import bin_codes
+from exporter.storage._database import bin_codes
+from exporter.storage._predictions import BlockFilter, delete_old_blocks
 from exporter.wire.events import Prediction
 
 
@@ -123,7 +122,7 @@ def test_the_newest_are_read_where_there_are_too_many(
         flushed = bins.flush()
         assert flushed is not None
         flushed.result(10)
-    monkeypatch.setattr(population, "MAX_ROWS", 100)
+    monkeypatch.setattr(population, "READ_ROWS", 100)
     found = read_population(store.bins, binner, BlockFilter("flights", binner.layout, None, 0.0))
     assert (found.rows, found.truncated, found.times.min()) == (80, True, 1003.0)
 
@@ -161,12 +160,12 @@ class SlowStore:
 
 def test_memory_is_bounded_while_the_store_is_slow(binner: Binner, monkeypatch: pytest.MonkeyPatch) -> None:
     """Full blocks wait for the disk up to a limit, and further ones are dropped; an old block is not kept back."""
-    monkeypatch.setattr(recorder, "BLOCK_ROWS", 10)
+    monkeypatch.setattr(population, "BLOCK_ROWS", 10)
     slow: Any = SlowStore()
     bins = BinRecorder(slow)
     for number in range(40):
         record(bins, binner, events(10, prefix=f"{number}-"), 1000.0)
-    assert slow.blocks == recorder.MAX_WAITING
+    assert slow.blocks == population.MAX_WAITING
     young: Any = SlowStore()
     bins = BinRecorder(young)
     record(bins, binner, events(5), time.time())
@@ -175,7 +174,7 @@ def test_memory_is_bounded_while_the_store_is_slow(binner: Binner, monkeypatch: 
     bins.flush()
     assert young.blocks == 1
     record(bins, binner, events(5), time.time())
-    monkeypatch.setattr(recorder, "MAX_BYTES", 0)
+    monkeypatch.setattr(population, "MAX_BYTES", 0)
     record(bins, binner, events(5), time.time())
     assert young.blocks == 2
 

@@ -15,7 +15,7 @@ from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import load
 from exporter.slices import population
 from exporter.slices.population import find_corrections, parse_bins
-from exporter.storage import Filter, Store, _review_queue
+from exporter.storage import Filter, Store, _review
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def found(store: Store, binner: Binner, **where: str) -> tuple[list[int], bool]:
 def test_a_look_is_bounded_in_rows_and_time(store: Store, binner: Binner, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest corrections are looked at first, and the answer says if there are older ones."""
     put(store, [{"inputs": '{"carrier": "MQ"}'} for _ in range(25)])
-    monkeypatch.setattr(_review_queue, "_STEP", 10)
+    monkeypatch.setattr(_review, "_INPUT_STEP", 10)
     assert found(store, binner, carrier="MQ") == (list(range(1, 26)), False)
     monkeypatch.setattr(population, "MOST_LOOKED_AT", 20)
     assert found(store, binner, carrier="MQ") == (list(range(6, 26)), True)
@@ -58,7 +58,7 @@ def test_a_look_is_bounded_in_rows_and_time(store: Store, binner: Binner, monkey
 
 def test_large_inputs_are_read_in_parts(store: Store, binner: Binner, monkeypatch: pytest.MonkeyPatch) -> None:
     """An input that is larger than a part is read alone."""
-    monkeypatch.setattr(_review_queue, "PAGE_CHARACTERS", 50)
+    monkeypatch.setattr(_review, "PAGE_CHARACTERS", 50)
     texts = ['{"carrier": "MQ"}', json.dumps({"carrier": "MQ", "dest": "x" * 100}), '{"carrier": "MQ"}'] * 3
     put(store, [{"inputs": text} for text in texts])
     assert found(store, binner, carrier="MQ")[0] == list(range(1, 10))

@@ -34,12 +34,11 @@ from exporter.profiles.profile import save
 from exporter.profiles.sources.store import StoreSource
 from exporter.server.model_files import load_monitors
 from exporter.server.problem import store_problem
-from exporter.slices.recorder import BinRecorder
+from exporter.slices.population import BinRecorder
 from exporter.storage import Store, StoredPredictions
 from exporter.storage import _archive as archive
-from exporter.storage._engine import open_engine
+from exporter.storage._database import bin_codes, feedback, labels, late_labels, open_database, open_engine, predictions
 from exporter.storage._retention import Retention, StoreSize
-from exporter.storage._schema import bin_codes, feedback, labels, late_labels, open_database, predictions
 from exporter.wire.events import Feedback, LabelEvent, Prediction
 
 DAY = 86400

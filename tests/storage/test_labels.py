@@ -22,8 +22,8 @@ from exporter.errors import StoreError, StoreFullError
 from exporter.monitoring.quality import Scorer
 from exporter.storage import Store
 from exporter.storage import _predictions as stored_predictions
+from exporter.storage._database import WAITING, labels, predictions
 from exporter.storage._labels import LabelsResult
-from exporter.storage._schema import WAITING, labels, predictions
 from exporter.wire.events import MAX_COMPARED, LabelEvent, LabelledPrediction, Prediction
 
 DAY = 86400.0

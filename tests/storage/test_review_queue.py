@@ -16,10 +16,8 @@ from support.review_rows import START, pick, predict, put, redact
 
 from exporter.config import StoreConfig
 from exporter.storage import Decision, Draw, Filter, Overview, Position, Selection, Store
-from exporter.storage._review_queue import accepted_examples, list_corrections
-from exporter.storage._review_samples import accuracy_counts, with_feedback
-from exporter.storage._review_statistics import read_state
-from exporter.storage._schema import feedback
+from exporter.storage._database import feedback
+from exporter.storage._review import accepted_examples, accuracy_counts, list_corrections, read_state, with_feedback
 from exporter.validation import Tolerance
 
 

@@ -17,9 +17,9 @@ from support.servers import eventually
 from exporter.config import StoreConfig
 from exporter.errors import StoreFullError
 from exporter.stats.quality import IntervalEstimate, wilson
-from exporter.storage import CountedFeedback, Decision, Draw, Filter, Store, _review_samples
-from exporter.storage._review_samples import draw, store_sample
-from exporter.storage._schema import draws, feedback, history, predictions
+from exporter.storage import CountedFeedback, Decision, Draw, Filter, Store, _review
+from exporter.storage._database import draws, feedback, history, predictions
+from exporter.storage._review import draw, store_sample
 from exporter.validation import Tolerance
 from exporter.wire.events import Feedback, Prediction
 
@@ -240,8 +240,8 @@ def test_feedback_that_comes_later_moves_a_prediction_to_the_known_ones(store: S
 def test_a_draw_reads_a_bounded_number_of_rows(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """It ends at the maximum, and with fewer predictions than asked for; the number of confident ones is estimated."""
     predict(store, confidences(CONFIDENCES.tolist()))
-    monkeypatch.setattr(_review_samples, "MIN_READ", 500)
-    monkeypatch.setattr(_review_samples, "MAX_READ", 1000)
+    monkeypatch.setattr(_review, "MIN_READ", 500)
+    monkeypatch.setattr(_review, "MAX_READ", 1000)
     for count, found in ((90, 90), (700, 700), (2000, 1000)):
         with store.reading() as connection:
             sample = draw(connection, Draw("digits"), count, np.random.default_rng(2))

@@ -31,21 +31,23 @@ from exporter.features.json_inputs import pack_image
 from exporter.profiles.sources.store import StoreSource
 from exporter.server.model_files import load_monitors
 from exporter.storage import CountedFeedback, Filter, Store, StoredPredictions
-from exporter.storage import _schema as migrations
+from exporter.storage import _database as migrations
 from exporter.storage import _store as database_module
-from exporter.storage._engine import open_engine, shown_url, write_beside
-from exporter.storage._postgresql import was_committed
-from exporter.storage._predictions import InputsReader
-from exporter.storage._retention import Retention, StoreSize
-from exporter.storage._schema import (
+from exporter.storage._database import (
     SCHEMA_VERSION,
     feedback,
     history,
     inputs,
     migrate,
+    open_engine,
     predictions,
     schema_table,
+    shown_url,
+    write_beside,
 )
+from exporter.storage._postgresql import was_committed
+from exporter.storage._predictions import InputsReader
+from exporter.storage._retention import Retention, StoreSize
 from exporter.validation import Tolerance
 from exporter.wire.events import Feedback, Prediction
 

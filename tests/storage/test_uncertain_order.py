@@ -9,7 +9,7 @@ import pytest
 from support.review_rows import pick, put
 
 from exporter.config import StoreConfig
-from exporter.storage import Decision, Filter, Store, _review_queue
+from exporter.storage import Decision, Filter, Store, _review
 
 
 @pytest.fixture
@@ -80,5 +80,5 @@ def test_pages_have_each_group_once(store: Store, monkeypatch: pytest.MonkeyPatc
             break
     assert found == [1, 2, 3, 4, 5, 6, 7]
     assert alike(store)[1] == 5
-    monkeypatch.setattr(_review_queue, "MAX_ALIKE", 14)
+    monkeypatch.setattr(_review, "MAX_ALIKE", 14)
     assert alike(store)[1] == 2

@@ -8,8 +8,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from exporter.storage import Filter, Store
+from exporter.storage._database import feedback, inputs, predictions
 from exporter.storage._predictions import compress_block
-from exporter.storage._schema import feedback, inputs, predictions
 
 _WEEK = 7 * 86400.0
 START = 1_790_000_000.0 + ((time.time() - 1_790_000_000.0) // _WEEK - 1) * _WEEK

@@ -9,8 +9,7 @@ from urllib.parse import urlencode
 import msgspec
 from flask import Response, g, request
 
-from exporter.datasets import FORMATS, Format, release
-from exporter.datasets.examples import Pages, stored_pages
+from exporter.datasets import FORMATS, Format, Pages, release, stored_pages
 from exporter.errors import EventError
 from exporter.features.base import label_json
 from exporter.server.api.parameters import check_parameters, convert_body, parse_json, parse_time, parse_whole_number

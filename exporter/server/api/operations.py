@@ -11,9 +11,8 @@ from collections.abc import Mapping
 
 from flask import request
 
-from exporter.comparison.measures import at_every_look
-from exporter.comparison.report import decide, document_with
-from exporter.comparison.report import document as comparison_document
+from exporter.comparison.measures import at_every_look, decide, document_with
+from exporter.comparison.measures import document as comparison_document
 from exporter.errors import CompareError, ConfigError, EventError, ExporterError, ModelFileError, SlicesError
 from exporter.server import application
 from exporter.server.api.parameters import (

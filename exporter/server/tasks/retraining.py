@@ -16,8 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from exporter.comparison.measures import Comparison
-from exporter.comparison.report import document
+from exporter.comparison.measures import Comparison, document
 from exporter.config import Config, RetrainConfig
 from exporter.datasets.release import BusyError, EmptyError, make_release, release_document
 from exporter.errors import CompareError, ConfigError, ExporterError, SlicesError, StoreError, StoreFullError

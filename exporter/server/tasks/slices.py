@@ -18,7 +18,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry, serving
 from exporter.scheduler import RefreshedMetrics
 from exporter.slices.explain import Explanation, SliceQuery, document, explain
-from exporter.slices.recorder import BinRecorder
+from exporter.slices.population import BinRecorder
 from exporter.slices.search import MIN_MARKED
 from exporter.storage import Store
 from exporter.validation import preview
