@@ -21,6 +21,7 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from support import recorded
 from support.paths import ROOT
+from support.promtool import RULES
 from support.servers import ask, eventually
 
 from demo.up import ADDRESSES, Plan
@@ -379,7 +380,7 @@ def test_panel_links_keep_the_selection() -> None:
 
 def test_alerts_link_to_existing_dashboards() -> None:
     """Every ``dashboard_url`` in the rules names a dashboard and variables that it has."""
-    text = "".join(path.read_text(encoding="utf-8") for path in recorded.RULES.glob("*.yml"))
+    text = "".join(path.read_text(encoding="utf-8") for path in RULES.glob("*.yml"))
     links = set(re.findall(r"dashboard_url: .+?/d/([\w-]+)(?:\?(.*))?'$", text, re.M))
     assert links
     for uid, query in links:
@@ -647,7 +648,7 @@ EXPORTED = {
     for suffix in ("", "_bucket", "_sum", "_count")
 }
 """What the exporter exports; other tests hold the page against the exporter."""
-RECORDED = {rule["record"] for layer in recorded.layers(recorded.RULES) for rule in layer}
+RECORDED = {rule["record"] for layer in recorded.layers() for rule in layer}
 
 
 def names(expr: str) -> tuple[dict[str, set[str]], set[str]]:

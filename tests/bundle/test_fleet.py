@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import yaml
-from support.recorded import RULES, promtool
+from support.promtool import Group, check_rules, expected, groups_of, series_of
 
 from grafana import panels as cells
 from grafana.model_fleet import states
 from grafana.model_overview import MACHINES, layer_state
 from grafana.panels import STATES
 
+RULES = groups_of()
 Check = tuple[str, dict[str, float], str]
 """An expression, the values that it returns by their labels, and when."""
 
 
-def evaluate(folder: Path, series: dict[str, str], *checks: Check, rules: Path = RULES) -> None:
+def evaluate(
+    folder: Path, series: dict[str, str], *checks: Check, rules: list[Group] = RULES, every: str = "15s"
+) -> None:
     """Check what expressions return after the rules were evaluated over series in promtool's notation."""
-    test: dict[str, Any] = {
-        "interval": "15s",
-        "input_series": [{"series": name, "values": values} for name, values in series.items()],
-        "promql_expr_test": [
-            {
-                "expr": expr,
-                "eval_time": at,
-                "exp_samples": [{"labels": labels, "value": value} for labels, value in expected.items()],
-            }
-            for expr, expected, at in checks
-        ],
-    }
-    document = {"rule_files": [str(path) for path in sorted(rules.glob("*.yml"))], "evaluation_interval": "15s"}
-    (folder / "test.yml").write_text(yaml.safe_dump(document | {"tests": [test]}))
-    promtool("test", "rules", folder / "test.yml")
+    of_expressions = [expected(expr, at, samples) for expr, samples, at in checks]
+    test = {"interval": "15s", "input_series": series_of(series), "promql_expr_test": of_expressions}
+    check_rules(folder, [test], rules, every)
 
 
 def exporter(name: str, models: str, up: str) -> dict[str, str]:
@@ -88,7 +77,8 @@ def test_a_model_that_stopped_is_never_ok(tmp_path: Path) -> None:
         for name, values in series.items()
     }
     series[requests] = "0+15x80 1200x720"
-    evaluate(tmp_path, series, (STATE, expect(a="OK", b="OK"), "19m"), (STATE, expect(a="warning", b="OK"), "80m"))
+    states = (STATE, expect(a="OK", b="OK"), "19m"), (STATE, expect(a="warning", b="OK"), "80m")
+    evaluate(tmp_path, series, *states, every="1m")
 
 
 def test_the_models_of_an_exporter_that_is_down_are_unknown(tmp_path: Path) -> None:
@@ -100,47 +90,26 @@ def test_the_models_of_an_exporter_that_is_down_are_unknown(tmp_path: Path) -> N
         down | other,
         (STATE, expect(a="OK", b="no traffic"), "9m"),
         (STATE, expect(a="unknown", b="no traffic"), "30m"),
+        every="1m",
     )
     removed = exporter("e", "c", "1x200") | exporter("f", "d", "1x200")
     (name,) = (name for name in removed if name.startswith("model_exporter") and 'model="d"' in name)
     removed[name] = "1x40 stale"
-    evaluate(tmp_path, removed, (STATE, expect(c="no traffic"), "30m"))
+    evaluate(tmp_path, removed, (STATE, expect(c="no traffic"), "30m"), every="1m")
 
 
 def test_without_rules_nothing_is_ok(tmp_path: Path) -> None:
     """A Prometheus that scrapes a model but evaluates no rules knows nothing of its state."""
-    document = {
-        "evaluation_interval": "15s",
-        "tests": [
-            {
-                "interval": "15s",
-                "input_series": [{"series": name, "values": values} for name, values in running("a", "e").items()],
-                "promql_expr_test": [
-                    {
-                        "expr": STATE,
-                        "eval_time": "5m",
-                        "exp_samples": [{"labels": '{model="a"}', "value": NUMBERS["unknown"]}],
-                    }
-                ],
-            }
-        ],
-    }
-    (tmp_path / "test.yml").write_text(yaml.safe_dump(document))
-    promtool("test", "rules", tmp_path / "test.yml")
+    evaluate(tmp_path, running("a", "e"), (STATE, expect(a="unknown"), "5m"), rules=[])
 
 
 def test_without_alerts_nothing_is_ok(tmp_path: Path) -> None:
     """Where only the recording rules are evaluated, no alert can fire, and that all is well is not known."""
-    (tmp_path / "rules").mkdir()
-    for path in RULES.glob("*.yml"):
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for group in document["groups"]:
-            group["rules"] = [rule for rule in group["rules"] if "record" in rule]
-        (tmp_path / "rules" / path.name).write_text(yaml.safe_dump(document))
+    recording = [group | {"rules": [rule for rule in group["rules"] if "record" in rule]} for group in RULES]
     series = exporter("e", "a", "1x200") | running("a", "e")
     of_layer = of_one_model("system")
     unknown = (STATE, expect(a="unknown"), "9m"), (of_layer, {"{}": NUMBERS["unknown"]}, "9m")
-    evaluate(tmp_path, series, *unknown, rules=tmp_path / "rules")
+    evaluate(tmp_path, series, *unknown, rules=recording)
     evaluate(tmp_path, series, (of_layer, {"{}": NUMBERS["OK"]}, "9m"))
 
 
@@ -179,7 +148,7 @@ def test_a_number_becomes_a_text(tmp_path: Path) -> None:
         (cells.as_label(f"m{number}", "text", form), {f'{{{labels},text="{text}"}}': 1.0}, "5m")
         for number, (_, form, text) in enumerate(TEXTS)
     ]
-    evaluate(tmp_path, series, *checks, rules=tmp_path)
+    evaluate(tmp_path, series, *checks, rules=[])
 
 
 def test_a_mark_shows_which_values_are_beyond_their_threshold(tmp_path: Path) -> None:
@@ -189,4 +158,4 @@ def test_a_mark_shows_which_values_are_beyond_their_threshold(tmp_path: Path) ->
     one = {'{model="a",text="2 !!"}': 1.0, '{model="b",text="2"}': 1.0}
     both = f"max by (model, text) ({cells.two('m', 't', ' of ', 'text', cells.WHOLE_CELL, 'model')})"
     two = {'{model="a",text="2 of 1"}': 1.0, '{model="b",text="2 of 3"}': 1.0}
-    evaluate(tmp_path, series, (marked, one, "5m"), (both, two, "5m"), rules=tmp_path)
+    evaluate(tmp_path, series, (marked, one, "5m"), (both, two, "5m"), rules=[])

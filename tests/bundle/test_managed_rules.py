@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from grafana_foundation_sdk.models.alerting import Rule
-from support.needed_rules import write_needed_rules
 from support.paths import ROOT
 from support.programs import running
+from support.promtool import check_file
 from support.servers import ask, eventually, free_port
 
 from grafana import rules
@@ -224,30 +222,19 @@ def test_alerts_fire_as_in_prometheus(scenario: str, tmp_path: Path) -> None:
 
     Grafana joins the values of two queries where the labels of one series contain those of the other.
     """
-    (tmp_path / "rules").mkdir()
-    (tmp_path / "tests").mkdir()
-    copy = shutil.copy(ROOT / "prometheus" / "tests" / f"{scenario}.yml", tmp_path / "tests")
-    tests = Path(copy).read_text(encoding="utf-8")
-    for path in rules.RULES.glob("*.yml"):
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        for group in document["groups"]:
-            for rule in group["rules"]:
-                if "alert" in rule:
-                    value, _, *thresholds = ALERTS[rule["alert"], rule["labels"]["severity"]]["data"]
-                    rule["expr"] = value["model"]["expr"]
-                    for threshold in thresholds:
-                        expr = threshold["model"]["expr"]
-                        assert expr.startswith("sum without () (")
-                        labels = labels_of(expr)
-                        found = f"on ({labels}) (count by ({labels}) ({expr})"
-                        # Of several, an alert has those of its kind.
-                        one = f"and {found} == 1)" if len(thresholds) == 1 else f"unless {found} > 1)"
-                        rule["expr"] = f"({rule['expr']}) {one}"
-        (tmp_path / "rules" / path.name).write_text(yaml.safe_dump(document))
-        write_needed_rules(tmp_path / "rules" / path.name, tests, tmp_path / "rules")
-    command = ["promtool", "test", "rules", str(tmp_path / "tests" / f"{scenario}.yml")]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
+    groups = rules.groups()
+    for rule in (rule for group in groups for rule in group["rules"] if "alert" in rule):
+        value, _, *thresholds = ALERTS[rule["alert"], rule["labels"]["severity"]]["data"]
+        rule["expr"] = value["model"]["expr"]
+        for threshold in thresholds:
+            expr = threshold["model"]["expr"]
+            assert expr.startswith("sum without () (")
+            labels = labels_of(expr)
+            found = f"on ({labels}) (count by ({labels}) ({expr})"
+            # Of several, an alert has those of its kind.
+            one = f"and {found} == 1)" if len(thresholds) == 1 else f"unless {found} > 1)"
+            rule["expr"] = f"({rule['expr']}) {one}"
+    check_file(ROOT / "prometheus" / "tests" / f"{scenario}.yml", tmp_path, groups)
 
 
 def labels_of(expr: str) -> str:

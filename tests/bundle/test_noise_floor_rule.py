@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import yaml
 from support.batches import observe
 from support.blocks import with_ratios
-from support.recorded import RULES, promtool
+from support.promtool import RULES, check_rules, expected, groups_of, series_of
 
 from exporter.config import ModelConfig
 from exporter.metrics.exposition import render_families
@@ -35,47 +33,33 @@ NEEDED = re.compile(
 )
 
 
-def series(replica: str, observations: dict[int, int]) -> list[dict[str, str]]:
+def series(replica: str, observations: dict[int, int]) -> dict[str, str]:
     """What a replica exports after some observations of each version; a version is named after its observations."""
     monitors = MonitorRegistry({"m": ModelConfig("m")}, {"m": BINNER})
     for version, count in observations.items():
         now = time.monotonic()
         observe(monitors.get("m", str(version), now), [Prediction("m")] * count, [{"a": 0.0}] * count, now)
     text = b"".join(render_families(ModelsCollector().collect(monitors)))
-    return [
-        {"series": f'{name.decode()},instance="{replica}"}}', "values": f"{value.decode()}x10"}
-        for name, value in NEEDED.findall(text)
-    ]
+    return {
+        f'{name.decode()},instance="{replica}"}}': f"{value.decode()}x10" for name, value in NEEDED.findall(text)
+    } | {f'process_start_time_seconds{{instance="{replica}"}}': "0x10"}
 
 
 def test_rule_and_exporter_have_the_same_noise_floor(tmp_path: Path) -> None:
     """Below, at, between and above the sizes of the profile, over two replicas."""
     numbers = [2, 20, 27, 40, 79, 80, 130, 160, 1000]
-    test: dict[str, Any] = {
-        "interval": "1m",
-        "input_series": [
-            *series("a", {number: number // 3 for number in numbers}),
-            *series("b", {number: number - number // 3 for number in numbers}),
-            *({"series": f'process_start_time_seconds{{instance="{name}"}}', "values": "0x10"} for name in "ab"),
-        ],
-        "promql_expr_test": [],
-    }
-    observed = np.array([[float(number)] * 3 for number in numbers])
-    for record, tolerance, values in (
-        ("noise", 0.003, BINNER.profile_noise.training(observed)),  # the rule's quantile of chi2 is an approximation
-    ):
-        test["input_series"] += [
-            {
-                "series": f'expected_{record}{{model="m",version="{number}",feature="{feature}"}}',
-                "values": f"{value!r}x10",
-            }
-            for number, row in zip(numbers, values.tolist(), strict=True)
+    floors = BINNER.profile_noise.training(np.array([[float(number)] * 3 for number in numbers]))
+    exported = {
+        **series("a", {number: number // 3 for number in numbers}),
+        **series("b", {number: number - number // 3 for number in numbers}),
+        **{
+            f'expected{{model="m",version="{number}",feature="{feature}"}}': f"{value!r}x10"
+            for number, row in zip(numbers, floors.tolist(), strict=True)
             for feature, value in zip("abc", row, strict=True)
-        ]
-        recorded = f"model_version_feature:kl_divergence_{record}:increase1h"
-        agree = f"count(abs({recorded} / expected_{record} - 1) < {tolerance})"
-        sample = {"labels": "{}", "value": 3 * len(numbers)}
-        test["promql_expr_test"].append({"expr": agree, "eval_time": "5m", "exp_samples": [sample]})
-    document = {"rule_files": [str(RULES / "data.yml")], "evaluation_interval": "1m", "tests": [test]}
-    (tmp_path / "test.yml").write_text(yaml.safe_dump(document))
-    promtool("test", "rules", tmp_path / "test.yml")
+        },
+    }
+    # The rule's quantile of chi2 is an approximation.
+    agree = "count(abs(model_version_feature:kl_divergence_noise:increase1h / expected - 1) < 0.003)"
+    checks = [expected(agree, "5m", {"{}": 3 * len(numbers)})]
+    test = {"interval": "1m", "input_series": series_of(exported), "promql_expr_test": checks}
+    check_rules(tmp_path, [test], groups_of(RULES / "data.yml"))

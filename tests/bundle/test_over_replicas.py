@@ -27,7 +27,7 @@ def test_the_first_batch_of_a_series_counts(tmp_path: Path) -> None:
     }
     expected = {"old": 240, "new": 100, "restarted": 30, "older than what is kept": 0}
     samples = {f'{{kind="{kind}"}}': float(value) for kind, value in expected.items()}
-    evaluate(tmp_path, series, (increase("m_total", 'job="e"', "kind", "1h"), samples, "2h"), rules=tmp_path)
+    evaluate(tmp_path, series, (increase("m_total", 'job="e"', "kind", "1h"), samples, "2h"), rules=[])
 
 
 def test_the_accuracy_of_replicas_is_that_of_all_their_labels(tmp_path: Path) -> None:
@@ -39,4 +39,4 @@ def test_the_accuracy_of_replicas_is_that_of_all_their_labels(tmp_path: Path) ->
         series[f"model_window_labelled_predictions{{{of % instance}}}"] = f"{labels}x10"
     panel = next(panel for panel in EVERY["model-quality"] if panel["title"] == "Accuracy")
     expr = Chosen().into(panel["targets"][0]["expr"])
-    evaluate(tmp_path, series, (expr, {'{model="credit",version="3"}': 0.892}, "1m"), rules=tmp_path)
+    evaluate(tmp_path, series, (expr, {'{model="credit",version="3"}': 0.892}, "1m"), rules=[])

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 import yaml
 from support.paths import ROOT
-from support.recorded import promtool
+from support.promtool import check_rules, expected, series_of
 from support.servers import ask
 from support.two_versions import MODELS, exporter_of, seen_by_prometheus
 from werkzeug.serving import make_server
@@ -147,19 +147,14 @@ def test_flagger_reads_the_metric(tmp_path: Path) -> None:
     labels = f'model="{variables["model"]}",before="{variables["before"]}",after="{variables["after"]}"'
     (name,) = (family.name for family in COMPARISON.families if "decision" in family.name)
     other = labels.replace('after="4"', 'after="2"')
-    series = [
-        {"series": f'{name}{{{labels},instance="a"}}', "values": "_ 0 1 1 _"},
-        {"series": f'{name}{{{labels},instance="b"}}', "values": "_ 0 1 -1 _"},
-        {"series": f'{name}{{{other},instance="a"}}', "values": "-1x4"},
-    ]
-    expected = {"0m": 0, "1m": 0, "2m": 1, "3m": -1}
-    tests = [
-        {"expr": query, "eval_time": at, "exp_samples": [{"labels": "{}", "value": value}]}
-        for at, value in expected.items()
-    ]
-    document = {"tests": [{"interval": "1m", "input_series": series, "promql_expr_test": tests}]}
-    (tmp_path / "test.yml").write_text(yaml.safe_dump(document))
-    promtool("test", "rules", tmp_path / "test.yml")
+    series = {
+        f'{name}{{{labels},instance="a"}}': "_ 0 1 1 _",
+        f'{name}{{{labels},instance="b"}}': "_ 0 1 -1 _",
+        f'{name}{{{other},instance="a"}}': "-1x4",
+    }
+    values = {"0m": 0, "1m": 0, "2m": 1, "3m": -1}
+    checks = [expected(query, at, {"{}": value}) for at, value in values.items()]
+    check_rules(tmp_path, [{"interval": "1m", "input_series": series_of(series), "promql_expr_test": checks}], [])
     least = metric["thresholdRange"]["min"]
     assert {word for word, number in WORDS.items() if number < least} == {"rollback"}
     assert dict(parse_qsl(urlsplit(argo()[1]).query)) == VERSIONS | {"sequential": "true"}

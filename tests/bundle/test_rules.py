@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 from scipy.stats import binom
-from support.needed_rules import write_needed_rules
 from support.paths import ROOT
+from support.promtool import check_file, check_rules, expected, groups_of, promtool, series_of
 
 from exporter.config import OBJECTIVE_ALERTS, THRESHOLDS
 from exporter.stats.quality import wilson
@@ -100,19 +100,7 @@ ADDRESS = re.compile(
     r"""{{ else }}http://127\.0\.0\.1:(?:9877|3000){{ end }}"""
 )
 """The beginning of a link: the address that the exporter exports, or that of ``make up``."""
-LONG = {"business_days", "error_budget", "errors"}
-"""Files of promtool's tests of which each scenario is hours or days long; shorter ones have the same rules."""
 SECTIONS = ("What users notice", "First checks", "Likely causes", "Change the threshold or silence the alert")
-
-
-def promtool(*args: str | Path) -> str:
-    """Output of promtool, which must succeed."""
-    program = shutil.which("promtool")
-    if program is None:
-        pytest.fail("promtool is not on the PATH; on Debian and Ubuntu it comes with: apt-get install prometheus")
-    result = subprocess.run([program, *map(str, args)], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
 
 
 def rules(kind: str) -> list[tuple[str, dict[str, Any]]]:
@@ -159,41 +147,29 @@ def test_both_target_folders_serve_every_job() -> None:
 
 @pytest.mark.parametrize("path", RULE_TESTS, ids=lambda path: path.stem)
 def test_promtool_tests_pass(path: Path, tmp_path: Path) -> None:
-    """The promtool scenarios of the file pass; long ones apply the rules that they need, and the others all."""
-    if path.stem in LONG:
-        copy = shutil.copytree(PROMETHEUS, tmp_path / "copy") / "tests" / path.name
-        for name in yaml.safe_load(path.read_text(encoding="utf-8"))["rule_files"]:
-            rules = (path.parent / name).resolve()
-            write_needed_rules(rules, path.read_text(encoding="utf-8"), tmp_path / "copy" / "rules")
-        path = copy
-    promtool("test", "rules", path)
+    """The promtool scenarios of the file pass."""
+    check_file(path, tmp_path)
 
 
 def test_the_interval_of_one_replica_is_the_exporters(tmp_path: Path) -> None:
     """The rule for the sum of replicas gives, for one that has labels, the same upper end as the exporter."""
     cases = ((0, 20), (1, 23), (10, 20), (45, 50), (20, 20), (2711, 3000), (999_999, 1_000_000))
-    series, expected = [], []
+    series, uppers = {}, {}
     for right, labelled in cases:
         of = f'model="m",version="{labelled}",window="{right}"'
-        series += [
-            {"series": f"model_accuracy{{{of},instance='a'}}", "values": f"{right / labelled!r}x5"},
-            {"series": f"model_window_labelled_predictions{{{of},instance='a'}}", "values": f"{labelled}x5"},
-        ]
-        expected.append({"labels": f"{{{of}}}", "value": round(wilson(right, labelled).upper, 5)})
+        series[f"model_accuracy{{{of},instance='a'}}"] = f"{right / labelled!r}x5"
+        series[f"model_window_labelled_predictions{{{of},instance='a'}}"] = f"{labelled}x5"
+        uppers[f"{{{of}}}"] = round(wilson(right, labelled).upper, 5)
     # Another replica has no labels, so its accuracy is not a number, which promtool's series cannot be.
     other = {"model": "m", "version": "50", "window": "45", "instance": "b"}
     empty = [
         {"record": "model_accuracy", "expr": "vector(NaN)", "labels": other},
         {"record": "model_window_labelled_predictions", "expr": "vector(0)", "labels": other},
     ]
-    group = {"groups": [{"name": "replica", "rules": empty}]}
-    (tmp_path / "replica.yml").write_text(yaml.safe_dump(group), encoding="utf-8")
     query = "round(1e5 * model_version_window:accuracy_upper:measured) / 1e5"
-    check = {"expr": query, "eval_time": "2m", "exp_samples": expected}
-    case = {"interval": "1m", "input_series": series, "promql_expr_test": [check]}
-    document = {"rule_files": ["replica.yml", str(PROMETHEUS / "rules" / "business.yml")], "tests": [case]}
-    (tmp_path / "interval.yml").write_text(yaml.safe_dump(document), encoding="utf-8")
-    promtool("test", "rules", tmp_path / "interval.yml")
+    checks = [expected(query, "2m", uppers)]
+    test = {"interval": "1m", "input_series": series_of(series), "promql_expr_test": checks}
+    check_rules(tmp_path, [test], [{"name": "replica", "rules": empty}, *groups_of(PROMETHEUS / "rules/business.yml")])
 
 
 def test_alerts_are_the_policy() -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-import yaml
-from support.needed_rules import write_needed_rules
-from support.recorded import RULES, promtool
+from support.promtool import RULES, check_rules, expected, groups_of, series_of
 
 INTERVALS = {"system": (5, 60), "data": (60,), "business": (60,), "exporter": (45,)}
 """Seconds, by layer."""
@@ -19,11 +16,7 @@ MISSED = 16
 EVALUATIONS = {"system": 13, "exporter": 13, "data": 29, "business": 29}
 """Seconds between evaluations: no multiple of a scrape interval, and shorter than what the layer's alerts wait for."""
 DAY = 24 * 60
-GROUPS = [
-    group
-    for path in sorted(RULES.glob("*.yml"))
-    for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]
-]
+GROUPS = groups_of()
 MODEL_ONLY = 'model="digits"'
 MODEL = f'{MODEL_ONLY},version="3"'
 EXPORTER = 'job="model-exporter",instance="a:9877"'
@@ -347,61 +340,38 @@ DAYS = {
 }
 
 
-def document(
-    rules: Path, scenarios: dict[str, Scenario], interval: int, evaluation: int, *, miss: bool = False
-) -> dict[str, Any]:
-    """A file of promtool's tests: the scenarios, scraped at an interval of seconds and evaluated at another."""
-    tests = []
-    for name, scenario in scenarios.items():
-        minutes = max(sum(phase[0] for phase in series.phases) for series in scenario.series.values())
-        present = Steps(((minutes, 1),))
-        series = {f"model_info{{{MODEL}}}": present, f"up{{{EXPORTER}}}": present, **scenario.series}
-        cases = [
-            {
-                "expr": f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})',
-                "eval_time": f"{int(minute * 60)}s",
-                "exp_samples": [{"labels": "{}", "value": 1}] if fires else [],
-            }
-            for fires, alerts in ((False, scenario.silent), (True, scenario.firing))
-            for alert, moments in alerts.items()
-            for minute in moments
-        ]
-        tests.append(
-            {
-                "name": f"{name} at {interval} s",
-                "interval": f"{interval}s",
-                "input_series": [
-                    {"series": key, "values": notation(value.samples(interval), miss=miss)}
-                    for key, value in series.items()
-                ],
-                "promql_expr_test": cases,
-            }
-        )
+def in_promtool(name: str, scenario: Scenario, interval: int, *, miss: bool = False) -> dict[str, Any]:
+    """A test of a scenario that is scraped at an interval of seconds."""
+    minutes = max(sum(phase[0] for phase in series.phases) for series in scenario.series.values())
+    present = Steps(((minutes, 1),))
+    series = {f"model_info{{{MODEL}}}": present, f"up{{{EXPORTER}}}": present, **scenario.series}
+    checks = [
+        expected(f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})', f"{int(minute * 60)}s", samples)
+        for samples, alerts in (({}, scenario.silent), ({"{}": 1}, scenario.firing))
+        for alert, moments in alerts.items()
+        for minute in moments
+    ]
+    values = {key: notation(value.samples(interval), miss=miss) for key, value in series.items()}
     return {
-        "rule_files": [str(rules)],
-        "evaluation_interval": f"{evaluation}s",
-        "group_eval_order": [group["name"] for group in yaml.safe_load(rules.read_text(encoding="utf-8"))["groups"]],
-        "tests": tests,
+        "name": f"{name} at {interval} s",
+        "interval": f"{interval}s",
+        "input_series": series_of(values),
+        "promql_expr_test": checks,
     }
-
-
-def check(folder: Path, tests: dict[str, Any]) -> None:
-    (folder / "intervals.yml").write_text(json.dumps(tests))
-    promtool("test", "rules", folder / "intervals.yml")
 
 
 @pytest.mark.parametrize(("layer", "interval"), [(layer, time) for layer in INTERVALS for time in INTERVALS[layer]])
 def test_alerts_at_a_scrape_interval(tmp_path: Path, layer: str, interval: int) -> None:
     """Each alert is silent before and fires soon after, evaluated between the scrapes, of which some are missed."""
-    scenarios = {name: scenario for name, scenario in SCENARIOS.items() if scenario.rules == layer}
-    check(tmp_path, document(RULES / f"{layer}.yml", scenarios, interval, EVALUATIONS[layer], miss=interval > 5))
+    scenarios = [(name, scenario) for name, scenario in SCENARIOS.items() if scenario.rules == layer]
+    tests = [in_promtool(name, scenario, interval, miss=interval > 5) for name, scenario in scenarios]
+    check_rules(tmp_path, tests, groups_of(RULES / f"{layer}.yml"), f"{EVALUATIONS[layer]}s")
 
 
 def test_alerts_over_days_at_a_scrape_interval(tmp_path: Path) -> None:
     """Alerts that compare days are silent before and fire soon after."""
-    tests = document(RULES / "business.yml", DAYS, 60, 290)
-    write_needed_rules(RULES / "business.yml", json.dumps(tests), tmp_path)
-    check(tmp_path, tests | {"rule_files": [str(tmp_path / "business.yml")]})
+    tests = [in_promtool(name, scenario, 60) for name, scenario in DAYS.items()]
+    check_rules(tmp_path, tests, groups_of(RULES / "business.yml"), "290s")
 
 
 def test_every_alert_that_depends_on_a_range_is_tested() -> None:
@@ -424,9 +394,8 @@ def test_a_range_of_a_minute_is_kept_where_it_holds_two_samples(tmp_path: Path, 
         f'model_requests_total{{{MODEL},code="200"}}': Counter(((10, 20), (4, 19))),
         f'model_requests_total{{{MODEL},code="500"}}': Counter(((10, 0), (4, 1))),
     }
-    tests = document(RULES / "system.yml", {"errors": Scenario("system", series, {}, {})}, interval, 7)
+    test = in_promtool("errors", Scenario("system", series, {}, {}), interval)
     for name, unit, value in (("request_error_ratio", 0.01, ratio), ("requests", 1, 20)):
-        case = {"expr": f"round(model_version:{name}:rate1m, {unit})", "eval_time": "749s"}
-        case["exp_samples"] = [{"labels": f"{{{MODEL}}}", "value": value}]
-        tests["tests"][0]["promql_expr_test"].append(case)
-    check(tmp_path, tests)
+        check = expected(f"round(model_version:{name}:rate1m, {unit})", "749s", {f"{{{MODEL}}}": value})
+        test["promql_expr_test"].append(check)
+    check_rules(tmp_path, [test], groups_of(RULES / "system.yml"), "7s")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from support.programs import running
+from support.promtool import promtool
 from support.servers import free_port
 
 Points = list[tuple[int, float]]
@@ -31,8 +31,7 @@ def openmetrics(series: dict[str, Points]) -> str:
 def prometheus_of(folder: Path, series: dict[str, Points]) -> Iterator[str]:
     """The URL of a Prometheus that has these series and scrapes nothing."""
     (folder / "past.txt").write_text(openmetrics(series))
-    blocks = ["promtool", "tsdb", "create-blocks-from", "openmetrics", str(folder / "past.txt"), str(folder / "tsdb")]
-    subprocess.run(blocks, check=True, capture_output=True)
+    promtool("tsdb", "create-blocks-from", "openmetrics", folder / "past.txt", folder / "tsdb")
     (folder / "prometheus.yml").write_text("{}\n")
     url = f"http://127.0.0.1:{free_port()}"
     command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}"]

@@ -8,7 +8,6 @@ over that with promtool, one layer after the other, as each reads what the one b
 from __future__ import annotations
 
 import re
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,12 +24,11 @@ from exporter.metrics.exposition import render_families
 from exporter.metrics.models import BATCH, Batch
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.slices.explain import ExplainedSlice
-from support.paths import ROOT
 from support.programs import quickened_rules, running
+from support.promtool import RULES, groups_of, promtool
 from support.reviewers import token, with_names
 from support.servers import CONFIG, Served, ask, free_port, write_config
 
-RULES = ROOT / "prometheus" / "rules"
 STEP = 15
 HOUR = 3600
 SCRAPES = HOUR // STEP
@@ -174,13 +172,10 @@ def openmetrics(scrapes: list[str], times: list[int]) -> str:
     return "\n".join([*lines, "# EOF", ""])
 
 
-def layers(rules: Path) -> list[list[dict[str, str]]]:
+def layers() -> list[list[dict[str, str]]]:
     """Recording rules by how many others they build on, one after the other."""
-    expressions: dict[str, str] = {}
-    for path in sorted(rules.glob("*.yml")):
-        for group in yaml.safe_load(path.read_text(encoding="utf-8"))["groups"]:
-            expressions |= {rule["record"]: rule["expr"] for rule in group["rules"] if "record" in rule}
-    expressions |= REMEMBERED
+    recording = (rule for group in groups_of() for rule in group["rules"] if "record" in rule)
+    expressions = {rule["record"]: rule["expr"] for rule in recording} | REMEMBERED
     depths: dict[str, int] = {}
 
     def depth(name: str) -> int:
@@ -194,12 +189,6 @@ def layers(rules: Path) -> list[list[dict[str, str]]]:
     for name, expr in expressions.items():
         made[depth(name)].append({"record": name, "expr": expr})
     return made
-
-
-def promtool(*arguments: object) -> None:
-    """Run promtool, which must succeed."""
-    result = subprocess.run(["promtool", *map(str, arguments)], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @contextmanager
@@ -239,7 +228,7 @@ def record(folder: Path) -> int:
         (folder / "hour.txt").write_text(openmetrics(scrapes[:part], shifted))
         promtool("tsdb", "create-blocks-from", "openmetrics", folder / "hour.txt", folder / "tsdb")
         spans.append((shifted[0] + STEP, shifted[-1]))
-    for depth, layer in enumerate(layers(RULES)):
+    for depth, layer in enumerate(layers()):
         groups = [{"name": "layer", "rules": layer}]
         (folder / "layer.yml").write_text(yaml.safe_dump({"groups": groups}))
         with prometheus(folder, rules=False) as url:
