@@ -279,8 +279,6 @@ _EXPLANATION = layout.page_link(
 _BELOW = layout.dashboard_link(
     "model-data", "Show it below", layout.VERSIONS, model="model", window="window", feature="__value.raw"
 )
-_WEIGHT = f"model_feature_weight{{{BOTH}}} and model_feature_weight_upper < 1 and on (model, version, feature) {SCORE}"
-"""Of the features with a score, where it is known."""
 _MOVED = f"abs(model_feature_mean_shift{{{BOTH}}})"
 _SHIFT = f"{_MOVED} unless ({_MOVED} * sqrt(model_feature_window_observations{{{BOTH}}}) < 2.58) or 0 * {_MOVED}"
 """Shifts of the mean in either direction; one that chance explains (2.58 standard errors) is 0."""
@@ -319,10 +317,9 @@ def dashboard() -> Dashboard:
 
 
 def features_by_score() -> Panel:
-    """KL divergence from training in any window (0 if below the noise floor) and its threshold; how much the model's
-    answers depend on the feature, where that is known; shift of the mean; missing values above their share in
-    training; values unseen in training. Click a feature to show it in the panels below, or its state for an
-    explanation.
+    """KL divergence from training in any window (0 if below the noise floor) and its threshold; shift of the mean;
+    missing values above their share in training; values unseen in training. Click a feature to show it in the panels
+    below, or its state for an explanation.
     """
     score = SCORE
     threshold = f"on (model, feature) group_left () {THRESHOLD}"
@@ -332,14 +329,13 @@ def features_by_score() -> Panel:
         f"{each} ({score} > bool {threshold})",
         f"{each} ({score})",
         f"{each} (0 * {score} + {threshold})",
-        p.as_label(f"{each} ({_WEIGHT})", "weight", p.TENTHS_PERCENT, by),
         p.as_label(f"{each} ({_SHIFT})", "shift", p.DEVIATIONS_CELL, by),
         p.as_label(f"{each} ({_MISSING})", "missing", p.TENTHS_PERCENT, by),
         p.as_label(f"{each} (model_feature_unseen_ratio{{{BOTH},{WINDOW}}})", "unseen", p.TENTHS_PERCENT, by),
     )
     names = {"Value #A": "State", "Value #B": "Score", "Value #C": "Threshold"}
-    texts = {"weight": "Weight", "shift": "Shift", "missing": "Missing", "unseen": "Unseen"}
-    trend = "Trend #H"
+    texts = {"shift": "Shift", "missing": "Missing", "unseen": "Unseen"}
+    trend = "Trend #G"
     right = p.setting("custom.align", "right")
     return p.table(
         "Features by score",

@@ -583,7 +583,7 @@ def drift_lines(monitor: ModelMonitor) -> Iterator[str]:
     yield f"{monitor.config.name} version {monitor.version} against the profile {profile}, divergences in nats:"
     table = [("feature", "divergence", "noise", "threshold", "")]
     table += [
-        (change.name, _score(change.score), _score(change.noise), f"{change.threshold:g}", _status(change))
+        (change.name, _score(change.score), _score(change.noise), f"{change.threshold:g}", _STATUSES[change.status])
         for change in drifts[:MAX_FEATURES]
     ]
     yield from (f"  {line}" for line in aligned(table, right=(1, 2, 3)))
@@ -609,11 +609,6 @@ def drifted(monitor: ModelMonitor) -> list[str]:
     reading = monitor.read(NOW)[WINDOW]
     names = [change.name for change in target_drifts(monitor, reading) if change.status == "drifted"]
     return names + (["(together)"] if reading.multivariate[0] > reading.multivariate[1] else [])
-
-
-def _status(change: TargetDrift) -> str:
-    status = _STATUSES[change.status]
-    return f"{status}, hardly used" if change.status == "drifted" and change.is_hardly_used else status
 
 
 def _score(value: float) -> str:

@@ -250,5 +250,3 @@ def _print_summary(profile: Profile) -> None:
         print(printable(describe.order_line(profile.blocks)))
     if profile.quality:
         print(describe.quality_line(profile.quality))
-    if profile.weights:
-        print(printable(describe.weights_line(profile.weights)))

@@ -325,11 +325,6 @@ class Profiled(NamedTuple):
         """The names of the features."""
         return self.binner.names
 
-    def weights(self, field: str) -> list[float] | None:
-        """Return how much the predictions depend on each feature, where the profile knows it."""
-        weights = self.binner.profile.weights
-        return [getattr(weights.features[name], field) for name in self.features] if weights else None
-
     def bins(self) -> Iterator[Key]:
         """Return the feature and the label of each bin."""
         for name, target in zip(self.features, self.binner.targets, strict=False):
@@ -368,18 +363,6 @@ def model_feature_reference_mean(one: Profiled) -> Reading:
 def model_feature_reference_stddev(one: Profiled) -> Reading:
     """Standard deviation of the training values."""
     return one.binner.stddev
-
-
-@PROFILE.gauge()
-def model_feature_weight(one: Profiled) -> Reading:
-    """Share of the variation of the predictions that depends on a feature in training; absent where unknown."""
-    return one.weights("weight")
-
-
-@PROFILE.gauge()
-def model_feature_weight_upper(one: Profiled) -> Reading:
-    """Upper bound of the weight of a feature: up to 0.03 the model hardly uses it, and 1 says that nothing is known."""
-    return one.weights("upper")
 
 
 _BIN = (_INPUTS, "model", "version", "feature", "bin")

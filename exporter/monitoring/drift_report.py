@@ -17,7 +17,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_evidence import evidence_limit
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.windows import WindowStats
-from exporter.profiles.profile import CONFIDENCE, PREDICTION, Feature, FeatureWeight
+from exporter.profiles.profile import CONFIDENCE, PREDICTION, Feature
 from exporter.stats.divergence import Floats
 
 FEATURE_ALERT = "ModelFeatureDrift"
@@ -59,8 +59,6 @@ class TargetDrift:
         Accumulated evidence of a small, lasting change in nats; NaN where it is not known, or not asked for.
     evidence_limit
         The evidence of this target alone with which the model's evidence is at its limit.
-    importance
-        How much the model's answers depend on the feature; None where the profile cannot tell.
     """
 
     name: str
@@ -87,26 +85,11 @@ class TargetDrift:
     unseen: float
     evidence: float = math.nan
     evidence_limit: float = math.nan
-    importance: FeatureWeight | None = None
 
     @property
     def severity(self) -> float:
         """The score relative to what an alert needs: above 1 the target has drifted; -1 without values."""
         return float(_severity(np.array([self.score]), np.array([self.noise]), np.array([self.threshold]))[0])
-
-    @property
-    def effect(self) -> float:
-        """The possible effect on the model's answers: the share of values that moved, times the feature's weight.
-
-        That of an output counts in full, and so does that of a feature whose weight is not known.
-        """
-        live, trained = self.live / max(self.live.sum(), 1.0), self.trained / max(self.trained.sum(), 1.0)
-        return float(abs(live - trained).sum()) / 2 * (self.importance.weight if self.importance else 1.0)
-
-    @property
-    def is_hardly_used(self) -> bool:
-        """Whether the model hardly uses the feature."""
-        return self.importance is not None and self.importance.is_hardly_used
 
     @property
     def is_dependent(self) -> bool:
@@ -179,8 +162,7 @@ def worst(monitor: ModelMonitor, now: float, name: str | None = None) -> tuple[s
 def target_drifts(monitor: ModelMonitor, stats: WindowStats, evidence: Floats | None = None) -> list[TargetDrift]:
     """Return the drift of all targets of a model version in one window.
 
-    Where the profile tells the weights of features, those that have drifted are first, in the order of their effect.
-    The others are in the order of their severity.
+    They are in the order of their severity.
 
     Parameters
     ----------
@@ -204,13 +186,7 @@ def target_drifts(monitor: ModelMonitor, stats: WindowStats, evidence: Floats | 
             else replace(drift, evidence=float(evidence[drift.index]), evidence_limit=limit)
             for drift in drifts
         ]
-    weighted = any(drift.importance for drift in drifts)
-
-    def rank(drift: TargetDrift) -> tuple[bool, float, int]:
-        by_effect = weighted and drift.status == "drifted"
-        return not by_effect, -(drift.effect if by_effect else drift.severity), drift.index
-
-    return sorted(drifts, key=rank)
+    return sorted(drifts, key=lambda drift: (-drift.severity, drift.index))
 
 
 def _target_drifts(
@@ -236,7 +212,7 @@ def _target_drifts(
 
 def _target_drift(binner: Binner, stats: WindowStats, index: int, **known: Any) -> TargetDrift:
     name, target = binner.target_names[index], binner.targets[index]
-    start, weights = int(binner.starts[index]), binner.profile.weights
+    start = int(binner.starts[index])
     live = stats.counts[start : start + len(target.counts)]
     q = binner.reference.probability[start : start + len(live)]
     prior = float(binner.reference.prior[index])
@@ -260,7 +236,6 @@ def _target_drift(binner: Binner, stats: WindowStats, index: int, **known: Any) 
         unseen=float(stats.unseen[index]),
         trained_mean=float(binner.mean[index]),
         trained_stddev=float(binner.stddev[index]),
-        importance=weights.features.get(name) if weights and weights.are_bounded else None,
         **known,
     )
 

@@ -19,7 +19,7 @@ from exporter.profiles.blocks import RowOrder
 from exporter.profiles.columns import ColumnTypeInference, FeatureColumns, Options
 from exporter.profiles.correlation import CorrelationBuilder
 from exporter.profiles.profile import Feature, NumericFeature, Profile
-from exporter.profiles.row_learning import QualityBuilder, WeightsBuilder
+from exporter.profiles.row_learning import QualityBuilder
 from exporter.profiles.sources.base import AnyPass, Batch, Progress, Source, take
 from exporter.profiles.sources.csv_cells import delimiter_in
 from exporter.profiles.sources.files import FileSource
@@ -158,14 +158,13 @@ class _Counts:
 
 
 class _Rows:
-    """What rows show by the frozen bins: order and dependence, correlations, the features' weights, the quality."""
+    """What rows show by the frozen bins: order and dependence, correlations, the quality."""
 
     def __init__(self, values: FeatureColumns, kinds: Mapping[str, InputType], profile: Profile) -> None:
         self._values, self._options, self._kinds = values, values.options, kinds
         arriving = [name for source, kind in kinds.items() if kind.follows_time for name in kind.features(source)]
         self.order = RowOrder(profile.targets(), profile.rows, self._options, arriving)
         self.correlation = CorrelationBuilder(profile.features, profile.rows if self.order.follows else 0)
-        self.weights = WeightsBuilder(profile.features, profile.prediction) if profile.prediction else None
         self.quality = QualityBuilder(profile.targets()) if self._options.label_column else None
         self._needed = kinds
         if not self.order.follows:
@@ -175,14 +174,12 @@ class _Rows:
     def columns(self) -> set[str]:
         """Return the columns that are needed; none where there is nothing to see."""
         options = self._options
-        if self.weights or self.quality or self.order.follows:
+        if self.quality or self.order.follows:
             return {*self._kinds, *options.outputs()}
         return {*self._needed, *filter(None, [options.time_column])} if len(self.correlation.names) > 1 else set()
 
     def add(self, batch: Batch, first: int) -> None:
         values, options = self._values, self._options
-        if self.weights:
-            self.weights.add(first, batch.rows, partial(values.target_rows, batch, self._kinds))
         labels = values.column(batch, options.label_column)
         if self.quality:
             self.quality.add(
@@ -200,8 +197,6 @@ class _Rows:
     def merge(self, later: _Rows) -> None:
         self.order.merge(later.order)
         self.correlation.merge(later.correlation)
-        if self.weights and later.weights:
-            self.weights.merge(later.weights)
         if self.quality and later.quality:
             self.quality.merge(later.quality)
 
@@ -364,7 +359,6 @@ class _Builder:
             profile,
             correlation=together,
             blocks=blocks,
-            weights=rows.weights.build() if rows.weights else None,
             quality=rows.quality.build() if rows.quality else None,
         )
 

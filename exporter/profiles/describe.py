@@ -17,7 +17,6 @@ from exporter.profiles.profile import (
     NumericFeature,
     Profile,
     Quality,
-    Weights,
 )
 from exporter.stats.divergence import Floats, Reference, chi2_quantiles
 from exporter.stats.quality import calibrated, wilson
@@ -60,7 +59,6 @@ def describe_lines(profile: Profile, width: int = 80) -> Iterator[str]:
         yield from _feature("(confidence)", "", profile.confidence, profile.blocks or None, width)
     yield from ("", truncate(order_line(profile.blocks or None), width))
     yield from (truncate(line, width) for line in quality_lines(profile))
-    yield from (truncate(line, width) for line in weights_lines(profile.weights or None))
 
 
 def _feature(name: str, kind: str, feature: Feature, blocks: Blocks | None, width: int) -> Iterator[str]:
@@ -232,32 +230,3 @@ def _calibration(confidence: NumericFeature, quality: Quality) -> Iterator[str]:
         expected = float(accuracy[group] @ rows[group] / total)
         bar = "█" * round(_BAR * expected)
         yield f"  confidence {low:.3f} to {high:.3f}  {bar:{_BAR}} {100 * expected:5.1f} % right of {total:,}"
-
-
-_NAMED = 3
-_NOTHING = 0.005
-"""A share of the variance of the predictions that is shown as 0 %."""
-
-
-def weights_line(weights: Weights) -> str:
-    """Return in a line which features the model's answers depend on."""
-    heaviest = sorted(weights.features.items(), key=lambda item: -item[1].weight)[:_NAMED]
-    if weights.fidelity < _NOTHING:
-        return "(weights)  predictions were not found to depend on any feature"
-    named = ", ".join(f"{name} ({100 * feature.weight:.0f} %)" for name, feature in heaviest)
-    unused = sum(feature.is_hardly_used for feature in weights.features.values())
-    rest = f"; {unused:,} of {len(weights.features):,} features are hardly used" if unused else ""
-    return f"(weights)  predictions depend most on {named}{rest}"
-
-
-def weights_lines(weights: Weights | None) -> Iterator[str]:
-    """Yield how much the answers depend on each feature, the most important first."""
-    if not weights:
-        return
-    yield from ("", weights_line(weights))
-    yield f"  a surrogate, fitted to {weights.rows:,} rows, explains {100 * weights.fidelity:.0f} % of the predictions"
-    for name, feature in sorted(weights.features.items(), key=lambda item: (-item[1].weight, -item[1].upper)):
-        bar = "█" * round(_BAR * feature.weight)
-        most = f"at most {100 * feature.upper:.0f} %" if feature.upper < 1 else ""
-        note = "hardly used" if feature.is_hardly_used else most
-        yield f"  {100 * feature.weight:4.0f} % {bar:{_BAR}} {name}  {note}".rstrip()

@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
@@ -289,61 +289,6 @@ def _are_finite(numbers: Iterable[float]) -> bool:
     return all(map(math.isfinite, numbers))
 
 
-HARDLY_USED = 0.03
-"""A model hardly uses a feature whose weight is at most this."""
-_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-
-
-class FeatureWeight(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much the model's answers depend on a feature; see `exporter.stats.feature_weights.FeatureWeights`."""
-
-    weight: _Share
-    upper: _Share
-
-    @property
-    def is_hardly_used(self) -> bool:
-        """Whether the weight is small beyond doubt."""
-        return self.upper <= HARDLY_USED
-
-
-class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How much the model's answers depend on each feature.
-
-    Attributes
-    ----------
-    rows
-        Number of training rows from which it was learned.
-    fidelity
-        Share of the variance of the answers that the surrogate explains.
-    features
-        The weight of each feature of the profile.
-    """
-
-    rows: int
-    fidelity: _Share
-    features: dict[str, FeatureWeight]
-
-    @property
-    def are_bounded(self) -> bool:
-        """Whether the surrogate follows the model well enough to tell what a feature cannot do."""
-        return any(feature.upper < 1 for feature in self.features.values())
-
-
-def check_weights(weights: Weights, features: Collection[str]) -> None:
-    """Check that weights do not contradict themselves or their profile.
-
-    Raises
-    ------
-    ProfileError
-        When they do.
-    """
-    if different := weights.features.keys() ^ set(features):
-        raise ProfileError(f"weights.features: expected a weight of each feature; {preview(min(different))} differs")
-    for name, weight in weights.features.items():
-        if weight.upper < weight.weight:
-            raise ProfileError(f"weights.features.{name}.upper: expected at least the weight {weight.weight:g}")
-
-
 FORMAT = "model-exporter-profile/1"
 MAX_RARE = 10_000
 """Most rare categories that a profile keeps; categories beyond them count as unseen."""
@@ -464,8 +409,6 @@ class Profile(
         How good the model was on labelled rows.
     blocks
         How much blocks of consecutive rows differ from each other.
-    weights
-        How much the predictions depend on each feature; None without predictions.
     """
 
     name: str
@@ -481,7 +424,6 @@ class Profile(
     correlation: Correlation | None = None
     quality: Quality | None = None
     blocks: Blocks | None = None
-    weights: Weights | None = None
 
     def targets(self, names: Iterable[str] | None = None) -> dict[str, Feature]:
         """Return the bins of features, all when None, and after them those of the prediction and the confidence."""
@@ -626,8 +568,6 @@ def _check(profile: Profile) -> None:
         check_quality(profile.quality, bins)
     if profile.blocks:
         check_blocks(profile.blocks, profile.targets())
-    if profile.weights:
-        check_weights(profile.weights, profile.features)
 
 
 def _check_features(profile: Profile) -> None:

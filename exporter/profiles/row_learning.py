@@ -1,4 +1,4 @@
-"""Learn from samples of single rows: how good a model is, and how much its answers depend on each feature."""
+"""Learn from samples of labelled rows how good a model is."""
 
 from __future__ import annotations
 
@@ -16,15 +16,11 @@ from exporter.profiles.profile import (
     MAX_RESIDUALS,
     PREDICTION,
     BinEffects,
-    CategoricalFeature,
     Feature,
-    FeatureWeight,
     NumericFeature,
     Quality,
-    Weights,
 )
-from exporter.stats.divergence import BinIndices, Floats, Ints
-from exporter.stats.feature_weights import measure_weights
+from exporter.stats.divergence import Floats, Ints
 from exporter.stats.quality import Effects, LabelledBins, calibrated
 
 LARGE = 0.95
@@ -249,87 +245,3 @@ class QualityBuilder:
 def _text(value: Any) -> str | None:
     """Return the text by which labels are compared; None for a value that is no label."""
     return scalar_text(value) if isinstance(value, str | bool | int | float) else None
-
-
-_WEIGHT_ROWS = 20_000
-_WEIGHT_CELLS = 5_000_000  # fewer rows with more than 250 features
-_LEAST_ROWS = 500
-_LEAST_ROWS_PER_FEATURE = 10
-_LEAST_OTHER = 100  # rows whose answer is not the most frequent one
-_MOST_CLASSES = 8
-
-
-class WeightsBuilder:
-    """Learn how much a model's answers depend on each feature, over any number of batches.
-
-    It is learned from a random sample of at most 20,000 rows. The same data give the same sample.
-
-    Parameters
-    ----------
-    features
-        Frozen bins of the features.
-    prediction
-        Those of the prediction.
-    """
-
-    def __init__(self, features: Mapping[str, Feature], prediction: Feature) -> None:
-        self._names, self._prediction = [*features], prediction
-        self._bins = RowBins({**features, PREDICTION: prediction})
-        self._sample = RowSample(min(_WEIGHT_ROWS, max(_WEIGHT_CELLS // (len(features) + 1), 1)))
-
-    def add(self, first: int, rows: int, columns: Callable[[Ints], Mapping[str, Sequence[Any] | Floats]]) -> None:
-        """Add a batch.
-
-        Parameters
-        ----------
-        first
-            Number of its first row.
-        rows
-            Number of its rows.
-        columns
-            Returns the columns of the features and of the prediction for the rows of the batch with the given indices,
-            see `RowBins.indices`.
-        """
-        chosen = self._sample.choose(np.arange(first, first + rows))
-        if len(chosen):
-            self._sample.add(first + chosen, [self._bins.indices(columns(chosen), len(chosen))])
-
-    def merge(self, later: WeightsBuilder) -> None:
-        """Add the rows of another builder."""
-        self._sample.merge(later._sample)
-
-    def build(self) -> Weights | None:
-        """Return the weights; None with too few rows with a prediction, or if nearly all predictions are the same."""
-        columns = self._sample.columns()
-        if not columns:
-            return None
-        bins: BinIndices = columns[0]
-        bins = bins[:, bins[-1] < self._bins.sizes[-1] - 2]  # neither missing nor invalid
-        counts = np.bincount(bins[-1], minlength=self._bins.sizes[-1])
-        rows = bins.shape[1]
-        if not self._names or rows < max(_LEAST_ROWS, _LEAST_ROWS_PER_FEATURE * len(self._names)):
-            return None
-        if rows - counts.max() < _LEAST_OTHER:
-            return None
-        classes = isinstance(self._prediction, CategoricalFeature)
-        answers = _indicators(bins[-1], counts) if classes else _ranks(counts)[bins[-1]][None]
-        found = measure_weights(bins[:-1], self._bins.sizes[:-1], answers, classes=classes)
-        features = {  # four digits after the point are enough for an estimate, and short in the file
-            name: FeatureWeight(round(float(weight), 4), round(float(upper), 4))
-            for name, weight, upper in zip(self._names, found.weights, found.upper, strict=True)
-        }
-        return Weights(rows, round(found.fidelity, 4), features)
-
-
-def _ranks(counts: Ints) -> Floats:
-    """Return the share of the rows below the middle of each bin."""
-    return np.asarray((np.cumsum(counts) - counts / 2) / counts.sum())
-
-
-def _indicators(predictions: BinIndices, counts: Ints) -> Floats:
-    """Return for each of the most frequent classes whether a prediction is it; for one of two classes, that is all."""
-    frequent = np.argsort(-counts, kind="stable")[:_MOST_CLASSES]
-    frequent = frequent[counts[frequent] > 0]
-    if np.count_nonzero(counts) == 2:
-        frequent = frequent[:1]
-    return np.asarray(predictions == frequent[:, None], dtype=np.float64)

@@ -11,7 +11,6 @@ from support.paths import ROOT
 
 from exporter.config import DEFAULT_ERRORS
 from exporter.monitoring.leading_quality import ENOUGH, LABELLED, MOST_ERROR
-from exporter.profiles.profile import HARDLY_USED
 
 DOCS = ROOT / "docs"
 
@@ -44,7 +43,6 @@ def recorded_thresholds() -> dict[str, str]:
 
 def test_the_quality_page_judges_as_the_rules_do() -> None:
     """The page's thresholds that cannot be configured are those of the rules."""
-    assert f' <= {HARDLY_USED}" ' in annotations()["ModelFeatureDrift"]["description"]
     for measure in ("accuracy", "mean_absolute_error"):
         assert f" >= {ENOUGH})" in rules()[f"model_version_window:{measure}:measured"]
     assert rules()["model_version:threshold:ModelAccuracyLowError"].startswith(f"{MOST_ERROR} * ")

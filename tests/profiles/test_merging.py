@@ -100,7 +100,6 @@ def test_parts_give_the_profile_of_the_whole(path: Path, exact: int, time_column
     assert one.blocks.sizes
     assert one.blocks.targets["walk"].dependent
     assert one.blocks.correlation
-    assert one.weights
     assert one.quality.residuals
     if exact > ROWS:
         assert one == build(FileSource(path), options)

@@ -59,7 +59,6 @@ def expected(folder: Path) -> Profile:
     assert profile.features["single"].precision == "single"
     assert profile.blocks.targets["shift"].dependent
     assert profile.correlation
-    assert profile.weights
     assert profile.quality
     return profile
 

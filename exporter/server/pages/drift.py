@@ -80,8 +80,6 @@ def check(what: str, name: str, names: Iterable[str], relation: str) -> None:
 
 MIN_EXPLAINED = 0.15
 """Share of the whole difference that a second statement must explain to be part of the sentence."""
-_WIDE = 0.05
-"""A weight whose upper bound is further away is given with its bound."""
 
 Statement = tuple[float, str]
 """A text, and the part of the difference that it explains."""
@@ -118,17 +116,6 @@ def describe_dependence(drift: TargetDrift) -> str:
     floors = f"{number(drift.noise)} instead of {number(drift.independent_noise)}"
     where = "In healthy windows of the past" if drift.is_learned else "In training"
     return f"{where}, values depend on those before them{as_much}, so the noise floor is {floors}."
-
-
-def describe_importance(drift: TargetDrift) -> str:
-    """Describe how much the model's answers depend on a feature; empty where the profile does not know it."""
-    known = drift.importance
-    if known is None:
-        return ""
-    if known.is_hardly_used:
-        return f"The model hardly uses it: at most {share(known.upper)} of the variation of its answers depends on it."
-    upper = f" to {share(known.upper)}" if known.upper > known.weight + _WIDE else ""
-    return f"Of the variation of the model’s answers, {share(known.weight)}{upper} depends on it."
 
 
 def _describe_change(drift: TargetDrift) -> str:
@@ -432,15 +419,6 @@ def page(exporter: Exporter) -> tuple[str, int]:
     return render_template("drift.html", **context), 200
 
 
-def status_text(drift: TargetDrift) -> str:
-    """Return the status of a target in a few words."""
-    return (
-        f"{STATUS[drift.status]}, hardly used"
-        if drift.status == "drifted" and drift.is_hardly_used
-        else STATUS[drift.status]
-    )
-
-
 def _context(exporter: Exporter, monitors: list[ModelMonitor], now: float) -> dict[str, Any]:
     """Return the values of the page for the model, version, window and feature in the address.
 
@@ -490,8 +468,7 @@ def _monitor_context(
         "max_open_rows": MAX_OPEN_ROWS,
         "selected": selected and {**_row(selected, ages, scores, SPECIAL_WIDTH), "table": table(selected)},
         "drifted": _drifted(drifts),
-        "hardly_used": sum(drift.status == "drifted" and drift.is_hardly_used for drift in drifts),
-        "weighted": any(drift.importance for drift in drifts),
+        "statuses": STATUS,
         "evidence": model_evidence(evidence),
         "evidence_limit": evidence_limit(monitor.config.false_alarm_seconds()),
         "interval": monitor.config.drift_false_alarm_interval,
@@ -523,5 +500,5 @@ def _row(drift: TargetDrift, ages: Any, scores: Any, special_width: float) -> di
     }
 
 
-FILTERS = {f.__name__: f for f in (describe, describe_dependence, describe_importance, status_text, share)}
+FILTERS = {f.__name__: f for f in (describe, describe_dependence, share)}
 """Functions of the template."""
