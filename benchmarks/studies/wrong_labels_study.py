@@ -23,8 +23,7 @@ from sklearn.model_selection import cross_val_predict, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from exporter.features.similarity import InputEncoder
-from exporter.stats.neighbours import unlike_neighbours
+from exporter.features.similarity import InputEncoder, unlike_neighbours
 
 PAGE = Path(__file__).parents[2] / "docs" / "studies" / "review.md"
 SHARE = 0.05

@@ -38,10 +38,9 @@ from exporter.datasets import csv_cell
 from exporter.errors import BatchError, CompareError, NoPairError, UsageError, printable
 from exporter.features import INPUT_TYPES
 from exporter.features.base import as_list, scalar_text
-from exporter.features.similarity import InputEncoder
+from exporter.features.similarity import MIN_NEIGHBOURS, InputEncoder, unlike_neighbours
 from exporter.prometheus import DEFAULT_URL, Prometheus
 from exporter.slices import DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS
-from exporter.stats.neighbours import MIN_NEIGHBOURS, unlike_neighbours
 from exporter.validation import parse_duration
 
 
@@ -356,7 +355,7 @@ def suspects(options: argparse.Namespace) -> int:
 
 
 def _find(table: tables.Table, types: Mapping[str, str]) -> tuple[list[Sequence[Any]], int]:
-    """Find suspects among similar rows; see `exporter.stats.neighbours`."""
+    """Find suspects among similar rows; see `exporter.features.similarity`."""
     numbers: list[int] = []
     texts: list[str] = []
     parts: list[Any] = []

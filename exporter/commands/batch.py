@@ -46,7 +46,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import load
 from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
-from exporter.profiles.sources.csv_cells import delimiter_in
+from exporter.profiles.sources.files import delimiter_in
 from exporter.server.model_files import load_valid
 from exporter.stats.divergence import Floats
 from exporter.stats.quality import IntervalEstimate

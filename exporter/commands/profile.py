@@ -15,12 +15,11 @@ from exporter.commands.common import Progress, add_config_file, add_table_option
 from exporter.errors import ExporterError, ProfileError, UsageError, printable
 from exporter.features import INPUT_TYPES
 from exporter.profiles import describe
-from exporter.profiles.builder import build
-from exporter.profiles.columns import Options
+from exporter.profiles.builder import Options, build
+from exporter.profiles.describe import warnings
 from exporter.profiles.profile import CategoricalFeature, Profile, check_writable, load, save
-from exporter.profiles.sources.base import Batch, Source, without_gz
+from exporter.profiles.sources import Batch, Source, without_gz
 from exporter.profiles.sources.files import FileSource
-from exporter.profiles.training_warnings import warnings
 from exporter.validation import any_of, parse_duration, preview, suggestion
 
 DATABASE = "MODEL_EXPORTER_DATABASE"
@@ -174,7 +173,7 @@ def _build_options(options: argparse.Namespace) -> Options:
             raise UsageError("--from-store: --label-column needs a training file")
         if any(outputs):
             raise UsageError("--from-store: the columns of prediction, confidence and time are those of the database")
-        from exporter.profiles.sources.store import CONFIDENCE, PREDICTION, TIME  # loads SQLAlchemy
+        from exporter.profiles.sources import CONFIDENCE, PREDICTION, TIME  # loads SQLAlchemy
 
         outputs = PREDICTION, CONFIDENCE, TIME
     return Options(
@@ -195,12 +194,12 @@ def _build_options(options: argparse.Namespace) -> Options:
 def _query(options: argparse.Namespace, types: Mapping[str, str], time_column: str | None) -> Source:
     """Return the rows of a query."""
     if options.spark is not None:
-        from exporter.profiles.sources.spark import SparkSource
+        from exporter.profiles.sources.queries import SparkSource
 
         return SparkSource(options.spark, options.sql, types, time_column, options.sample)
     if not options.database:
         raise UsageError(f"--sql: set --database, or {DATABASE}, to the URL of its database")
-    from exporter.profiles.sources.sql import QuerySource
+    from exporter.profiles.sources.queries import QuerySource
 
     file = options.database_password_file
     return QuerySource(options.database, options.sql, types, password_file=file, sample=options.sample)
@@ -208,7 +207,7 @@ def _query(options: argparse.Namespace, types: Mapping[str, str], time_column: s
 
 def _stored_predictions(options: argparse.Namespace) -> tuple[Source, dict[str, str]]:
     """Return a model's predictions in the database, and the types of its inputs by its configuration and profile."""
-    from exporter.profiles.sources.store import StoreSource
+    from exporter.profiles.sources import StoreSource
     from exporter.storage import StoredPredictions
 
     configuration = config.load(options.config_file)

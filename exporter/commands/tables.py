@@ -43,7 +43,7 @@ from exporter.features.json_inputs import sanitize
 from exporter.features.scalars import unix_seconds
 from exporter.http_client import NO_RETRY, TRANSIENT, Client, InterruptedWait, RequestError, Response, retry_for
 from exporter.profiles.profile import CategoricalFeature, Feature, Profile
-from exporter.profiles.sources.base import Source, is_gzip, path_of, plain_copy, without_gz
+from exporter.profiles.sources import Source, is_gzip, path_of, plain_copy, without_gz
 from exporter.profiles.sources.files import FileSource
 from exporter.stats.divergence import Floats
 from exporter.validation import any_of, closest, parse_duration, preview, similar_file

@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from exporter.features.base import as_list
 from exporter.profiles.bins import feature_bins
-from exporter.profiles.columns import Options
 from exporter.profiles.profile import (
-    FILE,
-    GROUPED,
-    SHUFFLED,
-    TIME,
-    UNSORTED,
-    Blocks,
     BlockScores,
     Feature,
     NumericFeature,
-    Times,
 )
-from exporter.profiles.sources.base import Column
 from exporter.stats.dependence import block_sizes, leave_out_divergence, measure_dispersion, measure_noise
 from exporter.stats.divergence import BinIndices, Floats
 
@@ -282,164 +271,3 @@ def block_distance(size: int, rows: int, most: int) -> int:
 def rounded(values: Floats) -> tuple[float, ...]:
     """Return numbers with four significant digits."""
     return tuple(float(f"{value:.4g}") for value in values)
-
-
-MEMORY = 256 * 2**20
-"""Bytes of the rows that are sorted by time in memory."""
-_ROW_BYTES = 40  # of the time, and of what sorting takes
-_MAX_LABELS = 1000
-_ROWS = 50_000
-
-
-class RowOrder:
-    """Follow the order of the rows through one pass, and count blocks of them.
-
-    Parameters
-    ----------
-    targets
-        Frozen bins of features, of the prediction and of the confidence.
-    rows
-        Number of rows.
-    options
-        Name the column of times and that of labels, or say that the rows are shuffled.
-    arriving
-        Targets that grow with time in any traffic, such as the age of a time. Rows sorted by them are in order.
-    """
-
-    def __init__(self, targets: Mapping[str, Feature], rows: int, options: Options, arriving: Iterable[str]) -> None:
-        self._targets, self._rows, self._options = targets, rows, options
-        self._arriving = set(arriving)
-        self._blocks = BlockBuilder(targets, rows)
-        self._labels = _Labels()
-        self._directions = {1, -1}
-        self._ends: list[float] = []  # the first time and the last one
-        self._times: Times | None = None
-        self.follows = bool(self._blocks.sizes) and not options.shuffled
-        """Whether blocks are counted: not for few rows, for shuffled ones, and once a time is before the one before."""
-        self.needs_sorting = False
-
-    def add(self, columns: Mapping[str, Any], times: Floats, labels: Column, first: int = 0) -> dict[str, BinIndices]:
-        """Add a batch: values by target, times in Unix seconds where rows have a time, labels, and its first row.
-
-        Returns the bins of the values, where they were needed.
-        """
-        if not self.follows:
-            return {}
-        if self._options.time_column:
-            self._follow(times)
-        elif self._options.label_column:
-            self._labels.add(as_list(labels))
-        return self._blocks.add(columns, first) if self.follows else {}
-
-    def _follow(self, times: Floats) -> None:
-        steps = np.diff(times, prepend=self._ends[1:] or times[:1]) if np.isfinite(times).all() else np.array([-1.0, 1])
-        self._directions = {direction for direction in self._directions if not (direction * steps < 0).any()}
-        self.follows = bool(self._directions)
-        self.needs_sorting = not self.follows
-        if self.follows and len(times):
-            self._ends = [self._ends[0] if self._ends else float(times[0]), float(times[-1])]
-            self._times = _measure(times, self._times)
-
-    def merge(self, later: RowOrder) -> None:
-        """Add the rows that follow."""
-        if self.follows and later.follows:
-            if later._ends:
-                self._directions &= later._directions
-                self._follow(np.array(later._ends))
-            self._labels.merge(later._labels)
-            self._blocks.merge(later._blocks)
-            if self._times and later._times:
-                self._times = _measure(np.array([later._times.earliest, later._times.latest]), self._times)
-        else:
-            self.needs_sorting = self.needs_sorting or later.needs_sorting
-            self.follows = False
-
-    def indices(self, columns: Mapping[str, Any]) -> BinIndices:
-        """See `BlockBuilder.indices`."""
-        return self._blocks.indices(columns)
-
-    def sort(self, parts: list[tuple[Floats, BinIndices]]) -> None:
-        """Count blocks in the order of time, where the rows are not sorted; rows without a time are left out.
-
-        Parameters
-        ----------
-        parts
-            Times in Unix seconds, and `indices`, of successive rows; emptied, since they take much memory.
-        """
-        seconds = np.concatenate([part[0] for part in parts])
-        indices, start = np.empty((len(self._targets), len(seconds)), dtype=np.int16), len(seconds)
-        while parts:
-            _, part = parts.pop()
-            start -= part.shape[1]
-            indices[:, start : start + part.shape[1]] = part
-        order = np.argsort(seconds, kind="stable")
-        order = order[np.isfinite(seconds[order])]
-        self._times = _measure(seconds[order], None, len(seconds) - len(order)) if len(order) else None
-        self._blocks, self.follows = BlockBuilder(self._targets, len(order)), True
-        for start in range(0, len(order), _ROWS):
-            self._blocks.add_indices(indices[:, order[start : start + _ROWS]], start)
-
-    @property
-    def can_sort(self) -> bool:
-        """Whether all rows fit into the memory in which they are sorted."""
-        return self._rows * (_ROW_BYTES + 2 * len(self._targets)) <= MEMORY
-
-    def build(self) -> Blocks:
-        """Return the scores of the blocks."""
-        options = self._options
-        if options.shuffled:
-            return Blocks(SHUFFLED)
-        if self.needs_sorting and not self.follows:
-            return Blocks(UNSORTED, options.time_column)
-        if options.time_column:
-            blocks, times = self._blocks, self._times
-            return Blocks(TIME, options.time_column, tuple(blocks.sizes), blocks.build(), times=times)
-        grouped = [name for name in self._blocks.grouped() if not self._arrives(name)]
-        if self._labels.are_grouped():
-            grouped.insert(0, options.label_column or "")
-        if grouped:
-            return Blocks(GROUPED, grouped[0])
-        return Blocks(FILE, None, tuple(self._blocks.sizes), self._blocks.build())
-
-    def _arrives(self, name: str) -> bool:
-        """Return whether rows sorted by a target are in the order of arrival: by a time, or by an identifier."""
-        target = self._targets[name]
-        if name in self._arriving or not isinstance(target, NumericFeature) or target.min is None or target.max is None:
-            return name in self._arriving
-        whole = target.min.is_integer() and target.max.is_integer()
-        return whole and target.max - target.min + 1 >= self._rows
-
-
-class _Labels:
-    """Whether rows are grouped by a column that is not among the targets."""
-
-    def __init__(self) -> None:
-        self._seen: set[str] = set()
-        self._ends: tuple[str, str] | None = None
-        self._changes = self._rows = 0
-
-    def add(self, values: Sequence[Any]) -> None:
-        texts = [str(value) for value in values]
-        if texts and len(self._seen) <= _MAX_LABELS:
-            changes = sum(one != other for one, other in pairwise(texts))
-            self._join((texts[0], texts[-1]), changes, len(texts), {*texts})
-
-    def merge(self, later: _Labels) -> None:
-        if later._ends:
-            self._join(later._ends, later._changes, later._rows, later._seen)
-
-    def _join(self, ends: tuple[str, str], changes: int, rows: int, seen: set[str]) -> None:
-        self._changes += changes + (self._ends is None or self._ends[1] != ends[0])
-        self._ends = (self._ends or ends)[0], ends[1]
-        self._rows += rows
-        self._seen |= seen
-
-    def are_grouped(self) -> bool:
-        distinct = len(self._seen)
-        return 1 < distinct <= _MAX_LABELS and self._changes <= 2 * distinct and self._rows > 20 * distinct
-
-
-def _measure(seconds: Floats, before: Times | None, unreadable: int = 0) -> Times:
-    """Return the range of some times, at least one, together with that of those before."""
-    both = [before.earliest, before.latest] if before else []
-    return Times(unreadable, min([float(seconds.min()), *both]), max([float(seconds.max()), *both]))

@@ -2,29 +2,258 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import time
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from exporter.errors import ProfileError
-from exporter.features import INPUT_TYPES, LEARNERS, Learner, State, input_type
-from exporter.features.base import InputType, as_list
-from exporter.features.scalars import unix_seconds
+from exporter.features import INPUT_TYPES, LEARNERS, Learner, State, infer_type, input_type
+from exporter.features.base import FEW_VALUES, ColumnSample, InputType, as_list, confidence_column, numeric_column
+from exporter.features.scalars import time_seconds, unix_seconds
 from exporter.profiles.bins import CategorySketch, NumericSketch, RowSample, numeric_feature
-from exporter.profiles.blocks import RowOrder
-from exporter.profiles.columns import ColumnTypeInference, FeatureColumns, Options
+from exporter.profiles.blocks import BlockBuilder
 from exporter.profiles.correlation import CorrelationBuilder
-from exporter.profiles.profile import Feature, NumericFeature, Profile
-from exporter.profiles.row_learning import QualityBuilder
-from exporter.profiles.sources.base import AnyPass, Batch, Progress, Source, take
-from exporter.profiles.sources.csv_cells import delimiter_in
-from exporter.profiles.sources.files import FileSource
-from exporter.stats.divergence import Floats
+from exporter.profiles.profile import (
+    CONFIDENCE,
+    FILE,
+    GROUPED,
+    PREDICTION,
+    SHUFFLED,
+    TIME,
+    UNSORTED,
+    Blocks,
+    Feature,
+    NumericFeature,
+    Profile,
+    Times,
+)
+from exporter.profiles.quality import QualityBuilder
+from exporter.profiles.sources import AnyPass, Batch, Column, Progress, Source, take
+from exporter.profiles.sources.files import FileSource, delimiter_in
+from exporter.stats.divergence import BinIndices, Floats, Ints
 from exporter.validation import preview, suggestion
+
+EXACT = 4_000_000
+"""Distinct numbers that are held in memory, over all features; each feature holds at least 10,000."""
+MEMORY = 256 * 2**20
+"""Bytes of the rows that are sorted by time in memory."""
+
+
+class Options(NamedTuple):
+    """Options of a profile.
+
+    Attributes
+    ----------
+    name
+        The profile's name; that of the source when None.
+    prediction_column, confidence_column
+        Columns with the model's prediction for each row and its confidence. Live ones are compared with them. They are
+        not features.
+    confidence_percent
+        Whether the confidence is in percent: 93, or a text such as ``93 %``, is 0.93.
+    time_column
+        Column with the time at which each row arrived. Ages of timestamps are relative to it, else to the present, and
+        rows are in its order, else in that of the file.
+    label_column
+        Column with the correct label, of rows that the model was not fitted on; needs a prediction column. It is not a
+        feature.
+    shuffled
+        Whether the rows are in random order, which says nothing of how successive values depend on each other.
+    ignore
+        Columns that are not features, such as identifiers.
+    types
+        Types of inputs where the inferred type is wrong; a prediction is numeric or categorical.
+    expected
+        Types of inputs that need not be in the data, for data from production, which may hold values of other types.
+    bins, categories
+        Number of bins of a number, and of categories with their own bin.
+    exact, memory
+        See `EXACT` and `MEMORY`.
+    """
+
+    name: str | None = None
+    prediction_column: str | None = None
+    confidence_column: str | None = None
+    confidence_percent: bool = False
+    time_column: str | None = None
+    label_column: str | None = None
+    shuffled: bool = False
+    ignore: Sequence[str] = ()
+    types: Mapping[str, str] = {}
+    expected: Mapping[str, str] = {}
+    bins: int = 20
+    categories: int = 50
+    exact: int = EXACT
+    memory: int = MEMORY
+
+    def outputs(self) -> list[str]:
+        """Return the columns that are no features."""
+        columns = self.prediction_column, self.confidence_column, self.time_column, self.label_column
+        return [*filter(None, columns)]
+
+    def known_types(self) -> dict[str, str]:
+        """Return the types of columns that are known before any data are read."""
+        return {**self.types, **({self.confidence_column: "numeric"} if self.confidence_column else {})}
+
+    def check(self, where: str, columns: Container[str]) -> None:
+        """Raise ProfileError, with the name ``where`` of the data, where options and columns do not go together."""
+        for name, column in ((PREDICTION, self.prediction_column), (CONFIDENCE, self.confidence_column)):
+            if column and name in columns and name not in {*self.outputs(), *self.ignore}:
+                detail = f"the column {preview(name)} has the name that profiles give the column {preview(column)}"
+                raise ProfileError(f"{where}: {detail}; rename it, or set --ignore={preview(name)}")
+        if self.label_column and not self.prediction_column:
+            detail = f"set --prediction-column, since the label {preview(self.label_column)} is compared with it"
+            raise ProfileError(f"{where}: {detail}")
+        for kind in self.types.values():
+            if kind not in INPUT_TYPES:
+                hint = suggestion(kind, INPUT_TYPES)
+                raise ProfileError(f"{where}: {preview(kind)} is not a valid input type; {hint}")
+
+
+_SAMPLE = 1000
+"""Number of strings of a column, and of lists of a batch, that are inspected."""
+
+
+class ColumnTypeInference:
+    """Collect what decides the type of a column.
+
+    Parameters
+    ----------
+    numbers
+        Whether the column is known to hold only numbers.
+    """
+
+    def __init__(self, numbers: bool = False) -> None:
+        self._sample = ColumnSample(types={float} if numbers else set())
+        self._fractions = False
+        self._numbers: Floats = np.empty(0)
+
+    def add(self, values: Column) -> None:
+        """Inspect some of the values."""
+        sample = self._sample
+        if isinstance(values, np.ndarray) and values.ndim > 1:
+            sample.types.add(list)
+            sample.lengths.add(values.shape[1] if values.ndim == 2 else -1)
+            return
+        if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
+            sample.types.add(float)
+            self._add_numbers(values.astype(np.float64))
+            return
+        types = set(map(type, values)) - {type(None)}
+        sample.types |= types
+        if types and types <= {int, float}:
+            self._add_numbers(numeric_column(list(values)))
+        if str in types and (left := _SAMPLE - len(sample.strings)):
+            strings = (value for value in values if isinstance(value, str))
+            sample.strings += [value[:1000] for value, _ in zip(strings, range(left), strict=False)]
+        if list in types:
+            sample.lengths |= {_flat_length(value) for value in values[:_SAMPLE] if isinstance(value, list)}
+
+    def _add_numbers(self, numbers: Floats) -> None:
+        if self._fractions or len(self._numbers) > FEW_VALUES:
+            return
+        finite = numbers[np.isfinite(numbers)]
+        self._fractions = bool((finite != np.round(finite)).any())
+        self._numbers = np.unique(np.concatenate((self._numbers, finite)))
+
+    def merge(self, later: ColumnTypeInference) -> None:
+        """Add what is known of the values that follow."""
+        own, other = self._sample, later._sample
+        own.types |= other.types
+        own.lengths |= other.lengths
+        own.strings += other.strings[: _SAMPLE - len(own.strings)]
+        self._fractions = self._fractions or later._fractions
+        self._numbers = np.union1d(self._numbers, later._numbers)
+
+    def type(self) -> str:
+        """Return the name of the input type that fits best."""
+        return infer_type(self._sample)
+
+    def output_type(self) -> str:
+        """Return the type of a prediction: numeric, a regression, where numbers have fractions or are many."""
+        regression = INPUT_TYPES[self.type()].is_number and (self._fractions or len(self._numbers) > FEW_VALUES)
+        return "numeric" if regression else "categorical"
+
+
+def _flat_length(value: list[Any]) -> int:
+    """Return the length of a list of numbers, −1 for any other list."""
+    return len(value) if value and all(type(item) in {int, float} for item in value) else -1
+
+
+class FeatureColumns:
+    """Convert the columns of a batch to those of features and outputs.
+
+    Parameters
+    ----------
+    options
+        How the rows are read.
+    output_types
+        Types of the prediction and of the confidence by their columns' names.
+
+    Attributes
+    ----------
+    single_precision
+        Numeric columns in which 32-bit numbers were seen.
+    """
+
+    def __init__(self, options: Options, output_types: Mapping[str, InputType]) -> None:
+        self.options = options
+        self._output_types = output_types
+        self._now = time.time()
+        self.single_precision: set[str] = set()
+
+    def targets(self, batch: Batch, kinds: Mapping[str, InputType]) -> dict[str, Any]:
+        """Return the values of a batch by feature, and those of the outputs."""
+        found: dict[str, Any] = {}
+        for name, kind in kinds.items():
+            found |= zip(kind.features(name), self.features(batch, name, kind), strict=True)
+        types, options = self._output_types, self.options
+        outputs = {PREDICTION: options.prediction_column, CONFIDENCE: options.confidence_column}
+        return found | {o: self.features(batch, n, types[n])[0] for o, n in outputs.items() if n}
+
+    def target_rows(self, batch: Batch, kinds: Mapping[str, InputType], rows: Ints) -> dict[str, Any]:
+        """Return what `targets` does, for some rows of a batch."""
+        part = Batch({name: take(values, rows) for name, values in batch.columns.items()}, len(rows), batch.done)
+        return self.targets(part, kinds)
+
+    def column(self, batch: Batch, name: str | None) -> Column:
+        """Return a column of a batch, None in each row where it is absent."""
+        return batch.columns.get(name or "", (None,) * batch.rows)
+
+    def confidences(self, batch: Batch) -> Floats | None:
+        """Return the confidence of each row of a batch; None without such a column."""
+        name = self.options.confidence_column
+        return self.features(batch, name, self._output_types[name])[0] if name else None
+
+    def times(self, batch: Batch) -> Floats:
+        """Return the time of each row of a batch in Unix seconds; empty without a column of times."""
+        column = self.options.time_column
+        return time_seconds(self.column(batch, column)) if column else np.empty(0)
+
+    def features(self, batch: Batch, name: str, kind: InputType) -> Sequence[Any]:
+        """Return the columns of the features of an input, or the column of an output."""
+        values = self.column(batch, name)
+        if name == self.options.confidence_column:
+            values = confidence_column(as_list(values), self.options.confidence_percent)
+        if kind.is_number:
+            self.note_precision(name, values)
+        now: Any = self._now
+        if self.options.time_column and kind.follows_time:
+            times = as_list(self.column(batch, self.options.time_column))
+            now = np.array([unix_seconds(value) for value in times])
+        return kind.feature_values(values, now)
+
+    def note_precision(self, name: str, values: Column) -> None:
+        """Remember a column of 32-bit numbers."""
+        if isinstance(values, np.ndarray) and values.dtype.kind == "f" and values.dtype.itemsize < 8:
+            self.single_precision.add(name)
+
 
 AnySketch = NumericSketch | CategorySketch
 _DISTINCT = 10_000  # values of a feature that are counted at least, whatever the number of features and rows
@@ -57,6 +286,165 @@ def build_file(path: Path, *, progress: Progress | None = None, **options: Any) 
 def build(source: Source, options: Options, progress: Progress | None = None) -> Profile:
     """Build a profile of any training data; see `build_file`."""
     return _Builder(source, options, progress or (lambda *_: None)).build()
+
+
+_ROW_BYTES = 40  # of the time, and of what sorting takes
+_MAX_LABELS = 1000
+_ROWS = 50_000
+
+
+class RowOrder:
+    """Follow the order of the rows through one pass, and count blocks of them.
+
+    Parameters
+    ----------
+    targets
+        Frozen bins of features, of the prediction and of the confidence.
+    rows
+        Number of rows.
+    options
+        Name the column of times and that of labels, or say that the rows are shuffled.
+    arriving
+        Targets that grow with time in any traffic, such as the age of a time. Rows sorted by them are in order.
+    """
+
+    def __init__(self, targets: Mapping[str, Feature], rows: int, options: Options, arriving: Iterable[str]) -> None:
+        self._targets, self._rows, self._options = targets, rows, options
+        self._arriving = set(arriving)
+        self._blocks = BlockBuilder(targets, rows)
+        self._labels = _Labels()
+        self._directions = {1, -1}
+        self._ends: list[float] = []  # the first time and the last one
+        self._times: Times | None = None
+        self.follows = bool(self._blocks.sizes) and not options.shuffled
+        """Whether blocks are counted: not for few rows, for shuffled ones, and once a time is before the one before."""
+        self.needs_sorting = False
+
+    def add(self, columns: Mapping[str, Any], times: Floats, labels: Column, first: int = 0) -> dict[str, BinIndices]:
+        """Add a batch: values by target, times in Unix seconds where rows have a time, labels, and its first row.
+
+        Returns the bins of the values, where they were needed.
+        """
+        if not self.follows:
+            return {}
+        if self._options.time_column:
+            self._follow(times)
+        elif self._options.label_column:
+            self._labels.add(as_list(labels))
+        return self._blocks.add(columns, first) if self.follows else {}
+
+    def _follow(self, times: Floats) -> None:
+        steps = np.diff(times, prepend=self._ends[1:] or times[:1]) if np.isfinite(times).all() else np.array([-1.0, 1])
+        self._directions = {direction for direction in self._directions if not (direction * steps < 0).any()}
+        self.follows = bool(self._directions)
+        self.needs_sorting = not self.follows
+        if self.follows and len(times):
+            self._ends = [self._ends[0] if self._ends else float(times[0]), float(times[-1])]
+            self._times = _measure(times, self._times)
+
+    def merge(self, later: RowOrder) -> None:
+        """Add the rows that follow."""
+        if self.follows and later.follows:
+            if later._ends:
+                self._directions &= later._directions
+                self._follow(np.array(later._ends))
+            self._labels.merge(later._labels)
+            self._blocks.merge(later._blocks)
+            if self._times and later._times:
+                self._times = _measure(np.array([later._times.earliest, later._times.latest]), self._times)
+        else:
+            self.needs_sorting = self.needs_sorting or later.needs_sorting
+            self.follows = False
+
+    def indices(self, columns: Mapping[str, Any]) -> BinIndices:
+        """See `BlockBuilder.indices`."""
+        return self._blocks.indices(columns)
+
+    def sort(self, parts: list[tuple[Floats, BinIndices]]) -> None:
+        """Count blocks in the order of time, where the rows are not sorted; rows without a time are left out.
+
+        Parameters
+        ----------
+        parts
+            Times in Unix seconds, and `indices`, of successive rows; emptied, since they take much memory.
+        """
+        seconds = np.concatenate([part[0] for part in parts])
+        indices, start = np.empty((len(self._targets), len(seconds)), dtype=np.int16), len(seconds)
+        while parts:
+            _, part = parts.pop()
+            start -= part.shape[1]
+            indices[:, start : start + part.shape[1]] = part
+        order = np.argsort(seconds, kind="stable")
+        order = order[np.isfinite(seconds[order])]
+        self._times = _measure(seconds[order], None, len(seconds) - len(order)) if len(order) else None
+        self._blocks, self.follows = BlockBuilder(self._targets, len(order)), True
+        for start in range(0, len(order), _ROWS):
+            self._blocks.add_indices(indices[:, order[start : start + _ROWS]], start)
+
+    @property
+    def can_sort(self) -> bool:
+        """Whether all rows fit into the memory in which they are sorted."""
+        return self._rows * (_ROW_BYTES + 2 * len(self._targets)) <= self._options.memory
+
+    def build(self) -> Blocks:
+        """Return the scores of the blocks."""
+        options = self._options
+        if options.shuffled:
+            return Blocks(SHUFFLED)
+        if self.needs_sorting and not self.follows:
+            return Blocks(UNSORTED, options.time_column)
+        if options.time_column:
+            blocks, times = self._blocks, self._times
+            return Blocks(TIME, options.time_column, tuple(blocks.sizes), blocks.build(), times=times)
+        grouped = [name for name in self._blocks.grouped() if not self._arrives(name)]
+        if self._labels.are_grouped():
+            grouped.insert(0, options.label_column or "")
+        if grouped:
+            return Blocks(GROUPED, grouped[0])
+        return Blocks(FILE, None, tuple(self._blocks.sizes), self._blocks.build())
+
+    def _arrives(self, name: str) -> bool:
+        """Return whether rows sorted by a target are in the order of arrival: by a time, or by an identifier."""
+        target = self._targets[name]
+        if name in self._arriving or not isinstance(target, NumericFeature) or target.min is None or target.max is None:
+            return name in self._arriving
+        whole = target.min.is_integer() and target.max.is_integer()
+        return whole and target.max - target.min + 1 >= self._rows
+
+
+class _Labels:
+    """Whether rows are grouped by a column that is not among the targets."""
+
+    def __init__(self) -> None:
+        self._seen: set[str] = set()
+        self._ends: tuple[str, str] | None = None
+        self._changes = self._rows = 0
+
+    def add(self, values: Sequence[Any]) -> None:
+        texts = [str(value) for value in values]
+        if texts and len(self._seen) <= _MAX_LABELS:
+            changes = sum(one != other for one, other in pairwise(texts))
+            self._join((texts[0], texts[-1]), changes, len(texts), {*texts})
+
+    def merge(self, later: _Labels) -> None:
+        if later._ends:
+            self._join(later._ends, later._changes, later._rows, later._seen)
+
+    def _join(self, ends: tuple[str, str], changes: int, rows: int, seen: set[str]) -> None:
+        self._changes += changes + (self._ends is None or self._ends[1] != ends[0])
+        self._ends = (self._ends or ends)[0], ends[1]
+        self._rows += rows
+        self._seen |= seen
+
+    def are_grouped(self) -> bool:
+        distinct = len(self._seen)
+        return 1 < distinct <= _MAX_LABELS and self._changes <= 2 * distinct and self._rows > 20 * distinct
+
+
+def _measure(seconds: Floats, before: Times | None, unreadable: int = 0) -> Times:
+    """Return the range of some times, at least one, together with that of those before."""
+    both = [before.earliest, before.latest] if before else []
+    return Times(unreadable, min([float(seconds.min()), *both]), max([float(seconds.max()), *both]))
 
 
 class _Types:

@@ -20,7 +20,7 @@ from support.servers import Served, eventually
 
 from exporter.features.image import Image as ImageKind
 from exporter.features.json_inputs import DENSEST, PREFIX, pack_image, pack_inputs, unpack_image, unpack_json
-from exporter.profiles.columns import ColumnTypeInference
+from exporter.profiles.builder import ColumnTypeInference
 
 SHAPES = st.tuples(st.integers(1, 9), st.integers(1, 9)).flatmap(
     lambda size: st.sampled_from([size, (*size, 3), (*size, 4)])

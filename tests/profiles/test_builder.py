@@ -16,8 +16,7 @@ from support.batches import count
 from exporter.errors import ProfileError
 from exporter.monitoring.binner import Binner
 from exporter.profiles.bins import numeric_feature
-from exporter.profiles.builder import build, build_file
-from exporter.profiles.columns import Options
+from exporter.profiles.builder import Options, build, build_file
 from exporter.profiles.profile import load, save
 from exporter.profiles.sources.files import FileSource
 

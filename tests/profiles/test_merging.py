@@ -13,10 +13,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from exporter.profiles.builder import build
-from exporter.profiles.columns import Options
+from exporter.profiles.builder import Options, build
 from exporter.profiles.profile import Profile
-from exporter.profiles.sources.base import Batch, Source, take
+from exporter.profiles.sources import Batch, Source, take
 from exporter.profiles.sources.files import FileSource
 
 ROWS = 20_011

@@ -18,11 +18,10 @@ from scipy.signal import lfilter
 from exporter.cli import main
 from exporter.errors import ProfileError
 from exporter.monitoring.binner import Binner
-from exporter.profiles import blocks as row_order
 from exporter.profiles.bins import numeric_feature
 from exporter.profiles.blocks import BlockBuilder
 from exporter.profiles.builder import build_file
-from exporter.profiles.describe import describe_lines, order_line
+from exporter.profiles.describe import describe_lines, order_line, order_warnings
 from exporter.profiles.profile import (
     FILE,
     GROUPED,
@@ -37,7 +36,6 @@ from exporter.profiles.profile import (
     load,
     save,
 )
-from exporter.profiles.training_warnings import order_warnings
 from exporter.stats.divergence import Floats
 
 ROWS = 4000
@@ -164,15 +162,16 @@ def test_rows_without_a_time_are_left_out(write: Any) -> None:
     assert (nothing.order, nothing.sizes) == (TIME, ())
 
 
-def test_too_many_rows_to_sort(write: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Beyond the memory for sorting there is no floor of blocks, and the command says what to do."""
-    monkeypatch.setattr(row_order, "MEMORY", 1000)
+def test_too_many_rows_to_sort(write: Any) -> None:
+    """Beyond the memory for sorting there is no floor of blocks, and a warning says what to do."""
     path = write(
         {"at": [float(row) for row in range(ROWS)][::2] + [float(row) for row in range(ROWS)][1::2], **columns()}
     )
-    assert main(["profile", str(path), "--time-column=at"]) == 0
-    assert 'not in the order of "at", and too many to sort in memory: sort the file by it' in capsys.readouterr().err
-    assert load(path.with_suffix(".json")).blocks == Blocks(UNSORTED, "at")
+    profile = build_file(path, time_column="at", memory=1000)
+    assert profile.blocks == Blocks(UNSORTED, "at")
+    assert [*order_warnings(profile, ())] == [
+        'rows are not in the order of "at", and too many to sort in memory: sort the file by it, or set --shuffled'
+    ]
 
 
 def test_shuffled(write: Any) -> None:

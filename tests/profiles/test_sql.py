@@ -15,10 +15,9 @@ from support.postgres import Postgres
 
 from exporter.cli import main
 from exporter.errors import ProfileError
-from exporter.profiles.builder import build, build_file
-from exporter.profiles.columns import Options
+from exporter.profiles.builder import Options, build, build_file
 from exporter.profiles.profile import SHUFFLED, Profile, load
-from exporter.profiles.sources.sql import QuerySource
+from exporter.profiles.sources.queries import QuerySource
 
 ROWS = 20_000
 TABLE = f"""

@@ -31,7 +31,7 @@ from exporter.errors import ExporterError, StoreError
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
-from exporter.profiles.sources.store import StoreSource
+from exporter.profiles.sources import StoreSource
 from exporter.server.model_files import load_monitors
 from exporter.server.problem import store_problem
 from exporter.slices.population import BinRecorder

@@ -28,7 +28,7 @@ from support.servers import CONFIG, Served, eventually, write_config
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.json_inputs import pack_image
-from exporter.profiles.sources.store import StoreSource
+from exporter.profiles.sources import StoreSource
 from exporter.server.model_files import load_monitors
 from exporter.storage import CountedFeedback, Filter, Store, StoredPredictions
 from exporter.storage import _database as migrations

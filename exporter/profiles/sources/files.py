@@ -10,15 +10,20 @@ import weakref
 import zipfile
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, get_args
 
 import msgspec
+import numpy as np
 
 from exporter.errors import ProfileError
+from exporter.features import INPUT_TYPES, is_vector
+from exporter.features.base import CellKind
 from exporter.features.json_inputs import parse_integer, sanitize
-from exporter.profiles.sources.base import (
+from exporter.profiles.sources import (
+    ROWS,
     Batch,
     Column,
+    ColumnarFile,
     Source,
     is_gzip,
     path_of,
@@ -26,10 +31,361 @@ from exporter.profiles.sources.base import (
     to_columns,
     without_gz,
 )
-from exporter.profiles.sources.csv_cells import CsvColumn, delimiter_in
-from exporter.profiles.sources.npz import Npz
-from exporter.profiles.sources.parquet import Parquet, as_arrays, check_unique_names
 from exporter.validation import any_of, preview, similar_file
+
+MISSING = ("na", "n/a", "#n/a", "nan", "-nan", "null", "none", "<na>")
+"""Cells, in any letter case, that mean no value in columns of numbers, booleans and times; else they are texts."""
+CODES = "digits that begin with 0 are read as texts, unless --type says otherwise"
+"""The remark on a column of such cells."""
+WORDS = "NA and the like are read as texts; only an empty cell is missing"
+"""The remark on a column of texts that has such cells."""
+_KINDS: tuple[CellKind, ...] = get_args(CellKind)
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+MOMENT = r"^\d{4}-\d\d-\d\d([Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)?)?$"
+DECIMAL_COMMA = r"^(\s*[+-]?\d*),(\d+([eE][+-]?\d+)?\s*)$"
+_DELIMITERS = {";": '";"', "\t": "tab", "|": '"|"'}
+_TRUTHS = {"true": True, "1": True, "false": False, "0": False}
+
+
+class CsvColumn:
+    """One column, read as the narrowest of number, boolean, time and text that fits all its cells.
+
+    Parameters
+    ----------
+    given
+        The input type that was chosen. Cells that do not fit it stay texts, which count as invalid.
+    decimal
+        The decimal point of numbers, ``.`` or ``,``. With ``,`` both are read.
+    """
+
+    def __init__(self, given: str | None = None, decimal: str = ".") -> None:
+        self._given = INPUT_TYPES[given].cells if given in INPUT_TYPES else None
+        self._kind: CellKind = self._given or "number"
+        self._digits = not self._given
+        self._padded = self._words = False
+        self._decimal = decimal
+        self._plain = not given and decimal == "."
+
+    def add(self, column: Any) -> None:
+        """Inspect some of the cells: an Arrow array of strings, null where they are empty."""
+        from pyarrow import ArrowInvalid
+
+        if self._given:
+            return
+        trimmed = column
+        if self._kind != "number" or not _are_numbers(self._with_points(column)):
+            self._plain = False
+            trimmed, words = _trimmed(column)
+            self._words = self._words or words
+            for kind in _KINDS[_KINDS.index(self._kind) :]:
+                try:
+                    self._cast(column, trimmed, kind)
+                except ArrowInvalid:
+                    continue
+                self._kind = kind
+                break
+        if self._digits:
+            self._digits = not _any_matches(trimmed, r"\D")
+            self._padded = self._padded or _any_matches(trimmed, r"^0\d")
+
+    @property
+    def plain(self) -> bool:
+        """Whether all inspected cells are numbers that need no cleaning."""
+        return self._plain and not (self._digits and self._padded)
+
+    @property
+    def remark(self) -> str:
+        """A remark on how the column is read, if that may surprise; else empty."""
+        if self._digits and self._padded:
+            return CODES
+        return WORDS if self._words and self._kind == "text" and not self._given else ""
+
+    def read(self, column: Any) -> Any:
+        """Return cells as an Arrow array, or as a list where not all are of the chosen kind."""
+        import pyarrow as pa
+        from pyarrow import ArrowInvalid
+
+        kind = "text" if self._digits and self._padded else self._kind
+        if kind == "text" or self.plain:
+            return column
+        if kind == "number":
+            try:
+                return self._with_points(column).cast(pa.float64())  # most columns need no more
+            except ArrowInvalid:
+                pass
+        trimmed, _ = _trimmed(column)
+        try:
+            return self._cast(column, trimmed, kind)
+        except ArrowInvalid:
+            return [_single(cell, kind) for cell in self._with_points(trimmed).to_pylist()]
+
+    def _cast(self, column: Any, trimmed: Any, kind: str) -> Any:
+        return _cast(column, self._with_points(trimmed) if kind == "number" else trimmed, kind)
+
+    def _with_points(self, column: Any) -> Any:
+        """Return cells with a point in decimal numbers."""
+        from pyarrow import compute
+
+        if self._decimal == ".":
+            return column
+        return compute.replace_substring_regex(column, DECIMAL_COMMA, r"\1.\2")
+
+
+def delimiter_in(names: Collection[str]) -> str | None:
+    """Return the delimiter, as ``--delimiter`` takes it, of a file that was read as one column; None for others.
+
+    >>> delimiter_in(["age;income"]), delimiter_in(["age\\tincome"]), delimiter_in(["age;x", "income"])
+    ('";"', 'tab', None)
+    """
+    name = next(iter(names), "")
+    return next((text for delimiter, text in _DELIMITERS.items() if len(names) == 1 and delimiter in name), None)
+
+
+def _trimmed(column: Any) -> tuple[Any, bool]:
+    """Return stripped cells, null where they are empty or mean no value, and whether any is such a word."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    # Built from buffers, since pyarrow.array imports pandas, which takes a second.
+    ends = np.cumsum([0, *map(len, MISSING)], dtype=np.int32)
+    missing = pa.StringArray.from_buffers(len(MISSING), pa.py_buffer(ends), pa.py_buffer("".join(MISSING).encode()))
+    trimmed = compute.utf8_trim_whitespace(column)
+    words = compute.is_in(compute.utf8_lower(trimmed), value_set=missing)
+    blank = compute.or_(words, compute.invert(compute.binary_length(trimmed).cast(pa.bool_())))
+    return compute.if_else(blank, pa.nulls(1, pa.string())[0], trimmed), bool(compute.any(words).as_py())
+
+
+def _are_numbers(column: Any) -> bool:
+    """Return whether all cells that are not empty are numbers, and none is NaN."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    try:
+        return not compute.any(compute.is_nan(column.cast(pa.float64()))).as_py()
+    except pa.ArrowInvalid:
+        return False
+
+
+def _cast(column: Any, trimmed: Any, kind: str) -> Any:
+    """Return cells as a kind; raise ArrowInvalid if one of them is not of that kind."""
+    import pyarrow as pa
+
+    if kind == "text":
+        return column
+    if kind == "moment":
+        if _any_matches(trimmed, MOMENT, other=True):
+            raise pa.ArrowInvalid("a cell is not a time")
+        return trimmed
+    return trimmed.cast(pa.float64() if kind == "number" else pa.bool_())
+
+
+def _any_matches(column: Any, pattern: str, other: bool = False) -> bool:
+    """Return whether any cell matches, or with ``other`` whether any does not."""
+    from pyarrow import compute
+
+    matches = compute.match_substring_regex(column, pattern)
+    return bool(compute.any(compute.invert(matches) if other else matches).as_py())
+
+
+def _single(cell: str | None, kind: str) -> Any:
+    if cell is None:
+        return None
+    if kind == "truth":
+        return _TRUTHS.get(cell.lower(), cell)
+    return float(cell) if NUMBER.fullmatch(cell) else cell  # a time may be in Unix seconds
+
+
+class Parquet(ColumnarFile):
+    """A Parquet file."""
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        from pyarrow import parquet
+
+        with parquet.ParquetFile(self._path, buffer_size=2**18, pre_buffer=False) as file:
+            check_unique_names(file.schema_arrow.names)
+            yield file
+
+    def columns(self) -> tuple[dict[str, bool], int]:
+        """Return `Source.columns`, and the number of rows."""
+        with self._opened() as file:
+            fields = file.schema_arrow
+            columns = {field.name: is_number(field.type) and not self._keeps_digits(field) for field in fields}
+            return columns, file.metadata.num_rows
+
+    def read_columns(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
+        """See `Source.read_columns`."""
+        with self._opened() as file:
+            buffer = np.empty(file.metadata.num_rows)
+            for name in names:
+                read = 0
+                for batch in file.iter_batches(batch_size=ROWS, columns=[name], use_threads=False):
+                    values = as_arrays(batch.column(name))
+                    if values.dtype != buffer.dtype:
+                        buffer = np.empty(len(buffer), values.dtype)
+                    buffer[read : read + len(values)] = values
+                    read += len(values)
+                yield name, buffer
+
+    def batches(self, names: Collection[str] | None) -> Iterator[Batch]:
+        """See `Source.batches`."""
+        with self._opened() as file:
+            meta = file.metadata
+            fields = [field for field in file.schema_arrow if names is None or field.name in names]
+            size = sum(meta.row_group(group).total_byte_size for group in range(meta.num_row_groups))
+            rows = min(max(self._block * meta.num_rows // max(size, 1), 1), ROWS)
+            read, codes = 0, {field.name for field in fields if self._keeps_digits(field)}
+            for batch in file.iter_batches(
+                batch_size=rows, columns=[field.name for field in fields], use_threads=False
+            ):
+                read += batch.num_rows
+                yield Batch(arrow_columns(batch, codes), batch.num_rows, read / meta.num_rows)
+
+    def _keeps_digits(self, field: Any) -> bool:
+        """Return whether a column has whole numbers that were chosen to be categories."""
+        from pyarrow import types
+
+        return self._types.get(field.name) == "categorical" and bool(types.is_integer(field.type))
+
+
+def check_unique_names(names: list[str]) -> None:
+    """Raise ValueError if two columns have the same name."""
+    if duplicates := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise ValueError(f"the column {preview(duplicates[0])} is duplicated")
+
+
+def arrow_columns(batch: Any, codes: Collection[str]) -> dict[str, Column]:
+    """Return the columns of a batch of Arrow; the whole numbers that are ``codes`` keep all their digits."""
+    return {
+        name: column.to_pylist() if name in codes else as_arrays(column)
+        for name, column in zip(batch.schema.names, batch.columns, strict=True)
+    }
+
+
+def as_arrays(column: Any) -> Column:
+    """Return an Arrow array of numbers as a numpy array, any other as Python values; a list as it is."""
+    import pyarrow as pa
+
+    if isinstance(column, list):
+        return column
+    kind = column.type
+    if pa.types.is_decimal(kind):
+        return _as_array(column.cast(pa.string()).cast(pa.float64()))  # the float nearest to the digits, as in JSON
+    if is_number(kind):
+        return _as_array(column)
+    if pa.types.is_timestamp(kind) and kind.tz:  # as text, the offset of another zone would have no colon
+        column = column.cast(pa.timestamp(kind.unit, "UTC"))
+    values: Column = (column.cast(pa.string()) if pa.types.is_temporal(kind) else column).to_pylist()
+    return values
+
+
+def is_number(kind: Any) -> bool:
+    """Return whether an Arrow type is one of numbers."""
+    from pyarrow import types
+
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
+
+
+def _as_array(column: Any) -> np.ndarray[tuple[int], np.dtype[np.floating[Any]]]:
+    """Return Arrow's numbers as floats, NaN where they are null.
+
+    Floats of 32 bits and fewer keep their precision, in which live values are then compared. pyarrow's own conversion
+    would import pandas, which takes a second.
+    """
+    size, start = len(column), column.offset
+    valid, values = column.buffers()
+    dtype = np.dtype(column.type.to_pandas_dtype())
+    numbers = np.frombuffer(values or b"", dtype)[start : start + size]
+    if dtype.kind != "f":
+        numbers = numbers.astype(np.float64)
+    if not column.null_count:
+        return numbers
+    bits = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")[start : start + size]
+    return np.where(bits, numbers, np.nan)
+
+
+class Npz(ColumnarFile):
+    """An NPZ file."""
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[tuple[dict[str, _Array], int]]:
+        """Open the file; yield its arrays, each at its first row, and their number of rows."""
+        if not zipfile.is_zipfile(self._path):
+            raise ValueError("expected what numpy.savez writes")
+        with contextlib.ExitStack() as opened:
+            archive = opened.enter_context(zipfile.ZipFile(self._path))
+            members = {name.removesuffix(".npy"): archive.open(name) for name in archive.namelist()}
+            for member in members.values():
+                opened.enter_context(member)
+            arrays = {name: _Array(name, member) for name, member in members.items()}
+            for name, array in arrays.items():
+                if not array.shape or (len(array.shape) == 2 and not is_vector(self._types.get(name))):
+                    hint = f", or use --type {name}=embedding" if array.shape else ""
+                    wanted = f"save each column under its own name{hint}"
+                    raise ValueError(f"the array {name!r} has {len(array.shape)} dimensions; {wanted}")
+            lengths = {name: array.shape[0] for name, array in arrays.items()}
+            if len(set(lengths.values())) > 1:
+                raise ValueError(f"its arrays have different lengths: {lengths}")
+            yield arrays, next(iter(lengths.values()), 0)
+
+    def columns(self) -> tuple[dict[str, bool], int]:
+        """Return `Source.columns`, and the number of rows."""
+        with self._opened() as (arrays, length):
+            return {name: len(array.shape) == 1 and array.kind in "iuf" for name, array in arrays.items()}, length
+
+    def read_columns(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
+        """See `Source.read_columns`."""
+        with self._opened() as (arrays, length):
+            for name in names:
+                yield name, np.array(arrays[name].read(length))
+
+    def batches(self, names: Collection[str] | None) -> Iterator[Batch]:
+        """See `Source.batches`."""
+        with self._opened() as (arrays, length):
+            widest = max((array.row_bytes for array in arrays.values()), default=1)
+            rows = min(max(self._block // max(widest, 1), 1), ROWS)
+            for start in range(0, length, rows):
+                count = min(rows, length - start)
+                columns = {name: array.read(count) for name, array in arrays.items() if names is None or name in names}
+                yield Batch(columns, count, (start + count) / length)
+
+
+class _Array:
+    """An array in an NPZ file, read by rows."""
+
+    def __init__(self, name: str, file: IO[bytes]) -> None:
+        lib = np.lib.format
+        readers: dict[tuple[int, int], Callable[[IO[bytes]], Any]] = {
+            (1, 0): lib.read_array_header_1_0,
+            (2, 0): lib.read_array_header_2_0,
+        }
+        version = lib.read_magic(file)
+        if version not in readers:
+            raise ValueError(f"the array {name!r} is of version {version} of the format")
+        self.shape, fortran, self._dtype = readers[version](file)
+        if self._dtype.hasobject:
+            raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
+        self.kind = self._dtype.kind
+        self._file = file
+        self.row_bytes = int(np.prod(self.shape[1:])) * self._dtype.itemsize
+        self._by_columns = fortran and len(self.shape) > 1  # rows are not contiguous
+        self._whole: Any = None
+        self._row = 0
+
+    def read(self, rows: int) -> Column:
+        """Return the next rows."""
+        if self._by_columns and self._whole is None:
+            size = int(np.prod(self.shape))
+            self._whole = np.frombuffer(self._file.read(), self._dtype)[:size].reshape(self.shape, order="F")
+        self._row += rows
+        if self._whole is not None:
+            part = self._whole[self._row - rows : self._row]
+        else:
+            part = np.frombuffer(self._file.read(rows * self.row_bytes), self._dtype).reshape(rows, *self.shape[1:])
+        if part.dtype.kind == "M":
+            return [None if text == "NaT" else text for text in np.datetime_as_string(part).tolist()]
+        return part if part.dtype.kind in "iuf" else part.tolist()
+
 
 # Errors of pyarrow (its own derive from these), numpy, zipfile and msgspec for a file that is not what its name says.
 _MALFORMED = (

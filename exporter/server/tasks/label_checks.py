@@ -1,4 +1,4 @@
-"""Check the labels of accepted corrections in the background; see `exporter.stats.neighbours`."""
+"""Check the labels of accepted corrections in the background; see `exporter.features.similarity`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ import numpy as np
 from exporter.errors import ExporterError
 from exporter.features.base import decode_label, scalar_text
 from exporter.features.json_inputs import decode_inputs
-from exporter.features.similarity import DIMENSIONS, InputEncoder
+from exporter.features.similarity import DIMENSIONS, InputEncoder, Vectors, unlike_neighbours
 from exporter.monitoring.quality import Scorer
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.scheduler import Task
-from exporter.stats.neighbours import Vectors, unlike_neighbours
 from exporter.storage import LabelledRow, Store, Suspect
 
 log = logging.getLogger(__name__)
