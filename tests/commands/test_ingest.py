@@ -551,7 +551,7 @@ def test_remote_write_sends_the_headers_of_a_file(folder: Path, tmp_path: Path) 
     (tmp_path / "headers").write_text("Authorization: Bearer abc\n\nX-Scope-OrgID:team a\n")
     with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server, pytest.MonkeyPatch.context() as patch:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        patch.setattr("exporter.commands.batch.SERIES", 50)
+        patch.setattr("exporter.commands.batch.SERIES", 40)
         flags = (f"--push=http://127.0.0.1:{server.server_port}/write", "--push-protocol=remote-write")
         headers_file = f"--push-headers-file={tmp_path / 'headers'}"
         assert (
