@@ -4,13 +4,16 @@
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin:$(printf '%s:' /usr/lib/postgresql/*/bin)
 
-# Debian's package, then the names of its program.
+# Debian's package, then the names of its program, or the files of its library.
 packages=(
   "prometheus prometheus"
   "prometheus-alertmanager prometheus-alertmanager alertmanager"
   "prometheus-pushgateway prometheus-pushgateway pushgateway"
   "postgresql initdb"
   "chromium-headless-shell chromium-headless-shell chromium chromium-browser"
+  "libatomic1 /usr/lib/*/libatomic.so.1 /usr/lib64/libatomic.so.1 /usr/lib/libatomic.so.1"
+  "curl curl"
+  "openssl openssl"
   "docker-compose docker-compose"
   "faketime faketime"
   "systemd systemd-analyze"
@@ -21,7 +24,7 @@ for entry in "${packages[@]}"; do
   read -r package programs <<<"$entry"
   if (($#)) && [[ " $* " != *" $package "* ]]; then continue; fi
   for program in $programs; do
-    command -v "$program" >/dev/null && continue 2
+    if command -v "$program" >/dev/null || [ -e "$program" ]; then continue 2; fi
   done
   missing+=("$package")
 done

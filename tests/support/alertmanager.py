@@ -21,11 +21,11 @@ import yaml
 
 from demo.receivers import write
 from support.paths import ROOT
+from support.programs import ALERTMANAGER, require
 from support.servers import ask, eventually, free_port
 
 SOURCE = ROOT / "alertmanager" / "alertmanager.yml"
 SECRETS = ("smtp_password", "slack_url", "webhook_url", "watchdog_url")
-PROGRAM = shutil.which("prometheus-alertmanager") or shutil.which("alertmanager") or "alertmanager"
 
 
 class Received:
@@ -140,6 +140,7 @@ class Running:
 @contextmanager
 def alertmanager(tmp_path: Path) -> Iterator[Running]:
     """A real Alertmanager on the adapted configuration, every receiver on and pointing at the test."""
+    require("amtool", 0, 26)
     with receiving() as received:
         base_url = f"http://127.0.0.1:{received.http}"
         source = copied(
@@ -165,7 +166,7 @@ def alertmanager(tmp_path: Path) -> Iterator[Running]:
             "--cluster.listen-address=",
         ]
         with log.open("wb") as out:
-            process = subprocess.Popen([PROGRAM, *flags], stdout=out, stderr=out, cwd=tmp_path / "elsewhere")
+            process = subprocess.Popen([ALERTMANAGER, *flags], stdout=out, stderr=out, cwd=tmp_path / "elsewhere")
         server = Running(f"http://127.0.0.1:{port}", received, log)
 
         def ready() -> bool:
@@ -209,6 +210,7 @@ def part(mail: EmailMessage, kind: str) -> str:
 
 
 def amtool(*arguments: str | Path) -> str:
+    require("amtool", 0, 26)
     result = subprocess.run(["amtool", *arguments], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -9,11 +10,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from support.servers import ask, eventually
 
 ALERTMANAGER = shutil.which("prometheus-alertmanager") or "alertmanager"
+
+
+def require(program: str, *least: int) -> None:
+    """Skip the test where a program is missing or older than a version."""
+    command = [program, "--version"]
+    output = shutil.which(program) and subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\d+(?:\.\d+)+", output or "")
+    if found is None or tuple(map(int, found[0].split("."))) < least:
+        needed = ".".join(map(str, least))
+        pytest.skip(f"needs {program} {needed} or newer, found {found[0] if found else 'none'}")
 
 
 class Program:
