@@ -149,7 +149,7 @@ def main() -> None:
                     if what == "release":
                         order = b'{"model": "m", "name": "r"}'
                         seconds, before, meanwhile = beside(port, partial(ask, port, "POST", address, order))
-                        for name, share in (("median", 0.5), ("99 %", 0.99)):
+                        for name, share in (("median", 0.5), ("99%", 0.99)):
                             alone, late = (1e3 * each[int(share * len(each))] for each in (before, meanwhile))
                             report(f"feedback beside it, {name}", late, "ms", "alone", alone)
                     else:

@@ -1,7 +1,7 @@
 """Measure searches for slices over a million predictions of 30 features, with SQLite and PostgreSQL.
 
-The predictions go through the exporter's own queue into the database, and so do corrections of 1 % of them and labels
-of 10 %; 60 % of the corrections and errors are in 4 % of the traffic. Then a served exporter is asked over HTTP: the
+The predictions go through the exporter's own queue into the database, and so do corrections of 1% of them and labels
+of 10%; 60% of the corrections and errors are in 4% of the traffic. Then a served exporter is asked over HTTP: the
 elapsed seconds are those of the answer, and the memory is the exporter's highest, less what it had before. At the end,
 scrapes and predictions go on beside searches, and without them.
 
@@ -166,7 +166,7 @@ def beside(port: int, since: float) -> None:
         for name, times in zip(("scrape", "1,000 predictions", "search"), measured, strict=False):
             milliseconds = np.array(times) * 1000
             print(
-                f"{f'{name}, {what}':52} {np.median(milliseconds):8.1f} ms, 99 % {np.quantile(milliseconds, 0.99):.1f} "
+                f"{f'{name}, {what}':52} {np.median(milliseconds):8.1f} ms, 99% {np.quantile(milliseconds, 0.99):.1f} "
                 f"ms, worst {milliseconds.max():.1f} ms, {len(times)} in {SECONDS:.0f} s"
             )
 

@@ -38,8 +38,8 @@ class Incident:
 INCIDENTS = {
     "errors": Incident(
         150,
-        "a dependency of the service breaks, and about 5 % of the requests answer 503",
-        "the error ratio rises to 5 %; ModelErrorRatioHigh (above 1 %) is pending at once and fires after 1 to 2 "
+        "a dependency of the service breaks, and about 5% of the requests answer 503",
+        "the error ratio rises to 5%; ModelErrorRatioHigh (above 1%) is pending at once and fires after 1 to 2 "
         "minutes, and mutes ModelErrorBudgetBurn",
     ),
     "dark": Incident(
@@ -47,7 +47,7 @@ INCIDENTS = {
         "the camera goes dark: the lower half of each image keeps a tenth of its light",
         "image.intensity_mean falls from 4.9 to 2.7, its KL divergence rises far above 0.3, confidence falls and "
         "corrections rise; ModelInputsChanged fires after 3 to 4 minutes, its causes ModelFeatureDrift, "
-        "ModelFeatureMeanShift and ModelPredictionDrift, and ModelCorrectionRatioHigh (above 1 %) after 6 to 9",
+        "ModelFeatureMeanShift and ModelPredictionDrift, and ModelCorrectionRatioHigh (above 1%) after 6 to 9",
     ),
     "slow": Incident(
         480,

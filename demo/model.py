@@ -118,7 +118,7 @@ def train(directory: Path, version: str, images: Images, labels: npt.NDArray[np.
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import cross_val_predict
 
-    # The confidence of logistic regression is well calibrated: under 0.3 % of its confident predictions are wrong.
+    # The confidence of logistic regression is well calibrated: under 0.3% of its confident predictions are wrong.
     classifier = LogisticRegression(max_iter=5000).fit(rows(images), labels)
     # Cross-validated, so that predictions and confidences are like those for images that the model has not seen.
     probabilities = cross_val_predict(

@@ -24,7 +24,7 @@ DEFAULT = "healthy=3m,sample,errors=2m30s,healthy=1m30s,dark=8m,healthy=5m,retra
 """Long enough for each alert: the range of its rate and its ``for`` are real time."""
 
 _HEALTHY = "the service is healthy"
-_HEALTHY_SYMPTOMS = "steady rates, drift far below 0.3, corrections far below 1 %; no alert is pending"
+_HEALTHY_SYMPTOMS = "steady rates, drift far below 0.3, corrections far below 1%; no alert is pending"
 _RECOVERY_SYMPTOMS = (
     "figures over 5 minutes recover within 5 minutes; those over an hour (the 1h window, the correction ratio, the "
     "error budget) take longer"

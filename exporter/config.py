@@ -309,7 +309,7 @@ def check_share(value: Any) -> None:
 
     >>> check_share(99.9)
     Traceback (most recent call last):
-    ValueError: expected a share from 0.5 to 0.99999 such as 0.999, got 99.9; write 0.999 for 99.9 %
+    ValueError: expected a share from 0.5 to 0.99999 such as 0.999, got 99.9; write 0.999 for 99.9%
 
     Raises
     ------
@@ -320,7 +320,7 @@ def check_share(value: Any) -> None:
         return
     detail = f"expected a share from {LOWEST:g} to {HIGHEST:g} such as {DEFAULT_ERRORS:g}, got {preview(value)}"
     percent = _percentage(value)
-    hint = f"; write {percent / 100:.7g} for {percent:.7g} %" if LOWEST <= percent / 100 <= HIGHEST else ""
+    hint = f"; write {percent / 100:.7g} for {percent:.7g}%" if LOWEST <= percent / 100 <= HIGHEST else ""
     raise ValueError(detail + hint)
 
 

@@ -291,7 +291,7 @@ def explain(
         return path, f"expected {bound}{size}", "too_long" if match[1] == "<=" else "wrong_type"
     if match := re.fullmatch(r"Expected `(int|float)` (<=|>=|<|>) (\S+)", text):
         limit = float(match[3])
-        percent = f"; write {value / 100:g} for {value:g} %" if limit == 1 and exists and 2 <= value <= 100 else ""
+        percent = f"; write {value / 100:g} for {value:g}%" if limit == 1 and exists and 2 <= value <= 100 else ""
         return path, f"expected {_KINDS[match[1]]} of {_BOUNDS[match[2]]} {limit:g}{got}{percent}", "out_of_range"
     words = choices.get(str(path[-1])) if path else None
     kinds = _YAML_KINDS if yaml else _KINDS

@@ -490,8 +490,8 @@ class Form:
     text: str
 
 
-PERCENT = Form("1000000000 + round(10000 * ({}))", "10{0,6}(.+)(..)", "$1.$2 %")
-TENTHS_PERCENT = Form("1000000000 + round(1000 * ({}))", "10{0,7}(.+)(.)", "$1.$2 %")
+PERCENT = Form("1000000000 + round(10000 * ({}))", "10{0,6}(.+)(..)", "$1.$2%")
+TENTHS_PERCENT = Form("1000000000 + round(1000 * ({}))", "10{0,7}(.+)(.)", "$1.$2%")
 HUNDREDTHS = Form("1000000000 + round(100 * ({}))", "10{0,6}(.+)(..)", "$1.$2")
 DEVIATIONS_CELL = Form("1000000000 + round(10 * ({}))", "10{0,7}(.+)(.)", "$1.$2 σ")
 """The leading 1 keeps the zeros of numbers below 1."""

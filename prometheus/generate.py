@@ -40,7 +40,7 @@ _PART = re.compile(
     r"(?:^ {6}#[^\n]*\n)*^ {6}- part: (\S+)\n {8}expr:(?: \|\n((?:(?: {10}[^\n]*)?\n)+)| ([^\n]+\n\n?))", re.MULTILINE
 )
 _UNIT = re.compile(r"record: model\w*:threshold:(\w+) # (.+)")
-_DEFAULT = re.compile(r"(The default is )[\d.]*\d( %)?")
+_DEFAULT = re.compile(r"(The default is )[\d.]*\d(%)?")
 
 
 def recent(series: str, offset: str = "") -> str:
@@ -186,7 +186,7 @@ def burn(objective: str) -> str:
     """Return the condition that the budget of an objective burns too fast, with the ratio of the short window.
 
     At 14.4 times the sustainable rate the budget of 30 days is gone in two days, at 6 times in five. A low objective
-    cannot be missed so many times: then 90 % of the requests must fail. The long window shows that the loss matters
+    cannot be missed so many times: then 90% of the requests must fail. The long window shows that the loss matters
     and is not chance, the short one that it continues: with two failures, or if nothing succeeds in half an hour.
     """
     budget = f"round(1 - model:threshold:Model{'Error' if objective == 'errors' else 'Latency'}BudgetBurn, 1e-9)"

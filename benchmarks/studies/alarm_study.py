@@ -81,7 +81,7 @@ def corrections(n: Floats, k: Floats, limit: float) -> tuple[int, float]:
 
 
 def unconfident(n: Floats, k: Floats, limit: float) -> tuple[int, float]:
-    """ModelConfidentRatioLow, of its own mean of 90 %: 72 % are the limit."""
+    """ModelConfidentRatioLow, of its own mean of 90%: 72% are the limit."""
     return fires(tail(window(k, 3600), window(n, 3600), limit) <= CHANCE, 900)
 
 
@@ -177,7 +177,7 @@ def main() -> None:
     for name, judge in (("ModelTrafficMissing", silence), ("ModelAttemptsDrop", drop)):
         cells = [f"{judge(rng, rate, args.years):.2g}" for rate in RATES]
         print(f"| {name}, nothing changed | " + " | ".join(cells) + " |")
-    print("\nMinutes until it fires, median and 90 % of 50 incidents; a dash: not within an hour.")
+    print("\nMinutes until it fires, median and 90% of 50 incidents; a dash: not within an hour.")
     print("| alert, share | " + " | ".join(f"{rate:,} a minute" for rate in RATES) + " |")
     print("|---|" + "---|" * len(RATES))
     for name, kind in KINDS.items():

@@ -24,7 +24,7 @@ class Beside:
     false
         The share of windows without drift that alarm, by monitor, stream and window size.
     power, even_power
-        The share that alarm after a change, with the monitor's own threshold and with that which 1 % of windows without
+        The share that alarm after a change, with the monitor's own threshold and with that which 1% of windows without
         drift exceed, by monitor, change and window size.
     """
 

@@ -47,7 +47,7 @@ def _share(title: str, shares: Mapping[Key, Share], goal: float) -> list[str]:
     missed = sum(share.mean > goal for share in shares.values())
     where = f"{worst[2]}, {number(worst[1])} rows, n = {number(worst[3])}"
     result = f"{percent(shares[worst].mean, 2)} ± {100 * shares[worst].error:.2f} ({where})"
-    return [title, f"at most {100 * goal:g} %", result, _verdict(missed, len(shares))]
+    return [title, f"at most {100 * goal:g}%", result, _verdict(missed, len(shares))]
 
 
 def _verdict(missed: int, of: int) -> str:
@@ -84,7 +84,7 @@ def _power(windows: Windows) -> list[list[str]]:
     for name in ("normal", "log-normal", "discrete", "zero-heavy"):
         share = windows.power[ORDERED, _MOST, name, 100].mean
         verdict = _verdict(int(share < 0.95), 1)
-        rows.append([f"power, {name}, n = 100", "at least 95 %", percent(share, 2), verdict])
+        rows.append([f"power, {name}, n = 100", "at least 95%", percent(share, 2), verdict])
     return rows
 
 
@@ -101,7 +101,7 @@ def _paging(running: Running) -> list[list[str]]:
             rows.append(
                 [
                     f"false alarms with `for: 5m`, {title}, 10,000 rows, {kind}",
-                    f"at most {100 * goal:g} %",
+                    f"at most {100 * goal:g}%",
                     f"{percent(cells[worst], 2)} ({worst[2]}, {worst[3]} in 5 minutes)",
                     _verdict(sum(cell > goal for cell in cells.values()), len(cells)),
                 ]

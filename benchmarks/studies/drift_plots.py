@@ -50,7 +50,7 @@ def _noise() -> Any:
     for label, colour in (("no drift", "#999999"), ("mean + 0.5 sd", "#e69f00"), ("mean + 1 sd", "#0072b2")):
         low, middle, high = bands[label].T
         axes.fill_between(sizes, low, high, color=colour, alpha=0.25, linewidth=0)
-        axes.plot(sizes, middle, color=colour, label=f"{label}: median, 1 to 99 %")
+        axes.plot(sizes, middle, color=colour, label=f"{label}: median, 1 to 99%")
     axes.plot(sizes, floor, color="black", linestyle="--", label="noise floor")
     axes.axhline(0.3, color="#d55e00", linewidth=1, label="threshold 0.3")
     axes.set(xscale="log", ylim=(0, 1), xlabel="values in the window", ylabel="KL divergence, nats")
@@ -73,7 +73,7 @@ def _false(beside: Beside) -> Any:
 
 
 def _power(beside: Beside) -> Any:
-    changes = ("mean + 0.5 sd", "mean + 1 sd", "new category, 10 %", "missing, 20 %")
+    changes = ("mean + 0.5 sd", "mean + 1 sd", "new category, 10%", "missing, 20%")
     figure, all_axes = plt.subplots(1, len(changes), figsize=(10, 2.8), sharey=True)
     for axes, change in zip(all_axes, changes, strict=True):
         for monitor in MONITORS:

@@ -202,10 +202,10 @@ class Running:
             "mean + 0.5 sd",
             "mean + 1 sd",
             "spread x 2",
-            "new category, 10 %",
+            "new category, 10%",
             "stuck sensor",
             "metres to feet",
-            "missing, 20 %",
+            "missing, 20%",
         ):
             name, alter = CHANGES[change]
             for rate in rates:

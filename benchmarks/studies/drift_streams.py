@@ -175,13 +175,13 @@ CHANGES: dict[str, tuple[str, Change]] = {
     "spread x 1.5": ("normal", lambda _, x: x * 1.5),
     "spread x 2": ("normal", lambda _, x: x * 2),
     "spread x 0.5": ("normal", lambda _, x: x * 0.5),
-    "tail: 5 % ten times as large": ("log-normal", lambda rng, x: np.where(rng.random(x.shape) < 0.05, 10 * x, x)),
-    "tail: 5 % at 5 sd": ("normal", replaced(0.05, 5.0)),
-    "new category, 10 %": ("categories", replaced(0.1, len(SHARES))),
+    "tail: 5% ten times as large": ("log-normal", lambda rng, x: np.where(rng.random(x.shape) < 0.05, 10 * x, x)),
+    "tail: 5% at 5 sd": ("normal", replaced(0.05, 5.0)),
+    "new category, 10%": ("categories", replaced(0.1, len(SHARES))),
     "stuck sensor": ("normal", lambda _, x: np.broadcast_to(x[:, :1], x.shape)),
     "metres to feet": ("log-normal", lambda _, x: x * 3.28084),
-    "missing, 5 %": ("normal", replaced(0.05, np.nan)),
-    "missing, 20 %": ("normal", replaced(0.2, np.nan)),
+    "missing, 5%": ("normal", replaced(0.05, np.nan)),
+    "missing, 20%": ("normal", replaced(0.2, np.nan)),
 }
 
 

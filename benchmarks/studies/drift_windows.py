@@ -184,7 +184,7 @@ class Windows:
 
 
 def score_bands() -> tuple[list[int], dict[str, Floats], Floats]:
-    """Return window sizes, the 1 %, 50 % and 99 % quantiles of the score at each, and the noise floor."""
+    """Return window sizes, the 1%, 50% and 99% quantiles of the score at each, and the noise floor."""
     sizes = [int(n) for n in np.geomspace(5, 10_000, 24).round()]
     found: dict[str, Floats] = {}
     for label, shift in (("no drift", 0.0), ("mean + 0.5 sd", 0.5), ("mean + 1 sd", 1.0)):

@@ -146,7 +146,7 @@ def power(features: int, shifted: int, observations: int, days: float, windows: 
     model = Model(INDEPENDENT, features, 10_000, (shifted, observations))
     adjusted, above = model.judge(model.counts(observations, windows, 1.0, shifted))
     level = false_alarm_levels([("5m", 1.0), ("1h", 12.0)], days * DAY)["5m"]
-    return f"{(adjusted <= level).mean():.0%}; {above[:, :shifted].any(axis=1).mean():.0%}".replace("%", " %")
+    return f"{(adjusted <= level).mean():.0%}; {above[:, :shifted].any(axis=1).mean():.0%}"
 
 
 def tables(quick: bool) -> Iterator[tuple[str, str]]:

@@ -144,7 +144,7 @@ def delays(rng: np.random.Generator, repetitions: int) -> str:
             alert = firing(burning(requests.astype(float), failures.astype(float), budget))[HISTORY:]
             times.append((np.argmax(alert) + 1) / STEPS if alert.any() else np.inf)
         half, most = (_minutes(float(np.quantile(times, share, method="higher"))) for share in (0.5, 0.9))
-        shares_shown = f"{incident.objective:.4g}", _traffic(incident.rate), f"{incident.share * 100:.3g} %"
+        shares_shown = f"{incident.objective:.4g}", _traffic(incident.rate), f"{incident.share * 100:.3g}%"
         rows.append([*shares_shown, half, most])
     return table(["objective", "requests", "share that fails", "half within", "9 of 10 within"], rows)
 

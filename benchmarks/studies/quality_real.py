@@ -53,7 +53,7 @@ _PARTS = ("reference", "analysis")
 
 
 def demand(classifier: bool) -> Case:
-    """Electricity in Victoria, each half hour of 2014: whether demand rises by 1 %; the demand itself."""
+    """Electricity in Victoria, each half hour of 2014: whether demand rises by 1%; the demand itself."""
     frame = _rdataset("fpp2", "elecdemand").rename(columns=str.lower)[["demand", "workday", "temperature"]]
     step = np.arange(len(frame))
     frame["half_hour"], frame["before"] = step % 48, frame.demand.shift(48)

@@ -147,7 +147,7 @@ def row(result: Result) -> list[str]:
         f"{unit * error:{digits}}",
         f"{error / constant:.2f}",
         "–" if result.peer is None else f"{unit * peer:{digits}}",
-        f"{100 * result.covered.mean():.0f} %",
+        f"{100 * result.covered.mean():.0f}%",
         f"±{unit * result.half:{digits}}",
         str((~known).sum()),
     ]
@@ -200,7 +200,7 @@ def with_labels(results: Iterable[Result]) -> Iterator[str]:
     yield "|---" * 6 + "|"
     for result in results:
         unit, digits = form(result)
-        cells = [f"{100 * r.covered.mean():.0f} % | ±{unit * r.half:{digits}}" for r in (result, widened(result))]
+        cells = [f"{100 * r.covered.mean():.0f}% | ±{unit * r.half:{digits}}" for r in (result, widened(result))]
         yield f"| {result.case.name} | {len(result.measured)} | {' | '.join(cells)} |"
 
 
@@ -220,7 +220,7 @@ def coverage_by_size(seed: int, count: int) -> Iterator[str]:
             ]
             result = evaluate(Case("", reference, windows), None)
             covered[repeat] = result.covered
-        cells = [f"{100 * share:.0f} %" for share in covered.mean(axis=0)]
+        cells = [f"{100 * share:.0f}%" for share in covered.mean(axis=0)]
         yield f"| {rows:,}, {'classifier' if classifier else 'regression'} | {' | '.join(cells)} |"
 
 

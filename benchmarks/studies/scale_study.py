@@ -176,7 +176,7 @@ def measure(models: int, level: str, options: argparse.Namespace) -> dict[str, f
 
 
 def extrapolate(sizes: list[int], values: list[float]) -> tuple[float, float]:
-    """Return the value of the line through those of the sizes at `MANY` models, and half its 95 % prediction interval.
+    """Return the value of the line through those of the sizes at `MANY` models, and half its 95% prediction interval.
 
     The interval is that of least squares with normal errors of the same variance.
     """

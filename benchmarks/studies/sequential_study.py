@@ -143,11 +143,11 @@ def at_half(minutes: Array) -> Array:
 
 
 def in_steps(minutes: Array) -> Array:
-    """Return the share in a rollout: 5 % for an hour, 20 % for a day, then half."""
+    """Return the share in a rollout: 5% for an hour, 20% for a day, then half."""
     return np.select([minutes < 60, minutes < 25 * 60], [0.05, 0.2], 0.5)
 
 
-SPLITS = {"half": at_half, "5 % for an hour, 20 % for a day, then half": in_steps}
+SPLITS = {"half": at_half, "5% for an hour, 20% for a day, then half": in_steps}
 
 
 class Looks(NamedTuple):
@@ -205,12 +205,12 @@ class Case(NamedTuple):
 
 
 CASES = (
-    Case("error_ratio", "0.5 % to 1.5 %", USUAL, USUAL._replace(errors=0.015)),
-    Case("correction_ratio", "1 % to 3 %", USUAL._replace(corrected=0.01), USUAL._replace(corrected=0.03)),
-    Case("correction_ratio", "3 % to 0.5 %", USUAL._replace(corrected=0.03), USUAL._replace(corrected=0.005)),
-    Case("confident_ratio", "80 % to 70 %", USUAL, USUAL._replace(confident=0.7)),
-    Case("accuracy", "90 % to 85 %", USUAL, USUAL._replace(accuracy=0.85)),
-    Case("accuracy", "90 % to 93 %", USUAL, USUAL._replace(accuracy=0.93)),
+    Case("error_ratio", "0.5% to 1.5%", USUAL, USUAL._replace(errors=0.015)),
+    Case("correction_ratio", "1% to 3%", USUAL._replace(corrected=0.01), USUAL._replace(corrected=0.03)),
+    Case("correction_ratio", "3% to 0.5%", USUAL._replace(corrected=0.03), USUAL._replace(corrected=0.005)),
+    Case("confident_ratio", "80% to 70%", USUAL, USUAL._replace(confident=0.7)),
+    Case("accuracy", "90% to 85%", USUAL, USUAL._replace(accuracy=0.85)),
+    Case("accuracy", "90% to 93%", USUAL, USUAL._replace(accuracy=0.93)),
     Case(
         "mean_absolute_error", "1 to 1.2", USUAL._replace(absolute_error=1.0), USUAL._replace(absolute_error=1.2)
     ),
@@ -273,8 +273,8 @@ def requests_table(cases: tuple[Case, ...], runs: int, fixed_runs: int) -> str:
         name = case.name.removesuffix("_nats").replace("_", " ")
         rows.append([name, case.change, f"{some:,}", f"{most:,}", f"{seen.mean():,.0f}", late, *ratios])
     head = (
-        "measure", "change", "one look, 80 % power", "one look, 90 % power", "at any time, mean",
-        "at any time, in 90 % of runs", "mean / 80 %", "mean / 90 %",
+        "measure", "change", "one look, 80% power", "one look, 90% power", "at any time, mean",
+        "at any time, in 90% of runs", "mean / 80%", "mean / 90%",
     )  # fmt: skip
     return study_tables.table(head, rows)
 

@@ -1,9 +1,9 @@
 """How often the search for slices finds a planted slice, and how often it finds one where there is none.
 
 The inputs are real: flights from New York in 2013, in the bins that a profile of them freezes. In each run, 20,000
-predictions are drawn, and 1 % of them are corrected at random. In a run with a planted slice, a bin or a pair of bins
-with 2 to 5 % of the traffic is corrected more often. It counts as found if one of the first three slices has at least
-80 % of its rows in common with it (Jaccard): features that go together stand in for each other. In further runs without
+predictions are drawn, and 1% of them are corrected at random. In a run with a planted slice, a bin or a pair of bins
+with 2 to 5% of the traffic is corrected more often. It counts as found if one of the first three slices has at least
+80% of its rows in common with it (Jaccard): features that go together stand in for each other. In further runs without
 a planted slice, corrections depend on each other: one user gives a third of them, all within one slice; or each of 100
 users gives those of one bin alone.
 
@@ -57,7 +57,7 @@ def inside(codes: Codes, bins: Bins) -> Any:
 
 
 def plant(rng: np.random.Generator, codes: Codes) -> Bins:
-    """Return a random bin, or pair of bins, with 2 to 5 % of the rows."""
+    """Return a random bin, or pair of bins, with 2 to 5% of the rows."""
     while True:
         features = rng.choice(len(codes), int(rng.integers(1, 3)), replace=False)
         row = int(rng.integers(codes.shape[1]))

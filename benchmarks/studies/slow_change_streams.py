@@ -116,7 +116,7 @@ CHANGES = {
     "mean + 1 sd": Change(shift=1),
     "spread x 1.25": Change(factor=1.25),
     "spread x 0.8": Change(factor=0.8),
-    "tail: 5 % ten times as large": Change(factor=10, share=0.05),
+    "tail: 5% ten times as large": Change(factor=10, share=0.05),
     "mean + 0.25 sd, zero-heavy": Change("zero-heavy", shift=0.2),
     "mean + 0.25 sd, AR(1) 0.5": Change("AR(1) 0.5", shift=0.25),
     "mean + 0.25 sd, AR(1) 0.9": Change("AR(1) 0.9", shift=0.25),

@@ -36,7 +36,7 @@ class Run(NamedTuple):
     highest: float
 
     def __str__(self) -> str:
-        return f"{self.alarms} in {self.years:.1f} years; {self.highest:.0%}".replace("%", " %")
+        return f"{self.alarms} in {self.years:.1f} years; {self.highest:.0%}"
 
 
 def false_alarms(
@@ -113,7 +113,7 @@ def generator(*case: object) -> Rng:
 
 
 def quantiles(minutes: Floats, longest: int) -> str:
-    """Return the median and, in brackets, the 95 % quantile; more than the longest time where it is not known."""
+    """Return the median and, in brackets, the 95% quantile; more than the longest time where it is not known."""
     values = np.quantile(minutes, (0.5, 0.95), method="higher")
     middle, late = (f"> {duration(longest)}" if np.isinf(value) else duration(value) for value in values)
     return middle if middle == late else f"{middle} ({late})"

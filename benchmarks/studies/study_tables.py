@@ -16,18 +16,18 @@ def number(value: int) -> str:
 
 
 def percent(share: float, digits: int = 1) -> str:
-    """Format a share in percent. Only an exact 0 or 1 is printed as 0 or 100 %."""
+    """Format a share in percent. Only an exact 0 or 1 is printed as 0 or 100%."""
     least = 10.0**-digits
     if 0 < 100 * share < least:
-        return f"< {least:g} %"
+        return f"< {least:g}%"
     if 100 - least < 100 * share < 100:
-        return f"> {100 - least:g} %"
-    return f"{100 * share:.{digits}f} %" if 0 < share < 1 else f"{100 * share:.0f} %"
+        return f"> {100 - least:g}%"
+    return f"{100 * share:.{digits}f}%" if 0 < share < 1 else f"{100 * share:.0f}%"
 
 
 def percents(shares: Iterable[float], digits: int = 1, separator: str = " · ") -> str:
     """Format shares of one cell in percent, without the sign."""
-    return separator.join(percent(share, digits).removesuffix(" %") for share in shares)
+    return separator.join(percent(share, digits).removesuffix("%") for share in shares)
 
 
 def late(minutes: float) -> str:

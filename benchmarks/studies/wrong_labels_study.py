@@ -144,7 +144,7 @@ def tables(quick: bool) -> Iterator[tuple[str, str]]:
     body = []
     for name, case in CASES.items():
         number, results = measured(case, 3 if quick else 20)
-        cells = [study_tables.percents(results[method], 0) + " %" for method in results]
+        cells = [study_tables.percents(results[method], 0) + "%" for method in results]
         body.append([name, study_tables.number(number), *cells, *["–"] * (2 - len(cells))])
     head = ["labels", "number", "found · right", "cleanlab, logistic regression"]
     yield "wrong labels", study_tables.table(head, body)

@@ -48,7 +48,7 @@ def comparison_table(comparison: Comparison, decisions: report.Decisions | None 
     """Return the summary, both sides as a table, a sentence for each measure, and the decision if there is one."""
     sides = comparison.before, comparison.after
     titles = (name[0].lower() + name[1:] for name in report.titles(comparison))
-    rows = [("", *titles, "difference, 95 % interval")]
+    rows = [("", *titles, "difference, 95% interval")]
     rows.append(("requests", *(f"{side.counts.requests:,.0f}" for side in sides), ""))
     rows += [_table_row(measure) for measure in comparison.measures]
     periods = ", and ".join(dict.fromkeys(str(side.period) for side in sides))

@@ -649,7 +649,7 @@ def quality_lines(monitor: ModelMonitor, labelled: int) -> Iterator[str]:
         lines += _estimated(estimator, monitor.read(NOW)[WINDOW].counts)
         lines += _references(estimator)
     if lines:
-        yield f"{monitor.config.name} version {monitor.version}, quality with intervals of 95 %:"
+        yield f"{monitor.config.name} version {monitor.version}, quality with intervals of 95%:"
         yield from (f"  {line}" for line in aligned(lines, right=(1,)))
     if labelled > used:
         yield f"  {count(labelled - used, 'label')} cannot be compared with the prediction"
@@ -678,7 +678,7 @@ def _numbers(kind: str, estimate: IntervalEstimate) -> tuple[str, str]:
     """Return a figure and its interval, which is empty if it is not known."""
     if kind == "accuracy":
         texts = [f"{100 * number:.1f}" for number in estimate]
-        return f"{texts[0]} %", "" if math.isnan(estimate.lower) else f"{texts[1]} to {texts[2]} %"
+        return f"{texts[0]}%", "" if math.isnan(estimate.lower) else f"{texts[1]} to {texts[2]}%"
     texts = [f"{number:.4g}" for number in estimate]
     return texts[0], "" if math.isnan(estimate.lower) else f"{texts[1]} to {texts[2]}"
 

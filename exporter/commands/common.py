@@ -299,7 +299,7 @@ def add_table_options(parser: argparse.ArgumentParser, types: Iterable[str]) -> 
     add("--time-column", metavar="NAME", help="column with the time at which a row arrived, which is not a feature")
     add("--ignore", action="append", default=[], metavar="NAME", help="column that is not a feature; repeatable")
     add_csv_options(parser, types)
-    add("--confidence-percent", action="store_true", help="the confidence is in percent: 93 or 93 %% is 0.93")
+    add("--confidence-percent", action="store_true", help="the confidence is in percent: 93 or 93%% is 0.93")
 
 
 def add_csv_options(parser: argparse.ArgumentParser, types: Iterable[str]) -> None:

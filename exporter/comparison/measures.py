@@ -62,7 +62,7 @@ class Quality(NamedTuple):
     regression
         Whether the model predicts numbers, so that its errors are measured.
     estimated
-        Accuracy, or the mean absolute error of a regression, with its 95 % band; None without an estimate.
+        Accuracy, or the mean absolute error of a regression, with its 95% band; None without an estimate.
     """
 
     labelled: float = 0.0
@@ -586,11 +586,11 @@ def titles(comparison: Comparison) -> tuple[str, str]:
 def percent(value: float) -> str:
     """
     >>> percent(0.0314), percent(0.00043), percent(1)
-    ('3.1 %', '0.043 %', '100.0 %')
+    ('3.1%', '0.043%', '100.0%')
     >>> percent(-0.0), percent(-0.00000000001)
-    ('0.0 %', '0.0 %')
+    ('0.0%', '0.0%')
     """
-    return f"{_percent(value)} %"
+    return f"{_percent(value)}%"
 
 
 def _percent(value: float) -> str:

@@ -51,7 +51,7 @@ def confidence_column(values: Sequence[Any], percent: bool) -> Floats:
     percent
         Whether they are in percent, with or without a percent sign.
 
-    >>> confidence_column([93, "93 %", "50,5", None, "high"], percent=True)
+    >>> confidence_column([93, "93%", "50,5", None, "high"], percent=True)
     array([0.93 , 0.93 , 0.505,   nan,   inf])
     """
     numbers = [_parsed(value, percent) if type(value) is str else value for value in values]

@@ -98,7 +98,7 @@ class NoiseFloors:
     ) -> Floats:
         """Return the probability that a score is exceeded without drift.
 
-        The score is compared with the χ² distribution, times a factor, that has the 99 % quantile of scores without
+        The score is compared with the χ² distribution, times a factor, that has the 99% quantile of scores without
         drift. For independent values it has K′ − 1 degrees of freedom. Values that depend on each other have a longer
         tail, and so fewer: as many as fit the quantile and the mean, but at most those of scores in which one
         direction has all that dependence adds to the mean (Satterthwaite 1946).

@@ -186,14 +186,14 @@ class WindowQuality(NamedTuple):
     predictions, labelled
         Predictions that arrived in the window, and those made in the window whose label is known.
     accuracy
-        Share of the labelled classes that are right, with its 95 % interval.
+        Share of the labelled classes that are right, with its 95% interval.
     calibration_error
         Expected calibration error of the confidences (M. P. Naeini, G. Cooper and M. Hauskrecht, *Obtaining well
         calibrated probabilities using Bayesian binning*, AAAI 2015), 0 to 1.
     rated
         Labelled predictions by bin of their confidence, and the sums of these confidences.
     absolute_error
-        Mean absolute error of the labelled numbers, with its 95 % interval; the ends are NaN with fewer than
+        Mean absolute error of the labelled numbers, with its 95% interval; the ends are NaN with fewer than
         `MIN_ERRORS`, and if rounding has made the sum of squares impossible.
     squared_error
         Root of the mean squared error; NaN in the second case.

@@ -56,7 +56,7 @@ class Options(NamedTuple):
         Columns with the model's prediction for each row and its confidence. Live ones are compared with them. They are
         not features.
     confidence_percent
-        Whether the confidence is in percent: 93, or a text such as ``93 %``, is 0.93.
+        Whether the confidence is in percent: 93, or a text such as ``93%``, is 0.93.
     time_column
         Column with the time at which each row arrived. Ages of timestamps are relative to it, else to the present, and
         rows are in its order, else in that of the file.

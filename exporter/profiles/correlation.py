@@ -147,7 +147,7 @@ class Copula:
         """Return the divergence of a window's correlation from training in nats, and how many features vary.
 
         The score is ``½ (tr(R₀⁻¹R₁) − d − ln det(R₀⁻¹R₁))``: KL(N(0, R₁) ‖ N(0, R₀)). ``R₁`` is smoothed towards
-        training with the weight of ``m = d`` rows, and both towards the identity by 5 %. Features that barely vary in
+        training with the weight of ``m = d`` rows, and both towards the identity by 5%. Features that barely vary in
         the window are left out; their own drift shows that. NaN with fewer than two complete rows or varying features.
         """
         correlation, variance = self.correlation(sums)
@@ -225,7 +225,7 @@ def _ridged(correlation: Floats) -> Floats:
 
 MAX_FEATURES = 32
 """Only the first features of a profile are compared, so that memory and time stay small."""
-_MIN_VARIANCE = 0.25  # of the scores; below it a feature is nearly constant: one value in more than 90 % of the rows
+_MIN_VARIANCE = 0.25  # of the scores; below it a feature is nearly constant: one value in more than 90% of the rows
 _MAX_EMPTY = 0.05  # share of rows without a value; only complete rows count, so such a feature would cost too many
 GROUPS = 20
 """Groups to which rows are dealt."""

@@ -95,7 +95,7 @@ def _histogram(feature: NumericFeature) -> str:
     edges = np.array(feature.edges)
     inner = np.array(feature.counts[1:-2], dtype=np.float64)[: len(edges) - 1]  # without values outside the range
     below = np.concatenate(([0.0], np.cumsum(inner)))
-    # With a long tail all else would be in one cell: then only the middle 98 % are drawn.
+    # With a long tail all else would be in one cell: then only the middle 98% are drawn.
     low, high = (float(np.interp(share * below[-1], below, edges)) for share in (0.01, 0.99))
     if edges[-1] / 4 - edges[0] / 4 <= high / 2 - low / 2:
         low, high = float(edges[0]), float(edges[-1])
@@ -125,7 +125,7 @@ def _bars(feature: CategoricalFeature) -> Iterator[str]:
 
 def _share(part: int, whole: int) -> str:
     percent = 100 * part / max(whole, 1)
-    return f"{percent:.1f} %" if percent >= 0.05 else f"{part:,} of {whole:,}"
+    return f"{percent:.1f}%" if percent >= 0.05 else f"{part:,} of {whole:,}"
 
 
 def _columns(character: str) -> int:
@@ -188,7 +188,7 @@ def dependence_note(blocks: Blocks | None, name: str, feature: Feature) -> str |
 
 
 def without_confidence(quality: Quality) -> str:
-    """Say which part of the labelled rows is left out because it has no confidence; nothing where that is 5 % or less.
+    """Say which part of the labelled rows is left out because it has no confidence; nothing where that is 5% or less.
 
     Parameters
     ----------
@@ -199,9 +199,9 @@ def without_confidence(quality: Quality) -> str:
     if quality.without_confidence <= _MOST_WITHOUT_CONFIDENCE or not rows:
         return ""
     return (
-        f"{100 * quality.without_confidence:.1f} % of the labelled rows have no valid confidence, and are left out of "
-        f"estimates and of what these are compared with: {100 * right / rows:.1f} % of the others are right, "
-        f"{100 * quality.overall:.1f} % of all"
+        f"{100 * quality.without_confidence:.1f}% of the labelled rows have no valid confidence, and are left out of "
+        f"estimates and of what these are compared with: {100 * right / rows:.1f}% of the others are right, "
+        f"{100 * quality.overall:.1f}% of all"
     )
 
 
@@ -211,8 +211,8 @@ def quality_line(quality: Quality) -> str:
     if quality.kind == "absolute_error":
         return f"(quality)  mean absolute error {quality.overall:.4g} over {rows}"
     _, lower, upper = wilson(round(quality.overall * quality.rows), quality.rows)
-    interval = f"{100 * lower:.1f} to {100 * upper:.1f} %"
-    return f"(quality)  accuracy {100 * quality.overall:.1f} % ({interval}) over {rows}"
+    interval = f"{100 * lower:.1f} to {100 * upper:.1f}%"
+    return f"(quality)  accuracy {100 * quality.overall:.1f}% ({interval}) over {rows}"
 
 
 def quality_lines(profile: Profile) -> Iterator[str]:
@@ -244,7 +244,7 @@ def _calibration(confidence: NumericFeature, quality: Quality) -> Iterator[str]:
         high = confidence.edges[min(group[-1], len(confidence.edges) - 1)]
         expected = float(accuracy[group] @ rows[group] / total)
         bar = "█" * round(_BAR * expected)
-        yield f"  confidence {low:.3f} to {high:.3f}  {bar:{_BAR}} {100 * expected:5.1f} % right of {total:,}"
+        yield f"  confidence {low:.3f} to {high:.3f}  {bar:{_BAR}} {100 * expected:5.1f}% right of {total:,}"
 
 
 ROWS_PER_BIN = 10

@@ -39,7 +39,7 @@ class BlockScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes
     ----------
     quantiles
-        99 % quantile of the scores in nats, for each block size.
+        99% quantile of the scores in nats, for each block size.
     effective
         How many independent values tell as much as a block, for each block size.
     dependent
@@ -217,7 +217,7 @@ class Quality(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     variance
         For a regression, the variance of the error that the components leave.
     large
-        For a regression, an error that 95 % of the rows do not exceed.
+        For a regression, an error that 95% of the rows do not exceed.
     between_periods
         Variance of the mean residual from one period to another; 0 where the times of the rows are not known.
     """

@@ -207,7 +207,7 @@ class QualityEstimator:
     def estimate(self, counts: Floats, past: float = 0.0) -> IntervalEstimate | None:
         """Return the accuracy or mean absolute error that the labels of a window will probably show.
 
-        The interval is one of 95 % for what will be measured in this window. Its variance has four parts: the chance
+        The interval is one of 95% for what will be measured in this window. Its variance has four parts: the chance
         that decides the losses of this window's predictions; the error of what was learned from a limited number of
         labelled rows, in bins of limited width; what shifted features do that were found to matter beyond the
         confidence or the components; and the difference between periods. It is widened by what predictions could do
@@ -255,7 +255,7 @@ class QualityEstimator:
 
     @property
     def reference(self) -> IntervalEstimate:
-        """`overall` with the 95 % interval that its limited number of rows leaves."""
+        """`overall` with the 95% interval that its limited number of rows leaves."""
         if self.kind == "accuracy":
             return wilson(self.overall * self.rows, self.rows)
         variance = self._base_variance + float(self._trained @ (self._variances + self._effects**2))

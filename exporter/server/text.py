@@ -58,9 +58,9 @@ def percent(part: float) -> str:
     Format a share with three digits, or more where it would look like all.
 
     >>> [percent(part).replace("\\N{NO-BREAK SPACE}", " ") for part in (0.13894, 0.01, 1, math.nan)]
-    ['13.9 %', '1 %', '100 %', '–']
+    ['13.9%', '1%', '100%', '–']
     >>> [percent(part).replace("\\N{NO-BREAK SPACE}", " ") for part in (0.9994, 0.9996, 0.99999, 0.9999999)]
-    ['99.9 %', '99.96 %', '99.999 %', 'over 99.999 %']
+    ['99.9%', '99.96%', '99.999%', 'over 99.999%']
     """
     if math.isnan(part):
         return "–"
@@ -74,7 +74,7 @@ def share(part: float) -> str:
     Format a share as a percentage, with a no-break space before the sign.
 
     >>> [share(part).replace("\\N{NO-BREAK SPACE}", " ") for part in (0.3391, 0.0021, 0.9996, 0.00001, 1.0, 0.0)]
-    ['34 %', '0.21 %', 'over 99 %', 'under 0.1 %', '100 %', '0 %']
+    ['34%', '0.21%', 'over 99%', 'under 0.1%', '100%', '0%']
     """
     if 0 < part < 0.001:
         text = "under 0.1"

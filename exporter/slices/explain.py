@@ -305,7 +305,7 @@ def corrections(store: Store, population: Population, model: str, version: str |
     largest = float(number.max(initial=0) / max(len(of_marked), 1))
     if largest > DOMINANT and len(of_marked) > 1:
         remarks.append(
-            f"One user gave {100 * largest:.0f} % of the corrections: slices that only this user shows are left out."
+            f"One user gave {100 * largest:.0f}% of the corrections: slices that only this user shows are left out."
         )
     dependence = ByUser(of_marked, population.rows) if len(of_marked) else None
     return Question(population, marked, None, dependence, tuple(remarks), (len(number), largest))
@@ -490,9 +490,9 @@ def _rounded(numbers: list[float], digits: int) -> list[str]:
 def _share(value: float) -> str:
     """
     >>> _share(0.7234), _share(0.0432), _share(0.04), _share(0.00043)
-    ('72 %', '4.3 %', '4 %', '0.043 %')
+    ('72%', '4.3%', '4%', '0.043%')
     """
-    return f"{100 * value:.0f} %" if value >= 0.0995 else f"{100 * value:.2g} %"
+    return f"{100 * value:.0f}%" if value >= 0.0995 else f"{100 * value:.2g}%"
 
 
 def summary(explanation: Explanation, binner: Binner) -> str:

@@ -19,7 +19,7 @@ from exporter.stats.divergence import NOISE_CONFIDENCE, Floats, Ints, Reference
 
 _NULL_BLOCKS = 100  # blocks of independent values to which the blocks of training are compared
 _NULL_VALUES = 10  # values for each bin, from which on the formula of the mean holds
-_MIN_BLOCKS = 100  # with fewer, the 99 % quantile is beyond the largest score
+_MIN_BLOCKS = 100  # with fewer, the 99% quantile is beyond the largest score
 _SIGNIFICANCE = 3.0  # standard errors
 
 
@@ -30,7 +30,7 @@ class BlockNoise:
     Attributes
     ----------
     quantiles
-        The 99 % quantile of the scores in nats, for each of ``S`` block sizes.
+        The 99% quantile of the scores in nats, for each of ``S`` block sizes.
     effective
         How many independent values differ from training as much as a block does, for each size.
     dependent
@@ -332,7 +332,7 @@ def measure_dependence(counts: Floats, probability: Floats) -> LiveDependence | 
     the degrees of freedom if values are independent. A few directions in the space of the bins have most of the
     dependence, so the squares have fewer effective degrees of freedom. These follow from the first two moments of the
     differences (Satterthwaite 1946), with squares above the median limited to it (Raymaekers and Rousseeuw 2019). The
-    mean square follows from the median and the effective degrees, the 99 % quantile of a new difference from both and
+    mean square follows from the median and the effective degrees, the 99% quantile of a new difference from both and
     from how exactly the mean is known. Groups that are shorter than the dependence resemble their neighbours; so a size
     has at least the ratio of larger ones. The dependence is proven only if it is without the largest differences, as
     many as have an end of one fault.
@@ -377,7 +377,7 @@ def measure_dependence(counts: Floats, probability: Floats) -> LiveDependence | 
 
 
 def _compare_neighbours(counts: Floats, group: int, share: Floats, smoothed: Floats) -> tuple[float, float, float]:
-    """Return the mean square of the differences of neighbouring groups, the 99 % quantile, and the significance."""
+    """Return the mean square of the differences of neighbouring groups, the 99% quantile, and the significance."""
     degrees = float((share * (1 - share) / smoothed).sum())
     differences, observed = _differences(counts, group, smoothed)
     squares = (differences**2).sum(axis=1)
@@ -427,7 +427,7 @@ def _median_error(degrees: float) -> float:
 
 
 def _f_quantile(degrees: float, known: float) -> float:
-    """Return the 99 % quantile of the F distribution with these degrees of freedom (Paulson 1942)."""
+    """Return the 99% quantile of the F distribution with these degrees of freedom (Paulson 1942)."""
     a, b = 2 / (9 * degrees), 2 / (9 * known)
     root = math.sqrt((1 - b) ** 2 * a + (1 - a) ** 2 * b - a * b * _Z99**2)
     return float((((1 - a) * (1 - b) + _Z99 * root) / ((1 - b) ** 2 - b * _Z99**2)) ** 3)

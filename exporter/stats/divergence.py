@@ -142,7 +142,7 @@ class Reference:
         return share
 
     def noise(self, observed: Floats, live_ratio: Floats | float = 1.0, rows_ratio: Floats | float = 1.0) -> Floats:
-        """Return the noise floor: the divergence that sampling alone exceeds with a probability of 1 %.
+        """Return the noise floor: the divergence that sampling alone exceeds with a probability of 1%.
 
         The floor is ``(n/(n+m))² · χ²₀.₉₉(K′−1)/2 · (1/n + 1/N)`` in nats, ``K′`` the number of bins with training
         values. Twice the divergence of a sample from its own distribution, times the sample's size, approximately

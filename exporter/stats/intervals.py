@@ -71,7 +71,7 @@ class Difference:
 
     @functools.cached_property
     def interval(self) -> Interval:
-        """The interval at a confidence of 95 %."""
+        """The interval at a confidence of 95%."""
         return self.within(1 - CONFIDENCE)
 
     @functools.cached_property
@@ -138,7 +138,7 @@ def mean(total: float, total_of_squares: float, count: float) -> Estimate:
 
 
 def from_band(value: float, lower: float, upper: float) -> Estimate:
-    """Return an estimate that is known by its 95 % band; at other levels the band is scaled as a normal one.
+    """Return an estimate that is known by its 95% band; at other levels the band is scaled as a normal one.
 
     >>> [round(end, 3) for end in from_band(0.9, 0.85, 0.92).interval(0.99)]
     [0.834, 0.926]

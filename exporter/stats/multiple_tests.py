@@ -12,9 +12,9 @@ from exporter.stats.divergence import Floats, Ints
 from exporter.stats.intervals import CONFIDENCE
 
 _Z99 = 2.326348
-"""The 99 % quantile of the normal distribution."""
+"""The 99% quantile of the normal distribution."""
 _MOST_ROOT = 1 + _Z99**2 / 4
-"""No scaled χ² distribution has a larger cube root of the ratio of its 99 % quantile to its mean, by `tail_shape`."""
+"""No scaled χ² distribution has a larger cube root of the ratio of its 99% quantile to its mean, by `tail_shape`."""
 
 
 def tail_shape(ratio: Floats) -> Floats:
@@ -26,7 +26,7 @@ def tail_shape(ratio: Floats) -> Floats:
     Parameters
     ----------
     ratio
-        99 % quantile divided by the mean, at least 1, shape ``(..., F)``.
+        99% quantile divided by the mean, at least 1, shape ``(..., F)``.
 
     Examples
     --------
@@ -39,7 +39,7 @@ def tail_shape(ratio: Floats) -> Floats:
 
 
 def tail_ratio(shape: Floats) -> Floats:
-    """Return the 99 % quantile divided by the mean; the inverse of `tail_shape`.
+    """Return the 99% quantile divided by the mean; the inverse of `tail_shape`.
 
     >>> tail_shape(tail_ratio(np.array([0.1, 0.4]))).round(9).tolist()
     [0.1, 0.4]
@@ -50,7 +50,7 @@ def tail_ratio(shape: Floats) -> Floats:
 def tail_probability(score: Floats, shape: Floats) -> Floats:
     """Return the probability that a scaled χ² value with mean 1 exceeds a score, by Wilson and Hilferty.
 
-    For 3 to 60 degrees of freedom the error is below 40 % where the probability is above 10⁻⁸; for 1 or 2 the result
+    For 3 to 60 degrees of freedom the error is below 40% where the probability is above 10⁻⁸; for 1 or 2 the result
     is too large, by up to a factor of 8.
 
     Parameters
@@ -98,7 +98,7 @@ def adjusted_p_values(p: Floats) -> Floats:
 
 
 def holm(p_values: Sequence[float], level: float = 1 - CONFIDENCE) -> list[bool]:
-    """Return which of several differences are significant, so that all verdicts together err in 5 % of cases at most.
+    """Return which of several differences are significant, so that all verdicts together err in 5% of cases at most.
 
     The step-down method of Holm (1979), which scipy does not have: the smallest p-value is held against ``level/m``,
     the next against ``level/(m - 1)``, until the first that fails.

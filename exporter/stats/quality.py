@@ -170,11 +170,11 @@ def variance_between(means: Floats, errors: Floats) -> float:
 
 
 Z = 1.959963984540054
-"""Standard normal quantile of a two-sided interval of 95 %."""
+"""Standard normal quantile of a two-sided interval of 95%."""
 
 
 class IntervalEstimate(NamedTuple):
-    """An estimated share or error with its 95 % confidence interval."""
+    """An estimated share or error with its 95% confidence interval."""
 
     value: float
     lower: float

@@ -104,7 +104,7 @@ class Rows(msgspec.Struct, frozen=True, gc=False):
 BLOCK_ROWS, BLOCK_BYTES = 64, 64 * 2**10
 """Predictions whose inputs are compressed together, and bytes of these, at most, unless those of one have more.
 
-Blocks of 256 are 2 % smaller, and the inputs of one prediction are read four times as slowly.
+Blocks of 256 are 2% smaller, and the inputs of one prediction are read four times as slowly.
 """
 
 

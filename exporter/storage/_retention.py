@@ -137,7 +137,7 @@ def _mean_row_bytes(connection: sa.Connection) -> float:
 
     texts = [column for column in predictions.c if isinstance(column.type, sa.Text)]
     of_block = sa.select(size(inputs.c.data) / inputs.c.rows).where(inputs.c.id == predictions.c.block)
-    # 28 bytes of a row's header, some 64 of its numbers; 44 of both index entries, in pages that are 70 % full.
+    # 28 bytes of a row's header, some 64 of its numbers; 44 of both index entries, in pages that are 70% full.
     row_bytes = sum(map(size, texts), start=sa.literal(0)) + 28 + 64 + (44 + size(predictions.c.id)) / 0.7
     row_bytes += sa.func.coalesce(of_block.scalar_subquery(), 0)
     query = sa.select(sa.func.count(), sa.func.avg(row_bytes)).where(predictions.c.seq.in_(sample))

@@ -608,15 +608,15 @@ def fleet(url: str, ref: str) -> dict[str, tuple[dict[str, str], str]]:
 
 def test_the_fleet_names_what_is_wrong(prometheus: str) -> None:
     """Values beyond their threshold have a mark, the worst feature has a name, and unknown values are absent."""
-    assert re.fullmatch(r"\d+\.\d\d %( !!)?", fleet(prometheus, "C")["credit"][0]["errors"])
+    assert re.fullmatch(r"\d+\.\d\d%( !!)?", fleet(prometheus, "C")["credit"][0]["errors"])
     assert re.fullmatch(r"\d+ ms !", fleet(prometheus, "D")["credit"][0]["latency"])
     worst = fleet(prometheus, "E")
     assert worst["credit"][0]["feature"] == "age"
     assert re.fullmatch(r"\d+\.\d\d / 0\.50 !", worst["credit"][0]["drift"])
     assert re.fullmatch(r"\d of 7 !", fleet(prometheus, "F")["credit"][0]["drifted"])
     assert fleet(prometheus, "G")["credit"][0]["confident"].startswith(("79.", "80."))
-    assert re.fullmatch(r"\d+\.\d\d % !!", fleet(prometheus, "H")["credit"][0]["corrected"])
-    assert re.fullmatch(r"5\d\.\d %( !!)?", fleet(prometheus, "I")["credit"][0]["accuracy"])
+    assert re.fullmatch(r"\d+\.\d\d% !!", fleet(prometheus, "H")["credit"][0]["corrected"])
+    assert re.fullmatch(r"5\d\.\d%( !!)?", fleet(prometheus, "I")["credit"][0]["accuracy"])
     for ref in "EFHI":
         assert recorded.ODD not in fleet(prometheus, ref)
     assert "credit" in fleet(prometheus, "B") and recorded.ODD not in fleet(prometheus, "B")

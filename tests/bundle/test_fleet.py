@@ -127,12 +127,12 @@ def test_an_alert_of_a_machine_is_not_one_of_a_model(tmp_path: Path) -> None:
 
 
 TEXTS = (
-    (0, cells.PERCENT, "0.00 %"),
-    (0.00051, cells.PERCENT, "0.05 %"),
-    (0.1005, cells.PERCENT, "10.05 %"),
-    (1, cells.PERCENT, "100.00 %"),
-    (0.0005, cells.TENTHS_PERCENT, "0.1 %"),
-    (1, cells.TENTHS_PERCENT, "100.0 %"),
+    (0, cells.PERCENT, "0.00%"),
+    (0.00051, cells.PERCENT, "0.05%"),
+    (0.1005, cells.PERCENT, "10.05%"),
+    (1, cells.PERCENT, "100.00%"),
+    (0.0005, cells.TENTHS_PERCENT, "0.1%"),
+    (1, cells.TENTHS_PERCENT, "100.0%"),
     (0.3, cells.HUNDREDTHS, "0.30"),
     (1234.5, cells.HUNDREDTHS, "1234.50"),
     (0.4371, cells.MILLISECONDS, "437 ms"),

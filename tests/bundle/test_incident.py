@@ -57,7 +57,7 @@ INCIDENTS = {
         team=4,
         pager=2,
     ),
-    "5 % of errors for five minutes": Incident(
+    "5% of errors for five minutes": Incident(
         {("ModelErrorRatioHigh", ""): (2, 12), ("ModelErrorBudgetBurn", ""): (3, 11.5)}, team=2, pager=2
     ),
     "a bad release": Incident(

@@ -195,7 +195,7 @@ class Outage(NamedTuple):
 
 
 OUTAGES = (
-    *(Outage(12, 10, replicas, 5, 15) for replicas in (1, 2, 3)),  # 10 % of 5 requests a minute
+    *(Outage(12, 10, replicas, 5, 15) for replicas in (1, 2, 3)),  # 10% of 5 requests a minute
     *(Outage(60, 1, replicas, 2, 8) for replicas in (1, 2)),
     Outage(600, 1, 1, 10, 25),
     Outage(3600, 1, 1, 60, 126),
@@ -204,7 +204,7 @@ OUTAGES = (
 
 
 def test_incidents_with_few_requests_fire_in_time(tmp_path: Path) -> None:
-    """10 % of 5 requests a minute, and outages down to a request an hour; replicas add up, with their first errors."""
+    """10% of 5 requests a minute, and outages down to a request an hour; replicas add up, with their first errors."""
     start, names = 370, [f"{outage.every} {outage.replicas}" for outage in OUTAGES]
     series: dict[str, str] = {}
     for name, outage in zip(names, OUTAGES, strict=True):

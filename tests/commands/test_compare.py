@@ -39,7 +39,7 @@ from exporter.stats.intervals import (
 @settings(deadline=None)  # the first call loads parts of scipy
 @given(st.integers(0, 200), st.integers(1, 200), st.integers(0, 200), st.integers(1, 200))
 def test_the_p_value_agrees_with_the_interval(a: int, n: int, b: int, m: int) -> None:
-    """The interval of a difference excludes zero exactly where its p-value is below 5 %, in either direction."""
+    """The interval of a difference excludes zero exactly where its p-value is below 5%, in either direction."""
     before, after = share(min(a, n), n), share(min(b, m), m)
     for method in (difference, conservative_difference):
         result, back = method(before, after), method(after, before)
@@ -50,7 +50,7 @@ def test_the_p_value_agrees_with_the_interval(a: int, n: int, b: int, m: int) ->
 
 
 def test_the_interval_of_a_difference_of_shares_has_its_coverage() -> None:
-    """Over all outcomes of two small samples, weighted exactly, the true difference is inside 95 % of the time."""
+    """Over all outcomes of two small samples, weighted exactly, the true difference is inside 95% of the time."""
     n, m = 60, 90
     for p, q in ((0.02, 0.05), (0.1, 0.1), (0.3, 0.5)):
         inside = sum(
@@ -64,7 +64,7 @@ def test_the_interval_of_a_difference_of_shares_has_its_coverage() -> None:
 
 
 def test_the_interval_of_a_quantile_has_its_coverage() -> None:
-    """The 95th percentile of exponential times lies within the interval in 95 % of samples at least."""
+    """The 95th percentile of exponential times lies within the interval in 95% of samples at least."""
     rng = np.random.default_rng(3)
     bounds = [*np.linspace(0.1, 5, 50), math.inf]
     truth, inside = -math.log(0.05), 0
@@ -94,7 +94,7 @@ def test_the_interval_of_a_divergence_has_its_coverage(shift: float, coverage: f
 
 
 def drawn(rng: np.random.Generator, n: int, corrected: float) -> Counts:
-    """A version's requests by chance: 1 % errors, 80 % confident, and four features that have drifted a little."""
+    """A version's requests by chance: 1% errors, 80% confident, and four features that have drifted a little."""
     confident = int(rng.binomial(n, 0.8))
     times, bounds = rng.exponential(0.1, n), (*DURATION_BUCKETS, math.inf)
     training = np.full(24, 1 / 24)
@@ -131,7 +131,7 @@ def test_counts_of_two_periods_are_added() -> None:
 
 
 def test_five_verdicts_together_are_rarely_wrong() -> None:
-    """Two equal versions get a verdict in at most 5 % of comparisons; a better one is found."""
+    """Two equal versions get a verdict in at most 5% of comparisons; a better one is found."""
     rng = np.random.default_rng(1)
     alike = [compare(drawn(rng, 300, 0.01), drawn(rng, 1000, 0.01)) for _ in range(200)]
     assert sum(any(metric.significant for metric in metrics) for metrics in alike) <= 10
@@ -279,11 +279,11 @@ def test_two_versions_are_compared_by_exact_counts(prometheus: str) -> None:
     assert corrections["after"]["value"] == pytest.approx(6 / 1920)
     assert corrections["verdict"] == errors["verdict"] == "better"
     assert corrections["sentence"] == (
-        "Version 2 is corrected less often: 0.31 % of confident predictions against 3.1 %; "
+        "Version 2 is corrected less often: 0.31% of confident predictions against 3.1%; "
         "the difference of -2.8 points (-3.7 to -2.0) is statistically significant."
     )
     assert result["measures"]["confident_ratio"]["verdict"] == "not proven"
-    # 94 % are at or below 0.25 s; to within chance so may be 95 %, but 90 % may not.
+    # 94% are at or below 0.25 s; to within chance so may be 95%, but 90% may not.
     latency = result["measures"]["latency_p95_seconds"]
     assert latency["before"] == pytest.approx({"value": 0.25 + 0.25 * 0.1 / 0.4, "low": 0.25, "high": 0.5, "n": 2400})
     assert latency["after"] == pytest.approx({"value": 0.25 + 0.25 * 0.1 / 0.6, "low": 0.25, "high": 0.5, "n": 2400})

@@ -151,7 +151,7 @@ def test_a_message_that_the_dead_letter_topic_does_not_take_blocks_no_others(
     assert set(values) == {None, json.dumps(prediction(3, confidence=7)).encode()}
     error = values[None]["model-exporter-error"]
     assert error.startswith(b"too large for this topic, only its origin is kept: ")
-    assert error.endswith(b"/confidence: expected a number of at most 1, got 7; write 0.07 for 7 %")
+    assert error.endswith(b"/confidence: expected a number of at most 1, got 7; write 0.07 for 7%")
     assert {"model-exporter-topic", "model-exporter-partition", "model-exporter-offset"} <= values[None].keys()
 
 

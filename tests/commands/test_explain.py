@@ -40,7 +40,7 @@ def test_the_table_ends_with_sentences(flights: Served) -> None:
     assert "03 MQ" in result.stdout
     assert " of 2,000 confident predictions" in result.stdout.splitlines()[1]
     assert "share   traffic" in result.stdout
-    assert "100 % of the corrections are where carrier is MQ and dest is ATL" in result.stdout
+    assert "100% of the corrections are where carrier is MQ and dest is ATL" in result.stdout
     assert result.stdout.splitlines()[-1].endswith("segment_by: carrier")
 
 

@@ -173,7 +173,7 @@ def test_a_table_as_a_spreadsheet_writes_it(folder: Path, tmp_path: Path, capsys
     """Semicolons, decimal commas and a confidence in percent count as the same table written plainly does."""
     rows = scores(2500).to_pylist()
     for row in rows:
-        row["confidence"] = f"{100 * row['confidence']} %"
+        row["confidence"] = f"{100 * row['confidence']}%"
     lines = [";".join(map(str, row.values())).replace(".", ",") for row in rows]
     path = tmp_path / "well.csv"
     path.write_text("\n".join([";".join(rows[0]), *lines]) + "\n")

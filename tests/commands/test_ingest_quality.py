@@ -107,11 +107,11 @@ def test_the_measured_and_the_estimated_accuracy_of_a_run(
     assert abs(values["model_estimated_accuracy"] - right) < abs(values["model_reference_accuracy_overall"] - right) / 2
     assert values["model_labelled_estimated_accuracy"] == pytest.approx(values["model_estimated_accuracy"], abs=0.01)
     assert not any(name.endswith("_total") for name in values)
-    table = out.partition("quality with intervals of 95 %:\n")[2].splitlines()
+    table = out.partition("quality with intervals of 95%:\n")[2].splitlines()
     figures = {re.split("  +", line.strip())[0]: line for line in table}
     assert list(figures)[:3] == ["accuracy, measured", "accuracy, estimated", "accuracy in the profile"]
     lower, upper = values["model_accuracy_lower"], values["model_accuracy_upper"]
-    measured = f"{100 * right:.1f} %  {100 * lower:.1f} to {100 * upper:.1f} %  on 2,250 labels"
+    measured = f"{100 * right:.1f}%  {100 * lower:.1f} to {100 * upper:.1f}%  on 2,250 labels"
     assert figures["accuracy, measured"].endswith(measured)
     assert figures["accuracy, estimated"].endswith("without labels")
     assert figures["accuracy in the profile"].endswith("on 2,700 labelled rows")
@@ -134,8 +134,8 @@ def test_rows_without_a_confidence_have_no_estimate(
     assert values["model_estimated_accuracy_lower"] < estimated < values["model_estimated_accuracy_upper"]
     lines = [" ".join(line.split()) for line in out.splitlines() if "accuracy in the profile" in line]
     assert lines == [
-        f"accuracy in the profile {100 * overall:.1f} % on 2,800 labelled rows",
-        f"accuracy in the profile {100 * estimated:.1f} % "
+        f"accuracy in the profile {100 * overall:.1f}% on 2,800 labelled rows",
+        f"accuracy in the profile {100 * estimated:.1f}% "
         "on the 1,800 of them with a confidence, which alone are estimated",
     ]
 
@@ -160,7 +160,7 @@ def test_the_errors_of_a_regression(folder: Path, tmp_path: Path, capsys: pytest
     assert values["model_mean_absolute_error_lower"] < values["model_mean_absolute_error"]
     assert values["model_estimated_mean_absolute_error"] == pytest.approx(np.abs(errors).mean(), rel=0.15)
     assert "model_accuracy" not in values
-    figures = out.partition("quality with intervals of 95 %:\n")[2].splitlines()
+    figures = out.partition("quality with intervals of 95%:\n")[2].splitlines()
     assert re.fullmatch(r"  mean absolute error, measured +\d\.\d+ +\d\.\d+ to \d\.\d+  on 398 labels", figures[0])
     assert re.fullmatch(r"  mean absolute error, estimated +\d\.\d+ +\d\.\d+ to \d\.\d+  without labels", figures[1])
     assert figures[3] == "  1 label cannot be compared with the prediction"

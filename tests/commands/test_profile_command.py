@@ -179,10 +179,10 @@ def test_unusual_columns_are_reported(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert out.splitlines() == [
         "a: numeric, 5 bins; always 3",
-        "b: numeric, 3 bins; no value at all; 100.0 % missing",
+        "b: numeric, 3 bins; no value at all; 100.0% missing",
         "c: categorical, 1 categories; always x",
-        "d: numeric, 24 bins; 1.0 % missing",
-        "e: numeric, 24 bins; 1.0 % invalid",
+        "d: numeric, 24 bins; 1.0% missing",
+        "e: numeric, 24 bins; 1.0% invalid",
         next(line for line in out.splitlines() if line.startswith("t.age_seconds: timestamp, 5 bins; always ")),
         "t.hour: timestamp, 5 bins; always 0",
         f"100 rows profiled into {tmp_path / 'a.json'}",
@@ -203,7 +203,7 @@ def test_surprising_interpretations_of_csv_are_reported(tmp_path, capsys):
     notes = [
         "zip: categorical, 2 categories; digits that begin with 0 are read as texts, unless --type says otherwise",
         "country: categorical, 2 categories; NA and the like are read as texts; only an empty cell is missing",
-        "n: numeric, 5 bins; always 1; 50.0 % missing",
+        "n: numeric, 5 bins; always 1; 50.0% missing",
     ]
     assert main(["profile", str(path)]) == 0
     assert capsys.readouterr().out.splitlines()[:3] == notes
@@ -255,9 +255,9 @@ def test_the_quality_on_labelled_rows_is_described(tmp_path, capsys):
         described.append(capsys.readouterr().out)
         assert max(map(columns_of, describe_lines(load(tmp_path / "a.json")))) <= 80
     assert re.search(
-        r"\n\(quality\)  accuracy 7\d\.\d % \(7\d\.\d to 7\d\.\d %\) over 2,000 labelled rows\n", described[0]
+        r"\n\(quality\)  accuracy 7\d\.\d% \(7\d\.\d to 7\d\.\d%\) over 2,000 labelled rows\n", described[0]
     )
-    lines = re.findall(r"confidence (0\.\d+) to .*█ +(\d+\.\d) % right of (\d+)", described[0])
+    lines = re.findall(r"confidence (0\.\d+) to .*█ +(\d+\.\d)% right of (\d+)", described[0])
     assert len(lines) == 10
     assert sum(int(rows) for *_, rows in lines) == 2000
     assert float(lines[0][1]) < 65 < 85 < float(lines[-1][1])

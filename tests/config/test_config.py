@@ -32,7 +32,7 @@ models:
     profile: profiles/digits.json
     confidence_threshold: 0.9
     task: classification
-    correction_tolerance: 2.5 %
+    correction_tolerance: 2.5%
     windows: [1h, 10m, 1h30m]
     quality_windows: [14d]
     redact: [student_name]
@@ -77,7 +77,7 @@ def test_a_config_with_every_key(tmp_path):
         profile=str(tmp_path / "profiles/digits.json"),
         confidence_threshold=0.9,
         task="classification",
-        correction_tolerance="2.5 %",
+        correction_tolerance="2.5%",
         windows=("1h", "10m", "1h30m"),
         quality_windows=("14d",),
         redact=frozenset({"student_name"}),

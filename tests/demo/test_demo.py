@@ -359,7 +359,7 @@ def test_the_whole_demo(directory: Path, exporter: Exporter) -> None:
     code, out, err = Demo(*by_hand, "errors").end()
     assert (code, err) == (0, "")
     assert out.startswith("For 1m30s a dependency of the service breaks")
-    assert "\nLook for:\n- the error ratio rises to 5 %\n- ModelErrorRatioHigh" in out
+    assert "\nLook for:\n- the error ratio rises to 5%\n- ModelErrorRatioHigh" in out
     assert "\n  " in out and "python -m demo run --incident=none" in out
     with urllib.request.urlopen(f"http://{listen}/", timeout=60) as page:
         assert f'href="{exporter.url}/review"' in page.read().decode()

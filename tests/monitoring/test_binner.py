@@ -111,7 +111,7 @@ def test_the_training_range_is_inside_and_its_neighbours_outside(values):
 
 @pytest.mark.parametrize("scale", [1e-300, 1e-9, 1.0, 1e300])
 def test_continuous_data_has_twenty_bins_of_equal_share_and_four_others(scale):
-    """Twenty inner bins of 5 % each, below, above, missing and invalid, whatever the scale."""
+    """Twenty inner bins of 5% each, below, above, missing and invalid, whatever the scale."""
     feature = numeric_feature(np.random.default_rng(5).random(10_000) * scale)
     assert len(feature.counts) == 24
     assert set(feature.counts[1:-3]) == {500}

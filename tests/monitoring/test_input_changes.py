@@ -160,9 +160,9 @@ def test_p_values_are_probabilities(observed: int) -> None:
 
 
 def test_scores_of_dependent_values_have_a_longer_tail() -> None:
-    """At its floor a score has a p-value of 1 %, at three times its floor a larger one than of independent values.
+    """At its floor a score has a p-value of 1%, at three times its floor a larger one than of independent values.
 
-    The tail is longer still where the 99 % quantile is further from the mean.
+    The tail is longer still where the 99% quantile is further from the mean.
     """
     counts = np.full(20, 500.0)
     reference = Reference.from_counts(counts, [20], chi2_quantiles(19))

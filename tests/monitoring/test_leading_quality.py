@@ -21,7 +21,7 @@ HOUR = 3600.0
 
 @pytest.fixture(scope="module")
 def binners(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Binner]:
-    """Of profiles with labels: a classifier that is right in 82 % of its rows, and a regression."""
+    """Of profiles with labels: a classifier that is right in 82% of its rows, and a regression."""
     folder = tmp_path_factory.mktemp("profiles")
     parquet.write_table(classes(3000, 1), folder / "classes.parquet")
     parquet.write_table(numbers(3000, 1), folder / "numbers.parquet")

@@ -416,7 +416,7 @@ def test_quantiles_of_buckets_are_in_the_bucket_that_holds_them(counts, share):
 
 @pytest.mark.parametrize("spread", [0.2, 0.5, 1.0])
 def test_percentiles_of_latencies_are_close_to_the_true_ones(spread: float) -> None:
-    """From 50 ms to 2.5 s, the interpolated percentiles of log-normal latencies are within 10 % of the true ones."""
+    """From 50 ms to 2.5 s, the interpolated percentiles of log-normal latencies are within 10% of the true ones."""
     rng = np.random.default_rng(0)
     for median in np.geomspace(0.03, 2.4, 20):
         values = median * rng.lognormal(0, spread, 20_000)

@@ -52,7 +52,7 @@ def drift(binner: Binner, columns: Columns) -> tuple[float, float]:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("rows", [30, 300])
 def test_without_drift_about_one_window_in_a_hundred_passes_its_floor(shape: str, rows: int) -> None:
-    """Of 600 windows without drift at most 18 exceed the noise floor: 3 %, for a target of 1 %."""
+    """Of 600 windows without drift at most 18 exceed the noise floor: 3%, for a target of 1%."""
     rng = np.random.default_rng(10)
     passed = 0
     for _ in range(6):

@@ -124,7 +124,7 @@ def test_the_error_is_estimated_where_inputs_move(regression, shift):
 
 @pytest.mark.parametrize("rows", [20, 100, 1000])
 def test_intervals_cover_what_the_labels_show(classifier, regression, rows):
-    """Of windows without drift, 95 % are within the interval, whatever their size."""
+    """Of windows without drift, 95% are within the interval, whatever their size."""
     rng = np.random.default_rng(5)
     for profile, draw, measure in ((classifier, classified, accuracy), (regression, regressed, error)):
         binner, made = estimator(profile)
@@ -284,9 +284,9 @@ def test_an_estimate_is_compared_with_the_rows_with_a_confidence(tmp_path, alway
     assert found.upper < made.overall - 0.05 if always else found.lower > made.overall + 0.05
     assert found.upper - found.lower < 0.06
     (line,) = [line for line in quality_lines(profile) if "no valid confidence" in line]
-    assert line.startswith("  50.0 % of the labelled rows have no valid confidence, and are left out")
+    assert line.startswith("  50.0% of the labelled rows have no valid confidence, and are left out")
     assert line.endswith(
-        f"{100 * made.estimated_overall:.1f} % of the others are right, {100 * right.mean():.1f} % of all"
+        f"{100 * made.estimated_overall:.1f}% of the others are right, {100 * right.mean():.1f}% of all"
     )
 
 

@@ -315,7 +315,7 @@ def test_a_time_column_without_times(write: Any) -> None:
 
 
 def test_many_rows_without_a_time_are_told(write: Any) -> None:
-    """More than 1 % are told with their number; the command goes on with the others."""
+    """More than 1% are told with their number; the command goes on with the others."""
     at = [f"2026-11-{1 + row // 1440:02d}T{row // 60 % 24:02d}:{row % 60:02d}:00Z" for row in range(ROWS)]
     at[::2] = ["", "soon"] * (ROWS // 4)
     profile = build_file(write({"at": at, **columns()}), time_column="at")

@@ -184,7 +184,7 @@ def test_classes_that_floats_do_not_tell_apart(write: Write, profile: Profile, s
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize("values", [range(50, 50 + ROWS), [f"{n % 101} %" for n in range(ROWS)], ["93%"] * ROWS])
+@pytest.mark.parametrize("values", [range(50, 50 + ROWS), [f"{n % 101}%" for n in range(ROWS)], ["93%"] * ROWS])
 def test_a_confidence_in_percent(write: Write, profile: Profile, suffix: str, values: Sequence[Any]) -> None:
     """A confidence in percent, as numbers or texts, is told of and read with --confidence-percent."""
     confidence = [value % 101 if isinstance(value, int) else value for value in values]
@@ -314,7 +314,7 @@ LABELS = ("--prediction-column=kind", "--label-column=label")
         (lambda c: {"sure": [None] * ROWS}, "no labelled row has a confidence"),
         (
             lambda c: {"sure": np.where(np.arange(ROWS) < 0.1 * ROWS, None, c["sure"])},
-            "10.0 % of the labelled rows have no",
+            "10.0% of the labelled rows have no",
         ),
         (lambda c: {"sure": np.where(np.arange(ROWS) < 0.04 * ROWS, None, c["sure"])}, None),
     ],

@@ -56,7 +56,7 @@ def test_accuracy_is_measured_where_both_sides_have_labels() -> None:
     assert measure.difference
     assert measure.difference.value == pytest.approx(0.1)
     assert said(before, after).startswith(
-        "Version 2 is right more often by its labels: 90.0 % of predictions against 80"
+        "Version 2 is right more often by its labels: 90.0% of predictions against 80"
     )
 
 
@@ -67,11 +67,9 @@ def test_accuracy_is_estimated_where_one_side_has_too_few_labels() -> None:
     measure = quality_of(before, after)
     assert measure
     assert (measure.basis, measure.verdict, measure.observations) == ("estimated", "worse", (1000, 1000))
-    assert said(before, after).startswith(
-        "Version 2 is right less often as estimated: 80.0 % of predictions against 90"
-    )
+    assert said(before, after).startswith("Version 2 is right less often as estimated: 80.0% of predictions against 90")
     near = counts(estimated=IntervalEstimate(0.89, 0.86, 0.92))
-    assert said(before, near).startswith("Estimated accuracy: no significant difference, 89.0 %")
+    assert said(before, near).startswith("Estimated accuracy: no significant difference, 89.0%")
 
 
 def test_errors_of_numbers_are_compared_by_their_mean() -> None:

@@ -136,16 +136,16 @@ def test_the_worst_stand_first(drifting: Served) -> None:
 @pytest.mark.parametrize(
     ("feature", "words"),
     [
-        ("amount", r"The share of values above 16 rose from 0 % to 12 %"),
-        ("temperature", r"34 % of the values are missing; in training none were"),
+        ("amount", r"The share of values above 16 rose from 0% to 12%"),
+        ("temperature", r"34% of the values are missing; in training none were"),
         (
             "country",
-            r"20 % of the values are categories that are not in the training data; "
-            r"the share of NL fell from (59|6\d) % to 20 %",
+            r"20% of the values are categories that are not in the training data; "
+            r"the share of NL fell from (59|6\d)% to 20%",
         ),
         ("weight", r"Small change: the mean fell by 1\.\d+ training standard deviations, from 70\.?\d* to 51\.\d"),
         ("steady", r"No change beyond sampling noise"),
-        ("(prediction)", r"The share of yes rose from 3\d % to 90 %\.$"),
+        ("(prediction)", r"The share of yes rose from 3\d% to 90%\.$"),
         ("(confidence)", r"The mean fell by 1\.\d+ training standard deviations, from 0\.\d+ to 0\.4\d+"),
     ],
 )

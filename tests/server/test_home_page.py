@@ -394,8 +394,8 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         text = page.replace("\N{NO-BREAK SPACE}", " ")
         assert "<h2>credit version 3 returns errors</h2>" in text
         assert re.findall(r'<a href="(.*?)">(\w+ budget of 30 days .*?)</a>', text) == [
-            ("/runbooks/ModelErrorBudgetBurn", "error budget of 30 days (99.9 %): 40 % left"),
-            ("/runbooks/ModelLatencyBudgetBurn", "latency budget of 30 days (95 %): used up 7.2 times"),
+            ("/runbooks/ModelErrorBudgetBurn", "error budget of 30 days (99.9%): 40% left"),
+            ("/runbooks/ModelLatencyBudgetBurn", "latency budget of 30 days (95%): used up 7.2 times"),
         ], "once for each model, for the objectives that it sets"
         assert "<h2>ModelLatencyHigh</h2>" in text, "an alert without a summary has its name"
         assert '<article class="alert pending">' in page

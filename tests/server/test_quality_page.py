@@ -77,20 +77,20 @@ def test_the_measured_and_the_estimated_accuracy(labelled: Served) -> None:
     series = '{model="loans",version="3",window="%s"}'
     measured, estimated = values["model_accuracy" + series % "5m"], values["model_estimated_accuracy" + series % "1h"]
     text = words(page)
-    assert f"{100 * measured:.3g} % of the 900 labelled predictions of the last 5m are right" in text
+    assert f"{100 * measured:.3g}% of the 900 labelled predictions of the last 5m are right" in text
     assert "the model is worse than there, by more than chance explains" in text
     assert re.search(
-        r"The whole interval is below 77\.\d %, the threshold of ModelAccuracyLow\.",
+        r"The whole interval is below 77\.\d%, the threshold of ModelAccuracyLow\.",
         words(page).replace(" ,", ",").replace(" .", "."),
     )
     assert re.search(r"Updated at \d\d:\d\d:\d\d UTC ?\. Refresh", text)
     assert "/quality?model=loans" in [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
-    assert re.search(r"Last 1d 7\d\.\d % \d\d\.?\d* % to \d\d\.?\d* % .*?900 100 ", text)
-    assert f"Last 1h {100 * estimated:.3g} %" in text
+    assert re.search(r"Last 1d 7\d\.\d% \d\d\.?\d*% to \d\d\.?\d* % .*?900 100 ", text)
+    assert f"Last 1h {100 * estimated:.3g}%" in text
     assert re.search("[Hh]alf of the labels since the exporter started came .* the prediction.", text)
-    assert re.search(r"On the 2,700 labelled rows of the profile, the accuracy is 8\d\.\d %", text)
+    assert re.search(r"On the 2,700 labelled rows of the profile, the accuracy is 8\d\.\d%", text)
     assert re.search(
-        r"of the last 7d, 7\d\.\d % were expected to be right .*?, and 7\d\.\d % are\. The estimate was", text
+        r"of the last 7d, 7\d\.\d% were expected to be right .*?, and 7\d\.\d% are\. The estimate was", text
     )
     assert "If the same inputs come with other labels than before" in text
 
@@ -101,8 +101,8 @@ def test_what_has_no_confidence_is_in_the_measured_reference_alone(labelled: Ser
     text = words(page)
     assert "which is within the interval" in text
     assert re.search(
-        r"On the 2,800 labelled rows of the profile, the accuracy is 5\d\.?\d* %\. On the 1,800 of them with a "
-        r"confidence, which alone are estimated, it is 8\d\.?\d* %\.",
+        r"On the 2,800 labelled rows of the profile, the accuracy is 5\d\.?\d*%\. On the 1,800 of them with a "
+        r"confidence, which alone are estimated, it is 8\d\.?\d*%\.",
         text,
     )
     limits = [attributes["d"] for tag, attributes in page.tags if tag == "path" and attributes.get("class") == "limit"]
@@ -119,10 +119,10 @@ def test_classes_and_segments(labelled: Served) -> None:
     text = words(page)
     assert "Predicted Label" in text
     assert re.search(
-        rf" yes ({right:.0f} {wrong:.0f}|{wrong:.0f} {right:.0f}) {100 * right / (right + wrong):.0f} % ", text
+        rf" yes ({right:.0f} {wrong:.0f}|{wrong:.0f} {right:.0f}) {100 * right / (right + wrong):.0f}% ", text
     )
     assert "By country" in text
-    assert re.search(r" NL 7\d\.?\d* % ", text)
+    assert re.search(r" NL 7\d\.?\d*% ", text)
     assert "<b>BE" not in page.source
 
 
@@ -130,7 +130,7 @@ def test_a_regression_has_errors(labelled: Served) -> None:
     """Numbers have a mean absolute error and no table of classes."""
     text = words(quality(labelled, model="prices"))
     assert re.search(
-        r"The mean absolute error of the 400 labelled predictions of the last 5m is \d\.\d+ \(95 % interval", text
+        r"The mean absolute error of the 400 labelled predictions of the last 5m is \d\.\d+ \(95% interval", text
     )
     assert "In the last 1h, an error of" in text
     assert "The root mean squared error is" in text
@@ -175,9 +175,9 @@ def test_the_home_page_has_one_figure_of_each(labelled: Served) -> None:
     """It is measured with enough labels, else estimated, and leads to the page."""
     page = Page(labelled.get("/"))
     text = words(page)
-    assert re.search(r"loans accuracy 7\d\.?\d* %, measured, 5m 3", text)
+    assert re.search(r"loans accuracy 7\d\.?\d*%, measured, 5m 3", text)
     assert re.search(r"prices error \d\.\d+, measured, 5m 3", text)
-    assert re.search(r"waiting accuracy 8\d\.?\d* %, estimated, 5m 3", text)
+    assert re.search(r"waiting accuracy 8\d\.?\d*%, estimated, 5m 3", text)
     assert re.search(r"plain 3", text)
     links = [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
     assert "/quality?model=loans&version=3" in links
@@ -193,7 +193,7 @@ def test_a_calibration_error_that_chance_explains_is_not_shown(labelled: Served)
     assert labelled.post("/v1/predictions", events).status == 202
     labels = [{"prediction_id": f"g-{index}", "label": "yes" if index < 6 else "no"} for index in range(8)]
     assert labelled.post("/v1/labels", labels).status == 201
-    found = eventually(lambda: re.search(r" 8 0 (\S+) by chance (\S+) %", words(quality(labelled, model="few"))))
+    found = eventually(lambda: re.search(r" 8 0 (\S+) by chance (\S+)%", words(quality(labelled, model="few"))))
     assert (found[1], float(found[2])) == ("–", pytest.approx(13, abs=1))
     assert re.search(r"900 100 [\d.]+ % by chance [\d.]+ %", words(quality(labelled, model="loans")))
 
@@ -230,11 +230,11 @@ def test_labels_that_wait_and_what_a_restart_begins_anew(tmp_path: Path) -> None
         assert server.post("/v1/predictions", [event | {"id": "w-0"}]).status == 202
         eventually(lambda: "1 label of any model waits for" in words(quality(server, model="loans")))
         text = words(quality(server, model="loans"))
-        assert "100 % of the 1 labelled prediction" in text and "Predicted and actual classes" in text
+        assert "100% of the 1 labelled prediction" in text and "Predicted and actual classes" in text
         server.stop()
         server.start()
         text = words(quality(server, model="loans"))
-        assert "100 % of the 1 labelled prediction" in text and "Predicted and actual classes" not in text
+        assert "100% of the 1 labelled prediction" in text and "Predicted and actual classes" not in text
         assert "No label has arrived since the exporter started: the delay of labels, segments and classes are" in text
         assert server.post("/v1/predictions", [event | {"id": "w-1"}]).status == 202
         eventually(lambda: "Predicted and actual classes" in words(quality(server, model="loans")))

@@ -31,7 +31,7 @@ def estimator(folder: Path, rows: int, kind: str) -> tuple[QualityEstimator, int
 
 
 def checked(made: QualityEstimator, bins: int, right: float, labels: int = 4000) -> str:
-    """What is said of labels of which so many are right and 80 % were expected to be."""
+    """What is said of labels of which so many are right and 80% were expected to be."""
     losses: npt.NDArray[np.float64] = (np.arange(labels) >= right * labels).astype(np.float64)
     all_of = np.full(labels, 0.8)
     window = window_quality(sums_of_labels(losses, np.zeros(labels, dtype=np.bool_), all_of, all_of).sum(axis=0))
@@ -68,7 +68,7 @@ def test_the_reference_of_few_rows_may_be_off_by_its_own_chance(tmp_path: Path) 
 
 
 def test_references_cover_the_truth(tmp_path: Path) -> None:
-    """Of profiles of few rows, about 95 % have the quality of many rows in the interval of their reference."""
+    """Of profiles of few rows, about 95% have the quality of many rows in the interval of their reference."""
     for kind in ("accuracy", "absolute_error"):
         truth = estimator(tmp_path, 200_000, kind)[0].overall
         hits = []

@@ -428,7 +428,7 @@ def test_a_request_names_the_slices_of_the_corrections(tmp_path: Path) -> None:
         (message,) = eventually(lambda: trainer.requests)[0]["events"]
         (one,) = message["data"]["slices"]
         assert one == found[0]
-        assert one["sentence"].startswith("100 % of the corrections are where carrier is MQ and dest is ATL")
+        assert one["sentence"].startswith("100% of the corrections are where carrier is MQ and dest is ATL")
     finally:
         served.stop()
         trainer.close()

@@ -87,7 +87,7 @@ def test_a_card_says_what_the_model_saw_and_what_the_user_said(reviewed: Served)
     for words in (
         "Predicted yes",
         ", corrected to no",
-        "confidence 97 %",
+        "confidence 97%",
         "version 3",
         "clerk",
         "age 40",
@@ -468,7 +468,7 @@ def test_a_sample_is_drawn_and_shows_how_often_the_model_is_right(fresh: Served)
         )
     text = review(fresh, model="credit").text.replace("\N{NO-BREAK SPACE}", " ")
     time = r"\d+ \w{3} \d\d:\d\d"
-    interval = r"95 % interval \d+ % to \d+ %"
+    interval = r"95% interval \d+% to \d+%"
     assert re.search(rf"credit 3 8\d % {interval}, 20 reviewed; predictions from {time} to {time} UTC", text)
     assert post(fresh, "/review/samples", model="credit", count="0").status == 400
     assert post(fresh, "/review/samples", model="credits", count="5").status == 400

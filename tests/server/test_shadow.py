@@ -120,7 +120,7 @@ def test_versions_are_compared_before_users_see_the_second(server: Served) -> No
     assert same["mean_absolute_difference"] == pytest.approx({"value": 1.5, "low": low, "high": high})
     only = "Version 2 compared with version 1: only answers to the same requests."
     assert document["summary"] == f"{only} {same['sentence']}"
-    assert same["sentence"].startswith("Of 200 requests that both answered, 75.0 % (68.")
+    assert same["sentence"].startswith("Of 200 requests that both answered, 75.0% (68.")
     looked_at = compared(server, "model=price&sequential=true&before=1&after=2")
     assert looked_at["decision"] == "wait"
     assert looked_at["same_requests"]["disagreement_ratio"]["low"] < same["disagreement_ratio"]["low"]

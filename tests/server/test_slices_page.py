@@ -150,7 +150,7 @@ def test_what_is_wrong_with_a_slice_is_named(shops: Served, parameters: dict[str
 def test_the_page_links_each_slice_to_its_cards(shops: Served) -> None:
     """A slice is a sentence, in which names are escaped, with a link to its cards in the review queue."""
     page = Page(shops.get("/slices?model=shops"))
-    assert f"96 % of the corrections are where shop is {HOSTILE}, 12 % of the traffic." in page.text
+    assert f"96% of the corrections are where shop is {HOSTILE}, 12% of the traffic." in page.text
     assert "<b>{d}" not in page.source
     assert "segment_by: shop" not in page.text  # it is watched already
     assert [one["segment_by"] for one in shops.get("/v1/slices?model=shops").json["slices"]] == [None]
@@ -244,7 +244,7 @@ def test_the_quality_page_links_to_the_slices_of_the_errors(flights: Served) -> 
     found = [link for link in links if link.startswith("/slices?")]
     assert [dict(parse_qsl(urlsplit(link).query))["of"] for link in found] == ["errors", "estimated_loss"]
     errors, expected = (Page(flights.get(link)) for link in found)
-    assert "100 % of the errors are where carrier is MQ and dest is ATL" in errors.text
+    assert "100% of the errors are where carrier is MQ and dest is ATL" in errors.text
     assert (expected.status, "holds significantly more than its share" in expected.text) == (200, True)
 
 

@@ -40,7 +40,7 @@ def test_planted_slices_are_found_in_their_order() -> None:
 
 @pytest.mark.parametrize("rate", [0.01, 0.3])
 def test_chance_makes_no_slice(rate: float) -> None:
-    """Of 60 searches without a planted slice, at most a few find anything; 5 % may."""
+    """Of 60 searches without a planted slice, at most a few find anything; 5% may."""
     wrong = 0
     for seed in range(60):
         rng = np.random.default_rng(seed)

@@ -57,8 +57,8 @@ def test_the_slice_of_the_corrections_comes_first(flights: Served) -> None:
     assert first["q_value"] < 1e-6
     assert first["segment_by"] == "carrier"
     assert first["sentence"] == (
-        f"{100 * first['share']:.0f} % of the corrections are where carrier is MQ and dest is ATL, "
-        f"{100 * first['traffic_share']:.2g} % of the traffic."
+        f"{100 * first['share']:.0f}% of the corrections are where carrier is MQ and dest is ATL, "
+        f"{100 * first['traffic_share']:.2g}% of the traffic."
     )
     assert len(answer["slices"]) == 1
 
@@ -164,7 +164,7 @@ def test_one_user_makes_no_slice(tmp_path: Path, users: int) -> None:
         if users == 1:
             assert answer["slices"] == []
             assert answer["remarks"] == [
-                "One user gave 100 % of the corrections: slices that only this user shows are left out."
+                "One user gave 100% of the corrections: slices that only this user shows are left out."
             ]
         else:
             assert len(answer["slices"]) == 1

@@ -11,7 +11,7 @@ from exporter.stats.quality import calibration_error_by_chance, estimate_accurac
 
 
 def test_the_interval_covers_the_truth() -> None:
-    """Of 2,000 samples of 50 from a model with 95 % accuracy, the nominal share of intervals covers it."""
+    """Of 2,000 samples of 50 from a model with 95% accuracy, the nominal share of intervals covers it."""
     rng = random.Random(11)
     population, corrected = 10_000, 100  # the users found 100 of the mistakes
     wrong = 400

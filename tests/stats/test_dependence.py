@@ -49,7 +49,7 @@ def test_independent_values_keep_their_floor() -> None:
 
 @pytest.mark.parametrize("phi", [0.5, 0.9, 0.97])
 def test_dependent_values_exceed_their_floor_once_in_a_hundred_windows(phi: float) -> None:
-    """Windows of new values from the same stream exceed the floor of blocks as rarely as a floor of 1 % promises."""
+    """Windows of new values from the same stream exceed the floor of blocks as rarely as a floor of 1% promises."""
     exceeded = []
     for seed in range(8):
         training = autoregressive(phi, seed)

@@ -141,7 +141,7 @@ def test_without_observations_there_is_no_noise_floor():
 
 
 def test_windows_without_drift_rarely_exceed_the_floor():
-    """Windows without drift exceed their noise floor in at most 3.5 %, a shift of one deviation nearly always."""
+    """Windows without drift exceed their noise floor in at most 3.5%, a shift of one deviation nearly always."""
     rng = np.random.default_rng(1)
     edges = np.quantile(rng.normal(size=2000), np.arange(1, 20) / 20)
     training = np.bincount(edges.searchsorted(rng.normal(size=2000)), minlength=20)
@@ -157,7 +157,7 @@ def test_windows_without_drift_rarely_exceed_the_floor():
 
 
 def test_the_quantiles_are_those_at_99_percent():
-    """The χ² quantiles are scipy's at 99 % from 1 to 5,000 degrees of freedom, and 0 for none."""
+    """The χ² quantiles are scipy's at 99% from 1 to 5,000 degrees of freedom, and 0 for none."""
     degrees = [*range(1, 60), 100, 333, 1000, 5000]
     array = chi2_quantiles(5000)
     np.testing.assert_allclose(array[degrees], chi2.ppf(0.99, degrees), rtol=1e-11)

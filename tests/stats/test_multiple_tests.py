@@ -11,7 +11,7 @@ from exporter.stats.multiple_tests import adjusted_p_values, tail_probability, t
 
 @pytest.mark.parametrize("degrees", [1, 2, 3, 5, 10, 23, 60, 500])
 def test_the_probability_agrees_with_scipy_and_is_never_too_small(degrees: int) -> None:
-    """At the noise floor within 3 %; far beyond it, where the budget's p-values are, it errs on the safe side."""
+    """At the noise floor within 3%; far beyond it, where the budget's p-values are, it errs on the safe side."""
     shape = np.sqrt(2 / (9 * np.array([float(degrees)])))
     ratios = {}
     for p in (1e-2, 1e-4, 1e-6, 1e-8):
@@ -55,7 +55,7 @@ def test_without_tests_nothing_is_adjusted() -> None:
 
 @pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_the_rate_of_false_discoveries_holds(correlation: float) -> None:
-    """With 10 of 50 features changed and any correlation, at most 5 % of the discoveries are false."""
+    """With 10 of 50 features changed and any correlation, at most 5% of the discoveries are false."""
     rng = np.random.default_rng(1)
     common = rng.standard_normal((4000, 1)) * np.sqrt(correlation)
     normal = common + np.sqrt(1 - correlation) * rng.standard_normal((4000, 50))

@@ -61,7 +61,7 @@ def test_the_capital_of_a_true_claim_is_not_expected_to_grow() -> None:
 @pytest.mark.parametrize("truth", [0.002, 0.05, 0.7])
 @pytest.mark.parametrize("splits", [(0.5,), (0.05, 0.2, 0.5)], ids=["constant", "ramp"])
 def test_equal_versions_are_rarely_called_different_at_any_look(truth: float, splits: tuple[float, ...]) -> None:
-    """Of 120 pairs of equal versions, at most 5 % are ever called different, whatever the share of the new version."""
+    """Of 120 pairs of equal versions, at most 5% are ever called different, whatever the share of the new version."""
     rng = np.random.default_rng(7)
     split = np.array(splits)[np.minimum(np.arange(len(LOOKS)) * len(splits) // len(LOOKS), len(splits) - 1)]
     wrong = sum(
@@ -76,7 +76,7 @@ def test_equal_versions_are_rarely_called_different_at_any_look(truth: float, sp
 
 @pytest.mark.parametrize(("before", "after"), [(0.01, 0.03), (0.05, 0.02), (0.8, 0.7)])
 def test_the_true_difference_is_inside_at_every_look(before: float, after: float) -> None:
-    """The interval of a difference, and of either share, holds the truth at all looks in 95 % of runs."""
+    """The interval of a difference, and of either share, holds the truth at all looks in 95% of runs."""
     rng = np.random.default_rng(8)
     outside = 0
     for _ in range(40):
@@ -93,7 +93,7 @@ def test_the_true_difference_is_inside_at_every_look(before: float, after: float
     st.integers(0, 300), st.integers(1, 300), st.integers(0, 300), st.integers(1, 300), st.sampled_from([RARE, COMMON])
 )
 def test_the_p_value_agrees_with_the_interval(a: int, n: int, b: int, m: int, spread: np.ndarray) -> None:
-    """The interval excludes zero exactly where the p-value is below 5 %, holds the estimate, and turns around."""
+    """The interval excludes zero exactly where the p-value is below 5%, holds the estimate, and turns around."""
     before, after = Part(min(a, n), n), Part(min(b, m), m)
     result, back = share_difference(before, after, spread), share_difference(after, before, spread)
     assert result.interval.low <= result.value <= result.interval.high
@@ -118,7 +118,7 @@ def test_a_quantile_lies_between_bounds_that_are_proven() -> None:
 
 @pytest.mark.parametrize("kind", ["mean", "drift"])
 def test_estimated_variances_hold_from_a_hundred_observations_on(kind: str) -> None:
-    """The asymptotic intervals of equal versions hold at every look from 100 observations on in 95 % of runs."""
+    """The asymptotic intervals of equal versions hold at every look from 100 observations on in 95% of runs."""
     rng = np.random.default_rng(9)
     training = np.full(12, 1 / 12)
     live = training * np.exp(0.3 * np.linspace(-1, 1, 12))

@@ -79,7 +79,7 @@ def test_a_sample_for_which_there_is_no_room_is_refused(store: Store) -> None:
 
 
 def test_each_prediction_has_the_same_chance(store: Store) -> None:
-    """Whatever gaps the retention left, the chi-square of 200 draws of 5 among 20 is below its 99.99 % quantile."""
+    """Whatever gaps the retention left, the chi-square of 200 draws of 5 among 20 is below its 99.99% quantile."""
     predict(store, [{} for _ in range(400)])
     numbers = [*range(1, 6), 50, *range(200, 206), *range(390, 398)]
     names = [f"p-{number}" for number in numbers]

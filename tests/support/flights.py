@@ -59,7 +59,7 @@ def events(count: int, seed: int = 3, prefix: str = "f", **members: Any) -> list
 
 
 def is_planted(event: dict[str, Any]) -> bool:
-    """Whether an event is in the slice where the model is wrong: about 3 % are."""
+    """Whether an event is in the slice where the model is wrong: about 3% are."""
     return bool(event["inputs"]["carrier"] == "MQ" and event["inputs"]["dest"] == "ATL")
 
 

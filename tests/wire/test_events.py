@@ -142,7 +142,7 @@ REFUSALS = [
     ({"model": "digts"}, "/model", 'no model "digts" is configured; did you mean "digits"?', "unknown_model"),
     ({"model": "zzz"}, "/model", 'no model "zzz" is configured; valid values: credit, digits', "unknown_model"),
     ({"confidence": 1.7}, "/confidence", "expected a number of at most 1, got 1.7", "out_of_range"),
-    ({"confidence": 93}, "/confidence", "expected a number of at most 1, got 93; write 0.93 for 93 %", "out_of_range"),
+    ({"confidence": 93}, "/confidence", "expected a number of at most 1, got 93; write 0.93 for 93%", "out_of_range"),
     ({"confidence": -0.1}, "/confidence", "expected a number of at least 0, got -0.1", "out_of_range"),
     ({"confidence": "high"}, "/confidence", 'expected a number, got "high"', "wrong_type"),
     ({"confidence": True}, "/confidence", "expected a number, got true", "wrong_type"),

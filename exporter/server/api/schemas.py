@@ -136,7 +136,7 @@ class ComparedSide(msgspec.Struct, rename={"since": "from", "until": "to"}):
 
 
 class MeasuredInterval(msgspec.Struct):
-    """A number with its 95 % confidence interval, and what it is computed from; null for infinity."""
+    """A number with its 95% confidence interval, and what it is computed from; null for infinity."""
 
     value: float | None
     low: float | None

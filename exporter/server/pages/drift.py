@@ -285,7 +285,7 @@ def distribution(drift: TargetDrift, special_width: float = SPECIAL_WIDTH) -> Ch
         trained="".join(_bar_path(bar, bar.trained / top, 0.9) for bar in bars),
         live="".join(_bar_path(bar, bar.live / top, 0.4) for bar in bars),
         x_labels={name: _fit(_x_labels(drift.target, bars), width) for name, width in WIDTHS.items()},
-        y_labels=[(100 - 100 * tick / top, f"{100 * tick:.3g} %") for tick in _ticks(top)],
+        y_labels=[(100 - 100 * tick / top, f"{100 * tick:.3g}%") for tick in _ticks(top)],
     )
 
 

@@ -32,7 +32,7 @@ def figure(kind: Kind, value: float) -> str:
     """Return an accuracy or an error as text.
 
     >>> figure("accuracy", 0.912).replace("\\N{NO-BREAK SPACE}", " "), figure("absolute_error", 4.2061)
-    ('91.2 %', '4.21')
+    ('91.2%', '4.21')
     """
     return percent(value) if kind == "accuracy" else number(value)
 
@@ -62,10 +62,10 @@ def describe_leading(kind: Kind, leading: Leading, reference: QualityEstimator |
     if leading.basis == "estimated":
         value = figure(kind, estimate.value)
         return (
-            f"The {NAMES[kind]} in the last {name} is estimated as {value} (95 % interval {interval(kind, estimate)})."
+            f"The {NAMES[kind]} in the last {name} is estimated as {value} (95% interval {interval(kind, estimate)})."
         )
     labelled = f"labelled prediction{'' if leading.number == 1 else 's'} of the last {name}"
-    bounds = "" if math.isnan(estimate.lower) else f" (95 % interval {interval(kind, estimate)})"
+    bounds = "" if math.isnan(estimate.lower) else f" (95% interval {interval(kind, estimate)})"
     if kind == "accuracy":
         verb = "is" if leading.number == 1 else "are"
         text = f"{figure(kind, estimate.value)} of the {leading.number:,.0f} {labelled} {verb} right{bounds}."
@@ -90,7 +90,7 @@ def _compare(kind: Kind, estimate: IntervalEstimate, reference: QualityEstimator
 
 
 def _differ_by_chance(measured: IntervalEstimate, reference: IntervalEstimate) -> bool:
-    """Return whether the 95 % interval of a difference holds 0 (Newcombe, 1998, method 10).
+    """Return whether the 95% interval of a difference holds 0 (Newcombe, 1998, method 10).
 
     The reference is of few rows, then of many:
 
@@ -152,7 +152,7 @@ def describe_estimates(
 
 
 def _expected(window: WindowQuality, learned: float) -> IntervalEstimate:
-    """Return the accuracy that was expected, with the 95 % interval of what would then be measured."""
+    """Return the accuracy that was expected, with the 95% interval of what would then be measured."""
     mean, half = window.expected, Z * math.sqrt(window.expected_variance + learned)
     return IntervalEstimate(mean, max(mean - half, 0.0), min(mean + half, 1.0))
 
@@ -183,7 +183,7 @@ def confusion(outcomes: Mapping[tuple[str, str], int]) -> dict[str, Any] | None:
     (['no', 'yes'], [('no', [(8, True), (0, False)]), ('yes', [(2, False), (1, True)])])
     >>> shares = [*(right for *_, right in table["rows"]), *table["found"]]
     >>> [text.replace("\\N{NO-BREAK SPACE}", " ") for text in shares]
-    ['100 %', '33 %', '80 %', '100 %']
+    ['100%', '33%', '80%', '100%']
     """
     predicted: Counter[str] = Counter()
     actual: Counter[str] = Counter()
