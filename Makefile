@@ -75,8 +75,11 @@ bench: export OPENBLAS_NUM_THREADS := 1
 bench: $(STAMP)  ## run the benchmarks, each with a peer or a floor in the same run
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-dashboards: $(STAMP)  ## generate the dashboards, the rules for batches, and the tables of metrics and commands
+dashboards: $(STAMP)  ## generate the dashboards, and the rules for batches
 	$(BIN)/python -m grafana
+
+docs: $(STAMP)  ## write the tables of the reference: metrics, commands, routes, rules, limits
+	$(BIN)/python .ci/reference.py
 
 release-files: $(STAMP)  ## build what Grafana imports: dashboards, and the rules for a Grafana that evaluates them itself
 	$(BIN)/python -m grafana --output=build/release
@@ -104,4 +107,4 @@ outdated: $(STAMP)  ## list the packages that have a newer version, and the imag
 	@$(BIN)/python -m pip --disable-pip-version-check list --outdated --exclude prometheus-model-exporter --exclude grafana_foundation_sdk --exclude pip
 	@sed -n 's/^ *image: \(.*@sha256\)/\1/p; s/^FROM \(.*@sha256:[0-9a-f]*\)$$/\1/p' docker-compose.yml Dockerfile
 
-.PHONY: rules help install up down programs test test-fast test-spark java lint size bench dashboards release-files lock upgrade outdated
+.PHONY: rules docs help install up down programs test test-fast test-spark java lint size bench dashboards release-files lock upgrade outdated

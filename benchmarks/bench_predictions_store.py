@@ -1,6 +1,6 @@
 """Measure the bytes that a stored prediction of 30 inputs takes: its row, its inputs, each index, and in the archive.
 
-The store's own writer fills the database. `docs/scale.md` has the table.
+The store's own writer fills the database. `docs/scale.md` has the sums.
 
     python benchmarks/bench_predictions_store.py [PREDICTIONS]
 """

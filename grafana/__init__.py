@@ -12,7 +12,6 @@
 `model_release`     two versions, or two periods, side by side
 `model_exporter`    the exporter itself
 `rules`             the rules for a Grafana that evaluates them itself, and those for batches
-`documents`         the tables of metrics in the documents
 ==================  ============================================================================
 
 The module of a dashboard is named after its uid. Each panel is a function named after it, whose docstring is

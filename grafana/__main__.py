@@ -1,4 +1,4 @@
-"""Write the dashboards, rules for batches and tables of metrics, or with ``--output`` the files of a release."""
+"""Write the dashboards and rules for batches, or with ``--output`` the files of a release."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 
 from grafana import (
-    documents,
     model_business,
     model_data,
     model_exporter,
@@ -64,9 +63,6 @@ def main() -> None:
     if folder is None:
         write(ROOT / "grafana" / "dashboards", files())
         write(ROOT / "prometheus" / "batch", {"last_run.yml": rules.last_run()})
-        for name, update in (("metrics.md", documents.metrics), ("commands.md", documents.commands)):
-            page = ROOT / "docs" / name
-            page.write_text(update(page.read_text(encoding="utf-8")), encoding="utf-8")
     else:
         write(folder / "dashboards", files())
         write(folder / "alerting", rules.managed_rules())

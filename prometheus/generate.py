@@ -361,7 +361,7 @@ def outputs() -> dict[Path, str]:
     table = f"| alert | can be set for a feature | unit | default |\n|---|---|---|---|\n{rows}"
     files = {HERE / "rules" / name: text for name, text in texts.items()}
     for path, block in (
-        (ROOT / "exporter" / "config" / "types.py", f"{lines}    "),
+        (ROOT / "exporter" / "config.py", f"{lines}    "),
         (ROOT / "docs" / "configuration.md", table),
     ):
         files[path] = _MARKED.sub(rf"\g<1>{block}\g<2>", path.read_text("utf-8"))

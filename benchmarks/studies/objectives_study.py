@@ -1,8 +1,8 @@
 """Measure how often the burn-rate alerts are wrong, and how soon they fire, with few requests.
 
 ``python benchmarks/studies/objectives_study.py`` takes about eight minutes and writes the tables between the marks of
-``docs/objectives.md``. ``--quick`` prints them from few repetitions. Requests are a Poisson process, and each fails
-independently. The arithmetic is that of ``prometheus/rules/system.yml``, which a test compares with this module.
+``docs/studies/objectives.md``. ``--quick`` prints them from few repetitions. Requests are a Poisson process, and each
+fails independently. The arithmetic is that of ``prometheus/rules/system.yml``, which a test compares with this module.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from study_tables import table
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
-PAGE = Path(__file__).parents[2] / "docs" / "objectives.md"
+PAGE = Path(__file__).parents[2] / "docs" / "studies" / "objectives.md"
 STEPS = 2
 """Evaluations of the rules in a minute."""
 PENDING = 2 * STEPS

@@ -57,16 +57,16 @@ def percent(part: float) -> str:
     """
     Format a share with three digits, or more where it would look like all.
 
-    >>> [percent(part).replace("\\N{NO-BREAK SPACE}", " ") for part in (0.13894, 0.01, 1, math.nan)]
+    >>> [percent(part) for part in (0.13894, 0.01, 1, math.nan)]
     ['13.9%', '1%', '100%', '–']
-    >>> [percent(part).replace("\\N{NO-BREAK SPACE}", " ") for part in (0.9994, 0.9996, 0.99999, 0.9999999)]
+    >>> [percent(part) for part in (0.9994, 0.9996, 0.99999, 0.9999999)]
     ['99.9%', '99.96%', '99.999%', 'over 99.999%']
     """
     if math.isnan(part):
         return "–"
     texts = (f"{100 * part:.{digits}g}" for digits in (3, 4, 5))
     text = next((text for text in texts if part >= 1 or float(text) < 100), "over 99.999")
-    return f"{text}\N{NO-BREAK SPACE}%"
+    return f"{text}%"
 
 
 def share(part: float) -> str:
@@ -82,7 +82,7 @@ def share(part: float) -> str:
         text = "over 99"
     else:
         text = f"{100 * part:.0f}" if part >= 0.0995 else f"{100 * part:.2g}"
-    return f"{text}\N{NO-BREAK SPACE}%"
+    return f"{text}%"
 
 
 def quoted(name: str) -> str:

@@ -75,4 +75,4 @@ def test_drift_names_what_it_is_compared_with(flights: Served) -> None:
     eventually(lambda: flights.get(asked).json["total"] == len(planted))
     output = explain(flights, "--model=flights", "--version=2", "--of=drift").stdout
     assert re.search(r"^slice +share +training +ratio", output, re.M), output
-    assert re.search(r"of the predictions are where carrier is MQ, .* % in the training data\.$", output, re.M), output
+    assert re.search(r"of the predictions are where carrier is MQ, .*% in the training data\.$", output, re.M), output

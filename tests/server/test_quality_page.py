@@ -85,7 +85,7 @@ def test_the_measured_and_the_estimated_accuracy(labelled: Served) -> None:
     )
     assert re.search(r"Updated at \d\d:\d\d:\d\d UTC ?\. Refresh", text)
     assert "/quality?model=loans" in [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
-    assert re.search(r"Last 1d 7\d\.\d% \d\d\.?\d*% to \d\d\.?\d* % .*?900 100 ", text)
+    assert re.search(r"Last 1d 7\d\.\d% \d\d\.?\d*% to \d\d\.?\d*% .*?900 100 ", text)
     assert f"Last 1h {100 * estimated:.3g}%" in text
     assert re.search("[Hh]alf of the labels since the exporter started came .* the prediction.", text)
     assert re.search(r"On the 2,700 labelled rows of the profile, the accuracy is 8\d\.\d%", text)
@@ -195,7 +195,7 @@ def test_a_calibration_error_that_chance_explains_is_not_shown(labelled: Served)
     assert labelled.post("/v1/labels", labels).status == 201
     found = eventually(lambda: re.search(r" 8 0 (\S+) by chance (\S+)%", words(quality(labelled, model="few"))))
     assert (found[1], float(found[2])) == ("–", pytest.approx(13, abs=1))
-    assert re.search(r"900 100 [\d.]+ % by chance [\d.]+ %", words(quality(labelled, model="loans")))
+    assert re.search(r"900 100 [\d.]+% by chance [\d.]+%", words(quality(labelled, model="loans")))
 
 
 def test_what_users_sent_is_text(labelled: Served) -> None:

@@ -469,7 +469,7 @@ def test_a_sample_is_drawn_and_shows_how_often_the_model_is_right(fresh: Served)
     text = review(fresh, model="credit").text.replace("\N{NO-BREAK SPACE}", " ")
     time = r"\d+ \w{3} \d\d:\d\d"
     interval = r"95% interval \d+% to \d+%"
-    assert re.search(rf"credit 3 8\d % {interval}, 20 reviewed; predictions from {time} to {time} UTC", text)
+    assert re.search(rf"credit 3 8\d% {interval}, 20 reviewed; predictions from {time} to {time} UTC", text)
     assert post(fresh, "/review/samples", model="credit", count="0").status == 400
     assert post(fresh, "/review/samples", model="credits", count="5").status == 400
     nothing = Page(post(fresh, "/review/samples", model="many", count="5"))

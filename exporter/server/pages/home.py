@@ -179,7 +179,7 @@ def describe_budgets(
 def budget(left: float) -> str:
     """Return the share of a budget that is left, in words.
 
-    >>> [budget(left).replace("\\N{NO-BREAK SPACE}", " ") for left in (0.625, 0.0, -0.2, -6.2)]
+    >>> [budget(left) for left in (0.625, 0.0, -0.2, -6.2)]
     ['62.5% left', '0% left', 'used up 1.2 times', 'used up 7.2 times']
     """
     return f"{percent(left)} left" if left >= 0 else f"used up {1 - left:.3g} times"

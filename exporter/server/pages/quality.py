@@ -31,7 +31,7 @@ _SHORT: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "error"}
 def figure(kind: Kind, value: float) -> str:
     """Return an accuracy or an error as text.
 
-    >>> figure("accuracy", 0.912).replace("\\N{NO-BREAK SPACE}", " "), figure("absolute_error", 4.2061)
+    >>> figure("accuracy", 0.912), figure("absolute_error", 4.2061)
     ('91.2%', '4.21')
     """
     return percent(value) if kind == "accuracy" else number(value)
@@ -182,7 +182,7 @@ def confusion(outcomes: Mapping[tuple[str, str], int]) -> dict[str, Any] | None:
     >>> table["actual"], [(name, cells) for name, cells, _ in table["rows"]]
     (['no', 'yes'], [('no', [(8, True), (0, False)]), ('yes', [(2, False), (1, True)])])
     >>> shares = [*(right for *_, right in table["rows"]), *table["found"]]
-    >>> [text.replace("\\N{NO-BREAK SPACE}", " ") for text in shares]
+    >>> shares
     ['100%', '33%', '80%', '100%']
     """
     predicted: Counter[str] = Counter()
@@ -209,7 +209,7 @@ def confusion(outcomes: Mapping[tuple[str, str], int]) -> dict[str, Any] | None:
 
 
 def _right_share(name: str, part: int, whole: int) -> str:
-    return "–" if name == OTHER else f"{100 * part / whole:.0f}\N{NO-BREAK SPACE}%"
+    return "–" if name == OTHER else f"{100 * part / whole:.0f}%"
 
 
 _NOTHING = IntervalEstimate(math.nan, math.nan, math.nan)
