@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import platform
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from exporter.errors import REASONS, WARNINGS
-from exporter.metrics.lines import Family, Metrics, Reading
+from exporter.metrics.lines import Family, FamilyLines, Key, Metrics, Reading
+from exporter.monitoring.counters import Histogram
 from exporter.storage import Store
 from exporter.version import revision, version
 
@@ -19,6 +20,54 @@ SOURCES = ("predictions", "feedback", "labels", "events", "kserve", "infer", "ex
 SECTION = "The exporter itself"
 DURATIONS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
 """Upper bounds of the buckets of requests to the exporter, in seconds."""
+
+
+class RequestCounts:
+    """Requests to the exporter, by route and code; counted in one thread, for a lock costs more than the rest."""
+
+    def __init__(self) -> None:
+        self._cells: dict[tuple[str, int], list[float]] = {}
+
+    def count(self, route: str, code: int, seconds: float) -> None:
+        """Count a request; ``route`` is one of few."""
+        cell = self._cells.get((route, code))
+        if cell is None:
+            cell = self._cells[route, code] = [0.0] * (len(DURATIONS) + 2)
+        cell[bisect_left(DURATIONS, seconds)] += 1
+        cell[-1] += seconds
+
+    def codes(self) -> dict[Key, float]:
+        """Return the number of requests by route and code."""
+        return {(route, str(code)): sum(cell[:-1]) for (route, code), cell in list(self._cells.items())}
+
+    def lines(self) -> Iterator[FamilyLines]:
+        """Return the lines of all requests."""
+        yield from REQUESTS.lines(self)
+        durations: dict[str, Histogram] = {}
+        for (route, _), cell in list(self._cells.items()):
+            histogram = durations.setdefault(route, Histogram(DURATIONS))
+            histogram.counts += cell[:-1]
+            histogram.sum += cell[-1]
+        for route, histogram in durations.items():
+            yield from REQUEST_DURATION.lines(histogram, route=route)
+
+
+REQUESTS = Metrics[RequestCounts](SECTION)
+
+
+@REQUESTS.counter("route", "code")
+def model_exporter_http_requests_total(counts: RequestCounts) -> Reading:
+    """Requests by the rule of their path and the code of the response; 499 where the client went away."""
+    return counts.codes()
+
+
+REQUEST_DURATION = Metrics[Histogram](SECTION, "route")
+
+
+@REQUEST_DURATION.histogram()
+def model_exporter_http_request_duration_seconds(durations: Histogram) -> Histogram:
+    """Time from the head of a request to the end of its response."""
+    return durations
 
 
 class ExporterMetrics:
@@ -49,14 +98,7 @@ class ExporterMetrics:
         refused = f"Events rejected, by reason: {', '.join(REASONS)}."
         looks_wrong = "Requests with events that are accepted, but look wrong, by reason."
         lost = "Accepted events that were lost: the store failed, a reload removed their model, or the process ended."
-        requests = "Requests by the rule of their path and the code of the response; 499 where the client went away."
-        self.requests = counter("http_requests", requests, "route", "code")
-        text = "Time from the head of a request to the end of its response."
-        self.families.append(Family("model_exporter_http_request_duration_seconds", "histogram", text, ("route",)))
-        name = "model_exporter_http_request_duration_seconds"
-        self.request_duration = Histogram(name, text, ("route",), registry=registry, buckets=DURATIONS)
-        self._count_request = functools.cache(lambda route, code: self.requests.labels(route, str(code)).inc)
-        self._time_request = functools.cache(lambda route: self.request_duration.labels(route).observe)
+        self.requests = RequestCounts()
         self.events = counter("events", "Events accepted, by route.", "source")
         self.rejected = counter("events_rejected", refused, "reason")
         self.warnings = counter("event_warnings", looks_wrong, "reason")
@@ -91,11 +133,6 @@ class ExporterMetrics:
             self.notifications.labels(status)
         for status in ("requested", "delivered", "failed", "abandoned"):
             self.retrain_requests.labels(status)
-
-    def count_request(self, route: str, code: int, seconds: float) -> None:
-        """Count a request to the exporter; ``route`` is one of few."""
-        self._count_request(route, code)()
-        self._time_request(route)(seconds)
 
     def watch_store(self, store: Store) -> None:
         """Report the state of the store, its size and its maximum."""

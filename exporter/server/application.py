@@ -253,6 +253,7 @@ class Exporter:
             self._monitors,
             self.store,
             {
+                "requests": self.telemetry.requests.lines,
                 "comparisons": self.comparisons.lines,
                 "replicas": self.replicas.lines,
                 "retraining": self.retrainer.lines,

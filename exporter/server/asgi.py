@@ -29,7 +29,6 @@ from exporter.server.client_log import set_client
 from exporter.server.ingest import NDJSON, ONE_ACCEPTED
 from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.request import (
-    OTHER_ROUTE,
     SMALL_BODY,
     STREAMED,
     STREAMS,
@@ -232,7 +231,6 @@ REFUSAL_SECONDS = 0.1
 """Time that a client without valid credentials waits for its 401, so that a flood of them costs little."""
 CLIENT_CLOSED_REQUEST = 499
 """The code of a request whose client went away, as nginx logs it."""
-_OTHER = Route("", {})
 _PREDICTIONS, _FEEDBACK = ROUTES["POST /v1/predictions"], ROUTES["POST /v1/feedback"]
 _JSON = b"application/json"
 _ONE_ACCEPTED = {
@@ -260,6 +258,7 @@ class Application:
     def __init__(self, exporter: Exporter, web: WebConfig) -> None:
         self._exporter = exporter
         self._web = web
+        self._count = exporter.telemetry.requests.count
         self._pools = {name: ThreadPool(name, THREADS[name][0]) for name in POOLS}
         self._scrapes: dict[tuple[str, str, tuple[str, ...]], asyncio.Future[Reply]] = {}
         self._flask: Flask | None = None
@@ -286,7 +285,7 @@ class Application:
             pass  # nobody waits for an answer
         finally:
             request.release()
-            self._exporter.telemetry.count_request(request.route, status, time.perf_counter() - started)
+            self._count(request.route.rule, status, time.perf_counter() - started)
 
     def close(self) -> None:
         """End the threads."""
@@ -296,17 +295,17 @@ class Application:
     async def _reply(self, request: Request) -> Reply | Streamed:
         try:
             _check_framing(request)
-            if error := cross_origin_error(request.method, request.header):
+            headers = request.headers
+            if (b"origin" in headers or b"sec-fetch-site" in headers) and (
+                error := cross_origin_error(request.method, request.header)
+            ):
                 return error
             if self._web.guarded:
                 await self._authenticate(request)
             else:
                 self._check_host(request)
-            key = find(request.method, request.path)
-            route = ROUTES[key] if key else _OTHER
-            request.route = key.partition(" ")[2] if key else OTHER_ROUTE
-            body = await request.body(route.max_body)
-            return await self._dispatch(request, route, body)
+            route = request.route = find(request.method, request.path)
+            return await self._dispatch(request, route, await request.body(route.max_body))
         except RequestError as error:
             if error.reply.status == 413:
                 self._exporter.client_log.reject(EventError("", "the body is too large", "too_large"))
@@ -321,8 +320,8 @@ class Application:
 
     def _check_host(self, request: Request) -> None:
         """Refuse a request by a name that is not known to be the exporter's: nothing else keeps a web page away."""
-        host, external_url = request.header("host") or "", self._exporter.config.external_url
-        if len(host) > MAX_HOST or not is_own_host(host, external_url):
+        host = request.headers.get(b"host", b"").decode("latin-1")
+        if len(host) > MAX_HOST or not is_own_host(host, self._exporter.config.external_url):
             raise RequestError(
                 problem(
                     421,

@@ -24,6 +24,13 @@ from uvicorn.server import ServerState
 from exporter.server.problem import Reply, problem
 
 _PIECE = 64 * 1024
+SECURITY_HEADERS = (
+    b"content-security-policy: default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; "
+    b"img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'\r\n"
+    b"x-content-type-options: nosniff\r\n"
+    b"referrer-policy: same-origin\r\n"  # no-referrer would make browsers hide the Origin of our own forms
+)
+"""Headers of every response, whoever makes it. Uvicorn would check each of them again for each response."""
 
 
 class ResponseWriter:
@@ -41,18 +48,18 @@ class ResponseWriter:
     def __init__(self, transport: asyncio.Transport) -> None:
         self._transport = transport
         self._paused = False
-        self._head = b""
+        self._head, self._in_response = b"", False
         self._pieces: deque[bytes] = deque()
         self._closing = False
         self.waiting = 0
         self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
-        """Send data; the head of a response waits for what follows it."""
+        """Send data; the head of a response gets `SECURITY_HEADERS`, and waits for what follows it."""
         if self._head:
-            data, self._head = self._head + data, b""
-        elif data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 100"):
-            self._head = data
+            data, self._head = b"%b%b\r\n%b" % (self._head[:-2], SECURITY_HEADERS, data), b""
+        elif not self._in_response and not data.startswith(b"HTTP/1.1 100"):
+            self._head, self._in_response = data, True
             return
         if len(data) <= _PIECE and not self._pieces:
             self._transport.write(data)
@@ -79,9 +86,10 @@ class ResponseWriter:
             self._transport.close()
 
     def flush(self) -> None:
-        """Send a head that waits."""
+        """Send a head that waits; what comes next is another head."""
         if self._head:
             self.write(b"")
+        self._in_response = False
 
     def close(self) -> None:
         """Close the connection once everything is sent."""

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from exporter.errors import QueueFullError
 from exporter.server.access import Caller
 from exporter.server.problem import Reply, problem
+from exporter.server.routes import OTHER
 from exporter.wire.formats import MAX_BODY
 
 Scope = MutableMapping[str, Any]
@@ -60,10 +61,6 @@ class InflightBytes:
             raise QueueFullError("too many request bodies are being received")
 
 
-OTHER_ROUTE = "other"
-"""The route of requests that have none, or were refused before it was looked for."""
-
-
 class Request:
     """A request.
 
@@ -83,7 +80,7 @@ class Request:
     received
         Whether all of it has arrived.
     route
-        The rule of its path, under which it is counted.
+        Its route, under whose rule it is counted.
     """
 
     def __init__(self, scope: Scope, receive: Receive, inflight: InflightBytes) -> None:
@@ -93,7 +90,7 @@ class Request:
         self.headers = join_headers(scope["headers"])
         self.caller: Caller | None = None
         self.received = False
-        self.route = OTHER_ROUTE
+        self.route = OTHER
         self._receive = receive
         self._inflight = inflight
         self._held = 0

@@ -139,6 +139,8 @@ class Route(NamedTuple):
         Maximum size of the request's body in bytes.
     gzip
         Whether the body may be compressed, as collectors send it.
+    rule
+        Flask's rule of its path.
     """
 
     handler: str
@@ -149,6 +151,7 @@ class Route(NamedTuple):
     pool: str = "pages"
     max_body: int = MAX_BODY
     gzip: bool = False
+    rule: str = "other"
 
 
 _TASKS = list[dict[str, Any]]
@@ -324,24 +327,26 @@ ROUTES: dict[str, Route] = {
     "GET /openapi.json": Route("routes:openapi", {200: dict[str, Any]}),
 }
 """By method and Flask's rule. A test compares the table with the routes of the application."""
+ROUTES = {key: route._replace(rule=key.partition(" ")[2]) for key, route in ROUTES.items()}
+OTHER = Route("", {})
+"""The route of requests that have none, or were refused before it was looked for."""
 
 
-def find(method: str, path: str) -> str | None:
-    """Return the key of a request's route in `ROUTES`; None if there is none: then Flask returns the error.
+def find(method: str, path: str) -> Route:
+    """Return the route of a request; `OTHER` if there is none: then Flask returns the error.
 
-    >>> find("HEAD", "/metrics"), find("POST", "/v2/models/m/infer"), find("GET", "/nothing")
-    ('GET /metrics', 'POST /v2/models/<model>/infer', None)
+    >>> find("HEAD", "/metrics").rule, find("POST", "/v2/models/m/infer").rule, find("GET", "/nothing").rule
+    ('/metrics', '/v2/models/<model>/infer', 'other')
     """
     method = "GET" if method == "HEAD" else method
-    if (key := f"{method} {path}") in ROUTES:
-        return key
+    if route := ROUTES.get(f"{method} {path}"):
+        return route
     from werkzeug.exceptions import HTTPException  # imported with the first request of a rule with variables
 
     try:
-        rule: str = _variable_rules().match(path, method)[0]
-        return rule
+        return ROUTES[_variable_rules().match(path, method)[0]]
     except HTTPException:
-        return None
+        return OTHER
 
 
 @functools.cache

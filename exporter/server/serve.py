@@ -46,16 +46,6 @@ REQUEST_SECONDS = 5
 """Time that requests under way have to end once a stop is asked for."""
 CONFIRM_SECONDS = 1
 """Time that TLS clients have after that to confirm the end of their connection."""
-SECURITY_HEADERS = (
-    (
-        "Content-Security-Policy",
-        "default-src 'none'; script-src 'self'; connect-src 'self'; style-src 'self'; img-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    ),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Referrer-Policy", "same-origin"),  # no-referrer would make browsers hide the Origin of our own forms
-)
-"""Headers of every response, whoever makes it: the application, or the protocol that refuses a request."""
 MAPPED_BYTES = 2**20
 """Allocations from this size on are mapped each by itself: the system gets them back once they are freed."""
 _CHECK_TICKS = 5  # uvicorn ticks ten times a second
@@ -133,7 +123,6 @@ class Server(uvicorn.Server):
             server_header=False,
             access_log=False,
             log_config=None,
-            headers=list(SECURITY_HEADERS),
             log_level="critical",  # the application logs its faults, and clients' faults are not logged
         )
         super().__init__(config)
@@ -145,7 +134,6 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and take signals."""
-        self.server_state.default_headers = self.config.encoded_headers  # uvicorn sets them once it has started
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
