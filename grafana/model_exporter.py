@@ -7,7 +7,7 @@ import functools
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from exporter.errors import REASONS, WARNINGS
-from exporter.metrics.exporter import SOURCES
+from exporter.metrics.exposition import SOURCES
 from grafana import layout
 from grafana import panels as p
 from grafana.layout import INSTANCE, by_rank

@@ -1,29 +1,207 @@
-"""Render ``/metrics`` in the text format or in OpenMetrics."""
+"""The metrics of the exporter itself, and ``/metrics`` in the text format or in OpenMetrics."""
 
 from __future__ import annotations
 
 import logging
+import math
+import platform
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from prometheus_client import CollectorRegistry, GCCollector, Metric, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Metric,
+    PlatformCollector,
+    ProcessCollector,
+)
 from prometheus_client.exposition import choose_encoder
 
-from exporter.metrics import comparisons, exporter, models, quality, system
-from exporter.metrics.lines import Family, FamilyLines, Metrics, Reading
+from exporter.errors import REASONS, WARNINGS
+from exporter.metrics import comparisons, models, system
+from exporter.metrics.lines import Family, FamilyLines, Key, Metrics, Reading
+from exporter.monitoring.counters import Histogram
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.storage import Store
+from exporter.version import revision, version
 
 if TYPE_CHECKING:
     from exporter.storage import Store
+
+
+SOURCES = ("predictions", "feedback", "labels", "events", "kserve", "infer", "exchanges", "logs", "traces")
+"""The sources of events: the last part of the route that receives them."""
+SECTION = "The exporter itself"
+DURATIONS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)
+"""Upper bounds of the buckets of requests to the exporter, in seconds."""
+
+
+class RequestCounts:
+    """Requests to the exporter, by route and code; counted in one thread, for a lock costs more than the rest."""
+
+    def __init__(self) -> None:
+        self._cells: dict[tuple[str, int], list[float]] = {}
+
+    def count(self, route: str, code: int, seconds: float) -> None:
+        """Count a request; ``route`` is one of few."""
+        cell = self._cells.get((route, code))
+        if cell is None:
+            cell = self._cells[route, code] = [0.0] * (len(DURATIONS) + 2)
+        cell[bisect_left(DURATIONS, seconds)] += 1
+        cell[-1] += seconds
+
+    def codes(self) -> dict[Key, float]:
+        """Return the number of requests by route and code."""
+        return {(route, str(code)): sum(cell[:-1]) for (route, code), cell in list(self._cells.items())}
+
+    def lines(self) -> Iterator[FamilyLines]:
+        """Return the lines of all requests."""
+        yield from REQUESTS.lines(self)
+        durations: dict[str, Histogram] = {}
+        for (route, _), cell in list(self._cells.items()):
+            histogram = durations.setdefault(route, Histogram(DURATIONS))
+            histogram.counts += cell[:-1]
+            histogram.sum += cell[-1]
+        for route, histogram in durations.items():
+            yield from REQUEST_DURATION.lines(histogram, route=route)
+
+
+REQUESTS = Metrics[RequestCounts](SECTION)
+
+
+@REQUESTS.counter("route", "code")
+def model_exporter_http_requests_total(counts: RequestCounts) -> Reading:
+    """Requests by the rule of their path and the code of the response; 499 where the client went away."""
+    return counts.codes()
+
+
+REQUEST_DURATION = Metrics[Histogram](SECTION, "route")
+
+
+@REQUEST_DURATION.histogram()
+def model_exporter_http_request_duration_seconds(durations: Histogram) -> Histogram:
+    """Time from the head of a request to the end of its response."""
+    return durations
+
+
+class ExporterMetrics:
+    """Counters and gauges under ``model_exporter_``.
+
+    Parameters
+    ----------
+    registry
+        The registry to which they are added.
+
+    Attributes
+    ----------
+    families
+        What is declared, in the order of the declarations.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.families: list[Family] = []
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            self.families.append(Family(f"model_exporter_{name}_total", "counter", text, labels))
+            return Counter(f"model_exporter_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            self.families.append(Family(f"model_exporter_{name}", "gauge", text, labels))
+            return Gauge(f"model_exporter_{name}", text, labels, registry=registry)
+
+        refused = f"Events rejected, by reason: {', '.join(REASONS)}."
+        looks_wrong = "Requests with events that are accepted, but look wrong, by reason."
+        lost = "Accepted events that were lost: the store failed, a reload removed their model, or the process ended."
+        self.requests = RequestCounts()
+        self.events = counter("events", "Events accepted, by route.", "source")
+        self.rejected = counter("events_rejected", refused, "reason")
+        self.warnings = counter("event_warnings", looks_wrong, "reason")
+        self.dropped = counter("events_dropped", lost)
+        self.queue_length = gauge("queue_length", "Events waiting to be counted.")
+        self.queue_capacity = gauge("queue_capacity", "Number of events that can wait to be counted.")
+        damaged = "Damaged databases and write-ahead logs that were set aside and still exist."
+        self.quarantined_files = gauge("store_damaged_files", damaged)
+        stored = "Size of the store: predictions, which are deleted to make room, and what is kept."
+        self.store_bytes = gauge("store_bytes", stored, "part")
+        largest = "Maximum size of the store; infinite without store.max_size."
+        self.store_max_bytes = gauge("store_max_bytes", largest)
+        self.store_up = gauge("store_up", "Whether the database took what was written last.")
+        backup = "Unix time of the last backup by the command backup; 0 without one."
+        self.last_backup = gauge("last_backup_timestamp_seconds", backup)
+        self.store_errors = counter("store_errors", "Failed reads and writes of the store.")
+        self.notifications = counter("notifications", "Alerts received from Alertmanager.", "status")
+        asked = "Requests for retraining, by what became of them; failed attempts are repeated."
+        self.retrain_requests = counter("retrain_requests", asked, "status")
+        self.reload_successful = gauge("config_last_reload_successful", "Whether the last reload succeeded.")
+        reloaded = "Unix time of the last successful reload."
+        self.reload_time = gauge("config_last_reload_success_timestamp_seconds", reloaded)
+        build = gauge("build_info", "Build information about the exporter.", "version", "revision", "pythonversion")
+        build.labels(version(), revision(), platform.python_version()).set(1)
+        for source in SOURCES:
+            self.events.labels(source)
+        for reason in REASONS:
+            self.rejected.labels(reason)
+        for reason in WARNINGS:
+            self.warnings.labels(reason)
+        for status in ("firing", "resolved"):
+            self.notifications.labels(status)
+        for status in ("requested", "delivered", "failed", "abandoned"):
+            self.retrain_requests.labels(status)
+
+    def watch_store(self, store: Store) -> None:
+        """Report the state of the store, its size and its maximum."""
+        size = store.size
+        self.store_up.set_function(lambda: not (store.fault or store.refusal))
+        self.last_backup.set_function(store.last_backup)
+        self.store_bytes.labels("predictions").set_function(lambda: size.usage.predictions)
+        self.store_bytes.labels("kept").set_function(lambda: size.usage.kept)
+        self.store_max_bytes.set(math.inf if size.limit is None else size.limit)
+
+
+LINKS = Metrics[tuple[Iterable[str], str, str]](SECTION)
+
+
+@LINKS.gauge("model", "external_url", "dashboards_url")
+def model_exporter_links_info(links: tuple[Iterable[str], str, str]) -> Reading:
+    """Addresses that links to the exporter and to the dashboards of a model begin with."""
+    return {(model, *links[1:]): 1.0 for model in links[0]}
+
+
+FILES = Metrics[Mapping[str, bool]](SECTION)
+
+
+@FILES.gauge("file")
+def model_exporter_model_file_valid(valid: Mapping[str, bool]) -> Reading:
+    """Whether a file of models_folder is valid, so that its models are in use as it has them."""
+    return valid
+
+
+PAIRING = Metrics[tuple[Mapping[str, int], int]](SECTION)
+
+
+@PAIRING.counter("side")
+def model_exporter_unpaired_total(one: tuple[Mapping[str, int], int]) -> Reading:
+    """Logged requests and responses whose counterpart did not arrive."""
+    return dict(one[0])
+
+
+@PAIRING.gauge()
+def model_exporter_pairs_waiting(one: tuple[Mapping[str, int], int]) -> Reading:
+    """Logged requests and responses that wait for their counterpart."""
+    return one[1]
+
 
 log = logging.getLogger(__name__)
 
 _OPENMETRICS, _TEXT = "application/openmetrics-text", "text/plain"
 _UTF8_NAMES = "escaping=allow-utf-8"
 
-COLLECTORS = Metrics[Mapping[str, tuple[float, bool]]](exporter.SECTION)
+COLLECTORS = Metrics[Mapping[str, tuple[float, bool]]](SECTION)
 
 
 @COLLECTORS.gauge("collector")
@@ -38,10 +216,10 @@ def model_exporter_collector_success(ran: Mapping[str, tuple[float, bool]]) -> R
     return {name: success for name, (_, success) in ran.items()}
 
 
-_MODULES = (system, models, quality, comparisons, exporter)
 GROUPS = [
     COLLECTORS,
-    *dict.fromkeys(one for module in _MODULES for one in vars(module).values() if isinstance(one, Metrics)),
+    *(one for names in map(vars, (system, models, comparisons)) for one in names.values() if isinstance(one, Metrics)),
+    *(REQUESTS, REQUEST_DURATION, LINKS, FILES, PAIRING),
 ]
 """All metrics, in the order of the exposition."""
 FAMILIES: list[Family] = [family for group in GROUPS for family in group.families]
@@ -126,7 +304,7 @@ class Exposition:
     def _all(self, monitors: MonitorRegistry) -> Iterator[tuple[str, Callable[[], Iterable[FamilyLines]]]]:
         yield self._models.name, lambda: self._models.collect(monitors)
         # A collector of its own: without the store the metrics of the models are still there.
-        yield "store", lambda: quality.review_lines(monitors, self._store)
+        yield "store", lambda: models.review_lines(monitors, self._store)
         yield from self._others.items()
         yield from ((one.name, one.lines) for one in self._collectors)
 

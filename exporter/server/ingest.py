@@ -1,13 +1,21 @@
-"""Decode, check and record the events in request bodies; used by the ASGI application and by Flask's routes."""
+"""Decode, check and record the events in request bodies; count and log what is refused, and answer repeated requests.
+
+A repeated POST counts once: responses are remembered by their ``Idempotency-Key``, in bounded memory. A key that comes
+with another request than before is a client's mistake and gets a 422, as in the IETF's draft of the header
+(draft-ietf-httpapi-idempotency-key-header): else the client would take what was not read for accepted.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
+import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import msgspec
@@ -15,10 +23,8 @@ from msgspec import structs
 
 from exporter.errors import EventError, QueueFullError, StoreError, StoreFullError
 from exporter.features.json_inputs import decode_inputs
-from exporter.metrics.exporter import ExporterMetrics
+from exporter.metrics.exposition import ExporterMetrics
 from exporter.profiles.profile import image_inputs
-from exporter.server.client_log import ClientLog
-from exporter.server.idempotency import IdempotencyCache, check_key, content_digest, reused_key
 from exporter.server.pipeline import Pipeline, prepare_inputs
 from exporter.server.problem import (
     Reply,
@@ -47,6 +53,212 @@ from exporter.wire.events import (
     make_id,
     time_off,
 )
+
+log = logging.getLogger(__name__)
+
+MAX_CLIENTS = 1000
+"""Clients that are remembered; new ones replace those that were not heard of for the longest time."""
+CLIENT_SECONDS = 60.0
+"""Time between two log lines about rejected events of the same client."""
+MAX_LINES = 60
+"""Log lines about clients within `CLIENT_SECONDS`, of all clients together."""
+_MAX_DETAIL = 300
+_client: ContextVar[tuple[str, str | None]] = ContextVar("client", default=("", None))
+
+
+def set_client(address: str, name: str | None = None) -> None:
+    """Set who sends the request of this task: the address, empty on a Unix socket, and the name of a user or token."""
+    _client.set((address, name))
+
+
+def _current_client() -> str:
+    address, name = _client.get()
+    host = address or "a Unix socket"
+    return host if name is None else f"{preview(name)} at {host}"
+
+
+class ClientLog:
+    """The log of what clients did wrong; thread-safe.
+
+    Parameters
+    ----------
+    telemetry
+        Counts what is rejected or looks wrong, whether it is logged or not.
+    """
+
+    def __init__(self, telemetry: ExporterMetrics) -> None:
+        self._telemetry = telemetry
+        self._lock = threading.Lock()
+        self._pending: OrderedDict[str, tuple[float, int]] = OrderedDict()
+        self._warned: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._period = 0.0
+        self._lines = 0
+
+    def reject(self, error: EventError) -> None:
+        """Count and log a request that was rejected as a whole."""
+        self.reject_events([RejectedEvent(0, error.pointer, error.detail, error.reason)])
+
+    def reject_events(self, rejected: Sequence[RejectedEvent]) -> None:
+        """Count rejected events by their reason, and log the first."""
+        if not rejected:
+            return
+        for reason, count in Counter(event.reason for event in rejected).items():
+            self._telemetry.rejected.labels(reason).inc(count)
+        client, first = _current_client(), rejected[0]
+        total = self._admit(client, len(rejected))
+        if total:
+            counted = "1 event" if total == 1 else f"{total} events"
+            where = f" at {preview(first.pointer, 100)}" if first.pointer else ""
+            detail = _without_values(first.detail)
+            log.warning("refused %s of client %s: %s%s: %s", counted, client, first.reason, where, detail)
+
+    def warn(self, reason: str, detail: str) -> None:
+        """Count an event that is accepted, but looks wrong; log it once for each client."""
+        self._telemetry.warnings.labels(reason).inc()
+        client = _current_client()
+        with self._lock:
+            key = (client, reason)
+            is_known = key in self._warned
+            if not is_known and not self._take_line():
+                return
+            self._warned[key] = None
+            self._warned.move_to_end(key)
+            if len(self._warned) > MAX_CLIENTS:
+                self._warned.popitem(last=False)
+        if not is_known:
+            log.warning("client %s: %s (logged once for each client)", client, detail)
+
+    def _admit(self, client: str, count: int) -> int:
+        """Return how many events of a client its next log line is about; 0 if none is due."""
+        now = time.monotonic()
+        with self._lock:
+            due, pending = self._pending.pop(client, (now, 0))
+            pending += count
+            written = now >= due and self._take_line()
+            self._pending[client] = (now + CLIENT_SECONDS, 0) if written else (due, pending)
+            if len(self._pending) > MAX_CLIENTS:
+                self._pending.popitem(last=False)
+        return pending if written else 0
+
+    def _take_line(self) -> bool:
+        """Return whether a line may be written within the limit of all clients."""
+        now = time.monotonic()
+        if now - self._period >= CLIENT_SECONDS:
+            self._period, self._lines = now, 0
+        self._lines += 1
+        return self._lines <= MAX_LINES
+
+
+def _without_values(detail: str) -> str:
+    """Return the detail of an error without the value that the client sent, which may be personal data."""
+    detail = detail.partition(", got ")[0]
+    return detail if len(detail) <= _MAX_DETAIL else detail[: _MAX_DETAIL - 1] + "…"
+
+
+MAX_KEYS = 10_000
+"""Keys that are remembered; new ones replace the oldest."""
+MAX_BYTES = 16 * 2**20
+"""Bytes of the bodies that are remembered."""
+MAX_KEY_LENGTH = 255
+
+
+class IdempotencyCache:
+    """Successful responses by route and key; thread-safe.
+
+    Parameters
+    ----------
+    clients
+        Counts the requests that are refused for their key.
+    """
+
+    def __init__(self, clients: ClientLog) -> None:
+        self._clients = clients
+        self._replies: OrderedDict[tuple[str, str], tuple[bytes, Reply]] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._route_locks: dict[str, threading.Lock] = {}
+
+    def once(self, route: str, key: str | None, call: Callable[[], Reply], *content: bytes) -> Reply:
+        """Return what ``call`` returns; for a key that was used before, return its response instead.
+
+        A retry that arrives while the first request is being processed waits for its response.
+
+        Parameters
+        ----------
+        route
+            What the key is for.
+        key
+            The ``Idempotency-Key`` header.
+        call
+            Processes the request.
+        content
+            The request: its body, and what else it is told by.
+        """
+        if key is None:
+            return call()
+        digest = content_digest(*content)
+        with self._route_locks.setdefault(route, threading.Lock()):
+            return self.get(route, key, digest) or self.remember(route, key, digest, call())
+
+    def get(self, route: str, key: str, digest: bytes) -> Reply | None:
+        """Return the response of the key, or a problem if the key is not valid; None for a new key.
+
+        Parameters
+        ----------
+        route, key
+            See `once`.
+        digest
+            `content_digest` of the request; another one than that of the key's first request is a problem.
+        """
+        try:
+            check_key(key)
+        except EventError as error:
+            self._clients.reject(error)
+            return event_problem(error)
+        with self._lock:
+            first, reply = self._replies.get((route, key), (digest, None))
+        return reply if first == digest else reused_key()
+
+    def remember(self, route: str, key: str, digest: bytes, reply: Reply) -> Reply:
+        """Remember a response if it is successful, and return it: a request that was refused may be repeated."""
+        if reply.status >= 400:
+            return reply
+        with self._lock:
+            self._bytes += len(reply.body)
+            if replaced := self._replies.pop((route, key), None):
+                self._bytes -= len(replaced[1].body)
+            self._replies[route, key] = digest, reply
+            while len(self._replies) > MAX_KEYS or self._bytes > MAX_BYTES:
+                self._bytes -= len(self._replies.popitem(last=False)[1][1].body)
+        return reply
+
+
+def content_digest(*content: bytes) -> bytes:
+    """Return a digest by which a repeated request is told from another one."""
+    digest = hashlib.sha256()
+    for part in content:
+        digest.update(len(part).to_bytes(8))
+        digest.update(part)
+    return digest.digest()
+
+
+def reused_key() -> Reply:
+    """Return the problem for a key that was used before with another request."""
+    return problem(422, "this Idempotency-Key was already used with another request: use a new key")
+
+
+def check_key(key: str) -> None:
+    """Check an idempotency key.
+
+    Raises
+    ------
+    EventError
+        When it is empty or too long.
+    """
+    if not 0 < len(key) <= MAX_KEY_LENGTH:
+        detail = f"the Idempotency-Key header must have 1 to {MAX_KEY_LENGTH} characters, got {len(key)}"
+        raise EventError("", detail, "too_long" if key else "malformed")
+
 
 NDJSON = ("application/x-ndjson", "application/ndjson", "application/jsonl")
 """Content types with one object per line."""

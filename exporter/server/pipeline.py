@@ -17,7 +17,7 @@ import msgspec
 from exporter.config import Config
 from exporter.errors import QueueFullError
 from exporter.features.json_inputs import escape_prefix, escape_prefixes, pack_inputs, remove_inputs
-from exporter.metrics.exporter import ExporterMetrics
+from exporter.metrics.exposition import ExporterMetrics
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shadow_answers import ShadowAnswers

@@ -20,8 +20,9 @@ from exporter.server import problem as problems
 from exporter.server.access import USER
 from exporter.server.alerts import Notification
 from exporter.server.api import schemas
-from exporter.server.api.parameters import MAX_LIMIT, MAX_SEARCH
 from exporter.server.api.schemas import (
+    MAX_LIMIT,
+    MAX_SEARCH,
     BatchDecision,
     Problem,
     ReleaseRequest,

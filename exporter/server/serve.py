@@ -27,8 +27,17 @@ from exporter.monitoring.registry import MonitorRegistry
 from exporter.server.access import WebConfig
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
-from exporter.server.listeners import BACKLOG, Acceptor, listen, listen_at
-from exporter.server.protocol import MAX_REFUSALS, BoundedProtocol, Turns, all_finished, check_connections
+from exporter.server.connections import (
+    BACKLOG,
+    MAX_REFUSALS,
+    Acceptor,
+    BoundedProtocol,
+    Turns,
+    all_finished,
+    check_connections,
+    listen,
+    listen_at,
+)
 from exporter.storage import shown_archive, shown_url
 from exporter.version import version
 

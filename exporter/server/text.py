@@ -1,11 +1,19 @@
-"""Format numbers, shares, periods and times for people."""
+"""Format numbers, shares, periods and times for people, and read and write the addresses of pages."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from exporter.errors import EventError
+from exporter.slices import Of
+from exporter.validation import parse_duration, preview
+
+if TYPE_CHECKING:
+    from werkzeug.datastructures import MultiDict
 
 
 def duration(seconds: float) -> str:
@@ -108,3 +116,81 @@ def abbreviate(value: Any, limit: int = MAX_VALUE) -> str:
         return "none"
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text):,} characters)"
+
+
+FIRST, LAST = -62135596800, 253402300799
+"""Unix times of the first and last second that `datetime` can represent."""
+
+
+ALL = ("$__all", "All")
+"""Grafana's values for all versions."""
+
+
+def parameters(args: MultiDict[str, str]) -> dict[str, str]:
+    """Return the parameters of an address; Grafana's ``var-version`` with one version becomes ``version``.
+
+    >>> from werkzeug.datastructures import MultiDict
+    >>> parameters(MultiDict([("model", "digits"), ("var-version", "3")]))
+    {'model': 'digits', 'version': '3'}
+    >>> parameters(MultiDict([("var-version", "3"), ("var-version", "4")]))
+    {}
+    """
+    result, versions = args.to_dict(), args.getlist("var-version")
+    result.pop("var-version", None)
+    if len(versions) == 1 and versions[0] not in ALL:
+        result.setdefault("version", versions[0])
+    return result
+
+
+def parse_moment(name: str, text: str, now: float) -> str:
+    """Convert a time to RFC 3339, from Unix seconds or milliseconds, or a time ago (``1h``, ``now-1h``).
+
+    >>> parse_moment("since", "1795514400000", 0), parse_moment("since", "1h", 1795518000)
+    ('2026-11-24T10:00:00Z', '2026-11-24T10:00:00Z')
+
+    Raises
+    ------
+    EventError
+        When the text is none of these.
+    """
+    try:
+        if re.fullmatch(r"(now-)?(\d+[smhdwy])+|now", text):
+            age = text.removeprefix("now").removeprefix("-")
+            return rfc3339(now - parse_duration(age) if age else now)
+        if re.fullmatch(r"\d{1,15}", text):
+            number = float(text)
+            return rfc3339(number / 1000 if number >= 1e11 else number)
+        time = datetime.fromisoformat(text)
+        return rfc3339((time if time.tzinfo else time.replace(tzinfo=UTC)).timestamp())
+    except (ValueError, OverflowError):
+        expected = "a time such as 2026-11-24T10:00:00Z, milliseconds since 1970, or a time ago such as 1h"
+        raise EventError("", f"{name}: expected {expected}, got {preview(text)}", "malformed") from None
+
+
+def rfc3339(seconds: float) -> str:
+    """
+    >>> rfc3339(1795514400.0)
+    '2026-11-24T10:00:00Z'
+    """
+    return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
+
+
+def format_time(seconds: float) -> str:
+    """
+    >>> format_time(1795514400.0), format_time(-1e12)  # a bar may begin before the first year, or end after the last
+    ('24 Nov 10:00', '1 Jan 00:00')
+    """
+    return f"{datetime.fromtimestamp(min(max(seconds, FIRST), LAST), UTC):%-d %b %H:%M}"
+
+
+SLICES_DEFAULTS = {"of": "corrections", "since": "1d"}
+
+
+def slices_parameters(model: str, version: str | None, of: Of, since: str | None = None) -> dict[str, str]:
+    """Return the parameters of the page for a question.
+
+    >>> slices_parameters("digits", None, "drift")
+    {'model': 'digits', 'of': 'drift'}
+    """
+    chosen = {"model": model, "version": version, "of": of, "since": since}
+    return {name: value for name, value in chosen.items() if value and value != SLICES_DEFAULTS.get(name)}

@@ -17,9 +17,9 @@ from support.servers import Served, write_config
 
 from exporter.commands.common import LogFormatter
 from exporter.errors import EventError
-from exporter.metrics.exporter import ExporterMetrics
-from exporter.server import client_log
-from exporter.server.client_log import MAX_CLIENTS, MAX_LINES, ClientLog, set_client
+from exporter.metrics.exposition import ExporterMetrics
+from exporter.server import ingest
+from exporter.server.ingest import MAX_CLIENTS, MAX_LINES, ClientLog, set_client
 from exporter.wire.events import RejectedEvent
 
 
@@ -45,7 +45,7 @@ def test_a_client_has_one_line_a_minute(
         clients.reject(ERROR)
     line = 'refused %s of client "scorer" at 10.0.0.7: out_of_range at "/confidence": expected a number of at most 1'
     assert caplog.messages == [line % "1 event"]
-    monkeypatch.setattr(client_log, "CLIENT_SECONDS", 0.0)
+    monkeypatch.setattr(ingest, "CLIENT_SECONDS", 0.0)
     set_client("10.0.0.8")
     clients.reject(ERROR)
     later = time.monotonic() + 61

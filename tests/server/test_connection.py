@@ -22,12 +22,12 @@ import uvloop
 from support.certificates import certificate
 from support.servers import CONFIG, eventually, write_config
 
-from exporter.server import access, asgi, protocol, serve
+from exporter.server import access, asgi, serve
+from exporter.server import connections as protocol
 from exporter.server.access import WebConfig, password_user
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
-from exporter.server.listeners import listen
-from exporter.server.protocol import MAX_REFUSALS, BoundedProtocol
+from exporter.server.connections import MAX_REFUSALS, BoundedProtocol, listen
 from exporter.server.serve import Server
 
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"

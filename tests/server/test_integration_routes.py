@@ -19,8 +19,8 @@ from support.servers import CONFIG, Answer, Served, eventually, write_config
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 from exporter.server.application import Exporter
+from exporter.server.asgi import MAX_BODY
 from exporter.server.flask_app import create_app
-from exporter.server.request import MAX_BODY
 
 FOLDER = DATA / "payloads"
 PROTOBUF = "application/x-protobuf"

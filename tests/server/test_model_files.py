@@ -15,9 +15,8 @@ from flask.testing import FlaskClient
 from support.servers import write_config
 
 from exporter.cli import main
-from exporter.server.application import Exporter, ready
+from exporter.server.application import MAX_LOOKS, Exporter, ready
 from exporter.server.flask_app import create_app
-from exporter.server.reload import MAX_LOOKS
 from exporter.wire.events import Prediction
 
 SUCCESSFUL = "model_exporter_config_last_reload_successful"

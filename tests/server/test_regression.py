@@ -18,8 +18,7 @@ from support.servers import Served, ask, eventually
 
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
-from exporter.server.pages.review_charts import ERROR_BARS, error_chart
-from exporter.server.pages.review_filters import ReviewQuery
+from exporter.server.pages.review import ERROR_BARS, ReviewQuery, error_chart
 from exporter.storage import Filter
 
 CONFIG = """

@@ -27,7 +27,7 @@ from support.servers import Served, eventually, write_config
 from exporter.comparison.measures import Comparison
 from exporter.config import Config, ModelConfig, RetrainConfig, StoreConfig, load
 from exporter.errors import CompareError, ConfigError, SlicesError, StoreError
-from exporter.metrics.exporter import ExporterMetrics
+from exporter.metrics.exposition import ExporterMetrics
 from exporter.secret_file import is_signed, read_secret, signed_headers
 from exporter.server.alerts import Alert, Alerts
 from exporter.server.model_files import load_monitors

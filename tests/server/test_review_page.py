@@ -19,9 +19,14 @@ from support.pages import Page as Parsed
 from support.servers import Answer, Served, ask, write_config
 
 from exporter.profiles.profile import CategoricalFeature, NumericFeature
-from exporter.server.pages import review_charts
-from exporter.server.pages.review_filters import ReviewQuery
-from exporter.server.pages.values import describe_category, describe_number, png
+from exporter.server.pages.review import (
+    MAX_LABELS,
+    ReviewQuery,
+    confusion_table,
+    describe_category,
+    describe_number,
+    png,
+)
 from exporter.storage import Filter
 
 
@@ -266,9 +271,9 @@ def test_the_chart_of_all_time(reviewed: Served, period: str) -> None:
 def test_many_labels_are_capped() -> None:
     """Of 300 labels the table shows the most frequent and says how many are left out."""
     pairs = [(f"label {number}", f"label {(number + 1) % 300}", 300 - number) for number in range(300)]
-    found = review_charts.confusion_table(pairs, ReviewQuery(Filter(), "newest", "cards", None, None, {}))
+    found = confusion_table(pairs, ReviewQuery(Filter(), "newest", "cards", None, None, {}))
     assert found
-    assert len(found.rows) == len(found.columns) == review_charts.MAX_LABELS
+    assert len(found.rows) == len(found.columns) == MAX_LABELS
     assert "label 0" in found.rows
     assert found.omitted == 300 - len({*found.rows, *found.columns})
 

@@ -19,11 +19,14 @@ from exporter.features.base import label_json
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature
 from exporter.server.api.operations import idempotency_key
-from exporter.server.api.parameters import (
+from exporter.server.api.schemas import (
     DEFAULT_LIMIT,
     MAX_ID,
     MAX_LIMIT,
     MAX_SEARCH,
+    BatchDecision,
+    ReviewDecision,
+    SampleRequest,
     check_parameters,
     convert_body,
     malformed,
@@ -33,7 +36,6 @@ from exporter.server.api.parameters import (
     parse_truth,
     parse_whole_number,
 )
-from exporter.server.api.schemas import BatchDecision, ReviewDecision, SampleRequest
 from exporter.server.application import Exporter
 from exporter.server.problem import Reply, json_reply, problem
 from exporter.slices.explain import describe

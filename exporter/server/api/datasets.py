@@ -12,11 +12,17 @@ from flask import Response, g, request
 from exporter.datasets import FORMATS, Format, Pages, release, stored_pages
 from exporter.errors import EventError
 from exporter.features.base import label_json
-from exporter.server.api.parameters import check_parameters, convert_body, parse_json, parse_time, parse_whole_number
-from exporter.server.api.schemas import ReleaseRequest
+from exporter.server.api.schemas import (
+    ReleaseRequest,
+    check_parameters,
+    convert_body,
+    parse_json,
+    parse_time,
+    parse_whole_number,
+)
 from exporter.server.application import Exporter
+from exporter.server.asgi import STREAMED
 from exporter.server.problem import Reply, json_reply, problem
-from exporter.server.request import STREAMED
 from exporter.storage import Selection
 from exporter.validation import preview, suggestion
 from exporter.wire.events import check_model

@@ -19,9 +19,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import serving
 from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature
 from exporter.server.application import Exporter
-from exporter.server.pages.review_filters import parameters
-from exporter.server.pages.slices import slices_parameters
-from exporter.server.text import number, quoted, share
+from exporter.server.text import number, parameters, quoted, share, slices_parameters
 from exporter.stats.divergence import Floats
 from exporter.validation import preview, suggestion
 

@@ -31,9 +31,8 @@ from exporter.profiles.profile import PREDICTION
 from exporter.server.alerts import LAYERS, Alert
 from exporter.server.application import Exporter
 from exporter.server.pages.quality import summarize
-from exporter.server.pages.slices import slices_parameters
 from exporter.server.tasks.retraining import request_document
-from exporter.server.text import ago, number, parse_time, percent
+from exporter.server.text import ago, number, parse_time, percent, slices_parameters
 from exporter.slices import Of
 
 SEVERITIES = ("critical", "warning", "info")

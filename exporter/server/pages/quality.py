@@ -20,8 +20,7 @@ from exporter.monitoring.registry import version_sort_key
 from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
 from exporter.server.application import Exporter
 from exporter.server.pages.drift import UnknownError, choose
-from exporter.server.pages.review_filters import parameters
-from exporter.server.text import duration, number, percent
+from exporter.server.text import duration, number, parameters, percent
 from exporter.stats.quality import IntervalEstimate, Z, wilson
 
 NAMES: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "mean absolute error"}

@@ -1,14 +1,18 @@
-"""The review page: users' corrections, and the forms that decide them."""
+"""The review page: its filters, charts and cards of users' corrections, and the forms that decide them."""
 
 from __future__ import annotations
 
+import io
 import itertools
+import math
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
@@ -16,33 +20,606 @@ import numpy as np
 from flask import Response, abort, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from exporter.config import sampled_share
+from exporter.config import ModelConfig, sampled_share
 from exporter.errors import EventError, StoreError
 from exporter.features import shown_as
 from exporter.features.base import label_json, scalar_text
-from exporter.features.image import MAX_PIXELS, encoded_pixels
-from exporter.features.json_inputs import decode_inputs
-from exporter.monitoring.counters import Segments
-from exporter.monitoring.registry import MonitorRegistry
-from exporter.profiles.profile import CategoricalFeature
-from exporter.server.api.corrections import encode_cursor, is_new
-from exporter.server.api.parameters import MAX_ID, MAX_LIMIT
-from exporter.server.application import Exporter
-from exporter.server.pages import review_charts
-from exporter.server.pages.review_filters import (
-    PAGE_SIZE,
-    ReviewQuery,
-    active_filters,
-    format_time,
-    parameters,
-    parse_review_query,
+from exporter.features.image import (
+    FILE_PREFIXES,
+    IMAGE_ERRORS,
+    MAX_PIXELS,
+    are_numbers,
+    decode_image,
+    encoded_pixels,
+    number_array,
+    open_image,
 )
-from exporter.server.pages.slices import slices_parameters
-from exporter.server.pages.values import difference, find_outliers, is_image, is_regression, png
+from exporter.features.json_inputs import decode_inputs
+from exporter.monitoring.binner import Binner
+from exporter.monitoring.counters import Segments
+from exporter.monitoring.quality import Scorer
+from exporter.monitoring.registry import MonitorRegistry
+from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile
+from exporter.server.api.corrections import FoundSlice, encode_cursor, is_new, parse_query
+from exporter.server.api.schemas import MAX_ID, MAX_LIMIT, parse_whole_number
+from exporter.server.application import Exporter
 from exporter.server.problem import store_problem
-from exporter.server.text import abbreviate, ago
+from exporter.server.text import (
+    FIRST,
+    LAST,
+    abbreviate,
+    ago,
+    format_time,
+    number,
+    parameters,
+    parse_moment,
+    rfc3339,
+    share,
+    slices_parameters,
+)
+from exporter.stats.divergence import Floats
 from exporter.stats.quality import IntervalEstimate
-from exporter.storage import STATUSES, WAITING_SECONDS, AccuracyCounts, Decision, Draw
+from exporter.storage import (
+    BARS,
+    PARAMETERS,
+    STATUSES,
+    WAITING_SECONDS,
+    AccuracyCounts,
+    Decision,
+    Draw,
+    Filter,
+    Position,
+)
+from exporter.validation import any_of, preview
+
+VIEWS = ("cards", "table")
+DEFAULTS = {"status": "pending", "source": "user", "order": "uncertain", "view": "cards"}
+NAMES = (*PARAMETERS, "order", "view", "target", "cursor")
+"""Parameters of the page, in their order in an address."""
+MAX_TARGET = 10_000
+"""Decisions that a reviewer may aim for in a day."""
+PAGE_SIZE = 50
+"""Cards on a page."""
+GRAFANA = {"from": "since", "to": "until"}
+"""Grafana's names of the parameters of a period."""
+
+
+class ReviewQuery(NamedTuple):
+    """The filter, order and view of the page, and the parameters of its address.
+
+    Attributes
+    ----------
+    target
+        How many corrections the reviewer wants to decide today; None without a target.
+    args
+        The parameters, without those with default values.
+    slice
+        The slice of the filter.
+    """
+
+    filter: Filter
+    order: str
+    view: str
+    after: Position | None
+    target: int | None
+    args: dict[str, str]
+    slice: FoundSlice | None = None
+
+    def with_changes(self, **changes: str | None) -> dict[str, str]:
+        """Return the parameters of the first page after some changes; None removes a parameter."""
+        args = {name: value for name, value in self.args.items() if name != "cursor"}
+        for name, value in changes.items():
+            args.pop(name, None)
+            if value is not None and value != DEFAULTS.get(name):
+                args[name] = value
+        return {name: args[name] for name in NAMES if name in args}
+
+
+def parse_review_query(exporter: Exporter, parameters: Mapping[str, str], now: float) -> ReviewQuery:
+    """Parse the parameters of the page; empty ones are ignored.
+
+    In addition to those of ``GET /v1/corrections``: ``status=all``, ``view``, ``target``, and Grafana's periods.
+
+    Raises
+    ------
+    EventError
+        When a parameter is not valid.
+    """
+    args = {name: value.strip() for name, value in parameters.items() if value.strip()}
+    for grafana, name in GRAFANA.items():
+        if (time := args.pop(grafana, None)) is not None:
+            args.setdefault(name, time)
+    for name in GRAFANA.values():
+        if name in args:
+            args[name] = parse_moment(name, args[name], now)
+    query = DEFAULTS | args | {"limit": str(PAGE_SIZE)}
+    view = query.pop("view")
+    if view not in VIEWS:
+        raise EventError("", f"view: expected {any_of(VIEWS)}, got {preview(view)}", "malformed")
+    target = parse_whole_number("target", query.pop("target", None), MAX_TARGET)
+    if query["status"] == "all":
+        del query["status"]
+    page = parse_query(exporter, query)
+    non_default = {name: args[name] for name in NAMES if name in args and args[name] != DEFAULTS.get(name)}
+    return ReviewQuery(page.filter, page.order, view, page.after, target, non_default, page.slice)
+
+
+def active_filters(query: ReviewQuery) -> list[tuple[str, dict[str, str]]]:
+    """Return the active filters: a description, and the parameters without the filter."""
+    descriptions: dict[str, Callable[[], str]] = {
+        "since": lambda: f"since {format_time(query.filter.since or 0)} UTC",
+        "until": lambda: f"until {format_time(query.filter.until or 0)} UTC",
+        "confidence_from": lambda: f"confidence from {query.args['confidence_from']}",
+        "confidence_to": lambda: f"confidence up to {query.args['confidence_to']}",
+        "error_from": lambda: f"error from {query.args['error_from']}",
+        "error_to": lambda: f"error below {query.args['error_to']}",
+        "q": lambda: f"with “{query.args['q'][:40]}”",
+        "source": lambda: {"sample": "samples", "all": "corrections and samples"}[query.filter.source],
+        "suspect": lambda: "with a suspect label" if query.filter.suspect else "without a suspect label",
+        "alike": lambda: f"equal to correction {query.filter.alike}",
+        "where": lambda: query.slice.description if query.slice else "",
+        "joined": lambda: "with a logged prediction" if query.filter.joined else "without a logged prediction",
+    }
+    return [
+        (
+            descriptions[name]() if name in descriptions else f"{name} {query.args[name][:40]}",
+            query.with_changes(**{name: None}),
+        )
+        for name in PARAMETERS
+        if name in query.args and name != "status"
+    ]
+
+
+MAX_SIDE = 1024
+"""Pixels of the longer side; larger images are scaled down."""
+SCALES = (1.0, 16.0, 255.0, 65535.0)
+"""The value of white on the usual scales of pixels."""
+
+
+def is_image(value: Any) -> bool:
+    """Return whether a value looks like an image: rows of numbers, or an encoded image file. Used without a profile.
+
+    >>> is_image([[0, 1], [1, 0]]), is_image([0, 1]), is_image("data:image/png;base64,"), is_image("iVBORw0KGgo")
+    (True, False, True, True)
+    """
+    if isinstance(value, str):
+        return value.startswith(FILE_PREFIXES)
+    rows = isinstance(value, list) and len(value) > 1 and isinstance(value[0], list) and len(value[0]) > 1
+    return rows and are_numbers(value)
+
+
+def white(pixels: Floats, trained: NumericFeature | None) -> float:
+    """Return the value of white: the smallest usual scale that fits these pixels and the brightest training image.
+
+    So a dark image stays dark if training images were bright.
+
+    >>> white(np.array([[0.0, 3]]), None), white(np.array([[0.0, 0.5]]), None)
+    (16.0, 1.0)
+    """
+    top = max(float(abs(pixels).max()), trained.max if trained and trained.max is not None else 0.0)
+    return next((scale for scale in SCALES if top <= scale), top)
+
+
+def png(value: Any, name: str, profile: Profile | None) -> bytes | None:
+    """Convert an image input to a PNG of at most `MAX_SIDE` pixels per side; None if it is not an image.
+
+    Parameters
+    ----------
+    value
+        Rows of pixels, or base64 of a PNG, JPEG or WebP file.
+    name
+        The name of the input.
+    profile
+        The profile of the model, which has the brightness of training images.
+    """
+    from PIL import Image
+
+    image = _decode_file(value) if isinstance(value, str) else _decode_channels(value)
+    if image is None:
+        pixels = decode_image(value)
+        if pixels is None:
+            return None
+        trained = profile.features.get(f"{name}.intensity_mean") if profile else None
+        image = Image.fromarray(
+            _to_bytes(pixels, white(pixels, trained if isinstance(trained, NumericFeature) else None))
+        )
+    image.thumbnail((MAX_SIDE, MAX_SIDE))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def _to_bytes(pixels: Floats, top: float) -> Any:
+    low = -top if pixels.min() < 0 else 0.0  # normalized around zero
+    return ((pixels - low) * (255 / ((top - low) or 1.0))).round().clip(0, 255).astype(np.uint8)
+
+
+def _decode_channels(value: Any) -> Any:
+    """Return an image of rows of pixels with three or four channels; None for other values."""
+    from PIL import Image
+
+    pixels = number_array(value)
+    if (
+        pixels is None
+        or pixels.ndim != 3
+        or pixels.shape[2] not in {3, 4}
+        or not pixels.size
+        or not np.isfinite(pixels).all()
+    ):
+        return None
+    return Image.fromarray(_to_bytes(pixels, white(pixels, None)))
+
+
+def _decode_file(value: str) -> Any:
+    """Decode a colour image; it is encoded again, so that the client's bytes are not served."""
+    try:
+        with open_image(value) as image:
+            if image.mode in {"I", "I;16", "F"}:
+                return None
+            return image.convert("RGBA" if "A" in image.mode or "transparency" in image.info else "RGB")
+    except IMAGE_ERRORS:
+        return None
+
+
+RARE = 0.01
+"""A value is rare if its bin has a smaller share of the training values."""
+_Notes = list[dict[str, list[str]]]
+
+
+def find_outliers(binner: Binner, inputs: Sequence[Mapping[str, Any]], times: Floats) -> list[dict[str, list[str]]]:
+    """Find the values in the inputs of predictions that are rare in the training data.
+
+    Parameters
+    ----------
+    binner
+        The training data of the model version.
+    inputs
+        Decoded inputs of ``n`` predictions.
+    times
+        Unix time in seconds of each, shape ``(n,)``.
+
+    Returns
+    -------
+    list
+        For each prediction, descriptions by the name of the input; only inputs with outliers are present.
+    """
+    notes: _Notes = [{} for _ in inputs]
+    for name, input_type in binner.inputs.items():
+        values = [row.get(name) for row in inputs]
+        if input_type.categorical:
+            target = binner.profile.features[name]
+            if isinstance(target, CategoricalFeature):
+                for index, label in enumerate(input_type.labels(values)):
+                    if note := describe_category(target, label, input_type.noun):
+                        notes[index][name] = [note]
+            continue
+        columns = input_type.columns(values, times) if values else ()
+        for feature, column in zip(input_type.features(name), columns, strict=False):
+            target = binner.profile.features[feature]
+            if isinstance(target, NumericFeature):
+                statistic = feature.removeprefix(f"{name}.") if feature != name else ""
+                described = [describe_number(target, value, input_type.noun) for value in column.tolist()]
+                _add_notes(notes, name, statistic, column.tolist(), described)
+    return notes
+
+
+def _add_notes(
+    notes: _Notes, name: str, statistic: str, column: Sequence[float], described: Sequence[str | None]
+) -> None:
+    """Add the outliers in a column; ``statistic`` is its name if the input has several columns, else empty."""
+    for index, (value, note) in enumerate(zip(column, described, strict=True)):
+        if not note or (statistic and notes[index].get(name) and not math.isfinite(value)):
+            continue  # an input that is missing or invalid as a whole has one note
+        prefix = f"{statistic} {number(value)}: " if statistic and math.isfinite(value) else ""
+        notes[index].setdefault(name, []).append(f"{prefix}{note}")
+
+
+def describe_number(target: NumericFeature, value: float, noun: str = "a number") -> str | None:
+    """Describe why a number is an outlier; NaN is missing, an infinity invalid. None for any other number.
+
+    >>> target = NumericFeature(edges=(18.0, 90.0), counts=(0, 100, 0, 0, 0))
+    >>> describe_number(target, 17.0), describe_number(target, 30.0)
+    ('below all training values (18 to 90)', None)
+    """
+    if math.isnan(value):
+        return _missing(target.counts[-2], sum(target.counts))
+    if math.isinf(value):
+        return f"not {noun}"
+    return _describe_finite(target, value) if target.edges else None
+
+
+def _describe_finite(target: NumericFeature, value: float) -> str | None:
+    if target.precision == "single" and abs(value) < 3e38:
+        value = float(np.float32(value))
+    index = int(np.searchsorted(target.edges, value, side="right"))
+    if index in {0, len(target.edges)}:
+        trained = f"{number(target.edges[0])} to {number(target.edges[-1])}"
+        return f"{'above' if index else 'below'} all training values ({trained})"
+    part = target.counts[index] / max(sum(target.counts), 1)
+    if part >= RARE:
+        return None
+    low, high = target.edges[index - 1], target.edges[index]
+    around = number(low) if high == math.nextafter(low, math.inf) else f"from {number(low)} to {number(high)}"
+    return f"only {share(part)} of the training values were {around}"
+
+
+def describe_category(target: CategoricalFeature, value: Any, noun: str = "a category") -> str | None:
+    """Describe why a category is an outlier; None if it is not.
+
+    >>> target = CategoricalFeature(categories=("NL", "BE"), counts=(995, 5, 0, 0, 0))
+    >>> describe_category(target, "NL"), describe_category(target, "XX"), describe_category(target, None)
+    (None, 'not in the training data', 'missing; never missing in training')
+    """
+    total = max(sum(target.counts), 1)
+    if value is None:
+        return _missing(target.counts[-2], total)
+    name = scalar_text(value)
+    if name in target.categories:
+        part = target.counts[target.categories.index(name)] / total
+        return f"only {_share_or_few(part)} of the training values" if part < RARE else None
+    if name in target.rare:
+        least = min(target.counts[: len(target.categories)], default=0) / total
+        return f"at most {_share_or_few(least)} of the training values" if least < RARE else None
+    return "not in the training data" if isinstance(value, str | bool | int | float) else f"not {noun}"
+
+
+def _share_or_few(part: float) -> str:
+    return share(part) if part else "few"
+
+
+def _missing(count: int, total: int) -> str | None:
+    if count >= RARE * max(total, 1):
+        return None
+    return (
+        f"missing; only {share(count / total)} were missing in training"
+        if count
+        else "missing; never missing in training"
+    )
+
+
+def is_regression(model: ModelConfig, binner: Binner | None, predictions: Iterable[Any]) -> bool:
+    """Return whether a model predicts numbers and not classes; some of its predictions may decide, see `Scorer`.
+
+    >>> is_regression(ModelConfig("price"), None, [3.5]), is_regression(ModelConfig("digits"), None, [3])
+    (True, False)
+    """
+    scorer = Scorer.of_model(model, binner.profile if binner else None)
+    return scorer.task == "regression" or any(map(scorer.is_number, predictions))
+
+
+def difference(prediction: Any, label: Any) -> str:
+    """Format how far a label is from the prediction; empty unless both are numbers.
+
+    >>> difference(12.5, 14), difference(14, 12.5), difference(7, 7.0), difference("7", 8)
+    ('+1.5', '−1.5', '0', '')
+    """
+    if not {type(prediction), type(label)} <= {int, float}:
+        return ""
+    try:
+        return signed(float(label) - float(prediction))
+    except OverflowError:
+        return ""
+
+
+def signed(value: float) -> str:
+    """Format a number with its sign."""
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{number(abs(value))}"
+
+
+MAX_LABELS = 10
+"""Labels on each side of the confusion table."""
+MAX_HORIZONTAL = 3
+"""Characters of a horizontal label above its column; longer labels are vertical."""
+STEPS = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 86400, 7 * 86400, 28 * 86400, 364 * 86400)
+"""Seconds per bar: whole multiples of the steps of an `Overview`."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The number of corrections from one label to another, its shade from 0 to 5, and the address of its cards."""
+
+    count: int
+    shade: int
+    args: dict[str, str]
+    selected: bool
+
+
+class Confusion(NamedTuple):
+    """Predicted labels by row, corrected labels by column.
+
+    Attributes
+    ----------
+    columns, rows
+        Labels of the columns and rows, for display.
+    cells
+        ``len(rows)`` lists of ``len(columns)`` cells.
+    omitted
+        The number of labels beyond `MAX_LABELS`.
+    vertical
+        Whether the labels of the columns are vertical.
+    """
+
+    columns: list[str]
+    rows: list[str]
+    cells: list[list[Cell]]
+    omitted: int
+    vertical: bool
+
+
+def confusion_table(pairs: Sequence[tuple[Any, Any, int]], query: ReviewQuery) -> Confusion | None:
+    """Return the confusion table of ``(predicted, label, count)``; None without corrections."""
+    counts = Counter({(label_json(predicted), label_json(label)): count for predicted, label, count in pairs})
+    names = {label_json(value): abbreviate(value, 24) for pair in pairs for value in pair[:2]}
+    by_row, by_column = Counter[str | None](), Counter[str | None]()
+    for (predicted, label), count in counts.items():
+        by_row[predicted] += count
+        by_column[label] += count
+    if not counts:
+        return None
+    rows, columns = _most_frequent(by_row, names), _most_frequent(by_column, names)
+    top = max(counts.values())
+    selected = (query.filter.predicted, query.filter.label)
+
+    def cell(predicted: str | None, label: str | None) -> Cell:
+        count = counts[predicted, label]
+        return Cell(
+            count,
+            math.ceil(5 * count / top),
+            query.with_changes(predicted=predicted, label=label),
+            selected == (predicted, label),
+        )
+
+    return Confusion(
+        columns=[names[label] for label in columns],
+        rows=[names[predicted] for predicted in rows],
+        cells=[[cell(predicted, label) for label in columns] for predicted in rows],
+        omitted=len(by_row.keys() | by_column.keys()) - len({*rows, *columns}),
+        vertical=any(len(names[label]) > MAX_HORIZONTAL for label in columns),
+    )
+
+
+def _most_frequent(totals: Counter[str | None], names: dict[str | None, str]) -> list[str | None]:
+    """Return the most frequent labels: short ones, such as digits, in alphabetical order, others by frequency."""
+    labels = [label for label, _ in totals.most_common(MAX_LABELS)]
+    short = all(len(names[label]) <= MAX_HORIZONTAL for label in labels)
+    return sorted(labels, key=lambda label: (len(names[label]), names[label])) if short else labels
+
+
+class Bar(NamedTuple):
+    """The corrections of one step: percentages for the chart, a description, and the address of the cards."""
+
+    left: float
+    width: float
+    height: float
+    description: str
+    args: dict[str, str]
+
+
+class Chart(NamedTuple):
+    """Bars that link to their cards.
+
+    Attributes
+    ----------
+    top
+        The highest count.
+    begin, end
+        What is at both ends; with "below" or "from" where a bar counts all that is further away.
+    zero
+        Position of 0 in percent; None if it is outside.
+    facts
+        Of errors: their number, the mean, the mean absolute and the largest error.
+    """
+
+    bars: list[Bar]
+    top: int
+    begin: str
+    end: str
+    zero: float | None = None
+    facts: Mapping[str, Any] = MappingProxyType({})
+
+
+def time_chart(counts: Sequence[tuple[float, int]], bucket: int, query: ReviewQuery, now: float) -> Chart | None:
+    """Return the chart of ``(start, corrections)`` in buckets of seconds; None without corrections."""
+    if not counts:
+        return None
+    first, last = counts[0][0], counts[-1][0] + bucket
+    since = query.filter.since if query.filter.since is not None else first
+    until = query.filter.until if query.filter.until is not None else max(last, min(now, last + (last - since) / 4))
+    step = next((step for step in STEPS if (until - since) / step <= BARS), STEPS[-1])
+    begin = math.floor(since / step) * step
+    bar_count = max(math.ceil((until - begin) / step), 1)
+    total = Counter[int]()
+    for start, count in counts:
+        total[min(max(int((start - begin) // step), 0), bar_count - 1)] += count
+    top = max(total.values())
+    bars = []
+    for index, count in sorted(total.items()):
+        start = begin + index * step
+        within = max(start, query.filter.since or start), min(start + step, query.filter.until or start + step)
+        since_text, until_text = (rfc3339(min(max(edge, FIRST), LAST)) for edge in within)
+        address = query.with_changes(since=since_text, until=until_text)
+        description = f"{count:,} from {format_time(start)} to {format_time(start + step)}"
+        bars.append(Bar(100 * index / bar_count, 100 / bar_count, 100 * count / top, description, address))
+    return Chart(bars, top, format_time(begin), format_time(begin + bar_count * step))
+
+
+ERROR_BARS = 16
+"""About how many bars the histogram has."""
+TAIL = 0.02
+"""Share of the errors at each end that may be far from all others."""
+
+
+def error_chart(errors: Floats, query: ReviewQuery) -> Chart | None:
+    """Return the histogram of errors (see `read_errors`), shape ``(n,)``; None without any."""
+    if not len(errors):
+        return None
+    edges = histogram_edges(*_range(errors))
+    counts: list[int] = np.bincount(np.searchsorted(edges, errors, "right"), minlength=len(edges) + 1).tolist()
+    ends: list[float | None] = [None, *edges, None]
+    bins = [
+        (low, high, count)
+        for low, high, count in zip(ends[:-1], ends[1:], counts, strict=True)
+        if count or (low is not None and high is not None)
+    ]
+    width, top = 100 / len(bins), max(counts)
+    bars = [
+        Bar(
+            index * width,
+            width,
+            100 * count / top,
+            f"{count:,} {_describe(low, high)}",
+            query.with_changes(error_from=_text(low), error_to=_text(high)),
+        )
+        for index, (low, high, count) in enumerate(bins)
+    ]
+    zero = next((index * width for index, (low, _, _) in enumerate(bins) if low == 0), None)
+    begin = f"{'below ' if bins[0][0] is None else ''}{signed(edges[0])}"
+    end = f"{'from ' if bins[-1][1] is None else ''}{signed(edges[-1])}"
+    mean, absolute, largest = errors.mean(), np.abs(errors).mean(), errors[np.abs(errors).argmax()]
+    facts = {
+        "count": len(errors),
+        "mean": signed(float(mean)),
+        "mean_absolute": number(float(absolute)),
+        "largest": signed(float(largest)),
+    }
+    return Chart(bars, top, begin, end, zero, facts)
+
+
+def histogram_edges(low: float, high: float) -> list[float]:
+    """Return round edges between which a range lies: multiples of 1, 2 or 5 times a power of ten, so that 0 is one.
+
+    >>> histogram_edges(-3.0, 12.5)
+    [-3.0, -2.0, -1.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0]
+    >>> histogram_edges(0.4, 0.4)
+    [0.4, 0.5]
+    """
+    step = max((high - low or abs(low) or 1.0) / (ERROR_BARS if high > low else 4), 1e-300)
+    power = math.floor(math.log10(step))
+    factor = next(f for f in (1, 2, 5, 10) if f * 10.0**power >= step * (1 - 1e-9))
+    width = factor * 10.0**power
+    first, last = math.floor(low / width + 1e-9), math.floor(high / width + 1e-9) + 1
+    # Divided rather than multiplied by a negative power, so that 3 tenths are 0.3.
+    steps = [float(factor * index) for index in range(first, last + 1)]
+    return list(dict.fromkeys(step * 10.0**power if power >= 0 else step / 10.0**-power for step in steps))
+
+
+def _range(errors: Floats) -> tuple[float, float]:
+    """Return the range of the chart: all errors, without those at an end that are far from the others."""
+    low, high = np.quantile(errors, (TAIL, 1 - TAIL)).tolist()
+    reach = (high - low) / 2
+    lowest, highest = float(errors.min()), float(errors.max())
+    return lowest if lowest >= low - reach else low, highest if highest <= high + reach else high
+
+
+def _describe(low: float | None, high: float | None) -> str:
+    if low is None:
+        return f"below {signed(high or 0.0)}"
+    return f"from {signed(low)}" if high is None else f"from {signed(low)} to {signed(high)}"
+
+
+def _text(edge: float | None) -> str | None:
+    return None if edge is None else f"{edge!r}".removesuffix(".0")
+
 
 MAX_SUGGESTIONS = 1000
 """Labels that the page suggests in a field."""
@@ -161,13 +738,13 @@ def _overview(exporter: Exporter, query: ReviewQuery, now: float) -> dict[str, A
     return {
         "regression": regression,
         "decided_today": found.decided,
-        "histogram": review_charts.error_chart(review.errors(query.filter), query) if regression else None,
+        "histogram": error_chart(review.errors(query.filter), query) if regression else None,
         "tolerance": exporter.pipeline.monitors.models[model].correction_tolerance if model else 0,
         "counts": stats.counts,
         "suspect_count": found.suspects,
         "unjoined": sum(count for name, count in unjoined.items() if query.filter.model in {None, name}),
-        "confusion": review_charts.confusion_table(pairs, query) if model else None,
-        "time_chart": review_charts.time_chart(stats.rates, stats.step, query, now),
+        "confusion": confusion_table(pairs, query) if model else None,
+        "time_chart": time_chart(stats.rates, stats.step, query, now),
         "predicted": _options([pair[0] for pair in pairs], query.filter.predicted),
         "labels": _options([pair[1] for pair in pairs], query.filter.label),
         "known": [pair[1] for pair in pairs],

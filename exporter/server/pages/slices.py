@@ -13,25 +13,14 @@ from exporter.errors import EventError, SlicesError
 from exporter.monitoring.drift_report import OUTPUTS
 from exporter.server.api.operations import SLICES_PARAMETERS, parse_question
 from exporter.server.application import Exporter
-from exporter.server.pages.review_filters import parameters, parse_time
-from exporter.slices import QUESTIONS, Of
+from exporter.server.text import SLICES_DEFAULTS, parameters, parse_moment
+from exporter.slices import QUESTIONS
 from exporter.slices.explain import document, summary
 
 PERIODS = ("1h", "6h", "1d", "7d")
 """Times before now since when predictions are looked at."""
-DEFAULTS = {"of": "corrections", "since": "1d"}
 FRESH_SECONDS = 30
 """How long a browser may show an answer again: a reviewer opens several pages with the same panel."""
-
-
-def slices_parameters(model: str, version: str | None, of: Of, since: str | None = None) -> dict[str, str]:
-    """Return the parameters of the page for a question.
-
-    >>> slices_parameters("digits", None, "drift")
-    {'model': 'digits', 'of': 'drift'}
-    """
-    chosen = {"model": model, "version": version, "of": of, "since": since}
-    return {name: value for name, value in chosen.items() if value and value != DEFAULTS.get(name)}
 
 
 def page(exporter: Exporter) -> Response:
@@ -46,14 +35,14 @@ def page(exporter: Exporter) -> Response:
 def _context(exporter: Exporter, arguments: dict[str, str]) -> tuple[dict[str, Any], int]:
     """Search, and return the values of the page with its status."""
     models = exporter.pipeline.monitors.models
-    given = DEFAULTS | {name: value.strip() for name, value in arguments.items() if value.strip()}
+    given = SLICES_DEFAULTS | {name: value.strip() for name, value in arguments.items() if value.strip()}
     chosen = {name: value for name, value in given.items() if name in SLICES_PARAMETERS}  # of which links are made
     context: dict[str, Any] = {"names": list(models), "questions": QUESTIONS, "periods": PERIODS, "chosen": chosen}
     context["versions"] = []
     if "model" not in chosen and len(models) > 1:
         return context | {"message": "Choose a model."}, 200
     try:
-        query = parse_question(exporter, given | {"since": parse_time("since", given["since"], time.time())})
+        query = parse_question(exporter, given | {"since": parse_moment("since", given["since"], time.time())})
     except EventError as error:
         return context | {"message": error.detail}, 400
     chosen["model"] = query.model

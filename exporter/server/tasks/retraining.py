@@ -20,9 +20,9 @@ from exporter.comparison.measures import Comparison, document
 from exporter.config import Config, RetrainConfig
 from exporter.datasets.release import BusyError, EmptyError, make_release, release_document
 from exporter.errors import CompareError, ConfigError, ExporterError, SlicesError, StoreError, StoreFullError
-from exporter.metrics.exporter import ExporterMetrics
+from exporter.metrics.exposition import ExporterMetrics
 from exporter.metrics.lines import FamilyLines
-from exporter.metrics.quality import RETRAINING
+from exporter.metrics.models import RETRAINING
 from exporter.scheduler import Task
 from exporter.secret_file import read_secret, signed_headers
 from exporter.server.alerts import Alert, Alerts
