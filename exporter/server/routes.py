@@ -304,7 +304,7 @@ ROUTES: dict[str, Route] = {
     "POST /review/samples": Route("pages.review:draw_sample", _REDIRECT, {FORM: dict[str, str]}, scope="review"),
     "GET /v1/corrections/<int:correction_id>/inputs/<path:name>.png": Route("pages.review:image", {200: {PNG: None}}),
     "POST /v1/exchanges": Route(
-        "api.integrations:exchanges",
+        "api.operations:exchanges",
         {202: schemas.AcceptedEvents},
         {JSON: ProxyRecord | list[ProxyRecord], NDJSON: None},
         (KEY, IDS),
@@ -312,14 +312,14 @@ ROUTES: dict[str, Route] = {
         pool="payloads",
     ),
     "POST /v1/kserve": Route(
-        "api.integrations:kserve", {202: dict[str, Any]}, {JSON: Any}, (KEY,), scope="ingest", pool="payloads"
+        "api.operations:kserve", {202: dict[str, Any]}, {JSON: Any}, (KEY,), scope="ingest", pool="payloads"
     ),
-    "POST /v2/models/<model>/infer": Route("api.integrations:infer", *_INFER, scope="ingest", pool="payloads"),
+    "POST /v2/models/<model>/infer": Route("api.operations:infer", *_INFER, scope="ingest", pool="payloads"),
     "POST /v2/models/<model>/versions/<version>/infer": Route(
-        "api.integrations:infer", *_INFER, scope="ingest", pool="payloads"
+        "api.operations:infer", *_INFER, scope="ingest", pool="payloads"
     ),
-    "POST /v1/logs": Route("api.integrations:logs", *_RECORDS, scope="ingest", pool="payloads", gzip=True),
-    "POST /v1/traces": Route("api.integrations:traces", *_RECORDS, scope="ingest", pool="payloads", gzip=True),
+    "POST /v1/logs": Route("api.operations:logs", *_RECORDS, scope="ingest", pool="payloads", gzip=True),
+    "POST /v1/traces": Route("api.operations:traces", *_RECORDS, scope="ingest", pool="payloads", gzip=True),
     "GET /docs/": Route("pages.documents:contents", _HTML_PAGE),
     "GET /docs/<path:name>": Route("pages.documents:page", _HTML_PAGE),
     "GET /runbooks/": Route("pages.documents:runbooks", _HTML_PAGE),
