@@ -1,16 +1,13 @@
-"""Report the drift of each target of a model version, and its scores of the last hour, for pages and commands."""
+"""Report the drift of each target of a model version, for pages and commands."""
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
-import numpy.typing as npt
 
 from exporter.config import ModelConfig
 from exporter.monitoring.binner import Binner
@@ -238,62 +235,3 @@ def _target_drift(binner: Binner, stats: WindowStats, index: int, **known: Any) 
         trained_stddev=float(binner.stddev[index]),
         **known,
     )
-
-
-STEP = 30.0
-"""Least seconds between two samples."""
-POINTS = 120
-"""Number of samples that are kept; new ones replace the oldest."""
-
-
-class _Ring:
-    def __init__(self, windows: int, targets: int) -> None:
-        self.times = np.full(POINTS, -np.inf)
-        self.scores = np.full((POINTS, windows, targets), np.nan, dtype=np.float32)
-        self.next = 0
-
-
-class DriftHistory:
-    """The drift scores of every model version over the last hour; safe between threads.
-
-    It takes ``4 · POINTS`` bytes for each target in each window of each version, as long as the version lives.
-    """
-
-    def __init__(self) -> None:
-        self._rings: WeakKeyDictionary[ModelMonitor, _Ring] = WeakKeyDictionary()
-        self._last = -np.inf
-        self._lock = threading.Lock()
-
-    def sample(self, monitors: Iterable[ModelMonitor], now: float) -> None:
-        """Take a sample at the monotonic time ``now`` in seconds, unless the last one is more recent than `STEP`."""
-        with self._lock:
-            if now - self._last < STEP:
-                return
-            self._last = now
-            for monitor in monitors:
-                windows = list(monitor.read(now).values())
-                if not windows:
-                    continue
-                ring = self._rings.get(monitor)
-                if ring is None:
-                    ring = self._rings[monitor] = _Ring(len(windows), len(windows[0].kl))
-                ring.times[ring.next] = now
-                ring.scores[ring.next] = [stats.kl for stats in windows]
-                ring.next = (ring.next + 1) % POINTS
-
-    def scores(self, monitor: ModelMonitor, window: str, now: float) -> tuple[Floats, npt.NDArray[np.float32]]:
-        """Return the samples of a window, oldest first.
-
-        Returns
-        -------
-        tuple
-            Their ages in seconds, shape ``(n,)``, and the scores, shape ``(n, T)``; NaN where the window was empty.
-        """
-        index = list(monitor.windows).index(window)
-        with self._lock:
-            ring = self._rings.get(monitor)
-            if ring is None:
-                return np.empty(0), np.empty((0, 0), dtype=np.float32)
-            order = (ring.next + np.arange(POINTS)) % POINTS
-            order = order[now - ring.times[order] <= STEP * POINTS]
-            return now - ring.times[order], ring.scores[order, index]

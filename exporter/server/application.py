@@ -20,7 +20,6 @@ from exporter.errors import ConfigError, ModelFileError
 from exporter.metrics import system
 from exporter.metrics.comparisons import shadow_lines
 from exporter.metrics.exposition import FILES, LINKS, PAIRING, ExporterMetrics, Exposition
-from exporter.monitoring.drift_report import DriftHistory
 from exporter.monitoring.noise_learner import NoiseLearner
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.scheduler import Scheduler, Task
@@ -158,8 +157,6 @@ class Exporter:
         Compares versions.
     slices : Slices
         Searches for slices.
-    drift_history : DriftHistory
-        The drift scores of the last hour.
     pairer : RequestResponsePairer
         Requests and responses of model servers that wait for each other.
     inbox : Inbox
@@ -201,7 +198,6 @@ class Exporter:
             shadow=self.pipeline.shadow,
         )
         self.slices = Slices(self.store, self._monitors, self.pipeline.bins, config.store)
-        self.drift_history = DriftHistory()
         self.pairer = RequestResponsePairer()
         self.snapshots = SnapshotSaver(self.store, self._monitors, is_complete=lambda: not self.reloader.files.faults)
         self.ready = True
@@ -326,7 +322,6 @@ class Exporter:
         """
         if not self.pipeline.is_half_full:
             self.pipeline.settle(0.5)
-        self.drift_history.sample(self._monitors(), time.monotonic())
         return self.exposition.render(accept, names)
 
     def reload_soon(self) -> None:

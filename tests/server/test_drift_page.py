@@ -21,10 +21,7 @@ from exporter.config import THRESHOLDS, ModelConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_report import (
     FEATURE_ALERT,
-    POINTS,
     PREDICTION_ALERT,
-    STEP,
-    DriftHistory,
     target_drifts,
     thresholds,
 )
@@ -281,30 +278,6 @@ def test_a_small_lasting_change_is_told_in_words(tmp_path: Path) -> None:
         assert {int(evidence) > 15 for evidence in told} == {True}
         said = target_drifts(monitor, monitor.read(now)["1h"], monitor.read_evidence(now))
         assert {one.name for one in said if "Over a longer time" in describe(one)} == {"steady"}
-    finally:
-        exporter.close()
-
-
-def test_the_score_of_the_last_hour_is_kept_in_little_memory(tmp_path: Path) -> None:
-    """Samples come at most every 30 s, the oldest make room, gaps stay gaps, and a version's end is theirs."""
-    exporter = Exporter(write_config(tmp_path))
-    try:
-        monitors = exporter.pipeline.monitors
-        monitor = monitors.get("credit", "3", 0.0)
-        trends = DriftHistory()
-        for second in range(0, 3 * 3600, 10):
-            trends.sample(monitors, float(second))
-            if second == 9000:
-                observe(monitor, [Prediction("credit")] * 50, [{"age": 20}] * 50, float(second))
-        ages, scores = trends.scores(monitor, "5m", float(second))
-        assert len(ages) == POINTS
-        assert np.diff(ages).tolist() == [-STEP] * (POINTS - 1)
-        assert ages[-1] < STEP
-        age = scores[:, monitor.binner.names.index("age")] if monitor.binner else scores
-        assert 9 <= np.isfinite(age).sum() <= 10, "a window of five minutes held the values for five minutes"
-        assert scores.dtype == np.float32
-        other = monitors.get('bare "model"\\ 模型', None, 0.0)
-        assert len(trends.scores(other, "10m", 0.0)[0]) == 0
     finally:
         exporter.close()
 

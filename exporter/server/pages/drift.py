@@ -10,11 +10,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from flask import render_template, request
 
 from exporter.monitoring.drift_evidence import evidence_limit, model_evidence
-from exporter.monitoring.drift_report import OUTPUTS, POINTS, STEP, TargetDrift, target_drifts, worst
+from exporter.monitoring.drift_report import OUTPUTS, TargetDrift, target_drifts, worst
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import serving
 from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature
@@ -369,28 +368,6 @@ def _ticks(top: float) -> list[float]:
     return [step * index for index in range(1, int(top / step) + 1)]
 
 
-def trend(ages: Floats, scores: npt.NDArray[np.floating], drift: TargetDrift) -> dict[str, Any]:
-    """Draw the score over the last hour up to now, with gaps while the window was empty."""
-    ages, scores = np.append(ages, 0.0), np.append(scores, drift.score)
-    present: list[float] = scores[~np.isnan(scores)].tolist()
-    top = max(*present, drift.threshold, 1e-9) * 1.1
-    path, drawing = "", False
-    for age, score in zip(ages.tolist(), scores.tolist(), strict=True):
-        if math.isnan(score):
-            drawing = False
-            continue
-        point = f"{100 - 100 * age / (STEP * POINTS):.4g} {100 - 100 * score / top:.4g}"
-        path += f"L{point}" if drawing else f"M{point}h0"  # a lone sample is a dot
-        drawing = True
-    if not present:
-        description = "No values in the last hour."
-    else:
-        scores_range = f"from {number(min(present))} to {number(max(present))}"
-        description = f"Score over the last hour: {scores_range}, now {number(drift.score)}."
-    threshold = 100 - 100 * drift.threshold / top
-    return {"path": path, "threshold": threshold, "top": top, "description": description}
-
-
 MAX_OPEN_ROWS = 40
 """Rows that are visible; the others are behind a click."""
 STATUS = {
@@ -408,7 +385,6 @@ def page(exporter: Exporter) -> tuple[str, int]:
     exporter.pipeline.settle(0.2)
     now = time.monotonic()
     monitors = list(exporter.pipeline.monitors)
-    exporter.drift_history.sample(monitors, now)
     context: dict[str, Any] = {"monitors": monitors, "names": [model.name for model in exporter.config.models]}
     try:
         context |= _context(exporter, monitors, now)
@@ -431,12 +407,10 @@ def _context(exporter: Exporter, monitors: list[ModelMonitor], now: float) -> di
     context: dict[str, Any] = {"model": model, "versions": versions}
     if monitor is None:
         return {**context, "silent": True, "profiled": bool(exporter.pipeline.monitors.binners_of(model))}
-    return context | _monitor_context(exporter, monitor, window, feature, now)
+    return context | _monitor_context(monitor, window, feature, now)
 
 
-def _monitor_context(
-    exporter: Exporter, monitor: ModelMonitor, window: str | None, feature: str | None, now: float
-) -> dict[str, Any]:
+def _monitor_context(monitor: ModelMonitor, window: str | None, feature: str | None, now: float) -> dict[str, Any]:
     model = monitor.config.name
     windows = list(monitor.windows)
     if window is not None:
@@ -458,13 +432,12 @@ def _monitor_context(
     by_name = {drift.name: drift for drift in drifts}
     if feature is not None:
         check("feature", feature, by_name, f"is in the profile of {model}")
-    ages, scores = exporter.drift_history.scores(monitor, window, now)
     selected = by_name[feature] if feature is not None else drifts[0] if drifts else None
     return {
         **context,
-        "rows": [_row(drift, ages, scores, SMALL_CHART_SPECIAL_WIDTH) for drift in drifts],
+        "rows": [{"drift": drift, "chart": distribution(drift, SMALL_CHART_SPECIAL_WIDTH)} for drift in drifts],
         "max_open_rows": MAX_OPEN_ROWS,
-        "selected": selected and {**_row(selected, ages, scores, SPECIAL_WIDTH), "table": table(selected)},
+        "selected": selected and {"drift": selected, "chart": distribution(selected), "table": table(selected)},
         "drifted": _drifted(drifts),
         "statuses": STATUS,
         "evidence": model_evidence(evidence),
@@ -488,14 +461,6 @@ def _drifted(drifts: Sequence[TargetDrift]) -> str:
     verb = "has" if len(names) == 1 else "have"
     text = f"{', '.join(first)} and {last} {verb}" if first else last and f"{last} {verb}"
     return text[:1].upper() + text[1:]
-
-
-def _row(drift: TargetDrift, ages: Any, scores: Any, special_width: float) -> dict[str, Any]:
-    return {
-        "drift": drift,
-        "chart": distribution(drift, special_width),
-        "trend": trend(ages, scores[:, drift.index] if len(ages) else ages, drift),
-    }
 
 
 FILTERS = {f.__name__: f for f in (describe, describe_dependence, share)}
