@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -57,7 +58,7 @@ class Quota(NamedTuple):
 
 
 class Cgroup:
-    """The control groups that this process is in, version 1 or 2.
+    """The control groups (version 2) that this process is in: its own, and those above it up to the mount.
 
     Parameters
     ----------
@@ -66,50 +67,37 @@ class Cgroup:
     """
 
     def __init__(self, root: Path = Path("/")) -> None:
-        self._unified = _groups(root, "")
-        self._memory = _groups(root, "memory")
-        self._cpu = _groups(root, "cpu")
-        self._cpuacct = _groups(root, "cpuacct")
+        self._groups = _groups(root)
 
     def memory(self) -> tuple[int, int] | None:
         """Return the bytes in use, without reclaimable cache, and the tightest limit; None without a limit."""
-        limits = [*map(_v2_memory, self._unified.values()), *map(_v1_memory, self._memory.values())]
-        return min(filter(None, limits), key=lambda used_and_limit: used_and_limit[1], default=None)
+        return min(filter(None, map(_memory, self._groups)), key=itemgetter(1), default=None)
 
     def quota(self) -> Quota | None:
         """Return the tightest quota; None without one."""
-        quotas = [
-            *map(_v2_quota, self._unified.values()),
-            *(_v1_quota(group, self._cpuacct[at]) for at, group in self._cpu.items() if at in self._cpuacct),
-        ]
-        return min(filter(None, quotas), key=lambda quota: quota.processors, default=None)
+        return min(filter(None, map(_quota, self._groups)), key=attrgetter("processors"), default=None)
 
 
-def _groups(root: Path, controller: str) -> dict[str, Path]:
-    """Return the directories of a controller ("" for version 2), from the process' group up to the mount.
-
-    The keys are the paths below the mount, by which the same group is found in another controller.
-    """
-    lines = (line.split(":", 2) for line in _lines(root / "proc/self/cgroup"))
-    path = next((path for _, controllers, path in lines if controller in controllers.split(",")), None)
-    mounts = list(_mounts(root, controller))
+def _groups(root: Path) -> list[Path]:
+    """Return the directories from the process' group up to the mount."""
+    path = next((line[3:] for line in _lines(root / "proc/self/cgroup") if line.startswith("0::")), None)
+    mounts = list(_mounts(root))
     if path is None or not mounts:
-        return {}
+        return []
     # In a container the path may start at the host's root, at the container's, or outside ("/..").
     containing = ((root, mount) for root, mount in mounts if f"{path}/".startswith(f"{root.rstrip('/')}/"))
     inside, mount = next(containing, mounts[0])
     at = Path(os.path.relpath(path, inside) if path.startswith(inside) else path.lstrip("/"))
     if ".." in at.parts or not (mount / at).is_dir():
         at = Path()
-    return {str(below): mount / below for below in (at, *at.parents)}
+    return [mount / below for below in (at, *at.parents)]
 
 
-def _mounts(root: Path, controller: str) -> Iterator[tuple[str, Path]]:
-    """Yield the group at the root of each mount of a controller, and the mount point."""
+def _mounts(root: Path) -> Iterator[tuple[str, Path]]:
+    """Yield the group at the root of each mount of control groups, and the mount point."""
     for line in _lines(root / "proc/self/mountinfo"):
         before, _, after = line.partition(" - ")
-        kind, _, options = after.split(" ")
-        if (kind == "cgroup2") if controller == "" else (kind == "cgroup" and controller in options.split(",")):
+        if after.startswith("cgroup2 "):
             inside, mount = before.split(" ")[3:5]
             yield inside, root / mount.lstrip("/")
 
@@ -131,34 +119,18 @@ def _field(path: Path, name: str) -> int | None:
     return next((int(line.split()[1]) for line in _lines(path) if line.startswith(f"{name} ")), None)
 
 
-def _v2_memory(folder: Path) -> tuple[int, int] | None:
-    return _memory(folder, "memory.current", "memory.max", "inactive_file")
-
-
-def _v1_memory(folder: Path) -> tuple[int, int] | None:
-    return _memory(folder, "memory.usage_in_bytes", "memory.limit_in_bytes", "total_inactive_file")
-
-
-def _memory(folder: Path, used_file: str, limit_file: str, reclaimable: str) -> tuple[int, int] | None:
-    used, limit = _numbers(folder / used_file), _numbers(folder / limit_file)
+def _memory(group: Path) -> tuple[int, int] | None:
+    used, limit = _numbers(group / "memory.current"), _numbers(group / "memory.max")
     if not used or not limit:
         return None
-    return max(used[0] - (_field(folder / "memory.stat", reclaimable) or 0), 0), limit[0]
+    return max(used[0] - (_field(group / "memory.stat", "inactive_file") or 0), 0), limit[0]
 
 
-def _v2_quota(group: Path) -> Quota | None:
-    return _quota(group, _numbers(group / "cpu.max"), _field(group / "cpu.stat", "usage_usec"), 1e6)
-
-
-def _v1_quota(group: Path, accounts: Path) -> Quota | None:
-    quota = _numbers(group / "cpu.cfs_quota_us") + _numbers(group / "cpu.cfs_period_us")
-    return _quota(group, quota, next(iter(_numbers(accounts / "cpuacct.usage")), None), 1e9)
-
-
-def _quota(group: Path, quota: list[int], used: int | None, unit: float) -> Quota | None:
+def _quota(group: Path) -> Quota | None:
+    quota, used = _numbers(group / "cpu.max"), _field(group / "cpu.stat", "usage_usec")
     if len(quota) != 2 or min(quota) <= 0 or used is None:
         return None
-    return Quota(group, quota[0] / quota[1], used / unit)
+    return Quota(group, quota[0] / quota[1], used / 1e6)
 
 
 class _CpuTimes(NamedTuple):

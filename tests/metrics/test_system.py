@@ -18,8 +18,6 @@ from exporter.metrics.system import CPU, Cgroup, Collector, Processors, collecto
 
 MIB = 2**20
 V2 = "30 23 0:26 {inside} /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate"
-V1 = "3{n} 31 0:3{n} {inside} /sys/fs/cgroup/{folder} rw,nosuid shared:1{n} - cgroup cgroup rw,{controllers}"
-NO_LIMIT_V1 = 9223372036854771712
 
 
 def write(root: Path, files: dict[str, object]) -> Path:
@@ -42,43 +40,13 @@ def v2(root: Path, group: str, groups: dict[str, dict[str, object]], inside: str
     return root
 
 
-def v1(root: Path, group: str, groups: dict[str, dict[str, object]], inside: str = "/", hybrid: bool = False) -> Path:
-    """The same with version 1, its cpu controllers mounted together; version 2 beside it without controllers."""
-    lines = [f"4:memory:{group}", f"2:cpu,cpuacct:{group}", "1:name=systemd:/user.slice"]
-    controllers = {"memory": "memory", "cpu,cpuacct": "cpu,cpuacct", "systemd": "xattr,name=systemd"}
-    mounts = [
-        V1.format(n=number, inside=inside, folder=folder, controllers=names)
-        for number, (folder, names) in enumerate(controllers.items())
-    ]
-    if hybrid:
-        lines.append("0::/user.slice")
-        mounts.insert(0, V2.format(inside="/").replace("/sys/fs/cgroup", "/sys/fs/cgroup/unified"))
-        write(root / "sys/fs/cgroup/unified/user.slice", {"cpu.stat": {"usage_usec": 999_000_000}})
-    write(root, {"proc/self/cgroup": "\n".join(lines), "proc/self/mountinfo": "\n".join(mounts)})
-    for folder, files in groups.items():
-        write(
-            root / "sys/fs/cgroup",
-            {f"{'memory' if 'mem' in n else 'cpu,cpuacct'}/{folder}/{n}": files[n] for n in files},
-        )
-    return root
-
-
 def v2_memory(used: int, limit: int | str, inactive: int = 0) -> dict[str, object]:
     stat = {"anon": used, "inactive_file": inactive, "workingset_refault_file": 0}
     return {"memory.current": used, "memory.max": limit, "memory.stat": stat}
 
 
-def v1_memory(used: int, limit: int, inactive: int = 0) -> dict[str, object]:
-    stat = {"inactive_file": 0, "hierarchical_memory_limit": limit, "total_inactive_file": inactive}
-    return {"memory.usage_in_bytes": used, "memory.limit_in_bytes": limit, "memory.stat": stat}
-
-
 def v2_cpu(quota: str, usage_usec: int) -> dict[str, object]:
     return {"cpu.max": quota, "cpu.stat": {"usage_usec": usage_usec, "user_usec": 1}}
-
-
-def v1_cpu(quota_us: int, usage_ns: int) -> dict[str, object]:
-    return {"cpu.cfs_quota_us": quota_us, "cpu.cfs_period_us": 100_000, "cpuacct.usage": usage_ns}
 
 
 def samples(collector: Collector[Any]) -> list[Sample]:
@@ -121,18 +89,6 @@ def test_memory_v2_in_a_namespace(tmp_path: Path, group: str) -> None:
     """If the path is not in the mount, the mount's root is the group."""
     values = memory(v2(tmp_path, group, {"": v2_memory(3 * MIB, 4 * MIB)}))
     assert values["limit_bytes"] == 4 * MIB
-
-
-@pytest.mark.parametrize("hybrid", [False, True], ids=["v1", "hybrid"])
-def test_memory_v1(tmp_path: Path, hybrid: bool) -> None:
-    """Version 1 is read in the same way, also beside a version 2 without controllers; its huge number is no limit."""
-    groups = {
-        "docker/abc": v1_memory(48 * MIB, NO_LIMIT_V1),
-        "docker": v1_memory(50 * MIB, 64 * MIB, 18 * MIB),
-        "": v1_memory(900 * MIB, NO_LIMIT_V1),
-    }
-    values = memory(v1(tmp_path, "/docker/abc", groups, hybrid=hybrid))
-    assert values == {"used_bytes": 32 * MIB, "limit_bytes": 64 * MIB, "utilization_ratio": 0.5}
 
 
 @pytest.mark.parametrize("limit", ["max", 2**50])
@@ -184,17 +140,6 @@ def test_cpu_v2(tmp_path: Path) -> None:
     time.sleep(0.1)
     write(root / "sys/fs/cgroup/app", v2_cpu("25000 100000", 7_010_000))
     between(collector, started, 0.01, 0.25)
-
-
-@pytest.mark.parametrize("hybrid", [False, True], ids=["v1", "hybrid"])
-def test_cpu_v1(tmp_path: Path, hybrid: bool) -> None:
-    """Version 1 is read in the same way, also beside a version 2 without controllers."""
-    groups = {"docker/abc": v1_cpu(-1, 1_000_000_000), "docker": v1_cpu(50_000, 8_000_000_000)}
-    root = v1(tmp_path, "/docker/abc", groups, hybrid=hybrid)
-    collector, started = start(root)
-    time.sleep(0.1)
-    write(root / "sys/fs/cgroup/cpu,cpuacct/docker", v1_cpu(50_000, 8_020_000_000))
-    between(collector, started, 0.02, 0.5)
 
 
 @pytest.mark.parametrize(("usage", "share"), [(60_000_000, 1.0), (1_000, 0.0)], ids=["ahead", "back"])
