@@ -30,7 +30,7 @@ from exporter.server.ingest import NDJSON, ONE_ACCEPTED, set_client
 from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.routes import OTHER, ROUTES, Route, find
 from exporter.validation import preview
-from exporter.wire.payload import MAX_BODY
+from exporter.wire.formats import MAX_BODY
 
 if TYPE_CHECKING:
     from flask import Flask

@@ -14,9 +14,8 @@ from contextlib import nullcontext
 import msgspec
 from flask import request
 
-from exporter.comparison.measures import at_every_look
-from exporter.comparison.report import decide, document_with
-from exporter.comparison.report import document as comparison_document
+from exporter.comparison.measures import at_every_look, decide, document_with
+from exporter.comparison.measures import document as comparison_document
 from exporter.config import ModelConfig
 from exporter.errors import CompareError, ConfigError, EventError, ExporterError, ModelFileError, SlicesError
 from exporter.profiles.profile import CategoricalFeature
@@ -44,10 +43,17 @@ from exporter.validation import any_of, preview
 from exporter.wire import cloudevents, otlp
 from exporter.wire.cloudevents import BATCH, LoggedMessage
 from exporter.wire.events import MAX_REJECTED, Prediction, RejectedEvent, check_model
-from exporter.wire.exchanges import read_pairs, read_records
-from exporter.wire.mapping import ConfiguredModel, ModelNames, Received, Validated, sorted_classes
+from exporter.wire.formats import MAX_ROWS, attempt, decompress
+from exporter.wire.mapping import (
+    ConfiguredModel,
+    ModelNames,
+    Received,
+    Validated,
+    read_pairs,
+    read_records,
+    sorted_classes,
+)
 from exporter.wire.otlp import PROTOBUF, Signal
-from exporter.wire.payload import MAX_ROWS, attempt, decompress
 
 SLICES_PARAMETERS = ("model", "version", "of", "since", "limit")
 DEFAULT_REQUESTS, MAX_REQUESTS = 20, 1000
