@@ -657,8 +657,8 @@ class BoundedProtocol(HttpToolsProtocol):
         lines = [f"{name.lower()}: {value}\r\n".encode("latin-1") for name, value in headers]
         lines += [b"%b: %b\r\n" % pair for pair in self.server_state.default_headers]
         self._closing_since = self.loop.time()
-        self._writer.write(b"".join([STATUS_LINE[error.status], *lines, b"connection: close\r\n\r\n", error.body]))
-        self._writer.flush()
+        self._writer.write(b"".join([STATUS_LINE[error.status], *lines, b"connection: close\r\n\r\n"]))
+        self._writer.write(error.body)
         if self._eof or self.scheme == "https" or self._writer.waiting:
             self._writer.close()
         else:  # a client that still sends would lose the answer if the connection were closed now

@@ -370,8 +370,8 @@ def test_requests_are_counted_by_route_and_code(shared: Served) -> None:
     for path in ("/v1/dataset/releases/a", "/v1/dataset/releases/b", "/nothing", "/elsewhere"):
         shared.get(path)
     counted = shared.samples("model_exporter_http_requests_total")
-    assert counted['model_exporter_http_requests_total{code="200",route="/-/healthy"}'] >= 1
+    assert counted['model_exporter_http_requests_total{route="/-/healthy",code="200"}'] >= 1
     rule = "/v1/dataset/releases/<key>"
     assert sum(count for name, count in counted.items() if rule in name) >= 2, counted
-    assert counted['model_exporter_http_requests_total{code="404",route="other"}'] >= 2
+    assert counted['model_exporter_http_requests_total{route="other",code="404"}'] >= 2
     assert shared.samples("model_exporter_http_request_duration_seconds_count")
