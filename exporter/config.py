@@ -292,16 +292,8 @@ class Objectives(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         >>> Objectives(latency=LatencyObjective(0.5, 0.95)).shares()
         {'errors': 0.999, 'latency': 0.95}
         """
-        return {"errors": DEFAULT_ERRORS} | self.set_shares()
-
-    def set_shares(self) -> dict[str, float]:
-        """Return the share of each objective that is set.
-
-        >>> Objectives(latency=LatencyObjective(0.5, 0.95)).set_shares()
-        {'latency': 0.95}
-        """
-        errors = {} if self.errors is None else {"errors": self.errors}
-        return errors | ({"latency": self.latency.share} if self.latency else {})
+        errors = DEFAULT_ERRORS if self.errors is None else self.errors
+        return {"errors": errors} | ({"latency": self.latency.share} if self.latency else {})
 
 
 def check_share(value: Any) -> None:

@@ -2,7 +2,7 @@
 
 Alerts come from Prometheus, where ``prometheus_url`` is configured, or from the notifications of Alertmanager. That
 none is known does not mean that none fires: both must also show Watchdog, which the project's rules let fire always,
-and Prometheus is asked whether it has scraped this exporter.
+and this exporter must have been scraped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,23 +28,6 @@ if TYPE_CHECKING:
 
 SCRAPE_SECONDS = 120.0
 """Prometheus scrapes at least once a minute; after so long without a scrape, alerts are not evaluated."""
-
-
-class Problem(NamedTuple):
-    """Why alerts may not be evaluated: a short heading, and a sentence or two."""
-
-    heading: str
-    detail: str
-
-
-def overdue(age: float) -> Problem | None:
-    """Return the problem that the last scrape was ``age`` seconds ago; None if that is not long."""
-    if age <= SCRAPE_SECONDS:
-        return None
-    return Problem(
-        f"Prometheus has not scraped this exporter for {duration(age)}",
-        "Alerts on its models cannot fire until it does. See the targets of Prometheus.",
-    )
 
 
 MAX_FIRING = 500
@@ -143,16 +126,28 @@ class _Firing(NamedTuple):
 
 
 class Inbox:
-    """The last notifications and the firing alerts; thread-safe."""
+    """The last notifications and the firing alerts; thread-safe.
+
+    Attributes
+    ----------
+    expired : int
+        How many alerts fired when Alertmanager sent its last notification, and are no longer known to.
+    watchdog : tuple of float, or None
+        The monotonic times of the first and of the last notification of Watchdog; None before the first.
+    arrived : float or None
+        The monotonic time of the last notification; None before the first.
+    forgot_at : float
+        The monotonic time at which a firing alert was forgotten for lack of room; minus infinity if never.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last: deque[Alert] = deque(maxlen=MAX_LAST)
         self._firing: OrderedDict[str, _Firing] = OrderedDict()  # the one that arrived last is at the end
-        self._expired = 0  # since the last notification
-        self._watchdog: tuple[float, float] | None = None
-        self._arrived: float | None = None
-        self._forgot_at = -math.inf
+        self.expired = 0  # since the last notification
+        self.watchdog: tuple[float, float] | None = None
+        self.arrived: float | None = None
+        self.forgot_at = -math.inf
 
     def take(self, body: bytes, now: float) -> list[ReceivedAlert]:
         """Decode a webhook's body, keep its alerts, and return them.
@@ -182,7 +177,7 @@ class Inbox:
         group = hash((notification.external_url, notification.group_key))
         with self._lock:
             self._expire(now)
-            self._expired, self._arrived = 0, now
+            self.expired, self.arrived = 0, now
             sent = {self._keep(alert, group, now) for alert in notification.alerts}
             if notification.group_key and not notification.truncated:
                 self._drop_suppressed(group, sent)
@@ -201,13 +196,13 @@ class Inbox:
         """Drop alerts that were not repeated, such as those of an Alertmanager that died. The caller holds the lock."""
         while self._firing and now - next(iter(self._firing.values())).arrived > EXPIRY_SECONDS:
             self._firing.popitem(last=False)
-            self._expired += 1
+            self.expired += 1
 
     def _keep(self, received: ReceivedAlert, group: int, now: float) -> str:
         """Keep an alert, and return its key. The caller holds the lock."""
         alert = Alert(received.status, received.labels, received.annotations, received.starts_at, received.ends_at)
         if alert.is_watchdog and alert.status == "firing":
-            self._watchdog = (self._watchdog[0] if self._watchdog else now, now)
+            self.watchdog = (self.watchdog[0] if self.watchdog else now, now)
         key = received.fingerprint[:MAX_LABEL] or str(hash(tuple(sorted(received.labels.items()))))
         if not alert.is_shown:
             return key
@@ -218,7 +213,7 @@ class Inbox:
             self._firing[key] = _Firing(alert, group, now)
             if len(self._firing) > MAX_FIRING:
                 self._firing.popitem(last=False)
-                self._forgot_at = now
+                self.forgot_at = now
         return key
 
     def firing(self, now: float) -> list[Alert]:
@@ -227,90 +222,10 @@ class Inbox:
             self._expire(now)
             return [firing.alert for firing in reversed(self._firing.values())]
 
-    def expired(self) -> int:
-        """Return how many alerts fired when Alertmanager sent its last notification, and are no longer known to."""
-        with self._lock:
-            return self._expired
-
-    def forgot_at(self) -> float:
-        """Return the monotonic time at which a firing alert was forgotten for lack of room; minus infinity if never."""
-        with self._lock:
-            return self._forgot_at
-
     def last(self) -> list[Alert]:
         """Return the alerts of the last notifications, the newest first."""
         with self._lock:
             return list(self._last)
-
-    def arrived(self) -> float | None:
-        """Return the monotonic time of the last notification; None before the first."""
-        with self._lock:
-            return self._arrived
-
-    def watchdog(self) -> tuple[float, float] | None:
-        """Return the monotonic times of the first and of the last notification of Watchdog; None before the first."""
-        with self._lock:
-            return self._watchdog
-
-
-RULES = "/api/v1/rules?exclude_alerts=true"
-"""The path of Prometheus' API."""
-MAX_ERROR = 300
-"""Characters of an error of Prometheus that are shown."""
-
-
-class _Rule(msgspec.Struct):
-    """A rule in Prometheus' API."""
-
-    name: str
-    health: str = ""
-    last_error: str = msgspec.field(name="lastError", default="")
-    labels: dict[str, str] | None = None
-
-
-class _Group(msgspec.Struct):
-    rules: list[_Rule]
-
-
-class _Groups(msgspec.Struct):
-    groups: list[_Group]
-
-
-def check_rules(data: Any, layers: Sequence[str]) -> Problem | None:
-    """Return why alerts of this project may be missing: its rules are not loaded, or fail; None if neither.
-
-    Parameters
-    ----------
-    data
-        The member ``data`` of Prometheus' response for `RULES`.
-    layers
-        The layers of this project's alerts.
-
-    Raises
-    ------
-    msgspec.ValidationError
-        When the response is not from Prometheus.
-    """
-    groups = [group.rules for group in msgspec.convert(data, _Groups).groups]
-    own = [rules for rules in groups if any(_layer(rule) in layers for rule in rules)]
-    present = {_layer(rule) for rules in own for rule in rules}
-    if missing := [layer for layer in layers if layer not in present]:
-        return Problem(
-            "Prometheus does not evaluate all alerts of this project",
-            f"It has no alert of these layers: {', '.join(missing)}. Load all files of prometheus/rules/ there.",
-        )
-    failing = [rule for rules in own for rule in rules if rule.health == "err"]
-    if failing:
-        more = f" and {len(failing) - 1} more" if len(failing) > 1 else ""
-        return Problem(
-            "Prometheus cannot evaluate all rules",
-            f"The evaluation of {failing[0].name}{more} fails: {failing[0].last_error[:MAX_ERROR]}.",
-        )
-    return None
-
-
-def _layer(rule: _Rule) -> str:
-    return (rule.labels or {}).get("layer", "")
 
 
 LAYERS = ("system", "data", "business", "exporter")
@@ -326,10 +241,6 @@ MAX_ALERTS = 2000
 """Alerts of Prometheus' answer that are kept."""
 SETTLE_SECONDS = 120.0
 """Alertmanager repeats all firing alerts within this time after the first notification; then all are known."""
-BUDGETS = "model:error_budget_remaining:ratio30d"
-"""The query of the share that is left of the error budget of each model's objectives."""
-LOADED = "model_exporter_config_last_reload_success_timestamp_seconds"
-"""The metric by whose value this process is known among all exporters that Prometheus scrapes."""
 
 
 @dataclass(frozen=True)
@@ -346,15 +257,12 @@ class Alerts:
         The problem in a sentence.
     remedy
         What the page shows to do: ``connect`` alerts to this page, or ``check`` why they no longer arrive.
-    budgets
-        The share of the error budget that is left, by model and objective; only Prometheus knows it.
     """
 
     alerts: list[Alert] = field(default_factory=list)
     problem: str = ""
     detail: str = ""
     remedy: str = ""
-    budgets: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
     def firing(self) -> list[Alert]:
@@ -376,8 +284,8 @@ class AlertSource(Task):
         Returns the Prometheus to ask; None when none is configured.
     inbox
         The notifications of Alertmanager.
-    loaded
-        Returns the last two values of the metric `LOADED`.
+    scraped
+        Returns the monotonic time at which the metrics were read last; None before the first time.
 
     Attributes
     ----------
@@ -389,12 +297,12 @@ class AlertSource(Task):
         self,
         prometheus: Callable[[], Prometheus | None],
         inbox: Inbox,
-        loaded: Callable[[], Sequence[float]],
+        scraped: Callable[[], float | None],
     ) -> None:
         super().__init__("alerts", "Prometheus is not asked for alerts", ASK_SECONDS, lane="prometheus", at_once=True)
         self._prometheus = prometheus
         self._inbox = inbox
-        self._loaded = loaded
+        self._scraped = scraped
         self._answer = Answer("")
         self._asked = -math.inf
         self.ask_soon: Callable[[], None] = lambda: None
@@ -419,7 +327,7 @@ class AlertSource(Task):
         if last.url != url:
             last = self._answer = Answer(url)
         try:
-            self._answer = ask(prometheus, self._loaded())
+            self._answer = ask(prometheus, self._scraped())
         except msgspec.ValidationError:
             self._answer = replace(last, error=f"{url}: the response is not from Prometheus")
         except ExporterError as error:
@@ -439,10 +347,10 @@ class AlertSource(Task):
         if not (answer.error or is_late):
             return answer.state
         detail = f"{answer.error or f'{answer.url}: no response yet'}."
-        arrived = self._inbox.arrived()
+        arrived = self._inbox.arrived
         if arrived is not None and arrived > answer.at:
             detail += f" The alerts below are those that Alertmanager sent, the last {duration(now - arrived)} ago."
-            return Alerts(self._inbox.firing(now), "Prometheus does not respond", detail, "check", answer.state.budgets)
+            return Alerts(self._inbox.firing(now), "Prometheus does not respond", detail, "check")
         if math.isfinite(answer.at):
             age = f"{duration(now - answer.at)} ago"
             shown = f"What is shown is from its last response, {age}."
@@ -475,7 +383,7 @@ class Answer:
 def from_inbox(inbox: Inbox, now: float) -> Alerts:
     """Return the alerts of Alertmanager's notifications at the monotonic time ``now`` in seconds."""
     alerts = inbox.firing(now)
-    times = inbox.watchdog()
+    times = inbox.watchdog
     if times is None:
         if alerts:
             return Alerts(
@@ -485,7 +393,7 @@ def from_inbox(inbox: Inbox, now: float) -> Alerts:
     first, last = times
     if now - last > WATCHDOG_SECONDS:
         detail = "Watchdog, which Alertmanager sends every minute, has not arrived since then."
-        if count := inbox.expired():
+        if count := inbox.expired:
             detail += (
                 f" {count} alert{'' if count == 1 else 's'} fired then; whether {'it' if count == 1 else 'they'} still"
             )
@@ -498,7 +406,7 @@ def from_inbox(inbox: Inbox, now: float) -> Alerts:
             f"The first notification since the exporter started came {duration(now - first)} ago. "
             "Alertmanager sends all firing alerts within two minutes.",
         )
-    if now - inbox.forgot_at() < SETTLE_SECONDS:
+    if now - inbox.forgot_at < SETTLE_SECONDS:
         return Alerts(
             alerts,
             f"More than {MAX_FIRING} alerts fire",
@@ -520,15 +428,15 @@ class _ApiAlerts(msgspec.Struct):
     alerts: list[_ApiAlert]
 
 
-def ask(prometheus: Prometheus, loaded: Sequence[float]) -> Answer:
-    """Return the alerts of a Prometheus, and whether it may miss others."""
-    url = prometheus.url
-    missing = check_rules(prometheus.get(RULES, MAX_BODY), LAYERS) or _check_scrapes(prometheus, loaded)
+def ask(prometheus: Prometheus, scraped: float | None) -> Answer:
+    """Return the alerts of a Prometheus, and whether it may miss others.
+
+    ``scraped`` is the monotonic time at which the metrics of this exporter were read last, if they were.
+    """
+    url, now = prometheus.url, time.monotonic()
     alerts = _decode(prometheus.get("/api/v1/alerts", MAX_BODY))
-    left = prometheus.query(BUDGETS)
-    budgets = {(one.labels.get("model", ""), one.labels.get("objective", "")): one.value for one in left}
     shown = sorted((alert for alert in alerts if alert.is_shown), key=lambda alert: alert.status != "firing")
-    state = Alerts(shown[:MAX_ALERTS], budgets=budgets)
+    state = Alerts(shown[:MAX_ALERTS])
     if not any(alert.is_watchdog and alert.status == "firing" for alert in alerts):
         detail = (
             f"Watchdog, which always fires, does not fire in {url}. Load the rules of prometheus/rules/ there. "
@@ -536,35 +444,15 @@ def ask(prometheus: Prometheus, loaded: Sequence[float]) -> Answer:
         )
         heading = "Prometheus does not evaluate the alerts of this project"
         state = replace(state, problem=heading, detail=detail, remedy="check")
-    elif missing:
-        state = replace(state, problem=missing.heading, detail=missing.detail)
+    elif scraped is None or now - scraped > SCRAPE_SECONDS:
+        since = "" if scraped is None else f" for {duration(now - scraped)}"
+        heading = f"Prometheus {'has not scraped' if since else 'does not scrape'} this exporter{since}"
+        detail = "Alerts on its models cannot fire until it does. See the targets of Prometheus."
+        state = replace(state, problem=heading, detail=detail)
     elif len(shown) > MAX_ALERTS:
         detail = f"This page shows {MAX_ALERTS} of them, those that fire first. See all in {url}."
         state = replace(state, problem=f"More than {MAX_ALERTS} alerts fire or are pending", detail=detail)
-    return Answer(url, time.monotonic(), state)
-
-
-def _check_scrapes(prometheus: Prometheus, loaded: Sequence[float]) -> Problem | None:
-    """Return the problem that Prometheus does not scrape this exporter; None while it does."""
-    if ages := prometheus.query(_scrape_age(loaded)):
-        return overdue(min(age.value for age in ages))
-    return Problem(
-        "Prometheus does not scrape this exporter",
-        f"{prometheus.url} has no metrics of it since it started. Alerts on its models cannot fire until Prometheus "
-        "scrapes it. See the targets of Prometheus.",
-    )
-
-
-def _scrape_age(loaded: Sequence[float]) -> str:
-    """Return the query of the seconds since the last scrape of the process with these values of `LOADED`.
-
-    The difference leaves room for databases that store fewer digits. Times are those of Prometheus' clock.
-
-    >>> print(_scrape_age([1764000000.25]).replace(LOADED, "loaded"))
-    time() - (timestamp(loaded) and (abs(loaded - 1764000000.25) < 0.01))
-    """
-    own = " or ".join(f"abs({LOADED} - {value!r}) < 0.01" for value in loaded)
-    return f"time() - (timestamp({LOADED}) and ({own}))"
+    return Answer(url, now, state)
 
 
 def _decode(data: Any) -> list[Alert]:

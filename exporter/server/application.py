@@ -139,6 +139,8 @@ class Exporter:
         Where the exporter listens, as a URL; links begin with it if no ``external_url`` is configured.
     started : float
         When this object was made, Unix time in seconds.
+    scraped : float or None
+        The monotonic time at which all metrics were read last.
     registry : CollectorRegistry
         The exporter's own metrics, which `telemetry` counts.
     client_log : ClientLog
@@ -180,6 +182,7 @@ class Exporter:
 
     def __init__(self, path: Path) -> None:
         self.started, self._stop_by = time.time(), math.inf
+        self.scraped: float | None = None
         self.address = "http://127.0.0.1:9877"
         files = load_valid(path)
         config, monitors = files.config, files.monitors
@@ -202,7 +205,7 @@ class Exporter:
         self.snapshots = SnapshotSaver(self.store, self._monitors, is_complete=lambda: not self.reloader.files.faults)
         self.ready = True
         self.inbox = Inbox()
-        self.alerts = AlertSource(lambda: self._prometheus(ALERTS_SECONDS), self.inbox, lambda: self.reloader.loaded)
+        self.alerts = AlertSource(lambda: self._prometheus(ALERTS_SECONDS), self.inbox, lambda: self.scraped)
         self.retrainer = Retrainer(
             lambda: self.config,
             self.store,
@@ -322,6 +325,8 @@ class Exporter:
         """
         if not self.pipeline.is_half_full:
             self.pipeline.settle(0.5)
+        if not names:
+            self.scraped = time.monotonic()
         return self.exposition.render(accept, names)
 
     def reload_soon(self) -> None:
@@ -436,8 +441,6 @@ class Reloader:
         The configuration in use, with what is wrong with files of ``models_folder``.
     failure : str or None
         Why the last reload failed.
-    loaded : tuple of float
-        Unix times of the last two times at which the configuration was read, or of the first.
     others : list of callable
         Called by `reload`, to read again what else there is, such as users and tokens.
     """
@@ -445,11 +448,10 @@ class Reloader:
     def __init__(self, files: Loaded, pipeline: Pipeline, store: Store, telemetry: ExporterMetrics) -> None:
         self.files = files
         self.failure: str | None = None
-        self.loaded: tuple[float, ...] = ()
         self.others: list[Callable[[], None]] = []
         self._pipeline, self._store, self._telemetry = pipeline, store, telemetry
         self._lock = threading.Lock()
-        self._set_loaded()
+        self._report_success()
         self._report_faults()
 
     def reload(self) -> None:
@@ -509,7 +511,7 @@ class Reloader:
             if names:
                 log.info("models %s: %s", what, ", ".join(map(repr, sorted(names))))
         if not files.faults:
-            self._set_loaded()
+            self._report_success()
         self._report_faults()
 
     def _report_faults(self) -> None:
@@ -517,11 +519,9 @@ class Reloader:
             self._telemetry.reload_successful.set(0)
             log.error("%s", problem)
 
-    def _set_loaded(self) -> None:
-        now = time.time()
-        self.loaded = (*self.loaded[-1:], now)
+    def _report_success(self) -> None:
         self._telemetry.reload_successful.set(1)
-        self._telemetry.reload_time.set(now)
+        self._telemetry.reload_time.set_to_current_time()
 
 
 LOOK_SECONDS = 5.0

@@ -20,10 +20,8 @@ from support.pages import Page
 from support.programs import Program, running
 from support.servers import CONFIG, Answer, Served, ask, eventually, free_port, write_config
 
-from exporter.prometheus import Sample
 from exporter.server import alerts as alert_source
-from exporter.server.alerts import LAYERS, MAX_FIRING, Alert, Inbox, from_inbox
-from exporter.server.alerts import RULES as RULES_PATH
+from exporter.server.alerts import MAX_FIRING, Alert, Inbox, from_inbox
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
 from exporter.server.pages.home import group_alerts
@@ -208,16 +206,8 @@ class _Answers:
             ]
         }
 
-    def query(self, text: str) -> list[Sample]:
-        if text == alert_source.BUDGETS:
-            return [Sample({"model": "credit", "objective": "errors"}, 0.625)]
-        assert text == alert_source._scrape_age([1.5])
-        return [Sample({}, 30.0)]
-
     def get(self, path: str, max_body: int) -> Any:
         assert max_body == alert_source.MAX_BODY
-        if path == RULES_PATH:
-            return {"groups": [{"rules": [{"name": "A", "labels": {"layer": layer}} for layer in LAYERS]}]}
         assert path == "/api/v1/alerts"
         return self.data
 
@@ -226,7 +216,7 @@ def test_alerts_are_those_of_the_newer_source() -> None:
     """If Prometheus does not respond, the page shows its last answer or, if they are newer, the notifications."""
     inbox, prometheus = Inbox(), Any
     prometheus = _Answers(0)
-    source = alert_source.AlertSource(lambda: prometheus, inbox, lambda: [1.5])  # type: ignore[arg-type,return-value]
+    source = alert_source.AlertSource(lambda: prometheus, inbox, time.monotonic)  # type: ignore[arg-type,return-value]
     source.refresh()
     (known,) = source.read().alerts
     prometheus.data = {}
@@ -324,26 +314,6 @@ RULES = {
                     "for": "1h",
                     "labels": {"severity": "warning", "layer": "system", "model": "loans"},
                 },
-                {
-                    "record": "model:error_budget_remaining:ratio30d",
-                    "expr": "vector(0.4)",
-                    "labels": {"model": "credit", "objective": "errors"},
-                },
-                {
-                    "record": "model:error_budget_remaining:ratio30d",
-                    "expr": "vector(-6.2)",
-                    "labels": {"model": "plain", "objective": "errors"},
-                },
-                {
-                    "record": "model:error_budget_remaining:ratio30d",
-                    "expr": "vector(-0.5)",
-                    "labels": {"model": "slow", "objective": "errors"},
-                },
-                {
-                    "record": "model:error_budget_remaining:ratio30d",
-                    "expr": "vector(-6.2)",
-                    "labels": {"model": "slow", "objective": "latency"},
-                },
                 {"alert": "Never", "expr": "vector(1) > 2", "labels": {"layer": "data"}},
                 {"alert": "Own", "expr": "vector(1)", "for": "1h", "labels": {"layer": "business", "severity": "info"}},
                 {"alert": "KubeNodeNotReady", "expr": "vector(1)", "labels": {"severity": "critical"}},
@@ -351,14 +321,6 @@ RULES = {
         }
     ]
 }
-
-
-BUDGETS = [
-    {"name": "credit", "objectives": {"errors": 0.999}},
-    {"name": "loans"},
-    {"name": "plain"},
-    {"name": "slow", "objectives": {"latency": {"below": 0.5, "share": 0.95}}},
-]
 
 
 @contextmanager
@@ -381,11 +343,8 @@ def prometheus(folder: Path, target: str) -> Iterator[tuple[str, Program]]:
 def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
     """The page shows Prometheus' firing and pending alerts, and tells what Prometheus does not do."""
     with prometheus(tmp_path, f"127.0.0.1:{served.port}") as (url, program):
-        write_config(tmp_path, {**CONFIG, "prometheus_url": url, "models": BUDGETS})
+        write_config(tmp_path, {**CONFIG, "prometheus_url": url})
         assert served.post("/-/reload", b"").status == 200
-        for model in ("credit", "plain", "slow"):
-            for version in ("3", "4"):
-                assert served.post("/v1/predictions", {"model": model, "version": version}).status == 202
         page = eventually(lambda: when(served, "1 alert firing, 2 pending"))
         assert "Prometheus does not scrape this exporter." in page
         assert "<span>not known</span>" in page
@@ -393,10 +352,6 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         page = eventually(lambda: when(served, "Prometheus does not", without=True))
         text = page.replace("\N{NO-BREAK SPACE}", " ")
         assert "<h2>credit version 3 returns errors</h2>" in text
-        assert re.findall(r'<a href="(.*?)">(\w+ budget of 30 days .*?)</a>', text) == [
-            ("/runbooks/ModelErrorBudgetBurn", "error budget of 30 days (99.9%): 40% left"),
-            ("/runbooks/ModelLatencyBudgetBurn", "latency budget of 30 days (95%): used up 7.2 times"),
-        ], "once for each model, for the objectives that it sets"
         assert "<h2>ModelLatencyHigh</h2>" in text, "an alert without a summary has its name"
         assert '<article class="alert pending">' in page
         assert "<span>critical, 1 pending</span>" in page
@@ -406,21 +361,6 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         assert "1 alert firing, 2 pending" in served.get("/").text, "Prometheus is the truth"
         served.post("/-/reload", b"")
         assert "Prometheus does not" not in served.get("/").text, "a reload does not make it another exporter"
-        burning = yaml.safe_dump(RULES).replace("alert: Own", "alert: ModelErrorBudgetBurn")
-        burning = burning.replace("layer: business", "layer: business\n      model: credit")
-        (tmp_path / "rules.yml").write_text(burning)
-        ask(f"{url}/-/reload", b"")
-        page = eventually(lambda: when(served, "<p>Pending: ModelErrorBudgetBurn</p>"))
-        assert "error budget of 30 days" not in page, "a budget that does not have the failures of its alert yet"
-        assert "latency budget of 30 days" in page
-        (tmp_path / "rules.yml").write_text(yaml.safe_dump(RULES).replace("vector(1) > 2", "up / on() {job!=''}"))
-        ask(f"{url}/-/reload", b"")
-        page = eventually(lambda: when(served, "Prometheus cannot evaluate all rules."))
-        assert "The evaluation of Never fails: " in page
-        (tmp_path / "rules.yml").write_text(yaml.safe_dump(RULES).replace("layer: data", "layer: none"))
-        ask(f"{url}/-/reload", b"")
-        page = eventually(lambda: when(served, "Prometheus does not evaluate all alerts of this project."))
-        assert "It has no alert of these layers: data. Load all files" in page
         program.kill()
         page = eventually(lambda: when(served, "Prometheus does not respond."))
         assert "cannot be reached (Connection refused)" in page

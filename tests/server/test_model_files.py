@@ -82,8 +82,8 @@ def test_files_add_change_and_remove_models(fleet: Fleet) -> None:
     assert "cards" not in fleet.exporter.pipeline.monitors.models
     assert fleet.look() == ["cards", "fraud", "loans", "own"]
     assert fleet.count("cards", 1) == 1 and fleet.count("loans", 1) == 4
-    loaded = fleet.exporter.reloader.loaded
-    assert fleet.look() and fleet.exporter.reloader.loaded is loaded, "a file that did not change is not read again"
+    loaded = fleet.exporter.reloader.files
+    assert fleet.look() and fleet.exporter.reloader.files is loaded, "a file that did not change is not read again"
     fleet.write("cards.yml", "models: [{name: cards, windows: [1h]}]")
     (fleet.folder / "loans.yml").unlink()
     assert fleet.look() == ["cards", "own"]

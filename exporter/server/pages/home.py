@@ -6,7 +6,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +16,7 @@ from flask import redirect, render_template, request, url_for
 from markupsafe import Markup
 from werkzeug.wrappers import Response
 
-from exporter.config import DURATION_BUCKETS, THRESHOLDS, LinksConfig, ModelConfig
+from exporter.config import DURATION_BUCKETS, THRESHOLDS, LinksConfig
 from exporter.errors import StoreError
 from exporter.monitoring.counters import Recent
 from exporter.monitoring.drift_report import (
@@ -144,76 +144,26 @@ def _phrases(alerts: Sequence[Alert]) -> list[str]:
     return [*phrases[:MAX_PHRASES], f"{more} more"] if more > 0 else phrases
 
 
-_ALERTS = {"errors": "ModelErrorBudgetBurn", "latency": "ModelLatencyBudgetBurn"}
-_NAMES = {"errors": "error budget", "latency": "latency budget"}
-
-
-def describe_budgets(
-    model: ModelConfig, left: Mapping[tuple[str, str], float], alerts: Iterable[Alert]
-) -> tuple[tuple[str, str], ...]:
-    """Describe the budgets of the objectives that a model's configuration sets, each with the name of its alert.
-
-    A budget whose alert fires or is pending is left out: Prometheus records budgets every few minutes, so it would not
-    have the failures that the alert reports.
-
-    Parameters
-    ----------
-    model
-        The settings of the model.
-    left
-        The share that is left, by model and objective.
-    alerts
-        Alerts of the model.
-    """
-    if (objectives := model.objectives) is None:
-        return ()
-    reported = {alert.name for alert in alerts}
-    return tuple(
-        (f"{_NAMES[objective]} of 30 days ({percent(share)}): {budget(left[model.name, objective])}", alert)
-        for objective, share in objectives.set_shares().items()
-        if (model.name, objective) in left and (alert := _ALERTS[objective]) not in reported
-    )
-
-
-def budget(left: float) -> str:
-    """Return the share of a budget that is left, in words.
-
-    >>> [budget(left) for left in (0.625, 0.0, -0.2, -6.2)]
-    ['62.5% left', '0% left', 'used up 1.2 times', 'used up 7.2 times']
-    """
-    return f"{percent(left)} left" if left >= 0 else f"used up {1 - left:.3g} times"
-
-
 UNKNOWN = "–"
 """A figure of nothing: without confidences there is no confident share, without feedback no corrected one."""
 
 
-def model_rows(
-    monitors: Iterable[ModelMonitor], alerts: Sequence[Alert], budgets: Mapping[tuple[str, str], float], now: float
-) -> list[dict[str, Any]]:
-    """Return the rows of all model versions at the monotonic time ``now`` in seconds, those with the worst alert first.
-
-    ``budgets`` are the shares that are left of error budgets, by model and objective.
-    """
-    monitors = list(monitors)
+def model_rows(monitors: Iterable[ModelMonitor], alerts: Sequence[Alert], now: float) -> list[dict[str, Any]]:
+    """Return the rows of all model versions, those with the worst alert first; ``now`` is the monotonic time."""
     by_model: dict[str, list[Alert]] = {}
     for alert in alerts:
         by_model.setdefault(alert.labels.get("model", ""), []).append(alert)
     rows = [_row(monitor, by_model.get(monitor.config.name, ()), now) for monitor in monitors]
-    rows.sort(
+    return sorted(
+        rows,
         key=lambda row: (
             _severity_rank(row["state"]),
             not row["state"],
             -len(row["marks"]),
             row["model"],
             row["version"],
-        )
+        ),
     )
-    models = {monitor.config.name: monitor.config for monitor in monitors}
-    for row in rows:  # budgets are those of all versions: the first row of a model has them
-        if model := models.pop(row["model"], None):
-            row["budgets"] = describe_budgets(model, budgets, by_model.get(row["model"], ()))
-    return rows
 
 
 def _row(monitor: ModelMonitor, alerts: Iterable[Alert], now: float) -> dict[str, Any]:
@@ -238,7 +188,6 @@ def _row(monitor: ModelMonitor, alerts: Iterable[Alert], now: float) -> dict[str
         "confident": percent(recent.confident_ratio) if monitor.confidences.counts.any() else UNKNOWN,
         "corrected": percent(recent.correction_ratio) if any(monitor.counters.feedback.values()) else UNKNOWN,
         "quality": summarize(kind_of(monitor), leading) if leading else "",
-        "budgets": (),
     }
 
 
@@ -287,7 +236,7 @@ def page(exporter: Exporter) -> str:
     """``GET /``: the home page."""
     exporter.pipeline.settle(0.2)
     alerts = exporter.alerts.read()
-    rows = model_rows(exporter.pipeline.monitors, alerts.alerts, alerts.budgets, time.monotonic())
+    rows = model_rows(exporter.pipeline.monitors, alerts.alerts, time.monotonic())
     open_rows = max(MAX_OPEN_ROWS, sum(bool(row["state"]) for row in rows))
     seen = {row["model"] for row in rows}
     return render_template(
