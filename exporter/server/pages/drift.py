@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -201,10 +202,6 @@ CATEGORIES = 15
 """Categories in a chart; the table below it has all."""
 SPECIAL_WIDTH = 20.0
 """Width in percent of a bar for special values, such as missing ones: enough for its label on a phone."""
-WIDTHS = {"narrow": 255, "roomy": 530}
-"""The least width of a chart in pixels, on a phone and on anything wider than 40 rem, as style.css has it."""
-CHARACTER, GAP = 7.7, 6
-"""Width of a character of a label, and space between two labels, in pixels."""
 
 
 @dataclass(frozen=True)
@@ -226,36 +223,13 @@ class Bar:
 
 
 @dataclass(frozen=True)
-class Label:
-    """A label below the chart.
-
-    Attributes
-    ----------
-    position
-        From the left, in percent.
-    anchor
-        The SVG anchor.
-    optional
-        Whether it is left out where it would overlap another one; else it takes the next row.
-    row
-        The row below the axis, from 0.
-    """
-
-    position: float
-    text: str
-    anchor: str = "middle"
-    optional: bool = False
-    row: int = 0
-
-
-@dataclass(frozen=True)
 class Chart:
     """Bars, the paths that draw them, and the labels of both axes.
 
     Attributes
     ----------
     x_labels
-        The labels below the axis by the name of a width: ``narrow`` on a phone, else ``roomy``.
+        Position from the left, text, SVG anchor, row and CSS class of each label below the axis.
     y_labels
         Position from the top and text of each label.
     """
@@ -263,7 +237,7 @@ class Chart:
     bars: list[Bar]
     trained: str
     live: str
-    x_labels: dict[str, list[Label]]
+    x_labels: list[tuple[float, str, str, int, str]]
     y_labels: list[tuple[float, str]]
 
 
@@ -281,7 +255,7 @@ def distribution(drift: TargetDrift, special_width: float = SPECIAL_WIDTH) -> Ch
         bars=bars,
         trained="".join(_bar_path(bar, bar.trained / top, 0.9) for bar in bars),
         live="".join(_bar_path(bar, bar.live / top, 0.4) for bar in bars),
-        x_labels={name: _fit(_x_labels(drift.target, bars), width) for name, width in WIDTHS.items()},
+        x_labels=list(_x_labels(drift.target, bars)),
         y_labels=[(100 - 100 * tick / top, f"{100 * tick:.3g}%") for tick in _ticks(top)],
     )
 
@@ -332,34 +306,17 @@ def _bar_path(bar: Bar, height: float, fill: float) -> str:
     return f"M{left:.4g} 100v-{max(100 * height, 0.7):.4g}h{width:.4g}V100z"
 
 
-def _x_labels(target: Feature, bars: list[Bar]) -> list[Label]:
-    """Return the labels below the axis, the most important first."""
-    labels = [Label(bar.left + bar.width / 2, bar.special) for bar in bars if bar.special]
+def _x_labels(target: Feature, bars: list[Bar]) -> Iterator[tuple[float, str, str, int, str]]:
+    """Yield the labels below the axis: the ends and the middle of the scale, and below them the special values."""
     inner = [bar for bar in bars if not bar.special]
     if isinstance(target, NumericFeature) and target.edges and inner:
         last = len(target.edges) - 1
-        for fraction, anchor in ((0, "start"), (1, "end"), (0.5, "middle"), (0.25, "middle"), (0.75, "middle")):
-            index = round(fraction * last)
-            text, position = number(target.edges[index]), inner[0].left + index * inner[0].width
-            if all(text != label.text for label in labels):
-                labels.append(Label(position, text, anchor, optional=True))
-    return labels
-
-
-def _fit(labels: list[Label], width: float) -> list[Label]:
-    """Return labels in rows in which none overlaps another one before it, in a chart of a width in pixels."""
-    taken: list[tuple[int, float, float]] = []
-    result = []
-    for label in labels:
-        size = len(label.text) * CHARACTER + GAP
-        left = label.position / 100 * width - {"start": 0.0, "middle": size / 2, "end": size}[label.anchor]
-        row = 0
-        while any(used == row and left < end and start < left + size for used, start, end in taken):
-            row += 1
-        if not (row and label.optional):
-            taken.append((row, left, left + size))
-            result.append(replace(label, row=row))
-    return result
+        for index, anchor, name in ((0, "start", ""), (last // 2, "middle", "roomy"), (last, "end", "")):
+            yield inner[0].left + index * inner[0].width, number(target.edges[index]), anchor, 0, name
+    rows = itertools.count(1)  # on a phone, the labels of bars side by side need a row each
+    for bar in bars:
+        if bar.special:
+            yield bar.left + bar.width / 2, bar.special, "middle", next(rows) if bar.left else 1, ""
 
 
 def _ticks(top: float) -> list[float]:

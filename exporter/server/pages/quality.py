@@ -170,45 +170,26 @@ def summarize(kind: Kind, leading: Leading) -> str:
 
 
 def confusion(outcomes: Mapping[tuple[str, str], int]) -> dict[str, Any] | None:
-    """Return the table of the classes that occur, in the order of their names; None without labels.
+    """Return the counts of the classes that occur, predicted and actual, in the order of their names; None without any.
 
     Parameters
     ----------
     outcomes
         Number of labelled predictions by the predicted and the actual class, see `Quality.outcomes`.
 
-    >>> table = confusion({("no", "no"): 8, ("yes", "no"): 2, ("yes", "yes"): 1, ("maybe", "yes"): 0})
-    >>> table["actual"], [(name, cells) for name, cells, _ in table["rows"]]
-    (['no', 'yes'], [('no', [(8, True), (0, False)]), ('yes', [(2, False), (1, True)])])
-    >>> shares = [*(right for *_, right in table["rows"]), *table["found"]]
-    >>> shares
-    ['100%', '33%', '80%', '100%']
+    >>> confusion({("no", "no"): 8, ("yes", "no"): 2, ("yes", "yes"): 1, ("maybe", "yes"): 0})["predicted"]
+    {'no': 8, 'yes': 3}
     """
-    predicted: Counter[str] = Counter()
-    actual: Counter[str] = Counter()
+    predicted, actual = Counter[str](), Counter[str]()
     for (prediction, label), count in outcomes.items():
         predicted[prediction] += count
         actual[label] += count
-    if not actual.total():
-        return None
-    both = predicted + actual  # without classes that do not occur
-    order = sorted(both, key=lambda name: (name == OTHER, version_sort_key(name)))
-    columns = [name for name in order if actual[name]]
-
-    def right(name: str) -> int:
-        # Different classes beyond the named ones are all "other", so that a pair of them says nothing.
-        return outcomes.get((name, name), 0)
-
-    rows = []
-    for name in (name for name in order if predicted[name]):
-        cells = [(outcomes.get((name, label), 0), name == label != OTHER) for label in columns]
-        rows.append((name, cells, _right_share(name, right(name), predicted[name])))
-    found = [_right_share(name, right(name), actual[name]) for name in columns]
-    return {"actual": columns, "rows": rows, "found": found}
-
-
-def _right_share(name: str, part: int, whole: int) -> str:
-    return "–" if name == OTHER else f"{100 * part / whole:.0f}%"
+    order = sorted(predicted + actual, key=lambda name: (name == OTHER, version_sort_key(name)))
+    sides = ({name: side[name] for name in order if side[name]} for side in (predicted, actual))
+    # Different classes beyond the named ones are all "other", so that a pair of them says nothing.
+    return (
+        dict(zip(("predicted", "actual"), sides, strict=True)) | {"counts": outcomes, "other": OTHER} if order else None
+    )
 
 
 _NOTHING = IntervalEstimate(math.nan, math.nan, math.nan)

@@ -414,75 +414,48 @@ STEPS = (60, 300, 900, 3600, 3 * 3600, 6 * 3600, 86400, 7 * 86400, 28 * 86400, 3
 """Seconds per bar: whole multiples of the steps of an `Overview`."""
 
 
-@dataclass(frozen=True)
-class Cell:
-    """The number of corrections from one label to another, its shade from 0 to 5, and the address of its cards."""
-
-    count: int
-    shade: int
-    args: dict[str, str]
-    selected: bool
-
-
 class Confusion(NamedTuple):
-    """Predicted labels by row, corrected labels by column.
+    """How many corrections there are from each predicted to each corrected label, as stored.
 
     Attributes
     ----------
-    columns, rows
-        Labels of the columns and rows, for display.
-    cells
-        ``len(rows)`` lists of ``len(columns)`` cells.
+    rows, columns
+        Predicted and corrected labels, each with its form for display: at most `MAX_LABELS`.
     omitted
-        The number of labels beyond `MAX_LABELS`.
+        The number of labels beyond these.
     vertical
         Whether the labels of the columns are vertical.
     """
 
-    columns: list[str]
-    rows: list[str]
-    cells: list[list[Cell]]
+    counts: Counter[tuple[str | None, str | None]]
+    rows: dict[str | None, str]
+    columns: dict[str | None, str]
     omitted: int
     vertical: bool
 
 
-def confusion_table(pairs: Sequence[tuple[Any, Any, int]], query: ReviewQuery) -> Confusion | None:
+def confusion_table(pairs: Sequence[tuple[Any, Any, int]]) -> Confusion | None:
     """Return the confusion table of ``(predicted, label, count)``; None without corrections."""
     counts = Counter({(label_json(predicted), label_json(label)): count for predicted, label, count in pairs})
-    names = {label_json(value): abbreviate(value, 24) for pair in pairs for value in pair[:2]}
-    by_row, by_column = Counter[str | None](), Counter[str | None]()
-    for (predicted, label), count in counts.items():
-        by_row[predicted] += count
-        by_column[label] += count
     if not counts:
         return None
-    rows, columns = _most_frequent(by_row, names), _most_frequent(by_column, names)
-    top = max(counts.values())
-    selected = (query.filter.predicted, query.filter.label)
-
-    def cell(predicted: str | None, label: str | None) -> Cell:
-        count = counts[predicted, label]
-        return Cell(
-            count,
-            math.ceil(5 * count / top),
-            query.with_changes(predicted=predicted, label=label),
-            selected == (predicted, label),
-        )
-
-    return Confusion(
-        columns=[names[label] for label in columns],
-        rows=[names[predicted] for predicted in rows],
-        cells=[[cell(predicted, label) for label in columns] for predicted in rows],
-        omitted=len(by_row.keys() | by_column.keys()) - len({*rows, *columns}),
-        vertical=any(len(names[label]) > MAX_HORIZONTAL for label in columns),
-    )
+    names = {label_json(value): abbreviate(value, 24) for pair in pairs for value in pair[:2]}
+    rows, columns = (_most_frequent(counts, side, names) for side in (0, 1))
+    vertical = any(len(name) > MAX_HORIZONTAL for name in columns.values())
+    return Confusion(counts, rows, columns, len(names) - len(rows | columns), vertical)
 
 
-def _most_frequent(totals: Counter[str | None], names: dict[str | None, str]) -> list[str | None]:
+def _most_frequent(
+    counts: Counter[tuple[str | None, str | None]], side: int, names: dict[str | None, str]
+) -> dict[str | None, str]:
     """Return the most frequent labels: short ones, such as digits, in alphabetical order, others by frequency."""
+    totals = Counter[str | None]()
+    for pair, count in counts.items():
+        totals[pair[side]] += count
     labels = [label for label, _ in totals.most_common(MAX_LABELS)]
-    short = all(len(names[label]) <= MAX_HORIZONTAL for label in labels)
-    return sorted(labels, key=lambda label: (len(names[label]), names[label])) if short else labels
+    if all(len(names[label]) <= MAX_HORIZONTAL for label in labels):
+        labels.sort(key=lambda label: (len(names[label]), names[label]))
+    return {label: names[label] for label in labels}
 
 
 class Bar(NamedTuple):
@@ -743,7 +716,7 @@ def _overview(exporter: Exporter, query: ReviewQuery, now: float) -> dict[str, A
         "counts": stats.counts,
         "suspect_count": found.suspects,
         "unjoined": sum(count for name, count in unjoined.items() if query.filter.model in {None, name}),
-        "confusion": confusion_table(pairs, query) if model else None,
+        "confusion": confusion_table(pairs) if model else None,
         "time_chart": time_chart(stats.rates, stats.step, query, now),
         "predicted": _options([pair[0] for pair in pairs], query.filter.predicted),
         "labels": _options([pair[1] for pair in pairs], query.filter.label),
