@@ -25,34 +25,11 @@ from exporter.errors import EventError, QueueFullError, StoreError, StoreFullErr
 from exporter.features.json_inputs import decode_inputs
 from exporter.metrics.exposition import ExporterMetrics
 from exporter.profiles.profile import image_inputs
+from exporter.server import problem as problems
 from exporter.server.pipeline import Pipeline, prepare_inputs
-from exporter.server.problem import (
-    Reply,
-    event_problem,
-    events_problem,
-    json_reply,
-    problem,
-    rejected_document,
-    store_problem,
-)
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, Store, commit_timeout
 from exporter.validation import json_pointer, preview
-from exporter.wire.events import (
-    NO_EVENTS,
-    BusinessEvent,
-    Decoder,
-    Feedback,
-    LabelEvent,
-    Prediction,
-    RejectedEvent,
-    check_business_events,
-    check_feedback,
-    check_labels,
-    check_predictions,
-    describe_member,
-    make_id,
-    time_off,
-)
+from exporter.wire import events as wire
 
 log = logging.getLogger(__name__)
 
@@ -96,9 +73,9 @@ class ClientLog:
 
     def reject(self, error: EventError) -> None:
         """Count and log a request that was rejected as a whole."""
-        self.reject_events([RejectedEvent(0, error.pointer, error.detail, error.reason)])
+        self.reject_events([wire.RejectedEvent(0, error.pointer, error.detail, error.reason)])
 
-    def reject_events(self, rejected: Sequence[RejectedEvent]) -> None:
+    def reject_events(self, rejected: Sequence[wire.RejectedEvent]) -> None:
         """Count rejected events by their reason, and log the first."""
         if not rejected:
             return
@@ -173,12 +150,12 @@ class IdempotencyCache:
 
     def __init__(self, clients: ClientLog) -> None:
         self._clients = clients
-        self._replies: OrderedDict[tuple[str, str], tuple[bytes, Reply]] = OrderedDict()
+        self._replies: OrderedDict[tuple[str, str], tuple[bytes, problems.Reply]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
         self._route_locks: dict[str, threading.Lock] = {}
 
-    def once(self, route: str, key: str | None, call: Callable[[], Reply], *content: bytes) -> Reply:
+    def once(self, route: str, key: str | None, call: Callable[[], problems.Reply], *content: bytes) -> problems.Reply:
         """Return what ``call`` returns; for a key that was used before, return its response instead.
 
         A retry that arrives while the first request is being processed waits for its response.
@@ -200,7 +177,7 @@ class IdempotencyCache:
         with self._route_locks.setdefault(route, threading.Lock()):
             return self.get(route, key, digest) or self.remember(route, key, digest, call())
 
-    def get(self, route: str, key: str, digest: bytes) -> Reply | None:
+    def get(self, route: str, key: str, digest: bytes) -> problems.Reply | None:
         """Return the response of the key, or a problem if the key is not valid; None for a new key.
 
         Parameters
@@ -214,12 +191,12 @@ class IdempotencyCache:
             check_key(key)
         except EventError as error:
             self._clients.reject(error)
-            return event_problem(error)
+            return problems.event_problem(error)
         with self._lock:
             first, reply = self._replies.get((route, key), (digest, None))
         return reply if first == digest else reused_key()
 
-    def remember(self, route: str, key: str, digest: bytes, reply: Reply) -> Reply:
+    def remember(self, route: str, key: str, digest: bytes, reply: problems.Reply) -> problems.Reply:
         """Remember a response if it is successful, and return it: a request that was refused may be repeated."""
         if reply.status >= 400:
             return reply
@@ -242,9 +219,9 @@ def content_digest(*content: bytes) -> bytes:
     return digest.digest()
 
 
-def reused_key() -> Reply:
+def reused_key() -> problems.Reply:
     """Return the problem for a key that was used before with another request."""
-    return problem(422, "this Idempotency-Key was already used with another request: use a new key")
+    return problems.problem(422, "this Idempotency-Key was already used with another request: use a new key")
 
 
 def check_key(key: str) -> None:
@@ -272,14 +249,14 @@ _RETRY = (("Retry-After", "1"),)
 LABEL_COUNTS = ("accepted", "joined", "waiting", "repeated", "changed")
 REFUSED = (EventError, QueueFullError, StoreError)
 """What refuses a request as a whole; see `Ingest.refusal`."""
-ONE_ACCEPTED = json_reply(202, {"accepted": 1, "rejected": []})
+ONE_ACCEPTED = problems.json_reply(202, {"accepted": 1, "rejected": []})
 
 
 class _FeedbackRequest(NamedTuple):
     """The decoded feedback in a request; ``many`` is set when the body is an array."""
 
-    feedback: Sequence[Feedback]
-    rejected: Sequence[RejectedEvent]
+    feedback: Sequence[wire.Feedback]
+    rejected: Sequence[wire.RejectedEvent]
     many: bool
 
 
@@ -314,13 +291,17 @@ class Ingest:
         self._pipeline, self._store, self._telemetry = pipeline, store, telemetry
         self._client_log, self._idempotency = client_log, idempotency
         self.large_body, self.served_last = threading.Lock(), dict[tuple[str, str], str]()
-        self._predictions = Decoder(Prediction, lambda events: check_predictions(pipeline.monitors.models, events))
-        self._feedback = Decoder(Feedback, lambda items: check_feedback(pipeline.monitors.models, items))
-        self._events = Decoder(BusinessEvent, lambda events: check_business_events(pipeline.monitors.models, events))
-        self._labels = Decoder(LabelEvent, lambda items: check_labels(pipeline.monitors.models, items))
+        self._predictions = wire.Decoder(
+            wire.Prediction, lambda events: wire.check_predictions(pipeline.monitors.models, events)
+        )
+        self._feedback = wire.Decoder(wire.Feedback, lambda items: wire.check_feedback(pipeline.monitors.models, items))
+        self._events = wire.Decoder(
+            wire.BusinessEvent, lambda events: wire.check_business_events(pipeline.monitors.models, events)
+        )
+        self._labels = wire.Decoder(wire.LabelEvent, lambda items: wire.check_labels(pipeline.monitors.models, items))
         self._accepted_counter = functools.cache(telemetry.events.labels)
 
-    def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> Reply:
+    def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> problems.Reply:
         """Queue the predictions in a body (``POST /v1/predictions``).
 
         Parameters
@@ -349,34 +330,34 @@ class Ingest:
             reply = _accepted(events, rejected, ids, warning)
         return reply if key is None else self._idempotency.remember("predictions", key, digest, reply)
 
-    def refusal(self, error: EventError | QueueFullError | StoreError) -> Reply:
+    def refusal(self, error: EventError | QueueFullError | StoreError) -> problems.Reply:
         """Count a request that is refused as a whole, and return its response."""
         if isinstance(error, StoreError):
             if isinstance(error, StoreFullError):
                 self._client_log.reject(EventError("", str(error), "overloaded"))
-            return store_problem(error)
+            return problems.store_problem(error)
         if isinstance(error, QueueFullError):
             self._client_log.reject(EventError("", str(error), "overloaded"))
-            return problem(503, f"{error}: nothing was accepted, try again", headers=_RETRY)
+            return problems.problem(503, f"{error}: nothing was accepted, try again", headers=_RETRY)
         self._client_log.reject(error)
-        return event_problem(error, 413 if error.reason == "too_large" else 400)
+        return problems.event_problem(error, 413 if error.reason == "too_large" else 400)
 
     def _warn_of_member(self, model: str, name: str) -> list[dict[str, str]]:
         """Count and log an unknown member of predictions; return the warning to send if another one was meant."""
-        detail, is_mistake = describe_member(name)
+        detail, is_mistake = wire.describe_member(name)
         self._client_log.warn("unknown_member", f"{preview(name)} in predictions of {preview(model)} {detail}")
         return [{"pointer": json_pointer((name,)), "detail": detail}] if is_mistake else []
 
     def submit(
         self,
         source: str,
-        events: Sequence[Prediction],
-        rejected: Sequence[RejectedEvent],
+        events: Sequence[wire.Prediction],
+        rejected: Sequence[wire.RejectedEvent],
         size: int,
         *,
         many: bool = True,
         ids: bool = False,
-    ) -> Reply:
+    ) -> problems.Reply:
         """Queue predictions.
 
         Parameters
@@ -401,32 +382,32 @@ class Ingest:
         """
         self._client_log.reject_events(rejected)
         if rejected and not events:
-            return events_problem(list(rejected), many)
+            return problems.events_problem(list(rejected), many)
         if ids:
             for event in events:
-                event.id = event.id or make_id()
+                event.id = event.id or wire.make_id()
         if events:
             self._pipeline.submit(events, size)
             self._accepted_counter(source).inc(len(events))
-            if detail := time_off(events):
+            if detail := wire.time_off(events):
                 self._client_log.warn("time_off", detail)
         return _accepted(events, rejected, ids)
 
-    def feedback(self, body: bytes, key: str | None) -> Reply:
+    def feedback(self, body: bytes, key: str | None) -> problems.Reply:
         """Store the feedback in a body before returning (``POST /v1/feedback``)."""
         try:
             request = self._decode_feedback(body, key)
-            if isinstance(request, Reply):
+            if isinstance(request, problems.Reply):
                 return request
             return self._feedback_reply(request, self._store.record_feedback(request.feedback, key))
         except REFUSED as error:
             return self.refusal(error)
 
-    async def feedback_async(self, body: bytes, key: str | None) -> Reply:
+    async def feedback_async(self, body: bytes, key: str | None) -> problems.Reply:
         """Do the same on an event loop, where only the store's writer thread waits for the disk."""
         try:
             request = self._decode_feedback(body, key)
-            if isinstance(request, Reply):
+            if isinstance(request, problems.Reply):
                 return request
             future = self._store.submit_feedback(request.feedback, key)
             try:
@@ -438,54 +419,54 @@ class Ingest:
         except REFUSED as error:
             return self.refusal(error)
 
-    def _decode_feedback(self, body: bytes, key: str | None) -> Reply | _FeedbackRequest:
+    def _decode_feedback(self, body: bytes, key: str | None) -> problems.Reply | _FeedbackRequest:
         if key is not None:
             check_key(key)
         items, rejected, _ = self._feedback.decode(body)
         many = is_array(body)
         self._client_log.reject_events(rejected)
         if not items:
-            return events_problem(rejected, many) if rejected else _no_events()
+            return problems.events_problem(rejected, many) if rejected else _no_events()
         if len(items) > MAX_FEEDBACK:
             count = f"expected at most {MAX_FEEDBACK} feedback objects in a request, got {len(items)}"
             raise EventError("", f"{count}: send them in several requests", "too_large")
         self._prepare_inputs(items)
         return _FeedbackRequest(items, rejected, many)
 
-    def _feedback_reply(self, request: _FeedbackRequest, results: Sequence[FeedbackResult]) -> Reply:
+    def _feedback_reply(self, request: _FeedbackRequest, results: Sequence[FeedbackResult]) -> problems.Reply:
         if any(result.conflict for result in results):
             return reused_key()
         new = sum(not result.repeat for result in results)
         self._telemetry.events.labels("feedback").inc(new)
         status = 201 if new else 200
         if not request.many:
-            return json_reply(status, _feedback_document(results[0]))
+            return problems.json_reply(status, _feedback_document(results[0]))
         document = {
             "accepted": len(results),
-            "rejected": rejected_document(request.rejected),
+            "rejected": problems.rejected_document(request.rejected),
             "feedback": [_feedback_document(result) for result in results],
         }
-        return json_reply(status, document)
+        return problems.json_reply(status, document)
 
-    def events(self, body: bytes, key: str | None) -> Reply:
+    def events(self, body: bytes, key: str | None) -> problems.Reply:
         """Count the business events in a body (``POST /v1/events``)."""
         return self._idempotency.once("events", key, lambda: self._count_events(body), body)
 
-    def _count_events(self, body: bytes) -> Reply:
+    def _count_events(self, body: bytes) -> problems.Reply:
         try:
             events, rejected, _ = self._events.decode(body)
         except EventError as error:
             return self.refusal(error)
         self._client_log.reject_events(rejected)
         if not events:
-            return events_problem(rejected, is_array(body)) if rejected else _no_events()
+            return problems.events_problem(rejected, is_array(body)) if rejected else _no_events()
         monitors = self._pipeline.monitors
         for event in events:
             monitors.get(event.model, event.version, time.monotonic()).count_event(event.event, event.value)
         self._telemetry.events.labels("events").inc(len(events))
         return _accepted(events, rejected, False)
 
-    def labels(self, body: bytes, lines: bool, key: str | None) -> Reply:
+    def labels(self, body: bytes, lines: bool, key: str | None) -> problems.Reply:
         """Store the labels in a body before returning (``POST /v1/labels``).
 
         Parameters
@@ -499,7 +480,7 @@ class Ingest:
         """
         return self._idempotency.once("labels", key, lambda: self._record_labels(body, lines), body)
 
-    def _record_labels(self, body: bytes, lines: bool) -> Reply:
+    def _record_labels(self, body: bytes, lines: bool) -> problems.Reply:
         try:
             items, refused, _ = self._labels.decode(body, lines)
             if not items and not refused:
@@ -511,7 +492,7 @@ class Ingest:
             return self.refusal(error)
         self._client_log.reject_events(refused)
         counts: Counter[str] = Counter()
-        incomparable: list[RejectedEvent] = []
+        incomparable: list[wire.RejectedEvent] = []
         places = _places(len(items), refused)
         for start in range(0, len(items), CHUNK):
             try:
@@ -525,17 +506,17 @@ class Ingest:
         self._client_log.reject_events(incomparable)
         rejected = sorted((*refused, *incomparable), key=lambda event: event.index)
         if not counts["accepted"]:
-            return events_problem(rejected, many=lines or is_array(body))
-        document = {name: counts[name] for name in LABEL_COUNTS} | {"rejected": rejected_document(rejected)}
-        return json_reply(200 if counts["repeated"] == counts["accepted"] else 201, document)
+            return problems.events_problem(rejected, many=lines or is_array(body))
+        document = {name: counts[name] for name in LABEL_COUNTS} | {"rejected": problems.rejected_document(rejected)}
+        return problems.json_reply(200 if counts["repeated"] == counts["accepted"] else 201, document)
 
-    def _labels_refusal(self, error: StoreError, stored: int) -> Reply:
+    def _labels_refusal(self, error: StoreError, stored: int) -> problems.Reply:
         if stored:
             detail = f"the first {stored:,} labels are stored, and sending them again changes nothing; of the others: "
             error = type(error)(f"{detail}{error}")
         return self.refusal(error)
 
-    def _prepare_inputs(self, items: Sequence[Feedback]) -> None:
+    def _prepare_inputs(self, items: Sequence[wire.Feedback]) -> None:
         """Remove from the inputs of feedback what must not be stored, and convert images to PNG."""
         config, monitors = self._pipeline.config, self._pipeline.monitors
         for feedback in items:
@@ -555,24 +536,24 @@ def is_array(body: bytes) -> bool:
     return body.lstrip()[:1] == b"["
 
 
-def _no_events() -> Reply:
-    return event_problem(EventError("", NO_EVENTS, "malformed"))
+def _no_events() -> problems.Reply:
+    return problems.event_problem(EventError("", wire.NO_EVENTS, "malformed"))
 
 
 def _accepted(
     events: Sequence[Any],
-    rejected: Sequence[RejectedEvent],
+    rejected: Sequence[wire.RejectedEvent],
     ids: bool,
     warnings: Sequence[dict[str, str]] = (),
-) -> Reply:
+) -> problems.Reply:
     if len(events) == 1 and not rejected and not ids and not warnings:
         return ONE_ACCEPTED
-    document: dict[str, Any] = {"accepted": len(events), "rejected": rejected_document(rejected)}
+    document: dict[str, Any] = {"accepted": len(events), "rejected": problems.rejected_document(rejected)}
     if ids:
         document["ids"] = [event.id for event in events]
     if warnings:
         document["warnings"] = warnings
-    return json_reply(202, document)
+    return problems.json_reply(202, document)
 
 
 def _feedback_document(result: FeedbackResult) -> dict[str, Any]:
@@ -584,7 +565,7 @@ def _feedback_document(result: FeedbackResult) -> dict[str, Any]:
     }
 
 
-def _places(number: int, refused: Sequence[RejectedEvent]) -> Sequence[int]:
+def _places(number: int, refused: Sequence[wire.RejectedEvent]) -> Sequence[int]:
     """Return the index in the body of each of so many events that were not refused."""
     if not refused:
         return range(number)

@@ -20,16 +20,6 @@ from exporter.server import problem as problems
 from exporter.server.access import USER
 from exporter.server.alerts import Notification
 from exporter.server.api import schemas
-from exporter.server.api.schemas import (
-    MAX_LIMIT,
-    MAX_SEARCH,
-    BatchDecision,
-    Problem,
-    ReleaseRequest,
-    RetrainBody,
-    ReviewDecision,
-    SampleRequest,
-)
 from exporter.server.problem import Reply, json_reply
 from exporter.slices import MAX_LIMIT as MAX_SLICES
 from exporter.slices import QUESTIONS
@@ -58,7 +48,7 @@ def one_of(values: Any) -> Any:
 
 _Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 _Time = Annotated[datetime, msgspec.Meta(tz=True)]
-PageSize = Annotated[int, msgspec.Meta(ge=1, le=MAX_LIMIT)]
+PageSize = Annotated[int, msgspec.Meta(ge=1, le=schemas.MAX_LIMIT)]
 KEY = Parameter(
     "Idempotency-Key",
     Annotated[str, msgspec.Meta(min_length=1, max_length=255)],
@@ -92,7 +82,7 @@ QUEUE = (
     Parameter("error_to", float, "The same; exclusive."),
     Parameter(
         "q",
-        Annotated[str, msgspec.Meta(max_length=MAX_SEARCH)],
+        Annotated[str, msgspec.Meta(max_length=schemas.MAX_SEARCH)],
         "Text in the comment, the user, the prediction's identifier or the inputs.",
     ),
     Parameter("alike", int, "The corrections equal to this one, which stands for them in the order uncertain."),
@@ -221,13 +211,13 @@ ROUTES: dict[str, Route] = {
         ),
     ),
     "PATCH /v1/corrections": Route(
-        "api.corrections:decide_several", {200: schemas.DecisionResults}, list[BatchDecision], scope="review"
+        "api.corrections:decide_several", {200: schemas.DecisionResults}, list[schemas.BatchDecision], scope="review"
     ),
     "PATCH /v1/corrections/<int:correction_id>": Route(
-        "api.corrections:decide", {200: schemas.Correction}, ReviewDecision, scope="review"
+        "api.corrections:decide", {200: schemas.Correction}, schemas.ReviewDecision, scope="review"
     ),
     "POST /v1/corrections/samples": Route(
-        "api.corrections:draw_sample", {201: schemas.SampleResult}, SampleRequest, (KEY,), scope="review"
+        "api.corrections:draw_sample", {201: schemas.SampleResult}, schemas.SampleRequest, (KEY,), scope="review"
     ),
     "GET /v1/dataset": Route(
         "api.datasets:stream",
@@ -244,7 +234,7 @@ ROUTES: dict[str, Route] = {
     "POST /v1/dataset/releases": Route(
         "api.datasets:make_release",
         {201: schemas.Release, 200: schemas.Release},
-        ReleaseRequest,
+        schemas.ReleaseRequest,
         scope="review",
         pool="dataset",
     ),
@@ -278,7 +268,7 @@ ROUTES: dict[str, Route] = {
         parameters=(MODEL, Parameter("limit", PageSize, "Requests that are listed.")),
     ),
     "POST /v1/retrain-requests": Route(
-        "api.operations:request_retraining", {201: schemas.RetrainRequest}, RetrainBody, scope="review"
+        "api.operations:request_retraining", {201: schemas.RetrainRequest}, schemas.RetrainBody, scope="review"
     ),
     "GET /v1/slices": Route("api.operations:slices", {200: schemas.Slices}, parameters=QUESTION, pool="searches"),
     "GET /metrics": Route(
@@ -399,7 +389,7 @@ def document() -> dict[str, Any]:
         components.update(structs)
         return dict(result)
 
-    problem = {"description": "The error.", "content": {problems.CONTENT_TYPE: {"schema": schema(Problem)}}}
+    problem = {"description": "The error.", "content": {problems.CONTENT_TYPE: {"schema": schema(schemas.Problem)}}}
     paths: dict[str, dict[str, Any]] = {}
     handlers = find_handlers()
     for route, operation in ROUTES.items():

@@ -24,20 +24,10 @@ import uvloop
 
 from exporter.config import ModelConfig, StoreConfig
 from exporter.monitoring.registry import MonitorRegistry
+from exporter.server import connections as http
 from exporter.server.access import WebConfig
 from exporter.server.application import Exporter
 from exporter.server.asgi import Application
-from exporter.server.connections import (
-    BACKLOG,
-    MAX_REFUSALS,
-    Acceptor,
-    BoundedProtocol,
-    Turns,
-    all_finished,
-    check_connections,
-    listen,
-    listen_at,
-)
 from exporter.storage import shown_archive, shown_url
 from exporter.version import version
 
@@ -80,11 +70,11 @@ def serve(exporter: Exporter, host: str, port: int, web: WebConfig, path: Path |
     StackError
         When the address or the socket cannot be listened on.
     """
-    with listen(host, port) as bound:
+    with http.listen(host, port) as bound:
         if path is None:
             _serve(exporter, web, [bound])
             return
-        with listen_at(path) as unix:
+        with http.listen_at(path) as unix:
             try:
                 _serve(exporter, web, [bound, unix])
             finally:
@@ -124,7 +114,7 @@ class Server(uvicorn.Server):
         config = uvicorn.Config(
             app,
             interface="asgi3",
-            http=BoundedProtocol,
+            http=http.BoundedProtocol,
             ws="none",
             loop="none",
             lifespan="off",
@@ -137,7 +127,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self._exporter = exporter
         self._web = web
-        self._acceptors: list[Acceptor] = []
+        self._acceptors: list[http.Acceptor] = []
         self._files = max_connections
         self._max_connections = min(max_connections, TLS_CONNECTIONS) if web.tls else max_connections
 
@@ -148,7 +138,7 @@ class Server(uvicorn.Server):
             loop.add_signal_handler(number, self._stop)
         loop.add_signal_handler(signal.SIGHUP, self._exporter.reload_soon)
         bound, *unix = sockets or []
-        self._turns = Turns()
+        self._turns = http.Turns()
         self.servers = []
         await self._listen(bound, self._web.context())
         host, port = bound.getsockname()[:2]
@@ -168,16 +158,18 @@ class Server(uvicorn.Server):
         self.started = True
 
     async def _listen(self, bound: socket.socket, context: ssl.SSLContext | None) -> None:
-        def protocol() -> BoundedProtocol:
-            return BoundedProtocol(self.config, self.server_state, self._max_connections, self._turns)
+        def protocol() -> http.BoundedProtocol:
+            return http.BoundedProtocol(self.config, self.server_state, self._max_connections, self._turns)
 
         if context:
-            files = self._files + MAX_REFUSALS
-            self._acceptors = [Acceptor(bound, protocol, context, lambda: files - len(self.server_state.connections))]
+            files = self._files + http.MAX_REFUSALS
+            self._acceptors = [
+                http.Acceptor(bound, protocol, context, lambda: files - len(self.server_state.connections))
+            ]
             return
         loop = asyncio.get_running_loop()
         for _ in range(LISTENERS):
-            self.servers.append(await loop.create_server(protocol, sock=bound.dup(), backlog=BACKLOG))
+            self.servers.append(await loop.create_server(protocol, sock=bound.dup(), backlog=http.BACKLOG))
 
     def _renew_certificates(self) -> None:
         """Take new connections with the certificates of now; those that are open go on."""
@@ -202,7 +194,7 @@ class Server(uvicorn.Server):
             now = asyncio.get_running_loop().time()
             for acceptor in self._acceptors:
                 acceptor.check(now)
-            check_connections(self.server_state.connections, now, self._max_connections)
+            http.check_connections(self.server_state.connections, now, self._max_connections)
         except Exception:  # time limits must hold for the others
             log.exception("checking connections")
 
@@ -220,7 +212,7 @@ class Server(uvicorn.Server):
         while connections and loop.time() < min(until, confirmed):
             await asyncio.sleep(0.02)
             self._check_connections()
-            if not all_finished(connections):
+            if not http.all_finished(connections):
                 confirmed = until
             elif confirmed == until:
                 confirmed = loop.time() + CONFIRM_SECONDS

@@ -20,18 +20,7 @@ from exporter.config import ModelConfig
 from exporter.errors import CompareError, ConfigError, EventError, ExporterError, ModelFileError, SlicesError
 from exporter.profiles.profile import CategoricalFeature
 from exporter.server import application
-from exporter.server.api.schemas import (
-    RetrainBody,
-    check_parameters,
-    convert_body,
-    malformed,
-    parse_ids,
-    parse_json,
-    parse_model,
-    parse_time,
-    parse_truth,
-    parse_whole_number,
-)
+from exporter.server.api import schemas
 from exporter.server.application import Exporter
 from exporter.server.ingest import NDJSON, REFUSED, is_array
 from exporter.server.problem import Reply, event_problem, json_reply, problem
@@ -40,19 +29,10 @@ from exporter.slices import DEFAULT_LIMIT, MAX_LIMIT, QUESTIONS
 from exporter.slices.explain import DAY, SliceQuery
 from exporter.slices.explain import document as slices_document
 from exporter.validation import any_of, preview
-from exporter.wire import cloudevents, otlp
+from exporter.wire import cloudevents, mapping, otlp
 from exporter.wire.cloudevents import BATCH, LoggedMessage
 from exporter.wire.events import MAX_REJECTED, Prediction, RejectedEvent, check_model
 from exporter.wire.formats import MAX_ROWS, attempt, decompress
-from exporter.wire.mapping import (
-    ConfiguredModel,
-    ModelNames,
-    Received,
-    Validated,
-    read_pairs,
-    read_records,
-    sorted_classes,
-)
 from exporter.wire.otlp import PROTOBUF, Signal
 
 SLICES_PARAMETERS = ("model", "version", "of", "since", "limit")
@@ -67,7 +47,7 @@ def idempotency_key() -> str | None:
 
 def predictions(exporter: Exporter) -> Reply:
     """``POST /v1/predictions``: record predictions."""
-    ids = parse_ids(request.args.get("ids"))
+    ids = schemas.parse_ids(request.args.get("ids"))
     return exporter.ingest.predictions(request.get_data(), request.mimetype in NDJSON, idempotency_key(), ids)
 
 
@@ -106,10 +86,10 @@ def _receive(exporter: Exporter, body: bytes) -> Reply:
 
 def compare(exporter: Exporter) -> Reply:
     """``GET /v1/compare``: compare two versions over the time in which both served."""
-    check_parameters(request.args, ("model", "before", "after", "sequential"))
-    sequential = parse_truth("sequential", request.args.get("sequential"))
+    schemas.check_parameters(request.args, ("model", "before", "after", "sequential"))
+    sequential = schemas.parse_truth("sequential", request.args.get("sequential"))
     models = exporter.pipeline.monitors.models
-    model = parse_model(models, request.args.get("model"))
+    model = schemas.parse_model(models, request.args.get("model"))
     try:
         result = exporter.comparisons.compare(model, request.args.get("before"), request.args.get("after"))
     except CompareError as error:
@@ -141,36 +121,36 @@ def parse_question(exporter: Exporter, arguments: Mapping[str, str]) -> SliceQue
     EventError
         When a parameter is not valid.
     """
-    check_parameters(arguments, SLICES_PARAMETERS)
-    model = parse_model(exporter.pipeline.monitors.models, arguments.get("model"))
+    schemas.check_parameters(arguments, SLICES_PARAMETERS)
+    model = schemas.parse_model(exporter.pipeline.monitors.models, arguments.get("model"))
     text = arguments.get("of", "corrections")
     of = next((name for name in QUESTIONS if name == text), None)
     if of is None:
-        raise malformed(f"of: expected {any_of(QUESTIONS)}, got {preview(text)}")
-    since = parse_time("since", arguments.get("since"))
+        raise schemas.malformed(f"of: expected {any_of(QUESTIONS)}, got {preview(text)}")
+    since = schemas.parse_time("since", arguments.get("since"))
     now = time.time()
     if since is None:
         since = now - DAY
     if since >= now:
-        raise malformed("since: expected a time in the past")
-    limit = parse_whole_number("limit", arguments.get("limit"), MAX_LIMIT) or DEFAULT_LIMIT
+        raise schemas.malformed("since: expected a time in the past")
+    limit = schemas.parse_whole_number("limit", arguments.get("limit"), MAX_LIMIT) or DEFAULT_LIMIT
     return SliceQuery(model, arguments.get("version") or None, of, since, limit)
 
 
 def list_retrain_requests(exporter: Exporter) -> Reply:
     """``GET /v1/retrain-requests``: list the requests for retraining, the newest first."""
-    check_parameters(request.args, ("model", "limit"))
+    schemas.check_parameters(request.args, ("model", "limit"))
     model = request.args.get("model")
     if model is not None:
         check_model(exporter.pipeline.monitors.models, model)
-    limit = parse_whole_number("limit", request.args.get("limit"), MAX_REQUESTS) or DEFAULT_REQUESTS
+    limit = schemas.parse_whole_number("limit", request.args.get("limit"), MAX_REQUESTS) or DEFAULT_REQUESTS
     rows = exporter.store.retrain_requests.list(model, limit)
     return json_reply(200, {"requests": [request_document(row) for row in rows]})
 
 
 def request_retraining(exporter: Exporter) -> Reply:
     """``POST /v1/retrain-requests``: ask for a new version of a model now."""
-    model = convert_body(RetrainBody, parse_json(request.get_data())).model
+    model = schemas.convert_body(schemas.RetrainBody, schemas.parse_json(request.get_data())).model
     check_model(exporter.pipeline.monitors.models, model)
     settings = exporter.config.retrain
     if settings is None:
@@ -205,7 +185,7 @@ _LARGE = 2**20
 _GRPC_CODES = {400: 3, 413: 3, 415: 3, 503: 14}  # INVALID_ARGUMENT and UNAVAILABLE
 _INTERNAL = 13
 _FIRST_ERROR = 400
-_Items = Iterable[Received | EventError]
+_Items = Iterable[mapping.Received | EventError]
 
 
 def kserve(exporter: Exporter) -> Reply:
@@ -213,7 +193,7 @@ def kserve(exporter: Exporter) -> Reply:
     headers, body = {name.lower(): value for name, value in request.headers.items()}, request.get_data()
     pairer, paired = exporter.pairer, list[LoggedMessage]()
 
-    def read() -> Iterator[Received | EventError]:
+    def read() -> Iterator[mapping.Received | EventError]:
         for message in cloudevents.read_events(headers, body):
             if isinstance(message, EventError):
                 yield message
@@ -233,20 +213,20 @@ def kserve(exporter: Exporter) -> Reply:
 
 def infer(exporter: Exporter, model: str, version: str | None = None) -> Reply:
     """``POST /v2/models/<model>/infer``: record requests with their responses."""
-    body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, parse_ids(request.args.get("ids"))
+    body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, schemas.parse_ids(request.args.get("ids"))
 
     def read() -> _Items:
-        ModelNames(exporter.pipeline.monitors.models).resolve([model])
-        return read_pairs(body, ndjson, model, version)
+        mapping.ModelNames(exporter.pipeline.monitors.models).resolve([model])
+        return mapping.read_pairs(body, ndjson, model, version)
 
     return _once(exporter, "infer", lambda: _take(exporter, "infer", read, ndjson or is_array(body), ids))
 
 
 def exchanges(exporter: Exporter) -> Reply:
     """``POST /v1/exchanges``: record requests and responses that a proxy captured."""
-    body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, parse_ids(request.args.get("ids"))
+    body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, schemas.parse_ids(request.args.get("ids"))
     many = ndjson or is_array(body)
-    call = functools.partial(_take, exporter, "exchanges", lambda: read_records(body, ndjson), many, ids)
+    call = functools.partial(_take, exporter, "exchanges", lambda: mapping.read_records(body, ndjson), many, ids)
     return _once(exporter, "exchanges", call)
 
 
@@ -302,7 +282,7 @@ def _take(exporter: Exporter, source: str, read: Callable[[], _Items], many: boo
 
 def _decode(
     exporter: Exporter, source: str, size: int, read: Callable[[], _Items], max_rejected: int | None = None
-) -> Validated:
+) -> mapping.Validated:
     """Return the predictions in a body; of large ones, one at a time: decoded, they take many times their size."""
     with exporter.ingest.large_body if size > _LARGE else nullcontext():
         accepted, rejected = _predictions(exporter, read(), max_rejected)
@@ -310,7 +290,7 @@ def _decode(
     return accepted, rejected
 
 
-def _predictions(exporter: Exporter, items: _Items, max_rejected: int | None) -> Validated:
+def _predictions(exporter: Exporter, items: _Items, max_rejected: int | None) -> mapping.Validated:
     """Return the predictions of a body's items, until ``max_rejected`` are rejected.
 
     Raises
@@ -320,7 +300,10 @@ def _predictions(exporter: Exporter, items: _Items, max_rejected: int | None) ->
     """
     accepted: list[Prediction] = []
     rejected: list[RejectedEvent] = []
-    names, models = ModelNames(exporter.pipeline.monitors.models), dict[tuple[str, str | None], ConfiguredModel]()
+    names, models = (
+        mapping.ModelNames(exporter.pipeline.monitors.models),
+        dict[tuple[str, str | None], mapping.ConfiguredModel](),
+    )
     for index, item in enumerate(items):
         if max_rejected is not None and len(rejected) >= max_rejected:
             detail = f"not checked: {max_rejected} items before it are rejected"
@@ -358,14 +341,14 @@ def _size(body: bytes, events: Iterable[Prediction]) -> int:
     return max(len(body), sum(len(memoryview(event.inputs)) for event in events))
 
 
-def _configured(exporter: Exporter, config: ModelConfig, version: str | None) -> ConfiguredModel:
+def _configured(exporter: Exporter, config: ModelConfig, version: str | None) -> mapping.ConfiguredModel:
     """Return a model with what its profile says of it."""
     binner = exporter.pipeline.monitors.nearest_binner(config.name, version)
     if binner is None:
-        return ConfiguredModel(config)
+        return mapping.ConfiguredModel(config)
     profile = binner.profile
     target, order = profile.prediction, profile.input_names or None
     if isinstance(target, CategoricalFeature):
-        classes = sorted_classes({*target.categories, *target.rare})
-        return ConfiguredModel(config, profile.inputs, order, "classification", classes)
-    return ConfiguredModel(config, profile.inputs, order, "regression" if target else None)
+        classes = mapping.sorted_classes({*target.categories, *target.rare})
+        return mapping.ConfiguredModel(config, profile.inputs, order, "classification", classes)
+    return mapping.ConfiguredModel(config, profile.inputs, order, "regression" if target else None)

@@ -18,13 +18,8 @@ from werkzeug.wrappers import Response
 
 from exporter.config import DURATION_BUCKETS, THRESHOLDS, LinksConfig
 from exporter.errors import StoreError
+from exporter.monitoring import drift_report
 from exporter.monitoring.counters import Recent
-from exporter.monitoring.drift_report import (
-    FEATURE_ALERT,
-    OUTPUTS,
-    PREDICTION_ALERT,
-    worst,
-)
 from exporter.monitoring.leading_quality import ENOUGH, kind_of, leading_quality
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.profile import PREDICTION
@@ -168,7 +163,7 @@ def model_rows(monitors: Iterable[ModelMonitor], alerts: Sequence[Alert], now: f
 
 def _row(monitor: ModelMonitor, alerts: Iterable[Alert], now: float) -> dict[str, Any]:
     recent = monitor.recent(now)
-    window, drift = worst(monitor, now) or (None, None)
+    window, drift = drift_report.worst(monitor, now) or (None, None)
     leading = leading_quality(monitor, now)
     own = [alert for alert in alerts if alert.labels.get("version", monitor.version) == monitor.version]
     firing = sorted((alert for alert in own if alert.status == "firing"), key=_rank, reverse=True)
@@ -259,8 +254,8 @@ def page(exporter: Exporter) -> str:
         webhook=f"{exporter.link_addresses()[0]}/v1/notifications",
         links=exporter.config.links,
         last=exporter.inbox.last()[:MAX_NOTIFICATIONS],
-        outputs=OUTPUTS,
-        drift_threshold=THRESHOLDS[FEATURE_ALERT].default,
+        outputs=drift_report.OUTPUTS,
+        drift_threshold=THRESHOLDS[drift_report.FEATURE_ALERT].default,
         pending_corrections=_pending(exporter),
         retrain_requests=_retrain_requests(exporter),
         enough_labels=ENOUGH,
@@ -320,7 +315,7 @@ def drift_parameters(alert: Alert) -> dict[str, str]:
     >>> drift_parameters(Alert("firing", {"alertname": "ModelPredictionDrift", "model": "digits", "version": "3"}))
     {'model': 'digits', 'version': '3', 'feature': '(prediction)'}
     """
-    output = {PREDICTION_ALERT: PREDICTION}.get(alert.name)
+    output = {drift_report.PREDICTION_ALERT: PREDICTION}.get(alert.name)
     labels = alert.labels | ({"feature": output} if output else {})
     return {name: labels[name] for name in ("model", "version", "feature") if labels.get(name)}
 

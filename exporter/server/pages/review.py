@@ -20,61 +20,30 @@ import numpy as np
 from flask import Response, abort, g, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as WerkzeugResponse
 
+from exporter import storage
 from exporter.config import ModelConfig, sampled_share
 from exporter.errors import EventError, StoreError
+from exporter.features import image as pictures
 from exporter.features import shown_as
 from exporter.features.base import label_json, scalar_text
-from exporter.features.image import (
-    FILE_PREFIXES,
-    IMAGE_ERRORS,
-    MAX_PIXELS,
-    are_numbers,
-    decode_image,
-    encoded_pixels,
-    number_array,
-    open_image,
-)
 from exporter.features.json_inputs import decode_inputs
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import Segments
 from exporter.monitoring.quality import Scorer
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import CategoricalFeature, NumericFeature, Profile
+from exporter.server import text as formats
 from exporter.server.api.corrections import FoundSlice, encode_cursor, is_new, parse_query
 from exporter.server.api.schemas import MAX_ID, MAX_LIMIT, parse_whole_number
 from exporter.server.application import Exporter
 from exporter.server.problem import store_problem
-from exporter.server.text import (
-    FIRST,
-    LAST,
-    abbreviate,
-    ago,
-    format_time,
-    number,
-    parameters,
-    parse_moment,
-    rfc3339,
-    share,
-    slices_parameters,
-)
 from exporter.stats.divergence import Floats
 from exporter.stats.quality import IntervalEstimate
-from exporter.storage import (
-    BARS,
-    PARAMETERS,
-    STATUSES,
-    WAITING_SECONDS,
-    AccuracyCounts,
-    Decision,
-    Draw,
-    Filter,
-    Position,
-)
 from exporter.validation import any_of, preview
 
 VIEWS = ("cards", "table")
 DEFAULTS = {"status": "pending", "source": "user", "order": "uncertain", "view": "cards"}
-NAMES = (*PARAMETERS, "order", "view", "target", "cursor")
+NAMES = (*storage.PARAMETERS, "order", "view", "target", "cursor")
 """Parameters of the page, in their order in an address."""
 MAX_TARGET = 10_000
 """Decisions that a reviewer may aim for in a day."""
@@ -97,10 +66,10 @@ class ReviewQuery(NamedTuple):
         The slice of the filter.
     """
 
-    filter: Filter
+    filter: storage.Filter
     order: str
     view: str
-    after: Position | None
+    after: storage.Position | None
     target: int | None
     args: dict[str, str]
     slice: FoundSlice | None = None
@@ -115,7 +84,7 @@ class ReviewQuery(NamedTuple):
         return {name: args[name] for name in NAMES if name in args}
 
 
-def parse_review_query(exporter: Exporter, parameters: Mapping[str, str], now: float) -> ReviewQuery:
+def parse_review_query(exporter: Exporter, arguments: Mapping[str, str], now: float) -> ReviewQuery:
     """Parse the parameters of the page; empty ones are ignored.
 
     In addition to those of ``GET /v1/corrections``: ``status=all``, ``view``, ``target``, and Grafana's periods.
@@ -125,13 +94,13 @@ def parse_review_query(exporter: Exporter, parameters: Mapping[str, str], now: f
     EventError
         When a parameter is not valid.
     """
-    args = {name: value.strip() for name, value in parameters.items() if value.strip()}
+    args = {name: value.strip() for name, value in arguments.items() if value.strip()}
     for grafana, name in GRAFANA.items():
         if (time := args.pop(grafana, None)) is not None:
             args.setdefault(name, time)
     for name in GRAFANA.values():
         if name in args:
-            args[name] = parse_moment(name, args[name], now)
+            args[name] = formats.parse_moment(name, args[name], now)
     query = DEFAULTS | args | {"limit": str(PAGE_SIZE)}
     view = query.pop("view")
     if view not in VIEWS:
@@ -147,8 +116,8 @@ def parse_review_query(exporter: Exporter, parameters: Mapping[str, str], now: f
 def active_filters(query: ReviewQuery) -> list[tuple[str, dict[str, str]]]:
     """Return the active filters: a description, and the parameters without the filter."""
     descriptions: dict[str, Callable[[], str]] = {
-        "since": lambda: f"since {format_time(query.filter.since or 0)} UTC",
-        "until": lambda: f"until {format_time(query.filter.until or 0)} UTC",
+        "since": lambda: f"since {formats.format_time(query.filter.since or 0)} UTC",
+        "until": lambda: f"until {formats.format_time(query.filter.until or 0)} UTC",
         "confidence_from": lambda: f"confidence from {query.args['confidence_from']}",
         "confidence_to": lambda: f"confidence up to {query.args['confidence_to']}",
         "error_from": lambda: f"error from {query.args['error_from']}",
@@ -165,7 +134,7 @@ def active_filters(query: ReviewQuery) -> list[tuple[str, dict[str, str]]]:
             descriptions[name]() if name in descriptions else f"{name} {query.args[name][:40]}",
             query.with_changes(**{name: None}),
         )
-        for name in PARAMETERS
+        for name in storage.PARAMETERS
         if name in query.args and name != "status"
     ]
 
@@ -183,9 +152,9 @@ def is_image(value: Any) -> bool:
     (True, False, True, True)
     """
     if isinstance(value, str):
-        return value.startswith(FILE_PREFIXES)
+        return value.startswith(pictures.FILE_PREFIXES)
     rows = isinstance(value, list) and len(value) > 1 and isinstance(value[0], list) and len(value[0]) > 1
-    return rows and are_numbers(value)
+    return rows and pictures.are_numbers(value)
 
 
 def white(pixels: Floats, trained: NumericFeature | None) -> float:
@@ -216,7 +185,7 @@ def png(value: Any, name: str, profile: Profile | None) -> bytes | None:
 
     image = _decode_file(value) if isinstance(value, str) else _decode_channels(value)
     if image is None:
-        pixels = decode_image(value)
+        pixels = pictures.decode_image(value)
         if pixels is None:
             return None
         trained = profile.features.get(f"{name}.intensity_mean") if profile else None
@@ -238,7 +207,7 @@ def _decode_channels(value: Any) -> Any:
     """Return an image of rows of pixels with three or four channels; None for other values."""
     from PIL import Image
 
-    pixels = number_array(value)
+    pixels = pictures.number_array(value)
     if (
         pixels is None
         or pixels.ndim != 3
@@ -253,11 +222,11 @@ def _decode_channels(value: Any) -> Any:
 def _decode_file(value: str) -> Any:
     """Decode a colour image; it is encoded again, so that the client's bytes are not served."""
     try:
-        with open_image(value) as image:
+        with pictures.open_image(value) as image:
             if image.mode in {"I", "I;16", "F"}:
                 return None
             return image.convert("RGBA" if "A" in image.mode or "transparency" in image.info else "RGB")
-    except IMAGE_ERRORS:
+    except pictures.IMAGE_ERRORS:
         return None
 
 
@@ -310,7 +279,7 @@ def _add_notes(
     for index, (value, note) in enumerate(zip(column, described, strict=True)):
         if not note or (statistic and notes[index].get(name) and not math.isfinite(value)):
             continue  # an input that is missing or invalid as a whole has one note
-        prefix = f"{statistic} {number(value)}: " if statistic and math.isfinite(value) else ""
+        prefix = f"{statistic} {formats.number(value)}: " if statistic and math.isfinite(value) else ""
         notes[index].setdefault(name, []).append(f"{prefix}{note}")
 
 
@@ -333,14 +302,18 @@ def _describe_finite(target: NumericFeature, value: float) -> str | None:
         value = float(np.float32(value))
     index = int(np.searchsorted(target.edges, value, side="right"))
     if index in {0, len(target.edges)}:
-        trained = f"{number(target.edges[0])} to {number(target.edges[-1])}"
+        trained = f"{formats.number(target.edges[0])} to {formats.number(target.edges[-1])}"
         return f"{'above' if index else 'below'} all training values ({trained})"
     part = target.counts[index] / max(sum(target.counts), 1)
     if part >= RARE:
         return None
     low, high = target.edges[index - 1], target.edges[index]
-    around = number(low) if high == math.nextafter(low, math.inf) else f"from {number(low)} to {number(high)}"
-    return f"only {share(part)} of the training values were {around}"
+    around = (
+        formats.number(low)
+        if high == math.nextafter(low, math.inf)
+        else f"from {formats.number(low)} to {formats.number(high)}"
+    )
+    return f"only {formats.share(part)} of the training values were {around}"
 
 
 def describe_category(target: CategoricalFeature, value: Any, noun: str = "a category") -> str | None:
@@ -364,14 +337,14 @@ def describe_category(target: CategoricalFeature, value: Any, noun: str = "a cat
 
 
 def _share_or_few(part: float) -> str:
-    return share(part) if part else "few"
+    return formats.share(part) if part else "few"
 
 
 def _missing(count: int, total: int) -> str | None:
     if count >= RARE * max(total, 1):
         return None
     return (
-        f"missing; only {share(count / total)} were missing in training"
+        f"missing; only {formats.share(count / total)} were missing in training"
         if count
         else "missing; never missing in training"
     )
@@ -403,7 +376,7 @@ def difference(prediction: Any, label: Any) -> str:
 
 def signed(value: float) -> str:
     """Format a number with its sign."""
-    return f"{'+' if value > 0 else '−' if value < 0 else ''}{number(abs(value))}"
+    return f"{'+' if value > 0 else '−' if value < 0 else ''}{formats.number(abs(value))}"
 
 
 MAX_LABELS = 10
@@ -439,7 +412,7 @@ def confusion_table(pairs: Sequence[tuple[Any, Any, int]]) -> Confusion | None:
     counts = Counter({(label_json(predicted), label_json(label)): count for predicted, label, count in pairs})
     if not counts:
         return None
-    names = {label_json(value): abbreviate(value, 24) for pair in pairs for value in pair[:2]}
+    names = {label_json(value): formats.abbreviate(value, 24) for pair in pairs for value in pair[:2]}
     rows, columns = (_most_frequent(counts, side, names) for side in (0, 1))
     vertical = any(len(name) > MAX_HORIZONTAL for name in columns.values())
     return Confusion(counts, rows, columns, len(names) - len(rows | columns), vertical)
@@ -498,7 +471,7 @@ def time_chart(counts: Sequence[tuple[float, int]], bucket: int, query: ReviewQu
     first, last = counts[0][0], counts[-1][0] + bucket
     since = query.filter.since if query.filter.since is not None else first
     until = query.filter.until if query.filter.until is not None else max(last, min(now, last + (last - since) / 4))
-    step = next((step for step in STEPS if (until - since) / step <= BARS), STEPS[-1])
+    step = next((step for step in STEPS if (until - since) / step <= storage.BARS), STEPS[-1])
     begin = math.floor(since / step) * step
     bar_count = max(math.ceil((until - begin) / step), 1)
     total = Counter[int]()
@@ -509,11 +482,11 @@ def time_chart(counts: Sequence[tuple[float, int]], bucket: int, query: ReviewQu
     for index, count in sorted(total.items()):
         start = begin + index * step
         within = max(start, query.filter.since or start), min(start + step, query.filter.until or start + step)
-        since_text, until_text = (rfc3339(min(max(edge, FIRST), LAST)) for edge in within)
+        since_text, until_text = (formats.rfc3339(min(max(edge, formats.FIRST), formats.LAST)) for edge in within)
         address = query.with_changes(since=since_text, until=until_text)
-        description = f"{count:,} from {format_time(start)} to {format_time(start + step)}"
+        description = f"{count:,} from {formats.format_time(start)} to {formats.format_time(start + step)}"
         bars.append(Bar(100 * index / bar_count, 100 / bar_count, 100 * count / top, description, address))
-    return Chart(bars, top, format_time(begin), format_time(begin + bar_count * step))
+    return Chart(bars, top, formats.format_time(begin), formats.format_time(begin + bar_count * step))
 
 
 ERROR_BARS = 16
@@ -552,7 +525,7 @@ def error_chart(errors: Floats, query: ReviewQuery) -> Chart | None:
     facts = {
         "count": len(errors),
         "mean": signed(float(mean)),
-        "mean_absolute": number(float(absolute)),
+        "mean_absolute": formats.number(float(absolute)),
         "largest": signed(float(largest)),
     }
     return Chart(bars, top, begin, end, zero, facts)
@@ -604,7 +577,7 @@ _Page = tuple[str, int]
 
 def page(exporter: Exporter) -> _Page | WerkzeugResponse:
     """``GET /review``: the review page."""
-    args = parameters(request.args)
+    args = formats.parameters(request.args)
     if any(not value.strip() for value in args.values()):  # forms also send empty fields
         return redirect(_address({name: value for name, value in args.items() if value.strip()}))
     return _render(exporter, args)
@@ -615,11 +588,11 @@ def decide(exporter: Exporter) -> _Page | WerkzeugResponse:
     form = request.form
     back = dict(parse_qsl(form.get("back", "")))
     correction_id, revision, status = form.get("id", ""), form.get("revision", ""), form.get("status", "")
-    if not (_is_number(correction_id) and _is_number(revision) and status in STATUSES):
+    if not (_is_number(correction_id) and _is_number(revision) and status in storage.STATUSES):
         abort(400, "expected id and revision as numbers, and status as one of accepted, pending and rejected")
     text, label_type = form.get("label", "").strip(), form.get("label_type", "string")
     label = label_json(parse_label(text, label_type)) if text and status == "accepted" else None
-    decision = Decision(status, label, int(revision), g.user)
+    decision = storage.Decision(status, label, int(revision), g.user)
     batch = [(int(correction_id), decision)]
     (outcome,) = exporter.store.review.decide(batch, exporter.redacted, len(text))
     stored, document = outcome
@@ -640,7 +613,7 @@ def draw_sample(exporter: Exporter) -> _Page | WerkzeugResponse:
     model, version, count = (request.form.get(name, "").strip() for name in ("model", "version", "count"))
     if model not in exporter.pipeline.monitors.models or not (_is_number(count) and 1 <= int(count) <= MAX_LIMIT):
         abort(400, f"expected model as one that is configured, and count as a number from 1 to {MAX_LIMIT}")
-    draw = Draw(model, version or None, sampled_share(exporter.config.store.inputs) is not None)
+    draw = storage.Draw(model, version or None, sampled_share(exporter.config.store.inputs) is not None)
     drawn = exporter.store.review.draw(draw, int(count), g.user, exporter.feedback_inputs)
     back = {"model": model, "source": "sample"} | ({"version": version} if version else {})
     if not drawn:
@@ -766,7 +739,7 @@ def _slices_question(exporter: Exporter, query: ReviewQuery, now: float) -> dict
     if model is None or query.filter.source == "sample" or exporter.pipeline.monitors.nearest_binner(model) is None:
         return None
     since = query.args.get("since") if (query.filter.since or 0) < now else None
-    return slices_parameters(model, query.filter.version, "corrections", since)
+    return formats.slices_parameters(model, query.filter.version, "corrections", since)
 
 
 def _segments(exporter: Exporter, model: str | None) -> tuple[str, ...]:
@@ -786,8 +759,8 @@ def _is_number(text: str) -> bool:
 
 
 def _accuracy(
-    by_version: Mapping[tuple[str, str], AccuracyCounts], query: ReviewQuery
-) -> list[tuple[str, str, IntervalEstimate, AccuracyCounts]]:
+    by_version: Mapping[tuple[str, str], storage.AccuracyCounts], query: ReviewQuery
+) -> list[tuple[str, str, IntervalEstimate, storage.AccuracyCounts]]:
     """Return the accuracy that reviewed samples show, by the selected models and versions."""
     return [
         (model, version, counts.estimate(), counts)
@@ -798,7 +771,7 @@ def _accuracy(
 
 def _options(values: list[Any], selected: str | None) -> list[tuple[str, str]]:
     """Return the labels of a selection, each as in the address and for display."""
-    options = {label_json(value) or "": abbreviate(value, 40) for value in values}
+    options = {label_json(value) or "": formats.abbreviate(value, 40) for value in values}
     if selected is not None and selected not in options:
         options[selected] = selected[:40]
     options.pop("", None)
@@ -807,7 +780,7 @@ def _options(values: list[Any], selected: str | None) -> list[tuple[str, str]]:
 
 def _suggested(classes: Iterable[CategoricalFeature], labels: Iterable[Any]) -> list[str]:
     names = dict.fromkeys(name for target in classes for name in target.categories)
-    names |= dict.fromkeys(abbreviate(label, MAX_LABEL) for label in labels if label is not None)
+    names |= dict.fromkeys(formats.abbreviate(label, MAX_LABEL) for label in labels if label is not None)
     return [name for name in names if len(name) <= MAX_LABEL][:MAX_SUGGESTIONS]
 
 
@@ -823,7 +796,7 @@ MAX_ROWS = 40
 """Inputs that a card shows, those with outliers first."""
 LONG_TEXT = 60
 """Characters from which a value is shown as a text."""
-PAGE_PIXELS = 4 * MAX_PIXELS
+PAGE_PIXELS = 4 * pictures.MAX_PIXELS
 """Pixels of image files that are decoded for a page; the inputs of further cards are not compared with training."""
 
 
@@ -896,7 +869,7 @@ def cards(documents: Sequence[Mapping[str, Any]], monitors: MonitorRegistry) -> 
     """Return the cards of a page of corrections, each compared with the training data of its version."""
     inputs = [decode_document_inputs(document["inputs"]) for document in documents]
     binners = [monitors.binner(document["model"], document["version"]) for document in documents]
-    pixels = itertools.accumulate(sum(map(encoded_pixels, row.values())) for row in inputs)
+    pixels = itertools.accumulate(sum(map(pictures.encoded_pixels, row.values())) for row in inputs)
     compared = [total <= PAGE_PIXELS for total in pixels]
     outliers: list[dict[str, list[str]]] = [{} for _ in documents]
     for binner in dict.fromkeys(filter(None, binners)):
@@ -940,8 +913,10 @@ def _card(
     has_error = settings is not None and is_regression(settings, binner, [document["prediction"]])
     return Card(
         document=document,
-        label=abbreviate(document["label"]),
-        prediction="unknown" if lacks_prediction and not document["joined"] else abbreviate(document["prediction"]),
+        label=formats.abbreviate(document["label"]),
+        prediction="unknown"
+        if lacks_prediction and not document["joined"]
+        else formats.abbreviate(document["prediction"]),
         difference=difference(document["prediction"], document["label"]) if has_error else "",
         label_type=json_type(label),
         decidable=document["joined"] or _is_ready(document),
@@ -956,7 +931,7 @@ def _card(
 
 
 def _is_ready(document: Mapping[str, Any]) -> bool:
-    has_waited = time.time() - unix_time(document["created"]) > WAITING_SECONDS
+    has_waited = time.time() - unix_time(document["created"]) > storage.WAITING_SECONDS
     return document["verdict"] != "accepted" and document["version"] is not None and has_waited
 
 
@@ -970,7 +945,7 @@ def _format_value(value: Any) -> str:
     """Format the value of an input, numbers with at most six digits."""
     if isinstance(value, float):
         return f"{value:.6g}" if len(repr(value)) > 10 else repr(value).removesuffix(".0")
-    return "–" if value is None else abbreviate(value)
+    return "–" if value is None else formats.abbreviate(value)
 
 
 def json_type(value: Any) -> str:
@@ -990,10 +965,10 @@ def parse_label(text: str, label_type: str) -> str | int | float | bool:
         return text == "true"
     if label_type == "number":
         try:
-            number = msgspec.json.decode(text, type=int | float)
+            value = msgspec.json.decode(text, type=int | float)
         except (msgspec.MsgspecError, UnicodeError):
             return text
-        return number
+        return value
     return text
 
 
@@ -1013,6 +988,6 @@ def store_error(exporter: Exporter, error: StoreError) -> tuple[str, int, dict[s
     return render_template("review.html", models=models, errors=[str(error)]), reply.status, dict(reply.headers)
 
 
-FILTERS = {f.__name__: f for f in (ago, abbreviate, unix_time, format_time, scalar_text)}
+FILTERS = {f.__name__: f for f in (formats.ago, formats.abbreviate, unix_time, formats.format_time, scalar_text)}
 GLOBALS = {"image_url": _image_url}
 """Functions of the templates."""
