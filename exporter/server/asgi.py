@@ -534,15 +534,9 @@ CLIENT_CLOSED_REQUEST = 499
 """The code of a request whose client went away, as nginx logs it."""
 _PREDICTIONS, _FEEDBACK = ROUTES["POST /v1/predictions"], ROUTES["POST /v1/feedback"]
 _JSON = b"application/json"
-_ONE_ACCEPTED = {
-    "type": "http.response.start",
-    "status": ONE_ACCEPTED.status,
-    "headers": [
-        (b"content-type", ONE_ACCEPTED.content_type.encode()),
-        (b"content-length", b"%d" % len(ONE_ACCEPTED.body)),
-    ],
-}
-_ONE_ACCEPTED_BODY = {"type": "http.response.body", "body": ONE_ACCEPTED.body}
+_ONE_ACCEPTED = b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-length: %d\r\n" % len(
+    ONE_ACCEPTED.body
+)
 
 
 class Application:
@@ -575,12 +569,11 @@ class Application:
         try:
             reply = await self._reply(request)
             status = reply.status
-            if reply is ONE_ACCEPTED and request.received:
-                await send(_ONE_ACCEPTED)
-                await send(_ONE_ACCEPTED_BODY)
-            elif isinstance(reply, Streamed):
+            if isinstance(reply, Streamed):
                 await self._stream(request, reply, send)
-            else:
+            elif not (
+                reply is ONE_ACCEPTED and request.received and scope["state"]["answer"](_ONE_ACCEPTED, reply.body)
+            ):
                 await respond(request, reply, send)
         except (ClientDisconnectedError, asyncio.CancelledError):
             pass  # nobody waits for an answer
