@@ -400,8 +400,6 @@ def _check_key_pair(cert_file: str, key_file: str, where: str) -> None:
         raise ConfigError(f"{where}: {key_file}: is not {expected}") from None
 
 
-CALLER = "exporter.caller"
-"""The key of the `Caller` in the WSGI environment of an authenticated request."""
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 """Safe methods (RFC 9110)."""
 PRIVATE = (".localhost", ".local", ".internal", ".svc", ".cluster.local")

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from exporter.errors import EventError, QueueFullError, StoreError
-from exporter.server.access import CALLER, OPEN, SAFE, Caller, WebConfig, cross_origin_error, is_own_host, scope_error
+from exporter.server.access import OPEN, SAFE, Caller, WebConfig, cross_origin_error, is_own_host, scope_error
 from exporter.server.api.schemas import parse_ids
 from exporter.server.application import Exporter, healthy, metrics, ready
 from exporter.server.ingest import NDJSON, ONE_ACCEPTED, set_client
@@ -599,6 +599,8 @@ class Application:
             else:
                 self._check_host(request)
             route = request.route = find(request.method, request.path)
+            if request.caller and (error := scope_error(request.caller, route.scope)):
+                return error
             return await self._dispatch(request, route, await request.body(route.max_body))
         except RequestError as error:
             if error.reply.status == 413:
@@ -656,14 +658,14 @@ class Application:
         if body and encoding != b"identity" and not (encoding == b"gzip" and route.gzip):
             return problem(415, "a body must not be compressed", headers=(("Accept-Encoding", "identity"),))
         if route is _PREDICTIONS:
-            return _refused(request, route) or await self._predictions(request, body)
+            return await self._predictions(request, body)
         if route is _FEEDBACK:
-            return _refused(request, route) or await self._feedback(request, body)
+            return await self._feedback(request, body)
         if request.path in OPEN and request.method in {"GET", "HEAD"}:
-            return _refused(request, route) or await self._probe(request)
+            return await self._probe(request)
         environ = environment(request, body)
         if request.caller:
-            environ[CALLER] = request.caller
+            environ["REMOTE_USER"] = request.caller.name
         return await self._pools[route.pool].run(lambda: run(self._flask_app(), environ), request.client)
 
     async def _predictions(self, request: Request, body: bytes) -> Reply:
@@ -743,10 +745,6 @@ def _check_framing(request: Request) -> None:
         raise RequestError(problem(501, "expected no Transfer-Encoding, or chunked in HTTP/1.1"))
     if b"," in request.headers.get(b"host", b""):
         raise RequestError(problem(400, "the request is not valid HTTP/1.1: expected one Host header"))
-
-
-def _refused(request: Request, route: Route) -> Reply | None:
-    return scope_error(request.caller, route.scope) if request.caller else None
 
 
 def _busy(error: QueueFullError, seconds: str = "1") -> Reply:

@@ -14,7 +14,6 @@ from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAll
 
 from exporter.datasets.release import EmptyError
 from exporter.errors import EventError, StoreError
-from exporter.server.access import CALLER, SAFE, USER, Caller, cross_origin_error, scope_error
 from exporter.server.application import Exporter
 from exporter.server.pages import documents, drift, home, quality, review
 from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
@@ -36,7 +35,7 @@ class _Flask(Flask):
 
 
 def create_app(exporter: Exporter) -> Flask:
-    """Return the Flask application of an exporter; the ASGI application has authenticated its requests."""
+    """Return the Flask application of an exporter; the ASGI application has permitted its requests."""
     app = _Flask(__name__)
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.url_map.merge_slashes = False  # no redirects, which would name the Host of the request
@@ -51,18 +50,11 @@ def create_app(exporter: Exporter) -> Flask:
         app.add_url_rule(rule, endpoint, function, methods=[method], strict_slashes=not rule.endswith("s/"))
 
     @app.before_request
-    def _permit() -> Any:
-        """Check the origin of a request and the scope of an authenticated caller; set ``flask.g.user`` to its name."""
+    def _set_user() -> None:
+        """Set ``flask.g.user`` to the name of the authenticated caller."""
         if request.environ["PATH_INFO"].startswith("//"):  # which Werkzeug would take for one slash
             raise NotFound
-        # The ASGI application has checked the origin already; under another WSGI server only this does.
-        if error := cross_origin_error(request.method, request.headers.get):
-            return error
-        caller: Caller | None = request.environ.get(CALLER)
-        g.user = caller.name if caller else None
-        if caller is None or request.url_rule is None:
-            return None
-        return scope_error(caller, needed_scope(request.method, request.url_rule.rule))
+        g.user = request.remote_user
 
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(EventError, lambda error: event_problem(error).flask())
@@ -126,15 +118,3 @@ def similar_path(path: str) -> str | None:
         elif "<" not in route:
             paths.add("/".join(steps))
     return closest(path, paths - {path})
-
-
-def needed_scope(method: str, rule: str) -> str | None:
-    """Return the scope that a route requires: one of `SCOPES`, `USER`, or None if any caller may use it.
-
-    >>> needed_scope("GET", "/drift"), needed_scope("POST", "/v1/feedback"), needed_scope("GET", "/-/ready")
-    ('read', 'feedback', None)
-    """
-    route = ROUTES.get(f"{'GET' if method in SAFE else method} {rule}")
-    if route is not None:
-        return route.scope
-    return "read" if method in SAFE else USER

@@ -319,8 +319,10 @@ ROUTES: dict[str, Route] = {
 }
 """By method and Flask's rule. A test compares the table with the routes of the application."""
 ROUTES = {key: route._replace(rule=key.partition(" ")[2]) for key, route in ROUTES.items()}
-OTHER = Route("", {})
+OTHER = Route("", {}, scope=None)
 """The route of requests that have none, or were refused before it was looked for."""
+STATIC = Route("", {})
+"""The route of scripts, styles and pictures, which Flask serves."""
 
 
 def find(method: str, path: str) -> Route:
@@ -337,7 +339,7 @@ def find(method: str, path: str) -> Route:
     try:
         return ROUTES[_variable_rules().match(path, method)[0]]
     except HTTPException:
-        return OTHER
+        return STATIC if path.startswith("/static/") else OTHER
 
 
 @functools.cache

@@ -24,9 +24,7 @@ from support.browser import CHROMIUM
 from support.servers import CONFIG, Answer, Served, ask, eventually, write_config
 
 from exporter.server.access import SCOPES, USER
-from exporter.server.application import Exporter
 from exporter.server.asgi import REFUSAL_SECONDS
-from exporter.server.flask_app import create_app
 
 PASSWORD = "a password"
 ALICE = "Basic " + base64.b64encode(f"alice:{PASSWORD}".encode()).decode()
@@ -322,18 +320,6 @@ def test_pages_of_other_origins_may_link_to_the_exporter(server: Served) -> None
     assert server.get("/drift", Authorization=ALICE, **headers).status == 200
     assert server.post("/v1/feedback", WORD, Authorization=ALICE, **headers).status == 403
     assert server.post("/v1/feedback", WORD, **headers).status == 403  # not 401: no window asks for a password
-
-
-def test_the_flask_application_refuses_pages_of_other_origins_too(tmp_path: Path) -> None:
-    """The Flask application under another WSGI server refuses them as well."""
-    exporter = Exporter(write_config(tmp_path))
-    try:
-        client = create_app(exporter).test_client()
-        assert client.post("/v1/predictions", json=PREDICTION).status_code == 202
-        answer = client.post("/v1/predictions", json=PREDICTION, headers={"Origin": "http://evil.example"})
-        assert (answer.status_code, answer.content_type) == (403, "application/problem+json")
-    finally:
-        exporter.close()
 
 
 FORM = """() => {
