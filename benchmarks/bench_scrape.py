@@ -51,7 +51,7 @@ def measure(features: int) -> None:
     monitor.observe(monitor.prepare(Batch.of(events, time.time())), time.monotonic())
     with TemporaryDirectory() as folder:
         store = Store(StoreConfig(url=f"sqlite:///{Path(folder) / 'bench.db'}"), lambda _: None)
-        exposition = Exposition(CollectorRegistry(auto_describe=False), [], lambda: monitors, store)
+        exposition = Exposition(CollectorRegistry(auto_describe=False), lambda: monitors, store)
         series = sum(not line.startswith(b"#") for line in exposition.render()[0].splitlines())
 
         def changed() -> None:

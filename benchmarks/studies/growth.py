@@ -116,7 +116,7 @@ def models(found: Series) -> None:
             every = MonitorRegistry({n: ModelConfig(name=n) for n in names}, dict.fromkeys(names, place))
             for name in names:
                 observe(every.get(name, "3", 0.0), place, time.monotonic())
-            exposition = Exposition(CollectorRegistry(auto_describe=False), [], lambda every=every: every, store)
+            exposition = Exposition(CollectorRegistry(auto_describe=False), lambda every=every: every, store)
             found.setdefault("a scrape", []).append((count, milliseconds(exposition.render)))
         store.close()
 

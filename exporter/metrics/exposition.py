@@ -9,7 +9,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prometheus_client import (
     CollectorRegistry,
@@ -242,8 +242,6 @@ class Exposition:
     ----------
     registry
         Metrics of the exporter itself; those of the process and of Python are added to it.
-    collectors
-        Collectors of the machine's metrics.
     monitors
         Returns the current monitors.
     store
@@ -255,13 +253,11 @@ class Exposition:
     def __init__(
         self,
         registry: CollectorRegistry,
-        collectors: Iterable[system.Collector[Any]],
         monitors: Callable[[], MonitorRegistry],
         store: Store,
         others: Mapping[str, Callable[[], Iterable[FamilyLines]]] = MappingProxyType({}),
     ) -> None:
         self._registry = registry
-        self._collectors = list(collectors)
         self._monitors = monitors
         self._store = store
         self._others = others
@@ -306,7 +302,6 @@ class Exposition:
         # A collector of its own: without the store the metrics of the models are still there.
         yield "store", lambda: models.review_lines(monitors, self._store)
         yield from self._others.items()
-        yield from ((one.name, one.lines) for one in self._collectors)
 
 
 def takes_openmetrics(accept: str) -> bool:

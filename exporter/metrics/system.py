@@ -13,38 +13,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import attrgetter, itemgetter
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import psutil
 
 from exporter.metrics.lines import FamilyLines, Metrics, Reading
 
-T = TypeVar("T")
 _SECTION = "System"
 _SHORTEST = 1.0  # seconds: over less, processor time is too coarse to divide
 _FIRST = 0.05  # seconds: a coarse first value is better than none
-
-
-class Collector(Generic[T]):
-    """Collects the gauges of one part of the machine.
-
-    Parameters
-    ----------
-    name
-        The ``collector`` label.
-    metrics
-        The gauges.
-    read
-        Returns what they are read from; may raise.
-    """
-
-    def __init__(self, name: str, metrics: Metrics[T], read: Callable[[], T]) -> None:
-        self.name = name
-        self._metrics, self._read = metrics, read
-
-    def lines(self) -> Iterable[FamilyLines]:
-        """Return the lines of the gauges now."""
-        return self._metrics.lines(self._read())
 
 
 class Quota(NamedTuple):
@@ -293,8 +270,8 @@ def model_system_gpu_memory_limit_bytes(gpus: Mapping[str, Gpu]) -> Reading:
     return {index: gpu.memory[1] for index, gpu in gpus.items() if gpu.memory}
 
 
-def collectors(paths: Sequence[Path], root: Path = Path("/")) -> list[Collector[Any]]:
-    """Return the collectors of this machine.
+def collectors(paths: Sequence[Path], root: Path = Path("/")) -> dict[str, Callable[[], Iterable[FamilyLines]]]:
+    """Return functions that return the lines of the gauges of this machine, by the name of the collector.
 
     Parameters
     ----------
@@ -304,15 +281,17 @@ def collectors(paths: Sequence[Path], root: Path = Path("/")) -> list[Collector[
         Directory that contains ``proc``, ``sys`` and ``dev``.
     """
     cgroup = Cgroup(root)
-    result: list[Collector[Any]] = [
-        Collector("cpu", CPU, Processors(cgroup).share),
-        Collector("memory", MEMORY, lambda: Memory.read(cgroup)),
-        Collector("disk", DISK, lambda: paths),
-    ]
+    processors = Processors(cgroup)
+    result: dict[str, Callable[[], Iterable[FamilyLines]]] = {
+        "cpu": lambda: CPU.lines(processors.share()),
+        "memory": lambda: MEMORY.lines(Memory.read(cgroup)),
+        "disk": lambda: DISK.lines(paths),
+    }
     # Loading the library takes memory, so it is loaded only if the driver's device exists (the second for WSL).
     if any((root / device).exists() for device in ("dev/nvidiactl", "dev/dxg")):
         import pynvml
 
         with contextlib.suppress(pynvml.NVMLError):  # a container may have the device without the library
-            result.append(Collector("gpu", GPU, _gpus()))
+            read = _gpus()
+            result["gpu"] = lambda: GPU.lines(read())
     return result

@@ -246,7 +246,6 @@ class Exporter:
     def _make_exposition(self) -> Exposition:
         return Exposition(
             self.registry,
-            system.collectors(_disks(self.config)),
             self._monitors,
             self.store,
             {
@@ -259,6 +258,7 @@ class Exporter:
                 "files": lambda: FILES.lines(self.reloader.files.valid),
                 "pairing": lambda: PAIRING.lines(self.pairer.counts()),
                 "shadow": lambda: shadow_lines(self.pipeline.shadow.read(time.monotonic())),
+                **system.collectors(_disks(self.config)),
             },
         )
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -14,9 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from exporter.metrics.exposition import render_families
-from exporter.metrics.system import CPU, Cgroup, Collector, Processors, collectors
+from exporter.metrics.lines import FamilyLines
+from exporter.metrics.system import collectors
 
 MIB = 2**20
+Lines = Callable[[], Iterable[FamilyLines]]
 V2 = "30 23 0:26 {inside} /sys/fs/cgroup rw,nosuid,nodev,noexec,relatime shared:4 - cgroup2 cgroup2 rw,nsdelegate"
 
 
@@ -49,14 +51,15 @@ def v2_cpu(quota: str, usage_usec: int) -> dict[str, object]:
     return {"cpu.max": quota, "cpu.stat": {"usage_usec": usage_usec, "user_usec": 1}}
 
 
-def samples(collector: Collector[Any]) -> list[Sample]:
-    text = b"".join(render_families(collector.lines())).decode()
+def samples(collector: Lines) -> list[Sample]:
+    text = b"".join(render_families(collector())).decode()
     return [sample for family in text_string_to_metric_families(text) for sample in family.samples]
 
 
 def memory(root: Path) -> dict[str, float]:
     values = {
-        sample.name.removeprefix("model_system_memory_"): sample.value for sample in samples(collectors([], root)[1])
+        sample.name.removeprefix("model_system_memory_"): sample.value
+        for sample in samples(collectors([], root)["memory"])
     }
     assert values["utilization_ratio"] == pytest.approx(values["used_bytes"] / values["limit_bytes"])
     return values
@@ -107,17 +110,17 @@ def test_memory_without_cgroups(tmp_path: Path) -> None:
 def test_memory_follows_the_limit(tmp_path: Path) -> None:
     """A limit that changes while the process runs applies to the next collection."""
     root = v2(tmp_path, "/app", {"app": v2_memory(5 * MIB, 8 * MIB)})
-    collector = collectors([], root)[1]
+    collector = collectors([], root)["memory"]
     before = samples(collector)[1].value
     (root / "sys/fs/cgroup/app/memory.max").write_text(f"{16 * MIB}\n")
     assert [before, samples(collector)[1].value] == [8 * MIB, 16 * MIB]
 
 
-def cpu(collector: Collector[Any]) -> float | None:
+def cpu(collector: Lines) -> float | None:
     return next((sample.value for sample in samples(collector)), None)
 
 
-def between(collector: Collector[Any], started: tuple[float, float], seconds: float, processors: float) -> None:
+def between(collector: Lines, started: tuple[float, float], seconds: float, processors: float) -> None:
     """Asserts the share that ``seconds`` of processor time are since the collector was started."""
     first = time.monotonic()
     value = cpu(collector)
@@ -127,9 +130,9 @@ def between(collector: Collector[Any], started: tuple[float, float], seconds: fl
     assert value * processors <= seconds / (first - started[1]) * 1.000001
 
 
-def start(root: Path) -> tuple[Collector[Any], tuple[float, float]]:
+def start(root: Path) -> tuple[Lines, tuple[float, float]]:
     before = time.monotonic()
-    collector = Collector("cpu", CPU, Processors(Cgroup(root)).share)
+    collector = collectors([], root)["cpu"]
     return collector, (before, time.monotonic())
 
 
@@ -184,7 +187,7 @@ def test_cpu_without_quota(tmp_path: Path, quota: str) -> None:
 
 def test_disk_as_df(tmp_path: Path) -> None:
     """The share is used space over the space available to ordinary users, as in df."""
-    (sample,) = samples(collectors([tmp_path])[2])
+    (sample,) = samples(collectors([tmp_path])["disk"])
     disk = os.statvfs(tmp_path)
     used = disk.f_blocks - disk.f_bfree
     assert sample.labels == {"path": str(tmp_path)}
@@ -195,7 +198,7 @@ def test_disk_once_a_device(tmp_path: Path) -> None:
     """Two paths on one file system are one series; a missing path is replaced by its nearest parent."""
     shared_memory = Path("/dev/shm")
     missing = tmp_path / "not" / "yet"
-    paths = [sample.labels["path"] for sample in samples(collectors([missing, tmp_path, shared_memory])[2])]
+    paths = [sample.labels["path"] for sample in samples(collectors([missing, tmp_path, shared_memory])["disk"])]
     distinct = shared_memory.exists() and shared_memory.stat().st_dev != tmp_path.stat().st_dev
     assert paths == [str(missing), str(shared_memory)] if distinct else [str(missing)]
 
@@ -204,9 +207,9 @@ def test_collectors_of_this_machine() -> None:
     """On the machine of the test each collector reads the actual values, without registration."""
     all_collectors = collectors([Path("/")])
     time.sleep(0.06)
-    assert [collector.name for collector in all_collectors][:3] == ["cpu", "memory", "disk"]
+    assert list(all_collectors)[:3] == ["cpu", "memory", "disk"]
     for name in ("cpu", "memory"):
-        values = {sample.name: sample.value for collector in all_collectors[:2] for sample in samples(collector)}
+        values = {sample.name: sample.value for sample in samples(all_collectors[name])}
         value = values.get(f"model_system_{name}_utilization_ratio")
         assert value is not None
         assert 0 <= value <= 1
@@ -216,4 +219,4 @@ def test_collectors_of_this_machine() -> None:
 def test_gpu_without_the_library(tmp_path: Path) -> None:
     """A device without the driver's library, as in some containers, is no GPU and no error."""
     write(tmp_path, {"dev/nvidiactl": ""})
-    assert [collector.name for collector in collectors([], tmp_path)] == ["cpu", "memory", "disk"]
+    assert list(collectors([], tmp_path)) == ["cpu", "memory", "disk"]

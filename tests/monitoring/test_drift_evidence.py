@@ -140,7 +140,7 @@ def test_gauges_of_features_and_of_their_limits(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("exporter.metrics.models.time.monotonic", lambda: clock[0])
     monitors = MonitorRegistry({"m": ModelConfig("m")}, {"m": BINNER})
     store = Store(StoreConfig(url=f"sqlite:///{tmp_path / 'x.db'}"), lambda _: None)
-    exposition = Exposition(CollectorRegistry(auto_describe=False), [], lambda: monitors, store)
+    exposition = Exposition(CollectorRegistry(auto_describe=False), lambda: monitors, store)
     feed(monitors.get("m", "3", 100.0), 100.0)
 
     def series(name: str) -> dict[str, float]:
