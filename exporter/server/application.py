@@ -26,7 +26,7 @@ from exporter.scheduler import Scheduler, Task
 from exporter.server.alerts import AlertSource, Inbox
 from exporter.server.ingest import ClientLog, IdempotencyCache, Ingest
 from exporter.server.model_files import Loaded, Stamp, load_folder, load_valid
-from exporter.server.pipeline import Pipeline, without_redacted
+from exporter.server.pipeline import Pipeline, feedback_inputs
 from exporter.server.problem import Reply
 from exporter.server.tasks.comparisons import Comparisons
 from exporter.server.tasks.label_checks import LabelChecker
@@ -352,7 +352,7 @@ class Exporter:
 
     def feedback_inputs(self, name: str, inputs: str | None) -> str | None:
         """Return the inputs of a prediction as its feedback stores them: without redacted ones, and images as PNG."""
-        return without_redacted(self._monitors(), name, inputs)
+        return feedback_inputs(self._monitors(), name, inputs)
 
     def tolerance(self, name: str) -> Tolerance:
         """Return the tolerance of a model's corrections."""

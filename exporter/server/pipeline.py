@@ -299,22 +299,17 @@ def _encode(inputs: Mapping[str, Any], packed: Mapping[str, str]) -> bytes:
     return b"{%s}" % b",".join(filter(None, parts))
 
 
-def without_redacted(monitors: MonitorRegistry, name: str, inputs: str | None) -> str | None:
-    """Return the inputs of a model's prediction as feedback and the archive store them; see `feedback_inputs`."""
+def feedback_inputs(monitors: MonitorRegistry, name: str, text: str | None) -> str | None:
+    """Return stored inputs of a model as feedback stores them: without redacted ones, and with all images as PNG."""
     model, binner = monitors.models.get(name), monitors.nearest_binner(name)
-    if not inputs or model is None:
-        return inputs
-    return feedback_inputs(inputs, model.redact, image_inputs(model, binner.profile if binner else None)) or None
-
-
-def feedback_inputs(text: str, redacted: frozenset[str], images: frozenset[str]) -> str:
-    """Return stored inputs as feedback stores them: without redacted inputs, and with all images as PNG."""
-    text = remove_inputs(text, redacted)
+    if not text or model is None:
+        return text
+    text, images = remove_inputs(text, model.redact), image_inputs(model, binner.profile if binner else None)
     try:
         members = msgspec.json.decode(text, type=dict[str, msgspec.Raw])
         arrays = {name: msgspec.json.decode(raw) for name, raw in members.items() if name in images}
     except (msgspec.MsgspecError, RecursionError):
-        return text
+        return text or None
     (packed,) = pack_inputs([arrays], images)
     return msgspec.json.encode({**members, **packed}).decode() if packed else text
 
