@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from flask import render_template, request
@@ -17,7 +15,7 @@ from exporter.monitoring.drift_evidence import evidence_limit, model_evidence
 from exporter.monitoring.drift_report import OUTPUTS, TargetDrift, target_drifts, worst
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import serving
-from exporter.profiles.profile import CategoricalFeature, Feature, NumericFeature
+from exporter.profiles.profile import CategoricalFeature, NumericFeature
 from exporter.server.application import Exporter
 from exporter.server.text import number, parameters, quoted, share, slices_parameters
 from exporter.stats.divergence import Floats
@@ -198,131 +196,19 @@ def _describe_bin(low: float, high: float) -> str:
     return f"the value {number(low)}" if is_single_value else f"values from {number(low)} to {number(high)}"
 
 
-CATEGORIES = 15
-"""Categories in a chart; the table below it has all."""
-SPECIAL_WIDTH = 20.0
-"""Width in percent of a bar for special values, such as missing ones: enough for its label on a phone."""
-
-
-@dataclass(frozen=True)
-class Bar:
-    """A bin, or several combined, with their share in training and now.
-
-    Attributes
-    ----------
-    special
-        The label of a bar for special values (missing, invalid, out of range, other categories); else empty.
-    """
+class Bar(NamedTuple):
+    """A bin, with its share in training and now."""
 
     name: str
     trained: float
     live: float
-    special: str = ""
-    left: float = 0.0
-    width: float = 0.0
 
 
-@dataclass(frozen=True)
-class Chart:
-    """Bars, the paths that draw them, and the labels of both axes.
-
-    Attributes
-    ----------
-    x_labels
-        Position from the left, text, SVG anchor, row and CSS class of each label below the axis.
-    y_labels
-        Position from the top and text of each label.
-    """
-
-    bars: list[Bar]
-    trained: str
-    live: str
-    x_labels: list[tuple[float, str, str, int, str]]
-    y_labels: list[tuple[float, str]]
-
-
-def table(drift: TargetDrift) -> list[Bar]:
-    """Return all bins of a target."""
+def distribution(drift: TargetDrift) -> list[Bar]:
+    """Return the bins of a target."""
     names = [label.partition(" ")[2] for label in drift.target.labels()]
-    return [Bar(*row) for row in zip(names, *_shares(drift), strict=True)]
-
-
-def distribution(drift: TargetDrift, special_width: float = SPECIAL_WIDTH) -> Chart:
-    """Return the chart of a target's distribution."""
-    bars = _position(_bars(drift), special_width)
-    top = max(max(bar.trained, bar.live) for bar in bars) * 1.05 or 1.0
-    return Chart(
-        bars=bars,
-        trained="".join(_bar_path(bar, bar.trained / top, 0.9) for bar in bars),
-        live="".join(_bar_path(bar, bar.live / top, 0.4) for bar in bars),
-        x_labels=list(_x_labels(drift.target, bars)),
-        y_labels=[(100 - 100 * tick / top, f"{100 * tick:.3g}%") for tick in _ticks(top)],
-    )
-
-
-def _shares(drift: TargetDrift) -> tuple[list[float], list[float]]:
-    trained, live = drift.trained, drift.live
-    return (trained / max(trained.sum(), 1.0)).tolist(), (live / max(live.sum(), 1.0)).tolist()
-
-
-def _bars(drift: TargetDrift) -> list[Bar]:
-    bars, target = table(drift), drift.target
-    missing, invalid = bars[-2:]
-    ends = [Bar(bar.name, bar.trained, bar.live, special=bar.name) for bar in (missing, invalid)]
-    if isinstance(target, CategoricalFeature):
-        by_share = sorted(bars[:-3], key=lambda bar: -max(bar.trained, bar.live))
-        visible = [bar for bar in bars[:-3] if bar in by_share[:CATEGORIES]]
-        rest = [bar for bar in bars[:-2] if bar not in visible]
-        others = Bar("all others", sum(b.trained for b in rest), sum(b.live for b in rest), special="others")
-        return [*visible, *(bar for bar in (others, *ends) if bar.trained or bar.live)]
-    inner = bars[1:-3] if target.edges else bars[:1]
-    if target.edges:
-        low, high = f"< {number(target.edges[0])}", f"> {number(target.edges[-1])}"
-        below, above = (Bar(b.name, b.trained, b.live, special=a) for b, a in ((bars[0], low), (bars[-3], high)))
-        bars = [below, *inner, above, *ends]
-    else:
-        bars = [*inner, *ends]
-    return [bar for bar in bars if not bar.special or bar.trained or bar.live]
-
-
-def _position(bars: list[Bar], special_width: float) -> list[Bar]:
-    regular = sum(not bar.special for bar in bars)
-    special_width = min(special_width, 48 / max(len(bars) - regular, 1))
-    regular_width = (100 - special_width * (len(bars) - regular)) / max(regular, 1)
-    left, result = 0.0, []
-    for bar in bars:
-        width = special_width if bar.special else regular_width
-        result.append(replace(bar, left=left, width=width))
-        left += width
-    return result
-
-
-def _bar_path(bar: Bar, height: float, fill: float) -> str:
-    """Return the SVG path of a bar that fills a part of its width."""
-    if not height:
-        return ""
-    width = min(bar.width, 8.0) * fill if bar.special else bar.width * fill
-    left = bar.left + (bar.width - width) / 2
-    return f"M{left:.4g} 100v-{max(100 * height, 0.7):.4g}h{width:.4g}V100z"
-
-
-def _x_labels(target: Feature, bars: list[Bar]) -> Iterator[tuple[float, str, str, int, str]]:
-    """Yield the labels below the axis: the ends and the middle of the scale, and below them the special values."""
-    inner = [bar for bar in bars if not bar.special]
-    if isinstance(target, NumericFeature) and target.edges and inner:
-        last = len(target.edges) - 1
-        for index, anchor, name in ((0, "start", ""), (last // 2, "middle", "roomy"), (last, "end", "")):
-            yield inner[0].left + index * inner[0].width, number(target.edges[index]), anchor, 0, name
-    rows = itertools.count(1)  # on a phone, the labels of bars side by side need a row each
-    for bar in bars:
-        if bar.special:
-            yield bar.left + bar.width / 2, bar.special, "middle", next(rows) if bar.left else 1, ""
-
-
-def _ticks(top: float) -> list[float]:
-    step = 10 ** math.floor(math.log10(top / 2))
-    step *= max(factor for factor in (1, 2, 5) if factor * step <= top / 2)
-    return [step * index for index in range(1, int(top / step) + 1)]
+    shares = (counts / max(counts.sum(), 1.0) for counts in (drift.trained, drift.live))
+    return [Bar(*row) for row in zip(names, *(share.tolist() for share in shares), strict=True)]
 
 
 MAX_OPEN_ROWS = 40
@@ -334,7 +220,6 @@ STATUS = {
     "few": "too few values",
     "empty": "no values",
 }
-SMALL_CHART_SPECIAL_WIDTH = 6.0
 
 
 def page(exporter: Exporter) -> tuple[str, int]:
@@ -392,9 +277,9 @@ def _monitor_context(monitor: ModelMonitor, window: str | None, feature: str | N
     selected = by_name[feature] if feature is not None else drifts[0] if drifts else None
     return {
         **context,
-        "rows": [{"drift": drift, "chart": distribution(drift, SMALL_CHART_SPECIAL_WIDTH)} for drift in drifts],
+        "rows": [{"drift": drift, "bars": distribution(drift)} for drift in drifts],
         "max_open_rows": MAX_OPEN_ROWS,
-        "selected": selected and {"drift": selected, "chart": distribution(selected), "table": table(selected)},
+        "selected": selected and {"drift": selected, "bars": distribution(selected)},
         "drifted": _drifted(drifts),
         "statuses": STATUS,
         "evidence": model_evidence(evidence),
