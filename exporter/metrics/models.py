@@ -47,10 +47,6 @@ class Reviewed(NamedTuple):
         return None if start is None else max(self.now - start, 0.0)
 
 
-def _of_models(reviewed: Reviewed, times: Mapping[str, float]) -> dict[str, float]:
-    return {model: start for model, start in times.items() if model in reviewed.models}
-
-
 REVIEW = Metrics[Reviewed]("Review and retraining")
 
 
@@ -63,7 +59,7 @@ def model_corrections_pending(one: Reviewed) -> Reading:
 @REVIEW.gauge("model")
 def model_corrections_oldest_pending_seconds(one: Reviewed) -> Reading:
     """Age of the oldest correction waiting for review."""
-    return one.ages(_of_models(one, one.state.oldest))
+    return one.ages({model: start for model, start in one.state.oldest.items() if model in one.models})
 
 
 @REVIEW.counter("model")

@@ -10,9 +10,9 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Gauge
 
 from exporter.client.encoding import rfc3339
 from exporter.config import Config
@@ -67,56 +67,6 @@ log = logging.getLogger(__name__)
 
 LOG_SECONDS = 60.0
 """Time between two lines about labels that do not count."""
-
-
-class FeedbackCounter:
-    """Counts what the store has recorded; the store calls it.
-
-    Parameters
-    ----------
-    monitors
-        Returns the current monitors.
-    rejected
-        Counts events that are not accepted, by reason.
-    """
-
-    def __init__(self, monitors: Callable[[], MonitorRegistry], rejected: Counter) -> None:
-        self._monitors, self._rejected = monitors, rejected
-        self._log_at = -math.inf
-
-    def count_feedback(self, feedback: CountedFeedback) -> None:
-        """Count a user's feedback on a prediction of a configured model."""
-        monitors = self._monitors()
-        if feedback.model in monitors.models:
-            now = time.monotonic()
-            monitor = monitors.get(feedback.model, feedback.version, now)
-            monitor.count_feedback(feedback.verdict, feedback.correction, now, feedback.segment, feedback.delay)
-
-    def loss(self, model: str, version: str, prediction: Any, label: Any) -> float | None:
-        """Return how wrong a prediction is; None if it cannot be compared with the label."""
-        return self._monitors().scorer(model, version).loss(prediction, label)
-
-    def count_labels(self, labels: Sequence[LabelledPrediction]) -> None:
-        """Count predictions whose labels have become known."""
-        monitors, now, unix_now = self._monitors(), time.monotonic(), time.time()
-        versions: dict[tuple[str, str], list[LabelledPrediction]] = {}
-        for label in labels:
-            versions.setdefault((label.model, label.version), []).append(label)
-        for (model, version), group in versions.items():
-            if model in monitors.models:
-                monitors.get(model, version, now).count_labels(group, now, unix_now)
-
-    def count_unusable(self, ids: Sequence[str]) -> None:
-        """Count labels that waited for their predictions and cannot be compared with them; log that once a minute."""
-        self._rejected.labels("wrong_type").inc(len(ids))
-        now = time.monotonic()
-        if now >= self._log_at:
-            self._log_at = now + LOG_SECONDS
-            log.warning(
-                "%d labels cannot be compared with their predictions, such as that of %s: they do not count",
-                len(ids),
-                preview(ids[0], 130),
-            )
 
 
 STOP_SECONDS = 12.0
@@ -183,6 +133,7 @@ class Exporter:
     def __init__(self, path: Path) -> None:
         self.started, self._stop_by = time.time(), math.inf
         self.scraped: float | None = None
+        self._log_at = -math.inf
         self.address = "http://127.0.0.1:9877"
         files = load_valid(path)
         config, monitors = files.config, files.monitors
@@ -228,22 +179,47 @@ class Exporter:
         self.scheduler.start()
 
     def _open_store(self, config: Config) -> Store:
-        counter = FeedbackCounter(self._monitors, self.telemetry.rejected)
         store = Store(
             config.store,
-            counter.count_feedback,
+            self._count_feedback,
             self.telemetry.store_errors.inc,
             self.feedback_inputs,
             tolerances=self.tolerance,
-            on_labelled=counter.count_labels,
-            on_unusable=counter.count_unusable,
-            loss=counter.loss,
+            on_labelled=self._count_labels,
+            on_unusable=self._count_unusable,
+            loss=lambda model, version, *pair: self._monitors().scorer(model, version).loss(*pair),
         )
         self.telemetry.quarantined_files.set_function(store.count_set_aside)
         self.telemetry.watch_store(store)
         return store
 
+    def _count_feedback(self, feedback: CountedFeedback) -> None:
+        """Count a user's feedback on a prediction, if its model is configured."""
+        monitors, now = self._monitors(), time.monotonic()
+        if feedback.model in monitors.models:
+            monitor = monitors.get(feedback.model, feedback.version, now)
+            monitor.count_feedback(feedback.verdict, feedback.correction, now, feedback.segment, feedback.delay)
+
+    def _count_labels(self, labels: Sequence[LabelledPrediction]) -> None:
+        """Count predictions whose labels have become known."""
+        monitors, now, unix_now = self._monitors(), time.monotonic(), time.time()
+        versions: dict[tuple[str, str], list[LabelledPrediction]] = {}
+        for label in labels:
+            if label.model in monitors.models:
+                versions.setdefault((label.model, label.version), []).append(label)
+        for (model, version), group in versions.items():
+            monitors.get(model, version, now).count_labels(group, now, unix_now)
+
+    def _count_unusable(self, ids: Sequence[str]) -> None:
+        """Count labels that waited for their predictions and cannot be compared with them; log that once a minute."""
+        self.telemetry.rejected.labels("wrong_type").inc(len(ids))
+        if (now := time.monotonic()) >= self._log_at:
+            self._log_at = now + LOG_SECONDS
+            text = "%d labels cannot be compared with their predictions, such as that of %s: they do not count"
+            log.warning(text, len(ids), preview(ids[0], 130))
+
     def _make_exposition(self) -> Exposition:
+        database = database_path(self.config.store)
         return Exposition(
             self.registry,
             self._monitors,
@@ -258,7 +234,7 @@ class Exporter:
                 "files": lambda: FILES.lines(self.reloader.files.valid),
                 "pairing": lambda: PAIRING.lines(self.pairer.counts()),
                 "shadow": lambda: shadow_lines(self.pipeline.shadow.read(time.monotonic())),
-                **system.collectors(_disks(self.config)),
+                **system.collectors([Path("/"), *([database] if database else [])]),
             },
         )
 
@@ -358,11 +334,6 @@ class Exporter:
         """Return the tolerance of a model's corrections."""
         model = self._monitors().models.get(name)
         return model.tolerance() if model else Tolerance()
-
-
-def _disks(config: Config) -> list[Path]:
-    database = database_path(config.store)
-    return [Path("/"), *([database] if database else [])]
 
 
 TEXT = "text/plain; charset=utf-8"
