@@ -18,7 +18,7 @@ from exporter.datasets import Example, Page, decode_lines, encode_lines
 from exporter.datasets.release import holds, redacted_pages
 from exporter.errors import ExporterError
 from exporter.server.model_files import load_monitors
-from exporter.server.pipeline import without_redacted
+from exporter.server.pipeline import feedback_inputs
 from exporter.storage import Forgotten, Redaction, open_redaction
 
 
@@ -44,7 +44,7 @@ def archive(options: argparse.Namespace) -> int:
     store = configuration.store
     if store.archive is None:
         raise ExporterError(f"{options.config_file}: has no store.archive: name the folder or URL to archive to")
-    written = storage.archive(store, partial(without_redacted, monitors))
+    written = storage.archive(store, partial(feedback_inputs, monitors))
     print(f"{written.predictions:,} predictions and {written.labels:,} late labels were archived")
     return 0
 
