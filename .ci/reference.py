@@ -22,14 +22,13 @@ from exporter.client.middleware import MAX_DEFERRED  # noqa: E402
 from exporter.features.embedding import MAX_DIMENSION  # noqa: E402
 from exporter.features.image import MAX_PIXELS  # noqa: E402
 from exporter.features.text import MAX_CHARACTERS  # noqa: E402
-from exporter.metrics.exporter import SECTION, ExporterMetrics  # noqa: E402
-from exporter.metrics.exposition import GROUPS  # noqa: E402
+from exporter.metrics.exposition import GROUPS, SECTION, ExporterMetrics  # noqa: E402
 from exporter.metrics.lines import Family  # noqa: E402
 from exporter.monitoring import quality  # noqa: E402
 from exporter.monitoring.shadow_answers import MAX_REQUESTS  # noqa: E402
 from exporter.profiles import bins, profile  # noqa: E402
-from exporter.server import alerts, idempotency, ingest, pipeline, protocol, request  # noqa: E402
-from exporter.server.api import parameters  # noqa: E402
+from exporter.server import alerts, asgi, connections, ingest, pipeline  # noqa: E402
+from exporter.server.api import schemas  # noqa: E402
 from exporter.server.routes import ROUTES, document  # noqa: E402
 from exporter.slices import MAX_LIMIT  # noqa: E402
 from exporter.wire import cloudevents, events, formats, otlp  # noqa: E402
@@ -37,10 +36,10 @@ from exporter.wire import cloudevents, events, formats, otlp  # noqa: E402
 _MIB = 2**20
 LIMITS = (
     ("body of a request", formats.MAX_BODY, "413"),
-    ("head of a request", protocol.MAX_HEAD, "431"),
+    ("head of a request", connections.MAX_HEAD, "431"),
     ("events that wait in the queue", f"{pipeline.QUEUE_BYTES // _MIB} MiB, and `queue.capacity`", "503"),
-    ("large bodies that arrive at the same time, together", request.INFLIGHT_BYTES, "503"),
-    ("responses that clients do not read, together", protocol.HELD_BYTES, "the connection is closed"),
+    ("large bodies that arrive at the same time, together", asgi.INFLIGHT_BYTES, "503"),
+    ("responses that clients do not read, together", connections.HELD_BYTES, "the connection is closed"),
     ("refused events listed in a response", f"{events.MAX_REJECTED:,}", "the rest of the body is not read"),
     ("feedback in a request", f"{ingest.MAX_FEEDBACK:,}", "400"),
     ("labels in a request", f"{ingest.MAX_LABELS:,}", "400"),
@@ -54,7 +53,7 @@ LIMITS = (
     ),
     (
         "remembered idempotency keys",
-        f"{idempotency.MAX_KEYS:,} of {idempotency.MAX_KEY_LENGTH} characters",
+        f"{ingest.MAX_KEYS:,} of {ingest.MAX_KEY_LENGTH} characters",
         "the oldest is forgotten",
     ),
     ("label that can be compared", f"{events.MAX_COMPARED:,} characters", "refused"),
@@ -70,9 +69,9 @@ LIMITS = (
     ("categories of a column in a profile", f"{bins.MAX_CATEGORIES:,}", "counted in a second pass"),
     ("rare categories that a profile lists", f"{profile.MAX_RARE:,}", "counted as not seen in training"),
     ("size of a profile", f"{profile.MAX_MIB} MiB", "neither written nor read"),
-    ("entries of a page of a list", f"{parameters.MAX_LIMIT:,}", "400"),
+    ("entries of a page of a list", f"{schemas.MAX_LIMIT:,}", "400"),
     ("slices of an answer", f"{MAX_LIMIT}", "400"),
-    ("characters of a search", f"{parameters.MAX_SEARCH}", "400"),
+    ("characters of a search", f"{schemas.MAX_SEARCH}", "400"),
     (
         "alerts that the home page keeps",
         f"{alerts.MAX_FIRING}, and {alerts.MAX_LAST} notifications",

@@ -442,7 +442,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.pipeline.clear()
         self._unparsed = b""
         self.cycle = self.flow = self._active = None  # type: ignore[assignment]
-        self.app_state = {}
+        self.app_state = self.scope = {}  # type: ignore[assignment]
 
     # --- requests -----------------------------------------------------------------------------
 
