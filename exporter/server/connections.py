@@ -441,8 +441,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self._disconnect(self._active)
         self.pipeline.clear()
         self._unparsed = b""
-        self.cycle = self.flow = self._active = None  # type: ignore[assignment]
-        self.app_state = self.scope = {}  # type: ignore[assignment]
+        self.cycle = self.flow = self._active = self.scope = None  # type: ignore[assignment]
+        self.app_state = {}
 
     # --- requests -----------------------------------------------------------------------------
 

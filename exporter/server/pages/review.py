@@ -432,12 +432,11 @@ def _most_frequent(
 
 
 class Bar(NamedTuple):
-    """The corrections of one step: percentages for the chart, a description, and the address of the cards."""
+    """A bar: its place from the left, the number of corrections, which these are, and the address of their cards."""
 
-    left: float
-    width: float
-    height: float
-    description: str
+    place: int
+    size: int
+    which: str
     args: dict[str, str]
 
 
@@ -446,21 +445,21 @@ class Chart(NamedTuple):
 
     Attributes
     ----------
-    top
-        The highest count.
+    places
+        How many bars have room.
     begin, end
         What is at both ends; with "below" or "from" where a bar counts all that is further away.
     zero
-        Position of 0 in percent; None if it is outside.
+        The place that begins with 0; None if it is outside.
     facts
         Of errors: their number, the mean, the mean absolute and the largest error.
     """
 
     bars: list[Bar]
-    top: int
+    places: int
     begin: str
     end: str
-    zero: float | None = None
+    zero: int | None = None
     facts: Mapping[str, Any] = MappingProxyType({})
 
 
@@ -477,16 +476,14 @@ def time_chart(counts: Sequence[tuple[float, int]], bucket: int, query: ReviewQu
     total = Counter[int]()
     for start, count in counts:
         total[min(max(int((start - begin) // step), 0), bar_count - 1)] += count
-    top = max(total.values())
     bars = []
     for index, count in sorted(total.items()):
         start = begin + index * step
         within = max(start, query.filter.since or start), min(start + step, query.filter.until or start + step)
         since_text, until_text = (formats.rfc3339(min(max(edge, formats.FIRST), formats.LAST)) for edge in within)
-        address = query.with_changes(since=since_text, until=until_text)
-        description = f"{count:,} from {formats.format_time(start)} to {formats.format_time(start + step)}"
-        bars.append(Bar(100 * index / bar_count, 100 / bar_count, 100 * count / top, description, address))
-    return Chart(bars, top, formats.format_time(begin), formats.format_time(begin + bar_count * step))
+        which = f"from {formats.format_time(start)} to {formats.format_time(start + step)}"
+        bars.append(Bar(index, count, which, query.with_changes(since=since_text, until=until_text)))
+    return Chart(bars, bar_count, formats.format_time(begin), formats.format_time(begin + bar_count * step))
 
 
 ERROR_BARS = 16
@@ -501,26 +498,16 @@ def error_chart(errors: Floats, query: ReviewQuery) -> Chart | None:
         return None
     edges = histogram_edges(*_range(errors))
     counts: list[int] = np.bincount(np.searchsorted(edges, errors, "right"), minlength=len(edges) + 1).tolist()
-    ends: list[float | None] = [None, *edges, None]
-    bins = [
-        (low, high, count)
-        for low, high, count in zip(ends[:-1], ends[1:], counts, strict=True)
-        if count or (low is not None and high is not None)
-    ]
-    width, top = 100 / len(bins), max(counts)
-    bars = [
-        Bar(
-            index * width,
-            width,
-            100 * count / top,
-            f"{count:,} {_describe(low, high)}",
-            query.with_changes(error_from=_text(low), error_to=_text(high)),
-        )
-        for index, (low, high, count) in enumerate(bins)
-    ]
-    zero = next((index * width for index, (low, _, _) in enumerate(bins) if low == 0), None)
-    begin = f"{'below ' if bins[0][0] is None else ''}{signed(edges[0])}"
-    end = f"{'from ' if bins[-1][1] is None else ''}{signed(edges[-1])}"
+    bars: list[Bar] = []
+    for low, high, count in zip([None, *edges], [*edges, None], counts, strict=True):
+        if count or (low is not None and high is not None):
+            which = f"below {signed(edges[0])}" if low is None else f"from {signed(low)}"
+            which += f" to {signed(high)}" if low is not None and high is not None else ""
+            args = query.with_changes(error_from=_text(low), error_to=_text(high))
+            bars.append(Bar(len(bars), count, which, args))
+    zero = next((bar.place for bar in bars if bar.args.get("error_from") == "0"), None)
+    begin = f"{'below ' if counts[0] else ''}{signed(edges[0])}"
+    end = f"{'from ' if counts[-1] else ''}{signed(edges[-1])}"
     mean, absolute, largest = errors.mean(), np.abs(errors).mean(), errors[np.abs(errors).argmax()]
     facts = {
         "count": len(errors),
@@ -528,7 +515,7 @@ def error_chart(errors: Floats, query: ReviewQuery) -> Chart | None:
         "mean_absolute": formats.number(float(absolute)),
         "largest": signed(float(largest)),
     }
-    return Chart(bars, top, begin, end, zero, facts)
+    return Chart(bars, len(bars), begin, end, zero, facts)
 
 
 def histogram_edges(low: float, high: float) -> list[float]:
@@ -555,12 +542,6 @@ def _range(errors: Floats) -> tuple[float, float]:
     reach = (high - low) / 2
     lowest, highest = float(errors.min()), float(errors.max())
     return lowest if lowest >= low - reach else low, highest if highest <= high + reach else high
-
-
-def _describe(low: float | None, high: float | None) -> str:
-    if low is None:
-        return f"below {signed(high or 0.0)}"
-    return f"from {signed(low)}" if high is None else f"from {signed(low)} to {signed(high)}"
 
 
 def _text(edge: float | None) -> str | None:
