@@ -688,8 +688,8 @@ class Application:
     async def _feedback(self, request: Request, body: bytes) -> Reply:
         key, pool = request.header("idempotency-key"), self._pools["feedback"]
         if len(body) <= SMALL_BODY:
-            return await pool.bounded(lambda: self._exporter.ingest.feedback_async(body, key), request.client)
-        return await pool.run(lambda: self._exporter.ingest.feedback(body, key), request.client)
+            return await pool.bounded(lambda: self._exporter.ingest.feedback(body, key), request.client)
+        return await pool.run(lambda: asyncio.run(self._exporter.ingest.feedback(body, key)), request.client)
 
     async def _probe(self, request: Request) -> Reply:
         """Answer a probe or a scrape."""

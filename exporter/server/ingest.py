@@ -393,18 +393,8 @@ class Ingest:
                 self._client_log.warn("time_off", detail)
         return _accepted(events, rejected, ids)
 
-    def feedback(self, body: bytes, key: str | None) -> problems.Reply:
-        """Store the feedback in a body before returning (``POST /v1/feedback``)."""
-        try:
-            request = self._decode_feedback(body, key)
-            if isinstance(request, problems.Reply):
-                return request
-            return self._feedback_reply(request, self._store.record_feedback(request.feedback, key))
-        except REFUSED as error:
-            return self.refusal(error)
-
-    async def feedback_async(self, body: bytes, key: str | None) -> problems.Reply:
-        """Do the same on an event loop, where only the store's writer thread waits for the disk."""
+    async def feedback(self, body: bytes, key: str | None) -> problems.Reply:
+        """Store the feedback in a body (``POST /v1/feedback``); only the store's writer thread waits for the disk."""
         try:
             request = self._decode_feedback(body, key)
             if isinstance(request, problems.Reply):

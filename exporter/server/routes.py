@@ -367,14 +367,10 @@ _ABOUT = (
 
 def openapi(_exporter: object) -> Reply:
     """``GET /openapi.json``: return the OpenAPI document."""
-    return _reply()
-
-
-@functools.cache
-def _reply() -> Reply:
     return json_reply(200, document())
 
 
+@functools.cache
 def document() -> dict[str, Any]:
     """Build the OpenAPI document of all `ROUTES`."""
     components: dict[str, Any] = {}

@@ -6,6 +6,7 @@ the exporter; `exporter.server.routes` names it.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,7 +54,7 @@ def predictions(exporter: Exporter) -> Reply:
 
 def feedback(exporter: Exporter) -> Reply:
     """``POST /v1/feedback``: record users' feedback; it is on disk before the response."""
-    return exporter.ingest.feedback(request.get_data(), idempotency_key())
+    return asyncio.run(exporter.ingest.feedback(request.get_data(), idempotency_key()))
 
 
 def labels(exporter: Exporter) -> Reply:

@@ -219,17 +219,6 @@ class Row(NamedTuple):
     note: str = ""
 
 
-class Axis(NamedTuple):
-    """The range of values that the pictures of intervals share."""
-
-    low: float
-    high: float
-
-    def position(self, value: float) -> float:
-        """Return the position of a value in percent of the width."""
-        return 100 * (value - self.low) / ((self.high - self.low) or 1.0)
-
-
 def page(exporter: Exporter) -> tuple[str, int]:
     """``GET /quality``: the quality page."""
     exporter.pipeline.settle(0.2)
@@ -333,13 +322,13 @@ def _segment_rows(monitor: ModelMonitor, kind: Kind) -> list[Row]:
     return rows
 
 
-def _axis(kind: Kind, rows: Sequence[Row], references: Sequence[float]) -> Axis:
-    """Return an axis on which all intervals and references have room."""
+def _axis(kind: Kind, rows: Sequence[Row], references: Sequence[float]) -> tuple[float, float]:
+    """Return the ends of an axis on which all intervals and references have room."""
     values = [*(value for row in rows for value in row.estimate), *references]
     values = [value for value in values if not math.isnan(value)]
     low, high = min(values, default=0.0), max(values, default=1.0)
     margin = 0.05 * ((high - low) or abs(high) or 1.0)
-    return Axis(max(low - margin, 0.0), min(high + margin, 1.0) if kind == "accuracy" else high + margin)
+    return max(low - margin, 0.0), min(high + margin, 1.0) if kind == "accuracy" else high + margin
 
 
 def _checked(
