@@ -371,7 +371,7 @@ class Trainer:
         message_id, timestamp, signatures = (headers.get(name, "") for name in names)
         secret = read_secret(str(self._directory / model.SECRET_FILE), "retrain.secret_file")
         if not is_signed(secret, message_id, timestamp, body, signatures):
-            raise RefusedError("the signature is not that of the body")
+            raise RefusedError("the signature does not match the body")
         try:
             is_recent = abs(time.time() - int(timestamp)) <= TOLERANCE_SECONDS
             data = json.loads(body)["data"]

@@ -155,7 +155,7 @@ def explain_response(
     if status == 400 and server.scheme == "http" and b"HTTPS" in body:  # nginx, and servers in Go
         return _use_https(server)
     if status == 401 and has_credentials:
-        advice = "the token, or the user and password, are not those of a user of the exporter"
+        advice = "the exporter does not know the token, or the user and password"
     elif status == 401:
         advice = "set token_file or MODEL_EXPORTER_TOKEN, or a user and password in the URL"
     elif status == 413:

@@ -103,7 +103,9 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"exit with status {WORSE} if a measure is significantly worse, or if --sequential decides on rollback",
     )
-    text = "intervals and verdicts that hold at every look, and a decision: promote, rollback or wait"
+    text = (
+        "intervals and verdicts that are valid at every look (anytime-valid), and a decision: promote, rollback or wait"
+    )
     add("--sequential", action="store_true", help=text)
     text = "by how much the version may be worse for --sequential, such as error_ratio=0.01; may be repeated"
     add("--margin", type=checked(parse_margin), action="append", default=[], metavar="MEASURE=NUMBER", help=text)
@@ -234,7 +236,7 @@ def explain_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def explain(options: argparse.Namespace) -> int:
-    """Find the combinations of at most two bins that hold the most of the corrections, errors, estimated loss or drift
+    """Find the combinations of at most two bins that contain the most corrections, errors, estimated loss or drift
     of a model.
 
     Example::
@@ -265,7 +267,7 @@ def slices_table(document: dict[str, Any]) -> str:
     if document["truncated"]:
         lines.append("Older predictions were left out: the search is limited in memory.")
     if not document["slices"]:
-        none = f"No combination of at most two bins holds significantly more {what} than its share."
+        none = f"No combination of at most two bins contains significantly more {what} than its share."
         return "\n".join([*lines, "", none])
     rows = [("slice", "share", document["compared_with"], "ratio", "size", "q-value")]
     rows += [

@@ -629,7 +629,7 @@ _LIBRARY_LOG = logging.getLogger("exporter.commands.consume.librdkafka")
 def consume_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    text = f"topic, and what its messages hold: {', '.join(KINDS)}; repeatable; without KIND, predictions"
+    text = f"topic, and what its messages contain: {', '.join(KINDS)}; repeatable; without KIND, predictions"
     add("--topic", action="append", required=True, type=_topic, metavar="NAME[=KIND]", help=text)
     add("--bootstrap-servers", metavar="HOST:PORT,…", help="brokers of the cluster")
     add("--group", default="model-exporter", metavar="NAME", help="consumer group")

@@ -102,7 +102,7 @@ _Redacted = Mapping[str, Collection[str]]
 def redact_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add_config_file(parser, "the database, its archive, and what is redacted")
-    parser.add_argument("--dry-run", action="store_true", help="only count what holds redacted inputs")
+    parser.add_argument("--dry-run", action="store_true", help="only count what contains redacted inputs")
 
 
 def redact(options: argparse.Namespace) -> int:

@@ -255,7 +255,7 @@ _FILTERS = {
 def _add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("release", nargs="?", metavar="RELEASE", help="identifier or name of a release")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="file to write")
-    text = "format of the file; default: that of its ending, or jsonl; a file that ends in .gz is compressed"
+    text = "format of the file; by default from its ending, else jsonl; a file that ends in .gz is compressed"
     parser.add_argument("--format", choices=tuple(FORMATS), help=text)
     help_ = "file for the origin of the release as JSON, for an experiment tracker or a registry"
     parser.add_argument("--lineage", metavar="FILE", help=help_)

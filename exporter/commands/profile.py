@@ -40,7 +40,7 @@ def profile_arguments(parser: argparse.ArgumentParser) -> None:
     add("-o", "--output", metavar="FILE", help="profile to write; default: the training file's name with .json")
     add("--name", help="name of the profile; default: the training file's name")
     add_table_options(parser, INPUT_TYPES)
-    text = "rows are in random order: do not measure how much successive values depend on each other"
+    text = "rows are in random order: do not estimate autocorrelation from them"
     add("--shuffled", action="store_true", help=text)
     add("--strict", action="store_true", help="fail without writing a profile if there is a warning")
     categories = "number of categories with a bin of their own"
@@ -68,7 +68,7 @@ def _add_sql_options(parser: argparse.ArgumentParser) -> None:
     text = "URL of the database of --sql, such as duckdb:///FILE, sqlite:///FILE or postgresql://HOST/NAME (${})"
     add("--database", default=os.environ.get(DATABASE), metavar="URL", help=text.format(DATABASE))
     add("--database-password-file", metavar="FILE", help="file with the password for --database")
-    text = "run --sql in Spark, on this master or that of its configuration, instead of --database"
+    text = "run --sql in Spark, on this master or the one in its configuration, instead of --database"
     add("--spark", nargs="?", const="", metavar="MASTER", help=text)
     text = "share of the rows of --sql that is profiled, at random, for huge tables"
     add("--sample", type=_share, default=1.0, metavar="SHARE", help=text)
@@ -172,7 +172,7 @@ def _build_options(options: argparse.Namespace) -> Options:
         if options.label_column:
             raise UsageError("--from-store: --label-column needs a training file")
         if any(outputs):
-            raise UsageError("--from-store: the columns of prediction, confidence and time are those of the database")
+            raise UsageError("--from-store: the database has its own columns of prediction, confidence and time")
         from exporter.profiles.sources import CONFIDENCE, PREDICTION, TIME  # loads SQLAlchemy
 
         outputs = PREDICTION, CONFIDENCE, TIME

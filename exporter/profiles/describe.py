@@ -160,16 +160,16 @@ def order_line(blocks: Blocks | None) -> str:
         return f"(order)  not known; {_INDEPENDENT}"
     column = preview(blocks.column)
     if not blocks.is_ordered:
-        order = {SHUFFLED: "shuffled", GROUPED: f"grouped by {column}"}.get(blocks.order, f"not that of {column}")
+        order = {SHUFFLED: "shuffled", GROUPED: f"grouped by {column}"}.get(blocks.order, f"not by {column}")
         return f"(order)  {order}; {_INDEPENDENT}"
-    where = "that of the file" if blocks.order == FILE else f"by {column}"
+    where = "as in the file" if blocks.order == FILE else f"by {column}"
     if blocks.times and blocks.times.unreadable:
         where += f" without {blocks.times.unreadable:,} rows"
     if not blocks.sizes:
         rows = "rows" if blocks.order == FILE else "rows with a time"
-        return f"(order)  {where}; too few {rows} to tell whether values depend on each other"
+        return f"(order)  {where}; too few {rows} to estimate autocorrelation"
     dependent = sum(scores.dependent for scores in blocks.targets.values())
-    found = f"depend on each other in {dependent} of {len(blocks.targets)} targets" if dependent else "are independent"
+    found = f"are autocorrelated in {dependent} of {len(blocks.targets)} targets" if dependent else "are independent"
     return f"(order)  {where}; values {found}"
 
 
@@ -184,7 +184,7 @@ def dependence_note(blocks: Blocks | None, name: str, feature: Feature) -> str |
     ratio = float(blocks.noise_ratio([name], reference).at(np.array([float(values)]))[0])
     times = f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
     higher = "" if times == "1.0" else f"{times} times "
-    return f"the noise floor of {values} successive values is {higher}that of independent ones"
+    return f"the noise floor of {values} successive values is {higher}the floor of independent ones"
 
 
 def without_confidence(quality: Quality) -> str:

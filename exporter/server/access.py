@@ -125,7 +125,7 @@ def check_tokens(document: Any, where: str, users: Iterable[str] = ()) -> Tokens
             raise ConfigError(f"{path}.sha256: {detail}{size}")
         key = bytes.fromhex(token.sha256)
         if key in indices:
-            raise ConfigError(f"{path}.sha256: is the same as that of [{indices[key]}]; each name needs its own token")
+            raise ConfigError(f"{path}.sha256: is the same as in [{indices[key]}]; each name needs its own token")
         for number, scope in enumerate(token.scopes):
             if scope not in SCOPES:
                 raise ConfigError(

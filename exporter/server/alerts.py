@@ -349,7 +349,7 @@ class AlertSource(Task):
         detail = f"{answer.error or f'{answer.url}: no response yet'}."
         arrived = self._inbox.arrived
         if arrived is not None and arrived > answer.at:
-            detail += f" The alerts below are those that Alertmanager sent, the last {duration(now - arrived)} ago."
+            detail += f" The alerts below come from Alertmanager, the last {duration(now - arrived)} ago."
             return Alerts(self._inbox.firing(now), "Prometheus does not respond", detail, "check")
         if math.isfinite(answer.at):
             age = f"{duration(now - answer.at)} ago"
@@ -410,7 +410,7 @@ def from_inbox(inbox: Inbox, now: float) -> Alerts:
         return Alerts(
             alerts,
             f"More than {MAX_FIRING} alerts fire",
-            "This page keeps those of the last notifications. See all in Prometheus.",
+            "This page keeps the alerts of the last notifications. See all in Prometheus.",
         )
     return Alerts(alerts)
 
@@ -450,7 +450,7 @@ def ask(prometheus: Prometheus, scraped: float | None) -> Answer:
         detail = "Alerts on its models cannot fire until it does. See the targets of Prometheus."
         state = replace(state, problem=heading, detail=detail)
     elif len(shown) > MAX_ALERTS:
-        detail = f"This page shows {MAX_ALERTS} of them, those that fire first. See all in {url}."
+        detail = f"This page shows {MAX_ALERTS} of them, which fired first. See all in {url}."
         state = replace(state, problem=f"More than {MAX_ALERTS} alerts fire or are pending", detail=detail)
     return Answer(url, now, state)
 

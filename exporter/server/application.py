@@ -215,7 +215,7 @@ class Exporter:
         self.telemetry.rejected.labels("wrong_type").inc(len(ids))
         if (now := time.monotonic()) >= self._log_at:
             self._log_at = now + LOG_SECONDS
-            text = "%d labels cannot be compared with their predictions, such as that of %s: they do not count"
+            text = "%d labels cannot be compared with their predictions, such as the label of %s: they do not count"
             log.warning(text, len(ids), preview(ids[0], 130))
 
     def _make_exposition(self) -> Exposition:

@@ -94,8 +94,8 @@ QUEUE = (
 QUESTION = (
     Parameter("model", str, "A configured model; by default the only one."),
     Parameter("version", str, "A version; by default all that have the same profile."),
-    Parameter("of", one_of(QUESTIONS), "What the slices hold; corrections by default."),
-    Parameter("since", _Time, "Predictions received at this time or later; by default those of the last day."),
+    Parameter("of", one_of(QUESTIONS), "What the slices contain; corrections by default."),
+    Parameter("since", _Time, "Predictions received at this time or later; by default the last day's."),
     Parameter("limit", Annotated[int, msgspec.Meta(ge=1, le=MAX_SLICES)], "Slices at most; 10 by default."),
 )
 IDS = Parameter("ids", Literal["0", "1"], "With 1, returns the identifiers of the accepted predictions.")

@@ -1,4 +1,4 @@
-"""Answer which slices hold the most of the corrections, errors, estimated loss or drift, in numbers and sentences."""
+"""Answer which slices contain the most corrections, errors, estimated loss or drift, in numbers and sentences."""
 
 from __future__ import annotations
 
@@ -504,7 +504,7 @@ def summary(explanation: Explanation, binner: Binner) -> str:
         return f"There are no {_POPULATION.get(of, 'predictions with stored inputs')} of this time."
     if not explanation.total:
         return f"{_NOTHING.get(of, 'No predictions of this time were received')}."
-    return "No combination of at most two bins holds significantly more than its share."
+    return "No combination of at most two bins contains significantly more than its share."
 
 
 def _time(seconds: float) -> str:

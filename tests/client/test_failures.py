@@ -196,7 +196,7 @@ def test_missing_and_wrong_credentials(
     caplog.clear()
     (tmp_path / "token").write_text("mex_wrong")
     warning = _warned(url, warnings, ca_file=ca_file, token_file=tmp_path / "token")
-    assert warning.endswith(": the token, or the user and password, are not those of a user of the exporter")
+    assert warning.endswith(": the exporter does not know the token, or the user and password")
     assert "mex_wrong" not in caplog.text
 
 

@@ -57,7 +57,7 @@ def test_json_is_the_response(flights: Served) -> None:
 def test_nothing_and_errors_are_said(flights: Served) -> None:
     """Without slices there is a sentence; a wrong question has the exporter's answer, a wrong server a reason."""
     result = explain(flights, "--model=flights", "--of=estimated_loss")
-    assert "No combination of at most two bins holds significantly more" in result.stdout
+    assert "No combination of at most two bins contains significantly more" in result.stdout
     result = explain(flights, "--model=bare")
     assert (result.returncode, '"bare" has no profile' in result.stderr) == (1, True)
     result = explain(flights, "--model=flights", "--since=60")

@@ -117,7 +117,7 @@ def test_stored_predictions_become_a_profile(shop, capsys):
         (["--from-store", "--model=shop"], 1,
          "store.url: there is no database sqlite:////FOLDER/data/model-exporter.db"),
         (["--from-store", "--model=shop", "--prediction-column=p"], 2,
-         "--from-store: the columns of prediction, confidence and time are those of the database"),
+         "--from-store: the database has its own columns of prediction, confidence and time"),
         (["--from-store", "--model=shop", "--label-column=p"], 2, "--from-store: --label-column needs a training file"),
         (["--describe=a.json"], 1, "a.json: cannot be read: No such file or directory"),
         (["a.csv", "--type=age"], 2, "--type: expected NAME=TYPE such as zip=categorical, got age"),

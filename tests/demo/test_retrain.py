@@ -193,8 +193,8 @@ def test_the_trainer_takes_genuine_requests_alone(demo: Demo) -> None:
         return ask(f"{demo.url}/retrain", content, **{name.replace("-", "_"): value for name, value in headers.items()})
 
     for answer, reason in (
-        (ask(f"{demo.url}/retrain", body), "the signature is not that of the body"),
-        (send(key=b"x" * 32), "the signature is not that of the body"),
+        (ask(f"{demo.url}/retrain", body), "the signature does not match the body"),
+        (send(key=b"x" * 32), "the signature does not match the body"),
         (send(age=400), "the request is too old"),
         (send(b"[]"), "expected a request for retraining"),
         (send(b"nonsense"), "expected a request for retraining"),

@@ -97,10 +97,10 @@ def test_order_of_the_file(write: Any) -> None:
     assert ratio[0] > 1.5
     assert ratio[1:].tolist() == [1.0, 1.0]
     text = "\n".join(describe_lines(profile))
-    note = f"the noise floor of 100 successive values is {ratio[0]:.1f} times that of independent ones"
+    note = f"the noise floor of 100 successive values is {ratio[0]:.1f} times the floor of independent ones"
     assert text.count("\n  the noise floor of") == text.count(f"\n  {note}\n") == 1
     assert len(f"  {note}") <= 80
-    assert "(order)  that of the file; values depend on each other in 1 of 3 targets" in text
+    assert "(order)  as in the file; values are autocorrelated in 1 of 3 targets" in text
 
 
 def test_quantiles_are_those_of_the_blocks(write: Any) -> None:
@@ -321,7 +321,7 @@ def test_many_rows_without_a_time_are_told(write: Any) -> None:
     profile = build_file(write({"at": at, **columns()}), time_column="at")
     told = '2,000 of 4,000 rows have no readable time in "at" and are left out of the order: '
     assert list(order_warnings(profile, ())) == [told + "expected an RFC 3339 time or Unix seconds"]
-    assert order_line(blocks_of(profile)).startswith('(order)  by "at" without 2,000 rows; values depend')
+    assert order_line(blocks_of(profile)).startswith('(order)  by "at" without 2,000 rows; values are autocorrelated')
     at = [f"2026-11-{1 + row // 1440:02d}T{row // 60 % 24:02d}:{row % 60:02d}:00Z" for row in range(ROWS)]
     at[:40] = [""] * 40
     assert not list(order_warnings(build_file(write({"at": at, **columns()}), time_column="at"), ()))

@@ -227,7 +227,7 @@ def test_alerts_are_those_of_the_newer_source() -> None:
     inbox.take(json.dumps(notification(alert("A", "critical", "system"))).encode(), time.monotonic())
     alerts = source.read()
     assert [one.name for one in alerts.firing] == ["A"]
-    assert "The alerts below are those that Alertmanager sent, the last 0 seconds ago." in alerts.detail
+    assert "The alerts below come from Alertmanager, the last 0 seconds ago." in alerts.detail
 
 
 # ---- incidents

@@ -280,7 +280,7 @@ BAD_TOKENS = [
     ),
     (
         f"- {{name: a, sha256: {HASH}, scopes: [read]}}\n- {{name: b, sha256: {HASH.upper()}, scopes: [read]}}",
-        "[1].sha256: is the same as that of [0]; each name needs its own token",
+        "[1].sha256: is the same as in [0]; each name needs its own token",
     ),
 ]
 

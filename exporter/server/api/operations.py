@@ -104,7 +104,7 @@ def compare(exporter: Exporter) -> Reply:
 
 
 def slices(exporter: Exporter) -> Reply:
-    """``GET /v1/slices``: search for the slices that hold the most of corrections, errors, estimated loss or drift."""
+    """``GET /v1/slices``: search for the slices that contain the most corrections, errors, estimated loss or drift."""
     try:
         query = parse_question(exporter, request.args)
         explanation, binner = exporter.slices.explain(query)
