@@ -245,7 +245,7 @@ def test_the_quality_page_links_to_the_slices_of_the_errors(flights: Served) -> 
     assert [dict(parse_qsl(urlsplit(link).query))["of"] for link in found] == ["errors", "estimated_loss"]
     errors, expected = (Page(flights.get(link)) for link in found)
     assert "100% of the errors are where carrier is MQ and dest is ATL" in errors.text
-    assert (expected.status, "holds significantly more than its share" in expected.text) == (200, True)
+    assert (expected.status, "contains significantly more than its share" in expected.text) == (200, True)
 
 
 def test_an_alert_on_the_home_page_links_to_the_slices(shops: Served) -> None:
