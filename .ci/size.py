@@ -88,7 +88,11 @@ def _panels(node: dict[str, Any]) -> int:
     return sum(_panels(panel) + (panel["type"] != "row") for panel in node.get("panels", ()))
 
 
-_GENERATED = re.compile(r"<!-- (commands|metrics|routes|limits|rules|alerts)\b.*?<!-- /\1 -->", re.S)
+_GENERATED = re.compile(
+    r"<!-- (commands|metrics|routes|limits|rules|alerts)\b.*?<!-- /\1 -->"
+    r"|<!-- begin: generated.*?<!-- end: generated -->",
+    re.DOTALL,
+)
 
 
 def _words(paths: Iterable[Path]) -> int:

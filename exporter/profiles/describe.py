@@ -183,8 +183,8 @@ def dependence_note(blocks: Blocks | None, name: str, feature: Feature) -> str |
     values = min(_VALUES, blocks.sizes[-1])
     ratio = float(blocks.noise_ratio([name], reference).at(np.array([float(values)]))[0])
     times = f"{ratio:.1f}" if ratio < 9.95 else f"{ratio:.0f}"
-    higher = "" if times == "1.0" else f"{times} times "
-    return f"the noise floor of {values} successive values is {higher}the floor of independent ones"
+    higher = "not higher" if times == "1.0" else f"{times} times as high"
+    return f"autocorrelated: the noise floor of {values} values is {higher}"
 
 
 def without_confidence(quality: Quality) -> str:

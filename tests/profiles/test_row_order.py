@@ -97,8 +97,8 @@ def test_order_of_the_file(write: Any) -> None:
     assert ratio[0] > 1.5
     assert ratio[1:].tolist() == [1.0, 1.0]
     text = "\n".join(describe_lines(profile))
-    note = f"the noise floor of 100 successive values is {ratio[0]:.1f} times the floor of independent ones"
-    assert text.count("\n  the noise floor of") == text.count(f"\n  {note}\n") == 1
+    note = f"autocorrelated: the noise floor of 100 values is {ratio[0]:.1f} times as high"
+    assert text.count("\n  autocorrelated: ") == text.count(f"\n  {note}\n") == 1
     assert len(f"  {note}") <= 80
     assert "(order)  as in the file; values are autocorrelated in 1 of 3 targets" in text
 

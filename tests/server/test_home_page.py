@@ -422,13 +422,13 @@ def test_models_are_sorted_by_trouble_and_marked(served: Served) -> None:
     rows = dict(re.findall(r'<tr role="row"><th scope="row".*?title="(\w+)">(.*?)</tr>', source, re.S))
     assert list(rows) == ["failing", "alerted", "bare", "calm", "slow"]
     text = {name: re.sub(r"<[^>]+>", " ", row).replace("\N{NO-BREAK SPACE}", " ") for name, row in rows.items()}
-    assert re.search(r'marked critical">50.%<', rows["failing"])
+    assert re.search(r'marked critical">50%<', rows["failing"])
     assert re.search(r'class="number">1.6–2.s<', rows["slow"]), "nothing else is known of one value"
     assert re.search(r'class="number">0.005–0.01.s<', rows["calm"])
     assert "marked" not in rows["calm"] + rows["slow"]
     assert '<span class="status warning">warning</span>' in rows["alerted"]
     assert "no profile: drift is not measured" in text["calm"]
-    assert re.search(r'data-label="Confident, 1 h" class="number">100.%<', rows["calm"])
+    assert re.search(r'data-label="Confident, 1 h" class="number">100%<', rows["calm"])
     assert 'data-label="Corrected, 1 h" class="number">–<' in rows["calm"], "nobody gave feedback"
     assert 'data-label="Confident, 1 h" class="number">–<' in rows["bare"], "it sends no confidence"
     assert 'data-label="p95, 5 min" class="number">–<' in rows["bare"]

@@ -338,13 +338,13 @@ def test_what_is_no_image_is_none(value: Any) -> None:
 def test_words_for_unusual_values() -> None:
     """Rare bins and categories are told with their share in training; what is usual is not told."""
     number = NumericFeature(edges=(0.0, 1.0, 2.0), counts=(0, 996, 4, 0, 0, 0))
-    assert describe_number(number, 1.5) == "only 0.4\N{NO-BREAK SPACE}% of the training values were from 1 to 2"
+    assert describe_number(number, 1.5) == "only 0.4% of the training values were from 1 to 2"
     assert describe_number(number, 0.5) is None
     assert describe_number(number, 7.0) == "above all training values (0 to 2)"
     assert describe_number(number, float("inf")) == "not a number"
     country = CategoricalFeature(categories=("NL", "BE"), counts=(990, 5, 5, 0, 0), rare=frozenset({"LU"}))
-    assert describe_category(country, "BE") == "only 0.5\N{NO-BREAK SPACE}% of the training values"
-    assert describe_category(country, "LU") == "at most 0.5\N{NO-BREAK SPACE}% of the training values"
+    assert describe_category(country, "BE") == "only 0.5% of the training values"
+    assert describe_category(country, "LU") == "at most 0.5% of the training values"
     assert describe_category(country, [1]) == "not a category"
 
 

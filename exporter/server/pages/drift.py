@@ -187,7 +187,7 @@ def _describe_moments(drift: TargetDrift) -> str | None:
         means = f"from {number(drift.trained_mean)} to {number(drift.mean)}"
         return f"{change} training standard deviations, {means}"
     if drift.trained_stddev > 0 and not 2 / 3 < (ratio := drift.stddev / drift.trained_stddev) < 1.5:
-        return f"the standard deviation is {number(ratio)} times that of training"
+        return f"the standard deviation is {number(ratio)} times as large as in training"
     return None
 
 

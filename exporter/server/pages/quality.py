@@ -144,7 +144,7 @@ def describe_estimates(
         return f"{text} The estimate was good: the difference is not more than chance explains."
     too = "high" if value < estimate.value else "low"
     return (
-        f"{text} The estimate was too {too}, by more than chance explains. Either inputs are unlike those of the "
+        f"{text} The estimate was too {too}, by more than chance explains. Either inputs are unlike the "
         "labelled rows (see Drift), or the labelled predictions are not typical of all, or the same inputs have other "
         "labels than before. If it stays, and the inputs are right, make a profile from recent labelled rows."
     )
