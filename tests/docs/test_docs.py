@@ -30,7 +30,6 @@ from exporter import config
 from exporter.server import access
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
-from exporter.server.routes import ROUTES
 
 _SPEC = importlib.util.spec_from_file_location("reference", ROOT / ".ci" / "reference.py")
 assert _SPEC and _SPEC.loader
