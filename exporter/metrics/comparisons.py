@@ -71,7 +71,7 @@ def model_comparison_verdict(measure: Measure) -> Reading:
 
 @MEASURE.interval()
 def model_comparison_difference(measure: Measure) -> Interval:
-    """The measure of the version after, less that of the version before."""
+    """Measure of the candidate (after) minus measure of the baseline (before)."""
     return (measure.difference.value, *measure.difference.interval) if measure.difference else None
 
 
@@ -128,7 +128,7 @@ ANSWERS = Metrics[VersionCounts](_SHADOW, "model", "version")
 
 @ANSWERS.counter()
 def model_shadow_predictions_total(counts: VersionCounts) -> Reading:
-    """Answers of a version that no user saw."""
+    """Predictions of a version in shadow mode."""
     return counts.answers
 
 

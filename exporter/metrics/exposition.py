@@ -126,16 +126,16 @@ class ExporterMetrics:
         self.queue_capacity = gauge("queue_capacity", "Number of events that can wait to be counted.")
         damaged = "Damaged databases and write-ahead logs that were set aside and still exist."
         self.quarantined_files = gauge("store_damaged_files", damaged)
-        stored = "Size of the store: predictions, which are deleted to make room, and what is kept."
+        stored = "Size of the store: predictions, which are deleted to make room, and kept data."
         self.store_bytes = gauge("store_bytes", stored, "part")
         largest = "Maximum size of the store; infinite without store.max_size."
         self.store_max_bytes = gauge("store_max_bytes", largest)
-        self.store_up = gauge("store_up", "Whether the database took what was written last.")
+        self.store_up = gauge("store_up", "Whether the last write to the database succeeded.")
         backup = "Unix time of the last backup by the command backup; 0 without one."
         self.last_backup = gauge("last_backup_timestamp_seconds", backup)
         self.store_errors = counter("store_errors", "Failed reads and writes of the store.")
         self.notifications = counter("notifications", "Alerts received from Alertmanager.", "status")
-        asked = "Requests for retraining, by what became of them; failed attempts are repeated."
+        asked = "Requests for retraining by result; failed attempts are repeated."
         self.retrain_requests = counter("retrain_requests", asked, "status")
         self.reload_successful = gauge("config_last_reload_successful", "Whether the last reload succeeded.")
         reloaded = "Unix time of the last successful reload."
@@ -177,7 +177,7 @@ FILES = Metrics[Mapping[str, bool]](SECTION)
 
 @FILES.gauge("file")
 def model_exporter_model_file_valid(valid: Mapping[str, bool]) -> Reading:
-    """Whether a file of models_folder is valid, so that its models are in use as it has them."""
+    """Whether a file of models_folder is valid, and its models are in use."""
     return valid
 
 

@@ -299,7 +299,7 @@ def model_reference_mean_absolute_error_overall(binner: Binner) -> Reading:
 
 @PROFILE_QUALITY.gauge("bin")
 def model_reference_accuracy(binner: Binner) -> Reading:
-    """Accuracy that goes with a bin of the confidence, by the profile's labelled rows."""
+    """Accuracy in a bin of the confidence, on the profile's labelled rows."""
     bins = _bins(binner)
     return dict(zip(bins, binner.quality.table, strict=True)) if bins and binner.quality else None
 
@@ -677,7 +677,7 @@ NOISE = Metrics[Profiled](_INPUTS, "model", "version", state=lambda one: one.noi
 
 @NOISE.gauge("feature", "source", "observations")
 def model_feature_noise_ratio(one: Profiled) -> Reading:
-    """Noise floor of a number of observations, relative to that of independent ones, by training or by live values."""
+    """Factor by which autocorrelation raises the noise floor of a number of observations."""
     return {
         (one.features[index], "live" if index in one.noise.learned else "training", f"{size:.0f}"): ratio
         for index in one.dependent()
@@ -696,7 +696,7 @@ EVIDENCE = Metrics[Profiled](_INPUTS, "model", "version", "feature", names=lambd
 
 @EVIDENCE.gauge()
 def model_feature_drift_evidence(one: Profiled) -> Reading:
-    """Accumulated evidence that the feature differs from training for good, in nats; absent in an idle version."""
+    """Evidence that the feature differs from training, the log of its e-detector, in nats; absent when idle."""
     # Evidence of a version that was replaced never ends.
     return one.monitor.read_evidence(one.now) if one.now - one.monitor.last_used <= IDLE_SECONDS else None
 
@@ -706,7 +706,7 @@ VERSION_EVIDENCE = Metrics[Profiled](_INPUTS, "model", "version")
 
 @VERSION_EVIDENCE.gauge()
 def model_drift_evidence(one: Profiled) -> Reading:
-    """Accumulated evidence that inputs or predictions differ from training, of all together, in nats."""
+    """Evidence that inputs or predictions differ from training, the log of their mean e-detector, in nats."""
     if one.now - one.monitor.last_used > IDLE_SECONDS:
         return None
     evidence = model_evidence(one.monitor.read_evidence(one.now))

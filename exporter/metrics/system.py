@@ -125,7 +125,7 @@ CPU = Metrics[float | None](_SECTION)
 
 @CPU.gauge()
 def model_system_cpu_utilization_ratio(share: float | None) -> Reading:
-    """Share of the available processor time in use."""
+    """Share of the available CPU time in use."""
     return share
 
 
