@@ -124,7 +124,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     windows: Annotated[tuple[str, ...], msgspec.Meta(min_length=1, max_length=8)] = ("5m", "1h")
     quality_windows: Annotated[tuple[str, ...], msgspec.Meta(max_length=8)] = ("1d", "7d")
     metrics: MetricsLevel = "full"
-    drift_false_alarm_interval: str = "365d"
+    drift_false_alarm_interval: str | None = None
     redact: frozenset[str] = frozenset()
     segment_by: _Name | None = None
     segments: Annotated[tuple[_Name, ...], msgspec.Meta(max_length=50)] = ()
@@ -154,7 +154,7 @@ class ModelConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def false_alarm_seconds(self) -> float:
         """Return the time in which ModelDrift, and ModelInputsChanged, may have one false alarm, in seconds."""
-        return parse_duration(self.drift_false_alarm_interval)
+        return parse_duration(self.drift_false_alarm_interval or "365d")
 
     def threshold(self, alert: str, feature: str | None = None) -> float:
         """Return the threshold of an alert, as the rules have it.
@@ -232,12 +232,23 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     models: tuple[ModelConfig, ...] = ()
     models_folder: str | None = None
+    drift_false_alarm_interval: str | None = None
     external_url: str | None = None
     prometheus_url: str | None = None
     store: StoreConfig = StoreConfig()
     links: LinksConfig = LinksConfig()
     retrain: RetrainConfig | None = None
     queue: QueueConfig = QueueConfig()
+
+    def with_models(self, models: Sequence[ModelConfig]) -> Config:
+        """Return the configuration with all models; those without a budget of false alarms share that of the file."""
+        if self.drift_false_alarm_interval is not None:
+            shared = f"{parse_duration(self.drift_false_alarm_interval) * len(models):.0f}s"
+            models = [
+                msgspec.structs.replace(one, drift_false_alarm_interval=one.drift_false_alarm_interval or shared)
+                for one in models
+            ]
+        return msgspec.structs.replace(self, models=tuple(models))
 
 
 def sampled_share(inputs: str) -> float | None:
@@ -470,6 +481,7 @@ def check_document(document: Any, where: str) -> Any:
         raise ConfigError(f"{where}: expected keys such as models: and store:, got {preview(document)}")
     try:
         models = check_models(document, where)
+        check_interval((FALSE_ALARMS,), document.get(FALSE_ALARMS))
         _check_url(document.get("external_url"), ("external_url",))
         _check_url(document.get("prometheus_url"), ("prometheus_url",), _PROMETHEUS_PASSWORD, "http://127.0.0.1:9090")
         for name, example in _LINK_EXAMPLES.items():
@@ -613,6 +625,7 @@ def check_interval(key: KeyPath, interval: Any, bounds: tuple[str, str] = INTERV
             refuse(key, f"expected from {shortest} to {longest}, got {preview(interval)}")
 
 
+FALSE_ALARMS = "drift_false_alarm_interval"
 SHORTEST_WINDOW, LONGEST_WINDOW = 10, 31 * 86400
 """Length of a window in seconds."""
 
@@ -629,7 +642,7 @@ def check_models(document: dict[str, Any], where: str) -> _Models:
         _check_objectives(path, model, where)
         _check_margins(path, model)
         _check_segments(path, model)
-        _check_false_alarm_interval(path, model)
+        check_interval((*path, FALSE_ALARMS), model.get(FALSE_ALARMS))
         _check_word(path, model, "task", "task", TASKS)
         _check_word(path, model, "metrics", "level of metrics", METRICS_LEVELS)
         _check_windows(path, model, "windows")
@@ -716,10 +729,6 @@ def _check_segments(path: KeyPath, model: dict[str, Any]) -> None:
             refuse((*path, "segments", index), f"{preview(segment)} is duplicated")
     if model.get("segments") and model.get("segment_by") is None:
         refuse((*path, "segments"), "needs segment_by, the categorical input that has these values")
-
-
-def _check_false_alarm_interval(path: KeyPath, model: dict[str, Any]) -> None:
-    check_interval((*path, "drift_false_alarm_interval"), model.get("drift_false_alarm_interval"))
 
 
 def _check_word(path: KeyPath, model: dict[str, Any], key: str, noun: str, valid: tuple[str, ...]) -> None:
@@ -822,16 +831,14 @@ def load(path: Path) -> Config:
         At the first mistake.
     """
     config = load_own(path)
-    if config.models_folder is None:
-        return config
     names = ModelNames()
     names.add(config.models, str(path))
     models = list(config.models)
-    for file in model_files(Path(config.models_folder)):
+    for file in model_files(Path(config.models_folder)) if config.models_folder is not None else ():
         found = load_models(file)
         names.add(found, str(file))
         models += found
-    return msgspec.structs.replace(config, models=tuple(models))
+    return config.with_models(models)
 
 
 def load_own(path: Path) -> Config:

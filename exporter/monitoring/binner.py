@@ -108,8 +108,8 @@ class Binner:
         The mean and standard deviation that values are centred and scaled by, shape ``(T,)``; always finite.
     profile_noise
         Noise floors of the targets, as far as the profile knows; see `exporter.monitoring.noise_learner`.
-    copula
-        Correlation of the numeric features; None where the profile has none.
+    copula, correlated
+        Correlation of the numeric features, and their indices; None where the profile has none.
     known_inputs
         Inputs of the profile, and redacted ones.
     quality
@@ -212,10 +212,12 @@ class Binner:
     def _build_copula(self) -> Copula | None:
         correlation = restrict_correlation(self.profile.correlation, self.names) if self.profile.correlation else None
         self._copula_rows: list[int] = []
+        self.correlated: set[int] = set()
         if correlation is None:
             return None
         rows = {self.names[target]: row for row, target in enumerate(self._row_targets)}
         self._copula_rows = [rows[name] for name in correlation.features]
+        self.correlated = {self.names.index(name) for name in correlation.features}
         bins = [self.profile.features[name] for name in correlation.features]
         return Copula([f for f in bins if isinstance(f, NumericFeature)], correlation, self.quantiles)
 

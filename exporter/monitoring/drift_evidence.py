@@ -11,6 +11,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.windows import WindowStats
 from exporter.profiles.profile import TIME
+from exporter.stats.change_evidence import HEADROOM
 from exporter.stats.divergence import Floats
 from exporter.stats.multiple_tests import adjusted_p_values
 
@@ -50,6 +51,9 @@ def model_evidence(evidence: Floats) -> float:
     return highest + math.log(float(np.exp(known - highest).sum()) / len(evidence))
 
 
+_HOUR = 3600.0
+_ROWS_OF_FEATURE = 20  # in a window of the correlation: then its score is about χ² distributed
+_LEAST_P = 1e-5  # smaller p-values are not exact, and no single hour may decide
 _DISPERSION_OF_INFLATION = 12.0
 """For autoregressive values, (dispersion of a sum - 1) is about 12 times (inflation of a score - 1)."""
 _MOST_INFLATION = 2.0  # live values do not show a larger one exactly enough
@@ -67,6 +71,11 @@ class DriftEvidence:
     (`NoiseFloors.confirmed`). Where live values depend on each other, it is divided by what follows from their
     dependence; where they do so too much, nothing is counted, and there is no evidence.
 
+    The correlation of features is the last target, once an hour: ``M ← (M + 60) / (2·√p)``, whose factor has the
+    expectation 1, with the p-value of `Copula.p_value`. It is silent while the dependence of rows is not known: unless
+    training rows are in the order of time, or depend on each other, live values of all its features have to be
+    independent.
+
     Parameters
     ----------
     binner
@@ -80,6 +89,8 @@ class DriftEvidence:
     ----------
     interval
         See the parameter; it may be set to another one.
+    rows
+        Sums of the copula since the correlation was last compared. The owner adds to them in place.
     """
 
     def __init__(self, binner: Binner, observed: Floats, interval: float) -> None:
@@ -89,8 +100,13 @@ class DriftEvidence:
         self.interval = interval
         self._observed = observed
         self._counted = observed.copy()  # up to the last update
-        self._state = np.zeros(self._detector.size)
-        self._next = -math.inf
+        self._state = np.zeros(self._detector.size + 1)
+        self._next, self._compared = -math.inf, math.inf
+        self.rows = np.zeros(binner.copula.width if binner.copula else 0)
+        blocks = binner.profile.blocks
+        scores = blocks.correlation if blocks else None
+        self._inflation = max(np.divide(scores.sizes, scores.effective)) if scores and scores.dependent else 1.0
+        self._rows_in_doubt = not scores or not (scores.dependent or blocks.order == TIME)
         self.follow(binner.profile_noise)
 
     def follow(self, noise: NoiseFloors) -> None:
@@ -102,7 +118,11 @@ class DriftEvidence:
         followed = 1 + _DISPERSION_OF_INFLATION * (inflation[learned] - 1)
         dispersion[learned] = np.where(inflation[learned] > _MOST_INFLATION, np.inf, followed)
         self._divisor = np.repeat(dispersion, self._binner.sizes)
-        self._detector.reset(self._state, np.isinf(dispersion))
+        self._detector.reset(self._state[:-1], np.isinf(dispersion))
+        independent = self._binner.correlated <= noise.confirmed
+        self._waits = bool(self._binner.correlated & noise.learned) or (self._rows_in_doubt and not independent)
+        if self._waits:
+            self._state[-1], self.rows[:] = 0.0, 0.0
 
     def advance(self, now: float) -> None:
         """Update the evidence if a minute has passed since the last time.
@@ -116,16 +136,31 @@ class DriftEvidence:
         if counts.any():
             # One target alone may have the evidence of the mean of all.
             limit = evidence_limit(self.interval) + math.log(len(self._binner.targets))
-            self._detector.update(self._state, counts / self._divisor, limit)
+            self._detector.update(self._state[:-1], counts / self._divisor, limit)
             self._counted[:] = self._observed
+            self._compare_rows(now, limit)
+
+    def _compare_rows(self, now: float, limit: float) -> None:
+        copula, self._compared = self._binner.copula, min(self._compared, now)
+        least = _ROWS_OF_FEATURE * len(self._binner.correlated) * self._inflation
+        if copula is None or self._waits or now - self._compared < _HOUR or self.rows[0] < least:
+            return
+        p = copula.p_value(self.rows, self._inflation)
+        if p >= 0:
+            factor = 0.5 / math.sqrt(max(p, _LEAST_P))
+            self._state[-1] = min((self._state[-1] + _HOUR / UPDATE_SECONDS) * factor, math.exp(limit + HEADROOM))
+        self._compared, self.rows[:] = now, 0.0
 
     def read(self, now: float) -> Floats:
-        """Return the evidence of each target in nats, shape ``(T,)``.
+        """Return the evidence of each target in nats, then that of the correlation, shape ``(T,)`` or ``(T + 1,)``.
 
         NaN until a minute with values has passed, and where live values depend on each other too much.
         """
         self.advance(now)
-        return self._detector.read(self._state)
+        found = self._detector.read(self._state[:-1])
+        if self._binner.copula is None:
+            return found
+        return np.append(found, math.log(max(self._state[-1], 1.0)) if self._state[-1] else math.nan)
 
     def dump(self) -> tuple[Floats, Floats]:
         """Return copies of the state, and of the counts that it does not have yet."""
@@ -212,18 +247,21 @@ class InputChanges:
         self._count = len(binner.names)
         self._in_doubt = in_doubt(binner)
         self._targets = len(binner.targets)
-        self._levels = false_alarm_levels(windows, interval)
+        self.levels = false_alarm_levels(windows, interval)
         self._level_of_run = min(86400 / interval, 1.0)
 
-    def score(self, noise: NoiseFloors, window: str, stats: WindowStats) -> Floats:
-        """Return the divergence from training of each input that has changed, in nats; NaN for the others."""
+    def p_values(self, noise: NoiseFloors, window: str, stats: WindowStats) -> Floats:
+        """Return the p-value of each target's divergence; see `NoiseFloors.p_values`."""
         ratio = np.ones(self._targets)
         ratio[[*(self._in_doubt - noise.confirmed - noise.learned)]] = UNKNOWN_RATIO
         observed = np.nan_to_num(stats.observations)
-        if window in self._levels:
-            p = noise.p_values(stats.recent_kl, observed, stats.recent, ratio)
-        else:  # a run of ``ingest``, which is compared with training
-            p = noise.p_values(stats.kl, observed, doubt=ratio)
-        changed = adjusted_p_values(p[: self._count]) <= self._levels.get(window, self._level_of_run)
+        if window in self.levels:
+            return noise.p_values(stats.recent_kl, observed, stats.recent, ratio)
+        return noise.p_values(stats.kl, observed, doubt=ratio)  # a run of ``ingest``, which is compared with training
+
+    def score(self, noise: NoiseFloors, window: str, stats: WindowStats) -> Floats:
+        """Return the divergence from training of each input that has changed, in nats; NaN for the others."""
+        p = self.p_values(noise, window, stats)[: self._count]
+        changed = adjusted_p_values(p) <= self.levels.get(window, self._level_of_run)
         score = stats.kl[: self._count]
         return np.where(changed & (score > stats.noise[: self._count]), score, np.nan)

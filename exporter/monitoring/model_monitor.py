@@ -233,6 +233,8 @@ class ModelMonitor:
             self._evidence.advance(now)
         if sums is not None:
             self.observed += sums.row[: len(self.observed)]
+            if self._evidence:
+                self._evidence.rows += sums.row[len(sums.row) - len(self._evidence.rows) :]
             self._windows.add(now, sums)
 
     def count_feedback(

@@ -167,6 +167,7 @@ def _counts_alike(model: ModelConfig, other: ModelConfig) -> bool:
             model,
             alerts={},
             metrics="full",
+            drift_false_alarm_interval=None,
             features={},
             events=(),
             confidence_threshold=None,

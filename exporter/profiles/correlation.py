@@ -7,6 +7,7 @@ is compared with training by the divergence of one zero-mean normal distribution
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from statistics import NormalDist
 from types import MappingProxyType
@@ -17,8 +18,10 @@ import numpy.typing as npt
 
 from exporter.profiles.blocks import PARTS, AlignedRows, PartSums, block_distance, rounded
 from exporter.profiles.profile import Correlation, CorrelationScores, Feature, NumericFeature
+from exporter.stats.change_evidence import SIGMAS
 from exporter.stats.dependence import block_sizes, noise_of_scores
 from exporter.stats.divergence import BinIndices, Floats, bin_indices, pad_edges, ratio
+from exporter.stats.multiple_tests import tail_probability
 
 _MAX_SCORE = 6.0  # scores are clipped, so that one extreme value does not decide the correlation
 _RIDGE = 0.05  # weight of the identity in both matrices: the correlation of features that are copies has no inverse
@@ -130,6 +133,29 @@ class Copula:
         """
         score, varying = self.score(sums)
         return score, np.nan if np.isnan(score) else float(self.noise(sums[0], varying))
+
+    def p_value(self, sums: Floats, inflation: float = 1.0) -> float:
+        """Return the probability that chance makes a window's `score` so high; NaN where there is none.
+
+        The score of ``n`` rows is about ``½ Σ (a + b)²`` over the pairs, ``a`` the error of the window and ``b`` that
+        of training. ``Σ b²`` is the same for every window, and taken to be as large as it is once in 30,000 times. A χ²
+        distribution with the same mean and variance follows (Satterthwaite 1946).
+
+        Parameters
+        ----------
+        sums
+            Of a window, see `sums`.
+        inflation
+            How many rows tell as much as an independent one.
+        """
+        score, size = self.score(sums)
+        if self._training is None or math.isnan(score):
+            return math.nan
+        pairs, scale = size * (size - 1) / 2, self._training.scale * inflation
+        live, shift = scale / sums[0], scale / self._training.rows * (pairs + SIGMAS * math.sqrt(2 * pairs) + SIGMAS**2)
+        mean, variance = (pairs * live + shift) / 2, pairs * live**2 / 2 + shift * live
+        score /= (sums[0] / (sums[0] + size)) ** 2 * mean
+        return float(tail_probability(np.array([score]), np.array([math.sqrt(variance) / (3 * mean)]))[0])
 
     def noise(self, rows: Floats, varying: int | None = None) -> Floats:
         """Return the noise floor for numbers of complete independent rows, with all features or so many that vary.

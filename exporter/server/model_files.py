@@ -8,8 +8,6 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from exporter import config as configuration
 from exporter.config import Config, InvalidKeyError, ModelConfig, ModelNames, check_retrained
 from exporter.errors import ConfigError, ProfileError, StoreError, printable
@@ -320,8 +318,8 @@ def _load_folder(path: Path, base: Config, own: Part, before: Loaded | None) -> 
             check_retrained(enumerate(base.retrain.models), [model.name for model in models])
         except InvalidKeyError as error:
             faults.append(Fault(path, f"{path}: {error}"))
-    config = msgspec.structs.replace(base, models=tuple(models))
-    return Loaded(path, base, config, _monitors(models, own, parts), own, parts, tuple(faults), stamps)
+    config = base.with_models(models)
+    return Loaded(path, base, config, _monitors(config.models, own, parts), own, parts, tuple(faults), stamps)
 
 
 def _read(file: Path, stamps: dict[Path, Stamp]) -> FilePart:

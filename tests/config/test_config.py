@@ -144,6 +144,15 @@ def test_the_interval_of_false_alarms_is_a_duration(tmp_path, interval, message)
     assert [model.false_alarm_seconds() for model in good.models] == [604_800, 31_536_000]
 
 
+def test_the_models_of_a_file_share_its_budget_of_false_alarms(tmp_path):
+    """Each may be wrong as many times less often as there are models; one that has its own budget keeps it."""
+    names = "{name: a}, {name: b}, {name: c, drift_false_alarm_interval: 1w}"
+    config = load(write(tmp_path, f"drift_false_alarm_interval: 30d\nmodels: [{names}]"))
+    assert [model.false_alarm_seconds() for model in config.models] == [90 * 86400, 90 * 86400, 7 * 86400]
+    with pytest.raises(ConfigError, match='yml: drift_false_alarm_interval: expected from 1h to 3650d, got "59m"'):
+        load(write(tmp_path, "drift_false_alarm_interval: 59m\nmodels: [{name: a}]"))
+
+
 def test_the_quality_has_all_windows():
     """The quality is measured in the windows of the inputs and in longer ones, each once."""
     model = ModelConfig("m", windows=("1d", "5m"))

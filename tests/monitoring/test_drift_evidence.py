@@ -20,7 +20,8 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
 from exporter.monitoring.snapshots import pack
 from exporter.profiles.bins import categorical_feature, numeric_feature
-from exporter.profiles.profile import FILE, TIME, Blocks, BlockScores, Profile
+from exporter.profiles.correlation import measure_correlation
+from exporter.profiles.profile import FILE, TIME, Blocks, BlockScores, CorrelationScores, Profile
 from exporter.stats.dependence import SIZES as LIVE_SIZES
 from exporter.stats.dependence import LiveDependence
 from exporter.storage import Store
@@ -245,3 +246,55 @@ def test_there_is_no_evidence_where_dependence_is_learned() -> None:
     monitor.noise = monitor.binner.profile_noise
     run(monitor, now, 2)
     assert monitor.read_evidence(1e6)[0] < LIMIT
+
+
+def correlated(order: str) -> ModelMonitor:
+    """Return the monitor of two features that are the same but for noise."""
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=5000)
+    columns = {"a": x, "b": 0.8 * x + 0.6 * rng.normal(size=5000)}
+    features = {name: numeric_feature(column) for name, column in columns.items()}
+    found = measure_correlation(columns, features)
+    blocks = Blocks(order, "at", correlation=CorrelationScores((160,), (0.1,), (160.0,), False))
+    profile = Profile("p", 5000, dict.fromkeys(columns, "numeric"), features, correlation=found, blocks=blocks)
+    return ModelMonitor(ModelConfig("m"), "1", Binner(profile))
+
+
+def feed_pairs(monitor: ModelMonitor, start: float, hours: int, correlation: float) -> float:
+    """Feed 20 rows a minute, each feature as in training."""
+    for minute in range(60 * hours):
+        x, noise = RNG.normal(size=(2, 20))
+        other = correlation * x + math.sqrt(1 - correlation**2) * noise
+        rows = [{"a": a, "b": b} for a, b in zip(x.tolist(), other.tolist(), strict=True)]
+        observe(monitor, [Prediction("m")] * 20, rows, start + 60 * minute)
+    return start + 3600 * hours
+
+
+def test_a_changed_correlation_alone_is_found_after_some_hours() -> None:
+    """Each feature is as in training; no single hour decides, and the evidence outlasts a restart."""
+    monitor = correlated(TIME)
+    now = feed_pairs(monitor, 0.0, 6, 0.8)
+    assert model_evidence(monitor.read_evidence(now)) < LIMIT / 2
+    now = feed_pairs(monitor, now, 1, 0.0)
+    assert model_evidence(monitor.read_evidence(now)) < LIMIT
+    now = feed_pairs(monitor, now, 3, 0.0)
+    evidence = monitor.read_evidence(now)
+    assert model_evidence(evidence) > LIMIT
+    assert evidence[:2].max() < LIMIT / 2
+    restored = correlated(TIME)
+    snapshots.restore_version(restored, snapshots.decode(snapshots.encode(monitor, now, 1e9), restored), 50.0, 1e9)
+    assert restored.read_evidence(50.0).tolist() == evidence.tolist()
+
+
+def test_a_correlation_waits_until_the_dependence_of_rows_is_known() -> None:
+    """Training rows without times may be shuffled: live values have to show that all its features are independent."""
+    monitor = correlated(FILE)
+    assert monitor.noise is not None and monitor.binner is not None
+    now = feed_pairs(monitor, 0.0, 4, 0.0)
+    assert np.isnan(monitor.read_evidence(now)[-1])
+    monitor.noise = monitor.noise.with_live({}, confirmed=range(2))
+    now = feed_pairs(monitor, now, 4, 0.0)
+    assert monitor.read_evidence(now)[-1] > LIMIT
+    live = LiveDependence(np.full(len(LIVE_SIZES), 3.0), np.full(len(LIVE_SIZES), 2.5), dependent=True)
+    monitor.noise = monitor.binner.profile_noise.with_live({0: live}, confirmed=[1])
+    assert np.isnan(monitor.read_evidence(now)[-1])

@@ -284,7 +284,7 @@ def _monitor_context(monitor: ModelMonitor, window: str | None, feature: str | N
         "statuses": STATUS,
         "evidence": model_evidence(evidence),
         "evidence_limit": evidence_limit(monitor.config.false_alarm_seconds()),
-        "interval": monitor.config.drift_false_alarm_interval,
+        "interval": f"{monitor.config.false_alarm_seconds() / 86400:g}d",
         "outputs_listed": any(name in OUTPUTS for name in by_name),
         "outputs": OUTPUTS,
         "slices": slices_parameters(model, monitor.version, "drift"),
