@@ -292,7 +292,7 @@ class Episodes:
 
 def learn_now(minute: int) -> bool:
     """Return whether the learner runs: often at first, then every two hours."""
-    return minute in (25, 40, 60, 90, 120) or (minute > 120 and minute % 60 == 0)
+    return minute in {25, 40, 60, 90} or (minute > 0 and minute % 120 == 0)
 
 
 def simulate(case: Case, seed: int) -> dict[str, Any]:
@@ -343,7 +343,8 @@ def simulate(case: Case, seed: int) -> dict[str, Any]:
         "kl": kl.count,
         "psi": psi.count,
         "highest": round(highest, 1),
-        "known": len(noise.learned) + len(noise.confirmed) if noise else 0,
+        "known": int(np.isfinite(fleet.monitor.dispersion).sum()),
+        "dispersion": round(float(np.median(fleet.monitor.dispersion)), 1),
         "learned": len(noise.learned) if noise else 0,
         "delay": sorted(np.minimum(drift.first, sharp.first).tolist()) if case.change else [],
         "delay_drift": sorted(drift.first.tolist()) if case.change else [],
@@ -357,11 +358,11 @@ def cases() -> Iterator[Case]:
     for stream in reversed(STREAMS):
         if stream != "categories":
             yield Case(stream, "ordered", 20, 10, 2)
-            yield Case(stream, "shuffled", 20, 4, 1)
+            yield Case(stream, "shuffled", 20, 4, 3)
     for rate in (2, 0.5, 300):
         for stream in ("AR(1) 0.9", "sessions", "independent"):
             yield Case(stream, "ordered", rate, 10, 2 if rate < 300 else 0.25)
-            yield Case(stream, "shuffled", rate, 4, 2 if rate < 300 else 0.25)
+            yield Case(stream, "shuffled", rate, 4, 2.5 if rate < 300 else 1.5)
     for change in CHANGES:
         for stream, order in DELAYED if change.startswith("mean") else DELAYED[:1]:
             yield Case(stream, order, 20, 10 if order == "ordered" else 4, 0.25, change)

@@ -19,9 +19,9 @@ import numpy.typing as npt
 from exporter.features.base import as_list, category_bins, category_counts, numeric_columns
 from exporter.features.json_inputs import JsonColumnReader, decode_inputs
 from exporter.features.scalars import Numeric
-from exporter.monitoring.noise_floors import NoiseFloors
+from exporter.monitoring.noise_floors import UNKNOWN_RATIO, NoiseFloors
 from exporter.profiles.correlation import Copula, restrict_correlation
-from exporter.profiles.profile import CONFIDENCE, PREDICTION, CategoricalFeature, Feature, NumericFeature, Profile
+from exporter.profiles.profile import CONFIDENCE, PREDICTION, TIME, CategoricalFeature, Feature, NumericFeature, Profile
 from exporter.profiles.quality import QualityEstimator
 from exporter.stats.change_evidence import ChangeEvidence
 from exporter.stats.divergence import BinIndices, Floats, Ints, Reference, bin_indices, pad_edges
@@ -144,6 +144,7 @@ class Binner:
         self._index_rows()
         self.copula = self._build_copula()
         self.profile_noise = NoiseFloors.from_profile(profile, self.target_names, self.reference, self.copula)
+        self.profile_noise.doubt[self.in_doubt] = UNKNOWN_RATIO
         self._copula_start = self.bins + 4 * len(self.targets)
         self.width = self._copula_start + (self.copula.width if self.copula else 0)
         names = msgspec.json.encode([profile.known_hash(), self.target_names])
@@ -171,12 +172,21 @@ class Binner:
         self.starts: Ints = self.reference.starts
 
     @cached_property
-    def change_evidence(self) -> ChangeEvidence:
-        """The training side of the evidence of slow change."""
-        ordered = [n is not None for n in self.numeric]
+    def in_doubt(self) -> list[int]:
+        """Targets that training shows to be independent, or not at all, though its rows may be shuffled."""
+        if self.profile.blocks and self.profile.blocks.order == TIME:
+            return []
+        return np.flatnonzero(self.dispersion <= 1).tolist()
+
+    @cached_property
+    def dispersion(self) -> Floats:
+        """The dispersion of training values, shape ``(T,)``."""
         blocks = self.profile.blocks
-        dispersion = blocks.dispersions(self.target_names) if blocks else 1.0
-        return ChangeEvidence(self.reference, np.array(ordered), dispersion)
+        return blocks.dispersions(self.target_names) if blocks else np.ones(len(self.targets))
+
+    def change_evidence(self, dispersion: Floats) -> ChangeEvidence:
+        """Return the training side of the evidence of slow change."""
+        return ChangeEvidence(self.reference, np.array([n is not None for n in self.numeric]), dispersion)
 
     def _index_values(self) -> None:
         """Prepare finding the bins of numbers and of categories."""

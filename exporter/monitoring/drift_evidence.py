@@ -10,8 +10,10 @@ import numpy as np
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.windows import WindowStats
+from exporter.profiles.correlation import Copula
 from exporter.profiles.profile import TIME
 from exporter.stats.change_evidence import HEADROOM
+from exporter.stats.dependence import measure_dispersion
 from exporter.stats.divergence import Floats
 from exporter.stats.multiple_tests import adjusted_p_values
 
@@ -51,14 +53,15 @@ def model_evidence(evidence: Floats) -> float:
     return highest + math.log(float(np.exp(known - highest).sum()) / len(evidence))
 
 
-_HOUR = 3600.0
+_HOUR, _DAY = 3600.0, 86400.0
 _ROWS_OF_FEATURE = 20  # in a window of the correlation: then its score is about χ² distributed
-_LEAST_P = 1e-5  # smaller p-values are not exact, and no single hour may decide
-_DISPERSION_OF_INFLATION = 12.0
-"""For autoregressive values, (dispersion of a sum - 1) is about 12 times (inflation of a score - 1)."""
-_MOST_INFLATION = 2.0  # live values do not show a larger one exactly enough
-UNKNOWN_DISPERSION = 20.0
-"""Assumed of values whose dependence is not known: about that of a correlation of 0.9 between successive values."""
+_LEAST_P = 1e-5  # smaller p-values are not exact, and no single window may decide
+_HOURS = 24
+"""Hours with values from which the dispersion of live values is known: their daily rhythm is then part of it."""
+_NEAR = 0.4
+"""A logarithm: live values are compared with other alternatives only if the dispersion differs more than that."""
+_LATEST = 4
+"""Hours before the present from which it is not: a change that has just begun is no dispersion."""
 
 
 class DriftEvidence:
@@ -66,15 +69,13 @@ class DriftEvidence:
 
     It is updated at most once a minute. A minute without values changes nothing.
 
-    The evidence of a target is divided by `UNKNOWN_DISPERSION` until its dependence is known: by training rows in the
-    order of time, by training rows that depend on each other, or by live values that are independent
-    (`NoiseFloors.confirmed`). Where live values depend on each other, it is divided by what follows from their
-    dependence; where they do so too much, nothing is counted, and there is no evidence.
+    The evidence of a target, and the number of its training rows, are divided by the dispersion of training, or by that
+    of live values over the hours of a day, if that is larger. A target in doubt has no evidence until live values have
+    been seen for a day: unless training rows are in the order of time, or depend on each other, they say nothing of it.
 
-    The correlation of features is the last target, once an hour: ``M ← (M + 60) / (2·√p)``, whose factor has the
-    expectation 1, with the p-value of `Copula.p_value`. It is silent while the dependence of rows is not known: unless
-    training rows are in the order of time, or depend on each other, live values of all its features have to be
-    independent.
+    The correlation of features is the last target: ``M ← (M + minutes) / (2·√p)``, whose factor has the expectation 1,
+    with the p-value of `Copula.p_value` of an hour. Where training says nothing of the dependence of rows, it is that
+    of a day, and only if the live values of all its features are independent.
 
     Parameters
     ----------
@@ -91,38 +92,36 @@ class DriftEvidence:
         See the parameter; it may be set to another one.
     rows
         Sums of the copula since the correlation was last compared. The owner adds to them in place.
+    dispersion
+        Dispersion of live values, shape ``(T,)``: 1 until it is known, or infinite where training is in doubt.
     """
 
     def __init__(self, binner: Binner, observed: Floats, interval: float) -> None:
         self._binner = binner
-        self._detector = binner.change_evidence
-        self._in_doubt = in_doubt(binner)
+        self._used = binner.dispersion
+        self._detector = binner.change_evidence(self._used)
         self.interval = interval
         self._observed = observed
         self._counted = observed.copy()  # up to the last update
-        self._state = np.zeros(self._detector.size + 1)
-        self._next, self._compared = -math.inf, math.inf
+        size = self._detector.size
+        self._all = np.zeros(size + 1 + (1 + _LATEST + _HOURS) * binner.bins)
+        self._next, self._hour, self._compared = -math.inf, math.inf, math.inf
+        self.dispersion = np.ones(len(binner.targets))
+        self.dispersion[binner.in_doubt] = np.inf
         self.rows = np.zeros(binner.copula.width if binner.copula else 0)
         blocks = binner.profile.blocks
         scores = blocks.correlation if blocks else None
         self._inflation = max(np.divide(scores.sizes, scores.effective)) if scores and scores.dependent else 1.0
         self._rows_in_doubt = not scores or not (scores.dependent or blocks.order == TIME)
-        self.follow(binner.profile_noise)
 
-    def follow(self, noise: NoiseFloors) -> None:
-        """Follow what is known of the dependence of the targets."""
-        inflation = noise.inflation.ratio.max(axis=1, initial=1.0)
-        dispersion = np.ones(len(inflation))
-        dispersion[[*(self._in_doubt - noise.confirmed)]] = UNKNOWN_DISPERSION
-        learned = [*noise.learned]
-        followed = 1 + _DISPERSION_OF_INFLATION * (inflation[learned] - 1)
-        dispersion[learned] = np.where(inflation[learned] > _MOST_INFLATION, np.inf, followed)
-        self._divisor = np.repeat(dispersion, self._binner.sizes)
-        self._detector.reset(self._state[:-1], np.isinf(dispersion))
-        independent = self._binner.correlated <= noise.confirmed
-        self._waits = bool(self._binner.correlated & noise.learned) or (self._rows_in_doubt and not independent)
-        if self._waits:
-            self._state[-1], self.rows[:] = 0.0, 0.0
+    @property
+    def _state(self) -> Floats:
+        return self._all[: self._detector.size]
+
+    @property
+    def _hours(self) -> Floats:
+        """The counts of this hour and of those before, the latest first; rows of zeros before there are any."""
+        return self._all[self._detector.size + 1 :].reshape(1 + _LATEST + _HOURS, -1)
 
     def advance(self, now: float) -> None:
         """Update the evidence if a minute has passed since the last time.
@@ -133,38 +132,65 @@ class DriftEvidence:
             return
         self._next = now + UPDATE_SECONDS
         counts = self._observed - self._counted
-        if counts.any():
-            # One target alone may have the evidence of the mean of all.
-            limit = evidence_limit(self.interval) + math.log(len(self._binner.targets))
-            self._detector.update(self._state[:-1], counts / self._divisor, limit)
-            self._counted[:] = self._observed
-            self._compare_rows(now, limit)
+        if not counts.any():
+            return
+        # One target alone may have the evidence of the mean of all.
+        limit = evidence_limit(self.interval) + math.log(len(self._binner.targets))
+        self._detector.update(self._state, counts, limit)
+        self._detector.reset(self._state, np.isinf(self.dispersion))
+        self._counted[:] = self._observed
+        self._hours[0] += counts
+        self._hour = min(self._hour, now + _HOUR)
+        if now >= self._hour:
+            self._hour = now + _HOUR
+            self._hours[1:] = self._hours[:-1].copy()
+            self._hours[0] = 0.0
+            self._disperse()
+        if self._binner.copula:
+            self._compare_rows(self._binner.copula, now, limit)
 
-    def _compare_rows(self, now: float, limit: float) -> None:
-        copula, self._compared = self._binner.copula, min(self._compared, now)
-        least = _ROWS_OF_FEATURE * len(self._binner.correlated) * self._inflation
-        if copula is None or self._waits or now - self._compared < _HOUR or self.rows[0] < least:
+    def _disperse(self) -> None:
+        """Compare the dispersion of live values over the hours of a day with that of training, once it is known."""
+        hours = self._hours[self._hours.any(axis=1)][-_HOURS:]
+        if len(hours) < _HOURS:
+            return
+        for index, (start, size) in enumerate(zip(self._binner.starts, self._binner.sizes, strict=True)):
+            counts = hours[:, start : start + size]
+            self.dispersion[index] = measure_dispersion(
+                [counts], counts.sum(axis=0), self._binner.numeric[index] is not None
+            )
+        used = np.maximum(self.dispersion, self._binner.dispersion)
+        if (np.abs(np.log(used / self._used)) > _NEAR).any():
+            self._used, self._detector = used, self._binner.change_evidence(used)
+
+    def _compare_rows(self, copula: Copula, now: float, limit: float) -> None:
+        seconds, correlated = _DAY if self._rows_in_doubt else _HOUR, [*self._binner.correlated]
+        self._compared = min(self._compared, now)
+        if self._rows_in_doubt and (self.dispersion[correlated] > 1).any():
+            self._all[self._detector.size], self.rows[:], self._compared = 0.0, 0.0, now
+        enough = self.rows[0] >= _ROWS_OF_FEATURE * len(correlated) * self._inflation
+        if not enough or now - self._compared < seconds:
             return
         p = copula.p_value(self.rows, self._inflation)
         if p >= 0:
-            factor = 0.5 / math.sqrt(max(p, _LEAST_P))
-            self._state[-1] = min((self._state[-1] + _HOUR / UPDATE_SECONDS) * factor, math.exp(limit + HEADROOM))
+            before = self._all[self._detector.size] + seconds / UPDATE_SECONDS
+            self._all[self._detector.size] = min(before / 2 / math.sqrt(max(p, _LEAST_P)), math.exp(limit + HEADROOM))
         self._compared, self.rows[:] = now, 0.0
 
     def read(self, now: float) -> Floats:
         """Return the evidence of each target in nats, then that of the correlation, shape ``(T,)`` or ``(T + 1,)``.
 
-        NaN until a minute with values has passed, and where live values depend on each other too much.
+        NaN until a minute with values has passed, and where it is in doubt.
         """
         self.advance(now)
-        found = self._detector.read(self._state[:-1])
+        found, correlation = self._detector.read(self._state), self._all[self._detector.size]
         if self._binner.copula is None:
             return found
-        return np.append(found, math.log(max(self._state[-1], 1.0)) if self._state[-1] else math.nan)
+        return np.append(found, max(math.log(correlation), 0.0) if correlation else math.nan)
 
     def dump(self) -> tuple[Floats, Floats]:
         """Return copies of the state, and of the counts that it does not have yet."""
-        return self._state.copy(), self._observed - self._counted
+        return self._all.copy(), self._observed - self._counted
 
     def restore(self, state: Floats, counts: Floats) -> None:
         """Continue from a `dump`, before anything is observed.
@@ -174,28 +200,14 @@ class DriftEvidence:
         ValueError
             When it does not fit. The evidence is then unchanged.
         """
-        if state.shape != self._state.shape or counts.shape != self._counted.shape:
+        if state.shape != self._all.shape or counts.shape != self._counted.shape:
             raise ValueError("it has another size")
         if not (np.isfinite(state).all() and np.isfinite(counts).all() and (state >= 0).all()):
             raise ValueError("it has values that are not numbers")
-        self._state, self._counted = state.copy(), self._observed - counts
+        self._all, self._counted = state.copy(), self._observed - counts
+        self._disperse()
 
 
-def in_doubt(binner: Binner) -> set[int]:
-    """Return the targets that training shows to be independent, or not at all, though its rows may be shuffled."""
-    blocks = binner.profile.blocks
-    if not blocks:
-        return set(range(len(binner.targets)))
-    if blocks.order == TIME:
-        return set()
-    return {index for index, dispersion in enumerate(blocks.dispersions(binner.target_names)) if dispersion <= 1}
-
-
-UNKNOWN_RATIO = 6.0
-"""How much noisier scores are assumed to be than those of independent values, while dependence is not known.
-
-A correlation of 0.9 between successive values makes them 3 to 4 times as noisy.
-"""
 LOOKS = 10
 """How many independent windows give as many false alarms as one window that slides by its length.
 
@@ -228,8 +240,7 @@ class InputChanges:
 
     An input has changed when the p-value of its divergence from the longest window before, adjusted for the number of
     inputs, is at most the level of the window, and its divergence from training is above the noise floor: values that
-    return to what they were in training are no change. The noise of inputs whose dependence is not known yet is assumed
-    to be `UNKNOWN_RATIO` times as large.
+    return to what they were in training are no change.
 
     A run of ``ingest`` has no time before it. It is compared with training, once a day.
 
@@ -245,19 +256,15 @@ class InputChanges:
 
     def __init__(self, binner: Binner, windows: Iterable[tuple[str, float]], interval: float) -> None:
         self._count = len(binner.names)
-        self._in_doubt = in_doubt(binner)
-        self._targets = len(binner.targets)
         self.levels = false_alarm_levels(windows, interval)
         self._level_of_run = min(86400 / interval, 1.0)
 
     def p_values(self, noise: NoiseFloors, window: str, stats: WindowStats) -> Floats:
         """Return the p-value of each target's divergence; see `NoiseFloors.p_values`."""
-        ratio = np.ones(self._targets)
-        ratio[[*(self._in_doubt - noise.confirmed - noise.learned)]] = UNKNOWN_RATIO
         observed = np.nan_to_num(stats.observations)
         if window in self.levels:
-            return noise.p_values(stats.recent_kl, observed, stats.recent, ratio)
-        return noise.p_values(stats.kl, observed, doubt=ratio)  # a run of ``ingest``, which is compared with training
+            return noise.p_values(stats.recent_kl, observed, stats.recent)
+        return noise.p_values(stats.kl, observed)  # a run of ``ingest``, which is compared with training
 
     def score(self, noise: NoiseFloors, window: str, stats: WindowStats) -> Floats:
         """Return the divergence from training of each input that has changed, in nats; NaN for the others."""

@@ -51,6 +51,11 @@ class ModelMonitor:
         Counts inputs in the bins of the profile; None without a profile, then inputs are not counted.
     windows
         Window lengths in seconds by their spelling, instead of the model's.
+
+    Attributes
+    ----------
+    noise
+        The noise floors, which `exporter.monitoring.noise_learner` sets by live values; None without a profile.
     """
 
     def __init__(
@@ -59,7 +64,7 @@ class ModelMonitor:
         self.config = config
         self.version = version
         self.binner = binner
-        self._noise = binner.profile_noise if binner else None
+        self.noise: NoiseFloors | None = binner.profile_noise if binner else None
         self.last_used = 0.0
         self.counters = Counters(events=dict.fromkeys(config.events, 0.0))
         self.durations = Histogram(DURATION_BUCKETS)
@@ -85,16 +90,9 @@ class ModelMonitor:
         self._lock = threading.Lock()
 
     @property
-    def noise(self) -> NoiseFloors | None:
-        """The noise floors, which `exporter.monitoring.noise_learner` sets by live values; None without a profile."""
-        return self._noise
-
-    @noise.setter
-    def noise(self, noise: NoiseFloors) -> None:
-        with self._lock:
-            self._noise = noise
-            if self._evidence:
-                self._evidence.follow(noise)
+    def dispersion(self) -> Floats:
+        """The dispersion of live values of each target, see `DriftEvidence`; none without a profile."""
+        return self._evidence.dispersion if self._evidence else np.empty(0)
 
     def reconfigure(self, config: ModelConfig) -> None:
         """Use another configuration that counts in the same way."""

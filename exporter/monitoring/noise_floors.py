@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 import numpy as np
 
@@ -15,6 +16,13 @@ from exporter.stats.multiple_tests import tail_probability, tail_ratio, tail_sha
 
 LEAST_VALUES = 20
 """Independent values from which on a score has a p-value. That of fewer is not known far beyond the noise floor."""
+
+
+UNKNOWN_RATIO = 6.0
+"""How much noisier scores are assumed to be than those of independent values, while dependence is not known.
+
+A correlation of 0.9 between successive values makes them 3 to 4 times as noisy, bursts of 50 values up to 6 times.
+"""
 
 
 @dataclass(frozen=True)
@@ -34,18 +42,19 @@ class NoiseFloors:
         How many values of each target tell as much as one independent value, by the number of values.
     rows
         The ratio of the floor of the correlation of features, by the number of rows; it has one row.
+    doubt
+        How many times noisier than independent values those of each target are at least assumed to be in p-values,
+        shape ``(T,)``: where training says nothing of their dependence, it is the dispersion of live values.
     learned
         Indices of the targets whose dependence was learned from live values.
-    confirmed
-        Indices of those that live values have shown to be independent.
     """
 
     reference: Reference
     ratio: NoiseRatio
     inflation: NoiseRatio
     rows: NoiseRatio
+    doubt: Floats
     learned: frozenset[int] = frozenset()
-    confirmed: frozenset[int] = frozenset()
 
     @classmethod
     def from_profile(
@@ -59,20 +68,24 @@ class NoiseFloors:
             inflation = _inflation(blocks, names)
             if copula and profile.correlation and blocks.correlation and blocks.correlation.dependent:
                 rows = _rows_ratio(blocks.correlation, copula, len(profile.correlation.features))
-        return cls(reference, ratio, inflation, rows)
+        return cls(reference, ratio, inflation, rows, np.ones(len(names)))
 
     @property
     def independent(self) -> list[int]:
         """Indices of the targets that are not known to depend on each other."""
         return [index for index, ratio in enumerate(self.ratio.ratio) if not (ratio > 1).any()]
 
-    def with_live(self, live: Mapping[int, LiveDependence], confirmed: Collection[int] = ()) -> NoiseFloors:
+    def with_live(
+        self, live: Mapping[int, LiveDependence], dispersion: Mapping[int, float] = MappingProxyType({})
+    ) -> NoiseFloors:
         """Return the floors with the dependence of live values, by the index of the target, instead of training's."""
+        doubt = self.doubt.copy()
+        doubt[[*dispersion]] = [*dispersion.values()]
         if not live:
-            return replace(self, confirmed=frozenset(confirmed)) if confirmed else self
+            return replace(self, doubt=doubt)
         ratio = _replace(self.ratio, {index: dependence.ratio for index, dependence in live.items()})
         inflation = _replace(self.inflation, {index: dependence.inflation for index, dependence in live.items()})
-        return replace(self, ratio=ratio, inflation=inflation, learned=frozenset(live), confirmed=frozenset(confirmed))
+        return replace(self, ratio=ratio, inflation=inflation, doubt=doubt, learned=frozenset(live))
 
     def training(self, observed: Floats, reference: Reference | None = None) -> Floats:
         """Return the floor of the divergence of ``observed`` values from training, shape ``(..., T)``.
@@ -94,7 +107,6 @@ class NoiseFloors:
         score: Floats,
         observed: Floats,
         earlier: Reference | None = None,
-        doubt: Floats | float = 1.0,
     ) -> Floats:
         """Return the probability that a score is exceeded without drift.
 
@@ -109,8 +121,6 @@ class NoiseFloors:
             Divergence from training in nats, and number of values, shape ``(..., T)``.
         earlier
             An earlier window from which the score is the divergence, in place of training; see `recent`.
-        doubt
-            Factor of the noise of targets whose dependence is not known, shape ``(T,)``.
 
         Returns
         -------
@@ -129,7 +139,8 @@ class NoiseFloors:
         one_direction = np.sqrt(2 / 9 * (1 + (inflation - 1) * degrees) / (inflation * degrees))
         shape = np.maximum(tail_shape(independent * np.maximum(ratio / inflation, 1.0)), one_direction)
         of_rows = self.ratio.at(earlier.rows) if earlier else ratio
-        floor = doubt * reference.noise_unit(count, ratio, of_rows) * degrees * independent
+        unit = reference.noise_unit(count, np.maximum(ratio, self.doubt), np.maximum(of_rows, self.doubt))
+        floor = unit * degrees * independent
         return tail_probability(np.where(known, score / floor * tail_ratio(shape), np.nan), shape)
 
     def effective(self, observed: Floats) -> Floats:

@@ -21,14 +21,16 @@ import numpy as np
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_report import thresholds
 from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.noise_floors import UNKNOWN_RATIO
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.scheduler import Task
-from exporter.stats.dependence import LiveDependence, measure_dependence
+from exporter.stats.dependence import MIN_SUB_WINDOWS, LiveDependence, measure_dependence, measure_dispersion
 from exporter.stats.divergence import Floats
 
 log = logging.getLogger(__name__)
 
 SECONDS = 60.0
+_LATEST = 10  # sub-windows in which a change that is no dispersion may have begun
 _MOST_DRIFT = 0.1
 _KEPT = 24.0
 """Lengths of the longest window for which dependence is kept after its last proof: weak one is proven now and then."""
@@ -113,8 +115,21 @@ class NoiseLearner(Task):
                 learned.live[index], learned.proven[index] = dependence, now
             elif now - learned.proven.get(index, -math.inf) > _KEPT * seconds:
                 learned.live.pop(index, None)
-        confirmed = {index for index, since in learned.since.items() if now - since >= seconds} - learned.live.keys()
-        monitor.noise = binner.profile_noise.with_live(learned.live, confirmed)
+        dispersion = {
+            index: found for index in binner.in_doubt if (found := self._disperse(monitor, binner, index, now))
+        }
+        monitor.noise = binner.profile_noise.with_live(learned.live, dispersion)
+
+    def _disperse(self, monitor: ModelMonitor, binner: Binner, index: int, now: float) -> float | None:
+        """Return the dispersion of live values over one, two and four sub-windows, without the latest."""
+        start = int(binner.starts[index])
+        counts = monitor.history(now, slice(start, start + binner.sizes[index]))[:-_LATEST]
+        counts = counts[counts.sum(axis=1) > 0]
+        if len(counts) < MIN_SUB_WINDOWS:
+            return None
+        blocks = [np.add.reduceat(counts, range(0, len(counts), size)) for size in (1, 2, 4)]
+        found = measure_dispersion(blocks, counts.sum(axis=0), binner.numeric[index] is not None)
+        return max(found, min(float(monitor.dispersion[index]), UNKNOWN_RATIO))  # of what is rare, an hour says nothing
 
     def _measure(self, monitor: ModelMonitor, binner: Binner, index: int, now: float) -> LiveDependence | None:
         start = int(binner.starts[index])

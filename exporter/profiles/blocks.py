@@ -220,7 +220,7 @@ class BlockBuilder:
             for block, own in zip(blocks, frozen, strict=True)
         ]
         noise = measure_noise(scores, self.sizes, total)
-        dispersion = measure_dispersion(frozen, self.sizes, total, isinstance(target, NumericFeature))
+        dispersion = measure_dispersion(frozen, total, isinstance(target, NumericFeature))
         return BlockScores(
             rounded(noise.quantiles), rounded(noise.effective), noise.dependent, float(f"{dispersion:.4g}")
         )

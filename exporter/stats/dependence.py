@@ -243,7 +243,6 @@ _LEAST_VARIANCE = 1e-9
 
 def measure_dispersion(
     blocks: Sequence[Floats],
-    sizes: Sequence[int],
     total: Floats,
     ordered: bool,
 ) -> float:
@@ -256,9 +255,7 @@ def measure_dispersion(
     Parameters
     ----------
     blocks
-        Counts of ``M`` blocks by bin for each size, shape ``(M, K)``.
-    sizes
-        Number of values of a block.
+        Counts of ``M`` blocks by bin for each size, shape ``(M, K)``; they need not be of exactly that size.
     total
         Counts of all values, shape ``(K,)``.
     ordered
@@ -269,7 +266,7 @@ def measure_dispersion(
     >>> rng = np.random.default_rng(0)
     >>> bins = np.repeat(rng.integers(4, size=2000), 5)  # each value comes five times
     >>> counts = np.stack([np.bincount(block, minlength=4) for block in bins.reshape(-1, 50)]).astype(float)
-    >>> 4 < measure_dispersion([counts], [50], counts.sum(axis=0), ordered=False) < 6
+    >>> 4 < measure_dispersion([counts], counts.sum(axis=0), ordered=False) < 6
     True
     """
     rows, used = float(total.sum()), total > 0
@@ -287,8 +284,10 @@ def measure_dispersion(
         return 1.0
     variance, fourth = variance[varying], fourth[varying]
     largest = 1.0
-    for counts, size in zip(blocks, sizes, strict=True):
-        deviation, expected = counts[:, used] - size * share, size * (1 - size / rows) * variance
+    for counts in blocks:
+        values = counts.sum(axis=1, keepdims=True)
+        size, expected = float(values.mean()), float((values * (1 - values / rows)).mean()) * variance
+        deviation = counts[:, used] - values * share
         squares = np.concatenate(((deviation**2).mean(axis=0), ((deviation @ scores.T) ** 2).mean(axis=0)))[varying]
         ratio = squares / np.maximum(expected, _LEAST_VARIANCE)
         # The ratio of so many independent blocks is about χ²(degrees)/degrees; its cube root is nearly normal.

@@ -152,7 +152,7 @@ def test_p_values_are_probabilities(observed: int) -> None:
     for _ in range(20):
         training = np.bincount(np.minimum((rng.random(5000) * 20).astype(int), 19), minlength=24).astype(float)
         reference = Reference.from_counts(training, [24], chi2_quantiles(19))
-        floors = NoiseFloors(reference, ONE, ONE, ONE)
+        floors = NoiseFloors(reference, ONE, ONE, ONE, np.ones(1))
         live = rng.multinomial(observed, [0.05] * 20 + [0.0] * 4, 10_000).astype(float)
         p = floors.p_values(reference.kl_divergence(live), live.sum(axis=1, keepdims=True))
         below, total = below + int((p < 1e-3).sum()), total + p.size
@@ -170,7 +170,7 @@ def test_scores_of_dependent_values_have_a_longer_tail() -> None:
     observed = np.array([1000.0])
     far = []
     for ratio, inflation in ((one, one), (two, two), (six, two)):
-        floors = NoiseFloors(reference, ratio, inflation, one)
+        floors = NoiseFloors(reference, ratio, inflation, one, np.ones(len(reference.rows)))
         floor = floors.training(observed)
         assert floors.p_values(floor, observed) == pytest.approx(0.01, rel=0.05)
         far.append(float(floors.p_values(3 * floor, observed)[0]))
@@ -181,7 +181,7 @@ def test_scores_of_dependent_values_have_a_longer_tail() -> None:
 def test_a_constant_of_training_is_no_discovery_by_itself() -> None:
     """It has no noise, and a score that only its few training rows cause."""
     reference = Reference.from_counts(np.array([0.0, 20, 0, 0]), [4], np.zeros(4))
-    floors = NoiseFloors(reference, ONE, ONE, ONE)
+    floors = NoiseFloors(reference, ONE, ONE, ONE, np.ones(1))
     for observed in (20.0, 1e3, 1e6):
         live = np.array([0.0, observed, 0, 0])
         assert floors.p_values(reference.kl_divergence(live), np.array([observed]))[0] > 1e-5

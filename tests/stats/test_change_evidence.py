@@ -254,7 +254,7 @@ def test_the_dispersion_is_that_of_the_mean_of_an_autoregressive_series(phi: flo
         places = 1 + edges.searchsorted(values)
         sizes = [20, 40, 80, 160]
         total = np.bincount(places, minlength=24).astype(float)
-        found.append(measure_dispersion(blocks_of(places, sizes), sizes, total, ordered=True))
+        found.append(measure_dispersion(blocks_of(places, sizes), total, ordered=True))
     assert np.median(found) == pytest.approx((1 + phi) / (1 - phi), rel=0.35)
 
 
@@ -269,6 +269,6 @@ def test_independent_values_have_a_dispersion_of_1(is_ordered: bool) -> None:
         places = rng.choice(24, 5000, p=share)
         sizes = [20, 40, 80, 160, 320]
         total = np.bincount(places, minlength=24).astype(float)
-        found.append(measure_dispersion(blocks_of(places, sizes), sizes, total, is_ordered))
+        found.append(measure_dispersion(blocks_of(places, sizes), total, is_ordered))
     assert np.mean(np.array(found) == 1.0) > 0.8
     assert max(found) < 10
