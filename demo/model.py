@@ -135,6 +135,7 @@ def train(directory: Path, version: str, images: Images, labels: npt.NDArray[np.
             prediction=classifier.classes_[probabilities.argmax(axis=1)].astype(str),
             confidence=probabilities.max(axis=1),
             label=labels.astype(str),
+            at=1.7e9 + 60.0 * np.arange(len(images)),  # the images are in random order, and so are live ones
         )
         trained = training.build_file(
             directory / files.training,
@@ -142,7 +143,7 @@ def train(directory: Path, version: str, images: Images, labels: npt.NDArray[np.
             prediction_column="prediction",
             confidence_column="confidence",
             label_column="label",
-            shuffled=True,  # the images are, and live ones are drawn at random
+            time_column="at",
         )
         profile_file.save(trained, directory / files.profile)
     except OSError as error:

@@ -261,14 +261,12 @@ class InputChanges:
 
     def p_values(self, noise: NoiseFloors, window: str, stats: WindowStats) -> Floats:
         """Return the p-value of each target's divergence; see `NoiseFloors.p_values`."""
-        observed = np.nan_to_num(stats.observations)
-        if window in self.levels:
-            return noise.p_values(stats.recent_kl, observed, stats.recent)
-        return noise.p_values(stats.kl, observed)  # a run of ``ingest``, which is compared with training
+        is_run = window not in self.levels
+        score, earlier = (stats.kl, None) if is_run else (stats.recent_kl, stats.recent)
+        return noise.p_values(score, np.nan_to_num(stats.observations), earlier)
 
     def score(self, noise: NoiseFloors, window: str, stats: WindowStats) -> Floats:
         """Return the divergence from training of each input that has changed, in nats; NaN for the others."""
-        p = self.p_values(noise, window, stats)[: self._count]
-        changed = adjusted_p_values(p) <= self.levels.get(window, self._level_of_run)
-        score = stats.kl[: self._count]
-        return np.where(changed & (score > stats.noise[: self._count]), score, np.nan)
+        adjusted = adjusted_p_values(self.p_values(noise, window, stats)[: self._count])
+        changed = (adjusted <= self.levels.get(window, self._level_of_run)) & (stats.kl > stats.noise)[: self._count]
+        return np.where(changed, stats.kl[: self._count], np.nan)
