@@ -59,7 +59,7 @@ class Model:
         total = self._count(training, np.zeros(rows, np.intp), 1)[0]
         self.reference = Reference.from_counts(total, [BINS] * features, QUANTILES)
         one = NoiseRatio.of_independent_values
-        self.floors = NoiseFloors(self.reference, one(features), one(features), one(1))
+        self.floors = NoiseFloors(self.reference, one(features), one(features), one(1), np.ones(features))
         if sizes:
             self._measure(each, total.reshape(features, BINS))
 
@@ -109,7 +109,7 @@ class Model:
         size = np.array(sizes, dtype=np.float64)
         ratio = NoiseRatio.from_quantiles(size, np.array([one.quantiles for one in noise]), self.reference)
         inflation = NoiseRatio(size, size / np.array([one.effective for one in noise]))
-        self.floors = NoiseFloors(self.reference, ratio, inflation, self.floors.rows)
+        self.floors = NoiseFloors(self.reference, ratio, inflation, self.floors.rows, self.floors.doubt)
 
 
 def quiet(stream: Stream, features: int, observations: float, rows: int, days: int) -> tuple[Floats, int, int]:

@@ -115,7 +115,7 @@ class Rhythm:
 
 
 class Bursts:
-    """With a chance of 0.2 % at each value, the next 50 are 2 higher."""
+    """With a chance of 0.2% at each value, the next 50 are 2 higher."""
 
     def __init__(self, rng: Rng, features: int) -> None:
         self._rng, self._begun = rng, rng.random((features, 50)) < 0.002
@@ -131,7 +131,7 @@ class Bursts:
 
 
 class Categories:
-    """Independent categories, eight with shares of 40 % to 1 %."""
+    """Independent categories, eight with shares of 40% to 1%."""
 
     def __init__(self, rng: Rng, features: int) -> None:
         self._rng, self._features, self._limits = rng, features, SHARES.cumsum()[:-1]

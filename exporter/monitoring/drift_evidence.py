@@ -75,7 +75,7 @@ class DriftEvidence:
 
     The correlation of features is the last target: ``M ← (M + minutes) / (2·√p)``, whose factor has the expectation 1,
     with the p-value of `Copula.p_value` of an hour. Where training says nothing of the dependence of rows, it is that
-    of a day, and only if the live values of all its features are independent.
+    of a day, with the largest dispersion of its features.
 
     Parameters
     ----------
@@ -155,23 +155,23 @@ class DriftEvidence:
         if len(hours) < _HOURS:
             return
         for index, (start, size) in enumerate(zip(self._binner.starts, self._binner.sizes, strict=True)):
-            counts = hours[:, start : start + size]
-            self.dispersion[index] = measure_dispersion(
-                [counts], counts.sum(axis=0), self._binner.numeric[index] is not None
-            )
+            counts, ordered = hours[:, start : start + size], self._binner.numeric[index] is not None
+            proven = index not in self._binner.in_doubt
+            self.dispersion[index] = measure_dispersion([counts], counts.sum(axis=0), ordered, proven=proven)
         used = np.maximum(self.dispersion, self._binner.dispersion)
         if (np.abs(np.log(used / self._used)) > _NEAR).any():
             self._used, self._detector = used, self._binner.change_evidence(used)
 
     def _compare_rows(self, copula: Copula, now: float, limit: float) -> None:
-        seconds, correlated = _DAY if self._rows_in_doubt else _HOUR, [*self._binner.correlated]
-        self._compared = min(self._compared, now)
-        if self._rows_in_doubt and (self.dispersion[correlated] > 1).any():
-            self._all[self._detector.size], self.rows[:], self._compared = 0.0, 0.0, now
-        enough = self.rows[0] >= _ROWS_OF_FEATURE * len(correlated) * self._inflation
-        if not enough or now - self._compared < seconds:
+        self._compared, correlated = min(self._compared, now), [*self._binner.correlated]
+        seconds, inflation = _HOUR, self._inflation
+        if self._rows_in_doubt:
+            seconds, inflation = _DAY, float(self.dispersion[correlated].max())
+        if math.isinf(inflation):
+            self.rows[:], self._compared = 0.0, now
+        if now - self._compared < seconds or self.rows[0] < _ROWS_OF_FEATURE * len(correlated) * inflation:
             return
-        p = copula.p_value(self.rows, self._inflation)
+        p = copula.p_value(self.rows, inflation)
         if p >= 0:
             before = self._all[self._detector.size] + seconds / UPDATE_SECONDS
             self._all[self._detector.size] = min(before / 2 / math.sqrt(max(p, _LEAST_P)), math.exp(limit + HEADROOM))

@@ -245,12 +245,13 @@ def measure_dispersion(
     blocks: Sequence[Floats],
     total: Floats,
     ordered: bool,
+    *,
+    proven: bool = True,
 ) -> float:
     """Return the dispersion of a feature by blocks of consecutive reference values: at least 1.
 
     It is the largest ratio of the variance between blocks to that of independent values, over the sizes of blocks and
-    over the statistics that `exporter.stats.change_evidence.ChangeEvidence` watches. A ratio that independent values
-    may well have counts as 1.
+    over the statistics that `exporter.stats.change_evidence.ChangeEvidence` watches.
 
     Parameters
     ----------
@@ -260,6 +261,8 @@ def measure_dispersion(
         Counts of all values, shape ``(K,)``.
     ordered
         See `exporter.stats.change_evidence.ChangeEvidence`.
+    proven
+        Whether a ratio that independent values may well have counts as 1.
 
     Examples
     --------
@@ -293,7 +296,7 @@ def measure_dispersion(
         # The ratio of so many independent blocks is about χ²(degrees)/degrees; its cube root is nearly normal.
         degrees = min(rows / size, len(counts)) / (1 + (fourth / variance**2 - 3) / size / 2)
         chance = (1 - 2 / (9 * degrees) + _DISPERSION_SIGNIFICANCE * np.sqrt(2 / (9 * degrees))) ** 3
-        largest = max(largest, float(np.where(ratio > chance, ratio, 1.0).max()))
+        largest = max(largest, float(np.where((ratio > chance) | (not proven), ratio, 1.0).max()))
     return largest
 
 
