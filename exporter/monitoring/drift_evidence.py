@@ -111,8 +111,9 @@ class DriftEvidence:
         self.rows = np.zeros(binner.copula.width if binner.copula else 0)
         blocks = binner.profile.blocks
         scores = blocks.correlation if blocks else None
-        self._inflation = max(np.divide(scores.sizes, scores.effective)) if scores and scores.dependent else 1.0
-        self._rows_in_doubt = not scores or not (scores.dependent or blocks.order == TIME)
+        is_dependent = scores is not None and scores.dependent
+        self._inflation = float(max(np.divide(scores.sizes, scores.effective))) if scores and is_dependent else 1.0
+        self._rows_in_doubt = not (is_dependent or (scores and blocks and blocks.order == TIME))
 
     @property
     def _state(self) -> Floats:

@@ -127,7 +127,7 @@ class NoiseLearner(Task):
         counts = counts[counts.sum(axis=1) > 0]
         if len(counts) < MIN_SUB_WINDOWS:
             return None
-        blocks = [np.add.reduceat(counts, range(0, len(counts), size)) for size in (1, 2, 4)]
+        blocks = [np.add.reduceat(counts, np.arange(0, len(counts), size)) for size in (1, 2, 4)]
         found = measure_dispersion(blocks, counts.sum(axis=0), binner.numeric[index] is not None)
         return max(found, min(float(monitor.dispersion[index]), UNKNOWN_RATIO))  # of what is rare, an hour says nothing
 
