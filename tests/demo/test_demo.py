@@ -113,7 +113,7 @@ def test_prepare_writes_what_an_exporter_needs(directory: Path) -> None:
     trained = profile_file.load(Path(digits.profile))
     held_images, held_labels = model.held_out(directory)
     with np.load(directory / "training.npz") as training:
-        assert sorted(training) == ["confidence", "device", "image", "label", "prediction"]
+        assert sorted(training) == ["at", "confidence", "device", "image", "label", "prediction"]
         assert len(training["image"]) + len(held_images) == 1797
         assert trained.rows == len(training["image"])
         # honest: the model's answers on images it was not trained on, so that some are wrong
