@@ -170,10 +170,7 @@ class Exporter:
         self.slice_watch = SliceWatch(self._monitors, self.slices.explain)
         self.replicas = ReplicaDrift(self.store, self._monitors)
         self.exposition = self._make_exposition()
-        self.file_watch = ModelFileWatch(
-            lambda: self.reloader.files, self.reloader.reload_models, self.telemetry.reload_successful
-        )
-        self._reload = SignalledReload(self.reloader)
+        self.file_watch = ModelFileWatch(self.reloader, self.telemetry.reload_successful)
         self.scheduler = Scheduler(self._make_tasks())
         self.alerts.ask_soon = lambda: self.scheduler.run_soon(self.alerts)
         self.scheduler.start()
@@ -241,7 +238,7 @@ class Exporter:
     def _make_tasks(self) -> Iterator[Task]:
         """Yield all repeated work."""
         yield self.file_watch
-        yield self._reload
+        yield self.reloader
         yield self.snapshots
         yield self.alerts
         yield self.comparisons
@@ -307,7 +304,7 @@ class Exporter:
 
     def reload_soon(self) -> None:
         """Reload the configuration in the background; calls during a reload, however many, cause one more."""
-        self.scheduler.run_soon(self._reload)
+        self.scheduler.run_soon(self.reloader)
 
     def stop(self) -> None:
         """Let everything end within `STOP_SECONDS` from the first call; `close` then waits no longer than that."""
@@ -392,8 +389,8 @@ def _text(text: str, status: int = 200) -> Reply:
     return Reply(status, text.encode(), content_type=TEXT)
 
 
-class Reloader:
-    """Knows the configuration in use, and replaces it.
+class Reloader(Task):
+    """Knows the configuration in use, and replaces it when it is called or, as a task, when SIGHUP asks for it.
 
     Parameters
     ----------
@@ -410,15 +407,16 @@ class Reloader:
     ----------
     files : Loaded
         The configuration in use, with what is wrong with files of ``models_folder``.
-    failure : str or None
+    problem : str or None
         Why the last reload failed.
     others : list of callable
         Called by `reload`, to read again what else there is, such as users and tokens.
     """
 
     def __init__(self, files: Loaded, pipeline: Pipeline, store: Store, telemetry: ExporterMetrics) -> None:
+        super().__init__("reload", "the previous configuration stays in use", math.inf, lane="files")
         self.files = files
-        self.failure: str | None = None
+        self.problem: str | None = None
         self.others: list[Callable[[], None]] = []
         self._pipeline, self._store, self._telemetry = pipeline, store, telemetry
         self._lock = threading.Lock()
@@ -449,13 +447,26 @@ class Reloader:
                     reload()
             except Exception as error:  # of any type: the metric must not keep reporting success
                 self._telemetry.reload_successful.set(0)
-                self.failure = str(error) if isinstance(error, ConfigError) else "see the log"
+                self.problem = str(error) if isinstance(error, ConfigError) else "see the log"
                 log.error("reload: %s", error)
                 raise
             log.info("configuration reloaded from %s", path)
             self._use(files)
         if files.faults:
             raise ModelFileError("\n".join(files.problems))
+
+    def refresh(self) -> None:
+        """Reload."""
+        self.reload()
+
+    def on_error(self, error: Exception) -> None:
+        """Say what is in use; the reload has logged what is wrong with a file."""
+        if isinstance(error, ModelFileError):
+            log.warning("all other files of models_folder are in use")
+        elif isinstance(error, ConfigError):
+            log.warning("the previous configuration stays in use")
+        else:
+            super().on_error(error)
 
     def reload_models(self) -> None:
         """Read the files of ``models_folder`` that have changed, and nothing else.
@@ -476,7 +487,7 @@ class Reloader:
             restore(self._store, files.monitors, time.monotonic(), time.time(), models=added)
         self._pipeline.reconfigure(files.config, files.monitors)
         self._pipeline.shadow.forget([*files.monitors.models])
-        self.files, self.failure = files, None
+        self.files, self.problem = files, None
         removed = before.models.keys() - files.monitors.models.keys()
         for what, names in (("added", added), ("removed", removed)):
             if names:
@@ -509,18 +520,15 @@ class ModelFileWatch(Task):
 
     Parameters
     ----------
-    files
-        Returns the configuration in use.
-    reload
-        Reads the files that have changed.
+    reloader
+        Knows the configuration in use, and reads the files that have changed.
     successful
         The metric of the last reload.
     """
 
-    def __init__(self, files: Callable[[], Loaded], reload: Callable[[], None], successful: Gauge) -> None:
+    def __init__(self, reloader: Reloader, successful: Gauge) -> None:
         super().__init__("model files", "models_folder is not reloaded", LOOK_SECONDS, lane="files")
-        self._files = files
-        self._reload = reload
+        self._reloader = reloader
         self._successful = successful
         self._seen: Mapping[Path, Stamp] | None = None
         self._changed_looks = 0
@@ -528,10 +536,10 @@ class ModelFileWatch(Task):
 
     def refresh(self) -> None:
         """Look once."""
-        stamps = self._files().changed()
+        stamps = self._reloader.files.changed()
         self._changed_looks = self._changed_looks + 1 if stamps is not None else 0
         if self._failure or (stamps is not None and (stamps == self._seen or self._changed_looks > MAX_LOOKS)):
-            self._reload()
+            self._reloader.reload_models()
             self._failure = ""
             self._changed_looks = 0
         self._seen = stamps
@@ -545,32 +553,5 @@ class ModelFileWatch(Task):
         self._successful.set(0)
         if isinstance(error, ConfigError):
             log.error("%s; the current models stay in use", error)
-        else:
-            super().on_error(error)
-
-
-class SignalledReload(Task):
-    """Reloads the configuration when SIGHUP asks for it.
-
-    Parameters
-    ----------
-    reloader
-        Reloads it.
-    """
-
-    def __init__(self, reloader: Reloader) -> None:
-        super().__init__("reload", "the previous configuration stays in use", math.inf, lane="files")
-        self._reloader = reloader
-
-    def refresh(self) -> None:
-        """Reload."""
-        self._reloader.reload()
-
-    def on_error(self, error: Exception) -> None:
-        """Say what is in use; the reload has logged what is wrong with a file."""
-        if isinstance(error, ModelFileError):
-            log.warning("all other files of models_folder are in use")
-        elif isinstance(error, ConfigError):
-            log.warning("the previous configuration stays in use")
         else:
             super().on_error(error)

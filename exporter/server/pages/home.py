@@ -248,7 +248,7 @@ def page(exporter: Exporter) -> str:
         more_rows=rows[open_rows:],
         models=exporter.config.models,
         problems=exporter.reloader.files.problems,
-        reload_failure=exporter.reloader.failure,
+        reload_failure=exporter.reloader.problem,
         names={model.name for model in exporter.config.models},
         silent=[model.name for model in exporter.config.models if model.name not in seen],
         webhook=f"{exporter.link_addresses()[0]}/v1/notifications",
