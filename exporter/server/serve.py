@@ -16,7 +16,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from pathlib import Path
 
 import uvicorn
@@ -247,10 +247,6 @@ def _map_large_allocations() -> None:
         ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
-SHOWN_NAMES = 20
-"""Users and tokens that are named; more are counted."""
-
-
 def log_version(config_file: Path) -> None:
     """Log the version, and the configuration that is about to be read."""
     log.info(
@@ -319,7 +315,7 @@ def _profiles(model: ModelConfig, monitors: MonitorRegistry) -> str:
             profile = binner.profile
             of_version = "" if name is None else f"version {name!r} "
             texts.append(f"{of_version}profile {path} ({len(profile.inputs)} inputs, {profile.rows} rows)")
-    return f"{_listed(texts, '; ')}; windows {', '.join(model.windows)}"
+    return f"{'; '.join(texts)}; windows {', '.join(model.windows)}"
 
 
 def _access(web: WebConfig, needs_certificate: bool) -> str:
@@ -327,18 +323,12 @@ def _access(web: WebConfig, needs_certificate: bool) -> str:
     if needs_certificate and web.tls:
         parts.append(f"a client needs a certificate from {web.tls.client_ca_file}")
     if web.users:
-        parts.append(f"users may do everything: {_listed(sorted(web.users))}")
+        parts.append(f"users may do everything: {', '.join(sorted(web.users))}")
     if web.tokens is not None:
         tokens = sorted(f"{token.name} ({', '.join(sorted(token.scopes))})" for token in web.tokens.values())
-        parts.append(f"tokens may do what their scopes allow: {_listed(tokens)}" if tokens else "no token is valid")
+        parts.append(f"tokens may do what their scopes allow: {', '.join(tokens)}" if tokens else "no token is valid")
     if web.guarded and web.open_metrics:
         parts.append("anyone may read /metrics and the probes")
     if not web.guarded:
         parts.append("there are neither users nor tokens, so each client may read and write everything")
     return "; ".join(parts)
-
-
-def _listed(names: Iterable[str], separator: str = ", ") -> str:
-    every = list(names)
-    more = [f"and {len(every) - SHOWN_NAMES} more"] * (len(every) > SHOWN_NAMES)
-    return separator.join([*every[:SHOWN_NAMES], *more])
