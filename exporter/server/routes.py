@@ -56,15 +56,14 @@ KEY = Parameter(
     location="header",
 )
 MODEL = Parameter("model", str, "A configured model.")
+ONE_MODEL = MODEL._replace(required=True)
 FORMAT = Parameter("format", one_of(FORMATS), "The format of the file; JSON lines by default.")
 PERIOD = (
     Parameter("since", _Time, "Corrections received at this time or later."),
     Parameter("until", _Time, "Corrections received before this time."),
 )
-_PAGE = (
-    Parameter("limit", PageSize, "Entries on a page."),
-    Parameter("cursor", str, "From the URL next of the page before."),
-)
+LIMIT = Parameter("limit", PageSize, "Entries on a page.")
+CURSOR = Parameter("cursor", str, "From the URL next of the page before.")
 VERSIONS = Parameter("var-version", list[str], "The version, as Grafana links have it; repeated for several versions.")
 QUEUE = (
     MODEL,
@@ -89,7 +88,8 @@ QUEUE = (
     Parameter("where", str, "The bins of a slice, as GET /v1/slices returns them, as a JSON object."),
     Parameter("suspect", one_of(("false", "true")), "Whether they are accepted ones whose label may be wrong."),
     Parameter("order", one_of(ORDERS), "The newest first by default."),
-    *_PAGE,
+    LIMIT,
+    CURSOR,
 )
 QUESTION = (
     Parameter("model", str, "A configured model; by default the only one."),
@@ -199,16 +199,11 @@ ROUTES: dict[str, Route] = {
         "api.operations:notifications", {200: dict[str, Any]}, Notification, (KEY,), scope="notify"
     ),
     "GET /v1/corrections": Route("api.corrections:list_corrections", {200: schemas.Corrections}, parameters=QUEUE),
-    "GET /v1/corrections/users": Route(
-        "api.corrections:list_users", {200: schemas.Users}, parameters=(MODEL._replace(required=True),)
-    ),
+    "GET /v1/corrections/users": Route("api.corrections:list_users", {200: schemas.Users}, parameters=(ONE_MODEL,)),
     "GET /v1/corrections/<int:correction_id>": Route(
         "api.corrections:show",
         {200: schemas.CorrectionWithHistory},
-        parameters=(
-            Parameter("limit", PageSize, "Entries of the history on a page."),
-            Parameter("cursor", str, "From the URL history_next of the page before."),
-        ),
+        parameters=(LIMIT, CURSOR._replace(description="From the URL history_next of the page before.")),
     ),
     "PATCH /v1/corrections": Route(
         "api.corrections:decide_several", {200: schemas.DecisionResults}, list[schemas.BatchDecision], scope="review"
@@ -223,7 +218,7 @@ ROUTES: dict[str, Route] = {
         "api.datasets:stream",
         {200: _FILES},
         parameters=(
-            MODEL._replace(required=True),
+            ONE_MODEL,
             FORMAT,
             Parameter("version"),
             Parameter("label", str, "The label of the review, or of the user without one."),
@@ -241,11 +236,7 @@ ROUTES: dict[str, Route] = {
     "GET /v1/dataset/releases": Route(
         "api.datasets:list_releases",
         {200: schemas.Releases},
-        parameters=(
-            MODEL,
-            Parameter("limit", PageSize, "Entries on a page."),
-            Parameter("cursor", int, "From the URL next of the page before."),
-        ),
+        parameters=(MODEL, LIMIT, CURSOR._replace(type=int)),
         pool="dataset",
     ),
     "GET /v1/dataset/releases/<key>": Route(
