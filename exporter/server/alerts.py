@@ -309,32 +309,23 @@ class AlertSource(Task):
 
     def refresh(self) -> None:
         """Ask Prometheus."""
+        url = error = ""
         try:
-            self._ask()
-        finally:
-            self._asked = time.monotonic()
-
-    def _ask(self) -> None:
-        try:
-            prometheus = self._prometheus()
-        except ExporterError as error:
-            self._answer = Answer("", error=str(error))
-            return
-        if prometheus is None:
-            self._answer = Answer("")
-            return
-        last, url = self._answer, prometheus.url
-        if last.url != url:
-            last = self._answer = Answer(url)
-        try:
-            self._answer = ask(prometheus, self._scraped())
+            if prometheus := self._prometheus():
+                url = prometheus.url
+                error = f"{url}: the response cannot be read"
+                self._answer = ask(prometheus, self._scraped())
+            else:
+                self._answer = Answer("")
+            error = ""
         except msgspec.ValidationError:
-            self._answer = replace(last, error=f"{url}: the response is not from Prometheus")
-        except ExporterError as error:
-            self._answer = replace(last, error=str(error))
-        except Exception:
-            self._answer = replace(last, error=f"{url}: the response cannot be read")
-            raise
+            error = f"{url}: the response is not from Prometheus"
+        except ExporterError as failure:
+            error = str(failure)
+        finally:
+            if error:
+                self._answer = replace(self._answer if self._answer.url == url else Answer(url), error=error)
+            self._asked = time.monotonic()
 
     def read(self) -> Alerts:
         """Return the alerts of the last answer, or of the notifications where they are newer or alone."""
