@@ -348,6 +348,7 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         page = eventually(lambda: when(served, "1 alert firing, 2 pending"))
         assert "Prometheus does not scrape this exporter." in page
         assert "<span>not known</span>" in page
+        served.post("/v1/notifications", notification(alert("A", "critical", "data")))
         ask(f"{url}/-/reload", b"")
         page = eventually(lambda: when(served, "Prometheus does not", without=True))
         text = page.replace("\N{NO-BREAK SPACE}", " ")
@@ -357,7 +358,6 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         assert "<span>critical, 1 pending</span>" in page
         assert re.search('<li class="pending"><b>Business</b>\\s*<span>no alert, 1 pending</span>', page)
         assert "KubeNodeNotReady" not in page
-        served.post("/v1/notifications", notification(alert("A", "critical", "data")))
         assert "1 alert firing, 2 pending" in served.get("/").text, "Prometheus is the truth"
         served.post("/-/reload", b"")
         assert "Prometheus does not" not in served.get("/").text, "a reload does not make it another exporter"
