@@ -163,7 +163,7 @@ def _section(parser: argparse.ArgumentParser) -> str:
 def _argument(action: argparse.Action) -> str:
     value = action.metavar or ("" if action.nargs == 0 or action.choices else action.dest.upper())
     names = [f"`{f'{name} {value}'.strip()}`" for name in reversed(action.option_strings)]
-    return ", ".join(names) or f"`{value}`"
+    return ", ".join(names) or f"`{value or action.dest.upper()}`"
 
 
 def _cell(action: argparse.Action) -> str:

@@ -87,9 +87,9 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     add("--prometheus", default=DEFAULT_URL, metavar="URL", help="URL of Prometheus")
     add_credentials(parser, "PROMETHEUS")
     add("--model", metavar="NAME", help="model; default: the only one in Prometheus")
-    text = "version to compare with; default: the one that appeared last before --after"
+    text = "version to compare with (baseline); default: the one that appeared last before --after"
     add("--before", metavar="VERSION", help=text)
-    add("--after", metavar="VERSION", help="version to judge; default: the one that appeared last")
+    add("--after", metavar="VERSION", help="version to judge (candidate); default: the one that appeared last")
     text = "length of the window in which both served, up to --to; default: since the newer version appeared, up to 7d"
     add("--last", type=checked(parse_duration), metavar="DURATION", help=text)
     text = "start of the window, RFC 3339, such as 2026-11-24T10:00:00Z; local time without an offset"
@@ -227,7 +227,7 @@ def explain_arguments(parser: argparse.ArgumentParser) -> None:
     add_exporter_options(parser)
     add("--model", metavar="NAME", help="model; default: the only one that is configured")
     add("--version", metavar="VERSION", help="version; default: all that have the same profile")
-    add("--of", choices=QUESTIONS, default="corrections", help="what the slices hold")
+    add("--of", choices=QUESTIONS, default="corrections", help="what the slices contain")
     text = "predictions since then: a duration such as 6h, or a time, RFC 3339; default: the last day"
     add("--since", type=_since, metavar="TIME", help=text)
     limit = whole_number(1, MAX_LIMIT)
