@@ -211,17 +211,6 @@ def distribution(drift: TargetDrift) -> list[Bar]:
     return [Bar(*row) for row in zip(names, *(share.tolist() for share in shares), strict=True)]
 
 
-MAX_OPEN_ROWS = 40
-"""Rows that are visible; the others are behind a click."""
-STATUS = {
-    "drifted": "drifted",
-    "slight": "small change",
-    "same": "as in training",
-    "few": "too few values",
-    "empty": "no values",
-}
-
-
 def page(exporter: Exporter) -> tuple[str, int]:
     """``GET /drift``: the drift page."""
     exporter.pipeline.settle(0.2)
@@ -278,10 +267,8 @@ def _monitor_context(monitor: ModelMonitor, window: str | None, feature: str | N
     return {
         **context,
         "rows": [{"drift": drift, "bars": distribution(drift)} for drift in drifts],
-        "max_open_rows": MAX_OPEN_ROWS,
         "selected": selected and {"drift": selected, "bars": distribution(selected)},
         "drifted": _drifted(drifts),
-        "statuses": STATUS,
         "evidence": model_evidence(evidence),
         "evidence_limit": evidence_limit(monitor.config.false_alarm_seconds()),
         "interval": f"{monitor.config.false_alarm_seconds() / 86400:g}d",

@@ -215,11 +215,6 @@ CORRECTION_WINDOW = timedelta(minutes=65)
 """The period that ModelCorrectionRatioHigh evaluates before it fires: one hour, and its five minutes of pending."""
 MAX_OPEN_ROWS = 40
 """Models without trouble that are visible; the others are behind a click."""
-MAX_OPEN_INCIDENTS = 20
-MAX_LISTED_ALERTS = 50
-"""Alerts of an incident that are listed."""
-MAX_NAMES = 6
-"""Names of alerts in the head of an incident; the others are counted."""
 MAX_NOTIFICATIONS = 20
 START_SECONDS = 3600.0
 """How long after the start the page says that counts begin with it."""
@@ -238,9 +233,6 @@ def page(exporter: Exporter) -> str:
         "home.html",
         alerts=alerts,
         incidents=group_alerts(alerts.alerts),
-        max_open_incidents=MAX_OPEN_INCIDENTS,
-        max_listed=MAX_LISTED_ALERTS,
-        max_names=MAX_NAMES,
         states={layer: _state(layer, alerts.firing) for layer in LAYERS},
         pending_by_layer=Counter(alert.labels.get("layer") for alert in alerts.pending),
         rows=rows[:open_rows],
