@@ -236,7 +236,8 @@ def page(exporter: Exporter) -> str:
         states={layer: _state(layer, alerts.firing) for layer in LAYERS},
         pending_by_layer=Counter(alert.labels.get("layer") for alert in alerts.pending),
         rows=rows[:open_rows],
-        started=_recent_start(exporter.started),
+        started=datetime.fromtimestamp(exporter.started, UTC),
+        is_recent=time.time() - exporter.started < START_SECONDS,
         more_rows=rows[open_rows:],
         models=exporter.config.models,
         problems=exporter.reloader.files.problems,
@@ -370,11 +371,6 @@ def dashboard_url(alert: Alert, links: LinksConfig) -> str | None:
     """
     path = re.search(r"/d/[^/?#\s]+(\?\S*)?$", alert.annotations.get("dashboard_url", ""))
     return f"{links.grafana.rstrip('/')}{path[0]}" if links.grafana and path else None
-
-
-def _recent_start(started: float) -> datetime | None:
-    """Return when the exporter started, if that is less than `START_SECONDS` ago."""
-    return datetime.fromtimestamp(started, UTC) if time.time() - started < START_SECONDS else None
 
 
 def _state(layer: str, firing: list[Alert]) -> str:

@@ -232,7 +232,6 @@ def _decode_file(value: str) -> Any:
 
 RARE = 0.01
 """A value is rare if its bin has a smaller share of the training values."""
-_Notes = list[dict[str, list[str]]]
 
 
 def find_outliers(binner: Binner, inputs: Sequence[Mapping[str, Any]], times: Floats) -> list[dict[str, list[str]]]:
@@ -252,7 +251,7 @@ def find_outliers(binner: Binner, inputs: Sequence[Mapping[str, Any]], times: Fl
     list
         For each prediction, descriptions by the name of the input; only inputs with outliers are present.
     """
-    notes: _Notes = [{} for _ in inputs]
+    notes: list[dict[str, list[str]]] = [{} for _ in inputs]
     for name, input_type in binner.inputs.items():
         values = [row.get(name) for row in inputs]
         if input_type.categorical:
@@ -267,20 +266,13 @@ def find_outliers(binner: Binner, inputs: Sequence[Mapping[str, Any]], times: Fl
             target = binner.profile.features[feature]
             if isinstance(target, NumericFeature):
                 statistic = feature.removeprefix(f"{name}.") if feature != name else ""
-                described = [describe_number(target, value, input_type.noun) for value in column.tolist()]
-                _add_notes(notes, name, statistic, column.tolist(), described)
+                for index, value in enumerate(column.tolist()):
+                    note = describe_number(target, value, input_type.noun)
+                    # An input that is missing or invalid as a whole has one note.
+                    if note and not (statistic and name in notes[index] and not math.isfinite(value)):
+                        prefix = f"{statistic} {formats.number(value)}: " if statistic and math.isfinite(value) else ""
+                        notes[index].setdefault(name, []).append(f"{prefix}{note}")
     return notes
-
-
-def _add_notes(
-    notes: _Notes, name: str, statistic: str, column: Sequence[float], described: Sequence[str | None]
-) -> None:
-    """Add the outliers in a column; ``statistic`` is its name if the input has several columns, else empty."""
-    for index, (value, note) in enumerate(zip(column, described, strict=True)):
-        if not note or (statistic and notes[index].get(name) and not math.isfinite(value)):
-            continue  # an input that is missing or invalid as a whole has one note
-        prefix = f"{statistic} {formats.number(value)}: " if statistic and math.isfinite(value) else ""
-        notes[index].setdefault(name, []).append(f"{prefix}{note}")
 
 
 def describe_number(target: NumericFeature, value: float, noun: str = "a number") -> str | None:
