@@ -229,14 +229,21 @@ def test_a_page_decodes_images_up_to_a_number_of_pixels(tmp_path: Path, monkeypa
     _, monitors = load_monitors(write_config(tmp_path))
     image = f"data:image/png;base64,{bomb(30)}"
     inputs = msgspec.Raw(msgspec.json.encode({"photo": image, "country": "XX"}))
-    prediction = {"model": "credit", "version": "1", "predicted": None, "label": "no", "prediction": "yes"}
+    prediction = {
+        "model": "credit",
+        "version": "1",
+        "predicted": None,
+        "label": "no",
+        "prediction": "yes",
+        "verdict": "corrected",
+    }
     document = {**prediction, "inputs": inputs, "joined": True}
     monkeypatch.setattr(review, "PAGE_PIXELS", 2 * 30 * 30)
     shown = review.cards([document] * 3, monitors)
-    assert [card.compared for card in shown] == [True, True, False]
-    outliers = [{item.name for item in card.values if item.notes} for card in shown]
+    assert [card["compared"] for card in shown] == [True, True, False]
+    outliers = [{item.name for item in card["rows"] if item.notes} for card in shown]
     assert ["country" in names for names in outliers] == [True, True, False]
-    assert [item.name for item in shown[2].images] == ["photo"]
+    assert [item.name for item in shown[2]["images"]] == ["photo"]
 
 
 def test_images_of_many_pixels_do_not_fill_the_memory(server: Served, folder: Path) -> None:

@@ -757,10 +757,10 @@ def _suggested(classes: Iterable[CategoricalFeature], labels: Iterable[Any]) -> 
     return [name for name in names if len(name) <= MAX_LABEL][:MAX_SUGGESTIONS]
 
 
-def _image_url(card: Card, name: str) -> str:
+def _image_url(document: Mapping[str, Any], name: str) -> str:
     """Return the address of an image input; it changes with the image, so that browsers may cache it."""
-    version = zlib.crc32(f"{card.document['prediction_id']} {card.document['predicted']}".encode())
-    return url_for("review.image", correction_id=card.document["id"], name=name, v=f"{version:08x}")
+    version = zlib.crc32(f"{document['prediction_id']} {document['predicted']}".encode())
+    return url_for("review.image", correction_id=document["id"], name=name, v=f"{version:08x}")
 
 
 MAX_TEXT = 20_000
@@ -783,62 +783,7 @@ class Input:
     length: int = 0
 
 
-@dataclass(frozen=True)
-class Card:
-    """A correction and its inputs.
-
-    Attributes
-    ----------
-    document
-        The JSON document of the correction.
-    images, texts, values
-        Its inputs.
-    hidden
-        The number of further inputs.
-    redacted
-        Names of inputs that are never stored.
-    label, prediction
-        For display, cut.
-    difference
-        How far the label of a regression is from the prediction; empty for classes.
-    decidable
-        Whether it can be decided: it can if its prediction is known, or it describes one and waited long enough.
-    new
-        Whether the label is not among the training predictions.
-    label_type
-        The JSON type of the model's labels.
-    compared
-        Whether its inputs were compared with the training data, if there are any.
-    """
-
-    document: Mapping[str, Any]
-    label: str
-    prediction: str
-    difference: str
-    label_type: str
-    decidable: bool
-    new: bool
-    images: list[Input]
-    texts: list[Input]
-    values: list[Input]
-    hidden: int
-    redacted: list[str]
-    compared: bool = True
-
-    @property
-    def remark(self) -> str:
-        """What the user says without a label; empty if there is one."""
-        if self.document["verdict"] == "accepted" and not self.document["joined"]:
-            return "confirmed by the user"
-        return "wrong, says the user" if self.lacks_label else ""
-
-    @property
-    def lacks_label(self) -> bool:
-        """Whether the user rejected the prediction without a label, and no reviewer has given one."""
-        return self.document["verdict"] == "rejected" and self.document["label"] is None
-
-
-def cards(documents: Sequence[Mapping[str, Any]], monitors: MonitorRegistry) -> list[Card]:
+def cards(documents: Sequence[Mapping[str, Any]], monitors: MonitorRegistry) -> list[dict[str, Any]]:
     """Return the cards of a page of corrections, each compared with the training data of its version."""
     inputs = [decode_document_inputs(document["inputs"]) for document in documents]
     binners = [monitors.binner(document["model"], document["version"]) for document in documents]
@@ -862,7 +807,8 @@ def _card(
     outliers: Mapping[str, list[str]],
     compared: bool,
     monitors: MonitorRegistry,
-) -> Card:
+) -> dict[str, Any]:
+    """Return a correction and its inputs for the template."""
     model, version = document["model"], document["version"]
     settings, binner = monitors.models.get(model), monitors.nearest_binner(model, version)
     redact = settings.redact if settings else frozenset()
@@ -872,7 +818,7 @@ def _card(
     if binner:
         types |= binner.profile.inputs
     names = [*inputs, *(name for name in outliers if name not in inputs)]
-    images, texts, values = [], [], []
+    images, texts, rows = [], [], []
     for name in sorted(names, key=lambda name: name not in outliers):
         value, notes, input_type = inputs.get(name), tuple(outliers.get(name, ())), types.get(name)
         if _shows_image(value, input_type, notes):
@@ -880,27 +826,28 @@ def _card(
         elif isinstance(value, str) and (shown_as(input_type) == "text" or len(value) > LONG_TEXT):
             texts.append(Input(name, value[:MAX_TEXT], notes, len(value)))
         else:
-            values.append(Input(name, _format_value(value), notes))
-    lacks_prediction = document["prediction"] is None
-    label = document["label"] if lacks_prediction else document["prediction"]
+            rows.append(Input(name, _format_value(value), notes))
+    is_unknown = document["prediction"] is None and not document["joined"]
+    lacks_label = document["verdict"] == "rejected" and document["label"] is None
+    is_confirmed = document["verdict"] == "accepted" and not document["joined"]
     has_error = settings is not None and is_regression(settings, binner, [document["prediction"]])
-    return Card(
-        document=document,
-        label=formats.abbreviate(document["label"]),
-        prediction="unknown"
-        if lacks_prediction and not document["joined"]
-        else formats.abbreviate(document["prediction"]),
-        difference=difference(document["prediction"], document["label"]) if has_error else "",
-        label_type=json_type(label),
-        decidable=document["joined"] or _is_ready(document),
-        new=is_new(monitors.binner(model, version), document["label"]),
-        images=images,
-        texts=texts,
-        values=values[:MAX_ROWS],
-        hidden=max(len(values) - MAX_ROWS, 0),
-        redacted=sorted(redact & binner.profile.inputs.keys() if binner else redact),
-        compared=compared,
-    )
+    return {
+        "document": document,
+        "label": formats.abbreviate(document["label"]),
+        "lacks_label": lacks_label,  # neither the user nor a reviewer has given one
+        "remark": "confirmed by the user" if is_confirmed else "wrong, says the user" if lacks_label else "",
+        "prediction": "unknown" if is_unknown else formats.abbreviate(document["prediction"]),
+        "difference": difference(document["prediction"], document["label"]) if has_error else "",
+        "label_type": json_type(document["label"] if document["prediction"] is None else document["prediction"]),
+        "decidable": document["joined"] or _is_ready(document),
+        "new": is_new(monitors.binner(model, version), document["label"]),
+        "images": images,
+        "texts": texts,
+        "rows": rows[:MAX_ROWS],
+        "hidden": max(len(rows) - MAX_ROWS, 0),
+        "redacted": sorted(redact & binner.profile.inputs.keys() if binner else redact),
+        "compared": compared,
+    }
 
 
 def _is_ready(document: Mapping[str, Any]) -> bool:
