@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from posixpath import dirname, join, normpath
@@ -22,21 +21,6 @@ _ADDRESSES = ("http://127.0.0.1:9877", "http://127.0.0.1:3000")
 """The addresses of the exporter and of Grafana in runbooks, and in the links and code of all documents."""
 _IMAGES = {"png": "image/png", "svg": "image/svg+xml"}
 _HEAD = re.compile(r"# \w+\n\n(?P<meaning>.*?)\s+Severity: (?P<severity>\w+)\. Layer: (?P<layer>\w+)\.\n", re.S)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A runbook in the list.
-
-    Attributes
-    ----------
-    meaning
-        What the alert means, in a sentence of HTML.
-    """
-
-    name: str
-    meaning: str
-    severity: str
 
 
 def contents(exporter: Exporter) -> str:
@@ -57,13 +41,13 @@ def page(exporter: Exporter, name: str) -> Any:
 
 def runbooks(_exporter: Exporter) -> str:
     """``GET /runbooks/``: the runbooks of all alerts."""
-    return render_template("runbooks.html", layers=by_layer())
+    return render_template("runbooks.html", layers=LAYERS, runbooks=runbooks_by_name())
 
 
 def runbook(exporter: Exporter, name: str) -> str:
     """``GET /runbooks/<name>``: the runbook of an alert."""
-    if not re.fullmatch(r"[A-Za-z]{1,100}", name) or not (RUNBOOKS / f"{name}.md").is_file():
-        similar = closest(name, (path.stem for path in RUNBOOKS.glob("*.md")))
+    if name not in runbooks_by_name():
+        similar = closest(name, runbooks_by_name())
         hint = f"did you mean {similar}?" if similar else "/runbooks/ lists all"
         abort(404, f"there is no runbook for an alert {preview(name)}; {hint}")
     return _render(exporter, f"runbooks/{name}")
@@ -97,21 +81,21 @@ def runbook_url(alert: Alert) -> str | None:
     >>> runbook_url(Alert("firing", {"alertname": "Own"}, own)), runbook_url(Alert("firing", {"alertname": "Own"}))
     ('https://wiki.example/own', None)
     """
-    if any(alert.name == entry.name for entries in by_layer().values() for entry in entries):
+    if alert.name in runbooks_by_name():
         return f"/runbooks/{alert.name}"
     url = alert.annotations.get("runbook_url", "")
     return url if re.match(r"https?://", url) else None
 
 
 @cache
-def by_layer() -> dict[str, list[Entry]]:
-    """Return the entries of all runbooks by layer; each runbook's first paragraph names its severity and layer."""
-    layers: dict[str, list[Entry]] = {layer: [] for layer in LAYERS}
+def runbooks_by_name() -> dict[str, tuple[str, str, str]]:
+    """Return the layer, the severity and, in a sentence of HTML, the meaning of each alert: its runbook begins so."""
+    found = {}
     for path in sorted(RUNBOOKS.glob("*.md")):
         if head := _HEAD.match(path.read_text(encoding="utf-8")):
             meaning = _html(head["meaning"]).removeprefix("<p>").removesuffix("</p>\n")
-            layers.setdefault(head["layer"], []).append(Entry(path.stem, meaning, head["severity"]))
-    return layers
+            found[path.stem] = head["layer"], head["severity"], meaning
+    return found
 
 
 def _html(markdown: str, name: str = "index", addresses: list[tuple[str, str]] | None = None) -> str:
@@ -171,7 +155,7 @@ def _served(link: str, name: str) -> str:
 
 def _link_alerts(html: str, name: str) -> str:
     """Link the names of other alerts in a runbook to their runbooks, except in code."""
-    others = "|".join(sorted({path.stem for path in RUNBOOKS.glob("*.md")} - {name}))
+    others = "|".join(runbooks_by_name().keys() - {name})
     parts = re.split(r"(<code.*?</code>|<[^>]*>)", html, flags=re.S)
     parts[::2] = [re.sub(rf"\b({others})\b", r'<a href="/runbooks/\1">\1</a>', part) for part in parts[::2]]
     return "".join(parts)
