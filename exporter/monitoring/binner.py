@@ -19,7 +19,7 @@ import numpy.typing as npt
 from exporter.features.base import as_list, category_bins, category_counts, numeric_columns
 from exporter.features.json_inputs import JsonColumnReader, decode_inputs
 from exporter.features.scalars import Numeric
-from exporter.monitoring.noise_floors import UNKNOWN_RATIO, NoiseFloors
+from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.profiles.correlation import Copula, restrict_correlation
 from exporter.profiles.profile import CONFIDENCE, PREDICTION, TIME, CategoricalFeature, Feature, NumericFeature, Profile
 from exporter.profiles.quality import QualityEstimator
@@ -144,7 +144,7 @@ class Binner:
         self._index_rows()
         self.copula = self._build_copula()
         self.profile_noise = NoiseFloors.from_profile(profile, self.target_names, self.reference, self.copula)
-        self.profile_noise.doubt[self.in_doubt] = UNKNOWN_RATIO
+        self.profile_noise.doubt[self.in_doubt] = np.inf
         self._copula_start = self.bins + 4 * len(self.targets)
         self.width = self._copula_start + (self.copula.width if self.copula else 0)
         names = msgspec.json.encode([profile.known_hash(), self.target_names])

@@ -44,7 +44,8 @@ class NoiseFloors:
         The ratio of the floor of the correlation of features, by the number of rows; it has one row.
     doubt
         How many times noisier than independent values those of each target are at least assumed to be in p-values,
-        shape ``(T,)``: where training says nothing of their dependence, it is the dispersion of live values.
+        shape ``(T,)``: where training says nothing of their dependence, it is the dispersion of live values, infinite
+        until it is known.
     learned
         Indices of the targets whose dependence was learned from live values.
     """
@@ -139,7 +140,8 @@ class NoiseFloors:
         one_direction = np.sqrt(2 / 9 * (1 + (inflation - 1) * degrees) / (inflation * degrees))
         shape = np.maximum(tail_shape(independent * np.maximum(ratio / inflation, 1.0)), one_direction)
         of_rows = self.ratio.at(earlier.rows) if earlier else ratio
-        unit = reference.noise_unit(count, np.maximum(ratio, self.doubt), np.maximum(of_rows, self.doubt))
+        doubt = self.doubt if earlier else np.minimum(self.doubt, UNKNOWN_RATIO)  # a run has no time to wait
+        unit = reference.noise_unit(count, np.maximum(ratio, doubt), np.maximum(of_rows, doubt))
         floor = unit * degrees * independent
         return tail_probability(np.where(known, score / floor * tail_ratio(shape), np.nan), shape)
 

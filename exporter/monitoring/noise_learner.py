@@ -30,7 +30,7 @@ from exporter.stats.divergence import Floats
 log = logging.getLogger(__name__)
 
 SECONDS = 60.0
-_LATEST = 10  # sub-windows in which a change that is no dispersion may have begun
+_LATEST = 5  # sub-windows in which a change that is no dispersion may have begun
 _MOST_DRIFT = 0.1
 _KEPT = 24.0
 """Lengths of the longest window for which dependence is kept after its last proof: weak one is proven now and then."""

@@ -15,6 +15,7 @@ from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_evidence import InputChanges
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import NoiseFloors
+from exporter.monitoring.noise_learner import NoiseLearner
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.bins import numeric_feature
 from exporter.profiles.profile import TIME, Blocks, Profile
@@ -104,12 +105,20 @@ def test_few_values_tell_nothing() -> None:
 
 
 def test_values_whose_dependence_is_not_known_need_more() -> None:
-    """Rows of training without an order may be shuffled: a change of a standard deviation waits, a dark camera not."""
+    """Rows of training without an order may be shuffled: nothing is said until half an hour of live values is known.
+
+    For the rest of the first day, a change of a standard deviation waits, a dark camera not.
+    """
     unordered = msgspec.structs.replace(PROFILE, blocks=None)
     for shift, found in ((0.7, False), (9.0, True)):
         monitor = after_an_hour(unordered)
+        unknown = monitor.noise
+        learner = NoiseLearner(lambda: MonitorRegistry({}, {}))
+        learner.learn(monitor, HOUR)
         feed(monitor, 100, 30, HOUR + 290, shift=shift)
         assert bool(changed(monitor, HOUR + 300)) is found
+        monitor.noise = unknown
+        assert changed(monitor, HOUR + 300) == []
 
 
 def test_a_new_configuration_has_a_new_budget() -> None:
