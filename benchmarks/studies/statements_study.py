@@ -40,7 +40,7 @@ Chunks = Callable[[Rng, int, float], Floats]
 FEATURES, DAY, YEAR = 50, 1440, 365 * 86400.0
 ROWS = 10_000
 LOOK = 2
-"""Minutes between two looks at the windows."""
+"""Minutes between two looks at the windows, without a change; one minute after it."""
 WARM, WARM_SHUFFLED = 6 * 60, 30 * 60
 """Minutes before a change; shuffled training rows say nothing of dependence, and live ones do so after a day."""
 
@@ -157,7 +157,8 @@ CHANGES: dict[str, Callable[[Floats], Floats]] = {
     "mean + 0.25 sd": lambda x: x + 0.25,
     "mean + 0.5 sd": lambda x: x + 0.5,
     "mean + 1 sd": lambda x: x + 1,
-    "dark camera": lambda x: -2.5 + 0.05 * x,
+    "dark camera": lambda x: -6 + 0.05 * x,
+    "stuck value": lambda x: 0.0 * x - 2.5,
     "swapped column": np.exp,
     "changed unit": lambda x: 1.8 * x + 32,
 }
@@ -300,7 +301,8 @@ def simulate(case: Case, seed: int) -> dict[str, Any]:
     began = time.process_time()
     fleet, limit = Fleet(case, seed), evidence_limit(YEAR)
     models, minutes = case.models, round(case.days * DAY)
-    drift, sharp = Episodes(models, 5, 3), Episodes(models, 2, 2)
+    look = 1 if case.change else LOOK
+    drift, sharp = Episodes(models, 5, 3), Episodes(models, 1 + 2 // look, 3 // look)
     day, monthly = Episodes(models, 1, 60), Episodes(models, 1, 30)
     kl, psi = Episodes(models, 1, 30), Episodes(models, 1, 30)
     recent = np.full(models, -math.inf)
@@ -317,11 +319,11 @@ def simulate(case: Case, seed: int) -> dict[str, Any]:
             fleet.count(values, now)
         evidence = fleet.evidence(now + 59.99)
         highest = max(highest, float(evidence.max()))
-        if minute % LOOK == 0:
+        if minute % look == 0:
             changed, above_kl, above_psi = fleet.changed(now + 59.0)
             recent[changed] = minute
             if minute >= warm:
-                sharp.add(changed, minute - warm + 2)
+                sharp.add(changed, minute - warm + 1)
                 monthly.add(fleet.lowest, minute)
                 if minute >= 60:
                     kl.add(above_kl, minute - warm)
@@ -366,7 +368,8 @@ def cases() -> Iterator[Case]:
             yield Case(stream, "shuffled", rate, 4, 2.5 if rate < 300 else 1.5)
     for change in CHANGES:
         for stream, order in DELAYED if change.startswith("mean") else DELAYED[:1]:
-            yield Case(stream, order, 20, 10 if order == "ordered" else 4, 0.25, change)
+            days = 0.25 if change.startswith("mean") else 0.02
+            yield Case(stream, order, 20, 10 if order == "ordered" else 4, days, change)
 
 
 def tables(path: Path) -> None:
