@@ -239,6 +239,7 @@ class NoiseRatio:
 
 _DISPERSION_SIGNIFICANCE = 4.0  # standard errors by which a dispersion must exceed 1, of hundreds that are measured
 _LEAST_VARIANCE = 1e-9
+_MOST_GROWTH = 1.5  # of the dispersion from one size to its double, as of a correlation that falls with √lag or slower
 
 
 def measure_dispersion(
@@ -251,7 +252,9 @@ def measure_dispersion(
     """Return the dispersion of a feature by blocks of consecutive reference values: at least 1.
 
     It is the largest ratio of the variance between blocks to that of independent values, over the sizes of blocks and
-    over the statistics that `exporter.stats.change_evidence.ChangeEvidence` watches.
+    over the statistics that `exporter.stats.change_evidence.ChangeEvidence` watches. If it grows from the last size but
+    two to the last, each twice the one before, it is extrapolated by three doublings more: memory may be longer than
+    blocks.
 
     Parameters
     ----------
@@ -286,7 +289,7 @@ def measure_dispersion(
     if not varying.any():
         return 1.0
     variance, fourth = variance[varying], fourth[varying]
-    largest = 1.0
+    largest = [1.0]
     for counts in blocks:
         values = counts.sum(axis=1, keepdims=True)
         size, expected = float(values.mean()), float((values * (1 - values / rows)).mean()) * variance
@@ -296,8 +299,9 @@ def measure_dispersion(
         # The ratio of so many independent blocks is about χ²(degrees)/degrees; its cube root is nearly normal.
         degrees = min(rows / size, len(counts)) / (1 + (fourth / variance**2 - 3) / size / 2)
         chance = (1 - 2 / (9 * degrees) + _DISPERSION_SIGNIFICANCE * np.sqrt(2 / (9 * degrees))) ** 3
-        largest = max(largest, float(np.where((ratio > chance) | (not proven), ratio, 1.0).max()))
-    return largest
+        largest.append(float(np.where((ratio > chance) | (not proven), ratio, 1.0).max()))
+    growth = math.sqrt(largest[-1] / max(largest[-3], 1.0)) if len(blocks) > 2 else 1.0
+    return max(largest) * min(max(growth, 1.0), _MOST_GROWTH) ** 3
 
 
 SIZES: Floats = np.array([20.0 * 2**doubling for doubling in range(10)])
