@@ -429,12 +429,16 @@ class Ingest:
         new = sum(not result.repeat for result in results)
         self._telemetry.events.labels("feedback").inc(new)
         status = 201 if new else 200
+        documents = [
+            {"id": str(one.id), "prediction_id": one.prediction_id, "verdict": one.verdict, "joined": one.joined}
+            for one in results
+        ]
         if not request.many:
-            return problems.json_reply(status, _feedback_document(results[0]))
+            return problems.json_reply(status, documents[0])
         document = {
             "accepted": len(results),
             "rejected": problems.rejected_document(request.rejected),
-            "feedback": [_feedback_document(result) for result in results],
+            "feedback": documents,
         }
         return problems.json_reply(status, document)
 
@@ -544,15 +548,6 @@ def _accepted(
     if warnings:
         document["warnings"] = warnings
     return problems.json_reply(202, document)
-
-
-def _feedback_document(result: FeedbackResult) -> dict[str, Any]:
-    return {
-        "id": str(result.id),
-        "prediction_id": result.prediction_id,
-        "verdict": result.verdict,
-        "joined": result.joined,
-    }
 
 
 def _places(number: int, refused: Sequence[wire.RejectedEvent]) -> Sequence[int]:
