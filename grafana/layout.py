@@ -93,14 +93,23 @@ def by_version(expr: str, legend: str) -> tuple[p.Query, p.Query]:
     return p.Query(f"{expr} and {last}", legend), p.Query(f"{expr} unless {last}", legend, role="older")
 
 
-def accuracy(selector: str = "") -> str:
-    """Return what is known best of each version: measured in the window with most labels, if 20; else estimated."""
+def quality(name: Literal["accuracy", "mean_absolute_error"], selector: str = "") -> tuple[str, str]:
+    """Return the accuracy or error of versions, as measured in the shortest window with 20 labels and as estimated."""
     by = "by (model, version)"
-    measured = f"model_version_window:accuracy:measured{{{selector}}}"
-    longest = f"topk {by} (1, model_version_window:labelled_predictions:sum{{{selector}}})"
-    estimated = f"model_version:estimated_accuracy:increase1h{{{selector}}}"
-    known = f"on (model, version) last_over_time(model_estimated_accuracy{{{selector}}}[2m])"
-    return f"max {by} ({measured} and {longest}) or max {by} ({estimated} and {known})"
+    # Of nested windows, the shortest one has the fewest labels.
+    labels = f"sum by (model, version, window) (last_over_time(model_window_labelled_predictions{{{selector}}}[2m]))"
+    shortest = f"bottomk {by} (1, {labels} >= 20)"
+    measured = f"max {by} (model_version_window:{name}:measured{{{selector}}} and {shortest})"
+    estimated = f"max {by} (last_over_time(model_estimated_{name}{{{selector}}}[2m]))"
+    if name == "accuracy":  # of all replicas together
+        together = f"model_version:estimated_accuracy:increase1h{{{selector}}}"
+        estimated = f"max {by} ({together} and on (model, version) {estimated})"
+    return measured, estimated
+
+
+def best_known(name: Literal["accuracy", "mean_absolute_error"], selector: str = "") -> str:
+    """Return an accuracy or error of each version: measured if there are enough labels, else estimated."""
+    return " or ".join(quality(name, selector))
 
 
 def worst_drift(selector: str, model: str = MODEL, offset: str = "") -> tuple[str, str]:
@@ -196,9 +205,6 @@ def dashboard_link(uid: str, title: str, versions: str = "", **parameters: str) 
     return p.Link(title, f"/d/{uid}?{'&'.join(parts)}")
 
 
-FLEET = p.Link("All models", f"/d/model-fleet?{_SOURCE}&${{__url_time_range}}")
-
-
 def query_variable(
     name: str,
     label: str,
@@ -288,7 +294,9 @@ def compared_version(name: Literal["before", "after"], label: str) -> models.Var
 
 
 def _datasource() -> models.VariableModel:
-    return dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus").build()
+    variable = dashboard.DatasourceVariable("datasource").label("Data source").type("prometheus").build()
+    variable.hide = models.VariableHide.IN_CONTROLS_MENU
+    return variable
 
 
 def _exporter_url(variables: Sequence[models.VariableModel]) -> models.VariableModel:
@@ -415,11 +423,10 @@ def build_dashboard(
         list_val=[_datasource(), *variables, _exporter_url(variables)]
     )
     document.panels = list(panels)
-    # Without a placement, links and annotations are visible, not in a menu.
+    # What is seldom used is in a menu, so that variables and time need one line.
     for document_link in document.links or []:
-        document_link.placement = None  # type: ignore[assignment]
-    for annotation in (document.annotations and document.annotations.list_val) or []:
-        annotation.placement = None  # type: ignore[assignment]
+        in_menu = document_link.type_val is models.DashboardLinkType.LINK
+        document_link.placement = "inControlsMenu" if in_menu else None  # type: ignore[assignment]
     return document
 
 
@@ -481,13 +488,13 @@ def _alerts(selector: str, overrides: Sequence[p.Override]) -> models.Panel:
             )
         ],
         overrides=[
-            p.for_field("State", *p.state_cell(_STATES), width=84),
-            p.for_field("Alert", p.setting("links", [runbook]), unit=p.TEXT, width=170),
+            p.for_field("State", *p.state_cell(_STATES), width=76),
+            p.for_field("Alert", p.setting("links", [runbook]), unit=p.TEXT, width=164),
             p.for_field("Of", noValue=" ", unit=p.TEXT, minWidth=110),
             # An alert without a version is one of all versions; the links have the text of the cell.
-            p.for_field("Version", noValue="All", unit=p.TEXT, width=100),
-            p.for_field("Layer", unit=p.TEXT, width=90),
-            p.for_field("For", width=84, decimals=0),
+            p.for_field("Version", noValue="All", unit=p.TEXT, width=76),
+            p.for_field("Layer", unit=p.TEXT, width=80),
+            p.for_field("For", width=76, decimals=0),
             *overrides,
         ],
     )

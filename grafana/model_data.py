@@ -303,13 +303,14 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(0, 4, {14: drifted, 15: worst_feature}),
             layout.row(100, "Features, version: $version", 4),
             *layout.side_by_side(5, 11, {1: features_by_score, 2: features_over_time}, (16, 8)),
-            *layout.side_by_side(16, 12, {13: features_by_time, 3: data_alerts}),
-            layout.row(101, "$feature", 28),
-            *layout.side_by_side(29, 10, {4: histogram, 5: score}, (14, 10)),
-            *layout.side_by_side(39, 8, {6: mean, 8: missing}),
-            layout.row(102, "Slow change, predictions, and correlations", 47),
-            *layout.side_by_side(48, 9, {20: evidence, 10: prediction}),
-            layout.row(103, "Segments, for models that have them", 57, layout.side_by_side(58, 9, {22: worst})),
+            *layout.side_by_side(16, 7, {13: features_by_time}),
+            *layout.side_by_side(23, 8, {3: data_alerts}),
+            layout.row(101, "$feature", 31),
+            *layout.side_by_side(32, 10, {4: histogram, 5: score}, (14, 10)),
+            *layout.side_by_side(42, 8, {6: mean, 8: missing}),
+            layout.row(102, "Slow change, predictions, and correlations", 50),
+            *layout.side_by_side(51, 9, {20: evidence, 10: prediction}),
+            layout.row(103, "Segments, for models that have them", 60, layout.side_by_side(61, 9, {22: worst})),
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts="data",
@@ -317,7 +318,7 @@ def dashboard() -> Dashboard:
 
 
 def features_by_score() -> Panel:
-    """KL divergence from training in any window (0 if below the noise floor) and its threshold; shift of the mean;
+    """KL divergence from training in any window, in nats (0 if below the noise floor), and its limit; shift of the mean;
     missing values above their share in training; values unseen in training. Click a feature to show it in the panels
     below, or its state for an explanation.
     """
@@ -333,37 +334,32 @@ def features_by_score() -> Panel:
         p.as_label(f"{each} ({_MISSING})", "missing", p.TENTHS_PERCENT, by),
         p.as_label(f"{each} (model_feature_unseen_ratio{{{BOTH},{WINDOW}}})", "unseen", p.TENTHS_PERCENT, by),
     )
-    names = {"Value #A": "State", "Value #B": "Score", "Value #C": "Threshold"}
+    names = {"Value #A": "State", "Value #B": "Score", "Value #C": "Limit"}
     texts = {"shift": "Shift", "missing": "Missing", "unseen": "Unseen"}
-    trend = "Trend #G"
     right = p.setting("custom.align", "right")
     return p.table(
         "Features by score",
         p.NATS,
         *(p.Query(expr, kind="table") for expr in columns),
-        p.Query(f"{each} ({score})"),
         empty=p.NO_PROFILE,
         sort=("Score",),
         transformations=[
-            # Without the time, Grafana does not read the rows of a moment as series. Without its value, a query without
-            # a result has no column, and so does not keep "merge" from finding the columns that all queries share.
+            # Without its value, a query without a result has no column, and so does not keep "merge" from finding the
+            # columns that all queries share.
             p.transformation(
                 "filterFieldsByName",
-                queries="[A-G]",
-                exclude={"names": ["Time", *(f"Value #{ref}" for ref in "DEFG")]},
+                queries="[A-F]",
+                exclude={"names": ["Time", *(f"Value #{ref}" for ref in "DEF")]},
             ),
-            p.transformation("timeSeriesTable", H={"timeField": "Time", "stat": "max"}),
             p.transformation("merge"),
             p.transformation(
                 "organize",
                 excludeByName={"Time": True},
                 indexByName={
                     name: index
-                    for index, name in enumerate(
-                        ("feature", "version", "Value #A", "Value #B", trend, "Value #C", *texts)
-                    )
+                    for index, name in enumerate(("feature", "version", "Value #A", "Value #B", "Value #C", *texts))
                 },
-                renameByName={"feature": "Feature", "version": "Version", trend: "Over time", **names, **texts},
+                renameByName={"feature": "Feature", "version": "Version", **names, **texts},
             ),
         ],
         overrides=[
@@ -371,25 +367,18 @@ def features_by_score() -> Panel:
                 "Feature",
                 p.setting("links", [{"title": _BELOW.title, "url": _BELOW.url}]),
                 unit=p.TEXT,
-                minWidth=190,
+                minWidth=170,
             ),
-            p.for_field("Version", unit=p.TEXT, width=66),
+            p.for_field("Version", unit=p.TEXT, width=74),
             p.for_field(
                 "State",
                 *p.state_cell({"0": ("OK", p.OK), "1": ("drifted", p.WARNING)}),
                 p.setting("links", [{"title": _EXPLANATION.title, "url": _EXPLANATION.url, "targetBlank": True}]),
                 width=66,
             ),
-            p.for_field("Score", noValue="–", width=80, decimals=2),
-            p.for_field("Threshold", noValue="–", width=84, decimals=2),
+            p.for_field("Score", unit=p.BARE, noValue="–", width=76, decimals=2),
+            p.for_field("Limit", unit=p.BARE, noValue="–", width=64, decimals=2),
             *(p.for_field(name, right, noValue="–", unit=p.TEXT, width=76) for name in texts.values()),
-            p.for_field(
-                "Over time",
-                p.setting(
-                    "custom.cellOptions", {"type": "sparkline", "hideValue": True, "lineWidth": 1, "fillOpacity": 20}
-                ),
-                minWidth=80,
-            ),
         ],
     )
 

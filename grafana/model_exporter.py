@@ -48,7 +48,7 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(9, 8, {4: taken, 5: refused, 6: lost}),
             *layout.side_by_side(17, 8, {7: queue, 8: unknown_features}),
             layout.row(101, "Cost and store", 25),
-            *layout.side_by_side(26, 8, {13: memory, 14: cpu, 17: size, 16: builds}),
+            *layout.side_by_side(26, 8, {13: memory, 14: cpu, 17: size, 16: builds}, (5, 5, 5, 9)),
         ],
     )
 
@@ -127,7 +127,7 @@ def lost() -> Panel:
     exporters. Alerts fire above 0, and name the exporter.
     """
     return _lines(
-        "Events lost, and failures of the store",
+        "Lost events, store failures",
         p.EVENTS_PER_SECOND,
         p.Query(f"sum({_rate('model_exporter_events_dropped_total', 'instance')})", "lost"),
         p.Query(f"sum({_rate('model_exporter_store_errors_total', 'instance')})", "failed reads and writes"),
@@ -136,13 +136,12 @@ def lost() -> Panel:
 
 
 def queue() -> Panel:
-    """Predictions waiting to be counted, and the number at which the exporter answers 503. The axis is logarithmic."""
+    """Predictions waiting to be counted, and the number at which the exporter answers 503."""
     return _lines(
         "Predictions in the queue",
         p.COUNT,
         p.Query(f"model_exporter_queue_length{{{INSTANCE}}}", "waiting {{instance}}"),
         p.Query(f"min(model_exporter_queue_capacity{{{INSTANCE}}})", "may wait", role="reference"),
-        logarithmic_from=1,
     )
 
 
@@ -200,9 +199,9 @@ def builds() -> Panel:
             )
         ],
         overrides=[
-            p.for_field("Exporter", width=140),
+            p.for_field("Exporter", minWidth=110),
             p.for_field("Version", width=75),
-            p.for_field("Python", width=75),
+            p.for_field("Python", width=66),
             p.for_field("Since", minWidth=80, unit=p.SINCE),
         ],
     )

@@ -41,21 +41,13 @@ def _worst_alert() -> str:
 
 
 def _worst_feature() -> str:
-    """Return the feature of each model that is furthest above its threshold, with score and threshold as a label."""
+    """Return the feature of each model that is furthest above its threshold, with its score as a label."""
     worst = "topk by (model) (1, model_version_feature:kl_divergence_to_threshold:worst)"
     limit = "model_feature:threshold:ModelFeatureDrift"
     score = f"max by (model, feature) ({worst} * on (model, feature) group_left () {limit} > 0.000001)"
-    text = p.two(score, limit, " / ", "drift", p.HUNDREDTHS, "model, feature")
+    text = p.as_label(score, "drift", p.HUNDREDTHS, "model, feature")
     beyond = f'label_replace({text} and on (model) {worst} > 1, "drift", "$1 !", "drift", "(.+)")'
     return f"max by (model, feature, drift) ({beyond} or on (model) {text})"
-
-
-def _drifted() -> str:
-    drifted = "max by (model) (model_version:drifted_features:count)"
-    features = "count by (model, version) (model_version_feature:kl_divergence_above_noise:max)"
-    every = f"max by (model) ({features})"
-    some = p.two(f"({drifted} > 0)", every, " of ", "drifted", p.WHOLE_CELL, "model", "!")
-    return f"{some} or on (model) {p.two(drifted, every, ' of ', 'drifted', p.WHOLE_CELL, 'model')}"
 
 
 def _share(part: str, of: str) -> str:
@@ -67,6 +59,9 @@ def _share(part: str, of: str) -> str:
 def _known(share: str, counter: str) -> str:
     """Return a share for models that ever had a confidence or feedback: without, it is unknown, not 0 or 1."""
     return f"({share} and on (model) sum by (model) ({counter}) > 0)"
+
+
+_INACCURATE = 'and on (model) group by (model) (ALERTS{alertname="ModelAccuracyLow",alertstate="firing"})'
 
 
 def _values() -> list[str]:
@@ -87,7 +82,6 @@ def _values() -> list[str]:
             "!",
         ),
         _worst_feature(),
-        _drifted(),
         p.marked(
             _known(_share("confident_predictions", "attempts"), "model_prediction_confidence_count"),
             "< on (model) model:threshold:ModelConfidentRatioLow"
@@ -105,10 +99,18 @@ def _values() -> list[str]:
             "!!",
         ),
         p.marked(
-            f"(min by (model) ({layout.accuracy()}) or min by (model) (model_reviewed_accuracy))",
-            'and on (model) group by (model) (ALERTS{alertname="ModelAccuracyLow",alertstate="firing"})',
+            f"(min by (model) ({layout.best_known('accuracy')}) or min by (model) (model_reviewed_accuracy))",
+            _INACCURATE,
             "accuracy",
             p.TENTHS_PERCENT,
+            "!!",
+        )
+        + " or on (model) "
+        + p.marked(
+            f"max by (model) ({layout.best_known('mean_absolute_error')})",
+            _INACCURATE,
+            "accuracy",
+            p.HUNDREDTHS,
             "!!",
         ),
     )
@@ -117,25 +119,24 @@ def _values() -> list[str]:
 
 def models() -> Panel:
     """The worst first, by the worst alert and its duration. Errors and p95 are those of the worst version, confident
-    and corrected those of the last hour; the feature is the one furthest above its threshold; the accuracy is
-    measured with labels, else estimated, else that of a reviewed sample. Orange and red: beyond the threshold. –:
-    not known. Requests: the trend between 0 and the highest rate. Click a model to open Overview.
+    and corrected those of the last hour; the feature is the one furthest above its threshold; the accuracy, or the mean
+    absolute error of a regression, is measured in the shortest window with 20 labels, else estimated, else that of a
+    reviewed sample. Orange and red: beyond the threshold. –:
+    not known. Click a model to open Overview.
     """
     names = {
         "Value #A": "State",
         "Value": "State",  # if no other query has a result
         "model": "Model",
-        "cause": "Worst alert",
+        "cause": "Alert",
         "Value #B": "For",
         "errors": "Errors",
         "latency": "p95",
         "feature": "Worst feature",
-        "drift": "Score / limit",
-        "drifted": "Drifted",
+        "drift": "Score",
         "confident": "Confident",
         "corrected": "Corrected",
-        "accuracy": "Accuracy",
-        "Trend #J": "Requests",
+        "accuracy": "Quality",
     }
     overview = layout.dashboard_link("model-overview", "Overview", model="__data.fields.Model")
     link = p.setting("links", [{"title": overview.title, "url": overview.url}])
@@ -143,13 +144,12 @@ def models() -> Panel:
     of_values = [
         p.for_field(name, *p.marked_cell(), right, noValue="–", width=width)
         for name, width in (
-            ("Errors", 88),
-            ("p95", 94),
-            ("Score / limit", 104),
-            ("Drifted", 76),
-            ("Confident", 84),
-            ("Corrected", 88),
-            ("Accuracy", 80),
+            ("Errors", 78),
+            ("p95", 68),
+            ("Score", 74),
+            ("Confident", 92),
+            ("Corrected", 92),
+            ("Quality", 82),
         )
     ]
     state = f"max by (model) ({states(_OF_MODELS)})"
@@ -157,39 +157,26 @@ def models() -> Panel:
         "Models",
         p.SECONDS,
         *(p.Query(expr, kind="table") for expr in (state, _worst_alert(), *_values())),
-        p.Query("sum by (model) (model:requests:rate5m)", "{{model}}"),
         empty="no model is configured, or no exporter is scraped",
         sort=("State", "For", "+Model"),
         transformations=[
-            # Without the time, Grafana does not read the rows of a moment as series.
-            p.transformation("filterFieldsByName", queries="[A-I]", exclude={"names": ["Time"]}),
-            p.transformation("timeSeriesTable", J={"timeField": "Time", "stat": "max"}),
+            p.transformation("filterFieldsByName", exclude={"names": ["Time"]}),
             # An outer join ignores a query without a result; "merge" would merge nothing.
             p.transformation("joinByField", byField="model", mode="outer"),
             p.transformation(
                 "organize",
-                excludeByName={f"Value #{ref}": True for ref in "CDEFGHI"},
+                excludeByName={f"Value #{ref}": True for ref in "CDEFGH"},
                 indexByName={name: index for index, name in enumerate(names)},
                 renameByName=names,
             ),
         ],
         overrides=[
-            p.for_field("State", *p.state_column(), link, width=82),
-            p.for_field("Model", link, unit=p.TEXT, minWidth=140),
-            p.for_field("Worst alert", link, unit=p.TEXT, noValue=" ", minWidth=178),
-            p.for_field("For", noValue=" ", decimals=0, width=70),
+            p.for_field("State", *p.state_column(), link, width=76),
+            p.for_field("Model", link, unit=p.TEXT, minWidth=100),
+            p.for_field("Alert", link, unit=p.TEXT, noValue=" ", minWidth=145),
+            p.for_field("For", noValue=" ", decimals=0, width=66),
             p.for_field("Worst feature", unit=p.TEXT, noValue="–", minWidth=112),
             *of_values,
-            p.for_field(
-                "Requests",
-                p.setting(
-                    "custom.cellOptions", {"type": "sparkline", "hideValue": True, "lineWidth": 1, "fillOpacity": 20}
-                ),
-                unit=p.PER_SECOND,
-                noValue=" ",
-                min=0,
-                width=82,
-            ),
         ],
     )
 

@@ -36,7 +36,7 @@ def answered() -> Panel:
     every = f"sum(increase(model_requests_total{{{BOTH}}}[1h]))"
     failed = f'sum(increase(model_requests_total{{{BOTH},code=~"5.."}}[1h]))'
     return _number(
-        "Successful requests, last hour",
+        "Successful, 1h",
         f"1 - ({failed} or 0 * {every}) / ({every} > 0)",
         f"< 1 - max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
         p.CRITICAL,
@@ -48,7 +48,7 @@ def budget_left() -> Panel:
     lower one, for all versions. Red: an objective is missed.
     """
     return _number(
-        "Error budget left",
+        "Budget left",
         f"min(model:error_budget_remaining:ratio30d{{{MODEL}}})",
         "< 0",
         p.CRITICAL,
@@ -61,7 +61,7 @@ def confident() -> Panel:
     """
     attempts = f"sum(model_version:attempts:increase1h{{{BOTH}}})"
     return _number(
-        "Confident predictions, last hour",
+        "Confident, 1h",
         f"{_CONFIDENT} / ({attempts} > 0) and sum(model_prediction_confidence_count{{{BOTH}}}) > 0",
         f"< max(model:threshold:ModelConfidentRatioLow{{{MODEL}}}) and {attempts} >= 20",
         p.WARNING,
@@ -69,12 +69,12 @@ def confident() -> Panel:
 
 
 def accuracy() -> Panel:
-    """Share of predictions that are right, of the worst version: measured with labels, or estimated. Red: an alert
-    fires.
+    """Share of predictions that are right, of the worst version: measured in the shortest window with 20 labels, or
+    estimated for the last hour. Red: an alert fires.
     """
-    known = f"min({layout.accuracy(BOTH)})"
+    known = f"min({layout.best_known('accuracy', BOTH)})"
     return _number(
-        "Right predictions",
+        "Accuracy",
         known,
         f'and on () ALERTS{{alertname="ModelAccuracyLow",alertstate="firing",{BOTH}}}',
         p.CRITICAL,
@@ -87,7 +87,7 @@ def corrected() -> Panel:
     """
     corrections = f"sum(model_version:corrections:increase1h{{{BOTH}}})"
     return _number(
-        "Corrected predictions, last hour",
+        "Corrected, 1h",
         f"({corrections} or 0 * {_CONFIDENT}) / ({_CONFIDENT} > 0) and sum(model_feedback_total{{{BOTH}}}) > 0",
         f"> max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}) and {corrections} >= 3",
         p.CRITICAL,
@@ -123,10 +123,10 @@ def dashboard() -> Dashboard:
             ),
             *layout.side_by_side(3, 7, {23: states_over_time, 2: layout.alerts_of_model}, (9, 15)),
             *layout.side_by_side(10, 5, {6: request_rate, 7: error_ratio, 8: latency}),
-            *layout.side_by_side(15, 5, {9: worst_drift, 26: accuracy_over_time, 27: error_over_time}),
+            *layout.side_by_side(15, 5, {9: worst_drift, 26: quality_over_time}),
             *layout.side_by_side(20, 5, {12: attempts, 13: confident_share, 14: correction_share}),
         ],
-        links=[layout.FLEET, layout.DRIFT, layout.REVIEW],
+        links=[layout.DRIFT, layout.REVIEW],
         alerts=".+",
     )
 
@@ -222,42 +222,27 @@ def worst_drift() -> Panel:
     )
 
 
-def accuracy_over_time() -> Panel:
-    """Share of predictions that are right, of the worst version, in the longest window: measured, or estimated."""
-    return _quality(
-        "Right predictions over time",
-        p.SHARE,
-        "accuracy",
-        "min",
-        f"max(model_version_basis:reference_accuracy:max{{{BOTH}}}"
-        f" - on (model) group_left () model:threshold:ModelAccuracyLow{{{MODEL}}})",
-        "a regression, or neither labels nor an estimate",
-    )
-
-
-def error_over_time() -> Panel:
-    """Mean absolute error in the label's unit, of the worst version: measured, or estimated."""
-    return _quality(
-        "Error of a regression",
-        p.COUNT,
-        "mean_absolute_error",
-        "max",
-        f"min(model_version:threshold:ModelAccuracyLowError{{{BOTH}}})",
-        "a classification, or neither labels nor an estimate",
-    )
-
-
-def _quality(title: str, unit: str, name: str, worst: str, limit: str, empty: str) -> Panel:
-    measured = f"{worst}(model_version_window:{name}:measured{{{BOTH}}})"
+def quality_over_time() -> Panel:
+    """Share of predictions that are right, or the mean absolute error of a regression in the label's unit, of the worst
+    version: measured in the shortest window with 20 labels, or estimated.
+    """
+    measured, estimated = layout.quality("accuracy", BOTH)
+    measured_error, estimated_error = layout.quality("mean_absolute_error", BOTH)
+    least = f"model_version_basis:reference_accuracy:max{{{BOTH}}}"
+    least += f" - on (model) group_left () model:threshold:ModelAccuracyLow{{{MODEL}}}"
     return p.time_series(
-        title,
-        unit,
-        p.Query(measured, "measured"),
-        p.Query(f"{worst}(model_estimated_{name}{{{BOTH}}})", "estimated"),
-        p.Query(limit, "threshold", role="threshold"),
+        "Accuracy or error",
+        p.SHARE,
+        p.Query(f"min({measured})", "measured"),
+        p.Query(f"min({estimated})", "estimated"),
+        p.Query(f"max({least})", "threshold", role="threshold"),
+        p.Query(f"max({measured_error})", "measured error"),
+        p.Query(f"max({estimated_error})", "estimated error"),
+        p.Query(f"min(model_version:threshold:ModelAccuracyLowError{{{BOTH}}})", "threshold", role="threshold"),
         links=[_detail("model-quality")],
-        empty=empty,
+        empty="neither labels nor an estimate",
         least=None,
+        overrides=[p.for_query(i, p.setting("unit", p.COUNT)) for i in (3, 4, 5)],
     )
 
 

@@ -29,7 +29,7 @@ def dashboard() -> Dashboard:
         ],
         [
             *layout.side_by_side(0, 4, {1: alerts}),
-            *layout.side_by_side(4, 10, {2: accuracy, 3: absolute_error}),
+            *layout.side_by_side(4, 10, {2: quality}),
             *layout.side_by_side(14, 8, {4: labels, 6: calibration}),
             *layout.side_by_side(22, 9, {7: outcomes, 8: by_segment}),
         ],
@@ -51,16 +51,9 @@ def alerts() -> Panel:
 
 
 def _estimated_and_measured(
-    title: str,
-    unit: str,
-    name: str,
-    most: str,
-    least: str,
-    limit: str,
-    empty: str,
-    of_estimates: Sequence[p.Query] = (),
-) -> Panel:
-    """Return a quantity that labels show and that the profile estimates, each with its interval.
+    name: str, most: str, least: str, limit: str, of_estimates: Sequence[p.Query] = ()
+) -> list[p.Query]:
+    """Return queries of a quantity that labels show and that the profile estimates, each with its interval.
 
     What is measured is of the labels of all replicas, with an interval from 20 labels on. Estimates of replicas cannot
     be added up: the value is their mean, and the interval contains those of all.
@@ -76,7 +69,7 @@ def _estimated_and_measured(
     """
     of = "{{version}}"
     value, labels = f"(model_{name}{{{_IN_WINDOW}}} >= 0)", f"model_window_labelled_predictions{{{_IN_WINDOW}}}"
-    queries = [
+    return [
         p.Query(f"sum {_BY} ({value} * {labels}) / sum {_BY} ({labels} and {value})", f"measured {of}"),
         p.Query(f"avg {_BY} (model_estimated_{name}{{{_IN_WINDOW}}})", f"estimated {of}"),
         p.Query(f"min {_BY} (model_estimated_{name}_lower{{{_IN_WINDOW}}})", f"at least {of}", role="reference"),
@@ -89,25 +82,9 @@ def _estimated_and_measured(
         p.Query(f"max {_BY} ({most})", f"measured, at most {of}", role="bound"),
         *of_estimates,
     ]
-    hidden = [i for i, query in enumerate(queries) if query.role in {"reference", "past", "bound"}]
-    return p.time_series(
-        title,
-        unit,
-        *queries,
-        empty=empty,
-        least=None,
-        overrides=[
-            *(p.for_query(i, p.setting("color", {"mode": "shades", "fixedColor": p.PALETTE[i]})) for i in range(2)),
-            *(p.for_query(i, p.NOT_IN_LEGEND) for i in hidden),
-        ],
-    )
 
 
-def accuracy() -> Panel:
-    """Share of the predictions of $window that are right: measured with labels, and estimated without them. Thin lines:
-    the 95% interval of the measured value, from 20 labels on, and, in grey, of the estimate for what labels will show.
-    Dotted: on the labelled rows of the profile.
-    """
+def _accuracy() -> list[p.Query]:
     overall = f"max {_BY} (model_reference_accuracy_overall{{{BOTH}}})"
     # Drawn only where it differs, because some labelled rows have no confidence.
     of_confident = f"max {_BY} (model_reference_estimated_accuracy{{{BOTH}}}) != {overall}"
@@ -118,13 +95,10 @@ def accuracy() -> Panel:
         for name in ("labelled_predictions:sum", "accuracy:measured", "accuracy_upper:measured")
     )
     return _estimated_and_measured(
-        "Accuracy",
-        p.SHARE,
         "accuracy",
         most,
         f"2 * ({labels} * {measured} + 1.92073) / ({labels} + 3.841459) - {most}",
         f"{overall} {less_threshold}",
-        f"a regression, or {_NO_QUALITY}",
         (
             p.Query(of_confident, "labelled rows with a confidence {{version}}", role="past"),
             p.Query(f"({of_confident}) {less_threshold}", "threshold of the estimate {{version}}", role="threshold"),
@@ -132,11 +106,7 @@ def accuracy() -> Panel:
     )
 
 
-def absolute_error() -> Panel:
-    """Of a regression, in the unit of the label, for the predictions of $window. Thin lines: the 95% interval of the
-    measured value, from 20 labels on, and, in grey, of the estimate for what labels will show. Dotted: on the labelled
-    rows of the profile.
-    """
+def _absolute_error() -> list[p.Query]:
     error = f"model_version_window:mean_absolute_error:measured{{{_IN_WINDOW}}}"
     root = f"(model_root_mean_squared_error{{{_IN_WINDOW}}} >= 0)"
     labels = f"model_window_labelled_predictions{{{_IN_WINDOW}}}"
@@ -144,13 +114,35 @@ def absolute_error() -> Panel:
     squares = f"{by} ({root} ^ 2 * {labels}) / {by} ({labels} and {root})"
     half = f"1.959964 * sqrt(clamp_min({squares} - {error} ^ 2, 0) / ({by} ({labels} and {root}) - 1))"
     return _estimated_and_measured(
-        "Mean absolute error",
-        p.COUNT,
         "mean_absolute_error",
         f"{error} + {half}",
         f"{error} - {half}",
         f"model_version:threshold:ModelAccuracyLowError{{{BOTH}}}",
-        f"a classification, or {_NO_QUALITY}",
+    )
+
+
+def quality() -> Panel:
+    """The share of right predictions of $window, or of a regression the mean absolute error in the unit of
+    the label: measured with labels, and estimated without them. Thin lines: the 95% interval of the measured value,
+    from 20 labels on, and, in grey, of the estimate for what labels will show. Dotted: on the labelled rows of the
+    profile.
+    """
+    of_accuracy, of_error = _accuracy(), _absolute_error()
+    queries = [*of_accuracy, *of_error]
+    hidden = [i for i, query in enumerate(queries) if query.role in {"reference", "past", "bound"}]
+    first = len(of_accuracy)
+    colours = {start + i: p.PALETTE[i] for start in (0, first) for i in range(2)}
+    return p.time_series(
+        "Accuracy, or error of a regression",
+        p.SHARE,
+        *queries,
+        empty=_NO_QUALITY,
+        least=None,
+        overrides=[
+            *(p.for_query(i, p.setting("color", {"mode": "shades", "fixedColor": c})) for i, c in colours.items()),
+            *(p.for_query(i, p.setting("unit", p.COUNT)) for i in range(first, len(queries))),
+            *(p.for_query(i, p.NOT_IN_LEGEND) for i in hidden),
+        ],
     )
 
 

@@ -26,7 +26,7 @@ _MEASURES = {
 }
 """How the table names a measure, in the unit that `_scaled` gives it."""
 _DECISIONS = {"-1": ("rollback", p.CRITICAL), "0": ("wait", p.GREY), "1": ("promote", p.OK)}
-_VERDICTS = {"-1": ("worse", p.CRITICAL), "0": ("not proven", p.GREY), "1": ("better", p.OK)}
+_VERDICTS = {"-1": ("worse", p.WARNING), "0": ("not proven", p.GREY), "1": ("better", p.OK)}
 
 
 _REPLICA = "model, before, after, instance, job"
@@ -153,36 +153,37 @@ _NO_QUALITY = "fewer than 20 labels, and no labelled rows in the profile"
 _DOTTED = p.setting("custom.lineStyle", {"fill": "dash", "dash": [3, 4]})
 
 
-def accuracy_over_time() -> Panel:
-    """Share of the predictions of $window that are right: measured with labels, if there are 20, and estimated without
-    them. Grey: the 95% interval of the estimate, for what labels will show. Dotted: the version before.
+def quality_over_time() -> Panel:
+    """The share of right predictions of $window, or of a regression the mean absolute error in the unit of
+    the label: measured with labels, if there are 20, and estimated without them. Grey: the 95% interval of the
+    estimate, for what labels will show. Dotted: the version before.
     """
-    return _quality(
-        "Accuracy",
+    least = f'max(model_version_basis:reference_accuracy:max{{{AFTER},basis="measured"}}'
+    least += f" - on (model) group_left () model:threshold:ModelAccuracyLow{{{MODEL}}})"
+    most = f"max(model_version:threshold:ModelAccuracyLowError{{{AFTER}}})"
+    of_accuracy = _quality("accuracy", least)
+    queries = [*of_accuracy, *_quality("mean_absolute_error", most)]
+    overrides: list[p.Override] = []
+    for start in (0, len(of_accuracy)):
+        for side in (0, 4):  # after, before
+            lines = [[p.setting("color", {"mode": "fixed", "fixedColor": p.PALETTE[i]})] for i in (0, 1)]
+            for i, settings in enumerate([*lines, [p.NOT_IN_LEGEND], [p.NOT_IN_LEGEND]]):
+                overrides.append(p.for_query(start + side + i, *settings, *([_DOTTED] if side else [])))
+    return p.time_series(
+        "Accuracy, or error of a regression",
         p.SHARE,
-        "accuracy",
-        f'max(model_version_basis:reference_accuracy:max{{{AFTER},basis="measured"}}'
-        f" - on (model) group_left () model:threshold:ModelAccuracyLow{{{MODEL}}})",
-        f"a regression, or {_NO_QUALITY}",
+        *queries,
+        empty=_NO_QUALITY,
+        least=None,
+        overrides=[
+            *overrides,
+            *(p.for_query(i, p.setting("unit", p.COUNT)) for i in range(len(of_accuracy), len(queries))),
+        ],
     )
 
 
-def error_over_time() -> Panel:
-    """Of a regression, in the unit of the label, for the predictions of $window: measured with labels, if there are 20,
-    and estimated without them. Grey: the 95% interval of the estimate, for what labels will show. Dotted: the version
-    before.
-    """
-    return _quality(
-        "Mean absolute error",
-        p.COUNT,
-        "mean_absolute_error",
-        f"max(model_version:threshold:ModelAccuracyLowError{{{AFTER}}})",
-        f"a classification, or {_NO_QUALITY}",
-    )
-
-
-def _quality(title: str, unit: str, name: str, threshold: str, empty: str) -> Panel:
-    """Return a panel with what is measured and estimated of each version, and the interval of the estimates.
+def _quality(name: str, threshold: str) -> list[p.Query]:
+    """Return what is measured and estimated of each version, and the interval of the estimates.
 
     Estimates of replicas cannot be added up: the value is their mean, and the interval contains those of all.
     """
@@ -191,27 +192,12 @@ def _quality(title: str, unit: str, name: str, threshold: str, empty: str) -> Pa
         selector = f"{{{version},{WINDOW}}}"
         of = f"{side}: ${side}"
         queries += [
-            p.Query(f"max(model_version_window:{name}:measured{selector})", f"measured, {of}"),
-            p.Query(f"avg(model_estimated_{name}{selector})", f"estimated, {of}"),
-            p.Query(f"min(model_estimated_{name}_lower{selector})", f"at least, {of}", role="reference"),
-            p.Query(f"max(model_estimated_{name}_upper{selector})", f"at most, {of}", role="reference"),
+            p.Query(_shared(f"max(model_version_window:{name}:measured{selector})"), f"measured, {of}"),
+            p.Query(_shared(f"avg(model_estimated_{name}{selector})"), f"estimated, {of}"),
+            p.Query(_shared(f"min(model_estimated_{name}_lower{selector})"), f"at least, {of}", role="reference"),
+            p.Query(_shared(f"max(model_estimated_{name}_upper{selector})"), f"at most, {of}", role="reference"),
         ]
-    return p.time_series(
-        title,
-        unit,
-        *queries,
-        p.Query(threshold, "threshold", role="threshold"),
-        empty=empty,
-        least=None,
-        overrides=[
-            *(
-                p.for_query(i + 4, p.setting("color", {"mode": "fixed", "fixedColor": p.PALETTE[i]}), _DOTTED)
-                for i in (0, 1)
-            ),
-            *(p.for_query(i, _DOTTED) for i in (6, 7)),
-            *(p.for_query(i, p.NOT_IN_LEGEND) for i in (2, 3, 6, 7)),
-        ],
-    )
+    return [*queries, p.Query(threshold, "threshold", role="threshold")]
 
 
 _PAIR = "before, after"
@@ -323,10 +309,10 @@ def dashboard() -> Dashboard:
             layout.row(103, "Last two versions, over the time both served", 0),
             *layout.side_by_side(1, 3, {19: decision, 14: verdict}, (4, 20)),
             *layout.side_by_side(4, 8, {16: comparison}),
-            layout.row(101, "Over time: versions $before and $after", 12),
+            layout.row(101, "Over time, while both serve: versions $before and $after", 12),
             *layout.side_by_side(13, 8, {8: errors_over_time, 9: latency_over_time, 12: drift_over_time}),
             *layout.side_by_side(21, 8, {10: confident_over_time, 11: corrected_over_time}),
-            *layout.side_by_side(29, 8, {17: accuracy_over_time, 18: error_over_time}),
+            *layout.side_by_side(29, 8, {17: quality_over_time}),
             layout.row(
                 104,
                 "Shadow mode: answers that no user sees",
@@ -342,12 +328,21 @@ def dashboard() -> Dashboard:
     )
 
 
+_BOTH_SERVE = " and ".join(f"sum(model_version:attempts:increase1h{{{side}}}) > 0" for side in (BEFORE, AFTER))
+
+
+def _shared(expr: str) -> str:
+    """Return a value while both versions serve, or always if they never do in the time range."""
+    never = f"max_over_time(({_BOTH_SERVE})[$__range:1m] @ end())"
+    return f"{expr} and on () ({_BOTH_SERVE}) or {expr} unless on () {never}"
+
+
 def _over_time(title: str, unit: str, series: str, threshold: str) -> Panel:
     return p.time_series(
         title,
         unit,
-        p.Query(f"max({series}{{{BEFORE}}})", "before: $before", role="past"),
-        p.Query(f"max({series}{{{AFTER}}})", "after: $after"),
+        p.Query(_shared(f"max({series}{{{BEFORE}}})"), "before: $before", role="past"),
+        p.Query(_shared(f"max({series}{{{AFTER}}})"), "after: $after"),
         p.Query(threshold, "threshold", role="threshold"),
     )
 
@@ -399,7 +394,7 @@ def drift_over_time() -> Panel:
     return p.time_series(
         "Worst drift",
         p.NATS,
-        p.Query(f"max({before})", "before: $before", role="past"),
-        p.Query(f"max({after})", "after: $after"),
+        p.Query(_shared(f"max({before})"), "before: $before", role="past"),
+        p.Query(_shared(f"max({after})"), "after: $after"),
         p.Query(f"min({threshold})", "threshold", role="threshold"),
     )

@@ -149,7 +149,7 @@ def error_budget() -> Panel:
     """Share of requests that fail with a 5xx, in the windows of ModelErrorBudgetBurn, for the worst version. It fires
     if 5m and 1h are above their threshold, or 30m and 6h above theirs, beyond chance. The axis is logarithmic.
     """
-    return _windows("errors", "Error ratio in the windows of the budget")
+    return _windows("errors", "Errors by window")
 
 
 def latency_budget() -> Panel:
@@ -157,7 +157,7 @@ def latency_budget() -> Panel:
     ModelLatencyBudgetBurn, for the worst version. It fires if 5m and 1h are above their threshold, or 30m and 6h above
     theirs, beyond chance. The axis is logarithmic.
     """
-    return _windows("latency", "Slow requests in the budget's windows")
+    return _windows("latency", "Slow requests by window")
 
 
 def budget_left() -> Panel:

@@ -39,7 +39,7 @@ NO_PROFILE = "no profile"
 
 DATASOURCE = common_models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
-REFS = "ABCDEFGHIJKLMNOP"
+REFS = "ABCDEFGHIJKLMNOPQRST"
 
 
 @dataclass(frozen=True)
@@ -411,7 +411,10 @@ def state_timeline(
         .legend(common.VizLegendOptions().show_legend(False))
         .tooltip(common.VizTooltipOptions().mode(common_models.TooltipDisplayMode.SINGLE))
     )
-    return finish(builder, title, BARE, queries, mappings=levels or value_mappings(names), **more)
+    panel = finish(builder, title, BARE, queries, mappings=levels or value_mappings(names), **more)
+    options: Any = panel.options
+    options.per_page = 0  # no pager
+    return panel
 
 
 def table(title: str, unit: str, *queries: Query, sort: Sequence[str] = (), **more: Any) -> models.Panel:
@@ -477,6 +480,7 @@ def bar_gauge(title: str, unit: str, *queries: Query, **more: Any) -> models.Pan
         .show_unfilled(True)
         .orientation(common_models.VizOrientation.HORIZONTAL)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
+        .text(common.VizTextDisplayOptions().title_size(13).value_size(16))
     )
     return finish(builder, title, unit, queries, **more)
 

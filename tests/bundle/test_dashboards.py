@@ -27,7 +27,7 @@ from support.servers import ask, eventually
 from demo.up import ADDRESSES, Plan
 from grafana.__main__ import files
 from grafana.model_overview import layer_state
-from grafana.panels import CRITICAL, NEUTRAL, WARNING
+from grafana.panels import CRITICAL, NEUTRAL, REFS, WARNING
 
 FOLDER = ROOT / "grafana" / "dashboards"
 BOARDS = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(FOLDER.glob("*.json"))}
@@ -321,7 +321,7 @@ def test_colour_means_state(uid: str, panel: dict[str, Any]) -> None:
                 if override["matcher"]["id"] == "byRegexp":
                     assert (shown, setting["value"]["fixedColor"]) in {("/^5..$/", CRITICAL), ("/^4..$/", WARNING)}
                     continue
-                legend = targets(panel)["ABCDEFGHIJ".index(shown)]["legendFormat"]
+                legend = targets(panel)[REFS.index(shown)]["legendFormat"]
                 assert (
                     legend.startswith(("threshold", "lowest threshold", "noise", "limit"))
                     or legend == "share, too low or too high"
