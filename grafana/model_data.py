@@ -318,7 +318,7 @@ def dashboard() -> Dashboard:
 
 
 def features_by_score() -> Panel:
-    """KL divergence from training in any window, in nats (0 if below the noise floor), and its limit; shift of the mean;
+    """KL divergence from training in any window, in nats (0 if below the noise floor); its limit; shift of the mean;
     missing values above their share in training; values unseen in training. Click a feature to show it in the panels
     below, or its state for an explanation.
     """
