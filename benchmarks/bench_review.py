@@ -166,7 +166,6 @@ def pages(asked: Asked) -> Iterator[tuple[str, Callable[[], float]]]:
         yield "the next page of the least confident", lambda: asked.median(next_uncertain)
     yield page("API: 100 corrections", "/v1/corrections", status="pending")
     yield page("API: 1,000 corrections", "/v1/corrections", limit="1000")
-    yield page("API: corrections by user", "/v1/corrections/users", model="m")
 
     def scrape() -> float:
         times = []

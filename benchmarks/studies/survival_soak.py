@@ -121,7 +121,6 @@ class Work:
             "/drift?model=m",
             "/review?model=m",
             "/v1/corrections?model=m",
-            "/v1/corrections/users?model=m",
         ):
             self._ask("GET", path)
         if number % 6 == 0:

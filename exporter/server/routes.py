@@ -199,12 +199,7 @@ ROUTES: dict[str, Route] = {
         "api.operations:notifications", {200: dict[str, Any]}, Notification, (KEY,), scope="notify"
     ),
     "GET /v1/corrections": Route("api.corrections:list_corrections", {200: schemas.Corrections}, parameters=QUEUE),
-    "GET /v1/corrections/users": Route("api.corrections:list_users", {200: schemas.Users}, parameters=(ONE_MODEL,)),
-    "GET /v1/corrections/<int:correction_id>": Route(
-        "api.corrections:show",
-        {200: schemas.CorrectionWithHistory},
-        parameters=(LIMIT, CURSOR._replace(description="From the URL history_next of the page before.")),
-    ),
+    "GET /v1/corrections/<int:correction_id>": Route("api.corrections:show", {200: schemas.CorrectionWithHistory}),
     "PATCH /v1/corrections": Route(
         "api.corrections:decide_several", {200: schemas.DecisionResults}, list[schemas.BatchDecision], scope="review"
     ),

@@ -71,7 +71,6 @@ WAITING_SECONDS = 3600.0
 """How long feedback that describes its prediction waits for it, before it can be reviewed without."""
 MAX_ALIKE = 1000
 """Corrections of the same confidence among which the ones equal to those on a page are counted."""
-_INPUT_STEP = 1000  # corrections whose inputs are read at a time
 _MOST = 10_000  # corrections that are compared with others at a time
 
 _ready_before = sa.bindparam("ready_before", callable_=lambda: time.time() - WAITING_SECONDS, type_=sa.Float)
@@ -267,36 +266,6 @@ def count_alike(connection: sa.Connection, chosen: Filter, ids: Sequence[int]) -
     return found
 
 
-def list_corrections(
-    connection: sa.Connection, chosen: Filter, limit: int, after: Position | None, order: str = "newest"
-) -> tuple[list[dict[str, Any]], Position | None]:
-    """Return a page of corrections.
-
-    Parameters
-    ----------
-    connection
-        To read with.
-    chosen
-        Which corrections.
-    limit
-        How many at most; fewer if their inputs are large, see `PAGE_CHARACTERS`.
-    after
-        Where the previous page ended, in the same order.
-    order
-        One of `ORDERS`; corrections without an error come last. Without a confidence, a prediction is the least
-        confident.
-
-    Returns
-    -------
-    tuple
-        The corrections as JSON documents, and where this page ended; None if it was the last.
-    """
-    # Identifiers first: inputs may be large, and only those of a page are read.
-    keys = _page_keys(connection, chosen, limit, after, order)
-    documents, shown = _read_documents(connection, [row.id for row in keys[:limit]], chosen.redacted)
-    return documents, Position(keys[shown - 1].key, keys[shown - 1].id) if len(keys) > shown else None
-
-
 def _read_documents(
     connection: sa.Connection, ids: Sequence[int], redacted: Redacted
 ) -> tuple[list[dict[str, Any]], int]:
@@ -382,75 +351,10 @@ def _order_key(order: str) -> sa.ColumnElement[float]:
     return feedback.c.created if order == "newest" else confidence_key
 
 
-def find_correction(connection: sa.Connection, correction_id: int, redacted: Redacted) -> dict[str, Any] | None:
-    """Return a correction, a prediction sampled for review, or unjoined feedback as its document; None for others."""
-    is_shown = sa.or_(sa.and_(*conditions(Filter(source="all"))), is_unjoined)
-    query = sa.select(feedback).where(feedback.c.id == correction_id, is_shown)
-    row = connection.execute(query).mappings().first()
-    return None if row is None else correction_document(row, redacted)
-
-
-def find_prediction(
-    connection: sa.Connection, prediction_id: str, model: str | None, redacted: Redacted
-) -> dict[str, Any] | None:
-    """Return a prediction with its label and its feedback as its document; None if it is not stored."""
-    (row,) = find_predictions(connection, [(storable(prediction_id), model)], stored_days(connection))
-    if row is None:
-        return None
-    is_labelled = (labels.c.prediction_id == prediction_id) & (labels.c.model == row["model"])
-    query = sa.select(labels.c.label, labels.c.time).where(labels.c.day == row["day"], is_labelled)
-    label = connection.execute(query).first()
-    is_on_it = (feedback.c.prediction_id == prediction_id) & (feedback.c.model == row["model"]) & feedback.c.joined
-    given = connection.execute(sa.select(feedback).where(is_on_it)).mappings().first()
-    correction = correction_document(given, redacted) if given else None
-    copied = ("model", "version", "segment", "confidence", "code", "duration_seconds")
-    return {
-        "id": prediction_id,
-        **{name: row[name] for name in copied},
-        "time": rfc3339(row["time"]),
-        "inputs": shown_inputs(row, redacted),
-        "prediction": decode_label(row["prediction"]),
-        "label": decode_label(label.label) if label else None,
-        "labelled": rfc3339(label.time) if label else None,
-        "feedback": correction and {name: correction[name] for name in _GIVEN},
-    }
-
-
 def shown_inputs(row: Mapping[Any, Any], redacted: Redacted) -> msgspec.Raw | None:
     """Return the stored inputs of a row without those that are not shown; None if they cannot be read."""
     inputs = readable(unpack_json(remove_inputs(row["inputs"] or "", redacted.get(row["model"], ()))))
     return msgspec.Raw(inputs.encode()) if inputs else None
-
-
-def read_predictions(connection: sa.Connection, chosen: Filter, most: int) -> Iterator[tuple[Sequence[Any], bool]]:
-    """Yield the predictions of the newest corrections with stored inputs that a filter selects, in parts.
-
-    Parameters
-    ----------
-    connection
-        To read with.
-    chosen
-        Which corrections.
-    most
-        How many at most.
-
-    Yields
-    ------
-    tuple
-        Rows with the columns ``id``, ``prediction``, ``confidence``, ``inputs`` and ``time``, that of the prediction,
-        with `PAGE_CHARACTERS` of inputs at most; and whether there are older ones.
-    """
-    query = sa.select(feedback.c.id).where(*conditions(chosen), feedback.c.inputs.is_not(None))
-    ids = list(connection.execute(query.order_by(feedback.c.id.desc()).limit(most + 1)).scalars())
-    time_column = sa.func.coalesce(feedback.c.predicted, feedback.c.created).label("time")
-    columns = (feedback.c.id, feedback.c.prediction, feedback.c.confidence, feedback.c.inputs, time_column)
-    for start in range(0, min(len(ids), most), _INPUT_STEP):
-        is_in_step = feedback.c.id.in_(ids[start : min(start + _INPUT_STEP, most)])
-        sizes = sa.select(feedback.c.id, sa.func.length(feedback.c.inputs)).where(is_in_step)
-        ordered = sizes.order_by(feedback.c.id.desc())
-        for part in parts([(row[0], row[1]) for row in connection.execute(ordered) if row[1]], PAGE_CHARACTERS):
-            rows = connection.execute(sa.select(*columns).where(feedback.c.id.in_(part))).all()
-            yield rows, part[-1] > ids[-1]
 
 
 _GIVEN = (
@@ -494,16 +398,7 @@ def correction_document(row: Mapping[Any, Any], redacted: Redacted) -> dict[str,
 
 
 Example = Mapping[Any, Any]
-"""The `COLUMNS` of an accepted correction."""
-ROWS = 16
-"""Rows that the driver fetches at a time: the inputs of a row may have 16 MiB."""
-COLUMNS = tuple(
-    feedback.c[name]
-    for name in (
-        "id", "revision", "prediction_id", "model", "version", "inputs", "label", "reviewed_label", "prediction",
-        "confidence", "verdict", "user", "reviewer", "reviewed", "predicted",
-    )
-)  # fmt: skip
+"""The row of an accepted correction."""
 
 
 class Selection(NamedTuple):
@@ -525,37 +420,6 @@ class Selection(NamedTuple):
     since: float | None = None
     until: float | None = None
     reviewed_until: float | None = None
-
-
-def accepted_examples(connection: sa.Connection, selection: Selection, after: int = 0) -> Iterator[Example]:
-    """Yield rows of `COLUMNS`, from one query and so from one state of the database.
-
-    Parameters
-    ----------
-    connection
-        To read with.
-    selection
-        Which corrections.
-    after
-        The identifier after which to start.
-    """
-    table = feedback.c
-    effective_label = sa.func.coalesce(table.reviewed_label, table.label)
-    # Earlier versions took corrections without a label.
-    has_label = effective_label.is_not(None)
-    conditions = [table.model == selection.model, is_accepted, table.id > after, has_label]
-    filters: tuple[tuple[Any, Callable[[Any, Any], Any], Any], ...] = (
-        (table.version, operator.eq, selection.version),
-        (effective_label, sa.ColumnElement.in_, selection.labels),
-        (table.created, operator.ge, selection.since),
-        (table.created, operator.lt, selection.until),
-        (table.reviewed, operator.le, selection.reviewed_until),
-    )
-    conditions += [compare(column, value) for column, compare, value in filters if value is not None]
-    query = sa.select(*COLUMNS).where(*conditions).order_by(table.id).execution_options(yield_per=ROWS)
-    with connection.execute(query) as result:
-        for row in result.mappings():
-            yield {**row, "inputs": row["inputs"] and unpack_json(row["inputs"])}
 
 
 class Decision(NamedTuple):
@@ -590,80 +454,6 @@ class Outcome(NamedTuple):
         return not self.stored and decision.status == "accepted" and seen["revision"] == decision.revision
 
 
-def decide(connection: sa.Connection, batch: Sequence[tuple[int, Decision]], redacted: Redacted) -> list[Outcome]:
-    """Decide corrections in order, unless another reviewer was first.
-
-    A reviewer who repeats the latest decision, because the response to it was lost, learns that it is stored.
-
-    Parameters
-    ----------
-    connection
-        In a transaction.
-    batch
-        Identifiers of corrections, each with the decision.
-    redacted
-        Inputs that are not shown.
-
-    Returns
-    -------
-    list of Outcome
-        Of each decision; corrections are as they are after the last one.
-    """
-    now = time.time()
-    stored = [_store(connection, id_, decision, now) for id_, decision in batch]
-    entries = [
-        {"feedback_id": id_, "time": now, **decision._asdict(), "revision": decision.revision + 1}
-        for (id_, decision), is_stored in zip(batch, stored, strict=True)
-        if is_stored
-    ]
-    if entries:
-        connection.execute(decisions.insert(), entries)
-    query = sa.select(feedback).where(feedback.c.id.in_({id_ for id_, _ in batch}), _in_review)
-    documents = {row["id"]: correction_document(row, redacted) for row in connection.execute(query).mappings()}
-    late = {id_ for (id_, _), is_stored in zip(batch, stored, strict=True) if not is_stored}
-    latest = _latest_decisions(connection, late)
-    return [
-        Outcome(
-            is_stored or (decision.reviewer is not None and latest.get(id_) == decision),
-            documents.get(id_),
-        )
-        for (id_, decision), is_stored in zip(batch, stored, strict=True)
-    ]
-
-
-def _latest_decisions(connection: sa.Connection, ids: Collection[int]) -> dict[int, Decision]:
-    """Return the decision that made the current revision of each correction, where one did."""
-    if not ids:
-        return {}
-    query = sa.select(decisions).join(feedback, decisions.c.feedback_id == feedback.c.id)
-    query = query.where(feedback.c.id.in_(ids), decisions.c.revision == feedback.c.revision)
-    return {
-        row.feedback_id: Decision(row.status, row.label, row.revision - 1, row.reviewer)
-        for row in connection.execute(query)
-    }
-
-
-def count_decided(connection: sa.Connection, since: float, reviewer: str | None, model: str | None) -> int:
-    """Return how many corrections were decided, those that are pending again not counted.
-
-    Parameters
-    ----------
-    connection
-        To read with.
-    since
-        Unix time in seconds of the first decision that counts.
-    reviewer, model
-        Whose decisions on what; None for those of all.
-    """
-    decided = sa.select(decisions.c.feedback_id).where(decisions.c.time >= since)
-    if reviewer is not None:
-        decided = decided.where(decisions.c.reviewer == reviewer)
-    query = sa.select(sa.func.count()).where(feedback.c.id.in_(decided), feedback.c.status != "pending")
-    if model is not None:
-        query = query.where(feedback.c.model == model)
-    return connection.execute(query).scalar() or 0
-
-
 _in_review = sa.and_(*conditions(Filter(source="all")))
 _update = update_of_row(feedback, ("status", "reviewer", "reviewed", "revision")).where(
     feedback.c.revision == sa.bindparam("seen_revision"), _in_review
@@ -672,7 +462,7 @@ _update_labelled = _update.where(label_column.is_not(None))
 _update_with_label = _update.values(reviewed_label=sa.bindparam("new_label"))
 
 
-def _store(connection: sa.Connection, correction_id: int, decision: Decision, now: float) -> bool:
+def _store_decision(connection: sa.Connection, correction_id: int, decision: Decision, now: float) -> bool:
     """Store a decision, and return whether it did.
 
     It does not where the correction has another revision than the reviewer saw, or would be accepted without a label.
@@ -692,87 +482,6 @@ def _store(connection: sa.Connection, correction_id: int, decision: Decision, no
     return bool(result.rowcount)
 
 
-HISTORY_CHARACTERS = 4 * 2**20
-"""Characters of labels and comments after which a page ends."""
-_ROWS = 16  # that the driver fetches at a time
-_LATEST = 2**31 - 1  # the position after the current feedback, which has no number in the history
-
-
-class HistoryPosition(NamedTuple):
-    """Where a page ended: the numbers of the last earlier feedback and of the last decision."""
-
-    feedback: int = 0
-    decision: int = 0
-
-
-START = HistoryPosition()
-
-
-def correction_history(
-    connection: sa.Connection, correction_id: int, limit: int = 100, after: HistoryPosition = START
-) -> tuple[list[dict[str, Any]], HistoryPosition | None]:
-    """Return a page of the events of a correction, the earliest first.
-
-    Users' feedback has ``verdict``, ``label``, ``user`` and ``comment``; a sample for review has the verdict
-    ``sampled``, and its user is the reviewer who drew it. Decisions have ``status``, ``label``, ``reviewer`` and
-    ``revision``. All have ``time``.
-
-    Parameters
-    ----------
-    connection
-        To read with.
-    correction_id
-        The correction.
-    limit
-        How many events at most; fewer if their texts are long, see `HISTORY_CHARACTERS`.
-    after
-        Where the previous page ended.
-
-    Returns
-    -------
-    tuple
-        The events, and where this page ended; None if it was the last.
-    """
-    streams = (
-        _read(connection, query.limit(limit + 1), name) for name, query in _queries(correction_id, after).items()
-    )
-    events: list[dict[str, Any]] = []
-    characters, position = 0, after
-    for name, row in heapq.merge(*streams, key=lambda item: item[1]["time"]):
-        characters += sum(len(value) for value in row.values() if isinstance(value, str))
-        if len(events) == limit or (events and characters > HISTORY_CHARACTERS):
-            return events, position
-        position = position._replace(**{name: row.pop("number")})
-        events.append({**row, "time": rfc3339(row["time"]), "label": decode_label(row["label"])})
-    return events, None
-
-
-def _queries(correction_id: int, after: HistoryPosition) -> dict[str, sa.Select[Any]]:
-    """Build the queries of users' feedback and of decisions, each in its order."""
-    given = ("verdict", "label", "user", "comment")
-    earlier = sa.select(history.c.id.label("number"), history.c.time, *(history.c[name] for name in given)).where(
-        history.c.feedback_id == correction_id, history.c.id > after.feedback
-    )
-    latest = sa.select(
-        sa.literal(_LATEST).label("number"), feedback.c.updated.label("time"), *(feedback.c[name] for name in given)
-    ).where(feedback.c.id == correction_id, feedback.c.verdict != "sampled", sa.literal(after.feedback) < _LATEST)
-    columns = ("time", "status", "label", "reviewer", "revision")
-    decided = sa.select(decisions.c.id.label("number"), *(decisions.c[name] for name in columns)).where(
-        decisions.c.feedback_id == correction_id, decisions.c.id > after.decision
-    )
-    all_feedback = sa.union_all(earlier, latest).subquery()
-    return {
-        "feedback": sa.select(all_feedback).order_by(all_feedback.c.number),
-        "decision": decided.order_by(decisions.c.id),
-    }
-
-
-def _read(connection: sa.Connection, query: sa.Select[Any], name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    with connection.execute(query.execution_options(yield_per=_ROWS)) as result:
-        for row in result.mappings():
-            yield name, dict(row)
-
-
 MIN_READ, MAX_READ = 10_000, 200_000
 """Rows that one draw reads: at least the first, for a good estimate of how many are confident; at most the second."""
 LATEST = 20
@@ -780,134 +489,11 @@ LATEST = 20
 _STEP = 500  # rows of one query
 
 
-class Draw(NamedTuple):
-    """Selects the predictions to draw from.
-
-    ``with_inputs`` leaves out predictions without inputs, for a store that keeps the inputs of a random share.
-    """
-
-    model: str
-    version: str | None = None
-    with_inputs: bool = False
-
-
-class Sample(NamedTuple):
-    """A random sample of the confident predictions of a model without feedback.
-
-    Attributes
-    ----------
-    seqs
-        Numbers of the drawn predictions, in random order.
-    since
-        Unix time in seconds at which the oldest prediction that could be drawn was received.
-    confident
-        The estimated number of confident predictions, by version.
-    """
-
-    model: str
-    seqs: list[int]
-    since: float
-    confident: dict[str, int]
-
-
-def draw(connection: sa.Connection, chosen: Draw, count: int, rng: np.random.Generator) -> Sample:
-    """Draw a sample.
-
-    Rows are read at random numbers of the table, none twice, and those that do not belong to the draw are skipped.
-    So all predictions have the same chance, wherever they are in the table and whatever was deleted around them,
-    without reading all rows. For a model with few rows in a large table this may find fewer than asked for.
-    """
-    numbers = prediction_range(connection)
-    if not numbers:
-        return Sample(chosen.model, [], 0.0, {})
-    since = connection.execute(sa.select(predictions.c.received).where(predictions.c.seq == numbers.start)).scalar()
-    order = (numbers.start + rng.choice(len(numbers), min(len(numbers), MAX_READ), False)).tolist()
-    query = _confident(chosen)
-    found: dict[str, int] = {}
-    confident, read = Counter[str](), 0
-    while read < len(order) and (read < MIN_READ or len(found) < count):
-        step = order[read : read + _STEP]
-        read += len(step)
-        rows = {row.seq: row for row in connection.execute(query.where(predictions.c.seq.in_(step)))}
-        confident.update(row.version for row in rows.values())
-        if len(found) < count:
-            known = with_feedback(connection, chosen.model, [row.id for row in rows.values()])
-            for seq in step:  # in their random order, not that of the table
-                if (row := rows.get(seq)) and row.drawable and row.id not in known:
-                    found.setdefault(row.id, seq)
-    scale = len(numbers) / read
-    by_version = {version: round(number * scale) for version, number in confident.items()}
-    return Sample(chosen.model, list(found.values())[:count], since or 0.0, by_version)
-
-
-def with_feedback(connection: sa.Connection, model: str, ids: Collection[str]) -> set[str]:
+def _with_feedback(connection: sa.Connection, model: str, ids: Collection[str]) -> set[str]:
     """Return those of the predictions that have feedback."""
     # With coalesce, the database does not use the model's index, in which all of the model's feedback is.
     condition = feedback.c.prediction_id.in_(ids) & (sa.func.coalesce(feedback.c.model, model) == model)
     return set(connection.execute(sa.select(feedback.c.prediction_id).where(condition)).scalars())
-
-
-def _confident(chosen: Draw) -> sa.Select[Any]:
-    """Build the query of confident predictions; ``drawable`` is set for those that may be drawn."""
-    condition = predictions.c.confident & predictions.c.prediction.is_not(None) & (predictions.c.model == chosen.model)
-    if chosen.version is not None:
-        condition &= predictions.c.version == chosen.version
-    drawable = has_inputs if chosen.with_inputs else sa.true()
-    columns = (predictions.c.seq, predictions.c.id, predictions.c.version)
-    return sa.select(*columns, drawable.label("drawable")).where(condition)
-
-
-def store_sample(
-    connection: sa.Connection, sample: Sample, reviewer: str | None, redact: Redact, size: StoreSize
-) -> int:
-    """Add a sample to the review queue, and to its history; return the number of predictions that were added."""
-    now, drawn, reader = time.time(), Counter[str](), InputsReader(connection)
-    for start in range(0, len(sample.seqs), _STEP):
-        is_next = predictions.c.seq.in_(sample.seqs[start : start + _STEP])
-        rows = connection.execute(sa.select(predictions).where(is_next)).mappings().all()
-        # Feedback may have arrived since they were drawn.
-        known = with_feedback(connection, sample.model, [row["id"] for row in rows])
-        samples = [
-            _sample_row({**row, "inputs": reader.text(row)}, now, redact) for row in rows if row["id"] not in known
-        ]
-        if samples:
-            size.require(connection, text_bytes(samples))
-            connection.execute(feedback.insert(), samples)
-        drawn.update(row["version"] for row in samples)
-    is_new_sample = sa.and_(
-        feedback.c.verdict == "sampled",
-        feedback.c.joined,
-        feedback.c.status == "pending",
-        feedback.c.created == now,
-        feedback.c.model == sample.model,
-    )
-    columns = (feedback.c.id, feedback.c.created, feedback.c.verdict, feedback.c.label)
-    entries = sa.select(*columns, sa.literal(reviewer, sa.Text)).where(is_new_sample)
-    connection.execute(history.insert().from_select(("feedback_id", "time", "verdict", "label", "user"), entries))
-    # A client may send any number of versions; of those that are not drawn, only earlier samples need new counts.
-    before = set(connection.execute(sa.select(draws.c.version).where(draws.c.model == sample.model)).scalars())
-    counted = sample.confident.keys() & (before | drawn.keys())
-    connection.execute(draws.delete().where(draws.c.model == sample.model, draws.c.version.in_(counted)))
-    values = {"model": sample.model, "time": now, "since": sample.since}
-    if counted:
-        new = [{**values, "version": version, "confident": sample.confident[version]} for version in counted]
-        connection.execute(draws.insert(), new)
-    return drawn.total()
-
-
-def _sample_row(prediction: Mapping[Any, Any], now: float, redact: Redact) -> dict[str, Any]:
-    return {
-        **prediction_snapshot(prediction, redact),
-        "prediction_id": prediction["id"],
-        "verdict": "sampled",
-        "label": prediction["prediction"],
-        "created": now,
-        "updated": now,
-        "counted": False,
-        "status": "pending",
-        "revision": 1,
-        "sampled": True,
-    }
 
 
 class AccuracyCounts(msgspec.Struct):
@@ -921,6 +507,7 @@ class AccuracyCounts(msgspec.Struct):
         Unix times of the oldest prediction that could be drawn, and of the last draw.
     """
 
+    version: str
     population: int
     since: float
     until: float
@@ -948,21 +535,6 @@ def accuracy_counts(connection: sa.Connection, tolerances: Tolerances) -> dict[t
     return result
 
 
-def sampling(connection: sa.Connection, model: str) -> dict[str, dict[str, int]]:
-    """Return what weights a model's samples, by version, for the `LATEST` versions.
-
-    Returns
-    -------
-    dict
-        Of each version ``confident``, the number of confident predictions, and ``with_feedback``, on how many of them
-        users gave feedback.
-    """
-    query = sa.select(draws).where(draws.c.model == model).order_by(draws.c.time.desc(), draws.c.version).limit(LATEST)
-    rows = connection.execute(query).all()
-    found = {row.version: _count(connection, row, Tolerance()) for row in rows}
-    return {name: {"confident": one.population, "with_feedback": one.known} for name, one in found.items()}
-
-
 def _count(connection: sa.Connection, drawn: Any, tolerance: Tolerance) -> AccuracyCounts:
     """Count the feedback and the samples of a version; a reviewer's label within the tolerance makes it right."""
     # Feedback may arrive just before its prediction, and a prediction may be dated back.
@@ -970,7 +542,7 @@ def _count(connection: sa.Connection, drawn: Any, tolerance: Tolerance) -> Accur
     is_users = is_after & (feedback.c.predicted <= drawn.time)
     condition = (feedback.c.model == drawn.model) & (feedback.c.version == drawn.version) & feedback.c.confident
     condition &= (feedback.c.verdict == "sampled") | is_users
-    counts = AccuracyCounts(drawn.confident, drawn.since, drawn.time)
+    counts = AccuracyCounts(drawn.version, drawn.confident, drawn.since, drawn.time)
     number = sa.func.count()
     query = sa.select(feedback.c.verdict, feedback.c.status, number).where(condition)
     for verdict, status, rows in connection.execute(query.group_by(feedback.c.verdict, feedback.c.status)):
@@ -1023,128 +595,23 @@ class LabelledRow(NamedTuple):
     revision: int | None
 
 
-class CheckState(NamedTuple):
-    """The last decision and the last feedback of any model; 0 for none."""
-
-    decision: int
-    newest: int
-
-
 class Suspect(NamedTuple):
     """A suspect label of an accepted correction; see the table ``suspects``."""
 
-    row: LabelledRow
+    feedback_id: int
+    label: str
+    revision: int | None
     likely: str
     compared: int
     with_likely: int
     with_label: int
 
 
-def current_state(connection: sa.Connection) -> CheckState:
-    """Return what the state of a check that begins now is."""
-    decision, newest = (
-        sa.select(sa.func.coalesce(sa.func.max(table.c.id), 0)).scalar_subquery() for table in (decisions, feedback)
-    )
-    return CheckState(*connection.execute(sa.select(decision, newest)).one())
+class CheckState(NamedTuple):
+    """The last decision and the last feedback of any model; 0 for none."""
 
-
-def is_outdated(connection: sa.Connection, model: str, state: CheckState, seen: int) -> bool:
-    """Return whether labels of a model were decided since its last check, or feedback came and the check is old.
-
-    Parameters
-    ----------
-    connection
-        To read with.
-    model
-        The model.
-    state
-        Of now.
-    seen
-        The last decision that is known not to be of this model, or to be before its check.
-    """
-    last = last_check(connection, model)
-    if last and state.newest > last.newest and time.time() > last.time + CONFIRMED_SECONDS:
-        return True
-    is_new = decisions.c.id > max(seen, last.decision if last else 0)
-    of_model = sa.select(decisions.c.id).join(feedback, decisions.c.feedback_id == feedback.c.id)
-    return connection.execute(of_model.where(is_new, feedback.c.model == model).limit(1)).first() is not None
-
-
-def read_labelled(connection: sa.Connection, model: str) -> list[LabelledRow]:
-    """Read accepted corrections and confirmed predictions, without their inputs; see `MAX_ACCEPTED`.
-
-    Labels above `MAX_COMPARED` characters are left out: all are in memory at once.
-    """
-    accepted = (
-        sa.select(feedback.c.id, label_column.label("label"), feedback.c.revision)
-        .where(feedback.c.model == model, is_accepted, sa.func.length(label_column) <= MAX_COMPARED)
-        .order_by(feedback.c.id.desc())
-        .limit(MAX_ACCEPTED)
-    )
-    # Its label is the prediction, to which the label that the user sent is equal, or close.
-    confirmed = (
-        sa.select(feedback.c.id, feedback.c.prediction.label("label"), sa.null().label("revision"))
-        .where(feedback.c.verdict == "accepted", feedback.c.joined, feedback.c.status.in_(map(sa.literal, STATUSES)))
-        .where(feedback.c.model == model, sa.func.length(feedback.c.prediction) <= MAX_COMPARED, ~is_accepted)
-        .order_by(feedback.c.created.desc())
-        .limit(MAX_CONFIRMED)
-    )
-    rows = (connection.execute(query.execution_options(yield_per=1000)) for query in (accepted, confirmed))
-    return [LabelledRow(*row) for part in rows for row in part]
-
-
-def read_inputs(connection: sa.Connection, ids: Sequence[int], characters: int) -> dict[int, str]:
-    """Read stored inputs by their correction, as many as so many characters allow; too long ones are empty."""
-    lengths = sa.select(feedback.c.id, sa.func.coalesce(sa.func.length(feedback.c.inputs), 0))
-    size: dict[int, int] = {row[0]: row[1] for row in connection.execute(lengths.where(feedback.c.id.in_(ids)))}
-    result = {id_: "" for id_ in ids if not 0 < size.get(id_, 0) <= characters}
-    wanted = next(parts(((id_, size[id_]) for id_ in ids if id_ not in result), characters), [])
-    query = sa.select(feedback.c.id, feedback.c.inputs).where(feedback.c.id.in_(wanted))
-    return result | {row.id: row.inputs or "" for row in connection.execute(query)}
-
-
-def store_check(
-    connection: sa.Connection, model: str, state: CheckState, rows: Sequence[LabelledRow], found: Iterable[Suspect]
-) -> None:
-    """Store the suspects of a check; in a transaction.
-
-    Parameters
-    ----------
-    connection
-        In a transaction.
-    model
-        The model.
-    state
-        When the rows were read.
-    rows
-        All rows that were compared.
-    found
-        The suspects among them.
-    """
-    stored = {row.feedback_id: row for row in connection.execute(sa.select(suspects).where(suspects.c.model == model))}
-    checked = {row.id: row for row in rows if row.revision is not None}
-    obsolete = [id_ for id_, row in checked.items() if id_ in stored and not _is_settled(stored[id_], row)]
-    for start in range(0, len(obsolete), _STEP):
-        connection.execute(suspects.delete().where(suspects.c.feedback_id.in_(obsolete[start : start + _STEP])))
-    new = [
-        {
-            "feedback_id": row.id,
-            "model": model,
-            "revision": row.revision,
-            "label": row.label,
-            "likely": likely,
-            "compared": compared,
-            "with_likely": with_likely,
-            "with_label": with_label,
-        }
-        for row, likely, compared, with_likely, with_label in found
-        if row.id not in stored or not _is_settled(stored[row.id], row)
-    ]
-    if new:
-        connection.execute(suspects.insert(), new)
-    connection.execute(label_checks.delete().where(label_checks.c.model == model))
-    check = {"model": model, "time": time.time(), "checked": len(checked), "confirmed": len(rows) - len(checked)}
-    connection.execute(label_checks.insert().values(**check, **state._asdict()))
+    decision: int
+    newest: int
 
 
 def _is_settled(stored: Any, row: LabelledRow) -> bool:
@@ -1176,24 +643,6 @@ def _short(label: Any) -> str:
     return text if len(text) <= _LABEL else f"{text[:_LABEL]}…"
 
 
-def suspect_ids(connection: sa.Connection, model: str) -> set[int]:
-    """Return the corrections of a model that are suspects."""
-    return set(connection.execute(sa.select(feedback.c.id).where(of_suspect, suspects.c.model == model)).scalars())
-
-
-def count_suspects(connection: sa.Connection, model: str | None) -> int:
-    """Return how many corrections of a model, or of all, are suspects."""
-    query = sa.select(sa.func.count()).select_from(suspects).join(feedback, of_suspect)
-    if model is not None:
-        query = query.where(suspects.c.model == model)
-    return connection.execute(query).scalar_one()
-
-
-def last_check(connection: sa.Connection, model: str) -> Any:
-    """Return the row of a model's last check; None if its labels were never checked."""
-    return connection.execute(sa.select(label_checks).where(label_checks.c.model == model)).one_or_none()
-
-
 MAX_CELLS = 1000
 """Pairs of prediction and label that are returned, the most frequent ones."""
 MAX_LABEL = 200
@@ -1202,119 +651,10 @@ STEPS = (60, 300, 3600, 86400)
 """Lengths in seconds of the steps in which corrections are counted."""
 BARS = 47
 """The least number of steps of a period, unless it has fewer minutes."""
-MAX_USERS = 1000
-"""Users that are returned, the most active."""
 SUSPICIOUS_RATIO = 10.0
 """A user with more than this times the median user's corrections is suspicious."""
 MIN_SUSPICIOUS = 20
 """A user with fewer corrections is never suspicious."""
-
-_READ_ROWS = 10_000
-
-
-class Overview(NamedTuple):
-    """Statistics of the corrections that a filter selects.
-
-    Attributes
-    ----------
-    counts
-        Corrections by status, regardless of the filter's status.
-    pairs
-        Prediction, label and number of corrections, the most frequent first; at most `MAX_CELLS`, and without labels
-        of more than `MAX_LABEL` characters; regardless of the filter's prediction, label and error.
-    step
-        The longest of `STEPS` of which the period has more than `BARS`, else the shortest.
-    rates
-        Start of each step with corrections, in Unix seconds (a multiple of the step), and their number, by the time
-        of the user's first feedback.
-    """
-
-    counts: dict[str, int]
-    pairs: list[tuple[Any, Any, int]]
-    step: int
-    rates: list[tuple[int, int]]
-
-
-def overview(connection: sa.Connection, chosen: Filter) -> Overview:
-    """Compute the statistics of what a filter selects."""
-    number, of_any_status = sa.func.count(), chosen._replace(status=None)
-    query = sa.select(feedback.c.status, number).where(*conditions(of_any_status)).group_by(feedback.c.status)
-    counts = dict.fromkeys(STATUSES, 0)
-    counts.update((status, total) for status, total in connection.execute(query))
-    pair = (feedback.c.prediction, label_column)
-    are_short = [sa.func.length(text) <= MAX_LABEL for text in pair]
-    query = sa.select(*pair, number).where(*conditions(chosen.of_any_label()), *are_short).group_by(*pair)
-    rows = connection.execute(query.order_by(number.desc(), *pair).limit(MAX_CELLS))
-    pairs = [(decode_label(predicted), decode_label(label), total) for predicted, label, total in rows]
-    created = feedback.c.created
-    query = sa.select(sa.func.min(created), sa.func.max(created)).where(*conditions(chosen))
-    first, last = connection.execute(query).one()
-    step = next((step for step in reversed(STEPS) if last and last - first > BARS * step), STEPS[0])
-    exact = created / step
-    rounded = sa.cast(exact, sa.BigInteger)  # databases round a float differently
-    index = sa.case((rounded > exact, rounded - 1), else_=rounded).label("step_index")
-    query = sa.select(index, number).where(*conditions(chosen)).group_by(index).order_by(index)
-    rates = [(start * step, total) for start, total in connection.execute(query)]
-    return Overview(counts, pairs, step, rates)
-
-
-def read_errors(connection: sa.Connection, chosen: Filter) -> Floats:
-    """Return label minus prediction of what a filter selects, regardless of its prediction, label and error.
-
-    Returns
-    -------
-    ndarray
-        Shape ``(n,)``, in no particular order: of the corrections whose prediction and label are finite numbers.
-    """
-    error = label_error(feedback.c.prediction, label_column).label("error")
-    query = sa.select(error).where(*conditions(chosen.of_any_label())).execution_options(yield_per=_READ_ROWS)
-    with connection.execute(query) as result:
-        errors = np.fromiter((np.nan if value is None else value for value in result.scalars()), np.float64)
-    return errors[np.isfinite(errors)]
-
-
-def user_stats(connection: sa.Connection, model: str) -> dict[str, Any]:
-    """Count a model's corrections by user, the most active first.
-
-    Returns
-    -------
-    dict
-        ``users`` (each with ``user``, None for feedback without one, ``corrections``, their ``share``, the number
-        of each status, and ``suspicious``: far more than the median user), ``total`` and ``median``.
-    """
-    of_model = conditions(Filter(model=model))
-    number = sa.func.count().label("number")
-    named = sa.select(number).where(*of_model, feedback.c.user.is_not(None)).group_by(feedback.c.user).subquery()
-    user_count = connection.execute(sa.select(sa.func.count()).select_from(named)).scalar_one()
-    middle = sa.select(named.c.number).order_by(named.c.number).offset(max(user_count - 1, 0) // 2).limit(1)
-    median = connection.execute(middle).scalar() or 0
-    total = connection.execute(sa.select(sa.func.count()).select_from(feedback).where(*of_model)).scalar_one()
-    by_status = [sa.func.sum(sa.case((feedback.c.status == status, 1), else_=0)).label(status) for status in STATUSES]
-    query = (
-        sa.select(feedback.c.user, number, *by_status)
-        .where(*of_model)
-        .group_by(feedback.c.user)
-        .order_by(number.desc(), feedback.c.user.is_(None), feedback.c.user)
-        .limit(MAX_USERS)
-    )
-    entries = [
-        {
-            "user": row.user,
-            "corrections": row.number,
-            "share": row.number / total,
-            **{status: int(getattr(row, status)) for status in STATUSES},
-            "suspicious": row.user is not None
-            and row.number >= MIN_SUSPICIOUS
-            and row.number > SUSPICIOUS_RATIO * median,
-        }
-        for row in connection.execute(query)
-    ]
-    return {"users": entries, "total": total, "median": median}
-
-
-def suspicious_users(connection: sa.Connection, model: str) -> set[str]:
-    """Return the users who corrected far more than others."""
-    return {entry["user"] for entry in user_stats(connection, model)["users"] if entry["suspicious"]}
 
 
 class ReviewState(msgspec.Struct, frozen=True):
@@ -1347,47 +687,18 @@ class ReviewState(msgspec.Struct, frozen=True):
     oldest_unjoined_label: float | None
 
 
-def read_state(connection: sa.Connection, tolerances: Tolerances) -> ReviewState:
-    """Read the state from the database, with queries that indexes answer."""
-    number, oldest = sa.func.count().label("number"), sa.func.min(feedback.c.created).label("oldest")
-    by_model = sa.select(feedback.c.model, number, oldest).group_by(feedback.c.model)
-    is_pending = feedback.c.status == "pending"
-    in_queue = feedback.c.verdict.in_(map(sa.literal, VERDICTS)) & feedback.c.status.in_(STATUSES)
-    examples = sa.select(feedback.c.model, sa.func.count()).where(is_released).group_by(feedback.c.model)
-    rows = [
-        *connection.execute(by_model.where(is_correction, is_pending, feedback.c.joined)),
-        *connection.execute(by_model.where(is_ready_correction, is_pending)),
-    ]
-    unjoined = connection.execute(by_model.where(in_queue, is_unjoined)).all()
-    # Labels are numbered as they arrive: the index has the number, but not the time.
-    waiting, first = connection.execute(sa.select(sa.func.count(), sa.func.min(labels.c.id)).where(is_waiting)).one()
-    received = sa.select(labels.c.received).where(labels.c.id == first)
-    return ReviewState(
-        pending={row.model: sum(other.number for other in rows if other.model == row.model) for row in rows},
-        oldest={row.model: min(other.oldest for other in rows if other.model == row.model) for row in rows},
-        examples={model: int(total) for model, total in connection.execute(examples)},
-        accuracy_counts=accuracy_counts(connection, tolerances),
-        unjoined={row.model or "": row.number for row in unjoined},
-        oldest_unjoined={row.model or "": row.oldest for row in unjoined},
-        undelivered=_undelivered(connection),
-        unjoined_labels=waiting,
-        oldest_unjoined_label=connection.execute(received).scalar() if waiting else None,
-    )
-
-
-def _undelivered(connection: sa.Connection) -> dict[str, float]:
-    asked, later = retrain_requests.c, retrain_requests.alias().c
-    is_passed = sa.exists().where(later.model == asked.model, later.seq > asked.seq, later.delivered.is_not(None))
-    query = sa.select(asked.model, sa.func.min(asked.created)).where(asked.delivered.is_(None), ~is_passed)
-    return {model: float(created) for model, created in connection.execute(query.group_by(asked.model))}
-
-
 SCRAPE_TIMEOUT_SECONDS = 2.0
 """How long a scrape waits for the database, and any reader while the database is unavailable."""
 REVIEW_SECONDS, SHARED_REVIEW_SECONDS = 60.0, 5.0
 """How old the cached state may be: feedback becomes ready for review, and others write into a shared database."""
 REVIEW_RETRY_SECONDS = 10.0
 """How long scrapes fail at once after the database did not answer one."""
+
+
+HISTORY, HISTORY_CHARACTERS = 100, 4 * 2**20
+"""Events of a correction that are returned, and characters of their labels and comments, at most."""
+INPUT_ROWS = 1000
+"""Corrections whose inputs are read at a time, at most."""
 
 
 class QueuePage(NamedTuple):
@@ -1406,17 +717,28 @@ class PageStatistics(NamedTuple):
 
     Attributes
     ----------
-    overview
-        Of the corrections that the filter selects.
+    counts
+        Corrections by status, regardless of the filter's status.
+    pairs
+        Prediction, label and number of corrections, the most frequent first; at most `MAX_CELLS`, and without labels
+        of more than `MAX_LABEL` characters; regardless of the filter's prediction, label and error.
+    step
+        The longest of `STEPS` of which the period has more than `BARS`, else the shortest.
+    rates
+        Start of each step with corrections, in Unix seconds (a multiple of the step), and their number, by the time
+        of the user's first feedback.
     decided
-        How many corrections of the model a reviewer decided.
+        How many corrections of the model a reviewer decided, those that are pending again not counted.
     suspects
         How many corrections of the model are suspects.
     accuracy
         By model and version.
     """
 
-    overview: Overview
+    counts: dict[str, int]
+    pairs: list[tuple[Any, Any, int]]
+    step: int
+    rates: list[tuple[int, int]]
     decided: int
     suspects: int
     accuracy: dict[tuple[str, str], AccuracyCounts]
@@ -1436,7 +758,8 @@ class TrainingSet(NamedTuple):
     checked
         When labels were checked last, Unix time in seconds; None if never.
     sampling
-        What weights the samples, by version; see `sampling`.
+        What weights the samples, for the `LATEST` versions: by version ``confident``, the number of confident
+        predictions, and ``with_feedback``, on how many of them users gave feedback.
     """
 
     examples: Iterator[Example]
@@ -1447,18 +770,46 @@ class TrainingSet(NamedTuple):
 
 
 class Review:
-    """The review queue of a store. Each verb that reads sees one state of the database, and raises StoreError."""
+    """The review queue of a store. Each verb that reads sees one state of the database, and raises StoreError.
 
-    def __init__(self, store: Transactions, size: StoreSize, tolerances: Tolerances) -> None:
+    Parameters
+    ----------
+    store, size
+        The store, and the room that it has.
+    tolerances, redact
+        See `exporter.storage._feedback.FeedbackRecorder`.
+    with_inputs
+        Whether a sample leaves out predictions without inputs: the store keeps the inputs of a random share.
+    """
+
+    def __init__(
+        self, store: Transactions, size: StoreSize, tolerances: Tolerances, redact: Redact, *, with_inputs: bool
+    ) -> None:
         self._store, self._size, self._tolerances = store, size, tolerances
+        self._redact, self._with_inputs = redact, with_inputs
         self._cached: ReviewState | None = None
         self._read_at = self._retry_at = 0.0
         self._generation = 0
 
     def page(self, chosen: Filter, limit: int, after: Position | None = None, order: str = "newest") -> QueuePage:
-        """Return a page of the queue; see `list_corrections`."""
+        """Return a page of the queue.
+
+        Parameters
+        ----------
+        chosen
+            Which corrections.
+        limit
+            How many at most; fewer if their inputs are large, see `PAGE_CHARACTERS`.
+        after
+            Where the previous page ended, in the same order.
+        order
+            One of `ORDERS`; corrections without an error come last. Without a confidence, a prediction is the least
+            confident.
+        """
         with self._store.reading() as connection:
-            documents, end = list_corrections(connection, chosen, limit, after, order)
+            # Identifiers first: inputs may be large, and only those of a page are read.
+            keys = _page_keys(connection, chosen, limit, after, order)
+            documents, shown = _read_documents(connection, [row.id for row in keys[:limit]], chosen.redacted)
             ids = [int(document["id"]) for document in documents]
             alike = count_alike(connection, chosen, ids) if order == "uncertain" else None
             found = suspect_documents(connection, ids)
@@ -1467,35 +818,106 @@ class Review:
                 document["alike"] = alike.get(id_, 0)
             if id_ in found:
                 document["suspect"] = found[id_]
-        return QueuePage(documents, end)
+        return QueuePage(documents, Position(keys[shown - 1].key, keys[shown - 1].id) if len(keys) > shown else None)
 
     def find(self, correction_id: int, redacted: Redacted) -> dict[str, Any] | None:
         """Return a correction, a sample, or unjoined feedback as its JSON document; None for any other identifier."""
+        is_shown = sa.or_(sa.and_(*conditions(Filter(source="all"))), is_unjoined)
+        query = sa.select(feedback).where(feedback.c.id == correction_id, is_shown)
         with self._store.reading() as connection:
-            document = find_correction(connection, correction_id, redacted)
+            row = connection.execute(query).mappings().first()
+            document = None if row is None else correction_document(row, redacted)
             if document and (found := suspect_documents(connection, [correction_id])):
                 document["suspect"] = found[correction_id]
             return document
 
     def prediction(self, prediction_id: str, model: str | None, redacted: Redacted) -> dict[str, Any] | None:
-        """Return a prediction, of the model if one is named; see `find_prediction`."""
-        with self._store.reading() as connection:
-            return find_prediction(connection, prediction_id, model, redacted)
+        """Return a prediction with its label and its feedback as its document; None if it is not stored.
 
-    def history(
-        self, correction_id: int, limit: int = 100, after: HistoryPosition = START
-    ) -> tuple[list[dict[str, Any]], HistoryPosition | None]:
-        """Return a page of a correction's history; see `correction_history`."""
+        Without a model, it is the first one with this identifier.
+        """
         with self._store.reading() as connection:
-            return correction_history(connection, correction_id, limit, after)
+            (row,) = find_predictions(connection, [(storable(prediction_id), model)], stored_days(connection))
+            if row is None:
+                return None
+            is_labelled = (labels.c.prediction_id == prediction_id) & (labels.c.model == row["model"])
+            query = sa.select(labels.c.label, labels.c.time).where(labels.c.day == row["day"], is_labelled)
+            label = connection.execute(query).first()
+            is_on_it = (feedback.c.prediction_id == prediction_id) & (feedback.c.model == row["model"])
+            query = sa.select(feedback).where(is_on_it, feedback.c.joined)
+            given = connection.execute(query).mappings().first()
+        correction = correction_document(given, redacted) if given else None
+        copied = ("model", "version", "segment", "confidence", "code", "duration_seconds")
+        return {
+            "id": prediction_id,
+            **{name: row[name] for name in copied},
+            "time": rfc3339(row["time"]),
+            "inputs": shown_inputs(row, redacted),
+            "prediction": decode_label(row["prediction"]),
+            "label": decode_label(label.label) if label else None,
+            "labelled": rfc3339(label.time) if label else None,
+            "feedback": correction and {name: correction[name] for name in _GIVEN},
+        }
+
+    def history(self, correction_id: int) -> list[dict[str, Any]]:
+        """Return the newest events of a correction, the earliest first: at most `HISTORY`, or `HISTORY_CHARACTERS`.
+
+        Users' feedback has ``verdict``, ``label``, ``user`` and ``comment``; a sample for review has the verdict
+        ``sampled``, and its user is the reviewer who drew it. Decisions have ``status``, ``label``, ``reviewer`` and
+        ``revision``. All have ``time``.
+        """
+        given = ("verdict", "label", "user", "comment")
+        latest = sa.select(feedback.c.updated.label("time"), *(feedback.c[name] for name in given))
+        latest = latest.where(feedback.c.id == correction_id, feedback.c.verdict != "sampled")
+        earlier = sa.select(history.c.time, *(history.c[name] for name in given)).order_by(history.c.id.desc())
+        earlier = earlier.where(history.c.feedback_id == correction_id)
+        decided = sa.select(*(decisions.c[name] for name in ("time", "status", "label", "reviewer", "revision")))
+        decided = decided.where(decisions.c.feedback_id == correction_id).order_by(decisions.c.id.desc())
+        events: list[dict[str, Any]] = []
+        characters = 0
+        with self._store.reading() as connection:
+            streams = [_newest(connection, decided), _newest(connection, latest, earlier)]
+            for row in heapq.merge(*streams, key=operator.itemgetter("time"), reverse=True):
+                characters += sum(len(value) for value in row.values() if isinstance(value, str))
+                if len(events) == HISTORY or (events and characters > HISTORY_CHARACTERS):
+                    break
+                events.append({**row, "time": rfc3339(row["time"]), "label": decode_label(row["label"])})
+        return events[::-1]
 
     def predictions(self, chosen: Filter, most: int) -> Generator[tuple[Sequence[Any], bool]]:
-        """Yield the predictions of corrections; see `read_predictions`."""
+        """Yield the predictions of the newest corrections with stored inputs that a filter selects, in parts.
+
+        Parameters
+        ----------
+        chosen
+            Which corrections.
+        most
+            How many at most.
+
+        Yields
+        ------
+        tuple
+            Rows with the columns ``id``, ``prediction``, ``confidence``, ``inputs`` and ``time``, that of the
+            prediction, with `PAGE_CHARACTERS` of inputs at most; and whether there are older ones.
+        """
+        query = sa.select(feedback.c.id).where(*conditions(chosen), feedback.c.inputs.is_not(None))
+        query = query.order_by(feedback.c.id.desc()).limit(most + 1)
+        time_column = sa.func.coalesce(feedback.c.predicted, feedback.c.created).label("time")
+        columns = (feedback.c.id, feedback.c.prediction, feedback.c.confidence, feedback.c.inputs, time_column)
         with self._store.reading() as connection:
-            yield from read_predictions(connection, chosen, most)
+            ids = list(connection.execute(query).scalars())
+            for start in range(0, min(len(ids), most), INPUT_ROWS):
+                is_in_step = feedback.c.id.in_(ids[start : min(start + INPUT_ROWS, most)])
+                sizes = sa.select(feedback.c.id, sa.func.length(feedback.c.inputs)).where(is_in_step)
+                found = connection.execute(sizes.order_by(feedback.c.id.desc()))
+                for part in parts([(row[0], row[1]) for row in found if row[1]], PAGE_CHARACTERS):
+                    rows = connection.execute(sa.select(*columns).where(feedback.c.id.in_(part))).all()
+                    yield rows, part[-1] > ids[-1]
 
     def decide(self, batch: Sequence[tuple[int, Decision]], redacted: Redacted, adds: int) -> list[Outcome]:
-        """Decide corrections; see `decide`.
+        """Decide corrections in order, unless another reviewer was first.
+
+        A reviewer who repeats the latest decision, because the response to it was lost, learns that it is stored.
 
         Parameters
         ----------
@@ -1503,27 +925,125 @@ class Review:
             The decisions by the identifier of the correction, and inputs that are not shown.
         adds
             About how many bytes the decisions add to what is kept.
-        """
-        return self._store.write(lambda connection: decide(connection, batch, redacted), adds)
 
-    def draw(self, chosen: Draw, count: int, reviewer: str | None, redact: Redact) -> int:
+        Returns
+        -------
+        list of Outcome
+            Of each decision; corrections are as they are after the last one.
+        """
+
+        def write(connection: sa.Connection) -> list[Outcome]:
+            now = time.time()
+            stored = [_store_decision(connection, id_, decision, now) for id_, decision in batch]
+            entries = [
+                {"feedback_id": id_, "time": now, **decision._asdict(), "revision": decision.revision + 1}
+                for (id_, decision), is_stored in zip(batch, stored, strict=True)
+                if is_stored
+            ]
+            if entries:
+                connection.execute(decisions.insert(), entries)
+            ids = {id_ for id_, _ in batch}
+            query = sa.select(feedback).where(feedback.c.id.in_(ids), _in_review)
+            documents = {row["id"]: correction_document(row, redacted) for row in connection.execute(query).mappings()}
+            latest: dict[int, Decision] = {}
+            if not all(stored):
+                query = sa.select(decisions).join(feedback, decisions.c.feedback_id == feedback.c.id)
+                is_latest = decisions.c.revision == feedback.c.revision
+                for row in connection.execute(query.where(feedback.c.id.in_(ids), is_latest)):
+                    latest[row.feedback_id] = Decision(row.status, row.label, row.revision - 1, row.reviewer)
+            return [
+                Outcome(
+                    is_stored or (decision.reviewer is not None and latest.get(id_) == decision), documents.get(id_)
+                )
+                for (id_, decision), is_stored in zip(batch, stored, strict=True)
+            ]
+
+        return self._store.write(write, adds)
+
+    def draw(self, model: str, version: str | None, count: int, reviewer: str | None, seed: int | None = None) -> int:
         """Add a random sample of confident predictions without feedback to the queue; return how many were drawn.
+
+        Rows are read at random numbers of the table, none twice, and those that do not belong to the draw are skipped.
+        So all predictions have the same chance, wherever they are in the table and whatever was deleted around them,
+        without reading all rows. For a model with few rows in a large table this may find fewer than asked for.
 
         Parameters
         ----------
-        chosen
-            What to draw from.
+        model, version
+            What to draw from; any version if None.
         count
             How many at most.
         reviewer
             Who draws.
-        redact
-            See `exporter.storage._feedback.FeedbackRecorder`.
+        seed
+            Of the random numbers.
         """
+        is_chosen = predictions.c.confident & predictions.c.prediction.is_not(None) & (predictions.c.model == model)
+        if version is not None:
+            is_chosen &= predictions.c.version == version
+        drawable = (has_inputs if self._with_inputs else sa.true()).label("drawable")
+        query = sa.select(predictions.c.seq, predictions.c.id, predictions.c.version, drawable).where(is_chosen)
+        found: dict[str, int] = {}
+        confident, read = Counter[str](), 0
         with self._store.reading() as connection:
-            sample = draw(connection, chosen, count, np.random.default_rng())
-        size = self._size
-        return self._store.write(lambda connection: store_sample(connection, sample, reviewer, redact, size))
+            numbers = prediction_range(connection)
+            if not numbers:
+                return 0
+            oldest = sa.select(predictions.c.received).where(predictions.c.seq == numbers.start)
+            values = {"model": model, "since": connection.execute(oldest).scalar() or 0.0}
+            choice = np.random.default_rng(seed).choice(len(numbers), min(len(numbers), MAX_READ), False)
+            order = (numbers.start + choice).tolist()
+            while read < len(order) and (read < MIN_READ or len(found) < count):
+                step = order[read : read + _STEP]
+                read += len(step)
+                rows = {row.seq: row for row in connection.execute(query.where(predictions.c.seq.in_(step)))}
+                confident.update(row.version for row in rows.values())
+                if len(found) < count:
+                    known = _with_feedback(connection, model, [row.id for row in rows.values()])
+                    for seq in step:  # in their random order, not that of the table
+                        if (row := rows.get(seq)) and row.drawable and row.id not in known:
+                            found.setdefault(row.id, seq)
+        new = [
+            {**values, "version": name, "confident": round(number * len(numbers) / read)}
+            for name, number in confident.items()
+        ]
+        seqs = list(found.values())[:count]
+        return self._store.write(lambda connection: self._add(connection, model, seqs, reviewer, new))
+
+    def _add(
+        self, connection: sa.Connection, model: str, seqs: Sequence[int], reviewer: str | None, new: Sequence[Any]
+    ) -> int:
+        """Add drawn predictions to the queue and to its history, and new rows of the draws; return their number."""
+        now, drawn, reader = time.time(), Counter[str](), InputsReader(connection)
+        constant = {"verdict": "sampled", "created": now, "updated": now, "counted": False, "status": "pending"}
+        for start in range(0, len(seqs), _STEP):
+            is_next = predictions.c.seq.in_(seqs[start : start + _STEP])
+            rows = connection.execute(sa.select(predictions).where(is_next)).mappings().all()
+            # Feedback may have arrived since they were drawn.
+            known = _with_feedback(connection, model, [row["id"] for row in rows])
+            samples = [
+                prediction_snapshot({**row, "inputs": reader.text(row)}, self._redact)
+                | {"prediction_id": row["id"], "label": row["prediction"], "revision": 1, "sampled": True, **constant}
+                for row in rows
+                if row["id"] not in known
+            ]
+            if samples:
+                self._size.require(connection, text_bytes(samples))
+                connection.execute(feedback.insert(), samples)
+            drawn.update(row["version"] for row in samples)
+        is_new = (feedback.c.verdict == "sampled") & feedback.c.joined & (feedback.c.status == "pending")
+        is_new &= (feedback.c.created == now) & (feedback.c.model == model)
+        columns = (feedback.c.id, feedback.c.created, feedback.c.verdict, feedback.c.label)
+        entries = sa.select(*columns, sa.literal(reviewer, sa.Text)).where(is_new)
+        connection.execute(history.insert().from_select(("feedback_id", "time", "verdict", "label", "user"), entries))
+        # A client may send any number of versions; of those that are not drawn, only earlier samples need new counts.
+        before = set(connection.execute(sa.select(draws.c.version).where(draws.c.model == model)).scalars())
+        counted = [{**row, "time": now} for row in new if row["version"] in before | drawn.keys()]
+        is_counted = draws.c.version.in_([row["version"] for row in counted])
+        connection.execute(draws.delete().where(draws.c.model == model, is_counted))
+        if counted:
+            connection.execute(draws.insert(), counted)
+        return drawn.total()
 
     def statistics(self, chosen: Filter, since: float, reviewer: str | None) -> PageStatistics:
         """Return what the first page of a filter shows beside the corrections.
@@ -1535,44 +1055,78 @@ class Review:
         since, reviewer
             Whose decisions are counted, from which Unix time in seconds on; None for all reviewers.
         """
+        number, selected, created = sa.func.count(), conditions(chosen), feedback.c.created
         with self._store.reading() as connection:
-            return PageStatistics(
-                overview(connection, chosen),
-                count_decided(connection, since, reviewer, chosen.model),
-                count_suspects(connection, chosen.model),
-                accuracy_counts(connection, self._tolerances),
-            )
+            of_any_status = conditions(chosen._replace(status=None))
+            query = sa.select(feedback.c.status, number).where(*of_any_status).group_by(feedback.c.status)
+            counts = dict.fromkeys(STATUSES, 0)
+            counts.update((status, total) for status, total in connection.execute(query))
+            pair = (feedback.c.prediction, label_column)
+            are_short = [sa.func.length(text) <= MAX_LABEL for text in pair]
+            query = sa.select(*pair, number).where(*conditions(chosen.of_any_label()), *are_short).group_by(*pair)
+            rows = connection.execute(query.order_by(number.desc(), *pair).limit(MAX_CELLS))
+            pairs = [(decode_label(predicted), decode_label(label), total) for predicted, label, total in rows]
+            query = sa.select(sa.func.min(created), sa.func.max(created)).where(*selected)
+            first, last = connection.execute(query).one()
+            step = next((step for step in reversed(STEPS) if last and last - first > BARS * step), STEPS[0])
+            exact = created / step
+            rounded = sa.cast(exact, sa.BigInteger)  # databases round a float differently
+            index = sa.case((rounded > exact, rounded - 1), else_=rounded).label("step_index")
+            query = sa.select(index, number).where(*selected).group_by(index).order_by(index)
+            rates = [(start * step, total) for start, total in connection.execute(query)]
+            decided = sa.select(decisions.c.feedback_id).where(decisions.c.time >= since)
+            if reviewer is not None:
+                decided = decided.where(decisions.c.reviewer == reviewer)
+            count_decided = sa.select(number).where(feedback.c.id.in_(decided), feedback.c.status != "pending")
+            count_suspects = sa.select(number).select_from(suspects).join(feedback, of_suspect)
+            if chosen.model is not None:
+                count_decided = count_decided.where(feedback.c.model == chosen.model)
+                count_suspects = count_suspects.where(suspects.c.model == chosen.model)
+            numbers = [connection.execute(query).scalar_one() for query in (count_decided, count_suspects)]
+            accuracy = accuracy_counts(connection, self._tolerances)
+        return PageStatistics(counts, pairs, step, rates, *numbers, accuracy)
 
     def errors(self, chosen: Filter) -> Floats:
-        """Return the errors of numbers; see `read_errors`."""
-        with self._store.reading() as connection:
-            return read_errors(connection, chosen)
+        """Return label minus prediction of what a filter selects, regardless of its prediction, label and error.
 
-    def users(self, model: str) -> dict[str, Any]:
-        """Count a model's corrections by user; see `user_stats`."""
-        with self._store.reading() as connection:
-            return user_stats(connection, model)
+        Returns
+        -------
+        ndarray
+            Shape ``(n,)``, in no particular order: of the corrections whose prediction and label are finite numbers.
+        """
+        error = label_error(feedback.c.prediction, label_column).label("error")
+        query = sa.select(error).where(*conditions(chosen.of_any_label())).execution_options(yield_per=10_000)
+        with self._store.reading() as connection, connection.execute(query) as result:
+            errors = np.fromiter((np.nan if value is None else value for value in result.scalars()), np.float64)
+        return errors[np.isfinite(errors)]
 
     def examples(self, selection: Selection, after: int = 0) -> Generator[Example]:
         """Yield accepted corrections with a greater identifier, from one query."""
         with self._store.reading() as connection:
-            yield from accepted_examples(connection, selection, after)
+            yield from _accepted_examples(connection, selection, after)
 
     @contextmanager
     def training_set(self, model: str) -> Iterator[TrainingSet]:
         """Read the accepted corrections of a model for a release, all from one state of the database."""
+        is_suspect = sa.select(feedback.c.id).where(of_suspect, suspects.c.model == model)
+        drawn = sa.select(draws).where(draws.c.model == model).order_by(draws.c.time.desc(), draws.c.version)
         with self._store.reading() as connection:
-            check = last_check(connection, model)
+            check = _last_check(connection, model)
+            counts = [_count(connection, row, Tolerance()) for row in connection.execute(drawn.limit(LATEST)).all()]
             yield TrainingSet(
-                accepted_examples(connection, Selection(model)),
-                suspicious_users(connection, model),
-                suspect_ids(connection, model),
+                _accepted_examples(connection, Selection(model)),
+                _suspicious_users(connection, model),
+                set(connection.execute(is_suspect).scalars()),
                 check.time if check else None,
-                sampling(connection, model),
+                {one.version: {"confident": one.population, "with_feedback": one.known} for one in counts},
             )
 
     def labels_to_check(self, model: str, seen: int) -> tuple[CheckState, list[LabelledRow] | None]:
         """Return the state of a check that begins now, and the labels to check; None if the last check still fits.
+
+        It fits until labels of the model are decided, or feedback comes and the check is old. The labels are those of
+        accepted corrections and of confirmed predictions, see `MAX_ACCEPTED`, up to `MAX_COMPARED` characters: all are
+        in memory at once.
 
         Parameters
         ----------
@@ -1581,19 +1135,76 @@ class Review:
         seen
             The last decision that is known not to be of this model, or to be before its check.
         """
+        last_of = (sa.select(sa.func.max(table.c.id)).scalar_subquery() for table in (decisions, feedback))
+        accepted = (
+            sa.select(feedback.c.id, label_column.label("label"), feedback.c.revision)
+            .where(feedback.c.model == model, is_accepted, sa.func.length(label_column) <= MAX_COMPARED)
+            .order_by(feedback.c.id.desc())
+            .limit(MAX_ACCEPTED)
+        )
+        # Its label is the prediction, to which the label that the user sent is equal, or close.
+        confirmed = (
+            sa.select(feedback.c.id, feedback.c.prediction.label("label"), sa.null().label("revision"))
+            .where(
+                feedback.c.verdict == "accepted", feedback.c.joined, feedback.c.status.in_(map(sa.literal, STATUSES))
+            )
+            .where(feedback.c.model == model, sa.func.length(feedback.c.prediction) <= MAX_COMPARED, ~is_accepted)
+            .order_by(feedback.c.created.desc())
+            .limit(MAX_CONFIRMED)
+        )
         with self._store.reading() as connection:
-            state = current_state(connection)
-            rows = read_labelled(connection, model) if is_outdated(connection, model, state, seen) else None
-            return state, rows
+            state = CheckState(*(number or 0 for number in connection.execute(sa.select(*last_of)).one()))
+            last = _last_check(connection, model)
+            if not (last and state.newest > last.newest and time.time() > last.time + CONFIRMED_SECONDS):
+                is_new = decisions.c.id > max(seen, last.decision if last else 0)
+                of_model = sa.select(decisions.c.id).join(feedback, decisions.c.feedback_id == feedback.c.id)
+                of_model = of_model.where(is_new, feedback.c.model == model).limit(1)
+                if connection.execute(of_model).first() is None:
+                    return state, None
+            queries = (query.execution_options(yield_per=1000) for query in (accepted, confirmed))
+            return state, [LabelledRow(*row) for query in queries for row in connection.execute(query)]
 
     def inputs(self, ids: Sequence[int], characters: int) -> dict[int, str]:
-        """Read stored inputs by their correction; see `read_inputs`."""
+        """Read stored inputs by their correction, as many as so many characters allow; too long ones are empty."""
+        lengths = sa.select(feedback.c.id, sa.func.coalesce(sa.func.length(feedback.c.inputs), 0))
         with self._store.reading() as connection:
-            return read_inputs(connection, ids, characters)
+            rows = connection.execute(lengths.where(feedback.c.id.in_(ids)))
+            size: dict[int, int] = {row[0]: row[1] for row in rows}
+            result = {id_: "" for id_ in ids if not 0 < size.get(id_, 0) <= characters}
+            wanted = next(parts(((id_, size[id_]) for id_ in ids if id_ not in result), characters), [])
+            query = sa.select(feedback.c.id, feedback.c.inputs).where(feedback.c.id.in_(wanted))
+            return result | {row.id: row.inputs or "" for row in connection.execute(query)}
 
     def store_check(self, model: str, state: CheckState, rows: Sequence[LabelledRow], found: Iterable[Suspect]) -> None:
-        """Store the suspects of a check; see `store_check`."""
-        self._store.write(lambda connection: store_check(connection, model, state, rows, found))
+        """Store the suspects of a check.
+
+        Parameters
+        ----------
+        model
+            The model.
+        state
+            When the rows were read.
+        rows
+            All rows that were compared.
+        found
+            The suspects among them.
+        """
+        checked = [row for row in rows if row.revision is not None]
+
+        def write(connection: sa.Connection) -> None:
+            of_model = connection.execute(sa.select(suspects).where(suspects.c.model == model))
+            stored = {row.feedback_id: row for row in of_model}
+            obsolete = [row.id for row in checked if row.id in stored and not _is_settled(stored[row.id], row)]
+            for ids in parts([(id_, 1) for id_ in obsolete], _STEP):
+                connection.execute(suspects.delete().where(suspects.c.feedback_id.in_(ids)))
+            new = [one for one in found if one.feedback_id not in stored or one.feedback_id in obsolete]
+            if new:
+                connection.execute(suspects.insert(), [{"model": model, **one._asdict()} for one in new])
+            connection.execute(label_checks.delete().where(label_checks.c.model == model))
+            check = {"checked": len(checked), "confirmed": len(rows) - len(checked), **state._asdict()}
+            connection.execute(label_checks.insert().values(model=model, time=time.time(), **check))
+
+        self._store.write(write)
 
     def state(self) -> ReviewState:
         """Return the state of the queue for a scrape, cached until a commit changes it; see `REVIEW_SECONDS`."""
@@ -1606,7 +1217,7 @@ class Review:
         try:
             with statement_timeout(SCRAPE_TIMEOUT_SECONDS), self._store.reading() as connection:
                 generation = self._generation
-                state = read_state(connection, self._tolerances)
+                state = _read_state(connection, self._tolerances)
         except StoreError:
             self._retry_at = time.monotonic() + REVIEW_RETRY_SECONDS
             raise
@@ -1618,3 +1229,73 @@ class Review:
         """Read the state anew next time: a commit may have changed it."""
         self._generation += 1
         self._cached = None
+
+
+def _newest(connection: sa.Connection, *queries: sa.Select[Any]) -> Iterator[Mapping[Any, Any]]:
+    for query in queries:
+        with connection.execute(query.limit(HISTORY).execution_options(yield_per=16)) as result:
+            yield from result.mappings()
+
+
+def _accepted_examples(connection: sa.Connection, selection: Selection, after: int = 0) -> Iterator[Example]:
+    """Yield accepted corrections with a greater identifier, from one query and so from one state of the database."""
+    table = feedback.c
+    filters: tuple[tuple[Any, Callable[[Any, Any], Any], Any], ...] = (
+        (table.version, operator.eq, selection.version),
+        (label_column, sa.ColumnElement.in_, selection.labels),
+        (table.created, operator.ge, selection.since),
+        (table.created, operator.lt, selection.until),
+        (table.reviewed, operator.le, selection.reviewed_until),
+    )
+    selected = [compare(column, value) for column, compare, value in filters if value is not None]
+    query = sa.select(table).where(table.model == selection.model, is_accepted, table.id > after, *selected)
+    query = query.where(label_column.is_not(None)).order_by(table.id).execution_options(yield_per=16)
+    with connection.execute(query) as result:  # few rows at a time: the inputs of one may have 16 MiB
+        for row in result.mappings():
+            yield {**row, "inputs": row["inputs"] and unpack_json(row["inputs"])}
+
+
+def _suspicious_users(connection: sa.Connection, model: str) -> set[str]:
+    """Return the users with more than `SUSPICIOUS_RATIO` times the median user's corrections."""
+    number = sa.func.count().label("number")
+    by_user = sa.select(feedback.c.user, number).where(*conditions(Filter(model=model)), feedback.c.user.is_not(None))
+    users = by_user.group_by(feedback.c.user).subquery()
+    total = connection.execute(sa.select(sa.func.count()).select_from(users)).scalar_one()
+    middle = sa.select(users.c.number).order_by(users.c.number).offset(max(total - 1, 0) // 2).limit(1)
+    least = max(SUSPICIOUS_RATIO * (connection.execute(middle).scalar() or 0) + 1, MIN_SUSPICIOUS)
+    return set(connection.execute(sa.select(users.c.user).where(users.c.number >= least)).scalars())
+
+
+def _last_check(connection: sa.Connection, model: str) -> Any:
+    return connection.execute(sa.select(label_checks).where(label_checks.c.model == model)).one_or_none()
+
+
+def _read_state(connection: sa.Connection, tolerances: Tolerances) -> ReviewState:
+    """Read the state from the database, with queries that indexes answer."""
+    number, oldest = sa.func.count().label("number"), sa.func.min(feedback.c.created).label("oldest")
+    by_model = sa.select(feedback.c.model, number, oldest).group_by(feedback.c.model)
+    is_pending = feedback.c.status == "pending"
+    in_queue = feedback.c.verdict.in_(map(sa.literal, VERDICTS)) & feedback.c.status.in_(STATUSES)
+    examples = sa.select(feedback.c.model, sa.func.count()).where(is_released).group_by(feedback.c.model)
+    rows = [
+        *connection.execute(by_model.where(is_correction, is_pending, feedback.c.joined)),
+        *connection.execute(by_model.where(is_ready_correction, is_pending)),
+    ]
+    unjoined = connection.execute(by_model.where(in_queue, is_unjoined)).all()
+    # Labels are numbered as they arrive: the index has the number, but not the time.
+    waiting, first = connection.execute(sa.select(sa.func.count(), sa.func.min(labels.c.id)).where(is_waiting)).one()
+    received = sa.select(labels.c.received).where(labels.c.id == first)
+    asked, later = retrain_requests.c, retrain_requests.alias().c
+    is_passed = sa.exists().where(later.model == asked.model, later.seq > asked.seq, later.delivered.is_not(None))
+    undelivered = sa.select(asked.model, sa.func.min(asked.created)).where(asked.delivered.is_(None), ~is_passed)
+    return ReviewState(
+        pending={row.model: sum(other.number for other in rows if other.model == row.model) for row in rows},
+        oldest={row.model: min(other.oldest for other in rows if other.model == row.model) for row in rows},
+        examples={model: int(total) for model, total in connection.execute(examples)},
+        accuracy_counts=accuracy_counts(connection, tolerances),
+        unjoined={row.model or "": row.number for row in unjoined},
+        oldest_unjoined={row.model or "": row.oldest for row in unjoined},
+        undelivered={model: float(at) for model, at in connection.execute(undelivered.group_by(asked.model))},
+        unjoined_labels=waiting,
+        oldest_unjoined_label=connection.execute(received).scalar() if waiting else None,
+    )

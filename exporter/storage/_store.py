@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
-from exporter.config import StoreConfig
+from exporter.config import StoreConfig, sampled_share
 from exporter.errors import StoreError, StoreFullError
 from exporter.storage._database import (
     backend,
@@ -519,6 +519,8 @@ class Store:
     ----------
     review : Review
         The review queue.
+    releases, retrain_requests, snapshots, bins
+        Releases of datasets, requests for retraining, snapshots of windows, and the bins of predictions.
     size : StoreSize
         The bytes that the store holds, and its limit.
     replica : str
@@ -559,7 +561,9 @@ class Store:
         self._config = config
         self._damage: str | None = None
         self.size = StoreSize(config.max_size)
-        self.review = Review(self, self.size, tolerances)
+        self.review = Review(self, self.size, tolerances, redact, with_inputs=sampled_share(config.inputs) is not None)
+        self.releases, self.retrain_requests = Releases(self, self.size), RetrainRequests(self)
+        self.snapshots, self.bins = Snapshots(self), RecordedBins(self.reading)
         path = database_path(config)
         self._lock: DatabaseLock | None = None
         try:
@@ -677,26 +681,6 @@ class Store:
             return self._engine.connect()
         with statement_timeout(SCRAPE_TIMEOUT_SECONDS):
             return self._engine.connect()
-
-    @property
-    def releases(self) -> Releases:
-        """The releases of datasets."""
-        return Releases(self, self.size)
-
-    @property
-    def retrain_requests(self) -> RetrainRequests:
-        """The requests for retraining."""
-        return RetrainRequests(self)
-
-    @property
-    def snapshots(self) -> Snapshots:
-        """The snapshots of windows."""
-        return Snapshots(self)
-
-    @property
-    def bins(self) -> RecordedBins:
-        """The recorded bins of predictions."""
-        return RecordedBins(self.reading)
 
     def add_bins(self, block: BinBlock) -> Future[None]:
         """Store the bins of predictions; see `submit`."""

@@ -97,7 +97,6 @@ QUESTIONS: list[tuple[str, str, Any]] = [
     ("POST /v1/dataset/releases", "/v1/dataset/releases", {"model": "credit", "name": "two"}),
     ("GET /v1/dataset/releases", "/v1/dataset/releases", None),
     ("GET /v1/dataset/releases/<key>", "/v1/dataset/releases/one", None),
-    ("GET /v1/corrections/users", "/v1/corrections/users?model=credit", None),
     ("GET /openapi.json", "/openapi.json", None),
 ]
 

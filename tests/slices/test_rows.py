@@ -48,7 +48,7 @@ def found(store: Store, binner: Binner, **where: str) -> tuple[list[int], bool]:
 def test_a_look_is_bounded_in_rows_and_time(store: Store, binner: Binner, monkeypatch: pytest.MonkeyPatch) -> None:
     """The newest corrections are looked at first, and the answer says if there are older ones."""
     put(store, [{"inputs": '{"carrier": "MQ"}'} for _ in range(25)])
-    monkeypatch.setattr(_review, "_INPUT_STEP", 10)
+    monkeypatch.setattr(_review, "INPUT_ROWS", 10)
     assert found(store, binner, carrier="MQ") == (list(range(1, 26)), False)
     monkeypatch.setattr(population, "MOST_LOOKED_AT", 20)
     assert found(store, binner, carrier="MQ") == (list(range(6, 26)), True)

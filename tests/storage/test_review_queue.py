@@ -12,13 +12,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from support.review_rows import START, pick, predict, put, redact
+from support.review_rows import START, pick, plans, predict, put, statements
 
 from exporter.config import StoreConfig
-from exporter.storage import Decision, Draw, Filter, Overview, Position, Selection, Store
+from exporter.storage import Decision, Filter, PageStatistics, Position, Selection, Store
 from exporter.storage._database import feedback
-from exporter.storage._review import accepted_examples, accuracy_counts, list_corrections, read_state, with_feedback
-from exporter.validation import Tolerance
 
 
 @pytest.fixture
@@ -105,27 +103,25 @@ def test_pages_hold_each_correction_once_in_order(store: Store, order: str) -> N
 
 def test_every_page_uses_an_index(store: Store) -> None:
     """No page of a model's queue reads the whole table, or sorts more than a page, in any of these orders."""
-    statements: list[tuple[str, Any]] = []
-    with store.reading() as connection:
-        sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
+    with statements() as found:
         for after in (None, Position(START, 5)):
-            list_corrections(connection, Filter("digits", status="pending"), 100, after, "newest")
-            list_corrections(connection, Filter("digits", source="all"), 100, after, "newest")
-            list_corrections(connection, Filter("digits", status="pending"), 100, after, "confident")
-            list_corrections(connection, Filter("digits"), 100, after, "confident")
-            list_corrections(connection, Filter("digits", status="pending"), 100, after, "uncertain")
-        for statement, values in statements.copy():
-            plan = [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
-            searches = [step for step, after in zip(plan, [*plan[1:], ""], strict=True) if "ORDER BY" not in after]
-            small = sum("feedback_described" in step for step in plan)  # feedback without a prediction may be sorted
-            indexed = sum("SEARCH feedback USING" in step and "feedback_described" not in step for step in searches)
-            assert indexed + small == statement.count("FROM feedback \n")
-            assert not any("SCAN feedback" in step for step in plan), plan
+            store.review.page(Filter("digits", status="pending"), 100, after, "newest")
+            store.review.page(Filter("digits", source="all"), 100, after, "newest")
+            store.review.page(Filter("digits", status="pending"), 100, after, "confident")
+            store.review.page(Filter("digits"), 100, after, "confident")
+            store.review.page(Filter("digits", status="pending"), 100, after, "uncertain")
+    of_page = [one for one in found if "suspects" not in one[0]]
+    for (statement, _), plan in zip(of_page, plans(store, of_page), strict=True):
+        searches = [step for step, after in zip(plan, [*plan[1:], ""], strict=True) if "ORDER BY" not in after]
+        small = sum("feedback_described" in step for step in plan)  # feedback without a prediction may be sorted
+        indexed = sum("SEARCH feedback USING" in step and "feedback_described" not in step for step in searches)
+        assert indexed + small == statement.count("FROM feedback \n")
+        assert not any("SCAN feedback" in step for step in plan), plan
 
 
-def glance(store: Store, chosen: Filter | None = None) -> Overview:
+def glance(store: Store, chosen: Filter | None = None) -> PageStatistics:
     """Return the statistics of what a filter selects."""
-    return store.review.statistics(chosen or Filter(), 0.0, None).overview
+    return store.review.statistics(chosen or Filter(), 0.0, None)
 
 
 def test_the_summary_of_the_queue(store: Store) -> None:
@@ -150,7 +146,7 @@ def test_the_summary_of_the_queue(store: Store) -> None:
     assert (chosen.pairs, chosen.counts["rejected"], sum(chosen.counts.values())) == (seen.pairs, 1, 1)
     assert [count for _, count in chosen.rates] == [1]
     nothing = glance(store, Filter("loans"))
-    assert nothing == ({"accepted": 0, "pending": 0, "rejected": 0}, [], 60, [])
+    assert nothing == ({"accepted": 0, "pending": 0, "rejected": 0}, [], 60, [], 0, 0, {})
 
 
 @pytest.mark.parametrize(("hours", "step"), [(0, 60), (1, 60), (4, 300), (48, 3600), (47 * 24 + 1, 86400)])
@@ -205,22 +201,17 @@ def test_undoing_restores_the_users_label(store: Store) -> None:
 
     assert decided("accepted", '"8"', 1)["label"] == "8"
     assert decided("pending", None, 2)["label"] == "7"
-    steps = [(step["status"], step["label"], step["reviewer"]) for step in store.review.history(1)[0][1:]]
+    steps = [(step["status"], step["label"], step["reviewer"]) for step in store.review.history(1)[1:]]
     assert steps == [("accepted", "8", "ann"), ("pending", None, "ann")]
 
 
 def test_a_scrape_reads_accuracy_from_indexes(store: Store) -> None:
     """Neither of its two queries reads the rows of all corrections."""
     predict(store, [{}])
-    store.review.draw(Draw("digits"), 1, None, redact)
-    statements: list[tuple[str, Any]] = []
-    with store.reading() as connection:
-        sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
-        accuracy_counts(connection, lambda _: Tolerance(0.5))
-        _, counts, turned = (
-            [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
-            for statement, values in statements.copy()
-        )
+    store.review.draw("digits", None, 1, None)
+    with statements() as found:
+        store.review.state()
+    counts, turned = plans(store, [one for one in found if "feedback.confident" in one[0]])
     assert counts == ["SEARCH feedback USING COVERING INDEX feedback_known (model=? AND version=? AND confident=?)"]
     assert len(turned) == 1
     assert "USING INDEX feedback_relabelled" in turned[0]
@@ -228,16 +219,12 @@ def test_a_scrape_reads_accuracy_from_indexes(store: Store) -> None:
 
 def test_rare_rows_have_partial_indexes(store: Store) -> None:
     """Unjoined feedback, released examples and training data are found without reading other feedback."""
-    statements: list[tuple[str, Any]] = []
-    with store.reading() as connection:
-        sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
-        read_state(connection, lambda _: Tolerance())
-        list(accepted_examples(connection, Selection("digits")))
-        connection.execute(sa.select(feedback.c.prediction_id).where(~feedback.c.joined).limit(500))
-        _, ready, unjoined, labels, released, _, _, examples, waiting = (
-            " ".join(row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values))
-            for statement, values in statements.copy()
-        )
+    with statements() as found:
+        store.review.state()
+        list(store.review.examples(Selection("digits")))
+        with store.reading() as connection:
+            connection.execute(sa.select(feedback.c.prediction_id).where(~feedback.c.joined).limit(500))
+    _, ready, unjoined, labels, released, _, _, examples, waiting = map(" ".join, plans(store, found))
     assert "feedback_described" in ready
     assert "USING COVERING INDEX feedback_queue (verdict=? AND joined=? AND status=?)" in unjoined
     assert "feedback_released" in released
@@ -248,11 +235,8 @@ def test_rare_rows_have_partial_indexes(store: Store) -> None:
 
 def test_sampling_looks_feedback_up_by_prediction(store: Store) -> None:
     """However much feedback the model has, that on other predictions is not read."""
-    statements: list[tuple[str, Any]] = []
-    with store.reading() as connection:
-        sa.event.listen(connection, "before_cursor_execute", lambda *args: statements.append((args[2], args[3])))
-        assert with_feedback(connection, "digits", ["p-1", "p-2"]) == set()
-        plan = [
-            row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statements[0][0]}", statements[0][1])
-        ]
+    predict(store, [{}, {}])
+    with statements() as found:
+        assert store.review.draw("digits", None, 2, None) == 2
+    plan = plans(store, [one for one in found if one[0].startswith("SELECT feedback.prediction_id")])[0]
     assert plan == ["SEARCH feedback USING INDEX ix_feedback_prediction_id (prediction_id=?)"]

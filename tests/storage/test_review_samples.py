@@ -17,9 +17,8 @@ from support.servers import eventually
 from exporter.config import StoreConfig
 from exporter.errors import StoreFullError
 from exporter.stats.quality import IntervalEstimate, wilson
-from exporter.storage import CountedFeedback, Decision, Draw, Filter, Store, _review
+from exporter.storage import CountedFeedback, Decision, Filter, Store, _review
 from exporter.storage._database import draws, feedback, history, predictions
-from exporter.storage._review import draw, store_sample
 from exporter.validation import Tolerance
 from exporter.wire.events import Feedback, Prediction
 
@@ -32,7 +31,15 @@ def counted() -> list[CountedFeedback]:
 @pytest.fixture
 def store(database: str, counted: list[CountedFeedback]) -> Iterator[Store]:
     """An empty store."""
-    store = Store(StoreConfig(url=database), counted.append)
+    store = Store(StoreConfig(url=database), counted.append, redact=redact)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def sampling(database: str) -> Iterator[Store]:
+    """An empty store that keeps the inputs of half of the predictions."""
+    store = Store(StoreConfig(url=database, inputs="sampled:0.5"), lambda _: None)
     yield store
     store.close()
 
@@ -41,9 +48,9 @@ def test_a_sample_holds_only_confident_predictions_that_have_no_feedback(store: 
     """Predictions of another model, without confidence, not stored, or with feedback are not sampled."""
     predict(store, [{}, {}, {"confident": False}, {"prediction": None}, {"model": "loans"}, {"version": "2"}, {}])
     put(store, [{}, {"model": None, "version": None, "joined": False}])
-    assert store.review.draw(Draw("digits"), 1000, "ann", redact) == 2
+    assert store.review.draw("digits", None, 1000, "ann") == 2
     corrections, _ = store.review.page(Filter(source="sample"), 10)
-    history = store.review.history(int(corrections[0]["id"]))[0]
+    history = store.review.history(int(corrections[0]["id"]))
     with store.reading() as connection:
         sizes = {row.version: row.confident for row in connection.execute(sa.select(draws))}
     assert {correction["prediction_id"] for correction in corrections} == {"p-6", "p-7"}
@@ -51,17 +58,17 @@ def test_a_sample_holds_only_confident_predictions_that_have_no_feedback(store: 
     assert (corrections[0]["label"], corrections[0]["user_label"], corrections[0]["source"]) == ("1", None, "sample")
     assert [(step["verdict"], step["user"]) for step in history] == [("sampled", "ann")]
     assert sizes == {"1": 3, "2": 1}
-    assert store.review.draw(Draw("digits"), 1000, "ann", redact) == 0
+    assert store.review.draw("digits", None, 1000, "ann") == 0
     assert store.review.state().pending == {"digits": 1}
 
 
-def test_a_sample_can_be_limited_to_a_version_and_stored_inputs(store: Store) -> None:
+def test_a_sample_can_be_limited_to_a_version_and_stored_inputs(sampling: Store) -> None:
     """Version and stored inputs limit the sample; an empty store gives none."""
-    assert store.review.draw(Draw("digits"), 5, None, redact) == 0
-    predict(store, [{"version": "2"}, {"inputs": None}, {}])
-    assert store.review.draw(Draw("digits", "2"), 5, None, redact) == 1
-    assert store.review.draw(Draw("digits", None, with_inputs=True), 5, None, redact) == 1
-    assert store.review.draw(Draw("digits"), 5, None, redact) == 1
+    assert sampling.review.draw("digits", None, 5, None) == 0
+    predict(sampling, [{"version": "2"}, {"inputs": None}, {}])
+    assert sampling.review.draw("digits", "2", 5, None) == 1
+    assert sampling.review.draw("digits", None, 5, None) == 1
+    assert sampling.review.draw("digits", None, 5, None) == 0
 
 
 def test_a_sample_for_which_there_is_no_room_is_refused(store: Store) -> None:
@@ -69,13 +76,13 @@ def test_a_sample_for_which_there_is_no_room_is_refused(store: Store) -> None:
     predict(store, [{}, {}])
     store.size.limit = 1000
     with pytest.raises(StoreFullError, match="nothing was stored"):
-        store.review.draw(Draw("digits"), 2, None, redact)
+        store.review.draw("digits", None, 2, None)
     with store.reading() as connection:
         stored = [connection.execute(sa.select(sa.func.count()).select_from(table)).scalar() for table in
                   (feedback, history, draws)]  # fmt: skip
     assert stored == [0, 0, 0]
     store.size.limit = None
-    assert store.review.draw(Draw("digits"), 2, None, redact) == 2
+    assert store.review.draw("digits", None, 2, None) == 2
 
 
 def test_each_prediction_has_the_same_chance(store: Store) -> None:
@@ -86,7 +93,7 @@ def test_each_prediction_has_the_same_chance(store: Store) -> None:
     store.write(lambda connection: connection.execute(predictions.delete().where(predictions.c.id.not_in(names))))
     drawn: Counter[str] = Counter()
     for _ in range(200):
-        store.review.draw(Draw("digits"), 5, None, redact)
+        store.review.draw("digits", None, 5, None)
         with store.reading() as connection:
             drawn.update(connection.execute(sa.select(feedback.c.prediction_id)).scalars())
         store.write(lambda connection: connection.execute(feedback.delete()))
@@ -97,7 +104,7 @@ def test_each_prediction_has_the_same_chance(store: Store) -> None:
 def test_feedback_on_a_sampled_prediction_counts_as_on_any_other(store: Store, counted: list[CountedFeedback]) -> None:
     """It is the prediction's first feedback, counts as one correction, and is pending; the sample no longer has it."""
     predict(store, [{}])
-    store.review.draw(Draw("digits"), 1, None, redact)
+    store.review.draw("digits", None, 1, None)
     item = Feedback(prediction_id="p-1", verdict="corrected", label="7", user="u")
     result = store.record_feedback([item], None)[0]
     assert (result.id, result.joined, result.repeat) == (1, True, False)
@@ -108,7 +115,7 @@ def test_feedback_on_a_sampled_prediction_counts_as_on_any_other(store: Store, c
     assert (pick(store), pick(store, source="sample")) == ([1], [])
     with store.reading() as connection:
         assert connection.execute(sa.select(feedback.c.sampled)).scalar() is True
-    assert [step["verdict"] for step in store.review.history(1)[0]] == ["sampled", "corrected", "corrected"]
+    assert [step["verdict"] for step in store.review.history(1)] == ["sampled", "corrected", "corrected"]
 
 
 def test_the_delay_of_feedback_that_came_before_its_prediction_is_zero(
@@ -138,7 +145,7 @@ def test_accuracy_from_feedback_and_a_decided_sample(store: Store) -> None:
         ],
     )
     assert store.review.state().accuracy_counts == {}
-    assert store.review.draw(Draw("digits"), 50, None, redact) == 50
+    assert store.review.draw("digits", None, 50, None) == 50
     assert store.review.state().accuracy_counts == {}
     ids = pick(store, source="sample")
     right, wrong = Decision("accepted", '"1"', 1, None), Decision("accepted", '"7"', 1, None)
@@ -157,7 +164,7 @@ def test_a_sampled_number_is_right_within_the_tolerance(database: str, tolerance
     try:
         labels = [None, "10", "10.5", "9.5", "12.0", "12.5", '"no"']
         predict(store, [{"prediction": "10.0"} for _ in labels])
-        assert store.review.draw(Draw("digits"), 50, None, redact) == len(labels)
+        assert store.review.draw("digits", None, 50, None) == len(labels)
         ids = pick(store, source="sample")
         store.review.decide(
             [(id_, Decision("accepted", label, 1, None)) for id_, label in zip(ids, labels, strict=True)], {}, 0
@@ -170,13 +177,6 @@ def test_a_sampled_number_is_right_within_the_tolerance(database: str, tolerance
 
 CONFIDENCES = 1 - 0.3 * np.random.default_rng(5).beta(0.4, 1.2, 3000)
 WRONG = np.random.default_rng(6).random(3000) < 1 - CONFIDENCES
-
-
-def take(store: Store, count: int, seed: int) -> int:
-    """Draw a sample with a seed."""
-    with store.reading() as connection:
-        sample = draw(connection, Draw("digits"), count, np.random.default_rng(seed))
-    return store.write(lambda connection: store_sample(connection, sample, None, redact, store.size))
 
 
 def decided(store: Store) -> None:
@@ -201,21 +201,21 @@ def test_all_draws_count_together(store: Store) -> None:
     """Their samples are one random sample of the predictions of the last draw."""
     predict(store, confidences(CONFIDENCES.tolist()))
     for count in (50, 100, 250):
-        assert take(store, count, seed=count) == count
+        assert store.review.draw("digits", None, count, None, seed=count) == count
         decided(store)
     counts = store.review.state().accuracy_counts["digits", "1"]
     assert (counts.population, counts.known, counts.decided) == (3000, 0, 400)
     assert estimate(store) == pytest.approx(wilson(counts.right, 400))
 
 
-def test_versions_without_samples_are_not_counted(store: Store) -> None:
+def test_versions_without_samples_are_not_counted(sampling: Store) -> None:
     """A client may send many; versions that were drawn before keep up with what was predicted since."""
-    predict(store, [{"version": "1"}, {"version": "2"}])
-    assert store.review.draw(Draw("digits"), 2, None, redact) == 2
-    predict(store, [{"version": str(n // 2), "inputs": None} for n in range(2, 40)], start=3)
-    predict(store, [{"version": "99"}], start=99)
-    assert store.review.draw(Draw("digits", with_inputs=True), 5, None, redact) == 1
-    with store.reading() as connection:
+    predict(sampling, [{"version": "1"}, {"version": "2"}])
+    assert sampling.review.draw("digits", None, 2, None) == 2
+    predict(sampling, [{"version": str(n // 2), "inputs": None} for n in range(2, 40)], start=3)
+    predict(sampling, [{"version": "99"}], start=99)
+    assert sampling.review.draw("digits", None, 5, None) == 1
+    with sampling.reading() as connection:
         sizes = {row.version: row.confident for row in connection.execute(sa.select(draws))}
     assert sizes == {"1": 3, "2": 3, "99": 1}
 
@@ -223,7 +223,7 @@ def test_versions_without_samples_are_not_counted(store: Store) -> None:
 def test_feedback_that_comes_later_moves_a_prediction_to_the_known_ones(store: Store) -> None:
     """Whether it was sampled or not; decided samples of other predictions stay."""
     predict(store, confidences(CONFIDENCES.tolist()))
-    store.review.draw(Draw("digits"), 60, None, redact)
+    store.review.draw("digits", None, 60, None)
     decided(store)
     before = store.review.state().accuracy_counts["digits", "1"]
     with store.reading() as connection:
@@ -243,10 +243,10 @@ def test_a_draw_reads_a_bounded_number_of_rows(store: Store, monkeypatch: pytest
     monkeypatch.setattr(_review, "MIN_READ", 500)
     monkeypatch.setattr(_review, "MAX_READ", 1000)
     for count, found in ((90, 90), (700, 700), (2000, 1000)):
+        assert store.review.draw("digits", None, count, None, seed=2) == found
         with store.reading() as connection:
-            sample = draw(connection, Draw("digits"), count, np.random.default_rng(2))
-        assert len(sample.seqs) == len(set(sample.seqs)) == found
-        assert sample.confident == {"1": 3000}
+            assert connection.execute(sa.select(draws.c.confident)).scalars().all() == [3000]
+        store.write(lambda connection: connection.execute(feedback.delete()))
 
 
 def test_the_estimate_is_unbiased(store: Store) -> None:
@@ -255,7 +255,7 @@ def test_the_estimate_is_unbiased(store: Store) -> None:
     estimates = []
     for number in range(20):
         for count in (40, 160):
-            take(store, count, seed=count + number)
+            store.review.draw("digits", None, count, None, seed=count + number)
             decided(store)
         estimates.append(estimate(store))
         for table in (feedback, draws):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
@@ -48,6 +50,31 @@ def predict(store: Store, rows: list[dict[str, Any]], start: int = 1) -> None:
 def pick(store: Store, order: str = "newest", **chosen: Any) -> list[int]:
     """Identifiers of the corrections that a filter leaves."""
     return [int(correction["id"]) for correction in store.review.page(Filter(**chosen), 1000, None, order).corrections]
+
+
+@contextmanager
+def statements() -> Iterator[list[tuple[str, Any]]]:
+    """Collect the queries that are executed, with their values."""
+    found: list[tuple[str, Any]] = []
+
+    def collect(*args: Any) -> None:
+        if args[2].startswith("SELECT"):
+            found.append((args[2], args[3]))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", collect)
+    try:
+        yield found
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", collect)
+
+
+def plans(store: Store, found: list[tuple[str, Any]]) -> list[list[str]]:
+    """Return the steps in which SQLite executes each statement."""
+    with store.reading() as connection:
+        return [
+            [row[3] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)]
+            for statement, values in found
+        ]
 
 
 def redact(_: str, inputs: str | None) -> str | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
@@ -13,7 +12,6 @@ from urllib.parse import urlencode
 import msgspec
 from flask import g, request
 
-from exporter.config import sampled_share
 from exporter.errors import EventError
 from exporter.features.base import label_json
 from exporter.monitoring.binner import Binner
@@ -46,9 +44,7 @@ from exporter.storage import (
     SOURCES,
     STATUSES,
     Decision,
-    Draw,
     Filter,
-    HistoryPosition,
     Outcome,
     Position,
 )
@@ -60,9 +56,10 @@ def list_corrections(exporter: Exporter) -> Reply:
     """``GET /v1/corrections``: list corrections in the review queue."""
     query = parse_query(exporter, request.args)
     page, end = exporter.store.review.page(query.filter, query.limit, query.after, query.order)
+    cursor = urlencode({**request.args.to_dict(), "cursor": encode_cursor(query.order, end)}) if end else None
     answer = {
         "corrections": [with_new_label(exporter, document) for document in page],
-        "next": _next_url(encode_cursor(query.order, end)) if end else None,
+        "next": cursor and f"{request.base_url}?{cursor}",
     }
     return json_reply(200, answer | ({"truncated": query.slice.truncated} if query.slice else {}))
 
@@ -79,25 +76,13 @@ def prediction(exporter: Exporter, prediction_id: str) -> Reply:
     return json_reply(200, document)
 
 
-def list_users(exporter: Exporter) -> Reply:
-    """``GET /v1/corrections/users``: count the corrections of each user."""
-    model = request.args.get("model")
-    if set(request.args) != {"model"} or model is None:
-        raise EventError("", "expected the parameter model, and no other", "missing_field")
-    check_model(exporter.pipeline.monitors.models, model)
-    return json_reply(200, exporter.store.review.users(model))
-
-
 def show(exporter: Exporter, correction_id: int) -> Reply:
-    """``GET /v1/corrections/<id>``: return a correction with a page of its history."""
-    limit, after = parse_limit(request.args), parse_history_cursor(request.args)
+    """``GET /v1/corrections/<id>``: return a correction with its history."""
     review = exporter.store.review
     document = review.find(correction_id, exporter.redacted) if correction_id <= MAX_ID else None
     if document is None:
         return problem(404, f"there is no correction {correction_id}")
-    history, end = review.history(correction_id, limit, after)
-    next_url = _next_url(f"{end.feedback}-{end.decision}") if end else None
-    return json_reply(200, {**with_new_label(exporter, document), "history": history, "history_next": next_url})
+    return json_reply(200, {**with_new_label(exporter, document), "history": review.history(correction_id)})
 
 
 def decide(exporter: Exporter, correction_id: int) -> Reply:
@@ -145,19 +130,13 @@ def draw_sample(exporter: Exporter) -> Reply:
     check_model(exporter.pipeline.monitors.models, sample.model)
     if sample.version is not None and "\0" in sample.version:
         raise EventError("/version", "expected text without the character NUL", "malformed")
-    stored_in_part = sampled_share(exporter.config.store.inputs) is not None
-    draw, reviewer = Draw(sample.model, sample.version, stored_in_part), g.user
+    reviewer = g.user
 
     def reply() -> Reply:
-        count = exporter.store.review.draw(draw, sample.count, reviewer, exporter.feedback_inputs)
+        count = exporter.store.review.draw(sample.model, sample.version, sample.count, reviewer)
         return json_reply(201, {"drawn": count})
 
     return exporter.idempotency.once("samples", idempotency_key(), reply, request.get_data())
-
-
-def _next_url(cursor: str) -> str:
-    """Return the URL of the page after the one that is asked for."""
-    return f"{request.base_url}?{urlencode({**request.args.to_dict(), 'cursor': cursor})}"
 
 
 def _undecidable(correction_id: int) -> str:
@@ -249,36 +228,10 @@ def parse_query(exporter: Exporter, arguments: Mapping[str, str]) -> QueueQuery:
         raise EventError("", f"no model {preview(model)} is configured; {hint}", "unknown_model")
     given = {name: _PARSERS.get(name, _text)(name, arguments[name]) for name in PARAMETERS if name in arguments}
     order = _one_of("order", arguments.get("order", "newest"), ORDERS)
-    limit = parse_limit(arguments)
+    limit = parse_whole_number("limit", arguments.get("limit"), MAX_LIMIT) or DEFAULT_LIMIT
     after = _decode_cursor(order, arguments.get("cursor"))
     selected, found = _select_slice(exporter, Filter(**given, redacted=exporter.redacted))
     return QueueQuery(selected, order, limit, after, found)
-
-
-def parse_limit(arguments: Mapping[str, str]) -> int:
-    """Parse the number of entries on a page.
-
-    Raises
-    ------
-    EventError
-        When it is not valid.
-    """
-    return parse_whole_number("limit", arguments.get("limit"), MAX_LIMIT) or DEFAULT_LIMIT
-
-
-def parse_history_cursor(arguments: Mapping[str, str]) -> HistoryPosition:
-    """Parse the position of a page of a correction's history.
-
-    Raises
-    ------
-    EventError
-        When it is not valid.
-    """
-    match = re.fullmatch(r"([0-9]{1,10})-([0-9]{1,10})", arguments.get("cursor", "0-0"), re.ASCII)
-    position = HistoryPosition(int(match[1]), int(match[2])) if match else HistoryPosition(MAX_ID + 1)
-    if max(position) > MAX_ID:
-        raise malformed("cursor: expected the cursor in the URL history_next of the page before")
-    return position
 
 
 def _select_slice(exporter: Exporter, chosen: Filter) -> tuple[Filter, FoundSlice | None]:

@@ -506,10 +506,9 @@ class HistoryEntry(msgspec.Struct):
 
 
 class CorrectionWithHistory(Correction, kw_only=True):
-    """A correction with a page of its history, the earliest entry first, and the URL of the next page."""
+    """A correction with its history, the earliest entry first."""
 
     history: list[HistoryEntry]
-    history_next: str | None
 
 
 class Corrections(msgspec.Struct):
@@ -521,26 +520,6 @@ class Corrections(msgspec.Struct):
     corrections: list[Correction]
     next: str | None
     truncated: bool | UnsetType = UNSET
-
-
-class UserCorrections(msgspec.Struct):
-    """The corrections of one user by their status."""
-
-    user: str | None
-    corrections: int
-    share: float
-    accepted: int
-    pending: int
-    rejected: int
-    suspicious: bool
-
-
-class Users(msgspec.Struct):
-    """The users who corrected a model, the most active first, and the median of their corrections."""
-
-    users: list[UserCorrections]
-    total: int
-    median: int
 
 
 class DecisionResult(msgspec.Struct):

@@ -21,7 +21,7 @@ from flask import Response, abort, g, redirect, render_template, request, url_fo
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from exporter import storage
-from exporter.config import ModelConfig, sampled_share
+from exporter.config import ModelConfig
 from exporter.errors import EventError, StoreError
 from exporter.features import image as pictures
 from exporter.features import shown_as
@@ -586,8 +586,7 @@ def draw_sample(exporter: Exporter) -> _Page | WerkzeugResponse:
     model, version, count = (request.form.get(name, "").strip() for name in ("model", "version", "count"))
     if model not in exporter.pipeline.monitors.models or not (_is_number(count) and 1 <= int(count) <= MAX_LIMIT):
         abort(400, f"expected model as one that is configured, and count as a number from 1 to {MAX_LIMIT}")
-    draw = storage.Draw(model, version or None, sampled_share(exporter.config.store.inputs) is not None)
-    drawn = exporter.store.review.draw(draw, int(count), g.user, exporter.feedback_inputs)
+    drawn = exporter.store.review.draw(model, version or None, int(count), g.user)
     back = {"model": model, "source": "sample"} | ({"version": version} if version else {})
     if not drawn:
         return _render(exporter, back, ["No sample was drawn: there are no confident predictions without feedback."])
@@ -650,20 +649,19 @@ def _overview(exporter: Exporter, query: ReviewQuery, now: float) -> dict[str, A
     """Return the values of charts and filters."""
     review, model = exporter.store.review, _only_model(exporter, query)
     found = review.statistics(query.filter, now // 86400 * 86400, g.user)
-    stats = found.overview
-    regression = _is_regression(exporter, query, [pair[0] for pair in stats.pairs])
+    regression = _is_regression(exporter, query, [pair[0] for pair in found.pairs])
     unjoined = review.state().unjoined
-    pairs = [] if regression else stats.pairs  # of numbers there are as many as corrections
+    pairs = [] if regression else found.pairs  # of numbers there are as many as corrections
     return {
         "regression": regression,
         "decided_today": found.decided,
         "histogram": error_chart(review.errors(query.filter), query) if regression else None,
         "tolerance": exporter.pipeline.monitors.models[model].correction_tolerance if model else 0,
-        "counts": stats.counts,
+        "counts": found.counts,
         "suspect_count": found.suspects,
         "unjoined": sum(count for name, count in unjoined.items() if query.filter.model in {None, name}),
         "confusion": confusion_table(pairs) if model else None,
-        "time_chart": time_chart(stats.rates, stats.step, query, now),
+        "time_chart": time_chart(found.rates, found.step, query, now),
         "predicted": _options([pair[0] for pair in pairs], query.filter.predicted),
         "labels": _options([pair[1] for pair in pairs], query.filter.label),
         "known": [pair[1] for pair in pairs],
