@@ -118,8 +118,8 @@ def measure_archive(config: StoreConfig, folder: Path) -> None:
     target, chosen = Archive(str(folder), contextlib.nullcontext), ArchiveFilter("credit", "3", 0.0, rows)
     ways: dict[str, Callable[[], object]] = {
         "bins for slices": lambda: read_bins(target, binner, chosen, rows),
-        "redact nothing": lambda: redact_archive(str(folder), {"credit": ["none"]}, dry_run=False),
-        "redact all": lambda: redact_archive(str(folder), {"credit": ["rent"]}, dry_run=False),
+        "redact nothing": lambda: redact_archive(str(folder), {"credit": ["none"]}, (), dry_run=False),
+        "redact all": lambda: redact_archive(str(folder), {"credit": ["rent"]}, (), dry_run=False),
     }
     for what, read in ways.items():
         start = time.process_time()

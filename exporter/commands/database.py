@@ -123,9 +123,13 @@ def redact(options: argparse.Namespace) -> int:
     for model, names in redacted.items():
         print(f"{model}: {', '.join(names)}")
     with open_redaction(configuration.store) as redaction:
+        segmented = {model.name for model in configuration.models if model.segment_by not in {None, *model.redact}}
         later = _clean(redaction, redacted, _layouts(options.config_file), dry_run=options.dry_run)
+        for copies, rows in redaction.clean_copies([*redacted], segmented, dry_run=options.dry_run).items():
+            if rows:
+                print(f"{copies}: {rows:,} rows {_done(options.dry_run)}")
         purged = options.dry_run or redaction.purge()
-        if cleaned := redaction.clean_archive(redacted, dry_run=options.dry_run):
+        if cleaned := redaction.clean_archive(redacted, segmented, dry_run=options.dry_run):
             print(f"archive: {cleaned.predictions:,} predictions in {cleaned.files:,} files {_done(options.dry_run)}")
         damaged = redaction.count_damaged()
     if later:

@@ -1,20 +1,18 @@
 """The only SQL: predictions, their labels, users' feedback, its review and the datasets released from it, on disk."""
 
 from exporter.storage._archive import (
-    Archived,
     StoredPredictions,
     archive,
     shown_archive,
 )
 from exporter.storage._database import check_store, shown_url
 from exporter.storage._feedback import CountedFeedback, FeedbackResult
-from exporter.storage._labels import MAX_MARKED, LabelsResult
-from exporter.storage._predictions import BinBlock, BlockFilter, Codes, InputsPolicy, RecordedBins, hash_ids
+from exporter.storage._labels import MAX_MARKED
+from exporter.storage._predictions import BinBlock, BlockFilter, InputsPolicy, RecordedBins, hash_ids
 from exporter.storage._redaction import Forgotten, Redaction, open_redaction
 from exporter.storage._releases import NewRequest, PublishResult, ReplicaLease
 from exporter.storage._releases import Row as ReleaseRow
 from exporter.storage._releases import Row as RetrainRow
-from exporter.storage._retention import StoreSize
 from exporter.storage._review import (
     BARS,
     ORDERS,
@@ -23,19 +21,15 @@ from exporter.storage._review import (
     STATUSES,
     WAITING_SECONDS,
     AccuracyCounts,
-    CheckState,
     Decision,
-    Example,
     Filter,
     LabelledRow,
     Outcome,
     PageStatistics,
     Position,
-    QueuePage,
     ReviewState,
     Selection,
     Suspect,
-    TrainingSet,
 )
 from exporter.storage._sqlite import back_up, database_path, restore
 from exporter.storage._store import COMMIT_TIMEOUT_SECONDS, Store, commit_timeout
@@ -50,26 +44,20 @@ __all__ = [
     "STATUSES",
     "WAITING_SECONDS",
     "AccuracyCounts",
-    "Archived",
     "BinBlock",
     "BlockFilter",
-    "CheckState",
-    "Codes",
     "CountedFeedback",
     "Decision",
-    "Example",
     "FeedbackResult",
     "Filter",
     "Forgotten",
     "InputsPolicy",
     "LabelledRow",
-    "LabelsResult",
     "NewRequest",
     "Outcome",
     "PageStatistics",
     "Position",
     "PublishResult",
-    "QueuePage",
     "RecordedBins",
     "Redaction",
     "ReleaseRow",
@@ -78,10 +66,8 @@ __all__ = [
     "ReviewState",
     "Selection",
     "Store",
-    "StoreSize",
     "StoredPredictions",
     "Suspect",
-    "TrainingSet",
     "archive",
     "back_up",
     "check_store",

@@ -8,7 +8,7 @@ import itertools
 import os
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -599,7 +599,7 @@ class Cleaned(NamedTuple):
     predictions: int
 
 
-def redact_archive(location: str, redacted: _Redacted, *, dry_run: bool) -> Cleaned:
+def redact_archive(location: str, redacted: _Redacted, segmented: Collection[str], *, dry_run: bool) -> Cleaned:
     """Write the files that hold redacted inputs again without these; each is replaced once the new one is complete.
 
     One file, and one of its row groups as text, are in memory at a time. No command may archive meanwhile.
@@ -610,6 +610,8 @@ def redact_archive(location: str, redacted: _Redacted, *, dry_run: bool) -> Clea
         ``store.archive``.
     redacted
         Names of inputs by model.
+    segmented
+        Models whose segments stay; see `exporter.storage.Redaction.clean_copies`.
     dry_run
         Whether to count only.
 
@@ -624,40 +626,47 @@ def redact_archive(location: str, redacted: _Redacted, *, dry_run: bool) -> Clea
     changed = []
     for name in names:
         with archive.explained(f"{name} cannot be cleaned; run the command again to continue"):
-            changed.append(_redact_file(archive, name, redacted, dry_run=dry_run))
+            changed.append(_redact_file(archive, name, redacted, segmented, dry_run=dry_run))
     return Cleaned(sum(number > 0 for number in changed), sum(changed))
 
 
-def _redact_file(archive: ArchiveFiles, name: str, redacted: _Redacted, *, dry_run: bool) -> int:
+def _redact_file(
+    archive: ArchiveFiles, name: str, redacted: _Redacted, segmented: Collection[str], *, dry_run: bool
+) -> int:
     """Return how many predictions of a file had redacted inputs."""
     import pyarrow as pa
     from pyarrow.parquet import ParquetWriter
 
     with archive.open(name) as file:
-        if not {"model", "inputs"}.issubset(file.schema_arrow.names):
+        if not {"model", "inputs", "segment"}.issubset(file.schema_arrow.names):
             raise ValueError("it has no columns model and inputs, so no exporter wrote it: move it to another folder")
         groups = range(file.num_row_groups)
-        parts = (file.read_row_group(group, columns=["model", "inputs"]) for group in groups)
-        changed = sum(_cleaned(part, redacted)[1] for part in parts)
+        parts = (file.read_row_group(group, columns=["model", "inputs", "segment"]) for group in groups)
+        changed = sum(_cleaned(part, redacted, segmented)[1] for part in parts)
         if dry_run or not changed:
             return changed
         buffer = pa.BufferOutputStream()
         with ParquetWriter(buffer, file.schema_arrow, compression="zstd") as writer:
             for group in groups:
                 table = file.read_row_group(group)
-                inputs = pa.array(_cleaned(table, redacted)[0], pa.string())
-                writer.write_table(table.set_column(table.schema.get_field_index("inputs"), "inputs", inputs))
+                for column, values in _cleaned(table, redacted, segmented)[0].items():
+                    index = table.schema.get_field_index(column)
+                    table = table.set_column(index, column, pa.array(values, pa.string()))
+                writer.write_table(table)
     archive.replace(name, buffer.getvalue())
     return changed
 
 
-def _cleaned(table: Any, redacted: _Redacted) -> tuple[list[str | None], int]:
-    """Return the inputs without redacted ones, and how many were changed."""
-    cleaned: list[str | None] = []
+def _cleaned(table: Any, redacted: _Redacted, segmented: Collection[str]) -> tuple[dict[str, list[str | None]], int]:
+    """Return the columns without redacted inputs and without segments, and how many rows were changed."""
+    names = ("inputs", "segment")
+    cleaned: dict[str, list[str | None]] = {name: [] for name in names}
     changed = 0
-    rows: Iterable[tuple[str, str | None]] = zip(table["model"].to_pylist(), table["inputs"].to_pylist(), strict=True)
-    for model, text in rows:
+    rows = zip(*(table[name].to_pylist() for name in ("model", *names)), strict=True)
+    for model, text, segment in rows:
         without = remove_inputs(text, redacted.get(model, ())) if text else text
-        changed += without != text
-        cleaned.append(without or None)
+        kept = None if model in redacted and model not in segmented else segment
+        changed += without != text or kept != segment
+        cleaned["inputs"].append(without or None)
+        cleaned["segment"].append(kept)
     return cleaned, changed

@@ -129,6 +129,12 @@ class Transactions(Protocol):
     def write(self, call: Callable[[sa.Connection], _T], adds: int | None = None) -> _T:
         """Run a call in the writer's thread, in a transaction, and wait for its result."""
 
+    def rows(self, query: sa.Select[Any]) -> Sequence[sa.RowMapping]:
+        """Return the rows of a query."""
+
+    def change(self, statement: sa.Update | sa.Delete) -> int:
+        """Run a statement in the writer's thread, and return how many rows it has changed."""
+
     def report_failure(self) -> None:
         """Count a failure that the database does not know of."""
 

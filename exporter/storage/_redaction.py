@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,16 +26,20 @@ from exporter.storage._database import (
     open_database,
     predictions,
     release_chunks,
+    releases,
+    retrain_requests,
     suspects,
     write_alone,
     write_beside,
 )
 from exporter.storage._predictions import compress_block, parts, stored_days, unpack_block
-from exporter.storage._releases import Row, list_releases, read_chunks, replace_content, write_chunk, write_content
+from exporter.storage._releases import Row, read_chunks, replace_content, write_chunk, write_content
 from exporter.storage._sqlite import count_damaged
 
 STEP_ROWS, STEP_CHARACTERS = 500, 4 * 2**20
 """Rows and characters of inputs that are changed in one transaction: an exporter may wait for it."""
+STEP_KEYS = 5000
+"""Rows in which segments are looked for in one transaction."""
 PACKED_CHARACTERS = 10
 """Assumed characters of inputs for each byte that they take compressed."""
 TABLES = {"predictions": (inputs, inputs.c.id), "feedback": (feedback, feedback.c.id)}
@@ -130,6 +133,39 @@ class Redaction:
                 later += redact_rows(self._connection, table, redacted, after=last, dry_run=False)[0]
         return changed, later
 
+    def clean_copies(self, models: Collection[str], segmented: Collection[str], *, dry_run: bool) -> Mapping[str, int]:
+        """Clean what was copied from inputs: the slices in requests for retraining, and the names of segments.
+
+        Parameters
+        ----------
+        models
+            Models with redacted inputs.
+        segmented
+            Those that have segments of an input that is not redacted: theirs stay.
+        dry_run
+            Whether to count only.
+
+        Returns
+        -------
+        Mapping
+            The numbers of rows by what they are.
+        """
+        changed = {"requests for retraining": 0, "segments": 0}
+        with self._changing(dry_run) as connection:
+            holds = retrain_requests.c.model.in_(models) & retrain_requests.c.body.is_not(None)
+            request = retrain_requests.update().where(holds).values(body=None)  # it is made anew when it is sent
+            changed["requests for retraining"] = connection.execute(request).rowcount
+        for table in (predictions, feedback, labels):
+            (key,) = table.primary_key.columns
+            with self._reading() as connection:
+                first, last = connection.execute(sa.select(sa.func.min(key), sa.func.max(key))).one()
+            holds = table.c.model.in_(set(models).difference(segmented)) & table.c.segment.is_not(None)
+            for start in range(first or 0, (last or -1) + 1, STEP_KEYS):
+                step = table.update().where(key >= start, key < start + STEP_KEYS, holds).values(segment=None)
+                with self._changing(dry_run) as connection:
+                    changed["segments"] += connection.execute(step).rowcount
+        return changed
+
     def delete_bins(self, model: str, kept: Collection[str], *, dry_run: bool) -> int:
         """Delete the recorded bins of a model, except those of some layouts; return of how many predictions they are.
 
@@ -188,8 +224,10 @@ class Redaction:
 
     def releases(self, model: str | None) -> Sequence[Row]:
         """Return the releases of a model, or of all."""
+        is_chosen = sa.true() if model is None else releases.c.model == model
+        query = sa.select(releases).where(is_chosen).order_by(releases.c.seq.desc())
         with self._reading() as connection:
-            return list_releases(connection, model, sys.maxsize, None)
+            return connection.execute(query).mappings().all()
 
     def chunks(self, row: Row) -> Iterator[bytes]:
         """Yield the content of a release, chunk by chunk."""
@@ -218,12 +256,12 @@ class Redaction:
             raise StoreError(f"the release {row['name']} was changed by another process: run the command again")
         return written.sha256
 
-    def clean_archive(self, redacted: Redacted, *, dry_run: bool) -> Cleaned | None:
+    def clean_archive(self, redacted: Redacted, segmented: Collection[str], *, dry_run: bool) -> Cleaned | None:
         """Clean the files of the archive; return None where there is none."""
         if self._config.archive is None:
             return None
         self._connection.rollback()
-        return redact_archive(self._config.archive, redacted, dry_run=dry_run)
+        return redact_archive(self._config.archive, redacted, segmented, dry_run=dry_run)
 
     def purge(self) -> bool:
         """Free the space of removed inputs, so that no file holds a copy of them; return whether that was possible."""

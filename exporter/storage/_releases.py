@@ -38,7 +38,7 @@ STEP = 500
 UNFINISHED_SECONDS = 6 * 3600.0
 """Older chunks without a row belong to a release that was never finished."""
 
-Row = Mapping[Any, Any]
+Row = sa.RowMapping
 """A row of the table ``releases``."""
 
 
@@ -115,19 +115,15 @@ class Releases:
             is_same = (releases.c.id == values["id"]) | (releases.c.sha256 == values["sha256"])  # differ once redacted
             by_content = sa.select(releases).where(is_same)
             by_name = sa.select(releases).where(releases.c.name == values["name"])
-            same_content: Any = connection.execute(by_content).mappings().first()
-            if same_content is not None:
-                conflict = "" if same_content["name"] == values["name"] else "content"
-                return PublishResult(same_content, new=False, conflict=conflict)
-            same_name: Any = connection.execute(by_name).mappings().first()
-            if same_name is not None:
-                return PublishResult(same_name, new=False, conflict="name")
+            for query, conflict in ((by_content, "content"), (by_name, "name")):
+                if row := connection.execute(query).mappings().first():
+                    is_equal = conflict == "content" and row["name"] == values["name"]
+                    return PublishResult(row, new=False, conflict="" if is_equal else conflict)
             if content.refused:
                 raise content.refused
             self._size.require(connection, len(values["lineage"]))
             connection.execute(releases.insert().values(**values, marked=False))
-            row: Any = connection.execute(by_content).mappings().one()
-            return PublishResult(row, new=True)
+            return PublishResult(connection.execute(by_content).mappings().one(), new=True)
 
         return self._store.write(write)
 
@@ -143,41 +139,36 @@ class Releases:
 
     def find(self, key: str) -> Row | None:
         """Return the release with this identifier or name."""
-        with self._store.reading() as connection:
-            query = sa.select(releases).where((releases.c.id == key) | (releases.c.name == key))
-            row: Any = connection.execute(query).mappings().first()
-        return row  # type: ignore[no-any-return]
+        found = self._store.rows(sa.select(releases).where((releases.c.id == key) | (releases.c.name == key)))
+        return found[0] if found else None
 
     def list(self, model: str | None, limit: int, before: int | None = None) -> Sequence[Row]:
         """Return at most ``limit`` releases, the newest first; with ``before``, those with a lower ``seq``."""
-        with self._store.reading() as connection:
-            return list_releases(connection, model, limit, before)
+        query = sa.select(releases).order_by(releases.c.seq.desc()).limit(limit)
+        if model is not None:
+            query = query.where(releases.c.model == model)
+        return self._store.rows(query if before is None else query.where(releases.c.seq < before))
 
     def unmarked(self) -> Sequence[Row]:
         """Return releases whose examples are not all marked as released yet."""
-        with self._store.reading() as connection:
-            rows: Any = connection.execute(sa.select(releases).where(~releases.c.marked)).mappings().all()
-        return rows  # type: ignore[no-any-return]
+        return self._store.rows(sa.select(releases).where(~releases.c.marked))
 
     def mark_examples(self, correction_ids: Sequence[int]) -> None:
         """Mark corrections as released."""
         for start in range(0, len(correction_ids), STEP):
             is_next = feedback.c.id.in_(correction_ids[start : start + STEP]) & ~feedback.c.released
-            self._change(feedback.update().where(is_next).values(released=True))
+            self._store.change(feedback.update().where(is_next).values(released=True))
 
     def set_marked(self, seq: int) -> None:
         """Record that all examples of a release are marked."""
-        self._change(releases.update().where(releases.c.seq == seq).values(marked=True))
-
-    def _change(self, change: sa.Update) -> None:
-        self._store.write(lambda connection: connection.execute(change))
+        self._store.change(releases.update().where(releases.c.seq == seq).values(marked=True))
 
     def delete_chunks(self, build: str) -> None:
         """Delete the chunks of an unfinished release, a few at a time; the first one last, by which it is found."""
         of_build = release_chunks.c.build == build
         last = sa.select(release_chunks.c.number).where(of_build).order_by(release_chunks.c.number.desc()).limit(8)
         step = release_chunks.delete().where(of_build, release_chunks.c.number.in_(last))
-        while self._store.write(lambda connection: connection.execute(step).rowcount):
+        while self._store.change(step):
             pass
 
     def unfinished_builds(self, now: float) -> Sequence[str]:
@@ -187,8 +178,7 @@ class Releases:
         query = sa.select(release_chunks.c.build).where(
             release_chunks.c.number == 0, is_old, release_chunks.c.build.not_in(finished)
         )
-        with self._store.reading() as connection:
-            return connection.execute(query).scalars().all()
+        return [row["build"] for row in self._store.rows(query)]
 
 
 def write_content(build: str, content: Iterator[bytes], write: Callable[[int, bytes], object]) -> Content:
@@ -246,17 +236,6 @@ def replace_content(connection: sa.Connection, row: Row, values: Mapping[str, An
     obsolete = row["build"] if replaced else values["build"]
     connection.execute(release_chunks.delete().where(release_chunks.c.build == obsolete))
     return replaced
-
-
-def list_releases(connection: sa.Connection, model: str | None, limit: int, before: int | None) -> Sequence[Row]:
-    """Return at most ``limit`` releases, the newest first; with ``before``, those with a lower ``seq``."""
-    query = sa.select(releases)
-    if model is not None:
-        query = query.where(releases.c.model == model)
-    if before is not None:
-        query = query.where(releases.c.seq < before)
-    rows: Any = connection.execute(query.order_by(releases.c.seq.desc()).limit(limit)).mappings().all()
-    return rows  # type: ignore[no-any-return]
 
 
 KEPT = 1000
@@ -319,8 +298,7 @@ class RetrainRequests:
             oldest = sa.select(_columns.seq).where(of_model).order_by(_columns.seq.desc()).offset(KEPT)
             if obsolete := connection.execute(oldest).scalars().all():
                 connection.execute(retrain_requests.delete().where(_columns.seq.in_(obsolete)))
-            row: Any = connection.execute(sa.select(retrain_requests).where(_columns.id == new.id)).mappings().one()
-            return row  # type: ignore[no-any-return]
+            return connection.execute(sa.select(retrain_requests).where(_columns.id == new.id)).mappings().one()
 
         return self._store.write(write)
 
@@ -329,43 +307,33 @@ class RetrainRequests:
         due = sa.select(retrain_requests).where(_columns.next_attempt <= now).order_by(_columns.next_attempt).limit(1)
 
         def write(connection: sa.Connection) -> Row | None:
-            row: Any = connection.execute(due).mappings().first()
-            if row is not None:
+            if row := connection.execute(due).mappings().first():
                 change = retrain_requests.update().where(_columns.seq == row["seq"])
                 connection.execute(change.values(next_attempt=until))
-            return row  # type: ignore[no-any-return]
+            return row
 
-        with self._store.reading() as connection:  # nearly always there is none: do not write each time
-            if connection.execute(due).first() is None:
-                return None
-        return self._store.write(write)
+        return self._store.write(write) if self._store.rows(due) else None  # nearly always there is none
 
     def update(self, seq: int, **values: Any) -> None:
         """Change a request."""
-        change = retrain_requests.update().where(_columns.seq == seq).values(**values)
-        self._store.write(lambda connection: connection.execute(change))
+        self._store.change(retrain_requests.update().where(_columns.seq == seq).values(**values))
 
     def list(self, model: str | None, limit: int, reason: str | None = None) -> Sequence[Row]:
         """Return at most ``limit`` requests, the newest first."""
-        query = sa.select(retrain_requests)
+        query = sa.select(retrain_requests).order_by(_columns.seq.desc()).limit(limit)
         if model is not None:
             query = query.where(_columns.model == model)
-        if reason is not None:
-            query = query.where(_columns.reason == reason)
-        with self._store.reading() as connection:
-            rows: Any = connection.execute(query.order_by(_columns.seq.desc()).limit(limit)).mappings().all()
-        return rows  # type: ignore[no-any-return]
+        return self._store.rows(query if reason is None else query.where(_columns.reason == reason))
 
     def count_unreleased(self, model: str) -> int:
         """Return the number of accepted corrections, samples found wrong included, that are in no release yet."""
-        query = sa.select(sa.func.count()).where(
+        query = sa.select(sa.func.count().label("number")).where(
             feedback.c.model == model,
             is_accepted,
             ~feedback.c.released,
             sa.func.coalesce(feedback.c.reviewed_label, feedback.c.label) != feedback.c.prediction,
         )
-        with self._store.reading() as connection:
-            return int(connection.execute(query).scalar_one())
+        return int(self._store.rows(query)[0]["number"])
 
 
 LEASE_SECONDS = 90.0
@@ -397,27 +365,27 @@ class Snapshots:
         if models is not None:
             is_wanted &= windows.c.model.in_(models)
         query = sa.select(windows.c.model, windows.c.version, windows.c.data).where(is_wanted)
-        with self._store.reading() as connection:
-            return [(model, version, data) for model, version, data in connection.execute(query)]
+        return [(row["model"], row["version"], row["data"]) for row in self._store.rows(query)]
 
     def of_other_replicas(self, model: str, version: str, since: float) -> list[bytes]:
         """Return the snapshots of a version that other replicas have saved since a Unix time."""
         is_other = windows.c.replica != self._store.replica
         is_other &= (windows.c.model == model) & (windows.c.version == version)
-        with self._store.reading() as connection:
-            rows = connection.execute(sa.select(windows.c.data).where(is_other & (windows.c.saved > since)))
-            return [bytes(data) for (data,) in rows]
+        query = sa.select(windows.c.data).where(is_other & (windows.c.saved > since))
+        return [bytes(row["data"]) for row in self._store.rows(query)]
 
     def delete_others(self, live: Collection[tuple[str, str]]) -> None:
         """Delete this replica's snapshots of other models and versions, and those of replicas that no longer exist."""
         is_own = (windows.c.replica == self._store.replica) & (windows.c.model != _LEASE)
         is_old = windows.c.saved < time.time() - MAX_AGE_SECONDS
-        with self._store.reading() as connection:
-            rows = connection.execute(sa.select(windows.c.model, windows.c.version).where(is_own)).all()
-            obsolete = [is_old] if connection.execute(sa.select(windows.c.model).where(is_old).limit(1)).first() else []
-        obsolete += [_is(self._store, model, version) for model, version in rows if (model, version) not in live]
+        obsolete = [is_old] if self._store.rows(sa.select(windows.c.model).where(is_old).limit(1)) else []
+        own = [
+            (row["model"], row["version"])
+            for row in self._store.rows(sa.select(windows.c.model, windows.c.version).where(is_own))
+        ]
+        obsolete += [_is(self._store, *key) for key in own if key not in live]
         if obsolete:
-            self._store.write(lambda connection: connection.execute(windows.delete().where(sa.or_(*obsolete[:500]))))
+            self._store.change(windows.delete().where(sa.or_(*obsolete[:500])))
 
 
 class ReplicaLease:
@@ -499,7 +467,7 @@ class ReplicaLease:
         """
         if self._store.replica:
             is_own = self._is_lease & (windows.c.data == self._data)
-            self._store.write(lambda connection: connection.execute(windows.delete().where(is_own)))
+            self._store.change(windows.delete().where(is_own))
 
 
 def _is(store: Transactions, model: str, version: str) -> sa.ColumnElement[bool]:

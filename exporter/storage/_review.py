@@ -1135,7 +1135,7 @@ class Review:
         seen
             The last decision that is known not to be of this model, or to be before its check.
         """
-        last_of = (sa.select(sa.func.max(table.c.id)).scalar_subquery() for table in (decisions, feedback))
+        decision, newest = (sa.select(sa.func.max(table.c.id)).scalar_subquery() for table in (decisions, feedback))
         accepted = (
             sa.select(feedback.c.id, label_column.label("label"), feedback.c.revision)
             .where(feedback.c.model == model, is_accepted, sa.func.length(label_column) <= MAX_COMPARED)
@@ -1153,7 +1153,7 @@ class Review:
             .limit(MAX_CONFIRMED)
         )
         with self._store.reading() as connection:
-            state = CheckState(*(number or 0 for number in connection.execute(sa.select(*last_of)).one()))
+            state = CheckState(*(number or 0 for number in connection.execute(sa.select(decision, newest)).one()))
             last = _last_check(connection, model)
             if not (last and state.newest > last.newest and time.time() > last.time + CONFIRMED_SECONDS):
                 is_new = decisions.c.id > max(seen, last.decision if last else 0)

@@ -643,6 +643,15 @@ class Store:
         """
         return self._result(self.submit(call, adds))
 
+    def rows(self, query: sa.Select[Any]) -> Sequence[sa.RowMapping]:
+        """Return the rows of a query; see `reading`."""
+        with self.reading() as connection:
+            return connection.execute(query).mappings().all()
+
+    def change(self, statement: sa.Update | sa.Delete) -> int:
+        """Run a statement, and return how many rows it has changed; see `write`."""
+        return self.write(lambda connection: connection.execute(statement).rowcount)
+
     def submit_feedback(self, items: Sequence[Feedback], key: str | None) -> Future[list[FeedbackResult]]:
         """Record the checked feedback of one request, with its idempotency key; see `submit`."""
         return self._writer.submit(partial(self._recorder.record, items=items, key=key))

@@ -20,7 +20,7 @@ from support.servers import Served, ask, eventually, write_config
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
-from exporter.storage._database import feedback, migrate, open_database, open_engine, predictions
+from exporter.storage._database import feedback, migrate, open_database, open_engine, predictions, retrain_requests
 from exporter.storage._predictions import InputsReader, insert_predictions, prediction_rows, store_inputs
 from exporter.storage._redaction import redact_rows
 from exporter.wire.events import Prediction
@@ -159,6 +159,31 @@ def stored(folder: Path, model: str = "loans") -> list[str]:
     return result
 
 
+def copy_secret(folder: Path) -> None:
+    """Let a segment and a waiting request for retraining hold a redacted value, as if they came from it."""
+    url = yaml.safe_load((folder / "exporter.yml").read_text())["store"]["url"]
+    engine = open_engine(StoreConfig(url=url))
+    request = {"id": "r", "reason": "manual", "created": 0.0, "context": "{}", "body": SECRET, "attempts": 0}
+    with engine.begin() as connection:
+        for model in ("loans", "other"):
+            connection.execute(retrain_requests.insert().values(request | {"id": model, "model": model}))
+        connection.execute(predictions.update().values(segment=SECRET))
+        connection.execute(feedback.update().values(segment=SECRET))
+    engine.dispose()
+
+
+def copies(folder: Path, model: str) -> set[str | None]:
+    """The segments of a model in the database, and its requests for retraining."""
+    url = yaml.safe_load((folder / "exporter.yml").read_text())["store"]["url"]
+    engine = open_engine(StoreConfig(url=url))
+    columns = (feedback.c.segment, predictions.c.segment, retrain_requests.c.body)
+    queries = (sa.select(column).where(column.table.c.model == model) for column in columns)
+    with engine.connect() as connection:
+        found = {value for query in queries for value in connection.execute(query).scalars()}
+    engine.dispose()
+    return found
+
+
 def test_what_is_redacted_later_is_gone_everywhere(server: Served, folder: Path) -> None:
     """No route returns it, the search does not find it, and the command removes it while the exporter runs."""
     secret = SECRET.encode()
@@ -174,6 +199,7 @@ def test_what_is_redacted_later_is_gone_everywhere(server: Served, folder: Path)
     assert (result.returncode, "are left out" in result.stderr) == (0, True), result.stderr
 
     before = server.get("/v1/dataset/releases/before", Accept="application/json").json
+    copy_secret(folder)
     result = command(folder, "--dry-run")
     assert (result.returncode, result.stdout.splitlines()) == (
         0,
@@ -182,6 +208,8 @@ def test_what_is_redacted_later_is_gone_everywhere(server: Served, folder: Path)
             "predictions: 3 rows hold redacted inputs",
             "feedback: 4 rows hold redacted inputs",
             "release before: holds redacted inputs",
+            "requests for retraining: 1 rows hold redacted inputs",
+            "segments: 7 rows hold redacted inputs",
         ],
     ), result.stderr
     assert SECRET in "".join(stored(folder))
@@ -192,6 +220,7 @@ def test_what_is_redacted_later_is_gone_everywhere(server: Served, folder: Path)
     assert lines[3].startswith("release before: rewritten, SHA-256 ")
     assert SECRET not in "".join(stored(folder))
     assert SECRET in "".join(stored(folder, "other"))
+    assert (copies(folder, "loans"), copies(folder, "other")) == ({None}, {SECRET})
     assert len(queue(server, f"q={OTHER}&model=loans")) == 4
 
     after = server.get("/v1/dataset/releases/before", Accept="application/json").json

@@ -138,9 +138,9 @@ def _suspects(rows: list[LabelledRow], vectors: Vectors) -> list[Suspect]:
     labels = np.array([numbers[text] for text in texts], np.intp)
     found = unlike_neighbours(vectors, labels, len(numbers))
     return [
-        Suspect(*rows[row], stored[class_].most_common(1)[0][0], found.compared, other, own)
+        Suspect(one.id, one.label, one.revision, stored[class_].most_common(1)[0][0], found.compared, other, own)
         for row, class_, other, own in zip(*(array.tolist() for array in found[:4]), strict=True)
-        if rows[row].revision is not None
+        if (one := rows[row]).revision is not None
     ]
 
 
