@@ -169,8 +169,6 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _add_release_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="model whose corrections are released")
     parser.add_argument("--name", metavar="NAME", help="name of the release; default: derived from the content")
-    text = "omit the corrections of users who sent far more than others"
-    parser.add_argument("--hold-back", action="store_true", help=text)
     text = "omit accepted corrections whose label may be wrong, until a reviewer has decided them again"
     parser.add_argument("--exclude-suspects", action="store_true", help=text)
 
@@ -190,7 +188,7 @@ def _release(options: argparse.Namespace) -> int:
 
     See docs/dataset.md#releases.
     """
-    chosen = {name: getattr(options, name) for name in ("model", "name", "hold_back", "exclude_suspects")}
+    chosen = {name: getattr(options, name) for name in ("model", "name", "exclude_suspects")}
     body = {name: value for name, value in chosen.items() if value}
     with exporter_client(options, TIMEOUT) as client:
         release = ask(client, "POST", "/v1/dataset/releases", body)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 import threading
 import time
@@ -57,7 +58,6 @@ def make_release(
     redacted: frozenset[str],
     *,
     profile: str | None = None,
-    hold_back: bool = False,
     exclude_suspects: bool = False,
 ) -> PublishResult:
     """Freeze a model's accepted corrections as they are now.
@@ -76,8 +76,6 @@ def make_release(
         Inputs that are left out.
     profile
         Hash of the profile of the version that serves; None without one.
-    hold_back
-        Whether to leave out users who corrected far more than others.
     exclude_suspects
         Whether to leave out corrections whose label may be wrong.
 
@@ -94,7 +92,7 @@ def make_release(
         raise BusyError("another release is being made; try again when it is done")
     try:
         _finish_interrupted(store)
-        lineage = Lineage(profile, holds_back=hold_back, excludes_suspects=exclude_suspects)
+        lineage = Lineage(profile, excludes_suspects=exclude_suspects)
         return _make(store, model, name, by, redacted=redacted, lineage=lineage)
     finally:
         _lock.release()
@@ -108,7 +106,7 @@ def _make(
     try:
         content = store.releases.write(build, _encode(store, model, redacted, lineage))
         if not lineage.examples:
-            exception = f", except those that are {lineage.left_out}" if lineage.left_out else ""
+            exception = ", except those that are suspect" if lineage.excludes_suspects else ""
             raise EmptyError(f"no correction of {model} is accepted{exception}: review its corrections first")
         values = {
             "id": content.sha256[:12],
@@ -135,12 +133,8 @@ def _encode(store: Store, model: str, redacted: frozenset[str], lineage: Lineage
     page: Page = []
     lineage.parent = next((row["id"] for row in store.releases.list(model, 1)), None)
     with store.review.training_set(model) as found:
-        held_back = found.suspicious_users if lineage.holds_back else set()
         lineage.checked, lineage.sampling = found.checked, found.sampling
         for row in found.examples:
-            if row["user"] in held_back:
-                lineage.hold_back(row["user"])
-                continue
             if (example := to_example(row, redacted)) is None:
                 continue
             if row["id"] in found.suspects:
@@ -231,13 +225,13 @@ class Lineage:
     ----------
     profile
         Hash of the profile of the version that serves; None without one.
-    holds_back, excludes_suspects
-        Whether the examples of some users, or those whose label may be wrong, are left out.
+    excludes_suspects
+        Whether the examples whose label may be wrong are left out.
 
     Attributes
     ----------
-    suspects
-        Examples whose label may be wrong.
+    examples, suspects
+        The number of examples, and of those whose label may be wrong.
     checked
         When labels were checked last, Unix time in seconds.
     parent
@@ -246,78 +240,53 @@ class Lineage:
         What weights the samples, by version: the numbers of confident predictions, and of the ones with feedback.
     """
 
-    def __init__(
-        self, profile: str | None = None, *, holds_back: bool = False, excludes_suspects: bool = False
-    ) -> None:
-        self.examples = self.suspects = 0
-        self.holds_back, self.excludes_suspects = holds_back, excludes_suspects
+    def __init__(self, profile: str | None = None, *, excludes_suspects: bool = False) -> None:
+        self.examples = self.suspects = self._without_inputs = 0
+        self.excludes_suspects, self._profile = excludes_suspects, profile
         self.checked: float | None = None
         self.parent: str | None = None
         self.sampling: dict[str, dict[str, int]] = {}
-        self._profile = profile
-        self._without_inputs = 0
-        self._held_back: Counter[str] = Counter()
-        self._versions: Counter[str] = Counter()
-        self._labels: Counter[str] = Counter()
-        self._predictions: Counter[str] = Counter()
+        names = ("versions", "labels", "predictions", "sources", "reviewers")
+        self._counts: dict[str, Counter[str]] = {name: Counter() for name in names}
         self._outcomes: Counter[tuple[str, str]] = Counter()
-        self._sources: Counter[str] = Counter()
-        self._reviewers: Counter[str] = Counter()
-        self._first: float | None = None
-        self._last: float | None = None
+        self._first, self._last = math.inf, -math.inf
 
     def add(self, example: Example, predicted: float | None) -> None:
         """Count an example, and the Unix time of its prediction in seconds."""
         self.examples += 1
         self._without_inputs += example.inputs is None
-        _count(self._versions, example.version)
-        label = _count(self._labels, _text(example.label))
-        prediction = _count(self._predictions, _text(example.prediction))
-        pair = (label, prediction)
+        self._count("versions", example.version)
+        pair = self._count("labels", _text(example.label)), self._count("predictions", _text(example.prediction))
         self._outcomes[pair if pair in self._outcomes or len(self._outcomes) < OUTCOMES else ("…", "…")] += 1
-        self._sources[example.source] += 1
+        self._count("sources", example.source)
         if example.reviewer is not None:
-            _count(self._reviewers, example.reviewer)
+            self._count("reviewers", example.reviewer)
         if predicted is not None:
-            self._first = predicted if self._first is None else min(self._first, predicted)
-            self._last = predicted if self._last is None else max(self._last, predicted)
+            self._first, self._last = min(self._first, predicted), max(self._last, predicted)
 
-    def hold_back(self, user: str) -> None:
-        """Count an example that is held back."""
-        _count(self._held_back, user)
-
-    @property
-    def left_out(self) -> str:
-        """Name the kinds of examples that are left out; empty if there are none."""
-        words = {"held back": self.holds_back, "suspect": self.excludes_suspects}
-        return " or ".join(word for word, is_left_out in words.items() if is_left_out)
+    def _count(self, kind: str, name: str) -> str:
+        """Count a name; return the one under which it is counted."""
+        counter = self._counts[kind]
+        short = name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…"
+        counted = short if short in counter or len(counter) < ENTRIES else "…"
+        counter[counted] += 1
+        return counted
 
     def document(self) -> dict[str, Any]:
         """Return the JSON document; ``from`` and ``to`` are the times of the first and the last prediction."""
-        counts = {
-            "versions": self._versions,
-            "labels": self._labels,
-            "predictions": self._predictions,
-            "sources": self._sources,
-            "reviewers": self._reviewers,
-        }
-        if self.holds_back:
-            counts["held_back"] = self._held_back
         outcomes: dict[str, dict[str, int]] = {}
         for (label, prediction), number in sorted(self._outcomes.items()):
             outcomes.setdefault(label, {})[prediction] = number
+        first, last = (unix_time if math.isfinite(unix_time) else None for unix_time in (self._first, self._last))
+        suspects = {"found": self.suspects, "excluded": self.excludes_suspects, "checked": rfc3339(self.checked)}
         return {
-            **{name: dict(sorted(counter.items())) for name, counter in counts.items()},
+            **{name: dict(sorted(counter.items())) for name, counter in self._counts.items()},
             "outcomes": outcomes,
             "without_inputs": self._without_inputs,
-            "suspects": {
-                "found": self.suspects,
-                "excluded": self.excludes_suspects,
-                "checked": rfc3339(self.checked),
-            },
-            **({"sampling": self.sampling} if self._sources["sample"] else {}),
-            "from": rfc3339(self._first),
-            "to": rfc3339(self._last),
+            "suspects": suspects,
+            **({"sampling": self.sampling} if self._counts["sources"]["sample"] else {}),
+            "from": rfc3339(first),
+            "to": rfc3339(last),
             "profile": self._profile,
             "parent": self.parent,
             "exporter_version": version(),
@@ -326,11 +295,3 @@ class Lineage:
 
 def _text(value: Any) -> str:
     return "null" if value is None else scalar_text(value)
-
-
-def _count(counter: Counter[str], name: str) -> str:
-    """Count a name; return the one under which it is counted."""
-    short = name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…"
-    counted = short if short in counter or len(counter) < ENTRIES else "…"
-    counter[counted] += 1
-    return counted

@@ -444,149 +444,118 @@ Key = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 """A number that the database assigns; of 64 bits on both, although SQLite calls that INTEGER."""
 
 metadata = sa.MetaData()
-_TYPES: Mapping[str, Any] = {"key": Key, "int": sa.Integer, "text": sa.Text, "float": sa.Float} | {
+_TYPES: Mapping[str, Any] = {
+    "key": Key,
+    "int": sa.Integer,
+    "text": sa.Text,
+    "float": sa.Float,
     "bool": sa.Boolean,
     "blob": sa.LargeBinary,
 }
 
 
-def _columns(texts: str) -> Iterator[sa.Column[Any]]:
-    """Yield columns given as ``name type, name type``; a type ends with ``!`` if the column is never NULL."""
-    for text in texts.split(", "):
-        name, kind = text.rstrip("!").split()
-        yield sa.Column(name, _TYPES[kind], nullable=not text.endswith("!"))
+def _table(name: str, *parts: str | sa.schema.SchemaItem, **options: Any) -> sa.Table:
+    """Declare a table whose columns are given as ``name type, name type``.
+
+    Behind a type, ``!`` stands for NOT NULL, ``*`` for the primary key, ``^`` for an index, and ``~`` for UNIQUE.
+    """
+    items: list[sa.schema.SchemaItem] = []
+    for part in parts:
+        if isinstance(part, sa.schema.SchemaItem):
+            items.append(part)
+            continue
+        for text in part.split(", "):
+            column, kind = text.split()
+            flags = kind.lstrip("abcdefghijklmnopqrstuvwxyz")
+            given = {"primary_key": "*" in flags, "index": "^" in flags or None, "unique": "~" in flags or None}
+            nullable = not flags or flags in {"^", "~"}
+            items.append(sa.Column(column, _TYPES[kind.removesuffix(flags)], nullable=nullable, **given))
+    return sa.Table(name, metadata, *items, **options)
 
 
-schema_table = sa.Table("schema", metadata, sa.Column("version", sa.Integer, primary_key=True))
-predictions = sa.Table(
+schema_table = _table("schema", "version int*")
+predictions = _table(
     "predictions",
-    metadata,
-    sa.Column("seq", Key, primary_key=True, autoincrement=True),
     # Clients' identifiers may be random: with the day first, only the index's last part changes and stays in memory.
-    *_columns("day int!, id text!, model text!, version text!, time float!, received float!, prediction text"),
-    *_columns("confidence float, code int!, duration_seconds float, confident bool!"),
+    "seq key*, day int!, id text!, model text!, version text!, time float!, received float!, prediction text",
+    "confidence float, code int!, duration_seconds float, confident bool!",
     # Where its inputs are: a row of the table ``inputs``, and the place in it.
-    *_columns("block key, place int, segment text"),
+    "block key, place int, segment text",
     sa.Index("predictions_day_id", "day", "id"),
     sqlite_autoincrement=True,  # the archive ends with a number, so none may be given twice
 )
 has_inputs = predictions.c.block.is_not(None)
 # The JSON of the inputs of predictions of one model that were stored together; see `exporter.storage._predictions`.
-inputs = sa.Table(
-    "inputs",
-    metadata,
-    sa.Column("id", Key, primary_key=True, autoincrement=True),
-    *_columns("model text!, rows int!, data blob!"),
-    sqlite_autoincrement=True,
-)
+inputs = _table("inputs", "id key*, model text!, rows int!, data blob!", sqlite_autoincrement=True)
 # In one row: the number of the last archived prediction, and the day before which predictions are being archived; see
 # `exporter.storage._archive`. Nothing beyond the first is deleted for its age.
-archived = sa.Table(
+archived = _table(
     "archived",
-    metadata,
     sa.Column("seq", Key, nullable=False, default=0),
     sa.Column("day", sa.Integer, nullable=False, default=0),
 )
 # Labels that came too late for the archived row of their prediction, or that nothing came for, until they are
-# archived, too.
-late_labels = sa.Table(
+# archived, too. Files are named after the numbers, so none may be given twice.
+late_labels = _table(
     "late_labels",
-    metadata,
-    sa.Column("seq", Key, primary_key=True, autoincrement=True),
-    *_columns("day int, id text!, model text, label text!, label_time float, loss float, received float!"),
-    sqlite_autoincrement=True,  # files are named after the numbers, so none may be given twice
+    "seq key*, day int, id text!, model text, label text!, label_time float, loss float, received float!",
+    sqlite_autoincrement=True,
 )
-feedback = sa.Table(
+feedback = _table(
     "feedback",
-    metadata,
-    sa.Column("id", Key, primary_key=True, autoincrement=True),
-    # Unique together with the prediction's model: two services may both use the identifiers 1, 2, 3.
-    sa.Column("prediction_id", sa.Text, index=True),
-    *_columns("joined bool!, model text, version text, predicted float, prediction text, confidence float"),
-    *_columns("confident bool, inputs text, segment text, verdict text!, label text, user text, comment text"),
-    *_columns("created float!, updated float!, counted bool!, status text!, revision int!, reviewed_label text"),
-    *_columns("reviewer text, reviewed float"),
+    # The prediction is unique together with its model: two services may both use the identifiers 1, 2, 3.
+    "id key*, prediction_id text^, joined bool!, model text, version text, predicted float, prediction text",
+    "confidence float, confident bool, inputs text, segment text, verdict text!, label text, user text, comment text",
+    "created float!, updated float!, counted bool!, status text!, revision int!, reviewed_label text",
+    "reviewer text, reviewed float",
     sa.Column("released", sa.Boolean, nullable=False, default=False),
     sa.Column("sampled", sa.Boolean, nullable=False, default=False, server_default=sa.false()),
-    *_columns("idempotency_key text"),
+    "idempotency_key text",
 )
 # Feedback that was replaced, and samples for review; the current feedback is in the table of feedback only.
-history = sa.Table(
+history = _table(
     "feedback_history",
-    metadata,
-    sa.Column("id", Key, primary_key=True, autoincrement=True),
-    sa.Column("feedback_id", Key, nullable=False, index=True),
-    *_columns("time float!, verdict text!, label text, user text, comment text"),
-    sa.Column("idempotency_key", sa.Text, unique=True),
+    "id key*, feedback_id key!^, time float!, verdict text!, label text, user text, comment text",
+    "idempotency_key text~",
 )
-
-
-decisions = sa.Table(
+decisions = _table(
     "decisions",
-    metadata,
-    sa.Column("id", Key, primary_key=True, autoincrement=True),
-    sa.Column("feedback_id", Key, nullable=False, index=True),
-    *_columns("time float!, reviewer text, status text!, label text, revision int!"),
+    "id key*, feedback_id key!^, time float!, reviewer text, status text!, label text, revision int!",
     sa.Index("decisions_time", "time"),
 )
 # Accepted corrections whose label may be wrong, and the last check of each model: `exporter.storage._review`.
-suspects = sa.Table(
+suspects = _table(
     "suspects",
-    metadata,
-    sa.Column("feedback_id", Key, primary_key=True),
-    sa.Column("model", sa.Text, nullable=False, index=True),
     # The correction as it was checked. With a later revision it is a suspect no more, whatever was decided.
-    *_columns("revision int!, label text!"),
+    "feedback_id key*, model text!^, revision int!, label text!",
     # The label of most similar inputs; how many were compared, and how many have that label, and the correction's.
-    *_columns("likely text!, compared int!, with_likely int!, with_label int!"),
+    "likely text!, compared int!, with_likely int!, with_label int!",
 )
-label_checks = sa.Table(
+label_checks = _table(
     "label_checks",
-    metadata,
-    sa.Column("model", sa.Text, primary_key=True),
-    *_columns("time float!"),
     # The last decision, and the last feedback, of any model before the check.
-    *_columns("decision key!, newest key!"),
+    "model text*, time float!, decision key!, newest key!",
     # How many accepted corrections were checked, and with how many other inputs they were compared.
-    *_columns("checked int!, confirmed int!"),
+    "checked int!, confirmed int!",
 )
-windows = sa.Table(
-    "windows",
-    metadata,
-    sa.Column("replica", sa.Text, primary_key=True),
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("version", sa.Text, primary_key=True),
-    *_columns("saved float!, data blob!"),
-)
-draws = sa.Table(
-    "draws",
-    metadata,
-    sa.Column("model", sa.Text, primary_key=True),
-    sa.Column("version", sa.Text, primary_key=True),
-    *_columns("time float!"),
-    # When the oldest prediction that could be drawn was received, and the number of confident predictions.
-    *_columns("since float!, confident int!"),
-)
-bin_codes = sa.Table(
+windows = _table("windows", "replica text*, model text*, version text*, saved float!, data blob!")
+# When the oldest prediction that could be drawn was received, and the number of confident predictions.
+draws = _table("draws", "model text*, version text*, time float!, since float!, confident int!")
+bin_codes = _table(
     "bin_codes",
-    metadata,
-    sa.Column("seq", Key, primary_key=True, autoincrement=True),
-    *_columns("model text!, version text!"),
-    # Of the profile and the inputs whose bins these are: other bins do not compare.
-    *_columns("layout text!"),
+    # The layout is that of the profile and the inputs whose bins these are: other bins do not compare.
+    "seq key*, model text!, version text!, layout text!",
     # When the first and the last of the predictions were received.
-    *_columns("first float!, last float!, rows int!, data blob!"),
+    "first float!, last float!, rows int!, data blob!",
     sa.Index("bin_codes_last", "model", "last"),
 )
 WAITING = -1
 """The day of a label whose prediction has not arrived."""
-labels = sa.Table(
+labels = _table(
     "labels",
-    metadata,
-    sa.Column("id", Key, primary_key=True, autoincrement=True),
     # The day of the prediction: a label is looked up where its prediction was found.
-    *_columns("day int!, prediction_id text!, model text, version text, predicted float, prediction text"),
-    *_columns("confidence float, segment text, label text!, loss float, time float!, received float!"),
+    "id key*, day int!, prediction_id text!, model text, version text, predicted float, prediction text",
+    "confidence float, segment text, label text!, loss float, time float!, received float!",
     sa.Index("labels_day_prediction", "day", "prediction_id"),
     sa.Index("labels_loss", "model", "version", "predicted", "loss"),
 )
@@ -594,13 +563,9 @@ is_waiting = labels.c.day == sa.literal_column(str(WAITING))
 confidence_key = sa.func.coalesce(feedback.c.confidence, sa.literal_column("-1.0"))
 """The confidence to order by: databases sort NULL differently."""
 # Labels are in no index: PostgreSQL refuses keys above 2.7 kB.
-sa.Index("feedback_queue", *(feedback.c[name] for name in ("verdict", "joined", "status", "model", "created", "id")))
-sa.Index(
-    "feedback_surest",
-    *(feedback.c[name] for name in ("verdict", "joined", "status", "model")),
-    confidence_key,
-    feedback.c.id,
-)
+_queue = [feedback.c[name] for name in ("verdict", "joined", "status", "model")]
+sa.Index("feedback_queue", *_queue, feedback.c.created, feedback.c.id)
+sa.Index("feedback_surest", *_queue, confidence_key, feedback.c.id)
 sa.Index(
     "feedback_known",
     *(feedback.c[name] for name in ("model", "version", "confident", "verdict", "status", "created", "predicted")),
@@ -613,9 +578,8 @@ is_unjoined = ~feedback.c.joined
 # Unjoined feedback has a version only if it describes its prediction itself, with model, inputs and prediction.
 is_described = is_unjoined & feedback.c.version.is_not(None)
 is_released = feedback.c.released == sa.true()
-is_accepted = feedback.c.status == sa.literal_column(
-    "'accepted'"
-)  # in the SQL text: with a parameter the index is not used
+# In the SQL text: with a parameter the index is not used.
+is_accepted = feedback.c.status == sa.literal_column("'accepted'")
 # Indexes of few rows each: new feedback is only in that of its key, so that little is written with it.
 _PARTIAL = {
     "feedback_relabelled": (("model", "version", "confident", "status", "verdict"), has_reviewed_label),
@@ -627,40 +591,22 @@ _PARTIAL = {
 }
 for _name, (_indexed, _where) in _PARTIAL.items():
     sa.Index(_name, *(feedback.c[name] for name in _indexed), sqlite_where=_where, unique=_name == "feedback_key")
-releases = sa.Table(
+releases = _table(
     "releases",
-    metadata,
-    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),
-    sa.Column("id", sa.Text, nullable=False, unique=True),
-    sa.Column("name", sa.Text, nullable=False, unique=True),
-    sa.Column("model", sa.Text, nullable=False, index=True),
-    *_columns("sha256 text!, examples int!"),
+    "seq int*, id text!~, name text!~, model text!^, sha256 text!, examples int!",
     sa.Column("bytes", sa.BigInteger, nullable=False),
-    *_columns("created float!, by text, lineage text!"),
     # The build whose chunks are the release's; and whether its examples are marked as released yet.
-    *_columns("build text!, marked bool!"),
+    "created float!, by text, lineage text!, build text!, marked bool!",
 )
-release_chunks = sa.Table(
-    "release_chunks",
-    metadata,
-    sa.Column("build", sa.Text, primary_key=True),
-    sa.Column("number", sa.Integer, primary_key=True),
-    *_columns("created float!, data blob!"),
-)
-
+release_chunks = _table("release_chunks", "build text*, number int*, created float!, data blob!")
 # Requests for retraining, see `exporter.storage._releases`.
-retrain_requests = sa.Table(
+retrain_requests = _table(
     "retrain_requests",
-    metadata,
-    sa.Column("seq", Key, primary_key=True, autoincrement=True),
-    sa.Column("id", sa.Text, nullable=False, unique=True),
-    sa.Column("model", sa.Text, nullable=False, index=True),
-    *_columns("reason text!, created float!"),
     # Why it was made, as JSON; and the document that is sent, NULL until it is prepared.
-    *_columns("context text!, body text"),
+    "seq key*, id text!~, model text!^, reason text!, created float!, context text!, body text",
     sa.Column("attempts", sa.Integer, nullable=False, default=0),
     # When it is sent next; NULL once it is delivered or given up.
-    *_columns("next_attempt float, delivered float, error text"),
+    "next_attempt float, delivered float, error text",
 )
 
 

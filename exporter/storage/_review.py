@@ -651,10 +651,6 @@ STEPS = (60, 300, 3600, 86400)
 """Lengths in seconds of the steps in which corrections are counted."""
 BARS = 47
 """The least number of steps of a period, unless it has fewer minutes."""
-SUSPICIOUS_RATIO = 10.0
-"""A user with more than this times the median user's corrections is suspicious."""
-MIN_SUSPICIOUS = 20
-"""A user with fewer corrections is never suspicious."""
 
 
 class ReviewState(msgspec.Struct, frozen=True):
@@ -751,8 +747,6 @@ class TrainingSet(NamedTuple):
     ----------
     examples
         Ordered by identifier, from one query.
-    suspicious_users
-        Users who corrected far more than others.
     suspects
         Identifiers of corrections whose label may be wrong.
     checked
@@ -763,7 +757,6 @@ class TrainingSet(NamedTuple):
     """
 
     examples: Iterator[Example]
-    suspicious_users: set[str]
     suspects: set[int]
     checked: float | None
     sampling: dict[str, dict[str, int]]
@@ -1115,7 +1108,6 @@ class Review:
             counts = [_count(connection, row, Tolerance()) for row in connection.execute(drawn.limit(LATEST)).all()]
             yield TrainingSet(
                 _accepted_examples(connection, Selection(model)),
-                _suspicious_users(connection, model),
                 set(connection.execute(is_suspect).scalars()),
                 check.time if check else None,
                 {one.version: {"confident": one.population, "with_feedback": one.known} for one in counts},
@@ -1253,17 +1245,6 @@ def _accepted_examples(connection: sa.Connection, selection: Selection, after: i
     with connection.execute(query) as result:  # few rows at a time: the inputs of one may have 16 MiB
         for row in result.mappings():
             yield {**row, "inputs": row["inputs"] and unpack_json(row["inputs"])}
-
-
-def _suspicious_users(connection: sa.Connection, model: str) -> set[str]:
-    """Return the users with more than `SUSPICIOUS_RATIO` times the median user's corrections."""
-    number = sa.func.count().label("number")
-    by_user = sa.select(feedback.c.user, number).where(*conditions(Filter(model=model)), feedback.c.user.is_not(None))
-    users = by_user.group_by(feedback.c.user).subquery()
-    total = connection.execute(sa.select(sa.func.count()).select_from(users)).scalar_one()
-    middle = sa.select(users.c.number).order_by(users.c.number).offset(max(total - 1, 0) // 2).limit(1)
-    least = max(SUSPICIOUS_RATIO * (connection.execute(middle).scalar() or 0) + 1, MIN_SUSPICIOUS)
-    return set(connection.execute(sa.select(users.c.user).where(users.c.number >= least)).scalars())
 
 
 def _last_check(connection: sa.Connection, model: str) -> Any:

@@ -241,20 +241,3 @@ def test_an_invalid_sample_request_names_its_field(shared: Served, body: Any, po
     """An invalid sample request is a 400 with the pointer."""
     answer = shared.post("/v1/corrections/samples", body)
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, pointer)
-
-
-def test_corrections_of_a_user_with_far_more_than_others_can_be_held_back(served: Served) -> None:
-    """A release leaves out a user with more than ten times the corrections of the median user."""
-    word = {"model": "credit", "prediction": "yes", "label": "no"}
-    crowd = [{**word, "user": f"u{number % 9}"} for number in range(18)]
-    served.post("/v1/feedback", [*crowd, *({**word, "user": "poisoner"} for _ in range(25)), word])
-    every = served.get("/v1/corrections?limit=1000").json["corrections"]
-    decisions = [{"id": one["id"], "revision": one["revision"], "status": "accepted"} for one in every]
-    assert ask(f"{served.url}/v1/corrections", decisions, "PATCH").status == 200
-    whole = served.post("/v1/dataset/releases", {"model": "credit", "name": "whole"}).json
-    held = served.post("/v1/dataset/releases", {"model": "credit", "name": "held", "hold_back": True}).json
-    assert (whole["examples"], held["examples"], held["lineage"]["held_back"]) == (44, 19, {"poisoner": 25})
-    assert "held_back" not in whole["lineage"]
-    assert "poisoner" not in served.get("/v1/dataset/releases/held").text
-    wrong = served.post("/v1/dataset/releases", {"model": "credit", "hold_back": "yes"})
-    assert (wrong.status, wrong.json["errors"][0]["pointer"]) == (400, "/hold_back")

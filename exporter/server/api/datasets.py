@@ -60,7 +60,6 @@ def make_release(exporter: Exporter) -> Reply:
         g.user,
         redacted,
         profile=exporter.slices.profile_hash(model),
-        hold_back=wanted.hold_back,
         exclude_suspects=wanted.exclude_suspects,
     )
     document = release.release_document(result.row)

@@ -186,7 +186,6 @@ class Lineage(msgspec.Struct, rename={"since": "from", "until": "to"}):
     outcomes: dict[str, dict[str, int]] | UnsetType = UNSET
     sources: dict[str, int] | UnsetType = UNSET
     without_inputs: int | UnsetType = UNSET
-    held_back: dict[str, int] | UnsetType = UNSET
     suspects: ReleasedSuspects | UnsetType = UNSET
     sampling: dict[str, ReleaseSampling] | UnsetType = UNSET
     profile: str | UnsetType | None = UNSET
@@ -421,7 +420,6 @@ class ReleaseRequest(msgspec.Struct, forbid_unknown_fields=True):
 
     model: Annotated[str, msgspec.Meta(max_length=128)]
     name: str | None = None
-    hold_back: bool = False
     exclude_suspects: bool = False
 
 
