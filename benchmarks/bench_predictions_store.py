@@ -7,7 +7,6 @@ The store's own writer fills the database. `docs/scale.md` has the sums.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import random
 import sys
@@ -20,11 +19,8 @@ from typing import Any
 import sqlalchemy as sa
 
 from exporter.config import StoreConfig
-from exporter.monitoring.binner import Binner
-from exporter.profiles.builder import build_file
-from exporter.slices.population import read_bins
-from exporter.storage import Archive, ArchiveFilter, Store, archive
-from exporter.storage._archive import redact_archive
+from exporter.storage import Store, archive
+from exporter.storage._archive import ArchiveFiles, archived_predictions, redact_archive
 from exporter.storage._database import predictions
 from exporter.wire.events import LabelEvent, Prediction
 
@@ -112,12 +108,9 @@ def measure_archive(config: StoreConfig, folder: Path) -> None:
     size = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
     print(f"archive: {size / rows:.0f} bytes a prediction, {1e6 * seconds / rows:,.0f} µs of processor time")
     print(f"archive: {rows / elapsed:,.0f} predictions a second")
-    training = folder.with_suffix(".jsonl")
-    training.write_bytes(b"\n".join(inputs() for _ in range(5000)))
-    binner = Binner(build_file(training, name="credit"))
-    target, chosen = Archive(str(folder), contextlib.nullcontext), ArchiveFilter("credit", "3", 0.0, rows)
+    files, chosen = ArchiveFiles(str(folder)), archived_predictions("credit", "3", 0.0, rows)
     ways: dict[str, Callable[[], object]] = {
-        "bins for slices": lambda: read_bins(target, binner, chosen, rows),
+        "inputs of a version": lambda: sum(map(len, files.batches(["id", "inputs"], chosen))),
         "redact nothing": lambda: redact_archive(str(folder), {"credit": ["none"]}, (), dry_run=False),
         "redact all": lambda: redact_archive(str(folder), {"credit": ["rent"]}, (), dry_run=False),
     }

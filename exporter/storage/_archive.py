@@ -8,7 +8,7 @@ import itertools
 import os
 import time
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
@@ -34,7 +34,7 @@ from exporter.storage._database import (
 )
 from exporter.storage._feedback import Redact
 from exporter.storage._labels import stored_rows
-from exporter.storage._predictions import InputsReader, Reading
+from exporter.storage._predictions import InputsReader
 from exporter.storage._retention import archived_before, archived_up_to, set_archived
 from exporter.storage._sqlite import database_path
 from exporter.validation import parse_duration
@@ -108,6 +108,23 @@ class ArchiveFiles:
         columns = schema_with_day()
         partitioning = dataset.partitioning(pa.schema([columns.field("date")]), flavor="hive")
         return dataset.dataset(root, columns, "parquet", system, partitioning)
+
+    def batches(self, names: list[str], chosen: Any) -> Iterator[list[Mapping[str, Any]]]:
+        """Yield columns of selected predictions in the order of their numbers.
+
+        Raises
+        ------
+        StoreError
+            When the archive cannot be read.
+        """
+        with self.explained("cannot be read"):
+            found = self.dataset().to_batches(columns=names, filter=chosen, batch_size=2000, **_ONE_AT_A_TIME)
+            yield from (batch.to_pylist() for batch in found if batch.num_rows)
+
+    def count(self, chosen: Any) -> int:
+        """Return the number of predictions that `batches` yields."""
+        with self.explained("cannot be read"):
+            return int(self.dataset().count_rows(filter=chosen))
 
     def names(self) -> list[str]:
         """Return the names of all files of predictions such as ``date=2026-11-27/00…1.parquet``."""
@@ -291,77 +308,25 @@ class ParquetBuffer:
 _ONE_AT_A_TIME: Mapping[str, Any] = {"use_threads": False, "batch_readahead": 1, "fragment_readahead": 1}
 
 
-class ArchiveFilter(NamedTuple):
-    """Selects archived predictions.
-
-    Attributes
-    ----------
-    model, version
-        Of the predictions, which have inputs; any when None.
-    since
-        Unix time in seconds from which they were received: files of earlier days are not opened.
-    up_to
-        The number of the last prediction.
-    """
-
-    model: str | None
-    version: str | None
-    since: float
-    up_to: int
-
-    @property
-    def expression(self) -> Any:
-        """The condition, as an expression of pyarrow."""
-        from pyarrow import dataset
-
-        field = dataset.field
-        start = datetime.fromtimestamp(max(self.since, 0.0), UTC)
-        chosen = (field("date") >= start.date()) & (field("received") >= start)
-        chosen &= field("seq") <= self.up_to
-        if self.model is not None:
-            chosen &= (field("model") == self.model) & field("inputs").is_valid()
-        if self.version is not None:
-            chosen &= field("version") == self.version
-        return chosen
-
-
-class Archive:
-    """The Parquet files of the archive, in a folder or an object store.
+def archived_predictions(model: str, version: str | None, since: float, up_to: int) -> Any:
+    """Select a model's archived predictions that have their inputs, as an expression of pyarrow.
 
     Parameters
     ----------
-    location
-        ``store.archive``: the path of a folder, or a URL of pyarrow's file systems such as ``s3://bucket/folder``.
-    reading
-        Opens a connection to the database that knows what is archived.
+    model, version
+        The model, and its version; any version when None.
+    since
+        Unix time in seconds of the oldest one.
+    up_to
+        The number of the last one.
     """
+    from pyarrow import dataset
 
-    def __init__(self, location: str, reading: Reading) -> None:
-        self._files, self._reading = ArchiveFiles(location), reading
-
-    def last(self) -> int:
-        """Return the number of the last archived prediction; 0 for none."""
-        with self._reading() as connection:
-            return archived_up_to(connection)
-
-    def batches(self, names: list[str], chosen: ArchiveFilter) -> Iterator[list[Mapping[str, Any]]]:
-        """Yield columns of archived predictions in the order of their numbers.
-
-        Raises
-        ------
-        StoreError
-            When the archive cannot be read.
-        """
-        with self._files.explained("cannot be read"):
-            found = self._files.dataset().to_batches(
-                columns=names, filter=chosen.expression, batch_size=2000, **_ONE_AT_A_TIME
-            )
-            yield from (batch.to_pylist() for batch in found if batch.num_rows)
-
-    def count(self, chosen: ArchiveFilter) -> int:
-        """Return the number of predictions that `batches` yields."""
-        with self._files.explained("cannot be read"):
-            return int(self._files.dataset().count_rows(filter=chosen.expression))
+    field = dataset.field
+    start = datetime.fromtimestamp(max(since, 0.0), UTC)
+    chosen = (field("date") >= start.date()) & (field("received") >= start) & (field("seq") <= up_to)
+    chosen &= (field("model") == model) & field("inputs").is_valid()
+    return chosen if version is None else chosen & (field("version") == version)
 
 
 class StoredPredictions:
@@ -393,9 +358,10 @@ class StoredPredictions:
         if path and not path.is_file():
             raise StoreError(f"store.url: there is no database {config.url}")
         self._engine = open_engine(config, COMMAND_SECONDS)
-        self._archive = Archive(config.archive, self._reading) if config.archive else None
-        archived = self._archive.last() if self._archive else 0
-        table = predictions.c
+        table, archived = predictions.c, 0
+        if config.archive:
+            with self._reading() as connection:
+                archived = archived_up_to(connection)
         chosen = (table.day >= int(since // 86400)) & (table.received >= since) & (table.model == model) & has_inputs
         chosen &= table.seq > archived
         if version:
@@ -404,11 +370,10 @@ class StoredPredictions:
             last = connection.execute(sa.select(sa.func.max(table.seq)).where(chosen)).scalar()
             self._chosen = chosen & (table.seq <= (last or 0))  # the same rows in each pass, although new ones arrive
             self._rows = connection.execute(sa.select(sa.func.count()).where(self._chosen)).scalar() or 0
-        self._of_archive = ArchiveFilter(model, version, since, archived)
-        if self._archive and archived:
-            self._rows += self._archive.count(self._of_archive)
-        else:
-            self._archive = None
+        self._archive: tuple[ArchiveFiles, Any] | None = None
+        if config.archive and archived:
+            self._archive = ArchiveFiles(config.archive), archived_predictions(model, version, since, archived)
+            self._rows += self._archive[0].count(self._archive[1])
 
     def read(self) -> Iterator[tuple[list[Mapping[str, Any]], float]]:
         """Yield predictions and how much was read: ``inputs`` as JSON, the answer, the confidence and the time."""
@@ -419,7 +384,8 @@ class StoredPredictions:
 
     def _parts(self) -> Iterator[list[Mapping[str, Any]]]:
         names = ["id", "prediction", "confidence", "received"]
-        for part in self._archive.batches([*names, "inputs"], self._of_archive) if self._archive else ():
+        files, chosen = self._archive or (None, None)
+        for part in files.batches([*names, "inputs"], chosen) if files else ():
             yield [{**row, "received": row["received"].timestamp()} for row in part]
         query = sa.select(*(predictions.c[name] for name in (*names, "block", "place"))).where(self._chosen)
         with self._reading() as connection:
@@ -481,25 +447,30 @@ def archive(config: StoreConfig, redact: Redact) -> Archived:
         When the database or the archive cannot be read or written. What is complete stays.
     """
     before_day = int((time.time() - parse_duration(config.retention)) // 86400)
-    predictions = labels = 0
     with open_database(config) as connection:
         writer = _ArchiveWriter(connection, config, redact)
         if archived_before(connection) < before_day:  # labels that arrive from now on may be too late for their part
             _record(connection, day=before_day)
-        is_full = True
-        while is_full:
-            part = writer.write_part(before_day)
-            if part.last is not None:
-                _record(connection, seq=part.last)
-            predictions, is_full = predictions + part.rows, part.is_full
-        is_full = True
-        while is_full:
-            part = writer.write_late_labels(int(time.time() // 86400))
-            if part.last is not None:
-                with connection.begin():
-                    connection.execute(late_labels.delete().where(late_labels.c.seq <= part.last))
-            labels, is_full = labels + part.rows, part.is_full
-    return Archived(predictions, labels)
+
+        def delete_labels(last: int) -> None:
+            with connection.begin():
+                connection.execute(late_labels.delete().where(late_labels.c.seq <= last))
+
+        return Archived(
+            _write_all(partial(writer.write_part, before_day), lambda last: _record(connection, seq=last)),
+            _write_all(partial(writer.write_late_labels, int(time.time() // 86400)), delete_labels),
+        )
+
+
+def _write_all(write: Callable[[], _Part], record: Callable[[int], None]) -> int:
+    """Write part after part, and record the last number of each; return how many rows there were."""
+    rows, is_full = 0, True
+    while is_full:
+        part = write()
+        if part.last is not None:
+            record(part.last)
+        rows, is_full = rows + part.rows, part.is_full
+    return rows
 
 
 def _record(connection: sa.Connection, **values: int) -> None:

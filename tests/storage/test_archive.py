@@ -45,11 +45,6 @@ DAY = 86400
 TODAY = int(time.time() // DAY)
 
 
-def object_store(url: str) -> archive.Archive:
-    """An archive of which no database is asked."""
-    return archive.Archive(url, contextlib.nullcontext)
-
-
 def kill_before_it_is_recorded(patch: pytest.MonkeyPatch) -> None:
     """End the command between a part's file and the transaction that tells the database of it."""
     record = archive.set_archived
@@ -465,9 +460,9 @@ def test_files_of_earlier_days_are_not_opened(archived: Archived) -> None:
 
 def test_errors_of_the_archive_show_no_key() -> None:
     """The query of a URL may hold one, so messages leave it out."""
-    place = object_store("s3://bucket/folder?token=s3cret")
+    place = archive.ArchiveFiles("s3://bucket/folder?token=s3cret")
     with pytest.raises(StoreError, match=r"^store\.archive: s3://bucket/folder: cannot be read: ") as raised:
-        place.count(archive.ArchiveFilter("m", None, 0.0, 1))
+        place.count(archive.archived_predictions("m", None, 0.0, 1))
     assert "s3cret" not in str(raised.value)
 
 
@@ -488,7 +483,7 @@ def test_an_object_store_that_does_not_answer_is_asked_three_times(monkeypatch: 
         thread = threading.Thread(target=hang_up, daemon=True)
         thread.start()
         with pytest.raises(StoreError, match="NETWORK_CONNECTION") as raised:
-            object_store(f"s3://bucket/folder?{query}").count(archive.ArchiveFilter("m", None, 0.0, 1))
+            archive.ArchiveFiles(f"s3://bucket/folder?{query}").count(archive.archived_predictions("m", None, 0.0, 1))
         server.shutdown(socket.SHUT_RDWR)
         thread.join()
     assert len(asked) == 3
@@ -505,9 +500,11 @@ def test_options_of_an_object_store_are_kept(
     certificate(tmp_path, "private")
     exporter.serve_tls(tmp_path / "private.crt", tmp_path / "private.key")
     address = exporter.url.removeprefix("https://")
-    place = object_store(f"s3://bucket/folder?region=x&endpoint_override={address}&tls_verify_certificates=false")
+    place = archive.ArchiveFiles(
+        f"s3://bucket/folder?region=x&endpoint_override={address}&tls_verify_certificates=false"
+    )
     with pytest.raises(StoreError, match="HTTP status 501"):  # what answers is no object store
-        place.count(archive.ArchiveFilter("m", None, 0.0, 1))
+        place.count(archive.archived_predictions("m", None, 0.0, 1))
 
 
 if __name__ == "__main__":
