@@ -9,7 +9,7 @@ from grafana_foundation_sdk.models.dashboard import (
     ValueMappingResult,
 )
 
-from exporter.comparison.measures import GOOD, WORDINGS
+from exporter.comparison.measures import KINDS
 from grafana import layout
 from grafana import panels as p
 from grafana.layout import AFTER, BEFORE, MODEL, WINDOW, by_rank, increase
@@ -82,8 +82,8 @@ def verdict() -> Panel:
 
 def _named(expr: str, verdict: int) -> str:
     """Return verdicts of one kind with what they say of the new version as a label."""
-    for name, wording in WORDINGS.items():
-        says = wording.more if verdict == GOOD[name] else wording.less
+    for name, kind in KINDS.items():
+        says = kind.more if verdict == kind.good else kind.less
         expr = f'label_replace({expr}, "says", "{says}", "measure", "{name}")'
     return expr
 
@@ -145,7 +145,7 @@ def comparison() -> Panel:
 
 
 def _named_measures() -> list[dict[str, object]]:
-    options = {name: {"text": _MEASURES[name], "index": index} for index, name in enumerate(WORDINGS)}
+    options = {name: {"text": _MEASURES[name], "index": index} for index, name in enumerate(KINDS)}
     return [{"type": "value", "options": options}]
 
 

@@ -63,16 +63,14 @@ def comparison_table(comparison: Comparison, decisions: report.Decisions | None 
 
 
 def _table_row(measure: Measure) -> tuple[str, ...]:
-    wording = report.WORDINGS[measure.name]
+    kind = report.KINDS[measure.name]
     cells = [
-        f"{wording.value(estimate.value)} ({report.interval_text(wording, estimate.interval())})"
-        if estimate
-        else "unknown"
+        f"{kind.value(estimate.value)} ({kind.interval(estimate.interval())})" if estimate else "unknown"
         for estimate in (measure.before, measure.after)
     ]
     change = ""
     if measure.difference:
-        change = f"{report.difference_text(wording, measure.difference)}, {measure.verdict}"
+        change = f"{kind.change(measure.difference)}, {measure.verdict}"
     return (report.title(measure), *cells, change)
 
 

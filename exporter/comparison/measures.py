@@ -358,16 +358,13 @@ class Measure(NamedTuple):
     Attributes
     ----------
     name
-        ``error_ratio``, ``latency_p95_seconds``, ``confident_ratio``, ``correction_ratio``, ``worst_drift_nats``, and
-        ``accuracy`` or ``mean_absolute_error`` where labels or estimates of them are there.
+        One of `KINDS`; ``accuracy`` or ``mean_absolute_error`` only where labels or estimates of them are there.
     before, after
         The estimates; None where there is no data.
     difference
         None unless both sides have an estimate that could differ.
     significant
         Whether the difference is statistically significant among all measures of the comparison.
-    good
-        1 where more is better, -1 where less is.
     observations
         What each side's estimate is computed from: a number of requests, predictions or values.
     features
@@ -381,7 +378,6 @@ class Measure(NamedTuple):
     after: Estimate | None
     difference: Difference | None
     significant: bool
-    good: int
     observations: tuple[float, float]
     features: tuple[str, str] | None = None
     basis: Basis | None = None
@@ -393,7 +389,7 @@ class Measure(NamedTuple):
             return "unknown"
         if not self.significant:
             return "not proven"
-        return "better" if self.difference.value * self.good > 0 else "worse"
+        return "better" if self.difference.value * KINDS[self.name].good > 0 else "worse"
 
 
 class Side(NamedTuple):
@@ -458,29 +454,116 @@ def _drift(counts: Counts, method: Method) -> _Measured:
     return _Measured(method.worst_divergence(list(counts.features.values())), observations, feature=worst)
 
 
-class _Rule(NamedTuple):
-    """The rule of a measure: how it is computed and compared, and, for a share, its expected size."""
+def percent(value: float) -> str:
+    """
+    >>> percent(0.0314), percent(0.00043), percent(1)
+    ('3.1%', '0.043%', '100.0%')
+    >>> percent(-0.0), percent(-0.00000000001)
+    ('0.0%', '0.0%')
+    """
+    return f"{_percent(value)}%"
+
+
+def _percent(value: float) -> str:
+    size = abs(100 * value)
+    if size < 5e-7:
+        return "0.0"  # and not -0.0
+    return f"{100 * value:.1f}" if size >= 1 else f"{100 * value:.2g}"
+
+
+def _plain(value: float) -> str:
+    return f"{round(value, 9) + 0.0:.3g}"  # and neither -0 nor the last digits of a difference of equal numbers
+
+
+class Kind(NamedTuple):
+    """All that one kind of measure is.
+
+    Attributes
+    ----------
+    good
+        1 where more is better, -1 where less is.
+    title, less, more, of
+        Its name, the words for less and more of it, and what it is a part of.
+    unknown
+        Why it has no difference where one side has no estimate.
+    measure
+        Computes it for one side; None for the quality, of which both sides decide how it is computed.
+    expected
+        Of a share, its expected size.
+    number, suffix, unit
+        The format of a number, and what follows a value and a difference.
+    """
 
     name: str
     good: int
-    measure: Callable[[Counts, Method], _Measured]
+    title: str
+    less: str
+    more: str
+    of: str
+    unknown: str
+    measure: Callable[[Counts, Method], _Measured] | None = None
     expected: Floats = RARE
+    number: Callable[[float], str] = _percent
+    suffix: str = "%"
+    unit: str = " points"
+
+    def value(self, value: float) -> str:
+        """Return a value as text."""
+        return f"{self.number(value)}{self.suffix}"
+
+    def interval(self, interval: Interval) -> str:
+        """Return both ends of an interval as text."""
+        return f"{self.number(interval.low)} to {self.number(interval.high)}"
+
+    def change(self, difference: Difference) -> str:
+        """Return a difference and its interval as text, with the sign of both."""
+        sign = "+" if difference.value > 0 else ""
+        return f"{sign}{self.number(difference.value)}{self.unit} ({self.interval(difference.interval)})"
 
 
-_RULES = (
-    _Rule("error_ratio", -1, lambda counts, method: _share(method, counts.errors, counts.requests)),
-    _Rule("latency_p95_seconds", -1, _latency),
-    _Rule("confident_ratio", 1, lambda counts, method: _share(method, counts.confident, counts.attempts), COMMON),
-    _Rule("correction_ratio", -1, lambda counts, method: _share(method, counts.corrections, counts.confident)),
-    _Rule("worst_drift_nats", -1, _drift),
-)
-GOOD = {rule.name: rule.good for rule in _RULES} | {"accuracy": 1, "mean_absolute_error": -1}
-"""Of each measure, 1 where more is better, -1 where less is."""
+_NO_QUALITY = "one side has neither enough labels nor an estimate"
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "error_ratio", -1, "error ratio", "fails less often", "fails more often", " of requests",
+            "there are no requests", lambda counts, method: _share(method, counts.errors, counts.requests),
+        ),
+        Kind(
+            "latency_p95_seconds", -1, "p95 latency", "is faster", "is slower", " at the 95th percentile",
+            "predictions came without duration_seconds", _latency, number=_plain, suffix=" s", unit=" s",
+        ),
+        Kind(
+            "confident_ratio", 1, "confident ratio", "is confident less often", "is confident more often",
+            " of predictions", "there are no predictions",
+            lambda counts, method: _share(method, counts.confident, counts.attempts), COMMON,
+        ),
+        Kind(
+            "correction_ratio", -1, "correction ratio", "is corrected less often", "is corrected more often",
+            " of confident predictions", "nobody gave feedback, or no prediction was confident",
+            lambda counts, method: _share(method, counts.corrections, counts.confident),
+        ),
+        Kind(
+            "accuracy", 1, "accuracy", "is right less often", "is right more often", " of predictions", _NO_QUALITY
+        ),
+        Kind(
+            "mean_absolute_error", -1, "mean absolute error", "has smaller errors", "has larger errors", "",
+            _NO_QUALITY, number=_plain, suffix="", unit="",
+        ),
+        Kind(
+            "worst_drift_nats", -1, "worst feature drift", "gets inputs nearer to its training data",
+            "gets inputs further from its training data", "",
+            "no feature with a training profile was observed on both sides", _drift,
+            number=_plain, suffix=" nats", unit=" nats",
+        ),
+    )
+}  # fmt: skip
+"""By name."""
 
 
 def compare(before: Counts, after: Counts, method: Method = FIXED) -> list[Measure]:
     """Return all measures of two sides; the method decides together which differences are significant."""
-    measures = [_compare_measure(rule, before, after, method) for rule in _RULES]
+    measures = [_compare_measure(kind, kind.measure, before, after, method) for kind in KINDS.values() if kind.measure]
     measures += filter(None, [_compare_quality(before, after, method)])
     indices = [index for index, measure in enumerate(measures) if measure.difference]
     p_values = [measure.difference.p_value for measure in measures if measure.difference]
@@ -502,33 +585,29 @@ def shadow_only(model: str, before: str, after: str, same: SameRequests) -> Comp
     return Comparison(model, *sides, measures=[], same_requests=same)
 
 
-def _compare_measure(rule: _Rule, before: Counts, after: Counts, method: Method) -> Measure:
-    sides = rule.measure(before, method), rule.measure(after, method)
+def _compare_measure(
+    kind: Kind, measure: Callable[[Counts, Method], _Measured], before: Counts, after: Counts, method: Method
+) -> Measure:
+    sides = measure(before, method), measure(after, method)
     old, new = (side.estimate for side in sides)
-    if rule.name == "correction_ratio" and not before.feedback and not after.feedback:
+    if kind.name == "correction_ratio" and not before.feedback and not after.feedback:
         old = new = None  # without feedback, a lack of corrections means nothing
     names = tuple(side.feature for side in sides if side.feature)
-    return Measure(
-        name=rule.name,
-        before=old,
-        after=new,
-        difference=_subtract(rule, *sides, method) if old and new else None,
-        significant=False,
-        good=rule.good,
-        observations=(sides[0].observations, sides[1].observations),
-        features=(names[0], names[1]) if len(names) == len(sides) else None,
-    )
+    change = _subtract(kind, *sides, method) if old and new else None
+    observations = (sides[0].observations, sides[1].observations)
+    features = (names[0], names[1]) if len(names) == len(sides) else None
+    return Measure(kind.name, old, new, change, significant=False, observations=observations, features=features)
 
 
-def _subtract(rule: _Rule, before: _Measured, after: _Measured, method: Method) -> Difference | None:
+def _subtract(kind: Kind, before: _Measured, after: _Measured, method: Method) -> Difference | None:
     old, new = before.estimate, after.estimate
     if old is None or new is None:
         return None
-    if rule.name == "confident_ratio" and old.value == new.value == 1:
+    if kind.name == "confident_ratio" and old.value == new.value == 1:
         return None  # as of a model without confidences: every prediction is confident
     if before.part and after.part:
-        return method.share_difference(before.part, after.part, rule.expected)
-    if rule.name == "latency_p95_seconds":
+        return method.share_difference(before.part, after.part, kind.expected)
+    if kind.name == "latency_p95_seconds":
         return method.quantile_difference(old, new)
     few = min(before.observations, after.observations) < method.fewest
     return None if few else method.divergence_difference(old, new)
@@ -549,16 +628,7 @@ def _compare_quality(before: Counts, after: Counts, method: Method) -> Measure |
     if old is None and new is None:
         return None
     name = "mean_absolute_error" if regression else "accuracy"
-    return Measure(
-        name=name,
-        before=old,
-        after=new,
-        difference=change,
-        significant=False,
-        good=GOOD[name],
-        observations=observations,
-        basis=basis,
-    )
+    return Measure(name, old, new, change, significant=False, observations=observations, basis=basis)
 
 
 def _measured_quality(
@@ -583,73 +653,9 @@ def titles(comparison: Comparison) -> tuple[str, str]:
     )
 
 
-def percent(value: float) -> str:
-    """
-    >>> percent(0.0314), percent(0.00043), percent(1)
-    ('3.1%', '0.043%', '100.0%')
-    >>> percent(-0.0), percent(-0.00000000001)
-    ('0.0%', '0.0%')
-    """
-    return f"{_percent(value)}%"
-
-
-def _percent(value: float) -> str:
-    size = abs(100 * value)
-    if size < 5e-7:
-        return "0.0"  # and not -0.0
-    return f"{100 * value:.1f}" if size >= 1 else f"{100 * value:.2g}"
-
-
-def _plain(value: float) -> str:
-    return f"{round(value, 9) + 0.0:.3g}"  # and neither -0 nor the last digits of a difference of equal numbers
-
-
-class Wording(NamedTuple):
-    """The title of a measure, its words for less and more, and the formats of its values and intervals."""
-
-    title: str
-    less: str
-    more: str
-    of: str
-    value: Callable[[float], str]
-    number: Callable[[float], str]
-    unit: str
-
-
-def _share_words(title: str, less: str, more: str, of: str) -> Wording:
-    return Wording(title, less, more, of, percent, _percent, " points")
-
-
-WORDINGS = {
-    "error_ratio": _share_words("error ratio", "fails less often", "fails more often", " of requests"),
-    "latency_p95_seconds": Wording(
-        "p95 latency", "is faster", "is slower", " at the 95th percentile", lambda v: f"{_plain(v)} s", _plain, " s"
-    ),
-    "confident_ratio": _share_words(
-        "confident ratio", "is confident less often", "is confident more often", " of predictions"
-    ),
-    "correction_ratio": _share_words(
-        "correction ratio", "is corrected less often", "is corrected more often", " of confident predictions"
-    ),
-    "accuracy": _share_words("accuracy", "is right less often", "is right more often", " of predictions"),
-    "mean_absolute_error": Wording(
-        "mean absolute error", "has smaller errors", "has larger errors", "", _plain, _plain, ""
-    ),
-    "worst_drift_nats": Wording(
-        "worst feature drift",
-        "gets inputs nearer to its training data",
-        "gets inputs further from its training data",
-        "",
-        lambda v: f"{_plain(v)} nats",
-        _plain,
-        " nats",
-    ),
-}
-
-
 def title(measure: Measure) -> str:
     """Return the title of a measure; of quality, with whether it is measured or estimated."""
-    name = WORDINGS[measure.name].title
+    name = KINDS[measure.name].title
     return f"{measure.basis} {name}" if measure.basis else name
 
 
@@ -672,7 +678,7 @@ def summary(comparison: Comparison) -> str:
 def same_requests_sentence(same: SameRequests, sequential: bool) -> str:
     """Say how often the answers of two versions to the same requests differ."""
     ratio = same.disagreement(sequential)
-    interval = interval_text(WORDINGS["error_ratio"], ratio.interval())
+    interval = KINDS["error_ratio"].interval(ratio.interval())
     text = (
         f"Of {same.pairs:,.0f} requests that both answered, {percent(ratio.value)} ({interval}) got different answers"
     )
@@ -701,20 +707,33 @@ def sentences(comparison: Comparison) -> list[str]:
 
 def sentence(comparison: Comparison, measure: Measure) -> str:
     """Say how a measure differs between the sides, and whether that is significant."""
-    wording, (_, after) = WORDINGS[measure.name], titles(comparison)
+    kind, (_, after) = KINDS[measure.name], titles(comparison)
     subject = title(measure).capitalize()
     if measure.before is None or measure.after is None or measure.difference is None:
         return f"{subject}: not compared, {_why_unknown(comparison, measure)}."
-    old, new = wording.value(measure.before.value), wording.value(measure.after.value)
+    old, new = kind.value(measure.before.value), kind.value(measure.after.value)
     if measure.features:
         old, new = (f"{value} in {name}" for value, name in zip((old, new), measure.features, strict=True))
-    size = f"the difference of {difference_text(wording, measure.difference)}"
+    size = f"the difference of {kind.change(measure.difference)}"
     if measure.significant:
-        verb = wording.more if measure.difference.value > 0 else wording.less
+        verb = kind.more if measure.difference.value > 0 else kind.less
         verb += {"measured": " by its labels", "estimated": " as estimated", None: ""}[measure.basis]
-        return f"{after} {verb}: {new}{wording.of} against {old}; {size} is statistically significant."
+        return f"{after} {verb}: {new}{kind.of} against {old}; {size} is statistically significant."
     doubt = _doubt(comparison, measure, measure.difference.interval)
-    return f"{subject}: no significant difference, {new}{wording.of} against {old}; {size} {doubt}."
+    return f"{subject}: no significant difference, {new}{kind.of} against {old}; {size} {doubt}."
+
+
+def _why_unknown(comparison: Comparison, measure: Measure) -> str:
+    has_both = measure.before and measure.after
+    if measure.name == "worst_drift_nats" and (comparison.before.counts.changed or comparison.after.counts.changed):
+        return "the training profile changed meanwhile"
+    if has_both and measure.name == "confident_ratio":
+        return "every prediction was confident"
+    if has_both and comparison.sequential:
+        if measure.basis == "estimated":
+            return "an estimate without labels can be compared at one chosen moment only"
+        return f"each side needs {LARGE} observations"
+    return KINDS[measure.name].unknown
 
 
 def _doubt(comparison: Comparison, measure: Measure, interval: Interval) -> str:
@@ -725,37 +744,6 @@ def _doubt(comparison: Comparison, measure: Measure, interval: Interval) -> str:
     if measure.name == "latency_p95_seconds":
         return "may be due to chance or to the width of the buckets"
     return "may be due to chance"
-
-
-def _why_unknown(comparison: Comparison, measure: Measure) -> str:
-    if measure.name == "worst_drift_nats" and (comparison.before.counts.changed or comparison.after.counts.changed):
-        return "the training profile changed meanwhile"
-    if comparison.sequential and measure.before and measure.after and measure.name != "confident_ratio":
-        if measure.basis == "estimated":
-            return "an estimate without labels can be compared at one chosen moment only"
-        return f"each side needs {LARGE} observations"
-    return {
-        "error_ratio": "there are no requests",
-        "latency_p95_seconds": "predictions came without duration_seconds",
-        "confident_ratio": (
-            "every prediction was confident" if measure.before and measure.after else "there are no predictions"
-        ),
-        "correction_ratio": "nobody gave feedback, or no prediction was confident",
-        "worst_drift_nats": "no feature with a training profile was observed on both sides",
-        "accuracy": "one side has neither enough labels nor an estimate",
-        "mean_absolute_error": "one side has neither enough labels nor an estimate",
-    }[measure.name]
-
-
-def difference_text(wording: Wording, difference: Difference) -> str:
-    """Return a difference and its interval as text, with the sign of both."""
-    value, interval = difference.value, difference.interval
-    return f"{'+' if value > 0 else ''}{wording.number(value)}{wording.unit} ({interval_text(wording, interval)})"
-
-
-def interval_text(wording: Wording, interval: Interval) -> str:
-    """Return both ends of an interval as text."""
-    return f"{wording.number(interval.low)} to {wording.number(interval.high)}"
 
 
 def document(comparison: Comparison) -> dict[str, Any]:
@@ -876,7 +864,7 @@ def decide(comparison: Comparison, margins: Mapping[str, float]) -> Decisions:
     """
     by_measure = {measure.name: _of_measure(measure, margins) for measure in comparison.measures}
     for name in margins.keys() - by_measure.keys():
-        reason = f"{WORDINGS[name].title.capitalize()}: there are no data, and it has a margin."
+        reason = f"{KINDS[name].title.capitalize()}: there are no data, and it has a margin."
         by_measure[name] = Decision("wait", reason, needed=True, margin=margins[name])
     needed = [decision.word for decision in by_measure.values() if decision.needed]
     if any(decision.word == "rollback" for decision in by_measure.values()):
@@ -894,9 +882,9 @@ def document_with(comparison: Comparison, decisions: Decisions) -> dict[str, Any
 
 
 def _of_measure(measure: Measure, margins: Mapping[str, float]) -> Decision:
-    name, wording = title(measure).capitalize(), WORDINGS[measure.name]
+    name, kind = title(measure).capitalize(), KINDS[measure.name]
     margin = margins.get(measure.name, MARGINS[measure.name])
-    allowed = f"the margin of {wording.number(margin)}{wording.unit}"
+    allowed = f"the margin of {kind.number(margin)}{kind.unit}"
     if measure.difference is None:
         needed = measure.name in margins
         return Decision("wait", f"{name}: not compared.", needed, margin)
@@ -906,10 +894,10 @@ def _of_measure(measure: Measure, margins: Mapping[str, float]) -> Decision:
     worse = _worse(measure, measure.difference.interval)
     if worse.high < margin:
         return Decision("promote", f"{name}: not worse by more than {allowed}.", needed, margin)
-    by = f"worse by {interval_text(wording, worse)}{wording.unit}"
+    by = f"worse by {kind.interval(worse)}{kind.unit}"
     return Decision("wait", f"{name}: {by}, which is neither within nor beyond {allowed}.", needed, margin)
 
 
 def _worse(measure: Measure, interval: Interval) -> Interval:
     """Return by how much the new version is worse, given the interval of its difference."""
-    return interval if measure.good < 0 else Interval(-interval.high, -interval.low)
+    return interval if KINDS[measure.name].good < 0 else Interval(-interval.high, -interval.low)
