@@ -10,7 +10,7 @@ from exporter.storage._feedback import CountedFeedback, FeedbackResult
 from exporter.storage._labels import MAX_MARKED
 from exporter.storage._predictions import BinBlock, BlockFilter, InputsPolicy, RecordedBins, hash_ids
 from exporter.storage._redaction import Forgotten, Redaction, open_redaction
-from exporter.storage._releases import NewRequest, PublishResult, ReplicaLease
+from exporter.storage._releases import PublishResult, ReplicaLease
 from exporter.storage._releases import Row as ReleaseRow
 from exporter.storage._releases import Row as RetrainRow
 from exporter.storage._review import (
@@ -53,7 +53,6 @@ __all__ = [
     "Forgotten",
     "InputsPolicy",
     "LabelledRow",
-    "NewRequest",
     "Outcome",
     "PageStatistics",
     "Position",

@@ -248,20 +248,8 @@ class FeedbackResult(msgspec.Struct):
     conflict: bool = False
 
 
-class _Submitted(NamedTuple):
-    """Feedback of a request, with its idempotency key and what was recorded with that key before."""
-
-    feedback: Feedback
-    key: str | None
-    earlier: Values | None
-
-
-class _Recorded(NamedTuple):
-    """The result of one feedback, its row, which has an identifier once it is written, and how it counts now."""
-
-    result: FeedbackResult
-    row: Mapping[str, Any]
-    counted: CountedFeedback | None = None
+_Submitted = tuple[Feedback, str | None, Values | None]  # its idempotency key, and what was recorded with that earlier
+_Recorded = tuple[FeedbackResult, Mapping[str, Any], CountedFeedback | None]  # and its row
 
 
 class FeedbackRecorder:
@@ -305,12 +293,10 @@ class FeedbackRecorder:
             When there is no room for it; repeats need none.
         """
         for item in items:
-            item.prediction_id, item.version, item.user, item.comment = map(
-                _storable, (item.prediction_id, item.version, item.user, item.comment)
-            )
+            texts = (item.prediction_id, item.version, item.user, item.comment)
+            item.prediction_id, item.version, item.user, item.comment = (text and storable(text) for text in texts)
         keys = [f"{key}/{index}" if key else None for index in range(len(items))]
-        earlier_items = _recorded_with(connection, keys)
-        submitted = [_Submitted(*entry) for entry in zip(items, keys, earlier_items, strict=True)]
+        submitted = list(zip(items, keys, _recorded_with(connection, keys), strict=True))
         for item, _, earlier in submitted:
             if earlier is not None and not _is_same(earlier, item):  # nothing of the request must be recorded
                 id_, verdict = earlier["feedback_id"], earlier["verdict"]
@@ -320,10 +306,10 @@ class FeedbackRecorder:
         days = stored_days(connection)
         results, counted = [], []
         for start in range(0, len(submitted), BATCH):
-            for entry in self._record_batch(connection, submitted[start : start + BATCH], days):
-                entry.result.id = entry.row["id"]
-                results.append(entry.result)
-                counted += [entry.counted] if entry.counted else []
+            for result, row, counts in self._record_batch(connection, submitted[start : start + BATCH], days):
+                result.id = row["id"]
+                results.append(result)
+                counted += [counts] if counts else []
         return results, Counts(counted)
 
     def _record_batch(
@@ -338,18 +324,22 @@ class FeedbackRecorder:
             if item.prediction_id is not None and batch.find(item) is None
         ]
         predictions = dict(zip(new, find_predictions(connection, new, days), strict=True))
-        recorded = [self._record_one(batch, entry, predictions) for entry in submitted]
+        recorded = [self._record_one(batch, *entry, predictions) for entry in submitted]
         batch.write(connection, self._size)
         return recorded
 
     def _record_one(
-        self, batch: FeedbackBatch, submitted: _Submitted, predictions: Mapping[Any, Values | None]
+        self,
+        batch: FeedbackBatch,
+        item: Feedback,
+        key: str | None,
+        earlier: Values | None,
+        predictions: Mapping[Any, Values | None],
     ) -> _Recorded:
-        item, key, earlier = submitted
         if earlier is not None:
             joined = bool(earlier["joined"])
             result = FeedbackResult(0, item.prediction_id, earlier["verdict"], joined, repeat=True)
-            return _Recorded(result, {"id": earlier["feedback_id"]})
+            return result, {"id": earlier["feedback_id"]}, None
         now = time.time()
         row = batch.find(item)
         is_first = item.prediction_id is not None and (row is None or row["verdict"] == "sampled")
@@ -361,7 +351,8 @@ class FeedbackRecorder:
             description = {} if row["joined"] or row["version"] is not None else _description(item)
             content = self._content(item, {**row, **description})
             if not description and all(row[name] == value for name, value in content.items()):
-                return _Recorded(_result(row, repeat=True), row)
+                result = FeedbackResult(0, row["prediction_id"], row["verdict"], bool(row["joined"]), repeat=True)
+                return result, row, None
             batch.replace(row, description)
         row |= {**content, "idempotency_key": key, "updated": now}
         counts = None
@@ -369,7 +360,7 @@ class FeedbackRecorder:
             delay = max(now - row["predicted"], 0.0) if is_first else None
             counts = count(row, row["verdict"], bool(row["counted"]), delay)
             row["counted"] = bool(row["counted"] or counts.correction)
-        return _Recorded(_result(row, repeat=False), row, counts)
+        return FeedbackResult(0, row["prediction_id"], row["verdict"], bool(row["joined"]), repeat=False), row, counts
 
     def _content(self, item: Feedback, row: Values) -> dict[str, Any]:
         """Return the content of feedback on the prediction of a row, if that is known."""
@@ -476,14 +467,6 @@ def _recorded_with(connection: sa.Connection, keys: Sequence[str | None]) -> Seq
     if None in keys:
         return [None] * len(keys)
     return _find_key.first_rows(connection, [{"key": key} for key in keys])
-
-
-def _result(row: Values, *, repeat: bool) -> FeedbackResult:
-    return FeedbackResult(0, row["prediction_id"], row["verdict"], bool(row["joined"]), repeat)
-
-
-def _storable(text: str | None) -> str | None:
-    return text and storable(text)
 
 
 def _given_content(item: Feedback) -> dict[str, Any]:

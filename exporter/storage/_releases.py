@@ -12,6 +12,7 @@ import os
 import secrets
 import socket
 import time
+import uuid
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -246,39 +247,21 @@ _columns = retrain_requests.c
 _is_open = _columns.next_attempt.is_not(None)
 
 
-class NewRequest(NamedTuple):
-    """A request to record.
-
-    Attributes
-    ----------
-    id, model, reason
-        Its identifier, and what it is about.
-    context
-        More about the reason, as JSON.
-    created
-        Unix time in seconds.
-    """
-
-    id: str
-    model: str
-    reason: str
-    context: str
-    created: float
-
-
 class RetrainRequests:
     """The requests for retraining of a store; every verb raises StoreError when the database fails."""
 
     def __init__(self, store: Transactions) -> None:
         self._store = store
 
-    def add(self, new: NewRequest, last: float | None) -> Row | None:
+    def add(self, model: str, reason: str, context: str, last: float | None) -> Row | None:
         """Record a request, unless the model has an open one, or one that was made after ``last``.
 
         Parameters
         ----------
-        new
-            The request.
+        model, reason
+            What it is about.
+        context
+            More about the reason, as JSON.
         last
             Unix time in seconds of the newest request that the caller knows of; None does not check that.
 
@@ -289,16 +272,17 @@ class RetrainRequests:
         """
 
         def write(connection: sa.Connection) -> Row | None:
-            of_model = _columns.model == new.model
+            of_model = _columns.model == model
             is_in_the_way = _is_open if last is None else _is_open | (_columns.created > last)
             if connection.execute(sa.select(_columns.seq).where(of_model, is_in_the_way)).first():
                 return None
-            values = new._asdict()
-            connection.execute(retrain_requests.insert().values(**values, attempts=0, next_attempt=new.created))
+            id_, now = uuid.uuid4().hex, time.time()
+            values = {"id": id_, "model": model, "reason": reason, "context": context, "created": now}
+            connection.execute(retrain_requests.insert().values(**values, attempts=0, next_attempt=now))
             oldest = sa.select(_columns.seq).where(of_model).order_by(_columns.seq.desc()).offset(KEPT)
             if obsolete := connection.execute(oldest).scalars().all():
                 connection.execute(retrain_requests.delete().where(_columns.seq.in_(obsolete)))
-            return connection.execute(sa.select(retrain_requests).where(_columns.id == new.id)).mappings().one()
+            return connection.execute(sa.select(retrain_requests).where(_columns.id == id_)).mappings().one()
 
         return self._store.write(write)
 

@@ -38,7 +38,7 @@ from exporter.server.tasks.retraining import (
     Retrainer,
     request_document,
 )
-from exporter.storage import NewRequest, Store
+from exporter.storage import Store
 from exporter.storage._database import retrain_requests
 from exporter.storage._releases import KEPT
 
@@ -288,8 +288,7 @@ def test_two_exporters_make_and_send_one_request(setup: Setup) -> None:
     two.look(now)
     assert len(setup.requests()) == 1
     (row,) = setup.store.retrain_requests.list("digits", 1)
-    new = NewRequest("x" * 32, "digits", "manual", "{}", now)
-    assert setup.store.retrain_requests.add(new, None) is None
+    assert setup.store.retrain_requests.add("digits", "manual", "{}", None) is None
     setup.trainer.answers = [None]  # it took the request, and the exporter crashed before it recorded that
     assert one.send_due(now + 1)
     assert not two.send_due(now + 1)
@@ -323,10 +322,10 @@ def test_the_newest_requests_are_kept(setup: Setup) -> None:
         for n in range(KEPT + 5)
     ]
     setup.store.write(lambda connection: connection.execute(retrain_requests.insert(), rows))
-    setup.store.retrain_requests.add(NewRequest("new", "digits", "manual", '{"detail": ""}', time.time()), None)
+    new = setup.store.retrain_requests.add("digits", "manual", '{"detail": ""}', None)
     kept = setup.store.retrain_requests.list(None, 2 * KEPT)
     assert len(kept) == KEPT
-    assert (kept[0]["id"], kept[-1]["id"]) == ("new", "6")
+    assert (kept[0], kept[-1]["id"]) == (new, "6")
 
 
 def test_a_message_is_signed_as_the_specification_says(tmp_path: Path) -> None:

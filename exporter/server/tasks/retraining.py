@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -27,7 +26,7 @@ from exporter.scheduler import Task
 from exporter.secret_file import read_secret, signed_headers
 from exporter.server.alerts import Alert, Alerts
 from exporter.server.text import parse_time
-from exporter.storage import NewRequest, RetrainRow, Store
+from exporter.storage import RetrainRow, Store
 from exporter.validation import rfc3339
 
 ACCURACY_ALERT = "ModelAccuracyLow"
@@ -246,9 +245,7 @@ class Retrainer(Task):
     def _record(self, model: str, trigger: Trigger, last: float | None) -> RetrainRow | None:
         context: dict[str, Any] = {"detail": trigger.detail, "alert": trigger.alert_document()}
         text = msgspec.json.encode(context).decode()
-        row = self._store.retrain_requests.add(
-            NewRequest(uuid.uuid4().hex, model, trigger.reason, text, time.time()), last
-        )
+        row = self._store.retrain_requests.add(model, trigger.reason, text, last)
         if row is not None:
             self._count("requested")
         return row
