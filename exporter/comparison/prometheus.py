@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -47,55 +46,42 @@ MAX_PERIODS = 10
 """Stretches of shared time that are counted: the last ones."""
 
 
-class SharedTime:
-    """Decides step by step in which time two versions serve.
+def stretches(before: Collection[int], after: Collection[int], most: int) -> list[tuple[int, int]]:
+    """Find the stretches of time in which two versions served.
 
-    A stretch of shared time begins when both versions have had a request, and extends up to each further moment at
+    A stretch begins when both versions have had a request, and extends up to each further moment at
     which both have had one again. If one version has requests for longer than the gap while the other has none, the
     stretch has ended where both served for the last time. Steps without any request, such as those of a quiet night,
     end nothing, because no version serves alone in them.
 
     Parameters
     ----------
-    step
-        Length of a step in seconds.
+    before, after
+        The numbers of the steps in which each version had a request.
+    most
+        The gap: steps with requests of one version after which a stretch has ended.
 
-    Attributes
-    ----------
-    steps : int
-        Steps with requests since the stretch began or was extended.
+    Returns
+    -------
+    list
+        The first and the last step of each stretch that was extended.
+
+    >>> stretches({1, 2, 3}, {2, 4, 99}, 10)
+    [(2, 4)]
     """
-
-    def __init__(self, step: float = STEP_SECONDS) -> None:
-        self.steps = 0
-        self._most = max(round(GAP_SECONDS / step), 1)
-        self._begun = False
-        self._served = [False, False]
-
-    def add(self, before: bool, after: bool) -> Literal["waits", "begins", "extends"]:
-        """Add a step, given whether each version had a request in it.
-
-        Returns
-        -------
-        str
-            ``extends`` when both served since the stretch began or was last extended, ``begins`` when a stretch begins
-            at the end of this step, else ``waits``.
-
-        Examples
-        --------
-        >>> time = SharedTime()
-        >>> [time.add(*served) for served in ((True, False), (True, True), (True, False), (False, True))]
-        ['waits', 'begins', 'waits', 'extends']
-        """
-        if not (before or after):
-            return "waits"
-        self.steps += 1
-        self._served = [self._served[0] or before, self._served[1] or after]
-        if not all(self._served):
-            return "waits"
-        extends = self._begun and self.steps <= self._most
-        self.steps, self._begun, self._served = 0, True, [False, False]
-        return "extends" if extends else "begins"
+    found: list[tuple[int, int]] = []
+    begun, waited, served = 0, 0, set[str]()
+    for step in sorted({*before, *after}):
+        waited += 1
+        served.update(name for name, steps in (("before", before), ("after", after)) if step in steps)
+        if len(served) < 2:
+            continue
+        if begun and waited <= most:
+            found = [*found[: -1 if found and found[-1][0] == begun else None], (begun, step)]
+        else:
+            begun = step
+        waited, served = 0, set()
+    return found
 
 
 def compare_shared(prometheus: Prometheus, model: str, pair: tuple[str, str], window: Period) -> Comparison:
@@ -108,14 +94,14 @@ def compare_shared(prometheus: Prometheus, model: str, pair: tuple[str, str], wi
     PrometheusError
         When Prometheus cannot be queried.
     """
-    stretches = shared_periods(prometheus, model, pair, window)[-MAX_PERIODS:]
-    if not stretches:
+    periods = shared_periods(prometheus, model, pair, window)[-MAX_PERIODS:]
+    if not periods:
         for version in pair:
             count(prometheus, model, version, window)  # says which one has no data
         raise never_together(model, *pair, f" from {window}")
-    whole = Period(stretches[0].start, stretches[-1].end)
-    sides = [Side(v, whole, add([count(prometheus, model, v, period) for period in stretches])) for v in pair]
-    seconds = sum(period.end - period.start for period in stretches)
+    whole = Period(periods[0].start, periods[-1].end)
+    sides = [Side(v, whole, add([count(prometheus, model, v, period) for period in periods])) for v in pair]
+    seconds = sum(period.end - period.start for period in periods)
     return Comparison(model, sides[0], sides[1], compare(sides[0].counts, sides[1].counts), seconds)
 
 
@@ -142,7 +128,7 @@ def default_window(appeared: Sequence[float], now: float) -> Period:
 
 
 def shared_periods(prometheus: Prometheus, model: str, pair: tuple[str, str], window: Period) -> list[Period]:
-    """Return the stretches of a window in which both versions served; see `SharedTime`.
+    """Return the stretches of a window in which both versions served; see `stretches`.
 
     Raises
     ------
@@ -150,22 +136,10 @@ def shared_periods(prometheus: Prometheus, model: str, pair: tuple[str, str], wi
         When Prometheus cannot be queried.
     """
     step = max(STEP_SECONDS, math.ceil((window.end - window.start) / MAX_POINTS))
-    steps = math.floor((window.end - window.start) / step)
-    first = window.end - steps * step
+    first = window.end - math.floor((window.end - window.start) / step) * step
     before, after = (_steps_served(prometheus, model, version, Period(first, window.end), step) for version in pair)
-    shared = SharedTime(step)
-    periods: list[Period] = []
-    begun = first
-    for index in range(1, steps + 1):
-        at = first + index * step
-        result = shared.add(index in before, index in after)
-        if result == "begins":
-            begun = at
-        elif result == "extends":
-            if periods and periods[-1].start == begun:
-                periods.pop()
-            periods.append(Period(begun, at))
-    return periods
+    found = stretches(before, after, max(round(GAP_SECONDS / step), 1))
+    return [Period(first + begin * step, first + end * step) for begin, end in found]
 
 
 def _steps_served(prometheus: Prometheus, model: str, version: str, grid: Period, step: float) -> set[int]:

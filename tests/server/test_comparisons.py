@@ -31,9 +31,9 @@ from support.two_versions import (
 )
 
 from exporter.comparison.measures import Period
-from exporter.comparison.prometheus import SharedTime, count
+from exporter.comparison.prometheus import STEP_SECONDS, count, stretches
 from exporter.errors import ExporterError
-from exporter.monitoring.registry import MonitorRegistry
+from exporter.monitoring.registry import GAP_SECONDS, MonitorRegistry
 from exporter.prometheus import Prometheus
 from exporter.scheduler import Scheduler
 from exporter.server.application import Exporter
@@ -179,20 +179,19 @@ def test_without_prometheus_there_is_no_comparison(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("served", "expected"),
     [
-        ("bbbb", ""),  # one version
-        ("bbaa", "b"),  # one replaces the other
-        ("bbxxx", "bee"),  # the step in which the second one appears counts for neither
-        ("x" + "b" * 5 + "a" + "x", "bee"),  # each serves now and then
-        ("x" + "b" * 99 + "x", "bb"),  # one was away for long
-        ("xx" + "." * 999 + "xx", "beee"),  # neither served in the night
-        ("." * 5, ""),
+        ("bbbb", []),  # one version
+        ("bbaa", []),  # one replaces the other
+        ("bbxxx", [(3, 5)]),  # the step in which the second one appears counts for neither
+        ("x" + "b" * 5 + "a" + "x", [(1, 8)]),  # each serves now and then
+        ("x" + "b" * 99 + "xx", [(101, 102)]),  # one was away for long
+        ("xx" + "." * 999 + "xx", [(1, 1003)]),  # neither served in the night
+        ("xx" + "b" * 99 + "xx", [(1, 2), (102, 103)]),
     ],
 )
-def test_the_shared_time_is_that_in_which_both_serve(served: str, expected: str) -> None:
-    """A stretch begins (b) and is extended (e) as documented: b before alone, a after alone, x both, . neither."""
-    shared = SharedTime()
-    results = [shared.add(step in "bx", step in "ax") for step in served]
-    assert "".join(result[0] for result in results if result != "waits") == expected
+def test_the_shared_time_is_that_in_which_both_serve(served: str, expected: list[tuple[int, int]]) -> None:
+    """A stretch begins and is extended as documented: b before alone, a after alone, x both, . neither."""
+    before, after = ({number for number, step in enumerate(served, 1) if step in kinds} for kinds in ("bx", "ax"))
+    assert stretches(before, after, round(GAP_SECONDS / STEP_SECONDS)) == expected
 
 
 @pytest.mark.parametrize(
