@@ -8,7 +8,6 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -19,7 +18,7 @@ from exporter.datasets.release import holds, redacted_pages
 from exporter.errors import ExporterError
 from exporter.server.model_files import load_monitors
 from exporter.server.pipeline import feedback_inputs
-from exporter.storage import Forgotten, Redaction, open_redaction
+from exporter.storage import Forgotten, Redaction, ReleaseRow, open_redaction
 
 
 def archive_arguments(parser: argparse.ArgumentParser) -> None:
@@ -167,7 +166,7 @@ def _layouts(path: Path) -> set[str]:
     return {binner.layout for model in monitors.models for binner in monitors.binners_of(model)}
 
 
-def _releases_with(redaction: Redaction, redacted: _Redacted) -> Iterator[Mapping[Any, Any]]:
+def _releases_with(redaction: Redaction, redacted: _Redacted) -> Iterator[ReleaseRow]:
     """Yield the releases that hold redacted inputs."""
     for model, names in redacted.items():
         for row in redaction.releases(model):
@@ -175,7 +174,7 @@ def _releases_with(redaction: Redaction, redacted: _Redacted) -> Iterator[Mappin
                 yield row
 
 
-def _redact_release(redaction: Redaction, row: Mapping[Any, Any], names: Collection[str], *, dry_run: bool) -> str:
+def _redact_release(redaction: Redaction, row: ReleaseRow, names: Collection[str], *, dry_run: bool) -> str:
     """Rewrite a release without redacted inputs; return what to print."""
     if dry_run:
         return f"release {row['name']}: holds redacted inputs"
@@ -237,7 +236,7 @@ def forget(options: argparse.Namespace) -> int:
     return 0
 
 
-def _pages(redaction: Redaction, row: Mapping[Any, Any]) -> Iterator[Page]:
+def _pages(redaction: Redaction, row: ReleaseRow) -> Iterator[Page]:
     return decode_lines(redaction.chunks(row), Example)
 
 
@@ -246,7 +245,7 @@ def _is_forgotten(example: Example, found: Forgotten) -> bool:
     return int(example.id) in found.feedback or example.prediction_id in of_model
 
 
-def _rewrite(redaction: Redaction, row: Mapping[Any, Any], found: Forgotten, number: int) -> str:
+def _rewrite(redaction: Redaction, row: ReleaseRow, found: Forgotten, number: int) -> str:
     """Rewrite a release without forgotten examples; return its new SHA-256."""
     lineage = msgspec.json.decode(row["lineage"])
     lineage["forgotten"] = lineage.get("forgotten", 0) + number

@@ -454,6 +454,9 @@ _TYPES: Mapping[str, Any] = {
 }
 
 
+_FLAGS = {"*": "primary_key", "^": "index", "~": "unique"}
+
+
 def _table(name: str, *parts: str | sa.schema.SchemaItem, **options: Any) -> sa.Table:
     """Declare a table whose columns are given as ``name type, name type``.
 
@@ -467,7 +470,7 @@ def _table(name: str, *parts: str | sa.schema.SchemaItem, **options: Any) -> sa.
         for text in part.split(", "):
             column, kind = text.split()
             flags = kind.lstrip("abcdefghijklmnopqrstuvwxyz")
-            given = {"primary_key": "*" in flags, "index": "^" in flags or None, "unique": "~" in flags or None}
+            given: dict[str, Any] = {name: True for flag, name in _FLAGS.items() if flag in flags}
             nullable = not flags or flags in {"^", "~"}
             items.append(sa.Column(column, _TYPES[kind.removesuffix(flags)], nullable=nullable, **given))
     return sa.Table(name, metadata, *items, **options)

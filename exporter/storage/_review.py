@@ -1075,9 +1075,9 @@ class Review:
             if chosen.model is not None:
                 count_decided = count_decided.where(feedback.c.model == chosen.model)
                 count_suspects = count_suspects.where(suspects.c.model == chosen.model)
-            numbers = [connection.execute(query).scalar_one() for query in (count_decided, count_suspects)]
+            decided_now, suspected = (connection.execute(one).scalar_one() for one in (count_decided, count_suspects))
             accuracy = accuracy_counts(connection, self._tolerances)
-        return PageStatistics(counts, pairs, step, rates, *numbers, accuracy)
+        return PageStatistics(counts, pairs, step, rates, decided_now, suspected, accuracy)
 
     def errors(self, chosen: Filter) -> Floats:
         """Return label minus prediction of what a filter selects, regardless of its prediction, label and error.
@@ -1240,7 +1240,7 @@ def _accepted_examples(connection: sa.Connection, selection: Selection, after: i
         (table.reviewed, operator.le, selection.reviewed_until),
     )
     selected = [compare(column, value) for column, compare, value in filters if value is not None]
-    query = sa.select(table).where(table.model == selection.model, is_accepted, table.id > after, *selected)
+    query = sa.select(feedback).where(table.model == selection.model, is_accepted, table.id > after, *selected)
     query = query.where(label_column.is_not(None)).order_by(table.id).execution_options(yield_per=16)
     with connection.execute(query) as result:  # few rows at a time: the inputs of one may have 16 MiB
         for row in result.mappings():
