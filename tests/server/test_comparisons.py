@@ -304,7 +304,7 @@ def test_an_error_in_one_comparison_leaves_no_old_numbers(
         scene(exporter)
         exporter.comparisons.refresh()
         assert exporter.comparisons.lines()
-        monkeypatch.setattr("exporter.comparison.prometheus.at_every_look", lambda _: 1 / 0)
+        monkeypatch.setattr("exporter.server.tasks.comparisons.at_every_look", lambda _: 1 / 0)
         exporter.comparisons.refresh()
         errors = []
         for _ in range(2):
