@@ -368,8 +368,8 @@ class Hurried(Served):
 
     def launch(self) -> None:
         program = (
-            "import sys; from exporter import cli; from exporter.server import request; "
-            f"request.{self.limit}; sys.exit(cli.main())"
+            "import sys; from exporter import cli; from exporter.server import asgi; "
+            f"asgi.{self.limit}; sys.exit(cli.main())"
         )
         flags = [f"--config.file={self.folder / 'exporter.yml'}", f"--web.listen-address=127.0.0.1:{self.port}"]
         flags += self._flags
