@@ -121,13 +121,13 @@ class NoiseLearner(Task):
         monitor.noise = binner.profile_noise.with_live(learned.live, dispersion)
 
     def _disperse(self, monitor: ModelMonitor, binner: Binner, index: int, now: float) -> float | None:
-        """Return the dispersion of live values over one and four sub-windows, without the latest."""
+        """Return the dispersion of live values over 4 and 16 sub-windows, without the latest."""
         start = int(binner.starts[index])
         counts = monitor.history(now, slice(start, start + binner.sizes[index]))[:-_LATEST]
         counts = counts[counts.sum(axis=1) > 0]
         if len(counts) < MIN_SUB_WINDOWS:
             return None
-        blocks = [np.add.reduceat(counts, np.arange(0, len(counts), size)) for size in (1, 4)]
+        blocks = [np.add.reduceat(counts, np.arange(0, len(counts), size)) for size in (4, 16)]
         found = measure_dispersion(blocks, counts.sum(axis=0), binner.numeric[index] is not None)
         return max(found, min(float(monitor.dispersion[index]), UNKNOWN_RATIO))  # of what is rare, an hour says nothing
 

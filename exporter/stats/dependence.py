@@ -239,6 +239,7 @@ class NoiseRatio:
 
 _DISPERSION_SIGNIFICANCE = 4.0  # standard errors by which a dispersion must exceed 1, of hundreds that are measured
 _LEAST_VARIANCE = 1e-9
+_DOUBLINGS = 3
 _MOST_GROWTH = 1.5  # of the dispersion from one size to its double, as of a correlation that falls with √lag or slower
 
 
@@ -253,7 +254,7 @@ def measure_dispersion(
 
     It is the largest ratio of the variance between blocks to that of independent values, over the sizes of blocks and
     over the statistics that `exporter.stats.change_evidence.ChangeEvidence` watches. If it grows from the last size but
-    two to the last, each twice the one before, it is extrapolated by three doublings more: memory may be longer than
+    two to the last, each twice the one before, it is extrapolated by `_DOUBLINGS` more: memory may be longer than
     blocks.
 
     Parameters
@@ -301,7 +302,7 @@ def measure_dispersion(
         chance = (1 - 2 / (9 * degrees) + _DISPERSION_SIGNIFICANCE * np.sqrt(2 / (9 * degrees))) ** 3
         largest.append(float(np.where((ratio > chance) | (not proven), ratio, 1.0).max()))
     growth = math.sqrt(largest[-1] / max(largest[-3], 1.0)) if len(blocks) > 2 else 1.0
-    return max(largest) * min(max(growth, 1.0), _MOST_GROWTH) ** 3
+    return max(largest) * min(max(growth, 1.0), _MOST_GROWTH) ** _DOUBLINGS
 
 
 SIZES: Floats = np.array([20.0 * 2**doubling for doubling in range(10)])
