@@ -250,7 +250,8 @@ def limit(series: str, form: str = "humanizePercentage", labels: str = "model") 
 def features(expr: str) -> str:
     """Return the part of a message that names the features of an expression, each with what is different.
 
-    The sentence is that of the page /drift as far as metrics tell, of the window whose score is highest.
+    The sentence is that of the page /drift as far as metrics tell, of the window whose score is highest. Predictions,
+    confidences and the correlation are only named.
     """
     here = "model=%q,version=%q,feature=%q,window=%q,instance=%q"
     values = " $labels.model $labels.version $feature $window $instance"
@@ -281,7 +282,7 @@ def features(expr: str) -> str:
             ", " + first("humanizePercentage") + " outside of what training had{{ end }}",
             ask(f"{missing} + {invalid} - {trained} > 0.01"),
             ", " + first("humanizePercentage") + " more missing or invalid than in training{{ end }}",
-            ".{{ end }}{{ end }}",
+            ".{{ else }} {{ $feature }}.{{ end }}{{ end }}",
         )
     )
 

@@ -691,12 +691,15 @@ def model_noise_ratio_observations(one: Profiled) -> Reading:
     return {f"{size:.0f}": size for size in one.noise.ratio.sizes} if one.dependent() else None
 
 
-EVIDENCE = Metrics[Profiled](_INPUTS, "model", "version", "feature", names=lambda one: one.features)
+EVIDENCE = Metrics[Profiled](
+    *(_INPUTS, "model", "version", "feature"),
+    names=lambda one: one.binner.target_names + ["(correlation)"] * (one.binner.copula is not None),
+)
 
 
 @EVIDENCE.gauge()
 def model_feature_drift_evidence(one: Profiled) -> Reading:
-    """Evidence that the feature differs from training, the log of its e-detector, in nats; absent when idle."""
+    """Evidence that a feature or output, or the correlation, differs from training, in nats; absent when idle."""
     # Evidence of a version that was replaced never ends.
     return one.monitor.read_evidence(one.now) if one.now - one.monitor.last_used <= IDLE_SECONDS else None
 

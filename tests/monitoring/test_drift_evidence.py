@@ -133,7 +133,7 @@ def test_a_damaged_snapshot_is_refused(evidence: tuple[bytes, bytes]) -> None:
 
 
 def test_gauges_of_features_and_of_their_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A series for each feature, none for the prediction, until a day without an event; the limit is always there."""
+    """A series for each feature and the prediction, until a day without an event; the limit is always there."""
     clock = [100.0]
     monkeypatch.setattr("exporter.metrics.models.time.monotonic", lambda: clock[0])
     monitors = MonitorRegistry({"m": ModelConfig("m")}, {"m": BINNER})
@@ -153,13 +153,13 @@ def test_gauges_of_features_and_of_their_limits(tmp_path: Path, monkeypatch: pyt
     assert series("model_drift_evidence_limit") == {"": pytest.approx(LIMIT)}
     assert series("model_drift_evidence") == {}
     clock[0] += 61
-    assert series("model_feature_drift_evidence").keys() == {"age", "country"}
+    assert series("model_feature_drift_evidence").keys() == {"age", "country", "(prediction)"}
     assert series("model_drift_evidence").keys() == {""}
     clock[0] += IDLE_SECONDS
     assert series("model_drift_evidence") == {}
     assert series("model_feature_drift_evidence") == {}
     monitors.get("m", "3", clock[0])
-    assert series("model_feature_drift_evidence").keys() == {"age", "country"}
+    assert series("model_feature_drift_evidence").keys() == {"age", "country", "(prediction)"}
     store.close()
 
 
