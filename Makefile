@@ -75,7 +75,7 @@ bench: export OPENBLAS_NUM_THREADS := 1
 bench: $(STAMP)  ## run the benchmarks, each with a peer or a floor in the same run
 	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
 
-dashboards: $(STAMP)  ## generate the dashboards, and the rules for batches
+dashboards: $(STAMP)  ## generate the dashboards
 	$(BIN)/python -m grafana
 
 docs: $(STAMP)  ## write the tables of the reference: metrics, commands, routes, rules, limits

@@ -1,4 +1,4 @@
-"""Write the dashboards and rules for batches, or with ``--output`` the files of a release."""
+"""Write the dashboards, or with ``--output`` the files of a release."""
 
 from __future__ import annotations
 
@@ -62,7 +62,6 @@ def main() -> None:
     folder = parser.parse_args().output
     if folder is None:
         write(ROOT / "grafana" / "dashboards", files())
-        write(ROOT / "prometheus" / "batch", {"last_run.yml": rules.last_run()})
     else:
         write(folder / "dashboards", files())
         write(folder / "alerting", rules.managed_rules())

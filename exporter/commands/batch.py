@@ -5,23 +5,19 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
-import functools
 import math
 import os
-import re
-import struct
 import sys
 import tempfile
 import time
 import urllib.parse
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 import numpy as np
-from prometheus_client.parser import text_string_to_metric_families
 
 from exporter.client.encoding import rfc3339
 from exporter.commands import tables
@@ -68,10 +64,7 @@ def ingest_arguments(parser: argparse.ArgumentParser) -> None:
     add("--version", metavar="VERSION", help="version of the model")
     add("--id-column", metavar="NAME", help="column that identifies a prediction, for feedback on it")
     add_table_options(parser, INPUT_TYPES)
-    add("--push", metavar="URL", help="push the run's metrics to this server")
-    text = "how to push: to a Pushgateway, or by Prometheus' remote write (pushgateway)"
-    add("--push-protocol", choices=("pushgateway", "remote-write"), help=text)
-    add("--push-headers-file", metavar="FILE", help="file with headers for remote write: one NAME: VALUE per line")
+    add("--push", metavar="URL", help="push the run's metrics to this Pushgateway")
     add("--job", default="model-exporter-batch", metavar="NAME", help="job label of the pushed metrics")
     add("--textfile", metavar="FILE", help="write the run's metrics to a .prom file for node_exporter")
     add("--fail-on-drift", action="store_true", help=f"exit with status {DRIFTED} if anything has drifted")
@@ -112,7 +105,10 @@ def _count(options: argparse.Namespace, roles: tables.Roles) -> int:
     start = time.monotonic()
     if options.textfile and options.textfile.suffix != ".prom":
         raise UsageError(f"--textfile: {options.textfile}: expected a name that ends in .prom, as node_exporter does")
-    push = _pusher(options)
+    push = None
+    if options.push:
+        address = {"example": "http://127.0.0.1:9091", "user_in_url": True}
+        push = Client(options.push, "--push", ca_file=options.ca_file, timeout=TIMEOUT, **address)
     monitors = _monitors(options)
     refused = tables.Refused()
     with tables.open_input(options.file, options.format) as source, Progress() as progress:
@@ -137,27 +133,13 @@ def _count(options: argparse.Namespace, roles: tables.Roles) -> int:
         if run.monitor.binner:
             _print_lines(drift_lines(run.monitor))
         _print_lines(quality_lines(run.monitor, labelled))
-    _publish(runs, options.textfile, push)
+    if options.textfile:
+        write(options.textfile, runs)
+        print(f"metrics written to {options.textfile}")
+    if push:
+        push_to_gateway(push, options.job, runs)
+        print(f"metrics pushed to {push.url}")
     return DRIFTED if options.fail_on_drift and any(drifted(run.monitor) for run in runs) else 0
-
-
-def _pusher(options: argparse.Namespace) -> Callable[[Sequence[Run]], str] | None:
-    """Return what pushes the metrics of runs and returns the server's URL; None without a server."""
-    remote, file = options.push_protocol == "remote-write", options.push_headers_file
-    if options.push_protocol and not options.push:
-        raise UsageError("--push: is required with --push-protocol")
-    if file and not remote:
-        raise UsageError("--push-headers-file: needs --push-protocol=remote-write")
-    if not options.push:
-        return None
-    example = WRITE_EXAMPLE if remote else "http://127.0.0.1:9091"
-    client = Client(options.push, "--push", example=example, user_in_url=True, ca_file=options.ca_file, timeout=TIMEOUT)
-    if not remote:
-        return functools.partial(push_to_gateway, client, options.job)
-    if not urllib.parse.urlsplit(client.url).path:
-        expected = f"expected a URL with the path of remote write, such as {WRITE_EXAMPLE}"
-        raise UsageError(f"--push: {expected}, got {client.url}")
-    return functools.partial(write_remotely, client, options.job, _HEADERS | (_read_headers(file) if file else {}))
 
 
 def _monitors(options: argparse.Namespace) -> MonitorRegistry:
@@ -169,15 +151,6 @@ def _monitors(options: argparse.Namespace) -> MonitorRegistry:
     if not (options.config_file or path.exists()):
         raise BatchError("ingest: expected --profile, --config.file, or an exporter.yml in this folder")
     return monitors_of_config(path)
-
-
-def _publish(runs: list[Run], textfile: Path | None, push: Callable[[Sequence[Run]], str] | None) -> None:
-    """Hand the metrics of runs to Prometheus."""
-    if textfile:
-        write(textfile, runs)
-        print(f"metrics written to {textfile}")
-    if push:
-        print(f"metrics pushed to {push(runs)}")
 
 
 def _print_lines(lines: Iterable[str]) -> None:
@@ -251,7 +224,7 @@ def _send(options: argparse.Namespace, roles: tables.Roles) -> int:
 
 
 def _check_send_options(options: argparse.Namespace, roles: tables.Roles) -> None:
-    for flag in ("push", "push_protocol", "push_headers_file", "textfile", "fail_on_drift", "config_file"):
+    for flag in ("push", "textfile", "fail_on_drift", "config_file"):
         if getattr(options, flag):
             name = flag.replace("_", "-") if flag != "config_file" else "config.file"
             raise UsageError(f"--{name}: cannot be used with --exporter, which counts the rows")
@@ -407,8 +380,8 @@ def exposition(runs: Sequence[Run]) -> bytes:
     return b"".join(line + b"\n" for line in render_families(lines))
 
 
-def push_to_gateway(client: Client, job: str, runs: Sequence[Run]) -> str:
-    """Replace the metrics of the previous run of the same job, model and version in a Pushgateway; return its URL.
+def push_to_gateway(client: Client, job: str, runs: Sequence[Run]) -> None:
+    """Replace the metrics of the previous run of the same job, model and version in a Pushgateway.
 
     Raises
     ------
@@ -418,25 +391,13 @@ def push_to_gateway(client: Client, job: str, runs: Sequence[Run]) -> str:
     for run in runs:
         labels = {"job": job, "model": run.monitor.config.name, "version": run.monitor.version}
         path = f"/metrics/{'/'.join(_segment(*label) for label in labels.items())}"
-        send(client, "PUT", path, exposition([run]), headers={"Content-Type": "text/plain; version=0.0.4"})
-    return client.url
-
-
-def send(client: Client, method: str, path: str, body: bytes, *, headers: Mapping[str, str]) -> None:
-    """Send metrics.
-
-    Raises
-    ------
-    BatchError
-        When the server does not accept them.
-    """
-    retries = retry_for(GIVE_UP_SECONDS, lambda _: None)
-    try:
-        response = client.request(method, path, body, headers=headers, retries=retries)
-    except RequestError as error:
-        raise BatchError(f"--push: {client.url} did not accept the metrics: {error.reason}") from None
-    if response.status >= 300:
-        raise BatchError(f"--push: {client.url} did not accept the metrics: {response.error_message()}")
+        headers, retries = {"Content-Type": "text/plain; version=0.0.4"}, retry_for(GIVE_UP_SECONDS, lambda _: None)
+        try:
+            response = client.request("PUT", path, exposition([run]), headers=headers, retries=retries)
+        except RequestError as error:
+            raise BatchError(f"--push: {client.url} did not accept the metrics: {error.reason}") from None
+        if response.status >= 300:
+            raise BatchError(f"--push: {client.url} did not accept the metrics: {response.error_message()}")
 
 
 def _segment(name: str, value: str) -> str:
@@ -467,89 +428,6 @@ def write(path: Path, runs: Sequence[Run]) -> None:
             with contextlib.suppress(OSError):
                 Path(partial).unlink()
         raise BatchError(f"--textfile: {path} cannot be written: {error.strerror}") from None
-
-
-WRITE_EXAMPLE = "http://127.0.0.1:9090/api/v1/write"
-SERIES = 2000
-"""Series in a request: as many as Prometheus itself sends."""
-MAX_HEADERS = 64 * 1024
-"""Bytes of a file with headers."""
-_HEADERS = {
-    "Content-Type": "application/x-protobuf",
-    "Content-Encoding": "snappy",
-    "X-Prometheus-Remote-Write-Version": "0.1.0",
-}
-_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([ -~]+)")
-
-
-def write_remotely(client: Client, job: str, headers: Mapping[str, str], runs: Sequence[Run]) -> str:
-    """Push the metrics of runs by remote write, to Prometheus, Mimir or Grafana Cloud; return the server's URL.
-
-    Raises
-    ------
-    BatchError
-        When the server does not accept them.
-    """
-    import pyarrow as pa  # for snappy
-
-    series = [message for run in runs for message in _series(run, job)]
-    for start in range(0, len(series), SERIES):
-        request = b"".join(_field(1, message) for message in series[start : start + SERIES])
-        send(client, "POST", "", pa.compress(request, codec="snappy", asbytes=True), headers=headers)
-    return client.url
-
-
-def _series(run: Run, job: str) -> Iterator[bytes]:
-    """Yield the message ``TimeSeries`` of each sample: labels in field 1, in the order of their names, samples in 2."""
-    sample_time = b"\x10" + _varint(round(run.end * 1000))
-    for family in text_string_to_metric_families(exposition([run]).decode()):
-        for sample in family.samples:
-            labels = sorted({"__name__": sample.name, "job": job, **sample.labels}.items())
-            fields = [_field(1, name.encode()) + _field(2, text.encode()) for name, text in labels if text]
-            value = b"\x09" + struct.pack("<d", sample.value)
-            yield b"".join(_field(1, label) for label in fields) + _field(2, value + sample_time)
-
-
-def _field(number: int, content: bytes) -> bytes:
-    r"""Return a field of a protobuf message that holds bytes, a text or a message.
-
-    >>> _field(2, b"testing")
-    b'\x12\x07testing'
-    """
-    return bytes([number << 3 | 2]) + _varint(len(content)) + content
-
-
-def _varint(value: int) -> bytes:
-    r"""
-    >>> _varint(150)
-    b'\x96\x01'
-    """
-    encoded = bytearray()
-    while value > 127:
-        encoded.append(value & 127 | 128)
-        value >>= 7
-    return bytes([*encoded, value])
-
-
-def _read_headers(path: Path) -> dict[str, str]:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_HEADERS + 1)
-        lines = content.decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise BatchError(f"--push-headers-file: {path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise BatchError(f"--push-headers-file: {path}: cannot be read: it is not UTF-8") from None
-    if len(content) > MAX_HEADERS:
-        raise BatchError(f"--push-headers-file: {path}: expected at most {MAX_HEADERS:,} bytes")
-    headers = {}
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            match = _HEADER.fullmatch(line.strip())
-            if not match:  # without showing a secret
-                raise BatchError(f"--push-headers-file: {path}: line {number}: expected NAME: VALUE in ASCII")
-            headers[match[1]] = match[2]
-    return headers
 
 
 MAX_FEATURES = 10

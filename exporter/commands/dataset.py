@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import gzip
 import hashlib
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -22,13 +21,6 @@ from exporter.profiles.describe import truncate
 
 TIMEOUT = 600.0
 """Seconds to wait for a response: a release of many examples is made before it is answered."""
-
-
-def _write_document(output: Path, document: Any) -> None:
-    try:
-        output.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise ExporterError(f"{output}: cannot be written: {error.strerror}") from None
 
 
 @contextlib.contextmanager
@@ -255,8 +247,6 @@ def _add_export_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="file to write")
     text = "format of the file; by default from its ending, else jsonl; a file that ends in .gz is compressed"
     parser.add_argument("--format", choices=tuple(FORMATS), help=text)
-    help_ = "file for the origin of the release as JSON, for an experiment tracker or a registry"
-    parser.add_argument("--lineage", metavar="FILE", help=help_)
     parser.add_argument("--model", metavar="NAME", help="export this model's accepted corrections instead of a release")
     for name, text in _FILTERS.items():
         metavar = "TIME" if name in {"since", "until"} else name.upper()
@@ -274,8 +264,6 @@ def _export(options: argparse.Namespace) -> int:
     """
     filters = {name: getattr(options, name) for name in ("model", "version", "label", "since", "until")}
     filters = {name: value for name, value in filters.items() if value is not None}
-    if options.lineage and not options.release:
-        raise UsageError("--lineage: only a release has one; name a release")
     if bool(options.release) == ("model" in filters) or (options.release and filters):
         raise UsageError("dataset export: expected RELEASE, or --model NAME and its filters")
     name = options.format or _format_of(options.output)
@@ -285,38 +273,11 @@ def _export(options: argparse.Namespace) -> int:
             release = ask(client, "GET", path, Accept="application/json")
             sha256 = release["sha256"] if name == "jsonl" else None
             size = download_content(client, f"{path}?format={name}", options.output, sha256)
-            if options.lineage:
-                _write_document(options.lineage, lineage_document(release, f"{client.url}{path}"))
         else:
             query = urlencode({**filters, "format": name})
             size = download_content(client, f"/v1/dataset?{query}", options.output, None)
     print(f"{size} bytes written to {options.output}")
     return 0
-
-
-def lineage_document(release: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return the origin of a release in the plain fields that experiment trackers and registries have.
-
-    Parameters
-    ----------
-    release
-        The exporter's document.
-    source
-        URL of the release.
-    """
-    lineage = release["lineage"]
-    return {
-        "name": release["name"],
-        "digest": release["id"],
-        "source": source,
-        "source_type": "http",
-        "created_at": release["created"],
-        "created_by": release["by"],
-        **{name: release[name] for name in ("model", "sha256", "examples", "bytes")},
-        "versions": sorted(lineage["versions"]),
-        **{name: lineage.get(name) for name in ("profile", "parent", "exporter_version")},
-        "lineage": lineage,
-    }
 
 
 def _format_of(output: Path) -> str:

@@ -9,11 +9,9 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -36,10 +34,8 @@ from exporter.commands.batch import DRIFTED
 from exporter.commands.tables import State
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import load, save
-from grafana import rules
 
 OUTPUTS = ("--prediction-column=prediction", "--confidence-column=confidence", "--id-column=id")
-LAST_RUN = ROOT / "prometheus" / "batch" / "last_run.yml"
 PUSHGATEWAY = shutil.which("prometheus-pushgateway") or "pushgateway"
 
 
@@ -327,18 +323,6 @@ def broken(folder: Path, tmp_path: Path) -> Iterator[tuple[list[Any], str]]:
         "which name their model, version and inputs themselves",
     )
     yield [folder / "well.csv", f"--textfile={tmp_path}/no/out.prom"], "cannot be written: No such file or directory"
-    remote_write = [folder / "well.csv", "--push-protocol=remote-write"]
-    headers = tmp_path / "headers"
-    headers.write_text("X-Scope-OrgID: a\nsecret\n")
-    large = tmp_path / "large"
-    large.write_text("X-Scope-OrgID: a\n" * 5000)
-    for file, problem in (
-        (headers, "line 2: expected NAME: VALUE"),
-        (large, "expected at most 65,536 bytes"),
-        (tmp_path / "none", "cannot be read: No such file"),
-    ):
-        flags = ["--push=http://h:1/write", f"--push-headers-file={file}"]
-        yield [*remote_write, *flags], f"--push-headers-file: {file}: {problem}"
 
 
 def misused(folder: Path) -> Iterator[tuple[list[Any], str]]:
@@ -349,15 +333,11 @@ def misused(folder: Path) -> Iterator[tuple[list[Any], str]]:
     yield [table, f"--version={'x' * 129}"], "--version: expected 1 to 128 characters, got 129"
     yield [table, "--exporter=http://127.0.0.1:1"], "--model: is required with --exporter"
     yield [table, "--exporter=http://127.0.0.1:1", "--push=x"], "--push: cannot be used with --exporter"
-    yield [table, "--push-protocol=remote-write"], "--push: is required with --push-protocol"
-    path = "--push: expected a URL with the path of remote write, such as http://127.0.0.1:9090/api/v1/write, got http://h:1"
-    yield [table, "--push-protocol=remote-write", "--push=http://h:1"], path
     for address in ("localhost:9091", "http://h:port", "http://[::1"):
         yield [table, f"--push={address}"], "--push: expected a URL such as http://127.0.0.1:9091, got "
     for address in ("9877", "http://[::1"):
         message = f"--exporter: expected a URL such as http://127.0.0.1:9877, got {address}"
         yield [table, f"--exporter={address}", "--model=m"], message
-    yield [table, "--push-headers-file=headers"], "--push-headers-file: needs --push-protocol=remote-write"
 
 
 def test_errors_end_with_a_message(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -456,16 +436,10 @@ def test_a_failing_pushgateway_is_an_error(
     status, _, err = ingest(capsys, *arguments, f"--push={gateway}/elsewhere")
     assert status == 1
     assert "did not accept the metrics: 404" in err
-    status, _, err = ingest(capsys, *arguments, f"--push={gateway}/elsewhere", "--push-protocol=remote-write")
-    assert status == 1
-    assert f"--push: {gateway}/elsewhere did not accept the metrics: 404" in err
 
 
 def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, tmp_path: Path) -> None:
-    """The gauges of a drifted run fire the shipped rules, however they are pushed; those of a healthy run do not.
-
-    Prometheus forgets what is pushed by remote write; the rules for batches keep it.
-    """
+    """The gauges of a drifted run fire the shipped rules; those of a healthy run do not."""
     document = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
     (scrape,) = re.findall(r"^```yaml\n(scrape_configs:.*?)^```$", document, re.M | re.S)
     port = free_port()
@@ -475,7 +449,7 @@ def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, t
     config["rule_files"] = [str(tmp_path / "rules" / "*.yml")]
     (tmp_path / "rules").mkdir()
     shipped = [ROOT / "prometheus" / "rules" / name for name in ("data.yml", "business.yml", "system.yml")]
-    for file in (*shipped, LAST_RUN):
+    for file in shipped:
         rules = yaml.safe_load(file.read_text())
         for group in rules["groups"]:
             group["interval"] = "1s"
@@ -496,78 +470,26 @@ def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, t
     def fired() -> set[tuple[str, str]]:
         return {(series["alertname"], series["version"]) for series in found('ALERTS{version!=""}')}
 
-    def written(version: str) -> set[tuple[tuple[str, str], ...]]:
-        """Pushed series that have not been forgotten yet; series of rules, which have a colon, are not pushed."""
-        pushed = found(f'{{job="model-exporter-batch",version="{version}",instance=""}}')
-        return {tuple(sorted(series.items())) for series in pushed if ":" not in series["__name__"]}
-
     alerts = ("ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing", "ModelInputsChanged")
-    expected = {(name, version) for name in alerts for version in ("dark", "dark-written")}
-    flags = ["--web.enable-remote-write-receiver", "--query.lookback-delta=5s"]
-    flags += [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]
+    flags = ["--query.lookback-delta=5s", f"--storage.tsdb.path={tmp_path / 'tsdb'}"]
+    flags += [f"--web.listen-address=127.0.0.1:{port}"]
     command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}", *flags]
     with running(tmp_path, "prometheus", command, url):
         push("dark", tmp_path / "dark.parquet", f"--push={gateway}")
-        push("well", folder / "well.parquet", f"--push={gateway}")
-        (flags,) = re.findall(r"--push=\S+ --push-protocol=remote-write$", document, re.M)
-        remote_write = flags.replace("http://127.0.0.1:9090", url).split()
-        push("dark-written", tmp_path / "dark.parquet", *remote_write)
-        push("well-written", folder / "well.parquet", *remote_write, f"--textfile={tmp_path / 'out.prom'}")
-        arrived = written("well-written")
-        eventually(lambda: fired() >= expected, 120)
-        eventually(lambda: not written("dark-written") | written("well-written"), 30)
-        assert fired() == expected
-        held = {series["__name__"] for series in found('{job="model-exporter-last-run",version="well-written"}')}
+        push("well", folder / "well.parquet", f"--push={gateway}", f"--textfile={tmp_path / 'out.prom'}")
+        eventually(lambda: fired() >= {(name, "dark") for name in alerts}, 120)
+        assert fired() == {(name, "dark") for name in alerts}
+        pushed = {series["__name__"] for series in found('{job="model-exporter-batch",version="well"}')}
         rules = ask(f"{url}/api/v1/rules").json["data"]["groups"]
         assert [rule["lastError"] for group in rules for rule in group["rules"] if rule["health"] == "err"] == []
-    exported = {
-        tuple(sorted({"__name__": sample.name, "job": "model-exporter-batch", **sample.labels}.items()))
-        for family in text_string_to_metric_families((tmp_path / "out.prom").read_text())
-        for sample in family.samples
-    }
-    assert arrived == exported
-    assert held >= {dict(labels)["__name__"] for labels in exported}
-
-
-def test_the_rules_for_batches_are_generated() -> None:
-    """``make dashboards`` would change nothing, byte for byte."""
-    assert LAST_RUN.read_text(encoding="utf-8") == rules.last_run()
-
-
-def test_remote_write_sends_the_headers_of_a_file(folder: Path, tmp_path: Path) -> None:
-    """Credentials and tenants come from a file, and a request has a bounded number of series."""
-    requests: list[tuple[dict[str, str], int]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers["Content-Length"]))
-            requests.append((dict(self.headers), len(body)))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    (tmp_path / "headers").write_text("Authorization: Bearer abc\n\nX-Scope-OrgID:team a\n")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server, pytest.MonkeyPatch.context() as patch:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        patch.setattr("exporter.commands.batch.SERIES", 40)
-        flags = (f"--push=http://127.0.0.1:{server.server_port}/write", "--push-protocol=remote-write")
-        headers_file = f"--push-headers-file={tmp_path / 'headers'}"
-        assert (
-            main(["ingest", str(folder / "well.csv"), f"--profile={folder / 'loans.json'}", *flags, headers_file]) == 0
-        )
-        server.shutdown()
-    assert len(requests) > 2
-    for headers, _ in requests:
-        assert headers["Authorization"] == "Bearer abc" and headers["X-Scope-OrgID"] == "team a"
-        assert headers["X-Prometheus-Remote-Write-Version"] == "0.1.0"
+    families = text_string_to_metric_families((tmp_path / "out.prom").read_text())
+    assert pushed >= {sample.name for family in families for sample in family.samples}
 
 
 def test_the_commands_of_the_batch_page(gateway: str, exporter: Served, tmp_path: Path) -> None:
     """The commands of docs/batch.md print the documented output, and end with visible drift."""
     page = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
-    first, quality, push, _, send, label = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
+    first, quality, push, send, label = re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)
     parquet.write_table(scores(3000, seed=1), tmp_path / "training.parquet")
     parquet.write_table(scores(2500, shift=2.0), tmp_path / "scores.parquet")
     install, *commands = first.splitlines(keepends=True)
