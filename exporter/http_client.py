@@ -61,10 +61,11 @@ class RequestError(ExporterError):
 
 
 class Response(NamedTuple):
-    """A response, whatever its status."""
+    """A response, whatever its status; ``retry_after`` is the pause in seconds that the server asks for."""
 
     status: int
     body: bytes
+    retry_after: float | None = None
 
     def error_message(self) -> str:
         """Return the status and the detail of a problem document (RFC 9457), an ``error`` member, or the text."""
@@ -96,7 +97,7 @@ class Client:
     downloads
         Whether ``timeout`` is that of each wait for a part of a response, however long all of it takes.
     retries
-        When a request is repeated; see `NO_RETRY`, `WHEN_BUSY` and `retry_for`.
+        When a request is repeated: `NO_RETRY` or `WHEN_BUSY`.
     connections
         Connections that are kept open.
 
@@ -179,7 +180,52 @@ class Client:
             content = response.read(max_body + 1)
             if len(content) > max_body:
                 raise RequestError(self.url, f"the response is larger than {max_body >> 20} MiB")
-            return Response(response.status, content)
+            return Response(response.status, content, self._retries.get_retry_after(response))
+
+    def repeat(
+        self, seconds: float, on_retry: Callable[[str], None], method: str, path: str, body: bytes, **options: Any
+    ) -> Response:
+        """Send a request until it succeeds or fails for good, for some seconds; return the last response.
+
+        Parameters
+        ----------
+        seconds
+            From now on; ``Retry-After`` is honoured up to as much.
+        on_retry
+            Called with the cause before each further attempt, except when the server is busy (503).
+        method, path, body, options
+            See `request`.
+
+        Raises
+        ------
+        RequestError
+            When no response arrived to the last request.
+        InterruptedWait
+            At Ctrl-C between two requests.
+        """
+        deadline, backoff = time.monotonic() + seconds, 0.0
+        while True:
+            outcome: Response | RequestError
+            try:
+                outcome = self.request(method, path, body, **options)
+            except RequestError as error:
+                outcome = error
+            is_last = time.monotonic() + backoff > deadline
+            if isinstance(outcome, RequestError):
+                if is_last:
+                    raise outcome
+                delay, reason = backoff, outcome.reason
+            else:
+                if is_last or outcome.status not in TRANSIENT:
+                    return outcome
+                delay, reason = min(outcome.retry_after or backoff, seconds), outcome._replace(body=b"").error_message()
+            try:
+                if not reason.startswith("503 "):
+                    on_retry(reason)
+                time.sleep(delay)
+            except KeyboardInterrupt:
+                raise InterruptedWait from None
+            backoff = min(backoff * 2 or 0.2, 10.0)
 
     @contextmanager
     def open(
@@ -189,7 +235,6 @@ class Client:
         body: bytes | None = None,
         *,
         headers: Mapping[str, str] | None = None,
-        retries: urllib3.Retry | None = None,
         **options: Any,
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         """Send a request, with a body or with a document ``json``, and yield the response, whose body is not read yet.
@@ -201,10 +246,7 @@ class Client:
         """
         header, response = self._authorization(), None
         options["headers"] = {**(headers or {}), **({"Authorization": header} if header else {})}
-        retries = retries or self._retries
-        if isinstance(retries, _RetryUntil):
-            retries.explain = self._reason
-        options |= {"retries": retries, "redirect": False, "preload_content": False}
+        options |= {"retries": self._retries, "redirect": False, "preload_content": False}
         try:
             response = self._pool.request(method, self._prefix + path, body, **options)
             yield response
@@ -230,55 +272,6 @@ class Client:
 
 class InterruptedWait(KeyboardInterrupt):
     """Ctrl-C between two attempts of a request: none is in progress."""
-
-
-def retry_for(seconds: float, on_retry: Callable[[str], None]) -> urllib3.Retry:
-    """Return a policy that repeats a request until it succeeds or fails for good, for some seconds.
-
-    Parameters
-    ----------
-    seconds
-        From now on; ``Retry-After`` is honoured up to as much.
-    on_retry
-        Called with the cause before each further attempt, except when the server is busy (503).
-    """
-    policy = _RetryUntil(
-        total=None,
-        allowed_methods=None,
-        status_forcelist=TRANSIENT,
-        backoff_factor=0.1,
-        backoff_max=10,
-        raise_on_status=False,
-        retry_after_max=round(seconds),
-    )
-    policy.deadline, policy.on_retry = time.monotonic() + seconds, on_retry
-    return policy
-
-
-class _RetryUntil(urllib3.Retry):
-    """Retries until a time of `time.monotonic` instead of a number of times."""
-
-    deadline = 0.0
-    on_retry: Callable[[str], None]
-    explain: Callable[[BaseException], str]
-
-    def new(self, **changes: Any) -> _RetryUntil:
-        following = super().new(**changes)
-        following.deadline, following.on_retry, following.explain = self.deadline, self.on_retry, self.explain
-        return following
-
-    def is_exhausted(self) -> bool:
-        return time.monotonic() + self.get_backoff_time() > self.deadline
-
-    def sleep(self, response: urllib3.BaseHTTPResponse | None = None) -> None:
-        last = self.history[-1]
-        try:
-            if last.status != 503:
-                response_error = Response(last.status or 0, b"").error_message()
-                self.on_retry(self.explain(last.error) if last.error else response_error)
-            super().sleep(response)
-        except KeyboardInterrupt:
-            raise InterruptedWait from None
 
 
 class _UnixConnection(urllib3.connection.HTTPConnection):

@@ -219,21 +219,6 @@ def _printable(word: Any) -> bytes:
     return bytes(byte for byte in str(word).encode("utf-8", "surrogatepass") if byte >= 32 and byte != 127).strip()
 
 
-def pairs(rng: Random) -> Payload:
-    """Return the request and response of a model server in one object, or several."""
-
-    def pair(rng: Random) -> Any:
-        document = {side: _recorded_json(f"mlserver_{side}.json") for side in ("request", "response")}
-        document |= {
-            "id": rng.choice(IDS),
-            "time": _mostly(rng, TIMES[0], TIMES),
-            "code": rng.choice((200, 500, *NUMBERS)),
-        }
-        return mutated(rng, document) if rng.random() < 0.7 else document
-
-    return _events(pair)(rng)
-
-
 def proxy_records(rng: Random) -> Payload:
     """Return what a proxy captured."""
 
@@ -321,8 +306,6 @@ PAYLOADS: dict[str, Callable[[Random], Payload]] = {
     "POST /v1/events": _events(_business_event),
     "POST /v1/exchanges": proxy_records,
     "POST /v1/kserve": kserve,
-    "POST /v2/models/{model}/infer": pairs,
-    "POST /v2/models/{model}/versions/{version}/infer": pairs,
     "POST /v1/logs": otlp("logs"),
     "POST /v1/traces": otlp("traces"),
     "POST /review/decide": _form(

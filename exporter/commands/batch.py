@@ -34,7 +34,7 @@ from exporter.config import ModelConfig
 from exporter.errors import BatchError, UsageError, printable
 from exporter.features import INPUT_TYPES
 from exporter.features.base import as_list, is_missing
-from exporter.http_client import Client, RequestError, retry_for
+from exporter.http_client import Client, RequestError
 from exporter.metrics.models import Batch as Run
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_report import TargetDrift, target_drifts
@@ -391,9 +391,10 @@ def push_to_gateway(client: Client, job: str, runs: Sequence[Run]) -> None:
     for run in runs:
         labels = {"job": job, "model": run.monitor.config.name, "version": run.monitor.version}
         path = f"/metrics/{'/'.join(_segment(*label) for label in labels.items())}"
-        headers, retries = {"Content-Type": "text/plain; version=0.0.4"}, retry_for(GIVE_UP_SECONDS, lambda _: None)
+        request = "PUT", path, exposition([run])
+        headers = {"Content-Type": "text/plain; version=0.0.4"}
         try:
-            response = client.request("PUT", path, exposition([run]), headers=headers, retries=retries)
+            response = client.repeat(GIVE_UP_SECONDS, lambda _: None, *request, headers=headers)
         except RequestError as error:
             raise BatchError(f"--push: {client.url} did not accept the metrics: {error.reason}") from None
         if response.status >= 300:

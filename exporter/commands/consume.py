@@ -37,7 +37,7 @@ from exporter.commands.common import (
     whole_number,
 )
 from exporter.errors import BatchError, ExporterError, UsageError
-from exporter.http_client import NO_RETRY, TRANSIENT, Client, RequestError, Response, retry_for
+from exporter.http_client import NO_RETRY, TRANSIENT, Client, RequestError, Response
 from exporter.validation import preview
 from exporter.wire.events import MAX_REJECTED
 
@@ -162,9 +162,8 @@ class Poster:
         return self._post(kind, messages[:middle]) + self._post(kind, messages[middle:])
 
     def _request(self, route: str, body: bytes, headers: Mapping[str, str]) -> Response:
-        retries = retry_for(GIVE_UP_SECONDS, self.on_retry)
         try:
-            response = self.client.request("POST", route, body, headers=headers, retries=retries)
+            response = self.client.repeat(GIVE_UP_SECONDS, self.on_retry, "POST", route, body, headers=headers)
         except RequestError as error:
             raise UnavailableError(str(error)) from None
         if response.status in TRANSIENT:

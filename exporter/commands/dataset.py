@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from exporter.commands.common import Progress, add_exporter_options, ask, exporter_client, read_document, set_help
 from exporter.datasets import FORMATS, ImportedDecision, SkippedTask, read_decisions
@@ -165,10 +165,6 @@ def _add_release_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exclude-suspects", action="store_true", help=text)
 
 
-def _add_list_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", metavar="NAME", help="only releases of this model")
-
-
 def _release(options: argparse.Namespace) -> int:
     """Create a release of the accepted corrections of a model.
 
@@ -184,40 +180,12 @@ def _release(options: argparse.Namespace) -> int:
     body = {name: value for name, value in chosen.items() if value}
     with exporter_client(options, TIMEOUT) as client:
         release = ask(client, "POST", "/v1/dataset/releases", body)
-    _print_release(release)
+    created, examples = release["created"][:19], release["examples"]
+    print(f"{release['id']}  {created}Z  {examples:>8} examples  {release['name']}")
     for line in summary(release["lineage"]):
         print(line)
     _print_suspects(release, client.url)
     return 0
-
-
-def _list(options: argparse.Namespace) -> int:
-    """List the releases, the newest first.
-
-    Example::
-
-        model-exporter dataset list --model=digits
-
-    See docs/dataset.md#releases.
-    """
-    path = "/v1/dataset/releases" + (f"?{urlencode({'model': options.model})}" if options.model else "")
-    found = False
-    with exporter_client(options, TIMEOUT) as client:
-        while path:
-            page = ask(client, "GET", path)
-            for release in page["releases"]:
-                found = True
-                _print_release(release)
-            query = urlsplit(page["next"] or "").query
-            path = f"/v1/dataset/releases?{query}" if query else ""
-    if not found:
-        of_model = f" of model {options.model}" if options.model else ""
-        print(f"model-exporter: there is no release{of_model} yet", file=sys.stderr)
-    return 0
-
-
-def _print_release(release: Mapping[str, Any]) -> None:
-    print(f"{release['id']}  {release['created'][:19]}Z  {release['examples']:>8} examples  {release['name']}")
 
 
 def _print_suspects(release: Mapping[str, Any], url: str) -> None:
@@ -295,7 +263,6 @@ _COMMANDS = {
     _release: (_add_release_options, "freeze the accepted corrections of a model as a release"),
     _export: (_add_export_options, "write a release, or all accepted corrections, to a file"),
     _import: (_add_import_options, "import annotations from Label Studio"),
-    _list: (_add_list_options, "list the releases, the newest first"),
 }
 """The subcommands: what adds the options of each, and its summary."""
 

@@ -42,8 +42,8 @@ from exporter.client.transport import Transport, split_address
 from exporter.commands.common import Address, Moderation, add_log_options, address, configure_logging, seconds
 from exporter.errors import ExporterError, UsageError
 
-MAX_COPY = 4 * 2**20
-"""Bytes of a body at most: two of them fit into what the exporter takes in one request."""
+MAX_COPY = 2**20
+"""Bytes of a body that are copied at most."""
 MAX_HELD = 64 * 2**20
 """Bytes of the copies of all requests under way; as many wait for the exporter at most."""
 _NAME = r"(?P<model>[^/:]{1,384})"
@@ -90,7 +90,7 @@ class Copy:
         if self.whole:
             self._recorder.held += len(part)
             self._body += part
-            if len(self._body) > self._recorder.limit:
+            if len(self._body) > MAX_COPY:
                 self.leave("too_large")
             elif self._recorder.held > MAX_HELD:
                 self.leave("no_room")
@@ -108,8 +108,8 @@ class Copy:
         return bytes(body) if body and self.whole else None
 
 
-class Recorder:
-    """Decides what is recorded, and hands it to the client's sender.
+class Recorder(Collector):
+    """Decides what is recorded, hands it to the client's sender, and collects the proxy's metrics.
 
     Parameters
     ----------
@@ -119,21 +119,29 @@ class Recorder:
         What everything recorded is of, whatever paths and bodies say.
     paths
         Patterns of the paths to record in place of the known ones.
-    limit
-        Bytes of a body that are kept at most.
+
+    Attributes
+    ----------
+    in_flight
+        Requests that are being answered.
+    codes
+        Responses to clients, by code.
+    failures
+        Requests that the model server did not answer, by reason.
+    connections
+        Returns the number of open connections, of ``client`` and ``upstream``.
     """
 
-    def __init__(
-        self, target: Transport, model: str | None, version: str | None, paths: Sequence[str] = (), limit: int = 2**20
-    ) -> None:
+    def __init__(self, target: Transport, model: str | None, version: str | None, paths: Sequence[str] = ()) -> None:
         self._model = model
         self._version = version
         self._paths = paths
-        self.limit = limit
-        self.held = 0
-        self.records = 0
-        self.unnamed = 0
+        self.held = self.records = self.unnamed = self.in_flight = 0
         self.left_out = dict.fromkeys(("encoding", "no_room", "too_large", "type"), 0)
+        self.codes: Counter[int] = Counter()
+        self.failures = dict.fromkeys(("closed", "connect", "malformed", "timeout"), 0)
+        self.connections: Callable[[], dict[str, int]] = dict
+        self._moderation = Moderation()
         self.sender = Sender(
             target,
             line,
@@ -146,6 +154,35 @@ class Recorder:
             path="/v1/exchanges",
             batch_bytes=_BATCH_BYTES,
         )
+
+    def failure(self, reason: str, detail: str) -> None:
+        """Count a failure of the model server, and log it unless the same was logged a moment ago."""
+        self.failures[reason] += 1
+        if self._moderation.is_due(reason):
+            _log.warning("%s (%s, %d so far)", detail, reason, self.failures[reason])
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics."""
+        counter, gauge, sender = CounterMetricFamily, GaugeMetricFamily, self.sender
+        lost = "Records that were lost: the exporter was unavailable, too slow, or refused them."
+        unnamed = "Requests that were not recorded because their model is unknown."
+        families: tuple[tuple[Any, str, str, str, Mapping[Any, float]], ...] = (
+            (counter, "requests", "Responses to clients.", "code", self.codes),
+            (gauge, "requests_in_flight", "Requests in progress.", "", {"": self.in_flight}),
+            (counter, "upstream_failures", "Failures of the model server.", "reason", self.failures),
+            (gauge, "connections", "Open connections.", "side", self.connections()),
+            (counter, "records", "Requests recorded for the exporter.", "", {"": self.records}),
+            (counter, "records_sent", "Records that the exporter accepted.", "", {"": sender.sent}),
+            (counter, "records_dropped", lost, "", {"": sender.dropped}),
+            (counter, "unnamed", unnamed, "", {"": self.unnamed}),
+            (counter, "bodies_left_out", "Bodies that were not copied.", "reason", self.left_out),
+            (gauge, "copies_bytes", "Memory of the copies of bodies in progress.", "", {"": self.held}),
+        )
+        for kind, name, text, label, values in families:
+            family = kind(f"model_proxy_{name}", text, labels=[label] if label else [])
+            for value, number in list(values.items()):
+                family.add_metric([str(value)] if label else [], number)
+            yield family
 
     def named(self, method: str, path: str) -> tuple[str, str | None] | None:
         """Return model and version of a request; None where it is not recorded."""
@@ -214,100 +251,23 @@ def line(record: Record) -> bytes:
 _log = logging.getLogger("exporter.commands.proxy")
 
 
-class Metrics:
-    """The counters of the proxy.
-
-    Attributes
-    ----------
-    in_flight
-        Requests that are being answered.
-    codes
-        Responses to clients, by code.
-    failures
-        Requests that the model server did not answer, by reason.
-    draining
-        Whether the process is stopping.
-    """
-
-    def __init__(self) -> None:
-        self.in_flight = 0
-        self.codes: Counter[int] = Counter()
-        self.failures = dict.fromkeys(("closed", "connect", "malformed", "timeout"), 0)
-        self.draining = False
-        self._moderation = Moderation()
-
-    def failure(self, reason: str, detail: str) -> None:
-        """Count a failure of the model server, and log it unless the same was logged a moment ago."""
-        self.failures[reason] += 1
-        if self._moderation.is_due(reason):
-            _log.warning("%s (%s, %d so far)", detail, reason, self.failures[reason])
-
-
-class ProxyCollector(Collector):
-    """Collects the proxy's metrics.
-
-    Parameters
-    ----------
-    metrics
-        What is counted while requests pass.
-    recorder
-        What records them.
-    connections
-        Open connections, of ``client`` and ``upstream``.
-    """
-
-    def __init__(self, metrics: Metrics, recorder: Recorder, connections: Callable[[], dict[str, int]]) -> None:
-        self._metrics = metrics
-        self._recorder = recorder
-        self._connections = connections
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metrics."""
-        metrics, recorder, sender = self._metrics, self._recorder, self._recorder.sender
-        counter, gauge = CounterMetricFamily, GaugeMetricFamily
-        lost = "Records that were lost: the exporter was unavailable, too slow, or refused them."
-        unnamed = "Requests that were not recorded because their model is unknown."
-        families: tuple[tuple[Any, str, str, str, Mapping[Any, float]], ...] = (
-            (counter, "requests", "Responses to clients.", "code", metrics.codes),
-            (gauge, "requests_in_flight", "Requests in progress.", "", {"": metrics.in_flight}),
-            (counter, "upstream_failures", "Failures of the model server.", "reason", metrics.failures),
-            (gauge, "connections", "Open connections.", "side", self._connections()),
-            (counter, "records", "Requests recorded for the exporter.", "", {"": recorder.records}),
-            (counter, "records_sent", "Records that the exporter accepted.", "", {"": sender.sent}),
-            (counter, "records_dropped", lost, "", {"": sender.dropped}),
-            (counter, "unnamed", unnamed, "", {"": recorder.unnamed}),
-            (counter, "bodies_left_out", "Bodies that were not copied.", "reason", recorder.left_out),
-            (gauge, "copies_bytes", "Memory of the copies of bodies in progress.", "", {"": recorder.held}),
-        )
-        for kind, name, text, label, values in families:
-            family = kind(f"model_proxy_{name}", text, labels=[label] if label else [])
-            for value, number in list(values.items()):
-                family.add_metric([str(value)] if label else [], number)
-            yield family
-
-
-def create_app(collector: ProxyCollector, metrics: Metrics) -> web.Application:
+def create_app(recorder: Recorder, stop: asyncio.Event) -> web.Application:
     """Return the application that serves ``/metrics``, ``/-/healthy`` and ``/-/ready``."""
     registry = CollectorRegistry()
-    registry.register(collector)
+    registry.register(recorder)
     for kind in (ProcessCollector, PlatformCollector, GCCollector):
         kind(registry=registry)
 
-    async def exposition(_request: web.Request) -> web.Response:
-        return web.Response(
-            body=generate_latest(registry), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-        )
-
-    async def healthy(_request: web.Request) -> web.Response:
-        return web.Response(text="healthy\n")
-
-    async def ready(_request: web.Request) -> web.Response:
-        return web.Response(status=503, text="stopping\n") if metrics.draining else web.Response(text="ready\n")
+    async def answer(request: web.Request) -> web.Response:
+        if request.path == "/metrics":
+            content_type = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+            return web.Response(body=generate_latest(registry), headers=content_type)
+        if request.path == "/-/ready" and stop.is_set():
+            return web.Response(status=503, text="stopping\n")
+        return web.Response(text=f"{request.path.removeprefix('/-/')}\n")
 
     app = web.Application()
-    app.router.add_get("/metrics", exposition)
-    app.router.add_get("/-/healthy", healthy)
-    app.router.add_get("/-/ready", ready)
+    app.add_routes([web.get(path, answer) for path in ("/metrics", "/-/healthy", "/-/ready")])
     return app
 
 
@@ -358,6 +318,8 @@ def parser_error(message: str) -> str:
     return " ".join(message.partition("\n\n")[0].split()).rstrip(":")
 
 
+CONNECT_SECONDS = 5.0
+"""How long connecting to the model server may take."""
 MAX_RESPONSE_FIELD = 64 * 1024
 """Bytes of a line or field in the head of a response."""
 
@@ -458,14 +420,14 @@ class Connector(aiohttp.TCPConnector):
         return len(self._acquired) + sum(map(len, self._conns.values()))
 
 
-def client(connector: Connector, connect_timeout: float) -> aiohttp.ClientSession:
+def client(connector: Connector) -> aiohttp.ClientSession:
     """Return a client that sends requests and returns responses as they are."""
     return aiohttp.ClientSession(
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        timeout=aiohttp.ClientTimeout(connect=connect_timeout),
+        timeout=aiohttp.ClientTimeout(connect=CONNECT_SECONDS),
         max_line_size=MAX_RESPONSE_FIELD,
         max_field_size=MAX_RESPONSE_FIELD,
     )
@@ -562,60 +524,12 @@ CLIENT_CLOSED_REQUEST = 499
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Forwarder(NamedTuple):
-    """Passes requests on to a model server.
-
-    Attributes
-    ----------
-    upstream
-        The model server.
-    client
-        What sends requests to it.
-    recorder
-        What records them.
-    metrics
-        Where they are counted.
-    host
-        The ``Host`` that the model server is asked for, in place of the client's.
-    timeout
-        Seconds in which a byte must move in either direction.
-    """
-
-    upstream: Upstream
-    client: aiohttp.ClientSession
-    recorder: Recorder
-    metrics: Metrics
-    host: str | None
-    timeout: float
-
-    async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer a request of a client."""
-        if refusal := _refusal(request):
-            self.metrics.codes[refusal[0]] += 1
-            return problem(*refusal, identifier(request.headers) or time_ordered_id(time.time_ns()))
-        exchange = _Exchange(self, request)
-        self.metrics.in_flight += 1
-        try:
-            return await exchange.run()
-        except asyncio.CancelledError:
-            exchange.code = CLIENT_CLOSED_REQUEST
-            raise
-        finally:
-            self.metrics.in_flight -= 1
-            exchange.finish()
-
-    def url(self, request: web.BaseRequest) -> URL:
-        """Return where the model server answers a request."""
-        scheme, host, port, prefix, _ = self.upstream
-        target = request.rel_url
-        return URL.build(
-            scheme=scheme,
-            host=host,
-            port=port,
-            path=prefix + _ascii(target.raw_path),
-            query_string=_ascii(target.raw_query_string),
-            encoded=True,
-        )
+def _url(upstream: Upstream, request: web.BaseRequest) -> URL:
+    """Return where the model server answers a request."""
+    path, query = upstream.prefix + _ascii(request.rel_url.raw_path), _ascii(request.rel_url.raw_query_string)
+    return URL.build(
+        scheme=upstream.scheme, host=upstream.host, port=upstream.port, path=path, query_string=query, encoded=True
+    )
 
 
 def _ascii(target: str) -> str:
@@ -649,15 +563,15 @@ class _ClientGoneError(Exception):
 class _Exchange:
     """A request and its response."""
 
-    def __init__(self, forwarder: Forwarder, request: web.BaseRequest) -> None:
-        self._forwarder = forwarder
+    def __init__(self, server: ProxyServer, request: web.BaseRequest) -> None:
+        self._server = server
         self._request = request
         self._loop = asyncio.get_running_loop()
         self._time = time.time_ns()
         self._started = self._loop.time()
         self._identifier = identifier(request.headers) or time_ordered_id(self._time)
-        self._named = forwarder.recorder.named(request.method, request.rel_url.raw_path)
-        self._copy = forwarder.recorder.copy(request.headers) if self._named else None
+        self._named = server.recorder.named(request.method, request.rel_url.raw_path)
+        self._copy = server.recorder.copy(request.headers) if self._named else None
         self._response_copy: Copy | None = None
         self._response: PassedResponse | None = None
         self._deadline: asyncio.Timeout | None = None
@@ -671,7 +585,7 @@ class _Exchange:
     async def run(self) -> web.StreamResponse:
         """Pass the request on and the response back; return the response."""
         try:
-            async with asyncio.timeout(self._forwarder.timeout) as self._deadline:
+            async with asyncio.timeout(self._server.timeout) as self._deadline:
                 return await self._exchange()
         except aiohttp.ConnectionTimeoutError:
             return self._failed("timeout", "the model server did not take the connection in time")
@@ -700,11 +614,11 @@ class _Exchange:
             attempt = Attempt(fresh=True)
 
     def _send(self, data: bytes | AsyncIterator[bytes] | None) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
-        request, forwarder = self._request, self._forwarder
-        return forwarder.client.request(
+        request, server = self._request, self._server
+        return server.client.request(
             request.method,
-            forwarder.url(request),
-            headers=for_upstream(request, self._identifier, forwarder.host),
+            _url(server.upstream, request),
+            headers=for_upstream(request, self._identifier, server.host),
             data=data,
             chunked=True if data is not None and "Transfer-Encoding" in request.headers else None,
             allow_redirects=False,
@@ -746,7 +660,7 @@ class _Exchange:
     def _touch(self) -> None:
         """Put the deadline off: a byte has moved."""
         if self._deadline is not None and not self._deadline.expired():
-            self._deadline.reschedule(self._loop.time() + self._forwarder.timeout)
+            self._deadline.reschedule(self._loop.time() + self._server.timeout)
 
     # --- the response -------------------------------------------------------------------------
 
@@ -758,11 +672,11 @@ class _Exchange:
             raise ValueError("transfer codings beside chunked")
         self._identifier = identifier(answer.headers) or self._identifier
         if self._named:
-            self._response_copy = self._forwarder.recorder.copy(answer.headers)
+            self._response_copy = self._server.recorder.copy(answer.headers)
         passed = _passed_on(answer.raw_headers, answer.headers, _SET_IN_RESPONSES)
         passed["X-Request-Id"] = self._identifier
         response = PassedResponse(answer.status, answer.reason, passed, small=answer.content.is_eof())
-        if self._forwarder.metrics.draining:
+        if self._server.draining:
             response.force_close()
         await self._write(response.prepare(self._request))
         self._response = response
@@ -809,7 +723,7 @@ class _Exchange:
 
     def _failed(self, reason: str, detail: str, why: str = "") -> web.StreamResponse:
         """Count a failure of the model server, and return what the client gets."""
-        self._forwarder.metrics.failure(reason, f"{detail}: {why}" if why else detail)
+        self._server.recorder.failure(reason, f"{detail}: {why}" if why else detail)
         return self._end(504 if reason == "timeout" else 502, detail)
 
     def _end(self, code: int, detail: str) -> web.StreamResponse:
@@ -823,11 +737,11 @@ class _Exchange:
 
     def finish(self) -> None:
         """Count and record the exchange."""
-        self._forwarder.metrics.codes[self.code] += 1
+        self._server.recorder.codes[self.code] += 1
         if self._named and self._copy:
             times = (self._time, self._loop.time() - self._started)
             copies = (self._copy, self._response_copy)
-            self._forwarder.recorder.record(self._named, self._identifier, times, self.code, copies)
+            self._server.recorder.record(self._named, self._identifier, times, self.code, copies)
 
 
 IDLE_SECONDS = 75.0
@@ -848,21 +762,36 @@ _REFUSAL = (
 
 
 class ProxyServer(web.Server):
-    """Accepts the connections of clients.
+    """Accepts the connections of clients, and passes their requests on to a model server.
 
     Parameters
     ----------
-    forwarder
-        What answers their requests.
-    metrics
-        Where refused requests are counted.
+    upstream
+        The model server.
+    client
+        What sends requests to it.
+    recorder
+        What records and counts them.
+    host
+        The ``Host`` that the model server is asked for, in place of the client's.
+    timeout
+        Seconds in which a byte must move in either direction.
     limit
         Connections at a time.
     """
 
-    def __init__(self, forwarder: Forwarder, metrics: Metrics, limit: int) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        client: aiohttp.ClientSession,
+        recorder: Recorder,
+        *,
+        host: str | None,
+        timeout: float,
+        limit: int,
+    ) -> None:
         super().__init__(
-            forwarder.handle,
+            self._answer,
             handler_cancellation=True,
             access_log=None,
             auto_decompress=False,
@@ -871,56 +800,68 @@ class ProxyServer(web.Server):
             max_line_size=MAX_FIELD,
             max_field_size=MAX_FIELD,
         )
-        self._metrics = metrics
+        self.upstream, self.client, self.recorder, self.host, self.timeout = upstream, client, recorder, host, timeout
         self._limit = limit
-
-        self._refusing = 0
+        self.refusing = 0
+        self.draining = False
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
         if len(self._connections) >= self._limit:
             return cast(web.RequestHandler, _Refusal(self))
-        return _Connection(self, self._metrics, loop=self._loop, **self._kwargs)
+        return _Connection(self, loop=self._loop, **self._kwargs)
 
-    def refuse(self, transport: asyncio.Transport) -> None:
-        """Close a connection beyond the limit: with the reason, unless too many others are being told."""
-        self._metrics.codes[503] += 1
-        if self._refusing >= MAX_REFUSING:
-            transport.abort()
-            return
-        self._refusing += 1
-        transport.write(_REFUSAL)
-        transport.write_eof()
-        self._loop.call_later(LINGER_SECONDS, self._refused, transport)
-
-    def _refused(self, transport: asyncio.Transport) -> None:
-        self._refusing -= 1
-        transport.abort()
+    async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if refusal := _refusal(request):
+            self.recorder.codes[refusal[0]] += 1
+            return problem(*refusal, identifier(request.headers) or time_ordered_id(time.time_ns()))
+        exchange = _Exchange(self, request)
+        self.recorder.in_flight += 1
+        try:
+            return await exchange.run()
+        except asyncio.CancelledError:
+            exchange.code = CLIENT_CLOSED_REQUEST
+            raise
+        finally:
+            self.recorder.in_flight -= 1
+            exchange.finish()
 
 
 class _Refusal(asyncio.Protocol):
-    """A connection beyond the limit; what its client sends is ignored."""
+    """A connection beyond the limit, closed with the reason unless too many others are being told; reads nothing."""
 
     def __init__(self, server: ProxyServer) -> None:
         self._server = server
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Refuse the connection."""
-        self._server.refuse(cast(asyncio.Transport, transport))
+        self._transport = cast(asyncio.Transport, transport)
+        self._server.recorder.codes[503] += 1
+        if self._server.refusing >= MAX_REFUSING:
+            self._transport.abort()
+            return
+        self._server.refusing += 1
+        self._transport.write(_REFUSAL)
+        self._transport.write_eof()
+        asyncio.get_running_loop().call_later(LINGER_SECONDS, self._end)
 
     def eof_received(self) -> bool:
         """Leave the end to the server."""
         return True
 
+    def _end(self) -> None:
+        self._server.refusing -= 1
+        self._transport.abort()
+
 
 class _Connection(web.RequestHandler):
     """A client's connection, which answers what is not HTTP with a problem document."""
 
-    __slots__ = ("_metrics",)
+    __slots__ = ("_codes",)
 
-    def __init__(self, server: ProxyServer, metrics: Metrics, **settings: Any) -> None:
+    def __init__(self, server: ProxyServer, **settings: Any) -> None:
         super().__init__(server, **settings)
-        self._metrics = metrics
+        self._codes = server.recorder.codes
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -932,7 +873,7 @@ class _Connection(web.RequestHandler):
             detail = f"the request is not valid HTTP/1.1: {parser_error(message or '')}"
         else:
             return super().handle_error(request, status, exc, message)
-        self._metrics.codes[status] += 1
+        self._codes[status] += 1
         return problem(status, detail)
 
 
@@ -961,13 +902,10 @@ def proxy_arguments(parser: argparse.ArgumentParser) -> None:
     add("--version", help="version of everything recorded; default: the one in the path or response")
     text = "record POST requests to these paths instead of the known ones; * matches anything; repeatable"
     add("--record.path", action="append", default=[], metavar="PATTERN", help=text)
-    add("--record.body-limit", type=_bytes, default=2**20, metavar="BYTES", help="bytes of a body that are copied")
     add("--upstream.host", type=_host, metavar="HOST", help="Host header for the model server; default: the client's")
     add("--upstream.ca-file", metavar="FILE", help="file with certificates to trust instead of the system's")
     text = "seconds without a byte in either direction (%(default)g)"
     add("--upstream.timeout", type=seconds, default=60.0, metavar="SECONDS", help=text)
-    text = "seconds to connect to the model server (%(default)g)"
-    add("--upstream.connect-timeout", type=seconds, default=5.0, metavar="SECONDS", help=text)
     text = "seconds that a connection to the model server may be idle (%(default)g)"
     add("--upstream.idle", type=_idle, default=1.0, metavar="SECONDS", help=text)
     add_log_options(parser)
@@ -975,12 +913,6 @@ def proxy_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _idle(text: str) -> float:
     return 0.0 if text == "0" else seconds(text)
-
-
-def _bytes(text: str) -> int:
-    if text.isascii() and text.isdigit() and int(text) <= MAX_COPY:
-        return int(text)
-    raise argparse.ArgumentTypeError(f"expected 0 to {MAX_COPY} bytes, got {text!r}")
 
 
 def _host(text: str) -> str:
@@ -1007,7 +939,7 @@ def proxy(options: argparse.Namespace) -> int:
     except ExporterError as error:
         raise UsageError(f"--exporter: {error}") from None
     target = Transport(options.exporter, 5.0, options.exporter_token_file, options.exporter_ca_file)
-    recorder = Recorder(target, options.model, options.version, options.record_path, options.record_body_limit)
+    recorder = Recorder(target, options.model, options.version, options.record_path)
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
         asyncio.run(_serve(options, to, recorder))
@@ -1027,26 +959,21 @@ async def _serve(options: argparse.Namespace, to: Upstream, recorder: Recorder) 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    metrics = Metrics()
     connector = Connector(to, options.upstream_idle)
-    async with client(connector, options.upstream_connect_timeout) as session:
-        forwarder = Forwarder(to, session, recorder, metrics, options.upstream_host, options.upstream_timeout)
-        server = ProxyServer(forwarder, metrics, _max_connections())
-
-        def connections() -> dict[str, int]:
-            return {"client": len(server.connections), "upstream": connector.count}
-
-        app = create_app(ProxyCollector(metrics, recorder, connections), metrics)
-        proxy, metrics_runner = web.ServerRunner(server), web.AppRunner(app, access_log=None)
+    async with client(connector) as session:
+        settings = {"host": options.upstream_host, "timeout": options.upstream_timeout, "limit": _max_connections()}
+        server = ProxyServer(to, session, recorder, **settings)
+        recorder.connections = lambda: {"client": len(server.connections), "upstream": connector.count}
+        proxy, metrics = web.ServerRunner(server), web.AppRunner(create_app(recorder, stop), access_log=None)
         try:
             await _listen(proxy, options.listen_address, f"a proxy to {options.upstream}")
-            await _listen(metrics_runner, options.web_listen_address, "metrics and probes")
+            await _listen(metrics, options.web_listen_address, "metrics and probes")
             await stop.wait()
-            _log.info("stopping: %d requests under way", metrics.in_flight)
-            metrics.draining = True
+            _log.info("stopping: %d requests under way", recorder.in_flight)
+            server.draining = True
             await _drain(proxy, server)
         finally:
-            await metrics_runner.cleanup()
+            await metrics.cleanup()
 
 
 async def _listen(runner: web.BaseRunner, where: Address, what: str) -> None:

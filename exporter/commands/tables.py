@@ -41,7 +41,7 @@ from exporter.features import INPUT_TYPES
 from exporter.features.base import as_list, confidence_column, numeric_column, scalar_text
 from exporter.features.json_inputs import sanitize
 from exporter.features.scalars import unix_seconds
-from exporter.http_client import NO_RETRY, TRANSIENT, Client, InterruptedWait, RequestError, Response, retry_for
+from exporter.http_client import NO_RETRY, TRANSIENT, Client, InterruptedWait, RequestError, Response
 from exporter.profiles.profile import CategoricalFeature, Feature, Profile
 from exporter.profiles.sources import Source, is_gzip, path_of, plain_copy, without_gz
 from exporter.profiles.sources.files import FileSource
@@ -631,47 +631,6 @@ class State(msgspec.Struct, forbid_unknown_fields=True):
     time: str = ""
 
 
-def _begin(path: Path | None, file: Path, to: str, batch_size: int, appendable: bool) -> tuple[State, str]:
-    """Return the state to continue from, a new one where nothing was sent, and a remark for the user.
-
-    Parameters
-    ----------
-    path
-        The state file; None for none.
-    file
-        What is to be sent.
-    to
-        Exporter, model and version.
-    batch_size
-        Rows of a batch, if this is a new run.
-    appendable
-        Whether the file is of lines, so that it still begins with what was sent after it has grown.
-
-    Raises
-    ------
-    BatchError
-        When the state file is not valid, or belongs to an unfinished run to another target.
-    """
-    size, digest = file.stat().st_size, _sha256(file)
-    new = State(secrets.token_hex(12), to, size, digest, batch_size)
-    if path is None or (state := _load(path)) is None:
-        return new, ""
-    same = state.size == size and state.sha256 == digest
-    grown = appendable and state.size < size and state.sha256 == _sha256(file, state.size)
-    if not (same or grown):
-        unsent = f"rows from {state.rows + 1:,} on of the file of {state.time} were never sent"
-        return new, "" if state.done else f"{file} is another file than before and is sent from its start; {unsent}"
-    if state.to != to:
-        if state.done:
-            return new, ""
-        advice = f"finish it there, or remove {path} to send it from its start"
-        sent = f"its first {state.rows:,} rows were sent" if state.rows else "its first rows may have been sent"
-        raise BatchError(f"{file}: {sent} to {state.to}: {advice}")
-    state.done = state.done and same
-    state.size, state.sha256 = size, digest
-    return state, f"the first {state.rows:,} rows were sent before ({path})"
-
-
 def save(path: Path | None, state: State) -> None:
     """Write the state atomically, and wait until it is on disk.
 
@@ -855,9 +814,8 @@ class Sender:
 
     def _post(self, path: str, body: bytes, key: str | None) -> Response:
         headers = {"Content-Type": "application/x-ndjson", **({} if key is None else {"Idempotency-Key": key})}
-        retries = retry_for(self.give_up, self._warn)
         try:
-            return self.client.request("POST", path, body, headers=headers, retries=retries)
+            return self.client.repeat(self.give_up, self._warn, "POST", path, body, headers=headers)
         except RequestError as error:
             self.reached = self.reached or error.reason != _REFUSED
             self._forget_unsent()
@@ -966,10 +924,31 @@ def begin_sending(options: argparse.Namespace, source: Input, to: str) -> tuple[
         When the state file is not valid, or belongs to an unfinished run to another target.
     """
     path = options.state or (source.file and source.file.with_name(source.file.name + options.state_suffix))
-    appendable = source.kind in {"csv", "jsonl", "predictions"}
-    state, remark = _begin(path, source.file or source.path, to, options.batch_size, appendable)
+    file = source.file or source.path
+    size, digest = file.stat().st_size, _sha256(file)
+    new = State(secrets.token_hex(12), to, size, digest, options.batch_size)
+    state = _load(path) if path else None
+    if state is None:
+        return new, path
+    same = state.size == size and state.sha256 == digest
+    appendable = source.kind in {"csv", "jsonl", "predictions"}  # it still begins with what was sent after it has grown
+    if not (same or (appendable and state.size < size and state.sha256 == _sha256(file, state.size))):
+        if not state.done:
+            unsent = f"rows from {state.rows + 1:,} on of the file of {state.time} were never sent"
+            text = f"{file} is another file than before and is sent from its start; {unsent}"
+            print(f"model-exporter: {text}", file=sys.stderr)
+        return new, path
+    if state.to != to and state.done:
+        return new, path
+    if state.to != to:
+        advice = f"finish it there, or remove {path} to send it from its start"
+        sent = f"its first {state.rows:,} rows were sent" if state.rows else "its first rows may have been sent"
+        raise BatchError(f"{file}: {sent} to {state.to}: {advice}")
+    state.done = state.done and same
+    state.size, state.sha256 = size, digest
+    remark = f"the first {state.rows:,} rows were sent before ({path})"
     if state.done:
         print(f"{source.where}: nothing to send: {remark}")
-    elif remark:
+    else:
         print(f"model-exporter: {remark}", file=sys.stderr)
     return state, path

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from exporter.storage import Store
 
 
-SOURCES = ("predictions", "feedback", "labels", "events", "kserve", "infer", "exchanges", "logs", "traces")
+SOURCES = ("predictions", "feedback", "labels", "events", "kserve", "exchanges", "logs", "traces")
 """The sources of events: the last part of the route that receives them."""
 SECTION = "The exporter itself"
 DURATIONS = (0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0)

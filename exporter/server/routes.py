@@ -150,11 +150,6 @@ _FILES: Media = {form.content_type.partition(";")[0]: None for form in FORMATS.v
 _HTML_PAGE: dict[int, Any] = {200: {HTML: None}}
 _PROBE: dict[int, Any] = {200: {TEXT: None}}
 _REDIRECT: dict[int, Any] = {303: {HTML: None}, 200: {HTML: None}}
-_INFER: tuple[dict[int, Any], Any, tuple[Parameter, ...]] = (
-    {202: schemas.AcceptedEvents},
-    {JSON: dict[str, Any] | list[dict[str, Any]], NDJSON: None},
-    (KEY, IDS),
-)
 _RECORDS: tuple[dict[int, Any], Any, tuple[Parameter, ...]] = (
     {200: {JSON: dict[str, Any], PROTOBUF: None}},
     {JSON: dict[str, Any], PROTOBUF: None},
@@ -290,10 +285,6 @@ ROUTES: dict[str, Route] = {
     "POST /v1/kserve": Route(
         "api.operations:kserve", {202: dict[str, Any]}, {JSON: Any}, (KEY,), scope="ingest", pool="payloads"
     ),
-    "POST /v2/models/<model>/infer": Route("api.operations:infer", *_INFER, scope="ingest", pool="payloads"),
-    "POST /v2/models/<model>/versions/<version>/infer": Route(
-        "api.operations:infer", *_INFER, scope="ingest", pool="payloads"
-    ),
     "POST /v1/logs": Route("api.operations:logs", *_RECORDS, scope="ingest", pool="payloads", gzip=True),
     "POST /v1/traces": Route("api.operations:traces", *_RECORDS, scope="ingest", pool="payloads", gzip=True),
     "GET /docs/": Route("pages.documents:contents", _HTML_PAGE),
@@ -314,8 +305,8 @@ STATIC = Route("", {})
 def find(method: str, path: str) -> Route:
     """Return the route of a request; `OTHER` if there is none: then Flask returns the error.
 
-    >>> find("HEAD", "/metrics").rule, find("POST", "/v2/models/m/infer").rule, find("GET", "/nothing").rule
-    ('/metrics', '/v2/models/<model>/infer', 'other')
+    >>> find("HEAD", "/metrics").rule, find("GET", "/v1/predictions/r-1").rule, find("GET", "/nothing").rule
+    ('/metrics', '/v1/predictions/<path:prediction_id>', 'other')
     """
     method = "GET" if method == "HEAD" else method
     if route := ROUTES.get(f"{method} {path}"):

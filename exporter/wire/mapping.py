@@ -517,8 +517,12 @@ def _image(value: Any) -> Any:
     return value
 
 
+_Body = bytes | dict[str, Any] | list[Any] | None
+"""The body of a request or response: base64 of any content, compressed by gzip or not; or a document in JSON."""
+
+
 class ProxyRecord(msgspec.Struct):
-    """One request with its response; the bodies are base64, of any content, compressed by gzip or not."""
+    """One request with its response."""
 
     model: str
     code: Annotated[int, msgspec.Meta(ge=100, le=599)]
@@ -526,8 +530,8 @@ class ProxyRecord(msgspec.Struct):
     version: str | None = None
     time: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
     duration_seconds: float | None = None
-    request: bytes | None = None
-    response: bytes | None = None
+    request: _Body = None
+    response: _Body = None
 
     @property
     def names(self) -> tuple[str]:
@@ -556,12 +560,14 @@ class ProxyRecord(msgspec.Struct):
         failed = not 200 <= self.code < 300
         if self.request is not None:
             try:
-                request = decode_request(self.request)
+                is_encoded = isinstance(self.request, bytes)
+                request = (decode_request if is_encoded else request_from_json)(self.request)
             except EventError:
                 if not failed:  # the server may have refused the request because it is not valid
                     raise
         if self.response is not None and not failed:
-            response = decode_response(self.response)
+            is_encoded = isinstance(self.response, bytes)
+            response = (decode_response if is_encoded else response_from_json)(self.response)
         return self._exchange(request, response)
 
     def _exchange(self, request: Payload, response: Payload) -> Exchange:
@@ -573,54 +579,3 @@ def read_records(body: bytes, ndjson: bool) -> Iterator[ProxyRecord | EventError
     """Yield the records in a body, see `split_documents`; one that is wrong becomes an error in its place."""
     for document in split_documents(body, ndjson):
         yield document if isinstance(document, EventError) else attempt(convert, document, ProxyRecord)
-
-
-class _Pair(msgspec.Struct):
-    """A request and its response, or one object with both ``inputs`` and ``outputs``."""
-
-    request: dict[str, Any] | None = None
-    response: Any = msgspec.UNSET
-    inputs: Any = None
-    outputs: Any = None
-    id: str | None = None
-    model_version: str | None = None
-    time: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
-    duration_seconds: float | None = None
-    code: int | None = None
-
-
-def read_pairs(body: bytes, ndjson: bool, model: str, version: str | None = None) -> Iterator[Exchange | EventError]:
-    """Yield the pairs in a body; one that is wrong becomes an error in its place.
-
-    Parameters
-    ----------
-    body, ndjson
-        See `split_documents`, which also says what is raised.
-    model, version
-        The names in the request's path.
-    """
-    for document in split_documents(body, ndjson):
-        yield document if isinstance(document, EventError) else attempt(_read_pair, document, model, version)
-
-
-def _read_pair(document: Any, model: str, version: str | None) -> Exchange:
-    pair = convert(document, _Pair)
-    if pair.request is None and pair.response is msgspec.UNSET:
-        for member, value in (("inputs", pair.inputs), ("outputs", pair.outputs)):
-            if value is None:
-                detail = "is required: send inputs and outputs, or request and response"
-                raise EventError(f"/{member}", detail, "missing_field")
-        pair.request = pair.response = document
-    for member, value in (("request", pair.request), ("response", pair.response)):
-        if value is None or value is msgspec.UNSET:
-            raise EventError(f"/{member}", "is required: send request and response together", "missing_field")
-    return Exchange(
-        (model,),
-        request_from_json(pair.request),
-        response_from_json(pair.response),
-        id=pair.id,
-        version=version or pair.model_version,
-        time=pair.time,
-        duration_seconds=pair.duration_seconds,
-        code=pair.code,
-    )

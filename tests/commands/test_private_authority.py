@@ -72,7 +72,7 @@ def test_the_demo_trusts_a_private_authority(exporter: Served, folder: Path, tmp
             process.terminate()
 
 
-@pytest.mark.parametrize("command", ["dataset", "ingest"])
+@pytest.mark.parametrize("command", ["explain", "ingest"])
 def test_the_exporters_certificate(
     exporter: Served,
     folder: Path,
@@ -85,8 +85,8 @@ def test_the_exporters_certificate(
     url = f"https://127.0.0.1:{exporter.port}"
 
     def run(url: str, *more: str) -> tuple[int, str]:
-        if command == "dataset":
-            return _errors(capsys, "dataset", "list", f"--exporter={url}", *more)
+        if command == "explain":
+            return _errors(capsys, "explain", f"--exporter={url}", *more)
         file = str(exporter.folder / "scores.csv")
         state = f"--state={tmp_path / url.partition(':')[0]}"
         return _errors(capsys, "ingest", file, f"--exporter={url}", "--model=credit", "--give-up=1s", state, *more)
@@ -107,7 +107,7 @@ def test_the_exporters_certificate(
 
 def test_https_to_a_plain_port(shared: Served, capsys: pytest.CaptureFixture[str]) -> None:
     """The URL that works is named."""
-    status, error = _errors(capsys, "dataset", "list", f"--exporter=https://127.0.0.1:{shared.port}")
+    status, error = _errors(capsys, "explain", f"--exporter=https://127.0.0.1:{shared.port}")
     assert status == 1
     assert f"the port does not speak TLS: use http://127.0.0.1:{shared.port}" in error
 

@@ -18,7 +18,7 @@ from support.fake_exporter import Exporter, nobody
 from exporter.client import transport
 from exporter.commands import common
 from exporter.errors import ExporterError, UsageError
-from exporter.http_client import MAX_BODY, WHEN_BUSY, Client, RequestError, basic_authorization, retry_for
+from exporter.http_client import MAX_BODY, WHEN_BUSY, Client, RequestError, basic_authorization
 
 
 def test_a_busy_server_is_asked_again_when_it_says_so(exporter: Exporter) -> None:
@@ -38,8 +38,7 @@ def test_a_request_is_repeated_until_it_succeeds(exporter: Exporter) -> None:
     exporter.answers = [None, (500, {}, {}), (429, {}, {})]
     reported: list[str] = []
     with Client(exporter.url, "--exporter") as client:
-        retries = retry_for(30, reported.append)
-        response = client.request("POST", "/", b"{}", headers={"Idempotency-Key": "k"}, retries=retries)
+        response = client.repeat(30, reported.append, "POST", "/", b"{}", headers={"Idempotency-Key": "k"})
     assert response.status == 202
     assert [request["headers"]["Idempotency-Key"] for request in exporter.requests] == ["k"] * 4
     reasons = ["Remote end closed connection without response", "500 Internal Server Error", "429 Too Many Requests"]
@@ -50,12 +49,12 @@ def test_a_request_is_repeated_until_its_deadline(exporter: Exporter) -> None:
     """After the time that was given the last response is returned, or the last error raised; 400 is never repeated."""
     exporter.answers = [(503, {}, {"detail": "full"})] * 100
     with Client(exporter.url, "--exporter") as client:
-        assert client.request("POST", "/", b"{}", retries=retry_for(1, lambda _: None)).error_message() == "503 full"
+        assert client.repeat(1, lambda _: None, "POST", "/", b"{}").error_message() == "503 full"
         assert len(exporter.requests) < 10
         exporter.answers = [(400, {}, {"detail": "bad"})]
-        assert client.request("POST", "/", b"{}", retries=retry_for(1, lambda _: None)).status == 400
+        assert client.repeat(1, lambda _: None, "POST", "/", b"{}").status == 400
     with Client(nobody(), "--exporter") as client, pytest.raises(RequestError, match="Connection refused"):
-        client.request("POST", "/", b"{}", retries=retry_for(1, lambda _: None))
+        client.repeat(1, lambda _: None, "POST", "/", b"{}")
 
 
 @pytest.mark.parametrize(

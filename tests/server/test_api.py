@@ -205,11 +205,13 @@ def test_a_key_with_another_body_is_refused(served: Served) -> None:
     assert served.post("/v1/predictions?ids=1", body, Idempotency_Key="k-1").status == 422
     assert served.post("/v1/predictions", body, Idempotency_Key="k-2").status == 202
     assert served.samples("model_attempts_total") == {f"model_attempts_total{{{LABELS}}}": 2}
-    assert served.post("/v2/models/credit/infer", INFERRED, Idempotency_Key="k-1").status == 202
-    assert served.post("/v2/models/credit/versions/4/infer", INFERRED, Idempotency_Key="k-1").status == 422
+    assert served.post("/v1/exchanges", EXCHANGE, Idempotency_Key="k-1").status == 202
+    assert served.post("/v1/exchanges", {**EXCHANGE, "version": "4"}, Idempotency_Key="k-1").status == 422
 
 
-INFERRED = {
+EXCHANGE = {
+    "model": "credit",
+    "code": 200,
     "request": {"inputs": [{"name": "age", "shape": [1], "datatype": "FP64", "data": [40]}]},
     "response": {"outputs": [{"name": "y", "shape": [1], "datatype": "BYTES", "data": ["yes"]}]},
 }
@@ -221,7 +223,7 @@ NOTICE = {"version": "4", "status": "firing", "alerts": [{"status": "firing", "l
     [
         ("/v1/events", {"event": "contracts", "model": "credit"}, "model_business_events_total"),
         ("/v1/notifications", NOTICE, "model_exporter_notifications_total"),
-        ("/v2/models/credit/infer", INFERRED, "model_attempts_total"),
+        ("/v1/exchanges", EXCHANGE, "model_attempts_total"),
         ("/v1/logs", {"resourceLogs": []}, "model_exporter_events_total"),
     ],
 )

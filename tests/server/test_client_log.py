@@ -98,7 +98,6 @@ ROUTES: dict[str, Any] = {
     "/v1/events": {"event": "contracts", "model": "credit", "value": "secret-2"},
     "/v1/notifications": {"alerts": "secret-2"},
     "/v1/exchanges": {"model": "credit", "code": "secret-2"},
-    "/v2/models/credit/infer": {"request": "secret-2"},
     "/v1/kserve": {"x": "secret-2"},
     "/v1/logs": {"resourceLogs": "secret-2"},
 }

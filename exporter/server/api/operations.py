@@ -212,17 +212,6 @@ def kserve(exporter: Exporter) -> Reply:
     return _once(exporter, "kserve", take)
 
 
-def infer(exporter: Exporter, model: str, version: str | None = None) -> Reply:
-    """``POST /v2/models/<model>/infer``: record requests with their responses."""
-    body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, schemas.parse_ids(request.args.get("ids"))
-
-    def read() -> _Items:
-        mapping.ModelNames(exporter.pipeline.monitors.models).resolve([model])
-        return mapping.read_pairs(body, ndjson, model, version)
-
-    return _once(exporter, "infer", lambda: _take(exporter, "infer", read, ndjson or is_array(body), ids))
-
-
 def exchanges(exporter: Exporter) -> Reply:
     """``POST /v1/exchanges``: record requests and responses that a proxy captured."""
     body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, schemas.parse_ids(request.args.get("ids"))
