@@ -487,10 +487,12 @@ def check_document(document: Any, where: str) -> Any:
         for name, example in _LINK_EXAMPLES.items():
             _check_url(mapping(document, "links").get(name), ("links", name), example=example)
         _check_store(mapping(document, "store"))
-        _check_retrain(mapping(document, "retrain"))
+        retrain = mapping(document, "retrain")
+        _check_url(retrain.get("url"), ("retrain", "url"), "every request is signed with the secret", RETRAIN_EXAMPLE)
+        check_interval(("retrain", "interval"), retrain.get("interval"))
         if document.get("models_folder") is None:
             names = [model["name"] for model in models.values() if isinstance(model.get("name"), str)]
-            check_retrained(entries(mapping(document, "retrain"), "models"), names)
+            check_retrained(entries(retrain, "models"), names)
     except InvalidKeyError as error:
         raise ConfigError(f"{where}: {error}") from None
     return document
@@ -557,11 +559,6 @@ def _check_archive(archive: Any) -> None:
             scheme, "those of the service in the environment"
         )
         refuse(("store", "archive"), f"expected a URL without keys: set {names}")
-
-
-def _check_retrain(retrain: dict[str, Any]) -> None:
-    _check_url(retrain.get("url"), ("retrain", "url"), "every request is signed with the secret", RETRAIN_EXAMPLE)
-    check_interval(("retrain", "interval"), retrain.get("interval"))
 
 
 def check_retrained(retrained: Iterable[tuple[int, Any]], names: Collection[str]) -> None:
@@ -640,7 +637,8 @@ def check_models(document: dict[str, Any], where: str) -> _Models:
         _check_features(path, model, where)
         _check_alerts(path, model, MODEL_ALERTS)
         _check_objectives(path, model, where)
-        _check_margins(path, model)
+        for name, value in mapping(model, "release_margins").items():
+            parse(functools.partial(check_margin, str(name)), value, (*path, "release_margins", str(name)))
         _check_segments(path, model)
         check_interval((*path, FALSE_ALARMS), model.get(FALSE_ALARMS))
         _check_word(path, model, "task", "task", TASKS)
@@ -714,11 +712,6 @@ def _check_objectives(path: KeyPath, model: dict[str, Any], where: str) -> None:
     elif latency is not None:
         refuse(key, f"expected a mapping such as {{below: 0.5, share: 0.95}}, got {preview(latency)}")
     convert(objectives, Objectives, where, key[:-1])
-
-
-def _check_margins(path: KeyPath, model: dict[str, Any]) -> None:
-    for name, value in mapping(model, "release_margins").items():
-        parse(functools.partial(check_margin, str(name)), value, (*path, "release_margins", str(name)))
 
 
 def _check_segments(path: KeyPath, model: dict[str, Any]) -> None:

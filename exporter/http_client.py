@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 import socket
 import ssl
 import time
@@ -21,6 +20,7 @@ import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError
 
 from exporter.client.transport import (
+    BEARER_TOKEN,
     Server,
     TimedResponse,
     connect_unix,
@@ -142,10 +142,7 @@ class Client:
         pools = {"http": urllib3.HTTPConnectionPool, "https": urllib3.HTTPSConnectionPool, "unix": _UnixPool}
         special: dict[str, Any] = {"socket_path": urllib.parse.unquote(parts.path)} if parts.scheme == "unix" else {}
         if parts.scheme == "https" or ca_file:
-            try:
-                context = tls_context(ca_file, ca_option)
-            except ValueError as error:
-                raise ExporterError(str(error)) from None
+            context = tls_context(ca_file, ca_option)
             special = {"ssl_context": context} if parts.scheme == "https" else special
         self._pool = pools[parts.scheme](
             parts.hostname or "localhost", parts.port, timeout=timeout, maxsize=connections, **special
@@ -180,7 +177,8 @@ class Client:
             content = response.read(max_body + 1)
             if len(content) > max_body:
                 raise RequestError(self.url, f"the response is larger than {max_body >> 20} MiB")
-            return Response(response.status, content, self._retries.get_retry_after(response))
+            pause = self._retries.get_retry_after(response) if response.status in TRANSIENT else None
+            return Response(response.status, content, pause)
 
     def repeat(
         self, seconds: float, on_retry: Callable[[str], None], method: str, path: str, body: bytes, **options: Any
@@ -311,10 +309,6 @@ def _cause(error: BaseException) -> BaseException | None:
     return error.__cause__ or next((part for part in error.args if isinstance(part, BaseException)), None)
 
 
-BEARER_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")
-"""A token of RFC 6750."""
-
-
 class Credentials(NamedTuple):
     """Credentials for a server, and the certificates to trust.
 
@@ -340,14 +334,9 @@ class Credentials(NamedTuple):
     def from_environment(cls, server: str) -> Credentials:
         """Read the environment variables of a server, such as ``PROMETHEUS_USER`` for ``PROMETHEUS``."""
 
-        def variable(name: str) -> str:
-            return f"{server}_{name.upper()}"
-
-        def value(name: str) -> str | None:
-            return os.environ.get(variable(name)) or None
-
         names = "user", "password_file", "bearer_token_file", "ca_file"
-        return cls(**{name: value(name) for name in names}, setting=variable)
+        values = {name: os.environ.get(f"{server}_{name.upper()}") or None for name in names}
+        return cls(**values, setting=lambda name: f"{server}_{name.upper()}")
 
     def header(self) -> str | None:
         """Return the ``Authorization`` header; None without credentials.

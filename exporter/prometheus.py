@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import urllib.parse
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from exporter.errors import PrometheusError
@@ -85,10 +87,8 @@ class Prometheus:
             When Prometheus cannot be reached or reports an error.
         """
         result = self._query("/api/v1/query", text, {} if at is None else {"time": f"{at:.3f}"})
-        try:
+        with self._parsing():
             return [Sample(dict(item["metric"]), float(item["value"][1])) for item in result]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            raise self._foreign() from None
 
     def query_range(self, text: str, start: float, end: float, step: float) -> list[Series]:
         """Return the result of a query at each step from one Unix time to another.
@@ -100,13 +100,11 @@ class Prometheus:
         """
         times = {"start": f"{start:.3f}", "end": f"{end:.3f}", "step": f"{step:g}"}
         result = self._query("/api/v1/query_range", text, times)
-        try:
+        with self._parsing():
             return [
                 Series(dict(item["metric"]), [(float(time), float(value)) for time, value in item["values"]])
                 for item in result
             ]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            raise self._foreign() from None
 
     def _query(self, path: str, text: str, times: dict[str, str]) -> Any:
         body = urllib.parse.urlencode({"query": text, **times}).encode()
@@ -115,10 +113,8 @@ class Prometheus:
         if response.status != 200:
             detail = f"the query failed: {response.error_message()}; the query was: {text}"
             raise PrometheusError(f"{self.url}: {detail}")
-        try:
-            return _data(response)["result"]
-        except (ValueError, LookupError, TypeError, RecursionError):
-            raise self._foreign() from None
+        with self._parsing():
+            return json.loads(response.body)["data"]["result"]
 
     def get(self, path: str, max_body: int = MAX_BODY) -> Any:
         """Request a path, such as ``/api/v1/alerts``, and return the member ``data`` of the response.
@@ -138,10 +134,8 @@ class Prometheus:
         response = self._request("GET", path, max_body=max_body)
         if response.status != 200:
             raise PrometheusError(f"{self.url}: {path} failed: {response.error_message()}")
-        try:
-            return _data(response)
-        except (ValueError, LookupError, TypeError, RecursionError):
-            raise self._foreign() from None
+        with self._parsing():
+            return json.loads(response.body)["data"]
 
     def close(self) -> None:
         """Close the connections."""
@@ -162,12 +156,12 @@ class Prometheus:
             )
         return response
 
-    def _foreign(self) -> PrometheusError:
-        return PrometheusError(f"{self.url}: the response is not from Prometheus")
-
-
-def _data(response: Response) -> Any:
-    return json.loads(response.body)["data"]
+    @contextlib.contextmanager
+    def _parsing(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, LookupError, TypeError, RecursionError):
+            raise PrometheusError(f"{self.url}: the response is not from Prometheus") from None
 
 
 def quoted(value: str) -> str:

@@ -287,7 +287,8 @@ def explain(
     got = f", got {preview(value)}" if exists else ""
     if match := re.fullmatch(r"Expected `(?:str|array)` of length (<=|>=) (\d+)", text):
         size = f", got {len(value)}" if exists else ""
-        bound = f"{_BOUNDS[match[1]]} {_count_of(match[2], isinstance(value, str))}"
+        noun = ("character", "characters") if isinstance(value, str) else ("entry", "entries")
+        bound = f"{_BOUNDS[match[1]]} {match[2]} {noun[match[2] != '1']}"
         return path, f"expected {bound}{size}", "too_long" if match[1] == "<=" else "wrong_type"
     if match := re.fullmatch(r"Expected `(int|float)` (<=|>=|<|>) (\S+)", text):
         limit = float(match[3])
@@ -297,11 +298,6 @@ def explain(
     kinds = _YAML_KINDS if yaml else _KINDS
     detail = f"expected {any_of(words)}{got}" if words else _explain_type(text, value, got, kinds)
     return path, detail, "wrong_type"
-
-
-def _count_of(number: str, characters: bool) -> str:
-    singular, plural = ("character", "characters") if characters else ("entry", "entries")
-    return f"{number} {singular if number == '1' else plural}"
 
 
 def _explain_type(text: str, value: Any, got: str, kinds: Mapping[str, str]) -> str:

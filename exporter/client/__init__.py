@@ -14,7 +14,7 @@ import functools
 import os
 import time as clock
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import Any, TypeVar, overload
 
 from exporter.client.encoding import (
     describe_error,
@@ -25,12 +25,9 @@ from exporter.client.encoding import (
     time_ordered_id,
     unwrap_single,
 )
-from exporter.client.middleware import EVENT_BYTES, Wsgi, current, encode_event
+from exporter.client.middleware import EVENT_BYTES, Asgi, AsgiApp, Wsgi, current, encode_event
 from exporter.client.sender import Sender
 from exporter.client.transport import Transport
-
-if TYPE_CHECKING:
-    from exporter.client.middleware import Asgi, AsgiApp
 
 __all__ = ["Monitor"]
 
@@ -277,8 +274,6 @@ class Monitor:
 
     def asgi(self, app: AsgiApp, *, paths: Sequence[str] | None = None, trust_ids: bool = True) -> Asgi:
         """Wrap an ASGI application (FastAPI, Starlette), as `wsgi` does; ``add_middleware`` accepts this, too."""
-        from exporter.client.middleware import Asgi
-
         return Asgi(self.sender, app, paths, trust_ids)
 
     @overload

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import logging
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,45 +17,6 @@ from exporter.client.encoding import is_recordable, snapshot
 from exporter.client.middleware import EventRecorder, RequestContext, current
 
 _log = logging.getLogger("exporter.client")
-
-
-class RecordedCall:
-    """A context manager around one call of a watched function."""
-
-    def __init__(self, recorder: EventRecorder, inputs: Mapping[str, Any] | None) -> None:
-        self._recorder = recorder
-        self._inputs = inputs
-        outer = current.get()
-        self._is_outermost = outer is None or outer.done
-        self._context = RequestContext(recorder.sender) if outer is None or outer.done else outer
-        self._recorded_before = self._context.recorded
-
-    def __enter__(self) -> RecordedCall:
-        self._token = current.set(self._context)
-        return self
-
-    def record_result(self, result: Any, read: Callable[[Any], Mapping[str, Any]] | None) -> None:
-        """Record the function's result, unless the function recorded an event itself."""
-        try:
-            if not self._has_recorded():
-                fields = read(result) if read else {"prediction": result} if _is_label(result) else {}
-                self._recorder.record(**{"inputs": self._inputs, **fields})
-        except Exception:
-            _log.warning("the result of a watched function could not be read", exc_info=True)
-
-    def _has_recorded(self) -> bool:
-        return self._context.recorded > self._recorded_before
-
-    def __exit__(self, error_type: type[BaseException] | None, *_: object) -> None:
-        current.reset(self._token)
-        if error_type is not None and self._is_outermost:
-            self._context.code = 500
-        if error_type is not None and not self._has_recorded():
-            current.set(self._context)
-            self._recorder.record(inputs=self._inputs, code=500)
-            current.set(None)
-        if self._is_outermost:
-            self._context.finish()
 
 
 def _is_label(value: Any) -> bool:
@@ -64,58 +27,76 @@ def watch(
     recorder: EventRecorder, function: Callable[..., Any], inputs: bool, read: Callable[[Any], Mapping[str, Any]] | None
 ) -> Callable[..., Any]:
     """Return the function with its calls recorded; see `Monitor.watch`."""
-    arguments = _Arguments(function) if inputs else None
+    signature = inspect.signature(function) if inputs else None
 
-    def recorded_call(args: tuple[Any, ...], kwargs: dict[str, Any]) -> RecordedCall:
-        return RecordedCall(recorder, arguments.as_inputs(args, kwargs) if arguments else None)
+    def recorded(args: tuple[Any, ...], kwargs: dict[str, Any]) -> AbstractContextManager[list[Any]]:
+        return _recorded(recorder, _inputs_of_call(signature, args, kwargs) if signature else None, read)
 
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def async_wrapper(*args: Any, **kwargs: Any) -> Any:
-            with recorded_call(args, kwargs) as call:
-                result = await function(*args, **kwargs)
-                call.record_result(result, read)
-                return result
+            with recorded(args, kwargs) as results:
+                results.append(await function(*args, **kwargs))
+            return results[0]
 
         return async_wrapper
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
-        with recorded_call(args, kwargs) as call:
-            result = function(*args, **kwargs)
-            call.record_result(result, read)
-            return result
+        with recorded(args, kwargs) as results:
+            results.append(function(*args, **kwargs))
+        return results[0]
 
     return wrapper
 
 
-class _Arguments:
-    """Converts a call's arguments to inputs."""
-
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._signature = inspect.signature(function)
-
-    def as_inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Mapping[str, Any] | None:
-        """Return copies of the recordable arguments, as the function may change them."""
+@contextlib.contextmanager
+def _recorded(
+    recorder: EventRecorder, inputs: Mapping[str, Any] | None, read: Callable[[Any], Mapping[str, Any]] | None
+) -> Iterator[list[Any]]:
+    """Record a call, unless the function records an event itself; its result is added to the list."""
+    outer = current.get()
+    context = RequestContext(recorder.sender) if outer is None or outer.done else outer
+    before, token, results = context.recorded, current.set(context), list[Any]()
+    try:
+        yield results
         try:
-            inputs = {name: value for name, value in self._named(args, kwargs) if is_recordable(value)}
-            if len(inputs) == 1:
-                (value,) = inputs.values()
-                row = _row(value)
-                inputs = inputs if row is None else row
-            return {name: snapshot(value)[0] for name, value in inputs.items()}
-        except Exception:  # the function itself reports wrong arguments
-            return None
+            if context.recorded == before:
+                (result,) = results
+                fields = read(result) if read else {"prediction": result} if _is_label(result) else {}
+                recorder.record(**{"inputs": inputs, **fields})
+        except Exception:
+            _log.warning("the result of a watched function could not be read", exc_info=True)
+    except BaseException:
+        if context is not outer:
+            context.code = 500
+        if context.recorded == before:
+            recorder.record(inputs=inputs, code=500)
+        raise
+    finally:
+        current.reset(token)
+        if context is not outer:
+            context.finish()
 
-    def _named(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-        bound = self._signature.bind(*args, **kwargs)
+
+def _inputs_of_call(
+    signature: inspect.Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Mapping[str, Any] | None:
+    """Return copies of the recordable arguments, as the function may change them."""
+    try:
+        bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
+        named: dict[str, Any] = {}
         for name, value in bound.arguments.items():
-            if self._signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-                yield from value.items()
-            elif name not in {"self", "cls"}:
-                yield name, value
+            is_variable = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+            named |= value if is_variable else {} if name in {"self", "cls"} else {name: value}
+        inputs = {name: value for name, value in named.items() if is_recordable(value)}
+        if len(inputs) == 1 and (row := _row(*inputs.values())) is not None:
+            inputs = row
+        return {name: snapshot(value)[0] for name, value in inputs.items()}
+    except Exception:  # the function itself reports wrong arguments
+        return None
 
 
 def _row(value: Any) -> dict[str, Any] | None:

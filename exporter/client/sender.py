@@ -40,11 +40,6 @@ _senders: set[weakref.ref[Sender]] = set()
 _workers: set[int] = set()
 
 
-def register(sender: Sender) -> None:
-    """Flush this sender at forks and at the end of the process."""
-    _senders.add(weakref.ref(sender, _senders.discard))
-
-
 def _living() -> list[Sender]:
     """Return the senders. Another thread may make one meanwhile, which a `weakref.WeakSet` refuses during iteration."""
     return [sender for reference in list(_senders) if (sender := reference()) is not None]
@@ -126,7 +121,7 @@ class Sender:
     def __post_init__(self) -> None:
         self._closed = False
         self._reset()
-        register(self)
+        _senders.add(weakref.ref(self, _senders.discard))  # it is flushed at forks and at the end of the process
 
     def reset_in_child(self) -> None:
         """Share nothing with the process that this one was forked from: no lock, connection, event or count."""
@@ -194,11 +189,8 @@ class Sender:
     def flush(self, timeout: float) -> bool:
         """Send the buffered events; return whether all were sent in time."""
         with self._changed:
-            if self._buffer:
-                self._start_thread()
-            self._flushing += 1
+            self.begin_flush()
             try:
-                self._changed.notify_all()
                 return self._changed.wait_for(lambda: not self._buffer and not self._sending, timeout)
             finally:
                 self._flushing -= 1

@@ -74,31 +74,15 @@ def tls_context(ca_file: str | os.PathLike[str] | None, option: str = "ca_file")
 
     Raises
     ------
-    ValueError
+    ExporterError
         When the file cannot be read.
     """
     try:
         return ssl.create_default_context(cafile=ca_file)
     except ssl.SSLError:  # an OSError, too
-        raise ValueError(f"{option}: {ca_file}: expected certificates in PEM") from None
+        raise ExporterError(f"{option}: {ca_file}: expected certificates in PEM") from None
     except OSError as error:
-        raise ValueError(f"{option}: {ca_file}: cannot be read: {error.strerror or error}") from None
-
-
-def explain_error(error: Exception, server: Server, timeout: float) -> Failure:
-    """Explain why there was no response; see `expects_tls`."""
-    if isinstance(error, ssl.SSLError):
-        return explain_tls_error(error, server)
-    if failure := expects_tls(error, server):
-        return failure
-    if isinstance(error, OSError) and error.errno is not None:
-        return _explain_network_error(error, server)
-    if isinstance(error, TimeoutError):
-        detail = f"timed out after {timeout:g} s: is it the right host and port, does a firewall block it?"
-        return Failure("timeout", detail)
-    if isinstance(error, OSError | HTTPException):
-        return Failure("closed", f"no HTTP response ({error!r}): is it an exporter?")
-    return Failure("error", str(error) if isinstance(error, ValueError) else repr(error))
+        raise ExporterError(f"{option}: {ca_file}: cannot be read: {error.strerror or error}") from None
 
 
 def expects_tls(error: BaseException, server: Server) -> Failure | None:
@@ -145,26 +129,6 @@ def explain_tls_error(error: ssl.SSLError, server: Server, ca_option: str = "ca_
         return Failure("plain", f"the port does not speak TLS: use {server.with_scheme('http')}")
     text = reason.replace("_", " ").lower()
     return Failure("tls", f"the TLS handshake failed ({text}): is it an https port?")
-
-
-def explain_response(
-    status: int, headers: Mapping[str, str], body: bytes, server: Server, has_credentials: bool
-) -> Failure:
-    """Explain a response that is not the one for success."""
-    detail, advice = error_detail(status, body), ""
-    if status == 400 and server.scheme == "http" and b"HTTPS" in body:  # nginx, and servers in Go
-        return _use_https(server)
-    if status == 401 and has_credentials:
-        advice = "the exporter does not know the token, or the user and password"
-    elif status == 401:
-        advice = "set token_file or MODEL_EXPORTER_TOKEN, or a user and password in the URL"
-    elif status == 413:
-        advice = "record smaller inputs, or raise the limit of the proxy in front of the exporter"
-    elif 300 <= status < 400:
-        advice = f"use the URL that it redirects to, {headers.get('Location', '')[:200]!r}"
-    elif status in {404, 405, 501} or 200 <= status < 300:
-        advice = "is the URL an exporter's, with the right port and path?"
-    return Failure(str(status), f"{detail}: {advice}" if advice else detail)
 
 
 def _use_https(server: Server) -> Failure:
@@ -232,12 +196,12 @@ class _TimedReader(io.RawIOBase):
         super().close()
 
 
-FAILURES = (OSError, ValueError, http.client.HTTPException)
+FAILURES = (OSError, ValueError, HTTPException, ExporterError)
 """What a request raises when there is no response."""
 _MAX_RESPONSE = 4 << 20
 """Bytes of a response, more than an exporter sends."""
 _TRY_LATER = frozenset({408, 425, 429})
-_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750
+BEARER_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750
 
 
 class Transport:
@@ -291,10 +255,7 @@ class Transport:
                 raise ExporterError(f"the exporter's token: {error}") from None
         self._headers = _authorization(parts) if self._token_file is None else {}
         if ca_file is not None:
-            try:
-                tls_context(ca_file)
-            except ValueError as error:
-                raise ExporterError(str(error)) from None
+            tls_context(ca_file)
 
     def connect(self) -> http.client.HTTPConnection:
         """Return a connection to the exporter, which opens with its first request."""
@@ -325,13 +286,36 @@ class Transport:
         return response.status, dict(response.headers), content
 
     def explain_error(self, error: Exception) -> Failure:
-        """Explain one of `FAILURES`."""
-        return explain_error(error, self._server, self._timeout)
+        """Explain why there was no response, one of `FAILURES`; see `expects_tls`."""
+        if isinstance(error, ssl.SSLError):
+            return explain_tls_error(error, self._server)
+        if failure := expects_tls(error, self._server):
+            return failure
+        if isinstance(error, OSError) and error.errno is not None:
+            return _explain_network_error(error, self._server)
+        if isinstance(error, TimeoutError):
+            detail = f"timed out after {self._timeout:g} s: is it the right host and port, does a firewall block it?"
+            return Failure("timeout", detail)
+        if isinstance(error, OSError | HTTPException):
+            return Failure("closed", f"no HTTP response ({error!r}): is it an exporter?")
+        return Failure("error", str(error))
 
     def explain_response(self, status: int, headers: Mapping[str, str], body: bytes) -> Failure:
         """Explain a response that is not the one for success."""
-        has_credentials = self._token_file is not None or bool(self._headers)
-        return explain_response(status, headers, body, self._server, has_credentials)
+        detail, advice = error_detail(status, body), ""
+        if status == 400 and self._server.scheme == "http" and b"HTTPS" in body:  # nginx, and servers in Go
+            return _use_https(self._server)
+        if status == 401 and (self._token_file or self._headers):
+            advice = "the exporter does not know the token, or the user and password"
+        elif status == 401:
+            advice = "set token_file or MODEL_EXPORTER_TOKEN, or a user and password in the URL"
+        elif status == 413:
+            advice = "record smaller inputs, or raise the limit of the proxy in front of the exporter"
+        elif 300 <= status < 400:
+            advice = f"use the URL that it redirects to, {headers.get('Location', '')[:200]!r}"
+        elif status in {404, 405, 501} or 200 <= status < 300:
+            advice = "is the URL an exporter's, with the right port and path?"
+        return Failure(str(status), f"{detail}: {advice}" if advice else detail)
 
     def store(self, what: str, path: str, body: bytes) -> dict[str, Any]:
         """Send what the exporter stores before it responds, and return its response.
@@ -473,7 +457,7 @@ def _authorization(parts: urllib.parse.SplitResult) -> dict[str, str]:
         pair = f"{urllib.parse.unquote(parts.username)}:{urllib.parse.unquote(parts.password or '')}"
         return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
     token = os.environ.get("MODEL_EXPORTER_TOKEN")
-    if token and not _TOKEN.fullmatch(token):
+    if token and not BEARER_TOKEN.fullmatch(token):
         raise ExporterError("MODEL_EXPORTER_TOKEN: is not a valid bearer token")
     return {"Authorization": f"Bearer {token}"} if token else {}
 
@@ -484,7 +468,7 @@ def _read_token(file: Path) -> str:
         token = file.read_text(encoding="ascii", errors="replace").strip()
     except OSError as error:
         raise ValueError(f"{file}: cannot be read: {error.strerror or error}") from None
-    if not _TOKEN.fullmatch(token):
+    if not BEARER_TOKEN.fullmatch(token):
         raise ValueError(f"{file}: expected one bearer token and nothing else")
     return token
 

@@ -107,8 +107,10 @@ def _count(options: argparse.Namespace, roles: tables.Roles) -> int:
         raise UsageError(f"--textfile: {options.textfile}: expected a name that ends in .prom, as node_exporter does")
     push = None
     if options.push:
-        address = {"example": "http://127.0.0.1:9091", "user_in_url": True}
-        push = Client(options.push, "--push", ca_file=options.ca_file, timeout=TIMEOUT, **address)
+        example = "http://127.0.0.1:9091"
+        push = Client(
+            options.push, "--push", example=example, user_in_url=True, ca_file=options.ca_file, timeout=TIMEOUT
+        )
     monitors = _monitors(options)
     refused = tables.Refused()
     with tables.open_input(options.file, options.format) as source, Progress() as progress:
@@ -218,7 +220,8 @@ def _send(options: argparse.Namespace, roles: tables.Roles) -> int:
         sender.finish(rows.rows)
     _print_lines(row_lines(source.where, state.rows, state.accepted, refused, time.monotonic() - start))
     if roles.label:
-        _print_lines(label_lines(state.labels, labels.refused))
+        print(f"{count(state.labels, 'label')} accepted, {labels.refused.count:,} rejected")
+        _print_lines(labels.refused.reasons())
     print(f"sent to {client.url}")
     return 0
 
@@ -445,12 +448,6 @@ _STATUSES = {
 def row_lines(where: str, total: int, accepted: int, refused: tables.Refused, seconds: float) -> Iterator[str]:
     """Return how many rows there were, and what was wrong with the first that were rejected."""
     yield f"{where}: {count(total, 'row')}, {accepted:,} accepted, {total - accepted:,} rejected, in {seconds:.1f} s"
-    yield from refused.reasons()
-
-
-def label_lines(accepted: int, refused: tables.Refused) -> Iterator[str]:
-    """Return how many labels an exporter accepted, and what was wrong with the first that were rejected."""
-    yield f"{count(accepted, 'label')} accepted, {refused.count:,} rejected"
     yield from refused.reasons()
 
 

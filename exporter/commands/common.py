@@ -25,8 +25,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from exporter.errors import ExporterError, UsageError, printable
 
 if TYPE_CHECKING:
-    import urllib3
-
     from exporter.http_client import Client, Credentials, Response
 
 
@@ -382,35 +380,20 @@ def add_exporter_options(parser: argparse.ArgumentParser) -> None:
     add_credentials(parser, "MODEL_EXPORTER")
 
 
-def exporter_client(
-    options: argparse.Namespace,
-    timeout: float,
-    *,
-    downloads: bool = False,
-    retries: urllib3.Retry | None = None,
-    user_in_url: bool = False,
-) -> Client:
+def exporter_client(options: argparse.Namespace, timeout: float, **settings: Any) -> Client:
     """Return a client of the exporter in ``--exporter``, with the credentials in the options of `add_credentials`.
 
     Parameters
     ----------
     options
         The options.
-    timeout, downloads, retries, user_in_url
+    timeout, settings
         See `Client`.
     """
     from exporter.http_client import WHEN_BUSY, Client
 
-    return Client(
-        options.exporter,
-        "--exporter",
-        authorization=lambda: credentials(options).header(),
-        ca_file=options.ca_file,
-        timeout=timeout,
-        downloads=downloads,
-        retries=retries or WHEN_BUSY,
-        user_in_url=user_in_url,
-    )
+    settings = {"retries": WHEN_BUSY, "ca_file": options.ca_file, "timeout": timeout} | settings
+    return Client(options.exporter, "--exporter", authorization=lambda: credentials(options).header(), **settings)
 
 
 QUIET_SECONDS = 10.0

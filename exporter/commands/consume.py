@@ -154,7 +154,10 @@ class Poster:
             raise BatchError(f"{self.client.url}: {response.error_message()}: the messages are not committed")
         if len(messages) == 1:
             return [Refusal(messages[0], response.error_message())]
-        details = _details(response)
+        try:
+            details = _by_index(json.loads(response.body))
+        except (ValueError, TypeError, KeyError, AttributeError):
+            details = {}
         if details.keys() == set(range(len(messages))):
             return [Refusal(message, details[index]) for index, message in enumerate(messages)]
         # Some messages may be good: the response need not tell which.
@@ -248,14 +251,6 @@ def _by_index(document: Any) -> dict[int, str]:
     for index, pointer, detail in refused_events(document):
         details.setdefault(index, _detail(pointer, detail))
     return details
-
-
-def _details(response: Response) -> dict[int, str]:
-    """Return `_by_index` of a request that the exporter refused as a whole."""
-    try:
-        return _by_index(json.loads(response.body))
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return {}
 
 
 RESULTS = ("accepted", "dead_letter", "dropped", "empty")

@@ -148,8 +148,10 @@ def _clean(redaction: Redaction, redacted: _Redacted, kept: Collection[str], *, 
     for model in redacted:
         if number := redaction.delete_bins(model, kept, dry_run=dry_run):
             print(f"bins of {model}: {number:,} predictions {_done(dry_run, 'removed')}")
-    for row in _releases_with(redaction, redacted):
-        print(_redact_release(redaction, row, redacted[row["model"]], dry_run=dry_run))
+    for model, names in redacted.items():
+        for row in redaction.releases(model):
+            if holds(redaction.chunks(row), names):
+                print(_redact_release(redaction, row, names, dry_run=dry_run))
     return later
 
 
@@ -164,14 +166,6 @@ def _layouts(path: Path) -> set[str]:
     except ExporterError:
         return set()
     return {binner.layout for model in monitors.models for binner in monitors.binners_of(model)}
-
-
-def _releases_with(redaction: Redaction, redacted: _Redacted) -> Iterator[ReleaseRow]:
-    """Yield the releases that hold redacted inputs."""
-    for model, names in redacted.items():
-        for row in redaction.releases(model):
-            if holds(redaction.chunks(row), names):
-                yield row
 
 
 def _redact_release(redaction: Redaction, row: ReleaseRow, names: Collection[str], *, dry_run: bool) -> str:

@@ -106,7 +106,9 @@ def profile(options: argparse.Namespace) -> int:
         profile = build(source, build_options, progress)
     _print_features(profile, source.remarks)
     _print_summary(profile)
-    found = _warnings(source, profile, build_options)
+    sample = next(source.batches(), Batch({}, 0, 1.0)).columns
+    found = [f"{describe.truncate(name, 40)}: {text}" for name, text in source.skipped.items()]
+    found += warnings(profile, sample, build_options, source.cells_are_texts)
     times = [name for name, kind in profile.inputs.items() if INPUT_TYPES[kind].follows_time]
     if times and not build_options.time_column and "--time-column" not in str(found):
         text = f"the age of {printable(times[0])} is measured from now: set --time-column to the time of a row"
@@ -157,13 +159,6 @@ def _source(options: argparse.Namespace) -> tuple[Source, Options, Path]:
     file = options.training_file
     source = FileSource(file, types, delimiter=options.delimiter, decimal=options.decimal)
     return source, build_options, without_gz(file).with_suffix(".json")
-
-
-def _warnings(source: Source, profile: Profile, chosen: Options) -> list[str]:
-    """Return what is suspicious about the rows."""
-    sample = next(source.batches(), Batch({}, 0, 1.0)).columns
-    skipped = [f"{describe.truncate(name, 40)}: {text}" for name, text in source.skipped.items()]
-    return [*skipped, *warnings(profile, sample, chosen, source.cells_are_texts)]
 
 
 def _build_options(options: argparse.Namespace) -> Options:

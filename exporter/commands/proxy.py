@@ -324,18 +324,8 @@ MAX_RESPONSE_FIELD = 64 * 1024
 """Bytes of a line or field in the head of a response."""
 
 
-class Upstream(NamedTuple):
-    """Where the model server is; ``prefix`` is put before the path of every request."""
-
-    scheme: str
-    host: str
-    port: int
-    prefix: str
-    tls: ssl.SSLContext | None = None
-
-
-def parse_upstream(url: str, ca_file: str | None = None) -> Upstream:
-    """Return the address of the model server.
+def parse_upstream(url: str, ca_file: str | None = None) -> tuple[str, ssl.SSLContext | bool]:
+    """Return the address of the model server, which begins the URL of every request, and how to check its certificate.
 
     Raises
     ------
@@ -345,22 +335,22 @@ def parse_upstream(url: str, ca_file: str | None = None) -> Upstream:
     expected = "expected the model server's address, such as http://127.0.0.1:8080"
     parts = urlsplit(url)
     try:
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+        is_known = parts.port != 0 and parts.scheme in {"http", "https"}
     except ValueError as error:
         raise UsageError(f"--upstream: {error}; {expected}") from None
-    if not (port and parts.hostname) or parts.query or parts.fragment or not url.isascii() or not url.isprintable():
+    if not (is_known and parts.hostname) or parts.query or parts.fragment or not url.isascii() or not url.isprintable():
         raise UsageError(f"--upstream: {expected}")
     if parts.username is not None:
         raise UsageError("--upstream: a user in the address is not passed on: clients send their own Authorization")
-    context = None
-    if parts.scheme == "https":
-        try:
-            context = ssl.create_default_context(cafile=ca_file)
-        except (OSError, ssl.SSLError) as error:
-            raise ExporterError(f"--upstream.ca-file: {ca_file}: {error}") from None
-    elif ca_file:
-        raise UsageError("--upstream.ca-file: is for an --upstream of https://")
-    return Upstream(parts.scheme, parts.hostname, port, parts.path.rstrip("/"), context)
+    address = f"{parts.scheme}://{parts.netloc}{parts.path.rstrip('/')}"
+    if parts.scheme == "http":
+        if ca_file:
+            raise UsageError("--upstream.ca-file: is for an --upstream of https://")
+        return address, True
+    try:
+        return address, ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ExporterError(f"--upstream.ca-file: {ca_file}: {error}") from None
 
 
 @dataclass(slots=True)
@@ -388,14 +378,13 @@ class Connector(aiohttp.TCPConnector):
 
     Parameters
     ----------
-    upstream
-        The model server.
+    tls
+        How to check the certificate of the model server.
     idle
         Seconds that a connection without a request is kept; 0 for a new connection for every request.
     """
 
-    def __init__(self, upstream: Upstream, idle: float) -> None:
-        tls = upstream.tls or True
+    def __init__(self, tls: ssl.SSLContext | bool, idle: float) -> None:
         if idle:
             super().__init__(ssl=tls, limit=0, keepalive_timeout=idle)
         else:
@@ -524,14 +513,6 @@ CLIENT_CLOSED_REQUEST = 499
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def _url(upstream: Upstream, request: web.BaseRequest) -> URL:
-    """Return where the model server answers a request."""
-    path, query = upstream.prefix + _ascii(request.rel_url.raw_path), _ascii(request.rel_url.raw_query_string)
-    return URL.build(
-        scheme=upstream.scheme, host=upstream.host, port=upstream.port, path=path, query_string=query, encoded=True
-    )
-
-
 def _ascii(target: str) -> str:
     """Escape the bytes of a target that are not ASCII, which aiohttp would drop."""
     if target.isascii():
@@ -617,7 +598,7 @@ class _Exchange:
         request, server = self._request, self._server
         return server.client.request(
             request.method,
-            _url(server.upstream, request),
+            URL(server.upstream + _ascii(request.rel_url.raw_path_qs), encoded=True),
             headers=for_upstream(request, self._identifier, server.host),
             data=data,
             chunked=True if data is not None and "Transfer-Encoding" in request.headers else None,
@@ -767,7 +748,7 @@ class ProxyServer(web.Server):
     Parameters
     ----------
     upstream
-        The model server.
+        Begins the URL of every request.
     client
         What sends requests to it.
     recorder
@@ -782,7 +763,7 @@ class ProxyServer(web.Server):
 
     def __init__(
         self,
-        upstream: Upstream,
+        upstream: str,
         client: aiohttp.ClientSession,
         recorder: Recorder,
         *,
@@ -933,7 +914,7 @@ def proxy(options: argparse.Namespace) -> int:
     configure_logging(options.log_level, options.log_format)
     if options.record_path and not options.model:
         raise UsageError("--record.path: needs a --model, which such paths do not name")
-    to = parse_upstream(options.upstream, options.upstream_ca_file)
+    upstream = parse_upstream(options.upstream, options.upstream_ca_file)
     try:
         split_address(options.exporter)
     except ExporterError as error:
@@ -942,7 +923,7 @@ def proxy(options: argparse.Namespace) -> int:
     recorder = Recorder(target, options.model, options.version, options.record_path)
     sys.setswitchinterval(_SWITCH_SECONDS)
     try:
-        asyncio.run(_serve(options, to, recorder))
+        asyncio.run(_serve(options, *upstream, recorder))
     finally:
         recorder.sender.close(SEND_SECONDS)
         _log.info("stopped: %d records sent, %d dropped", recorder.sender.sent, recorder.sender.dropped)
@@ -954,15 +935,15 @@ def _max_connections() -> int:
     return max(16, min(8192, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 128) // 2))
 
 
-async def _serve(options: argparse.Namespace, to: Upstream, recorder: Recorder) -> None:
+async def _serve(options: argparse.Namespace, upstream: str, tls: ssl.SSLContext | bool, recorder: Recorder) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    connector = Connector(to, options.upstream_idle)
+    connector = Connector(tls, options.upstream_idle)
     async with client(connector) as session:
         settings = {"host": options.upstream_host, "timeout": options.upstream_timeout, "limit": _max_connections()}
-        server = ProxyServer(to, session, recorder, **settings)
+        server = ProxyServer(upstream, session, recorder, **settings)
         recorder.connections = lambda: {"client": len(server.connections), "upstream": connector.count}
         proxy, metrics = web.ServerRunner(server), web.AppRunner(create_app(recorder, stop), access_log=None)
         try:

@@ -404,7 +404,9 @@ def open_input(name: str, kind: str | None, formats: Sequence[str] = FORMATS) ->
     if name == "-":
         if kind is None:
             raise UsageError(f"--format: is required for standard input: {any_of(formats)}")
-        with _plain_file(_stdin(), "standard input") as path:
+        buffer: Any = sys.stdin.buffer
+        stream = buffer if isinstance(buffer, BufferedReader) else BufferedReader(buffer)
+        with _plain_file(stream, "standard input") as path:
             yield Input(path, "standard input", _detected(path, kind, formats), None)
         return
     file = Path(name)
@@ -442,11 +444,6 @@ def _open(file: Path) -> BufferedReader:
     except OSError as error:
         raise BatchError(f"{file}: cannot be read: {error.strerror or error}") from None
     return stream
-
-
-def _stdin() -> BufferedReader:
-    buffer = sys.stdin.buffer
-    return buffer if isinstance(buffer, BufferedReader) else BufferedReader(buffer)  # type: ignore[arg-type]
 
 
 def _lock(stream: BufferedReader, name: str) -> None:

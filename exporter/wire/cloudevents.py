@@ -86,15 +86,14 @@ def read_events(headers: Mapping[str, str], body: bytes) -> list[LoggedMessage |
     events = convert(document, list[Any]) if media_type == BATCH else [document]
     if not events:
         raise EventError("", NO_EVENTS, "malformed")
-    return [attempt(_read_event, event) for event in events]
+    return [attempt(_message, event) for event in events]
 
 
-def _read_event(event: Any) -> LoggedMessage:
-    attributes = convert(event, dict[str, Any])
-    return _message(attributes, _data(attributes), attributes.get("inferenceheadercontentlength"))
-
-
-def _message(attributes: Mapping[str, Any], body: bytes, json_length: Any) -> LoggedMessage:
+def _message(document: Any, body: bytes | None = None, json_length: str | None = None) -> LoggedMessage:
+    """Read the attributes of an event, and its data where there is no ``body`` beside them."""
+    attributes = convert(document, dict[str, Any])
+    if body is None:
+        body, json_length = _data(attributes), str(attributes.get("inferenceheadercontentlength"))
     if "id" not in attributes:
         raise EventError("/id", f"is required: a header ce-id, or a body of {STRUCTURED}", "missing_field")
     event = convert(attributes, _Attributes)
@@ -114,13 +113,8 @@ def _message(attributes: Mapping[str, Any], body: bytes, json_length: Any) -> Lo
         body,
         event.time if event.time and event.time.tzinfo else None,
         (f"{event.namespace}/{service}", service),
-        _length(json_length),
+        int(json_length) if json_length and json_length.isdecimal() and len(json_length) < 10 else None,
     )
-
-
-def _length(value: Any) -> int | None:
-    text = str(value)
-    return int(text) if text.isdecimal() and len(text) < 10 else None
 
 
 def _data(attributes: Mapping[str, Any]) -> bytes:

@@ -480,8 +480,10 @@ class Decoder(Generic[_Event]):
             return self._read(lambda one, _: one.decode(text))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             document = _lenient(text)
-        if self._has_label:
-            _check_label(document)
+        label = document.get("label") if self._has_label and isinstance(document, dict) else None
+        if isinstance(label, float) and math.isinf(label):  # as a string, it would count as a class
+            detail = "expected a finite number, a string or a boolean, got an infinite number"
+            raise EventError("/label", detail, "out_of_range")
         document = _plain(document)
         try:
             if isinstance(document, dict):
@@ -569,14 +571,6 @@ def _malformed(error: Exception) -> EventError:
         return EventError("", "the JSON is nested too deeply", "malformed")
     hint = "; for one object in each line use Content-Type: application/x-ndjson" if "Extra data" in str(error) else ""
     return EventError("", f"the body is not JSON: {error}{hint}", "malformed")
-
-
-def _check_label(item: Any) -> None:
-    """Refuse an infinite number as a label, such as 1e999; decoded as a string, it would count as a class."""
-    label = item.get("label") if isinstance(item, dict) else None
-    if isinstance(label, float) and math.isinf(label):
-        detail = "expected a finite number, a string or a boolean, got an infinite number"
-        raise EventError("/label", detail, "out_of_range")
 
 
 def _plain(item: Any) -> Any:

@@ -173,11 +173,6 @@ def decompress(body: bytes) -> bytes:
     return result
 
 
-def decompress_if_gzip(body: bytes) -> bytes:
-    """Decompress a body that was logged as it was compressed for its client; see `decompress`."""
-    return decompress(body) if body.startswith(_GZIP) else body
-
-
 def check_size(text: bytes) -> None:
     """Refuse JSON that would take much more memory decoded than encoded.
 
@@ -421,13 +416,13 @@ _REQUEST_MEMBERS = "inputs, instances, dataframe_split and dataframe_records"
 _RESPONSE_MEMBERS = "outputs, predictions and error"
 
 
-def decode_request(body: bytes, json_length: int | None = None) -> Payload:
+def decode_request(body: Any, json_length: int | None = None) -> Payload:
     """Decode the inputs of a request.
 
     Parameters
     ----------
     body
-        As it was sent, compressed by gzip or not.
+        As it was sent, compressed by gzip or not; or the document that its JSON holds.
     json_length
         The ``Inference-Header-Content-Length``, if it is known.
 
@@ -436,16 +431,7 @@ def decode_request(body: bytes, json_length: int | None = None) -> Payload:
     EventError
         When the format is unknown, or the body is not valid in its format.
     """
-    return request_from_json(*decode_json(decompress_if_gzip(body), json_length))
-
-
-def decode_response(body: bytes, json_length: int | None = None) -> Payload:
-    """Decode the outputs of a response; see `decode_request`."""
-    return response_from_json(*decode_json(decompress_if_gzip(body), json_length))
-
-
-def request_from_json(document: Any, rest: bytes = b"") -> Payload:
-    """Read the inputs of a request from its decoded JSON and the bytes after it."""
+    document, rest = _decode_body(body, json_length)
     if isinstance(document, Mapping) and _are_tensors(document.get("inputs")):
         return read_tensors(document, "inputs", rest)
     _check_no_trailing_bytes(rest)
@@ -471,8 +457,9 @@ def _columns_of_member(document: Mapping[str, Any], member: str) -> list[Column]
     return columns_of_rows(convert(document[member], list[Any], (member,)), member)
 
 
-def response_from_json(document: Any, rest: bytes = b"") -> Payload:
-    """Read the outputs of a response from its decoded JSON and the bytes after it."""
+def decode_response(body: Any, json_length: int | None = None) -> Payload:
+    """Decode the outputs of a response; see `decode_request`."""
+    document, rest = _decode_body(body, json_length)
     if isinstance(document, Mapping) and _are_tensors(document.get("outputs")):
         return read_tensors(document, "outputs", rest)
     _check_no_trailing_bytes(rest)
@@ -488,6 +475,13 @@ def response_from_json(document: Any, rest: bytes = b"") -> Payload:
     if document and all(type(score) in {int, float} for score in document.values()):  # TorchServe: scores by label
         return Payload([Column("predictions", [list(document.values())], tuple(document))])
     raise EventError("", f"expected a response, an object with one of {_RESPONSE_MEMBERS}", "missing_field")
+
+
+def _decode_body(body: Any, json_length: int | None) -> tuple[Any, bytes]:
+    """Return the document of a body and the bytes after it; it may be logged as it was compressed for its client."""
+    if not isinstance(body, bytes):
+        return body, b""
+    return decode_json(decompress(body) if body.startswith(_GZIP) else body, json_length)
 
 
 def _are_tensors(value: Any) -> bool:

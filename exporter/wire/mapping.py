@@ -30,8 +30,6 @@ from exporter.wire.formats import (
     convert,
     decode_request,
     decode_response,
-    request_from_json,
-    response_from_json,
     split_documents,
 )
 
@@ -366,23 +364,23 @@ class ModelNames:
 def validate(documents: Sequence[dict[str, Any]]) -> Validated:
     """Validate predictions as strictly as those sent to ``POST /v1/predictions``."""
     with contextlib.suppress(msgspec.ValidationError, EventError):
-        predictions = msgspec.convert(documents, list[Prediction])
-        check_names(predictions)
-        check_times(predictions)
-        return predictions, []
+        return _checked(msgspec.convert(documents, list[Prediction])), []
     accepted, rejected = [], []
     for index, document in enumerate(documents):
         try:
-            prediction = msgspec.convert(document, Prediction)
-            check_names([prediction])
-            check_times([prediction])
-            accepted.append(prediction)
+            accepted += _checked([msgspec.convert(document, Prediction)])
         except EventError as error:
             rejected.append(RejectedEvent.of(error, index))
         except msgspec.ValidationError as error:
             path, detail, reason = explain(error, document)
             rejected.append(RejectedEvent(index, json_pointer(path), detail, reason))
     return accepted, rejected
+
+
+def _checked(predictions: list[Prediction]) -> list[Prediction]:
+    check_names(predictions)
+    check_times(predictions)
+    return predictions
 
 
 def encode_inputs(row: Mapping[str, Any]) -> msgspec.Raw:
@@ -406,18 +404,14 @@ def map_inputs(model: ConfiguredModel, columns: Sequence[Column]) -> list[dict[s
     if not columns:
         return None
     _check_columns(columns)
-    types = model.inputs
-    inputs: dict[str, Sequence[Any]] = {}
-    unmapped = []
-    for column in columns:
-        mapped = _map_column(column, mapping, types)
-        if mapped is None:
-            unmapped.append(column)
-        else:
-            inputs |= mapped
+    mapped = [(column, _map_column(column, mapping, model.inputs)) for column in columns]
+    unmapped = [column for column, found in mapped if found is None]
+    inputs = {name: values for _, found in mapped if found for name, values in found.items()}
     for column in unmapped:
         guess = _guess_input(model, column, inputs, len(columns) == 1) if len(unmapped) == 1 else None
-        inputs |= guess or {column.name: _unknown_input(model, column.values)}
+        # A redacted input may be among the values of one that is not known.
+        unknown = [None] * len(column.values) if model.config.redact else _convert_values(column.values, None)
+        inputs |= guess or {column.name: unknown}
     if not inputs:
         return [{} for _ in columns[0].values]
     return [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
@@ -478,11 +472,6 @@ def _guess_input(
 def _log_order(model: str, tensor: str, names: tuple[str, ...]) -> None:
     """Log, when it is first done, which inputs the columns of a tensor without names are."""
     log.info("columns of %s of model %r are, in the order of the training file: %s", tensor, model, preview(names, 400))
-
-
-def _unknown_input(model: ConfiguredModel, values: Sequence[Any]) -> Sequence[Any]:
-    """Return the values of an unknown input; as missing values if a redacted input may be among them."""
-    return [None] * len(values) if model.config.redact else _convert_values(values, None)
 
 
 def _split_column(column: Column, names: tuple[str, ...]) -> dict[str, Sequence[Any]]:
@@ -560,14 +549,12 @@ class ProxyRecord(msgspec.Struct):
         failed = not 200 <= self.code < 300
         if self.request is not None:
             try:
-                is_encoded = isinstance(self.request, bytes)
-                request = (decode_request if is_encoded else request_from_json)(self.request)
+                request = decode_request(self.request)
             except EventError:
                 if not failed:  # the server may have refused the request because it is not valid
                     raise
         if self.response is not None and not failed:
-            is_encoded = isinstance(self.response, bytes)
-            response = (decode_response if is_encoded else response_from_json)(self.response)
+            response = decode_response(self.response)
         return self._exchange(request, response)
 
     def _exchange(self, request: Payload, response: Payload) -> Exchange:

@@ -117,7 +117,8 @@ def _prediction(attributes: Mapping[str, Any], record: Any, is_log: bool) -> Pre
         nanoseconds, end = record.start_time_unix_nano, record.end_time_unix_nano
         if fields["duration_seconds"] is None and 0 < nanoseconds <= end:
             fields["duration_seconds"] = (end - nanoseconds) / 1e9
-        fields["id"] = fields["id"] or _span_id(record)
+        ids = [part.hex() if isinstance(part, bytes) else part for part in (record.trace_id, record.span_id)]
+        fields["id"] = fields["id"] or ("-".join(ids) if all(ids) else None)  # in hexadecimal, as tools show them
     if 0 < nanoseconds < 2**63:
         fields["time"] = _EPOCH + timedelta(microseconds=nanoseconds // 1000)
     return PredictionRecord(names, version, fields)
@@ -134,12 +135,6 @@ def _code(attributes: Mapping[str, Any], record: Any, is_log: bool) -> Any:
             return attributes[key]
     failed = record.severity_number >= _ERROR_SEVERITY if is_log else record.status.code == _ERROR_STATUS
     return 500 if failed or "error.type" in attributes else None
-
-
-def _span_id(record: Any) -> str | None:
-    """Return ``<trace>-<span>`` in hexadecimal, as tools show them."""
-    parts = [part.hex() if isinstance(part, bytes) else part for part in (record.trace_id, record.span_id)]
-    return "-".join(parts) if all(parts) else None
 
 
 def export_response(signal: Signal, protobuf: bool, rejected: int, message: str) -> bytes:

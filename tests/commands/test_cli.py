@@ -176,7 +176,7 @@ def test_bash_completes_commands_and_options(capsys: pytest.CaptureFixture[str])
     assert completions(script, "model-exporter", "") >= COMMANDS
     assert completions(script, "model-exporter", "in") == {"ingest"}
     assert "--fail-on-drift" in completions(script, "model-exporter", "ingest", "--f")
-    commands = {"release", "export", "import", "list"}
+    commands = {"release", "export", "import"}
     assert completions(script, "model-exporter", "dataset", "") >= commands
     assert completions(script, "model-exporter", "compare", "--format", "") >= {"table", "json"}
 

@@ -72,7 +72,7 @@ def test_the_demo_trusts_a_private_authority(exporter: Served, folder: Path, tmp
             process.terminate()
 
 
-@pytest.mark.parametrize("command", ["explain", "ingest"])
+@pytest.mark.parametrize("command", ["dataset", "ingest"])
 def test_the_exporters_certificate(
     exporter: Served,
     folder: Path,
@@ -85,8 +85,9 @@ def test_the_exporters_certificate(
     url = f"https://127.0.0.1:{exporter.port}"
 
     def run(url: str, *more: str) -> tuple[int, str]:
-        if command == "explain":
-            return _errors(capsys, "explain", f"--exporter={url}", *more)
+        if command == "dataset":
+            output = f"--output={tmp_path / 'corrections.jsonl'}"
+            return _errors(capsys, "dataset", "export", "--model=credit", output, f"--exporter={url}", *more)
         file = str(exporter.folder / "scores.csv")
         state = f"--state={tmp_path / url.partition(':')[0]}"
         return _errors(capsys, "ingest", file, f"--exporter={url}", "--model=credit", "--give-up=1s", state, *more)
