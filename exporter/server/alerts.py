@@ -313,6 +313,8 @@ class AlertSource(Task):
         try:
             if prometheus := self._prometheus():
                 url = prometheus.url
+                if self._answer.url != url:
+                    self._answer = Answer(url)
                 error = f"{url}: the response cannot be read"
                 self._answer = ask(prometheus, self._scraped())
             else:
