@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -54,11 +55,12 @@ def pick(store: Store, order: str = "newest", **chosen: Any) -> list[int]:
 
 @contextmanager
 def statements() -> Iterator[list[tuple[str, Any]]]:
-    """Collect the queries that are executed, with their values."""
+    """Collect the queries that this thread executes, with their values."""
     found: list[tuple[str, Any]] = []
+    caller = threading.get_ident()  # the store's writer has queries of its own
 
     def collect(*args: Any) -> None:
-        if args[2].startswith("SELECT"):
+        if args[2].startswith("SELECT") and threading.get_ident() == caller:
             found.append((args[2], args[3]))
 
     sa.event.listen(sa.Engine, "before_cursor_execute", collect)
