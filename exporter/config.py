@@ -275,7 +275,7 @@ DURATION_BUCKETS = (
 """Upper bounds of the histogram of latencies in seconds, between which no objective can be measured. From 50 ms to
 2.5 s each is a quarter above the one before, so that interpolated percentiles are close to the true ones."""
 DEFAULT_ERRORS = 0.999
-"""The objective of models that set none; `tests/bundle/test_thresholds.py` compares it with the rules."""
+"""The objective of models that set none; `tests/bundle/test_rules.py` compares it with the rules."""
 LOWEST, HIGHEST = 0.5, 0.99999
 OBJECTIVE_ALERTS = {
     "ModelErrorBudgetBurn": "objectives: {errors: 0.999}",

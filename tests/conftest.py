@@ -12,13 +12,16 @@ import support.environment  # noqa: F401 - before all that is slow to import
 from support.fake_exporter import Exporter
 from support.paths import ROOT
 from support.postgres import Postgres, running
-from support.servers import Served, write_config
+from support.servers import Served, serving, write_config
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
 
+    from exporter.storage import Store
+
 DATABASES = ("sqlite", "postgresql")
 LONGEST = (
+    "docs/test_getting_started.py",
     "bundle/test_rules.py",
     "bundle/test_dashboards.py",
     "bundle/test_objectives.py",
@@ -40,7 +43,6 @@ LONGEST = (
     "server/test_pages_browser.py",
     "commands/test_consume.py",
     "end_to_end/test_fuzz.py",
-    "docs/test_getting_started.py",
 )
 """The modules that take longest run first: the last to end would run alone."""
 
@@ -63,9 +65,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 def served(tmp_path: Path) -> Iterator[Served]:
     """A fresh exporter with the models of `CONFIG`."""
     write_config(tmp_path)
-    server = Served(tmp_path).start()
-    yield server
-    server.stop()
+    with serving(tmp_path) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +74,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """One exporter for tests that do not mind each other's counts."""
     folder = tmp_path_factory.mktemp("served")
     write_config(folder)
-    server = Served(folder).start()
-    yield server
-    server.stop()
+    with serving(folder) as server:
+        yield server
 
 
 @pytest.fixture
@@ -105,6 +105,17 @@ def new_database(request: pytest.FixtureRequest, folder: Path) -> str:
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database, once of each kind that the store knows."""
     return new_database(request, tmp_path)
+
+
+@pytest.fixture
+def store(database: str) -> Iterator[Store]:
+    """A store of an empty database of each kind."""
+    from exporter.config import StoreConfig
+    from exporter.storage import Store  # slow to import
+
+    store = Store(StoreConfig(url=database), lambda _: None)
+    yield store
+    store.close()
 
 
 @pytest.fixture(scope="module", params=DATABASES)

@@ -435,7 +435,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prometheus that holds the recorded hour, which has just ended, and goes on applying the rules."""
     folder = tmp_path_factory.mktemp("recorded")
     recorded.record(folder)
-    with recorded.prometheus(folder, rules=True) as url:
+    with recorded.prometheus(folder, rules=True) as program:
+        url = program.url
         for layer in ("system", "business"):
             firing = f'ALERTS{{alertstate="firing",layer="{layer}",model="credit",severity="critical"}}'
             eventually(lambda firing=firing: answer(url, firing, instant=True), 180, 0.3)

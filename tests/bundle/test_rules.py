@@ -15,7 +15,8 @@ from scipy.stats import binom
 from support.paths import ROOT
 from support.promtool import check_file, check_rules, expected, groups_of, promtool, series_of
 
-from exporter.config import OBJECTIVE_ALERTS, THRESHOLDS
+from exporter.config import DEFAULT_ERRORS, OBJECTIVE_ALERTS, THRESHOLDS
+from exporter.monitoring.leading_quality import ENOUGH, LABELLED, MOST_ERROR
 from exporter.stats.quality import wilson
 
 PROMETHEUS = ROOT / "prometheus"
@@ -296,14 +297,6 @@ def test_runbook(name: str) -> None:
     assert "```promql" in sections["First checks"]
 
 
-def test_drop_alert_does_not_blame_a_full_queue() -> None:
-    """A full queue refuses and drops nothing, so neither the alert nor its runbook names it as the cause."""
-    (rule,) = [rule for _, rule in rules("alert") if rule["alert"] == "ModelEventsDropped"]
-    assert "queue" not in rule["annotations"]["description"]
-    text = (RUNBOOKS / "ModelEventsDropped.md").read_text(encoding="utf-8")
-    assert "queue" not in text.partition("## Likely causes")[2].partition("\n## ")[0]
-
-
 def test_every_runbook_has_an_alert() -> None:
     """Every runbook belongs to an alert that exists."""
     assert {path.stem for path in RUNBOOKS.glob("*.md")} == set(NAMES)
@@ -333,3 +326,15 @@ def test_every_alert_is_tested_silent_and_firing() -> None:
     names = {alert.name for alert in POLICY}
     assert firing == names
     assert silent == names - {"Watchdog"}
+
+
+def test_the_exporter_judges_as_the_rules_do() -> None:
+    """What it has of thresholds that cannot be configured, and the objective of errors of models that set none."""
+    exprs = {rule.get("record") or rule["alert"]: " ".join(rule["expr"].split()) for _, rule in rules("expr")}
+    for measure in ("accuracy", "mean_absolute_error"):
+        assert f" >= {ENOUGH})" in exprs[f"model_version_window:{measure}:measured"]
+    assert exprs["model_version:threshold:ModelAccuracyLowError"].startswith(f"{MOST_ERROR} * ")
+    within = f"< on (model, version) group_left () {LABELLED} * max by (model, version) ("
+    assert within in exprs["ModelAccuracyLow"]
+    assert re.findall(r"\bor ([\d.]+) \*", exprs["model:threshold:ModelErrorBudgetBurn"]) == [str(DEFAULT_ERRORS)]
+    assert " or " not in exprs["model:threshold:ModelLatencyBudgetBurn"]

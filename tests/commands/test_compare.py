@@ -3,24 +3,23 @@ from __future__ import annotations
 import base64
 import json
 import math
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom
+from support import programs
+from support.fake_exporter import Exporter
 from support.past import Points, prometheus_of
 from support.processes import run_command
-from support.programs import running
-from support.servers import Served, ask, eventually, free_port, write_config
+from support.programs import scraping
+from support.servers import ask, eventually, free_port, serving, write_config
 
 from exporter.comparison.measures import Comparison, Counts, Feature, Period, Side, add, compare, document, utc_time
 from exporter.config import DURATION_BUCKETS
@@ -456,26 +455,14 @@ def test_an_unreachable_prometheus_is_an_error(prometheus: str) -> None:
         (("--bearer-token-file",), "Bearer t-0k3n"),
     ],
 )
-def test_credentials_come_from_a_file_and_are_not_shown(tmp_path: Path, flags: tuple[str, ...], sent: str) -> None:
+def test_credentials_come_from_a_file_and_are_not_shown(
+    exporter: Exporter, tmp_path: Path, flags: tuple[str, ...], sent: str
+) -> None:
     """The line of the file is sent to Prometheus as a password or a token, and is in no message."""
-    seen: list[str | None] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            seen.append(self.headers["Authorization"])
-            self.send_response(401)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            pass
-
+    exporter.answers = [(401, {}, b"")]
     (tmp_path / "secret").write_text("t-0k3n\n")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        url = f"http://127.0.0.1:{server.server_address[1]}"
-        code, out, err = run(f"--prometheus={url}", *flags[:-1], f"{flags[-1]}={tmp_path / 'secret'}")
-        server.shutdown()
-    assert (code, seen) == (1, [sent])
+    code, out, err = run(f"--prometheus={exporter.url}", *flags[:-1], f"{flags[-1]}={tmp_path / 'secret'}")
+    assert (code, [request["headers"]["Authorization"] for request in exporter.requests]) == (1, [sent])
     assert "access denied (401): set --user" in err
     assert "t-0k3n" not in out + err
 
@@ -495,15 +482,8 @@ def test_a_real_exporter_is_compared_by_its_counts(tmp_path: Path) -> None:
     write_config(tmp_path)
     started = time.time() - 1
     with ExitStack() as stack:
-        exporter = Served(tmp_path).start()
-        stack.callback(exporter.stop)
-        jobs = [{"job_name": "model-exporter", "static_configs": [{"targets": [f"127.0.0.1:{exporter.port}"]}]}]
-        config = {"global": {"scrape_interval": "1s"}, "scrape_configs": jobs}
-        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
-        url = f"http://127.0.0.1:{free_port()}"
-        command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}"]
-        command += [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address={url.removeprefix('http://')}"]
-        stack.enter_context(running(tmp_path, "prometheus", command, url))
+        exporter = stack.enter_context(serving(tmp_path))
+        url = stack.enter_context(programs.prometheus(tmp_path, scraping(exporter))).url
         rng = np.random.default_rng(2)
         for version, youngest, failing in (("1", 18, 30), ("2", 70, 3)):
             events = [

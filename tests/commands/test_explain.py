@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from support.flights import correct, events, is_planted, write_model
+from support.flights import events, is_planted, running
 from support.processes import run_command
 from support.servers import Served, eventually
 
@@ -17,15 +17,10 @@ from support.servers import Served, eventually
 @pytest.fixture(scope="module")
 def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """An exporter whose users corrected one slice."""
-    folder = tmp_path_factory.mktemp("flights")
-    write_model(folder)
-    server = Served(folder).start()
     sent = events(2000, confidence=0.95)
-    assert server.post("/v1/predictions", sent).status == 202
-    correct(server, [event for event in sent if is_planted(event)], users=6)
-    eventually(lambda: server.get("/v1/slices?model=flights").json["total"])
-    yield server
-    server.stop()
+    with running(tmp_path_factory.mktemp("flights"), sent, list(filter(is_planted, sent))) as server:
+        eventually(lambda: server.get("/v1/slices?model=flights").json["total"])
+        yield server
 
 
 def explain(server: Served, *options: str) -> subprocess.CompletedProcess[str]:

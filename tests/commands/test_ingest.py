@@ -11,7 +11,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -26,8 +25,9 @@ from pyarrow import csv, parquet
 from support.blocks import with_ratios
 from support.labelled_rows import with_outcomes
 from support.paths import ROOT
-from support.programs import answers
-from support.servers import Served, ask, eventually, free_port
+from support.processes import ForkedCommand
+from support.programs import prometheus, running
+from support.servers import Served, ask, eventually, free_port, serving
 
 from exporter.cli import main
 from exporter.commands.batch import DRIFTED
@@ -353,45 +353,19 @@ def test_errors_end_with_a_message(folder: Path, tmp_path: Path, capsys: pytest.
 
 def test_a_file_that_changes_meanwhile_is_not_counted(folder: Path, tmp_path: Path) -> None:
     """Rows that another program appends during the read make the run fail, because what was counted is undefined."""
-    log = tmp_path / "log.jsonl"
-    log.write_bytes((folder / "well.predictions.jsonl").read_bytes() + b"\n")
-    command = [sys.executable, "-c", GROWING, "ingest", str(log), f"--config.file={folder / 'exporter.yml'}"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 1
-    assert "log.jsonl: changed while it was read, from" in result.stderr
-
-
-GROWING = """
-import sys
-from pathlib import Path
-from exporter.commands import tables as json_lines
-whole = json_lines._bounded
-def growing(file):
-    for number, line in enumerate(whole(file)):
-        if number == 100:
-            with open(sys.argv[2], "ab") as log: log.write(line)
-        yield line
-json_lines._bounded = growing
-from exporter.cli import main
-sys.exit(main(sys.argv[1:]))
-"""
+    log, row = tmp_path / "log.jsonl", (folder / "well.predictions.jsonl").read_bytes() + b"\n"
+    log.write_bytes(row)
+    command = ["ingest", str(log), f"--config.file={folder / 'exporter.yml'}"]
+    process = ForkedCommand(command, tmp_path / "output", tmp_path / "errors")
+    with log.open("ab", buffering=0) as growing:
+        while process.poll() is None:
+            growing.write(row[: row.index(b"\n") + 1])
+            time.sleep(0.001)
+    assert process.wait() == 1
+    assert "log.jsonl: changed while it was read, from" in (tmp_path / "errors").read_text()
 
 
 # --- pushed ----------------------------------------------------------------------------------
-
-
-@contextmanager
-def running(folder: Path, name: str, command: list[str], url: str) -> Iterator[None]:
-    """A server until the block ends, ready at its start."""
-    with (folder / f"{name}.log").open("wb") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            eventually(lambda: child.poll() is not None or answers(f"{url}/-/ready"), 30)
-            assert child.poll() is None, (folder / f"{name}.log").read_text()
-            yield
-        finally:
-            child.terminate()
-            child.wait(20)
 
 
 @pytest.fixture(scope="module")
@@ -442,8 +416,6 @@ def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, t
     """The gauges of a drifted run fire the shipped rules; those of a healthy run do not."""
     document = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
     (scrape,) = re.findall(r"^```yaml\n(scrape_configs:.*?)^```$", document, re.M | re.S)
-    port = free_port()
-    url = f"http://127.0.0.1:{port}"
     config = yaml.safe_load(scrape.replace("127.0.0.1:9091", gateway.removeprefix("http://")))
     config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
     config["rule_files"] = [str(tmp_path / "rules" / "*.yml")]
@@ -456,7 +428,6 @@ def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, t
         (tmp_path / "rules" / file.name).write_text(yaml.safe_dump(rules))
     (missing,) = re.findall(r"^```yaml\n(groups:.*?)^```$", document, re.M | re.S)
     (tmp_path / "rules" / "batch.yml").write_text(missing)
-    (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
     dark = scores(2500, shift=2.0).set_column(1, "age", pa.array([None] * 2500, pa.int64()))
     parquet.write_table(dark, tmp_path / "dark.parquet")
 
@@ -471,10 +442,8 @@ def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, t
         return {(series["alertname"], series["version"]) for series in found('ALERTS{version!=""}')}
 
     alerts = ("ModelFeatureDrift", "ModelFeatureMeanShift", "ModelFeatureMissing", "ModelInputsChanged")
-    flags = ["--query.lookback-delta=5s", f"--storage.tsdb.path={tmp_path / 'tsdb'}"]
-    flags += [f"--web.listen-address=127.0.0.1:{port}"]
-    command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}", *flags]
-    with running(tmp_path, "prometheus", command, url):
+    with prometheus(tmp_path, config, "--query.lookback-delta=5s") as program:
+        url = program.url
         push("dark", tmp_path / "dark.parquet", f"--push={gateway}")
         push("well", folder / "well.parquet", f"--push={gateway}", f"--textfile={tmp_path / 'out.prom'}")
         eventually(lambda: fired() >= {(name, "dark") for name in alerts}, 120)
@@ -548,9 +517,8 @@ def exporter(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     home = tmp_path_factory.mktemp("exporter")
     for name in ("exporter.yml", "loans.json"):
         shutil.copy(folder / name, home)
-    server = Served(home).start()
-    yield server
-    server.stop()
+    with serving(home) as server:
+        yield server
 
 
 def attempts(exporter: Served, version: str) -> float:
@@ -744,15 +712,12 @@ def test_a_full_exporter_is_waited_for(folder: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "exporter.yml").write_text(yaml.safe_dump(config))
     shutil.copy(folder / "loans.json", tmp_path)
     shutil.copy(folder / "well.parquet", tmp_path)
-    server = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as server:
         flags = (f"--exporter={server.url}", "--model=loans", "--version=full", *OUTPUTS)
         status, out, err = ingest(capsys, tmp_path / "well.parquet", *flags)
         assert (status, err) == (0, "")
         assert "2,500 rows, 2,500 accepted, 0 rejected" in out
         assert attempts(server, "full") == 2500
-    finally:
-        server.stop()
 
 
 def test_a_state_file_that_cannot_be_written_stops_the_run(

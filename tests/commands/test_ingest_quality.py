@@ -17,7 +17,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from pyarrow import csv, parquet
 from support.labelled_rows import partly_unsure, with_outcomes
-from support.servers import Served, eventually
+from support.servers import Served, eventually, serving
 
 from exporter.cli import main
 from exporter.profiles.builder import build_file
@@ -211,9 +211,8 @@ def test_what_labels_need(folder: Path, tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.fixture(scope="module")
 def exporter(folder: Path) -> Iterator[Served]:
     """An exporter with the model of the profile."""
-    server = Served(folder).start()
-    yield server
-    server.stop()
+    with serving(folder) as server:
+        yield server
 
 
 def labelled(exporter: Served, version: str) -> float:

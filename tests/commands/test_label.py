@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
-from support.servers import CONFIG, Served, eventually, write_config
+from support.servers import CONFIG, Served, eventually, serving, write_config
 
 from exporter.cli import main
 from exporter.commands import batch
@@ -30,14 +30,13 @@ def exporter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """An exporter with predictions p-0 to p-11999, of which every third is wrong."""
     home = tmp_path_factory.mktemp("exporter")
     write_config(home, CONFIG)
-    server = Served(home).start()
-    for start in range(0, ROWS, 4000):
-        events = [{"id": f"p-{n}", "model": "credit", "prediction": "yes"} for n in range(start, start + 4000)]
-        assert server.post("/v1/predictions", events).status == 202
-    probe = [{"prediction_id": f"p-{ROWS - 1}", "label": "yes"}]
-    eventually(lambda: server.post("/v1/labels", probe).json["joined"])
-    yield server
-    server.stop()
+    with serving(home) as server:
+        for start in range(0, ROWS, 4000):
+            events = [{"id": f"p-{n}", "model": "credit", "prediction": "yes"} for n in range(start, start + 4000)]
+            assert server.post("/v1/predictions", events).status == 202
+        probe = [{"prediction_id": f"p-{ROWS - 1}", "label": "yes"}]
+        eventually(lambda: server.post("/v1/labels", probe).json["joined"])
+        yield server
 
 
 def table(rows: int, **changed: Any) -> pa.Table:

@@ -18,7 +18,7 @@ import pytest
 from pyarrow import csv, parquet
 from support.batches import count
 from support.rows import training
-from support.servers import Served, eventually, write_config
+from support.servers import Served, eventually, serving, write_config
 
 from exporter.cli import disable_slow_avx512, main
 from exporter.commands import common
@@ -40,9 +40,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     command = ["profile", str(folder / "shop.jsonl"), "--prediction-column=sells", "--confidence-column=sure"]
     assert main(command) == 0
     write_config(folder, EVERYTHING)
-    server = Served(folder).start()
-    yield server
-    server.stop()
+    with serving(folder) as server:
+        yield server
 
 
 def events(rows: list[dict[str, object]], **fields: object) -> list[dict[str, object]]:

@@ -27,7 +27,7 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from support.servers import Answer, Served, ask, eventually, write_config
+from support.servers import Answer, Served, ask, eventually, serving, write_config
 
 from exporter.cli import main
 from exporter.datasets import csv_cell
@@ -39,26 +39,34 @@ EXAMPLE = {
 }  # fmt: skip
 
 
-def fill(served: Served, rows: int, status: str = "accepted", inputs: str = '{{"age": {n}, "country": "NL"}}') -> None:
-    """Put reviewed corrections into the database: reviewing so many over HTTP would take too long."""
+CORRECTION: dict[str, Any] = {
+    "joined": True, "model": "credit", "version": "3", "predicted": 1.7e9, "prediction": "yes", "confidence": 0.9,
+    "confident": True, "inputs": None, "verdict": "corrected", "label": "no", "user": "clerk", "created": 1.7e9,
+    "updated": 1, "counted": True, "status": "accepted", "revision": 2, "reviewed_label": None, "reviewer": "ada",
+    "reviewed": 2, "released": False, "sampled": False,
+}  # fmt: skip
+
+
+def put(served: Served, rows: list[dict[str, Any]]) -> None:
+    """Put reviewed corrections, with what they differ in, into the database: reviewing so many takes too long."""
+    full = [{"prediction_id": f"x-{number}", **CORRECTION, **row} for number, row in enumerate(rows)]
+    for row in full:
+        row |= {name: row[name] and json.dumps(row[name]) for name in ("prediction", "label")}
+        row["inputs"] = row["inputs"] if isinstance(row["inputs"], str | None) else json.dumps(row["inputs"])
+    names = list(full[0])
+    statement = f"INSERT INTO feedback ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"
     with closing(sqlite3.connect(served.folder / "data" / "model-exporter.db", timeout=20)) as database, database:
-        database.executemany(
-            "INSERT INTO feedback (prediction_id, joined, model, version, predicted, prediction, confidence, confident,"
-            " inputs, verdict, label, user, created, updated, counted, status, revision, reviewer, reviewed, released)"
-            " VALUES (?, 1, 'credit', ?, ?, '\"yes\"', .9, 1, ?, 'corrected', ?, 'clerk', ?, 1, 1, ?, 2, 'ada', 2, 0)",
-            (
-                (
-                    f"f-{n}",
-                    str(3 + n % 2),
-                    1.7e9 + n,
-                    inputs.format(n=n),
-                    '"no"' if n % 3 else '"maybe"',
-                    1.7e9 + n,
-                    status,
-                )
-                for n in range(rows)
-            ),
-        )
+        database.executemany(statement, full)
+
+
+def fill(served: Served, rows: int, status: str = "accepted", inputs: str = '{{"age": {n}, "country": "NL"}}') -> None:
+    """Put as many corrections of two versions, with two labels, into the database."""
+    changed = [
+        {"version": str(3 + n % 2), "label": "no" if n % 3 else "maybe", "inputs": inputs.format(n=n), "status": status}
+        | {"prediction_id": f"f-{n}", "predicted": 1.7e9 + n, "created": 1.7e9 + n}
+        for n in range(rows)
+    ]
+    put(served, changed)
 
 
 def correct(served: Served, *corrections: dict[str, Any], accept: bool = True) -> list[str]:
@@ -163,10 +171,9 @@ def hundred(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """An exporter with a hundred examples."""
     folder = tmp_path_factory.mktemp("hundred")
     write_config(folder)
-    server = Served(folder).start()
-    fill(server, 100)
-    yield server
-    server.stop()
+    with serving(folder) as server:
+        fill(server, 100)
+        yield server
 
 
 def test_csv_has_columns_and_no_formulas(served: Served) -> None:
@@ -372,7 +379,7 @@ class Hurried(Served):
             f"asgi.{self.limit}; sys.exit(cli.main())"
         )
         flags = [f"--config.file={self.folder / 'exporter.yml'}", f"--web.listen-address=127.0.0.1:{self.port}"]
-        flags += self._flags
+        flags += self.flags
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([sys.executable, "-c", program, "serve", *flags], stdout=log, stderr=log)
 
@@ -627,8 +634,7 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
     hashed = bcrypt.hashpw(b"s3cret", bcrypt.gensalt(4)).decode()
     (tmp_path / "web.yml").write_text(f"basic_auth_users: {{ada: '{hashed}'}}\n")
     (tmp_path / "password").write_text("s3cret\n")
-    served = Served(tmp_path, f"--web.config.file={tmp_path / 'web.yml'}").start()
-    try:
+    with serving(tmp_path, f"--web.config.file={tmp_path / 'web.yml'}") as served:
         export = ("export", "--model=credit", "-o", str(tmp_path / "corrections.jsonl"))
         assert "a user with a password is required" in command(served, *export, status=1)
         assert "0 bytes" in command(served, *export, "--user=ada", f"--password-file={tmp_path / 'password'}")
@@ -636,8 +642,6 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
         assert "0 bytes" in command(served, *export, **named)
         output = command(served, *export, "--exporter=http://ada:s3cret@127.0.0.1", status=1)
         assert "s3cret" not in output
-    finally:
-        served.stop()
 
 
 def test_annotations_come_back_from_label_studio(served: Served, tmp_path: Path) -> None:
@@ -691,3 +695,33 @@ def test_annotator_names_are_reserved(served: Served) -> None:
     body = {"status": "accepted", "revision": 1, "reviewer": "ada"}
     answer = ask(f"{served.url}/v1/corrections/{correction_id}", body, "PATCH")
     assert (answer.status, answer.json["errors"][0]["pointer"]) == (400, "/reviewer")
+
+
+def test_examples_are_counted_by_label_prediction_and_source(served: Served) -> None:
+    """Each example counts once under its label, its prediction, its source and its version."""
+    corrected = [{"inputs": {"age": 20 + n, "country": "FR"}, "label": "no" if n % 3 else "maybe"} for n in range(45)]
+    sampled = {"verdict": "sampled", "sampled": True, "user": None, "label": "yes"}
+    others = [sampled | {"inputs": {"age": 30 + n, "country": "NL"}} for n in range(10)]
+    put(served, [*corrected, *others, {"version": "4", "prediction": 0.5}])
+    lineage = served.post("/v1/dataset/releases", {"model": "credit"}).json["lineage"]
+    assert lineage["labels"] == {"maybe": 15, "no": 31, "yes": 10}
+    assert lineage["predictions"] == {"0.5": 1, "yes": 55}
+    assert lineage["outcomes"] == {"maybe": {"yes": 15}, "no": {"0.5": 1, "yes": 30}, "yes": {"yes": 10}}
+    assert lineage["sources"] == {"sample": 10, "user": 46}
+    assert lineage["versions"] == {"3": 55, "4": 1}
+    assert lineage["without_inputs"] == 1
+    (listed,) = served.get("/v1/dataset/releases").json["releases"]
+    assert listed["lineage"] == lineage
+
+
+def test_the_command_prints_what_a_release_holds(served: Served) -> None:
+    """The most frequent names come first, and a label cannot control the terminal."""
+    rows: list[dict[str, Any]] = [{"inputs": {"country": "FR"}, "label": "no"} for _ in range(40)]
+    put(served, [*rows, {"label": "\x1b[31mred"}, *({"label": f"l{n}"} for n in range(12))])
+    head, *lines = command(served, "release", "--model=credit", "--name=autumn").splitlines()
+    assert head.endswith("      53 examples  autumn")
+    assert lines[0].startswith("labels: no 40, ")
+    assert lines[0].endswith(", 4 more")
+    assert "\x1b" not in "".join(lines)
+    assert lines[1:4] == ["predictions: yes 53", "sources: user 53", "versions: 3 53"]
+    assert lines[4] == "without inputs: 13"

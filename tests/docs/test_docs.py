@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import importlib.util
 import os
@@ -11,10 +10,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,7 +20,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from support import scripts
 from support.paths import ROOT
-from support.servers import ask, eventually, free_port
+from support.servers import Served, ask, eventually, free_port, serving
 
 from exporter import config
 from exporter.server import access
@@ -141,50 +137,18 @@ def write_training(folder: Path) -> None:
     (folder / "training.csv").write_text("age,country,prediction\n" + "".join(rows))
 
 
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """The address of an exporter that serves the folder's exporter.yml on a free port."""
-    with (folder / "log").open("w") as log:
-        command = [str(COMMAND), "serve", "--web.listen-address=127.0.0.1:0"]
-        process = subprocess.Popen(command, cwd=folder, stderr=log)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            text = (folder / "log").read_text()
-            assert process.poll() is None, text
-            assert time.monotonic() < deadline, text
-            if address := re.search(r"http://[0-9.:]+", text):
-                with contextlib.suppress(OSError):
-                    read(f"{address[0]}/-/ready")
-                    break
-            time.sleep(0.05)
-        yield address[0]
-    finally:
-        process.terminate()
-        process.wait(60)
-
-
 def shell(script: str, folder: Path, curl: str = "") -> str:
     """What a script prints; ``curl`` are further options of each curl in it."""
     function = f"curl() {{ command curl --noproxy '*' -sS {curl} \"$@\"; }}\n"
     return scripts.run(f"set -e\n{function}{script}", folder, seconds=30)
 
 
-def read(url: str) -> str:
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=60) as response:
-        return str(response.read().decode())
-
-
-def stored(address: str, folder: Path) -> str:
+def stored(server: Served) -> str:
     """The metrics, once every accepted prediction is on disk: feedback on it is then joined at once."""
-    metrics = read(f"{address}/metrics")
-    accepted = re.search(r'^model_exporter_events_total\{source="predictions"\} (\S+)$', metrics, re.M)
-    deadline = time.monotonic() + 60
-    with contextlib.closing(sqlite3.connect(folder / "data" / "model-exporter.db")) as database:
-        while database.execute("SELECT count(*) FROM predictions").fetchone()[0] < float(accepted[1]):  # type: ignore[index]
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-    return metrics
+    accepted = server.samples()['model_exporter_events_total{source="predictions"}']
+    with contextlib.closing(sqlite3.connect(server.folder / "data" / "model-exporter.db")) as database:
+        eventually(lambda: database.execute("SELECT count(*) FROM predictions").fetchone()[0] >= accepted)
+    return server.get("/metrics").text
 
 
 @pytest.fixture(scope="module")
@@ -251,12 +215,12 @@ def examples(folder: Path) -> tuple[list[Example], str]:
     """The examples of api.md, run in order, with the statuses and answers; and the metrics after the last."""
     pattern = r"^```sh\n(.*?)^```\n\nResponse `(\d+)`:\n\n```\w+\n(.*?)^```$"
     ran = []
-    with served(folder) as address:
+    with serving(folder) as server:
         for script, status, answer in re.findall(pattern, document("api.md"), re.M | re.S):
-            shown = shell(script.replace(ADDRESS, address), folder, "-w '\\n%{http_code}'")
+            shown = shell(script.replace(ADDRESS, server.url), folder, "-w '\\n%{http_code}'")
             got, _, code = shown.rpartition("\n")
             ran.append(Example(script, (int(status), answer.strip()), (int(code), got.strip())))
-            metrics = stored(address, folder)
+            metrics = stored(server)
     return ran, metrics
 
 
@@ -328,9 +292,9 @@ def test_the_quick_start(tmp_path: Path) -> None:
     rows = [f"{20 + number % 50},{20_000 + 40 * number},{'yes' if number > 250 else 'no'}" for number in range(500)]
     (tmp_path / "training.csv").write_text("\n".join(["age,income,prediction", *rows]))
     shell(f"{profile}\n{config}", tmp_path)
-    with served(tmp_path) as address:
+    with serving(tmp_path) as server:
         service = tmp_path / "service.py"
-        service.write_text(QUICK_START.format(monitored=python.replace(ADDRESS, address)))
+        service.write_text(QUICK_START.format(monitored=python.replace(ADDRESS, server.url)))
         port = free_port()
         command = [sys.executable, "-m", "uvicorn", "service:app", f"--port={port}", "--log-level=error"]
         process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | scripts.ENVIRONMENT)
@@ -343,11 +307,11 @@ def test_the_quick_start(tmp_path: Path) -> None:
         finally:
             process.terminate()
             process.wait(30)
-        metrics = read(f"{address}/metrics")
+        metrics = server.get("/metrics").text
         (drift,) = re.findall(r'^model_feature_kl_divergence\{.*feature="income",window="5m"\} (\S+)$', metrics, re.M)
         assert float(drift) > 1
         assert 'model_requests_total{model="loans",version="1",code="200"} 60.0' in metrics
-        assert "income" in read(f"{address}/drift")
+        assert "income" in server.get("/drift").text
 
 
 def pages(path: Path) -> set[str]:
@@ -372,57 +336,6 @@ def test_sql_in_the_runbooks_is_valid(exporter: Exporter, folder: Path) -> None:
     with contextlib.closing(sqlite3.connect(folder / "data" / "model-exporter.db")) as store:
         for query in queries:
             store.execute(query)
-
-
-def packages() -> list[str]:
-    """The packages of architecture.md, from the top."""
-    return re.findall(r"^\| `(\w+)` ", section("architecture.md", "Packages"), re.M)
-
-
-def imports() -> Iterator[tuple[str, str]]:
-    """Each module below ``exporter`` and a module that it imports, for types alone or not."""
-    modules = {}
-    for path in (ROOT / "exporter").rglob("*.py"):
-        parts = path.relative_to(ROOT).with_suffix("").parts
-        modules[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    for module, path in modules.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "exporter":
-                assert node.module is not None
-                for alias in node.names:
-                    inner = f"{node.module}.{alias.name}"
-                    yield module, inner if inner in modules else node.module
-
-
-def test_every_package_is_in_the_architecture() -> None:
-    """The table of packages in architecture.md has each module and package of the first level, and nothing else."""
-    folder = ROOT / "exporter"
-    names = {path.stem for path in (*folder.glob("[!_]*.py"), *(init.parent for init in folder.glob("*/__init__.py")))}
-    assert set(packages()) == names
-
-
-def test_packages_import_only_from_below() -> None:
-    """No package imports from one that stands above it in the table of architecture.md."""
-    order = {name: index for index, name in enumerate(packages())}
-    for module, imported in imports():
-        if module != "exporter" and imported != "exporter":
-            above, below = module.split(".")[1], imported.split(".")[1]
-            assert order[below] >= order[above], f"{module} imports {imported}"
-
-
-def test_no_two_modules_import_each_other() -> None:
-    """The imports between modules have no cycle, those for types alone included.
-
-    But for the modules of the two databases, which build on the engine that chooses one of them.
-    """
-    graph: dict[str, set[str]] = {}
-    databases = {"exporter.storage._sqlite", "exporter.storage._postgresql"}
-    for module, imported in imports():
-        if module == "exporter.storage._database" and imported in databases:
-            continue
-        if not module.startswith(imported):  # a module may use what its own package's front hands on
-            graph.setdefault(module, set()).add(imported)
-    TopologicalSorter(graph).prepare()
 
 
 def test_links_are_valid() -> None:

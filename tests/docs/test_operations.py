@@ -18,7 +18,7 @@ import yaml
 from support import scripts
 from support.paths import ROOT
 from support.postgres import Postgres, program
-from support.servers import Served, ask, eventually, free_port, write_config
+from support.servers import ask, eventually, free_port, serving, write_config
 
 TEXT = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
 UNITS = ROOT / "deploy" / "systemd"
@@ -236,13 +236,10 @@ def test_postgresql_is_dumped_and_restored(tmp_path: Path, postgres: Postgres) -
 
     feedback = {"model": "loans", "prediction": "yes", "verdict": "corrected"}
     config(source)
-    server = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as server:
         for number in range(20):
             assert server.post("/v1/feedback", {**feedback, "label": f"no-{number}"}).status == 201
         scripts.run(f"set -e\n{script}", tmp_path)
-    finally:
-        server.stop()
     config(target)
     server.start()
     try:
@@ -255,8 +252,7 @@ def test_postgresql_is_dumped_and_restored(tmp_path: Path, postgres: Postgres) -
 def test_a_deleted_database_is_rescued_from_the_running_exporter(tmp_path: Path) -> None:
     """The runbook's copy of the open files of the process holds what was acknowledged."""
     write_config(tmp_path, {"models": [{"name": "loans"}], "store": {"url": "sqlite:///data/store.db"}})
-    server = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as server:
         feedback = {"model": "loans", "prediction": "yes", "verdict": "corrected", "label": "no"}
         assert server.post("/v1/feedback", feedback).status == 201
         shutil.rmtree(tmp_path / "data")
@@ -271,5 +267,3 @@ def test_a_deleted_database_is_rescued_from_the_running_exporter(tmp_path: Path)
         with closing(sqlite3.connect(tmp_path / "rescued.db")) as database:
             assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             assert database.execute("SELECT label FROM feedback").fetchall() == [('"no"',)]
-    finally:
-        server.stop()

@@ -5,56 +5,37 @@ Only time is scaled, by configuration: rules are evaluated every second and the 
 
 from __future__ import annotations
 
-import json
 import shutil
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pytest
 import yaml
+from support.fake_exporter import Exporter as Receiver
 from support.paths import ROOT
-from support.programs import ALERTMANAGER, Program, quickened_routes, quickened_rules, require, running
-from support.servers import Served, ask, eventually, free_port, write_config
+from support.programs import Program, alertmanager, prometheus, quickened_routes, quickened_rules, require, scraping
+from support.servers import Served, ask, eventually, serving, write_config
 
 from demo import receivers
-
-
-@contextmanager
-def pager() -> Iterator[tuple[str, list[Any]]]:
-    """A real HTTP receiver, and what it got."""
-    received: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.extend(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["alerts"])
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_address[1]}/", received
-        server.shutdown()
-        thread.join()
 
 
 class Chain:
     """The servers of the chain."""
 
-    def __init__(self, exporter: Served, prometheus: str, program: Program, paged: list[Any]) -> None:
+    def __init__(self, exporter: Served, prometheus: str, program: Program, pager: Receiver) -> None:
         self.exporter = exporter
         self.program = program
         self.prometheus = prometheus
-        self.paged = paged
+        self._pager = pager
+
+    @property
+    def paged(self) -> list[Any]:
+        """The alerts that the pager got."""
+        return [a for request in list(self._pager.requests) for body in request["events"] for a in body["alerts"]]
 
     def query(self, text: str) -> list[Any]:
         result: list[Any] = ask(f"{self.prometheus}/api/v1/query?query={quote(text)}").json["data"]["result"]
@@ -71,54 +52,20 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chain]:
     folder = tmp_path_factory.mktemp("chain")
     write_config(folder)
     with ExitStack() as stack:
-        exporter = Served(folder).start()
-        stack.callback(exporter.stop)
-        url, paged = stack.enter_context(pager())
-        ports = free_port(), free_port()
-        prometheus, alertmanager = (f"http://127.0.0.1:{port}" for port in ports)
-
+        exporter = stack.enter_context(serving(folder))
+        stack.callback((pager := Receiver(always=(200, {}, b""))).close)
         shutil.copytree(ROOT / "alertmanager", folder / "alertmanager")
-        (folder / "alertmanager/secrets/webhook_url").write_text(url)
-        target = folder / "alertmanager.yml"
-        receivers.write(folder / "alertmanager/alertmanager.yml", target, inbox=f"{exporter.url}/v1/notifications")
+        (folder / "alertmanager/secrets/webhook_url").write_text(pager.url)
+        source, target = folder / "alertmanager/alertmanager.yml", folder / "adapted.yml"
+        receivers.write(source, target, inbox=f"{exporter.url}/v1/notifications")
         config = yaml.safe_load(target.read_text())
         quickened_routes(config["route"])
-        target.write_text(yaml.safe_dump(config))
-        stack.enter_context(
-            running(
-                folder,
-                "alertmanager-log",
-                [
-                    ALERTMANAGER,
-                    f"--config.file={target}",
-                    f"--storage.path={folder / 'am'}",
-                    f"--web.listen-address=127.0.0.1:{ports[1]}",
-                    "--cluster.listen-address=",
-                ],
-                alertmanager,
-            )
-        )
+        alerted = stack.enter_context(alertmanager(folder, config)).url.removeprefix("http://")
         quickened_rules(ROOT / "prometheus/rules", folder / "rules")
-        config = yaml.safe_load((ROOT / "prometheus/prometheus.yml").read_text())
-        config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
-        config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{ports[1]}"]}]}]}
-        jobs = [{"job_name": "model-exporter", "static_configs": [{"targets": [f"127.0.0.1:{exporter.port}"]}]}]
-        config["scrape_configs"] = jobs
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        program = stack.enter_context(
-            running(
-                folder,
-                "prometheus",
-                [
-                    "prometheus",
-                    f"--config.file={folder / 'prometheus.yml'}",
-                    f"--storage.tsdb.path={folder / 'tsdb'}",
-                    f"--web.listen-address=127.0.0.1:{ports[0]}",
-                ],
-                prometheus,
-            )
-        )
-        yield Chain(exporter, prometheus, program, paged)
+        config = yaml.safe_load((ROOT / "prometheus/prometheus.yml").read_text()) | scraping(exporter)
+        config["alerting"] = {"alertmanagers": [{"static_configs": [{"targets": [alerted]}]}]}
+        program = stack.enter_context(prometheus(folder, config))
+        yield Chain(exporter, program.url, program, pager)
 
 
 def traffic(chain: Chain, dark: bool, broken: bool) -> None:

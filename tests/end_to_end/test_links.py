@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import pytest
-import yaml
 from support.paths import ROOT
-from support.programs import ALERTMANAGER, quickened_routes, quickened_rules, running
-from support.servers import CONFIG, Served, ask, eventually, free_port, write_config
+from support.programs import alertmanager, prometheus, quickened_routes, quickened_rules, scraping
+from support.servers import CONFIG, Served, ask, eventually, serving, write_config
 
 MINE = {"external_url": "https://models.example/exporter/", "links": {"grafana": "https://grafana.example/"}}
 REJECTED = {"model": "nobody"}
@@ -37,30 +36,17 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
     """An exporter with addresses of an operator, Prometheus with the shipped rules, and Alertmanager."""
     with ExitStack() as started:
         write_config(tmp_path, CONFIG | MINE)
-        exporter = Served(tmp_path).start()
-        started.callback(exporter.stop)
-        watched, alerted = free_port(), free_port()
+        exporter = started.enter_context(serving(tmp_path))
         quickened_rules(ROOT / "prometheus" / "rules", tmp_path / "rules")
-        config: dict[str, Any] = {
-            "global": {"scrape_interval": "1s"},
-            "rule_files": ["rules/*.yml"],
-            "alerting": {"alertmanagers": [{"static_configs": [{"targets": [f"127.0.0.1:{alerted}"]}]}]},
-            "scrape_configs": [
-                {"job_name": "model-exporter", "static_configs": [{"targets": [f"127.0.0.1:{exporter.port}"]}]}
-            ],
-        }
-        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
         routes: dict[str, Any] = {"receiver": "nobody"}
         quickened_routes(routes)
-        (tmp_path / "am.yml").write_text(yaml.safe_dump({"route": routes, "receivers": [{"name": "nobody"}]}))
-        command = [ALERTMANAGER, f"--config.file={tmp_path / 'am.yml'}", f"--storage.path={tmp_path / 'am'}"]
-        command += [f"--web.listen-address=127.0.0.1:{alerted}", "--cluster.listen-address="]
-        started.enter_context(running(tmp_path, "alertmanager", command, f"http://127.0.0.1:{alerted}"))
-        command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}"]
-        command += [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{watched}"]
-        command.append("--rules.alert.resend-delay=5s")  # other links are sent with the next repetition
-        started.enter_context(running(tmp_path, "prometheus", command, f"http://127.0.0.1:{watched}"))
-        yield Stack(exporter, f"http://127.0.0.1:{watched}", f"http://127.0.0.1:{alerted}")
+        config = {"route": routes, "receivers": [{"name": "nobody"}]}
+        alerted = started.enter_context(alertmanager(tmp_path, config)).url
+        targets = [{"targets": [alerted.removeprefix("http://")]}]
+        scraped = scraping(exporter) | {"alerting": {"alertmanagers": [{"static_configs": targets}]}}
+        # Other links are sent with the next repetition.
+        watched = started.enter_context(prometheus(tmp_path, scraped, "--rules.alert.resend-delay=5s"))
+        yield Stack(exporter, watched.url, alerted)
 
 
 def test_links_have_the_configured_addresses_and_follow_a_reload(stack: Stack) -> None:

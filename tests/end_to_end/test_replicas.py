@@ -11,13 +11,12 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-import yaml
 from support.batches import count
 from support.blocks import with_ratios
 from support.paths import ROOT
 from support.postgres import Postgres
-from support.programs import quickened_rules, running
-from support.servers import Served, ask, eventually, free_port, write_config
+from support.programs import prometheus, quickened_rules, scraping
+from support.servers import Served, ask, eventually, write_config
 
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import load, save
@@ -40,20 +39,7 @@ def replicas(tmp_path: Path) -> Iterator[tuple[list[Served], str]]:
             servers.append(Served(tmp_path / name).start())
             stack.callback(servers[-1].stop)
         quickened_rules(ROOT / "prometheus/rules", tmp_path / "rules")
-        jobs = [
-            {"job_name": "model-exporter", "static_configs": [{"targets": [f"127.0.0.1:{s.port}" for s in servers]}]}
-        ]
-        config = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": ["rules/*.yml"],
-            "scrape_configs": jobs,
-        }
-        (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
-        port = free_port()
-        command = ["prometheus", f"--config.file={tmp_path / 'prometheus.yml'}"]
-        command += [f"--storage.tsdb.path={tmp_path / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]
-        stack.enter_context(running(tmp_path, "prometheus", command, f"http://127.0.0.1:{port}"))
-        yield servers, f"http://127.0.0.1:{port}"
+        yield servers, stack.enter_context(prometheus(tmp_path, scraping(*servers))).url
 
 
 def test_the_recorded_divergence_is_that_of_the_pooled_data(replicas: tuple[list[Served], str]) -> None:

@@ -6,12 +6,13 @@ import ast
 import re
 import socket
 from collections.abc import Mapping
+from contextlib import closing
 from email.message import Message
 from pathlib import Path
 
 import pytest
 from support.paths import ROOT
-from support.servers import Served, ask, write_config
+from support.servers import Served, ask, serving, write_config
 
 from exporter.server.application import Exporter
 from exporter.server.flask_app import create_app
@@ -29,11 +30,8 @@ INLINE = re.compile(r"""<script(?![^>]*\bsrc=)|<style|\sstyle\s*=|\son[a-z]+\s*=
 @pytest.fixture(scope="module")
 def addresses(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
     """Method and address of every route of the application, and of some that are none."""
-    exporter = Exporter(write_config(tmp_path_factory.mktemp("rules")))
-    try:
+    with closing(Exporter(write_config(tmp_path_factory.mktemp("rules")))) as exporter:
         rules = list(create_app(exporter).url_map.iter_rules())
-    finally:
-        exporter.close()
     requests = [("GET", "/nowhere"), ("DELETE", "/"), ("GET", "/static/nothing.js"), ("GET", "/drift?model=nobody")]
     for rule in rules:
         path = re.sub(r"<(?:\w+:)?(\w+)>", lambda match: VALUES.get(match[1], "1"), rule.rule)
@@ -83,14 +81,11 @@ def test_a_401_has_the_security_headers(tmp_path: Path) -> None:
     """The same holds for clients without a password or token."""
     write_config(tmp_path)
     (tmp_path / "tokens.yml").write_text(f"- {{name: one, sha256: '{'a' * 64}', scopes: [read]}}\n", encoding="utf-8")
-    served = Served(tmp_path, f"--web.tokens.file={tmp_path / 'tokens.yml'}").start()
-    try:
+    with serving(tmp_path, f"--web.tokens.file={tmp_path / 'tokens.yml'}") as served:
         for path in ("/review", "/metrics", "/static/style.css", "/v1/predictions"):
             answer = served.get(path)
             assert answer.status == 401
             _check_security_headers(answer.headers, path)
-    finally:
-        served.stop()
 
 
 def _check_security_headers(headers: Mapping[str, str], where: str) -> None:

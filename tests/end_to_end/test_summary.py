@@ -12,10 +12,10 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-import yaml
+from support import programs
 from support.paths import ROOT
-from support.programs import quickened_rules, running
-from support.servers import Served, ask, eventually, free_port, write_config
+from support.programs import quickened_rules
+from support.servers import ask, eventually, serving, write_config
 
 ALERTS = {
     "ModelFeatureDrift",
@@ -50,21 +50,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     write_config(folder, {"models": levels}, labels=True)
     quickened_rules(ROOT / "prometheus/rules", folder / "rules")
     with ExitStack() as stack:
-        exporter = Served(folder).start()
-        stack.callback(exporter.stop)
-        config = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": ["rules/*.yml"],
-            "scrape_configs": [
-                {"job_name": "model-exporter", "static_configs": [{"targets": [f"127.0.0.1:{exporter.port}"]}]}
-            ],
-        }
-        (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-        port = free_port()
-        command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}"]
-        command += [f"--storage.tsdb.path={folder / 'tsdb'}", f"--web.listen-address=127.0.0.1:{port}"]
-        url = f"http://127.0.0.1:{port}"
-        stack.enter_context(running(folder, "prometheus", command, url))
+        exporter = stack.enter_context(serving(folder))
+        url = stack.enter_context(programs.prometheus(folder, programs.scraping(exporter))).url
 
         def drifted() -> bool:
             """Old customers, a third of them without an income, and nearly all refused without much confidence."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from support.postgres import Postgres
-from support.servers import CONFIG, Served, eventually, write_config
+from support.servers import CONFIG, Served, eventually, serving, write_config
 
 from exporter.config import StoreConfig
 from exporter.server.application import STOP_SECONDS, Exporter
@@ -104,16 +104,13 @@ def test_a_damaged_database_is_set_aside_and_reported(tmp_path: Path, spoil: Cal
 def test_an_unclosed_database_is_kept(tmp_path: Path) -> None:
     """After kill -9 the file and its log are used as they are."""
     write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
-    server = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as server:
         assert server.post("/v1/feedback", FEEDBACK).status == 201
         server.stop(signal.SIGKILL)
         assert (tmp_path / "store.db-wal").stat().st_size
         server.start()
         assert server.post("/v1/feedback", FEEDBACK).status == 200
         assert server.samples(DAMAGED) == {DAMAGED: 0}
-    finally:
-        server.stop()
 
 
 def _killed_with_feedback(folder: Path, number: int = 10) -> Served:
@@ -258,8 +255,7 @@ def test_a_database_that_is_deleted_or_cut_is_no_longer_used(
 def test_other_programs_may_use_the_database(tmp_path: Path) -> None:
     """A checkpoint and VACUUM of another program are no faults."""
     write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
-    server = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as server:
         events = [{**PREDICTION, "id": f"p-{number}", "inputs": {"age": "x" * 1000}} for number in range(3000)]
         assert server.post("/v1/predictions", events).status == 202
         with contextlib.closing(sqlite3.connect(tmp_path / "store.db", isolation_level=None)) as other:
@@ -275,8 +271,6 @@ def test_other_programs_may_use_the_database(tmp_path: Path) -> None:
             assert (tmp_path / "store.db").stat().st_size < size
         assert server.get("/-/ready").status == 200
         assert server.samples("model_exporter_store_errors_total") == {"model_exporter_store_errors_total": 0}
-    finally:
-        server.stop()
 
 
 def test_a_second_exporter_on_the_same_file_does_not_start(tmp_path: Path) -> None:

@@ -269,14 +269,6 @@ def test_versions_past_the_cap_are_other():
     assert len(list(monitors)) == 4
 
 
-def test_ten_thousand_versions_are_one_series():
-    """However many versions appear, only the limit and other are stored."""
-    monitors = monitors_of(20)
-    for number in range(10_000):
-        monitors.get("m", f"v{number}", number / 1000)
-    assert len(list(monitors)) == 21
-
-
 def test_a_version_unused_for_a_day_makes_room():
     """After a day the least recently used version is removed; one that was used is kept."""
     monitors = monitors_of(2)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.batches import observe
-from support.servers import CONFIG, Served, eventually, write_config
+from support.servers import CONFIG, eventually, serving, write_config
 
 from exporter.config import ModelConfig
 from exporter.errors import ConfigError
@@ -133,8 +133,7 @@ def test_a_correction_finds_its_segment_after_a_restart(tmp_path: Path) -> None:
     """A stored prediction has its segment, even if its inputs are not stored; a late correction counts in it."""
     config = {**CONFIG, "store": {"inputs": "none"}}
     write_config(tmp_path, config)
-    server = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as server:
         countries = ["NL", "DE", "Free text, from a request", None]
         events = [
             {"model": "credit", "version": "3", "id": f"s-{n}", "inputs": {"country": country}, "confidence": 0.9}
@@ -160,5 +159,3 @@ def test_a_correction_finds_its_segment_after_a_restart(tmp_path: Path) -> None:
         label = label.replace("attempts", "corrections")
         expected = {label.format("NL"): 1, label.format("DE"): 1, label.format("other"): 1}
         eventually(lambda: server.samples(name) == expected)
-    finally:
-        server.stop()

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.batches import observe
 from support.postgres import Postgres
-from support.servers import Served, eventually, write_config
+from support.servers import eventually, serving, write_config
 
 from exporter.config import ModelConfig, StoreConfig
 from exporter.monitoring import snapshots
@@ -355,8 +355,7 @@ def test_snapshots_are_saved_periodically(store: Store) -> None:
 def test_a_restarted_exporter_restores_its_gauges(tmp_path: Path) -> None:
     """The gauges are there at the first scrape after a restart, before any event; counters start at zero."""
     write_config(tmp_path)
-    server = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as server:
         events = [{"model": "credit", "version": "3", "inputs": {"age": 40 + n, "country": "NL"}} for n in range(30)]
         server.post("/v1/predictions", events)
         names = ("model_feature_kl_divergence", "model_feature_mean", "model_segment_kl_divergence")
@@ -369,8 +368,6 @@ def test_a_restarted_exporter_restores_its_gauges(tmp_path: Path) -> None:
         server.post("/v1/predictions", events)
         series = 'model_feature_window_observations{model="credit",version="3",feature="age",window="1h"}'
         eventually(lambda: server.samples("model_feature_window_observations")[series] == 60)
-    finally:
-        server.stop()
 
 
 # --- two exporters with the same replica -----------------------------------------------------

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import copy
 import functools
 import gzip
-import io
 import json
 import re
 import signal
@@ -15,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,6 @@ import numpy as np
 import psutil
 import pytest
 import yaml
-from PIL import Image
 from support.paths import ROOT
 from support.servers import CONFIG, Served, ask, eventually, write_config
 
@@ -86,19 +84,7 @@ def test_batches_accept_valid_events_and_report_the_others(served: Served, kind:
         (b"3", "", "expected an object"),
         (b"{}", "/model", "is required"),
         (b'{"model": "nobody"}', "/model", 'no model "nobody" is configured'),
-        (b'{"model": 5}', "/model", "expected a string, got 5"),
         (b'{"model": "credit", "confidence": 1.7}', "/confidence", "at most 1, got 1.7"),
-        (b'{"model": "credit", "confidence": NaN}', "/confidence", "expected a number"),
-        (b'{"model": "credit", "confidence": "high"}', "/confidence", 'expected a number, got "high"'),
-        (b'{"model": "credit", "duration_seconds": -1}', "/duration_seconds", "at least 0, got -1"),
-        (b'{"model": "credit", "code": 99}', "/code", "at least 100, got 99"),
-        (b'{"model": "credit", "code": 600}', "/code", "at most 599, got 600"),
-        (b'{"model": "credit", "time": "yesterday"}', "/time", "RFC 3339"),
-        (b'{"model": "credit", "time": "2026-11-24T10:00:00"}', "/time", "RFC 3339"),
-        (b'{"model": "credit", "inputs": [1]}', "/inputs", "expected an object"),
-        (b'{"model": "credit", "prediction": ["yes"]}', "/prediction", "expected true or false"),
-        (b'{"model": "credit", "version": "' + b"9" * 10_000 + b'"}', "/version", "at most 128 characters, got 10000"),
-        (b'{"model": "credit", "id": "' + b"9" * 129 + b'"}', "/id", "at most 128 characters, got 129"),
         (b"[" * 100_000, "", "nested too deeply"),
         (b'{"model": "credit", "inputs": ' + b'{"a":' * 50_000 + b"1" + b"}" * 50_001, "", "nested too deeply"),
     ],
@@ -160,24 +146,6 @@ def test_a_profile_of_another_model_is_noticed_at_once(served: Served) -> None:
         ("feature_", 'feature="age",'), ("prediction_", ""),
     )]  # fmt: skip
     assert min(scores) > 0.3
-
-
-def test_base64_images_count_like_arrays(served: Served) -> None:
-    """A base64 PNG counts like the nested array of its pixels."""
-    pixels = np.arange(64, dtype=np.uint8).reshape(8, 8)
-    png = io.BytesIO()
-    Image.fromarray(pixels).save(png, "PNG")
-    text = base64.b64encode(png.getvalue()).decode()
-    for version, value in (("n", pixels.tolist()), ("p", text), ("u", f"data:image/png;base64,{text}")):
-        assert (
-            served.post("/v1/predictions", {"model": "credit", "version": version, "inputs": {"photo": value}}).status
-            == 202
-        )
-    samples = served.samples("model_feature_mean")
-    names = ("intensity_mean", "intensity_stddev", "contrast", "sharpness")
-    for name in names:
-        series = f'model_feature_mean{{model="credit",version="%s",feature="photo.{name}",window="5m"}}'
-        assert samples[series % "n"] == samples[series % "p"] == samples[series % "u"]
 
 
 def test_ids_are_generated_and_returned_on_request(shared: Served) -> None:
@@ -244,14 +212,6 @@ def test_every_route_that_counts_accepts_an_idempotency_key(served: Served, path
     assert served.post(path, body, Idempotency_Key="k" * 300).status == 400
 
 
-def test_versions_are_capped(tmp_path: object, served: Served) -> None:
-    """After twenty versions, new ones are counted together as ``other``."""
-    served.post("/v1/predictions", [{"model": "credit", "version": f"v{number}"} for number in range(30)])
-    samples = served.samples("model_attempts_total")
-    assert len(samples) == 21
-    assert samples['model_attempts_total{model="credit",version="other"}'] == 10
-
-
 def test_too_large_bodies_are_refused(shared: Served) -> None:
     """A body above 16 MiB is a 413, with or without a declared length; a smaller one is accepted."""
     assert shared.post("/v1/predictions", b" " * (16 * 2**20 + 1)).status == 413
@@ -295,17 +255,6 @@ def test_feedback_counts_each_prediction_once(served: Served) -> None:
     assert 0 <= samples['model_corrections_oldest_pending_seconds{model="credit"}'] < 60
 
 
-def test_feedback_without_a_logged_prediction(served: Served) -> None:
-    """Model, inputs, prediction and label replace a prediction; the verdict follows from the labels."""
-    word = {"model": "credit", "version": "3", "inputs": {"age": 3, "name": "Ada"}, "prediction": "yes", "label": "no"}
-    assert served.post("/v1/feedback", word).json["verdict"] == "corrected"
-    assert served.post("/v1/feedback", {**word, "label": "yes"}, Idempotency_Key="f-1").status == 201
-    assert served.post("/v1/feedback", {**word, "label": "yes"}, Idempotency_Key="f-1").status == 200
-    samples = served.samples("model_feedback_total")
-    assert samples[f'model_feedback_total{{{LABELS},verdict="corrected"}}'] == 1
-    assert samples[f'model_feedback_total{{{LABELS},verdict="accepted"}}'] == 1
-
-
 @pytest.mark.parametrize(
     ("word", "pointer"),
     [
@@ -323,19 +272,6 @@ def test_bad_feedback_names_its_field(shared: Served, word: object, pointer: str
     answer = shared.post("/v1/feedback", word)
     assert answer.status == 400
     assert answer.json["errors"][0]["pointer"] == pointer
-
-
-def test_acknowledged_feedback_survives_a_kill(served: Served) -> None:
-    """Feedback that was answered with 201 is still stored after SIGKILL and a restart."""
-    ids = [f"k-{number}" for number in range(20)]
-    for name in ids:
-        assert served.post("/v1/feedback", {"prediction_id": name, "verdict": "corrected", "label": "b"}).status == 201
-    served.stop(signal.SIGKILL)
-    served.start()
-    repeats = [
-        served.post("/v1/feedback", {"prediction_id": n, "verdict": "corrected", "label": "b"}).status for n in ids
-    ]
-    assert repeats == [200] * 20
 
 
 def test_business_events_are_declared_counters(served: Served) -> None:
@@ -381,14 +317,11 @@ def test_reload_keeps_the_old_configuration_when_the_new_one_is_wrong(served: Se
 
 def test_an_unexpected_exception_in_a_reload_shows_in_the_metric(tmp_path: Path) -> None:
     """After any exception the metric no longer reports that the last reload succeeded."""
-    exporter = Exporter(write_config(tmp_path))
-    try:
+    with closing(Exporter(write_config(tmp_path))) as exporter:
         exporter.reloader.others.append((tmp_path / "gone").unlink)
         with pytest.raises(FileNotFoundError):
             exporter.reloader.reload()
         assert exporter.registry.get_sample_value("model_exporter_config_last_reload_successful") == 0
-    finally:
-        exporter.close()
 
 
 def test_unknown_routes_and_methods_name_the_valid_ones(shared: Served) -> None:
@@ -491,34 +424,16 @@ def test_json_ends_with_a_line_end(shared: Served, path: str) -> None:
     assert shared.get(path).text.endswith(("}\n", "</html>\n"))
 
 
-def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
-    """Alerts of Alertmanager's webhook are shown; text of users is never markup."""
-    served.post("/v1/predictions", GOOD)
-    alert = {
-        "status": "firing",
-        "labels": {"alertname": "ModelFeatureDrift", "severity": "warning", "layer": "data", "model": "credit"},
-        "annotations": {"summary": "<script>alert(1)</script> drifted", "description": "0.5 is above 0.3"},
-        "startsAt": "2026-11-24T10:00:00Z",
-        "endsAt": "2026-11-24T10:07:00Z",
-        "fingerprint": "f1",
-    }
-    assert served.post("/v1/notifications", {"version": "4", "status": "firing", "alerts": [alert]}).status == 200
-    page = served.get("/")
-    assert "1 alert firing" in page.text
-    assert "&lt;script&gt;" in page.text
-    assert "<script>" not in page.text
-    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
-    assert "<b>System</b>" in page.text
-    assert "<b>Exporter</b>" not in page.text
-    alert_labels = {"alertname": "ModelEventsDropped", "severity": "warning", "layer": "exporter"}
-    served.post("/v1/notifications", {"status": "firing", "alerts": [{"status": "firing", "labels": alert_labels}]})
-    assert '<li class="warning"><b>Exporter</b>' in served.get("/").text
-    served.post("/v1/notifications", {"status": "resolved", "alerts": [{"status": "resolved", "labels": alert_labels}]})
-    served.post("/v1/notifications", {"status": "resolved", "alerts": [{**alert, "status": "resolved"}]})
-    assert 'id="firing">Alerts do not reach this page' in served.get("/").text
+def test_notifications_are_counted_and_checked(served: Served) -> None:
+    """The layer of the exporter is shown while it has an alert; a body that is no notification names its member."""
+    labels = {"alertname": "ModelEventsDropped", "severity": "warning", "layer": "exporter"}
+    assert "<b>Exporter</b>" not in served.get("/").text
+    for status in ("firing", "resolved"):
+        body = {"version": "4", "status": status, "alerts": [{"status": status, "labels": labels}]}
+        assert served.post("/v1/notifications", body).status == 200
+        assert ('<li class="warning"><b>Exporter</b>' in served.get("/").text) is (status == "firing")
     assert served.samples("model_exporter_notifications_total") == {
-        'model_exporter_notifications_total{status="firing"}': 2,
-        'model_exporter_notifications_total{status="resolved"}': 2,
+        f'model_exporter_notifications_total{{status="{status}"}}': 1 for status in ("firing", "resolved")
     }
     assert served.post("/v1/notifications", b"[]").status == 400
     wrong = served.post("/v1/notifications", {"status": 1, "alerts": []})
@@ -529,45 +444,21 @@ def test_home_page_shows_firing_alerts_escaped(served: Served) -> None:
         b'{"status": 1, "alerts":' + b"[" * 9999,
     ):
         assert served.post("/v1/notifications", broken).json["errors"][0]["pointer"] == ""
-    assert served.get("/runbooks/ModelFeatureDrift").status == 200
-    assert served.get("/runbooks/../../pyproject.toml").status == 404
 
 
 def test_notifications_of_grafana_are_shown(served: Served) -> None:
     """The webhook of Grafana's own alerting sends what Alertmanager's does, and more."""
     alert = {
         "status": "firing",
-        "labels": {
-            "alertname": "ModelLatencyHigh",
-            "grafana_folder": "Models",
-            "severity": "warning",
-            "layer": "system",
-        },
+        "labels": {"alertname": "ModelLatencyHigh", "grafana_folder": "M", "severity": "warning", "layer": "system"},
         "annotations": {"summary": "credit version 3 is slow"},
         "startsAt": "2026-11-24T10:00:00.123456789+01:00",
         "endsAt": "0001-01-01T00:00:00Z",
-        "generatorURL": "https://grafana.example/alerting/grafana/model-exporter-ModelLatencyHigh/view?orgId=1",
-        "fingerprint": "c6eadffa33fcdf37",
-        "silenceURL": "https://grafana.example/alerting/silence/new",
-        "dashboardURL": "",
         "panelURL": "",
         "values": {"A": 0.61, "B": 1, "threshold": 0.5},
-        "valueString": "[ var='A' labels={model=credit} value=0.61 ]",
         "orgId": 1,
     }
-    body = {
-        "receiver": "model-exporter",
-        "status": "firing",
-        "alerts": [alert],
-        "groupLabels": {"alertname": "ModelLatencyHigh"},
-        "commonLabels": alert["labels"],
-        "externalURL": "https://grafana.example/",
-        "version": "1",
-        "truncatedAlerts": 0,
-        "title": "[FIRING:1] ModelLatencyHigh",
-        "state": "alerting",
-        "message": "**Firing**",
-    }
+    body = {"status": "firing", "alerts": [alert], "version": "1", "truncatedAlerts": 0}
     assert served.post("/v1/notifications", body).status == 200
     assert "credit version 3 is slow" in served.get("/").text
     resolved = {**alert, "status": "resolved", "values": None, "endsAt": "2026-11-24T10:09:00+01:00"}

@@ -21,7 +21,7 @@ import pytest
 import yaml
 from playwright.sync_api import Page, sync_playwright
 from support.browser import CHROMIUM
-from support.servers import CONFIG, Answer, Served, ask, eventually, write_config
+from support.servers import CONFIG, Answer, Served, ask, eventually, serving, write_config
 
 from exporter.server.access import SCOPES, USER
 from exporter.server.asgi import REFUSAL_SECONDS
@@ -237,15 +237,12 @@ def test_the_command_creates_a_token(tmp_path: Path) -> None:
             tokens.append(subprocess.run(command, stdout=file, stderr=subprocess.PIPE, text=True, check=True).stderr)
     scorer, prometheus = (bearer(line.rsplit(maxsplit=1)[1]) for line in tokens)
     assert scorer.split()[1] not in path.read_text()
-    server = Served(tmp_path, f"--web.tokens.file={path}").start()
-    try:
+    with serving(tmp_path, f"--web.tokens.file={path}") as server:
         assert server.post("/v1/predictions", PREDICTION, Authorization=scorer).status == 202
         assert server.get("/metrics", Authorization=prometheus).status == 200
         refused = server.get("/metrics", Authorization=scorer)
         assert (refused.status, refused.json["scope"]) == (403, "read")
         assert server.get("/").headers["WWW-Authenticate"] == 'Bearer realm="model-exporter"'
-    finally:
-        server.stop()
 
 
 # --- pages of other sites ---------------------------------------------------------------------

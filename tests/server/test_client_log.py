@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import time
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from http.client import HTTPConnection
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
-from support.servers import Served, write_config
+from support.servers import Served, serving, write_config
 
 from exporter.commands.common import LogFormatter
 from exporter.errors import EventError
@@ -59,13 +60,16 @@ def test_a_client_has_one_line_a_minute(
 
 def test_many_clients_have_bounded_lines_and_memory(clients: ClientLog, caplog: pytest.LogCaptureFixture) -> None:
     """Thousands of addresses take neither more lines in a minute nor more memory than some of them."""
+    memory = []
+    tracemalloc.start()
     for number in range(5 * MAX_CLIENTS):
         set_client(f"10.0.{number // 250}.{number % 250}")
         clients.reject(ERROR)
         clients.warn("unknown_member", "detail")
+        memory.append(tracemalloc.get_traced_memory()[0])
+    tracemalloc.stop()
     assert len(caplog.messages) == MAX_LINES
-    assert len(clients._pending) <= MAX_CLIENTS
-    assert len(clients._warned) <= MAX_CLIENTS
+    assert memory[-1] < 1.6 * memory[2 * MAX_CLIENTS]
 
 
 def test_a_warning_is_logged_once_for_each_client(
@@ -122,12 +126,9 @@ def test_a_token_is_named(tmp_path: Path) -> None:
     token = "t" * 40
     document = [{"name": "scorer", "sha256": hashlib.sha256(token.encode()).hexdigest(), "scopes": ["ingest"]}]
     (tmp_path / "tokens.yml").write_text(json.dumps(document))
-    server = Served(tmp_path, f"--web.tokens.file={tmp_path / 'tokens.yml'}").start()
-    try:
+    with serving(tmp_path, f"--web.tokens.file={tmp_path / 'tokens.yml'}") as server:
         assert server.post("/v1/events", {}, Authorization=f"Bearer {token}").status == 400
         log = server.log.read_text()
-    finally:
-        server.stop()
     assert r"of client \"scorer\" at 127.0.0.1: missing_field" in log
     assert token not in log
 

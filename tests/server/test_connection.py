@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,8 +84,10 @@ def connections(server: Server) -> list[BoundedProtocol]:
 
 
 @pytest.fixture
-def exporter(tmp_path: Path) -> Exporter:
-    return Exporter(write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}))
+def exporter(tmp_path: Path) -> Iterator[Exporter]:
+    config = {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}
+    with contextlib.closing(Exporter(write_config(tmp_path, config))) as exporter:
+        yield exporter
 
 
 @pytest.mark.parametrize("before", [b"", GET.replace(b"/ ", b"/-/healthy ")])
@@ -107,10 +109,7 @@ def test_an_exception_is_logged_and_a_500(
         connection.socket.shutdown(socket.SHUT_WR)
         got.append(connection.all())
 
-    try:
-        served(app, client)
-    finally:
-        exporter.close()
+    served(app, client)
     assert [answer[:3] for answer in got[0].split(b"HTTP/1.1 ")[1:]] == [b"200"] * bool(before) + [b"500"]
     (record,) = [record for record in caplog.records if record.exc_info]
     assert record.exc_info and str(record.exc_info[1]) == "made"
@@ -211,10 +210,7 @@ def test_clients_that_read_slowly_are_disconnected(exporter: Exporter, monkeypat
             time.sleep(0.05)
         connection.socket.close()
 
-    try:
-        served(Application(exporter, WebConfig()), client)
-    finally:
-        exporter.close()
+    served(Application(exporter, WebConfig()), client)
     assert ended
 
 
@@ -295,10 +291,7 @@ def test_a_client_that_reads_nothing_is_disconnected(exporter: Exporter, monkeyp
             time.sleep(0.05)
         connection.socket.close()
 
-    try:
-        served(Application(exporter, WebConfig()), client)
-    finally:
-        exporter.close()
+    served(Application(exporter, WebConfig()), client)
     assert ended
 
 
@@ -346,10 +339,7 @@ def test_a_refused_request_gets_no_100_continue(
             go_on.set()
             got.append(answer.read())
 
-    try:
-        served(app, client)
-    finally:
-        exporter.close()
+    served(app, client)
     assert got[0].startswith(b"HTTP/1.1 400 ")
     assert b" 100 " not in got[1]
     assert not [record for record in caplog.records if record.exc_info]
@@ -410,7 +400,6 @@ def test_memory_of_bodies_is_released(exporter: Exporter) -> None:
         served(app, clients)
     finally:
         app.close()
-        exporter.close()
     assert most[0] > 16 * 1024
     assert held == [0]
 
@@ -447,10 +436,7 @@ def test_a_body_in_a_thread_counts_until_it_is_processed(exporter: Exporter, mon
             time.sleep(0.01)
         held.append(app.inflight.total)
 
-    try:
-        served(app, client)
-    finally:
-        exporter.close()
+    served(app, client)
     assert held == [size, 0]
 
 
@@ -476,10 +462,7 @@ def test_bodies_are_not_read_before_authentication(exporter: Exporter, monkeypat
         answers.append(cut.all())
         large.socket.close()
 
-    try:
-        served(app, client)
-    finally:
-        exporter.close()
+    served(app, client)
     assert seen[0] < 2**20
     assert answers[0].startswith(b"HTTP/1.1 400 ")
 
@@ -501,10 +484,7 @@ def test_a_crowded_queue_slows_each_client_down(
                 assert client.recv(1000).startswith(b"HTTP/1.1 202 ")
             took.append(time.monotonic() - begun)
 
-    try:
-        served(Application(exporter, WebConfig()), clients)
-    finally:
-        exporter.close()
+    served(Application(exporter, WebConfig()), clients)
     assert (took[0] > 0.5) is half_full
 
 
@@ -522,10 +502,7 @@ def test_a_crowded_queue_slows_batches_down_by_their_size(exporter: Exporter, mo
             assert client.recv(1000).startswith(b"HTTP/1.1 202 ")
             took.append(time.monotonic() - begun)
 
-    try:
-        served(Application(exporter, WebConfig()), clients)
-    finally:
-        exporter.close()
+    served(Application(exporter, WebConfig()), clients)
     assert took[0] > 1.0
 
 
@@ -556,10 +533,7 @@ def test_scrapes_that_wait_share_a_response(exporter: Exporter, monkeypatch: pyt
         go_on.set()
         answers.extend(connection.all() for connection in waiting)
 
-    try:
-        served(app, clients)
-    finally:
-        exporter.close()
+    served(app, clients)
     assert {answer[:13] for answer in answers} == {b"HTTP/1.1 200 "}
     assert len(answers) == 41
     assert 3 <= len(rendered) <= 5  # a scrape that arrives while the third is rendered begins another

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -15,7 +16,7 @@ from support.batches import observe
 from support.blocks import with_ratios
 from support.pages import Page
 from support.paths import ROOT
-from support.servers import Served, write_config
+from support.servers import Served, serving, write_config
 
 from exporter.config import THRESHOLDS, ModelConfig
 from exporter.monitoring.binner import Binner
@@ -95,22 +96,21 @@ def drifting(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """An exporter whose version 3 of loans has drifted in several ways."""
     folder = tmp_path_factory.mktemp("drifting")
     configured(folder)
-    server = Served(folder).start()
-    send(
-        server,
-        500,
-        amount=lambda index: 17.5 if index % 25 < 3 else index % 16,
-        temperature=lambda index: None if index % 50 < 17 else 15 + index % 10,
-        sensor=lambda index: 5.25,
-        weight=lambda index: 40 + index % 24,
-        country=lambda index: ("NL", "DE", "DE", "DE", "XX <i>")[index % 5],
-        predicted=lambda index: "yes" if index % 10 < 9 else "no",
-        sure=lambda index: None if index % 5 == 4 else 0.3 + index % 40 / 100,
-    )
-    send(server, 12, model=STRANGE, version='1 "β" <b>/版&x=1')
-    assert server.post("/v1/predictions", {"model": "bare", "version": "1"}).status == 202
-    yield server
-    server.stop()
+    with serving(folder) as server:
+        send(
+            server,
+            500,
+            amount=lambda index: 17.5 if index % 25 < 3 else index % 16,
+            temperature=lambda index: None if index % 50 < 17 else 15 + index % 10,
+            sensor=lambda index: 5.25,
+            weight=lambda index: 40 + index % 24,
+            country=lambda index: ("NL", "DE", "DE", "DE", "XX <i>")[index % 5],
+            predicted=lambda index: "yes" if index % 10 < 9 else "no",
+            sure=lambda index: None if index % 5 == 4 else 0.3 + index % 40 / 100,
+        )
+        send(server, 12, model=STRANGE, version='1 "β" <b>/版&x=1')
+        assert server.post("/v1/predictions", {"model": "bare", "version": "1"}).status == 202
+        yield server
 
 
 def test_the_worst_stand_first(drifting: Served) -> None:
@@ -258,8 +258,7 @@ def test_both_pages_show_the_score_of_the_same_window(drifting: Served) -> None:
 
 def test_a_small_lasting_change_is_told_in_words(tmp_path: Path) -> None:
     """It is told of features alone, and where the window does not say that they have drifted."""
-    exporter = Exporter(configured(tmp_path))
-    try:
+    with closing(Exporter(configured(tmp_path))) as exporter:
         rng = np.random.default_rng(6)
         known = columns(rng)
         names = [name for name in known if name not in OUTPUTS]
@@ -278,8 +277,6 @@ def test_a_small_lasting_change_is_told_in_words(tmp_path: Path) -> None:
         assert {int(evidence) > 15 for evidence in told} == {True}
         said = target_drifts(monitor, monitor.read(now)["1h"], monitor.read_evidence(now))
         assert {one.name for one in said if "Over a longer time" in describe(one)} == {"steady"}
-    finally:
-        exporter.close()
 
 
 def test_thresholds_are_those_of_the_rules(tmp_path: Path) -> None:
@@ -293,13 +290,10 @@ def test_thresholds_are_those_of_the_rules(tmp_path: Path) -> None:
         assert float(re.findall(r"or ([\d.]+) \*", texts[name])[0]) == THRESHOLDS[name.rpartition(":")[2]].default
     features = {"photo": {"alerts": {"ModelFeatureDrift": 0.7}}, "photo.contrast": {"alerts": {}}, "age": {}}
     model = {"name": "credit", "profile": "credit.json", "alerts": {"ModelFeatureDrift": 0.4}, "features": features}
-    exporter = Exporter(write_config(tmp_path, {"models": [model]}))
-    try:
+    with closing(Exporter(write_config(tmp_path, {"models": [model]}))) as exporter:
         config = exporter.config.models[0]
         names = ["photo.sharpness", "photo.contrast", "age", "income", "(prediction)"]
         assert thresholds(config, names).tolist() == [0.7, 0.4, 0.4, 0.4, 0.3]
-    finally:
-        exporter.close()
 
 
 def test_a_constant_that_stayed_what_it_was_has_not_changed(tmp_path: Path) -> None:
@@ -326,8 +320,7 @@ def test_the_page_says_why_the_noise_floor_of_dependent_values_is_high(tmp_path:
     ratios = {"steady": [2.0, 4.0, 8.0], "(confidence)": [1.0, 1.0, 1.0]}
     profile = with_ratios(load(tmp_path / "loans.json"), [40, 80, 160], ratios)
     save(profile, tmp_path / "loans.json")
-    server = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as server:
         send(server, 80)
         text = drift(server, feature="steady", window="5m").text
         floor = float(profile.blocks.targets["steady"].quantiles[1]) if profile.blocks else 0.0
@@ -338,8 +331,6 @@ def test_the_page_says_why_the_noise_floor_of_dependent_values_is_high(tmp_path:
         assert "80 values are too few: sampling noise alone can reach" in text
         for other in ("amount", "(confidence)"):
             assert "depend on those before" not in drift(server, feature=other, window="5m").text
-    finally:
-        server.stop()
 
 
 def test_the_page_says_which_noise_floor_was_learned_from_live_values(tmp_path: Path) -> None:

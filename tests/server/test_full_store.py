@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers import CONFIG, Answer, Served, ask, eventually, write_config
+from support.servers import CONFIG, Answer, Served, ask, eventually, serving, write_config
 
 SIZES = (250_000, 50_000, 10_000, 1_000, 10)
 """Halves of the bytes of feedback that fills the store, the largest first."""
@@ -48,15 +48,12 @@ def full_with_release(tmp_path: Path, database: str) -> Iterator[Served]:
 
 def serve(folder: Path, database: str, release: str = "") -> Iterator[Served]:
     write_config(folder, {**CONFIG, "store": {"url": database, "max_size": "6MB"}})
-    server = Served(folder).start()
-    try:
+    with serving(folder) as server:
         prepare(server)
         if release:
             assert server.post("/v1/dataset/releases", {"model": "credit", "name": release}).status == 201
         fill(server)
         yield server
-    finally:
-        server.stop()
 
 
 def prepare(server: Served) -> None:

@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 import yaml
 from flask.testing import FlaskClient
+from support import programs
 from support.pages import Page
-from support.programs import Program, running
-from support.servers import CONFIG, Answer, Served, ask, eventually, free_port, write_config
+from support.programs import Program
+from support.servers import CONFIG, Answer, Served, ask, eventually, write_config
 
 from exporter.server import alerts as alert_source
 from exporter.server.alerts import MAX_FIRING, Alert, Inbox, from_inbox
@@ -324,25 +325,21 @@ RULES = {
 
 
 @contextmanager
-def prometheus(folder: Path, target: str) -> Iterator[tuple[str, Program]]:
+def prometheus(folder: Path, target: str) -> Iterator[Program]:
     """A Prometheus with `RULES`, which after a reload scrapes the target each second."""
-    port = free_port()
-    config = {"rule_files": [f"{folder}/rules.yml"]}
     (folder / "rules.yml").write_text(yaml.safe_dump(RULES))
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    command = [PROMETHEUS, f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/data"]
-    url = f"http://127.0.0.1:{port}"
-    command += [f"--web.listen-address=127.0.0.1:{port}", "--web.enable-lifecycle"]
-    with running(folder, "prometheus", command, url) as program:
+    config = {"rule_files": ["rules.yml"]}
+    with programs.prometheus(folder, config, "--web.enable-lifecycle") as program:
         job = {"job_name": "model-exporter", "scrape_interval": "1s", "static_configs": [{"targets": [target]}]}
         (folder / "prometheus.yml").write_text(yaml.safe_dump({**config, "scrape_configs": [job]}))
-        yield url, program
+        yield program
 
 
 @pytest.mark.skipif(not shutil.which("prometheus"), reason="no Prometheus on this machine")
 def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
     """The page shows Prometheus' firing and pending alerts, and tells what Prometheus does not do."""
-    with prometheus(tmp_path, f"127.0.0.1:{served.port}") as (url, program):
+    with prometheus(tmp_path, f"127.0.0.1:{served.port}") as program:
+        url = program.url
         write_config(tmp_path, {**CONFIG, "prometheus_url": url})
         assert served.post("/-/reload", b"").status == 200
         page = eventually(lambda: when(served, "1 alert firing, 2 pending"))
@@ -367,7 +364,7 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         assert "What is shown is from its last response" in page
         assert "1 alert firing, 2 pending" in page
         (tmp_path / "rules.yml").write_text("groups: []\n")
-        shutil.rmtree(tmp_path / "data")
+        shutil.rmtree(tmp_path / "tsdb")
         program.start()
         page = eventually(lambda: when(served, "Prometheus does not evaluate the alerts of this project"))
         assert "No alert is firing" not in page

@@ -6,8 +6,6 @@ import json
 import random
 import re
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from support.servers import Served, eventually, write_config
+from support.servers import Served, eventually, serving, write_config
 
 from exporter.server.serve import SPARE_FILES
 
@@ -55,14 +53,6 @@ def closed(client: socket.socket) -> bool:
 PREDICTION = request("POST /v1/predictions HTTP/1.1", body=EVENT)
 
 
-def test_requests_on_a_connection_are_answered_in_order(shared: Served) -> None:
-    """Fast responses do not overtake slow ones that were requested before."""
-    several = request("GET /-/healthy HTTP/1.1") + PREDICTION + request("GET /nothing HTTP/1.1") + PREDICTION
-    with connected(shared) as client:
-        client.sendall(several * 50)
-        assert [status for status, _, _ in answers(client, 200)] == [200, 202, 404, 202] * 50
-
-
 def test_pipelined_requests_take_little_memory(shared: Served) -> None:
     """The server stops reading from a client that reads no responses; once it reads, each request is answered."""
     memory = psutil.Process(shared.process.pid).memory_info
@@ -100,8 +90,7 @@ def test_missing_credentials_are_refused_before_the_body(tmp_path: Path) -> None
     """A client without credentials need not send its body; after a small body its connection stays open."""
     write_config(tmp_path)
     (tmp_path / "tokens.yml").write_text(f"- {{name: one, sha256: '{'a' * 64}', scopes: [ingest]}}\n", encoding="utf-8")
-    served = Served(tmp_path, f"--web.tokens.file={tmp_path / 'tokens.yml'}").start()
-    try:
+    with serving(tmp_path, f"--web.tokens.file={tmp_path / 'tokens.yml'}") as served:
         with connected(served) as client:
             client.sendall(PREDICTION + request("GET /metrics HTTP/1.1"))
             assert [status for status, _, _ in answers(client, 2)] == [401, 401]
@@ -111,8 +100,6 @@ def test_missing_credentials_are_refused_before_the_body(tmp_path: Path) -> None
         with connected(served) as client:
             client.sendall(request("POST /v1/predictions HTTP/1.1", "Content-Length: 10000000"))
             assert answers(client, 1)[0][0] == 401
-    finally:
-        served.stop()
 
 
 @pytest.mark.parametrize(
@@ -246,15 +233,6 @@ def test_an_offer_to_upgrade_is_ignored(shared: Served, pieces: int) -> None:
         assert [status for status, _, _ in answers(client, 5)] == [202, 200, 202, 400, 202]
 
 
-def test_the_body_of_a_pipelined_request_is_read_in_its_turn(shared: Served) -> None:
-    """The rest of a large body after a slow request is read when that request has been answered."""
-    large = json.dumps({"model": "credit", "inputs": {"name": "x" * 50_000}}).encode()
-    post = request("POST /v1/predictions HTTP/1.1", body=large)
-    with connected(shared) as client:
-        client.sendall((request("GET /-/healthy HTTP/1.1") + post) * 3)
-        assert [status for status, _, _ in answers(client, 6)] == [200, 202] * 3
-
-
 def test_pipelined_requests_of_many_clients_take_little_memory(shared: Served) -> None:
     """Requests of clients that do not read their responses are neither read nor buffered."""
     memory = psutil.Process(shared.process.pid).memory_info
@@ -333,22 +311,10 @@ def test_how_requests_are_split_changes_nothing(shared: Served, seed: int) -> No
         assert responses == [status for _, status in several] + statuses
 
 
-class Few(Served):
-    """An exporter that may open few files."""
-
-    def launch(self) -> None:
-        few = f'ulimit -n {SPARE_FILES + 18}; exec "$@"'
-        command = ["sh", "-c", few, "sh", sys.executable, "-m", "exporter.cli", "serve"]
-        command += [f"--config.file={self.folder / 'exporter.yml'}", f"--web.listen-address=127.0.0.1:{self.port}"]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
-
-
 def test_connections_above_the_limit_of_open_files_are_refused(tmp_path: Path) -> None:
     """Clients above the limit of open files get a 503; connected clients and later ones are served."""
     write_config(tmp_path)
-    served = Few(tmp_path).start()
-    try:
+    with serving(tmp_path, files=SPARE_FILES + 18) as served:
         with connected(served) as first:
             first.sendall(PREDICTION)
             assert answers(first, 1)[0][0] == 202
@@ -360,8 +326,6 @@ def test_connections_above_the_limit_of_open_files_are_refused(tmp_path: Path) -
             for other in others:
                 other.close()
         eventually(lambda: served.get("/-/healthy").status == 200)
-    finally:
-        served.stop()
 
 
 def test_requests_are_counted_by_route_and_code(shared: Served) -> None:

@@ -14,7 +14,7 @@ from flask.testing import FlaskClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.paths import DATA
-from support.servers import CONFIG, Answer, Served, eventually, write_config
+from support.servers import CONFIG, Answer, Served, eventually, serving, write_config
 
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
@@ -266,8 +266,7 @@ def test_the_mapping_of_the_configuration(tmp_path: Path) -> None:
     mapping = {"names": ["default/credit-isvc"], "inputs": {"INPUT__0": ["age", "income"]}, "labels": ["no", "yes"]}
     models = [{**CONFIG["models"][0], "mapping": mapping}]
     write_config(tmp_path, {"models": models})
-    server = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as server:
         tensor = {"name": "INPUT__0", "shape": [1, 2], "datatype": "FP32", "data": [41, 1000]}
         log(server, "request", "r", json.dumps({"inputs": [tensor]}).encode(), inferenceservicename="credit-isvc")
         said = {"outputs": [{**tensor, "name": "OUTPUT__0", "shape": [1, 1], "data": [0.9]}]}
@@ -276,8 +275,6 @@ def test_the_mapping_of_the_configuration(tmp_path: Path) -> None:
         samples = server.samples()
         assert samples[f'model_feature_mean{{{labels},feature="income",window="5m"}}'] == 1000
         assert samples[f"model_confident_predictions_total{{{labels}}}"] == 1
-    finally:
-        server.stop()
 
 
 def test_a_version_with_its_own_profile(tmp_path: Path) -> None:

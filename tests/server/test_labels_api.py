@@ -6,12 +6,13 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.servers import CONFIG, Answer, Served, eventually, write_config
+from support.servers import CONFIG, Answer, Served, eventually, serving, write_config
 
 from exporter.server.application import Exporter
 from exporter.wire.events import LabelEvent, Prediction
@@ -120,15 +121,12 @@ def test_good_labels_are_stored_beside_refused_ones(shared: Served) -> None:
 def test_why_a_label_of_a_regression_is_refused(tmp_path: Path, prediction: Any, label: Any, detail: str) -> None:
     """The message says which of the two is not a number."""
     write_config(tmp_path, {"models": [{"name": "m", "task": "regression"}]})
-    exporter = Exporter(tmp_path / "exporter.yml")
-    try:
+    with closing(Exporter(tmp_path / "exporter.yml")) as exporter:
         exporter.pipeline.submit([Prediction("m", id="p", prediction=prediction)], 1)
         assert exporter.pipeline.settle(10)
         assert exporter.store.flush(10)
         result = exporter.store.record_labels([LabelEvent("p", label)])
         assert [event.detail for event in result.rejected] == [detail]
-    finally:
-        exporter.close()
 
 
 def test_the_last_refusal_says_where_the_exporter_stopped(shared: Served) -> None:
@@ -191,11 +189,8 @@ def test_a_request_has_at_most_ten_thousand_labels(shared: Served) -> None:
 def server(tmp_path: Path, database: str) -> Iterator[Served]:
     """An exporter of its own, on each database."""
     write_config(tmp_path, {**CONFIG, "store": {"url": database}})
-    served = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as served:
         yield served
-    finally:
-        served.stop()
 
 
 def test_acknowledged_labels_survive_a_kill(server: Served) -> None:

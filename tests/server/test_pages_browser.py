@@ -12,7 +12,7 @@ from pyarrow import parquet
 from support.browser import in_every_look, needs_chromium, serious
 from support.corrections import pending
 from support.labelled_rows import classes, send
-from support.servers import Served, eventually, write_config
+from support.servers import Served, eventually, serving, write_config
 
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
@@ -51,43 +51,42 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         {"name": "loans", "profile": "loans.json", "segment_by": "country"},
     ]
     write_config(folder, {"models": models})
-    server = Served(folder).start()
-    inputs = {f"income_from_source_{number:03d}": number * 1.5 for number in range(300)}
-    events = [{"model": "credit", "version": "3", "inputs": {"age": 20}, "code": 503, "duration_seconds": 2.0}] * 50
-    events += [{"model": "m" * 128, "version": "v" * 128}]
-    wide = {"model": "wide", "version": "1", "inputs": inputs, "prediction": "yes"}
-    events += [{**wide, "id": f"w{number}", "confidence": 0.8 + number / 10} for number in range(2)]
-    amounts = [
-        1_000_000,
-        1_234_567,
-        2_000_000,
-        None,
-        "none",
-    ]  # all parts of the axis: below, within, above, and two more
-    events += [{"model": "amounts", "inputs": {"amount": amount}} for amount in amounts * 20]
-    assert server.post("/v1/predictions", events).status == 202
-    feedback = [{"prediction_id": f"w{number}", "verdict": "corrected", "label": "no"} for number in range(2)]
-    assert server.post("/v1/feedback", feedback).status == 201
-    eventually(lambda: pending(server) == 2)
-    send(server, "loans", classes(1000, 2))
-    classified = {"model": "loans", "version": "3"}
-    many = [{**classified, "id": f"c{number}", "prediction": f"{number}" + "y" * 60} for number in range(30)]
-    assert server.post("/v1/predictions", many).status == 202
-    labels = [
-        {"prediction_id": event["id"], "label": f"{number % 12}" + "z" * 200} for number, event in enumerate(many)
-    ]
-    assert server.post("/v1/labels", labels).status == 201
-    alerts = []
-    for number, model in enumerate(("credit", "credit", LONG)):
-        labels = {"alertname": "ModelFeatureDrift", "severity": "warning", "layer": "data", "model": model}
-        labels |= {"version": "3", "feature": f"f{number}" if model == "credit" else LONG}
-        annotations = {"summary": f"{LONG} has drifted", "description": LONG}
-        alerts.append(
-            {"status": "firing", "labels": labels, "annotations": annotations, "startsAt": "2026-01-01T00:00:00Z"}
-        )
-    assert server.post("/v1/notifications", {"status": "firing", "alerts": alerts}).status == 200
-    yield server
-    server.stop()
+    with serving(folder) as server:
+        inputs = {f"income_from_source_{number:03d}": number * 1.5 for number in range(300)}
+        events = [{"model": "credit", "version": "3", "inputs": {"age": 20}, "code": 503, "duration_seconds": 2.0}] * 50
+        events += [{"model": "m" * 128, "version": "v" * 128}]
+        wide = {"model": "wide", "version": "1", "inputs": inputs, "prediction": "yes"}
+        events += [{**wide, "id": f"w{number}", "confidence": 0.8 + number / 10} for number in range(2)]
+        amounts = [
+            1_000_000,
+            1_234_567,
+            2_000_000,
+            None,
+            "none",
+        ]  # all parts of the axis: below, within, above, and two more
+        events += [{"model": "amounts", "inputs": {"amount": amount}} for amount in amounts * 20]
+        assert server.post("/v1/predictions", events).status == 202
+        feedback = [{"prediction_id": f"w{number}", "verdict": "corrected", "label": "no"} for number in range(2)]
+        assert server.post("/v1/feedback", feedback).status == 201
+        eventually(lambda: pending(server) == 2)
+        send(server, "loans", classes(1000, 2))
+        classified = {"model": "loans", "version": "3"}
+        many = [{**classified, "id": f"c{number}", "prediction": f"{number}" + "y" * 60} for number in range(30)]
+        assert server.post("/v1/predictions", many).status == 202
+        labels = [
+            {"prediction_id": event["id"], "label": f"{number % 12}" + "z" * 200} for number, event in enumerate(many)
+        ]
+        assert server.post("/v1/labels", labels).status == 201
+        alerts = []
+        for number, model in enumerate(("credit", "credit", LONG)):
+            labels = {"alertname": "ModelFeatureDrift", "severity": "warning", "layer": "data", "model": model}
+            labels |= {"version": "3", "feature": f"f{number}" if model == "credit" else LONG}
+            annotations = {"summary": f"{LONG} has drifted", "description": LONG}
+            alerts.append(
+                {"status": "firing", "labels": labels, "annotations": annotations, "startsAt": "2026-01-01T00:00:00Z"}
+            )
+        assert server.post("/v1/notifications", {"status": "firing", "alerts": alerts}).status == 200
+        yield server
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 from support.labelled_rows import classes, numbers, partly_unsure, send
 from support.pages import Page
-from support.servers import Served, eventually, write_config
+from support.servers import Served, eventually, serving, write_config
 
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
@@ -59,14 +59,13 @@ def labelled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         {"name": "free"},
         {"name": "few"},
     ]
-    server = Served(write_config(folder, {"models": models}).parent).start()
-    send(server, "loans", classes(1000, 2, confidence=2.0))
-    send(server, "prices", numbers(400, 2))
-    send(server, "waiting", classes(300, 3), label=False)
-    send(server, "unsure", partly_unsure(classes(900, 5)))
-    send(server, "plain", classes(300, 4), label=False)
-    yield server
-    server.stop()
+    with serving(write_config(folder, {"models": models}).parent) as server:
+        send(server, "loans", classes(1000, 2, confidence=2.0))
+        send(server, "prices", numbers(400, 2))
+        send(server, "waiting", classes(300, 3), label=False)
+        send(server, "unsure", partly_unsure(classes(900, 5)))
+        send(server, "plain", classes(300, 4), label=False)
+        yield server
 
 
 def test_the_measured_and_the_estimated_accuracy(labelled: Served) -> None:
@@ -220,8 +219,7 @@ def test_what_users_sent_is_text(labelled: Served) -> None:
 
 def test_labels_that_wait_and_what_a_restart_begins_anew(tmp_path: Path) -> None:
     """Labels without a prediction are on the page until it arrives; after a restart windows stay, and classes begin."""
-    server = Served(write_config(tmp_path, {"models": [{"name": "loans"}]}).parent).start()
-    try:
+    with serving(write_config(tmp_path, {"models": [{"name": "loans"}]}).parent) as server:
         labels = [{"prediction_id": f"w-{index}", "label": "yes"} for index in range(2)]
         assert server.post("/v1/labels", labels).json["waiting"] == 2
         waits = "2 labels of any model wait for a prediction that has not arrived, the oldest for"
@@ -239,8 +237,6 @@ def test_labels_that_wait_and_what_a_restart_begins_anew(tmp_path: Path) -> None
         assert server.post("/v1/predictions", [event | {"id": "w-1"}]).status == 202
         eventually(lambda: "Predicted and actual classes" in words(quality(server, model="loans")))
         assert "for a prediction that has not arrived" not in words(quality(server, model="loans"))
-    finally:
-        server.stop()
 
 
 def test_every_picture_has_words(labelled: Served) -> None:

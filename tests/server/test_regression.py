@@ -13,8 +13,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from support.corrections import queue
-from support.pages import Page as Parsed
-from support.servers import Served, ask, eventually
+from support.pages import Page
+from support.servers import Served, ask, eventually, serving
 
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
@@ -27,12 +27,6 @@ models:
   - {name: minutes, correction_tolerance: "10%"}
 """
 PREDICTIONS, CORRECTED = 600, 110
-
-
-class Page(Parsed):
-    """A page with forms, which have no end tags."""
-
-    VOID = Parsed.VOID | {"input"}
 
 
 def errors() -> list[float]:
@@ -51,22 +45,21 @@ def regression(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (folder / "training.csv").write_text(f"rooms,price\n{rows}\n")
     save(build_file(folder / "training.csv", prediction_column="price"), folder / "price.json")
     (folder / "exporter.yml").write_text(CONFIG)
-    server = Served(folder).start()
-    predictions = [
-        {"id": f"p{n}", "model": "price", "version": str(1 + n % 2), "inputs": {"rooms": 1 + n % 8},
-         "prediction": 40.5 * (1 + n % 8), "duration_seconds": 0.01} for n in range(PREDICTIONS)
-    ]  # fmt: skip
-    feedback = [
-        {"prediction_id": f"p{n}", "verdict": "corrected", "label": predictions[n]["prediction"] + error}
-        for n, error in enumerate(errors())
-    ]
-    early, late = feedback[::2], feedback[1::2]
-    assert server.post("/v1/feedback", early).status == 201
-    assert server.post("/v1/predictions", predictions).status == 202
-    assert server.post("/v1/feedback", late).status == 201
-    eventually(lambda: sum(server.samples("model_feedback_total").values()) == CORRECTED)
-    yield server
-    server.stop()
+    with serving(folder) as server:
+        predictions = [
+            {"id": f"p{n}", "model": "price", "version": str(1 + n % 2), "inputs": {"rooms": 1 + n % 8},
+             "prediction": 40.5 * (1 + n % 8), "duration_seconds": 0.01} for n in range(PREDICTIONS)
+        ]  # fmt: skip
+        feedback = [
+            {"prediction_id": f"p{n}", "verdict": "corrected", "label": predictions[n]["prediction"] + error}
+            for n, error in enumerate(errors())
+        ]
+        early, late = feedback[::2], feedback[1::2]
+        assert server.post("/v1/feedback", early).status == 201
+        assert server.post("/v1/predictions", predictions).status == 202
+        assert server.post("/v1/feedback", late).status == 201
+        eventually(lambda: sum(server.samples("model_feedback_total").values()) == CORRECTED)
+        yield server
 
 
 def review(server: Served, **query: Any) -> Page:

@@ -22,7 +22,7 @@ from support.fake_exporter import Exporter as Trainer
 from support.fake_exporter import nobody
 from support.flights import COUNT, correct, events, is_planted, write_model
 from support.review_rows import put
-from support.servers import Served, eventually, write_config
+from support.servers import Served, eventually, serving, write_config
 
 from exporter.comparison.measures import Comparison
 from exporter.config import Config, ModelConfig, RetrainConfig, StoreConfig, load
@@ -385,8 +385,7 @@ def test_a_request_by_hand_reaches_the_trainer(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text(SECRET)
     settings = {"url": trainer.url, "secret_file": "secret", "models": ["credit"]}
     write_config(tmp_path, {"models": [{"name": "credit"}, {"name": "other"}], "retrain": settings})
-    served = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as served:
         trainer.answers = [(503, {}, b"")]
         answer = served.post("/v1/retrain-requests", {"model": "credit"})
         assert (answer.status, answer.json["status"], answer.json["reason"]) == (201, "waiting", "manual")
@@ -407,8 +406,6 @@ def test_a_request_by_hand_reaches_the_trainer(tmp_path: Path) -> None:
         assert received["path"] == "/"
         assert served.get("/v1/retrain-requests?model=other").json == {"requests": []}
         assert SECRET not in served.log.read_text()
-    finally:
-        served.stop()
         trainer.close()
 
 
@@ -417,8 +414,7 @@ def test_a_request_names_the_slices_of_the_corrections(tmp_path: Path) -> None:
     trainer = Trainer()
     (tmp_path / "secret").write_text(SECRET)
     write_model(tmp_path, retrain={"url": trainer.url, "secret_file": "secret"})
-    served = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as served:
         sent = events(COUNT, confidence=0.95)
         assert served.post("/v1/predictions", sent).status == 202
         correct(served, [event for event in sent if is_planted(event)], users=6)
@@ -428,8 +424,6 @@ def test_a_request_names_the_slices_of_the_corrections(tmp_path: Path) -> None:
         (one,) = message["data"]["slices"]
         assert one == found[0]
         assert one["sentence"].startswith("100% of the corrections are where carrier is MQ and dest is ATL")
-    finally:
-        served.stop()
         trainer.close()
 
 

@@ -15,8 +15,8 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 import pytest
 from PIL import Image
 from support.corrections import IMAGE, correct, mistake, queue, start
-from support.pages import Page as Parsed
-from support.servers import Answer, Served, ask, write_config
+from support.pages import Page
+from support.servers import Answer, Served, ask, serving, write_config
 
 from exporter.profiles.profile import CategoricalFeature, NumericFeature
 from exporter.server.pages.review import (
@@ -26,12 +26,6 @@ from exporter.server.pages.review import (
     describe_number,
     png,
 )
-
-
-class Page(Parsed):
-    """A page with forms and images, which have no end tags."""
-
-    VOID = Parsed.VOID | {"img", "input"}
 
 
 @pytest.fixture(scope="module")
@@ -137,8 +131,7 @@ def test_what_training_hardly_saw_is_marked(reviewed: Served) -> None:
 def test_cards_go_by_their_versions_own_training(tmp_path: Path) -> None:
     """A version with a profile of its own is marked by that, another one by none; images are pictures for both."""
     write_config(tmp_path, {"models": [{"name": "credit", "profiles": {"3": "credit.json"}}]})
-    server = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as server:
         inputs = {"age": 17, "photo": [[0.5, 0.25]] * 2}
         correct(server, [mistake("own", inputs=inputs), mistake("other", inputs=inputs, version="4")], label="maybe")
         own, other = review(server, version="3"), review(server, version="4")
@@ -149,8 +142,6 @@ def test_cards_go_by_their_versions_own_training(tmp_path: Path) -> None:
         for page in (own, other):
             (source,) = [attrs["src"] or "" for tag, attrs in page.tags if tag == "img"]
             assert server.get(source).status == 200
-    finally:
-        server.stop()
 
 
 def test_what_users_wrote_is_text(reviewed: Served) -> None:

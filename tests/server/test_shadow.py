@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.servers import Served, eventually, write_config
+from support.servers import Served, eventually, serving, write_config
 
 from exporter import Monitor
 from exporter.stats import intervals, sequential
@@ -21,30 +21,29 @@ def server(shared_database: str, tmp_path_factory: pytest.TempPathFactory) -> It
         {"name": "credit", "profile": "credit.json"},
         {"name": "price", "task": "regression", "correction_tolerance": 0.5},
     ]
-    served = Served(write_config(folder, {"models": models, "store": {"url": shared_database}}).parent).start()
-    rng = np.random.default_rng(3)
-    users = Monitor(served.url, "credit", "3", interval=0.05)
-    candidate = Monitor(served.url, "credit", "4", interval=0.05, shadow=True)
-    # The first answer tells the exporter that shadow answers arrive.
-    candidate.record(id="r-0", prediction="yes")
-    assert candidate.flush()
-    ages = rng.permutation(np.concatenate([rng.integers(18, 26, 60), rng.integers(26, 90, 340)])).tolist()
-    young = [number for number, age in enumerate(ages) if age < 26]
-    for number, age in enumerate(ages):
-        id_ = users.record(id=f"r-{number}", inputs={"age": age, "country": "NL"}, prediction="yes", confidence=0.9)
-        candidate.record(id=id_, prediction="no" if number in young[:40] else "yes", confidence=0.6)
-    assert users.flush() and candidate.flush()
-    assert (users.sent, candidate.sent, candidate.dropped) == (400, 401, 0)
-    users.close()
-    candidate.close()
-    numbers = [
-        {"model": "price", "version": version, "id": f"p-{number}", "prediction": 10.0 + more, "shadow": shadow}
-        for number in range(200)
-        for version, more, shadow in (("2", number % 4, True), ("1", 0, False))
-    ]
-    assert served.post("/v1/predictions", numbers).status == 202
-    yield served
-    served.stop()
+    with serving(write_config(folder, {"models": models, "store": {"url": shared_database}}).parent) as served:
+        rng = np.random.default_rng(3)
+        users = Monitor(served.url, "credit", "3", interval=0.05)
+        candidate = Monitor(served.url, "credit", "4", interval=0.05, shadow=True)
+        # The first answer tells the exporter that shadow answers arrive.
+        candidate.record(id="r-0", prediction="yes")
+        assert candidate.flush()
+        ages = rng.permutation(np.concatenate([rng.integers(18, 26, 60), rng.integers(26, 90, 340)])).tolist()
+        young = [number for number, age in enumerate(ages) if age < 26]
+        for number, age in enumerate(ages):
+            id_ = users.record(id=f"r-{number}", inputs={"age": age, "country": "NL"}, prediction="yes", confidence=0.9)
+            candidate.record(id=id_, prediction="no" if number in young[:40] else "yes", confidence=0.6)
+        assert users.flush() and candidate.flush()
+        assert (users.sent, candidate.sent, candidate.dropped) == (400, 401, 0)
+        users.close()
+        candidate.close()
+        numbers = [
+            {"model": "price", "version": version, "id": f"p-{number}", "prediction": 10.0 + more, "shadow": shadow}
+            for number in range(200)
+            for version, more, shadow in (("2", number % 4, True), ("1", 0, False))
+        ]
+        assert served.post("/v1/predictions", numbers).status == 202
+        yield served
 
 
 def test_the_disagreement_is_a_metric(server: Served) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from support.browser import in_every_look, needs_chromium, serious
-from support.flights import COUNT, correct, events, is_planted, write_model
+from support.flights import COUNT, events, is_planted, running
 from support.servers import Served, eventually
 
 pytestmark = needs_chromium
@@ -18,15 +18,11 @@ SENTENCE = "are where carrier is MQ and dest is ATL"
 @pytest.fixture(scope="module")
 def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """An exporter whose users corrected the planted slice, and a few others."""
-    folder = tmp_path_factory.mktemp("flights")
-    write_model(folder)
-    server = Served(folder).start()
     sent = events(COUNT, confidence=0.95)
-    assert server.post("/v1/predictions", sent).status == 202
-    correct(server, [*[e for e in sent if is_planted(e)], *[e for e in sent if not is_planted(e)][:40]], users=7)
-    eventually(lambda: server.get("/v1/slices?model=flights").json["slices"])
-    yield server
-    server.stop()
+    corrected = [*filter(is_planted, sent), *[event for event in sent if not is_planted(event)][:40]]
+    with running(tmp_path_factory.mktemp("flights"), sent, corrected) as server:
+        eventually(lambda: server.get("/v1/slices?model=flights").json["slices"])
+        yield server
 
 
 @pytest.mark.parametrize("path", ["/slices?model=flights", "/review?model=flights", "/drift?model=flights"])

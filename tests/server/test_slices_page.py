@@ -11,10 +11,10 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import numpy as np
 import pytest
-from support.flights import COUNT, correct, is_planted, write_model
+from support.flights import COUNT, correct, is_planted, running
 from support.flights import events as flight_events
 from support.pages import Page
-from support.servers import Served, eventually, write_config
+from support.servers import Served, eventually, serving, write_config
 
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
@@ -38,14 +38,13 @@ def shops(shared_database: str, tmp_path_factory: pytest.TempPathFactory) -> Ite
     save(build_file(folder / "other.npz", name="other"), folder / "other.json")
     models.append({"name": "retrained", "profile": "shops.json", "profiles": {"2": "other.json"}})
     write_config(folder, {"store": {"url": shared_database}, "models": models})
-    server = Served(folder).start()
-    assert server.post("/v1/predictions", events()).status == 202
-    correct(
-        server, [event for event in events() if event["inputs"]["shop"] == HOSTILE or event["id"].endswith("00")], 9
-    )
-    eventually(lambda: slices(server))
-    yield server
-    server.stop()
+    with serving(folder) as server:
+        assert server.post("/v1/predictions", events()).status == 202
+        correct(
+            server, [event for event in events() if event["inputs"]["shop"] == HOSTILE or event["id"].endswith("00")], 9
+        )
+        eventually(lambda: slices(server))
+        yield server
 
 
 def events() -> list[dict[str, Any]]:
@@ -270,21 +269,14 @@ def test_an_alert_on_the_home_page_links_to_the_slices(shops: Served) -> None:
 @pytest.fixture(scope="module")
 def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """An exporter with more flights of a carrier than in training, whose users corrected those to one airport."""
-    folder = tmp_path_factory.mktemp("flights")
-    write_model(folder)
-    server = Served(folder).start()
     sent = flight_events(COUNT, confidence=0.95)
     for event in sent[::3]:
         event["inputs"]["carrier"] = "MQ"
     for event in sent[1::15]:
         event["inputs"]["carrier"] = "a new one"
-    assert server.post("/v1/predictions", sent).status == 202
-    correct(server, [event for event in sent if is_planted(event)], users=7)
-    labels = [{"prediction_id": e["id"], "label": "on time" if is_planted(e) else "late"} for e in sent]
-    assert server.post("/v1/labels", labels).status in {200, 201}
-    eventually(lambda: server.get("/v1/slices?model=flights").json["total"])
-    yield server
-    server.stop()
+    with running(tmp_path_factory.mktemp("flights"), sent, list(filter(is_planted, sent)), labelled=True) as server:
+        eventually(lambda: server.get("/v1/slices?model=flights").json["total"])
+        yield server
 
 
 def test_slices_of_flights_suggest_what_to_watch(flights: Served) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from support.servers import CONFIG, Served, eventually, write_config
+from support.servers import CONFIG, Served, eventually, serving, write_config
 
 from exporter.server import access
 from exporter.server.serve import log_access
@@ -28,8 +28,7 @@ def lines(server: Served) -> list[tuple[str, str]]:
 def test_a_start_says_what_runs(tmp_path: Path) -> None:
     """Version, configuration, a new database, each model with its profile, the address, and that anyone may ask."""
     write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///data/store.db", "retention": "7d", "archive": "old"}})
-    server = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as server:
         logged = lines(server)
         database = f"sqlite:///{tmp_path}/data/store.db"
         expected = [
@@ -53,15 +52,13 @@ def test_a_start_says_what_runs(tmp_path: Path) -> None:
         server.start()
         assert ("info", "versions whose windows were restored from the database: 1") in lines(server)
         assert sum("has no tables yet" in text for _, text in lines(server)) == 1
-    finally:
-        server.stop()
 
 
 def test_an_open_exporter_on_the_network_is_warned_of(tmp_path: Path) -> None:
     """A server on every address without users and tokens logs a warning that says what to set."""
     write_config(tmp_path)
     server = Served(tmp_path)
-    server._flags = (f"--web.listen-address=0.0.0.0:{server.port}",)
+    server.flags = (f"--web.listen-address=0.0.0.0:{server.port}",)
     server.start()
     server.stop()
     assert ("warn", "anyone who can reach any address of this machine may read and write everything, because there are "

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 from PIL import Image
-from support.corrections import queue
-from support.servers import CONFIG, Answer, Served, ask, eventually, write_config
+from support.corrections import correct, queue
+from support.servers import CONFIG, Answer, Served, ask, serving, write_config
 
 from exporter.config import StoreConfig
 from exporter.features.json_inputs import PREFIX
@@ -45,24 +45,14 @@ def folder(tmp_path: Path, database: str) -> Path:
 @pytest.fixture
 def server(folder: Path) -> Iterator[Served]:
     """An exporter with three accepted corrections, as any version may have stored them."""
-    served = Served(folder).start()
-    send(served, [event(number) for number in range(3)])
-    yield served
-    served.stop()
+    with serving(folder) as served:
+        correct(served, [event(number) for number in range(3)])
+        yield served
 
 
 def event(number: int, **changed: Any) -> dict[str, Any]:
     inputs = {"age": number, "country": "NL"}
     return {"id": f"c-{number}", "model": "credit", "prediction": "yes", "confidence": 0.9, "inputs": inputs} | changed
-
-
-def send(server: Served, events: list[dict[str, Any]]) -> None:
-    """Send predictions and a user's correction of each; they are in the queue when this returns."""
-    before = len(queue(server))
-    assert server.post("/v1/predictions", events).status == 202
-    feedback = [{"prediction_id": each["id"], "verdict": "corrected", "label": "no"} for each in events]
-    assert server.post("/v1/feedback", feedback).status == 201
-    eventually(lambda: len(queue(server)) == before + len(events))
 
 
 def plant(folder: Path, **values: Any) -> None:
@@ -128,7 +118,7 @@ def test_a_time_that_others_cannot_represent_is_refused(shared: Served, time: st
 @pytest.mark.parametrize("time", ["1678-01-01T00:00:00+14:00", "2261-12-31T23:59:59.999999-12:00"])
 def test_the_first_and_the_last_time_pass_through_the_review(served: Served, time: str) -> None:
     """Times at the bounds are stored, shown and exported."""
-    send(served, [event(1, time=time)])
+    correct(served, [event(1, time=time)])
     read_everything(served)
 
 
@@ -215,7 +205,7 @@ def test_a_client_cannot_pretend_that_an_image_is_packed(server: Served, folder:
     inputs = {"photo": text, "note": text, "nested": {"a": [text]}, text: 1}
     bare = CONFIG["models"][1]["name"]
     events = [event(10, inputs=inputs), event(11, model=bare, inputs=inputs)]
-    send(server, events)
+    correct(server, events)
     alone = {"label": "no", "prediction": "yes", "inputs": inputs}
     assert server.post("/v1/feedback", [{"model": "credit", **alone}, {"model": bare, **alone}]).status == 201
     seen = [each["inputs"] for each in queue(server) if "note" in (each["inputs"] or {})]
@@ -250,7 +240,7 @@ def test_images_of_many_pixels_do_not_fill_the_memory(server: Served, folder: Pa
     before = peak(server)
     encoded = bomb(10_900)
     for number, text in enumerate((encoded, f"data:image/png;base64,{encoded}", PREFIX + encoded), 20):
-        send(server, [event(number, inputs={"photo": text})])
+        correct(server, [event(number, inputs={"photo": text})])
     read_everything(server)
     for each in queue(server):
         assert server.get(f"/v1/corrections/{each['id']}/inputs/photo.png").status == 404

@@ -7,16 +7,10 @@ from typing import Any
 
 import pytest
 from support.corrections import EVIL, accept_suspects, queue, start
-from support.pages import Page as Parsed
+from support.pages import Page
 from support.servers import Served, ask
 
 from exporter.cli import main
-
-
-class Page(Parsed):
-    """A page with forms and images, which have no end tags."""
-
-    VOID = Parsed.VOID | {"img", "input"}
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from support.flights import events, rows, write_model
 from support.rows import training
 from support.servers import Served
 
-from exporter.config import ModelConfig, StoreConfig
+from exporter.config import ModelConfig
 from exporter.features.base import numeric_column
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
@@ -42,14 +41,6 @@ def binner(tmp_path_factory: pytest.TempPathFactory) -> Binner:
     folder = tmp_path_factory.mktemp("profile")
     write_model(folder)
     return Binner(load(folder / "flights.json"), redacted=("pilot",))
-
-
-@pytest.fixture
-def store(database: str) -> Iterator[Store]:
-    """An empty store of each kind."""
-    made = Store(StoreConfig(url=database), lambda _: None)
-    yield made
-    made.close()
 
 
 def record(bins: BinRecorder, binner: Binner, sent: list[dict[str, Any]], received: float) -> None:

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.flights import write_model
 from support.review_rows import put
 
-from exporter.config import StoreConfig
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import load
 from exporter.slices import population
 from exporter.slices.population import find_corrections, parse_bins
 from exporter.storage import Filter, Store, _review
-
-
-@pytest.fixture
-def store(database: str) -> Iterator[Store]:
-    """An empty store."""
-    store = Store(StoreConfig(url=database), lambda _: None)
-    yield store
-    store.close()
 
 
 @pytest.fixture(scope="module")

@@ -9,25 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.flights import COUNT, correct, events, is_planted, write_model
-from support.servers import Served, eventually
+from support.flights import COUNT, correct, events, is_planted, running, write_model
+from support.servers import Served, eventually, serving
 
 
 @pytest.fixture(scope="module")
 def flights(shared_database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """An exporter whose users corrected the planted slice, and a few others."""
-    folder = tmp_path_factory.mktemp("flights")
-    write_model(folder, url=shared_database)
-    server = Served(folder).start()
     sent = events(COUNT)
-    assert server.post("/v1/predictions", sent).status == 202
     confident = [event for event in sent if event["confidence"] > 0.8]
-    wrong = [e for e in confident if is_planted(e)]
-    correct(server, [*wrong, *[e for e in confident if not is_planted(e)][:40]], users=7)
-    labels = [{"prediction_id": e["id"], "label": "on time" if is_planted(e) else "late"} for e in sent]
-    assert server.post("/v1/labels", labels).status in {200, 201}
-    yield server
-    server.stop()
+    corrected = [*filter(is_planted, confident), *[event for event in confident if not is_planted(event)][:40]]
+    folder = tmp_path_factory.mktemp("flights")
+    with running(folder, sent, corrected, labelled=True, url=shared_database) as server:
+        yield server
 
 
 def ask(server: Served, **parameters: Any) -> Any:
@@ -154,8 +148,7 @@ def test_bins_outlive_the_process(database: str, tmp_path: Path) -> None:
 def test_one_user_makes_no_slice(tmp_path: Path, users: int) -> None:
     """Corrections of one user alone are no slice, however many they are, and the answer says so; those of six are."""
     write_model(tmp_path)
-    server = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as server:
         sent = events(COUNT, confidence=0.95)
         assert server.post("/v1/predictions", sent).status == 202
         correct(server, [e for e in sent if is_planted(e)], users)
@@ -169,20 +162,15 @@ def test_one_user_makes_no_slice(tmp_path: Path, users: int) -> None:
         else:
             assert len(answer["slices"]) == 1
             assert answer["remarks"] == []
-    finally:
-        server.stop()
 
 
 def test_only_stored_inputs_have_bins(tmp_path: Path) -> None:
     """Without stored inputs the answer says what to do; with a sample of them, that sample is looked at."""
     write_model(tmp_path, inputs="none")
-    server = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as server:
         assert server.post("/v1/predictions", events(100)).status == 202
         answer = server.get("/v1/slices?model=flights")
         assert (answer.status, answer.json["detail"].partition(",")[0]) == (404, "store.inputs is none")
-    finally:
-        server.stop()
     write_model(tmp_path, inputs="sampled:0.5")
     server.start()
     try:
@@ -195,8 +183,7 @@ def test_only_stored_inputs_have_bins(tmp_path: Path) -> None:
 def test_bad_inputs_have_their_bins(tmp_path: Path) -> None:
     """Missing, invalid and unknown values are bins like others; events without inputs are in none."""
     write_model(tmp_path)
-    server = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as server:
         sent = events(600, confidence=0.95)
         for number, event in enumerate(sent):
             if number % 10 == 0:
@@ -212,5 +199,3 @@ def test_bad_inputs_have_their_bins(tmp_path: Path) -> None:
         (first,) = answer["slices"]
         assert first["size"] == 60
         assert set(plain(first["where"]).values()) <= {"invalid", "other", "missing"}
-    finally:
-        server.stop()

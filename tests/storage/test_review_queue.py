@@ -7,6 +7,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -169,8 +170,7 @@ NUMBERS = [
 
 def test_the_errors_of_numbers(database: str) -> None:
     """Label minus prediction: where both are numbers; filtered, ordered and counted on both databases."""
-    store = Store(StoreConfig(url=database), lambda _: None)
-    try:
+    with closing(Store(StoreConfig(url=database), lambda _: None)) as store:
         put(store, [{"prediction": p, "label": label, "reviewed_label": other} for p, label, other in NUMBERS[:9]])
         assert pick(store, error_from=-6.0) == [5, 4, 2, 1]
         assert pick(store, error_to=0.0) == [3, 2]
@@ -186,8 +186,6 @@ def test_the_errors_of_numbers(database: str) -> None:
         assert glance(store, chosen).counts["pending"] == 3
         put(store, [{"prediction": p, "label": label} for p, label, _ in NUMBERS[9:]])
         assert len(pick(store, order="error")) == 11
-    finally:
-        store.close()
 
 
 def test_undoing_restores_the_users_label(store: Store) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any
 
@@ -160,8 +161,7 @@ def test_accuracy_from_feedback_and_a_decided_sample(store: Store) -> None:
 @pytest.mark.parametrize(("tolerance", "right"), [(Tolerance(), 2), (Tolerance(0.5), 4), (Tolerance(share=0.2), 5)])
 def test_a_sampled_number_is_right_within_the_tolerance(database: str, tolerance: Tolerance, right: int) -> None:
     """A reviewer's label that the tolerance accepts, or that is the same number, makes a sampled prediction right."""
-    store = Store(StoreConfig(url=database), lambda _: None, tolerances=lambda _: tolerance)
-    try:
+    with closing(Store(StoreConfig(url=database), lambda _: None, tolerances=lambda _: tolerance)) as store:
         labels = [None, "10", "10.5", "9.5", "12.0", "12.5", '"no"']
         predict(store, [{"prediction": "10.0"} for _ in labels])
         assert store.review.draw("digits", None, 50, None) == len(labels)
@@ -171,8 +171,6 @@ def test_a_sampled_number_is_right_within_the_tolerance(database: str, tolerance
         )
         counts = store.review.state().accuracy_counts["digits", "1"]
         assert (counts.decided, counts.right) == (len(labels), right)
-    finally:
-        store.close()
 
 
 CONFIDENCES = 1 - 0.3 * np.random.default_rng(5).beta(0.4, 1.2, 3000)

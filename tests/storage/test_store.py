@@ -13,7 +13,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,8 @@ import pytest
 import sqlalchemy as sa
 from support.batches import stored_batch
 from support.postgres import GUARDED, PASSWORD, Postgres
-from support.servers import CONFIG, Served, eventually, write_config
+from support.reviewers import in_parallel
+from support.servers import CONFIG, eventually, serving, write_config
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
@@ -93,18 +93,6 @@ def pair(postgres: Postgres, start: Callable[..., Exporter]) -> tuple[Exporter, 
     """Two exporters on one PostgreSQL."""
     url = postgres.url()
     return start(url, replica="a"), start(url, replica="b")
-
-
-def at_once(*calls: Callable[[], Any]) -> list[Any]:
-    """The answers of calls that begin at the same time."""
-    barrier = threading.Barrier(len(calls))
-
-    def run(call: Callable[[], Any]) -> Any:
-        barrier.wait()
-        return call()
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(run, calls))
 
 
 # --- one exporter ----------------------------------------------------------------------------
@@ -432,7 +420,7 @@ def test_exporters_that_start_together_migrate_once(
     database: str, start: Callable[..., Exporter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of several exporters one creates the tables and one runs the migration; the others find it done."""
-    assert len(at_once(*[lambda: migrate(StoreConfig(url=database))] * 4)) == 4
+    assert len(in_parallel(*[lambda: migrate(StoreConfig(url=database))] * 4)) == 4
     ran = []
 
     def adding(connection: sa.Connection) -> None:
@@ -441,7 +429,7 @@ def test_exporters_that_start_together_migrate_once(
 
     monkeypatch.setattr(migrations, "MIGRATIONS", {SCHEMA_VERSION + 1: adding})
     monkeypatch.setattr(migrations, "SCHEMA_VERSION", SCHEMA_VERSION + 1)
-    at_once(*[lambda: migrate(StoreConfig(url=database))] * 4)
+    in_parallel(*[lambda: migrate(StoreConfig(url=database))] * 4)
     assert ran == [1]
     assert "another" in shape(database)["feedback"][0]
 
@@ -459,7 +447,7 @@ def test_feedback_may_reach_any_exporter(pair: tuple[Exporter, Exporter]) -> Non
             exporter.predict(name)
             time.sleep(0.002)
 
-    at_once(
+    in_parallel(
         lambda: predict(first, names[::2]),
         lambda: predict(second, names[1::2]),
         lambda: [second.say(name) for name in names[::2]],
@@ -476,7 +464,7 @@ def test_a_prediction_is_corrected_once_whichever_exporter_records_it(pair: tupl
     first.predict(*names)
     assert first.store.flush(60)
     for name in names:
-        at_once(lambda name=name: first.say(name, "1"), lambda name=name: second.say(name, "2"))
+        in_parallel(lambda name=name: first.say(name, "1"), lambda name=name: second.say(name, "2"))
     assert sum(verdict.correction for verdict in first.counted + second.counted) == len(names)
     assert (first.count(feedback), first.count(history)) == (len(names), len(names))
 
@@ -485,7 +473,7 @@ def test_a_key_is_taken_once_by_several_exporters(pair: tuple[Exporter, Exporter
     """The feedback of a request that a balancer sends twice is recorded once."""
     first, second = pair
     for number in range(40):
-        answers = at_once(
+        answers = in_parallel(
             lambda n=number: first.say(f"p-{n}", key=f"k-{n}"), lambda n=number: second.say(f"p-{n}", key=f"k-{n}")
         )
         assert sorted(item.repeat for item in answers) == [False, True]
@@ -499,7 +487,7 @@ def test_a_prediction_that_reaches_two_exporters_joins_once(pair: tuple[Exporter
     for name in names:
         first.say(name)
     for name in names:
-        at_once(lambda name=name: first.predict(name), lambda name=name: second.predict(name))
+        in_parallel(lambda name=name: first.predict(name), lambda name=name: second.predict(name))
     assert first.store.flush(10)
     assert second.store.flush(10)
     assert len(first.counted + second.counted) == len(names)
@@ -666,8 +654,7 @@ def test_a_group_is_not_written_twice(postgres: Postgres, start: Callable[..., E
 def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     """Feedback is refused with the reason, losses are counted, and writing continues once there is space."""
     write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
-    server = Served(tmp_path).start()
-    try:
+    with serving(tmp_path) as server:
         assert server.post("/v1/feedback", {"prediction_id": "a", "verdict": "corrected", "label": "x"}).status == 201
         full = max(path.stat().st_size for path in tmp_path.glob("store.db*"))
         resource.prlimit(server.process.pid, resource.RLIMIT_FSIZE, (full, resource.RLIM_INFINITY))
@@ -684,8 +671,6 @@ def test_a_full_disk_is_reported(tmp_path: Path) -> None:
         with contextlib.closing(sqlite3.connect(tmp_path / "store.db")) as database:
             eventually(lambda: database.execute("SELECT count(*) FROM predictions").fetchone() == (1000,), 15)
         assert server.samples("model_exporter_events_dropped_total") == {"model_exporter_events_dropped_total": 0}
-    finally:
-        server.stop()
 
 
 def test_deletion_keeps_up_with_what_is_written(database: str, start: Callable[..., Exporter]) -> None:

@@ -2,22 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from support.review_rows import pick, put
 
-from exporter.config import StoreConfig
 from exporter.storage import Decision, Filter, Store, _review
-
-
-@pytest.fixture
-def store(database: str) -> Iterator[Store]:
-    """An empty store."""
-    store = Store(StoreConfig(url=database), lambda _: None)
-    yield store
-    store.close()
 
 
 def alike(store: Store, **chosen: Any) -> dict[int, int]:

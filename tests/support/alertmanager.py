@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import email
 import email.policy
-import json
 import shutil
 import socketserver
 import subprocess
@@ -13,16 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from email.message import EmailMessage
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from demo.receivers import write
+from support import programs
+from support.fake_exporter import Exporter
 from support.paths import ROOT
-from support.programs import ALERTMANAGER, require
-from support.servers import ask, eventually, free_port
+from support.programs import require
+from support.servers import ask
 
 SOURCE = ROOT / "alertmanager" / "alertmanager.yml"
 SECRETS = ("smtp_password", "slack_url", "webhook_url", "watchdog_url")
@@ -32,9 +32,13 @@ class Received:
     """What arrived, by the path it was posted to, and the mails with their recipients."""
 
     def __init__(self) -> None:
-        self.posts: list[tuple[str, Any]] = []
+        self.web = Exporter(always=(200, {}, b"ok"))
         self.mails: list[tuple[str, EmailMessage]] = []
-        self.http = self.smtp = 0  # ports
+        self.smtp = 0  # a port
+
+    @property
+    def posts(self) -> list[tuple[str, Any]]:
+        return [(request["path"], body) for request in list(self.web.requests) for body in request["events"]]
 
     def at(self, path: str) -> list[Any]:
         return [body for where, body in self.posts if where == path]
@@ -46,18 +50,6 @@ class Received:
 @contextmanager
 def receiving() -> Iterator[Received]:
     received = Received()
-
-    class Web(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            received.posts.append((self.path, body))
-            self.send_response(200)
-            self.send_header("Content-Length", "2")
-            self.end_headers()
-            self.wfile.write(b"ok")
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            pass
 
     class Mail(socketserver.StreamRequestHandler):
         def handle(self) -> None:
@@ -81,18 +73,16 @@ def receiving() -> Iterator[Received]:
     class MailServer(socketserver.ThreadingTCPServer):
         daemon_threads = True
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Web) as web, MailServer(("127.0.0.1", 0), Mail) as mail:
-        received.http, received.smtp = web.server_address[1], mail.server_address[1]
-        threads = [threading.Thread(target=server.serve_forever, args=(0.05,)) for server in (web, mail)]
-        for thread in threads:
-            thread.start()
+    with MailServer(("127.0.0.1", 0), Mail) as mail:
+        received.smtp = mail.server_address[1]
+        thread = threading.Thread(target=mail.serve_forever, args=(0.05,))
+        thread.start()
         try:
             yield received
         finally:
-            web.shutdown()
+            received.web.close()
             mail.shutdown()
-            for thread in threads:
-                thread.join()
+            thread.join()
 
 
 def copied(folder: Path, **secrets: str) -> Path:
@@ -122,10 +112,9 @@ def quickened(route: dict[str, Any]) -> None:
 class Running:
     """An Alertmanager that runs, and what it sent."""
 
-    def __init__(self, url: str, received: Received, log: Path) -> None:
+    def __init__(self, url: str, received: Received) -> None:
         self.url = url
         self.received = received
-        self.log = log
 
     def post(self, *alerts: dict[str, Any]) -> None:
         answer = ask(f"{self.url}/api/v2/alerts", list(alerts))
@@ -142,7 +131,7 @@ def alertmanager(tmp_path: Path) -> Iterator[Running]:
     """A real Alertmanager on the adapted configuration, every receiver on and pointing at the test."""
     require("amtool", 0, 26)
     with receiving() as received:
-        base_url = f"http://127.0.0.1:{received.http}"
+        base_url = received.web.url
         source = copied(
             tmp_path / "alertmanager",
             slack_url=f"{base_url}/slack",
@@ -154,35 +143,9 @@ def alertmanager(tmp_path: Path) -> Iterator[Running]:
         assert off == []
         config = yaml.safe_load(target.read_text())
         quickened(config["route"])
-        target.write_text(yaml.safe_dump(config))
-        port = free_port()
-        log = tmp_path / "log"
-        (tmp_path / "elsewhere").mkdir()
-        flags = [
-            f"--config.file={target}",
-            f"--storage.path={tmp_path / 'storage'}",
-            f"--web.listen-address=127.0.0.1:{port}",
-            "--web.external-url=http://127.0.0.1:9093",
-            "--cluster.listen-address=",
-        ]
-        with log.open("wb") as out:
-            process = subprocess.Popen([ALERTMANAGER, *flags], stdout=out, stderr=out, cwd=tmp_path / "elsewhere")
-        server = Running(f"http://127.0.0.1:{port}", received, log)
-
-        def ready() -> bool:
-            assert process.poll() is None, log.read_text()
-            try:
-                return ask(f"{server.url}/-/ready").status == 200
-            except OSError:
-                return False
-
-        try:
-            eventually(ready)
-            yield server
-        finally:
-            process.terminate()
-            process.wait(timeout=20)
-    assert "level=error" not in log.read_text().lower()
+        with programs.alertmanager(tmp_path, config, "--web.external-url=http://127.0.0.1:9093") as program:
+            yield Running(program.url, received)
+    assert "level=error" not in (tmp_path / "alertmanager.log").read_text().lower()
 
 
 def alert(name: str, severity: str, layer: str, summary: str = "", description: str = "", **labels: str) -> Any:

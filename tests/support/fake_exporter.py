@@ -1,4 +1,4 @@
-"""An HTTP server that keeps what the client sends, for the tests of the client."""
+"""An HTTP server that keeps what it is sent, as an exporter or as any other receiver."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from pathlib import Path
 
 
 class Exporter:
-    """A real HTTP server that keeps what it is sent and answers as it is told, then as an exporter does."""
+    """A real HTTP server that keeps what it is sent and answers as it is told, then always alike or as an exporter."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, always: tuple[int, dict, dict | bytes] | None = None) -> None:
         self.requests: list[dict] = []
         self.answers: list[tuple[int, dict, dict | bytes] | None] = []  # None: hang up without an answer
         self.hang_up_after_each = False
@@ -28,8 +28,8 @@ class Exporter:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                answer = exporter.answers.pop(0) if exporter.answers else ()
-                events = [json.loads(line) for line in body.splitlines()]
+                answer = exporter.answers.pop(0) if exporter.answers else always or ()
+                events = _lines(body)
                 exporter.requests.append(
                     {
                         "path": self.path,
@@ -82,6 +82,13 @@ class Exporter:
     def close(self) -> None:
         self.server.shutdown()
         self.server.server_close()
+
+
+def _lines(body: bytes) -> list[dict]:
+    try:
+        return [json.loads(line) for line in body.splitlines()]
+    except ValueError:  # of another format
+        return []
 
 
 def nobody() -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import numpy as np
 
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
-from support.servers import Served, write_config
+from support.servers import Served, serving, write_config
 
 CARRIERS, AIRPORTS = ["UA", "AA", "DL", "MQ"], ["ATL", "ORD", "LAX", "BOS", "MIA"]
 COUNT = 3000
@@ -61,6 +63,21 @@ def events(count: int, seed: int = 3, prefix: str = "f", **members: Any) -> list
 def is_planted(event: dict[str, Any]) -> bool:
     """Whether an event is in the slice where the model is wrong: about 3% are."""
     return bool(event["inputs"]["carrier"] == "MQ" and event["inputs"]["dest"] == "ATL")
+
+
+@contextmanager
+def running(
+    folder: Path, sent: list[dict[str, Any]], corrected: list[dict[str, Any]], *, labelled: bool = False, **store: Any
+) -> Iterator[Served]:
+    """An exporter that was sent predictions, of which several users corrected some; their labels may be known."""
+    write_model(folder, **store)
+    with serving(folder) as server:
+        assert server.post("/v1/predictions", sent).status == 202
+        correct(server, corrected, users=7)
+        if labelled:
+            labels = [{"prediction_id": e["id"], "label": "on time" if is_planted(e) else "late"} for e in sent]
+            assert server.post("/v1/labels", labels).status in {200, 201}
+        yield server
 
 
 def correct(server: Served, chosen: list[dict[str, Any]], users: int) -> None:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.programs import running
+from support.programs import prometheus
 from support.promtool import promtool
-from support.servers import free_port
 
 Points = list[tuple[int, float]]
 """Samples of a series: Unix time and value."""
@@ -32,8 +31,5 @@ def prometheus_of(folder: Path, series: dict[str, Points]) -> Iterator[str]:
     """The URL of a Prometheus that has these series and scrapes nothing."""
     (folder / "past.txt").write_text(openmetrics(series))
     promtool("tsdb", "create-blocks-from", "openmetrics", folder / "past.txt", folder / "tsdb")
-    (folder / "prometheus.yml").write_text("{}\n")
-    url = f"http://127.0.0.1:{free_port()}"
-    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}"]
-    with running(folder, "prometheus", [*command, f"--web.listen-address={url.removeprefix('http://')}"], url):
-        yield url
+    with prometheus(folder, {}) as program:
+        yield program.url

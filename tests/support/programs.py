@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from support.servers import ask, eventually
+from support.servers import Served, ask, eventually, free_port
 
 ALERTMANAGER = shutil.which("prometheus-alertmanager") or "alertmanager"
 
@@ -32,14 +32,14 @@ class Program:
     """A server that can be killed and started again."""
 
     def __init__(self, folder: Path, name: str, command: list[str], url: str) -> None:
-        self._log, self._command, self._url = folder / f"{name}.log", command, url
+        self._log, self._command, self.url = folder / f"{name}.log", command, url
         self._child: subprocess.Popen[bytes]
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
         with self._log.open("ab") as log:
             self._child = subprocess.Popen(self._command, stdout=log, stderr=log)
-        eventually(lambda: self._child.poll() is not None or answers(f"{self._url}/-/ready"), 30)
+        eventually(lambda: self._child.poll() is not None or answers(f"{self.url}/-/ready"), 30)
         assert self._child.poll() is None, self._log.read_text()
 
     def kill(self) -> None:
@@ -62,6 +62,36 @@ def running(folder: Path, name: str, command: list[str], url: str) -> Iterator[P
         yield program
     finally:
         program.stop()
+
+
+def scraping(*exporters: Served) -> dict[str, Any]:
+    """Configuration of a Prometheus that scrapes exporters each second, and evaluates the rules in its folder."""
+    targets = [f"127.0.0.1:{exporter.port}" for exporter in exporters]
+    return {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": ["rules/*.yml"],
+        "scrape_configs": [{"job_name": "model-exporter", "static_configs": [{"targets": targets}]}],
+    }
+
+
+@contextmanager
+def prometheus(folder: Path, config: dict[str, Any], *flags: str) -> Iterator[Program]:
+    """A Prometheus until the block ends."""
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
+    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}"]
+    command += [f"--web.listen-address={(address := f'127.0.0.1:{free_port()}')}", *flags]
+    with running(folder, "prometheus", command, f"http://{address}") as program:
+        yield program
+
+
+@contextmanager
+def alertmanager(folder: Path, config: dict[str, Any], *flags: str) -> Iterator[Program]:
+    """An Alertmanager until the block ends."""
+    (folder / "alertmanager.yml").write_text(yaml.safe_dump(config))
+    command = [ALERTMANAGER, f"--config.file={folder / 'alertmanager.yml'}", f"--storage.path={folder / 'am'}"]
+    command += [f"--web.listen-address={(address := f'127.0.0.1:{free_port()}')}", "--cluster.listen-address=", *flags]
+    with running(folder, "alertmanager", command, f"http://{address}") as program:
+        yield program
 
 
 def answers(url: str) -> bool:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from exporter.metrics.exposition import render_families
 from exporter.metrics.models import BATCH, Batch
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.slices.explain import ExplainedSlice
-from support.programs import quickened_rules, running
+from support import programs
+from support.programs import Program, quickened_rules
 from support.promtool import RULES, groups_of, promtool
 from support.reviewers import token, with_names
 from support.servers import CONFIG, Served, ask, free_port, write_config
@@ -191,18 +191,10 @@ def layers() -> list[list[dict[str, str]]]:
     return made
 
 
-@contextmanager
-def prometheus(folder: Path, *, rules: bool) -> Iterator[str]:
+def prometheus(folder: Path, *, rules: bool) -> AbstractContextManager[Program]:
     """A Prometheus over the blocks in ``folder``, with or without live rules."""
-    config: dict[str, Any] = {"global": {"evaluation_interval": "1s"}}
-    if rules:
-        config["rule_files"] = ["live/*.yml"]
-    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
-    url = f"http://127.0.0.1:{(port := free_port())}"
-    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'tsdb'}"]
-    command += [f"--web.listen-address=127.0.0.1:{port}", "--storage.tsdb.retention.time=60d"]
-    with running(folder, "prometheus", command, url):
-        yield url
+    config = {"global": {"evaluation_interval": "1s"}, "rule_files": ["live/*.yml"] if rules else []}
+    return programs.prometheus(folder, config, "--storage.tsdb.retention.time=60d")
 
 
 def record(folder: Path) -> int:
@@ -231,9 +223,9 @@ def record(folder: Path) -> int:
     for depth, layer in enumerate(layers()):
         groups = [{"name": "layer", "rules": layer}]
         (folder / "layer.yml").write_text(yaml.safe_dump({"groups": groups}))
-        with prometheus(folder, rules=False) as url:
+        with prometheus(folder, rules=False) as program:
             for start, stop in spans if depth == 0 else spans[:-1]:  # of a week ago only what was counted is asked
-                flags = [f"--start={start}", f"--end={stop}", f"--url={url}", f"--eval-interval={EVALUATIONS}s"]
+                flags = [f"--start={start}", f"--end={stop}", f"--url={program.url}", f"--eval-interval={EVALUATIONS}s"]
                 flags.append(f"--output-dir={folder / 'tsdb'}")
                 promtool("tsdb", "create-blocks-from", "rules", *flags, folder / "layer.yml")
     quickened_rules(RULES, folder / "live")

@@ -12,7 +12,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -93,6 +94,8 @@ class Served:
         Options of the command.
     forked
         Whether its process is a `ForkedCommand`; a library that is to be loaded before all others needs a new one.
+    files
+        How many files a forked process may have open; default: as many as the tests.
 
     Attributes
     ----------
@@ -100,21 +103,21 @@ class Served:
         Sent with each request.
     """
 
-    def __init__(self, folder: Path, *flags: str, forked: bool = True) -> None:
+    def __init__(self, folder: Path, *flags: str, forked: bool = True, files: int | None = None) -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = folder / "log"
         self.headers: dict[str, str] = {}
-        self._flags, self._forked = flags, forked
+        self.flags, self._forked, self._files = flags, forked, files
         self.process: ForkedCommand | subprocess.Popen[bytes]
 
     def launch(self) -> None:
         """Start the process, whatever becomes of it."""
         command = ["serve", f"--config.file={self.folder / 'exporter.yml'}"]
-        command += [f"--web.listen-address=127.0.0.1:{self.port}", *self._flags]
+        command += [f"--web.listen-address=127.0.0.1:{self.port}", *self.flags]
         if self._forked:
-            self.process = ForkedCommand(command, self.log)
+            self.process = ForkedCommand(command, self.log, files=self._files)
             return
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([sys.executable, "-m", "exporter.cli", *command], stdout=log, stderr=log)
@@ -156,6 +159,16 @@ class Served:
         lines = self.get(f"/metrics?{query}").text.splitlines()
         pairs = (line.rsplit(" ", 1) for line in lines if line and not line.startswith("#"))
         return {series: float(value) for series, value in pairs}
+
+
+@contextmanager
+def serving(folder: Path, *flags: str, **settings: Any) -> Iterator[Served]:
+    """An exporter until the block ends."""
+    server = Served(folder, *flags, **settings).start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 CONFIG: dict[str, Any] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,8 @@ MODELS: dict[str, Any] = {"models": [{"name": "credit", "profile": "credit.json"
 @contextmanager
 def exporter_of(folder: Path, **settings: Any) -> Iterator[Exporter]:
     write_config(folder, MODELS | settings)
-    exporter = Exporter(folder / "exporter.yml")
-    try:
+    with closing(Exporter(folder / "exporter.yml")) as exporter:
         yield exporter
-    finally:
-        exporter.close()
 
 
 def serve(exporter: Exporter, version: str, confident: int, failing: int, corrected: int, now: float) -> None:
