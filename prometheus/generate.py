@@ -238,12 +238,13 @@ def _address(name: str, default: str, label: str) -> str:
     return f'{{{{ with {query} }}}}{{{{ . | first | label "{name}" }}}}{{{{ else }}}}{default}{{{{ end }}}}'
 
 
-def limit(series: str, form: str = "humanizePercentage", labels: str = "model") -> str:
-    """Return the part of a description that is the threshold."""
+def limit(series: str, form: str = "humanizePercentage", labels: str = "model", less: str = "") -> str:
+    """Return the part of a description that is the threshold; ``less`` is subtracted from it."""
     names = labels.split()
     selector = ",".join(f"{name}=%q" for name in names)
     values = " ".join(f"$labels.{name}" for name in names)
-    asked = f'{{{{ with printf "{series}{{{selector}}}" {values} | query -}}}}'
+    rest = less and f" - on (model) group_left () {less}"
+    asked = f'{{{{ with printf "{series}{{{selector}}}{rest}" {values} | query -}}}}'
     return f"{asked} {{{{ . | first | value | {form} }}}}{{{{ end }}}}"
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import yaml
 from scipy.stats import binom
 from support.paths import ROOT
+from support.programs import prometheus
 from support.promtool import check_file, check_rules, expected, groups_of, promtool, series_of
+from support.servers import ask, eventually
 
 from exporter.config import DEFAULT_ERRORS, OBJECTIVE_ALERTS, THRESHOLDS
 from exporter.monitoring.leading_quality import ENOUGH, LABELLED, MOST_ERROR
@@ -37,6 +41,7 @@ class Alert(NamedTuple):
 POLICY = (
     Alert("ModelExporterDown", "1m", "critical", "system"),
     Alert("ModelExporterDown", "1m", "warning", "system"),
+    Alert("ModelExporterDown", "1m", "none", "system"),
     Alert("ModelErrorRatioHigh", "1m", "critical", "system"),
     Alert("ModelErrorBudgetBurn", "2m", "critical", "system"),
     Alert("ModelLatencyHigh", "5m", "warning", "system"),
@@ -338,3 +343,39 @@ def test_the_exporter_judges_as_the_rules_do() -> None:
     assert within in exprs["ModelAccuracyLow"]
     assert re.findall(r"\bor ([\d.]+) \*", exprs["model:threshold:ModelErrorBudgetBurn"]) == [str(DEFAULT_ERRORS)]
     assert " or " not in exprs["model:threshold:ModelLatencyBudgetBurn"]
+
+
+ODD = r"""a "b" 'c' \d `e` {{ f }}&g=é"""
+
+
+def test_no_label_breaks_a_message(tmp_path: Path) -> None:
+    """Quotes and backslashes in labels reach each text as they are and each link encoded; no query of a text fails."""
+    odd = [rule for _, rule in rules("alert") if rule["labels"]["severity"] != "none"]
+    written = []
+    for number, rule in enumerate(odd):
+        expr = "vector(0.25)"
+        names = set(re.findall(r"\$labels\.(\w+)", str(rule["annotations"]))) - {"basis", "measure"}
+        for name in sorted(names):
+            expr = f"label_replace({expr}, '{name}', {json.dumps(ODD, ensure_ascii=False)}, '', '')"
+        written.append(rule | {"expr": expr, "for": "0s", "labels": {"number": str(number)}})
+    group = {"name": "odd", "interval": "1s", "rules": written}
+    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [group]}, allow_unicode=True))
+    with prometheus(tmp_path, {"rule_files": ["rules.yml"]}) as program:
+        url = f"{program.url}/api/v1/alerts"
+        alerts = eventually(lambda: len(found := ask(url).json["data"]["alerts"]) == len(odd) and found)
+    for alert in alerts:
+        labels, notes = alert["labels"], alert["annotations"]
+        assert not re.search(r"error expanding|no value", " ".join(notes.values())), notes
+        shown = {
+            name for name in ("model", "instance", "reason") if f"$labels.{name}" in str(odd[int(labels["number"])])
+        }
+        assert {name for name in shown if name in labels} == shown
+        if "model" in shown:
+            assert ODD in notes["summary"] + notes["description"]
+        for name, address in notes.items():
+            if name.endswith("_url"):
+                query = parse_qs(urlsplit(address).query)
+                assert {value for key, (value,) in query.items() if key.removeprefix("var-") in labels} <= {ODD}, (
+                    address
+                )
+                assert ODD not in address

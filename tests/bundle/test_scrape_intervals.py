@@ -1,4 +1,4 @@
-"""Alerts that depend on a range fire, and stay silent, at the shortest and the longest scrape interval."""
+"""Alerts that depend on a range fire, and stay silent, at the usual and the longest scrape interval."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from support.phases import Counter, Steps
 from support.promtool import RULES, check_rules, expected, groups_of, series_of
 
-INTERVALS = {"system": (5, 60), "data": (60,), "business": (60,), "exporter": (45,)}
+INTERVALS = {"system": (15, 60), "data": (15, 60), "business": (15, 60), "exporter": (15, 45)}
 """Seconds, by layer."""
 MISSED = 16
 """One of so many scrapes fails, as on a busy machine: its samples are stale markers."""
@@ -21,32 +22,6 @@ MODEL_ONLY = 'model="digits"'
 MODEL = f'{MODEL_ONLY},version="3"'
 EXPORTER = 'job="model-exporter",instance="a:9877"'
 BINS = {"01 [0, 1)": 0.5, "02 [1, 2)": 0.498, "03 missing": 0.002}
-
-
-class Counter(NamedTuple):
-    """A counter in phases of (minutes, increase per second); None for one without the series."""
-
-    phases: tuple[tuple[float, float | None], ...]
-
-    def samples(self, interval: int) -> list[float | None]:
-        """The value at each scrape."""
-        samples: list[float | None] = []
-        total = 0.0
-        for minutes, rate in self.phases:
-            for _ in range(int(minutes * 60 / interval)):
-                samples.append(None if rate is None else total)
-                total += (rate or 0) * interval
-        return samples
-
-
-class Steps(NamedTuple):
-    """A series that keeps each value for some minutes; None for none."""
-
-    phases: tuple[tuple[float, float | None], ...]
-
-    def samples(self, interval: int) -> list[float | None]:
-        """The value at each scrape."""
-        return [value for minutes, value in self.phases for _ in range(int(minutes * 60 / interval))]
 
 
 def notation(samples: list[float | None], *, miss: bool) -> str:
@@ -351,6 +326,11 @@ def in_promtool(name: str, scenario: Scenario, interval: int, *, miss: bool = Fa
         for alert, moments in alerts.items()
         for minute in moments
     ]
+    # Once: from silence to the last moment, no condition has begun anew.
+    for alert, moments in scenario.firing.items():
+        silence = max(minute for minute in scenario.silent[alert] if minute < moments[0])
+        anew = f'changes(ALERTS_FOR_STATE{{alertname="{alert}"}}[{int((moments[-1] - silence) * 60)}s]) > 0'
+        checks.append(expected(anew, f"{int(moments[-1] * 60)}s", {}))
     values = {key: notation(value.samples(interval), miss=miss) for key, value in series.items()}
     return {
         "name": f"{name} at {interval} s",
@@ -362,7 +342,7 @@ def in_promtool(name: str, scenario: Scenario, interval: int, *, miss: bool = Fa
 
 @pytest.mark.parametrize(("layer", "interval"), [(layer, time) for layer in INTERVALS for time in INTERVALS[layer]])
 def test_alerts_at_a_scrape_interval(tmp_path: Path, layer: str, interval: int) -> None:
-    """Each alert is silent before and fires soon after, evaluated between the scrapes, of which some are missed."""
+    """Each alert is silent before, and fires soon after and once, evaluated between scrapes; some are missed."""
     scenarios = [(name, scenario) for name, scenario in SCENARIOS.items() if scenario.rules == layer]
     tests = [in_promtool(name, scenario, interval, miss=interval > 5) for name, scenario in scenarios]
     check_rules(tmp_path, tests, groups_of(RULES / f"{layer}.yml"), f"{EVALUATIONS[layer]}s")

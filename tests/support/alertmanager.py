@@ -8,6 +8,7 @@ import shutil
 import socketserver
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from demo.receivers import write
 from support import programs
 from support.fake_exporter import Exporter
 from support.paths import ROOT
-from support.programs import require
+from support.programs import Program, require
 from support.servers import ask
 
 SOURCE = ROOT / "alertmanager" / "alertmanager.yml"
@@ -34,6 +35,7 @@ class Received:
     def __init__(self) -> None:
         self.web = Exporter(always=(200, {}, b"ok"))
         self.mails: list[tuple[str, EmailMessage]] = []
+        self.mailed_at: list[float] = []  # by the monotonic clock
         self.smtp = 0  # a port
 
     @property
@@ -65,6 +67,7 @@ def receiving() -> Iterator[Received]:
                     data = b"".join(line.removeprefix(b".") for line in lines)
                     mail = email.message_from_bytes(data, policy=email.policy.default)
                     assert isinstance(mail, EmailMessage)
+                    received.mailed_at.append(time.monotonic())
                     received.mails.append((to, mail))
                 self.wfile.write(b"221 bye\r\n" if verb == b"QUIT" else b"250 ok\r\n")
                 if verb == b"QUIT":
@@ -112,9 +115,10 @@ def quickened(route: dict[str, Any]) -> None:
 class Running:
     """An Alertmanager that runs, and what it sent."""
 
-    def __init__(self, url: str, received: Received) -> None:
-        self.url = url
+    def __init__(self, received: Received, program: Program) -> None:
+        self.url = program.url
         self.received = received
+        self.program = program
 
     def post(self, *alerts: dict[str, Any]) -> None:
         answer = ask(f"{self.url}/api/v2/alerts", list(alerts))
@@ -144,7 +148,7 @@ def alertmanager(tmp_path: Path) -> Iterator[Running]:
         config = yaml.safe_load(target.read_text())
         quickened(config["route"])
         with programs.alertmanager(tmp_path, config, "--web.external-url=http://127.0.0.1:9093") as program:
-            yield Running(program.url, received)
+            yield Running(received, program)
     assert "level=error" not in (tmp_path / "alertmanager.log").read_text().lower()
 
 
