@@ -222,7 +222,9 @@ class BlockBuilder:
         noise = measure_noise(scores, self.sizes, total)
         dispersion = measure_dispersion(frozen, total, isinstance(target, NumericFeature))
         return BlockScores(
-            rounded(noise.quantiles), rounded(noise.effective), noise.dependent, float(f"{dispersion:.4g}")
+            *(rounded(noise.quantiles), rounded(noise.effective)),
+            dependent=noise.dependent or dispersion > 1,  # one of them alone is proof
+            dispersion=float(f"{dispersion:.4g}"),
         )
 
 
