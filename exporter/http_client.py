@@ -19,17 +19,7 @@ from typing import Any, NamedTuple
 import urllib3
 from urllib3.exceptions import HTTPError, MaxRetryError
 
-from exporter.client.transport import (
-    BEARER_TOKEN,
-    Server,
-    TimedResponse,
-    connect_unix,
-    error_detail,
-    expects_tls,
-    explain_tls_error,
-    tls_context,
-    without_secrets,
-)
+from exporter.client import transport
 from exporter.errors import ExporterError, UsageError
 from exporter.secret_file import read_secret_file
 
@@ -69,7 +59,7 @@ class Response(NamedTuple):
 
     def error_message(self) -> str:
         """Return the status and the detail of a problem document (RFC 9457), an ``error`` member, or the text."""
-        detail = error_detail(self.status, self.body)
+        detail = transport.error_detail(self.status, self.body)
         return detail if self.body.strip() else f"{detail} {phrases.get(self.status, '')}".rstrip()
 
 
@@ -142,15 +132,17 @@ class Client:
         pools = {"http": urllib3.HTTPConnectionPool, "https": urllib3.HTTPSConnectionPool, "unix": _UnixPool}
         special: dict[str, Any] = {"socket_path": urllib.parse.unquote(parts.path)} if parts.scheme == "unix" else {}
         if parts.scheme == "https" or ca_file:
-            context = tls_context(ca_file, ca_option)
+            context = transport.tls_context(ca_file, ca_option)
             special = {"ssl_context": context} if parts.scheme == "https" else special
         self._pool = pools[parts.scheme](
             parts.hostname or "localhost", parts.port, timeout=timeout, maxsize=connections, **special
         )
         if not downloads:
-            timed: Any = type("TimedConnection", (self._pool.ConnectionCls,), {"response_class": TimedResponse})
+            timed: Any = type(
+                "TimedConnection", (self._pool.ConnectionCls,), {"response_class": transport.TimedResponse}
+            )
             self._pool.ConnectionCls = timed
-        self._server = Server(parts.scheme, self._pool.host, self._pool.port or 0)
+        self._server = transport.Server(parts.scheme, self._pool.host, self._pool.port or 0)
         self._ca_option = ca_option
 
     def __enter__(self) -> Client:
@@ -262,8 +254,8 @@ class Client:
         if isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError):
             return "timed out"
         if isinstance(error, ssl.SSLError):
-            return explain_tls_error(error, self._server, self._ca_option).detail
-        if failure := expects_tls(error, self._server):
+            return transport.explain_tls_error(error, self._server, self._ca_option).detail
+        if failure := transport.expects_tls(error, self._server):
             return failure.detail
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
@@ -280,7 +272,7 @@ class _UnixConnection(urllib3.connection.HTTPConnection):
         self._socket_path = socket_path
 
     def _new_conn(self) -> socket.socket:
-        return connect_unix(self._socket_path, self.timeout)
+        return transport.connect_unix(self._socket_path, self.timeout)
 
 
 class _UnixPool(urllib3.HTTPConnectionPool):
@@ -299,7 +291,7 @@ def _split(url: str, option: str, example: str) -> urllib.parse.SplitResult:
         valid = False
     if not valid:
         kind = "a URL without ? and #," if "?" in url or "#" in url else "a URL"
-        raise UsageError(f"{option}: expected {kind} such as {example}, got {without_secrets(url)}")
+        raise UsageError(f"{option}: expected {kind} such as {example}, got {transport.without_secrets(url)}")
     return parts
 
 
@@ -356,7 +348,7 @@ class Credentials(NamedTuple):
 
     def _secret(self, name: str, path: str) -> str:
         text = read_secret_file(path, self.setting(name)).strip()
-        if not (BEARER_TOKEN.fullmatch(text) if name == "bearer_token_file" else text and text.isprintable()):
+        if not (transport.BEARER_TOKEN.fullmatch(text) if name == "bearer_token_file" else text and text.isprintable()):
             raise ExporterError(f"{self.setting(name)}: {path}: expected one line with the secret and nothing else")
         return text
 

@@ -16,15 +16,7 @@ import time as clock
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar, overload
 
-from exporter.client.encoding import (
-    describe_error,
-    encode_document,
-    rfc3339,
-    snapshot,
-    snapshot_inputs,
-    time_ordered_id,
-    unwrap_single,
-)
+from exporter.client import encoding
 from exporter.client.middleware import EVENT_BYTES, Asgi, AsgiApp, Wsgi, current, encode_event
 from exporter.client.sender import Sender
 from exporter.client.transport import Transport
@@ -169,23 +161,23 @@ class Monitor:
                 if not event_id:
                     raise ValueError("a shadow answer needs the id of the prediction that the user saw")
             elif context is None or context.recorded:
-                event_id = time_ordered_id(now)
+                event_id = encoding.time_ordered_id(now)
             else:
                 event_id = context.id
-            copy, size = snapshot_inputs(inputs)
+            copy, size = encoding.snapshot_inputs(inputs)
             if type(prediction) not in _IMMUTABLE:
-                prediction, more = snapshot(prediction)
+                prediction, more = encoding.snapshot(prediction)
                 size += more
             if type(confidence) not in _IMMUTABLE:
-                confidence = snapshot(confidence)[0]
-            moment = now if time is None else rfc3339(time)
+                confidence = encoding.snapshot(confidence)[0]
+            moment = now if time is None else encoding.rfc3339(time)
             event = (size + EVENT_BYTES, event_id, moment, copy, prediction, confidence, duration_seconds, code)
             if context is None or self._shadow:
                 self.sender.add(event)
             else:
                 context.defer(self.sender, event)
         except Exception as error:  # monitoring must not break what it monitors
-            self.sender.drop(1, f"an event could not be recorded: {describe_error(error)}")
+            self.sender.drop(1, f"an event could not be recorded: {encoding.describe_error(error)}")
         return event_id
 
     def feedback(
@@ -223,11 +215,11 @@ class Monitor:
         feedback = {
             "prediction_id": prediction_id,
             "verdict": verdict,
-            "label": unwrap_single(label),
+            "label": encoding.unwrap_single(label),
             "user": user,
             "comment": comment,
         }
-        return self._transport.store("feedback", "/v1/feedback", encode_document(feedback))
+        return self._transport.store("feedback", "/v1/feedback", encoding.encode_document(feedback))
 
     def label(self, prediction_id: str, label: Any, *, time: dt.datetime | float | None = None) -> dict[str, Any]:
         """Send the true label of a prediction of this model; return once it is on the exporter's disk.
@@ -251,9 +243,14 @@ class Monitor:
         ExporterError
             When the label is not on disk: the exporter is unavailable or busy, or refused it.
         """
-        moment = None if time is None else rfc3339(time)
-        document = {"prediction_id": prediction_id, "model": self._model, "label": unwrap_single(label), "time": moment}
-        return self._transport.store("label", "/v1/labels", encode_document(document))
+        moment = None if time is None else encoding.rfc3339(time)
+        document = {
+            "prediction_id": prediction_id,
+            "model": self._model,
+            "label": encoding.unwrap_single(label),
+            "time": moment,
+        }
+        return self._transport.store("label", "/v1/labels", encoding.encode_document(document))
 
     def wsgi(self, app: Any, *, paths: Sequence[str] | None = None, trust_ids: bool = True) -> Wsgi:
         """Wrap a WSGI application (Flask, Django) to time and count its requests.

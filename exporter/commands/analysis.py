@@ -15,21 +15,8 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from exporter.commands import tables
-from exporter.commands.common import (
-    add_credentials,
-    add_csv_options,
-    add_exporter_options,
-    aligned,
-    ask,
-    checked,
-    column_type,
-    count,
-    credentials,
-    exporter_client,
-    moment,
-    whole_number,
-)
+from exporter.commands import common, tables
+from exporter.commands.common import checked
 from exporter.comparison import measures as report
 from exporter.comparison import prometheus as counters
 from exporter.comparison.measures import Comparison, Measure, Period, at_every_look, choose, shadow_only
@@ -56,7 +43,7 @@ def comparison_table(comparison: Comparison, decisions: report.Decisions | None 
     head = f"{comparison.model}, version {versions}, {periods}"
     if comparison.shared_seconds is not None:
         head += f", {report.minutes(comparison.shared_seconds)} in which both served"
-    text = [head, report.summary(comparison), "", *aligned(rows), "", *report.sentences(comparison)]
+    text = [head, report.summary(comparison), "", *common.aligned(rows), "", *report.sentences(comparison)]
     if decisions:
         text += ["", f"Decision: {decisions.word}", *decisions.reasons()]
     return "\n".join(text)
@@ -83,7 +70,7 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
     add("--prometheus", default=DEFAULT_URL, metavar="URL", help="URL of Prometheus")
-    add_credentials(parser, "PROMETHEUS")
+    common.add_credentials(parser, "PROMETHEUS")
     add("--model", metavar="NAME", help="model; default: the only one in Prometheus")
     text = "version to compare with (baseline); default: the one that appeared last before --after"
     add("--before", metavar="VERSION", help=text)
@@ -137,7 +124,7 @@ def compare(args: argparse.Namespace) -> int:
 def compare_selected(args: argparse.Namespace, now: float) -> Comparison:
     """Compare what the options select, at the Unix time ``now``."""
     _check_periods(args)
-    prometheus = Prometheus(args.prometheus, credentials=credentials(args))
+    prometheus = Prometheus(args.prometheus, credentials=common.credentials(args))
     model = args.model or _only_model(prometheus, now)
     if args.before_from is not None:
         after = args.after or list(counters.versions(prometheus, model, now))[-1]
@@ -208,7 +195,7 @@ def _only_model(prometheus: Prometheus, now: float) -> str:
 
 
 def _time(text: str) -> float:
-    return moment(text).timestamp()
+    return common.moment(text).timestamp()
 
 
 TIMEOUT = 120.0
@@ -222,13 +209,13 @@ _LOOKED_AT = {
 def explain_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    add_exporter_options(parser)
+    common.add_exporter_options(parser)
     add("--model", metavar="NAME", help="model; default: the only one that is configured")
     add("--version", metavar="VERSION", help="version; default: all that have the same profile")
     add("--of", choices=QUESTIONS, default="corrections", help="what the slices contain")
     text = "predictions since then: a duration such as 6h, or a time, RFC 3339; default: the last day"
     add("--since", type=_since, metavar="TIME", help=text)
-    limit = whole_number(1, MAX_LIMIT)
+    limit = common.whole_number(1, MAX_LIMIT)
     add("--limit", type=limit, default=DEFAULT_LIMIT, metavar="N", help="maximum number of slices")
     add("--format", choices=("table", "json"), default="table", help="format of the output")
 
@@ -245,8 +232,8 @@ def explain(options: argparse.Namespace) -> int:
     """
     names = ("model", "version", "of", "since", "limit")
     query = {name: value for name in names if (value := getattr(options, name)) is not None}
-    with exporter_client(options, TIMEOUT) as client:
-        document = ask(client, "GET", f"/v1/slices?{urlencode(query)}")
+    with common.exporter_client(options, TIMEOUT) as client:
+        document = common.ask(client, "GET", f"/v1/slices?{urlencode(query)}")
     as_json = options.format == "json"
     print(printable(json.dumps(document, indent=2, ensure_ascii=False) if as_json else slices_table(document)))
     return 0
@@ -279,7 +266,7 @@ def slices_table(document: dict[str, Any]) -> str:
         )
         for one in document["slices"]
     ]
-    lines += ["", *aligned(rows), ""]
+    lines += ["", *common.aligned(rows), ""]
     lines += [one["sentence"] for one in document["slices"]]
     if segment := document["slices"][0]["segment_by"]:
         lines.append(f"To watch the first one from now on, configure segment_by: {segment}")
@@ -295,7 +282,7 @@ def _since(text: str) -> str:
     with contextlib.suppress(ValueError, OverflowError):
         since = datetime.now(UTC) - timedelta(seconds=parse_duration(text))
     with contextlib.suppress(argparse.ArgumentTypeError):
-        since = since or moment(text)
+        since = since or common.moment(text)
     if since is None:
         expected = "expected a duration such as 6h, or a time such as 2026-11-24T10:00:00Z"
         raise argparse.ArgumentTypeError(f"{expected}, got {text!r}")
@@ -318,7 +305,7 @@ def suspects_arguments(parser: argparse.ArgumentParser) -> None:
     add("--label-column", default="label", metavar="NAME", help="column with the label")
     add("--ignore", action="append", default=[], metavar="NAME", help="column that is not compared; repeatable")
     add("-o", "--output", metavar="FILE", help="CSV file to write all suspects to")
-    add_csv_options(parser, INPUT_TYPES)
+    common.add_csv_options(parser, INPUT_TYPES)
 
 
 def suspects(options: argparse.Namespace) -> int:
@@ -331,7 +318,7 @@ def suspects(options: argparse.Namespace) -> int:
     See docs/dataset.md#labels-of-training-files.
     """
     refused = tables.Refused()
-    types = dict(map(column_type, options.type))
+    types = dict(map(common.column_type, options.type))
     with tables.open_input(options.file, options.format, tables.TABLES) as source:
         where = source.where
         roles = tables.Roles(label=options.label_column, ignored=tuple(options.ignore))
@@ -342,12 +329,13 @@ def suspects(options: argparse.Namespace) -> int:
     if options.output:
         _write(options.output, found)
     print(
-        f"{where}: {count(checked, 'label')} checked, {count(len(found), 'suspect')}, {refused.count:,} rows rejected"
+        f"{where}: {common.count(checked, 'label')} checked, {common.count(len(found), 'suspect')},"
+        f" {refused.count:,} rows rejected"
     )
     for line in refused.reasons():
         print(line)
     shown = [HEAD, *found[:SHOWN]] if found else []
-    for line in aligned([[str(value) for value in row] for row in shown]):
+    for line in common.aligned([[str(value) for value in row] for row in shown]):
         print(line)
     if len(found) > SHOWN:
         print(f"and {len(found) - SHOWN:,} more" + ("" if options.output else "; -o FILE writes them all"))

@@ -24,18 +24,8 @@ from confluent_kafka import Message as KafkaMessage
 from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.exposition import ThreadingWSGIServer, _SilentHandler, make_wsgi_app
 
-from exporter.commands.common import (
-    Address,
-    Moderation,
-    add_exporter_options,
-    add_log_options,
-    address,
-    configure_logging,
-    exporter_client,
-    refused_events,
-    stopping,
-    whole_number,
-)
+from exporter.commands import common
+from exporter.commands.common import stopping
 from exporter.errors import BatchError, ExporterError, UsageError
 from exporter.http_client import NO_RETRY, TRANSIENT, Client, RequestError, Response
 from exporter.validation import preview
@@ -248,7 +238,7 @@ def _detail(pointer: str, detail: str) -> str:
 def _by_index(document: Any) -> dict[int, str]:
     """Return the first thing that is wrong with each event of a request, as far as the response says."""
     details: dict[int, str] = {}
-    for index, pointer, detail in refused_events(document):
+    for index, pointer, detail in common.refused_events(document):
         details.setdefault(index, _detail(pointer, detail))
     return details
 
@@ -296,7 +286,7 @@ class ConsumerMetrics:
             for result in RESULTS:
                 self._messages.labels(topic, result)
         self._failure: str | None = None
-        self._moderation = Moderation()
+        self._moderation = common.Moderation()
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(f"model_consumer_{name}", text, labels, registry=self.registry)
@@ -632,11 +622,11 @@ def consume_arguments(parser: argparse.ArgumentParser) -> None:
     text = "topic for messages that the exporter refuses; without one, they are logged and dropped"
     add("--dead-letter-topic", type=_topic_name, metavar="NAME", help=text)
     text = "maximum number of messages in a request to the exporter"
-    add("--batch-size", type=whole_number(1, MAX_REJECTED), default=MAX_REJECTED, metavar="N", help=text)
-    add_exporter_options(parser)
+    add("--batch-size", type=common.whole_number(1, MAX_REJECTED), default=MAX_REJECTED, metavar="N", help=text)
+    common.add_exporter_options(parser)
     text = "address of the consumer's own metrics"
-    add("--web.listen-address", type=address, default="127.0.0.1:9882", metavar="HOST:PORT", help=text)
-    add_log_options(parser)
+    add("--web.listen-address", type=common.address, default="127.0.0.1:9882", metavar="HOST:PORT", help=text)
+    common.add_log_options(parser)
 
 
 def consume(options: argparse.Namespace) -> int:
@@ -648,7 +638,7 @@ def consume(options: argparse.Namespace) -> int:
 
     See docs/kafka.md.
     """
-    configure_logging(options.log_level, options.log_format)
+    common.configure_logging(options.log_level, options.log_format)
     kinds = dict(options.topic)
     if len(kinds) < len(options.topic):
         names = [name for name, _ in options.topic]
@@ -661,7 +651,7 @@ def consume(options: argparse.Namespace) -> int:
     _LIBRARY_LOG.addFilter(metrics.limit)
     with (
         stopping(signal.SIGINT, signal.SIGTERM) as stop,
-        exporter_client(options, TIMEOUT_SECONDS, retries=NO_RETRY) as client,
+        common.exporter_client(options, TIMEOUT_SECONDS, retries=NO_RETRY) as client,
     ):
         callbacks = {"on_commit": metrics.on_commit, "stats_cb": metrics.on_statistics}
         defaults = {"auto.offset.reset": "earliest", "auto.commit.interval.ms": 200}
@@ -740,12 +730,12 @@ def _create(kind: Any, options: argparse.Namespace, settings: dict[str, Any]) ->
         raise ExporterError(f"{where}{error.args[0].str()}") from None
 
 
-def _listen(where: Address, metrics: ConsumerMetrics) -> WSGIServer:
+def _listen(where: common.Address, metrics: ConsumerMetrics) -> WSGIServer:
     try:
         server = metrics.serve(where.host or "0.0.0.0", where.port)  # noqa: S104
     except OSError as error:
         raise ExporterError(f"cannot listen on {where}: {error.strerror or error}") from None
-    log.info("metrics on http://%s/metrics", Address(where.host, server.server_port))
+    log.info("metrics on http://%s/metrics", common.Address(where.host, server.server_port))
     return server
 
 

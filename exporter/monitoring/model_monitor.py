@@ -13,18 +13,8 @@ import numpy.typing as npt
 
 from exporter.config import DURATION_BUCKETS, ModelConfig
 from exporter.features.json_inputs import decode_inputs
+from exporter.monitoring import counters
 from exporter.monitoring.binner import Binner, Codes
-from exporter.monitoring.counters import (
-    CONFIDENCE_BUCKETS,
-    DELAY_BUCKETS,
-    Counters,
-    Histogram,
-    Recent,
-    RecentCounters,
-    SegmentCounters,
-    Segments,
-    segment_divergences,
-)
 from exporter.monitoring.drift_evidence import DriftEvidence
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.quality import Quality, Scorer, WindowQuality
@@ -66,19 +56,19 @@ class ModelMonitor:
         self.binner = binner
         self.noise: NoiseFloors | None = binner.profile_noise if binner else None
         self.last_used = 0.0
-        self.counters = Counters(events=dict.fromkeys(config.events, 0.0))
-        self.durations = Histogram(DURATION_BUCKETS)
-        self.confidences = Histogram(CONFIDENCE_BUCKETS)
-        self.delays = Histogram(DELAY_BUCKETS)
-        self._recent = RecentCounters()
+        self.counters = counters.Counters(events=dict.fromkeys(config.events, 0.0))
+        self.durations = counters.Histogram(DURATION_BUCKETS)
+        self.confidences = counters.Histogram(counters.CONFIDENCE_BUCKETS)
+        self.delays = counters.Histogram(counters.DELAY_BUCKETS)
+        self._recent = counters.RecentCounters()
         self.windows = dict(windows or config.window_seconds())
         self.observed = np.zeros(binner.bins if binner else 0)
         self._evidence = (
             DriftEvidence(binner, self.observed, config.false_alarm_seconds()) if binner and binner.bins else None
         )
-        self.segments = Segments.from_config(config, binner.profile) if binner else None
+        self.segments = counters.Segments.from_config(config, binner.profile) if binner else None
         segments = len(self.segments.names) if self.segments else 0
-        self.segment_counters = SegmentCounters(segments)
+        self.segment_counters = counters.SegmentCounters(segments)
         self.quality = Quality(
             Scorer.of_model(config, binner.profile if binner else None),
             windows or config.quality_window_seconds(),
@@ -283,7 +273,7 @@ class ModelMonitor:
         with self._lock:
             self.counters.events[event] = self.counters.events.get(event, 0.0) + value
 
-    def recent(self, now: float) -> Recent:
+    def recent(self, now: float) -> counters.Recent:
         """Return the figures that alerts evaluate, at the monotonic time ``now`` in seconds."""
         with self._lock:
             return self._recent.read(now)
@@ -343,7 +333,7 @@ class ModelMonitor:
             counts = self._windows.segment_counts(now)
         if not self.binner or not self.noise or not self.segments or counts is None:
             return np.empty((0, 0)), np.empty((0, 0))
-        return segment_divergences(self.binner, self.noise, self.segments, counts)
+        return counters.segment_divergences(self.binner, self.noise, self.segments, counts)
 
 
 def _given(predictions: Sequence[Any] | Floats) -> Sequence[Any] | Floats:

@@ -21,17 +21,8 @@ from exporter.features import is_vector, shown_as
 from exporter.features.image import are_numbers
 from exporter.features.json_inputs import sanitize
 from exporter.validation import explain, json_pointer, preview, suggestion
+from exporter.wire import formats
 from exporter.wire.events import Prediction, RejectedEvent, check_names, check_times
-from exporter.wire.formats import (
-    MAX_ROWS,
-    Column,
-    Payload,
-    attempt,
-    convert,
-    decode_request,
-    decode_response,
-    split_documents,
-)
 
 CONFIDENCES = frozenset(
     ["confidence", "output_probability", "predict_proba", "proba", "probabilities", "probability", "score", "scores"]
@@ -71,7 +62,7 @@ class ModelOutput(NamedTuple):
     confidence: float | None = None
 
 
-def read_outputs(model: ConfiguredModel, columns: Sequence[Column]) -> list[ModelOutput]:
+def read_outputs(model: ConfiguredModel, columns: Sequence[formats.Column]) -> list[ModelOutput]:
     """Read the prediction and the confidence of each row.
 
     Raises
@@ -95,7 +86,9 @@ def read_outputs(model: ConfiguredModel, columns: Sequence[Column]) -> list[Mode
     ]
 
 
-def _select(model: ConfiguredModel, columns: Sequence[Column]) -> tuple[Column | None, Column | None]:
+def _select(
+    model: ConfiguredModel, columns: Sequence[formats.Column]
+) -> tuple[formats.Column | None, formats.Column | None]:
     """Return the output with the prediction and the one with the confidence; None if the response has none."""
     by_name = {column.name: as_batch(model, column) for column in columns}
     mapping = model.config.mapping
@@ -112,7 +105,7 @@ def _select(model: ConfiguredModel, columns: Sequence[Column]) -> tuple[Column |
     return prediction, confidence
 
 
-def _configured(by_name: Mapping[str, Column], name: str | None, key: str) -> Column | None:
+def _configured(by_name: Mapping[str, formats.Column], name: str | None, key: str) -> formats.Column | None:
     """Return the output that the mapping names under a key; None if it names none."""
     if not name:
         return None
@@ -215,7 +208,7 @@ def unwrap(value: Any) -> Any:
     return value
 
 
-def as_batch(model: ConfiguredModel, column: Column) -> Column:
+def as_batch(model: ConfiguredModel, column: formats.Column) -> formats.Column:
     """Return a column with one value per row; with ``batched: false`` in the mapping, all of it is one row.
 
     Raises
@@ -225,8 +218,8 @@ def as_batch(model: ConfiguredModel, column: Column) -> Column:
     """
     if not model.config.mapping.batched:
         return column._replace(values=[list(column.values)])
-    if len(column.values) > MAX_ROWS:
-        detail = f"expected at most {MAX_ROWS} rows, got {len(column.values)}"
+    if len(column.values) > formats.MAX_ROWS:
+        detail = f"expected at most {formats.MAX_ROWS} rows, got {len(column.values)}"
         raise EventError("", detail, "too_large")
     return column
 
@@ -277,8 +270,8 @@ class Exchange(NamedTuple):
     """
 
     names: Sequence[str | None]
-    request: Payload
-    response: Payload
+    request: formats.Payload
+    response: formats.Payload
     id: str | None = None
     version: str | None = None
     time: datetime | None = None
@@ -391,7 +384,7 @@ def encode_inputs(row: Mapping[str, Any]) -> msgspec.Raw:
         return msgspec.Raw(msgspec.json.encode(sanitize(dict(row))))
 
 
-def map_inputs(model: ConfiguredModel, columns: Sequence[Column]) -> list[dict[str, Any]] | None:
+def map_inputs(model: ConfiguredModel, columns: Sequence[formats.Column]) -> list[dict[str, Any]] | None:
     """Return the rows of a request by the names of the model's inputs; None without columns.
 
     Raises
@@ -417,7 +410,7 @@ def map_inputs(model: ConfiguredModel, columns: Sequence[Column]) -> list[dict[s
     return [dict(zip(inputs, values, strict=True)) for values in zip(*inputs.values(), strict=True)]
 
 
-def _check_columns(columns: Sequence[Column]) -> None:
+def _check_columns(columns: Sequence[formats.Column]) -> None:
     if len(columns) > MAX_COLUMNS:
         raise EventError("/inputs", f"expected at most {MAX_COLUMNS} columns, got {len(columns)}", "too_large")
     if len({len(column.values) for column in columns}) > 1:
@@ -428,7 +421,7 @@ def _check_columns(columns: Sequence[Column]) -> None:
 
 
 def _map_column(
-    column: Column, mapping: Mapping[str, str | tuple[str, ...] | None], types: Mapping[str, str]
+    column: formats.Column, mapping: Mapping[str, str | tuple[str, ...] | None], types: Mapping[str, str]
 ) -> dict[str, Sequence[Any]] | None:
     """Return the inputs in a column, by the mapping, the names of its elements, or its own name; None without any."""
     target = mapping.get(column.name)
@@ -446,7 +439,7 @@ def _map_column(
 
 
 def _guess_input(
-    model: ConfiguredModel, column: Column, inputs: Mapping[str, Any], is_only: bool
+    model: ConfiguredModel, column: formats.Column, inputs: Mapping[str, Any], is_only: bool
 ) -> dict[str, Sequence[Any]] | None:
     """Return the inputs in the only column that is not mapped, by what the profile expects; None if nothing fits."""
     free = {name: input_type for name, input_type in model.inputs.items() if name not in inputs}
@@ -474,7 +467,7 @@ def _log_order(model: str, tensor: str, names: tuple[str, ...]) -> None:
     log.info("columns of %s of model %r are, in the order of the training file: %s", tensor, model, preview(names, 400))
 
 
-def _split_column(column: Column, names: tuple[str, ...]) -> dict[str, Sequence[Any]]:
+def _split_column(column: formats.Column, names: tuple[str, ...]) -> dict[str, Sequence[Any]]:
     """Split a column whose values have one element per name."""
     values = [value if isinstance(value, list) else [value] for value in column.values]
     for value in values:
@@ -539,30 +532,30 @@ class ProxyRecord(msgspec.Struct):
         except EventError as error:
             accepted, rejected = [], [RejectedEvent.of(error)]
         if not accepted:
-            accepted, more = self._exchange(Payload([]), Payload([], failed=True)).predictions(model)
+            accepted, more = self._exchange(formats.Payload([]), formats.Payload([], failed=True)).predictions(model)
             rejected += more
         return accepted, rejected
 
     def _decode(self) -> Exchange:
         """Decode the bodies; the body of an error response is ignored."""
-        request, response = Payload([]), Payload([], failed=True)
+        request, response = formats.Payload([]), formats.Payload([], failed=True)
         failed = not 200 <= self.code < 300
         if self.request is not None:
             try:
-                request = decode_request(self.request)
+                request = formats.decode_request(self.request)
             except EventError:
                 if not failed:  # the server may have refused the request because it is not valid
                     raise
         if self.response is not None and not failed:
-            response = decode_response(self.response)
+            response = formats.decode_response(self.response)
         return self._exchange(request, response)
 
-    def _exchange(self, request: Payload, response: Payload) -> Exchange:
+    def _exchange(self, request: formats.Payload, response: formats.Payload) -> Exchange:
         times = self.time, self.duration_seconds
         return Exchange(self.names, request, response, self.id, self.version, *times, code=self.code)
 
 
 def read_records(body: bytes, ndjson: bool) -> Iterator[ProxyRecord | EventError]:
     """Yield the records in a body, see `split_documents`; one that is wrong becomes an error in its place."""
-    for document in split_documents(body, ndjson):
-        yield document if isinstance(document, EventError) else attempt(convert, document, ProxyRecord)
+    for document in formats.split_documents(body, ndjson):
+        yield document if isinstance(document, EventError) else formats.attempt(formats.convert, document, ProxyRecord)

@@ -16,24 +16,8 @@ from exporter.errors import EventError
 from exporter.features.base import label_json
 from exporter.monitoring.binner import Binner
 from exporter.profiles.profile import MAX_RARE, CategoricalFeature
+from exporter.server.api import schemas
 from exporter.server.api.operations import idempotency_key
-from exporter.server.api.schemas import (
-    DEFAULT_LIMIT,
-    MAX_ID,
-    MAX_LIMIT,
-    MAX_SEARCH,
-    BatchDecision,
-    ReviewDecision,
-    SampleRequest,
-    check_parameters,
-    convert_body,
-    malformed,
-    parse_json,
-    parse_model,
-    parse_time,
-    parse_truth,
-    parse_whole_number,
-)
 from exporter.server.application import Exporter
 from exporter.server.problem import Reply, json_reply, problem
 from exporter.slices.explain import describe
@@ -66,7 +50,7 @@ def list_corrections(exporter: Exporter) -> Reply:
 
 def prediction(exporter: Exporter, prediction_id: str) -> Reply:
     """``GET /v1/predictions/<id>``: a prediction with its inputs, its label and the feedback on it."""
-    check_parameters(request.args, ("model",))
+    schemas.check_parameters(request.args, ("model",))
     if (model := request.args.get("model")) is not None:
         check_model(exporter.pipeline.monitors.models, model)
     document = exporter.store.review.prediction(prediction_id, model, exporter.redacted)
@@ -79,7 +63,7 @@ def prediction(exporter: Exporter, prediction_id: str) -> Reply:
 def show(exporter: Exporter, correction_id: int) -> Reply:
     """``GET /v1/corrections/<id>``: return a correction with its history."""
     review = exporter.store.review
-    document = review.find(correction_id, exporter.redacted) if correction_id <= MAX_ID else None
+    document = review.find(correction_id, exporter.redacted) if correction_id <= schemas.MAX_ID else None
     if document is None:
         return problem(404, f"there is no correction {correction_id}")
     return json_reply(200, {**with_new_label(exporter, document), "history": review.history(correction_id)})
@@ -87,8 +71,10 @@ def show(exporter: Exporter, correction_id: int) -> Reply:
 
 def decide(exporter: Exporter, correction_id: int) -> Reply:
     """``PATCH /v1/corrections/<id>``: decide a correction."""
-    decision = _decision(convert_body(ReviewDecision, parse_json(request.get_data())))
-    outcomes = _decide(exporter, [(correction_id, decision)]) if correction_id <= MAX_ID else [Outcome(False, None)]
+    decision = _decision(schemas.convert_body(schemas.ReviewDecision, schemas.parse_json(request.get_data())))
+    outcomes = (
+        _decide(exporter, [(correction_id, decision)]) if correction_id <= schemas.MAX_ID else [Outcome(False, None)]
+    )
     result = _result(exporter, correction_id, decision, outcomes[0])
     if result["status"] == 200:
         return json_reply(200, result["correction"])
@@ -98,7 +84,7 @@ def decide(exporter: Exporter, correction_id: int) -> Reply:
 
 def decide_several(exporter: Exporter) -> Reply:
     """``PATCH /v1/corrections``: decide several corrections."""
-    batch, errors = _batch(parse_json(request.get_data()))
+    batch, errors = _batch(schemas.parse_json(request.get_data()))
     if errors:
         first = f"{errors[0]['pointer']}: {errors[0]['detail']}"
         detail = f"no decision was stored, {len(errors)} of them are not valid: {first}"
@@ -126,7 +112,7 @@ def _result(exporter: Exporter, correction_id: int, decision: Decision, outcome:
 
 def draw_sample(exporter: Exporter) -> Reply:
     """``POST /v1/corrections/samples``: draw confident predictions without feedback for review."""
-    sample = convert_body(SampleRequest, parse_json(request.get_data()))
+    sample = schemas.convert_body(schemas.SampleRequest, schemas.parse_json(request.get_data()))
     check_model(exporter.pipeline.monitors.models, sample.model)
     if sample.version is not None and "\0" in sample.version:
         raise EventError("/version", "expected text without the character NUL", "malformed")
@@ -169,12 +155,12 @@ def _batch(document: Any) -> tuple[list[tuple[int, Decision]], list[dict[str, st
     EventError
         When the body is not an array of decisions.
     """
-    if not isinstance(document, list) or not 1 <= len(document) <= MAX_LIMIT:
-        raise EventError("", f"expected an array of 1 to {MAX_LIMIT} decisions", "wrong_type")
+    if not isinstance(document, list) or not 1 <= len(document) <= schemas.MAX_LIMIT:
+        raise EventError("", f"expected an array of 1 to {schemas.MAX_LIMIT} decisions", "wrong_type")
     decisions, errors = [], []
     for index, item in enumerate(document):
         try:
-            decision = convert_body(BatchDecision, item)
+            decision = schemas.convert_body(schemas.BatchDecision, item)
         except EventError as error:
             errors.append({"pointer": f"/{index}{error.pointer}", "detail": error.detail})
         else:
@@ -182,7 +168,7 @@ def _batch(document: Any) -> tuple[list[tuple[int, Decision]], list[dict[str, st
     return decisions, errors
 
 
-def _decision(decision: ReviewDecision) -> Decision:
+def _decision(decision: schemas.ReviewDecision) -> Decision:
     return Decision(decision.status, label_json(decision.label), decision.revision, decision.reviewer or g.user)
 
 
@@ -221,14 +207,14 @@ def parse_query(exporter: Exporter, arguments: Mapping[str, str]) -> QueueQuery:
     StoreError
         When the corrections of the slice cannot be read.
     """
-    check_parameters(arguments, (*PARAMETERS, "cursor", "limit", "order"))
+    schemas.check_parameters(arguments, (*PARAMETERS, "cursor", "limit", "order"))
     model = arguments.get("model")
     if model is not None and model not in exporter.pipeline.monitors.models:
         hint = suggestion(model, exporter.pipeline.monitors.models)
         raise EventError("", f"no model {preview(model)} is configured; {hint}", "unknown_model")
     given = {name: _PARSERS.get(name, _text)(name, arguments[name]) for name in PARAMETERS if name in arguments}
     order = _one_of("order", arguments.get("order", "newest"), ORDERS)
-    limit = parse_whole_number("limit", arguments.get("limit"), MAX_LIMIT) or DEFAULT_LIMIT
+    limit = schemas.parse_whole_number("limit", arguments.get("limit"), schemas.MAX_LIMIT) or schemas.DEFAULT_LIMIT
     after = _decode_cursor(order, arguments.get("cursor"))
     selected, found = _select_slice(exporter, Filter(**given, redacted=exporter.redacted))
     return QueueQuery(selected, order, limit, after, found)
@@ -239,16 +225,16 @@ def _select_slice(exporter: Exporter, chosen: Filter) -> tuple[Filter, FoundSlic
     if chosen.where is None:
         return chosen, None
     try:
-        model = parse_model(exporter.pipeline.monitors.models, chosen.model)
+        model = schemas.parse_model(exporter.pipeline.monitors.models, chosen.model)
     except EventError as error:
-        raise malformed(f"where: {error.detail}") from None
+        raise schemas.malformed(f"where: {error.detail}") from None
     binner = exporter.slices.binner(model, chosen.version)
     if binner is None:
-        raise malformed(f"where: {preview(model)} has no profile, and slices are combinations of its bins")
+        raise schemas.malformed(f"where: {preview(model)} has no profile, and slices are combinations of its bins")
     try:
         bins = parse_bins(binner, chosen.where)
     except ValueError as error:
-        raise malformed(f"where: {error}") from None
+        raise schemas.malformed(f"where: {error}") from None
     chosen = chosen._replace(model=model)
     looked_at = chosen.of_any_label()._replace(status=None)  # the page counts other statuses and labels as well
     ids, truncated = find_corrections(exporter.store, binner, bins, looked_at)
@@ -277,7 +263,7 @@ def is_new(binner: Binner | None, label: str | float | bool | None) -> bool:
 
 def _one_of(name: str, text: str, values: tuple[str, ...] | Mapping[str, Any]) -> str:
     if text not in values:
-        raise malformed(f"{name}: expected {any_of(sorted(values))}, got {preview(text)}")
+        raise schemas.malformed(f"{name}: expected {any_of(sorted(values))}, got {preview(text)}")
     return text
 
 
@@ -286,8 +272,8 @@ def _text(_: str, text: str) -> str:
 
 
 def _search(name: str, text: str) -> str | None:
-    if len(text) > MAX_SEARCH:
-        raise malformed(f"{name}: expected at most {MAX_SEARCH} characters, got {len(text)}")
+    if len(text) > schemas.MAX_SEARCH:
+        raise schemas.malformed(f"{name}: expected at most {schemas.MAX_SEARCH} characters, got {len(text)}")
     return text or None
 
 
@@ -302,7 +288,7 @@ def _label(_: str, text: str) -> str | None:
 def _share(name: str, text: str) -> float:
     value = _number(name, text, "a number from 0 to 1")
     if not 0 <= value <= 1:
-        raise malformed(f"{name}: expected a number from 0 to 1, got {preview(text)}")
+        raise schemas.malformed(f"{name}: expected a number from 0 to 1, got {preview(text)}")
     return value
 
 
@@ -312,7 +298,7 @@ def _number(name: str, text: str, expected: str = "a number") -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise malformed(f"{name}: expected {expected}, got {preview(text)}")
+        raise schemas.malformed(f"{name}: expected {expected}, got {preview(text)}")
     return value
 
 
@@ -320,11 +306,11 @@ _PARSERS: dict[str, Callable[[str, str], Any]] = {
     "status": lambda name, text: _one_of(name, text, STATUSES),
     "source": lambda name, text: _one_of(name, text, SOURCES),
     "joined": lambda name, text: _one_of(name, text, ("false", "true")) == "true",
-    "suspect": parse_truth,
-    "alike": lambda name, text: parse_whole_number(name, text, MAX_ID),
+    "suspect": schemas.parse_truth,
+    "alike": lambda name, text: schemas.parse_whole_number(name, text, schemas.MAX_ID),
     "q": _search,
     **dict.fromkeys(("label", "predicted"), _label),
-    **dict.fromkeys(("since", "until"), parse_time),
+    **dict.fromkeys(("since", "until"), schemas.parse_time),
     **dict.fromkeys(("confidence_from", "confidence_to"), _share),
     **dict.fromkeys(("error_from", "error_to"), _number),
 }
@@ -340,8 +326,8 @@ def _decode_cursor(order: str, text: str | None) -> Position | None:
     except (binascii.Error, ValueError):
         cursor_order, position = "", Position(math.nan, 0)
     if cursor_order in ORDERS and cursor_order != order:
-        raise malformed(f"cursor: it belongs to a page in the order {cursor_order}, not {order}")
-    is_possible = math.isfinite(position.key) and 0 <= position.id <= MAX_ID
+        raise schemas.malformed(f"cursor: it belongs to a page in the order {cursor_order}, not {order}")
+    is_possible = math.isfinite(position.key) and 0 <= position.id <= schemas.MAX_ID
     if cursor_order != order or not is_possible:
-        raise malformed("cursor: expected the cursor in the URL next of the page before")
+        raise schemas.malformed("cursor: expected the cursor in the URL next of the page before")
     return position

@@ -12,14 +12,7 @@ from flask import Response, g, request
 from exporter.datasets import FORMATS, Format, Pages, release, stored_pages
 from exporter.errors import EventError
 from exporter.features.base import label_json
-from exporter.server.api.schemas import (
-    ReleaseRequest,
-    check_parameters,
-    convert_body,
-    parse_json,
-    parse_time,
-    parse_whole_number,
-)
+from exporter.server.api import schemas
 from exporter.server.application import Exporter
 from exporter.server.asgi import STREAMED
 from exporter.server.problem import Reply, json_reply, problem
@@ -34,14 +27,14 @@ MAX_LIMIT = 1000
 
 def stream(exporter: Exporter) -> Response:
     """``GET /v1/dataset``: download the accepted corrections of a model."""
-    check_parameters(request.args, ("model", "version", "label", "since", "until", "format"))
+    schemas.check_parameters(request.args, ("model", "version", "label", "since", "until", "format"))
     form, model = _format(), _model(exporter, request.args.get("model"))
     selection = Selection(
         model,
         request.args.get("version"),
         _labels(request.args.get("label")),
-        parse_time("since", request.args.get("since")),
-        parse_time("until", request.args.get("until")),
+        schemas.parse_time("since", request.args.get("since")),
+        schemas.parse_time("until", request.args.get("until")),
     )
     redacted = exporter.pipeline.monitors.models[model].redact
     pages = stored_pages(exporter.store, selection, redacted)
@@ -73,12 +66,12 @@ def make_release(exporter: Exporter) -> Reply:
 
 def list_releases(exporter: Exporter) -> Reply:
     """``GET /v1/dataset/releases``: list the releases, the newest first."""
-    check_parameters(request.args, ("model", "limit", "cursor"))
+    schemas.check_parameters(request.args, ("model", "limit", "cursor"))
     model = request.args.get("model")
     if model is not None:
         check_model(exporter.pipeline.monitors.models, model)
-    limit = parse_whole_number("limit", request.args.get("limit"), MAX_LIMIT) or DEFAULT_LIMIT
-    before = parse_whole_number("cursor", request.args.get("cursor"), 2**62)
+    limit = schemas.parse_whole_number("limit", request.args.get("limit"), MAX_LIMIT) or DEFAULT_LIMIT
+    before = schemas.parse_whole_number("cursor", request.args.get("cursor"), 2**62)
     rows = exporter.store.releases.list(model, limit + 1, before)
     next_url = None
     if len(rows) > limit:
@@ -90,7 +83,7 @@ def list_releases(exporter: Exporter) -> Reply:
 
 def download(exporter: Exporter, key: str) -> Reply | Response:
     """``GET /v1/dataset/releases/<key>``: download a release, or return its document."""
-    check_parameters(request.args, ("format",))
+    schemas.check_parameters(request.args, ("format",))
     form = _format()
     row = exporter.store.releases.find(key)
     if row is None:
@@ -137,8 +130,8 @@ def _headers(name: str, form: Format) -> dict[str, str]:
     return {"Content-Disposition": f'attachment; filename="{name}.{form.suffix}"'}
 
 
-def _release_request(body: bytes) -> ReleaseRequest:
-    wanted = convert_body(ReleaseRequest, parse_json(body))
+def _release_request(body: bytes) -> schemas.ReleaseRequest:
+    wanted = schemas.convert_body(schemas.ReleaseRequest, schemas.parse_json(body))
     if wanted.name is not None and not release.NAME.fullmatch(wanted.name):
         rule = "1 to 100 letters, digits, dots, dashes and underscores, a letter or a digit first"
         detail = f"expected {rule}, and not an identifier of a release, got {preview(wanted.name)}"
