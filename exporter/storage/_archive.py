@@ -21,17 +21,8 @@ from exporter.config import StoreConfig
 from exporter.errors import ArchiveError, StoreError
 from exporter.features.base import decode_label
 from exporter.features.json_inputs import remove_inputs
-from exporter.storage._database import (
-    COMMAND_SECONDS,
-    error_message,
-    has_inputs,
-    late_labels,
-    open_database,
-    open_engine,
-    predictions,
-    shown_url,
-    write_alone,
-)
+from exporter.storage import _database as db
+from exporter.storage._database import predictions
 from exporter.storage._feedback import Redact
 from exporter.storage._labels import stored_rows
 from exporter.storage._predictions import InputsReader
@@ -353,16 +344,16 @@ class StoredPredictions:
     """
 
     def __init__(self, config: StoreConfig, model: str, version: str | None, since: float) -> None:
-        self.where = f"{shown_url(config.url)}: {model}{f' version {version}' if version else ''}"
+        self.where = f"{db.shown_url(config.url)}: {model}{f' version {version}' if version else ''}"
         path = database_path(config)
         if path and not path.is_file():
             raise StoreError(f"store.url: there is no database {config.url}")
-        self._engine = open_engine(config, COMMAND_SECONDS)
+        self._engine = db.open_engine(config, db.COMMAND_SECONDS)
         table, archived = predictions.c, 0
         if config.archive:
             with self._reading() as connection:
                 archived = archived_up_to(connection)
-        chosen = (table.day >= int(since // 86400)) & (table.received >= since) & (table.model == model) & has_inputs
+        chosen = (table.day >= int(since // 86400)) & (table.received >= since) & (table.model == model) & db.has_inputs
         chosen &= table.seq > archived
         if version:
             chosen &= table.version == version
@@ -400,7 +391,7 @@ class StoredPredictions:
             with self._engine.connect() as connection:
                 yield connection
         except sa.exc.SQLAlchemyError as error:
-            raise StoreError(f"{self.where}: cannot be read: {error_message(error)}") from None
+            raise StoreError(f"{self.where}: cannot be read: {db.error_message(error)}") from None
         finally:
             self._engine.dispose()
 
@@ -447,14 +438,14 @@ def archive(config: StoreConfig, redact: Redact) -> Archived:
         When the database or the archive cannot be read or written. What is complete stays.
     """
     before_day = int((time.time() - parse_duration(config.retention)) // 86400)
-    with open_database(config) as connection:
+    with db.open_database(config) as connection:
         writer = _ArchiveWriter(connection, config, redact)
         if archived_before(connection) < before_day:  # labels that arrive from now on may be too late for their part
             _record(connection, day=before_day)
 
         def delete_labels(last: int) -> None:
             with connection.begin():
-                connection.execute(late_labels.delete().where(late_labels.c.seq <= last))
+                connection.execute(db.late_labels.delete().where(db.late_labels.c.seq <= last))
 
         return Archived(
             _write_all(partial(writer.write_part, before_day), lambda last: _record(connection, seq=last)),
@@ -476,7 +467,7 @@ def _write_all(write: Callable[[], _Part], record: Callable[[int], None]) -> int
 def _record(connection: sa.Connection, **values: int) -> None:
     connection.rollback()
     with connection.begin():
-        write_alone(connection)
+        db.write_alone(connection)
         set_archived(connection, **values)
 
 
@@ -519,7 +510,7 @@ class _ArchiveWriter:
 
     def write_late_labels(self, before_day: int) -> _Part:
         """Write labels that were queued before a day since 1970 to one file for each day on which they were."""
-        query = sa.select(late_labels).order_by(late_labels.c.seq).limit(PART_ROWS)
+        query = sa.select(db.late_labels).order_by(db.late_labels.c.seq).limit(PART_ROWS)
         files: dict[int, tuple[str, ParquetBuffer]] = {}
         last, rows, is_full = None, 0, False
         with self._connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:

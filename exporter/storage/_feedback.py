@@ -11,19 +11,8 @@ import sqlalchemy as sa
 
 from exporter.errors import StoreFullError
 from exporter.features.base import label_json, label_spellings
-from exporter.storage._database import (
-    CORRECTIONS,
-    CompiledInsert,
-    CompiledStatement,
-    JsonTexts,
-    Values,
-    feedback,
-    history,
-    is_unjoined,
-    json_text,
-    storable,
-    update_of_row,
-)
+from exporter.storage import _database as db
+from exporter.storage._database import feedback
 from exporter.storage._predictions import (
     Rows,
     awaited_ids,
@@ -132,14 +121,14 @@ def count(row: Mapping[Any, Any], verdict: str, counted: bool, delay: float | No
     delay
         See `CountedFeedback`.
     """
-    correction = bool(verdict in CORRECTIONS and row["confident"] and not counted)
+    correction = bool(verdict in db.CORRECTIONS and row["confident"] and not counted)
     return CountedFeedback(row["model"], row["version"], verdict, correction, row["segment"], delay)
 
 
 EMPTY_ROW = {column.name: None for column in feedback.c if column.name != "id"} | {"released": False, "sampled": False}
 CONTENT = ("verdict", "label", "user", "comment", "idempotency_key")
 _CHANGED = (*CONTENT, "updated", "status", "revision", "reviewed_label", "counted")
-_find = CompiledStatement(
+_find = db.CompiledStatement(
     sa.select(feedback.c.id)
     .where(
         feedback.c.prediction_id == sa.bindparam("prediction_id"),
@@ -147,13 +136,15 @@ _find = CompiledStatement(
     )
     .order_by(feedback.c.id)
 )
-_waiting = waiting_ids(feedback.c.prediction_id, is_unjoined)
-_get = CompiledStatement(sa.select(feedback).where(feedback.c.id == sa.bindparam("row_id")))
-_insert = CompiledInsert(feedback, EMPTY_ROW)
-_update = CompiledStatement(update_of_row(feedback, _CHANGED))
+_waiting = waiting_ids(feedback.c.prediction_id, db.is_unjoined)
+_get = db.CompiledStatement(sa.select(feedback).where(feedback.c.id == sa.bindparam("row_id")))
+_insert = db.CompiledInsert(feedback, EMPTY_ROW)
+_update = db.CompiledStatement(db.update_of_row(feedback, _CHANGED))
 _DESCRIPTION = ("model", "version", "prediction", "inputs")
-_describe = CompiledStatement(update_of_row(feedback, _DESCRIPTION))
-_insert_history = CompiledStatement(history.insert(), [column.name for column in history.c if column.name != "id"])
+_describe = db.CompiledStatement(db.update_of_row(feedback, _DESCRIPTION))
+_insert_history = db.CompiledStatement(
+    db.history.insert(), [column.name for column in db.history.c if column.name != "id"]
+)
 
 
 class FeedbackBatch:
@@ -248,7 +239,9 @@ class FeedbackResult(msgspec.Struct):
     conflict: bool = False
 
 
-_Submitted = tuple[Feedback, str | None, Values | None]  # its idempotency key, and what was recorded with that earlier
+_Submitted = tuple[
+    Feedback, str | None, db.Values | None
+]  # its idempotency key, and what was recorded with that earlier
 _Recorded = tuple[FeedbackResult, Mapping[str, Any], CountedFeedback | None]  # and its row
 
 
@@ -294,7 +287,7 @@ class FeedbackRecorder:
         """
         for item in items:
             texts = (item.prediction_id, item.version, item.user, item.comment)
-            item.prediction_id, item.version, item.user, item.comment = (text and storable(text) for text in texts)
+            item.prediction_id, item.version, item.user, item.comment = (text and db.storable(text) for text in texts)
         keys = [f"{key}/{index}" if key else None for index in range(len(items))]
         submitted = list(zip(items, keys, _recorded_with(connection, keys), strict=True))
         for item, _, earlier in submitted:
@@ -333,8 +326,8 @@ class FeedbackRecorder:
         batch: FeedbackBatch,
         item: Feedback,
         key: str | None,
-        earlier: Values | None,
-        predictions: Mapping[Any, Values | None],
+        earlier: db.Values | None,
+        predictions: Mapping[Any, db.Values | None],
     ) -> _Recorded:
         if earlier is not None:
             joined = bool(earlier["joined"])
@@ -362,14 +355,14 @@ class FeedbackRecorder:
             row["counted"] = bool(row["counted"] or counts.correction)
         return FeedbackResult(0, row["prediction_id"], row["verdict"], bool(row["joined"]), repeat=False), row, counts
 
-    def _content(self, item: Feedback, row: Values) -> dict[str, Any]:
+    def _content(self, item: Feedback, row: db.Values) -> dict[str, Any]:
         """Return the content of feedback on the prediction of a row, if that is known."""
         content = _given_content(item)
         tolerance = self._tolerances(row["model"]) if row["model"] is not None else Tolerance()
         verdict = effective_verdict(item.verdict or "", content["label"], row["prediction"], tolerance)
         return {"verdict": verdict, **content}
 
-    def _new_row(self, item: Feedback, now: float, prediction: Values | None) -> dict[str, Any]:
+    def _new_row(self, item: Feedback, now: float, prediction: db.Values | None) -> dict[str, Any]:
         row: dict[str, Any] = {
             **EMPTY_ROW,
             "prediction_id": item.prediction_id,
@@ -391,7 +384,9 @@ class FeedbackRecorder:
         """Join the feedback that waits for predictions, in the transaction that writes these; return what counts."""
         if not (ids := awaited_ids(connection, group, _waiting)):
             return Counts()
-        chosen = feedback.c.prediction_id.bool_op("IN")(JsonTexts(sa.literal(json_text(sorted(ids))))) & is_unjoined
+        chosen = (
+            feedback.c.prediction_id.bool_op("IN")(db.JsonTexts(sa.literal(db.json_text(sorted(ids))))) & db.is_unjoined
+        )
         # Another exporter may have got the same prediction: rows that it joins at this moment are its own.
         query = sa.select(feedback).where(chosen).order_by(feedback.c.id).with_for_update()
         rows = connection.execute(query).mappings().all()
@@ -408,10 +403,10 @@ class FeedbackRecorder:
         """Join one row, and return how its earlier verdicts and its current one count."""
         snapshot = prediction_snapshot(prediction, self._redact)
         predicted, tolerance = snapshot["prediction"], self._tolerances(snapshot["model"])
-        accepts = history.c.label.in_(label_spellings(predicted) if predicted else ())
-        verdict_then = sa.case((accepts, "accepted"), else_=history.c.verdict)
-        number = sa.case((sa.func.length(history.c.label) <= LONGEST_NUMBER, history.c.label))
-        query = sa.select(verdict_then, number).where(history.c.feedback_id == row["id"]).order_by(history.c.id)
+        accepts = db.history.c.label.in_(label_spellings(predicted) if predicted else ())
+        verdict_then = sa.case((accepts, "accepted"), else_=db.history.c.verdict)
+        number = sa.case((sa.func.length(db.history.c.label) <= LONGEST_NUMBER, db.history.c.label))
+        query = sa.select(verdict_then, number).where(db.history.c.feedback_id == row["id"]).order_by(db.history.c.id)
         earlier = [
             "accepted" if is_within(label, predicted, tolerance) else verdict
             for verdict, label in connection.execute(query)
@@ -450,19 +445,19 @@ _RESULT = (
     feedback.c.id.label("feedback_id"),
     *(feedback.c[name] for name in ("prediction_id", "prediction", "joined")),
 )
-_find_key = CompiledStatement(
+_find_key = db.CompiledStatement(
     sa.union_all(
         sa.select(*_RESULT, *(feedback.c[name] for name in CONTENT)).where(
             feedback.c.idempotency_key == sa.bindparam("key")
         ),
-        sa.select(*_RESULT, *(history.c[name] for name in CONTENT))
-        .join_from(history, feedback, history.c.feedback_id == feedback.c.id)
-        .where(history.c.idempotency_key == sa.bindparam("key")),
+        sa.select(*_RESULT, *(db.history.c[name] for name in CONTENT))
+        .join_from(db.history, feedback, db.history.c.feedback_id == feedback.c.id)
+        .where(db.history.c.idempotency_key == sa.bindparam("key")),
     )
 )
 
 
-def _recorded_with(connection: sa.Connection, keys: Sequence[str | None]) -> Sequence[Values | None]:
+def _recorded_with(connection: sa.Connection, keys: Sequence[str | None]) -> Sequence[db.Values | None]:
     """Return the feedback that was recorded with each of these idempotency keys."""
     if None in keys:
         return [None] * len(keys)
@@ -474,7 +469,7 @@ def _given_content(item: Feedback) -> dict[str, Any]:
     return {"label": label_json(item.label), "user": item.user, "comment": item.comment}
 
 
-def _is_same(recorded: Values, item: Feedback) -> bool:
+def _is_same(recorded: db.Values, item: Feedback) -> bool:
     """Return whether feedback repeats what was recorded with its idempotency key.
 
     A correction may have been recorded as accepted: its label was the prediction, or within the tolerance at that time.

@@ -14,20 +14,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from exporter.features.base import decode_label, label_json, label_spellings, scalar_text
-from exporter.storage._database import (
-    WAITING,
-    CompiledStatement,
-    FlatRows,
-    backend,
-    feedback,
-    is_correction,
-    is_shared,
-    is_waiting,
-    json_text,
-    labels,
-    late_labels,
-    storable,
-)
+from exporter.storage import _database as db
 from exporter.storage._feedback import Counts
 from exporter.storage._predictions import Rows, awaited_ids, first_of_model, predictions_of, waiting_ids
 from exporter.storage._retention import StoreSize, archived_before
@@ -106,10 +93,10 @@ def _kind(value: Any) -> str:
 
 Models = Mapping[str | None, Collection[str]]
 """Identifiers of predictions by the model that was named with them; None where none was."""
-_CHANGED = tuple(column.name for column in labels.c if column.name not in {"id", "prediction_id", "received"})
+_CHANGED = tuple(column.name for column in db.labels.c if column.name not in {"id", "prediction_id", "received"})
 _COLUMNS = ("prediction_id", "received", *_CHANGED)
 _values = attrgetter(*_COLUMNS)
-_waiting = waiting_ids(labels.c.prediction_id, is_waiting)
+_waiting = waiting_ids(db.labels.c.prediction_id, db.is_waiting)
 
 
 class LabelRow(msgspec.Struct):
@@ -135,7 +122,7 @@ class LabelRow(msgspec.Struct):
 
     prediction_id: str
     model: str | None = None
-    day: int = WAITING
+    day: int = db.WAITING
     version: str | None = None
     predicted: float | None = None
     prediction: str | None = None
@@ -158,8 +145,8 @@ class LabelRow(msgspec.Struct):
         text = prediction["prediction"]
         self.prediction = text if text and len(text) <= MAX_COMPARED else None
         self.confidence = prediction["confidence"]
-        self.model, self.version = storable(prediction["model"]), storable(prediction["version"])
-        self.segment = prediction["segment"] and storable(prediction["segment"])
+        self.model, self.version = db.storable(prediction["model"]), db.storable(prediction["version"])
+        self.segment = prediction["segment"] and db.storable(prediction["segment"])
 
 
 _JOINED = "l.label, l.loss, l.time, l.received, l.id"
@@ -196,7 +183,7 @@ def find_rows(connection: sa.Connection, wanted: Models) -> dict[str, list[Label
     if missing:
         # Labels outlive their predictions, of which the oldest are deleted first.
         old = [day for day in _days(connection, "labels") if not days or day <= days[0]]
-        _add(found, stored_rows(connection, missing, [WAITING, *old]))
+        _add(found, stored_rows(connection, missing, [db.WAITING, *old]))
     return found
 
 
@@ -212,7 +199,7 @@ def _of_predictions(
 ) -> list[LabelRow]:
     """Return the rows of the first prediction with each identifier."""
     of_model = "" if model is None else "AND q.model = :model"
-    text = backend(connection).FIRST_PREDICTIONS.format(found=_FOUND, of_model=of_model)
+    text = db.backend(connection).FIRST_PREDICTIONS.format(found=_FOUND, of_model=of_model)
     return _select(connection, text, ids, days, **({} if model is None else {"model": model}))
 
 
@@ -232,30 +219,30 @@ def stored_rows(
     lock
         Whether another exporter may join the same labels at this moment: those that it joins are not returned.
     """
-    text = backend(connection).STORED_LABELS.format(stored=_STORED)
-    return _select(connection, text + (backend(connection).LOCKED if lock else ""), ids, days)
+    text = db.backend(connection).STORED_LABELS.format(stored=_STORED)
+    return _select(connection, text + (db.backend(connection).LOCKED if lock else ""), ids, days)
 
 
 def _select(
     connection: sa.Connection, text: str, ids: Collection[str], days: Sequence[int], **values: str
 ) -> list[LabelRow]:
-    bound = {"ids": json_text(sorted(ids)), "days": json_text(days)}  # sorted, as the index
-    with backend(connection).index_scans(connection):
+    bound = {"ids": db.json_text(sorted(ids)), "days": db.json_text(days)}  # sorted, as the index
+    with db.backend(connection).index_scans(connection):
         rows = connection.execute(sa.text(text), bound | values).all()
     return [LabelRow(*row) for row in rows]
 
 
 def _days(connection: sa.Connection, table: str) -> list[int]:
     """Return the days of a table's rows, the first one first: each is found by one look-up in the index."""
-    return list(connection.execute(sa.text(_DAYS.format(table=table)), {"after": WAITING}).scalars())
+    return list(connection.execute(sa.text(_DAYS.format(table=table)), {"after": db.WAITING}).scalars())
 
 
 def write_rows(connection: sa.Connection, rows: Collection[LabelRow]) -> None:
     """Insert new rows, and update others."""
     new = sorted((row for row in rows if row.id is None), key=attrgetter("day", "prediction_id"))
     values = [value for row in new for value in _values(row)]
-    backend(connection).insert_rows(connection, FlatRows("labels", (), (), _COLUMNS, values))
-    backend(connection).update_rows(connection, "labels", _CHANGED, [row for row in rows if row.id is not None])
+    db.backend(connection).insert_rows(connection, db.FlatRows("labels", (), (), _COLUMNS, values))
+    db.backend(connection).update_rows(connection, "labels", _CHANGED, [row for row in rows if row.id is not None])
 
 
 ROW_BYTES = 200
@@ -294,8 +281,8 @@ def class_loss(_model: str, _version: str, prediction: Any, label: Any) -> float
     return float(scalar_text(prediction) != scalar_text(label))
 
 
-_insert_late = CompiledStatement(
-    late_labels.insert(), [column.name for column in late_labels.c if column.name != "seq"]
+_insert_late = db.CompiledStatement(
+    db.late_labels.insert(), [column.name for column in db.late_labels.c if column.name != "seq"]
 )
 
 
@@ -337,8 +324,8 @@ class Labels:
         """
         wanted: dict[str | None, set[str]] = {}
         for item in items:
-            item.prediction_id = storable(item.prediction_id)
-            item.model = item.model and storable(item.model)
+            item.prediction_id = db.storable(item.prediction_id)
+            item.model = item.model and db.storable(item.model)
             wanted.setdefault(item.model, set()).add(item.prediction_id)
         rows = find_rows(connection, wanted)
         result, changed = LabelsResult(), {}
@@ -357,7 +344,7 @@ class Labels:
         """Join the labels that wait for predictions, in the transaction that writes these; return what counts then."""
         if not (ids := awaited_ids(connection, group, _waiting)):
             return Counts()
-        rows = stored_rows(connection, ids, [WAITING], lock=True)
+        rows = stored_rows(connection, ids, [db.WAITING], lock=True)
         found = predictions_of(group, {row.prediction_id for row in rows})
         joined = []
         for row in rows:
@@ -411,7 +398,7 @@ class Labels:
             for row in late
         ]
         _insert_late.execute_many(connection, queued)
-        shared = is_shared(connection)
+        shared = db.is_shared(connection)
         return Counts(
             labelled=[_counted(row, shared) for row in rows if row.loss is not None],
             unusable=[row.prediction_id for row in rows if row.loss is None and row.predicted is not None],
@@ -467,25 +454,25 @@ class Marked(NamedTuple):
 
 def read_corrections(connection: sa.Connection, model: str, version: str | None, since: float) -> Marked:
     """See `exporter.storage.Store.corrections`."""
-    table = feedback.c
+    table = db.feedback.c
     query = sa.select(table.prediction_id, table.user).where(
         table.model == model,
-        is_correction,
+        db.is_correction,
         table.confident == sa.true(),
         table.status.in_(map(sa.literal, ("accepted", "pending"))),
         table.joined == sa.true(),
         table.created >= since,
         table.prediction_id.is_not(None),
     )
-    return _marked(connection, query, feedback, version, table.created)
+    return _marked(connection, query, db.feedback, version, table.created)
 
 
 def read_losses(connection: sa.Connection, model: str, version: str | None, since: float) -> Marked:
     """See `exporter.storage.Store.losses`."""
-    table = labels.c
+    table = db.labels.c
     query = sa.select(table.prediction_id, table.loss)
     query = query.where(table.model == model, table.predicted >= since, table.loss.is_not(None))
-    return _marked(connection, query, labels, version, table.predicted)
+    return _marked(connection, query, db.labels, version, table.predicted)
 
 
 def _marked(

@@ -19,17 +19,8 @@ import sqlalchemy as sa
 
 from exporter.config import sampled_share
 from exporter.features.base import label_json
-from exporter.storage._database import (
-    CompiledInsert,
-    CompiledStatement,
-    FlatRows,
-    Values,
-    backend,
-    bin_codes,
-    inputs,
-    predictions,
-    storable,
-)
+from exporter.storage import _database as db
+from exporter.storage._database import inputs
 from exporter.wire.batch import Batch
 from exporter.wire.events import Label
 
@@ -47,7 +38,7 @@ LEVEL = 1
 
 SHARED = ("day", "model", "received")
 """Columns that have the same value in all rows of a request."""
-PER_ROW = tuple(column.name for column in predictions.columns if column.name not in {"seq", *SHARED})
+PER_ROW = tuple(column.name for column in db.predictions.columns if column.name not in {"seq", *SHARED})
 """Columns with a value for each row, the identifier first."""
 COLUMNS = SHARED + PER_ROW
 """All columns that are inserted, in order."""
@@ -115,7 +106,7 @@ def store_inputs(connection: sa.Connection, group: Sequence[Rows]) -> None:
     are written once. It is called in the transaction that inserts the rows.
     """
     model, compressor = SHARED.index("model"), zstd.ZstdCompressor(level=LEVEL)
-    blocks: list[Values] = []
+    blocks: list[db.Values] = []
     members: list[list[tuple[Rows, int]]] = []
     for rows in group:
         rows.values[_BLOCK::_WIDTH] = rows.values[_PLACE::_WIDTH] = [None] * len(rows)
@@ -193,25 +184,27 @@ class InputsReader:
         return self._texts[row["place"]].decode("utf-8", "replace") or None
 
 
-_insert_block = CompiledInsert(inputs, ("model", "rows", "data"))
-_find_block = CompiledStatement(sa.select(inputs.c.data).where(inputs.c.id == sa.bindparam("block")))
+_insert_block = db.CompiledInsert(inputs, ("model", "rows", "data"))
+_find_block = db.CompiledStatement(sa.select(inputs.c.data).where(inputs.c.id == sa.bindparam("block")))
 
 
 def insert_predictions(connection: sa.Connection, group: Sequence[Rows]) -> None:
     """Insert rows whose inputs are stored."""
     for rows in group:
-        backend(connection).insert_rows(connection, FlatRows("predictions", SHARED, rows.shared, PER_ROW, rows.values))
+        db.backend(connection).insert_rows(
+            connection, db.FlatRows("predictions", SHARED, rows.shared, PER_ROW, rows.values)
+        )
 
 
 def prediction_rows(batch: Batch) -> Rows:
     """Return a batch, which arrived at one time, as rows."""
     received = cast("float", batch.received)
     shared = (int(received // 86400), batch.model, received)
-    versions = {version: storable(version) for version in set(batch.versions)}
+    versions = {version: db.storable(version) for version in set(batch.versions)}
     ids = batch.ids
     if "\0" in "".join(ids):
-        ids = [storable(id_) for id_ in ids]
-    names = [*map(storable, batch.segment_names)]
+        ids = [db.storable(id_) for id_ in ids]
+    names = [*map(db.storable, batch.segment_names)]
     rows: Any = zip(
         ids,
         map(versions.__getitem__, batch.versions),
@@ -295,9 +288,9 @@ READ = (
 )  # fmt: skip
 """What is read of a prediction; its inputs are returned as text."""
 
-_first, _last = sa.func.min(predictions.c.day), sa.func.max(predictions.c.day)
+_first, _last = sa.func.min(db.predictions.c.day), sa.func.max(db.predictions.c.day)
 # Each in a subquery of its own: both in one query would read the whole index.
-_day_range = CompiledStatement(sa.select(sa.select(_first).scalar_subquery(), sa.select(_last).scalar_subquery()))
+_day_range = db.CompiledStatement(sa.select(sa.select(_first).scalar_subquery(), sa.select(_last).scalar_subquery()))
 
 
 def stored_days(connection: sa.Connection) -> Sequence[int]:
@@ -308,7 +301,7 @@ def stored_days(connection: sa.Connection) -> Sequence[int]:
 
 def find_predictions(
     connection: sa.Connection, wanted: Sequence[tuple[str, str | None]], days: Sequence[int]
-) -> Sequence[Values | None]:
+) -> Sequence[db.Values | None]:
     """Return `READ` of the first prediction of each identifier.
 
     Parameters
@@ -341,12 +334,12 @@ def _day_names(days: int) -> list[str]:
 
 
 @functools.cache
-def _first_prediction(days: int) -> CompiledStatement:
-    is_stored_day = predictions.c.day.in_([sa.bindparam(name, type_=sa.Integer) for name in _day_names(days)])
-    is_wanted = (predictions.c.id == sa.bindparam("id")) & is_given_model(predictions.c.model)
-    query = sa.select(*(predictions.c[name] for name in READ)).where(is_stored_day, is_wanted)
+def _first_prediction(days: int) -> db.CompiledStatement:
+    is_stored_day = db.predictions.c.day.in_([sa.bindparam(name, type_=sa.Integer) for name in _day_names(days)])
+    is_wanted = (db.predictions.c.id == sa.bindparam("id")) & is_given_model(db.predictions.c.model)
+    query = sa.select(*(db.predictions.c[name] for name in READ)).where(is_stored_day, is_wanted)
     # Ordered by day, too: by seq alone, PostgreSQL might read the whole table in that order.
-    return CompiledStatement(query.order_by(predictions.c.day, predictions.c.seq).limit(1))
+    return db.CompiledStatement(query.order_by(db.predictions.c.day, db.predictions.c.seq).limit(1))
 
 
 SCANNED = 500
@@ -355,12 +348,12 @@ Awaited = Mapping[str, Sequence[Mapping[str, Any]]]
 """Predictions by identifier."""
 
 
-def waiting_ids(ids: sa.Column[Any], is_waiting: sa.ColumnElement[bool]) -> CompiledStatement:
+def waiting_ids(ids: sa.Column[Any], is_waiting: sa.ColumnElement[bool]) -> db.CompiledStatement:
     """Return the query of the identifiers of all predictions for which rows of a table wait."""
-    return CompiledStatement(sa.select(ids).where(is_waiting).limit(sa.bindparam("most", type_=sa.Integer)))
+    return db.CompiledStatement(sa.select(ids).where(is_waiting).limit(sa.bindparam("most", type_=sa.Integer)))
 
 
-def awaited_ids(connection: sa.Connection, group: Sequence[Rows], waiting: CompiledStatement) -> set[str]:
+def awaited_ids(connection: sa.Connection, group: Sequence[Rows], waiting: db.CompiledStatement) -> set[str]:
     """Return the identifiers of a group's predictions for which rows may wait.
 
     Parameters
@@ -449,10 +442,10 @@ def insert_block(connection: sa.Connection, block: BinBlock) -> None:
     """Store the bins of predictions."""
     parts = (block.ids.astype("<u4"), block.confident.astype(np.uint8), _little_endian(block.codes))
     connection.execute(
-        bin_codes.insert().values(
-            model=storable(block.model),
-            version=storable(block.version),
-            layout=storable(block.layout),
+        db.bin_codes.insert().values(
+            model=db.storable(block.model),
+            version=db.storable(block.version),
+            layout=db.storable(block.layout),
             first=block.first,
             last=block.last,
             rows=len(block.ids),
@@ -502,7 +495,7 @@ class RecordedBins:
         tuple
             The blocks, the oldest first, and whether older ones were left out for their number.
         """
-        table = bin_codes.c
+        table = db.bin_codes.c
         # The condition on the last one is of an indexed column.
         query = sa.select(table.seq, table.version, table.first, table.last, table.rows).where(
             *_of(chosen), table.first >= chosen.since, table.last >= chosen.since
@@ -523,7 +516,7 @@ class RecordedBins:
 
         With ``other_layout``, only those without any in this layout.
         """
-        table = bin_codes.c
+        table = db.bin_codes.c
         query = sa.select(table.version).where(table.model == model, table.last >= since)
         query = query.group_by(table.version).order_by(table.version).limit(20)
         if other_layout is not None:
@@ -541,7 +534,7 @@ class RecordedBins:
         width = np.dtype(dtype).itemsize
         for start in range(0, len(blocks), READ_BLOCKS):
             chosen = {block.seq: block for block in blocks[start : start + READ_BLOCKS]}
-            query = sa.select(bin_codes.c.seq, bin_codes.c.data).where(bin_codes.c.seq.in_([*chosen]))
+            query = sa.select(db.bin_codes.c.seq, db.bin_codes.c.data).where(db.bin_codes.c.seq.in_([*chosen]))
             with self._reading() as connection:
                 found = connection.execute(query).all()
             for seq, data in found:
@@ -555,10 +548,10 @@ class RecordedBins:
 
 
 def _of(chosen: BlockFilter) -> Iterator[sa.ColumnElement[bool]]:
-    yield bin_codes.c.model == chosen.model
-    yield bin_codes.c.layout == chosen.layout
+    yield db.bin_codes.c.model == chosen.model
+    yield db.bin_codes.c.layout == chosen.layout
     if chosen.version is not None:
-        yield bin_codes.c.version == chosen.version
+        yield db.bin_codes.c.version == chosen.version
 
 
 def delete_old_blocks(connection: sa.Connection, limit: int) -> None:
@@ -566,10 +559,10 @@ def delete_old_blocks(connection: sa.Connection, limit: int) -> None:
 
     Only whole blocks are deleted, the oldest first, at most ``limit``.
     """
-    oldest = sa.select(predictions.c.received).order_by(predictions.c.seq).limit(1).scalar_subquery()
-    numbers = sa.select(bin_codes.c.seq).order_by(bin_codes.c.seq).limit(limit)
-    is_old = (bin_codes.c.last < oldest) | ~sa.exists(sa.select(predictions.c.seq))
-    connection.execute(bin_codes.delete().where(bin_codes.c.seq.in_(numbers), is_old))
+    oldest = sa.select(db.predictions.c.received).order_by(db.predictions.c.seq).limit(1).scalar_subquery()
+    numbers = sa.select(db.bin_codes.c.seq).order_by(db.bin_codes.c.seq).limit(limit)
+    is_old = (db.bin_codes.c.last < oldest) | ~sa.exists(sa.select(db.predictions.c.seq))
+    connection.execute(db.bin_codes.delete().where(db.bin_codes.c.seq.in_(numbers), is_old))
 
 
 def _little_endian(codes: Codes) -> Codes:

@@ -13,25 +13,9 @@ import sqlalchemy as sa
 from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.json_inputs import remove_inputs
+from exporter.storage import _database as db
 from exporter.storage._archive import Cleaned, redact_archive
-from exporter.storage._database import (
-    backend,
-    bin_codes,
-    decisions,
-    feedback,
-    history,
-    inputs,
-    labels,
-    late_labels,
-    open_database,
-    predictions,
-    release_chunks,
-    releases,
-    retrain_requests,
-    suspects,
-    write_alone,
-    write_beside,
-)
+from exporter.storage._database import feedback, inputs, predictions, releases
 from exporter.storage._predictions import compress_block, parts, stored_days, unpack_block
 from exporter.storage._releases import Row, read_chunks, replace_content, write_chunk, write_content
 from exporter.storage._sqlite import count_damaged
@@ -90,7 +74,7 @@ def open_redaction(config: StoreConfig) -> Iterator[Redaction]:
     StoreError
         When there is none, it is of another version, another command works on it, or it cannot be read or written.
     """
-    with open_database(config) as connection:
+    with db.open_database(config) as connection:
         yield Redaction(connection, config)
 
 
@@ -125,7 +109,9 @@ class Redaction:
         """
         if not dry_run:
             with self._connection.begin():
-                write_alone(self._connection)  # of predictions that are stored at this moment, none is committed later
+                db.write_alone(
+                    self._connection
+                )  # of predictions that are stored at this moment, none is committed later
         changed, later = {}, 0
         for table in TABLES:
             changed[table], last = redact_rows(self._connection, table, redacted, dry_run=dry_run)
@@ -152,10 +138,10 @@ class Redaction:
         """
         changed = {"requests for retraining": 0, "segments": 0}
         with self._changing(dry_run) as connection:
-            holds = retrain_requests.c.model.in_(models) & retrain_requests.c.body.is_not(None)
-            request = retrain_requests.update().where(holds).values(body=None)  # it is made anew when it is sent
+            holds = db.retrain_requests.c.model.in_(models) & db.retrain_requests.c.body.is_not(None)
+            request = db.retrain_requests.update().where(holds).values(body=None)  # it is made anew when it is sent
             changed["requests for retraining"] = connection.execute(request).rowcount
-        for table in (predictions, feedback, labels):
+        for table in (predictions, feedback, db.labels):
             (key,) = table.primary_key.columns
             with self._reading() as connection:
                 first, last = connection.execute(sa.select(sa.func.min(key), sa.func.max(key))).one()
@@ -171,18 +157,18 @@ class Redaction:
 
         Which inputs bins are of cannot be seen in them: after a change of what is redacted, they have another layout.
         """
-        is_old = (bin_codes.c.model == model) & bin_codes.c.layout.not_in([*kept])
-        query = sa.select(sa.func.coalesce(sa.func.sum(bin_codes.c.rows), 0)).where(is_old)
+        is_old = (db.bin_codes.c.model == model) & db.bin_codes.c.layout.not_in([*kept])
+        query = sa.select(sa.func.coalesce(sa.func.sum(db.bin_codes.c.rows), 0)).where(is_old)
         number = self._connection.execute(query).scalar()
         self._connection.rollback()
         if not dry_run:
             with self._connection.begin():
-                self._connection.execute(bin_codes.delete().where(is_old))
+                self._connection.execute(db.bin_codes.delete().where(is_old))
         return int(number or 0)
 
     def find_forgotten(self, user: str | None, prediction: str | None, model: str | None) -> Forgotten:
         """Find the feedback of a user, replaced or not, and its predictions; or a prediction and its feedback."""
-        replaced = sa.select(history.c.feedback_id).where(history.c.user == user)
+        replaced = sa.select(db.history.c.feedback_id).where(db.history.c.user == user)
         is_users = (feedback.c.user == user) | feedback.c.id.in_(replaced)
         condition = is_users if prediction is None else feedback.c.prediction_id == prediction
         condition &= _is_of_model(feedback, model)
@@ -202,12 +188,12 @@ class Redaction:
             for ids in parts([(id_, 1) for id_ in sorted(all_ids)], STEP_ROWS):
                 with self._changing(dry_run) as connection:
                     deleted["predictions"] += _forget_predictions(connection, model, ids)
-                    for table, id_ in ((labels, labels.c.prediction_id), (late_labels, late_labels.c.id)):
+                    for table, id_ in ((db.labels, db.labels.c.prediction_id), (db.late_labels, db.late_labels.c.id)):
                         is_on_one = id_.in_(ids) & _is_of_model(table, model)
                         deleted["labels"] += connection.execute(table.delete().where(is_on_one)).rowcount
         for numbers in parts([(number, 1) for number in sorted(found.feedback)], STEP_ROWS):
             with self._changing(dry_run) as connection:
-                for table in (history, decisions, suspects):
+                for table in (db.history, db.decisions, db.suspects):
                     connection.execute(table.delete().where(table.c.feedback_id.in_(numbers)))
                 rows = connection.execute(feedback.delete().where(feedback.c.id.in_(numbers))).rowcount
                 deleted["feedback"] += rows
@@ -217,7 +203,7 @@ class Redaction:
     def _changing(self, dry_run: bool) -> Iterator[sa.Connection]:
         """Change rows in a transaction, in which no exporter writes; a dry run takes it back."""
         with self._connection.begin() as transaction:
-            write_beside(self._connection)
+            db.write_beside(self._connection)
             yield self._connection
             if dry_run:
                 transaction.rollback()
@@ -266,8 +252,8 @@ class Redaction:
     def purge(self) -> bool:
         """Free the space of removed inputs, so that no file holds a copy of them; return whether that was possible."""
         self._connection.rollback()
-        tables = (inputs, feedback, bin_codes, release_chunks)
-        return backend(self._connection).purge(self._connection, [table.name for table in tables])
+        tables = (inputs, feedback, db.bin_codes, db.release_chunks)
+        return db.backend(self._connection).purge(self._connection, [table.name for table in tables])
 
     def count_damaged(self) -> int:
         """Return the number of damaged databases beside this one, which are not cleaned."""

@@ -21,15 +21,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from exporter.errors import StoreError, StoreFullError
-from exporter.storage._database import (
-    Transactions,
-    feedback,
-    is_accepted,
-    release_chunks,
-    releases,
-    retrain_requests,
-    windows,
-)
+from exporter.storage import _database as db
 from exporter.storage._retention import StoreSize
 
 CHUNK = 2**20
@@ -83,7 +75,7 @@ class Content(NamedTuple):
 class Releases:
     """The releases of a store; every verb raises StoreError when the database fails."""
 
-    def __init__(self, store: Transactions, size: StoreSize) -> None:
+    def __init__(self, store: db.Transactions, size: StoreSize) -> None:
         self._store, self._size = store, size
 
     def write(self, build: str, content: Iterator[bytes]) -> Content:
@@ -113,9 +105,11 @@ class Releases:
         values = {**values, "build": content.build, "sha256": content.sha256, "bytes": content.bytes}
 
         def write(connection: sa.Connection) -> PublishResult:
-            is_same = (releases.c.id == values["id"]) | (releases.c.sha256 == values["sha256"])  # differ once redacted
-            by_content = sa.select(releases).where(is_same)
-            by_name = sa.select(releases).where(releases.c.name == values["name"])
+            is_same = (db.releases.c.id == values["id"]) | (
+                db.releases.c.sha256 == values["sha256"]
+            )  # differ once redacted
+            by_content = sa.select(db.releases).where(is_same)
+            by_name = sa.select(db.releases).where(db.releases.c.name == values["name"])
             for query, conflict in ((by_content, "content"), (by_name, "name")):
                 if row := connection.execute(query).mappings().first():
                     is_equal = conflict == "content" and row["name"] == values["name"]
@@ -123,7 +117,7 @@ class Releases:
             if content.refused:
                 raise content.refused
             self._size.require(connection, len(values["lineage"]))
-            connection.execute(releases.insert().values(**values, marked=False))
+            connection.execute(db.releases.insert().values(**values, marked=False))
             return PublishResult(connection.execute(by_content).mappings().one(), new=True)
 
         return self._store.write(write)
@@ -140,44 +134,46 @@ class Releases:
 
     def find(self, key: str) -> Row | None:
         """Return the release with this identifier or name."""
-        found = self._store.rows(sa.select(releases).where((releases.c.id == key) | (releases.c.name == key)))
+        found = self._store.rows(sa.select(db.releases).where((db.releases.c.id == key) | (db.releases.c.name == key)))
         return found[0] if found else None
 
     def list(self, model: str | None, limit: int, before: int | None = None) -> Sequence[Row]:
         """Return at most ``limit`` releases, the newest first; with ``before``, those with a lower ``seq``."""
-        query = sa.select(releases).order_by(releases.c.seq.desc()).limit(limit)
+        query = sa.select(db.releases).order_by(db.releases.c.seq.desc()).limit(limit)
         if model is not None:
-            query = query.where(releases.c.model == model)
-        return self._store.rows(query if before is None else query.where(releases.c.seq < before))
+            query = query.where(db.releases.c.model == model)
+        return self._store.rows(query if before is None else query.where(db.releases.c.seq < before))
 
     def unmarked(self) -> Sequence[Row]:
         """Return releases whose examples are not all marked as released yet."""
-        return self._store.rows(sa.select(releases).where(~releases.c.marked))
+        return self._store.rows(sa.select(db.releases).where(~db.releases.c.marked))
 
     def mark_examples(self, correction_ids: Sequence[int]) -> None:
         """Mark corrections as released."""
         for start in range(0, len(correction_ids), STEP):
-            is_next = feedback.c.id.in_(correction_ids[start : start + STEP]) & ~feedback.c.released
-            self._store.change(feedback.update().where(is_next).values(released=True))
+            is_next = db.feedback.c.id.in_(correction_ids[start : start + STEP]) & ~db.feedback.c.released
+            self._store.change(db.feedback.update().where(is_next).values(released=True))
 
     def set_marked(self, seq: int) -> None:
         """Record that all examples of a release are marked."""
-        self._store.change(releases.update().where(releases.c.seq == seq).values(marked=True))
+        self._store.change(db.releases.update().where(db.releases.c.seq == seq).values(marked=True))
 
     def delete_chunks(self, build: str) -> None:
         """Delete the chunks of an unfinished release, a few at a time; the first one last, by which it is found."""
-        of_build = release_chunks.c.build == build
-        last = sa.select(release_chunks.c.number).where(of_build).order_by(release_chunks.c.number.desc()).limit(8)
-        step = release_chunks.delete().where(of_build, release_chunks.c.number.in_(last))
+        of_build = db.release_chunks.c.build == build
+        last = (
+            sa.select(db.release_chunks.c.number).where(of_build).order_by(db.release_chunks.c.number.desc()).limit(8)
+        )
+        step = db.release_chunks.delete().where(of_build, db.release_chunks.c.number.in_(last))
         while self._store.change(step):
             pass
 
     def unfinished_builds(self, now: float) -> Sequence[str]:
         """Return the builds of releases that were never finished, for example because of a crash."""
-        finished = sa.select(releases.c.build)
-        is_old = release_chunks.c.created < now - UNFINISHED_SECONDS
-        query = sa.select(release_chunks.c.build).where(
-            release_chunks.c.number == 0, is_old, release_chunks.c.build.not_in(finished)
+        finished = sa.select(db.releases.c.build)
+        is_old = db.release_chunks.c.created < now - UNFINISHED_SECONDS
+        query = sa.select(db.release_chunks.c.build).where(
+            db.release_chunks.c.number == 0, is_old, db.release_chunks.c.build.not_in(finished)
         )
         return [row["build"] for row in self._store.rows(query)]
 
@@ -202,9 +198,9 @@ def write_content(build: str, content: Iterator[bytes], write: Callable[[int, by
 def write_chunk(connection: sa.Connection, build: str, number: int, data: bytes) -> None:
     """Write the next chunk of a release that is being made, in a transaction that may be repeated."""
     values = {"build": build, "number": number, "created": time.time(), "data": zlib.compress(data)}
-    is_chunk = (release_chunks.c.build == build) & (release_chunks.c.number == number)
-    if connection.execute(sa.select(release_chunks.c.number).where(is_chunk)).first() is None:
-        connection.execute(release_chunks.insert().values(values))
+    is_chunk = (db.release_chunks.c.build == build) & (db.release_chunks.c.number == number)
+    if connection.execute(sa.select(db.release_chunks.c.number).where(is_chunk)).first() is None:
+        connection.execute(db.release_chunks.insert().values(values))
 
 
 def read_chunks(reading: Callable[[], AbstractContextManager[sa.Connection]], row: Row) -> Iterator[bytes]:
@@ -217,9 +213,9 @@ def read_chunks(reading: Callable[[], AbstractContextManager[sa.Connection]], ro
     """
     number = size = 0
     while size < row["bytes"]:
-        is_chunk = (release_chunks.c.build == row["build"]) & (release_chunks.c.number == number)
+        is_chunk = (db.release_chunks.c.build == row["build"]) & (db.release_chunks.c.number == number)
         with reading() as connection:
-            data = connection.execute(sa.select(release_chunks.c.data).where(is_chunk)).scalar()
+            data = connection.execute(sa.select(db.release_chunks.c.data).where(is_chunk)).scalar()
         try:
             content = zlib.decompress(data or b"")
         except zlib.error:
@@ -232,10 +228,10 @@ def read_chunks(reading: Callable[[], AbstractContextManager[sa.Connection]], ro
 
 def replace_content(connection: sa.Connection, row: Row, values: Mapping[str, Any]) -> bool:
     """Give a release other chunks, in a transaction, and delete the earlier ones; return whether it still had these."""
-    is_row = (releases.c.seq == row["seq"]) & (releases.c.build == row["build"])
-    replaced = bool(connection.execute(releases.update().where(is_row).values(**values)).rowcount)
+    is_row = (db.releases.c.seq == row["seq"]) & (db.releases.c.build == row["build"])
+    replaced = bool(connection.execute(db.releases.update().where(is_row).values(**values)).rowcount)
     obsolete = row["build"] if replaced else values["build"]
-    connection.execute(release_chunks.delete().where(release_chunks.c.build == obsolete))
+    connection.execute(db.release_chunks.delete().where(db.release_chunks.c.build == obsolete))
     return replaced
 
 
@@ -243,14 +239,14 @@ KEPT = 1000
 """Requests of a model that are kept."""
 
 
-_columns = retrain_requests.c
+_columns = db.retrain_requests.c
 _is_open = _columns.next_attempt.is_not(None)
 
 
 class RetrainRequests:
     """The requests for retraining of a store; every verb raises StoreError when the database fails."""
 
-    def __init__(self, store: Transactions) -> None:
+    def __init__(self, store: db.Transactions) -> None:
         self._store = store
 
     def add(self, model: str, reason: str, context: str, last: float | None) -> Row | None:
@@ -278,21 +274,23 @@ class RetrainRequests:
                 return None
             id_, now = uuid.uuid4().hex, time.time()
             values = {"id": id_, "model": model, "reason": reason, "context": context, "created": now}
-            connection.execute(retrain_requests.insert().values(**values, attempts=0, next_attempt=now))
+            connection.execute(db.retrain_requests.insert().values(**values, attempts=0, next_attempt=now))
             oldest = sa.select(_columns.seq).where(of_model).order_by(_columns.seq.desc()).offset(KEPT)
             if obsolete := connection.execute(oldest).scalars().all():
-                connection.execute(retrain_requests.delete().where(_columns.seq.in_(obsolete)))
-            return connection.execute(sa.select(retrain_requests).where(_columns.id == id_)).mappings().one()
+                connection.execute(db.retrain_requests.delete().where(_columns.seq.in_(obsolete)))
+            return connection.execute(sa.select(db.retrain_requests).where(_columns.id == id_)).mappings().one()
 
         return self._store.write(write)
 
     def claim_due(self, now: float, until: float) -> Row | None:
         """Return the next request that is due at the Unix time ``now``, and leave it to the caller ``until`` then."""
-        due = sa.select(retrain_requests).where(_columns.next_attempt <= now).order_by(_columns.next_attempt).limit(1)
+        due = (
+            sa.select(db.retrain_requests).where(_columns.next_attempt <= now).order_by(_columns.next_attempt).limit(1)
+        )
 
         def write(connection: sa.Connection) -> Row | None:
             if row := connection.execute(due).mappings().first():
-                change = retrain_requests.update().where(_columns.seq == row["seq"])
+                change = db.retrain_requests.update().where(_columns.seq == row["seq"])
                 connection.execute(change.values(next_attempt=until))
             return row
 
@@ -300,11 +298,11 @@ class RetrainRequests:
 
     def update(self, seq: int, **values: Any) -> None:
         """Change a request."""
-        self._store.change(retrain_requests.update().where(_columns.seq == seq).values(**values))
+        self._store.change(db.retrain_requests.update().where(_columns.seq == seq).values(**values))
 
     def list(self, model: str | None, limit: int, reason: str | None = None) -> Sequence[Row]:
         """Return at most ``limit`` requests, the newest first."""
-        query = sa.select(retrain_requests).order_by(_columns.seq.desc()).limit(limit)
+        query = sa.select(db.retrain_requests).order_by(_columns.seq.desc()).limit(limit)
         if model is not None:
             query = query.where(_columns.model == model)
         return self._store.rows(query if reason is None else query.where(_columns.reason == reason))
@@ -312,10 +310,10 @@ class RetrainRequests:
     def count_unreleased(self, model: str) -> int:
         """Return the number of accepted corrections, samples found wrong included, that are in no release yet."""
         query = sa.select(sa.func.count().label("number")).where(
-            feedback.c.model == model,
-            is_accepted,
-            ~feedback.c.released,
-            sa.func.coalesce(feedback.c.reviewed_label, feedback.c.label) != feedback.c.prediction,
+            db.feedback.c.model == model,
+            db.is_accepted,
+            ~db.feedback.c.released,
+            sa.func.coalesce(db.feedback.c.reviewed_label, db.feedback.c.label) != db.feedback.c.prediction,
         )
         return int(self._store.rows(query)[0]["number"])
 
@@ -330,7 +328,7 @@ _LEASE = ""  # no model has an empty name
 class Snapshots:
     """The snapshots of a store; every verb raises StoreError when the database fails."""
 
-    def __init__(self, store: Transactions) -> None:
+    def __init__(self, store: db.Transactions) -> None:
         self._store = store
 
     def save(self, model: str, version: str, data: bytes) -> None:
@@ -338,38 +336,38 @@ class Snapshots:
         row = {"replica": self._store.replica, "model": model, "version": version, "saved": time.time(), "data": data}
 
         def write(connection: sa.Connection) -> None:
-            connection.execute(windows.delete().where(_is(self._store, model, version)))
-            connection.execute(windows.insert().values(row))
+            connection.execute(db.windows.delete().where(_is(self._store, model, version)))
+            connection.execute(db.windows.insert().values(row))
 
         self._store.write(write)
 
     def load(self, models: Collection[str] | None = None) -> list[tuple[str, str, bytes]]:
         """Return models, versions and snapshots of this replica, of some models or of all."""
-        is_wanted = (windows.c.replica == self._store.replica) & (windows.c.model != _LEASE)
+        is_wanted = (db.windows.c.replica == self._store.replica) & (db.windows.c.model != _LEASE)
         if models is not None:
-            is_wanted &= windows.c.model.in_(models)
-        query = sa.select(windows.c.model, windows.c.version, windows.c.data).where(is_wanted)
+            is_wanted &= db.windows.c.model.in_(models)
+        query = sa.select(db.windows.c.model, db.windows.c.version, db.windows.c.data).where(is_wanted)
         return [(row["model"], row["version"], row["data"]) for row in self._store.rows(query)]
 
     def of_other_replicas(self, model: str, version: str, since: float) -> list[bytes]:
         """Return the snapshots of a version that other replicas have saved since a Unix time."""
-        is_other = windows.c.replica != self._store.replica
-        is_other &= (windows.c.model == model) & (windows.c.version == version)
-        query = sa.select(windows.c.data).where(is_other & (windows.c.saved > since))
+        is_other = db.windows.c.replica != self._store.replica
+        is_other &= (db.windows.c.model == model) & (db.windows.c.version == version)
+        query = sa.select(db.windows.c.data).where(is_other & (db.windows.c.saved > since))
         return [bytes(row["data"]) for row in self._store.rows(query)]
 
     def delete_others(self, live: Collection[tuple[str, str]]) -> None:
         """Delete this replica's snapshots of other models and versions, and those of replicas that no longer exist."""
-        is_own = (windows.c.replica == self._store.replica) & (windows.c.model != _LEASE)
-        is_old = windows.c.saved < time.time() - MAX_AGE_SECONDS
-        obsolete = [is_old] if self._store.rows(sa.select(windows.c.model).where(is_old).limit(1)) else []
+        is_own = (db.windows.c.replica == self._store.replica) & (db.windows.c.model != _LEASE)
+        is_old = db.windows.c.saved < time.time() - MAX_AGE_SECONDS
+        obsolete = [is_old] if self._store.rows(sa.select(db.windows.c.model).where(is_old).limit(1)) else []
         own = [
             (row["model"], row["version"])
-            for row in self._store.rows(sa.select(windows.c.model, windows.c.version).where(is_own))
+            for row in self._store.rows(sa.select(db.windows.c.model, db.windows.c.version).where(is_own))
         ]
         obsolete += [_is(self._store, *key) for key in own if key not in live]
         if obsolete:
-            self._store.change(windows.delete().where(sa.or_(*obsolete[:500])))
+            self._store.change(db.windows.delete().where(sa.or_(*obsolete[:500])))
 
 
 class ReplicaLease:
@@ -389,7 +387,7 @@ class ReplicaLease:
         The other exporter that runs and has the lease: its host and process.
     """
 
-    def __init__(self, store: Transactions) -> None:
+    def __init__(self, store: db.Transactions) -> None:
         self.holder: str | None = None
         self._store = store
         self._is_lease = _is(store, _LEASE, _LEASE)
@@ -431,14 +429,14 @@ class ReplicaLease:
 
     def _take(self, connection: sa.Connection, now: float) -> tuple[bytes, float] | None:
         """Take or renew the lease; return the data and the number of the one that another exporter has."""
-        lease = connection.execute(sa.select(windows.c.data, windows.c.saved).where(self._is_lease)).first()
+        lease = connection.execute(sa.select(db.windows.c.data, db.windows.c.saved).where(self._is_lease)).first()
         if lease is not None and bytes(lease.data) != self._data:
             other = (bytes(lease.data), float(lease.saved))
             if other != self._seen or now - self._seen_at < LEASE_SECONDS:
                 return other
         row = {"replica": self._store.replica, "model": _LEASE, "version": _LEASE, "saved": time.time()}
-        connection.execute(windows.delete().where(self._is_lease))
-        connection.execute(windows.insert().values(**row, data=self._data))
+        connection.execute(db.windows.delete().where(self._is_lease))
+        connection.execute(db.windows.insert().values(**row, data=self._data))
         return None
 
     def release(self) -> None:
@@ -450,9 +448,9 @@ class ReplicaLease:
             When the database fails.
         """
         if self._store.replica:
-            is_own = self._is_lease & (windows.c.data == self._data)
-            self._store.change(windows.delete().where(is_own))
+            is_own = self._is_lease & (db.windows.c.data == self._data)
+            self._store.change(db.windows.delete().where(is_own))
 
 
-def _is(store: Transactions, model: str, version: str) -> sa.ColumnElement[bool]:
-    return (windows.c.replica == store.replica) & (windows.c.model == model) & (windows.c.version == version)
+def _is(store: db.Transactions, model: str, version: str) -> sa.ColumnElement[bool]:
+    return (db.windows.c.replica == store.replica) & (db.windows.c.model == model) & (db.windows.c.version == version)

@@ -17,21 +17,8 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig
 from exporter.errors import StoreError, StoreFullError
-from exporter.storage._database import (
-    archived,
-    backend,
-    bin_codes,
-    feedback,
-    history,
-    inputs,
-    is_unjoined,
-    is_waiting,
-    labels,
-    late_labels,
-    metadata,
-    predictions,
-    write_alone,
-)
+from exporter.storage import _database as db
+from exporter.storage._database import predictions
 from exporter.storage._predictions import delete_old_blocks
 from exporter.validation import parse_duration, parse_size
 
@@ -85,9 +72,9 @@ class StoreSize:
 
     def _usage(self, connection: sa.Connection) -> Usage:
         estimate = self._row_bytes * len(prediction_range(connection))
-        deletable = [predictions.name, inputs.name]
-        kept = [name for name in metadata.tables if name not in deletable]
-        return Usage(*backend(connection).measure(connection, estimate, deletable, kept))
+        deletable = [predictions.name, db.inputs.name]
+        kept = [name for name in db.metadata.tables if name not in deletable]
+        return Usage(*db.backend(connection).measure(connection, estimate, deletable, kept))
 
     def require(self, connection: sa.Connection, size: float) -> None:
         """Check that there is room for about ``size`` more bytes of what is kept.
@@ -133,10 +120,10 @@ def _mean_row_bytes(connection: sa.Connection) -> float:
         return 0.0
 
     def size(column: sa.ColumnElement[Any]) -> sa.ColumnElement[int]:
-        return sa.func.coalesce(backend(connection).stored_bytes(column), 0)
+        return sa.func.coalesce(db.backend(connection).stored_bytes(column), 0)
 
     texts = [column for column in predictions.c if isinstance(column.type, sa.Text)]
-    of_block = sa.select(size(inputs.c.data) / inputs.c.rows).where(inputs.c.id == predictions.c.block)
+    of_block = sa.select(size(db.inputs.c.data) / db.inputs.c.rows).where(db.inputs.c.id == predictions.c.block)
     # 28 bytes of a row's header, some 64 of its numbers; 44 of both index entries, in pages that are 70% full.
     row_bytes = sum(map(size, texts), start=sa.literal(0)) + 28 + 64 + (44 + size(predictions.c.id)) / 0.7
     row_bytes += sa.func.coalesce(of_block.scalar_subquery(), 0)
@@ -210,7 +197,7 @@ class Retention:
         oldest_kept = self._oldest_kept()
         step = min(max(self._step, 2 * added), MAX_STEP)
         with engine.begin() as connection:
-            write_alone(connection)
+            db.write_alone(connection)
             surplus = self._surplus(connection)
             too_old = sa.true() if surplus else predictions.c.received < oldest_kept
             if self._archives:
@@ -255,12 +242,12 @@ def _delete_inputs(connection: sa.Connection) -> None:
     first = (
         sa.select(predictions.c.block)
         .order_by(predictions.c.seq)
-        .limit(backend(connection).NUMBERED_TOGETHER)
+        .limit(db.backend(connection).NUMBERED_TOGETHER)
         .subquery()
     )
     oldest = sa.select(sa.func.min(first.c.block)).scalar_subquery()
-    is_old = (inputs.c.id < oldest) | ~sa.exists(sa.select(predictions.c.seq))
-    connection.execute(inputs.delete().where(is_old))
+    is_old = (db.inputs.c.id < oldest) | ~sa.exists(sa.select(predictions.c.seq))
+    connection.execute(db.inputs.delete().where(is_old))
 
 
 def _is_late(connection: sa.Connection, oldest_kept: float) -> bool:
@@ -275,19 +262,19 @@ def _delete_labels(connection: sa.Connection, oldest_kept: float, limit: int, *,
     Labels of a day stay as long as there are predictions or bins of it: what is asked of the database, or of the
     archive, finds all three there. Labels that nothing came for are archived as they are.
     """
-    oldest = sa.select(labels.c.id).order_by(labels.c.id).limit(limit)
-    is_old = labels.c.id.in_(oldest) & (labels.c.received < oldest_kept)
+    oldest = sa.select(db.labels.c.id).order_by(db.labels.c.id).limit(limit)
+    is_old = db.labels.c.id.in_(oldest) & (db.labels.c.received < oldest_kept)
     first = sa.select(predictions.c.received).order_by(predictions.c.seq).limit(1).scalar_subquery()
-    block = sa.select(bin_codes.c.first).order_by(bin_codes.c.seq).limit(FIRST_BLOCKS).subquery()
+    block = sa.select(db.bin_codes.c.first).order_by(db.bin_codes.c.seq).limit(FIRST_BLOCKS).subquery()
     starts = connection.execute(sa.select(first, sa.select(sa.func.min(block.c.first)).scalar_subquery())).one()
     first_day = int(min((start for start in starts if start is not None), default=86400.0 * MAX_DAY) // 86400)
-    is_old &= labels.c.day < first_day
+    is_old &= db.labels.c.day < first_day
     if archives:
-        queued = {"id": labels.c.prediction_id, "label_time": labels.c.time, "received": sa.literal(time.time())}
-        queued |= {name: labels.c[name] for name in ("model", "label")}
-        waited = sa.select(*queued.values()).where(is_old, is_waiting)
-        connection.execute(late_labels.insert().from_select([*queued], waited))
-    return connection.execute(labels.delete().where(is_old)).rowcount
+        queued = {"id": db.labels.c.prediction_id, "label_time": db.labels.c.time, "received": sa.literal(time.time())}
+        queued |= {name: db.labels.c[name] for name in ("model", "label")}
+        waited = sa.select(*queued.values()).where(is_old, db.is_waiting)
+        connection.execute(db.late_labels.insert().from_select([*queued], waited))
+    return connection.execute(db.labels.delete().where(is_old)).rowcount
 
 
 def _end_waiting(connection: sa.Connection, oldest_kept: float, limit: int) -> int:
@@ -298,30 +285,32 @@ def _end_waiting(connection: sa.Connection, oldest_kept: float, limit: int) -> i
     int
         How much feedback no longer waits; at most ``limit``.
     """
-    query = sa.select(feedback.c.id, feedback.c.version).where(is_unjoined, feedback.c.updated < oldest_kept)
+    query = sa.select(db.feedback.c.id, db.feedback.c.version).where(
+        db.is_unjoined, db.feedback.c.updated < oldest_kept
+    )
     rows = connection.execute(query.limit(limit)).all()
     described = [row.id for row in rows if row.version is not None]
     orphans = [row.id for row in rows if row.version is None]
     if described:
-        joined = feedback.update().where(feedback.c.id.in_(described))
-        connection.execute(joined.values(joined=True, predicted=feedback.c.created))
+        joined = db.feedback.update().where(db.feedback.c.id.in_(described))
+        connection.execute(joined.values(joined=True, predicted=db.feedback.c.created))
     if orphans:
-        connection.execute(history.delete().where(history.c.feedback_id.in_(orphans)))
-        connection.execute(feedback.delete().where(feedback.c.id.in_(orphans)))
+        connection.execute(db.history.delete().where(db.history.c.feedback_id.in_(orphans)))
+        connection.execute(db.feedback.delete().where(db.feedback.c.id.in_(orphans)))
     return len(rows)
 
 
 def archived_up_to(connection: sa.Connection) -> int:
     """Return the number of the last archived prediction; 0 for none."""
-    return connection.execute(sa.select(archived.c.seq)).scalar() or 0
+    return connection.execute(sa.select(db.archived.c.seq)).scalar() or 0
 
 
 def archived_before(connection: sa.Connection) -> int:
     """Return the day, since 1970, before which predictions are or are being archived; 0 for none."""
-    return connection.execute(sa.select(archived.c.day)).scalar() or 0
+    return connection.execute(sa.select(db.archived.c.day)).scalar() or 0
 
 
 def set_archived(connection: sa.Connection, **values: int) -> None:
     """Store ``seq``, the number of the last archived prediction, or ``day``, see `archived_before`."""
-    if not connection.execute(archived.update().values(values)).rowcount:
-        connection.execute(archived.insert().values(values))
+    if not connection.execute(db.archived.update().values(values)).rowcount:
+        connection.execute(db.archived.insert().values(values))

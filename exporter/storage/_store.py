@@ -24,19 +24,7 @@ import sqlalchemy as sa
 
 from exporter.config import StoreConfig, sampled_share
 from exporter.errors import StoreError, StoreFullError
-from exporter.storage._database import (
-    backend,
-    error_message,
-    is_retryable,
-    is_shared,
-    is_unavailable,
-    migrate,
-    open_engine,
-    shown_url,
-    statement_timeout,
-    write_alone,
-    write_beside,
-)
+from exporter.storage import _database as db
 from exporter.storage._feedback import CountedFeedback, Counts, FeedbackRecorder, FeedbackResult, Redact, Tolerances
 from exporter.storage._labels import (
     Labels,
@@ -153,7 +141,7 @@ class WriteTransactions:
         self._engine = engine
         self.unavailable = False
         self.refusal: Refusal | None = None
-        self._connection = None if is_shared(engine) else engine.connect()
+        self._connection = None if db.is_shared(engine) else engine.connect()
         self._file = self._connection and DatabaseFile(Path(engine.url.database or "").resolve(), self._connection)
 
     @property
@@ -180,11 +168,11 @@ class WriteTransactions:
                 with self.begin() as connection:
                     result = call(connection)
             except Exception as error:
-                if attempts and is_retryable(error):
+                if attempts and db.is_retryable(error):
                     continue
-                self.unavailable = is_unavailable(error)
+                self.unavailable = db.is_unavailable(error)
                 if isinstance(error, sa.exc.SQLAlchemyError):
-                    why = "it cannot be reached" if self.unavailable else error_message(error)
+                    why = "it cannot be reached" if self.unavailable else db.error_message(error)
                     self.refusal = Refusal(self.refusal.since if self.refusal else time.time(), why)
                 raise
             self.unavailable, self.refusal = False, None
@@ -390,7 +378,7 @@ class Writer:
     def _log(self, error: Exception, what: str) -> None:
         self._on_failure(error)
         expected = isinstance(error, sa.exc.SQLAlchemyError | StoreError)
-        log.error("%s: %s", what, error_message(error), exc_info=not expected)
+        log.error("%s: %s", what, db.error_message(error), exc_info=not expected)
 
     def _is_urgent(self) -> bool:
         return bool(self._jobs) or self._buffer.rows >= GROUP or self._closing
@@ -401,7 +389,7 @@ class Writer:
         try:
             self._commit(live)
         except Exception as error:
-            if len(live) == 1 or is_unavailable(error):
+            if len(live) == 1 or db.is_unavailable(error):
                 self._fail(live, error)
                 return
             for job in live:
@@ -415,7 +403,7 @@ class Writer:
             for _, future in jobs:
                 future.set_exception(error)
             return
-        message, now = error_message(error), time.monotonic()
+        message, now = db.error_message(error), time.monotonic()
         if message != self._failed or now > self._failed_at + LOG_SECONDS:
             self._failed, self._failed_at = message, now
             self._log(error, "a write failed")
@@ -426,7 +414,7 @@ class Writer:
 
     def _commit(self, jobs: Sequence[_Job]) -> None:
         def run(connection: sa.Connection) -> list[tuple[Any, Counts]]:
-            write_alone(connection)
+            db.write_alone(connection)
             return [call(connection) for call, _ in jobs]
 
         results = self.transactions.run(run)
@@ -460,14 +448,14 @@ class Writer:
             return None
         with self._engine.connect() as connection:
             number = self._uncertain.transaction
-            return self._uncertain if backend(connection).was_committed(connection, number) else None
+            return self._uncertain if db.backend(connection).was_committed(connection, number) else None
 
     def _insert_group(self) -> _Group:
         group = self._buffer.next_group()
 
         def insert(connection: sa.Connection) -> _Group:
             self._uncertain = None
-            transaction = write_beside(connection)
+            transaction = db.write_beside(connection)
             store_inputs(connection, group)
             insert_predictions(connection, group)
             counts = [recorder.join(connection, group) for recorder in self._recorders]
@@ -570,9 +558,9 @@ class Store:
             self._lock = DatabaseLock(path) if path else None
             quarantine(config)
             self.set_aside = count_damaged(config)
-            migrate(config)
-            self._engine = open_engine(config)
-            self.is_shared = is_shared(self._engine)
+            db.migrate(config)
+            self._engine = db.open_engine(config)
+            self.is_shared = db.is_shared(self._engine)
             self.replica = (config.replica or socket.gethostname()) if self.is_shared else ""
             self._recorder = FeedbackRecorder(redact, tolerances, self.size)
             self._labels = Labels(self.size, loss, archives=config.archive is not None)
@@ -583,7 +571,9 @@ class Store:
         except BaseException as error:
             self._unlock()
             if isinstance(error, sa.exc.SQLAlchemyError | OSError):
-                raise StoreError(f"store.url: cannot open {shown_url(config.url)}: {error_message(error)}") from None
+                raise StoreError(
+                    f"store.url: cannot open {db.shown_url(config.url)}: {db.error_message(error)}"
+                ) from None
             raise
 
     def add(self, batch: Batch) -> int:
@@ -683,12 +673,12 @@ class Store:
                 yield connection
         except sa.exc.SQLAlchemyError as error:
             self._failed(error)
-            raise StoreError(error_message(error)) from None
+            raise StoreError(db.error_message(error)) from None
 
     def _connect(self) -> sa.Connection:
         if not self._writer.transactions.unavailable:
             return self._engine.connect()
-        with statement_timeout(SCRAPE_TIMEOUT_SECONDS):
+        with db.statement_timeout(SCRAPE_TIMEOUT_SECONDS):
             return self._engine.connect()
 
     def add_bins(self, block: BinBlock) -> Future[None]:
@@ -779,7 +769,7 @@ class Store:
     def _failed(self, error: Exception) -> None:
         self._on_failure()
         if self._damage is None and is_damage(error):
-            self._damage = f"the database is damaged: {error_message(error)}"
+            self._damage = f"the database is damaged: {db.error_message(error)}"
             log.error("%s: restart the exporter, which sets a damaged file aside", self._damage)
 
     def _on_commit(self, committed: Sequence[Counts]) -> None:
