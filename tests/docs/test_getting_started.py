@@ -45,7 +45,7 @@ def test_the_commands_of_getting_started(tmp_path: Path) -> None:
         free = str(free_port())
         script = script.replace(f":{port}", f":{free}")
         promised = {number: text.replace(f":{port}", f":{free}") for number, text in promised.items()}
-    output = scripts.run(script, tmp_path, seconds=300, SOURCE=str(ROOT))
+    output = scripts.run(script, tmp_path, seconds=900, SOURCE=str(ROOT))
     printed = {int(number): text for number, text in re.findall(r"^=== (\d+)\n(.*?)(?=^===|\Z)", output, re.M | re.S)}
     assert len(promised) >= 8
     for number, text in promised.items():
