@@ -8,7 +8,7 @@ import json
 import re
 import weakref
 import zipfile
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, get_args
 
@@ -239,7 +239,8 @@ class Parquet(ColumnarFile):
                 batch_size=rows, columns=[field.name for field in fields], use_threads=False
             ):
                 read += batch.num_rows
-                yield Batch(arrow_columns(batch, codes), batch.num_rows, read / meta.num_rows)
+                columns = zip(batch.schema.names, batch.columns, strict=True)
+                yield Batch(arrow_columns(columns, codes), batch.num_rows, read / meta.num_rows)
 
     def _keeps_digits(self, field: Any) -> bool:
         """Return whether a column has whole numbers that were chosen to be categories."""
@@ -254,12 +255,9 @@ def check_unique_names(names: list[str]) -> None:
         raise ValueError(f"the column {preview(duplicates[0])} is duplicated")
 
 
-def arrow_columns(batch: Any, codes: Collection[str]) -> dict[str, Column]:
-    """Return the columns of a batch of Arrow; the whole numbers that are ``codes`` keep all their digits."""
-    return {
-        name: column.to_pylist() if name in codes else as_arrays(column)
-        for name, column in zip(batch.schema.names, batch.columns, strict=True)
-    }
+def arrow_columns(columns: Iterable[tuple[str, Any]], codes: Collection[str]) -> dict[str, Column]:
+    """Return columns of Arrow with their names; the whole numbers that are ``codes`` keep all their digits."""
+    return {name: column.to_pylist() if name in codes else as_arrays(column) for name, column in columns}
 
 
 def as_arrays(column: Any) -> Column:

@@ -16,7 +16,8 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
@@ -219,6 +220,8 @@ def skipped_type(field: Any) -> str:
 
 _PARTITIONS = 64  # at most, so that their states fit into the memory of the driver
 _PARTITIONS_OF_CORE = 4
+_RECORDS = "spark.sql.execution.arrow.maxRecordsPerBatch"
+_AT_ONCE = 4_000_000  # numbers that the driver reads at once
 _STOPPED = re.compile("SparkContext was shut down|stopped SparkContext")
 
 
@@ -268,11 +271,18 @@ class SparkSource(Source):
                 frame = frame.coalesce(partitions)
             from pyspark import StorageLevel
 
-            self._frame = frame.persist(StorageLevel.DISK_ONLY)
+            places = ", ".join(f"_{index} binary" for index, _ in enumerate(frame.columns))
+            self._packed = frame.mapInArrow(_pack, f"part int, number int, {places}").persist(StorageLevel.DISK_ONLY)
+            counts = self._packed.select("part", "number").toArrow()
+            session.conf.set(_RECORDS, 1)  # from now on, a record is a batch
         kept = [field for field in schema if field.name not in self.skipped]
         self._numbers = {field.name: is_number(field.type) for field in kept}
         self._codes = {name for name, kind in types.items() if kind == "categorical" and self._numbers.get(name)}
         self._starts: dict[int, int] = {}
+        self.rows = 0
+        for part, number in zip(*(column.to_pylist() for column in counts.columns), strict=True):
+            self._starts.setdefault(part, self.rows)
+            self.rows += number
 
     def columns(self) -> dict[str, bool]:
         """See `Source.columns`."""
@@ -280,63 +290,94 @@ class SparkSource(Source):
 
     def run(self, state: AnyPass, title: str, names: Collection[str] | None, progress: Progress) -> AnyPass:
         """See `Source.run`."""
-        work = _work(pickle.dumps(state), self._starts, self._codes)
+        chosen, frame = self._chosen(names)
+        work = partial(_work, pickle.dumps(state), self._starts, chosen, self._codes)
         with _errors(self.where):
-            frame = self._chosen(names)
-            found = frame.mapInArrow(work, "part int, number long, state binary").collect()
-        parts = sorted((part, number, bytes(packed)) for part, number, packed in found)
-        self.rows = 0
+            found = frame.mapInArrow(work, "part int, state binary").collect()
         merged: AnyPass | None = None
-        for part, number, packed in parts:
-            self._starts[part] = self.rows
-            self.rows += number
+        for _, packed in sorted((part, bytes(packed)) for part, packed in found):
             one: AnyPass = pickle.loads(packed)  # noqa: S301 (made by our own code on the executors)
             if merged is None:
                 merged = one
             else:
                 merged.merge(one)
-        progress(title, 1.0, self.rows)
+        progress(title, 1.0, self.rows or 0)
         return state if merged is None else merged
 
-    def _chosen(self, names: Collection[str] | None) -> Any:
-        chosen = [name for name in self._numbers if names is None or name in names] or [*self._numbers][:1]
-        return self._frame.select(*(self._frame[f"`{name.replace('`', '``')}`"] for name in chosen))
+    def _chosen(self, names: Collection[str] | None) -> tuple[list[str], Any]:
+        """Return the columns that are needed, and their batches."""
+        places = {name: f"_{place}" for place, name in enumerate(self._numbers) if names is None or name in names}
+        return [*places], self._packed.select("part", "number", *places.values())
 
     def read_columns(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
-        """See `Source.read_columns`."""
-        for name in names:
+        """See `Source.read_columns`; as many columns at once as are small enough together."""
+        number = max(_AT_ONCE // max(self.rows or 0, 1), 1)
+        for start in range(0, len(names), number):
+            chosen, frame = self._chosen([*names][start : start + number])
             with _errors(self.where):
-                column = self._chosen([name]).toArrow().column(0).combine_chunks()
-            yield name, as_arrays(column).copy()
+                table = frame.toArrow()
+            for place, name in enumerate(chosen, 2):
+                parts = [as_arrays(_unpacked(cell)) for cell in table.column(place)]
+                yield name, np.concatenate(parts or [np.empty(0)])
 
     def batches(self, names: Collection[str] | None = None) -> Iterator[Batch]:
         """Yield the first rows: those that `run` reads are on the executors."""
+        chosen, frame = self._chosen(names)
         with _errors(self.where):
-            table = self._chosen(names).limit(ROWS).toArrow().combine_chunks()
+            table = frame.limit(1).toArrow()
         for batch in table.to_batches():
-            yield Batch(arrow_columns(batch, self._codes), batch.num_rows, 1.0)
+            yield _batch(batch, chosen, self._codes)
 
 
-def _work(packed: bytes, starts: Mapping[int, int], codes: Collection[str]) -> Callable[[Iterator[Any]], Iterator[Any]]:
-    """Return what each partition does: read its rows with a state, and return it."""
+def _pack(batches: Iterator[Any]) -> Iterator[Any]:
+    """Return for each batch its partition, its number of rows, and each of its columns as a stream of Arrow."""
+    import pyarrow as pa
+    from pyspark import TaskContext
 
-    def work(batches: Iterator[Any]) -> Iterator[Any]:
-        import pyarrow as pa
-        from pyspark import TaskContext
+    options = pa.ipc.IpcWriteOptions(compression="lz4")
+    for batch in batches:
+        cells = []
+        for name, column in zip(batch.schema.names, batch.columns, strict=True):
+            one, sink = pa.RecordBatch.from_arrays([column], [name]), pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, one.schema, options=options) as stream:
+                stream.write_batch(one)
+            cells.append(sink.getvalue())
+        values = [TaskContext.get().partitionId(), batch.num_rows, *cells]
+        types = [pa.int32(), pa.int32(), *[pa.binary()] * len(cells)]
+        columns = [pa.array([value], kind) for value, kind in zip(values, types, strict=True)]
+        yield pa.RecordBatch.from_arrays(columns, ["part", "number", *(f"_{place}" for place in range(len(cells)))])
 
-        part = TaskContext.get().partitionId()
-        state, first, rows = pickle.loads(packed), starts.get(part, 0), 0  # noqa: S301 (made by the driver)
-        for batch in batches:
-            state.add(Batch(arrow_columns(batch, codes), batch.num_rows, 0.0), first + rows)
-            rows += batch.num_rows
-        columns = [
-            pa.array([part], pa.int32()),
-            pa.array([rows], pa.int64()),
-            pa.array([pickle.dumps(state)], pa.binary()),
-        ]
-        yield pa.RecordBatch.from_arrays(columns, ["part", "number", "state"])
 
-    return work
+def _unpacked(cell: Any) -> Any:
+    """Return the column in a cell of `_pack`."""
+    import pyarrow as pa
+
+    return pa.ipc.open_stream(cell.as_buffer()).read_next_batch().column(0)
+
+
+def _batch(packed: Any, names: Sequence[str], codes: Collection[str]) -> Batch:
+    """Return the rows of the only record of a batch of `_pack`."""
+    columns = {name: _unpacked(cells[0]) for name, cells in zip(names, packed.columns[2:], strict=True)}
+    return Batch(arrow_columns(columns.items(), codes), packed.column(1)[0].as_py(), 0.0)
+
+
+def _work(
+    packed: bytes, starts: Mapping[int, int], names: Sequence[str], codes: Collection[str], batches: Iterator[Any]
+) -> Iterator[Any]:
+    """Read the rows of a partition with a state, and return it."""
+    import pyarrow as pa
+
+    state, part, first = pickle.loads(packed), -1, 0  # noqa: S301 (made by the driver)
+    for batch in batches:
+        if part < 0:
+            part = batch.column(0)[0].as_py()
+            first = starts[part]
+        rows = _batch(batch, names, codes)
+        state.add(rows, first)
+        first += rows.rows
+    if part >= 0:
+        columns = [pa.array([part], pa.int32()), pa.array([pickle.dumps(state)], pa.binary())]
+        yield pa.RecordBatch.from_arrays(columns, ["part", "state"])
 
 
 def _in_order(frame: Any, time_column: str, partitions: int) -> Any:
@@ -360,7 +401,7 @@ def _session(master: str) -> Any:
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("model-exporter profile")
     builder = builder.config("spark.ui.showConsoleProgress", "false")
-    builder = builder.config("spark.sql.execution.arrow.maxRecordsPerBatch", str(ROWS))
+    builder = builder.config(_RECORDS, str(ROWS))
     with database_errors(master or "Spark", []):
         try:
             session = (builder.master(master) if master else builder).getOrCreate()
