@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from exporter.features import INPUT_TYPES
 from exporter.profiles import describe
 from exporter.profiles.builder import Options, build
 from exporter.profiles.describe import warnings
-from exporter.profiles.profile import CategoricalFeature, Profile, check_writable, load, save
+from exporter.profiles.profile import check_writable, load, save
 from exporter.profiles.sources import Batch, Source, without_gz
 from exporter.profiles.sources.files import FileSource
 from exporter.validation import any_of, parse_duration, preview, suggestion
@@ -95,17 +94,19 @@ def profile(options: argparse.Namespace) -> int:
     """
     _check_options(options)
     if options.describe:
-        width = shutil.get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
-        for line in describe.describe_lines(load(options.describe), max(width, 80)):
-            print(line)
+        profile = load(options.describe)
+        made = f", made {profile.created:%Y-%m-%d %H:%M} UTC" if profile.created else ""
+        print(printable(f"{profile.name}: {profile.rows:,} rows{made}, hash {profile.hash[:12] or 'none'}"))
+        for line in describe.profile_lines(profile):
+            print(printable(line))
         return 0
     source, build_options, default = _source(options)
     output: Path = options.output or default
     check_writable(output)
     with Progress(log=True) as progress:
         profile = build(source, build_options, progress)
-    _print_features(profile, source.remarks)
-    _print_summary(profile)
+    for line in describe.profile_lines(profile, source.remarks):
+        print(printable(line))
     sample = next(source.batches(), Batch({}, 0, 1.0)).columns
     found = [f"{describe.truncate(name, 40)}: {text}" for name, text in source.skipped.items()]
     found += warnings(profile, sample, build_options, source.cells_are_texts)
@@ -225,22 +226,3 @@ def _stored_predictions(options: argparse.Namespace) -> tuple[Source, dict[str, 
     expected = {feature: kind for feature, kind in expected.items() if feature not in model.redact}
     stored = StoredPredictions(configuration.store, name, options.version, time.time() - seconds)
     return StoreSource(stored, name, model.redact), expected
-
-
-def _print_features(profile: Profile, remarks: Mapping[str, str]) -> None:
-    for name, input_type in profile.input_types().items():
-        remark = [remarks[name]] if name in remarks else []
-        for scalar in input_type.features(name):
-            feature = profile.features[scalar]
-            size = len(feature.counts)
-            bins = f"{size - 3} categories" if isinstance(feature, CategoricalFeature) else f"{size} bins"
-            dependence = describe.dependence_note(profile.blocks or None, scalar, feature)
-            remarks_of = [*describe.notes(feature), *filter(None, [dependence]), *remark]
-            print(printable("; ".join((f"{scalar}: {input_type.type}, {bins}", *remarks_of))))
-
-
-def _print_summary(profile: Profile) -> None:
-    if profile.blocks and (profile.blocks.sizes or not profile.blocks.is_ordered):
-        print(printable(describe.order_line(profile.blocks)))
-    if profile.quality:
-        print(describe.quality_line(profile.quality))

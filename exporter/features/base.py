@@ -273,10 +273,6 @@ class InputType:
         """Return the names of the scalar features of an input."""
         return [f"{name}.{statistic}" for statistic in self.statistics] or [name]
 
-    def describe_state(self) -> str:
-        """Return in a few words what was learned in training; empty for nothing."""
-        return ""
-
     def labels(self, values: Sequence[Any] | Floats) -> Sequence[Any] | Floats:
         """Return the values as categories, for a type that is ``categorical``; a value that is no scalar is invalid."""
         return values

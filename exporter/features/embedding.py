@@ -159,10 +159,6 @@ class Embedding(InputType):
         components = (f"component_{number}" for number in range(1, len(self._directions) + 1))
         self.statistics = ("norm", "centroid_distance", *components)
 
-    def describe_state(self) -> str:
-        """See `InputType.describe_state`."""
-        return f"embedding of {len(self._centroid)} numbers"
-
     def columns(self, values: Sequence[Any], now: float | Floats) -> Floats:  # noqa: ARG002
         """See `InputType.columns`."""
         columns = np.full((len(self.statistics), len(values)), np.inf)

@@ -225,10 +225,6 @@ class Text(InputType):
         """See `InputType.from_state`."""
         return cls(state.words)
 
-    def describe_state(self) -> str:
-        """See `InputType.describe_state`."""
-        return f"text, {len(self._known) - 1:,} words known"
-
     def columns(self, values: Sequence[Any], now: float | Floats) -> Floats:  # noqa: ARG002
         """See `InputType.columns`."""
         columns = np.full((len(self.statistics), len(values)), np.inf)

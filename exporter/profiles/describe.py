@@ -1,4 +1,4 @@
-"""Describe a profile with text and small histograms."""
+"""What is said about a profile: its lines, and warnings of training data that live data can never resemble."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import time
 import unicodedata
 from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 
@@ -37,11 +38,6 @@ from exporter.stats.divergence import Floats, Reference, chi2_quantiles
 from exporter.stats.quality import calibrated, wilson
 from exporter.validation import preview
 
-_LEVELS = " ▁▂▃▄▅▆▇█"
-_CELLS = 48
-_SHOWN = 8
-"""Number of categories with a bar."""
-
 
 def notes(feature: Feature) -> list[str]:
     """Return remarks on a feature: constant, without values, with missing or invalid values."""
@@ -59,68 +55,18 @@ def notes(feature: Feature) -> list[str]:
     return remarks
 
 
-def describe_lines(profile: Profile, width: int = 80) -> Iterator[str]:
-    """Yield the description line by line, each of at most ``width`` columns of a terminal, 80 or more."""
-    made = f", made {profile.created:%Y-%m-%d %H:%M} UTC" if profile.created else ""
-    yield truncate(f"{profile.name}: {profile.rows:,} rows{made}, hash {profile.hash[:12] or 'none'}", width)
+def profile_lines(profile: Profile, remarks: Mapping[str, str] = MappingProxyType({})) -> Iterator[str]:
+    """Yield a line for each feature, with the remark on its input; the order of the rows; how good the model was."""
     for name, kind in profile.input_types().items():
-        if learned := kind.describe_state():
-            yield from ("", truncate(f"{name}  {learned}", width))
-        for feature in kind.features(name):
-            yield from _feature(feature, kind.type, profile.features[feature], profile.blocks or None, width)
-    if profile.prediction:
-        yield from _feature("(prediction)", "", profile.prediction, profile.blocks or None, width)
-    if profile.confidence:
-        yield from _feature("(confidence)", "", profile.confidence, profile.blocks or None, width)
-    yield from ("", truncate(order_line(profile.blocks or None), width))
-    yield from (truncate(line, width) for line in quality_lines(profile))
-
-
-def _feature(name: str, kind: str, feature: Feature, blocks: Blocks | None, width: int) -> Iterator[str]:
-    parts = [kind] if kind else []
-    if isinstance(feature, NumericFeature) and feature.edges and feature.min != feature.max:
-        parts.append(f"mean {feature.mean:.4g}, stddev {feature.stddev:.4g}, {feature.min:.4g} to {feature.max:.4g}")
-    yield ""
-    yield truncate(f"{truncate(name, width - 48)}  {'; '.join(parts + notes(feature))}".rstrip(), width)
-    if note := dependence_note(blocks, name, feature):
-        yield truncate(f"  {note}", width)
-    if isinstance(feature, CategoricalFeature):
-        yield from _bars(feature)
-    elif feature.edges and feature.min != feature.max:
-        yield _histogram(feature)
-
-
-def _histogram(feature: NumericFeature) -> str:
-    """Return a line with the range in cells of equal width, and the mass in each."""
-    edges = np.array(feature.edges)
-    inner = np.array(feature.counts[1:-2], dtype=np.float64)[: len(edges) - 1]  # without values outside the range
-    below = np.concatenate(([0.0], np.cumsum(inner)))
-    # With a long tail all else would be in one cell: then only the middle 98% are drawn.
-    low, high = (float(np.interp(share * below[-1], below, edges)) for share in (0.01, 0.99))
-    if edges[-1] / 4 - edges[0] / 4 <= high / 2 - low / 2:
-        low, high = float(edges[0]), float(edges[-1])
-    grid = np.interp(np.linspace(0, 1, _CELLS + 1), [0, 1], [low / 2, high / 2]) * 2
-    grid[-1] = high
-    index = np.clip(edges.searchsorted(grid, side="right") - 1, 0, len(edges) - 2)
-    left, right = edges[index] / 2, edges[index + 1] / 2
-    part = np.clip((grid / 2 - left) / np.maximum(right - left, 5e-324), 0, 1)
-    masses: Floats = np.diff(below[index] + part * inner[index])
-    heights = np.ceil(masses / max(masses.max(), 1e-300) * (len(_LEVELS) - 1)).astype(int)
-    return f"  {low:>11.4g} {''.join(_LEVELS[height] for height in heights)} {high:.4g}"
-
-
-def _bars(feature: CategoricalFeature) -> Iterator[str]:
-    rows = max(sum(feature.counts), 1)
-    size = len(feature.categories)
-    shown = list(zip(feature.categories, feature.counts, strict=False))[:_SHOWN]
-    rest = sum(feature.counts[_SHOWN : size + 1]) if size > _SHOWN else feature.counts[size]
-    if rest:
-        further = size - len(shown) + len(feature.rare)
-        shown.append((f"{further:,} others" if further > 1 else "other", rest))
-    most = max((count for _, count in shown), default=1)
-    for name, count in shown:
-        bar = "█" * round(30 * count / most) or "▏"
-        yield f"  {_padded(truncate(name, 30), 30)} {bar} {_share(count, rows)}"
+        for scalar in kind.features(name):
+            feature = profile.features[scalar]
+            size = len(feature.counts)
+            bins = f"{size - 3} categories" if isinstance(feature, CategoricalFeature) else f"{size} bins"
+            found = dependence_note(profile.blocks or None, scalar, feature), remarks.get(name)
+            yield "; ".join((f"{scalar}: {kind.type}, {bins}", *notes(feature), *filter(None, found)))
+    if profile.blocks and (profile.blocks.sizes or not profile.blocks.is_ordered):
+        yield order_line(profile.blocks)
+    yield from quality_lines(profile)
 
 
 def _share(part: int, whole: int) -> str:
@@ -143,14 +89,9 @@ def truncate(text: str, width: int) -> str:
     return f"{printable}…"
 
 
-def _padded(text: str, width: int) -> str:
-    return text + " " * (width - sum(map(_columns, text)))
-
-
 _VALUES = 100
 _LINES = 10
 _MOST_WITHOUT_CONFIDENCE = 0.05
-_BAR = 30
 _INDEPENDENT = "values are taken as independent"
 
 
@@ -220,7 +161,7 @@ def quality_lines(profile: Profile) -> Iterator[str]:
     quality = profile.quality
     if not quality:
         return
-    yield from ("", quality_line(quality))
+    yield quality_line(quality)
     if left_out := without_confidence(quality):
         yield f"  {left_out}"
     if quality.calibration_rows and isinstance(profile.confidence, NumericFeature):
@@ -243,8 +184,7 @@ def _calibration(confidence: NumericFeature, quality: Quality) -> Iterator[str]:
         low = confidence.edges[max(group[0] - 1, 0)]
         high = confidence.edges[min(group[-1], len(confidence.edges) - 1)]
         expected = float(accuracy[group] @ rows[group] / total)
-        bar = "█" * round(_BAR * expected)
-        yield f"  confidence {low:.3f} to {high:.3f}  {bar:{_BAR}} {100 * expected:5.1f}% right of {total:,}"
+        yield f"  confidence {low:.3f} to {high:.3f}: {100 * expected:.1f}% right of {total:,}"
 
 
 ROWS_PER_BIN = 10

@@ -21,7 +21,7 @@ from exporter.monitoring.binner import Binner
 from exporter.profiles.bins import numeric_feature
 from exporter.profiles.blocks import BlockBuilder
 from exporter.profiles.builder import build_file
-from exporter.profiles.describe import describe_lines, order_line, order_warnings
+from exporter.profiles.describe import order_line, order_warnings, profile_lines
 from exporter.profiles.profile import (
     FILE,
     GROUPED,
@@ -96,10 +96,9 @@ def test_order_of_the_file(write: Any) -> None:
     ratio = blocks.noise_ratio(binner.target_names, binner.reference).at(np.full(3, 100.0))
     assert ratio[0] > 1.5
     assert ratio[1:].tolist() == [1.0, 1.0]
-    text = "\n".join(describe_lines(profile))
+    text = "\n".join(profile_lines(profile))
     note = f"autocorrelated: the noise floor of 100 values is {ratio[0]:.1f} times as high"
-    assert text.count("\n  autocorrelated: ") == text.count(f"\n  {note}\n") == 1
-    assert len(f"  {note}") <= 80
+    assert text.count("; autocorrelated: ") == text.count(f"; {note}\n") == 1
     assert "(order)  as in the file; values are autocorrelated in 1 of 3 targets" in text
 
 
