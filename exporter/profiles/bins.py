@@ -391,7 +391,7 @@ class NumericSketch:
     """The values of a column of numbers; NaN is missing, an infinity is invalid.
 
     All distinct values are counted, if they are few. If they are many, a sample of the rows says where bins may start,
-    and a second pass counts the values between.
+    and `NumericCounts` count the values between in a second pass.
 
     Parameters
     ----------
@@ -400,10 +400,6 @@ class NumericSketch:
     most
         Most distinct values that are counted in one pass.
 
-    Attributes
-    ----------
-    exact
-        Whether one pass was enough.
     """
 
     def __init__(self, bins: int, most: int) -> None:
@@ -415,7 +411,6 @@ class NumericSketch:
         self._pending: list[Floats] = []
         self._waiting = 0
         self._low, self._high = math.inf, -math.inf
-        self._moments = ExactMoments(0.0, 1.0)
 
     def add(self, column: Floats) -> None:
         """Add some of the values."""
@@ -445,7 +440,7 @@ class NumericSketch:
         self._pending, self._waiting = [], 0
 
     def merge(self, later: NumericSketch) -> None:
-        """Add the values of another sketch, of the same pass."""
+        """Add the values of another sketch."""
         self.missing += later.missing
         self.invalid += later.invalid
         self._low, self._high = min(self._low, later._low), max(self._high, later._high)
@@ -453,49 +448,56 @@ class NumericSketch:
         self._pending += later._pending
         self._count_distinct((later._distinct, later._counts))
 
-    def finish(self, sample: Floats) -> None:
-        """End the first pass; where it was not enough, take the cells of the second one from a sample of the values."""
+    def finish(self, sample: Floats) -> NumericFeature | NumericCounts:
+        """Return the frozen bins, or, with too many distinct values, counts between those of a sample."""
         if self.exact:
             self._count_distinct()
-        if self.exact:
-            return
+        if not self.exact:
+            return NumericCounts(sample, (self._low, self._high), self.missing, self.invalid, self._bins)
+        return binned_feature(ValueCounts(self._distinct, self._counts), self.missing, self.invalid, self._bins)
+
+
+class NumericCounts:
+    """Counts of the values of a column between some of them; see `NumericSketch`."""
+
+    def __init__(self, sample: Floats, ends: tuple[float, float], missing: int, invalid: int, bins: int) -> None:
+        low, self._high = ends
+        self._others = missing, invalid, bins
         sample = np.sort(sample[np.isfinite(sample)]) + 0.0
-        points = min(_CELLS * self._bins, max(len(sample) // _LEAST_SAMPLED, 2))
+        points = min(_CELLS * bins, max(len(sample) // _LEAST_SAMPLED, 2))
         ranks = (np.arange(1, points) * len(sample)) // points
         quantiles = sample[ranks] if len(sample) else sample
         frequent = quantiles[1:][quantiles[1:] == quantiles[:-1]]  # these values may need a bin of their own
-        starts = np.concatenate(([self._low], quantiles, frequent, np.nextafter(frequent, np.inf)))
-        self._distinct = np.unique(starts[starts <= self._high])
-        self._counts = np.zeros(len(self._distinct), dtype=np.intp)
-        centre = float(quantiles[len(quantiles) // 2]) if len(quantiles) else self._low
+        starts = np.concatenate(([low], quantiles, frequent, np.nextafter(frequent, np.inf)))
+        self._starts = np.unique(starts[starts <= self._high])
+        self._counts = np.zeros(len(self._starts), dtype=np.intp)
+        centre = float(quantiles[len(quantiles) // 2]) if len(quantiles) else low
         spread = float((np.abs(sample / 2 - centre / 2) / len(sample)).sum() * 2) if len(sample) else 0.0
-        self._moments = ExactMoments(centre, spread if 0 < spread < math.inf else max(abs(self._low), abs(self._high)))
+        self._moments = ExactMoments(centre, spread if 0 < spread < math.inf else max(abs(low), abs(self._high)))
 
-    def count(self, column: Floats) -> None:
-        """Count some of the values in the second pass."""
+    def add(self, column: Floats) -> None:
+        """Add some of the values."""
         finite = np.sort(column[np.isfinite(column)]) + 0.0
-        self._counts += np.diff(finite.searchsorted(self._distinct), append=len(finite))
+        self._counts += np.diff(finite.searchsorted(self._starts), append=len(finite))
         self._moments.add(finite)
 
-    def merge_counts(self, later: NumericSketch) -> None:
-        """Add the counts of another sketch, of the second pass."""
+    def merge(self, later: NumericCounts) -> None:
+        """Add the counts of other values."""
         self._counts += later._counts
         self._moments.merge(later._moments)
 
     def feature(self) -> NumericFeature:
         """Return the frozen bins."""
-        if self.exact:
-            return binned_feature(ValueCounts(self._distinct, self._counts), self.missing, self.invalid, self._bins)
-        single = np.append(self._distinct[1:] == np.nextafter(self._distinct[:-1], np.inf), False)
-        cells = ValueCounts(self._distinct, self._counts, single, self._high)
-        return binned_feature(cells, self.missing, self.invalid, self._bins, self._moments.read())
+        single = np.append(self._starts[1:] == np.nextafter(self._starts[:-1], np.inf), False)
+        cells = ValueCounts(self._starts, self._counts, single, self._high)
+        return binned_feature(cells, *self._others, self._moments.read())
 
 
 class CategorySketch:
     """The values of a column of categories.
 
-    All categories are counted, if they are few. If they are many, a second pass counts those that a sample of the rows
-    has most often.
+    All categories are counted, if they are few. If they are many, `CategoryCounts` count those that are most frequent
+    in a sample of the rows, in a second pass.
 
     Parameters
     ----------
@@ -503,11 +505,6 @@ class CategorySketch:
         Number of categories with their own bin.
     most
         Most distinct categories that are counted in one pass.
-
-    Attributes
-    ----------
-    exact
-        Whether one pass was enough.
     """
 
     def __init__(self, top: int, most: int = MAX_CATEGORIES) -> None:
@@ -515,7 +512,6 @@ class CategorySketch:
         self.missing = self.invalid = self.long = 0
         self._top, self._most = top, most
         self._counts: Counter[str] = Counter()
-        self._more = 0
 
     def add(self, labels: Sequence[Any]) -> None:
         """Add some of the values."""
@@ -532,7 +528,7 @@ class CategorySketch:
                 self.exact, self._counts = False, Counter()
 
     def merge(self, later: CategorySketch) -> None:
-        """Add the values of another sketch, of the same pass."""
+        """Add the values of another sketch."""
         self.missing += later.missing
         self.invalid += later.invalid
         self.long += later.long
@@ -540,29 +536,38 @@ class CategorySketch:
         self._counts = self._counts if self.exact else Counter()
         self._limit(later._counts)
 
-    def finish(self, sample: Sequence[Any] | npt.NDArray[Any]) -> None:
-        """End the first pass; where it was not enough, take the categories of the second one from a sample."""
-        if not self.exact:
-            counts = _count_labels(as_list(sample))[0]
-            chosen = sorted(counts, key=lambda name: (-counts[name], name))[: self._top + MAX_RARE]
-            self._counts = Counter(dict.fromkeys(chosen, 0))
+    def finish(self, sample: Sequence[Any] | npt.NDArray[Any]) -> CategoricalFeature | CategoryCounts:
+        """Return the frozen bins, or, with too many categories, counts of those that a sample has most often."""
+        if self.exact:
+            return categorical_feature(self._counts, self.missing, self.invalid, self._top, self.long)
+        counts = _count_labels(as_list(sample))[0]
+        chosen = sorted(counts, key=lambda name: (-counts[name], name))[: self._top + MAX_RARE]
+        return CategoryCounts(chosen, self.missing, self.invalid, self._top, self.long)
 
-    def count(self, labels: Sequence[Any]) -> None:
-        """Count some of the values in the second pass."""
+
+class CategoryCounts:
+    """Counts of some categories of a column; see `CategorySketch`."""
+
+    def __init__(self, categories: Sequence[str], missing: int, invalid: int, top: int, more: int) -> None:
+        self._counts = Counter(dict.fromkeys(categories, 0))
+        self._others, self._long, self._more = (missing, invalid, top), more, 0
+
+    def add(self, labels: Sequence[Any]) -> None:
+        """Add some of the values."""
         for name, times in _count_labels(labels)[0].items():
             if name in self._counts:
                 self._counts[name] += times
             else:
                 self._more += times
 
-    def merge_counts(self, later: CategorySketch) -> None:
-        """Add the counts of another sketch, of the second pass."""
+    def merge(self, later: CategoryCounts) -> None:
+        """Add the counts of other values."""
         self._counts.update(later._counts)
         self._more += later._more
 
     def feature(self) -> CategoricalFeature:
         """Return the frozen bins."""
-        return categorical_feature(self._counts, self.missing, self.invalid, self._top, self._more + self.long)
+        return categorical_feature(self._counts, *self._others, self._more + self._long)
 
 
 def _count_labels(labels: Sequence[Any]) -> tuple[Counter[str], int, int, int]:

@@ -255,7 +255,8 @@ class FeatureColumns:
             self.single_precision.add(name)
 
 
-AnySketch = NumericSketch | CategorySketch
+Sketches = Mapping[str, Sequence[Any]]
+"""By column, a sketch or counts of each feature; None where a feature is known. See `exporter.profiles.bins`."""
 _DISTINCT = 10_000  # values of a feature that are counted at least, whatever the number of features and rows
 _SAMPLED, _LEAST_SAMPLED = 16_384, 4096  # rows of the sample that says where the bins of many values may start
 _SAMPLED_OF_BIN = 16
@@ -481,68 +482,39 @@ class _Learners:
 
 
 class _Values:
-    """The values of features and outputs: sketches by column, and a sample of the rows."""
+    """The values of features and outputs, and a sample of the rows."""
 
-    def __init__(self, values: FeatureColumns, kinds: Mapping[str, InputType], rows: int, numbers: int) -> None:
-        self.values, self._kinds, options = values, kinds, values.options
-        few = min(options.exact, _DISTINCT)
-        share = options.exact // max(numbers, 1)
-        most = max(share, few) if rows <= options.exact else few
-        size = min(max(_SAMPLED, _SAMPLED_OF_BIN * options.bins), max(share, _LEAST_SAMPLED))
-        self._sample = RowSample(size)
-        self._samples = rows > few
-        self.sketches: dict[str, list[AnySketch]] = {
-            name: [CategorySketch(options.categories)]
-            if kind.categorical
-            else [NumericSketch(options.bins, most) for _ in kind.features(name)]
-            for name, kind in kinds.items()
-        }
+    def __init__(
+        self,
+        values: FeatureColumns,
+        kinds: Mapping[str, InputType],
+        sketches: Sketches,
+        sample: RowSample | None = None,
+    ) -> None:
+        self.values, self.sketches, self.sample = values, sketches, sample
+        self._kinds = {name: kinds[name] for name in sketches}
 
     def add(self, batch: Batch, first: int) -> None:
-        chosen = self._sample.choose(np.arange(first, first + batch.rows)) if self._samples else np.empty(0, np.intp)
+        numbers = np.arange(first, first + batch.rows)
+        chosen = self.sample.choose(numbers) if self.sample else numbers[:0]
         sampled: list[Any] = []
         for name, kind in self._kinds.items():
             for sketch, column in zip(self.sketches[name], self.values.features(batch, name, kind), strict=True):
-                sketch.add(column)
+                if sketch:
+                    sketch.add(column)
                 if len(chosen):
                     sampled.append(_array(take(column, chosen)))
-        if len(chosen):
-            self._sample.add(first + chosen, sampled)
+        if self.sample and len(chosen):
+            self.sample.add(numbers[chosen], sampled)
 
     def merge(self, later: _Values) -> None:
         self.values.single_precision |= later.values.single_precision
-        self._sample.merge(later._sample)
+        if self.sample and later.sample:
+            self.sample.merge(later.sample)
         for name, sketches in self.sketches.items():
             for sketch, other in zip(sketches, later.sketches[name], strict=True):
-                sketch.merge(other)  # type: ignore[arg-type]  # both are of one type
-
-    def finish(self) -> dict[str, InputType]:
-        """End the pass; return the columns that need a second one."""
-        sketches = [sketch for part in self.sketches.values() for sketch in part]
-        for sketch, column in zip(sketches, self._sample.columns() or [np.empty(0)] * len(sketches), strict=True):
-            sketch.finish(column)
-        inexact = [name for name, part in self.sketches.items() if not all(sketch.exact for sketch in part)]
-        return {name: self._kinds[name] for name in inexact}
-
-
-class _Counts:
-    """The counts of a second pass, for sketches that are not exact."""
-
-    def __init__(self, values: FeatureColumns, kinds: Mapping[str, InputType], sketches: _Values) -> None:
-        self._values, self._kinds = values, kinds
-        self.sketches = {name: sketches.sketches[name] for name in kinds}
-
-    def add(self, batch: Batch, first: int) -> None:  # noqa: ARG002
-        for name, kind in self._kinds.items():
-            for sketch, column in zip(self.sketches[name], self._values.features(batch, name, kind), strict=True):
-                if not sketch.exact:
-                    sketch.count(column)
-
-    def merge(self, later: _Counts) -> None:
-        for name, sketches in self.sketches.items():
-            for sketch, other in zip(sketches, later.sketches[name], strict=True):
-                if not sketch.exact:
-                    sketch.merge_counts(other)  # type: ignore[arg-type]  # both are of one type
+                if sketch:
+                    sketch.merge(other)
 
 
 class _Rows:
@@ -723,14 +695,33 @@ class _Builder:
 
     def _sketch(self, kinds: Mapping[str, InputType], numbers: int) -> dict[str, list[Feature]]:
         """Return the bins of inputs that are read by rows; ``numbers`` numeric features share the memory."""
-        more = {*filter(None, [self._options.time_column])} if kinds else set()
-        found = self._run(_Values(self._values, kinds, self._rows, numbers), "values", {*kinds} | more)
-        self._values = found.values
-        inexact = found.finish()
-        counts = _Counts(self._values, inexact, found)
-        counted = self._run(counts, "bins", {*inexact} | more if inexact else set())
-        sketches = found.sketches | counted.sketches
-        return {name: [sketch.feature() for sketch in part] for name, part in sketches.items()}
+        options = self._options
+        few, share = min(options.exact, _DISTINCT), options.exact // max(numbers, 1)
+        most = max(share, few) if self._rows <= options.exact else few
+        size = min(max(_SAMPLED, _SAMPLED_OF_BIN * options.bins), max(share, _LEAST_SAMPLED))
+        sketches: Sketches = {
+            name: [CategorySketch(options.categories)]
+            if kind.categorical
+            else [NumericSketch(options.bins, most) for _ in kind.features(name)]
+            for name, kind in kinds.items()
+        }
+        more = {*filter(None, [options.time_column])} if kinds else set()
+        first = _Values(self._values, kinds, sketches, RowSample(size) if self._rows > few else None)
+        first = self._run(first, "values", {*kinds} | more)
+        self._values, columns = first.values, iter(first.sample.columns() if first.sample else ())
+        bins: dict[str, list[Any]] = {
+            name: [sketch.finish(next(columns, np.empty(0))) for sketch in part]
+            for name, part in first.sketches.items()
+        }
+        counts = {
+            name: [None if isinstance(found, Feature) else found for found in part]
+            for name, part in bins.items()
+            if not all(isinstance(found, Feature) for found in part)
+        }
+        second = self._run(_Values(self._values, kinds, counts), "bins", {*counts} | more if counts else set())
+        for name, part in second.sketches.items():
+            bins[name] = [one.feature() if one else done for one, done in zip(part, bins[name], strict=True)]
+        return bins
 
     def _measure_together(self, kinds: Mapping[str, InputType], profile: Profile) -> Profile:
         """Return the profile with what rows show."""

@@ -11,12 +11,14 @@ from hypothesis import strategies as st
 
 from exporter.profiles.bins import (
     MAX_CATEGORY,
+    CategoryCounts,
     CategorySketch,
     NumericSketch,
     RowSample,
     categorical_feature,
     numeric_feature,
 )
+from exporter.profiles.profile import NumericFeature
 
 RNG = np.random.default_rng(2)
 STREAMS = {
@@ -34,8 +36,8 @@ STREAMS = {
 }
 
 
-def tallied(values: np.ndarray, limit: int, parts: int = 13, bins: int = 20) -> NumericSketch:
-    """Count a column in parts, each by a sketch of its own that is merged with those before."""
+def tallied(values: np.ndarray, limit: int, parts: int = 13, bins: int = 20) -> tuple[NumericFeature, int]:
+    """Count a column in parts, each by a sketch of its own that is merged with those before; and in how many passes."""
     tally, sample, first = NumericSketch(bins, limit), RowSample(16_384), 0
     for part in np.array_split(values, parts):
         one = NumericSketch(bins, limit)
@@ -44,14 +46,15 @@ def tallied(values: np.ndarray, limit: int, parts: int = 13, bins: int = 20) -> 
         chosen = sample.choose(np.arange(first, first + len(part)))
         sample.add(first + chosen, [part[chosen]])
         first += len(part)
-    tally.finish(sample.columns()[0] if first else np.empty(0))
-    if not tally.exact:
-        start = pickle.dumps(tally)
-        for part in np.array_split(values, parts):
-            one = pickle.loads(start)
-            one.count(part)
-            tally.merge_counts(one)
-    return tally
+    found = tally.finish(sample.columns()[0] if first else np.empty(0))
+    if isinstance(found, NumericFeature):
+        return found, 1
+    start = pickle.dumps(found)
+    for part in np.array_split(values, parts):
+        one = pickle.loads(start)
+        one.add(part)
+        found.merge(one)
+    return found.feature(), 2
 
 
 @settings(max_examples=100, deadline=None)
@@ -62,7 +65,7 @@ def tallied(values: np.ndarray, limit: int, parts: int = 13, bins: int = 20) -> 
 def test_values_that_fit_give_exact_bins(values, parts):
     """A column in any number of parts gives the same bins, counts and moments as at once."""
     column = np.array(values, dtype=float)
-    assert tallied(column, 1000, parts).feature() == numeric_feature(column)
+    assert tallied(column, 1000, parts)[0] == numeric_feature(column)
 
 
 @pytest.mark.parametrize("name", STREAMS)
@@ -70,16 +73,15 @@ def test_values_that_fit_give_exact_bins(values, parts):
 def test_distinct_values_and_values_in_order_give_the_same_bins(name, bins):
     """Counting the distinct values of a stream and sorting all of a column freeze the very same feature."""
     values = np.concatenate((STREAMS[name], [np.nan, np.inf, -np.inf]))
-    assert tallied(values, len(values), bins=bins).feature() == numeric_feature(values, bins)
+    assert tallied(values, len(values), bins=bins) == (numeric_feature(values, bins), 1)
 
 
 @pytest.mark.parametrize("name", STREAMS)
 def test_a_column_that_does_not_fit_has_exact_counts_and_bins_of_nearly_equal_frequency(name):
     """Beyond the limit, counts, extremes and moments are exact, and bins have nearly equal shares."""
     values = np.concatenate((STREAMS[name], [np.nan, np.inf, -np.inf]))
-    tally = tallied(values, 1000)
-    assert not tally.exact
-    feature, exact = tally.feature(), numeric_feature(values)
+    (feature, passes), exact = tallied(values, 1000), numeric_feature(values)
+    assert passes == 2
     edges = np.array(feature.edges)
     finite = np.sort(values[np.isfinite(values)])
     assert np.diff(finite.searchsorted(edges)).tolist() == list(feature.counts[1 : len(edges)])
@@ -116,7 +118,7 @@ def test_a_sample_does_not_depend_on_parts():
 @pytest.mark.parametrize("name", STREAMS)
 def test_parts_of_a_column_that_does_not_fit_give_the_same_bins(name):
     """Bins, counts and moments are equal to the last digit, whatever the parts."""
-    assert tallied(STREAMS[name], 100, 3).feature() == tallied(STREAMS[name], 100, 41).feature()
+    assert tallied(STREAMS[name], 100, 3) == tallied(STREAMS[name], 100, 41)
 
 
 def test_frequent_categories_are_counted_exactly():
@@ -127,11 +129,11 @@ def test_frequent_categories_are_counted_exactly():
     parts = [labels[start : start + 777] for start in range(0, len(labels), 777)]
     for part in parts:
         tally.add(part)
-    assert not tally.exact
-    tally.finish(labels[::2])
+    counts = tally.finish(labels[::2])
+    assert isinstance(counts, CategoryCounts)
     for part in parts:
-        tally.count(part)
-    feature, truth = tally.feature(), Counter(labels)
+        counts.add(part)
+    feature, truth = counts.feature(), Counter(labels)
     assert {name: truth[name] for name in feature.categories} == dict(
         zip(feature.categories, feature.counts, strict=False)
     )
@@ -144,7 +146,7 @@ def test_categories_in_parts_are_the_same():
     tally = CategorySketch(50)
     tally.add(["a", 1, True, None])
     tally.add(["a", 1.0, math.nan, [1], {}])
-    assert tally.feature() == categorical_feature({"a": 2, "1": 2, "true": 1}, 2, 2)
+    assert tally.finish([]) == categorical_feature({"a": 2, "1": 2, "true": 1}, 2, 2)
 
 
 @pytest.mark.parametrize(
@@ -164,13 +166,13 @@ def test_categories_of_one_type_are_those_of_several(labels, counts, missing, in
     """Values of one type are counted before they are spelt, those of several types after."""
     tally = CategorySketch(50)
     tally.add(labels)
-    assert tally.feature() == categorical_feature(counts, missing, invalid)
+    assert tally.finish([]) == categorical_feature(counts, missing, invalid)
 
 
 def test_a_category_of_a_megabyte_is_other():
     """A category too long for a profile counts in ``other``, and its text is not stored."""
     tally = CategorySketch(50)
     tally.add(["x" * 1_000_000, "y" * MAX_CATEGORY])
-    feature = tally.feature()
+    feature = tally.finish([])
     assert feature.categories == ("y" * MAX_CATEGORY,)
     assert feature.counts == (1, 1, 0, 0)

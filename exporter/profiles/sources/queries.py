@@ -341,7 +341,7 @@ def _pack(batches: Iterator[Any]) -> Iterator[Any]:
             one, sink = pa.RecordBatch.from_arrays([column], [name]), pa.BufferOutputStream()
             with pa.ipc.new_stream(sink, one.schema, options=options) as stream:
                 stream.write_batch(one)
-            cells.append(sink.getvalue())
+            cells.append(sink.getvalue().to_pybytes())
         values = [TaskContext.get().partitionId(), batch.num_rows, *cells]
         types = [pa.int32(), pa.int32(), *[pa.binary()] * len(cells)]
         columns = [pa.array([value], kind) for value, kind in zip(values, types, strict=True)]
