@@ -202,48 +202,10 @@ def categorical_feature(
     )
 
 
-class RowBins:
-    """The bins of some features, or of other targets.
-
-    Parameters
-    ----------
-    features
-        Frozen bins of ``T`` features by name.
-
-    Attributes
-    ----------
-    sizes
-        Number of bins of each feature, in their order.
-    """
-
-    def __init__(self, features: Mapping[str, Feature]) -> None:
-        self._features = features
-        self.sizes = [len(feature.counts) for feature in features.values()]
-
-    def indices(self, columns: Mapping[str, Sequence[Any] | Floats], rows: int) -> BinIndices:
-        """Return the bin of each value, in the order of `NumericFeature.counts` and `CategoricalFeature.counts`.
-
-        Parameters
-        ----------
-        columns
-            Columns of ``rows`` values by the feature's name: an array of numbers, in which NaN is missing and an
-            infinity is invalid, or a list of categories.
-        rows
-            Number of rows.
-
-        Returns
-        -------
-        ndarray
-            Shape ``(T, rows)``.
-        """
-        result = np.empty((len(self._features), rows), dtype=np.int16)
-        for row, (name, feature) in zip(result, self._features.items(), strict=True):
-            row[:] = feature_bins(feature, columns[name])
-        return result
-
-
 def feature_bins(feature: Feature, values: Sequence[Any] | Floats) -> BinIndices:
-    """Return the bin of each of ``n`` values of a feature, shape ``(n,)``; see `RowBins.indices`.
+    """Return the bin of each of ``n`` values of a feature, shape ``(n,)``, in the order of its counts.
+
+    The values are an array of numbers, in which NaN is missing and an infinity is invalid, or a list of categories.
 
     >>> from exporter.profiles.profile import NumericFeature
     >>> feature_bins(NumericFeature((0.0, 1.0), (0, 1, 0, 0, 0)), np.array([-1, 0.5, 9, np.nan, np.inf])).tolist()

@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from exporter.features.base import is_missing, numeric_column, scalar_text
-from exporter.profiles.bins import ExactMoments, RowBins, RowSample, feature_bins
+from exporter.profiles.bins import ExactMoments, RowSample, feature_bins
 from exporter.profiles.profile import (
     CONFIDENCE,
     MAX_COMPONENTS,
@@ -490,7 +490,7 @@ class QualityBuilder:
 
     def __init__(self, targets: Mapping[str, Feature]) -> None:
         self._targets = targets
-        self._bins = RowBins(targets)
+        self._sizes = [len(target.counts) for target in targets.values()]
         self._names = list(targets)
         self.is_regression = isinstance(targets[PREDICTION], NumericFeature)
         confidence = targets.get(CONFIDENCE)
@@ -523,7 +523,7 @@ class QualityBuilder:
         times
             When each row arrived, in Unix seconds; NaN where it is not known.
         columns
-            Returns the columns of all targets for the rows with the given indices, see `RowBins.indices`.
+            Returns the columns of all targets for the rows with the given indices, see `feature_bins`.
         first
             Number of the first row.
         """
@@ -540,8 +540,9 @@ class QualityBuilder:
         chosen = self._sample.choose(first + usable)
         rows = usable[chosen]
         if len(rows):
-            bins = self._bins.indices(columns(rows), len(rows))
-            self._sample.add(first + rows, [losses[chosen], np.array(times)[rows], bins])
+            values = columns(rows)
+            found = [feature_bins(target, values[name]) for name, target in self._targets.items()]
+            self._sample.add(first + rows, [losses[chosen], np.array(times)[rows], np.array(found, dtype=np.int16)])
 
     def merge(self, later: QualityBuilder) -> None:
         """Add the rows of another builder."""
@@ -576,13 +577,13 @@ class QualityBuilder:
         mean, size = self._losses_sum.read()[0], len(losses)
         if self.is_regression:
             quality = Quality("absolute_error", self._rows, rounded(mean), self._unusable, sampled=size)
-            labelled = LabelledBins(bins, self._bins.sizes, int(np.isfinite(times).sum()))
+            labelled = LabelledBins(bins, self._sizes, int(np.isfinite(times).sum()))
             return learn_error(quality, self._names, labelled, losses, float(np.quantile(losses, LARGE)))
         quality = Quality("accuracy", self._rows, rounded(1 - mean), self._unusable, sampled=size)
         if not self._confidence:
             return quality
         known = bins[self._names.index(CONFIDENCE)] < self._in_bin.shape[1] - 2
-        labelled = LabelledBins(bins[:, known], self._bins.sizes, int(np.isfinite(times[known]).sum()))
+        labelled = LabelledBins(bins[:, known], self._sizes, int(np.isfinite(times[known]).sum()))
         return learn_accuracy(quality, self._names, labelled, 1 - losses[known], self._in_bin)
 
 
