@@ -220,7 +220,7 @@ def running(folder: Path, tmp_path: Path, cluster: Cluster) -> Command:
     page = free_port()
     settings = {"spark.ui.enabled": "true", "spark.ui.port": page, "spark.network.timeout": "60s"}
     command = Command(folder, tmp_path / "spark.json", f"spark://{cluster.master}", **settings)
-    eventually(lambda: jobs(page) >= 5 or command.process.poll() is not None, seconds=SECONDS)
+    eventually(lambda: jobs(page) >= 3 or command.process.poll() is not None, seconds=SECONDS)
     if command.process.poll() is not None:
         pytest.fail(command.end()[1])
     return command

@@ -440,10 +440,10 @@ def _watch(context: Any) -> None:
 @contextlib.contextmanager
 def _errors(where: str) -> Iterator[None]:
     """See `database_errors`; say what an error means that follows from `_watch`."""
-    try:
-        with database_errors(where, []):
+    with database_errors(where, []):
+        try:
             yield
-    except ProfileError as error:
-        if _STOPPED.search(str(error)):
-            raise ProfileError(f"{where}: cannot be read: Spark has lost all executors") from None
-        raise
+        except Exception as error:
+            if _STOPPED.search(str(error)):
+                raise ProfileError(f"{where}: cannot be read: Spark has lost all executors") from None
+            raise
