@@ -164,7 +164,7 @@ def quality_lines(profile: Profile) -> Iterator[str]:
     yield quality_line(quality)
     if left_out := without_confidence(quality):
         yield f"  {left_out}"
-    if quality.calibration_rows and isinstance(profile.confidence, NumericFeature):
+    if quality.calibrated_rows and isinstance(profile.confidence, NumericFeature):
         yield from _calibration(profile.confidence, quality)
     if quality.kind == "absolute_error":
         names = ", ".join(quality.components) or "nothing"
