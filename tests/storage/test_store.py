@@ -32,7 +32,7 @@ from exporter.profiles.sources import StoreSource
 from exporter.server.model_files import load_monitors
 from exporter.storage import CountedFeedback, Filter, Store, StoredPredictions
 from exporter.storage import _database as migrations
-from exporter.storage import _store as database_module
+from exporter.storage import _database as database_module
 from exporter.storage._database import (
     SCHEMA_VERSION,
     feedback,
