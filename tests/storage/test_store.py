@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import logging
 import re
 import resource
@@ -32,7 +31,6 @@ from exporter.profiles.sources import StoreSource
 from exporter.server.model_files import load_monitors
 from exporter.storage import CountedFeedback, Filter, Store, StoredPredictions
 from exporter.storage import _database as migrations
-from exporter.storage import _database as database_module
 from exporter.storage._database import (
     SCHEMA_VERSION,
     feedback,
@@ -583,7 +581,7 @@ def test_a_database_of_another_encoding_is_refused(postgres: Postgres, start: Ca
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stores wait for a server two seconds at most."""
-    monkeypatch.setattr(database_module, "open_engine", functools.partial(open_engine, seconds=2.0))
+    monkeypatch.setattr(migrations, "open_engine", lambda config, _seconds=0.0: open_engine(config, 2.0))
 
 
 @pytest.mark.usefixtures("impatient")
