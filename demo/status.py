@@ -228,7 +228,7 @@ class Display:
             before = self._alerts.get(key)
             if before is None or before.state != alert.state or (alert.notified and not before.notified):
                 lines.append(f"alert {alert_text(alert)}")
-        lines += [f"alert over    {name} {subject}" for name, subject in self._alerts if (name, subject) not in alerts]
+        lines += [f"alert resolved {name} {subject}" for name, subject in self._alerts if (name, subject) not in alerts]
         self._alerts = alerts
         return lines
 

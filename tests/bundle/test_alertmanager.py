@@ -302,7 +302,7 @@ def test_every_receiver_gets_the_documented_message(running: Running) -> None:
     assert eventually(lambda: received.at("/v1/notifications")[2:])[0]["status"] == "resolved"
     owners = eventually(lambda: len(mails := received.mailed("model-owners@example.com")) == 3 and mails, CHANGE)
     subjects = [str(mail["Subject"]) for mail in owners]
-    assert [subject.partition("]")[0] for subject in subjects] == ["[critical", "[critical", "[over after 12m"]
+    assert [subject.partition("]")[0] for subject in subjects] == ["[critical", "[critical", "[resolved after 12m"]
 
 
 DIGITS = {"model": "digits", "version": "1"}

@@ -271,7 +271,7 @@ def test_an_incident_is_announced_once_and_ends_once(tmp_path: Path) -> None:
             subjects,
             alerts,
         )
-        assert 2 * sum("[over after" in subject for subject in subjects) == len(subjects)
+        assert 2 * sum("[resolved after" in subject for subject in subjects) == len(subjects)
         assert len(received.at("/slack")) == len(subjects)
         assert not re.search("FeatureDrift|PredictionDrift|MeanShift", str(received.at("/slack"))), (
             "a cause is no message"
