@@ -124,7 +124,7 @@ def write(
             node[key] = str(secret if secrets_owner is None else _copy(secret, target.parent, secrets_owner))
         target.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{error.filename or target}: {error.strerror}") from None
+        raise ConfigError(f"{error.filename or target}: cannot be copied or written: {error.strerror}") from None
     return off
 
 

@@ -232,7 +232,7 @@ def test_an_invalid_source_is_named(tmp_path: Path, text: str | None, message: s
 
 def test_target_that_cannot_be_written(tmp_path: Path) -> None:
     """A target that cannot be written is named."""
-    with pytest.raises(ConfigError, match=r"out\.yml: No such file or directory"):
+    with pytest.raises(ConfigError, match=r"out\.yml: cannot be copied or written: No such file or directory"):
         write(SOURCE, tmp_path / "missing" / "out.yml", inbox=INBOX)
 
 
@@ -325,11 +325,11 @@ def test_a_change_of_an_incident_is_one_message(running: Running) -> None:
     running.post(DRIFT | {"endsAt": now()})
     running.post(alert("ModelAttemptsDrop", "warning", "business", model="digits"))
     _, mail = eventually(lambda: len(mails := received.mailed("ml-team@example.com")) == 2 and mails, CHANGE)
-    assert mail["Subject"].startswith("[warning] digits, 3 alerts, 1 over: ")
+    assert mail["Subject"].startswith("[warning] digits, 3 alerts, 1 resolved: ")
     assert [line.split(":")[0] for line in part(mail, "plain").splitlines() if re.match("[A-Z]+, ", line)] == [
         "WARNING, business",
         "WARNING, business",
-        "OVER, data",
+        "RESOLVED, data",
     ]
 
 
@@ -503,7 +503,7 @@ def test_alerts_without_annotations_and_large_groups(running: Running) -> None:
     assert bare["title"] == "[warning] Bare"
     assert grouped["title"] == grouped["fallback"] == "[warning] wide, 30 alerts: Many of wide"
     assert grouped["text"].count("*WARNING, data: ") == 10
-    assert "Only the first 10 are shown: 30 are firing and 0 are over." in grouped["text"]
+    assert "Only the first 10 are shown: 30 are firing and 0 are resolved." in grouped["text"]
     mails = eventually(lambda: len(mails := received.mailed("ml-team@example.com")) == 2 and mails)
     assert {len(re.findall("^WARNING", part(mail, "plain"), re.MULTILINE)) for mail in mails} == {1, 30}
     (mail,) = (mail for mail in mails if mail["Subject"] == grouped["title"])
@@ -520,8 +520,8 @@ def test_a_mail_of_many_alerts_is_bounded(running: Running) -> None:
     running.post(*(entry | {"endsAt": now()} for entry in features))
     _, over = eventually(lambda: len(mails := received.mailed("model-owners@example.com")) == 2 and mails, CHANGE)
     for mail, totals, shown in (
-        (firing, "501 are firing and 0 are over", {"CRITICAL": 50}),
-        (over, "0 are firing and 501 are over", {"OVER": 50}),
+        (firing, "501 are firing and 0 are resolved", {"CRITICAL": 50}),
+        (over, "0 are firing and 501 are resolved", {"RESOLVED": 50}),
     ):
         for kind in ("plain", "html"):
             content = part(mail, kind)

@@ -246,7 +246,7 @@ def test_one_incident_is_one_card(client: FlaskClient) -> None:
     client.post("/v1/notifications", json=notification(WATCHDOG, *alerts))
     answer = client.get("/").text
     page = Page(Answer(200, answer.encode()))
-    assert heading(answer) == "6 alerts firing"
+    assert heading(answer) == "2 incidents, 6 alerts"
     assert [name for name in classes(page, "article") if name.startswith("alert")] == [
         "alert critical",
         "alert warning",
@@ -286,7 +286,7 @@ def test_hostile_alerts_are_text(client: FlaskClient) -> None:
     answer = client.post("/v1/notifications", json=notification(WATCHDOG, future, *odd))
     assert answer.status_code == 200
     page = client.get("/").text
-    assert heading(page) == "5 alerts firing"
+    assert heading(page) == "2 incidents, 5 alerts"
     assert "<script>alert" not in page
     assert "javascript:" not in page
     assert "began <time" in page and ">just now</time>" in page
@@ -342,7 +342,7 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         url = program.url
         write_config(tmp_path, {**CONFIG, "prometheus_url": url})
         assert served.post("/-/reload", b"").status == 200
-        page = eventually(lambda: when(served, "1 alert firing, 2 pending"))
+        page = eventually(lambda: when(served, "1 incident, 1 alert, 2 pending"))
         assert "Prometheus does not scrape this exporter." in page
         assert "<span>not known</span>" in page
         served.post("/v1/notifications", notification(alert("A", "critical", "data")))
@@ -355,14 +355,14 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         assert "<span>critical, 1 pending</span>" in page
         assert re.search('<li class="pending"><b>Business</b>\\s*<span>no alert, 1 pending</span>', page)
         assert "KubeNodeNotReady" not in page
-        assert "1 alert firing, 2 pending" in served.get("/").text, "Prometheus is the truth"
+        assert "1 incident, 1 alert, 2 pending" in served.get("/").text, "Prometheus is the truth"
         served.post("/-/reload", b"")
         assert "Prometheus does not" not in served.get("/").text, "a reload does not make it another exporter"
         program.kill()
         page = eventually(lambda: when(served, "Prometheus does not respond."))
         assert "cannot be reached (Connection refused)" in page
         assert "What is shown is from its last response" in page
-        assert "1 alert firing, 2 pending" in page
+        assert "1 incident, 1 alert, 2 pending" in page
         (tmp_path / "rules.yml").write_text("groups: []\n")
         shutil.rmtree(tmp_path / "tsdb")
         program.start()
