@@ -239,22 +239,23 @@ class Columns:
 
 
 _field_values = operator.attrgetter(*FIELDS)
-_FORMULA = re.compile(r"'*[=+\-@＝＋－＠\t\r\n]").match  # Excel reads the full-width ones, too
+# Excel reads the full-width ones, too, and where commas are decimal separators, it takes semicolons to end a cell.
+_FORMULA = re.compile(r"(^|;)('*[=+\-@＝＋－＠\t\r\n])")
 
 
 def csv_cell(value: Any) -> Any:
     """Return a value as it is written to a cell.
 
-    Text that a spreadsheet would read as a formula gets an apostrophe before it, and so does text that starts with
-    apostrophes and then looks like a formula. To restore it, remove one apostrophe from text that starts with one or
-    more of them followed by ``=``, ``+``, ``-``, ``@`` or one of their full-width forms, a tab or a line end. Numbers
-    stay numbers; nested values become JSON text.
+    Text that a spreadsheet would read as a formula gets an apostrophe before it, also after a semicolon, and so does
+    text that starts with apostrophes and then looks like a formula. To restore it, remove one apostrophe where one or
+    more of them begin the text or follow a semicolon, before ``=``, ``+``, ``-``, ``@`` or one of their full-width
+    forms, a tab or a line end. Numbers stay numbers; nested values become JSON text.
 
-    >>> [csv_cell(value) for value in ("=1+1", "'=1", "＝1", "-", -1, True, None, [1, 2], "it's")]
-    ["'=1+1", "''=1", "'＝1", "'-", -1, 'true', None, '[1,2]', "it's"]
+    >>> [csv_cell(value) for value in ("=1+1", "'=1", "＝1", "-", "a;=1", -1, True, None, [1, 2], "it's")]
+    ["'=1+1", "''=1", "'＝1", "'-", "a;'=1", -1, 'true', None, '[1,2]', "it's"]
     """
     if isinstance(value, str):
-        return f"'{value}" if _FORMULA(value) else value
+        return _FORMULA.sub(r"\1'\2", value)
     if isinstance(value, bool):
         return "true" if value else "false"
     return msgspec.json.encode(value).decode() if isinstance(value, list | dict) else value

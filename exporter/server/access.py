@@ -7,6 +7,7 @@ import binascii
 import functools
 import hashlib
 import ipaddress
+import logging
 import re
 import ssl
 import threading
@@ -23,6 +24,8 @@ from exporter.config import load_yaml
 from exporter.errors import ConfigError
 from exporter.server.problem import Reply, problem
 from exporter.validation import any_of, convert, preview, suggestion
+
+log = logging.getLogger(__name__)
 
 SCOPES = ("feedback", "ingest", "notify", "read", "review")
 """The scopes of tokens."""
@@ -138,19 +141,34 @@ def check_tokens(document: Any, where: str, users: Iterable[str] = ()) -> Tokens
 
 _CACHED = 100  # valid credentials: bcrypt is slow by design, and every scrape would have to wait for it
 _HASH = re.compile(r"\$2[abxy]\$(0[4-9]|[12]\d|3[01])\$([./A-Za-z0-9]{22})[./A-Za-z0-9]{31}")
+
+
+def _cost(hashed: str) -> int:
+    return int(hashed.split("$")[2])
+
+
+def _no_password(cost: int) -> str:
+    """Return a bcrypt hash that takes as long to check as others of this cost, and matches no password."""
+    return bcrypt.gensalt(cost).decode() + "." * 31
+
+
 _UNSUPPORTED = {
     "tls_server_config.cert": "name a cert_file instead",
     "tls_server_config.key": "name a key_file instead",
     "tls_server_config.client_ca": "name a client_ca_file instead",
     "tls_server_config.client_allowed_sans": "every certificate of client_ca_file is accepted",
-    "tls_server_config.max_version": "TLS13 is the newest supported version",
     "tls_server_config.cipher_suites": "the server chooses safe ones",
-    "tls_server_config.prefer_server_cipher_suites": "the server chooses safe ones",
-    "tls_server_config.curve_preferences": "the server chooses safe ones",
-    "http_server_config": "the server speaks HTTP/1.1 and sets its headers itself",
+    "http_server_config.headers": "the server sets its headers itself",
     "rate_limit": "the queue refuses requests when it is full",
 }
 """Keys of the format that are not supported, and what applies instead."""
+_IGNORED = {
+    "tls_server_config.max_version": "TLS13 is the newest version",
+    "tls_server_config.prefer_server_cipher_suites": "the server chooses safe ones",
+    "tls_server_config.curve_preferences": "the server chooses safe ones",
+    "http_server_config": "the server speaks HTTP/1.1",
+}
+"""Keys of the format that are ignored, which weakens nothing, and what applies instead."""
 _FILES = ("cert_file", "key_file", "client_ca_file")
 _CHOICES = {"client_auth_type": ("NoClientCert", "RequireAndVerifyClientCert"), "min_version": ("TLS12", "TLS13")}
 
@@ -214,9 +232,9 @@ class WebConfig:
         self.tokens = tokens
         with self._lock:
             self._valid = OrderedDict(item for item in self._valid.items() if item[1].name in kept)
-        # Checked for unknown users, so that they take as long as known ones: same cost, and no password matches.
-        cost = max((int(hashed.split("$")[2]) for hashed in self.users.values()), default=10)
-        self._unknown_user_hash = bcrypt.gensalt(cost) + b"." * 31
+        # The cost of every user, also of unknown ones, so that none takes less time than another.
+        self._cost = max(map(_cost, self.users.values()), default=10)
+        self._unknown_user_hash = _no_password(self._cost)
 
     @property
     def guarded(self) -> bool:
@@ -281,7 +299,9 @@ class WebConfig:
         name = user.decode("utf-8", "replace")
         hashed = users.get(name)
         with self._hashing:  # one at a time: wrong passwords must not occupy every processor
-            matches = bcrypt.checkpw(password, hashed.encode() if hashed else self._unknown_user_hash)
+            matches = bcrypt.checkpw(password, (hashed or self._unknown_user_hash).encode())
+            for cost in range(_cost(hashed) if hashed else self._cost, self._cost):  # 2ⁿ + 2ⁿ + 2ⁿ⁺¹ + … rounds
+                bcrypt.checkpw(password, _no_password(cost).encode())
         if not (matches and hashed):
             return None
         caller = password_user(name)
@@ -333,12 +353,17 @@ def load(path: Path | None, token_file: Path | None = None, open_metrics: bool =
 
 def _read(path: Path) -> tuple[TlsConfig | None, dict[str, str]]:
     raw = load_yaml(path)
-    for key, instead in _UNSUPPORTED.items():
-        value = raw
-        for step in key.split("."):
-            value = value.get(step) if isinstance(value, dict) else None
-        if value is not None:
+    for key, instead in (_UNSUPPORTED | _IGNORED).items():
+        *parents, name = key.split(".")
+        section = raw
+        for step in parents:
+            section = section.get(step) if isinstance(section, dict) else None
+        if not isinstance(section, dict) or section.get(name) is None:
+            continue
+        if key in _UNSUPPORTED:
             raise ConfigError(f"{path}: {key}: is not supported here; {instead}")
+        del section[name]
+        log.warning("%s: %s is ignored: %s", path, key, instead)
     document = convert({} if raw is None else raw, _Document, str(path), quoted=False)
     users = {user: _hash(path, user, hashed) for user, hashed in (document.basic_auth_users or {}).items()}
     return _tls(path, document.tls_server_config) if document.tls_server_config else None, users

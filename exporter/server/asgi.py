@@ -251,7 +251,7 @@ async def respond(request: Request, reply: Reply, send: Send) -> None:
     """Send a response; what is left of the request is read, or the connection closed."""
     if not request.received and request.reusable:
         await request.discard()
-    headers = _encode(reply.headers)
+    headers = _encode(request, reply.headers)
     if reply.content_type:
         headers.append((b"content-type", reply.content_type.encode("latin-1")))
     bare = reply.status in {204, 304}
@@ -311,7 +311,7 @@ async def stream(
     """
     disconnected = asyncio.create_task(request.disconnected())
     try:
-        headers = _encode(streamed.headers)
+        headers = _encode(request, streamed.headers)
         await send({"type": "http.response.start", "status": streamed.status, "headers": headers})
         chunk: bytes | None = streamed.first
         while chunk is not None:
@@ -334,8 +334,11 @@ async def stream(
             await step(streamed.close)
 
 
-def _encode(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+def _encode(request: Request, headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    if request.caller and all(name != b"cache-control" for name, _ in encoded):
+        encoded.append((b"cache-control", b"no-store"))  # what needs a login is not kept by browsers and proxies
+    return encoded
 
 
 STREAMED = "exporter.streamed"

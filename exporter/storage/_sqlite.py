@@ -62,9 +62,11 @@ PARTS = ("", "-wal", "-shm")
 
 
 def open_engine(address: sa.URL, _password_file: str | None, _seconds: float) -> sa.Engine:
-    """See `Backend`; the folder of the file is created."""
+    """See `Backend`; the folder of the file is created, and the file, which only its owner may read."""
     if address.database:
         Path(address.database).parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # it exists, or SQLite says why it cannot be created
+            os.close(os.open(address.database, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     engine = sa.create_engine(address, connect_args={"timeout": LOCK_SECONDS, "check_same_thread": False})
 
     @sa.event.listens_for(engine, "connect")

@@ -237,9 +237,9 @@ def make_id() -> str:
 
 
 MAX_AHEAD = timedelta(minutes=5)
-"""How far the time of a label may be ahead of the exporter's clock: clocks differ."""
+"""How far the time of a label or a prediction may be ahead of the exporter's clock: clocks differ."""
 MAX_TIME_OFF = timedelta(days=1)
-"""Distance of a prediction's time from the exporter's clock above which one of the two is probably wrong."""
+"""Age of a prediction above which its time or the exporter's clock is probably wrong."""
 _MEANT = {
     "data": "inputs",
     "duration": "duration_seconds",
@@ -279,10 +279,14 @@ def time_off(events: Sequence[Prediction]) -> str | None:
     for event in (events[0], events[-1]):
         if event.time is not None:
             distance = datetime.now(UTC) - event.time
-            if abs(distance) > MAX_TIME_OFF:
+            if not -MAX_AHEAD <= distance <= MAX_TIME_OFF:
                 side = "before" if distance > timedelta() else "after"
-                detail = f"{abs(distance).days} days {side} the exporter's clock"
-                return f"a prediction of {preview(event.model)} has a time {detail}; is the client's clock right?"
+                off = abs(distance)
+                detail = (
+                    f"{f'{off.days} days' if off.days else f'{off.seconds // 60} minutes'} {side} the exporter's clock"
+                )
+                question = "are the client's clock and time zone right?"
+                return f"a prediction of {preview(event.model)} has a time {detail}; {question}"
     return None
 
 

@@ -118,6 +118,14 @@ def test_a_401_names_the_ways_to_authenticate(server: Served) -> None:
     assert server.post("/v1/predictions", PREDICTION).json["detail"] == required
 
 
+def test_answers_behind_a_login_are_not_kept(server: Served, shared: Served) -> None:
+    """Browsers and proxies store neither pages nor data; files that hold nothing of the models are checked again."""
+    for path in ("/", "/metrics", "/v1/corrections", "/v1/dataset?model=credit"):
+        assert server.get(path, Authorization=token("read")).headers["Cache-Control"] == "no-store"
+    assert server.get("/static/style.css", Authorization=token("read")).headers["Cache-Control"] == "no-cache"
+    assert shared.get("/metrics").headers["Cache-Control"] is None
+
+
 def test_a_flood_without_credentials_is_answered_slowly(server: Served) -> None:
     """Requests behind one another on a connection wait a moment each for their 401."""
     started = time.monotonic()

@@ -134,7 +134,7 @@ def test_a_token_is_named(tmp_path: Path) -> None:
 
 
 def test_doubtful_predictions_are_accepted_and_logged_once(served: Served) -> None:
-    """An unknown member and a time a day off are counted, and told once; the response suggests the member."""
+    """An unknown member and a time a day ago or ahead are counted, and told once; the response suggests the member."""
     clear = {"accepted": 1, "rejected": []}
     features = {"model": "credit", "features": {"age": 41}}
     warning = {"pointer": "/features", "detail": 'is not known and is ignored; did you mean "inputs"?'}
@@ -142,12 +142,12 @@ def test_doubtful_predictions_are_accepted_and_logged_once(served: Served) -> No
         answer = served.post("/v1/predictions", features)
         assert (answer.status, answer.json) == (202, {**clear, "warnings": [warning]})
     assert served.post("/v1/predictions", {"model": "credit", "trace": "x"}).json == clear
-    for hours in (-25, 25, 1, -1):
+    for hours in (-25, 25, 1, -1, 0):
         moment = (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
         assert served.post("/v1/predictions", {"model": "credit", "time": moment}).json == clear
     samples = served.samples("model_exporter_event_warnings_total")
     assert samples == {
-        'model_exporter_event_warnings_total{reason="time_off"}': 2,
+        'model_exporter_event_warnings_total{reason="time_off"}': 3,
         'model_exporter_event_warnings_total{reason="unknown_member"}': 4,
     }
     lines = [line for line in served.log.read_text().splitlines() if "once for each client" in line]

@@ -78,8 +78,8 @@ BAD = [
         'basic_auth_users.17: expected a string as the user\'s name; write it in quotes: "17"',
     ),
     (
-        "http_server_config: {http2: true}",
-        "http_server_config: is not supported here; the server speaks HTTP/1.1 and sets its headers itself",
+        "http_server_config: {http2: true, headers: {X-Frame-Options: deny}}",
+        "http_server_config.headers: is not supported here; the server sets its headers itself",
     ),
     (
         "rate_limit: {interval: 1s, burst: 1}",
@@ -156,6 +156,16 @@ def test_refused(folder: Path, text: str, message: str) -> None:
     assert str(caught.value) == f"{folder / 'web.yml'}: {message.replace('FOLDER', str(folder))}"
 
 
+def test_what_weakens_nothing_is_ignored_with_a_warning(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Other keys of exporter-toolkit's format do not stop the start."""
+    web = load(folder, f"http_server_config: {{http2: true}}\ntls_server_config: {{{GOOD}, max_version: TLS13}}")
+    assert web.tls
+    assert caplog.messages == [
+        f"{folder / 'web.yml'}: tls_server_config.max_version is ignored: TLS13 is the newest version",
+        f"{folder / 'web.yml'}: http_server_config is ignored: the server speaks HTTP/1.1",
+    ]
+
+
 def test_paths_are_relative_to_the_file(folder: Path, tmp_path: Path) -> None:
     """Paths are relative to the folder that the file is named in, also where it is a link to elsewhere."""
     (tmp_path / "real.yml").write_text(f"tls_server_config: {{{GOOD}, min_version: TLS13}}")
@@ -211,15 +221,16 @@ def test_authenticated(web: WebConfig, header: str | None, right: bool) -> None:
 
 
 def test_an_unknown_user_takes_as_long_as_a_known_one() -> None:
-    """The hash that is checked for unknown users has the cost of the users' hashes."""
-    web = WebConfig(users={"alice": hashed("a", 10)})
+    """A password takes as long to check for every user, whatever the cost of its hash, and for unknown users."""
+    web = WebConfig(users={"alice": hashed("a", 10), "bob": hashed("b", 5)})
 
     def seconds(user: str) -> float:
         began = time.thread_time()
         assert not web.authenticated(basic(user, "wrong"))
         return time.thread_time() - began
 
-    assert min(seconds("nobody") for _ in range(3)) == pytest.approx(min(seconds("alice") for _ in range(3)), rel=0.5)
+    for user in ("nobody", "bob"):
+        assert min(seconds(user) for _ in range(3)) == pytest.approx(min(seconds("alice") for _ in range(3)), rel=0.5)
     assert not web.remembered(basic("alice", "a"))
     assert web.authenticated(basic("alice", "a"))
     assert web.remembered(basic("alice", "a"))

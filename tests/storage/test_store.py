@@ -353,6 +353,13 @@ def test_inputs_are_compressed_and_read_as_they_were_sent(database: str, start: 
     assert found == [texts[3].decode(), texts[999].decode()]
 
 
+def test_only_the_owner_reads_the_file(tmp_path: Path, start: Callable[..., Exporter]) -> None:
+    """The database and the files beside it that hold its data hold what users sent."""
+    start(f"sqlite:///{tmp_path / 'new' / 'store.db'}").predict("a")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").glob("store.db*")}
+    assert {modes[f"store.db{part}"] for part in ("", "-wal", "-shm")} == {0o600}
+
+
 def test_a_database_error_does_not_show_the_password(postgres: Postgres) -> None:
     """The error of the profile command names the database, and no secret."""
     url = postgres.url().replace("postgres@", f"{GUARDED}:secret@")
