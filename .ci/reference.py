@@ -29,13 +29,18 @@ from exporter.monitoring.shadow_answers import MAX_REQUESTS  # noqa: E402
 from exporter.profiles import bins, profile  # noqa: E402
 from exporter.server import alerts, asgi, connections, ingest, pipeline  # noqa: E402
 from exporter.server.api import schemas  # noqa: E402
-from exporter.server.routes import ROUTES, document  # noqa: E402
+from exporter.server.routes import ROUTES, SMALL_BODY, document  # noqa: E402
 from exporter.slices import MAX_LIMIT  # noqa: E402
 from exporter.wire import cloudevents, events, formats, otlp  # noqa: E402
 
 _MIB = 2**20
 LIMITS = (
-    ("body of a request", formats.MAX_BODY, "413"),
+    ("body of a request with predictions, feedback, labels or events", formats.MAX_BODY, "413"),
+    ("any other body of a request", SMALL_BODY, "413"),
+    ("objects in a body", f"{events.MAX_OBJECTS:,}", "413"),
+    ("memory that the inputs of an event, or a body of another server, take decoded", events.MAX_DECODED, "413"),
+    ("an event in an array in which others are not valid", f"{events.WHOLE_EVENT:,} characters", "413"),
+    ("compressed bodies in a request, unpacked, together", formats.MAX_UNPACKED, "413"),
     ("head of a request", connections.MAX_HEAD, "431"),
     ("events that wait in the queue", f"{pipeline.QUEUE_BYTES // _MIB} MiB, and `queue.capacity`", "503"),
     ("large bodies that arrive at the same time, together", asgi.INFLIGHT_BYTES, "503"),
@@ -64,6 +69,7 @@ LIMITS = (
         "the oldest is counted as unpaired",
     ),
     ("pixels of an image", f"{MAX_PIXELS:,}", "the value is invalid"),
+    ("pixels of image files that are decoded in a second", f"{pipeline.PIXELS:,}", "the value is invalid"),
     ("components of an embedding", f"{MAX_DIMENSION:,}", "the value is invalid"),
     ("characters of a text that features are computed from", f"{MAX_CHARACTERS:,}", "the rest is not read"),
     ("categories of a column in a profile", f"{bins.MAX_CATEGORIES:,}", "counted in a second pass"),

@@ -7,7 +7,8 @@ import io
 import itertools
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,8 @@ FILE_PREFIXES = ("data:image/", "iVBORw0KGgo", "/9j/", "UklGR")
 """First characters of an image file in base64, with a ``data:`` prefix or without."""
 IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError, struct.error, zlib.error)
 """What Pillow raises for a file that is not a valid image."""
+admit: ContextVar[Callable[[int], bool]] = ContextVar("admit", default=lambda pixels: True)  # noqa: ARG005
+"""Returns whether so many pixels of an image file may be decoded in this context now; the image is invalid if not."""
 _PENDING_PIXELS = 4_000_000  # bounds memory: a small file can hold many pixels, and a batch many files
 _ROWS = 64
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
@@ -166,13 +169,16 @@ def encoded_pixels(value: Any) -> int:
 def _decode_file(value: str | bytes) -> Floats | None:
     try:
         with open_image(value) as image:
+            if not admit.get()(image.width * image.height):
+                return None
+            dtype = np.float64 if image.width * image.height <= _PENDING_PIXELS else np.float32  # half the memory
             if image.mode in {"1", "L", "LA", "I", "I;16", "F"}:
-                return np.asarray(image if image.mode in {"I", "I;16", "F"} else image.convert("L"), dtype=np.float64)
+                return np.asarray(image if image.mode in {"I", "I;16", "F"} else image.convert("L"), dtype=dtype)
             colour = np.asarray(image.convert("RGB"))
     except IMAGE_ERRORS:
         return None
     # As nested arrays are: Pillow's own luma is rounded to whole numbers.
-    grey = np.empty(colour.shape[:2])
+    grey = np.empty(colour.shape[:2], dtype)
     for start in range(0, len(grey), _ROWS):  # all at once, the product would take three times the memory of the result
         grey[start : start + _ROWS] = colour[start : start + _ROWS].astype(np.float64) @ _LUMA
     return grey

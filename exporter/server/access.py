@@ -36,12 +36,12 @@ _SHA256 = re.compile(r"[0-9a-f]{64}", re.IGNORECASE)
 
 
 class Bucket:
-    """The rate limit of a token, a token bucket that holds the requests of one second.
+    """A rate limit: a token bucket that holds what is admitted in one second.
 
     Parameters
     ----------
     rate
-        Requests a second.
+        Requests, or whatever else is counted, a second.
     """
 
     def __init__(self, rate: float) -> None:
@@ -49,8 +49,8 @@ class Bucket:
         self._available = max(rate, 1.0)
         self._last = 0.0
 
-    def take(self, now: float) -> float:
-        """Take one request from the bucket; return the seconds to wait if it is empty, otherwise 0.
+    def take(self, now: float, amount: int = 1) -> float:
+        """Take one request from the bucket, or another amount; return the seconds to wait if it has less, otherwise 0.
 
         >>> bucket = Bucket(2)
         >>> [bucket.take(now) for now in (10.0, 10.0, 10.0, 10.5, 10.5)]
@@ -58,9 +58,9 @@ class Bucket:
         """
         self._available = min(self._available + (now - self._last) * self.rate, max(self.rate, 1.0))
         self._last = now
-        if self._available < 1:
-            return (1 - self._available) / self.rate
-        self._available -= 1
+        if self._available < amount:
+            return (amount - self._available) / self.rate
+        self._available -= amount
         return 0.0
 
 

@@ -26,7 +26,7 @@ from exporter.errors import EventError, QueueFullError, StoreError
 from exporter.server.access import OPEN, SAFE, Caller, WebConfig, cross_origin_error, is_own_host, scope_error
 from exporter.server.api.schemas import parse_ids
 from exporter.server.application import Exporter, healthy, metrics, ready
-from exporter.server.ingest import NDJSON, ONE_ACCEPTED, set_client
+from exporter.server.ingest import LARGE_BODY, NDJSON, ONE_ACCEPTED, set_client
 from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.routes import OTHER, ROUTES, Route, find
 from exporter.validation import preview
@@ -40,7 +40,7 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-INFLIGHT_BYTES = 128 * 2**20
+INFLIGHT_BYTES = 64 * 2**20
 """Bytes of large bodies being received or worked on at a time."""
 SMALL_BODY = 16 * 1024
 """Bytes up to which a body does not count there: one on each connection is as much as the bound of all others."""
@@ -525,8 +525,6 @@ def _stream(chunks: Any, status: int, headers: list[tuple[str, str]]) -> Reply |
         raise
 
 
-LARGE_BODY = 512 * 1024
-"""Bytes from which a body is decoded in a thread: the loop must not wait for it."""
 BACKPRESSURE_SECONDS = 0.005
 """Time that a client waits longer for its answer, for each 16 KiB of body, while the queue is more than half full."""
 MAX_HOST = 300

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -243,6 +244,10 @@ MAX_FEEDBACK = 1000
 """Feedback objects in one request. They are on disk before the response, and other requests wait meanwhile."""
 MAX_LABELS = 10_000
 """Labels in one request."""
+LARGE_BODY = 512 * 1024
+"""Bytes from which a body of predictions is decoded in a thread: the loop must not wait for it."""
+TURN_BODY = 64 * 1024
+"""Bytes from which any other body waits for its turn to be decoded: decoded, it takes many times its size."""
 CHUNK = 2_000
 """Labels in one transaction: few enough that feedback does not wait long."""
 _RETRY = (("Retry-After", "1"),)
@@ -274,8 +279,6 @@ class Ingest:
 
     Attributes
     ----------
-    large_body
-        Held while a large body of another server's format is decoded.
     served_last
         The version that served a model last, by route and model.
     """
@@ -290,7 +293,7 @@ class Ingest:
     ) -> None:
         self._pipeline, self._store, self._telemetry = pipeline, store, telemetry
         self._client_log, self._idempotency = client_log, idempotency
-        self.large_body, self.served_last = threading.Lock(), dict[tuple[str, str], str]()
+        self._large_body, self.served_last = threading.Lock(), dict[tuple[str, str], str]()
         self._predictions = wire.Decoder(
             wire.Prediction, lambda events: wire.check_predictions(pipeline.monitors.models, events)
         )
@@ -300,6 +303,10 @@ class Ingest:
         )
         self._labels = wire.Decoder(wire.LabelEvent, lambda items: wire.check_labels(pipeline.monitors.models, items))
         self._accepted_counter = functools.cache(telemetry.events.labels)
+
+    def turn(self, size: int, least: int = TURN_BODY) -> AbstractContextManager[Any]:
+        """Return what is held while a body is decoded: of those above ``least`` bytes, one is decoded at a time."""
+        return self._large_body if size > least else nullcontext()
 
     def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> problems.Reply:
         """Queue the predictions in a body (``POST /v1/predictions``).
@@ -320,7 +327,8 @@ class Ingest:
             return previous
         try:
             self._pipeline.check_capacity()
-            events, rejected, unknown = self._predictions.decode(body, lines)
+            with self.turn(len(body), LARGE_BODY):
+                events, rejected, unknown = self._predictions.decode(body, lines)
             if not events and not rejected:
                 return _no_events()
             reply = self.submit("predictions", events, rejected, len(body), many=lines or is_array(body), ids=ids)
@@ -412,6 +420,10 @@ class Ingest:
     def _decode_feedback(self, body: bytes, key: str | None) -> problems.Reply | _FeedbackRequest:
         if key is not None:
             check_key(key)
+        with self.turn(len(body)):
+            return self._read_feedback(body)
+
+    def _read_feedback(self, body: bytes) -> problems.Reply | _FeedbackRequest:
         items, rejected, _ = self._feedback.decode(body)
         many = is_array(body)
         self._client_log.reject_events(rejected)
@@ -448,7 +460,8 @@ class Ingest:
 
     def _count_events(self, body: bytes) -> problems.Reply:
         try:
-            events, rejected, _ = self._events.decode(body)
+            with self.turn(len(body)):
+                events, rejected, _ = self._events.decode(body)
         except EventError as error:
             return self.refusal(error)
         self._client_log.reject_events(rejected)
@@ -476,7 +489,8 @@ class Ingest:
 
     def _record_labels(self, body: bytes, lines: bool) -> problems.Reply:
         try:
-            items, refused, _ = self._labels.decode(body, lines)
+            with self.turn(len(body)):
+                items, refused, _ = self._labels.decode(body, lines)
             if not items and not refused:
                 raise EventError("", "the body has no labels", "malformed")
             if len(items) > MAX_LABELS:

@@ -16,12 +16,14 @@ import msgspec
 
 from exporter.config import Config
 from exporter.errors import QueueFullError
+from exporter.features import image
 from exporter.features.json_inputs import escape_prefix, escape_prefixes, pack_inputs, remove_inputs
 from exporter.metrics.exposition import ExporterMetrics
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shadow_answers import ShadowAnswers
 from exporter.profiles.profile import image_inputs
+from exporter.server.access import Bucket
 from exporter.slices.population import BLOCK_SECONDS, BinRecorder
 from exporter.storage import InputsPolicy, Store
 from exporter.wire.batch import Batch
@@ -29,11 +31,14 @@ from exporter.wire.events import Prediction
 
 log = logging.getLogger(__name__)
 
-QUEUE_BYTES = 128 * 2**20
+QUEUE_BYTES = 64 * 2**20
 """Bytes of request bodies that may be queued."""
 MIN_IMAGE_BYTES = 1024
 """Images become PNG in the store if the JSON of their inputs has at least so many bytes; else PNG saves no space."""
+PIXELS = 20_000_000
+"""Pixels of image files that are decoded in a second; an image beyond them is invalid."""
 _BATCH = 5000
+_BATCH_BYTES = 4 * 2**20  # of inputs, which take many times their size decoded
 _FLUSH_SECONDS = 15.0
 _GATHER_SECONDS = 0.01  # a short wait makes batches that numpy processes efficiently
 
@@ -167,6 +172,8 @@ class Pipeline:
             log.error("accepted events that were not counted before the exporter stopped: %d", lost)
 
     def _run(self) -> None:
+        bucket = Bucket(PIXELS)
+        image.admit.set(lambda pixels: not bucket.take(time.monotonic(), pixels))
         while not (self._closing and not self._queue):
             self._wake.wait(_FLUSH_SECONDS)
             self._wake.clear()
@@ -181,13 +188,13 @@ class Pipeline:
     def _count_batch(self) -> None:
         batch: list[Prediction] = []
         size = 0
-        while self._queue and len(batch) < _BATCH:
+        while self._queue and len(batch) < _BATCH and size < _BATCH_BYTES:
             events, length = self._queue.popleft()
             batch += events
             size += length
         try:
-            for start in range(0, len(batch), _BATCH):
-                self._count(batch[start : start + _BATCH])
+            for part in _parts(batch, size):
+                self._count(part)
         except Exception:  # if this thread ended, nothing would be counted any more
             self._telemetry.dropped.inc(len(batch))
             log.exception("events were lost")
@@ -241,6 +248,18 @@ class Pipeline:
     def _compare(self, batch: Batch, now: float, received: float) -> None:
         with _logged("answers of two versions are not compared"):
             self.shadow.add(batch, now, received)
+
+
+def _parts(events: Sequence[Prediction], size: int) -> Iterator[Sequence[Prediction]]:
+    """Yield events in parts of at most `_BATCH`, with `_BATCH_BYTES` of inputs or a single one; all have ``size``."""
+    start = held = 0
+    for index, event in enumerate(events if size > _BATCH_BYTES else ()):
+        length = len(memoryview(event.inputs))
+        held += length
+        if index > start and (held > _BATCH_BYTES or index - start == _BATCH):
+            yield events[start:index]
+            start, held = index, length
+    yield from (events[first : first + _BATCH] for first in range(start, len(events), _BATCH))
 
 
 def _read(config: Config, monitor: ModelMonitor, events: Sequence[Prediction], received: float) -> Batch:

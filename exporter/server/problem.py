@@ -78,7 +78,8 @@ def events_problem(rejected: list[RejectedEvent], many: bool) -> Reply:
         {"pointer": f"/{event.index}{event.pointer}" if many else event.pointer, "detail": event.detail}
         for event in rejected[:MAX_ERRORS]
     ]
-    return problem(400, f"{_count(len(rejected))}{_with_pointer(**errors[0])}", errors)
+    status = 413 if rejected[0].reason == "too_large" else 400
+    return problem(status, f"{_count(len(rejected))}{_with_pointer(**errors[0])}", errors)
 
 
 def rejected_document(rejected: Sequence[RejectedEvent]) -> list[dict[str, object]]:

@@ -145,6 +145,8 @@ class Route(NamedTuple):
     rule: str = "other"
 
 
+SMALL_BODY = 2**20
+"""Bytes of a body that brings neither predictions nor labels."""
 _TASKS = list[dict[str, Any]]
 _FILES: Media = {form.content_type.partition(";")[0]: None for form in FORMATS.values()} | {JSON: _TASKS}
 _HTML_PAGE: dict[int, Any] = {200: {HTML: None}}
@@ -295,7 +297,12 @@ ROUTES: dict[str, Route] = {
     "GET /openapi.json": Route("routes:openapi", {200: dict[str, Any]}),
 }
 """By method and Flask's rule. A test compares the table with the routes of the application."""
-ROUTES = {key: route._replace(rule=key.partition(" ")[2]) for key, route in ROUTES.items()}
+ROUTES = {
+    key: route._replace(
+        rule=key.partition(" ")[2], max_body=MAX_BODY if route.scope in {"ingest", "feedback"} else SMALL_BODY
+    )
+    for key, route in ROUTES.items()
+}
 OTHER = Route("", {}, scope=None)
 """The route of requests that have none, or were refused before it was looked for."""
 STATIC = Route("", {})

@@ -29,6 +29,14 @@ MAX_ID, MAX_LABEL = 128, 100_000
 """Longest identifier, and longest prediction or label, in characters."""
 NO_EVENTS = "the body has no events"
 """What is wrong with an empty array, and with NDJSON without a line."""
+MAX_OBJECTS = 1_000_000
+"""Objects in one body."""
+MAX_DECODED = 64 * 2**20
+"""Bytes that one event, or a body of another server's format, takes decoded; see `check_size`."""
+LARGE_EVENT = 2**20
+"""Bytes of JSON up to which an event is not measured: decoded, it takes less than that."""
+WHOLE_EVENT = 4 * 2**20
+"""Characters of an event in an array that has others which are not valid."""
 MAX_REJECTED = 1000
 """Most rejected events of a request that are explained; the rest of the request is then ignored."""
 MAX_COMPARED = 1000
@@ -231,6 +239,21 @@ def check_predictions(models: Collection[str], events: Sequence[Prediction]) -> 
         raise EventError("/id", detail, "missing_field")
 
 
+def check_size(text: bytes, pointer: str = "") -> None:
+    """Refuse JSON that takes too much memory decoded, by the number of its arrays, objects, values and strings.
+
+    Raises
+    ------
+    EventError
+        When it may take more than `MAX_DECODED`.
+    """
+    size = 80 * (text.count(b"[") + text.count(b"{")) + 32 * text.count(b",") + 25 * text.count(b'"')
+    if size > MAX_DECODED:
+        detail = f"takes about {size >> 20} MiB of memory decoded, {MAX_DECODED >> 20} MiB are the most"
+        detail = detail if pointer else f"the JSON {detail}"
+        raise EventError(pointer, detail, "too_large")
+
+
 def make_id() -> str:
     """Return a unique identifier; later ones are greater."""
     return f"{time.time_ns() // 1_000_000:011x}-{_process}-{next(_serial):08x}"
@@ -423,8 +446,11 @@ class Decoder(Generic[_Event]):
         Raises
         ------
         EventError
-            When the body starts like an array, but is not JSON. A single object that is not JSON is a rejected event.
+            When the body starts like an array, but is not JSON, or has more than `MAX_OBJECTS`. A single object that
+            is not JSON is a rejected event.
         """
+        if len(body) > LARGE_EVENT and body.count(b"{") > MAX_OBJECTS:
+            raise EventError("", f"the body has more than {MAX_OBJECTS:,} objects", "too_large")
         body = body.removeprefix(b"\xef\xbb\xbf")
         try:
             if lines:
@@ -456,6 +482,8 @@ class Decoder(Generic[_Event]):
                 if view and view[0] not in b"{n":
                     detail = f"expected an object with one member for each feature, got {_kind(bytes(view[:1]))}"
                     raise EventError("/inputs", detail, "wrong_type")
+                if len(view) > LARGE_EVENT:
+                    check_size(bytes(view), "/inputs")
         check_names(events, self._names)
         if self._has_time:
             check_times(events)
@@ -483,6 +511,7 @@ class Decoder(Generic[_Event]):
         try:
             return self._read(lambda one, _: one.decode(text))
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            check_size(text)
             document = _lenient(text)
         label = document.get("label") if self._has_label and isinstance(document, dict) else None
         if isinstance(label, float) and math.isinf(label):  # as a string, it would count as a class
@@ -534,18 +563,31 @@ def _lines(body: bytes) -> Iterator[bytes]:
 
 
 def _items(body: bytes) -> Iterator[bytes]:
-    """Yield the elements of an array, or the only document, one at a time: a hostile body takes no more memory."""
+    """Yield the elements of an array, or the only document, one at a time: a hostile body takes no more memory.
+
+    Raises
+    ------
+    EventError
+        When the array is not JSON, or an element has more than `WHOLE_EVENT` characters.
+    """
     text = body.decode("utf-8", "replace").strip()
     if text[:1] != "[":
         yield text.encode()
         return
     position = _skip_space(text, 1)
     more = text[position : position + 1] != "]"
+    head = text[:WHOLE_EVENT]
     while more:
         try:
-            _, end = _SCANNER.raw_decode(text, position)
+            _, end = _SCANNER.raw_decode(head, position)
         except (ValueError, RecursionError) as error:
-            raise _malformed(error) from None
+            if len(head) == len(text):
+                raise _malformed(error) from None
+            if len(head) == position + WHOLE_EVENT:
+                detail = f"the event at character {position} has more than {WHOLE_EVENT:,} characters, or is not JSON"
+                raise EventError("", detail, "too_large") from None
+            head = text[: position + WHOLE_EVENT]
+            continue
         yield text[position:end].encode()
         position = _skip_space(text, end)
         more = text[position : position + 1] == ","

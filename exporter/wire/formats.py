@@ -10,6 +10,7 @@ import math
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import msgspec
@@ -18,19 +19,21 @@ import numpy as np
 from exporter.errors import EventError
 from exporter.features.json_inputs import parse_integer, sanitize
 from exporter.validation import explain, json_pointer, preview, suggestion
-from exporter.wire.events import NO_EVENTS
+from exporter.wire.events import NO_EVENTS, check_size
 
 MAX_BODY = 16 * 2**20
 """Bytes of a body, also decompressed."""
 MAX_ROWS = 50_000
 """Predictions in one body."""
-MAX_CONTAINERS = 2_000_000
-"""Arrays and objects in one body: decoded, small ones take much more memory than their JSON."""
+MAX_UNPACKED = 2 * MAX_BODY
+"""Bytes of all compressed bodies in one request, unpacked."""
 MAX_CELLS = 5_000_000
 """Values of a table whose rows are objects with different members."""
 
 _GZIP = b"\x1f\x8b"
 _SCANNER = json.JSONDecoder(parse_int=parse_integer)
+unpacked: ContextVar[int] = ContextVar("unpacked", default=0)
+"""Bytes that have been unpacked in this context."""
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
 
@@ -166,23 +169,12 @@ def decompress(body: bytes) -> bytes:
         result = decompressor.decompress(body, MAX_BODY + 1)
     except zlib.error:
         raise EventError("", "the body is not gzip", "malformed") from None
+    unpacked.set(unpacked.get() + len(result))
     if len(result) > MAX_BODY:
         raise EventError("", f"the body has more than {MAX_BODY} bytes decompressed", "too_large")
     if not decompressor.eof or decompressor.unused_data:
         raise EventError("", "the body is truncated gzip, or has data after it", "malformed")
     return result
-
-
-def check_size(text: bytes) -> None:
-    """Refuse JSON that would take much more memory decoded than encoded.
-
-    Raises
-    ------
-    EventError
-        When it may have more than `MAX_CONTAINERS`.
-    """
-    if text.count(b"[") + text.count(b"{") > MAX_CONTAINERS:
-        raise EventError("", f"the body has more than {MAX_CONTAINERS} arrays and objects", "too_large")
 
 
 def convert(value: Any, expected: type[_T], at: tuple[str | int, ...] = (), strict: bool = True) -> _T:

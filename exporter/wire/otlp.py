@@ -12,7 +12,8 @@ import msgspec
 
 from exporter.errors import EventError
 from exporter.features.json_inputs import parse_integer, sanitize
-from exporter.wire.formats import check_size, convert, decode_json
+from exporter.wire.events import check_size
+from exporter.wire.formats import convert, decode_json
 from exporter.wire.mapping import ConfiguredModel, Validated, encode_inputs, validate
 
 PROTOBUF = "application/x-protobuf"

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import struct
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 from PIL import Image
 from support.corrections import correct, queue
+from support.memory import bomb, peak
 from support.servers import CONFIG, Answer, Served, ask, serving, write_config
 
 from exporter.config import StoreConfig
@@ -176,25 +175,6 @@ def test_labels_that_cannot_be_read_are_left_out_of_datasets(server: Served, fol
     assert "is left out of the dataset: its label cannot be read" in server.log.read_text()
     assert all(answer.status == 200 for answer in decide_all(server, status="accepted", label="no"))
     assert len(server.get("/v1/dataset?model=credit").text.splitlines()) == 3
-
-
-def bomb(side: int) -> str:
-    """Base64 of a small PNG file with many black pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    packer = zlib.compressobj(9)
-    rows = b"".join([packer.compress(bytes(side + 1)) for _ in range(side)] + [packer.flush()])
-    head = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
-    file = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
-    return base64.b64encode(file).decode()
-
-
-def peak(server: Served) -> float:
-    """The most memory that the exporter ever had, in MiB."""
-    status = Path(f"/proc/{server.process.pid}/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def test_a_client_cannot_pretend_that_an_image_is_packed(server: Served, folder: Path) -> None:

@@ -10,7 +10,6 @@ import asyncio
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
 
 import msgspec
 from flask import request
@@ -33,7 +32,7 @@ from exporter.validation import any_of, preview
 from exporter.wire import cloudevents, mapping, otlp
 from exporter.wire.cloudevents import BATCH, LoggedMessage
 from exporter.wire.events import MAX_REJECTED, Prediction, RejectedEvent, check_model
-from exporter.wire.formats import MAX_ROWS, attempt, decompress
+from exporter.wire.formats import MAX_ROWS, MAX_UNPACKED, attempt, decompress, unpacked
 from exporter.wire.otlp import PROTOBUF, Signal
 
 SLICES_PARAMETERS = ("model", "version", "of", "since", "limit")
@@ -182,7 +181,6 @@ def reload(exporter: Exporter) -> Reply:
     return Reply(200, b"", content_type=application.TEXT)
 
 
-_LARGE = 2**20
 _GRPC_CODES = {400: 3, 413: 3, 415: 3, 503: 14}  # INVALID_ARGUMENT and UNAVAILABLE
 _INTERNAL = 13
 _FIRST_ERROR = 400
@@ -274,7 +272,7 @@ def _decode(
     exporter: Exporter, source: str, size: int, read: Callable[[], _Items], max_rejected: int | None = None
 ) -> mapping.Validated:
     """Return the predictions in a body; of large ones, one at a time: decoded, they take many times their size."""
-    with exporter.ingest.large_body if size > _LARGE else nullcontext():
+    with exporter.ingest.turn(size):
         accepted, rejected = _predictions(exporter, read(), max_rejected)
     _name_versions(exporter, source, accepted)
     return accepted, rejected
@@ -286,8 +284,9 @@ def _predictions(exporter: Exporter, items: _Items, max_rejected: int | None) ->
     Raises
     ------
     EventError
-        When there are more than `MAX_ROWS` predictions.
+        When there are more than `MAX_ROWS` predictions, or compressed bodies are too large together.
     """
+    unpacked.set(0)
     accepted: list[Prediction] = []
     rejected: list[RejectedEvent] = []
     names, models = (
@@ -308,6 +307,11 @@ def _predictions(exporter: Exporter, items: _Items, max_rejected: int | None) ->
             good, bad = item.predictions(model)
         except EventError as error:
             good, bad = [], [RejectedEvent.of(error)]
+        if unpacked.get() > MAX_UNPACKED:
+            detail = (
+                f"the compressed bodies have more than {MAX_UNPACKED} bytes together: send them in several requests"
+            )
+            raise EventError("", detail, "too_large")
         accepted += good
         rejected += [msgspec.structs.replace(row, index=index) for row in bad]
         if len(accepted) > MAX_ROWS:
