@@ -181,6 +181,7 @@ def reload(exporter: Exporter) -> Reply:
     return Reply(200, b"", content_type=application.TEXT)
 
 
+_SMALL = 4 * 1024  # compressed, it unpacks to 4 MiB at most
 _GRPC_CODES = {400: 3, 413: 3, 415: 3, 503: 14}  # INVALID_ARGUMENT and UNAVAILABLE
 _INTERNAL = 13
 _FIRST_ERROR = 400
@@ -272,7 +273,7 @@ def _decode(
     exporter: Exporter, source: str, size: int, read: Callable[[], _Items], max_rejected: int | None = None
 ) -> mapping.Validated:
     """Return the predictions in a body; of large ones, one at a time: decoded, they take many times their size."""
-    with exporter.ingest.turn(size):
+    with exporter.ingest.turn(size, _SMALL):
         accepted, rejected = _predictions(exporter, read(), max_rejected)
     _name_versions(exporter, source, accepted)
     return accepted, rejected
