@@ -254,14 +254,20 @@ def warnings(profile: Profile, sample: Mapping[str, Column], options: Options, i
             yield f"{truncate(name, 40) or 'a column without a name'}: {text}"
         elif name == options.confidence_column and (text := _confidence(name, _strings(values), profile)):
             yield f"{truncate(name, 40)}: {text}"
+    yield from _row_warnings(profile, sample, options)
+    yield from order_warnings(profile, warned)
+    if options.label_column:
+        yield from (f"{truncate(options.label_column, 40)}: {text}" for text in label_warnings(profile))
+
+
+def _row_warnings(profile: Profile, sample: Mapping[str, Column], options: Options) -> Iterator[str]:
+    if {"prediction_id", "user_label"} <= sample.keys():
+        yield "the rows are corrections, which are selected mistakes: profile the predictions of all traffic instead"
     if profile.rows < ROWS_PER_BIN * options.bins:
         fewer = profile.rows // ROWS_PER_BIN
         advice = f", or set --bins={fewer}" if fewer >= 2 else ""
         least = ROWS_PER_BIN * options.bins
         yield f"{profile.rows} rows are few for {options.bins} bins: profile at least {least}{advice}"
-    yield from order_warnings(profile, warned)
-    if options.label_column:
-        yield from (f"{truncate(options.label_column, 40)}: {text}" for text in label_warnings(profile))
 
 
 def _column(name: str, values: Column, profile: Profile, options: Options, is_csv: bool) -> str | None:

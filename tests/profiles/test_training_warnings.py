@@ -336,6 +336,21 @@ def test_labels_and_confidences_that_say_nothing(write: Write, profile: Profile,
             assert warning in found[0]
 
 
+def test_a_release_of_corrections_is_no_traffic(write: Write, profile: Profile) -> None:
+    """Its rows are known by the columns that only they have."""
+    columns = {
+        "age": ages(),
+        "prediction_id": [f"p-{row}" for row in range(ROWS)],
+        "user_label": ["a", "b"] * (ROWS // 2),
+    }
+    for suffix in FORMATS:
+        found = profile(write(columns, suffix))[1]
+        assert (
+            "the rows are corrections, which are selected mistakes: profile the predictions of all traffic instead"
+            in found
+        )
+
+
 def test_labels_need_a_confidence_and_the_type_of_the_prediction(write: Write, profile: Profile) -> None:
     """A classifier without a confidence cannot be estimated; texts are no labels of a regression."""
     rng = np.random.default_rng(0)
