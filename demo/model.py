@@ -106,7 +106,13 @@ def prepare(directory: Path) -> None:
         raise _cannot_write(directory, error) from None
 
 
-def train(directory: Path, version: str, images: Images, labels: npt.NDArray[np.int64]) -> None:
+def train(
+    directory: Path,
+    version: str,
+    images: Images,
+    labels: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float64] | None = None,
+) -> None:
     """Train a version, and write its classifier, its training data and their profile.
 
     Raises
@@ -119,7 +125,7 @@ def train(directory: Path, version: str, images: Images, labels: npt.NDArray[np.
     from sklearn.model_selection import cross_val_predict
 
     # The confidence of logistic regression is well calibrated: under 0.3% of its confident predictions are wrong.
-    classifier = LogisticRegression(max_iter=5000).fit(rows(images), labels)
+    classifier = LogisticRegression(max_iter=5000).fit(rows(images), labels, sample_weight=weights)
     # Cross-validated, so that predictions and confidences are like those for images that the model has not seen.
     probabilities = cross_val_predict(
         LogisticRegression(max_iter=5000), rows(images), labels, cv=5, method="predict_proba"

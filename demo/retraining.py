@@ -171,24 +171,30 @@ def _key(image: object) -> bytes:
         return b""
 
 
-def training_images(examples: list[dict[str, Any]]) -> tuple[model.Images, npt.NDArray[np.int64]]:
+def training_images(
+    directory: Path, examples: list[dict[str, Any]]
+) -> tuple[model.Images, npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Return what a release has to train on.
 
-    Each image counts once, however often users sent it. Those of teachers who are held back are left out: a version
-    cannot be evaluated on images that it was trained on.
+    Each image is in once, however often users sent it, with the weights of all its rows. Those of teachers who are held
+    back are left out: a version cannot be evaluated on images that it was trained on.
 
     Returns
     -------
     tuple
-        Images of shape ``(n, 8, 8)``, and their digits of shape ``(n,)``.
+        Images of shape ``(n, 8, 8)``, their digits of shape ``(n,)``, and their weights, of mean 1.
     """
-    by_image: dict[bytes, tuple[model.Images, int]] = {}
+    held_back = {_key(image) for light in (None, "shifted", "dark") for image in held_back_images(directory, light)[0]}
+    by_image: dict[bytes, tuple[model.Images, int, float]] = {}
     for example in examples:
         image = np.array((example["inputs"] or {}).get("image", ()), dtype=np.float64)
-        if image.shape == (8, 8) and example["user"] not in model.HELD_BACK and str(example["label"]).isdecimal():
-            by_image[image.tobytes()] = image, int(example["label"])
-    images = [image for image, _ in by_image.values()]
-    return np.array(images).reshape(-1, 8, 8), np.array([label for _, label in by_image.values()], dtype=np.int64)
+        key, user, label = _key(image), example["user"], str(example["label"])
+        if image.shape == (8, 8) and key not in held_back and user not in model.HELD_BACK and label.isdecimal():
+            weight = by_image[key][2] if key in by_image else 0.0
+            by_image[key] = image, int(label), weight + example["weight"]
+    images, labels, weights = zip(*by_image.values(), strict=True) if by_image else ((), (), ())
+    scale = len(weights) / (sum(weights) or 1.0)
+    return np.array(images).reshape(-1, 8, 8), np.array(labels, dtype=np.int64), np.array(weights) * scale
 
 
 def held_back_images(directory: Path, incident: str | None) -> tuple[model.Images, npt.NDArray[np.int64]]:
@@ -413,7 +419,7 @@ class Trainer:
         if release is None:
             raise StackError(f"the request has no release: no correction of {model.NAME} is accepted")
         examples = download(self._exporter, release)
-        images, labels = training_images(examples)
+        images, labels, weights = training_images(self._directory, examples)
         teachers = ", ".join(sorted(set(model.TEACHERS) - model.HELD_BACK))
         what = f"release {release['name']} ({release['sha256'][:12]}): {len(examples)} examples"
         self._report(request_id, f"{what}; {len(images)} different images of {teachers} for training")
@@ -424,7 +430,8 @@ class Trainer:
         with np.load(self._directory / model.files_of(model.VERSION).training) as first:
             images = np.concatenate([first["image"], images])
             labels = np.concatenate([first["label"].astype(np.int64), labels])
-        model.train(self._directory, new, images, labels)
+            weights = np.concatenate([np.ones(len(first["label"])), weights])
+        model.train(self._directory, new, images, labels, weights)
         model.configure(self._directory)
         request(self._exporter, "POST", "/-/reload")
         self._versions.deploy(new)

@@ -46,9 +46,10 @@ def train():
             if hashlib.sha256(content).hexdigest() != release["sha256"]:
                 print("  the release differs from the one in the request", flush=True)
                 continue
+            print(f"  {release['lineage']['use']}", flush=True)
             for line in content.splitlines():
                 example = json.loads(line)
-                print("  learn", example["inputs"], "is", example["label"], flush=True)
+                print("  learn", example["inputs"], "is", example["label"], "weight", example["weight"], flush=True)
 
 
 threading.Thread(target=train, daemon=True).start()

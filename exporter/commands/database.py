@@ -236,7 +236,7 @@ def _pages(redaction: Redaction, row: ReleaseRow) -> Iterator[Page]:
 
 def _is_forgotten(example: Example, found: Forgotten) -> bool:
     of_model = found.predictions.get(example.model, set()) | found.predictions.get(None, set())
-    return int(example.id) in found.feedback or example.prediction_id in of_model
+    return (example.id.isdecimal() and int(example.id) in found.feedback) or example.prediction_id in of_model
 
 
 def _rewrite(redaction: Redaction, row: ReleaseRow, found: Forgotten, number: int) -> str:

@@ -141,20 +141,22 @@ MAX_WIDTH = 60
 
 def summary(lineage: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines that describe the examples of a release."""
-    for member in ("labels", "predictions", "sources", "versions"):
+    for member in ("labels", "predictions", "sources", "weights", "versions"):
         if counts := lineage.get(member):
             yield f"{member}: {_counts(counts)}"
     if missing := lineage.get("without_inputs"):
         yield f"without inputs: {missing:,}"
+    if use := lineage.get("use"):
+        yield use
 
 
-def _counts(counts: Mapping[str, int]) -> str:
+def _counts(counts: Mapping[str, float]) -> str:
     """
     >>> _counts({"no": 1, "yes": 1200})
     'yes 1,200, no 1'
     """
     ordered = sorted(counts.items(), key=lambda entry: -entry[1])
-    shown = [f"{truncate(name, MAX_WIDTH)} {number:,}" for name, number in ordered[:MAX_SHOWN]]
+    shown = [f"{truncate(name, MAX_WIDTH)} {round(number):,}" for name, number in ordered[:MAX_SHOWN]]
     return ", ".join([*shown, *([f"{len(ordered) - MAX_SHOWN} more"] if len(ordered) > MAX_SHOWN else [])])
 
 
@@ -163,6 +165,12 @@ def _add_release_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="NAME", help="name of the release; default: derived from the content")
     text = "omit accepted corrections whose label may be wrong, until a reviewer has decided them again"
     parser.add_argument("--exclude-suspects", action="store_true", help=text)
+    _add_include(parser, "")
+
+
+def _add_include(parser: argparse.ArgumentParser, when: str) -> None:
+    text = f"{when}predictions to add to the corrections, with weights: confirmed, labelled, or both with a comma"
+    parser.add_argument("--include", metavar="SOURCES", help=text)
 
 
 def _release(options: argparse.Namespace) -> int:
@@ -178,6 +186,8 @@ def _release(options: argparse.Namespace) -> int:
     """
     chosen = {name: getattr(options, name) for name in ("model", "name", "exclude_suspects")}
     body = {name: value for name, value in chosen.items() if value}
+    if options.include:
+        body["include"] = options.include.split(",")
     with exporter_client(options, TIMEOUT) as client:
         release = ask(client, "POST", "/v1/dataset/releases", body)
     created, examples = release["created"][:19], release["examples"]
@@ -219,6 +229,7 @@ def _add_export_options(parser: argparse.ArgumentParser) -> None:
     for name, text in _FILTERS.items():
         metavar = "TIME" if name in {"since", "until"} else name.upper()
         parser.add_argument(f"--{name}", metavar=metavar, help=f"with --model: only corrections {text}")
+    _add_include(parser, "with --model: ")
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -230,7 +241,7 @@ def _export(options: argparse.Namespace) -> int:
 
     See docs/dataset.md.
     """
-    filters = {name: getattr(options, name) for name in ("model", "version", "label", "since", "until")}
+    filters = {name: getattr(options, name) for name in ("model", "include", *_FILTERS)}
     filters = {name: value for name, value in filters.items() if value is not None}
     if bool(options.release) == ("model" in filters) or (options.release and filters):
         raise UsageError("dataset export: expected RELEASE, or --model NAME and its filters")

@@ -31,7 +31,17 @@ if TYPE_CHECKING:
 
 
 class Example(msgspec.Struct, gc=False):
-    """A reviewed example; ``label`` is the effective label."""
+    """A row of a dataset.
+
+    Attributes
+    ----------
+    label
+        The effective label.
+    source
+        ``"correction"``, ``"sampled"``, ``"confirmed"`` or ``"labelled"``.
+    weight
+        How many predictions of the traffic the row stands for.
+    """
 
     id: str
     prediction_id: str | None
@@ -47,6 +57,7 @@ class Example(msgspec.Struct, gc=False):
     reviewed: str | None
     predicted: str | None
     source: str
+    weight: float
     revision: int
 
 
@@ -64,9 +75,10 @@ def encode_lines(page: Sequence[Example]) -> bytes:
 
 
 class ExampleId(msgspec.Struct, gc=False):
-    """The identifier of an example's correction."""
+    """The identifier of an example, and its source."""
 
     id: str
+    source: str
 
 
 def decode_lines(chunks: Iterator[bytes], type_: type[_Type]) -> Iterator[list[_Type]]:
@@ -89,7 +101,7 @@ _inputs = msgspec.json.Decoder(dict[str, Any])
 
 
 def stored_pages(store: Store, selection: Selection, redacted: frozenset[str]) -> Pages:
-    """Return the pages of accepted corrections.
+    """Return the pages of accepted corrections, and of what is added to them.
 
     Each page is read in a transaction of its own, so that a slow client does not hold an old state of the database.
     Corrections that are decided after this call are left out.
@@ -104,27 +116,29 @@ def stored_pages(store: Store, selection: Selection, redacted: frozenset[str]) -
         Inputs that are left out: they may have been stored when less was redacted.
     """
     selection = selection._replace(reviewed_until=time.time())
+    mix = store.review.mix(selection)
 
     def pages() -> Iterator[Page]:
-        after: int | None = 0
-        while after is not None:
-            page, after = _page(store, selection, redacted, after)
-            if page:
-                yield page
+        for source in ("", *selection.include):
+            after: int | None = 0
+            while after is not None:
+                with contextlib.closing(store.review.examples(selection, mix, source, after)) as rows:
+                    page, after = _page(rows, redacted)
+                if page:
+                    yield page
 
     return pages
 
 
-def _page(store: Store, selection: Selection, redacted: frozenset[str], after: int) -> tuple[Page, int | None]:
+def _page(rows: Iterator[Mapping[Any, Any]], redacted: frozenset[str]) -> tuple[Page, int | None]:
     page: Page = []
     size = 0
-    with contextlib.closing(store.review.examples(selection, after)) as rows:
-        for row in rows:
-            if (example := to_example(row, redacted)) is not None:
-                page.append(example)
-            size += len(row["inputs"] or "")
-            if len(page) == PAGE or size > PAGE_CHARACTERS:
-                return page, row["id"]
+    for row in rows:
+        if (example := to_example(row, redacted)) is not None:
+            page.append(example)
+        size += len(row["inputs"] or "")
+        if len(page) == PAGE or size > PAGE_CHARACTERS:
+            return page, row["key"]
     return page, None
 
 
@@ -136,9 +150,9 @@ def to_example(row: Mapping[Any, Any], redacted: frozenset[str]) -> Example | No
     stored_label = row["label"] if row["reviewed_label"] is None else row["reviewed_label"]
     label = decode_label(stored_label)
     if label is None and stored_label not in {None, "null"}:
-        log.warning("correction %s is left out of the dataset: its label cannot be read", row["id"])
+        log.warning("%s %s is left out of the dataset: its label cannot be read", row["source"], row["id"])
         return None
-    sampled = row["verdict"] == "sampled"  # its label is the model's prediction, not a user's label
+    is_users = row["source"] in {"correction", "confirmed"}  # the label of a sample is the model's prediction
     return Example(
         id=str(row["id"]),
         prediction_id=row["prediction_id"],
@@ -148,12 +162,13 @@ def to_example(row: Mapping[Any, Any], redacted: frozenset[str]) -> Example | No
         label=label,
         prediction=decode_label(row["prediction"]),
         confidence=row["confidence"],
-        user_label=None if sampled else decode_label(row["label"]),
+        user_label=decode_label(row["label"]) if is_users else None,
         user=row["user"],
         reviewer=row["reviewer"],
         reviewed=rfc3339(row["reviewed"]),
         predicted=rfc3339(row["predicted"]),
-        source="sample" if sampled else "user",
+        source=row["source"],
+        weight=row["weight"],
         revision=row["revision"],
     )
 
@@ -365,7 +380,7 @@ class _Column(NamedTuple):
 
 def _columns(inputs: Columns, input_types: _Types, label_type: str) -> list[_Column]:
     """Return the columns of the file."""
-    field_types = dict.fromkeys(FIELDS, "str") | {"confidence": "float", "revision": "int"}
+    field_types = dict.fromkeys(FIELDS, "str") | {"confidence": "float", "revision": "int", "weight": "float"}
     field_types |= dict.fromkeys(_LABELS, label_type) | dict.fromkeys(_TIMES, "time")
     columns = [_Column(name, type_, operator.attrgetter(name)) for name, type_ in field_types.items()]
     columns += [_Column(f"inputs.{name}", input_types.infer(name), _input_getter(name)) for name in inputs.names]
@@ -438,7 +453,9 @@ _IMAGE_PREFIXES = {"iVBORw0KGgo": "png", "/9j/": "jpeg", "UklGR": "webp"}
 """The first characters of image files in base64."""
 
 
-_DATA_FIELDS = ("id", "revision", "label", "prediction", "reviewer", "model", "version", "prediction_id")
+_DATA_FIELDS = (
+    "id", "revision", "label", "prediction", "reviewer", "model", "version", "prediction_id", "source", "weight"
+)  # fmt: skip
 """Fields of an example that a task has under ``correction_…``."""
 
 

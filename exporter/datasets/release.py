@@ -1,4 +1,4 @@
-"""Make releases: the accepted corrections of a model, frozen for a training run, with counts of their origins."""
+"""Make releases: the dataset of a model, frozen for a training run, with counts of its origins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import msgspec
 from exporter.datasets import Example, ExampleId, Page, Pages, decode_lines, encode_lines, to_example
 from exporter.errors import StoreError
 from exporter.features.base import scalar_text
-from exporter.storage import PublishResult, ReleaseRow, Store
+from exporter.storage import ADDED, MAX_WEIGHT, Mix, PublishResult, ReleaseRow, Store
 from exporter.validation import rfc3339
 from exporter.version import version
 
@@ -59,8 +59,9 @@ def make_release(
     *,
     profile: str | None = None,
     exclude_suspects: bool = False,
+    include: Collection[str] = (),
 ) -> PublishResult:
-    """Freeze a model's accepted corrections as they are now.
+    """Freeze a model's accepted corrections as they are now, and what is added to them.
 
     Parameters
     ----------
@@ -78,11 +79,13 @@ def make_release(
         Hash of the profile of the version that serves; None without one.
     exclude_suspects
         Whether to leave out corrections whose label may be wrong.
+    include
+        Which of `exporter.storage.ADDED` are added.
 
     Raises
     ------
     EmptyError
-        When no correction is accepted.
+        When there is no example.
     BusyError
         When another release is being made.
     StoreError
@@ -93,6 +96,7 @@ def make_release(
     try:
         _finish_interrupted(store)
         lineage = Lineage(profile, excludes_suspects=exclude_suspects)
+        lineage.include = [source for source in ADDED if source in include]
         return _make(store, model, name, by, redacted=redacted, lineage=lineage)
     finally:
         _lock.release()
@@ -132,8 +136,8 @@ def _encode(store: Store, model: str, redacted: frozenset[str], lineage: Lineage
     """Yield the release's lines, from one query: decisions that are made meanwhile are left out."""
     page: Page = []
     lineage.parent = next((row["id"] for row in store.releases.list(model, 1)), None)
-    with store.review.training_set(model) as found:
-        lineage.checked, lineage.sampling = found.checked, found.sampling
+    with store.review.training_set(model, lineage.include) as found:
+        lineage.checked, lineage.sampling, lineage.mix = found.checked, found.sampling, found.mix
         for row in found.examples:
             if (example := to_example(row, redacted)) is None:
                 continue
@@ -153,7 +157,8 @@ def _encode(store: Store, model: str, redacted: frozenset[str], lineage: Lineage
 def _mark_examples(store: Store, row: ReleaseRow) -> None:
     """Mark a release's examples as released; they are read from it, so that this can be repeated after a crash."""
     for examples in decode_lines(store.releases.chunks(row), ExampleId):
-        store.releases.mark_examples([int(example.id) for example in examples])
+        reviewed = [int(example.id) for example in examples if example.source not in ADDED]
+        store.releases.mark_examples(reviewed)
     store.releases.set_marked(row["seq"])
 
 
@@ -238,6 +243,10 @@ class Lineage:
         Identifier of the model's release before this one.
     sampling
         What weights the samples, by version: the numbers of confident predictions, and of the ones with feedback.
+    include
+        What was asked for beside corrections and samples.
+    mix
+        What the rows stand for.
     """
 
     def __init__(self, profile: str | None = None, *, excludes_suspects: bool = False) -> None:
@@ -246,6 +255,9 @@ class Lineage:
         self.checked: float | None = None
         self.parent: str | None = None
         self.sampling: dict[str, dict[str, int]] = {}
+        self.include: list[str] = []
+        self.mix = Mix()
+        self._weights: dict[str, float] = {}
         names = ("versions", "labels", "predictions", "sources", "reviewers")
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in names}
         self._outcomes: Counter[tuple[str, str]] = Counter()
@@ -259,6 +271,7 @@ class Lineage:
         pair = self._count("labels", _text(example.label)), self._count("predictions", _text(example.prediction))
         self._outcomes[pair if pair in self._outcomes or len(self._outcomes) < OUTCOMES else ("…", "…")] += 1
         self._count("sources", example.source)
+        self._weights[example.source] = self._weights.get(example.source, 0.0) + example.weight
         if example.reviewer is not None:
             self._count("reviewers", example.reviewer)
         if predicted is not None:
@@ -281,16 +294,33 @@ class Lineage:
         suspects = {"found": self.suspects, "excluded": self.excludes_suspects, "checked": rfc3339(self.checked)}
         return {
             **{name: dict(sorted(counter.items())) for name, counter in self._counts.items()},
+            "weights": {source: round(total, 3) for source, total in sorted(self._weights.items())},
+            "traffic": self.mix.traffic,
+            "use": self._use(),
             "outcomes": outcomes,
             "without_inputs": self._without_inputs,
             "suspects": suspects,
-            **({"sampling": self.sampling} if self._counts["sources"]["sample"] else {}),
+            **({"sampling": self.sampling} if self._counts["sources"]["sampled"] else {}),
             "from": rfc3339(first),
             "to": rfc3339(last),
             "profile": self._profile,
             "parent": self.parent,
             "exporter_version": version(),
         }
+
+    def _use(self) -> str:
+        """Return what the release is good for, in a sentence or two."""
+        if self.mix.traffic is None:
+            missing = f"; there is no prediction to add as {' or '.join(self.include)}" if self.include else ""
+            return (
+                "It holds selected mistakes only, not the mix of the traffic: train on it together with a sample of "
+                f"the traffic, never alone{missing}."
+            )
+        use = f"With the weights, it has the mix of the {self.mix.traffic:,} stored predictions"
+        if self.mix.limited:
+            few = "too few are confirmed or labelled"
+            return f"{use} only roughly, as no weight exceeds {MAX_WEIGHT:,.0f}: {few}."
+        return f"{use}: train on it together with earlier data, and pass the weights to the training."
 
 
 def _text(value: Any) -> str:

@@ -14,7 +14,9 @@ from exporter.storage._releases import PublishResult, ReplicaLease
 from exporter.storage._releases import Row as ReleaseRow
 from exporter.storage._releases import Row as RetrainRow
 from exporter.storage._review import (
+    ADDED,
     BARS,
+    MAX_WEIGHT,
     ORDERS,
     PARAMETERS,
     SOURCES,
@@ -24,6 +26,7 @@ from exporter.storage._review import (
     Decision,
     Filter,
     LabelledRow,
+    Mix,
     Outcome,
     PageStatistics,
     Position,
@@ -35,9 +38,11 @@ from exporter.storage._sqlite import back_up, database_path, restore
 from exporter.storage._store import COMMIT_TIMEOUT_SECONDS, Store, commit_timeout
 
 __all__ = [
+    "ADDED",
     "BARS",
     "COMMIT_TIMEOUT_SECONDS",
     "MAX_MARKED",
+    "MAX_WEIGHT",
     "ORDERS",
     "PARAMETERS",
     "SOURCES",
@@ -53,6 +58,7 @@ __all__ = [
     "Forgotten",
     "InputsPolicy",
     "LabelledRow",
+    "Mix",
     "Outcome",
     "PageStatistics",
     "Position",

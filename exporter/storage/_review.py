@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import json
+import math
 import operator
 import time
 from collections import Counter
@@ -398,7 +400,14 @@ def correction_document(row: Mapping[Any, Any], redacted: Redacted) -> dict[str,
 
 
 Example = Mapping[Any, Any]
-"""The row of an accepted correction."""
+"""A row of a dataset: an accepted correction, or what `ADDED` names."""
+ADDED = ("confirmed", "labelled")
+"""What a dataset has on request beside accepted corrections and samples: predictions that users confirmed, and those
+with ground truth. A prediction with both is labelled."""
+MAX_ADDED = 20_000
+"""Rows of each of `ADDED` in a dataset, at most about; of more, every second, third, … one is in."""
+MAX_WEIGHT = 1000.0
+_PREFIX = "label-"  # of the identifier of a labelled prediction, which is no correction
 
 
 class Selection(NamedTuple):
@@ -412,6 +421,8 @@ class Selection(NamedTuple):
         Unix time in seconds of the user's feedback, or of the sample; ``until`` is exclusive.
     reviewed_until
         Unix time in seconds; corrections that were reviewed later are left out, so that all readers see the same.
+    include
+        Which of `ADDED` are added.
     """
 
     model: str
@@ -420,6 +431,34 @@ class Selection(NamedTuple):
     since: float | None = None
     until: float | None = None
     reviewed_until: float | None = None
+    include: Collection[str] = ()
+
+
+class Mix(NamedTuple):
+    """What gives the rows of a dataset the mix of the traffic: the predictions that are stored.
+
+    A correction counts once. The other predictions share their number: each row that is no correction stands for as
+    many of them.
+
+    Attributes
+    ----------
+    weight
+        Of a row that is no correction.
+    traffic
+        The number of stored predictions; None without rows that stand for them.
+    since
+        Unix time in seconds of the oldest one.
+    limited
+        Whether the weight would be greater than `MAX_WEIGHT`.
+    steps
+        Of each of `ADDED`, every how many rows one is in.
+    """
+
+    weight: float = 1.0
+    traffic: int | None = None
+    since: float = 0.0
+    limited: bool = False
+    steps: Mapping[str, int] = MappingProxyType({})
 
 
 class Decision(NamedTuple):
@@ -746,7 +785,7 @@ class TrainingSet(NamedTuple):
     Attributes
     ----------
     examples
-        Ordered by identifier, from one query.
+        Ordered by identifier, the corrections first, and what is added.
     suspects
         Identifiers of corrections whose label may be wrong.
     checked
@@ -754,12 +793,15 @@ class TrainingSet(NamedTuple):
     sampling
         What weights the samples, for the `LATEST` versions: by version ``confident``, the number of confident
         predictions, and ``with_feedback``, on how many of them users gave feedback.
+    mix
+        What the rows stand for.
     """
 
     examples: Iterator[Example]
     suspects: set[int]
     checked: float | None
     sampling: dict[str, dict[str, int]]
+    mix: Mix
 
 
 class Review:
@@ -1093,24 +1135,33 @@ class Review:
             errors = np.fromiter((np.nan if value is None else value for value in result.scalars()), np.float64)
         return errors[np.isfinite(errors)]
 
-    def examples(self, selection: Selection, after: int = 0) -> Generator[Example]:
-        """Yield accepted corrections with a greater identifier, from one query."""
+    def mix(self, selection: Selection) -> Mix:
+        """Return what the rows of a dataset stand for."""
         with self._store.reading() as connection:
-            yield from _accepted_examples(connection, selection, after)
+            return _mix(connection, selection)
+
+    def examples(self, selection: Selection, mix: Mix, source: str = "", after: int = 0) -> Generator[Example]:
+        """Yield accepted corrections, or one of `ADDED`, with a greater identifier, from one query."""
+        with self._store.reading() as connection:
+            yield from _examples(connection, selection, mix, source, after)
 
     @contextmanager
-    def training_set(self, model: str) -> Iterator[TrainingSet]:
-        """Read the accepted corrections of a model for a release, all from one state of the database."""
+    def training_set(self, model: str, include: Collection[str] = ()) -> Iterator[TrainingSet]:
+        """Read the rows of a model for a release, all from one state of the database."""
+        selection = Selection(model, include=include)
         is_suspect = sa.select(feedback.c.id).where(of_suspect, suspects.c.model == model)
         drawn = sa.select(draws).where(draws.c.model == model).order_by(draws.c.time.desc(), draws.c.version)
         with self._store.reading() as connection:
             check = _last_check(connection, model)
             counts = [_count(connection, row, Tolerance()) for row in connection.execute(drawn.limit(LATEST)).all()]
+            mix = _mix(connection, selection)
+            sources = ("", *(source for source in ADDED if source in include))
             yield TrainingSet(
-                _accepted_examples(connection, Selection(model)),
+                itertools.chain.from_iterable(_examples(connection, selection, mix, source) for source in sources),
                 set(connection.execute(is_suspect).scalars()),
                 check.time if check else None,
                 {one.version: {"confident": one.population, "with_feedback": one.known} for one in counts},
+                mix,
             )
 
     def labels_to_check(self, model: str, seen: int) -> tuple[CheckState, list[LabelledRow] | None]:
@@ -1229,22 +1280,132 @@ def _newest(connection: sa.Connection, *queries: sa.Select[Any]) -> Iterator[Map
             yield from result.mappings()
 
 
-def _accepted_examples(connection: sa.Connection, selection: Selection, after: int = 0) -> Iterator[Example]:
-    """Yield accepted corrections with a greater identifier, from one query and so from one state of the database."""
-    table = feedback.c
+def _selected(
+    selection: Selection, table: sa.Table, received: sa.Column[Any], label: sa.ColumnElement[Any] | None
+) -> list[sa.ColumnElement[bool]]:
     filters: tuple[tuple[Any, Callable[[Any, Any], Any], Any], ...] = (
-        (table.version, operator.eq, selection.version),
-        (label_column, sa.ColumnElement.in_, selection.labels),
-        (table.created, operator.ge, selection.since),
-        (table.created, operator.lt, selection.until),
-        (table.reviewed, operator.le, selection.reviewed_until),
+        (table.c.version, operator.eq, selection.version),
+        (label, sa.ColumnElement.in_, selection.labels),
+        (received, operator.ge, selection.since),
+        (received, operator.lt, selection.until),
     )
-    selected = [compare(column, value) for column, compare, value in filters if value is not None]
-    query = sa.select(feedback).where(table.model == selection.model, is_accepted, table.id > after, *selected)
-    query = query.where(label_column.is_not(None)).order_by(table.id).execution_options(yield_per=16)
+    return [compare(column, value) for column, compare, value in filters if value is not None]
+
+
+def _reviewed(selection: Selection, model: sa.ColumnElement[Any] = feedback.c.model) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of accepted corrections and samples."""
+    until = selection.reviewed_until
+    is_before = [] if until is None else [feedback.c.reviewed <= until]
+    return [
+        *_selected(selection, feedback, feedback.c.created, label_column),
+        model == selection.model,
+        is_accepted,
+        label_column.is_not(None),
+        *is_before,
+    ]
+
+
+def _candidates(selection: Selection, mix: Mix, source: str) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions of labels, or of confirmations, of predictions that are stored; their inputs may not be."""
+    found: list[sa.ColumnElement[bool]]
+    if source == "labelled":
+        table, received, label, changed = labels, labels.c.received, labels.c.label, labels.c.received
+        found = [labels.c.predicted.is_not(None)]
+    else:
+        table, received, label, changed = feedback, feedback.c.created, feedback.c.prediction, feedback.c.updated
+        found = [sa.func.coalesce(feedback.c.verdict, "") == "accepted", feedback.c.joined == sa.true()]
+    # With coalesce, the rows are read in the order of their keys, and not sorted again for each page.
+    found.append(sa.func.coalesce(table.c.model, "") == selection.model)
+    found += [*_selected(selection, table, received, label), table.c.predicted >= mix.since]
+    if selection.reviewed_until is not None:
+        found.append(changed <= selection.reviewed_until)
+    if (step := mix.steps.get(source, 1)) > 1:
+        found.append(table.c.id % step == 0)
+    return found
+
+
+def _added(connection: sa.Connection, selection: Selection, mix: Mix, source: str) -> sa.Select[Any]:
+    """Return the query of confirmed, or of labelled, predictions with inputs that are in no other part of a dataset."""
+    found = _candidates(selection, mix, source)
+    if source == "confirmed":
+        if "labelled" in selection.include:
+            of_model = sa.func.coalesce(labels.c.model, "")  # else SQLite reads all labels of the model
+            is_on_it = (labels.c.prediction_id == feedback.c.prediction_id) & (of_model == selection.model)
+            found.append(~sa.exists().where(labels.c.day.in_(stored_days(connection)), is_on_it))
+        columns = [column for column in feedback.c if column.name not in {"label", "reviewed_label"}]
+        confirmed = sa.select(*columns, feedback.c.prediction.label("label"), sa.null().label("reviewed_label"))
+        has_both = feedback.c.inputs.is_not(None) & feedback.c.prediction.is_not(None)
+        return confirmed.where(*found, ~is_accepted, has_both)
+    first = predictions.alias().c
+    is_on_it = (first.day == labels.c.day) & (first.id == labels.c.prediction_id) & (first.model == labels.c.model)
+    first_seq = sa.select(sa.func.min(first.seq)).where(is_on_it).correlate(labels).scalar_subquery()
+    any_label = Selection(selection.model, reviewed_until=selection.reviewed_until)
+    of_any = _reviewed(any_label, sa.func.coalesce(feedback.c.model, ""))  # looked up by the prediction
+    reviewed = sa.select(sa.func.count()).where(feedback.c.prediction_id == labels.c.prediction_id, *of_any)
+    names = ("model", "version", "block", "place", "prediction", "confidence")
+    query = sa.select(
+        (_PREFIX + sa.cast(labels.c.id, sa.Text)).label("id"),
+        *(labels.c[name] for name in ("prediction_id", "label", "predicted")),
+        *(predictions.c[name] for name in names),
+        *(sa.null().label(name) for name in ("reviewed_label", "user", "reviewer", "reviewed")),
+        sa.literal("labelled").label("verdict"),
+        sa.literal(0).label("revision"),
+    )
+    return query.select_from(labels.join(predictions, predictions.c.seq == first_seq)).where(
+        *found, has_inputs, reviewed.correlate(labels).scalar_subquery() == 0
+    )
+
+
+def _mix(connection: sa.Connection, selection: Selection) -> Mix:
+    if not selection.include:
+        return Mix()
+    selection, number = selection._replace(labels=None), sa.func.count()
+
+    def count(*condition: sa.ColumnElement[bool]) -> int:
+        return connection.execute(sa.select(number).where(*condition)).scalar_one()
+
+    stored = sa.select(number, sa.func.min(predictions.c.time))
+    stored = stored.where(
+        predictions.c.model == selection.model, *_selected(selection, predictions, predictions.c.received, None)
+    )
+    traffic, since = connection.execute(stored).one()
+    if not traffic:
+        return Mix(since=math.inf)
+    mix, rows = Mix(since=since), 0
+    mix = mix._replace(
+        steps={source: count(*_candidates(selection, mix, source)) // MAX_ADDED + 1 for source in selection.include}
+    )
+    for source in selection.include:
+        query = _added(connection, selection, mix, source).with_only_columns(number, maintain_column_froms=True)
+        rows += connection.execute(query).scalar_one()
+    is_sample = feedback.c.verdict == "sampled"
+    rows += count(*_reviewed(selection), is_sample)
+    if not rows:
+        return mix
+    corrections = count(*_reviewed(selection), ~is_sample, feedback.c.predicted >= since)
+    weight = round(max(traffic - corrections, rows) / rows, 6)
+    return mix._replace(weight=min(weight, MAX_WEIGHT), traffic=traffic, limited=weight > MAX_WEIGHT)
+
+
+def _examples(
+    connection: sa.Connection, selection: Selection, mix: Mix, source: str, after: int = 0
+) -> Iterator[Example]:
+    """Yield accepted corrections, or one of `ADDED`, with a greater identifier, from one state of the database."""
+    query = _added(connection, selection, mix, source) if source else sa.select(feedback).where(*_reviewed(selection))
+    key, reader = (labels if source == "labelled" else feedback).c.id, InputsReader(connection)
+    query = query.where(key > after).order_by(key).execution_options(yield_per=16)
     with connection.execute(query) as result:  # few rows at a time: the inputs of one may have 16 MiB
         for row in result.mappings():
-            yield {**row, "inputs": row["inputs"] and unpack_json(row["inputs"])}
+            kind = source or ("sampled" if row["verdict"] == "sampled" else "correction")
+            text = reader.text(row) if source == "labelled" else row["inputs"] and unpack_json(row["inputs"])
+            weight = 1.0 if kind == "correction" else mix.weight
+            yield {
+                **row,
+                "inputs": text,
+                "source": kind,
+                "weight": weight,
+                "key": int(str(row["id"]).removeprefix(_PREFIX)),
+            }
 
 
 def _last_check(connection: sa.Connection, model: str) -> Any:

@@ -35,7 +35,7 @@ from exporter.version import version
 
 EXAMPLE = {
     "id", "prediction_id", "model", "version", "inputs", "label", "prediction", "confidence", "user_label", "user",
-    "reviewer", "reviewed", "predicted", "source", "revision",
+    "reviewer", "reviewed", "predicted", "source", "weight", "revision",
 }  # fmt: skip
 
 
@@ -133,7 +133,7 @@ def test_json_lines_hold_what_was_accepted(served: Served) -> None:
         "3",
         0.9,
         "clerk",
-        "user",
+        "correction",
     )
 
 
@@ -279,6 +279,7 @@ def test_an_empty_dataset_is_a_valid_file(shared: Served, form: str, body: bytes
             'format: "xml" is not a valid format; valid values: jsonl, csv, parquet, label-studio',
         ),
         ("model=credit&since=yesterday", "since: expected an RFC 3339 time with a zone"),
+        ("model=credit&include=confirm", 'include: "confirm" is not a source; did you mean "confirmed"?'),
         ("model=credit&formatt=csv", 'the parameter "formatt" is not known; did you mean "format"?'),
     ],
 )
@@ -493,7 +494,11 @@ def test_a_release_is_frozen_with_its_lineage(served: Served) -> None:
         "reviewers": {"ada": 1500},
         "predictions": {"yes": 1500},
         "outcomes": {"maybe": {"yes": 500}, "no": {"yes": 1000}},
-        "sources": {"user": 1500},
+        "sources": {"correction": 1500},
+        "weights": {"correction": 1500.0},
+        "traffic": None,
+        "use": "It holds selected mistakes only, not the mix of the traffic: train on it together with a sample of the "
+        "traffic, never alone.",
         "without_inputs": 0,
         "suspects": {"found": 0, "excluded": False, "checked": None},
         "from": "2023-11-14T22:13:20Z",
@@ -551,6 +556,12 @@ def test_the_same_release_twice_is_one(served: Served) -> None:
         ({"model": "credit", "name": "../etc"}, 400, "expected 1 to 100 letters"),
         ({"model": "credit", "name": "0123456789ab"}, 400, "not an identifier of a release"),
         ({"model": "credit", "nam": "x"}, 400, "is not known"),
+        (
+            {"model": "credit", "include": ["confirm"]},
+            400,
+            '/include: "confirm" is not a source; did you mean "confirmed"?',
+        ),
+        ({"model": "credit", "include": ["confirmed", "labelled", "corrections"]}, 409, "no correction of credit"),
         (b"[", 400, "the body is not JSON"),
     ],
 )
@@ -708,7 +719,7 @@ def test_examples_are_counted_by_label_prediction_and_source(served: Served) -> 
     assert lineage["labels"] == {"maybe": 15, "no": 31, "yes": 10}
     assert lineage["predictions"] == {"0.5": 1, "yes": 55}
     assert lineage["outcomes"] == {"maybe": {"yes": 15}, "no": {"0.5": 1, "yes": 30}, "yes": {"yes": 10}}
-    assert lineage["sources"] == {"sample": 10, "user": 46}
+    assert lineage["sources"] == {"correction": 46, "sampled": 10}
     assert lineage["versions"] == {"3": 55, "4": 1}
     assert lineage["without_inputs"] == 1
     (listed,) = served.get("/v1/dataset/releases").json["releases"]
@@ -724,5 +735,5 @@ def test_the_command_prints_what_a_release_holds(served: Served) -> None:
     assert lines[0].startswith("labels: no 40, ")
     assert lines[0].endswith(", 4 more")
     assert "\x1b" not in "".join(lines)
-    assert lines[1:4] == ["predictions: yes 53", "sources: user 53", "versions: 3 53"]
-    assert lines[4] == "without inputs: 13"
+    assert lines[1:4] == ["predictions: yes 53", "sources: correction 53", "weights: correction 53"]
+    assert lines[4:6] == ["versions: 3 53", "without inputs: 13"]

@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from support.review_rows import START, pick, plans, predict, put, statements
 
 from exporter.config import StoreConfig
-from exporter.storage import Decision, Filter, PageStatistics, Position, Selection, Store
+from exporter.storage import Decision, Filter, Mix, PageStatistics, Position, Selection, Store
 from exporter.storage._database import feedback
 
 
@@ -219,7 +219,7 @@ def test_rare_rows_have_partial_indexes(store: Store) -> None:
     """Unjoined feedback, released examples and training data are found without reading other feedback."""
     with statements() as found:
         store.review.state()
-        list(store.review.examples(Selection("digits")))
+        list(store.review.examples(Selection("digits"), Mix()))
         with store.reading() as connection:
             connection.execute(sa.select(feedback.c.prediction_id).where(~feedback.c.joined).limit(500))
     _, ready, unjoined, labels, released, _, _, examples, waiting = map(" ".join, plans(store, found))

@@ -1,8 +1,8 @@
-"""``/v1/dataset``: accepted corrections as a stream, and releases of them."""
+"""``/v1/dataset``: accepted corrections, and what is added to them, as a stream, and releases of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from urllib.parse import urlencode
 
@@ -16,18 +16,20 @@ from exporter.server.api import schemas
 from exporter.server.application import Exporter
 from exporter.server.asgi import STREAMED
 from exporter.server.problem import Reply, json_reply, problem
-from exporter.storage import Selection
+from exporter.storage import ADDED, Selection
 from exporter.validation import preview, suggestion
 from exporter.wire.events import check_model
 
 DEFAULT_LIMIT = 100
 """Releases on a page, unless the client asks for another number."""
 MAX_LIMIT = 1000
+INCLUDE = ("corrections", "confirmed", "labelled", "sampled")
+"""Valid values of ``include``."""
 
 
 def stream(exporter: Exporter) -> Response:
     """``GET /v1/dataset``: download the accepted corrections of a model."""
-    schemas.check_parameters(request.args, ("model", "version", "label", "since", "until", "format"))
+    schemas.check_parameters(request.args, ("model", "version", "label", "since", "until", "format", "include"))
     form, model = _format(), _model(exporter, request.args.get("model"))
     selection = Selection(
         model,
@@ -35,6 +37,7 @@ def stream(exporter: Exporter) -> Response:
         _labels(request.args.get("label")),
         schemas.parse_time("since", request.args.get("since")),
         schemas.parse_time("until", request.args.get("until")),
+        include=_included(request.args["include"].split(","), "") if "include" in request.args else (),
     )
     redacted = exporter.pipeline.monitors.models[model].redact
     pages = stored_pages(exporter.store, selection, redacted)
@@ -54,6 +57,7 @@ def make_release(exporter: Exporter) -> Reply:
         redacted,
         profile=exporter.slices.profile_hash(model),
         exclude_suspects=wanted.exclude_suspects,
+        include=_included(wanted.include, "/include"),
     )
     document = release.release_document(result.row)
     if result.conflict:
@@ -150,6 +154,15 @@ def _format() -> Format:
         )
         raise EventError("", detail, "malformed")
     return FORMATS[name]
+
+
+def _included(names: Collection[str], pointer: str) -> tuple[str, ...]:
+    """Return what is added to the corrections and the samples, which are always in."""
+    for name in names:
+        if name not in INCLUDE:
+            detail = f"{'' if pointer else 'include: '}{preview(name)} is not a source; {suggestion(name, INCLUDE)}"
+            raise EventError(pointer, detail, "malformed")
+    return tuple(source for source in ADDED if source in names)
 
 
 def _labels(text: str | None) -> tuple[str, ...] | None:

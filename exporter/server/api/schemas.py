@@ -185,6 +185,9 @@ class Lineage(msgspec.Struct, rename={"since": "from", "until": "to"}):
     predictions: dict[str, int] | UnsetType = UNSET
     outcomes: dict[str, dict[str, int]] | UnsetType = UNSET
     sources: dict[str, int] | UnsetType = UNSET
+    weights: dict[str, float] | UnsetType = UNSET
+    traffic: int | UnsetType | None = UNSET
+    use: str | UnsetType = UNSET
     without_inputs: int | UnsetType = UNSET
     suspects: ReleasedSuspects | UnsetType = UNSET
     sampling: dict[str, ReleaseSampling] | UnsetType = UNSET
@@ -421,6 +424,7 @@ class ReleaseRequest(msgspec.Struct, forbid_unknown_fields=True):
     model: Annotated[str, msgspec.Meta(max_length=128)]
     name: str | None = None
     exclude_suspects: bool = False
+    include: list[str] = []
 
 
 class Suspect(msgspec.Struct):

@@ -26,7 +26,7 @@ from exporter.scheduler import Task
 from exporter.secret_file import read_secret, signed_headers
 from exporter.server.alerts import Alert, Alerts
 from exporter.server.text import parse_time
-from exporter.storage import RetrainRow, Store
+from exporter.storage import ADDED, RetrainRow, Store
 from exporter.validation import rfc3339
 
 ACCURACY_ALERT = "ModelAccuracyLow"
@@ -271,7 +271,8 @@ class Retrainer(Task):
     def _release(self, model: str) -> dict[str, Any] | None:
         redacted = next((entry.redact for entry in self._config().models if entry.name == model), frozenset())
         try:
-            row = make_release(self._store, model, None, None, redacted, profile=self._profile(model)).row
+            profile = self._profile(model)
+            row = make_release(self._store, model, None, None, redacted, profile=profile, include=ADDED).row
         except EmptyError:
             return None
         except StoreFullError as error:
