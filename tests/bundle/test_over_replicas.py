@@ -37,6 +37,6 @@ def test_the_accuracy_of_replicas_is_that_of_all_their_labels(tmp_path: Path) ->
     for instance, accuracy, labels in (("a", 0.5, 2), ("b", 0.9, 98)):
         series[f"model_accuracy{{{of % instance}}}"] = f"{accuracy}x10"
         series[f"model_window_labelled_predictions{{{of % instance}}}"] = f"{labels}x10"
-    panel = next(panel for panel in EVERY["model-quality"] if panel["title"] == "Accuracy")
+    panel = next(panel for panel in EVERY["model-quality"] if panel["title"].startswith("Accuracy, or"))
     expr = Chosen().into(panel["targets"][0]["expr"])
     evaluate(tmp_path, series, (expr, {'{model="credit",version="3"}': 0.892}, "1m"), rules=[])
