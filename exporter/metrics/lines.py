@@ -18,8 +18,11 @@ T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 Key = str | tuple[str | None, ...]
 """The values of a sample's further labels; None for a label that the sample does not have."""
-Reading = float | Floats | Sequence[float] | Mapping[Any, float] | Histogram | None
-"""What the reader of a metric returns: a value, an array with one for each name, values by `Key`, or None."""
+Reading = float | Floats | Sequence[float] | Mapping[Any, Any] | Histogram | None
+"""What the reader of a metric returns: a value, an array with one for each name, values by `Key`, or None.
+
+The values of a summary are pairs: the sum and the count.
+"""
 Interval = Sequence[float] | None
 """A value, and the lower and the upper end of its 95% interval; None for nothing."""
 Cache = dict[Any, Any]
@@ -44,7 +47,8 @@ class Family(NamedTuple):
         for key in keys:
             further = zip(others, (key,) if isinstance(key, str) else key, strict=True)
             values: dict[str, str | None] = {**labels, **dict(further)}
-            yield _prefix(self.name, {name: values[name] for name in self.labels})
+            for suffix in ("_sum", "_count") if self.kind == "summary" else ("",):
+                yield _prefix(self.name + suffix, {name: values[name] for name in self.labels})
 
 
 FamilyLines = tuple[Family, bytes]
@@ -170,6 +174,10 @@ class Metrics(Generic[T]):
         """Declare a histogram; its reader returns a `Histogram`."""
         return self._declare("histogram", ())
 
+    def summary(self, *labels: str) -> Callable[[F], F]:
+        """Declare a summary without quantiles: its reader returns the sum and the count by `Key`."""
+        return self._declare("summary", labels)
+
     def interval(self) -> Callable[[F], F]:
         """Declare a gauge and, with the suffixes ``_lower`` and ``_upper``, the ends of its 95% interval."""
         return self._declare("gauge", (), ("", "_lower", "_upper"))
@@ -206,6 +214,8 @@ class Metrics(Generic[T]):
                 where = family.name, place
                 if isinstance(one, Mapping):
                     keys, values = tuple(one), list(one.values())
+                    if family.kind == "summary":
+                        values = [number for pair in values for number in pair]
                     known = cache.get(where)
                     if known is None or known[0] != keys:
                         known = cache[where] = keys, LineTemplate(family.prefixes(labels, keys))

@@ -435,6 +435,18 @@ def model_business_events_total(monitor: ModelMonitor) -> Reading:
     return dict(monitor.counters.events)
 
 
+@COUNTERS.counter("evaluation", "label")
+def model_evaluations_total(monitor: ModelMonitor) -> Reading:
+    """Evaluations of predictions by others, such as a judge, by name and label; without a label if they have none."""
+    return dict(monitor.counters.evaluations)
+
+
+@COUNTERS.summary("evaluation")
+def model_evaluation_score(monitor: ModelMonitor) -> Reading:
+    """Scores of evaluations of predictions by others; the mean is the sum divided by the count."""
+    return dict(monitor.counters.scores)
+
+
 # ---- windows of inputs
 
 

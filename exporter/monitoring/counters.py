@@ -181,6 +181,8 @@ class Counters:
     corrections: int = 0
     feedback: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(VERDICTS, 0)))
     events: dict[str, float] = field(default_factory=dict)
+    evaluations: Counter[tuple[str, str | None]] = field(default_factory=Counter)
+    scores: dict[str, tuple[float, int]] = field(default_factory=dict)
 
 
 class SegmentCounters:

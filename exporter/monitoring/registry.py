@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 from collections import Counter
@@ -13,14 +14,22 @@ import msgspec
 from exporter.config import MappingConfig, ModelConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.quality import Scorer
-from exporter.wire.events import NO_VERSION
+from exporter.monitoring.quality import LabelNames, Scorer
+from exporter.validation import preview, suggestion
+from exporter.wire.batch import Inputs
+from exporter.wire.events import MAX_ID, NO_VERSION
+from exporter.wire.otlp import EvaluationResult
+
+log = logging.getLogger(__name__)
 
 OTHER_VERSION = "other"
 GAP_SECONDS = 600.0
 """A version serves as long as it has a request at least this often while the other one has requests."""
 IDLE_SECONDS = 86400.0
 """A new version may replace one that has not been used for this long."""
+MAX_UNKNOWN = 20
+"""Inputs outside the profile that are named, for each model."""
+_UNKNOWN = "is not in the profile and is not counted"
 
 
 class MonitorRegistry:
@@ -36,6 +45,13 @@ class MonitorRegistry:
         Binners of versions that have their own profile, by model and version.
     windows
         See `ModelMonitor`.
+
+    Attributes
+    ----------
+    unknown_features
+        Number of values received of inputs that are not in the profile, by model.
+    unknown_inputs
+        What is wrong with the first such inputs, by model and name.
     """
 
     def __init__(
@@ -50,6 +66,8 @@ class MonitorRegistry:
         self.version_binners = version_binners
         self._windows = windows
         self.unknown_features: Counter[str] = Counter(dict.fromkeys(models, 0))
+        self.unknown_inputs: dict[str, dict[str, str]] = {name: {} for name in models}
+        self._evaluations = {name: (LabelNames(), LabelNames()) for name in models}
         self._scorers = {
             (name, binner): Scorer.of_model(model, binner.profile if binner else None)
             for name, model in models.items()
@@ -105,6 +123,33 @@ class MonitorRegistry:
                 versions[name] = monitor
             return versions[name]
 
+    def name_unknown(self, model: str, binner: Binner, inputs: Iterable[str]) -> dict[str, str]:
+        """Return what is wrong with inputs that are not in a profile; log the first ones of a model once each."""
+        named, names = self.unknown_inputs[model], [name[:MAX_ID] for name in inputs]
+        for name in names:
+            if name not in named and len(named) < MAX_UNKNOWN:
+                named[name] = f"{_UNKNOWN}; {suggestion(name, binner.inputs)}"
+                log.warning("input %s of model %s %s", preview(name), preview(model), named[name])
+        return {name: named.get(name, _UNKNOWN) for name in names}
+
+    def count_unknown(self, monitor: ModelMonitor, inputs: Inputs) -> None:
+        """Count and name the inputs that are not in the profile of a monitor."""
+        model = monitor.config.name
+        self.unknown_features[model] += inputs.unknown
+        if monitor.binner and inputs.unknown and len(self.unknown_inputs[model]) < MAX_UNKNOWN:
+            names = {name for event in inputs.decoded.values() for name in event} - monitor.binner.known_inputs
+            self.name_unknown(model, monitor.binner, sorted(names)[:MAX_UNKNOWN])
+
+    def count_evaluation(self, monitor: ModelMonitor, result: EvaluationResult) -> None:
+        """Count an evaluation of a prediction by others; a model has at most 20 names and 20 labels of them."""
+        names, labels = self._evaluations[monitor.config.name]
+        with self._lock:
+            name, scores = names.name(result.name), monitor.counters.scores
+            monitor.counters.evaluations[name, labels.name(result.label) if result.label else None] += 1
+            if result.score is not None:
+                total, count = scores.get(name, (0.0, 0))
+                scores[name] = total + result.score, count + 1
+
     def of_model(self, model: str) -> dict[str, ModelMonitor]:
         """Return the monitors of a configured model by version."""
         return dict(self._monitors[model])
@@ -132,6 +177,7 @@ class MonitorRegistry:
                 self._monitors[name] = monitors if len(same) == len(monitors) else same
                 for monitor in same.values():
                     monitor.reconfigure(model)
+                self._evaluations[name] = older._evaluations[name]
             if name in older.unknown_features:
                 self.unknown_features[name] = older.unknown_features[name]
 

@@ -14,8 +14,8 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from exporter.server.pipeline import Pipeline, prepare_inputs
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, Store, commit_timeout
 from exporter.validation import json_pointer, preview
 from exporter.wire import events as wire
+from exporter.wire.otlp import Calls
 
 log = logging.getLogger(__name__)
 
@@ -251,6 +252,10 @@ TURN_BODY = 64 * 1024
 CHUNK = 2_000
 """Labels in one transaction: few enough that feedback does not wait long."""
 _RETRY = (("Retry-After", "1"),)
+MAX_NAMED = 5
+"""Inputs outside the profile that a response names."""
+FLAT = 'is ignored: it is an input in the profile, and inputs belong into "inputs"'
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 LABEL_COUNTS = ("accepted", "joined", "waiting", "repeated", "changed")
 REFUSED = (EventError, QueueFullError, StoreError)
 """What refuses a request as a whole; see `Ingest.refusal`."""
@@ -281,6 +286,8 @@ class Ingest:
     ----------
     served_last
         The version that served a model last, by route and model.
+    calls
+        The latest calls of models by OpenTelemetry, which evaluations refer to.
     """
 
     def __init__(
@@ -294,6 +301,7 @@ class Ingest:
         self._pipeline, self._store, self._telemetry = pipeline, store, telemetry
         self._client_log, self._idempotency = client_log, idempotency
         self._large_body, self.served_last = threading.Lock(), dict[tuple[str, str], str]()
+        self.calls = Calls()
         self._predictions = wire.Decoder(
             wire.Prediction, lambda events: wire.check_predictions(pipeline.monitors.models, events)
         )
@@ -331,11 +339,10 @@ class Ingest:
                 events, rejected, unknown = self._predictions.decode(body, lines)
             if not events and not rejected:
                 return _no_events()
-            reply = self.submit("predictions", events, rejected, len(body), many=lines or is_array(body), ids=ids)
+            many = lines or is_array(body)
+            reply = self.submit("predictions", events, rejected, len(body), many=many, ids=ids, unknown=unknown)
         except REFUSED as error:
             return self.refusal(error)
-        if unknown and events and (warning := self._warn_of_member(events[0].model, unknown)):
-            reply = _accepted(events, rejected, ids, warning)
         return reply if key is None else self._idempotency.remember("predictions", key, digest, reply)
 
     def refusal(self, error: EventError | QueueFullError | StoreError) -> problems.Reply:
@@ -350,11 +357,22 @@ class Ingest:
         self._client_log.reject(error)
         return problems.event_problem(error, 413 if error.reason == "too_large" else 400)
 
-    def _warn_of_member(self, model: str, name: str) -> list[dict[str, str]]:
-        """Count and log an unknown member of predictions; return the warning to send if another one was meant."""
-        detail, is_mistake = wire.describe_member(name)
-        self._client_log.warn("unknown_member", f"{preview(name)} in predictions of {preview(model)} {detail}")
-        return [{"pointer": json_pointer((name,)), "detail": detail}] if is_mistake else []
+    def _warnings(self, event: wire.Prediction, member: str | None) -> Iterator[dict[str, str]]:
+        """Yield the warnings to send about the inputs of a prediction, and about a member that is not known."""
+        monitors, inputs = self._pipeline.monitors, memoryview(event.inputs)
+        binner = monitors.binner(event.model, event.version or "")
+        if binner and 0 < inputs.nbytes <= LARGE_BODY:
+            with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                if names := _members.decode(inputs).keys() - binner.known_inputs:
+                    found = monitors.name_unknown(event.model, binner, sorted(names)[:MAX_NAMED])
+                    yield from ({"pointer": json_pointer(("inputs", n)), "detail": text} for n, text in found.items())
+        if member is not None:
+            is_flat = binner and not inputs and member in binner.inputs
+            detail, is_mistake = (FLAT, True) if is_flat else wire.describe_member(member)
+            what = f"{preview(member)} in predictions of {preview(event.model)}"
+            self._client_log.warn("unknown_member", f"{what} {detail}")
+            if is_mistake:
+                yield {"pointer": json_pointer((member,)), "detail": detail}
 
     def submit(
         self,
@@ -365,6 +383,7 @@ class Ingest:
         *,
         many: bool = True,
         ids: bool = False,
+        unknown: str | None = None,
     ) -> problems.Reply:
         """Queue predictions.
 
@@ -382,6 +401,8 @@ class Ingest:
             Whether the body could hold several events, so that errors name the index of theirs.
         ids
             Whether the response has the predictions' identifiers.
+        unknown
+            The first member of the events that is not known.
 
         Raises
         ------
@@ -399,7 +420,7 @@ class Ingest:
             self._accepted_counter(source).inc(len(events))
             if detail := wire.time_off(events):
                 self._client_log.warn("time_off", detail)
-        return _accepted(events, rejected, ids)
+        return _accepted(events, rejected, ids, [*self._warnings(events[0], unknown)] if events else ())
 
     async def feedback(self, body: bytes, key: str | None) -> problems.Reply:
         """Store the feedback in a body (``POST /v1/feedback``); only the store's writer thread waits for the disk."""

@@ -234,7 +234,7 @@ class Pipeline:
         now, received = time.monotonic(), time.time()
         batch = _read(config, monitor, events, received)
         bins = monitor.observe(batch, now)
-        monitors.unknown_features[batch.model] += batch.inputs.unknown
+        monitors.count_unknown(monitor, batch.inputs)
         if self.shadow.awaits(batch.model, now):
             self._compare(batch, now, received)
         lost = batch.rows

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -13,7 +14,7 @@ import msgspec
 from exporter.errors import EventError
 from exporter.features.json_inputs import parse_integer, sanitize
 from exporter.wire.events import check_size
-from exporter.wire.formats import convert, decode_json
+from exporter.wire.formats import attempt, convert, decode_json
 from exporter.wire.mapping import ConfiguredModel, Validated, encode_inputs, validate
 
 PROTOBUF = "application/x-protobuf"
@@ -21,6 +22,11 @@ GENERATED = frozenset({"chat", "embeddings", "generate_content", "text_completio
 """Operations of the GenAI conventions that call a model; other spans, such as an agent's, contain these."""
 EVALUATION = "gen_ai.evaluation.result"
 """Name of the events that hold the result of an evaluation, such as a score, of a prediction."""
+MAX_CALLS = 10_000
+"""Identifiers of predictions that evaluations can refer to; new ones replace the oldest."""
+MAX_CALL = 1000
+"""Characters of a prediction's identifiers and names that are remembered."""
+_Score = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
 _GENAI = "gen_ai."
 _NUMBERS = ("gen_ai.usage.", "gen_ai.request.")  # numbers with these names are inputs
 _ERROR_STATUS = 2
@@ -38,31 +44,91 @@ class PredictionRecord(NamedTuple):
         See `exporter.wire.mapping.Received`.
     fields
         Fields of the prediction, without the model.
+    ids
+        What evaluations call the prediction by.
     """
 
     names: tuple[str | None, ...]
     model_version: str | None
     fields: dict[str, Any]
+    ids: tuple[str, ...] = ()
 
     def predictions(self, model: ConfiguredModel) -> Validated:
         """Return the prediction, or it as a rejected one; see `exporter.wire.mapping.Received`."""
         return validate([{**self.fields, "model": model.config.name}])
 
 
-def read(body: bytes, signal: Signal, protobuf: bool) -> Iterator[PredictionRecord | EventError]:
-    """Yield the predictions in an export request; a record that is wrong becomes an error in its place.
+class EvaluationResult(msgspec.Struct, frozen=True, gc=False):
+    """The attributes of the result of an evaluation; an explanation is not read."""
+
+    name: str = msgspec.field(name="gen_ai.evaluation.name")
+    label: str | None = msgspec.field(name="gen_ai.evaluation.score.label", default=None)
+    score: _Score | None = msgspec.field(name="gen_ai.evaluation.score.value", default=None)
+
+
+class Evaluation(NamedTuple):
+    """An evaluation of a prediction; ``found`` gets its result, with the name and the version of the model."""
+
+    names: tuple[str | None, ...]
+    model_version: str | None
+    ids: tuple[str, ...]
+    result: EvaluationResult
+    found: Evaluations | None = None
+
+    def predictions(self, model: ConfiguredModel) -> Validated:
+        """Return no prediction."""
+        if self.found is not None and (self.result.label or self.result.score is not None):  # it did not fail
+            self.found.append((model.config.name, self.model_version, self.result))
+        return [], []
+
+
+Calls = OrderedDict[str, tuple[tuple[str | None, ...], str | None]]
+"""The names and the version of the model of the latest predictions, by their identifiers."""
+Evaluations = list[tuple[str, str | None, EvaluationResult]]
+
+
+def join(records: Iterable[_Results], calls: Calls, found: Evaluations) -> Iterator[_Results]:
+    """Yield records, the evaluations last: each is about the model of its prediction, if that is known.
+
+    Parameters
+    ----------
+    records
+        From `read`.
+    calls
+        Gets the predictions, and forgets the oldest.
+    found
+        See `Evaluation`.
+    """
+    evaluations: list[Evaluation] = []
+    for record in records:
+        if isinstance(record, Evaluation):
+            evaluations.append(record)
+            continue
+        if isinstance(record, PredictionRecord) and len(str((record.ids, *record[:2]))) <= MAX_CALL:
+            calls.update(dict.fromkeys(record.ids, record[:2]))
+            while len(calls) > MAX_CALLS:
+                calls.popitem(last=False)
+        yield record
+    for one in evaluations:
+        names, version = next(filter(None, map(calls.get, one.ids)), one[:2])
+        yield one._replace(names=names, model_version=version, found=found)
+
+
+_Results = PredictionRecord | Evaluation | EventError
+
+
+def read(body: bytes, signal: Signal, protobuf: bool) -> Iterator[_Results]:
+    """Yield the predictions and evaluations in an export request; a record that is wrong becomes an error.
 
     Raises
     ------
     EventError
         At once, when the body is not an export request.
     """
-    return _predictions(decode_records(body, signal, protobuf), signal)
+    return _results(decode_records(body, signal, protobuf), signal)
 
 
-def _predictions(
-    records: Iterator[tuple[Any, Any] | EventError], signal: Signal
-) -> Iterator[PredictionRecord | EventError]:
+def _results(records: Iterator[tuple[Any, Any] | EventError], signal: Signal) -> Iterator[_Results]:
     is_log = signal == "logs"
     current, inherited = None, dict[str, Any]()
     for item in records:
@@ -70,39 +136,64 @@ def _predictions(
             yield item
             continue
         resource, record = item
-        if not record.attributes or (is_log and record.event_name == EVALUATION):
+        events = [] if is_log else [event.attributes for event in record.events if event.name == EVALUATION]
+        if not record.attributes and not events:
             continue
         attributes = plain_attributes(record.attributes)
-        if not is_prediction(attributes):
+        names_one = f"{_GENAI}evaluation.name" in attributes and attributes.get(f"{_GENAI}operation.name") is None
+        evaluates = names_one or EVALUATION in (attributes.get("event.name"), is_log and record.event_name)
+        is_prediction = not evaluates and _is_prediction(attributes)
+        events += [()] if evaluates else []
+        if not (events or is_prediction):
             continue
         if resource is not current:
             current = resource
             inherited = plain_attributes(item for item in resource.attributes if item.key in _INHERITED)
-        yield _prediction({**inherited, **attributes}, record, is_log)
+        attributes = {**inherited, **attributes}
+        if is_prediction:
+            yield _prediction(attributes, record, is_log)
+        for more in events:
+            yield attempt(_evaluation, {**attributes, **plain_attributes(more)}, record, is_log)
 
 
-def is_prediction(attributes: Mapping[str, Any]) -> bool:
-    """Return whether the attributes of a record are those of a prediction."""
+def _is_prediction(attributes: Mapping[str, Any]) -> bool:
+    """Return whether the attributes of a record, which is no evaluation, are those of a prediction."""
     operation = attributes.get(f"{_GENAI}operation.name")
-    is_evaluation = f"{_GENAI}evaluation.name" in attributes and operation is None
-    if is_evaluation or attributes.get("event.name") == EVALUATION:
-        return False
     if f"{_GENAI}request.model" in attributes or f"{_GENAI}response.model" in attributes:
         return operation is None or (isinstance(operation, str) and operation in GENERATED)
     return any(key in {"model.name", "model.prediction"} or key.startswith("model.input.") for key in attributes)
 
 
-def _prediction(attributes: Mapping[str, Any], record: Any, is_log: bool) -> PredictionRecord:
+def _evaluation(attributes: Mapping[str, Any], record: Any, is_log: bool) -> Evaluation:
+    spans = (record.span_id,) if is_log else (record.span_id, record.parent_span_id)
+    result = convert(attributes, EvaluationResult, ("attributes",), strict=False)
+    return Evaluation(*_model(attributes), _ids(attributes, record.trace_id, *spans), result)
+
+
+def _ids(attributes: Mapping[str, Any], *parts: Any) -> tuple[str, ...]:
+    """Return the identifier of the response, and those of spans, in hexadecimal as tools show them."""
+    trace, *spans = (part.hex() if isinstance(part, bytes) else part for part in parts)
+    response = _text(attributes, "gen_ai.response.id")
+    return (*([response] if response else []), *(f"{trace}-{span}" for span in spans if trace and span))
+
+
+def _model(attributes: Mapping[str, Any]) -> tuple[tuple[str | None, ...], str | None]:
+    """Return the names of the model, and its version."""
     names = tuple(_text(attributes, key) for key in ("model.name", "gen_ai.request.model", "gen_ai.response.model"))
     model, request_model, response_model = names
+    version = response_model if response_model not in {model, request_model} else None
+    return names, _text(attributes, "model.version") or version
+
+
+def _prediction(attributes: Mapping[str, Any], record: Any, is_log: bool) -> PredictionRecord:
+    names, version = _model(attributes)
+    ids = _ids(attributes, record.trace_id, record.span_id)
     inputs = {key[len("model.input.") :]: value for key, value in attributes.items() if key.startswith("model.input.")}
     inputs |= {
         key: value for key, value in attributes.items() if key.startswith(_NUMBERS) and type(value) in {int, float}
     }
     reasons = attributes.get("gen_ai.response.finish_reasons")
     reason = reasons[0] if isinstance(reasons, list) and reasons else None
-    version = response_model if response_model not in {model, request_model} else None
-    version = _text(attributes, "model.version") or version
     fields = {
         "version": version,
         "id": _text(attributes, "model.prediction.id") or _text(attributes, "gen_ai.response.id"),
@@ -118,11 +209,10 @@ def _prediction(attributes: Mapping[str, Any], record: Any, is_log: bool) -> Pre
         nanoseconds, end = record.start_time_unix_nano, record.end_time_unix_nano
         if fields["duration_seconds"] is None and 0 < nanoseconds <= end:
             fields["duration_seconds"] = (end - nanoseconds) / 1e9
-        ids = [part.hex() if isinstance(part, bytes) else part for part in (record.trace_id, record.span_id)]
-        fields["id"] = fields["id"] or ("-".join(ids) if all(ids) else None)  # in hexadecimal, as tools show them
+        fields["id"] = fields["id"] or (ids[-1] if ids else None)
     if 0 < nanoseconds < 2**63:
         fields["time"] = _EPOCH + timedelta(microseconds=nanoseconds // 1000)
-    return PredictionRecord(names, version, fields)
+    return PredictionRecord(names, version, fields, ids)
 
 
 def _text(attributes: Mapping[str, Any], key: str) -> str | None:
@@ -196,6 +286,11 @@ class _Status(msgspec.Struct, frozen=True, rename="camel", gc=False):
     code: int = 0
 
 
+class _Event(msgspec.Struct, frozen=True, gc=False):
+    name: str = ""
+    attributes: list[_Attribute] = []
+
+
 class _Record(msgspec.Struct, rename="camel", gc=False):
     """The used fields of a log record or a span."""
 
@@ -206,6 +301,8 @@ class _Record(msgspec.Struct, rename="camel", gc=False):
     time_unix_nano: _Nanoseconds = 0
     observed_time_unix_nano: _Nanoseconds = 0
     severity_number: int = 0
+    parent_span_id: str = ""
+    events: list[_Event] = []
     start_time_unix_nano: _Nanoseconds = 0
     end_time_unix_nano: _Nanoseconds = 0
     status: _Status = _Status()

@@ -55,6 +55,13 @@ def busy(shared: Served) -> Served:
     while shared.post("/v1/labels", labels).json["joined"] < len(labels):
         pass
     shared.post("/v1/events", {"event": "contracts", "model": "credit", "version": "3"})
+    texts = {"model.name": "credit", "model.version": "3", "gen_ai.evaluation.name": "Tone"}
+    attributes = [{"key": key, "value": {"stringValue": text}} for key, text in texts.items()]
+    for result in ({"label": {"stringValue": "pass"}}, {"value": {"doubleValue": 0.5}}):
+        named = [{"key": f"gen_ai.evaluation.score.{key}", "value": value} for key, value in result.items()]
+        shared.post(
+            "/v1/logs", {"resourceLogs": [{"scopeLogs": [{"logRecords": [{"attributes": attributes + named}]}]}]}
+        )
     return shared
 
 

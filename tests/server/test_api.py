@@ -135,7 +135,10 @@ def test_a_profile_of_another_model_is_noticed_at_once(served: Served) -> None:
     write_config(served.folder, config)
     assert served.post("/-/reload", b"").status == 200
     event = {"model": "loans", "version": "1", "inputs": {"sqm": 80, "rooms": 3}, "prediction": 310_000.0}
-    assert served.post("/v1/predictions", [event] * 60).json == {"accepted": 60, "rejected": []}
+    answer = served.post("/v1/predictions", [event] * 60).json
+    detail = "is not in the profile and is not counted; valid values: age, country, income, name, photo"
+    warnings = [{"pointer": f"/inputs/{name}", "detail": detail} for name in ("rooms", "sqm")]
+    assert answer == {"accepted": 60, "rejected": [], "warnings": warnings}
     samples = served.samples()
     assert samples['model_exporter_unknown_features_total{model="loans"}'] == 120
     of = 'model="loans",version="1"'

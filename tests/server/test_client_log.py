@@ -152,3 +152,28 @@ def test_doubtful_predictions_are_accepted_and_logged_once(served: Served) -> No
     }
     lines = [line for line in served.log.read_text().splitlines() if "once for each client" in line]
     assert [line.count("features") + 2 * line.count("1 days before") for line in lines] == [1, 2]
+
+
+def test_inputs_that_are_not_in_the_profile_are_named(served: Served) -> None:
+    """The response names a few, the log each once, and the drift page the first ones; a flat body is told so."""
+    hint = 'is not in the profile and is not counted; did you mean "country"?'
+    event = {"model": "credit", "version": "3", "inputs": {"age": 41, "contry": "NL"}}
+    for _ in range(3):
+        answer = served.post("/v1/predictions", event)
+        assert answer.json["warnings"] == [{"pointer": "/inputs/contry", "detail": hint}]
+    many = {f"x/{number:02}": 1 for number in range(30)}
+    answer = served.post("/v1/predictions", [event | {"inputs": many}])
+    assert [one["pointer"] for one in answer.json["warnings"]] == [f"/inputs/x~1{number:02}" for number in range(5)]
+    flat = served.post("/v1/predictions", {"model": "credit", "age": 41})
+    detail = 'is ignored: it is an input in the profile, and inputs belong into "inputs"'
+    assert flat.json["warnings"] == [{"pointer": "/age", "detail": detail}]
+    plain = served.post("/v1/predictions", event | {"inputs": {"age": 41, "country": "NL"}})
+    assert plain.json == {"accepted": 1, "rejected": []}
+    while served.samples().get('model_exporter_unknown_features_total{model="credit"}') != 33:
+        pass
+    lines = [line for line in served.log.read_text().splitlines() if "is not in the profile" in line]
+    assert len(lines) == 20
+    assert "contry" in lines[0]
+    page = served.get("/drift?model=credit").text
+    assert page.count("is not in the profile and is not counted") == 20
+    assert "did you mean &#34;country&#34;?" in page

@@ -178,6 +178,63 @@ def test_log_records_by_json_and_protobuf(served: Served) -> None:
     assert served.samples()['model_exporter_events_total{source="logs"}'] == 3
 
 
+def _attributes(**values: Any) -> list[dict[str, Any]]:
+    kinds = {str: "stringValue", float: "doubleValue"}
+    return [{"key": key.replace("__", "."), "value": {kinds[type(one)]: one}} for key, one in values.items()]
+
+
+def test_evaluations_count_for_the_version_of_their_prediction(served: Served) -> None:
+    """Events of spans and log records join the prediction by its response or its span; none is a prediction."""
+    result = {"gen_ai__evaluation__score__value": 0.5, "gen_ai__evaluation__score__label": "pass"}
+    event = {"name": "gen_ai.evaluation.result", "attributes": _attributes(gen_ai__evaluation__name="Tone", **result)}
+    call = _attributes(model__name="credit", model__version="7", gen_ai__response__id="r-1")
+    span = {"traceId": "aa", "spanId": "bb", "attributes": call, "events": [event, {"name": "exception"}]}
+    child = {"traceId": "aa", "spanId": "cc", "parentSpanId": "bb", "events": [event]}
+    answer = served.post("/v1/traces", {"resourceSpans": [{"scopeSpans": [{"spans": [child, span]}]}]})
+    assert (answer.status, answer.json) == (200, {})
+    name = "gen_ai.evaluation.result"
+    judged = {"gen_ai__evaluation__name": "Judge", "gen_ai__request__model": "gpt"}
+    records = [
+        {"eventName": name, "attributes": _attributes(**judged, **result, gen_ai__response__id="r-1")},
+        {"eventName": name, "attributes": _attributes(**judged, **result), "traceId": "aa", "spanId": "bb"},
+        {"eventName": name, "attributes": _attributes(**judged, gen_ai__response__id="r-1")},  # it failed
+        {"eventName": name, "attributes": _attributes(**judged, **result)},
+    ]
+    answer = served.post("/v1/logs", {"resourceLogs": [{"scopeLogs": [{"logRecords": records}]}]})
+    assert answer.json["partialSuccess"]["rejectedLogRecords"] == "1"
+    assert 'no model "gpt" is configured' in answer.json["partialSuccess"]["errorMessage"]
+    served.post("/v1/predictions", {"model": "credit", "version": "7"})  # counted after the others
+    where = 'model="credit",version="7",evaluation'
+    assert served.samples("model_evaluations_total", "model_evaluation_score") == {
+        f'model_evaluations_total{{{where}="Judge",label="pass"}}': 2,
+        f'model_evaluations_total{{{where}="Tone",label="pass"}}': 2,
+        f'model_evaluation_score_sum{{{where}="Judge"}}': 1,
+        f'model_evaluation_score_count{{{where}="Judge"}}': 2,
+        f'model_evaluation_score_sum{{{where}="Tone"}}': 1,
+        f'model_evaluation_score_count{{{where}="Tone"}}': 2,
+    }
+    assert served.samples()['model_attempts_total{model="credit",version="7"}'] == 2
+
+
+def test_evaluations_have_a_bounded_number_of_names(served: Served) -> None:
+    """A thousand names and labels become 20 of each, and the rest together."""
+    records = [
+        {
+            "attributes": _attributes(
+                model__name="credit",
+                gen_ai__evaluation__name=f"name {number}",
+                gen_ai__evaluation__score__label=f"label {number}",
+            )
+        }
+        for number in range(1000)
+    ]
+    assert served.post("/v1/logs", {"resourceLogs": [{"scopeLogs": [{"logRecords": records}]}]}).json == {}
+    counted = served.samples("model_evaluations_total")
+    assert len(counted) == 21
+    other = 'model_evaluations_total{model="credit",version="unknown",evaluation="other",label="other"}'
+    assert counted[other] == 980
+
+
 def test_a_wrong_log_record_is_reported(served: Served) -> None:
     """A record that cannot be read is in the partial success with its field; the others are counted."""
     good = {"attributes": [{"key": "model.name", "value": {"stringValue": "credit"}}]}

@@ -28,7 +28,7 @@ from exporter.wire.mapping import (
     read_records,
     sorted_classes,
 )
-from exporter.wire.otlp import MAX_PROTOBUF, MAX_RECORDS
+from exporter.wire.otlp import MAX_PROTOBUF, MAX_RECORDS, PredictionRecord
 
 FOLDER = DATA / "payloads"
 CREDIT, MODEL = ConfiguredModel(ModelConfig("credit")), ConfiguredModel(ModelConfig("m"))
@@ -641,8 +641,37 @@ EVALUATED = {"gen_ai.response.model": {"stringValue": "m"}, "gen_ai.response.id"
 )
 def test_evaluations_are_no_predictions(record: Any) -> None:
     """The result of an evaluation names the model that responded, but is no second prediction of it."""
-    assert not list(otlp.read(export(record), "logs", protobuf=False))
-    assert list(otlp.read(export(log_record(EVALUATED)), "logs", protobuf=False))
+    assert not any(isinstance(one, PredictionRecord) for one in otlp.read(export(record), "logs", protobuf=False))
+    (prediction,) = otlp.read(export(log_record(EVALUATED)), "logs", protobuf=False)
+    assert isinstance(prediction, PredictionRecord)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "expected"),
+    [
+        ({"name": "Relevance", "score.value": 0.5, "score.label": "pass", "explanation": "secret"}, (0.5, "pass")),
+        ({"name": "Relevance", "score.value": "4"}, (4.0, None)),
+        ({"name": "Relevance", "score.label": "fail"}, (None, "fail")),
+        ({"score.value": 1}, "name"),
+        ({"name": "Relevance", "score.value": "high"}, "score/value"),
+        ({"name": "Relevance", "score.value": float("inf")}, "score/value"),
+    ],
+    ids=["all", "text", "label", "no name", "no number", "infinite"],
+)
+def test_the_result_of_an_evaluation(attributes: Any, expected: Any) -> None:
+    """Name, score and label are read; a score that is no number is refused, and so is a result without a name."""
+    kinds = {str: "stringValue", int: "intValue", float: "doubleValue"}
+    named = {f"gen_ai.evaluation.{key}": {kinds[type(value)]: value} for key, value in attributes.items()}
+    record = log_record(EVALUATED | named, eventName="gen_ai.evaluation.result")
+    body = export(record).replace(b"Infinity", b'"Infinity"')
+    (one,) = otlp.read(body, "logs", protobuf=False)
+    if isinstance(one, EventError):
+        assert one.pointer.endswith(expected)
+    else:
+        assert isinstance(one, otlp.Evaluation)
+        assert (one.names[2], one.ids, one.result.name) == ("m", ("chatcmpl-1",), "Relevance")
+        assert (one.result.score, one.result.label) == expected
+        assert "secret" not in repr(one)
 
 
 def test_an_evaluation_in_protobuf() -> None:
@@ -651,7 +680,8 @@ def test_an_evaluation_in_protobuf() -> None:
 
     request = ExportLogsServiceRequest.FromString(recorded("otlp_logs.pb"))
     request.resource_logs[0].scope_logs[0].log_records[0].event_name = "gen_ai.evaluation.result"
-    assert len(list(otlp.read(request.SerializeToString(), "logs", protobuf=True))) == 1
+    result = list(otlp.read(request.SerializeToString(), "logs", protobuf=True))
+    assert len([one for one in result if isinstance(one, PredictionRecord)]) == 1
 
 
 @pytest.mark.parametrize("body", [b"", b"abc", b"\x1f\x8b\x08"], ids=["empty", "no gzip", "cut off"])

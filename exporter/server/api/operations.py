@@ -247,8 +247,13 @@ def _otlp(exporter: Exporter, signal: Signal, body: bytes, encoding: str, protob
         exporter.pipeline.check_capacity()
         if encoding.lower() == "gzip":
             body = decompress(body)
-        accepted, rejected = _decode(exporter, signal, len(body), lambda: otlp.read(body, signal, protobuf))
+        calls, found = exporter.ingest.calls, otlp.Evaluations()
+        records = functools.partial(otlp.read, body, signal, protobuf)
+        accepted, rejected = _decode(exporter, signal, len(body), lambda: otlp.join(records(), calls, found))
         exporter.ingest.submit(signal, accepted, rejected, _size(body, accepted))
+        monitors = exporter.pipeline.monitors
+        for model, version, one in found:
+            monitors.count_evaluation(monitors.get(model, version, time.monotonic()), one)
     except REFUSED as error:
         problem = exporter.ingest.refusal(error)
         message = str(msgspec.json.decode(problem.body)["detail"])

@@ -118,7 +118,8 @@ class RejectedEvent(msgspec.Struct):
 class AcceptedEvents(msgspec.Struct):
     """How many events were accepted; at most 1,000 rejected ones are listed.
 
-    ``warnings`` name a member that is not known and was probably meant to be another one.
+    ``warnings`` name a member that is not known and was probably meant to be another one, and inputs of the first event
+    that are not in the profile.
     """
 
     accepted: int

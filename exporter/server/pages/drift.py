@@ -238,6 +238,7 @@ def _context(exporter: Exporter, monitors: list[ModelMonitor], now: float) -> di
     context: dict[str, Any] = {"model": model, "versions": versions}
     if monitor is None:
         return {**context, "silent": True, "profiled": bool(exporter.pipeline.monitors.binners_of(model))}
+    context["unknown_inputs"] = exporter.pipeline.monitors.unknown_inputs[model]
     return context | _monitor_context(monitor, window, feature, now)
 
 
