@@ -252,6 +252,8 @@ TURN_BODY = 64 * 1024
 CHUNK = 2_000
 """Labels in one transaction: few enough that feedback does not wait long."""
 _RETRY = (("Retry-After", "1"),)
+CHECKED = 100
+"""Requests whose inputs are compared with the profile; later ones are once the pipeline has found an unknown input."""
 MAX_NAMED = 5
 """Inputs outside the profile that a response names."""
 FLAT = 'is ignored: it is an input in the profile, and inputs belong into "inputs"'
@@ -301,7 +303,7 @@ class Ingest:
         self._pipeline, self._store, self._telemetry = pipeline, store, telemetry
         self._client_log, self._idempotency = client_log, idempotency
         self._large_body, self.served_last = threading.Lock(), dict[tuple[str, str], str]()
-        self.calls = Calls()
+        self.calls, self._checked = Calls(), Counter[str]()
         self._predictions = wire.Decoder(
             wire.Prediction, lambda events: wire.check_predictions(pipeline.monitors.models, events)
         )
@@ -361,7 +363,9 @@ class Ingest:
         """Yield the warnings to send about the inputs of a prediction, and about a member that is not known."""
         monitors, inputs = self._pipeline.monitors, memoryview(event.inputs)
         binner = monitors.binner(event.model, event.version or "")
-        if binner and 0 < inputs.nbytes <= LARGE_BODY:
+        self._checked[event.model] += 1
+        is_due = self._checked[event.model] <= CHECKED or monitors.unknown_inputs[event.model]
+        if is_due and binner and 0 < inputs.nbytes <= LARGE_BODY:
             with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 if names := _members.decode(inputs).keys() - binner.known_inputs:
                     found = monitors.name_unknown(event.model, binner, sorted(names)[:MAX_NAMED])

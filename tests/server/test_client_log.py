@@ -158,7 +158,12 @@ def test_inputs_that_are_not_in_the_profile_are_named(served: Served) -> None:
     """The response names a few, the log each once, and the drift page the first ones; a flat body is told so."""
     hint = 'is not in the profile and is not counted; did you mean "country"?'
     event = {"model": "credit", "version": "3", "inputs": {"age": 41, "contry": "NL"}}
-    for _ in range(3):
+    for _ in range(150):
+        served.post("/v1/predictions", {"model": "credit", "version": "3", "inputs": {"age": 41}})
+    assert served.post("/v1/predictions", event).json == {"accepted": 1, "rejected": []}
+    while not served.samples().get('model_exporter_unknown_features_total{model="credit"}'):
+        pass
+    for _ in range(2):
         answer = served.post("/v1/predictions", event)
         assert answer.json["warnings"] == [{"pointer": "/inputs/contry", "detail": hint}]
     many = {f"x/{number:02}": 1 for number in range(30)}
