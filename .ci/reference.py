@@ -24,7 +24,7 @@ from exporter.features.image import MAX_PIXELS  # noqa: E402
 from exporter.features.text import MAX_CHARACTERS  # noqa: E402
 from exporter.metrics.exposition import GROUPS, SECTION, ExporterMetrics  # noqa: E402
 from exporter.metrics.lines import Family  # noqa: E402
-from exporter.monitoring import quality  # noqa: E402
+from exporter.monitoring import quality, registry  # noqa: E402
 from exporter.monitoring.shadow_answers import MAX_REQUESTS  # noqa: E402
 from exporter.profiles import bins, profile  # noqa: E402
 from exporter.server import alerts, asgi, connections, ingest, pipeline  # noqa: E402
@@ -61,8 +61,15 @@ LIMITS = (
         f"{ingest.MAX_KEYS:,} of {ingest.MAX_KEY_LENGTH} characters",
         "the oldest is forgotten",
     ),
+    (
+        "predictions by OpenTelemetry that evaluations join",
+        f"{otlp.MAX_CALLS:,} identifiers",
+        "the oldest is forgotten",
+    ),
+    ("inputs outside the profile that are named, by model", f"{registry.MAX_UNKNOWN}", "only counted"),
     ("label that can be compared", f"{events.MAX_COMPARED:,} characters", "refused"),
     ("classes of an outcome, each side", f"{quality.MAX_LABELS}", "`other`"),
+    ("names of a model's evaluations, and their labels", f"{quality.MAX_LABELS} each", "`other`"),
     (
         "answers that wait for another version in shadow mode",
         f"{MAX_REQUESTS:,} requests",
