@@ -119,6 +119,21 @@ def test_a_person_or_a_prediction_is_forgotten(server: Served, folder: Path, who
     assert again.stdout.splitlines() == [f"{table}: 0 rows removed" for table in ("predictions", "feedback", "labels")]
 
 
+def test_a_labelled_example_is_forgotten(server: Served, folder: Path) -> None:
+    """A prediction that is in a release for its ground truth goes like a correction; its inputs are redacted there."""
+    event = {"id": "p-9", "model": "loans", "prediction": "yes", "inputs": {"name": SECRET, "age": 41}}
+    assert server.post("/v1/predictions", event).status == 202
+    eventually(lambda: server.post("/v1/labels", {"prediction_id": "p-9", "label": "no"}).json["joined"] == 1)
+    redact(server, "name")
+    made = server.post("/v1/dataset/releases", {"model": "loans", "name": "more", "include": ["labelled"]}).json
+    assert made["lineage"]["sources"] == {"correction": 4, "labelled": 1}
+    lines = server.get("/v1/dataset/releases/more?format=jsonl").text.splitlines()
+    assert json.loads(lines[-1]).items() >= {"prediction_id": "p-9", "inputs": {"age": 41}, "weight": 1.0}.items()
+    forgotten = run_command("forget", f"--config.file={folder / 'exporter.yml'}", "--prediction=p-9", "--model=loans")
+    assert "release more: 1 examples removed" in forgotten.stdout
+    assert server.get("/v1/dataset/releases/more?format=jsonl").text.splitlines() == lines[:-1]
+
+
 def responses(server: Served) -> Iterator[bytes]:
     """Everything that the exporter says of the model's rows."""
     for path in (
