@@ -12,6 +12,7 @@ import support.environment  # noqa: F401 - before all that is slow to import
 from support.fake_exporter import Exporter
 from support.paths import ROOT
 from support.postgres import Postgres, running
+from support.processes import Printed, Run
 from support.servers import Served, serving, write_config
 
 if TYPE_CHECKING:
@@ -76,6 +77,24 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     write_config(folder)
     with serving(folder) as server:
         yield server
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs ``model-exporter`` in this process, checks its exit status, and returns what it printed."""
+    from exporter.cli import main
+
+    def run(*arguments: object, status: int = 0) -> Printed:
+        capsys.readouterr()
+        try:
+            ended: object = main([*map(str, arguments)])
+        except SystemExit as usage:
+            ended = usage.code
+        printed = Printed(*capsys.readouterr())
+        assert ended == status, (arguments, printed)
+        return printed
+
+    return run
 
 
 @pytest.fixture

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.processes import Run, run_command
 from support.servers import CONFIG, Served, ask, eventually, write_config
-
-from exporter.cli import main
 
 PREDICTION = {"id": "p-1", "model": "credit", "version": "3", "inputs": {"age": 41}, "prediction": "yes"}
 
@@ -24,8 +23,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, command: str, file: Path) -> int:
-    return main([command, f"--config.file={folder / 'exporter.yml'}", str(file)])
+def config_of(folder: Path) -> str:
+    return f"--config.file={folder / 'exporter.yml'}"
 
 
 def correct(server: Served, label: str) -> None:
@@ -42,7 +41,7 @@ def released(server: Served) -> bytes:
     return server.get(f"/v1/dataset/releases/{release['id']}?format=jsonl").body
 
 
-def test_a_backup_under_load_is_restored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_backup_under_load_is_restored(folder: Path, run: Run) -> None:
     """It has every correction acknowledged before it began, releases and windows; the files before are kept."""
     server = Served(folder).start()
     acknowledged: list[str] = []
@@ -68,19 +67,17 @@ def test_a_backup_under_load_is_restored(folder: Path, capsys: pytest.CaptureFix
         target = folder / "backup.db"
         name = "model_exporter_last_backup_timestamp_seconds"
         assert server.samples(name) == {name: 0}
-        assert run(folder, "backup", target) == 0
+        assert "verified: " in run("backup", config_of(folder), target).out
         assert abs(server.samples(name)[name] - time.time()) < 60
         stop.set()
         users_thread.join()
         assert [path.name for path in folder.glob("backup*")] == ["backup.db"]  # neither a log nor a partial file
         assert target.stat().st_mode & 0o077 == 0
-        assert "verified: " in capsys.readouterr().out
-        assert run(folder, "restore", target) == 1
-        assert "is in use by another exporter, process" in capsys.readouterr().err
+        assert "is in use by another exporter, process" in run("restore", config_of(folder), target, status=1).err
     finally:
         stop.set()
         server.stop()
-    assert run(folder, "restore", target) == 0
+    run("restore", config_of(folder), target)
     assert len(list((folder / "data").glob("store.db.replaced-*"))) == 1
     server.start()
     try:
@@ -92,17 +89,17 @@ def test_a_backup_under_load_is_restored(folder: Path, capsys: pytest.CaptureFix
         server.stop()
 
 
-def test_a_backup_of_a_killed_exporter_has_its_log(folder: Path) -> None:
+def test_a_backup_of_a_killed_exporter_has_its_log(folder: Path, run: Run) -> None:
     """The backup has what was only in the write-ahead log, and a log beside the database is not applied to it."""
     server = Served(folder).start()
     correct(server, "kept")
     server.stop(9)
-    assert run(folder, "backup", folder / "backup.db") == 0
+    run("backup", config_of(folder), folder / "backup.db")
     server.start()
     correct(server, "later")
     server.stop(9)
     assert (folder / "data" / "store.db-wal").stat().st_size
-    assert run(folder, "restore", folder / "backup.db") == 0
+    run("restore", config_of(folder), folder / "backup.db")
     server.start()
     try:
         assert labels(server) == {"kept"}
@@ -110,13 +107,13 @@ def test_a_backup_of_a_killed_exporter_has_its_log(folder: Path) -> None:
         server.stop()
 
 
-def test_a_directory_gets_a_file_named_by_the_time(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_directory_gets_a_file_named_by_the_time(folder: Path, run: Run) -> None:
     """Backups of a timer do not need a name."""
     Served(folder).start().stop()
     (folder / "backups").mkdir()
-    assert run(folder, "backup", folder / "backups") == 0
+    printed = run("backup", config_of(folder), folder / "backups").out
     (file,) = (folder / "backups").iterdir()
-    assert capsys.readouterr().out.startswith(f"{file}: ")
+    assert printed.startswith(f"{file}: ")
 
 
 def damage(path: Path) -> str:
@@ -176,26 +173,23 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ask(server.url + "/v1/corrections", [{"id": row["id"], "revision": row["revision"], "status": "accepted"}], "PATCH")
     assert server.post("/v1/dataset/releases", {"model": "credit", "name": "one"}).status == 201
     assert server.stop() == 0
-    assert run(folder, "backup", folder / "backup.db") == 0
+    assert run_command("backup", config_of(folder), str(folder / "backup.db")).returncode == 0
     return folder
 
 
 @pytest.mark.parametrize("spoil", [damage, cut, foreign, no_database, missing, newer, other_release])
-def test_a_wrong_backup_is_refused(
-    example: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: object
-) -> None:
+def test_a_wrong_backup_is_refused(example: Path, tmp_path: Path, run: Run, spoil: object) -> None:
     """A backup that is damaged or is something else is not restored, and the database stays as it is."""
     file = tmp_path / "backup.db"
     file.write_bytes((example / "backup.db").read_bytes())
     assert callable(spoil)
     expected = spoil(file)
     before = (example / "data" / "store.db").read_bytes()
-    assert run(example, "restore", file) == 1
-    assert expected in capsys.readouterr().err
+    assert expected in run("restore", config_of(example), file, status=1).err
     assert (example / "data" / "store.db").read_bytes() == before
 
 
-def test_a_restore_that_cannot_copy_leaves_the_database(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_restore_that_cannot_copy_leaves_the_database(example: Path, run: Run) -> None:
     """The database keeps its name until the copy of the backup is complete."""
     database = example / "data" / "store.db"
     before = database.read_bytes()
@@ -204,42 +198,39 @@ def test_a_restore_that_cannot_copy_leaves_the_database(example: Path, capsys: p
     if os.geteuid() == 0:  # what root creates must not keep the exporter's user from starting
         lock.unlink()
         os.chown(database, 1234, 1234)
-    assert run(example, "restore", example / "backup.db") == 1
-    assert f"{partial} exists" in capsys.readouterr().err
+    assert f"{partial} exists" in run("restore", config_of(example), example / "backup.db", status=1).err
     partial.unlink()
     assert database.read_bytes() == before
     assert lock.stat().st_uid == database.stat().st_uid
     assert not list(database.parent.glob("*.replaced-*"))
 
 
-def test_an_existing_file_is_not_overwritten(example: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_file_is_not_overwritten(example: Path, run: Run) -> None:
     """A second backup needs a name of its own."""
     before = (example / "backup.db").read_bytes()
-    assert run(example, "backup", example / "backup.db") == 1
-    assert "exists already; choose another name" in capsys.readouterr().err
+    command = ("backup", config_of(example))
+    assert "exists already; choose another name" in run(*command, example / "backup.db", status=1).err
     assert (example / "backup.db").read_bytes() == before
-    assert run(example, "backup", example / "missing" / "backup.db") == 1
-    assert "cannot be written: No such file or directory" in capsys.readouterr().err
+    refused = run(*command, example / "missing" / "backup.db", status=1).err
+    assert "cannot be written: No such file or directory" in refused
 
 
 def test_a_copy_that_fails_its_check_is_no_backup(
-    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    example: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
     """A source whose release does not fit its hash gives an error and no file."""
     config = {**CONFIG, "store": {"url": "sqlite:///store.db"}}
     write_config(tmp_path, config)
     (tmp_path / "store.db").write_bytes((example / "backup.db").read_bytes())
     other_release(tmp_path / "store.db")
-    assert run(tmp_path, "backup", tmp_path / "backup.db") == 1
-    assert "does not match its SHA-256" in capsys.readouterr().err
+    assert "does not match its SHA-256" in run("backup", config_of(tmp_path), tmp_path / "backup.db", status=1).err
     assert not list(tmp_path.glob("backup.db*"))
 
 
-def test_postgresql_has_its_own_tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_postgresql_has_its_own_tool(tmp_path: Path, run: Run) -> None:
     """The message names pg_dump, and shows no password."""
     store = {"url": "postgresql://exporter:secret@db.example/monitoring"}
     (tmp_path / "exporter.yml").write_text(yaml.safe_dump({"models": [{"name": "m"}], "store": store}))
-    assert run(tmp_path, "backup", tmp_path / "backup.db") == 1
-    error = capsys.readouterr().err
+    error = run("backup", config_of(tmp_path), tmp_path / "backup.db", status=1).err
     assert "back it up with pg_dump --format=custom" in error
     assert "secret" not in error

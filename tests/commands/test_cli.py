@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 import yaml
 from support.paths import ROOT
+from support.processes import Run
 from support.servers import write_config
 
 from exporter.cli import COMMANDS as MODULES
-from exporter.cli import build_parser, main
+from exporter.cli import build_parser
 
 COMMANDS = set(MODULES)
 
@@ -72,12 +73,9 @@ def test_help_ends_with_an_example_and_a_page(prog: str) -> None:
         ("serve --log.level=warning", "did you mean warn?"),
     ],
 )
-def test_errors_name_what_was_probably_meant(line: str, hint: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_name_what_was_probably_meant(line: str, hint: str, run: Run) -> None:
     """A command, option or value that is close to a valid one; all of an exit status of 2."""
-    with pytest.raises(SystemExit) as ended:
-        main(line.split())
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.endswith(f"; {hint}\n")
+    assert run(*line.split(), status=2).err.endswith(f"; {hint}\n")
 
 
 @pytest.mark.parametrize(
@@ -94,14 +92,11 @@ def test_errors_name_what_was_probably_meant(line: str, hint: str, capsys: pytes
         "proxy --upstream",
     ],
 )
-def test_a_url_that_is_not_valid_is_invalid_usage(
-    tmp_path: Path, line: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_url_that_is_not_valid_is_invalid_usage(tmp_path: Path, line: str, run: Run) -> None:
     """The exit status is 2, and the message names the option and no password."""
     write_config(tmp_path)
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
-    assert main([*line.replace("{}", str(tmp_path)).split(), "htp://me:s3cret@h"]) == 2
-    error = capsys.readouterr().err
+    error = run(*line.replace("{}", str(tmp_path)).split(), "htp://me:s3cret@h", status=2).err
     assert f"model-exporter: {line.rsplit(maxsplit=1)[-1]}: " in error
     assert "s3cret" not in error
 
@@ -116,34 +111,32 @@ def test_a_url_that_is_not_valid_is_invalid_usage(
         "ingest {}/trainig.npz --profile={}/credit.json --prediction-column=predicted",
     ],
 )
-def test_errors_name_a_file_with_a_similar_name(tmp_path: Path, line: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_name_a_file_with_a_similar_name(tmp_path: Path, line: str, run: Run) -> None:
     """A missing file is an error that names the one of its folder that was probably meant."""
     write_config(tmp_path)
     (tmp_path / "training.npz").touch()
-    assert main(line.replace("{}", str(tmp_path)).split()) == 1
-    meant = re.search(r"did you mean (\S+)\?\n$", capsys.readouterr().err)
+    meant = re.search(r"did you mean (\S+)\?\n$", run(*line.replace("{}", str(tmp_path)).split(), status=1).err)
     assert meant
     assert Path(meant[1]).is_file()
 
 
-def test_what_a_file_holds_cannot_control_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_file_holds_cannot_control_the_terminal(tmp_path: Path, run: Run) -> None:
     """Control characters of names and cells are escaped, in errors and in what a command prints."""
     path = tmp_path / "rows.csv"
     path.write_text("\x1b[31mage,b\n" + "1,x\n2,y\n" * 150)
-    assert main(["profile", str(path)]) == 0
+    out = run("profile", path).out
     path.write_text("a,b\n1,2,\x1b[31m3\n")
-    assert main(["profile", str(path)]) == 1
-    out, err = capsys.readouterr()
+    err = run("profile", path, status=1).err
     assert "\\u001b[31mage: numeric" in out
     assert "\\u001b[31m3" in err
     assert (out + err).replace("\n", "").isprintable()
 
 
-def test_a_folder_is_not_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_is_not_a_missing_file(tmp_path: Path, run: Run) -> None:
     """A folder whose name ends like a file's is an error that says so."""
     (tmp_path / "rows.csv").mkdir()
-    assert main(["profile", str(tmp_path / "rows.csv")]) == 1
-    assert capsys.readouterr().err.endswith("rows.csv: cannot be read: it is a folder\n")
+    error = run("profile", tmp_path / "rows.csv", status=1).err
+    assert error.endswith("rows.csv: cannot be read: it is a folder\n")
 
 
 def test_a_warning_of_a_command_says_that_it_is_one(tmp_path: Path) -> None:
@@ -169,10 +162,9 @@ def completions(script: str, *arguments: str) -> set[str]:
     return set(result.stdout.split())
 
 
-def test_bash_completes_commands_and_options(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bash_completes_commands_and_options(run: Run) -> None:
     """Commands, their options and the values of options are offered."""
-    assert main(["completion", "bash"]) == 0
-    script = capsys.readouterr().out
+    script = run("completion", "bash").out
     assert completions(script, "model-exporter", "") >= COMMANDS
     assert completions(script, "model-exporter", "in") == {"ingest"}
     assert "--fail-on-drift" in completions(script, "model-exporter", "ingest", "--f")
@@ -181,10 +173,9 @@ def test_bash_completes_commands_and_options(capsys: pytest.CaptureFixture[str])
     assert completions(script, "model-exporter", "compare", "--format", "") >= {"table", "json"}
 
 
-def test_zsh_has_a_completion_script(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_zsh_has_a_completion_script(run: Run, tmp_path: Path) -> None:
     """Each command is in it, with what it does; zsh can read it, where zsh is installed."""
-    assert main(["completion", "zsh"]) == 0
-    script = capsys.readouterr().out
+    script = run("completion", "zsh").out
     assert script.startswith("#compdef model-exporter\n")
     for name in MODULES:
         assert f"{name}:'{PARSERS[f'model-exporter {name}'].description}'" in script.replace("'\\''", "'")

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,11 +26,10 @@ from pyarrow import csv, parquet
 from support.blocks import with_ratios
 from support.labelled_rows import with_outcomes
 from support.paths import ROOT
-from support.processes import ForkedCommand
+from support.processes import ForkedCommand, Run
 from support.programs import prometheus, running
 from support.servers import Served, ask, eventually, free_port, serving
 
-from exporter.cli import main
 from exporter.commands.batch import DRIFTED
 from exporter.commands.tables import State
 from exporter.profiles.builder import build_file
@@ -87,11 +87,10 @@ def prediction(row: dict[str, Any]) -> dict[str, Any]:
     return {"model": "loans", "version": "3", "inputs": inputs, **outputs}
 
 
-def ingest(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of the command."""
-    capsys.readouterr()
-    status = main(["ingest", *map(str, arguments)])
-    return (status, *capsys.readouterr())
+@pytest.fixture
+def ingest(run: Run) -> Run:
+    """Runs the command."""
+    return partial(run, "ingest")
 
 
 def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
@@ -107,17 +106,15 @@ def samples(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
 
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl", "csv.gz", "npz", "predictions.jsonl"])
-def test_every_format_gives_the_same_window(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
-) -> None:
+def test_every_format_gives_the_same_window(folder: Path, tmp_path: Path, ingest: Run, ending: str) -> None:
     """The gauges of a run are those of its rows, whatever the file format."""
     columns = () if "predictions" in ending else (*OUTPUTS, "--model=loans", "--version=3")
     config = f"--config.file={folder / 'exporter.yml'}"
     target = tmp_path / "out.prom"
-    status, out, err = ingest(
-        capsys, folder / f"tonight.{ending}", *columns, config, f"--textfile={target}", "--fail-on-drift"
+    out, err = ingest(
+        folder / f"tonight.{ending}", *columns, config, f"--textfile={target}", "--fail-on-drift", status=DRIFTED
     )
-    assert (status, err) == (DRIFTED, "")
+    assert err == ""
     assert "2,500 rows, 2,500 accepted, 0 rejected" in out
     assert re.search(r"^  income +\d\.\d+ +0\.\d+ +0\.3  drifted$", out, re.M)
     text = target.read_text()
@@ -141,21 +138,18 @@ def test_every_format_gives_the_same_window(
     assert not any(name.endswith("_total") or "recent" in name for name in names)
 
 
-def test_the_report_says_which_noise_is_higher_and_why(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_report_says_which_noise_is_higher_and_why(folder: Path, tmp_path: Path, ingest: Run) -> None:
     """Where values depended on each other in training, a run has the higher noise floor, and its gauges have it."""
     profile = with_ratios(load(folder / "loans.json"), [20, 40, 80], {"income": [5, 5, 5], "(confidence)": [3, 3, 3]})
     save(profile, tmp_path / "loans.json")
     target = tmp_path / "out.prom"
     flags = [*OUTPUTS, "--model=loans", "--version=3", f"--textfile={target}"]
-    status, before, _ = ingest(capsys, folder / "well.parquet", *flags, f"--profile={folder / 'loans.json'}")
+    before = ingest(folder / "well.parquet", *flags, f"--profile={folder / 'loans.json'}").out
     independent = samples(target.read_text())
-    status, out, _ = ingest(capsys, folder / "well.parquet", *flags, f"--profile={tmp_path / 'loans.json'}")
+    out = ingest(folder / "well.parquet", *flags, f"--profile={tmp_path / 'loans.json'}").out
     dependent = samples(target.read_text())
     noise = "model_feature_kl_divergence_noise", (("feature", "income"), ("window", "run"))
     assert dependent[noise] == pytest.approx(5 * independent[noise])
-    assert status == 0
     assert "depend" not in before
     assert re.search(
         r"^  in training, values depend on those before them, which raises the noise of "
@@ -165,7 +159,7 @@ def test_the_report_says_which_noise_is_higher_and_why(
     )
 
 
-def test_a_table_as_a_spreadsheet_writes_it(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_as_a_spreadsheet_writes_it(folder: Path, tmp_path: Path, ingest: Run) -> None:
     """Semicolons, decimal commas and a confidence in percent count as the same table written plainly does."""
     rows = scores(2500).to_pylist()
     for row in rows:
@@ -177,7 +171,7 @@ def test_a_table_as_a_spreadsheet_writes_it(folder: Path, tmp_path: Path, capsys
 
     def counts(file: Path, *reading: str) -> list[str]:
         metrics = tmp_path / "a.prom"
-        assert ingest(capsys, file, *flags, *reading, f"--textfile={metrics}")[0] == 0
+        ingest(file, *flags, *reading, f"--textfile={metrics}")
         return [line for line in metrics.read_text().splitlines() if "observations" in line or "_mean{" in line]
 
     expected = counts(folder / "well.csv")
@@ -199,7 +193,7 @@ def test_standard_input_is_read(folder: Path) -> None:
     assert b"--format: is required for standard input: csv, parquet, npz, jsonl or predictions" in result.stderr
 
 
-def test_invalid_rows_are_refused_and_named(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_rows_are_refused_and_named(tmp_path: Path, folder: Path, ingest: Run) -> None:
     """Rows that the exporter would refuse are refused, the others are counted, and so are invalid values."""
     lines = ["id,age,income,country,prediction,confidence,when"]
     lines += [f"r-{n},41,3000,NL,yes,0.9,2026-11-24T10:00:00Z" for n in range(20)]
@@ -212,8 +206,7 @@ def test_invalid_rows_are_refused_and_named(tmp_path: Path, folder: Path, capsys
     (tmp_path / "s.csv").write_text("\n".join(lines) + "\n")
     target = tmp_path / "out.prom"
     flags = (f"--profile={folder / 'loans.json'}", *OUTPUTS, "--time-column=when", f"--textfile={target}")
-    status, out, _ = ingest(capsys, tmp_path / "s.csv", *flags)
-    assert status == 0
+    out = ingest(tmp_path / "s.csv", *flags).out
     assert out.splitlines()[:6] == [
         *[line for line in out.splitlines()[:1] if "20 rows, 15 accepted, 5 rejected" in line],
         "  row 3, confidence: expected a number from 0 to 1, got 1.5",
@@ -229,17 +222,14 @@ def test_invalid_rows_are_refused_and_named(tmp_path: Path, folder: Path, capsys
     assert values["model_batch_rejected_rows", ()] == 5
 
 
-def test_invalid_predictions_are_refused_and_named(
-    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_predictions_are_refused_and_named(tmp_path: Path, folder: Path, ingest: Run) -> None:
     """Lines of predictions are validated as the exporter does; blank lines are skipped."""
     good = json.dumps(prediction(scores(1).to_pylist()[0]))
     other = good.replace('"loans"', '"loan"')
     lines = [good, "", other, "{", good, good.replace("{", '{"code": 999, ', 1), good]
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
     config = f"--config.file={folder / 'exporter.yml'}"
-    status, out, _ = ingest(capsys, tmp_path / "log.jsonl", config)
-    assert status == 0
+    out = ingest(tmp_path / "log.jsonl", config).out
     first, *reasons = out.splitlines()
     assert "6 rows, 3 accepted, 3 rejected" in first
     assert reasons[0] == '  row 2, model: no model "loan" is configured; did you mean "loans"?'
@@ -248,43 +238,33 @@ def test_invalid_predictions_are_refused_and_named(
 
 
 @pytest.mark.parametrize("wire", [True, False])
-def test_what_python_writes_for_json_is_read(
-    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], wire: bool
-) -> None:
+def test_what_python_writes_for_json_is_read(tmp_path: Path, folder: Path, ingest: Run, wire: bool) -> None:
     """``NaN`` is a missing value and an infinity an invalid one, in predictions and in tables alike."""
     rows = [{"age": float("nan"), "income": 1.0}, {"age": 41, "income": float("inf")}, {"age": 41, "income": 2}]
     events = [{"model": "loans", "inputs": row} for row in rows] if wire else rows
     (tmp_path / "log.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
     target = tmp_path / "out.prom"
     flags = (f"--profile={folder / 'loans.json'}", f"--textfile={target}")
-    assert ingest(capsys, tmp_path / "log.jsonl", *flags)[0] == 0
+    ingest(tmp_path / "log.jsonl", *flags)
     values = samples(target.read_text())
     assert values["model_feature_missing_ratio", (("feature", "age"), ("window", "run"))] == 1 / 3
     assert values["model_feature_invalid_ratio", (("feature", "income"), ("window", "run"))] == 1 / 3
 
 
-def test_columns_that_differ_from_the_profile_are_named(
-    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_columns_that_differ_from_the_profile_are_named(tmp_path: Path, folder: Path, ingest: Run) -> None:
     """Missing and unknown columns are reported, and a missing one counts as missing; no known column is an error."""
     flags = (f"--profile={folder / 'loans.json'}", "--prediction-column=prediction")
     (tmp_path / "s.csv").write_text("age,Income,prediction\n41,3000,yes\n")
     target = tmp_path / "o.prom"
-    status, _, err = ingest(capsys, tmp_path / "s.csv", *flags, f"--textfile={target}")
-    assert status == 0
+    err = ingest(tmp_path / "s.csv", *flags, f"--textfile={target}").err
     assert 'has no column "income": it counts as missing' in err
     assert 'the profile does not contain "Income": not counted' in err
     values = samples(target.read_text())
     assert values["model_feature_missing_ratio", (("feature", "income"), ("window", "run"))] == 1
     (tmp_path / "s.csv").write_text("Alter,prediction\n41,yes\n")
-    status, _, err = ingest(capsys, tmp_path / "s.csv", *flags)
-    assert status == 1
-    assert (
-        's.csv: has no column of the model\'s profile, but "Alter"; valid values: "age", "country", "income"'
-        in err.replace("valid values: age, country, income", 'valid values: "age", "country", "income"')
-    )
-    status, _, err = ingest(capsys, tmp_path / "s.csv", flags[0], "--prediction-column=predicted")
-    assert status == 1
+    err = ingest(tmp_path / "s.csv", *flags, status=1).err
+    assert 's.csv: has no column of the model\'s profile, but "Alter"; valid values: age, country, income' in err
+    err = ingest(tmp_path / "s.csv", flags[0], "--prediction-column=predicted", status=1).err
     assert 's.csv: has no column "predicted"; did you mean "prediction"?' in err
 
 
@@ -340,15 +320,13 @@ def misused(folder: Path) -> Iterator[tuple[list[Any], str]]:
         yield [table, f"--exporter={address}", "--model=m"], message
 
 
-def test_errors_end_with_a_message(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_end_with_a_message(folder: Path, tmp_path: Path, ingest: Run) -> None:
     """Each error ends with a message that names it, and status 1, or 2 if the usage is invalid; nothing is counted."""
     failures = [*((1, *failure) for failure in broken(folder, tmp_path)), *((2, *usage) for usage in misused(folder))]
     for expected, arguments, message in failures:
         has_target = any("--config.file" in str(flag) or "--exporter" in str(flag) for flag in arguments)
         flags = [] if has_target else [f"--profile={folder / 'loans.json'}"]
-        status, _, err = ingest(capsys, *arguments, *flags)
-        assert status == expected, arguments
-        assert message in err.splitlines()[-1], arguments
+        assert message in ingest(*arguments, *flags, status=expected).err.splitlines()[-1], arguments
 
 
 def test_a_file_that_changes_meanwhile_is_not_counted(folder: Path, tmp_path: Path) -> None:
@@ -379,16 +357,14 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
-def test_a_run_replaces_the_run_before(folder: Path, gateway: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_replaces_the_run_before(folder: Path, gateway: str, ingest: Run) -> None:
     """The Pushgateway has one group per job, model and version, without values of the previous run."""
     profile, push = f"--profile={folder / 'loans.json'}", f"--push={gateway}"
     flags = (profile, push, "--model=a/b c", "--job=nightly")
-    assert ingest(capsys, folder / "tonight.csv", *flags, *OUTPUTS)[0] == 0
+    ingest(folder / "tonight.csv", *flags, *OUTPUTS)
     name = 'model_confidence_kl_divergence{instance="",job="nightly"'
     assert name in ask(f"{gateway}/metrics").text
-    status, out, _ = ingest(capsys, folder / "well.csv", *flags)
-    assert status == 0
-    assert f"metrics pushed to {gateway}" in out
+    assert f"metrics pushed to {gateway}" in ingest(folder / "well.csv", *flags).out
     text = ask(f"{gateway}/metrics").text
     assert name not in text
     rows = re.findall(r"^model_batch_rows\{(.*nightly.*)\} 2500$", text, re.M)
@@ -396,23 +372,20 @@ def test_a_run_replaces_the_run_before(folder: Path, gateway: str, capsys: pytes
 
 
 def test_a_failing_pushgateway_is_an_error(
-    folder: Path, gateway: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path, gateway: str, ingest: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The run fails with the reason, and the password in the address is not shown."""
     monkeypatch.setattr("exporter.commands.batch.GIVE_UP_SECONDS", 0)
     arguments = (folder / "well.csv", f"--profile={folder / 'loans.json'}")
     address = f"127.0.0.1:{free_port()}"
-    status, _, err = ingest(capsys, *arguments, f"--push=http://me:secret@{address}")
-    assert status == 1
+    err = ingest(*arguments, f"--push=http://me:secret@{address}", status=1).err
     assert f"--push: http://{address} did not accept the metrics: " in err
     assert "refused" in err
     assert "secret" not in err
-    status, _, err = ingest(capsys, *arguments, f"--push={gateway}/elsewhere")
-    assert status == 1
-    assert "did not accept the metrics: 404" in err
+    assert "did not accept the metrics: 404" in ingest(*arguments, f"--push={gateway}/elsewhere", status=1).err
 
 
-def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, tmp_path: Path) -> None:
+def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, tmp_path: Path, ingest: Run) -> None:
     """The gauges of a drifted run fire the shipped rules; those of a healthy run do not."""
     document = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
     (scrape,) = re.findall(r"^```yaml\n(scrape_configs:.*?)^```$", document, re.M | re.S)
@@ -433,7 +406,7 @@ def test_the_shipped_alerts_fire_for_a_drifted_run(folder: Path, gateway: str, t
 
     def push(version: str, file: Path, *flags: str) -> None:
         profile = f"--profile={folder / 'loans.json'}"
-        assert main(["ingest", str(file), profile, f"--version={version}", *flags, *OUTPUTS]) == 0
+        ingest(file, profile, f"--version={version}", *flags, *OUTPUTS)
 
     def found(query: str) -> list[dict[str, str]]:
         return [one["metric"] for one in ask(f"{url}/api/v1/query?query={quote(query)}").json["data"]["result"]]
@@ -484,9 +457,7 @@ def test_the_commands_of_the_batch_page(gateway: str, exporter: Served, tmp_path
     assert "1,250 joined their prediction, 50 wait for theirs; of these 1,300, 1 as before\n" in output
 
 
-def test_the_commands_of_the_crontab(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_commands_of_the_crontab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
     """The commands know the flags of the documented crontab: only the tables are not there."""
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "batch.md").read_text(encoding="utf-8")
@@ -494,8 +465,7 @@ def test_the_commands_of_the_crontab(
     commands = re.findall(r"flock --nonblock \S+ model-exporter (.*) > \S+$", crontab, re.M)
     assert [command.split()[0] for command in commands] == ["ingest", "label"]
     for command in commands:
-        assert main(command.split()) == 1
-        assert f"{command.split()[1]}: cannot be read: there is no such file" in capsys.readouterr().err
+        assert f"{command.split()[1]}: cannot be read: there is no such file" in run(*command.split(), status=1).err
 
 
 def shell(script: str, folder: Path) -> str:
@@ -529,17 +499,17 @@ def attempts(exporter: Served, version: str) -> float:
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl", "npz"])
 def test_an_exporter_counts_what_is_sent(
-    folder: Path, exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+    folder: Path, exporter: Served, tmp_path: Path, ingest: Run, ending: str
 ) -> None:
     """The exporter's window is the one that the command computes itself; a second run counts nothing twice."""
     file = tmp_path / f"tonight.{ending}"
     shutil.copy(folder / file.name, file)
     flags = (f"--exporter={exporter.url}", "--model=loans", f"--version={ending}", *OUTPUTS)
-    status, out, err = ingest(capsys, file, *flags)
-    assert (status, err) == (0, "")
+    out, err = ingest(file, *flags)
+    assert err == ""
     assert "2,500 rows, 2,500 accepted, 0 rejected" in out
-    assert ingest(capsys, folder / f"tonight.{ending}", f"--profile={folder / 'loans.json'}", *OUTPUTS,
-                  f"--textfile={tmp_path / 'o.prom'}")[0] == 0  # fmt: skip
+    here = (f"--profile={folder / 'loans.json'}", f"--textfile={tmp_path / 'o.prom'}")
+    ingest(folder / f"tonight.{ending}", *here, *OUTPUTS)
     local = samples((tmp_path / "o.prom").read_text())
     remote = exporter.samples("model_feature_kl_divergence", "model_prediction_kl_divergence", "model_feature_mean")
     labels = f'model="loans",version="{ending}"'
@@ -550,22 +520,17 @@ def test_an_exporter_counts_what_is_sent(
     series = f'model_prediction_kl_divergence{{{labels},window="5m"}}'
     assert remote[series] == pytest.approx(local["model_prediction_kl_divergence", (("window", "run"),)])
     assert attempts(exporter, ending) == 2500
-    status, out, _ = ingest(capsys, file, *flags)
-    assert status == 0
-    assert f"nothing to send: the first 2,500 rows were sent before ({file}.ingest.json)" in out
+    assert f"nothing to send: the first 2,500 rows were sent before ({file}.ingest.json)" in ingest(file, *flags).out
     assert attempts(exporter, ending) == 2500
 
 
-def test_rows_that_the_exporter_refuses_are_named(
-    exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_that_the_exporter_refuses_are_named(exporter: Served, tmp_path: Path, ingest: Run) -> None:
     """Refused rows are named by their row in the file and the reason, whichever side refuses them; the others count."""
     lines = [json.dumps(prediction(row) | {"version": "refused"}) for row in scores(30).to_pylist()]
     lines[4] = lines[4].replace('"version": "refused"', '"version": 7')
     lines[12] = "[]"
     (tmp_path / "log.jsonl").write_text("\n".join(lines))
-    status, out, _ = ingest(capsys, tmp_path / "log.jsonl", f"--exporter={exporter.url}", "--batch-size=10")
-    assert status == 0
+    out = ingest(tmp_path / "log.jsonl", f"--exporter={exporter.url}", "--batch-size=10").out
     first, *reasons = out.splitlines()
     assert "30 rows, 28 accepted, 2 rejected" in first
     assert reasons[0] == "  row 5, version: expected a string, got 7; put it in quotes"
@@ -573,8 +538,7 @@ def test_rows_that_the_exporter_refuses_are_named(
     assert attempts(exporter, "refused") == 28
     (tmp_path / "bad.csv").write_text("age,confidence\n1,0.5\n3,4\n")
     flags = ("--model=loan", "--confidence-column=confidence", f"--exporter={exporter.url}")
-    status, _, err = ingest(capsys, tmp_path / "bad.csv", *flags)
-    assert status == 1
+    err = ingest(tmp_path / "bad.csv", *flags, status=1).err
     assert "bad.csv: all 2 rows were rejected; row 2, confidence: expected a number from 0 to 1, got 4.0" in err
 
 
@@ -611,102 +575,89 @@ def sent(state: Path) -> int:
     return msgspec.json.decode(state.read_bytes(), type=State).rows if state.exists() else 0
 
 
-def test_appended_lines_are_sent(exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_appended_lines_are_sent(exporter: Served, tmp_path: Path, ingest: Run) -> None:
     """Lines that were appended are sent, earlier ones are not sent again; a replaced file is sent from the start."""
     log = tmp_path / "log.jsonl"
     rows = [json.dumps(prediction(row) | {"version": "grown"}) + "\n" for row in scores(700).to_pylist()]
     log.write_text("".join(rows[:300]))
     to = f"--exporter={exporter.url}"
-    assert ingest(capsys, log, to)[0] == 0
+    ingest(log, to)
     with log.open("a") as file:
         file.writelines(rows[300:])
-    status, out, err = ingest(capsys, log, to)
-    assert status == 0
+    out, err = ingest(log, to)
     assert "the first 300 rows were sent before" in err
     assert "700 rows, 700 accepted" in out
     assert attempts(exporter, "grown") == 700
     log.write_text("".join(rows[100:200]))
-    status, out, err = ingest(capsys, log, to)
-    assert (status, err) == (0, "")
+    out, err = ingest(log, to)
+    assert err == ""
     assert attempts(exporter, "grown") == 800
 
 
-def test_an_interrupted_last_batch_is_repeated_unchanged(
-    exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interrupted_last_batch_is_repeated_unchanged(exporter: Served, tmp_path: Path, ingest: Run) -> None:
     """A last, short batch that was counted but not noted before a kill counts once, though the file has grown."""
     log = tmp_path / "log.jsonl"
     rows = [json.dumps(prediction(row) | {"version": "cut"}) + "\n" for row in scores(500).to_pylist()]
     log.write_text("".join(rows[:130]))
     to = f"--exporter={exporter.url}"
-    assert ingest(capsys, log, to, "--batch-size=100")[0] == 0
+    ingest(log, to, "--batch-size=100")
     path = Path(f"{log}.ingest.json")
     state = msgspec.json.decode(path.read_bytes(), type=State)
     state.rows, state.accepted, state.sending, state.done = 100, 100, 130, False
     path.write_bytes(msgspec.json.encode(state))
     with log.open("a") as file:
         file.writelines(rows[130:])
-    status, out, _ = ingest(capsys, log, to)
-    assert status == 0
-    assert "500 rows, 500 accepted" in out
+    assert "500 rows, 500 accepted" in ingest(log, to).out
     assert attempts(exporter, "cut") == 500
 
 
 def test_an_unfinished_run_is_not_continued_elsewhere(
-    folder: Path, exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, exporter: Served, tmp_path: Path, ingest: Run
 ) -> None:
     """The rest of a run is not sent to another version; an invalid state file is refused."""
     file = tmp_path / "s.csv"
     shutil.copy(folder / "well.csv", file)
     flags = (f"--exporter={exporter.url}", "--model=loans", *OUTPUTS)
-    assert ingest(capsys, file, *flags, "--version=a")[0] == 0
+    ingest(file, *flags, "--version=a")
     path = Path(f"{file}.ingest.json")
     state = msgspec.json.decode(path.read_bytes(), type=State)
     state.rows, state.done = 1000, False
     path.write_bytes(msgspec.json.encode(state))
-    status, _, err = ingest(capsys, file, *flags, "--version=b")
-    assert status == 1
+    err = ingest(file, *flags, "--version=b", status=1).err
     assert f"its first 1,000 rows were sent to {exporter.url} model loans version a: finish it there, or remove" in err
     state.rows = 0
     path.write_bytes(msgspec.json.encode(state))
-    _, _, err = ingest(capsys, file, *flags, "--version=b")
+    err = ingest(file, *flags, "--version=b", status=1).err
     assert f"its first rows may have been sent to {exporter.url} model loans version a: finish it there" in err
     path.write_text("{}")
-    status, _, err = ingest(capsys, file, *flags)
-    assert status == 1
-    assert f"{path}: is not a state file" in err
+    assert f"{path}: is not a state file" in ingest(file, *flags, status=1).err
 
 
-def test_a_run_that_sends_nothing_leaves_no_state(
-    folder: Path, exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_sends_nothing_leaves_no_state(folder: Path, exporter: Served, tmp_path: Path, ingest: Run) -> None:
     """After a wrong column or URL, the command with the right one and for another exporter is a new run."""
     file = tmp_path / "s.csv"
     shutil.copy(folder / "well.csv", file)
     flags = (f"--exporter={exporter.url}", "--model=loans")
-    assert "has no column" in ingest(capsys, file, *flags, "--prediction-column=predicted")[2]
-    assert "404" in ingest(capsys, file, f"--exporter={exporter.url}/v2", "--model=loans", *OUTPUTS)[2]
+    assert "has no column" in ingest(file, *flags, "--prediction-column=predicted", status=1).err
+    assert "404" in ingest(file, f"--exporter={exporter.url}/v2", "--model=loans", *OUTPUTS, status=1).err
     assert [*tmp_path.iterdir()] == [file]
 
 
 def test_an_unreachable_or_unknown_server_is_an_error(
-    folder: Path, exporter: Served, gateway: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, exporter: Served, gateway: str, tmp_path: Path, ingest: Run
 ) -> None:
     """The command gives up in time, and at once where a retry is useless."""
     file = tmp_path / "s.csv"
     shutil.copy(folder / "well.csv", file)
     address = f"http://127.0.0.1:{free_port()}"
     flags = ("--model=loans", *OUTPUTS)
-    status, _, err = ingest(capsys, file, f"--exporter={address}", *flags, "--give-up=1s", f"--state={tmp_path / 'a'}")
-    assert status == 1
+    err = ingest(file, f"--exporter={address}", *flags, "--give-up=1s", f"--state={tmp_path / 'a'}", status=1).err
     assert f"{address}: Connection refused, for 1 s; 0 rows are sent" in err
     assert not (tmp_path / "a").exists()
-    status, _, err = ingest(capsys, file, f"--exporter={gateway}", *flags, f"--state={tmp_path / 'b'}")
-    assert status == 1
-    assert f"{gateway}: 404" in err
+    assert f"{gateway}: 404" in ingest(file, f"--exporter={gateway}", *flags, f"--state={tmp_path / 'b'}", status=1).err
 
 
-def test_a_full_exporter_is_waited_for(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_exporter_is_waited_for(folder: Path, tmp_path: Path, ingest: Run) -> None:
     """Batches that a full queue refuses are sent again after Retry-After, and none is lost or counted twice."""
     config = {"models": [{"name": "loans", "profile": "loans.json"}], "queue": {"capacity": 1}}
     (tmp_path / "exporter.yml").write_text(yaml.safe_dump(config))
@@ -714,26 +665,24 @@ def test_a_full_exporter_is_waited_for(folder: Path, tmp_path: Path, capsys: pyt
     shutil.copy(folder / "well.parquet", tmp_path)
     with serving(tmp_path) as server:
         flags = (f"--exporter={server.url}", "--model=loans", "--version=full", *OUTPUTS)
-        status, out, err = ingest(capsys, tmp_path / "well.parquet", *flags)
-        assert (status, err) == (0, "")
+        out, err = ingest(tmp_path / "well.parquet", *flags)
+        assert err == ""
         assert "2,500 rows, 2,500 accepted, 0 rejected" in out
         assert attempts(server, "full") == 2500
 
 
 def test_a_state_file_that_cannot_be_written_stops_the_run(
-    folder: Path, exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, exporter: Served, tmp_path: Path, ingest: Run
 ) -> None:
     """Without a writable state file nothing is sent; a full disk stops the run."""
     file = tmp_path / "s.csv"
     shutil.copy(folder / "well.csv", file)
     flags = (f"--exporter={exporter.url}", "--model=loans", "--version=unnoted", *OUTPUTS)
     state = tmp_path / "no" / "state"
-    status, _, err = ingest(capsys, file, *flags, f"--state={state}")
-    assert status == 1
+    err = ingest(file, *flags, f"--state={state}", status=1).err
     assert f"the state file {state} cannot be written: No such file or directory; set another one with --state" in err
     assert attempts(exporter, "unnoted") == 0
     (tmp_path / "full.partial").symlink_to("/dev/full")
-    status, _, err = ingest(capsys, file, *flags, f"--state={tmp_path / 'full'}")
-    assert status == 1
+    err = ingest(file, *flags, f"--state={tmp_path / 'full'}", status=1).err
     assert "cannot be written: No space left on device" in err
     assert attempts(exporter, "unnoted") == 0

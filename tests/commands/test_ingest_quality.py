@@ -6,6 +6,7 @@ import gzip
 import math
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from pyarrow import csv, parquet
 from support.labelled_rows import partly_unsure, with_outcomes
+from support.processes import Run
 from support.servers import Served, eventually, serving
 
-from exporter.cli import main
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 
@@ -69,11 +70,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def ingest(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str, str]:
-    """Exit status, standard output and standard error of the command."""
-    capsys.readouterr()
-    status = main(["ingest", *map(str, arguments)])
-    return (status, *capsys.readouterr())
+@pytest.fixture
+def ingest(run: Run) -> Run:
+    """Runs the command."""
+    return partial(run, "ingest")
 
 
 def of_run(path: Path) -> dict[str, float]:
@@ -88,13 +88,13 @@ def of_run(path: Path) -> dict[str, float]:
 
 @pytest.mark.parametrize("ending", ["parquet", "csv", "jsonl.gz"])
 def test_the_measured_and_the_estimated_accuracy_of_a_run(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
+    folder: Path, tmp_path: Path, ingest: Run, ending: str
 ) -> None:
     """The labels of a run give its accuracy, its confidences an estimate; both are metrics, and in the report."""
     metrics = tmp_path / "a.prom"
     flags = (f"--profile={folder / 'loans.json'}", *OUTPUTS, LABELS, f"--textfile={metrics}")
-    status, out, err = ingest(capsys, folder / f"tonight.{ending}", *flags)
-    assert (status, err) == (0, "")
+    out, err = ingest(folder / f"tonight.{ending}", *flags)
+    assert err == ""
     rows = [row for row in scores(2500, 2, confidence=2.5).to_pylist() if row["outcome"]]
     right = np.mean([row["outcome"] == row["prediction"] for row in rows])
     values = of_run(metrics)
@@ -117,17 +117,14 @@ def test_the_measured_and_the_estimated_accuracy_of_a_run(
     assert figures["accuracy in the profile"].endswith("on 2,700 labelled rows")
 
 
-def test_rows_without_a_confidence_have_no_estimate(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_rows_without_a_confidence_have_no_estimate(folder: Path, tmp_path: Path, ingest: Run) -> None:
     """The report says what measured and what estimated accuracies are compared with, where these are of other rows."""
     training, run, profile = tmp_path / "training.parquet", tmp_path / "run.parquet", tmp_path / "profile.json"
     parquet.write_table(partly_unsure(scores(3000, 1)), training)
     parquet.write_table(partly_unsure(scores(3000, 2)), run)
     save(build_file(training, name="loans", **COLUMNS, ignore=["id"]), profile)
     metrics = tmp_path / "a.prom"
-    status, out, _ = ingest(capsys, run, f"--profile={profile}", *OUTPUTS, LABELS, f"--textfile={metrics}")
-    assert status == 0
+    out = ingest(run, f"--profile={profile}", *OUTPUTS, LABELS, f"--textfile={metrics}").out
     values = of_run(metrics)
     overall, estimated = values["model_reference_accuracy_overall"], values["model_reference_estimated_accuracy"]
     assert values["model_accuracy_lower"] < overall < values["model_accuracy_upper"] < estimated
@@ -140,7 +137,7 @@ def test_rows_without_a_confidence_have_no_estimate(
     ]
 
 
-def test_the_errors_of_a_regression(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_errors_of_a_regression(folder: Path, tmp_path: Path, ingest: Run) -> None:
     """Numbers have a mean absolute error; a label that is no number is left out, and the report says so."""
     table = prices(400, 2)
     lines = ["age,prediction,outcome"]
@@ -150,8 +147,8 @@ def test_the_errors_of_a_regression(folder: Path, tmp_path: Path, capsys: pytest
     path, metrics = tmp_path / "prices.csv", tmp_path / "a.prom"
     path.write_text("\n".join(lines) + "\n")
     flags = ("--prediction-column=prediction", LABELS, f"--profile={folder / 'prices.json'}")
-    status, out, err = ingest(capsys, path, *flags, f"--textfile={metrics}")
-    assert (status, err) == (0, "")
+    out, err = ingest(path, *flags, f"--textfile={metrics}")
+    assert err == ""
     errors = np.delete(table["prediction"].to_numpy() - table["outcome"].to_numpy(), [4, 8])
     values = of_run(metrics)
     assert values["model_window_labelled_predictions"] == 398
@@ -166,43 +163,41 @@ def test_the_errors_of_a_regression(folder: Path, tmp_path: Path, capsys: pytest
     assert figures[3] == "  1 label cannot be compared with the prediction"
 
 
-def test_no_estimate_has_a_reason(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_estimate_has_a_reason(folder: Path, tmp_path: Path, ingest: Run) -> None:
     """Where nothing can be estimated, the report says why."""
     no_confidence = ("--prediction-column=prediction", "--id-column=id", "--ignore=outcome")
-    _, out, _ = ingest(capsys, folder / "tonight.csv", f"--profile={folder / 'loans.json'}", *no_confidence)
+    out = ingest(folder / "tonight.csv", f"--profile={folder / 'loans.json'}", *no_confidence).out
     assert re.search("accuracy, estimated +–  +no row has a valid confidence$", out, re.M)
     table = scores(2500, 2)
     confidences = [None] * 1500 + table["confidence"].to_pylist()[1500:]
     index = table.column_names.index("confidence")
     csv.write_csv(table.set_column(index, "confidence", pa.array(confidences)), tmp_path / "lacking.csv")
-    _, out, _ = ingest(
-        capsys, tmp_path / "lacking.csv", f"--profile={folder / 'loans.json'}", *OUTPUTS, "--ignore=outcome"
-    )
+    out = ingest(tmp_path / "lacking.csv", f"--profile={folder / 'loans.json'}", *OUTPUTS, "--ignore=outcome").out
     assert re.search("estimated +–  +too few rows have a valid confidence: their share is less than half of", out)
     parquet.write_table(scores(3000, 1).slice(0, 15), tmp_path / "few.parquet")
     save(build_file(tmp_path / "few.parquet", **COLUMNS, ignore=["id"]), tmp_path / "few.json")
-    _, out, _ = ingest(capsys, folder / "tonight.csv", f"--profile={tmp_path / 'few.json'}", *OUTPUTS, LABELS)
+    out = ingest(folder / "tonight.csv", f"--profile={tmp_path / 'few.json'}", *OUTPUTS, LABELS).out
     assert re.search(
         "accuracy, estimated +–  +the profile has fewer than 20 labelled rows to estimate it from$", out, re.M
     )
     (tmp_path / "far.csv").write_text("age,prediction\n" + "9999,99999\n" * 30)
     regression = (f"--profile={folder / 'prices.json'}", "--prediction-column=prediction")
-    _, out, _ = ingest(capsys, tmp_path / "far.csv", *regression)
+    out = ingest(tmp_path / "far.csv", *regression).out
     assert re.search("estimated +–  +more than half of the rows are unlike any labelled row of the profile$", out, re.M)
 
 
-def test_what_labels_need(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_labels_need(folder: Path, tmp_path: Path, ingest: Run) -> None:
     """Labels need predictions to be compared with, and an exporter needs identifiers; errors say so."""
     profile = f"--profile={folder / 'loans.json'}"
-    status, _, err = ingest(capsys, folder / "tonight.csv", profile, LABELS)
+    err = ingest(folder / "tonight.csv", profile, LABELS, status=2).err
     detail = '--label-column: set --prediction-column, since the label "outcome" is compared with it'
-    assert (status, detail in err) == (2, True)
+    assert detail in err
     exporter = ("--exporter=http://127.0.0.1:1", "--model=loans", "--prediction-column=prediction", LABELS)
-    status, _, err = ingest(capsys, folder / "tonight.csv", *exporter)
-    assert (status, "--label-column: set --id-column, since an exporter joins labels" in err) == (2, True)
+    err = ingest(folder / "tonight.csv", *exporter, status=2).err
+    assert "--label-column: set --id-column, since an exporter joins labels" in err
     (tmp_path / "p.jsonl").write_text('{"model": "loans", "inputs": {}}')
-    status, _, err = ingest(capsys, tmp_path / "p.jsonl", profile, *OUTPUTS, LABELS)
-    assert (status, "remove --model, --version, --type and the names of columns" in err) == (1, True)
+    err = ingest(tmp_path / "p.jsonl", profile, *OUTPUTS, LABELS, status=1).err
+    assert "remove --model, --version, --type and the names of columns" in err
 
 
 # --- sent to an exporter ---------------------------------------------------------------------
@@ -221,30 +216,30 @@ def labelled(exporter: Served, version: str) -> float:
 
 
 def test_an_exporter_joins_the_labels_that_are_sent(
-    folder: Path, exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, exporter: Served, tmp_path: Path, ingest: Run
 ) -> None:
     """The exporter measures with the labels of a batch what the command itself measures."""
     file = tmp_path / "tonight.csv"
     file.write_bytes((folder / "tonight.csv").read_bytes())
     flags = (f"--exporter={exporter.url}", "--model=loans", "--version=a", *OUTPUTS, LABELS)
-    status, out, err = ingest(capsys, file, *flags)
-    assert (status, err) == (0, "")
+    out, err = ingest(file, *flags)
+    assert err == ""
     assert "2,500 rows, 2,500 accepted, 0 rejected" in out
     assert "2,250 labels accepted, 0 rejected" in out
     eventually(lambda: labelled(exporter, "a") == 2250, 30)
-    ingest(capsys, file, f"--profile={folder / 'loans.json'}", *OUTPUTS, LABELS, f"--textfile={tmp_path / 'a.prom'}")
+    ingest(file, f"--profile={folder / 'loans.json'}", *OUTPUTS, LABELS, f"--textfile={tmp_path / 'a.prom'}")
     values = exporter.samples("model_accuracy")
     local = of_run(tmp_path / "a.prom")["model_accuracy"]
     assert values['model_accuracy{model="loans",version="a",window="1h"}'] == pytest.approx(local)
     file.unlink()
     (tmp_path / "tonight.csv.ingest.json").unlink()
     file.write_bytes((folder / "tonight.csv").read_bytes())
-    assert ingest(capsys, file, *flags)[0] == 0
+    ingest(file, *flags)
     assert labelled(exporter, "a") == 2250
 
 
 def test_refused_labels_are_named_and_those_of_refused_rows_not_sent(
-    exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    exporter: Served, tmp_path: Path, ingest: Run
 ) -> None:
     """A row that is refused sends no label; a label that is refused leaves its row counted."""
     lines = ["id,age,prediction,confidence,outcome"]
@@ -255,8 +250,7 @@ def test_refused_labels_are_named_and_those_of_refused_rows_not_sent(
     lines[11] = "b-10,40,,0.9,yes"
     (tmp_path / "b.csv").write_text("\n".join(lines) + "\n")
     flags = (f"--exporter={exporter.url}", "--model=loans", "--version=b", *OUTPUTS, LABELS, "--batch-size=10")
-    status, out, _ = ingest(capsys, tmp_path / "b.csv", *flags)
-    assert status == 0
+    out = ingest(tmp_path / "b.csv", *flags).out
     assert "30 rows, 29 accepted, 1 rejected" in out
     assert "row 7, outcome: the row has no identifier by which its label could be joined" in out
     eventually(lambda: labelled(exporter, "b") == 26, 30)

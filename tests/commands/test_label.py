@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
+from support.processes import Run
 from support.servers import CONFIG, Served, eventually, serving, write_config
 
-from exporter.cli import main
 from exporter.commands import batch
 from exporter.wire.events import MAX_REJECTED
 
@@ -66,27 +66,22 @@ def joined(text: str) -> str:
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
-def test_a_table_of_labels_is_sent(
-    exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], ending: str
-) -> None:
+def test_a_table_of_labels_is_sent(exporter: Served, tmp_path: Path, run: Run, ending: str) -> None:
     """Each row becomes a label of its prediction, in any format; a second run sends nothing, a new file repeats."""
     path = write(table(ROWS), tmp_path / f"labels.{ending}")
     command = ["label", str(path), f"--exporter={exporter.url}"]
-    assert main(command) == 0
-    out = capsys.readouterr().out
+    out = run(*command).out
     assert f"{ROWS:,} rows, {ROWS:,} labels accepted, 0 rejected, 0 rows without a label" in out
     assert joined(out).startswith("12,000 joined their prediction, 0 wait for theirs")
-    assert main(command) == 0
-    assert "nothing to send" in capsys.readouterr().out
+    assert "nothing to send" in run(*command).out
     path.with_name(f"{path.name}.label.json").unlink()
-    assert main(command) == 0
     before = "of these 12,000, 12,000 as before"
-    assert joined(capsys.readouterr().out) == f"12,000 joined their prediction, 0 wait for theirs; {before}"
+    assert joined(run(*command).out) == f"12,000 joined their prediction, 0 wait for theirs; {before}"
     right = exporter.samples()['model_correct_predictions_total{model="credit",version="unknown"}']
     assert right == ROWS * 2 / 3
 
 
-def test_named_columns_types_and_times(exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_named_columns_types_and_times(exporter: Served, tmp_path: Path, run: Run) -> None:
     """The columns may have any name; a number with a comma, a time of the label, and rows that have none yet."""
     predictions = [{"id": f"loan-{n}", "model": BARE, "prediction": 2.5} for n in range(4)]
     assert exporter.post("/v1/predictions", predictions).status == 202
@@ -97,8 +92,7 @@ def test_named_columns_types_and_times(exporter: Served, tmp_path: Path, capsys:
         "loan;repaid;paid_on\nloan-0;3,5;2026-11-24T10:00:00Z\nloan-1;;2026-11-24T10:00:00Z\n;1,5;\nloan-2;1,5;\n"
     )
     flags = ["--id-column=loan", "--label-column=repaid", "--time-column=paid_on", "--delimiter=;", "--decimal=,"]
-    assert main(["label", str(path), f"--exporter={exporter.url}", f"--model={BARE}", *flags]) == 0
-    out = capsys.readouterr().out
+    out = run("label", path, f"--exporter={exporter.url}", f"--model={BARE}", *flags).out
     assert "4 rows, 2 labels accepted, 1 rejected, 1 row without a label" in out
     assert "row 3, loan: has no identifier" in out
     assert "2 joined their prediction, 0 wait for theirs" in out
@@ -107,21 +101,19 @@ def test_named_columns_types_and_times(exporter: Served, tmp_path: Path, capsys:
     assert error == 2.5 + 1.0 + 1.0
 
 
-def test_rejected_rows_are_named(exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejected_rows_are_named(exporter: Served, tmp_path: Path, run: Run) -> None:
     """By their place in the file; without any accepted label the status is 1."""
     prediction = {"id": "number", "model": BARE, "prediction": 2.5}
     assert exporter.post("/v1/predictions", prediction).status == 202
     eventually(lambda: exporter.post("/v1/labels", {"prediction_id": "number", "label": 2}).json["joined"])
     path = tmp_path / "labels.jsonl"
     path.write_text('{"prediction_id": "early", "label": 1}\n{"prediction_id": "number", "label": "abc"}\n')
-    assert main(["label", str(path), f"--exporter={exporter.url}"]) == 0
-    assert "row 2, label: expected a number, as its prediction is, got a string" in capsys.readouterr().out
+    command = ("label", path, f"--exporter={exporter.url}")
+    assert "row 2, label: expected a number, as its prediction is, got a string" in run(*command).out
     path.write_text('{"prediction_id": "number", "label": "abc"}\n')
-    assert main(["label", str(path), f"--exporter={exporter.url}"]) == 1
-    assert "no label was accepted; row 1, label: expected a number" in capsys.readouterr().err
+    assert "no label was accepted; row 1, label: expected a number" in run(*command, status=1).err
     path.write_text('{"prediction_id": "number", "label": null}\n')
-    assert main(["label", str(path), f"--exporter={exporter.url}"]) == 1
-    assert "no row has a value in label" in capsys.readouterr().err
+    assert "no row has a value in label" in run(*command, status=1).err
 
 
 @pytest.mark.parametrize(
@@ -140,15 +132,11 @@ def test_rejected_rows_are_named(exporter: Served, tmp_path: Path, capsys: pytes
         (["--exporter=http://127.0.0.1:1", "--give-up=1s"], "Connection refused"),
     ],
 )
-def test_what_is_wrong_is_named(
-    exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
-) -> None:
+def test_what_is_wrong_is_named(exporter: Served, tmp_path: Path, run: Run, flags: list[str], message: str) -> None:
     """The option, the column or the exporter; the status is 2 where the option alone is wrong, otherwise 1."""
     path = write(table(10), tmp_path / "labels.csv")
-    assert main(["label", str(path), f"--exporter={exporter.url}", *flags]) == (
-        2 if flags == ["--type=label=nothing"] else 1
-    )
-    assert message in capsys.readouterr().err
+    status = 2 if flags == ["--type=label=nothing"] else 1
+    assert message in run("label", path, f"--exporter={exporter.url}", *flags, status=status).err
 
 
 def test_an_interrupted_run_continues(exporter: Served, tmp_path: Path) -> None:
@@ -173,7 +161,9 @@ def test_an_interrupted_run_continues(exporter: Served, tmp_path: Path) -> None:
     assert f"{ROWS:,} labels accepted" in out
 
 
-def test_an_interrupt_while_the_port_is_wrong_leaves_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_while_the_port_is_wrong_leaves_no_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
+) -> None:
     """Ctrl-C between two refused attempts: nothing was sent, so the command with the right port is a new run."""
 
     def interrupt(_: float) -> None:
@@ -181,7 +171,7 @@ def test_an_interrupt_while_the_port_is_wrong_leaves_no_state(tmp_path: Path, mo
 
     path = write(table(10), tmp_path / "labels.csv")
     monkeypatch.setattr(time, "sleep", interrupt)
-    assert main(["label", str(path), "--exporter=http://127.0.0.1:1"]) == 130
+    run("label", path, "--exporter=http://127.0.0.1:1", status=130)
     assert [*tmp_path.iterdir()] == [path]
 
 
@@ -191,26 +181,22 @@ def with_wrong_rows(path: Path) -> Path:
     return write(table(1501, time=times), path)
 
 
-def test_labels_after_many_wrong_ones_are_sent(
-    exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_labels_after_many_wrong_ones_are_sent(exporter: Served, tmp_path: Path, run: Run) -> None:
     """A request has no more rows than an exporter explains."""
     path = with_wrong_rows(tmp_path / "labels.csv")
-    assert main(["label", str(path), f"--exporter={exporter.url}", "--time-column=time"]) == 0
-    assert "1,501 rows, 1 label accepted, 1,500 rejected" in capsys.readouterr().out
-    for flag in (f"--batch-size={MAX_REJECTED + 1}", "--give-up=never"):
-        with pytest.raises(SystemExit):
-            main(["label", str(path), f"--exporter={exporter.url}", flag])
-    assert "argument --give-up: expected a duration such as 5m or 1h" in capsys.readouterr().err
+    command = ("label", path, f"--exporter={exporter.url}")
+    assert "1,501 rows, 1 label accepted, 1,500 rejected" in run(*command, "--time-column=time").out
+    run(*command, f"--batch-size={MAX_REJECTED + 1}", status=2)
+    refused = run(*command, "--give-up=never", status=2).err
+    assert "argument --give-up: expected a duration such as 5m or 1h" in refused
 
 
-def test_labels_of_unknown_predictions(exporter: Served, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_labels_of_unknown_predictions(exporter: Served, tmp_path: Path, run: Run) -> None:
     """The command says that all wait, and names the likely causes; not for a few, or if one has joined."""
     ids = [f"order-{n}" for n in range(batch.FEW + 1)]
     command = ["label", f"--exporter={exporter.url}", "--model=credit"]
     path = write(pa.table({"prediction_id": ids, "label": ["yes"] * len(ids)}), tmp_path / "wrong.csv")
-    assert main([*command, str(path)]) == 0
-    out, err = capsys.readouterr()
+    out, err = run(*command, path)
     assert joined(out) == "0 joined their prediction, 6 wait for theirs"
     for cause in (
         f"Is {exporter.url} (--exporter)",
@@ -222,5 +208,4 @@ def test_labels_of_unknown_predictions(exporter: Served, tmp_path: Path, capsys:
         assert cause in err
     for few in (ids[1:], [*ids, "p-0"]):
         path = write(pa.table({"prediction_id": few, "label": ["yes"] * len(few)}), tmp_path / f"{len(few)}.csv")
-        assert main([*command, str(path)]) == 0
-        assert "no label has joined" not in capsys.readouterr().err
+        assert "no label has joined" not in run(*command, path).err

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 from support.certificates import certificate, listens, serve_tls, signed_by
+from support.processes import Run
 from support.servers import Served, eventually, free_port, write_config
-
-from exporter.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -51,11 +50,6 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterat
         process.terminate()
 
 
-def _errors(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
-    status = main(list(arguments))
-    return status, capsys.readouterr().err
-
-
 def test_the_demo_trusts_a_private_authority(exporter: Served, folder: Path, tmp_path: Path) -> None:
     """The demo, its users and its model service send to an exporter with --ca-file; without it, the demo refuses."""
     url = f"https://127.0.0.1:{exporter.port}"
@@ -74,50 +68,39 @@ def test_the_demo_trusts_a_private_authority(exporter: Served, folder: Path, tmp
 
 @pytest.mark.parametrize("command", ["dataset", "ingest"])
 def test_the_exporters_certificate(
-    exporter: Served,
-    folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    command: str,
+    exporter: Served, folder: Path, tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     """Without --ca-file the error names it; with it, or with its variable, the command works. http:// is told of."""
     url = f"https://127.0.0.1:{exporter.port}"
 
-    def run(url: str, *more: str) -> tuple[int, str]:
+    def errors(url: str, *more: str, status: int = 1) -> str:
         if command == "dataset":
-            output = f"--output={tmp_path / 'corrections.jsonl'}"
-            return _errors(capsys, "dataset", "export", "--model=credit", output, f"--exporter={url}", *more)
-        file = str(exporter.folder / "scores.csv")
-        state = f"--state={tmp_path / url.partition(':')[0]}"
-        return _errors(capsys, "ingest", file, f"--exporter={url}", "--model=credit", "--give-up=1s", state, *more)
+            arguments = ["dataset", "export", f"--output={tmp_path / 'corrections.jsonl'}"]
+        else:
+            state = f"--state={tmp_path / url.partition(':')[0]}"
+            arguments = ["ingest", f"{exporter.folder}/scores.csv", "--give-up=1s", state]
+        return run(*arguments, "--model=credit", f"--exporter={url}", *more, status=status).err
 
-    status, error = run(url)
-    assert status == 1
+    error = errors(url)
     assert "the certificate is not trusted (" in error
     assert "if a private authority issued it, set --ca-file to the authority's certificate" in error
-    status, error = run(exporter.url)
-    assert status == 1
-    assert f"the port expects TLS: use {url}" in error
-    status, error = run(url, "--ca-file=/none")
-    assert (status, error) == (1, "model-exporter: --ca-file: /none: cannot be read: No such file or directory\n")
-    assert run(url, f"--ca-file={folder / 'authority.crt'}")[0] == 0
+    assert f"the port expects TLS: use {url}" in errors(exporter.url)
+    missing = "model-exporter: --ca-file: /none: cannot be read: No such file or directory\n"
+    assert errors(url, "--ca-file=/none") == missing
+    errors(url, f"--ca-file={folder / 'authority.crt'}", status=0)
     monkeypatch.setenv("MODEL_EXPORTER_CA_FILE", str(folder / "authority.crt"))
-    assert run(url)[0] == 0
+    errors(url, status=0)
 
 
-def test_https_to_a_plain_port(shared: Served, capsys: pytest.CaptureFixture[str]) -> None:
+def test_https_to_a_plain_port(shared: Served, run: Run) -> None:
     """The URL that works is named."""
-    status, error = _errors(capsys, "explain", f"--exporter=https://127.0.0.1:{shared.port}")
-    assert status == 1
+    error = run("explain", f"--exporter=https://127.0.0.1:{shared.port}", status=1).err
     assert f"the port does not speak TLS: use http://127.0.0.1:{shared.port}" in error
 
 
-def test_prometheus_certificate(prometheus: int, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_prometheus_certificate(prometheus: int, folder: Path, run: Run) -> None:
     """`compare` asks a Prometheus with TLS."""
     url = f"--prometheus=https://127.0.0.1:{prometheus}"
-    status, error = _errors(capsys, "compare", url)
-    assert status == 1
-    assert "set --ca-file to the authority's certificate" in error
-    error = _errors(capsys, "compare", url, f"--ca-file={folder / 'authority.crt'}")[1]
+    assert "set --ca-file to the authority's certificate" in run("compare", url, status=1).err
+    error = run("compare", url, f"--ca-file={folder / 'authority.crt'}", status=1).err
     assert error == "model-exporter: Prometheus has no model: is the exporter scraped?\n"

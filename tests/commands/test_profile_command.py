@@ -15,15 +15,16 @@ import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
 from support.batches import count
+from support.processes import run_command
 from support.rows import training
 from support.servers import Served, eventually, serving, write_config
 
-from exporter.cli import disable_slow_avx512, main
+from exporter.cli import disable_slow_avx512
 from exporter.commands import common
 from exporter.commands.common import Progress
 from exporter.monitoring.binner import Binner
 from exporter.profiles.describe import profile_lines
-from exporter.profiles.profile import Profile, load
+from exporter.profiles.profile import load
 
 EVERYTHING = {"models": [{"name": "shop", "profile": "shop.json"}, {"name": "other"}]}
 
@@ -35,7 +36,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     rows = [row | {"sells": n % 2 == 0, "sure": n % 100 / 100} for n, row in enumerate(training(600))]
     (folder / "shop.jsonl").write_text("\n".join(map(json.dumps, rows)))
     command = ["profile", str(folder / "shop.jsonl"), "--prediction-column=sells", "--confidence-column=sure"]
-    assert main(command) == 0
+    assert run_command(*command).returncode == 0
     write_config(folder, EVERYTHING)
     with serving(folder) as server:
         yield server
@@ -72,7 +73,7 @@ def test_every_type_is_monitored_end_to_end(shop):
         assert sample("model_feature_invalid_ratio", feature) == pytest.approx(1 / 41)
 
 
-def test_stored_predictions_become_a_profile(shop, capsys):
+def test_stored_predictions_become_a_profile(shop, run):
     """Stored predictions of a version give a profile, with predictions and confidence; invalid values are counted."""
     shop.post("/v1/predictions", events([{"amount": 1, "review": 7}], version="10"))
     shop.post("/v1/predictions", events([{}], model="other"))
@@ -80,12 +81,9 @@ def test_stored_predictions_become_a_profile(shop, capsys):
     output = shop.folder / "production.json"
     options = [f"--config.file={shop.folder / 'exporter.yml'}", "--from-store", "--model=shop", f"--output={output}"]
 
-    def made() -> Profile | None:
-        succeeded = main(["profile", *options, "--version=9", "--last=1h"]) == 0
-        return load(output) if succeeded and load(output).rows == 50 else None
-
-    profile = eventually(made)
-    assert "50 rows profiled into" in capsys.readouterr().out
+    of_an_hour = ("profile", *options, "--version=9", "--last=1h")
+    eventually(lambda: "50 rows profiled into" in run_command(*of_an_hour).stdout)
+    profile = load(output)
     trained = load(shop.folder / "shop.json")
     assert profile.name == "shop"
     assert profile.inputs == trained.inputs
@@ -94,7 +92,7 @@ def test_stored_predictions_become_a_profile(shop, capsys):
     assert profile.features["ordered.age_seconds"].min > 0
     sums = Binner(profile).split(count(Binner(profile), training(50, seed=1), ["sold"] * 50).row)
     assert sums.counts[Binner(profile).missing].sum() == sums.counts[Binner(profile).invalid].sum() == 0
-    assert main(["profile", *options]) == 0
+    run("profile", *options)
     everything = load(output)
     assert everything.inputs == trained.inputs
     assert everything.features["review.words"].counts[-1] >= 1
@@ -131,12 +129,11 @@ def test_stored_predictions_become_a_profile(shop, capsys):
         (["--describe=a.json", "--bins=9"], 2, "--bins: --describe only prints a profile: leave out one of them"),
     ],
 )  # fmt: skip
-def test_invalid_usage_is_explained(tmp_path, monkeypatch, capsys, options, status, message):
+def test_invalid_usage_is_explained(tmp_path, monkeypatch, run, options, status, message):
     """Each error on the command line is one line with the valid alternative; the status is 2 unless a file decides."""
     (tmp_path / "exporter.yml").write_text(json.dumps({"models": [{"name": "shop"}, {"name": "other"}]}))
     monkeypatch.chdir(tmp_path)
-    assert main(["profile", *options]) == status
-    error = capsys.readouterr().err.replace(str(tmp_path), "/FOLDER")
+    error = run("profile", *options, status=status).err.replace(str(tmp_path), "/FOLDER")
     assert error == f"model-exporter: {message}\n"
     assert [path.name for path in tmp_path.iterdir()] == ["exporter.yml"]
 
@@ -150,29 +147,30 @@ def test_invalid_usage_is_explained(tmp_path, monkeypatch, capsys, options, stat
         (f"{'n' * 300}/p.json", "File name too long"),
     ],
 )
-def test_a_profile_that_cannot_be_written_is_an_error(tmp_path, capsys, output, reason):
+def test_a_profile_that_cannot_be_written_is_an_error(tmp_path, run, output, reason):
     """The message says why, and nothing is left behind."""
     (tmp_path / "a.csv").write_text("a\n1\n2\n")
     (tmp_path / "folder").mkdir()
-    assert main(["profile", str(tmp_path / "a.csv"), f"--output={tmp_path / output}"]) == 1
-    assert f"{output}: cannot be written: {reason}" in capsys.readouterr().err.replace(str(tmp_path), "/FOLDER")
+    assert f"{output}: cannot be written: {reason}" in run(
+        "profile", str(tmp_path / "a.csv"), f"--output={tmp_path / output}", status=1
+    ).err.replace(str(tmp_path), "/FOLDER")
     assert {path.name for path in tmp_path.iterdir()} == {"a.csv", "folder"}
 
 
-def test_a_version_without_stored_predictions_is_an_error(shop, capsys):
+def test_a_version_without_stored_predictions_is_an_error(shop, run):
     """A version without stored predictions cannot be profiled."""
     options = [f"--config.file={shop.folder / 'exporter.yml'}", "--from-store", "--model=shop", "--version=none"]
-    assert main(["profile", *options]) == 1
-    assert capsys.readouterr().err.endswith("model-exporter.db: shop version none: has no rows to profile\n")
+    assert run("profile", *options, status=1).err.endswith(
+        "model-exporter.db: shop version none: has no rows to profile\n"
+    )
 
 
-def test_unusual_columns_are_reported(tmp_path, capsys):
+def test_unusual_columns_are_reported(tmp_path, run):
     """The command names constant and empty columns, shares of missing and invalid values, and where ages begin."""
     rows = [{"a": 3, "b": None, "c": "x", "d": n if n else None, "e": n, "t": "2026-01-01"} for n in range(100)]
     rows[5]["e"] = "five"
     (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    assert main(["profile", str(tmp_path / "a.jsonl"), "--type=e=numeric"]) == 0
-    out, err = capsys.readouterr()
+    out, err = run("profile", str(tmp_path / "a.jsonl"), "--type=e=numeric")
     assert out.splitlines() == [
         "a: numeric, 5 bins; always 3",
         "b: numeric, 3 bins; no value at all; 100.0% missing",
@@ -188,11 +186,12 @@ def test_unusual_columns_are_reported(tmp_path, capsys):
         "model-exporter: warning: d: is an identifier, different in every row: set --ignore=d",
         "model-exporter: warning: 100 rows are few for 20 bins: profile at least 200, or set --bins=10",
     ]
-    assert main(["profile", str(tmp_path / "a.jsonl"), "--type=e=numeric"]) == 0
-    assert capsys.readouterr().out.endswith("a.json, which replaces the file that was there\n")
+    assert run("profile", str(tmp_path / "a.jsonl"), "--type=e=numeric").out.endswith(
+        "a.json, which replaces the file that was there\n"
+    )
 
 
-def test_surprising_interpretations_of_csv_are_reported(tmp_path, capsys):
+def test_surprising_interpretations_of_csv_are_reported(tmp_path, run):
     """Codes that look like numbers and texts that may mean a missing value are named, unless the type was given."""
     path = tmp_path / "a.csv"
     path.write_text("zip,country,n\n01234,NL,1\n99999,NA,NA\n")
@@ -201,27 +200,27 @@ def test_surprising_interpretations_of_csv_are_reported(tmp_path, capsys):
         "country: categorical, 2 categories; NA and the like are read as texts; only an empty cell is missing",
         "n: numeric, 5 bins; always 1; 50.0% missing",
     ]
-    assert main(["profile", str(path)]) == 0
-    assert capsys.readouterr().out.splitlines()[:3] == notes
-    assert main(["profile", str(path), "--type=zip=categorical", "--type=country=categorical"]) == 0
-    assert capsys.readouterr().out.splitlines()[:3] == [*(line.partition(";")[0] for line in notes[:2]), notes[2]]
+    assert run("profile", path).out.splitlines()[:3] == notes
+    assert run("profile", path, "--type=zip=categorical", "--type=country=categorical").out.splitlines()[:3] == [
+        *(line.partition(";")[0] for line in notes[:2]),
+        notes[2],
+    ]
 
 
 # --- the picture -----------------------------------------------------------------------------
 
 
-def test_a_profile_is_described(shop, capsys):
+def test_a_profile_is_described(shop, run):
     """The lines that are printed when it is made, with its name and time."""
     path = shop.folder / "shop.json"
-    assert main(["profile", "--describe", str(path)]) == 0
-    first, *lines = capsys.readouterr().out.splitlines()
+    first, *lines = run("profile", "--describe", path).out.splitlines()
     assert re.fullmatch(r"shop: [\d,]+ rows, made \d{4}-\d\d-\d\d \d\d:\d\d UTC, hash [0-9a-f]{12}", first)
     assert lines == [*profile_lines(load(path))]
     assert {line.partition(":")[0] for line in lines} >= load(path).features.keys()
     assert "member: boolean, 2 categories" in lines
 
 
-def test_the_quality_on_labelled_rows_is_described(tmp_path, capsys):
+def test_the_quality_on_labelled_rows_is_described(tmp_path, run):
     """The accuracy has a line for each range of confidences; the error names what explains it."""
     rng = np.random.default_rng(0)
     x, sure = rng.normal(size=2000), rng.uniform(0.5, 1, 2000)
@@ -235,8 +234,7 @@ def test_the_quality_on_labelled_rows_is_described(tmp_path, capsys):
     described = []
     for options in (classifier, regression):
         ignored = [f"--ignore={name}" for name in others[options[0]]]
-        assert main(["profile", str(tmp_path / "a.csv"), *options, *ignored]) == 0
-        described.append(capsys.readouterr().out)
+        described.append(run("profile", str(tmp_path / "a.csv"), *options, *ignored).out)
     assert re.search(
         r"\n\(quality\)  accuracy 7\d\.\d% \(7\d\.\d to 7\d\.\d%\) over 2,000 labelled rows\n", described[0]
     )
@@ -268,30 +266,27 @@ def test_progress_is_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> 
     assert shown == "\r\x1b[Kvalues: 50%, 1,200,000 rows\r\x1b[K"
 
 
-def test_a_quick_profile_shows_no_progress(tmp_path: Path, capsys):
+def test_a_quick_profile_shows_no_progress(tmp_path: Path, run):
     """A small file is profiled without a progress message."""
     (tmp_path / "a.csv").write_text("x\n" + "1\n2\n" * 100)
-    assert main(["profile", str(tmp_path / "a.csv")]) == 0
-    assert not capsys.readouterr().err
+    assert not run("profile", str(tmp_path / "a.csv")).err
 
 
-def test_an_empty_csv_file_is_named(tmp_path, capsys):
+def test_an_empty_csv_file_is_named(tmp_path, run):
     """The message says that it is empty, and nothing of CSV."""
     path = tmp_path / "a.csv"
     path.touch()
-    assert main(["profile", str(path)]) == 1
-    assert capsys.readouterr().err == f"model-exporter: {path}: is empty\n"
+    assert run("profile", path, status=1).err == f"model-exporter: {path}: is empty\n"
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
 @pytest.mark.parametrize(("encoding", "advice"), [("utf-16", "UTF-16"), ("latin-1", "WINDOWS-1252")])
-def test_text_in_another_encoding_is_refused_with_the_conversion(tmp_path, capsys, name, encoding, advice):
+def test_text_in_another_encoding_is_refused_with_the_conversion(tmp_path, run, name, encoding, advice):
     """A file that is not UTF-8 is named, with the command that converts it."""
     path = tmp_path / name
     text = "name\nJosé\n" if name == "a.csv" else '{"name": "José"}\n'
     path.write_bytes(text.encode(encoding))
-    assert main(["profile", str(path)]) == 1
-    error = capsys.readouterr().err
+    error = run("profile", path, status=1).err
     assert error.startswith(f"model-exporter: {path}: is not ")
     assert error.endswith(f"convert it, for example with iconv -f {advice} -t UTF-8\n")
 
@@ -322,7 +317,7 @@ def test_numpy_sorts_without_avx512_where_that_is_slow(tmp_path, monkeypatch, de
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl", "npz"])
-def test_compressed_files_have_the_same_profile(tmp_path, ending, capsys):
+def test_compressed_files_have_the_same_profile(tmp_path, ending, run):
     """A file with .gz is read as the one in it, and the profile is named as if it were not compressed."""
     table = pa.table({"age": [float(n % 50) for n in range(300)], "country": ["NL", "DE", "FR"] * 100})
     plain = tmp_path / f"loans.{ending}"
@@ -334,22 +329,20 @@ def test_compressed_files_have_the_same_profile(tmp_path, ending, capsys):
         plain.write_text("\n".join(map(json.dumps, table.to_pylist())))
     else:
         np.savez(plain, **{name: np.array(table[name].to_pylist()) for name in table.column_names})
-    assert main(["profile", str(plain)]) == 0
+    run("profile", plain)
     expected = (tmp_path / "loans.json").read_bytes()
     (tmp_path / "loans.json").unlink()
     compressed = tmp_path / f"loans.{ending}.gz"
     compressed.write_bytes(gzip.compress(plain.read_bytes()))
-    assert main(["profile", str(compressed)]) == 0
+    assert "300 rows profiled" in run("profile", compressed).out
     profile, from_plain = json.loads((tmp_path / "loans.json").read_text()), json.loads(expected)
     assert {**profile, "created": 0, "hash": 0} == {**from_plain, "created": 0, "hash": 0}
-    assert "300 rows profiled" in capsys.readouterr().out
 
 
-def test_incomplete_compressed_files_are_named(tmp_path, capsys):
+def test_incomplete_compressed_files_are_named(tmp_path, run):
     """A broken or unknown compressed file is an error with its name, and no profile is written."""
     (tmp_path / "half.csv.gz").write_bytes(gzip.compress(b"age\n1\n" * 1000)[:30])
     (tmp_path / "table.xls.gz").write_bytes(gzip.compress(b"x"))
     for name, message in (("half.csv.gz", "is not complete gzip: "), ("table.xls.gz", "expected a file that ends in ")):
-        assert main(["profile", str(tmp_path / name)]) == 1
-        assert f"{name}: {message}" in capsys.readouterr().err
+        assert f"{name}: {message}" in run("profile", str(tmp_path / name), status=1).err
     assert list(tmp_path.glob("*.json")) == []

@@ -5,14 +5,15 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from sklearn.datasets import load_iris
+from support.processes import Run
 
-from exporter.cli import main
 from exporter.commands import analysis
 
 WRONG = (3, 40, 60, 120)
@@ -44,12 +45,14 @@ def found(path: Path) -> list[int]:
         return [int(row["row"]) - 1 for row in csv.DictReader(file)]
 
 
-def run(path: Path, *flags: str) -> int:
-    return main(["suspects", str(path), "--label-column=kind", *flags])
+@pytest.fixture
+def suspects(run: Run) -> Run:
+    """Runs the command on a file with iris."""
+    return partial(run, "suspects", "--label-column=kind")
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl.gz"])
-def test_wrong_labels_are_found_by_similar_rows(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_labels_are_found_by_similar_rows(tmp_path: Path, kind: str, suspects: Run) -> None:
     """Columns that are no inputs can be left out; a file may be compressed."""
     path = tmp_path / f"iris.{kind}"
     if kind == "csv":
@@ -57,11 +60,10 @@ def test_wrong_labels_are_found_by_similar_rows(tmp_path: Path, kind: str, capsy
     else:
         path.write_bytes(gzip.compress("\n".join(map(json.dumps, iris())).encode()))
     output = tmp_path / "suspects.csv"
-    assert run(path, "--ignore=customer", f"--output={output}") == 0
+    text = suspects(path, "--ignore=customer", f"--output={output}").out
     rows = found(output)
     assert set(WRONG) <= set(rows)
     assert len(rows) < 10
-    text = capsys.readouterr().out
     assert f"150 labels checked, {len(rows)} suspects, 0 rows rejected" in text
     assert text.count("\n") == 2 + len(rows)
     with output.open(newline="") as file:
@@ -78,34 +80,27 @@ def test_wrong_labels_are_found_by_similar_rows(tmp_path: Path, kind: str, capsy
         (150, ["--output=/nowhere/x.csv"], "/nowhere/x.csv: cannot be written"),
     ],
 )
-def test_what_is_wrong_is_explained(
-    tmp_path: Path, rows: int, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_wrong_is_explained(tmp_path: Path, rows: int, flags: list[str], message: str, suspects: Run) -> None:
     """A file or an option that cannot be used is an error that says what would be right."""
-    assert run(write_csv(tmp_path / "iris.csv", iris()[:rows]), *flags) == 1
-    assert message in capsys.readouterr().err
+    assert message in suspects(write_csv(tmp_path / "iris.csv", iris()[:rows]), *flags, status=1).err
 
 
-def test_a_file_without_a_usable_row_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_without_a_usable_row_is_an_error(tmp_path: Path, suspects: Run) -> None:
     """The message has the first reason; one class alone has no suspects."""
     path = write_csv(tmp_path / "iris.csv", [row | {"kind": ""} for row in iris()])
-    assert run(path) == 1
-    assert "no label was checked; row 1: has no label" in capsys.readouterr().err
-    assert run(write_csv(path, [row | {"kind": "other"} for row in iris()])) == 0
-    assert "150 labels checked, 0 suspects" in capsys.readouterr().out
+    assert "no label was checked; row 1: has no label" in suspects(path, status=1).err
+    one_class = write_csv(path, [row | {"kind": "other"} for row in iris()])
+    assert "150 labels checked, 0 suspects" in suspects(one_class).out
 
 
-def test_a_file_that_is_too_large_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_file_that_is_too_large_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suspects: Run) -> None:
     """The bound is named, so that a part of the file can be checked."""
     monkeypatch.setattr(analysis, "MAX_COMPARED", 100)
-    assert run(write_csv(tmp_path / "iris.csv", iris())) == 1
     text = "expected at most 100 rows whose inputs are compared: check a part of the file"
-    assert text in capsys.readouterr().err
+    assert text in suspects(write_csv(tmp_path / "iris.csv", iris()), status=1).err
 
 
-def test_labels_are_classes_by_their_text(tmp_path: Path) -> None:
+def test_labels_are_classes_by_their_text(tmp_path: Path, run: Run) -> None:
     """The numbers 1 and 1.0 are the class 1."""
     rng = np.random.default_rng(1)
     rows: list[dict[str, Any]] = [
@@ -115,11 +110,12 @@ def test_labels_are_classes_by_their_text(tmp_path: Path) -> None:
     rows[0]["label"] = 1
     path, output = tmp_path / "rows.jsonl", tmp_path / "out.csv"
     path.write_text("\n".join(map(json.dumps, rows)))
-    assert main(["suspects", str(path), f"--output={output}"]) == 0
+    run("suspects", path, f"--output={output}")
     assert found(output) == [0]
 
 
-def test_the_formats_of_standard_input_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_formats_of_standard_input_are_named(run: Run) -> None:
     """Without a format, those that the command takes are named; predictions in the wire format have no label."""
-    assert main(["suspects", "-"]) == 2
-    assert "--format: is required for standard input: csv, parquet, npz or jsonl\n" in capsys.readouterr().err
+    assert (
+        "--format: is required for standard input: csv, parquet, npz or jsonl\n" in run("suspects", "-", status=2).err
+    )

@@ -14,8 +14,8 @@ import msgspec
 import numpy as np
 import pytest
 from scipy.signal import lfilter
+from support.processes import Run
 
-from exporter.cli import main
 from exporter.errors import ProfileError
 from exporter.monitoring.binner import Binner
 from exporter.profiles.bins import numeric_feature
@@ -182,13 +182,12 @@ def test_shuffled(write: Any) -> None:
 
 
 @pytest.mark.parametrize("by", ["country", "income", "label"])
-def test_sorted_rows(write: Any, by: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sorted_rows(write: Any, by: str, run: Run) -> None:
     """Rows sorted by a feature or by the label are not in the order of arrival: said, with the flags that help."""
     data = columns()
     data["label"], data["predicted"] = (np.random.default_rng(seed).choice(["yes", "no"], ROWS) for seed in (4, 5))
     path = write(data, np.argsort(data[by], kind="stable").tolist())
-    assert main(["profile", str(path), "--prediction-column=predicted", "--label-column=label"]) == 0
-    printed = capsys.readouterr()
+    printed = run("profile", path, "--prediction-column=predicted", "--label-column=label")
     assert f'rows are grouped by "{by}", which is not the order in which they arrived: set --time-column' in printed.err
     assert f'(order)  grouped by "{by}"; values are taken as independent' in printed.out
     assert load(path.with_suffix(".json")).blocks == Blocks(GROUPED, by)
@@ -200,11 +199,10 @@ def test_rows_that_one_value_distinguishes_are_not_grouped(write: Any) -> None:
     assert blocks_of(build_file(write(data))).order == FILE
 
 
-def test_long_dependence_is_told(write: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_long_dependence_is_told(write: Any, run: Run) -> None:
     """Where even a tenth of the rows is far from all rows, drift would hardly be seen: the command says so."""
     path = write({**columns(), "slow": np.cumsum(np.random.default_rng(5).normal(size=ROWS))})
-    assert main(["profile", str(path)]) == 0
-    err = capsys.readouterr().err
+    err = run("profile", path).err
     assert "slow: even 320 successive rows can be" in err
     assert "age:" not in err
 

@@ -12,6 +12,7 @@ import msgspec
 import psycopg
 import pytest
 from support.postgres import Postgres
+from support.processes import Run
 
 from exporter.cli import main
 from exporter.errors import ProfileError
@@ -123,17 +124,14 @@ def test_a_sample_is_a_random_share_without_an_order(folder: Path) -> None:
     assert found[0].features["normal"].mean == pytest.approx(0, abs=0.1)
 
 
-def test_types_that_no_input_has_are_left_out_with_a_warning(
-    postgres: Postgres, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_types_that_no_input_has_are_left_out_with_a_warning(postgres: Postgres, tmp_path: Path, run: Run) -> None:
     """A network address, an interval and an array of records are named; enumerations and identifiers are texts."""
     url, output = postgres.url(), tmp_path / "types.json"
     query = (
         "SELECT n, n::numeric / 3 AS third, ('{a,b}'::text[])[1 + n % 2] AS letter, interval '1 day' * n AS gap, "
         "md5(n::text)::uuid AS key, NULL AS nothing FROM generate_series(1, 300) AS n"
     )
-    assert main(["profile", f"--sql={query}", f"--database={url}", f"--output={output}", "--ignore=key"]) == 0
-    error = capsys.readouterr().err
+    error = run("profile", f"--sql={query}", f"--database={url}", f"--output={output}", "--ignore=key").err
     assert "gap: has the type" in error
     assert load(output).inputs == {
         "n": "numeric",

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn import datasets
+from support.processes import Run
 
 from exporter.cli import main
 from exporter.profiles.profile import load
@@ -138,16 +139,14 @@ def test_another_delimiter(tmp_path: Path, profile: Profile, delimiter: str, fla
     assert load(path.with_suffix(".json")).inputs == {"age": "numeric", "income": "numeric"}
 
 
-def test_errors_name_the_delimiter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_name_the_delimiter(tmp_path: Path, run: Run) -> None:
     """Where reading such a file fails, the error names it, too."""
     path = tmp_path / "a.csv"
     path.write_text("age;income\n" + "41;2000,5\n" * ROWS)
     for more in ((), ("--prediction-column=income",)):
-        assert main(["profile", str(path), *more]) == 1
-        assert capsys.readouterr().err.endswith('; set --delimiter=";"\n')
-    with pytest.raises(SystemExit):
-        main(["profile", str(path), "--delimiter=;;"])
-    assert "expected one character such as ; or the word tab, got ';;'" in capsys.readouterr().err
+        assert run("profile", path, *more, status=1).err.endswith('; set --delimiter=";"\n')
+    refused = run("profile", path, "--delimiter=;;", status=2).err
+    assert "expected one character such as ; or the word tab, got ';;'" in refused
 
 
 def test_decimal_commas(write: Write, profile: Profile, tmp_path: Path) -> None:
@@ -234,13 +233,12 @@ def test_few_rows(write: Write, profile: Profile) -> None:
     assert profile(write({"age": ages()[:200]}, "parquet"))[1] == []
 
 
-def test_strict_fails_and_writes_nothing(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_strict_fails_and_writes_nothing(write: Write, run: Run) -> None:
     """With --strict a warning is an error; a type that is given says that the column is right as it is."""
     path = write({"age": ages(), "row": range(ROWS)}, "csv")
-    assert main(["profile", str(path), "--strict"]) == 1
-    assert "csv: a warning with --strict: " in capsys.readouterr().err.splitlines()[-1]
+    assert "csv: a warning with --strict: " in run("profile", path, "--strict", status=1).err.splitlines()[-1]
     assert not path.with_suffix(".json").exists()
-    assert main(["profile", str(path), "--strict", "--type=row=numeric"]) == 0
+    run("profile", path, "--strict", "--type=row=numeric")
     assert path.with_suffix(".json").exists()
 
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from flask.testing import FlaskClient
+from support.processes import Run
 from support.servers import write_config
 
-from exporter.cli import main
 from exporter.server.application import MAX_LOOKS, Exporter, ready
 from exporter.server.flask_app import create_app
 from exporter.wire.events import Prediction
@@ -149,13 +149,12 @@ def test_of_many_invalid_files_the_first_are_named(fleet: Fleet, caplog: pytest.
         assert "team-19.yml" in text and "team-20.yml" not in text and others in text
 
 
-def test_an_exporter_starts_with_an_invalid_file(fleet: Fleet, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exporter_starts_with_an_invalid_file(fleet: Fleet, run: Run) -> None:
     """Models of other files serve; `check-config` lists what is wrong, and fails."""
     path = fleet.folder.parent / "exporter.yml"
     fleet.write("bad.yml", "models: [{name: bad, windows: [1y]}]")
     fleet.write("worse.yml", "models: [")
-    assert main(["check-config", str(path)]) == 1
-    output = capsys.readouterr()
+    output = run("check-config", path, status=1)
     assert "in models_folder, 1 of 3 files are" in output.out
     assert f"model-exporter: {fleet.folder}/bad.yml: models[0].windows[0]: expected" in output.err
     assert f"model-exporter: {fleet.folder}/worse.yml:1:10: is not YAML" in output.err

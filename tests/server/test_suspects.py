@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from support.corrections import EVIL, accept_suspects, queue, start
 from support.pages import Page
+from support.processes import Run
 from support.servers import Served, ask
-
-from exporter.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +29,7 @@ def page(server: Served) -> str:
     return server.get("/review?status=accepted&suspect=true&order=suspect&source=all").text
 
 
-def test_suspects_are_listed_decided_and_left_out(suspected: Served, capsys: pytest.CaptureFixture[str]) -> None:
+def test_suspects_are_listed_decided_and_left_out(suspected: Served, run: Run) -> None:
     """A kept label is no suspect any more, a changed one has its new label, and a release leaves out the third."""
     found = suspects(suspected)
     assert [one["label"] for one in found] == [EVIL] * 3
@@ -52,11 +51,9 @@ def test_suspects_are_listed_decided_and_left_out(suspected: Served, capsys: pyt
         assert (answer.status, answer.json["label"], "suspect" in answer.json) == (200, label, False)
     assert [one["id"] for one in suspects(suspected)] == [found[0]["id"]]
     flags = ["--model=tickets", f"--exporter={suspected.url}"]
-    assert main(["dataset", "release", *flags]) == 0
     address = f"{suspected.url}/review?model=tickets&status=accepted&suspect=true&order=suspect&source=all"
-    assert f"suspect labels: 1 in it; review them at {address}" in capsys.readouterr().out
-    assert main(["dataset", "release", *flags, "--exclude-suspects", "--name=clean"]) == 0
-    printed = capsys.readouterr().out
+    assert f"suspect labels: 1 in it; review them at {address}" in run("dataset", "release", *flags).out
+    printed = run("dataset", "release", *flags, "--exclude-suspects", "--name=clean").out
     assert "62 examples  clean\n" in printed
     assert f"suspect labels: 1 left out; review them at {address}" in printed
     told = suspected.get("/v1/dataset/releases/clean", Accept="application/json").json["lineage"]["suspects"]

@@ -12,11 +12,12 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from multiprocessing import forkserver
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 _FORKSERVER = multiprocessing.get_context("forkserver")
 
@@ -83,6 +84,17 @@ class ForkedCommand:
     def kill(self) -> None:
         """End it at once."""
         self.send_signal(signal.SIGKILL)
+
+
+class Printed(NamedTuple):
+    """What a command printed."""
+
+    out: str
+    err: str
+
+
+Run = Callable[..., Printed]
+"""The fixture ``run``: the arguments of a command, and as ``status`` its exit status, which is checked."""
 
 
 def run_command(*arguments: str) -> subprocess.CompletedProcess[str]:
