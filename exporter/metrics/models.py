@@ -423,6 +423,12 @@ def model_corrections_total(monitor: ModelMonitor) -> Reading:
     return monitor.counters.corrections
 
 
+@COUNTERS.counter()
+def model_corrections_withdrawn_total(monitor: ModelMonitor) -> Reading:
+    """Counted corrections that a reviewer rejected. One that is accepted after all counts as a correction again."""
+    return monitor.counters.withdrawn
+
+
 @COUNTERS.histogram()
 def model_feedback_delay_seconds(monitor: ModelMonitor) -> Histogram:
     """Time from a prediction to the first feedback on it; 0 if the feedback arrived first."""

@@ -71,14 +71,14 @@ class RecentCounters:
         """Count durations by bucket, shape ``(buckets + 1,)``."""
         self._durations.add(now, counts)
 
-    def count_correction(self, now: float) -> None:
-        """Count the first correction of a confident prediction."""
-        self._outcomes.add(now, [0, 0, 1])
+    def count_correction(self, now: float, number: int = 1) -> None:
+        """Count the first correction of a confident prediction; -1 withdraws it."""
+        self._outcomes.add(now, [0, 0, number])
 
     def read(self, now: float) -> Recent:
         """Return the figures at the monotonic time ``now`` in seconds."""
         requests, errors = self._requests.total(now)
-        attempts, confident, corrections = self._outcomes.total(now)
+        attempts, confident, corrections = np.maximum(self._outcomes.total(now), 0)
         durations = self._durations.total(now)
         return Recent(
             requests=int(requests),
@@ -179,6 +179,7 @@ class Counters:
     attempts: int = 0
     confident: int = 0
     corrections: int = 0
+    withdrawn: int = 0
     feedback: Counter[str] = field(default_factory=lambda: Counter(dict.fromkeys(VERDICTS, 0)))
     events: dict[str, float] = field(default_factory=dict)
     evaluations: Counter[tuple[str, str | None]] = field(default_factory=Counter)

@@ -253,6 +253,15 @@ class ModelMonitor:
             if self.segments:
                 self.segment_counters.corrections[self.segments.index_of_name(segment)] += correction
 
+    def count_decision(self, rejects: bool, now: float) -> None:
+        """Count that a reviewer rejects a correction that was counted, or no longer does."""
+        with self._lock:
+            if rejects:
+                self.counters.withdrawn += 1
+            else:
+                self.counters.corrections += 1
+            self._recent.count_correction(now, -1 if rejects else 1)
+
     def count_labels(self, labels: Sequence[LabelledPrediction], now: float, unix_now: float) -> None:
         """Count labels of predictions, in the windows by the time of the prediction.
 

@@ -195,6 +195,9 @@ class Exporter:
         monitors, now = self._monitors(), time.monotonic()
         if feedback.model in monitors.models:
             monitor = monitors.get(feedback.model, feedback.version, now)
+            if feedback.decided is not None:
+                monitor.count_decision(feedback.decided, now)
+                return
             monitor.count_feedback(feedback.verdict, feedback.correction, now, feedback.segment, feedback.delay)
 
     def _count_labels(self, labels: Sequence[LabelledPrediction]) -> None:

@@ -126,7 +126,9 @@ class Transactions(Protocol):
     def reading(self) -> AbstractContextManager[sa.Connection]:
         """Open a connection that sees one state of the database, beside the writer."""
 
-    def write(self, call: Callable[[sa.Connection], _T], adds: int | None = None) -> _T:
+    def write(
+        self, call: Callable[[sa.Connection], _T], adds: int | None = None, counts: Callable[[_T], Any] = ...
+    ) -> _T:
         """Run a call in the writer's thread, in a transaction, and wait for its result."""
 
     def rows(self, query: sa.Select[Any]) -> Sequence[sa.RowMapping]:

@@ -81,6 +81,8 @@ class CountedFeedback(msgspec.Struct):
     segment: str | None = None
     delay: float | None = None
     """Seconds from the prediction to its first feedback; None for later feedback and for unlogged predictions."""
+    decided: bool | None = None
+    """For a correction that was counted earlier: whether a reviewer rejects it now, or no longer does."""
 
 
 class Counts(NamedTuple):

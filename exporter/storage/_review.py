@@ -50,7 +50,7 @@ from exporter.storage._database import (
     suspects,
     update_of_row,
 )
-from exporter.storage._feedback import Redact, Tolerances, prediction_snapshot
+from exporter.storage._feedback import CountedFeedback, Counts, Redact, Tolerances, prediction_snapshot
 from exporter.storage._labels import is_within_tolerance, label_error
 from exporter.storage._predictions import InputsReader, find_predictions, parts, stored_days
 from exporter.storage._redaction import may_hold
@@ -482,10 +482,11 @@ class Decision(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Whether a decision is stored, and the correction as it is now; None if there is none."""
+    """Whether a decision is stored, the correction as it is now, None if there is none, and what counts with it."""
 
     stored: bool
     correction: dict[str, Any] | None
+    counts: CountedFeedback | None = None
 
     def lacks_label(self, decision: Decision) -> bool:
         """Return whether a decision was not stored because it would accept a correction without a label."""
@@ -519,6 +520,14 @@ def _store_decision(connection: sa.Connection, correction_id: int, decision: Dec
     else:
         result = connection.execute(_update_with_label, {**values, "new_label": decision.label})
     return bool(result.rowcount)
+
+
+def _count_decision(row: dict[Any, Any], status: str) -> CountedFeedback | None:
+    """Return what counts with a decision on a counted correction: that a reviewer rejects it, or no longer does."""
+    before, row["status"] = row["status"], status
+    if (before == "rejected") == (status == "rejected"):
+        return None
+    return CountedFeedback(row["model"], row["version"], row["verdict"], False, decided=status == "rejected")
 
 
 MIN_READ, MAX_READ = 10_000, 200_000
@@ -969,7 +978,14 @@ class Review:
 
         def write(connection: sa.Connection) -> list[Outcome]:
             now = time.time()
+            ids = {id_ for id_, _ in batch}
+            query = sa.select(feedback).where(feedback.c.id.in_(ids), feedback.c.counted)
+            rows = {row["id"]: dict(row) for row in connection.execute(query).mappings()}
             stored = [_store_decision(connection, id_, decision, now) for id_, decision in batch]
+            counted = [
+                _count_decision(rows[id_], decision.status) if is_stored and id_ in rows else None
+                for (id_, decision), is_stored in zip(batch, stored, strict=True)
+            ]
             entries = [
                 {"feedback_id": id_, "time": now, **decision._asdict(), "revision": decision.revision + 1}
                 for (id_, decision), is_stored in zip(batch, stored, strict=True)
@@ -977,7 +993,6 @@ class Review:
             ]
             if entries:
                 connection.execute(decisions.insert(), entries)
-            ids = {id_ for id_, _ in batch}
             query = sa.select(feedback).where(feedback.c.id.in_(ids), _in_review)
             documents = {row["id"]: correction_document(row, redacted) for row in connection.execute(query).mappings()}
             latest: dict[int, Decision] = {}
@@ -988,12 +1003,16 @@ class Review:
                     latest[row.feedback_id] = Decision(row.status, row.label, row.revision - 1, row.reviewer)
             return [
                 Outcome(
-                    is_stored or (decision.reviewer is not None and latest.get(id_) == decision), documents.get(id_)
+                    is_stored or (decision.reviewer is not None and latest.get(id_) == decision),
+                    documents.get(id_),
+                    counts,
                 )
-                for (id_, decision), is_stored in zip(batch, stored, strict=True)
+                for (id_, decision), is_stored, counts in zip(batch, stored, counted, strict=True)
             ]
 
-        return self._store.write(write, adds)
+        return self._store.write(
+            write, adds, lambda outcomes: Counts([outcome.counts for outcome in outcomes if outcome.counts])
+        )
 
     def draw(self, model: str, version: str | None, count: int, reviewer: str | None, seed: int | None = None) -> int:
         """Add a random sample of confident predictions without feedback to the queue; return how many were drawn.

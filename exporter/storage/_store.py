@@ -592,7 +592,12 @@ class Store:
         """
         return sum(self._writer.add(part) for part in prediction_rows(batch).parts(PART))
 
-    def submit(self, call: Callable[[sa.Connection], _T], adds: int | None = None) -> Future[_T]:
+    def submit(
+        self,
+        call: Callable[[sa.Connection], _T],
+        adds: int | None = None,
+        counts: Callable[[_T], Counts] = lambda _: Counts(),
+    ) -> Future[_T]:
         """Run a call in the writer's thread, in a transaction; the future has its result once that is on disk.
 
         Calls that wait at the same time share a commit. No other transaction writes meanwhile, not even
@@ -604,6 +609,8 @@ class Store:
             Takes the connection. It may run twice: a call with which it shared a commit may have failed.
         adds
             About how many bytes it adds to what is kept; None if it checks that itself, or must not be refused.
+        counts
+            Takes the call's result; returns what counts once that is on disk.
 
         Returns
         -------
@@ -619,11 +626,17 @@ class Store:
         def checked(connection: sa.Connection) -> tuple[_T, Counts]:
             if adds is not None:
                 self.size.require(connection, adds)
-            return call(connection), Counts()
+            result = call(connection)
+            return result, counts(result)
 
         return self._writer.submit(checked)
 
-    def write(self, call: Callable[[sa.Connection], _T], adds: int | None = None) -> _T:
+    def write(
+        self,
+        call: Callable[[sa.Connection], _T],
+        adds: int | None = None,
+        counts: Callable[[_T], Counts] = lambda _: Counts(),
+    ) -> _T:
         """Run a call as `submit` does, and wait for its result.
 
         Raises
@@ -631,7 +644,7 @@ class Store:
         StoreError
             When nothing was written, or it is not known yet whether it will be: repeat the call.
         """
-        return self._result(self.submit(call, adds))
+        return self._result(self.submit(call, adds, counts))
 
     def rows(self, query: sa.Select[Any]) -> Sequence[sa.RowMapping]:
         """Return the rows of a query; see `reading`."""

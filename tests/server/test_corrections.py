@@ -71,8 +71,14 @@ def test_a_decision_takes_the_correction_out_of_the_backlog(corrected: Served) -
     patch(corrected, three["id"], status="rejected", revision=1)
     assert corrected.samples("model_corrections_pending")['model_corrections_pending{model="credit"}'] == 2
     assert len(corrected.get("/v1/corrections?status=accepted").json["corrections"]) == 2
-    assert patch(corrected, three["id"], status="pending", revision=2).status == 200
+    withdrawn, kept = (f"model_corrections_{name}total" for name in ("withdrawn_", ""))
+    eventually(lambda: corrected.samples(withdrawn) == {f"{withdrawn}{{{LABELS}}}": 1})
+    assert corrected.samples(kept) == {f"{kept}{{{LABELS}}}": 5}
+    assert patch(corrected, three["id"], status="rejected", revision=2).status == 200
+    assert patch(corrected, three["id"], status="pending", revision=3).status == 200
     assert corrected.samples("model_corrections_pending")['model_corrections_pending{model="credit"}'] == 3
+    eventually(lambda: corrected.samples(kept) == {f"{kept}{{{LABELS}}}": 6})  # less the one that was withdrawn
+    assert corrected.samples(withdrawn) == {f"{withdrawn}{{{LABELS}}}": 1}
 
 
 @pytest.mark.parametrize(

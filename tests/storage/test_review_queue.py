@@ -193,7 +193,7 @@ def test_undoing_restores_the_users_label(store: Store) -> None:
     put(store, [{}])
 
     def decided(status: str, label: str | None, revision: int) -> dict[str, Any]:
-        ((stored, correction),) = store.review.decide([(1, Decision(status, label, revision, "ann"))], {}, 0)
+        ((stored, correction, _),) = store.review.decide([(1, Decision(status, label, revision, "ann"))], {}, 0)
         assert stored
         return correction or {}
 

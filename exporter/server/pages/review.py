@@ -568,8 +568,8 @@ def decide(exporter: Exporter) -> _Page | WerkzeugResponse:
     decision = storage.Decision(status, label, int(revision), g.user)
     batch = [(int(correction_id), decision)]
     (outcome,) = exporter.store.review.decide(batch, exporter.redacted, len(text))
-    stored, document = outcome
-    if stored:
+    document = outcome.correction
+    if outcome.stored:
         return redirect(_address(back), 303)
     if outcome.lacks_label(decision):
         return _render(exporter, back, ["Give the correct label to accept a correction without one."], 400)
