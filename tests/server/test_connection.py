@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 import uvloop
@@ -30,19 +30,35 @@ from exporter.server.asgi import Application
 from exporter.server.connections import MAX_REFUSALS, BoundedProtocol, listen
 from exporter.server.serve import Server
 
+T = TypeVar("T")
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+SCRAPE = GET.replace(b"/ ", b"/metrics ")
+CLOSING = GET.replace(b"Host", b"Connection: close\r\nHost")
 OF_A_MEGABYTE = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
 
 
 class Reading:
     """A client that sends and reads in its own thread."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, sent: bytes = b"") -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), 10)
+        self.socket.sendall(sent)
 
     def all(self) -> bytes:
         with self.socket as client:
             return b"".join(iter(lambda: client.recv(65536), b""))
+
+    def ended(self, sent: bytes) -> bool:
+        """Send more without waiting; return whether the server has ended the connection."""
+        self.socket.setblocking(False)
+        try:
+            self.socket.send(sent)
+        except BlockingIOError:
+            return False
+        except ConnectionError:
+            self.socket.close()
+            return True
+        return False
 
 
 async def simple(scope: Any, receive: Any, send: Any) -> None:
@@ -55,26 +71,27 @@ async def simple(scope: Any, receive: Any, send: Any) -> None:
 
 def served(
     app: Any,
-    clients: Callable[[int, Server], None],
+    clients: Callable[[int, Server], T],
     most: int = 1000,
     web: WebConfig = WebConfig(),  # noqa: B008
-) -> None:
-    """Serve in this thread until the clients, which run in another, are done."""
+) -> T:
+    """Serve in this thread until the clients, which run in another, are done; return what they do."""
     faults: list[object] = []
 
-    async def run() -> None:
+    async def run() -> T:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
         with listen("127.0.0.1", 0) as bound:
             server = Server(SimpleNamespace(reload_soon=lambda: None), app, web, most)  # type: ignore[arg-type]
             serving = asyncio.create_task(server.serve([bound]))
             try:
-                await asyncio.to_thread(clients, bound.getsockname()[1], server)
+                return await asyncio.to_thread(clients, bound.getsockname()[1], server)
             finally:
                 server.should_exit = True
                 await serving
 
-    uvloop.run(run())
+    result = uvloop.run(run())
     assert not faults
+    return result
 
 
 def connections(server: Server) -> list[BoundedProtocol]:
@@ -95,22 +112,19 @@ def test_an_exception_is_logged_and_a_500(
     exporter: Exporter, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, before: bytes
 ) -> None:
     """An exception while a request is handled is logged and becomes a 500, also after another request."""
-    got: list[bytes] = []
-    app = Application(exporter, WebConfig())
 
     def fail(*_: object) -> None:
         raise ValueError("made")
 
     monkeypatch.setattr(exporter.ingest, "predictions", fail)
 
-    def client(port: int, _: Server) -> None:
-        connection = Reading(port)
-        connection.socket.sendall(before + OF_A_MEGABYTE.replace(b"1000000", b"2") + b"{}")
+    def client(port: int, _: Server) -> bytes:
+        connection = Reading(port, before + OF_A_MEGABYTE.replace(b"1000000", b"2") + b"{}")
         connection.socket.shutdown(socket.SHUT_WR)
-        got.append(connection.all())
+        return connection.all()
 
-    served(app, client)
-    assert [answer[:3] for answer in got[0].split(b"HTTP/1.1 ")[1:]] == [b"200"] * bool(before) + [b"500"]
+    got = served(Application(exporter, WebConfig()), client)
+    assert [answer[:3] for answer in got.split(b"HTTP/1.1 ")[1:]] == [b"200"] * bool(before) + [b"500"]
     (record,) = [record for record in caplog.records if record.exc_info]
     assert record.exc_info and str(record.exc_info[1]) == "made"
 
@@ -144,8 +158,7 @@ def test_many_new_connections_are_accepted_in_few_passes_of_the_loop() -> None:
 
     def clients(port: int, server: Server) -> None:
         servers.append(server)
-        first = Reading(port)
-        first.socket.sendall(GET.replace(b"Host", b"Connection: close\r\nHost"))
+        first = Reading(port, CLOSING)
         assert seen.wait(60)
         many = [Reading(port) for _ in range(64)]
         opened.set()
@@ -160,12 +173,11 @@ def test_many_new_connections_are_accepted_in_few_passes_of_the_loop() -> None:
 def test_closed_connections_are_freed() -> None:
     """However a connection ends, it and its parser are freed without a garbage collection."""
     refs: list[weakref.ref[BoundedProtocol]] = []
-    ways = [GET, GET[:9], b"\x00", GET.replace(b"Host", b"Connection: close\r\nHost"), b"", GET * 300, b"x" * 100_000]
+    ways = [GET, GET[:9], b"\x00", CLOSING, b"", GET * 300, b"x" * 100_000]
 
     def clients(port: int, server: Server) -> None:
         for number in range(200):
-            connection = Reading(port)
-            connection.socket.sendall(ways[number % len(ways)])
+            connection = Reading(port, ways[number % len(ways)])
             if number % 3:
                 connection.socket.shutdown(socket.SHUT_WR)
                 connection.all()
@@ -173,10 +185,7 @@ def test_closed_connections_are_freed() -> None:
                 time.sleep(0.001)
                 refs.extend(weakref.ref(connection) for connection in connections(server))
                 connection.socket.close()
-        until = time.monotonic() + 60
-        while server.server_state.connections:
-            assert time.monotonic() < until
-            time.sleep(0.01)
+        eventually(lambda: not server.server_state.connections)
 
     gc.disable()
     try:
@@ -190,28 +199,18 @@ def test_closed_connections_are_freed() -> None:
 def test_clients_that_read_slowly_are_disconnected(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     """The limit on unread responses also applies to clients that read a few bytes now and then."""
     monkeypatch.setattr(protocol, "HELD_BYTES", 0)
-    ended: list[bool] = []
 
     def client(port: int, server: Server) -> None:
         connection = Reading(port)
-        connection.socket.setblocking(False)
-        until = time.monotonic() + 60
-        while time.monotonic() < until and not ended:
-            try:
-                connection.socket.send(GET.replace(b"/ ", b"/metrics ") * 1000)
-            except BlockingIOError:
-                pass
-            except ConnectionError:
-                ended.append(True)
-            for server_connection in connections(server):
-                server_connection._last_write = (
-                    time.monotonic()
-                )  # as if some bytes had left; the kernel's buffers are large
-            time.sleep(0.05)
-        connection.socket.close()
+
+        def ended() -> bool:
+            for server_connection in connections(server):  # as if some bytes had left; the kernel's buffers are large
+                server_connection._last_write = time.monotonic()
+            return connection.ended(SCRAPE * 1000)
+
+        eventually(ended)
 
     served(Application(exporter, WebConfig()), client)
-    assert ended
 
 
 def held(server: Server) -> int:
@@ -230,7 +229,6 @@ async def large(scope: Any, receive: Any, send: Any) -> None:
 @pytest.mark.parametrize("tls", [False, True])
 def test_what_a_client_does_not_read_is_counted(tmp_path: Path, tls: bool) -> None:
     """The bytes of a response that wait for their client count, with TLS as without, until it has read them."""
-    counts: list[int] = []
     context = ssl.create_default_context()
     if tls:
         certificate(tmp_path, "server")
@@ -241,58 +239,41 @@ def test_what_a_client_does_not_read_is_counted(tmp_path: Path, tls: bool) -> No
         plain = socket.create_connection(("127.0.0.1", port), 10)
         with context.wrap_socket(plain, server_hostname="127.0.0.1") if tls else plain as connection:
             connection.sendall(GET)
-            counts.append(eventually(lambda: held(server) > 2**20))
+            eventually(lambda: held(server) > 2**20)
             received = 0
             while received < 2**25:
                 received += len(connection.recv(2**16) or pytest.fail("closed too early"))
-            counts.append(eventually(lambda: not held(server)))
+            eventually(lambda: not held(server))
 
     served(large, client, web=access.load(tmp_path / "web.yml") if tls else WebConfig())
-    assert counts == [True, True]
 
 
 @pytest.mark.parametrize("ends", ["client", "server"])
 def test_a_response_under_way_is_sent_whole(ends: str) -> None:
     """A client that has closed its side gets all of a large response, and so does one during a stop."""
-    sizes: list[int] = []
 
-    def client(port: int, server: Server) -> None:
-        connection = Reading(port)
-        connection.socket.sendall(GET)
+    def client(port: int, server: Server) -> int:
+        connection = Reading(port, GET)
         eventually(lambda: held(server) > 2**20)
         if ends == "client":
             connection.socket.shutdown(socket.SHUT_WR)
         else:
             server.should_exit = True
         time.sleep(0.5)
-        sizes.append(len(connection.all().partition(b"\r\n\r\n")[2]))
+        return len(connection.all().partition(b"\r\n\r\n")[2])
 
-    served(large, client)
-    assert sizes == [2**25]
+    assert served(large, client) == 2**25
 
 
 def test_a_client_that_reads_nothing_is_disconnected(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection is closed when its client reads nothing of a response for a while."""
     monkeypatch.setattr(protocol, "WRITE_SECONDS", 0.5)
-    ended: list[bool] = []
 
     def client(port: int, _: Server) -> None:
-        connection = Reading(port)
-        connection.socket.sendall(GET.replace(b"/ ", b"/metrics ") * 1000)
-        connection.socket.setblocking(False)
-        until = time.monotonic() + 60
-        while time.monotonic() < until and not ended:
-            try:
-                connection.socket.send(GET)
-            except BlockingIOError:
-                pass
-            except ConnectionError:
-                ended.append(True)
-            time.sleep(0.05)
-        connection.socket.close()
+        connection = Reading(port, SCRAPE * 1000)
+        eventually(lambda: connection.ended(GET))
 
     served(Application(exporter, WebConfig()), client)
-    assert ended
 
 
 @pytest.mark.parametrize(
@@ -309,15 +290,8 @@ def test_a_client_that_reads_nothing_is_disconnected(exporter: Exporter, monkeyp
 def test_slow_requests_are_ended(monkeypatch: pytest.MonkeyPatch, limit: str, sent: bytes, answer: bytes) -> None:
     """A head or a body that does not arrive in time gets a 408; a connection without a request is closed."""
     monkeypatch.setattr(protocol, limit, 0.3)
-    got: list[bytes] = []
-
-    def client(port: int, _: Server) -> None:
-        connection = Reading(port)
-        connection.socket.sendall(sent)
-        got.append(connection.all())
-
-    served(simple, client)
-    assert got[0].startswith(answer) and bool(answer) == bool(got[0])
+    got = served(simple, lambda port, _: Reading(port, sent).all())
+    assert got.startswith(answer) and bool(answer) == bool(got)
 
 
 def test_a_refused_request_gets_no_100_continue(
@@ -327,21 +301,19 @@ def test_a_refused_request_gets_no_100_continue(
     web = WebConfig(users={"ada": "$2b$04$" + "a" * 53})
     go_on = threading.Event()
     monkeypatch.setattr(web, "authenticated", lambda _: go_on.wait(60) and password_user("ada"))
-    got: list[bytes] = []
-    app = Application(exporter, web)
 
-    def client(port: int, _: Server) -> None:
+    def client(port: int, _: Server) -> tuple[bytes, bytes]:
         connection = Reading(port)
         head = OF_A_MEGABYTE.replace(b"Host", b"Expect: 100-continue\r\nAuthorization: Basic YTpi\r\nHost")
         connection.socket.sendall(head.replace(b"Content-Length: 1000000", b"Transfer-Encoding: chunked") + b"zz\r\n")
         with connection.socket, connection.socket.makefile("rb") as answer:
-            got.append(answer.readline())
+            first = answer.readline()
             go_on.set()
-            got.append(answer.read())
+            return first, answer.read()
 
-    served(app, client)
-    assert got[0].startswith(b"HTTP/1.1 400 ")
-    assert b" 100 " not in got[1]
+    first, rest = served(Application(exporter, web), client)
+    assert first.startswith(b"HTTP/1.1 400 ")
+    assert b" 100 " not in rest
     assert not [record for record in caplog.records if record.exc_info]
 
 
@@ -363,7 +335,6 @@ def test_memory_of_bodies_is_released(exporter: Exporter) -> None:
         GET * 20 + OF_A_MEGABYTE + b" " * 1_000_000 + GET,
     ]
     most = [0]
-    held: list[int] = []
     app = Application(exporter, WebConfig())
 
     def storm(port: int, seed: int) -> None:
@@ -390,18 +361,13 @@ def test_memory_of_bodies_is_released(exporter: Exporter) -> None:
         while any(thread.is_alive() for thread in threads):
             most[0] = max(most[0], app.inflight.total)
             time.sleep(0.001)
-        until = time.monotonic() + 60
-        while (server.server_state.connections or app.inflight.total) and time.monotonic() < until:
-            time.sleep(0.02)
-        held.append(app.inflight.total)
-        assert not server.server_state.connections
+        eventually(lambda: not server.server_state.connections and not app.inflight.total)
 
     try:
         served(app, clients)
     finally:
         app.close()
     assert most[0] > 16 * 1024
-    assert held == [0]
 
 
 def test_a_body_in_a_thread_counts_until_it_is_processed(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,7 +375,6 @@ def test_a_body_in_a_thread_counts_until_it_is_processed(exporter: Exporter, mon
     web = WebConfig(users={"ada": "$2b$04$" + "a" * 53})
     monkeypatch.setattr(web, "authenticated", lambda _: time.sleep(0.2) or password_user("ada"))
     working, go_on = threading.Event(), threading.Event()
-    held: list[int] = []
     size = 600_000
     app = Application(exporter, web)
 
@@ -420,24 +385,18 @@ def test_a_body_in_a_thread_counts_until_it_is_processed(exporter: Exporter, mon
     monkeypatch.setattr(exporter.ingest, "predictions", predictions)
 
     def client(port: int, server: Server) -> None:
-        connection = Reading(port)
         head = OF_A_MEGABYTE.replace(b"1000000", b"%d" % size).replace(b"Host", b"Authorization: Basic YTpi\r\nHost")
-        connection.socket.sendall(head + b" " * size)
+        connection = Reading(port, head + b" " * size)
         assert working.wait(60)
-        connection.socket.setsockopt(
-            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-        )  # it is gone, not silent
+        gone = struct.pack("ii", 1, 0)  # and not silent
+        connection.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, gone)
         connection.socket.close()
         time.sleep(0.3)
-        held.append(app.inflight.total)
+        assert app.inflight.total == size
         go_on.set()
-        until = time.monotonic() + 60
-        while app.inflight.total and time.monotonic() < until:
-            time.sleep(0.01)
-        held.append(app.inflight.total)
+        eventually(lambda: app.inflight.total == 0)
 
     served(app, client)
-    assert held == [size, 0]
 
 
 def test_bodies_are_not_read_before_authentication(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -445,26 +404,21 @@ def test_bodies_are_not_read_before_authentication(exporter: Exporter, monkeypat
     web = WebConfig(users={"ada": "$2b$04$" + "a" * 53})
     go_on = threading.Event()
     monkeypatch.setattr(web, "authenticated", lambda _: go_on.wait(60) and password_user("ada"))
-    seen: list[int] = []
-    answers: list[bytes] = []
     head = OF_A_MEGABYTE.replace(b"Host", b"Authorization: Basic YTpi\r\nHost")
     app = Application(exporter, web)
 
-    def client(port: int, server: Server) -> None:
-        large, cut = Reading(port), Reading(port)
-        cut.socket.sendall(head.replace(b"Content-Length: 1000000", b"Transfer-Encoding: chunked") + b"zz\r\n")
+    def client(port: int, server: Server) -> bytes:
+        chunked = head.replace(b"Content-Length: 1000000", b"Transfer-Encoding: chunked")
+        large, cut = Reading(port), Reading(port, chunked + b"zz\r\n")
         large.socket.settimeout(0.5)
         with contextlib.suppress(TimeoutError):
             large.socket.sendall(head.replace(b"1000000", b"16000000") + b" " * 16_000_000)
-        now = time.monotonic()
-        seen.append(app.inflight.total + sum(connection.check(now) for connection in connections(server)))
+        assert app.inflight.total + held(server) < 2**20
         go_on.set()
-        answers.append(cut.all())
         large.socket.close()
+        return cut.all()
 
-    served(app, client)
-    assert seen[0] < 2**20
-    assert answers[0].startswith(b"HTTP/1.1 400 ")
+    assert served(app, client).startswith(b"HTTP/1.1 400 ")
 
 
 @pytest.mark.parametrize("half_full", [False, True])
@@ -474,18 +428,16 @@ def test_a_crowded_queue_slows_each_client_down(
     """While more than half of the queue is in use, a client waits longer for each response, but it gets one."""
     monkeypatch.setattr(asgi, "BACKPRESSURE_SECONDS", 0.2)
     monkeypatch.setattr(type(exporter.pipeline), "is_half_full", half_full)
-    took: list[float] = []
 
-    def clients(port: int, _: Server) -> None:
+    def clients(port: int, _: Server) -> float:
         with socket.create_connection(("127.0.0.1", port), 10) as client:
             begun = time.monotonic()
             for _turn in range(4):
                 client.sendall(OF_A_MEGABYTE.replace(b"1000000", b"19") + b'{"model": "credit"}')
                 assert client.recv(1000).startswith(b"HTTP/1.1 202 ")
-            took.append(time.monotonic() - begun)
+            return time.monotonic() - begun
 
-    served(Application(exporter, WebConfig()), clients)
-    assert (took[0] > 0.5) is half_full
+    assert (served(Application(exporter, WebConfig()), clients) > 0.5) is half_full
 
 
 def test_a_crowded_queue_slows_batches_down_by_their_size(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -493,17 +445,15 @@ def test_a_crowded_queue_slows_batches_down_by_their_size(exporter: Exporter, mo
     monkeypatch.setattr(asgi, "BACKPRESSURE_SECONDS", 0.1)
     monkeypatch.setattr(type(exporter.pipeline), "is_half_full", True)
     body = b'[{"model": "credit"}%b]' % b" ".ljust(10 * 16 * 1024)
-    took: list[float] = []
 
-    def clients(port: int, _: Server) -> None:
+    def clients(port: int, _: Server) -> float:
         with socket.create_connection(("127.0.0.1", port), 10) as client:
             begun = time.monotonic()
             client.sendall(OF_A_MEGABYTE.replace(b"1000000", b"%d" % len(body)) + body)
             assert client.recv(1000).startswith(b"HTTP/1.1 202 ")
-            took.append(time.monotonic() - begun)
+            return time.monotonic() - begun
 
-    served(Application(exporter, WebConfig()), clients)
-    assert took[0] > 1.0
+    assert served(Application(exporter, WebConfig()), clients) > 1.0
 
 
 def test_scrapes_that_wait_share_a_response(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -518,22 +468,19 @@ def test_scrapes_that_wait_share_a_response(exporter: Exporter, monkeypatch: pyt
         return metrics(*arguments)
 
     monkeypatch.setattr(exporter, "metrics", slow)
-    answers: list[bytes] = []
 
-    def clients(port: int, _: Server) -> None:
-        scrape = GET.replace(b"/ ", b"/metrics ").replace(b"Host", b"Connection: close\r\nHost")
+    def clients(port: int, _: Server) -> list[bytes]:
+        scrape = CLOSING.replace(b"/ ", b"/metrics ")
         waiting = [Reading(port) for _ in range(40)]
         for number, connection in enumerate(waiting):
             connection.socket.sendall(scrape)
             if number < 2:
                 eventually(lambda begun=number + 1: len(rendered) == begun)
-        probe = Reading(port)
-        probe.socket.sendall(scrape.replace(b"/metrics", b"/-/healthy"))
-        answers.append(probe.all())
+        probed = Reading(port, scrape.replace(b"/metrics", b"/-/healthy")).all()
         go_on.set()
-        answers.extend(connection.all() for connection in waiting)
+        return [probed, *(connection.all() for connection in waiting)]
 
-    served(app, clients)
+    answers = served(app, clients)
     assert {answer[:13] for answer in answers} == {b"HTTP/1.1 200 "}
     assert len(answers) == 41
     assert 3 <= len(rendered) <= 5  # a scrape that arrives while the third is rendered begins another
@@ -549,9 +496,7 @@ def test_idle_connections_make_room_for_others(monkeypatch: pytest.MonkeyPatch) 
         time.sleep(0.1)
         idle = [Reading(port) for _ in range(9)]
         assert oldest.all() == b""
-        last = Reading(port)
-        last.socket.sendall(GET.replace(b"Host", b"Connection: close\r\nHost"))
-        assert last.all().startswith(b"HTTP/1.1 200 ")
+        assert Reading(port, CLOSING).all().startswith(b"HTTP/1.1 200 ")
         for connection in idle:
             connection.socket.close()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import bcrypt
 import pytest
-from support.certificates import certificate, openssl, signed_by
+from support.certificates import certificate, openssl, serve_tls, signed_by
 from support.servers import Served, eventually, write_config
 
 from exporter.errors import ConfigError
@@ -52,27 +52,17 @@ def load(folder: Path, text: str) -> WebConfig:
     return access.load(path)
 
 
+VERIFY = "client_auth_type: RequireAndVerifyClientCert"
 GOOD = "cert_file: server.crt, key_file: server.key"
+NO_HASH = "basic_auth_users.alice: expected a bcrypt hash such as htpasswd -nBC 10 alice prints"
 BAD = [
     ("basic_auth_user: {}", 'basic_auth_user: is not known; did you mean "basic_auth_users"?'),
     ("[]\n# a list", "the document: expected a mapping"),
     ("basic_auth_users: [alice]", "basic_auth_users: expected a mapping"),
-    (
-        "basic_auth_users: {alice: hunter2}",
-        "basic_auth_users.alice: expected a bcrypt hash such as htpasswd -nBC 10 alice prints",
-    ),
-    (
-        f"basic_auth_users: {{bob: '{hashed('x')}', alice: 12345}}",
-        "basic_auth_users.alice: expected a bcrypt hash such as htpasswd -nBC 10 alice prints",
-    ),
-    (
-        f"basic_auth_users: {{alice: $2b$99${'a' * 21}.{'a' * 31}}}",
-        "basic_auth_users.alice: expected a bcrypt hash such as htpasswd -nBC 10 alice prints",
-    ),
-    (
-        f"basic_auth_users: {{alice: $2b$10${'a' * 53}}}",  # ends in bits that no salt has
-        "basic_auth_users.alice: expected a bcrypt hash such as htpasswd -nBC 10 alice prints",
-    ),
+    ("basic_auth_users: {alice: hunter2}", NO_HASH),
+    (f"basic_auth_users: {{bob: '{hashed('x')}', alice: 12345}}", NO_HASH),
+    (f"basic_auth_users: {{alice: $2b$99${'a' * 21}.{'a' * 31}}}", NO_HASH),
+    (f"basic_auth_users: {{alice: $2b$10${'a' * 53}}}", NO_HASH),  # ends in bits that no salt has
     (
         f"basic_auth_users: {{17: '{hashed('x')}'}}",
         'basic_auth_users.17: expected a string as the user\'s name; write it in quotes: "17"',
@@ -85,65 +75,37 @@ BAD = [
         "rate_limit: {interval: 1s, burst: 1}",
         "rate_limit: is not supported here; the queue refuses requests when it is full",
     ),
-    (
-        "tls_server_config: {cert: PEM, key: PEM}",
-        "tls_server_config.cert: is not supported here; name a cert_file instead",
-    ),
-    (
-        f"tls_server_config: {{{GOOD}, cipher_suites: []}}",
-        "tls_server_config.cipher_suites: is not supported here; the server chooses safe ones",
-    ),
-    (
-        f"tls_server_config: {{{GOOD}, min_versoin: TLS13}}",
-        'tls_server_config.min_versoin: is not known; did you mean "min_version"?',
-    ),
-    (
-        f"tls_server_config: {{{GOOD}, min_version: TLS10}}",
-        'tls_server_config.min_version: expected TLS12 or TLS13, got "TLS10"',
-    ),
-    (
-        f"tls_server_config: {{{GOOD}, client_auth_type: RequestClientCert}}",
-        "tls_server_config.client_auth_type: expected NoClientCert or RequireAndVerifyClientCert, "
-        'got "RequestClientCert"',
-    ),
-    (
-        f"tls_server_config: {{{GOOD}, client_auth_type: RequireAndVerifyClientCert}}",
-        "tls_server_config.client_ca_file: is required to verify clients",
-    ),
-    (
-        f"tls_server_config: {{{GOOD}, client_ca_file: authority.crt}}",
-        "tls_server_config.client_auth_type: is required with client_ca_file: RequireAndVerifyClientCert",
-    ),
-    ("tls_server_config: {cert_file: server.crt}", "tls_server_config.key_file: is required"),
-    (
-        "tls_server_config: {cert_file: none.crt, key_file: server.key}",
-        "tls_server_config.cert_file: FOLDER/none.crt: cannot be read: No such file or directory",
-    ),
-    (
-        "tls_server_config: {cert_file: server.crt, key_file: .}",
-        "tls_server_config.key_file: FOLDER: cannot be read: Is a directory",
-    ),
-    (
-        "tls_server_config: {cert_file: server.key, key_file: server.key}",
-        "tls_server_config.cert_file: FOLDER/server.key: is not a certificate in PEM",
-    ),
-    (
-        "tls_server_config: {cert_file: server.crt, key_file: text}",
-        "tls_server_config.key_file: FOLDER/text: is not a key in PEM without a password",
-    ),
-    (
-        "tls_server_config: {cert_file: server.crt, key_file: locked.key}",
-        "tls_server_config.key_file: FOLDER/locked.key: is not a key in PEM without a password",
-    ),
-    (
-        "tls_server_config: {cert_file: server.crt, key_file: other.key}",
-        "tls_server_config.key_file: FOLDER/other.key: is not the key of cert_file",
-    ),
-    (
-        f"tls_server_config: {{{GOOD}, client_auth_type: RequireAndVerifyClientCert, client_ca_file: text}}",
-        "tls_server_config.client_ca_file: FOLDER/text: is not a certificate in PEM",
-    ),
 ]
+BAD_TLS = [
+    ("cert: PEM, key: PEM", "cert: is not supported here; name a cert_file instead"),
+    (f"{GOOD}, cipher_suites: []", "cipher_suites: is not supported here; the server chooses safe ones"),
+    (f"{GOOD}, min_versoin: TLS13", 'min_versoin: is not known; did you mean "min_version"?'),
+    (f"{GOOD}, min_version: TLS10", 'min_version: expected TLS12 or TLS13, got "TLS10"'),
+    (
+        f"{GOOD}, client_auth_type: RequestClientCert",
+        'client_auth_type: expected NoClientCert or RequireAndVerifyClientCert, got "RequestClientCert"',
+    ),
+    (f"{GOOD}, {VERIFY}", "client_ca_file: is required to verify clients"),
+    (
+        f"{GOOD}, client_ca_file: authority.crt",
+        "client_auth_type: is required with client_ca_file: RequireAndVerifyClientCert",
+    ),
+    ("cert_file: server.crt", "key_file: is required"),
+    (
+        "cert_file: none.crt, key_file: server.key",
+        "cert_file: FOLDER/none.crt: cannot be read: No such file or directory",
+    ),
+    ("cert_file: server.crt, key_file: .", "key_file: FOLDER: cannot be read: Is a directory"),
+    ("cert_file: server.key, key_file: server.key", "cert_file: FOLDER/server.key: is not a certificate in PEM"),
+    ("cert_file: server.crt, key_file: text", "key_file: FOLDER/text: is not a key in PEM without a password"),
+    (
+        "cert_file: server.crt, key_file: locked.key",
+        "key_file: FOLDER/locked.key: is not a key in PEM without a password",
+    ),
+    ("cert_file: server.crt, key_file: other.key", "key_file: FOLDER/other.key: is not the key of cert_file"),
+    (f"{GOOD}, {VERIFY}, client_ca_file: text", "client_ca_file: FOLDER/text: is not a certificate in PEM"),
+]
+BAD += [(f"tls_server_config: {{{text}}}", f"tls_server_config.{message}") for text, message in BAD_TLS]
 
 
 @pytest.mark.parametrize(
@@ -261,34 +223,27 @@ def test_a_reload_forgets_only_passwords_that_changed(tmp_path: Path) -> None:
 
 
 HASH = hashlib.sha256(b"secret").hexdigest()
+NAMED = f"name: a, sha256: {HASH}"
+TOKEN = f"{NAMED}, scopes: [read]"
+NO_DIGEST = "[0].sha256: expected the SHA-256 of the token, 64 hexadecimal digits as model-exporter token prints them"
 BAD_TOKENS = [
     ("tokens: []", "the document: expected a list"),
     ("[hunter2]", "[0]: expected a mapping"),
     (f"- {{sha256: {HASH}, scopes: [read]}}", "[0].name: is required"),
     (f"- {{name: '', sha256: {HASH}, scopes: [read]}}", "[0].name: expected at least 1 character"),
-    (f"- {{name: a, sha256: {HASH}}}", "[0].scopes: is required"),
-    (f"- {{name: a, sha256: {HASH}, scopes: []}}", "[0].scopes: expected at least 1 entry"),
-    (f"- {{name: a, sha256: {HASH}, scopes: read}}", "[0].scopes: expected a list"),
+    (f"- {{{NAMED}}}", "[0].scopes: is required"),
+    (f"- {{{NAMED}, scopes: []}}", "[0].scopes: expected at least 1 entry"),
+    (f"- {{{NAMED}, scopes: read}}", "[0].scopes: expected a list"),
+    (f"- {{{NAMED}, scopes: [read, injest]}}", '[0].scopes[1]: "injest" is not a valid scope; did you mean "ingest"?'),
     (
-        f"- {{name: a, sha256: {HASH}, scopes: [read, injest]}}",
-        '[0].scopes[1]: "injest" is not a valid scope; did you mean "ingest"?',
-    ),
-    (
-        f"- {{name: a, sha256: {HASH}, scopes: [user]}}",
+        f"- {{{NAMED}, scopes: [user]}}",
         '[0].scopes[0]: "user" is not a valid scope; valid values: feedback, ingest, notify, read, review',
     ),
     (f"- {{name: a, sha265: {HASH}, scopes: [read]}}", '[0].sha265: is not known; did you mean "sha256"?'),
+    ("- {name: a, sha256: hunter2, scopes: [read]}", f"{NO_DIGEST}; got 7 characters"),
+    ("- {name: a, sha256: 12345678, scopes: [read]}", NO_DIGEST),
     (
-        "- {name: a, sha256: hunter2, scopes: [read]}",
-        "[0].sha256: expected the SHA-256 of the token, 64 hexadecimal digits as model-exporter token prints them; "
-        "got 7 characters",
-    ),
-    (
-        "- {name: a, sha256: 12345678, scopes: [read]}",
-        "[0].sha256: expected the SHA-256 of the token, 64 hexadecimal digits as model-exporter token prints them",
-    ),
-    (
-        f"- {{name: a, sha256: {HASH}, scopes: [read]}}\n- {{name: a, sha256: {'0' * 63}a, scopes: [read]}}",
+        f"- {{{TOKEN}}}\n- {{name: a, sha256: {'0' * 63}a, scopes: [read]}}",
         '[1].name: "a" is also the name of [0]; the history needs a name for each',
     ),
     (
@@ -296,7 +251,7 @@ BAD_TOKENS = [
         '[0].name: "alice" is also a user of the web configuration; the history needs a name for each',
     ),
     (
-        f"- {{name: a, sha256: {HASH}, scopes: [read]}}\n- {{name: b, sha256: {HASH.upper()}, scopes: [read]}}",
+        f"- {{{TOKEN}}}\n- {{name: b, sha256: {HASH.upper()}, scopes: [read]}}",
         "[1].sha256: is the same as in [0]; each name needs its own token",
     ),
 ]
@@ -399,9 +354,7 @@ def test_tls_ends_with_close_notify(tmp_path: Path) -> None:
     """A client can tell the end of a response without a length from a response that was cut."""
     write_config(tmp_path)
     certificate(tmp_path, "server")
-    (tmp_path / "web.yml").write_text(f"tls_server_config: {{{GOOD}}}")
-    server = Served(tmp_path, f"--web.config.file={tmp_path / 'web.yml'}")
-    server.launch()
+    server = serve_tls(tmp_path, tmp_path)
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     event = b'{"model": "credit"}'
@@ -413,7 +366,6 @@ def test_tls_ends_with_close_notify(tmp_path: Path) -> None:
             return b"".join(iter(lambda: client.recv(65536), b""))
 
     try:
-        eventually(lambda: "listening on https" in server.log.read_text())
         assert said(b"GET /v1/dataset?model=credit HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
         fields = b"Host: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(event)
         posted = b"POST /v1/predictions HTTP/1.1\r\n" + fields
@@ -434,11 +386,8 @@ def test_renewed_certificates_are_served_after_a_reload(tmp_path: Path) -> None:
     """SIGHUP replaces the certificate without refusing a request; with a key that does not match, the old one stays."""
     write_config(tmp_path)
     certificate(tmp_path, "server")
-    (tmp_path / "web.yml").write_text(f"tls_server_config: {{{GOOD}}}")
-    server = Served(tmp_path, f"--web.config.file={tmp_path / 'web.yml'}")
-    server.launch()
+    server = serve_tls(tmp_path, tmp_path)
     try:
-        eventually(lambda: "listening on https" in server.log.read_text())
         seen = {presented(server.port)}
         for _ in range(2):
             certificate(tmp_path, "server")
