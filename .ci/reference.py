@@ -31,6 +31,7 @@ from exporter.server import alerts, asgi, connections, ingest, pipeline  # noqa:
 from exporter.server.api import schemas  # noqa: E402
 from exporter.server.routes import ROUTES, SMALL_BODY, document  # noqa: E402
 from exporter.slices import MAX_LIMIT  # noqa: E402
+from exporter.storage import _review  # noqa: E402
 from exporter.wire import cloudevents, events, formats, otlp  # noqa: E402
 
 _MIB = 2**20
@@ -66,6 +67,12 @@ LIMITS = (
         f"{otlp.MAX_CALLS:,} identifiers",
         "the oldest is forgotten",
     ),
+    (
+        "confirmed, and labelled, predictions of a dataset",
+        f"{_review.MAX_ADDED:,} each, about",
+        "every second, third … is in, with more weight",
+    ),
+    ("weight of a row in a dataset", f"{_review.MAX_WEIGHT:,.0f}", "limited; the release says so"),
     ("inputs outside the profile that are named, by model", f"{registry.MAX_UNKNOWN}", "only counted"),
     ("label that can be compared", f"{events.MAX_COMPARED:,} characters", "refused"),
     ("classes of an outcome, each side", f"{quality.MAX_LABELS}", "`other`"),
