@@ -17,7 +17,7 @@ import msgspec
 from exporter.datasets import Example, ExampleId, Page, Pages, decode_lines, encode_lines, to_example
 from exporter.errors import StoreError
 from exporter.features.base import scalar_text
-from exporter.storage import ADDED, MAX_WEIGHT, Mix, PublishResult, ReleaseRow, Store
+from exporter.storage import ADDED, Mix, PublishResult, ReleaseRow, Store
 from exporter.validation import rfc3339
 from exporter.version import version
 
@@ -312,14 +312,12 @@ class Lineage:
         """Return what the release is good for, in a sentence or two."""
         if self.mix.traffic is None:
             missing = f"; there is no prediction to add as {' or '.join(self.include)}" if self.include else ""
-            return (
-                "It holds selected mistakes only, not the mix of the traffic: train on it together with a sample of "
-                f"the traffic, never alone{missing}."
-            )
+            use = "It holds selected mistakes only, not the mix of the traffic: train on it together with a sample"
+            return f"{use} of the traffic, never alone{missing}."
         use = f"With the weights, it has the mix of the {self.mix.traffic:,} stored predictions"
         if self.mix.limited:
-            few = "too few are confirmed or labelled"
-            return f"{use} only roughly, as no weight exceeds {MAX_WEIGHT:,.0f}: {few}."
+            limit = f"no weight exceeds {self.mix.weight:,.0f}: too few are confirmed or labelled"
+            return f"{use} only roughly, as {limit}."
         return f"{use}: train on it together with earlier data, and pass the weights to the training."
 
 

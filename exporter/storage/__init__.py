@@ -16,7 +16,6 @@ from exporter.storage._releases import Row as RetrainRow
 from exporter.storage._review import (
     ADDED,
     BARS,
-    MAX_WEIGHT,
     ORDERS,
     PARAMETERS,
     SOURCES,
@@ -42,7 +41,6 @@ __all__ = [
     "BARS",
     "COMMIT_TIMEOUT_SECONDS",
     "MAX_MARKED",
-    "MAX_WEIGHT",
     "ORDERS",
     "PARAMETERS",
     "SOURCES",

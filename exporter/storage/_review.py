@@ -1174,9 +1174,10 @@ class Review:
             check = _last_check(connection, model)
             counts = [_count(connection, row, Tolerance()) for row in connection.execute(drawn.limit(LATEST)).all()]
             mix = _mix(connection, selection)
-            sources = ("", *(source for source in ADDED if source in include))
             yield TrainingSet(
-                itertools.chain.from_iterable(_examples(connection, selection, mix, source) for source in sources),
+                itertools.chain.from_iterable(
+                    _examples(connection, selection, mix, source, 0) for source in ("", *include)
+                ),
                 set(connection.execute(is_suspect).scalars()),
                 check.time if check else None,
                 {one.version: {"confident": one.population, "with_feedback": one.known} for one in counts},
@@ -1299,48 +1300,35 @@ def _newest(connection: sa.Connection, *queries: sa.Select[Any]) -> Iterator[Map
             yield from result.mappings()
 
 
-def _selected(
-    selection: Selection, table: sa.Table, received: sa.Column[Any], label: sa.ColumnElement[Any] | None
-) -> list[sa.ColumnElement[bool]]:
+def _selected(selection: Selection, table: sa.Table, received: Any, label: Any) -> list[sa.ColumnElement[bool]]:
     filters: tuple[tuple[Any, Callable[[Any, Any], Any], Any], ...] = (
         (table.c.version, operator.eq, selection.version),
         (label, sa.ColumnElement.in_, selection.labels),
         (received, operator.ge, selection.since),
         (received, operator.lt, selection.until),
+        (received, operator.le, selection.reviewed_until),
     )
     return [compare(column, value) for column, compare, value in filters if value is not None]
 
 
 def _reviewed(selection: Selection, model: sa.ColumnElement[Any] = feedback.c.model) -> list[sa.ColumnElement[bool]]:
     """Return the conditions of accepted corrections and samples."""
-    until = selection.reviewed_until
-    is_before = [] if until is None else [feedback.c.reviewed <= until]
-    return [
-        *_selected(selection, feedback, feedback.c.created, label_column),
-        model == selection.model,
-        is_accepted,
-        label_column.is_not(None),
-        *is_before,
-    ]
+    found = _selected(selection, feedback, feedback.c.created, label_column)
+    if selection.reviewed_until is not None:
+        found.append(feedback.c.reviewed <= selection.reviewed_until)
+    return [model == selection.model, is_accepted, label_column.is_not(None), *found]
 
 
 def _candidates(selection: Selection, mix: Mix, source: str) -> list[sa.ColumnElement[bool]]:
     """Return the conditions of labels, or of confirmations, of predictions that are stored; their inputs may not be."""
-    found: list[sa.ColumnElement[bool]]
     if source == "labelled":
-        table, received, label, changed = labels, labels.c.received, labels.c.label, labels.c.received
-        found = [labels.c.predicted.is_not(None)]
+        table, found = labels, _selected(selection, labels, labels.c.received, labels.c.label)
     else:
-        table, received, label, changed = feedback, feedback.c.created, feedback.c.prediction, feedback.c.updated
-        found = [sa.func.coalesce(feedback.c.verdict, "") == "accepted", feedback.c.joined == sa.true()]
+        table, found = feedback, _selected(selection, feedback, feedback.c.created, feedback.c.prediction)
+        found += [sa.func.coalesce(feedback.c.verdict, "") == "accepted", feedback.c.joined == sa.true()]
     # With coalesce, the rows are read in the order of their keys, and not sorted again for each page.
-    found.append(sa.func.coalesce(table.c.model, "") == selection.model)
-    found += [*_selected(selection, table, received, label), table.c.predicted >= mix.since]
-    if selection.reviewed_until is not None:
-        found.append(changed <= selection.reviewed_until)
-    if (step := mix.steps.get(source, 1)) > 1:
-        found.append(table.c.id % step == 0)
-    return found
+    of_model = sa.func.coalesce(table.c.model, "") == selection.model
+    return [*found, of_model, table.c.predicted >= mix.since, table.c.id % mix.steps.get(source, 1) == 0]
 
 
 def _added(connection: sa.Connection, selection: Selection, mix: Mix, source: str) -> sa.Select[Any]:
@@ -1370,9 +1358,8 @@ def _added(connection: sa.Connection, selection: Selection, mix: Mix, source: st
         sa.literal("labelled").label("verdict"),
         sa.literal(0).label("revision"),
     )
-    return query.select_from(labels.join(predictions, predictions.c.seq == first_seq)).where(
-        *found, has_inputs, reviewed.correlate(labels).scalar_subquery() == 0
-    )
+    query = query.select_from(labels.join(predictions, predictions.c.seq == first_seq))
+    return query.where(*found, has_inputs, reviewed.correlate(labels).scalar_subquery() == 0)
 
 
 def _mix(connection: sa.Connection, selection: Selection) -> Mix:
@@ -1383,22 +1370,17 @@ def _mix(connection: sa.Connection, selection: Selection) -> Mix:
     def count(*condition: sa.ColumnElement[bool]) -> int:
         return connection.execute(sa.select(number).where(*condition)).scalar_one()
 
-    stored = sa.select(number, sa.func.min(predictions.c.time))
-    stored = stored.where(
-        predictions.c.model == selection.model, *_selected(selection, predictions, predictions.c.received, None)
-    )
-    traffic, since = connection.execute(stored).one()
+    stored = sa.select(number, sa.func.min(predictions.c.time)).where(predictions.c.model == selection.model)
+    in_period = _selected(selection, predictions, predictions.c.received, None)
+    traffic, since = connection.execute(stored.where(*in_period)).one()
     if not traffic:
         return Mix(since=math.inf)
-    mix, rows = Mix(since=since), 0
-    mix = mix._replace(
-        steps={source: count(*_candidates(selection, mix, source)) // MAX_ADDED + 1 for source in selection.include}
-    )
+    mix, is_sample = Mix(since=since), feedback.c.verdict == "sampled"
+    steps = {source: count(*_candidates(selection, mix, source)) // MAX_ADDED + 1 for source in selection.include}
+    mix, rows = mix._replace(steps=steps), count(*_reviewed(selection), is_sample)
     for source in selection.include:
         query = _added(connection, selection, mix, source).with_only_columns(number, maintain_column_froms=True)
         rows += connection.execute(query).scalar_one()
-    is_sample = feedback.c.verdict == "sampled"
-    rows += count(*_reviewed(selection), is_sample)
     if not rows:
         return mix
     corrections = count(*_reviewed(selection), ~is_sample, feedback.c.predicted >= since)
@@ -1406,9 +1388,7 @@ def _mix(connection: sa.Connection, selection: Selection) -> Mix:
     return mix._replace(weight=min(weight, MAX_WEIGHT), traffic=traffic, limited=weight > MAX_WEIGHT)
 
 
-def _examples(
-    connection: sa.Connection, selection: Selection, mix: Mix, source: str, after: int = 0
-) -> Iterator[Example]:
+def _examples(connection: sa.Connection, selection: Selection, mix: Mix, source: str, after: int) -> Iterator[Example]:
     """Yield accepted corrections, or one of `ADDED`, with a greater identifier, from one state of the database."""
     query = _added(connection, selection, mix, source) if source else sa.select(feedback).where(*_reviewed(selection))
     key, reader = (labels if source == "labelled" else feedback).c.id, InputsReader(connection)
