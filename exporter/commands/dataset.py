@@ -146,8 +146,7 @@ def summary(lineage: Mapping[str, Any]) -> Iterator[str]:
             yield f"{member}: {_counts(counts)}"
     if missing := lineage.get("without_inputs"):
         yield f"without inputs: {missing:,}"
-    if use := lineage.get("use"):
-        yield use
+    yield lineage["use"]
 
 
 def _counts(counts: Mapping[str, float]) -> str:

@@ -157,8 +157,7 @@ def _encode(store: Store, model: str, redacted: frozenset[str], lineage: Lineage
 def _mark_examples(store: Store, row: ReleaseRow) -> None:
     """Mark a release's examples as released; they are read from it, so that this can be repeated after a crash."""
     for examples in decode_lines(store.releases.chunks(row), ExampleId):
-        reviewed = [int(example.id) for example in examples if example.source not in ADDED]
-        store.releases.mark_examples(reviewed)
+        store.releases.mark_examples([int(example.id) for example in examples if example.source not in ADDED])
     store.releases.set_marked(row["seq"])
 
 
@@ -316,8 +315,7 @@ class Lineage:
             return f"{use} of the traffic, never alone{missing}."
         use = f"With the weights, it has the mix of the {self.mix.traffic:,} stored predictions"
         if self.mix.limited:
-            limit = f"no weight exceeds {self.mix.weight:,.0f}: too few are confirmed or labelled"
-            return f"{use} only roughly, as {limit}."
+            return f"{use} only roughly, as no weight exceeds {self.mix.weight:,.0f}: too few rows stand for it."
         return f"{use}: train on it together with earlier data, and pass the weights to the training."
 
 

@@ -1174,10 +1174,9 @@ class Review:
             check = _last_check(connection, model)
             counts = [_count(connection, row, Tolerance()) for row in connection.execute(drawn.limit(LATEST)).all()]
             mix = _mix(connection, selection)
+            examples = (_examples(connection, selection, mix, source, 0) for source in ("", *include))
             yield TrainingSet(
-                itertools.chain.from_iterable(
-                    _examples(connection, selection, mix, source, 0) for source in ("", *include)
-                ),
+                itertools.chain.from_iterable(examples),
                 set(connection.execute(is_suspect).scalars()),
                 check.time if check else None,
                 {one.version: {"confident": one.population, "with_feedback": one.known} for one in counts},
@@ -1349,11 +1348,10 @@ def _added(connection: sa.Connection, selection: Selection, mix: Mix, source: st
     any_label = Selection(selection.model, reviewed_until=selection.reviewed_until)
     of_any = _reviewed(any_label, sa.func.coalesce(feedback.c.model, ""))  # looked up by the prediction
     reviewed = sa.select(sa.func.count()).where(feedback.c.prediction_id == labels.c.prediction_id, *of_any)
-    names = ("model", "version", "block", "place", "prediction", "confidence")
     query = sa.select(
         (_PREFIX + sa.cast(labels.c.id, sa.Text)).label("id"),
         *(labels.c[name] for name in ("prediction_id", "label", "predicted")),
-        *(predictions.c[name] for name in names),
+        *(predictions.c[name] for name in ("model", "version", "block", "place", "prediction", "confidence")),
         *(sa.null().label(name) for name in ("reviewed_label", "user", "reviewer", "reviewed")),
         sa.literal("labelled").label("verdict"),
         sa.literal(0).label("revision"),
