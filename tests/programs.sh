@@ -13,6 +13,7 @@ packages=(
   "chromium-headless-shell chromium-headless-shell chromium chromium-browser"
   "libatomic1 /usr/lib/*/libatomic.so.1 /usr/lib64/libatomic.so.1 /usr/lib/libatomic.so.1"
   "curl curl"
+  "jq jq"
   "openssl openssl"
   "docker-compose docker-compose"
   "faketime faketime"
