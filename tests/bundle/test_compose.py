@@ -233,10 +233,8 @@ def test_the_health_check_accepts_authentication(tmp_path: Path) -> None:
     served = Served(tmp_path, f"--web.config.file={tmp_path / 'web.yml'}").start()
     (check,) = re.findall(r"^    CMD (\[.*\])$", DOCKERFILE, re.MULTILINE)
     _, *arguments = json.loads(check.replace(f", {PORTS['exporter']},", f", {served.port},"))
-    try:
+    with served:
         assert subprocess.run([sys.executable, *arguments], check=False).returncode == 0
-    finally:
-        served.stop()
     assert subprocess.run([sys.executable, *arguments], capture_output=True, check=False).returncode == 1
 
 

@@ -19,6 +19,7 @@ from support.certificates import certificate
 from support.dripping_server import DRIPS, dripping_server
 from support.fake_exporter import Exporter, nobody
 from support.paths import ROOT
+from support.reviewers import in_parallel
 from support.servers import Served, eventually, write_config
 
 from exporter import client
@@ -334,13 +335,7 @@ def test_fork_starts_empty(exporter: Exporter) -> None:
 def test_many_threads(exporter: Exporter) -> None:
     """Events from many threads arrive, each once."""
     with monitoring(exporter.url) as monitor:
-        threads = [
-            threading.Thread(target=lambda: [monitor.record(prediction="7") for _ in range(200)]) for _ in range(8)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        in_parallel(*[lambda: [monitor.record(prediction="7") for _ in range(200)]] * 8)
         assert monitor.flush()
         assert (monitor.sent, monitor.dropped) == (1600, 0)
     assert len({event["id"] for event in exporter.events()}) == 1600

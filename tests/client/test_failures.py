@@ -47,9 +47,8 @@ def secured(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator[
     token = subprocess.run(command, check=True, capture_output=True, text=True)
     (here / "token").write_text(token.stderr.split()[-1])
     (here / "tokens.yml").write_text(token.stdout)
-    server = serve_tls(here, folder, f"--web.tokens.file={here / 'tokens.yml'}")
-    yield server
-    server.stop()
+    with serve_tls(here, folder, f"--web.tokens.file={here / 'tokens.yml'}") as server:
+        yield server
 
 
 @pytest.fixture

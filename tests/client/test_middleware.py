@@ -9,6 +9,7 @@ import threading
 import time
 import warnings
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from typing import Any
 
 import flask
@@ -17,6 +18,7 @@ from fastapi import BackgroundTasks, FastAPI, Request
 from fastapi.responses import StreamingResponse
 from support.applications import asgi_server, ask, wsgi_server
 from support.fake_exporter import Exporter
+from support.reviewers import in_parallel
 from support.servers import eventually
 
 from exporter import Monitor
@@ -210,14 +212,7 @@ def test_a_stream_is_timed_to_its_end(port: int, exporter: Exporter, monitor: Mo
 
 def test_concurrent_requests_keep_their_identifiers(port: int, exporter: Exporter, monitor: Monitor) -> None:
     """Concurrent requests keep their own identifiers."""
-    threads = [
-        threading.Thread(target=ask, args=(port, "/predict"), kwargs={"X_Request_ID": f"r-{number}"})
-        for number in range(20)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    in_parallel(*(partial(ask, port, "/predict", X_Request_ID=f"r-{number}") for number in range(20)))
     assert eventually(lambda: monitor.sent == 20)
     assert {event["id"] for event in exporter.events()} == {f"r-{number}" for number in range(20)}
 

@@ -79,14 +79,11 @@ def test_a_backup_under_load_is_restored(folder: Path, run: Run) -> None:
         server.stop()
     run("restore", config_of(folder), target)
     assert len(list((folder / "data").glob("store.db.replaced-*"))) == 1
-    server.start()
-    try:
+    with server.start():
         restored = labels(server)
         assert before | {"released"} <= restored <= set(acknowledged) | {"released", f"c-{len(acknowledged)}"}
         assert released(server) == release
         assert server.get("/-/ready").text == "model-exporter is ready.\n"
-    finally:
-        server.stop()
 
 
 def test_a_backup_of_a_killed_exporter_has_its_log(folder: Path, run: Run) -> None:
@@ -100,11 +97,8 @@ def test_a_backup_of_a_killed_exporter_has_its_log(folder: Path, run: Run) -> No
     server.stop(9)
     assert (folder / "data" / "store.db-wal").stat().st_size
     run("restore", config_of(folder), folder / "backup.db")
-    server.start()
-    try:
+    with server.start():
         assert labels(server) == {"kept"}
-    finally:
-        server.stop()
 
 
 def test_a_directory_gets_a_file_named_by_the_time(folder: Path, run: Run) -> None:

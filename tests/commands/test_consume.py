@@ -174,14 +174,11 @@ def test_nothing_is_committed_while_the_exporter_is_away(tmp_path: Path, cluster
     with consuming(tmp_path, cluster, server.url, "--topic=away", "--group=away") as consumer:
         eventually(lambda: "sent again" in consumer.log.read_text(), 60)
         assert cluster.committed("away", "away") == 0
-        server.start()
-        try:
+        with server.start():
             eventually(lambda: cluster.committed("away", "away") == 700, 60)
             counted = server.samples("model_requests_total")
             assert sum(counted.values()) == 700
             assert "urllib3" not in consumer.log.read_text()
-        finally:
-            server.stop()
 
 
 def test_a_consumer_that_was_frozen_goes_on(tmp_path: Path, cluster: Cluster, shared: Served) -> None:

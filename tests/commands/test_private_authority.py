@@ -27,9 +27,8 @@ def exporter(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> Iterator
     here = tmp_path_factory.mktemp("exporter")
     write_config(here)
     (here / "scores.csv").write_text("age,income,country\n41,2000,NL\n")
-    server = serve_tls(here, folder)
-    yield server
-    server.stop()
+    with serve_tls(here, folder) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

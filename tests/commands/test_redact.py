@@ -6,7 +6,6 @@ import contextlib
 import json
 import sqlite3
 import subprocess
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 import sqlalchemy as sa
 import yaml
 from support.batches import stored_batch
+from support.memory import allocating
 from support.processes import run_command
 from support.servers import Served, ask, eventually, write_config
 
@@ -296,10 +296,8 @@ def test_rows_are_cleaned_in_bounded_memory(tmp_path: Path) -> None:
             rows = [prediction_rows(batch)]
             store_inputs(connection, rows)
             insert_predictions(connection, rows)
-        tracemalloc.start()
-        assert redact_rows(connection, "predictions", {"loans": ["name"]}, dry_run=False) == (60, 60)
-        assert tracemalloc.get_traced_memory()[1] < 15e6
-        tracemalloc.stop()
+        with allocating(15e6):
+            assert redact_rows(connection, "predictions", {"loans": ["name"]}, dry_run=False) == (60, 60)
 
 
 def test_a_second_command_is_refused(database: str, tmp_path: Path) -> None:

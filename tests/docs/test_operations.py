@@ -241,12 +241,9 @@ def test_postgresql_is_dumped_and_restored(tmp_path: Path, postgres: Postgres) -
             assert server.post("/v1/feedback", {**feedback, "label": f"no-{number}"}).status == 201
         scripts.run(f"set -e\n{script}", tmp_path)
     config(target)
-    server.start()
-    try:
+    with server.start():
         rows = server.get("/v1/corrections?limit=100").json["corrections"]
         assert {row["label"] for row in rows} == {f"no-{number}" for number in range(20)}
-    finally:
-        server.stop()
 
 
 def test_a_deleted_database_is_rescued_from_the_running_exporter(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def test_no_secret_is_in_a_log_a_metric_a_page_or_an_answer(tmp_path: Path, capf
     tokens.write_text(yaml.safe_dump([{"name": "all", "sha256": DIGEST, "scopes": ["read", "ingest"]}]))
     server = Served(tmp_path, f"--web.config.file={web}", f"--web.tokens.file={tokens}", "--log.level=debug").start()
     outputs = []
-    try:
+    with server:
         credentials = (
             f"Basic {ALICE}",
             f"Bearer {TOKEN}",
@@ -95,8 +95,6 @@ def test_no_secret_is_in_a_log_a_metric_a_page_or_an_answer(tmp_path: Path, capf
             assert main(["check-config", str(tmp_path / "exporter.yml"), *flags]) == (0 if fine else 1)
             outputs += capfd.readouterr()
             path.write_text(good)
-    finally:
-        server.stop()
     assert len(outputs) > 100
     assert leaked("".join(outputs)) == []
     assert leaked(server.log.read_text()) == []

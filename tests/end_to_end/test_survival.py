@@ -58,26 +58,16 @@ def test_versions_that_are_gone_take_no_memory(tmp_path: Path) -> None:
 # --- damaged files ---------------------------------------------------------------------------
 
 
-def _no_database(data: bytes) -> bytes:
-    return b"garbage" * 5000
+SPOILT: dict[str, Callable[[bytes], bytes]] = {
+    "no database": lambda _: b"garbage" * 5000,
+    "no header": lambda data: b"\0" * 100 + data[100:],
+    "overwritten pages": lambda data: data[:8192] + os.urandom(4096 * 4) + data[8192 + 4096 * 4 :],
+    "cut": lambda data: data[: len(data) // 2],
+}
 
 
-def _header_gone(data: bytes) -> bytes:
-    return b"\0" * 100 + data[100:]
-
-
-def _page_overwritten(data: bytes) -> bytes:
-    return data[:8192] + os.urandom(4096 * 4) + data[8192 + 4096 * 4 :]
-
-
-def _cut(data: bytes) -> bytes:
-    return data[: len(data) // 2]
-
-
-@pytest.mark.parametrize(
-    "spoil", [_no_database, _header_gone, _page_overwritten, _cut], ids=lambda function: function.__name__
-)
-def test_a_damaged_database_is_set_aside_and_reported(tmp_path: Path, spoil: Callable[[bytes], bytes]) -> None:
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_damaged_database_is_set_aside_and_reported(tmp_path: Path, how: str) -> None:
     """The exporter starts with an empty database, reports it in log and metric, and keeps the damaged one unchanged."""
     write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///store.db"}})
     server = Served(tmp_path).start()
@@ -86,10 +76,9 @@ def test_a_damaged_database_is_set_aside_and_reported(tmp_path: Path, spoil: Cal
     assert server.samples(DAMAGED) == {DAMAGED: 0}
     assert server.stop() == 0
     path = tmp_path / "store.db"
-    spoilt = spoil(path.read_bytes())
+    spoilt = SPOILT[how](path.read_bytes())
     path.write_bytes(spoilt)
-    server.start()
-    try:
+    with server.start():
         (aside,) = tmp_path.glob("store.db.damaged-*")
         assert aside.read_bytes() == spoilt
         assert f"it was set aside as {aside}" in server.log.read_text()
@@ -97,8 +86,6 @@ def test_a_damaged_database_is_set_aside_and_reported(tmp_path: Path, spoil: Cal
         assert server.post("/v1/feedback", FEEDBACK).status == 201
         aside.unlink()
         assert server.samples(DAMAGED) == {DAMAGED: 0}
-    finally:
-        server.stop()
 
 
 def test_an_unclosed_database_is_kept(tmp_path: Path) -> None:
@@ -137,8 +124,7 @@ def test_a_damaged_write_ahead_log_is_reported(tmp_path: Path, part: str) -> Non
     start = 0 if part == "header" else len(data) * 3 // 4
     data[start : start + 64] = os.urandom(64)
     log.write_bytes(data)
-    server.start()
-    try:
+    with server.start():
         (aside,) = tmp_path.glob("store.db.damaged-*-wal")
         assert aside.read_bytes() == data
         text = server.log.read_text()
@@ -154,8 +140,6 @@ def test_a_damaged_write_ahead_log_is_reported(tmp_path: Path, part: str) -> Non
         aside.unlink()
         assert server.samples(DAMAGED) == {DAMAGED: 0}
         assert server.get("/-/ready").text == "model-exporter is ready.\n"
-    finally:
-        server.stop()
 
 
 @pytest.mark.parametrize("rest", ["nothing", "log"])
@@ -168,8 +152,7 @@ def test_an_empty_database_is_reported(tmp_path: Path, rest: str) -> None:
         os.truncate(path, 0)
     else:
         path.unlink()
-    server.start()
-    try:
+    with server.start():
         (aside,) = tmp_path.glob("store.db.damaged-*-wal")
         assert aside.read_bytes() == data
         expected = "the file is empty" if rest == "nothing" else "the file is gone, and its write-ahead log is"
@@ -177,33 +160,10 @@ def test_an_empty_database_is_reported(tmp_path: Path, rest: str) -> None:
         assert server.samples(DAMAGED) == {DAMAGED: 1}
         assert "warning: a damaged database" in server.get("/-/ready").text
         assert server.post("/v1/feedback", FEEDBACK).status == 201
-    finally:
-        server.stop()
-
-
-def _delete_folder(data: Path) -> None:
-    shutil.rmtree(data)
 
 
 def _move_folder(data: Path) -> None:
     data.rename(data.with_name("moved"))
-
-
-def _replace_file(data: Path) -> None:
-    shutil.copy(data / "store.db", data / "copy")
-    (data / "copy").rename(data / "store.db")
-
-
-def _empty_file(data: Path) -> None:
-    os.truncate(data / "store.db", 0)
-
-
-def _halve_file(data: Path) -> None:
-    os.truncate(data / "store.db", (data / "store.db").stat().st_size // 8192 * 4096)
-
-
-def _delete_log(data: Path) -> None:
-    (data / "store.db-wal").unlink()
 
 
 def _overwrite_log(data: Path) -> None:
@@ -214,12 +174,15 @@ def _overwrite_log(data: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (_delete_folder, "was deleted"),
+        (shutil.rmtree, "was deleted"),
         (_move_folder, "was deleted"),
-        (_replace_file, "was replaced by another file"),
-        (_empty_file, "was cut to 0 bytes"),
-        (_halve_file, "was cut to"),
-        (_delete_log, "-wal was deleted"),
+        (
+            lambda data: Path(shutil.copy(data / "store.db", data / "copy")).rename(data / "store.db"),
+            "was replaced by another file",
+        ),
+        (lambda data: os.truncate(data / "store.db", 0), "was cut to 0 bytes"),
+        (lambda data: os.truncate(file := data / "store.db", file.stat().st_size // 8192 * 4096), "was cut to"),
+        (lambda data: (data / "store.db-wal").unlink(), "-wal was deleted"),
         (_overwrite_log, "-wal was overwritten or cut"),
     ],
 )
@@ -230,7 +193,7 @@ def test_a_database_that_is_deleted_or_cut_is_no_longer_used(
     write_config(tmp_path, {**CONFIG, "store": {"url": "sqlite:///data/store.db"}})
     server = Served(tmp_path).start()
     failures = "model_exporter_store_errors_total"
-    try:
+    with server:
         assert server.post("/v1/feedback", FEEDBACK).status == 201
         spoil(tmp_path / "data")
         eventually(lambda: server.get("/-/ready").status == 503)
@@ -248,8 +211,6 @@ def test_a_database_that_is_deleted_or_cut_is_no_longer_used(
             (tmp_path / "moved").rename(tmp_path / "data")
             eventually(lambda: server.get("/-/ready").status == 200)
             assert server.post("/v1/feedback", {**FEEDBACK, "prediction_id": "p-2"}).status == 201
-    finally:
-        server.stop()
 
 
 def test_other_programs_may_use_the_database(tmp_path: Path) -> None:
@@ -280,7 +241,7 @@ def test_a_second_exporter_on_the_same_file_does_not_start(tmp_path: Path) -> No
     (tmp_path / "second").mkdir()
     write_config(tmp_path / "second", {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/link.db"}})
     first, second = Served(tmp_path).start(), Served(tmp_path / "second")
-    try:
+    with first, second:
         second.launch()
         assert second.process.wait(60) == 1
         assert f"{tmp_path}/store.db is in use by another exporter, process {first.process.pid}" in (
@@ -290,9 +251,6 @@ def test_a_second_exporter_on_the_same_file_does_not_start(tmp_path: Path) -> No
         first.stop(signal.SIGKILL)
         second.start()
         assert second.post("/v1/feedback", FEEDBACK).status == 200
-    finally:
-        first.stop()
-        second.stop()
 
 
 def test_the_damage_check_is_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +294,7 @@ def test_a_disk_that_is_full_or_read_only_is_a_clear_answer(tmp_path: Path, disk
         assert reason in answer.json["detail"]
         assert server.samples("model_exporter_store_errors_total")["model_exporter_store_errors_total"] > 0
 
-    try:
+    with server:
         assert server.post("/v1/feedback", {**FEEDBACK, "prediction_id": "first"}).status == 201
         filler = disk / "filler"
         with filler.open("wb") as file, pytest.raises(OSError, match="No space left"):
@@ -363,8 +321,6 @@ def test_a_disk_that_is_full_or_read_only_is_a_clear_answer(tmp_path: Path, disk
         subprocess.run(["mount", "-o", "remount,rw", disk], check=True)
         server.start()
         assert server.post("/v1/feedback", {**FEEDBACK, "prediction_id": "last"}).status == 201
-    finally:
-        server.stop()
 
 
 # --- clocks ----------------------------------------------------------------------------------

@@ -205,7 +205,7 @@ def test_labels_become_metrics_that_survive_a_restart(tmp_path: Path) -> None:
     errors = ("model_mean_absolute_error", "model_root_mean_squared_error")
     bare = CONFIG["models"][1]["name"]
     moment = (datetime.now(UTC) - timedelta(days=2)).isoformat()
-    try:
+    with server:
         events = [
             {"id": f"c{number}", "model": "credit", "version": "3", "prediction": "yes", "confidence": 0.85}
             | ({"time": moment} if number < 6 else {})
@@ -228,5 +228,3 @@ def test_labels_become_metrics_that_survive_a_restart(tmp_path: Path) -> None:
         server.start()
         assert server.samples(*gauges, *errors) == pytest.approx(before)
         assert set(server.samples("model_labelled_predictions_total").values()) == {0.0}
-    finally:
-        server.stop()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tracemalloc
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.batches import observe
+from support.memory import allocating
 from support.postgres import Postgres
 from support.servers import eventually, serving, write_config
 
@@ -89,6 +89,19 @@ def saved(store: Store) -> list[tuple[str, str]]:
         return sorted(map(tuple, connection.execute(rows).all()))
 
 
+def keep(store: Store, version: str = "1", at: float = 100.0, times: int = 1) -> None:
+    """Save the windows of a version that was used 100 seconds after its process began."""
+    monitors = monitors_of()
+    feed(monitors, version, 100.0, times=times)
+    SnapshotSaver(store, lambda: monitors).save(at, WALL)
+
+
+def put(store: Store, data: bytes) -> None:
+    """Store a snapshot of the version 1 as it is."""
+    row = {"replica": store.replica, "model": "m", "version": "1", "saved": WALL, "data": data}
+    store.write(lambda connection: connection.execute(windows.insert().values(row)))
+
+
 def test_a_restart_keeps_every_gauge(any_store: Store) -> None:
     """Every gauge of every window is the same before and after, on a machine with another uptime."""
     before = monitors_of()
@@ -149,9 +162,7 @@ def test_windows_agree_with_counting_by_hand(steps: list[tuple[float, bool, floa
 
 def test_a_clock_step_back_restores_no_expired_values(store: Store) -> None:
     """Saved at nine and restarted when the clock says eight, values have the age they had at nine, and grow older."""
-    before = monitors_of()
-    feed(before, "1", 100.0, times=5)
-    SnapshotSaver(store, lambda: before).save(200.0, WALL)
+    keep(store, at=200.0, times=5)
     after = monitors_of()
     restore(store, after, 50.0, WALL - 3600)
     assert counted(after, 50.0) == {"1": {"5m": 5, "1h": 5}}
@@ -163,9 +174,7 @@ def test_a_clock_step_back_restores_no_expired_values(store: Store) -> None:
 
 def test_values_expire_while_the_process_is_down(store: Store) -> None:
     """After half an hour the short window is empty; after days the version is not restored."""
-    before = monitors_of()
-    feed(before, "1", 100.0, times=5)
-    SnapshotSaver(store, lambda: before).save(100.0, WALL)
+    keep(store, times=5)
     after, later = monitors_of(), monitors_of()
     restore(store, after, 9.0, WALL + 1800)
     assert counted(after, 9.0) == {"1": {"1h": 5}}
@@ -202,18 +211,15 @@ def test_a_new_version_starts_empty_beside_restored_ones(store: Store) -> None:
 )
 def test_windows_of_another_profile_or_other_lengths_start_empty(store: Store, other: MonitorRegistry) -> None:
     """Snapshots with another meaning are not restored."""
-    before = monitors_of()
-    feed(before, "1", 100.0)
-    SnapshotSaver(store, lambda: before).save(100.0, WALL)
+    keep(store)
     restore(store, other, 5.0, WALL)
     assert list(other) == []
 
 
 def test_a_changed_alert_keeps_the_windows(store: Store) -> None:
     """Settings that do not change the meaning of counts keep the windows."""
-    before, after = monitors_of(), monitors_of(alerts={"ModelLatencyHigh": 2.0}, max_versions=3)
-    feed(before, "1", 100.0)
-    SnapshotSaver(store, lambda: before).save(100.0, WALL)
+    keep(store)
+    after = monitors_of(alerts={"ModelLatencyHigh": 2.0}, max_versions=3)
     restore(store, after, 5.0, WALL)
     assert counted(after, 5.0) == {"1": {"5m": 1, "1h": 1}}
 
@@ -271,12 +277,8 @@ def damaged() -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", damaged())
 def test_a_damaged_snapshot_is_logged_and_skipped(store: Store, caplog: pytest.LogCaptureFixture, kind: str) -> None:
     """Whatever the damage, the version starts empty, the others do not, and the log has a warning."""
-    before = monitors_of()
-    feed(before, "good", 100.0)
-    SnapshotSaver(store, lambda: before).save(100.0, WALL)
-    data = damaged()[kind]
-    row = {"replica": store.replica, "model": "m", "version": "1", "saved": WALL, "data": data}
-    store.write(lambda connection: connection.execute(windows.insert().values(row)))
+    keep(store, "good")
+    put(store, damaged()[kind])
     after = monitors_of()
     with caplog.at_level(logging.WARNING):
         restore(store, after, 5.0, WALL)
@@ -286,21 +288,10 @@ def test_a_damaged_snapshot_is_logged_and_skipped(store: Store, caplog: pytest.L
 
 def test_the_memory_that_a_snapshot_takes_is_bounded(store: Store, caplog: pytest.LogCaptureFixture) -> None:
     """It is decompressed up to 64 MiB more than twice its windows, and the log says so."""
-    row = {
-        "replica": store.replica,
-        "model": "m",
-        "version": "1",
-        "saved": WALL,
-        "data": zlib.compress(bytes(2**27), 1),
-    }
-    store.write(lambda connection: connection.execute(windows.insert().values(row)))
+    put(store, zlib.compress(bytes(2**27), 1))
     after = monitors_of()
-    tracemalloc.start()
-    try:
+    with allocating(2**27 + 2**25):  # zlib joins the parts of its output in the end
         restore(store, after, 5.0, WALL)
-        assert tracemalloc.get_traced_memory()[1] < 2**27 + 2**25  # zlib joins the parts of its output in the end
-    finally:
-        tracemalloc.stop()
     assert counted(after, 5.0) == {}
     assert re.search(r"the snapshot is damaged: it has more than [\d,]+ bytes uncompressed", caplog.text)
 

@@ -22,6 +22,7 @@ import psutil
 import pytest
 import yaml
 from support.paths import ROOT
+from support.reviewers import in_parallel
 from support.servers import CONFIG, Served, ask, eventually, write_config
 
 from exporter.profiles.builder import build_file
@@ -550,12 +551,7 @@ def test_a_full_queue_is_a_503_with_retry_after(tmp_path: object, served: Served
     write_config(served.folder, config)
     served.start()
     body = json.dumps([{"model": "credit"}] * 20_000).encode()
-    answers = []
-    threads = [threading.Thread(target=lambda: answers.append(served.post("/v1/predictions", body))) for _ in range(12)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    answers = in_parallel(*[lambda: served.post("/v1/predictions", body)] * 12)
     refused = [answer for answer in answers if answer.status == 503]
     assert refused
     assert refused[0].headers["Retry-After"] == "1"

@@ -54,9 +54,8 @@ def guarded(folder: Path, *flags: str) -> Served:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    server = guarded(tmp_path_factory.mktemp("guarded")).start()
-    yield server
-    server.stop()
+    with guarded(tmp_path_factory.mktemp("guarded")).start() as server:
+        yield server
 
 
 def token(scope: str) -> str:
@@ -175,8 +174,7 @@ def test_without_users_decisions_have_no_name(shared: Served) -> None:
 
 def test_metrics_can_stay_open(tmp_path: Path) -> None:
     """With --web.open-metrics scrapes and probes need no authentication; everything else does."""
-    server = guarded(tmp_path, "--web.open-metrics").start()
-    try:
+    with guarded(tmp_path, "--web.open-metrics").start() as server:
         assert {server.get(path).status for path in ("/metrics", "/metrics?name[]=x", "/-/healthy", "/-/ready")} == {
             200
         }
@@ -184,8 +182,6 @@ def test_metrics_can_stay_open(tmp_path: Path) -> None:
         closed = ["/", "/v1/corrections", "/-/healthy/", "//metrics", "/-/reload"]
         assert [server.get(path).status for path in closed] == [401] * 5
         assert server.post("/metrics", b"").status == server.post("/-/reload", b"").status == 401
-    finally:
-        server.stop()
 
 
 def test_a_reload_adds_and_removes_tokens(tmp_path: Path) -> None:
@@ -193,7 +189,7 @@ def test_a_reload_adds_and_removes_tokens(tmp_path: Path) -> None:
     server = guarded(tmp_path).start()
     path = tmp_path / "tokens.yml"
     new = bearer("newcomer"[::-1])
-    try:
+    with server:
         assert server.get("/metrics", Authorization=token("read")).status == 200
         path.write_text(yaml.safe_dump([entry("newcomer", "read", "ingest")]))
         server.process.send_signal(signal.SIGHUP)
@@ -210,8 +206,6 @@ def test_a_reload_adds_and_removes_tokens(tmp_path: Path) -> None:
         assert server.post("/-/reload", b"", Authorization=ALICE).status == 200
         assert server.get("/metrics", Authorization=new).status == 401
         assert not any(word in server.log.read_text() for word in ("remocwen", PASSWORD))
-    finally:
-        server.stop()
 
 
 def test_a_token_may_have_a_rate_limit(tmp_path: Path) -> None:
@@ -221,7 +215,7 @@ def test_a_token_may_have_a_rate_limit(tmp_path: Path) -> None:
     path.write_text(yaml.safe_dump([entry("free", "ingest", "read"), {**entry("slow", "ingest", "read"), "rate": 0.1}]))
     server = Served(tmp_path, f"--web.tokens.file={path}").start()
     slow, free = bearer("slow"[::-1]), bearer("free"[::-1])
-    try:
+    with server:
         assert server.post("/v1/predictions", PREDICTION, Authorization=slow).status == 202
         refused = [server.post("/v1/predictions", PREDICTION, Authorization=slow), server.get("/", Authorization=slow)]
         assert [answer.status for answer in refused] == [429, 429]
@@ -230,8 +224,6 @@ def test_a_token_may_have_a_rate_limit(tmp_path: Path) -> None:
         assert [server.post("/v1/predictions", PREDICTION, Authorization=free).status for _ in range(20)] == [202] * 20
         metrics = server.get("/metrics", Authorization=free).text
         assert 'model_exporter_events_rejected_total{reason="rate_limited"} 2.0' in metrics
-    finally:
-        server.stop()
 
 
 def test_the_command_creates_a_token(tmp_path: Path) -> None:

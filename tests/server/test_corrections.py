@@ -31,17 +31,15 @@ def start(folder: Path, database: str) -> Served:
 @pytest.fixture
 def corrected(tmp_path: Path, database: str) -> Iterator[Served]:
     """An exporter with five corrections."""
-    served = start(tmp_path, database)
-    yield served
-    served.stop()
+    with start(tmp_path, database) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
 def unchanged(tmp_path_factory: pytest.TempPathFactory, shared_database: str) -> Iterator[Served]:
     """An exporter with five corrections, for tests that change nothing."""
-    served = start(tmp_path_factory.mktemp("unchanged"), shared_database)
-    yield served
-    served.stop()
+    with start(tmp_path_factory.mktemp("unchanged"), shared_database) as served:
+        yield served
 
 
 def patch(server: Served, correction_id: str, **body: Any) -> Answer:

@@ -19,9 +19,8 @@ Open = Callable[..., Page]
 @pytest.fixture
 def mistaken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A fresh exporter."""
-    server = start(tmp_path_factory.mktemp("mistaken"))
-    yield server
-    server.stop()
+    with start(tmp_path_factory.mktemp("mistaken")) as server:
+        yield server
 
 
 @pytest.fixture

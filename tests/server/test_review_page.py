@@ -47,9 +47,8 @@ def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 @pytest.fixture
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """An exporter without any mistake yet."""
-    server = start(tmp_path_factory.mktemp("fresh"))
-    yield server
-    server.stop()
+    with start(tmp_path_factory.mktemp("fresh")) as server:
+        yield server
 
 
 def review(server: Served, **query: Any) -> Page:
@@ -75,6 +74,20 @@ def post(server: Served, path: str, **form: Any) -> Answer:
             return Answer(answer.status, answer.read(), answer.headers)
     except OSError as error:
         return Answer(error.code, error.read(), error.headers)  # type: ignore[attr-defined]
+
+
+def decide(server: Served, correction_id: Any, status: str, revision: int = 1, **form: Any) -> Answer:
+    """A decision without a script."""
+    fields = {"id": correction_id, "revision": revision, "status": status, "label_type": "string", "back": ""} | form
+    return post(server, "/review/decide", **fields)
+
+
+def followed(server: Served, path: str) -> list[Page]:
+    """A page, and those that its links to the next lead to."""
+    pages = [Page(server.get(path))]
+    while following := re.search(r'id="next" rel="next" href="([^"]*)"', pages[-1].source):
+        pages.append(Page(server.get(unescape(following[1]))))
+    return pages
 
 
 def test_a_card_says_what_the_model_saw_and_what_the_user_said(reviewed: Served) -> None:
@@ -343,12 +356,7 @@ def test_pages_follow_one_another(fresh: Served) -> None:
     """A hundred and twenty corrections come in three pages, each correction once, in both orders."""
     correct(fresh, [mistake(f"m-{n}", "many", inputs={"n": n}, confidence=0.8 + n / 1000) for n in range(120)])
     for order in ("newest", "confident"):
-        path, found = f"/review?order={order}", []
-        while path:
-            page = Page(fresh.get(path))
-            found.append(ids(page))
-            following = re.search(r'id="next" rel="next" href="([^"]*)"', page.source)
-            path = unescape(following[1]) if following else ""
+        found = [ids(page) for page in followed(fresh, f"/review?order={order}")]
         assert [len(part) for part in found] == [50, 50, 20]
         assert len({correction_id for part in found for correction_id in part}) == 120
     confidences = {one["id"]: one["confidence"] for one in queue(fresh)}
@@ -361,13 +369,9 @@ def test_large_inputs_end_a_page_early(fresh: Served) -> None:
     """Three corrections of 9 MiB come one a page, each once: no page takes more memory than a large request."""
     for number in range(3):
         correct(fresh, [mistake(f"m-{number}", "tickets", "1", inputs={"text": f"{number}" + "x" * (9 * 2**20)})])
-    path, found = "/review", []
-    while path:
-        page = Page(fresh.get(path))
-        assert len(page.source) < 100_000
-        found.append(ids(page))
-        following = re.search(r'id="next" rel="next" href="([^"]*)"', page.source)
-        path = unescape(following[1]) if following else ""
+    pages = followed(fresh, "/review")
+    assert all(len(page.source) < 100_000 for page in pages)
+    found = [ids(page) for page in pages]
     assert [len(part) for part in found] == [1, 1, 1]
     assert len({correction_id for part in found for correction_id in part}) == 3
 
@@ -387,29 +391,18 @@ def test_decisions_without_a_script(fresh: Served) -> None:
     """A form accepts, relabels, rejects and takes back; a late one shows what the first decided."""
     correct(fresh, [mistake(f"m-{n}") for n in range(3)])
     first, second, third = (one["id"] for one in queue(fresh))
-    response = post(
-        fresh, "/review/decide", id=first, revision=1, status="accepted", label_type="string", back="model=credit"
-    )
+    response = decide(fresh, first, "accepted", back="model=credit")
     assert (response.status, response.headers["Location"]) == (303, "/review?model=credit")
-    post(
-        fresh,
-        "/review/decide",
-        id=second,
-        revision=1,
-        status="accepted",
-        label_type="string",
-        label=" perhaps ",
-        back="",
-    )
-    post(fresh, "/review/decide", id=third, revision=1, status="rejected", label_type="string", back="")
+    decide(fresh, second, "accepted", label=" perhaps ")
+    decide(fresh, third, "rejected")
     states = {one["id"]: (one["status"], one["label"]) for one in queue(fresh)}
     assert states == {first: ("accepted", "no"), second: ("accepted", "perhaps"), third: ("rejected", "no")}
-    late = post(fresh, "/review/decide", id=first, revision=1, status="rejected", back="status=all")
+    late = decide(fresh, first, "rejected", back="status=all")
     assert late.status == 409, fresh.log.read_text()
     assert "Another reviewer decided first: it is accepted now." in Page(late).text
-    post(fresh, "/review/decide", id=first, revision=2, status="pending", back="")
+    decide(fresh, first, "pending", 2)
     assert ids(review(fresh)) == [first]
-    late = post(fresh, "/review/decide", id=first, revision=2, status="rejected", back="")
+    late = decide(fresh, first, "rejected", 2)
     assert (late.status, "The correction has changed, and is pending again." in Page(late).text) == (409, True)
     for wrong in ({"id": "x"}, {"revision": "x"}, {"status": "done"}, {"id": str(2**70)}):
         form = {"id": first, "revision": 3, "status": "accepted"} | wrong
@@ -423,10 +416,9 @@ def test_a_rejected_prediction_needs_a_label_to_be_accepted(fresh: Served) -> No
     (one,) = queue(fresh)
     for view in ("", "view=table"):
         assert "wrong, says the user" in Page(fresh.get(f"/review?{view}")).text
-    form = {"id": one["id"], "revision": 1, "status": "accepted", "label_type": "string", "back": ""}
-    refused = post(fresh, "/review/decide", **form)
+    refused = decide(fresh, one["id"], "accepted")
     assert (refused.status, "Give the correct label" in Page(refused).text) == (400, True)
-    assert post(fresh, "/review/decide", **form, label="no").status == 303
+    assert decide(fresh, one["id"], "accepted", label="no").status == 303
     assert [(one["status"], one["label"]) for one in queue(fresh)] == [("accepted", "no")]
 
 
@@ -434,7 +426,7 @@ def test_labels_keep_their_type(fresh: Served) -> None:
     """A model whose labels are numbers is relabelled with a number."""
     correct(fresh, [mistake("n", "many", inputs={"n": 1}, prediction=7)], label=1)
     (one,) = queue(fresh)
-    post(fresh, "/review/decide", id=one["id"], revision=1, status="accepted", label_type="number", label="9", back="")
+    decide(fresh, one["id"], "accepted", label_type="number", label="9")
     assert queue(fresh)[0]["label"] == 9
 
 
@@ -449,17 +441,7 @@ def test_a_sample_is_drawn_and_shows_how_often_the_model_is_right(fresh: Served)
     assert "Is this right?" in page.text
     assert ids(review(fresh)) == [one["id"] for one in queue(fresh)]
     for number, one in enumerate(queue(fresh, "source=sample")):
-        label = "no" if number < 2 else ""
-        post(
-            fresh,
-            "/review/decide",
-            id=one["id"],
-            revision=1,
-            status="accepted",
-            label_type="string",
-            label=label,
-            back="",
-        )
+        decide(fresh, one["id"], "accepted", label="no" if number < 2 else "")
     text = review(fresh, model="credit").text.replace("\N{NO-BREAK SPACE}", " ")
     time = r"\d+ \w{3} \d\d:\d\d"
     interval = r"95% interval \d+% to \d+%"

@@ -18,9 +18,8 @@ from support.servers import Served
 @pytest.fixture
 def team(tmp_path: Path, database: str) -> Iterator[Served]:
     """An exporter with 60 corrections and three reviewers."""
-    server = reviewed_by_names(tmp_path / "team", database, 60)
-    yield server
-    server.stop()
+    with reviewed_by_names(tmp_path / "team", database, 60) as server:
+        yield server
 
 
 def history(server: Served, correction_id: str) -> list[dict[str, Any]]:
@@ -60,7 +59,7 @@ def test_two_exporters_decide_in_one_database(tmp_path: Path, postgres: Postgres
     database = postgres.url()
     first = reviewed_by_names(tmp_path / "first", database, 10)
     second = reviewed_by_names(tmp_path / "second", database, 0)
-    try:
+    with first, second:
         for correction in pending(second):
             answers = in_parallel(
                 lambda correction=correction: decide(first, "anna", correction, "accepted"),
@@ -68,9 +67,6 @@ def test_two_exporters_decide_in_one_database(tmp_path: Path, postgres: Postgres
             )
             assert Counter(answer.status for answer in answers) == {200: 1, 409: 1}
             assert len(history(first, correction)) == 1
-    finally:
-        first.stop()
-        second.stop()
 
 
 def test_no_acknowledged_decision_is_lost_when_the_exporter_is_killed(team: Served) -> None:

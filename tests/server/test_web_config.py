@@ -365,7 +365,7 @@ def test_tls_ends_with_close_notify(tmp_path: Path) -> None:
             client.sendall(sent)
             return b"".join(iter(lambda: client.recv(65536), b""))
 
-    try:
+    with server:
         assert said(b"GET /v1/dataset?model=credit HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
         fields = b"Host: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(event)
         posted = b"POST /v1/predictions HTTP/1.1\r\n" + fields
@@ -378,16 +378,13 @@ def test_tls_ends_with_close_notify(tmp_path: Path) -> None:
             plain.sendall(b"GET / HTTP/1.1\r\n\r\n")
             assert plain.recv(100) == b""
         assert "error" not in server.log.read_text()
-    finally:
-        server.stop()
 
 
 def test_renewed_certificates_are_served_after_a_reload(tmp_path: Path) -> None:
     """SIGHUP replaces the certificate without refusing a request; with a key that does not match, the old one stays."""
     write_config(tmp_path)
     certificate(tmp_path, "server")
-    server = serve_tls(tmp_path, tmp_path)
-    try:
+    with serve_tls(tmp_path, tmp_path) as server:
         seen = {presented(server.port)}
         for _ in range(2):
             certificate(tmp_path, "server")
@@ -403,5 +400,3 @@ def test_renewed_certificates_are_served_after_a_reload(tmp_path: Path) -> None:
             assert server.stop() == 0
             assert time.monotonic() - start < 10
         assert "Traceback" not in server.log.read_text()
-    finally:
-        server.stop()

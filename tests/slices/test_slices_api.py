@@ -124,8 +124,7 @@ def test_bins_outlive_the_process(database: str, tmp_path: Path) -> None:
     server = Served(tmp_path).start()
     assert server.post("/v1/predictions", events(500)).status == 202
     assert server.stop() == 0
-    server.start()
-    try:
+    with server.start():
         assert ask(server, of="drift")["predictions"] == 500
         time.sleep(1)
         since = datetime.now(UTC).isoformat().replace("+00:00", "Z")
@@ -140,8 +139,6 @@ def test_bins_outlive_the_process(database: str, tmp_path: Path) -> None:
         assert plain(first["where"]) == {"carrier": "MQ", "dest": "ATL"}
         assert first["size"] == sum(map(is_planted, changed))
         assert first["sentence"].endswith("before.")
-    finally:
-        server.stop()
 
 
 @pytest.mark.parametrize("users", [1, 6])
@@ -172,12 +169,9 @@ def test_only_stored_inputs_have_bins(tmp_path: Path) -> None:
         answer = server.get("/v1/slices?model=flights")
         assert (answer.status, answer.json["detail"].partition(",")[0]) == (404, "store.inputs is none")
     write_model(tmp_path, inputs="sampled:0.5")
-    server.start()
-    try:
+    with server.start():
         assert server.post("/v1/predictions", events(400)).status == 202
         assert 100 < eventually(lambda: ask(server, of="estimated_loss")["predictions"]) < 300
-    finally:
-        server.stop()
 
 
 def test_bad_inputs_have_their_bins(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from support.batches import stored_batch
+from support.memory import allocating
 from support.postgres import Postgres
 from support.servers import eventually
 
@@ -194,12 +194,8 @@ def test_long_predictions_are_not_read(database: str, start: Callable[..., Expor
     exporter.predict("early", prediction="x" * 999)
     assert exporter.unusable == ["early"]
     assert [row.prediction for row in exporter.rows(labels.c.prediction_id == "early")] == [None]
-    tracemalloc.start()
-    try:
+    with allocating(5e6):
         assert len(exporter.label(*((f"large-{n}", "a") for n in range(300))).rejected) == 300
-        assert tracemalloc.get_traced_memory()[1] < 5e6
-    finally:
-        tracemalloc.stop()
 
 
 def test_the_longest_labels_that_wait_take_bounded_memory(database: str, start: Callable[..., Exporter]) -> None:
@@ -208,13 +204,9 @@ def test_the_longest_labels_that_wait_take_bounded_memory(database: str, start: 
     names = [f"p-{n}" for n in range(2000)]
     for first in range(0, 2000, 500):
         exporter.label(*((name, f"{name} ".ljust(MAX_COMPARED, "\U0001f600")) for name in names[first : first + 500]))
-    tracemalloc.start()
-    try:
+    with allocating(5e7):
         exporter.predict(*names)
         eventually(lambda: len(exporter.counted) == 2000, 15)
-        assert tracemalloc.get_traced_memory()[1] < 5e7
-    finally:
-        tracemalloc.stop()
 
 
 def test_labels_of_many_days_are_found(database: str, start: Callable[..., Exporter]) -> None:

@@ -1,15 +1,27 @@
-"""The memory of an exporter, and small bodies that would take much of it."""
+"""The memory of an exporter and of Python, and small bodies that would take much of it."""
 
 from __future__ import annotations
 
 import base64
 import struct
+import tracemalloc
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from support.servers import Served
+
+
+@contextmanager
+def allocating(most: float) -> Iterator[None]:
+    """Check that Python allocates no more bytes than these at any moment of the block."""
+    tracemalloc.start()
+    try:
+        yield
+        assert tracemalloc.get_traced_memory()[1] < most
+    finally:
+        tracemalloc.stop()
 
 
 def bomb(side: int) -> str:

@@ -204,14 +204,11 @@ def record(folder: Path) -> int:
     retrain = {"url": f"http://127.0.0.1:{free_port()}", "secret_file": "secret", "corrections": 0}
     write_config(folder, {**CONFIG, "retrain": retrain}, labels=True)
     rng = np.random.default_rng(5)
-    server = with_names(folder, "review")
-    try:
+    with with_names(folder, "review") as server:
         scrapes = []
         for turn in range(SCRAPES):
             traffic(server, turn, rng)
             scrapes.append(server.get("/metrics", Accept=OPENMETRICS).text)
-    finally:
-        server.stop()
     end = int(time.time()) // STEP * STEP
     times = [end - HOUR + STEP * (turn + 1) for turn in range(SCRAPES)]
     spans = []

@@ -141,6 +141,12 @@ class Served:
             os.kill(self.process.pid, number)
         return self.process.wait(timeout=60)
 
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def get(self, path: str, **headers: str) -> Answer:
         return ask(self.url + path, **{**self.headers, **headers})
 
@@ -164,11 +170,8 @@ class Served:
 @contextmanager
 def serving(folder: Path, *flags: str, **settings: Any) -> Iterator[Served]:
     """An exporter until the block ends."""
-    server = Served(folder, *flags, **settings).start()
-    try:
+    with Served(folder, *flags, **settings).start() as server:
         yield server
-    finally:
-        server.stop()
 
 
 CONFIG: dict[str, Any] = {
