@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from pyarrow import csv, parquet
+from support import scripts
 from support.blocks import with_ratios
 from support.labelled_rows import with_outcomes
 from support.paths import ROOT
@@ -436,22 +436,22 @@ def test_the_commands_of_the_batch_page(gateway: str, exporter: Served, tmp_path
     parquet.write_table(scores(2500, shift=2.0), tmp_path / "scores.parquet")
     install, *commands = first.splitlines(keepends=True)
     assert install.startswith("pip install")
-    output = shell("".join(commands), tmp_path)
+    output = scripts.run("set -e\n" + "".join(commands), tmp_path)
     promised, promised_quality, labelled = re.findall(r"^```text\n(.*?)^```$", page, re.M | re.S)
     seconds = r"in \d+\.\d s"
     assert re.sub(seconds, "", output).endswith(re.sub(seconds, "", promised))
     for name, rows in (("training", scores(3000, seed=1)), ("scores", scores(2500, shift=2.0))):
         parquet.write_table(with_outcomes(rows), tmp_path / f"{name}.parquet")
-    assert shell(quality, tmp_path).endswith(promised_quality)
-    output = shell(push.replace("http://127.0.0.1:9091", gateway), tmp_path)
+    assert scripts.run(quality, tmp_path).endswith(promised_quality)
+    output = scripts.run(push.replace("http://127.0.0.1:9091", gateway), tmp_path)
     (line,) = [line for line in output.splitlines() if 'version="3"' in line and line.startswith("model_feature_kl")]
     assert float(line.rpartition(" ")[2]) > 1
-    shell(send.replace("http://127.0.0.1:9877", exporter.url), tmp_path)
+    scripts.run(send.replace("http://127.0.0.1:9877", exporter.url), tmp_path)
     assert attempts(exporter, "3") == 2500
     eventually(lambda: exporter.post("/v1/labels", {"prediction_id": "r-2499", "label": "yes"}).json["joined"])
     rows = "".join(f"r-{n},{'yes' if n % 2 else ''},2026-11-24\n" for n in range(2600))
     (tmp_path / "repaid.csv").write_text(f"loan,repaid,paid_on\n{rows}")
-    output = shell(label.replace("label repaid", f"label --exporter {exporter.url} repaid"), tmp_path)
+    output = scripts.run(label.replace("label repaid", f"label --exporter {exporter.url} repaid"), tmp_path)
     shapes = [re.sub(r"\n  .*", "", re.sub(r"[\d,.]*\d", "N", text)) for text in (output, labelled)]
     assert shapes[0] == shapes[1]
     assert "1,250 joined their prediction, 50 wait for theirs; of these 1,300, 1 as before\n" in output
@@ -466,16 +466,6 @@ def test_the_commands_of_the_crontab(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [command.split()[0] for command in commands] == ["ingest", "label"]
     for command in commands:
         assert f"{command.split()[1]}: cannot be read: there is no such file" in run(*command.split(), status=1).err
-
-
-def shell(script: str, folder: Path) -> str:
-    """What a script prints."""
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_PROXY": "127.0.0.1"}
-    result = subprocess.run(
-        ["bash", "-ec", script], cwd=folder, env=environment, capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 # --- sent to an exporter ---------------------------------------------------------------------

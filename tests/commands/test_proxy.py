@@ -14,7 +14,6 @@ import signal
 import socket
 import ssl
 import struct
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.certificates import certificate
 from support.paths import ROOT
 from support.processes import ForkedCommand, run_command
 from support.servers import Answer, Served, ask, eventually, free_port
@@ -30,6 +30,8 @@ ROWS = {"inputs": [
     {"name": "age", "shape": [2], "datatype": "FP32", "data": [41, 50]},
     {"name": "country", "shape": [2], "datatype": "BYTES", "data": ["NL", "DE"]},
 ]}  # fmt: skip
+BODY = json.dumps(ROWS).encode()
+INFERENCE = b"POST /v2/models/credit/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 RESPONSE = {"model_name": "credit", "model_version": "3",
         "outputs": [{"name": "predict", "shape": [2], "datatype": "BYTES", "data": ["yes", "no"]}]}  # fmt: skip
 
@@ -628,12 +630,9 @@ def test_requests_on_connections_that_the_model_server_closed(proxied: Start) ->
 
 def test_tls_to_the_model_server(tmp_path: Path, proxied: Start) -> None:
     """A model server behind https is verified, and gets the given host name and path prefix."""
-    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
-    subject = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
-    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", *subject]
-    subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    certificate(tmp_path, "server", names="DNS:localhost")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
     seen: list[bytes] = []
 
     def script(connection: socket.socket) -> None:
@@ -644,7 +643,7 @@ def test_tls_to_the_model_server(tmp_path: Path, proxied: Start) -> None:
 
     upstream = Scripted(script)
     url = f"https://localhost:{upstream.port}/deep"
-    good = proxied(url, f"--upstream.ca-file={certificate}", "--upstream.host=models.example")
+    good = proxied(url, f"--upstream.ca-file={tmp_path / 'server.crt'}", "--upstream.host=models.example")
     assert len(ask(good.url + "/a").body) == len(ask(good.url + "/a").body) == 300_000
     assert seen[0].startswith(b"GET /deep/a HTTP/1.1\r\n")
     assert b"\r\nHost: models.example\r\n" in seen[0]
@@ -880,16 +879,11 @@ def test_a_client_that_goes_away(shared: Served, proxied: Start) -> None:
         let_go.set()
 
     proxy = proxied(script, exporter=shared.url)
-    body = json.dumps(ROWS).encode()
     with proxy.connect() as connection:
-        connection.sendall(
-            b"POST /v2/models/credit/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-        )
+        connection.sendall(INFERENCE)
         assert request_received.wait(60)
     assert let_go.wait(60)
-    eventually(
-        lambda: sum(v for name, v in shared.samples("model_requests_total").items() if 'code="499"' in name) == 2
-    )
+    eventually(lambda: counted(shared, 499) == 2)
     assert proxy.sample("requests_in_flight") == 0
     with proxy.connect() as connection:  # in the middle of a body
         connection.sendall(b"POST /v2/models/credit/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\nhalf")
@@ -935,11 +929,8 @@ def test_sigterm_drains_requests(shared: Served, proxied: Start) -> None:
         answer(connection, json.dumps({**RESPONSE, "model_version": "stop"}).encode())
 
     proxy = proxied(script, exporter=shared.url)
-    body = json.dumps(ROWS).encode()
     with proxy.connect() as connection, proxy.connect() as idle:
-        connection.sendall(
-            b"POST /v2/models/credit/infer HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-        )
+        connection.sendall(INFERENCE)
         eventually(lambda: proxy.sample("requests_in_flight") == 1)
         os.kill(proxy.process.pid, signal.SIGTERM)
         assert everything(idle) == b""

@@ -71,8 +71,11 @@ class Exporter:
             return list(connection.execute(sa.select(labels).where(*conditions).order_by(labels.c.id)).all())
 
 
+Start = Callable[..., Exporter]
+
+
 @pytest.fixture
-def start() -> Iterator[Callable[..., Exporter]]:
+def start() -> Iterator[Start]:
     """Makes exporters' stores, and closes them at the end."""
     with contextlib.ExitStack() as stack:
 
@@ -90,7 +93,7 @@ def numbers(result: LabelsResult) -> tuple[int, ...]:
     return (*counts, len(result.rejected))
 
 
-def test_a_label_meets_its_prediction_in_either_order(database: str, start: Callable[..., Exporter]) -> None:
+def test_a_label_meets_its_prediction_in_either_order(database: str, start: Start) -> None:
     """Before or after, whatever the identifier's characters; each counts once, with what its prediction was."""
     exporter = start(database)
     early, late = "early \0 and \ud7ff模'%s\\", "late \0 and \ud7ff模'%s\\"
@@ -110,7 +113,7 @@ def test_a_label_meets_its_prediction_in_either_order(database: str, start: Call
     assert len(exporter.counted) == 2
 
 
-def test_a_text_with_nul_delays_nothing(database: str, start: Callable[..., Exporter]) -> None:
+def test_a_text_with_nul_delays_nothing(database: str, start: Start) -> None:
     """PostgreSQL stores no NUL: a prediction from a training column with one, and a label, are stored without it."""
     exporter = start(database)
     exporter.predict("late", segment="no\0rth")
@@ -120,7 +123,7 @@ def test_a_text_with_nul_delays_nothing(database: str, start: Callable[..., Expo
     assert numbers(exporter.label(("late", "a\0b"), ("early", "7"), model="m")) == (2, 2, 0, 1, 1, 0)
 
 
-def test_another_label_replaces_the_earlier_one(database: str, start: Callable[..., Exporter]) -> None:
+def test_another_label_replaces_the_earlier_one(database: str, start: Start) -> None:
     """7, 7.0 and "7" are one label; a change says what it replaces, and in one request the later label wins."""
     exporter = start(database)
     exporter.predict("p")
@@ -132,7 +135,7 @@ def test_another_label_replaces_the_earlier_one(database: str, start: Callable[.
     assert {row.label: row.loss for row in exporter.rows()} == {'"9"': 1.0, "2": None}
 
 
-def test_a_label_is_of_the_named_model(database: str, start: Callable[..., Exporter]) -> None:
+def test_a_label_is_of_the_named_model(database: str, start: Start) -> None:
     """Two services may use the same identifiers; without a model, the first prediction is meant."""
     exporter = start(database)
     exporter.predict("1", model="a", prediction="x")
@@ -153,7 +156,7 @@ def test_a_label_is_of_the_named_model(database: str, start: Callable[..., Expor
     assert [row.model for row in exporter.rows(labels.c.day == WAITING)] == ["b"]
 
 
-def test_a_label_that_cannot_be_compared_is_refused(database: str, start: Callable[..., Exporter]) -> None:
+def test_a_label_that_cannot_be_compared_is_refused(database: str, start: Start) -> None:
     """At once where the prediction is known, and the label before stands; else it does not count at the join."""
     exporter = start(database)
     exporter.predict("number", prediction=2.5)
@@ -182,7 +185,7 @@ def test_a_label_that_cannot_be_compared_is_refused(database: str, start: Callab
     assert (exporter.counted[-1].label, exporter.counted[-1].replaced) == (2.0, None)
 
 
-def test_long_predictions_are_not_read(database: str, start: Callable[..., Exporter]) -> None:
+def test_long_predictions_are_not_read(database: str, start: Start) -> None:
     """A label is compared with at most 1,000 characters of JSON; an early one does not count at the join."""
     exporter = start(database)
     exporter.predict("longest", prediction="x" * 998)
@@ -198,7 +201,7 @@ def test_long_predictions_are_not_read(database: str, start: Callable[..., Expor
         assert len(exporter.label(*((f"large-{n}", "a") for n in range(300))).rejected) == 300
 
 
-def test_the_longest_labels_that_wait_take_bounded_memory(database: str, start: Callable[..., Exporter]) -> None:
+def test_the_longest_labels_that_wait_take_bounded_memory(database: str, start: Start) -> None:
     """The 2,000 labels of a group of predictions have 8 MB of text."""
     exporter = start(database)
     names = [f"p-{n}" for n in range(2000)]
@@ -209,7 +212,7 @@ def test_the_longest_labels_that_wait_take_bounded_memory(database: str, start: 
         eventually(lambda: len(exporter.counted) == 2000, 15)
 
 
-def test_labels_of_many_days_are_found(database: str, start: Callable[..., Exporter]) -> None:
+def test_labels_of_many_days_are_found(database: str, start: Start) -> None:
     """Whatever day the prediction arrived on; of several with one identifier, the first counts."""
     exporter = start(database)
     now = time.time()
@@ -222,7 +225,7 @@ def test_labels_of_many_days_are_found(database: str, start: Callable[..., Expor
     assert numbers(exporter.label(("same", "20"), ("p-7", "1"))) == (2, 2, 0, 1, 1, 0)
 
 
-def test_the_time_of_a_label_gives_its_delay(database: str, start: Callable[..., Exporter]) -> None:
+def test_the_time_of_a_label_gives_its_delay(database: str, start: Start) -> None:
     """From the prediction to the label's own time; a label before its prediction has none."""
     exporter = start(database)
     received = datetime(2026, 11, 24, 10, tzinfo=UTC).timestamp()
@@ -232,9 +235,7 @@ def test_the_time_of_a_label_gives_its_delay(database: str, start: Callable[...,
     assert [(item.predicted, item.delay) for item in exporter.counted] == [(received, DAY), (received, 0.0)]
 
 
-def test_labels_outlive_their_predictions(
-    database: str, start: Callable[..., Exporter], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_outlive_their_predictions(database: str, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are deleted when they are as old as the retention themselves; until then they may be repeated or changed."""
     exporter = start(database, retention="1s")
     exporter.predict("old", prediction="7")
@@ -252,7 +253,7 @@ def test_labels_outlive_their_predictions(
     eventually(lambda: not exporter.rows())
 
 
-def test_a_million_predictions_with_one_identifier_are_not_read(database: str, start: Callable[..., Exporter]) -> None:
+def test_a_million_predictions_with_one_identifier_are_not_read(database: str, start: Start) -> None:
     """Nor do a thousand labels for it take more than one row."""
     exporter = start(database)
     for _ in range(10):
@@ -262,9 +263,7 @@ def test_a_million_predictions_with_one_identifier_are_not_read(database: str, s
     assert len(exporter.rows()) == 1
 
 
-def test_many_waiting_labels_are_joined(
-    database: str, start: Callable[..., Exporter], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_waiting_labels_are_joined(database: str, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also more than are read for each group of predictions, and after a restart."""
     monkeypatch.setattr(stored_predictions, "SCANNED", 50)
     exporter = start(database)
@@ -279,7 +278,7 @@ def test_many_waiting_labels_are_joined(
     assert not again.rows(labels.c.day == WAITING)
 
 
-def test_labels_need_room_and_repeats_do_not(database: str, start: Callable[..., Exporter]) -> None:
+def test_labels_need_room_and_repeats_do_not(database: str, start: Start) -> None:
     """New labels are refused as a whole at the maximum size."""
     exporter = start(database, max_size="1MB")
     exporter.label(("p", "7"))
@@ -293,7 +292,7 @@ def test_labels_need_room_and_repeats_do_not(database: str, start: Callable[...,
 
 
 def test_labels_of_a_failed_transaction_count_once(
-    database: str, start: Callable[..., Exporter], monkeypatch: pytest.MonkeyPatch
+    database: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A label counts when its commit is on disk, however often its call ran."""
     exporter = start(database)
@@ -316,7 +315,7 @@ def test_labels_of_a_failed_transaction_count_once(
     assert [(item.label, item.replaced) for item in exporter.counted] == [("7", None)]
 
 
-def test_several_exporters_join_a_label_once(postgres: Postgres, start: Callable[..., Exporter]) -> None:
+def test_several_exporters_join_a_label_once(postgres: Postgres, start: Start) -> None:
     """A prediction may reach two exporters, and its label a third one."""
     url = postgres.url()
     first, second = start(url, replica="a"), start(url, replica="b")

@@ -73,8 +73,11 @@ class Exporter:
             return connection.execute(sa.select(sa.func.count()).select_from(table).where(*conditions)).scalar_one()
 
 
+Start = Callable[..., Exporter]
+
+
 @pytest.fixture
-def start() -> Iterator[Callable[..., Exporter]]:
+def start() -> Iterator[Start]:
     """Makes exporters' stores, and closes them at the end."""
     with contextlib.ExitStack() as stack:
 
@@ -87,7 +90,7 @@ def start() -> Iterator[Callable[..., Exporter]]:
 
 
 @pytest.fixture
-def pair(postgres: Postgres, start: Callable[..., Exporter]) -> tuple[Exporter, Exporter]:
+def pair(postgres: Postgres, start: Start) -> tuple[Exporter, Exporter]:
     """Two exporters on one PostgreSQL."""
     url = postgres.url()
     return start(url, replica="a"), start(url, replica="b")
@@ -96,7 +99,7 @@ def pair(postgres: Postgres, start: Callable[..., Exporter]) -> tuple[Exporter, 
 # --- one exporter ----------------------------------------------------------------------------
 
 
-def test_feedback_meets_its_prediction_in_either_order(database: str, start: Callable[..., Exporter]) -> None:
+def test_feedback_meets_its_prediction_in_either_order(database: str, start: Start) -> None:
     """Before or after, whatever the identifier's characters; each prediction is counted once."""
     exporter = start(database)
     names = ["late", "late \0 and \ud7ff模'%s\\"]
@@ -155,7 +158,7 @@ def test_a_number_within_the_tolerance_accepts_the_prediction(database: str, fir
         store.close()
 
 
-def test_predictions_are_stored_completely(database: str, start: Callable[..., Exporter]) -> None:
+def test_predictions_are_stored_completely(database: str, start: Start) -> None:
     """However many fill a statement, each has its own labels, and they are in the order of the index."""
     exporter = start(database)
     moment = datetime(2026, 11, 24, 10, tzinfo=UTC)
@@ -190,7 +193,7 @@ def test_predictions_are_stored_completely(database: str, start: Callable[..., E
     ]
 
 
-def test_a_key_is_taken_once(database: str, start: Callable[..., Exporter]) -> None:
+def test_a_key_is_taken_once(database: str, start: Start) -> None:
     """A retry is a repeat; the same key with other feedback is refused; both hold after a restart."""
     first = start(database)
     first.predict("p")
@@ -204,7 +207,7 @@ def test_a_key_is_taken_once(database: str, start: Callable[..., Exporter]) -> N
     assert not again.counted
 
 
-def test_a_request_with_a_reused_key_stores_nothing(database: str, start: Callable[..., Exporter]) -> None:
+def test_a_request_with_a_reused_key_stores_nothing(database: str, start: Start) -> None:
     """Nothing is stored, not even the feedback before the one that differs."""
     exporter = start(database)
     names = [f"p-{number}" for number in range(20)]
@@ -220,9 +223,7 @@ def test_a_request_with_a_reused_key_stores_nothing(database: str, start: Callab
     assert exporter.count(feedback) == len(exporter.counted) == 20
 
 
-def test_feedback_on_one_prediction_in_one_request_is_recorded_in_order(
-    database: str, start: Callable[..., Exporter]
-) -> None:
+def test_feedback_on_one_prediction_in_one_request_is_recorded_in_order(database: str, start: Start) -> None:
     """Of several in one request the last is current, each is in the history, and they are one correction."""
     exporter = start(database)
     exporter.predict("p", *(f"q-{number}" for number in range(40)))
@@ -250,7 +251,7 @@ def test_feedback_on_one_prediction_in_one_request_is_recorded_in_order(
     assert exporter.count(feedback, feedback.c.label == '"3"') == 1
 
 
-def test_old_predictions_are_deleted_and_feedback_is_kept(database: str, start: Callable[..., Exporter]) -> None:
+def test_old_predictions_are_deleted_and_feedback_is_kept(database: str, start: Start) -> None:
     """Predictions older than the retention are deleted; feedback is kept with its inputs."""
     exporter = start(database, retention="1h")
     exporter.predict(*(f"old-{number}" for number in range(1500)), inputs=b'{"x":1}', received=time.time() - 7200)
@@ -263,7 +264,7 @@ def test_old_predictions_are_deleted_and_feedback_is_kept(database: str, start: 
     assert exporter.count(feedback, feedback.c.inputs == '{"x":1}') == 1
 
 
-def test_feedback_without_a_prediction_is_deleted(database: str, start: Callable[..., Exporter]) -> None:
+def test_feedback_without_a_prediction_is_deleted(database: str, start: Start) -> None:
     """After the retention the feedback and its history are deleted, and its key can be used again."""
     exporter = start(database, retention="1s")
     exporter.say("never", key="k")
@@ -274,9 +275,7 @@ def test_feedback_without_a_prediction_is_deleted(database: str, start: Callable
     assert not exporter.say("never", key="k").repeat
 
 
-def test_feedback_that_describes_its_prediction_outlives_the_retention(
-    database: str, start: Callable[..., Exporter]
-) -> None:
+def test_feedback_that_describes_its_prediction_outlives_the_retention(database: str, start: Start) -> None:
     """It no longer waits then, and stays in the review queue; it does not count."""
     exporter = start(database, retention="1s")
     described = Feedback("never", "m", "1", "corrected", "1", prediction="2", inputs=msgspec.Raw(b'{"a":1}'))
@@ -290,7 +289,7 @@ def test_feedback_that_describes_its_prediction_outlives_the_retention(
     assert exporter.counted == []
 
 
-def test_the_size_is_bounded(database: str, start: Callable[..., Exporter]) -> None:
+def test_the_size_is_bounded(database: str, start: Start) -> None:
     """Beyond max_size the oldest predictions are deleted until the rest fits, and no more; feedback is kept."""
     exporter = start(database, max_size="4MiB")
     for block in range(10):
@@ -315,7 +314,7 @@ def test_the_size_is_bounded(database: str, start: Callable[..., Exporter]) -> N
     assert exporter.count(feedback, feedback.c.inputs.like('{"x":"000%')) == 1
 
 
-def test_stored_predictions_are_read_for_profiling(database: str, start: Callable[..., Exporter]) -> None:
+def test_stored_predictions_are_read_for_profiling(database: str, start: Start) -> None:
     """Inputs of a model, with images as PNG, are the same in each pass, in the order of sequential identifiers."""
     exporter = start(database)
     images = [pack_image([[0, number % 256], [3, 16]]) for number in range(5000)]
@@ -330,7 +329,7 @@ def test_stored_predictions_are_read_for_profiling(database: str, start: Callabl
         assert [image for columns in batches for image in columns["image"]] == images
 
 
-def test_inputs_are_compressed_and_read_as_they_were_sent(database: str, start: Callable[..., Exporter]) -> None:
+def test_inputs_are_compressed_and_read_as_they_were_sent(database: str, start: Start) -> None:
     """With what a model's inputs have in common, each row is small; feedback and profiles have the JSON as it came."""
     exporter = start(database)
     texts = [f'{{"age": {number}, "income": {number}.50, "note": "caf\u00e9 é"}}'.encode() for number in range(1000)]
@@ -353,7 +352,7 @@ def test_inputs_are_compressed_and_read_as_they_were_sent(database: str, start: 
     assert found == [texts[3].decode(), texts[999].decode()]
 
 
-def test_only_the_owner_reads_the_file(tmp_path: Path, start: Callable[..., Exporter]) -> None:
+def test_only_the_owner_reads_the_file(tmp_path: Path, start: Start) -> None:
     """The database and the files beside it that hold its data hold what users sent."""
     start(f"sqlite:///{tmp_path / 'new' / 'store.db'}").predict("a")
     modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "new").glob("store.db*")}
@@ -394,7 +393,7 @@ def _indexes(engine: sa.Engine, table: str) -> list[Any]:
     return [tuple("".join(str(part).split()).lower() for part in row) for row in rows]
 
 
-def test_a_migration_is_atomic(database: str, start: Callable[..., Exporter], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_is_atomic(database: str, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """A migration that fails in the middle leaves the tables unchanged, and the database opens as before."""
     start(database).store.close()
 
@@ -412,7 +411,7 @@ def test_a_migration_is_atomic(database: str, start: Callable[..., Exporter], mo
     assert not start(database).say("p").joined
 
 
-def test_a_newer_database_is_refused(database: str, start: Callable[..., Exporter]) -> None:
+def test_a_newer_database_is_refused(database: str, start: Start) -> None:
     """An exporter does not write into tables of a newer version."""
     exporter = start(database)
     exporter.store.write(lambda connection: connection.execute(schema_table.update().values(version=999)))
@@ -422,7 +421,7 @@ def test_a_newer_database_is_refused(database: str, start: Callable[..., Exporte
 
 
 def test_exporters_that_start_together_migrate_once(
-    database: str, start: Callable[..., Exporter], monkeypatch: pytest.MonkeyPatch
+    database: str, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of several exporters one creates the tables and one runs the migration; the others find it done."""
     assert len(in_parallel(*[lambda: migrate(StoreConfig(url=database))] * 4)) == 4
@@ -512,7 +511,7 @@ def test_each_replica_has_its_own_windows(pair: tuple[Exporter, Exporter]) -> No
 
 
 def test_a_password_comes_from_a_file_and_is_never_shown(
-    postgres: Postgres, start: Callable[..., Exporter], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    postgres: Postgres, start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The file is read at each connection; neither a good nor a wrong password stands in any message."""
     caplog.set_level(logging.DEBUG)
@@ -574,7 +573,7 @@ def test_an_invalid_address_is_explained(tmp_path: Path, store: dict[str, str], 
     assert "secret" not in str(error.value)
 
 
-def test_a_database_of_another_encoding_is_refused(postgres: Postgres, start: Callable[..., Exporter]) -> None:
+def test_a_database_of_another_encoding_is_refused(postgres: Postgres, start: Start) -> None:
     """A database that is not UTF-8 cannot store what clients send."""
     with postgres.connect() as connection:
         connection.execute("CREATE DATABASE latin ENCODING 'LATIN1' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
@@ -592,7 +591,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_hanging_database_blocks_no_client(postgres: Postgres, start: Callable[..., Exporter]) -> None:
+def test_a_hanging_database_blocks_no_client(postgres: Postgres, start: Start) -> None:
     """Feedback is refused and a scrape fails in time; predictions wait; all continues when the server does."""
     exporter = start(postgres.url())
     exporter.say("before")
@@ -628,7 +627,7 @@ def test_a_commit_without_a_response_is_looked_up(postgres: Postgres) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_group_is_not_written_twice(postgres: Postgres, start: Callable[..., Exporter]) -> None:
+def test_a_group_is_not_written_twice(postgres: Postgres, start: Start) -> None:
     """If the server freezes repeatedly during a write, each prediction is stored once."""
     exporter = start(postgres.url())
     stop = threading.Event()
@@ -678,7 +677,7 @@ def test_a_full_disk_is_reported(tmp_path: Path) -> None:
         assert server.samples("model_exporter_events_dropped_total") == {"model_exporter_events_dropped_total": 0}
 
 
-def test_deletion_keeps_up_with_what_is_written(database: str, start: Callable[..., Exporter]) -> None:
+def test_deletion_keeps_up_with_what_is_written(database: str, start: Start) -> None:
     """On a busy machine steps are short; one still deletes twice what was written since the step before."""
     exporter = start(database, retention="1d")
     exporter.predict(*(f"p-{number}" for number in range(3000)), received=time.time() - 2 * 86400)
