@@ -175,15 +175,10 @@ def test_an_interrupt_while_the_port_is_wrong_leaves_no_state(
     assert [*tmp_path.iterdir()] == [path]
 
 
-def with_wrong_rows(path: Path) -> Path:
-    """Write 1,500 labels whose time has not come, and a good one after them."""
-    times = ["2200-01-01T00:00:00Z"] * 1500 + ["2026-11-24T10:00:00Z"]
-    return write(table(1501, time=times), path)
-
-
 def test_labels_after_many_wrong_ones_are_sent(exporter: Served, tmp_path: Path, run: Run) -> None:
     """A request has no more rows than an exporter explains."""
-    path = with_wrong_rows(tmp_path / "labels.csv")
+    times = ["2200-01-01T00:00:00Z"] * 1500 + ["2026-11-24T10:00:00Z"]
+    path = write(table(1501, time=times), tmp_path / "labels.csv")
     command = ("label", path, f"--exporter={exporter.url}")
     assert "1,501 rows, 1 label accepted, 1,500 rejected" in run(*command, "--time-column=time").out
     run(*command, f"--batch-size={MAX_REJECTED + 1}", status=2)
