@@ -136,6 +136,12 @@ class Served:
             else:
                 return self
 
+    def refused(self) -> str:
+        """Start a process that must end with an error; return its log."""
+        self.launch()
+        assert self.process.wait(60) == 1
+        return self.log.read_text()
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         if self.process.poll() is None:
             os.kill(self.process.pid, number)
