@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -11,20 +12,28 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from pyarrow import parquet
 from support.batches import observe, observe_columns
+from support.labelled_rows import classes, numbers
 from support.servers import write_config
 
 from exporter.config import ModelConfig
 from exporter.errors import ConfigError
+from exporter.metrics.exposition import render_families
+from exporter.metrics.models import ModelsCollector
 from exporter.monitoring.binner import Binner
+from exporter.monitoring.leading_quality import ENOUGH, MOST_ERROR, Leading, leading_quality
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.quality import MAX_LABELS, LabelNames, Scorer
+from exporter.monitoring.quality import MAX_LABELS, LabelNames, Scorer, miss_variance
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.snapshots import decode, encode, restore_version
 from exporter.profiles.bins import categorical_feature, numeric_feature
+from exporter.profiles.builder import build_file
 from exporter.profiles.profile import Feature, Profile
 from exporter.server.model_files import load_monitors
-from exporter.stats.quality import wilson
+from exporter.stats.quality import IntervalEstimate, wilson
+from exporter.storage._labels import LabelledPrediction
 from exporter.wire.events import LabelledPrediction, Prediction
 
 NOW, UNIX = 5000.0, 1_764_028_790.0
@@ -362,3 +371,202 @@ def test_other_windows_of_the_quality_start_empty() -> None:
     assert after.read(NOW)["1h"].observations[0] == 1
     bare = monitor_of(None, quality_windows=("14d",))
     assert restore_version(bare, decode(encode(monitor_of(None), NOW, UNIX), bare), NOW, UNIX) is None
+
+
+ACTUAL = 0.63  # with 0.3 of the labels turned, of 0.74
+Columns = dict[str, np.ndarray]
+
+
+def classified(rng: np.random.Generator, rows: int, turned: float = 0.0) -> Columns:
+    """Predictions of a class; so large a share of the labels is turned, whatever the confidence."""
+    x = rng.normal(size=rows)
+    yes = 1 / (1 + np.exp(-1.5 * x))
+    truth = (rng.random(rows) < yes) ^ (rng.random(rows) < turned)
+    names = np.array(["no", "yes"])
+    predicted, label = names[(yes > 0.5).astype(int)], names[truth.astype(int)]
+    return {"x": x, "predicted": predicted, "sure": np.maximum(yes, 1 - yes), "label": label}
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    path = tmp_path_factory.mktemp("rows") / "rows.npz"
+    np.savez(path, **classified(np.random.default_rng(1), 5000))
+    return build_file(path, prediction_column="predicted", label_column="label", confidence_column="sure")
+
+
+def observed(profile: Profile, days: list[float], labels: int = 500, age: float = 0.0) -> MonitorRegistry:
+    """A monitor of the predictions of an hour, with labels of days before it, of which so large a share is turned."""
+    monitors = MonitorRegistry({"m": ModelConfig("m")}, {"m": Binner(profile)})
+    rng, now, unix = np.random.default_rng(2), time.monotonic(), time.time()
+    monitor = monitors.get("m", "1", now)
+    rows = classified(rng, 1000)
+    predicted = rows["predicted"].tolist()
+    observe_columns(monitor, 1000, {"x": rows["x"]}, now, predictions=predicted, confidences=rows["sure"])
+    for day, turned in enumerate(days, 1):
+        rows = classified(rng, labels, turned)
+        triples = zip(rows["predicted"].tolist(), rows["sure"].tolist(), rows["label"].tolist(), strict=True)
+        then = unix - (day + age) * DAY + 3600
+        late = [LabelledPrediction("m", "1", then, *triple[:2], None, triple[2], None, DAY) for triple in triples]
+        monitor.count_labels(late, now, unix)
+    return monitors
+
+
+def estimated(monitors: MonitorRegistry) -> IntervalEstimate:
+    """What is estimated for the last hour, from the metrics."""
+    text = b"".join(render_families(ModelsCollector().collect(monitors))).decode()
+    found = {
+        sample.name: sample.value
+        for family in parse_text(text)
+        for sample in family.samples
+        if sample.labels.get("window") == "1h"
+    }
+    return IntervalEstimate(*(found[f"model_estimated_accuracy{end}"] for end in ("", "_lower", "_upper")))
+
+
+def width(estimate: IntervalEstimate) -> float:
+    return estimate.upper - estimate.lower
+
+
+def test_labels_that_differ_from_the_estimates_widen_the_interval(profile):
+    """After days on which the concept had changed, the interval of the last hour reaches what their labels showed."""
+    plain, changed = estimated(observed(profile, [])), estimated(observed(profile, [0.3] * 5))
+    assert changed.value == plain.value
+    assert changed.lower < ACTUAL < plain.lower
+    assert changed.upper > plain.upper
+
+
+def test_labels_that_equal_the_estimates_change_little(profile):
+    """What chance explains hardly widens the interval, and nothing narrows it."""
+    plain, same = estimated(observed(profile, [])), estimated(observed(profile, [0.0] * 5))
+    assert width(plain) <= width(same) < 1.1 * width(plain)
+
+
+def test_misses_in_both_directions_do_not_cancel(profile):
+    """An estimate that is right on the mean, but was too high and too low by turns, is as uncertain."""
+    known = miss_variance(np.array([0.1, -0.1] * 3), np.full(6, 0.0005))
+    assert known == pytest.approx(miss_variance(np.full(6, 0.1), np.full(6, 0.0005)))
+    varied = estimated(observed(profile, [0.4, 0.0, 0.4, 0.0]))
+    assert width(varied) > 2 * width(estimated(observed(profile, [0.0] * 4)))
+
+
+@pytest.mark.parametrize(("labels", "age"), [(13, 0.0), (500, 8.0)])
+def test_few_labels_and_old_ones_change_nothing(profile, labels, age):
+    """A tenth of the longest window counts from 20 labels, and nothing of before the longest window."""
+    assert estimated(observed(profile, [0.5], labels, age)) == estimated(observed(profile, []))
+
+
+def test_chance_alone_mostly_adds_nothing():
+    """Misses that chance explains seldom add a variance; those twice as large nearly always do."""
+    rng = np.random.default_rng(0)
+    by_chance, beyond = (
+        [miss_variance(rng.normal(0, spread, 10), np.full(10, 0.01)) > 0 for _ in range(400)] for spread in (0.1, 0.2)
+    )
+    assert np.mean(by_chance) < 0.2
+    assert np.mean(beyond) > 0.9
+    assert miss_variance(np.empty(0), np.empty(0)) == 0
+
+
+AT, STARTED = 5000.0, 1_764_028_790.0
+HOUR = 3600.0
+
+
+@pytest.fixture(scope="module")
+def binners(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Binner]:
+    """Of profiles with labels: a classifier that is right in 82% of its rows, and a regression."""
+    folder = tmp_path_factory.mktemp("profiles")
+    parquet.write_table(classes(3000, 1), folder / "classes.parquet")
+    parquet.write_table(numbers(3000, 1), folder / "numbers.parquet")
+    columns = {"prediction_column": "prediction", "label_column": "outcome"}
+    classifier = build_file(folder / "classes.parquet", confidence_column="confidence", **columns)
+    return {"classes": Binner(classifier), "numbers": Binner(build_file(folder / "numbers.parquet", **columns))}
+
+
+def watching(binner: Binner | None, **chosen: object) -> ModelMonitor:
+    return ModelMonitor(ModelConfig("m", **chosen), "1", binner)  # type: ignore[arg-type]
+
+
+def predict(monitor: ModelMonitor, count: int) -> None:
+    """Count predictions of now, as confident as those of the profile."""
+    rows = classes(count, 7).to_pylist()
+    events = [Prediction("m", prediction=row["prediction"], confidence=row["confidence"]) for row in rows]
+    observe(monitor, events, [{"country": row["country"]} for row in rows], AT)
+
+
+def label(monitor: ModelMonitor, count: int, age: float, prediction: object = "yes", actual: object = "yes") -> None:
+    """Count labels of predictions that are so many seconds old."""
+    one = LabelledPrediction("m", "1", STARTED - age, prediction, 0.8, None, actual, None, 5.0)
+    monitor.count_labels([one] * count, AT, STARTED)
+
+
+def leading(monitor: ModelMonitor) -> Leading:
+    found = leading_quality(monitor, AT)
+    assert found
+    return found
+
+
+def test_the_shortest_window_with_enough_leads(binners: dict[str, Binner]) -> None:
+    """Measured with enough labels, else estimated; a few labels lead only where nothing is estimated."""
+    monitor = watching(binners["classes"])
+    assert leading_quality(monitor, AT) is None
+    predict(monitor, ENOUGH - 1)
+    assert leading(monitor)[:2] == ("estimated", "1h"), "too few in any window: the longest"
+    label(monitor, ENOUGH - 1, 60)
+    assert leading(monitor)[:2] == ("measured", "7d"), "the same of labels"
+    predict(monitor, 1)
+    assert leading(monitor)[:2] == ("estimated", "5m")
+    label(monitor, 1, 0.5 * HOUR)
+    assert leading(monitor)[:2] == ("measured", "1h")
+    label(monitor, 1, 60)
+    assert leading(monitor)[:2] == ("measured", "5m")
+    assert (leading(monitor).number, leading(monitor).excess) == (ENOUGH, 0)
+
+
+def test_a_figure_beyond_the_threshold_leads(binners: dict[str, Binner]) -> None:
+    """The estimate may be fine, and few labels of a shorter window; without predictions the alert is silent."""
+    monitor = watching(binners["classes"])
+    label(monitor, 300, 12 * HOUR, actual="no")
+    label(monitor, 10, 60, actual="no")
+    label(monitor, 50, 60)
+    assert leading(monitor)[:2] == ("measured", "5m")
+    predict(monitor, 60)
+    found = leading(monitor)
+    assert found[:2] == ("measured", "1d")
+    assert found.estimate.upper < found.limit == pytest.approx(0.82 - 0.05, abs=0.02)
+    assert found.excess == pytest.approx(1 - found.estimate.upper / found.limit)
+    monitor.reconfigure(ModelConfig("m", alerts={"ModelAccuracyLow": 0.9}))
+    assert leading(monitor)[:2] == ("measured", "5m")
+
+
+def test_a_shorter_window_ends_what_is_beyond(binners: dict[str, Binner]) -> None:
+    """If its whole interval is within the threshold, and labels of its predictions are not much rarer."""
+    monitor = watching(binners["classes"])
+    predict(monitor, 250)
+    label(monitor, 300, 12 * HOUR, actual="no")
+    label(monitor, 100, 60)  # of 250 predictions; the day has 400 labels of as many
+    assert leading(monitor)[:2] == ("measured", "1d"), "early labels alone end nothing"
+    label(monitor, 100, 60)
+    assert (leading(monitor)[:2], leading(monitor).excess) == (("measured", "5m"), 0)
+    label(monitor, 400, 60, actual="no")
+    assert leading(monitor).excess > 0
+
+
+def test_an_error_is_beyond_a_multiple_of_that_of_the_profile(binners: dict[str, Binner]) -> None:
+    """The lower end of the interval counts, which needs 20 labels."""
+    binner = binners["numbers"]
+    monitor = watching(binner)
+    assert binner.quality
+    limit = MOST_ERROR * binner.quality.overall
+    observe(monitor, [Prediction("m", prediction=500.0)], [{"age": 50.0}], AT)
+    label(monitor, ENOUGH - 1, 60, 500.0, 500.0 + 2 * limit)
+    assert leading(monitor).excess == 0
+    label(monitor, 1, 60, 500.0, 500.0 + 2 * limit)
+    found = leading(monitor)
+    assert (found.limit, found.excess) == (pytest.approx(limit), pytest.approx(1, abs=0.1))
+
+
+def test_without_a_profile_nothing_is_beyond() -> None:
+    """There is nothing to compare with."""
+    monitor = watching(None, task="regression")
+    label(monitor, 50, 60, 1.5, 100)
+    assert leading(monitor)[:2] == ("measured", "5m")
+    assert leading(monitor).excess == 0

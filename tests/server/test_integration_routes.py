@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy as sa
 from flask.testing import FlaskClient
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -21,6 +24,7 @@ from exporter.profiles.profile import save
 from exporter.server.application import Exporter
 from exporter.server.asgi import MAX_BODY
 from exporter.server.flask_app import create_app
+from exporter.storage._database import predictions
 
 FOLDER = DATA / "payloads"
 PROTOBUF = "application/x-protobuf"
@@ -424,3 +428,43 @@ def test_no_body_causes_a_500(application: FlaskClient, path: str, body: Any, ki
     kind = f"application/cloudevents{kind}+json" if path == "/v1/kserve" else "application/json"
     answer = application.post(path, data=json.dumps(body).encode(), content_type=kind)
     assert answer.status_code in {200, 201, 202, 400, 413}, answer.get_data()
+
+
+EVENTS = 2000
+
+
+def test_a_version_for_each_prediction_costs_no_more(tmp_path: Path) -> None:
+    """Predictions beyond the limit of versions are counted together, and stored with the version that each has."""
+    exporter = Exporter(write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}))
+    ingest = exporter.ingest
+
+    def seconds(version: Callable[[int], str]) -> float:
+        """Return the processor seconds that it takes to count and store predictions."""
+        inputs = {"age": 30, "income": 1e4, "country": "NL"}
+        body = json.dumps([{"model": "credit", "version": version(n), "inputs": inputs} for n in range(EVENTS)])
+        start = time.process_time()
+        assert ingest.predictions(body.encode(), False, None, False).status == 202
+        assert exporter.pipeline.settle(60) and exporter.store.flush(60)
+        return time.process_time() - start
+
+    try:
+        seconds(lambda n: f"known-{n % 20}")
+        same = min(seconds(lambda _: "beyond") for _ in range(3))
+        different = min(seconds(lambda n, turn=turn: f"{turn}-{n}") for turn in range(3))
+        with exporter.store.reading() as connection:
+            stored = connection.execute(sa.select(sa.func.count(predictions.c.version.distinct()))).scalar()
+        (other,) = (monitor for monitor in exporter.pipeline.monitors if monitor.version == "other")
+    finally:
+        exporter.close()
+    assert different < 5 * same  # 50 times when each version was a batch of its own
+    assert stored == 20 + 1 + 3 * EVENTS
+    assert other.counters.attempts == 6 * EVENTS
+
+
+def test_close_ends_every_thread(tmp_path: Path) -> None:
+    """No thread of a closed exporter goes on working."""
+    before = set(threading.enumerate())
+    exporter = Exporter(write_config(tmp_path, {**CONFIG, "store": {"url": f"sqlite:///{tmp_path}/store.db"}}))
+    assert {"aggregator", "tasks"} <= {thread.name for thread in set(threading.enumerate()) - before}
+    exporter.close()
+    assert not [thread.name for thread in set(threading.enumerate()) - before if thread.is_alive()]
