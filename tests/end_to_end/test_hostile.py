@@ -14,16 +14,16 @@ from random import Random
 from typing import Any
 
 import pytest
-from fuzzed_files import Files
-from hostile import WORDS, text, value
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.paths import ROOT
 from support.servers import Served, eventually, write_config
-from survival_clients import GROWTH, SCENARIOS, Scenario, run, start
-from survival_fuzz import Connection, Faults, ask_one, check_end, operations
 
 sys.path.append(str(ROOT / "benchmarks" / "studies"))
+from fuzzed_files import Files
+from hostile import WORDS, text, value
+from survival_clients import GROWTH, SCENARIOS, Scenario, run, start
+from survival_fuzz import Connection, Faults, ask_one, check_end, operations
 
 BODY = json.dumps({"model": "credit", "version": "cut"}).encode()
 POST = b"POST /v1/predictions HTTP/1.1\r\nHost: x\r\n"
@@ -117,8 +117,6 @@ def test_a_disconnect_is_not_logged(shared: Served) -> None:
     assert shared.get("/-/healthy").status == 200
     assert shared.log.stat().st_size == before
 
-
-sys.path.append(str(ROOT / "benchmarks" / "studies"))
 
 SEEDS = st.integers(0, 2**63)
 FREE = settings(deadline=None, suppress_health_check=list(HealthCheck))

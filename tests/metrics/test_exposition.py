@@ -1,4 +1,4 @@
-"""The whole exposition: linted by promtool, compared with a golden file, escaped, fast to read; the setting ``metrics``."""
+"""The whole exposition: linted by promtool, compared with a golden file, escaped, fast; the setting ``metrics``."""
 
 from __future__ import annotations
 

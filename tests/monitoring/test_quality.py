@@ -33,7 +33,6 @@ from exporter.profiles.builder import build_file
 from exporter.profiles.profile import Feature, Profile
 from exporter.server.model_files import load_monitors
 from exporter.stats.quality import IntervalEstimate, wilson
-from exporter.storage._labels import LabelledPrediction
 from exporter.wire.events import LabelledPrediction, Prediction
 
 NOW, UNIX = 5000.0, 1_764_028_790.0

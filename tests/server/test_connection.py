@@ -27,7 +27,6 @@ import uvloop
 from support.certificates import certificate, serve_tls
 from support.paths import ROOT
 from support.servers import CONFIG, Served, eventually, unverified, write_config
-from survival_clients import client_hello
 
 from exporter.server import access, asgi, serve
 from exporter.server import connections as protocol
@@ -36,6 +35,9 @@ from exporter.server.application import Exporter
 from exporter.server.asgi import Application
 from exporter.server.connections import MAX_REFUSALS, BoundedProtocol, listen
 from exporter.server.serve import Server
+
+sys.path.append(str(ROOT / "benchmarks" / "studies"))
+from survival_clients import client_hello
 
 T = TypeVar("T")
 GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -509,8 +511,6 @@ def test_idle_connections_make_room_for_others(monkeypatch: pytest.MonkeyPatch) 
 
     served(simple, clients, 10)
 
-
-sys.path.append(str(ROOT / "benchmarks" / "studies"))
 
 UNFINISHED = 3000
 
