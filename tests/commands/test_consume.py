@@ -268,7 +268,7 @@ def test_a_consumer_that_is_killed_loses_nothing(tmp_path: Path, cluster: Cluste
         eventually(lambda: cluster.committed("killed.feedback", "killed") == 300, 60)
     requests = shared.samples("model_requests_total")
     counted = sum(count for name, count in requests.items() if 'version="killed"' in name)
-    assert total <= counted <= 1.25 * total  # 0.2 s of a machine that may be busy
+    assert total <= counted <= 1.5 * total  # in 0.2 s, the killed one may take all of its half
     listed = "/v1/corrections?model=credit&version=killed&limit=500"
     eventually(lambda: len(shared.get(listed).json["corrections"]) == 300)
     assert shared.samples("model_corrections_total")['model_corrections_total{model="credit",version="killed"}'] == 300
