@@ -979,7 +979,8 @@ class Review:
         def write(connection: sa.Connection) -> list[Outcome]:
             now = time.time()
             ids = {id_ for id_, _ in batch}
-            query = sa.select(feedback).where(feedback.c.id.in_(ids), feedback.c.counted)
+            columns = [feedback.c[name] for name in ("id", "status", "model", "version", "verdict")]
+            query = sa.select(*columns).where(feedback.c.id.in_(ids), feedback.c.counted)
             rows = {row["id"]: dict(row) for row in connection.execute(query).mappings()}
             stored = [_store_decision(connection, id_, decision, now) for id_, decision in batch]
             counted = [
