@@ -15,7 +15,7 @@ COPY exporter/ exporter/
 # exporter/server/docs is a symbolic link to this directory.
 COPY docs/ docs/
 # There is no git here: the tag and the commit are arguments.
-ARG VERSION=0.1.0
+ARG VERSION=1.0.0
 ARG REVISION=unknown
 RUN printf '%s\n' "$REVISION" > exporter/REVISION \
     && SETUPTOOLS_SCM_PRETEND_VERSION=$VERSION pip install --no-deps --no-build-isolation .

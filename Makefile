@@ -81,8 +81,12 @@ dashboards: $(STAMP)  ## generate the dashboards
 docs: $(STAMP)  ## write the tables of the reference: metrics, commands, routes, rules, limits
 	$(BIN)/python .ci/reference.py
 
-release-files: $(STAMP)  ## build what Grafana imports: dashboards, and the rules for a Grafana that evaluates them itself
+release-files: $(STAMP)  ## build what Grafana imports (dashboards, and rules that it evaluates itself) and the package of the chart
 	$(BIN)/python -m grafana --output=build/release
+	$(BIN)/python -c 'import helm_python; print(helm_python.package("deploy/helm", destination="build/release"))'
+
+release: $(STAMP)  ## check and build the release of this commit, which has a tag; publish nothing
+	@$(BIN)/python .ci/release.py
 
 rules: $(STAMP)  ## write prometheus/rules from the templates, and the thresholds that the exporter and documents have
 	$(BIN)/python prometheus/generate.py
@@ -107,4 +111,4 @@ outdated: $(STAMP)  ## list the packages that have a newer version, and the imag
 	@$(BIN)/python -m pip --disable-pip-version-check list --outdated --exclude prometheus-model-exporter --exclude grafana_foundation_sdk --exclude pip
 	@sed -n 's/^ *image: \(.*@sha256\)/\1/p; s/^FROM \(.*@sha256:[0-9a-f]*\)$$/\1/p' docker-compose.yml Dockerfile
 
-.PHONY: rules docs help install up down programs test test-fast test-spark java lint size bench dashboards release-files lock upgrade outdated
+.PHONY: rules docs help install up down programs test test-fast test-spark java lint size bench dashboards release-files release lock upgrade outdated

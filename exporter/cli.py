@@ -119,8 +119,8 @@ def main(arguments: Sequence[str] | None = None, program: Program = PROGRAM) -> 
         name = (error.name or "exporter").partition(".")[0]
         if name == "exporter":
             raise
-        extra = _EXTRAS.get(name, "server")
-        print(f'{program.name}: {name} is not installed: in its checkout, pip install ".[{extra}]"', file=sys.stderr)
+        package = f'"prometheus-model-exporter[{_EXTRAS.get(name, "server")}]"'
+        print(f"{program.name}: {name} is not installed: pip install {package}", file=sys.stderr)
         return 1
     except ExporterError as error:
         print(f"{program.name}: {printable(str(error))}", file=sys.stderr)

@@ -584,7 +584,7 @@ def test_the_client_works_without_dependencies(tmp_path, exporter: Exporter) -> 
         result = subprocess.run(line, capture_output=True, text=True, timeout=30, env=bare, check=False)
         assert result.returncode == 1, command
         assert re.fullmatch(
-            r'model-exporter: \w+ is not installed: in its checkout, pip install "\.\[server\]"\n', result.stderr
+            r'model-exporter: \w+ is not installed: pip install "prometheus-model-exporter\[server\]"\n', result.stderr
         ), result.stderr
 
 

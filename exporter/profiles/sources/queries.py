@@ -143,7 +143,7 @@ def _module(name: str, package: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError:
-        detail = f"needs {package}: pip install 'model-exporter[sql]', or {package}"
+        detail = f"needs {package}: pip install 'prometheus-model-exporter[sql]', or {package}"
         raise ExporterError(f"profile: --database {detail}") from None
 
 
