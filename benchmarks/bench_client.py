@@ -1,12 +1,16 @@
 """Measure what recording costs the thread that answers requests, against appending the same values to a deque.
 
 The exporter is unreachable and the buffer is full, so each event displaces another. Figures are processor time, also
-compared with observing 30 numbers with prometheus_client. The last figures are the elapsed time of a call of `record`
-while batches are encoded and sent.
+compared with observing 30 numbers with prometheus_client. Then the elapsed time of a call of `record` while batches are
+encoded and sent, and what recording adds to a request of a FastAPI service behind uvicorn whose handler does nothing
+else: to the thread that answers, and to all threads of the service, which also encode and send.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import http.client
 import http.server
 import logging
 import multiprocessing
@@ -14,9 +18,13 @@ import random
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
+import psutil
+import uvicorn
+from fastapi import FastAPI
 from prometheus_client import CollectorRegistry, Histogram
 from timing import free_port, report
 
@@ -71,7 +79,9 @@ def main() -> None:
     ):
         report(f"record, {what}", microseconds(record(inputs)), "µs", "floor", baseline)
     monitor.close(0)
-    stalls()
+    with taker() as url:
+        stalls(url)
+        requests(url)
 
 
 class _Taker(http.server.BaseHTTPRequestHandler):
@@ -88,12 +98,19 @@ class _Taker(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def stalls() -> None:
-    """Measure recording while batches are encoded and sent, against a thread that does not record."""
+@contextlib.contextmanager
+def taker() -> Iterator[str]:
+    """Take batches in a process of its own, as the exporter does; yield its URL."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Taker)
-    exporter = multiprocessing.get_context("fork").Process(target=server.serve_forever, daemon=True)
-    exporter.start()
-    monitor = Monitor(f"http://127.0.0.1:{server.server_port}", "m", "3", interval=0.05)
+    process = multiprocessing.get_context("fork").Process(target=server.serve_forever, daemon=True)
+    process.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    process.terminate()
+
+
+def stalls(url: str) -> None:
+    """Measure recording while batches are encoded and sent, against a thread that does not record."""
+    monitor = Monitor(url, "m", "3", interval=0.05)
     percentiles = []
     for recording in (False, True):
         waits = []
@@ -108,7 +125,83 @@ def stalls() -> None:
     report("record while others are sent, p99.9", percentiles[1][0], "ms", "not recording", percentiles[0][0])
     report("record while others are sent, longest", percentiles[1][1], "ms", "not recording", percentiles[0][1])
     monitor.close()
-    exporter.terminate()
+
+
+KINDS = {"alone": (False, False), "record": (True, False), "record, middleware": (True, True)}
+"""Whether the handler records, and whether the middleware is around it."""
+REQUESTS, ROUNDS = 3000, 5
+
+
+def service(url: str, records: bool, wraps: bool) -> FastAPI:
+    """Return a service with a trivial handler."""
+    app, monitor = FastAPI(), Monitor(url, "m", "3")
+
+    @app.post("/predict")
+    async def predict() -> dict[str, str]:
+        if records:
+            monitor.record(inputs={"age": 41.0, "income": 2500.0, "debts": 2.0, "years": 7.0}, prediction="yes")
+        return {"label": "yes"}
+
+    if wraps:
+        app.add_middleware(monitor.asgi)
+    return app
+
+
+def serve(url: str, port: int, records: bool, wraps: bool) -> None:
+    """Serve it."""
+    uvicorn.run(service(url, records, wraps), port=port, log_level="error", access_log=False, timeout_keep_alive=600)
+
+
+def requests(url: str) -> None:
+    """Measure the requests of each kind, on the thread and in the whole process."""
+    nobody = f"http://127.0.0.1:{free_port()}"
+    thread = {kind: asyncio.run(thread_time(service(nobody, *how))) for kind, how in KINDS.items()}
+    process = process_times(url)
+    for kind in KINDS:
+        report(f"FastAPI, {kind}: the thread", thread[kind], "µs", "alone", thread["alone"])
+        report(f"FastAPI, {kind}: the process", process[kind], "µs", "alone", process["alone"])
+
+
+async def thread_time(app: Any) -> float:
+    """Return the processor time of a request on the thread that answers it, in microseconds."""
+    scope = {"type": "http", "method": "POST", "path": "/predict", "raw_path": b"/predict", "query_string": b""}
+    scope |= {"headers": [(b"host", b"x"), (b"content-length", b"0")], "http_version": "1.1", "root_path": ""}
+
+    async def receive() -> Any:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(_: Any) -> None:
+        pass
+
+    times = []
+    for _ in range(ROUNDS):
+        begun = time.thread_time()
+        for _ in range(REQUESTS):
+            await app({**scope, "state": {}}, receive, send)
+        times.append((time.thread_time() - begun) / REQUESTS * 1e6)
+    return statistics.median(times)
+
+
+def process_times(url: str) -> dict[str, float]:
+    """Return the processor time of all threads for a request of each kind, in microseconds; the kinds take turns."""
+    context, times, connections = multiprocessing.get_context("spawn"), {}, {}
+    for kind, how in KINDS.items():
+        port = free_port()
+        child = context.Process(target=serve, args=(url, port, *how), daemon=True)
+        child.start()
+        connections[kind] = psutil.Process(child.pid), http.client.HTTPConnection("127.0.0.1", port)
+        times[kind] = list[float]()
+    time.sleep(8)
+    for number in range(ROUNDS + 1):
+        for kind, (child, connection) in connections.items():
+            before = sum(child.cpu_times()[:2])
+            for _ in range(REQUESTS):
+                connection.request("POST", "/predict")
+                connection.getresponse().read()
+            time.sleep(1.5)  # until what was recorded is sent
+            if number:
+                times[kind].append((sum(child.cpu_times()[:2]) - before) / REQUESTS * 1e6)
+    return {kind: statistics.median(found) for kind, found in times.items()}
 
 
 if __name__ == "__main__":

@@ -157,9 +157,9 @@ def _array_json(value: Any) -> str:
 
 def _json(document: Any) -> str:
     try:
-        return json.dumps(document, default=to_jsonable, allow_nan=False, separators=(",", ":"))
+        return _ENCODER.encode(document)
     except (ValueError, TypeError):  # JSON has no NaN, no infinities and only strings as names
-        return json.dumps(_finite(document), allow_nan=False, separators=(",", ":"))
+        return _ENCODER.encode(_finite(document))
 
 
 def to_jsonable(value: Any) -> Any:
@@ -174,6 +174,9 @@ def to_jsonable(value: Any) -> Any:
         if matches(value):
             return convert(value)
     return str(value)
+
+
+_ENCODER = json.JSONEncoder(default=to_jsonable, allow_nan=False, separators=(",", ":"))
 
 
 def _base64_image(value: bytes) -> str:

@@ -5,7 +5,6 @@ Errors in here are logged and never reach the service.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
@@ -63,6 +62,8 @@ class RequestContext:
     request_id
         The identifier in the request, if any; one that the exporter would refuse is not used.
     """
+
+    __slots__ = ("_deferred", "_ended", "_sender", "_started", "_time", "code", "done", "id")
 
     def __init__(self, sender: Sender, request_id: str | None = None) -> None:
         self._sender = sender
@@ -149,13 +150,19 @@ _HEADER = "X-Request-ID"
 _log = logging.getLogger("exporter.client")
 
 
-@contextlib.contextmanager
-def log_errors() -> Iterator[None]:
-    """Log errors of the block instead of raising them: monitoring must not break the service."""
-    try:
-        yield
-    except Exception:
-        _log.warning("a request could not be recorded", exc_info=True)
+class _LogErrors:
+    """Log errors of a block instead of raising them: monitoring must not break the service."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> bool:
+        if is_error := isinstance(error, Exception):
+            _log.warning("a request could not be recorded", exc_info=error)
+        return is_error
+
+
+_errors_logged = _LogErrors()  # one for all: each request enters it several times
 
 
 class Middleware:
@@ -179,7 +186,7 @@ class Wsgi(Middleware):
         """Answer one request."""
 
         context = None
-        with log_errors():
+        with _errors_logged:
             path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
             if _ENVIRON not in environ and self.records_path(path):
                 context = RequestContext(self._sender, environ.get("HTTP_X_REQUEST_ID") if self._trust_ids else None)
@@ -189,9 +196,11 @@ class Wsgi(Middleware):
             return self._app(environ, start_response)  # type: ignore[no-any-return]
 
         def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
-            with log_errors():
+            with _errors_logged:
                 context.code = int(status[:3])
-                headers = add_id_header(headers, context)
+                own = next((value for name, value in headers if name.lower() == "x-request-id"), None)
+                if added := use_id(own, context):
+                    headers = [*headers, (_HEADER, added)]
             return start_response(status, headers, *error)
 
         try:
@@ -202,19 +211,18 @@ class Wsgi(Middleware):
             raise
 
 
-def add_id_header(headers: list[tuple[str, str]], context: RequestContext) -> list[tuple[str, str]]:
-    """Return the response's headers with the identifier; one that the service has set itself takes precedence."""
-    service_id = next((value for name, value in headers if name.lower() == "x-request-id"), None)
+def use_id(service_id: str | None, context: RequestContext) -> str | None:
+    """Return the identifier that the response gets; None if the service has set one itself, which takes precedence."""
     if service_id is None:
-        return [*headers, (_HEADER, context.id)]
+        return context.id
     if not context.recorded and 0 < len(service_id) <= 128:
         context.id = service_id
-    return headers
+    return None
 
 
 def finish(context: RequestContext) -> None:
     """End the request, and send its events."""
-    with log_errors():
+    with _errors_logged:
         if current.get() is context:
             current.set(None)
         context.finish()
@@ -270,10 +278,8 @@ class Asgi(Middleware):
         if scope["type"] == "lifespan":
             await self._app(scope, receive, self._flush_at_shutdown(send))
             return
-        import asyncio  # which loads slowly, and is loaded where ASGI is used
-
         context = None
-        with log_errors():
+        with _errors_logged:
             context = self._begin(scope)
         if context is None:
             await self._app(scope, receive, send)
@@ -281,13 +287,11 @@ class Asgi(Middleware):
         token = current.set(context)
         try:
             await self._app(scope, receive, _record_response(send, context))
-        except asyncio.CancelledError:
+        except BaseException as error:
             if not context.ended:
-                context.code = context.code or 499
-            raise
-        except BaseException:
-            if not context.ended:
-                context.code = 500
+                context.code = (
+                    500 if isinstance(error, Exception) else context.code or 499
+                )  # cancelled: the client left
             raise
         finally:
             current.reset(token)
@@ -297,16 +301,16 @@ class Asgi(Middleware):
         """Return the context of a request to record; None for any other."""
         if scope["type"] != "http" or KEY in scope.get("state", ()) or not self.records_path(scope["path"]):
             return None
-        request_id = next((value for name, value in scope["headers"] if name == _ID_HEADER), b"")
-        context = RequestContext(self._sender, request_id.decode("latin-1") if self._trust_ids else None)
+        request_id = _value(scope["headers"]) if self._trust_ids else None
+        context = RequestContext(self._sender, request_id)
         scope.setdefault("state", {})[KEY] = context.id
         return context
 
     def _flush_at_shutdown(self, send: Send) -> Send:
         async def wrapper(message: Any) -> None:
             if message["type"] == "lifespan.shutdown.complete":  # a signal may end the process right after
-                with log_errors():
-                    import asyncio
+                with _errors_logged:
+                    import asyncio  # which loads slowly, and is loaded where ASGI is used
 
                     await asyncio.get_running_loop().run_in_executor(None, self._sender.flush, _FLUSH_SECONDS)
             await send(message)
@@ -316,22 +320,23 @@ class Asgi(Middleware):
 
 def _record_response(send: Send, context: RequestContext) -> Send:
     async def wrapper(message: Any) -> None:
-        is_last = False
-        with log_errors():
-            if message["type"] == "http.response.start":
+        kind = message["type"]
+        if kind == "http.response.start":
+            with _errors_logged:
                 context.code = message["status"]
-                message = {**message, "headers": _add_id_header(message.get("headers", ()), context)}
-            elif message["type"] == "http.response.body":
-                is_last = not message.get("more_body", False)
+                headers = message.get("headers", ())
+                if own := use_id(_value(headers), context):
+                    message = {**message, "headers": [*headers, (_ID_HEADER, own.encode("latin-1"))]}
         await send(message)
-        if is_last:
+        if kind == "http.response.body" and not message.get("more_body"):
             context.end()
 
     return wrapper
 
 
-def _add_id_header(headers: Iterable[tuple[bytes, bytes]], context: RequestContext) -> list[tuple[bytes, bytes]]:
-    headers = list(headers)
-    texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
-    added = add_id_header(texts, context)[len(headers) :]
-    return headers + [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in added]
+def _value(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """Return the identifier in headers of ASGI."""
+    for name, value in headers:
+        if len(name) == len(_ID_HEADER) and name.lower() == _ID_HEADER:
+            return value.decode("latin-1")
+    return None
