@@ -1,4 +1,4 @@
-"""What SECURITY.md says of pages, paths and SQL, on every route that there is."""
+"""What docs/security.md says of pages, paths and SQL, on every route that there is."""
 
 from __future__ import annotations
 
