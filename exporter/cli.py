@@ -69,13 +69,13 @@ COMMANDS = {
     "suspects": ("commands.analysis", "find labels of a training file that may be wrong"),
     "token": ("commands.serve", "create a bearer token"),
     "compare": ("commands.analysis", "compare two versions of a model"),
-    "explain": ("commands.analysis", "find the slices that hold the most corrections, errors or drift"),
+    "explain": ("commands.analysis", "find the slices that contain the most corrections, errors or drift"),
     "dataset": ("commands.dataset", "turn reviewed corrections into training data"),
     "redact": ("commands.database", "remove redacted inputs from the database"),
     "forget": ("commands.database", "remove a person or a prediction from the database"),
-    "archive": ("commands.database", "write old predictions to Parquet files, by a timer"),
+    "archive": ("commands.database", "write old predictions to Parquet files; run it from a timer"),
     "backup": ("commands.database", "back up the database, also while the exporter runs"),
-    "restore": ("commands.database", "put a backup in the place of the database"),
+    "restore": ("commands.database", "replace the database with a backup"),
     "completion": ("cli", "print the completion script of a shell"),
 }
 

@@ -444,7 +444,7 @@ _VERSION = "__data.fields.Version"
 
 
 def alerts_of_all() -> models.Panel:
-    """Alerts of all models, exporters and machines, the worst and oldest first, at most 100. Click an alert to open its
+    """Alerts of all models, exporters and hosts, the worst and oldest first, at most 100. Click an alert to open its
     runbook, or a model to open Overview.
     """
     model = dashboard_link("model-overview", "Overview", model="__value.raw", version=_VERSION)
@@ -455,7 +455,7 @@ def alerts_of_all() -> models.Panel:
 
 
 def alerts_of_model() -> models.Panel:
-    """Alerts of the model, its features, and exporters and machines, the worst and oldest first, at most 100. Click an
+    """Alerts of the model, its features, and exporters and hosts, the worst and oldest first, at most 100. Click an
     alert to open its runbook, or a feature or layer to open the dashboard of the layer.
     """
     layer = "model-${__data.fields.Layer:percentencode}"

@@ -220,7 +220,7 @@ def attempts() -> Panel:
 def confident_ratio() -> Panel:
     """Share of predictions at or above the model's confidence threshold, over one hour; empty for a model without
     confidences. Unless exporter.yml sets ModelConfidentRatioLow, the alert's threshold is 80% of the model's own
-    mean of seven days, so it sinks during a long decline.
+    mean of seven days, so it falls during a long decline.
     """
     known = f"and on (model, version) sum by (model, version) (model_prediction_confidence_count{{{BOTH}}}) > 0"
     return p.time_series(

@@ -132,13 +132,13 @@ def dashboard() -> Dashboard:
 
 
 def states_over_time() -> Panel:
-    """State of each layer: that of the worst alert of the model. Machine: that of the worst alert of an exporter or
-    its machine. A gap means that it was not monitored.
+    """State of each layer: that of the worst alert of the model. Host: that of the worst alert of an exporter or
+    its host. A gap means that it was not monitored.
     """
     return p.state_timeline(
         "State over time",
         *(p.Query(layer_state(layer), title) for title, (layer, _) in _LAYERS.items()),
-        p.Query(MACHINES, "Machine"),
+        p.Query(MACHINES, "Host"),
         names=p.STATES,
     )
 

@@ -148,7 +148,7 @@ def quality() -> Panel:
 
 def labels() -> Panel:
     """Predictions of $window whose label is known, and those that still wait for theirs. Labels whose prediction never
-    came are on the dashboard Exporter.
+    arrived are on the dashboard Business and flywheel.
     """
     return p.time_series(
         "Labels of the window",

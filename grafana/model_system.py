@@ -48,7 +48,7 @@ def dashboard() -> Dashboard:
     return layout.build_dashboard(
         "model-system",
         "Models / System",
-        "Requests, errors and latency of a model by version, and the machine or container of the exporter.",
+        "Requests, errors and latency of a model by version, and the host or container of the exporter.",
         [
             layout.model_variable(),
             layout.versions_variable(),
@@ -64,7 +64,7 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(17, 9, {3: error_ratio, 4: error_budget, 15: budget_left}),
             layout.row(101, "Latency", 26),
             *layout.side_by_side(27, 9, {5: latency, 6: latency_by_version, 17: latency_budget}),
-            layout.row(102, "The exporter's machine or container", 36),
+            layout.row(102, "The exporter's host or container", 36),
             *layout.side_by_side(37, 8, {7: cpu, 8: memory, 10: disk}),
             layout.row(103, "GPU", 45, layout.side_by_side(46, 8, {11: gpu})),
             layout.row(

@@ -92,7 +92,7 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         "intervals and verdicts that are valid at every look (anytime-valid), and a decision: promote, rollback or wait"
     )
     add("--sequential", action="store_true", help=text)
-    text = "by how much the version may be worse for --sequential, such as error_ratio=0.01; may be repeated"
+    text = "by how much the version may be worse for --sequential, such as error_ratio=0.01; repeatable"
     add("--margin", type=checked(parse_margin), action="append", default=[], metavar="MEASURE=NUMBER", help=text)
 
 

@@ -269,7 +269,7 @@ def add_config_file(parser: argparse.ArgumentParser, names: str = "") -> None:
 
 def add_web_files(parser: argparse.ArgumentParser) -> None:
     """Add the options that name the files with TLS, users and tokens."""
-    parser.add_argument("--web.config.file", metavar="FILE", help="file with TLS and users")
+    parser.add_argument("--web.config.file", metavar="FILE", help="file with TLS settings and users")
     parser.add_argument("--web.tokens.file", metavar="FILE", help="file with bearer tokens")
 
 

@@ -885,7 +885,7 @@ def proxy_arguments(parser: argparse.ArgumentParser) -> None:
     add("--record.path", action="append", default=[], metavar="PATTERN", help=text)
     add("--upstream.host", type=_host, metavar="HOST", help="Host header for the model server; default: the client's")
     add("--upstream.ca-file", metavar="FILE", help="file with certificates to trust instead of the system's")
-    text = "seconds without a byte in either direction (%(default)g)"
+    text = "give up after this many seconds without a byte in either direction (%(default)g)"
     add("--upstream.timeout", type=seconds, default=60.0, metavar="SECONDS", help=text)
     text = "seconds that a connection to the model server may be idle (%(default)g)"
     add("--upstream.idle", type=_idle, default=1.0, metavar="SECONDS", help=text)

@@ -32,7 +32,7 @@ def serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def serve(options: argparse.Namespace) -> int:
-    """Receive predictions and feedback of models, and serve their metrics at /metrics.
+    """Receive predictions and feedback, and serve metrics at /metrics.
 
     Example::
 

@@ -134,13 +134,13 @@ def model_shadow_predictions_total(counts: VersionCounts) -> Reading:
 
 @ANSWERS.counter()
 def model_shadow_errors_total(counts: VersionCounts) -> Reading:
-    """Answers with a 5xx code that no user saw."""
+    """Predictions in shadow mode with a 5xx code."""
     return counts.errors
 
 
 @ANSWERS.counter()
 def model_shadow_unpaired_total(counts: VersionCounts) -> Reading:
-    """Answers that no user saw, without the answer of another version to the same request."""
+    """Predictions in shadow mode to which no other version's prediction for the same request arrived."""
     return counts.unpaired
 
 
@@ -149,7 +149,7 @@ PAIR = Metrics[PairCounts](_SHADOW, *_VERSIONS)
 
 @PAIR.counter()
 def model_shadow_pairs_total(pair: PairCounts) -> Reading:
-    """Requests that a version without users answered, too."""
+    """Requests that two versions answered, one of them in shadow mode."""
     return pair.pairs
 
 

@@ -557,7 +557,7 @@ def model_feature_recent_kl_divergence_noise(window: Window) -> Reading:
 
 @FEATURES.gauge()
 def model_feature_change_kl_divergence(window: Window) -> Reading:
-    """KL divergence from training of features that have changed abruptly, in nats; absent of the others."""
+    """KL divergence from training of features that have changed abruptly, in nats; absent for the others."""
     return window.change
 
 
