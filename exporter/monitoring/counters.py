@@ -39,6 +39,8 @@ class Recent:
         Predictions of the last hour, and the share that was confident.
     corrections, correction_ratio
         Corrections of confident predictions in the last hour, and their share of the confident predictions.
+    history
+        Predictions of each of the 19 periods of three minutes before the present one, the oldest first.
     """
 
     requests: int
@@ -49,6 +51,7 @@ class Recent:
     confident_ratio: float
     corrections: int
     correction_ratio: float
+    history: list[float]
 
 
 class RecentCounters:
@@ -89,6 +92,7 @@ class RecentCounters:
             confident_ratio=_ratio(confident, attempts),
             corrections=int(corrections),
             correction_ratio=_ratio(corrections, confident),
+            history=self._outcomes.parts(now, 20)[:0:-1, 0].tolist(),
         )
 
 

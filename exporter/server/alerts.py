@@ -235,6 +235,7 @@ FRESH_SECONDS = 5.0
 """Prometheus is asked again soon when somebody looks and its last answer is older."""
 LATE_SECONDS = 75.0
 """The last answer is shown as old when it is older."""
+BUDGETS = "min by (model) (model:error_budget_remaining:ratio30d)"
 MAX_BODY = 8 << 20
 """Bytes of Prometheus' response."""
 MAX_ALERTS = 2000
@@ -257,12 +258,15 @@ class Alerts:
         The problem in a sentence.
     remedy
         What the page shows to do: ``connect`` alerts to this page, or ``check`` why they no longer arrive.
+    budgets
+        The least share of its error budgets that a model has left, by model; empty unless Prometheus is asked.
     """
 
     alerts: list[Alert] = field(default_factory=list)
     problem: str = ""
     detail: str = ""
     remedy: str = ""
+    budgets: dict[str, float] = field(default_factory=dict)
 
     @property
     def firing(self) -> list[Alert]:
@@ -429,7 +433,8 @@ def ask(prometheus: Prometheus, scraped: float | None) -> Answer:
     url, now = prometheus.url, time.monotonic()
     alerts = _decode(prometheus.get("/api/v1/alerts", MAX_BODY))
     shown = sorted((alert for alert in alerts if alert.is_shown), key=lambda alert: alert.status != "firing")
-    state = Alerts(shown[:MAX_ALERTS])
+    budgets = {sample.labels.get("model", ""): sample.value for sample in prometheus.query(BUDGETS)}
+    state = Alerts(shown[:MAX_ALERTS], budgets=budgets)
     if not any(alert.is_watchdog and alert.status == "firing" for alert in alerts):
         detail = (
             f"Watchdog, which always fires, does not fire in {url}. Load the rules of prometheus/rules/ there. "

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from exporter.errors import EventError
+from exporter.monitoring.leading_quality import Kind
 from exporter.slices import Of
 from exporter.validation import parse_duration, preview
 
@@ -75,6 +76,15 @@ def percent(part: float) -> str:
     texts = (f"{100 * part:.{digits}g}" for digits in (3, 4, 5))
     text = next((text for text in texts if part >= 1 or float(text) < 100), "over 99.999")
     return f"{text}%"
+
+
+def figure(kind: Kind, value: float) -> str:
+    """Return an accuracy or an error as text.
+
+    >>> figure("accuracy", 0.912), figure("absolute_error", 4.2061)
+    ('91.2%', '4.21')
+    """
+    return percent(value) if kind == "accuracy" else number(value)
 
 
 def share(part: float) -> str:

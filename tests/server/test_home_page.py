@@ -21,6 +21,7 @@ from support.pages import Page
 from support.programs import Program
 from support.servers import CONFIG, Answer, Served, ask, eventually, write_config
 
+from exporter.prometheus import Sample
 from exporter.server import alerts as alert_source
 from exporter.server.alerts import MAX_FIRING, Alert, Inbox, from_inbox
 from exporter.server.application import Exporter
@@ -207,6 +208,10 @@ class _Answers:
             ]
         }
 
+    def query(self, text: str) -> list[Sample]:
+        assert text == alert_source.BUDGETS
+        return [Sample({"model": "credit"}, 0.25)]
+
     def get(self, path: str, max_body: int) -> Any:
         assert max_body == alert_source.MAX_BODY
         assert path == "/api/v1/alerts"
@@ -220,6 +225,7 @@ def test_alerts_are_those_of_the_newer_source() -> None:
     source = alert_source.AlertSource(lambda: prometheus, inbox, time.monotonic)  # type: ignore[arg-type,return-value]
     source.refresh()
     (known,) = source.read().alerts
+    assert source.read().budgets == {"credit": 0.25}
     prometheus.data = {}
     source.refresh()
     late = source.read()
@@ -255,14 +261,14 @@ def test_one_incident_is_one_card(client: FlaskClient) -> None:
     assert "summary of ModelCorrectionRatioHigh; summary of ModelFeatureDrift; 1 more" in text
     assert "began 20 minutes ago" in text
     assert "summary of ModelHostDiskHigh" in text
-    assert answer.count("<details>") == 1
+    assert answer.count("<details>") == 2, "its alerts, and the older notifications"
     times = [attributes for name, attributes in page.tags if name == "time"]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", one["datetime"] or "") for one in times)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC", one["title"] or "") for one in times)
     links = [attributes.get("href") or "" for name, attributes in page.tags if name == "a"]
     assert "/drift?model=credit&version=3&feature=f0" in links
     assert any(link.startswith("/review?model=credit&version=3&since=") for link in links)
-    card = re.search(r"<article.*?</p>", answer, re.S)
+    card = re.search(r"<article.*?<details>", answer, re.S)
     assert card
     assert re.findall(r'<a href="/runbooks/(\w+)">\1</a>', card[0]) == [
         "ModelCorrectionRatioHigh",
@@ -416,19 +422,19 @@ def test_models_are_sorted_by_trouble_and_marked(served: Served) -> None:
     ]
     served.post("/v1/notifications", notification(*alerts))
     source = served.get("/").text
-    rows = dict(re.findall(r'<tr role="row"><th scope="row".*?title="(\w+)">(.*?)</tr>', source, re.S))
+    rows = dict(re.findall(r'<tr role="row"[^>]*><th scope="row".*?title="(\w+)">(.*?)</tr>', source, re.S))
     assert list(rows) == ["failing", "alerted", "bare", "calm", "slow"]
     text = {name: re.sub(r"<[^>]+>", " ", row).replace("\N{NO-BREAK SPACE}", " ") for name, row in rows.items()}
     assert re.search(r'marked critical">50%<', rows["failing"])
     assert re.search(r'class="number">1.6–2.s<', rows["slow"]), "nothing else is known of one value"
     assert re.search(r'class="number">0.005–0.01.s<', rows["calm"])
     assert "marked" not in rows["calm"] + rows["slow"]
-    assert '<span class="status warning">warning</span>' in rows["alerted"]
-    assert "no profile: drift is not measured" in text["calm"]
-    assert re.search(r'data-label="Confident, 1 h" class="number">100%<', rows["calm"])
-    assert 'data-label="Corrected, 1 h" class="number">–<' in rows["calm"], "nobody gave feedback"
-    assert 'data-label="Confident, 1 h" class="number">–<' in rows["bare"], "it sends no confidence"
-    assert 'data-label="p95, 5 min" class="number">–<' in rows["bare"]
+    assert '<span class="hidden">warning</span>' in rows["alerted"]
+    assert "no profile" in text["calm"]
+    assert re.search(r'data-label="Confident, 1h" class="number">100%<', rows["calm"])
+    assert 'data-label="Corrected, 1h" class="number">–<' in rows["calm"], "nobody gave feedback"
+    assert 'data-label="Confident, 1h" class="number">–<' in rows["bare"], "it sends no confidence"
+    assert 'data-label="p95, 5m" class="number">–<' in rows["bare"]
     assert "No prediction since the exporter started: quiet." in source
     assert "this table counts requests, attempts and corrections since then. The figures of alerts are from" in source
     _, _, explanation = source.partition("<details>\n<summary>How to read these figures</summary>")
@@ -436,7 +442,7 @@ def test_models_are_sorted_by_trouble_and_marked(served: Served) -> None:
 
 
 def test_many_calm_models_are_folded(served: Served) -> None:
-    """Forty models are open; those with an alert are always among them."""
+    """Forty models are open; those with an alert are always among them. A search finds the others."""
     served.stop()
     write_config(served.folder, {"models": [{"name": f"m{n:03d}"} for n in range(60)]})
     served.start()
@@ -449,6 +455,15 @@ def test_many_calm_models_are_folded(served: Served) -> None:
     assert "15 more without a known alert" in folded, "others may not reach the page"
     assert opened.count("marked critical") == 45
     assert folded.count('<th scope="row"') == 15
+    assert re.findall(r'<th scope="row".*?title="(m.*?)"', served.get("/?q=M00").text) == [
+        f"m{n:03d}" for n in range(10)
+    ]
+    for path in ("/drift", "/quality", "/slices"):
+        page = served.get(path).text
+        assert '<a href="/review?model=m015">Review</a>' in page, "the worst model is chosen, and stays on other pages"
+        assert (page.count('<span class="dot critical"'), page.count("<option ")) == (6, 60)
+    found = served.get("/drift?model=M00", Accept="text/html")
+    assert (found.status, found.text.count('<a href="/drift?model=m00')) == (404, 10)
 
 
 @pytest.mark.parametrize(

@@ -382,7 +382,7 @@ def test_a_card_is_offered_the_labels_of_its_own_model(fresh: Served) -> None:
     page = review(fresh)
     lists = re.findall(r'<datalist id="labels-(\d)" class="labels"(.*?)>(.*?)</datalist>', page.source, re.S)
     offered = {
-        index: (re.findall(r'value="(.*?)"', options), "data-complete" in flag) for index, flag, options in lists
+        index: (re.findall(r'value="(.*?)"', options), 'data-trained="2"' in flag) for index, flag, options in lists
     }
     assert offered == {"0": (["yes", "no", "maybe"], True)}
 

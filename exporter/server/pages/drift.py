@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import serving
 from exporter.profiles.profile import CategoricalFeature, NumericFeature
 from exporter.server.application import Exporter
+from exporter.server.pages.home import ranked
 from exporter.server.text import number, parameters, quoted, share, slices_parameters
 from exporter.stats.divergence import Floats
 from exporter.validation import preview, suggestion
@@ -27,39 +28,37 @@ class UnknownError(Exception):
 
 
 def choose(
-    configured: Sequence[str], monitors: Iterable[ModelMonitor], model: str | None, version: str | None
+    exporter: Exporter, states: Mapping[str, str], chosen: Mapping[str, str]
 ) -> tuple[str, list[str], ModelMonitor | None]:
     """Return the chosen model, its versions, and the monitor of the chosen one.
 
-    By default it serves and has a profile: the first such model of the configuration, and its version that appeared
-    last.
+    By default it is the model with the most severe alert, else the one that has drifted most. Its version serves, has a
+    profile, and appeared last.
 
     Raises
     ------
     UnknownError
         When one of them does not exist, or no model is configured.
     """
-    if not configured:
+    if not states:
         raise UnknownError("No model is configured")
-    found = list(monitors)
-    if model is not None:
-        check("model", model, configured, "is configured")
-        found = [monitor for monitor in found if monitor.config.name == model]
-    versions = sorted({monitor.version for monitor in found})
+    model, version = chosen.get("model") or worst_model(exporter, states), chosen.get("version")
+    check("model", model, states, "is configured")
+    found = list(exporter.pipeline.monitors.of_model(model).values())
+    versions = sorted(monitor.version for monitor in found)
     if version is not None:
-        check(
-            "version",
-            version,
-            versions,
-            f"of {model or configured[0]} has sent a prediction since the exporter started",
-        )
+        check("version", version, versions, f"of {model} has sent a prediction since the exporter started")
         found = [monitor for monitor in found if monitor.version == version]
-    if not found:
-        return model or configured[0], versions if model else [], None
     found = serving(monitor for monitor in found if monitor.binner is not None) or serving(found)
-    monitor = [one for one in found if one.config.name == found[0].config.name][-1]
-    siblings = [other.version for other in monitors if other.config.name == monitor.config.name]
-    return monitor.config.name, sorted(siblings), monitor
+    return model, versions, found[-1] if found else None
+
+
+def worst_model(exporter: Exporter, states: Mapping[str, str]) -> str:
+    """Return the model with the most severe alert, else the one that has drifted most, given the result of `ranked`."""
+    first, now = next(iter(states)), time.monotonic()
+    found = [] if states[first] else serving(exporter.pipeline.monitors)
+    drifts = [drift[1].severity if (drift := worst(one, now)) else -1.0 for one in found]
+    return found[int(np.argmax(drifts))].config.name if found else first
 
 
 def check(what: str, name: str, names: Iterable[str], relation: str) -> None:
@@ -214,17 +213,14 @@ def distribution(drift: TargetDrift) -> list[Bar]:
 def page(exporter: Exporter) -> tuple[str, int]:
     """``GET /drift``: the drift page."""
     exporter.pipeline.settle(0.2)
-    now = time.monotonic()
-    monitors = list(exporter.pipeline.monitors)
-    context: dict[str, Any] = {"monitors": monitors, "names": [model.name for model in exporter.config.models]}
+    states = ranked(exporter)
     try:
-        context |= _context(exporter, monitors, now)
+        return render_template("drift.html", states=states, **_context(exporter, states, time.monotonic())), 200
     except UnknownError as error:
-        return render_template("drift.html", **context, unknown=str(error)), 404
-    return render_template("drift.html", **context), 200
+        return render_template("drift.html", states=states, unknown=str(error)), 404
 
 
-def _context(exporter: Exporter, monitors: list[ModelMonitor], now: float) -> dict[str, Any]:
+def _context(exporter: Exporter, states: Mapping[str, str], now: float) -> dict[str, Any]:
     """Return the values of the page for the model, version, window and feature in the address.
 
     Raises
@@ -232,14 +228,13 @@ def _context(exporter: Exporter, monitors: list[ModelMonitor], now: float) -> di
     UnknownError
         When one of them does not exist.
     """
-    model, version, window, feature = map(parameters(request.args).get, ("model", "version", "window", "feature"))
-    names = [settings.name for settings in exporter.config.models]
-    model, versions, monitor = choose(names, monitors, model, version)
+    chosen = parameters(request.args)
+    model, versions, monitor = choose(exporter, states, chosen)
     context: dict[str, Any] = {"model": model, "versions": versions}
     if monitor is None:
         return {**context, "silent": True, "profiled": bool(exporter.pipeline.monitors.binners_of(model))}
     context["unknown_inputs"] = exporter.pipeline.monitors.unknown_inputs[model]
-    return context | _monitor_context(monitor, window, feature, now)
+    return context | _monitor_context(monitor, chosen.get("window"), chosen.get("feature"), now)
 
 
 def _monitor_context(monitor: ModelMonitor, window: str | None, feature: str | None, now: float) -> dict[str, Any]:

@@ -23,11 +23,10 @@ from exporter.monitoring.counters import Recent
 from exporter.monitoring.leading_quality import ENOUGH, kind_of, leading_quality
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.profile import PREDICTION
-from exporter.server.alerts import LAYERS, Alert
+from exporter.server.alerts import LAYERS, Alert, Alerts
 from exporter.server.application import Exporter
-from exporter.server.pages.quality import summarize
 from exporter.server.tasks.retraining import request_document
-from exporter.server.text import ago, number, parse_time, percent, slices_parameters
+from exporter.server.text import ago, figure, number, parse_time, percent, slices_parameters
 from exporter.slices import Of
 
 SEVERITIES = ("critical", "warning", "info")
@@ -97,7 +96,12 @@ def group_alerts(alerts: Iterable[Alert]) -> list[Incident]:
         model = alert.labels.get("model", "")
         groups.setdefault((model, "" if model else alert.labels.get("layer", "")), []).append(alert)
     incidents = [_incident(model, layer, group) for (model, layer), group in groups.items()]
-    return sorted(incidents, key=lambda incident: (_severity_rank(incident.severity), -incident.firing, incident.name))
+    return sorted(incidents, key=_trouble)
+
+
+def _trouble(incident: Incident) -> tuple[int, bool, int, str]:
+    is_of_system = incident.alerts[0].labels.get("layer") == "system"  # errors explain corrections
+    return _severity_rank(incident.severity), not is_of_system, -incident.firing, incident.name
 
 
 def _incident(model: str, layer: str, alerts: list[Alert]) -> Incident:
@@ -143,22 +147,26 @@ UNKNOWN = "–"
 """A figure of nothing: without confidences there is no confident share, without feedback no corrected one."""
 
 
-def model_rows(monitors: Iterable[ModelMonitor], alerts: Sequence[Alert], now: float) -> list[dict[str, Any]]:
-    """Return the rows of all model versions, those with the worst alert first; ``now`` is the monotonic time."""
+def ranked(exporter: Exporter) -> dict[str, str]:
+    """Return the state of each configured model, those with the most severe alerts first; empty without an alert."""
+    models, incidents = exporter.pipeline.monitors.models, group_alerts(exporter.alerts.read().alerts)
+    states = {
+        incident.model: incident.severity for incident in incidents if incident.model and incident.model in models
+    }
+    return states | {name: "" for name in models if name not in states}
+
+
+def model_rows(monitors: Iterable[ModelMonitor], alerts: Alerts, now: float) -> list[dict[str, Any]]:
+    """Return the rows of all model versions, in the order of their trouble; ``now`` is the monotonic time."""
     by_model: dict[str, list[Alert]] = {}
-    for alert in alerts:
+    for alert in alerts.alerts:
         by_model.setdefault(alert.labels.get("model", ""), []).append(alert)
+    order = {incident.model: place for place, incident in enumerate(group_alerts(alerts.alerts))}
     rows = [_row(monitor, by_model.get(monitor.config.name, ()), now) for monitor in monitors]
-    return sorted(
-        rows,
-        key=lambda row: (
-            _severity_rank(row["state"]),
-            not row["state"],
-            -len(row["marks"]),
-            row["model"],
-            row["version"],
-        ),
-    )
+    for row in rows:
+        row["place"] = order.get(row["model"], len(order)), not row["state"], not row["has_drifted"]
+        row["budget"] = alerts.budgets.get(row["model"], math.nan)
+    return sorted(rows, key=lambda row: (row["place"], row["model"], row["version"]))
 
 
 def _row(monitor: ModelMonitor, alerts: Iterable[Alert], now: float) -> dict[str, Any]:
@@ -173,17 +181,29 @@ def _row(monitor: ModelMonitor, alerts: Iterable[Alert], now: float) -> dict[str
         "state": alert_severity(firing[-1]) if firing else "pending" if own else "",
         "marks": {figure: alert_severity(alert) for alert in firing if (figure := _figure(alert))},
         "requests": recent.requests,
+        "history": polyline(recent.history),
         "errors": percent(recent.error_ratio),
         "latency": _latency(recent),
         "profiled": monitor.binner is not None,
         "window": window,
         "worst": drift,
+        "has_drifted": drift is not None and drift.status == "drifted",
         "drift": number(drift.score) if drift else UNKNOWN,
-        "attempts": recent.attempts,
         "confident": percent(recent.confident_ratio) if monitor.confidences.counts.any() else UNKNOWN,
         "corrected": percent(recent.correction_ratio) if any(monitor.counters.feedback.values()) else UNKNOWN,
-        "quality": summarize(kind_of(monitor), leading) if leading else "",
+        "kind": kind_of(monitor),
+        "quality": leading,
     }
+
+
+def polyline(values: Sequence[float]) -> str:
+    """Return the points of a line over values, 16 units high.
+
+    >>> polyline([0.0, 2.0, 4.0])
+    '0,16 1,8 2,0'
+    """
+    top = max(values, default=0.0) or 1.0
+    return " ".join(f"{x},{16 - 16 * value / top:.0f}" for x, value in enumerate(values))
 
 
 def _figure(alert: Alert) -> str:
@@ -226,9 +246,11 @@ def page(exporter: Exporter) -> str:
     """``GET /``: the home page."""
     exporter.pipeline.settle(0.2)
     alerts = exporter.alerts.read()
-    rows = model_rows(exporter.pipeline.monitors, alerts.alerts, time.monotonic())
+    rows = model_rows(exporter.pipeline.monitors, alerts, time.monotonic())
     open_rows = max(MAX_OPEN_ROWS, sum(bool(row["state"]) for row in rows))
     seen = {row["model"] for row in rows}
+    wanted = request.args.get("q", "").strip()
+    rows = [row for row in rows if wanted.lower() in f"{row['model']} {row['version']}".lower()]
     return render_template(
         "home.html",
         alerts=alerts,
@@ -236,6 +258,8 @@ def page(exporter: Exporter) -> str:
         states={layer: _state(layer, alerts.firing) for layer in LAYERS},
         pending_by_layer=Counter(alert.labels.get("layer") for alert in alerts.pending),
         rows=rows[:open_rows],
+        wanted=wanted,
+        has_budgets=any(not math.isnan(row["budget"]) for row in rows),
         started=datetime.fromtimestamp(exporter.started, UTC),
         is_recent=time.time() - exporter.started < START_SECONDS,
         more_rows=rows[open_rows:],
@@ -379,6 +403,12 @@ def _state(layer: str, firing: list[Alert]) -> str:
     return min(own, key=SEVERITIES.index, default="ok")
 
 
-FILTERS = {"percent": percent, "number": number, "time_tag": time_tag, "alert_severity": alert_severity}
+FILTERS = {
+    "figure": figure,
+    "percent": percent,
+    "number": number,
+    "time_tag": time_tag,
+    "alert_severity": alert_severity,
+}
 GLOBALS = {f.__name__: f for f in (drift_parameters, review_parameters, slices_of_alert, dashboard_url)}
 """Functions of the templates of all pages."""

@@ -20,20 +20,12 @@ from exporter.monitoring.registry import version_sort_key
 from exporter.profiles.quality import LEAST_ROWS, QualityEstimator
 from exporter.server.application import Exporter
 from exporter.server.pages.drift import UnknownError, choose
-from exporter.server.text import duration, number, parameters, percent
+from exporter.server.pages.home import ranked
+from exporter.server.text import duration, figure, number, parameters, percent
 from exporter.stats.quality import IntervalEstimate, Z, wilson
 
 NAMES: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "mean absolute error"}
 _SHORT: dict[Kind, str] = {"accuracy": "accuracy", "absolute_error": "error"}
-
-
-def figure(kind: Kind, value: float) -> str:
-    """Return an accuracy or an error as text.
-
-    >>> figure("accuracy", 0.912), figure("absolute_error", 4.2061)
-    ('91.2%', '4.21')
-    """
-    return percent(value) if kind == "accuracy" else number(value)
 
 
 def interval(kind: Kind, estimate: IntervalEstimate) -> str:
@@ -164,11 +156,6 @@ def describe_calibration(window: WindowQuality) -> tuple[str, str]:
     return "–" if error <= by_chance else percent(error), f"by chance {percent(by_chance)}"
 
 
-def summarize(kind: Kind, leading: Leading) -> str:
-    """Return the quality of a model version in a few words."""
-    return f"{_SHORT[kind]} {figure(kind, leading.estimate.value)}, {leading.basis}, {leading.window}"
-
-
 def confusion(outcomes: Mapping[tuple[str, str], int]) -> dict[str, Any] | None:
     """Return the counts of the classes that occur, predicted and actual, in the order of their names; None without any.
 
@@ -222,14 +209,12 @@ class Row(NamedTuple):
 def page(exporter: Exporter) -> tuple[str, int]:
     """``GET /quality``: the quality page."""
     exporter.pipeline.settle(0.2)
-    monitors = list(exporter.pipeline.monitors)
-    names = [model.name for model in exporter.config.models]
-    model, version = map(parameters(request.args).get, ("model", "version"))
+    states = ranked(exporter)
     try:
-        model, versions, monitor = choose(names, monitors, model, version)
+        model, versions, monitor = choose(exporter, states, parameters(request.args))
     except UnknownError as error:
-        return render_template("quality.html", names=names, unknown=str(error)), 404
-    context: dict[str, Any] = {"names": names, "model": model, "versions": versions}
+        return render_template("quality.html", states=states, unknown=str(error)), 404
+    context: dict[str, Any] = {"states": states, "model": model, "versions": versions}
     if monitor is not None:
         context |= _context(monitor, time.monotonic())
     else:

@@ -650,7 +650,7 @@ def _overview(exporter: Exporter, query: ReviewQuery, now: float) -> dict[str, A
     review, model = exporter.store.review, _only_model(exporter, query)
     found = review.statistics(query.filter, now // 86400 * 86400, g.user)
     regression = _is_regression(exporter, query, [pair[0] for pair in found.pairs])
-    unjoined = review.state().unjoined
+    state = review.state()
     pairs = [] if regression else found.pairs  # of numbers there are as many as corrections
     return {
         "regression": regression,
@@ -658,8 +658,9 @@ def _overview(exporter: Exporter, query: ReviewQuery, now: float) -> dict[str, A
         "histogram": error_chart(review.errors(query.filter), query) if regression else None,
         "tolerance": exporter.pipeline.monitors.models[model].correction_tolerance if model else 0,
         "counts": found.counts,
+        "waiting": state.pending,
         "suspect_count": found.suspects,
-        "unjoined": sum(count for name, count in unjoined.items() if query.filter.model in {None, name}),
+        "unjoined": sum(count for name, count in state.unjoined.items() if query.filter.model in {None, name}),
         "confusion": confusion_table(pairs) if model else None,
         "time_chart": time_chart(found.rates, found.step, query, now),
         "predicted": _options([pair[0] for pair in pairs], query.filter.predicted),
@@ -671,8 +672,8 @@ def _overview(exporter: Exporter, query: ReviewQuery, now: float) -> dict[str, A
 
 def _suggestions(
     exporter: Exporter, query: ReviewQuery, documents: Sequence[Mapping[str, Any]], known: Sequence[Any]
-) -> dict[str, tuple[list[str], bool]]:
-    """Return the labels to suggest for the cards of each model, and whether they are all that training had.
+) -> dict[str, tuple[list[str], int | None]]:
+    """Return the labels to suggest for the cards of each model, and how many are all that training had, if they are.
 
     They are the labels of training, of the cards, and of the other corrections if all are of one model.
     """
@@ -686,7 +687,8 @@ def _suggestions(
         targets = [binner.profile.prediction for binner in monitors.binners_of(name)]
         classes = [target for target in targets if isinstance(target, CategoricalFeature)]
         is_complete = 0 < len(targets) == sum(not target.rare for target in classes)
-        result[name] = _suggested(classes, [*(known if name == only else ()), *labels]), is_complete
+        suggested = _suggested(classes, [*(known if name == only else ()), *labels])
+        result[name] = suggested, len(_suggested(classes, ())) if is_complete else None
     return result
 
 

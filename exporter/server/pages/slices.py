@@ -13,6 +13,8 @@ from exporter.errors import EventError, SlicesError
 from exporter.monitoring.drift_report import OUTPUTS
 from exporter.server.api.operations import SLICES_PARAMETERS, parse_question
 from exporter.server.application import Exporter
+from exporter.server.pages.drift import worst_model
+from exporter.server.pages.home import ranked
 from exporter.server.text import SLICES_DEFAULTS, parameters, parse_moment
 from exporter.slices import QUESTIONS
 from exporter.slices.explain import document, summary
@@ -34,13 +36,13 @@ def page(exporter: Exporter) -> Response:
 
 def _context(exporter: Exporter, arguments: dict[str, str]) -> tuple[dict[str, Any], int]:
     """Search, and return the values of the page with its status."""
-    models = exporter.pipeline.monitors.models
+    models, states = exporter.pipeline.monitors.models, ranked(exporter)
     given = SLICES_DEFAULTS | {name: value.strip() for name, value in arguments.items() if value.strip()}
     chosen = {name: value for name, value in given.items() if name in SLICES_PARAMETERS}  # of which links are made
-    context: dict[str, Any] = {"names": list(models), "questions": QUESTIONS, "periods": PERIODS, "chosen": chosen}
+    context: dict[str, Any] = {"states": states, "questions": QUESTIONS, "periods": PERIODS, "chosen": chosen}
     context["versions"] = []
-    if "model" not in chosen and len(models) > 1:
-        return context | {"message": "Choose a model."}, 200
+    if states:
+        given.setdefault("model", worst_model(exporter, states))
     try:
         query = parse_question(exporter, given | {"since": parse_moment("since", given["since"], time.time())})
     except EventError as error:

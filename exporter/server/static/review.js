@@ -33,8 +33,8 @@ function start(queue) {
     if (!open.length) return cards.length ? announce(`It is already ${status}.`) : undefined;
     if (status === "accepted" && label === undefined && open.every((card) => "unlabelled" in card.dataset)) return openRelabel(open);
     closeRelabel();
-    const isNew = label !== undefined && isUnknown(open[0], label);
-    const many = isNew ? `${shorten(label)}, ${open.length} corrections` : `${open.length} corrections`;
+    const isNew = status === "accepted" && open.some((card) => (label === undefined ? "new" in card.dataset : isUnknown(card, label)));
+    const many = isNew && label !== undefined ? `${shorten(label)}, ${open.length} corrections` : `${open.length} corrections`;
     const what = open.length === 1 ? shorten(label ?? open[0].dataset.corrected) : many;
     const keeps = label === undefined && open.every((card) => card.dataset.status === status);
     queue.applyDecision(open, status);
@@ -210,7 +210,9 @@ function start(queue) {
  */
 function isUnknown(card, label) {
   const known = document.getElementById(`labels-${card.dataset.modelIndex}`);
-  return known?.dataset.complete !== undefined && ![...known.children].some((option) => option.getAttribute("value") === label);
+  if (known?.dataset.trained === undefined) return false;
+  const trained = [...known.children].slice(0, Number(known.dataset.trained)); // the others are labels of corrections
+  return !trained.some((option) => option.getAttribute("value") === label);
 }
 
 /** @param {string} [text] */
