@@ -152,8 +152,8 @@ def _source(options: argparse.Namespace) -> tuple[Source, Options, Path]:
     """Return the rows of a file, a query or the stored predictions, how to profile them, and the file by default."""
     build_options = _build_options(options)
     if options.from_store:
-        source, expected = _stored_predictions(options)
-        return source, build_options._replace(expected=expected), Path(f"{source.name}.json")
+        source, expected, label = _stored_predictions(options)
+        return source, build_options._replace(expected=expected, label_column=label), Path(f"{source.name}.json")
     types = build_options.known_types()
     if options.sql is not None:
         return _query(options, types, build_options.time_column), build_options, Path("query.json")
@@ -165,10 +165,8 @@ def _source(options: argparse.Namespace) -> tuple[Source, Options, Path]:
 def _build_options(options: argparse.Namespace) -> Options:
     outputs = options.prediction_column, options.confidence_column, options.time_column
     if options.from_store:
-        if options.label_column:
-            raise UsageError("--from-store: --label-column needs a training file")
-        if any(outputs):
-            raise UsageError("--from-store: the database has its own columns of prediction, confidence and time")
+        if any((*outputs, options.label_column)):
+            raise UsageError("--from-store: the database has its own columns of prediction, confidence, time and label")
         from exporter.profiles.sources import CONFIDENCE, PREDICTION, TIME  # loads SQLAlchemy
 
         outputs = PREDICTION, CONFIDENCE, TIME
@@ -201,9 +199,9 @@ def _query(options: argparse.Namespace, types: Mapping[str, str], time_column: s
     return QuerySource(options.database, options.sql, types, password_file=file, sample=options.sample)
 
 
-def _stored_predictions(options: argparse.Namespace) -> tuple[Source, dict[str, str]]:
-    """Return a model's predictions in the database, and the types of its inputs by its configuration and profile."""
-    from exporter.profiles.sources import StoreSource
+def _stored_predictions(options: argparse.Namespace) -> tuple[Source, dict[str, str], str | None]:
+    """Return a model's predictions in the database, the expected types of its inputs, and the column of labels."""
+    from exporter.profiles.sources import LABEL, StoreSource
     from exporter.storage import StoredPredictions
 
     configuration = config.load(options.config_file)
@@ -225,4 +223,4 @@ def _stored_predictions(options: argparse.Namespace) -> tuple[Source, dict[str, 
     expected |= {feature: settings.type for feature, settings in model.features.items() if settings.type}
     expected = {feature: kind for feature, kind in expected.items() if feature not in model.redact}
     stored = StoredPredictions(configuration.store, name, options.version, time.time() - seconds)
-    return StoreSource(stored, name, model.redact), expected
+    return StoreSource(stored, name, model.redact), expected, LABEL if stored.has_labels else None

@@ -336,6 +336,8 @@ class StoredPredictions:
     ----------
     where : str
         The database, the model and the version, for messages.
+    has_labels : bool
+        Whether the model has labels.
 
     Raises
     ------
@@ -365,25 +367,31 @@ class StoredPredictions:
         if config.archive and archived:
             self._archive = ArchiveFiles(config.archive), archived_predictions(model, version, since, archived)
             self._rows += self._archive[0].count(self._archive[1])
+        of_model = sa.exists().where(db.labels.c.model == model, ~db.is_waiting)
+        with self._reading() as connection:
+            self.has_labels = bool(connection.execute(sa.select(of_model)).scalar())
 
     def read(self) -> Iterator[tuple[list[Mapping[str, Any]], float]]:
-        """Yield predictions and how much was read: ``inputs`` as JSON, the answer, the confidence and the time."""
+        """Yield predictions and how much was read: ``inputs`` as JSON, answer, confidence, time, and label if known."""
         read = 0
         for rows in self._parts():
             read += len(rows)
-            yield [{**row, "prediction": decode_label(row["prediction"])} for row in rows], read / max(self._rows, 1)
+            decoded = ({name: decode_label(row[name]) for name in ("prediction", "label")} for row in rows)
+            yield [{**row, **values} for row, values in zip(rows, decoded, strict=True)], read / max(self._rows, 1)
 
     def _parts(self) -> Iterator[list[Mapping[str, Any]]]:
-        names = ["id", "prediction", "confidence", "received"]
+        names = ["id", "prediction", "confidence", "received", "label"]
         files, chosen = self._archive or (None, None)
         for part in files.batches([*names, "inputs"], chosen) if files else ():
             yield [{**row, "received": row["received"].timestamp()} for row in part]
-        query = sa.select(*(predictions.c[name] for name in (*names, "block", "place"))).where(self._chosen)
+        columns = (*names[:-1], "day", "model", "block", "place")
+        query = sa.select(*(predictions.c[name] for name in columns)).where(self._chosen)
         with self._reading() as connection:
             reader = InputsReader(connection)
             query = query.order_by(predictions.c.seq).execution_options(yield_per=2000)
             for rows in connection.execute(query).mappings().partitions():
-                yield [{**row, "inputs": reader.text(row)} for row in rows]
+                found = _labels(connection, rows) if self.has_labels else {}
+                yield [{"label": None, **row, "inputs": reader.text(row), **found.get(_key(row), {})} for row in rows]
 
     @contextmanager
     def _reading(self) -> Iterator[sa.Connection]:

@@ -74,7 +74,7 @@ def test_every_type_is_monitored_end_to_end(shop):
 
 
 def test_stored_predictions_become_a_profile(shop, run):
-    """Stored predictions of a version give a profile, with predictions and confidence; invalid values are counted."""
+    """Stored predictions of a version give a profile with their labels, if any came; invalid values are counted."""
     shop.post("/v1/predictions", events([{"amount": 1, "review": 7}], version="10"))
     shop.post("/v1/predictions", events([{}], model="other"))
     shop.post("/v1/predictions", events(training(50, seed=1), version="9", prediction="sold"))
@@ -89,10 +89,13 @@ def test_stored_predictions_become_a_profile(shop, run):
     assert profile.inputs == trained.inputs
     assert profile.prediction.categories == ("sold",)
     assert profile.confidence.counts[1] == 50
+    assert profile.quality is None
     assert profile.features["ordered.age_seconds"].min > 0
     sums = Binner(profile).split(count(Binner(profile), training(50, seed=1), ["sold"] * 50).row)
     assert sums.counts[Binner(profile).missing].sum() == sums.counts[Binner(profile).invalid].sum() == 0
-    run("profile", *options)
+    shop.post("/v1/predictions", events(training(1, seed=2), prediction="sold", id="known"))
+    assert shop.post("/v1/labels", [{"prediction_id": "known", "label": "kept"}]).json["accepted"] == 1
+    eventually(lambda: run("profile", *options) and load(output).quality)
     everything = load(output)
     assert everything.inputs == trained.inputs
     assert everything.features["review.words"].counts[-1] >= 1
@@ -110,9 +113,8 @@ def test_stored_predictions_become_a_profile(shop, run):
         (["--from-store", "--model=shop", "--last=1x"], 2, '--last: expected a duration such as 5m or 1h, got "1x"'),
         (["--from-store", "--model=shop"], 1,
          "store.url: there is no database sqlite:////FOLDER/data/model-exporter.db"),
-        (["--from-store", "--model=shop", "--prediction-column=p"], 2,
-         "--from-store: the database has its own columns of prediction, confidence and time"),
-        (["--from-store", "--model=shop", "--label-column=p"], 2, "--from-store: --label-column needs a training file"),
+        (["--from-store", "--model=shop", "--label-column=p"], 2,
+         "--from-store: the database has its own columns of prediction, confidence, time and label"),
         (["--describe=a.json"], 1, "a.json: cannot be read: No such file or directory"),
         (["a.csv", "--type=age"], 2, "--type: expected NAME=TYPE such as zip=categorical, got age"),
         (["a.csv", "--type=age=numbr"], 2, '--type: "numbr" is not a valid type; did you mean "numeric"?'),

@@ -205,7 +205,7 @@ def path_of(file: IO[bytes]) -> Path:
     return Path(f"/proc/self/fd/{file.fileno()}")
 
 
-PREDICTION, CONFIDENCE, TIME = "(prediction)", "(confidence)", "(time)"
+PREDICTION, CONFIDENCE, TIME, LABEL = "(prediction)", "(confidence)", "(time)", "(label)"
 """Columns of a `StoreSource` beside the inputs."""
 
 
@@ -213,6 +213,7 @@ class StoredRows(Protocol):
     """What the store reads; see `exporter.storage.StoredPredictions`."""
 
     where: str
+    has_labels: bool
 
     def read(self) -> Iterator[tuple[list[Mapping[str, Any]], float]]:
         """Yield predictions, and how much of all was read."""
@@ -244,6 +245,8 @@ class StoreSource(Source):
             columns[PREDICTION] = [row["prediction"] for row in rows]
             columns[CONFIDENCE] = [row["confidence"] for row in rows]
             columns[TIME] = [row["received"] for row in rows]
+            if self._stored.has_labels:
+                columns[LABEL] = [row["label"] for row in rows]
             yield Batch(columns, len(rows), done)
 
     def _inputs(self, stored: str | None) -> dict[str, Any]:
