@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,17 @@ def test_a_package_has_the_revision_that_it_was_built_from(tmp_path: Path, monke
     (tmp_path / "exporter" / "REVISION").write_text("1a2b3c4d\n")
     version.revision.cache_clear()
     assert version.revision() == "1a2b3c4d"
+
+
+def test_a_clone_can_be_installed(tmp_path: Path) -> None:
+    """A package that pip builds from a clone has the documents, templates and scripts that the exporter serves."""
+    clone = tmp_path / "clone"
+    pip = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", tmp_path, clone]
+    for command in (["git", "clone", "--quiet", "--depth=1", f"file://{ROOT}", clone], pip):
+        subprocess.run(command, check=True, capture_output=True)
+    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
+    served = ("docs/index.md", "docs/runbooks/Watchdog.md", "templates/base.html", "static/style.css")
+    assert {"exporter/py.typed", *(f"exporter/server/{name}" for name in served)} <= {*names}
 
 
 def test_packed_branches_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,7 +31,9 @@ class _Flask(Flask):
     """Takes responses that are independent of the framework, too."""
 
     def make_response(self, rv: Any) -> Response:
-        return super().make_response(rv.flask() if isinstance(rv, Reply) else rv)
+        if isinstance(rv, Reply):
+            rv = _for_people(rv) if rv.title else rv.flask()
+        return super().make_response(rv)
 
 
 def create_app(exporter: Exporter) -> Flask:
@@ -93,11 +95,11 @@ def http_error(error: HTTPException) -> Response:
 
 
 def _for_people(reply: Reply) -> Response:
-    """Return a problem as a response: a page for a browser that opened an address, else the document."""
+    """Return a document as a response: a page for a browser that opened an address, else the document."""
     response = reply.flask()
     if request.method in {"GET", "HEAD"} and "text/html" in request.accept_mimetypes.values():
-        document = msgspec.json.decode(reply.body)
-        response.set_data(render_template("error.html", title=document["title"], detail=document["detail"]))
+        document, template = msgspec.json.decode(reply.body), "record.html" if reply.title else "error.html"
+        response.set_data(render_template(template, title=reply.title or document["title"], document=document))
         response.content_type = "text/html; charset=utf-8"
     response.vary.add("Accept")
     return response

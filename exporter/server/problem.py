@@ -22,12 +22,13 @@ MAX_ERRORS = MAX_REJECTED
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """A response, independent of the framework."""
+    """A response, independent of the framework; with a title, a browser gets a page of the document instead."""
 
     status: int
     body: bytes
     headers: tuple[tuple[str, str], ...] = ()
     content_type: str = "application/json"
+    title: str = ""
 
     def flask(self) -> Response:
         """Return it as a response of Flask."""
@@ -37,10 +38,14 @@ class Reply(msgspec.Struct, frozen=True):
 
 
 def json_reply(
-    status: int, document: object, headers: tuple[tuple[str, str], ...] = (), content_type: str = "application/json"
+    status: int,
+    document: object,
+    headers: tuple[tuple[str, str], ...] = (),
+    content_type: str = "application/json",
+    title: str = "",
 ) -> Reply:
     """Return a response of JSON, with a line end for people who read it in a terminal."""
-    return Reply(status, msgspec.json.encode(document) + b"\n", headers, content_type)
+    return Reply(status, msgspec.json.encode(document) + b"\n", headers, content_type, title)
 
 
 def problem(

@@ -167,7 +167,7 @@ ROUTES: dict[str, Route] = {
         scope="ingest",
     ),
     "GET /v1/predictions/<path:prediction_id>": Route(
-        "api.corrections:prediction", {200: schemas.StoredPrediction}, parameters=(MODEL,)
+        "api.corrections:prediction", {200: {JSON: schemas.StoredPrediction, HTML: None}}, parameters=(MODEL,)
     ),
     "POST /v1/feedback": Route(
         "api.operations:feedback",
@@ -233,7 +233,10 @@ ROUTES: dict[str, Route] = {
         pool="dataset",
     ),
     "GET /v1/dataset/releases/<key>": Route(
-        "api.datasets:download", {200: _FILES | {JSON: schemas.Release | _TASKS}}, parameters=(FORMAT,), pool="dataset"
+        "api.datasets:download",
+        {200: _FILES | {JSON: schemas.Release | _TASKS, HTML: None}},
+        parameters=(FORMAT,),
+        pool="dataset",
     ),
     "GET /v1/compare": Route(
         "api.operations:compare",

@@ -157,6 +157,9 @@ def test_a_prediction_is_returned_with_what_is_known_of_it(stored: Served) -> No
     assert send(stored, prediction_id="r/1 é").json["joined"]
     assert stored.post("/v1/labels", {"prediction_id": "r/1 é", "label": "maybe"}).json["joined"] == 1
     found = stored.get(path).json
+    page = stored.get(path, Accept="text/html").text
+    assert '<h1 class="title">Prediction r/1 é</h1>' in page
+    assert '<a href="/review?model=credit&amp;status=all&amp;source=all&amp;q=r/1+%C3%A9">' in page
     assert (found["label"], found["feedback"]["verdict"], found["feedback"]["label"]) == ("maybe", "corrected", "no")
     for other in ("/v1/predictions/r-2", "/v1/predictions/r%00", path.replace("credit", "tickets")):
         assert stored.get(other).status in {400, 404}

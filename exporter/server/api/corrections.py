@@ -49,7 +49,7 @@ def list_corrections(exporter: Exporter) -> Reply:
 
 
 def prediction(exporter: Exporter, prediction_id: str) -> Reply:
-    """``GET /v1/predictions/<id>``: a prediction with its inputs, its label and the feedback on it."""
+    """``GET /v1/predictions/<id>``: a prediction with its inputs, its label and the feedback on it, also as a page."""
     schemas.check_parameters(request.args, ("model",))
     if (model := request.args.get("model")) is not None:
         check_model(exporter.pipeline.monitors.models, model)
@@ -57,7 +57,7 @@ def prediction(exporter: Exporter, prediction_id: str) -> Reply:
     if document is None:
         detail = f"no prediction {preview(prediction_id)} is stored; after store.retention, predictions are deleted"
         return problem(404, detail)
-    return json_reply(200, document)
+    return json_reply(200, document, title=f"Prediction {prediction_id}")
 
 
 def show(exporter: Exporter, correction_id: int) -> Reply:

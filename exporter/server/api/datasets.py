@@ -86,16 +86,17 @@ def list_releases(exporter: Exporter) -> Reply:
 
 
 def download(exporter: Exporter, key: str) -> Reply | Response:
-    """``GET /v1/dataset/releases/<key>``: download a release, or return its document."""
+    """``GET /v1/dataset/releases/<key>``: download a release, or return its document, also as a page."""
     schemas.check_parameters(request.args, ("format",))
     form = _format()
     row = exporter.store.releases.find(key)
     if row is None:
         return problem(404, f"there is no release {preview(key)}")
     store, redacted = exporter.store, _redacted(exporter, row["model"])
-    accepted = request.accept_mimetypes.best_match([form.content_type.partition(";")[0], "application/json"])
-    if "format" not in request.args and accepted == "application/json":
-        return json_reply(200, release.release_document(row), (("Vary", "Accept"),))
+    lines = form.content_type.partition(";")[0]
+    accepted = request.accept_mimetypes.best_match([lines, "application/json", "text/html"])
+    if "format" not in request.args and accepted not in {lines, None}:
+        return json_reply(200, release.release_document(row), title=f"Release {row['name']}")
     if form.name != "jsonl" or (redacted and release.holds(store.releases.chunks(row), redacted)):
         # Without the release's ETag: its SHA-256 is not that of what remains.
         return _write(exporter, form, release.frozen_pages(store, row, redacted), row["model"], row["name"])
