@@ -42,6 +42,16 @@ monitor.record(inputs={"age": 41}, prediction="yes", confidence=0.9)
 others = {name.partition(".")[0] for name in sys.modules.keys() - before} - sys.stdlib_module_names - {"exporter"}
 sys.exit(f"The client imports {', '.join(sorted(others))}." if others else 0)
 """
+LICENCES = """
+import re
+from importlib import metadata
+for package in metadata.distributions():
+    found = package.metadata
+    classes = [name for name in found.get_all("Classifier", []) if name.startswith("License")]
+    licence = found["License-Expression"] or ", ".join(classes) or found["License"] or "none"
+    if not re.search("Apache|MIT|BSD|PSF|Python Software Foundation", licence):
+        print(package.name)
+"""
 PAGES = {"/docs/": "Documentation", "/docs/getting-started": "Getting started"}
 PAGES |= {"/runbooks/ModelDrift": "ModelDrift", "/": "loans", "/drift": "loans", "/openapi.json": "/v1/predictions"}
 
@@ -218,6 +228,9 @@ def check_server(wheel: Path, folder: Path, version: str) -> None:
     """Require that ``[server]`` is complete: the command, the metrics and the documents work."""
     programs = _environment(folder, f"{wheel}[server]")
     revision = run("git", "rev-parse", "HEAD")
+    others = set(run(programs / "python", "-I", "-c", LICENCES, cwd=folder).split())
+    documented = set(re.findall(r"`([\w-]+)`", (ROOT / "docs/compatibility.md").read_text(encoding="utf-8")))
+    require(others <= documented, f"docs/compatibility.md does not name the licences of {others - documented}")
     printed = run(programs / "model-exporter", "--version", cwd=folder)
     require(version in printed, f"--version prints {printed!r}")
     (folder / "exporter.yml").write_text("models: [{name: loans}]\n", encoding="utf-8")
