@@ -93,9 +93,10 @@ def slices() -> Panel:
                 p.setting("links", [{"title": link.title, "url": link.url, "targetBlank": True}]),
                 p.setting("custom.cellOptions", {"type": "auto", "wrapText": True}),
                 unit=p.TEXT,
+                minWidth=100,
             ),
-            *(p.for_field(name, decimals=0, width=95) for name in ("Corrections", "Predictions")),
-            p.for_field("Version", unit=p.TEXT, width=70),
+            *(p.for_field(name, decimals=0, width=112) for name in ("Corrections", "Predictions")),
+            p.for_field("Version", unit=p.TEXT, width=74),
         ],
     )
 
@@ -149,12 +150,12 @@ def alerts() -> Panel:
     )
 
 
-def _share_of(part: tuple[str, str], whole: str, legend: str, of: str) -> p.Query:
+def _share_of(part: tuple[str, str], whole: str, legend: str) -> p.Query:
     """Return a number with its percentage of another in its name; PromQL has numbers in labels by ``count_values``."""
     expr = _total(*part)
     parts, all_of = (f"sum(increase({metric}{{{BOTH}{more}}}[$__range]))" for metric, more in (part, (whole, "")))
     share = f'count_values("share", round(100 * {parts} / ({all_of} > 0), 0.1))'
-    return p.Query(f"{expr} + on () group_left (share) 0 * {share}", f"{legend}: {{{{share}}}}% of {of}", "instant")
+    return p.Query(f"{expr} + on () group_left (share) 0 * {share}", f"{legend}, {{{{share}}}}%", "instant")
 
 
 def confidence() -> Panel:
@@ -169,8 +170,9 @@ def confidence() -> Panel:
 
 
 def funnel() -> Panel:
-    """All predictions; the confident ones; confident ones that users corrected; and predictions, confident or not,
-    that users accepted. Feedback counts when it arrives, which may be long after its prediction.
+    """All predictions; the confident ones, as a share of all; confident ones that users corrected, as a share of the
+    confident ones; and predictions, confident or not, that users accepted, as a share of all. Feedback counts when it
+    arrives, which may be long after its prediction.
     """
     attempts, confident = "model_attempts_total", "model_confident_predictions_total"
     accepted = "model_feedback_total", ',verdict="accepted"'
@@ -178,9 +180,9 @@ def funnel() -> Panel:
         "Funnel over the time range",
         p.WHOLE,
         p.Query(_total(attempts), "all", "instant"),
-        _share_of((confident, ""), attempts, "confident", "all"),
-        _share_of(("model_corrections_total", ""), confident, "corrected", "confident"),
-        _share_of(accepted, attempts, "accepted", "all"),
+        _share_of((confident, ""), attempts, "confident"),
+        _share_of(("model_corrections_total", ""), confident, "corrected"),
+        _share_of(accepted, attempts, "accepted"),
         least=0,
         decimals=0,
     )

@@ -367,7 +367,7 @@ def features_by_score() -> Panel:
                 "Feature",
                 p.setting("links", [{"title": _BELOW.title, "url": _BELOW.url}]),
                 unit=p.TEXT,
-                minWidth=170,
+                minWidth=150,
             ),
             p.for_field("Version", unit=p.TEXT, width=74),
             p.for_field(

@@ -146,8 +146,8 @@ def models() -> Panel:
         for name, width in (
             ("Errors", 78),
             ("p95", 68),
-            ("Score", 74),
-            ("Confident", 92),
+            ("Score", 64),
+            ("Confident", 90),
             ("Corrected", 92),
             ("Quality", 82),
         )
@@ -171,11 +171,11 @@ def models() -> Panel:
             ),
         ],
         overrides=[
-            p.for_field("State", *p.state_column(), link, width=76),
+            p.for_field("State", *p.state_column(), link, width=78),
             p.for_field("Model", link, unit=p.TEXT, minWidth=100),
-            p.for_field("Alert", link, unit=p.TEXT, noValue=" ", minWidth=145),
+            p.for_field("Alert", link, unit=p.TEXT, noValue=" ", width=152),
             p.for_field("For", noValue=" ", decimals=0, width=66),
-            p.for_field("Worst feature", unit=p.TEXT, noValue="–", minWidth=112),
+            p.for_field("Worst feature", unit=p.TEXT, noValue="–", minWidth=110),
             *of_values,
         ],
     )
@@ -208,6 +208,7 @@ def with_alerts() -> Panel:
         p.COUNT,
         p.Query(f"count({firing}) or {none}", "firing", "instant"),
         p.Query(f"count({pending} unless {firing}) or {none}", "pending only", "instant"),
+        sizes=(13, 30),
     )
 
 
@@ -218,6 +219,7 @@ def requests() -> Panel:
         p.PER_SECOND,
         p.Query("sum(model_version:requests:rate1m)", "all models", "instant"),
         named=False,
+        sizes=(13, 30),
     )
 
 
@@ -233,4 +235,5 @@ def unknown() -> Panel:
         p.Query(f"count({up} == 0) or 0 * count({up})", "exporters down", "instant"),
         p.Query(f"count({UNKNOWN}) or {configured}", "models unknown", "instant"),
         p.Query(f"count(group by (model) {NOT_SEEN}) or {configured}", "models not seen", "instant"),
+        sizes=(13, 30),
     )

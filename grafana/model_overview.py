@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
@@ -13,85 +14,63 @@ from grafana.layout import BOTH, DAY_AGO, MODEL, state
 _CONFIDENT = f"sum(model_version:confident_predictions:increase1h{{{BOTH}}})"
 
 
-def _number(title: str, value: str, beyond: str, colour: str) -> Panel:
-    """Return a share as a large number, in a colour while ``beyond`` leaves a result of ``value``."""
-    text = p.setting("color", {"mode": "fixed", "fixedColor": "text"})
-    bad = f"(({value}) {beyond})"
-    return p.stat(
-        title,
-        p.SHARE,
-        p.Query(f"({value}) unless {bad}", "share", "instant"),
-        p.Query(bad, "share, too low or too high", "instant"),
-        named=False,
-        coloured=True,
-        decimals=1,
-        overrides=[p.for_query(0, text), p.for_query(1, p.setting("color", {"mode": "fixed", "fixedColor": colour}))],
-    )
-
-
-def answered() -> Panel:
-    """Share of requests without a 5xx code, of the selected versions together. Red: more errors than the threshold
-    allows.
+def numbers() -> Panel:
+    """Of the selected versions together: the share of requests without a 5xx code; of the errors or slow requests that
+    the model's objectives allow in 30 days, the lower share that is left, of all versions; of predictions, the
+    share at or above the confidence threshold; of these, the share that users corrected. The accuracy, or the mean
+    absolute error of a regression, of the worst version: measured in the shortest window with 20 labels, or estimated
+    for the last hour. Red or orange: beyond the threshold of the alert.
     """
     every = f"sum(increase(model_requests_total{{{BOTH}}}[1h]))"
     failed = f'sum(increase(model_requests_total{{{BOTH},code=~"5.."}}[1h]))'
-    return _number(
-        "Successful, 1h",
-        f"1 - ({failed} or 0 * {every}) / ({every} > 0)",
-        f"< 1 - max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
-        p.CRITICAL,
+    attempts, corrections = (f"sum(model_version:{name}:increase1h{{{BOTH}}})" for name in ("attempts", "corrections"))
+    firing = f'and on () ALERTS{{alertname="ModelAccuracyLow",alertstate="firing",{BOTH}}}'
+    return _numbers(
+        {
+            "Successful, 1h": _Number(
+                f"1 - ({failed} or 0 * {every}) / ({every} > 0)",
+                f"< 1 - max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
+            ),
+            "Budget left": _Number(f"min(model:error_budget_remaining:ratio30d{{{MODEL}}})", "< 0", decimals=0),
+            "Confident, 1h": _Number(
+                f"{_CONFIDENT} / ({attempts} > 0) and sum(model_prediction_confidence_count{{{BOTH}}}) > 0",
+                f"< max(model:threshold:ModelConfidentRatioLow{{{MODEL}}}) and {attempts} >= 20",
+                colour=p.WARNING,
+            ),
+            "Corrected, 1h": _Number(
+                f"({corrections} or 0 * {_CONFIDENT}) / ({_CONFIDENT} > 0) and sum(model_feedback_total{{{BOTH}}}) > 0",
+                f"> max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}) and {corrections} >= 3",
+            ),
+            "Accuracy": _Number(f"min({layout.best_known('accuracy', BOTH)})", firing),
+            "Error": _Number(f"max({layout.best_known('mean_absolute_error', BOTH)})", firing, p.COUNT),
+        },
+        either=("Accuracy", "Error"),
     )
 
 
-def budget_left() -> Panel:
-    """Share that is left of the errors, or of the slow requests, that the model's objectives allow in 30 days: the
-    lower one, for all versions. Red: an objective is missed.
-    """
-    return _number(
-        "Budget left",
-        f"min(model:error_budget_remaining:ratio30d{{{MODEL}}})",
-        "< 0",
-        p.CRITICAL,
-    )
+class _Number(NamedTuple):
+    """A large number, in a colour while ``beyond`` leaves a result of it."""
+
+    value: str
+    beyond: str
+    unit: str = p.SHARE
+    colour: str = p.CRITICAL
+    decimals: int = 1
 
 
-def confident() -> Panel:
-    """Share of predictions at or above the model's confidence threshold, of the selected versions together. Orange:
-    below the alert's threshold, with 20 predictions or more.
-    """
-    attempts = f"sum(model_version:attempts:increase1h{{{BOTH}}})"
-    return _number(
-        "Confident, 1h",
-        f"{_CONFIDENT} / ({attempts} > 0) and sum(model_prediction_confidence_count{{{BOTH}}}) > 0",
-        f"< max(model:threshold:ModelConfidentRatioLow{{{MODEL}}}) and {attempts} >= 20",
-        p.WARNING,
-    )
-
-
-def accuracy() -> Panel:
-    """Share of predictions that are right, of the worst version: measured in the shortest window with 20 labels, or
-    estimated for the last hour. Red: an alert fires.
-    """
-    known = f"min({layout.best_known('accuracy', BOTH)})"
-    return _number(
-        "Accuracy",
-        known,
-        f'and on () ALERTS{{alertname="ModelAccuracyLow",alertstate="firing",{BOTH}}}',
-        p.CRITICAL,
-    )
-
-
-def corrected() -> Panel:
-    """Share of the confident predictions that users corrected, of the selected versions together. Red: above the
-    alert's threshold, with three corrections or more.
-    """
-    corrections = f"sum(model_version:corrections:increase1h{{{BOTH}}})"
-    return _number(
-        "Corrected, 1h",
-        f"({corrections} or 0 * {_CONFIDENT}) / ({_CONFIDENT} > 0) and sum(model_feedback_total{{{BOTH}}}) > 0",
-        f"> max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}) and {corrections} >= 3",
-        p.CRITICAL,
-    )
+def _numbers(shown: Mapping[str, _Number], either: tuple[str, str]) -> Panel:
+    """Return numbers beside each other, by their names; "no data" where one, or ``either`` of two, has no value."""
+    queries, overrides = [], []
+    for name, one in shown.items():
+        bad = f"(({one.value}) {one.beyond})"
+        known = " or ".join(f"({shown[other].value})" for other in (either if name in either else (name,)))
+        absent = [(f"vector(NaN) unless on () ({known})", p.GREY)] if name != either[1] else []
+        for expr, colour in ((f"({one.value}) unless {bad}", "text"), (bad, one.colour), *absent):
+            settings = {"color": {"mode": "fixed", "fixedColor": colour}, "unit": one.unit, "decimals": one.decimals}
+            overrides.append(p.for_query(len(queries), *(p.setting(*item) for item in settings.items())))
+            queries.append(p.Query(expr, name, "instant"))
+    # Without a title, so that the first number is near the top.
+    return p.stat("", p.SHARE, *queries, coloured=True, sizes=(14, 26), overrides=overrides)
 
 
 _DAY_AGO = p.for_query(1, p.NOT_IN_LEGEND)
@@ -109,22 +88,11 @@ def dashboard() -> Dashboard:
         ),
         [layout.model_variable(), layout.versions_variable()],
         [
-            *layout.side_by_side(
-                0,
-                3,
-                {
-                    20: answered,
-                    25: budget_left,
-                    21: confident,
-                    22: corrected,
-                    24: accuracy,
-                },
-                (5, 4, 5, 6, 4),
-            ),
-            *layout.side_by_side(3, 7, {23: states_over_time, 2: layout.alerts_of_model}, (9, 15)),
-            *layout.side_by_side(10, 5, {6: request_rate, 7: error_ratio, 8: latency}),
-            *layout.side_by_side(15, 5, {9: worst_drift, 26: quality_over_time}),
-            *layout.side_by_side(20, 5, {12: attempts, 13: confident_share, 14: correction_share}),
+            *layout.side_by_side(0, 2, {20: numbers}),
+            *layout.side_by_side(2, 7, {23: states_over_time, 2: layout.alerts_of_model}, (9, 15)),
+            *layout.side_by_side(9, 5, {6: request_rate, 7: error_ratio, 8: latency}),
+            *layout.side_by_side(14, 5, {9: worst_drift, 26: quality_over_time}),
+            *layout.side_by_side(19, 5, {12: attempts, 13: confident_share, 14: correction_share}),
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts=".+",

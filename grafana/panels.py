@@ -87,6 +87,12 @@ An empty text or a blank would be the number 0 to Grafana, which would then draw
 """
 
 
+NO_NEGATIVE_TICK: list[models.ValueMapping] = [
+    models.RangeMap(options=models.DashboardRangeMapOptions(to=-1e-12, result=models.ValueMappingResult(text="\u200b")))
+]
+"""Hides the tick below 0 that a logarithmic axis with a linear part writes, of values that are never negative."""
+
+
 NOT_IN_LEGEND = setting("custom.hideFrom", {"legend": True, "tooltip": False, "viz": False})
 """Leaves series out of the legend, which has no room for all."""
 
@@ -350,6 +356,7 @@ def time_series(
     overrides = [for_query(i, *palette(place)) for place, i in enumerate(single)] if len(single) > 1 else []
     if logarithmic_from is not None:
         overrides.append((models.MatcherConfig(id_val="byType", options="number"), [NO_TICK_TEXT]))
+        more.setdefault("mappings", NO_NEGATIVE_TICK)
     overrides = [*overrides, *more.pop("overrides", ())]
     return finish(builder, title, unit, queries, overrides=overrides, least=least, **more)
 
@@ -363,11 +370,14 @@ def stat(
     named: bool = True,
     coloured: bool = False,
     sentences: bool = False,
+    sizes: tuple[int, int] | None = None,
     **more: Any,
 ) -> models.Panel:
     """Return large numbers, one per series, with their names if ``named``; ``stacked`` vertically if there is room.
 
-    Names alone are shown if they are ``sentences``.
+    Names alone are shown if they are ``sentences``. ``sizes`` are those of names and numbers, in pixels.
+
+    Without a title, a name is beside its number.
 
     Overrides determine the colours of those that are ``coloured``; the text for no data is grey.
     """
@@ -377,15 +387,17 @@ def stat(
         stat_sdk.Panel()
         .graph_mode(common_models.BigValueGraphMode.NONE)
         .color_mode(common_models.BigValueColorMode.BACKGROUND if state else plain)
-        .justify_mode(common_models.BigValueJustifyMode.AUTO)
+        .justify_mode(common_models.BigValueJustifyMode.AUTO if title else common_models.BigValueJustifyMode.CENTER)
         .text_mode(common_models.BigValueTextMode.NAME if sentences else text)
         .orientation(common_models.VizOrientation.HORIZONTAL if stacked else common_models.VizOrientation.AUTO)
         .reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields(""))
     )
     if sentences:  # the largest size at which one has room in a line
-        builder = builder.text(common.VizTextDisplayOptions().title_size(22).value_size(22))
+        sizes = 22, 22
     elif stacked or state:  # one size, so that panels of any width look alike
-        builder = builder.text(common.VizTextDisplayOptions().title_size(13).value_size(18 if state else 20))
+        sizes = 13, 18 if state else 20
+    if sizes:
+        builder = builder.text(common.VizTextDisplayOptions().title_size(sizes[0]).value_size(sizes[1]))
     return finish(builder, title, unit, queries, state=state or coloured, **more)
 
 
