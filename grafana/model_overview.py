@@ -60,7 +60,8 @@ class _Number(NamedTuple):
 
 def _numbers(shown: Mapping[str, _Number], either: tuple[str, str]) -> Panel:
     """Return numbers beside each other, by their names; "no data" where one, or ``either`` of two, has no value."""
-    queries, overrides = [], []
+    queries: list[p.Query] = []
+    overrides: list[p.Override] = []
     for name, one in shown.items():
         bad = f"(({one.value}) {one.beyond})"
         known = " or ".join(f"({shown[other].value})" for other in (either if name in either else (name,)))
