@@ -189,7 +189,7 @@ class Plan:
         host, port = address(at["grafana"])
         folder = self.directory / "grafana"
         dashboards = self.source / "grafana" / "dashboards"
-        folder.mkdir(exist_ok=True)
+        (folder / "plugins").mkdir(parents=True, exist_ok=True)
         # A package has its files in /usr/share, an archive beside bin/.
         homes = (Path(binary).resolve().parents[1], Path("/usr/share/grafana"))
         home = next((path for path in homes if (path / "conf" / "defaults.ini").is_file()), homes[0])
@@ -214,6 +214,8 @@ class Plan:
             "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
             "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
             "GF_PLUGINS_PREINSTALL_DISABLED": "true",
+            "GF_PLUGINS_PUBLIC_KEY_RETRIEVAL_DISABLED": "true",
+            "GF_NEWS_NEWS_FEED_ENABLED": "false",
         }
         command = (binary, *server, f"--homepath={home}")
         return self._program("grafana", "Grafana", *command, health="/api/health", **environment)

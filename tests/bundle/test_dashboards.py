@@ -401,6 +401,12 @@ def test_grafana_starts_with_an_existing_home_dashboard(tmp_path: Path) -> None:
     services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
     settings = services["grafana"]["environment"]
     assert settings["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == f"{settings['DASHBOARDS_FOLDER']}/{Path(home).name}"
+    # Neither makes an administrator, has a login form or calls the Internet; a missing folder would be an error.
+    alike = {
+        name: value for name, value in settings.items() if re.match("GF_(AUTH|SECURITY|ANALYTICS|PLUGINS|NEWS)", name)
+    }
+    assert alike.items() <= program.environment.items() and len(alike) == 10
+    assert {path.name for path in (ROOT / "grafana/provisioning").iterdir()} >= {"alerting", "plugins"}
 
 
 # ---- every expression lives
