@@ -70,7 +70,8 @@ _OUTCOMES = {
     "conflict": "conflicting",
     "unknown": "unknown",
     "disagreed": "with disagreeing annotators",
-    "unlabelled": "without a single answer",
+    "unclear": "with an unclear answer",
+    "unlabelled": "without an answer",
     "foreign": "not from this exporter",
 }
 """Outcomes of importing a task, and their names in the summary."""
@@ -107,30 +108,27 @@ def _import(options: argparse.Namespace) -> int:
             raise ExporterError(f"{options.file}: {error}{done}") from None
     summary = [f"{outcomes[name]} {text}" for name, text in _OUTCOMES.items() if outcomes[name] or name == "accepted"]
     print(", ".join(summary))
-    return 0
+    return int(outcomes.total() > sum(outcomes[name] for name in ("accepted", "unchanged", "unlabelled")))
 
 
 def _submit(client: Client, decision: ImportedDecision | SkippedTask) -> tuple[str, str]:
     """Send the decision of annotators on a task; return one of `_OUTCOMES` and a line for the report."""
     if isinstance(decision, SkippedTask):
         return decision.reason, decision.detail
-    if decision.keeps_label:
-        return "unchanged", ""
-    where = f"correction {decision.correction_id}"
     if not decision.correction_id.isascii() or not decision.correction_id.isdigit():
-        return "unknown", where
-    body = {"status": "accepted", "revision": decision.revision, "label": decision.label, "reviewer": decision.reviewer}
-    response = client.request("PATCH", f"/v1/corrections/{decision.correction_id}", json=body)
-    if response.status == 409:  # it was decided meanwhile
-        problem = read_document(client, response)
-        current = problem.get("correction", {})
-        same = current.get("status") == "accepted" and current.get("label") == decision.label
-        return ("unchanged", "") if same else ("conflict", f"{where}: {problem.get('detail')}")
-    if response.status == 404:
-        return "unknown", where
-    if response.status >= 400:
-        raise ExporterError(f"{where}: {response.error_message()}")
-    return "accepted", ""
+        return "unknown", decision.task
+    path = f"/v1/corrections/{decision.correction_id}"
+    if (response := client.request("GET", path)).status == 200:
+        current = read_document(client, response)
+        if current["status"] == "accepted" and current["label"] == decision.label:
+            return "unchanged", ""
+        body = {"status": "accepted", "revision": decision.revision, "label": decision.label}
+        response = client.request("PATCH", path, json={**body, "reviewer": decision.reviewer})
+    outcome = {200: "accepted", 400: "unclear", 404: "unknown", 409: "conflict"}.get(response.status)
+    if outcome is None:
+        raise ExporterError(f"{decision.task}: {response.error_message()}")
+    reason = response.error_message().partition(" ")[2]  # without the status
+    return outcome, "" if outcome == "accepted" else f"{decision.task}: {reason}"
 
 
 MAX_SHOWN = 10

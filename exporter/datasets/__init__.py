@@ -1,4 +1,4 @@
-"""Examples of a dataset, and its formats: JSON lines, CSV, Parquet and the tasks of Label Studio."""
+"""Examples of a dataset, and its formats: JSON lines, CSV, Parquet, and Label Studio's tasks and annotations."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import csv
 import io
 import json
 import logging
+import math
 import operator
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from xml.sax.saxutils import quoteattr
 
 import msgspec
 import numpy as np
@@ -27,6 +29,7 @@ from exporter.validation import rfc3339
 from exporter.wire.events import Label
 
 if TYPE_CHECKING:
+    from exporter.monitoring.quality import Scorer
     from exporter.storage import Selection, Store
 
 
@@ -201,13 +204,14 @@ class Format(NamedTuple):
     suffix
         The suffix of a file's name.
     write
-        Takes the examples and the known types of the model's inputs; yields the file in pieces.
+        Takes the examples, the known types of the model's inputs, and what compares its predictions with labels;
+        yields the file in pieces.
     """
 
     name: str
     suffix: str
     content_type: str
-    write: Callable[[Pages, Mapping[str, str]], Iterator[bytes]]
+    write: Callable[[Pages, Mapping[str, str], Scorer], Iterator[bytes]]
 
 
 class Columns:
@@ -276,7 +280,7 @@ def csv_cell(value: Any) -> Any:
     return msgspec.json.encode(value).decode() if isinstance(value, list | dict) else value
 
 
-def _write_csv(pages: Pages, types: Mapping[str, str]) -> Iterator[bytes]:
+def _write_csv(pages: Pages, types: Mapping[str, str], _: Scorer) -> Iterator[bytes]:
     columns = Columns(pages, types)
     header = [*FIELDS, *(f"inputs.{name}" for name in columns.names), *([OTHER] if columns.more else [])]
     yield _rows([header])
@@ -296,7 +300,7 @@ def _rows(rows: list[list[Any]]) -> bytes:
     return text.getvalue().encode()
 
 
-def _write_lines(pages: Pages, _: Mapping[str, str]) -> Iterator[bytes]:
+def _write_lines(pages: Pages, _: Mapping[str, str], __: Scorer) -> Iterator[bytes]:
     return (encode_lines(page) for page in pages())
 
 
@@ -393,7 +397,7 @@ def _input_getter(name: str) -> Callable[[Example], Any]:
     return lambda example: (example.inputs or {}).get(name)
 
 
-def _write_parquet(pages: Pages, types: Mapping[str, str]) -> Iterator[bytes]:
+def _write_parquet(pages: Pages, types: Mapping[str, str], _: Scorer) -> Iterator[bytes]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -443,12 +447,18 @@ def _convert(value: Any, type_: str) -> Any:
     return datetime.fromisoformat(value) if type_ == "time" else value
 
 
-CHOICES = "label"
-"""The ``name`` of the labelling configuration's ``Choices``."""
+ANSWER, TABLE = "label", "inputs"
+"""Names in the labelling configuration: of what annotators answer, and of the table of inputs, which every task has."""
+MAX_CHOICES = 1000
+"""Labels to choose from, at most."""
+CORRECTED = "correction"
+"""The ``model_version`` of the current label, which Label Studio shows to annotators first."""
+_TAGS = {"picture": "Image", "text": "Text"}
 SHOWN_PIXELS = 128
 """Smaller images are enlarged without smoothing, so that people can see them."""
 _WHITE_LEVELS = (1.0, 16.0, 255.0, 65535.0)
 """Possible values of white in an array of pixels; the lowest that is not exceeded is used."""
+_NOT_XML = re.compile("[^\t\n\r -\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _IMAGE_PREFIXES = {"iVBORw0KGgo": "png", "/9j/": "jpeg", "UklGR": "webp"}
 """The first characters of image files in base64."""
 
@@ -462,42 +472,79 @@ _DATA_FIELDS = (
 # --- export -----------------------------------------------------------------------------------
 
 
-def _write_tasks(pages: Pages, types: Mapping[str, str]) -> Iterator[bytes]:
+def _write_tasks(pages: Pages, types: Mapping[str, str], scorer: Scorer) -> Iterator[bytes]:
     separator = b"["
     for page in pages():
-        yield separator + b",\n".join(msgspec.json.encode(task(example, types)) for example in page)
+        yield separator + b",\n".join(msgspec.json.encode(task(example, types, scorer)) for example in page)
         separator = b",\n"
     yield b"[]\n" if separator == b"[" else b"]\n"
 
 
-def task(example: Example, types: Mapping[str, str]) -> dict[str, Any]:
-    """Return an example as a task.
+def task(example: Example, types: Mapping[str, str], scorer: Scorer) -> dict[str, Any]:
+    """Return an example as a task that waits for an annotator.
 
-    Its ``data`` has each input by name, with images as ``data:`` URLs, and under ``correction_…`` what `read_decisions`
-    needs.
+    Its ``data`` has all that the labelling configuration shows, also where an input is missing: Label Studio refuses
+    a file with one task that has less. Members ``correction_…`` are what `read_decisions` needs.
     """
-    inputs = example.inputs or {}
-    images = [name for name in inputs if shown_as(types.get(name)) == "picture"]
-    texts = [name for name in inputs if shown_as(types.get(name)) == "text"]
-    shown = next(iter([*images, *texts, *sorted(inputs)]), "text")
-    data = {name: data_url(value) if name in images else value for name, value in inputs.items()}
-    data |= {f"correction_{name}": getattr(example, name) for name in _DATA_FIELDS}
-    predictions: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    if example.prediction is not None:
-        result = [_choice(f"prediction-{example.id}", shown, example.prediction)]
-        score = {} if example.confidence is None else {"score": example.confidence}
-        predictions.append({"model_version": example.version, "result": result, **score})
-    if example.label is not None:
-        # Without its reviewer, who is in the data: Label Studio refuses names that are not its users'.
-        result = [_choice(f"correction-{example.id}", shown, example.label)]
-        annotations.append({"result": result, "ground_truth": True})
-    return {"data": data, "predictions": predictions, "annotations": annotations}
+    inputs, shown = dict(example.inputs or {}), {}
+    for key, name, tag in _shown(types):
+        value = data_url(inputs.get(name)) if tag == "Image" else inputs.get(name)
+        if isinstance(value, str) and (tag == "Text" or value.startswith("data:")):
+            shown[key] = value
+            del inputs[name]
+        else:
+            shown[key] = data_url([[1]]) if tag == "Image" else ""
+    table = {
+        name: value if isinstance(value, str) else _encoder.encode(value).decode() for name, value in inputs.items()
+    }
+    data = {**inputs, **shown, TABLE: table, **{f"correction_{name}": getattr(example, name) for name in _DATA_FIELDS}}
+    opinions = (example.version, example.prediction, example.confidence), (CORRECTED, example.label, None)
+    predictions = []
+    for version, label, score in opinions:
+        if value := _answer(label, scorer.is_number(example.prediction)):
+            result = {"id": f"{example.id}-{len(predictions)}", "type": next(iter(value)), "value": value}
+            result |= {"from_name": ANSWER, "to_name": TABLE}
+            predictions.append({"model_version": version, "score": score, "result": [result]})
+    return {"data": data, "predictions": predictions, "annotations": []}
 
 
-def _choice(name: str, shown: str, label: Any) -> dict[str, Any]:
-    value = {"choices": [scalar_text(label)]}
-    return {"id": name, "type": "choices", "from_name": CHOICES, "to_name": shown, "value": value}
+def _shown(types: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """Yield the pictures and texts of the profile: the key in a task's data, the input's name, and the tag."""
+    for number, (name, type_name) in enumerate(types.items()):
+        if tag := _TAGS.get(shown_as(type_name)):
+            is_key = re.fullmatch("[A-Za-z]\\w*", name, re.ASCII) and name not in {ANSWER, TABLE}
+            yield name if is_key else f"input_{number}", name, tag
+
+
+def _answer(label: Any, is_number: bool) -> dict[str, Any] | None:
+    """Return a label as Label Studio has it: a number, or one of the choices; None for what is neither."""
+    if not is_number:
+        return None if label is None else {"choices": [scalar_text(label)]}
+    try:
+        number = float("nan" if label is None else label)
+    except ValueError:
+        return None
+    return {"number": number} if math.isfinite(number) else None
+
+
+def _write_config(pages: Pages, types: Mapping[str, str], scorer: Scorer) -> Iterator[bytes]:
+    """Write the labelling configuration: what is asked, with the labels of training and of the examples, and inputs."""
+    labels, is_number = dict.fromkeys(scorer.classes), scorer.task == "regression"
+    for page in pages():
+        for example in page:
+            is_number = is_number or scorer.is_number(example.prediction)
+            known = (label for label in (example.prediction, example.label) if label is not None)
+            labels |= dict.fromkeys(map(scalar_text, known)) if len(labels) < MAX_CHOICES else {}
+    lines = [f'<Number name="{ANSWER}" toName="{TABLE}" required="true"/>']
+    if not is_number:
+        choices = (f"  <Choice value={quoteattr(text)}/>" for text in sorted(labels) if not _NOT_XML.search(text))
+        start = f'<Choices name="{ANSWER}" toName="{TABLE}" choice="single" required="true" showInline="true">'
+        lines = [start, *choices, "</Choices>"]
+    lines.append(f'<Table name="{TABLE}" value="${TABLE}"/>')
+    for key, name, tag in _shown(types):
+        size = ' maxWidth="400px"' if tag == "Image" else ""
+        lines += [f"<Header value={quoteattr(name)}/>", f'<{tag} name="{key}" value="${key}"{size}/>']
+    yield "".join(f"{line}\n" for line in ("<View>", *(f"  {line}" for line in lines), "</View>")).encode()
 
 
 def data_url(value: Any) -> Any:
@@ -535,57 +582,49 @@ def _pixels(value: Any) -> np.ndarray[Any, Any] | None:
 
 
 class ImportedDecision(NamedTuple):
-    """The annotators' decision on a correction, and the revision that they saw.
-
-    ``keeps_label`` is set if their label is that of the correction.
-    """
+    """The annotators' decision on a correction, the revision that they saw, and the task for messages."""
 
     correction_id: str
     revision: int
     label: Any
-    keeps_label: bool
     reviewer: str
+    task: str
 
 
 class SkippedTask(NamedTuple):
-    """A task without a decision; ``reason`` is ``"foreign"``, ``"unlabelled"`` or ``"disagreed"``."""
+    """A task without a decision; ``reason`` is ``"foreign"``, ``"unlabelled"``, ``"unclear"`` or ``"disagreed"``."""
 
     reason: str
     detail: str
 
 
-class _Value(msgspec.Struct):
-    choices: list[str] = []
-
-
 class _Result(msgspec.Struct):
     type: str = ""
     from_name: str = ""
-    value: _Value = msgspec.field(default_factory=_Value)
+    value: Any = None
 
 
 class _Annotation(msgspec.Struct):
-    result: list[msgspec.Raw] = []
+    result: list[_Result] = []
     completed_by: Any = None
+    updated_by: Any = None
     was_cancelled: bool = False
     ground_truth: bool = False
 
     @property
-    def choice(self) -> str | None:
-        """The annotation's label; None if it has none, or several."""
-        for raw in self.result:
-            try:
-                result = msgspec.json.decode(raw, type=_Result)
-            except msgspec.ValidationError:
-                continue  # of a rectangle, or another tag
-            if result.type == "choices" and result.from_name == CHOICES:
-                return result.value.choices[0] if len(result.value.choices) == 1 else None
-        return None
+    def answers(self) -> list[Any]:
+        """What the annotator chose, wrote or entered as the label."""
+        answers: list[Any] = []
+        for result in self.result:
+            if result.from_name == ANSWER and isinstance(result.value, dict):
+                answer = result.value.get("text" if result.type == "textarea" else result.type)
+                answers += answer if isinstance(answer, list) else [answer]
+        return answers
 
     @property
     def annotator(self) -> str:
-        """The annotator's e-mail address, else the number."""
-        user = self.completed_by
+        """Who changed the annotation last: the e-mail address, else the number."""
+        user = self.updated_by or self.completed_by
         if isinstance(user, dict):
             user = user.get("email") or user.get("id")
         return f"label-studio:{scalar_text(user) or 'unknown'}"[:200]
@@ -600,14 +639,14 @@ class _Data(msgspec.Struct):
 
 class _Task(msgspec.Struct):
     data: _Data
+    id: int | str = ""
     annotations: list[_Annotation] = []
 
 
 def read_decisions(export: bytes) -> Iterator[ImportedDecision | SkippedTask]:
     """Read the decisions from Label Studio's JSON export.
 
-    Skipped tasks and cancelled annotations are ignored, and so is the annotation that was exported from here if there
-    is another one.
+    Skipped tasks and cancelled annotations are ignored. If an annotation is marked as ground truth, it decides alone.
 
     Parameters
     ----------
@@ -627,40 +666,59 @@ def read_decisions(export: bytes) -> Iterator[ImportedDecision | SkippedTask]:
         ) from None
     for number, raw in enumerate(tasks, 1):
         try:
-            yield _decision(msgspec.json.decode(raw, type=_Task))
+            decoded = msgspec.json.decode(raw, type=_Task)
         except (msgspec.ValidationError, RecursionError) as error:
+            if b'"annotation_id"' in bytes(raw) and b'"data"' not in bytes(raw):
+                raise ExporterError("is in Label Studio's format JSON_MIN: export the project as JSON") from None
             yield SkippedTask("foreign", f"task {number}: is not from a dataset of this exporter: {error}")
+        else:
+            yield _decision(decoded, f"task {decoded.id or number}, correction {decoded.data.correction_id}")
 
 
-def _decision(task: _Task) -> ImportedDecision | SkippedTask:
-    data, name = task.data, f"correction {task.data.correction_id}"
-    exported = "null" if data.correction_label is None else scalar_text(data.correction_label)
-    annotations = [entry for entry in task.annotations if not entry.was_cancelled and entry.choice is not None]
-    new = [entry for entry in annotations if not (entry.ground_truth and entry.choice == exported)]
-    annotations = new or annotations
-    choices = sorted({str(entry.choice) for entry in annotations})
-    if not choices:
-        return SkippedTask("unlabelled", name)
-    if len(choices) > 1:
-        opinions = [f"{entry.annotator.partition(':')[2]} says {json.dumps(entry.choice)}" for entry in annotations]
-        return SkippedTask("disagreed", f"{name}: {', '.join(opinions)}")
-    label, keeps_label = _typed(choices[0], data), choices[0] == exported
-    return ImportedDecision(data.correction_id, data.correction_revision, label, keeps_label, annotations[-1].annotator)
-
-
-def _typed(choice: str, data: _Data) -> Any:
-    """Convert a choice, which is always text, to a label of the type of the model's predictions."""
-    examples = [value for value in (data.correction_label, data.correction_prediction) if value is not None]
-    for value in examples:
-        if scalar_text(value) == choice:
-            return value
-    if examples and not any(isinstance(value, str) for value in examples):
+def _decision(task: _Task, name: str) -> ImportedDecision | SkippedTask:
+    annotations = [entry for entry in task.annotations if not entry.was_cancelled and entry.result]
+    annotations = [entry for entry in annotations if entry.ground_truth] or annotations
+    labels: dict[str, Any] = {}
+    opinions = []
+    for entry in annotations:
+        said = ", ".join(map(json.dumps, entry.answers)) or "nothing"
+        opinions.append(f"{entry.annotator.partition(':')[2]} says {said}")
         try:
-            value = msgspec.json.decode(choice)
-        except msgspec.DecodeError:
-            return choice
-        return value if isinstance(value, bool | int | float) else choice
-    return choice
+            label = _typed(entry.answers, task.data)
+        except ValueError as error:
+            return SkippedTask("unclear", f"{name}: {opinions[-1]}: {error}")
+        labels[scalar_text(label)] = label
+    if not labels:
+        return SkippedTask("unlabelled", name)
+    if len(labels) > 1:
+        return SkippedTask("disagreed", f"{name}: {', '.join(opinions)}")
+    (label,) = labels.values()
+    data = task.data
+    return ImportedDecision(data.correction_id, data.correction_revision, label, annotations[-1].annotator, name)
+
+
+def _typed(answers: Sequence[Any], data: _Data) -> Any:
+    """Convert the answer of an annotation, which may be text, to a label of the type of the model's predictions.
+
+    Raises
+    ------
+    ValueError
+        When there is not one, or it cannot be converted.
+    """
+    if len(answers) != 1:
+        raise ValueError("expected one answer" if answers else f'expected an answer named "{ANSWER}"')
+    examples = [value for value in (data.correction_label, data.correction_prediction) if value is not None]
+    text = scalar_text(answers[0])
+    for value in examples:
+        if scalar_text(value) == text:
+            return value
+    if not examples or any(isinstance(value, str) for value in examples):
+        return text
+    is_bool = isinstance(examples[0], bool)
+    with contextlib.suppress(msgspec.DecodeError):
+        if type(value := msgspec.json.decode(text)) in ({bool} if is_bool else {int, float}):
+            return value
+    raise ValueError(f"expected {'true or false' if is_bool else 'a number such as 7'}, as the model predicts")
 
 
 FORMATS: Mapping[str, Format] = {
@@ -670,6 +728,7 @@ FORMATS: Mapping[str, Format] = {
         Format("csv", "csv", "text/csv; charset=utf-8; header=present", _write_csv),
         Format("parquet", "parquet", "application/vnd.apache.parquet", _write_parquet),
         Format("label-studio", "json", "application/json", _write_tasks),
+        Format("label-studio-config", "xml", "application/xml", _write_config),
     )
 }
 """By name."""

@@ -204,29 +204,58 @@ def test_parquet_has_types(served: Served) -> None:
     assert json.loads(table["inputs.huge"][1].as_py()) == 10**30
 
 
-def test_label_studio_shows_images(served: Served) -> None:
-    """A task has the image as a PNG, the model's output as prediction and the label as ground truth."""
+def test_label_studio_shows_images(tmp_path: Path) -> None:
+    """A task has all that the configuration shows, also where an input is missing, and waits for an annotator.
+
+    What the model and what the user said are predictions of their own.
+    """
+    features = {"photo": {"type": "image"}, "a note": {"type": "text"}}
+    write_config(tmp_path, {"models": [{"name": "credit", "features": features}]})
     png = io.BytesIO()
     Image.new("L", (2, 2)).save(png, "PNG")
     encoded = base64.b64encode(png.getvalue()).decode()
-    correction_id, _ = correct(
-        served,
-        {"event": {"inputs": {"photo": [[0, 4], [8, 16]], "age": 3}}, "feedback": {"label": "<script>"}},
-        {"event": {"inputs": {"photo": encoded}}},
-    )
-    first, second = served.get("/v1/dataset?model=credit&format=label-studio").json
+    with serving(tmp_path) as served:
+        correction_id, *_ = correct(
+            served,
+            {"event": {"inputs": {"photo": [[0, 4], [8, 16]], "age": 3}}, "feedback": {"label": "<script>"}},
+            {"event": {"inputs": {"photo": encoded, "a note": "two\nlines", "own": True}}},
+            {"event": {"inputs": {"photo": "no image", "a note": 7}}},
+        )
+        first, second, third = served.get("/v1/dataset?model=credit&format=label-studio").json
+        configuration = served.get("/v1/dataset?model=credit&format=label-studio-config").text
     data = first["data"]
     assert (data["correction_id"], data["correction_revision"], data["age"]) == (correction_id, 2, 3)
     with Image.open(io.BytesIO(base64.b64decode(data["photo"].removeprefix("data:image/png;base64,")))) as image:
         assert image.size == (128, 128)
         assert [image.getpixel(at) for at in ((0, 0), (127, 0), (0, 127), (127, 127))] == [0, 64, 128, 255]
     assert second["data"]["photo"] == f"data:image/png;base64,{encoded}"
-    value = {"type": "choices", "from_name": "label", "to_name": "photo"}
-    assert first["predictions"][0]["model_version"] == "3"
-    assert first["predictions"][0]["score"] == 0.9
-    assert first["predictions"][0]["result"][0].items() >= {**value, "value": {"choices": ["yes"]}}.items()
-    assert first["annotations"][0]["ground_truth"] is True
-    assert first["annotations"][0]["result"][0].items() >= {**value, "value": {"choices": ["<script>"]}}.items()
+    assert third["data"]["photo"].startswith("data:image/png;base64,")
+    notes = [(task["data"]["input_0"], task["data"]["inputs"]) for task in (first, second, third)]
+    assert notes == [("", {"age": "3"}), ("two\nlines", {"own": "true"}), ("", {"photo": "no image", "a note": "7"})]
+    choice = {"type": "choices", "from_name": "label", "to_name": "inputs"}
+    assert [(said["model_version"], said["score"]) for said in first["predictions"]] == [
+        ("3", 0.9),
+        ("correction", None),
+    ]
+    for said, label in zip(first["predictions"], ("yes", "<script>"), strict=True):
+        assert said["result"] == [{"id": said["result"][0]["id"], **choice, "value": {"choices": [label]}}]
+    assert first["annotations"] == []
+    assert (
+        configuration
+        == """<View>
+  <Choices name="label" toName="inputs" choice="single" required="true" showInline="true">
+    <Choice value="&lt;script&gt;"/>
+    <Choice value="no"/>
+    <Choice value="yes"/>
+  </Choices>
+  <Table name="inputs" value="$inputs"/>
+  <Header value="a note"/>
+  <Text name="input_0" value="$input_0"/>
+  <Header value="photo"/>
+  <Image name="photo" value="$photo" maxWidth="400px"/>
+</View>
+"""
+    )
 
 
 @pytest.mark.parametrize(
@@ -634,49 +663,70 @@ def test_secrets_come_from_files(tmp_path: Path) -> None:
         assert "s3cret" not in output
 
 
+def annotated(task: dict[str, Any], *answers: Any, by: Any = 12, kind: str = "choices", **members: Any) -> None:
+    """Add an annotation to a task, as Label Studio exports it."""
+    result = [{"type": kind, "from_name": "label", "to_name": "inputs", "value": {kind: list(answers)}}]
+    task["annotations"].append({"result": result, "completed_by": 1, "updated_by": by, **members})
+
+
 def test_annotations_come_back_from_label_studio(served: Served, tmp_path: Path) -> None:
-    """What annotators chose becomes the label, under their names; unclear tasks are reported and skipped."""
-    numbers = [{"event": {"prediction": 7}, "feedback": {"label": 1}} for _ in range(3)]
-    ids = correct(served, *numbers, *({} for _ in range(5)))
-    exported = {task["data"]["correction_id"]: task for task in served.get(
-        "/v1/dataset?model=credit&format=label-studio").json}  # fmt: skip
-    tasks = [exported[correction_id] for correction_id in ids]
-
-    def annotate(task: dict[str, Any], choice: str, by: Any, **members: Any) -> None:
-        result = [{"id": "x", "type": "choices", "from_name": "label", "to_name": "t", "value": {"choices": [choice]}}]
-        task["annotations"].append({"result": result, "completed_by": by, "ground_truth": False, **members})
-
-    annotate(tasks[0], "9", {"id": 4, "email": "bea@example.org"})
-    annotate(tasks[1], "7", 12)
-    annotate(tasks[2], "1", 12)
-    annotate(tasks[3], "yes", 12)
-    annotate(tasks[3], "maybe", 13)
-    annotate(tasks[4], "yes", 12, was_cancelled=True)
-    annotate(tasks[5], "yes", 12)
-    tasks[6]["annotations"] = []
-    annotate(tasks[7], "yes", 12)
-    tasks[7]["data"]["correction_id"] = "9999"
-    ask(f"{served.url}/v1/corrections/{ids[5]}", {"status": "rejected", "revision": 2}, "PATCH")
+    """What annotators chose becomes the label, under the name of who decided; what is not taken has its reason."""
+    numbers = [{"event": {"prediction": 7}, "feedback": {"label": 1}} for _ in range(7)]
+    ids = correct(served, *numbers, *({} for _ in range(9)))
+    exported = served.get("/v1/dataset?model=credit&format=label-studio").json
+    by_id = {task["data"]["correction_id"]: task for task in exported}
+    tasks = [{"id": 100 + number} | by_id[correction_id] for number, correction_id in enumerate(ids)]
+    annotated(tasks[0], "9", by={"id": 4, "email": "bea@example.org"})
+    annotated(tasks[1], "7", was_cancelled=False)
+    annotated(tasks[2], "1")
+    annotated(tasks[3], "cannot tell")
+    annotated(tasks[4], "NaN")
+    annotated(tasks[5], "007")
+    annotated(tasks[6], 7.5, kind="number")
+    annotated(tasks[7], "yes")
+    annotated(tasks[7], "maybe", by=13)
+    annotated(tasks[8], "yes", was_cancelled=True)
+    annotated(tasks[9], "yes")
+    annotated(tasks[11], "yes")
+    tasks[11]["data"]["correction_id"] = "9999"
+    annotated(tasks[12], "yes", "no")
+    annotated(tasks[13], "yes")
+    tasks[13]["annotations"][0]["result"][0]["from_name"] = "class"
+    annotated(tasks[14], "maybe", ground_truth=True)
+    annotated(tasks[14], "yes", by=13)
+    tasks[15]["annotations"] = [{"result": [{"type": "textarea", "from_name": "label", "value": {"text": ["so"]}}]}]
+    ask(f"{served.url}/v1/corrections/{ids[9]}", {"status": "rejected", "revision": 2}, "PATCH")
     (tmp_path / "export.json").write_text(json.dumps([*tasks, {"data": {"text": "other"}, "annotations": []}]))
-    output = command(served, "import", str(tmp_path / "export.json"))
-    assert (
-        "2 accepted, 2 unchanged, 1 conflicting, 1 unknown, 1 with disagreeing annotators, "
-        "1 without a single answer, 1 not from this exporter" in output
-    )
-    assert f'correction {ids[3]}: 12 says "yes", 13 says "maybe"' in output
-    assert f"conflicting: correction {ids[5]}: another reviewer decided first: it is rejected" in output
-    by_id = {
-        correction["id"]: correction for correction in served.get("/v1/corrections?limit=1000").json["corrections"]
-    }
-    first, second = by_id[ids[0]], by_id[ids[1]]
-    assert (first["label"], first["reviewer"], first["status"]) == (9, "label-studio:bea@example.org", "accepted")
-    assert (second["label"], second["reviewer"]) == (7, "label-studio:12")
-    assert (by_id[ids[3]]["label"], by_id[ids[5]]["status"]) == ("no", "rejected")
-    assert "2 accepted, 2 unchanged" in command(served, "import", str(tmp_path / "export.json"))  # accepted before
+    output = command(served, "import", str(tmp_path / "export.json"), status=1)
+    rest = "1 conflicting, 1 unknown, 1 with disagreeing annotators, 5 with an unclear answer, 2 without an answer, "
+    assert f"5 accepted, 1 unchanged, {rest}1 not from this exporter" in output
+    for line in (
+        f'task 107, correction {ids[7]}: 12 says "yes", 13 says "maybe"',
+        f"conflicting: task 109, correction {ids[9]}: another reviewer decided first: it is rejected",
+        "unknown: task 111, correction 9999: there is no correction 9999",
+        f'task 103, correction {ids[3]}: 12 says "cannot tell": expected a number such as 7, as the model predicts',
+        f'task 104, correction {ids[4]}: 12 says "NaN": expected a number',
+        f'task 105, correction {ids[5]}: 12 says "007": expected a number',
+        f'task 112, correction {ids[12]}: 12 says "yes", "no": expected one answer',
+        f'task 113, correction {ids[13]}: 12 says nothing: expected an answer named "label"',
+    ):
+        assert line in output
+    decided = {entry["id"]: entry for entry in served.get("/v1/corrections?limit=1000").json["corrections"]}
+    found = [(decided[ids[number]]["label"], decided[ids[number]]["reviewer"]) for number in (0, 1, 6, 14, 15)]
+    named = [f"label-studio:{name}" for name in ("bea@example.org", "12", "12", "12", "unknown")]
+    assert found == list(zip([9, 7, 7.5, "maybe", "so"], named, strict=True))
+    assert (decided[ids[7]]["label"], decided[ids[9]]["status"]) == ("no", "rejected")
+    assert "0 accepted, 6 unchanged" in command(served, "import", str(tmp_path / "export.json"), status=1)
     after = served.get("/v1/corrections?limit=1000").json["corrections"]
-    assert {correction["id"]: correction for correction in after} == by_id
-    (tmp_path / "export.json").write_text("{}")
-    assert "is not an export of Label Studio" in command(served, "import", str(tmp_path / "export.json"), status=1)
+    assert {correction["id"]: correction for correction in after} == decided
+    (tmp_path / "export.json").write_text(json.dumps(tasks[:3]))
+    assert "0 accepted, 3 unchanged" in command(served, "import", str(tmp_path / "export.json"))
+    for content, message in (
+        ("{}", "is not an export of Label Studio"),
+        ('[{"id": 1, "label": "7", "annotator": 1, "annotation_id": 1}]', "JSON_MIN: export the project as JSON"),
+    ):
+        (tmp_path / "export.json").write_text(content)
+        assert message in command(served, "import", str(tmp_path / "export.json"), status=1)
 
 
 def test_annotator_names_are_reserved(served: Served) -> None:

@@ -9,9 +9,11 @@ from urllib.parse import urlencode
 import msgspec
 from flask import Response, g, request
 
+from exporter.config import ModelConfig
 from exporter.datasets import FORMATS, Format, Pages, release, stored_pages
 from exporter.errors import EventError
 from exporter.features.base import label_json
+from exporter.monitoring.quality import Scorer
 from exporter.server.api import schemas
 from exporter.server.application import Exporter
 from exporter.server.asgi import STREAMED
@@ -112,11 +114,13 @@ def download(exporter: Exporter, key: str) -> Reply | Response:
 def _write(exporter: Exporter, form: Format, pages: Pages, model: str, name: str) -> Response:
     monitors = exporter.pipeline.monitors
     binner, settings = monitors.nearest_binner(model), monitors.models.get(model)
-    types = dict(binner.profile.inputs) if binner else {}
+    profile = binner.profile if binner else None
+    types = dict(profile.inputs) if profile else {}
     if settings:
         types |= {name: feature.type for name, feature in settings.features.items() if feature.type}
         types = {name: type_name for name, type_name in types.items() if name not in settings.redact}
-    return _streamed(form.write(pages, types), form.content_type, _headers(name, form))
+    scorer = Scorer.of_model(settings or ModelConfig(model), profile)
+    return _streamed(form.write(pages, types, scorer), form.content_type, _headers(name, form))
 
 
 def _redacted(exporter: Exporter, model: str) -> frozenset[str]:
