@@ -11,10 +11,13 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from exporter.client.encoding import is_recordable, snapshot
-from exporter.client.middleware import EventRecorder, RequestContext, current
+from exporter.client.middleware import RequestContext, current
+
+if TYPE_CHECKING:
+    from exporter.client import Monitor
 
 _log = logging.getLogger("exporter.client")
 
@@ -24,7 +27,7 @@ def _is_label(value: Any) -> bool:
 
 
 def watch(
-    recorder: EventRecorder, function: Callable[..., Any], inputs: bool, read: Callable[[Any], Mapping[str, Any]] | None
+    recorder: Monitor, function: Callable[..., Any], inputs: bool, read: Callable[[Any], Mapping[str, Any]] | None
 ) -> Callable[..., Any]:
     """Return the function with its calls recorded; see `Monitor.watch`."""
     signature = inspect.signature(function) if inputs else None
@@ -53,7 +56,7 @@ def watch(
 
 @contextlib.contextmanager
 def _recorded(
-    recorder: EventRecorder, inputs: Mapping[str, Any] | None, read: Callable[[Any], Mapping[str, Any]] | None
+    recorder: Monitor, inputs: Mapping[str, Any] | None, read: Callable[[Any], Mapping[str, Any]] | None
 ) -> Iterator[list[Any]]:
     """Record a call, unless the function records an event itself; its result is added to the list."""
     outer = current.get()
@@ -126,7 +129,7 @@ class RecordedModel:
     """
 
     def __init__(
-        self, recorder: EventRecorder, model: Any, names: Sequence[str] | None, confidence: bool, timed: bool
+        self, recorder: Monitor, model: Any, names: Sequence[str] | None, confidence: bool, timed: bool
     ) -> None:
         self._recorder = recorder
         self._model = model

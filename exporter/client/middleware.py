@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from exporter.client.encoding import clamp_confidence, encode_document, rfc3339, time_ordered_id, unwrap_single
 
@@ -123,23 +123,6 @@ def _leave_parents_request() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leave_parents_request)
-
-
-class EventRecorder(Protocol):
-    """Records events, and sends them with its sender; `Monitor` is one."""
-
-    sender: Sender
-
-    def record(
-        self,
-        *,
-        inputs: Any = None,
-        prediction: Any = None,
-        confidence: float | None = None,
-        duration_seconds: float | None = None,
-        code: int | None = None,
-    ) -> str:
-        """Record one request to the model; see `Monitor.record`."""
 
 
 KEY = "prediction_id"

@@ -23,7 +23,7 @@ import numpy as np
 from exporter.errors import ExporterError, StoreError
 from exporter.features import shown_as
 from exporter.features.base import decode_label, scalar_text
-from exporter.features.image import are_numbers, decode_image
+from exporter.features.image import decode_image
 from exporter.features.json_inputs import lenient_inputs
 from exporter.validation import rfc3339
 from exporter.wire.events import Label
@@ -359,37 +359,17 @@ class _Types:
         return "float" if types == {"int", "float"} else "json"
 
 
-class _Column(NamedTuple):
-    """A column: its type, and the function that returns its value of an example."""
-
-    name: str
-    type: str
-    value: Callable[[Example], Any]
-
-    def field(self) -> Any:
-        """Return the column's field in the Arrow schema."""
-        import pyarrow as pa  # only here: it is large
-
-        arrow = {
-            "str": pa.string(),
-            "json": pa.string(),
-            "bool": pa.bool_(),
-            "int": pa.int64(),
-            "float": pa.float64(),
-            "time": pa.timestamp("us", "UTC"),
-        }
-        metadata = {"content": "application/json"} if self.type == "json" else None
-        return pa.field(self.name, arrow[self.type], metadata=metadata)
+_Column = tuple[str, Callable[[Example], Any]]
 
 
-def _columns(inputs: Columns, input_types: _Types, label_type: str) -> list[_Column]:
-    """Return the columns of the file."""
+def _columns(inputs: Columns, input_types: _Types, label_type: str) -> dict[str, _Column]:
+    """Return the type of each column of the file, and the function that returns its value of an example."""
     field_types = dict.fromkeys(FIELDS, "str") | {"confidence": "float", "revision": "int", "weight": "float"}
     field_types |= dict.fromkeys(_LABELS, label_type) | dict.fromkeys(_TIMES, "time")
-    columns = [_Column(name, type_, operator.attrgetter(name)) for name, type_ in field_types.items()]
-    columns += [_Column(f"inputs.{name}", input_types.infer(name), _input_getter(name)) for name in inputs.names]
+    columns: dict[str, _Column] = {name: (type_, operator.attrgetter(name)) for name, type_ in field_types.items()}
+    columns |= {f"inputs.{name}": (input_types.infer(name), _input_getter(name)) for name in inputs.names}
     if inputs.more:
-        columns.append(_Column(OTHER, "json", lambda example: inputs.rest(example.inputs or {})))
+        columns[OTHER] = ("json", lambda example: inputs.rest(example.inputs or {}))
     return columns
 
 
@@ -412,14 +392,19 @@ def _write_parquet(pages: Pages, types: Mapping[str, str], _: Scorer) -> Iterato
 
     inputs = Columns(observed_pages, types, input_types.observe)
     columns = _columns(inputs, input_types, label_types.infer(""))
-    schema = pa.schema([column.field() for column in columns])
+    arrow = {"str": pa.string(), "json": pa.string(), "bool": pa.bool_(), "int": pa.int64(), "float": pa.float64()}
+    arrow["time"] = pa.timestamp("us", "UTC")
+    contents = {"json": {"content": "application/json"}}
+    schema = pa.schema(
+        [pa.field(name, arrow[type_], metadata=contents.get(type_)) for name, (type_, _) in columns.items()]
+    )
 
     def table(page: Page) -> Any:
         for example in page if not inputs.more else ():
             inputs.rest(example.inputs or {})  # fails if there are inputs that the first pass did not find
         arrays = [
-            pa.array([_convert(column.value(example), column.type) for example in page], field.type)
-            for column, field in zip(columns, schema, strict=True)
+            pa.array([_convert(value(example), type_) for example in page], arrow[type_])
+            for type_, value in columns.values()
         ]
         return pa.Table.from_arrays(arrays, schema=schema)
 
@@ -499,7 +484,7 @@ def task(example: Example, types: Mapping[str, str], scorer: Scorer) -> dict[str
     }
     data = {**inputs, **shown, TABLE: table, **{f"correction_{name}": getattr(example, name) for name in _DATA_FIELDS}}
     opinions = (example.version, example.prediction, example.confidence), (CORRECTED, example.label, None)
-    predictions = []
+    predictions: list[dict[str, Any]] = []
     for version, label, score in opinions:
         if value := _answer(label, scorer.is_number(example.prediction)):
             result = {"id": f"{example.id}-{len(predictions)}", "type": next(iter(value)), "value": value}
@@ -552,9 +537,11 @@ def data_url(value: Any) -> Any:
     if isinstance(value, str):
         subtype = next((name for prefix, name in _IMAGE_PREFIXES.items() if value.startswith(prefix)), None)
         return f"data:image/{subtype};base64,{value}" if subtype else value
-    pixels = _pixels(value)
-    if pixels is None:
+    grey = decode_image(value) if isinstance(value, list) else None  # None for what is not an image
+    if grey is None:
         return value
+    pixels = np.array(value, dtype=np.float64)
+    pixels = pixels[..., :3] if pixels.ndim == 3 and pixels.shape[2] in {3, 4} else grey
     from PIL import Image
 
     top = float(pixels.max(initial=0))
@@ -565,17 +552,6 @@ def data_url(value: Any) -> Any:
     file = io.BytesIO()
     image.save(file, "PNG")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _pixels(value: Any) -> np.ndarray[Any, Any] | None:
-    """Return nested lists as an array of grey values, or of red, green and blue; None if they are not an image."""
-    if not isinstance(value, list) or not are_numbers(value):
-        return None
-    grey = decode_image(value)  # None for ragged lists, and for values that are not numbers
-    if grey is None:
-        return None
-    pixels = np.array(value, dtype=np.float64)
-    return pixels[..., :3] if pixels.ndim == 3 and pixels.shape[2] in {3, 4} else grey
 
 
 # --- import --------------------------------------------------------------------------------

@@ -7,9 +7,8 @@ import functools
 import itertools
 import os
 import time
-from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -33,7 +32,7 @@ from exporter.validation import parse_duration
 LABELS = "_labels"
 """The folder of late labels. pyarrow and Spark do not read names that begin with an underscore as predictions."""
 RETRY_SECONDS = 30
-"""How long a request to Google Cloud Storage is tried again after an error."""
+"""How long a request to Google Cloud Storage is tried again after an error, instead of 15 minutes."""
 
 
 def shown_archive(location: str) -> str:
@@ -67,8 +66,9 @@ class ArchiveFiles:
         if "://" not in self._location:
             return LocalFileSystem(), self._location
         location = self._location
-        if location.startswith("gs://") and "retry_limit_seconds=" not in self._query:
-            location += f"{'&' if self._query else '?'}retry_limit_seconds={RETRY_SECONDS}"  # instead of 15 minutes
+        for scheme, option in (("gs", f"retry_limit_seconds={RETRY_SECONDS}"), ("s3", "allow_delayed_open=true")):
+            if location.startswith(f"{scheme}://") and f"{option.partition('=')[0]}=" not in self._query:
+                location += f"{'&' if self._query else '?'}{option}"
         system, root = FileSystem.from_uri(location)
         if system.type_name == "s3":
             # That of a URL tries a request 31 times; a copy, as others that Python makes, 3 times. A copy that lacks
@@ -243,14 +243,14 @@ def schema_with_day() -> Any:
     return schema().append(pa.field("date", pa.date32()))
 
 
-GROUP_ROWS, GROUP_CHARACTERS = 20_000, 16 * 2**20
-"""Rows of a row group, and characters of their inputs and labels, at most."""
+GROUP_BYTES = 4 * 2**20
+"""Bytes of the rows of a row group in memory, at most."""
 ROW_BYTES = 1000
-"""Assumed bytes of memory of a row without its inputs, until its row group is written."""
+"""Assumed bytes of memory of a row without its inputs and label."""
 
 
 class ParquetBuffer:
-    """The Parquet file of the rows of one day.
+    """A Parquet file in memory.
 
     Parameters
     ----------
@@ -267,19 +267,19 @@ class ParquetBuffer:
         self._buffer = pa.BufferOutputStream()
         self._writer = ParquetWriter(self._buffer, columns, compression="zstd")
         self._rows: list[Mapping[str, Any]] = []
-        self._characters = 0
+        self._waiting = 0
 
     @property
     def size(self) -> int:
         """Bytes in memory: those that are written, and about those that wait for their row group."""
-        return int(self._buffer.tell()) + self._characters + ROW_BYTES * len(self._rows)
+        return int(self._buffer.tell()) + self._waiting
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Add a row, whose times are Unix times in seconds; further values are left out."""
         times = {name: row[name] for name in self._times if row.get(name) is not None}
         self._rows.append({**row, **{name: datetime.fromtimestamp(time, UTC) for name, time in times.items()}})
-        self._characters += len(row.get("inputs") or "") + len(row.get("label") or "")
-        if len(self._rows) == GROUP_ROWS or self._characters > GROUP_CHARACTERS:
+        self._waiting += ROW_BYTES + len(row.get("inputs") or "") + len(row.get("label") or "")
+        if self._waiting > GROUP_BYTES:
             self._flush()
 
     def content(self) -> Any:
@@ -293,7 +293,7 @@ class ParquetBuffer:
 
         if self._rows:
             self._writer.write_table(pa.Table.from_pylist(self._rows, self._columns))
-        self._rows, self._characters = [], 0
+        self._rows, self._waiting = [], 0
 
 
 _ONE_AT_A_TIME: Mapping[str, Any] = {"use_threads": False, "batch_readahead": 1, "fragment_readahead": 1}
@@ -404,11 +404,17 @@ class StoredPredictions:
             self._engine.dispose()
 
 
-PART_ROWS, PART_BYTES = 250_000, 64 * 2**20
-"""Predictions, or late labels, of a part, and bytes of its files, at most; a part is made in memory."""
+PART_ROWS, PART_BYTES = 250_000, 8 * 2**20
+"""Predictions, or late labels, of a part, and bytes of its files, at most; a part is made in memory.
+
+pyarrow sends a file of less than 10 MiB to S3 in one request, of which nothing stays if it is cut."""
+MAX_LABELLED = 1_000_000
+"""Labels that are known to be archived: a second prediction with the identifier of another gets none."""
 FETCHED_ROWS = 200
 """Predictions that are fetched at a time."""
 _EPOCH = date(1970, 1, 1)
+_Named = tuple[str, Mapping[str, Any]]
+"""A row with its number as ``seq``, and the name of its file."""
 
 
 class Archived(NamedTuple):
@@ -416,14 +422,6 @@ class Archived(NamedTuple):
 
     predictions: int
     labels: int
-
-
-class _Part(NamedTuple):
-    """The number of the last prediction or label of a part; how many it has, and whether more follow."""
-
-    last: int | None
-    rows: int
-    is_full: bool
 
 
 def archive(config: StoreConfig, redact: Redact) -> Archived:
@@ -445,9 +443,9 @@ def archive(config: StoreConfig, redact: Redact) -> Archived:
     StoreError
         When the database or the archive cannot be read or written. What is complete stays.
     """
-    before_day = int((time.time() - parse_duration(config.retention)) // 86400)
+    today, before_day = (int((time.time() - ago) // 86400) for ago in (0, parse_duration(config.retention)))
+    files = ArchiveFiles(config.archive or "")
     with db.open_database(config) as connection:
-        writer = _ArchiveWriter(connection, config, redact)
         if archived_before(connection) < before_day:  # labels that arrive from now on may be too late for their part
             _record(connection, day=before_day)
 
@@ -455,21 +453,11 @@ def archive(config: StoreConfig, redact: Redact) -> Archived:
             with connection.begin():
                 connection.execute(db.late_labels.delete().where(db.late_labels.c.seq <= last))
 
+        predicted = partial(_predictions, connection, before_day, redact, set())
         return Archived(
-            _write_all(partial(writer.write_part, before_day), lambda last: _record(connection, seq=last)),
-            _write_all(partial(writer.write_late_labels, int(time.time() // 86400)), delete_labels),
+            _write(files, connection, schema(), predicted, lambda last: _record(connection, seq=last)),
+            _write(files, connection, label_schema(), partial(_late_labels, connection, today), delete_labels),
         )
-
-
-def _write_all(write: Callable[[], _Part], record: Callable[[int], None]) -> int:
-    """Write part after part, and record the last number of each; return how many rows there were."""
-    rows, is_full = 0, True
-    while is_full:
-        part = write()
-        if part.last is not None:
-            record(part.last)
-        rows, is_full = rows + part.rows, part.is_full
-    return rows
 
 
 def _record(connection: sa.Connection, **values: int) -> None:
@@ -479,63 +467,73 @@ def _record(connection: sa.Connection, **values: int) -> None:
         set_archived(connection, **values)
 
 
-class _ArchiveWriter:
-    def __init__(self, connection: sa.Connection, config: StoreConfig, redact: Redact) -> None:
-        self._connection, self._redact, self._files = connection, redact, ArchiveFiles(config.archive or "")
-
-    def write_part(self, before_day: int) -> _Part:
-        """Write the predictions that follow the last archived one, and were received before a day since 1970."""
-        first = archived_up_to(self._connection) + 1
-        query = sa.select(predictions).where(predictions.c.seq >= first).order_by(predictions.c.seq).limit(PART_ROWS)
-        files: defaultdict[int, ParquetBuffer] = defaultdict(partial(ParquetBuffer, schema()))
-        reader = InputsReader(self._connection)
-        labelled: set[int] = set()
-        last, rows, is_full = None, 0, False
-        with self._connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
-            for fetched in result.mappings().partitions():
-                old = list(itertools.takewhile(lambda row: row["day"] < before_day, fetched))
-                labels = _labels(self._connection, old)
-                for row in old:
-                    inputs = self._redact(row["model"], reader.text(row))
-                    key = hash(_key(row))  # a label is of the first prediction with its identifier
-                    label = labels.get(_key(row)) if key not in labelled else None
-                    labelled.update({key} if label else ())
-                    files[row["day"]].add({**row, "inputs": inputs, **(label or {})})
-                if old:
-                    last, rows = old[-1]["seq"], rows + len(old)
-                is_full = rows == PART_ROWS or sum(file.size for file in files.values()) > PART_BYTES
-                if is_full or len(old) < len(fetched):
+def _write(
+    archive: ArchiveFiles,
+    connection: sa.Connection,
+    columns: Any,
+    read: Callable[[], Generator[_Named]],
+    record: Callable[[int], None],
+) -> int:
+    """Write part after part of the rows that are read, and record the last number of each; return how many rows."""
+    total, last, is_full = 0, 0, True
+    while is_full:
+        files: dict[str, ParquetBuffer] = {}
+        is_full, rows = False, 0
+        with closing(read()) as found:
+            for rows, (name, row) in enumerate(found, 1):
+                if name not in files:
+                    files[name] = ParquetBuffer(columns)
+                files[name].add(row)
+                last = row["seq"]
+                if is_full := rows == PART_ROWS or sum(file.size for file in files.values()) > PART_BYTES:
                     break
-        self._connection.rollback()
-        named = {f"date={_date(day)}/{first:020}.parquet": file for day, file in files.items()}
-        with self._files.explained("cannot be written"):
+        connection.rollback()
+        with archive.explained("cannot be written"):
             # Before its first part is recorded, a database has no other files than those of this part.
-            if first == 1 and named and (others := set(self._files.names()) - named.keys()):
-                raise another_database(f"{self._files.shown}/{min(others)}")
-            for name, file in named.items():
-                self._files.write(name, file.content())
-        return _Part(last, rows, is_full)
+            is_first = any(name.endswith(f"/{1:020}.parquet") for name in files)
+            if is_first and (others := set(archive.names()) - files.keys()):
+                raise another_database(f"{archive.shown}/{min(others)}")
+            for name, file in files.items():
+                archive.write(name, file.content())
+        if rows:
+            record(last)
+        total += rows
+    return total
 
-    def write_late_labels(self, before_day: int) -> _Part:
-        """Write labels that were queued before a day since 1970 to one file for each day on which they were."""
-        query = sa.select(db.late_labels).order_by(db.late_labels.c.seq).limit(PART_ROWS)
-        files: dict[int, tuple[str, ParquetBuffer]] = {}
-        last, rows, is_full = None, 0, False
-        with self._connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
-            for row in itertools.takewhile(lambda row: row["received"] < before_day * 86400, result.mappings()):
-                day = int(row["received"] // 86400)
-                if day not in files:
-                    files[day] = labels_name(_date(day), row["seq"]), ParquetBuffer(label_schema())
-                files[day][1].add({**row, "date": None if row["day"] is None else _date(row["day"])})
-                last, rows = row["seq"], rows + 1
-                is_full = rows == PART_ROWS or sum(file.size for _, file in files.values()) > PART_BYTES
-                if is_full:
-                    break
-        self._connection.rollback()
-        with self._files.explained("cannot be written"):
-            for name, file in files.values():
-                self._files.write(name, file.content())
-        return _Part(last, rows, is_full)
+
+def _predictions(connection: sa.Connection, before_day: int, redact: Redact, labelled: set[int]) -> Generator[_Named]:
+    """Yield the predictions that follow the last archived one, and were received before a day since 1970.
+
+    A label is of the first prediction with its identifier: those that have theirs are added to ``labelled``.
+    """
+    if len(labelled) > MAX_LABELLED:
+        labelled.clear()
+    first = archived_up_to(connection) + 1
+    query = sa.select(predictions).where(predictions.c.seq >= first).order_by(predictions.c.seq).limit(PART_ROWS)
+    reader = InputsReader(connection)
+    with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
+        for fetched in result.mappings().partitions():
+            old = list(itertools.takewhile(lambda row: row["day"] < before_day, fetched))
+            labels = _labels(connection, old)
+            for row in old:
+                key = hash(_key(row))
+                label = labels.get(_key(row)) if key not in labelled else None
+                labelled.update({key} if label else ())
+                name = f"date={_date(row['day'])}/{first:020}.parquet"
+                yield name, {**row, "inputs": redact(row["model"], reader.text(row)), **(label or {})}
+            if len(old) < len(fetched):
+                return
+
+
+def _late_labels(connection: sa.Connection, before_day: int) -> Generator[_Named]:
+    """Yield labels that were queued before a day since 1970, one file for each day on which they were."""
+    query = sa.select(db.late_labels).order_by(db.late_labels.c.seq).limit(PART_ROWS)
+    names: dict[int, str] = {}
+    with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
+        for row in itertools.takewhile(lambda row: row["received"] < before_day * 86400, result.mappings()):
+            day = int(row["received"] // 86400)
+            name = names.setdefault(day, labels_name(_date(day), row["seq"]))
+            yield name, {**row, "date": None if row["day"] is None else _date(row["day"])}
 
 
 def _date(day: int) -> date:

@@ -398,7 +398,7 @@ def test_redact_cleans_the_archive(
     archived: Archived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """No file holds what is redacted, other predictions stay, and an interrupted command is run again."""
-    monkeypatch.setattr(archive, "GROUP_ROWS", 2)
+    monkeypatch.setattr(archive, "GROUP_BYTES", 1500)
     for days_ago in (5, 4):
         archived.predict(days_ago, *range(1000 * days_ago, 1000 * days_ago + 3))
     archived.archive()
