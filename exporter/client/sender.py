@@ -5,9 +5,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import dataclasses
+import json
 import logging
 import os
 import random
+import secrets
 import sys
 import threading
 import time
@@ -17,17 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from exporter.client.encoding import describe_error, discard_random
-from exporter.client.transport import (
-    FAILURES,
-    Failure,
-    KeepAliveConnection,
-    Transport,
-    accepted_count,
-    is_final,
-    new_idempotency_key,
-    rejection_detail,
-    retry_after,
-)
+from exporter.client.transport import FAILURES, Failure, KeepAliveConnection, Transport
 from exporter.errors import ExporterError
 
 _FORK_SECONDS = 0.25
@@ -80,6 +72,7 @@ if hasattr(os, "register_at_fork"):
 
 _log = logging.getLogger("exporter.client")
 
+_TRY_LATER = frozenset({408, 425, 429})
 _ENCODED_PER_PAUSE = 8
 """Events that are encoded before the service's threads get the interpreter."""
 _JOIN_SECONDS = 0.1
@@ -301,7 +294,7 @@ class Sender:
 
     def _deliver(self, lines: list[bytes]) -> tuple[int, Failure]:
         """Send one body, repeatedly if necessary; return how many events were accepted, and why others were not."""
-        body, key = b"\n".join(lines), new_idempotency_key()
+        body, key = b"\n".join(lines), secrets.token_hex(16)
         deadline, wait = time.monotonic() + self.give_up, 0.1
         while True:
             try:
@@ -311,17 +304,20 @@ class Sender:
             else:
                 if status == 202:
                     self._note_success()
-                    return accepted_count(response, len(lines)), Failure("rejected", rejection_detail(response))
+                    return _accepted_count(response, len(lines)), Failure("rejected", _rejection_detail(response))
                 if status == 413 and (half := len(lines) // 2):  # each may be good, and only all together too large
                     accepted, failure = self._deliver(lines[:half])
                     more, other_failure = self._deliver(lines[half:])
                     return accepted + more, failure if accepted < half else other_failure
-                final, failure = is_final(status), self.transport.explain_response(status, headers, response)
+                final, failure = (
+                    status < 500 and status not in _TRY_LATER,
+                    self.transport.explain_response(status, headers, response),
+                )
             if final:
                 return 0, failure
             self._note_failure(failure)
             wait = min(wait * 2, 30.0)
-            delay = _with_jitter(wait, retry_after(headers))
+            delay = _with_jitter(wait, headers.get("Retry-After", "").strip())
             with self._changed:
                 if time.monotonic() + delay > deadline or self._changed.wait_for(lambda: self._closed, delay):
                     return 0, failure
@@ -345,11 +341,31 @@ def _dropped(count: int) -> str:
     return "1 event dropped" if count == 1 else f"{count} events dropped"
 
 
-def _with_jitter(wait: float, retry_after: float | None) -> float:
-    """Return how long to wait: random, so that the replicas of a service do not return at the same moment."""
-    if retry_after is None:
+def _accepted_count(response: bytes, sent: int) -> int:
+    """Return how many of the sent events the exporter accepted."""
+    try:
+        return min(int(json.loads(response)["accepted"]), sent)
+    except (ValueError, TypeError, KeyError):
+        return sent
+
+
+def _rejection_detail(response: bytes) -> str:
+    """Return why the first of the events that the exporter rejected was rejected."""
+    try:
+        first = json.loads(response)["rejected"][0]
+        return f"rejected by the exporter: {first['pointer']}: {first['detail']}"
+    except (ValueError, TypeError, LookupError, RecursionError):
+        return f"rejected by the exporter: {response[:200].decode(errors='replace')}"
+
+
+def _with_jitter(wait: float, retry_after: str) -> float:
+    """Return how long to wait: random, so that the replicas of a service do not return at the same moment.
+
+    As long as the server asks, but for at most an hour; or half of ``wait`` to all of it.
+    """
+    if not retry_after.isdecimal():
         return random.uniform(wait / 2, wait)  # noqa: S311
-    return retry_after + random.uniform(0, 0.25)  # noqa: S311
+    return min(float(retry_after), 3600.0) + random.uniform(0, 0.25)  # noqa: S311
 
 
 atexit.register(_end, Sender.close)

@@ -147,15 +147,6 @@ def error_detail(status: int, response: bytes) -> str:
         return f"{status} {response[:300].decode(errors='replace').strip()}".rstrip()
 
 
-def rejection_detail(response: bytes) -> str:
-    """Return why the first of the events that the exporter rejected was rejected."""
-    try:
-        first = json.loads(response)["rejected"][0]
-        return f"rejected by the exporter: {first['pointer']}: {first['detail']}"
-    except (ValueError, TypeError, LookupError, RecursionError):
-        return f"rejected by the exporter: {response[:200].decode(errors='replace')}"
-
-
 class TimedResponse(http.client.HTTPResponse):
     """A response all of which must arrive within the timeout of its socket.
 
@@ -200,7 +191,6 @@ FAILURES = (OSError, ValueError, HTTPException, ExporterError)
 """What a request raises when there is no response."""
 _MAX_RESPONSE = 4 << 20
 """Bytes of a response, more than an exporter sends."""
-_TRY_LATER = frozenset({408, 425, 429})
 BEARER_TOKEN = re.compile(r"[A-Za-z0-9._~+/-]+=*")  # RFC 6750
 
 
@@ -336,7 +326,7 @@ class Transport:
         """
         try:
             with contextlib.closing(self.connect()) as connection:
-                key = new_idempotency_key()
+                key = secrets.token_hex(16)
                 status, headers, response = self.post(connection, path, body, "application/json", key)
         except FAILURES as error:
             raise ExporterError(
@@ -471,27 +461,3 @@ def _read_token(file: Path) -> str:
     if not BEARER_TOKEN.fullmatch(token):
         raise ValueError(f"{file}: expected one bearer token and nothing else")
     return token
-
-
-def new_idempotency_key() -> str:
-    """Return an ``Idempotency-Key`` for a new request."""
-    return secrets.token_hex(16)
-
-
-def accepted_count(response: bytes, sent: int) -> int:
-    """Return how many of the sent events the exporter accepted."""
-    try:
-        return min(int(json.loads(response)["accepted"]), sent)
-    except (ValueError, TypeError, KeyError):
-        return sent
-
-
-def is_final(status: int) -> bool:
-    """Whether repeating the request would not help."""
-    return status < 500 and status not in _TRY_LATER
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that the server asks to wait, at most an hour."""
-    text = headers.get("Retry-After", "").strip()
-    return min(float(text), 3600.0) if text.isdecimal() else None

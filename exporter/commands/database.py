@@ -43,8 +43,8 @@ def archive(options: argparse.Namespace) -> int:
     store = configuration.store
     if store.archive is None:
         raise ExporterError(f"{options.config_file}: has no store.archive: name the folder or URL to archive to")
-    written = storage.archive(store, partial(feedback_inputs, monitors))
-    print(f"{written.predictions:,} predictions and {written.labels:,} late labels were archived")
+    predictions, labels = storage.archive(store, partial(feedback_inputs, monitors))
+    print(f"{predictions:,} predictions and {labels:,} late labels were archived")
     return 0
 
 

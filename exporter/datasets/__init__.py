@@ -14,6 +14,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from xml.sax.saxutils import quoteattr
 
@@ -367,14 +368,14 @@ def _columns(inputs: Columns, input_types: _Types, label_type: str) -> dict[str,
     field_types = dict.fromkeys(FIELDS, "str") | {"confidence": "float", "revision": "int", "weight": "float"}
     field_types |= dict.fromkeys(_LABELS, label_type) | dict.fromkeys(_TIMES, "time")
     columns: dict[str, _Column] = {name: (type_, operator.attrgetter(name)) for name, type_ in field_types.items()}
-    columns |= {f"inputs.{name}": (input_types.infer(name), _input_getter(name)) for name in inputs.names}
+    columns |= {f"inputs.{name}": (input_types.infer(name), partial(_input, name)) for name in inputs.names}
     if inputs.more:
         columns[OTHER] = ("json", lambda example: inputs.rest(example.inputs or {}))
     return columns
 
 
-def _input_getter(name: str) -> Callable[[Example], Any]:
-    return lambda example: (example.inputs or {}).get(name)
+def _input(name: str, example: Example) -> Any:
+    return (example.inputs or {}).get(name)
 
 
 def _write_parquet(pages: Pages, types: Mapping[str, str], _: Scorer) -> Iterator[bytes]:

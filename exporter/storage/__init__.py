@@ -1,10 +1,6 @@
 """The only SQL: predictions, their labels, users' feedback, its review and the datasets released from it, on disk."""
 
-from exporter.storage._archive import (
-    StoredPredictions,
-    archive,
-    shown_archive,
-)
+from exporter.storage._archive import StoredPredictions, archive, shown_archive
 from exporter.storage._database import check_store, shown_url
 from exporter.storage._feedback import CountedFeedback, FeedbackResult
 from exporter.storage._labels import MAX_MARKED

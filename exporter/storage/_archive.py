@@ -176,14 +176,6 @@ class ArchiveFiles:
             os.close(descriptor)
 
 
-def labels_name(arrived: date, first: int) -> str:
-    """Return the name of a file of late labels: the day on which they arrived, and the number of the first one.
-
-    It does not end with ``parquet``, so that patterns such as ``**/*.parquet`` find files of predictions alone.
-    """
-    return f"{LABELS}/{arrived}-{first:020}.labels"
-
-
 def another_database(path: str) -> StoreError:
     """Return the error of a file that this database did not write."""
     hint = "give each database an archive of its own; after a restore, move this file elsewhere"
@@ -417,14 +409,7 @@ _Named = tuple[str, Mapping[str, Any]]
 """A row with its number as ``seq``, and the name of its file."""
 
 
-class Archived(NamedTuple):
-    """The numbers of predictions and of late labels that were written."""
-
-    predictions: int
-    labels: int
-
-
-def archive(config: StoreConfig, redact: Redact) -> Archived:
+def archive(config: StoreConfig, redact: Redact) -> tuple[int, int]:
     """Write predictions that are older than the retention to the archive, and labels that came too late for them.
 
     A part holds the predictions that follow the last archived one, and its files are named after its first number. The
@@ -437,6 +422,11 @@ def archive(config: StoreConfig, redact: Redact) -> Archived:
         The configuration of the store; its ``archive`` is set.
     redact
         Removes what must not be stored from the inputs.
+
+    Returns
+    -------
+    tuple
+        The numbers of predictions and of late labels that were written.
 
     Raises
     ------
@@ -454,7 +444,7 @@ def archive(config: StoreConfig, redact: Redact) -> Archived:
                 connection.execute(db.late_labels.delete().where(db.late_labels.c.seq <= last))
 
         predicted = partial(_predictions, connection, before_day, redact, set())
-        return Archived(
+        return (
             _write(files, connection, schema(), predicted, lambda last: _record(connection, seq=last)),
             _write(files, connection, label_schema(), partial(_late_labels, connection, today), delete_labels),
         )
@@ -532,7 +522,8 @@ def _late_labels(connection: sa.Connection, before_day: int) -> Generator[_Named
     with connection.execute(query, execution_options={"yield_per": FETCHED_ROWS}) as result:
         for row in itertools.takewhile(lambda row: row["received"] < before_day * 86400, result.mappings()):
             day = int(row["received"] // 86400)
-            name = names.setdefault(day, labels_name(_date(day), row["seq"]))
+            # It does not end with parquet, so that patterns such as **/*.parquet find files of predictions alone.
+            name = names.setdefault(day, f"{LABELS}/{_date(day)}-{row['seq']:020}.labels")
             yield name, {**row, "date": None if row["day"] is None else _date(row["day"])}
 
 

@@ -48,11 +48,7 @@ def test_a_function_is_recorded(exporter: Exporter, monitor: Monitor) -> None:
     assert predict(41, connection=object()) == "yes"
     assert (predict.__name__, predict.__doc__) == ("predict", "Say yes.")
     (event,) = recorded(exporter, monitor)
-    assert (event["inputs"], event["prediction"], event["code"]) == (
-        {"age": 41, "country": "NL"},
-        "yes",
-        200,
-    )
+    assert event.items() >= {"inputs": {"age": 41, "country": "NL"}, "prediction": "yes", "code": 200}.items()
     assert event["duration_seconds"] > 0
 
 
@@ -68,10 +64,8 @@ def test_a_mapping_gives_the_features(exporter: Exporter, monitor: Monitor) -> N
 
     Service().predict({"age": 41, "country": "NL"})
     Service().predict(FRAME.iloc[0])
-    assert [event["inputs"] for event in recorded(exporter, monitor)] == [
-        {"age": 41, "country": "NL"},
-        {"age": 20, "debt": 9},
-    ]
+    inputs = [event["inputs"] for event in recorded(exporter, monitor)]
+    assert inputs == [{"age": 41, "country": "NL"}, {"age": 20, "debt": 9}]
     assert exporter.events()[0]["prediction"] == "yes"
 
 
@@ -106,10 +100,8 @@ def test_an_exception_is_raised_and_counted(exporter: Exporter, monitor: Monitor
         predict(41)
     with pytest.raises(TypeError, match="missing 1 required"):
         predict()
-    assert [(event["code"], event.get("inputs")) for event in recorded(exporter, monitor)] == [
-        (500, {"age": 41}),
-        (500, None),
-    ]
+    events = recorded(exporter, monitor)
+    assert [(event["code"], event.get("inputs")) for event in events] == [(500, {"age": 41}), (500, None)]
     assert monitor.prediction_id is None
 
 
@@ -188,12 +180,8 @@ def test_texts_and_sparse_rows(exporter: Exporter, monitor: Monitor) -> None:
     monitor.wrap(pipeline).predict(["good"])
     monitor.wrap(pipeline[-1]).predict(pipeline[0].transform(["bad"]))
     monitor.wrap(pipeline, names=["review"]).predict(pd.Series(["bad"]))
-    events = recorded(exporter, monitor)
-    assert [(event.get("inputs"), event["prediction"]) for event in events] == [
-        ({"text": "good"}, 1),
-        (None, 0),
-        ({"review": "bad"}, 0),
-    ]
+    events = [(event.get("inputs"), event["prediction"]) for event in recorded(exporter, monitor)]
+    assert events == [({"text": "good"}, 1), (None, 0), ({"review": "bad"}, 0)]
 
 
 def test_a_model_that_fails(exporter: Exporter, monitor: Monitor, classifier: LogisticRegression) -> None:
