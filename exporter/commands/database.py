@@ -129,7 +129,7 @@ def redact(options: argparse.Namespace) -> int:
                 print(f"{copies}: {rows:,} rows {_done(options.dry_run)}")
         purged = options.dry_run or redaction.purge()
         if cleaned := redaction.clean_archive(redacted, segmented, dry_run=options.dry_run):
-            print(f"archive: {cleaned.predictions:,} predictions in {cleaned.files:,} files {_done(options.dry_run)}")
+            print(f"archive: {cleaned[1]:,} predictions in {cleaned[0]:,} files {_done(options.dry_run)}")
         damaged = redaction.count_damaged()
     if later:
         _remark(f"{later} rows were stored meanwhile: reload the exporter, then run this again")

@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -96,9 +96,9 @@ class ArchiveFiles:
         from pyarrow import dataset
 
         system, root = self._opened
-        columns = schema_with_day()
-        partitioning = dataset.partitioning(pa.schema([columns.field("date")]), flavor="hive")
-        return dataset.dataset(root, columns, "parquet", system, partitioning)
+        day = pa.field("date", pa.date32())
+        partitioning = dataset.partitioning(pa.schema([day]), flavor="hive")
+        return dataset.dataset(root, schema().append(day), "parquet", system, partitioning)
 
     def batches(self, names: list[str], chosen: Any) -> Iterator[list[Mapping[str, Any]]]:
         """Yield columns of selected predictions in the order of their numbers.
@@ -226,13 +226,6 @@ def label_schema() -> Any:
     names = ("seq", "id", "model", "label", "label_time", "loss", "received")
     fields = [schema().field(name) for name in names]
     return pa.schema([*fields, pa.field("date", pa.date32())])
-
-
-def schema_with_day() -> Any:
-    """Return the columns, and the day of the folder as ``date``."""
-    import pyarrow as pa
-
-    return schema().append(pa.field("date", pa.date32()))
 
 
 GROUP_BYTES = 4 * 2**20
@@ -551,14 +544,7 @@ def _labels(connection: sa.Connection, rows: Sequence[Mapping[Any, Any]]) -> dic
 _Redacted = Mapping[str, Collection[str]]
 
 
-class Cleaned(NamedTuple):
-    """The numbers of files, and of predictions in them, that had redacted inputs."""
-
-    files: int
-    predictions: int
-
-
-def redact_archive(location: str, redacted: _Redacted, segmented: Collection[str], *, dry_run: bool) -> Cleaned:
+def redact_archive(location: str, redacted: _Redacted, segmented: Collection[str], *, dry_run: bool) -> tuple[int, int]:
     """Write the files that hold redacted inputs again without these; each is replaced once the new one is complete.
 
     One file, and one of its row groups as text, are in memory at a time. No command may archive meanwhile.
@@ -574,6 +560,11 @@ def redact_archive(location: str, redacted: _Redacted, segmented: Collection[str
     dry_run
         Whether to count only.
 
+    Returns
+    -------
+    tuple
+        The numbers of files, and of predictions in them, that had redacted inputs.
+
     Raises
     ------
     StoreError
@@ -586,7 +577,7 @@ def redact_archive(location: str, redacted: _Redacted, segmented: Collection[str
     for name in names:
         with archive.explained(f"{name} cannot be cleaned; run the command again to continue"):
             changed.append(_redact_file(archive, name, redacted, segmented, dry_run=dry_run))
-    return Cleaned(sum(number > 0 for number in changed), sum(changed))
+    return sum(number > 0 for number in changed), sum(changed)
 
 
 def _redact_file(

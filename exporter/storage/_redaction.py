@@ -14,7 +14,7 @@ from exporter.config import StoreConfig
 from exporter.errors import StoreError
 from exporter.features.json_inputs import remove_inputs
 from exporter.storage import _database as db
-from exporter.storage._archive import Cleaned, redact_archive
+from exporter.storage._archive import redact_archive
 from exporter.storage._database import feedback, inputs, predictions, releases
 from exporter.storage._predictions import compress_block, parts, stored_days, unpack_block
 from exporter.storage._releases import Row, read_chunks, replace_content, write_chunk, write_content
@@ -242,7 +242,7 @@ class Redaction:
             raise StoreError(f"the release {row['name']} was changed by another process: run the command again")
         return written.sha256
 
-    def clean_archive(self, redacted: Redacted, segmented: Collection[str], *, dry_run: bool) -> Cleaned | None:
+    def clean_archive(self, redacted: Redacted, segmented: Collection[str], *, dry_run: bool) -> tuple[int, int] | None:
         """Clean the files of the archive; return None where there is none."""
         if self._config.archive is None:
             return None

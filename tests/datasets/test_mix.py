@@ -15,6 +15,7 @@ from support.review_rows import START, predict, put
 
 from exporter.datasets import FORMATS, stored_pages
 from exporter.datasets.release import make_release
+from exporter.monitoring.quality import Scorer
 from exporter.storage import ADDED, Selection, Store, _review
 from exporter.wire.events import LabelEvent
 
@@ -129,7 +130,9 @@ def test_filters_apply_to_all_rows(store: Store) -> None:
 def test_each_format_has_source_and_weight(store: Store) -> None:
     """CSV and Parquet as columns, Label Studio in the data of a task."""
     fill(store)
-    files = {name: b"".join(form.write(stored_pages(store, BOTH, NAME), {})) for name, form in FORMATS.items()}
+    files = {
+        name: b"".join(form.write(stored_pages(store, BOTH, NAME), {}, Scorer())) for name, form in FORMATS.items()
+    }
     expected = {"correction": 8, "sampled": 4, "confirmed": 15, "labelled": 26}
     table = pq.read_table(io.BytesIO(files["parquet"]))
     read = [

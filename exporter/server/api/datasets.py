@@ -94,7 +94,7 @@ def download(exporter: Exporter, key: str) -> Reply | Response:
     row = exporter.store.releases.find(key)
     if row is None:
         return problem(404, f"there is no release {preview(key)}")
-    store, redacted = exporter.store, _redacted(exporter, row["model"])
+    store, redacted = exporter.store, exporter.redacted.get(row["model"], frozenset())
     lines = form.content_type.partition(";")[0]
     accepted = request.accept_mimetypes.best_match([lines, "application/json", "text/html"])
     if "format" not in request.args and accepted not in {lines, None}:
@@ -121,10 +121,6 @@ def _write(exporter: Exporter, form: Format, pages: Pages, model: str, name: str
         types = {name: type_name for name, type_name in types.items() if name not in settings.redact}
     scorer = Scorer.of_model(settings or ModelConfig(model), profile)
     return _streamed(form.write(pages, types, scorer), form.content_type, _headers(name, form))
-
-
-def _redacted(exporter: Exporter, model: str) -> frozenset[str]:
-    return exporter.redacted.get(model, frozenset())
 
 
 def _model(exporter: Exporter, name: str | None) -> str:
