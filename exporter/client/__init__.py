@@ -28,7 +28,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 class Monitor:
-    """Records one model of a service.
+    """Client that records the predictions of one model.
 
     `record` only adds the event to a buffer in memory; one daemon thread sends the buffer in batches. While the
     exporter is unavailable the newest events are kept, up to the bounds below, and the service is not affected.
@@ -48,11 +48,11 @@ class Monitor:
     ca_file
         A file in PEM with the certificates to trust instead of the system's, for a private certificate authority.
     capacity
-        Events kept in memory; with more, the oldest is dropped.
+        Maximum number of events in memory; beyond it, the oldest is dropped.
     capacity_bytes
         The same bound in bytes, for large inputs.
     batch_size
-        Events sent in one request, at most.
+        Maximum number of events in a request.
     interval
         Seconds that an event waits for others to be sent with it.
     timeout
@@ -60,8 +60,8 @@ class Monitor:
     give_up
         Seconds after which a batch that cannot be sent is dropped.
     shadow
-        Whether no user sees the answers of this version: they are only compared with those of the version that users
-        see, to the same requests. Then `record` needs the ``id`` that the other monitor returned.
+        Whether no user sees the predictions of this version: they are only compared with what users see, for the same
+        requests. `record` then needs the ``id`` that the other monitor returned.
     """
 
     def __init__(
@@ -106,7 +106,7 @@ class Monitor:
 
     @property
     def prediction_id(self) -> str | None:
-        """The identifier of the request that is being answered, inside of middleware or of a watched function."""
+        """The identifier of the current request, within middleware or a watched function."""
         context = current.get()
         return None if context is None or context.done else context.id
 
@@ -132,7 +132,7 @@ class Monitor:
             Raw inputs by feature: plain values, arrays, tensors or images; or a pandas row. They are copied
             immediately, so that the caller may change them afterwards. NaN counts as missing.
         prediction
-            The model's prediction; None if it failed. For an array of one its value.
+            The model's prediction; None if it failed. An array of one element becomes this element.
         confidence
             From 0 to 1.
         duration_seconds
@@ -196,7 +196,7 @@ class Monitor:
         prediction_id
             The identifier that `record` returned.
         verdict
-            ``"accepted"``, ``"corrected"``, or ``"rejected"``: the prediction is wrong, and the label is not known.
+            ``"accepted"``, ``"corrected"``, or ``"rejected"`` if the prediction is wrong and the label may be unknown.
         label
             The correct label; required if corrected, optional if rejected.
         user, comment
@@ -229,7 +229,7 @@ class Monitor:
         prediction_id
             The identifier that `record` returned.
         label
-            The true label. For an array of one its value.
+            The true label. An array of one element becomes this element.
         time
             When it became known: a datetime, or seconds since the epoch; now by default.
 
