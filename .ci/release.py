@@ -179,6 +179,11 @@ def build(source: Path, folder: Path, version: str) -> list[Path]:
     return pairs[0]
 
 
+def _extras() -> list[str]:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return list(project["optional-dependencies"])
+
+
 def check_metadata(sdist: Path, wheel: Path, version: str) -> None:
     """Require the name, the version and the licence, and that nothing is required without an extra."""
     with zipfile.ZipFile(wheel) as archive:
@@ -249,7 +254,9 @@ def check_server(wheel: Path, folder: Path, version: str) -> None:
         finally:
             process.terminate()
     require(process.returncode == 0, f"serve ended with {process.returncode}:\n{(folder / 'log').read_text()}")
-    ok(f"[server]: {printed}; /metrics, /docs/, runbooks and pages answer")
+    pip = (programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--dry-run")
+    run(*pip, f"{wheel}[{','.join(_extras())}]", cwd=folder)
+    ok(f"[server]: {printed}; /metrics, /docs/, runbooks and pages answer; all extras can be installed")
 
 
 def _get(url: str, process: subprocess.Popen[bytes]) -> str:
