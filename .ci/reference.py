@@ -62,6 +62,7 @@ LIMITS = (
         f"{ingest.MAX_KEYS:,} of {ingest.MAX_KEY_LENGTH} characters",
         "the oldest is forgotten",
     ),
+    ("spans of OpenTelemetry that count once", f"{otlp.MAX_SPANS:,}", "the oldest are forgotten"),
     (
         "predictions by OpenTelemetry that evaluations join",
         f"{otlp.MAX_CALLS:,} identifiers",

@@ -1,5 +1,6 @@
-"""Measure how many predictions a second ``model-exporter consume`` takes from Kafka to an exporter.
+"""Measure how many messages a second ``model-exporter consume`` takes from Kafka to an exporter.
 
+They are predictions, the two events that KServe's logger sends for each, or spans of OpenTelemetry, one in a message.
 The floor is a consumer in Python that reads the same messages from the same brokers, commits each batch and does
 nothing else. Brokers (librdkafka's own), consumer and exporter share the machine. Elapsed times are those from the
 first to the last commit; processor time is that of the consumer and of the exporter.
@@ -15,13 +16,18 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 
 import psutil
 from confluent_kafka import Consumer, Producer
 from offered import FEATURES
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from timing import exporter, free_port, report
 
-MESSAGES, BATCH, ROUNDS = 50_000, 1000, 3  # the brokers keep 5 MiB of a partition, and delete what is older
+MESSAGES = {"predictions": 50_000, "kserve": 20_000, "traces": 12_000}  # the brokers keep 5 MiB of a partition
+BATCH, ROUNDS = 1000, 3
+_INPUTS = {f"f{number}": (number - 4.5) / 5 for number in range(FEATURES)}
+_KSERVE = [("ce_inferenceservicename", b"m"), ("content-type", b"application/json")]
 
 
 def cluster() -> tuple[Producer, str]:
@@ -31,16 +37,36 @@ def cluster() -> tuple[Producer, str]:
     return brokers, ",".join(f"{broker.host}:{broker.port}" for broker in found)
 
 
-def fill(servers: str, topic: str) -> None:
-    """Write predictions to a topic."""
+def messages(kind: str) -> Iterator[tuple[bytes, list[tuple[str, bytes]]]]:
+    """Yield the values and headers of messages."""
+    for number in range(MESSAGES[kind]):
+        if kind == "predictions":
+            event = {"id": f"r-{number}", "model": "m", "version": "1", "inputs": _INPUTS, "prediction": "7"}
+            yield json.dumps(event | {"confidence": 0.9, "code": 200}).encode(), []
+        elif kind == "kserve":
+            side = "response" if number % 2 else "request"
+            body = {"predictions": ["7"]} if number % 2 else {"instances": [_INPUTS]}
+            type_ = f"org.kubeflow.serving.inference.{side}".encode()
+            yield json.dumps(body).encode(), [("ce_id", b"%d" % (number // 2)), ("ce_type", type_), *_KSERVE]
+        else:
+            request = ExportTraceServiceRequest()
+            span = request.resource_spans.add().scope_spans.add().spans.add()
+            span.trace_id, span.span_id = number.to_bytes(16), number.to_bytes(8)
+            span.start_time_unix_nano = span.end_time_unix_nano = time.time_ns()
+            for name, text in {"model.name": "m", "model.version": "1", "model.prediction": "7"}.items():
+                span.attributes.add(key=name).value.string_value = text
+            for name, value in _INPUTS.items():
+                span.attributes.add(key=f"model.input.{name}").value.double_value = value
+            yield request.SerializeToString(), []
+
+
+def fill(servers: str, kind: str) -> None:
+    """Write messages to a topic."""
     producer = Producer({"bootstrap.servers": servers, "linger.ms": 20, "log_level": 0})
-    inputs = {f"f{number}": (number - 4.5) / 5 for number in range(FEATURES)}
-    for number in range(MESSAGES):
-        event = {"id": f"r-{number}", "model": "m", "version": "1", "inputs": inputs, "prediction": "7"}
-        value = json.dumps(event | {"confidence": 0.9, "code": 200})
+    for number, (value, headers) in enumerate(messages(kind)):
         while True:
             try:
-                producer.produce(topic, value, key=str(number))
+                producer.produce(kind, value, key=str(number // 2), headers=headers)
                 break
             except BufferError:
                 producer.poll(0.1)
@@ -54,14 +80,14 @@ def floor(servers: str, topic: str, group: str) -> tuple[float, float]:
     consumer = Consumer(settings | {"auto.offset.reset": "earliest"})
     consumer.subscribe([topic])
     read, first, start, cpu = 0, 0, 0.0, 0.0
-    while read < MESSAGES:
+    while read < MESSAGES[topic]:
         if messages := consumer.consume(BATCH, 0.2):
             consumer.commit(asynchronous=False)
             read += len(messages)
             if not start:
                 first, start, cpu = read, time.monotonic(), time.process_time()
-    rate = (MESSAGES - first) / (time.monotonic() - start)
-    spent = (time.process_time() - cpu) / (MESSAGES - first)
+    rate = (MESSAGES[topic] - first) / (time.monotonic() - start)
+    spent = (time.process_time() - cpu) / (MESSAGES[topic] - first)
     consumer.close()
     return rate, spent
 
@@ -69,13 +95,18 @@ def floor(servers: str, topic: str, group: str) -> tuple[float, float]:
 def relayed(servers: str, topic: str, group: str, url: str, served: psutil.Process) -> tuple[float, float, float]:
     """Consume all messages with the command; return messages a second, and the seconds of both processes a message."""
     web = free_port()
-    command = [sys.executable, "-m", "exporter.cli", "consume", f"--bootstrap-servers={servers}", f"--topic={topic}"]
-    command += [f"--group={group}", f"--exporter={url}", f"--web.listen-address=127.0.0.1:{web}"]
+    command = [sys.executable, "-m", "exporter.cli", "consume", f"--bootstrap-servers={servers}"]
+    command += [
+        f"--topic={topic}={topic}",
+        f"--group={group}",
+        f"--exporter={url}",
+        f"--web.listen-address=127.0.0.1:{web}",
+    ]
     before = sum(served.cpu_times()[:2])
     with tempfile.TemporaryFile() as log, subprocess.Popen(command, stdout=log, stderr=log) as child:
         process = psutil.Process(child.pid)
         start, first, done, cpu = 0.0, 0.0, 0.0, 0.0
-        while done < MESSAGES:
+        while done < MESSAGES[topic]:
             time.sleep(0.05)
             if child.poll() is not None:
                 raise SystemExit(f"the consumer ended with status {child.returncode}")
@@ -85,7 +116,8 @@ def relayed(servers: str, topic: str, group: str, url: str, served: psutil.Proce
         elapsed = time.monotonic() - start
         spent = sum(process.cpu_times()[:2]) - cpu
         child.terminate()
-    return (MESSAGES - first) / elapsed, spent / (MESSAGES - first), (sum(served.cpu_times()[:2]) - before) / MESSAGES
+    number = MESSAGES[topic] - first
+    return number / elapsed, spent / number, (sum(served.cpu_times()[:2]) - before) / MESSAGES[topic]
 
 
 def _accepted(web: int) -> float:
@@ -99,17 +131,19 @@ def _accepted(web: int) -> float:
 def main() -> None:
     """Print the figures."""
     _brokers, servers = cluster()
-    fill(servers, "predictions")
     with exporter(FEATURES) as (port, child):
         served = psutil.Process(child.pid)
-        rounds = []
-        for number in range(ROUNDS):
-            bare = floor(servers, "predictions", f"floor-{number}")
-            rounds.append((*bare, *relayed(servers, "predictions", f"g-{number}", f"http://127.0.0.1:{port}", served)))
-    rate, cpu, relay_rate, relay_cpu, served_cpu = map(statistics.median, zip(*rounds, strict=True))
-    report("predictions a second", relay_rate, "/s", "bare consumer", rate)
-    report("processor time of the consumer, a prediction", relay_cpu * 1e6, "µs", "bare consumer", cpu * 1e6)
-    report("processor time of the exporter, a prediction", served_cpu * 1e6, "µs", "bare consumer", cpu * 1e6)
+        for kind in sys.argv[1:] or MESSAGES:
+            fill(servers, kind)
+            rounds = []
+            for number in range(ROUNDS):
+                bare = floor(servers, kind, f"floor-{number}")
+                url = f"http://127.0.0.1:{port}"
+                rounds.append((*bare, *relayed(servers, kind, f"g-{number}", url, served)))
+            rate, cpu, relay_rate, relay_cpu, served_cpu = map(statistics.median, zip(*rounds, strict=True))
+            report(f"{kind}: messages a second", relay_rate, "/s", "bare consumer", rate)
+            report(f"{kind}: processor time of the consumer", relay_cpu * 1e6, "µs", "bare consumer", cpu * 1e6)
+            report(f"{kind}: processor time of the exporter", served_cpu * 1e6, "µs", "bare consumer", cpu * 1e6)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import os
 import re
 import select
 import signal
+import socket
 import sys
 import textwrap
 import threading
@@ -20,11 +21,14 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from wsgiref.simple_server import WSGIServer, make_server
 
 from exporter.errors import ExporterError, UsageError, printable
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
     from exporter.http_client import Client, Credentials, Response
 
 
@@ -396,6 +400,51 @@ def exporter_client(options: argparse.Namespace, timeout: float, **settings: Any
     return Client(options.exporter, "--exporter", authorization=lambda: credentials(options).header(), **settings)
 
 
+def serve_metrics(where: Address, registry: CollectorRegistry, readiness: Callable[[], tuple[bool, str]]) -> WSGIServer:
+    """Serve metrics, those of the process too, and probes from a thread.
+
+    Parameters
+    ----------
+    where
+        The address.
+    registry
+        The metrics.
+    readiness
+        Returns whether the program is ready, and a sentence about it.
+
+    Raises
+    ------
+    ExporterError
+        When the address cannot be used.
+    """
+    from prometheus_client import GCCollector, PlatformCollector, ProcessCollector
+    from prometheus_client.exposition import ThreadingWSGIServer, _SilentHandler, make_wsgi_app
+
+    for kind in (ProcessCollector, PlatformCollector, GCCollector):
+        kind(registry=registry)
+    metrics = make_wsgi_app(registry)
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if path == "/metrics":
+            return cast(Iterable[bytes], metrics(environ, start_response))
+        ready, text = readiness() if path == "/-/ready" else (path == "/-/healthy", path.removeprefix("/-/"))
+        status = "200 OK" if ready else "503 Service Unavailable" if path == "/-/ready" else "404 Not Found"
+        start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
+        return [f"{text}\n".encode()]
+
+    class Server(ThreadingWSGIServer):
+        address_family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+
+    try:
+        server = make_server(where.host or "0.0.0.0", where.port, app, Server, _SilentHandler)  # noqa: S104
+    except OSError as error:
+        raise ExporterError(f"cannot listen on {where}: {error.strerror or error}") from None
+    threading.Thread(target=server.serve_forever, args=(0.1,), name="metrics", daemon=True).start()
+    logging.getLogger(__name__).info("metrics and probes on http://%s", Address(where.host, server.server_port))
+    return server
+
+
 QUIET_SECONDS = 10.0
 """Seconds between two lines of a kind."""
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
@@ -429,10 +478,15 @@ def _quote(value: str) -> str:
 
 
 class Moderation:
-    """Says of each kind of line whether to log it: one in ten seconds."""
+    """Logs of each kind of line one in ten seconds."""
 
-    def __init__(self) -> None:
-        self._logged: dict[str, float] = {}
+    def __init__(self, log: logging.Logger) -> None:
+        self._log, self._logged = log, dict[str, float]()
+
+    def warn(self, kind: str, text: str, *values: object) -> None:
+        """Log a warning unless one of this kind was logged a moment ago."""
+        if self.is_due(kind):
+            self._log.warning(text, *values)
 
     def is_due(self, kind: str) -> bool:
         """Return whether no line of this kind was logged a moment ago."""

@@ -11,25 +11,109 @@ import os
 import re
 import signal
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, cast
-from wsgiref.simple_server import WSGIServer, make_server
+from typing import Any, NamedTuple
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka import Message as KafkaMessage
-from prometheus_client import CollectorRegistry, Counter, Gauge, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.exposition import ThreadingWSGIServer, _SilentHandler, make_wsgi_app
+from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from exporter.commands import common
-from exporter.commands.common import stopping
-from exporter.errors import BatchError, ExporterError, UsageError
+from exporter.config import load_yaml
+from exporter.errors import BatchError, EventError, ExporterError, UsageError
 from exporter.http_client import NO_RETRY, TRANSIENT, Client, RequestError, Response
-from exporter.validation import preview
-from exporter.wire.events import MAX_REJECTED
+from exporter.validation import convert, json_pointer, preview, rfc3339, suggestion
+from exporter.wire import events as wire
+from exporter.wire.cloudevents import BATCH
+
+MAX_BYTES = 8 << 20
+"""Bytes of a request, unless one message alone has more."""
+TIMEOUT_SECONDS = 8.0
+"""Time in which the exporter must answer."""
+GIVE_UP_SECONDS = 2.0
+"""How long a request is tried again before the consumer looks whether it should stop."""
+
+
+class Message(NamedTuple):
+    """A message of a topic; ``time`` is Kafka's, Unix time in seconds."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+    time: float | None = None
+
+    @property
+    def stamp(self) -> str | None:
+        """The time as text; None if the clock that it is from is ahead."""
+        return None if self.time is None or self.time > time.time() else rfc3339(self.time)
+
+
+Encode = Callable[[Message], list[bytes]]
+"""Returns the events of a message with a value as JSON, or raises an `EventError`."""
+
+
+class _Event(msgspec.Struct, gc=False):
+    """An event of the exporter's own, as far as it is looked at here."""
+
+    time: msgspec.Raw = msgspec.Raw()
+
+
+_event_decoder = msgspec.json.Decoder(_Event)
+_message_decoder = msgspec.json.Decoder(_Event | list[msgspec.Raw])
+
+
+def _decode(read: Callable[[bytes], Any], value: bytes | None) -> Any:
+    try:
+        return read(value or b"")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise EventError("", f"expected a JSON object, or an array of them: {error}", "malformed") from None
+
+
+def _objects(message: Message, timed: bool = False) -> list[bytes]:
+    """Return the objects in a message; where they are ``timed``, one without a time gets the message's.
+
+    >>> _objects(Message("t", 0, 0, None, b'[{"a": 1}, {"time": null}]', (), 0.5), timed=True)
+    [b'{"time":"1970-01-01T00:00:00.500000Z","a": 1}', b'{"time": null}']
+    """
+    value = message.value or b""
+    found = _decode(_message_decoder.decode, value)
+    events = [value] if isinstance(found, _Event) else [bytes(part) for part in found]
+    if not events:
+        raise EventError("", wire.NO_EVENTS, "malformed")
+    if not timed or not (stamp := message.stamp):
+        return events
+    begin = b'{"time":"%b",' % stamp.encode()
+    has_time = [bool(_decode(_event_decoder.decode, event).time) or b":" not in event for event in events]
+    return [event if has else begin + event.lstrip()[1:] for event, has in zip(events, has_time, strict=True)]
+
+
+def _cloud_event(message: Message) -> list[bytes]:
+    """Return a CloudEvent in the structured mode; in Kafka's binary mode its attributes are headers ``ce_…``.
+
+    >>> _cloud_event(Message("t", 0, 0, None, b"[1]", [("ce_id", b"7"), ("content-type", b"text/json")]))
+    [b'{"id":"7","data_base64":"WzFd"}']
+    """
+    attributes = {
+        name[3:]: (value or b"").decode("utf-8", "replace") for name, value in message.headers if name[:3] == "ce_"
+    }
+    if not attributes:
+        return _objects(message)
+    return [msgspec.json.encode({**attributes, "data_base64": message.value})]
+
+
+def _export_request(message: Message) -> list[bytes]:
+    """Return an export request of OpenTelemetry: protobuf in base64, unless the content type says JSON."""
+    types = [value or b"" for name, value in message.headers if name.lower() == "content-type"]
+    return _objects(message) if types and b"json" in types[0] else [msgspec.json.encode(message.value)]
 
 
 class Kind(NamedTuple):
@@ -38,214 +122,183 @@ class Kind(NamedTuple):
     Attributes
     ----------
     route
-        Where they are posted.
-    batched
-        Whether many messages, each one JSON object, are posted as one array. Otherwise each message is a request of
-        its own, with its content type and the attributes of its CloudEvent.
+        Where its events are posted, those of several messages as one array.
+    event
+        The type of an event, if it is the exporter's own.
+    encode
+        Reads the events of a message.
     content_type
-        Of the request, unless a message that is a request of its own has a header ``content-type``.
+        Of the request.
     """
 
     route: str
-    batched: bool = True
+    event: type[msgspec.Struct] | None
+    encode: Encode = functools.partial(_objects, timed=True)
     content_type: str = "application/json"
 
 
 KINDS = {
-    "predictions": Kind("/v1/predictions"),
-    "feedback": Kind("/v1/feedback"),
-    "labels": Kind("/v1/labels"),
-    "events": Kind("/v1/events"),
-    "kserve": Kind("/v1/kserve", batched=False),
-    "logs": Kind("/v1/logs", batched=False, content_type="application/x-protobuf"),
-    "traces": Kind("/v1/traces", batched=False, content_type="application/x-protobuf"),
+    "predictions": Kind("/v1/predictions", wire.Prediction),
+    "feedback": Kind("/v1/feedback", wire.Feedback),
+    "labels": Kind("/v1/labels", wire.LabelEvent),
+    "events": Kind("/v1/events", wire.BusinessEvent, _objects),
+    "kserve": Kind("/v1/kserve", None, _cloud_event, BATCH),
+    "logs": Kind("/v1/logs", None, _export_request),
+    "traces": Kind("/v1/traces", None, _export_request),
 }
 """The kinds of messages by name; logs and traces are those of OpenTelemetry."""
 
-MAX_BYTES = 8 << 20
-"""Bytes of a request, unless one message alone has more."""
-TIMEOUT_SECONDS = 8.0
-"""Time in which the exporter must answer."""
-GIVE_UP_SECONDS = 4.0
-"""How long a request is tried again before the consumer looks whether it should stop."""
+_CONSTANT = ("event", "model", "version")
 
 
-class Message(NamedTuple):
-    """A message of a topic, as it is sent on."""
+class Shape:
+    """Reads events from messages of another shape, by the JSON pointer (RFC 6901) of each member.
 
-    topic: str
-    partition: int
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]]
+    Parameters
+    ----------
+    path
+        A YAML file with the pointers by member: ``inputs`` may be a mapping of such pointers, and `_CONSTANT` members
+        texts. ``items`` is where the array of events is; the others are looked for in an event, then in the message.
+    kind
+        The type of the events.
+
+    Raises
+    ------
+    ExporterError
+        When the file cannot be used.
+    """
+
+    def __init__(self, path: Path, kind: type[msgspec.Struct]) -> None:
+        self._path = path
+        members = convert(load_yaml(path), dict[str, Any], str(path))
+        self._items = members.pop("items", "")
+        fields = {field.name: field.required for field in msgspec.structs.fields(kind)}
+        required = dict.fromkeys(name for name, is_required in fields.items() if is_required)
+        for name, where in {"items": self._items, **required, **members}.items():
+            if name not in fields.keys() | {"items"}:
+                raise ExporterError(f"{path}: {name}: is not known; {suggestion(name, fields)}")
+            for part in where.values() if name == "inputs" and isinstance(where, dict) else [where]:
+                if not (isinstance(part, str) and (part[:1] in ("", "/") or name in _CONSTANT)):
+                    raise ExporterError(f"{path}: {name}: expected a JSON pointer such as /{name}, got {preview(part)}")
+        self._constants = {name: text for name, text in members.items() if name in _CONSTANT and text[:1] != "/"}
+        self._members = {name: where for name, where in members.items() if name not in self._constants}
+        self._timed, self._warned = "time" in fields, False
+
+    def __call__(self, message: Message) -> list[bytes]:
+        """Return the events of a message."""
+        document = _decode(msgspec.json.decode, message.value)
+        items = _find(self._items, document)
+        if items is None:
+            raise EventError("", self._lost({"items": self._items}, document), "malformed")
+        items = items if isinstance(items, list) else [items]
+        return [msgspec.json.encode(self._event(message, item, document)) for item in items]
+
+    def _event(self, message: Message, item: Any, document: Any) -> dict[str, Any]:
+        found = {name: _read(where, item, document) for name, where in self._members.items()}
+        event = {name: value for name, value in found.items() if value is not None}
+        if len(event) < len(found) and not (event and self._warned):
+            detail = self._lost({name: where for name, where in self._members.items() if name not in event}, item)
+            if not event:
+                raise EventError("", detail, "malformed")
+            self._warned = True
+            log.warning("%s[%d] at offset %d: %s", *message[:3], detail)
+        if isinstance(event.get("time"), int | float):
+            event["time"] = _time(event["time"])
+        elif self._timed and message.stamp:
+            event.setdefault("time", message.stamp)
+        return self._constants | event
+
+    def _lost(self, members: Mapping[str, Any], there: Any) -> str:
+        wanted = ", ".join(
+            f"{name} at {where if isinstance(where, str) else preview(where)}" for name, where in members.items()
+        )
+        return f"{self._path}: found no {wanted}; the message has {', '.join(islice(_pointers(there), 20))[:1000]}"
 
 
-class Refusal(NamedTuple):
-    """A message that cannot be used, and why."""
+def _find(pointer: str, document: Any) -> Any:
+    """Return the value at a JSON pointer; None where there is none.
+
+    >>> _find("/a~1b/1", {"a/b": [1, 2]}), _find("/c", {}), _find("", 3)
+    (2, None, 3)
+    """
+    for step in pointer.split("/")[1:]:
+        try:
+            document = document[int(step) if isinstance(document, list) else step.replace("~1", "/").replace("~0", "~")]
+        except (KeyError, IndexError, TypeError, ValueError):
+            return None
+    return document
+
+
+def _read(where: Any, item: Any, document: Any) -> Any:
+    if isinstance(where, dict):
+        found = {name: _read(part, item, document) for name, part in where.items()}
+        return found if any(value is not None for value in found.values()) else None
+    value = _find(where, item)
+    return _find(where, document) if value is None else value
+
+
+def _pointers(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[str]:
+    """Yield the pointers of what is in a document, without its values, which may be personal data."""
+    parts = value.items() if isinstance(value, dict) else enumerate(value[:1]) if isinstance(value, list) else ()
+    if not parts or len(path) == 4:
+        yield json_pointer(path)
+        return
+    for name, part in parts:
+        yield from _pointers(part, (*path, name))
+
+
+def _time(number: float) -> str | float:
+    """Return a time in seconds, milliseconds, microseconds or nanoseconds as text.
+
+    >>> _time(1795514400), _time(1795514400000)
+    ('2026-11-24T10:00:00Z', '2026-11-24T10:00:00Z')
+    """
+    seconds = number
+    while seconds > 1e11:
+        seconds /= 1000
+    return rfc3339(seconds) or number
+
+
+class Item(NamedTuple):
+    """A message with its events, or with why it has none."""
 
     message: Message
-    detail: str
+    events: list[bytes]
+    refusal: str | None = None
+
+
+def requests(encode: Encode, messages: Iterable[Message], batch_size: int) -> Iterator[list[Item]]:
+    """Split messages of a topic into those of one request each, of at most ``batch_size`` events.
+
+    >>> messages = [Message("t", 0, offset, None, b"[{}, {}]", ()) for offset in range(3)]
+    >>> [len(part) for part in requests(_objects, messages, 5)]
+    [2, 1]
+    """
+    part: list[Item] = []
+    size = count = 0
+    for message in messages:
+        try:
+            item = Item(message, encode(message) if message.value is not None else [])
+        except EventError as error:
+            item = Item(message, [], error.detail)
+        length = sum(map(len, item.events))
+        if part and (size + length > MAX_BYTES or count + len(item.events) > batch_size):
+            yield part
+            part, size, count = [], 0, 0
+        part.append(item)
+        size += length
+        count += len(item.events)
+    if part:
+        yield part
+
+
+Refusals = dict[Message, str]
+"""Messages that cannot be used, and why."""
 
 
 class UnavailableError(ExporterError):
     """The exporter did not take a request, and may take it later."""
 
-
-@dataclass(frozen=True)
-class Poster:
-    """Posts messages to the exporter.
-
-    Parameters
-    ----------
-    client
-        Of the exporter.
-    group
-        The consumer group, which is part of the requests' idempotency keys.
-    on_retry
-        Called with the reason before a request is tried again.
-    on_warning
-        Called with each warning of the exporter.
-    """
-
-    client: Client
-    group: str
-    on_retry: Callable[[str], None]
-    on_warning: Callable[[str], None]
-
-    def post(self, kind: Kind, messages: Sequence[Message]) -> list[Refusal]:
-        """Post messages that fit into one request; return those that cannot be used.
-
-        The same messages have the same idempotency key, so that they can be posted again until they are taken.
-
-        Raises
-        ------
-        UnavailableError
-            When the exporter does not answer, or not in time: some of the messages may have been taken.
-        BatchError
-            When it refuses all messages, for a reason that is not in them.
-        """
-        refusals = [Refusal(message, detail) for message in messages if (detail := _malformed(kind, message))]
-        malformed = {id(refusal.message) for refusal in refusals}
-        good = [message for message in messages if message.value is not None and id(message) not in malformed]
-        return refusals + (self._post(kind, good) if good else [])
-
-    def _post(self, kind: Kind, messages: Sequence[Message]) -> list[Refusal]:
-        values = [message.value or b"" for message in messages]
-        body = b"[%b]" % b",".join(values) if kind.batched else values[0]
-        headers = {"Content-Type": kind.content_type, **({} if kind.batched else _http_headers(messages[0]))}
-        response = self._request(kind.route, body, headers | {"Idempotency-Key": self._key(messages, body)})
-        if response.status in {200, 201, 202}:
-            rejected = self._rejected(response)
-            if not kind.batched:  # a message of several events
-                return [Refusal(messages[0], detail) for detail in [*rejected.values()][:1]]
-            return [Refusal(messages[index], detail) for index, detail in rejected.items()]
-        if response.status not in {400, 413, 415, 422}:
-            raise BatchError(f"{self.client.url}: {response.error_message()}: the messages are not committed")
-        if len(messages) == 1:
-            return [Refusal(messages[0], response.error_message())]
-        try:
-            details = _by_index(json.loads(response.body))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            details = {}
-        if details.keys() == set(range(len(messages))):
-            return [Refusal(message, details[index]) for index, message in enumerate(messages)]
-        # Some messages may be good: the response need not tell which.
-        middle = len(messages) // 2
-        return self._post(kind, messages[:middle]) + self._post(kind, messages[middle:])
-
-    def _request(self, route: str, body: bytes, headers: Mapping[str, str]) -> Response:
-        try:
-            response = self.client.repeat(GIVE_UP_SECONDS, self.on_retry, "POST", route, body, headers=headers)
-        except RequestError as error:
-            raise UnavailableError(str(error)) from None
-        if response.status in TRANSIENT:
-            raise UnavailableError(f"{self.client.url}: {response.error_message()}")
-        return response
-
-    def _rejected(self, response: Response) -> dict[int, str]:
-        """Return what is wrong with messages by index, in a successful response; pass its warnings on."""
-        try:
-            document: Any = json.loads(response.body or b"{}")
-            for warning in document.get("warnings", ()):
-                self.on_warning(_detail(warning.get("pointer", ""), warning["detail"]))
-            return _by_index(document)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            raise BatchError(f"--exporter: the response ({response.status}) is not an exporter's") from None
-
-    def _key(self, messages: Sequence[Message], body: bytes) -> str:
-        """Return the idempotency key of a request: the same messages of the same partitions count once."""
-        digest = hashlib.sha256(body)
-        for message in messages:
-            digest.update(f"\n{self.group} {message.topic} {message.partition} {message.offset}".encode())
-        return f"kafka-{digest.hexdigest()}"
-
-
-def requests(kind: Kind, messages: Sequence[Message]) -> Iterator[list[Message]]:
-    """Split messages of a topic into those of one request each.
-
-    >>> messages = [Message("t", 0, offset, None, b"{}", ()) for offset in range(3)]
-    >>> [len(part) for part in requests(KINDS["labels"], messages)], len(list(requests(KINDS["kserve"], messages)))
-    ([3], 3)
-    """
-    part: list[Message] = []
-    size = 0
-    for message in messages:
-        length = len(message.value or b"") + 1
-        if part and (not kind.batched or size + length > MAX_BYTES):
-            yield part
-            part, size = [], 0
-        part.append(message)
-        size += length
-    if part:
-        yield part
-
-
-def _malformed(kind: Kind, message: Message) -> str | None:
-    """Return why a message cannot be part of a request; None if it can."""
-    if not kind.batched or message.value is None:
-        return None
-    try:
-        msgspec.json.decode(message.value, type=msgspec.Raw)
-    except (msgspec.DecodeError, RecursionError) as error:
-        return f"expected one JSON object: {error}"
-    return None
-
-
-def _http_headers(message: Message) -> dict[str, str]:
-    """Return the headers of a request: CloudEvents have their attributes in ``ce_type`` in Kafka, ``ce-type`` in HTTP.
-
-    >>> headers = [("ce_type", b"a"), ("content-type", b"text/json"), ("x", b"1")]
-    >>> _http_headers(Message("requests", 0, 0, None, b"", headers))
-    {'ce-type': 'a', 'Content-Type': 'text/json'}
-    """
-    headers = {}
-    for name, value in message.headers:
-        text = (value or b"").decode("latin-1")
-        if not (text.isprintable() and name.isascii() and name.replace("_", "").replace("-", "").isalnum()):
-            continue
-        if name.startswith("ce_"):
-            headers[f"ce-{name[3:]}"] = text
-        elif name.lower() == "content-type":
-            headers["Content-Type"] = text
-    return headers
-
-
-def _detail(pointer: str, detail: str) -> str:
-    return f"{pointer}: {detail}" if pointer else detail
-
-
-def _by_index(document: Any) -> dict[int, str]:
-    """Return the first thing that is wrong with each event of a request, as far as the response says."""
-    details: dict[int, str] = {}
-    for index, pointer, detail in common.refused_events(document):
-        details.setdefault(index, _detail(pointer, detail))
-    return details
-
-
-RESULTS = ("accepted", "dead_letter", "dropped", "empty")
-STATISTICS_SECONDS = 5
-"""Time between two statistics of librdkafka."""
 
 log = logging.getLogger("exporter.commands.consume")
 
@@ -262,52 +315,39 @@ class ConsumerMetrics:
     ----------
     registry
         The metrics.
+    moderation
+        Logs.
     """
 
     def __init__(self, topics: list[str]) -> None:
         self.registry = CollectorRegistry()
-        for kind in (ProcessCollector, PlatformCollector, GCCollector):
-            kind(registry=self.registry)
-        text = (
-            "Messages by what became of them: accepted by the exporter, refused and in the dead-letter topic, refused"
-        )
-        self._messages = self._counter("messages", f"{text} and dropped, or without a value.", ("topic", "result"))
-        self.retries = self._counter("request_retries", "Requests to the exporter that were tried again.")
-        self._commit_failures = self._counter("commit_failures", "Commits that failed; the next one repeats them.")
-        self._lag = self._gauge("lag", "Messages of a partition that were not read yet.", ("topic", "partition"))
-        self._is_connected = False
-        connected = self._gauge("connected", "Whether a broker of the cluster is connected.")
-        connected.set_function(lambda: self._is_connected)
-        self._rebalances = self._gauge("rebalances", "Rebalances of the group since the start of this consumer.")
-        self._success = self._gauge(
-            "last_success_timestamp_seconds", "Unix time at which the exporter last took messages; 0 before the first."
-        )
+        own: dict[str, Any] = {"namespace": "model_consumer", "registry": self.registry}
+        text = "Messages by result: accepted by the exporter; refused, and in the dead-letter topic or dropped; empty."
+        self._messages = Counter("messages", text, ("topic", "result"), **own)
+        self._retries = Counter("request_retries", "Requests to the exporter that were tried again.", **own)
+        self._commit_failures = Counter("commit_failures", "Commits that failed; the next one repeats them.", **own)
+        self._lag = Gauge("lag", "Messages of a partition that were not read yet.", ("topic", "partition"), **own)
+        self._connected = Gauge("connected", "Whether a broker of the cluster is connected.", **own)
+        self._rebalances = Gauge("rebalances", "Rebalances of the group since the start of this consumer.", **own)
+        text = "Unix time at which the exporter last took messages; 0 before the first."
+        Gauge("last_success_timestamp_seconds", text, **own).set_function(lambda: self._taken)
         for topic in topics:
-            for result in RESULTS:
+            for result in ("accepted", "dead_letter", "dropped", "empty"):
                 self._messages.labels(topic, result)
         self._failure: str | None = None
-        self._moderation = common.Moderation()
+        self._is_connected, self._taken = False, 0.0
+        self.moderation = common.Moderation(log)
 
-    def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
-        return Counter(f"model_consumer_{name}", text, labels, registry=self.registry)
-
-    def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
-        return Gauge(f"model_consumer_{name}", text, labels, registry=self.registry)
-
-    def count(self, topic: str, result: str, number: int) -> None:
-        """Count messages."""
-        if number:
+    def succeeded(self, topic: str, **numbers: int) -> None:
+        """Note that the exporter took messages; count those of each result."""
+        self._failure, self._taken = None, time.time()
+        for result, number in numbers.items():
             self._messages.labels(topic, result).inc(number)
-
-    def succeeded(self) -> None:
-        """Note that the exporter took messages."""
-        self._failure = None
-        self._success.set_to_current_time()
 
     def failed(self, reason: str) -> None:
         """Note, and log now and then, why messages are sent again."""
         self._failure = reason
-        self.log_now_and_then("failed", "%s", reason)
+        self.moderation.warn("failed", "%s", reason)
 
     def on_statistics(self, text: str) -> None:
         """Read the lag of each partition, and the state of the connections, from librdkafka's statistics.
@@ -318,6 +358,7 @@ class ConsumerMetrics:
         document: dict[str, Any] = json.loads(text)
         up = {broker["nodeid"] for broker in document["brokers"].values() if broker["state"] == "UP"}
         self._is_connected = bool(up)
+        self._connected.set(self._is_connected)
         self._rebalances.set(document.get("cgrp", {}).get("rebalance_cnt", 0))
         self._lag.clear()
         for topic in document["topics"].values():
@@ -331,71 +372,35 @@ class ConsumerMetrics:
         """Count and log a commit that failed."""
         if error is not None:
             self._commit_failures.inc()
-            self.log_now_and_then("commit", "offsets are not committed yet: %s", error.str())
+            self.moderation.warn("commit", "offsets are not committed yet: %s", error.str())
 
     def on_retry(self, reason: str) -> None:
         """Count and log a request that is tried again."""
-        self.retries.inc()
-        self.log_now_and_then("retry", "%s: trying again", reason)
-
-    def on_warning(self, detail: str) -> None:
-        """Log a warning in a response of the exporter."""
-        self.log_now_and_then("warning", "the exporter warns: %s", detail)
-
-    def log_now_and_then(self, key: str, text: str, *values: object) -> None:
-        """Log a warning, unless one of the same key was logged a moment ago."""
-        if self._moderation.is_due(key):
-            log.warning(text, *values)
+        self._retries.inc()
+        self.moderation.warn("retry", "%s: trying again", reason)
 
     def on_kafka_error(self, error: KafkaError) -> None:
         """Log an error of librdkafka now and then: while no broker answers, it reports 20 of them a second."""
-        self.log_now_and_then(error.name(), "%s: %s", "Kafka", error.str())
+        self.moderation.warn(error.name(), "%s: %s", "Kafka", error.str())
 
     def limit(self, record: logging.LogRecord) -> bool:
         """Return whether to log a line of librdkafka: one of each kind, which it begins with, now and then."""
-        return self._moderation.is_due(f"librdkafka {record.getMessage().partition(' ')[0]}")
+        return self.moderation.is_due(f"librdkafka {record.getMessage().partition(' ')[0]}")
 
     def readiness(self) -> tuple[bool, str]:
         """Return whether messages flow, and a sentence about it."""
-        if self._failure is not None:
-            return False, self._failure
-        if not self._is_connected:
-            return False, "no broker is connected"
-        return True, "ready"
-
-    def serve(self, host: str, port: int) -> WSGIServer:
-        """Serve metrics and probes from a thread of their own.
-
-        Raises
-        ------
-        OSError
-            When the address cannot be used.
-        """
-        metrics = make_wsgi_app(self.registry)
-
-        def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-            path = environ["PATH_INFO"]
-            if path == "/metrics":
-                return cast(Iterable[bytes], metrics(environ, start_response))
-            ready, text = (True, "healthy") if path == "/-/healthy" else self.readiness()
-            if path not in {"/-/healthy", "/-/ready"}:
-                ready, text = False, "see /metrics, /-/healthy and /-/ready"
-            status = "200 OK" if ready else "503 Service Unavailable" if path == "/-/ready" else "404 Not Found"
-            start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-            return [f"{text}\n".encode()]
-
-        server = make_server(host, port, app, ThreadingWSGIServer, handler_class=_SilentHandler)
-        threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
-        return server
+        why = self._failure or ("" if self._is_connected else "no broker is connected")
+        last = f"it last took messages at {rfc3339(self._taken)}" if self._taken else "it took no messages yet"
+        return not why, f"{why or 'ready'}; {last}"
 
 
 WAIT_SECONDS = 0.2
 """Time in which a request fills up with messages."""
 PAUSE_SECONDS = 0.5
 """Time before messages are sent again that the exporter, or the dead-letter topic, did not take."""
-CLOSE_SECONDS = 5.0
+CLOSE_SECONDS = 4.0
 """Time in which the brokers get to take the last offsets."""
-FLUSH_SECONDS = 5.0
+FLUSH_SECONDS = 4.0
 """Time in which the brokers must have the dead letters."""
 MAX_DETAIL = 1000
 """Bytes of a dead letter's reason, at most."""
@@ -420,7 +425,7 @@ class DeadLetters:
         self._failure: KafkaError | None = None
         self._written: dict[Message, bool] = {}  # whether the brokers have it; the producer repeats the others
 
-    def write(self, refusals: Sequence[Refusal]) -> None:
+    def write(self, refusals: Refusals) -> None:
         """Write messages, and wait until the brokers have them; one that is still on its way is not written again.
 
         Raises
@@ -431,10 +436,9 @@ class DeadLetters:
             When they never will.
         """
         self._failure = None
-        for refusal in refusals:
-            if refusal.message not in self._written:
-                message = refusal.message
-                self._produce(refusal, message.value, message.key, message.headers)
+        for message, detail in refusals.items():
+            if message not in self._written:
+                self._produce(message, detail)
         self._producer.flush(FLUSH_SECONDS)
         if self._failure is not None:
             if self._failure.fatal():
@@ -445,43 +449,33 @@ class DeadLetters:
             raise UnavailableError(f"the dead-letter topic {self._topic}: the brokers do not take messages")
         self._written = {}
 
-    def _produce(
-        self,
-        refusal: Refusal,
-        value: bytes | None,
-        key: bytes | None,
-        headers: Sequence[tuple[str, bytes | None]],
-    ) -> None:
-        message, detail = refusal
+    def _produce(self, message: Message, detail: str, only_origin: bool = False) -> None:
         origin = {
             "model-exporter-error": detail.encode()[:MAX_DETAIL],
             "model-exporter-topic": message.topic.encode(),
             "model-exporter-partition": str(message.partition).encode(),
             "model-exporter-offset": str(message.offset).encode(),
         }
-        all_headers: list[tuple[str, str | bytes | None]] = [*headers, *origin.items()]
-        on_delivery = functools.partial(self._on_delivery, refusal)
+        value, key, given = (None, None, ()) if only_origin else (message.value, message.key, message.headers)
+        headers: list[tuple[str, str | bytes | None]] = [*given, *origin.items()]
+
+        def on_delivery(error: KafkaError | None, _: object = None) -> None:
+            if error is None:
+                self._written[message] = True
+            elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE and not only_origin:
+                self._produce(message, f"too large for this topic, only its origin is kept: {detail}", only_origin=True)
+            else:
+                self._written.pop(message, None)
+                self._failure = error
+
         self._written[message] = False
         try:
-            self._producer.produce(self._topic, value, key, headers=all_headers, on_delivery=on_delivery)
+            self._producer.produce(self._topic, value, key, headers=headers, on_delivery=on_delivery)
             self._producer.poll(0)
         except KafkaException as error:
-            self._on_delivery(refusal, error.args[0], None)
+            on_delivery(error.args[0])
         except BufferError:
-            self._on_delivery(refusal, KafkaError(KafkaError._QUEUE_FULL), None)
-
-    def _on_delivery(self, refusal: Refusal, error: KafkaError | None, _: object) -> None:
-        message, detail = refusal
-        if error is None:
-            self._written[message] = True
-        elif error.code() == KafkaError.MSG_SIZE_TOO_LARGE and (message.value or message.key or message.headers):
-            small = message._replace(value=None, key=None, headers=())
-            note = f"too large for this topic, only its origin is kept: {detail}"
-            self._written[message] = True
-            self._produce(Refusal(small, note), None, None, ())
-        else:
-            self._written.pop(message, None)
-            self._failure = error
+            on_delivery(KafkaError(KafkaError._QUEUE_FULL))
 
 
 @dataclass(frozen=True)
@@ -494,19 +488,20 @@ class Relay:
         A member of the consumer group, which commits the offsets that are stored.
     kinds
         What the messages of each topic hold.
-    poster
-        Posts them.
+    client, group
+        Of the exporter; the consumer group, which is part of the requests' idempotency keys.
     dead_letters
         Takes the messages that the exporter refuses; None to log and drop them.
     metrics
         Counts.
     batch_size
-        Messages of a request, at most.
+        Messages that are read at a time, and events of a request, at most.
     """
 
     consumer: Consumer
     kinds: Mapping[str, Kind]
-    poster: Poster
+    client: Client
+    group: str
     dead_letters: DeadLetters | None
     metrics: ConsumerMetrics
     batch_size: int
@@ -530,7 +525,7 @@ class Relay:
                     converted = _convert(message)
                     by_topic[converted.topic].append(converted)
             for topic, messages in by_topic.items():
-                for request in requests(self.kinds[topic], messages):
+                for request in requests(self.kinds[topic].encode, messages, self.batch_size):
                     self._deliver(topic, request, stopping)
 
     def close(self) -> bool:
@@ -540,26 +535,93 @@ class Relay:
         thread.join(CLOSE_SECONDS)
         return not thread.is_alive()
 
-    def _deliver(self, topic: str, messages: Sequence[Message], stopping: threading.Event) -> None:
+    def _deliver(self, topic: str, items: Sequence[Item], stopping: threading.Event) -> None:
         """Send the messages of one request until the exporter has taken them, or the consumer is to stop."""
         while not stopping.is_set():
             try:
-                refusals = self.poster.post(self.kinds[topic], messages)
+                refusals = self._post(self.kinds[topic], items)
                 self._dispose(refusals)
             except UnavailableError as error:
                 self.metrics.failed(f"{error}: the messages are sent again")
                 self.consumer.consume(0, 0)  # else the group would take the partitions away after max.poll.interval.ms
                 stopping.wait(PAUSE_SECONDS)
                 continue
-            empty = sum(message.value is None for message in messages)
-            self.metrics.count(topic, "accepted", len(messages) - empty - len(refusals))
-            self.metrics.count(topic, "dead_letter" if self.dead_letters else "dropped", len(refusals))
-            self.metrics.count(topic, "empty", empty)
-            self.metrics.succeeded()
-            self._store_offsets(messages)
+            empty = sum(item.message.value is None for item in items)
+            refused = "dead_letter" if self.dead_letters else "dropped"
+            self.metrics.succeeded(
+                topic, accepted=len(items) - empty - len(refusals), empty=empty, **{refused: len(refusals)}
+            )
+            self._store_offsets(item.message for item in items)
             return
 
-    def _store_offsets(self, messages: Sequence[Message]) -> None:
+    def _post(self, kind: Kind, items: Sequence[Item]) -> Refusals:
+        """Post messages that fit into one request; return those that cannot be used.
+
+        The same messages have the same idempotency key, so that they can be posted again until they are taken.
+
+        Raises
+        ------
+        UnavailableError
+            When the exporter does not answer, or not in time: some of the messages may have been taken.
+        BatchError
+            When it refuses all messages, for a reason that is not in them.
+        """
+        refusals = {item.message: item.refusal for item in items if item.refusal is not None}
+        self._post_events(kind, [(item.message, event) for item in items for event in item.events], refusals)
+        return refusals
+
+    def _post_events(self, kind: Kind, events: Sequence[tuple[Message, bytes]], refusals: Refusals) -> None:
+        if not events:
+            return
+        body = b"[%b]" % b",".join([event for _, event in events])
+        digest = hashlib.sha256(body)  # the same messages of the same partitions count once
+        for message, _ in events:
+            digest.update(f"\n{self.group} {message.topic} {message.partition} {message.offset}".encode())
+        headers = {"Content-Type": kind.content_type, "Idempotency-Key": f"kafka-{digest.hexdigest()}"}
+        response = self._request(kind.route, body, headers)
+        is_taken = response.status in {200, 201, 202}
+        if not is_taken and response.status not in {400, 413, 415, 422}:
+            raise BatchError(f"{self.client.url}: {response.error_message()}: the messages are not committed")
+        details, are_all = self._details(response, is_taken)
+        if is_taken or are_all or len(details) == len(events):
+            rest = min((i for i, detail in details.items() if detail.startswith(wire.NOT_CHECKED)), default=len(events))
+            for index in filter(rest.__gt__, details):
+                refusals.setdefault(events[index][0], details[index])
+            self._post_events(kind, events[rest:], refusals)
+        elif len(events) == 1:
+            refusals[events[0][0]] = response.error_message()
+        else:  # some may be good: the response need not tell which
+            middle = len(events) // 2
+            self._post_events(kind, events[:middle], refusals)
+            self._post_events(kind, events[middle:], refusals)
+
+    def _request(self, route: str, body: bytes, headers: Mapping[str, str]) -> Response:
+        try:
+            response = self.client.repeat(GIVE_UP_SECONDS, self.metrics.on_retry, "POST", route, body, headers=headers)
+        except RequestError as error:
+            raise UnavailableError(str(error)) from None
+        if response.status in TRANSIENT:
+            raise UnavailableError(f"{self.client.url}: {response.error_message()}")
+        return response
+
+    def _details(self, response: Response, is_taken: bool) -> tuple[dict[int, str], bool]:
+        """Return what is wrong with events by index, and whether a response lists them all; log its warnings."""
+        details: dict[int, str] = {}
+        count = 0
+        try:
+            document: Any = json.loads(response.body or b"{}")
+            for warning in document.get("warnings", ()):
+                detail = _detail(warning.get("pointer", ""), warning["detail"])
+                self.metrics.moderation.warn("warning", "the exporter warns: %s", detail)
+            for index, pointer, detail in common.refused_events(document):
+                details.setdefault(index, _detail(pointer, detail))
+                count += 1
+        except (ValueError, TypeError, KeyError, AttributeError):
+            if is_taken:
+                raise BatchError(f"--exporter: the response ({response.status}) is not an exporter's") from None
+        return details, 0 < count < wire.MAX_REJECTED
+
+    def _store_offsets(self, messages: Iterable[Message]) -> None:
         ends = {(message.topic, message.partition): message.offset + 1 for message in messages}
         for key, offset in ends.items():
             try:
@@ -567,32 +629,35 @@ class Relay:
             except KafkaException as error:  # the partition has another consumer now, which reads these messages again
                 log.debug("%s[%d]: %s", *key, error.args[0].str())
 
-    def _dispose(self, refusals: Sequence[Refusal]) -> None:
+    def _dispose(self, refusals: Refusals) -> None:
         """Write refused messages to the dead-letter topic, and log them now and then."""
         if self.dead_letters and refusals:
             self.dead_letters.write(refusals)
-        for message, detail in refusals[:1]:
+        for message, detail in islice(refusals.items(), 1):
             others = f", and {len(refusals) - 1} others" if len(refusals) > 1 else ""
             where = f"{message.topic}[{message.partition}] at offset {message.offset}{others}"
-            self.metrics.log_now_and_then("refused", "%s: the exporter refused %s", where, detail)
+            self.metrics.moderation.warn("refused", "%s: the exporter refused %s", where, detail)
 
     def _on_error(self, error: KafkaError) -> None:
         """Log an error, such as a topic that does not exist; raise one after which there would be no messages."""
-        is_fatal = error.fatal() or error.code() == KafkaError._FATAL
-        fenced = error.code() in {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED}
-        if fenced or (is_fatal and "group.instance.id" in error.str()):
-            raise ExporterError("another consumer has the same group.instance.id: give each one its own")
-        if is_fatal:
-            raise ExporterError(f"Kafka: {error.str()}")
+        is_fenced = error.code() in {KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED}
+        if is_fenced or error.fatal() or error.code() == KafkaError._FATAL:
+            same = "another consumer has the same group.instance.id: give each one its own"
+            is_same = is_fenced or "group.instance.id" in error.str()
+            raise ExporterError(same if is_same else f"Kafka: {error.str()}")
         self.metrics.on_kafka_error(error)
+
+
+def _detail(pointer: str, detail: str) -> str:
+    return f"{pointer}: {detail}" if pointer else detail
 
 
 def _convert(message: KafkaMessage) -> Message:
     headers: Any = message.headers() or ()
     key: Any = message.key()
-    return Message(
-        message.topic() or "", message.partition() or 0, message.offset() or 0, key, message.value(), tuple(headers)
-    )
+    has_time, milliseconds = message.timestamp()
+    place = message.topic() or "", message.partition() or 0, message.offset() or 0
+    return Message(*place, key, message.value(), tuple(headers), milliseconds / 1000 if has_time else None)
 
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
@@ -600,7 +665,7 @@ _OWN = {
     "enable.auto.commit": True,
     "enable.auto.offset.store": False,
     "enable.partition.eof": False,
-    "statistics.interval.ms": STATISTICS_SECONDS * 1000,
+    "statistics.interval.ms": 5000,
 }
 """Settings of the consumer on which it depends that no message is lost, and its metrics."""
 
@@ -613,16 +678,22 @@ _LIBRARY_LOG = logging.getLogger("exporter.commands.consume.librdkafka")
 def consume_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add = parser.add_argument
-    text = f"topic, and what its messages contain: {', '.join(KINDS)}; repeatable; without KIND, predictions"
-    add("--topic", action="append", required=True, type=_topic, metavar="NAME[=KIND]", help=text)
+    text = f"topic, what its messages are ({', '.join(KINDS)}; default: predictions), file with their shape; repeatable"
+    add("--topic", action="append", required=True, type=_topic, metavar="NAME[=KIND[:FILE]]", help=text)
     add("--bootstrap-servers", metavar="HOST:PORT,…", help="brokers of the cluster")
     add("--group", default="model-exporter", metavar="NAME", help="consumer group")
     text = "properties of librdkafka, one key=value a line: security, timeouts, group.instance.id"
     add("--kafka.config.file", metavar="FILE", help=text)
     text = "topic for messages that the exporter refuses; without one, they are logged and dropped"
     add("--dead-letter-topic", type=_topic_name, metavar="NAME", help=text)
-    text = "maximum number of messages in a request to the exporter"
-    add("--batch-size", type=common.whole_number(1, MAX_REJECTED), default=MAX_REJECTED, metavar="N", help=text)
+    text = "maximum number of events in a request to the exporter"
+    add(
+        "--batch-size",
+        type=common.whole_number(1, wire.MAX_REJECTED),
+        default=wire.MAX_REJECTED,
+        metavar="N",
+        help=text,
+    )
     common.add_exporter_options(parser)
     text = "address of the consumer's own metrics"
     add("--web.listen-address", type=common.address, default="127.0.0.1:9882", metavar="HOST:PORT", help=text)
@@ -650,7 +721,7 @@ def consume(options: argparse.Namespace) -> int:
     settings = _settings(options) | {"error_cb": metrics.on_kafka_error}
     _LIBRARY_LOG.addFilter(metrics.limit)
     with (
-        stopping(signal.SIGINT, signal.SIGTERM) as stop,
+        common.stopping(signal.SIGINT, signal.SIGTERM) as stop,
         common.exporter_client(options, TIMEOUT_SECONDS, retries=NO_RETRY) as client,
     ):
         callbacks = {"on_commit": metrics.on_commit, "stats_cb": metrics.on_statistics}
@@ -661,15 +732,8 @@ def consume(options: argparse.Namespace) -> int:
             shared = {key: value for key, value in settings.items() if not key.startswith(_CONSUMERS)}
             producer = _create(Producer, options, shared | {"enable.idempotence": True})
             dead_letters = DeadLetters(producer, options.dead_letter_topic)
-        relay = Relay(
-            consumer,
-            {topic: KINDS[kind] for topic, kind in kinds.items()},
-            Poster(client, options.group, metrics.on_retry, metrics.on_warning),
-            dead_letters=dead_letters,
-            metrics=metrics,
-            batch_size=options.batch_size,
-        )
-        server = _listen(options.web_listen_address, metrics)
+        relay = Relay(consumer, kinds, client, options.group, dead_letters, metrics, options.batch_size)
+        server = common.serve_metrics(options.web_listen_address, metrics.registry, metrics.readiness)
         try:
             relay.run(stop)
         finally:
@@ -730,25 +794,25 @@ def _create(kind: Any, options: argparse.Namespace, settings: dict[str, Any]) ->
         raise ExporterError(f"{where}{error.args[0].str()}") from None
 
 
-def _listen(where: common.Address, metrics: ConsumerMetrics) -> WSGIServer:
-    try:
-        server = metrics.serve(where.host or "0.0.0.0", where.port)  # noqa: S104
-    except OSError as error:
-        raise ExporterError(f"cannot listen on {where}: {error.strerror or error}") from None
-    log.info("metrics on http://%s/metrics", common.Address(where.host, server.server_port))
-    return server
+def _topic(text: str) -> tuple[str, Kind]:
+    """Parse ``NAME[=KIND[:FILE]]``; a type for argparse.
 
-
-def _topic(text: str) -> tuple[str, str]:
-    """Parse ``NAME[=KIND]``; a type for argparse.
-
-    >>> _topic("loans=labels")
-    ('loans', 'labels')
+    >>> _topic("loans=labels")[1].route
+    '/v1/labels'
     """
     name, _, kind = text.partition("=")
-    if kind and kind not in KINDS:
-        raise argparse.ArgumentTypeError(f"expected one of {', '.join(KINDS)} after =, got {preview(kind)}")
-    return _topic_name(name), kind or "predictions"
+    word, colon, path = kind.partition(":")
+    if word and word not in KINDS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(KINDS)} after =, got {preview(word)}")
+    found = KINDS[word or "predictions"]
+    if not colon:
+        return _topic_name(name), found
+    if found.event is None:
+        raise argparse.ArgumentTypeError(f"messages of the kind {word} have a shape of their own, without a file")
+    try:
+        return _topic_name(name), found._replace(encode=Shape(Path(path), found.event))
+    except ExporterError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _topic_name(text: str) -> str:

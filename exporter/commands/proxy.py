@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import base64
+import fnmatch
 import http
 import json
 import logging
@@ -13,6 +14,7 @@ import resource
 import secrets
 import signal
 import ssl
+import string
 import sys
 import time
 from collections import Counter
@@ -20,9 +22,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import aiohttp
 from aiohttp import web
@@ -31,7 +32,7 @@ from aiohttp.connector import Connection
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aiohttp.tracing import Trace
 from multidict import CIMultiDict, MultiMapping
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from yarl import URL
@@ -39,8 +40,10 @@ from yarl import URL
 from exporter.client.encoding import rfc3339, time_ordered_id
 from exporter.client.sender import Sender
 from exporter.client.transport import Transport, split_address
-from exporter.commands.common import Address, Moderation, add_log_options, address, configure_logging, seconds
+from exporter.commands import common
 from exporter.errors import ExporterError, UsageError
+
+_log = logging.getLogger("exporter.commands.proxy")
 
 MAX_COPY = 2**20
 """Bytes of a body that are copied at most."""
@@ -65,14 +68,9 @@ class Record(NamedTuple):
     """An exchange that waits for the exporter; its size comes first, as the sender has it."""
 
     size: int
-    model: str
-    version: str | None
-    id: str
     time: int
-    seconds: float
-    code: int
-    request: bytes | None
-    response: bytes | None
+    document: dict[str, Any]
+    bodies: dict[str, bytes | None]
 
 
 class Copy:
@@ -130,36 +128,27 @@ class Recorder(Collector):
         Requests that the model server did not answer, by reason.
     connections
         Returns the number of open connections, of ``client`` and ``upstream``.
+    moderation
+        Logs.
     """
 
     def __init__(self, target: Transport, model: str | None, version: str | None, paths: Sequence[str] = ()) -> None:
         self._model = model
         self._version = version
-        self._paths = paths
+        self._paths = [re.compile(r"\A" + fnmatch.translate(pattern)) for pattern in paths] or _PATHS
         self.held = self.records = self.unnamed = self.in_flight = 0
         self.left_out = dict.fromkeys(("encoding", "no_room", "too_large", "type"), 0)
         self.codes: Counter[int] = Counter()
         self.failures = dict.fromkeys(("closed", "connect", "malformed", "timeout"), 0)
         self.connections: Callable[[], dict[str, int]] = dict
-        self._moderation = Moderation()
-        self.sender = Sender(
-            target,
-            line,
-            "proxy",
-            capacity=50_000,
-            capacity_bytes=MAX_HELD,
-            batch_size=500,
-            interval=1.0,
-            give_up=300.0,
-            path="/v1/exchanges",
-            batch_bytes=_BATCH_BYTES,
-        )
+        self.moderation = common.Moderation(_log)
+        bounds = {"capacity": 50_000, "capacity_bytes": MAX_HELD, "batch_size": 500, "batch_bytes": _BATCH_BYTES}
+        self.sender = Sender(target, line, "proxy", interval=1.0, give_up=300.0, path="/v1/exchanges", **bounds)
 
     def failure(self, reason: str, detail: str) -> None:
         """Count a failure of the model server, and log it unless the same was logged a moment ago."""
         self.failures[reason] += 1
-        if self._moderation.is_due(reason):
-            _log.warning("%s (%s, %d so far)", detail, reason, self.failures[reason])
+        self.moderation.warn(reason, "%s (%s, %d so far)", detail, reason, self.failures[reason])
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metrics."""
@@ -188,15 +177,10 @@ class Recorder(Collector):
         """Return model and version of a request; None where it is not recorded."""
         if method != "POST":
             return None
-        if self._paths:
-            if not any(fnmatchcase(path, pattern) for pattern in self._paths):
-                return None
-            groups: dict[str, str | None] = {}
-        else:
-            match = next((match for pattern in _PATHS if (match := pattern.search(path))), None)
-            if match is None:
-                return None
-            groups = match.groupdict()
+        match = next((match for pattern in self._paths if (match := pattern.search(path))), None)
+        if match is None:
+            return None
+        groups = match.groupdict()
         given, version = groups.get("model"), groups.get("version")
         model = self._model or (unquote(given) if given else None)
         if model is None:
@@ -214,61 +198,24 @@ class Recorder(Collector):
             copy.leave("encoding")
         return copy
 
-    def record(
-        self,
-        named: tuple[str, str | None],
-        name: str,
-        times: tuple[int, float],
-        code: int,
-        copies: tuple[Copy, Copy | None],
-    ) -> None:
-        """Hand on an exchange: its model and version, identifier, time and duration, code, request and response."""
-        request, response = copies[0].take(), copies[1].take() if copies[1] else None
-        if code == 404 and self._model is None:
+    def record(self, exchange: _Exchange, named: tuple[str, str | None], seconds: float) -> None:
+        """Hand on an exchange: its model and version, and its duration."""
+        bodies = {side: copy.take() if copy else None for side, copy in exchange.copies.items()}
+        if exchange.code == 404 and self._model is None:
             return  # a model that is not there: anybody may ask for any name
         self.records += 1
-        size = _OVERHEAD + len(request or b"") + len(response or b"")
-        self.sender.add(Record(size, *named, name, *times, code, request, response))
+        document = dict(zip(("model", "version"), named, strict=True), id=exchange.identifier, code=exchange.code)
+        size = _OVERHEAD + sum(len(body or b"") for body in bodies.values())
+        self.sender.add(Record(size, exchange.time, document | {"duration_seconds": seconds}, bodies))
 
 
 def line(record: Record) -> bytes:
     """A record as ``POST /v1/exchanges`` takes it; bodies are spliced in, for base64 needs no quoting."""
-    document = {
-        "model": record.model,
-        "version": record.version,
-        "id": record.id,
-        "time": rfc3339(record.time // 1000 / 1e6),
-        "duration_seconds": record.seconds,
-        "code": record.code,
-    }
-    text = json.dumps(document).encode()[:-1]
-    for member, body in (("request", record.request), ("response", record.response)):
+    text = json.dumps(record.document | {"time": rfc3339(record.time // 1000 / 1e6)}).encode()[:-1]
+    for member, body in record.bodies.items():
         if body is not None:
             text += b', "%b": "%b"' % (member.encode(), base64.b64encode(body))
     return text + b"}"
-
-
-_log = logging.getLogger("exporter.commands.proxy")
-
-
-def create_app(recorder: Recorder, stop: asyncio.Event) -> web.Application:
-    """Return the application that serves ``/metrics``, ``/-/healthy`` and ``/-/ready``."""
-    registry = CollectorRegistry()
-    registry.register(recorder)
-    for kind in (ProcessCollector, PlatformCollector, GCCollector):
-        kind(registry=registry)
-
-    async def answer(request: web.Request) -> web.Response:
-        if request.path == "/metrics":
-            content_type = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
-            return web.Response(body=generate_latest(registry), headers=content_type)
-        if request.path == "/-/ready" and stop.is_set():
-            return web.Response(status=503, text="stopping\n")
-        return web.Response(text=f"{request.path.removeprefix('/-/')}\n")
-
-    app = web.Application()
-    app.add_routes([web.get(path, answer) for path in ("/metrics", "/-/healthy", "/-/ready")])
-    return app
 
 
 _ADDED = ("Content-Type", "Date", "Server")
@@ -296,18 +243,13 @@ class PassedResponse(web.StreamResponse):
             self.headers.pop(name, None)
 
 
-def document(status: int, detail: str) -> bytes:
-    """Return the body of a response of the proxy's own, as ``application/problem+json``."""
-    members = {"title": http.HTTPStatus(status).phrase, "status": status, "detail": f"model-exporter proxy: {detail}"}
-    return json.dumps(members).encode()
-
-
 def problem(status: int, detail: str, identifier: str | None = None, *, close: bool = True) -> web.Response:
     """Return a response of the proxy's own; ``identifier`` is the request's. The last one of its connection, or not."""
+    document = {"title": http.HTTPStatus(status).phrase, "status": status, "detail": f"model-exporter proxy: {detail}"}
     headers = {"Content-Type": "application/problem+json", "Server": "model-exporter proxy"}
     if identifier is not None:
         headers["X-Request-Id"] = identifier
-    response = web.Response(status=status, body=document(status, detail), headers=headers)
+    response = web.Response(status=status, body=json.dumps(document), headers=headers)
     if close:
         response.force_close()
     return response
@@ -385,10 +327,8 @@ class Connector(aiohttp.TCPConnector):
     """
 
     def __init__(self, tls: ssl.SSLContext | bool, idle: float) -> None:
-        if idle:
-            super().__init__(ssl=tls, limit=0, keepalive_timeout=idle)
-        else:
-            super().__init__(ssl=tls, limit=0, force_close=True)
+        keep: dict[str, Any] = {"keepalive_timeout": idle} if idle else {"force_close": True}
+        super().__init__(ssl=tls, limit=0, **keep)
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> Connection | None:
         """Return an idle connection; none on which the model server sent something that nobody asked for.
@@ -406,36 +346,13 @@ class Connector(aiohttp.TCPConnector):
     @property
     def count(self) -> int:
         """Open connections, in use or idle."""
-        return len(self._acquired) + sum(map(len, self._conns.values()))
-
-
-def client(connector: Connector) -> aiohttp.ClientSession:
-    """Return a client that sends requests and returns responses as they are."""
-    return aiohttp.ClientSession(
-        connector=connector,
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
-        timeout=aiohttp.ClientTimeout(connect=CONNECT_SECONDS),
-        max_line_size=MAX_RESPONSE_FIELD,
-        max_field_size=MAX_RESPONSE_FIELD,
-    )
+        return len(self._acquired) + sum(map(len, list(self._conns.values())))
 
 
 PSEUDONYM = f"model-exporter-{secrets.token_hex(4)}"
 """What this process calls itself in ``Via``, so that it recognizes a request that it has passed on before."""
-_HOP_BY_HOP = frozenset(
-    (
-        "connection",
-        "keep-alive",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "proxy-connection",
-        "te",
-        "transfer-encoding",
-        "upgrade",
-    )
-)
+_HOP_BY_HOP = frozenset(("connection", "keep-alive", "te", "transfer-encoding", "upgrade"))
+_HOP_BY_HOP |= {"proxy-authenticate", "proxy-authorization", "proxy-connection"}
 _SET_IN_REQUESTS = frozenset(("expect", "host", "via", "x-forwarded-for", "x-request-id"))
 _SET_IN_RESPONSES = frozenset(("x-request-id",))
 _END_TO_END = re.compile("content-length|forwarded|host|x-forwarded-.*|x-real-ip|x-request-id")
@@ -515,26 +432,23 @@ _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 def _ascii(target: str) -> str:
     """Escape the bytes of a target that are not ASCII, which aiohttp would drop."""
-    if target.isascii():
-        return target
-    raw = target.encode("utf-8", "surrogateescape")
-    return "".join(chr(byte) if byte < 128 else f"%{byte:02X}" for byte in raw)
+    return target if target.isascii() else quote(target.encode("utf-8", "surrogateescape"), safe=string.punctuation)
 
 
 def _refusal(request: web.BaseRequest) -> tuple[int, str] | None:
     """Return status and detail where a request is not passed on."""
-    coding = request.headers.get("Transfer-Encoding")
-    if request.method == "CONNECT":
-        return 501, "CONNECT is for proxies of another kind"
-    if request.rel_url.raw_path == "*":
-        return 501, "OPTIONS * is not passed on: ask for a path"
-    if coding is not None and coding.strip().lower() != "chunked":
-        return 501, "expected no transfer coding but chunked"
-    if coding is not None and request.version < aiohttp.HttpVersion11:
-        return 501, "expected a body in chunks in HTTP/1.1 only"
-    if PSEUDONYM in ",".join(request.headers.getall("Via", [])):
-        return 508, "this request has been here before: --upstream leads back to this proxy"
-    return None
+    coding = request.headers.get("Transfer-Encoding", "chunked").strip().lower()
+    is_old = "Transfer-Encoding" in request.headers and request.version < aiohttp.HttpVersion11
+    is_loop = PSEUDONYM in ",".join(request.headers.getall("Via", []))
+    reasons = (
+        (cast(_Connection, request.protocol).excess >= 0, 503, "too many connections"),
+        (request.method == "CONNECT", 501, "CONNECT is for proxies of another kind"),
+        (request.rel_url.raw_path == "*", 501, "OPTIONS * is not passed on: ask for a path"),
+        (coding != "chunked", 501, "expected no transfer coding but chunked"),
+        (is_old, 501, "expected a body in chunks in HTTP/1.1 only"),
+        (is_loop, 508, "this request has been here before: --upstream leads back to this proxy"),
+    )
+    return next(((status, detail) for is_refused, status, detail in reasons if is_refused), None)
 
 
 class _ClientGoneError(Exception):
@@ -548,12 +462,11 @@ class _Exchange:
         self._server = server
         self._request = request
         self._loop = asyncio.get_running_loop()
-        self._time = time.time_ns()
+        self.time = time.time_ns()
         self._started = self._loop.time()
-        self._identifier = identifier(request.headers) or time_ordered_id(self._time)
+        self.identifier = identifier(request.headers) or time_ordered_id(self.time)
         self._named = server.recorder.named(request.method, request.rel_url.raw_path)
-        self._copy = server.recorder.copy(request.headers) if self._named else None
-        self._response_copy: Copy | None = None
+        self.copies = {"request": server.recorder.copy(request.headers)} if self._named else {}
         self._response: PassedResponse | None = None
         self._deadline: asyncio.Timeout | None = None
         self._awaits_body = self._awaits_reader = False  # whether the client is what takes time
@@ -599,7 +512,7 @@ class _Exchange:
         return server.client.request(
             request.method,
             URL(server.upstream + _ascii(request.rel_url.raw_path_qs), encoded=True),
-            headers=for_upstream(request, self._identifier, server.host),
+            headers=for_upstream(request, self.identifier, server.host),
             data=data,
             chunked=True if data is not None and "Transfer-Encoding" in request.headers else None,
             allow_redirects=False,
@@ -611,8 +524,7 @@ class _Exchange:
         if not content.is_eof():
             return self._parts()
         data = content.read_nowait()
-        if self._copy is not None:
-            self._copy.add(data)
+        self._keep("request", data)
         return data or None
 
     async def _parts(self) -> AsyncIterator[bytes]:
@@ -634,9 +546,12 @@ class _Exchange:
         finally:
             self._awaits_body = False
         self._touch()
-        if self._copy is not None:
-            self._copy.add(part)
+        self._keep("request", part)
         return part
+
+    def _keep(self, side: str, part: bytes) -> None:
+        if side in self.copies:
+            self.copies[side].add(part)
 
     def _touch(self) -> None:
         """Put the deadline off: a byte has moved."""
@@ -651,11 +566,11 @@ class _Exchange:
             raise ValueError(f"a status of {answer.status}")
         if answer.headers.get("Transfer-Encoding", "chunked").strip().lower() != "chunked":
             raise ValueError("transfer codings beside chunked")
-        self._identifier = identifier(answer.headers) or self._identifier
+        self.identifier = identifier(self._request.headers) or identifier(answer.headers) or self.identifier
         if self._named:
-            self._response_copy = self._server.recorder.copy(answer.headers)
+            self.copies["response"] = self._server.recorder.copy(answer.headers)
         passed = _passed_on(answer.raw_headers, answer.headers, _SET_IN_RESPONSES)
-        passed["X-Request-Id"] = self._identifier
+        passed["X-Request-Id"] = self.identifier
         response = PassedResponse(answer.status, answer.reason, passed, small=answer.content.is_eof())
         if self._server.draining:
             response.force_close()
@@ -664,8 +579,7 @@ class _Exchange:
         delimited = "Content-Length" in answer.headers or "Transfer-Encoding" in answer.headers
         protocol = None if delimited or answer.connection is None else answer.connection.protocol
         while part := await answer.content.readany():
-            if self._response_copy is not None:
-                self._response_copy.add(part)
+            self._keep("response", part)
             await self._write(response.write(part))
         if protocol is not None and isinstance(error := protocol.exception(), OSError):
             raise error  # aiohttp takes a reset for the end
@@ -711,7 +625,7 @@ class _Exchange:
         """Return a problem document; cut the connection where a response has begun, or the client is gone."""
         self.code = code
         if self._response is None and code != CLIENT_CLOSED_REQUEST:
-            return problem(code, detail, self._identifier, close=code < 500)
+            return problem(code, detail, self.identifier, close=code < 500)
         if self._request.transport is not None:
             self._request.transport.abort()
         return self._response or web.Response()
@@ -719,10 +633,8 @@ class _Exchange:
     def finish(self) -> None:
         """Count and record the exchange."""
         self._server.recorder.codes[self.code] += 1
-        if self._named and self._copy:
-            times = (self._time, self._loop.time() - self._started)
-            copies = (self._copy, self._response_copy)
-            self._server.recorder.record(self._named, self._identifier, times, self.code, copies)
+        if self._named:
+            self._server.recorder.record(self, self._named, self._loop.time() - self._started)
 
 
 IDLE_SECONDS = 75.0
@@ -734,12 +646,7 @@ MAX_FIELD = 16 * 1024
 
 
 MAX_REFUSING = 100
-"""Clients beyond the limit that are told so at a time."""
-_BODY = document(503, "too many connections")
-_REFUSAL = (
-    b"HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\n"
-    b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(_BODY), _BODY)
-)
+"""Clients beyond the limit that are told so at a time; others are cut off."""
 
 
 class ProxyServer(web.Server):
@@ -753,23 +660,12 @@ class ProxyServer(web.Server):
         What sends requests to it.
     recorder
         What records and counts them.
-    host
-        The ``Host`` that the model server is asked for, in place of the client's.
-    timeout
-        Seconds in which a byte must move in either direction.
-    limit
-        Connections at a time.
+    options
+        Of the command.
     """
 
     def __init__(
-        self,
-        upstream: str,
-        client: aiohttp.ClientSession,
-        recorder: Recorder,
-        *,
-        host: str | None,
-        timeout: float,
-        limit: int,
+        self, upstream: str, client: aiohttp.ClientSession, recorder: Recorder, options: argparse.Namespace
     ) -> None:
         super().__init__(
             self._answer,
@@ -781,16 +677,15 @@ class ProxyServer(web.Server):
             max_line_size=MAX_FIELD,
             max_field_size=MAX_FIELD,
         )
-        self.upstream, self.client, self.recorder, self.host, self.timeout = upstream, client, recorder, host, timeout
-        self._limit = limit
-        self.refusing = 0
-        self.draining = False
+        self.upstream, self.client, self.recorder = upstream, client, recorder
+        self.host, self.timeout, self.draining = options.upstream_host, options.upstream_timeout, False
+        # each client may need another connection to the model server
+        self._limit = max(16, min(8192, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 128) // 2))
 
     def __call__(self) -> web.RequestHandler:
         """Return the protocol of a new connection."""
-        if len(self._connections) >= self._limit:
-            return cast(web.RequestHandler, _Refusal(self))
-        return _Connection(self, loop=self._loop, **self._kwargs)
+        excess = len(self._connections) - self._limit
+        return _Connection(self, excess, loop=self._loop, **self._kwargs)
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         if refusal := _refusal(request):
@@ -808,41 +703,20 @@ class ProxyServer(web.Server):
             exchange.finish()
 
 
-class _Refusal(asyncio.Protocol):
-    """A connection beyond the limit, closed with the reason unless too many others are being told; reads nothing."""
-
-    def __init__(self, server: ProxyServer) -> None:
-        self._server = server
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Refuse the connection."""
-        self._transport = cast(asyncio.Transport, transport)
-        self._server.recorder.codes[503] += 1
-        if self._server.refusing >= MAX_REFUSING:
-            self._transport.abort()
-            return
-        self._server.refusing += 1
-        self._transport.write(_REFUSAL)
-        self._transport.write_eof()
-        asyncio.get_running_loop().call_later(LINGER_SECONDS, self._end)
-
-    def eof_received(self) -> bool:
-        """Leave the end to the server."""
-        return True
-
-    def _end(self) -> None:
-        self._server.refusing -= 1
-        self._transport.abort()
-
-
 class _Connection(web.RequestHandler):
     """A client's connection, which answers what is not HTTP with a problem document."""
 
-    __slots__ = ("_codes",)
+    __slots__ = ("_recorder", "excess")
 
-    def __init__(self, server: ProxyServer, **settings: Any) -> None:
+    def __init__(self, server: ProxyServer, excess: int, **settings: Any) -> None:
         super().__init__(server, **settings)
-        self._codes = server.recorder.codes
+        self.excess, self._recorder = excess, server.recorder
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Cut off a connection that is far beyond the limit."""
+        super().connection_made(transport)
+        if self.excess >= MAX_REFUSING:
+            cast(asyncio.Transport, transport).abort()
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
@@ -850,11 +724,14 @@ class _Connection(web.RequestHandler):
         """Return the response to a request that could not be read, or that failed unforeseen."""
         if isinstance(exc, LineTooLong):
             status, detail = 431, f"expected a request line and header fields of at most {MAX_FIELD} bytes each"
+        elif isinstance(exc, HttpProcessingError) and "PRI" in (message or ""):  # the preface of HTTP/2
+            detail = "HTTP/2, and so gRPC, is not passed on: connect to the model server"
+            self._recorder.moderation.warn("http2", detail)
         elif isinstance(exc, HttpProcessingError):
             detail = f"the request is not valid HTTP/1.1: {parser_error(message or '')}"
         else:
             return super().handle_error(request, status, exc, message)
-        self._codes[status] += 1
+        self._recorder.codes[status] += 1
         return problem(status, detail)
 
 
@@ -871,9 +748,15 @@ def proxy_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's options."""
     add = parser.add_argument
     add("--upstream", required=True, metavar="URL", help="URL of the model server, such as http://127.0.0.1:8080")
-    add("--listen-address", type=address, default="127.0.0.1:9880", metavar="HOST:PORT", help="address of the proxy")
+    add(
+        "--listen-address",
+        type=common.address,
+        default="127.0.0.1:9880",
+        metavar="HOST:PORT",
+        help="address of the proxy",
+    )
     text = "address of the proxy's own metrics and probes"
-    add("--web.listen-address", type=address, default="127.0.0.1:9881", metavar="HOST:PORT", help=text)
+    add("--web.listen-address", type=common.address, default="127.0.0.1:9881", metavar="HOST:PORT", help=text)
     text = "URL of the exporter (%(default)s): http://, https:// or unix:///"
     add("--exporter", default="http://127.0.0.1:9877", metavar="URL", help=text)
     add("--exporter.token-file", metavar="FILE", help="file with a bearer token for the exporter")
@@ -886,14 +769,14 @@ def proxy_arguments(parser: argparse.ArgumentParser) -> None:
     add("--upstream.host", type=_host, metavar="HOST", help="Host header for the model server; default: the client's")
     add("--upstream.ca-file", metavar="FILE", help="file with certificates to trust instead of the system's")
     text = "give up after this many seconds without a byte in either direction (%(default)g)"
-    add("--upstream.timeout", type=seconds, default=60.0, metavar="SECONDS", help=text)
+    add("--upstream.timeout", type=common.seconds, default=60.0, metavar="SECONDS", help=text)
     text = "seconds that a connection to the model server may be idle (%(default)g)"
     add("--upstream.idle", type=_idle, default=1.0, metavar="SECONDS", help=text)
-    add_log_options(parser)
+    common.add_log_options(parser)
 
 
 def _idle(text: str) -> float:
-    return 0.0 if text == "0" else seconds(text)
+    return 0.0 if text == "0" else common.seconds(text)
 
 
 def _host(text: str) -> str:
@@ -911,7 +794,7 @@ def proxy(options: argparse.Namespace) -> int:
 
     See docs/proxy.md.
     """
-    configure_logging(options.log_level, options.log_format)
+    common.configure_logging(options.log_level, options.log_format)
     if options.record_path and not options.model:
         raise UsageError("--record.path: needs a --model, which such paths do not name")
     upstream = parse_upstream(options.upstream, options.upstream_ca_file)
@@ -930,41 +813,38 @@ def proxy(options: argparse.Namespace) -> int:
     return 0
 
 
-def _max_connections() -> int:
-    """Return how many clients may be connected: each may need another connection to the model server."""
-    return max(16, min(8192, (resource.getrlimit(resource.RLIMIT_NOFILE)[0] - 128) // 2))
-
-
 async def _serve(options: argparse.Namespace, upstream: str, tls: ssl.SSLContext | bool, recorder: Recorder) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     connector = Connector(tls, options.upstream_idle)
-    async with client(connector) as session:
-        settings = {"host": options.upstream_host, "timeout": options.upstream_timeout, "limit": _max_connections()}
-        server = ProxyServer(upstream, session, recorder, **settings)
+    async with aiohttp.ClientSession(
+        connector=connector,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        auto_decompress=False,
+        skip_auto_headers=("Accept", "Accept-Encoding", "Content-Type", "User-Agent"),
+        timeout=aiohttp.ClientTimeout(connect=CONNECT_SECONDS),
+        max_line_size=MAX_RESPONSE_FIELD,
+        max_field_size=MAX_RESPONSE_FIELD,
+    ) as session:
+        server = ProxyServer(upstream, session, recorder, options)
         recorder.connections = lambda: {"client": len(server.connections), "upstream": connector.count}
-        proxy, metrics = web.ServerRunner(server), web.AppRunner(create_app(recorder, stop), access_log=None)
+        runner, registry, where = web.ServerRunner(server), CollectorRegistry(), options.listen_address
+        registry.register(recorder)
+        await runner.setup()
         try:
-            await _listen(proxy, options.listen_address, f"a proxy to {options.upstream}")
-            await _listen(metrics, options.web_listen_address, "metrics and probes")
-            await stop.wait()
-            _log.info("stopping: %d requests under way", recorder.in_flight)
-            server.draining = True
-            await _drain(proxy, server)
-        finally:
-            await metrics.cleanup()
-
-
-async def _listen(runner: web.BaseRunner, where: Address, what: str) -> None:
-    await runner.setup()
-    site = web.TCPSite(runner, where.host or None, where.port, backlog=2048)
-    try:
-        await site.start()
-    except OSError as error:
-        raise ExporterError(f"cannot listen on {where}: {error.strerror or error}") from None
-    _log.info("%s on http://%s", what, Address(*runner.addresses[0][:2]))
+            await web.TCPSite(runner, where.host or None, where.port, backlog=2048).start()
+        except OSError as error:
+            raise ExporterError(f"cannot listen on {where}: {error.strerror or error}") from None
+        _log.info("a proxy to %s on http://%s", options.upstream, common.Address(*runner.addresses[0][:2]))
+        ready = {True: (False, "stopping"), False: (True, "ready")}
+        metrics = common.serve_metrics(options.web_listen_address, registry, lambda: ready[stop.is_set()])
+        await stop.wait()
+        _log.info("stopping: %d requests under way", recorder.in_flight)
+        server.draining = True
+        await _drain(runner, server)
+        metrics.shutdown()
 
 
 async def _drain(runner: web.ServerRunner, server: ProxyServer) -> None:

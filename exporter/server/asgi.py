@@ -656,11 +656,10 @@ class Application:
 
     async def _dispatch(self, request: Request, route: Route, body: bytes) -> Reply | Streamed:
         encoding = request.headers.get(b"content-encoding", b"identity").lower()
-        if body and encoding != b"identity" and not (encoding == b"gzip" and route.gzip):
-            taken = "gzip" if route.gzip else "identity"
-            detail = "a body may be compressed with gzip only" if route.gzip else "a body must not be compressed"
+        if body and encoding != b"identity" and not route.compressed:
+            detail = "a body must not be compressed"
             self._exporter.client_log.reject(EventError("", detail, "malformed"))
-            return problem(415, detail, headers=(("Accept-Encoding", taken),))
+            return problem(415, detail, headers=(("Accept-Encoding", "identity"),))
         if route is _PREDICTIONS:
             return await self._predictions(request, body)
         if route is _FEEDBACK:

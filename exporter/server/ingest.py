@@ -31,7 +31,7 @@ from exporter.server.pipeline import Pipeline, prepare_inputs
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, Store, commit_timeout
 from exporter.validation import json_pointer, preview
 from exporter.wire import events as wire
-from exporter.wire.otlp import Calls
+from exporter.wire.otlp import Calls, Spans
 
 log = logging.getLogger(__name__)
 
@@ -288,8 +288,8 @@ class Ingest:
     ----------
     served_last
         The version that served a model last, by route and model.
-    calls
-        The latest calls of models by OpenTelemetry, which evaluations refer to.
+    calls, spans
+        The latest calls of models by OpenTelemetry, which evaluations refer to, and their spans.
     """
 
     def __init__(
@@ -303,7 +303,7 @@ class Ingest:
         self._pipeline, self._store, self._telemetry = pipeline, store, telemetry
         self._client_log, self._idempotency = client_log, idempotency
         self._large_body, self.served_last = threading.Lock(), dict[tuple[str, str], str]()
-        self.calls, self._checked = Calls(), Counter[str]()
+        self.calls, self.spans, self._checked = Calls(), Spans(), Counter[str]()
         self._predictions = wire.Decoder(
             wire.Prediction, lambda events: wire.check_predictions(pipeline.monitors.models, events)
         )

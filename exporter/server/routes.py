@@ -128,8 +128,8 @@ class Route(NamedTuple):
         The thread pool that runs it.
     max_body
         Maximum size of the request's body in bytes.
-    gzip
-        Whether the body may be compressed, as collectors send it.
+    compressed
+        Whether the body may be compressed, as collectors send it; its handler refuses unknown encodings.
     rule
         Flask's rule of its path.
     """
@@ -141,7 +141,7 @@ class Route(NamedTuple):
     scope: str | None = "read"
     pool: str = "pages"
     max_body: int = MAX_BODY
-    gzip: bool = False
+    compressed: bool = False
     rule: str = "other"
 
 
@@ -291,8 +291,8 @@ ROUTES: dict[str, Route] = {
     "POST /v1/kserve": Route(
         "api.operations:kserve", {202: dict[str, Any]}, {JSON: Any}, (KEY,), scope="ingest", pool="payloads"
     ),
-    "POST /v1/logs": Route("api.operations:logs", *_RECORDS, scope="ingest", pool="payloads", gzip=True),
-    "POST /v1/traces": Route("api.operations:traces", *_RECORDS, scope="ingest", pool="payloads", gzip=True),
+    "POST /v1/logs": Route("api.operations:logs", *_RECORDS, scope="ingest", pool="payloads", compressed=True),
+    "POST /v1/traces": Route("api.operations:traces", *_RECORDS, scope="ingest", pool="payloads", compressed=True),
     "GET /docs/": Route("pages.documents:contents", _HTML_PAGE),
     "GET /docs/<path:name>": Route("pages.documents:page", _HTML_PAGE),
     "GET /runbooks/": Route("pages.documents:runbooks", _HTML_PAGE),

@@ -79,7 +79,7 @@ def read_events(headers: Mapping[str, str], body: bytes) -> list[LoggedMessage |
         When the body itself cannot be decoded, or has no event.
     """
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in {STRUCTURED, BATCH}:
+    if media_type not in {STRUCTURED, BATCH} or "ce-type" in headers:  # else the type is that of the logged body
         attributes = {name[3:]: unquote(value) for name, value in headers.items() if name.startswith("ce-")}
         return [_message(attributes, body, headers.get("inference-header-content-length"))]
     document = decode_one(body)

@@ -39,6 +39,8 @@ WHOLE_EVENT = 4 * 2**20
 """Characters of an event in an array that has others which are not valid."""
 MAX_REJECTED = 1000
 """Most rejected events of a request that are explained; the rest of the request is then ignored."""
+NOT_CHECKED = "not checked: "
+"""How the detail of the first event begins that was not looked at, after `MAX_REJECTED` others."""
 MAX_COMPARED = 1000
 """Longest label, in characters, and longest prediction, as JSON, with which it is compared: thousands of both are in
 memory at once."""
@@ -495,7 +497,7 @@ class Decoder(Generic[_Event]):
         unknown: str | None = None
         for index, part in enumerate(_lines(body) if lines else _items(body)):
             if len(rejected) == MAX_REJECTED:
-                detail = f"ignored: {MAX_REJECTED} events before it were rejected"
+                detail = f"{NOT_CHECKED}{MAX_REJECTED} events before it were rejected"
                 rejected.append(RejectedEvent(index, "", detail, "malformed"))
                 break
             try:

@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
@@ -16,9 +17,14 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import msgspec
 import numpy as np
 
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
 from exporter.errors import EventError
 from exporter.features.json_inputs import parse_integer, sanitize
-from exporter.validation import explain, json_pointer, preview, suggestion
+from exporter.validation import any_of, explain, json_pointer, preview, suggestion
 from exporter.wire.events import NO_EVENTS, check_size
 
 MAX_BODY = 16 * 2**20
@@ -156,24 +162,33 @@ def split_documents(body: bytes, ndjson: bool) -> Iterator[Any]:
         raise EventError("", NO_EVENTS, "malformed")
 
 
-def decompress(body: bytes) -> bytes:
-    """Decompress a gzip body of at most `MAX_BODY` bytes.
+ENCODINGS: Mapping[str, Callable[[], Any]] = {
+    "gzip": lambda: zlib.decompressobj(16 + zlib.MAX_WBITS),
+    "zstd": lambda: zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: 23}),
+}
+"""How bodies may be compressed; zstd in a window of 8 MiB, the most that decoders must support by RFC 8878."""
+
+
+def decompress(body: bytes, encoding: str = "gzip") -> bytes:
+    """Decompress a body of at most `MAX_BODY` bytes.
 
     Raises
     ------
     EventError
-        When the body is larger, or not gzip.
+        When the body is larger, or not compressed so, or in an unknown encoding.
     """
-    decompressor = zlib.decompressobj(16 + zlib.MAX_WBITS)
+    if encoding not in ENCODINGS:
+        raise EventError("", f"the body may be compressed with {any_of(ENCODINGS)} only", "malformed")
+    decompressor = ENCODINGS[encoding]()
     try:
-        result = decompressor.decompress(body, MAX_BODY + 1)
-    except zlib.error:
-        raise EventError("", "the body is not gzip", "malformed") from None
+        result: bytes = decompressor.decompress(body, MAX_BODY + 1)
+    except (zlib.error, zstd.ZstdError):
+        raise EventError("", f"the body is not {encoding}", "malformed") from None
     unpacked.set(unpacked.get() + len(result))
     if len(result) > MAX_BODY:
         raise EventError("", f"the body has more than {MAX_BODY} bytes decompressed", "too_large")
     if not decompressor.eof or decompressor.unused_data:
-        raise EventError("", "the body is truncated gzip, or has data after it", "malformed")
+        raise EventError("", f"the body is truncated {encoding}, or has data after it", "malformed")
     return result
 
 
@@ -229,20 +244,10 @@ def reshape(values: Sequence[Any], shape: Sequence[int]) -> list[Any]:
     return list(values)
 
 
-_DTYPES = {
-    "BOOL": "<u1",
-    "UINT8": "<u1",
-    "UINT16": "<u2",
-    "UINT32": "<u4",
-    "UINT64": "<u8",
-    "INT8": "<i1",
-    "INT16": "<i2",
-    "INT32": "<i4",
-    "INT64": "<i8",
-    "FP16": "<f2",
-    "BF16": "<u2",
-    "FP32": "<f4",
-    "FP64": "<f8",
+_DTYPES = {"BOOL": "<u1", "BF16": "<u2"} | {
+    f"{name}{8 * size}": f"<{code}{size}"
+    for name, code, sizes in (("UINT", "u", (1, 2, 4, 8)), ("INT", "i", (1, 2, 4, 8)), ("FP", "f", (2, 4, 8)))
+    for size in sizes
 }
 DATATYPES = (*_DTYPES, "BYTES")
 """Valid datatypes of a tensor."""
@@ -471,9 +476,13 @@ def decode_response(body: Any, json_length: int | None = None) -> Payload:
 
 def _decode_body(body: Any, json_length: int | None) -> tuple[Any, bytes]:
     """Return the document of a body and the bytes after it; it may be logged as it was compressed for its client."""
-    if not isinstance(body, bytes):
-        return body, b""
-    return decode_json(decompress(body) if body.startswith(_GZIP) else body, json_length)
+    document, rest = body, b""
+    if isinstance(body, bytes):
+        document, rest = decode_json(decompress(body) if body.startswith(_GZIP) else body, json_length)
+    is_event = (
+        isinstance(document, Mapping) and {"specversion", "data"} <= document.keys()
+    )  # CloudEvents' structured mode
+    return document["data"] if is_event else document, rest
 
 
 def _are_tensors(value: Any) -> bool:
@@ -495,8 +504,7 @@ def _split_frame(value: Any) -> Column:
     rows = convert(frame.get("data"), list[list[Any]], (member, "data"))
     for index, row in enumerate(rows):
         if names and len(row) != len(names):
-            detail = (
-                f"expected the {len(names)} value{'' if len(names) == 1 else 's'} of {preview(names)}, got {len(row)}"
-            )
+            values = "1 value" if len(names) == 1 else f"{len(names)} values"
+            detail = f"expected the {values} of {preview(names)}, got {len(row)}"
             raise EventError(f"/{member}/data/{index}", detail, "malformed")
     return Column(member, rows, names)

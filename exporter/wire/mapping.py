@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import islice
-from typing import Annotated, Any, NamedTuple, Protocol
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -237,27 +237,6 @@ Validated = tuple[list[Prediction], list[RejectedEvent]]
 """Predictions, and the rows that are rejected."""
 
 
-class Received(Protocol):
-    """What a format reads from one item of a body."""
-
-    @property
-    def names(self) -> Sequence[str | None]:
-        """Names of the model, the most specific first."""
-
-    @property
-    def model_version(self) -> str | None:
-        """The version of the model, if the item names it."""
-
-    def predictions(self, model: ConfiguredModel) -> Validated:
-        """Return the predictions, one per row, and the rows that are rejected.
-
-        Raises
-        ------
-        EventError
-            When the item does not fit itself, or the configuration.
-        """
-
-
 class Exchange(NamedTuple):
     """A request with its response, and what is known of both.
 
@@ -284,7 +263,13 @@ class Exchange(NamedTuple):
         return self.version or self.response.version or self.request.version or None
 
     def predictions(self, model: ConfiguredModel) -> Validated:
-        """Return the predictions, one per row, and the rows that are rejected; see `Received`."""
+        """Return the predictions, one per row, and the rows that are rejected.
+
+        Raises
+        ------
+        EventError
+            When the exchange does not fit itself, or the configuration.
+        """
         outputs = read_outputs(model, self.response.columns)
         rows = map_inputs(model, self.request.columns)
         failed = self.response.failed
@@ -415,9 +400,8 @@ def _check_columns(columns: Sequence[formats.Column]) -> None:
         raise EventError("/inputs", f"expected at most {MAX_COLUMNS} columns, got {len(columns)}", "too_large")
     if len({len(column.values) for column in columns}) > 1:
         sizes = {column.name: len(column.values) for column in columns}
-        raise EventError(
-            "/inputs", f"expected the same number of rows in each column, got {preview(sizes)}", "malformed"
-        )
+        detail = f"expected the same number of rows in each column, got {preview(sizes)}"
+        raise EventError("/inputs", detail, "malformed")
 
 
 def _map_column(

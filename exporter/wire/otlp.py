@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -14,7 +14,7 @@ import msgspec
 from exporter.errors import EventError
 from exporter.features.json_inputs import parse_integer, sanitize
 from exporter.wire.events import check_size
-from exporter.wire.formats import attempt, convert, decode_json
+from exporter.wire.formats import attempt, convert, decode_json, split_documents
 from exporter.wire.mapping import ConfiguredModel, Validated, encode_inputs, validate
 
 PROTOBUF = "application/x-protobuf"
@@ -26,6 +26,8 @@ MAX_CALLS = 10_000
 """Identifiers of predictions that evaluations can refer to; new ones replace the oldest."""
 MAX_CALL = 1000
 """Characters of a prediction's identifiers and names that are remembered."""
+MAX_SPANS = 50_000
+"""The latest spans, which count once if they are sent again."""
 _Score = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
 _GENAI = "gen_ai."
 _NUMBERS = ("gen_ai.usage.", "gen_ai.request.")  # numbers with these names are inputs
@@ -41,7 +43,7 @@ class PredictionRecord(NamedTuple):
     Attributes
     ----------
     names, model_version
-        See `exporter.wire.mapping.Received`.
+        Names of the model, the most specific first, and its version, if the record names it.
     fields
         Fields of the prediction, without the model.
     ids
@@ -54,7 +56,7 @@ class PredictionRecord(NamedTuple):
     ids: tuple[str, ...] = ()
 
     def predictions(self, model: ConfiguredModel) -> Validated:
-        """Return the prediction, or it as a rejected one; see `exporter.wire.mapping.Received`."""
+        """Return the prediction, or it as a rejected one."""
         return validate([{**self.fields, "model": model.config.name}])
 
 
@@ -87,34 +89,75 @@ Calls = OrderedDict[str, tuple[tuple[str | None, ...], str | None]]
 Evaluations = list[tuple[str, str | None, EvaluationResult]]
 
 
-def join(records: Iterable[_Results], calls: Calls, found: Evaluations) -> Iterator[_Results]:
+class Spans:
+    """The latest spans whose predictions were accepted: one that is sent again counts once."""
+
+    def __init__(self) -> None:
+        self._latest, self._earlier = set[int](), set[int]()
+
+    def new(self, records: _Indexed, taken: set[int]) -> _Indexed:
+        """Yield records, the predictions only of spans that are not known yet; these are added to ``taken``."""
+        for index, record in records:
+            if isinstance(record, PredictionRecord) and record.ids:
+                span = hash(record.ids[-1])
+                if span in taken or span in self._latest or span in self._earlier:
+                    continue
+                taken.add(span)
+            yield index, record
+
+    def take(self, spans: set[int]) -> None:
+        """Remember spans, at least the latest `MAX_SPANS`."""
+        self._latest |= spans
+        if len(self._latest) > MAX_SPANS:
+            self._latest, self._earlier = set(), self._latest
+
+
+def join(records: _Indexed, calls: Calls, found: Evaluations) -> _Indexed:
     """Yield records, the evaluations last: each is about the model of its prediction, if that is known.
 
     Parameters
     ----------
     records
-        From `read`.
+        From `read`, each with the index of its export request.
     calls
         Gets the predictions, and forgets the oldest.
     found
         See `Evaluation`.
     """
-    evaluations: list[Evaluation] = []
-    for record in records:
+    evaluations: list[tuple[int, Evaluation]] = []
+    for index, record in records:
         if isinstance(record, Evaluation):
-            evaluations.append(record)
+            evaluations.append((index, record))
             continue
         if isinstance(record, PredictionRecord) and len(str((record.ids, *record[:2]))) <= MAX_CALL:
             calls.update(dict.fromkeys(record.ids, record[:2]))
             while len(calls) > MAX_CALLS:
                 calls.popitem(last=False)
-        yield record
-    for one in evaluations:
+        yield index, record
+    for index, one in evaluations:
         names, version = next(filter(None, map(calls.get, one.ids)), one[:2])
-        yield one._replace(names=names, model_version=version, found=found)
+        yield index, one._replace(names=names, model_version=version, found=found)
 
 
 _Results = PredictionRecord | Evaluation | EventError
+_Indexed = Iterator[tuple[int, _Results]]
+
+
+def read_all(body: bytes, signal: Signal) -> _Indexed:
+    """Yield what `read` does for each of an array of export requests: objects, or texts of base64 with protobuf.
+
+    Raises
+    ------
+    EventError
+        When the body is not an array, or empty.
+    """
+    for index, part in enumerate(split_documents(body, ndjson=False)):
+        try:
+            packed = isinstance(part, str)
+            text = convert(part, bytes) if packed else msgspec.json.encode(part)
+            yield from ((index, record) for record in read(text, signal, packed))
+        except EventError as error:
+            yield index, error
 
 
 def read(body: bytes, signal: Signal, protobuf: bool) -> Iterator[_Results]:
@@ -232,16 +275,13 @@ def export_response(signal: Signal, protobuf: bool, rejected: int, message: str)
     """Encode the export response: how many records were rejected, and the error of the first."""
     if not protobuf:
         member = "rejectedLogRecords" if signal == "logs" else "rejectedSpans"
-        return msgspec.json.encode(
-            {"partialSuccess": {member: str(rejected), "errorMessage": message}} if rejected else {}
-        )
+        partial = {"partialSuccess": {member: str(rejected), "errorMessage": message}}
+        return msgspec.json.encode(partial if rejected else {})
     from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceResponse
-    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-    response: Any = ExportLogsServiceResponse() if signal == "logs" else ExportTraceServiceResponse()
+    response = ExportLogsServiceResponse()  # encoded like that of traces
     if rejected:
-        field = "rejected_log_records" if signal == "logs" else "rejected_spans"
-        setattr(response.partial_success, field, rejected)
+        response.partial_success.rejected_log_records = rejected
         response.partial_success.error_message = message
     encoded: bytes = response.SerializeToString()
     return encoded

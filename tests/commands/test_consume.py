@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError
-from support.fake_exporter import Exporter
+from google.protobuf.json_format import ParseDict
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from support.kafka import HEARTBEAT, Cluster, FailingBroker
 from support.processes import ForkedCommand
 from support.servers import Served, ask, eventually, free_port, write_config
@@ -111,14 +112,10 @@ def test_messages_that_cannot_be_used_go_to_the_dead_letter_topic(
         b"[" * 9999,
     ]
     poison += [{"model": "somebody else's"}, prediction(1, confidence=7), b" "]
-    cluster.produce(
-        "mixed",
-        [prediction(1, version="mixed"), *poison, None, prediction(2, version="mixed")],
-        headers={"trace": b"t-1"},
-    )
-    with consuming(
-        tmp_path, cluster, shared.url, "--topic=mixed", "--dead-letter-topic=dead", "--group=mixed"
-    ) as consumer:
+    values = [prediction(1, version="mixed"), *poison, None, prediction(2, version="mixed")]
+    cluster.produce("mixed", values, headers={"trace": b"t-1"})
+    flags = ["--topic=mixed", "--dead-letter-topic=dead", "--group=mixed"]
+    with consuming(tmp_path, cluster, shared.url, *flags) as consumer:
         letters = cluster.read("dead", len(poison))
         eventually(lambda: consumer.count("mixed", "dead_letter") == len(poison))
         eventually(lambda: consumer.count("mixed", "accepted") == 2)
@@ -278,17 +275,90 @@ def test_a_consumer_that_is_killed_loses_nothing(tmp_path: Path, cluster: Cluste
     assert shared.samples("model_corrections_total")['model_corrections_total{model="credit",version="killed"}'] == 300
 
 
-def test_a_cloud_event_keeps_its_attributes(tmp_path: Path, cluster: Cluster, exporter: Exporter) -> None:
-    """A message of another format is a request of its own, with the headers that its binding for HTTP has."""
-    kind = b"org.kubeflow.serving.inference.request"
-    headers = [("ce_type", kind), ("ce_id", b"7"), ("content-type", b"application/json")]
-    cluster.produce("kserve", [{"instances": [[1]]}], headers=headers)
-    with consuming(tmp_path, cluster, exporter.url, "--topic=kserve=kserve", "--group=kserve") as consumer:
-        eventually(lambda: consumer.count("kserve", "accepted") == 1, 30)
-    assert consumer
-    (request,) = [request for request in exporter.requests if request["path"] == "/v1/kserve"]
-    assert request["headers"]["ce-type"] == kind.decode()
-    assert request["headers"]["Content-Type"] == "application/json"
+def test_messages_of_other_programs(tmp_path: Path, cluster: Cluster, shared: Served) -> None:
+    """KServe's events in both modes and OpenTelemetry's exports go several in a request; a wrong one costs itself."""
+    sides = {"request": {"instances": [{"age": 41}]}, "response": {"predictions": ["yes"], "model_version": "kserve"}}
+    for side, body in sides.items():
+        attributes = {"id": "7", "type": f"org.kubeflow.serving.inference.{side}", "inferenceservicename": "credit"}
+        binary = [(f"ce_{name}", value.encode()) for name, value in attributes.items()]
+        cluster.produce("kserve", [body], headers=binary)
+        cluster.produce("kserve", [attributes | {"id": "8", "data": body}, {"id": "9"}])
+    names = {"model.name": "credit", "model.version": "spans"}
+    attributes = [{"key": key, "value": {"stringValue": value}} for key, value in names.items()]
+    spans = {"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": attributes}]}]}]}
+    cluster.produce("spans", [spans, [spans, {}], {"resourceSpans": 5}], headers=[("Content-Type", b"text/json")])
+    cluster.produce("spans", [ParseDict(spans, ExportTraceServiceRequest()).SerializeToString(), b"\xff"])
+    flags = ["--topic=kserve=kserve", "--topic=spans=traces", "--group=others", "--dead-letter-topic=others.dead"]
+    with consuming(tmp_path, cluster, shared.url, *flags) as consumer:
+        eventually(lambda: consumer.count("kserve", "accepted") == 4, 30)
+        eventually(lambda: consumer.count("spans", "accepted") == 3, 30)
+        letters = {letter.value(): dict(letter.headers() or ()) for letter in cluster.read("others.dead", 4)}
+    assert letters.keys() == {b'{"id": "9"}', b'{"resourceSpans": 5}', b"\xff"}
+    assert b"protobuf" in letters[b"\xff"]["model-exporter-error"]
+    samples = shared.samples("model_requests_total")
+    counts = {version: samples[f'model_requests_total{{model="credit",version="{version}",code="200"}}']
+              for version in ("kserve", "spans")}  # fmt: skip
+    assert counts == {"kserve": 2, "spans": 3}
+
+
+SHAPE = """
+items: /batch
+model: credit
+version: /release
+id: /key
+time: /at
+inputs: {age: /person/age, country: /person/tags/0}
+prediction: /score
+confidence: /p
+"""
+
+
+def test_a_topic_in_the_services_own_shape(tmp_path: Path, cluster: Cluster, shared: Served) -> None:
+    """Members are found by their pointers; one that is not there is logged once, and nothing at all is refused."""
+    (tmp_path / "shape.yml").write_text(SHAPE)
+    people = [{"key": f"s-{n}", "person": {"age": 40 + n, "tags": ["NL"]}, "score": "yes"} for n in range(3)]
+    people[0] |= {"at": 1764000000123, "p": 0.9}
+    cluster.produce("own", [{"release": "own", "batch": people}], timestamp=1764000001000)
+    cluster.produce("own", [{"secret": {"name": "Ada"}}, {"batch": []}, {"batch": [{"name": {"last": "Ada"}}]}])
+    flags = [f"--topic=own=predictions:{tmp_path / 'shape.yml'}", "--group=own", "--dead-letter-topic=own.dead"]
+    with consuming(tmp_path, cluster, shared.url, *flags) as consumer:
+        letters = cluster.read("own.dead", 2)
+        eventually(lambda: consumer.count("own", "accepted") == 2, 30)
+        assert "shape.yml: found no time at /at, confidence at /p; the message has /key, " in consumer.log.read_text()
+        ready = eventually(lambda: ask(f"http://127.0.0.1:{consumer.web}/-/ready"))
+        assert "it last took messages at 2" in ready.text
+    reasons = [dict(letter.headers() or ())["model-exporter-error"].decode() for letter in letters]
+    first, second = sorted(reason.partition("shape.yml: ")[2] for reason in reasons)
+    assert first == "found no items at /batch; the message has /secret/name"
+    assert second.startswith('found no version at /release, id at /key, time at /at, inputs at {"age": "/person/age", ')
+    assert second.endswith("; the message has /name/last")
+    stored = [eventually(lambda n=n: shared.get(f"/v1/predictions/s-{n}?model=credit").json) for n in range(2)]
+    assert [one["time"] for one in stored] == ["2025-11-24T16:00:00.123000Z", "2025-11-24T16:00:01Z"]
+    assert (stored[0]["version"], stored[0]["prediction"], stored[0]["confidence"]) == ("own", "yes", 0.9)
+    assert stored[1]["inputs"] == {"age": 41, "country": "NL"}
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ("{model: /m, scroe: /s}", "scroe: is not known; did you mean"),
+        ("{prediction: /s}", "model: expected a JSON pointer such as /model, got null"),
+        ("{model: m, prediction: score}", 'prediction: expected a JSON pointer such as /prediction, got "score"'),
+        ("{model: m, inputs: {age: 7}}", "inputs: expected a JSON pointer such as /inputs, got 7"),
+        ("[]", "expected a mapping"),
+        (None, "cannot be read"),
+    ],
+)
+def test_a_mistake_in_a_shape_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: str | None, message: str
+) -> None:
+    """The message names the file and the member."""
+    if shape is not None:
+        (tmp_path / "shape.yml").write_text(shape)
+    with pytest.raises(SystemExit):
+        main(["consume", f"--topic=a=predictions:{tmp_path / 'shape.yml'}"])
+    error = capsys.readouterr().err
+    assert message in error and "shape.yml" in error
 
 
 def test_another_consumer_with_the_same_id_ends_the_consumer(tmp_path: Path, shared: Served) -> None:
@@ -314,6 +384,7 @@ def test_a_refused_token_ends_the_consumer(tmp_path: Path, cluster: Cluster, sha
     ("flags", "properties", "message"),
     [
         (["--topic=a=b"], "", "--topic: expected one of predictions, feedback"),
+        (["--topic=a=logs:x"], "", "--topic: messages of the kind logs have a shape of their own, without a file"),
         (["--topic=a b"], "", "--topic: expected up to 249 letters"),
         (["--topic=a"], "", "--bootstrap-servers: name the brokers"),
         (["--topic=a", "--topic=a=labels", "--bootstrap-servers=x:1"], "", "--topic: a is named twice"),

@@ -138,7 +138,7 @@ def test_the_last_refusal_says_where_the_exporter_stopped(shared: Served) -> Non
     assert (answer.status, answer.json["accepted"]) == (201, 1)
     rejected = answer.json["rejected"]
     assert [item["index"] for item in rejected] == [*range(1, 1001), 1011]
-    assert rejected[-1]["detail"] == "ignored: 1000 events before it were rejected"
+    assert rejected[-1]["detail"] == "not checked: 1000 events before it were rejected"
 
 
 def test_an_early_label_that_cannot_be_compared_is_counted(shared: Served) -> None:

@@ -18,7 +18,7 @@ from exporter.config import MappingConfig, ModelConfig
 from exporter.errors import EventError
 from exporter.wire import otlp
 from exporter.wire.cloudevents import MAX_SECONDS, MAX_WAITING_BYTES, LoggedMessage, RequestResponsePairer, read_events
-from exporter.wire.formats import MAX_ROWS, Payload, decode_request, decode_response, decompress
+from exporter.wire.formats import MAX_ROWS, Payload, decode_request, decode_response, decompress, zstd
 from exporter.wire.mapping import (
     MAX_COLUMNS,
     MAX_HINTS,
@@ -44,9 +44,9 @@ def columns(body: Payload) -> dict[str, Any]:
 
 def model_with(inputs: dict[str, str], classes: tuple[str, ...] = (), /, **mapping: Any) -> ConfiguredModel:
     """Return a model whose profile has these inputs, and these predictions."""
-    config = ModelConfig("m", mapping=msgspec.convert(mapping, MappingConfig))
+    config, task = ModelConfig("m", mapping=msgspec.convert(mapping, MappingConfig)), None
     return ConfiguredModel(
-        config, inputs, tuple(inputs), "classification" if classes else None, sorted_classes(classes)
+        config, inputs, tuple(inputs), "classification" if classes else task, sorted_classes(classes)
     )
 
 
@@ -256,10 +256,8 @@ def test_what_may_hold_a_redacted_input_is_not_kept() -> None:
     model = bare._replace(config=msgspec.structs.replace(bare.config, redact=frozenset({"name"})))
     extra = {"inputs": [v2("age", "FP32", [1], [41]), v2("x", "BYTES", [1], ["Ada"]), v2("y", "BYTES", [1], ["Bea"])]}
     assert map_pair(model, extra, [0])[0][0] == {"age": 41, "x": None, "y": None}
-    assert map_pair(model, {"instances": [[41, "Ada"]]}, [0])[0][0] == {
-        "age": 41,
-        "name": "Ada",
-    }  # redacted later, by name
+    named = map_pair(model, {"instances": [[41, "Ada"]]}, [0])[0][0]
+    assert named == {"age": 41, "name": "Ada"}  # redacted later, by name
 
 
 def test_a_request_of_ignored_columns_alone() -> None:
@@ -308,19 +306,10 @@ def test_columns_without_names_need_the_order_of_the_training_file(caplog: pytes
 
 def test_the_configuration_maps_tensors() -> None:
     """Tensors go to the inputs that the configuration names; null leaves one out."""
-    model = model_with(
-        {},
-        inputs={"INPUT__0": ["age", "income"], "INPUT__1": "country", "max_tokens": None},
-        prediction="OUTPUT__1",
-        confidence="OUTPUT__0",
-    )
-    request = {
-        "inputs": [
-            v2("INPUT__0", "FP32", [2, 2], [41, 1, 50, 2]),
-            v2("INPUT__1", "BYTES", [2, 1], ["NL", "DE"]),
-            v2("max_tokens", "INT32", [1], [7]),
-        ]
-    }
+    inputs = {"INPUT__0": ["age", "income"], "INPUT__1": "country", "max_tokens": None}
+    model = model_with({}, inputs=inputs, prediction="OUTPUT__1", confidence="OUTPUT__0")
+    tensors = [v2("INPUT__0", "FP32", [2, 2], [41, 1, 50, 2]), v2("INPUT__1", "BYTES", [2, 1], ["NL", "DE"])]
+    request = {"inputs": [*tensors, v2("max_tokens", "INT32", [1], [7])]}
     response = {"outputs": [v2("OUTPUT__0", "FP32", [2, 1], [0.5, 0.25]), v2("OUTPUT__1", "BYTES", [2], ["yes", "no"])]}
     assert map_pair(model, request, response) == [
         ({"age": 41, "income": 1, "country": "NL"}, "yes", 0.5),
@@ -338,18 +327,8 @@ def test_tensors_without_a_batch_axis() -> None:
 
 MISFITS = {
     "rows": ({}, [1, 2, 3], [1], "the request has 3 rows, the response 1; without rows, set mapping.batched"),
-    "width": (
-        {"inputs": {"instances": ["a", "b"]}},
-        [[1, 2, 3]],
-        [1],
-        'expected 2 values per row, for ["a", "b"], got 3',
-    ),
-    "output": (
-        {"prediction": "prediction"},
-        [1],
-        [1],
-        'mapping.prediction is "prediction"; did you mean "predictions"?',
-    ),
+    "width": ({"inputs": {"instances": ["a", "b"]}}, [[1, 2, 3]], [1], '2 values per row, for ["a", "b"], got 3'),
+    "output": ({"prediction": "prediction"}, [1], [1], 'is "prediction"; did you mean "predictions"?'),
     "more columns": ({}, [[1, 2, 3]], [1], 'expected 2 values per row, for ["b", "a"], got 3: see mapping.inputs'),
     "labels": ({"labels": ["a"]}, [1], [[0.5, 0.5]], "mapping.labels names 1 classes, the output has 2 scores per row"),
     "columns": ({}, [dict.fromkeys(map(str, range(MAX_COLUMNS + 1)))], [1], f"expected at most {MAX_COLUMNS} columns"),
@@ -411,11 +390,8 @@ def test_a_request_with_many_unknown_models_gets_few_hints() -> None:
             names.resolve((f"loan{number}",))
         details.append(error.value.detail)
     assert [detail.endswith("mapping.names has it") for detail in details] == [False] * 101 + [True] * 1900
-    assert (
-        details[MAX_HINTS]
-        == details[0]
-        == ('no model "loan0" is configured, and no mapping.names has it; did you mean "loans"?')
-    )
+    first = 'no model "loan0" is configured, and no mapping.names has it; did you mean "loans"?'
+    assert details[MAX_HINTS] == details[0] == first
 
 
 def test_a_whole_number_that_no_float_holds() -> None:
@@ -439,6 +415,15 @@ def test_events_of_the_cloudevents_package(mode: str) -> None:
         assert message.names == ("default/sklearn-iris", "sklearn-iris")
         assert message.time
         assert json.loads(message.body) == json.loads(event["body"]).get("data", json.loads(event["body"]))
+
+
+def test_an_event_of_a_client_in_a_logged_event() -> None:
+    """KServe's agent keeps the content type of the body that it logs; the data of that event are the request."""
+    body = json.dumps({"specversion": "1.0", "id": "9", "type": "mine", "data": {"instances": [[1]]}}).encode()
+    headers = {"ce-id": "1", "ce-type": "org.kubeflow.serving.inference.request"}
+    (message,) = read_events({**headers, "content-type": "application/cloudevents+json"}, body)
+    assert isinstance(message, LoggedMessage)
+    assert decode_request(message.body).columns[0].values == [[1]]
 
 
 def test_a_batch_of_events_takes_the_good() -> None:
@@ -684,11 +669,14 @@ def test_an_evaluation_in_protobuf() -> None:
     assert len([one for one in result if isinstance(one, PredictionRecord)]) == 1
 
 
-@pytest.mark.parametrize("body", [b"", b"abc", b"\x1f\x8b\x08"], ids=["empty", "no gzip", "cut off"])
-def test_a_body_that_is_not_gzip(body: bytes) -> None:
-    """What is not gzip, or ends too early, is refused."""
-    with pytest.raises(EventError, match="gzip"):
-        decompress(body)
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [("gzip", b""), ("gzip", b"abc"), ("gzip", b"\x1f\x8b\x08"), ("zstd", b"abc"), ("zstd", zstd.compress(b"a")[:-1])],
+)
+def test_a_body_that_is_not_compressed(encoding: str, body: bytes) -> None:
+    """What is not compressed, or ends too early, is refused."""
+    with pytest.raises(EventError, match=encoding):
+        decompress(body, encoding)
 
 
 @pytest.mark.parametrize("name", ["records", "protobuf"])
@@ -705,23 +693,13 @@ def test_an_export_that_is_too_much(name: str) -> None:
 
 MEMBERS = re.findall(
     r"\S+",
-    """
-name shape datatype data inputs outputs instances predictions dataframe_split
-columns parameters binary_data_size b64 id request response
-model_name error time code resourceSpans scopeSpans spans attributes key
-value intValue arrayValue model.name type
-""",
+    "name shape datatype data inputs outputs instances predictions dataframe_split columns parameters b64 id request "
+    "binary_data_size response model_name error time code resourceSpans scopeSpans spans attributes key value intValue "
+    "arrayValue model.name type specversion",
 )
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(
-            st.sampled_from(MEMBERS),
-            inner,
-            max_size=4,
-        )
-    ),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(MEMBERS), inner, max_size=4),
     max_leaves=20,
 )
 TENSOR = st.fixed_dictionaries(

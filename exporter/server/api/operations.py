@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 from flask import request
@@ -31,8 +31,8 @@ from exporter.slices.explain import document as slices_document
 from exporter.validation import any_of, preview
 from exporter.wire import cloudevents, mapping, otlp
 from exporter.wire.cloudevents import BATCH, LoggedMessage
-from exporter.wire.events import MAX_REJECTED, Prediction, RejectedEvent, check_model
-from exporter.wire.formats import MAX_ROWS, MAX_UNPACKED, attempt, decompress, unpacked
+from exporter.wire.events import MAX_REJECTED, NOT_CHECKED, Prediction, RejectedEvent, check_model
+from exporter.wire.formats import ENCODINGS, MAX_ROWS, MAX_UNPACKED, attempt, decompress, unpacked
 from exporter.wire.otlp import PROTOBUF, Signal
 
 SLICES_PARAMETERS = ("model", "version", "of", "since", "limit")
@@ -185,7 +185,8 @@ _SMALL = 4 * 1024  # compressed, it unpacks to 4 MiB at most
 _GRPC_CODES = {400: 3, 413: 3, 415: 3, 503: 14}  # INVALID_ARGUMENT and UNAVAILABLE
 _INTERNAL = 13
 _FIRST_ERROR = 400
-_Items = Iterable[mapping.Received | EventError]
+_Item = mapping.Exchange | mapping.ProxyRecord | otlp.PredictionRecord | otlp.Evaluation | EventError
+_Items = Iterable[tuple[int, _Item]]
 
 
 def kserve(exporter: Exporter) -> Reply:
@@ -193,13 +194,13 @@ def kserve(exporter: Exporter) -> Reply:
     headers, body = {name.lower(): value for name, value in request.headers.items()}, request.get_data()
     pairer, paired = exporter.pairer, list[LoggedMessage]()
 
-    def read() -> Iterator[mapping.Received | EventError]:
-        for message in cloudevents.read_events(headers, body):
+    def read() -> _Items:
+        for index, message in enumerate(cloudevents.read_events(headers, body)):
             if isinstance(message, EventError):
-                yield message
+                yield index, message
             elif counterpart := pairer.pair(message):
                 paired.append(counterpart)
-                yield attempt(cloudevents.to_exchange, message, counterpart)
+                yield index, attempt(cloudevents.to_exchange, message, counterpart)
 
     def take() -> Reply:
         reply = _take(exporter, "kserve", read, headers.get("content-type", "").startswith(BATCH))
@@ -215,7 +216,9 @@ def exchanges(exporter: Exporter) -> Reply:
     """``POST /v1/exchanges``: record requests and responses that a proxy captured."""
     body, ndjson, ids = request.get_data(), request.mimetype in NDJSON, schemas.parse_ids(request.args.get("ids"))
     many = ndjson or is_array(body)
-    call = functools.partial(_take, exporter, "exchanges", lambda: mapping.read_records(body, ndjson), many, ids)
+    call = functools.partial(
+        _take, exporter, "exchanges", lambda: enumerate(mapping.read_records(body, ndjson)), many, ids
+    )
     return _once(exporter, "exchanges", call)
 
 
@@ -230,7 +233,7 @@ def traces(exporter: Exporter) -> Reply:
 
 
 def _once_otlp(exporter: Exporter, signal: Signal) -> Reply:
-    body, encoding = request.get_data(), request.headers.get("Content-Encoding", "identity")
+    body, encoding = request.get_data(), request.headers.get("Content-Encoding", "identity").lower()
     protobuf = request.mimetype == PROTOBUF
     return _once(exporter, signal, lambda: _otlp(exporter, signal, body, encoding, protobuf))
 
@@ -241,24 +244,35 @@ def _once(exporter: Exporter, route: str, call: Callable[[], Reply]) -> Reply:
 
 
 def _otlp(exporter: Exporter, signal: Signal, body: bytes, encoding: str, protobuf: bool) -> Reply:
-    """Take an export request, and answer as OTLP specifies."""
-    content_type = PROTOBUF if protobuf else "application/json"
+    """Take an export request and answer as OTLP specifies, or an array of several and answer as other routes do."""
+    content_type, many = PROTOBUF if protobuf else "application/json", not protobuf and is_array(body)
+    taken, found = set[int](), otlp.Evaluations()
+
+    def read() -> _Items:
+        records = otlp.read_all(body, signal) if many else enumerate(otlp.read(body, signal, protobuf))
+        fresh = exporter.ingest.spans.new(records, taken) if signal == "traces" else records
+        return otlp.join(fresh, exporter.ingest.calls, found)
+
     try:
         exporter.pipeline.check_capacity()
-        if encoding.lower() == "gzip":
-            body = decompress(body)
-        calls, found = exporter.ingest.calls, otlp.Evaluations()
-        records = functools.partial(otlp.read, body, signal, protobuf)
-        accepted, rejected = _decode(exporter, signal, len(body), lambda: otlp.join(records(), calls, found))
-        exporter.ingest.submit(signal, accepted, rejected, _size(body, accepted))
+        body = body if encoding == "identity" else decompress(body, encoding)
+        accepted, rejected = _decode(exporter, signal, len(body), read, MAX_REJECTED if many else None)
+        reply = exporter.ingest.submit(signal, accepted, rejected, _size(body, accepted))
+        exporter.ingest.spans.take(taken)
         monitors = exporter.pipeline.monitors
         for model, version, one in found:
             monitors.count_evaluation(monitors.get(model, version, time.monotonic()), one)
     except REFUSED as error:
-        problem = exporter.ingest.refusal(error)
-        message = str(msgspec.json.decode(problem.body)["detail"])
-        status = otlp.error_status(protobuf, _GRPC_CODES.get(problem.status, _INTERNAL), message)
-        return Reply(problem.status, status, problem.headers, content_type=content_type)
+        reply = exporter.ingest.refusal(error)
+        if many:
+            return reply
+        is_known, accept = encoding in {"identity", *ENCODINGS}, (("Accept-Encoding", ", ".join(ENCODINGS)),)
+        code, headers = (reply.status, reply.headers) if is_known else (415, accept)
+        message = str(msgspec.json.decode(reply.body)["detail"])
+        status = otlp.error_status(protobuf, _GRPC_CODES.get(code, _INTERNAL), message)
+        return Reply(code, status, headers, content_type=content_type)
+    if many:
+        return reply
     first = f"{rejected[0].pointer}: {rejected[0].detail}" if rejected else ""
     response = otlp.export_response(signal, protobuf, len(rejected), first)
     return Reply(200, response, content_type=content_type)
@@ -295,13 +309,11 @@ def _predictions(exporter: Exporter, items: _Items, max_rejected: int | None) ->
     unpacked.set(0)
     accepted: list[Prediction] = []
     rejected: list[RejectedEvent] = []
-    names, models = (
-        mapping.ModelNames(exporter.pipeline.monitors.models),
-        dict[tuple[str, str | None], mapping.ConfiguredModel](),
-    )
-    for index, item in enumerate(items):
-        if max_rejected is not None and len(rejected) >= max_rejected:
-            detail = f"not checked: {max_rejected} items before it are rejected"
+    names = mapping.ModelNames(exporter.pipeline.monitors.models)
+    models: dict[tuple[str, str | None], mapping.ConfiguredModel] = {}
+    for index, item in items:
+        if max_rejected is not None and len(rejected) >= max_rejected and index > rejected[-1].index:
+            detail = f"{NOT_CHECKED}{max_rejected} items before it are rejected"
             rejected.append(RejectedEvent(index, "", detail, "malformed"))
             break
         try:
@@ -314,9 +326,7 @@ def _predictions(exporter: Exporter, items: _Items, max_rejected: int | None) ->
         except EventError as error:
             good, bad = [], [RejectedEvent.of(error)]
         if unpacked.get() > MAX_UNPACKED:
-            detail = (
-                f"the compressed bodies have more than {MAX_UNPACKED} bytes together: send them in several requests"
-            )
+            detail = f"the compressed bodies have more than {MAX_UNPACKED} bytes together: send several requests"
             raise EventError("", detail, "too_large")
         accepted += good
         rejected += [msgspec.structs.replace(row, index=index) for row in bad]
