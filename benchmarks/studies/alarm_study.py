@@ -3,7 +3,7 @@
 Requests arrive independently at a rate; each fails, is corrected, is slow or unconfident with a probability. Counters
 are read at the scrape interval, rules are evaluated as in ``prometheus/rules/``, with their windows, their exact tails
 and their ``for``. Each cell has the worst of the scrape intervals. Run ``python benchmarks/studies/alarm_study.py``;
-``--years`` sets the time that is simulated.
+``--years`` sets the time that is simulated up to 60 requests a minute; above, it is one. ``--only`` chooses alerts.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INTERVALS = (5, 15, 45, 60)
 """Scrape intervals in seconds; one that is shorter than a step is seen as one step."""
 RATES = (1, 5, 20, 60, 200, 1000, 60_000)
 YEAR = 365 * 86400 // STEP
-CHANCE = 0.001
+CHANCE, CERTAIN = 0.001, 1.576
 MOST = 20_000_000
 """Requests between which gaps are drawn."""
 
@@ -80,7 +80,7 @@ def errors(n: Floats, k: Floats, limit: float) -> tuple[int, float]:
 def corrections(n: Floats, k: Floats, limit: float) -> tuple[int, float]:
     """ModelCorrectionRatioHigh."""
     predictions, corrected = window(n, 3600), window(k, 3600)
-    return fires((corrected >= 3) & (tail(corrected, predictions, limit) <= CHANCE), 300)
+    return fires((corrected >= 3) & (tail(corrected, predictions, limit) <= CHANCE / 5), 300)
 
 
 def unconfident(n: Floats, k: Floats, limit: float) -> tuple[int, float]:
@@ -116,6 +116,21 @@ def burn(n: Floats, k: Floats, budget: float) -> tuple[int, float]:
     return fires(found, 120)
 
 
+def inaccurate(n: Floats, k: Floats, limit: float) -> tuple[int, float]:
+    """ModelAccuracyLow: each prediction has a label at once, and the windows are those of a model without its own."""
+    length = max(len(n) - 7 * 86400 // STEP, LONGEST)
+    found, ended = np.zeros(length, dtype=bool), np.zeros(length, dtype=bool)
+    for seconds in (300, 3600, 86400, 7 * 86400):
+        labels, wrong = (window(np.pad(counts, (seconds // STEP - 1, 0)), seconds)[-length:] for counts in (n, k))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            right = 1 - wrong / labels
+            middle = (labels * right + 1.92073) / (labels + 3.841459)
+            half = 1.959964 * np.sqrt(labels * right * (1 - right) + 0.960365) / (labels + 3.841459)
+        found |= (labels >= 20) & (CERTAIN * (middle + half) - (CERTAIN - 1) * right < 1 - limit) & ~ended
+        ended |= (labels >= 20) & (middle - half >= 1 - limit)
+    return fires(found, 900)
+
+
 class Kind(NamedTuple):
     """An alert: its function, its limit, and the shares of what it counts that are simulated."""
 
@@ -131,6 +146,7 @@ KINDS = {
     "ModelLatencyHigh": Kind(slow, 0.05, (0.01, 0.03), (0.10, 0.25, 0.50)),
     "ModelCorrectionRatioHigh": Kind(corrections, 0.01, (0.005, 0.008), (0.02, 0.05, 0.10)),
     "ModelConfidentRatioLow": Kind(unconfident, 0.28, (0.10, 0.20), (0.56, 0.84)),
+    "ModelAccuracyLow": Kind(inaccurate, 0.15, (0.10, 0.125), (0.20, 0.30, 0.50)),
 }
 BEFORE, LONGEST = 6 * 3600 // STEP, 2 * 3600 // STEP
 """Steps before an incident, and those in which it is to be found; whole numbers of scrapes."""
@@ -161,30 +177,33 @@ def drop(rng: np.random.Generator, rate: float, years: float) -> float:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--years", type=int, default=3)
+    parser.add_argument("--years", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", nargs="+", choices=KINDS, default=list(KINDS))
     args = parser.parse_args()
     rng, began = np.random.default_rng(args.seed), time.process_time()
+    kinds = {name: KINDS[name] for name in args.only}
     print(f"False firings a year, {args.years} years simulated, the worst of the scrape intervals {INTERVALS}.")
     print("| alert, true share | " + " | ".join(f"{rate:,} a minute" for rate in RATES) + " |")
     print("|---|" + "---|" * len(RATES))
-    for name, kind in KINDS.items():
+    for name, kind in kinds.items():
         for share in kind.quiet:
             cells = []
             for rate in RATES:
-                found = np.zeros(len(INTERVALS))
-                for _ in range(args.years):
+                found, years = np.zeros(len(INTERVALS)), args.years if rate <= 60 else 1
+                for _ in range(years):
                     n, k = drawn(rng, rate, share, YEAR)
                     found += [kind.judge(scraped(n, every), scraped(k, every), kind.limit)[0] for every in INTERVALS]
-                cells.append(f"{found.max() / args.years:.2g}")
+                cells.append(f"{found.max() / years:.2g}")
             print(f"| {name}, {share:.1%} of {kind.limit:.1%} | " + " | ".join(cells) + " |")
-    for name, judge in (("ModelTrafficMissing", silence), ("ModelAttemptsDrop", drop)):
+    of_traffic = (("ModelTrafficMissing", silence), ("ModelAttemptsDrop", drop))
+    for name, judge in of_traffic if len(kinds) == len(KINDS) else ():
         cells = [f"{judge(rng, rate, args.years):.2g}" for rate in RATES]
         print(f"| {name}, nothing changed | " + " | ".join(cells) + " |")
     print("\nMinutes until it fires, median and 90% of 50 incidents; a dash: not within two hours.")
     print("| alert, share | " + " | ".join(f"{rate:,} a minute" for rate in RATES) + " |")
     print("|---|" + "---|" * len(RATES))
-    for name, kind in KINDS.items():
+    for name, kind in kinds.items():
         for share in kind.bad:
             cells = []
             for rate in RATES:
@@ -203,7 +222,8 @@ def main() -> None:
 
 def _after(kind: Kind, n: Floats, k: Floats) -> float:
     """Return the minutes from the beginning of an incident: the last two hours of the counts."""
-    lead = {errors: 1800, corrections: 3600, unconfident: 3600, slow: 300, burn: 6 * 3600}[kind.judge] // STEP
+    before = {errors: 1800, corrections: 3600, unconfident: 3600, slow: 300, burn: 6 * 3600, inaccurate: 6 * 3600}
+    lead = before[kind.judge] // STEP
     return kind.judge(n[-LONGEST - lead + 1 :], k[-LONGEST - lead + 1 :], kind.limit)[1]
 
 
