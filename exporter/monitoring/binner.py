@@ -102,6 +102,8 @@ class Binner:
         Number of training values in each bin, shape ``(B,)``.
     starts, missing, invalid
         Index of the first bin, the bin of missing values and the bin of invalid ones, shape ``(T,)``.
+    ranges
+        The bins of each target among all bins.
     mean, stddev
         Statistics of the training values, shape ``(T,)``; NaN for categories.
     centre, scale
@@ -170,6 +172,7 @@ class Binner:
         self.reference = Reference.from_counts(training, self.sizes, self.quantiles)
         self.training: Floats = training
         self.starts: Ints = self.reference.starts
+        self.ranges = [slice(start, stop) for start, stop in zip(self.starts.tolist(), stops.tolist(), strict=True)]
 
     @cached_property
     def in_doubt(self) -> list[int]:

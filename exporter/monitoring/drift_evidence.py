@@ -13,7 +13,7 @@ from exporter.monitoring.windows import WindowStats
 from exporter.profiles.correlation import Copula
 from exporter.profiles.profile import TIME
 from exporter.stats.change_evidence import HEADROOM
-from exporter.stats.dependence import measure_dispersion
+from exporter.stats.dependence import growth, live_dispersion
 from exporter.stats.divergence import Floats
 from exporter.stats.multiple_tests import adjusted_p_values
 
@@ -58,6 +58,10 @@ _ROWS_OF_FEATURE = 20  # in a window of the correlation: then its score is about
 _LEAST_P = 1e-5  # smaller p-values are not exact, and no single window may decide
 _HOURS = 24
 """Hours with values from which the dispersion of live values is known: their daily rhythm is then part of it."""
+_SIZES, _DOUBLINGS = (1, 2, 4), 5
+"""Hours of the blocks by which the growth of the dispersion is measured, and for how many doublings it goes on."""
+_RHYTHM = 1.75
+"""Growth of the dispersion from which on it is that of a rhythm or a trend, which a day holds whole."""
 _NEAR = 0.4
 """A logarithm: live values are compared with other alternatives only if the dispersion differs more than that."""
 _LATEST = 4
@@ -155,10 +159,14 @@ class DriftEvidence:
         hours = self._hours[self._hours.any(axis=1)][-_HOURS:]
         if len(hours) < _HOURS:
             return
-        for index, (start, size) in enumerate(zip(self._binner.starts, self._binner.sizes, strict=True)):
-            counts, ordered = hours[:, start : start + size], self._binner.numeric[index] is not None
-            proven = index not in self._binner.in_doubt
-            self.dispersion[index] = measure_dispersion([counts], counts.sum(axis=0), ordered, proven=proven)
+        found = np.array(
+            [
+                live_dispersion(hours[:, bins], _SIZES, numeric is not None, proven=index not in self._binner.in_doubt)
+                for index, (bins, numeric) in enumerate(zip(self._binner.ranges, self._binner.numeric, strict=True))
+            ]
+        )
+        common = growth(found, _HOURS // _SIZES[-1])
+        self.dispersion[:] = found[:, 0, 0] * (common if common < _RHYTHM else 1.0) ** _DOUBLINGS
         used = np.maximum(self.dispersion, self._binner.dispersion)
         if (np.abs(np.log(used / self._used)) > _NEAR).any():
             self._used, self._detector = used, self._binner.change_evidence(used)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from exporter.config import ModelConfig
-from exporter.monitoring.binner import Binner
 from exporter.monitoring.drift_evidence import evidence_limit
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.windows import WindowStats
@@ -152,7 +151,7 @@ def worst(monitor: ModelMonitor, now: float, name: str | None = None) -> tuple[s
             severity[[other != name for other in names]] = -1.0
         if len(severity) and severity.max() > highest:
             highest = float(severity.max())
-            result = window, _target_drifts(monitor, stats, limits, [int(severity.argmax())])[0]
+            result = window, _target_drifts(monitor, stats, [int(severity.argmax())])[0]
     return result
 
 
@@ -172,66 +171,46 @@ def target_drifts(monitor: ModelMonitor, stats: WindowStats, evidence: Floats | 
     """
     if monitor.binner is None:
         return []
-    names = monitor.binner.target_names
-    limits = thresholds(monitor.config, names)
-    drifts = _target_drifts(monitor, stats, limits, range(len(names)))
-    if evidence is not None:
-        limit = evidence_limit(monitor.config.false_alarm_seconds()) + math.log(len(names))
-        drifts = [
-            drift
-            if drift.name in OUTPUTS
-            else replace(drift, evidence=float(evidence[drift.index]), evidence_limit=limit)
-            for drift in drifts
-        ]
+    drifts = _target_drifts(monitor, stats, range(len(monitor.binner.targets)), evidence)
     return sorted(drifts, key=lambda drift: (-drift.severity, drift.index))
 
 
 def _target_drifts(
-    monitor: ModelMonitor, stats: WindowStats, limits: Floats, indices: Iterable[int]
+    monitor: ModelMonitor, stats: WindowStats, indices: Iterable[int], evidence: Floats | None = None
 ) -> list[TargetDrift]:
     binner, noise = monitor.binner, monitor.noise
     if binner is None or noise is None:
         return []
-    independent, effective = binner.reference.noise(stats.observations), noise.effective(stats.observations)
-    return [
-        _target_drift(
-            binner,
-            stats,
-            index,
-            threshold=float(limits[index]),
-            independent_noise=float(independent[index]),
-            effective=float(effective[index]),
+    names = binner.target_names
+    limit = evidence_limit(monitor.config.false_alarm_seconds()) + math.log(len(names))
+    numbers = {
+        "score": stats.kl,
+        "threshold": thresholds(monitor.config, names),
+        "independent_noise": binner.reference.noise(stats.observations),
+        "effective": noise.effective(stats.observations),
+        "trained_mean": binner.mean,
+        "trained_stddev": binner.stddev,
+    }
+    numbers |= {name: getattr(stats, name) for name in ("noise", "mean", "stddev", "shift", "min", "max", "unseen")}
+
+    def drift(index: int) -> TargetDrift:
+        name, bins = names[index], binner.ranges[index]
+        live, q, prior = stats.counts[bins], binner.reference.probability[bins], float(binner.reference.prior[index])
+        p = (live + prior * q) / (live.sum() + prior)
+        known: dict[str, Any] = {field: float(values[index]) for field, values in numbers.items()}
+        if evidence is not None and name not in OUTPUTS:
+            known |= {"evidence": float(evidence[index]), "evidence_limit": limit}
+        return TargetDrift(
+            name=name,
+            index=index,
+            alert=OUTPUT_ALERTS.get(name, FEATURE_ALERT),
+            target=binner.targets[index],
+            trained=binner.training[bins],
+            live=live,
+            weight=(p - q) * np.log(p / q),
+            observations=int(live.sum()),
             is_learned=index in noise.learned,
+            **known,
         )
-        for index in indices
-    ]
 
-
-def _target_drift(binner: Binner, stats: WindowStats, index: int, **known: Any) -> TargetDrift:
-    name, target = binner.target_names[index], binner.targets[index]
-    start = int(binner.starts[index])
-    live = stats.counts[start : start + len(target.counts)]
-    q = binner.reference.probability[start : start + len(live)]
-    prior = float(binner.reference.prior[index])
-    p = (live + prior * q) / (live.sum() + prior)
-    return TargetDrift(
-        name=name,
-        index=index,
-        alert=OUTPUT_ALERTS.get(name, FEATURE_ALERT),
-        target=target,
-        trained=binner.training[start : start + len(live)],
-        live=live,
-        weight=(p - q) * np.log(p / q),
-        score=float(stats.kl[index]),
-        noise=float(stats.noise[index]),
-        observations=int(live.sum()),
-        mean=float(stats.mean[index]),
-        stddev=float(stats.stddev[index]),
-        shift=float(stats.shift[index]),
-        min=float(stats.min[index]),
-        max=float(stats.max[index]),
-        unseen=float(stats.unseen[index]),
-        trained_mean=float(binner.mean[index]),
-        trained_stddev=float(binner.stddev[index]),
-        **known,
-    )
+    return [drift(index) for index in indices]

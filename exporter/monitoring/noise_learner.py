@@ -24,7 +24,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.noise_floors import UNKNOWN_RATIO
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.scheduler import Task
-from exporter.stats.dependence import MIN_SUB_WINDOWS, LiveDependence, measure_dependence, measure_dispersion
+from exporter.stats.dependence import MIN_SUB_WINDOWS, LiveDependence, live_dispersion, measure_dependence
 from exporter.stats.divergence import Floats
 
 log = logging.getLogger(__name__)
@@ -122,16 +122,13 @@ class NoiseLearner(Task):
 
     def _disperse(self, monitor: ModelMonitor, binner: Binner, index: int, now: float) -> float | None:
         """Return the dispersion of live values over 4 and 16 sub-windows, without the latest."""
-        start = int(binner.starts[index])
-        counts = monitor.history(now, slice(start, start + binner.sizes[index]))[:-_LATEST]
+        counts = monitor.history(now, binner.ranges[index])[:-_LATEST]
         counts = counts[counts.sum(axis=1) > 0]
         if len(counts) < MIN_SUB_WINDOWS:
             return None
-        blocks = [np.add.reduceat(counts, np.arange(0, len(counts), size)) for size in (4, 16)]
-        found = measure_dispersion(blocks, counts.sum(axis=0), binner.numeric[index] is not None)
-        return max(found, min(float(monitor.dispersion[index]), UNKNOWN_RATIO))  # of what is rare, an hour says nothing
+        found = live_dispersion(counts, (4, 16), binner.numeric[index] is not None)[:, 0].max()
+        return max(float(found), min(float(monitor.dispersion[index]), UNKNOWN_RATIO))  # rare events need a day
 
     def _measure(self, monitor: ModelMonitor, binner: Binner, index: int, now: float) -> LiveDependence | None:
-        start = int(binner.starts[index])
-        bins = slice(start, start + binner.sizes[index])
+        bins = binner.ranges[index]
         return measure_dependence(monitor.history(now, bins), binner.reference.probability[bins])

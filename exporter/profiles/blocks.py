@@ -14,7 +14,14 @@ from exporter.profiles.profile import (
     Feature,
     NumericFeature,
 )
-from exporter.stats.dependence import block_sizes, leave_out_divergence, measure_dispersion, measure_noise
+from exporter.stats.dependence import (
+    BlockNoise,
+    block_sizes,
+    extrapolated,
+    leave_out_divergence,
+    measure_dispersion,
+    measure_noise,
+)
 from exporter.stats.divergence import BinIndices, Floats
 
 PARTS = 4  # a large block is the sum of so many parts; blocks begin at each part, so they overlap
@@ -199,12 +206,24 @@ class BlockBuilder:
     def build(self) -> dict[str, BlockScores]:
         """Return the scores by target."""
         rest = self._rows.rest()
+        measured = [
+            self._measure(index, target, rest[index] if rest.ndim > 1 else rest)
+            for index, target in enumerate(self._targets.values())
+        ]
+        dispersion = extrapolated(
+            np.array([ratios for _, ratios in measured]).reshape(len(measured), len(self.sizes), 2)
+        )
         return {
-            name: self._scores(index, target, rest[index] if rest.ndim > 1 else rest)
-            for index, (name, target) in enumerate(self._targets.items())
+            name: BlockScores(
+                *(rounded(noise.quantiles), rounded(noise.effective)),
+                dependent=noise.dependent or found > 1,  # one of them alone is proof
+                dispersion=found,
+            )
+            for name, (noise, _), found in zip(self._targets, measured, rounded(dispersion), strict=True)
         }
 
-    def _scores(self, index: int, target: Feature, rest: BinIndices) -> BlockScores:
+    def _measure(self, index: int, target: Feature, rest: BinIndices) -> tuple[BlockNoise, Floats]:
+        """Return the noise of a target, and its dispersion by the size of blocks."""
         parts, (*small, _) = self._parts(index), self._counts[index]
         counts = parts.sum(axis=0) + np.bincount(rest, minlength=self._bins[index])
         blocks = [np.concatenate(kept).astype(np.float64) for kept in small]
@@ -219,13 +238,8 @@ class BlockBuilder:
             leave_out_divergence(_frozen(target, block, counts), total - own)
             for block, own in zip(blocks, frozen, strict=True)
         ]
-        noise = measure_noise(scores, self.sizes, total)
-        dispersion = measure_dispersion(frozen, total, isinstance(target, NumericFeature))
-        return BlockScores(
-            *(rounded(noise.quantiles), rounded(noise.effective)),
-            dependent=noise.dependent or dispersion > 1,  # one of them alone is proof
-            dispersion=float(f"{dispersion:.4g}"),
-        )
+        ratios = measure_dispersion(frozen, total, isinstance(target, NumericFeature))
+        return measure_noise(scores, self.sizes, total), ratios
 
 
 def _count(blocks: npt.NDArray[Any], bins: int) -> Counts:

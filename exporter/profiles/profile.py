@@ -45,7 +45,7 @@ class BlockScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     dependent
         Whether successive values depend on each other.
     dispersion
-        See `exporter.stats.dependence.measure_dispersion`.
+        See `exporter.stats.dependence.extrapolated`.
     """
 
     quantiles: tuple[float, ...]

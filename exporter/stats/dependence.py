@@ -240,6 +240,7 @@ class NoiseRatio:
 _DISPERSION_SIGNIFICANCE = 4.0  # standard errors by which a dispersion must exceed 1, of hundreds that are measured
 _LEAST_VARIANCE = 1e-9
 _DOUBLINGS = 3
+_TRAINING_BLOCKS = 10  # of the largest size, see `block_sizes`
 _MOST_GROWTH = 1.5  # of the dispersion from one size to its double, as of a correlation that falls with √lag or slower
 
 
@@ -249,13 +250,12 @@ def measure_dispersion(
     ordered: bool,
     *,
     proven: bool = True,
-) -> float:
-    """Return the dispersion of a feature by blocks of consecutive reference values: at least 1.
+) -> Floats:
+    """Return the dispersion of a feature by blocks of consecutive reference values, for each size, shape ``(S, 2)``.
 
-    It is the largest ratio of the variance between blocks to that of independent values, over the sizes of blocks and
-    over the statistics that `exporter.stats.change_evidence.ChangeEvidence` watches. If it grows from the last size but
-    two to the last, each twice the one before, it is extrapolated by `_DOUBLINGS` more: memory may be longer than
-    blocks.
+    It is the ratio of the variance between blocks to that of independent values: the largest one of the statistics that
+    `exporter.stats.change_evidence.ChangeEvidence` watches, at least 1; and, for `growth`, that of the statistic whose
+    ratio is the largest in the first size.
 
     Parameters
     ----------
@@ -273,7 +273,7 @@ def measure_dispersion(
     >>> rng = np.random.default_rng(0)
     >>> bins = np.repeat(rng.integers(4, size=2000), 5)  # each value comes five times
     >>> counts = np.stack([np.bincount(block, minlength=4) for block in bins.reshape(-1, 50)]).astype(float)
-    >>> 4 < measure_dispersion([counts], counts.sum(axis=0), ordered=False) < 6
+    >>> 4 < measure_dispersion([counts], counts.sum(axis=0), ordered=False)[0, 0] < 6
     True
     """
     rows, used = float(total.sum()), total > 0
@@ -288,9 +288,9 @@ def measure_dispersion(
     variance, fourth = np.concatenate(moments, axis=1)
     varying = variance > _LEAST_VARIANCE
     if not varying.any():
-        return 1.0
+        return np.ones((len(blocks), 2))
     variance, fourth = variance[varying], fourth[varying]
-    largest = [1.0]
+    found, leading = [], -1
     for counts in blocks:
         values = counts.sum(axis=1, keepdims=True)
         size, expected = float(values.mean()), float((values * (1 - values / rows)).mean()) * variance
@@ -300,9 +300,48 @@ def measure_dispersion(
         # The ratio of so many independent blocks is about χ²(degrees)/degrees; its cube root is nearly normal.
         degrees = min(rows / size, len(counts)) / (1 + (fourth / variance**2 - 3) / size / 2)
         chance = (1 - 2 / (9 * degrees) + _DISPERSION_SIGNIFICANCE * np.sqrt(2 / (9 * degrees))) ** 3
-        largest.append(float(np.where((ratio > chance) | (not proven), ratio, 1.0).max()))
-    growth = math.sqrt(largest[-1] / max(largest[-3], 1.0)) if len(blocks) > 2 else 1.0
-    return max(largest) * min(max(growth, 1.0), _MOST_GROWTH) ** _DOUBLINGS
+        leading = int(ratio.argmax()) if leading < 0 else leading
+        found.append((np.where((ratio > chance) | (not proven), ratio, 1.0).max(initial=1.0), ratio[leading]))
+    return np.array(found).reshape(-1, 2)
+
+
+def growth(dispersion: Floats, blocks: int) -> float:
+    """Return by how much the dispersion of a model's features grows when the size of blocks doubles: at least 1.
+
+    That of one feature is not known exactly enough: if it is underestimated in one of fifty, this one is called drift.
+    Features of a model come from the same users and times, so the mean of the dependent ones is taken, less its
+    standard error. It is that of long memory, where the variance of a mean of n values falls slower than 1/n (the
+    aggregated variance method; Beran 1994).
+
+    Parameters
+    ----------
+    dispersion
+        Those of `measure_dispersion` of each feature, shape ``(T, S, 2)``; each size is twice the one before.
+    blocks
+        Number of blocks of the largest size.
+    """
+    logs = np.log(np.maximum(dispersion[(dispersion[:, :, 0] > 1).any(axis=1), :, 1], _LEAST_VARIANCE))
+    if not logs.size:
+        return 1.0
+    grown = float((logs[:, -1] - logs[:, 0]).mean()) - math.sqrt(2 / blocks / len(logs))
+    return math.exp(max(grown, 0.0) / max(logs.shape[1] - 1, 1))
+
+
+def extrapolated(dispersion: Floats) -> Floats:
+    """Return the dispersion of features by those of blocks of training rows, shape ``(T,)``.
+
+    It is the largest of all sizes, each extrapolated by the `growth` of the largest three to `_DOUBLINGS` beyond the
+    last: memory may be longer than blocks.
+    """
+    common = min(growth(dispersion[:, -3:], _TRAINING_BLOCKS), _MOST_GROWTH)
+    doublings = np.arange(dispersion.shape[1])[::-1] + _DOUBLINGS
+    return np.asarray((dispersion[:, :, 0] * common**doublings).max(axis=1, initial=1.0))
+
+
+def live_dispersion(counts: Floats, sizes: Sequence[int], ordered: bool, *, proven: bool = True) -> Floats:
+    """Return `measure_dispersion` of successive counts, shape ``(W, K)``, in blocks of so many of them."""
+    blocks = [np.add.reduceat(counts, np.arange(0, len(counts), size)) for size in sizes]
+    return measure_dispersion(blocks, counts.sum(axis=0), ordered, proven=proven)
 
 
 SIZES: Floats = np.array([20.0 * 2**doubling for doubling in range(10)])

@@ -220,11 +220,8 @@ ONCE = {"model_feedback_total", "model_exporter_feedback_unjoined"}
 def test_shares_and_counts_are_compared_with_chance() -> None:
     """An alert on a share or a count of events asks for the probability that chance explains it."""
     alerts = {rule["alert"]: rule["expr"] for _, rule in rules("alert")}
-    for chance, times, names in (
-        ("0.001", 1, "ErrorRatioHigh ConfidentRatioLow AttemptsDrop FeatureMissing"),
-        ("0.001", 2, "ErrorBudgetBurn LatencyBudgetBurn"),
-        ("0.0002", 1, "CorrectionRatioHigh"),
-    ):
+    one, two = "ErrorRatioHigh ConfidentRatioLow AttemptsDrop FeatureMissing", "ErrorBudgetBurn LatencyBudgetBurn"
+    for chance, times, names in (("0.001", 1, one), ("0.001", 2, two), ("0.0002", 1, "CorrectionRatioHigh")):
         assert {alerts[f"Model{name}"].count(f") <= {chance}") for name in names.split()} == {times}
     # Of a share x of slow requests, that many are more than chance explains where one in 20 is expected.
     enough = re.findall(r"histogram_quantile\(([\d.]+), .* >= ([\d.]+)\)", alerts["ModelLatencyHigh"])
