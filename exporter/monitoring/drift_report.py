@@ -113,12 +113,7 @@ class TargetDrift:
 
 def thresholds(model: ModelConfig, names: list[str]) -> Floats:
     """Return the drift thresholds of the targets in nats, shape ``(T,)``."""
-    return np.array(
-        [
-            model.threshold(OUTPUT_ALERTS[name]) if name in OUTPUT_ALERTS else model.threshold(FEATURE_ALERT, name)
-            for name in names
-        ]
-    )
+    return np.array([model.threshold(OUTPUT_ALERTS.get(name, FEATURE_ALERT), name) for name in names])
 
 
 def _severity(score: Floats, noise: Floats, limits: Floats) -> Floats:
@@ -143,12 +138,11 @@ def worst(monitor: ModelMonitor, now: float, name: str | None = None) -> tuple[s
     if binner is None:
         return None
     result, highest = None, -1.0
-    names = binner.target_names
-    limits = thresholds(monitor.config, names)
+    limits = thresholds(monitor.config, binner.target_names)
     for window, stats in monitor.read(now).items():
         severity = _severity(stats.kl, stats.noise, limits)
         if name is not None:
-            severity[[other != name for other in names]] = -1.0
+            severity[[other != name for other in binner.target_names]] = -1.0
         if len(severity) and severity.max() > highest:
             highest = float(severity.max())
             result = window, _target_drifts(monitor, stats, [int(severity.argmax())])[0]
@@ -169,14 +163,12 @@ def target_drifts(monitor: ModelMonitor, stats: WindowStats, evidence: Floats | 
     evidence
         See `ModelMonitor.read_evidence`; used for the features alone.
     """
-    if monitor.binner is None:
-        return []
-    drifts = _target_drifts(monitor, stats, range(len(monitor.binner.targets)), evidence)
+    drifts = _target_drifts(monitor, stats, evidence=evidence)
     return sorted(drifts, key=lambda drift: (-drift.severity, drift.index))
 
 
 def _target_drifts(
-    monitor: ModelMonitor, stats: WindowStats, indices: Iterable[int], evidence: Floats | None = None
+    monitor: ModelMonitor, stats: WindowStats, indices: Iterable[int] | None = None, evidence: Floats | None = None
 ) -> list[TargetDrift]:
     binner, noise = monitor.binner, monitor.noise
     if binner is None or noise is None:
@@ -213,4 +205,4 @@ def _target_drifts(
             **known,
         )
 
-    return [drift(index) for index in indices]
+    return [drift(index) for index in (range(len(names)) if indices is None else indices)]

@@ -103,7 +103,8 @@ class NoiseLearner(Task):
             index: dependence
             for index in binner.profile_noise.independent
             if now - learned.since.get(index, now) < 2 * seconds or learned.drifted[index] <= _MOST_DRIFT
-            if (dependence := self._measure(monitor, binner, index, now))
+            for bins in (binner.ranges[index],)
+            if (dependence := measure_dependence(monitor.history(now, bins), binner.reference.probability[bins]))
         }
         explained = binner.profile_noise.with_live(candidates).training(windows[longest].observations)
         unexplained = windows[longest].kl > np.maximum(limits, explained)
@@ -128,7 +129,3 @@ class NoiseLearner(Task):
             return None
         found = live_dispersion(counts, (4, 16), binner.numeric[index] is not None)[:, 0].max()
         return max(float(found), min(float(monitor.dispersion[index]), UNKNOWN_RATIO))  # rare events need a day
-
-    def _measure(self, monitor: ModelMonitor, binner: Binner, index: int, now: float) -> LiveDependence | None:
-        bins = binner.ranges[index]
-        return measure_dependence(monitor.history(now, bins), binner.reference.probability[bins])

@@ -279,13 +279,10 @@ def measure_dispersion(
     rows, used = float(total.sum()), total > 0
     share = total[used] / max(rows, 1.0)
     absent = 1 - share
-    moments = [(share * absent, share * absent * (absent**3 + share**3))]
-    scores = np.empty((0, len(share)))
-    if ordered and len(share):
-        scores = rank_scores(Reference.from_counts(total, [len(total)]))[:, used]
-        scores = scores - (scores @ share)[:, None]
-        moments.append((scores**2 @ share, scores**4 @ share))
-    variance, fourth = np.concatenate(moments, axis=1)
+    scores = rank_scores(Reference.from_counts(total, [len(total)]))[: 2 * ordered, used]
+    scores = scores - (scores @ share)[:, None]
+    variance = np.concatenate((share * absent, scores**2 @ share))
+    fourth = np.concatenate((share * absent * (absent**3 + share**3), scores**4 @ share))
     varying = variance > _LEAST_VARIANCE
     if not varying.any():
         return np.ones((len(blocks), 2))
