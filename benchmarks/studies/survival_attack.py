@@ -1,9 +1,13 @@
 """Attack an exporter from 300 connections in ten ways at once, and measure what its other clients notice.
 
 The attackers run in a process of low priority, because they would run on other machines. Meanwhile Prometheus scrapes
-each second, a probe asks ``/-/healthy`` on new connections, and a user corrects predictions. The run fails if one of
-them gets no good answer or waits a second, if the exporter takes more memory than `MEMORY`, if its log has a
+each second, a probe asks ``/-/healthy`` on new connections, and a user corrects predictions. Other clients send single
+predictions, wait until one is counted and stored, and open a reviewer's page. The run fails if one of the first three
+gets no good answer or waits a second, if the exporter takes more memory than `MEMORY`, if its log has a
 traceback, if a route answers with an undocumented 5xx, or if an acknowledged correction cannot be read at the end.
+
+With ``--only "a token"`` one token, which may send predictions and feedback, attacks with all that it may send. Then
+others may wait for ``SHARED`` seconds at most, and less than 1% of their predictions may be refused.
 """
 
 from __future__ import annotations
@@ -52,6 +56,7 @@ MEMORY = 1024
 """MiB of memory that the exporter may take."""
 PASSWORD = "correct horse battery staple"
 TOKEN = "token-of-the-service"
+FLOOD = "token-that-floods"
 ATTACKED = 'bare "model"\\ 模型'
 """The model of most of the attackers' events; the user's are of the other."""
 DOCUMENTED = {"503", "507"}
@@ -59,6 +64,9 @@ DOCUMENTED = {"503", "507"}
 
 USER = {"Authorization": "Basic " + base64.b64encode(f"prometheus:{PASSWORD}".encode()).decode()}
 SERVICE = {"Authorization": f"Bearer {TOKEN}"}
+FLOODING = {"Authorization": f"Bearer {FLOOD}"}
+SHARED = {"prediction": 1.0, "stored": 2.0, "page": 1.0, "probe": 1.0}
+"""Seconds that clients wait at the 99th percentile while one token attacks."""
 TIMES = (
     "0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-05:00", "9999-12-31T23:59:59.99999Z", "1969-12-31T23:59:60Z",
     "2026-02-30T00:00:00Z", "0000-00-00T00:00:00Z", "1677-09-21T00:12:43Z", "2262-04-11T23:47:17Z",
@@ -86,10 +94,10 @@ def post(path: str, document: Any, headers: dict[str, str] | None = None) -> byt
 
 
 @functools.cache
-def bomb_image() -> str:
-    """Return a data URL of a few kilobytes that unpacks to 119 million pixels."""
-    rows = zlib.compress(bytes(10_901) * 10_900, 9)
-    header = struct.pack(">IIBBBBB", 10_900, 10_900, 8, 0, 0, 0, 0)
+def bomb_image(side: int = 10_900, depth: int = 8) -> str:
+    """Return a data URL of a few kilobytes that unpacks to many pixels, 119 million by default."""
+    rows = zlib.compress(bytes(side * depth // 8 + 1) * side, 9)
+    header = struct.pack(">IIBBBBB", side, side, depth, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")]
     png = b"\x89PNG\r\n\x1a\n"
     for kind, data in chunks:
@@ -176,6 +184,71 @@ async def pages(number: int) -> AsyncIterator[bytes]:
         yield request("GET", PAGES[(number + turn) % len(PAGES)], headers=USER)
 
 
+# --- ways in which one token attacks --------------------------------------------------------------
+
+
+def flood(path: str, body: bytes, times: int = 1, **headers: str) -> Callable[[int], AsyncIterator[bytes]]:
+    """Return what sends the same request without end, so many at a time."""
+    fields = {"Content-Type": "application/json", **FLOODING}
+    fields |= {name.replace("_", "-"): value for name, value in headers.items()}
+
+    async def sends(_: int) -> AsyncIterator[bytes]:
+        for _ in range(100_000):
+            yield request("POST", path, body, fields) * times
+
+    return sends
+
+
+def event(**members: Any) -> dict[str, Any]:
+    """Return a prediction of the model with a profile."""
+    return {"model": "credit", "version": "3", "prediction": "no", "confidence": 0.9, **members}
+
+
+def encode(document: Any) -> bytes:
+    """Return a document as JSON."""
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def large_bodies() -> list[bytes]:
+    """Return accepted bodies of almost 16 MiB: many events, events with pictures, and one event of deep arrays."""
+    inputs = {"age": 41, "income": 30_000.5, "country": "NL"}
+    photo = {"photo": [[x * y % 17 for x in range(40)] for y in range(40)]}
+    events = [encode([event(inputs=inputs | more)])[1:-1] for more in ({}, photo)]
+    many = [b"[%b]" % b",".join([one] * (15_900_000 // (len(one) + 1))) for one in events]
+    return [*many, encode(event(inputs={"photo": [[1.5]] * 500_000}))]
+
+
+def exchanges() -> bytes:
+    """Return a small body of records whose compressed bodies unpack to just below the limit."""
+    columns = encode({"inputs": [{"name": "age", "shape": [600_000, 1], "datatype": "FP64", "data": [1.5] * 600_000}]})
+    bodies = [base64.b64encode(gzip.compress(columns)).decode(), base64.b64encode(gzip.compress(columns)).decode()]
+    record = {"model": "credit", "code": 200, "request": bodies[0], "response": bodies[1]}
+    return encode([record] * 5)
+
+
+def token_attacks() -> dict[str, Attack]:
+    """Return the attacks by one token."""
+    pictures = [event(id=f"picture-{side}", inputs={"photo": bomb_image(side, 1)}) for side in (3_990, 3_995)]
+    feedback = [{"model": "credit", "prediction": "no", "label": "yes", "verdict": "corrected"}] * 100
+    lenient = b'{"model":"credit","predicton":"x","label":"yes","prediction":"no","inputs":{"a":[%b]}}'
+    lenient %= b",".join([b"{}"] * 600_000)
+    alerts = encode({"version": "4", "alerts": [{"labels": {"alertname": f"x{n}"}} for n in range(100)]})
+    sent: dict[str, tuple[int, Callable[[int], AsyncIterator[bytes]]]] = {
+        "predictions": (40, flood("/v1/predictions", encode(event()), 50)),
+        "batches": (20, flood("/v1/predictions", encode([event(inputs={"age": 41, "country": "NL"})] * 1000))),
+        **{
+            f"large bodies, {name}": (2, flood("/v1/predictions", body))
+            for name, body in zip(("rows", "pictures", "arrays"), large_bodies(), strict=True)
+        },
+        "lenient bodies": (3, flood("/v1/feedback", lenient)),
+        "feedback": (20, flood("/v1/feedback", encode(feedback))),
+        "small pictures": (4, flood("/v1/predictions", encode(pictures * 20))),
+        "unpacking": (4, flood("/v1/exchanges", exchanges())),
+        "notifications": (4, flood("/v1/notifications", alerts, 20)),
+    }
+    return {f"a token: {name}": Attack(number, sends) for name, (number, sends) in sent.items()}
+
+
 class Attack(NamedTuple):
     """A way to attack: its connections, what each sends, and whether it handshakes and reads answers."""
 
@@ -196,6 +269,9 @@ ATTACKS = {
     "expensive pages": Attack(10, pages),
     "answers that nobody reads": Attack(10, pages, reads=False),
 }
+TEN = "^(?!a token)"
+"""Matches the names of attacks that know no token, or the service's."""
+ATTACKS |= token_attacks()
 
 
 class Attackers:
@@ -279,8 +355,17 @@ def attack(port: int, seconds: float, only: str, results: Connection) -> None:
 class Client:
     """Repeats a request every second, on one connection or each time on a new one."""
 
-    def __init__(self, port: int, context: ssl.SSLContext, call: Callable[[Client], int], kept: bool) -> None:
+    def __init__(
+        self,
+        port: int,
+        context: ssl.SSLContext,
+        call: Callable[[Client], int],
+        kept: bool,
+        every: float = 1.0,
+        headers: dict[str, str] = USER,
+    ) -> None:
         self._port, self._context, self._call, self._kept = port, context, call, kept
+        self._every, self._headers = every, headers
         self._connection: http.client.HTTPSConnection | None = None
         self.waits: list[float] = []
         self.bad: Counter[str] = Counter()
@@ -294,7 +379,7 @@ class Client:
             self._connection = http.client.HTTPSConnection("127.0.0.1", self._port, timeout=30, context=self._context)
         body = None if document is None else json.dumps(document)
         try:
-            self._connection.request(method, path, body, {"Content-Type": "application/json", **USER})
+            self._connection.request(method, path, body, {"Content-Type": "application/json", **self._headers})
             answer = self._connection.getresponse()
             result = answer.status, answer.read()
         except BaseException:
@@ -310,7 +395,7 @@ class Client:
             self._connection = None
 
     def _run(self) -> None:
-        while not self._stop.wait(1):
+        while not self._stop.wait(self._every):
             start = time.monotonic()
             try:
                 status = self._call(self)
@@ -359,6 +444,23 @@ class Corrections:
         return missing
 
 
+def predict(client: Client) -> int:
+    """Send a prediction."""
+    return client.ask("POST", "/v1/predictions", event())[0]
+
+
+def store(client: Client) -> int:
+    """Send a prediction, and wait until it is counted and stored."""
+    name = f"stored-{random.random()}"
+    status, _ = client.ask("POST", "/v1/predictions", event(id=name))
+    deadline = time.monotonic() + 60
+    while status == 202 and client.ask("GET", f"/v1/predictions/{name}?model=credit")[0] != 200:
+        time.sleep(0.02)
+        if time.monotonic() > deadline:
+            return 504
+    return status
+
+
 def write_web_config(folder: Path) -> list[str]:
     """Write a certificate, a user and a token; return the flags that name them."""
     certificate(folder, "server")
@@ -367,9 +469,17 @@ def write_web_config(folder: Path) -> list[str]:
         "basic_auth_users": {"prometheus": bcrypt.hashpw(PASSWORD.encode(), bcrypt.gensalt(10)).decode()},
     }
     (folder / "web.yml").write_text(yaml.safe_dump(web))
-    scopes = ["ingest", "feedback"]
+    tokens = {
+        "service": (TOKEN, ["ingest", "feedback", "read"]),
+        "flood": (FLOOD, ["ingest", "feedback", "notify"]),
+    }
     (folder / "tokens.yml").write_text(
-        yaml.safe_dump([{"name": "service", "sha256": digest(TOKEN).hex(), "scopes": scopes}])
+        yaml.safe_dump(
+            [
+                {"name": name, "sha256": digest(token).hex(), "scopes": scopes}
+                for name, (token, scopes) in tokens.items()
+            ]
+        )
     )
     return [f"--web.config.file={folder / 'web.yml'}", f"--web.tokens.file={folder / 'tokens.yml'}"]
 
@@ -397,7 +507,7 @@ def main() -> None:
     """Run the attack and print what the others noticed."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=MINUTES)
-    parser.add_argument("--only", default="", help="the ways to attack whose names match this regular expression")
+    parser.add_argument("--only", default=TEN, help="the ways to attack whose names match this regular expression")
     options = parser.parse_args()
     seconds = 60 * options.minutes
     with tempfile.TemporaryDirectory() as name:
@@ -415,6 +525,9 @@ def main() -> None:
             "scrape": Client(server.port, context, lambda client: client.ask("GET", "/metrics")[0], True),
             "probe": Client(server.port, context, lambda client: client.ask("GET", "/-/healthy")[0], False),
             "correction": Client(server.port, context, user, True),
+            "prediction": Client(server.port, context, predict, True, 0.05, SERVICE),
+            "stored": Client(server.port, context, store, True, 0.5, SERVICE),
+            "page": Client(server.port, context, lambda client: client.ask("GET", "/review?model=credit")[0], True),
         }
         peak, end, shown = 0.0, time.monotonic() + seconds, time.monotonic()
         while time.monotonic() < end and process.is_running():
@@ -433,7 +546,8 @@ def main() -> None:
         missing = user.missing(server, context)
         ended = server.stop()
         log = server.log.read_text(errors="replace")
-    sys.exit(report(clients, user, missing, peak, opened, answers, ended, log))
+    shared = SHARED if opened and all(name.startswith("a token") for name in opened) else {}
+    sys.exit(report(clients, user, missing, peak, opened, answers, ended, log, shared))
 
 
 def report(
@@ -445,11 +559,12 @@ def report(
     answers: dict[str, Counter[str]],
     ended: int,
     log: str,
+    shared: dict[str, float],
 ) -> bool:
     """Print the results; return whether the run failed."""
     print("| attack | connections at a time | opened | answers |\n|---|---|---|---|")
-    for name, one in ATTACKS.items():
-        print(f"| {name} | {one.connections} | {opened.get(name, 0):,} | {dict(answers.get(name, {}))} |")
+    for name in opened:
+        print(f"| {name} | {ATTACKS[name].connections} | {opened[name]:,} | {dict(answers.get(name, {}))} |")
     print("\n| client | requests | p50 | p99 | longest | not served |\n|---|---|---|---|---|---|")
     for name, client in clients.items():
         p50, p99 = (f"{quantile(client.waits, share):.0f} ms" for share in (0.5, 0.99))
@@ -458,7 +573,10 @@ def report(
     statuses = {status for counter in answers.values() for status in counter if status.startswith("5")}
     faults = {
         "slow": [name for name in ("scrape", "probe") if quantile(clients[name].waits, 1) > 1000 * LONGEST],
-        "not served": [name for name, client in clients.items() if client.bad],
+        "slow at p99": [name for name, most in shared.items() if quantile(clients[name].waits, 0.99) > 1000 * most],
+        "not served": [
+            name for name, client in clients.items() if client.bad.total() > 0.01 * len(client.waits) * bool(shared)
+        ],
         "acknowledged and not readable": sorted(missing)[:5],
         "undocumented answers": sorted(statuses - DOCUMENTED),
         f"memory above {MEMORY} MiB": [peak] if peak > MEMORY else [],

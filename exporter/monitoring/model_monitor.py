@@ -44,6 +44,8 @@ class ModelMonitor:
 
     Attributes
     ----------
+    last_used, traffic
+        Monotonic time of the last event, and the number of events; after a restart, those of the longest window.
     noise
         The noise floors, which `exporter.monitoring.noise_learner` sets by live values; None without a profile.
     """
@@ -55,7 +57,7 @@ class ModelMonitor:
         self.version = version
         self.binner = binner
         self.noise: NoiseFloors | None = binner.profile_noise if binner else None
-        self.last_used = 0.0
+        self.last_used, self.traffic = 0.0, 0
         self.counters = counters.Counters(events=dict.fromkeys(config.events, 0.0))
         self.durations = counters.Histogram(DURATION_BUCKETS)
         self.confidences = counters.Histogram(counters.CONFIDENCE_BUCKETS)
@@ -134,6 +136,7 @@ class ModelMonitor:
         with self._lock:
             self._windows.restore(now, time, rings)
             self.quality.restore(time, quality)
+            self.traffic = int(list(self.quality.rings.values())[-1].total(time)[0])
 
     def prepare(self, batch: Batch, *, decoded: bool = False) -> Batch:
         """Return a batch with what is known of its rows before they are counted: inputs, confidence and segments.

@@ -27,6 +27,8 @@ GAP_SECONDS = 600.0
 """A version serves as long as it has a request at least this often while the other one has requests."""
 IDLE_SECONDS = 86400.0
 """A new version may replace one that has not been used for this long."""
+MAX_OTHERS = 1000
+"""Versions whose traffic is known while they count as other, for each model; those with the most stay."""
 MAX_UNKNOWN = 20
 """Inputs outside the profile that are named, for each model."""
 _UNKNOWN = "is not in the profile and is not counted"
@@ -74,7 +76,7 @@ class MonitorRegistry:
             for binner in (None, *self.binners_of(name))
         }
         self._monitors: dict[str, dict[str, ModelMonitor]] = {name: {} for name in models}
-        self._full_until: dict[str, float] = {}  # no version of the model makes room before
+        self._others: dict[str, Counter[str]] = {name: Counter() for name in models}  # traffic by version
         self._lock = threading.Lock()
 
     def binner(self, model: str, version: str) -> Binner | None:
@@ -94,34 +96,41 @@ class MonitorRegistry:
         of_versions = [binner for (name, _), binner in self.version_binners.items() if name == model]
         return [*([self.binners[model]] if model in self.binners else []), *of_versions]
 
-    def get(self, model: str, version: str | None, now: float) -> ModelMonitor:
-        """Return the monitor of a configured model's version; create it on first use.
+    def get(self, model: str, version: str | None, now: float, events: int = 1) -> ModelMonitor:
+        """Return the monitor of a configured model's version, for so many events; create it on first use.
 
-        At ``max_versions`` a new version replaces one that has not been used for a day. If there is none, it is counted
-        as ``version="other"``.
+        At ``max_versions`` a new version is counted as ``version="other"``, until it has had more than twice the
+        traffic of the one with the least, which it then replaces. A version unused for a day has none.
         """
-        name = version or NO_VERSION
-        versions = self._monitors[model]
-        if monitor := versions.get(name):
-            monitor.last_used = now
-            return monitor
-        if now < self._full_until.get(model, 0.0) and (other := versions.get(OTHER_VERSION)):
-            other.last_used = now
-            return other
-        with self._lock:
-            named = {key: monitor for key, monitor in versions.items() if key != OTHER_VERSION}
-            if name not in versions and len(named) >= self.models[model].max_versions:
-                oldest = min(named, key=lambda key: named[key].last_used)
-                if now - named[oldest].last_used > IDLE_SECONDS:
-                    del versions[oldest]
-                else:
-                    self._full_until[model] = named[oldest].last_used + IDLE_SECONDS
+        name, versions = version or NO_VERSION, self._monitors[model]
+        if (monitor := versions.get(name)) is None:
+            with self._lock:
+                if name != OTHER_VERSION and not self._has_room(model, name, now, events):
                     name = OTHER_VERSION
-            if name not in versions:
-                monitor = ModelMonitor(self.models[model], name, self.binner(model, name), self._windows)
-                monitor.last_used = now
-                versions[name] = monitor
-            return versions[name]
+                if (monitor := versions.get(name)) is None:
+                    monitor = ModelMonitor(self.models[model], name, self.binner(model, name), self._windows)
+                    versions[name] = monitor
+        monitor.last_used = now
+        monitor.traffic += events
+        return monitor
+
+    def _has_room(self, model: str, name: str, now: float, events: int) -> bool:
+        versions, others = self._monitors[model], self._others[model]
+        traffic = {
+            key: monitor.traffic if now - monitor.last_used <= IDLE_SECONDS else 0
+            for key, monitor in versions.items()
+            if key != OTHER_VERSION
+        }
+        if name in versions or len(traffic) < self.models[model].max_versions:
+            return True
+        others[name] += events
+        least = min(traffic, key=lambda key: traffic[key])
+        if others[name] > 2 * traffic[least]:
+            del versions[least], others[name]
+            return True
+        if len(others) > MAX_OTHERS:
+            self._others[model] = Counter(dict(others.most_common(MAX_OTHERS // 2)))
+        return False
 
     def name_unknown(self, model: str, binner: Binner, inputs: Iterable[str]) -> dict[str, str]:
         """Return what is wrong with inputs that are not in a profile; log the first ones of a model once each."""

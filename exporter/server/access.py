@@ -11,8 +11,9 @@ import logging
 import re
 import ssl
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -41,7 +42,7 @@ class Bucket:
     Parameters
     ----------
     rate
-        Requests, or whatever else is counted, a second.
+        Events, or whatever else is counted, a second.
     """
 
     def __init__(self, rate: float) -> None:
@@ -49,8 +50,12 @@ class Bucket:
         self._available = max(rate, 1.0)
         self._last = 0.0
 
+    def spend(self, amount: int) -> None:
+        """Take more than `take` was asked for, also what the bucket does not have yet."""
+        self._available -= amount
+
     def take(self, now: float, amount: int = 1) -> float:
-        """Take one request from the bucket, or another amount; return the seconds to wait if it has less, otherwise 0.
+        """Take one event from the bucket, or another amount; return the seconds to wait if it has less, otherwise 0.
 
         >>> bucket = Bucket(2)
         >>> [bucket.take(now) for now in (10.0, 10.0, 10.0, 10.5, 10.5)]
@@ -64,12 +69,56 @@ class Bucket:
         return 0.0
 
 
+class Shares:
+    """What each caller has waiting, within a limit of all together.
+
+    One caller may have half of it and, of so many that have something waiting, each an equal share with one to spare.
+    So whoever comes next finds room, however much one caller sends.
+    """
+
+    def __init__(self) -> None:
+        self.total = 0
+        self._of = Counter[str]()
+
+    def is_full(self, caller: str, limit: float) -> bool:
+        """Return whether a caller has its share of the limit already."""
+        return self.total >= limit or self._of[caller] >= limit / (len(self._of) + 1)
+
+    def add(self, caller: str, amount: int) -> None:
+        """Count what waits now or, with a negative amount, what waits no more."""
+        self.total += amount
+        self._of[caller] += amount
+        if not self._of[caller]:
+            del self._of[caller]
+
+
 class Caller(NamedTuple):
     """The sender of a request: a user of the web configuration or the name of a token, which may have a rate limit."""
 
     name: str
     scopes: frozenset[str]
     bucket: Bucket | None = None
+
+
+class Sender(NamedTuple):
+    """Who sends a request: the client's address, which is empty on a Unix socket, and who it has proved to be."""
+
+    address: str = ""
+    caller: Caller | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the user or token; empty where nobody is known."""
+        return self.caller.name if self.caller else ""
+
+    @property
+    def key(self) -> str:
+        """By whom queues and threads are shared: the name or, where nobody is known, the address."""
+        return self.name or self.address
+
+
+sender: ContextVar[Sender] = ContextVar("sender", default=Sender())  # noqa: B039 (immutable)
+"""Who sends the request of this task or thread."""
 
 
 Tokens = dict[bytes, Caller]

@@ -180,8 +180,8 @@ class Exporter:
             config.store,
             self._count_feedback,
             self.telemetry.store_errors.inc,
-            self.feedback_inputs,
-            tolerances=self.tolerance,
+            lambda model, inputs: feedback_inputs(self._monitors(), model, inputs),
+            tolerances=self._tolerance,
             on_labelled=self._count_labels,
             on_unusable=self._count_unusable,
             loss=lambda model, version, *pair: self._monitors().scorer(model, version).loss(*pair),
@@ -326,11 +326,7 @@ class Exporter:
     def _seconds_left(self) -> float:
         return max(self._stop_by - time.monotonic(), 0.0)
 
-    def feedback_inputs(self, name: str, inputs: str | None) -> str | None:
-        """Return the inputs of a prediction as its feedback stores them: without redacted ones, and images as PNG."""
-        return feedback_inputs(self._monitors(), name, inputs)
-
-    def tolerance(self, name: str) -> Tolerance:
+    def _tolerance(self, name: str) -> Tolerance:
         """Return the tolerance of a model's corrections."""
         model = self._monitors().models.get(name)
         return model.tolerance() if model else Tolerance()

@@ -16,17 +16,28 @@ import math
 import sys
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable, Iterator, MutableMapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from exporter.errors import EventError, QueueFullError, StoreError
-from exporter.server.access import OPEN, SAFE, Caller, WebConfig, cross_origin_error, is_own_host, scope_error
+from exporter.server.access import (
+    OPEN,
+    SAFE,
+    Caller,
+    Sender,
+    Shares,
+    WebConfig,
+    cross_origin_error,
+    is_own_host,
+    scope_error,
+    sender,
+)
 from exporter.server.api.schemas import parse_ids
 from exporter.server.application import Exporter, healthy, metrics, ready
-from exporter.server.ingest import LARGE_BODY, NDJSON, ONE_ACCEPTED, set_client
+from exporter.server.ingest import LARGE_BODY, NDJSON, ONE_ACCEPTED
 from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
 from exporter.server.routes import OTHER, ROUTES, Route, find
 from exporter.validation import preview
@@ -44,6 +55,8 @@ INFLIGHT_BYTES = 64 * 2**20
 """Bytes of large bodies being received or worked on at a time."""
 SMALL_BODY = 16 * 1024
 """Bytes up to which a body does not count there: one on each connection is as much as the bound of all others."""
+COMPRESSED_BODY = 4 * 1024
+"""Bytes up to which a body in another server's format is not large: compressed, it unpacks to 4 MiB at most."""
 DISCARDED_BODY = 64 * 1024
 """Bytes of a refused body that are read so that its connection can be used again."""
 MAX_DISCARDED = 8 * MAX_BODY
@@ -64,25 +77,6 @@ class ClientDisconnectedError(Exception):
     """Nobody waits for an answer any more."""
 
 
-class InflightBytes:
-    """Bytes of bodies that all requests together hold."""
-
-    def __init__(self) -> None:
-        self.total = 0
-
-    def add(self, size: int) -> None:
-        """Count bytes.
-
-        Raises
-        ------
-        QueueFullError
-            When there are too many.
-        """
-        self.total += size
-        if self.total > INFLIGHT_BYTES:
-            raise QueueFullError("too many request bodies are being received")
-
-
 class Request:
     """A request.
 
@@ -97,31 +91,22 @@ class Request:
     ----------
     headers
         By names in lower case; values of the same name are joined with commas.
-    caller
-        Who sends it, where that was asked.
     received
         Whether all of it has arrived.
     route
         Its route, under whose rule it is counted.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, inflight: InflightBytes) -> None:
+    def __init__(self, scope: Scope, receive: Receive, inflight: Shares) -> None:
         self.scope = scope
         self.method: str = scope["method"]
         self.path: str = scope["path"]
         self.headers = join_headers(scope["headers"])
-        self.caller: Caller | None = None
         self.received = False
         self.route = OTHER
         self._receive = receive
         self._inflight = inflight
         self._held = 0
-
-    @property
-    def client(self) -> str:
-        """The address of the client; empty on a Unix socket."""
-        client: tuple[str, int] | None = self.scope["client"]
-        return client[0] if client else ""
 
     @property
     def query(self) -> str:
@@ -153,7 +138,7 @@ class Request:
         RequestError
             When it is too large.
         QueueFullError
-            When all bodies together are too large.
+            When the bodies of its sender, or of all, are too large together.
         ClientDisconnectedError
             When it does not arrive.
         """
@@ -208,13 +193,16 @@ class Request:
             pass
 
     def _hold(self, size: int) -> None:
+        if self._inflight.is_full(sender.get().key, INFLIGHT_BYTES):
+            raise QueueFullError("too many request bodies are being received")
         self._held += size
-        self._inflight.add(size)
+        self._inflight.add(sender.get().key, size)
 
     def release(self) -> None:
         """Count the body no longer."""
-        self._inflight.total -= self._held
-        self._held = 0
+        if self._held:
+            self._inflight.add(sender.get().key, -self._held)
+            self._held = 0
 
 
 def join_headers(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -240,8 +228,6 @@ log = logging.getLogger(__name__)
 
 SEND_SECONDS = 30.0
 """Time that a client may take to read the next piece of a streamed body."""
-STALLED_SECONDS = 5.0
-"""Time after which a client that takes nothing of a streamed body is disconnected if another one waits for a stream."""
 PIECE = 64 * 1024
 """Bytes of a streamed body that wait for its client at a time."""
 _CLOSE = (b"connection", b"close")
@@ -251,7 +237,7 @@ async def respond(request: Request, reply: Reply, send: Send) -> None:
     """Send a response; what is left of the request is read, or the connection closed."""
     if not request.received and request.reusable:
         await request.discard()
-    headers = _encode(request, reply.headers)
+    headers = _encode(reply.headers)
     if reply.content_type:
         headers.append((b"content-type", reply.content_type.encode("latin-1")))
     bare = reply.status in {204, 304}
@@ -268,50 +254,14 @@ async def respond(request: Request, reply: Reply, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
-class StreamLimit:
-    """Limits the responses that are streamed at the same time to `STREAMS`."""
-
-    def __init__(self) -> None:
-        self._limits: dict[Request, asyncio.Timeout | None] = {}
-
-    def admit(self, request: Request) -> bool:
-        """Return whether a response may be streamed; at the limit, instead of one whose client takes nothing."""
-        if len(self._limits) >= STREAMS:
-            ends = {other: limit.when() or 0.0 for other, limit in self._limits.items() if limit}
-            stalled = min(ends, key=lambda other: ends[other], default=None)
-            now = asyncio.get_running_loop().time()
-            if stalled is None or ends[stalled] - now > SEND_SECONDS - STALLED_SECONDS:
-                return False
-            if limit := self._limits.pop(stalled):
-                limit.reschedule(now)
-        self._limits[request] = None
-        return True
-
-    def release(self, request: Request) -> None:
-        """Count a response no longer."""
-        self._limits.pop(request, None)
-
-    @contextlib.asynccontextmanager
-    async def sending(self, request: Request) -> AsyncIterator[None]:
-        """Limit the time in which a client takes a piece."""
-        async with asyncio.timeout(SEND_SECONDS) as limit:
-            if request in self._limits:
-                self._limits[request] = limit
-            yield
-        if request in self._limits:
-            self._limits[request] = None
-
-
-async def stream(
-    request: Request, streamed: Streamed, send: Send, step: Callable[..., Awaitable[Any]], limit: StreamLimit
-) -> None:
+async def stream(request: Request, streamed: Streamed, send: Send, step: Callable[..., Awaitable[Any]]) -> None:
     """Send a response piece by piece, each made in a thread.
 
     Should that fail half-way, the connection is closed before the end: nobody may take it for the whole.
     """
     disconnected = asyncio.create_task(request.disconnected())
     try:
-        headers = _encode(request, streamed.headers)
+        headers = _encode(streamed.headers)
         await send({"type": "http.response.start", "status": streamed.status, "headers": headers})
         chunk: bytes | None = streamed.first
         while chunk is not None:
@@ -319,7 +269,7 @@ async def stream(
                 if disconnected.done():
                     log.info("%s: the client disconnected", request.path)
                     return
-                async with limit.sending(request):
+                async with asyncio.timeout(SEND_SECONDS):
                     body = chunk[start : start + PIECE]
                     await send({"type": "http.response.body", "body": body, "more_body": True})
             chunk = await step(lambda: next(streamed.rest, None))
@@ -334,9 +284,9 @@ async def stream(
             await step(streamed.close)
 
 
-def _encode(request: Request, headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+def _encode(headers: Iterable[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
     encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
-    if request.caller and all(name != b"cache-control" for name, _ in encoded):
+    if sender.get().caller and all(name != b"cache-control" for name, _ in encoded):
         encoded.append((b"cache-control", b"no-store"))  # what needs a login is not kept by browsers and proxies
     return encoded
 
@@ -344,7 +294,7 @@ def _encode(request: Request, headers: Iterable[tuple[str, str]]) -> list[tuple[
 STREAMED = "exporter.streamed"
 """The key in the WSGI environment of a response that is streamed."""
 STREAMS = 8
-"""Responses that are streamed at the same time."""
+"""Responses that are streamed at the same time; see `Shares`."""
 
 
 class Streamed(NamedTuple):
@@ -363,9 +313,9 @@ THREADS = {
     "store-writer": (1, "writes to the database"),
     "tasks": (5, "repeated work, a thread for what may wait for the same"),
     "scrapes": (2, "`/metrics`"),
-    "feedback": (32, "`POST /v1/feedback` above 16 KiB"),
+    "bodies": (1, "large bodies: feedback above 16 KiB, predictions above 512 KiB, others above 4 KiB"),
     "labels": (1, "`POST /v1/labels`"),
-    "payloads": (2, "formats of other servers, and `POST /v1/predictions` above 512 KiB"),
+    "payloads": (2, "`POST /v1/events`, and the formats of other servers"),
     "dataset": (2, "exports and releases"),
     "searches": (3, "`GET /v1/compare`, and slices"),
     "pages": (3, "all other routes"),
@@ -375,9 +325,7 @@ THREADS = {
 POOLS = tuple(THREADS)[4:]
 """The thread pools; the table of routes names the pool of each route."""
 WAITING = 2000
-"""Requests that may wait for a thread of a pool."""
-WAITING_OF_CLIENT = WAITING // 2
-"""Requests of one client that may wait for a thread of a pool."""
+"""Requests that may wait for a thread of a pool; see `Shares`."""
 
 _Result = TypeVar("_Result")
 
@@ -385,43 +333,42 @@ _Result = TypeVar("_Result")
 class ThreadPool:
     """Threads for one kind of request, with a limit on the requests that wait for them.
 
-    A free thread takes the first request of the client that has waited longest for its turn.
+    A free thread takes the first request of the sender that has waited longest for its turn.
     """
 
     def __init__(self, name: str, threads: int) -> None:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=name)
         self._free = threads
-        self._turns: dict[Hashable, deque[asyncio.Future[None]]] = {}
-        self._waiting: Counter[Hashable] = Counter()
+        self._turns: dict[str, deque[asyncio.Future[None]]] = {}
+        self._waiting = Shares()
 
-    async def run(self, call: Callable[[], _Result], client: Hashable) -> _Result:
-        """Run a call in one of the threads, within the limits of `bounded`."""
-        return await self.bounded(lambda: self._in_turn(call, client), client)
+    async def run(self, call: Callable[[], _Result], kind: str = "") -> _Result:
+        """Run a call in one of the threads, within the limits of `bounded`; a sender has a turn for each ``kind``."""
+        return await self.bounded(lambda: self._in_turn(call, sender.get().key + kind))
 
-    async def bounded(self, begin: Callable[[], Awaitable[_Result]], client: Hashable) -> _Result:
+    async def bounded(self, begin: Callable[[], Awaitable[_Result]]) -> _Result:
         """Call ``begin`` and await its result.
 
         Raises
         ------
         QueueFullError
-            When too many requests, or too many of this client, are waiting already.
+            When too many requests, or too many of this sender, are waiting already.
         """
-        if self._waiting[client] >= WAITING_OF_CLIENT or self._waiting.total() >= WAITING:
+        key = sender.get().key
+        if self._waiting.is_full(key, WAITING):
             raise QueueFullError("too many requests are waiting")
-        self._waiting[client] += 1
+        self._waiting.add(key, 1)
         try:
             return await begin()
         finally:
-            self._waiting[client] -= 1
-            if not self._waiting[client]:
-                del self._waiting[client]
+            self._waiting.add(key, -1)
 
-    async def _in_turn(self, call: Callable[[], _Result], client: Hashable) -> _Result:
+    async def _in_turn(self, call: Callable[[], _Result], key: str) -> _Result:
         if self._free:
             self._free -= 1
         else:
             turn = asyncio.get_running_loop().create_future()
-            self._turns.setdefault(client, deque()).append(turn)
+            self._turns.setdefault(key, deque()).append(turn)
             try:
                 await turn
             except asyncio.CancelledError:
@@ -434,13 +381,13 @@ class ThreadPool:
             self._pass_on()
 
     def _pass_on(self) -> None:
-        """Give a thread that is free to the next client."""
+        """Give a thread that is free to the next sender."""
         while self._turns:
-            client, turns = next(iter(self._turns.items()))
+            key, turns = next(iter(self._turns.items()))
             turn = turns.popleft()
-            del self._turns[client]
+            del self._turns[key]
             if turns:
-                self._turns[client] = turns  # behind the other clients
+                self._turns[key] = turns  # behind the others
             if not turn.done():  # otherwise its request was cancelled
                 turn.set_result(None)
                 return
@@ -472,7 +419,7 @@ def environment(request: Request, body: bytes) -> dict[str, Any]:
         "SERVER_NAME": host if port else "localhost",  # a Unix socket has neither
         "SERVER_PORT": str(port or 80),
         "SERVER_PROTOCOL": "HTTP/1.1",
-        "REMOTE_ADDR": request.client,
+        "REMOTE_ADDR": sender.get().address,
         "CONTENT_LENGTH": str(len(body)),
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": scope["scheme"],
@@ -559,14 +506,14 @@ class Application:
         self._scrapes: dict[tuple[str, str, tuple[str, ...]], asyncio.Future[Reply]] = {}
         self._flask: Flask | None = None
         self._loading = threading.Lock()
-        self.inflight = InflightBytes()
-        self._streams = StreamLimit()
+        self.inflight = Shares()
+        self._streams = Shares()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         started, status = time.perf_counter(), CLIENT_CLOSED_REQUEST
         request = Request(scope, receive, self.inflight)
-        set_client(request.client)
+        sender.set(Sender(scope["client"][0] if scope["client"] else ""))
         try:
             reply = await self._reply(request)
             status = reply.status
@@ -600,7 +547,7 @@ class Application:
             else:
                 self._check_host(request)
             route = request.route = find(request.method, request.path)
-            if request.caller and (error := scope_error(request.caller, route.scope)):
+            if (caller := sender.get().caller) and (error := scope_error(caller, route.scope)):
                 return error
             return await self._dispatch(request, route, await request.body(route.max_body))
         except RequestError as error:
@@ -638,17 +585,16 @@ class Application:
         caller = web.remembered(authorization)
         if caller is None and authorization and authorization[:6].lower() == "basic ":
             # Passwords are hashed in a thread of their own: a flood of wrong ones delays only new users.
-            caller = await self._pools["passwords"].run(lambda: web.authenticated(authorization), request.client)
+            caller = await self._pools["passwords"].run(lambda: web.authenticated(authorization))
         if caller is None:
             await asyncio.sleep(REFUSAL_SECONDS)
             raise RequestError(problem(401, web.refusal(authorization), headers=web.challenges))
-        request.caller = caller
-        set_client(request.client, caller.name)
+        sender.set(sender.get()._replace(caller=caller))
         self._check_rate(caller)
 
     def _check_rate(self, caller: Caller) -> None:
         if caller.bucket and (wait := caller.bucket.take(time.monotonic())):
-            detail = f"the token {preview(caller.name)} may send {caller.bucket.rate:g} requests a second"
+            detail = f"the token {preview(caller.name)} may send {caller.bucket.rate:g} events a second"
             self._exporter.client_log.reject(EventError("", detail, "rate_limited"))
             raise RequestError(problem(429, detail, headers=(("Retry-After", str(math.ceil(wait))),)))
 
@@ -667,9 +613,9 @@ class Application:
         if request.path in OPEN and request.method in {"GET", "HEAD"}:
             return await self._probe(request)
         environ = environment(request, body)
-        if request.caller:
-            environ["REMOTE_USER"] = request.caller.name
-        return await self._pools[route.pool].run(lambda: run(self._flask_app(), environ), request.client)
+        # Decoded, a body takes many times its size: of the large ones, one is decoded at a time, and small ones go on.
+        pool = "bodies" if route.pool == "payloads" and len(body) > COMPRESSED_BODY else route.pool
+        return await self._pools[pool].run(lambda: run(self._flask_app(), environ))
 
     async def _predictions(self, request: Request, body: bytes) -> Reply:
         kind = request.headers.get(b"content-type", _JSON)
@@ -685,14 +631,12 @@ class Application:
             await asyncio.sleep(BACKPRESSURE_SECONDS * (1 + len(body) // SMALL_BODY))
         if len(body) <= LARGE_BODY:
             return self._exporter.ingest.predictions(body, lines, key, ids)
-        pool = self._pools["payloads"]
-        return await pool.run(lambda: self._exporter.ingest.predictions(body, lines, key, ids), request.client)
+        return await self._pools["bodies"].run(lambda: self._exporter.ingest.predictions(body, lines, key, ids))
 
     async def _feedback(self, request: Request, body: bytes) -> Reply:
-        key, pool = request.header("idempotency-key"), self._pools["feedback"]
-        if len(body) <= SMALL_BODY:
-            return await pool.bounded(lambda: self._exporter.ingest.feedback(body, key), request.client)
-        return await pool.run(lambda: asyncio.run(self._exporter.ingest.feedback(body, key)), request.client)
+        key, pool = request.header("idempotency-key"), self._pools["bodies"]
+        decode_in = pool.run if len(body) > SMALL_BODY else None
+        return await pool.bounded(lambda: self._exporter.ingest.feedback(body, key, decode_in))
 
     async def _probe(self, request: Request) -> Reply:
         """Answer a probe or a scrape."""
@@ -704,10 +648,10 @@ class Application:
         key = (request.header("accept") or "", request.header("accept-encoding") or "", names)
         scrape = self._scrapes.get(key)
         if scrape is None:
-            scrape = self._scrapes[key] = asyncio.ensure_future(self._scrape(key, (request.client, bool(names))))
+            scrape = self._scrapes[key] = asyncio.ensure_future(self._scrape(key))
         return await asyncio.shield(scrape)
 
-    async def _scrape(self, key: tuple[str, str, tuple[str, ...]], client: Hashable) -> Reply:
+    async def _scrape(self, key: tuple[str, str, tuple[str, ...]]) -> Reply:
         """Return one response for all scrapes that ask for the same until a thread begins it."""
 
         def render() -> Reply:
@@ -715,7 +659,7 @@ class Application:
             return metrics(self._exporter, *key)
 
         try:
-            return await self._pools["scrapes"].run(render, client)
+            return await self._pools["scrapes"].run(render, " names" if key[2] else "")
         except QueueFullError:
             self._scrapes.pop(key, None)
             raise
@@ -730,15 +674,16 @@ class Application:
             return self._flask
 
     async def _stream(self, request: Request, streamed: Streamed, send: Send) -> None:
-        step = self._pools["dataset"].step
-        if not self._streams.admit(request):
+        key, step = sender.get().key, self._pools["dataset"].step
+        if self._streams.is_full(key, STREAMS):
             await step(streamed.close)
-            await respond(request, _busy(QueueFullError(f"{STREAMS} exports are being sent"), "5"), send)
+            await respond(request, _busy(QueueFullError("too many exports are being sent"), "5"), send)
             return
+        self._streams.add(key, 1)
         try:
-            await stream(request, streamed, send, step, self._streams)
+            await stream(request, streamed, send, step)
         finally:
-            self._streams.release(request)
+            self._streams.add(key, -1)
 
 
 def _check_framing(request: Request) -> None:

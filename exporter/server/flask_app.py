@@ -14,6 +14,7 @@ from werkzeug.exceptions import HTTPException, InternalServerError, MethodNotAll
 
 from exporter.datasets.release import EmptyError
 from exporter.errors import EventError, StoreError
+from exporter.server.access import sender
 from exporter.server.application import Exporter
 from exporter.server.pages import documents, drift, home, quality, review
 from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
@@ -56,7 +57,7 @@ def create_app(exporter: Exporter) -> Flask:
         """Set ``flask.g.user`` to the name of the authenticated caller."""
         if request.environ["PATH_INFO"].startswith("//"):  # which Werkzeug would take for one slash
             raise NotFound
-        g.user = request.remote_user
+        g.user = sender.get().name or None
 
     app.register_error_handler(HTTPException, http_error)
     app.register_error_handler(EventError, lambda error: event_problem(error).flask())

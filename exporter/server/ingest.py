@@ -14,9 +14,8 @@ import logging
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -27,6 +26,7 @@ from exporter.features.json_inputs import decode_inputs
 from exporter.metrics.exposition import ExporterMetrics
 from exporter.profiles.profile import image_inputs
 from exporter.server import problem as problems
+from exporter.server.access import sender
 from exporter.server.pipeline import Pipeline, prepare_inputs
 from exporter.storage import COMMIT_TIMEOUT_SECONDS, FeedbackResult, Store, commit_timeout
 from exporter.validation import json_pointer, preview
@@ -42,18 +42,11 @@ CLIENT_SECONDS = 60.0
 MAX_LINES = 60
 """Log lines about clients within `CLIENT_SECONDS`, of all clients together."""
 _MAX_DETAIL = 300
-_client: ContextVar[tuple[str, str | None]] = ContextVar("client", default=("", None))
-
-
-def set_client(address: str, name: str | None = None) -> None:
-    """Set who sends the request of this task: the address, empty on a Unix socket, and the name of a user or token."""
-    _client.set((address, name))
 
 
 def _current_client() -> str:
-    address, name = _client.get()
-    host = address or "a Unix socket"
-    return host if name is None else f"{preview(name)} at {host}"
+    host, name = sender.get().address or "a Unix socket", sender.get().name
+    return f"{preview(name)} at {host}" if name else host
 
 
 class ClientLog:
@@ -77,8 +70,10 @@ class ClientLog:
         """Count and log a request that was rejected as a whole."""
         self.reject_events([wire.RejectedEvent(0, error.pointer, error.detail, error.reason)])
 
-    def reject_events(self, rejected: Sequence[wire.RejectedEvent]) -> None:
-        """Count rejected events by their reason, and log the first."""
+    def reject_events(self, rejected: Sequence[wire.RejectedEvent], accepted: Sequence[Any] = ()) -> None:
+        """Count rejected events by their reason, and log the first; these and ``accepted`` ones use up the rate."""
+        if (caller := sender.get().caller) and caller.bucket and (further := len(rejected) + len(accepted) - 1) > 0:
+            caller.bucket.spend(further)
         if not rejected:
             return
         for reason, count in Counter(event.reason for event in rejected).items():
@@ -142,7 +137,7 @@ MAX_KEY_LENGTH = 255
 
 
 class IdempotencyCache:
-    """Successful responses by route and key; thread-safe.
+    """Successful responses by route, sender and key; thread-safe.
 
     Parameters
     ----------
@@ -152,10 +147,10 @@ class IdempotencyCache:
 
     def __init__(self, clients: ClientLog) -> None:
         self._clients = clients
-        self._replies: OrderedDict[tuple[str, str], tuple[bytes, problems.Reply]] = OrderedDict()
+        self._replies: OrderedDict[tuple[str, str, str], tuple[bytes, problems.Reply]] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
-        self._route_locks: dict[str, threading.Lock] = {}
+        self._locks: dict[tuple[str, str], threading.Lock] = {}
 
     def once(self, route: str, key: str | None, call: Callable[[], problems.Reply], *content: bytes) -> problems.Reply:
         """Return what ``call`` returns; for a key that was used before, return its response instead.
@@ -176,7 +171,7 @@ class IdempotencyCache:
         if key is None:
             return call()
         digest = content_digest(*content)
-        with self._route_locks.setdefault(route, threading.Lock()):
+        with self._locks.setdefault((route, sender.get().name), threading.Lock()):
             return self.get(route, key, digest) or self.remember(route, key, digest, call())
 
     def get(self, route: str, key: str, digest: bytes) -> problems.Reply | None:
@@ -195,7 +190,7 @@ class IdempotencyCache:
             self._clients.reject(error)
             return problems.event_problem(error)
         with self._lock:
-            first, reply = self._replies.get((route, key), (digest, None))
+            first, reply = self._replies.get((route, sender.get().name, key), (digest, None))
         return reply if first == digest else reused_key()
 
     def remember(self, route: str, key: str, digest: bytes, reply: problems.Reply) -> problems.Reply:
@@ -204,9 +199,9 @@ class IdempotencyCache:
             return reply
         with self._lock:
             self._bytes += len(reply.body)
-            if replaced := self._replies.pop((route, key), None):
+            if replaced := self._replies.pop(place := (route, sender.get().name, key), None):
                 self._bytes -= len(replaced[1].body)
-            self._replies[route, key] = digest, reply
+            self._replies[place] = digest, reply
             while len(self._replies) > MAX_KEYS or self._bytes > MAX_BYTES:
                 self._bytes -= len(self._replies.popitem(last=False)[1][1].body)
         return reply
@@ -247,8 +242,6 @@ MAX_LABELS = 10_000
 """Labels in one request."""
 LARGE_BODY = 512 * 1024
 """Bytes from which a body of predictions is decoded in a thread: the loop must not wait for it."""
-TURN_BODY = 64 * 1024
-"""Bytes from which any other body waits for its turn to be decoded: decoded, it takes many times its size."""
 CHUNK = 2_000
 """Labels in one transaction: few enough that feedback does not wait long."""
 _RETRY = (("Retry-After", "1"),)
@@ -270,6 +263,9 @@ class _FeedbackRequest(NamedTuple):
     feedback: Sequence[wire.Feedback]
     rejected: Sequence[wire.RejectedEvent]
     many: bool
+
+
+_Decoded = problems.Reply | _FeedbackRequest
 
 
 class Ingest:
@@ -302,7 +298,7 @@ class Ingest:
     ) -> None:
         self._pipeline, self._store, self._telemetry = pipeline, store, telemetry
         self._client_log, self._idempotency = client_log, idempotency
-        self._large_body, self.served_last = threading.Lock(), dict[tuple[str, str], str]()
+        self.served_last = dict[tuple[str, str], str]()
         self.calls, self.spans, self._checked = Calls(), Spans(), Counter[str]()
         self._predictions = wire.Decoder(
             wire.Prediction, lambda events: wire.check_predictions(pipeline.monitors.models, events)
@@ -313,10 +309,6 @@ class Ingest:
         )
         self._labels = wire.Decoder(wire.LabelEvent, lambda items: wire.check_labels(pipeline.monitors.models, items))
         self._accepted_counter = functools.cache(telemetry.events.labels)
-
-    def turn(self, size: int, least: int = TURN_BODY) -> AbstractContextManager[Any]:
-        """Return what is held while a body is decoded: of those above ``least`` bytes, one is decoded at a time."""
-        return self._large_body if size > least else nullcontext()
 
     def predictions(self, body: bytes, lines: bool, key: str | None, ids: bool) -> problems.Reply:
         """Queue the predictions in a body (``POST /v1/predictions``).
@@ -337,8 +329,7 @@ class Ingest:
             return previous
         try:
             self._pipeline.check_capacity()
-            with self.turn(len(body), LARGE_BODY):
-                events, rejected, unknown = self._predictions.decode(body, lines)
+            events, rejected, unknown = self._predictions.decode(body, lines)
             if not events and not rejected:
                 return _no_events()
             many = lines or is_array(body)
@@ -413,7 +404,7 @@ class Ingest:
         QueueFullError
             When the queue is full.
         """
-        self._client_log.reject_events(rejected)
+        self._client_log.reject_events(rejected, events)
         if rejected and not events:
             return problems.events_problem(list(rejected), many)
         if ids:
@@ -426,13 +417,30 @@ class Ingest:
                 self._client_log.warn("time_off", detail)
         return _accepted(events, rejected, ids, [*self._warnings(events[0], unknown)] if events else ())
 
-    async def feedback(self, body: bytes, key: str | None) -> problems.Reply:
-        """Store the feedback in a body (``POST /v1/feedback``); only the store's writer thread waits for the disk."""
+    async def feedback(
+        self,
+        body: bytes,
+        key: str | None,
+        decode_in: Callable[[Callable[[], _Decoded]], Awaitable[_Decoded]] | None = None,
+    ) -> problems.Reply:
+        """Store the feedback in a body (``POST /v1/feedback``); only the store's writer thread waits for the disk.
+
+        Parameters
+        ----------
+        body
+            An object or an array.
+        key
+            The ``Idempotency-Key`` header.
+        decode_in
+            Runs what decodes a large body.
+        """
         try:
-            request = self._decode_feedback(body, key)
+            decode = functools.partial(self._decode_feedback, body, key)
+            request = await decode_in(decode) if decode_in else decode()
             if isinstance(request, problems.Reply):
                 return request
-            future = self._store.submit_feedback(request.feedback, key)
+            name = sender.get().name
+            future = self._store.submit_feedback(request.feedback, key and f"{key}\n{name}" if name else key, name)
             try:
                 async with asyncio.timeout(COMMIT_TIMEOUT_SECONDS):
                     results: list[FeedbackResult] = await asyncio.wrap_future(future)
@@ -442,16 +450,12 @@ class Ingest:
         except REFUSED as error:
             return self.refusal(error)
 
-    def _decode_feedback(self, body: bytes, key: str | None) -> problems.Reply | _FeedbackRequest:
+    def _decode_feedback(self, body: bytes, key: str | None) -> _Decoded:
         if key is not None:
             check_key(key)
-        with self.turn(len(body)):
-            return self._read_feedback(body)
-
-    def _read_feedback(self, body: bytes) -> problems.Reply | _FeedbackRequest:
         items, rejected, _ = self._feedback.decode(body)
         many = is_array(body)
-        self._client_log.reject_events(rejected)
+        self._client_log.reject_events(rejected, items)
         if not items:
             return problems.events_problem(rejected, many) if rejected else _no_events()
         if len(items) > MAX_FEEDBACK:
@@ -485,11 +489,10 @@ class Ingest:
 
     def _count_events(self, body: bytes) -> problems.Reply:
         try:
-            with self.turn(len(body)):
-                events, rejected, _ = self._events.decode(body)
+            events, rejected, _ = self._events.decode(body)
         except EventError as error:
             return self.refusal(error)
-        self._client_log.reject_events(rejected)
+        self._client_log.reject_events(rejected, events)
         if not events:
             return problems.events_problem(rejected, is_array(body)) if rejected else _no_events()
         monitors = self._pipeline.monitors
@@ -514,8 +517,7 @@ class Ingest:
 
     def _record_labels(self, body: bytes, lines: bool) -> problems.Reply:
         try:
-            with self.turn(len(body)):
-                items, refused, _ = self._labels.decode(body, lines)
+            items, refused, _ = self._labels.decode(body, lines)
             if not items and not refused:
                 raise EventError("", "the body has no labels", "malformed")
             if len(items) > MAX_LABELS:
@@ -523,15 +525,18 @@ class Ingest:
                 raise EventError("", f"{expected}: send several requests", "too_large")
         except EventError as error:
             return self.refusal(error)
-        self._client_log.reject_events(refused)
+        self._client_log.reject_events(refused, items)
         counts: Counter[str] = Counter()
         incomparable: list[wire.RejectedEvent] = []
         places = _places(len(items), refused)
         for start in range(0, len(items), CHUNK):
             try:
-                result = self._store.record_labels(items[start : start + CHUNK])
+                result = self._store.record_labels(items[start : start + CHUNK], sender.get().name)
             except StoreError as error:
-                return self._labels_refusal(error, start)
+                if start:
+                    detail = f"the first {start:,} labels are stored, and sending them again changes nothing"
+                    error = type(error)(f"{detail}; of the others: {error}")
+                return self.refusal(error)
             for name in LABEL_COUNTS:
                 counts[name] += getattr(result, name)
             incomparable += [structs.replace(one, index=places[start + one.index]) for one in result.rejected]
@@ -542,12 +547,6 @@ class Ingest:
             return problems.events_problem(rejected, many=lines or is_array(body))
         document = {name: counts[name] for name in LABEL_COUNTS} | {"rejected": problems.rejected_document(rejected)}
         return problems.json_reply(200 if counts["repeated"] == counts["accepted"] else 201, document)
-
-    def _labels_refusal(self, error: StoreError, stored: int) -> problems.Reply:
-        if stored:
-            detail = f"the first {stored:,} labels are stored, and sending them again changes nothing; of the others: "
-            error = type(error)(f"{detail}{error}")
-        return self.refusal(error)
 
     def _prepare_inputs(self, items: Sequence[wire.Feedback]) -> None:
         """Remove from the inputs of feedback what must not be stored, and convert images to PNG."""

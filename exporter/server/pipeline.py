@@ -7,7 +7,7 @@ import itertools
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
 from operator import attrgetter
 from typing import Any
@@ -23,7 +23,7 @@ from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.registry import MonitorRegistry
 from exporter.monitoring.shadow_answers import ShadowAnswers
 from exporter.profiles.profile import image_inputs
-from exporter.server.access import Bucket
+from exporter.server.access import Bucket, Shares, sender
 from exporter.slices.population import BLOCK_SECONDS, BinRecorder
 from exporter.storage import InputsPolicy, Store
 from exporter.wire.batch import Batch
@@ -32,13 +32,13 @@ from exporter.wire.events import Prediction
 log = logging.getLogger(__name__)
 
 QUEUE_BYTES = 64 * 2**20
-"""Bytes of request bodies that may be queued."""
+"""Bytes of request bodies that may be queued; see `Shares`."""
 MIN_IMAGE_BYTES = 1024
 """Images become PNG in the store if the JSON of their inputs has at least so many bytes; else PNG saves no space."""
 PIXELS = 20_000_000
 """Pixels of image files that are decoded in a second; an image beyond them is invalid."""
 _BATCH = 5000
-_BATCH_BYTES = 4 * 2**20  # of inputs, which take many times their size decoded
+_BATCH_BYTES = 2**20  # of inputs, which take many times their size decoded
 _FLUSH_SECONDS = 15.0
 _GATHER_SECONDS = 0.01  # a short wait makes batches that numpy processes efficiently
 
@@ -46,7 +46,7 @@ _GROUP = attrgetter("model", "version", "shadow")
 
 
 class Pipeline:
-    """A bounded queue of predictions and the thread that counts and stores them.
+    """A bounded queue of predictions, which senders share, and the thread that counts and stores them.
 
     Parameters
     ----------
@@ -82,10 +82,10 @@ class Pipeline:
             store.tolerances,
         )
         self._telemetry = telemetry
-        self._queue: deque[tuple[Sequence[Prediction], int]] = deque()
+        self._queues: dict[str, deque[tuple[Sequence[Prediction], int]]] = {}  # by sender, in the order of their turns
+        self._rows, self._bytes = Shares(), Shares()
         self._lock = threading.Lock()
         self._submitted = self._counted = 0
-        self._bytes_in = self._bytes_out = 0
         self._wake = threading.Event()
         self._skip_wait = threading.Event()
         self._closing = False
@@ -119,15 +119,15 @@ class Pipeline:
         self._state = (config, monitors)
 
     def check_capacity(self) -> None:
-        """Check that the queue has room, before a body is decoded.
+        """Check that the queue has room for this sender, before a body is decoded.
 
         Raises
         ------
         QueueFullError
             When it is full.
         """
-        full = self._submitted - self._counted >= self._state[0].queue.capacity
-        if full or self._bytes_in - self._bytes_out >= QUEUE_BYTES or self._closing:
+        key, capacity = sender.get().key, self._state[0].queue.capacity
+        if self._closing or self._rows.is_full(key, 2 * capacity) or self._bytes.is_full(key, QUEUE_BYTES):
             raise QueueFullError("the queue is full")
 
     def submit(self, events: Sequence[Prediction], size: int) -> None:
@@ -145,11 +145,13 @@ class Pipeline:
         QueueFullError
             When the queue was full before these predictions.
         """
+        key = sender.get().key
         with self._lock:
             self.check_capacity()
-            self._queue.append((events, size))
+            self._queues.setdefault(key, deque()).extend(_parts(events, size))
             self._submitted += len(events)
-            self._bytes_in += size
+            self._rows.add(key, len(events))
+            self._bytes.add(key, size)
         if not self._wake.is_set():
             self._wake.set()
 
@@ -174,33 +176,52 @@ class Pipeline:
     def _run(self) -> None:
         bucket = Bucket(PIXELS)
         image.admit.set(lambda pixels: not bucket.take(time.monotonic(), pixels))
-        while not (self._closing and not self._queue):
+        while not (self._closing and not self._queues):
             self._wake.wait(_FLUSH_SECONDS)
             self._wake.clear()
             if not self._closing:
                 self._skip_wait.wait(_GATHER_SECONDS)
                 self._skip_wait.clear()
-            while self._queue:
+            while self._queues:
                 self._count_batch()
                 self.bins.flush(BLOCK_SECONDS)
             self.bins.flush(BLOCK_SECONDS)
 
     def _count_batch(self) -> None:
-        batch: list[Prediction] = []
-        size = 0
-        while self._queue and len(batch) < _BATCH and size < _BATCH_BYTES:
-            events, length = self._queue.popleft()
-            batch += events
-            size += length
+        batch, rows, sizes = self._next_batch()
         try:
-            for part in _parts(batch, size):
-                self._count(part)
+            self._count(batch)
         except Exception:  # if this thread ended, nothing would be counted any more
             self._telemetry.dropped.inc(len(batch))
             log.exception("events were lost")
         finally:
-            self._counted += len(batch)
-            self._bytes_out += size
+            with self._lock:
+                self._counted += len(batch)
+                for key in rows:
+                    self._rows.add(key, -rows[key])
+                    self._bytes.add(key, -sizes[key])
+
+    def _next_batch(self) -> tuple[list[Prediction], Counter[str], Counter[str]]:
+        """Take an equal share of a batch from each sender, or one entry if it is larger; return also what each took."""
+        batch: list[Prediction] = []
+        rows, sizes = Counter[str](), Counter[str]()
+        with self._lock:
+            waiting = len(self._queues)
+            for key, queue in list(self._queues.items()):
+                while queue and (
+                    not batch or (rows[key] < _BATCH / waiting and sizes[key] + queue[0][1] <= _BATCH_BYTES / waiting)
+                ):
+                    events, size = queue.popleft()
+                    batch += events
+                    rows[key] += len(events)
+                    sizes[key] += size
+                if rows[key]:
+                    del self._queues[key]
+                if queue and rows[key]:
+                    self._queues[key] = queue  # behind the others
+                if len(batch) >= _BATCH or sizes.total() >= _BATCH_BYTES:
+                    break
+        return batch, rows, sizes
 
     def _count(self, events: Sequence[Prediction]) -> None:
         config, monitors = self._state
@@ -208,12 +229,13 @@ class Pipeline:
         groups: dict[ModelMonitor, list[Prediction]] = {}  # versions that share a monitor are counted together
         shadows: dict[str, list[Prediction]] = {}
         for (name, version, shadow), run in itertools.groupby(events, _GROUP):
+            some = list(run)
             if name not in monitors.models:  # removed from the configuration while the events were queued
-                self._telemetry.dropped.inc(len(list(run)))
+                self._telemetry.dropped.inc(len(some))
             elif shadow:
-                shadows.setdefault(name, []).extend(run)
+                shadows.setdefault(name, []).extend(some)
             else:
-                groups.setdefault(monitors.get(name, version, now), []).extend(run)
+                groups.setdefault(monitors.get(name, version, now, len(some)), []).extend(some)
         for group in shadows.values():  # first: what users saw is remembered only where there are shadow answers
             self._compare(Batch.of(group, received), now, received)
         for monitor, group in groups.items():
@@ -250,16 +272,17 @@ class Pipeline:
             self.shadow.add(batch, now, received)
 
 
-def _parts(events: Sequence[Prediction], size: int) -> Iterator[Sequence[Prediction]]:
-    """Yield events in parts of at most `_BATCH`, with `_BATCH_BYTES` of inputs or a single one; all have ``size``."""
-    start = held = 0
-    for index, event in enumerate(events if size > _BATCH_BYTES else ()):
+def _parts(events: Sequence[Prediction], size: int) -> Iterator[tuple[Sequence[Prediction], int]]:
+    """Yield events in parts of at most `_BATCH`, with `_BATCH_BYTES` of inputs or a single one, and each one's size."""
+    start = held = left = 0
+    for index, event in enumerate(events if size > _BATCH_BYTES or len(events) > _BATCH else ()):
         length = len(memoryview(event.inputs))
         held += length
         if index > start and (held > _BATCH_BYTES or index - start == _BATCH):
-            yield events[start:index]
-            start, held = index, length
-    yield from (events[first : first + _BATCH] for first in range(start, len(events), _BATCH))
+            part = size * (index - start) // len(events)
+            yield events[start:index], part
+            start, held, left = index, length, left + part
+    yield events[start:], size - left
 
 
 def _read(config: Config, monitor: ModelMonitor, events: Sequence[Prediction], received: float) -> Batch:

@@ -175,7 +175,7 @@ ROUTES: dict[str, Route] = {
         Feedback | list[Feedback],
         (KEY,),
         scope="feedback",
-        pool="feedback",
+        pool="bodies",
     ),
     "POST /v1/labels": Route(
         "api.operations:labels",
@@ -191,6 +191,7 @@ ROUTES: dict[str, Route] = {
         BusinessEvent | list[BusinessEvent],
         (KEY,),
         scope="ingest",
+        pool="payloads",
     ),
     "POST /v1/notifications": Route(
         "api.operations:notifications", {200: dict[str, Any]}, Notification, (KEY,), scope="notify"

@@ -207,11 +207,11 @@ class FeedbackBatch:
             if description:
                 self._described[row["id"]] = row
 
-    def write(self, connection: sa.Connection, size: StoreSize) -> None:
+    def write(self, connection: sa.Connection, size: StoreSize, sender: str) -> None:
         """Write all changes if there is room for them; new rows get their identifiers."""
         added = [*self._inserted, *self._described.values(), *(values for _, values in self._replaced)]
         if added:
-            size.require(connection, text_bytes(added))
+            size.require(connection, text_bytes(added), sender)
         for row, id_ in zip(self._inserted, _insert.keys(connection, self._inserted), strict=True):
             row["id"] = id_
         for statement, names, rows in ((_update, _CHANGED, self._updated), (_describe, _DESCRIPTION, self._described)):
@@ -264,7 +264,7 @@ class FeedbackRecorder:
         self._redact, self._tolerances, self._size = redact, tolerances, size
 
     def record(
-        self, connection: sa.Connection, items: Sequence[Feedback], key: str | None
+        self, connection: sa.Connection, items: Sequence[Feedback], key: str | None, sender: str
     ) -> tuple[list[FeedbackResult], Counts]:
         """Record the feedback of one request.
 
@@ -276,6 +276,8 @@ class FeedbackRecorder:
             The feedback, checked.
         key
             The request's idempotency key.
+        sender
+            The name of the token or user; empty where nobody is known.
 
         Returns
         -------
@@ -301,14 +303,14 @@ class FeedbackRecorder:
         days = stored_days(connection)
         results, counted = [], []
         for start in range(0, len(submitted), BATCH):
-            for result, row, counts in self._record_batch(connection, submitted[start : start + BATCH], days):
+            for result, row, counts in self._record_batch(connection, submitted[start : start + BATCH], days, sender):
                 result.id = row["id"]
                 results.append(result)
                 counted += [counts] if counts else []
         return results, Counts(counted)
 
     def _record_batch(
-        self, connection: sa.Connection, submitted: Sequence[_Submitted], days: Sequence[int]
+        self, connection: sa.Connection, submitted: Sequence[_Submitted], days: Sequence[int], sender: str
     ) -> list[_Recorded]:
         """Record some feedback: read all that is stored about it first, and write all changes at the end."""
         items = [item for item, _, _ in submitted]
@@ -320,7 +322,7 @@ class FeedbackRecorder:
         ]
         predictions = dict(zip(new, find_predictions(connection, new, days), strict=True))
         recorded = [self._record_one(batch, *entry, predictions) for entry in submitted]
-        batch.write(connection, self._size)
+        batch.write(connection, self._size, sender)
         return recorded
 
     def _record_one(
@@ -422,7 +424,7 @@ class FeedbackRecorder:
             delay = None
             yield result
         try:
-            self._size.require(connection, len(snapshot["inputs"] or ""))
+            self._size.require(connection, len(snapshot["inputs"] or ""), sender="")
         except StoreFullError:  # the feedback was acknowledged: it is joined without the inputs
             del snapshot["inputs"]
         if row["status"] == "pending":  # what a reviewer decided while it waited stands

@@ -302,7 +302,9 @@ class Labels:
     def __init__(self, size: StoreSize, loss: Loss, *, archives: bool) -> None:
         self._size, self._loss, self._archives = size, loss, archives
 
-    def record(self, connection: sa.Connection, items: Sequence[LabelEvent]) -> tuple[LabelsResult, Counts]:
+    def record(
+        self, connection: sa.Connection, items: Sequence[LabelEvent], sender: str
+    ) -> tuple[LabelsResult, Counts]:
         """Record labels, each as if the ones before it were recorded already.
 
         Parameters
@@ -311,6 +313,8 @@ class Labels:
             In a transaction, the only one that writes.
         items
             The labels, checked.
+        sender
+            The name of the token or user; empty where nobody is known.
 
         Returns
         -------
@@ -337,7 +341,7 @@ class Labels:
         new = [row for row in changed.values() if row.id is None]
         late = self._late(connection, changed.values())
         if new or late:
-            self._size.require(connection, sum(map(_size, (*new, *late))))
+            self._size.require(connection, sum(map(_size, (*new, *late))), sender)
         return result, self._write(connection, changed.values(), late)
 
     def join(self, connection: sa.Connection, group: Sequence[Rows]) -> Counts:

@@ -440,7 +440,11 @@ def hash_ids(ids: Iterable[str]) -> npt.NDArray[np.uint32]:
 
 def insert_block(connection: sa.Connection, block: BinBlock) -> None:
     """Store the bins of predictions."""
-    parts = (block.ids.astype("<u4"), block.confident.astype(np.uint8), _little_endian(block.codes))
+    parts = (
+        block.ids.astype("<u4"),
+        block.confident.astype(np.uint8),
+        block.codes.astype(block.codes.dtype.newbyteorder("<"), copy=False),
+    )
     connection.execute(
         db.bin_codes.insert().values(
             model=db.storable(block.model),
@@ -563,7 +567,3 @@ def delete_old_blocks(connection: sa.Connection, limit: int) -> None:
     numbers = sa.select(db.bin_codes.c.seq).order_by(db.bin_codes.c.seq).limit(limit)
     is_old = (db.bin_codes.c.last < oldest) | ~sa.exists(sa.select(db.predictions.c.seq))
     connection.execute(db.bin_codes.delete().where(db.bin_codes.c.seq.in_(numbers), is_old))
-
-
-def _little_endian(codes: Codes) -> Codes:
-    return codes.astype(codes.dtype.newbyteorder("<"), copy=False)

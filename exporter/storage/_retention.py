@@ -1,7 +1,8 @@
 """How many bytes the store holds, and whether there is room for more: ``store.max_size``.
 
 Predictions are deleted to make room. The rest is kept: feedback with its history, review decisions, releases and
-snapshots. Nothing is added to it for which there would be no room even without predictions.
+snapshots. Nothing is added to it for which there would be no room even without predictions; and a sender of feedback
+and labels leaves some for the others, and for the decisions of reviewers.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import logging
 import math
 import random
 import time
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -30,6 +32,8 @@ ROW_BYTES = 512
 """Assumed size of any other row of the kept tables with its index entries, without its texts."""
 MEASURE_SECONDS = 1.0
 """How old the mean size of a prediction may be where it decides whether there is room."""
+SENDER_PARTS = 9
+"""A sender may add so many times what it leaves free, in the life of the process: nine tenths of what was free."""
 FULL_LOG_SECONDS = 60.0
 """Time between two lines that tell that there is no room."""
 
@@ -60,7 +64,7 @@ class StoreSize:
     def __init__(self, max_size: str | None) -> None:
         self.limit = parse_size(max_size) if max_size else None
         self.usage = Usage()
-        self._row_bytes = 0.0
+        self._row_bytes, self._added = 0.0, Counter[str]()
         self._measured_at = self._log_at = -math.inf
 
     def measure(self, connection: sa.Connection) -> Usage:
@@ -76,28 +80,32 @@ class StoreSize:
         kept = [name for name in db.metadata.tables if name not in deletable]
         return Usage(*db.backend(connection).measure(connection, estimate, deletable, kept))
 
-    def require(self, connection: sa.Connection, size: float) -> None:
-        """Check that there is room for about ``size`` more bytes of what is kept.
+    def require(self, connection: sa.Connection, size: int, sender: str | None = None) -> None:
+        """Check that there is room for about ``size`` more bytes of what is kept; feedback and labels have a sender.
 
         Raises
         ------
         StoreFullError
-            When there is none, even without any predictions.
+            When there is none, even without any predictions, or what is left is for others.
         """
         if self.limit is None:
             return
         if not self._row_bytes or time.monotonic() > self._measured_at + MEASURE_SECONDS:
             self.measure(connection)
         kept = self._usage(connection).kept
-        if kept + size > self.limit:
+        left = self.limit - kept - size
+        if left < 0 or (sender is not None and self._added[sender] + size > SENDER_PARTS * left):
             detail = (
                 f"the store has no room: feedback and what else is kept takes {kept / 1e6:.0f} MB of the "
-                f"{self.limit / 1e6:.0f} MB of store.max_size; nothing was stored"
+                f"{self.limit / 1e6:.0f} MB of store.max_size"
+                f"{'' if left < 0 else '; the rest is for other senders and for reviewers'}; nothing was stored"
             )
             if time.monotonic() >= self._log_at:
                 self._log_at = time.monotonic() + FULL_LOG_SECONDS
                 log.error("%s", detail)
             raise StoreFullError(detail)
+        if sender is not None:
+            self._added[sender] += size
 
 
 def text_bytes(rows: Iterable[Any]) -> int:

@@ -655,20 +655,22 @@ class Store:
         """Run a statement, and return how many rows it has changed; see `write`."""
         return self.write(lambda connection: connection.execute(statement).rowcount)
 
-    def submit_feedback(self, items: Sequence[Feedback], key: str | None) -> Future[list[FeedbackResult]]:
-        """Record the checked feedback of one request, with its idempotency key; see `submit`."""
-        return self._writer.submit(partial(self._recorder.record, items=items, key=key))
+    def submit_feedback(
+        self, items: Sequence[Feedback], key: str | None, sender: str = ""
+    ) -> Future[list[FeedbackResult]]:
+        """Record the checked feedback of a sender's request, with its idempotency key; see `submit`."""
+        return self._writer.submit(partial(self._recorder.record, items=items, key=key, sender=sender))
 
     def record_feedback(self, items: Sequence[Feedback], key: str | None) -> list[FeedbackResult]:
         """Record feedback as `submit_feedback` does, and wait for the result; see `write`."""
         return self._result(self.submit_feedback(items, key))
 
-    def record_labels(self, items: Sequence[LabelEvent]) -> LabelsResult:
-        """Record checked labels in one transaction, and wait for the result; see `write`.
+    def record_labels(self, items: Sequence[LabelEvent], sender: str = "") -> LabelsResult:
+        """Record a sender's checked labels in one transaction, and wait for the result; see `write`.
 
         The writer works on nothing else meanwhile: split many labels in several calls.
         """
-        return self._result(self._writer.submit(partial(self._labels.record, items=items)))
+        return self._result(self._writer.submit(partial(self._labels.record, items=items, sender=sender)))
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:

@@ -25,7 +25,7 @@ else:
 from exporter.errors import EventError
 from exporter.features.json_inputs import parse_integer, sanitize
 from exporter.validation import any_of, explain, json_pointer, preview, suggestion
-from exporter.wire.events import NO_EVENTS, check_size
+from exporter.wire.events import MAX_OBJECTS, NO_EVENTS, check_size
 
 MAX_BODY = 16 * 2**20
 """Bytes of a body, also decompressed."""
@@ -237,11 +237,11 @@ def as_rows(value: Any) -> list[Any]:
     return [unwrap_base64(row) for row in value] if isinstance(value, list) else [unwrap_base64(value)]
 
 
-def reshape(values: Sequence[Any], shape: Sequence[int]) -> list[Any]:
+def reshape(values: list[Any], shape: Sequence[int]) -> list[Any]:
     """Reshape flat row-major values to nested rows; a shape without dimensions is one row."""
     for size in reversed(shape[1:]):
-        values = [list(values[start : start + size]) for start in range(0, len(values), size)]
-    return list(values)
+        values = [values[start : start + size] for start in range(0, len(values), size)]
+    return values
 
 
 _DTYPES = {"BOOL": "<u1", "BF16": "<u2"} | {
@@ -312,6 +312,8 @@ def _size(tensor: Tensor, at: str) -> int:
     if len(shape) > _DIMENSIONS or any(size < 0 for size in shape) or 0 in shape[1:]:
         detail = f"expected at most {_DIMENSIONS} sizes, the first from 0, others from 1, got {preview(shape)}"
         raise EventError(f"{at}/shape", detail, "out_of_range")
+    if (arrays := sum(math.prod(shape[:depth]) for depth in range(1, len(shape)))) > MAX_OBJECTS:
+        raise EventError(f"{at}/shape", f"makes {arrays:,} arrays, {MAX_OBJECTS:,} are the most", "too_large")
     return math.prod(shape)
 
 

@@ -10,7 +10,7 @@ from exporter.config import DURATION_BUCKETS, ModelConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.counters import Histogram, bucket_quantile, only_bucket
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.registry import IDLE_SECONDS, MonitorRegistry
+from exporter.monitoring.registry import IDLE_SECONDS, MAX_OTHERS, MonitorRegistry
 from exporter.monitoring.windows import WindowStats
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
@@ -277,6 +277,17 @@ def test_a_version_unused_for_a_day_makes_room():
     monitors.get("m", "1", 50_000.0)
     assert monitors.get("m", "3", IDLE_SECONDS).version == "other"
     assert monitors.get("m", "3", IDLE_SECONDS + 1).version == "3"
+    assert sorted(monitor.version for monitor in monitors) == ["1", "3", "other"]
+
+
+def test_the_version_with_the_least_traffic_makes_room():
+    """Versions that somebody makes up do not hide a release for a day, and replace nothing that is used."""
+    monitors = monitors_of(2)
+    monitors.get("m", "1", 0.0, 100)
+    for number in range(MAX_OTHERS + 100):
+        monitors.get("m", f"junk {number}", 1.0)
+    assert [monitors.get("m", "2", 1.0, 2).version for _ in range(2)] == ["other", "2"]
+    assert [monitors.get("m", "3", 1.0, events).version for events in (4, 1)] == ["other", "3"]
     assert sorted(monitor.version for monitor in monitors) == ["1", "3", "other"]
 
 

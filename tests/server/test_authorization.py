@@ -219,7 +219,7 @@ def test_a_token_may_have_a_rate_limit(tmp_path: Path) -> None:
         assert server.post("/v1/predictions", PREDICTION, Authorization=slow).status == 202
         refused = [server.post("/v1/predictions", PREDICTION, Authorization=slow), server.get("/", Authorization=slow)]
         assert [answer.status for answer in refused] == [429, 429]
-        assert refused[0].json["detail"] == 'the token "slow" may send 0.1 requests a second'
+        assert refused[0].json["detail"] == 'the token "slow" may send 0.1 events a second'
         assert 1 <= int(refused[0].headers["Retry-After"]) <= 10
         assert [server.post("/v1/predictions", PREDICTION, Authorization=free).status for _ in range(20)] == [202] * 20
         metrics = server.get("/metrics", Authorization=free).text

@@ -21,7 +21,8 @@ from exporter.commands.common import LogFormatter
 from exporter.errors import EventError
 from exporter.metrics.exposition import ExporterMetrics
 from exporter.server import access, ingest
-from exporter.server.ingest import MAX_CLIENTS, MAX_LINES, ClientLog, set_client
+from exporter.server.access import Sender, password_user, sender
+from exporter.server.ingest import MAX_CLIENTS, MAX_LINES, ClientLog
 from exporter.server.serve import log_access
 from exporter.version import version
 from exporter.wire.events import RejectedEvent
@@ -44,17 +45,17 @@ def test_a_client_has_one_line_a_minute(
     clients: ClientLog, registry: CollectorRegistry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first refusal is logged at once, the next after a minute with the number since then; all are counted."""
-    set_client("10.0.0.7", "scorer")
+    sender.set(Sender("10.0.0.7", password_user("scorer")))
     for _ in range(10):
         clients.reject(ERROR)
     line = 'refused %s of client "scorer" at 10.0.0.7: out_of_range at "/confidence": expected a number of at most 1'
     assert caplog.messages == [line % "1 event"]
     monkeypatch.setattr(ingest, "CLIENT_SECONDS", 0.0)
-    set_client("10.0.0.8")
+    sender.set(Sender("10.0.0.8"))
     clients.reject(ERROR)
     later = time.monotonic() + 61
     monkeypatch.setattr(time, "monotonic", lambda: later)
-    set_client("10.0.0.7", "scorer")
+    sender.set(Sender("10.0.0.7", password_user("scorer")))
     clients.reject_events([RejectedEvent(n, "", "the body is not JSON", "malformed") for n in range(3)])
     assert caplog.messages[2] == 'refused 12 events of client "scorer" at 10.0.0.7: malformed: the body is not JSON'
     assert registry.get_sample_value("model_exporter_events_rejected_total", {"reason": "out_of_range"}) == 11
@@ -66,7 +67,7 @@ def test_many_clients_have_bounded_lines_and_memory(clients: ClientLog, caplog: 
     memory = []
     tracemalloc.start()
     for number in range(5 * MAX_CLIENTS):
-        set_client(f"10.0.{number // 250}.{number % 250}")
+        sender.set(Sender(f"10.0.{number // 250}.{number % 250}"))
         clients.reject(ERROR)
         clients.warn("unknown_member", "detail")
         memory.append(tracemalloc.get_traced_memory()[0])
@@ -80,7 +81,7 @@ def test_a_warning_is_logged_once_for_each_client(
 ) -> None:
     """Each warning is counted; the log has it once for each client and reason."""
     for address in ("10.0.0.7", "10.0.0.8", "10.0.0.7"):
-        set_client(address)
+        sender.set(Sender(address))
         clients.warn("unknown_member", "one")
         clients.warn("time_off", "two")
     assert len(caplog.messages) == 4

@@ -77,7 +77,7 @@ def fill(server: Served) -> None:
 
 def correction(server: Served, name: str) -> dict[str, Any]:
     """The correction of a prediction, once that is joined."""
-    page = server.get("/v1/corrections?limit=1000").json["corrections"]
+    page = server.get(f"/v1/corrections?limit=1000&q={name}").json["corrections"]
     return next((one for one in page if one["prediction_id"] == name), {})
 
 
@@ -88,11 +88,17 @@ def decide(server: Served, name: str, **members: Any) -> Answer:
 
 
 def test_decisions_and_releases_are_refused(full: Served) -> None:
-    """Each is a 507 that names the key, stores nothing, and does not make the store fail."""
+    """Feedback leaves room for them. Without any, each is a 507 that names the key and does not make the store fail."""
+    assert "the rest is for other senders and for reviewers" in correct(full, prediction_id="another").json["detail"]
+    sizes = [45_000] * 10 + [4_500] * 20
+    decided = [decide(full, "pending", label=secrets.token_hex(size)).status for size in sizes]
+    assert (decided[0], decided[-1]) == (200, 507)
     before = correction(full, "pending")
-    several = [{"id": before["id"], "status": "rejected", "revision": before["revision"], "label": "x" * 9_000}]
+    several = [
+        {"id": before["id"], "status": "rejected", "revision": before["revision"], "label": secrets.token_hex(4_500)}
+    ]
     answers = {
-        "decision": decide(full, "pending", label="x" * 9_000),
+        "decision": decide(full, "pending", label=secrets.token_hex(4_500)),
         "decisions": ask(f"{full.url}/v1/corrections", several, "PATCH"),
         "release": full.post("/v1/dataset/releases", {"model": "credit"}),
     }

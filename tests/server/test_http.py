@@ -9,9 +9,10 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -19,6 +20,7 @@ from support.servers import Served, eventually, serving, write_config
 
 from exporter.errors import QueueFullError
 from exporter.server import asgi
+from exporter.server.access import Sender, sender
 from exporter.server.asgi import ThreadPool
 from exporter.server.serve import SPARE_FILES
 
@@ -346,6 +348,12 @@ def test_requests_are_counted_by_route_and_code(shared: Served) -> None:
     assert shared.samples("model_exporter_http_request_duration_seconds_count")
 
 
+async def run_as(client: str, pool: ThreadPool, call: Callable[[], Any]) -> Any:
+    """Run a call for a client."""
+    sender.set(Sender(client))
+    return await pool.run(call)
+
+
 def test_clients_take_turns() -> None:
     """A client's request waits for one of each other client, however many those have sent before."""
     order: list[str] = []
@@ -357,18 +365,16 @@ def test_clients_take_turns() -> None:
             begun.set()
             go_on.wait(60)
 
-        async def ask(client: str) -> None:
-            await pool.run(lambda: order.append(client), client)
-
-        running = [asyncio.create_task(pool.run(first, "flood"))]
+        running = [asyncio.create_task(run_as("flood", pool, first))]
         await asyncio.to_thread(begun.wait, 10)
-        running += [asyncio.create_task(ask("flood")) for _ in range(50)]
+        running += [asyncio.create_task(run_as("flood", pool, lambda: order.append("flood"))) for _ in range(50)]
         await asyncio.sleep(0)
-        running += [asyncio.create_task(ask(client)) for client in ("one", "other", "one")]
+        for client in ("one", "other", "one"):
+            running.append(asyncio.create_task(run_as(client, pool, lambda client=client: order.append(client))))
         await asyncio.sleep(0)
         go_on.set()
         await asyncio.gather(*running)
-        assert await pool.run(lambda: "free again", "one") == "free again"
+        assert await pool.run(lambda: "free again") == "free again"
         pool.close()
 
     asyncio.run(run())
@@ -381,8 +387,8 @@ def test_a_cancelled_request_gives_up_its_turn() -> None:
 
     async def run() -> None:
         pool, go_on = ThreadPool("test", 1), threading.Event()
-        running = asyncio.create_task(pool.run(lambda: go_on.wait(60), "one"))
-        waiting = [asyncio.create_task(pool.run(str, client)) for client in ("one", "other", "third")]
+        running = asyncio.create_task(run_as("one", pool, lambda: go_on.wait(60)))
+        waiting = [asyncio.create_task(run_as(client, pool, str)) for client in ("one", "other", "third")]
         await asyncio.sleep(0)
         waiting[0].cancel()
         await asyncio.sleep(0)
@@ -390,7 +396,7 @@ def test_a_cancelled_request_gives_up_its_turn() -> None:
         go_on.set()
         await asyncio.wait([running, *waiting])
         assert [task.cancelled() for task in waiting] == [True, True, False]
-        assert await asyncio.wait_for(pool.run(lambda: "free again", "one"), 10) == "free again"
+        assert await asyncio.wait_for(pool.run(lambda: "free again"), 10) == "free again"
         pool.close()
 
     asyncio.run(run())
@@ -398,24 +404,19 @@ def test_a_cancelled_request_gives_up_its_turn() -> None:
 
 def test_a_client_cannot_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that has the most requests waiting that it may have is refused, and others are not."""
-    monkeypatch.setattr(asgi, "WAITING_OF_CLIENT", 3)
-    monkeypatch.setattr(asgi, "WAITING", 5)
+    monkeypatch.setattr(asgi, "WAITING", 6)
 
     async def run() -> None:
         pool, go_on = ThreadPool("test", 1), threading.Event()
-        running = [
-            asyncio.create_task(pool.run(lambda: go_on.wait(60), client)) for client in ("one", "one", "one", "other")
-        ]
-        await asyncio.sleep(0)
-        with pytest.raises(QueueFullError):
-            await pool.run(str, "one")
-        running.append(asyncio.create_task(pool.run(lambda: go_on.wait(60), "other")))
-        await asyncio.sleep(0)
-        with pytest.raises(QueueFullError):
-            await pool.run(str, "third")
+        running = []
+        for taken, refused in (("one one one", "one"), ("other other third", "one"), ("", "fourth")):
+            running += [asyncio.create_task(run_as(name, pool, lambda: go_on.wait(60))) for name in taken.split()]
+            await asyncio.sleep(0)
+            with pytest.raises(QueueFullError):
+                await asyncio.create_task(run_as(refused, pool, str))
         go_on.set()
         await asyncio.gather(*running)
-        assert await pool.run(lambda: "free again", "one") == "free again"
+        assert await pool.run(lambda: "free again") == "free again"
         pool.close()
 
     asyncio.run(run())

@@ -423,7 +423,7 @@ def test_a_version_for_each_prediction_costs_no_more(tmp_path: Path) -> None:
 
     try:
         seconds(lambda n: f"known-{n % 20}")
-        same = min(seconds(lambda _: "beyond") for _ in range(3))
+        same = min(seconds(lambda _: "other") for _ in range(3))
         different = min(seconds(lambda n, turn=turn: f"{turn}-{n}") for turn in range(3))
         with exporter.store.reading() as connection:
             stored = connection.execute(sa.select(sa.func.count(predictions.c.version.distinct()))).scalar()

@@ -181,7 +181,6 @@ def reload(exporter: Exporter) -> Reply:
     return Reply(200, b"", content_type=application.TEXT)
 
 
-_SMALL = 4 * 1024  # compressed, it unpacks to 4 MiB at most
 _GRPC_CODES = {400: 3, 413: 3, 415: 3, 503: 14}  # INVALID_ARGUMENT and UNAVAILABLE
 _INTERNAL = 13
 _FIRST_ERROR = 400
@@ -256,7 +255,7 @@ def _otlp(exporter: Exporter, signal: Signal, body: bytes, encoding: str, protob
     try:
         exporter.pipeline.check_capacity()
         body = body if encoding == "identity" else decompress(body, encoding)
-        accepted, rejected = _decode(exporter, signal, len(body), read, MAX_REJECTED if many else None)
+        accepted, rejected = _decode(exporter, signal, read(), MAX_REJECTED if many else None)
         reply = exporter.ingest.submit(signal, accepted, rejected, _size(body, accepted))
         exporter.ingest.spans.take(taken)
         monitors = exporter.pipeline.monitors
@@ -282,23 +281,13 @@ def _take(exporter: Exporter, source: str, read: Callable[[], _Items], many: boo
     body = request.get_data()
     try:
         exporter.pipeline.check_capacity()
-        accepted, rejected = _decode(exporter, source, len(body), read, MAX_REJECTED)
+        accepted, rejected = _decode(exporter, source, read(), MAX_REJECTED)
         return exporter.ingest.submit(source, accepted, rejected, _size(body, accepted), many=many, ids=ids)
     except REFUSED as error:
         return exporter.ingest.refusal(error)
 
 
-def _decode(
-    exporter: Exporter, source: str, size: int, read: Callable[[], _Items], max_rejected: int | None = None
-) -> mapping.Validated:
-    """Return the predictions in a body; of large ones, one at a time: decoded, they take many times their size."""
-    with exporter.ingest.turn(size, _SMALL):
-        accepted, rejected = _predictions(exporter, read(), max_rejected)
-    _name_versions(exporter, source, accepted)
-    return accepted, rejected
-
-
-def _predictions(exporter: Exporter, items: _Items, max_rejected: int | None) -> mapping.Validated:
+def _decode(exporter: Exporter, source: str, items: _Items, max_rejected: int | None = None) -> mapping.Validated:
     """Return the predictions of a body's items, until ``max_rejected`` are rejected.
 
     Raises
@@ -333,6 +322,7 @@ def _predictions(exporter: Exporter, items: _Items, max_rejected: int | None) ->
         if len(accepted) > MAX_ROWS:
             detail = f"expected at most {MAX_ROWS} predictions: send them in several requests"
             raise EventError("", detail, "too_large")
+    _name_versions(exporter, source, accepted)
     return accepted, rejected
 
 
