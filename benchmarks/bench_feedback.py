@@ -75,7 +75,7 @@ def log_bytes(store: Store, folder: Path) -> int:
         other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     other.close()
     for number in range(10):
-        store.record_feedback([Feedback(f"p-{number}", verdict="corrected", label="1")], None)
+        store.submit_feedback([Feedback(f"p-{number}", verdict="corrected", label="1")], None).result()
     return (folder / "store.db-wal").stat().st_size // 10
 
 
@@ -96,7 +96,7 @@ def in_process(kind: str, url: str, folder: Path) -> None:
     for number in range(10, 10 + ROUNDS):
         floor.append(timed(append))
         correction = Feedback(f"p-{number}", verdict="corrected", label="1", user="ada")
-        corrections.append(timed(lambda correction=correction: store.record_feedback([correction], None)))  # type: ignore[misc]
+        corrections.append(timed(lambda correction=correction: store.submit_feedback([correction], None).result()))  # type: ignore[misc]
     os.close(descriptor)
     for name, share in (("p10", 0.1), ("p50", 0.5)):
         what = f"one correction in process, {name}"
@@ -117,7 +117,7 @@ def in_process(kind: str, url: str, folder: Path) -> None:
         durations = []
         for number in range(client, MANY, CLIENTS):
             correction = Feedback(f"p-{number + 1000}", verdict="corrected", label="1", user=f"{client}")
-            durations.append(timed(lambda correction=correction: store.record_feedback([correction], None)))  # type: ignore[misc]
+            durations.append(timed(lambda correction=correction: store.submit_feedback([correction], None).result()))  # type: ignore[misc]
         return durations
 
     with ThreadPoolExecutor(CLIENTS) as pool:
@@ -127,7 +127,7 @@ def in_process(kind: str, url: str, folder: Path) -> None:
     print_rates(f"{MANY:,} corrections from {CLIENTS} threads", concurrent, passed)
     print(f"{'commits a correction':52} {commits[0] / MANY:12,.3f}")
     several = [Feedback(f"p-{number}", verdict="corrected", label="1") for number in range(5000, 5000 + MANY)]
-    seconds = timed(lambda: store.record_feedback(several, None))
+    seconds = timed(lambda: store.submit_feedback(several, None).result())
     print(f"{f'{MANY:,} corrections in one call':52} {1e3 * seconds:12,.4g} ms")
     store.close()
 

@@ -82,7 +82,7 @@ def fill(folder: Path, many: int) -> None:
     for first in range(0, len(ids), BATCH):
         part = [(id_, f"u{rng.integers(0, 50)}") for id_ in ids[first : first + BATCH]]
         words = [Feedback(id_, verdict="corrected", label="no", user=user) for id_, user in part]
-        exporter.store.record_feedback(words, None)
+        exporter.store.submit_feedback(words, None).result()
     labels = dict.fromkeys(rng.permutation([*inside, *others])[: many // 10].tolist(), "yes")
     labels |= dict.fromkeys(some(many // 50), "no")
     pairs = list(labels.items())

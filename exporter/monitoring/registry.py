@@ -116,11 +116,8 @@ class MonitorRegistry:
 
     def _has_room(self, model: str, name: str, now: float, events: int) -> bool:
         versions, others = self._monitors[model], self._others[model]
-        traffic = {
-            key: monitor.traffic if now - monitor.last_used <= IDLE_SECONDS else 0
-            for key, monitor in versions.items()
-            if key != OTHER_VERSION
-        }
+        traffic = {key: one.traffic * (now - one.last_used <= IDLE_SECONDS) for key, one in versions.items()}
+        traffic.pop(OTHER_VERSION, None)
         if name in versions or len(traffic) < self.models[model].max_versions:
             return True
         others[name] += events

@@ -206,16 +206,16 @@ _UNSUPPORTED = {
     "tls_server_config.key": "name a key_file instead",
     "tls_server_config.client_ca": "name a client_ca_file instead",
     "tls_server_config.client_allowed_sans": "every certificate of client_ca_file is accepted",
-    "tls_server_config.cipher_suites": "the server chooses safe ones",
     "http_server_config.headers": "the server sets its headers itself",
-    "rate_limit": "the queue refuses requests when it is full",
 }
 """Keys of the format that are not supported, and what applies instead."""
 _IGNORED = {
     "tls_server_config.max_version": "TLS13 is the newest version",
+    "tls_server_config.cipher_suites": "only ECDHE with AES-GCM or ChaCha20 is offered, and TLS 1.3",
     "tls_server_config.prefer_server_cipher_suites": "the server chooses safe ones",
     "tls_server_config.curve_preferences": "the server chooses safe ones",
     "http_server_config": "the server speaks HTTP/1.1",
+    "rate_limit": "senders share the queue and the threads, and a token may have a rate",
 }
 """Keys of the format that are ignored, which weakens nothing, and what applies instead."""
 _FILES = ("cert_file", "key_file", "client_ca_file")
@@ -266,7 +266,8 @@ class WebConfig:
     ) -> None:
         self.tls = tls
         self.renewed: Callable[[], None] = lambda: None
-        self._digests = _file_digests(tls)
+        names = [getattr(tls, key) for key in _FILES] if tls else []
+        self._digests = [hashlib.sha256(Path(name).read_bytes()).digest() for name in names if name]
         self.open_metrics = open_metrics
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
@@ -373,18 +374,13 @@ class WebConfig:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_3 if self.tls.min_version == "TLS13" else ssl.TLSVersion.TLSv1_2
         context.options |= ssl.OP_NO_RENEGOTIATION
+        context.set_ciphers("ECDHE+AESGCM:ECDHE+CHACHA20")
         context.set_alpn_protocols(["http/1.1"])
         context.load_cert_chain(self.tls.cert_file, self.tls.key_file, password="")  # else it prompts on the terminal
         if self.tls.client_ca_file:
             context.load_verify_locations(self.tls.client_ca_file)
             context.verify_mode = ssl.CERT_REQUIRED
         return context
-
-
-def _file_digests(tls: TlsConfig | None) -> tuple[bytes, ...]:
-    """Return the SHA-256 of the certificates and the key."""
-    names = [getattr(tls, key) for key in _FILES] if tls else []
-    return tuple(hashlib.sha256(Path(name).read_bytes()).digest() for name in names if name)
 
 
 def load(path: Path | None, token_file: Path | None = None, open_metrics: bool = False) -> WebConfig:

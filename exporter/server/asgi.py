@@ -26,7 +26,6 @@ from exporter.errors import EventError, QueueFullError, StoreError
 from exporter.server.access import (
     OPEN,
     SAFE,
-    Caller,
     Sender,
     Shares,
     WebConfig,
@@ -590,9 +589,6 @@ class Application:
             await asyncio.sleep(REFUSAL_SECONDS)
             raise RequestError(problem(401, web.refusal(authorization), headers=web.challenges))
         sender.set(sender.get()._replace(caller=caller))
-        self._check_rate(caller)
-
-    def _check_rate(self, caller: Caller) -> None:
         if caller.bucket and (wait := caller.bucket.take(time.monotonic())):
             detail = f"the token {preview(caller.name)} may send {caller.bucket.rate:g} events a second"
             self._exporter.client_log.reject(EventError("", detail, "rate_limited"))

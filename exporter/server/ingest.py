@@ -340,12 +340,11 @@ class Ingest:
 
     def refusal(self, error: EventError | QueueFullError | StoreError) -> problems.Reply:
         """Count a request that is refused as a whole, and return its response."""
+        if isinstance(error, StoreFullError | QueueFullError):
+            self._client_log.reject(EventError("", str(error), "overloaded"))
         if isinstance(error, StoreError):
-            if isinstance(error, StoreFullError):
-                self._client_log.reject(EventError("", str(error), "overloaded"))
             return problems.store_problem(error)
         if isinstance(error, QueueFullError):
-            self._client_log.reject(EventError("", str(error), "overloaded"))
             return problems.problem(503, f"{error}: nothing was accepted, try again", headers=_RETRY)
         self._client_log.reject(error)
         return problems.event_problem(error, 413 if error.reason == "too_large" else 400)

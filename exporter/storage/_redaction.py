@@ -138,9 +138,7 @@ class Redaction:
         """
         changed = {"requests for retraining": 0, "segments": 0}
         with self._changing(dry_run) as connection:
-            holds = db.retrain_requests.c.model.in_(models) & db.retrain_requests.c.body.is_not(None)
-            request = db.retrain_requests.update().where(holds).values(body=None)  # it is made anew when it is sent
-            changed["requests for retraining"] = connection.execute(request).rowcount
+            changed["requests for retraining"] = _clear_requests(connection, models)
         for table in (predictions, feedback, db.labels):
             (key,) = table.primary_key.columns
             with self._reading() as connection:
@@ -177,13 +175,14 @@ class Redaction:
             rows = connection.execute(query).all()
         found = Forgotten({row.id for row in rows}, {} if prediction is None else {model: {prediction}})
         for row in rows:
-            if row.prediction_id is not None:
-                found.predictions.setdefault(row.model, set()).add(row.prediction_id)
+            found.predictions.setdefault(row.model, set()).update({row.prediction_id} - {None})
         return found
 
     def forget(self, found: Forgotten, *, dry_run: bool) -> dict[str, int]:
         """Delete predictions with inputs, labels and feedback, in short transactions; return the rows by table."""
         deleted = {"predictions": 0, "feedback": 0, "labels": 0}
+        with self._changing(dry_run) as connection:
+            deleted["requests for retraining"] = _clear_requests(connection, found.predictions)
         for model, all_ids in found.predictions.items():
             for ids in parts([(id_, 1) for id_ in sorted(all_ids)], STEP_ROWS):
                 with self._changing(dry_run) as connection:
@@ -264,6 +263,13 @@ class Redaction:
         """Read without holding a transaction afterwards."""
         yield self._connection
         self._connection.rollback()
+
+
+def _clear_requests(connection: sa.Connection, models: Collection[str | None]) -> int:
+    """Remove the documents of requests for retraining, which are made anew when they are sent; return their number."""
+    of_models = sa.true() if None in models else db.retrain_requests.c.model.in_(models)
+    holds = of_models & db.retrain_requests.c.body.is_not(None)
+    return connection.execute(db.retrain_requests.update().where(holds).values(body=None)).rowcount
 
 
 def _is_of_model(table: sa.Table, model: str | None) -> sa.ColumnElement[bool]:

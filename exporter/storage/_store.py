@@ -68,48 +68,6 @@ GROUP = 2000
 """Predictions in one transaction: enough to be fast, few enough that feedback does not wait long."""
 
 
-class PredictionBuffer:
-    """A bounded first-in, first-out queue of predictions; its user holds a lock while it changes.
-
-    Attributes
-    ----------
-    rows : int
-        Predictions that wait.
-    """
-
-    def __init__(self) -> None:
-        self._entries: deque[tuple[Rows, int]] = deque()
-        self.rows = self._bytes = 0
-
-    def has_room(self, rows: Rows, size: int) -> bool:
-        """Return whether these rows, with so many bytes of inputs, may be added."""
-        return self.rows + len(rows) <= MAX_ROWS and self._bytes + size <= MAX_BYTES
-
-    def append(self, rows: Rows, size: int) -> None:
-        """Add rows, with so many bytes of inputs."""
-        self._entries.append((rows, size))
-        self.rows += len(rows)
-        self._bytes += size
-
-    def next_group(self) -> list[Rows]:
-        """Return the entries to write in one transaction, without removing them."""
-        group: list[Rows] = []
-        count = 0
-        while len(group) < len(self._entries) and count < GROUP:
-            group.append(self._entries[len(group)][0])
-            count += len(group[-1])
-        return group
-
-    def remove(self, entries: int) -> int:
-        """Remove the first entries, and return the number of their rows."""
-        before = self.rows
-        for _ in range(entries):
-            rows, size = self._entries.popleft()
-            self.rows -= len(rows)
-            self._bytes -= size
-        return before - self.rows
-
-
 _ATTEMPTS = 3
 
 
@@ -263,7 +221,8 @@ class Writer:
         self._recorders = recorders
         self._on_commit = on_commit
         self._on_failure = on_failure
-        self._buffer = PredictionBuffer()
+        self._entries: deque[tuple[Rows, int]] = deque()
+        self._rows = self._bytes = 0
         self._jobs: deque[_Job] = deque()
         self._wake = threading.Condition()
         self._closing = self._failing = False
@@ -284,7 +243,7 @@ class Writer:
     @property
     def waiting(self) -> int:
         """The number of predictions that are not on disk yet."""
-        return self._buffer.rows
+        return self._rows
 
     def close(self, timeout: float) -> None:
         """Write what waits, within ``timeout`` seconds, and stop."""
@@ -298,12 +257,17 @@ class Writer:
     def add(self, rows: Rows) -> int:
         """Queue predictions; see `Store.add`."""
         size = rows.size
+
+        def has_room() -> bool:
+            return self._rows + len(rows) <= MAX_ROWS and self._bytes + size <= MAX_BYTES
+
         with self._wake:
-            if not self._buffer.has_room(rows, size):
-                self._wake.wait_for(lambda: self._failing or self._buffer.has_room(rows, size), ROOM_SECONDS)
-            if not self._buffer.has_room(rows, size):
+            self._wake.wait_for(lambda: self._failing or has_room(), ROOM_SECONDS)
+            if not has_room():
                 return len(rows)
-            self._buffer.append(rows, size)
+            self._entries.append((rows, size))
+            self._rows += len(rows)
+            self._bytes += size
             self._wake.notify_all()
         return 0
 
@@ -328,7 +292,7 @@ class Writer:
             self._pending_calls -= 1
 
     def _run(self) -> None:
-        while not (self._closing and not self._jobs and (self._failing or not self._buffer.rows)):
+        while not (self._closing and not self._jobs and (self._failing or not self._rows)):
             try:
                 self._step()
             except Exception as error:  # without this thread nothing is ever written again
@@ -339,13 +303,13 @@ class Writer:
     def _step(self) -> None:
         with self._wake:
             now = time.monotonic()
-            until = min(self._sweep_at, self._check_at, self._retry_at if self._buffer.rows else now + IDLE_SECONDS)
+            until = min(self._sweep_at, self._check_at, self._retry_at if self._rows else now + IDLE_SECONDS)
             self._wake.wait_for(self._has_work, max(until - now, 0.0))
             if self._has_work() and not self._is_urgent():
                 self._wake.wait_for(self._is_urgent, GATHER_SECONDS)
             jobs, self._jobs = self._jobs, deque()
         now = time.monotonic()
-        if self._buffer.rows and (self._closing or now >= self._retry_at):
+        if self._rows and (self._closing or now >= self._retry_at):
             if self._write_group():
                 self._pause = 0.0
             else:
@@ -373,7 +337,7 @@ class Writer:
                 self._on_failure(error)
 
     def _has_work(self) -> bool:
-        return bool(self._jobs or self._closing or (self._buffer.rows and time.monotonic() >= self._retry_at))
+        return bool(self._jobs or self._closing or (self._rows and time.monotonic() >= self._retry_at))
 
     def _log(self, error: Exception, what: str) -> None:
         self._on_failure(error)
@@ -381,7 +345,7 @@ class Writer:
         log.error("%s: %s", what, db.error_message(error), exc_info=not expected)
 
     def _is_urgent(self) -> bool:
-        return bool(self._jobs) or self._buffer.rows >= GROUP or self._closing
+        return bool(self._jobs) or self._rows >= GROUP or self._closing
 
     def _run_jobs(self, jobs: Iterable[_Job]) -> None:
         """Run calls in one transaction; if that fails, run each in its own, so that none makes the others fail."""
@@ -428,14 +392,18 @@ class Writer:
         try:
             written = self._resolve_uncertain_commit() or self._insert_group()
         except Exception as error:
-            self._log(error, f"{self._buffer.rows} predictions wait for the database")
+            self._log(error, f"{self._rows} predictions wait for the database")
             with self._wake:
                 self._failing = True
                 self._wake.notify_all()
             return False
         self._uncertain = None
         with self._wake:
-            self._added_since_sweep += self._buffer.remove(written.entries)
+            for _ in range(written.entries):
+                rows, size = self._entries.popleft()
+                self._rows -= len(rows)
+                self._bytes -= size
+                self._added_since_sweep += len(rows)
             self._failing = False
             self._wake.notify_all()
         if any(map(any, written.counts)):
@@ -451,7 +419,10 @@ class Writer:
             return self._uncertain if db.backend(connection).was_committed(connection, number) else None
 
     def _insert_group(self) -> _Group:
-        group = self._buffer.next_group()
+        group, count = list[Rows](), 0
+        while len(group) < len(self._entries) and count < GROUP:
+            group.append(self._entries[len(group)][0])
+            count += len(group[-1])
 
         def insert(connection: sa.Connection) -> _Group:
             self._uncertain = None
@@ -660,10 +631,6 @@ class Store:
     ) -> Future[list[FeedbackResult]]:
         """Record the checked feedback of a sender's request, with its idempotency key; see `submit`."""
         return self._writer.submit(partial(self._recorder.record, items=items, key=key, sender=sender))
-
-    def record_feedback(self, items: Sequence[Feedback], key: str | None) -> list[FeedbackResult]:
-        """Record feedback as `submit_feedback` does, and wait for the result; see `write`."""
-        return self._result(self.submit_feedback(items, key))
 
     def record_labels(self, items: Sequence[LabelEvent], sender: str = "") -> LabelsResult:
         """Record a sender's checked labels in one transaction, and wait for the result; see `write`.

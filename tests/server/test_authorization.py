@@ -209,12 +209,13 @@ def test_a_reload_adds_and_removes_tokens(tmp_path: Path) -> None:
 
 
 def test_a_token_may_have_a_rate_limit(tmp_path: Path) -> None:
-    """A request above a token's rate is a 429 with Retry-After and is counted; other tokens are not affected."""
+    """Events above a token's rate are a 429 with Retry-After and are counted; other tokens are not affected."""
     write_config(tmp_path)
     path = tmp_path / "tokens.yml"
-    path.write_text(yaml.safe_dump([entry("free", "ingest", "read"), {**entry("slow", "ingest", "read"), "rate": 0.1}]))
+    rates = {"slow": {"rate": 0.1}, "many": {"rate": 5}, "free": {}}
+    path.write_text(yaml.safe_dump([{**entry(name, "ingest", "read"), **rate} for name, rate in rates.items()]))
     server = Served(tmp_path, f"--web.tokens.file={path}").start()
-    slow, free = bearer("slow"[::-1]), bearer("free"[::-1])
+    slow, many, free = (bearer(name[::-1]) for name in rates)
     with server:
         assert server.post("/v1/predictions", PREDICTION, Authorization=slow).status == 202
         refused = [server.post("/v1/predictions", PREDICTION, Authorization=slow), server.get("/", Authorization=slow)]
@@ -224,6 +225,10 @@ def test_a_token_may_have_a_rate_limit(tmp_path: Path) -> None:
         assert [server.post("/v1/predictions", PREDICTION, Authorization=free).status for _ in range(20)] == [202] * 20
         metrics = server.get("/metrics", Authorization=free).text
         assert 'model_exporter_events_rejected_total{reason="rate_limited"} 2.0' in metrics
+        key = {"Idempotency_Key": "one"}  # that of each token is another one
+        assert server.post("/v1/predictions", PREDICTION, Authorization=free, **key).json["accepted"] == 1
+        assert server.post("/v1/predictions", [PREDICTION] * 100, Authorization=many, **key).json["accepted"] == 100
+        assert 15 <= int(server.get("/", Authorization=many).headers["Retry-After"]) <= 20
 
 
 def test_the_command_creates_a_token(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from support.servers import Served, eventually, serving, write_config
 from exporter.errors import QueueFullError
 from exporter.server import asgi
 from exporter.server.access import Sender, sender
+from exporter.server.application import Exporter
 from exporter.server.asgi import ThreadPool
 from exporter.server.serve import SPARE_FILES
 
@@ -380,6 +381,24 @@ def test_clients_take_turns() -> None:
     asyncio.run(run())
     assert order[:5] == ["flood", "one", "other", "flood", "one"]
     assert len(order) == 53
+
+
+def test_the_queue_is_shared(tmp_path: Path) -> None:
+    """A client that fills its half of the queue leaves room for another, whose prediction is in the next batch."""
+    path = write_config(tmp_path, {"queue": {"capacity": 20_000}, "models": [{"name": "credit"}]})
+    body = b"[%b]" % b",".join([b'{"model": "credit", "version": "%b"}'] * 5000)
+    go_on, stored = threading.Event(), list[str]()
+    with closing(Exporter(path)) as exporter:
+        exporter.store.add = lambda batch: stored.append(batch.versions[0]) or go_on.wait(60) * 0  # type: ignore[method-assign, func-returns-value]
+        for client, sent in (("flood", 5), ("one", 1)):
+            sender.set(Sender(client))
+            answers = [
+                exporter.ingest.predictions(body.replace(b"%b", client.encode()), False, None, False)
+                for _ in range(sent)
+            ]
+            assert [answer.status for answer in answers] == [202] * min(sent, 4) + [503] * (sent > 4)
+        go_on.set()
+    assert "one" in stored[:3] and len(stored) == 5
 
 
 def test_a_cancelled_request_gives_up_its_turn() -> None:

@@ -137,7 +137,7 @@ def test_predictions_are_archived_before_they_are_deleted(archived: Archived, mo
     archived.predict(5, *range(6))
     archived.predict(3, *range(6, 9))
     archived.predict(0, 9)
-    feedback_result = archived.store.record_feedback([Feedback("p-1", verdict="corrected", label="8")], None)
+    feedback_result = archived.store.submit_feedback([Feedback("p-1", verdict="corrected", label="8")], None).result()
     assert [result.joined for result in feedback_result] == [True]
     assert archived.sweep() == 10
     assert archived.archive() == (9, 0)

@@ -107,10 +107,10 @@ def test_feedback_on_a_sampled_prediction_counts_as_on_any_other(store: Store, c
     predict(store, [{}])
     store.review.draw("digits", None, 1, None)
     item = Feedback(prediction_id="p-1", verdict="corrected", label="7", user="u")
-    result = store.record_feedback([item], None)[0]
+    result = store.submit_feedback([item], None).result()[0]
     assert (result.id, result.joined, result.repeat) == (1, True, False)
-    assert store.record_feedback([item], None)[0].repeat
-    store.record_feedback([Feedback(prediction_id="p-1", verdict="corrected", label="8", user="u")], None)
+    assert store.submit_feedback([item], None).result()[0].repeat
+    store.submit_feedback([Feedback(prediction_id="p-1", verdict="corrected", label="8", user="u")], None).result()
     assert [(feedback.correction, feedback.delay is not None) for feedback in counted] == [(True, True), (False, False)]
     assert store.review.state().pending == {"digits": 1}
     assert (pick(store), pick(store, source="sample")) == ([1], [])
@@ -124,7 +124,7 @@ def test_the_delay_of_feedback_that_came_before_its_prediction_is_zero(
 ) -> None:
     """Only the first feedback has a delay, and never a negative one."""
     for label in "78":
-        store.record_feedback([Feedback(prediction_id="e-1", verdict="corrected", label=label)], None)
+        store.submit_feedback([Feedback(prediction_id="e-1", verdict="corrected", label=label)], None).result()
     event = Prediction("digits", "e-1", "1", datetime.fromtimestamp(4e9, UTC), prediction="1", confidence=0.9)
     store.add(stored_batch([event], [True], [b""], START))
     eventually(lambda: len(counted) == 2)
@@ -228,9 +228,9 @@ def test_feedback_that_comes_later_moves_a_prediction_to_the_known_ones(store: S
         sampled = connection.execute(sa.select(feedback.c.prediction_id).limit(1)).scalar() or ""
         query = sa.select(predictions.c.id).where(predictions.c.id.not_in(sa.select(feedback.c.prediction_id)))
         other = connection.execute(query.limit(1)).scalar() or ""
-    store.record_feedback(
+    store.submit_feedback(
         [Feedback(prediction_id=name, verdict="corrected", label="8") for name in (sampled, other)], None
-    )
+    ).result()
     after = store.review.state().accuracy_counts["digits", "1"]
     assert (after.known, after.decided) == (2, before.decided - 1)
 

@@ -65,7 +65,7 @@ class Exporter:
 
     def say(self, name: str, label: str = "1", key: str | None = None) -> Any:
         """Correct a prediction."""
-        return self.store.record_feedback([Feedback(name, verdict="corrected", label=label)], key)[0]
+        return self.store.submit_feedback([Feedback(name, verdict="corrected", label=label)], key).result()[0]
 
     def count(self, table: sa.Table, *conditions: sa.ColumnElement[bool]) -> int:
         """Rows of a table."""
@@ -137,13 +137,13 @@ def test_a_number_within_the_tolerance_accepts_the_prediction(database: str, fir
 
     def correct(key: str | None = None) -> list[str]:
         items = [Feedback(f"p{n}", verdict="corrected", label=label) for n, (_, _, label, _) in enumerate(cases)]
-        results = store.record_feedback(items, key)
+        results = store.submit_feedback(items, key).result()
         assert not any(result.conflict for result in results)
         return [result.verdict for result in results]
 
     try:
         if first == "feedback":
-            store.record_feedback([Feedback("p0", verdict="corrected", label=10.4)], None)
+            store.submit_feedback([Feedback("p0", verdict="corrected", label=10.4)], None).result()
             correct()
         predict()
         assert correct("key") == expected
@@ -215,11 +215,11 @@ def test_a_request_with_a_reused_key_stores_nothing(database: str, start: Start)
     assert exporter.store.flush(60)
     exporter.say(names[0])
     items = [Feedback(name, verdict="corrected", label="1") for name in names]
-    assert [item.repeat for item in exporter.store.record_feedback(items, "k")] == [True] + [False] * 19
+    assert [item.repeat for item in exporter.store.submit_feedback(items, "k").result()] == [True] + [False] * 19
     for other in (1, 19):
         items = [Feedback(name, verdict="corrected", label="1") for name in ["new", *names[1:]]]
         items[other].label = "2"
-        assert [item.conflict for item in exporter.store.record_feedback(items, "k")] == [True]
+        assert [item.conflict for item in exporter.store.submit_feedback(items, "k").result()] == [True]
     assert exporter.count(feedback) == len(exporter.counted) == 20
 
 
@@ -237,7 +237,7 @@ def test_feedback_on_one_prediction_in_one_request_is_recorded_in_order(database
         *((f"q-{n}", "1") for n in range(40)),
     ]
     items = [Feedback(name, verdict="corrected", label=label) for name, label in [*corrections, ("p", "3")]]
-    results = exporter.store.record_feedback(items, "key")
+    results = exporter.store.submit_feedback(items, "key").result()
     assert [item.repeat for item in results] == [False, False, True] + [False] * 43
     assert [item.joined for item in results] == [True] * 3 + [False] * 2 + [True] * 41
     assert len({item.id for item in results}) == exporter.count(feedback) == 42
@@ -246,7 +246,7 @@ def test_feedback_on_one_prediction_in_one_request_is_recorded_in_order(database
     assert exporter.count(feedback, feedback.c.prediction_id == "p", feedback.c.label == '"3"', feedback.c.counted) == 1
     assert exporter.count(feedback, feedback.c.prediction_id == "early", feedback.c.label == '"2"') == 1
     assert sum(verdict.correction for verdict in exporter.counted) == 41
-    again = exporter.store.record_feedback(items[:2], "key")
+    again = exporter.store.submit_feedback(items[:2], "key").result()
     assert [(item.id, item.repeat, item.conflict) for item in again] == [(results[0].id, True, False)] * 2
     assert exporter.count(feedback, feedback.c.label == '"3"') == 1
 
@@ -279,7 +279,7 @@ def test_feedback_that_describes_its_prediction_outlives_the_retention(database:
     """It no longer waits then, and stays in the review queue; it does not count."""
     exporter = start(database, retention="1s")
     described = Feedback("never", "m", "1", "corrected", "1", prediction="2", inputs=msgspec.Raw(b'{"a":1}'))
-    exporter.store.record_feedback([described], None)
+    exporter.store.submit_feedback([described], None).result()
     assert exporter.store.review.state().unjoined == {"m": 1}
     time.sleep(1.1)
     exporter.store._writer._sweep_at = 0.0

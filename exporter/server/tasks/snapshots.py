@@ -96,17 +96,15 @@ class SnapshotSaver(Task):
         for monitor in monitors:
             counted = monitor.counters.attempts, monitor.quality.changes
             if self._saved.get(monitor, (0, 0)) != counted:
-                self._save_version(monitor.config.name, monitor.version, encode(monitor, now, unix_time))
+                model, version, data = monitor.config.name, monitor.version, encode(monitor, now, unix_time)
+                if len(data) > MAX_BYTES:
+                    log.warning("windows of model %r version %r are not saved: %d bytes", model, version, len(data))
+                else:
+                    self._store.snapshots.save(model, version, data)
                 self._saved[monitor] = counted
         live = {(monitor.config.name, monitor.version) for monitor in monitors}
         if self._is_complete():
             self._store.snapshots.delete_others(live)
-
-    def _save_version(self, model: str, version: str, data: bytes) -> None:
-        if len(data) > MAX_BYTES:
-            log.warning("windows of model %r version %r are not saved: %d bytes", model, version, len(data))
-            return
-        self._store.snapshots.save(model, version, data)
 
 
 def restore(
