@@ -407,33 +407,17 @@ def test_an_error_half_way_breaks_the_connection(served: Served) -> None:
 
 
 class Hurried(Served):
-    """An exporter with another limit for its exports."""
-
-    limit = ""
+    """An exporter that gives a client a second for each piece of an export."""
 
     def launch(self) -> None:
         program = (
             "import sys; from exporter import cli; from exporter.server import asgi; "
-            f"asgi.{self.limit}; sys.exit(cli.main())"
+            "asgi.SEND_SECONDS = 1.0; sys.exit(cli.main())"
         )
         flags = [f"--config.file={self.folder / 'exporter.yml'}", f"--web.listen-address=127.0.0.1:{self.port}"]
         flags += self.flags
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([sys.executable, "-c", program, "serve", *flags], stdout=log, stderr=log)
-
-
-@contextmanager
-def hurried(folder: Path, limit: str, *flags: str) -> Iterator[Served]:
-    """Serve corrections with a limit such as ``SEND_SECONDS = 1.0``."""
-    write_config(folder)
-    served = Hurried(folder, *flags)
-    served.limit = limit
-    try:
-        served.start()
-        fill_slowly(served)
-        yield served
-    finally:
-        served.stop()
 
 
 @pytest.mark.parametrize("unix", [False, True])
@@ -443,7 +427,9 @@ def test_an_incomplete_export_is_recognisable(tmp_path: Path, unix: bool) -> Non
     A shutdown does not wait for it.
     """
     path = tmp_path / "socket" if unix else None
-    with hurried(tmp_path, "SEND_SECONDS = 1.0", *([f"--web.unix-socket={path}"] if unix else [])) as served:
+    write_config(tmp_path)
+    with Hurried(tmp_path, *([f"--web.unix-socket={path}"] if unix else [])).start() as served:
+        fill_slowly(served)
         with reading(served, unix_socket=path) as body:
             assert not is_cut_short(body)
         with reading(served, unix_socket=path) as body:
