@@ -105,8 +105,7 @@ class MonitorRegistry:
         name, versions = version or NO_VERSION, self._monitors[model]
         if (monitor := versions.get(name)) is None:
             with self._lock:
-                if name != OTHER_VERSION and not self._has_room(model, name, now, events):
-                    name = OTHER_VERSION
+                name = name if self._has_room(model, name, now, events) else OTHER_VERSION
                 if (monitor := versions.get(name)) is None:
                     monitor = ModelMonitor(self.models[model], name, self.binner(model, name), self._windows)
                     versions[name] = monitor
@@ -118,7 +117,7 @@ class MonitorRegistry:
         versions, others = self._monitors[model], self._others[model]
         traffic = {key: one.traffic * (now - one.last_used <= IDLE_SECONDS) for key, one in versions.items()}
         traffic.pop(OTHER_VERSION, None)
-        if name in versions or len(traffic) < self.models[model].max_versions:
+        if name in {*traffic, OTHER_VERSION} or len(traffic) < self.models[model].max_versions:
             return True
         others[name] += events
         least = min(traffic, key=lambda key: traffic[key])

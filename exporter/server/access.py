@@ -266,8 +266,7 @@ class WebConfig:
     ) -> None:
         self.tls = tls
         self.renewed: Callable[[], None] = lambda: None
-        names = [getattr(tls, key) for key in _FILES] if tls else []
-        self._digests = [hashlib.sha256(Path(name).read_bytes()).digest() for name in names if name]
+        self._files = [hash(Path(file).read_bytes()) for key in _FILES if (file := getattr(tls, key, None))]
         self.open_metrics = open_metrics
         self._lock = threading.Lock()
         self._hashing = threading.Lock()
@@ -318,8 +317,8 @@ class WebConfig:
         if loaded.tls != self.tls:
             raise ConfigError(f"{path}: tls_server_config: a change needs a restart; renewed files do not")
         self._set(loaded.users, loaded.tokens)
-        if loaded._digests != self._digests:
-            self._digests = loaded._digests
+        if loaded._files != self._files:
+            self._files = loaded._files
             self.renewed()
 
     def remembered(self, header: str | None) -> Caller | None:

@@ -315,16 +315,13 @@ def test_inputs_beyond_the_column_limit_share_one(served: Served) -> None:
 
 @contextmanager
 def reading(
-    served: Served,
-    path: str = "/v1/dataset?model=credit",
-    unix_socket: Path | None = None,
-    client: str = "127.0.0.1",
+    served: Served, query: str = "", unix_socket: Path | None = None, client: str = "127.0.0.1"
 ) -> Iterator[http.client.HTTPResponse]:
     with closing(http.client.HTTPConnection("127.0.0.1", served.port, 30, (client, 0))) as connection:
         if unix_socket:
             connection.sock = socket.socket(socket.AF_UNIX)
             connection.sock.connect(str(unix_socket))
-        connection.request("GET", path)
+        connection.request("GET", f"/v1/dataset?model=credit{query}")
         yield connection.getresponse()
 
 
@@ -356,7 +353,7 @@ def test_a_large_dataset_takes_little_memory(served: Served) -> None:
     before, grown, sizes = process.memory_info().rss, 0, {}
     for form in ("jsonl", "parquet"):
         sizes[form] = 0
-        with reading(served, f"/v1/dataset?model=credit&format={form}") as body:
+        with reading(served, f"&format={form}") as body:
             while data := body.read(2**20):
                 sizes[form] += len(data)
                 grown = max(grown, process.memory_info().rss - before)

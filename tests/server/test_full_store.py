@@ -36,22 +36,11 @@ def described(number: int, size: int) -> dict[str, Any]:
 
 @pytest.fixture
 def full(tmp_path: Path, database: str) -> Iterator[Served]:
-    """An exporter with two corrections, one waiting for its prediction, and feedback that leaves no room for more."""
-    yield from serve(tmp_path, database)
-
-
-@pytest.fixture
-def full_with_release(tmp_path: Path, database: str) -> Iterator[Served]:
-    """The same, with a release of the accepted correction."""
-    yield from serve(tmp_path, database, release="first")
-
-
-def serve(folder: Path, database: str, release: str = "") -> Iterator[Served]:
-    write_config(folder, {**CONFIG, "store": {"url": database, "max_size": "6MB"}})
-    with serving(folder) as server:
+    """An exporter with two corrections, one of them released, one waiting, and feedback that leaves no room."""
+    write_config(tmp_path, {**CONFIG, "store": {"url": database, "max_size": "6MB"}})
+    with serving(tmp_path) as server:
         prepare(server)
-        if release:
-            assert server.post("/v1/dataset/releases", {"model": "credit", "name": release}).status == 201
+        assert server.post("/v1/dataset/releases", {"model": "credit", "name": "first"}).status == 201
         fill(server)
         yield server
 
@@ -105,20 +94,20 @@ def test_decisions_and_releases_are_refused(full: Served) -> None:
         assert answer.status == 507, (name, answer.status, answer.text)
         assert "store.max_size" in answer.json["detail"] and "nothing was stored" in answer.json["detail"]
     assert correction(full, "pending") == before
-    assert full.get("/v1/dataset/releases").json["releases"] == []
+    assert [one["name"] for one in full.get("/v1/dataset/releases").json["releases"]] == ["first"]
     assert full.get("/-/ready").status == 200
     assert set(full.samples("model_exporter_store_errors_total").values()) == {0}
 
 
-def test_a_repeated_release_needs_no_room(full_with_release: Served) -> None:
+def test_a_repeated_release_needs_no_room(full: Served) -> None:
     """The same examples again are the release that exists, or a conflict with its name."""
-    (release,) = full_with_release.get("/v1/dataset/releases").json["releases"]
+    (release,) = full.get("/v1/dataset/releases").json["releases"]
     for body in ({"model": "credit", "name": "first"}, {"model": "credit"}):
-        answer = full_with_release.post("/v1/dataset/releases", body)
+        answer = full.post("/v1/dataset/releases", body)
         assert (answer.status, answer.json) == (200, release)
-    answer = full_with_release.post("/v1/dataset/releases", {"model": "credit", "name": "second"})
+    answer = full.post("/v1/dataset/releases", {"model": "credit", "name": "second"})
     assert (answer.status, answer.json["release"]) == (409, release)
-    content = full_with_release.get(f"/v1/dataset/releases/{release['id']}", Accept="application/x-ndjson")
+    content = full.get(f"/v1/dataset/releases/{release['id']}", Accept="application/x-ndjson")
     assert content.status == 200
     assert len(content.text.splitlines()) == 1
 

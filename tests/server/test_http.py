@@ -156,16 +156,12 @@ def test_valid_and_invalid_requests(shared: Served, sent: bytes, status: int) ->
 
 def test_keep_alive_follows_the_client(shared: Served) -> None:
     """Connections are kept by default in HTTP/1.1 but not in HTTP/1.0, and closed when the client asks for it."""
-    with connected(shared) as client:
-        client.sendall(request("GET /-/healthy HTTP/1.0", "Connection: keep-alive"))
-        ((_, fields, _),) = answers(client, 1)
-        assert fields["connection"] == "close"
-        assert closed(client)
-    with connected(shared) as client:
-        client.sendall(request("GET /-/healthy HTTP/1.1", "Connection: close"))
-        ((_, fields, _),) = answers(client, 1)
-        assert fields["connection"] == "close" and fields["date"].endswith(" GMT")
-        assert closed(client)
+    for version, wanted in (("1.0", "keep-alive"), ("1.1", "close")):
+        with connected(shared) as client:
+            client.sendall(request(f"GET /-/healthy HTTP/{version}", f"Connection: {wanted}"))
+            ((_, fields, _),) = answers(client, 1)
+            assert fields["connection"] == "close" and fields["date"].endswith(" GMT")
+            assert closed(client)
 
 
 def test_a_client_that_closes_its_side_still_gets_its_responses(shared: Served) -> None:

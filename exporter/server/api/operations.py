@@ -246,16 +246,13 @@ def _otlp(exporter: Exporter, signal: Signal, body: bytes, encoding: str, protob
     """Take an export request and answer as OTLP specifies, or an array of several and answer as other routes do."""
     content_type, many = PROTOBUF if protobuf else "application/json", not protobuf and is_array(body)
     taken, found = set[int](), otlp.Evaluations()
-
-    def read() -> _Items:
-        records = otlp.read_all(body, signal) if many else enumerate(otlp.read(body, signal, protobuf))
-        fresh = exporter.ingest.spans.new(records, taken) if signal == "traces" else records
-        return otlp.join(fresh, exporter.ingest.calls, found)
-
     try:
         exporter.pipeline.check_capacity()
         body = body if encoding == "identity" else decompress(body, encoding)
-        accepted, rejected = _decode(exporter, signal, read(), MAX_REJECTED if many else None)
+        records = otlp.read_all(body, signal) if many else enumerate(otlp.read(body, signal, protobuf))
+        fresh = exporter.ingest.spans.new(records, taken) if signal == "traces" else records
+        items = otlp.join(fresh, exporter.ingest.calls, found)
+        accepted, rejected = _decode(exporter, signal, items, MAX_REJECTED if many else None)
         reply = exporter.ingest.submit(signal, accepted, rejected, _size(body, accepted))
         exporter.ingest.spans.take(taken)
         monitors = exporter.pipeline.monitors
