@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -89,10 +88,8 @@ def _number(value: Any) -> float:
     return math.inf
 
 
-def category_counts(
-    values: Sequence[Any] | Floats, known: Mapping[str, int], rare: frozenset[str]
-) -> tuple[Floats, float]:
-    """Count a column of categories in bins.
+def category_bins(values: Sequence[Any] | Floats, known: Mapping[str, int], rare: frozenset[str]) -> Ints:
+    """Return the bin of each of ``n`` categories, shape ``(n,)``.
 
     A number or a boolean counts as the category with its JSON text, if the training data have it; otherwise it has the
     wrong type.
@@ -102,29 +99,28 @@ def category_counts(
     values
         The values, None where an event has none.
     known
-        Index of each of the ``C`` categories that have their own bin.
+        Index of each of the ``C`` categories that have their own bin; after them come other, missing and invalid.
     rare
         Further categories of the training data.
 
-    Returns
-    -------
-    tuple
-        Counts of shape ``(C + 3,)``: the categories, other, missing, invalid; and the number of values whose category
-        is not in the training data.
+    Examples
+    --------
+    >>> category_bins(["NL", "FR", None, 7, []], {"NL": 0, "DE": 1}, frozenset()).tolist()
+    [0, 2, 3, 4, 4]
     """
-    size = len(known)
-    counts = np.zeros(size + 3)
-    unseen = 0.0
-    for (kind, value), times in _count_values(values).items():
-        index = _category_bin(kind, value, known, rare)
-        unseen += times if index == size and value not in rare else 0.0
-        counts[index] += times
-    return counts, unseen
+    if isinstance(values, np.ndarray):
+        distinct, places = np.unique(values, return_inverse=True)
+        return category_bins(distinct.tolist(), known, rare)[places]
+    kinds = set(map(type, values)) - {Missing}
+    # Equal values of one type are the same category; of several types, as 1 and True, they may not be.
+    is_plain = len(kinds) == 1 and kinds <= {str, bool, int}
+    cells: Sequence[Any] = values if is_plain else list(map(_cell, values))
+    of_cell = {cell: _category_bin(_cell(cell) if is_plain else cell, known, rare) for cell in set(cells)}
+    return np.fromiter(map(of_cell.__getitem__, cells), dtype=np.intp, count=len(cells))
 
 
-def _category_bin(kind: type, value: str, known: Mapping[str, int], rare: frozenset[str]) -> int:
-    """Return the bin of a category, by its type and text; see `category_counts`."""
-    size = len(known)
+def _category_bin(cell: tuple[type, str], known: Mapping[str, int], rare: frozenset[str]) -> int:
+    (kind, value), size = cell, len(known)
     if kind is Missing:
         return size + 1
     index = known.get(value) if kind in _SCALARS else None
@@ -133,40 +129,8 @@ def _category_bin(kind: type, value: str, known: Mapping[str, int], rare: frozen
     return index
 
 
-def category_bins(values: Sequence[Any] | Floats, known: Mapping[str, int], rare: frozenset[str]) -> Ints:
-    """Return the bin of each of ``n`` categories, shape ``(n,)``; see `category_counts`.
-
-    >>> category_bins(["NL", "FR", None, 7, []], {"NL": 0, "DE": 1}, frozenset()).tolist()
-    [0, 2, 3, 4, 4]
-    """
-    values = as_list(values)
-    if len(types := set(map(type, values)) - {type(None)}) == 1 and types <= {
-        str,
-        bool,
-        int,
-    }:  # equal ones are the same
-        of_value = {value: _category_bin(*_cell(value), known, rare) for value in set(values)}
-        return np.fromiter(map(of_value.__getitem__, values), dtype=np.intp, count=len(values))
-    cells = list(map(_cell, values))
-    bins = {cell: _category_bin(*cell, known, rare) for cell in set(cells)}
-    return np.array([bins[cell] for cell in cells], dtype=np.intp)
-
-
 def _cell(value: Any) -> tuple[type, str]:
     return (Missing, "") if is_missing(value) else (type(value), scalar_text(value))
-
-
-def _count_values(values: Sequence[Any] | Floats) -> Counter[tuple[type, str]]:
-    """Return how often each value occurs, by its type and text."""
-    if isinstance(values, np.ndarray):
-        distinct, times = np.unique(values, return_counts=True)  # counts all NaN as one
-        return Counter(
-            {(float, scalar_text(value)) if value == value else (Missing, ""): n  # noqa: PLR0124 (NaN is missing)
-             for value, n in zip(distinct.tolist(), times.tolist(), strict=True)}
-        )  # fmt: skip
-    if set(map(type, values)) == {str}:
-        return Counter({(str, value): times for value, times in Counter(values).items()})
-    return Counter((type(value), value if isinstance(value, str) else scalar_text(value)) for value in values)
 
 
 def is_missing(value: Any) -> bool:

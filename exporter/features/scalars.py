@@ -43,7 +43,7 @@ _INVALID = ()  # not a scalar
 
 
 class Categorical(InputType):
-    """A category, which is its own feature; see `exporter.features.base.category_counts`."""
+    """A category, which is its own feature; see `exporter.features.base.category_bins`."""
 
     type = "categorical"
     noun = "a category"

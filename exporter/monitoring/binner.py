@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from exporter.features.base import as_list, category_bins, category_counts, numeric_columns
+from exporter.features.base import as_list, category_bins, numeric_columns, scalar_text
 from exporter.features.json_inputs import JsonColumnReader, decode_inputs
 from exporter.features.scalars import Numeric
 from exporter.monitoring.noise_floors import NoiseFloors
@@ -361,12 +361,14 @@ class Binner:
     ) -> None:
         feature = self.targets[target]
         rare = feature.rare if isinstance(feature, CategoricalFeature) else frozenset()
+        bins, other = category_bins(values, self._categories[target], rare), len(self._categories[target])
         if codes is not None and codes.size:
-            codes[target] = category_bins(values, self._categories[target], rare)
-        counts, unseen = category_counts(values, self._categories[target], rare)
+            codes[target] = bins
         start = self.starts[target]
-        sums.counts[start : start + len(counts)] += counts
-        sums.unseen[target] += unseen
+        sums.counts[start : start + other + 3] += np.bincount(bins, minlength=other + 3)
+        sums.unseen[target] += sum(
+            scalar_text(values[row]) not in rare for row in np.flatnonzero(bins == other).tolist()
+        )
 
     def _count_numbers(
         self, sums: Sums, minima: Floats, targets: Ints, matrix: Floats, codes: Codes | None = None

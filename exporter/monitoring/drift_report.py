@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,8 @@ class TargetDrift:
         Accumulated evidence of a small, lasting change in nats; NaN where it is not known, or not asked for.
     evidence_limit
         The evidence of this target alone with which the model's evidence is at its limit.
+    resembles
+        Another feature whose training values these values look like; empty without one.
     """
 
     name: str
@@ -81,6 +83,7 @@ class TargetDrift:
     unseen: float
     evidence: float = math.nan
     evidence_limit: float = math.nan
+    resembles: str = ""
 
     @property
     def severity(self) -> float:
@@ -164,7 +167,28 @@ def target_drifts(monitor: ModelMonitor, stats: WindowStats, evidence: Floats | 
         See `ModelMonitor.read_evidence`; used for the features alone.
     """
     drifts = _target_drifts(monitor, stats, evidence=evidence)
+    known = [drift for drift in drifts if drift.trained_stddev > 0 and drift.name not in OUTPUTS]
+    trained = np.array([(one.trained_mean, one.trained_stddev) for one in known])
+    for drift in known:
+        if drift.status == "drifted" and drift.observations >= _FEWEST:
+            drifts[drifts.index(drift)] = replace(drift, resembles=_resembled(drift, known, trained))
     return sorted(drifts, key=lambda drift: (-drift.severity, drift.index))
+
+
+_NEAR, _FAR = 0.3, 1.0
+"""Nats, between normal distributions, up to which values look like those of a feature; and what others are further."""
+_FEWEST = 20
+
+
+def _resembled(drift: TargetDrift, known: Sequence[TargetDrift], trained: Floats) -> str:
+    """Return the only numeric feature whose training values the values look like; empty for the feature itself."""
+    mean, stddev = trained.T
+    ratio = drift.stddev / stddev
+    with np.errstate(divide="ignore"):
+        distance = (ratio**2 + ((drift.mean - mean) / stddev) ** 2 - 1) / 2 - np.log(ratio)
+    nearest, *others = np.argsort(distance)
+    is_alone = all(distance[other] > distance[nearest] + _FAR for other in others)
+    return known[nearest].name if is_alone and distance[nearest] < _NEAR and known[nearest] is not drift else ""
 
 
 def _target_drifts(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.quality import WindowQuality
+from exporter.monitoring.registry import serving
 from exporter.stats.quality import IntervalEstimate
 
 Kind = Literal["accuracy", "absolute_error"]
@@ -64,13 +66,35 @@ def measured(window: WindowQuality | None, kind: Kind) -> IntervalEstimate | Non
     return window.accuracy if kind == "accuracy" else window.absolute_error
 
 
-def leading_quality(monitor: ModelMonitor, now: float) -> Leading | None:
-    """Return the figure that leads at the monotonic time ``now`` in seconds; None without labels and estimates.
+def leading_quality(versions: Iterable[ModelMonitor], now: float) -> dict[str, Leading | None]:
+    """Return the figure that leads of each version of a model; None without labels and estimates.
 
     It is the worst of those for which `ALERT` becomes pending. If there is none, it is that of the shortest window with
-    at least `ENOUGH` labels, else of the shortest with an estimate for as many predictions, else of the longest.
+    at least `ENOUGH` labels, else of the shortest with an estimate for as many predictions, else of the longest. All
+    versions that serve have the same window, if there is one in which each of them has enough.
+
+    Parameters
+    ----------
+    versions
+        The monitors of the model.
+    now
+        Monotonic time in seconds.
     """
-    known = list(_figures(monitor, now))
+    monitors = list(versions)
+    known = {monitor.version: list(_figures(monitor, now)) for monitor in monitors}
+    found = {version: _leading(figures) for version, figures in known.items()}
+    together = [monitor.version for monitor in serving(monitors) if found[monitor.version]]
+    enough = Counter(figure[:2] for version in together for figure in known[version] if figure.number >= ENOUGH)
+    shared = [window for window, number in enough.items() if number == len(together)]
+    worst = max(filter(None, found.values()), key=lambda figure: figure.excess, default=None)
+    if worst and worst.excess:
+        shared = [window for window in shared if window == worst[:2]]
+    for version in together if shared else ():
+        found[version] = next(figure for figure in known[version] if figure[:2] == shared[0])
+    return found
+
+
+def _leading(known: list[Leading]) -> Leading | None:
     beyond = [figure for figure in known if figure.excess > 0]
     if beyond:
         return max(beyond, key=lambda figure: figure.excess)

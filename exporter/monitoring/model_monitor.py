@@ -15,17 +15,20 @@ from exporter.config import DURATION_BUCKETS, ModelConfig
 from exporter.features.json_inputs import decode_inputs
 from exporter.monitoring import counters
 from exporter.monitoring.binner import Binner, Codes
+from exporter.monitoring.doubts import Doubts
 from exporter.monitoring.drift_evidence import DriftEvidence
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.quality import Quality, Scorer, WindowQuality
 from exporter.monitoring.windows import BatchSums, Ring, RingRows, Windows, WindowStats, compute
 from exporter.stats.divergence import Floats
+from exporter.validation import preview
 from exporter.wire.batch import OK, Batch, Inputs
 from exporter.wire.events import LabelledPrediction
 
 _LABELS = 2000
 """Labels that are counted at once."""
 _FIRST_ERROR, _FIRST_FAILURE = 400, 500
+_LATE_SECONDS = 60.0
 
 
 class ModelMonitor:
@@ -46,6 +49,8 @@ class ModelMonitor:
     ----------
     last_used, traffic
         Monotonic time of the last event, and the number of events; after a restart, those of the longest window.
+    doubts
+        What looks wrong in the newest events.
     noise
         The noise floors, which `exporter.monitoring.noise_learner` sets by live values; None without a profile.
     """
@@ -59,6 +64,7 @@ class ModelMonitor:
         self.noise: NoiseFloors | None = binner.profile_noise if binner else None
         self.last_used, self.traffic = 0.0, 0
         self.counters = counters.Counters(events=dict.fromkeys(config.events, 0.0))
+        self.doubts = Doubts(f"{preview(config.name)} version {preview(version)}")
         self.durations = counters.Histogram(DURATION_BUCKETS)
         self.confidences = counters.Histogram(counters.CONFIDENCE_BUCKETS)
         self.delays = counters.Histogram(counters.DELAY_BUCKETS)
@@ -186,6 +192,7 @@ class ModelMonitor:
         durations = [seconds for seconds in batch.durations if seconds is not None]
         predictions = _given(batch.predictions)
         sums, bins = self._count(self.binner, batch, predictions, confidences) if self.binner else (None, None)
+        ages = batch.ages(_LATE_SECONDS)
         with self._lock:
             self.counters.requests += requests
             self.counters.attempts += batch.rows
@@ -198,7 +205,15 @@ class ModelMonitor:
                 self.confidences.observe(confidences)
             if durations:
                 self._recent.count_durations(now, self.durations.observe(durations))
-            self._add(now, sums, len(predictions))
+            self.quality.count_predictions(self._windows.time(now), len(predictions) - len(ages), ages)
+            if self._evidence:
+                self._evidence.advance(now)
+            if sums is not None:
+                self.observed += sums.row[: len(self.observed)]
+                if self._evidence:
+                    self._evidence.rows += sums.row[len(sums.row) - len(self._evidence.rows) :]
+                self._windows.add(now, sums)
+        self.doubts.observe(batch, now)
         return bins
 
     def _count(
@@ -216,17 +231,6 @@ class ModelMonitor:
             parts = batch.segments if inputs.indices is None else batch.segments[inputs.indices]
             by_segment = binner.counts_of_parts(bins, parts, len(segments.names))
         return BatchSums(row, minima, by_segment), bins if is_kept else None
-
-    def _add(self, now: float, sums: BatchSums | None, predictions: int) -> None:
-        """Add a batch to the windows. The caller holds the lock."""
-        self.quality.count_predictions(self._windows.time(now), predictions)
-        if self._evidence:
-            self._evidence.advance(now)
-        if sums is not None:
-            self.observed += sums.row[: len(self.observed)]
-            if self._evidence:
-                self._evidence.rows += sums.row[len(sums.row) - len(self._evidence.rows) :]
-            self._windows.add(now, sums)
 
     def count_feedback(
         self, verdict: str, correction: bool, now: float, segment: str | None = None, delay: float | None = None

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from exporter.config import ModelConfig, Task
 from exporter.features.base import scalar_text
 from exporter.monitoring.counters import DELAY_BUCKETS, Histogram, Segments
-from exporter.monitoring.windows import Ring, Ticks
+from exporter.monitoring.windows import SLOTS, Ring, Ticks
 from exporter.profiles.profile import CategoricalFeature, Profile
 from exporter.stats.divergence import Floats, Ints
 from exporter.stats.quality import IntervalEstimate, Z, calibration_error_by_chance, wilson
@@ -84,8 +84,13 @@ class Scorer:
             For a class 0 if the label is the same, else 1. They are compared by their text, as in profiles: 7, 7.0 and
             "7" are the same. For a number its distance from the label. None if the two cannot be compared.
         """
+        error = self.error(prediction, label)
+        return error if error is None else abs(error)
+
+    def error(self, prediction: Any, label: Any) -> float | None:
+        """Return the loss, or for a number the prediction less its label, which is above 0 where it is too high."""
         if self.is_number(prediction):
-            return _distance(prediction, label)
+            return _difference(prediction, label)
         if not isinstance(prediction, _SCALARS) or not isinstance(label, _SCALARS):
             return None
         if isinstance(label, float) and not math.isfinite(label):  # no JSON value, but one of a table
@@ -93,14 +98,14 @@ class Scorer:
         return float(scalar_text(prediction) != scalar_text(label))
 
 
-def _distance(prediction: Any, label: Any) -> float | None:
+def _difference(prediction: Any, label: Any) -> float | None:
     if type(prediction) not in _NUMERIC or type(label) not in _NUMERIC:
         return None
     try:
-        distance = abs(float(label) - float(prediction))
+        difference = float(prediction) - float(label)
     except (ValueError, OverflowError):
         return None
-    return distance if distance <= MAX_ERROR else None  # NaN is not
+    return difference if abs(difference) <= MAX_ERROR else None  # NaN is not
 
 
 def task_of(profile: Profile) -> Task | None:
@@ -147,26 +152,31 @@ class LabelNames:
 CONFIDENCE_BINS = 10
 """Bins of equal width for the calibration error."""
 PERIODS = 10
-"""The longest window is divided into so many periods, in each of which the calibration is compared with labels."""
+"""A window is divided into so many parts, whose mean errors show how much alike successive errors are; in those of the
+longest one, the calibration is compared with labels."""
 MIN_ERRORS = 20
 """With fewer errors their mean has no interval: it would be too narrow. A period with fewer labels is left out."""
+_LEAST_PARTS = 5
 _ROUNDING = 1e-9
-_PREDICTIONS, _CLASSES, _RIGHT, _NUMBERS, _ABSOLUTE, _SQUARED = range(6)
-_EXPECTED = slice(6, 10)  # predictions with an expected accuracy, those that are right, its sum, and its variance
-_BINS = 10  # then, by bin of the confidence: predictions, the sum of their confidences, and those that are right
+_PREDICTIONS, _CLASSES, _RIGHT, _NUMBERS, _ABSOLUTE, _SQUARED, _SIZES, _SIGNED = range(8)
+_EXPECTED = slice(8, 12)  # predictions with an expected accuracy, those that are right, its sum, and its variance
+_BINS = 12  # then, by bin of the confidence: predictions, the sum of their confidences, and those that are right
 WIDTH = _BINS + 3 * CONFIDENCE_BINS
 """Number of sums of a window."""
 
 
-def sums_of_labels(losses: Floats, numbers: npt.NDArray[np.bool_], confidences: Floats, expected: Floats) -> Floats:
-    """Return what each label adds to the sums of a window, shape ``(n, WIDTH)``."""
-    rows = np.zeros((len(losses), WIDTH))
-    usable = ~np.isnan(losses)
+def sums_of_labels(
+    errors: Floats, sizes: Floats, numbers: npt.NDArray[np.bool_], confidences: Floats, expected: Floats
+) -> Floats:
+    """Return what each label adds to the sums of a window, shape ``(n, WIDTH)``, by its `Scorer.error` and its size."""
+    rows = np.zeros((len(errors), WIDTH))
+    usable = ~np.isnan(errors)
     classes = usable & ~numbers
-    right = classes & (losses == 0)
-    errors = np.where(usable & numbers, losses, 0.0)
+    right = classes & (errors == 0)
+    signed = np.where(usable & numbers, errors, 0.0)
     rows[:, _CLASSES], rows[:, _RIGHT] = classes, right
-    rows[:, _NUMBERS], rows[:, _ABSOLUTE], rows[:, _SQUARED] = usable & numbers, errors, errors**2
+    rows[:, _NUMBERS], rows[:, _ABSOLUTE], rows[:, _SQUARED] = usable & numbers, abs(signed), signed**2
+    rows[:, _SIZES], rows[:, _SIGNED] = sizes, signed
     known = classes & ~np.isnan(expected) & ~np.isnan(confidences)
     chances = np.where(known, expected, 0.0)
     rows[:, _EXPECTED] = np.stack((known, known & right, chances, chances * (1 - chances)), axis=1)
@@ -197,6 +207,8 @@ class WindowQuality(NamedTuple):
         `MIN_ERRORS`, and if rounding has made the sum of squares impossible.
     squared_error
         Root of the mean squared error; NaN in the second case.
+    bias, relative_error
+        Mean of the predictions less their labels; and the mean absolute error, divided by the labels' mean size.
     expected, expected_variance
         Accuracy that the profile's calibration had expected of the labelled predictions, and the variance by chance of
         what would be measured if the calibration were exact.
@@ -211,6 +223,8 @@ class WindowQuality(NamedTuple):
     rated: tuple[list[float], list[float]]
     absolute_error: IntervalEstimate | None
     squared_error: float
+    bias: float
+    relative_error: float
     expected: float
     expected_variance: float
     compared: float
@@ -226,10 +240,10 @@ class WindowQuality(NamedTuple):
         return calibration_error_by_chance(*self.rated) if sum(self.rated[0]) > 0 else math.nan
 
 
-def window_quality(row: Floats) -> WindowQuality:
-    """Return the quality in a window, given its sums, shape ``(WIDTH,)``."""
+def window_quality(row: Floats, parts: Floats) -> WindowQuality:
+    """Return the quality in a window, given its sums, shape ``(WIDTH,)``, and those of its parts, ``(P, WIDTH)``."""
     # A change of the clock may take away what another sub-window counted: then a sum is below 0.
-    predictions, classes, right, numbers, absolute, squared = np.maximum(row[: _EXPECTED.start], 0.0).tolist()
+    predictions, classes, right, numbers, absolute, squared, sizes = np.maximum(row[:_SIGNED], 0.0).tolist()
     known, known_right, expected, variance = np.maximum(row[_EXPECTED], 0.0).tolist()
     rated, confidences, rated_right = row[_BINS:].reshape(3, CONFIDENCE_BINS)
     return WindowQuality(
@@ -238,8 +252,10 @@ def window_quality(row: Floats) -> WindowQuality:
         accuracy=wilson(round(min(right, classes)), round(classes)) if classes else None,
         calibration_error=_share(float(np.abs(rated_right - confidences).sum()), float(rated.sum())),
         rated=(rated.tolist(), confidences.tolist()),
-        absolute_error=_mean_error(numbers, absolute, squared) if numbers else None,
+        absolute_error=_mean_error(numbers, absolute, squared, parts) if numbers else None,
         squared_error=math.sqrt(squared / numbers) if numbers and _are_exact(numbers, absolute, squared) else math.nan,
+        bias=float(row[_SIGNED]) / numbers if numbers else math.nan,
+        relative_error=absolute / sizes if sizes else math.nan,
         expected=_share(expected, known),
         expected_variance=variance / known**2 if known else math.nan,
         compared=_share(known_right, known),
@@ -250,12 +266,17 @@ def _share(part: float, whole: float) -> float:
     return min(part / whole, 1.0) if whole > 0 else math.nan
 
 
-def _mean_error(numbers: float, absolute: float, squared: float) -> IntervalEstimate:
+def _mean_error(numbers: float, absolute: float, squared: float, parts: Floats) -> IntervalEstimate:
+    """Return the mean error, whose variance is that of independent errors or that of the parts' means, if larger."""
     mean = absolute / numbers
     if numbers < MIN_ERRORS or not _are_exact(numbers, absolute, squared):
         return IntervalEstimate(mean, math.nan, math.nan)
-    variance = max(squared / numbers - mean**2, 0.0) * numbers / (numbers - 1)
-    half = Z * math.sqrt(variance / numbers)
+    variance = max(squared / numbers - mean**2, 0.0) / (numbers - 1)
+    count, total = parts[parts[:, _NUMBERS] > 0][:, [_NUMBERS, _ABSOLUTE]].T
+    if len(count) >= _LEAST_PARTS:  # successive errors may be alike: method of batch means
+        beyond = total - mean * count
+        variance = max(variance, float(beyond @ beyond) / numbers**2 * len(count) / (len(count) - 1))
+    half = Z * math.sqrt(variance)
     return IntervalEstimate(mean, max(mean - half, 0.0), mean + half)
 
 
@@ -355,8 +376,8 @@ class Quality:
 
     Attributes
     ----------
-    labelled, correct
-        Labelled predictions, and those of them that are right.
+    labelled, correct, older
+        Labelled predictions, those of them that are right, and those that were made before the longest window.
     absolute_error, squared_error
         Sums of the errors of numbers and of their squares.
     outcomes
@@ -382,7 +403,7 @@ class Quality:
         expect: Expect | None = None,
     ) -> None:
         self.scorer = scorer
-        self.labelled = self.correct = 0
+        self.labelled = self.correct = self.older = 0
         self.absolute_error = self.squared_error = 0.0
         self._predicted, self._actual = LabelNames(scorer.classes), LabelNames(scorer.classes)
         first = [self._predicted.name(text) for text in scorer.classes[:ZERO_CLASSES]]
@@ -398,12 +419,17 @@ class Quality:
         self._step = min(ring.step for ring in self.rings.values())
         self._arrived, self._arrival = 0, -math.inf
 
-    def count_predictions(self, now: float, predictions: int) -> None:
-        """Count predictions that arrive: their labels may follow."""
+    def count_predictions(self, now: float, predictions: int, ages: Sequence[float]) -> None:
+        """Count predictions that arrive, and others that were made so many seconds ago: their labels may follow."""
         if now - self._arrival >= self._step:  # the rings are changed once in a sub-window, not for each batch
             self._flush()
             self._arrival = now
         self._arrived += predictions
+        if len(ages):
+            rows = np.zeros((len(ages), WIDTH))
+            rows[:, _PREDICTIONS] = 1.0
+            for ring in self.rings.values():
+                ring.add_past(now, now - np.array(ages), rows)
 
     def _flush(self) -> None:
         if self._arrived:
@@ -415,24 +441,37 @@ class Quality:
 
     def score(self, labels: Sequence[LabelledPrediction]) -> ScoredLabels:
         """Compare labels with their predictions; changes nothing."""
-        loss = self.scorer.loss
-        losses = _column(loss(label.prediction, label.label) for label in labels)
         numbers = np.array([self.scorer.is_number(label.prediction) for label in labels], dtype=np.bool_)
         confidences = _column(label.confidence for label in labels)
         expected = self._expect(confidences) if self._expect else np.full(len(labels), np.nan)
-        rows = sums_of_labels(losses, numbers, confidences, expected)
-        new = ~np.isnan(losses)
+        errors, rows = self._rows(labels, [label.label for label in labels], numbers, confidences, expected)
+        new = ~np.isnan(errors)
         changed = [index for index, label in enumerate(labels) if label.replaced is not None]
         if changed:
-            earlier = _column(loss(labels[index].prediction, labels[index].replaced) for index in changed)
-            before = sums_of_labels(earlier, numbers[changed], confidences[changed], expected[changed])
-            is_held = np.array([self._holds(labels[index]) for index in changed])
+            of_changed = [labels[index] for index in changed]
+            replaced = [label.replaced for label in of_changed]
+            known = confidences[changed], expected[changed]
+            earlier, before = self._rows(of_changed, replaced, numbers[changed], *known)
+            is_held = np.array([self._holds(label) for label in of_changed])
             is_held |= np.isnan(earlier)  # such a label counted nowhere
             rows[changed] = np.where(is_held[:, None], rows[changed] - before, 0.0)
             new[changed] &= np.isnan(earlier)
         index = self._segments.index_of_name if self._segments else lambda _: 0
         segments = np.array([index(label.segment) for label in labels], dtype=np.intp)
-        return ScoredLabels(labels, losses, numbers, new, segments, rows)
+        return ScoredLabels(labels, abs(errors), numbers, new, segments, rows)
+
+    def _rows(
+        self,
+        labels: Sequence[LabelledPrediction],
+        actual: Sequence[Any],
+        numbers: npt.NDArray[np.bool_],
+        *known: Floats,
+    ) -> tuple[Floats, Floats]:
+        """Return the errors of predictions by some labels, and what these add to the sums of a window."""
+        errors = _column(self.scorer.error(label.prediction, one) for label, one in zip(labels, actual, strict=True))
+        pairs = zip(actual, numbers & ~np.isnan(errors), strict=True)
+        sizes = _column(abs(float(one)) if is_used else 0.0 for one, is_used in pairs)
+        return errors, sums_of_labels(errors, sizes, numbers, *known)
 
     def _holds(self, label: LabelledPrediction) -> bool:
         """Return whether the windows hold the label that another one replaces; if not, they keep what they have."""
@@ -452,6 +491,8 @@ class Quality:
         self.changes += 1
         self.is_labelled = True
         times = now - unix_now + np.array([label.predicted for label in scored.labels])
+        longest = list(self.rings.values())[-1]
+        self.older += int((scored.new & (times < now - longest.step * SLOTS)).sum())
         for ring in self.rings.values():
             ring.add_past(now, times, scored.rows)
         new, numbers = scored.new, scored.numbers
@@ -474,7 +515,7 @@ class Quality:
     def read(self, now: float) -> dict[str, WindowQuality]:
         """Return the quality in each window that holds anything; nothing if no window holds a label."""
         self._flush()
-        windows = {name: window_quality(ring.total(now)) for name, ring in self.rings.items()}
+        windows = {n: window_quality(ring.total(now), ring.parts(now, PERIODS)) for n, ring in self.rings.items()}
         if not any(window.labelled for window in windows.values()):
             return {}
         return {name: window for name, window in windows.items() if window.labelled or window.predictions}

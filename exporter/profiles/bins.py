@@ -91,9 +91,7 @@ class ValueCounts:
 
     def starts_at_ranks(self, ranks: Ints, limit: float) -> list[float]:
         """Return the start of the first cell with at least each number of values before it, if below a limit."""
-        return self._starts_below(self._before.searchsorted(ranks), limit)
-
-    def _starts_below(self, cells: Ints, limit: float) -> list[float]:
+        cells = self._before.searchsorted(ranks)
         starts: list[float] = self.starts[cells[cells < len(self.starts)]].tolist()
         return [start for start in starts if start < limit]
 
@@ -109,34 +107,6 @@ class ValueCounts:
         small = self.starts / scale
         mean = np.average(small, weights=self._counts)
         return float(mean * scale), float(np.sqrt(np.average((small - mean) ** 2, weights=self._counts)) * scale)
-
-
-class SortedValues(ValueCounts):
-    """Training values in ascending order: each is a cell, so nothing needs to be counted."""
-
-    def __init__(self, values: Floats) -> None:
-        self.starts = values
-        self._top = None
-        self.total = len(values)
-
-    def frequent_values(self, count: float) -> list[tuple[float, int, int]]:
-        """See `ValueCounts.frequent_values`."""
-        candidates = np.unique(self.starts[:: max(int(count), 1)])  # every value that occurs more often is among them
-        first, after = self.starts.searchsorted(candidates), self.starts.searchsorted(candidates, side="right")
-        frequent = after - first > count
-        return list(zip(*(part[frequent].tolist() for part in (candidates, first, after)), strict=True))
-
-    def starts_at_ranks(self, ranks: Ints, limit: float) -> list[float]:
-        """See `ValueCounts.starts_at_ranks`."""
-        return self._starts_below(self.starts.searchsorted(self.starts[ranks - 1], side="right"), limit)
-
-    def counts_below(self, values: Sequence[float]) -> Ints:
-        """See `ValueCounts.counts_below`."""
-        return self.starts.searchsorted(values)
-
-    def moments(self) -> tuple[float, float]:
-        """See `ValueCounts.moments`; overwrites the values."""
-        return _moments(self.starts)
 
 
 def _scale(ordered: Floats) -> float:
@@ -157,15 +127,11 @@ def _moments(ordered: Floats) -> tuple[float, float]:
     return float(mean * scale), float(np.sqrt(ordered.sum() / len(ordered)) * scale)
 
 
-def numeric_feature(column: Floats, bins: int = 20, *, overwrite: bool = False) -> NumericFeature:
-    """Return the bins of a column of numbers; NaN is missing, an infinity is invalid. May ``overwrite`` the column."""
-    valid = np.isfinite(column)
-    all_valid = valid.all()
-    missing = 0 if all_valid else int(np.isnan(column).sum())
-    finite = column if all_valid else column[valid]
-    finite = np.add(finite, 0.0, out=finite if overwrite else None)  # no negative zero
-    finite.sort()
-    cells = SortedValues(finite) if len(finite) <= _EXPANDED else ValueCounts(*np.unique(finite, return_counts=True))
+def numeric_feature(column: Floats, bins: int = 20) -> NumericFeature:
+    """Return the bins of a column of numbers; NaN is missing, an infinity is invalid."""
+    missing, finite = int(np.isnan(column).sum()), column[np.isfinite(column)]
+    finite += 0.0  # no negative zero
+    cells = ValueCounts(*np.unique(finite, return_counts=True))
     return binned_feature(cells, missing, len(column) - missing - len(finite), bins)
 
 

@@ -394,10 +394,10 @@ class RowOrder:
             return Blocks(SHUFFLED)
         if self.needs_sorting and not self.follows:
             return Blocks(UNSORTED, options.time_column)
-        if options.time_column:
-            blocks, times = self._blocks, self._times
-            return Blocks(TIME, options.time_column, tuple(blocks.sizes), blocks.build(), times=times)
         grouped = [name for name in self._blocks.grouped() if not self._arrives(name)]
+        if options.time_column:
+            sizes, scores = tuple(self._blocks.sizes), self._blocks.build()
+            return Blocks(TIME, options.time_column, sizes, scores, None, self._times, tuple(grouped))
         if self._labels.are_grouped():
             grouped.insert(0, options.label_column or "")
         if grouped:
@@ -683,8 +683,7 @@ class _Builder:
         bins: dict[str, list[Feature]] = {}
         for name, values in self._source.read_columns(whole) if whole else ():
             self._values.note_precision(name, values)
-            column = values.astype(np.float64, copy=False)
-            bins[name] = [numeric_feature(column, options.bins, overwrite=True)]
+            bins[name] = [numeric_feature(values.astype(np.float64, copy=False), options.bins)]
             self._progress("values", len(bins) / len(kinds), self._rows)
         numbers = sum(len(kind.features(name)) for name, kind in kinds.items() if not kind.categorical)
         bins |= self._sketch({name: kind for name, kind in kinds.items() if name not in bins}, numbers)

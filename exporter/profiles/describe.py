@@ -12,7 +12,7 @@ import numpy as np
 
 from exporter.config import ModelConfig
 from exporter.features import INPUT_TYPES
-from exporter.features.base import as_list
+from exporter.features.base import as_list, confidence_column, scalar_text
 from exporter.features.scalars import unix_seconds
 from exporter.profiles.builder import Options
 from exporter.profiles.profile import (
@@ -30,7 +30,7 @@ from exporter.profiles.profile import (
     Quality,
     Times,
 )
-from exporter.profiles.quality import LEAST_ROWS
+from exporter.profiles.quality import LEAST_ROWS, confidence_of_class
 from exporter.profiles.sources import Column
 from exporter.profiles.sources.files import MOMENT, delimiter_in
 from exporter.stats.dependence import block_sizes
@@ -252,7 +252,7 @@ def warnings(profile: Profile, sample: Mapping[str, Column], options: Options, i
         if text:
             warned.add(outputs.get(name, name))
             yield f"{truncate(name, 40) or 'a column without a name'}: {text}"
-        elif name == options.confidence_column and (text := _confidence(name, _strings(values), profile)):
+        elif name == options.confidence_column and (text := _confidence(name, values, profile, sample, options)):
             yield f"{truncate(name, 40)}: {text}"
     yield from _row_warnings(profile, sample, options)
     yield from order_warnings(profile, warned)
@@ -349,9 +349,11 @@ def _decimal_comma(name: str, texts: list[str], is_csv: bool) -> str | None:
     return f"holds numbers with decimal commas, which are read as text: {advice}"
 
 
-def _confidence(name: str, texts: list[str], profile: Profile) -> str | None:
+def _confidence(
+    name: str, values: Column, profile: Profile, sample: Mapping[str, Column], options: Options
+) -> str | None:
     """Return what is wrong with the confidence."""
-    feature = profile.confidence
+    feature, texts = profile.confidence, _strings(values)
     if not isinstance(feature, NumericFeature):
         return None
     without = f"set {_ignore(name)} instead of --confidence-column"
@@ -359,7 +361,9 @@ def _confidence(name: str, texts: list[str], profile: Profile) -> str | None:
         percent = any(text.rstrip().endswith("%") for text in texts)
         return f"is text such as {preview(next(iter(texts), ''), 20)}: {_PERCENT if percent else without}"
     if feature.min is None or feature.max is None or 0 <= feature.min <= feature.max <= 1:
-        return None
+        classes = map(scalar_text, as_list(sample.get(options.prediction_column or "", ())[:SAMPLE]))
+        numbers = confidence_column(as_list(values[:SAMPLE]), options.confidence_percent).tolist()
+        return confidence_of_class([(c, n) for c, n in zip(classes, numbers, strict=False) if c and 0 <= n <= 1])
     if feature.min >= 0 and feature.max <= 100:
         return f"is in percent: {_PERCENT}"
     return f"is not a confidence from 0 to 1, but {feature.min:g} to {feature.max:g}: {without}"
@@ -403,8 +407,8 @@ def order_warnings(profile: Profile, warned: Collection[str]) -> Iterator[str]:
         return
     column = preview(blocks.column)
     if blocks.order == GROUPED:
-        advice = "set --time-column, or --shuffled if there is no time"
-        yield f"rows are grouped by {column}, which is not the order in which they arrived: {advice}"
+        calendar = f"set {_ignore(blocks.column or '')} if it follows the calendar"
+        yield f"rows are grouped by {column}: {calendar}, else --time-column, or --shuffled if there is no time"
     elif blocks.order == UNSORTED:
         advice = "sort the file by it, or set --shuffled"
         yield f"rows are not in the order of {column}, and too many to sort in memory: {advice}"
@@ -414,6 +418,10 @@ def order_warnings(profile: Profile, warned: Collection[str]) -> Iterator[str]:
         yield from _time_warnings(blocks.times, column, profile.rows)
     for name, scores in blocks.targets.items():
         if name.partition(".")[0] in warned or name in warned:
+            continue
+        if name in blocks.calendar:
+            found = "follows the calendar: each value is one stretch of the time, so those to come forbid estimates"
+            yield f"{name}: {found}: set {_ignore(name)}"
             continue
         if scores.dependent and scores.quantiles[-1] > _THRESHOLD and scores.effective[-1] < blocks.sizes[-1] / 3:
             found = f"even {blocks.sizes[-1]:,} successive rows can be {scores.quantiles[-1]:.2g} nats from all rows"

@@ -95,7 +95,9 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     correlation
         The scores of the correlation of the features; None where it is not known.
     times
-        What the column of times holds; unset without one, and in older profiles.
+        What the column of times holds; unset without one.
+    calendar
+        Targets of which each value is one stretch of the time, such as a month.
     """
 
     order: str
@@ -104,6 +106,7 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     targets: dict[str, BlockScores] = {}
     correlation: CorrelationScores | None = None
     times: Times | None = None
+    calendar: tuple[str, ...] = ()
 
     @property
     def is_ordered(self) -> bool:

@@ -37,6 +37,7 @@ from exporter.stats.quality import (
     nearest_known,
     wilson,
 )
+from exporter.validation import preview
 
 LEAST_ROWS = 20
 """With fewer labelled rows nothing is estimated."""
@@ -172,10 +173,12 @@ class QualityEstimator:
         watched += [(layout[name], part == 0) for name, part in zip(residuals, rows, strict=True)]
         if PREDICTION in targets:
             watched.append((layout[PREDICTION], np.array(targets[PREDICTION].counts) == 0))
+        names = {bins.start: name for name, bins in layout.items()}
         self._watched = BinShares([bins for bins, _ in watched])
         self._unsupported = np.concatenate([empty for _, empty in watched] or none).astype(np.float64)
         others = {name: target for name, target in targets.items() if layout[name] not in {bins for bins, _ in watched}}
         self._others = BinShares([layout[name] for name in others])
+        self._compared = [*(names[bins.start] for bins, _ in watched), *others]
         empty = [np.array(target.counts) == 0 for target in others.values()]
         self._unknown = np.concatenate(empty or none).astype(np.float64)
 
@@ -202,7 +205,7 @@ class QualityEstimator:
             return "empty"
         if self._lacking_share(counts) > _MOST_UNSUPPORTED:
             return "unconfident"
-        return "unsupported" if self._is_unsupported(counts) else "wide"
+        return "unsupported" if self.unlike(counts) else "wide"
 
     def estimate(self, counts: Floats, past: float = 0.0) -> IntervalEstimate | None:
         """Return the accuracy or mean absolute error that the labels of a window will probably show.
@@ -230,7 +233,7 @@ class QualityEstimator:
         observed = self.observed(counts) if self.known else 0.0
         if not observed:
             return None
-        if self._is_unsupported(counts):
+        if self.unlike(counts):
             return None
         shares, _ = self._parts.read(counts)
         value = self.value(counts)
@@ -239,7 +242,7 @@ class QualityEstimator:
         variance += self._learned_variance(shares)
         variance += self._shift_variance(counts) + self._quality.between_periods + past
         half = Z * float(np.sqrt(variance))
-        found = self._widened(value, half, self._unsupported_share(counts))
+        found = self._widened(value, half, float(self._unsupported_shares(counts).max(initial=0.0)))
         return None if self.kind == "accuracy" and found.lower <= 0 and found.upper >= 1 else found
 
     def learned_variance(self, counts: Floats) -> float:
@@ -274,21 +277,19 @@ class QualityEstimator:
         upper = max(upper + unsupported * self._quality.large, value + half)
         return IntervalEstimate(value, min(max(lower, 0.0), value), upper)
 
-    def _is_unsupported(self, counts: Floats) -> bool:
-        return max(self._unsupported_share(counts), self._unknown_share(counts)) > _MOST_UNSUPPORTED
+    def unlike(self, counts: Floats) -> list[str]:
+        """Return the targets of which more than half of the observations are in bins that no labelled row is in."""
+        shares, _ = self._others.read(counts)  # of features that did not matter: bins that training left empty
+        found = [*self._unsupported_shares(counts), *self._others.sums(shares * self._unknown)]
+        return [name for name, share in zip(self._compared, found, strict=True) if share > _MOST_UNSUPPORTED]
 
-    def _unsupported_share(self, counts: Floats) -> float:
-        """Return the largest share of a target's observations in bins without labelled rows, or that are lacking."""
+    def _unsupported_shares(self, counts: Floats) -> Floats:
+        """Return the share of each watched target's observations in bins without labelled rows, or that are lacking."""
         shares, _ = self._watched.read(counts)
         unsupported = self._watched.sums(shares * self._unsupported)
         if self.kind == "accuracy":  # the first target is the confidence
             unsupported[0] = 1 - (1 - unsupported[0]) * (1 - self._lacking_share(counts))
-        return float(unsupported.max(initial=0.0))
-
-    def _unknown_share(self, counts: Floats) -> float:
-        """Return the largest share of a feature that did not matter in training in bins that training left empty."""
-        shares, _ = self._others.read(counts)
-        return float(self._others.sums(shares * self._unknown).max(initial=0.0))
+        return unsupported
 
     def _lacking_share(self, counts: Floats) -> float:
         """Return the share of predictions without a valid confidence, of those expected to have one.
@@ -474,6 +475,29 @@ def _bin_effects(effect: Effects, of_square: Effects | None = None) -> BinEffect
 def rounded(number: float) -> float:
     """Return a number with six digits: enough for an estimate, and short in the file."""
     return float(f"{number:.6g}")
+
+
+_LEAST_OF_THREE = 1 / 3  # the confidence of three classes or more may be below 0.5, too
+
+
+def confidence_of_class(answers: Sequence[tuple[str, float]]) -> str:
+    """Say so if the confidence is the probability of one of two classes, whichever is predicted; else nothing.
+
+    >>> confidence_of_class([("no", 0.1), ("yes", 0.9)] * 10)
+    'is at most 0.5 wherever the prediction is "no", as if it were always the probability of "yes"'
+    >>> confidence_of_class([("no", 0.6), ("yes", 0.9)] * 10)
+    ''
+    """
+    by_class: dict[str, list[float]] = {}
+    for name, confidence in answers:
+        by_class.setdefault(name, []).append(confidence)
+    if len(by_class) != 2 or min(map(len, by_class.values())) < LEAST_ROWS // 4 or len(answers) < LEAST_ROWS:
+        return ""
+    (low, below), (high, above) = sorted(by_class.items(), key=lambda item: max(item[1]))
+    if max(below) > min(0.5, *above) or min(below) > _LEAST_OF_THREE:
+        return ""
+    detail = f"as if it were always the probability of {preview(high)}"
+    return f"is at most 0.5 wherever the prediction is {preview(low)}, {detail}"
 
 
 class QualityBuilder:

@@ -349,9 +349,15 @@ class Ingest:
         self._client_log.reject(error)
         return problems.event_problem(error, 413 if error.reason == "too_large" else 400)
 
-    def _warnings(self, event: wire.Prediction, member: str | None) -> Iterator[dict[str, str]]:
-        """Yield the warnings to send about the inputs of a prediction, and about a member that is not known."""
+    def _warnings(self, events: Sequence[wire.Prediction], member: str | None) -> Iterator[dict[str, str]]:
+        """Yield the warnings to send about the inputs of the first prediction, and about a member that is not known."""
+        event = events[0]
         monitors, inputs = self._pipeline.monitors, memoryview(event.inputs)
+        if detail := wire.time_off(events):
+            self._client_log.warn("time_off", detail)
+            yield {"pointer": "/time", "detail": detail}
+        if monitor := monitors.of_model(event.model).get(event.version or wire.NO_VERSION):
+            yield from ({"pointer": f"/{name}", "detail": text} for name, text in monitor.doubts.found.items())
         binner = monitors.binner(event.model, event.version or "")
         self._checked[event.model] += 1
         is_due = self._checked[event.model] <= CHECKED or monitors.unknown_inputs[event.model]
@@ -412,9 +418,7 @@ class Ingest:
         if events:
             self._pipeline.submit(events, size)
             self._accepted_counter(source).inc(len(events))
-            if detail := wire.time_off(events):
-                self._client_log.warn("time_off", detail)
-        return _accepted(events, rejected, ids, [*self._warnings(events[0], unknown)] if events else ())
+        return _accepted(events, rejected, ids, [*self._warnings(events, unknown)] if events else ())
 
     async def feedback(
         self,

@@ -87,6 +87,14 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     segment_names: Sequence[str] = ()
     kept: Sequence[bytes] = ()
 
+    def ages(self, least: float) -> list[float]:
+        """Return how long ago predictions were made that arrived later than ``least`` seconds after that."""
+        if not isinstance(self.received, float) or self.received - min(self.times, default=self.received) <= least:
+            return []
+        rows = zip(self.times, self.predictions, strict=True)
+        ages = [self.received - time for time, prediction in rows if prediction is not None]
+        return [age for age in ages if age > least]
+
     @classmethod
     def of(cls, events: Sequence[Prediction], received: float, **columns: Any) -> Batch:
         """Return predictions of one model as columns; those without an identifier get one.

@@ -307,11 +307,11 @@ def time_off(events: Sequence[Prediction]) -> str | None:
             if not -MAX_AHEAD <= distance <= MAX_TIME_OFF:
                 side = "before" if distance > timedelta() else "after"
                 off = abs(distance)
-                detail = (
-                    f"{f'{off.days} days' if off.days else f'{off.seconds // 60} minutes'} {side} the exporter's clock"
-                )
+                days = f"{off.days} day{'s' if off.days > 1 else ''}" if off.days else f"{off.seconds // 60} minutes"
                 question = "are the client's clock and time zone right?"
-                return f"a prediction of {preview(event.model)} has a time {detail}; {question}"
+                return (
+                    f"a prediction of {preview(event.model)} has a time {days} {side} the exporter's clock; {question}"
+                )
     return None
 
 

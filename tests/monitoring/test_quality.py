@@ -498,7 +498,7 @@ def label(monitor: ModelMonitor, count: int, age: float, prediction: object = "y
 
 
 def leading(monitor: ModelMonitor) -> Leading:
-    found = leading_quality(monitor, AT)
+    found = leading_quality([monitor], AT)[monitor.version]
     assert found
     return found
 
@@ -506,7 +506,7 @@ def leading(monitor: ModelMonitor) -> Leading:
 def test_the_shortest_window_with_enough_leads(binners: dict[str, Binner]) -> None:
     """Measured with enough labels, else estimated; a few labels lead only where nothing is estimated."""
     monitor = watching(binners["classes"])
-    assert leading_quality(monitor, AT) is None
+    assert leading_quality([monitor], AT) == {"1": None}
     predict(monitor, ENOUGH - 1)
     assert leading(monitor)[:2] == ("estimated", "1h"), "too few in any window: the longest"
     label(monitor, ENOUGH - 1, 60)

@@ -183,7 +183,7 @@ def test_sorted_rows(write: Any, by: str, run: Run) -> None:
     data["label"], data["predicted"] = (np.random.default_rng(seed).choice(["yes", "no"], ROWS) for seed in (4, 5))
     path = write(data, np.argsort(data[by], kind="stable").tolist())
     printed = run("profile", path, "--prediction-column=predicted", "--label-column=label")
-    assert f'rows are grouped by "{by}", which is not the order in which they arrived: set --time-column' in printed.err
+    assert f'rows are grouped by "{by}": set --ignore={by} if it follows the calendar, else --time-c' in printed.err
     assert f'(order)  grouped by "{by}"; values are taken as independent' in printed.out
     assert load(path.with_suffix(".json")).blocks == Blocks(GROUPED, by)
 

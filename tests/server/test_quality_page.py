@@ -271,7 +271,8 @@ def checked(made: QualityEstimator, bins: int, right: float, labels: int = 4000)
     """What is said of labels of which so many are right and 80% were expected to be."""
     losses: npt.NDArray[np.float64] = (np.arange(labels) >= right * labels).astype(np.float64)
     all_of = np.full(labels, 0.8)
-    window = window_quality(sums_of_labels(losses, np.zeros(labels, dtype=np.bool_), all_of, all_of).sum(axis=0))
+    rows = sums_of_labels(losses, losses, np.zeros(labels, dtype=np.bool_), all_of, all_of)
+    window = window_quality(rows.sum(axis=0), rows[:0])
     return describe_estimates("accuracy", "1d", window, None, made.learned_variance(np.zeros(bins)))
 
 

@@ -83,6 +83,8 @@ Statement = tuple[float, str]
 def describe(drift: TargetDrift) -> str:
     """Describe the change of a target in a sentence, and in a second one its evidence of a slow change, if any."""
     text = _describe_window(drift)
+    if drift.resembles:
+        text += f" These values look like those of {drift.resembles} in training."
     if drift.status != "drifted" and drift.evidence > drift.evidence_limit:
         text += " Over a longer time, a small, lasting change: "
         text += f"evidence {drift.evidence:.0f} of {drift.evidence_limit:.0f}."

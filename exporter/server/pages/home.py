@@ -20,7 +20,7 @@ from exporter.config import DURATION_BUCKETS, THRESHOLDS, LinksConfig
 from exporter.errors import StoreError
 from exporter.monitoring import drift_report
 from exporter.monitoring.counters import Recent
-from exporter.monitoring.leading_quality import ENOUGH, kind_of, leading_quality
+from exporter.monitoring.leading_quality import ENOUGH, Leading, kind_of, leading_quality
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.profiles.profile import PREDICTION
 from exporter.server.alerts import LAYERS, Alert, Alerts
@@ -162,17 +162,24 @@ def model_rows(monitors: Iterable[ModelMonitor], alerts: Alerts, now: float) -> 
     for alert in alerts.alerts:
         by_model.setdefault(alert.labels.get("model", ""), []).append(alert)
     order = {incident.model: place for place, incident in enumerate(group_alerts(alerts.alerts))}
-    rows = [_row(monitor, by_model.get(monitor.config.name, ()), now) for monitor in monitors]
+    versions: dict[str, list[ModelMonitor]] = {}
+    for monitor in monitors:
+        versions.setdefault(monitor.config.name, []).append(monitor)
+    leading = {name: leading_quality(group, now) for name, group in versions.items()}
+    rows = [
+        _row(monitor, by_model.get(name, ()), leading[name][monitor.version], now)
+        for name, group in versions.items()
+        for monitor in group
+    ]
     for row in rows:
         row["place"] = order.get(row["model"], len(order)), not row["state"], not row["has_drifted"]
         row["budget"] = alerts.budgets.get(row["model"], math.nan)
     return sorted(rows, key=lambda row: (row["place"], row["model"], row["version"]))
 
 
-def _row(monitor: ModelMonitor, alerts: Iterable[Alert], now: float) -> dict[str, Any]:
+def _row(monitor: ModelMonitor, alerts: Iterable[Alert], leading: Leading | None, now: float) -> dict[str, Any]:
     recent = monitor.recent(now)
     window, drift = drift_report.worst(monitor, now) or (None, None)
-    leading = leading_quality(monitor, now)
     own = [alert for alert in alerts if alert.labels.get("version", monitor.version) == monitor.version]
     firing = sorted((alert for alert in own if alert.status == "firing"), key=_rank, reverse=True)
     return {

@@ -13,6 +13,7 @@ from flask import render_template, request
 
 from exporter.errors import StoreError
 from exporter.monitoring.counters import bucket_quantile, only_bucket
+from exporter.monitoring.drift_report import OUTPUTS
 from exporter.monitoring.leading_quality import ALERT, Kind, Leading, kind_of, leading_quality, measured
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.quality import OTHER, WindowQuality
@@ -195,6 +196,8 @@ class Row(NamedTuple):
         Further figures, in the order of the table's columns.
     note
         What is said below the last of them.
+    unlike
+        Targets that are unlike the labelled rows, see `QualityEstimator.unlike`.
     remark
         Why there is no figure, see `QualityEstimator.absence`.
     """
@@ -204,6 +207,7 @@ class Row(NamedTuple):
     numbers: tuple[str, ...]
     remark: str = ""
     note: str = ""
+    unlike: Sequence[str] = ()
 
 
 def page(exporter: Exporter) -> tuple[str, int]:
@@ -216,7 +220,9 @@ def page(exporter: Exporter) -> tuple[str, int]:
         return render_template("quality.html", states=states, unknown=str(error)), 404
     context: dict[str, Any] = {"states": states, "model": model, "versions": versions}
     if monitor is not None:
-        context |= _context(monitor, time.monotonic())
+        siblings = exporter.pipeline.monitors.of_model(model).values()
+        now = time.monotonic()
+        context |= _context(monitor, leading_quality(siblings, now).get(monitor.version), now)
     else:
         binners = exporter.pipeline.monitors.binners_of(model)
         context["estimator"] = next((binner.quality for binner in binners if binner.quality), None)
@@ -234,7 +240,7 @@ def _waiting_labels(exporter: Exporter) -> tuple[int, float] | None:
     return None if oldest is None else (state.unjoined_labels, time.time() - oldest)
 
 
-def _context(monitor: ModelMonitor, now: float) -> dict[str, Any]:
+def _context(monitor: ModelMonitor, leading: Leading | None, now: float) -> dict[str, Any]:
     kind = kind_of(monitor)
     windows = {name: window for name, window in monitor.read_quality(now).items() if name in monitor.quality.rings}
     estimator = monitor.binner.quality if monitor.binner else None
@@ -243,7 +249,6 @@ def _context(monitor: ModelMonitor, now: float) -> dict[str, Any]:
     segments = _segment_rows(monitor, kind)
     references = (estimator.overall, estimator.estimated_overall) if estimator else (math.nan,)
     labelled = {name: window for name, window in windows.items() if measured(window, kind)}
-    leading = leading_quality(monitor, now)
     return {
         "version": monitor.version,
         "time": datetime.now(UTC),
@@ -260,7 +265,8 @@ def _context(monitor: ModelMonitor, now: float) -> dict[str, Any]:
         "lead": describe_leading(kind, leading, estimator) if leading else "",
         "leading": leading,
         "alert": ALERT,
-        "delays": monitor.quality.delays,
+        "monitor": monitor,
+        "outputs": OUTPUTS,
         "only_bucket": only_bucket,
         "bucket_quantile": bucket_quantile,
         "least_rows": LEAST_ROWS,
@@ -283,7 +289,7 @@ def _estimates(monitor: ModelMonitor, now: float) -> tuple[dict[str, IntervalEst
             if estimate:
                 estimates[name] = estimate
             remark = "" if estimate else estimator.absence(counts)
-            rows.append(Row(name, estimate or _NOTHING, (), remark))
+            rows.append(Row(name, estimate or _NOTHING, (), remark, unlike=estimator.unlike(counts)))
     return estimates, rows
 
 
