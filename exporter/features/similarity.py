@@ -268,7 +268,9 @@ def unlike_neighbours(vectors: Vectors, labels: Ints, classes: int) -> UnlikeNei
         part = nearest[start : start + step]
         tally = np.zeros((len(part), classes), np.int16)
         np.add.at(tally, (np.arange(len(part))[:, None], part), 1)
-        likely = _confident_classes(tally / compared, thresholds)
+        # The most probable of the classes to which each row confidently belongs; -1 where it does to none.
+        confident = np.where(tally / compared >= thresholds - _ROUNDING, tally, -1)
+        likely = np.where(confident.max(axis=1, initial=-1) < 0, -1, confident.argmax(axis=1))
         count = tally[np.arange(len(part)), likely]
         mine = own[start : start + step]
         agree = (count >= MIN_SHARE * compared) & (count >= MIN_RATIO * mine)
@@ -314,18 +316,3 @@ def _class_thresholds(labels: Ints, self_confidence: Floats, classes: int) -> Fl
     total = np.bincount(labels, self_confidence, minlength=classes)
     thresholds: Floats = np.divide(total, rows, out=np.full(classes, np.inf), where=rows > 0)
     return thresholds
-
-
-def _confident_classes(probabilities: Floats, thresholds: Floats) -> Ints:
-    """Return the most probable of the classes to which each row confidently belongs; -1 where it does to none.
-
-    Parameters
-    ----------
-    probabilities
-        Of each class, shape ``(n, K)``.
-    thresholds
-        Of `_class_thresholds`.
-    """
-    confident = np.where(probabilities >= thresholds - _ROUNDING, probabilities, -1.0)
-    classes: Ints = confident.argmax(axis=1)
-    return np.where(confident.max(axis=1, initial=-1.0) < 0, -1, classes)

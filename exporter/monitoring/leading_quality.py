@@ -105,48 +105,39 @@ def _leading(known: list[Leading]) -> Leading | None:
 
 def _figures(monitor: ModelMonitor, now: float) -> Iterator[Leading]:
     """Yield the measured figures, then the estimated ones, the shortest window first."""
-    is_used = monitor.recent(now).attempts > 0  # the alert is silent about a version without predictions
-    for figures in (_measured_figures(monitor, now), _estimated_figures(monitor, now)):
-        is_over = not is_used
-        for figure, can_end in figures:
-            yield figure._replace(excess=0.0) if is_over else figure
-            is_over = is_over or can_end
-
-
-def _measured_figures(monitor: ModelMonitor, now: float) -> Iterator[tuple[Leading, bool]]:
-    """Yield the measured figures, and whether each shows that what is beyond the threshold is over."""
     kind, estimator = kind_of(monitor), monitor.binner.quality if monitor.binner else None
-    limit = _limit(monitor, estimator.overall if estimator else math.nan)
     windows = monitor.read_quality(now)
-    most = max(map(_labelled_share, windows.values()), default=0.0)
-    for name, window in windows.items():
-        if found := measured(window, kind):
-            enough = window.labelled >= ENOUGH
-            excess = _excess(kind, found, limit) if enough else 0.0
-            can_end = enough and _is_within(kind, found, limit) and _labelled_share(window) >= LABELLED * most
-            yield Leading("measured", name, found, window.labelled, limit, excess), can_end
+    most = LABELLED * max(map(_labelled_share, windows.values()), default=0.0)
+    found = [(n, measured(w, kind), w.labelled, _labelled_share(w) >= most) for n, w in windows.items()]
+    yield from _judged(monitor, "measured", estimator.overall if estimator else math.nan, found, now)
+    if estimator:
+        past, counted = monitor.read_past_variance(now), monitor.read_counts(now)
+        found = [(n, estimator.estimate(c, past), estimator.observed(c), True) for n, c in counted.items()]
+        yield from _judged(monitor, "estimated", estimator.estimated_overall, found, now)
 
 
-def _estimated_figures(monitor: ModelMonitor, now: float) -> Iterator[tuple[Leading, bool]]:
-    """Yield the estimated figures, and whether each shows that what is beyond the threshold is over."""
-    if (estimator := monitor.binner.quality if monitor.binner else None) is None:
-        return
-    kind, limit = kind_of(monitor), _limit(monitor, estimator.estimated_overall)
-    past = monitor.read_past_variance(now)
-    for name, counts in monitor.read_counts(now).items():
-        if found := estimator.estimate(counts, past):
-            figure = Leading("estimated", name, found, estimator.observed(counts), limit, _excess(kind, found, limit))
-            yield figure, _is_within(kind, found, limit)
+def _judged(
+    monitor: ModelMonitor,
+    basis: Literal["measured", "estimated"],
+    reference: float,
+    found: Iterable[tuple[str, IntervalEstimate | None, float, bool]],
+    now: float,
+) -> Iterator[Leading]:
+    """Yield figures with what they exceed: by window, the estimate, its labels, and whether these could end `ALERT`."""
+    kind = kind_of(monitor)
+    limit = reference - monitor.config.threshold(ALERT) if kind == "accuracy" else MOST_ERROR * reference
+    is_over = not monitor.recent(now).attempts  # the alert is silent about a version without predictions
+    for name, estimate, number, can_end in found:
+        if estimate:
+            enough = basis == "estimated" or number >= ENOUGH
+            excess = _excess(kind, estimate, limit) if enough and not is_over else 0.0
+            yield Leading(basis, name, estimate, number, limit, excess)
+            is_over = is_over or (enough and can_end and _is_within(kind, estimate, limit))
 
 
 def _labelled_share(window: WindowQuality) -> float:
     known = window.labelled + window.unlabelled
     return window.labelled / known if known else 0.0
-
-
-def _limit(monitor: ModelMonitor, reference: float) -> float:
-    """Return the threshold of `ALERT`, given the quality on the profile's labelled rows."""
-    return reference - monitor.config.threshold(ALERT) if kind_of(monitor) == "accuracy" else MOST_ERROR * reference
 
 
 def _excess(kind: Kind, estimate: IntervalEstimate, limit: float) -> float:

@@ -26,7 +26,7 @@ from exporter.wire.batch import OK, Batch, Inputs
 from exporter.wire.events import LabelledPrediction
 
 _LABELS = 2000
-"""Labels that are counted at once."""
+"""Labels that are counted at once: some milliseconds."""
 _FIRST_ERROR, _FIRST_FAILURE = 400, 500
 _LATE_SECONDS = 60.0
 
@@ -280,9 +280,8 @@ class ModelMonitor:
             Monotonic and Unix time in seconds.
         """
         for start in range(0, len(labels), _LABELS):
-            scored = self.quality.score(labels[start : start + _LABELS])
             with self._lock:
-                self.quality.add(scored, self._windows.time(now), unix_now)
+                self.quality.add(labels[start : start + _LABELS], self._windows.time(now), unix_now)
 
     def count_event(self, event: str, value: float) -> None:
         """Count a declared business event."""

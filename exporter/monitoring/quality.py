@@ -20,7 +20,7 @@ from exporter.features.base import scalar_text
 from exporter.monitoring.counters import DELAY_BUCKETS, Histogram, Segments
 from exporter.monitoring.windows import SLOTS, Ring, Ticks
 from exporter.profiles.profile import CategoricalFeature, Profile
-from exporter.stats.divergence import Floats, Ints
+from exporter.stats.divergence import Floats
 from exporter.stats.quality import IntervalEstimate, Z, calibration_error_by_chance, wilson
 from exporter.wire.events import LabelledPrediction
 
@@ -331,37 +331,10 @@ Expect = Callable[[Floats], Floats]
 """Takes confidences, shape ``(n,)``; returns how often such predictions are right, NaN where that is not known."""
 
 
-class ScoredLabels(NamedTuple):
-    """Labels compared with their predictions.
-
-    Attributes
-    ----------
-    labels
-        The ``n`` labels.
-    losses
-        How wrong each prediction is, NaN where that is not known; shape ``(n,)``.
-    numbers
-        Whether each prediction is a number.
-    new
-        Whether each label is the first usable one of its prediction.
-    segments
-        Index of the segment of each prediction.
-    rows
-        What each label adds to the sums of a window, shape ``(n, WIDTH)``.
-    """
-
-    labels: Sequence[LabelledPrediction]
-    losses: Floats
-    numbers: npt.NDArray[np.bool_]
-    new: npt.NDArray[np.bool_]
-    segments: Ints
-    rows: Floats
-
-
 class Quality:
     """Counters and windows of the predictions whose label is known.
 
-    The caller holds the monitor's lock, except for `score`. Times are those of the monitor's windows, in seconds.
+    The caller holds the monitor's lock. Times are those of the monitor's windows, in seconds.
 
     Parameters
     ----------
@@ -439,13 +412,24 @@ class Quality:
                 ring.add(self._arrival, row)
             self._arrived = 0
 
-    def score(self, labels: Sequence[LabelledPrediction]) -> ScoredLabels:
-        """Compare labels with their predictions; changes nothing."""
+    def add(self, labels: Sequence[LabelledPrediction], now: float, unix_now: float) -> None:
+        """Count labels.
+
+        Parameters
+        ----------
+        labels
+            Labels of predictions of this version.
+        now, unix_now
+            The present, by the windows' time and as Unix time in seconds.
+        """
+        self._flush()
+        self.changes += 1
+        self.is_labelled = True
         numbers = np.array([self.scorer.is_number(label.prediction) for label in labels], dtype=np.bool_)
         confidences = _column(label.confidence for label in labels)
         expected = self._expect(confidences) if self._expect else np.full(len(labels), np.nan)
         errors, rows = self._rows(labels, [label.label for label in labels], numbers, confidences, expected)
-        new = ~np.isnan(errors)
+        new = ~np.isnan(errors)  # the first usable label of its prediction
         changed = [index for index, label in enumerate(labels) if label.replaced is not None]
         if changed:
             of_changed = [labels[index] for index in changed]
@@ -456,9 +440,26 @@ class Quality:
             is_held |= np.isnan(earlier)  # such a label counted nowhere
             rows[changed] = np.where(is_held[:, None], rows[changed] - before, 0.0)
             new[changed] &= np.isnan(earlier)
-        index = self._segments.index_of_name if self._segments else lambda _: 0
-        segments = np.array([index(label.segment) for label in labels], dtype=np.intp)
-        return ScoredLabels(labels, abs(errors), numbers, new, segments, rows)
+        times = now - unix_now + np.array([label.predicted for label in labels])
+        for ring in self.rings.values():
+            ring.add_past(now, times, rows)
+        longest = list(self.rings.values())[-1]
+        self.older += int((new & (times < now - longest.step * SLOTS)).sum())
+        absolute = np.where(new & numbers, abs(errors), 0.0)
+        right = new & ~numbers & (errors == 0)
+        self.labelled += int(new.sum())
+        self.correct += int(right.sum())
+        self.absolute_error += float(absolute.sum())
+        self.squared_error += float(absolute @ absolute)
+        self.delays.observe([label.delay for label, is_new in zip(labels, new, strict=True) if is_new])
+        for index in np.flatnonzero(new & ~numbers).tolist():
+            label = labels[index]
+            pair = self._predicted.name(scalar_text(label.prediction)), self._actual.name(scalar_text(label.label))
+            self.outcomes[pair] += 1
+        if self._segments:
+            segments = [self._segments.index_of_name(label.segment) for label in labels]
+            for row, weights in enumerate((new, right, absolute)):
+                self.by_segment[row] += np.bincount(segments, weights=weights, minlength=self.by_segment.shape[1])
 
     def _rows(
         self,
@@ -476,41 +477,6 @@ class Quality:
     def _holds(self, label: LabelledPrediction) -> bool:
         """Return whether the windows hold the label that another one replaces; if not, they keep what they have."""
         return label.first_received >= self.since or -math.inf < label.first_received <= self.until
-
-    def add(self, scored: ScoredLabels, now: float, unix_now: float) -> None:
-        """Count labels.
-
-        Parameters
-        ----------
-        scored
-            The labels, from `score`.
-        now, unix_now
-            The present, by the windows' time and as Unix time in seconds.
-        """
-        self._flush()
-        self.changes += 1
-        self.is_labelled = True
-        times = now - unix_now + np.array([label.predicted for label in scored.labels])
-        longest = list(self.rings.values())[-1]
-        self.older += int((scored.new & (times < now - longest.step * SLOTS)).sum())
-        for ring in self.rings.values():
-            ring.add_past(now, times, scored.rows)
-        new, numbers = scored.new, scored.numbers
-        errors = np.where(new & numbers, scored.losses, 0.0)
-        right = new & ~numbers & (scored.losses == 0)
-        self.labelled += int(new.sum())
-        self.correct += int(right.sum())
-        self.absolute_error += float(errors.sum())
-        self.squared_error += float(errors @ errors)
-        self.delays.observe([label.delay for label, is_new in zip(scored.labels, new, strict=True) if is_new])
-        for index in np.flatnonzero(new & ~numbers).tolist():
-            label = scored.labels[index]
-            pair = self._predicted.name(scalar_text(label.prediction)), self._actual.name(scalar_text(label.label))
-            self.outcomes[pair] += 1
-        if self._segments:
-            for row, weights in enumerate((new, right, errors)):
-                size = self.by_segment.shape[1]
-                self.by_segment[row] += np.bincount(scored.segments, weights=weights, minlength=size)
 
     def read(self, now: float) -> dict[str, WindowQuality]:
         """Return the quality in each window that holds anything; nothing if no window holds a label."""

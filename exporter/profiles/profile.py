@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -26,11 +26,13 @@ from exporter.stats.dependence import NoiseRatio
 from exporter.stats.divergence import Floats, Reference, chi2_quantiles
 from exporter.validation import explain, format_path, preview, similar_file
 
-FILE, TIME, SHUFFLED, GROUPED, UNSORTED = "file", "time", "shuffled", "grouped", "unsorted"
+Order = Literal["file", "time", "shuffled", "grouped", "unsorted"]
+FILE, TIME, SHUFFLED, GROUPED, UNSORTED = get_args(Order)
 """Order of the rows: that of the file; of a column of times; none, as the user says; grouped by the values of a column;
 or not that of the column of times, and too many to sort."""
 _LARGEST = 2**40  # rows of a block
-_ORDERS = (FILE, TIME, SHUFFLED, GROUPED, UNSORTED)
+_Count = Annotated[int, msgspec.Meta(ge=0)]
+_Positive = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class BlockScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -48,18 +50,18 @@ class BlockScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         See `exporter.stats.dependence.extrapolated`.
     """
 
-    quantiles: tuple[float, ...]
-    effective: tuple[float, ...]
+    quantiles: tuple[_Positive, ...]
+    effective: tuple[_Positive, ...]
     dependent: bool
-    dispersion: float = 1.0
+    dispersion: Annotated[float, msgspec.Meta(ge=1)] = 1.0
 
 
 class CorrelationScores(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Scores of the correlation of features in blocks: the fields of `BlockScores`, with sizes of their own."""
 
     sizes: tuple[int, ...]
-    quantiles: tuple[float, ...]
-    effective: tuple[float, ...]
+    quantiles: tuple[_Positive, ...]
+    effective: tuple[_Positive, ...]
     dependent: bool
 
 
@@ -74,7 +76,7 @@ class Times(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         The first and the last time in Unix seconds.
     """
 
-    unreadable: int
+    unreadable: _Count
     earliest: float
     latest: float
 
@@ -100,7 +102,7 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Targets of which each value is one stretch of the time, such as a month.
     """
 
-    order: str
+    order: Order
     column: str | None = None
     sizes: tuple[int, ...] = ()
     targets: dict[str, BlockScores] = {}
@@ -137,21 +139,16 @@ class Blocks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def check_blocks(blocks: Blocks, targets: Mapping[str, object]) -> None:
     """Raise ProfileError where the record contradicts itself, or the ``targets`` of the profile."""
-    if blocks.order not in _ORDERS:
-        raise ProfileError(f"blocks.order: {preview(blocks.order)} is not one of {', '.join(_ORDERS)}")
     _check_sizes("blocks", blocks.sizes)
     for name, scores in blocks.targets.items():
         if name not in targets:
             raise ProfileError(f"blocks.targets: {preview(name)} is not a feature of the profile")
-        if not 1 <= scores.dispersion < np.inf:
-            path = f"blocks.targets.{name}.dispersion"
-            raise ProfileError(f"{path}: expected a number of at least 1, got {preview(scores.dispersion)}")
         _check_scores(f"blocks.targets.{name}", scores, len(blocks.sizes))
     if blocks.correlation:
         _check_sizes("blocks.correlation", blocks.correlation.sizes)
         _check_scores("blocks.correlation", blocks.correlation, len(blocks.correlation.sizes))
-    if blocks.times and (blocks.times.unreadable < 0 or blocks.times.earliest > blocks.times.latest):
-        raise ProfileError("blocks.times: expected unreadable of at least 0, and earliest of at most latest")
+    if blocks.times and blocks.times.earliest > blocks.times.latest:
+        raise ProfileError("blocks.times: expected earliest of at most latest")
 
 
 def _check_sizes(path: str, sizes: Sequence[int]) -> None:
@@ -165,15 +162,13 @@ def _check_scores(path: str, scores: BlockScores | CorrelationScores, sizes: int
     if scores.dependent and not sizes:
         raise ProfileError(f"{path}.dependent: expected false, since there are no sizes")
     for field, values in (("quantiles", scores.quantiles), ("effective", scores.effective)):
-        if len(values) != sizes or not all(0 <= value < np.inf for value in values):
-            raise ProfileError(f"{path}.{field}: expected {sizes} numbers of at least 0, got {preview(list(values))}")
+        if len(values) != sizes:
+            raise ProfileError(f"{path}.{field}: expected {sizes} numbers, got {preview(list(values))}")
 
 
 PREDICTION, CONFIDENCE = "(prediction)", "(confidence)"
 """Names of the outputs among the features."""
 MAX_COMPONENTS, MAX_RESIDUALS = 4, 20
-_Count = Annotated[int, msgspec.Meta(ge=0)]
-_Positive = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class BinEffects(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -281,15 +276,8 @@ def check_quality(quality: Quality, bins: Mapping[str, int]) -> None:
         for name, effect in effects.items():
             if name not in bins:
                 raise ProfileError(f"quality.{field}: {preview(name)} is not a feature of the profile")
-            lengths = {len(effect.rows), len(effect.values), len(effect.variances) or bins[name]}
-            if lengths != {bins[name]} or not _are_finite((*effect.values, *effect.variances)):
+            if {len(effect.rows), len(effect.values), len(effect.variances) or bins[name]} != {bins[name]}:
                 raise ProfileError(f"quality.{field}.{name}: expected {bins[name]} numbers, one for each bin")
-    if not _are_finite((quality.overall, quality.variance, quality.large, quality.between_periods)):
-        raise ProfileError("quality: expected finite numbers")
-
-
-def _are_finite(numbers: Iterable[float]) -> bool:
-    return all(map(math.isfinite, numbers))
 
 
 FORMAT = "model-exporter-profile/1"
@@ -315,7 +303,7 @@ class NumericFeature(msgspec.Struct, frozen=True, tag_field="type", tag="numeric
     """
 
     edges: tuple[float, ...]
-    counts: tuple[int, ...]
+    counts: tuple[_Count, ...]
     mean: float | None = None
     stddev: float | None = None
     min: float | None = None
@@ -352,7 +340,7 @@ class CategoricalFeature(msgspec.Struct, frozen=True, tag_field="type", tag="cat
     """
 
     categories: tuple[str, ...]
-    counts: tuple[int, ...]
+    counts: tuple[_Count, ...]
     rare: frozenset[str] = frozenset()
 
     def labels(self) -> list[str]:
@@ -380,9 +368,9 @@ class Correlation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     features: tuple[str, ...]
-    rows: int
-    scale: float
-    values: tuple[float, ...]
+    rows: Annotated[int, msgspec.Meta(ge=1)]
+    scale: Annotated[float, msgspec.Meta(gt=0)]
+    values: tuple[Annotated[float, msgspec.Meta(ge=-1, le=1)], ...]
 
 
 class Profile(
@@ -548,7 +536,7 @@ def load(path: Path) -> Profile:
     try:
         profile = msgspec.convert(document, Profile)
     except msgspec.ValidationError as error:
-        key_path, detail, _ = explain(error, document)
+        key_path, detail, _ = explain(error, document, choices={"order": get_args(Order)})
         raise ProfileError(f"{path}: {format_path(key_path)}: {detail}") from None
     if profile.hash and profile.hash != profile.digest():
         raise ProfileError(
@@ -577,8 +565,8 @@ def _check_features(profile: Profile) -> None:
     for name, feature in profile.targets().items():
         numeric = isinstance(feature, NumericFeature)
         inner = len(feature.edges) if isinstance(feature, NumericFeature) else len(feature.categories)
-        if len(feature.counts) != inner + 3 or min(feature.counts) < 0:
-            expected = f"{inner + 3} counts of at least 0 for {inner} {'edges' if numeric else 'categories'}"
+        if len(feature.counts) != inner + 3:
+            expected = f"{inner + 3} counts for {inner} {'edges' if numeric else 'categories'}"
             raise ProfileError(f"features.{name}.counts: expected {expected}, got {len(feature.counts)}")
         if sum(feature.counts) > MAX_VALUES:
             raise ProfileError(f"features.{name}.counts: expected at most {MAX_VALUES:g} values in total")
@@ -609,8 +597,8 @@ def _check_correlation(correlation: Correlation, features: dict[str, Feature]) -
         feature = features.get(name)
         if not isinstance(feature, NumericFeature) or not feature.edges:
             raise ProfileError(f"correlation.features: {preview(name)} is not a numeric feature of the profile")
-    if len(set(correlation.features)) < size or len(correlation.values) != size * (size - 1) // 2:
+    if size < 2:
+        raise ProfileError("correlation: expected at least two features")
+    if len({*correlation.features}) < size or len(correlation.values) != size * (size - 1) // 2:
         expected = f"{size * (size - 1) // 2} numbers for {size} different features"
         raise ProfileError(f"correlation.values: expected {expected}, got {len(correlation.values)}")
-    if size < 2 or correlation.rows < 1 or correlation.scale <= 0 or max(map(abs, correlation.values)) > 1:
-        raise ProfileError("correlation: expected at least two features, rows, and numbers from -1 to 1")

@@ -153,7 +153,7 @@ def test_a_profile_keeps_its_correlation(tmp_path: Path) -> None:
         ({"features": ("a", "z", "c", "d")}, 'correlation.features: "z" is not a numeric feature of the profile'),
         ({"features": ("a", "a", "c", "d")}, "expected 6 numbers for 4 different features, got 6"),
         ({"values": (0.1,)}, "correlation.values: expected 6 numbers for 4 different features, got 1"),
-        ({"values": (1.5,) * 6}, "correlation: expected at least two features, rows, and numbers from -1 to 1"),
+        ({"values": (1.5,) * 6}, "correlation.values[0]: expected a number of at most 1, got 1.5"),
         ({"features": ("a",), "values": ()}, "correlation: expected at least two features"),
     ],
 )
