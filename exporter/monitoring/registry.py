@@ -9,9 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
 
-import msgspec
-
-from exporter.config import MappingConfig, ModelConfig
+from exporter.config import ModelConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.quality import LabelNames, Scorer
@@ -210,23 +208,11 @@ def _hash(binner: Binner | None) -> str | None:
     return binner.profile.known_hash() if binner else None
 
 
+_PRESENTED = {"alerts", "metrics", "drift_false_alarm_interval", "features", "events", "confidence_threshold"}
+_PRESENTED |= {"correction_tolerance", "max_versions", "profile", "profiles", "mapping"}
+
+
 def _counts_alike(model: ModelConfig, other: ModelConfig) -> bool:
     """Return whether windows and counters of one configuration are valid for the other."""
-
-    def without_presentation(model: ModelConfig) -> ModelConfig:
-        return msgspec.structs.replace(
-            model,
-            alerts={},
-            metrics="full",
-            drift_false_alarm_interval=None,
-            features={},
-            events=(),
-            confidence_threshold=None,
-            correction_tolerance=0.0,
-            max_versions=1,
-            profile=None,
-            profiles={},
-            mapping=MappingConfig(),
-        )
-
-    return without_presentation(model) == without_presentation(other)
+    counted = set(ModelConfig.__struct_fields__) - _PRESENTED
+    return all(getattr(model, name) == getattr(other, name) for name in counted)

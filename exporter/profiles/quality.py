@@ -381,90 +381,6 @@ def most_rows(targets: int) -> int:
     return max(min(_ROWS, _CELLS // max(targets, 1)), 1)
 
 
-def learn_accuracy(
-    quality: Quality,
-    names: Sequence[str],
-    labelled: LabelledBins,
-    right: Floats,
-    in_bin: Floats,
-) -> Quality:
-    """Return the quality with the calibration, and with the features that go with what it leaves unexplained.
-
-    Parameters
-    ----------
-    quality
-        The quality.
-    names
-        The targets.
-    labelled
-        Labelled rows with a valid confidence.
-    right
-        Whether each of these rows is right, 1 or 0.
-    in_bin
-        Number of all labelled rows in each bin of the confidence, and of those that are right, shape ``(2, K)``.
-    """
-    accuracy = np.zeros(in_bin.shape[1])
-    accuracy[:-2] = calibrated(*in_bin[:, :-2])
-    return _with_residuals(
-        quality,
-        names,
-        labelled,
-        labelled.less(right, 0.0, {names.index(CONFIDENCE): accuracy}),
-        calibration_rows=tuple(map(int, in_bin[0])),
-        calibration_right=tuple(map(int, in_bin[1])),
-    )
-
-
-def learn_error(
-    quality: Quality, names: Sequence[str], labelled: LabelledBins, losses: Floats, large: float
-) -> Quality:
-    """Return the quality with the components of the error, and with the features that go with what they leave.
-
-    Parameters
-    ----------
-    quality
-        The quality.
-    names
-        The targets.
-    labelled
-        Labelled rows.
-    losses
-        The absolute error of each of them.
-    large
-        An error that `LARGE` of the rows do not exceed.
-    """
-    chosen = labelled.explaining(losses, MAX_COMPONENTS)
-    effects = labelled.fit(losses, chosen)
-    residuals = labelled.remaining(losses, chosen, effects)
-    squares = np.square(residuals)
-    spread = labelled.fit(squares, chosen)
-    components = {
-        names[target]: _bin_effects(effect, of_square)
-        for target, effect, of_square in zip(chosen, effects, spread, strict=True)
-    }
-    return _with_residuals(
-        quality,
-        names,
-        labelled,
-        residuals,
-        components=components,
-        variance=rounded(labelled.moments(squares).mean),
-        large=rounded(large),
-    )
-
-
-def _with_residuals(
-    quality: Quality, names: Sequence[str], labelled: LabelledBins, residuals: Floats, **fields: Any
-) -> Quality:
-    associated = labelled.associated(residuals, MAX_RESIDUALS)
-    return msgspec.structs.replace(
-        quality,
-        residuals={names[target]: _bin_effects(effect) for target, effect in associated.items()},
-        between_periods=rounded(labelled.variance_between(residuals)),
-        **fields,
-    )
-
-
 def _bin_effects(effect: Effects, of_square: Effects | None = None) -> BinEffects:
     variances = of_square.values.tolist() if of_square else []
     return BinEffects(
@@ -602,13 +518,37 @@ class QualityBuilder:
         if self.is_regression:
             quality = Quality("absolute_error", self._rows, rounded(mean), self._unusable, sampled=size)
             labelled = LabelledBins(bins, self._sizes, int(np.isfinite(times).sum()))
-            return learn_error(quality, self._names, labelled, losses, float(np.quantile(losses, LARGE)))
+            return self._with_residuals(labelled, *self._with_components(quality, labelled, losses))
         quality = Quality("accuracy", self._rows, rounded(1 - mean), self._unusable, sampled=size)
         if not self._confidence:
             return quality
-        known = bins[self._names.index(CONFIDENCE)] < self._in_bin.shape[1] - 2
+        of_confidence = bins[self._names.index(CONFIDENCE)]
+        known = of_confidence < self._in_bin.shape[1] - 2
         labelled = LabelledBins(bins[:, known], self._sizes, int(np.isfinite(times[known]).sum()))
-        return learn_accuracy(quality, self._names, labelled, 1 - losses[known], self._in_bin)
+        residuals = 1 - losses[known] - calibrated(*self._in_bin[:, :-2])[of_confidence[known]]
+        rows, right = (tuple(map(int, part)) for part in self._in_bin)
+        quality = msgspec.structs.replace(quality, calibration_rows=rows, calibration_right=right)
+        return self._with_residuals(labelled, quality, residuals)
+
+    def _with_components(self, quality: Quality, labelled: LabelledBins, losses: Floats) -> tuple[Quality, Floats]:
+        """Return the quality with the components of the error, and what these leave of each row's error."""
+        chosen = labelled.explaining(losses, MAX_COMPONENTS)
+        effects = labelled.fit(losses, chosen)
+        residuals = labelled.remaining(losses, chosen, effects)
+        squares = np.square(residuals)
+        parts = zip(chosen, effects, labelled.fit(squares, chosen), strict=True)
+        components = {self._names[target]: _bin_effects(effect, of_square) for target, effect, of_square in parts}
+        variance, large = rounded(labelled.moments(squares).mean), rounded(float(np.quantile(losses, LARGE)))
+        return msgspec.structs.replace(quality, components=components, variance=variance, large=large), residuals
+
+    def _with_residuals(self, labelled: LabelledBins, quality: Quality, residuals: Floats) -> Quality:
+        """Return the quality with the features that go with what it leaves unexplained."""
+        associated = labelled.associated(residuals, MAX_RESIDUALS)
+        return msgspec.structs.replace(
+            quality,
+            residuals={self._names[target]: _bin_effects(effect) for target, effect in associated.items()},
+            between_periods=rounded(labelled.variance_between(residuals)),
+        )
 
 
 def _text(value: Any) -> str | None:

@@ -5,7 +5,7 @@ Pure numpy. A row is known by the indices of its bins, so what is learned can be
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations, pairwise
 from math import exp, floor, lgamma, log, log1p, sqrt
 from typing import NamedTuple
@@ -330,13 +330,6 @@ class LabelledBins:
             return Moments(float(values[0]) if len(values) else 0.0, 0.0)
         return Moments(float(values.mean()), float(values.var()))
 
-    def less(self, values: Floats, mean: float, effects: Mapping[int, Floats]) -> Floats:
-        """Return the values less a mean, and less the effects of each row's bins by target."""
-        total = values - mean
-        for target, effect in effects.items():
-            total -= effect[self._bins[target]]
-        return total
-
     def explaining(self, values: Floats, most: int) -> list[int]:
         """Return the targets whose bins together explain the values best, the best first.
 
@@ -352,7 +345,7 @@ class LabelledBins:
         """
         mean, variance = self.moments(values)
         least = _SMALLEST_GAIN * variance * self.rows
-        rest = self.less(values, mean, {})
+        rest = values - mean
         chosen: list[int] = []
         while variance and len(chosen) < min(most, len(self.sizes)):
             gains = [-np.inf if t in chosen else self._gain(t, rest, variance) for t in range(len(self.sizes))]
@@ -409,8 +402,10 @@ class LabelledBins:
 
     def remaining(self, values: Floats, targets: Sequence[int], effects: Sequence[Effects]) -> Floats:
         """Return the values less their mean and less the effects of the bins of some targets."""
-        by_target = {target: effect.values for target, effect in zip(targets, effects, strict=True)}
-        return self.less(values, self.moments(values).mean, by_target)
+        rest = values - self.moments(values).mean
+        for target, effect in zip(targets, effects, strict=True):
+            rest -= effect.values[self._bins[target]]
+        return rest
 
     def associated(self, residuals: Floats, most: int) -> dict[int, Effects]:
         """Return the targets whose bins go with residuals beyond chance, with the mean residual of each bin.

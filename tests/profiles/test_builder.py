@@ -162,7 +162,7 @@ MISTAKES = [
     ("a.npz", archive(a=np.eye(2)),
      f"FILE: is not NPZ: the array 'a' has 2 dimensions; {OWN_NAME}, or use --type a=embedding"),
     ("a.npz", archive(a=np.float64(2)), f"FILE: is not NPZ: the array 'a' has 0 dimensions; {OWN_NAME}"),
-    ("a.npz", archive(a=np.array([{}])), "FILE: is not NPZ: Object arrays cannot be loaded when allow_pickle=False"),
+    ("a.npz", archive(a=np.array([{}])), "FILE: is not NPZ: Array can't be memory-mapped: Python objects in dtype."),
     ("a.npz", archive(), "FILE: has no rows to profile"),
     ("a.jsonl", b"", "FILE: has no rows to profile"),
     ("a.jsonl", b"[1]\n", "FILE: is not JSONL: row 1: expected an object"),

@@ -6,14 +6,18 @@ import codecs
 import contextlib
 import json
 import re
+import shutil
+import tempfile
 import weakref
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, get_args
+from typing import Any, get_args
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 
 from exporter.errors import ProfileError
 from exporter.features import INPUT_TYPES, is_vector
@@ -303,86 +307,54 @@ def _as_array(column: Any) -> np.ndarray[tuple[int], np.dtype[np.floating[Any]]]
 
 
 class Npz(ColumnarFile):
-    """An NPZ file."""
+    """An NPZ file. Its arrays are read from an unpacked copy, which lasts as long as this object."""
 
-    @contextlib.contextmanager
-    def _opened(self) -> Iterator[tuple[dict[str, _Array], int]]:
-        """Open the file; yield its arrays, each at its first row, and their number of rows."""
-        if not zipfile.is_zipfile(self._path):
+    def __init__(self, path: Path, types: Mapping[str, str], block: int) -> None:
+        super().__init__(path, types, block)
+        if not zipfile.is_zipfile(path):
             raise ValueError("expected what numpy.savez writes")
-        with contextlib.ExitStack() as opened:
-            archive = opened.enter_context(zipfile.ZipFile(self._path))
-            members = {name.removesuffix(".npy"): archive.open(name) for name in archive.namelist()}
-            for member in members.values():
-                opened.enter_context(member)
-            arrays = {name: _Array(name, member) for name, member in members.items()}
-            for name, array in arrays.items():
-                if not array.shape or (len(array.shape) == 2 and not is_vector(self._types.get(name))):
+        folder = tempfile.TemporaryDirectory()
+        weakref.finalize(self, folder.cleanup)
+        self._arrays: dict[str, npt.NDArray[Any]] = {}
+        with zipfile.ZipFile(path) as archive:
+            for number, member in enumerate(archive.namelist()):
+                file, name = Path(folder.name) / str(number), member.removesuffix(".npy")
+                with archive.open(member) as packed, file.open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked)
+                self._arrays[name] = array = np.load(file, mmap_mode="r")
+                if not array.shape or (array.ndim == 2 and not is_vector(types.get(name))):
                     hint = f", or use --type {name}=embedding" if array.shape else ""
                     wanted = f"save each column under its own name{hint}"
-                    raise ValueError(f"the array {name!r} has {len(array.shape)} dimensions; {wanted}")
-            lengths = {name: array.shape[0] for name, array in arrays.items()}
-            if len(set(lengths.values())) > 1:
-                raise ValueError(f"its arrays have different lengths: {lengths}")
-            yield arrays, next(iter(lengths.values()), 0)
+                    raise ValueError(f"the array {name!r} has {array.ndim} dimensions; {wanted}")
+        lengths = {name: len(array) for name, array in self._arrays.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"its arrays have different lengths: {lengths}")
+        self._rows = next(iter(lengths.values()), 0)
 
     def columns(self) -> tuple[dict[str, bool], int]:
         """Return `Source.columns`, and the number of rows."""
-        with self._opened() as (arrays, length):
-            return {name: len(array.shape) == 1 and array.kind in "iuf" for name, array in arrays.items()}, length
+        return {n: array.ndim == 1 and array.dtype.kind in "iuf" for n, array in self._arrays.items()}, self._rows
 
     def read_columns(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
         """See `Source.read_columns`."""
-        with self._opened() as (arrays, length):
-            for name in names:
-                yield name, np.array(arrays[name].read(length))
+        return ((name, np.array(self._arrays[name])) for name in names)
 
     def batches(self, names: Collection[str] | None) -> Iterator[Batch]:
         """See `Source.batches`."""
-        with self._opened() as (arrays, length):
-            widest = max((array.row_bytes for array in arrays.values()), default=1)
-            rows = min(max(self._block // max(widest, 1), 1), ROWS)
-            for start in range(0, length, rows):
-                count = min(rows, length - start)
-                columns = {name: array.read(count) for name, array in arrays.items() if names is None or name in names}
-                yield Batch(columns, count, (start + count) / length)
+        widest = max((array[:1].nbytes for array in self._arrays.values()), default=1)
+        rows = min(max(self._block // max(widest, 1), 1), ROWS)
+        for start in range(0, self._rows, rows):
+            parts = {name: array[start : start + rows] for name, array in self._arrays.items()}
+            columns = {name: _values(part) for name, part in parts.items() if names is None or name in names}
+            stop = min(start + rows, self._rows)
+            yield Batch(columns, stop - start, stop / self._rows)
 
 
-class _Array:
-    """An array in an NPZ file, read by rows."""
-
-    def __init__(self, name: str, file: IO[bytes]) -> None:
-        lib = np.lib.format
-        readers: dict[tuple[int, int], Callable[[IO[bytes]], Any]] = {
-            (1, 0): lib.read_array_header_1_0,
-            (2, 0): lib.read_array_header_2_0,
-        }
-        version = lib.read_magic(file)
-        if version not in readers:
-            raise ValueError(f"the array {name!r} is of version {version} of the format")
-        self.shape, fortran, self._dtype = readers[version](file)
-        if self._dtype.hasobject:
-            raise ValueError("Object arrays cannot be loaded when allow_pickle=False")
-        self.kind = self._dtype.kind
-        self._file = file
-        self.row_bytes = int(np.prod(self.shape[1:])) * self._dtype.itemsize
-        self._by_columns = fortran and len(self.shape) > 1  # rows are not contiguous
-        self._whole: Any = None
-        self._row = 0
-
-    def read(self, rows: int) -> Column:
-        """Return the next rows."""
-        if self._by_columns and self._whole is None:
-            size = int(np.prod(self.shape))
-            self._whole = np.frombuffer(self._file.read(), self._dtype)[:size].reshape(self.shape, order="F")
-        self._row += rows
-        if self._whole is not None:
-            part = self._whole[self._row - rows : self._row]
-        else:
-            part = np.frombuffer(self._file.read(rows * self.row_bytes), self._dtype).reshape(rows, *self.shape[1:])
-        if part.dtype.kind == "M":
-            return [None if text == "NaT" else text for text in np.datetime_as_string(part).tolist()]
-        return part if part.dtype.kind in "iuf" else part.tolist()
+def _values(part: npt.NDArray[Any]) -> Column:
+    """Return a copy of an array as a column; times are texts."""
+    if part.dtype.kind == "M":
+        return [None if text == "NaT" else text for text in np.datetime_as_string(part).tolist()]
+    return np.array(part) if part.dtype.kind in "iuf" else part.tolist()
 
 
 # Errors of pyarrow (its own derive from these), numpy, zipfile and msgspec for a file that is not what its name says.
@@ -482,7 +454,7 @@ class FileSource(Source):
         with self._file_errors():
             columns: dict[str, bool] = {}
             if self.reads_columns:
-                columns, self.rows = self._table().columns()
+                columns, self.rows = self._table.columns()
             elif self._kind == "csv":
                 cells = self._inferred()
                 columns = {name: column.plain for name, column in cells.items()} if self.rows else {}
@@ -491,7 +463,7 @@ class FileSource(Source):
     def read_columns(self, names: Collection[str]) -> Iterator[tuple[str, Column]]:
         """See `Source.read_columns`."""
         with self._file_errors():
-            yield from self._table().read_columns(names)
+            yield from self._table.read_columns(names)
 
     @contextlib.contextmanager
     def _file_errors(self) -> Iterator[None]:
@@ -608,6 +580,7 @@ class FileSource(Source):
                 columns = [column if name in plain else _decoded(name, column) for name, column in read]
                 yield pa.table(columns, names=chosen), min(file.tell() / size, 1.0)
 
+    @cached_property
     def _table(self) -> Parquet | Npz:
         return _TABLES[self._kind](self._path, self._types, self._block)
 
@@ -649,8 +622,8 @@ def _decoded(name: str, column: Any) -> Any:
 _TABLES: dict[str, type[Parquet] | type[Npz]] = {"parquet": Parquet, "npz": Npz}
 _READERS: dict[str, Callable[[FileSource, Collection[str] | None], Iterator[Batch]]] = {
     ".csv": FileSource._csv,
-    ".parquet": lambda source, names: source._table().batches(names),
-    ".npz": lambda source, names: source._table().batches(names),
+    ".parquet": lambda source, names: source._table.batches(names),
+    ".npz": lambda source, names: source._table.batches(names),
     ".jsonl": FileSource._jsonl,
     ".ndjson": FileSource._jsonl,
 }
