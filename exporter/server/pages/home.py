@@ -22,6 +22,7 @@ from exporter.monitoring import drift_report
 from exporter.monitoring.counters import Recent
 from exporter.monitoring.leading_quality import ENOUGH, Leading, kind_of, leading_quality
 from exporter.monitoring.model_monitor import ModelMonitor
+from exporter.monitoring.registry import MonitorRegistry
 from exporter.profiles.profile import PREDICTION
 from exporter.server.alerts import LAYERS, Alert, Alerts
 from exporter.server.application import Exporter
@@ -156,21 +157,17 @@ def ranked(exporter: Exporter) -> dict[str, str]:
     return states | {name: "" for name in models if name not in states}
 
 
-def model_rows(monitors: Iterable[ModelMonitor], alerts: Alerts, now: float) -> list[dict[str, Any]]:
+def model_rows(monitors: MonitorRegistry, alerts: Alerts, now: float) -> list[dict[str, Any]]:
     """Return the rows of all model versions, in the order of their trouble; ``now`` is the monotonic time."""
     by_model: dict[str, list[Alert]] = {}
     for alert in alerts.alerts:
         by_model.setdefault(alert.labels.get("model", ""), []).append(alert)
     order = {incident.model: place for place, incident in enumerate(group_alerts(alerts.alerts))}
-    versions: dict[str, list[ModelMonitor]] = {}
-    for monitor in monitors:
-        versions.setdefault(monitor.config.name, []).append(monitor)
-    leading = {name: leading_quality(group, now) for name, group in versions.items()}
-    rows = [
-        _row(monitor, by_model.get(name, ()), leading[name][monitor.version], now)
-        for name, group in versions.items()
-        for monitor in group
-    ]
+    rows = []
+    for name in monitors.models:
+        versions, own = monitors.of_model(name), by_model.get(name, ())
+        leading = leading_quality(versions.values(), now)
+        rows += [_row(monitor, own, leading[version], now) for version, monitor in versions.items()]
     for row in rows:
         row["place"] = order.get(row["model"], len(order)), not row["state"], not row["has_drifted"]
         row["budget"] = alerts.budgets.get(row["model"], math.nan)

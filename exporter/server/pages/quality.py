@@ -13,7 +13,6 @@ from flask import render_template, request
 
 from exporter.errors import StoreError
 from exporter.monitoring.counters import bucket_quantile, only_bucket
-from exporter.monitoring.drift_report import OUTPUTS
 from exporter.monitoring.leading_quality import ALERT, Kind, Leading, kind_of, leading_quality, measured
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.quality import OTHER, WindowQuality
@@ -195,9 +194,7 @@ class Row(NamedTuple):
     numbers
         Further figures, in the order of the table's columns.
     note
-        What is said below the last of them.
-    unlike
-        Targets that are unlike the labelled rows, see `QualityEstimator.unlike`.
+        What is said below the last of them, or what is unlike the labelled rows, see `QualityEstimator.unlike`.
     remark
         Why there is no figure, see `QualityEstimator.absence`.
     """
@@ -207,7 +204,6 @@ class Row(NamedTuple):
     numbers: tuple[str, ...]
     remark: str = ""
     note: str = ""
-    unlike: Sequence[str] = ()
 
 
 def page(exporter: Exporter) -> tuple[str, int]:
@@ -266,7 +262,6 @@ def _context(monitor: ModelMonitor, leading: Leading | None, now: float) -> dict
         "leading": leading,
         "alert": ALERT,
         "monitor": monitor,
-        "outputs": OUTPUTS,
         "only_bucket": only_bucket,
         "bucket_quantile": bucket_quantile,
         "least_rows": LEAST_ROWS,
@@ -289,7 +284,7 @@ def _estimates(monitor: ModelMonitor, now: float) -> tuple[dict[str, IntervalEst
             if estimate:
                 estimates[name] = estimate
             remark = "" if estimate else estimator.absence(counts)
-            rows.append(Row(name, estimate or _NOTHING, (), remark, unlike=estimator.unlike(counts)))
+            rows.append(Row(name, estimate or _NOTHING, (), remark, " and of ".join(estimator.unlike(counts))))
     return estimates, rows
 
 
