@@ -107,9 +107,6 @@ class Options(NamedTuple):
             if column and name in columns and name not in {*self.outputs(), *self.ignore}:
                 detail = f"the column {preview(name)} has the name that profiles give the column {preview(column)}"
                 raise ProfileError(f"{where}: {detail}; rename it, or set --ignore={preview(name)}")
-        if self.label_column and not self.prediction_column:
-            detail = f"set --prediction-column, since the label {preview(self.label_column)} is compared with it"
-            raise ProfileError(f"{where}: {detail}")
         for kind in self.types.values():
             if kind not in INPUT_TYPES:
                 hint = suggestion(kind, INPUT_TYPES)

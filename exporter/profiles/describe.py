@@ -407,8 +407,9 @@ def order_warnings(profile: Profile, warned: Collection[str]) -> Iterator[str]:
         return
     column = preview(blocks.column)
     if blocks.order == GROUPED:
-        calendar = f"set {_ignore(blocks.column or '')} if it follows the calendar"
-        yield f"rows are grouped by {column}: {calendar}, else --time-column, or --shuffled if there is no time"
+        is_input = blocks.column in profile.inputs
+        calendar = f"{_ignore(blocks.column or '')} if it follows the calendar, else " if is_input else ""
+        yield f"rows are grouped by {column}: set {calendar}--time-column, or --shuffled if there is no time"
     elif blocks.order == UNSORTED:
         advice = "sort the file by it, or set --shuffled"
         yield f"rows are not in the order of {column}, and too many to sort in memory: {advice}"

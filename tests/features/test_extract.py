@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.memory import allocating
 
-from exporter.features.base import category_counts, numeric_column, scalar_text
+from exporter.features.base import category_bins, numeric_column, scalar_text
 from exporter.features.image import MAX_PIXELS, decode_image, image_columns, image_statistics
 from exporter.features.json_inputs import lenient_inputs, sanitize
 
@@ -173,26 +173,23 @@ def test_any_json_is_an_image_missing_or_invalid(values):
 @settings(max_examples=100, deadline=None)
 @given(st.lists(JSON | st.sampled_from(["NL", "DE", "FR", "1", 1, 1.0, True, "true"]), max_size=20))
 def test_every_category_is_counted_once(values):
-    """Counts add up to the number of values, including unseen ones."""
-    counts, unseen = category_counts(values, {"NL": 0, "1": 1, "true": 2}, frozenset({"FR"}))
+    """Each value has one bin, unseen ones too."""
+    counts = np.bincount(category_bins(values, {"NL": 0, "1": 1, "true": 2}, frozenset({"FR"})), minlength=6)
     assert counts.sum() == len(values)
     assert counts[0] == values.count("NL")
     assert counts[4] == sum(value is None for value in values)
-    assert 0 <= unseen <= counts[3]
 
 
-def test_categories_have_their_bins():
-    """Known, rare, new, missing and invalid values have their bins; only the new ones are unseen."""
-    values = ["NL", "NL", "FR", "XX", None, 7, ["NL"], {}, True, 3, 3.0]
-    counts, unseen = category_counts(values, {"NL": 0, "3": 1}, frozenset({"FR"}))
-    assert counts.tolist() == [2, 2, 2, 1, 4]
-    assert unseen == 1
-
-
-def test_an_empty_string_is_a_category_and_a_list_is_not():
-    """If training contains the empty string, a value of a wrong type is still invalid."""
-    assert category_counts(["", [], {}], {"": 0}, frozenset())[0].tolist() == [1, 0, 0, 2]
-    assert category_counts(["", [], {}], {"a": 0}, frozenset({""}))[0].tolist() == [0, 1, 0, 2]
+@pytest.mark.parametrize(("values", "known", "rare", "bins"), [
+    (["NL", "NL", "FR", "XX", None, 7, ["NL"], {}, True, 3, 3.0], "NL 3", "FR", [0, 0, 2, 2, 3, 4, 4, 4, 4, 1, 1]),
+    (np.array([3.0, np.nan, 7.5, 3.0]), "3 7", "7.5", [0, 3, 2, 0]),
+    (["", [], {}], " ", "", [0, 3, 3]),
+    (["", [], {}], "a", " ", [1, 3, 3]),
+])  # fmt: skip
+def test_categories_have_their_bins(values, known, rare, bins):
+    """Known, rare, new, missing and invalid values have their bins; an empty string is a category, a list is not."""
+    indices = {name: index for index, name in enumerate(dict.fromkeys(known.split(" ")))}
+    assert category_bins(values, indices, frozenset(rare.split(" "))).tolist() == bins
 
 
 def test_scalars_are_written_as_in_json():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 import tracemalloc
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -197,7 +198,7 @@ def test_windows_are_by_the_time_of_the_prediction() -> None:
         count(monitor, labelled("yes", "yes", age=age))
     counted = {name: window.labelled for name, window in monitor.read_quality(NOW).items()}
     assert counted == {"5m": 2, "1h": 3, "1d": 4, "7d": 5}
-    assert monitor.quality.labelled == 6
+    assert (monitor.quality.labelled, monitor.quality.older) == (6, 1)
     later = {name: window.labelled for name, window in monitor.read_quality(NOW + 7200).items()}
     assert later == {"1d": 4, "7d": 5}
 
@@ -218,6 +219,9 @@ def test_a_window_knows_what_it_waits_for() -> None:
         "1d": (2, 15),
         "7d": (2, 15),
     }
+    late = [Prediction("m", prediction="yes", time=datetime.fromtimestamp(UNIX - age, UTC)) for age in (10, 4000, 1e6)]
+    observe(monitor, late, [], NOW, UNIX)
+    assert [window.unlabelled for window in monitor.read_quality(NOW).values()] == [12, 16, 17, 17]
     count(monitor, *[labelled("yes", "yes")] * 40)  # labels of predictions that were counted elsewhere
     assert monitor.read_quality(NOW)["5m"].unlabelled == 0
 
@@ -250,7 +254,13 @@ def test_errors_have_an_interval_from_twenty_labels_on() -> None:
         (abs(errors).mean(), abs(errors).mean() - half, abs(errors).mean() + half)
     )
     assert window.squared_error == pytest.approx(math.sqrt((errors**2).mean()))
+    assert (window.bias, window.relative_error) == pytest.approx((-errors.mean(), 1.0))
     assert window.accuracy is None
+    days = [labelled(10.0, 8.0 + 2 * (hour // 24 % 2), age=3600.0 * hour) for hour in range(166)]
+    count(alike := monitor_of(NUMBERS), *days)  # errors of a day are alike: the days are few
+    window = alike.read_quality(NOW)["7d"]
+    assert window.absolute_error.value - window.absolute_error.lower > 2 * 1.96 / math.sqrt(166)
+    assert window.relative_error == pytest.approx(window.bias / (10 - window.bias))
 
 
 def test_calibration_error_is_that_of_ten_bins() -> None:
@@ -465,7 +475,6 @@ def test_chance_alone_mostly_adds_nothing():
     assert miss_variance(np.empty(0), np.empty(0)) == 0
 
 
-AT, STARTED = 5000.0, 1_764_028_790.0
 HOUR = 3600.0
 
 
@@ -480,33 +489,28 @@ def binners(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Binner]:
     return {"classes": Binner(classifier), "numbers": Binner(build_file(folder / "numbers.parquet", **columns))}
 
 
-def watching(binner: Binner | None, **chosen: object) -> ModelMonitor:
-    return ModelMonitor(ModelConfig("m", **chosen), "1", binner)  # type: ignore[arg-type]
-
-
 def predict(monitor: ModelMonitor, count: int) -> None:
     """Count predictions of now, as confident as those of the profile."""
     rows = classes(count, 7).to_pylist()
     events = [Prediction("m", prediction=row["prediction"], confidence=row["confidence"]) for row in rows]
-    observe(monitor, events, [{"country": row["country"]} for row in rows], AT)
+    observe(monitor, events, [{"country": row["country"]} for row in rows], NOW)
 
 
-def label(monitor: ModelMonitor, count: int, age: float, prediction: object = "yes", actual: object = "yes") -> None:
+def label(monitor: ModelMonitor, number: int, age: float, prediction: object = "yes", actual: object = "yes") -> None:
     """Count labels of predictions that are so many seconds old."""
-    one = LabelledPrediction("m", "1", STARTED - age, prediction, 0.8, None, actual, None, 5.0)
-    monitor.count_labels([one] * count, AT, STARTED)
+    count(monitor, *[labelled(prediction, actual, age, confidence=0.8)] * number)
 
 
 def leading(monitor: ModelMonitor) -> Leading:
-    found = leading_quality([monitor], AT)[monitor.version]
+    found = leading_quality([monitor], NOW)[monitor.version]
     assert found
     return found
 
 
 def test_the_shortest_window_with_enough_leads(binners: dict[str, Binner]) -> None:
     """Measured with enough labels, else estimated; a few labels lead only where nothing is estimated."""
-    monitor = watching(binners["classes"])
-    assert leading_quality([monitor], AT) == {"1": None}
+    monitor = ModelMonitor(ModelConfig("m"), "1", binners["classes"])
+    assert leading_quality([monitor], NOW) == {"1": None}
     predict(monitor, ENOUGH - 1)
     assert leading(monitor)[:2] == ("estimated", "1h"), "too few in any window: the longest"
     label(monitor, ENOUGH - 1, 60)
@@ -520,9 +524,38 @@ def test_the_shortest_window_with_enough_leads(binners: dict[str, Binner]) -> No
     assert (leading(monitor).number, leading(monitor).excess) == (ENOUGH, 0)
 
 
+def test_versions_that_serve_have_one_window() -> None:
+    """The shortest in which each has enough, or the one that is beyond the threshold; alone, each has its own."""
+    old, new, unused = (ModelMonitor(ModelConfig("m"), name, None) for name in ("1", "2", "3"))
+    unused.last_used = -HOUR
+    for monitor, age in ((old, 0.5 * HOUR), (new, 60), (new, 0.5 * HOUR), (unused, 60)):
+        label(monitor, 20, age)
+    found = leading_quality([old, new, unused], NOW)
+    assert {version: one and one.window for version, one in found.items()} == {"1": "1h", "2": "1h", "3": "5m"}
+    assert leading(new).window == "5m"
+    label(old, 20, 60)
+    assert {one and one.window for one in leading_quality([old, new], NOW).values()} == {"5m"}
+
+
+def test_doubts_are_told_after_a_while() -> None:
+    """Times that always lag by the same half hours, and the probability of one class; sound events end both."""
+    monitor = monitor_of(None)
+    for second in range(300):
+        made = datetime.fromtimestamp(UNIX + second - (5400 if second < 100 else 0.5), UTC)
+        sure = (0.9, 0.1)[second % 2] if second < 100 else 0.9
+        events = [Prediction("m", time=made, prediction=("yes", "no")[second % 2], confidence=sure)]
+        observe(monitor, events, [], NOW + 1.01 * second, UNIX + second)
+        if second == 99:
+            assert {name: text[:24] for name, text in monitor.doubts.found.items()} == {
+                "time": "is always 1.5 h before t",
+                "confidence": "is at most 0.5 wherever ",
+            }
+    assert monitor.doubts.found == {}
+
+
 def test_a_figure_beyond_the_threshold_leads(binners: dict[str, Binner]) -> None:
     """The estimate may be fine, and few labels of a shorter window; without predictions the alert is silent."""
-    monitor = watching(binners["classes"])
+    monitor = ModelMonitor(ModelConfig("m"), "1", binners["classes"])
     label(monitor, 300, 12 * HOUR, actual="no")
     label(monitor, 10, 60, actual="no")
     label(monitor, 50, 60)
@@ -538,7 +571,7 @@ def test_a_figure_beyond_the_threshold_leads(binners: dict[str, Binner]) -> None
 
 def test_a_shorter_window_ends_what_is_beyond(binners: dict[str, Binner]) -> None:
     """If its whole interval is within the threshold, and labels of its predictions are not much rarer."""
-    monitor = watching(binners["classes"])
+    monitor = ModelMonitor(ModelConfig("m"), "1", binners["classes"])
     predict(monitor, 250)
     label(monitor, 300, 12 * HOUR, actual="no")
     label(monitor, 100, 60)  # of 250 predictions; the day has 400 labels of as many
@@ -552,10 +585,10 @@ def test_a_shorter_window_ends_what_is_beyond(binners: dict[str, Binner]) -> Non
 def test_an_error_is_beyond_a_multiple_of_that_of_the_profile(binners: dict[str, Binner]) -> None:
     """The lower end of the interval counts, which needs 20 labels."""
     binner = binners["numbers"]
-    monitor = watching(binner)
+    monitor = ModelMonitor(ModelConfig("m"), "1", binner)
     assert binner.quality
     limit = MOST_ERROR * binner.quality.overall
-    observe(monitor, [Prediction("m", prediction=500.0)], [{"age": 50.0}], AT)
+    observe(monitor, [Prediction("m", prediction=500.0)], [{"age": 50.0}], NOW)
     label(monitor, ENOUGH - 1, 60, 500.0, 500.0 + 2 * limit)
     assert leading(monitor).excess == 0
     label(monitor, 1, 60, 500.0, 500.0 + 2 * limit)
@@ -565,7 +598,7 @@ def test_an_error_is_beyond_a_multiple_of_that_of_the_profile(binners: dict[str,
 
 def test_without_a_profile_nothing_is_beyond() -> None:
     """There is nothing to compare with."""
-    monitor = watching(None, task="regression")
+    monitor = monitor_of(task="regression")
     label(monitor, 50, 60, 1.5, 100)
     assert leading(monitor)[:2] == ("measured", "5m")
     assert leading(monitor).excess == 0

@@ -193,7 +193,7 @@ def test_a_feature_that_did_not_matter_may_still_leave_what_the_labelled_rows_kn
     assert made.estimate(counts(binner, rows)) == before
     rows["idle"][:1200] = 9.0
     assert made.estimate(counts(binner, rows)) is None
-    assert made.absence(counts(binner, rows)) == "unsupported"
+    assert (made.absence(live := counts(binner, rows)), made.unlike(live)) == ("unsupported", ["idle"])
 
 
 @pytest.mark.parametrize(
@@ -357,22 +357,17 @@ def test_differences_between_periods_widen_the_interval(tmp_path):
     assert widths[1] > 5 * widths[0]
 
 
-def test_labels_of_different_spelling_are_one_label(tmp_path):
-    """7, 7.0 and "7" are one label; null and NaN are no label; a list is unusable."""
+@pytest.mark.parametrize(("predicted", "labels", "expected"), [
+    ("7", ["7", "7.0", '"7"', "8", "null", "NaN", "[7]", "true"], ("accuracy", 5, 1, 0.6)),
+    ("{}.5", ["1.5", '"high"', "null", "1e999", "true"], ("absolute_error", 1, 3, 1.0)),
+])  # fmt: skip
+def test_labels_that_can_be_compared(tmp_path, predicted, labels, expected):
+    """7, 7.0 and "7" are one label; null and NaN are none; a list, and a text of a regression, are unusable."""
     path = tmp_path / "rows.jsonl"
-    labels = ["7", "7.0", '"7"', "8", "null", "NaN", "[7]", "true"]
-    path.write_text("\n".join(f'{{"x": {n}, "predicted": 7, "label": {label}}}' for n, label in enumerate(labels)))
+    rows = enumerate(labels)
+    path.write_text("\n".join(f'{{"x": {n}, "predicted": {predicted.format(n)}, "label": {one}}}' for n, one in rows))
     quality = build_file(path, **REGRESSION).quality
-    assert (quality.kind, quality.rows, quality.unusable, quality.overall) == ("accuracy", 5, 1, 0.6)
-
-
-def test_labels_of_a_regression_that_are_no_numbers_are_unusable(tmp_path):
-    """A text among the labels of a regression is counted, not refused."""
-    path = tmp_path / "rows.jsonl"
-    labels = ["1.5", '"high"', "null", "1e999", "true"]
-    path.write_text("\n".join(f'{{"x": {n}, "predicted": {n}.5, "label": {label}}}' for n, label in enumerate(labels)))
-    quality = build_file(path, **REGRESSION).quality
-    assert (quality.kind, quality.rows, quality.unusable, quality.overall) == ("absolute_error", 1, 3, 1.0)
+    assert (quality.kind, quality.rows, quality.unusable, quality.overall) == expected
 
 
 def test_a_file_without_a_usable_label_has_no_quality(tmp_path):
@@ -383,13 +378,6 @@ def test_a_file_without_a_usable_label_has_no_quality(tmp_path):
     without = profiled(tmp_path, rows, prediction_column="predicted", confidence_column="sure", ignore=["label"])
     assert profile.quality is None
     assert profile.digest() == without.digest()
-
-
-def test_a_label_needs_a_prediction(tmp_path):
-    """The message says which flag is missing."""
-    np.savez(tmp_path / "a.npz", x=np.arange(9.0), label=np.arange(9))
-    with pytest.raises(ProfileError, match='set --prediction-column, since the label "label" is compared with it'):
-        build_file(tmp_path / "a.npz", label_column="label")
 
 
 def test_a_quality_is_saved_and_checked(tmp_path, regression, classifier):

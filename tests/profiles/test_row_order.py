@@ -183,9 +183,17 @@ def test_sorted_rows(write: Any, by: str, run: Run) -> None:
     data["label"], data["predicted"] = (np.random.default_rng(seed).choice(["yes", "no"], ROWS) for seed in (4, 5))
     path = write(data, np.argsort(data[by], kind="stable").tolist())
     printed = run("profile", path, "--prediction-column=predicted", "--label-column=label")
-    assert f'rows are grouped by "{by}": set --ignore={by} if it follows the calendar, else --time-c' in printed.err
+    calendar = "" if by == "label" else f"--ignore={by} if it follows the calendar, else "
+    assert f'rows are grouped by "{by}": set {calendar}--time-column, or --shuffled' in printed.err
     assert f'(order)  grouped by "{by}"; values are taken as independent' in printed.out
     assert load(path.with_suffix(".json")).blocks == Blocks(GROUPED, by)
+
+
+def test_a_column_of_the_calendar(write: Any, run: Run) -> None:
+    """Each of its values is one stretch of the time, so that live ones are unlike training: said, with the flag."""
+    data = columns() | {"at": np.arange(ROWS) + 1.7e9, "month": np.arange(ROWS) * 9 // ROWS}
+    told = "month: follows the calendar: each value is one stretch of the time, so those to come forbid estimates"
+    assert f"{told}: set --ignore=month" in run("profile", write(data), "--time-column=at").err
 
 
 def test_rows_that_one_value_distinguishes_are_not_grouped(write: Any) -> None:

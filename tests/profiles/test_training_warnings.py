@@ -221,6 +221,12 @@ def test_a_confidence_that_is_right(write: Write, profile: Profile, values: Sequ
         path = write({"age": ages(), "sure": values}, suffix)
         assert profile(path, "--confidence-column=sure") == (0, [])
         assert load(path.with_suffix(".json")).confidence.counts[-1] == 0
+        flags = ("--confidence-column=sure", "--prediction-column=p")
+        of_class = write(
+            {"age": ages(), "p": ["no" if float(one) < 0.5 else "yes" for one in values], "sure": values}, suffix
+        )
+        (warning,) = profile(of_class, *flags)[1]
+        assert warning.startswith('sure: is at most 0.5 wherever the prediction is "no", as if it were always the')
 
 
 def test_few_rows(write: Write, profile: Profile) -> None:

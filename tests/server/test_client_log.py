@@ -146,16 +146,19 @@ def test_doubtful_predictions_are_accepted_and_logged_once(served: Served) -> No
         answer = served.post("/v1/predictions", features)
         assert (answer.status, answer.json) == (202, {**clear, "warnings": [warning]})
     assert served.post("/v1/predictions", {"model": "credit", "trace": "x"}).json == clear
-    for hours in (-25, 25, 1, -1, 0):
+    for hours, off in ((-25, "1 day before"), (25, "1 day after"), (1, "59 minutes after"), (-1, ""), (0, "")):
         moment = (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
-        assert served.post("/v1/predictions", {"model": "credit", "time": moment}).json == clear
+        found = served.post("/v1/predictions", {"model": "credit", "time": moment}).json.get("warnings", [])
+        assert [text["detail"].partition("; ")[0] for text in found] == (
+            [f'a prediction of "credit" has a time {off} the exporter\'s clock'] if off else []
+        )
     samples = served.samples("model_exporter_event_warnings_total")
     assert samples == {
         'model_exporter_event_warnings_total{reason="time_off"}': 3,
         'model_exporter_event_warnings_total{reason="unknown_member"}': 4,
     }
     lines = [line for line in served.log.read_text().splitlines() if "once for each client" in line]
-    assert [line.count("features") + 2 * line.count("1 days before") for line in lines] == [1, 2]
+    assert [line.count("features") + 2 * line.count("1 day before") for line in lines] == [1, 2]
 
 
 def test_inputs_that_are_not_in_the_profile_are_named(served: Served) -> None:

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 import yaml
-from support.batches import observe
+from support.batches import observe, observe_columns
 from support.blocks import with_ratios
 from support.pages import Page
 from support.paths import ROOT
@@ -312,6 +312,21 @@ def test_a_constant_that_stayed_what_it_was_has_not_changed(tmp_path: Path) -> N
     moved = found({"x": 4, "c": "DE", "none": 1})
     assert {status for status, _ in moved.values()} == {"slight"}
     assert moved["x"][1].startswith("Small change: the share of values above 3 rose from 0")
+
+
+def test_exchanged_columns_name_each_other(tmp_path: Path) -> None:
+    """Drifted values that look like those of one other feature in training name it; features that are alike, none."""
+    rng = np.random.default_rng(1)
+    sizes = {"length": (200, 14), "mass": (4200, 800), "depth": (17, 2), "x": (0, 1), "y": (0, 1)}
+    trained = {name: rng.normal(*size, ROWS) for name, size in sizes.items()}
+    np.savez(tmp_path / "a.npz", **trained)
+    monitor = ModelMonitor(ModelConfig("m"), "1", Binner(build_file(tmp_path / "a.npz")))
+    live = {name: trained[other] for name, other in zip(sizes, ("mass", "length", "x", "y", "depth"), strict=True)}
+    observe_columns(monitor, ROWS, live, 0.0)
+    drifts = {drift.name: drift for drift in target_drifts(monitor, monitor.read(0.0)["1h"])}
+    found = {name: drift.resembles for name, drift in drifts.items()}
+    assert found == {"length": "mass", "mass": "length", "depth": "", "x": "", "y": "depth"}
+    assert describe(drifts["mass"]).endswith(" These values look like those of length in training.")
 
 
 def test_the_page_says_why_the_noise_floor_of_dependent_values_is_high(tmp_path: Path) -> None:
