@@ -107,9 +107,8 @@ def profiled(case: Case) -> tuple[QualityEstimator, Binner]:
             types=types,
         )
     binner = Binner(profile)
-    estimator = QualityEstimator.from_profile(profile, binner.names)
-    assert estimator
-    return estimator, binner
+    assert binner.quality
+    return binner.quality, binner
 
 
 def window_counts(binner: Binner, window: pd.DataFrame) -> np.ndarray:

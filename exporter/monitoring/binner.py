@@ -141,7 +141,7 @@ class Binner:
         self.scale = np.where(self.stddev > 0, self.stddev, np.maximum(abs(self.centre), 1.0))
         self.read = JsonColumnReader(self.inputs).read
         self.known_inputs = {*profile.inputs, *redacted}
-        self.quality = QualityEstimator.from_profile(profile, self.names)
+        self.quality = QualityEstimator(profile.quality, profile.targets(self.names)) if profile.quality else None
         self._index_values()
         self._index_rows()
         self.copula = self._build_copula()

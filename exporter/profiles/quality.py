@@ -23,7 +23,6 @@ from exporter.profiles.profile import (
     BinEffects,
     Feature,
     NumericFeature,
-    Profile,
     Quality,
 )
 from exporter.stats.divergence import Floats, Ints
@@ -109,20 +108,6 @@ class QualityEstimator:
         self._count = parts[0].bins if self.kind == "accuracy" and parts else self._predictions
         self._prepare(parts, float(max(labelled, 1)))
         self._watch(targets, layout, parts)
-
-    @classmethod
-    def from_profile(cls, profile: Profile, names: Sequence[str]) -> QualityEstimator | None:
-        """Return the estimator of a profile; None where the profile was made without labels.
-
-        Parameters
-        ----------
-        profile
-            The profile.
-        names
-            Features whose bins are counted, in the order of their counts; as in `exporter.monitoring.binner.Binner`,
-            the prediction and the confidence come after them where the profile has them.
-        """
-        return cls(profile.quality, profile.targets(names)) if profile.quality else None
 
     def _calibration(self, layout: Mapping[str, range], rows: Floats, right: Floats) -> list[_Part]:
         if not len(rows):

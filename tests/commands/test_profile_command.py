@@ -7,7 +7,6 @@ import pty
 import re
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -260,25 +259,11 @@ def test_progress_is_one_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> 
         with Progress(log=True) as progress:
             progress("values", 0.5, 1_200_000)
         shown = ""
-        while (
-            not shown.endswith("\r\x1b[K") or shown.count("\x1b[K") < 2
-        ):  # the line is erased; a terminal may hand over what was written in parts
+        # The line is erased; a terminal may hand over what was written in parts.
+        while not shown.endswith("\r\x1b[K") or shown.count("\x1b[K") < 2:
             shown += os.read(parent, 10_000).decode()
     os.close(parent)
     assert shown == "\r\x1b[Kvalues: 50%, 1,200,000 rows\r\x1b[K"
-
-
-def test_a_quick_profile_shows_no_progress(tmp_path: Path, run):
-    """A small file is profiled without a progress message."""
-    (tmp_path / "a.csv").write_text("x\n" + "1\n2\n" * 100)
-    assert not run("profile", str(tmp_path / "a.csv")).err
-
-
-def test_an_empty_csv_file_is_named(tmp_path, run):
-    """The message says that it is empty, and nothing of CSV."""
-    path = tmp_path / "a.csv"
-    path.touch()
-    assert run("profile", path, status=1).err == f"model-exporter: {path}: is empty\n"
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])

@@ -57,9 +57,8 @@ def counts(binner: Binner, columns: Columns) -> np.ndarray:
 
 def estimator(profile: Profile) -> tuple[Binner, QualityEstimator]:
     binner = Binner(profile)
-    made = QualityEstimator.from_profile(profile, binner.names)
-    assert made is not None
-    return binner, made
+    assert binner.quality is not None
+    return binner, binner.quality
 
 
 def accuracy(columns: Columns) -> float:
@@ -337,10 +336,9 @@ def test_redacted_inputs_are_left_out(regression, classifier):
     """An estimator of fewer features reads the counts of those alone."""
     for profile, draw in ((regression, regressed), (classifier, classified)):
         binner = Binner(profile, ["x"])
-        made = QualityEstimator.from_profile(profile, binner.names)
-        found = made.estimate(counts(binner, draw(np.random.default_rng(0), 500)))
+        found = binner.quality.estimate(counts(binner, draw(np.random.default_rng(0), 500)))
         assert found.value == pytest.approx(profile.quality.overall, rel=0.1)
-    assert QualityEstimator.from_profile(msgspec.structs.replace(profile, quality=None), []) is None
+    assert Binner(msgspec.structs.replace(profile, quality=None)).quality is None
 
 
 def test_differences_between_periods_widen_the_interval(tmp_path):

@@ -255,16 +255,14 @@ def test_every_picture_has_words(labelled: Served) -> None:
     assert [attributes["src"] for tag, attributes in page.tags if tag == "script"] == ["/static/choices.js"]
 
 
-def estimator(folder: Path, rows: int, kind: str) -> tuple[QualityEstimator, int]:
+def estimator(folder: Path, rows: int, kind: str, seed: int = 1) -> tuple[QualityEstimator, int]:
     """The estimator of a profile of so many rows, and the number of bins that it reads."""
-    table = classes(rows, 1) if kind == "accuracy" else numbers(rows, 1)
-    confidence = {"confidence_column": "confidence"} if kind == "accuracy" else {}
-    parquet.write_table(table, folder / "rows.parquet")
-    profile = build_file(folder / "rows.parquet", prediction_column="prediction", label_column="outcome", **confidence)
-    binner = Binner(profile)
-    made = QualityEstimator.from_profile(profile, binner.names)
-    assert made
-    return made, sum(len(target.counts) for target in profile.targets(binner.names).values())
+    accuracy = kind == "accuracy"
+    parquet.write_table(classes(rows, seed) if accuracy else numbers(rows, seed), folder / "rows.parquet")
+    confidence = {"confidence_column": "confidence"} if accuracy else {}
+    binner = Binner(build_file(folder / "rows.parquet", **COLUMNS, **confidence))
+    assert binner.quality
+    return binner.quality, binner.bins
 
 
 def checked(made: QualityEstimator, bins: int, right: float, labels: int = 4000) -> str:
@@ -311,10 +309,6 @@ def test_references_cover_the_truth(tmp_path: Path) -> None:
         truth = estimator(tmp_path, 200_000, kind)[0].overall
         hits = []
         for seed in range(2, 62):
-            table = classes(300, seed) if kind == "accuracy" else numbers(300, seed)
-            parquet.write_table(table, tmp_path / "few.parquet")
-            profile = build_file(tmp_path / "few.parquet", prediction_column="prediction", label_column="outcome")
-            made = QualityEstimator.from_profile(profile, Binner(profile).names)
-            assert made
+            made, _ = estimator(tmp_path, 300, kind, seed)
             hits.append(made.reference.lower <= truth <= made.reference.upper)
         assert np.mean(hits) >= 0.85, kind
