@@ -355,7 +355,6 @@ class Ingest:
         monitors, inputs = self._pipeline.monitors, memoryview(event.inputs)
         if detail := wire.time_off(events):
             self._client_log.warn("time_off", detail)
-            yield {"pointer": "/time", "detail": detail}
         if monitor := monitors.of_model(event.model).get(event.version or wire.NO_VERSION):
             yield from ({"pointer": f"/{name}", "detail": text} for name, text in monitor.doubts.found.items())
         binner = monitors.binner(event.model, event.version or "")

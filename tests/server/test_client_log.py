@@ -146,10 +146,9 @@ def test_doubtful_predictions_are_accepted_and_logged_once(served: Served) -> No
         answer = served.post("/v1/predictions", features)
         assert (answer.status, answer.json) == (202, {**clear, "warnings": [warning]})
     assert served.post("/v1/predictions", {"model": "credit", "trace": "x"}).json == clear
-    for hours, off in ((-25, "1 day before"), (25, "1 day after"), (1, "59 minutes after"), (-1, ""), (0, "")):
+    for hours in (-25, 25, 1, -1, 0):
         moment = (datetime.now(UTC) + timedelta(hours=hours)).isoformat()
-        found = served.post("/v1/predictions", {"model": "credit", "time": moment}).json.get("warnings", [])
-        assert [f" has a time {off} the exporter's clock; " in text["detail"] for text in found] == [True] * bool(off)
+        assert served.post("/v1/predictions", {"model": "credit", "time": moment}).json == clear
     samples = served.samples("model_exporter_event_warnings_total")
     assert samples == {
         'model_exporter_event_warnings_total{reason="time_off"}': 3,
