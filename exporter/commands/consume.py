@@ -335,7 +335,7 @@ class ConsumerMetrics:
             for result in ("accepted", "dead_letter", "dropped", "empty"):
                 self._messages.labels(topic, result)
         self._failure: str | None = None
-        self._is_connected, self._taken = False, 0.0
+        self._is_connected, self._taken, self._trouble = False, 0.0, ""
         self.moderation = common.Moderation(log)
 
     def succeeded(self, topic: str, **numbers: int) -> None:
@@ -381,7 +381,8 @@ class ConsumerMetrics:
 
     def on_kafka_error(self, error: KafkaError) -> None:
         """Log an error of librdkafka now and then: while no broker answers, it reports 20 of them a second."""
-        self.moderation.warn(error.name(), "%s: %s", "Kafka", error.str())
+        self._trouble = f"; the last error of Kafka, at {rfc3339(time.time())}: {error.str()}"
+        self.moderation.warn(error.name(), "Kafka: %s", error.str())
 
     def limit(self, record: logging.LogRecord) -> bool:
         """Return whether to log a line of librdkafka: one of each kind, which it begins with, now and then."""
@@ -391,7 +392,7 @@ class ConsumerMetrics:
         """Return whether messages flow, and a sentence about it."""
         why = self._failure or ("" if self._is_connected else "no broker is connected")
         last = f"it last took messages at {rfc3339(self._taken)}" if self._taken else "it took no messages yet"
-        return not why, f"{why or 'ready'}; {last}"
+        return not why, f"{why or 'ready'}; {last}{self._trouble}"
 
 
 WAIT_SECONDS = 0.2
@@ -611,10 +612,10 @@ class Relay:
         try:
             document: Any = json.loads(response.body or b"{}")
             for warning in document.get("warnings", ()):
-                detail = _detail(warning.get("pointer", ""), warning["detail"])
+                detail = ": ".join(filter(None, (warning.get("pointer"), warning["detail"])))
                 self.metrics.moderation.warn("warning", "the exporter warns: %s", detail)
             for index, pointer, detail in common.refused_events(document):
-                details.setdefault(index, _detail(pointer, detail))
+                details.setdefault(index, ": ".join(filter(None, (pointer, detail))))
                 count += 1
         except (ValueError, TypeError, KeyError, AttributeError):
             if is_taken:
@@ -646,10 +647,6 @@ class Relay:
             is_same = is_fenced or "group.instance.id" in error.str()
             raise ExporterError(same if is_same else f"Kafka: {error.str()}")
         self.metrics.on_kafka_error(error)
-
-
-def _detail(pointer: str, detail: str) -> str:
-    return f"{pointer}: {detail}" if pointer else detail
 
 
 def _convert(message: KafkaMessage) -> Message:

@@ -154,7 +154,7 @@ _PROBE: dict[int, Any] = {200: {TEXT: None}}
 _REDIRECT: dict[int, Any] = {303: {HTML: None}, 200: {HTML: None}}
 _RECORDS: tuple[dict[int, Any], Any, tuple[Parameter, ...]] = (
     {200: {JSON: dict[str, Any], PROTOBUF: None}},
-    {JSON: dict[str, Any], PROTOBUF: None},
+    {JSON: dict[str, Any] | list[Any], PROTOBUF: None},
     (KEY,),
 )
 

@@ -99,9 +99,7 @@ def test_predictions_feedback_and_labels_reach_the_exporter(tmp_path: Path, clus
     assert len(corrections) == 30
 
 
-def test_messages_that_cannot_be_used_go_to_the_dead_letter_topic(
-    tmp_path: Path, cluster: Cluster, shared: Served
-) -> None:
+def test_unusable_messages_go_to_the_dead_letter_topic(tmp_path: Path, cluster: Cluster, shared: Served) -> None:
     """They keep their value, key and headers, with the reason; good messages beside them are counted."""
     poison = [
         b"not JSON",
@@ -131,9 +129,7 @@ def test_messages_that_cannot_be_used_go_to_the_dead_letter_topic(
         assert headers["model-exporter-error"]
 
 
-def test_a_message_that_the_dead_letter_topic_does_not_take_blocks_no_others(
-    tmp_path: Path, cluster: Cluster, shared: Served
-) -> None:
+def test_a_dead_letter_that_is_too_large_blocks_no_others(tmp_path: Path, cluster: Cluster, shared: Served) -> None:
     """Of a message that is too large for it, the reason and the origin are kept."""
     path = tmp_path / "kafka.properties"
     path.write_text("message.max.bytes=2000")
@@ -153,9 +149,7 @@ def test_a_message_that_the_dead_letter_topic_does_not_take_blocks_no_others(
     assert {"model-exporter-topic", "model-exporter-partition", "model-exporter-offset"} <= values[None].keys()
 
 
-def test_without_a_dead_letter_topic_they_are_logged_and_dropped(
-    tmp_path: Path, cluster: Cluster, shared: Served
-) -> None:
+def test_without_that_topic_they_are_logged_and_dropped(tmp_path: Path, cluster: Cluster, shared: Served) -> None:
     """The log names the topic, the partition, the offset and the reason."""
     cluster.produce("dropped", [b"{}"] * 5)
     with consuming(tmp_path, cluster, shared.url, "--topic=dropped", "--group=dropped") as consumer:
@@ -203,6 +197,9 @@ def test_a_topic_that_does_not_exist_blocks_no_other(tmp_path: Path, cluster: Cl
     cluster.produce("there", [prediction(1, version="there")])
     with consuming(tmp_path, cluster, shared.url, *flags) as consumer:
         eventually(lambda: consumer.count("there", "accepted") == 1, 60)
+        eventually(
+            lambda: "Subscribed topic not available: later" in ask(f"http://127.0.0.1:{consumer.web}/-/ready").text
+        )
         cluster.produce("later", [prediction(2, version="there")])
         eventually(lambda: consumer.count("later", "accepted") == 1, 60)
 
@@ -227,8 +224,7 @@ def test_readiness_says_what_is_wrong(tmp_path: Path, cluster: Cluster) -> None:
     cluster.produce("unready", [prediction(1)])
     with consuming(tmp_path, cluster, f"http://127.0.0.1:{free_port()}", "--topic=unready", "--group=un") as consumer:
         url = f"http://127.0.0.1:{consumer.web}"
-        eventually(lambda: consumer.samples() != {}, 60)
-        eventually(lambda: "refused" in ask(f"{url}/-/ready").text, 60)
+        eventually(lambda: consumer.samples() and "refused" in ask(f"{url}/-/ready").text, 60)
         assert ask(f"{url}/-/ready").status == 503
         assert ask(f"{url}/-/healthy").status == 200
         assert ask(f"{url}/elsewhere").status == 404
