@@ -396,6 +396,8 @@ def stat(
         sizes = 22, 22
     elif stacked or state:  # one size, so that panels of any width look alike
         sizes = 13, 18 if state else 20
+    elif sizes and title:  # names above numbers at any width
+        builder = builder.wide_layout(False)
     if sizes:
         builder = builder.text(common.VizTextDisplayOptions().title_size(sizes[0]).value_size(sizes[1]))
     return finish(builder, title, unit, queries, state=state or coloured, **more)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from playwright.sync_api import Browser, Page, expect
 from pyarrow import parquet
-from support.browser import in_every_look, needs_chromium, serious
+from support.browser import faults_of, in_every_look, needs_chromium
 from support.corrections import pending
 from support.flights import COUNT, events, is_planted, running
 from support.labelled_rows import classes, send
@@ -91,14 +91,14 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_pages_fit_a_phone_and_have_no_serious_fault(fleet: Served, browser: Browser, path: str) -> None:
-    """Nothing is wider than the screen of a phone, and axe finds no serious fault there and on a screen."""
+def test_pages_fit_a_phone_and_have_no_fault(fleet: Served, browser: Browser, path: str) -> None:
+    """Nothing is wider than the screen of a phone, and axe finds no fault there and on a screen."""
     page = browser.new_page()
     page.goto(fleet.url + path)
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
     for look in in_every_look(page):
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), look
-        assert serious(page) == [], look
+        assert faults_of(page) == [], look
     page.close()
 
 
@@ -169,15 +169,15 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("path", ["/slices?model=flights", "/review?model=flights", "/drift?model=flights"])
-def test_slices_fit_a_phone_and_have_no_serious_fault(flights: Served, visit: Open, path: str) -> None:
-    """With the slices loaded, nothing is wider than the screen of a phone, and axe finds no serious fault."""
+def test_slices_fit_a_phone_and_have_no_fault(flights: Served, visit: Open, path: str) -> None:
+    """With the slices loaded, nothing is wider than the screen of a phone, and axe finds no fault."""
     page = visit(path, flights)
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
     expect(page.locator("[data-slices] a, ol.slices").last).to_be_visible()
     expect(page.locator("[aria-busy]")).to_have_count(0)
     for look in in_every_look(page):
         assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"), look
-        assert serious(page) == [], look
+        assert faults_of(page) == [], look
 
 
 def test_a_reviewer_gets_from_the_panel_to_the_first_decision_by_keyboard(flights: Served, visit: Open) -> None:

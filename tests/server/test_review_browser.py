@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from playwright.sync_api import Page, expect
-from support.browser import in_both_schemes, needs_chromium, serious
+from support.browser import faults_of, in_both_schemes, needs_chromium
 from support.corrections import EVIL, accept_suspects, correct, mistake, queue, start
 from support.servers import Served, eventually
 
@@ -264,7 +264,7 @@ def test_one_card_stands_for_those_like_it(mistaken: Served, visit: Open) -> Non
     expect(page.locator("#decided-today")).to_have_text("1")
     page.reload()
     expect(page.locator(".target")).to_have_text("1 of 12 today")
-    assert not serious(page)
+    assert not faults_of(page)
 
 
 def test_suspect_labels_are_kept_or_changed(mistaken: Served, visit: Open) -> None:
@@ -275,7 +275,7 @@ def test_suspect_labels_are_kept_or_changed(mistaken: Served, visit: Open) -> No
     first, second, third = shown(page)
     expect(page.get_by_text("most similar are labelled maybe")).to_have_count(3)
     assert current(page) == first
-    assert serious(page) == []
+    assert faults_of(page) == []
     page.keyboard.press("a")
     expect(page.locator("#toast-text")).to_have_text(f"Kept: {EVIL}")
     expect(page.locator("#undo")).to_be_hidden()
@@ -381,7 +381,7 @@ def test_images_are_enlarged_and_crisp(varied: Served, visit: Open) -> None:
     assert tallest <= 200
 
 
-def test_axe_finds_no_serious_fault(varied: Served, visit: Open) -> None:
+def test_axe_finds_no_fault(varied: Served, visit: Open) -> None:
     """Every page in light and dark: contrast, names, roles; the dark one is dark."""
     faults = []
     for path in ("/", "/drift", "/review", "/review?view=table"):
@@ -390,7 +390,7 @@ def test_axe_finds_no_serious_fault(varied: Served, visit: Open) -> None:
             page.keyboard.press("x")
             page.keyboard.press("l")
         for scheme in in_both_schemes(page):
-            faults += serious(page)
+            faults += faults_of(page)
             ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
             assert (ground == "rgb(255, 255, 255)") is (scheme == "light")
     assert not faults

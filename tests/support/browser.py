@@ -32,13 +32,9 @@ def in_every_look(page: Page) -> Iterator[tuple[str, int]]:
             yield scheme, width
 
 
-def serious(page: Page) -> list[str]:
-    """Faults that axe calls serious or critical."""
+def faults_of(page: Page) -> list[str]:
+    """Faults that axe finds, of any impact."""
     if not page.evaluate("'axe' in window"):
         page.evaluate(AXE_SCRIPT)
     found = page.evaluate("axe.run({resultTypes: ['violations']}).then((results) => results.violations)")
-    return [
-        f"{page.url} {fault['id']}: {[node['html'][:200] for node in fault['nodes'][:3]]}"
-        for fault in found
-        if fault["impact"] in {"serious", "critical"}
-    ]
+    return [f"{page.url} {fault['id']}: {[node['html'][:200] for node in fault['nodes'][:3]]}" for fault in found]
