@@ -1,11 +1,13 @@
-"""Measure the dashboards' expressions over 30 days of 200 models with 50 features each.
+"""Measure the dashboards' expressions over 30 days of models with 50 features each.
 
-The series of the tests' recorded hour are multiplied to 200 models and 50 features; only one model has the series of
-histogram bins, which are queried for one model alone. For this model, every series that its dashboards query over a
-range has a sample a minute (Prometheus' default), as have the series of all models that Fleet queries over a range. The
-others that Fleet queries have one in each of the last minutes. All series have one in the last block, so that its index
-has its real size. Each expression is queried three times for 30 days on a screen of 1,366 pixels. The fastest query
-counts, because the machine may be busy with other work.
+    python benchmarks/bench_dashboards.py [MODELS]
+
+The series of the tests' recorded hour are multiplied to 200 models, or as many as are asked for, and 50 features; only
+one model has the series of histogram bins, which are queried for one model alone. For this model, every series that its
+dashboards query over a range has a sample a minute (Prometheus' default), as have the series of all models that Fleet
+queries over a range. The others that Fleet queries have one in each of the last minutes. All series have one in the
+last block, so that its index has its real size. Each expression is queried three times for 30 days on a screen of 1,366
+pixels. The fastest query counts, because the machine may be busy with other work.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ LAST_SECONDS = 300
 """For this long, an instant query finds the last sample of a series."""
 STEP_SECONDS = 1800
 GOAL_SECONDS = 2.0
-MODELS = [f"model-{number}" for number in range(200)]
+MODELS = [f"model-{number}" for number in range(int(sys.argv[1]) if sys.argv[1:] else 200)]
 FEATURES = [f"feature-{number:02d}" for number in range(50)]
 CHOSEN = Chosen(model=MODELS[0], feature=FEATURES[0])
 Series = dict[str, str]
