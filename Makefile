@@ -62,6 +62,9 @@ java:
 test-spark: java $(SPARK)  ## run the tests of profiles in Spark, locally and on a cluster; `make test` leaves them out
 	$(BIN)/python -m pytest tests/spark
 
+test-peers: $(STAMP)  ## run the tests against Label Studio, model servers and S3, which it installs; `make test` leaves them out
+	@benchmarks/peers/run.sh
+
 lint: $(STAMP)  ## check style, types and size; tests check rules and configurations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -111,4 +114,4 @@ outdated: $(STAMP)  ## list the packages that have a newer version, and the imag
 	@$(BIN)/python -m pip --disable-pip-version-check list --outdated --exclude prometheus-model-exporter --exclude grafana_foundation_sdk --exclude pip
 	@sed -n 's/^ *image: \(.*@sha256\)/\1/p; s/^FROM \(.*@sha256:[0-9a-f]*\)$$/\1/p' docker-compose.yml Dockerfile
 
-.PHONY: rules docs help install up down programs test test-fast test-spark java lint size bench dashboards release-files release lock upgrade outdated
+.PHONY: rules docs help install up down programs test test-fast test-spark test-peers java lint size bench dashboards release-files release lock upgrade outdated

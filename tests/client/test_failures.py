@@ -85,39 +85,24 @@ def _warned(url: str, warnings: Callable[[], list[str]], **options: Any) -> str:
     return warning
 
 
-def test_nothing_listens(warnings: Callable[[], list[str]]) -> None:
-    """A port without a server is told of with the port."""
-    url = nobody()
-    port = url.rpartition(":")[2]
-    expected = f"connection refused: is the exporter running, and is {port} its port?"
-    assert _warned(url, warnings) == KEPT + expected
-
-
-def test_an_unknown_host(warnings: Callable[[], list[str]]) -> None:
-    """A host that does not exist is named."""
-    assert _warned("http://exporter.invalid:9877", warnings).startswith(f"{KEPT}unknown host 'exporter.invalid': ")
-
-
-def test_no_response(warnings: Callable[[], list[str]]) -> None:
-    """A server that takes connections and never answers is told of after the timeout."""
+def test_a_port_where_no_exporter_answers(
+    warnings: Callable[[], list[str]], tmp_path: Path, secured: Served, shared: Served
+) -> None:
+    """The warning says what is there instead, also where the scheme is the wrong one, and what to do."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        warning = _warned(f"http://127.0.0.1:{silent.getsockname()[1]}", warnings)
-    assert warning.startswith(f"{KEPT}timed out after 1 s: is it the right host and port")
-
-
-def test_no_socket(warnings: Callable[[], list[str]], tmp_path: Path) -> None:
-    """A socket that is not there is told of with the flag that makes one."""
-    warning = _warned(f"unix://{tmp_path}/exporter.sock", warnings)
-    assert warning == (
-        f"{KEPT}No such file or directory: does the exporter listen there (--web.unix-socket), and may this user open "
-        "it?"
-    )
-
-
-def test_http_to_a_tls_port(warnings: Callable[[], list[str]], secured: Served) -> None:
-    """The exporter hangs up without a word: the client finds out that the port expects TLS."""
-    warning = _warned(secured.url, warnings)
-    assert warning == f"{KEPT}the port expects TLS: use https://127.0.0.1:{secured.port}"
+        reasons = {
+            (
+                url := nobody()
+            ): f"connection refused: is the exporter running, and is {url.rpartition(':')[2]} its port?",
+            "http://exporter.invalid:9877": "unknown host 'exporter.invalid': ",
+            f"http://127.0.0.1:{silent.getsockname()[1]}": "timed out after 1 s: is it the right host and port",
+            f"unix://{tmp_path}/exporter.sock": "No such file or directory: does the exporter listen there "
+            "(--web.unix-socket), and may this user open it?",
+            secured.url: f"the port expects TLS: use https://127.0.0.1:{secured.port}",
+            f"https://127.0.0.1:{shared.port}": f"the port does not speak TLS: use http://127.0.0.1:{shared.port}",
+        }
+        for url, reason in reasons.items():
+            assert _warned(url, warnings).startswith(KEPT + reason)
 
 
 def test_http_to_a_tls_port_that_says_so(exporter: Exporter, warnings: Callable[[], list[str]]) -> None:
@@ -125,12 +110,6 @@ def test_http_to_a_tls_port_that_says_so(exporter: Exporter, warnings: Callable[
     exporter.answers = [(400, {}, b"Client sent an HTTP request to an HTTPS server.\n")] * 2
     warning = _warned(exporter.url, warnings, interval=0.2)
     assert warning == f"3 events dropped: the port expects TLS: use {exporter.url.replace('http', 'https')}"
-
-
-def test_https_to_a_plain_port(warnings: Callable[[], list[str]], shared: Served) -> None:
-    """The scheme that works is named."""
-    warning = _warned(f"https://127.0.0.1:{shared.port}", warnings)
-    assert warning == f"{KEPT}the port does not speak TLS: use http://127.0.0.1:{shared.port}"
 
 
 @pytest.mark.parametrize(

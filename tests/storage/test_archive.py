@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,11 @@ from exporter.profiles.profile import save
 from exporter.profiles.sources import StoreSource
 from exporter.server.model_files import load_monitors
 from exporter.server.problem import store_problem
-from exporter.slices.population import BinRecorder
-from exporter.storage import Store, StoredPredictions
+from exporter.slices.explain import errors
+from exporter.slices.population import BinRecorder, read_population
+from exporter.storage import BlockFilter, Store, StoredPredictions, _retention
 from exporter.storage import _archive as archive
-from exporter.storage._database import bin_codes, feedback, labels, late_labels, open_database, open_engine, predictions
+from exporter.storage._database import feedback, labels, late_labels, open_database, open_engine, predictions
 from exporter.storage._retention import Retention, StoreSize
 from exporter.wire.events import Feedback, LabelEvent, Prediction
 
@@ -45,16 +46,22 @@ DAY = 86400
 TODAY = int(time.time() // DAY)
 
 
-def kill_before_it_is_recorded(patch: pytest.MonkeyPatch) -> None:
-    """End the command between a part's file and the transaction that tells the database of it."""
-    record = archive.set_archived
+@contextlib.contextmanager
+def killed_after_writing() -> Iterator[None]:
+    """End the command between a part's first file and the transaction that tells the database of it."""
+    write = archive.ArchiveFiles.write
 
-    def killed(connection: sa.Connection, **values: int) -> None:
-        if "seq" in values:
-            raise KeyboardInterrupt
-        record(connection, **values)
+    def killed(*arguments: Any) -> None:
+        write(*arguments)
+        raise KeyboardInterrupt
 
-    patch.setattr(archive, "set_archived", killed)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(archive.ArchiveFiles, "write", killed)
+        yield
+
+
+def count_of(connection: sa.Connection, table: sa.Table) -> int:
+    return connection.execute(sa.select(sa.func.count()).select_from(table)).scalar_one()
 
 
 class Archived:
@@ -94,6 +101,10 @@ class Archived:
         assert last is not None
         last.result(10)
 
+    def update(self, table: sa.Table, **values: Any) -> None:
+        """Change all rows of a table."""
+        self.store.write(lambda connection: connection.execute(table.update().values(**values)))
+
     def sweep(self) -> int:
         """Delete what the retention may; return how many predictions are left."""
         engine = open_engine(self.config)
@@ -102,7 +113,7 @@ class Archived:
                 while Retention(self.config, StoreSize(None)).sweep(engine, 0):
                     pass
             with engine.connect() as connection:
-                return connection.execute(sa.select(sa.func.count()).select_from(predictions)).scalar_one()
+                return count_of(connection, predictions)
         finally:
             engine.dispose()
 
@@ -164,8 +175,7 @@ def test_labels_are_archived_with_their_predictions(archived: Archived) -> None:
     archived.predict(3, 1)  # a label is of the first prediction with its identifier
     events = [LabelEvent("p-1", model="m", label="7"), LabelEvent("p-2", label="8"), LabelEvent("never", label="7")]
     assert archived.store.record_labels(events).joined == 2
-    old = labels.update().values(received=(TODAY - 3) * DAY, time=(TODAY - 2) * DAY)
-    archived.store.write(lambda connection: connection.execute(old))
+    archived.update(labels, received=(TODAY - 3) * DAY, time=(TODAY - 2) * DAY)
 
     def stored() -> list[str]:
         with archived.store.reading() as connection:
@@ -201,13 +211,10 @@ def test_labels_that_come_late_are_archived(archived: Archived) -> None:
     assert archived.archive() == (0, 0)
     predicted = archived.files()
     assert list(predicted) == [f"{day(3)}/{1:020}.parquet"]
-    arrived = late_labels.update().values(received=(TODAY - 0.5) * DAY)
-    archived.store.write(lambda connection: connection.execute(arrived))
+    archived.update(late_labels, received=(TODAY - 0.5) * DAY)
     name = f"_labels/{day(1).removeprefix('date=')}-{1:020}.labels"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(archive.ArchiveFiles, "write", write_and_die(archive.ArchiveFiles.write))
-        with pytest.raises(KeyboardInterrupt):
-            archived.archive()
+    with killed_after_writing():
+        archived.archive()
     assert archived.archive() == (0, 3)
     assert archived.archive() == (0, 0)
     assert archived.files() == predicted | {name: ["p-1", "p-1", "p-3"]}
@@ -223,58 +230,61 @@ def test_labels_that_come_late_are_archived(archived: Archived) -> None:
     assert archived.read() == [0, 1, 2, 3, 5]
 
 
-def write_and_die(write: Callable[..., None]) -> Callable[..., None]:
-    """Return a call that writes a file, and is killed then."""
-
-    def killed(*arguments: Any) -> None:
-        write(*arguments)
-        raise KeyboardInterrupt
-
-    return killed
-
-
 def test_labels_whose_prediction_left_the_database_are_archived(archived: Archived) -> None:
     """Nothing that was acknowledged is lost: once it has waited for the retention, a label is archived as it is."""
     archived.predict(3, 1)
     archived.archive()
     assert archived.sweep() == 0
     archived.store.record_labels([LabelEvent("p-1", model="m", label="7")])
-    old = labels.update().values(received=(TODAY - 3) * DAY)
-    archived.store.write(lambda connection: connection.execute(old))
+    archived.update(labels, received=(TODAY - 3) * DAY)
     archived.sweep()
-    arrived = late_labels.update().values(received=(TODAY - 0.5) * DAY)
-    archived.store.write(lambda connection: connection.execute(arrived))
+    archived.update(late_labels, received=(TODAY - 0.5) * DAY)
     assert archived.archive() == (0, 1)
     (path,) = archived.folder.rglob("*.labels")
     (row,) = parquet.read_table(path).select(["id", "model", "label", "loss", "date"]).to_pylist()
     assert row == {"id": "p-1", "model": "m", "label": '"7"', "loss": None, "date": None}
 
 
-def test_labels_stay_as_long_as_predictions_or_bins_of_their_day(archived: Archived, monitors: MonitorRegistry) -> None:
-    """What is asked of the database finds labels where it finds bins, also when traffic has stopped in a block."""
-    noon = (TODAY - 3 + 0.5) * DAY
-    archived.record(monitors, noon, range(3))
-    archived.store.record_labels([LabelEvent(f"p-{n}", model="m", label="7") for n in range(3)])
-    old = labels.update().values(received=noon)
-    archived.store.write(lambda connection: connection.execute(old))
+def test_every_prediction_of_the_bins_has_its_label_at_each_step(
+    archived: Archived, monitors: MonitorRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the middle of a sweep, without traffic, and where the last block is a whole batch: none hides its labels."""
+    monkeypatch.setattr(_retention, "MAX_STEP", 2)
+    batches = {5: range(5), 4: range(5, 8), 3: range(8, 17)}
+    for days_ago, numbers in batches.items():
+        archived.record(monitors, (TODAY - days_ago + 0.5) * DAY, numbers)
+        archived.store.record_labels([LabelEvent(f"p-{n}", model="m", label="8") for n in numbers])
+    archived.update(labels, received=labels.c.day * DAY)
+    binner = monitors.get("m", "1", time.time()).binner
+    assert binner is not None
+    retention, engine, seen = Retention(archived.config, StoreSize(None)), open_engine(archived.config), []
 
-    def stored() -> tuple[int, int]:
+    def sweep() -> bool:
+        more = False
+        with contextlib.suppress(StoreError):  # the first day waits for the archive
+            more = retention.sweep(engine, 0)
+        population = read_population(archived.store.bins, binner, BlockFilter("m", binner.layout, None, 0.0))
+        assert errors(archived.store, population, "m", None, 0.0).marked.sum() == population.rows
         with archived.store.reading() as connection:
-            count = sa.select(sa.func.count())
-            return tuple(connection.execute(count.select_from(table)).scalar_one() for table in (labels, bin_codes))
+            seen.append((count_of(connection, predictions), count_of(connection, labels), population.rows))
+        return more
 
-    assert (archived.sweep(), stored()) == (3, (3, 1))
+    assert not sweep()
+    assert seen == [(17, 17, 17)]
     archived.archive()
-    assert (archived.sweep(), stored()) == (0, (0, 0))
+    while sweep():
+        pass
+    engine.dispose()
+    assert (seen[-1], {rows for _, _, rows in seen}) == ((0, 0, 0), {17, 12, 9, 0})
+    files = [parquet.read_table(path) for path in archived.folder.rglob("*.parquet")]
+    assert sorted(number for file in files for number in file["label"].to_pylist()) == ['"8"'] * 17
 
 
 def test_a_command_that_was_killed_writes_the_same_file(archived: Archived) -> None:
     """A part that the database was not told of is written again to the same name; nothing is deleted meanwhile."""
     archived.predict(3, *range(5))
-    with pytest.MonkeyPatch.context() as patch:
-        kill_before_it_is_recorded(patch)
-        with pytest.raises(KeyboardInterrupt):
-            archived.archive()
+    with killed_after_writing():
+        archived.archive()
     name = f"{day(3)}/{1:020}.parquet"
     assert archived.files() == {name: [f"p-{n}" for n in range(5)]}
     assert archived.sweep() == 5
@@ -369,8 +379,7 @@ def test_the_log_tells_of_predictions_that_are_not_archived(archived: Archived) 
     retention, engine = Retention(archived.config, StoreSize(None)), open_engine(archived.config)
     archived.predict(3, 1)
     assert not retention.sweep(engine, 0)
-    older = predictions.update().values(received=(TODAY - 5) * DAY, day=TODAY - 5)
-    archived.store.write(lambda connection: connection.execute(older))
+    archived.update(predictions, received=(TODAY - 5) * DAY, day=TODAY - 5)
     with pytest.raises(StoreError, match="are kept until `model-exporter archive` has run"):
         retention.sweep(engine, 0)
     archived.archive()
