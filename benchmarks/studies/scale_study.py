@@ -8,13 +8,17 @@ figures.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gzip
 import json
 import shutil
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote
 
@@ -111,10 +115,44 @@ def scrape_cost(level: MetricsLevel, models: int = 20) -> None:
     )
 
 
+@contextlib.contextmanager
+def multiplied(port: int, models: int) -> Iterator[int]:
+    """Serve the exposition of an exporter that has one model, with so many of it; yield the port."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+                lines = answer.read().decode().splitlines()
+            parts = []
+            for line in lines:
+                parts += [
+                    line.replace('model="m0"', f'model="m{n}"') for n in range(models if 'model="m0"' in line else 1)
+                ]
+            text = gzip.compress(("\n".join(parts) + "\n").encode(), 1)
+            self.send_response(200)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.send_header("Content-Encoding", "gzip")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
+
+
 def measure(models: int, level: str, options: argparse.Namespace) -> dict[str, float]:
     """Measure one size and level, and print its line."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    served = models
+    models = 1 if options.multiplied else models
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         save(profile(FEATURES), folder / "profile.json")
         names = ", ".join(f"{{name: m{number}, profile: profile.json, metrics: {level}}}" for number in range(models))
         (folder / "exporter.yml").write_text(f"models: [{names}]\n")
@@ -125,8 +163,9 @@ def measure(models: int, level: str, options: argparse.Namespace) -> dict[str, f
         timeout = f"global:\n  scrape_timeout: {options.interval}s"
         configuration.write_text(settings.replace("global:", timeout, 1))
         port, prometheus = free_port(), free_port()
+        scraped = stack.enter_context(multiplied(port, served)) if options.multiplied else port
         for target in (folder / "prometheus/targets").glob("*.yml"):
-            where = port if target.stem == "model-exporter" else prometheus
+            where = scraped if target.stem == "model-exporter" else prometheus
             target.write_text(f"[{{targets: ['127.0.0.1:{where}']}}]\n" if target.stem != "alertmanager" else "[]\n")
         exporter = [sys.executable, "-m", "exporter.cli", "serve", f"--config.file={folder}/exporter.yml"]
         scraper = [
@@ -158,14 +197,14 @@ def measure(models: int, level: str, options: argparse.Namespace) -> dict[str, f
                 # The fastest of the last rounds, as other work on the machine makes rounds longer.
                 "slowest": ask(
                     prometheus,
-                    "max(min_over_time(prometheus_rule_group_last_duration_seconds[90s])"
+                    f"max(min_over_time(prometheus_rule_group_last_duration_seconds[{options.seconds // 2}s])"
                     " / prometheus_rule_group_interval_seconds)",
                 ),
                 "memory": memory / 2**20,
             }
             of_server = psutil.Process(server.pid).memory_info().rss / 2**20
     print(
-        f"{models:4} models, {level:7}: {found['scraped']:9,.0f} series scraped, {found['head']:9,.0f} in the head, "
+        f"{served:4} models, {level:7}: {found['scraped']:9,.0f} series scraped, {found['head']:9,.0f} in the head, "
         f"Prometheus {found['memory']:6,.0f} MiB and {found['cores']:5.2f} processors, the slowest group "
         f"{found['slowest']:4.0%} of its interval; "
         f"a scrape {1e3 * took:5.0f} ms, {size / 1e6:6.2f} MB, "
@@ -193,6 +232,7 @@ def main() -> None:
     parser.add_argument("models", type=int, nargs="*", default=[10, 30, 60, 100])
     parser.add_argument("--interval", type=int, default=30, help="seconds between scrapes and between predictions")
     parser.add_argument("--seconds", type=int, default=150, help="time for each size")
+    parser.add_argument("--multiplied", action="store_true", help="scrape the series of one model so many times")
     parser.add_argument("--level", choices=["full", "summary"], action="append")
     options = parser.parse_args()
     for level in options.level or ["full", "summary"]:

@@ -364,8 +364,7 @@ class Binner:
         bins, other = category_bins(values, self._categories[target], rare), len(self._categories[target])
         if codes is not None and codes.size:
             codes[target] = bins
-        start = self.starts[target]
-        sums.counts[start : start + other + 3] += np.bincount(bins, minlength=other + 3)
+        sums.counts[self.ranges[target]] += np.bincount(bins, minlength=other + 3)
         sums.unseen[target] += sum(
             scalar_text(values[row]) not in rare for row in np.flatnonzero(bins == other).tolist()
         )

@@ -109,9 +109,7 @@ class TargetDrift:
             return "drifted"
         if self.noise >= self.threshold:
             return "few"
-        if self.is_constant:
-            return "same"
-        return "slight" if self.score > self.noise else "same"
+        return "slight" if self.score > self.noise and not self.is_constant else "same"
 
 
 def thresholds(model: ModelConfig, names: list[str]) -> Floats:

@@ -146,9 +146,8 @@ class ChangeEvidence:
 
     def _total(self, state: Floats) -> Floats:
         shapes, bins = self._views(state)
-        total: Floats = np.einsum("ij,ij->j", self._weight, shapes)
-        total += np.add.reduceat(np.einsum("ij,ij->j", self._bin_weight, bins), self._starts)
-        return total
+        of_bins = np.add.reduceat(np.einsum("ij,ij->j", self._bin_weight, bins), self._starts)
+        return np.asarray(np.einsum("ij,ij->j", self._weight, shapes) + of_bins)
 
 
 def rank_scores(reference: Reference) -> Floats:
@@ -173,8 +172,7 @@ def _standardized(values: Floats, q: Floats, reference: Reference) -> Floats:
     variance = np.add.reduceat(q * centred**2, reference.starts)
     scale = np.zeros_like(variance)
     np.divide(1.0, np.sqrt(variance), out=scale, where=variance > 1e-12)
-    scaled: Floats = centred * scale[reference.owner]
-    return scaled
+    return np.asarray(centred * scale[reference.owner])
 
 
 def _tilts(reference: Reference, scores: Floats, rows: Floats) -> Floats:
@@ -185,8 +183,7 @@ def _tilts(reference: Reference, scores: Floats, rows: Floats) -> Floats:
     variance = np.add.reduceat(tilt**2 * reference.probability, starts, axis=1) - mean**2
     largest = np.maximum.reduceat(tilt, starts, axis=1) - mean
     error = SIGMAS * np.sqrt(np.maximum(variance, 0.0) / rows) + SIGMAS**2 / 6 * largest / rows
-    ratios: Floats = np.log(tilt) - np.log(mean + error)[:, reference.owner]
-    return ratios
+    return np.asarray(np.log(tilt) - np.log(mean + error)[:, reference.owner])
 
 
 def _bin_ratios(reference: Reference, rows: Floats) -> tuple[Floats, Floats, Floats]:
