@@ -583,12 +583,11 @@ class Relay:
         is_taken = response.status in {200, 201, 202}
         if not is_taken and response.status not in {400, 413, 415, 422}:
             raise BatchError(f"{self.client.url}: {response.error_message()}: the messages are not committed")
-        details, are_all = self._details(response, is_taken)
-        if is_taken or are_all or len(details) == len(events):
-            rest = min((i for i, detail in details.items() if detail.startswith(wire.NOT_CHECKED)), default=len(events))
-            for index in filter(rest.__gt__, details):
-                refusals.setdefault(events[index][0], details[index])
-            self._post_events(kind, events[rest:], refusals)
+        details, end = self._details(response, is_taken, len(events))
+        if is_taken or details:
+            for index, detail in details.items():
+                refusals.setdefault(events[index][0], detail)
+            self._post_events(kind, events[end:], refusals)
         elif len(events) == 1:
             refusals[events[0][0]] = response.error_message()
         else:  # some may be good: the response need not tell which
@@ -605,8 +604,8 @@ class Relay:
             raise UnavailableError(f"{self.client.url}: {response.error_message()}")
         return response
 
-    def _details(self, response: Response, is_taken: bool) -> tuple[dict[int, str], bool]:
-        """Return what is wrong with events by index, and whether a response lists them all; log its warnings."""
+    def _details(self, response: Response, is_taken: bool, number: int) -> tuple[dict[int, str], int]:
+        """Return what is wrong with events by index, and the index up to which a response says it; log its warnings."""
         details: dict[int, str] = {}
         count = 0
         try:
@@ -615,12 +614,14 @@ class Relay:
                 detail = ": ".join(filter(None, (warning.get("pointer"), warning["detail"])))
                 self.metrics.moderation.warn("warning", "the exporter warns: %s", detail)
             for index, pointer, detail in common.refused_events(document):
+                if detail.startswith(wire.NOT_CHECKED):
+                    return details, index
                 details.setdefault(index, ": ".join(filter(None, (pointer, detail))))
                 count += 1
         except (ValueError, TypeError, KeyError, AttributeError):
             if is_taken:
                 raise BatchError(f"--exporter: the response ({response.status}) is not an exporter's") from None
-        return details, 0 < count < wire.MAX_REJECTED
+        return details, number if is_taken or count < wire.MAX_REJECTED else max(details) + 1
 
     def _store_offsets(self, messages: Iterable[Message]) -> None:
         ends = {(message.topic, message.partition): message.offset + 1 for message in messages}

@@ -283,13 +283,16 @@ def test_messages_of_other_programs(tmp_path: Path, cluster: Cluster, shared: Se
     attributes = [{"key": key, "value": {"stringValue": value}} for key, value in names.items()]
     spans = {"resourceSpans": [{"scopeSpans": [{"spans": [{"attributes": attributes}]}]}]}
     cluster.produce("spans", [spans, [spans, {}], {"resourceSpans": 5}], headers=[("Content-Type", b"text/json")])
+    strange = {"attributes": [{"key": "model.name", "value": {"stringValue": "nobody's"}}]}
+    many = {"resourceSpans": [{"scopeSpans": [{"spans": [strange] * 1100}]}]}  # more than a response lists
+    cluster.produce("spans", [many, many, many], headers=[("Content-Type", b"application/json")])
     cluster.produce("spans", [ParseDict(spans, ExportTraceServiceRequest()).SerializeToString(), b"\xff"])
     flags = ["--topic=kserve=kserve", "--topic=spans=traces", "--group=others", "--dead-letter-topic=others.dead"]
     with consuming(tmp_path, cluster, shared.url, *flags) as consumer:
         eventually(lambda: consumer.count("kserve", "accepted") == 4, 30)
         eventually(lambda: consumer.count("spans", "accepted") == 3, 30)
-        letters = {letter.value(): dict(letter.headers() or ()) for letter in cluster.read("others.dead", 4)}
-    assert letters.keys() == {b'{"id": "9"}', b'{"resourceSpans": 5}', b"\xff"}
+        letters = {letter.value(): dict(letter.headers() or ()) for letter in cluster.read("others.dead", 7)}
+    assert letters.keys() == {b'{"id": "9"}', b'{"resourceSpans": 5}', b"\xff", json.dumps(many).encode()}
     assert b"protobuf" in letters[b"\xff"]["model-exporter-error"]
     samples = shared.samples("model_requests_total")
     counts = {version: samples[f'model_requests_total{{model="credit",version="{version}",code="200"}}']
