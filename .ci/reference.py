@@ -75,7 +75,11 @@ LIMITS = (
         f"{_review.MAX_ADDED:,} each, about",
         "every second, third … is in, with more weight",
     ),
-    ("weight of a row in a dataset", f"{_review.MAX_WEIGHT:,.0f}", "limited; the release says so"),
+    (
+        "weight of a row in a dataset",
+        f"{_review.MAX_WEIGHTS[1]:,.0f}, without {_review.MIN_LABELLED} labelled rows {_review.MAX_WEIGHTS[0]:.0f}",
+        "limited; the release says so",
+    ),
     ("inputs outside the profile that are named, by model", f"{registry.MAX_UNKNOWN}", "only counted"),
     ("label that can be compared", f"{events.MAX_COMPARED:,} characters", "refused"),
     ("classes of an outcome, each side", f"{quality.MAX_LABELS}", "`other`"),

@@ -182,7 +182,8 @@ def training_images(
     Returns
     -------
     tuple
-        Images of shape ``(n, 8, 8)``, their digits of shape ``(n,)``, and their weights, of mean 1.
+        Images of shape ``(n, 8, 8)``, their digits of shape ``(n,)``, and their weights beside earlier images of weight
+        1: as many in sum as their effective sample size.
     """
     held_back = {_key(image) for light in (None, "shifted", "dark") for image in held_back_images(directory, light)[0]}
     by_image: dict[bytes, tuple[model.Images, int, float]] = {}
@@ -193,8 +194,8 @@ def training_images(
             weight = by_image[key][2] if key in by_image else 0.0
             by_image[key] = image, int(label), weight + example["weight"]
     images, labels, weights = zip(*by_image.values(), strict=True) if by_image else ((), (), ())
-    scale = len(weights) / (sum(weights) or 1.0)
-    return np.array(images).reshape(-1, 8, 8), np.array(labels, dtype=np.int64), np.array(weights) * scale
+    scaled = np.array(weights) * (sum(weights) / np.square(weights).sum() if weights else 1.0)
+    return np.array(images).reshape(-1, 8, 8), np.array(labels, dtype=np.int64), scaled
 
 
 def held_back_images(directory: Path, incident: str | None) -> tuple[model.Images, npt.NDArray[np.int64]]:

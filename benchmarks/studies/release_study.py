@@ -1,10 +1,11 @@
 """Measure whether a model that is trained on a release gets better on later rows, or worse.
 
-``python benchmarks/studies/release_study.py FOLDER`` takes about 20 minutes and prints the table; ``FOLDER`` has the
-packages with data, see `quality_real`. A first model learns from earlier rows and predicts the traffic. Users correct
-some of its mistakes, confirm some of its right predictions, and confirm some mistakes that they do not correct; some
-predictions get ground truth. The second model learns from the earlier rows together with a release, and both are judged
-on later rows. Rows of sets with a time are in its order, all others in random order. No row is used twice.
+``python benchmarks/studies/release_study.py FOLDER [DATA …]`` takes about 40 minutes and prints the table; ``FOLDER``
+has the packages with data, see `quality_real`, and ``DATA`` are names of `SETS`. A first model learns from earlier rows
+and predicts the traffic. Users correct some of its mistakes, confirm some of its right predictions, and confirm some
+mistakes that they do not correct; some predictions get ground truth. The second model learns from the earlier rows
+together with a release, and both are judged on later rows. Rows of sets with a time are in its order, all others in
+random order. No row is used twice.
 
 "noise" gives 15% of the labels to other rows, as where outcomes are uncertain: a mistake is then often noise, not news.
 "dark" multiplies the pixels by 0.4 once the first model is trained: then the mistakes are news.
@@ -27,15 +28,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-REPETITIONS = 30
+from exporter.storage._review import MAX_WEIGHTS, MIN_LABELLED
+
+REPETITIONS = 20
 EARLIER = (250, 1000, 3000)
-MOST = 3000
+MOST = 2000
 """Rows of traffic, and later rows, at most; of few rows, two thirds of those that are not earlier are traffic."""
 MODELS: dict[str, Callable[[], Any]] = {
-    "logistic regression": lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=300)),
-    "random forest": lambda: RandomForestClassifier(60, random_state=0),
+    "logistic regression": lambda: make_pipeline(StandardScaler(), LogisticRegression(max_iter=100)),
+    "random forest": lambda: RandomForestClassifier(30, random_state=0),
 }
-COLUMNS = ("earlier rows", "corrections", "release", "release, no weights")
+COLUMNS = ("earlier alone", "corrections", "release", "release, no weights")
 
 
 class Users(NamedTuple):
@@ -47,7 +50,11 @@ class Users(NamedTuple):
     labelled: float
 
 
-USERS = {"": Users(0.5, 0.2, 0.1, 0.05), ", few confirm": Users(0.2, 0.02, 0.02, 0.0)}
+USERS = {
+    "many": Users(0.5, 0.2, 0.1, 0.05),
+    "few": Users(0.2, 0.02, 0.02, 0.0),
+    "labels": Users(0.5, 0.0, 0.0, 0.05),
+}
 
 
 class Data(NamedTuple):
@@ -104,6 +111,17 @@ def fit(make: Callable[[], Any], rows: np.ndarray, labels: np.ndarray, weights: 
     return model.fit(rows, labels, **{name: weights})
 
 
+def weights_of(corrected: np.ndarray, wrong: np.ndarray, others: np.ndarray, labelled: int) -> np.ndarray:
+    """Return the weights of a release, as `exporter.storage._review` computes them."""
+    traffic, corrections = len(corrected), corrected.sum()
+    mistakes = corrections + wrong.sum()
+    if labelled >= MIN_LABELLED:
+        mistakes = corrections + (traffic - corrections) * (wrong.sum() + 0.5) / (labelled + 1)
+    limit = MAX_WEIGHTS[labelled >= MIN_LABELLED]
+    weight = (traffic - mistakes) / max(others.sum(), 1), mistakes / max((corrected | wrong).sum(), 1)
+    return np.where(others, min(weight[0], limit), min(weight[1], limit))
+
+
 def accuracies(
     data: Data, earlier: int, make: Callable[[], Any], users: Users, rng: np.random.Generator
 ) -> Iterator[float]:
@@ -123,11 +141,10 @@ def accuracies(
     confirmed = rng.random(len(traffic)) < np.where(right, users.confirmed, users.confirmed_wrong)
     labelled = ~corrected & (rng.random(len(traffic)) < users.labelled)
     confirmed &= ~corrected & ~labelled
-    others = confirmed | labelled
     released = np.where(confirmed, predicted, labels[traffic])
-    chosen = corrected | others
-    weight = np.where(corrected, 1.0, min((len(traffic) - corrected.sum()) / max(others.sum(), 1), 1000.0))
-    scaled = weight / weight[chosen].mean() if chosen.any() else weight
+    chosen = corrected | confirmed | labelled
+    weight = weights_of(corrected, labelled & ~right, confirmed | (labelled & right), int(labelled.sum()))
+    scaled = weight * weight[chosen].sum() / np.square(weight[chosen]).sum() if chosen.any() else weight
     ones = np.ones(len(traffic))
     for used, weights in ((ones < 0, ones), (corrected, ones), (chosen, scaled), (chosen, ones)):
         model = fit(
@@ -143,9 +160,9 @@ def main() -> None:
     """Print the mean accuracy of each variant, and its difference to earlier rows alone with the standard error."""
     warnings.simplefilter("ignore")
     use_packages(Path(sys.argv[1]))
-    print(f"| data, earlier rows, model | {' | '.join(COLUMNS)} |\n|---|{'---|' * len(COLUMNS)}")
-    for name, load in SETS.items():
-        data = load()
+    print(f"| data | users | earlier rows | model | {' | '.join(COLUMNS)} |\n|{'---|' * (4 + len(COLUMNS))}")
+    for name in sys.argv[2:] or SETS:
+        data = SETS[name]()
         for earlier in (size for size in EARLIER if len(data.labels) - size > 300):
             for (who, users), (model, make) in ((u, m) for u in USERS.items() for m in MODELS.items()):
                 rng = np.random.default_rng(earlier)
@@ -155,7 +172,7 @@ def main() -> None:
                 error = gain.std(axis=0, ddof=1) / REPETITIONS**0.5
                 cells = [f"{mean:+.2f} ± {spread:.2f}" for mean, spread in zip(gain.mean(axis=0), error, strict=True)]
                 shown = " | ".join([f"{found[:, 0].mean():.1f}%", *cells[1:]])
-                print(f"| {name}{who}, {earlier:,}, {model} | {shown} |", flush=True)
+                print(f"| {name} | {who} | {earlier:,} | {model} | {shown} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from exporter.commands.common import Progress, add_exporter_options, ask, export
 from exporter.datasets import FORMATS, ImportedDecision, SkippedTask, read_decisions
 from exporter.errors import ExporterError, UsageError
 from exporter.http_client import Client, Response
-from exporter.profiles.describe import truncate
 
 TIMEOUT = 600.0
 """Seconds to wait for a response: a release of many examples is made before it is answered."""
@@ -131,32 +130,6 @@ def _submit(client: Client, decision: ImportedDecision | SkippedTask) -> tuple[s
     return outcome, "" if outcome == "accepted" else f"{decision.task}: {reason}"
 
 
-MAX_SHOWN = 10
-"""Values of a count that are shown, the most frequent first."""
-MAX_WIDTH = 60
-"""Columns of a name, at most."""
-
-
-def summary(lineage: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines that describe the examples of a release."""
-    for member in ("labels", "predictions", "sources", "weights", "versions"):
-        if counts := lineage.get(member):
-            yield f"{member}: {_counts(counts)}"
-    if missing := lineage.get("without_inputs"):
-        yield f"without inputs: {missing:,}"
-    yield lineage["use"]
-
-
-def _counts(counts: Mapping[str, float]) -> str:
-    """
-    >>> _counts({"no": 1, "yes": 1200})
-    'yes 1,200, no 1'
-    """
-    ordered = sorted(counts.items(), key=lambda entry: -entry[1])
-    shown = [f"{truncate(name, MAX_WIDTH)} {round(number):,}" for name, number in ordered[:MAX_SHOWN]]
-    return ", ".join([*shown, *([f"{len(ordered) - MAX_SHOWN} more"] if len(ordered) > MAX_SHOWN else [])])
-
-
 def _add_release_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="model whose corrections are released")
     parser.add_argument("--name", metavar="NAME", help="name of the release; default: derived from the content")
@@ -187,10 +160,7 @@ def _release(options: argparse.Namespace) -> int:
         body["include"] = options.include.split(",")
     with exporter_client(options, TIMEOUT) as client:
         release = ask(client, "POST", "/v1/dataset/releases", body)
-    created, examples = release["created"][:19], release["examples"]
-    print(f"{release['id']}  {created}Z  {examples:>8} examples  {release['name']}")
-    for line in summary(release["lineage"]):
-        print(line)
+    print(f"{release['name']}: {release['lineage']['use']}\n{client.url}/v1/dataset/releases/{release['id']}")
     _print_suspects(release, client.url)
     return 0
 

@@ -308,15 +308,14 @@ class Lineage:
         }
 
     def _use(self) -> str:
-        """Return what the release is good for, in a sentence or two."""
+        """Return what the release consists of and what it is good for, in a sentence."""
+        rows = ", ".join(f"{source} {number:,}" for source, number in sorted(self._counts["sources"].items()))
         if self.mix.traffic is None:
             missing = f"; there is no prediction to add as {' or '.join(self.include)}" if self.include else ""
-            use = "It holds selected mistakes only, not the mix of the traffic: train on it together with a sample"
-            return f"{use} of the traffic, never alone{missing}."
-        use = f"With the weights, it has the mix of the {self.mix.traffic:,} stored predictions"
-        if self.mix.limited:
-            return f"{use} only roughly, as no weight exceeds {self.mix.weight:,.0f}: too few rows stand for it."
-        return f"{use}: train on it together with earlier data, and pass the weights to the training."
+            return f"Rows: {rows}; good for correcting together with earlier data, not for training alone{missing}."
+        bound = f" (roughly, as no weight exceeds {max(self.mix[:2]):,.0f})" if self.mix.limited else ""
+        mix = f"weights give the mix of the {self.mix.traffic:,} stored predictions{bound}"
+        return f"Rows: {rows}; {mix}; good for training together with earlier data."
 
 
 def _text(value: Any) -> str:

@@ -406,7 +406,11 @@ ADDED = ("confirmed", "labelled")
 with ground truth. A prediction with both is labelled."""
 MAX_ADDED = 20_000
 """Rows of each of `ADDED` in a dataset, at most about; of more, every second, third, … one is in."""
-MAX_WEIGHT = 1000.0
+MIN_LABELLED = 20
+"""Labelled rows from which the share of mistakes in the traffic is estimated."""
+MAX_WEIGHTS = 5.0, 1000.0
+"""How much a row that is no mistake weighs at most, without and with so many labelled rows. Without them, nobody knows
+how many mistakes were not corrected, and mistakes must not weigh next to nothing."""
 _PREFIX = "label-"  # of the identifier of a labelled prediction, which is no correction
 
 
@@ -437,28 +441,34 @@ class Selection(NamedTuple):
 class Mix(NamedTuple):
     """What gives the rows of a dataset the mix of the traffic: the predictions that are stored.
 
-    A correction counts once. The other predictions share their number: each row that is no correction stands for as
-    many of them.
+    The traffic has as many mistakes as there are corrections, and in the rest of it as large a share as among labelled
+    rows. The rows that are mistakes share this number, and all other rows the rest of the traffic.
 
     Attributes
     ----------
     weight
-        Of a row that is no correction.
+        Of a row that is no mistake.
+    mistake
+        The weight of a correction, and of a labelled row of a classifier whose prediction is wrong.
     traffic
         The number of stored predictions; None without rows that stand for them.
     since
         Unix time in seconds of the oldest one.
     limited
-        Whether the weight would be greater than `MAX_WEIGHT`.
+        Whether a weight would be greater than its limit in `MAX_WEIGHTS`.
     steps
         Of each of `ADDED`, every how many rows one is in.
+    classes
+        Whether each labelled prediction is right or wrong; else the model predicts numbers.
     """
 
     weight: float = 1.0
+    mistake: float = 1.0
     traffic: int | None = None
     since: float = 0.0
     limited: bool = False
     steps: Mapping[str, int] = MappingProxyType({})
+    classes: bool = True
 
 
 class Decision(NamedTuple):
@@ -1351,7 +1361,7 @@ def _added(connection: sa.Connection, selection: Selection, mix: Mix, source: st
     reviewed = sa.select(sa.func.count()).where(feedback.c.prediction_id == labels.c.prediction_id, *of_any)
     query = sa.select(
         (_PREFIX + sa.cast(labels.c.id, sa.Text)).label("id"),
-        *(labels.c[name] for name in ("prediction_id", "label", "predicted")),
+        *(labels.c[name] for name in ("prediction_id", "label", "predicted", "loss")),
         *(predictions.c[name] for name in ("model", "version", "block", "place", "prediction", "confidence")),
         *(sa.null().label(name) for name in ("reviewed_label", "user", "reviewer", "reviewed")),
         sa.literal("labelled").label("verdict"),
@@ -1376,15 +1386,27 @@ def _mix(connection: sa.Connection, selection: Selection) -> Mix:
         return Mix(since=math.inf)
     mix, is_sample = Mix(since=since), feedback.c.verdict == "sampled"
     steps = {source: count(*_candidates(selection, mix, source)) // MAX_ADDED + 1 for source in selection.include}
-    mix, rows = mix._replace(steps=steps), count(*_reviewed(selection), is_sample)
-    for source in selection.include:
-        query = _added(connection, selection, mix, source).with_only_columns(number, maintain_column_froms=True)
-        rows += connection.execute(query).scalar_one()
-    if not rows:
+    mix, reviewed = mix._replace(steps=steps), _reviewed(selection)
+
+    def added(source: str, *columns: sa.ColumnElement[Any]) -> Sequence[int]:
+        query = _added(connection, selection, mix, source).with_only_columns(*columns, maintain_column_froms=True)
+        return connection.execute(query).one() if source in selection.include else [0] * len(columns)
+
+    with_loss = [sa.func.count(sa.case((labels.c.loss == loss, 1))) for loss in (0.0, 1.0)]
+    labelled, right, wrong = added("labelled", number, *with_loss)
+    mix = mix._replace(classes=right + wrong == labelled)
+    wrong *= mix.classes
+    others = count(*reviewed, is_sample) + added("confirmed", number)[0] + labelled - wrong
+    if not others + wrong:
         return mix
-    corrections = count(*_reviewed(selection), ~is_sample, feedback.c.predicted >= since)
-    weight = round(max(traffic - corrections, rows) / rows, 6)
-    return mix._replace(weight=min(weight, MAX_WEIGHT), traffic=traffic, limited=weight > MAX_WEIGHT)
+    corrected, recent = count(*reviewed, ~is_sample), count(*reviewed, ~is_sample, feedback.c.predicted >= since)
+    mistakes: float = corrected + wrong
+    if labelled >= MIN_LABELLED:
+        mistakes = recent + (traffic - recent) * ((wrong + 0.5) / (labelled + 1) if mix.classes else 0)
+    limit = MAX_WEIGHTS[labelled >= MIN_LABELLED]
+    weight, mistake = max(traffic - mistakes, others) / max(others, 1), mistakes / max(corrected + wrong, 1)
+    bounded = (round(min(one, limit), 6) for one in (weight, mistake))
+    return Mix(*bounded, traffic, since, weight > limit or mistake > limit, steps, mix.classes)
 
 
 def _examples(connection: sa.Connection, selection: Selection, mix: Mix, source: str, after: int) -> Iterator[Example]:
@@ -1396,12 +1418,12 @@ def _examples(connection: sa.Connection, selection: Selection, mix: Mix, source:
         for row in result.mappings():
             kind = source or ("sampled" if row["verdict"] == "sampled" else "correction")
             text = reader.text(row) if source == "labelled" else row["inputs"] and unpack_json(row["inputs"])
-            weight = 1.0 if kind == "correction" else mix.weight
+            is_mistake = kind == "correction" or (kind == "labelled" and mix.classes and row["loss"] == 1.0)
             yield {
                 **row,
                 "inputs": text,
                 "source": kind,
-                "weight": weight,
+                "weight": mix.mistake if is_mistake else mix.weight,
                 "key": int(str(row["id"]).removeprefix(_PREFIX)),
             }
 

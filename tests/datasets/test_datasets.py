@@ -473,8 +473,7 @@ def test_a_release_is_frozen_with_its_lineage(served: Served) -> None:
         "sources": {"correction": 1500},
         "weights": {"correction": 1500.0},
         "traffic": None,
-        "use": "It holds selected mistakes only, not the mix of the traffic: train on it together with a sample of the "
-        "traffic, never alone.",
+        "use": "Rows: correction 1,500; good for correcting together with earlier data, not for training alone.",
         "without_inputs": 0,
         "suspects": {"found": 0, "excluded": False, "checked": None},
         "from": "2023-11-14T22:13:20Z",
@@ -588,8 +587,10 @@ def command(served: Served, *arguments: str, status: int = 0, **environment: str
 def test_a_release_from_the_command_line(served: Served, tmp_path: Path) -> None:
     """A release is made and written to a file with the right hash; a failure leaves no file."""
     fill(served, 700)
-    assert "700 examples  autumn" in command(served, "release", "--model=credit", "--name=autumn")
+    printed = command(served, "release", "--model=credit", "--name=autumn")
     (listed,) = served.get("/v1/dataset/releases").json["releases"]
+    address = f"{served.url}/v1/dataset/releases/{listed['id']}"
+    assert printed == f"autumn: {listed['lineage']['use']}\n{address}\nits labels were not checked yet\n"
     output = tmp_path / "autumn.jsonl"
     command(served, "export", "autumn", "-o", str(output))
     assert hashlib.sha256(output.read_bytes()).hexdigest() == listed["sha256"]
@@ -722,16 +723,3 @@ def test_examples_are_counted_by_label_prediction_and_source(served: Served) -> 
     assert lineage["without_inputs"] == 1
     (listed,) = served.get("/v1/dataset/releases").json["releases"]
     assert listed["lineage"] == lineage
-
-
-def test_the_command_prints_what_a_release_holds(served: Served) -> None:
-    """The most frequent names come first, and a label cannot control the terminal."""
-    rows: list[dict[str, Any]] = [{"inputs": {"country": "FR"}, "label": "no"} for _ in range(40)]
-    put(served, [*rows, {"label": "\x1b[31mred"}, *({"label": f"l{n}"} for n in range(12))])
-    head, *lines = command(served, "release", "--model=credit", "--name=autumn").splitlines()
-    assert head.endswith("      53 examples  autumn")
-    assert lines[0].startswith("labels: no 40, ")
-    assert lines[0].endswith(", 4 more")
-    assert "\x1b" not in "".join(lines)
-    assert lines[1:4] == ["predictions: yes 53", "sources: correction 53", "weights: correction 53"]
-    assert lines[4:6] == ["versions: 3 53", "without inputs: 13"]

@@ -43,21 +43,22 @@ def fill(store: Store) -> None:
     put(store, [{"inputs": inputs, "predicted": START + int(row["prediction_id"][2:]), **row} for row in rows])
     # p-1 to p-10 are corrected, p-11 sampled, p-36 to p-40 confirmed, and p-60 has no inputs.
     truth = [*range(1, 12), *range(36, 61)]
-    events = [LabelEvent(f"p-{n}", model="digits", label="7") for n in truth]
+    events = [LabelEvent(f"p-{n}", model="digits", label="7" if n <= 40 else "1") for n in truth]
     assert store.record_labels(events).joined == len(truth)
 
 
 def test_the_rows_have_the_mix_of_the_traffic(store: Store) -> None:
-    """Each prediction is in once; the weights sum to the number of predictions."""
+    """Each prediction is in once; the weights sum to the traffic, with as large a share of mistakes as labels show."""
     fill(store)
     rows = [example for page in stored_pages(store, BOTH, NAME)() for example in page]
     assert Counter(row.source for row in rows) == {"correction": 8, "sampled": 4, "confirmed": 15, "labelled": 26}
     assert len({row.prediction_id for row in rows}) == len({row.id for row in rows}) == len(rows)
     assert sum(row.weight for row in rows) == pytest.approx(100)
-    assert {row.weight for row in rows if row.source == "correction"} == {1.0}
-    assert len({row.weight for row in rows if row.source != "correction"}) == 1
+    mistakes = 8 + 92 * 7.5 / 27  # 7 of the 26 labelled rows are wrong
+    assert {row.weight for row in rows if row.label == "7"} == {round(mistakes / 15, 6)}
+    assert {row.weight for row in rows if row.label == "1"} == {round((100 - mistakes) / 38, 6)}
     assert {row.label for row in rows if row.source in {"confirmed", "sampled"}} == {"1"}
-    assert {row.label for row in rows if row.source in {"correction", "labelled"}} == {"7"}
+    assert {row.label for row in rows if row.source == "correction"} == {"7"}
     assert all(row.inputs == {"age": 1} for row in rows), "redacted inputs are in no row"
 
 
@@ -82,8 +83,10 @@ def test_a_release_says_what_it_is(store: Store, include: tuple[str, ...], sourc
     assert Counter(line["source"] for line in lines) == sources
     assert sum(lineage["weights"].values()) == pytest.approx(100 if include else 12)
     assert lineage["traffic"] == (100 if include else None)
-    expected = "has the mix of the 100 stored predictions" if include else "It holds selected mistakes only"
-    assert expected in lineage["use"]
+    rows = ", ".join(f"{source} {number}" for source, number in sorted(sources.items()))
+    mix = "weights give the mix of the 100 stored predictions; good for training together with earlier data."
+    alone = "good for correcting together with earlier data, not for training alone."
+    assert lineage["use"] == f"Rows: {rows}; {mix if include else alone}"
     with store.reading() as connection:
         released = connection.exec_driver_sql("SELECT count(*) FROM feedback WHERE released").scalar()
     assert released == 12, "only what was reviewed"
@@ -95,22 +98,32 @@ def test_without_a_confirmed_row_the_release_says_so(store: Store) -> None:
     put(store, [{"status": "accepted", "reviewed": START}])
     lineage = json.loads(make_release(store, "digits", None, None, NAME, include=ADDED).row["lineage"])
     assert (lineage["weights"], lineage["traffic"]) == ({"correction": 1.0}, None)
-    assert lineage["use"].endswith("never alone; there is no prediction to add as confirmed or labelled.")
+    assert lineage["use"].endswith("training alone; there is no prediction to add as confirmed or labelled.")
 
 
-def test_weights_are_limited(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few rows do not stand for all predictions, and the release says so."""
-    monkeypatch.setattr(_review, "MAX_WEIGHT", 10.0)
+def test_weights_are_limited(store: Store) -> None:
+    """A few rows do not stand for all predictions, and the release says so; corrections do not vanish beside them."""
     predict(store, [{}] * 50)
-    put(store, [{"verdict": "accepted", "label": None, "inputs": "{}"}])
+    confirmed = {"verdict": "accepted", "label": None, "inputs": "{}", "reviewed": None}
+    put(store, [{"status": "accepted", "reviewed": START, "inputs": "{}"}, confirmed])
     lineage = json.loads(make_release(store, "digits", None, None, NAME, include=ADDED).row["lineage"])
-    assert lineage["weights"] == {"confirmed": 10.0}
-    assert "only roughly" in lineage["use"]
+    assert lineage["weights"] == {"correction": 1.0, "confirmed": 5.0}
+    assert "50 stored predictions (roughly, as no weight exceeds 5); good" in lineage["use"]
+
+
+def test_labels_of_numbers_are_no_mistakes(store: Store) -> None:
+    """Of a regression, each labelled row stands for as many predictions as a confirmed one."""
+    predict(store, [{"inputs": "{}"}] * 50)
+    assert store.record_labels([LabelEvent(f"p-{n}", model="digits", label=n) for n in range(1, 26)]).joined == 25
+    store.write(lambda connection: connection.exec_driver_sql("UPDATE labels SET loss = id * 0.5"))
+    rows = [example for page in stored_pages(store, BOTH, NAME)() for example in page]
+    assert {row.weight for row in rows} == {2.0}
 
 
 def test_of_very_many_rows_a_part_is_in(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """The weights of fewer rows still sum to the traffic."""
     monkeypatch.setattr(_review, "MAX_ADDED", 10)
+    monkeypatch.setattr(_review, "MIN_LABELLED", 5)
     fill(store)
     rows = [example for page in stored_pages(store, BOTH, NAME)() for example in page]
     assert len(rows) < 35
@@ -122,8 +135,8 @@ def test_filters_apply_to_all_rows(store: Store) -> None:
     fill(store)
     chosen = BOTH._replace(labels=('"1"',))
     rows = [example for page in stored_pages(store, chosen, NAME)() for example in page]
-    assert Counter(row.source for row in rows) == {"sampled": 4, "confirmed": 15}
-    assert {row.weight for row in rows} == {round(92 / 45, 6)}
+    assert Counter(row.source for row in rows) == {"sampled": 4, "confirmed": 15, "labelled": 19}
+    assert {row.weight for row in rows} == {round((92 - 92 * 7.5 / 27) / 38, 6)}
     assert not [*stored_pages(store, BOTH._replace(version="2"), NAME)()]
 
 
