@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -95,8 +95,7 @@ def make_release(
         raise BusyError("another release is being made; try again when it is done")
     try:
         _finish_interrupted(store)
-        lineage = Lineage(profile, excludes_suspects=exclude_suspects)
-        lineage.include = [source for source in ADDED if source in include]
+        lineage = Lineage(profile, [one for one in ADDED if one in include], excludes_suspects=exclude_suspects)
         return _make(store, model, name, by, redacted=redacted, lineage=lineage)
     finally:
         _lock.release()
@@ -229,6 +228,8 @@ class Lineage:
     ----------
     profile
         Hash of the profile of the version that serves; None without one.
+    include
+        What was asked for beside corrections and samples.
     excludes_suspects
         Whether the examples whose label may be wrong are left out.
 
@@ -242,19 +243,16 @@ class Lineage:
         Identifier of the model's release before this one.
     sampling
         What weights the samples, by version: the numbers of confident predictions, and of the ones with feedback.
-    include
-        What was asked for beside corrections and samples.
     mix
         What the rows stand for.
     """
 
-    def __init__(self, profile: str | None = None, *, excludes_suspects: bool = False) -> None:
+    def __init__(self, profile: str | None, include: Sequence[str], *, excludes_suspects: bool) -> None:
         self.examples = self.suspects = self._without_inputs = 0
-        self.excludes_suspects, self._profile = excludes_suspects, profile
+        self.excludes_suspects, self.include, self._profile = excludes_suspects, include, profile
         self.checked: float | None = None
         self.parent: str | None = None
         self.sampling: dict[str, dict[str, int]] = {}
-        self.include: list[str] = []
         self.mix = Mix()
         self._weights: dict[str, float] = {}
         names = ("versions", "labels", "predictions", "sources", "reviewers")

@@ -159,7 +159,7 @@ MIN_ERRORS = 20
 _LEAST_PARTS = 5
 _ROUNDING = 1e-9
 _PREDICTIONS, _CLASSES, _RIGHT, _NUMBERS, _ABSOLUTE, _SQUARED, _SIZES, _SIGNED = range(8)
-_EXPECTED = slice(8, 12)  # predictions with an expected accuracy, those that are right, its sum, and its variance
+EXPECTED = slice(8, 12)  # predictions with an expected accuracy, those that are right, its sum, and its variance
 _BINS = 12  # then, by bin of the confidence: predictions, the sum of their confidences, and those that are right
 WIDTH = _BINS + 3 * CONFIDENCE_BINS
 """Number of sums of a window."""
@@ -179,7 +179,7 @@ def sums_of_labels(
     rows[:, _SIZES], rows[:, _SIGNED] = sizes, signed
     known = classes & ~np.isnan(expected) & ~np.isnan(confidences)
     chances = np.where(known, expected, 0.0)
-    rows[:, _EXPECTED] = np.stack((known, known & right, chances, chances * (1 - chances)), axis=1)
+    rows[:, EXPECTED] = np.stack((known, known & right, chances, chances * (1 - chances)), axis=1)
     rated = np.flatnonzero(classes & ~np.isnan(confidences))
     bins = _BINS + np.minimum((confidences[rated] * CONFIDENCE_BINS).astype(np.intp), CONFIDENCE_BINS - 1)
     rows[rated, bins] = 1.0
@@ -244,7 +244,7 @@ def window_quality(row: Floats, parts: Floats) -> WindowQuality:
     """Return the quality in a window, given its sums, shape ``(WIDTH,)``, and those of its parts, ``(P, WIDTH)``."""
     # A change of the clock may take away what another sub-window counted: then a sum is below 0.
     predictions, classes, right, numbers, absolute, squared, sizes = np.maximum(row[:_SIGNED], 0.0).tolist()
-    known, known_right, expected, variance = np.maximum(row[_EXPECTED], 0.0).tolist()
+    known, known_right, expected, variance = np.maximum(row[EXPECTED], 0.0).tolist()
     rated, confidences, rated_right = row[_BINS:].reshape(3, CONFIDENCE_BINS)
     return WindowQuality(
         predictions=predictions,
@@ -295,7 +295,7 @@ def past_variance(rows: Floats) -> float:
     rows
         Sums of ``k`` periods, shape ``(k, WIDTH)``.
     """
-    known, right, expected, variance = rows[rows[:, _EXPECTED.start] >= MIN_ERRORS, _EXPECTED].T
+    known, right, expected, variance = rows[rows[:, EXPECTED.start] >= MIN_ERRORS, EXPECTED].T
     return miss_variance((right - expected) / known, np.maximum(variance, 0.0) / known**2)
 
 

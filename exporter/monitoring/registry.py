@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from types import MappingProxyType
@@ -13,6 +14,7 @@ from exporter.config import ModelConfig
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.model_monitor import ModelMonitor
 from exporter.monitoring.quality import LabelNames, Scorer
+from exporter.monitoring.snapshots import decode, encode, restore_version
 from exporter.validation import preview, suggestion
 from exporter.wire.batch import Inputs
 from exporter.wire.events import MAX_ID, NO_VERSION
@@ -170,7 +172,11 @@ class MonitorRegistry:
             yield from list(versions.values())
 
     def adopt(self, older: MonitorRegistry) -> None:
-        """Take over the monitors of models that still count in the same way; thresholds and events may differ."""
+        """Take over the monitors of models that still count in the same way; thresholds and events may differ.
+
+        A version whose profile was replaced keeps what was measured with labels.
+        """
+        now, unix_time = time.monotonic(), time.time()
         for name, model in self.models.items():
             before = older.models.get(name)
             if before and _counts_alike(model, before):
@@ -180,6 +186,13 @@ class MonitorRegistry:
                 self._monitors[name] = monitors if len(same) == len(monitors) else same
                 for monitor in same.values():
                     monitor.reconfigure(model)
+                for version, monitor in list(monitors.items()):
+                    if version not in same:
+                        fresh = ModelMonitor(model, version, self.binner(name, version), self._windows)
+                        data = encode(monitor, now, unix_time)
+                        if restore_version(fresh, decode(data, fresh), now, unix_time) is not None:
+                            fresh.last_used = monitor.last_used
+                            self.put(fresh)
                 self._evaluations[name] = older._evaluations[name]
             if name in older.unknown_features:
                 self.unknown_features[name] = older.unknown_features[name]

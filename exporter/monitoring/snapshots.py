@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from exporter.monitoring.model_monitor import ModelMonitor
-from exporter.monitoring.quality import WIDTH
+from exporter.monitoring.quality import EXPECTED, WIDTH
 from exporter.monitoring.windows import Ring, RingRows
 from exporter.stats.divergence import Floats
 
@@ -73,9 +73,8 @@ def fingerprint(monitor: ModelMonitor) -> str:
 
 def quality_fingerprint(monitor: ModelMonitor) -> str:
     """Return the SHA-256 of what decides the meaning of a monitor's rings of the quality."""
-    profile = monitor.binner.profile.known_hash() if monitor.binner else None  # it has the expected accuracy
     lengths = {name: ring.step for name, ring in monitor.quality.rings.items()}
-    return _sha256([profile, monitor.quality.scorer.task, list(lengths.items()), WIDTH])
+    return _sha256([monitor.quality.scorer.task, list(lengths.items()), WIDTH])
 
 
 def _sha256(parts: list[Any]) -> str:
@@ -119,19 +118,24 @@ def decode(data: bytes, monitor: ModelMonitor) -> Snapshot:
 
 
 def restore_version(monitor: ModelMonitor, snapshot: Snapshot, now: float, unix_time: float) -> float | None:
-    """Restore the rings of a version; return the seconds since it was last used, None for rings that do not fit."""
+    """Restore the rings of a version; return the seconds since it was last used, None for rings that do not fit.
+
+    With another profile, what was measured with labels is kept, without what the earlier profile expected.
+    """
     is_known = quality_fingerprint(monitor) == snapshot.quality_fingerprint
-    if fingerprint(monitor) != snapshot.fingerprint or not (monitor.binner or is_known):
-        return None
-    rings = _from_bytes(monitor.all_rings(), snapshot.rings)
+    is_same = fingerprint(monitor) == snapshot.fingerprint
     quality = _from_bytes(monitor.quality.rings.values(), snapshot.quality) if is_known else []
+    rings = _from_bytes(monitor.all_rings(), snapshot.rings) if is_same else monitor.dump(now)[1]
+    for _, sums, _ in quality if not is_same else ():
+        sums[:, EXPECTED] = 0.0
     passed = max(unix_time - snapshot.unix_time, 0.0)
     monitor.restore(now, snapshot.ring_time + passed, rings, quality)
-    if any(snapshot.evidence):
+    if is_same and any(snapshot.evidence):
         monitor.restore_evidence(*map(np.frombuffer, snapshot.evidence))
     if quality:
         monitor.quality.until = snapshot.unix_time
-    return snapshot.idle + passed
+    fits = (monitor.binner or is_known) if is_same else monitor.quality.is_labelled
+    return snapshot.idle + passed if fits else None
 
 
 def _from_bytes(rings: Iterable[Ring], saved: Sequence[_RingBytes]) -> list[RingRows]:
@@ -146,7 +150,7 @@ def _from_bytes(rings: Iterable[Ring], saved: Sequence[_RingBytes]) -> list[Ring
 
 
 def _floats(data: bytes, rows: int, width: int) -> Floats:
-    return np.frombuffer(data).reshape(rows, width) if data else np.empty((rows, width))
+    return np.frombuffer(data).reshape(rows, width).copy() if data else np.empty((rows, width))
 
 
 _T = TypeVar("_T", bound=msgspec.Struct)

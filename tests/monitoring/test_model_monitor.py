@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -15,7 +17,7 @@ from exporter.monitoring.windows import WindowStats
 from exporter.profiles.bins import categorical_feature, numeric_feature
 from exporter.profiles.profile import Profile
 from exporter.stats.divergence import Reference
-from exporter.wire.events import Prediction
+from exporter.wire.events import LabelledPrediction, Prediction
 
 FINITE = st.floats(-1e12, 1e12)
 
@@ -361,7 +363,7 @@ def test_a_profile_without_confidence_has_no_confidence_target():
 
 
 def test_a_version_may_have_its_own_profile():
-    """A version's own profile replaces the model's; a reload with a changed profile resets that version only."""
+    """A version's own profile replaces the model's; a changed one resets that version only, but not what labels say."""
     binner, version_binner, newer = (binner_of(x=[1.0, last]) for last in (2, 3, 4))
     models = {"m": ModelConfig("m")}
     older = MonitorRegistry(models, {"m": binner}, {("m", "2"): version_binner})
@@ -369,7 +371,11 @@ def test_a_version_may_have_its_own_profile():
         older.get("m", version, 0.0).count_event("orders", 1)
     assert [older.get("m", version, 0.0).binner for version in ("1", "2", "3")] == [binner, version_binner, binner]
     reloaded = MonitorRegistry(models, {"m": binner}, {("m", "2"): newer, ("m", "4"): version_binner})
+    now, unix_time = time.monotonic(), time.time()
+    label = LabelledPrediction("m", "2", unix_time - 60, "a", None, None, "a", None, 60.0)
+    older.get("m", "2", now).count_labels([label], now, unix_time)
     reloaded.adopt(older)
+    assert reloaded.of_model("m")["2"].read_quality(now)["1h"].accuracy.value == 1
     counted = {version: reloaded.get("m", version, 1.0) for version in ("1", "2", "3", "4")}
     assert {v: m.counters.events.get("orders", 0) for v, m in counted.items()} == {"1": 1, "2": 0, "3": 1, "4": 0}
     assert (counted["2"].binner, counted["4"].binner) == (newer, version_binner)
