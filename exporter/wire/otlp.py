@@ -30,7 +30,7 @@ MAX_SPANS = 50_000
 """The latest spans, which count once if they are sent again."""
 _Score = Annotated[float, msgspec.Meta(ge=-1e15, le=1e15)]
 _GENAI = "gen_ai."
-_NUMBERS = ("gen_ai.usage.", "gen_ai.request.")  # numbers with these names are inputs
+_NUMBERS = "gen_ai.usage.", "gen_ai.request.", "gen_ai.response.time_to_first_chunk"  # inputs, if they are numbers
 _ERROR_STATUS = 2
 _ERROR_SEVERITY = 17
 _INHERITED = frozenset({"model.name", "model.version"})  # attributes that records inherit from their resource
