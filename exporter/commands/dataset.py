@@ -8,9 +8,9 @@ import gzip
 import hashlib
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 from urllib.parse import quote, urlencode
 
 from exporter.commands.common import Progress, add_exporter_options, ask, exporter_client, read_document, set_help
@@ -154,26 +154,19 @@ def _release(options: argparse.Namespace) -> int:
 
     See docs/dataset.md#releases.
     """
-    chosen = {name: getattr(options, name) for name in ("model", "name", "exclude_suspects")}
-    body = {name: value for name, value in chosen.items() if value}
-    if options.include:
-        body["include"] = options.include.split(",")
+    body = {name: getattr(options, name) for name in ("model", "name", "exclude_suspects")}
+    body["include"] = options.include.split(",") if options.include else []
     with exporter_client(options, TIMEOUT) as client:
         release = ask(client, "POST", "/v1/dataset/releases", body)
-    print(f"{release['name']}: {release['lineage']['use']}\n{client.url}/v1/dataset/releases/{release['id']}")
-    _print_suspects(release, client.url)
-    return 0
-
-
-def _print_suspects(release: Mapping[str, Any], url: str) -> None:
-    """Tell how many labels may be wrong."""
     suspects = release["lineage"]["suspects"]
+    print(f"{release['name']}: {release['lineage']['use']}\n{client.url}/v1/dataset/releases/{release['id']}")
     if suspects["checked"] is None:
         print("its labels were not checked yet")
     elif suspects["found"]:
         what = "left out" if suspects["excluded"] else "in it"
         query = f"{urlencode({'model': release['model']})}&status=accepted&suspect=true&order=suspect&source=all"
-        print(f"suspect labels: {suspects['found']} {what}; review them at {url}/review?{query}")
+        print(f"suspect labels: {suspects['found']} {what}; review them at {client.url}/review?{query}")
+    return 0
 
 
 _SUFFIXES = {f".{form.suffix}": form.name for form in FORMATS.values() if form.suffix != "json"}
