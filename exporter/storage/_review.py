@@ -1404,9 +1404,9 @@ def _mix(connection: sa.Connection, selection: Selection) -> Mix:
     if labelled >= MIN_LABELLED:
         mistakes = recent + (traffic - recent) * ((wrong + 0.5) / (labelled + 1) if mix.classes else 0)
     limit = MAX_WEIGHTS[labelled >= MIN_LABELLED]
-    weight, mistake = max(traffic - mistakes, others) / max(others, 1), mistakes / max(corrected + wrong, 1)
-    bounded = (round(min(one, limit), 6) for one in (weight, mistake))
-    return Mix(*bounded, traffic, since, weight > limit or mistake > limit, steps, mix.classes)
+    each = max(traffic - mistakes, others) / max(others, 1), mistakes / max(corrected + wrong, 1)
+    weight, mistake = (round(min(one, limit), 6) for one in each)
+    return Mix(weight, mistake, traffic, since, max(each) > limit, steps, mix.classes)
 
 
 def _examples(connection: sa.Connection, selection: Selection, mix: Mix, source: str, after: int) -> Iterator[Example]:
