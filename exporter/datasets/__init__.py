@@ -276,9 +276,7 @@ def csv_cell(value: Any) -> Any:
     """
     if isinstance(value, str):
         return _FORMULA.sub(r"\1'\2", value)
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return msgspec.json.encode(value).decode() if isinstance(value, list | dict) else value
+    return msgspec.json.encode(value).decode() if isinstance(value, bool | list | dict) else value
 
 
 def _write_csv(pages: Pages, types: Mapping[str, str], _: Scorer) -> Iterator[bytes]:
@@ -299,10 +297,6 @@ def _rows(rows: list[list[Any]]) -> bytes:
     text = io.StringIO()
     csv.writer(text).writerows(rows)
     return text.getvalue().encode()
-
-
-def _write_lines(pages: Pages, _: Mapping[str, str], __: Scorer) -> Iterator[bytes]:
-    return (encode_lines(page) for page in pages())
 
 
 ROWS = 10_000
@@ -701,7 +695,7 @@ def _typed(answers: Sequence[Any], data: _Data) -> Any:
 FORMATS: Mapping[str, Format] = {
     format_.name: format_
     for format_ in (
-        Format("jsonl", "jsonl", "application/x-ndjson", _write_lines),
+        Format("jsonl", "jsonl", "application/x-ndjson", lambda pages, *_: map(encode_lines, pages())),
         Format("csv", "csv", "text/csv; charset=utf-8; header=present", _write_csv),
         Format("parquet", "parquet", "application/vnd.apache.parquet", _write_parquet),
         Format("label-studio", "json", "application/json", _write_tasks),
