@@ -188,12 +188,7 @@ def forget_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add_config_file(parser, "the database")
     whose = parser.add_mutually_exclusive_group(required=True)
-    whose.add_argument(
-        "--user",
-        dest="person",
-        metavar="NAME",
-        help="the user of feedback, with its predictions",
-    )
+    whose.add_argument("--user", dest="person", metavar="NAME", help="the user of feedback, with its predictions")
     whose.add_argument("--prediction", metavar="ID", help="the identifier of a prediction")
     parser.add_argument("--model", metavar="NAME", help="only predictions of this model; of all models by default")
     parser.add_argument("--dry-run", action="store_true", help="only count what would be removed")

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from xml.sax.saxutils import quoteattr
 
 import msgspec
@@ -30,7 +30,6 @@ from exporter.validation import rfc3339
 from exporter.wire.events import Label
 
 if TYPE_CHECKING:
-    from exporter.monitoring.quality import Scorer
     from exporter.storage import Selection, Store
 
 
@@ -193,6 +192,15 @@ OTHER = "other_inputs"
 """The column of all other inputs, as JSON text."""
 FIELDS = tuple(name for name in Example.__struct_fields__ if name != "inputs")
 """The columns before those of the inputs."""
+
+
+class Scorer(Protocol):
+    """Knows what a model predicts; see `exporter.monitoring.quality.Scorer`."""
+
+    classes: Sequence[str]
+
+    def is_number(self, prediction: Any) -> bool:
+        """Return whether a prediction is a number, and not a class; of a regression, whatever it is."""
 
 
 class Format(NamedTuple):
@@ -509,7 +517,7 @@ def _answer(label: Any, is_number: bool) -> dict[str, Any] | None:
 
 def _write_config(pages: Pages, types: Mapping[str, str], scorer: Scorer) -> Iterator[bytes]:
     """Write the labelling configuration: what is asked, with the labels of training and of the examples, and inputs."""
-    labels, is_number = dict.fromkeys(scorer.classes), scorer.task == "regression"
+    labels, is_number = dict.fromkeys(scorer.classes), scorer.is_number(None)
     for page in pages():
         for example in page:
             is_number = is_number or scorer.is_number(example.prediction)
