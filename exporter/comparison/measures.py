@@ -540,7 +540,7 @@ KINDS = {
         ),
         Kind(
             "correction_ratio", -1, "correction ratio", "is corrected less often", "is corrected more often",
-            " of confident predictions", "nobody gave feedback, or no prediction was confident",
+            " of confident predictions", "no feedback came in that time, or no prediction was confident",
             lambda counts, method: _share(method, counts.corrections, counts.confident),
         ),
         Kind(

@@ -339,7 +339,7 @@ def test_a_restart_loses_at_most_two_scrapes(prometheus: str) -> None:
     assert result["before"]["requests"] == 2400
     assert result["after"]["requests"] == pytest.approx(2400, abs=25)
     assert result["measures"]["correction_ratio"]["before"] is None
-    assert "nobody gave feedback" in result["measures"]["correction_ratio"]["sentence"]
+    assert "no feedback came in that time" in result["measures"]["correction_ratio"]["sentence"]
     assert "without duration_seconds" in result["measures"]["latency_p95_seconds"]["sentence"]
     assert result["measures"]["worst_drift_nats"]["verdict"] == "unknown"
     assert "the training profile changed meanwhile" in result["measures"]["worst_drift_nats"]["sentence"]

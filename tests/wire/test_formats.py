@@ -513,6 +513,7 @@ def test_the_json_encoding_of_otlp() -> None:
         "model.input.c": {"arrayValue": {"values": [{"intValue": 1}, {"boolValue": True}]}},
         "model.input.d": {"kvlistValue": {"values": [{"key": "k", "value": {"doubleValue": 0.5}}]}},
         "model.input.e": {},
+        "gen_ai.response.time_to_first_chunk": {"doubleValue": 0.4},
     }
     span = {
         "traceId": "5b8efff798038103d269b633813fc60c",
@@ -530,7 +531,7 @@ def test_the_json_encoding_of_otlp() -> None:
     assert event.id == "5b8efff798038103d269b633813fc60c-eee19b7ec3c1b174"
     assert (event.duration_seconds, event.code) == (0.25, 500)
     inputs = {"a": 41, "b": None, "c": [1, True], "d": {"k": 0.5}, "e": None}
-    assert json.loads(bytes(memoryview(event.inputs))) == inputs
+    assert json.loads(bytes(memoryview(event.inputs))) == inputs | {"gen_ai.response.time_to_first_chunk": 0.4}
 
 
 def export(*records: Any) -> bytes:
