@@ -52,6 +52,18 @@ def ask(port: int, expression: str) -> float:
         return float(json.load(answer)["data"]["result"][0]["value"][1])
 
 
+def slowest_groups(port: int, seconds: int) -> list[tuple[float, str]]:
+    """Return the shares of their intervals that groups of rules took, and their names, the largest first.
+
+    They are those of the fastest of the last rounds, as other work on the machine makes rounds longer.
+    """
+    last = f"min_over_time(prometheus_rule_group_last_duration_seconds[{seconds}s])"
+    expression = quote(f"{last} / prometheus_rule_group_interval_seconds")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query?query={expression}") as answer:
+        found = json.load(answer)["data"]["result"]
+    return sorted((float(one["value"][1]), one["metric"]["rule_group"].rpartition(";")[2]) for one in found)[::-1]
+
+
 def send(port: int, models: int) -> None:
     """Send a hundred predictions of each model."""
     rng = np.random.default_rng(3)
@@ -194,19 +206,14 @@ def measure(models: int, level: str, options: argparse.Namespace) -> dict[str, f
                 "scraped": ask(prometheus, 'scrape_samples_scraped{job="model-exporter"}'),
                 "head": ask(prometheus, "prometheus_tsdb_head_series"),
                 "cores": used,
-                # The fastest of the last rounds, as other work on the machine makes rounds longer.
-                "slowest": ask(
-                    prometheus,
-                    f"max(min_over_time(prometheus_rule_group_last_duration_seconds[{options.seconds // 2}s])"
-                    " / prometheus_rule_group_interval_seconds)",
-                ),
+                "slowest": (groups := slowest_groups(prometheus, options.seconds // 2))[0][0],
                 "memory": memory / 2**20,
             }
             of_server = psutil.Process(server.pid).memory_info().rss / 2**20
     print(
         f"{served:4} models, {level:7}: {found['scraped']:9,.0f} series scraped, {found['head']:9,.0f} in the head, "
-        f"Prometheus {found['memory']:6,.0f} MiB and {found['cores']:5.2f} processors, the slowest group "
-        f"{found['slowest']:4.0%} of its interval; "
+        f"Prometheus {found['memory']:6,.0f} MiB and {found['cores']:5.2f} processors, the slowest groups "
+        f"{', '.join(f'{name} {share:.0%}' for share, name in groups[:4])} of its interval; "
         f"a scrape {1e3 * took:5.0f} ms, {size / 1e6:6.2f} MB, "
         f"{compressed / 1e6:5.2f} MB compressed, exporter {of_server:5.0f} MiB",
         flush=True,
