@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
-from exporter.client.encoding import is_recordable, snapshot
+from exporter.client.encoding import fields_of, is_recordable, snapshot
 from exporter.client.middleware import RequestContext, current
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ def _inputs_of_call(
         for name, value in bound.arguments.items():
             is_variable = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
             named |= value if is_variable else {} if name in {"self", "cls"} else {name: value}
+        named = {name: fields_of(value) for name, value in named.items()} if len(named) == 1 else named
         inputs = {name: value for name, value in named.items() if is_recordable(value)}
         if len(inputs) == 1 and (row := _row(*inputs.values())) is not None:
             inputs = row

@@ -7,6 +7,7 @@ which costs little. On the sender's thread `encode_document` turns it into JSON.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import datetime as dt
 import enum
 import io
@@ -68,9 +69,17 @@ def _named(inputs: Any) -> Iterable[tuple[str, Any]]:
                 raise TypeError(f"inputs: expected one row, got {len(inputs)}; record each, or wrap the model")
             inputs = inputs.iloc[0]
         return [(str(key), value) for key, value in inputs.items()]
+    inputs = fields_of(inputs)
     if not isinstance(inputs, Mapping):
         raise TypeError(f"inputs: expected values by the feature's name, got {type(inputs).__name__}")
     return inputs.items()
+
+
+def fields_of(value: Any) -> Any:
+    """Return the fields of a pydantic model or of a dataclass, and any other value as it is."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
 def snapshot(value: Any) -> tuple[Any, int]:

@@ -523,7 +523,7 @@ class QualityBuilder:
         squares = np.square(residuals)
         parts = zip(chosen, effects, labelled.fit(squares, chosen), strict=True)
         components = {self._names[target]: _bin_effects(effect, of_square) for target, effect, of_square in parts}
-        variance, large = rounded(labelled.moments(squares).mean), rounded(float(np.quantile(losses, LARGE)))
+        variance, large = rounded(labelled.moments(squares)[0]), rounded(float(np.quantile(losses, LARGE)))
         return msgspec.structs.replace(quality, components=components, variance=variance, large=large), residuals
 
     def _with_residuals(self, labelled: LabelledBins, quality: Quality, residuals: Floats) -> Quality:

@@ -276,13 +276,6 @@ class Effects(NamedTuple):
     values: Floats
 
 
-class Moments(NamedTuple):
-    """Mean and variance of values. The variance is exactly 0 where all values are the same."""
-
-    mean: float
-    variance: float
-
-
 class LabelledBins:
     """Labelled rows in bins. Values have a number for each row, shape ``(n,)``.
 
@@ -319,16 +312,11 @@ class LabelledBins:
         keys, rows = np.unique(self._bins[one] * np.intp(size) + self._bins[other], return_counts=True)
         return keys // size, keys % size, rows.astype(np.float64)
 
-    def by_period(self, starts: Ints, values: Floats) -> tuple[Floats, Floats]:
-        """Return the mean of the rows from each start to the next one, and their sample variance."""
-        parts = [values[start:stop] for start, stop in pairwise(starts)]
-        return np.array([part.mean() for part in parts]), np.array([part.var(ddof=1) for part in parts])
-
-    def moments(self, values: Floats) -> Moments:
-        """Return the mean and the variance."""
+    def moments(self, values: Floats) -> tuple[float, float]:
+        """Return the mean and the variance, which is exactly 0 where all values are the same."""
         if not len(values) or values.min() == values.max():
-            return Moments(float(values[0]) if len(values) else 0.0, 0.0)
-        return Moments(float(values.mean()), float(values.var()))
+            return float(values[0]) if len(values) else 0.0, 0.0
+        return float(values.mean()), float(values.var())
 
     def explaining(self, values: Floats, most: int) -> list[int]:
         """Return the targets whose bins together explain the values best, the best first.
@@ -354,7 +342,7 @@ class LabelledBins:
                 break
             chosen.append(best)
             rest = self.remaining(values, chosen, self.fit(values, chosen))
-            variance = self.moments(rest).variance
+            variance = self.moments(rest)[1]
         return chosen
 
     def _gain(self, target: int, values: Floats, variance: float) -> float:
@@ -402,7 +390,7 @@ class LabelledBins:
 
     def remaining(self, values: Floats, targets: Sequence[int], effects: Sequence[Effects]) -> Floats:
         """Return the values less their mean and less the effects of the bins of some targets."""
-        rest = values - self.moments(values).mean
+        rest = values - self.moments(values)[0]
         for target, effect in zip(targets, effects, strict=True):
             rest -= effect.values[self._bins[target]]
         return rest
@@ -442,5 +430,6 @@ class LabelledBins:
         """
         if len(self._periods) < 2:
             return 0.0
-        means, variances = self.by_period(self._periods, residuals)
-        return variance_between(means, variances / np.diff(self._periods))
+        parts = [residuals[start:stop] for start, stop in pairwise(self._periods)]
+        means, variances = np.array([(part.mean(), part.var(ddof=1) / len(part)) for part in parts]).T
+        return variance_between(means, variances)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import datetime as dt
 import decimal
 import enum
@@ -93,12 +94,11 @@ def test_later_changes_do_not_arrive() -> None:
 
 
 def test_a_row_of_a_frame_is_the_inputs() -> None:
-    """A pandas row, or a frame of one row, gives a value per column; more rows are refused with advice."""
-    frame = pd.DataFrame({"age": [41, 7], "country": ["NL", None]})
-    for row in (frame.iloc[0], frame.head(1)):
-        assert json.loads(encode_document({"inputs": snapshot_inputs(row)[0]})) == {
-            "inputs": {"age": 41, "country": "NL"}
-        }
+    """A pandas row, or a frame of one, gives a value per column, as objects do; more rows are refused with advice."""
+    frame, fields = pd.DataFrame({"age": [41, 7], "country": ["NL", None]}), {"age": 41, "country": "NL"}
+    model = type("Pydantic", (), {"model_dump": lambda _: fields})()
+    for row in (frame.iloc[0], frame.head(1), model, dataclasses.make_dataclass("Row", fields)(**fields)):
+        assert json.loads(encode_document({"inputs": snapshot_inputs(row)[0]})) == {"inputs": fields}
     with pytest.raises(TypeError, match="expected one row, got 2"):
         snapshot_inputs(frame)
     with pytest.raises(TypeError, match="by the feature's name"):
