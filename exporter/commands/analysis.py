@@ -88,9 +88,7 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"exit with status {WORSE} if a measure is significantly worse, or if --sequential decides on rollback",
     )
-    text = (
-        "intervals and verdicts that are valid at every look (anytime-valid), and a decision: promote, rollback or wait"
-    )
+    text = "intervals and verdicts valid at every look if requests are independent, and a decision on the rollout"
     add("--sequential", action="store_true", help=text)
     text = "by how much the version may be worse for --sequential, such as error_ratio=0.01; repeatable"
     add("--margin", type=checked(parse_margin), action="append", default=[], metavar="MEASURE=NUMBER", help=text)

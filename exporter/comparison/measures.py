@@ -666,7 +666,7 @@ def summary(comparison: Comparison) -> str:
     for measure in comparison.measures:
         named.setdefault(measure.verdict, []).append(title(measure))
     proven = [f"{verdict} in {_and(named[verdict])}" for verdict in ("worse", "better") if verdict in named]
-    than = before[0].lower() + before[1:]
+    than = before[0].lower() + before[1:] + (", if requests are independent" if comparison.sequential else "")
     nothing = "no difference is proven" if comparison.measures else "only answers to the same requests"
     parts = [f"{after} compared with {than}: {', '.join(proven) or nothing}"]
     parts += [f"not proven: {_and(named['not proven'])}"] if proven and "not proven" in named else []

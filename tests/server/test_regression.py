@@ -83,7 +83,7 @@ def test_corrections_beyond_the_tolerance_count(regression: Served) -> None:
     accepted = [series for series in samples if 'verdict="accepted"' in series and 'model="price"' in series]
     assert sum(samples[series] for series in accepted) == 40
     home = regression.get("/").text
-    assert len(re.findall(r'data-label="Corrected, 1 h" class="number">11.7%<', home)) == 2
+    assert len(re.findall(r'data-label="Corrected, 1h" class="number">11.7%<', home)) == 2
 
 
 def test_errors_take_the_place_of_the_confusion_table(regression: Served) -> None:
