@@ -279,8 +279,8 @@ def requests(encode: Encode, messages: Iterable[Message], batch_size: int) -> It
     for message in messages:
         try:
             item = Item(message, encode(message) if message.value is not None else [])
-        except EventError as error:
-            item = Item(message, [], error.detail)
+        except (EventError, OverflowError, RecursionError) as error:  # the last two of what no format can hold
+            item = Item(message, [], getattr(error, "detail", str(error)))
         length = sum(map(len, item.events))
         if part and (size + length > MAX_BYTES or count + len(item.events) > batch_size):
             yield part

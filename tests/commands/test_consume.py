@@ -318,16 +318,17 @@ def test_a_topic_in_the_services_own_shape(tmp_path: Path, cluster: Cluster, sha
     people = [{"key": f"s-{n}", "person": {"age": 40 + n, "tags": ["NL"]}, "score": "yes"} for n in range(3)]
     people[0] |= {"at": 1764000000123, "p": 0.9}
     cluster.produce("own", [{"release": "own", "batch": people}], timestamp=1764000001000)
-    cluster.produce("own", [{"secret": {"name": "Ada"}}, {"batch": []}, {"batch": [{"name": {"last": "Ada"}}]}])
+    wrong = [{"secret": {"name": "Ada"}}, {"batch": [{"name": {"last": "Ada"}}]}, {"batch": [{"at": 10**400}]}]
+    cluster.produce("own", [*wrong, {"batch": []}])
     flags = [f"--topic=own=predictions:{tmp_path / 'shape.yml'}", "--group=own", "--dead-letter-topic=own.dead"]
     with consuming(tmp_path, cluster, shared.url, *flags) as consumer:
-        letters = cluster.read("own.dead", 2)
+        letters = cluster.read("own.dead", 3)
         eventually(lambda: consumer.count("own", "accepted") == 2, 30)
         assert "shape.yml: found no time at /at, confidence at /p; the message has /key, " in consumer.log.read_text()
         ready = eventually(lambda: ask(f"http://127.0.0.1:{consumer.web}/-/ready"))
         assert "it last took messages at 2" in ready.text
     reasons = [dict(letter.headers() or ())["model-exporter-error"].decode() for letter in letters]
-    first, second = sorted(reason.partition("shape.yml: ")[2] for reason in reasons)
+    _, first, second = sorted(reason.partition("shape.yml: ")[2] for reason in reasons)
     assert first == "found no items at /batch; the message has /secret/name"
     assert second.startswith('found no version at /release, id at /key, time at /at, inputs at {"age": "/person/age", ')
     assert second.endswith("; the message has /name/last")
