@@ -439,7 +439,9 @@ def table(title: str, unit: str, *queries: Query, sort: Sequence[str] = (), **mo
             for name in sort
         ]
     )
-    panel = finish(builder, title, unit, queries, **more)
+    # A filter's icons would cover the link under the pointer.
+    unfiltered = models.MatcherConfig(id_val="byType", options="string"), [setting("filterable", False)]
+    panel = finish(builder, title, unit, queries, overrides=[unfiltered, *more.pop("overrides", ())], **more)
     options: Any = panel.options
     options.footer = None
     return panel

@@ -183,7 +183,7 @@ def test_the_home_page_has_one_figure_of_each(labelled: Served) -> None:
     page = Page(labelled.get("/"))
     text = words(page)
     assert re.search(r" loans 3 .* 7\d\.?\d*% ≥ \d\d", text)
-    assert re.search(r" prices 3 .* \d\.\d+ ≤ \d", text)
+    assert re.search(r" prices 3 .* \d\.\d+ ≤ [\d.]+; bias [+−]0\.\d", text)
     assert re.search(r" waiting 3 .* 8\d\.?\d*% ≥ \d\d\.?\d*% estimated", text)
     links = [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
     assert "/quality?model=loans&version=3" in links

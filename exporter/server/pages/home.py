@@ -177,6 +177,7 @@ def model_rows(monitors: MonitorRegistry, alerts: Alerts, now: float) -> list[di
 def _row(monitor: ModelMonitor, alerts: Iterable[Alert], leading: Leading | None, now: float) -> dict[str, Any]:
     recent = monitor.recent(now)
     window, drift = drift_report.worst(monitor, now) or (None, None)
+    measured = monitor.read_quality(now).get(leading.window) if leading and leading.basis == "measured" else None
     own = [alert for alert in alerts if alert.labels.get("version", monitor.version) == monitor.version]
     firing = sorted((alert for alert in own if alert.status == "firing"), key=_rank, reverse=True)
     return {
@@ -197,6 +198,7 @@ def _row(monitor: ModelMonitor, alerts: Iterable[Alert], leading: Leading | None
         "corrected": percent(recent.correction_ratio) if any(monitor.counters.feedback.values()) else UNKNOWN,
         "kind": kind_of(monitor),
         "quality": leading,
+        "bias": measured.bias if measured else math.nan,
     }
 
 
