@@ -24,4 +24,4 @@ litserve litserve==0.2.19
 moto moto[s3,server]==5.2.5
 PEERS
 echo "Not part of these tests: Kafka's own broker, which needs a Java runtime and its jars; tests/commands/test_consume.py uses librdkafka's."
-exec .venv/bin/python -m pytest -rs benchmarks/peers
+exec .venv/bin/python -m pytest -rs benchmarks/peers "$@"

@@ -105,6 +105,8 @@ def _import(options: argparse.Namespace) -> int:
         except ExporterError as error:
             done = f" ({outcomes['accepted']} were accepted before)" if outcomes["accepted"] else ""
             raise ExporterError(f"{options.file}: {error}{done}") from None
+    if reported > MAX_REPORTED:
+        print(f"and {reported - MAX_REPORTED} more", file=sys.stderr)
     summary = [f"{outcomes[name]} {text}" for name, text in _OUTCOMES.items() if outcomes[name] or name == "accepted"]
     print(", ".join(summary))
     return int(outcomes.total() > sum(outcomes[name] for name in ("accepted", "unchanged", "unlabelled")))

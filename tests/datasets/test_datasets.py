@@ -684,6 +684,8 @@ def test_annotations_come_back_from_label_studio(served: Served, tmp_path: Path)
     assert "0 accepted, 6 unchanged" in command(served, "import", str(tmp_path / "export.json"), status=1)
     after = served.get("/v1/corrections?limit=1000").json["corrections"]
     assert {correction["id"]: correction for correction in after} == decided
+    (tmp_path / "export.json").write_text(json.dumps([*tasks[:3], *tasks[4:5] * 30]))
+    assert "and 10 more\n0 accepted, 3 unchanged" in command(served, "import", str(tmp_path / "export.json"), status=1)
     (tmp_path / "export.json").write_text(json.dumps(tasks[:3]))
     assert "0 accepted, 3 unchanged" in command(served, "import", str(tmp_path / "export.json"))
     for content, message in (
