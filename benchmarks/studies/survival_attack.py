@@ -544,6 +544,9 @@ def main() -> None:
         opened, answers = receiver.recv() if receiver.poll(60) else ({}, {})
         attackers.join()
         missing = user.missing(server, context)
+        deadline = time.monotonic() + 60
+        while missing and time.monotonic() < deadline:  # predictions that wait to be stored are not joined yet
+            missing = user.missing(server, context)
         ended = server.stop()
         log = server.log.read_text(errors="replace")
     shared = SHARED if opened and all(name.startswith("a token") for name in opened) else {}

@@ -37,6 +37,9 @@ podAnnotations: {team: loans}
 nodeSelector: {disk: fast}
 tolerations: [{key: batch, operator: Exists}]
 affinity: {nodeAffinity: {}}
+priorityClassName: high
+startupSeconds: 301
+ingress: {enabled: true, className: nginx, host: models.example, tlsSecret: models, annotations: {a: b}}
 service: {sessionAffinity: None}
 autoscaling: {enabled: true, queueLength: "10000"}
 podDisruptionBudget: {maxUnavailable: 50%}
@@ -282,6 +285,7 @@ def test_a_wrong_value_is_refused(wrong: dict[str, Any], message: str) -> None:
     [
         ({"autoscaling": {"enabled": True, "cpu": ""}}, "autoscaling: set cpu or queueLength"),
         ({"profiles": {"loans.json": "{}"}}, "profiles: need config"),
+        ({"ingress": {"enabled": True}}, "ingress: set host"),
     ],
 )
 def test_values_that_need_others_are_refused(values: dict[str, Any], message: str) -> None:
