@@ -424,7 +424,9 @@ class Corrections:
         """Send a prediction, and a correction of it."""
         name = f"user-{next(self._numbers)}"
         prediction = {"model": "credit", "version": "3", "id": name, "prediction": "no", "confidence": 0.9}
-        client.ask("POST", "/v1/predictions", prediction)
+        status, _ = client.ask("POST", "/v1/predictions", prediction)
+        if status != 202:
+            return status
         status, _ = client.ask("POST", "/v1/feedback", {"prediction_id": name, "verdict": "corrected", "label": "yes"})
         if status == 201:
             self.acknowledged.add(name)

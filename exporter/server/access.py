@@ -73,7 +73,7 @@ class Shares:
     """What each caller has waiting, within a limit of all together.
 
     One caller may have half of it and, of so many that have something waiting, each an equal share with one to spare.
-    So whoever comes next finds room, however much one caller sends.
+    So whoever comes next finds room, however much one caller sends. What is added at once may exceed a share.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ class Shares:
 
     def is_full(self, caller: str, limit: float) -> bool:
         """Return whether a caller has its share of the limit already."""
-        return self.total >= limit or self._of[caller] >= limit / (len(self._of) + 1)
+        return self.total >= 2 * limit or self._of[caller] >= limit / (len(self._of) + 1)
 
     def add(self, caller: str, amount: int) -> None:
         """Count what waits now or, with a negative amount, what waits no more."""

@@ -274,15 +274,14 @@ class Pipeline:
 
 def _parts(events: Sequence[Prediction], size: int) -> Iterator[tuple[Sequence[Prediction], int]]:
     """Yield events in parts of at most `_BATCH`, with `_BATCH_BYTES` of inputs or a single one, and each one's size."""
-    start = held = left = 0
+    start = held = 0
     for index, event in enumerate(events if size > _BATCH_BYTES or len(events) > _BATCH else ()):
         length = len(memoryview(event.inputs))
         held += length
         if index > start and (held > _BATCH_BYTES or index - start == _BATCH):
-            part = size * (index - start) // len(events)
-            yield events[start:index], part
-            start, held, left = index, length, left + part
-    yield events[start:], size - left
+            yield events[start:index], size * index // len(events) - size * start // len(events)
+            start, held = index, length
+    yield events[start:], size - size * start // len(events)
 
 
 def _read(config: Config, monitor: ModelMonitor, events: Sequence[Prediction], received: float) -> Batch:

@@ -64,6 +64,8 @@ MAX_ROWS = 50_000
 """Predictions that may wait for the disk, at most."""
 MAX_BYTES = 128 * 2**20
 """Bytes of inputs that may wait for the disk, at most."""
+BUSY_SHARE = 0.16
+"""Share of both while the database takes what is written: predictions of others must not wait long behind them."""
 GROUP = 2000
 """Predictions in one transaction: enough to be fast, few enough that feedback does not wait long."""
 
@@ -258,12 +260,12 @@ class Writer:
         """Queue predictions; see `Store.add`."""
         size = rows.size
 
-        def has_room() -> bool:
-            return self._rows + len(rows) <= MAX_ROWS and self._bytes + size <= MAX_BYTES
+        def has_room(share: float) -> bool:
+            return self._rows + len(rows) <= share * MAX_ROWS and self._bytes + size <= share * MAX_BYTES
 
         with self._wake:
-            self._wake.wait_for(lambda: self._failing or has_room(), ROOM_SECONDS)
-            if not has_room():
+            self._wake.wait_for(lambda: self._failing or not self._rows or has_room(BUSY_SHARE), ROOM_SECONDS)
+            if not has_room(1):
                 return len(rows)
             self._entries.append((rows, size))
             self._rows += len(rows)

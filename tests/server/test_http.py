@@ -424,7 +424,7 @@ def test_a_client_cannot_fill_the_queue(monkeypatch: pytest.MonkeyPatch) -> None
     async def run() -> None:
         pool, go_on = ThreadPool("test", 1), threading.Event()
         running = []
-        for taken, refused in (("one one one", "one"), ("other other third", "one"), ("", "fourth")):
+        for taken, refused in (("one one one", "one"), ("other other third", "other"), ("", "one")):
             running += [asyncio.create_task(run_as(name, pool, lambda: go_on.wait(60))) for name in taken.split()]
             await asyncio.sleep(0)
             with pytest.raises(QueueFullError):
