@@ -232,7 +232,15 @@ def token_attacks() -> dict[str, Attack]:
     feedback = [{"model": "credit", "prediction": "no", "label": "yes", "verdict": "corrected"}] * 100
     lenient = b'{"model":"credit","predicton":"x","label":"yes","prediction":"no","inputs":{"a":[%b]}}'
     lenient %= b",".join([b"{}"] * 600_000)
-    alerts = encode({"version": "4", "alerts": [{"labels": {"alertname": f"x{n}"}} for n in range(100)]})
+    alerts = encode(
+        {
+            "status": "firing",
+            "alerts": [
+                {"status": "firing", "labels": {"alertname": f"x{n}"}, "startsAt": "2026-11-30T12:00:00Z"}
+                for n in range(100)
+            ],
+        }
+    )
     sent: dict[str, tuple[int, Callable[[int], AsyncIterator[bytes]]]] = {
         "predictions": (40, flood("/v1/predictions", encode(event()), 50)),
         "batches": (20, flood("/v1/predictions", encode([event(inputs={"age": 41, "country": "NL"})] * 1000))),
