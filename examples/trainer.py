@@ -47,9 +47,12 @@ def train():
                 print("  the release differs from the one in the request", flush=True)
                 continue
             print(f"  {release['lineage']['use']}", flush=True)
-            for line in content.splitlines():
-                example = json.loads(line)
-                print("  learn", example["inputs"], "is", example["label"], "weight", example["weight"], flush=True)
+            examples = [json.loads(line) for line in content.splitlines()]
+            weights = [example["weight"] for example in examples]
+            scale = sum(weights) / sum(weight**2 for weight in weights)  # earlier data have the weight 1
+            for example in examples:
+                weight = scale * example["weight"]
+                print("  learn", example["inputs"], "is", example["label"], "weight", weight, flush=True)
 
 
 threading.Thread(target=train, daemon=True).start()
