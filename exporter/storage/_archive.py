@@ -355,6 +355,11 @@ class StoredPredictions:
         of_model = sa.exists().where(db.labels.c.model == model, ~db.is_waiting)
         with self._reading() as connection:
             self.has_labels = bool(connection.execute(sa.select(of_model)).scalar())
+        if self._archive and not self.has_labels:
+            from pyarrow import dataset
+
+            files, archived_ones = self._archive
+            self.has_labels = files.count(archived_ones & dataset.field("label").is_valid()) > 0
 
     def read(self) -> Iterator[tuple[list[Mapping[str, Any]], float]]:
         """Yield predictions and how much was read: ``inputs`` as JSON, answer, confidence, time, and label if known."""

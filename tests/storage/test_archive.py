@@ -194,6 +194,8 @@ def test_labels_are_archived_with_their_predictions(archived: Archived) -> None:
     assert table["label_time"].drop_null().to_pylist() == [datetime.fromtimestamp((TODAY - 2) * DAY, UTC)] * 2
     archived.sweep()
     assert stored() == []
+    source = StoreSource(StoredPredictions(archived.config, "m", None, 0.0), "m")
+    assert [batch.columns["(label)"] for batch in source.batches()] == [[None, "7", "8", None, None]]
 
 
 def test_labels_that_come_late_are_archived(archived: Archived) -> None:
