@@ -160,25 +160,18 @@ def hundred(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_csv_has_columns_and_no_formulas(served: Served) -> None:
     """Text that a spreadsheet would run gets an apostrophe, numbers stay numbers, nested values are JSON."""
     bad = '=HYPERLINK("http://x","<b>hi</b>")'
-    correct(
-        served,
-        {
-            "event": {"inputs": {"age": -5, "country": bad, "photo": [[1]], "own": True}},
-            "feedback": {"label": "+1", "user": "@me"},
-        },
-        {
-            "event": {"inputs": {"age": 2.5, "country": "'=x", "extra": 'line\nbreak, "quoted"'}},
-            "feedback": {"label": "-"},
-        },
-    )
+    first = {"age": -5, "country": bad, "photo": [[1]], "own": True}
+    second = {"age": 2.5, "country": "'=x", "extra": 'line\nbreak, "quoted"'}
+    said = ((first, {"label": "+1", "user": "@me"}), (second, {"label": "-"}))
+    correct(served, *({"event": {"inputs": inputs}, "feedback": feedback} for inputs, feedback in said))
     text = served.get("/v1/dataset?model=credit&format=csv").text
-    first, second = csv.DictReader(io.StringIO(text, newline=""))
-    assert (first["inputs.age"], first["inputs.country"], first["inputs.photo"]) == ("-5", f"'{bad}", "[[1]]")
-    assert (first["label"], first["user"], first["inputs.own"], first["inputs.extra"]) == ("'+1", "'@me", "true", "")
-    assert (second["inputs.country"], second["label"]) == ("''=x", "'-")
-    assert second["inputs.extra"] == 'line\nbreak, "quoted"'
-    assert "inputs.name" not in first
-    assert list(first)[:4] == ["id", "prediction_id", "model", "version"]
+    row, other = csv.DictReader(io.StringIO(text, newline=""))
+    assert (row["inputs.age"], row["inputs.country"], row["inputs.photo"]) == ("-5", f"'{bad}", "[[1]]")
+    assert (row["label"], row["user"], row["inputs.own"], row["inputs.extra"]) == ("'+1", "'@me", "true", "")
+    assert (other["inputs.country"], other["label"]) == ("''=x", "'-")
+    assert other["inputs.extra"] == 'line\nbreak, "quoted"'
+    assert "inputs.name" not in row
+    assert list(row)[:4] == ["id", "prediction_id", "model", "version"]
 
 
 @pytest.mark.parametrize("start", [*"=+-@＝＋－＠\t\r\n", "'＝", "''+"])
@@ -264,8 +257,7 @@ def test_label_studio_shows_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "body"),
-    [("jsonl", b""), ("label-studio", b"[]\n"), ("csv", None), ("parquet", None)],
+    ("form", "body"), [("jsonl", b""), ("label-studio", b"[]\n"), ("csv", None), ("parquet", None)]
 )
 def test_an_empty_dataset_is_a_valid_file(shared: Served, form: str, body: bytes | None) -> None:
     """Without an accepted correction the file is empty but valid."""
