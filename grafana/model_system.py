@@ -214,7 +214,7 @@ def _share(title: str, query: p.Query, alert: str) -> Panel:
 
 
 def cpu() -> Panel:
-    """Share of processor time in use."""
+    """Share of CPU time in use."""
     expr = f"model_system_cpu_utilization_ratio{{{INSTANCE}}}"
     return _share("CPU", p.Query(expr, "{{instance}}"), "ModelHostCpuHigh")
 
