@@ -240,7 +240,7 @@ def test_labels_that_wait_and_what_a_restart_begins_anew(tmp_path: Path) -> None
         server.start()
         text = words(quality(server, model="loans"))
         assert "100% of the 1 labelled prediction" in text and "Predicted and actual classes" not in text
-        assert "No label has arrived since the exporter started: the delay of labels, segments and classes are" in text
+        assert "No label has arrived since the exporter started or the profile was replaced: " in text
         assert server.post("/v1/predictions", [event | {"id": "w-1"}]).status == 202
         eventually(lambda: "Predicted and actual classes" in words(quality(server, model="loans")))
         assert "for a prediction that has not arrived" not in words(quality(server, model="loans"))
