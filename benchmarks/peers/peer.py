@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,7 @@ def serving_peer(peer: str, command: list[str], ready: str, folder: Path, **envi
         cwd=folder,
         stdout=log,
         stderr=subprocess.STDOUT,
+        start_new_session=True,
         env={**os.environ, **{name: value.format(port=port) for name, value in environment.items()}},
     )
 
@@ -45,6 +47,9 @@ def serving_peer(peer: str, command: list[str], ready: str, folder: Path, **envi
         assert eventually(is_ready, 180)
         yield f"http://127.0.0.1:{port}"
     finally:
-        process.terminate()
-        process.wait(30)
+        for number in (signal.SIGTERM, signal.SIGKILL):  # with its children, which LitServe leaves
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(30)
         log.close()
