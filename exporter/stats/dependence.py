@@ -328,17 +328,18 @@ def extrapolated(dispersion: Floats) -> Floats:
     """Return the dispersion of features by those of blocks of training rows, shape ``(T,)``.
 
     It is the largest of all sizes, each extrapolated by the `growth` of the largest three to `_DOUBLINGS` beyond the
-    last: memory may be longer than blocks. One that lies below those of the other features, by no more than blocks of
-    the largest size may differ, is raised towards their mean (James and Stein 1961): it may have been measured in rows
-    that happened to vary little.
+    last: memory may be longer than blocks. The growth of one feature in the largest five counts if it is larger. A
+    dispersion below those of the other features, by no more than blocks of the largest size may differ, is raised
+    towards their mean (James and Stein 1961): it may have been measured in rows that happened to vary little.
     """
-    common = min(growth(dispersion[:, -3:], _TRAINING_BLOCKS), _MOST_GROWTH)
+    own = np.array([growth(feature[None, -5:], _TRAINING_BLOCKS) for feature in dispersion])
+    grown = np.minimum(np.maximum(own, growth(dispersion[:, -3:], _TRAINING_BLOCKS)), _MOST_GROWTH)[:, None]
     doublings = np.arange(dispersion.shape[1])[::-1] + _DOUBLINGS
-    found: Floats = (dispersion[:, :, 0] * common**doublings).max(axis=1, initial=1.0)
+    found: Floats = (dispersion[:, :, 0] * grown**doublings).max(axis=1, initial=1.0)
     logs = np.log(found[found > 1])
     if logs.size:
-        own = max(1 - 2 / _TRAINING_BLOCKS / max(float(logs.var()), _LEAST_VARIANCE), 0.0)
-        found[found > 1] = np.exp(np.maximum(logs, logs.mean() + own * (logs - logs.mean())))
+        known = max(1 - 2 / _TRAINING_BLOCKS / max(float(logs.var()), _LEAST_VARIANCE), 0.0)
+        found[found > 1] = np.exp(np.maximum(logs, logs.mean() + known * (logs - logs.mean())))
     return found
 
 
