@@ -224,9 +224,13 @@ class Fleet:
         row = np.zeros(self.binner.width)
         flat = (codes + self.binner.starts[:, None]).ravel()
         row[: self.binner.bins] = np.bincount(flat, minlength=self.binner.bins)
-        with self.monitor._lock:
-            self.monitor.counters.attempts += values.shape[1]
-            self.monitor._add(now, BatchSums(row, np.full(2 * len(self.binner.targets), np.inf)), values.shape[1])
+        monitor, evidence = self.monitor, self.monitor._evidence
+        with monitor._lock:
+            monitor.counters.attempts += values.shape[1]
+            assert evidence
+            evidence.advance(now)
+            monitor.observed += row[: self.binner.bins]
+            monitor._windows.add(now, BatchSums(row, np.full(2 * len(self.binner.targets), np.inf)))
 
     def _codes(self, values: Floats) -> Any:
         known = [{int(c): i for i, c in enumerate(t.categories)} for t in self.binner.targets]

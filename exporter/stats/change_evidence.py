@@ -120,14 +120,13 @@ class ChangeEvidence:
         shapes, bins = self._views(state)
         by_bin = self._inside * counts
         by_bin += self._outside * (observed[self._owner] - counts)
-        highest = math.exp(limit + HEADROOM)
         for part, nats, weight, chosen in (
             (shapes, added, self._weight, active),
             (bins, by_bin, self._bin_weight, active[self._owner]),
         ):
             factor = np.exp(np.clip(nats, -_LARGEST, _LARGEST))
             np.multiply(part + 1, factor, out=part, where=chosen)
-            np.minimum(part, highest / np.maximum(weight, _LEAST_WEIGHT), out=part)
+            np.minimum(part, math.exp(limit + HEADROOM) / np.maximum(weight, _LEAST_WEIGHT), out=part)
 
     def reset(self, state: Floats, features: npt.NDArray[np.bool_]) -> None:
         """Begin anew for some features, shape ``(F,)``; the state is changed in place."""
