@@ -481,7 +481,9 @@ class Quality:
     def read(self, now: float) -> dict[str, WindowQuality]:
         """Return the quality in each window that holds anything; nothing if no window holds a label."""
         self._flush()
-        windows = {n: window_quality(ring.total(now), ring.parts(now, PERIODS)) for n, ring in self.rings.items()}
+        totals = {name: ring.total(now) for name, ring in self.rings.items()}
+        parts = {name: ring.parts(now, PERIODS) for name, ring in self.rings.items() if totals[name][_NUMBERS]}
+        windows = {name: window_quality(total, parts.get(name, total[None])) for name, total in totals.items()}
         if not any(window.labelled for window in windows.values()):
             return {}
         return {name: window for name, window in windows.items() if window.labelled or window.predictions}

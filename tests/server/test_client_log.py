@@ -156,6 +156,8 @@ def test_doubtful_predictions_are_accepted_and_logged_once(served: Served) -> No
     }
     lines = [line for line in served.log.read_text().splitlines() if "once for each client" in line]
     assert [line.count("features") + 2 * line.count("1 day before") for line in lines] == [1, 2]
+    answers = [{"model": "credit", "prediction": n % 2, "confidence": n % 2 / 2 + 0.2} for n in range(40)]
+    eventually(lambda: "/confidence" in str(served.post("/v1/predictions", answers).json))
 
 
 def test_inputs_that_are_not_in_the_profile_are_named(served: Served) -> None:
