@@ -14,9 +14,8 @@ from exporter.wire.batch import Batch
 
 log = logging.getLogger(__name__)
 
-_STEP, _SPREAD = 1800.0, 60.0
-_PERIOD, _KEPT = 1.0, 100
-_TAKEN = 20  # newest rows of a batch
+_STEP, _SPREAD, _PERIOD = 1800.0, 60.0, 1.0
+_KEPT, _TAKEN = 100, 20  # newest rows of all batches, and of one
 
 
 class Doubts:

@@ -240,8 +240,9 @@ class WindowQuality(NamedTuple):
         return calibration_error_by_chance(*self.rated) if sum(self.rated[0]) > 0 else math.nan
 
 
-def window_quality(row: Floats, parts: Floats) -> WindowQuality:
-    """Return the quality in a window, given its sums, shape ``(WIDTH,)``, and those of its parts, ``(P, WIDTH)``."""
+def window_quality(ring: Ring, now: float) -> WindowQuality:
+    """Return the quality in a window, given the ring of its sums."""
+    row = ring.total(now)
     # A change of the clock may take away what another sub-window counted: then a sum is below 0.
     predictions, classes, right, numbers, absolute, squared, sizes = np.maximum(row[:_SIGNED], 0.0).tolist()
     known, known_right, expected, variance = np.maximum(row[EXPECTED], 0.0).tolist()
@@ -252,7 +253,7 @@ def window_quality(row: Floats, parts: Floats) -> WindowQuality:
         accuracy=wilson(round(min(right, classes)), round(classes)) if classes else None,
         calibration_error=_share(float(np.abs(rated_right - confidences).sum()), float(rated.sum())),
         rated=(rated.tolist(), confidences.tolist()),
-        absolute_error=_mean_error(numbers, absolute, squared, parts) if numbers else None,
+        absolute_error=_mean_error(numbers, absolute, squared, ring.parts(now, PERIODS)) if numbers else None,
         squared_error=math.sqrt(squared / numbers) if numbers and _are_exact(numbers, absolute, squared) else math.nan,
         bias=float(row[_SIGNED]) / numbers if numbers else math.nan,
         relative_error=absolute / sizes if sizes else math.nan,
@@ -481,9 +482,7 @@ class Quality:
     def read(self, now: float) -> dict[str, WindowQuality]:
         """Return the quality in each window that holds anything; nothing if no window holds a label."""
         self._flush()
-        totals = {name: ring.total(now) for name, ring in self.rings.items()}
-        parts = {name: ring.parts(now, PERIODS) for name, ring in self.rings.items() if totals[name][_NUMBERS]}
-        windows = {name: window_quality(total, parts.get(name, total[None])) for name, total in totals.items()}
+        windows = {name: window_quality(ring, now) for name, ring in self.rings.items()}
         if not any(window.labelled for window in windows.values()):
             return {}
         return {name: window for name, window in windows.items() if window.labelled or window.predictions}

@@ -18,7 +18,8 @@ from support.servers import Served, eventually, serving, write_config
 
 from exporter.monitoring.binner import Binner
 from exporter.monitoring.leading_quality import Leading
-from exporter.monitoring.quality import sums_of_labels, window_quality
+from exporter.monitoring.quality import WIDTH, sums_of_labels, window_quality
+from exporter.monitoring.windows import Ring
 from exporter.profiles.builder import build_file
 from exporter.profiles.profile import save
 from exporter.profiles.quality import QualityEstimator
@@ -182,9 +183,9 @@ def test_the_home_page_has_one_figure_of_each(labelled: Served) -> None:
     """It is measured with enough labels, else estimated, and leads to the page."""
     page = Page(labelled.get("/"))
     text = words(page)
-    assert re.search(r" loans 3 .* 7\d\.?\d*% ≥ \d\d", text)
-    assert re.search(r" prices 3 .* \d\.\d+ ≤ [\d.]+; bias [+−]0\.\d", text)
-    assert re.search(r" waiting 3 .* 8\d\.?\d*% ≥ \d\d\.?\d*% estimated", text)
+    assert re.search(r" loans 3 .* 7\d\.?\d*% 5m, ≥ \d\d", text)
+    assert re.search(r" prices 3 .* \d\.\d+ 5m, ≤ [\d.]+; bias [+−]0\.\d", text)
+    assert re.search(r" waiting 3 .* 8\d\.?\d*% 5m, ≥ \d\d\.?\d*% estimated", text)
     links = [attributes.get("href") for tag, attributes in page.tags if tag == "a"]
     assert "/quality?model=loans&version=3" in links
     assert 'class="marked' not in page.source, "no alert fires"
@@ -270,8 +271,9 @@ def checked(made: QualityEstimator, bins: int, right: float, labels: int = 4000)
     losses: npt.NDArray[np.float64] = (np.arange(labels) >= right * labels).astype(np.float64)
     all_of = np.full(labels, 0.8)
     rows = sums_of_labels(losses, losses, np.zeros(labels, dtype=np.bool_), all_of, all_of)
-    window = window_quality(rows.sum(axis=0), rows[:0])
-    return describe_estimates("accuracy", "1d", window, None, made.learned_variance(np.zeros(bins)))
+    ring = Ring(86400.0, WIDTH)
+    ring.add(0.0, rows.sum(axis=0))
+    return describe_estimates("accuracy", "1d", window_quality(ring, 0.0), None, made.learned_variance(np.zeros(bins)))
 
 
 def test_a_calibration_of_few_rows_may_be_off_by_its_own_chance(tmp_path: Path) -> None:
