@@ -23,6 +23,7 @@ LONG = '"<b>' + "x" * 200
 PATHS = (
     "/",
     "/drift",
+    "/drift?model=wide",
     "/quality",
     "/quality?model=loans",
     "/quality?model=wide",
