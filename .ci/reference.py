@@ -43,8 +43,16 @@ LIMITS = (
     ("an event in an array in which others are not valid", f"{events.WHOLE_EVENT:,} characters", "413"),
     ("compressed bodies in a request, unpacked, together", formats.MAX_UNPACKED, "413"),
     ("head of a request", connections.MAX_HEAD, "431"),
-    ("events that wait in the queue", f"{pipeline.QUEUE_BYTES // _MIB} MiB, and twice `queue.capacity`", "503"),
-    ("large bodies that arrive at the same time, together", asgi.INFLIGHT_BYTES, "503"),
+    (
+        "events that wait in the queue",
+        f"{pipeline.QUEUE_BYTES // _MIB // 2} MiB and `queue.capacity` of a sender, 4 times that of all",
+        "503",
+    ),
+    (
+        "large bodies that arrive at the same time",
+        f"{formats.MAX_BODY // _MIB} MiB of a sender, {2 * asgi.INFLIGHT_BYTES // _MIB} MiB of all",
+        "503",
+    ),
     ("requests that wait for a thread of a pool", f"{asgi.WAITING:,}", "503"),
     ("exports that are sent at the same time", f"{asgi.STREAMS}", "503"),
     ("responses that clients do not read, together", connections.HELD_BYTES, "the connection is closed"),

@@ -80,9 +80,9 @@ class Shares:
         self.total = 0
         self._of = Counter[str]()
 
-    def is_full(self, caller: str, limit: float) -> bool:
-        """Return whether a caller has its share of the limit already."""
-        return self.total >= 2 * limit or self._of[caller] >= limit / (len(self._of) + 1)
+    def is_full(self, caller: str, limit: float, least: float = 0) -> bool:
+        """Return whether a caller has its share of the limit already, which is not below ``least``."""
+        return self.total >= 2 * limit or self._of[caller] >= max(limit / (len(self._of) + 1), least)
 
     def add(self, caller: str, amount: int) -> None:
         """Count what waits now or, with a negative amount, what waits no more."""

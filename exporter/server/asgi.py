@@ -50,8 +50,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-INFLIGHT_BYTES = 64 * 2**20
-"""Bytes of large bodies being received or worked on at a time."""
+INFLIGHT_BYTES = 32 * 2**20
+"""Bytes of large bodies being received or worked on at a time; see `Shares`."""
 SMALL_BODY = 16 * 1024
 """Bytes up to which a body does not count there: one on each connection is as much as the bound of all others."""
 COMPRESSED_BODY = 4 * 1024
@@ -192,7 +192,7 @@ class Request:
             pass
 
     def _hold(self, size: int) -> None:
-        if self._inflight.is_full(sender.get().key, INFLIGHT_BYTES):
+        if self._inflight.is_full(sender.get().key, INFLIGHT_BYTES, MAX_BODY):
             raise QueueFullError("too many request bodies are being received")
         self._held += size
         self._inflight.add(sender.get().key, size)
@@ -345,8 +345,8 @@ class ThreadPool:
         """Run a call in one of the threads, within the limits of `bounded`; a sender has a turn for each ``kind``."""
         return await self.bounded(lambda: self._in_turn(call, sender.get().key + kind))
 
-    async def bounded(self, begin: Callable[[], Awaitable[_Result]]) -> _Result:
-        """Call ``begin`` and await its result.
+    async def bounded(self, begin: Callable[[], Awaitable[_Result]], weight: int = 1) -> _Result:
+        """Call ``begin`` and await its result; a request may count as several.
 
         Raises
         ------
@@ -356,11 +356,11 @@ class ThreadPool:
         key = sender.get().key
         if self._waiting.is_full(key, WAITING):
             raise QueueFullError("too many requests are waiting")
-        self._waiting.add(key, 1)
+        self._waiting.add(key, weight)
         try:
             return await begin()
         finally:
-            self._waiting.add(key, -1)
+            self._waiting.add(key, -weight)
 
     async def _in_turn(self, call: Callable[[], _Result], key: str) -> _Result:
         if self._free:
@@ -632,7 +632,8 @@ class Application:
     async def _feedback(self, request: Request, body: bytes) -> Reply:
         key, pool = request.header("idempotency-key"), self._pools["bodies"]
         decode_in = pool.run if len(body) > SMALL_BODY else None
-        return await pool.bounded(lambda: self._exporter.ingest.feedback(body, key, decode_in))
+        weight = 1 + min(len(body) // 1024, 100)  # what waits is committed together, and others wait for that
+        return await pool.bounded(lambda: self._exporter.ingest.feedback(body, key, decode_in), weight)
 
     async def _probe(self, request: Request) -> Reply:
         """Answer a probe or a scrape."""

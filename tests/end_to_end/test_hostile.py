@@ -92,7 +92,7 @@ def test_announced_bodies_reserve_no_memory(shared: Served) -> None:
 
 
 def test_incomplete_bodies_have_a_memory_limit(shared: Served) -> None:
-    """Large incomplete bodies take up to 64 MiB together; beyond that, requests get a 503 until memory is free."""
+    """Large incomplete bodies of a client take up to 16 MiB; beyond that, its others get a 503."""
     idle = [socket.create_connection(("127.0.0.1", shared.port)) for _ in range(300)]
     large = json.dumps({"model": "credit", "inputs": {"text": "x" * 3_000_000}}).encode()
     try:
