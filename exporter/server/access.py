@@ -11,7 +11,7 @@ import logging
 import re
 import ssl
 import threading
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from pathlib import Path
@@ -78,16 +78,17 @@ class Shares:
 
     def __init__(self) -> None:
         self.total = 0
-        self._of = Counter[str]()
+        self._of: dict[str, int] = {}
 
     def is_full(self, caller: str, limit: float, least: float = 0) -> bool:
         """Return whether a caller has its share of the limit already, which is not below ``least``."""
-        return self.total >= 2 * limit or self._of[caller] >= max(limit / (len(self._of) + 1), least)
+        share = max(limit / (len(self._of) + 1), least)
+        return self.total >= share and (self.total >= 2 * limit or self._of.get(caller, 0) >= share)
 
     def add(self, caller: str, amount: int) -> None:
         """Count what waits now or, with a negative amount, what waits no more."""
         self.total += amount
-        self._of[caller] += amount
+        self._of[caller] = self._of.get(caller, 0) + amount
         if not self._of[caller]:
             del self._of[caller]
 
@@ -114,7 +115,7 @@ class Sender(NamedTuple):
     @property
     def key(self) -> str:
         """By whom queues and threads are shared: the name or, where nobody is known, the address."""
-        return self.name or self.address
+        return self.caller.name if self.caller else self.address
 
 
 sender: ContextVar[Sender] = ContextVar("sender", default=Sender())  # noqa: B039 (immutable)
@@ -515,7 +516,7 @@ def is_own_host(host: str, external_url: str | None) -> bool:
     return True
 
 
-def cross_origin_error(method: str, header: Callable[[str], str | None]) -> Reply | None:
+def origin_error(method: str, header: Callable[[str], str | None]) -> Reply | None:
     """Return the problem of an unsafe request that a browser sends for a page of another origin; None for all others.
 
     ``header`` returns the value of a header by its name in lower case.

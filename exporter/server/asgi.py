@@ -23,17 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 from exporter.errors import EventError, QueueFullError, StoreError
-from exporter.server.access import (
-    OPEN,
-    SAFE,
-    Sender,
-    Shares,
-    WebConfig,
-    cross_origin_error,
-    is_own_host,
-    scope_error,
-    sender,
-)
+from exporter.server.access import OPEN, SAFE, Sender, Shares, WebConfig, is_own_host, origin_error, scope_error, sender
 from exporter.server.api.schemas import parse_ids
 from exporter.server.application import Exporter, healthy, metrics, ready
 from exporter.server.ingest import LARGE_BODY, NDJSON, ONE_ACCEPTED
@@ -538,7 +528,7 @@ class Application:
             _check_framing(request)
             headers = request.headers
             if (b"origin" in headers or b"sec-fetch-site" in headers) and (
-                error := cross_origin_error(request.method, request.header)
+                error := origin_error(request.method, request.header)
             ):
                 return error
             if self._web.guarded:

@@ -131,7 +131,7 @@ class Pipeline:
             raise QueueFullError("the queue is full")
 
     def submit(self, events: Sequence[Prediction], size: int) -> None:
-        """Queue checked predictions.
+        """Queue checked predictions, after `check_capacity`.
 
         Parameters
         ----------
@@ -143,12 +143,13 @@ class Pipeline:
         Raises
         ------
         QueueFullError
-            When the queue was full before these predictions.
+            When the queue was full before these predictions, which are many.
         """
-        key = sender.get().key
+        key, is_large = sender.get().key, size > _BATCH_BYTES or len(events) > _BATCH
         with self._lock:
-            self.check_capacity()
-            self._queues.setdefault(key, deque()).extend(_parts(events, size))
+            if is_large:  # its decoding took time
+                self.check_capacity()
+            self._queues.setdefault(key, deque()).extend(_parts(events, size) if is_large else ((events, size),))
             self._submitted += len(events)
             self._rows.add(key, len(events))
             self._bytes.add(key, size)
@@ -275,7 +276,7 @@ class Pipeline:
 def _parts(events: Sequence[Prediction], size: int) -> Iterator[tuple[Sequence[Prediction], int]]:
     """Yield events in parts of at most `_BATCH`, with `_BATCH_BYTES` of inputs or a single one, and each one's size."""
     start = held = 0
-    for index, event in enumerate(events if size > _BATCH_BYTES or len(events) > _BATCH else ()):
+    for index, event in enumerate(events):
         length = len(memoryview(event.inputs))
         held += length
         if index > start and (held > _BATCH_BYTES or index - start == _BATCH):
