@@ -45,12 +45,12 @@ LIMITS = (
     ("head of a request", connections.MAX_HEAD, "431"),
     (
         "events that wait in the queue",
-        f"{pipeline.QUEUE_BYTES // _MIB // 2} MiB and `queue.capacity` of a sender, 4 times that of all",
+        f"{pipeline.QUEUE_BYTES // _MIB // 2} MiB and `queue.capacity` for each sender, four times that together",
         "503",
     ),
     (
         "large bodies that arrive at the same time",
-        f"{formats.MAX_BODY // _MIB} MiB of a sender, {2 * asgi.INFLIGHT_BYTES // _MIB} MiB of all",
+        f"{formats.MAX_BODY // _MIB} MiB for each sender, {2 * asgi.INFLIGHT_BYTES // _MIB} MiB together",
         "503",
     ),
     ("requests that wait for a thread of a pool", f"{asgi.WAITING:,}", "503"),
