@@ -622,7 +622,7 @@ class Application:
     async def _feedback(self, request: Request, body: bytes) -> Reply:
         key, pool = request.header("idempotency-key"), self._pools["bodies"]
         # What waits is committed together, and others wait for that: a large request counts as many.
-        decode_in, weight = pool.run if len(body) > SMALL_BODY else None, 1 + min(len(body) // 1024, 100)
+        decode_in, weight = pool.run if len(body) > SMALL_BODY else None, 1 + min(len(body) // 64, 500)
         return await pool.bounded(lambda: self._exporter.ingest.feedback(body, key, decode_in), weight)
 
     async def _probe(self, request: Request) -> Reply:
