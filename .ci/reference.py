@@ -50,7 +50,7 @@ LIMITS = (
     ),
     (
         "large bodies that arrive at the same time",
-        f"{formats.MAX_BODY // _MIB} MiB for each sender, {2 * asgi.INFLIGHT_BYTES // _MIB} MiB together",
+        f"{asgi.INFLIGHT_BYTES // _MIB // 2} MiB for each sender, {2 * asgi.INFLIGHT_BYTES // _MIB} MiB together",
         "503",
     ),
     ("requests that wait for a thread of a pool", f"{asgi.WAITING:,}", "503"),

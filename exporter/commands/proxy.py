@@ -724,7 +724,7 @@ class _Connection(web.RequestHandler):
         """Return the response to a request that could not be read, or that failed unforeseen."""
         if isinstance(exc, LineTooLong):
             status, detail = 431, f"expected a request line and header fields of at most {MAX_FIELD} bytes each"
-        elif isinstance(exc, HttpProcessingError) and "PRI" in (message or ""):  # the preface of HTTP/2
+        elif isinstance(exc, HttpProcessingError) and "PRI/Upgrade" in (message or ""):  # the preface of HTTP/2
             detail = "HTTP/2, and so gRPC, is not passed on: connect to the model server"
             self._recorder.moderation.warn("http2", detail)
         elif isinstance(exc, HttpProcessingError):

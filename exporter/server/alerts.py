@@ -433,7 +433,10 @@ def ask(prometheus: Prometheus, scraped: float | None) -> Answer:
     url, now = prometheus.url, time.monotonic()
     alerts = _decode(prometheus.get("/api/v1/alerts", MAX_BODY))
     shown = sorted((alert for alert in alerts if alert.is_shown), key=lambda alert: alert.status != "firing")
-    budgets = {sample.labels.get("model", ""): sample.value for sample in prometheus.query(BUDGETS)}
+    try:
+        budgets = {sample.labels.get("model", ""): sample.value for sample in prometheus.query(BUDGETS)}
+    except ExporterError:  # the alerts are known all the same
+        budgets = {}
     state = Alerts(shown[:MAX_ALERTS], budgets=budgets)
     if not any(alert.is_watchdog and alert.status == "firing" for alert in alerts):
         detail = (

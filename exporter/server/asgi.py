@@ -40,12 +40,12 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
-INFLIGHT_BYTES = 32 * 2**20
+INFLIGHT_BYTES = 80 * 2**20
 """Bytes of large bodies being received or worked on at a time; see `Shares`."""
 SMALL_BODY = 16 * 1024
 """Bytes up to which a body does not count there: one on each connection is as much as the bound of all others."""
 COMPRESSED_BODY = 4 * 1024
-"""Bytes up to which a body in another server's format is not large: compressed, it unpacks to 4 MiB at most."""
+"""Bytes up to which a body in another server's format is not large: with gzip, it unpacks to 4 MiB at most."""
 DISCARDED_BODY = 64 * 1024
 """Bytes of a refused body that are read so that its connection can be used again."""
 MAX_DISCARDED = 8 * MAX_BODY
@@ -333,7 +333,7 @@ class ThreadPool:
 
     async def run(self, call: Callable[[], _Result], kind: str = "") -> _Result:
         """Run a call in one of the threads, within the limits of `bounded`; a sender has a turn for each ``kind``."""
-        return await self.bounded(lambda: self._in_turn(call, sender.get().key + kind))
+        return await self.bounded(lambda: self.in_turn(call, sender.get().key + kind))
 
     async def bounded(self, begin: Callable[[], Awaitable[_Result]], weight: int = 1) -> _Result:
         """Call ``begin`` and await its result; a request may count as several.
@@ -352,7 +352,8 @@ class ThreadPool:
         finally:
             self._waiting.add(key, -weight)
 
-    async def _in_turn(self, call: Callable[[], _Result], key: str) -> _Result:
+    async def in_turn(self, call: Callable[[], _Result], key: str) -> _Result:
+        """Run a call in one of the threads, in the turn of a sender."""
         if self._free:
             self._free -= 1
         else:
@@ -600,7 +601,8 @@ class Application:
             return await self._probe(request)
         environ = environment(request, body)
         # Decoded, a body takes many times its size: of the large ones, one is decoded at a time, and small ones go on.
-        pool = "bodies" if route.pool == "payloads" and len(body) > COMPRESSED_BODY else route.pool
+        is_large = len(body) > COMPRESSED_BODY or encoding == b"zstd"  # whose ratio has no bound
+        pool = "bodies" if route.pool == "payloads" and is_large else route.pool
         return await self._pools[pool].run(lambda: run(self._flask_app(), environ))
 
     async def _predictions(self, request: Request, body: bytes) -> Reply:
@@ -620,9 +622,10 @@ class Application:
         return await self._pools["bodies"].run(lambda: self._exporter.ingest.predictions(body, lines, key, ids))
 
     async def _feedback(self, request: Request, body: bytes) -> Reply:
-        key, pool = request.header("idempotency-key"), self._pools["bodies"]
+        key, pool, name = request.header("idempotency-key"), self._pools["bodies"], sender.get().key
+        decode_in = (lambda call: pool.in_turn(call, name)) if len(body) > SMALL_BODY else None
         # What waits is committed together, and others wait for that: a large request counts as many.
-        decode_in, weight = pool.run if len(body) > SMALL_BODY else None, 1 + min(len(body) // 64, 500)
+        weight = 1 + min(len(body) // 64, 300)
         return await pool.bounded(lambda: self._exporter.ingest.feedback(body, key, decode_in), weight)
 
     async def _probe(self, request: Request) -> Reply:

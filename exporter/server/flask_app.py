@@ -98,7 +98,8 @@ def http_error(error: HTTPException) -> Response:
 def _for_people(reply: Reply) -> Response:
     """Return a document as a response: a page for a browser that opened an address, else the document."""
     response = reply.flask()
-    if request.method in {"GET", "HEAD"} and "text/html" in request.accept_mimetypes.values():
+    wanted = request.accept_mimetypes
+    if request.method in {"GET", "HEAD"} and wanted["text/html"] > wanted["application/json"]:
         document, template = msgspec.json.decode(reply.body), "record.html" if reply.title else "error.html"
         response.set_data(render_template(template, title=reply.title or document["title"], document=document))
         response.content_type = "text/html; charset=utf-8"

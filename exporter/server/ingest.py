@@ -70,9 +70,10 @@ class ClientLog:
         """Count and log a request that was rejected as a whole."""
         self.reject_events([wire.RejectedEvent(0, error.pointer, error.detail, error.reason)])
 
-    def reject_events(self, rejected: Sequence[wire.RejectedEvent], accepted: Sequence[Any] = ()) -> None:
+    def reject_events(self, rejected: Sequence[wire.RejectedEvent], accepted: Sequence[Any] | None = None) -> None:
         """Count rejected events by their reason, and log the first; these and ``accepted`` ones use up the rate."""
-        if (caller := sender.get().caller) and caller.bucket and (further := len(rejected) + len(accepted) - 1) > 0:
+        further = len(rejected) + len(accepted) - 1 if accepted is not None else 0  # one was taken before
+        if further > 0 and (caller := sender.get().caller) and caller.bucket:
             caller.bucket.spend(further)
         if not rejected:
             return
@@ -539,8 +540,7 @@ class Ingest:
                     detail = f"the first {start:,} labels are stored, and sending them again changes nothing"
                     error = type(error)(f"{detail}; of the others: {error}")
                 return self.refusal(error)
-            for name in LABEL_COUNTS:
-                counts[name] += getattr(result, name)
+            counts.update({name: getattr(result, name) for name in LABEL_COUNTS})
             incomparable += [structs.replace(one, index=places[start + one.index]) for one in result.rejected]
             self._telemetry.events.labels("labels").inc(result.accepted - result.repeated)
         self._client_log.reject_events(incomparable)

@@ -273,7 +273,7 @@ def measure_dispersion(
     >>> rng = np.random.default_rng(0)
     >>> bins = np.repeat(rng.integers(4, size=2000), 5)  # each value comes five times
     >>> counts = np.stack([np.bincount(block, minlength=4) for block in bins.reshape(-1, 50)]).astype(float)
-    >>> 4 < measure_dispersion([counts], counts.sum(axis=0), ordered=False)[0, 0] < 6
+    >>> 4 < measure_dispersion([counts], counts.sum(axis=0), ordered=False)[0, 0].item() < 6
     True
     """
     rows, used = float(total.sum()), total > 0

@@ -94,7 +94,9 @@ class StoreSize:
             self.measure(connection)
         kept = self._usage(connection).kept
         left = self.limit - kept - size
-        if left < 0 or (sender is not None and self._added[sender] + size > SENDER_PARTS * left):
+        # What a sender added is at most all that is kept: the rest of it was deleted since.
+        added = size if sender is None else min(self._added[sender], int(kept)) + size
+        if left < 0 or (sender is not None and added > SENDER_PARTS * left):
             detail = (
                 f"the store has no room: feedback and what else is kept takes {kept / 1e6:.0f} MB of the "
                 f"{self.limit / 1e6:.0f} MB of store.max_size"
@@ -105,7 +107,7 @@ class StoreSize:
                 log.error("%s", detail)
             raise StoreFullError(detail)
         if sender is not None:
-            self._added[sender] += size
+            self._added[sender] = added
 
 
 def text_bytes(rows: Iterable[Any]) -> int:

@@ -1401,8 +1401,8 @@ def _mix(connection: sa.Connection, selection: Selection) -> Mix:
         return mix
     corrected, recent = count(*reviewed, ~is_sample), count(*reviewed, ~is_sample, feedback.c.predicted >= since)
     mistakes: float = corrected + wrong
-    if labelled >= MIN_LABELLED:
-        mistakes = recent + (traffic - recent) * ((wrong + 0.5) / (labelled + 1) if mix.classes else 0)
+    if labelled >= MIN_LABELLED and mix.classes:
+        mistakes = recent + (traffic - recent) * (wrong + 0.5) / (labelled + 1)
     limit = MAX_WEIGHTS[labelled >= MIN_LABELLED]
     each = max(traffic - mistakes, others) / max(others, 1), mistakes / max(corrected + wrong, 1)
     weight, mistake = (round(min(one, limit), 6) for one in each)

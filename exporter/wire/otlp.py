@@ -90,7 +90,7 @@ Evaluations = list[tuple[str, str | None, EvaluationResult]]
 
 
 class Spans:
-    """The latest spans whose predictions were accepted: one that is sent again counts once."""
+    """The latest spans whose predictions were read: one that is sent again counts once."""
 
     def __init__(self) -> None:
         self._latest, self._earlier = set[int](), set[int]()
@@ -98,12 +98,12 @@ class Spans:
     def new(self, records: _Indexed, taken: set[int]) -> _Indexed:
         """Yield records, the predictions only of spans that are not known yet; these are added to ``taken``."""
         for index, record in records:
-            if isinstance(record, PredictionRecord) and record.ids:
-                span = hash(record.ids[-1])
-                if span in taken or span in self._latest or span in self._earlier:
-                    continue
-                taken.add(span)
+            span = hash(record.ids[-1]) if isinstance(record, PredictionRecord) and record.ids else None
+            if span in taken or span in self._latest or span in self._earlier:
+                continue
             yield index, record
+            if span is not None:  # and the reader has not stopped at it
+                taken.add(span)
 
     def take(self, spans: set[int]) -> None:
         """Remember spans, at least the latest `MAX_SPANS`."""

@@ -203,7 +203,7 @@ def kserve(exporter: Exporter) -> Reply:
 
     def take() -> Reply:
         reply = _take(exporter, "kserve", read, headers.get("content-type", "").startswith(BATCH))
-        if reply.status == 503:  # the sender retries with its message, which must find its counterpart then
+        if reply.status in {413, 503}:  # the sender retries with its message, or a part: it must find its counterpart
             for message in paired:
                 pairer.pair(message)
         return reply

@@ -41,8 +41,8 @@ def _context(exporter: Exporter, arguments: dict[str, str]) -> tuple[dict[str, A
     chosen = {name: value for name, value in given.items() if name in SLICES_PARAMETERS}  # of which links are made
     context: dict[str, Any] = {"states": states, "questions": QUESTIONS, "periods": PERIODS, "chosen": chosen}
     context["versions"] = []
-    if states:
-        given.setdefault("model", worst_model(exporter, states))
+    if states and "model" not in given:
+        given["model"] = worst_model(exporter, states)
     try:
         query = parse_question(exporter, given | {"since": parse_moment("since", given["since"], time.time())})
     except EventError as error:
