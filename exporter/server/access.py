@@ -73,7 +73,8 @@ class Shares:
     """What each caller has waiting, within a limit of all together.
 
     One caller may have half of it and, of so many that have something waiting, each an equal share with one to spare.
-    So whoever comes next finds room, however much one caller sends. What is added at once may exceed a share.
+    So whoever comes next finds room, however much one caller sends, until ten have filled theirs: all together have at
+    most twice the limit. What is added at once may exceed a share.
     """
 
     def __init__(self) -> None:
