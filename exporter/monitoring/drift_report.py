@@ -169,7 +169,7 @@ def target_drifts(monitor: ModelMonitor, stats: WindowStats, evidence: Floats | 
     trained = np.array([(one.trained_mean, one.trained_stddev) for one in known])
     for drift in known:
         if drift.status == "drifted" and drift.observations >= _FEWEST:
-            drifts[drifts.index(drift)] = replace(drift, resembles=_resembled(drift, known, trained))
+            drifts[drift.index] = replace(drift, resembles=_resembled(drift, known, trained))
     return sorted(drifts, key=lambda drift: (-drift.severity, drift.index))
 
 

@@ -15,8 +15,8 @@ from exporter.config import DURATION_BUCKETS, ModelConfig
 from exporter.features.json_inputs import decode_inputs
 from exporter.monitoring import counters
 from exporter.monitoring.binner import Binner, Codes
-from exporter.monitoring.doubts import Doubts
 from exporter.monitoring.drift_evidence import DriftEvidence
+from exporter.monitoring.event_warnings import EventWarnings
 from exporter.monitoring.noise_floors import NoiseFloors
 from exporter.monitoring.quality import Quality, Scorer, WindowQuality
 from exporter.monitoring.windows import BatchSums, Ring, RingRows, Windows, WindowStats, compute
@@ -49,7 +49,7 @@ class ModelMonitor:
     ----------
     last_used, traffic
         Monotonic time of the last event, and the number of events; after a restart, those of the longest window.
-    doubts
+    warnings
         What looks wrong in the newest events.
     noise
         The noise floors, which `exporter.monitoring.noise_learner` sets by live values; None without a profile.
@@ -64,7 +64,7 @@ class ModelMonitor:
         self.noise: NoiseFloors | None = binner.profile_noise if binner else None
         self.last_used, self.traffic = 0.0, 0
         self.counters = counters.Counters(events=dict.fromkeys(config.events, 0.0))
-        self.doubts = Doubts(f"{preview(config.name)} version {preview(version)}")
+        self.warnings = EventWarnings(f"{preview(config.name)} version {preview(version)}")
         self.durations = counters.Histogram(DURATION_BUCKETS)
         self.confidences = counters.Histogram(counters.CONFIDENCE_BUCKETS)
         self.delays = counters.Histogram(counters.DELAY_BUCKETS)
@@ -213,7 +213,7 @@ class ModelMonitor:
                 if self._evidence:
                     self._evidence.rows += sums.row[len(sums.row) - len(self._evidence.rows) :]
                 self._windows.add(now, sums)
-        self.doubts.observe(batch, now)
+        self.warnings.observe(batch, now)
         return bins
 
     def _count(

@@ -200,9 +200,9 @@ class IdempotencyCache:
             return reply
         with self._lock:
             self._bytes += len(reply.body)
-            if replaced := self._replies.pop(place := (route, sender.get().name, key), None):
+            if replaced := self._replies.pop(scoped := (route, sender.get().name, key), None):
                 self._bytes -= len(replaced[1].body)
-            self._replies[place] = digest, reply
+            self._replies[scoped] = digest, reply
             while len(self._replies) > MAX_KEYS or self._bytes > MAX_BYTES:
                 self._bytes -= len(self._replies.popitem(last=False)[1][1].body)
         return reply
@@ -357,7 +357,7 @@ class Ingest:
         if detail := wire.time_off(events):
             self._client_log.warn("time_off", detail)
         if monitor := monitors.of_model(event.model).get(event.version or wire.NO_VERSION):
-            yield from ({"pointer": f"/{name}", "detail": text} for name, text in monitor.doubts.found.items())
+            yield from ({"pointer": f"/{name}", "detail": text} for name, text in monitor.warnings.found.items())
         binner = monitors.binner(event.model, event.version or "")
         self._checked[event.model] += 1
         is_due = self._checked[event.model] <= CHECKED or monitors.unknown_inputs[event.model]
@@ -531,7 +531,7 @@ class Ingest:
         self._client_log.reject_events(refused, items)
         counts: Counter[str] = Counter()
         incomparable: list[wire.RejectedEvent] = []
-        places = _places(len(items), refused)
+        indices = _indices(len(items), refused)
         for start in range(0, len(items), CHUNK):
             try:
                 result = self._store.record_labels(items[start : start + CHUNK], sender.get().name)
@@ -541,7 +541,7 @@ class Ingest:
                     error = type(error)(f"{detail}; of the others: {error}")
                 return self.refusal(error)
             counts.update({name: getattr(result, name) for name in LABEL_COUNTS})
-            incomparable += [structs.replace(one, index=places[start + one.index]) for one in result.rejected]
+            incomparable += [structs.replace(one, index=indices[start + one.index]) for one in result.rejected]
             self._telemetry.events.labels("labels").inc(result.accepted - result.repeated)
         self._client_log.reject_events(incomparable)
         rejected = sorted((*refused, *incomparable), key=lambda event: event.index)
@@ -590,7 +590,7 @@ def _accepted(
     return problems.json_reply(202, document)
 
 
-def _places(number: int, refused: Sequence[wire.RejectedEvent]) -> Sequence[int]:
+def _indices(number: int, refused: Sequence[wire.RejectedEvent]) -> Sequence[int]:
     """Return the index in the body of each of so many events that were not refused."""
     if not refused:
         return range(number)

@@ -262,7 +262,7 @@ def test_a_consumer_that_is_killed_loses_nothing(tmp_path: Path, cluster: Cluste
     ):
         eventually(lambda: cluster.committed("killed", "killed") == total - last, 60)
         eventually(lambda: [] not in (first.lags(), second.lags()), 60)
-        before = counted()  # the group was balanced anew meanwhile
+        before = counted()  # the group has rebalanced meanwhile
         cluster.produce("killed", events)
         eventually(lambda: counted() > before, 60, 0.01)
         first.stop(signal.SIGKILL)

@@ -536,7 +536,7 @@ def test_versions_that_serve_have_one_window() -> None:
     assert {one and one.window for one in leading_quality([old, new], NOW).values()} == {"5m"}
 
 
-def test_doubts_are_told_after_a_while() -> None:
+def test_warnings_are_told_after_a_while() -> None:
     """Times that always lag by the same half hours, and the probability of one class; sound events end both."""
     monitor = monitor_of(None)
     for second in range(300):
@@ -545,8 +545,8 @@ def test_doubts_are_told_after_a_while() -> None:
         event = Prediction("m", time=made, prediction=("yes", "no")[second % 2], confidence=sure)
         observe(monitor, [event], [], NOW + 1.01 * second, UNIX + second)
         if second == 99:
-            assert [text[:16] for text in monitor.doubts.found.values()] == ["is always 1.5 h ", "is at most 0.5 w"]
-    assert monitor.doubts.found == {}
+            assert [text[:16] for text in monitor.warnings.found.values()] == ["is always 1.5 h ", "is at most 0.5 w"]
+    assert monitor.warnings.found == {}
 
 
 def test_a_figure_beyond_the_threshold_leads(binners: dict[str, Binner]) -> None:

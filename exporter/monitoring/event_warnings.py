@@ -1,4 +1,4 @@
-"""Doubts about the events of a model version: times in another time zone, and the confidence of one class only."""
+"""Warnings about the events of a model version: times in another time zone, and the confidence of one class only."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _STEP, _SPREAD, _PERIOD = 1800.0, 60.0, 1.0
 _KEPT, _TAKEN = 100, 20  # newest rows of all batches, and of one
 
 
-class Doubts:
+class EventWarnings:
     """What looks wrong in the newest events of a version; some are looked at once a second.
 
     Parameters
