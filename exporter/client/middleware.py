@@ -272,9 +272,8 @@ class Asgi(Middleware):
             await self._app(scope, receive, _record_response(send, context))
         except BaseException as error:
             if not context.ended:
-                context.code = (
-                    500 if isinstance(error, Exception) else context.code or 499
-                )  # cancelled: the client left
+                # Cancelled: the client left.
+                context.code = 500 if isinstance(error, Exception) else context.code or 499
             raise
         finally:
             current.reset(token)

@@ -326,16 +326,13 @@ class Transport:
         """
         try:
             with contextlib.closing(self.connect()) as connection:
-                key = secrets.token_hex(16)
-                status, headers, response = self.post(connection, path, body, "application/json", key)
+                status, headers, response = self.post(connection, path, body, "application/json", secrets.token_hex(16))
         except FAILURES as error:
-            raise ExporterError(
-                f"{self.display_url}: {what} not delivered: {self.explain_error(error).detail}"
-            ) from error
+            detail = self.explain_error(error).detail
+            raise ExporterError(f"{self.display_url}: {what} not delivered: {detail}") from error
         if status not in {200, 201}:
-            raise ExporterError(
-                f"{self.display_url}: {what} refused: {self.explain_response(status, headers, response).detail}"
-            )
+            detail = self.explain_response(status, headers, response).detail
+            raise ExporterError(f"{self.display_url}: {what} refused: {detail}")
         try:
             result = json.loads(response)
         except ValueError:

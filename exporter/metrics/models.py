@@ -174,6 +174,12 @@ def model_absolute_error_total(monitor: ModelMonitor) -> Reading:
 
 
 @LABELS.counter()
+def model_positive_error_total(monitor: ModelMonitor) -> Reading:
+    """Sum of the errors of predictions above their label; twice it less model_absolute_error_total is signed."""
+    return monitor.quality.positive_error if _may_be("regression", monitor) else None
+
+
+@LABELS.counter()
 def model_squared_error_total(monitor: ModelMonitor) -> Reading:
     """Sum of the squared errors of labelled predictions."""
     return monitor.quality.squared_error if _may_be("regression", monitor) else None
@@ -253,6 +259,12 @@ def model_calibration_error(window: WindowQuality) -> Reading:
 def model_mean_absolute_error(window: WindowQuality) -> Interval:
     """Mean absolute error of the window's labelled predictions; the interval is absent with fewer than 20 labels."""
     return window.absolute_error
+
+
+@WINDOW_QUALITY.gauge()
+def model_mean_error(window: WindowQuality) -> Reading:
+    """Mean of the window's labelled predictions less their labels: above 0 if they are too high, the bias."""
+    return window.bias
 
 
 @WINDOW_QUALITY.gauge()

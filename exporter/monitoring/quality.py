@@ -352,8 +352,8 @@ class Quality:
     ----------
     labelled, correct, older
         Labelled predictions, those of them that are right, and those that were made before the longest window.
-    absolute_error, squared_error
-        Sums of the errors of numbers and of their squares.
+    absolute_error, positive_error, squared_error
+        Sums of the errors of numbers, of those of predictions above their label, and of all squares.
     outcomes
         Labelled predictions by the predicted and the actual class.
     delays
@@ -378,7 +378,7 @@ class Quality:
     ) -> None:
         self.scorer = scorer
         self.labelled = self.correct = self.older = 0
-        self.absolute_error = self.squared_error = 0.0
+        self.absolute_error = self.positive_error = self.squared_error = 0.0
         self._predicted, self._actual = LabelNames(scorer.classes), LabelNames(scorer.classes)
         first = [self._predicted.name(text) for text in scorer.classes[:ZERO_CLASSES]]
         self.outcomes = Counter({(predicted, actual): 0 for predicted in first for actual in first})
@@ -451,6 +451,7 @@ class Quality:
         self.labelled += int(new.sum())
         self.correct += int(right.sum())
         self.absolute_error += float(absolute.sum())
+        self.positive_error += float(absolute[errors > 0].sum())
         self.squared_error += float(absolute @ absolute)
         self.delays.observe([label.delay for label, is_new in zip(labels, new, strict=True) if is_new])
         for index in np.flatnonzero(new & ~numbers).tolist():

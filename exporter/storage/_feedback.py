@@ -241,9 +241,7 @@ class FeedbackResult(msgspec.Struct):
     conflict: bool = False
 
 
-_Submitted = tuple[
-    Feedback, str | None, db.Values | None
-]  # its idempotency key, and what was recorded with that earlier
+_Submitted = tuple[Feedback, str | None, db.Values | None]  # its idempotency key, and what it was recorded with before
 _Recorded = tuple[FeedbackResult, Mapping[str, Any], CountedFeedback | None]  # and its row
 
 

@@ -279,9 +279,8 @@ class Writer:
         with self._wake:
             if self._closing:
                 raise StoreError("the store is closing")
-            if (
-                self.transactions.unavailable and self._pending_calls
-            ):  # one call tries the database; the others need not wait for it
+            # One call tries the database; the others need not wait for it.
+            if self.transactions.unavailable and self._pending_calls:
                 raise StoreError("nothing was stored: the database cannot be reached")
             self._pending_calls += 1
             self._jobs.append((call, future))

@@ -309,9 +309,8 @@ def time_off(events: Sequence[Prediction]) -> str | None:
                 off = abs(distance)
                 days = f"{off.days} day{'s' if off.days > 1 else ''}" if off.days else f"{off.seconds // 60} minutes"
                 question = "are the client's clock and time zone right?"
-                return (
-                    f"a prediction of {preview(event.model)} has a time {days} {side} the exporter's clock; {question}"
-                )
+                when = f"{days} {side} the exporter's clock"
+                return f"a prediction of {preview(event.model)} has a time {when}; {question}"
     return None
 
 
@@ -360,9 +359,8 @@ def check_labels(models: Mapping[str, ModelConfig], items: Sequence[LabelEvent])
         if item.label is None:
             raise EventError("/label", "is required: a string, a number or a boolean", "missing_field")
         if item.time is not None and item.time > latest:
-            detail = (
-                f"expected a time that is not in the future, got {item.time.isoformat()}; is the client's clock right?"
-            )
+            given = item.time.isoformat()
+            detail = f"expected a time that is not in the future, got {given}; is the client's clock right?"
             raise EventError("/time", detail, "out_of_range")
 
 

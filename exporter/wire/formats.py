@@ -481,10 +481,9 @@ def _decode_body(body: Any, json_length: int | None) -> tuple[Any, bytes]:
     document, rest = body, b""
     if isinstance(body, bytes):
         document, rest = decode_json(decompress(body) if body.startswith(_GZIP) else body, json_length)
-    is_event = (
-        isinstance(document, Mapping) and {"specversion", "data"} <= document.keys()
-    )  # CloudEvents' structured mode
-    return document["data"] if is_event else document, rest
+    if isinstance(document, Mapping) and {"specversion", "data"} <= document.keys():  # CloudEvents' structured mode
+        document = document["data"]
+    return document, rest
 
 
 def _are_tensors(value: Any) -> bool:

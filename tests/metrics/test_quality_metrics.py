@@ -136,16 +136,18 @@ def test_a_regression_has_errors_instead(regression: MonitorRegistry) -> None:
     rows = regressed(np.random.default_rng(4), 2000)
     label(feed(regression, rows), rows)
     found = samples(ModelsCollector().collect(regression))
-    errors = abs(rows["predicted"] - rows["label"])
+    signed = rows["predicted"] - rows["label"]
+    errors = abs(signed)
     for window in ("5m", "1h"):
         assert found["model_estimated_mean_absolute_error"][window,] == pytest.approx(errors.mean(), rel=0.1)
         low, high = (found[f"model_estimated_mean_absolute_error_{end}"][window,] for end in ("lower", "upper"))
         assert low < errors.mean() < high
     assert found["model_reference_mean_absolute_error_overall"][()] == pytest.approx(errors.mean(), rel=0.1)
-    assert found["model_mean_absolute_error"]["7d",] == pytest.approx(errors.mean())
-    assert found["model_root_mean_squared_error"]["7d",] == pytest.approx(np.sqrt((errors**2).mean()))
-    assert found["model_absolute_error_total"][()] == pytest.approx(errors.sum())
-    assert found["model_squared_error_total"][()] == pytest.approx((errors**2).sum())
+    squares = np.sqrt((errors**2).mean())
+    means = {"mean_error": signed.mean(), "mean_absolute_error": errors.mean(), "root_mean_squared_error": squares}
+    sums = {"absolute": errors.sum(), "positive": errors[signed > 0].sum(), "squared": (errors**2).sum()}
+    assert {name: found[f"model_{name}"]["7d",] for name in means} == pytest.approx(means)
+    assert {name: found[f"model_{name}_error_total"][()] for name in sums} == pytest.approx(sums)
     names = ("model_outcomes_total", "model_correct_predictions_total", "model_accuracy", "model_estimated_accuracy")
     assert not {*names, "model_confidence_observations_total", "model_reference_accuracy"} & found.keys()
 

@@ -156,9 +156,8 @@ def test_long_classes_are_not_kept_in_memory() -> None:
 def test_counters_of_a_classifier() -> None:
     """Outcomes by class exist from the start at zero; each label counts once, with its delay."""
     monitor = monitor_of(CLASSES)
-    assert dict(monitor.quality.outcomes) == dict.fromkeys(
-        [("yes", "yes"), ("yes", "no"), ("no", "yes"), ("no", "no")], 0
-    )
+    pairs = [("yes", "yes"), ("yes", "no"), ("no", "yes"), ("no", "no")]
+    assert dict(monitor.quality.outcomes) == dict.fromkeys(pairs, 0)
     count(monitor, labelled("yes", "yes"), labelled("yes", "no", delay=100.0), labelled("no", "no", age=90 * DAY))
     count(monitor, labelled("yes", ["yes"]))
     quality = monitor.quality
@@ -213,12 +212,8 @@ def test_a_window_knows_what_it_waits_for() -> None:
     assert monitor.read_quality(NOW) == {}
     count(monitor, labelled("yes", "yes"), labelled("yes", "no", age=500.0))
     windows = monitor.read_quality(NOW)
-    assert {name: (window.labelled, window.unlabelled) for name, window in windows.items()} == {
-        "5m": (1, 11),
-        "1h": (2, 15),
-        "1d": (2, 15),
-        "7d": (2, 15),
-    }
+    counts = [(name, window.labelled, window.unlabelled) for name, window in windows.items()]
+    assert counts == [("5m", 1, 11), ("1h", 2, 15), ("1d", 2, 15), ("7d", 2, 15)]
     late = [Prediction("m", prediction="yes", time=datetime.fromtimestamp(UNIX - age, UTC)) for age in (10, 4000, 1e6)]
     observe(monitor, late, [], NOW, UNIX)
     assert [window.unlabelled for window in monitor.read_quality(NOW).values()] == [12, 16, 17, 17]
@@ -250,9 +245,8 @@ def test_errors_have_an_interval_from_twenty_labels_on() -> None:
     window = monitor.read_quality(NOW)["1h"]
     half = 1.959964 * abs(errors).std(ddof=1) / math.sqrt(200)
     assert window.absolute_error is not None
-    assert window.absolute_error == pytest.approx(
-        (abs(errors).mean(), abs(errors).mean() - half, abs(errors).mean() + half)
-    )
+    mean = abs(errors).mean()
+    assert window.absolute_error == pytest.approx((mean, mean - half, mean + half))
     assert window.squared_error == pytest.approx(math.sqrt((errors**2).mean()))
     assert (window.bias, window.relative_error) == pytest.approx((-errors.mean(), 1.0))
     assert window.accuracy is None
