@@ -281,6 +281,21 @@ def worst_feature_variable(worst_first: str) -> models.VariableModel:
     return _first_of("feature", "Feature", "feature", worst_first)
 
 
+def title_variable(name: str, of_classes: str, of_numbers: str) -> models.VariableModel:
+    """Return a hidden variable for the title of what a classification and a regression have in the same place."""
+    named = 'label_replace({}, "title", "{}", "", "")'
+    numbers = f'group({{__name__=~"model_(estimated_|reference_)?mean_absolute_error(_overall)?",{MODEL}}})'
+    query = f"{named.format(numbers, of_numbers)} or on () {named.format('vector(0)', of_classes)}"
+    variable = _first_of(name, name, "title", query)
+    variable.hide, variable.skip_url_sync = models.VariableHide.HIDE_VARIABLE, True
+    return variable
+
+
+def quality_variable() -> models.VariableModel:
+    """Return the hidden variable with the name of the model's quality."""
+    return title_variable("quality", "Accuracy", "Error")
+
+
 def compared_version(name: Literal["before", "after"], label: str) -> models.VariableModel:
     """Return the variable for one version to compare, by default that of the exporter's own comparison.
 
@@ -430,7 +445,13 @@ def build_dashboard(
     return document
 
 
-_STATES = {"6": ("critical", p.CRITICAL), "4": ("warning", p.WARNING), "3": ("pending", p.INFO), "2": ("info", p.INFO)}
+_STATES = {
+    "0": ("OK", p.OK),
+    "6": ("critical", p.CRITICAL),
+    "4": ("warning", p.WARNING),
+    "3": ("pending", p.INFO),
+    "2": ("info", p.INFO),
+}
 _COLUMNS = {
     "rank": "State",
     "alert": "Alert",
@@ -440,6 +461,7 @@ _COLUMNS = {
     "layer": "Layer",
     "Value": "For",
 }
+_NO_NUMBER = {"type": "special", "options": {"match": "nan", "result": {"text": " "}}}
 _VERSION = "__data.fields.Version"
 
 
@@ -473,11 +495,13 @@ def _links(link: p.Link) -> models.DynamicConfigValue:
 
 
 def _alerts(selector: str, overrides: Sequence[p.Override]) -> models.Panel:
+    rows = alert_rows(selector, "model, version, layer")
+    none = f'label_replace(NaN * group({EVALUATED}), "rank", "0", "", "") unless on () ({rows})'
     runbook = {"title": "Runbook", "url": f"{EXPORTER}/runbooks/Model${{__value.raw}}", "targetBlank": True}
     return p.table(
         "Alerts",
         p.SECONDS,
-        p.Query(f"topk(100, {alert_rows(selector, 'model, version, layer')})", kind="table"),
+        p.Query(f"topk(100, {rows}) or {none}", kind="table"),
         sort=("State", "For"),
         transformations=[
             p.transformation(
@@ -489,12 +513,12 @@ def _alerts(selector: str, overrides: Sequence[p.Override]) -> models.Panel:
         ],
         overrides=[
             p.for_field("State", *p.state_cell(_STATES), width=76),
-            p.for_field("Alert", p.setting("links", [runbook]), unit=p.TEXT, width=164),
+            p.for_field("Alert", p.setting("links", [runbook]), noValue=" ", unit=p.TEXT, width=164),
             p.for_field("Of", noValue=" ", unit=p.TEXT, minWidth=110),
             # An alert without a version is one of all versions; the links have the text of the cell.
             p.for_field("Version", noValue="All", unit=p.TEXT, width=76),
-            p.for_field("Layer", unit=p.TEXT, width=80),
-            p.for_field("For", width=76, decimals=0),
+            p.for_field("Layer", noValue=" ", unit=p.TEXT, width=80),
+            p.for_field("For", p.setting("mappings", [_NO_NUMBER]), width=76, decimals=0),
             *overrides,
         ],
     )

@@ -61,7 +61,19 @@ def _known(share: str, counter: str) -> str:
     return f"({share} and on (model) sum by (model) ({counter}) > 0)"
 
 
-_INACCURATE = 'and on (model) group by (model) (ALERTS{alertname="ModelAccuracyLow",alertstate="firing"})'
+def _quality() -> str:
+    """Return the accuracy of each model, or its error with the limit, which is in the label's unit, as a label."""
+    accuracy = f"min by (model) ({layout.best_known('accuracy')}) or min by (model) (model_reviewed_accuracy)"
+    error = f"max by (model) ({layout.best_known('mean_absolute_error')})"
+    number = (
+        f"({p.as_label(accuracy, 'number', p.TENTHS_PERCENT)} or on (model) {p.as_label(error, 'number', p.DIGITS)})"
+    )
+    limit = p.as_label("max by (model) (model_version:threshold:ModelAccuracyLowError)", "limit", p.OF_DIGITS)
+    firing = 'group by (model) (ALERTS{alertname="ModelAccuracyLow",alertstate="firing"})'
+    mark = f'label_replace({firing}, "mark", " !!", "", "")'
+    for name, of_some in (("limit", limit), ("mark", mark)):
+        number += f" * on (model) group_left ({name}) ({of_some} or on (model) group by (model) (model_info))"
+    return f'max by (model, accuracy) (label_join({number}, "accuracy", "", "number", "limit", "mark"))'
 
 
 def _values() -> list[str]:
@@ -98,21 +110,7 @@ def _values() -> list[str]:
             p.PERCENT,
             "!!",
         ),
-        p.marked(
-            f"(min by (model) ({layout.best_known('accuracy')}) or min by (model) (model_reviewed_accuracy))",
-            _INACCURATE,
-            "accuracy",
-            p.TENTHS_PERCENT,
-            "!!",
-        )
-        + " or on (model) "
-        + p.marked(
-            f"max by (model) ({layout.best_known('mean_absolute_error')})",
-            _INACCURATE,
-            "accuracy",
-            p.HUNDREDTHS,
-            "!!",
-        ),
+        _quality(),
     )
     return [f"({value}) and on (model) model_info" for value in values]
 
@@ -120,9 +118,8 @@ def _values() -> list[str]:
 def models() -> Panel:
     """The worst first, by the worst alert and its duration. Errors and p95 are those of the worst version, confident
     and corrected those of the last hour; the feature is the one furthest above its threshold; the accuracy, or the mean
-    absolute error of a regression, is measured in the shortest window with 20 labels, else estimated, else that of a
-    reviewed sample. Orange and red: beyond the threshold. –:
-    not known. Click a model to open Overview.
+    absolute error of a regression and its limit, is measured in the shortest window with 20 labels, else estimated,
+    else that of a reviewed sample. Orange and red: beyond the threshold. –: not known. Click a model to open Overview.
     """
     names = {
         "Value #A": "State",
@@ -149,7 +146,7 @@ def models() -> Panel:
             ("Score", 64),
             ("Confident", 90),
             ("Corrected", 92),
-            ("Quality", 82),
+            ("Quality", 130),
         )
     ]
     state = f"max by (model) ({states(_OF_MODELS)})"

@@ -87,7 +87,7 @@ def dashboard() -> Dashboard:
             "Is the model healthy? System, data and business at a glance, each compared with its threshold and with a "
             "day ago."
         ),
-        [layout.model_variable(), layout.versions_variable()],
+        [layout.model_variable(), layout.versions_variable(), layout.quality_variable()],
         [
             *layout.side_by_side(0, 2, {20: numbers}),
             *layout.side_by_side(2, 7, {23: states_over_time, 2: layout.alerts_of_model}, (9, 15)),
@@ -200,7 +200,7 @@ def quality_over_time() -> Panel:
     least = f"model_version_basis:reference_accuracy:max{{{BOTH}}}"
     least += f" - on (model) group_left () model:threshold:ModelAccuracyLow{{{MODEL}}}"
     return p.time_series(
-        "Accuracy or error",
+        "$quality",
         p.SHARE,
         p.Query(f"min({measured})", "measured"),
         p.Query(f"min({estimated})", "estimated"),

@@ -26,6 +26,8 @@ def dashboard() -> Dashboard:
             layout.model_variable(),
             layout.versions_variable(),
             layout.quality_window_variable(),
+            layout.quality_variable(),
+            layout.title_variable("outcomes", "Outcomes by class", "Errors by window"),
         ],
         [
             *layout.side_by_side(0, 4, {1: alerts}),
@@ -134,7 +136,7 @@ def quality() -> Panel:
     first = len(of_accuracy)
     colours = {start + i: p.PALETTE[i] for start in (0, first) for i in range(2)}
     return p.time_series(
-        "Accuracy, or error of a regression",
+        "$quality, $window",
         p.SHARE,
         *queries,
         empty=_NO_QUALITY,
@@ -173,42 +175,57 @@ def calibration() -> Panel:
     )
 
 
+def _mean(value: str) -> str:
+    """Return the mean of a measure of windows over the labels of all replicas and versions."""
+    labels = f"model_window_labelled_predictions{{{BOTH}}}"
+    return f"sum by (of) ({_OF.format(f'({value} * {labels})', 'window')}) / " + (
+        f"sum by (of) ({_OF.format(f'({labels} and {value})', 'window')})"
+    )
+
+
+_OF = 'label_replace({}, "of", "$1", "{}", "(.*)")'
+
+
 def outcomes() -> Panel:
     """Recall: of the predictions with this label, the share that was predicted so. Precision: of those predicted so,
-    the share that has this label. For the labels that arrived in the time range.
+    the share that has this label. For the labels that arrived in the time range. Of a regression: the mean absolute
+    error, and the root of the mean squared error, which large errors raise, of the labelled predictions of each window.
     """
     counted = increase("model_outcomes_total", BOTH, "predicted, actual")
-    of_class = 'label_replace({}, "class", "$1", "{}", "(.*)")'
     # Predicted and actual are equal: PromQL compares labels of two sides only.
     classes = f"group by (predicted) (model_outcomes_total{{{BOTH}}})"
     diagonal = f'label_replace({classes}, "actual", "$1", "predicted", "(.*)")'
-    right = f"sum by (class) ({of_class.format(f'({counted} and on (predicted, actual) {diagonal})', 'predicted')})"
-    predicted = f"sum by (class) ({of_class.format(counted, 'predicted')})"
-    actual = f"sum by (class) ({of_class.format(counted, 'actual')})"
+    right = f"sum by (of) ({_OF.format(f'({counted} and on (predicted, actual) {diagonal})', 'predicted')})"
+    predicted = f"sum by (of) ({_OF.format(counted, 'predicted')})"
+    actual = f"sum by (of) ({_OF.format(counted, 'actual')})"
+    errors = [f"(model_{name}{{{BOTH}}} >= 0)" for name in ("mean_absolute_error", "root_mean_squared_error")]
     columns = {
         "Recall": f"{right} / ({actual} > 0)",
         "Precision": f"{right} / ({predicted} > 0)",
-        "Labels": f"{actual} > 0",
+        "Error": _mean(errors[0]),
+        "RMSE": f"sqrt({_mean(f'{errors[1]} ^ 2')})",
+        "Labels": f"{actual} > 0 or "
+        + f"sum by (of) ({_OF.format(f'(model_window_labelled_predictions{{{BOTH}}} and {errors[0]})', 'window')})",
     }
     return p.table(
-        "Outcomes by class",
+        "$outcomes",
         p.SHARE,
         *(p.Query(expr, kind="table") for expr in columns.values()),
-        empty=f"a regression, or {_NO_LABELS}",
-        sort=("+Recall",),
+        empty=_NO_LABELS,
+        sort=("+Recall", "+Labels"),
         transformations=[
             p.transformation("filterFieldsByName", exclude={"names": ["Time"]}),
-            p.transformation("joinByField", byField="class", mode="outer"),
+            p.transformation("joinByField", byField="of", mode="outer"),
             p.transformation(
                 "organize",
-                renameByName={"class": "Class"}
-                | {f"Value #{ref}": name for ref, name in zip("ABC", columns, strict=True)},
+                renameByName={"of": "Of"} | {f"Value #{ref}": name for ref, name in zip("ABCDE", columns, strict=True)},
             ),
         ],
         overrides=[
-            p.for_field("Class", unit=p.TEXT, minWidth=110),
+            p.for_field("Of", unit=p.TEXT, minWidth=110),
+            *(p.for_field(name, unit=p.COUNT, noValue="–", width=90) for name in ("Error", "RMSE")),
             *(p.for_field(name, decimals=1, noValue="–", width=90) for name in ("Recall", "Precision")),
-            p.for_field("Labels", unit=p.WHOLE, decimals=0, noValue="–", width=80),
+            p.for_field("Labels", unit=p.WHOLE, decimals=0, noValue="–", width=96),
         ],
     )
 

@@ -170,7 +170,7 @@ def quality_over_time() -> Panel:
             for i, settings in enumerate([*lines, [p.NOT_IN_LEGEND], [p.NOT_IN_LEGEND]]):
                 overrides.append(p.for_query(start + side + i, *settings, *([_DOTTED] if side else [])))
     return p.time_series(
-        "Accuracy, or error of a regression",
+        "$quality, $window",
         p.SHARE,
         *queries,
         empty=_NO_QUALITY,
@@ -304,6 +304,7 @@ def dashboard() -> Dashboard:
             layout.compared_version("before", "Before"),
             layout.compared_version("after", "After"),
             layout.quality_window_variable(),
+            layout.quality_variable(),
         ],
         [
             layout.row(103, "Last two versions, over the time both served", 0),

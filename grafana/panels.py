@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 from grafana_foundation_sdk.builders import barchart, bargauge, common, dashboard, prometheus, statetimeline, timeseries
@@ -154,6 +154,7 @@ def state_cell(shown: Mapping[str, tuple[str, str]], cell: str = "color-text") -
     return [
         setting("mappings", [{"type": "value", "options": options}]),
         setting("color", {"mode": "thresholds"}),
+        setting("custom.align", "left"),
         setting(
             "custom.cellOptions", {"type": cell, "mode": "basic"} if cell == "color-background" else {"type": cell}
         ),
@@ -516,7 +517,9 @@ HUNDREDTHS = Form("1000000000 + round(100 * ({}))", "10{0,6}(.+)(..)", "$1.$2")
 DEVIATIONS_CELL = Form("1000000000 + round(10 * ({}))", "10{0,7}(.+)(.)", "$1.$2 σ")
 """The leading 1 keeps the zeros of numbers below 1."""
 MILLISECONDS = Form("round(1000 * ({}))", "(.+)", "$1 ms")
-WHOLE_CELL = Form("{}", "(.+)", "$1")
+DIGITS = Form("round({}, 0.001)", "(-?[0-9]{3,}|-?[0-9.]+).*", "$1")
+"""Of any unit: from 100 on, without decimals."""
+OF_DIGITS = replace(DIGITS, text=" of $1")
 
 
 def as_label(expr: str, label: str, form: Form, by: str = "model", mark: str = "") -> str:
@@ -528,13 +531,3 @@ def as_label(expr: str, label: str, form: Form, by: str = "model", mark: str = "
 def marked(expr: str, beyond: str, label: str, form: Form, mark: str) -> str:
     """Return values as texts, with a mark where ``beyond``, such as ``> on (model) t``, leaves a value of ``expr``."""
     return f"{as_label(f'{expr} {beyond}', label, form, mark=f' {mark}')} or on (model) {as_label(expr, label, form)}"
-
-
-def two(first: str, second: str, between: str, label: str, form: Form, by: str, mark: str = "") -> str:
-    """Return two values with the same labels ``by`` as one text, such as ``3 of 50``."""
-    other = as_label(f"0 * {first} + on ({by}) {second}", "second", form, by)
-    texts = f"{as_label(first, 'first', form, by)} * on ({by}) group_left (second) {other}"
-    joined = f'label_join({texts}, "{label}", "{between}", "first", "second")'
-    if mark:
-        joined = f'label_replace({joined}, "{label}", "$1 {mark}", "{label}", "(.+)")'
-    return f"max by ({by}, {label}) ({joined})"
