@@ -40,13 +40,11 @@ PANELS = [(uid, panel) for uid, panels in EVERY.items() for panel in panels if p
 UIDS = sorted(BOARDS)
 STATE_COLOURS = {"green", "blue", "orange", "red"}
 
+OF_GPU = ("utilization_ratio", "memory_used_bytes", "memory_limit_bytes")
 QUIET = {
-    "model_system_gpu_utilization_ratio": "the machine of the tests need not have a GPU",
-    "model_system_gpu_memory_used_bytes": "the machine of the tests need not have a GPU",
-    "model_system_gpu_memory_limit_bytes": "the machine of the tests need not have a GPU",
+    **{f"model_system_gpu_{kind}": "the machine of the tests need not have a GPU" for kind in OF_GPU},
     "model_exporter_store_max_bytes": "it is infinite without store.max_size, and then not drawn",
-    "model_segment_labelled_predictions_total": "the recorded model has no segments",
-    "model_segment_correct_predictions_total": "the recorded model has no segments",
+    **{f"model_segment_{kind}_predictions_total": "it has no segments" for kind in ("labelled", "correct")},
     "model_exporter_model_file_valid": "the recorded exporter has no folder of models",
     "model_version:drift_evidence:combined": "it is absent until an exporter has watched for a minute",
     "model_feature_drift_evidence": "it is absent until an exporter has watched for a minute",
@@ -55,8 +53,7 @@ QUIET = {
 """What may find nothing in the recorded hour, and why that is right."""
 
 UNMET = (
-    'layer="data"',  # its alerts need a longest window and a minute before
-    'layer=~"data"',  # its alerts need a longest window and a minute before
+    '"data"',  # alerts of its layer need a longest window and a minute before
     "mean_absolute_error",  # the recorded model is no regression
     "(model_root_mean_squared_error{",  # the recorded model is no regression
     "vector(NaN) unless",  # the number is known
