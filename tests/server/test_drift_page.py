@@ -175,7 +175,7 @@ def test_every_chart_has_words_and_nothing_needs_a_script_or_inline_style(drifti
     assert len(re.findall(r'<svg role="img"[^>]*>\s*<title[ >]', page.source)) == 8
     assert not [attrs for tag, attrs in page.tags if tag == "style" or "style" in attrs]
     scripts = [attrs["src"] for tag, attrs in page.tags if tag == "script"]
-    assert scripts == ["/static/choices.js", "/static/slices.js"]  # without them, there are a button and a link
+    assert scripts == ["/static/page.js", "/static/slices.js"]  # without them, there are a button and a link
     identifiers = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
     assert len(identifiers) == len(set(identifiers))
     headings = [tag for tag, _ in page.tags if re.fullmatch(r"h\d", tag)]

@@ -142,20 +142,29 @@ def test_the_classes_stay_beside_their_numbers(fleet: Served, browser: Browser) 
     page.close()
 
 
-def test_incidents_open_without_a_script(fleet: Served, browser: Browser) -> None:
-    """Without JavaScript each alert of an incident is behind a click."""
-    context = browser.new_context(java_script_enabled=False)
-    page = context.new_page()
-    page.goto(fleet.url)
-    card = page.locator("article").filter(has=page.get_by_role("heading", name=f"{LONG} has drifted")).first
-    one = card.locator("li").first
-    expect(one).not_to_be_visible()
-    card.get_by_text("2 alerts", exact=True).click()
-    expect(one).to_be_visible()
-    context.close()
-
-
 Open = Callable[..., Page]
+
+
+def test_the_home_page_is_refreshed_in_place(fleet: Served, visit: Open) -> None:
+    """What is open stays open, the focus stays, and times are the reader's; without a response the page says so."""
+    page = visit("/", fleet, timezone_id="Asia/Kolkata", locale="en-GB")
+    page.clock.install()
+    page.reload()
+    summary = page.get_by_text("2 alerts", exact=True)
+    expect(page.locator("article li").first).not_to_be_visible()
+    summary.click()
+    rows = page.locator("#rows").element_handle()
+    page.clock.fast_forward(11_000)
+    rows.wait_for_element_state("hidden")
+    expect(summary).to_be_focused()
+    expect(page.locator("article li").first).to_be_visible()
+    assert page.locator("article time").first.get_attribute("title") == "1 Jan 2026, 05:30 (2026-01-01 00:00:00 UTC)"
+    page.route(fleet.url + "/", lambda route: route.fulfill(status=503))
+    page.clock.fast_forward(60_000)
+    expect(page.locator("#stale")).to_contain_text("The exporter does not respond.")
+    visit.wrong.clear()  # type: ignore[attr-defined]
+
+
 SENTENCE = "are where carrier is MQ and dest is ATL"
 
 
@@ -169,7 +178,7 @@ def flights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         yield server
 
 
-@pytest.mark.parametrize("path", ["/slices?model=flights", "/review?model=flights", "/drift?model=flights"])
+@pytest.mark.parametrize("path", ["/slices?model=flights", "/slices", "/review?model=flights", "/drift?model=flights"])
 def test_slices_fit_a_phone_and_have_no_fault(flights: Served, visit: Open, path: str) -> None:
     """With the slices loaded, nothing is wider than the screen of a phone, and axe finds no fault."""
     page = visit(path, flights)

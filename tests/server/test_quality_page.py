@@ -253,7 +253,7 @@ def test_every_picture_has_words(labelled: Served) -> None:
     pictures = [attributes for tag, attributes in page.tags if tag == "svg" and attributes.get("role") == "img"]
     assert len(pictures) >= 6
     assert page.source.count("<title>Measured in the last ") == 4
-    assert [attributes["src"] for tag, attributes in page.tags if tag == "script"] == ["/static/choices.js"]
+    assert [attributes["src"] for tag, attributes in page.tags if tag == "script"] == ["/static/page.js"]
 
 
 def estimator(folder: Path, rows: int, kind: str, seed: int = 1) -> tuple[QualityEstimator, int]:

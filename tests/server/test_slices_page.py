@@ -180,7 +180,7 @@ def test_review_and_drift_link_to_their_slices(shops: Served) -> None:
 @pytest.mark.parametrize(
     ("query", "status", "text"),
     [
-        ("", 200, "Slices of shops"),
+        ("", 200, "Find the slices of shops"),
         ("model=bare", 404, "has no profile"),
         ("model=shop", 400, "did you mean"),
         ("model=shops&of=speed", 400, "of: expected corrections"),

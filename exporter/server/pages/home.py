@@ -240,7 +240,7 @@ def seconds(value: float) -> str:
 CORRECTION_WINDOW = timedelta(minutes=65)
 """The period that ModelCorrectionRatioHigh evaluates before it fires: one hour, and its five minutes of pending."""
 MAX_OPEN_ROWS = 40
-"""Models without trouble that are visible; the others are behind a click."""
+"""Rows that are shown without ``all`` in the address, unless more models are in trouble."""
 MAX_NOTIFICATIONS = 20
 START_SECONDS = 3600.0
 """How long after the start the page says that counts begin with it."""
@@ -253,8 +253,7 @@ def page(exporter: Exporter) -> str:
     exporter.pipeline.settle(0.2)
     alerts = exporter.alerts.read()
     rows = model_rows(exporter.pipeline.monitors, alerts, time.monotonic())
-    open_rows = max(MAX_OPEN_ROWS, sum(bool(row["state"]) for row in rows))
-    seen = {row["model"] for row in rows}
+    shown = len(rows) if "all" in request.args else max(MAX_OPEN_ROWS, sum(bool(row["state"]) for row in rows))
     wanted = request.args.get("q", "").strip()
     rows = [row for row in rows if wanted.lower() in f"{row['model']} {row['version']}".lower()]
     return render_template(
@@ -263,17 +262,17 @@ def page(exporter: Exporter) -> str:
         incidents=group_alerts(alerts.alerts),
         states={layer: _state(layer, alerts.firing) for layer in LAYERS},
         pending_by_layer=Counter(alert.labels.get("layer") for alert in alerts.pending),
-        rows=rows[:open_rows],
+        rows=rows[:shown],
         wanted=wanted,
         has_budgets=any(not math.isnan(row["budget"]) for row in rows),
         started=datetime.fromtimestamp(exporter.started, UTC),
         is_recent=time.time() - exporter.started < START_SECONDS,
-        more_rows=rows[open_rows:],
+        more_rows=len(rows[shown:]),
         models=exporter.config.models,
         problems=exporter.reloader.files.problems,
         reload_failure=exporter.reloader.problem,
         names={model.name for model in exporter.config.models},
-        silent=[model.name for model in exporter.config.models if model.name not in seen],
+        silent=[name for name in exporter.pipeline.monitors.models if not exporter.pipeline.monitors.of_model(name)],
         webhook=f"{exporter.link_addresses()[0]}/v1/notifications",
         links=exporter.config.links,
         last=exporter.inbox.last()[:MAX_NOTIFICATIONS],

@@ -41,7 +41,7 @@ def _context(exporter: Exporter, arguments: dict[str, str]) -> tuple[dict[str, A
     chosen = {name: value for name, value in given.items() if name in SLICES_PARAMETERS}  # of which links are made
     context: dict[str, Any] = {"states": states, "questions": QUESTIONS, "periods": PERIODS, "chosen": chosen}
     context["versions"] = []
-    if states and "model" not in given:
+    if waits := bool(states) and "model" not in given:
         given["model"] = worst_model(exporter, states)
     try:
         query = parse_question(exporter, given | {"since": parse_moment("since", given["since"], time.time())})
@@ -49,6 +49,8 @@ def _context(exporter: Exporter, arguments: dict[str, str]) -> tuple[dict[str, A
         return context | {"message": error.detail}, 400
     chosen["model"] = query.model
     context["versions"] = sorted(one.version for one in exporter.pipeline.monitors.of_model(query.model).values())
+    if waits and exporter.pipeline.monitors.nearest_binner(query.model):  # a script searches for the model, or a click
+        return context, 200
     try:
         explanation, binner = exporter.slices.explain(query)
     except SlicesError as error:

@@ -1,16 +1,60 @@
-// Reload the home page every ten seconds, unless it is hidden or has the focus; show the models that are searched for.
-setInterval(() => {
-  const main = document.querySelector("main");
-  if (!document.hidden && !main?.contains(document.activeElement)) location.reload();
-}, 10_000);
+// Refresh the parts of the home page in place, every ten seconds and while a model is typed into the search.
+import { fetchPage } from "./page.js";
+
+const EVERY = 10_000; // milliseconds between two requests
+const REST = 30; // times as long as a request took
+const TYPING = 250;
+
+let shown = new Date();
+/** @type {ReturnType<typeof setTimeout>} */
+let timer;
+
+function next(wait = EVERY) {
+  clearTimeout(timer);
+  timer = setTimeout(refresh, wait);
+}
+
+async function refresh() {
+  const begin = performance.now();
+  const asked = location.href;
+  if (document.hidden || !getSelection()?.isCollapsed) return next();
+  const stale = /** @type {HTMLElement} */ (document.getElementById("stale"));
+  try {
+    const page = await fetchPage(asked);
+    if (asked !== location.href) return; // it was typed on
+    document.title = page.title;
+    for (const part of document.querySelectorAll("[data-live]")) replace(part, page.getElementById(part.id));
+    shown = new Date();
+    stale.hidden = true;
+  } catch {
+    stale.textContent = `The exporter does not respond. What is shown is from ${shown.toLocaleTimeString()}.`;
+    stale.hidden = false;
+  }
+  next(Math.max(EVERY, REST * (performance.now() - begin)));
+}
+
+/** Replace a part of the page; what is open stays open, and the focus where it is. @param {Element} part @param {HTMLElement | null} fresh */
+function replace(part, fresh) {
+  if (!fresh) return;
+  const open = [...part.querySelectorAll("details[open]")].map(keyOf);
+  for (const one of fresh.querySelectorAll("details")) one.open = open.includes(keyOf(one));
+  const focused = part.contains(document.activeElement) ? document.activeElement : null;
+  const place = focused ? alike(part, focused).indexOf(focused) : -1;
+  part.replaceWith(document.adoptNode(fresh));
+  if (focused) /** @type {HTMLElement | undefined} */ (alike(fresh, focused)[place])?.focus({ preventScroll: true });
+}
+
+/** The links or summaries like one, of which several may lead to the same. @param {Element} part @param {Element} one */
+const alike = (part, one) => [...part.querySelectorAll(one.tagName)].filter((other) => keyOf(other) === keyOf(one));
+
+/** @param {Element} one */
+const keyOf = (one) => one.getAttribute("href") ?? one.closest("details")?.dataset.key;
 
 const search = /** @type {HTMLInputElement | null} */ (document.querySelector('input[name="q"]'));
 search?.addEventListener("input", () => {
-  const wanted = search.value.trim().toLowerCase();
-  for (const row of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(".models tbody tr"))) {
-    const names = row.querySelectorAll("th, .name");
-    row.hidden = !`${names[0].textContent} ${names[1].textContent}`.toLowerCase().includes(wanted);
-  }
-  const folded = /** @type {HTMLDetailsElement | null} */ (document.getElementById("more")?.parentElement);
-  if (folded) folded.open = wanted !== "";
+  const wanted = search.value.trim();
+  history.replaceState(null, "", wanted ? `?q=${encodeURIComponent(wanted)}` : "/");
+  next(TYPING);
 });
+document.addEventListener("visibilitychange", () => next(document.hidden ? EVERY : 0));
+next();

@@ -1,5 +1,5 @@
 // The cards on the page: the current one, the selected ones, the removed ones, and the next pages.
-import { fetchPage } from "./fetch_page.js";
+import { fetchPage } from "./page.js";
 import { announce } from "./messages.js";
 
 const AHEAD = 1500; // pixels below the screen within which the next page is loaded

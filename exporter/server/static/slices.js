@@ -1,5 +1,5 @@
 // Load slices into the panels that have a link to their page: a search may take seconds, and the page does not wait.
-import { fetchPage } from "./fetch_page.js";
+import { fetchPage } from "./page.js";
 
 const TIMEOUT = 120_000; // other searches may come first
 const MOST = "3"; // slices in a panel; the page behind the link has more
@@ -16,12 +16,14 @@ async function load(panel) {
   panel.setAttribute("aria-busy", "true");
   try {
     const address = new URL(link.href);
-    address.searchParams.set("limit", MOST);
+    const isWhole = address.pathname === location.pathname; // the page of slices, opened without a model
+    if (!isWhole) address.searchParams.set("limit", MOST);
     const found = (await fetchPage(address.href, TIMEOUT)).getElementById("slices");
     if (!found) throw new Error("no slices");
     found.removeAttribute("id"); // a page may have several panels
     note.replaceWith(document.adoptNode(found));
-    link.textContent = "All slices, other times and questions";
+    if (isWhole) link.remove();
+    else link.textContent = "All slices, other times and questions";
     const summary = panel.closest("details")?.querySelector("summary");
     if (summary) summary.textContent += ` (${found.querySelectorAll("li").length})`; // on a phone it is closed
   } catch {
