@@ -34,7 +34,10 @@ class _Flask(Flask):
     def make_response(self, rv: Any) -> Response:
         if isinstance(rv, Reply):
             rv = _for_people(rv) if rv.title else rv.flask()
-        return super().make_response(rv)
+        response = super().make_response(rv)
+        if response.mimetype == "text/html":  # the button Back shows what is true then
+            response.headers.setdefault("Cache-Control", "no-store")
+        return response
 
 
 def create_app(exporter: Exporter) -> Flask:

@@ -511,26 +511,22 @@ def test_people_get_a_page_for_an_error(shared: Served) -> None:
 
 
 def test_a_link_to_a_dashboard_leads_to_grafana_or_to_a_page(tmp_path: Path) -> None:
-    """``/d/`` keeps the model, version and feature of a link; without Grafana only the drift page can show them."""
+    """``/d/`` keeps the model, version and feature of a link; without Grafana, another page shows them."""
     query = "?var-model=credit&var-version=3&var-feature=age"
+    chosen = query.replace("var-", "")
+    pages = {"model-data": f"/drift{chosen}", "model-quality": f"/quality{chosen}"}
+    pages["model-system"] = "/?dashboard=model-system&q=credit"
+    grafana = {"links": {"grafana": "https://grafana.example/sub/"}}
     store = {"store": {"url": f"sqlite:///{tmp_path}/store.db"}}
-    for links, expected in (
-        ({}, {"model-data": "/drift?model=credit&version=3&feature=age", "model-system": "/?dashboard=model-system"}),
-        (
-            {"links": {"grafana": "https://grafana.example/sub/"}},
-            {"model-data": f"https://grafana.example/sub/d/model-data{query}"},
-        ),
-    ):
+    for links, expected in (({}, pages), (grafana, {"model-data": f"https://grafana.example/sub/d/model-data{query}"})):
         exporter = Exporter(write_config(tmp_path, {**CONFIG, **store, **links}))
         client = create_app(exporter).test_client()
         for uid, target in expected.items():
             answer = client.get(f"/d/{uid}{query}")
             assert (answer.status_code, answer.headers["Location"]) == (303, target)
         exporter.close()
-    assert (
-        "the dashboard <code>model-system</code> of Grafana, and no Grafana"
-        in client.get("/?dashboard=model-system").text
-    )
+    text = client.get("/?dashboard=model-system").text
+    assert "the dashboard <code>model-system</code> of Grafana, and no Grafana" in text
     for other in ("/", "/?dashboard=<b>x</b>"):
         assert "no Grafana is configured" not in client.get(other).text
 

@@ -97,7 +97,7 @@ def test_undo_takes_the_last_decisions_back(mistaken: Served, visit: Open) -> No
     expect(page.locator("#toast-text")).to_have_text("Accepted with a new label: maybe")
     eventually(lambda: states(mistaken)[order[1]] == ("accepted", "maybe"))
     page.keyboard.press("u")
-    expect(page.locator("#toast-text")).to_have_text("Undone: yes")
+    expect(page.locator("#toast-text")).to_have_text("Undone: maybe")
     assert (current(page), shown(page)) == (order[1], order[1:])
     page.locator("#undo").click()
     assert shown(page) == order

@@ -235,6 +235,7 @@ def test_only_an_answer_is_shown_again(shops: Served) -> None:
     """A browser may show an answer again for half a minute, and never an error."""
     assert shops.get("/slices?model=shops").headers["Cache-Control"] == "private, max-age=30"
     assert shops.get("/slices?model=bare").headers["Cache-Control"] == "private, max-age=0"
+    assert shops.get("/review").headers["Cache-Control"] == "no-store", "the button Back shows what is true then"
 
 
 def test_the_quality_page_links_to_the_slices_of_the_errors(flights: Served) -> None:

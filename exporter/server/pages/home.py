@@ -290,10 +290,10 @@ def dashboard(exporter: Exporter, uid: str) -> Response:
     query = request.query_string.decode("ascii", "replace")
     if grafana := exporter.config.links.grafana:
         return redirect(f"{grafana.rstrip('/')}/d/{quote(uid)}?{query}", 303)
-    if uid != "model-data":
-        return redirect(url_for("home.page", dashboard=uid), 303)
-    chosen = {name: request.args.get(f"var-{name}", "") for name in ("model", "version", "feature")}
-    return redirect(f"{url_for('drift.page')}?{urlencode({k: v for k, v in chosen.items() if v})}", 303)
+    chosen = {name: value for name in ("model", "version", "feature") if (value := request.args.get(f"var-{name}"))}
+    if page := {"model-data": "drift.page", "model-quality": "quality.page"}.get(uid):
+        return redirect(f"{url_for(page)}?{urlencode(chosen)}", 303)
+    return redirect(url_for("home.page", dashboard=uid, q=chosen.get("model")), 303)
 
 
 def time_tag(text: str | datetime | None) -> Markup:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from flask import Response, make_response, render_template, request
+from flask import Response, render_template, request
 
 from exporter.errors import EventError, SlicesError
 from exporter.monitoring.drift_report import OUTPUTS
@@ -28,7 +28,7 @@ FRESH_SECONDS = 30
 def page(exporter: Exporter) -> Response:
     """``GET /slices``: the page of slices."""
     context, status = _context(exporter, parameters(request.args))
-    response = make_response(render_template("slices.html", **context), status)
+    response = Response(render_template("slices.html", **context), status)
     response.cache_control.private = True
     response.cache_control.max_age = FRESH_SECONDS if status == 200 else 0
     return response

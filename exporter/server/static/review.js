@@ -1,11 +1,11 @@
 // The review page: keys, buttons and selection. The page works without this script, only slower.
-import { send } from "./decisions.js";
+import { parseLabel, send } from "./decisions.js";
 import { announce, toast } from "./messages.js";
 import { Queue } from "./queue.js";
 
 
 /** @typedef {"accepted" | "pending" | "rejected"} Status */
-/** One decision and its cards, without those for which it was not stored. @typedef {{cards: HTMLElement[], status: Status, sent: Promise<Set<HTMLElement>>}} Decision */
+/** One decision and its cards, without those for which it was not stored. @typedef {{cards: HTMLElement[], status: Status, sent: Promise<Set<HTMLElement>>, what: string}} Decision */
 
 const section = /** @type {HTMLElement | null} */ (document.getElementById("queue"));
 if (section) start(new Queue(section));
@@ -40,7 +40,7 @@ function start(queue) {
     queue.applyDecision(open, status);
     const sent = deliver(open, status, label);
     if (keeps) return toast(`Kept: ${what}`, done.length > 0); // nothing has changed that could be undone
-    done.push({ cards: open, status, sent });
+    done.push({ cards: open, status, sent, what });
     toast(`${isNew ? "Accepted with a new label" : status === "accepted" ? "Accepted" : status === "rejected" ? "Rejected" : "Pending again"}: ${what}`, true);
   }
 
@@ -76,7 +76,7 @@ function start(queue) {
     if (!decision) return announce("There is nothing to undo.");
     const { cards } = decision;
     queue.restoreAll(cards);
-    toast(`Undone: ${cards.length === 1 ? shorten(cards[0].dataset.predicted) : cards.length}`, done.length > 0);
+    toast(`Undone: ${cards.length === 1 ? decision.what : `${cards.length} corrections`}`, done.length > 0);
     const stored = await decision.sent;
     await deliver(cards.filter((card) => stored.has(card)), "pending");
   }
@@ -205,10 +205,11 @@ function start(queue) {
 }
 
 /**
- * Whether the page knows all labels that a card's model had in training, and this is none of them.
+ * Whether a label is not a number where the others are, or none of the model's labels in training, if all are known.
  * @param {HTMLElement} card @param {string} label
  */
 function isUnknown(card, label) {
+  if (card.dataset.labelType === "number" && typeof parseLabel(label, "number") === "string") return true;
   const known = document.getElementById(`labels-${card.dataset.modelIndex}`);
   if (known?.dataset.trained === undefined) return false;
   const trained = [...known.children].slice(0, Number(known.dataset.trained)); // the others are labels of corrections
