@@ -154,6 +154,11 @@ def tail(k: str, n: str, p: str, on: str = "") -> str:
         and {k} >= 2""")
 
 
+def missing(of: str) -> str:
+    """Return the values of a window, all or those that are missing or invalid, where these are too many."""
+    return f'sum without (of) (model_version_feature_window:missing:count{{of="{of}"}})'
+
+
 def slow_beyond_chance(series: str = "model_version_le:request_duration_seconds_bucket:rate5m") -> str:
     """Return the condition that chance does not explain why more than one request in 20 is too slow.
 

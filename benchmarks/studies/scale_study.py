@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import gzip
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -174,6 +175,14 @@ def measure(models: int, level: str, options: argparse.Namespace) -> dict[str, f
         # A large exposition takes longer than the default of 10 s on a busy machine.
         timeout = f"global:\n  scrape_timeout: {options.interval}s"
         configuration.write_text(settings.replace("global:", timeout, 1))
+        for rules in (folder / "prometheus/rules").glob("*.yml"):
+            rules.write_text(
+                re.sub(
+                    r"(?m)^    interval: (15|30)s$",
+                    lambda match: f"    interval: {max(int(match[1]), options.rules)}s",
+                    rules.read_text(),
+                )
+            )
         port, prometheus = free_port(), free_port()
         scraped = stack.enter_context(multiplied(port, served)) if options.multiplied else port
         for target in (folder / "prometheus/targets").glob("*.yml"):
@@ -238,6 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", type=int, nargs="*", default=[10, 30, 60, 100])
     parser.add_argument("--interval", type=int, default=30, help="seconds between scrapes and between predictions")
+    parser.add_argument("--rules", type=int, default=0, help="least seconds between evaluations of a group of rules")
     parser.add_argument("--seconds", type=int, default=150, help="time for each size")
     parser.add_argument("--multiplied", action="store_true", help="scrape the series of one model so many times")
     parser.add_argument("--level", choices=["full", "summary"], action="append")

@@ -104,12 +104,12 @@ def seconds(text: str) -> int:
     return int(text[:-1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[text[-1]]
 
 
-def quickened(route: dict[str, Any]) -> None:
+def quickened(route: dict[str, Any], speed: int) -> None:
     """The same waits in a shorter time; repetitions stay out of the test."""
     for key in {"group_wait", "group_interval"} & set(route):
-        route[key] = f"{1000 * seconds(route[key]) // SPEED}ms"
+        route[key] = f"{1000 * seconds(route[key]) // speed}ms"
     for child in route.get("routes", []):
-        quickened(child)
+        quickened(child, speed)
 
 
 class Running:
@@ -131,7 +131,7 @@ class Running:
 
 
 @contextmanager
-def alertmanager(tmp_path: Path) -> Iterator[Running]:
+def alertmanager(tmp_path: Path, speed: int = SPEED) -> Iterator[Running]:
     """A real Alertmanager on the adapted configuration, every receiver on and pointing at the test."""
     require("amtool", 0, 26)
     with receiving() as received:
@@ -146,7 +146,7 @@ def alertmanager(tmp_path: Path) -> Iterator[Running]:
         off = write(source, target, inbox=f"{base_url}/v1/notifications", smarthost=f"127.0.0.1:{received.smtp}")
         assert off == []
         config = yaml.safe_load(target.read_text())
-        quickened(config["route"])
+        quickened(config["route"], speed)
         with programs.alertmanager(tmp_path, config, "--web.external-url=http://127.0.0.1:9093") as program:
             yield Running(received, program)
     assert "level=error" not in (tmp_path / "alertmanager.log").read_text().lower()
