@@ -132,9 +132,11 @@ def _severity_rank(severity: str) -> int:
     return SEVERITIES.index(severity) if severity in SEVERITIES else len(SEVERITIES)
 
 
-def _rank(alert: Alert) -> tuple[bool, int, str, str]:
-    pending = alert.status != "firing"
-    return pending, _severity_rank(alert_severity(alert)), alert.name, alert.labels.get("feature", "")
+def _rank(alert: Alert) -> tuple[bool, int, int, str, str]:
+    """Return the order of an alert: of those with the same severity, what may be the cause of others comes first."""
+    layer = next((place for place, name in enumerate(LAYERS) if name == alert.labels.get("layer")), len(LAYERS))
+    pending, severity = alert.status != "firing", _severity_rank(alert_severity(alert))
+    return pending, severity, layer, alert.name, alert.labels.get("feature", "")
 
 
 def _phrases(alerts: Sequence[Alert]) -> list[str]:

@@ -12,7 +12,9 @@ export async function fetchPage(address, timeout = 15000) {
 /** Show times in the reader's time zone, and as the server wrote them at the pointer. @param {Document} page */
 function showLocalTimes(page) {
   for (const time of page.querySelectorAll("time")) {
-    const local = new Date(time.dateTime).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+    const at = new Date(time.dateTime);
+    const isToday = at.toDateString() === new Date().toDateString();
+    const local = at.toLocaleString(undefined, isToday ? { timeStyle: "medium" } : { dateStyle: "medium", timeStyle: "short" });
     if (time.title) time.title = `${local} (${time.title})`;
     else [time.title, time.textContent] = [time.textContent ?? "", local];
   }
