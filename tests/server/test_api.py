@@ -485,7 +485,7 @@ def test_all_runbooks_are_listed_by_layer(shared: Served) -> None:
     rules = [rule for group in groups for rule in group["rules"] if "alert" in rule]
     severest = reversed(rules)  # of an alert with several severities, the most severe is the first
     assert listed == {rule["alert"]: (rule["labels"]["layer"], rule["labels"]["severity"]) for rule in severest}
-    assert "more than 0.3 nats (KL divergence) away from training, and above the noise floor" in page
+    assert "divergence from training has been above 0.3 nats and above its noise floor" in page
     assert "Severity:" not in page
     for path in ("/", "/drift", "/runbooks/Watchdog"):
         link = r'<a href="([^"?]+)[^"]*"(?: aria-current="page")?>\w+</a>$'
