@@ -96,15 +96,30 @@ def by_version(expr: str, legend: str) -> tuple[p.Query, p.Query]:
 def quality(name: Literal["accuracy", "mean_absolute_error"], selector: str = "") -> tuple[str, str]:
     """Return the accuracy or error of versions, as measured in the shortest window with 20 labels and as estimated."""
     by = "by (model, version)"
-    # Of nested windows, the shortest one has the fewest labels.
-    labels = f"sum by (model, version, window) (last_over_time(model_window_labelled_predictions{{{selector}}}[2m]))"
-    shortest = f"bottomk {by} (1, {labels} >= 20)"
-    measured = f"max {by} (model_version_window:{name}:measured{{{selector}}} and {shortest})"
+    measured = f"max {by} (model_version_window:{name}:measured{{{selector}}} and {_shortest(selector)})"
     estimated = f"max {by} (last_over_time(model_estimated_{name}{{{selector}}}[2m]))"
     if name == "accuracy":  # of all replicas together
         together = f"model_version:estimated_accuracy:increase1h{{{selector}}}"
         estimated = f"max {by} ({together} and on (model, version) {estimated})"
     return measured, estimated
+
+
+def _shortest(selector: str) -> str:
+    """Return the shortest window of each version with 20 labels: of nested windows, it has the fewest labels."""
+    labels = f"sum by (model, version, window) (last_over_time(model_window_labelled_predictions{{{selector}}}[2m]))"
+    return f"bottomk by (model, version) (1, {labels} >= 20)"
+
+
+def mean_over_labels(value: str, selector: str, by: str = "model, version, window") -> str:
+    """Return the mean of a measure of windows over the labels of all replicas."""
+    labels = f"model_window_labelled_predictions{{{selector}}}"
+    return f"(sum by ({by}) ({value} * {labels}) / sum by ({by}) ({labels} and {value}))"
+
+
+def bias(selector: str = "") -> str:
+    """Return the bias of versions, in the shortest window with 20 labels."""
+    windows = mean_over_labels(f"model_mean_error{{{selector}}}", selector)
+    return f"max by (model, version) ({windows} and {_shortest(selector)})"
 
 
 def best_known(name: Literal["accuracy", "mean_absolute_error"], selector: str = "") -> str:
@@ -281,19 +296,23 @@ def worst_feature_variable(worst_first: str) -> models.VariableModel:
     return _first_of("feature", "Feature", "feature", worst_first)
 
 
-def title_variable(name: str, of_classes: str, of_numbers: str) -> models.VariableModel:
-    """Return a hidden variable for the title of what a classification and a regression have in the same place."""
-    named = 'label_replace({}, "title", "{}", "", "")'
+TITLES = {
+    "quality": ("Accuracy", "Error"),
+    "confidence": ("Confident share", "Bias"),
+    "calibration": ("Calibration error", "Bias"),
+    "outcomes": ("Outcomes by class", "Errors by window"),
+}
+"""What classifications and regressions have in the same place, as ``$quality`` in a title."""
+
+
+def _title_variable(name: str) -> models.VariableModel:
+    """Return a hidden variable for the title that fits the model's task."""
     numbers = f'group({{__name__=~"model_(estimated_|reference_)?mean_absolute_error(_overall)?",{MODEL}}})'
-    query = f"{named.format(numbers, of_numbers)} or on () {named.format('vector(0)', of_classes)}"
-    variable = _first_of(name, name, "title", query)
+    titles = zip(("vector(0)", numbers), TITLES[name], strict=True)
+    of_classes, of_numbers = (f'label_replace({expr}, "title", "{title}", "", "")' for expr, title in titles)
+    variable = _first_of(name, name, "title", f"{of_numbers} or on () {of_classes}")
     variable.hide, variable.skip_url_sync = models.VariableHide.HIDE_VARIABLE, True
     return variable
-
-
-def quality_variable() -> models.VariableModel:
-    """Return the hidden variable with the name of the model's quality."""
-    return title_variable("quality", "Accuracy", "Error")
 
 
 def compared_version(name: Literal["before", "after"], label: str) -> models.VariableModel:
@@ -434,8 +453,9 @@ def build_dashboard(
             dashboard.DashboardLink(link.title).icon("external link").url(link.url).target_blank(link.outside)
         )
     document = builder.build()
+    used = [name for name in TITLES if any(f"${name}" in (panel.title or "") for panel in panels)]
     document.templating = models.DashboardDashboardTemplating(
-        list_val=[_datasource(), *variables, _exporter_url(variables)]
+        list_val=[_datasource(), *variables, *map(_title_variable, used), _exporter_url(variables)]
     )
     document.panels = list(panels)
     # What is seldom used is in a menu, so that variables and time need one line.
@@ -472,7 +492,7 @@ def alerts_of_all() -> models.Panel:
     model = dashboard_link("model-overview", "Overview", model="__value.raw", version=_VERSION)
     return _alerts(
         "",
-        [p.for_field("Model", _links(model), noValue=" ", unit=p.TEXT, minWidth=110)],
+        [p.for_field("Model", p.linked(model), noValue=" ", unit=p.TEXT, minWidth=110)],
     )
 
 
@@ -486,18 +506,14 @@ def alerts_of_model() -> models.Panel:
     of_feature = dashboard_link(layer, "Details", **chosen, feature="__value.raw")
     return _alerts(
         MODEL_OR_NONE,
-        [p.for_field("Layer", _links(of_layer)), p.for_field("Of", _links(of_feature))],
+        [p.for_field("Layer", p.linked(of_layer)), p.for_field("Of", p.linked(of_feature))],
     )
-
-
-def _links(link: p.Link) -> models.DynamicConfigValue:
-    return p.setting("links", [{"title": link.title, "url": link.url}])
 
 
 def _alerts(selector: str, overrides: Sequence[p.Override]) -> models.Panel:
     rows = alert_rows(selector, "model, version, layer")
     none = f'label_replace(NaN * group({EVALUATED}), "rank", "0", "", "") unless on () ({rows})'
-    runbook = {"title": "Runbook", "url": f"{EXPORTER}/runbooks/Model${{__value.raw}}", "targetBlank": True}
+    runbook = p.linked(p.Link("Runbook", f"{EXPORTER}/runbooks/Model${{__value.raw}}", outside=True))
     return p.table(
         "Alerts",
         p.SECONDS,
@@ -513,7 +529,7 @@ def _alerts(selector: str, overrides: Sequence[p.Override]) -> models.Panel:
         ],
         overrides=[
             p.for_field("State", *p.state_cell(_STATES), width=76),
-            p.for_field("Alert", p.setting("links", [runbook]), noValue=" ", unit=p.TEXT, width=164),
+            p.for_field("Alert", runbook, noValue=" ", unit=p.TEXT, width=164),
             p.for_field("Of", noValue=" ", unit=p.TEXT, minWidth=110),
             # An alert without a version is one of all versions; the links have the text of the cell.
             p.for_field("Version", noValue="All", unit=p.TEXT, width=76),
@@ -527,8 +543,10 @@ def _alerts(selector: str, overrides: Sequence[p.Override]) -> models.Panel:
 _ROWS = 15
 
 
-def alerts_over_time(title: str, selector: str, of: str, monitored: str, *, empty: str = "") -> models.Panel:
-    """Return a row for each alert that was active in the time range, below one for all of them.
+def alerts_over_time(
+    title: str, selector: str, of: str, monitored: str, *, empty: str = ""
+) -> Callable[[], models.Panel]:
+    """Return what makes a panel with a row for each alert that was active in the time range, below one for all of them.
 
     Parameters
     ----------
@@ -548,15 +566,22 @@ def alerts_over_time(title: str, selector: str, of: str, monitored: str, *, empt
     longest = f"topk({_ROWS}, sum by (alertname, {of}) (count_over_time(ALERTS{{{selector}}}[$__range] @ end())))"
     joined = f'label_join(({states}) and on (alertname, {of}) {longest}, "of", " ", {names})'
     named = f'label_replace({joined}, "of", "$1", "of", " *(.*?) *")'
-    return p.state_timeline(
-        title,
-        # Shows that there is no alert; without this row, Grafana would report missing data.
-        p.Query(state(selector, monitored), "worst"),
-        p.Query(
-            f'max by (alert, of) (label_replace({named}, "alert", "$1", "alertname", "(?:Model)?(.+)"))',
-            "{{alert}} {{of}}",
-        ),
-        show_values=False,
-        names=p.STATES,
-        empty=empty,
-    )
+
+    def alerts() -> models.Panel:
+        """Blue while pending or info, orange for a warning, red if critical, green if there is none, grey if alerts are
+        not evaluated. With more than 15, those active for longest.
+        """
+        return p.state_timeline(
+            title,
+            # Shows that there is no alert; without this row, Grafana would report missing data.
+            p.Query(state(selector, monitored), "worst"),
+            p.Query(
+                f'max by (alert, of) (label_replace({named}, "alert", "$1", "alertname", "(?:Model)?(.+)"))',
+                "{{alert}} {{of}}",
+            ),
+            show_values=False,
+            names=p.STATES,
+            empty=empty,
+        )
+
+    return alerts

@@ -65,7 +65,6 @@ def slices() -> Panel:
     of, found = f'{{{BOTH},of="corrections"}}', "max by (model, version, slice) (last_over_time({}{}[$__range]))"
     share, traffic = (found.format(name, of) for name in ("model_slice_share", "model_slice_traffic_share"))
     worst = f"topk(10, {share})"
-    link = layout.page_link("slices", "Explain", model="model", version="__data.fields.Version")
     return p.table(
         "Slices with many corrections",
         p.SHARE,
@@ -90,7 +89,7 @@ def slices() -> Panel:
         overrides=[
             p.for_field(
                 "Slice",
-                p.setting("links", [{"title": link.title, "url": link.url, "targetBlank": True}]),
+                p.linked(layout.page_link("slices", "Explain", model="model", version="__data.fields.Version")),
                 p.setting("custom.cellOptions", {"type": "auto", "wrapText": True}),
                 unit=p.TEXT,
                 minWidth=100,
@@ -106,6 +105,14 @@ _MISTAKES = layout.page_link(
 )
 
 
+_ALERTS = alerts_over_time(
+    "Alerts of the business layer",
+    f'layer="business",{MODEL}',
+    "version",
+    f"model_info{{{MODEL}}}",
+)
+
+
 def dashboard() -> Dashboard:
     """Return the dashboard Business and flywheel."""
     return layout.build_dashboard(
@@ -114,19 +121,18 @@ def dashboard() -> Dashboard:
         "What users do with the predictions, and how their corrections become training data.",
         [layout.model_variable(), layout.versions_variable()],
         [
-            *layout.side_by_side(0, 7, {17: alerts}),
+            *layout.side_by_side(0, 7, {17: _ALERTS}),
             layout.row(100, "From attempt to correction", 7),
             *layout.side_by_side(8, 9, {1: funnel, 2: correction_ratio}, (10, 14)),
             *layout.side_by_side(17, 9, {3: attempts, 4: confident_ratio, 18: slices}, (7, 7, 10)),
-            *layout.side_by_side(26, 10, {5: confidence, 6: feedback}),
-            layout.row(101, "The flywheel: review and release", 36),
-            *layout.side_by_side(37, 8, {8: oldest, 9: releases, 14: reviewed}),
-            *layout.side_by_side(45, 8, {16: unjoined, 21: retraining}),
+            layout.row(101, "The flywheel: review and release", 26),
+            *layout.side_by_side(27, 8, {6: feedback, 8: oldest, 9: releases}),
+            *layout.side_by_side(35, 8, {14: reviewed, 16: unjoined, 21: retraining}),
             layout.row(
                 102,
-                "Segments and business events, for models that have them",
-                53,
-                layout.side_by_side(54, 8, {11: corrections, 13: events}),
+                "Confidence, segments and business events, for models that have them",
+                43,
+                layout.side_by_side(44, 8, {5: confidence, 11: corrections, 13: events}),
             ),
         ],
         links=[layout.DRIFT, layout.REVIEW],
@@ -136,18 +142,6 @@ def dashboard() -> Dashboard:
 
 def _total(metric: str, more: str = "") -> str:
     return increase(metric, BOTH + more)
-
-
-def alerts() -> Panel:
-    """Blue while pending or info, orange for a warning, red if critical, green if there is none, grey if alerts are not
-    evaluated. With more than 15, those active for longest.
-    """
-    return alerts_over_time(
-        "Alerts of the business layer",
-        f'layer="business",{MODEL}',
-        "version",
-        f"model_info{{{MODEL}}}",
-    )
 
 
 def _share_of(part: tuple[str, str], whole: str, legend: str) -> p.Query:
@@ -220,18 +214,22 @@ def attempts() -> Panel:
 
 
 def confident_ratio() -> Panel:
-    """Share of predictions at or above the model's confidence threshold, over one hour; empty for a model without
-    confidences. Unless exporter.yml sets ModelConfidentRatioLow, the alert's threshold is 80% of the model's own
-    mean of seven days, so it falls during a long decline.
+    """Share of predictions at or above the model's confidence threshold, over one hour; of a regression, the bias,
+    predictions less labels on average. Unless exporter.yml sets ModelConfidentRatioLow, the alert's threshold is 80% of
+    the model's own mean of seven days, so it falls during a long decline.
     """
-    known = f"and on (model, version) sum by (model, version) (model_prediction_confidence_count{{{BOTH}}}) > 0"
+    known = f"sum by (model, version) (model_prediction_confidence_count{{{BOTH}}}) > 0"
     return p.time_series(
-        "Confident share by version",
+        "$confidence by version",
         p.SHARE,
-        *by_version(f"(model_version:confident_ratio:rate1h{{{BOTH}}} {known})", "{{model}} {{version}}"),
-        p.Query(f"model:threshold:ModelConfidentRatioLow{{{MODEL}}}", "threshold {{model}}", role="threshold"),
+        *by_version(
+            f"(model_version:confident_ratio:rate1h{{{BOTH}}} and on (model, version) {known})", "{{model}} {{version}}"
+        ),
+        p.Query(
+            f"model:threshold:ModelConfidentRatioLow{{{MODEL}}} and on (model) {known}", "threshold", role="threshold"
+        ),
+        of_numbers=[p.Query(layout.bias(BOTH), "{{model}} {{version}}")],
         empty="no predictions with a confidence",
-        most=1,
     )
 
 

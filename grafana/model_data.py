@@ -31,8 +31,6 @@ WORST_FIRST = (
 )
 """All features, the one with the highest score over its threshold in the time range first."""
 _ROWS = 30
-_ANY = 1e9
-"""More than any number of features, and any score over its threshold."""
 _LEVELS = (
     (0, 0, "below half its threshold", "rgba(125, 155, 209, 0.25)"),
     (1, 1, "from half its threshold", "rgba(125, 155, 209, 0.8)"),
@@ -57,34 +55,27 @@ def _levels(*levels: tuple[float, float, str, str]) -> list[Any]:
     ]
 
 
-def _count(title: str, series: str, threshold: str, verb: str) -> Panel:
-    """Return a tile such as "3 of 12 drifted", or one in grey that says why there is no number.
-
-    PromQL has numbers in labels only by ``count_values``.
-    """
-    whole = f"count(max by (feature) ({series}))"
-    above = f"(count(max by (feature) ({series} > on (model, feature) group_left () {threshold})) or 0 * {whole})"
+def drifted() -> Panel:
+    """Features whose divergence from training is above its noise floor and its threshold, in any window, now."""
+    # PromQL has numbers in labels only by count_values.
+    whole = f"count(max by (feature) ({SCORE}))"
+    above = f"(count(max by (feature) ({SCORE} > on (model, feature) group_left () {THRESHOLD})) or 0 * {whole})"
     labels = f'count_values("above", {above}) * on () group_left (whole) count_values("whole", {whole})'
     both = f'label_join({above} + on () group_left (above, whole) 0 * ({labels}), "both", " of ", "above", "whole")'
-    named = f'label_replace({both}, "text", "$1 {verb}", "both", "(.+)")'
+    named = f'label_replace({both}, "text", "$1 drifted", "both", "(.+)")'
     expr = f'{named} or on () label_replace(vector(-1), "text", "{p.NO_PROFILE}", "", "")'
     panel = p.stat(
-        title,
+        "Drift",
         p.BARE,
         p.Query(expr, "{{text}}", "instant"),
         state=True,
         empty=p.NO_PROFILE,
-        mappings=_levels((0, 0, "", p.OK), (1, _ANY, "", p.WARNING)),
+        mappings=_levels((0, 0, "", p.OK), (1, 1e9, "", p.WARNING)),
         links=[layout.DRIFT],
     )
     options: Any = panel.options
     options.text_mode = BigValueTextMode.NAME
     return panel
-
-
-def drifted() -> Panel:
-    """Features whose divergence from training is above its noise floor and its threshold, in any window, now."""
-    return _count("Drift", SCORE, THRESHOLD, "drifted")
 
 
 def worst_feature() -> Panel:
@@ -100,7 +91,7 @@ def worst_feature() -> Panel:
         state=True,
         empty="none above the noise, or no profile",
         decimals=1,
-        mappings=_levels((0, 0.99999, "", p.OK), (1, _ANY, "", p.WARNING)),
+        mappings=_levels((0, 0.99999, "", p.OK), (1, 1e9, "", p.WARNING)),
         value_links=[_ON_DRIFT_PAGE],
     )
 
@@ -287,6 +278,9 @@ _MISSING = f"clamp_min({_ABSENT} - model_feature_reference_missing_ratio{{{BOTH}
 """Missing and invalid values, above their share in training."""
 
 
+_ALERTS = alerts_over_time("Alerts of the data layer", f'layer="data",{BOTH}', "feature", SCORE, empty=p.NO_PROFILE)
+
+
 def dashboard() -> Dashboard:
     """Return the dashboard Data and drift."""
     return layout.build_dashboard(
@@ -304,7 +298,7 @@ def dashboard() -> Dashboard:
             layout.row(100, "Features, version: $version", 4),
             *layout.side_by_side(5, 11, {1: features_by_score, 2: features_over_time}, (16, 8)),
             *layout.side_by_side(16, 7, {13: features_by_time}),
-            *layout.side_by_side(23, 8, {3: data_alerts}),
+            *layout.side_by_side(23, 8, {3: _ALERTS}),
             layout.row(101, "$feature", 31),
             *layout.side_by_side(32, 10, {4: histogram, 5: score}, (14, 10)),
             *layout.side_by_side(42, 8, {6: mean, 8: missing}),
@@ -363,17 +357,12 @@ def features_by_score() -> Panel:
             ),
         ],
         overrides=[
-            p.for_field(
-                "Feature",
-                p.setting("links", [{"title": _BELOW.title, "url": _BELOW.url}]),
-                unit=p.TEXT,
-                minWidth=150,
-            ),
+            p.for_field("Feature", p.linked(_BELOW), unit=p.TEXT, minWidth=150),
             p.for_field("Version", unit=p.TEXT, width=74),
             p.for_field(
                 "State",
                 *p.state_cell({"0": ("OK", p.OK), "1": ("drifted", p.WARNING)}),
-                p.setting("links", [{"title": _EXPLANATION.title, "url": _EXPLANATION.url, "targetBlank": True}]),
+                p.linked(_EXPLANATION),
                 width=66,
             ),
             p.for_field("Score", unit=p.BARE, noValue="–", width=76, decimals=2),
@@ -395,14 +384,6 @@ def features_over_time() -> Panel:
         p.Query(f"min({THRESHOLD})", "lowest threshold", role="threshold"),
         empty=p.NO_PROFILE,
     )
-
-
-def data_alerts() -> Panel:
-    """Blue while pending or info, orange for a warning, red if critical, green if there is none, grey if alerts are not
-    evaluated. With more than 15, those active for longest.
-    """
-    title = "Alerts of the data layer"
-    return alerts_over_time(title, f'layer="data",{BOTH}', "feature", SCORE, empty=p.NO_PROFILE)
 
 
 def evidence() -> Panel:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
 
 from exporter.errors import REASONS, WARNINGS
@@ -27,7 +25,6 @@ def size() -> Panel:
     )
 
 
-_lines = functools.partial(p.time_series)
 _UP = 'up{job="model-exporter",' + INSTANCE + "}"
 
 
@@ -88,7 +85,7 @@ def _rate(metric: str, by: str) -> str:
 
 def taken() -> Panel:
     """Accepted events a second, by source."""
-    return _lines(
+    return p.time_series(
         "Events accepted",
         p.EVENTS_PER_SECOND,
         p.Query(_rate("model_exporter_events_total", "source"), "{{source}}"),
@@ -110,7 +107,7 @@ def refused() -> Panel:
     """Refused events a second, all and by reason. ModelEventsRejected fires above 0. Warnings are requests that were
     accepted, but look wrong. The exporter's log names the clients.
     """
-    return _lines(
+    return p.time_series(
         "Events refused",
         p.EVENTS_PER_SECOND,
         p.Query(f"sum({_rate('model_exporter_events_rejected_total', 'reason')})", "refused"),
@@ -126,7 +123,7 @@ def lost() -> Panel:
     """Events a second that were accepted and then lost, and failed reads and writes of the store, of all chosen
     exporters. Alerts fire above 0, and name the exporter.
     """
-    return _lines(
+    return p.time_series(
         "Lost events, store failures",
         p.EVENTS_PER_SECOND,
         p.Query(f"sum({_rate('model_exporter_events_dropped_total', 'instance')})", "lost"),
@@ -137,7 +134,7 @@ def lost() -> Panel:
 
 def queue() -> Panel:
     """Predictions waiting to be counted, and the number at which the exporter answers 503."""
-    return _lines(
+    return p.time_series(
         "Predictions in the queue",
         p.COUNT,
         p.Query(f"model_exporter_queue_length{{{INSTANCE}}}", "waiting {{instance}}"),
@@ -166,13 +163,13 @@ _JOB = 'job="model-exporter",' + INSTANCE
 def memory() -> Panel:
     """Resident memory of the exporter."""
     expr = f"process_resident_memory_bytes{{{_JOB}}}"
-    return _lines("Memory", p.BYTES, p.Query(expr, "{{instance}}"))
+    return p.time_series("Memory", p.BYTES, p.Query(expr, "{{instance}}"))
 
 
 def cpu() -> Panel:
     """Processors in use by the exporter."""
     expr = f"rate(process_cpu_seconds_total{{{_JOB}}}[$__rate_interval])"
-    return _lines("Processors in use", p.BARE, p.Query(expr, "{{instance}}"))
+    return p.time_series("Processors in use", p.BARE, p.Query(expr, "{{instance}}"))
 
 
 def builds() -> Panel:

@@ -135,8 +135,7 @@ def models() -> Panel:
         "corrected": "Corrected",
         "accuracy": "Quality",
     }
-    overview = layout.dashboard_link("model-overview", "Overview", model="__data.fields.Model")
-    link = p.setting("links", [{"title": overview.title, "url": overview.url}])
+    link = p.linked(layout.dashboard_link("model-overview", "Overview", model="__data.fields.Model"))
     right = p.setting("custom.align", "right")
     of_values = [
         p.for_field(name, *p.marked_cell(), right, noValue="–", width=width)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from grafana_foundation_sdk.models.dashboard import Dashboard, Panel
@@ -17,56 +17,71 @@ _CONFIDENT = f"sum(model_version:confident_predictions:increase1h{{{BOTH}}})"
 def numbers() -> Panel:
     """Of the selected versions together: the share of requests without a 5xx code; of the errors or slow requests that
     the model's objectives allow in 30 days, the lower share that is left, of all versions; of predictions, the
-    share at or above the confidence threshold; of these, the share that users corrected. The accuracy, or the mean
-    absolute error of a regression, of the worst version: measured in the shortest window with 20 labels, or estimated
-    for the last hour. Red or orange: beyond the threshold of the alert.
+    share at or above the confidence threshold; of these, the share that users corrected. Of the worst version: the
+    accuracy, or the mean absolute error and the bias of a regression, measured in the shortest window with 20 labels,
+    or estimated for the last hour. Red or orange: beyond the threshold of the alert.
     """
     every = f"sum(increase(model_requests_total{{{BOTH}}}[1h]))"
     failed = f'sum(increase(model_requests_total{{{BOTH},code=~"5.."}}[1h]))'
     attempts, corrections = (f"sum(model_version:{name}:increase1h{{{BOTH}}})" for name in ("attempts", "corrections"))
     firing = f'and on () ALERTS{{alertname="ModelAccuracyLow",alertstate="firing",{BOTH}}}'
+    bias = layout.bias(BOTH)
     return _numbers(
-        {
-            "Successful, 1h": _Number(
+        [
+            _Number(
+                "Successful, 1h",
                 f"1 - ({failed} or 0 * {every}) / ({every} > 0)",
                 f"< 1 - max(model:threshold:ModelErrorRatioHigh{{{MODEL}}})",
-            ),
-            "Budget left": _Number(f"min(model:error_budget_remaining:ratio30d{{{MODEL}}})", "< 0", decimals=0),
-            "Confident, 1h": _Number(
+            )
+        ],
+        [_Number("Budget left", f"min(model:error_budget_remaining:ratio30d{{{MODEL}}})", "< 0", decimals=0)],
+        [
+            _Number(
+                "Confident, 1h",
                 f"{_CONFIDENT} / ({attempts} > 0) and sum(model_prediction_confidence_count{{{BOTH}}}) > 0",
                 f"< max(model:threshold:ModelConfidentRatioLow{{{MODEL}}}) and {attempts} >= 20",
                 colour=p.WARNING,
+                place="$confidence",
             ),
-            "Corrected, 1h": _Number(
+            _Number("Bias", f"{bias} and topk(1, abs({bias}))", "> Inf", p.COUNT),
+        ],
+        [
+            _Number(
+                "Corrected, 1h",
                 f"({corrections} or 0 * {_CONFIDENT}) / ({_CONFIDENT} > 0) and sum(model_feedback_total{{{BOTH}}}) > 0",
                 f"> max(model:threshold:ModelCorrectionRatioHigh{{{MODEL}}}) and {corrections} >= 3",
-            ),
-            "Accuracy": _Number(f"min({layout.best_known('accuracy', BOTH)})", firing),
-            "Error": _Number(f"max({layout.best_known('mean_absolute_error', BOTH)})", firing, p.COUNT),
-        },
-        either=("Accuracy", "Error"),
+            )
+        ],
+        [
+            _Number("Accuracy", f"min({layout.best_known('accuracy', BOTH)})", firing, place="$quality"),
+            _Number("Error", f"max({layout.best_known('mean_absolute_error', BOTH)})", firing, p.COUNT),
+        ],
     )
 
 
 class _Number(NamedTuple):
     """A large number, in a colour while ``beyond`` leaves a result of it."""
 
+    name: str
     value: str
     beyond: str
     unit: str = p.SHARE
     colour: str = p.CRITICAL
     decimals: int = 1
+    place: str = ""
 
 
-def _numbers(shown: Mapping[str, _Number], either: tuple[str, str]) -> Panel:
-    """Return numbers beside each other, by their names; "no data" where one, or ``either`` of two, has no value."""
+def _numbers(*places: Sequence[_Number]) -> Panel:
+    """Return numbers beside each other: of each place the one that is known, or "no data" with the place's name."""
     queries: list[p.Query] = []
     overrides: list[p.Override] = []
-    for name, one in shown.items():
-        bad = f"(({one.value}) {one.beyond})"
-        known = " or ".join(f"({shown[other].value})" for other in (either if name in either else (name,)))
-        absent = [(f"vector(NaN) unless on () ({known})", p.GREY)] if name != either[1] else []
-        for expr, colour in ((f"({one.value}) unless {bad}", "text"), (bad, one.colour), *absent):
+    for shown in places:
+        known = " or ".join(f"({one.value})" for one in shown)
+        coloured = [(shown[0].place or shown[0].name, f"vector(NaN) unless on () ({known})", p.GREY, shown[0])]
+        for one in shown:
+            bad = f"(({one.value}) {one.beyond})"
+            coloured += [(one.name, f"({one.value}) unless {bad}", "text", one), (one.name, bad, one.colour, one)]
+        for name, expr, colour, one in coloured:
             settings = {"color": {"mode": "fixed", "fixedColor": colour}, "unit": one.unit, "decimals": one.decimals}
             overrides.append(p.for_query(len(queries), *(p.setting(*item) for item in settings.items())))
             queries.append(p.Query(expr, name, "instant"))
@@ -87,7 +102,7 @@ def dashboard() -> Dashboard:
             "Is the model healthy? System, data and business at a glance, each compared with its threshold and with a "
             "day ago."
         ),
-        [layout.model_variable(), layout.versions_variable(), layout.quality_variable()],
+        [layout.model_variable(), layout.versions_variable()],
         [
             *layout.side_by_side(0, 2, {20: numbers}),
             *layout.side_by_side(2, 7, {23: states_over_time, 2: layout.alerts_of_model}, (9, 15)),
@@ -205,13 +220,13 @@ def quality_over_time() -> Panel:
         p.Query(f"min({measured})", "measured"),
         p.Query(f"min({estimated})", "estimated"),
         p.Query(f"max({least})", "threshold", role="threshold"),
-        p.Query(f"max({measured_error})", "measured error"),
-        p.Query(f"max({estimated_error})", "estimated error"),
-        p.Query(f"min(model_version:threshold:ModelAccuracyLowError{{{BOTH}}})", "threshold", role="threshold"),
+        of_numbers=[
+            p.Query(f"max({measured_error})", "measured"),
+            p.Query(f"max({estimated_error})", "estimated"),
+            p.Query(f"min(model_version:threshold:ModelAccuracyLowError{{{BOTH}}})", "threshold", role="threshold"),
+        ],
         links=[_detail("model-quality")],
         empty="neither labels nor an estimate",
-        least=None,
-        overrides=[p.for_query(i, p.setting("unit", p.COUNT)) for i in (3, 4, 5)],
     )
 
 
@@ -236,14 +251,15 @@ def attempts() -> Panel:
 
 def confident_share() -> Panel:
     """Share of predictions at or above the model's confidence threshold over one hour, for the least confident
-    version. Grey: a day ago.
+    version. Of a regression, the bias of each version: predictions less labels, on average. Grey: a day ago.
     """
     return _worst(
-        "Confident",
+        "$confidence",
         p.SHARE,
         "model_version:confident_ratio:rate1h",
         f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
         _BUSINESS,
+        p.Query(layout.bias(BOTH), "bias {{version}}"),
         worst="min",
         counter="model_prediction_confidence_count",
     )
@@ -267,6 +283,7 @@ def _worst(
     series: str,
     threshold: str,
     links: Sequence[p.Link],
+    *of_numbers: p.Query,
     worst: str = "max",
     counter: str = "",
 ) -> Panel:
@@ -282,6 +299,7 @@ def _worst(
         p.Query(f"{worst}({series}{{{BOTH}}}{known})", "now"),
         p.Query(f"{worst}({series}{{{BOTH}}}{DAY_AGO}{known})", "a day ago", role="past"),
         p.Query(limit, "threshold", role="threshold"),
+        of_numbers=of_numbers,
         links=links,
         overrides=[_DAY_AGO],
     )

@@ -16,6 +16,14 @@ _NO_LABELS = "no labels"
 _NO_QUALITY = "no labels, and no labelled rows in the profile"
 
 
+_ALERTS = alerts_over_time(
+    "Alerts on the quality",
+    f'alertname="ModelAccuracyLow",{MODEL}',
+    "version",
+    f"model_info{{{MODEL}}}",
+)
+
+
 def dashboard() -> Dashboard:
     """Return the dashboard Quality."""
     return layout.build_dashboard(
@@ -26,11 +34,9 @@ def dashboard() -> Dashboard:
             layout.model_variable(),
             layout.versions_variable(),
             layout.quality_window_variable(),
-            layout.quality_variable(),
-            layout.title_variable("outcomes", "Outcomes by class", "Errors by window"),
         ],
         [
-            *layout.side_by_side(0, 4, {1: alerts}),
+            *layout.side_by_side(0, 4, {1: _ALERTS}),
             *layout.side_by_side(4, 10, {2: quality}),
             *layout.side_by_side(14, 8, {4: labels, 6: calibration}),
             *layout.side_by_side(22, 9, {7: outcomes}),
@@ -38,18 +44,6 @@ def dashboard() -> Dashboard:
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts="business",
-    )
-
-
-def alerts() -> Panel:
-    """Blue while pending or info, orange for a warning, red if critical, green if there is none, grey if alerts are not
-    evaluated. With more than 15, those active for longest.
-    """
-    return alerts_over_time(
-        "Alerts on the quality",
-        f'alertname="ModelAccuracyLow",{MODEL}',
-        "version",
-        f"model_info{{{MODEL}}}",
     )
 
 
@@ -71,9 +65,9 @@ def _estimated_and_measured(
         What the profile had and the limit, where they are others for estimates.
     """
     of = "{{version}}"
-    value, labels = f"(model_{name}{{{_IN_WINDOW}}} >= 0)", f"model_window_labelled_predictions{{{_IN_WINDOW}}}"
+    value = f"(model_{name}{{{_IN_WINDOW}}} >= 0)"
     return [
-        p.Query(f"sum {_BY} ({value} * {labels}) / sum {_BY} ({labels} and {value})", f"measured {of}"),
+        p.Query(layout.mean_over_labels(value, _IN_WINDOW, "model, version"), f"measured {of}"),
         p.Query(f"avg {_BY} (model_estimated_{name}{{{_IN_WINDOW}}})", f"estimated {of}"),
         p.Query(f"min {_BY} (model_estimated_{name}_lower{{{_IN_WINDOW}}})", f"at least {of}", role="reference"),
         p.Query(f"max {_BY} (model_estimated_{name}_upper{{{_IN_WINDOW}}})", f"at most {of}", role="reference"),
@@ -131,19 +125,17 @@ def quality() -> Panel:
     profile.
     """
     of_accuracy, of_error = _accuracy(), _absolute_error()
-    queries = [*of_accuracy, *of_error]
-    hidden = [i for i, query in enumerate(queries) if query.role in {"reference", "past", "bound"}]
-    first = len(of_accuracy)
-    colours = {start + i: p.PALETTE[i] for start in (0, first) for i in range(2)}
+    unnamed = {"reference", "past", "bound"}
+    hidden = [i for i, query in enumerate((*of_accuracy, *of_error)) if query.role in unnamed]
+    colours = {start + i: p.PALETTE[i] for start in (0, len(of_accuracy)) for i in range(2)}
     return p.time_series(
         "$quality, $window",
         p.SHARE,
-        *queries,
+        *of_accuracy,
+        of_numbers=of_error,
         empty=_NO_QUALITY,
-        least=None,
         overrides=[
             *(p.for_query(i, p.setting("color", {"mode": "shades", "fixedColor": c})) for i, c in colours.items()),
-            *(p.for_query(i, p.setting("unit", p.COUNT)) for i in range(first, len(queries))),
             *(p.for_query(i, p.NOT_IN_LEGEND) for i in hidden),
         ],
     )
@@ -164,48 +156,49 @@ def labels() -> Panel:
 
 def calibration() -> Panel:
     """How far the confidences of the labelled predictions are from the shares that are right, on average. At 10%,
-    predictions with a confidence of 90% may be right in 80% of cases.
+    predictions with a confidence of 90% may be right in 80% of cases. Of a regression, the bias: the mean
+    of the labelled predictions less their labels, above 0 if they are too high.
     """
     return p.time_series(
-        "Calibration error",
+        "$calibration",
         p.SHARE,
         p.Query(f"max {_BY} (model_calibration_error{{{_IN_WINDOW}}})", "version {{version}}"),
+        of_numbers=[
+            p.Query(layout.mean_over_labels(f"model_mean_error{{{_IN_WINDOW}}}", _IN_WINDOW), "version {{version}}")
+        ],
         empty=f"{_NO_LABELS}, or no confidences",
         top=0.01,
+        overrides=[p.for_query(0, p.setting("min", 0))],
     )
 
 
-def _mean(value: str) -> str:
-    """Return the mean of a measure of windows over the labels of all replicas and versions."""
-    labels = f"model_window_labelled_predictions{{{BOTH}}}"
-    return f"sum by (of) ({_OF.format(f'({value} * {labels})', 'window')}) / " + (
-        f"sum by (of) ({_OF.format(f'({labels} and {value})', 'window')})"
-    )
+_OF = 'sum by (of) (label_replace({}, "of", "$1", "{}", "(.*)"))'
 
 
-_OF = 'label_replace({}, "of", "$1", "{}", "(.*)")'
+def _by_window(name: str, power: str = "") -> str:
+    value = f"(model_{name}{{{BOTH}}} > -Inf){power}"
+    return _OF.format(layout.mean_over_labels(f"({value})", BOTH, "window"), "window")
 
 
 def outcomes() -> Panel:
     """Recall: of the predictions with this label, the share that was predicted so. Precision: of those predicted so,
     the share that has this label. For the labels that arrived in the time range. Of a regression: the mean absolute
-    error, and the root of the mean squared error, which large errors raise, of the labelled predictions of each window.
+    error, the root of the mean squared error, which large errors raise, and the bias of each window.
     """
     counted = increase("model_outcomes_total", BOTH, "predicted, actual")
     # Predicted and actual are equal: PromQL compares labels of two sides only.
     classes = f"group by (predicted) (model_outcomes_total{{{BOTH}}})"
     diagonal = f'label_replace({classes}, "actual", "$1", "predicted", "(.*)")'
-    right = f"sum by (of) ({_OF.format(f'({counted} and on (predicted, actual) {diagonal})', 'predicted')})"
-    predicted = f"sum by (of) ({_OF.format(counted, 'predicted')})"
-    actual = f"sum by (of) ({_OF.format(counted, 'actual')})"
-    errors = [f"(model_{name}{{{BOTH}}} >= 0)" for name in ("mean_absolute_error", "root_mean_squared_error")]
+    right = _OF.format(f"({counted} and on (predicted, actual) {diagonal})", "predicted")
+    predicted, actual = (_OF.format(counted, kind) for kind in ("predicted", "actual"))
     columns = {
         "Recall": f"{right} / ({actual} > 0)",
         "Precision": f"{right} / ({predicted} > 0)",
-        "Error": _mean(errors[0]),
-        "RMSE": f"sqrt({_mean(f'{errors[1]} ^ 2')})",
+        "Error": _by_window("mean_absolute_error"),
+        "RMSE": f"sqrt({_by_window('root_mean_squared_error', ' ^ 2')})",
+        "Bias": _by_window("mean_error"),
         "Labels": f"{actual} > 0 or "
-        + f"sum by (of) ({_OF.format(f'(model_window_labelled_predictions{{{BOTH}}} and {errors[0]})', 'window')})",
+        + _OF.format(f"sum by (window) (model_window_labelled_predictions{{{BOTH}}} and model_mean_error)", "window"),
     }
     return p.table(
         "$outcomes",
@@ -218,12 +211,13 @@ def outcomes() -> Panel:
             p.transformation("joinByField", byField="of", mode="outer"),
             p.transformation(
                 "organize",
-                renameByName={"of": "Of"} | {f"Value #{ref}": name for ref, name in zip("ABCDE", columns, strict=True)},
+                renameByName={"of": "Of"}
+                | {f"Value #{ref}": name for ref, name in zip("ABCDEF", columns, strict=True)},
             ),
         ],
         overrides=[
             p.for_field("Of", unit=p.TEXT, minWidth=110),
-            *(p.for_field(name, unit=p.COUNT, noValue="–", width=90) for name in ("Error", "RMSE")),
+            *(p.for_field(name, unit=p.COUNT, noValue="–", width=90) for name in ("Error", "RMSE", "Bias")),
             *(p.for_field(name, decimals=1, noValue="–", width=90) for name in ("Recall", "Precision")),
             p.for_field("Labels", unit=p.WHOLE, decimals=0, noValue="–", width=96),
         ],

@@ -121,6 +121,7 @@ def comparison() -> Panel:
         "n after": _compared("observations", selector=',side="after"'),
     }
     refs = dict(zip("ABCDEFGH", columns, strict=True))
+    named = {name: {"text": _MEASURES[name], "index": index} for index, name in enumerate(KINDS)}
     return p.table(
         "Before and after",
         p.COUNT,
@@ -136,17 +137,14 @@ def comparison() -> Panel:
             ),
         ],
         overrides=[
-            p.for_field("Measure", p.setting("mappings", _named_measures()), unit=p.TEXT, width=262),
+            p.for_field(
+                "Measure", p.setting("mappings", [{"type": "value", "options": named}]), unit=p.TEXT, width=262
+            ),
             p.for_field("Verdict", *p.state_cell(_VERDICTS), unit=p.BARE, noValue="–", width=110),
             *(p.for_field(name, unit=p.BARE, decimals=2, noValue="–", minWidth=85) for name in list(columns)[1:6]),
             *(p.for_field(name, unit=p.WHOLE, decimals=0, noValue="–", minWidth=85) for name in list(columns)[6:]),
         ],
     )
-
-
-def _named_measures() -> list[dict[str, object]]:
-    options = {name: {"text": _MEASURES[name], "index": index} for index, name in enumerate(KINDS)}
-    return [{"type": "value", "options": options}]
 
 
 _NO_QUALITY = "fewer than 20 labels, and no labelled rows in the profile"
@@ -162,7 +160,6 @@ def quality_over_time() -> Panel:
     least += f" - on (model) group_left () model:threshold:ModelAccuracyLow{{{MODEL}}})"
     most = f"max(model_version:threshold:ModelAccuracyLowError{{{AFTER}}})"
     of_accuracy = _quality("accuracy", least)
-    queries = [*of_accuracy, *_quality("mean_absolute_error", most)]
     overrides: list[p.Override] = []
     for start in (0, len(of_accuracy)):
         for side in (0, 4):  # after, before
@@ -172,13 +169,10 @@ def quality_over_time() -> Panel:
     return p.time_series(
         "$quality, $window",
         p.SHARE,
-        *queries,
+        *of_accuracy,
+        of_numbers=_quality("mean_absolute_error", most),
         empty=_NO_QUALITY,
-        least=None,
-        overrides=[
-            *overrides,
-            *(p.for_query(i, p.setting("unit", p.COUNT)) for i in range(len(of_accuracy), len(queries))),
-        ],
+        overrides=overrides,
     )
 
 
@@ -304,7 +298,6 @@ def dashboard() -> Dashboard:
             layout.compared_version("before", "Before"),
             layout.compared_version("after", "After"),
             layout.quality_window_variable(),
-            layout.quality_variable(),
         ],
         [
             layout.row(103, "Last two versions, over the time both served", 0),
@@ -338,13 +331,14 @@ def _shared(expr: str) -> str:
     return f"{expr} and on () ({_BOTH_SERVE}) or {expr} unless on () {never}"
 
 
-def _over_time(title: str, unit: str, series: str, threshold: str) -> Panel:
+def _over_time(title: str, unit: str, series: str, threshold: str, *of_numbers: p.Query) -> Panel:
     return p.time_series(
         title,
         unit,
         p.Query(_shared(f"max({series}{{{BEFORE}}})"), "before: $before", role="past"),
         p.Query(_shared(f"max({series}{{{AFTER}}})"), "after: $after"),
         p.Query(threshold, "threshold", role="threshold"),
+        of_numbers=of_numbers,
     )
 
 
@@ -369,12 +363,14 @@ def latency_over_time() -> Panel:
 
 
 def confident_over_time() -> Panel:
-    """Share of predictions at or above the confidence threshold, over one hour."""
+    """Share of predictions at or above the confidence threshold, over one hour. Of a regression, the bias."""
     return _over_time(
-        "Confident",
+        "$confidence",
         p.SHARE,
         "model_version:confident_ratio:rate1h",
         f"max(model:threshold:ModelConfidentRatioLow{{{MODEL}}})",
+        p.Query(_shared(f"max({layout.bias(BEFORE)})"), "before: $before", role="past"),
+        p.Query(_shared(f"max({layout.bias(AFTER)})"), "after: $after"),
     )
 
 

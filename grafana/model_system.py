@@ -40,7 +40,12 @@ def age() -> Panel:
     )
 
 
-_NO_GPU = "no GPU, or no driver"
+_ALERTS = alerts_over_time(
+    "Alerts of the system layer",
+    f'layer="system",{MODEL_OR_NONE}',
+    "version, instance, path",
+    f"model_info{{{MODEL}}}",
+)
 
 
 def dashboard() -> Dashboard:
@@ -57,7 +62,7 @@ def dashboard() -> Dashboard:
             ),
         ],
         [
-            *layout.side_by_side(0, 6, {13: alerts}),
+            *layout.side_by_side(0, 6, {13: _ALERTS}),
             layout.row(100, "Requests", 6),
             *layout.side_by_side(7, 9, {1: requests, 2: requests_by_code}),
             layout.row(104, "Errors and the error budget", 16),
@@ -76,18 +81,6 @@ def dashboard() -> Dashboard:
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts="system",
-    )
-
-
-def alerts() -> Panel:
-    """Blue while pending or info, orange for a warning, red if critical, green if there is none, grey if alerts are not
-    evaluated. With more than 15, those active for longest.
-    """
-    return alerts_over_time(
-        "Alerts of the system layer",
-        f'layer="system",{MODEL_OR_NONE}',
-        "version, instance, path",
-        f"model_info{{{MODEL}}}",
     )
 
 
@@ -237,6 +230,6 @@ def gpu() -> Panel:
         "GPU",
         p.SHARE,
         p.Query(f"model_system_gpu_utilization_ratio{{{INSTANCE}}}", "{{gpu}} {{instance}}"),
-        empty=_NO_GPU,
+        empty="no GPU, or no driver",
         most=1,
     )

@@ -80,6 +80,11 @@ def setting(name: str, value: object) -> models.DynamicConfigValue:
     return models.DynamicConfigValue(id_val=name, value=value)
 
 
+def linked(link: Link) -> models.DynamicConfigValue:
+    """Return the setting of a table's column whose cells are links."""
+    return setting("links", [{"title": link.title, "url": link.url, "targetBlank": link.outside}])
+
+
 NO_TICK_TEXT = setting("noValue", "\u200b")
 """Hides the text for no data, which a logarithmic axis writes at each tick without a number.
 
@@ -325,9 +330,12 @@ def time_series(
     top: float | None = None,
     least: float | None = 0,
     logarithmic_from: float | None = None,
+    of_numbers: Sequence[Query] = (),
     **more: Any,
 ) -> models.Panel:
     """Return lines over time. The legend shows each last value, unless there are too many lines.
+
+    A regression has ``of_numbers`` in the place of the others, of any sign and in the unit of its label.
 
     The axis reaches at least ``top``. Otherwise a series of zeros would get a scale up to 100. With
     ``logarithmic_from``, it is logarithmic from this value on and linear below, for values far below their threshold.
@@ -352,13 +360,16 @@ def time_series(
         builder = builder.scale_distribution(scale.linear_threshold(logarithmic_from))
     if stepped:
         builder = builder.line_interpolation(common_models.LineInterpolation.STEP_AFTER)
+    in_units = [for_query(len(queries) + i, setting("unit", COUNT)) for i in range(len(of_numbers))]
+    queries = (*queries, *of_numbers)
     named = [query.role == "value" and "{{" not in query.legend for query in queries]
     single = [i for i, query in enumerate(queries) if query.role == "ranked" or named[i]]
     overrides = [for_query(i, *palette(place)) for place, i in enumerate(single)] if len(single) > 1 else []
     if logarithmic_from is not None:
         overrides.append((models.MatcherConfig(id_val="byType", options="number"), [NO_TICK_TEXT]))
         more.setdefault("mappings", NO_NEGATIVE_TICK)
-    overrides = [*overrides, *more.pop("overrides", ())]
+    overrides = [*overrides, *more.pop("overrides", ()), *in_units]
+    least = None if of_numbers else least
     return finish(builder, title, unit, queries, overrides=overrides, least=least, **more)
 
 

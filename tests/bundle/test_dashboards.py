@@ -26,6 +26,7 @@ from support.servers import ask, eventually
 
 from demo.up import ADDRESSES, Plan
 from grafana.__main__ import files
+from grafana.layout import TITLES
 from grafana.model_overview import layer_state
 from grafana.panels import CRITICAL, NEUTRAL, REFS, WARNING
 
@@ -107,7 +108,7 @@ class Chosen:
         return text
 
 
-OF_CLASSES = {"quality": "Accuracy", "outcomes": "Outcomes by class"}
+OF_CLASSES = {name: title for name, (title, _) in TITLES.items()}
 """What hidden variables write into titles, for a model that is no regression."""
 ALL_VERSIONS = Chosen(everything=frozenset({"version"}))
 REGRESSION = Chosen(model=recorded.ODD, version=recorded.ODD_VERSION)
