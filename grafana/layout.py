@@ -57,8 +57,7 @@ def state(selector: str, monitored: str) -> str:
 def alert_rows(selector: str, by: str) -> str:
     """Return the seconds since each alert became true, with labels for a table.
 
-    These are ``rank``, the number of the state, ``alert``, the name without "Model", and ``of``: the feature, or what
-    else the alert names.
+    These are ``rank``, the number of the state, ``alertname``, and ``of``: the feature, or what else the alert names.
 
     Parameters
     ----------
@@ -67,17 +66,14 @@ def alert_rows(selector: str, by: str) -> str:
     by
         Other labels to keep.
     """
-    seconds = (
-        f'time() - ALERTS_FOR_STATE{{layer!="",alertname!="Watchdog",{selector}}} and ignoring (alertstate) ALERTS'
-    )
+    seconds = f'time() - ALERTS_FOR_STATE{{layer!="",severity!="none",{selector}}} and ignoring (alertstate) ALERTS'
     rows = f'{seconds}{{alertstate="firing"}}'
     for rank, name in (("2", "info"), ("4", "warning"), ("6", "critical")):
         rows = f'label_replace({rows}, "rank", "{rank}", "severity", "{name}")'
     pending = f'{seconds}{{alertstate="pending",severity!="info"}}'
     rows = f'{rows} or label_replace({pending}, "rank", "3", "", "")'
-    rows = f'label_replace({rows}, "alert", "$1", "alertname", "(?:Model)?(.+)")'
     rows = f'label_join({rows}, "of", " ", "feature", "instance", "path", "reason")'
-    return f'max by (rank, alert, of, {by}) (label_replace({rows}, "of", "$1", "of", " *(.*?) *"))'
+    return f'max by (rank, alertname, of, {by}) (label_replace({rows}, "of", "$1", "of", " *(.*?) *"))'
 
 
 def by_version(expr: str, legend: str) -> tuple[p.Query, p.Query]:
@@ -220,6 +216,11 @@ def dashboard_link(uid: str, title: str, versions: str = "", **parameters: str) 
     return p.Link(title, f"/d/{uid}?{'&'.join(parts)}")
 
 
+def details(uid: str, title: str = "Details") -> p.Link:
+    """Return a link from a panel to another dashboard, with all that is selected."""
+    return p.Link(title, f"/d/{uid}?${{__all_variables}}&${{__url_time_range}}")
+
+
 def query_variable(
     name: str,
     label: str,
@@ -307,7 +308,8 @@ TITLES = {
 
 def _title_variable(name: str) -> models.VariableModel:
     """Return a hidden variable for the title that fits the model's task."""
-    numbers = f'group({{__name__=~"model_(estimated_|reference_)?mean_absolute_error(_overall)?",{MODEL}}})'
+    metrics = f'{{__name__=~"model_(estimated_|reference_)?mean_absolute_error(_overall)?",{MODEL}}}'
+    numbers = f"group(last_over_time({metrics}[$__range]))"
     titles = zip(("vector(0)", numbers), TITLES[name], strict=True)
     of_classes, of_numbers = (f'label_replace({expr}, "title", "{title}", "", "")' for expr, title in titles)
     variable = _first_of(name, name, "title", f"{of_numbers} or on () {of_classes}")
@@ -474,7 +476,7 @@ _STATES = {
 }
 _COLUMNS = {
     "rank": "State",
-    "alert": "Alert",
+    "alertname": "Alert",
     "of": "Of",
     "model": "Model",
     "version": "Version",
@@ -513,7 +515,7 @@ def alerts_of_model() -> models.Panel:
 def _alerts(selector: str, overrides: Sequence[p.Override]) -> models.Panel:
     rows = alert_rows(selector, "model, version, layer")
     none = f'label_replace(NaN * group({EVALUATED}), "rank", "0", "", "") unless on () ({rows})'
-    runbook = p.linked(p.Link("Runbook", f"{EXPORTER}/runbooks/Model${{__value.raw}}", outside=True))
+    runbook = p.linked(p.Link("Runbook", f"{EXPORTER}/runbooks/${{__value.raw}}", outside=True))
     return p.table(
         "Alerts",
         p.SECONDS,
@@ -529,7 +531,7 @@ def _alerts(selector: str, overrides: Sequence[p.Override]) -> models.Panel:
         ],
         overrides=[
             p.for_field("State", *p.state_cell(_STATES), width=76),
-            p.for_field("Alert", runbook, noValue=" ", unit=p.TEXT, width=164),
+            p.for_field("Alert", runbook, noValue=" ", unit=p.TEXT, width=192),
             p.for_field("Of", noValue=" ", unit=p.TEXT, minWidth=110),
             # An alert without a version is one of all versions; the links have the text of the cell.
             p.for_field("Version", noValue="All", unit=p.TEXT, width=76),
@@ -538,9 +540,6 @@ def _alerts(selector: str, overrides: Sequence[p.Override]) -> models.Panel:
             *overrides,
         ],
     )
-
-
-_ROWS = 15
 
 
 def alerts_over_time(
@@ -563,7 +562,7 @@ def alerts_over_time(
     """
     states = alert_states(selector)
     names = ", ".join(f'"{label.strip()}"' for label in of.split(","))
-    longest = f"topk({_ROWS}, sum by (alertname, {of}) (count_over_time(ALERTS{{{selector}}}[$__range] @ end())))"
+    longest = f"topk(15, sum by (alertname, {of}) (count_over_time(ALERTS{{{selector}}}[$__range] @ end())))"
     joined = f'label_join(({states}) and on (alertname, {of}) {longest}, "of", " ", {names})'
     named = f'label_replace({joined}, "of", "$1", "of", " *(.*?) *")'
 
@@ -576,12 +575,12 @@ def alerts_over_time(
             # Shows that there is no alert; without this row, Grafana would report missing data.
             p.Query(state(selector, monitored), "worst"),
             p.Query(
-                f'max by (alert, of) (label_replace({named}, "alert", "$1", "alertname", "(?:Model)?(.+)"))',
+                f'max by (alertname, alert, of) (label_replace({named}, "alert", "$1", "alertname", "(?:Model)?(.+)"))',
                 "{{alert}} {{of}}",
             ),
-            show_values=False,
             names=p.STATES,
             empty=empty,
+            value_links=[p.Link("Runbook", f"{EXPORTER}/runbooks/${{__field.labels.alertname}}", outside=True)],
         )
 
     return alerts

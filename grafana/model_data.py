@@ -30,7 +30,6 @@ WORST_FIRST = (
     f" or -1 * group by (feature) (model_feature_reference_missing_ratio{{{BOTH}}}))"
 )
 """All features, the one with the highest score over its threshold in the time range first."""
-_ROWS = 30
 _LEVELS = (
     (0, 0, "below half its threshold", "rgba(125, 155, 209, 0.25)"),
     (1, 1, "from half its threshold", "rgba(125, 155, 209, 0.8)"),
@@ -103,10 +102,9 @@ def features_by_time() -> Panel:
     ratio = f"max by (feature) ({SCORE} / on (model, feature) group_left () {THRESHOLD})"
     return p.state_timeline(
         "Features over time: score over threshold",
-        p.Query(f"clamp_max(floor(2 * {ratio}), 10) and on (feature) topk({_ROWS}, {_HIGHEST})", "{{feature}}"),
+        p.Query(f"clamp_max(floor(2 * {ratio}), 10) and on (feature) topk(30, {_HIGHEST})", "{{feature}}"),
         names={},
         levels=_levels(*_LEVELS),
-        show_values=False,
         empty=p.NO_PROFILE,
         value_links=[_ON_DRIFT_PAGE],
     )
@@ -270,8 +268,8 @@ _EXPLANATION = layout.page_link(
 _BELOW = layout.dashboard_link(
     "model-data", "Show it below", layout.VERSIONS, model="model", window="window", feature="__value.raw"
 )
-_MOVED = f"abs(model_feature_mean_shift{{{BOTH}}})"
-_SHIFT = f"{_MOVED} unless ({_MOVED} * sqrt(model_feature_window_observations{{{BOTH}}}) < 2.58) or 0 * {_MOVED}"
+_MOVED = f"model_feature_mean_shift{{{BOTH}}}"
+_SHIFT = f"{_MOVED} unless (abs({_MOVED}) * sqrt(model_feature_window_observations{{{BOTH}}}) < 2.58) or 0 * {_MOVED}"
 """Shifts of the mean in either direction; one that chance explains (2.58 standard errors) is 0."""
 _ABSENT = f"model_feature_missing_ratio{{{BOTH}}} + model_feature_invalid_ratio{{{BOTH}}}"
 _MISSING = f"clamp_min({_ABSENT} - model_feature_reference_missing_ratio{{{BOTH}}} or {_ABSENT}, 0)"
@@ -294,17 +292,17 @@ def dashboard() -> Dashboard:
             layout.window_variable("model_feature_window_observations"),
         ],
         [
-            *layout.side_by_side(0, 4, {14: drifted, 15: worst_feature}),
-            layout.row(100, "Features, version: $version", 4),
-            *layout.side_by_side(5, 11, {1: features_by_score, 2: features_over_time}, (16, 8)),
-            *layout.side_by_side(16, 7, {13: features_by_time}),
-            *layout.side_by_side(23, 8, {3: _ALERTS}),
-            layout.row(101, "$feature", 31),
-            *layout.side_by_side(32, 10, {4: histogram, 5: score}, (14, 10)),
-            *layout.side_by_side(42, 8, {6: mean, 8: missing}),
-            layout.row(102, "Slow change, predictions, and correlations", 50),
-            *layout.side_by_side(51, 9, {20: evidence, 10: prediction}),
-            layout.row(103, "Segments, for models that have them", 60, layout.side_by_side(61, 9, {22: worst})),
+            *layout.side_by_side(0, 3, {14: drifted, 15: worst_feature}),
+            layout.row(100, "Features, version: $version", 3),
+            *layout.side_by_side(4, 11, {1: features_by_score, 2: features_over_time}, (16, 8)),
+            *layout.side_by_side(15, 7, {13: features_by_time}),
+            *layout.side_by_side(22, 8, {3: _ALERTS}),
+            layout.row(101, "$feature", 30),
+            *layout.side_by_side(31, 10, {4: histogram, 5: score}, (14, 10)),
+            *layout.side_by_side(41, 8, {6: mean, 8: missing}),
+            layout.row(102, "Slow change, predictions, and correlations", 49),
+            *layout.side_by_side(50, 9, {20: evidence, 10: prediction}),
+            layout.row(103, "Segments, for models that have them", 59, layout.side_by_side(60, 9, {22: worst})),
         ],
         links=[layout.DRIFT, layout.REVIEW],
         alerts="data",
@@ -319,12 +317,12 @@ def features_by_score() -> Panel:
     score = SCORE
     threshold = f"on (model, feature) group_left () {THRESHOLD}"
     by = "version, feature"
-    each = f"max by ({by})"
+    each, lowest = f"max by ({by})", f"min by ({by}) ({_SHIFT})"
     columns = (
         f"{each} ({score} > bool {threshold})",
         f"{each} ({score})",
         f"{each} (0 * {score} + {threshold})",
-        p.as_label(f"{each} ({_SHIFT})", "shift", p.DEVIATIONS_CELL, by),
+        p.as_label(f"({each} ({_SHIFT}) > -1 * {lowest} or {lowest})", "shift", p.DEVIATIONS_CELL, by),
         p.as_label(f"{each} ({_MISSING})", "missing", p.TENTHS_PERCENT, by),
         p.as_label(f"{each} (model_feature_unseen_ratio{{{BOTH},{WINDOW}}})", "unseen", p.TENTHS_PERCENT, by),
     )

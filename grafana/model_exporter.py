@@ -52,7 +52,7 @@ def dashboard() -> Dashboard:
 
 def _health(title: str, expr: str, legend: str) -> Panel:
     query, empty = p.Query(expr, legend), "no exporter is scraped"
-    return p.state_timeline(title, query, empty=empty, names=p.SUCCESS, show_values=False)
+    return p.state_timeline(title, query, empty=empty, names=p.SUCCESS)
 
 
 def up() -> Panel:
@@ -75,7 +75,6 @@ def reloads() -> Panel:
         p.Query(f"min by (instance) (model_exporter_config_last_reload_successful{{{INSTANCE}}})", "{{instance}}"),
         p.Query(f"topk(5, min by (file) (model_exporter_model_file_valid{{{INSTANCE}}}) == 0)", "{{file}}"),
         names=p.SUCCESS,
-        show_values=False,
     )
 
 

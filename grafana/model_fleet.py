@@ -33,7 +33,8 @@ def _worst_alert() -> str:
     Of equal alerts, the one that has been true for longest counts: its seconds are added as a fraction.
     """
     since = 'time() - ALERTS_FOR_STATE{layer!="",model!=""}'
-    ranked = f"({alert_states(_OF_MODELS)}) + ignoring (alertstate) group_left () ({since}) / 10000000000"
+    down = '5 * ALERTS{alertname="ModelExporterDown",alertstate="firing",model!=""}'
+    ranked = f"({alert_states(_OF_MODELS)} or {down}) + ignoring (alertstate) group_left () ({since}) / 10000000000"
     worst = f"topk by (model) (1, {ranked}) % 1 * 10000000000"
     named = f'label_replace({worst}, "alert", "$1", "alertname", "(?:Model)?(.+)")'
     named = f'label_join({named}, "cause", ": ", "alert", "feature")'
@@ -47,7 +48,8 @@ def _worst_feature() -> str:
     score = f"max by (model, feature) ({worst} * on (model, feature) group_left () {limit} > 0.000001)"
     text = p.as_label(score, "drift", p.HUNDREDTHS, "model, feature")
     beyond = f'label_replace({text} and on (model) {worst} > 1, "drift", "$1 !", "drift", "(.+)")'
-    return f"max by (model, feature, drift) ({beyond} or on (model) {text})"
+    named = f'label_join({beyond} or on (model) {text}, "feature", " ", "feature", "drift")'
+    return f"max by (model, feature) ({named})"
 
 
 def _share(part: str, of: str) -> str:
@@ -117,9 +119,10 @@ def _values() -> list[str]:
 
 def models() -> Panel:
     """The worst first, by the worst alert and its duration. Errors and p95 are those of the worst version, confident
-    and corrected those of the last hour; the feature is the one furthest above its threshold; the accuracy, or the mean
-    absolute error of a regression and its limit, is measured in the shortest window with 20 labels, else estimated,
-    else that of a reviewed sample. Orange and red: beyond the threshold. –: not known. Click a model to open Overview.
+    and corrected those of the last hour; the feature is the one furthest above its threshold, with its score; the
+    accuracy, or the mean absolute error of a regression and its limit, is measured in the shortest window with 20
+    labels, else estimated, else that of a reviewed sample. Orange and red: beyond the threshold. –: not known. Click a
+    model to open Overview.
     """
     names = {
         "Value #A": "State",
@@ -130,7 +133,6 @@ def models() -> Panel:
         "errors": "Errors",
         "latency": "p95",
         "feature": "Worst feature",
-        "drift": "Score",
         "confident": "Confident",
         "corrected": "Corrected",
         "accuracy": "Quality",
@@ -141,11 +143,10 @@ def models() -> Panel:
         p.for_field(name, *p.marked_cell(), right, noValue="–", width=width)
         for name, width in (
             ("Errors", 78),
-            ("p95", 68),
-            ("Score", 64),
+            ("p95", 76),
             ("Confident", 90),
             ("Corrected", 92),
-            ("Quality", 130),
+            ("Quality", 116),
         )
     ]
     state = f"max by (model) ({states(_OF_MODELS)})"
@@ -168,10 +169,10 @@ def models() -> Panel:
         ],
         overrides=[
             p.for_field("State", *p.state_column(), link, width=78),
-            p.for_field("Model", link, unit=p.TEXT, minWidth=100),
+            p.for_field("Model", link, unit=p.TEXT, minWidth=125),
             p.for_field("Alert", link, unit=p.TEXT, noValue=" ", width=152),
-            p.for_field("For", noValue=" ", decimals=0, width=66),
-            p.for_field("Worst feature", unit=p.TEXT, noValue="–", minWidth=110),
+            p.for_field("For", noValue=" ", decimals=0, width=72),
+            p.for_field("Worst feature", *p.marked_cell(), noValue="–", minWidth=125),
             *of_values,
         ],
     )

@@ -127,13 +127,8 @@ def states_over_time() -> Panel:
     )
 
 
-def _detail(uid: str) -> p.Link:
-    return p.Link("Details", f"/d/{uid}?${{__all_variables}}&${{__url_time_range}}")
-
-
-_SYSTEM = [_detail("model-system")]
-_DATA = [_detail("model-data"), layout.DRIFT]
-_BUSINESS = [_detail("model-business"), layout.REVIEW]
+_SYSTEM = [layout.details("model-system")]
+_BUSINESS = [layout.details("model-business"), layout.REVIEW]
 
 
 _LAYERS = {
@@ -201,7 +196,7 @@ def worst_drift() -> Panel:
         p.Query(f"max({score})", "now"),
         p.Query(f"max({ago})", "a day ago", role="past"),
         p.Query(f"min({limit})", "threshold", role="threshold"),
-        links=_DATA,
+        links=[layout.details("model-data"), layout.DRIFT],
         overrides=[_DAY_AGO],
     )
 
@@ -225,7 +220,7 @@ def quality_over_time() -> Panel:
             p.Query(f"max({estimated_error})", "estimated"),
             p.Query(f"min(model_version:threshold:ModelAccuracyLowError{{{BOTH}}})", "threshold", role="threshold"),
         ],
-        links=[_detail("model-quality")],
+        links=[layout.details("model-quality")],
         empty="neither labels nor an estimate",
     )
 

@@ -133,6 +133,7 @@ def quality() -> Panel:
         p.SHARE,
         *of_accuracy,
         of_numbers=of_error,
+        links=[layout.details("model-release", "Compare versions")],
         empty=_NO_QUALITY,
         overrides=[
             *(p.for_query(i, p.setting("color", {"mode": "shades", "fixedColor": c})) for i, c in colours.items()),

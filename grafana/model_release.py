@@ -55,7 +55,6 @@ def verdict() -> Panel:
     """
     every = _compared("verdict")
     worse = f"on () {every} == -1"
-    nothing = f"vector(-1) unless on () {every}"
     return p.stat(
         "Reason",
         p.BARE,
@@ -66,11 +65,6 @@ def verdict() -> Panel:
         p.Query(
             f"0 * group by (before, after) ({every}) unless on (before, after) {every} != 0",
             "Version {{after}} is not proven to be better or worse than version {{before}}",
-            "instant",
-        ),
-        p.Query(
-            f'label_replace({nothing}, "says", "No two versions served at the same time", "", "")',
-            "{{says}}",
             "instant",
         ),
         state=True,

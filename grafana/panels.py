@@ -150,6 +150,15 @@ def value_mappings(names: Mapping[str, str]) -> list[models.ValueMapping]:
     return [models.ValueMap(options=options)]
 
 
+_GAP = models.SpecialValueMap(
+    options=models.DashboardSpecialValueMapOptions(
+        match=models.SpecialValueMatch.NULL_AND_NAN,
+        result=models.ValueMappingResult(text="no data", color="transparent"),
+    )
+)
+"""A gap, which the legend names."""
+
+
 def state_cell(shown: Mapping[str, tuple[str, str]], cell: str = "color-text") -> list[models.DynamicConfigValue]:
     """Return settings of a table's column of states: the text and the colour of each value."""
     options = {
@@ -420,24 +429,23 @@ def state_timeline(
     *queries: Query,
     names: Mapping[str, str],
     levels: Sequence[models.ValueMapping] = (),
-    show_values: bool = True,
     **more: Any,
 ) -> models.Panel:
-    """Return states over time, one row per series, with texts if ``show_values``.
+    """Return states over time, one row per series. A text in a state would be cut, so that the legend has them.
 
     States are the numbers of ``names``, or have the colours of ``levels``.
     """
     builder = (
         statetimeline.Panel()
-        .show_value(common_models.VisibilityMode.AUTO if show_values else common_models.VisibilityMode.NEVER)
+        .show_value(common_models.VisibilityMode.NEVER)
         .row_height(0.8)
         .merge_values(True)
         .fill_opacity(85)
         .line_width(0)
-        .legend(common.VizLegendOptions().show_legend(False))
+        .legend(legend(values=False))
         .tooltip(common.VizTooltipOptions().mode(common_models.TooltipDisplayMode.SINGLE))
     )
-    panel = finish(builder, title, BARE, queries, mappings=levels or value_mappings(names), **more)
+    panel = finish(builder, title, BARE, queries, mappings=[*(levels or value_mappings(names)), _GAP], **more)
     options: Any = panel.options
     options.per_page = 0  # no pager
     return panel
@@ -525,11 +533,11 @@ class Form:
 PERCENT = Form("1000000000 + round(10000 * ({}))", "10{0,6}(.+)(..)", "$1.$2%")
 TENTHS_PERCENT = Form("1000000000 + round(1000 * ({}))", "10{0,7}(.+)(.)", "$1.$2%")
 HUNDREDTHS = Form("1000000000 + round(100 * ({}))", "10{0,6}(.+)(..)", "$1.$2")
-DEVIATIONS_CELL = Form("1000000000 + round(10 * ({}))", "10{0,7}(.+)(.)", "$1.$2 σ")
 """The leading 1 keeps the zeros of numbers below 1."""
+DEVIATIONS_CELL = Form("round({}, 0.1)", "(.+)", "$1 σ")
 MILLISECONDS = Form("round(1000 * ({}))", "(.+)", "$1 ms")
-DIGITS = Form("round({}, 0.001)", "(-?[0-9]{3,}|-?[0-9.]+).*", "$1")
-"""Of any unit: from 100 on, without decimals."""
+DIGITS = Form("round({}, 0.001)", "(-?(?:[0-9]{3,}|[0-9]{2}[.][0-9]|[0-9][.][0-9]{2}|[0-9.]+)).*", "$1")
+"""Three digits or more, of any unit."""
 OF_DIGITS = replace(DIGITS, text=" of $1")
 
 

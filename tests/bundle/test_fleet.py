@@ -140,7 +140,7 @@ TEXTS = (
     (0.4371, cells.MILLISECONDS, "437 ms"),
     (12, cells.DIGITS, "12"),
     (0, cells.DIGITS, "0"),
-    (-0.31416, cells.DIGITS, "-0.314"),
+    (-0.31416, cells.DIGITS, "-0.31"),
     (123456789.5, cells.OF_DIGITS, " of 123456789"),
 )
 
