@@ -67,9 +67,11 @@ def alert_rows(selector: str, by: str) -> str:
         Other labels to keep.
     """
     seconds = f'time() - ALERTS_FOR_STATE{{layer!="",severity!="none",{selector}}} and ignoring (alertstate) ALERTS'
-    rows = f'{seconds}{{alertstate="firing"}}'
-    for rank, name in (("2", "info"), ("4", "warning"), ("6", "critical")):
-        rows = f'label_replace({rows}, "rank", "{rank}", "severity", "{name}")'
+    rows = f'label_join({seconds}{{alertstate="firing"}}, "kind", " ", "severity", "model")'
+    # Those of exporters and hosts, which concern every model, are below the model's own.
+    ranks = {"info .*": "2", "warning ": "3.5", "warning .+": "4", "critical ": "5.5", "critical .+": "6"}
+    for kind, rank in ranks.items():
+        rows = f'label_replace({rows}, "rank", "{rank}", "kind", "{kind}")'
     pending = f'{seconds}{{alertstate="pending",severity!="info"}}'
     rows = f'{rows} or label_replace({pending}, "rank", "3", "", "")'
     rows = f'label_join({rows}, "of", " ", "feature", "instance", "path", "reason")'
@@ -468,11 +470,11 @@ def build_dashboard(
 
 
 _STATES = {
-    "0": ("OK", p.OK),
-    "6": ("critical", p.CRITICAL),
-    "4": ("warning", p.WARNING),
+    **dict.fromkeys(("6", "5.5"), ("critical", p.CRITICAL)),
+    **dict.fromkeys(("4", "3.5"), ("warning", p.WARNING)),
     "3": ("pending", p.INFO),
     "2": ("info", p.INFO),
+    "0": ("OK", p.OK),
 }
 _COLUMNS = {
     "rank": "State",

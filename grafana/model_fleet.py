@@ -143,10 +143,10 @@ def models() -> Panel:
         p.for_field(name, *p.marked_cell(), right, noValue="–", width=width)
         for name, width in (
             ("Errors", 78),
-            ("p95", 76),
-            ("Confident", 90),
-            ("Corrected", 92),
-            ("Quality", 116),
+            ("p95", 78),
+            ("Confident", 92),
+            ("Corrected", 86),
+            ("Quality", 110),
         )
     ]
     state = f"max by (model) ({states(_OF_MODELS)})"

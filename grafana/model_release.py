@@ -50,17 +50,19 @@ def _scaled(name: str, selector: str = "") -> str:
 
 
 def verdict() -> Panel:
-    """A proven difference of the new version from the one before; the table has all. The intervals are anytime-valid:
-    if the versions are equal, a difference is ever shown in at most 5% of comparisons.
+    """Of the proven differences of the new version from the one before, the one that is largest beside its interval.
+    The table has all. The intervals are anytime-valid: if the versions are equal, a difference is ever shown in at most
+    5% of comparisons.
     """
     every = _compared("verdict")
-    worse = f"on () {every} == -1"
+    width = f"({_compared('difference_upper')} - {_compared('difference_lower')})"
+    strongest = f"topk(1, abs({_compared('difference')}) / {width} and {every} == %s)"
     return p.stat(
         "Reason",
         p.BARE,
         *(
-            p.Query(f"topk(1, {_named(expr, value)})", "Version {{after}} {{says}} than version {{before}}", "instant")
-            for value, expr in ((-1, f"{every} == -1"), (1, f"{every} == 1 unless {worse}"))
+            p.Query(_named(expr, value), "Version {{after}} {{says}} than version {{before}}", "instant")
+            for value, expr in ((-1, strongest % -1), (1, f"{strongest % 1} unless on () {every} == -1"))
         ),
         p.Query(
             f"0 * group by (before, after) ({every}) unless on (before, after) {every} != 0",
@@ -69,7 +71,6 @@ def verdict() -> Panel:
         ),
         state=True,
         sentences=True,
-        mappings=[ValueMap(options={v: ValueMappingResult(color=p.GREY) for v in ("-1", "0", "1")})],
         empty="no two versions served at the same time",
     )
 

@@ -541,7 +541,7 @@ def test_a_model_without_profile_has_no_data_layer(prometheus: str) -> None:
         layer: answer(prometheus, without_profile.into(layer_state(layer)), instant=True)
         for layer in ("system", "data", "business")
     }
-    assert shown["Requests"] and shown["Confident"] and states["system"] and states["business"]
+    assert shown["Requests"] and shown["$confidence"] and states["system"] and states["business"]
     assert not shown["Corrected, 1h"] and not shown["Corrected"], "no feedback"
     assert not states["data"], "it would be OK though nobody watches it"
     assert not shown["Worst drift"]
