@@ -232,7 +232,8 @@ def board(path: str, label: str = "model") -> str:
 
 def _address(name: str, default: str, label: str) -> str:
     if label in ("model", "instance"):
-        query = f'printf "model_exporter_links_info{{{label}=%q}}" $labels.{label} | query'
+        series = f"model_exporter_links_info{{{label}=%q}}"  # while an exporter restarts, its last one
+        query = f'printf "{series} or last_over_time({series}[1h])" $labels.{label} $labels.{label} | query'
     elif label == "any model":
         query = 'printf "model_exporter_links_info{model=%q} or model_exporter_links_info" $labels.model | query'
     elif label == "any":

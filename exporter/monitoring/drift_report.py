@@ -199,7 +199,6 @@ def _target_drifts(
     limit = evidence_limit(monitor.config.false_alarm_seconds()) + math.log(len(names))
     numbers = {
         "score": stats.kl,
-        "threshold": thresholds(monitor.config, names),
         "independent_noise": binner.reference.noise(stats.observations),
         "effective": noise.effective(stats.observations),
         "trained_mean": binner.mean,
@@ -209,6 +208,7 @@ def _target_drifts(
 
     def drift(index: int) -> TargetDrift:
         name, bins = names[index], binner.ranges[index]
+        alert = OUTPUT_ALERTS.get(name, FEATURE_ALERT)
         live, q, prior = stats.counts[bins], binner.reference.probability[bins], float(binner.reference.prior[index])
         p = (live + prior * q) / (live.sum() + prior)
         known: dict[str, Any] = {field: float(values[index]) for field, values in numbers.items()}
@@ -217,7 +217,8 @@ def _target_drifts(
         return TargetDrift(
             name=name,
             index=index,
-            alert=OUTPUT_ALERTS.get(name, FEATURE_ALERT),
+            alert=alert,
+            threshold=monitor.config.threshold(alert, name),
             target=binner.targets[index],
             trained=binner.training[bins],
             live=live,

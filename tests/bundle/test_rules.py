@@ -99,8 +99,8 @@ RECORDED = {
     *(f"model:threshold:{name}" for name in OBJECTIVE_ALERTS),
 }
 ADDRESS = re.compile(
-    r"""^{{ with (?:printf "model_exporter_links_info{(?:model|instance)=%q}(?: or \w+)?" """
-    r"""\$labels\.(?:model|instance) \| query"""
+    r"""^{{ with (?:printf "model_exporter_links_info{(?:model|instance)=%q}(?: or [^"]+)?" """
+    r"""(?:\$labels\.(?:model|instance) )+\| query"""
     r"""|query "model_exporter_links_info[^"]*") }}{{ \. \| first \| label "(\w+)" }}"""
     r"""{{ else }}http://127\.0\.0\.1:(?:9877|3000){{ end }}"""
 )
