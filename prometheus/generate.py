@@ -58,6 +58,12 @@ def known(series: str) -> str:
     return f"last_over_time({series}[5m])"
 
 
+def configured(labels: str) -> str:
+    """Return a threshold that exporter.yml sets: NaN for ``off``, which exporters export as -1."""
+    series = known(f"model_alert_threshold{{{labels}}}")
+    return f"({series} >= 0 or NaN * {series})"
+
+
 def threshold(
     alert: str, default: float, unit: str, by: str = "group by (model) (last_over_time(model_info[5m]))"
 ) -> str:
@@ -65,26 +71,35 @@ def threshold(
     return dedent(f"""\
         - record: model:threshold:{alert} # {unit}
           expr: |
-            max by (model) ({known(f'model_alert_threshold{{alert="{alert}"}}')})
+            max by (model) {configured(f'alert="{alert}"')}
             or {default:g} * {by}""")
 
 
 def feature_threshold(alert: str, default: float, unit: str) -> str:
     """Return the rule of a threshold that a model or a feature may set."""
-    of_feature = known(f'model_alert_threshold{{alert="{alert}",feature!=""}}')
-    of_model = known(f'model_alert_threshold{{alert="{alert}",feature=""}}')
+    of_feature = configured(f'alert="{alert}",feature!=""')
+    of_model = configured(f'alert="{alert}",feature=""')
     return dedent(f"""\
         - record: model_feature:threshold:{alert} # {unit}
           expr: |
-            max by (model, feature) ({of_feature})
-            or model_feature:info * on (model) group_left max by (model) ({of_model})
+            max by (model, feature) {of_feature}
+            or model_feature:info * on (model) group_left max by (model) {of_model}
             or {default:g} * model_feature:info""")
 
 
 def unless_off(alert: str) -> str:
-    """Return the end of the expression of an alert without a figure, which is silent where it is ``off``: NaN."""
-    off = known(f'model_alert_threshold{{alert="{alert}"}}')
-    return f"unless on (model) ({off} != {off})"
+    """Return the end of the expression of an alert without a figure, which is silent where it is ``off``."""
+    off = known(f'model_alert_threshold{{alert="{alert}",feature=""}}')
+    return f"unless on (model) {off} < 0"
+
+
+def unless_unnamed() -> str:
+    """Return the end of an expression about versions that leaves out requests that name none, where others name one.
+
+    What names no version is often errors alone, so their latency or confidence is not that of a version.
+    """
+    named, unnamed = (known(f'model_info{{version{sign}"unknown"}}') for sign in ("!=", "="))
+    return f"unless on (model, version) ({unnamed} and on (model) {named})"
 
 
 def increase(series: str, by: str, window: str = "1h") -> str:

@@ -341,14 +341,14 @@ THRESHOLDS = Metrics[Configured](_REQUESTS, "model")
 
 @THRESHOLDS.gauge("feature", "alert")
 def model_alert_threshold(one: Configured) -> Reading:
-    """Alert threshold set in the configuration."""
+    """Alert threshold set in the configuration; -1 for off."""
     found: dict[Key, float] = {(None, alert): value for alert, value in one.model.alerts.items()}
     for name, feature in one.model.features.items():
         # The threshold of an input applies to each of its statistics, unless one has its own.
         scalars = [scalar for scalar in one.features if scalar == name or scalar.startswith(f"{name}.")]
         own = [scalar for scalar in scalars if scalar == name or scalar not in one.model.features]
         found |= {(scalar, alert): value for scalar in own for alert, value in feature.alerts.items()}
-    return found
+    return {key: -1 if math.isnan(value) else value for key, value in found.items()}
 
 
 MODEL = Metrics[Configured](_REQUESTS, "model")

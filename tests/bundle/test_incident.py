@@ -139,7 +139,7 @@ INCIDENTS = {
         model("batch", (5, 0), (1, 20), (59, 0), (1, 20), (1, 0), ModelTrafficMissing="7200"), team=0
     ),
     "a model that sleeps at night, with `ModelTrafficMissing: off`": Incident(
-        model("night", (10, 1), (1, 0), ModelTrafficMissing="nan"), team=0
+        model("night", (10, 1), (1, 0), ModelTrafficMissing="-1"), team=0
     ),
     "an exporter that is away for 10, 45 and 130 seconds during errors": Incident(
         model("away", *ERRORS, errors=0.05), 2, 2, away=((15, 10), (20, 45), (25, 130))

@@ -193,7 +193,7 @@ CONFIG: dict[str, Any] = {
             "objectives": {"errors": 0.99, "latency": {"below": 1, "share": 0.9}},
             "events": ["contracts"],
         },
-        {"name": 'bare "model"\\ 模型', "windows": ["10m"]},
+        {"name": 'bare "model"\\ 模型', "windows": ["10m"], "alerts": {"ModelTrafficMissing": "off"}},
     ]
 }
 
