@@ -10,7 +10,7 @@ ENV PATH=/opt/model-exporter/bin:$PATH
 # Dependencies change rarely, so they get their own layer.
 COPY requirements.lock ./
 RUN pip install --require-hashes --only-binary :all: --requirement requirements.lock
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml README.md CHANGELOG.md LICENSE ./
 COPY exporter/ exporter/
 # exporter/server/docs is a symbolic link to this directory.
 COPY docs/ docs/

@@ -108,7 +108,8 @@ def counts() -> dict[str, float]:
         (ROOT / "docs/architecture.md").read_text(encoding="utf-8").partition("\n| thread |")[2].partition("\n\n")[0]
     )
     contributors = {ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md"}
-    documents = set((ROOT / "docs").glob("*.md")) | set(ROOT.glob("*.md")) - {ROOT / "CHANGELOG.md"}
+    documents = set((ROOT / "docs").glob("*.md")) | set(ROOT.glob("*.md"))
+    documents -= {ROOT / "CHANGELOG.md", ROOT / "docs" / "changelog.md"}
     studies = set((ROOT / "docs/studies").glob("*.md"))
     return {
         "thread_kinds": len(re.findall(r"^\| (?!thread |-)", threads, re.M)),

@@ -140,11 +140,13 @@ def _served(link: str, name: str) -> str:
     ('/docs/drift#the-score', '/docs/slices')
     >>> _served("runbooks/ModelDrift.md", "drift"), _served("runbooks/", "index"), _served("../LICENSE", "index")
     ('/runbooks/ModelDrift', '/runbooks/', '')
+    >>> _served("../CHANGELOG.md", "index")
+    '/docs/changelog'
     """
     if re.match(r"[a-z]+:|#|/", link):
         return link
     path, mark, anchor = link.partition("#")
-    target = normpath(join(dirname(name), path)).removesuffix(".md")
+    target = normpath(join(dirname(name), path)).removesuffix(".md").replace("../CHANGELOG", "changelog")
     if target.startswith(".."):
         return ""
     if target == "runbooks":
