@@ -40,6 +40,9 @@ GIVE_UP_SECONDS = 2.0
 """How long a request is tried again before the consumer looks whether it should stop."""
 
 
+_rfc3339 = functools.lru_cache(rfc3339)
+
+
 class Message(NamedTuple):
     """A message of a topic; ``time`` is Kafka's, Unix time in seconds."""
 
@@ -54,7 +57,7 @@ class Message(NamedTuple):
     @property
     def stamp(self) -> str | None:
         """The time as text; None if the clock that it is from is ahead."""
-        return None if self.time is None or self.time > time.time() else rfc3339(self.time)
+        return None if self.time is None or self.time > time.time() else _rfc3339(self.time)
 
 
 Encode = Callable[[Message], list[bytes]]
@@ -86,14 +89,18 @@ def _objects(message: Message, timed: bool = False) -> list[bytes]:
     """
     value = message.value or b""
     found = _decode(_message_decoder.decode, value)
-    events = [value] if isinstance(found, _Event) else [bytes(part) for part in found]
+    is_one = isinstance(found, _Event)
+    events = [value] if is_one else [bytes(part) for part in found]
     if not events:
         raise EventError("", wire.NO_EVENTS, "malformed")
     if not timed or not (stamp := message.stamp):
         return events
     begin = b'{"time":"%b",' % stamp.encode()
-    has_time = [bool(_decode(_event_decoder.decode, event).time) or b":" not in event for event in events]
-    return [event if has else begin + event.lstrip()[1:] for event, has in zip(events, has_time, strict=True)]
+    read = [found] if is_one else [_decode(_event_decoder.decode, event) for event in events]
+    return [
+        event if one.time or b":" not in event else begin + event.lstrip()[1:]
+        for event, one in zip(events, read, strict=True)
+    ]
 
 
 def _cloud_event(message: Message) -> list[bytes]:
@@ -327,7 +334,7 @@ class ConsumerMetrics:
         self._retries = Counter("request_retries", "Requests to the exporter that were tried again.", **own)
         self._commit_failures = Counter("commit_failures", "Commits that failed; the next one repeats them.", **own)
         self._lag = Gauge("lag", "Messages of a partition that were not read yet.", ("topic", "partition"), **own)
-        self._connected = Gauge("connected", "Whether a broker of the cluster is connected.", **own)
+        Gauge("connected", "Whether a broker is connected.", **own).set_function(lambda: self._is_connected)
         self._rebalances = Gauge("rebalances", "Rebalances of the group since the start of this consumer.", **own)
         text = "Unix time at which the exporter last took messages; 0 before the first."
         Gauge("last_success_timestamp_seconds", text, **own).set_function(lambda: self._taken)
@@ -340,7 +347,7 @@ class ConsumerMetrics:
 
     def succeeded(self, topic: str, **numbers: int) -> None:
         """Note that the exporter took messages; count those of each result."""
-        self._failure, self._taken = None, time.time()
+        self._failure, self._taken, self._is_connected = None, time.time(), True
         for result, number in numbers.items():
             self._messages.labels(topic, result).inc(number)
 
@@ -358,7 +365,6 @@ class ConsumerMetrics:
         document: dict[str, Any] = json.loads(text)
         up = {broker["nodeid"] for broker in document["brokers"].values() if broker["state"] == "UP"}
         self._is_connected = bool(up)
-        self._connected.set(self._is_connected)
         self._rebalances.set(document.get("cgrp", {}).get("rebalance_cnt", 0))
         self._lag.clear()
         for topic in document["topics"].values():
@@ -414,15 +420,14 @@ class DeadLetters:
 
     Parameters
     ----------
-    producer
-        Of the cluster; idempotent.
+    create
+        Returns an idempotent producer; a fatal error, such as a missing right, ends it.
     topic
         The dead-letter topic.
     """
 
-    def __init__(self, producer: Producer, topic: str) -> None:
-        self._producer = producer
-        self._topic = topic
+    def __init__(self, create: Callable[[], Producer], topic: str) -> None:
+        self._create, self._producer, self._topic = create, create(), topic
         self._failure: KafkaError | None = None
         self._written: dict[Message, bool] = {}  # whether the brokers have it; the producer repeats the others
 
@@ -433,21 +438,22 @@ class DeadLetters:
         ------
         UnavailableError
             When the brokers do not have them in time.
-        ExporterError
-            When they never will.
         """
         self._failure = None
         for message, detail in refusals.items():
             if message not in self._written:
                 self._produce(message, detail)
-        self._producer.flush(FLUSH_SECONDS)
+        try:
+            self._producer.flush(FLUSH_SECONDS)
+        except KafkaException as error:
+            self._failure = error.args[0]
         if self._failure is not None:
-            if self._failure.fatal():
-                raise ExporterError(f"--dead-letter-topic: {self._topic}: {self._failure.str()}")
+            if self._failure.fatal() or self._failure.code() == KafkaError._FATAL:
+                self._producer, self._written = self._create(), {}
             right = ": the consumer needs the right to write to it" if "AUTHORIZATION" in self._failure.name() else ""
             raise UnavailableError(f"the dead-letter topic {self._topic}: {self._failure.str()}{right}")
         if not all(self._written.values()):
-            raise UnavailableError(f"the dead-letter topic {self._topic}: the brokers do not take messages")
+            raise UnavailableError(f"the dead-letter topic {self._topic}: no broker takes messages, or too few do")
         self._written = {}
 
     def _produce(self, message: Message, detail: str, only_origin: bool = False) -> None:
@@ -523,8 +529,7 @@ class Relay:
                 if error := message.error():
                     self._on_error(error)
                 else:
-                    converted = _convert(message)
-                    by_topic[converted.topic].append(converted)
+                    by_topic[message.topic() or ""].append(_convert(message))
             for topic, messages in by_topic.items():
                 for request in requests(self.kinds[topic].encode, messages, self.batch_size):
                     self._deliver(topic, request, stopping)
@@ -538,9 +543,11 @@ class Relay:
 
     def _deliver(self, topic: str, items: Sequence[Item], stopping: threading.Event) -> None:
         """Send the messages of one request until the exporter has taken them, or the consumer is to stop."""
+        events = [(item.message, event) for item in items for event in item.events]
         while not stopping.is_set():
+            refusals = {item.message: item.refusal for item in items if item.refusal is not None}
             try:
-                refusals = self._post(self.kinds[topic], items)
+                self._post(self.kinds[topic], events, refusals)
                 self._dispose(refusals)
             except UnavailableError as error:
                 self.metrics.failed(f"{error}: the messages are sent again")
@@ -555,8 +562,8 @@ class Relay:
             self._store_offsets(item.message for item in items)
             return
 
-    def _post(self, kind: Kind, items: Sequence[Item]) -> Refusals:
-        """Post messages that fit into one request; return those that cannot be used.
+    def _post(self, kind: Kind, events: Sequence[tuple[Message, bytes]], refusals: Refusals) -> None:
+        """Post events that fit into one request; add the messages of those that cannot be used to ``refusals``.
 
         The same messages have the same idempotency key, so that they can be posted again until they are taken.
 
@@ -567,17 +574,11 @@ class Relay:
         BatchError
             When it refuses all messages, for a reason that is not in them.
         """
-        refusals = {item.message: item.refusal for item in items if item.refusal is not None}
-        self._post_events(kind, [(item.message, event) for item in items for event in item.events], refusals)
-        return refusals
-
-    def _post_events(self, kind: Kind, events: Sequence[tuple[Message, bytes]], refusals: Refusals) -> None:
         if not events:
             return
         body = b"[%b]" % b",".join([event for _, event in events])
-        digest = hashlib.sha256(body)  # the same messages of the same partitions count once
-        for message, _ in events:
-            digest.update(f"\n{self.group} {message.topic} {message.partition} {message.offset}".encode())
+        places = [message[:3] for message, _ in events]  # the same messages of the same partitions count once
+        digest = hashlib.sha256(body + f"{self.group} {places}".encode())
         headers = {"Content-Type": kind.content_type, "Idempotency-Key": f"kafka-{digest.hexdigest()}"}
         response = self._request(kind.route, body, headers)
         is_taken = response.status in {200, 201, 202}
@@ -587,13 +588,13 @@ class Relay:
         if is_taken or details:
             for index, detail in details.items():
                 refusals.setdefault(events[index][0], detail)
-            self._post_events(kind, events[end:], refusals)
+            self._post(kind, events[end:], refusals)
         elif len(events) == 1:
             refusals[events[0][0]] = response.error_message()
         else:  # some may be good: the response need not tell which
             middle = len(events) // 2
-            self._post_events(kind, events[:middle], refusals)
-            self._post_events(kind, events[middle:], refusals)
+            self._post(kind, events[:middle], refusals)
+            self._post(kind, events[middle:], refusals)
 
     def _request(self, route: str, body: bytes, headers: Mapping[str, str]) -> Response:
         try:
@@ -659,6 +660,11 @@ def _convert(message: KafkaMessage) -> Message:
 
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_DEFAULTS = {
+    "auto.offset.reset": "earliest",
+    "auto.commit.interval.ms": 200,
+    "topic.metadata.refresh.interval.ms": 10_000,  # in which a new topic is found
+}
 _OWN = {
     "enable.auto.commit": True,
     "enable.auto.offset.store": False,
@@ -685,13 +691,8 @@ def consume_arguments(parser: argparse.ArgumentParser) -> None:
     text = "topic for messages that the exporter refuses; without one, they are logged and dropped"
     add("--dead-letter-topic", type=_topic_name, metavar="NAME", help=text)
     text = "maximum number of events in a request to the exporter"
-    add(
-        "--batch-size",
-        type=common.whole_number(1, wire.MAX_REJECTED),
-        default=wire.MAX_REJECTED,
-        metavar="N",
-        help=text,
-    )
+    number = common.whole_number(1, wire.MAX_REJECTED)
+    add("--batch-size", type=number, default=wire.MAX_REJECTED, metavar="N", help=text)
     common.add_exporter_options(parser)
     text = "address of the consumer's own metrics"
     add("--web.listen-address", type=common.address, default="127.0.0.1:9882", metavar="HOST:PORT", help=text)
@@ -723,13 +724,12 @@ def consume(options: argparse.Namespace) -> int:
         common.exporter_client(options, TIMEOUT_SECONDS, retries=NO_RETRY) as client,
     ):
         callbacks = {"on_commit": metrics.on_commit, "stats_cb": metrics.on_statistics}
-        defaults = {"auto.offset.reset": "earliest", "auto.commit.interval.ms": 200}
-        consumer = _create(Consumer, options, defaults | settings | _OWN | callbacks)
+        consumer = _create(Consumer, options, _DEFAULTS | settings | _OWN | callbacks)
         dead_letters = None
         if options.dead_letter_topic:
             shared = {key: value for key, value in settings.items() if not key.startswith(_CONSUMERS)}
-            producer = _create(Producer, options, shared | {"enable.idempotence": True})
-            dead_letters = DeadLetters(producer, options.dead_letter_topic)
+            create = functools.partial(_create, Producer, options, shared | {"enable.idempotence": True})
+            dead_letters = DeadLetters(create, options.dead_letter_topic)
         relay = Relay(consumer, kinds, client, options.group, dead_letters, metrics, options.batch_size)
         server = common.serve_metrics(options.web_listen_address, metrics.registry, metrics.readiness)
         try:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from confluent_kafka import KafkaError
 from google.protobuf.json_format import ParseDict
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from support.kafka import HEARTBEAT, Cluster, FailingBroker
-from support.processes import ForkedCommand
+from support.kafka import HEARTBEAT, Cluster, FailingBroker, consuming, prediction
 from support.servers import Served, ask, eventually, free_port, write_config
 
 from exporter.cli import main
@@ -25,58 +22,6 @@ from exporter.cli import main
 def cluster() -> Cluster:
     """Three brokers."""
     return Cluster(3)
-
-
-class Consuming:
-    """A consumer in its own process."""
-
-    def __init__(
-        self, folder: Path, cluster: Cluster | FailingBroker, exporter: str, *flags: str, name: str = "consumer"
-    ) -> None:
-        self.web = free_port()
-        self.log = folder / f"{name}.log"
-        command = ["consume", f"--bootstrap-servers={cluster.servers}", f"--exporter={exporter}"]
-        self.process = ForkedCommand([*command, f"--web.listen-address=127.0.0.1:{self.web}", *flags], self.log)
-
-    def samples(self) -> dict[str, float]:
-        """Values of the consumer's own metrics by series."""
-        assert self.process.poll() is None, self.log.read_text()
-        with contextlib.suppress(OSError):
-            lines = ask(f"http://127.0.0.1:{self.web}/metrics").text.splitlines()
-            return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] != "#")}
-        return {}
-
-    def count(self, topic: str, result: str) -> float:
-        """Messages of a topic with a result."""
-        return self.samples().get(f'model_consumer_messages_total{{result="{result}",topic="{topic}"}}', 0)
-
-    def lags(self) -> list[float]:
-        """The lag of each partition."""
-        return [lag for name, lag in self.samples().items() if name.startswith("model_consumer_lag{")]
-
-    def stop(self, number: int = signal.SIGTERM) -> int:
-        """Stop the process."""
-        self.process.send_signal(number)
-        return self.process.wait(30)
-
-
-@contextlib.contextmanager
-def consuming(
-    folder: Path, cluster: Cluster | FailingBroker, exporter: str, *flags: str, name: str = "consumer"
-) -> Iterator[Consuming]:
-    """A consumer that is ended with the test."""
-    consumer = Consuming(folder, cluster, exporter, *flags, name=name)
-    try:
-        yield consumer
-    finally:
-        consumer.process.kill()
-        consumer.process.wait()
-
-
-def prediction(number: int, **changed: object) -> dict[str, object]:
-    """A prediction."""
-    inputs = {"age": 18 + number % 70, "country": "NL"}
-    return {"id": f"k-{number}", "model": "credit", "version": "kafka", "inputs": inputs, "prediction": "yes"} | changed
 
 
 def test_predictions_feedback_and_labels_reach_the_exporter(tmp_path: Path, cluster: Cluster, shared: Served) -> None:
@@ -101,15 +46,8 @@ def test_predictions_feedback_and_labels_reach_the_exporter(tmp_path: Path, clus
 
 def test_unusable_messages_go_to_the_dead_letter_topic(tmp_path: Path, cluster: Cluster, shared: Served) -> None:
     """They keep their value, key and headers, with the reason; good messages beside them are counted."""
-    poison = [
-        b"not JSON",
-        b'{"model": "credit"},{"model": "credit"}',
-        b"[]",
-        b"\xff\xfe",
-        b'{"a": "\xff"}',
-        b"[" * 9999,
-    ]
-    poison += [{"model": "somebody else's"}, prediction(1, confidence=7), b" "]
+    poison = [b"not JSON", b'{"model": "credit"},{"model": "credit"}', b"[]", b"\xff\xfe", b'{"a": "\xff"}']
+    poison += [b"[" * 9999, {"model": "somebody else's"}, prediction(1, confidence=7), b" "]
     values = [prediction(1, version="mixed"), *poison, None, prediction(2, version="mixed")]
     cluster.produce("mixed", values, headers={"trace": b"t-1"})
     flags = ["--topic=mixed", "--dead-letter-topic=dead", "--group=mixed"]

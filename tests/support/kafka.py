@@ -1,21 +1,37 @@
-"""A Kafka cluster for the tests: the brokers that librdkafka has in it."""
+"""A Kafka cluster for the tests, the brokers that librdkafka has in it, and a consumer."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
+import os
+import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition, cimpl
 
+from support.processes import ForkedCommand
+from support.servers import ask, free_port
+
 
 class Cluster:
-    """Brokers on free ports, which live as long as this object. They create a topic with its first message."""
+    """Brokers on free ports, which live as long as this object, or others. They create a topic with its first message.
 
-    def __init__(self, brokers: int = 1) -> None:
-        self._brokers = Producer({"test.mock.num.brokers": brokers, "log_level": 0})
+    Parameters
+    ----------
+    brokers
+        How many.
+    servers
+        Addresses of others.
+    """
+
+    def __init__(self, brokers: int = 1, servers: str | None = os.environ.get("KAFKA_SERVERS")) -> None:
+        options = {"bootstrap.servers": servers} if servers else {"test.mock.num.brokers": brokers}
+        self._brokers = Producer(options | {"log_level": 0})
         found = self._brokers.list_topics(timeout=60).brokers.values()
         self.servers = ",".join(f"{broker.host}:{broker.port}" for broker in found)
         self._producer = Producer({"bootstrap.servers": self.servers, "linger.ms": 5, "log_level": 0})
@@ -76,3 +92,55 @@ class FailingBroker:
         errors = (ctypes.c_int * 100)(*[error] * 100)
         library.rd_kafka_mock_push_request_errors_array(cluster, ctypes.c_int16(kind), ctypes.c_size_t(100), errors)
         self.servers = library.rd_kafka_mock_cluster_bootstraps(cluster).decode()
+
+
+class Consuming:
+    """A consumer in its own process."""
+
+    def __init__(
+        self, folder: Path, cluster: Cluster | FailingBroker, exporter: str, *flags: str, name: str = "consumer"
+    ) -> None:
+        self.web = free_port()
+        self.log = folder / f"{name}.log"
+        command = ["consume", f"--bootstrap-servers={cluster.servers}", f"--exporter={exporter}"]
+        self.process = ForkedCommand([*command, f"--web.listen-address=127.0.0.1:{self.web}", *flags], self.log)
+
+    def samples(self) -> dict[str, float]:
+        """Values of the consumer's own metrics by series."""
+        assert self.process.poll() is None, self.log.read_text()
+        with contextlib.suppress(OSError):
+            lines = ask(f"http://127.0.0.1:{self.web}/metrics").text.splitlines()
+            return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line[:1] != "#")}
+        return {}
+
+    def count(self, topic: str, result: str) -> float:
+        """Messages of a topic with a result."""
+        return self.samples().get(f'model_consumer_messages_total{{result="{result}",topic="{topic}"}}', 0)
+
+    def lags(self) -> list[float]:
+        """The lag of each partition."""
+        return [lag for name, lag in self.samples().items() if name.startswith("model_consumer_lag{")]
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Stop the process."""
+        self.process.send_signal(number)
+        return self.process.wait(30)
+
+
+@contextlib.contextmanager
+def consuming(
+    folder: Path, cluster: Cluster | FailingBroker, exporter: str, *flags: str, name: str = "consumer"
+) -> Iterator[Consuming]:
+    """A consumer that is ended with the test."""
+    consumer = Consuming(folder, cluster, exporter, *flags, name=name)
+    try:
+        yield consumer
+    finally:
+        consumer.process.kill()
+        consumer.process.wait()
+
+
+def prediction(number: int, **changed: object) -> dict[str, object]:
+    """A prediction."""
+    inputs = {"age": 18 + number % 70, "country": "NL"}
+    return {"id": f"k-{number}", "model": "credit", "version": "kafka", "inputs": inputs, "prediction": "yes"} | changed
