@@ -549,7 +549,7 @@ class Relay:
             try:
                 self._post(self.kinds[topic], events, refusals)
                 self._dispose(refusals)
-            except UnavailableError as error:
+            except (UnavailableError, RequestError) as error:
                 self.metrics.failed(f"{error}: the messages are sent again")
                 self.consumer.consume(0, 0)  # else the group would take the partitions away after max.poll.interval.ms
                 stopping.wait(PAUSE_SECONDS)
@@ -569,8 +569,8 @@ class Relay:
 
         Raises
         ------
-        UnavailableError
-            When the exporter does not answer, or not in time: some of the messages may have been taken.
+        UnavailableError, RequestError
+            When the exporter does not take them, or not in time: some of the messages may have been taken.
         BatchError
             When it refuses all messages, for a reason that is not in them.
         """
@@ -580,7 +580,9 @@ class Relay:
         places = [message[:3] for message, _ in events]  # the same messages of the same partitions count once
         digest = hashlib.sha256(body + f"{self.group} {places}".encode())
         headers = {"Content-Type": kind.content_type, "Idempotency-Key": f"kafka-{digest.hexdigest()}"}
-        response = self._request(kind.route, body, headers)
+        response = self.client.repeat(GIVE_UP_SECONDS, self.metrics.on_retry, "POST", kind.route, body, headers=headers)
+        if response.status in TRANSIENT:
+            raise UnavailableError(f"{self.client.url}: {response.error_message()}")
         is_taken = response.status in {200, 201, 202}
         if not is_taken and response.status not in {400, 413, 415, 422}:
             raise BatchError(f"{self.client.url}: {response.error_message()}: the messages are not committed")
@@ -595,15 +597,6 @@ class Relay:
             middle = len(events) // 2
             self._post(kind, events[:middle], refusals)
             self._post(kind, events[middle:], refusals)
-
-    def _request(self, route: str, body: bytes, headers: Mapping[str, str]) -> Response:
-        try:
-            response = self.client.repeat(GIVE_UP_SECONDS, self.metrics.on_retry, "POST", route, body, headers=headers)
-        except RequestError as error:
-            raise UnavailableError(str(error)) from None
-        if response.status in TRANSIENT:
-            raise UnavailableError(f"{self.client.url}: {response.error_message()}")
-        return response
 
     def _details(self, response: Response, is_taken: bool, number: int) -> tuple[dict[int, str], int]:
         """Return what is wrong with events by index, and the index up to which a response says it; log its warnings."""
