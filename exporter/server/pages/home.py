@@ -152,35 +152,51 @@ UNKNOWN = "–"
 
 def ranked(exporter: Exporter) -> dict[str, str]:
     """Return the state of each configured model, those with the most severe alerts first; empty without an alert."""
-    models, incidents = exporter.pipeline.monitors.models, group_alerts(exporter.alerts.read().alerts)
-    states = {
-        incident.model: incident.severity for incident in incidents if incident.model and incident.model in models
+    models = exporter.pipeline.monitors.models
+    severities = {one.model or "": one.severity for one in group_alerts(exporter.alerts.read().alerts)}
+    return {name: severities.get(name, "") for name in dict.fromkeys([*severities, *models]) if name in models}
+
+
+def model_rows(
+    monitors: MonitorRegistry, alerts: Alerts, now: float, wanted: str, everything: bool
+) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows of model versions, in the order of their trouble, and how many there are beside them.
+
+    Parameters
+    ----------
+    monitors, alerts
+        The model versions and what is known of them.
+    now
+        Monotonic time in seconds.
+    wanted
+        A part of the model and version, whatever the case.
+    everything
+        Whether to return more than `MAX_OPEN_ROWS` without an alert.
+    """
+    incidents = {incident.model: incident.alerts for incident in group_alerts(alerts.alerts)}
+    order = {model: place for place, model in enumerate(incidents)}
+    own = {
+        one: [a for a in incidents.get(one.config.name, ()) if a.labels.get("version") in {None, one.version}]
+        for one in monitors
+        if wanted.lower() in f"{one.config.name} {one.version}".lower()
     }
-    return states | {name: "" for name in models if name not in states}
+
+    def place(monitor: ModelMonitor) -> tuple[int, bool, bool, str, str]:
+        worst = None if own[monitor] or len(own) > MAX_COMPARED else drift_report.worst(monitor, now)
+        name, has_drifted = monitor.config.name, worst is not None and worst[1].status == "drifted"
+        return order.get(name, len(order)), not own[monitor], not has_drifted, name, monitor.version
+
+    found = sorted(own, key=place)
+    shown = found if everything else found[: max(MAX_OPEN_ROWS, sum(map(bool, own.values())))]
+    leading = {name: leading_quality(monitors.of_model(name).values(), now) for name in {m.config.name for m in shown}}
+    rows = [_row(one, own[one], leading[one.config.name][one.version], now) for one in shown]
+    return rows, len(found) - len(shown)
 
 
-def model_rows(monitors: MonitorRegistry, alerts: Alerts, now: float) -> list[dict[str, Any]]:
-    """Return the rows of all model versions, in the order of their trouble; ``now`` is the monotonic time."""
-    by_model: dict[str, list[Alert]] = {}
-    for alert in alerts.alerts:
-        by_model.setdefault(alert.labels.get("model", ""), []).append(alert)
-    order = {incident.model: place for place, incident in enumerate(group_alerts(alerts.alerts))}
-    rows = []
-    for name in monitors.models:
-        versions, own = monitors.of_model(name), by_model.get(name, ())
-        leading = leading_quality(versions.values(), now)
-        rows += [_row(monitor, own, leading[version], now) for version, monitor in versions.items()]
-    for row in rows:
-        row["place"] = order.get(row["model"], len(order)), not row["state"], not row["has_drifted"]
-        row["budget"] = alerts.budgets.get(row["model"], math.nan)
-    return sorted(rows, key=lambda row: (row["place"], row["model"], row["version"]))
-
-
-def _row(monitor: ModelMonitor, alerts: Iterable[Alert], leading: Leading | None, now: float) -> dict[str, Any]:
+def _row(monitor: ModelMonitor, own: Iterable[Alert], leading: Leading | None, now: float) -> dict[str, Any]:
     recent = monitor.recent(now)
     window, drift = drift_report.worst(monitor, now) or (None, None)
     measured = monitor.read_quality(now).get(leading.window) if leading and leading.basis == "measured" else None
-    own = [alert for alert in alerts if alert.labels.get("version", monitor.version) == monitor.version]
     firing = sorted((alert for alert in own if alert.status == "firing"), key=_rank, reverse=True)
     return {
         "model": monitor.config.name,
@@ -194,7 +210,6 @@ def _row(monitor: ModelMonitor, alerts: Iterable[Alert], leading: Leading | None
         "profiled": monitor.binner is not None,
         "window": window,
         "worst": drift,
-        "has_drifted": drift is not None and drift.status == "drifted",
         "drift": number(drift.score) if drift else UNKNOWN,
         "confident": percent(recent.confident_ratio) if monitor.confidences.counts.any() else UNKNOWN,
         "corrected": percent(recent.correction_ratio) if any(monitor.counters.feedback.values()) else UNKNOWN,
@@ -243,6 +258,8 @@ CORRECTION_WINDOW = timedelta(minutes=65)
 """The period that ModelCorrectionRatioHigh evaluates before it fires: one hour, and its five minutes of pending."""
 MAX_OPEN_ROWS = 40
 """Rows that are shown without ``all`` in the address, unless more models are in trouble."""
+MAX_COMPARED = 100
+"""Up to so many model versions, those that have drifted come first of those without an alert."""
 MAX_NOTIFICATIONS = 20
 START_SECONDS = 3600.0
 """How long after the start the page says that counts begin with it."""
@@ -254,27 +271,24 @@ def page(exporter: Exporter) -> str:
     """``GET /``: the home page."""
     exporter.pipeline.settle(0.2)
     alerts = exporter.alerts.read()
-    rows = model_rows(exporter.pipeline.monitors, alerts, time.monotonic())
-    shown = len(rows) if "all" in request.args else max(MAX_OPEN_ROWS, sum(bool(row["state"]) for row in rows))
-    wanted = request.args.get("q", "").strip()
-    rows = [row for row in rows if wanted.lower() in f"{row['model']} {row['version']}".lower()]
+    wanted, monitors = request.args.get("q", "").strip(), exporter.pipeline.monitors
+    rows, more = model_rows(monitors, alerts, time.monotonic(), wanted, "all" in request.args)
     return render_template(
         "home.html",
         alerts=alerts,
         incidents=group_alerts(alerts.alerts),
         states={layer: _state(layer, alerts.firing) for layer in LAYERS},
         pending_by_layer=Counter(alert.labels.get("layer") for alert in alerts.pending),
-        rows=rows[:shown],
+        rows=rows,
         wanted=wanted,
-        has_budgets=any(not math.isnan(row["budget"]) for row in rows),
         started=datetime.fromtimestamp(exporter.started, UTC),
         is_recent=time.time() - exporter.started < START_SECONDS,
-        more_rows=len(rows[shown:]),
+        more_rows=more,
         models=exporter.config.models,
         problems=exporter.reloader.files.problems,
         reload_failure=exporter.reloader.problem,
         names={model.name for model in exporter.config.models},
-        silent=[name for name in exporter.pipeline.monitors.models if not exporter.pipeline.monitors.of_model(name)],
+        silent=[name for name in monitors.models if not monitors.of_model(name)],
         webhook=f"{exporter.link_addresses()[0]}/v1/notifications",
         links=exporter.config.links,
         last=exporter.inbox.last()[:MAX_NOTIFICATIONS],
