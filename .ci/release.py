@@ -28,6 +28,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 NAME = "prometheus-model-exporter"
+EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+QUICK_START = (ROOT / "README.md").read_text("utf-8").partition("## Quick start")[2]
 BUILD = """
 import sys
 from setuptools import build_meta
@@ -52,7 +54,7 @@ for package in metadata.distributions():
     if not re.search("Apache|MIT|BSD|PSF|Python Software Foundation", licence):
         print(package.name)
 """
-PAGES = {"/docs/": "Documentation", "/docs/getting-started": "Getting started"}
+PAGES = {"/docs/": "Documentation", "/docs/getting-started": "Getting started", "/docs/changelog": "Upgrade notes"}
 PAGES |= {"/runbooks/ModelDrift": "ModelDrift", "/": "loans", "/drift": "loans", "/openapi.json": "/v1/predictions"}
 
 
@@ -60,9 +62,8 @@ def run(*command: str | Path, cwd: Path = ROOT, **environment: str) -> str:
     """Return what a command prints; end with its output if it fails."""
     variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "MODEL_EXPORTER"))}
     done = subprocess.run(command, check=False, cwd=cwd, env=variables | environment, text=True, capture_output=True)
-    if done.returncode:
-        lines = (done.stdout + done.stderr).splitlines()
-        sys.exit("\n".join((f"make release: {' '.join(map(str, command))} failed:", *lines[-20:])))
+    lines = (done.stdout + done.stderr).splitlines()
+    require(done.returncode == 0, "\n".join((f"{' '.join(map(str, command))} failed:", *lines[-20:])))
     return done.stdout.strip()
 
 
@@ -88,36 +89,26 @@ def tagged_version() -> str:
     return versions[0]
 
 
-def check_changelog(version: str) -> None:
-    """Require that the first release of the changelog is this one, has a date, and has upgrade notes."""
-    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    _, heading, body, *_ = re.split(r"^## (.*)$", text, flags=re.M)
-    match = re.fullmatch(rf"\[{re.escape(version)}\] - (\d{{4}}-\d\d-\d\d)", heading)
-    require(match, f"the first release in CHANGELOG.md is {heading!r}, expected '[{version}] - YYYY-MM-DD'")
-    assert match
-    require(datetime.date.fromisoformat(match[1]) <= datetime.date.today(), f"{match[1]} is in the future")
-    notes = re.search(r"^### Upgrade notes\n(.*?)(?=^### |\Z)", body, re.M | re.S)
-    require(notes and notes[1].strip(), "CHANGELOG.md has no upgrade notes for this release")
-    ok(f"changelog of {match[1]}, with upgrade notes")
-
-
-def check_names(version: str) -> None:
-    """Require that the chart and the images that are named in files have this version."""
-    chart = (ROOT / "deploy/helm/Chart.yaml").read_text(encoding="utf-8")
-    found = {
-        ("deploy/helm/Chart.yaml", name) for name in re.findall(r'^(?:version|appVersion): "?([^"\n]+)', chart, re.M)
-    }
-    named = r"(?:model-exporter(?:-batch)?:|ARG VERSION=|--build-arg VERSION=)(\d+\.[\w.]+)"
-    for path in (
-        ROOT / "Dockerfile",
-        ROOT / "docker-compose.yml",
-        *(ROOT / "deploy/kubernetes").iterdir(),
-        *(ROOT / "docs").glob("*.md"),
-    ):
-        found |= {(str(path.relative_to(ROOT)), name) for name in re.findall(named, path.read_text(encoding="utf-8"))}
+def check_texts(version: str) -> None:
+    """Require that the changelog begins with this release, and that the chart and all images have its version."""
+    _, heading, body, *_ = re.split(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text("utf-8"), flags=re.M)
+    date = heading.removeprefix(f"[{version}] - ")
+    require(
+        re.fullmatch(r"\d{4}-\d\d-\d\d", date), f"CHANGELOG.md: expected '[{version}] - YYYY-MM-DD', got {heading!r}"
+    )
+    require(datetime.date.fromisoformat(date) <= datetime.date.today(), f"CHANGELOG.md: {date} is in the future")
+    require(
+        re.search(r"^### Upgrade notes\n\s*^[^#\s]", body, re.M), "CHANGELOG.md has no upgrade notes for this release"
+    )
+    named = (
+        r"(?:model-exporter(?:-batch)?:|ARG VERSION=|--build-arg VERSION=|^(?:version|appVersion): \"?)(\d+\.[\w.]+)"
+    )
+    files = [ROOT / name for name in ("deploy/helm/Chart.yaml", "Dockerfile", "docker-compose.yml")]
+    files += [*(ROOT / "deploy/kubernetes").iterdir(), *(ROOT / "docs").glob("*.md")]
+    found = {(path.name, name) for path in files for name in re.findall(named, path.read_text("utf-8"), re.M)}
     wrong = sorted(f"{path} names {name}" for path, name in found if name != version)
     require(not wrong, f"expected {version} everywhere: {'; '.join(wrong)}")
-    ok(f"chart and images have the version {version}")
+    ok(f"changelog of {date}, with upgrade notes; chart and images have the version {version}")
 
 
 def clone(folder: Path) -> Path:
@@ -138,125 +129,76 @@ def _build(kind: str, source: Path, target: Path, epoch: str) -> Path:
     return target / printed.splitlines()[-1]
 
 
-def _repacked(path: Path, epoch: str) -> Path:
-    """Return a source distribution whose entries have one order, owner and time."""
-    unpacked = path.with_suffix(".unpacked")
-    with tarfile.open(path) as archive:
-        archive.extractall(unpacked, filter="data")
+def build(source: Path, target: Path, epoch: str) -> tuple[Path, Path]:
+    """Return the source distribution, whose entries have one order, owner and time, and the wheel made from it."""
+    sdist = _build("sdist", source, target, epoch)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(target / "source", filter="data")
+    (unpacked,) = (target / "source").iterdir()
     options = ("--sort=name", f"--mtime=@{epoch}", "--owner=0", "--group=0", "--numeric-owner", "--mode=go=rX,u+rw")
-    run(
-        "tar",
-        *options,
-        "--use-compress-program=gzip -n",
-        "-cf",
-        path,
-        "-C",
-        unpacked,
-        *[path.name for path in unpacked.iterdir()],
-    )
-    shutil.rmtree(unpacked)
-    return path
+    run("tar", *options, "--use-compress-program=gzip -n", "-cf", sdist, "-C", unpacked.parent, unpacked.name)
+    return sdist, _build("wheel", unpacked, target, epoch)
 
 
-def build(source: Path, folder: Path, version: str) -> list[Path]:
-    """Return the source distribution and the wheel that is built from it; require that a second build is the same."""
-    epoch = run("git", "log", "-1", "--format=%ct")
-    pairs = []
-    for number in ("first", "second"):
-        target = folder / number
-        target.mkdir()
-        sdist = _repacked(_build("sdist", source, target, epoch), epoch)
-        with tarfile.open(sdist) as archive:
-            archive.extractall(target / "source", filter="data")
-        (unpacked,) = (target / "source").iterdir()
-        pairs.append([sdist, _build("wheel", unpacked, target, epoch)])
-    stem = f"{NAME.replace('-', '_')}-{version}"
-    expected = [f"{stem}.tar.gz", f"{stem}-py3-none-any.whl"]
-    require([path.name for path in pairs[0]] == expected, f"built {pairs[0]}, expected {expected}")
-    for one, other in zip(*pairs, strict=True):
-        require(one.read_bytes() == other.read_bytes(), f"two builds of {one.name} differ")
-    ok(f"{' and '.join(expected)}, the same bytes twice")
-    return pairs[0]
-
-
-def _extras() -> list[str]:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return list(project["optional-dependencies"])
-
-
-def check_metadata(sdist: Path, wheel: Path, version: str) -> None:
+def check_files(sdist: Path, wheel: Path, version: str) -> None:
     """Require the name, the version and the licence, and that nothing is required without an extra."""
+    stem = f"{NAME.replace('-', '_')}-{version}"
+    built = [sdist.name, wheel.name]
+    require(built == [f"{stem}.tar.gz", f"{stem}-py3-none-any.whl"], f"built {built}")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-        (path,) = (name for name in names if name.endswith(".dist-info/METADATA"))
-        metadata = email.message_from_bytes(archive.read(path))
+        metadata = email.message_from_bytes(archive.read(f"{stem}.dist-info/METADATA"))
     found = [metadata[name] for name in ("Name", "Version", "License-Expression", "License-File")]
     require(found == [NAME, version, "Apache-2.0", "LICENSE"], f"the metadata of the wheel are {found}")
-    require(any(name.endswith(".dist-info/licenses/LICENSE") for name in names), "the wheel has no LICENSE")
     needed = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
     require(not needed, f"the client needs {needed}")
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     require(
-        set(metadata.get_all("Provides-Extra", [])) == set(extras), "the wheel has other extras than pyproject.toml"
+        set(metadata.get_all("Provides-Extra", [])) == EXTRAS.keys(), "the wheel has other extras than pyproject.toml"
     )
-    foreign = {name.partition("/")[0] for name in names} - {"exporter", path.partition("/")[0]}
+    foreign = {name.partition("/")[0] for name in names} - {"exporter", f"{stem}.dist-info"}
     require(not foreign, f"the wheel installs {foreign}")
     with tarfile.open(sdist) as archive:
-        held = {name.partition("/")[2] for name in archive.getnames()}
-    for name in (
-        "LICENSE",
-        "CHANGELOG.md",
-        "prometheus/rules",
-        "alertmanager/alertmanager.yml",
-        "deploy/helm/Chart.yaml",
-    ):
-        require(name in held, f"the source distribution has no {name}")
-    ok(f"{NAME} {version}, Apache-2.0")
+        held = {name.partition("/")[2] for name in archive.getnames()} | set(names)
+    wanted = {f"{stem}.dist-info/licenses/LICENSE", "LICENSE", "CHANGELOG.md", "prometheus/rules"}
+    missing = (wanted | {"alertmanager/alertmanager.yml", "deploy/helm/Chart.yaml"}) - held
+    require(not missing, f"missing in the files: {missing}")
+    ok(f"{' and '.join(built)}, Apache-2.0, the same bytes twice")
 
 
-def _environment(folder: Path, *packages: str) -> Path:
+def environment(folder: Path, *packages: str) -> Path:
     """Return the folder of the programs of a new virtual environment with these packages."""
     run(sys.executable, "-m", "venv", folder)
-    pip = (folder / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check")
-    run(*pip, *packages, cwd=folder)
+    run(folder / "bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *packages, cwd=folder)
     return folder / "bin"
 
 
 def check_client(wheel: Path, folder: Path) -> None:
     """Require that the wheel installs without an index, and that the client imports the standard library alone."""
-    programs = _environment(folder, "--no-index", str(wheel))
+    programs = environment(folder, "--no-index", str(wheel))
     run(programs / "python", "-I", "-c", CLIENT, cwd=folder)
     ok("client: installed alone, imports the standard library alone")
 
 
-def check_server(wheel: Path, folder: Path, version: str) -> None:
-    """Require that ``[server]`` is complete: the command, the metrics and the documents work."""
-    programs = _environment(folder, f"{wheel}[server]")
-    revision = run("git", "rev-parse", "HEAD")
+def check_server(wheel: Path, extra: str, folder: Path, version: str, commands: str) -> None:
+    """Require that with an extra commands work, pages and documents are served, and the metrics name the commit."""
+    programs = environment(folder, f"{wheel}[{extra}]")
     others = set(run(programs / "python", "-I", "-c", LICENCES, cwd=folder).split())
-    documented = set(re.findall(r"`([\w-]+)`", (ROOT / "docs/compatibility.md").read_text(encoding="utf-8")))
+    documented = set(re.findall(r"`([\w-]+)`", (ROOT / "docs/compatibility.md").read_text("utf-8")))
     require(others <= documented, f"docs/compatibility.md does not name the licences of {others - documented}")
-    printed = run(programs / "model-exporter", "--version", cwd=folder)
-    require(version in printed, f"--version prints {printed!r}")
-    (folder / "exporter.yml").write_text("models: [{name: loans}]\n", encoding="utf-8")
-    run(programs / "model-exporter", "check-config", "exporter.yml", cwd=folder)
+    run("sh", "-ec", commands, cwd=folder, PATH=f"{programs}:{os.environ['PATH']}")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = "{}:{}".format(*free.getsockname())
     command = [str(programs / "model-exporter"), "serve", f"--web.listen-address={address}"]
     with (folder / "log").open("w") as log, subprocess.Popen(command, cwd=folder, stderr=log) as process:
         try:
-            metrics = _get(f"http://{address}/metrics", process)
-            require(f'version="{version}"' in metrics, "/metrics has another version")
-            require(f'revision="{revision}"' in metrics, f"/metrics does not have the commit {revision}")
-            for path, text in PAGES.items():
+            names = (f'version="{version}"', f'revision="{run("git", "rev-parse", "HEAD")}"')
+            for path, text in [*(("/metrics", name) for name in names), *PAGES.items()]:
                 require(text in _get(f"http://{address}{path}", process), f"{path} does not have {text!r}")
         finally:
             process.terminate()
     require(process.returncode == 0, f"serve ended with {process.returncode}:\n{(folder / 'log').read_text()}")
-    pip = (programs / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--dry-run")
-    run(*pip, f"{wheel}[{','.join(_extras())}]", cwd=folder)
-    ok(f"[server]: {printed}; /metrics, /docs/, runbooks and pages answer; all extras can be installed")
+    ok(f"[{extra}]: {commands.splitlines()[-1]}; metrics, documents, runbooks and pages answer")
 
 
 def _get(url: str, process: subprocess.Popen[bytes]) -> str:
@@ -273,18 +215,45 @@ def _get(url: str, process: subprocess.Popen[bytes]) -> str:
     sys.exit(f"make release: {url} does not answer")
 
 
+def check_images(source: Path, version: str) -> None:
+    """Require that the images can be built and name the version, if there is an engine on this host."""
+    engine = shutil.which("docker") or shutil.which("podman")
+    for target in ("server", "batch") if engine else ():
+        image = f"model-exporter-check-{target}"
+        arguments = (f"VERSION={version}", f"REVISION={run('git', 'rev-parse', 'HEAD')}")
+        options = [option for argument in arguments for option in ("--build-arg", argument)]
+        run(str(engine), "build", "--target", target, *options, "--tag", image, ".", cwd=source)
+        printed = run(str(engine), "run", "--rm", "--entrypoint", "model-exporter", image, "--version")
+        require(version in printed, f"the image {target} prints {printed!r}")
+        ok(f"image {target}: {printed}")
+    if not engine:
+        print("--  images were not built: there is neither docker nor podman")
+
+
 def main() -> None:
     """Run the steps; write the files only if all succeed."""
     version = tagged_version()
-    check_changelog(version)
-    check_names(version)
+    check_texts(version)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        source = clone(folder / "clone")
-        sdist, wheel = build(source, folder, version)
-        check_metadata(sdist, wheel, version)
+        source, epoch = clone(folder / "clone"), run("git", "log", "-1", "--format=%ct")
+        targets = [Path(tempfile.mkdtemp(dir=folder)) for _ in range(2)]
+        (sdist, wheel), again = (build(source, target, epoch) for target in targets)
+        same = [one.read_bytes() == other.read_bytes() for one, other in zip((sdist, wheel), again, strict=True)]
+        require(all(same), f"two builds of {sdist.name} or {wheel.name} differ")
+        check_files(sdist, wheel, version)
         check_client(wheel, folder / "client")
-        check_server(wheel, folder / "server", version)
+        configured = "echo 'models: [{name: loans}]' > exporter.yml\nmodel-exporter check-config exporter.yml\n"
+        check_server(wheel, "server", folder / "server", version, configured)
+        (extra,) = re.findall(r'pip install "\.\[(\w+)\]"', QUICK_START)
+        rows = "print('age,prediction', *(f'{n},{n % 3}' for n in range(300)), sep='\\n')"
+        (block,) = re.findall(r"^```sh\n(.*?)^```$", QUICK_START, re.M | re.S)
+        profiled = f'python -c "{rows}" > training.csv\n' + block.removesuffix("model-exporter serve\n")
+        check_server(wheel, extra, folder / "readme", version, profiled)
+        pip = (folder / "readme/bin/python", "-m", "pip", "install", "--quiet", "--dry-run")
+        run(*pip, f"{wheel}[{','.join(EXTRAS)}]", cwd=folder)
+        ok("all extras can be installed together")
+        check_images(source, version)
         run("make", "--old-file=.venv/.installed", "release-files")
         require((ROOT / f"build/release/model-exporter-{version}.tgz").exists(), "the chart's package is missing")
         ok("build/release: files for Grafana, and the chart's package")
