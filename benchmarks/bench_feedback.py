@@ -103,13 +103,13 @@ def in_process(kind: str, url: str, folder: Path) -> None:
         report(what, percentile(corrections, share), "ms", f"fdatasync of {size:,} bytes", percentile(floor, share))
 
     commits = [0]
-    transact = store._writer.transactions.run
+    transact = store.writer.transactions.run
 
     def counting(call: Callable[..., object]) -> object:
         commits[0] += 1
         return transact(call)
 
-    store._writer.transactions.run = counting  # type: ignore[assignment, method-assign]
+    store.writer.transactions.run = counting  # type: ignore[assignment, method-assign]
     begin = threading.Barrier(CLIENTS)
 
     def say(client: int) -> list[float]:

@@ -96,7 +96,7 @@ def post(path: str, document: Any, headers: dict[str, str] | None = None) -> byt
 @functools.cache
 def bomb_image(side: int = 10_900, depth: int = 8) -> str:
     """Return a data URL of a few kilobytes that unpacks to many pixels, 119 million by default."""
-    rows = zlib.compress(bytes(side * depth // 8 + 1) * side, 9)
+    rows = zlib.compress(bytes((side * depth + 7) // 8 + 1) * side, 9)
     header = struct.pack(">IIBBBBB", side, side, depth, 0, 0, 0, 0)
     chunks = [(b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")]
     png = b"\x89PNG\r\n\x1a\n"

@@ -6,8 +6,9 @@ import base64
 import io
 import itertools
 import struct
+import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -24,14 +25,15 @@ IMAGE_STATISTICS = ("intensity_mean", "intensity_stddev", "contrast", "sharpness
 """Scalar features of an image, in the order of `image_columns`."""
 MAX_PIXELS = 16_000_000
 """Most pixels of an encoded image. A larger one is invalid, since decoding it would take too much memory."""
+MAX_WIDTH = 65_535
+"""Most pixels of a row of an encoded image: so many has a JPEG at most, and rows are read some at a time."""
 FILE_PREFIXES = ("data:image/", "iVBORw0KGgo", "/9j/", "UklGR")
 """First characters of an image file in base64, with a ``data:`` prefix or without."""
 IMAGE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, OverflowError, struct.error, zlib.error)
 """What Pillow raises for a file that is not a valid image."""
-admit: ContextVar[Callable[[int], bool]] = ContextVar("admit", default=lambda pixels: True)  # noqa: ARG005
-"""Returns whether so many pixels of an image file may be decoded in this context now; the image is invalid if not."""
-_PENDING_PIXELS = 4_000_000  # bounds memory: a small file can hold many pixels, and a batch many files
-_ROWS = 64
+admit: ContextVar[Callable[[float], bool]] = ContextVar("admit", default=lambda seconds: True)  # noqa: ARG005
+"""Takes the seconds that an image file took; returns whether another may be decoded in this context, else invalid."""
+_BAND_PIXELS = 2**19
 _LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
 
 
@@ -68,41 +70,26 @@ def image_columns(values: Sequence[Any]) -> Floats:
     if batch is not None and batch.ndim == 3 and batch.size:
         return image_statistics(batch)
     columns = np.full((len(IMAGE_STATISTICS), len(values)), np.inf)
-    shapes: dict[tuple[int, ...], tuple[list[int], list[Floats]]] = {}
-    pending = 0
     for index, value in enumerate(values):
         if value is None:
             columns[:, index] = np.nan
+        elif isinstance(value, str | bytes):
+            if (found := _read_file(value, _statistics_of_bands)) is not None:
+                columns[:, index] = found[:, 0]
         elif (image := decode_image(value)) is not None:
-            indices, images = shapes.setdefault(image.shape, ([], []))
-            indices.append(index)
-            images.append(image)
-            pending += image.size
-        if pending > _PENDING_PIXELS or index == len(values) - 1:
-            for indices, images in shapes.values():
-                columns[:, indices] = image_statistics(np.stack(images) if len(images) > 1 else images[0][np.newaxis])
-            shapes.clear()
-            pending = 0
+            columns[:, index] = image_statistics(image[np.newaxis])[:, 0]
     return columns
 
 
 def decode_image(value: Any) -> Floats | None:
     """Return an image as grey values of shape ``(height, width)``; None for a value that is not an image."""
-    pixels = _decode_file(value) if isinstance(value, str | bytes) else _pixels(value)
+    if isinstance(value, str | bytes):
+        return _read_file(value, lambda bands: np.concatenate([band[0].astype(np.float32) for band in bands]))
+    pixels = _pixels(value)
     if pixels is not None and pixels.ndim == 3:
-        pixels = _to_grey(pixels)
+        channels = pixels.shape[2]  # grey, grey with alpha, RGB, or RGB with alpha
+        pixels = pixels[..., 0] if channels in {1, 2} else pixels[..., :3] @ _LUMA if channels in {3, 4} else None
     return pixels if pixels is not None and pixels.ndim == 2 and pixels.size else None
-
-
-def _to_grey(pixels: Floats) -> Floats | None:
-    """Reduce channels to one: grey, grey with alpha, RGB, or RGB with alpha."""
-    channels = pixels.shape[2]
-    if channels in {1, 2}:
-        return pixels[..., 0]
-    if channels in {3, 4}:
-        grey: Floats = pixels[..., :3] @ _LUMA
-        return grey
-    return None
 
 
 def _pixels(value: Any) -> Floats | None:
@@ -150,8 +137,8 @@ def open_image(value: str | bytes) -> PillowImage.Image:
     if isinstance(value, str):
         value = base64.b64decode(value.partition(",")[2] if value.startswith("data:") else value)
     image = Image.open(io.BytesIO(value), formats=("PNG", "JPEG", "WEBP"))
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"more than {MAX_PIXELS:,} pixels")
+    if image.width * image.height > MAX_PIXELS or image.width > MAX_WIDTH:
+        raise ValueError(f"more than {MAX_PIXELS:,} pixels, or {MAX_WIDTH:,} in a row")
     return image
 
 
@@ -166,22 +153,26 @@ def encoded_pixels(value: Any) -> int:
         return 0
 
 
-def _decode_file(value: str | bytes) -> Floats | None:
+def _read_file(value: str | bytes, read: Callable[[Iterator[Floats]], Floats]) -> Floats | None:
+    """Return what ``read`` makes of the grey values of an image file, which come in bands of rows."""
+    started = time.perf_counter()
     try:
         with open_image(value) as image:
-            if not admit.get()(image.width * image.height):
-                return None
-            dtype = np.float64 if image.width * image.height <= _PENDING_PIXELS else np.float32  # half the memory
-            if image.mode in {"1", "L", "LA", "I", "I;16", "F"}:
-                return np.asarray(image if image.mode in {"I", "I;16", "F"} else image.convert("L"), dtype=dtype)
-            colour = np.asarray(image.convert("RGB"))
+            return read(_bands(image)) if admit.get()(0.0) else None
     except IMAGE_ERRORS:
         return None
-    # As nested arrays are: Pillow's own luma is rounded to whole numbers.
-    grey = np.empty(colour.shape[:2], dtype)
-    for start in range(0, len(grey), _ROWS):  # all at once, the product would take three times the memory of the result
-        grey[start : start + _ROWS] = colour[start : start + _ROWS].astype(np.float64) @ _LUMA
-    return grey
+    finally:
+        admit.get()(time.perf_counter() - started)
+
+
+def _bands(image: PillowImage.Image) -> Iterator[Floats]:
+    """Yield some rows at a time, shape ``(1, rows, width)``: all at once would take many times the memory of a file."""
+    mode = image.mode if image.mode in {"I", "I;16", "F"} else "L" if image.mode in {"1", "L", "LA"} else "RGB"
+    step = max(_BAND_PIXELS // image.width, 1)
+    for top in range(0, image.height, step):
+        part = image.crop((0, top, image.width, min(top + step, image.height)))
+        pixels = np.asarray(part if part.mode == mode else part.convert(mode), dtype=np.float64)[np.newaxis]
+        yield pixels @ _LUMA if mode == "RGB" else pixels  # as of nested arrays: Pillow's own luma is rounded
 
 
 def image_statistics(images: Floats) -> Floats:
@@ -205,15 +196,28 @@ def image_statistics(images: Floats) -> Floats:
     >>> image_statistics(np.array([[[0.0, 0, 0], [0, 9, 0], [0, 0, 0]]])).round(2).tolist()
     [[1.0], [2.83], [1.0], [0.0]]
     """
-    flat = images.reshape(len(images), -1)
-    low, high = flat.min(axis=1), flat.max(axis=1)
+    return _statistics_of_bands([images])
+
+
+def _statistics_of_bands(bands: Iterable[Floats]) -> Floats:
+    """Return `image_statistics` of images in bands of rows, each of shape ``(n, rows, width)``."""
+    counts, totals, edges = np.zeros((2, 1)), np.zeros((2, 2, 1)), list[Floats]()
+    above = first = np.empty((0, 0, 0))
+    for band in bands:
+        rows = np.concatenate([above, band], axis=1) if edges else band
+        first = first if edges else band[:, :1, :1]  # all are shifted by it: else the variance would not be exact
+        laplacian = rows[:, :-2, 1:-1] + rows[:, 2:, 1:-1]
+        laplacian += rows[:, 1:-1, :-2]
+        laplacian += rows[:, 1:-1, 2:]
+        laplacian -= 4 * rows[:, 1:-1, 1:-1]
+        flat = [values.reshape(len(band), -1) for values in (band - first, laplacian)]
+        counts += [[values.shape[1]] for values in flat]
+        totals = totals + [[values.sum(axis=1), np.einsum("ij,ij->i", values, values)] for values in flat]
+        edges += [flat[0].min(axis=1), flat[0].max(axis=1)]
+        above = rows[:, -2:]
+    mean, square = totals.swapaxes(0, 1) / np.maximum(counts, 1)
+    variance, start = np.maximum(square - mean**2, 0), first[:, 0, 0]
+    low, high = np.min(edges, axis=0) + start, np.max(edges, axis=0) + start
     span = np.abs(low) + np.abs(high)
-    contrast = np.divide(high - low, span, out=np.zeros(len(images)), where=span > 0)
-    sharpness = np.zeros(len(images))
-    if min(images.shape[1:]) >= 3:
-        laplacian = images[:, :-2, 1:-1] + images[:, 2:, 1:-1]
-        laplacian += images[:, 1:-1, :-2]
-        laplacian += images[:, 1:-1, 2:]
-        laplacian -= 4 * images[:, 1:-1, 1:-1]
-        sharpness = laplacian.reshape(len(images), -1).var(axis=1)
-    return np.stack([flat.mean(axis=1), flat.std(axis=1), contrast, sharpness])
+    contrast = np.divide(high - low, span, out=np.zeros(len(span)), where=span > 0)
+    return np.stack([mean[0] + start, np.sqrt(variance[0]), contrast, variance[1]])

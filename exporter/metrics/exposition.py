@@ -156,7 +156,7 @@ class ExporterMetrics:
     def watch_store(self, store: Store) -> None:
         """Report the state of the store, its size and its maximum."""
         size = store.size
-        self.store_up.set_function(lambda: not (store.fault or store.refusal))
+        self.store_up.set_function(lambda: not (store.fault or store.writer.transactions.refusal))
         self.last_backup.set_function(store.last_backup)
         self.store_bytes.labels("predictions").set_function(lambda: size.usage.predictions)
         self.store_bytes.labels("kept").set_function(lambda: size.usage.kept)

@@ -50,7 +50,7 @@ class Bucket:
         self._available = max(rate, 1.0)
         self._last = 0.0
 
-    def spend(self, amount: int) -> None:
+    def spend(self, amount: float) -> None:
         """Take more than `take` was asked for, also what the bucket does not have yet."""
         self._available -= amount
 

@@ -261,18 +261,13 @@ class Exporter:
         return None if url is None else _prometheus(url, seconds)
 
     @property
-    def alive(self) -> bool:
-        """Whether the threads of the queue and of the store run."""
-        return self.pipeline.alive and self.store.alive
-
-    @property
     def warnings(self) -> list[str]:
         """Problems that an operator should look into although events are accepted and stored."""
         texts = {
             "a damaged database or write-ahead log was set aside: see runbook ModelStoreFailing": self.store.set_aside,
             "windows are not saved: another exporter has the same store.replica": self.snapshots.lease.holder,
         }
-        if refusal := self.store.refusal:
+        if refusal := self.store.writer.transactions.refusal:
             texts[f"the database refuses writes since {rfc3339(refusal.since)}: {refusal.why}"] = True
         return [text for text, applies in texts.items() if applies] + self.reloader.files.invalid
 
@@ -320,8 +315,8 @@ class Exporter:
         self.scheduler.close(min(1.0, self._seconds_left()))
         self.pipeline.close(min(COUNT_SECONDS, self._seconds_left()))
         self.snapshots.close()
-        if not self.store.close(self._seconds_left()):
-            log.error("%d predictions were not written to the database before the exporter stopped", self.store.waiting)
+        if lost := self.store.close(self._seconds_left()):
+            log.error("%d predictions were not written to the database before the exporter stopped", lost)
 
     def _seconds_left(self) -> float:
         return max(self._stop_by - time.monotonic(), 0.0)
@@ -357,7 +352,7 @@ def metrics(exporter: Exporter, accept: str, encodings: str, names: Collection[s
 
 def healthy(exporter: Exporter) -> Reply:
     """``GET /-/healthy``: return whether the process runs; in the words of Prometheus."""
-    if exporter.alive:
+    if exporter.pipeline.alive and exporter.store.writer.alive:
         return _text("model-exporter is healthy.\n")
     return _text("a thread of model-exporter has stopped: see its log, and restart it.\n", 503)
 

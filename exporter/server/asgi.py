@@ -27,7 +27,7 @@ from exporter.server.access import OPEN, SAFE, Sender, Shares, WebConfig, is_own
 from exporter.server.api.schemas import parse_ids
 from exporter.server.application import Exporter, healthy, metrics, ready
 from exporter.server.ingest import LARGE_BODY, NDJSON, ONE_ACCEPTED
-from exporter.server.problem import INTERNAL_ERROR, Reply, event_problem, problem, store_problem
+from exporter.server.problem import INTERNAL_ERROR, Reply, problem, store_problem
 from exporter.server.routes import OTHER, ROUTES, Route, find
 from exporter.validation import preview
 from exporter.wire.formats import MAX_BODY
@@ -39,9 +39,11 @@ if TYPE_CHECKING:
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Bodies = dict[str, dict["Request", None]]
 
 INFLIGHT_BYTES = 80 * 2**20
 """Bytes of large bodies being received or worked on at a time; see `Shares`."""
+HOLD_SECONDS, HOLD_BODIES = 10.0, 50  # that a large body may wait for others of its sender, and how many may wait
 SMALL_BODY = 16 * 1024
 """Bytes up to which a body does not count there: one on each connection is as much as the bound of all others."""
 COMPRESSED_BODY = 4 * 1024
@@ -73,8 +75,8 @@ class Request:
     ----------
     scope, receive
         As ASGI has them.
-    inflight
-        Where large bodies are counted.
+    inflight, bodies
+        Where large bodies are counted, and those of each sender in the order in which they came.
 
     Attributes
     ----------
@@ -86,7 +88,7 @@ class Request:
         Its route, under whose rule it is counted.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, inflight: Shares) -> None:
+    def __init__(self, scope: Scope, receive: Receive, inflight: Shares, bodies: Bodies) -> None:
         self.scope = scope
         self.method: str = scope["method"]
         self.path: str = scope["path"]
@@ -94,7 +96,7 @@ class Request:
         self.received = False
         self.route = OTHER
         self._receive = receive
-        self._inflight = inflight
+        self._inflight, self._bodies = inflight, bodies
         self._held = 0
 
     @property
@@ -141,11 +143,11 @@ class Request:
     async def _large_body(self, body: bytearray, most: int) -> bytes:
         size = len(body)
         try:
-            self._hold(size)
+            await self._hold(size)
             while not self.received:
                 part = await self._part()
                 size += len(part)
-                self._hold(len(part))
+                await self._hold(len(part))
                 if size > most:
                     raise _too_large(most)
                 body += part
@@ -181,17 +183,28 @@ class Request:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    def _hold(self, size: int) -> None:
-        if self._inflight.is_full(sender.get().key, INFLIGHT_BYTES, MAX_BODY):
-            raise QueueFullError("too many request bodies are being received")
+    async def _hold(self, size: int) -> None:
+        """Count bytes; a sender's first body goes on, and while it has its share, others wait and are not read."""
+        key, until = sender.get().key, time.monotonic() + HOLD_SECONDS
+        bodies = self._bodies.setdefault(key, {})
+        bodies[self] = None
+        while self._inflight.is_full(key, INFLIGHT_BYTES, MAX_BODY):
+            if next(iter(bodies)) is self and self._inflight.total < 2 * INFLIGHT_BYTES:
+                break
+            if time.monotonic() > until or len(bodies) > HOLD_BODIES:
+                raise QueueFullError("too many request bodies are being received")
+            await asyncio.sleep(0.2)
         self._held += size
-        self._inflight.add(sender.get().key, size)
+        self._inflight.add(key, size)
 
     def release(self) -> None:
         """Count the body no longer."""
-        if self._held:
-            self._inflight.add(sender.get().key, -self._held)
-            self._held = 0
+        key = sender.get().key
+        if self in (bodies := self._bodies.get(key, {})):
+            del bodies[self]
+            if not bodies:
+                del self._bodies[key]
+            self._inflight.add(key, -self._held)
 
 
 def join_headers(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -496,13 +509,13 @@ class Application:
         self._scrapes: dict[tuple[str, str, tuple[str, ...]], asyncio.Future[Reply]] = {}
         self._flask: Flask | None = None
         self._loading = threading.Lock()
-        self.inflight = Shares()
+        self.inflight, self._bodies = Shares(), Bodies()
         self._streams = Shares()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         started, status = time.perf_counter(), CLIENT_CLOSED_REQUEST
-        request = Request(scope, receive, self.inflight)
+        request = Request(scope, receive, self.inflight, self._bodies)
         sender.set(Sender(scope["client"][0] if scope["client"] else ""))
         try:
             reply = await self._reply(request)
@@ -544,7 +557,7 @@ class Application:
             if error.reply.status == 413:
                 self._exporter.client_log.reject(EventError("", "the body is too large", "too_large"))
             return error.reply
-        except QueueFullError as error:
+        except (EventError, QueueFullError) as error:
             return _busy(error) if request.method in SAFE else self._exporter.ingest.refusal(error)
         except ClientDisconnectedError:
             raise
@@ -609,11 +622,7 @@ class Application:
         kind = request.headers.get(b"content-type", _JSON)
         lines = kind != _JSON and kind.partition(b";")[0].strip().lower().decode("latin-1") in NDJSON
         query = request.scope["query_string"]
-        try:
-            ids = bool(query) and parse_ids(dict(parse_qsl(request.query, keep_blank_values=True)).get("ids"))
-        except EventError as error:
-            self._exporter.client_log.reject(error)
-            return event_problem(error)
+        ids = bool(query) and parse_ids(dict(parse_qsl(request.query, keep_blank_values=True)).get("ids"))
         key = request.header("idempotency-key")
         if self._exporter.pipeline.is_half_full:  # whoever counts what has come needs the processor more
             await asyncio.sleep(BACKPRESSURE_SECONDS * (1 + len(body) // SMALL_BODY))
@@ -685,5 +694,5 @@ def _check_framing(request: Request) -> None:
         raise RequestError(problem(400, "the request is not valid HTTP/1.1: expected one Host header"))
 
 
-def _busy(error: QueueFullError, seconds: str = "1") -> Reply:
+def _busy(error: EventError | QueueFullError, seconds: str = "1") -> Reply:
     return problem(503, f"{error}, try again", headers=(("Retry-After", seconds),))

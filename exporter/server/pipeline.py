@@ -35,8 +35,8 @@ QUEUE_BYTES = 32 * 2**20
 """Bytes of request bodies that may be queued; see `Shares`."""
 MIN_IMAGE_BYTES = 1024
 """Images become PNG in the store if the JSON of their inputs has at least so many bytes; else PNG saves no space."""
-PIXELS = 20_000_000
-"""Pixels of image files that are decoded in a second; an image beyond them is invalid."""
+IMAGES_RATE = 5.0
+"""Tenths of each second in which image files are decoded, and such tenths in a row; a file beyond them is invalid."""
 _BATCH = 5000
 _BATCH_BYTES = 2**20  # of inputs, which take many times their size decoded
 _FLUSH_SECONDS = 15.0
@@ -175,8 +175,13 @@ class Pipeline:
             log.error("accepted events that were not counted before the exporter stopped: %d", lost)
 
     def _run(self) -> None:
-        bucket = Bucket(PIXELS)
-        image.admit.set(lambda pixels: not bucket.take(time.monotonic(), pixels))
+        bucket = Bucket(IMAGES_RATE)
+
+        def admit(seconds: float) -> bool:
+            bucket.spend(10 * seconds)
+            return not bucket.take(time.monotonic(), 0)
+
+        image.admit.set(admit)
         while not (self._closing and not self._queues):
             self._wake.wait(_FLUSH_SECONDS)
             self._wake.clear()

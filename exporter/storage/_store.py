@@ -7,6 +7,7 @@ before it is acknowledged, and so are labels; feedback that waits at the same ti
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import math
 import socket
@@ -64,7 +65,7 @@ MAX_ROWS = 50_000
 """Predictions that may wait for the disk, at most."""
 MAX_BYTES = 128 * 2**20
 """Bytes of inputs that may wait for the disk, at most."""
-BUSY_SHARE = 0.16
+BUSY_SHARE = 0.08
 """Share of both while the database takes what is written: predictions of others must not wait long behind them."""
 GROUP = 2000
 """Predictions in one transaction: enough to be fast, few enough that feedback does not wait long."""
@@ -95,6 +96,8 @@ class WriteTransactions:
         Whether the database could not be reached at the last attempt.
     refusal : Refusal or None
         Since when, and why, the database has refused what was written; None while it does not.
+    file : DatabaseFile or None
+        The file of an SQLite database.
     """
 
     def __init__(self, engine: sa.Engine) -> None:
@@ -102,17 +105,12 @@ class WriteTransactions:
         self.unavailable = False
         self.refusal: Refusal | None = None
         self._connection = None if db.is_shared(engine) else engine.connect()
-        self._file = self._connection and DatabaseFile(Path(engine.url.database or "").resolve(), self._connection)
-
-    @property
-    def has_file(self) -> bool:
-        """Whether the database is a file of this machine."""
-        return self._file is not None
+        self.file = self._connection and DatabaseFile(Path(engine.url.database or "").resolve(), self._connection)
 
     @property
     def fault(self) -> str | None:
         """Why nothing is written until somebody acts; None where the file of an SQLite database is in order."""
-        return self._file.fault if self._file else None
+        return self.file.fault if self.file else None
 
     def close(self) -> None:
         """Close the connection."""
@@ -146,8 +144,8 @@ class WriteTransactions:
                 yield connection
         else:
             with self._connection.begin():
-                if self._file:
-                    self._file.check(self._connection)
+                if self.file:
+                    self.file.check(self._connection)
                 yield self._connection
 
 
@@ -326,7 +324,7 @@ class Writer:
         """Check the file from time to time: metrics and readiness must tell of a fault without any traffic."""
         if now < self._check_at:
             return
-        self._check_at = now + FILE_SECONDS if self.transactions.has_file else math.inf
+        self._check_at = now + FILE_SECONDS if self.transactions.file else math.inf
         before = self.transactions.fault
         try:
             with self.transactions.begin():
@@ -350,9 +348,9 @@ class Writer:
 
     def _run_jobs(self, jobs: Iterable[_Job]) -> None:
         """Run calls in one transaction; if that fails, run each in its own, so that none makes the others fail."""
-        live = [job for job in jobs if job[1].set_running_or_notify_cancel()]
+        live = [job for job in jobs if job[1].running() or job[1].set_running_or_notify_cancel()]
         try:
-            self._commit(live)
+            self._jobs.extendleft(reversed(live[self._commit(live) :]))
         except Exception as error:
             if len(live) == 1 or db.is_unavailable(error):
                 self._fail(live, error)
@@ -377,16 +375,21 @@ class Writer:
         for _, future in jobs:
             future.set_exception(StoreError(f"the database did not store it: {message}"))
 
-    def _commit(self, jobs: Sequence[_Job]) -> None:
+    def _commit(self, jobs: Sequence[_Job]) -> int:
+        """Run calls in one transaction for a moment, and return how many it ran."""
+
         def run(connection: sa.Connection) -> list[tuple[Any, Counts]]:
             db.write_alone(connection)
-            return [call(connection) for call, _ in jobs]
+            until = time.monotonic() + 0.1  # predictions wait for it
+            begun = itertools.takewhile(lambda _: time.monotonic() < until, jobs)
+            return [call(connection) for call, _ in begun]
 
         results = self.transactions.run(run)
         # This is on disk: a failure from here on must not make a client send it again.
         self._on_commit([counts for _, counts in results])
-        for (_, future), (result, _) in zip(jobs, results, strict=True):
+        for (_, future), (result, _) in zip(jobs, results, strict=False):
             future.set_result(result)
+        return len(results)
 
     def _write_group(self) -> bool:
         """Commit the next group of predictions; return whether that worked."""
@@ -483,6 +486,8 @@ class Store:
         Releases of datasets, requests for retraining, snapshots of windows, and the bins of predictions.
     size : StoreSize
         The bytes that the store holds, and its limit.
+    writer : Writer
+        The thread that writes.
     replica : str
         The name under which this exporter saves snapshots: a shared database holds those of several exporters.
     set_aside : int
@@ -537,9 +542,7 @@ class Store:
             self._recorder = FeedbackRecorder(redact, tolerances, self.size)
             self._labels = Labels(self.size, loss, archives=config.archive is not None)
             retention = Retention(config, self.size)
-            self._writer = Writer(
-                self._engine, retention, (self._recorder, self._labels), self._on_commit, self._failed
-            )
+            self.writer = Writer(self._engine, retention, (self._recorder, self._labels), self._on_commit, self._failed)
         except BaseException as error:
             self._unlock()
             if isinstance(error, sa.exc.SQLAlchemyError | OSError):
@@ -562,7 +565,7 @@ class Store:
             The number of dropped predictions. While the disk is only slow, this waits for room, so that the queue
             before it fills and clients get 503. While the database fails, predictions that find no room are lost.
         """
-        return sum(self._writer.add(part) for part in prediction_rows(batch).parts(PART))
+        return sum(self.writer.add(part) for part in prediction_rows(batch).parts(PART))
 
     def submit(
         self,
@@ -601,7 +604,7 @@ class Store:
             result = call(connection)
             return result, counts(result)
 
-        return self._writer.submit(checked)
+        return self.writer.submit(checked)
 
     def write(
         self,
@@ -631,14 +634,14 @@ class Store:
         self, items: Sequence[Feedback], key: str | None, sender: str = ""
     ) -> Future[list[FeedbackResult]]:
         """Record the checked feedback of a sender's request, with its idempotency key; see `submit`."""
-        return self._writer.submit(partial(self._recorder.record, items=items, key=key, sender=sender))
+        return self.writer.submit(partial(self._recorder.record, items=items, key=key, sender=sender))
 
     def record_labels(self, items: Sequence[LabelEvent], sender: str = "") -> LabelsResult:
         """Record a sender's checked labels in one transaction, and wait for the result; see `write`.
 
         The writer works on nothing else meanwhile: split many labels in several calls.
         """
-        return self._result(self._writer.submit(partial(self._labels.record, items=items, sender=sender)))
+        return self._result(self.writer.submit(partial(self._labels.record, items=items, sender=sender)))
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
@@ -659,7 +662,7 @@ class Store:
             raise StoreError(db.error_message(error)) from None
 
     def _connect(self) -> sa.Connection:
-        if not self._writer.transactions.unavailable:
+        if not self.writer.transactions.unavailable:
             return self._engine.connect()
         with db.statement_timeout(SCRAPE_TIMEOUT_SECONDS):
             return self._engine.connect()
@@ -692,19 +695,9 @@ class Store:
             return read_losses(connection, model, version, since)
 
     @property
-    def alive(self) -> bool:
-        """Whether the writer's thread lives."""
-        return self._writer.alive
-
-    @property
     def fault(self) -> str | None:
         """What is wrong with the file of an SQLite database, so that nothing is stored until somebody acts."""
-        return self._writer.transactions.fault or self._damage
-
-    @property
-    def refusal(self) -> Refusal | None:
-        """Since when, and why, the database has refused what was written; None while it does not."""
-        return self._writer.transactions.refusal
+        return self.writer.transactions.fault or self._damage
 
     def last_backup(self) -> float:
         """Return the Unix time of the last backup of an SQLite database by ``model-exporter backup``; 0 without one."""
@@ -715,24 +708,19 @@ class Store:
         self.set_aside = count_damaged(self._config)
         return self.set_aside
 
-    @property
-    def waiting(self) -> int:
-        """The number of predictions that are not on disk yet."""
-        return self._writer.waiting
-
     def flush(self, timeout: float) -> bool:
         """Wait up to ``timeout`` seconds for all queued predictions to reach the disk; return whether they did."""
         deadline = time.monotonic() + timeout
-        while self.waiting and time.monotonic() < deadline:
+        while self.writer.waiting and time.monotonic() < deadline:
             time.sleep(0.005)
-        return not self.waiting
+        return not self.writer.waiting
 
-    def close(self, timeout: float = 10.0) -> bool:
-        """Write what waits, within ``timeout`` seconds, and stop; return whether everything was written."""
-        self._writer.close(timeout)
+    def close(self, timeout: float = 10.0) -> int:
+        """Write what waits, within ``timeout`` seconds, and stop; return how many predictions were not written."""
+        self.writer.close(timeout)
         self._engine.dispose()
         self._unlock()
-        return not self.waiting
+        return self.writer.waiting
 
     def report_failure(self) -> None:
         """Count a failure that the database does not know of."""

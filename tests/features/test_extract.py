@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from support.memory import allocating
 
+from exporter.features import image
 from exporter.features.base import category_bins, numeric_column, scalar_text
 from exporter.features.image import MAX_PIXELS, decode_image, image_columns, image_statistics
 from exporter.features.json_inputs import lenient_inputs, sanitize
@@ -87,15 +88,19 @@ def test_a_deeply_nested_image_is_invalid():
     assert image_columns([deep]).T.tolist() == [INVALID]
 
 
-def test_encoded_images_have_the_statistics_of_their_pixels():
-    """Base64 of PNG or lossless WebP, with or without a data: prefix, gives the statistics of the array."""
+@pytest.mark.parametrize("band", [1, 14, 2**18])
+def test_encoded_images_have_the_statistics_of_their_pixels(monkeypatch, band):
+    """Base64 of PNG or lossless WebP, with or without a data: prefix, gives the array's statistics, also in bands."""
+    monkeypatch.setattr(image, "_BAND_PIXELS", band)
     pixels = np.random.default_rng(3).integers(0, 256, (9, 7)).astype(np.uint8)
     text = png(Image.fromarray(pixels))
     expected = by_hand(pixels.astype(float).tolist())
     webp = png(Image.fromarray(pixels).convert("RGB"), "WEBP", lossless=True)
-    assert image_columns([text])[:, 0] == pytest.approx(expected)
-    assert image_columns([f"data:image/png;base64,{text}"])[:, 0] == pytest.approx(expected)
-    assert image_columns([webp])[:, 0] == pytest.approx(expected, rel=1e-6)
+    found = image_columns([text, f"data:image/png;base64,{text}", webp])
+    assert found == pytest.approx(np.array([expected] * 3).T, rel=1e-6)
+    token = image.admit.set(lambda seconds: seconds > 0)  # no time is left
+    assert image_columns([text]).T.tolist() == [INVALID]
+    image.admit.reset(token)
 
 
 def test_colour_is_reduced_to_luma():
@@ -121,6 +126,7 @@ def test_a_file_of_too_many_pixels_is_invalid():
     """A small file that claims 100 million pixels is refused without decoding."""
     side = math.isqrt(MAX_PIXELS) + 1
     assert decode_image(png(Image.new("1", (side, side)))) is None
+    assert decode_image(png(Image.new("1", (2**16, 2)))) is None
     head = io.BytesIO()
     Image.new("L", (8, 8)).save(head, "PNG")
     raw = bytearray(head.getvalue())

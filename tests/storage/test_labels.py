@@ -247,7 +247,7 @@ def test_labels_outlive_their_predictions(database: str, start: Start, monkeypat
     assert exporter.counted[-1][3:8] == ("7", 0.9, "north", "8", "7")
     yesterday = labels.update().where(labels.c.day > 0).values(day=labels.c.day - 1)
     exporter.store.write(lambda connection: connection.execute(yesterday))
-    exporter.store._writer._sweep_at = 0.0
+    exporter.store.writer._sweep_at = 0.0
     time.sleep(1.1)
     exporter.predict("new")
     eventually(lambda: not exporter.rows())
@@ -306,7 +306,7 @@ def test_labels_of_a_failed_transaction_count_once(
     assert started.wait(5)
     with ThreadPoolExecutor() as pool:
         good = pool.submit(exporter.store.record_labels, [LabelEvent("p", "7")])
-        eventually(lambda: exporter.store._writer._jobs)
+        eventually(lambda: exporter.store.writer._jobs)
         bad = exporter.store.submit(fail)  # they share a commit, which fails; then each has its own
         gate.set()
         assert numbers(good.result(5)) == (1, 1, 0, 0, 0, 0)

@@ -258,7 +258,7 @@ def test_old_predictions_are_deleted_and_feedback_is_kept(database: str, start: 
     exporter.predict("new")
     assert exporter.store.flush(60)
     exporter.say("old-3")
-    exporter.store._writer._sweep_at = 0.0
+    exporter.store.writer._sweep_at = 0.0
     exporter.say("new")  # wakes the writer
     eventually(lambda: exporter.count(predictions) == 1)
     assert exporter.count(feedback, feedback.c.inputs == '{"x":1}') == 1
@@ -269,7 +269,7 @@ def test_feedback_without_a_prediction_is_deleted(database: str, start: Start) -
     exporter = start(database, retention="1s")
     exporter.say("never", key="k")
     time.sleep(1.1)
-    exporter.store._writer._sweep_at = 0.0
+    exporter.store.writer._sweep_at = 0.0
     exporter.predict("new")  # wakes the writer
     eventually(lambda: exporter.count(feedback) == exporter.count(history) == 0)
     assert not exporter.say("never", key="k").repeat
@@ -282,7 +282,7 @@ def test_feedback_that_describes_its_prediction_outlives_the_retention(database:
     exporter.store.submit_feedback([described], None).result()
     assert exporter.store.review.state().unjoined == {"m": 1}
     time.sleep(1.1)
-    exporter.store._writer._sweep_at = 0.0
+    exporter.store.writer._sweep_at = 0.0
     exporter.predict("new")  # wakes the writer
     eventually(lambda: exporter.count(feedback, feedback.c.joined) == 1)
     assert [row["prediction_id"] for row in exporter.store.review.page(Filter(), 9).corrections] == ["never"]
@@ -302,7 +302,7 @@ def test_the_size_is_bounded(database: str, start: Start) -> None:
     settled = [-1]
 
     def steady() -> bool:
-        exporter.store._writer._sweep_at = 0.0
+        exporter.store.writer._sweep_at = 0.0
         exporter.say("nobody", label=str(len(settled)))
         settled.append(exporter.count(predictions))
         return settled[-1] < 9000 and settled[-1] == settled[-2] == settled[-3]
