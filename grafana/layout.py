@@ -152,6 +152,12 @@ def by_rank(expr: str, size: str, label: str, count: int = 6, legend: str | None
     return [p.Query(f"{expr} and on ({label}) {one}", legend, role="ranked") for one in only]
 
 
+def by_instance(expr: str, legend: str = "{{instance}}") -> list[p.Query]:
+    """Return the series of the six exporters with the highest values in the time range, each in its colour."""
+    label = "path, instance" if "path" in legend else "instance"
+    return by_rank(expr, f"max by ({label}) (max_over_time({expr}[$__range] @ end()))", label, legend=legend)
+
+
 def increase(metric: str, selector: str, by: str = "", over: str = "$__range") -> str:
     """Return the increase of a counter over all replicas, from 0 where its series began in the period.
 
@@ -255,8 +261,8 @@ def query_variable(
 
 
 def model_variable() -> models.VariableModel:
-    """Return the variable for one model, because thresholds are set per model."""
-    return query_variable("model", "Model", "label_values(model_info, model)")
+    """Return the variable for one model, because thresholds are set per model; also for one that was never called."""
+    return query_variable("model", "Model", 'label_values({__name__=~"model_info|model_exporter_links_info"}, model)')
 
 
 def version_variable() -> models.VariableModel:
@@ -564,13 +570,13 @@ def alerts_over_time(
     """
     states = alert_states(selector)
     names = ", ".join(f'"{label.strip()}"' for label in of.split(","))
-    longest = f"topk(15, sum by (alertname, {of}) (count_over_time(ALERTS{{{selector}}}[$__range] @ end())))"
+    longest = f"topk(10, sum by (alertname, {of}) (count_over_time(ALERTS{{{selector}}}[$__range] @ end())))"
     joined = f'label_join(({states}) and on (alertname, {of}) {longest}, "of", " ", {names})'
     named = f'label_replace({joined}, "of", "$1", "of", " *(.*?) *")'
 
     def alerts() -> models.Panel:
         """Blue while pending or info, orange for a warning, red if critical, green if there is none, grey if alerts are
-        not evaluated. With more than 15, those active for longest.
+        not evaluated. With more than 10, those active for longest.
         """
         return p.state_timeline(
             title,

@@ -83,11 +83,12 @@ def _rate(metric: str, by: str) -> str:
 
 
 def taken() -> Panel:
-    """Accepted events a second, by source."""
+    """Accepted events a second, all and by source."""
     return p.time_series(
         "Events accepted",
         p.EVENTS_PER_SECOND,
-        p.Query(_rate("model_exporter_events_total", "source"), "{{source}}"),
+        p.Query(f"sum({_rate('model_exporter_events_total', 'source')})", "all"),
+        p.Query(_rate_if_any("model_exporter_events_total", "source"), "{{source}}"),
         values=False,
         overrides=p.named_series(SOURCES),
     )
@@ -132,11 +133,11 @@ def lost() -> Panel:
 
 
 def queue() -> Panel:
-    """Predictions waiting to be counted, and the number at which the exporter answers 503."""
+    """Predictions waiting to be counted, of the six exporters with most, and the number at which one answers 503."""
     return p.time_series(
         "Predictions in the queue",
         p.COUNT,
-        p.Query(f"model_exporter_queue_length{{{INSTANCE}}}", "waiting {{instance}}"),
+        *layout.by_instance(f"model_exporter_queue_length{{{INSTANCE}}}"),
         p.Query(f"min(model_exporter_queue_capacity{{{INSTANCE}}})", "may wait", role="reference"),
     )
 
@@ -160,9 +161,8 @@ _JOB = 'job="model-exporter",' + INSTANCE
 
 
 def memory() -> Panel:
-    """Resident memory of the exporter."""
-    expr = f"process_resident_memory_bytes{{{_JOB}}}"
-    return p.time_series("Memory", p.BYTES, p.Query(expr, "{{instance}}"))
+    """Resident memory of the six exporters with most."""
+    return p.time_series("Memory", p.BYTES, *layout.by_instance(f"process_resident_memory_bytes{{{_JOB}}}"))
 
 
 def cpu() -> Panel:

@@ -155,7 +155,7 @@ def request_rate() -> Panel:
     return p.time_series(
         "Requests",
         p.PER_SECOND,
-        p.Query(f"{expr})", "now"),
+        p.Query(f"{expr})", "all versions"),
         p.Query(f"{expr}{DAY_AGO})", "a day ago", role="past"),
         links=_SYSTEM,
         overrides=[_DAY_AGO],
@@ -193,7 +193,7 @@ def worst_drift() -> Panel:
     return p.time_series(
         "Worst drift",
         p.NATS,
-        p.Query(f"max({score})", "now"),
+        p.Query(f"max({score})", "worst feature"),
         p.Query(f"max({ago})", "a day ago", role="past"),
         p.Query(f"min({limit})", "threshold", role="threshold"),
         links=[layout.details("model-data"), layout.DRIFT],
@@ -231,7 +231,7 @@ def attempts() -> Panel:
     return p.time_series(
         "Predictions an hour",
         p.COUNT,
-        p.Query(f"{expr})", "now"),
+        p.Query(f"{expr})", "all versions"),
         p.Query(f"{expr}{DAY_AGO})", "a day ago", role="past"),
         p.Query(
             f"max(model:threshold:ModelAttemptsDrop{{{MODEL}}})"
@@ -291,7 +291,7 @@ def _worst(
     return p.time_series(
         title,
         unit,
-        p.Query(f"{worst}({series}{{{BOTH}}}{known})", "now"),
+        p.Query(f"{worst}({series}{{{BOTH}}}{known})", "worst version"),
         p.Query(f"{worst}({series}{{{BOTH}}}{DAY_AGO}{known})", "a day ago", role="past"),
         p.Query(limit, "threshold", role="threshold"),
         of_numbers=of_numbers,

@@ -195,32 +195,29 @@ def latency_by_version() -> Panel:
     )
 
 
-def _share(title: str, query: p.Query, alert: str) -> Panel:
+def _share(title: str, name: str, alert: str, legend: str = "{{instance}}") -> Panel:
     return p.time_series(
         title,
         p.SHARE,
-        query,
+        *layout.by_instance(f"model_system_{name}_utilization_ratio{{{INSTANCE}}}", legend),
         p.Query(f"max(instance:threshold:{alert}{{{INSTANCE}}})", "threshold", role="threshold"),
         most=1,
     )
 
 
 def cpu() -> Panel:
-    """Share of CPU time in use."""
-    expr = f"model_system_cpu_utilization_ratio{{{INSTANCE}}}"
-    return _share("CPU", p.Query(expr, "{{instance}}"), "ModelHostCpuHigh")
+    """Share of CPU time in use, of the six exporters with the highest."""
+    return _share("CPU", "cpu", "ModelHostCpuHigh")
 
 
 def memory() -> Panel:
-    """Memory in use as a share of the limit."""
-    expr = f"model_system_memory_utilization_ratio{{{INSTANCE}}}"
-    return _share("Memory", p.Query(expr, "{{instance}}"), "ModelHostMemoryHigh")
+    """Memory in use as a share of the limit, of the six exporters with the highest."""
+    return _share("Memory", "memory", "ModelHostMemoryHigh")
 
 
 def disk() -> Panel:
-    """Share of each file system in use."""
-    expr = f"model_system_disk_utilization_ratio{{{INSTANCE}}}"
-    return _share("Disk", p.Query(expr, "{{path}} {{instance}}"), "ModelHostDiskHigh")
+    """Share of each file system in use, of the six with the highest."""
+    return _share("Disk", "disk", "ModelHostDiskHigh", "{{path}} {{instance}}")
 
 
 def gpu() -> Panel:
