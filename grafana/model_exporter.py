@@ -45,7 +45,8 @@ def dashboard() -> Dashboard:
             *layout.side_by_side(9, 8, {4: taken, 5: refused, 6: lost}),
             *layout.side_by_side(17, 8, {7: queue, 8: unknown_features}),
             layout.row(101, "Cost and store", 25),
-            *layout.side_by_side(26, 8, {13: memory, 14: cpu, 17: size, 16: builds}, (5, 5, 5, 9)),
+            *layout.side_by_side(26, 8, {13: memory, 14: cpu, 17: size}),
+            *layout.side_by_side(34, 5, {16: builds}),
         ],
     )
 
@@ -166,9 +167,11 @@ def memory() -> Panel:
 
 
 def cpu() -> Panel:
-    """Processors in use by the exporter."""
-    expr = f"rate(process_cpu_seconds_total{{{_JOB}}}[$__rate_interval])"
-    return p.time_series("Processors in use", p.BARE, p.Query(expr, "{{instance}}"))
+    """Processors in use by the six exporters with most."""
+    now, all_time = (
+        f"process_cpu_seconds_total{{{_JOB}}}[{over}" for over in ("$__rate_interval]", "$__range] @ end()")
+    )
+    return p.time_series("Processors in use", p.BARE, *by_rank(f"rate({now})", f"rate({all_time})", "instance"))
 
 
 def builds() -> Panel:

@@ -369,11 +369,15 @@ def time_series(
         builder = builder.scale_distribution(scale.linear_threshold(logarithmic_from))
     if stepped:
         builder = builder.line_interpolation(common_models.LineInterpolation.STEP_AFTER)
-    in_units = [for_query(len(queries) + i, setting("unit", COUNT)) for i in range(len(of_numbers))]
+    # The axis contains 0, which says how far from it a bias is.
+    of_axis = [setting("unit", COUNT), setting("custom.axisSoftMin", 0), setting("custom.axisSoftMax", 0)]
+    in_units = [for_query(len(queries) + i, *of_axis) for i in range(len(of_numbers))]
     queries = (*queries, *of_numbers)
-    named = [query.role == "value" and "{{" not in query.legend for query in queries]
-    single = [i for i, query in enumerate(queries) if query.role == "ranked" or named[i]]
-    overrides = [for_query(i, *palette(place)) for place, i in enumerate(single)] if len(single) > 1 else []
+    # What a classification and a regression have in the same place has the same name and colour.
+    keys = {i: one.legend for i, one in enumerate(queries) if one.role == "value" and "{{" not in one.legend}
+    keys |= {i: str(i) for i, one in enumerate(queries) if one.role == "ranked"}
+    order = list(dict.fromkeys(keys.values()))
+    overrides = [for_query(i, *palette(order.index(key))) for i, key in keys.items()] if len(order) > 1 else []
     if logarithmic_from is not None:
         overrides.append((models.MatcherConfig(id_val="byType", options="number"), [NO_TICK_TEXT]))
         more.setdefault("mappings", NO_NEGATIVE_TICK)
