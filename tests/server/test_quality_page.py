@@ -176,6 +176,7 @@ def test_a_model_without_a_profile_is_measured(labelled: Served) -> None:
     eventually(lambda: sentence in words(quality(labelled, model="free")))
     page = quality(labelled, model="free")
     assert page.source.count("<rect") == 0
+    assert page.source.count('data-label="Bias">+0.5<') == 4
     assert "free has no profile, so nothing is estimated. Create one from rows" in page.text
 
 

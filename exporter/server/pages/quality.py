@@ -289,11 +289,11 @@ def _estimates(monitor: ModelMonitor, now: float) -> tuple[dict[str, IntervalEst
 
 
 def _measured_row(kind: Kind, name: str, window: WindowQuality) -> Row:
-    further, note = figure(kind, window.squared_error), ""
+    *numbers, note = figure(kind, window.squared_error), f"{window.bias:+.3g}".replace("-", "−"), ""
     if kind == "accuracy":
-        further, note = describe_calibration(window)
-    numbers = (f"{window.labelled:,.0f}", f"{window.unlabelled:,.0f}", further)
-    return Row(name, measured(window, kind) or _NOTHING, numbers, note=note)
+        *numbers, note = describe_calibration(window)
+    counts = (f"{window.labelled:,.0f}", f"{window.unlabelled:,.0f}")
+    return Row(name, measured(window, kind) or _NOTHING, (*counts, *numbers), note=note)
 
 
 def _segment_rows(monitor: ModelMonitor, kind: Kind) -> list[Row]:
