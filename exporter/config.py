@@ -687,7 +687,7 @@ def _check_alerts(path: KeyPath, settings: dict[str, Any], valid: tuple[str, ...
             refuse(key, f"its threshold is an objective of the model: write {OBJECTIVE_ALERTS[name]} in place of it")
         elif THRESHOLDS[name].default is None:
             refuse(key, f"expected off, since it has no threshold; got {preview(value)}")
-        elif name in IN_SECONDS and isinstance(value, str):
+        elif name in IN_SECONDS and isinstance(value, str) and value[:1].isdigit():
             alerts[name] = parse(parse_duration, value, key)
         elif isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
             more = ", a duration such as 2h" if name in IN_SECONDS else ""

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 STEP = 15
-"""Seconds from one evaluation to the next."""
+"""Seconds from one evaluation to the next; errors are judged at each second one."""
 INTERVALS = (5, 15, 45, 60)
 """Scrape intervals in seconds; one that is shorter than a step is seen as one step."""
 RATES = (1, 5, 20, 60, 200, 1000, 60_000)
@@ -55,6 +55,11 @@ def scraped(counts: Floats, interval: int) -> Floats:
     return seen.ravel()
 
 
+def each_half_minute(condition: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return a condition as a group of rules sees it that is evaluated at each second step."""
+    return np.repeat(condition[::2], 2)[: len(condition)]
+
+
 def fires(condition: npt.NDArray[np.bool_], seconds: int) -> tuple[int, float]:
     """Return how often an alert fires whose condition has to hold for a time, and when it does so first, in minutes."""
     steps = seconds // STEP + 1
@@ -70,11 +75,11 @@ def fires(condition: npt.NDArray[np.bool_], seconds: int) -> tuple[int, float]:
 def errors(n: Floats, k: Floats, limit: float) -> tuple[int, float]:
     """ModelErrorRatioHigh."""
     found = np.zeros(len(n) - 1800 // STEP + 1, dtype=bool)
-    for seconds in (180, 300, 1800):
+    for seconds in (180, 300, 600, 1800):
         requests, failures = window(n, seconds)[-len(found) :], window(k, seconds)[-len(found) :]
         found |= (failures >= 7) & (tail(failures, requests, limit) <= CHANCE)
     requests, failures = window(n, 300)[-len(found) :], window(k, 300)[-len(found) :]
-    return fires(found & ((failures > limit * requests) | (requests * limit < 1)), 60)
+    return fires(each_half_minute(found & ((failures > limit * requests) | (requests * limit < 1))), 60)
 
 
 def corrections(n: Floats, k: Floats, limit: float) -> tuple[int, float]:
@@ -113,7 +118,7 @@ def burn(n: Floats, k: Floats, budget: float) -> tuple[int, float]:
             & (failed > limit * of_long)
             & (tail(failed, of_long, budget) <= CHANCE)
         )
-    return fires(found, 120)
+    return fires(each_half_minute(found), 120)
 
 
 def inaccurate(n: Floats, k: Floats, limit: float) -> tuple[int, float]:
@@ -148,6 +153,7 @@ KINDS = {
     "ModelConfidentRatioLow": Kind(unconfident, 0.28, (0.10, 0.20), (0.56, 0.84)),
     "ModelAccuracyLow": Kind(inaccurate, 0.15, (0.10, 0.125), (0.20, 0.30, 0.50)),
 }
+INCIDENTS = 200
 BEFORE, LONGEST = 6 * 3600 // STEP, 2 * 3600 // STEP
 """Steps before an incident, and those in which it is to be found; whole numbers of scrapes."""
 
@@ -200,7 +206,7 @@ def main() -> None:
     for name, judge in of_traffic if len(kinds) == len(KINDS) else ():
         cells = [f"{judge(rng, rate, args.years):.2g}" for rate in RATES]
         print(f"| {name}, nothing changed | " + " | ".join(cells) + " |")
-    print("\nMinutes until it fires, median and 90% of 50 incidents; a dash: not within two hours.")
+    print(f"\nMinutes until it fires, median and 90% of {INCIDENTS} incidents; a dash: not within two hours.")
     print("| alert, share | " + " | ".join(f"{rate:,} a minute" for rate in RATES) + " |")
     print("|---|" + "---|" * len(RATES))
     for name, kind in kinds.items():
@@ -208,7 +214,7 @@ def main() -> None:
             cells = []
             for rate in RATES:
                 times = []
-                for _ in range(50):
+                for _ in range(INCIDENTS):
                     quiet, wrong = (
                         drawn(rng, rate, one, length) for one, length in ((kind.quiet[0], BEFORE), (share, LONGEST))
                     )

@@ -77,7 +77,7 @@ MODELS = {
         "a swapped column, of a model that has drifted for long", changed=((0, 999, drifted), (27, 40, swapped))
     ),
     "weather": Model("a changed unit", changed=((12, 25, fahrenheit),)),
-    "prices": Model("drift", changed=((6, 999, drifted),)),
+    "prices": Model("drift", changed=((0, 999, drifted),)),
     "fraud": Model(ERRORS, FEW, (10, 15, 0.05)),
     "ranking": Model("a bad release", FEW, (8, 20, 0.1), (8, 20)),
     "search": Model("callers that stop", ((10, 1), (30, 0), (1, 1))),
@@ -117,8 +117,8 @@ def training(rng: np.random.Generator, rows: int) -> Rows:
     """Return rows as a model was trained on; live rows are drawn from the same distribution."""
     return {
         "score": rng.normal(size=rows),
-        "left": 10 * rng.beta(2, 3, rows),
-        "right": 10 * rng.beta(3, 2, rows),
+        "left": 10 * rng.beta(2, 4, rows),
+        "right": 10 * rng.beta(4, 2, rows),
         "temperature": rng.normal(20, 4, rows),
     }
 
