@@ -98,7 +98,7 @@ LIMITS = (
         "the oldest is counted as unpaired",
     ),
     ("pixels of an image", f"{MAX_PIXELS:,}", "the value is invalid"),
-    ("pixels of image files that are decoded in a second", f"{pipeline.PIXELS:,}", "the value is invalid"),
+    ("share of the counting that image files take", f"{pipeline.IMAGES_RATE / 10:.0%}", "the value is invalid"),
     ("components of an embedding", f"{MAX_DIMENSION:,}", "the value is invalid"),
     ("characters of a text that features are computed from", f"{MAX_CHARACTERS:,}", "the rest is not read"),
     ("categories of a column in a profile", f"{bins.MAX_CATEGORIES:,}", "counted in a second pass"),

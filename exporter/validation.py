@@ -277,7 +277,7 @@ def explain(
         text = text[: at.start()]
         path = tuple(int(m[2]) if m[2] else m[1] for m in _STEP.finditer(at[2]) if m[1] or m[2])
         if at[1]:
-            return path, "expected keys that are strings; quote those that are not", "wrong_type"
+            return path, "expected keys that are strings; quote the others", "wrong_type"
     if match := re.fullmatch(r"Object missing required field `(.*)`", text):
         return (*path, match[1]), "is required", "missing_field"
     if match := re.fullmatch(r"Object contains unknown field `(.*)`", text):

@@ -75,7 +75,7 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
     text = "version to compare with (baseline); default: the one that appeared last before --after"
     add("--before", metavar="VERSION", help=text)
     add("--after", metavar="VERSION", help="version to judge (candidate); default: the one that appeared last")
-    text = "length of the window in which both served, up to --to; default: since the newer version appeared, up to 7d"
+    text = "how far back from --to to look for the overlap period; default: since the newer version appeared, up to 7d"
     add("--last", type=checked(parse_duration), metavar="DURATION", help=text)
     text = "start of the window, RFC 3339, such as 2026-11-24T10:00:00Z; local time without an offset"
     add("--from", dest="start", type=_time, metavar="TIME", help=text)
@@ -88,15 +88,15 @@ def compare_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help=f"exit with status {WORSE} if a measure is significantly worse, or if --sequential decides on rollback",
     )
-    text = "intervals and verdicts valid at every look if requests are independent, and a decision on the rollout"
+    text = "anytime-valid intervals and verdicts, if requests are independent, and a decision on the rollout"
     add("--sequential", action="store_true", help=text)
-    text = "by how much the version may be worse for --sequential, such as error_ratio=0.01; repeatable"
+    text = "how much worse the candidate may be with --sequential, such as error_ratio=0.01; repeatable"
     add("--margin", type=checked(parse_margin), action="append", default=[], metavar="MEASURE=NUMBER", help=text)
 
 
 def compare(args: argparse.Namespace) -> int:
-    """Compare two versions of a model, or two periods of one, with data from Prometheus: which one is better, and
-    whether the difference may be due to chance.
+    """Compare two versions of a model, or two periods of one, with data from Prometheus: is one better, or could the
+    difference be chance?
 
     Example::
 
@@ -219,8 +219,8 @@ def explain_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def explain(options: argparse.Namespace) -> int:
-    """Find the combinations of at most two bins that contain the most corrections, errors, estimated loss or drift
-    of a model.
+    """Find the slices of a model (a bin, or two together) that account for most of its corrections, errors,
+    estimated loss or drift.
 
     Example::
 
@@ -307,7 +307,7 @@ def suspects_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def suspects(options: argparse.Namespace) -> int:
-    """Find labels of a training file that may be wrong, by the labels of similar rows.
+    """Find labels in a training file that may be wrong, by the labels of similar rows.
 
     Example::
 

@@ -475,9 +475,9 @@ def _dependence(drifts: Sequence[TargetDrift]) -> Iterator[str]:
     """Say which noise floors are higher than those of independent values, and why."""
     if drifts:
         names = ", ".join(change.name for change in drifts)
-        yield f"  in training, values depend on those before them, which raises the noise of {names}:"
+        yield f"  in training, values are autocorrelated, which raises the noise of {names}:"
         least = min(drifts, key=lambda change: change.effective / change.observations)
-        yield f"  {least.observations:,} of {least.name} tell as much as {least.effective:,.0f} independent ones"
+        yield f"  {least.observations:,} of {least.name} have an effective sample size of {least.effective:,.0f}"
 
 
 def drifted(monitor: ModelMonitor) -> list[str]:
@@ -495,9 +495,7 @@ _NAMES = {"accuracy": "accuracy", "absolute_error": "mean absolute error"}
 _ABSENCES = {
     "few": f"the profile has fewer than {LEAST_ROWS} labelled rows to estimate it from",
     "empty": "no row has a valid {needed}",
-    "unconfident": (
-        "too few rows have a valid confidence: their share is less than half of that among the profile's labelled rows"
-    ),
+    "unconfident": ("too few rows have a valid confidence: less than half the share of the profile's labelled rows"),
     "unsupported": "more than half of the rows are unlike any labelled row of the profile",
     "wide": "the rows are so few, or so unlike the profile's labelled rows, that any accuracy is possible",
 }

@@ -280,7 +280,7 @@ def add_web_files(parser: argparse.ArgumentParser) -> None:
 def add_log_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a server's log."""
     levels, formats = ("debug", "info", "warn", "error"), ("logfmt", "json")
-    parser.add_argument("--log.level", default="info", choices=levels, help="least severe level that is logged")
+    parser.add_argument("--log.level", default="info", choices=levels, help="lowest level to log")
     parser.add_argument("--log.format", default="logfmt", choices=formats, help="format of the log")
 
 

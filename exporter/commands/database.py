@@ -27,10 +27,10 @@ def archive_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def archive(options: argparse.Namespace) -> int:
-    """Write predictions that are older than store.retention to the Parquet files of store.archive, and labels that came
+    """Write predictions that are older than store.retention to Parquet files in store.archive, and labels that came
     too late for them.
 
-    Only then do exporters delete them. Exporters may run meanwhile.
+    Exporters delete them only afterwards, and may keep running.
 
     Example::
 
@@ -80,7 +80,7 @@ def restore_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def restore(options: argparse.Namespace) -> int:
-    """Verify a backup, and put it in the place of the SQLite database of a stopped exporter.
+    """Verify a backup, and replace the SQLite database of a stopped exporter with it.
 
     The previous files are renamed, not deleted.
 
@@ -100,14 +100,14 @@ _Redacted = Mapping[str, Collection[str]]
 
 def redact_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
-    add_config_file(parser, "the database, its archive, and what is redacted")
+    add_config_file(parser, "the database, its archive and the redacted inputs")
     parser.add_argument("--dry-run", action="store_true", help="only count what contains redacted inputs")
 
 
 def redact(options: argparse.Namespace) -> int:
-    """Remove from the database what was stored before the configuration redacted it.
+    """Remove inputs from the database that were stored before the configuration redacted them.
 
-    Exporters may run meanwhile.
+    Exporters may keep running.
 
     Example::
 
@@ -188,8 +188,10 @@ def forget_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's options to its parser."""
     add_config_file(parser, "the database")
     whose = parser.add_mutually_exclusive_group(required=True)
-    whose.add_argument("--user", dest="person", metavar="NAME", help="the user of feedback, with its predictions")
-    whose.add_argument("--prediction", metavar="ID", help="the identifier of a prediction")
+    whose.add_argument(
+        "--user", dest="person", metavar="NAME", help="remove this user's feedback and the predictions that it is about"
+    )
+    whose.add_argument("--prediction", metavar="ID", help="remove the prediction with this identifier")
     parser.add_argument("--model", metavar="NAME", help="only predictions of this model; of all models by default")
     parser.add_argument("--dry-run", action="store_true", help="only count what would be removed")
 
@@ -197,7 +199,7 @@ def forget_arguments(parser: argparse.ArgumentParser) -> None:
 def forget(options: argparse.Namespace) -> int:
     """Remove a person, or a prediction, from the database: predictions, feedback, labels, and examples of releases.
 
-    Exporters may run meanwhile.
+    Exporters may keep running.
 
     Example::
 

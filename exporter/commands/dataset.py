@@ -135,7 +135,7 @@ def _submit(client: Client, decision: ImportedDecision | SkippedTask) -> tuple[s
 def _add_release_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="model whose corrections are released")
     parser.add_argument("--name", metavar="NAME", help="name of the release; default: derived from the content")
-    text = "omit accepted corrections whose label may be wrong, until a reviewer has decided them again"
+    text = "leave out accepted corrections whose label may be wrong and that no reviewer has kept"
     parser.add_argument("--exclude-suspects", action="store_true", help=text)
     _add_include(parser, "")
 

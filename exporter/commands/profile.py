@@ -51,7 +51,7 @@ def profile_arguments(parser: argparse.ArgumentParser) -> None:
         help="number of bins of a numeric feature",
     )
     add("--categories", type=whole_number(2, 10_000), default=50, metavar="N", help=categories)
-    add("--describe", type=Path, metavar="PROFILE", help="only print what is in a profile")
+    add("--describe", type=Path, metavar="PROFILE", help="only print the content of this profile")
     add("--from-store", action="store_true", help="profile the predictions in the database instead of a file")
     add_config_file(parser, "the database")
     add("--model", metavar="NAME", help="model whose predictions are read, or the name of the profile of a file")
@@ -69,7 +69,7 @@ def _add_sql_options(parser: argparse.ArgumentParser) -> None:
     add("--database-password-file", metavar="FILE", help="file with the password for --database")
     text = "run --sql in Spark, on this master or the one in its configuration, instead of --database"
     add("--spark", nargs="?", const="", metavar="MASTER", help=text)
-    text = "share of the rows of --sql that is profiled, at random, for huge tables"
+    text = "random share of the rows of --sql to profile, for huge tables"
     add("--sample", type=_share, default=1.0, metavar="SHARE", help=text)
 
 

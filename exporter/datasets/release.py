@@ -109,7 +109,7 @@ def _make(
     try:
         content = store.releases.write(build, _encode(store, model, redacted, lineage))
         if not lineage.examples:
-            exception = ", except those that are suspect" if lineage.excludes_suspects else ""
+            exception = ", except suspects" if lineage.excludes_suspects else ""
             raise EmptyError(f"no correction of {model} is accepted{exception}: review its corrections first")
         values = {
             "id": content.sha256[:12],

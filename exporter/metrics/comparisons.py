@@ -23,19 +23,19 @@ COMPARISON = Metrics[tuple[Comparison, Mapping[str, float]]](_COMPARISON, *_VERS
 
 @COMPARISON.gauge()
 def model_comparison_start_timestamp_seconds(one: tuple[Comparison, Mapping[str, float]]) -> Reading:
-    """Unix time from which both versions served."""
+    """Start of the overlap period, in Unix time."""
     return one[0].after.period.start
 
 
 @COMPARISON.gauge()
 def model_comparison_end_timestamp_seconds(one: tuple[Comparison, Mapping[str, float]]) -> Reading:
-    """Unix time up to which both versions served."""
+    """End of the overlap period, in Unix time."""
     return one[0].after.period.end
 
 
 @COMPARISON.gauge()
 def model_comparison_shared_seconds(one: tuple[Comparison, Mapping[str, float]]) -> Reading:
-    """Time in which both versions served, without gaps."""
+    """Length of the overlap period, without gaps."""
     return one[0].shared_seconds
 
 
@@ -50,7 +50,7 @@ SIDE = Metrics[tuple[Estimate, float]](_COMPARISON, *_VERSIONS, "measure", "side
 
 @SIDE.gauge()
 def model_comparison_value(one: tuple[Estimate, float]) -> Reading:
-    """A measure of a version while both served, in seconds, in nats or as a share."""
+    """A measure of a version in the overlap period, in seconds, in nats or as a share."""
     return one[0].value
 
 
@@ -101,13 +101,13 @@ SLICE = Metrics[ExplainedSlice]("Slices of corrections", "model", "version", "of
 
 @SLICE.gauge()
 def model_slice_share(one: ExplainedSlice) -> Reading:
-    """Share of the corrections of the last hour that a slice contains."""
+    """Share of the last hour's corrections in a slice."""
     return one.share
 
 
 @SLICE.gauge()
 def model_slice_traffic_share(one: ExplainedSlice) -> Reading:
-    """Share of the predictions of that time that a slice contains."""
+    """Share of the last hour's predictions in a slice."""
     return one.traffic_share
 
 
@@ -140,7 +140,7 @@ def model_shadow_errors_total(counts: VersionCounts) -> Reading:
 
 @ANSWERS.counter()
 def model_shadow_unpaired_total(counts: VersionCounts) -> Reading:
-    """Predictions in shadow mode to which no other version's prediction for the same request arrived."""
+    """Predictions in shadow mode without another version's prediction for the same request."""
     return counts.unpaired
 
 

@@ -76,7 +76,7 @@ REQUESTS = Metrics[RequestCounts](SECTION)
 
 @REQUESTS.counter("route", "code")
 def model_exporter_http_requests_total(counts: RequestCounts) -> Reading:
-    """Requests by the rule of their path and the code of the response; 499 where the client went away."""
+    """Requests by route and response code; 499 if the client went away."""
     return counts.codes()
 
 
@@ -168,7 +168,7 @@ LINKS = Metrics[tuple[Iterable[str], str, str]](SECTION)
 
 @LINKS.gauge("model", "external_url", "dashboards_url")
 def model_exporter_links_info(links: tuple[Iterable[str], str, str]) -> Reading:
-    """Addresses that links to the exporter and to the dashboards of a model begin with."""
+    """Base addresses of links to the exporter and to the dashboards of a model."""
     return {(model, *links[1:]): 1.0 for model in links[0]}
 
 

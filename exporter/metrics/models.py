@@ -175,7 +175,7 @@ def model_absolute_error_total(monitor: ModelMonitor) -> Reading:
 
 @LABELS.counter()
 def model_positive_error_total(monitor: ModelMonitor) -> Reading:
-    """Sum of the errors of predictions above their label; twice it less model_absolute_error_total is signed."""
+    """Sum of the errors of predictions above their label; twice this minus model_absolute_error_total is signed."""
     return monitor.quality.positive_error if _may_be("regression", monitor) else None
 
 
@@ -263,7 +263,7 @@ def model_mean_absolute_error(window: WindowQuality) -> Interval:
 
 @WINDOW_QUALITY.gauge()
 def model_mean_error(window: WindowQuality) -> Reading:
-    """Mean of the window's labelled predictions less their labels: above 0 if they are too high, the bias."""
+    """Bias: mean of prediction minus label in the window; above 0 if predictions are too high."""
     return window.bias
 
 
@@ -275,7 +275,7 @@ def model_root_mean_squared_error(window: WindowQuality) -> Reading:
 
 @WINDOW_QUALITY.gauge()
 def model_labelled_estimated_accuracy(window: WindowQuality) -> Reading:
-    """Accuracy that the profile's calibration expects of the window's labelled predictions, beside model_accuracy."""
+    """Accuracy that the profile predicts for the window's labelled predictions, to compare with model_accuracy."""
     return window.expected
 
 
@@ -299,7 +299,7 @@ PROFILE_QUALITY = Metrics[Binner](_ESTIMATED, "model", "version", state=lambda b
 
 @PROFILE_QUALITY.gauge()
 def model_reference_accuracy_overall(binner: Binner) -> Reading:
-    """Accuracy on the profile's labelled rows, which model_accuracy is compared with."""
+    """Accuracy on the profile's labelled rows, the baseline of model_accuracy."""
     return binner.quality.overall if binner.quality and binner.quality.kind == "accuracy" else None
 
 
@@ -318,7 +318,7 @@ def model_reference_accuracy(binner: Binner) -> Reading:
 
 @PROFILE_QUALITY.gauge()
 def model_reference_estimated_accuracy(binner: Binner) -> Reading:
-    """Accuracy on the profile's labelled rows with a confidence, which model_estimated_accuracy is compared with."""
+    """Accuracy on the profile's labelled rows with a confidence, the baseline of model_estimated_accuracy."""
     return binner.quality.estimated_overall if _bins(binner) and binner.quality else None
 
 
@@ -356,13 +356,13 @@ MODEL = Metrics[Configured](_REQUESTS, "model")
 
 @MODEL.gauge("objective")
 def model_objective(one: Configured) -> Reading:
-    """Objective set in the configuration: the share of requests that are to succeed."""
+    """Objective set in the configuration: the share of requests that must succeed."""
     return one.model.objectives.shares() if one.model.objectives else None
 
 
 @MODEL.gauge("bucket")
 def model_objective_latency_seconds(one: Configured) -> Reading:
-    """Latency of the objective; the bucket label is the le of the histogram's bucket that is fast enough."""
+    """Latency of the objective; the label bucket is the le of the last bucket that is fast enough."""
     latency = one.model.objectives.latency if one.model.objectives else None
     return {bound_label(latency.below): latency.below} if latency else None
 
@@ -413,7 +413,7 @@ def model_attempts_total(monitor: ModelMonitor) -> Reading:
 
 @COUNTERS.counter()
 def model_confident_predictions_total(monitor: ModelMonitor) -> Reading:
-    """Predictions without an error at or above the confidence threshold, or without a confidence where none is set."""
+    """Predictions without an error at or above the confidence threshold, or without a confidence if none is set."""
     return monitor.counters.confident
 
 
@@ -557,7 +557,7 @@ def model_feature_kl_divergence_noise(window: Window) -> Reading:
 
 @FEATURES.gauge()
 def model_feature_recent_kl_divergence(window: Window) -> Reading:
-    """KL divergence of the window from the longest window before it, in nats; absent until there is such a period."""
+    """KL divergence of the window from the longest window before it, in nats; absent until there is one."""
     return window.stats.recent_kl
 
 
@@ -578,13 +578,13 @@ WINDOW = Metrics[Window](_INPUTS, "model", "version", "window")
 
 @WINDOW.gauge()
 def model_multivariate_drift(window: Window) -> Reading:
-    """Divergence of the correlation between numeric features from training, in nats."""
+    """Divergence of the correlations between numeric features from training, in nats."""
     return window.stats.multivariate[0] if window.binner.copula else None
 
 
 @WINDOW.gauge()
 def model_multivariate_drift_noise(window: Window) -> Reading:
-    """Noise floor of the divergence of the correlation."""
+    """Noise floor of the divergence of the correlations."""
     return window.stats.multivariate[1] if window.binner.copula else None
 
 

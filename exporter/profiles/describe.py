@@ -171,7 +171,7 @@ def quality_lines(profile: Profile) -> Iterator[str]:
         yield f"  error expected by: {names}"
     if quality.residuals:
         others = "other " if quality.components or quality.calibration_rows else ""
-        yield f"  {others}features that go with the quality: {', '.join(quality.residuals)}"
+        yield f"  {others}features that explain the quality: {', '.join(quality.residuals)}"
 
 
 def _calibration(confidence: NumericFeature, quality: Quality) -> Iterator[str]:
@@ -377,9 +377,7 @@ def _inexact_classes(name: str, values: Column, profile: Profile) -> str | None:
         return None
     if all(abs(float(text)) < 2**53 for text in classes.categories):
         return None
-    return (
-        f"has whole numbers from 2^53, of which neighbours count as one: set {_flag('--type', f'{name}=categorical')}"
-    )
+    return f"has whole numbers from 2^53, where neighbours count as one: set {_flag('--type', f'{name}=categorical')}"
 
 
 def _strings(values: Column) -> list[str]:

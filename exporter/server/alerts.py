@@ -350,7 +350,7 @@ class AlertSource(Task):
             return Alerts(self._inbox.firing(now), "Prometheus does not respond", detail, "check")
         if math.isfinite(answer.at):
             age = f"{duration(now - answer.at)} ago"
-            shown = f"What is shown is from its last response, {age}."
+            shown = f"The alerts below are from its last response, {age}."
             detail += f" {shown if answer.state.alerts else f'Its last response, {age}, had no alert.'}"
         return replace(answer.state, problem="Prometheus does not respond", detail=detail, remedy="check")
 

@@ -362,7 +362,7 @@ def ready(exporter: Exporter) -> Reply:
     if not exporter.ready:
         return _text("model-exporter is stopping.\n", 503)
     if exporter.store.fault:  # the log has it; a probe may be open to everyone
-        return _text("model-exporter cannot store anything: see its log for what is wrong with its database.\n", 503)
+        return _text("model-exporter cannot store anything: its log says what is wrong with the database.\n", 503)
     return _text("".join(["model-exporter is ready.\n", *(f"warning: {w}\n" for w in exporter.warnings)]))
 
 

@@ -216,7 +216,7 @@ ROUTES: dict[str, Route] = {
             Parameter("version"),
             Parameter("label", str, "The label of the review, or of the user without one."),
             *PERIOD,
-            Parameter("include", str, "What is added, separated by commas: confirmed, labelled."),
+            Parameter("include", str, "Predictions to add, separated by commas: confirmed, labelled."),
         ),
         pool="dataset",
     ),

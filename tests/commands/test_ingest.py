@@ -152,8 +152,8 @@ def test_the_report_says_which_noise_is_higher_and_why(folder: Path, tmp_path: P
     assert dependent[noise] == pytest.approx(5 * independent[noise])
     assert "depend" not in before
     assert re.search(
-        r"^  in training, values depend on those before them, which raises the noise of "
-        r"(income, \(confidence\)|\(confidence\), income):\n  2,500 of income tell as much as 500 independent ones$",
+        r"^  in training, values are autocorrelated, which raises the noise of "
+        r"(income, \(confidence\)|\(confidence\), income):\n  2,500 of income have an effective sample size of 500$",
         out,
         re.M,
     )

@@ -173,7 +173,7 @@ def test_no_estimate_has_a_reason(folder: Path, tmp_path: Path, ingest: Run) -> 
     index = table.column_names.index("confidence")
     csv.write_csv(table.set_column(index, "confidence", pa.array(confidences)), tmp_path / "lacking.csv")
     out = ingest(tmp_path / "lacking.csv", f"--profile={folder / 'loans.json'}", *OUTPUTS, "--ignore=outcome").out
-    assert re.search("estimated +–  +too few rows have a valid confidence: their share is less than half of", out)
+    assert re.search("estimated +–  +too few rows have a valid confidence: less than half the share of", out)
     parquet.write_table(scores(3000, 1).slice(0, 15), tmp_path / "few.parquet")
     save(build_file(tmp_path / "few.parquet", **COLUMNS, ignore=["id"]), tmp_path / "few.json")
     out = ingest(folder / "tonight.csv", f"--profile={tmp_path / 'few.json'}", *OUTPUTS, LABELS).out

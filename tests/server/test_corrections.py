@@ -92,7 +92,7 @@ def test_a_decision_takes_the_correction_out_of_the_backlog(corrected: Served) -
         ("limit=0", 'limit: expected a whole number from 1 to 1000, got "0"'),
         ("limit=x", 'limit: expected a whole number from 1 to 1000, got "x"'),
         ("cursor=%ff", "cursor: expected the cursor in the URL next of the page before"),
-        ("cursor=Y29uZmlkZW50LDAuOSwx", "cursor: it belongs to a page in the order confident, not newest"),
+        ("cursor=Y29uZmlkZW50LDAuOSwx", "cursor: it is for the order confident, not newest"),
         ("cursor=bmV3ZXN0LG5hbiwx", "cursor: expected the cursor in the URL next of the page before"),
         ("order=oldest", 'order: expected confident, error, newest, suspect or uncertain, got "oldest"'),
         ("alike=x", 'alike: expected a whole number from 1 to 2147483647, got "x"'),

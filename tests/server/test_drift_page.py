@@ -325,7 +325,7 @@ def test_exchanged_columns_name_each_other(tmp_path: Path) -> None:
     observe_columns(monitor, ROWS, live, 0.0)
     drifts = {drift.name: drift for drift in target_drifts(monitor, monitor.read(0.0)["1h"])}
     assert [drifts[name].resembles for name in sizes] == ["mass", "length", "", "", "depth"]
-    assert describe(drifts["mass"]).endswith(" These values look like those of length in training.")
+    assert describe(drifts["mass"]).endswith(" These values look like the training values of length.")
 
 
 def test_the_page_says_why_the_noise_floor_of_dependent_values_is_high(tmp_path: Path) -> None:
@@ -339,12 +339,12 @@ def test_the_page_says_why_the_noise_floor_of_dependent_values_is_high(tmp_path:
         text = drift(server, feature="steady", window="5m").text
         floor = float(profile.blocks.targets["steady"].quantiles[1]) if profile.blocks else 0.0
         assert (
-            "In training, values depend on those before them: 80 of them tell as much as 20 independent ones, "
+            "In training, values are autocorrelated: 80 have an effective sample size of 20, "
             f"so the noise floor is {floor:.3g} instead of {floor / 4:.3g}." in text
         )
         assert "80 values are too few: sampling noise alone can reach" in text
         for other in ("amount", "(confidence)"):
-            assert "depend on those before" not in drift(server, feature=other, window="5m").text
+            assert "autocorrelated" not in drift(server, feature=other, window="5m").text
 
 
 def test_the_page_says_which_noise_floor_was_learned_from_live_values(tmp_path: Path) -> None:
@@ -357,8 +357,8 @@ def test_the_page_says_which_noise_floor_was_learned_from_live_values(tmp_path: 
     )
     (change,) = target_drifts(monitor, monitor.read(100.0)["5m"])
     assert describe_dependence(change) == (
-        "In healthy windows of the past, values depend on those before them: 40 of them tell as much as 16 independent "
-        f"ones, so the noise floor is {change.noise:.3g} instead of {change.noise / 3:.3g}."
+        "In healthy windows of the past, values are autocorrelated: 40 have an effective sample size of 16, "
+        f"so the noise floor is {change.noise:.3g} instead of {change.noise / 3:.3g}."
     )
 
 

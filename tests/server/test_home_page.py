@@ -230,7 +230,7 @@ def test_alerts_are_those_of_the_newer_source() -> None:
     source.refresh()
     late = source.read()
     assert (late.problem, late.alerts) == ("Prometheus does not respond", [known])
-    assert "What is shown is from its last response, 0 seconds ago." in late.detail
+    assert "The alerts below are from its last response, 0 seconds ago." in late.detail
     inbox.take(json.dumps(notification(alert("A", "critical", "system"))).encode(), time.monotonic())
     alerts = source.read()
     assert [one.name for one in alerts.firing] == ["A"]
@@ -367,7 +367,7 @@ def test_prometheus_is_asked(served: Served, tmp_path: Path) -> None:
         program.kill()
         page = eventually(lambda: when(served, "Prometheus does not respond."))
         assert "cannot be reached (Connection refused)" in page
-        assert "What is shown is from its last response" in page
+        assert "The alerts below are from its last response" in page
         assert "1 incident, 1 alert, 2 pending" in page
         (tmp_path / "rules.yml").write_text("groups: []\n")
         shutil.rmtree(tmp_path / "tsdb")

@@ -237,7 +237,7 @@ def test_a_release_of_nothing_but_suspects_is_refused(checked: Checked, monkeypa
     two_corners(checked)
     (wrong,) = checked.check()
     checked.decide(*(set(range(1, 62)) - {wrong}), status="rejected")
-    with pytest.raises(EmptyError, match="no correction of digits is accepted, except those that are suspect"):
+    with pytest.raises(EmptyError, match="no correction of digits is accepted, except suspects"):
         make_release(checked.store, "digits", None, None, frozenset(), exclude_suspects=True)
 
 

@@ -326,7 +326,7 @@ def _decode_cursor(order: str, text: str | None) -> Position | None:
     except (binascii.Error, ValueError):
         cursor_order, position = "", Position(math.nan, 0)
     if cursor_order in ORDERS and cursor_order != order:
-        raise schemas.malformed(f"cursor: it belongs to a page in the order {cursor_order}, not {order}")
+        raise schemas.malformed(f"cursor: it is for the order {cursor_order}, not {order}")
     is_possible = math.isfinite(position.key) and 0 <= position.id <= schemas.MAX_ID
     if cursor_order != order or not is_possible:
         raise schemas.malformed("cursor: expected the cursor in the URL next of the page before")

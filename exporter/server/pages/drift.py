@@ -84,7 +84,7 @@ def describe(drift: TargetDrift) -> str:
     """Describe the change of a target in a sentence, and in a second one its evidence of a slow change, if any."""
     text = _describe_window(drift)
     if drift.resembles:
-        text += f" These values look like those of {drift.resembles} in training."
+        text += f" These values look like the training values of {drift.resembles}."
     if drift.status != "drifted" and drift.evidence > drift.evidence_limit:
         text += " Over a longer time, a small, lasting change: "
         text += f"evidence {drift.evidence:.0f} of {drift.evidence_limit:.0f}."
@@ -109,10 +109,10 @@ def describe_dependence(drift: TargetDrift) -> str:
     if not drift.is_dependent:
         return ""
     count, effective = f"{drift.observations:,}", f"{max(round(drift.effective), 1):,}"
-    as_much = f": {count} of them tell as much as {effective} independent ones" if effective != count else ""
+    as_much = f": {count} have an effective sample size of {effective}" if effective != count else ""
     floors = f"{number(drift.noise)} instead of {number(drift.independent_noise)}"
     where = "In healthy windows of the past" if drift.is_learned else "In training"
-    return f"{where}, values depend on those before them{as_much}, so the noise floor is {floors}."
+    return f"{where}, values are autocorrelated{as_much}, so the noise floor is {floors}."
 
 
 def _describe_change(drift: TargetDrift) -> str:
