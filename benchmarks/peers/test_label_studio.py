@@ -88,7 +88,8 @@ def work(studio: Studio, project: int, answers: dict[str, list[Any]], shown: Any
         if (task := studio.call("GET", f"projects/{project}/next", token=token)) is None:
             break
         (opinion,) = task["predictions"]
-        assert (opinion["model_version"], opinion["result"][0]["value"]) == ("correction", shown)
+        found = opinion["model_version"], opinion["score"], opinion["result"][0]["value"]
+        assert found == ("correction", 1.0, shown)
         name = task["data"]["correction_prediction_id"]
         body = {"result": annotated(answers[name])} if answers[name] else {"result": [], "was_cancelled": True}
         worked[name] = studio.call("POST", f"tasks/{task['id']}/annotations/", body, token)["id"]

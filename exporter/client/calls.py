@@ -94,8 +94,11 @@ def _inputs_of_call(
         for name, value in bound.arguments.items():
             is_variable = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
             named |= value if is_variable else {} if name in {"self", "cls"} else {name: value}
-        named = {name: fields_of(value) for name, value in named.items()} if len(named) == 1 else named
         inputs = {name: value for name, value in named.items() if is_recordable(value)}
+        if not inputs:  # a single model or dataclass beside what is not recorded, such as a connection
+            pairs = ((name, fields_of(value)) for name, value in named.items())
+            fields = {name: values for name, values in pairs if values is not named[name]}
+            inputs = fields if len(fields) == 1 else {}
         if len(inputs) == 1 and (row := _row(*inputs.values())) is not None:
             inputs = row
         return {name: snapshot(value)[0] for name, value in inputs.items()}

@@ -77,8 +77,11 @@ def _named(inputs: Any) -> Iterable[tuple[str, Any]]:
 
 def fields_of(value: Any) -> Any:
     """Return the fields of a pydantic model or of a dataclass, and any other value as it is."""
-    if hasattr(value, "model_dump"):
+    is_object = not isinstance(value, type)
+    if is_object and hasattr(value, "model_dump"):
         return value.model_dump()
+    if is_object and hasattr(value, "__fields__") and hasattr(value, "dict"):  # pydantic 1
+        return value.dict()
     return dataclasses.asdict(value) if dataclasses.is_dataclass(value) and not isinstance(value, type) else value
 
 
@@ -114,7 +117,8 @@ def _snapshot_object(value: Any) -> tuple[Any, int]:
         return value.copy(), value.size[0] * value.size[1] * len(value.getbands())
     if callable(getattr(value, "numpy", None)):  # a tensor of another library than torch
         return snapshot(value.numpy())
-    return to_jsonable(value), _NUMBER_BYTES
+    fields = fields_of(value)
+    return (to_jsonable(value), _NUMBER_BYTES) if fields is value else snapshot(fields)
 
 
 def _snapshot_array(value: Any) -> tuple[Any, int]:
@@ -188,10 +192,6 @@ def to_jsonable(value: Any) -> Any:
 _ENCODER = json.JSONEncoder(default=to_jsonable, allow_nan=False, separators=(",", ":"))
 
 
-def _base64_image(value: bytes) -> str:
-    return base64.b64encode(value).decode() if value.startswith(_IMAGE_FILES) else str(value)
-
-
 def _encode_pil_image(image: Any) -> Any:
     """Encode an image as base64 of a PNG; one of integers or floats, which PNG does not have, as nested lists."""
     if image.mode in {"I", "F"}:
@@ -209,7 +209,10 @@ _CONVERSIONS: tuple[tuple[Callable[[Any], bool], Callable[[Any], Any]], ...] = (
     (lambda value: hasattr(value, "total_seconds"), lambda value: value.total_seconds()),
     (lambda value: hasattr(value, "isoformat"), lambda value: value.isoformat()),
     (lambda value: isinstance(value, enum.Enum), lambda value: value.value),
-    (lambda value: isinstance(value, bytes), _base64_image),
+    (
+        lambda value: isinstance(value, bytes) and value.startswith(_IMAGE_FILES),
+        lambda value: base64.b64encode(value).decode(),
+    ),
     (lambda value: isinstance(value, Mapping), dict),
     (lambda value: isinstance(value, set | frozenset), list),
     (lambda value: hasattr(value, "__float__"), float),

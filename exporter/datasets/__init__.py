@@ -486,7 +486,7 @@ def task(example: Example, types: Mapping[str, str], scorer: Scorer) -> dict[str
         name: value if isinstance(value, str) else _encoder.encode(value).decode() for name, value in inputs.items()
     }
     data = {**inputs, **shown, TABLE: table, **{f"correction_{name}": getattr(example, name) for name in _DATA_FIELDS}}
-    opinions = (example.version, example.prediction, example.confidence), (CORRECTED, example.label, None)
+    opinions = (example.version, example.prediction, example.confidence), (CORRECTED, example.label, 1.0)  # a person's
     predictions: list[dict[str, Any]] = []
     for version, label, score in opinions:
         if value := _answer(label, scorer.is_number(example.prediction)):

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pydantic
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LinearRegression, LogisticRegression
@@ -53,7 +54,7 @@ def test_a_function_is_recorded(exporter: Exporter, monitor: Monitor) -> None:
 
 
 def test_a_mapping_gives_the_features(exporter: Exporter, monitor: Monitor) -> None:
-    """A single mapping argument, or a row of a frame, names the features; its values are copied."""
+    """A single mapping, row of a frame, or object with fields names the features; its values are copied."""
 
     class Service:
         @monitor.watch
@@ -64,8 +65,9 @@ def test_a_mapping_gives_the_features(exporter: Exporter, monitor: Monitor) -> N
 
     Service().predict({"age": 41, "country": "NL"})
     Service().predict(FRAME.iloc[0])
+    monitor.watch(lambda loan, request: "no")(pydantic.create_model("Loan", age=(int, 7))(), object())
     inputs = [event["inputs"] for event in recorded(exporter, monitor)]
-    assert inputs == [{"age": 41, "country": "NL"}, {"age": 20, "debt": 9}]
+    assert inputs == [{"age": 41, "country": "NL"}, {"age": 20, "debt": 9}, {"age": 7}]
     assert exporter.events()[0]["prediction"] == "yes"
 
 
@@ -82,9 +84,8 @@ def test_a_coroutine_is_timed_to_its_end(exporter: Exporter, monitor: Monitor) -
 
     asyncio.run(several())
     events = recorded(exporter, monitor)
-    assert {(event["inputs"]["age"], event["prediction"]) for event in events} == {
-        (age, f"older than {age}") for age in range(3)
-    }
+    pairs = {(event["inputs"]["age"], event["prediction"]) for event in events}
+    assert pairs == {(age, f"older than {age}") for age in range(3)}
     assert all(event["duration_seconds"] >= 0.03 and event["confidence"] == 0.9 for event in events)
     assert len({event["id"] for event in events}) == 3
 

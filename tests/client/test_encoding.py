@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pydantic
 import pytest
 from PIL import Image
 
@@ -96,8 +97,10 @@ def test_later_changes_do_not_arrive() -> None:
 def test_a_row_of_a_frame_is_the_inputs() -> None:
     """A pandas row, or a frame of one, gives a value per column, as objects do; more rows are refused with advice."""
     frame, fields = pd.DataFrame({"age": [41, 7], "country": ["NL", None]}), {"age": 41, "country": "NL"}
-    model = type("Pydantic", (), {"model_dump": lambda _: fields})()
-    for row in (frame.iloc[0], frame.head(1), model, dataclasses.make_dataclass("Row", fields)(**fields)):
+    model = pydantic.create_model("Row", age=(int, 41), country=(str, "NL"))()
+    old = type("Pydantic1", (), {"__fields__": fields, "dict": lambda _: fields})()
+    assert snapshot_inputs({"all": [model, old]})[0] == {"all": [fields] * 2}
+    for row in (frame.iloc[0], frame.head(1), model, old, dataclasses.make_dataclass("Row", fields)(**fields)):
         assert json.loads(encode_document({"inputs": snapshot_inputs(row)[0]})) == {"inputs": fields}
     with pytest.raises(TypeError, match="expected one row, got 2"):
         snapshot_inputs(frame)
@@ -119,9 +122,8 @@ def test_images_of_every_mode(mode: str) -> None:
 
 def test_bytes_of_image_files_become_base64() -> None:
     """The bytes of an image file become base64, which the exporter decodes."""
-    data = base64.b64decode(
-        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
-    )
+    text = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+    data = base64.b64decode(text)
     assert decode_image(arrives(data)).tolist() == [[0]]
 
 

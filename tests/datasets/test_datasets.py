@@ -71,9 +71,8 @@ def fill(served: Served, rows: int, status: str = "accepted", inputs: str = '{{"
 
 def decide(served: Served, correction_id: str, status: str = "accepted", revision: int = 1, **body: Any) -> Answer:
     """Decide a correction."""
-    return ask(
-        f"{served.url}/v1/corrections/{correction_id}", {"status": status, "revision": revision, **body}, "PATCH"
-    )
+    decision = {"status": status, "revision": revision, **body}
+    return ask(f"{served.url}/v1/corrections/{correction_id}", decision, "PATCH")
 
 
 def correct(served: Served, *corrections: dict[str, Any], accept: bool = True) -> list[str]:
@@ -231,10 +230,8 @@ def test_label_studio_shows_images(tmp_path: Path) -> None:
     notes = [(task["data"]["input_0"], task["data"]["inputs"]) for task in (first, second, third)]
     assert notes == [("", {"age": "3"}), ("two\nlines", {"own": "true"}), ("", {"photo": "no image", "a note": "7"})]
     choice = {"type": "choices", "from_name": "label", "to_name": "inputs"}
-    assert [(said["model_version"], said["score"]) for said in first["predictions"]] == [
-        ("3", 0.9),
-        ("correction", None),
-    ]
+    said_by = [(said["model_version"], said["score"]) for said in first["predictions"]]
+    assert said_by == [("3", 0.9), ("correction", 1.0)]
     for said, label in zip(first["predictions"], ("yes", "<script>"), strict=True):
         assert said["result"] == [{"id": said["result"][0]["id"], **choice, "value": {"choices": [label]}}]
     assert first["annotations"] == []
